@@ -475,6 +475,10 @@ bench-metering: embedding-model ## measure what metering costs a request, compar
 bench-costs: embedding-model ## measure what hostile and big inputs cost a gateway, with and without a key, and print the worst twenty (4 minutes); ARGS="--only embeddings"
 	$(BIN)/python -m benchmarks.costs $(ARGS)
 
+.PHONY: bench-anytime
+bench-anytime: $(VENV)/.done ## simulate how often live comparisons are wrong if they are looked at after each rating (3 minutes); ARGS="--only advise --streams 200"
+	$(BIN)/python -m benchmarks.anytime $(ARGS)
+
 .PHONY: bench-fleet
 bench-fleet: $(VENV)/.done ## measure what 1 to 1,000 engines with 10,000 adapters cost one gateway (3 minutes); ARGS="--engines 1 100"
 	$(BIN)/python -m benchmarks.fleet $(ARGS)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 async def test_every_section_shows_its_data(visitor: Visitor) -> None:
     adapter = visitor.row("triage_adapter")
     await expect(adapter).to_contain_text("0.80")  # four good ratings and a bad one
-    await expect(adapter).to_contain_text(re.compile(r"≥ 0\.4\d of 5"))
+    await expect(adapter).to_contain_text(re.compile(r"≥ 0\.\d\d \(0\.4\d now\) of 5"))
     await expect(adapter).to_contain_text(TRIAGE)
     await expect(adapter.locator("[data-name='failed']")).to_have_text("0")
     task = visitor.page.locator("[data-task='triage']")

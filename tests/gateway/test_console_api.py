@@ -98,8 +98,8 @@ async def test_ratings_make_quality_with_a_lower_bound(console: httpx.AsyncClien
     known = by("path", task["paths"])
     adapter = known["triage_adapter"]
     assert (adapter["quality"]["ratings"], adapter["quality"]["mean"], adapter["role"]) == (2, 1.0, "policy")
-    assert 0 < adapter["quality"]["bound"] < 0.7  # two ratings give a wide interval
-    assert "under the floor 0.70" in adapter["explanation"]
+    assert 0 < adapter["quality"]["bound"] < adapter["quality"]["bound_now"] < 0.7  # two ratings give wide intervals
+    assert "not known to reach the floor 0.70" in adapter["explanation"]
     assert (known["triage_few_shot"]["quality"], known["triage_few_shot"]["estimated"]) == (None, True)
     assert known["safe_start"]["role"] == "default"
     assert (task["choice"], task["reason"]) == ("triage_adapter", "policy:none_good_enough")

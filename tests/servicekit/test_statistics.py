@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pointsman_servicekit.statistics import (
     CANARY_LATENCY_BUCKETS,
     PATH_LATENCY_BUCKETS,
+    lower_limit_of_difference,
     one_sided_z,
     two_sided_z,
     wilson_interval,
@@ -25,6 +26,14 @@ def test_z_is_the_normal_distributions() -> None:
 def test_the_wilson_interval_is_scipys(hits: int, count: int) -> None:
     expected = stats.binomtest(hits, count).proportion_ci(0.95, "wilson")
     assert wilson_interval(hits / count, count, two_sided_z(0.95)) == pytest.approx((expected.low, expected.high))
+
+
+def test_the_limits_are_those_of_newcombes_tables() -> None:
+    """Expected limits are from Newcombe: 15 of 148 (Statistics in Medicine 17, 857-872, table I), and 56 of 70 minus 48
+    of 80 (873-890, table II)."""
+    assert wilson_interval(15 / 148, 148, 1.96) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    lower, upper = wilson_interval(56 / 70, 70, 1.96)[0], wilson_interval(48 / 80, 80, 1.96)[1]
+    assert lower_limit_of_difference(56 / 70, lower, 48 / 80, upper) == pytest.approx(0.0524, abs=5e-5)
 
 
 def test_no_observations_give_the_whole_interval() -> None:

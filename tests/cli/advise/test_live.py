@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pointsman_cli.advise.live import LiveAdvice, RatedPath, difference, live_advice, ratings_to_settle
-from pointsman_servicekit.statistics import two_sided_z, wilson_interval
+from pointsman_cli.advise.live import LiveAdvice, RatedPath, difference, live_advice, live_lines, ratings_to_settle
+from pointsman_servicekit.confidence_sequences import limits
+from rich.console import Console
 
 Cli = Callable[..., Any]
 
@@ -20,8 +21,8 @@ def advice(*paths: dict[str, Any]) -> LiveAdvice:
 
 
 def rated(ratings: float, mean: float) -> RatedPath:
-    low, high = wilson_interval(mean, ratings, two_sided_z(0.95))
-    return RatedPath("some", "prompt", ratings, mean, low, high, None, 1.0)
+    low, high = limits(mean, ratings, 0.95)
+    return RatedPath("some", "prompt", ratings, mean, low, high, low, high, None, 1.0)
 
 
 def test_a_clearly_better_adapter_is_recommended_and_settled() -> None:
@@ -71,10 +72,25 @@ def test_a_single_rated_path_settles_nothing() -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [(0.9, 0.7), (0.55, 0.5), (1.0, 1.0), (0.0, 1.0)])
-def test_the_stated_number_of_ratings_is_about_enough(first: float, second: float) -> None:
+def test_the_stated_number_of_ratings_is_enough_and_a_few_less_are_not(first: float, second: float) -> None:
+    def is_settled(ratings: float) -> bool:
+        low, high = difference(rated(ratings, first), rated(ratings, second))
+        return low > 0 or high < 0 or max(-low, high) <= 0.03
+
     needed = ratings_to_settle(rated(1000, first), rated(1000, second))
-    low, high = difference(rated(1.1 * needed + 8, first), rated(1.1 * needed + 8, second))
-    assert low > 0 or high < 0 or max(-low, high) <= 0.03 or first == second
+    assert is_settled(needed)
+    assert not is_settled(0.98 * needed - 1)
+
+
+def test_both_intervals_are_shown_and_the_wider_one_decides(capsys: pytest.CaptureFixture[str]) -> None:
+    found = advice(path("few_shot", "prompt", 200, 0.62, 4.0), path("adapter", "lora", 200, 0.73, 6.0))
+    assert not found.settled  # a fixed-sample interval of the difference would exclude 0
+    assert found.reasons[0] == (
+        "adapter is rated 0.730 (0.66 to 0.79 now; 0.62 to 0.82 if you look at any time; 200 ratings)"
+    )
+    assert "not settled" in found.reasons[1]
+    Console(width=200).print(live_lines(found))
+    assert "0.55 to 0.68" in capsys.readouterr().out
 
 
 def test_a_report_and_live_exclude_each_other(cli: Cli) -> None:

@@ -455,7 +455,7 @@ async def test_a_server_that_is_not_a_gateway_is_reported(engine: ScriptedEngine
 async def test_scores_count_as_ratings_once_and_for_the_evaluated_configuration(
     neighbours: Neighbours, rows: Rows, tmp_path: Path
 ) -> None:
-    terms = {"paths": ["triage_few_shot", "triage_adapter"], "quality_floor": 0.7, "min_samples": 10}
+    terms = {"paths": ["triage_few_shot", "triage_adapter"], "quality_floor": 0.6, "min_samples": 10}
     neighbours.config.tasks["triage"]["policy"] = {"best_value": {**terms, "exploration_rate": 0}}
     async with running_valkey(tmp_path / "valkey") as valkey:
         neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal", "reload_seconds": 0.05}
@@ -473,8 +473,8 @@ async def test_scores_count_as_ratings_once_and_for_the_evaluated_configuration(
 
             assert await found(moved)
             explanations = {row["path"]: row["reason"] for row in (await api.route(IN_TRIAGE))["considered"]}
-            assert explanations["triage_adapter"].startswith("good enough (at least 0.81, 12 from evaluations)")
-            assert "of 12 ratings, 12 from evaluations: under the floor 0.70" in explanations["triage_few_shot"]
+            assert explanations["triage_adapter"].startswith("good enough (at least 0.69, 12 from evaluations)")
+            assert "of 12 ratings, 12 from evaluations: not known to reach the" in explanations["triage_few_shot"]
 
             ended = await command("eval", file, *at, "--resume", answers)
             assert (ended.code, "36 scores sent" in ended.err) == (0, True)

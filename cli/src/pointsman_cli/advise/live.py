@@ -6,13 +6,14 @@ dollars per million tokens of the gateway's engines with a provider's list price
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
+from pointsman_servicekit.confidence_sequences import limits
 from pointsman_servicekit.http_client import open_client
 from pointsman_servicekit.prices import PricedModel
-from pointsman_servicekit.statistics import two_sided_z, wilson_interval
+from pointsman_servicekit.statistics import lower_limit_of_difference, two_sided_z, wilson_interval
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -42,8 +43,12 @@ class RatedPath:
     mean: float
     """The mean rating, 0 to 1."""
     low: float
-    """The lower end of Wilson's 95 % interval of the mean."""
+    """The lower 95 % confidence limit of the mean that holds at any time, however often one looks."""
     high: float
+    """The upper one."""
+    low_now: float
+    """The lower end of Wilson's 95 % interval, which holds for a single look."""
+    high_now: float
     """The upper end."""
     usd_per_1000: float | None
     """Dollars for 1,000 requests; None if unknown."""
@@ -125,19 +130,26 @@ def live_advice(task: Mapping[str, Any]) -> LiveAdvice:
 
 def _rated(path: Mapping[str, Any]) -> RatedPath:
     ratings, mean = path["quality"]["ratings"], path["quality"]["mean"]
-    low, high = wilson_interval(mean, ratings, two_sided_z(CONFIDENCE))
-    return RatedPath(path["path"], path["kind"], ratings, mean, low, high, path["usd_per_1k"], path["p95_seconds"])
+    low, high = limits(mean, ratings, CONFIDENCE)
+    low_now, high_now = wilson_interval(mean, ratings, two_sided_z(CONFIDENCE))
+    return RatedPath(
+        path=path["path"],
+        kind=path["kind"],
+        ratings=ratings,
+        mean=mean,
+        low=low,
+        high=high,
+        low_now=low_now,
+        high_now=high_now,
+        usd_per_1000=path["usd_per_1k"],
+        p95_seconds=path["p95_seconds"],
+    )
 
 
 def difference(one: RatedPath, other: RatedPath) -> tuple[float, float]:
-    """Returns the confidence interval (low, high) of the mean rating of `one` minus that of `other`.
-
-    It combines both Wilson intervals (R. Newcombe, Statistics in Medicine 17, 1998, method 10).
-    """
-    mean = one.mean - other.mean
-    down = math.hypot(one.mean - one.low, other.high - other.mean)
-    up = math.hypot(one.high - one.mean, other.mean - other.low)
-    return mean - down, mean + up
+    """Returns the confidence limits (low, high) of the mean rating of `one` minus that of `other`, as for any time."""
+    low = lower_limit_of_difference(one.mean, one.low, other.mean, other.high)
+    return low, -lower_limit_of_difference(other.mean, other.low, one.mean, one.high)
 
 
 def _is_settled(chosen: RatedPath, other: RatedPath) -> bool:
@@ -150,29 +162,36 @@ def _is_settled(chosen: RatedPath, other: RatedPath) -> bool:
     return low > 0 or high < 0 or (low >= -MARGIN and high <= MARGIN)
 
 
-def ratings_to_settle(one: RatedPath, other: RatedPath) -> float:
+def ratings_to_settle(one: RatedPath, other: RatedPath) -> int:
     """Returns how many ratings each of two paths needs in all to make their comparison settled (`_is_settled`).
 
-    It assumes that the means stay as they are (normal approximation; variances of A. Agresti and B. Coull, The American
-    Statistician 52, 1998).
+    It assumes that the means stay as they are. The result is at most 1 % too large.
     """
-    gap = abs(one.mean - other.mean)
-    half_width = max(gap, MARGIN - gap)
-    variances = [share * (1 - share) for share in map(_adjusted, (one, other))]
-    return two_sided_z(CONFIDENCE) ** 2 * sum(variances) / half_width**2
+    too_few, enough = 0, 1
+    while not _is_settled(_with_ratings(one, enough), _with_ratings(other, enough)):
+        too_few, enough = enough, 2 * enough
+    while enough - too_few > max(1, enough // 100):
+        middle = (too_few + enough) // 2
+        if _is_settled(_with_ratings(one, middle), _with_ratings(other, middle)):
+            enough = middle
+        else:
+            too_few = middle
+    return enough
 
 
-def _adjusted(path: RatedPath) -> float:
-    return (path.mean * path.ratings + 2) / (path.ratings + 4)
+def _with_ratings(path: RatedPath, ratings: int) -> RatedPath:
+    low, high = limits(path.mean, ratings, CONFIDENCE)
+    return replace(path, ratings=ratings, low=low, high=high)
 
 
 def _reasons(chosen: RatedPath, others: Sequence[RatedPath], undecided: Sequence[RatedPath]) -> Iterator[str]:
-    interval = f"{chosen.low:.2f} to {chosen.high:.2f}"
-    yield f"{chosen.path} is rated {chosen.mean:.3f} ({interval}, {chosen.ratings:g} ratings)"
+    now = f"{chosen.low_now:.2f} to {chosen.high_now:.2f} now"
+    at_any_time = f"{chosen.low:.2f} to {chosen.high:.2f} if you look at any time"
+    yield f"{chosen.path} is rated {chosen.mean:.3f} ({now}; {at_any_time}; {chosen.ratings:g} ratings)"
     for other in sorted(others, key=lambda path: path.mean, reverse=True):
         low, high = difference(chosen, other)
         state = "not settled" if other in undecided else "settled"
-        yield f"against {other.path}: {chosen.mean - other.mean:+.3f} ({low:+.2f} to {high:+.2f}), {state}"
+        yield f"against {other.path}: {chosen.mean - other.mean:+.3f} ({low:+.2f} to {high:+.2f} at any time), {state}"
 
 
 def live_lines(advice: LiveAdvice) -> RenderableType:
@@ -189,13 +208,12 @@ def live_lines(advice: LiveAdvice) -> RenderableType:
 
 
 def _table(paths: Sequence[RatedPath]) -> Table:
-    table = plain_table("path", right=("kind", "ratings", "mean", "interval", "$ per 1,000", "p95 s"))
+    table = plain_table("path", right=("kind", "ratings", "mean", "now", "at any time", "$ per 1,000", "p95 s"))
     for path in paths:
         usd = "-" if path.usd_per_1000 is None else f"{path.usd_per_1000:.4f}"
-        interval = f"{path.low:.2f} to {path.high:.2f}"
-        table.add_row(
-            path.path, path.kind, f"{path.ratings:g}", f"{path.mean:.3f}", interval, usd, f"{path.p95_seconds:.2f}"
-        )
+        now, at_any_time = f"{path.low_now:.2f} to {path.high_now:.2f}", f"{path.low:.2f} to {path.high:.2f}"
+        figures = (f"{path.ratings:g}", f"{path.mean:.3f}", now, at_any_time, usd, f"{path.p95_seconds:.2f}")
+        table.add_row(path.path, path.kind, *figures)
     return table
 
 

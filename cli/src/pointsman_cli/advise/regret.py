@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import httpx
+from pointsman_servicekit.confidence_sequences import limits
 from pointsman_servicekit.http_client import open_client
 from pointsman_servicekit.statistics import two_sided_z, wilson_interval
 from rich.console import Group, RenderableType
@@ -14,6 +15,7 @@ from pointsman_cli.errors import CommandError
 from pointsman_cli.options import plain_table
 from pointsman_cli.top.metrics import Scrape, parse_metrics
 
+CONFIDENCE = 0.95
 TIMEOUT_SECONDS = 2.0  # of the request for the metrics
 _COLUMNS = ("task", "chosen", "shadow", "pairs", "$ per 1k", "seconds", "quality", "scored", "regret $", "regret")
 
@@ -63,7 +65,9 @@ class JudgeFigures:
     agreed: int
     """The number of these that judge and people both found good, or both bad."""
     agreement: tuple[float, float]
-    """Wilson's 95 % interval of the share of `agreed` in `rated`; (0, 1) without ratings."""
+    """Wilson's 95 % interval of the share of `agreed` in `rated`, for a single look; (0, 1) without ratings."""
+    agreement_at_any_time: tuple[float, float]
+    """The 95 % confidence limits of this share that hold however often one looks; (0, 1) without ratings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +104,15 @@ def _judge(scrape: Scrape, task: str) -> JudgeFigures:
     agreements = "pointsman_judge_agreements_total"
     rated = round(_sum(scrape, agreements, {"task": task}))
     agreed = round(sum(_sum(scrape, agreements, {"task": task, "judge": one, "human": one}) for one in ("good", "bad")))
-    interval = wilson_interval(agreed / rated if rated else 0.0, rated, two_sided_z(0.95))
+    share = agreed / rated if rated else 0.0
     return JudgeFigures(
-        task, verdicts, _sum(scrape, "pointsman_judge_cost_usd_total", {"task": task}), rated, agreed, interval
+        task=task,
+        verdicts=verdicts,
+        spent_usd=_sum(scrape, "pointsman_judge_cost_usd_total", {"task": task}),
+        rated=rated,
+        agreed=agreed,
+        agreement=wilson_interval(share, rated, two_sided_z(CONFIDENCE)),
+        agreement_at_any_time=limits(share, rated, CONFIDENCE),
     )
 
 
@@ -168,8 +178,9 @@ def regret_table(regrets: Regrets) -> RenderableType:
 
 def _judge_line(judge: JudgeFigures) -> str:
     verdicts = ", ".join(f"{number} {outcome}" for outcome, number in sorted(judge.verdicts.items()))
-    low, high = judge.agreement
-    agreed = f"{judge.agreed} of {judge.rated} answers ({low:.0%} to {high:.0%})" if judge.rated else "none rated yet"
+    (low, high), (lowest, highest) = judge.agreement, judge.agreement_at_any_time
+    shares = f"{low:.0%} to {high:.0%} now; {lowest:.0%} to {highest:.0%} if you look at any time"
+    agreed = f"{judge.agreed} of {judge.rated} answers ({shares})" if judge.rated else "none rated yet"
     return f"judge of {judge.task}: {verdicts}; ${judge.spent_usd:.6f} spent; agrees with people: {agreed}"
 
 

@@ -1,4 +1,4 @@
-"""Statistics that several services share: Wilson intervals, and quantiles from logarithmic buckets."""
+"""Statistics that several services share: intervals of rates, and quantiles from logarithmic buckets."""
 
 import math
 from collections.abc import Mapping
@@ -35,6 +35,16 @@ def wilson_interval(mean: float, count: float, z: float) -> tuple[float, float]:
     centre = (mean + weight / 2) / (1 + weight)
     half = z / (1 + weight) * math.sqrt(mean * (1 - mean) / count + weight / (4 * count))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def lower_limit_of_difference(mean: float, lower_limit: float, other: float, upper_limit: float) -> float:
+    """Returns the lower confidence limit of `mean - other`, two means that are measured independently.
+
+    It combines the lower limit of the first mean and the upper limit of the other one, each at the confidence wanted.
+    With Wilson's limits it is method 10 of R. G. Newcombe (Statistics in Medicine 17, 1998, 873-890), with others
+    MOVER (G. Y. Zou and A. Donner, Statistics in Medicine 27, 2008, 1693-1702).
+    """
+    return mean - other - math.hypot(mean - lower_limit, upper_limit - other)
 
 
 class LogBuckets:

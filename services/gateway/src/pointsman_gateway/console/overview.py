@@ -5,18 +5,16 @@ from dataclasses import dataclass
 from math import isinf
 from typing import Any
 
+from pointsman_servicekit.confidence_sequences import lower_limit
+from pointsman_servicekit.statistics import one_sided_z, wilson_interval
+
 from pointsman_gateway.console.decisions import DecisionRow, DecisionWindow, PathFigures
 from pointsman_gateway.domain import UNKNOWN, Path, PathEvidence
 from pointsman_gateway.domain.path import AdapterChange, AdapterVersion, Alias
 from pointsman_gateway.domain.request import Scope
 from pointsman_gateway.engines.engine_state import EngineState
 from pointsman_gateway.routing.path_state import Evidence
-from pointsman_gateway.routing.policies import (
-    ANSWERS_PER_PRICE,
-    MAX_EVALUATION_RATINGS,
-    BestValueOptions,
-    lower_bound,
-)
+from pointsman_gateway.routing.policies import ANSWERS_PER_PRICE, MAX_EVALUATION_RATINGS, BestValueOptions
 from pointsman_gateway.routing.policy_preview import CandidatePreview, PolicyPreview
 
 DEFAULT_CONFIDENCE = 0.95
@@ -32,7 +30,9 @@ class Quality:
     mean: float
     """The mean rating, 0 to 1."""
     bound: float
-    """The one-sided lower confidence bound of `mean`."""
+    """The one-sided lower confidence bound of `mean` that holds at any time, by which policies act."""
+    bound_now: float
+    """The same for a single look at these ratings, by Wilson."""
     evaluated: float
     """The number of ratings that come from evaluations."""
 
@@ -229,11 +229,12 @@ def _pooled(evidence: Sequence[PathEvidence]) -> Quality | None:
 
 
 def _quality(counted: PathEvidence, confidence: float) -> Quality | None:
-    """Returns the quality with its lower confidence bound; None if there are no ratings."""
+    """Returns the quality with its lower confidence bounds; None if there are no ratings."""
     if counted.ratings <= 0:
         return None
-    bound = lower_bound(counted.quality, counted.ratings, confidence)
-    return Quality(counted.ratings, counted.quality, bound, counted.evaluated)
+    bound = lower_limit(counted.quality, counted.ratings, 1 - confidence)
+    now, _ = wilson_interval(counted.quality, counted.ratings, one_sided_z(confidence))
+    return Quality(counted.ratings, counted.quality, bound, now, counted.evaluated)
 
 
 def to_task_view(preview: PolicyPreview, rows: Sequence[DecisionRow], scope: Scope) -> TaskView:

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import floor
+from math import ceil, floor
 from typing import Annotated
 
-from pointsman_servicekit.statistics import one_sided_z, wilson_interval
+from pointsman_servicekit.confidence_sequences import lower_limit, upper_limit
 from pydantic import Field, model_validator
 
 from pointsman_gateway.config.field_types import Strict
+from pointsman_gateway.domain import PathEvidence
 from pointsman_gateway.extensions import Candidate, Plan, Policy, PolicyContext
 from pointsman_gateway.extensions.policy import TRIAL
 
@@ -117,9 +118,9 @@ class BestValueOptions(Strict):
         ge=0, le=1, description="that the lower confidence bound of the mean rating must reach"
     )
     p95_seconds: float | None = Field(default=None, gt=0, description="upper limit, from arrival to end")
-    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of the bound, one-sided")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of the bound, one-sided and at any time")
     exploration_rate: float = Field(
-        default=0.05, ge=0, le=0.5, description="share of requests for paths with too few ratings"
+        default=0.05, ge=0, le=0.5, description="share of requests for paths whose quality is not known well enough"
     )
     min_samples: int = Field(default=20, ge=1, description="ratings, or answers for the p95; fewer do not count")
     max_evaluation_ratings: int = Field(
@@ -140,9 +141,11 @@ class Assessment:
     cost_usd: float
     """Expected dollars of one answer."""
     bound: float
-    """Lower confidence bound of its mean rating, 0 to 1."""
+    """Lower confidence bound of its mean rating, 0 to 1, which holds at any time."""
     has_samples: bool
     """Whether it has at least `min_samples` ratings."""
+    undecided: bool
+    """Whether it has, and the floor lies between the confidence bounds of its mean rating."""
     slow: bool
     """Whether the 95th percentile of its durations is above the option `p95_seconds`."""
     of_evaluations: str
@@ -155,13 +158,13 @@ class Assessment:
 
     @property
     def needs_exploration(self) -> bool:
-        return not self.has_samples and not self.slow
+        return not self.slow and (self.undecided or not self.has_samples)
 
 
 class BestValue(Policy):
-    """A policy that takes the cheapest path whose ratings and durations are good enough, and explores paths with too
-    few ratings. While the path that it took last, the incumbent, is good enough, it stays unless another one is cheaper
-    by the option `hysteresis`, and good enough with a margin.
+    """A policy that takes the cheapest path whose ratings and durations are good enough, and explores paths until their
+    ratings show whether they are. While the path that it took last, the incumbent, is good enough, it stays unless
+    another one is cheaper by the option `hysteresis`, and good enough with a margin.
     """
 
     Options = BestValueOptions
@@ -177,7 +180,7 @@ class BestValue(Policy):
         return self._options.paths
 
     def plan(self, context: PolicyContext) -> Plan:
-        """Returns the plan for one request; for a share of requests, a path with too few ratings is first.
+        """Returns the plan for one request; for a share of requests, a path that needs exploration is first.
 
         The choice without exploration becomes the incumbent of later requests, unless the present incumbent is
         unavailable: then another path replaces it for this request alone.
@@ -213,31 +216,42 @@ def assess(options: BestValueOptions, candidate: Candidate) -> Assessment:
     limit, margin = options.p95_seconds or float("inf"), options.hysteresis
     evidence = candidate.evidence.with_evaluations(options.max_evaluation_ratings)
     of_evaluations = f", {evidence.evaluated:.0f} from evaluations" if evidence.evaluated else ""
-    bound = lower_bound(evidence.quality, evidence.ratings, options.confidence)
+    # They hold at any time, since they are looked at for each request.
+    bound = lower_limit(evidence.quality, evidence.ratings, 1 - options.confidence)
+    upper_bound = upper_limit(evidence.quality, evidence.ratings, 1 - options.confidence)
     has_samples = evidence.ratings >= options.min_samples
     p95 = evidence.p95_seconds if evidence.answers >= options.min_samples else 0.0
     if p95 > limit:
         fault = f"p95 {p95:.1f} s: over {limit:.1f} s"
-    elif not has_samples:
-        rate = _percent(options.exploration_rate)
-        fault = f"too few ratings ({evidence.ratings:.0f} of {options.min_samples}): exploration rate {rate}"
-    elif bound < options.quality_floor:
-        fault = (
-            f"quality {evidence.quality:.2f}, {_at_least(bound)} of {evidence.ratings:.0f} ratings{of_evaluations}: "
-            f"under the floor {options.quality_floor:.2f}"
-        )
     else:
-        fault = ""
-    clear = bound >= options.quality_floor + margin * (1 - options.quality_floor) and p95 <= limit * (1 - margin)
-    return Assessment(candidate.name, candidate.cost_usd, bound, has_samples, p95 > limit, of_evaluations, fault, clear)
+        fault = _quality_fault(options, evidence, of_evaluations, bound, upper_bound)
+    return Assessment(
+        name=candidate.name,
+        cost_usd=candidate.cost_usd,
+        bound=bound,
+        has_samples=has_samples,
+        undecided=has_samples and bound < options.quality_floor <= upper_bound,
+        slow=p95 > limit,
+        of_evaluations=of_evaluations,
+        fault=fault,
+        clear=bound >= options.quality_floor + margin * (1 - options.quality_floor) and p95 <= limit * (1 - margin),
+    )
 
 
-def lower_bound(mean: float, count: float, confidence: float) -> float:
-    """Returns the one-sided lower confidence bound, 0 to 1, of the true mean rating by the Wilson score interval.
-
-    `mean` is the mean, 0 to 1, of `count` ratings, and `confidence` a probability above 0.5 and below 1.
-    """
-    return wilson_interval(mean, count, one_sided_z(confidence))[0]
+def _quality_fault(
+    options: BestValueOptions, evidence: PathEvidence, of_evaluations: str, bound: float, upper_bound: float
+) -> str:
+    """Returns why a path's ratings do not suffice; empty if they do."""
+    if bound >= options.quality_floor and evidence.ratings >= options.min_samples:
+        return ""
+    explored = f"exploration rate {_percent(options.exploration_rate)}"
+    if evidence.ratings < options.min_samples:
+        return f"too few ratings ({evidence.ratings:.0f} of {options.min_samples}): {explored}"
+    quality, quality_floor = f"quality {evidence.quality:.2f}", f"the floor {options.quality_floor:.2f}"
+    ratings = f"{evidence.ratings:.0f} ratings{of_evaluations}"
+    if upper_bound < options.quality_floor:
+        return f"{quality}, at most {ceil(upper_bound * 100) / 100:.2f} of {ratings}: under {quality_floor}"
+    return f"{quality}, {_at_least(bound)} of {ratings}: not known to reach {quality_floor}, {explored}"
 
 
 def choose(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
@@ -294,18 +308,15 @@ def _nearest(options: BestValueOptions, assessments: Sequence[Assessment], incum
 
 
 def _as_good(assessments: Sequence[Assessment]) -> frozenset[str]:
-    """Returns the paths that a conversation need not leave: those without a fault, and those that are not slow but have
-    too few ratings.
-    """
+    """Returns the paths that a conversation need not leave: those without a fault, and those that need exploration."""
     return frozenset([a.name for a in assessments if not a.fault or a.needs_exploration])
 
 
 def explore(plan: Plan, unexplored: Mapping[str, str], rate: float, position: float) -> Plan:
-    """Returns the plan with a path that has too few ratings in front, for the share `rate` of users, evenly among such
-    paths.
+    """Returns the plan with a path of `unexplored` in front, for the share `rate` of users, evenly among these paths.
 
     `unexplored` has an explanation for each such path. `position` is a number from 0 to 1 that belongs to the request's
-    user; if it is `rate` or more, or if only the plan's first path has too few ratings, the plan is unchanged.
+    user; if it is `rate` or more, or `unexplored` has only the plan's first path, the plan is unchanged.
     """
     paths = [path for path in unexplored if path != plan.paths[0]]
     if position >= rate or not paths:

@@ -8,8 +8,9 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
+from pointsman_servicekit.confidence_sequences import lower_limit, upper_limit
 from pointsman_servicekit.errors import FailedPrecondition, NotFound
-from pointsman_servicekit.statistics import CANARY_LATENCY_BUCKETS, wilson_interval
+from pointsman_servicekit.statistics import CANARY_LATENCY_BUCKETS, lower_limit_of_difference, wilson_interval
 
 from pointsman_lora_server.domain import AdapterVersion, Alias, CanaryTerms, DesiredState, Phase
 from pointsman_lora_server.registry import AdapterRegistry, RequestCounts
@@ -26,13 +27,10 @@ Z_95 = 1.96
 ROLLBACK_AUTHOR = "pointsman"
 """The author of automatic rollbacks in the history."""
 
-Z = 2.58
-"""Half-width of the confidence limits in standard deviations: chance exceeds one side in 1 of 200 checks.
+ALPHA = 0.05 / 4
+"""The probability with which one limit ever ends a canary by chance, at all checks together; a canary has four limits.
 
-A canary is checked every second. Of 2,000 simulated canaries that were as good as their stable version (2 to 10 %
-errors, up to 2,000 requests, a check after every 20), 0.2 % were rolled back at a weight of 0.5 and 1 % at a weight of
-0.1. With 1.645 it would be 5 and 7 %, with a bare comparison of the rates 60 %. A canary with 20 % errors against none
-is detected after 47 of its requests (median)."""
+A canary is checked every second, so its confidence limits are those that hold at any time."""
 
 HOPELESS_ERROR_RATE = 0.5
 """A canary whose error rate is surely above this is rolled back even if the stable version has too few requests."""
@@ -164,12 +162,10 @@ async def _reason_against(registry: AdapterRegistry, alias: Alias, desired: Desi
 def rollback_reason(terms: CanaryTerms, stable: RequestCounts, canary: RequestCounts) -> str | None:
     """Returns why the canary should be rolled back, as text; None if there is no reason or too little data.
 
-    Each limit in `terms` is compared with the lower confidence limit of the measured difference or ratio: there is a
-    reason only if the canary is worse than the limit with high confidence (`Z` standard deviations). For rates this is
-    Newcombe's method 10, from Wilson's limits (Statistics in Medicine 17, 1998, 873-890), which is valid for small
-    counts and for rates near 0. For the ratio of the p95 latencies it is the same on their logarithms (MOVER: Zou and
-    Donner, Statistics in Medicine 27, 2008, 1693-1702). Mean ratings are compared like rates, if both versions have
-    `min_requests` ratings.
+    Each limit in `terms` is compared with the lower confidence limit of the measured difference or ratio, by
+    `lower_limit_of_difference` from limits that hold at any time: there is a reason only if the canary is worse than
+    the limit with high confidence. For the ratio of the p95 latencies it is applied to their logarithms. Mean ratings
+    are compared like rates, if both versions have `min_requests` ratings.
 
     Both versions need `min_requests` requests, with one exception: if only the stable version has too few, the canary
     is rolled back if the lower limit of its error rate is above `HOPELESS_ERROR_RATE` and the stable version's error
@@ -202,7 +198,7 @@ def _reasons(terms: CanaryTerms, stable: RequestCounts, canary: RequestCounts) -
 def _hopeless(stable: RequestCounts, canary: RequestCounts) -> str | None:
     if stable.errors > HOPELESS_ERROR_RATE * stable.requests:
         return None
-    if wilson_interval(_rate(canary.errors, canary.requests), canary.requests, Z)[0] <= HOPELESS_ERROR_RATE:
+    if lower_limit(_rate(canary.errors, canary.requests), canary.requests, ALPHA) <= HOPELESS_ERROR_RATE:
         return None
     return _describe_rates("error rate", (stable.errors, canary.errors), (stable.requests, canary.requests))
 
@@ -212,15 +208,15 @@ def _describe_rates(name: str, hits: tuple[float, float], totals: tuple[int, int
     return f"{name} {canary} against {stable}"
 
 
-def min_rate_excess(hits: tuple[float, float], totals: tuple[int, int], z: float = Z) -> float:
+def min_rate_excess(hits: tuple[float, float], totals: tuple[int, int]) -> float:
     """Returns the lower confidence limit of the canary's rate minus the stable version's.
 
-    `hits` and `totals` are pairs (stable, canary); `z` is the half-width of the limits in standard deviations.
+    `hits` and `totals` are pairs (stable, canary).
     """
     stable, canary = (_rate(*each) for each in zip(hits, totals, strict=True))
-    stable_upper = wilson_interval(stable, totals[0], z)[1]
-    canary_lower = wilson_interval(canary, totals[1], z)[0]
-    return canary - stable - math.hypot(canary - canary_lower, stable_upper - stable)
+    return lower_limit_of_difference(
+        canary, lower_limit(canary, totals[1], ALPHA), stable, upper_limit(stable, totals[0], ALPHA)
+    )
 
 
 def _rate(hits: float, total: int) -> float:
@@ -231,15 +227,16 @@ def _min_p95_ratio(stable: Mapping[int, int], canary: Mapping[int, int]) -> floa
     """Returns the lower confidence limit of the canary's p95 latency divided by the stable version's."""
     stable_p95, _, stable_upper = map(math.log, _p95_with_limits(stable))
     canary_p95, canary_lower, _ = map(math.log, _p95_with_limits(canary))
-    return math.exp(canary_p95 - stable_p95 - math.hypot(canary_p95 - canary_lower, stable_upper - stable_p95))
+    return math.exp(lower_limit_of_difference(canary_p95, canary_lower, stable_p95, stable_upper))
 
 
 def _p95_with_limits(buckets: Mapping[int, int]) -> tuple[float, float, float]:
     """Returns the p95 in milliseconds and its lower and upper confidence limits, for counts by latency bucket.
 
-    The limits are the quantiles at the Wilson limits of a rate of 0.95.
+    The limits are the quantiles at the confidence limits of a rate of 0.95.
     """
-    lower, upper = wilson_interval(_TAIL, sum(buckets.values()), Z)
+    count = sum(buckets.values())
+    lower, upper = lower_limit(_TAIL, count, ALPHA), upper_limit(_TAIL, count, ALPHA)
     return _quantile_ms(buckets, _TAIL), _quantile_ms(buckets, lower), _quantile_ms(buckets, upper)
 
 

@@ -51,7 +51,8 @@ function share(value, kind) {
 export function quality(known) {
   if (!known) return h("span", { class: "faint" }, "not rated");
   return h("span", { class: "quality" }, two(known.mean),
-    h("span", { class: "made" }, `≥ ${bound(known.bound)} of ${count(known.ratings)}${known.evaluated ? `, ${count(known.evaluated)} evaluated` : ""}`));
+    h("span", { class: "made", title: "lower bound that holds at any time (and for a single look now)" },
+      `≥ ${bound(known.bound)} (${bound(known.bound_now)} now) of ${count(known.ratings)}${known.evaluated ? `, ${count(known.evaluated)} evaluated` : ""}`));
 }
 
 function bars(counts, busiest, kind) {
