@@ -206,6 +206,15 @@ async def test_only_beta_features_that_the_preset_allows_are_named(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("betas", [5, "x", [[]], [None]])
+async def test_malformed_beta_features_are_rejected_also_if_the_header_names_others(
+    claude: httpx.AsyncClient, betas: Any
+) -> None:
+    answered = await claude.post(MESSAGES, json={**asked(), "betas": betas}, headers={"anthropic-beta": "x-y"})
+    error = anthropic_shapes.error(answered)
+    assert (answered.status_code, error["code"], error["param"]) == (400, "bad_parameter", "betas")
+
+
 async def test_other_engines_get_what_they_got_before(
     http: httpx.AsyncClient, neighbours: Neighbours, engine: ScriptedEngine
 ) -> None:

@@ -36,7 +36,7 @@ from pointsman_gateway.http.dialects.anthropic.errors import ANTHROPIC_ERRORS, T
 from pointsman_gateway.http.dialects.anthropic.given_fields import of_contents, of_tools
 from pointsman_gateway.http.dialects.anthropic.message_encoder import MessageEncoder
 from pointsman_gateway.http.dialects.anthropic.models import ANTHROPIC_MODELS
-from pointsman_gateway.http.dialects.anthropic.native import NATIVE_FIELDS, is_run_by_client, to_native
+from pointsman_gateway.http.dialects.anthropic.native import NATIVE_FIELDS, check_betas, is_run_by_client, to_native
 from pointsman_gateway.http.encoding import AnswerEncoder
 from pointsman_gateway.http.fields import (
     FailFastDict,
@@ -114,12 +114,14 @@ class MessagesBody(BaseModel):
     def read_headers(self, headers: Mapping[bytes, bytes]) -> None:
         """Adds the beta features in the `anthropic-beta` header, which SDKs send, to the body's `betas`.
 
-        `headers` are by lower-case name.
+        `headers` are by lower-case name. Raises InvalidArgument if the header is given and the body's `betas` are
+        invalid.
         """
         header = headers.get(BETA_HEADER, b"").decode("latin-1")
         named = [name.strip() for name in header.split(",") if name.strip()]
         if named and self.model_extra is not None:
-            self.model_extra["betas"] = list(dict.fromkeys([*(self.model_extra.get("betas") or ()), *named]))
+            given = check_betas(self.model_extra.get("betas") or [])
+            self.model_extra["betas"] = list(dict.fromkeys([*given, *named]))
 
 
 class CountTokensBody(MessagesBody):
