@@ -21,6 +21,8 @@ CHAT: Sequence[Event] = (
     chunk(None, tool_calls=[TOOL_CALL]),
     chunk(None, tool_calls=[MORE_ARGUMENTS]),
     chunk(None, refusal="no"),
+    chunk(None, reasoning_details=[{"type": "reasoning.text", "signature": "s", "format": "anthropic-claude-v1"}]),
+    chunk(None, citations=[{"type": "char_location", "cited_text": "a"}]),
     chunk("", finish="stop"),
     usage(),
 )

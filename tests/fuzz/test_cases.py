@@ -44,6 +44,14 @@ def test_every_route_of_the_gateway_gets_cases() -> None:
     } <= paths
 
 
+@pytest.mark.parametrize("model", [b"auto", b"claude"])
+def test_engines_of_both_dialects_get_chats_with_tools(model: bytes) -> None:
+    fuzzer = JsonRoutes(NO_RIG)
+    cases = [fuzzer.make(Random(number), "") for number in range(3000)]
+    chats = [case.body for case in cases if case.path.startswith("/v1/chat/completions")]
+    assert any(b'"model": "%b"' % model in chat and b'"tool_choice"' in chat for chat in chats)
+
+
 def stream(*events: bytes) -> Answer:
     return Answer(200, "text/event-stream", b"".join(b"data: %b\n\n" % event for event in events), is_stream=True)
 

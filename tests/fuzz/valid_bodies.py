@@ -7,7 +7,7 @@ from typing import Any
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 SCHEMA = {"type": "object", "properties": {"intent": {"type": "string"}}, "required": ["intent"]}
 FUNCTION = {"name": "weather", "description": "Weather", "parameters": SCHEMA}
-CHAT_MESSAGES = [
+CHAT_MESSAGES: Sequence[Mapping[str, Any]] = [
     {"role": "system", "content": "Be brief."},
     {
         "role": "user",
@@ -45,6 +45,27 @@ CHAT = {
     "reasoning_effort": "low",
     "parallel_tool_calls": True,
 }
+BREAKPOINT = {"type": "ephemeral"}
+CHAT_WITH_CLAUDE = {
+    "model": "claude",
+    "messages": [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief.", "cache_control": BREAKPOINT}]},
+        {"role": "user", "content": "Hello, how are you today?"},
+        {**CHAT_MESSAGES[2], "cache_control": BREAKPOINT},
+        {**CHAT_MESSAGES[3], "cache_control": BREAKPOINT},
+        {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": "{}"}},
+        {"role": "function", "name": "weather", "content": "sunny"},
+    ],
+    **{
+        name: CHAT[name]
+        for name in ("max_tokens", "temperature", "top_p", "stop", "stream", "user", "metadata", "tools",
+                     "tool_choice", "response_format", "reasoning_effort", "parallel_tool_calls")
+    },
+    "thinking": {"type": "enabled", "budget_tokens": 1024},
+    "cache_control": BREAKPOINT,
+    "service_tier": "auto",
+}  # fmt: skip
+"""A chat with the fields that are converted for an engine with Anthropic's API."""
 PLAIN_CHAT = {
     "model": "scripted",
     "messages": [{"role": "user", "content": "Hello, how are you today?"}],
@@ -113,6 +134,7 @@ MESSAGES = {
     "stream": False,
     "metadata": {"user_id": "ann"},
     "thinking": {"type": "enabled", "budget_tokens": 1024},
+    "betas": ["interleaved-thinking-2025-05-14"],
     "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}},
 }
 COMPLETION = {
@@ -129,13 +151,14 @@ COMPLETION = {
 LIMITS = {"requests_per_minute": 5, "tokens_per_minute": 100, "concurrent_streams": 2, "dollars_per_day": 0.5}
 
 BODIES: Mapping[str, Sequence[Any]] = {
-    "/v1/chat/completions": (CHAT, PLAIN_CHAT),
+    "/v1/chat/completions": (CHAT, CHAT_WITH_CLAUDE, PLAIN_CHAT),
     "/openai/v1/chat/completions": (CHAT,),
     "/openai/deployments/scripted/chat/completions": (PLAIN_CHAT,),
     "/v1/completions": (COMPLETION, {"model": "scripted", "prompt": [1, 2, 3], "max_tokens": 4}),
     "/v1/responses": (RESPONSES, {"model": "scripted", "input": "Hello"}),
     "/v1/messages": (
         MESSAGES,
+        {**MESSAGES, "model": "auto"},
         {"model": "claude", "max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]},
     ),
     "/v1/messages/count_tokens": ({name: MESSAGES[name] for name in ("model", "messages", "system", "tools")},),

@@ -161,6 +161,48 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+TOOLS = [{"type": "function", "function": {"name": "weather"}}]
+KNOWN_CHOICES = 'this model takes "auto", "none", "required" or a function as tool_choice, and no '
+MALFORMED: list[tuple[dict[str, Any], str, str]] = [
+    ({"tools": 5}, "tools", "'tools' must be a list of objects"),
+    ({"tools": {"a": 1}}, "tools", "'tools' must be a list of objects"),
+    ({"tools": "x"}, "tools", "'tools' must be a list of objects"),
+    ({"tools": ["x"]}, "tools[0]", 'tools[0] must be an object with the type "function"'),
+    ({"tools": [*TOOLS, None]}, "tools[1]", 'tools[1] must be an object with the type "function"'),
+    ({"tools": [{"function": "f"}]}, "tools[0].function", "tools[0].function must be an object"),
+    ({"tools": TOOLS, "tool_choice": []}, "tool_choice", KNOWN_CHOICES + "'[]'"),
+    ({"tools": TOOLS, "tool_choice": 5}, "tool_choice", KNOWN_CHOICES + "'5'"),
+    ({"tools": TOOLS, "tool_choice": "any"}, "tool_choice", KNOWN_CHOICES + "'any'"),
+    ({"response_format": "json"}, "response_format", "'response_format' must be an object with a 'type'"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": "x"}},
+        "response_format.json_schema",
+        "'response_format.json_schema' must be an object with a 'schema'",
+    ),
+]
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
+async def test_malformed_tools_and_formats_are_rejected_by_their_name(
+    neighbours: Neighbours, anthropic: Anthropic, monkeypatch: pytest.MonkeyPatch, streams: bool
+) -> None:
+    async with site(neighbours, anthropic, monkeypatch) as http:
+        for fields, param, message in MALFORMED:
+            rejected = await ask(http, stream=streams, **fields)
+            assert rejected.status_code == 400, rejected.text
+            assert (rejected.json()["error"]["param"], rejected.json()["error"]["message"]) == (param, message)
+    assert anthropic.bodies == []
+
+
+@pytest.mark.parametrize(("choice", "sent"), [(None, "auto"), ("auto", "auto"), ("none", "none"), ("required", "any")])
+async def test_a_tool_choice_is_sent_by_anthropics_name(
+    neighbours: Neighbours, anthropic: Anthropic, monkeypatch: pytest.MonkeyPatch, choice: str | None, sent: str
+) -> None:
+    async with site(neighbours, anthropic, monkeypatch) as http:
+        assert (await ask(http, tools=TOOLS, tool_choice=choice)).status_code == 200
+    assert anthropic.bodies[0]["tool_choice"] == {"type": sent}
+
+
 async def test_what_the_api_cannot_do_is_rejected(
     neighbours: Neighbours, anthropic: Anthropic, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -277,6 +277,26 @@ async def test_chat_completions_may_set_cache_breakpoints(claude: httpx.AsyncCli
     assert body["cache_control"] == LONG["cache_control"]
 
 
+@pytest.mark.parametrize("calls", [[5], 5, [{"function": None}]])
+async def test_malformed_calls_of_a_message_with_a_breakpoint_are_rejected(
+    claude: httpx.AsyncClient, anthropic: Anthropic, calls: Any
+) -> None:
+    message = {"role": "assistant", "content": "I look.", "tool_calls": calls, **CACHED}
+    answered = await ask(claude, {"role": "user", "content": "Look"}, message)
+    error = answered.json()["error"]
+    assert (answered.status_code, error["code"], error["param"]) == (400, "bad_parameter", "messages")
+    assert "'tool_calls' must be a list of objects" in error["message"]
+    assert anthropic.bodies == []
+
+
+async def test_a_call_in_the_older_form_keeps_its_breakpoint(claude: httpx.AsyncClient, anthropic: Anthropic) -> None:
+    called = {"role": "assistant", "content": None, "function_call": {"name": "look", "arguments": "{}"}, **CACHED}
+    result = {"role": "function", "name": "look", "content": "Nothing"}
+    assert (await ask(claude, {"role": "user", "content": "Look"}, called, result)).status_code == 200
+    use = {"type": "tool_use", "id": "look", "name": "look", "input": {}, **CACHED}
+    assert anthropic.bodies[0]["messages"][1] == {"role": "assistant", "content": [use]}
+
+
 THOUGHT = block(
     0, "thinking", {"type": "thinking_delta", "thinking": "Hm"}, {"type": "signature_delta", "signature": "sig"},
     thinking="", signature="",

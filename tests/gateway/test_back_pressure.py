@@ -147,6 +147,32 @@ async def test_a_client_that_stops_reading_is_disconnected_at_the_deadline(
         assert gateway.metric("pointsman_in_flight") == 0
 
 
+async def test_the_receipt_names_the_deadline_also_after_a_search(
+    short_of_time: None, engine: RawEngine, gateway: Gateway
+) -> None:
+    """A run that has waited for the retriever is a task, which learns a moment later that it was cancelled."""
+    async with over_http(gateway, model="path:handbook", presence_penalty=0) as texts:
+        await anext(texts)
+        await until(lambda: engine.hung_up == 1, within=10)
+        await until(lambda: gateway.metric("pointsman_in_flight") == 0)
+    assert ended(gateway, "deadline_exceeded") == 1
+
+
+async def test_the_receipts_of_all_prompts_name_the_deadline(
+    short_of_time: None, engine: RawEngine, gateway: Gateway
+) -> None:
+    body = {"model": "path:small_talk", "prompt": [IN_CHAT, IN_CHAT], "stream": True}
+    async with (
+        open_http_client(gateway) as client,
+        client.stream("POST", "/v1/completions", json=body, timeout=None) as response,
+    ):
+        received = response.aiter_raw()  # without this reference, the client would disconnect
+        await anext(received)
+        await until(lambda: engine.hung_up == 2, within=10)
+        await until(lambda: gateway.metric("pointsman_in_flight") == 0)
+    assert ended(gateway, "deadline_exceeded") == 2
+
+
 @pytest.mark.parametrize("over", [over_http, by_uvicorn, over_grpc])
 async def test_a_client_that_stops_reading_leaves_no_garbage(
     short_of_time: None, over: Over, engine: RawEngine, gateway: Gateway

@@ -265,6 +265,21 @@ async def test_a_conversations_logprobs_are_converted_to_the_completions_format(
     assert got.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.parametrize("alternative", [{"token": "b"}, {"token": "b", "logprob": None}])
+async def test_alternatives_without_a_logprob_are_left_out(
+    http: httpx.AsyncClient, engine: ScriptedEngine, alternative: dict[str, Any]
+) -> None:
+    token = {"token": "a", "top_logprobs": [alternative, {"token": "c", "logprob": -0.5}]}
+    engine.says(chunk("a", logprobs={"content": [token]}, finish="stop"), usage(), DONE)
+    body = {"model": "path:small_talk", "prompt": "x", "logprobs": 1}
+    plain = (await http.post(URL, json=body)).json()
+    event, *_ = shapes.events((await http.post(URL, json={**body, "stream": True})).text)
+    for got in (plain, event):
+        assert got["choices"][0]["logprobs"] == {
+            "tokens": ["a"], "token_logprobs": [None], "top_logprobs": [{"c": -0.5}], "text_offset": [0],
+        }  # fmt: skip
+
+
 @pytest.mark.parametrize("beside", [{"echo": True}, {"suffix": "."}, {"best_of": 3}])
 async def test_a_path_rejects_options_of_raw_prompts(
     client: openai.AsyncOpenAI, engine: ScriptedEngine, beside: dict[str, Any]

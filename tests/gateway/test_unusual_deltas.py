@@ -166,6 +166,19 @@ async def test_an_answer_that_cannot_be_encoded_is_an_internal_error(
     assert (await http.post("/v1/chat/completions", json=asked)).status_code == 200
 
 
+@pytest.mark.parametrize("field", ["reasoning_details", "citations"])
+async def test_messages_ignores_details_that_are_no_list(
+    http: httpx.AsyncClient, engine: ScriptedEngine, field: str
+) -> None:
+    details: dict[str, Any] = {field: 5}
+    engine.says(chunk("Hello", **details), chunk("", finish="stop"), usage(), DONE)
+    asked = {"model": "tiny", "max_tokens": 9, "messages": USER}
+    plain = await http.post("/v1/messages", json=asked)
+    assert (plain.status_code, plain.json()["content"]) == (200, [{"type": "text", "text": "Hello"}])
+    streamed = await http.post("/v1/messages", json={**asked, "stream": True})
+    assert "message_stop" in streamed.text
+
+
 @pytest.mark.parametrize(
     ("data", "expected"),
     [

@@ -108,7 +108,7 @@ class Anthropic:
         if "max_tokens" not in body:
             return "max_tokens: Field required"
         roles = [message["role"] for message in body["messages"]]
-        if roles[0] != "user" or {*roles} - {"user", "assistant"}:
+        if roles[:1] != ["user"] or {*roles} - {"user", "assistant"}:
             return "messages: first message must use the user role"
         blocks = [one for message in body["messages"] for one in message["content"]]
         if any(one["type"] == "text" and not one["text"] for one in blocks):

@@ -115,7 +115,10 @@ def _fetch(scratch: Path, folder: Path, report: _Report) -> Path:
 
 
 def explain_failure(requirement: str, output: str, errors: str) -> str:
-    """Returns a message on a failed download, in one line; `output` and `errors` are pip's stdout and stderr."""
+    """Returns the message for a failed download, one line.
+
+    `output` and `errors` are what pip has printed on standard output and standard error.
+    """
     named = re.search(r"^Looking in indexes: (\S+?),?$", output, re.MULTILINE)
     index = named[1] if named else DEFAULT_INDEX
     causes = re.findall(r"connection broken by '(.+)': /|^ERROR: (.+)$", errors, re.MULTILINE)

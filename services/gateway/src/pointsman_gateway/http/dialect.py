@@ -44,7 +44,7 @@ class ConversationBody(Protocol):
     def read_headers(self, headers: Mapping[bytes, bytes]) -> None:
         """Adds what the dialect's own headers say to the body; called before `to_request`.
 
-        `headers` are those of the request, by lower-case name.
+        `headers` are those of the request, by lower-case name. Raises InvalidArgument if body and headers do not fit.
         """
         ...
 

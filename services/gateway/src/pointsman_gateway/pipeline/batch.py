@@ -45,6 +45,8 @@ class RequestBatch:
         self._parts = tuple(self._waiting)
         self._running: dict[_Part, RequestRun] = {}
         self._is_starting = self._is_paused = self._has_started = self._has_failed = False
+        self._reason: PointsmanError | None = None
+        """Why the whole batch was cancelled; None if it was not, or if the client has disconnected."""
 
     def start(self) -> None:
         """Starts the first request, whose decision the client gets. The others start once the first answer has begun;
@@ -68,8 +70,10 @@ class RequestBatch:
 
     def cancel(self, reason: PointsmanError | None = None) -> None:
         self._waiting.clear()
+        if self._reason is None:
+            self._reason = reason
         for run in tuple(self._running.values()):
-            run.cancel(reason)
+            run.cancel(self._reason)
 
     # -- called by the parts
 

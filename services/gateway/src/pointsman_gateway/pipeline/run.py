@@ -106,9 +106,10 @@ class RequestRun:
 
     def cancel(self, reason: PointsmanError | None = None) -> None:
         """Ends the run, and stops the engine at once. The client gets the error `reason`; None means that the client
-        has disconnected.
+        has disconnected. If it is called more than once, the first reason that is not None counts.
         """
-        self._reason = reason
+        if self._reason is None:
+            self._reason = reason
         self._execution.cancel()
 
     # -- called by the answer's source

@@ -51,7 +51,7 @@ def to_blocks(message: Message) -> list[Block]:
 
 def _lay_out(message: Message) -> list[Block] | None:
     """Converts `message.blocks`, and what they refer to, to the API's format; None if the message's content has been
-    replaced since the blocks were made.
+    replaced since the blocks were made. Raises InvalidArgument as `to_blocks` does.
     """
     extra = message.extra
     parts = list(extra.get("content") or ())
@@ -63,7 +63,7 @@ def _lay_out(message: Message) -> list[Block] | None:
     of_text, of_media, of_calls = (
         iter(texts),
         (part for part in parts if part["type"] != "text"),
-        iter(extra.get("tool_calls") or ()),
+        iter(_calls(message)),
     )
     into = laid_out = list[Block]()
     members = 0

@@ -22,6 +22,10 @@ SYSTEM_ROLES = ("system", "developer")
 SERVICE_TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 """Anthropic's name of a service tier by OpenAI's name or Anthropic's own; other tiers are not sent."""
 
+TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "any"}
+"""Anthropic's type of a tool choice by OpenAI's name."""
+KNOWN_CHOICES = 'this model takes "auto", "none", "required" or a function as tool_choice'
+
 
 def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
     """Returns the body of a request to the Messages API.
@@ -31,7 +35,7 @@ def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, An
     have no other form in this API are copied unchecked. `endpoint` is not used.
 
     Raises InvalidArgument if the request is no chat, or its media, tool calls, tools, tool choice or response format
-    are not possible there.
+    are malformed or not possible there.
     """
     sampling = request.sampling
     if request.operation != "chat":
@@ -92,12 +96,15 @@ def _to_tools(extra: dict[str, Any], native: Sequence[Mapping[str, Any]] | None)
     """Removes the tools and their parameters from `extra`, and returns Anthropic's fields `tools` and `tool_choice`;
     empty without tools.
 
-    `native` are the tools if the client sent them in that format.
+    `native` are the tools if the client sent them in that format. Raises InvalidArgument for tools and choices that are
+    malformed, or that the API does not have.
     """
     tools, choice, parallel = (extra.pop(name, None) for name in ("tools", "tool_choice", "parallel_tool_calls"))
+    if not isinstance(tools, list | None):
+        raise _bad("'tools' must be a list of objects", "tools")
     if not (tools or native):
         return {}
-    converted = native or [_to_tool(number, tool) for number, tool in enumerate(tools)]
+    converted = native or [_to_tool(number, tool) for number, tool in enumerate(tools or ())]
     return {"tools": converted, "tool_choice": _to_tool_choice(choice, parallel)}
 
 
@@ -105,27 +112,48 @@ def _to_output_config(response_format: Any, effort: Any) -> dict[str, Any]:
     config: dict[str, Any] = (
         {"effort": "low" if effort == "minimal" else effort} if effort not in (None, "none") else {}
     )
-    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
+    if response_format is None:
+        return config
+    if not isinstance(response_format, Mapping):
+        raise _bad("'response_format' must be an object with a 'type'", "response_format")
+    kind = response_format.get("type")
     if kind == "json_schema":
-        schema = (response_format.get("json_schema") or {}).get("schema") or {"type": "object"}
-        config["format"] = {"type": "json_schema", "schema": schema}
+        config["format"] = {"type": "json_schema", "schema": _schema_in(response_format.get("json_schema"))}
     elif kind not in (None, "text"):
-        raise _unsupported(f"this model has no response_format of type '{kind}'; use json_schema", "response_format")
+        message = f"this model has no response_format of type {str(kind)[:50]!r}; use json_schema"
+        raise _unsupported(message, "response_format")
     return config
+
+
+def _schema_in(json_schema: Any) -> Any:
+    """Returns the schema in `response_format.json_schema`; one of any object if there is none."""
+    if not isinstance(json_schema, Mapping | None):
+        where = "response_format.json_schema"
+        raise _bad(f"'{where}' must be an object with a 'schema'", where)
+    return (json_schema or {}).get("schema") or {"type": "object"}
 
 
 def _unsupported(message: str, param: str) -> InvalidArgument:
     return InvalidArgument(message, code="unsupported_parameter", param=param)
 
 
-def _to_tool(number: int, tool: Mapping[str, Any]) -> dict[str, Any]:
+def _bad(message: str, param: str) -> InvalidArgument:
+    return InvalidArgument(message, code="bad_parameter", param=param)
+
+
+def _to_tool(number: int, tool: Any) -> dict[str, Any]:
+    where = f"tools[{number}]"
+    if not isinstance(tool, Mapping):
+        raise _bad(f'{where} must be an object with the type "function"', where)
     kind, function = tool.get("type", "function"), tool.get("function", tool)
-    if kind != "function" or not isinstance(function, Mapping):
+    if kind != "function":
         raise InvalidArgument(
-            f'tools[{number}].type is {str(kind)[:50]!r}; this model takes the type "function"',
+            f'{where}.type is {str(kind)[:50]!r}; this model takes the type "function"',
             code="unsupported_tool",
-            param=f"tools[{number}].type",
+            param=f"{where}.type",
         )
+    if not isinstance(function, Mapping):
+        raise _bad(f"{where}.function must be an object", f"{where}.function")
     schema = function.get("parameters") or {"type": "object", "properties": {}}
     described = {"description": function["description"]} if function.get("description") else {}
     strict = {"strict": True} if function.get("strict") is True else {}
@@ -135,14 +163,16 @@ def _to_tool(number: int, tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _to_tool_choice(choice: Any, parallel: Any) -> dict[str, Any]:
+    converted: dict[str, Any]
     if isinstance(choice, Mapping):
         function = choice.get("function")
         if choice.get("type", "function") != "function" or not isinstance(function, Mapping):
-            known = 'this model takes "auto", "none", "required" or a function as tool_choice'
-            raise _unsupported(f"{known}, and no type {str(choice.get('type'))[:50]!r}", "tool_choice")
+            raise _unsupported(f"{KNOWN_CHOICES}, and no type {str(choice.get('type'))[:50]!r}", "tool_choice")
         converted = {"type": "tool", "name": function.get("name", "")}
+    elif isinstance(choice, str | None) and (choice or "auto") in TOOL_CHOICES:
+        converted = {"type": TOOL_CHOICES[choice or "auto"]}
     else:
-        converted = {"type": {"none": "none", "required": "any"}.get(choice, "auto")}
+        raise _unsupported(f"{KNOWN_CHOICES}, and no {str(choice)[:50]!r}", "tool_choice")
     return {**converted, "disable_parallel_tool_use": True} if parallel is False and choice != "none" else converted
 
 

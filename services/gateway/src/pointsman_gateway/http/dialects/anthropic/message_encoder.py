@@ -151,13 +151,13 @@ class MessageEncoder:
         thinking = next((delta[key] for key in REASONING_KEYS if isinstance(delta.get(key), str)), "")
         if thinking:
             yield from self._add_text(THINKING, thinking)
-        for detail in delta.get("reasoning_details") or ():
+        for detail in _entries(delta.get("reasoning_details")):
             yield from self._add_detail(detail)
         if chunk.extra.get("begins") == TEXT:
             yield from self._start_text(TEXT)
         if chunk.content:
             yield from self._add_text(TEXT, chunk.content)
-        for citation in delta.get("citations") or ():
+        for citation in _entries(delta.get("citations")):
             yield from self._add_citation(citation)
         if isinstance(delta.get("refusal"), str):
             self._has_refusal = True
@@ -264,6 +264,10 @@ class MessageEncoder:
 
 def _encode(event: Event) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), to_json(event))
+
+
+def _entries(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else ()  # engines of other dialects may send any value
 
 
 def _to_input(arguments: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def to_native(
         native["tools"] = [_without_server_fields(tool) for tool in tools if is_run_by_client(tool)]
     betas = extra.get("betas")
     if betas:
-        native["betas"] = _to_betas(betas)
+        native["betas"] = check_betas(betas)
     return native or None
 
 
@@ -60,7 +60,8 @@ def _without_server_fields(tool: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: value for name, value in tool.items() if name not in SERVER_TOOL_FIELDS}
 
 
-def _to_betas(betas: Any) -> list[str]:
+def check_betas(betas: Any) -> list[str]:
+    """Returns `betas`; raises InvalidArgument if it is not a list of at most `MAX_BETAS` strings."""
     if not isinstance(betas, list) or len(betas) > MAX_BETAS or not all(isinstance(beta, str) for beta in betas):
         raise bad_parameter(f"'betas' is a list of at most {MAX_BETAS} strings", "betas")
     return betas

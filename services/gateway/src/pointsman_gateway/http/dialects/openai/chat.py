@@ -207,15 +207,8 @@ def _cache_blocks(
         return ()
     texts = [None if part["type"] in MEDIA_PARTS else part[part["type"]] for part in parts or ()]
     calls = fields.get("tool_calls")
-    return blocks_of(
-        role,
-        parts,
-        texts=texts,
-        text=text,
-        calls=len(calls) if isinstance(calls, list) else 0,
-        of_message=own,
-        where=where,
-    )
+    count = (len(calls) if isinstance(calls, list) else 0) + isinstance(fields.get("function_call"), Mapping)
+    return blocks_of(role, parts, texts=texts, text=text, calls=count, of_message=own, where=where)
 
 
 async def chat(body: ChatBody, request: fastapi.Request) -> Response:

@@ -282,7 +282,8 @@ def _usage(finished: Finished) -> dict[str, Any]:
 def _logprobs(engine_logprobs: Any, offset: int) -> dict[str, list[Any]] | None:
     """Converts a chunk's log-probabilities, in the format of chats or of completions, to the format of completions.
 
-    Returns None if there are none. `offset` is the number of characters of the choice before the chunk.
+    Returns None if there are none. Leaves out alternatives without a log-probability. `offset` is the number of
+    characters of the choice before the chunk.
     """
     if not isinstance(engine_logprobs, dict):
         return None
@@ -294,7 +295,7 @@ def _logprobs(engine_logprobs: Any, offset: int) -> dict[str, list[Any]] | None:
         logprobs["tokens"].append(text)
         logprobs["token_logprobs"].append(token.get("logprob"))
         tops = token.get("top_logprobs") or ()
-        logprobs["top_logprobs"].append({top["token"]: top["logprob"] for top in tops})
+        logprobs["top_logprobs"].append({t["token"]: t["logprob"] for t in tops if t.get("logprob") is not None})
         logprobs["text_offset"].append(offset)
         offset += len(text)
     return logprobs
