@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from pointsman_gateway.bootstrap.shadowing import ActiveShadowSettings
 from pointsman_gateway.cache.recording import parse_answer
 from pointsman_gateway.cache.store import encode_vector, parse_question
 from pointsman_gateway.config.paths_file import CacheConfig
+from pointsman_gateway.config.tasks_file import RequestLogConfig
+from pointsman_gateway.domain import Feedback
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.evidence import EvidenceKey, EvidenceStore, from_fields, to_fields
 from pointsman_gateway.request_log.feedback import NullFeedback
-from pointsman_gateway.request_log.store import RequestLogReader
+from pointsman_gateway.request_log.store import RequestLogReader, RequestLogStore
 from pointsman_gateway.shadow.budget import PAIR, SPENT, ShadowStore
 from pointsman_gateway.shadow.metrics import ShadowMetrics
 from pointsman_gateway.shadow.pair import Pair, Side
@@ -157,6 +160,33 @@ async def test_feedback_on_a_damaged_entry_is_stored(logged: Neighbours, valkey:
             await redis.hset(redis_schema.INDEX, f"d{number}", entry)
             stored = await HttpClient(http).say(f"d{number}", rating=1.0, right_answer="x")
             assert stored == ("request_log", False), text
+
+
+DAMAGED_DECISIONS: list[dict[Any, Any]] = [{"alien": "x"}, *({"entry": text} for text in NO_JSON)]
+
+
+async def test_feedback_on_a_damaged_decision_holds_up_no_other(valkey: Valkey) -> None:
+    async with open_redis(valkey.url, lambda up: None, 5.0) as redis:
+        store = RequestLogStore(redis, RequestLogConfig())
+        for number, fields in enumerate(DAMAGED_DECISIONS):
+            given = Feedback(f"d{number}", "f", rating=1.0)
+            entry = await redis.client.xadd(redis_schema.DECISIONS, fields)
+            await redis.client.hset(redis_schema.INDEX, given.decision_id, entry)
+            of_tenant = await store.add_feedback(replace(given, tenant="acme"), 1, "a")
+            assert of_tenant == ("stored" if fields.get("entry") == "[]" else "unknown"), fields
+            assert await store.add_feedback(replace(given, id="mine"), 1, "b") == "stored", fields
+
+
+@pytest.mark.parametrize("damaged", ["x", "nan", "inf", "-1"])
+async def test_a_rating_replaces_a_damaged_one(valkey: Valkey, damaged: str) -> None:
+    before = {"rating": damaged, "evidence_key": '["chat","small_talk","f1",""]', "day": redis_schema.today()}
+    async with open_redis(valkey.url, lambda up: None, 5.0) as redis:
+        entry = await redis.client.xadd(redis_schema.FEEDBACK, before)
+        await redis.client.hset(redis_schema.FEEDBACK_INDEX, "d1", entry)
+        store = RequestLogStore(redis, RequestLogConfig())
+        assert await store.add_feedback(Feedback("d1", "f", rating=1.0), 1, "c") == "stored"
+        ((key, counts),) = (await store.evidence(redis_schema.today())).items()
+        assert (key.path, counts["rated"]) == ("small_talk", 1)
 
 
 async def test_feedback_in_addition_to_a_damaged_rating_is_stored(logged: Neighbours, valkey: Valkey) -> None:

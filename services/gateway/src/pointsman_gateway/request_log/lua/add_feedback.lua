@@ -2,16 +2,19 @@
 -- replaces the earlier value, and feedback that arrives late only fills fields that are empty. A rating counts once,
 -- in the evidence of the decision's day.
 -- Returns 'stored', 'known' (the same feedback exists) or 'unknown' (there is no such decision).
+-- What is missing in a damaged record is empty: an error would hold up the feedback that waits behind this one.
 local decisions, index, feedback, feedback_index, evidence = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, name, now = ARGV[1], ARGV[2], ARGV[3]
 local max_feedback, units_per_rating, evidence_ttl = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local tenant, call_id = ARGV[11], ARGV[12]
 local fields = {'rating', 'correction', 'right_task', 'right_answer'}
+local stored = {'ids', 'unix_ms', 'evidence_key', 'day', 'entry', unpack(fields)}
 
 local function read(stream, entry_id)
   local found = entry_id and redis.call('XRANGE', stream, entry_id, entry_id)[1]
   if not found then return nil end
   local values = {}
+  for _, field in ipairs(stored) do values[field] = '' end
   for i = 1, #found[2], 2 do values[found[2][i]] = found[2][i + 1] end
   return values
 end
@@ -21,7 +24,9 @@ local before = read(feedback, entry_id)
 local decided = before or read(decisions, redis.call('HGET', index, id))
 if not decided then return 'unknown' end
 if tenant ~= '' then -- a tenant cannot see other tenants' decisions; decisions made without keys belong to nobody
-  local owner = cjson.decode(decided.entry).tenant
+  local is_json, entry = pcall(cjson.decode, decided.entry)
+  if not is_json or type(entry) ~= 'table' then return 'unknown' end -- nobody knows whose it is
+  local owner = entry.tenant
   if owner ~= nil and owner ~= '' and owner ~= tenant then return 'unknown' end
 end
 before = before or {ids = '', unix_ms = '0', rating = '', correction = '', right_task = '', right_answer = ''}
@@ -32,7 +37,7 @@ for known in string.gmatch(before.ids, '%S+') do
   if #ids < 32 then ids[#ids + 1] = known end
 end
 
-local late = tonumber(now) < tonumber(before.unix_ms)
+local late = tonumber(now) < (tonumber(before.unix_ms) or 0)
 local after = {}
 for i, field in ipairs(fields) do
   local value = ARGV[6 + i]
@@ -41,10 +46,11 @@ for i, field in ipairs(fields) do
 end
 
 local function count(rating, sign)
-  if rating == '' or decided.evidence_key == '' then return end
+  local number = tonumber(rating)
+  if not (number and number >= 0 and number <= 1) or decided.evidence_key == '' or decided.day == '' then return end
   local key = evidence .. decided.day
   redis.call('HINCRBY', key, decided.evidence_key .. 'rated', sign)
-  local units = math.floor(tonumber(rating) * units_per_rating + 0.5)
+  local units = math.floor(number * units_per_rating + 0.5)
   redis.call('HINCRBY', key, decided.evidence_key .. 'rating', sign * units)
   redis.call('EXPIRE', key, evidence_ttl)
 end
