@@ -20,9 +20,11 @@ _SIGNATURE = re.compile("|".join(_FILE["signatures"]), re.IGNORECASE)
 
 
 def own_words(mail: str) -> str:
-    """Returns what the sender of an e-mail wrote; if it forwards another e-mail, what the sender of that one wrote.
+    """Returns the text without headers, greeting, signature and quoted e-mails; if it forwards another e-mail, only the
+    text of that one. Removes white space at both ends then.
 
-    Returns the text unchanged if it does not look like an e-mail, or if nothing would be left.
+    Returns the text unchanged if it has none of these, or if nothing would be left. It need not be an e-mail: a
+    greeting is removed from any text.
     """
     lines = _body(mail.strip().split("\n"))
     own = _without_signature(_without_quotes(lines))
