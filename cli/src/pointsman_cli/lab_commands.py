@@ -107,7 +107,7 @@ def lint(
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """List problems of the training examples, and propose new ones; changes nothing.
+    """List problems of the training examples, and propose new examples; changes no configuration.
 
     Checks the examples for tasks that are confused with each other and for near-duplicates across tasks. With a request
     log, it also reports groups of abstained requests that look like a new task, and requests whose task was corrected.
@@ -133,7 +133,7 @@ def wrappers(
 ) -> None:
     """Find text that clients write around their users' words, and propose entries of classifier.wrappers.
 
-    Compares the messages of the request log, without what the classifier ignores already. Changes nothing.
+    Compares the messages of the request log, without what the classifier ignores already. Changes no configuration.
     """
     at = DataDir.at(data_dir)
     arguments = ["wrappers", str(config_folder(folder)), "--since", since]

@@ -1,4 +1,4 @@
-"""`pointsman adapters`: list, register, promote, canary, rollback, replicas, pinning, retirement and history."""
+"""`pointsman adapters`: all its commands except `freshness` and `watch`, which have modules of their own."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path

@@ -20,7 +20,7 @@ _COLUMNS = ("task", "chosen", "shadow", "pairs", "$ per 1k", "seconds", "quality
 
 @dataclass(frozen=True, slots=True)
 class PathMeans:
-    """Means of one path over the pairs of a comparison."""
+    """Means of one path over the requests that it and another path answered."""
 
     usd: float
     """Dollars for one request."""

@@ -303,7 +303,8 @@ async def run_plan(
 def row_requests(plan: EvaluationPlan) -> Iterator[RowRequest]:
     """Yields the requests of a plan, row by row.
 
-    The next row starts with the next path: a later path has an advantage, since the row's text is in engine caches.
+    Each row starts with another path than the row before. Otherwise the last path would always have an advantage, since
+    the row's text is in the engines' caches by then.
     """
     for task in plan.tasks.values():
         for number, row in enumerate(task.rows):

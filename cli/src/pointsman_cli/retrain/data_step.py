@@ -88,7 +88,10 @@ class RowRenderer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DataStep:
-    """Implements `Step`; it rejects the version if there are too few rows to learn from."""
+    """Builds the next data set, with answers of the teacher path to new prompts if there are some; implements `Step`.
+
+    It ends the run if there are too few rows to learn from.
+    """
 
     plan: RetrainPlan
     method: str

@@ -38,9 +38,10 @@ class CanaryRegistry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CanaryStep:
-    """Implements `Step`; it rejects the version if the canary is taken back or gets too few requests in time.
+    """Sends a share of the alias's users to the new version until it has answered enough requests; implements `Step`.
 
-    It is skipped if the alias points to no version yet.
+    It rejects the version if the lora-server or a user ends this canary, or if it gets too few requests in time. It is
+    skipped if the alias points to no version yet.
     """
 
     plan: RetrainPlan

@@ -98,8 +98,8 @@ def restore_all(
 async def _write_all(address: str, folder: Path) -> list[str]:
     """Copies all collections into the folder; returns those that could not be copied, as TENANT/NAME.
 
-    Skips collections in external stores. Raises CommandError if a file cannot be written, PointsmanError if the
-    collections cannot be listed.
+    Skips collections in external stores. Raises CommandError if a file cannot be written or does not arrive whole,
+    PointsmanError if the collections cannot be listed.
     """
     failed = []
     for one in await _collections_of_all_tenants(address):

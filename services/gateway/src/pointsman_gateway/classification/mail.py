@@ -20,11 +20,11 @@ _SIGNATURE = re.compile("|".join(_FILE["signatures"]), re.IGNORECASE)
 
 
 def own_words(mail: str) -> str:
-    """Returns the text without headers, greeting, signature and quoted e-mails; if it forwards another e-mail, only the
-    text of that one. Removes white space at both ends then.
+    """Returns the text without headers, greeting, signature, quoted e-mails, and white space at both ends. If the text
+    forwards another e-mail, returns only the words of that one.
 
-    Returns the text unchanged if it has none of these, or if nothing would be left. It need not be an e-mail: a
-    greeting is removed from any text.
+    Returns the text unchanged if there is nothing but white space to remove, or if nothing would be left. It need not
+    be an e-mail: a greeting is removed from any text.
     """
     lines = _body(mail.strip().split("\n"))
     own = _without_signature(_without_quotes(lines))
