@@ -145,10 +145,10 @@ def wrappers(
 
 
 def config_folder_of(named: Path | None, data_dir: DataDir) -> Path:
-    """Returns `config_folder` of the folder `named`; if that is None, of the example that `pointsman up` runs.
+    """Returns the configuration folder of `named`, or if that is None, of the example that `pointsman up` runs.
 
-    The result may thus be another folder than `named`. Raises UsageError as `config_folder` does, if `named` is None
-    and nothing runs, or if run.json cannot be opened, even if a folder is named.
+    `named` may be an example folder, as for `config_folder`. Raises UsageError as `config_folder` does, if `named` is
+    None and nothing runs, and in any case if run.json cannot be opened.
     """
     running = read_run(data_dir.run_file)
     if named is None and running is None:

@@ -77,7 +77,7 @@ def list_adapters(
     lora_server: LoraServerOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """List adapter versions (newest first) with their state, and the aliases with their versions."""
+    """List adapter versions (of each adapter newest first) with their state, and the aliases with their versions."""
     found = run_interruptibly(fetch_adapters(lora_server_address(lora_server, data_dir), name))
     if as_json:
         print_json(list_as_json(found))

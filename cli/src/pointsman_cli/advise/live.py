@@ -132,7 +132,7 @@ def _rated(path: Mapping[str, Any]) -> RatedPath:
 
 
 def difference(one: RatedPath, other: RatedPath) -> tuple[float, float]:
-    """Returns the confidence interval (low, high) of the mean rating of `one` minus that of `other`.
+    """Returns the interval (low, high), with the level CONFIDENCE, of the mean rating of `one` minus that of `other`.
 
     It combines both Wilson intervals (R. Newcombe, Statistics in Medicine 17, 1998, method 10).
     """

@@ -195,6 +195,6 @@ def _environment(pid: int) -> dict[str, str]:
 
 
 def summary(findings: list[Finding]) -> Finding:
-    """Returns the finding to show last: a failure with the number of failures in `findings`, or that there is none."""
+    """Returns the finding to show last: a failure that counts the failures in `findings`, or a success without any."""
     count = sum(finding.level is Level.FAIL for finding in findings)
     return fail("security", f"{count} findings to fix") if count else ok("security", "nothing is open that must not be")

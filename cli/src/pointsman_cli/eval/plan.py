@@ -71,7 +71,7 @@ class MetricScorer:
         return row.output
 
     def check(self, row: Row) -> None:
-        """Raises UsageError if the metric cannot use what it would compare an answer to the row with."""
+        """Raises UsageError if the metric cannot use what `expected` returns for the row."""
         try:
             self._metric.score("", self.expected(row))
         except MetricError as error:

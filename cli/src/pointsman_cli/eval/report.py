@@ -107,7 +107,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """How often one path answered each label, for each expected label. Labels are texts that many rows expect."""
+    """How often one path answered each label, for each expected label.
+
+    Labels are the expected texts of the rows if there are only a few different ones, such as names of categories.
+    """
 
     path: str
     field: str

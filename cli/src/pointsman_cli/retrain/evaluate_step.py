@@ -178,7 +178,7 @@ class EvaluateStep:
     async def _marked(self, rows: Sequence[Row], incumbent: str, version: str) -> list[ScoredRow]:
         """Requests and scores the answers of the path `incumbent` and of the adapter version to the held-out rows.
 
-        Leaves out rows without a score. Raises CommandError if no row is left, or a request fails.
+        Leaves out rows without a score. Raises CommandError if no row is left, and as `Gateway.answers` does.
         """
         theirs = await self._ask(f"path:{incumbent}", {}, [row.messages for row in rows], f"asking {incumbent}")
         questions = await self._prompts(rows)
@@ -194,9 +194,10 @@ class EvaluateStep:
         return marked
 
     async def _prompts(self, rows: Sequence[Row]) -> Sequence[Messages]:
-        """Returns the messages to send for each row: those that the student path would send, or the row's own.
+        """Returns the messages to send for each row: the row's own, or if the plan `is_rendered`, those that the path
+        `student` would send for it.
 
-        They are the row's own if the plan is not rendered (`is_rendered`). Raises CommandError as `render` does.
+        Raises CommandError as `render` does.
         """
         if not self.plan.is_rendered:
             return [row.messages for row in rows]

@@ -100,7 +100,10 @@ class AliasMover(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PromoteStep:
-    """Implements `Step`; it moves the alias to the new version."""
+    """Moves the alias to the new version; implements `Step`.
+
+    It fails with a PointsmanError if the alias no longer points to the version to which it pointed before the canary.
+    """
 
     plan: RetrainPlan
     registry: AliasMover

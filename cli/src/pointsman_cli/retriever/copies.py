@@ -88,7 +88,10 @@ def restore_all(
     retriever: RetrieverOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Restore every collection of a folder that `snapshot-all` has written; searches continue meanwhile."""
+    """Restore every collection of a folder that `snapshot-all` has written; searches continue meanwhile.
+
+    Stops at the first collection that cannot be restored.
+    """
     address = retriever_address(retriever, data_dir)
     for begin, file in _copies_in(folder, replace):
         restored = run_interruptibly(restore_snapshot(address, begin, file))

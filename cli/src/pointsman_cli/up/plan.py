@@ -44,7 +44,8 @@ def choose_addresses(http: str, grpc: str) -> Addresses:
 
     The ports are free on return, but not reserved.
 
-    Raises UsageError if a given address is not HOST:PORT, or its port is in use.
+    Raises UsageError if a given address is not HOST:PORT, or its port cannot be reserved, for example because it is in
+    use.
     """
     with ExitStack() as held:  # all ports are held until the last is chosen, so that no two are equal
 

@@ -157,8 +157,8 @@ def probabilities_of(reading: Reading, tasks: int) -> Scores:
 def _likelihood(probabilities: Scores, weight: Scores | float, log_unknown: Scores | float) -> Scores:
     """Returns the likelihood of a turn given each task, and last given none, up to a factor: (tasks + 1,).
 
-    Each task's likelihood is the ratio of its probability to the mean of all, to the power of `weight`; that of none is
-    the exponential of `log_unknown`.
+    Each task's likelihood is the ratio of its probability to the mean of all, raised by `MIN_RATIO` and taken to the
+    power of `weight`; that of none is the exponential of `log_unknown`.
     """
     ratios = (probabilities * probabilities.shape[-1] + MIN_RATIO) / (1 + MIN_RATIO)
     logs = np.empty((*probabilities.shape[:-1], probabilities.shape[-1] + 1))

@@ -72,9 +72,9 @@ class Conversation:
     async def label(self, turns: Sequence[Turn]) -> Labels:
         """Classifies the last of `turns` (one or more, oldest first) by what it says, and by the turns before it.
 
-        The turns before it are ignored if it is in another language than the examples', and in some cases if it is
-        surely about a task or only ends the conversation. If it says nothing by itself, and the classifier could read
-        none of the user's turns before it, the labels are those of the turn before.
+        The earlier turns are ignored if the last one is in another language than the examples', and in some cases if it
+        is surely about a task or only ends the conversation. If the last turn says nothing by itself, and the
+        classifier could read none of the user's earlier turns, the labels are those of the turn before.
         """
         last, said_before = turns[-1].text, turns[-1].said_before
         if len(turns) == 1:

@@ -124,8 +124,8 @@ def choose_parts(parts: Sequence[Part], glance: Glance) -> list[Part]:
     """Returns the part that is most likely the user's words, followed by its rivals; empty if no part has a known word.
 
     It is the part with the highest score: that of `glance`, raised or lowered as the module describes. Only parts whose
-    author is known to be the user, and that are no instruction, are considered, unless none of them has a known word;
-    of several with the same label only the last. Rivals are up to `MAX_RIVALS` of the other considered parts, best
+    author is known to be the user, and that are no instruction, compete, and of several with the same label only the
+    last; if none of these has a known word, all parts compete. Rivals are up to `MAX_RIVALS` competing parts, best
     first, whose most probable task is another one, and whose score is lower by at most `MIN_LEAD`. There are none if
     the best score is below 0.
     """
