@@ -103,7 +103,7 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Combines a stage's four signals about a text into the in-distribution score: about 0 for typical in-scope texts,
+    """Combines a stage's four signals about a text into the in-distribution score: about 0 for typical texts of tasks,
     far below 0 for texts that belong to no task. There are several signals because each misses other texts of this
     kind.
     """
@@ -204,9 +204,9 @@ def task_thresholds(
 
     `scores`, `y` (the tasks) and `predicted` (the most probable tasks) are those of in-scope texts, (texts,);
     `target_coverages`, (tasks,), are the shares of texts on which it should not abstain. A threshold is a weighted mean
-    of the quantile of the task's own scores and that of all tasks, since the first is unreliable for few examples
-    (`POOLED_EXAMPLES`). Then all thresholds are shifted by one number, so that the mean target is reached over all
-    texts. A single task may miss its own. Each task must have at least one text.
+    of two quantiles at 1 - target, of the task's own scores and of all scores, since the first is unreliable for few
+    examples (`POOLED_EXAMPLES`). Then all thresholds are shifted by one number, so that the mean target is reached over
+    all texts. A single task may miss its own. Each task must have at least one text.
     """
     thresholds = np.empty(len(target_coverages))
     for task, coverage in enumerate(target_coverages):

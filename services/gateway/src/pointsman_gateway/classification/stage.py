@@ -96,7 +96,9 @@ class Classification:
         return turns[-1][0].text if turns else ""
 
     def turns(self, request: Request) -> list[Turn]:
-        """Returns the user's turns that classification uses, oldest first; at most `MAX_TURNS`."""
+        """Returns the user's turns that classification uses, oldest first: at most `MAX_TURNS`, from the user's last
+        `MAX_SEARCHED_TURNS` messages.
+        """
         return _conversation(self._turns(request.messages))
 
     def _turns(self, messages: Sequence[Message]) -> list[tuple[UserWords, str]]:

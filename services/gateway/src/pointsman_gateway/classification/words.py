@@ -86,7 +86,7 @@ class WordRowCache:
         return np.asarray(np.add.reduce(snapshot.rows.take(numbers, axis=0)))
 
     def add(self, words: Iterable[str]) -> None:
-        """Computes the rows of words in advance, but only of the first ones, which fill half of the cache."""
+        """Computes the rows of words in advance, but of no more than the first ones that fill half of the cache."""
         self._with(list(words)[: self._max_words // 2])
 
     def _with(self, words: Sequence[str]) -> _Snapshot:
