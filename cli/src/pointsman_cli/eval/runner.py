@@ -96,6 +96,7 @@ class AnswerFile:
     def __init__(self, file: Path, plan: EvaluationPlan, resume: bool) -> None:
         """Takes the path of the file, which is opened on entry; with `resume` it is continued, otherwise it is new.
 
+        Entering removes an incomplete last line from a file to continue.
         Entering raises UsageError if a new file exists already, the file cannot be read or written, or a file to
         continue is of another evaluation or has a line that is no answer.
         """

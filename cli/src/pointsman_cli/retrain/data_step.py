@@ -153,7 +153,7 @@ class DataStep:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """Reads the prompts of a file, one a line, as {"text": ...} or plain text; returns equal prompts only once.
+    """Reads the prompts of a file, one per line, as {"text": ...} or plain text; returns equal prompts only once.
 
     Raises UsageError if the file cannot be read, or a line that begins with "{" is not of that form.
     """

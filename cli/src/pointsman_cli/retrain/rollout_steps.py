@@ -102,7 +102,7 @@ class AliasMover(Protocol):
 class PromoteStep:
     """Moves the alias to the new version; implements `Step`.
 
-    It fails with a PointsmanError if the alias no longer points to the version to which it pointed before the canary.
+    It fails with a PointsmanError if the alias points neither to the new version nor to the one from before the canary.
     """
 
     plan: RetrainPlan

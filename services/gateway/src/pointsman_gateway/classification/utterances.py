@@ -43,7 +43,7 @@ class Utterance(Enum):
 
 
 class Shape(NamedTuple):
-    """What a turn's words show without the classifier."""
+    """What the words of a message show without the classifier: how much it says alone, and whether it refers back."""
 
     kind: Utterance
     refers_back: bool
