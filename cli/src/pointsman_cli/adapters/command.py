@@ -272,7 +272,10 @@ def retire(
     lora_server: LoraServerOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Retire a version: unload it from every engine. Registering it again reactivates it."""
+    """Retire a version to which no alias points: unload it from every engine, and unpin it.
+
+    Registering it again reactivates it.
+    """
     request = pb.RetireRequest(version=version, author=author_name(author), reason=reason)
     _ask(lora_server, data_dir, lambda server: server.Retire(request, timeout=CALL_SECONDS))
     typer.echo(f"{version} is retired")
