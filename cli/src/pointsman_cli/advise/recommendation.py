@@ -175,7 +175,7 @@ def recommend(task: TaskReport, needs: Requirements, terms: CostTerms) -> Recomm
     Paths without a score or a cost are left out. If no score is required, the path must also be as good as the best of
     those that meet the requirements (`_as_good_as_the_best`). If `terms.monthly` is None, a path without an adapter is
     recommended even if one with an adapter is cheaper. If no path meets the requirements, the result's `path` is empty.
-    The `adapter` of each path must be a key of `terms.training`.
+    The `adapter` of each path that has one must be a key of `terms.training`.
     """
     scored = [path for path in task.paths if path.score and path.usd_per_1000]
     eligible = [path for path in scored if not any(_unmet(path, needs))]

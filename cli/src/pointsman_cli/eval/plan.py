@@ -240,8 +240,9 @@ class EvaluationPlan:
 def make_plan(dataset: Dataset, catalog: Catalog, wanted: Selection, client: httpx.AsyncClient) -> EvaluationPlan:
     """Plans an evaluation without sending requests; `client` is for a judge.
 
-    Raises UsageError if a path, the metric or the judge is unknown, or the metric cannot use the label of a row. Also
-    raises it if `wanted` does not name both paths and a metric, and a task is unknown to the gateway or has no metric.
+    Raises UsageError if a path, the metric or the judge is unknown, if the metric cannot use the label of a row, if a
+    task is unknown to the gateway and `wanted` does not name both paths and a metric, or if a task has no metric and
+    `wanted` names none. The last two do not apply to the task UNKNOWN of a mixed evaluation.
     """
     for path in wanted.paths:
         if path not in catalog.paths:

@@ -27,7 +27,7 @@ NOT_CACHED = -1
 
 
 def words_of(text: str) -> list[str]:
-    """Splits a text into lower-case words of letters and digits; any other visible character is a word of its own."""
+    """Splits a text into lower-case words of letters and digits. Other characters except white space are words, too."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     return _WORD.findall(text.lower())
