@@ -1,6 +1,7 @@
 """Entry point of the `pointsman` command: an error becomes one line on standard error and an exit code.
 
-With the environment variable POINTSMAN_TRACEBACK, an unexpected error is raised instead, so that Python shows where.
+If the environment variable POINTSMAN_TRACEBACK is set, an unexpected error is raised instead, so that Python prints its
+traceback.
 """
 
 import errno
@@ -44,8 +45,8 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code: 0 done, 1 failed, 2 usage error, 130 interrupted.
 
-    `arguments` do not include the program's name. Prints the message of an error. Raises an unexpected error only if
-    POINTSMAN_TRACEBACK is set.
+    A command may have further codes, such as 3 of `retrain`. `arguments` do not include the program's name. Prints the
+    message of an error on standard error. Raises only unexpected errors, and these only if POINTSMAN_TRACEBACK is set.
     """
     try:
         result = build_app()(args=list(arguments), prog_name="pointsman", standalone_mode=False)

@@ -111,7 +111,7 @@ class CopyStore:
         return old
 
     def fetch(self, name: str, folder: Path) -> None:
-        """Fetches the complete copy `name` into `folder`, and verifies each file's checksum.
+        """Fetches the complete copy `name` into `folder`, with its SHA256SUMS, and verifies each file's checksum.
 
         Raises CommandError if a checksum is wrong, or a path is outside the folder. Files that were fetched before
         stay there.
@@ -138,7 +138,7 @@ class CopyStore:
 
 
 def open_store(url: str) -> CopyStore:
-    """Opens the storage at `url`, such as "s3://BUCKET/FOLDER".
+    """Opens the storage at `url`, such as "s3://BUCKET/FOLDER"; without a scheme it is a folder of this machine.
 
     Raises CommandError if the client library of this kind of storage is not installed, UsageError if the URL names no
     kind that is known.

@@ -143,8 +143,9 @@ def make_private(folder: Path) -> None:
 def write_tokens(data_dir: DataDir) -> None:
     """Writes all token files with new random tokens if one of the files is missing; otherwise leaves them as they are.
 
-    The gateway gets the role `admin` at the lora-server, since operators move aliases in the gateway's console, and
-    `read` at the retriever. Raises OSError if a file cannot be written.
+    The command line gets the role `admin` at the lora-server and the retriever. The gateway gets `admin` at the
+    lora-server, since operators move aliases in the gateway's console, and `read` at the retriever. Raises OSError if a
+    file cannot be written.
     """
     files = [data_dir.token(name) for name in ("cli", "gateway", "retriever", "lora-server")]
     if all(file.exists() for file in files):
@@ -168,8 +169,8 @@ def _write_private(file: Path, content: str) -> None:
 def authenticate_to(addresses: Iterable[str], data_dir: DataDir) -> None:
     """Makes `token_for` return the command's token of this data directory for these addresses ("127.0.0.1:8082").
 
-    Replaces the addresses of the previous call. Has an effect in the current context (of `contextvars`) only, and none
-    if the token file does not exist.
+    The addresses of the previous call no longer count. If the token file does not exist, neither do these. Has an
+    effect in the current context (of `contextvars`) only.
     """
     file = data_dir.token("cli")
     _files_by_address.set(dict.fromkeys(addresses, file) if file.exists() else {})
@@ -194,7 +195,7 @@ def token_file_for(address: str) -> Path | None:
 def token_for(address: str) -> Token | None:
     """Returns a function that returns the token for the service at `address`; None if no token file is known for it.
 
-    Raises CommandError if the token file cannot be read.
+    Raises CommandError if the token file cannot be read, or its token is not valid.
     """
     try:
         return open_token(token_file_for(address))

@@ -29,7 +29,7 @@ class Refused(CommandError):
         """Takes the message and the code of the gateway's error, such as "unknown_model".
 
         The code is "http_503" or the like if the response has none. `retry_after` is the number of seconds to wait if
-        a rate limit was exceeded; None if the gateway does not say.
+        a rate limit was exceeded; None for other errors, or if the gateway does not say.
         """
         super().__init__(message)
         self.code = code

@@ -79,7 +79,7 @@ class Example:
 
     @property
     def models_file(self) -> Path:
-        """Returns the file of the example's configuration that describes its models."""
+        """Returns the file that describes the models: in `config`, pointsman.yaml if it exists, else models.yaml."""
         single = self.config / EXAMPLE_FILE
         return single if single.is_file() else self.config / "models.yaml"
 
@@ -102,8 +102,9 @@ class Example:
 
     @property
     def needs_embedding_model(self) -> bool:
-        """Returns whether the retriever, classifier, a semantic cache, `/v1/embeddings` or a strategy may embed texts.
+        """Returns whether the services may need the embedding model, which `pointsman up` then prepares.
 
+        It may be used by the retriever, the classifier, a semantic cache, `/v1/embeddings`, or a strategy of a path.
         Returns True also for a configuration that cannot be read, is not valid YAML or lacks paths.
         """
         if self.needs_retriever:

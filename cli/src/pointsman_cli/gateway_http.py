@@ -51,7 +51,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class TextChunk:
-    """A part of the text of an answer, as it arrives."""
+    """A part of the text of an answer, as it arrives; the whole text if the answer is not streamed."""
 
     content: str
 

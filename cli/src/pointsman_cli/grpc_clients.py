@@ -1,4 +1,4 @@
-"""gRPC channels and stubs for the services, their errors as PointsmanErrors, and calls that list and register adapters.
+"""gRPC channels and stubs for the services, and calls that ask a question and that list and register adapters.
 
 Channels use plain text, or TLS if POINTSMAN_CLIENT_TLS_CA names a file. POINTSMAN_CLIENT_TLS_CERTIFICATE and
 POINTSMAN_CLIENT_TLS_KEY name a client certificate for services that ask for one. POINTSMAN_CLIENT_TLS_SERVER_NAME is

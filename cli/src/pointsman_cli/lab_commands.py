@@ -107,7 +107,7 @@ def lint(
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """List problems of the training examples, and propose new ones; changes nothing.
+    """List problems of the training examples, and propose new examples; changes no configuration.
 
     Checks the examples for tasks that are confused with each other and for near-duplicates across tasks. With a request
     log, it also reports groups of abstained requests that look like a new task, and requests whose task was corrected.
@@ -133,7 +133,7 @@ def wrappers(
 ) -> None:
     """Find text that clients write around their users' words, and propose entries of classifier.wrappers.
 
-    Compares the messages of the request log, without what the classifier ignores already. Changes nothing.
+    Compares the messages of the request log, without what the classifier ignores already. Changes no configuration.
     """
     at = DataDir.at(data_dir)
     arguments = ["wrappers", str(config_folder(folder)), "--since", since]
@@ -145,10 +145,10 @@ def wrappers(
 
 
 def config_folder_of(named: Path | None, data_dir: DataDir) -> Path:
-    """Returns `config_folder` of the folder `named`; if that is None, of the example that `pointsman up` runs.
+    """Returns the configuration folder of `named`, or if that is None, of the example that `pointsman up` runs.
 
-    The result may thus be another folder than `named`. Raises UsageError as `config_folder` does, if `named` is None
-    and nothing runs, or if run.json cannot be opened, even if a folder is named.
+    `named` may be an example folder, as for `config_folder`. Raises UsageError as `config_folder` does, if `named` is
+    None and nothing runs, and in any case if run.json cannot be opened.
     """
     running = read_run(data_dir.run_file)
     if named is None and running is None:

@@ -41,8 +41,8 @@ class LabJob:
 async def run_lab(job: LabJob) -> None:
     """Runs the lab and prints its report.
 
-    Raises CommandError if the lab ends with an exit code other than 0. If that is the result of a check, such as
-    `--fail-if-changed`, the report is printed first.
+    Raises CommandError if the embedding model cannot be prepared, or the lab ends with an exit code other than 0. If
+    that is the result of a check, such as `--fail-if-changed`, the report is printed first.
     """
     report, end = await _run(job)
     if report is not None:
@@ -54,7 +54,7 @@ async def run_lab(job: LabJob) -> None:
 async def lab_facts(job: LabJob) -> dict[str, Any]:
     """Runs the lab and returns what `--json` would print of its report; the keys depend on the lab's command.
 
-    Prints progress only. Raises CommandError if the lab fails.
+    Prints progress only. Raises CommandError if the embedding model cannot be prepared, or the lab fails.
     """
     report, end = await _run(job)
     if report is None or end.code != 0:

@@ -1,4 +1,4 @@
-"""Starts other programs as child processes that end when this process ends, and kills processes with their descendants.
+"""Starts other programs as child processes, which on Linux end when this process ends; finds and kills descendants.
 
 The descendants are read from Linux's /proc. The start time distinguishes a process from a later one with the same pid.
 """

@@ -1,1 +1,1 @@
-"""`pointsman adapters`: lists and registers adapters, and moves aliases between their versions."""
+"""`pointsman adapters`: lists, registers and removes adapters, and moves aliases between their versions."""

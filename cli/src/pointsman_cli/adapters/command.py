@@ -1,4 +1,4 @@
-"""`pointsman adapters`: list, register, promote, canary, rollback, replicas, pinning, retirement and history."""
+"""`pointsman adapters`: all its commands except `freshness` and `watch`, which have modules of their own."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -77,7 +77,7 @@ def list_adapters(
     lora_server: LoraServerOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """List adapter versions (newest first) with their state, and the aliases with their versions."""
+    """List adapter versions (of each adapter newest first) with their state, and the aliases with their versions."""
     found = run_interruptibly(fetch_adapters(lora_server_address(lora_server, data_dir), name))
     if as_json:
         print_json(list_as_json(found))
@@ -272,7 +272,10 @@ def retire(
     lora_server: LoraServerOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Retire a version: unload it from every engine. Registering it again reactivates it."""
+    """Retire a version to which no alias points: unload it from every engine, and unpin it.
+
+    Registering it again reactivates it.
+    """
     request = pb.RetireRequest(version=version, author=author_name(author), reason=reason)
     _ask(lora_server, data_dir, lambda server: server.Retire(request, timeout=CALL_SECONDS))
     typer.echo(f"{version} is retired")

@@ -32,7 +32,10 @@ DATA_TIME_FACT, DATA_SET_FACT = "data_unix", "data_set"
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How much the documents of one collection have changed since a serving adapter version was trained on them."""
+    """How much the documents of one collection have changed since a serving adapter version was trained on them.
+
+    A version whose manifest has no sketch of a collection is listed once, with an empty `collection`.
+    """
 
     version: str
     aliases: tuple[str, ...]

@@ -66,7 +66,7 @@ def change_as_json(change: pb.Change) -> dict[str, Any]:
 def adapters_table(
     versions: Sequence[pb.AdapterVersion], aliases: Sequence[pb.Alias], placed: Sequence[pb.Placement] = ()
 ) -> RenderableType:
-    """Renders a table of versions, the errors of versions, and a table of aliases.
+    """Renders a table of versions, the errors of versions, and a table of aliases; "no adapters" without versions.
 
     `placed` has an entry for each adapter that is not on every engine; a line below the tables names each.
     """

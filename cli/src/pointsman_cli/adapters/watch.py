@@ -64,7 +64,7 @@ async def _watch(address: str, name: str) -> None:
 async def _follow(address: str, seen: _Snapshot) -> None:
     """Copies each state of the lora-server's engine into `seen`, until cancelled.
 
-    After a PointsmanError, stores its message in `seen.problem` and reconnects.
+    Reconnects when the stream ends. After a PointsmanError, also stores its message in `seen.problem`.
     """
     while True:
         try:
@@ -120,7 +120,10 @@ def _page(seen: _Snapshot) -> RenderableType:
 
 
 def _facts(seen: _Snapshot) -> dict[str, str]:
-    """Returns the text to print for each version and alias, and for "engine" and "problem", when that text changes."""
+    """Returns a line about each version and alias, by its name, and if known about the "engine" and a "problem".
+
+    `_lines` prints a line when it has changed.
+    """
     facts = {"engine": _engine(seen)} if seen.engine.sequence else {}
     for version in seen.adapters.versions:
         why = f": {version.last_error}" if version.last_error else ""

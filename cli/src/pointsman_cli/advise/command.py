@@ -130,7 +130,7 @@ def advise_on(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute from which volume an adapter pays off against each prompting path, and recommend a path for each task.
+    """Compute from which volume an adapter pays off against each path without one, and recommend a path for each task.
 
     Uses the figures of an evaluation and the cost of training; sends no requests. With --live it uses the ratings that
     a gateway has, and says how many more would settle what is open; with --against it compares what tokens cost on your

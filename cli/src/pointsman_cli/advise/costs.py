@@ -42,7 +42,7 @@ class CostTerms:
 
 @dataclass(frozen=True, slots=True)
 class PathCost:
-    """Cost of one path in dollars; training costs are 0 for a path without an adapter."""
+    """The cost of one path in dollars, and its score; `training` and `month` are 0 for a path without an adapter."""
 
     request: float
     """Dollars for one request, including the expected cost of wrong answers."""
@@ -143,7 +143,10 @@ class Sensitivity:
 
 
 def sensitivities(trained: EvaluatedPath, untrained: EvaluatedPath, terms: CostTerms) -> tuple[Sensitivity, ...]:
-    """Returns, for each price, the break-even volumes if that price alone is multiplied, for both paths."""
+    """Returns how the break-even volume depends on the price of each cost component and of training.
+
+    One price at a time is multiplied by each of FACTORS, for both paths.
+    """
     prices = dict.fromkeys((*trained.usd_per_1000, *untrained.usd_per_1000, TRAINING))
     return tuple(
         Sensitivity(price, tuple(break_even(trained, untrained, terms, {price: factor}).requests for factor in FACTORS))

@@ -78,8 +78,9 @@ class LiveAdvice:
 def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
     """Returns the tasks of the overview in the gateway's console, with ratings and costs by path.
 
-    `url` is the gateway's base URL, `key` an API key (empty: none is sent). Raises CommandError if the gateway cannot
-    be reached, has no console, or refuses the request.
+    A task has `task`, its name, and `paths`, a list of mappings with the fields that `_rated` reads. `url` is the
+    gateway's base URL, `key` an API key (empty: none is sent). Raises CommandError if the gateway cannot be reached,
+    has no console, or refuses the request.
     """
     headers = {"x-pointsman-console": "advise", **bearer(key)}
     try:
@@ -98,7 +99,8 @@ def live_advice(task: Mapping[str, Any]) -> LiveAdvice:
     """Recommends the task's cheapest path that is rated as well as the best one.
 
     A path counts as such if its mean rating is at most `allowed_gap` below the best mean, and not significantly below.
-    `task` is an entry of `fetch_tasks`.
+    A path of unknown cost counts as the dearest. Without any ratings no path is recommended. `task` is an entry of
+    `fetch_tasks`.
     """
     rated = tuple(_rated(path) for path in task["paths"] if path["quality"])
     unrated = tuple(str(path["path"]) for path in task["paths"] if not path["quality"] and path["role"] != "default")
@@ -147,7 +149,7 @@ def _rated(path: Mapping[str, Any]) -> RatedPath:
 
 
 def difference(one: RatedPath, other: RatedPath) -> tuple[float, float]:
-    """Returns the confidence limits (low, high) of the mean rating of `one` minus that of `other`, as for any time."""
+    """Returns confidence limits (low, high), which hold at any time, of the mean rating of `one` minus that of `other`."""
     low = lower_limit_of_difference(one.mean, one.low, other.mean, other.high)
     return low, -lower_limit_of_difference(other.mean, other.low, one.mean, one.high)
 
@@ -222,7 +224,7 @@ def _table(paths: Sequence[RatedPath]) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class HardwareCost:
-    """The cost of tokens on a gateway's own engines since its start, and a provider's price for the same tokens."""
+    """The cost of tokens since the start of a gateway, on its engines with a price per hour and at a provider."""
 
     against: str
     """The name of the provider's model."""

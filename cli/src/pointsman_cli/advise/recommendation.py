@@ -172,8 +172,10 @@ class Recommendation:
 def recommend(task: TaskReport, needs: Requirements, terms: CostTerms) -> Recommendation:
     """Recommends the cheapest of the task's paths that meet the requirements, with reasons.
 
-    If no score is required, the path must also be as good as the best one (`_as_good_as_the_best`). If no path meets
-    the requirements, the result's `path` is empty. Raises KeyError if a path's `adapter` is not in `terms.training`.
+    Paths without a score or a cost are left out. If no score is required, the path must also be as good as the best of
+    those that meet the requirements (`_as_good_as_the_best`). If `terms.monthly` is None, a path without an adapter is
+    recommended even if one with an adapter is cheaper. If no path meets the requirements, the result's `path` is empty.
+    The `adapter` of each path that has one must be a key of `terms.training`.
     """
     scored = [path for path in task.paths if path.score and path.usd_per_1000]
     eligible = [path for path in scored if not any(_unmet(path, needs))]
@@ -262,7 +264,10 @@ class TaskAdvice:
 
 
 def advise(report: Report, needs: Requirements, terms: CostTerms) -> tuple[TaskAdvice, ...]:
-    """Recommends a path for each task of the report; raises UsageError if an adapter's training cost is unknown."""
+    """Recommends a path for each task of the report.
+
+    The keys of `terms.training` are names of adapters. Raises UsageError if an adapter of the report is missing there.
+    """
     priced = replace(terms, training=_by_alias(report, terms.training))
     return tuple(_advise_task(task, needs, priced) for task in report.tasks)
 

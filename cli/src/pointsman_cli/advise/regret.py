@@ -1,4 +1,7 @@
-"""`pointsman advise --regret`: compares shadow requests with the paths that were chosen, from the gateway's metrics."""
+"""`pointsman advise --regret`: compares shadow requests with the paths that were chosen, from the gateway's metrics.
+
+A shadow request is a copy of an answered request that the gateway sends to another path, only to compare both answers.
+"""
 
 import time
 from collections.abc import Mapping
@@ -22,7 +25,7 @@ _COLUMNS = ("task", "chosen", "shadow", "pairs", "$ per 1k", "seconds", "quality
 
 @dataclass(frozen=True, slots=True)
 class PathMeans:
-    """Means of one path over the pairs of a comparison."""
+    """Means of one path over the requests that it and another path answered."""
 
     usd: float
     """Dollars for one request."""
@@ -34,7 +37,7 @@ class PathMeans:
 
 @dataclass(frozen=True, slots=True)
 class PathComparison:
-    """Costs and scores of one task's requests on the chosen path, and of their copies on one shadow path."""
+    """Costs, latencies and scores of one task's requests on the chosen path, and of their copies on one other path."""
 
     task: str
     chosen: str

@@ -1,4 +1,4 @@
-"""Checks a running deployment over the network, as a client reaches it; changes nothing."""
+"""Checks a running deployment over the network, as a client reaches it, without changing it."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""`pointsman doctor`: runs the checks of this machine, or those that an option names instead; prints their findings."""
+"""`pointsman doctor`: checks this machine, or what one of its options names instead, and prints the findings."""
 
 import json
 import os
@@ -140,7 +140,8 @@ async def _of_cluster(cluster: Cluster) -> list[Finding]:
 def check_example(folder: Path) -> Iterator[Finding]:
     """Yields the findings on a folder's pointsman.yaml, and on the configuration that it names.
 
-    A gateway process (`--check`) checks the configuration; each of its warnings is a finding, too.
+    If pointsman.yaml is valid, a gateway process (`--check`) checks the configuration. If that is valid too, each
+    warning of this process is a finding.
     """
     try:
         loaded = load_example(folder)

@@ -190,7 +190,7 @@ def check_installation(
 
 def has_engine(data_dir: DataDir, engine_python: Path | None) -> bool:
     """Returns whether the engine's Python exists (see `python_path`), or is named by `engine_python` or by the
-    environment variable VARIABLE, even if it does not exist.
+    environment variable POINTSMAN_ENGINE_PYTHON, even if it does not exist.
     """
     return python_path(data_dir, engine_python).exists() or bool(engine_python or os.environ.get(VARIABLE))
 

@@ -70,7 +70,10 @@ async def check_running(run: Run | None, key: str = "") -> list[Finding]:
 
 
 async def check_tokens(run: Run) -> list[Finding]:
-    """Checks that retriever and lora-server, if `run` has them, reject calls without a token; warns if one does not."""
+    """Checks that retriever and lora-server, if `run` has them, reject calls without a token.
+
+    Warns if one does not, or does not answer.
+    """
     findings = []
     if run.retriever:
         findings.append(

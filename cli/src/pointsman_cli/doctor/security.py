@@ -44,7 +44,8 @@ def is_loopback(host: str) -> bool:
 async def check_gateway(url: str) -> list[Finding]:
     """Checks what a client without a key may do at the gateway's base URL `url`, and whether TLS is used.
 
-    Open access is a failure; at a loopback address it is only a warning, and missing TLS is allowed.
+    Open access is a failure; at a loopback address it is only a warning, and missing TLS is allowed. The only finding
+    is a failure if the gateway cannot be reached.
     """
     parts = urlsplit(url)
     is_local = is_loopback(parts.hostname or "")
@@ -97,7 +98,7 @@ def _as_failure(finding: Finding) -> Finding:
 
 
 def check_redis(url: str) -> Finding:
-    """Checks that the URL of Redis has a password or is that of a Unix socket: whoever can write there can add keys."""
+    """Checks that the URL of Redis has a password or names a Unix socket; otherwise whoever connects can add keys."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return ok("redis", "a Unix socket, without a port")
@@ -140,7 +141,8 @@ def _is_weak(token: str) -> bool:
 def check_listeners(run: Run) -> Iterator[Finding]:
     """Yields a finding for each process of `pointsman up` that listens on other addresses than loopback ones.
 
-    It is a failure if the process has no TLS, and otherwise a warning.
+    It is a failure if the process has no TLS, and otherwise a warning. A process that cannot be examined also gets a
+    warning. If no process is found to listen so, the last finding is that all is well.
     """
     found = False
     for name, process in sorted(run.processes.items()):
@@ -193,6 +195,6 @@ def _environment(pid: int) -> dict[str, str]:
 
 
 def summary(findings: list[Finding]) -> Finding:
-    """Returns the finding to show last: a failure with the number of failures in `findings`, or that there is none."""
+    """Returns the finding to show last: a failure that counts the failures in `findings`, or a success without any."""
     count = sum(finding.level is Level.FAIL for finding in findings)
     return fail("security", f"{count} findings to fix") if count else ok("security", "nothing is open that must not be")

@@ -159,7 +159,7 @@ async def evaluated(
 ) -> Report:
     """Runs an evaluation, stores each answer in the file `kept`, and returns the report; closes `client`.
 
-    With `resume`, the successful answers in the file are reused. Raises UsageError before the first request if the
+    With `resume`, the successful answers in the file are reused. Raises UsageError before the first row is sent if the
     selection, the shares or the file do not fit the data set; CommandError if the evaluation cannot continue. Answers
     that arrived before an error are in the file.
     """

@@ -103,7 +103,7 @@ class _BadRow(ValueError):
 
 
 def read_dataset(file: Path, task: str, limit: int | None = None) -> Dataset:
-    """Reads a data set; `task` is the task of rows that name none, and with `limit` only that many rows are returned.
+    """Reads a data set; `task` is the task of rows that name none, and `limit` is the number of rows to return at most.
 
     Raises UsageError if the file cannot be read, has no rows, an invalid row or two rows with the same id.
     """

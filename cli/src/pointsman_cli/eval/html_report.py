@@ -132,7 +132,10 @@ def _height(score: float) -> float:
 
 
 def _steps(front: Sequence[tuple[float, float]]) -> str:
-    """Returns the front of best paths as a step line: each quality extends to the cost of the next better path."""
+    """Returns the points of a step line through the best paths, as "X,Y X,Y".
+
+    `front` has the positions of these paths, by rising cost. Each quality extends to the cost of the next path.
+    """
     points: list[tuple[float, float]] = []
     for x, y in front:
         points += [(x, points[-1][1] if points else HEIGHT - _BOTTOM), (x, y)]

@@ -1,6 +1,7 @@
 """Evaluates `model: auto`, with which the gateway chooses the path, on requests of several tasks.
 
-Compares it with fixed choices of paths, and measures what requests lose to which the classifier gives a wrong task.
+Compares it with fixed choices of paths, and measures what it costs that the classifier assigns some requests to a wrong
+task, or to none.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,8 +65,8 @@ class _TaskRows:
 def check_choices(plan: EvaluationPlan, shares: Mapping[str, float], chosen_by: Report | None) -> None:
     """Checks the arguments of `compare_choices` before the first request.
 
-    Raises UsageError if a share names a task without rows, no share is above 0, or `chosen_by` is on the same rows or
-    has no path of a task.
+    Raises UsageError if a share names a task without rows, shares are given but none is above 0, or `chosen_by` is on
+    the same data set or has, for some task, none of the paths that are compared.
     """
     for name in shares:
         if name not in plan.tasks:

@@ -64,14 +64,14 @@ class MetricScorer:
     def expected(self, row: Row) -> Any:
         """Returns what an answer is compared with: the row's output, or its facts.
 
-        Facts are used if the metric is `contains` or the row has no output.
+        The facts are used, if the row has some, for the metric `contains`, and if the row has no output.
         """
         if row.facts is not None and (self._name == "contains" or row.output is None):
             return row.facts
         return row.output
 
     def check(self, row: Row) -> None:
-        """Raises UsageError if the metric cannot use what it would compare an answer to the row with."""
+        """Raises UsageError if the metric cannot use what `expected` returns for the row."""
         try:
             self._metric.score("", self.expected(row))
         except MetricError as error:
@@ -79,7 +79,10 @@ class MetricScorer:
 
 
 class JudgeScorer:
-    """Scores answers by asking a model of the same gateway (the judge), at temperature 0."""
+    """Scores answers by asking a model of the same gateway (the judge), at temperature 0.
+
+    If the request to the judge fails, or its answer has no valid score, the score is None.
+    """
 
     def __init__(self, client: httpx.AsyncClient, model: str, criteria: str = "") -> None:
         """Takes the gateway's client, the judge's `model`, and the criteria of its prompt; empty: CRITERIA."""
@@ -237,8 +240,9 @@ class EvaluationPlan:
 def make_plan(dataset: Dataset, catalog: Catalog, wanted: Selection, client: httpx.AsyncClient) -> EvaluationPlan:
     """Plans an evaluation without sending requests; `client` is for a judge.
 
-    Raises UsageError if a path, a task, the metric or the judge is unknown, a task has no metric, or the metric cannot
-    use the label of a row.
+    Raises UsageError if a path, the metric or the judge is unknown, if the metric cannot use the label of a row, if a
+    task is unknown to the gateway and `wanted` does not name both paths and a metric, or if a task has no metric and
+    `wanted` names none. The last two do not apply to the task UNKNOWN of a mixed evaluation.
     """
     for path in wanted.paths:
         if path not in catalog.paths:

@@ -80,7 +80,7 @@ class EvaluatedPath:
 
     @property
     def cost(self) -> float:
-        """Returns the cost in dollars of 1,000 of the path's answers."""
+        """Returns the cost in dollars of 1,000 of the path's answers; 0 if no request succeeded."""
         return sum(self.usd_per_1000.values())
 
     @property
@@ -107,7 +107,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """How often one path answered each label (a text that many rows have) in place of each expected one."""
+    """How often one path answered each label, for each expected label.
+
+    Labels are the expected texts of the rows if there are only a few different ones, such as names of categories.
+    """
 
     path: str
     field: str
@@ -162,7 +165,7 @@ class TaskReport:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A way to choose the paths of a mixed stream, such as "auto" or "always rag"."""
+    """A way to choose the paths for requests of several tasks, such as "auto" or "always rag", and its result."""
 
     name: str
     score: Interval
@@ -174,7 +177,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """The result of `auto` on a mixed stream; all figures are weighted by the tasks' shares."""
+    """The result of `auto` on requests of several tasks; all figures are weighted by the tasks' shares."""
 
     shares: Mapping[str, float]
     """The share of each task, by task; the sum is 1."""

@@ -96,6 +96,7 @@ class AnswerFile:
     def __init__(self, file: Path, plan: EvaluationPlan, resume: bool) -> None:
         """Takes the path of the file, which is opened on entry; with `resume` it is continued, otherwise it is new.
 
+        Entering removes an incomplete last line from a file to continue.
         Entering raises UsageError if a new file exists already, the file cannot be read or written, or a file to
         continue is of another evaluation or has a line that is no answer.
         """
@@ -303,7 +304,8 @@ async def run_plan(
 def row_requests(plan: EvaluationPlan) -> Iterator[RowRequest]:
     """Yields the requests of a plan, row by row.
 
-    The next row starts with the next path: a later path has an advantage, since the row's text is in engine caches.
+    Each row starts with another path than the row before. Otherwise the last path would always have an advantage, since
+    the row's text is in the engines' caches by then.
     """
     for task in plan.tasks.values():
         for number, row in enumerate(task.rows):

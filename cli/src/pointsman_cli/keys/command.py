@@ -1,4 +1,4 @@
-"""`pointsman keys`: create, list, limit, consent, revoke, usage, budgets."""
+"""`pointsman keys`: the commands, and the parsing of limits and expiry times."""
 
 import re
 import time

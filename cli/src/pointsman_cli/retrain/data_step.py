@@ -88,7 +88,10 @@ class RowRenderer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DataStep:
-    """Implements `Step`; it rejects the version if there are too few rows to learn from."""
+    """Builds the next data set, with answers of the teacher path to new prompts if there are some; implements `Step`.
+
+    It ends the run if there are too few rows to learn from.
+    """
 
     plan: RetrainPlan
     method: str
@@ -150,7 +153,7 @@ class DataStep:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """Reads the prompts of a file, one a line, as {"text": ...} or plain text; returns equal prompts only once.
+    """Reads the prompts of a file, one per line, as {"text": ...} or plain text; returns equal prompts only once.
 
     Raises UsageError if the file cannot be read, or a line that begins with "{" is not of that form.
     """

@@ -1,4 +1,7 @@
-"""Step 3 of a retraining: compares the new version with what serves now on held-out rows, and applies the gates.
+"""Step 3 of a retraining: compares the new version with the incumbent on held-out rows, and applies the gates.
+
+The incumbent is the path that `RetrainPlan.incumbent` names, by default the path of the adapter's current version, or
+if there is none yet, the teacher path.
 
 The lower confidence bound of the gain must reach the least gain of `GateTerms`, and the share of rows that are answered
 worse may not exceed a maximum.
@@ -27,7 +30,7 @@ MAX_WORSE_ROWS = 5
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """The comparison of the new version (candidate) with what serves now (incumbent)."""
+    """The comparison of the new version (candidate) with the path that it is to improve on (incumbent)."""
 
     rows: int
     """The number of rows that were compared."""
@@ -54,7 +57,7 @@ class GateResult:
 
 
 def apply_gates(gates: GateTerms, incumbent: Sequence[float], candidate: Sequence[float]) -> GateResult:
-    """Compares two sequences of scores (0 to 1) of the same rows in the same order.
+    """Compares the scores (0 to 1) of incumbent and candidate, which are of the same rows in the same order.
 
     Failed gates are in the result's `objections`. Raises ValueError if there are no rows, or the lengths differ.
     """
@@ -116,7 +119,7 @@ async def score_answers(scorer: Scorer, rows: Sequence[Row], answers: Sequence[M
 
 @dataclass(frozen=True, slots=True)
 class ScoredRow:
-    """One held-out row with the answers of the current and the new version, and their scores."""
+    """One held-out row with the answers and scores of the incumbent (`now`, `old_score`) and of the new version."""
 
     row: Row
     now: ModelAnswer
@@ -135,7 +138,10 @@ class ScoredRow:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateStep:
-    """Implements `Step`; it rejects the version if a gate fails."""
+    """Compares the new version with the incumbent on held-out rows; implements `Step`.
+
+    It rejects the version if a gate fails.
+    """
 
     plan: RetrainPlan
     gateway: AnswerSource
@@ -172,7 +178,7 @@ class EvaluateStep:
     async def _marked(self, rows: Sequence[Row], incumbent: str, version: str) -> list[ScoredRow]:
         """Requests and scores the answers of the path `incumbent` and of the adapter version to the held-out rows.
 
-        Leaves out rows without a score. Raises CommandError if no row is left, or a request fails.
+        Leaves out rows without a score. Raises CommandError if no row is left, and as `Gateway.answers` does.
         """
         theirs = await self._ask(f"path:{incumbent}", {}, [row.messages for row in rows], f"asking {incumbent}")
         questions = await self._prompts(rows)
@@ -188,9 +194,10 @@ class EvaluateStep:
         return marked
 
     async def _prompts(self, rows: Sequence[Row]) -> Sequence[Messages]:
-        """Returns the messages to send for each row: those that the student path would send, or the row's own.
+        """Returns the messages to send for each row: the row's own, or if the plan `is_rendered`, those that the path
+        `student` would send for it.
 
-        They are the row's own if the plan is not rendered (`is_rendered`). Raises CommandError as `render` does.
+        Raises CommandError as `render` does.
         """
         if not self.plan.is_rendered:
             return [row.messages for row in rows]

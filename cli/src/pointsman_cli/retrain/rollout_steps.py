@@ -38,9 +38,10 @@ class CanaryRegistry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CanaryStep:
-    """Implements `Step`; it rejects the version if the canary is taken back or gets too few requests in time.
+    """Sends a share of the alias's users to the new version until it has answered enough requests; implements `Step`.
 
-    It is skipped if the alias points to no version yet.
+    It rejects the version if the lora-server or a user ends this canary, or if it gets too few requests in time. It is
+    skipped if the alias points to no version yet.
     """
 
     plan: RetrainPlan
@@ -99,7 +100,10 @@ class AliasMover(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PromoteStep:
-    """Implements `Step`; it moves the alias to the new version."""
+    """Moves the alias to the new version; implements `Step`.
+
+    It fails with a PointsmanError if the alias points neither to the new version nor to the one from before the canary.
+    """
 
     plan: RetrainPlan
     registry: AliasMover

@@ -57,7 +57,7 @@ class RunState:
 
     @property
     def version(self) -> str:
-        """Returns the adapter version that was trained; empty before training."""
+        """Returns the adapter version that was trained; empty before that, or if training gave no new version."""
         return next((str(step.facts["version"]) for step in self.steps.values() if step.facts.get("version")), "")
 
     def with_step(self, name: str, **changed: Any) -> "RunState":

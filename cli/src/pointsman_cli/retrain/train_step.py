@@ -221,7 +221,10 @@ class CollectionSketches(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainStep:
-    """Implements `Step`; it rejects the version if the alias points to it already."""
+    """Trains on the data set, and waits until the result is registered; implements `Step`.
+
+    It ends the run if the alias points to the resulting version already.
+    """
 
     plan: RetrainPlan
     method: str
@@ -265,7 +268,7 @@ class TrainStep:
 
 @dataclass(frozen=True, slots=True)
 class CollectionDates:
-    """Reads sketches of collections, by which `adapters freshness` later measures changes of documents.
+    """Reads sketches of collections (see `document_sketch`), by which `adapters freshness` later measures changes.
 
     Implements CollectionSketches.
     """

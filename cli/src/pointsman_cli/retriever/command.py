@@ -104,7 +104,7 @@ def verify(
     tenant: TenantOption = "default",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Read every row of a collection and compare the indexes with it; exit code 1 if anything is wrong."""
+    """Read every row of a collection and compare the indexes with it; exit code 1 if anything stays wrong."""
     request = pb.VerifyRequest(tenant=tenant, collection=collection, repair=repair)
     found = run_interruptibly(verify_collection(retriever_address(retriever, data_dir), request))
     what = f"{found.documents:,} documents, {found.chunks:,} chunks, checksum {found.checksum}; {found.seconds:.1f} s"

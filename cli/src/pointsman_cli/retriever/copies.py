@@ -88,7 +88,10 @@ def restore_all(
     retriever: RetrieverOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Restore every collection of a folder that `snapshot-all` has written; searches continue meanwhile."""
+    """Restore every collection of a folder that `snapshot-all` has written; searches continue meanwhile.
+
+    Stops at the first collection that cannot be restored.
+    """
     address = retriever_address(retriever, data_dir)
     for begin, file in _copies_in(folder, replace):
         restored = run_interruptibly(restore_snapshot(address, begin, file))
@@ -98,8 +101,8 @@ def restore_all(
 async def _write_all(address: str, folder: Path) -> list[str]:
     """Copies all collections into the folder; returns those that could not be copied, as TENANT/NAME.
 
-    Skips collections in external stores. Raises CommandError if a file cannot be written, PointsmanError if the
-    collections cannot be listed.
+    Skips collections in external stores. Raises CommandError if a file cannot be written or does not arrive whole,
+    PointsmanError if the collections cannot be listed.
     """
     failed = []
     for one in await _collections_of_all_tenants(address):

@@ -156,7 +156,7 @@ def tune(
 ) -> None:
     """Choose a collection's search settings by labelled queries.
 
-    Sets the weight of dense and lexical scores and the thresholds of relevance.
+    Sets how scores by meaning and by words are combined, and the thresholds of relevance.
     """
     labelled = read_labelled(queries)
     tuned = run_interruptibly(_tune(retriever_address(retriever, data_dir), tenant, collection, labelled, dry_run))

@@ -45,8 +45,8 @@ def as_json(view: View) -> dict[str, Any]:
     """Returns what `--json` prints: the time `unix_ms`, and objects `gateway`, `lora_server` and `adapters`.
 
     Each object has a `url` or `address`, a `problem` (empty if the service answers) and the fields of its figures: of
-    GatewayFigures, LoraFigures and EngineAdapters. There are none if the service does not answer, and for the first two
-    none before the second poll.
+    GatewayFigures, LoraFigures and EngineAdapters. These fields are missing if the service does not answer; those of
+    the first two also before the second poll.
     """
     return {
         "unix_ms": view.unix_ms,

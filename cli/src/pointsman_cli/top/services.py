@@ -99,8 +99,8 @@ class ServiceAddresses:
 class View:
     """One poll of all services.
 
-    A problem says why the poll of a service failed; it is empty if the poll succeeded. Figures are None if the poll
-    failed, or before the second poll; `adapters` is None only if the poll failed.
+    The fields `..._problem` say why the poll of a service failed; they are empty if it succeeded. `gateway` and `lora`
+    are None if the poll failed, and before the second poll; `adapters` is None only if the poll failed.
     """
 
     where: ServiceAddresses

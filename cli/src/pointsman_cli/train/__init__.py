@@ -1,1 +1,1 @@
-"""`pointsman train`: trains a LoRA adapter on examples."""
+"""`pointsman train`: trains an adapter on examples."""

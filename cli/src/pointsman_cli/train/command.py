@@ -85,7 +85,7 @@ def train(
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     engine_python: EnginePythonOption = None,
 ) -> None:
-    """Train a LoRA adapter on examples and register it. Ctrl-C stops the training.
+    """Train a LoRA adapter on examples and register it. Ctrl-C stops the training, unless it runs --on-server.
 
     The adapter is evaluated on held-out examples and compared with prompting the base model alone.
     """

@@ -42,7 +42,10 @@ class Addresses:
 def choose_addresses(http: str, grpc: str) -> Addresses:
     """Returns the gateway's addresses as given, with a free port in place of 0, and free ports for all other services.
 
-    Raises UsageError if a given address is not HOST:PORT, or its port is in use.
+    The ports are free on return, but not reserved.
+
+    Raises UsageError if a given address is not HOST:PORT, or its port cannot be reserved, for example because it is in
+    use.
     """
     with ExitStack() as held:  # all ports are held until the last is chosen, so that no two are equal
 
@@ -133,7 +136,8 @@ class UpPlan:
 def make_plan(
     example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs, base: BaseModel | None = None
 ) -> UpPlan:
-    """Describes the services of an example; those whose address is empty are left out.
+    """Describes the services of an example, without the retriever if it has no address, and without the lora-server if
+    the example has no base model. Prometheus is not among them.
 
     `base` is the base model of the example if it has been prepared. If it is None, the model is located, and UsageError
     is raised as by `locate_base_model`.

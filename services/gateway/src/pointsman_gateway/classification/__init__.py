@@ -1,7 +1,7 @@
 """Assigns each request to a task, by rules or by the classifier. `fitting` learns the classifier from examples.
 
-This module contains only what a configuration without tasks needs. It imports no other module of the package, so that
-such a configuration does not load them.
+This module contains only what a configuration without tasks needs. It imports no other module of
+`classification`, so that such a configuration does not load them.
 """
 
 from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Request

@@ -1,9 +1,9 @@
-"""The probability that a conversation has each task, or none, carried from turn to turn.
+"""Computes the belief: the probabilities that a conversation is about each task, or about none, after each turn.
 
 This is the forward pass of a hidden Markov model whose transitions depend on the turn (Bengio and Frasconi,
-Input-output HMMs, 1996). The state is the task, or none of them. At each turn of the user the belief is first updated
-with what the assistant said before it, which belongs to the task so far; then the conversation stays with its task or
-starts anew; then the belief is updated with what the user says.
+Input-output HMMs, 1996). The state is the task, or none. After the first turn of the user, each further turn updates
+the belief in three steps: with the assistant's message before the turn, which is about the task so far; with the
+probability that the user has left this task; and with what the user says.
 """
 
 import math
@@ -30,7 +30,7 @@ MAX_COUNTED_CHARACTERS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The classifier's result for one turn."""
+    """The classifier's result for one message of the user or the assistant."""
 
     probabilities: Floats | None
     """(tasks,), in the order of their names; None if the turn is not classified: it has no content, or is in no known
@@ -43,7 +43,9 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class TurnObservations:
-    """What is known of the user's last turns, oldest first. Further axes may come first, one conversation each."""
+    """The input of `believe`: arrays with one row for each turn of the user, oldest first. All may have further axes in
+    front, for several conversations with the same number of turns.
+    """
 
     user: Scores
     """The tasks' probabilities by the user's turn, (turns, tasks)."""
@@ -56,10 +58,14 @@ class TurnObservations:
 
 
 def user_features(turn: str, shape: Shape, reading: Reading, said_before: str) -> list[float]:
-    """Returns the 10 features of a user's turn with its `shape_of`; `said_before` is the assistant's message before it.
+    """Returns the 10 features of a user's turn. `shape` is its `shape_of`, and `said_before` the assistant's message
+    before it.
 
-    They are 1, the in-distribution score, the margin between the first and second task's probability, the length, and
-    whether the turn is self-contained, without content, a closing, a follow-up, refers back, or answers a question."""
+    They are 1; the score of `reading`, cut to at most `MAX_SCORE` (for a follow-up `MAX_FOLLOW_UP_SCORE`) in both
+    directions; the difference between its two highest probabilities, or 0 without probabilities; the logarithm of the
+    number of words plus 1, less `TYPICAL_LOG_WORDS`; and as booleans whether the turn is self-contained, is without
+    content, is a closing, is a follow-up, refers back, and whether `said_before` ends with a question mark.
+    """
     kind = shape.kind
     return [
         1.0,
@@ -76,15 +82,20 @@ def user_features(turn: str, shape: Shape, reading: Reading, said_before: str) -
 
 
 def assistant_features(reading: Reading) -> list[float]:
-    """Returns the 3 features of an assistant's message: 1, score and margin; zeros if it is not classified."""
+    """Returns the 3 features of an assistant's message: 1, the score of `reading`, cut to at most `MAX_SCORE` in both
+    directions, and the difference between its two highest probabilities. They are zeros if it has no probabilities.
+    """
     if reading.probabilities is None:
         return [0.0] * 3
     return [1.0, _cut(reading.score, MAX_SCORE), _margin(reading.probabilities)]
 
 
 class ForwardPass:
-    """The forward pass, turn by turn. Probabilities are (tasks,), beliefs (tasks + 1,), last that of none; further axes
-    may come first, one conversation each."""
+    """Computes the belief turn by turn: call `first`, then `before_next` and `next` for each further turn.
+
+    Probabilities by task have the shape (tasks,), beliefs (tasks + 1,), in which the probability of no task is last.
+    All arrays may have further axes in front, for several conversations.
+    """
 
     def __init__(self, parameters: BeliefParameters, tasks: int) -> None:
         self._says, self._stays, self._unknown = map(
@@ -121,7 +132,9 @@ class ForwardPass:
 
 
 def believe(observations: TurnObservations, parameters: BeliefParameters) -> Scores:
-    """Returns the probability of each task after the last turn, and last that of none: (tasks + 1,)."""
+    """Returns the probability of each task after the last turn, and last that of no task: (tasks + 1,), with the
+    further axes of `observations` in front. The assistant's message before the first turn is ignored.
+    """
     user, features = np.moveaxis(observations.user, -2, 0), np.moveaxis(observations.user_features, -2, 0)
     assistant, of_assistant = (
         np.moveaxis(each, -2, 0) for each in (observations.assistant, observations.assistant_features)
@@ -135,14 +148,18 @@ def believe(observations: TurnObservations, parameters: BeliefParameters) -> Sco
 
 
 def probabilities_of(reading: Reading, tasks: int) -> Scores:
-    """Returns the tasks' probabilities, (tasks,); uniform ones if the turn says nothing by itself."""
+    """Returns the probabilities of `reading`, (tasks,), or uniform ones if it has none. `tasks` is their number."""
     if reading.probabilities is None:
         return np.full(tasks, 1 / tasks)
     return reading.probabilities.astype(np.float64)
 
 
 def _likelihood(probabilities: Scores, weight: Scores | float, log_unknown: Scores | float) -> Scores:
-    """Returns the likelihood of a turn given each task, and last given none, up to a factor: (tasks + 1,)."""
+    """Returns the likelihood of a turn given each task, and last given none, up to a factor: (tasks + 1,).
+
+    Each task's likelihood is the ratio of its probability to the mean of all, raised by `MIN_RATIO` and taken to the
+    power of `weight`; that of none is the exponential of `log_unknown`.
+    """
     ratios = (probabilities * probabilities.shape[-1] + MIN_RATIO) / (1 + MIN_RATIO)
     logs = np.empty((*probabilities.shape[:-1], probabilities.shape[-1] + 1))
     logs[..., :-1] = _column(weight) * np.log(ratios)

@@ -15,8 +15,8 @@ COUNTS = (4, 10, 10, 3, 2, 1)
 class BeliefParameters:
     """Weights of the features of a turn, in the order of `belief.user_features` and `belief.assistant_features`.
 
-    The sum of weights times features is the quantity that a field names; for `says` and `assistant_says`, its softplus.
-    `starts_unknown` is such a quantity itself.
+    The sum of a field's weights times the features is the quantity that the field's comment names; for `says` and
+    `assistant_says` it is the softplus of the sum. `starts_unknown` is no weight, but such a quantity itself.
     """
 
     says: tuple[float, ...]

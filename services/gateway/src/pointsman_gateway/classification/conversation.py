@@ -1,4 +1,4 @@
-"""Classifies the last turn of a conversation, by what it says itself and the task that the conversation has."""
+"""Classifies the last turn of a conversation, by what it says itself and by the turns before it."""
 
 import math
 from collections import OrderedDict
@@ -56,8 +56,8 @@ class Prior:
 class Conversation:
     """Classifies the last message of a conversation.
 
-    The classifier's result for each turn is cached by the hash of its text, and the belief before the last turn by that
-    of all texts, so that only a conversation's new turns are classified. The result does not depend on the caches.
+    Results for single turns are cached by the hash of their text, and beliefs by that of all texts up to the last turn,
+    so that a conversation's earlier turns are rarely classified again. The result does not depend on the caches.
     """
 
     def __init__(self, reader: Reader, parameters: BeliefParameters = PARAMETERS) -> None:
@@ -70,8 +70,11 @@ class Conversation:
         """None before the first reading."""
 
     async def label(self, turns: Sequence[Turn]) -> Labels:
-        """Classifies the last of `turns` (one or more, oldest first) by what it says, and by the task of the turns
-        before it.
+        """Classifies the last of `turns` (one or more, oldest first) by what it says, and by the turns before it.
+
+        The earlier turns are ignored if the last one is in another language than the examples', and in some cases if it
+        is surely about a task or only ends the conversation. If the last turn says nothing by itself, and the
+        classifier could read none of the user's earlier turns, the labels are those of the turn before.
         """
         last, said_before = turns[-1].text, turns[-1].said_before
         if len(turns) == 1:
@@ -93,7 +96,10 @@ class Conversation:
         return alone if alone and (stands or labels.task == alone.task) else labels
 
     async def _prior(self, turns: Sequence[Turn], said_before: str) -> Prior | None:
-        """Returns what is believed after `turns` and what the assistant said then; None if nothing was ever read."""
+        """Returns what is believed after `turns` and what the assistant said then, which is `said_before`.
+
+        Returns None if the classifier has not given probabilities for any text yet.
+        """
         said = [*[turn.said_before for turn in turns], said_before]
         key = _key(*[turn.text for turn in turns], *said)
         known = self._priors.get(key)
@@ -126,7 +132,9 @@ class Conversation:
         return belief
 
     async def _read(self, text: str) -> Reading:
-        """Returns the reading of a turn before the last, from the cache or by one classification."""
+        """Returns the reading of a message before the last turn, from the cache or by one classification; `UNREAD` if
+        the message says nothing by itself.
+        """
         if not text or shape_of(text).kind is Utterance.BARE:
             return UNREAD
         known = self._readings.get(key := _key(text))
@@ -136,9 +144,10 @@ class Conversation:
         return known
 
     def _keep(self, text: str, labels: Labels, cache: bool = True) -> Reading:
-        """Returns the reading in `labels`; caches it if `cache`, unless the embedding endpoint failed.
+        """Converts the labels of `text` to a reading: `UNREAD` if they have no probabilities.
 
-        A long last turn is not cached, because it is read in parts.
+        Caches it if `cache`, unless it is `UNREAD` or the embedding endpoint failed. A long last turn must not be
+        cached, since it is read in parts, and earlier turns as a whole.
         """
         by_task = sorted(labels.probabilities)
         if not by_task:

@@ -56,7 +56,7 @@ class TokenExcerpt:
 
 def character_excerpt(text: str) -> CharacterExcerpt:
     """Returns the first and the last `CHARACTERS_PER_END` characters of a text on separate lines, with a note. A text
-    of up to twice that length is returned whole.
+    of up to twice that length is returned whole, without a note.
     """
     if len(text) <= 2 * CHARACTERS_PER_END:
         return CharacterExcerpt(text)
@@ -65,8 +65,8 @@ def character_excerpt(text: str) -> CharacterExcerpt:
 
 
 def visible(text: str) -> str:
-    """Removes control characters, direction marks and characters of zero width, so that they cannot change how a text
-    is classified. Spaces, tabs and line breaks stay.
+    """Removes control characters, direction marks, characters of zero width and soft hyphens, so that they cannot
+    change how a text is classified. Spaces, tabs, line feeds and carriage returns stay.
     """
     return text if text.isprintable() else _INVISIBLE.sub("", text)
 

@@ -20,9 +20,11 @@ _SIGNATURE = re.compile("|".join(_FILE["signatures"]), re.IGNORECASE)
 
 
 def own_words(mail: str) -> str:
-    """Returns what the sender of an e-mail wrote; if it forwards another e-mail, what the sender of that one wrote.
+    """Returns the text without headers, greeting, signature, quoted e-mails, and white space at both ends. If the text
+    forwards another e-mail, returns only the words of that one.
 
-    Returns the text unchanged if it does not look like an e-mail, or if nothing would be left.
+    Returns the text unchanged if there is nothing but white space to remove, or if nothing would be left. It need not
+    be an e-mail: a greeting is removed from any text.
     """
     lines = _body(mail.strip().split("\n"))
     own = _without_signature(_without_quotes(lines))

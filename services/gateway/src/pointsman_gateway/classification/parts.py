@@ -3,7 +3,7 @@
 The text is split at tags, headings, horizontal lines, blank lines, "label: value" lines and JSON fields. The
 classifier's static stage scores how much each part resembles the examples of the tasks. The score is raised or lowered
 if the name of a tag, heading, label or field shows the part's author. It is lowered if the part reads like an
-instruction to a model, has few letters or few words.
+instruction to a model, has few letters, or is of an unknown author and has few words.
 """
 
 import json
@@ -105,7 +105,7 @@ class Part:
 def split_into_parts(text: str) -> list[Part]:
     """Returns the parts of a text in order, each once; of too many, only those at both ends (`MAX_PARTS_PER_END`).
 
-    An unstructured text is one part. Blank lines count as structure only if the text instructs a model near its
+    A text without structure is one part. Blank lines count as structure only if the text instructs a model near its
     beginning or end, since people write paragraphs as well. Long sentences and JSON values are cut to
     `MAX_PART_CHARACTERS`.
     """
@@ -123,9 +123,11 @@ def _both_ends(items: list[Item]) -> list[Item]:
 def choose_parts(parts: Sequence[Part], glance: Glance) -> list[Part]:
     """Returns the part that is most likely the user's words, followed by its rivals; empty if no part has a known word.
 
-    Parts whose author is known to be the user, and that are no instruction, are preferred to all others; of several
-    with the same label only the last counts. Rivals are up to `MAX_RIVALS` parts, best first, whose most probable task
-    is another one, and whose score is lower by at most `MIN_LEAD`. There are none if the best score is below 0.
+    It is the part with the highest score: that of `glance`, raised or lowered as the module describes. Only parts whose
+    author is known to be the user, and that are no instruction, compete, and of several with the same label only the
+    last; if none of these has a known word, all parts compete. Rivals are up to `MAX_RIVALS` competing parts, best
+    first, whose most probable task is another one, and whose score is lower by at most `MIN_LEAD`. There are none if
+    the best score is below 0.
     """
     of_user = [part for part in parts if part.author is Author.USER and not _INSTRUCTION.search(part.text)]
     last = {part.label or number: part for number, part in enumerate(of_user)}  # of each label

@@ -40,8 +40,9 @@ requests to the help desk's five tasks are detected at a coverage of 95 %, and 8
 
 
 def fit_temperature(logits: Floats, y: NDArray[np.intp]) -> tuple[float, float]:
-    """Returns (temperature, loss): the divisor of the logits (rows, tasks) with the least loss, and that loss. The loss
-    is the cross-entropy with the rows' tasks `y`, (rows,), plus a prior for a temperature of 1 (`PRIOR_EXAMPLES`).
+    """Returns (temperature, loss): the divisor of the logits (rows, tasks) with the least loss, and that loss. The
+    divisor is between `MIN_TEMPERATURE` and `MAX_TEMPERATURE`. The loss is the cross-entropy with the rows' tasks `y`,
+    (rows,), plus a prior for a temperature of 1 (`PRIOR_EXAMPLES`).
 
     This is temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017). The rows must not be those
     that the head was trained on.
@@ -102,8 +103,9 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Combines a stage's four signals about a text into the in-distribution score: about 0 for typical in-scope texts,
-    far below 0 for texts that belong to no task. The signals make different errors on such texts.
+    """Combines a stage's four signals about a text into the in-distribution score: about 0 for typical texts of tasks,
+    far below 0 for texts that belong to no task. There are several signals because each misses other texts of this
+    kind.
     """
 
     logit: Signal
@@ -156,10 +158,11 @@ class Signals:
 def fit_scale(signals: Signals, inside: NDArray[np.bool_], tasks: int) -> Scale:
     """Fits the scale on signals from models that were not trained on the rows' texts.
 
-    `inside` marks the rows that belong to a task, (rows,), and `tasks` is the number of tasks.
-    `out_of_scope_weight` becomes the one of `OUT_OF_SCOPE_WEIGHTS` that separates these rows from the others best; 0 if
-    there are no others. `pairs_weight` becomes (2 AUROC - 1)^2, or 0 for an AUROC below 0.5, for the AUROC between
-    `pairs` and `pairs_of_others`: about 0.1 for long, varied messages, and 0.9 for short ones that repeat phrases.
+    `inside` marks the rows that belong to a task, (rows,), and `tasks` is the number of tasks, which determines
+    `nearest_weight`. `out_of_scope_weight` becomes the one of `OUT_OF_SCOPE_WEIGHTS` that separates the marked rows
+    from the others best; 0 if there are no others. `pairs_weight` becomes (2 A - 1)^2, where A is the `area_under_roc`
+    that separates `pairs` from `pairs_of_others`; 0 if A is below 0.5. It is about 0.1 for long, varied messages, and
+    0.9 for short ones that repeat phrases.
     """
     pairs = np.concatenate([signals.pairs[inside], signals.pairs_of_others[inside]])
     separation = 2 * area_under_roc(pairs, np.arange(len(pairs)) < len(pairs) / 2) - 1
@@ -201,9 +204,9 @@ def task_thresholds(
 
     `scores`, `y` (the tasks) and `predicted` (the most probable tasks) are those of in-scope texts, (texts,);
     `target_coverages`, (tasks,), are the shares of texts on which it should not abstain. A threshold is a weighted mean
-    of the quantile of the task's own scores and that of all tasks, since the first is unreliable for few examples
-    (`POOLED_EXAMPLES`). Then all thresholds are shifted by one number, so that the mean target is reached over all
-    texts. A single task may miss its own.
+    of two quantiles at 1 - target, of the task's own scores and of all scores, since the first is unreliable for few
+    examples (`POOLED_EXAMPLES`). Then all thresholds are shifted by one number, so that the mean target is reached over
+    all texts. A single task may miss its own. Each task must have at least one text.
     """
     thresholds = np.empty(len(target_coverages))
     for task, coverage in enumerate(target_coverages):

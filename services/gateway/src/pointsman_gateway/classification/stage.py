@@ -1,8 +1,9 @@
 """The classification stage, which finds the task of a request.
 
-A request that names its path is not classified. For others the rules are tried, and if none matches, the classifier
-decides. It reads the user's own words in the last turns, and the assistant's turns before them. The result depends on
-the request alone, so every gateway and every replay gets the same.
+Only a request for the model `auto` is classified. The rules are tried first, and if none matches, the classifier
+decides. It reads the user's own words in the last turns, and the assistant's turns before them. Every gateway and every
+replay with the same configuration gets the same result, unless a rule's pattern takes too long or the embedding
+endpoint fails.
 """
 
 from collections.abc import Collection, Sequence
@@ -31,16 +32,19 @@ CONTRADICTION_NOTE = "parts of the text belong to different tasks"
 
 
 class TextClassifier(Protocol):
-    """Assigns a text to one of the tasks, or abstains if the text is unlike all of them."""
+    """Interface of a classifier, which assigns a text to one of the tasks, or abstains if the text is unlike all of
+    them; `CascadeClassifier` implements it.
+    """
 
     async def classify(self, text: str) -> Labels:
         """Classifies a text. Of a long one only an excerpt is used, and the notes say so."""
         ...
 
     def glance(self, text: str) -> tuple[str, float] | None:
-        """Returns a short text's most probable task in microseconds, and its score minus that task's threshold.
+        """Returns a short text's most probable task, and its in-distribution score minus that task's threshold.
 
-        None without a static stage, and for a text without a known word.
+        Uses only the static stage, which takes microseconds. Returns None if the classifier has no such stage, and for
+        a text without a known word.
         """
         ...
 
@@ -92,13 +96,16 @@ class Classification:
         return turns[-1][0].text if turns else ""
 
     def turns(self, request: Request) -> list[Turn]:
-        """Returns the user's turns that classification uses, oldest first; at most `MAX_TURNS`."""
+        """Returns the user's turns that classification uses, oldest first: at most `MAX_TURNS`, from the user's last
+        `MAX_SEARCHED_TURNS` messages.
+        """
         return _conversation(self._turns(request.messages))
 
     def _turns(self, messages: Sequence[Message]) -> list[tuple[UserWords, str]]:
         """Returns the user's last turns, oldest first, in the user's own words with what the assistant said before.
 
-        Messages of the system and of tools are left out, and the user's without words of the user.
+        Messages of the system and of tools are left out, and those of the user in which no text is the user's own. An
+        empty message of the user counts as a turn.
         """
         turns: list[tuple[UserWords, str]] = []
         searched = 0
@@ -121,9 +128,9 @@ def _conversation(turns: Sequence[tuple[UserWords, str]]) -> list[Turn]:
 
 
 def _agreed(all_labels: Sequence[Labels]) -> Labels:
-    """Combines the labels of a text's parts: abstains if those with a sufficient score have different tasks.
+    """Returns the first of the labels of a text's parts that assign a task with a score of at least `MIN_PART_SCORE`.
 
-    If none has one, the first part's labels are returned as an abstention.
+    If several do, with different tasks, returns an abstention. If none does, returns the first labels as an abstention.
     """
     kept = [labels for labels in all_labels if not labels.abstained and labels.in_distribution_score >= MIN_PART_SCORE]
     if len({labels.task for labels in kept}) > 1:
@@ -136,7 +143,9 @@ def _abstaining(labels: Labels) -> Labels:
 
 
 class EmbeddedClassification:
-    """Adds the text's embedding to the labels of tasks whose policy needs it; a note says if embedding failed."""
+    """Adds the embedding of the user's last turn to labels that have none, if their task is one of `tasks`, whose
+    policies need it; a note says if embedding failed. Implements `Classifier`.
+    """
 
     def __init__(self, inner: Classification, embedding: Embed, tasks: Collection[str]) -> None:
         self._inner, self._embedding, self._tasks = inner, embedding, tasks

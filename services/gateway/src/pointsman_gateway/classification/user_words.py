@@ -1,7 +1,7 @@
 """Finds a user's own words in a text of the user's role, for the classifier alone.
 
-Prompts, guardrails, caches and rules use the whole text. The result depends on the text alone, so every gateway and
-every replay gets the same.
+Prompts, guardrails, caches and rules use the whole text. Every gateway and every replay with the same configuration
+finds the same words.
 """
 
 import re
@@ -69,10 +69,13 @@ class UserWordsFinder:
         self._known_turn = lru_cache(MAX_CACHED)(partial(self._find, may_judge=False))
 
     def find(self, text: str, may_judge: bool = True) -> UserWords:
-        """Returns the user's own words in a text, and the names of the wrappers that were around them.
+        """Returns the user's own words in a text, with the names of what was removed; if that is nothing, the whole
+        text.
 
-        With `may_judge`, a text of unknown structure is split, and the part that is most likely the user's is chosen.
-        It takes about 3 ms at most. Without, the result for a short text is cached.
+        Of a long text only both ends are searched (`MAX_CHARACTERS_PER_END`, `MAX_LINES_PER_END`); binary data is
+        returned as it is. With `may_judge`, a structured text is also split into parts, of which the one that is most
+        likely the user's is chosen; this takes about 3 ms at most. Without `may_judge`, the result for a text of up to
+        `MAX_CACHED_CHARACTERS` is cached.
         """
         if not may_judge and len(text) <= MAX_CACHED_CHARACTERS:
             return self._known_turn(text)

@@ -43,7 +43,7 @@ class Utterance(Enum):
 
 
 class Shape(NamedTuple):
-    """What a turn's words show without the classifier."""
+    """What the words of a message show without the classifier: how much it says alone, and whether it refers back."""
 
     kind: Utterance
     refers_back: bool
@@ -51,7 +51,9 @@ class Shape(NamedTuple):
 
 
 def shape_of(turn: str) -> Shape:
-    """Returns the shape of a turn of the user, of which the first `LONG_CHARACTERS` are read."""
+    """Returns the shape of a message. A message with more than `LONG_CHARACTERS` characters is `WHOLE`, and only the
+    first ones are searched for words that refer back.
+    """
     words = _WORD.findall(turn[:LONG_CHARACTERS].lower())
     return Shape(_kind_of(turn, words), not REFERENCES.isdisjoint(words))
 

@@ -27,7 +27,7 @@ NOT_CACHED = -1
 
 
 def words_of(text: str) -> list[str]:
-    """Splits a text into lower-case words; each punctuation mark is a word of its own."""
+    """Splits a text into lower-case words of letters and digits. Other characters except white space are words, too."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     return _WORD.findall(text.lower())
@@ -39,9 +39,10 @@ def unique_words(words: Iterable[str]) -> list[str]:
 
 
 def pieces_of(word: str) -> list[str]:
-    """Returns the word and its character n-grams of lengths 3 and 4, with "<" and ">" as its ends.
+    """Returns the word, and then the different character n-grams of lengths 3 and 4 of its first `MAX_WORD_CHARACTERS`
+    characters, with "<" before and ">" after them.
 
-    They relate a word that was not in the examples to similar ones that were.
+    The n-grams relate a word that was not in the examples to similar ones that were.
     """
     marked = f"<{word[:MAX_WORD_CHARACTERS]}>"
     runs = {marked[i : i + n] for n in PIECE_LENGTHS for i in range(len(marked) - n + 1)}
@@ -49,7 +50,9 @@ def pieces_of(word: str) -> list[str]:
 
 
 def pairs_of(words: list[str]) -> dict[tuple[str, str], None]:
-    """Returns the pairs of adjacent words, each once, in order."""
+    """Returns the pairs of adjacent words as keys of a dict without values, each once, in order. The first and the last
+    word also form a pair with `EDGE`.
+    """
     return dict.fromkeys(zip([EDGE, *words], [*words, EDGE], strict=True))
 
 
@@ -62,8 +65,8 @@ class _Snapshot:
 class WordRowCache:
     """The feature rows of recently read words in one array, so that those of a text are summed in one step.
 
-    It is thread-safe: a writer holds a lock, the array is append-only, and a full array is replaced by a new one, so
-    the snapshot that a reader holds stays valid.
+    A full cache is emptied. It is thread-safe: a writer holds a lock, the array is append-only, and a full array is
+    replaced by a new one, so the snapshot that a reader holds stays valid.
     """
 
     def __init__(self, row_of: Callable[[str], Floats], max_words: int = MAX_CACHED_WORDS) -> None:
@@ -83,7 +86,7 @@ class WordRowCache:
         return np.asarray(np.add.reduce(snapshot.rows.take(numbers, axis=0)))
 
     def add(self, words: Iterable[str]) -> None:
-        """Computes the rows of words in advance, of so many that half of the cache stays free."""
+        """Computes the rows of words in advance, but of no more than the first ones that fill half of the cache."""
         self._with(list(words)[: self._max_words // 2])
 
     def _with(self, words: Sequence[str]) -> _Snapshot:

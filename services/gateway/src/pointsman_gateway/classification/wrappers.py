@@ -27,8 +27,8 @@ class Wrapper:
     """Marks of spans of the user's words. If a text has such spans, only the content of the last one is kept."""
 
     def unwrap(self, text: str) -> str:
-        """Returns the user's words in the text, which may be empty. Returns the text unchanged if one of `signs` is
-        missing, or if there is no span.
+        """Returns the text without the spans of `drop`, and if spans of `user` are left, only the content of the last
+        one; the result may be empty. Returns the text unchanged if one of `signs` is missing, or if there is no span.
         """
         if not all(sign in text for sign in self.signs):
             return text
@@ -50,7 +50,7 @@ def wrappers_file() -> dict[str, Any]:
 
 def to_wrapper(entry: Any) -> Wrapper:
     """Makes a Wrapper from an entry of `wrappers.toml` or of the configuration: a mapping with the fields of Wrapper,
-    of which only `name` is required.
+    of which only `name` is required. Ignores other keys.
     """
     drop, user = (tuple((begin, end) for begin, end in entry.get(key, ())) for key in ("drop", "user"))
     return Wrapper(entry["name"], tuple(entry.get("signs", ())), drop, user)
