@@ -59,8 +59,8 @@ def compare(first: Sequence[float], second: Sequence[float], confidence: float =
     For scores of only 0 and 1 the test is McNemar's (Psychometrika 12, 1947) in its exact form, a binomial test on the
     rows where one path alone is right. Otherwise it is a permutation test that flips the signs of the differences (R.
     A. Fisher, The Design of Experiments, 1935). The interval is a percentile bootstrap of the differences. If the
-    differences are all equal, or too few for a significant result, it has limits that hold for any distribution
-    (`_bounds`).
+    differences are all equal, or too few for a significant result, the interval's limits are instead ones that hold for
+    any distribution (`_bounds`).
 
     `confidence` and `seed` are as for `mean_interval`. Raises ValueError if the lengths differ, there are no scores, or
     one is not from 0 to 1.

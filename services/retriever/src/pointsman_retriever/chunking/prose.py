@@ -61,7 +61,7 @@ class EmbeddingWindow:
 class LengthSplitter:
     """Splits text into spans of at most `tokens` tokens and `CHUNK_CHARACTERS` characters.
 
-    It splits at paragraphs if possible, else at sentences, else at words.
+    It splits at paragraphs if possible, else at sentences, else at words. Blanks between the spans are left out.
     """
 
     def __init__(self, tokenizer: Tokenizer, tokens: int) -> None:

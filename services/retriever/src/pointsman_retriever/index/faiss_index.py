@@ -42,7 +42,8 @@ class FaissIndex:
     def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "FaissIndex":
         """Returns the next snapshot, without the ids `removed` and with `added`, whose vectors are `vectors`.
 
-        For one thread at a time. `added` is ascending, above all earlier ids; unknown ids in `removed` are ignored.
+        Called by one thread at a time, on the latest snapshot only. `added` is ascending, above all earlier ids;
+        unknown ids in `removed` are ignored.
         """
         alive = np.concatenate((self.alive, np.ones(len(added), np.bool_)))
         rows = self._find_rows(removed)
@@ -125,10 +126,8 @@ class FaissIndex:
         return None if self.count == len(self.alive) else self.alive
 
     def _mask_of(self, among: Ids) -> Mask:
-        """Returns a mask of the rows that are not deleted and whose id is in `among`.
-
-        A table with an entry for each id from the first to the last is faster than a search for each id.
-        """
+        """Returns a mask of the rows that are not deleted and whose id is in `among`."""
+        # A table with an entry for each id from the first to the last is faster than a search for each id.
         ids = self._ids
         if not len(ids) or not len(among):
             return np.zeros(len(ids), np.bool_)
@@ -182,7 +181,7 @@ class FaissStore:
     """Makes indexes in memory; implements VectorStore.
 
     IVF indexes are also on the first GPU, if this build of FAISS finds one. The exact vectors of a large collection are
-    in a file in the options' `folder` (see `AppendOnlyArray`).
+    in a file in the options' `folder`, if that is set (see `AppendOnlyArray`).
     """
 
     def __init__(self, options: VectorStoreOptions | None = None) -> None:
