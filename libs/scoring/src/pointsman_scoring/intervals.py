@@ -1,4 +1,7 @@
-"""Confidence intervals of mean scores, and significance tests between two paths on the same rows."""
+"""Confidence intervals of mean scores, and significance tests between two paths on the same rows.
+
+A path is one way to answer, such as a model with a prompt; a row is a request that both have answered.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

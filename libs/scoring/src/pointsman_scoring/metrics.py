@@ -106,7 +106,7 @@ class Contains:
     """A metric: the fraction of the expected facts that the answer contains.
 
     The label is one text, or a list of facts, each a text or a list of alternative texts. Case and the number of spaces
-    are ignored. A fact must stand as separate words: "5 days" is not contained in "15 days", nor "2 dollars" in "2.40
+    are ignored. A fact must stand as separate words: "5 days" is not contained in "15 days", nor "40 dollars" in "2.40
     dollars".
     """
 

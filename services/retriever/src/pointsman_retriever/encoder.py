@@ -45,7 +45,7 @@ class Chunker(Protocol):
     """Interface for splitting documents into chunks; `SandboxedChunker` implements it."""
 
     def recipe(self, document: Document) -> str:
-        """Returns the recipe for a document: the name and version of how it is chunked.
+        """Returns the recipe for a document: the name and version of the way in which it is chunked.
 
         A stored document that is sent again is chunked again if its recipe has changed.
         """

@@ -147,7 +147,7 @@ def check_share(what: str, value: float, span: str) -> None:
 
 
 def check_vector(vector: Vectors, dimensions: int) -> None:
-    """Raises InvalidArgument ("invalid_vector") unless `vector` has the shape (dimensions,), is finite and not zero."""
+    """Raises InvalidArgument ("invalid_vector") unless `vector` is finite, not zero and of the shape (dimensions,)."""
     if vector.shape != (dimensions,):
         raise InvalidArgument(
             f"the vector has {vector.size} values; the model's vectors have {dimensions}",

@@ -59,7 +59,7 @@ class Collection:
     """A loaded collection: a search sees the state before a change or after it, never a mixture.
 
     Each version has an immutable index snapshot. A change publishes the next snapshot before its commit makes the new
-    version visible, so no search waits for a writer.
+    version visible, so no search waits for a change.
 
     All methods block. One thread makes changes, any thread may search. Methods that use the disk raise storage errors
     (`translate_errors`). Searches and changes raise NotFound after `close`.

@@ -72,8 +72,8 @@ class Operations:
         """Reads all rows of a collection's file, and compares the indexes with the recorded counts and checksum.
 
         If there are problems, `repair` rebuilds the indexes from the file. The result has the problems found before
-        that; `repaired` says whether none was found afterwards. Raises Internal ("collection_damaged") if the indexes
-        cannot be rebuilt because the file is damaged.
+        that; `repaired` is true if the indexes were rebuilt and no problem was found afterwards. Raises Internal
+        ("collection_damaged") if the indexes cannot be rebuilt because the file is damaged.
         """
         started = time.perf_counter()
         collection = self._collection(collection_id)

@@ -103,7 +103,7 @@ class CollectionRegistry:
         return collection_id in self._external or collection_id in self._writers or collection_id in self._damaged
 
     def quota(self, collection_id: CollectionId) -> Quota | None:
-        """Returns a collection's quota; None if there is no such collection, or it is damaged and so is its quota."""
+        """Returns a collection's quota; None if there is none on disk with this id, or its quota cannot be read."""
         writer = self._writers.get(collection_id)
         if writer is not None:
             return writer.collection.info.quota

@@ -121,7 +121,10 @@ class WordIndex:
         return following._append(first, added, texts)._merge_small_segments() if len(added) else following
 
     def score(self, query: str) -> "WordScores":
-        """Returns every row's BM25 score for a query, with the IDF of each term to the power of IDF_EXPONENT."""
+        """Returns every row's BM25 score for a query, with the IDF of each term to the power of IDF_EXPONENT.
+
+        The result also has the share of the query's terms that each row contains.
+        """
         # The postings of all terms are processed together: NumPy releases the GIL in each long step, and if other
         # threads are busy every step waits to get it back.
         terms = self.analyzer.query_terms(query)

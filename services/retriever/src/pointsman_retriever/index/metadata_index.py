@@ -50,7 +50,7 @@ class Column:
     def rows(self, count: int) -> NDArray[np.int32]:
         """Returns the value numbers of the first `count` rows, -1 for a row without a value.
 
-        The array is shorter if the last of these rows have no value.
+        The array may be shorter if the last of these rows have no value.
         """
         return self._rows.first(count)
 

@@ -1,4 +1,4 @@
-"""Reads plain text and JSON Lines, in the service's own process; defines what all readers of files return and raise."""
+"""Reads plain text and JSON Lines, in the service's own process; defines types that the other readers use too."""
 
 import codecs
 import json

@@ -78,7 +78,7 @@ class DataFolder:
     def installing(self, folder: Path, collection_id: CollectionId) -> Iterator[None]:
         """Moves a folder with a complete store to a new collection's place, atomically even if the process crashes.
 
-        The block loads it there. If the block raises, the folder is removed.
+        The block should load it from there. If the block raises, the folder is removed.
         """
         target = self.folder(collection_id)
         with translate_disk_errors(target):
