@@ -168,7 +168,8 @@ class Layout:
 def _pooling(folder: Path) -> str:
     """Returns the key of POOLINGS that the folder's files name; "mean" if they name none.
 
-    Raises FailedPrecondition if they name several or another one, or a module that changes the pooled vector.
+    Raises FailedPrecondition if they name several or another one, or a module other than Transformer, Pooling and
+    Normalize.
     """
     modules = {str(module.get("type")).rpartition(".")[2]: module for module in _read(folder, "modules.json", list)}
     further = modules.keys() - {"Transformer", "Pooling", "Normalize"}

@@ -85,7 +85,7 @@ def fingerprint(of_encoder: str) -> str:
 def write(folder: Path, table: NDArray[np.float16]) -> None:
     """Writes the table of token vectors into the folder of MiniLM, then the table's manifest.
 
-    Raises ModelMissing if the folder has no complete MiniLM; then the table was written, but no manifest.
+    Raises ModelMissing if the folder has no complete MiniLM; then the table was written, but not the manifest.
     """
     temporary = folder / f".{TABLE}"
     with temporary.open("wb") as file:

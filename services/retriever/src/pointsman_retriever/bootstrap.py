@@ -69,7 +69,7 @@ class RunningService:
 
 
 def load_model(settings: Settings) -> Encoder:
-    """Loads the embedding model that the file `settings.embedding_config` names; if there is none, MiniLM.
+    """Loads the embedding model that the file `settings.embedding_config` names; MiniLM if it is not set or names none.
 
     Raises FailedPrecondition if the file cannot be read or its model cannot be used, Unavailable if its endpoint fails,
     and ModelMissing if MiniLM's folder is needed (`open_encoder`) and incomplete or damaged.

@@ -98,7 +98,7 @@ class GroupCommitWriter:
 
 
 class Compactor:
-    """Rebuilds indexes in the background when they need it, mostly because of deleted rows.
+    """Rebuilds indexes in the background when they need it, as after many changes.
 
     Use from the event loop's thread only.
     """

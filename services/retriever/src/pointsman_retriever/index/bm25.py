@@ -43,7 +43,7 @@ class Segment:
     counts: Ints
 
     def postings(self, terms: Ints) -> Iterator[Postings]:
-        """Yields the postings of those of `terms`, which are term numbers, that are in the segment."""
+        """Yields a `Postings` for each of the term numbers `terms` that is in the segment."""
         if not len(self.terms):
             return
         places = np.minimum(self.terms.searchsorted(terms), len(self.terms) - 1)
