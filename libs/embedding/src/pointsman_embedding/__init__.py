@@ -1,4 +1,4 @@
-"""Text embedding models. Each has a fingerprint; vectors with equal fingerprints can be compared."""
+"""Text embedding models. Each has a fingerprint; vectors of models with equal fingerprints can be compared."""
 
 import os
 from importlib import import_module
@@ -35,7 +35,7 @@ _MODELS = {"MiniLM": "minilm", "StaticModel": "static_model"}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a model's class on first use, because NumPy and ONNX Runtime take 30 MB, which not every process needs.
+    """Imports MiniLM or StaticModel on first use, as NumPy and ONNX Runtime take 30 MB, which not every process needs.
 
     Raises AttributeError for any other name.
     """

@@ -120,8 +120,9 @@ def read_encoder_config(file: Path) -> EncoderConfig | None:
     """Reads the key `embedding` of a YAML file, such as models.yaml; returns None if the file does not have it.
 
     `${VARIABLE}` is replaced from the environment, as in the gateway's configuration. A variable that is not set counts
-    as empty, because other keys of the file may need variables that only the gateway has. Raises FailedPrecondition if
-    the file cannot be read, or the value of `embedding` is not valid.
+    as empty, because other keys of the file may need variables that only the gateway has. The model's folder is made
+    absolute, relative to the file. Raises FailedPrecondition if the file cannot be read, or the value of `embedding` is
+    not valid.
     """
     try:
         text = file.read_text("utf-8-sig")

@@ -47,8 +47,8 @@ class EndpointEncoder:
     """An encoder behind an OpenAI-compatible endpoint; implements Encoder.
 
     It refuses vectors of another model than at start, with Unavailable: if the answer has another model name or other
-    dimensions, or if the vector of a known text, which is embedded too every `PROBE_SECONDS`, differs from the one at
-    start.
+    dimensions, or if the vector of the text `PROBE` has a cosine below `MIN_COSINE` to the one at start. `PROBE` is
+    embedded with the first texts that come `PROBE_SECONDS` after the last comparison.
     """
 
     max_tokens = MAX_TOKENS
@@ -166,11 +166,12 @@ class EndpointEncoder:
             raise ValueError(f"its answer is not JSON: {content[:100].decode(errors='replace')!r}") from None
 
     def _read(self, body: Mapping[str, Any], deadline: float) -> tuple[httpx.Response, bytes]:
-        """Returns one answer and its content; httpx limits the time of each read only, this also that of all together.
+        """Sends one request; returns the answer and its content.
 
         `deadline` is a time of `time.monotonic`. Raises httpx.HTTPError if the connection fails, ValueError if the
-        answer is too long or late.
+        answer is longer than `MAX_BYTES` or ends after the deadline.
         """
+        # httpx limits only the time of each read, hence the check of all together.
         content = bytearray()
         left = max(deadline - time.monotonic(), 0.001)
         with self._http.stream("POST", self._url, json=body, timeout=left) as answer:
@@ -185,7 +186,7 @@ class EndpointEncoder:
     def _parse(self, answer: Any, count: int) -> tuple[str, Vectors]:
         """Returns the model's name and the `count` vectors in an answer, in the order of the texts.
 
-        Raises ValueError, KeyError, TypeError or AttributeError if a vector is missing or invalid.
+        Raises ValueError, KeyError, TypeError, AttributeError or OverflowError if a vector is missing or invalid.
         """
         rows = {int(row["index"]): row["embedding"] for row in answer["data"]}
         if sorted(rows) != list(range(count)):

@@ -80,10 +80,10 @@ class MiniLM:
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeds n texts: an array (n, 384) of vectors of length 1.
 
-        Only the first MAX_TOKENS tokens within the first MAX_CHARACTERS characters of a text count. Texts are run one
-        at a time: in int8 all texts of a batch share a scale, so a vector would depend on the other texts and on the
-        padding (cosines down to 0.93 were measured), and on a CPU a batch is hardly faster.
+        Only the first MAX_TOKENS tokens within the first MAX_CHARACTERS characters of a text count.
         """
+        # Texts are run one at a time: in int8 all texts of a batch share a scale, so a vector would depend on the other
+        # texts and on the padding (cosines down to 0.93 were measured), and on a CPU a batch is hardly faster.
         vectors = np.empty((len(texts), DIMENSIONS), np.float32)
         for row, text in enumerate(texts):
             vectors[row] = self._run(self._token_ids(text))[0]
@@ -148,7 +148,7 @@ def _map_words(folder: Path) -> dict[str, onnxruntime.OrtValue]:
 
 
 def fingerprint(folder: Path) -> str:
-    """Returns the model's name, derived from the content of its files: equal names mean comparable vectors.
+    """Returns the model's name, derived from the content of graph and tokenizer: equal names mean comparable vectors.
 
     Raises ModelMissing if the graph or the tokenizer is missing.
     """
@@ -172,7 +172,8 @@ def write_manifest(folder: Path, words: Path) -> None:
 def check(folder: Path) -> str:
     """Returns the fingerprint of the folder's model.
 
-    Raises ModelMissing if the folder is incomplete, was modified, or was made by another RECIPE.
+    Raises ModelMissing if graph, tokenizer or manifest is missing, if a file was modified, or if the folder was made by
+    another RECIPE. WORDS may be missing.
     """
     try:
         manifest = json.loads(_bytes_of(folder, MANIFEST))

@@ -60,7 +60,7 @@ class OnnxEncoder:
         prefixes: tuple[str, str],
         fingerprint: str,
     ) -> None:
-        """Takes the parts that `load` makes; `tokenizer` must neither truncate nor pad."""
+        """Takes the parts that `load` makes; use `load` instead, which also finds out the dimensions."""
         self.fingerprint, self.max_tokens = fingerprint, layout.max_tokens
         self.query_prefix, self.passage_prefix = prefixes
         self._session, self._tokenizer, self._pool = session, tokenizer, POOLINGS[layout.pooling]
@@ -97,10 +97,11 @@ class OnnxEncoder:
         return self._tokenizer
 
     def embed(self, texts: Sequence[str]) -> Array:
-        """Embeds n texts, cut at `max_tokens`: an array (n, dimensions) of vectors of length 1.
+        """Embeds n texts: an array (n, dimensions) of vectors of length 1.
 
-        Texts are run one at a time: in an int8 model a vector would otherwise depend on the other texts.
+        A text is cut at `max_tokens` tokens, and before that at CHARACTERS_PER_TOKEN times as many characters.
         """
+        # Texts are run one at a time: in an int8 model a vector would otherwise depend on the other texts.
         return np.stack([self._embed(text) for text in texts]) if texts else np.empty((0, self.dimensions), np.float32)
 
     def _embed(self, text: str) -> Array:
@@ -165,9 +166,10 @@ class Layout:
 
 
 def _pooling(folder: Path) -> str:
-    """Returns the key of POOLINGS that the folder's files name.
+    """Returns the key of POOLINGS that the folder's files name; "mean" if they name none.
 
-    Raises FailedPrecondition if they name several or another one, or a module that changes the pooled vector.
+    Raises FailedPrecondition if they name several or another one, or a module other than Transformer, Pooling and
+    Normalize.
     """
     modules = {str(module.get("type")).rpartition(".")[2]: module for module in _read(folder, "modules.json", list)}
     further = modules.keys() - {"Transformer", "Pooling", "Normalize"}

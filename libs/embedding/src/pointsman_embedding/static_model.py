@@ -85,7 +85,7 @@ def fingerprint(of_encoder: str) -> str:
 def write(folder: Path, table: NDArray[np.float16]) -> None:
     """Writes the table of token vectors into the folder of MiniLM, then the table's manifest.
 
-    Raises ModelMissing if the folder has no complete MiniLM.
+    Raises ModelMissing if the folder has no complete MiniLM; then the table was written, but not the manifest.
     """
     temporary = folder / f".{TABLE}"
     with temporary.open("wb") as file:
@@ -125,8 +125,8 @@ def distil(encoder: MiniLM) -> NDArray[np.float16]:
     """Makes the table of token vectors, an array (vocabulary, 256), by the method of model2vec.
 
     Each token is embedded by the encoder, projected on the 256 principal components, and weighted by rarity
-    (https://github.com/MinishLab/model2vec). Special tokens ([UNK], [PAD], [unused7], ...) get zeros. Takes 11 s on one
-    core.
+    (https://github.com/MinishLab/model2vec). Tokens in brackets ([UNK], [PAD], [unused7], ...) get zeros. Takes 11 s on
+    one core.
     """
     vectors = encoder.embed_tokens().astype(np.float64)
     vectors -= vectors.mean(axis=0)

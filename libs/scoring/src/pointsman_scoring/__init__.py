@@ -1,4 +1,4 @@
-"""Metrics of answers from 0 to 1, their confidence intervals, and significance tests."""
+"""Metrics, which score answers from 0 to 1, confidence intervals of mean scores, and significance tests."""
 
 from pointsman_scoring.metrics import Metric, MetricError
 from pointsman_scoring.registry import METRICS, is_user_metric, metric_from, spec_from_text

@@ -1,4 +1,7 @@
-"""Confidence intervals of mean scores, and significance tests between two paths on the same rows."""
+"""Confidence intervals of mean scores, and significance tests between two paths on the same rows.
+
+A path is one way to answer, such as a model with a prompt; a row is a request that both have answered.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,8 +62,8 @@ def compare(first: Sequence[float], second: Sequence[float], confidence: float =
     For scores of only 0 and 1 the test is McNemar's (Psychometrika 12, 1947) in its exact form, a binomial test on the
     rows where one path alone is right. Otherwise it is a permutation test that flips the signs of the differences (R.
     A. Fisher, The Design of Experiments, 1935). The interval is a percentile bootstrap of the differences. If the
-    differences are all equal, or too few for a significant result, it has limits that hold for any distribution
-    (`_bounds`).
+    differences are all equal, or too few for a significant result, the interval's limits are instead ones that hold for
+    any distribution (`_bounds`).
 
     `confidence` and `seed` are as for `mean_interval`. Raises ValueError if the lengths differ, there are no scores, or
     one is not from 0 to 1.

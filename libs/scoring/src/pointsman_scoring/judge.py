@@ -56,7 +56,7 @@ def _score_pattern(name: str) -> re.Pattern[str]:
 def parse_score(reply: str, name: str = "score") -> float | None:
     """Returns the score in the last line that ends with "NAME: N" (`name` in any case): N / 10, from 0 to 1.
 
-    Markdown marks and "/10" are allowed. Returns None if there is no such line, or N is not a whole number up to 10.
+    Markdown marks and "/10" are allowed. Returns None if there is no such line, or its N is not one of 0 to 10.
     """
     found = _score_pattern(name).findall(reply)
     if not found or not found[-1].isdecimal() or int(found[-1]) > MAX_SCORE:

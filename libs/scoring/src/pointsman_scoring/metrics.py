@@ -29,9 +29,9 @@ class Metric(Protocol):
     def score(self, answer: str, expected: Any) -> float:
         """Scores `answer` from 0 to 1.
 
-        `expected` is the label: a text or any JSON value. Raises MetricError if the metric cannot use the label; the
-        metrics of this module do so for every answer. Scoring an empty answer thus checks a label before answers are
-        paid for.
+        `expected` is the label: a text or any JSON value. Raises MetricError if the metric cannot use the label. With
+        the metrics of this module, this does not depend on the answer: scoring an empty answer checks a label before
+        answers are paid for.
         """
         ...
 
@@ -50,7 +50,7 @@ def parsed(text: str) -> Any:
 
 
 def structure(expected: Any) -> Any:
-    """Returns a label that is an object or array, as a value or as JSON text; NOTHING for any other label."""
+    """Returns the object or array that a label is, or that its text is in JSON; NOTHING for any other label."""
     value = parsed(expected) if isinstance(expected, str) else expected
     return value if isinstance(value, dict | list) else NOTHING
 
@@ -88,8 +88,8 @@ def _refuse(constant: str) -> Any:
 class Exact:
     """A metric: 1 if the answer equals the label, else 0.
 
-    If the label is a JSON object or array, or the text of one, values are compared. Any other label must be a text; it
-    is compared without regard to case and the number of spaces.
+    If the label is a JSON object or array, or the text of one, the answer must be JSON with equal values, strings
+    included. Any other label must be a text; it is compared without regard to case and the number of spaces.
     """
 
     def score(self, answer: str, expected: Any) -> float:
@@ -106,7 +106,7 @@ class Contains:
     """A metric: the fraction of the expected facts that the answer contains.
 
     The label is one text, or a list of facts, each a text or a list of alternative texts. Case and the number of spaces
-    are ignored. A fact must stand as separate words: "5 days" is not contained in "15 days", nor "2 dollars" in "2.40
+    are ignored. A fact must stand as separate words: "5 days" is not contained in "15 days", nor "40 dollars" in "2.40
     dollars".
     """
 

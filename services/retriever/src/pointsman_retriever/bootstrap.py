@@ -69,10 +69,10 @@ class RunningService:
 
 
 def load_model(settings: Settings) -> Encoder:
-    """Loads the configured embedding model, or else MiniLM.
+    """Loads the embedding model that the file `settings.embedding_config` names; MiniLM if it is not set or names none.
 
-    Raises FailedPrecondition if the configuration file cannot be read or its model cannot be used, ModelMissing if
-    MiniLM's folder is not complete, and Unavailable if a configured endpoint fails.
+    Raises FailedPrecondition if the file cannot be read or its model cannot be used, Unavailable if its endpoint fails,
+    and ModelMissing if MiniLM's folder is needed (`open_encoder`) and incomplete or damaged.
     """
     config = read_encoder_config(settings.embedding_config) if settings.embedding_config else None
     return open_encoder(config, settings.embedding_model)
@@ -84,8 +84,8 @@ async def run_service(
 ) -> AsyncIterator[RunningService]:
     """Runs the service for the length of the block; it listens when all collections are loaded.
 
-    A collection that cannot be loaded does not keep the service from being ready: calls to it get an error, and the
-    metric `pointsman_retriever_inconsistent` shows it. `spans` enables tracing. Raises what `claim_data_folder` raises;
+    A damaged collection does not keep the service from being ready: searches and writes of it fail, and the metric
+    `pointsman_retriever_inconsistent` shows it. `spans` enables tracing. Raises what `claim_data_folder` raises;
     FailedPrecondition if an extension or an external collection is not valid; OSError if a port is taken; TlsError and
     TokenFileError for files of TLS and tokens; and what a vector store's client raises if the store cannot be reached.
     """
@@ -162,7 +162,7 @@ async def _build_servicer(
 
 
 def to_window(model: Encoder) -> int:
-    """Returns how many tokens a chunk may have with its titles.
+    """Returns how many tokens a chunk may have with its titles and the model's special tokens.
 
     That is the number of tokens that the model reads, less those of its prefix for passages; at most `WINDOW_TOKENS`.
     """
@@ -193,7 +193,8 @@ def _load_vector_store(
 ) -> VectorStore:
     """Opens the configured vector store, and closes it with `stack`.
 
-    Raises FailedPrecondition if it is unknown or its client is not installed, and what its factory raises.
+    `owner` and `count_search` are as in `VectorStoreOptions`. Raises FailedPrecondition if the store is unknown or
+    cannot be imported, and what its factory raises.
     """
     factory: vector_stores.VectorStoreFactory = load_extension(
         settings.vector_store,
@@ -210,7 +211,8 @@ def _load_vector_store(
 def _load_external(stack: AsyncExitStack, settings: Settings, fingerprint: str) -> ExternalCollections:
     """Returns the collections in external stores, without connecting to the stores; `stack` closes them.
 
-    Raises FailedPrecondition for an invalid configuration, or a store that is unknown or whose client is not installed.
+    `fingerprint` is that of the model that embeds queries. Raises FailedPrecondition if the configuration is invalid,
+    or a store is unknown or cannot be imported.
     """
     external = {}
     for collection_id, config in stores.read_external(settings.collections).items():
@@ -229,7 +231,7 @@ def _load_external(stack: AsyncExitStack, settings: Settings, fingerprint: str) 
 def _load_reranker(stack: AsyncExitStack, settings: Settings) -> Reranker | None:
     """Returns the configured reranker, which `stack` closes; None if neither its URL nor its API is set.
 
-    Raises FailedPrecondition if the API is unknown.
+    Raises FailedPrecondition if the API is unknown or cannot be imported.
     """
     if not settings.reranker_url and not settings.reranker_api:
         return None

@@ -30,7 +30,7 @@ class ThreadPool:
         return await asyncio.wrap_future(self._executor.submit(context.run, partial(work, *args, **kwargs)))
 
     def close(self) -> None:
-        """Drops queued calls and waits for the running ones."""
+        """Cancels queued calls and waits for the running ones."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 

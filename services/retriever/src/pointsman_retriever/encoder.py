@@ -45,7 +45,7 @@ class Chunker(Protocol):
     """Interface for splitting documents into chunks; `SandboxedChunker` implements it."""
 
     def recipe(self, document: Document) -> str:
-        """Returns the recipe for a document: the name and version of how it is chunked.
+        """Returns the recipe for a document: the name and version of the way in which it is chunked.
 
         A stored document that is sent again is chunked again if its recipe has changed.
         """
@@ -53,7 +53,7 @@ class Chunker(Protocol):
     async def chunk(self, documents: Sequence[tuple[Document, str]]) -> list[tuple[Chunk, ...] | PointsmanError]:
         """Returns the chunks of each document, given with its recipe, in the same order.
 
-        For a document that cannot be chunked, the list has InvalidArgument instead.
+        In the place of a document that cannot be chunked, the list has an InvalidArgument.
         """
 
 
@@ -72,7 +72,7 @@ class ChunkedDocument:
         return [chunk.embedded_text for chunk in self.chunks]
 
     def with_vectors(self, vectors: Mapping[str, Vectors]) -> EncodedDocument:
-        """Returns the document with the vectors of its chunks; `vectors` has a vector for each of `texts`."""
+        """Returns the document with the vectors of its chunks; `vectors` maps each of `texts` to its vector."""
         return EncodedDocument(
             document=self.document,
             chunks=self.chunks,
@@ -132,9 +132,9 @@ class DocumentEncoder:
     ) -> list[EncodedDocument | PointsmanError]:
         """Returns each document with chunks and vectors, in the same order, or InvalidArgument if it cannot be chunked.
 
-        A document with its own vector becomes a single chunk. Texts for which `find_known` returns a vector are not
-        embedded again. `source` is recorded in the results. Raises Unavailable if the model's endpoint fails, and what
-        `find_known` raises.
+        A document with its own vector, which must be of length 1 (`with_unit_vector`), becomes a single chunk. Texts
+        for which `find_known` returns a vector are not embedded again. `source` is recorded in the results. Raises
+        Unavailable if the model's endpoint fails, and what `find_known` raises.
         """
         chunked = await self._chunk([(document, self.recipe(document)) for document in documents], source)
         return await self._add_vectors(chunked, find_known)
@@ -142,7 +142,8 @@ class DocumentEncoder:
     async def encode_again(self, documents: Sequence[tuple[Document, str]]) -> list[EncodedDocument]:
         """Chunks and embeds stored documents, given with their recipes; reuses no stored vector.
 
-        Raises InvalidArgument if one of them cannot be chunked, and Unavailable if the model's endpoint fails.
+        A document with GIVEN_VECTOR_RECIPE becomes a single chunk, which is embedded too. Raises InvalidArgument if one
+        of the documents cannot be chunked, and Unavailable if the model's endpoint fails.
         """
         chunked = await self._chunk(documents, source="")
         return [require(one) for one in await self._add_vectors(chunked, lambda _: {})]

@@ -29,7 +29,10 @@ class Exists:
 
 @dataclass(frozen=True, slots=True)
 class NumberRange:
-    """Matches documents whose value for the key is a number within the bounds; a bound of None does not apply."""
+    """Matches documents whose value for the key is a number within the bounds; a bound of None does not apply.
+
+    Metadata values are texts; those that Python's `float` can parse count as numbers.
+    """
 
     key: str
     gte: float | None = None
@@ -42,7 +45,7 @@ class NumberRange:
 class TextRange:
     """Matches documents whose value for the key is within the bounds; a bound of None does not apply.
 
-    Values are compared by code points, which is right for dates in ISO 8601.
+    Values are compared by code points; for dates in one format of ISO 8601 this is the order in time.
     """
 
     key: str
@@ -64,7 +67,7 @@ class Or:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """Matches documents that the inner filter does not match, including those without its key."""
+    """Matches documents that the inner filter does not match; for a condition, these include those without its key."""
 
     part: "Filter"
 

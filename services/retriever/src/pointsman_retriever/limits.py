@@ -147,7 +147,7 @@ def check_share(what: str, value: float, span: str) -> None:
 
 
 def check_vector(vector: Vectors, dimensions: int) -> None:
-    """Raises InvalidArgument ("invalid_vector") unless `vector` has the shape (dimensions,), is finite and not zero."""
+    """Raises InvalidArgument ("invalid_vector") unless `vector` is finite, not zero and of the shape (dimensions,)."""
     if vector.shape != (dimensions,):
         raise InvalidArgument(
             f"the vector has {vector.size} values; the model's vectors have {dimensions}",
@@ -161,10 +161,10 @@ def check_vector(vector: Vectors, dimensions: int) -> None:
 
 
 def check_document(document: Document) -> int:
-    """Returns the bytes of a document's id, title, text and metadata in UTF-8.
+    """Returns how many bytes a document's id, title, text and metadata have in UTF-8.
 
-    Raises InvalidArgument if these are more than `MAX_DOCUMENT_BYTES`, if the text is empty, or longer than
-    `MAX_CHARACTERS_WITH_VECTOR` with a vector, and for metadata as `check_entries` does.
+    Raises InvalidArgument if these are more than `MAX_DOCUMENT_BYTES`, if the text is blank, if a document with a
+    vector has more than `MAX_CHARACTERS_WITH_VECTOR` characters of text, and for metadata as `check_entries` does.
     """
     if not document.text.strip():
         raise InvalidArgument(
@@ -206,13 +206,13 @@ def check_entries(entries: Mapping[str, str], what: str, param: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TenantLimits:
-    """The number of collections that each tenant may have, and the quota of collections created without one."""
+    """The most collections that each tenant may have, and the quota of collections that are created without one."""
 
     collections: int = 0  # per tenant; 0 means unlimited
     quota: Quota = UNLIMITED  # of a collection that was created without one
 
     def check_one_more(self, tenant: str, collections: int) -> None:
-        """Raises ResourceExhausted ("quota_exceeded") if a tenant with `collections` collections may not create one."""
+        """Raises ResourceExhausted ("quota_exceeded") if a tenant with `collections` collections may not add one."""
         if self.collections and collections >= self.collections:
             raise ResourceExhausted(
                 f"tenant {tenant!r} has {collections:,} collections, the maximum; delete one first",

@@ -59,7 +59,7 @@ class BoundedLabels:
 class GenAiMetrics:
     """The durations of searches and of embedding their queries, by OpenTelemetry's conventions for generative AI.
 
-    The conventions have no attribute for the collection, so the collection is not a label here.
+    The conventions give these two metrics no attribute for the collection, so the collection is not a label here.
     """
 
     def __init__(self, registry: CollectorRegistry, embedding_model: str) -> None:
@@ -84,7 +84,7 @@ class GenAiMetrics:
             self._embeddings.observe(event.timings["embed"], exemplar)
 
     def record_failure(self, code: str, seconds: float) -> None:
-        """Records a failed search that took `seconds`; `code` is the code of its PointsmanError."""
+        """Records a failed search that took `seconds`; its label `error_type` is `code`, that of its PointsmanError."""
         self._served.labels("retrieval", "pointsman", self._model, code).observe(seconds, _exemplar())
 
 
@@ -145,7 +145,7 @@ class Metrics:
         )
 
     def count_index_search(self, device: str) -> None:
-        """Counts one search of a vector index on "gpu" or "cpu". Safe for threads."""
+        """Counts one search of a vector index, by the `device` that answered it: "gpu" or "cpu". Safe for threads."""
         self._index_searches.labels(device).inc()
 
     def record(self, event: Event) -> None:
@@ -191,7 +191,7 @@ class Metrics:
 
 
 class CollectionSizes(Collector):
-    """A Prometheus collector that reads the sizes of all collections each time the metrics are collected.
+    """A Prometheus collector that calls `sizes` for the collections' sizes each time the metrics are collected.
 
     The values of collections that share the label "other" are summed; of their index ages the largest is taken.
     """

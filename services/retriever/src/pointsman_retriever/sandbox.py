@@ -43,8 +43,8 @@ class Sandbox:
     async def call(self, operation: str, content: bytes, **options: str) -> dict[str, Any]:
         """Returns the answer to an operation ("read" or "chunk"), which `sandbox_worker` describes with its `options`.
 
-        Raises SandboxError if the operation fails, exceeds a limit, or ends the subprocess. A cancelled call kills the
-        subprocess.
+        Raises SandboxError if the operation fails, exceeds a limit, or ends the subprocess. If a call is cancelled
+        while it is worked on, the subprocess is killed.
         """
         async with self._lock:
             try:
@@ -108,6 +108,6 @@ class Sandbox:
 
 
 def _environment() -> dict[str, str]:
-    """Returns the environment of the subprocess: this process's, without the settings, some of which are secret."""
+    """Returns the environment of the subprocess: this process's, without POINTSMAN_*, as some of these are secret."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
     return {**inherited, "TOKENIZERS_PARALLELISM": "false"}

@@ -2,7 +2,8 @@
 
 Requests come on stdin: a line of JSON {"operation", "bytes", "max_bytes", ...}, then `bytes` bytes of content. Answers
 are written to stdout: the answer's size in eight bytes, big-endian, then a JSON object in UTF-8 of at most `max_bytes`.
-If the operation failed, the object has the key "error", with the reason. The operations are:
+If a file cannot be read, or a limit of memory or of `max_bytes` is exceeded, the object has the key "error", with the
+reason. Any other error ends the process. The operations are:
 
 * "read", with "media_type": reads an HTML or PDF file; answers {"title", "text"}.
 * "setup": the content is the settings for "chunk", from `chunking_setup`. It has no answer.

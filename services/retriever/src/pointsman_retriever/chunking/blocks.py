@@ -47,7 +47,7 @@ class TextChunker(Protocol):
     has_fences: bool  # whether the text may contain Markdown's code fences
 
     def is_section(self, line: str, after_blank: bool) -> bool:
-        """Returns whether a section or definition starts with this line, so that a block should end before it.
+        """Returns whether a block should end before this line, because a section or definition probably starts there.
 
         `after_blank` says whether the line follows a blank line or is the first.
         """

@@ -84,7 +84,8 @@ class CodeChunker:
     def _split(self, lines: list[CodeLine], whole: LineRange, level: int) -> list[LineRange]:
         """Splits a range of lines at its least indented boundaries, recursively, until pieces fit or have no boundary.
 
-        Adjacent pieces that fit into one chunk together are joined again.
+        At `level` MAX_INDENT_LEVELS a range is not split further. Adjacent pieces that fit into one chunk together are
+        joined again.
         """
         first, last = whole
         inside = range(first + 1, last)

@@ -41,8 +41,8 @@ class EmbeddingWindow:
     def chunk(self, block: Block, span: Span, path: Path) -> Chunk:
         """Makes a chunk of a span of the block; its context is the document's title and the titles of `path`.
 
-        Titles that do not fit are left out, the outermost first, and the context is cut to `CONTEXT_CHARACTERS`. The
-        span should fit without titles.
+        `span` has offsets in the block, the chunk those in the document. Titles that do not fit are left out, the
+        outermost first, and the context is cut to `CONTEXT_CHARACTERS`. The span should fit without titles.
         """
         titles = [title.strip() for title in (block.title, *(title for _, title in path))]
         distinct = list(dict.fromkeys(title for title in titles if title))
@@ -61,7 +61,7 @@ class EmbeddingWindow:
 class LengthSplitter:
     """Splits text into spans of at most `tokens` tokens and `CHUNK_CHARACTERS` characters.
 
-    It splits at paragraphs if possible, else at sentences, else at words.
+    It splits at paragraphs if possible, else at sentences, else at words. Blanks between the spans are left out.
     """
 
     def __init__(self, tokenizer: Tokenizer, tokens: int) -> None:

@@ -82,7 +82,7 @@ class SandboxedChunker:
     def __init__(self, sandbox: Sandbox, window: int = WINDOW_TOKENS, retry_seconds: float = RETRY_SECONDS) -> None:
         """Takes a `sandbox` with the setup of `chunking_setup` for the same `window`.
 
-        After a batch has failed, no document is begun alone later than `retry_seconds` after that.
+        After several documents failed together, they are tried one by one for `retry_seconds`; those left then fail.
         """
         self._sandbox = sandbox
         self._retry_seconds = retry_seconds
@@ -94,8 +94,8 @@ class SandboxedChunker:
     async def chunk(self, documents: Sequence[tuple[Document, str]]) -> list[Chunks | PointsmanError]:
         """Returns the chunks of each document, given with its recipe, or InvalidArgument if it could not be chunked.
 
-        Small documents with the same recipe are sent to the sandbox together, and one by one if that fails. A large
-        document is sent in parts; between them, other calls have a turn.
+        Consecutive small documents with the same recipe are sent to the sandbox together, and one by one if that fails.
+        A large document is sent in parts; between them, other calls have a turn.
         """
         results: list[Chunks | PointsmanError] = []
         for batch in _batches(documents):

@@ -59,7 +59,7 @@ class Collection:
     """A loaded collection: a search sees the state before a change or after it, never a mixture.
 
     Each version has an immutable index snapshot. A change publishes the next snapshot before its commit makes the new
-    version visible, so no search waits for a writer.
+    version visible, so no search waits for a change.
 
     All methods block. One thread makes changes, any thread may search. Methods that use the disk raise storage errors
     (`translate_errors`). Searches and changes raise NotFound after `close`.
@@ -115,7 +115,8 @@ class Collection:
         """Applies the changes of several callers in one commit; returns the result of each, in order.
 
         A step that raises a PointsmanError changes nothing, and its result is that error; the other steps are applied.
-        If a step raises another exception, or the commit fails, this raises it, and no step was applied.
+        If a step raises another exception, or the commit fails, this raises it, and no step was applied. If copying the
+        write-ahead log afterwards fails, this raises a storage error although the steps were applied.
         """
         if self._closed:
             raise unknown_collection(self.info.id)
@@ -148,7 +149,7 @@ class Collection:
         return self.info
 
     def set_search_settings(self, settings: str) -> CollectionInfo:
-        """Stores the collection's search settings, which `serialize_search_settings` has made; returns its state."""
+        """Stores search settings, which `serialize_search_settings` has made; returns the collection's state."""
         self._check_open()
         self.info = self.store.set_search_settings(settings)
         return self.info

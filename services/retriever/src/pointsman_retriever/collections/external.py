@@ -74,16 +74,20 @@ class ExternalCollection:
 
     @property
     def problem(self) -> str:
-        """Returns why the last search failed, or that there was no search yet; empty if the last search succeeded."""
+        """Returns why the last search failed, or that there was no search yet; empty if the last search succeeded.
+
+        Searches that are refused because of a filter do not count.
+        """
         return self._problem
 
     def search(self, query: ResolvedQuery) -> SearchResult:
         """Searches the external store; ignores the query's fusion method, diversity and neighbours.
 
-        The result's version is 0. Raises InvalidArgument ("filter_not_supported") if the query has a filter,
-        FailedPrecondition if the store lacks the collection or a field ("store_mismatch") or has vectors of other
-        dimensions ("wrong_dimensions"), and Unavailable ("store_unavailable") if the store fails. After a failure it
-        does so at once for as long as the failed search took.
+        Leaves out hits without an id, a finite score or a text. The result's version is 0. Raises InvalidArgument
+        ("filter_not_supported") if the query has a filter, FailedPrecondition if the store lacks the collection, a
+        field, or both vectors and a ranking by words ("store_mismatch"), or has vectors of other dimensions
+        ("wrong_dimensions"), and Unavailable ("store_unavailable") if the store fails. After such a failure, searches
+        raise Unavailable at once, for as long as the failed search took.
         """
         if query.filter is not None:
             raise InvalidArgument(

@@ -76,7 +76,7 @@ class InFlightBudget:
 
 
 class DocumentBatch:
-    """Documents that are processed together: those that arrive while earlier batches are processed.
+    """Documents that are processed together: those that arrive while earlier batches are processed, or shortly after.
 
     A batch is complete at MAX_DOCUMENTS_PER_BATCH or MAX_BYTES_PER_BATCH.
     """
@@ -128,8 +128,9 @@ class IngestStream:
     ) -> AsyncIterator[Sequence[DocumentOutcome] | IngestSummary]:
         """Yields the outcomes of each batch, in the order of the documents, and at the end the summary.
 
-        `requests` yields the client's documents, and perhaps an IngestEnd. Missing documents are not removed if a line
-        of a JSON Lines file could not be read, since its id is unknown.
+        `requests` yields the client's documents, and perhaps an IngestEnd. A document that cannot be read, is not
+        valid, exceeds the quota, or has the id of an earlier one in the stream has the outcome FAILED. Missing
+        documents are not removed if a JSON Lines file or a line of it could not be read, since the ids are unknown.
 
         Raises InvalidArgument if the source's name is too long or missing documents are to be removed without a source,
         ResourceExhausted ("overloaded") if `limit` is reached, storage errors (`translate_errors`), what `requests`

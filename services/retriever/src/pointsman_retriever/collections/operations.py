@@ -1,4 +1,4 @@
-"""Maintenance of collections while they are in use: verification, snapshots, restoring, migration to another model."""
+"""Maintenance of collections while the service runs: verification, snapshots, restoring, migration to another model."""
 
 import asyncio
 import hashlib
@@ -52,7 +52,7 @@ class MigrationProgress:
 
 
 class Operations:
-    """Verifies, copies, restores and migrates collections, which stay in use meanwhile.
+    """Verifies, copies, restores and migrates collections while the service runs.
 
     Methods raise InvalidArgument for a tenant or a name that is not valid, and storage errors (`translate_errors`).
     They raise FailedPrecondition ("read_only_collection") for a collection in an external store. All but `restore`
@@ -72,8 +72,8 @@ class Operations:
         """Reads all rows of a collection's file, and compares the indexes with the recorded counts and checksum.
 
         If there are problems, `repair` rebuilds the indexes from the file. The result has the problems found before
-        that; `repaired` says whether none was found afterwards. Raises Internal ("collection_damaged") if the indexes
-        cannot be rebuilt because the file is damaged.
+        that; `repaired` is true if the indexes were rebuilt and no problem was found afterwards. Raises Internal
+        ("collection_damaged") if the indexes cannot be rebuilt because the file is damaged.
         """
         started = time.perf_counter()
         collection = self._collection(collection_id)
@@ -91,7 +91,7 @@ class Operations:
         return await self._pools.maintenance.run(self._collection(collection_id).store.sketch)
 
     async def snapshot(self, collection_id: CollectionId) -> AsyncIterator[bytes | SnapshotTrailer]:
-        """Yields the bytes of a file with one version of a collection, and then its SnapshotTrailer."""
+        """Yields a file with one version of a collection, in parts of at most SNAPSHOT_PART_BYTES, then the trailer."""
         collection = self._collection(collection_id)
         with self._registry.data_folder.scratch() as scratch:
             copied = await self._pools.maintenance.run(maintenance.copy_store, collection.store, scratch)
@@ -108,9 +108,9 @@ class Operations:
         """Restores a collection and returns its state; `parts` yields the bytes of a snapshot file, then its SHA-256.
 
         The quota stays that of the collection that is replaced; if there is none, or it is damaged so that its quota
-        cannot be read, the quota is the default. Raises AlreadyExists if the collection exists and `replace` is False,
-        InvalidArgument ("snapshot_damaged") if the snapshot is incomplete or damaged, ResourceExhausted ("overloaded")
-        if too many changes are in progress, and what `parts` raises.
+        cannot be read, the quota is the default. Raises AlreadyExists if the collection exists, be it in an external
+        store, and `replace` is False, InvalidArgument ("snapshot_damaged") if the snapshot is incomplete or damaged,
+        ResourceExhausted ("overloaded") if too many changes are in progress, and what `parts` raises.
         """
         limits.check_name(collection_id)
         if self._registry.has(collection_id) and not replace:
@@ -130,10 +130,11 @@ class Operations:
     async def reembed(self, collection_id: CollectionId) -> AsyncIterator[MigrationProgress]:
         """Migrates a collection to the running embedding model, or resumes an interrupted migration to it.
 
-        Yields how many documents are done and how many there are, and at the end the collection's new state. Raises
+        Yields how many documents are done and how many there are, and at the end the collection's new state. Until
+        then, searches and upserts are refused, because the collection's vectors are of another model. Raises
         FailedPrecondition ("migration_running") if the collection is being migrated already, InvalidArgument if a
-        stored document cannot be chunked, and Unavailable if the model's endpoint fails or the collection is deleted or
-        replaced meanwhile ("collection_closed").
+        stored document cannot be chunked, Unavailable if the model's endpoint fails, and Unavailable
+        ("collection_closed") or NotFound if the collection is replaced or deleted meanwhile.
         """
         collection = self._collection(collection_id)
         if collection_id in self._migrating:

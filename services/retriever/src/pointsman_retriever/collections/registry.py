@@ -40,7 +40,8 @@ class CollectionStatus:
 class CollectionRegistry:
     """Finds collections by id, and creates, replaces and removes them.
 
-    Methods that only read may be called from any thread. The others block, and must run in the write thread.
+    Methods that only read may be called from any thread. The others block, and must run in the write thread, except
+    `load` and `close`, during which no other method may be called.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class CollectionRegistry:
         self._damaged: Mapping[CollectionId, DamagedCollection] = {}
 
     def load(self) -> None:
-        """Loads all collections from disk. For a collection that cannot be loaded it logs an error, and goes on."""
+        """Loads all collections from disk; if one fails with a PointsmanError, logs it and counts it as damaged."""
         for collection_id in self.data_folder.collections():
             try:
                 self._open(collection_id)
@@ -102,7 +103,7 @@ class CollectionRegistry:
         return collection_id in self._external or collection_id in self._writers or collection_id in self._damaged
 
     def quota(self, collection_id: CollectionId) -> Quota | None:
-        """Returns a collection's quota; None if there is no such collection, or it is damaged and so is its quota."""
+        """Returns a collection's quota; None if there is none on disk with this id, or its quota cannot be read."""
         writer = self._writers.get(collection_id)
         if writer is not None:
             return writer.collection.info.quota
@@ -133,7 +134,7 @@ class CollectionRegistry:
     def create(self, info: CollectionInfo) -> CollectionInfo:
         """Creates an empty collection with the id, model and quota of `info`; returns its state.
 
-        Raises storage errors (`translate_errors`).
+        There must be none with this id. Raises storage errors (`translate_errors`).
         """
         with self.data_folder.scratch() as scratch:
             create_store(scratch, info)
@@ -151,8 +152,8 @@ class CollectionRegistry:
     def replace(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
         """Replaces the store of a collection, which may be damaged, by the store in `folder`; returns the new state.
 
-        Raises FailedPrecondition ("read_only_collection") for one in an external store, and otherwise as `add` does;
-        then a damaged collection is as before.
+        Raises FailedPrecondition ("read_only_collection") for one in an external store, and otherwise as `add` does.
+        After an error, a damaged collection is as before, and searches of any other one raise Unavailable.
         """
         self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)

@@ -1,4 +1,4 @@
-"""Runs searches: checks a query, embeds it, ranks passages of its collection, and has them reranked."""
+"""Runs searches: checks a query, embeds it, ranks passages of its collection, and has them reranked if it asks so."""
 
 import asyncio
 import time
@@ -58,10 +58,10 @@ class SearchService:
 
         Raises InvalidArgument if a name, the text, an option, the filter or the vector is not valid; NotFound;
         FailedPrecondition if the vectors are of another embedding model, if there is no reranker to rerank with, or if
-        an external store lacks a field or has vectors of other dimensions; ResourceExhausted ("overloaded") if too many
-        searches are in progress; Unavailable if the index, the external store, the reranker or the embedding model's
-        endpoint fails; storage errors (`translate_errors`); and for a damaged collection the error with which it failed
-        to load.
+        an external store lacks the collection or a field, or has vectors of other dimensions; ResourceExhausted
+        ("overloaded") if too many searches are in progress; Unavailable if the index, the external store, the reranker
+        or the embedding model's endpoint fails; storage errors (`translate_errors`); and for a damaged collection the
+        error with which it failed to load.
         """
         started = time.perf_counter()
         try:
@@ -71,7 +71,7 @@ class SearchService:
             raise
 
     async def search_all(self, queries: Sequence[Query]) -> list[SearchAnswer | PointsmanError]:
-        """Runs queries at the same time; returns the answer or the error of each, in their order.
+        """Runs queries at the same time; returns the answer or the PointsmanError of each, in their order.
 
         Raises InvalidArgument ("invalid_batch") if there are no queries or more than `limits.MAX_SEARCHES`.
         """

@@ -65,14 +65,14 @@ class CollectionService:
 
         If `quota` is None, the new collection gets the default quota. Raises AlreadyExists ("collection_exists") if it
         exists and `if_missing` is False, and ResourceExhausted ("quota_exceeded") if the tenant may not have another.
-        If the existing one is damaged or in a store of the user's own, raises as for other methods (see the class).
+        If the existing one is damaged or in an external store, always raises as other methods do (see the class).
         """
         limits.check_name(collection_id)
         with self._pools.changes.slot():
             return await self._pools.write.run(self._create, collection_id, if_missing, quota)
 
     async def set_quota(self, collection_id: CollectionId, quota: Quota) -> CollectionInfo:
-        """Sets a collection's quota, and returns its state; a collection that is above its quota can only shrink."""
+        """Sets a collection's quota, and returns its state; a collection that is above its quota cannot grow."""
         collection = self._writer(collection_id).collection
         with self._pools.changes.slot():
             return await self._pools.write.run(collection.set_quota, quota)
@@ -86,10 +86,10 @@ class CollectionService:
     async def upsert(self, collection_id: CollectionId, documents: Sequence[Document]) -> UpsertResult:
         """Adds or replaces all documents, or none if it raises; documents that are stored unchanged are not written.
 
-        Raises InvalidArgument if a document exceeds the limits (`check_documents`), has an invalid vector or cannot be
-        chunked, FailedPrecondition ("fingerprint_mismatch") if another embedding model made the vectors of the
-        collection or of a document, ResourceExhausted ("quota_exceeded"), and Unavailable if the model's endpoint
-        fails.
+        The documents then belong to no ingest source. Raises InvalidArgument if a document exceeds the limits
+        (`check_documents`), has an invalid vector or cannot be chunked, FailedPrecondition ("fingerprint_mismatch") if
+        another embedding model made the vectors of the collection or of a document, ResourceExhausted
+        ("quota_exceeded"), and Unavailable if the model's endpoint fails.
         """
         writer = self._writer(collection_id)
         with self._pools.changes.slot():

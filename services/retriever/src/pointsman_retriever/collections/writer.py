@@ -50,7 +50,7 @@ class GroupCommitWriter:
     async def write_each(self, steps: Sequence[Callable[[Change], T]]) -> list[StepResult[T]]:
         """Applies several changes in one commit; returns the result or the PointsmanError of each, in order.
 
-        Raises as `write` does for all other errors.
+        Raises as `write` does, except that a PointsmanError of a step is returned.
         """
         results: asyncio.Future[list[StepResult[T]]] = asyncio.get_running_loop().create_future()
         self._pending.append((steps, results))
@@ -98,7 +98,7 @@ class GroupCommitWriter:
 
 
 class Compactor:
-    """Rebuilds indexes in the background when they need it, mostly because of deleted rows.
+    """Rebuilds indexes in the background when they need it, as after many changes.
 
     Use from the event loop's thread only.
     """

@@ -34,9 +34,9 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class RawDocument:
-    """A document as the client sent it: with its text, or with a file (`content`) of type `media_type`.
+    """A document as the client sent it: with its text, or with a file (`content`).
 
-    Without a file, `media_type` is that of the text. It is in lower case and has no parameters.
+    `media_type` is that of the file, or of the text if there is no file; in lower case, without parameters.
     """
 
     id: str

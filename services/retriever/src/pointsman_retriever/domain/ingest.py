@@ -40,7 +40,8 @@ class IngestSummary:
 class IngestEnd:
     """The message with which a client ends an ingest stream.
 
-    With `remove_missing`, documents of the stream's source that were not sent are deleted.
+    With `remove_missing`, documents of the stream's source that were not sent are deleted, unless a JSON Lines file or
+    a line of it could not be read.
     """
 
     remove_missing: bool

@@ -67,7 +67,7 @@ class RankedChunk:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A chunk directly before or after a passage in its document."""
+    """A chunk shortly before or after a passage in its document."""
 
     text: str
     start: int
@@ -95,7 +95,8 @@ class Passage:
 class Relevance:
     """Whether a search found anything that answers the query, and the two measurements by which this was decided.
 
-    It did if one of them reaches its threshold in the collection's `SearchSettings`.
+    It did if one of them reaches its threshold in the collection's `SearchSettings`; for a collection in an external
+    store, the default thresholds apply.
     """
 
     relevant: bool

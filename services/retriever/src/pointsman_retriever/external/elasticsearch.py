@@ -54,7 +54,8 @@ class _Index:
     def _cosine(self, score: float) -> float:
         """Converts the score of unit vectors to their cosine.
 
-        By the documentation of both products, the score is 1 / (1 + distance^2) for L2, and else (1 + cosine) / 2.
+        If the index compares by L2, the score is 1 / (1 + distance^2). Any other score is taken for (1 + cosine) / 2,
+        as both products document it for a comparison by cosine.
         """
         return 1 - (1 / score - 1) / 2 if self._similarity == "l2" else 2 * score - 1
 

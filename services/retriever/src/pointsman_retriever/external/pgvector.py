@@ -65,7 +65,7 @@ class PgvectorTable:
     def _dimensions(self, kind: str) -> int:
         """Returns the dimensions by the vector column's type, such as vector(384), or else by a row's vector.
 
-        Returns 0 if there is no vector column, or no row.
+        Returns 0 if there is no vector column, or no row with a vector.
         """
         if not self._vector:
             return 0

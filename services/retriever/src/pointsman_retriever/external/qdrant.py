@@ -59,7 +59,10 @@ class QdrantCollection:
         return [Hit(str(point.id), point.payload or {}, self._cosine(point.score)) for point in found.points]
 
     def _cosine(self, score: float) -> float:
-        """Converts Qdrant's score of unit vectors, which is their distance for EUCLID, to their cosine."""
+        """Converts Qdrant's score of unit vectors to their cosine.
+
+        For EUCLID the score is their distance; any other score is taken for the cosine itself.
+        """
         return 1 - score * score / 2 if self._distance == models.Distance.EUCLID else score
 
     def by_words(self, text: str, count: int) -> Sequence[Hit]:

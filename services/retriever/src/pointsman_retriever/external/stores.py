@@ -1,7 +1,8 @@
 """The interface of external stores, the registry of its implementations, and their configuration.
 
-To add a store, write a module with a class and add one line to EXTERNAL_STORES; or name `module:attribute` in the
-configuration. Every implementation must pass the tests in tests/retriever/external_conformance.py.
+To add a store, write a module with a class and add one line to EXTERNAL_STORES. Without changing this package, name
+`module:attribute` in the configuration, or publish the class as an entry point of the group
+`pointsman.external_stores`. Every implementation must pass the tests in tests/retriever/external_conformance.py.
 """
 
 import os
@@ -62,7 +63,7 @@ class ExternalCollectionConfig(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class ExternalOptions:
-    """What an external store is opened with: its URL, the name of the collection in it, the key, and the fields."""
+    """What an external store is opened with: URL, name of the collection in the store, key, timeout and fields."""
 
     url: str
     name: str
@@ -94,14 +95,17 @@ class Hit:
 class ExternalStore(Protocol):
     """Interface of one collection in an external store; its methods block, and write nothing.
 
-    Several threads may call them. `read_layout` is called before any search. Methods raise LookupError, with a message,
-    if the collection or a field is missing, and any other error if the store cannot be reached.
+    Several threads may call them. `read_layout` is called before any search; it raises LookupError, with a message, if
+    the collection or a field is missing or not usable. Methods may raise any other error if the store fails.
     """
 
     def read_layout(self) -> Layout: ...
 
     def by_meaning(self, vector: Vectors, count: int) -> Sequence[Hit]:
-        """Returns at most `count` passages nearest to a unit vector, nearest first."""
+        """Returns at most `count` passages nearest to a unit vector, nearest first.
+
+        Not called if `Layout.dimensions` is 0.
+        """
 
     def by_words(self, text: str, count: int) -> Sequence[Hit]:
         """Returns at most `count` passages that match words of `text`, best first.
@@ -126,8 +130,8 @@ def read_external(file: Path | None) -> Mapping[CollectionId, ExternalCollection
     """Reads the external collections under the key `collections` of a YAML file, such as pointsman.yaml.
 
     Entries that are no mapping, such as folders that `pointsman up` ingests, are ignored. Returns an empty mapping if
-    `file` is None. Raises FailedPrecondition ("invalid_external_collection") if the file cannot be read, lacks the key,
-    or has an entry that is not valid.
+    `file` is None. Raises FailedPrecondition ("invalid_external_collection") if the file cannot be read, has no mapping
+    under the key, or has a mapping in it that is not a valid ExternalCollectionConfig.
     """
     if file is None:
         return {}
@@ -162,7 +166,8 @@ def _parse(where: str, entry: Mapping[str, Any]) -> ExternalCollectionConfig:
 def to_options(collection: CollectionId, config: ExternalCollectionConfig) -> ExternalOptions:
     """Returns the options of an external store, with the key from the environment variable that `config` names.
 
-    Raises FailedPrecondition ("invalid_external_collection") if this variable is not set.
+    The key is empty if `config` names none. Raises FailedPrecondition ("invalid_external_collection") if the variable
+    is not set or empty.
     """
     key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
     if config.api_key_env and not key:

@@ -102,8 +102,8 @@ def _from_outcome(outcome: DocumentOutcome) -> pb.DocumentOutcome:
 def to_query(request: pb.SearchRequest) -> Query:
     """Converts a search request; its fields `filter` and `where` become one filter.
 
-    Raises InvalidArgument if `filter` has too many entries or an empty key, or if `where` has an empty or too deeply
-    nested part. Other limits are not checked here.
+    An unknown value of `fusion` counts as not set. Raises InvalidArgument if `filter` has too many entries or an empty
+    key, or if a part of `where` has none of the known kinds or is nested too deeply. Other limits are not checked here.
     """
     return Query(
         collection=to_collection_id(request.tenant, request.collection),

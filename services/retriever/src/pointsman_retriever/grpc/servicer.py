@@ -180,7 +180,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
 
 
 async def discard_requests(requests: AsyncIterator[Any]) -> None:
-    """Reads and drops the rest of a refused stream, for `DISCARD_SECONDS` at most.
+    """Reads and drops the rest of a stream whose call failed, for `DISCARD_SECONDS` at most.
 
     A client that still sends when its call ends would not receive the error.
     """

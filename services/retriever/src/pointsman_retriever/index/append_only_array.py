@@ -27,9 +27,9 @@ class AppendOnlyArray:
     def __init__(self, dtype: DTypeLike, width: int | None = None, folder: Path | None = None) -> None:
         """Makes an empty array of rows of `width` values, or of single values if `width` is None.
 
-        With `folder`, an array of `MIN_FILE_BYTES` or more is in a file without a name in this folder, which the
+        With `folder`, an array of `MIN_FILE_BYTES` or more is in an unnamed temporary file in this folder, which the
         operating system caches in memory as long as there is room. If the file cannot be made, as when the disk is
-        full, the array is in memory.
+        full or on macOS, the array is in memory.
         """
         self.rows = 0
         self.folder = folder
@@ -39,7 +39,8 @@ class AppendOnlyArray:
     def append(self, at: int, values: NDArray[Any]) -> None:
         """Writes `values` from row `at` on; the array then ends after them.
 
-        `at` is the number of committed rows: rows from there on belong to a change that was not committed.
+        `at` is the number of committed rows: rows from there on belong to a change that was not committed, and are
+        replaced.
         """
         self._reserve(at + len(values))
         self._array[at : at + len(values)] = values

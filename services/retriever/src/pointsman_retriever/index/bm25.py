@@ -43,7 +43,7 @@ class Segment:
     counts: Ints
 
     def postings(self, terms: Ints) -> Iterator[Postings]:
-        """Yields for each term number in the segment its position in `terms`, its rows, and the count in each row."""
+        """Yields a `Postings` for each of the term numbers `terms` that is in the segment."""
         if not len(self.terms):
             return
         places = np.minimum(self.terms.searchsorted(terms), len(self.terms) - 1)
@@ -109,7 +109,8 @@ class WordIndex:
     def with_changes(self, removed: Ids, added: Ids, texts: Sequence[str]) -> "WordIndex":
         """Returns the next snapshot, without the ids `removed` and with `added`, whose texts are `texts`.
 
-        For one thread at a time. `added` is ascending, above all earlier ids; unknown ids in `removed` are ignored.
+        Called by one thread at a time, on the latest snapshot only. `added` is ascending, above all earlier ids;
+        unknown ids in `removed` are ignored.
         """
         first = len(self.alive)
         alive = np.concatenate((self.alive, np.ones(len(added), np.bool_)))
@@ -122,9 +123,10 @@ class WordIndex:
     def score(self, query: str) -> "WordScores":
         """Returns every row's BM25 score for a query, with the IDF of each term to the power of IDF_EXPONENT.
 
-        It processes the postings of all terms together: NumPy releases the GIL in each long step, and if other threads
-        are busy every step waits to get it back.
+        The result also has the share of the query's terms that each row contains.
         """
+        # The postings of all terms are processed together: NumPy releases the GIL in each long step, and if other
+        # threads are busy every step waits to get it back.
         terms = self.analyzer.query_terms(query)
         repeats = np.fromiter(terms.values(), np.float64, len(terms))
         which, rows, counts = self._postings(terms)
@@ -243,7 +245,7 @@ class WordScores:
         return best
 
     def scores_of(self, ids: Ids) -> Scores:
-        """Returns (ids,), the BM25 scores of chunks that must exist; 0 for a chunk without any term."""
+        """Returns (ids,), the BM25 scores of chunks that must exist; 0 for a chunk without any of the query's terms."""
         return self._select(self.scores, ids)
 
     def coverage(self, ids: Ids) -> Scores:

@@ -1,4 +1,4 @@
-"""The default vector store: vectors in memory, which are all compared while they are few; later a FAISS IVF index."""
+"""The default vector store: a search compares all vectors while they are few, and later uses a FAISS IVF index."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from pointsman_retriever.index.vector_stores import VectorStoreOptions
 
 @dataclass(frozen=True, slots=True)
 class IndexThresholds:
-    """The numbers and shares of vectors from which searches use an IVF index, and an index is rebuilt."""
+    """Limits that decide whether a search uses an IVF index or compares all vectors, and when an index is rebuilt."""
 
     max_flat: int = 20_000  # vectors; up to here all are compared, which takes 2 ms, and lists would be too short
     max_exact_filtered: int = 1_000  # if a filter leaves at most so many vectors, they are compared exactly
@@ -42,7 +42,8 @@ class FaissIndex:
     def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "FaissIndex":
         """Returns the next snapshot, without the ids `removed` and with `added`, whose vectors are `vectors`.
 
-        For one thread at a time. `added` is ascending, above all earlier ids; unknown ids in `removed` are ignored.
+        Called by one thread at a time, on the latest snapshot only. `added` is ascending, above all earlier ids;
+        unknown ids in `removed` are ignored.
         """
         alive = np.concatenate((self.alive, np.ones(len(added), np.bool_)))
         rows = self._find_rows(removed)
@@ -125,10 +126,8 @@ class FaissIndex:
         return None if self.count == len(self.alive) else self.alive
 
     def _mask_of(self, among: Ids) -> Mask:
-        """Returns a mask of the rows that are not deleted and whose id is in `among`.
-
-        A table with an entry for each id from the first to the last is faster than a search for each id.
-        """
+        """Returns a mask of the rows that are not deleted and whose id is in `among`."""
+        # A table with an entry for each id from the first to the last is faster than a search for each id.
         ids = self._ids
         if not len(ids) or not len(among):
             return np.zeros(len(ids), np.bool_)
@@ -170,19 +169,19 @@ def empty_faiss_index(
     gpu: Gpu | None = None,
     folder: Path | None = None,
 ) -> FaissIndex:
-    """Returns an index without vectors, whose vectors will be in memory, or, if large, in a file in `folder`.
+    """Returns an index without vectors. Many vectors will be in a file in `folder`, if it is set, few in memory.
 
-    See `AppendOnlyArray`; with `folder` None they are always in memory. `gpu` None: the index is on the CPU.
+    See `AppendOnlyArray`. If `gpu` is None, the index is on the CPU only.
     """
     ids, vectors = AppendOnlyArray(np.int64), AppendOnlyArray(np.float32, dimensions, folder)
     return FaissIndex(ids, vectors, np.empty(0, np.bool_), 0, 0, thresholds=thresholds, gpu=gpu)
 
 
 class FaissStore:
-    """Makes indexes in memory; implements VectorStore.
+    """Makes indexes in this process; implements VectorStore.
 
     IVF indexes are also on the first GPU, if this build of FAISS finds one. The exact vectors of a large collection are
-    in a file in the options' `folder` (see `AppendOnlyArray`).
+    in a file in the options' `folder`, if that is set (see `AppendOnlyArray`).
     """
 
     def __init__(self, options: VectorStoreOptions | None = None) -> None:

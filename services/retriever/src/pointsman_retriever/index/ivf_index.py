@@ -125,7 +125,8 @@ def build_ivf_index(vectors: Vectors, gpu: Gpu | None) -> IvfIndex:
 def _calibrate_probes(ivf: IvfIndex, vectors: Vectors, random: np.random.Generator) -> int:
     """Returns how many lists a search has to scan to reach TARGET_RECALL, times PROBE_MARGIN.
 
-    It is found by doubling and bisection, and is at least MIN_PROBES and MIN_PROBED_SHARE of the lists.
+    It is found by doubling and bisection, and is at least MIN_PROBES and MIN_PROBED_SHARE of the lists, but at most all
+    lists.
     """
     sample = vectors[random.permutation(ivf.rows)[:CALIBRATION_QUERIES]]
     _, truth = faiss.knn(sample, vectors, CALIBRATION_NEAREST + 1, metric=faiss.METRIC_INNER_PRODUCT)

@@ -48,11 +48,14 @@ class Column:
         self._rows.truncate(rows)
 
     def rows(self, count: int) -> NDArray[np.int32]:
-        """Returns the value numbers of the first `count` rows, -1 for no value; may leave out last rows without one."""
+        """Returns the value numbers of the first `count` rows, -1 for a row without a value.
+
+        The array may be shorter if the last of these rows have no value.
+        """
         return self._rows.first(count)
 
     def matches(self, condition: Condition) -> Mask:
-        """Returns (values + 1,): whether each distinct value, by number, meets a condition.
+        """Returns (values + 1,): whether each distinct value, by number, meets a condition, whose key is ignored.
 
         The last flag is False: the number -1 of a row without a value refers to it.
         """
@@ -103,9 +106,11 @@ class MetadataIndex:
     def with_changes(
         self, removed: Ids, added: Ids, documents: Ids, metadata: Sequence[Mapping[str, str]]
     ) -> "MetadataIndex":
-        """Returns the next snapshot, without the ids `removed` and with `added`, and the document and metadata of each.
+        """Returns the next snapshot, without the ids `removed` and with `added`.
 
-        For one thread at a time. `added` is ascending, above all earlier ids; unknown ids in `removed` are ignored.
+        `documents` and `metadata` have, for each added id, the row number of its document in the database, and its
+        metadata. Called by one thread at a time, on the latest snapshot only. `added` is ascending, above all earlier
+        ids; unknown ids in `removed` are ignored.
         """
         alive = np.concatenate((self.alive, np.ones(len(added), np.bool_)))
         rows = self._find_rows(removed)

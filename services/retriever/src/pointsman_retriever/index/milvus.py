@@ -58,7 +58,7 @@ class MilvusIndex:
     def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "MilvusIndex":
         """Returns the next snapshot, without the ids `removed` and with `added`, whose vectors are `vectors`.
 
-        For one thread at a time. `added` is ascending, above all earlier ids.
+        Called by one thread at a time, on the latest snapshot only. `added` is ascending, above all earlier ids.
         """
         if self.leaving:
             self.client.delete(self.name, ids=list(self.leaving))
@@ -133,7 +133,10 @@ class MilvusIndex:
 
 
 class MilvusStore:
-    """Keeps vectors in Milvus; implements VectorStore. At first drops copies that a killed process has left there."""
+    """Keeps vectors in Milvus; implements VectorStore.
+
+    When it is made, it drops the copies that a killed process with the same data folder has left in Milvus.
+    """
 
     def __init__(self, options: VectorStoreOptions) -> None:
         self._client = MilvusClient(uri=options.url, token=options.token)

@@ -28,7 +28,7 @@ class IndexSnapshot:
         )
 
     def differences(self, collection: CollectionInfo) -> list[str]:
-        """Returns sentences on how the indexes disagree with a collection's counts and checksum; none if they agree."""
+        """Returns sentences on how the indexes disagree with a collection's counts and checksum; [] if they agree."""
         found = [
             f"there are {count:,} {what} for {collection.chunks:,} chunks"
             for what, count in (

@@ -1,6 +1,7 @@
 """Splits text into search terms: the stems of its words, by English rules, in lower case and without accents.
 
-An identifier in code yields itself and the words it consists of: "read a file" also finds `read_file` and `readFile`.
+An ASCII identifier in code yields itself and the words it consists of: "read a file" also finds `read_file` and
+`readFile`.
 """
 
 import re
@@ -42,7 +43,11 @@ class TermAnalyzer:
         return Counter(self._stem(_split_words(text)))
 
     def query_terms(self, text: str) -> Counter[str]:
-        """Counts the terms of a query's first `MAX_QUERY_WORDS` words, without stop words unless it has no others."""
+        """Counts the terms of a query.
+
+        Stop words are left out, unless the query has no other words; of the remaining words the first `MAX_QUERY_WORDS`
+        count.
+        """
         words = _split_words(text)
         topical = [word for word in words if word not in _STOP_WORDS] or words
         return Counter(self._stem(topical[:MAX_QUERY_WORDS]))

@@ -25,7 +25,8 @@ class VectorIndex(Protocol):
 
     `with_changes` makes the next snapshot, and this one stays valid, so no reader waits for a writer. It is called by
     one thread at a time and only on the latest snapshot, because snapshots may share storage. If a change cannot be
-    committed, its snapshot is dropped, and the next change calls `with_changes` on the same snapshot again.
+    committed, its snapshot is dropped, and the next change calls `with_changes` on the same snapshot again. FaissIndex
+    and MilvusIndex implement it.
     """
 
     @property
@@ -38,7 +39,8 @@ class VectorIndex(Protocol):
     def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "VectorIndex":
         """Returns the next snapshot, without the ids `removed` and with `added`.
 
-        `added` is ascending, above all earlier ids; `vectors` (added, dimensions) has the vector of each.
+        `added` is ascending, above all earlier ids; `vectors` (added, dimensions) has the vector of each. Unknown ids
+        in `removed` are ignored.
         """
 
     def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids:
@@ -48,7 +50,7 @@ class VectorIndex(Protocol):
         """
 
     def get(self, ids: Ids) -> Vectors:
-        """Returns (ids, dimensions), the vectors of these ids; all must be in this snapshot."""
+        """Returns (ids, dimensions), the vectors of these ids, in their order; all must be in this snapshot."""
 
     @property
     def needs_compaction(self) -> bool:
@@ -57,8 +59,8 @@ class VectorIndex(Protocol):
     def compacted(self) -> "VectorIndex":
         """Returns an index of the same vectors that is faster to search and shares no storage with this one.
 
-        May take seconds, and is called in any thread. Meanwhile, changes make further snapshots of this index; then
-        the same changes are applied to the result by `with_changes`.
+        Called only if `needs_compaction`, in any thread; may take seconds. Meanwhile, changes make further snapshots of
+        this index; then the same changes are applied to the result by `with_changes`.
         """
 
     def close(self) -> None:
@@ -66,7 +68,7 @@ class VectorIndex(Protocol):
 
 
 class VectorStore(Protocol):
-    """Interface for making the vector indexes of all collections."""
+    """Interface for making the vector indexes of all collections; FaissStore and MilvusStore implement it."""
 
     def empty_index(self, collection: CollectionInfo) -> VectorIndex:
         """Returns a new index without vectors for a collection.

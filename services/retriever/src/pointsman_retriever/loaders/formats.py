@@ -1,4 +1,4 @@
-"""Reads plain text and JSON Lines, in the service's own process; defines what all readers of files return and raise."""
+"""Reads plain text and JSON Lines, in the service's own process; defines types that the other readers use too."""
 
 import codecs
 import json
@@ -29,7 +29,7 @@ class UnreadableFile(Exception):
 def read_text(content: bytes) -> str:
     """Decodes a text file in UTF-8, or in UTF-16 with a byte order mark.
 
-    Raises UnreadableFile if it is in another encoding or contains a null character.
+    Raises UnreadableFile if it cannot be decoded or contains a null character.
     """
     try:
         text = content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")
@@ -46,10 +46,10 @@ def replace_surrogates(text: str) -> str:
 
 
 def read_lines(content: bytes) -> Iterator[tuple[int, Entry | UnreadableFile]]:
-    """Yields for each line of a JSON Lines file that is not blank its number, from 1, and its object.
+    """Yields for each line of a JSON Lines file that is not blank its number, from 1 with blank lines, and its object.
 
-    The object has the keys of `LINE_KEYS`, of which only "text" is required; "_id" becomes "id". For a line that is no
-    such object, an UnreadableFile is yielded instead. Raises UnreadableFile as `read_text` does.
+    The object has only keys of `LINE_KEYS`, of which "text" is required; the key "_id" is returned as "id". For a line
+    that is no such object, an UnreadableFile is yielded in its place. Raises UnreadableFile as `read_text` does.
     """
     for number, match in enumerate(_LINE.finditer(read_text(content)), start=1):
         line = match[0]

@@ -34,7 +34,7 @@ def read_html(content: bytes) -> LoadedText:
 def read_pdf(content: bytes) -> LoadedText:
     """Extracts the title and the text of all pages of a PDF file.
 
-    Raises UnreadableFile if it is encrypted, has more than `MAX_PAGES` pages, has no text, as a scan, or is no PDF.
+    Raises UnreadableFile if it needs a password, has more than `MAX_PAGES` pages, has no text, as a scan, or is no PDF.
     """
     try:
         reader = PdfReader(BytesIO(content))

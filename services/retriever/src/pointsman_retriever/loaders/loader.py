@@ -18,7 +18,10 @@ SANDBOXED_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/
 
 @dataclass(frozen=True, slots=True)
 class FailedDocument:
-    """The id of a document that could not be read, and the error. A line of a JSON Lines file has the id FILE:LINE."""
+    """The id of a document that could not be read, and the error.
+
+    For a line of a JSON Lines file, `id` is ID:LINE, with the id that the client gave the file and the line's number.
+    """
 
     id: str
     error: PointsmanError
@@ -36,8 +39,8 @@ class Loader:
     async def load_one(self, raw: RawDocument) -> Document:
         """Returns the document with its text, or with the text of its file.
 
-        Raises InvalidArgument if it has both a text and a file, if the file cannot be read, or if its media type is
-        unknown or `JSONL`, which only `load` reads.
+        A document without a title gets that of its HTML or PDF file. Raises InvalidArgument if it has both a text and a
+        file, if the file cannot be read, or if the file's media type is unknown or `JSONL`, which only `load` reads.
         """
         if not raw.content:
             return _to_document(raw, raw.title, raw.text)
@@ -65,7 +68,8 @@ class Loader:
     async def load(self, raw: RawDocument) -> AsyncIterator[Document | FailedDocument]:
         """Yields the document that a client has sent, or a document for each line of its JSON Lines file.
 
-        Yields a FailedDocument in the place of a document that cannot be read, and raises no error for it.
+        A line gets the metadata of `raw` in addition to its own, but not the title or vector of `raw`. In the place of
+        a document that cannot be read, a FailedDocument is yielded, and no error raised.
         """
         try:
             if raw.media_type != JSONL or not raw.content:

@@ -47,7 +47,7 @@ COHERE = HttpApi(
 
 
 class UnreadableAnswer(ValueError):
-    """A reranker's response is not in its API's format, or lacks a finite score for a text."""
+    """A reranker's response is not in its API's format, or does not have a finite score for each text."""
 
 
 class HttpReranker:

@@ -1,10 +1,11 @@
 """Combines the dense scores (by meaning) and the sparse scores (by words) of a search's candidates into one score.
 
-* `convex` adds the scores. Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (2023): a sum
-  keeps the distances between scores, which a fusion by rank loses.
-* `rrf` adds reciprocal ranks. Cormack, Clarke and Buettcher (2009).
+* `convex` scales both kinds of scores to mean 0 and standard deviation 1, and adds them with weights. Bruch, Gai and
+  Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (2023): a sum keeps the distances between scores, which
+  a fusion by rank loses.
+* `rrf` adds reciprocal ranks, with weights. Cormack, Clarke and Buettcher (2009).
 
-In `convex` there are two further parts:
+In `convex`, unless one kind has all the weight or there is only one candidate, there are two further parts:
 
 * A part of the dense score is computed after the candidates' centroid is subtracted from all vectors, because what all
   candidates have in common does not distinguish them.
@@ -47,7 +48,7 @@ class FusionParameters:
 class FusedScores:
     """The parts of the candidates' scores, as three arrays (candidates,), and the weight of the dense scores (0 to 1).
 
-    The sum of the three is each candidate's total.
+    The weights are applied already: the sum of the three parts is each candidate's total.
     """
 
     dense_weight: float
@@ -69,7 +70,7 @@ def fuse(dense: Scores, sparse: Scores, vectors: Vectors, parameters: FusionPara
     """Combines `dense` scores (cosines) and `sparse` scores (BM25; 0 without any query word), both (candidates,).
 
     `vectors` are the candidates' unit vectors, (candidates, dimensions). Without a weight in `parameters`, CONVEX
-    chooses one by the correlation of both scores, and RRF takes 0.5.
+    chooses one by the correlation of both scores (1 for a single candidate), and RRF takes 0.5.
     """
     if parameters.method is FusionMethod.RRF:
         return _fuse_by_rank(dense, sparse, 0.5 if parameters.dense_weight is None else parameters.dense_weight)

@@ -27,9 +27,10 @@ _RRF_SCALE = 1.0 + RRF_K  # gives a score of 1 to a chunk that is first on both 
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """A collection's settings: defaults for options that a query does not set, and thresholds of relevance.
+    """A collection's settings: the fusion method and dense weight for queries without them, and relevance thresholds.
 
-    A search is relevant if a candidate reaches one of the two thresholds.
+    A query that sets the method does not get the collection's weight. A search is relevant if a candidate reaches one
+    of the two thresholds.
     """
 
     dense_weight: float | None = None  # None: chosen in each search by the agreement of both sides
@@ -96,7 +97,7 @@ class _Candidates:
 
 
 def rank(snapshot: IndexSnapshot, query: ResolvedQuery, settings: SearchSettings) -> Ranking:
-    """Returns the best chunks of a snapshot for a query, at most the query's `top_k`, and whether any is relevant.
+    """Returns the best chunks of a snapshot for a query, at most the query's `top_k`, and the search's relevance.
 
     Blocks.
     """
@@ -146,9 +147,10 @@ def _find_candidates(snapshot: IndexSnapshot, query: ResolvedQuery, parameters: 
 
 
 def _diversify(order: Ids, score: Scores, vectors: Vectors, options: SearchOptions) -> Ids:
-    """Orders the first candidates by maximal marginal relevance (Carbonell and Goldstein, 1998).
+    """Moves candidates to the front by maximal marginal relevance (Carbonell and Goldstein, 1998).
 
-    These are `top_k`, or twice as many with a limit for each document; the others follow in the order of `order`.
+    These are `top_k`, or twice as many with a limit for each document, chosen one by one among all candidates. The
+    others follow in the order of `order`.
     """
     count = min(len(order), options.top_k * max(1, 2 * bool(options.per_document)))
     remaining, chosen = order.tolist(), [int(order[0])]

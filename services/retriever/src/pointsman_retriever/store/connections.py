@@ -95,7 +95,10 @@ class Connections:
             self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
-        """Waits for the readers in use, and closes all connections; then no log is left. For the write thread."""
+        """Waits for the readers in use, and closes all connections; SQLite then removes the write-ahead log.
+
+        For the write thread.
+        """
         self._closed = True
         with self._lock:
             opened, self._opened, self._may_open = self._opened, [], 0
@@ -177,10 +180,9 @@ class ReadTransaction:
         """Returns the passages of the chunks `ranked`, in their order; all chunks must exist in this version.
 
         Each passage has up to `neighbours` chunks of its document before it, and as many after it.
-
-        The query returns one row of JSON: SQLite releases the GIL after each row, and if other threads are busy the
-        search waits to get it back.
         """
+        # The query returns one row of JSON: SQLite releases the GIL after each row, and if other threads are busy the
+        # search waits to get it back.
         (found,) = self.reader.execute(_SELECT_PASSAGES, (json.dumps([one.chunk for one in ranked]),)).fetchone()
         rows = {chunk: row for chunk, *row in json.loads(found)}
         return tuple(self._passage(one, rows[one.chunk], neighbours) for one in ranked)

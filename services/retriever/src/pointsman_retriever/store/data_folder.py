@@ -44,7 +44,10 @@ class DataFolder:
         )
 
     def id(self) -> str:
-        """Returns the random id of the data folder, 12 hexadecimal digits; the first call makes and stores it."""
+        """Returns the random id of the data folder, 12 hexadecimal digits; makes and stores it if there is none yet.
+
+        Raises OSError if it cannot be read or written, or storage errors (`translate_disk_errors`).
+        """
         file = self._root / _ID
         if file.exists() and re.fullmatch(rf"[0-9a-f]{{{2 * _ID_BYTES}}}", known := file.read_text()):
             return known
@@ -75,7 +78,7 @@ class DataFolder:
     def installing(self, folder: Path, collection_id: CollectionId) -> Iterator[None]:
         """Moves a folder with a complete store to a new collection's place, atomically even if the process crashes.
 
-        The block loads it there. If the block raises, the folder is removed.
+        The block should load it from there. If the block raises, the folder is removed.
         """
         target = self.folder(collection_id)
         with translate_disk_errors(target):
@@ -117,7 +120,7 @@ class DataFolder:
             sync_folder(target)
 
     def remove(self, collection_id: CollectionId) -> None:
-        """Removes a collection's folder, also if a failure has left it aside; see `_discard`."""
+        """Removes a collection's folder, and one that a failure has left aside; does nothing if there is neither."""
         for folder in (self._aside(collection_id), self.folder(collection_id)):
             if folder.exists():
                 self._discard(folder)

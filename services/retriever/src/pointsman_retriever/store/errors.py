@@ -16,8 +16,9 @@ _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 def translate_errors(file: Path) -> Iterator[None]:
     """Converts exceptions of SQLite in the block to storage errors; `file` is the file that the block reads or writes.
 
-    These are ResourceExhausted ("disk_full"), FailedPrecondition ("disk_read_only"), Unavailable ("disk_failed") and
-    Internal ("collection_damaged", or "store_failed" for any other exception of SQLite).
+    These are ResourceExhausted ("disk_full"), FailedPrecondition ("disk_read_only", also for a file that is missing or
+    cannot be opened), Unavailable ("disk_failed") and Internal ("collection_damaged", or "store_failed" for any other
+    exception of SQLite).
     """
     try:
         yield

@@ -51,10 +51,11 @@ def quick_check(store: Store) -> None:
 
 
 def check_all(store: Store) -> Findings:
-    """Reads all rows of one version of a collection, and returns what disagrees with hashes, counts and checksum.
+    """Checks one version of a collection, and returns its state and the problems found, at most MAX_PROBLEMS.
 
-    Damage that SQLite's `integrity_check` finds is among the problems returned. Raises storage errors
-    (`translate_errors`).
+    The file is checked by SQLite's `integrity_check`; if that finds nothing, all rows are compared with their hashes
+    and with the collection's counts and checksum. Raises storage errors (`translate_errors`), among them Internal
+    ("collection_damaged") if damage keeps the file from being read.
     """
     with store.connections.reader() as reader:
         reader.execute("BEGIN")
@@ -144,8 +145,8 @@ def copy_store(store: Store, target: Path) -> CollectionInfo:
 def accept_snapshot(collection_id: CollectionId, folder: Path, quota: Quota) -> CollectionInfo:
     """Checks all rows of the snapshot file in `folder`, and writes `quota` into it; returns the file's state.
 
-    Raises InvalidArgument ("snapshot_damaged") if the file is damaged or is not that of a collection, and storage
-    errors (`translate_errors`) if this service or its disk fails.
+    Raises InvalidArgument ("snapshot_damaged") if the file is damaged, is not that of a collection or has another
+    schema version, and storage errors (`translate_errors`) if this service or its disk fails.
     """
     _check_format(folder / STORE_FILE)
     try:
@@ -165,7 +166,7 @@ def accept_snapshot(collection_id: CollectionId, folder: Path, quota: Quota) -> 
 
 
 def _check_format(file: Path) -> None:
-    """Raises InvalidArgument for a file of a newer format, which SQLite would take for one on a read-only disk."""
+    """Raises InvalidArgument for a format newer than `_MAX_FORMATS`, which SQLite would report as a read-only file."""
     with translate_disk_errors(file), file.open("rb") as opened:
         header = opened.read(max(_MAX_FORMATS) + 1)
     if any(header[offset : offset + 1] > bytes([highest]) for offset, highest in _MAX_FORMATS.items()):
@@ -180,7 +181,10 @@ def _damaged_snapshot(reason: str) -> InvalidArgument:
 
 @dataclass(frozen=True, slots=True)
 class PendingDocument:
-    """A document that a migration has not yet encoded for the new model; it has id, title and text only."""
+    """A stored document that a migration has not yet encoded for the new model.
+
+    `document` has id, title and text only.
+    """
 
     row: int
     document: Document

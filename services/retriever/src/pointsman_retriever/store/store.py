@@ -82,7 +82,7 @@ class Store:
             return read_collection(writer, self.id)
 
     def set_search_settings(self, settings: str) -> CollectionInfo:
-        """Stores the collection's search settings, which `serialize_search_settings` has made; returns its state."""
+        """Stores search settings, which `serialize_search_settings` has made; returns the collection's state."""
         with self.connections.transaction() as writer:
             writer.execute("UPDATE collection SET search = ?", (settings,))
             writer.execute("COMMIT")
@@ -95,7 +95,7 @@ class Store:
             yield from connections.read_all_chunks(reader)
 
     def find_unchanged(self, documents: Sequence[Document], recipes: Sequence[str], source: str) -> set[str]:
-        """Returns the ids of those `documents` that are stored with equal content, recipe and source.
+        """Returns the ids of those `documents` that are stored with equal title, text, metadata, recipe and source.
 
         `recipes` has the recipe of each document. Vectors are not compared.
         """
@@ -125,7 +125,7 @@ class Store:
         }
 
     def ids_of_source(self, source: str) -> list[str]:
-        """Returns the ids of the documents that an ingest with this `source` has sent last."""
+        """Returns the ids of the documents whose source is `source`: the source of the call that sent them last."""
         with self.connections.reader() as reader:
             return [found for (found,) in reader.execute("SELECT id FROM documents WHERE source = ?", (source,))]
 
@@ -171,7 +171,10 @@ def create_store(folder: Path, collection: CollectionInfo) -> None:
 
 
 def read_collection(connection: sqlite3.Connection, collection_id: CollectionId) -> CollectionInfo:
-    """Returns the collection's state; raises Internal ("collection_damaged") if it is missing or not valid."""
+    """Returns the collection's state, with the tenant and name of `collection_id`, which the file does not contain.
+
+    Raises Internal ("collection_damaged") if the row with the state is missing or its checksum is malformed.
+    """
     row = connection.execute(f"SELECT {_COLLECTION_COLUMNS} FROM collection").fetchone()
     if row is None or not _CHECKSUM.fullmatch(row[6]):
         raise Internal(

@@ -73,7 +73,7 @@ class Transaction:
         return connections.read_all_chunks(self._connection)
 
     def finish(self) -> None:
-        """Updates the vectors' checksum in `info` for all changes; to be called once."""
+        """Updates the vectors' checksum in `info` for all changes; to be called once, after the last step."""
         self.info = replace(
             self.info,
             checksum=self.info.checksum ^ _checksum(self._removed) ^ _checksum(self._added),
@@ -102,8 +102,9 @@ class Change:
     def put(self, encoded: EncodedDocument) -> int:
         """Adds a document, or replaces the document with its id; returns the number of new chunks.
 
-        Of a document that is stored with equal content, recipe and vectors, only the source is updated. If the metadata
-        has not changed, chunks with equal text and vector keep their ids; otherwise all chunks are new.
+        Of a document that is stored with equal title, text, metadata, recipe and vectors, only the source is updated.
+        If the metadata has not changed, chunks with equal `embedded_text` and vector keep their ids; otherwise all
+        chunks are new.
         """
         digest = digests.hash_document(encoded.document.title, encoded.document.text, encoded.document.metadata)
         stored = self._find(encoded.document.id)
@@ -147,10 +148,7 @@ class Change:
         )
 
     def _find(self, document_id: str) -> StoredDocument | None:
-        """Returns a stored document by its id; None if there is none.
-
-        The query returns a single row: SQLite releases the GIL after each row, and running searches take it.
-        """
+        # The query returns a single row: SQLite releases the GIL after each row, and running searches take it.
         found = self._connection.execute(
             "SELECT row, digest, recipe, source, bytes, "
             "(SELECT json_group_object(key, value) FROM metadata WHERE document = row) FROM documents WHERE id = ?",
