@@ -115,7 +115,8 @@ async def test_a_cancelled_upsert_stops_the_work_on_its_text(client: Client) -> 
 async def test_a_subprocess_does_not_inherit_the_services_secrets(
     monkeypatch: pytest.MonkeyPatch, chunker: SandboxedChunker
 ) -> None:
-    monkeypatch.setenv("POINTSMAN_RETRIEVER_RERANKER_KEY", "hunter2")
+    for name in ("POINTSMAN_RETRIEVER_RERANKER_KEY", "OPENAI_API_KEY", "PGPASSWORD"):  # those of a user have any name
+        monkeypatch.setenv(name, "hunter2")
     await chunker.chunk([(Document("d", "", "x"), "plain-2")])
     (process,) = workers()
     assert "hunter2" not in (Path("/proc") / str(process) / "environ").read_text()

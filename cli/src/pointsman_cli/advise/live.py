@@ -149,7 +149,7 @@ def _rated(path: Mapping[str, Any]) -> RatedPath:
 
 
 def difference(one: RatedPath, other: RatedPath) -> tuple[float, float]:
-    """Returns confidence limits (low, high), which hold at any time, of the mean rating of `one` minus that of `other`."""
+    """Returns the limits (low, high), which hold at any time, of the mean rating of `one` minus that of `other`."""
     low = lower_limit_of_difference(one.mean, one.low, other.mean, other.high)
     return low, -lower_limit_of_difference(other.mean, other.low, one.mean, one.high)
 

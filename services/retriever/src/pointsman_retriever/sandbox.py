@@ -16,6 +16,10 @@ CALL_SECONDS = 60.0
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024  # more than a document may have
 
+INHERITED = ("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "VIRTUAL_ENV")
+INHERITED_PREFIXES = ("LC_", "OMP_", "PYTHON")
+"""The environment variables that the subprocess gets."""
+
 
 class SandboxError(Exception):
     """Work in the sandbox failed. The message is a predicate, such as "took more than 60 seconds"."""
@@ -108,6 +112,10 @@ class Sandbox:
 
 
 def _environment() -> dict[str, str]:
-    """Returns the environment of the subprocess: this process's, without POINTSMAN_*, as some of these are secret."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
+    """Returns the environment of the subprocess: of this process's only what a Python program needs, since any other
+    variable may be a secret, such as a key that the configuration names.
+    """
+    inherited = {
+        name: value for name, value in os.environ.items() if name in INHERITED or name.startswith(INHERITED_PREFIXES)
+    }
     return {**inherited, "TOKENIZERS_PARALLELISM": "false"}
