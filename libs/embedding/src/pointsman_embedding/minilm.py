@@ -107,13 +107,13 @@ class MiniLM:
 
 
 def open_session(
-    graph: Path,
+    graph: Path | bytes,
     threads: int,
     disabled: Sequence[str] = (),
     constants: Mapping[str, onnxruntime.OrtValue] = {},
 ) -> onnxruntime.InferenceSession:
-    """Opens a graph for the CPU, without the `disabled` optimizers of ONNX Runtime. `constants` take the place of those
-    in the file, and must exist as long as the session.
+    """Opens a graph (its file or content) for the CPU, without the `disabled` optimizers of ONNX Runtime. `constants`
+    take the place of those in the file, and must exist as long as the session.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
@@ -126,7 +126,10 @@ def open_session(
     for name, value in constants.items():
         options.add_initializer(name, value)
     return onnxruntime.InferenceSession(
-        str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+        graph if isinstance(graph, bytes) else str(graph),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=list(disabled),
     )
 
 
