@@ -106,6 +106,13 @@ def heldout(name: str) -> list[str]:
 # -- what it says
 
 
+def test_the_words_of_the_examples_and_of_english_are_known(classifier: CascadeClassifier) -> None:
+    word = next(word for word in IN_TRIAGE.lower().split() if word.isalpha())
+    assert classifier.knows_word(word)
+    assert classifier.knows_word("umbrella")
+    assert not classifier.knows_word("regenschirm")
+
+
 @EVERY_CASCADE
 @pytest.mark.parametrize(
     ("text", "task"),

@@ -148,7 +148,9 @@ def _classification(config: Config, models: LoadedModels, languages: Collection[
                 f"{in_use} is in use; run `pointsman predict` again"
             )
     wrappers = [to_wrapper(one.model_dump()) for one in config.tasks.classifier.wrappers]
-    classification = Classification(RuleMatcher(tasks), models.classifier, languages, wrappers)
+    classification = Classification(
+        RuleMatcher(tasks), models.classifier, languages, wrappers, knows_word=models.classifier.knows_word
+    )
     embedded = frozenset(name for name, task in tasks.items() if task.policy.implementation.needs_vector)
     return EmbeddedClassification(classification, models.embed, embedded) if embedded else classification
 

@@ -160,7 +160,7 @@ class CascadeClassifier:
         """`static_model` and `encoder` must be those with which `model` was fitted. `load` rejects a stored classifier
         that was fitted with others.
         """
-        self._model, self._tokenizer = model, static_model
+        self._model, self._tokenizer, self._known_words = model, static_model, frozenset(model.words)
         self._static = (
             StaticStage(model.static, model.vocabulary, static_model) if model.static and model.vocabulary else None
         )
@@ -180,6 +180,10 @@ class CascadeClassifier:
         excerpt = token_excerpt(text, self._tokenizer)
         labels, output = self._without_encoder(excerpt)
         return labels or self._by_encoder(excerpt, output)
+
+    def knows_word(self, word: str) -> bool:
+        """Returns whether a lower-case word is one of the examples', or in the static model's English vocabulary."""
+        return word in self._known_words or self._tokenizer.knows(word)
 
     def glance(self, text: str) -> tuple[str, float] | None:
         """Returns a short text's most probable task by the static stage alone, and by how much its in-distribution

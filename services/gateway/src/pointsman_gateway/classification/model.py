@@ -30,6 +30,10 @@ class StaticModel(Protocol):
         """Returns the start and the end of each token, in characters."""
         ...
 
+    def knows(self, word: str) -> bool:
+        """Returns whether a lower-case word is a token of its own."""
+        ...
+
 
 class SentenceEncoder(Protocol):
     """An embedding model that returns unit vectors."""
@@ -181,6 +185,8 @@ class ClassifierModel:
     threshold: CascadeThreshold | None
     thresholds: NDArray[np.float64]
     """(tasks,): the score below which the classifier abstains, on the last stage's scale."""
+    words: tuple[str, ...]
+    """Each word of the examples, in lower case."""
     vectors: Mapping[str, Floats]
     """The encoder's vectors of each task's examples, in their order."""
     report: FitReport

@@ -5,7 +5,7 @@ decides. It reads the user's own words in the last turns, and the assistant's tu
 the request alone, so every gateway and every replay gets the same.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -54,14 +54,17 @@ class Classification:
         classifier: TextClassifier,
         languages: Collection[str] = ("en",),
         wrappers: Sequence[Wrapper] = (),
+        *,
+        knows_word: Callable[[str], bool] | None = None,
     ) -> None:
         """Takes the `languages` of the examples; if there are none, texts in every language are classified.
 
-        `wrappers` are those of the configuration, which are removed before those of known clients.
+        `wrappers` are those of the configuration, which are removed before those of known clients; `knows_word` is as
+        in `LanguageDetector`.
         """
         self._rules = rules
         self._words = UserWordsFinder(wrappers, known_wrappers(), classifier.glance)
-        self._conversation = Conversation(Reader(classifier.classify, LanguageDetector(languages)))
+        self._conversation = Conversation(Reader(classifier.classify, LanguageDetector(languages, knows_word)))
 
     async def label(self, request: Request) -> Labels:
         if request.model != AUTO:

@@ -205,6 +205,7 @@ class _FitRun:
             static_share=selection.static_share,
             threshold=selection.threshold,
             thresholds=thresholds,
+            words=tuple(sorted({word for text in data.texts for word in words_of(text)})),
             vectors={task: self.encoded[data.y == number] for number, task in enumerate(data.tasks)},
             report=_report(data, selection, thresholds),
         )
