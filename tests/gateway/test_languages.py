@@ -15,7 +15,7 @@ from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request
 
 from tests.gateway.doubles.api_clients import ApiClient, HttpClient
-from tests.gateway.doubles.classifier import ScriptedClassifier
+from tests.gateway.doubles.classifier import ScriptedClassifier, labels
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE, ConfigFolder
 from tests.gateway.doubles.gateway import Neighbours, open_http_client
 
@@ -146,6 +146,17 @@ async def test_the_language_of_a_long_text_is_detected_at_both_ends() -> None:
     text = GERMAN * 500
     got = await Classification(RuleMatcher({}), ScriptedClassifier({})).label(asking(text))
     assert got.notes == ("language: de", f"read the first and the last 4096 of {len(text)} characters")
+
+
+async def test_a_multilingual_encoder_reads_other_languages_alone_and_nothing_else() -> None:
+    classifier = ScriptedClassifier({GERMAN: labels("booking")})
+    stage = Classification(RuleMatcher({}), classifier, knows_word={"hello"}.__contains__, is_multilingual=True)
+    assert (await stage.label(asking(GERMAN))).task == "booking"
+    for text in ("Danke", "привет", "hello", "Where is the station, please?", GERMAN * 20):
+        await stage.label(asking(text))
+    assert classifier.foreign[:3] == [GERMAN, "Danke", "привет"]
+    assert classifier.foreign[3:] == classifier.read[5:], "the ends of the long text, and then all of it"
+    assert (await stage.label(asking("👍"))).notes == ("language: none",)
 
 
 async def test_rules_come_before_the_language() -> None:

@@ -8,6 +8,7 @@ import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.classification.excerpt import TokenExcerpt, token_excerpt
@@ -123,8 +124,15 @@ class StaticStage:
 class EncoderStage:
     """Classifies a text by its embedding. With MiniLM it takes about a millisecond."""
 
-    def __init__(self, stage: StageParameters, static_share: float, encoder: SentenceEncoder) -> None:
-        self.temperature = stage.temperature
+    def __init__(
+        self,
+        stage: StageParameters,
+        static_share: float,
+        encoder: SentenceEncoder,
+        thresholds: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Takes the `thresholds` for abstaining, (tasks,), if they are not the model's."""
+        self.temperature, self.thresholds = stage.temperature, thresholds
         self._encoder, self.scorer, self._static_share = encoder, StageScorer(stage), np.float32(static_share)
 
     def evaluate(self, text: str, static: StageOutput | None) -> StageOutput:
@@ -165,21 +173,33 @@ class CascadeClassifier:
             StaticStage(model.static, model.vocabulary, static_model) if model.static and model.vocabulary else None
         )
         self._encoder = EncoderStage(model.encoder, model.static_share, encoder) if model.encoder else None
+        alone = model.alone
+        self._alone = (
+            EncoderStage(alone.applied_to(model.encoder), 0.0, encoder, alone.thresholds)
+            if model.encoder and alone
+            else None
+        )
 
-    async def classify(self, text: str) -> Labels:
+    async def classify(self, text: str, *, is_foreign: bool = False) -> Labels:
         """Assigns a text to a task, or abstains; the encoder runs in a thread, only for texts that need it.
 
-        It does not raise if the embedding endpoint fails: then the static stage decides, which the notes say.
+        A foreign text, one in another language than the examples, is classified by the encoder alone: of its words, the
+        static stage knows those that look alike. It does not raise if the embedding endpoint fails: then the static
+        stage decides, which the notes say.
         """
         excerpt = token_excerpt(text, self._tokenizer)
+        if is_foreign and self._alone:
+            return await asyncio.to_thread(self._by_encoder, self._alone, excerpt, None)
         labels, output = self._without_encoder(excerpt)
-        return labels if labels else await asyncio.to_thread(self._by_encoder, excerpt, output)
+        return labels if labels else await asyncio.to_thread(self._by_encoder, self._encoder, excerpt, output)
 
-    def classify_now(self, text: str) -> Labels:
+    def classify_now(self, text: str, *, is_foreign: bool = False) -> Labels:
         """Classifies as `classify` does, and runs the encoder in the calling thread; for callers without a loop."""
         excerpt = token_excerpt(text, self._tokenizer)
+        if is_foreign and self._alone:
+            return self._by_encoder(self._alone, excerpt, None)
         labels, output = self._without_encoder(excerpt)
-        return labels or self._by_encoder(excerpt, output)
+        return labels or self._by_encoder(self._encoder, excerpt, output)
 
     def knows_word(self, word: str) -> bool:
         """Returns whether a lower-case word is one of the examples', or in the static model's English vocabulary."""
@@ -221,15 +241,14 @@ class CascadeClassifier:
             return None
         return self._labels(excerpt, likely, threshold.on_encoder_scale(score), STATIC)
 
-    def _by_encoder(self, excerpt: TokenExcerpt, static: StageOutput | None) -> Labels:
-        stage = self._encoder
+    def _by_encoder(self, stage: EncoderStage | None, excerpt: TokenExcerpt, static: StageOutput | None) -> Labels:
         assert stage is not None  # without an encoder the static stage has decided
         try:
             output = stage.evaluate(excerpt.text, static)
         except Unavailable as error:
             return self._without_answer(excerpt, static, error)
         likely = probabilities(output.logits, stage.temperature)
-        return self._labels(excerpt, likely, stage.scorer.score(output), ENCODER, output.vector)
+        return self._labels(excerpt, likely, stage.scorer.score(output), ENCODER, output.vector, stage.thresholds)
 
     def _without_answer(self, excerpt: TokenExcerpt, static: StageOutput | None, error: Unavailable) -> Labels:
         """Returns the static stage's labels while the encoder's endpoint fails; without that stage, an abstention."""
@@ -241,12 +260,22 @@ class CascadeClassifier:
         return self._labels(excerpt, probabilities(static.logits, self._static.temperature), score, STATIC)
 
     def _labels(
-        self, excerpt: TokenExcerpt, likely: Floats, score: float, stage: str, vector: Vector | None = None
+        self,
+        excerpt: TokenExcerpt,
+        likely: Floats,
+        score: float,
+        stage: str,
+        vector: Vector | None = None,
+        thresholds: NDArray[np.float64] | None = None,
     ) -> Labels:
-        """Makes the labels from the tasks' probabilities; `vector` is the encoder's, if it has computed one."""
+        """Makes the labels from the tasks' probabilities; `vector` is the encoder's, if it has computed one.
+
+        Without `thresholds`, the model's own are used.
+        """
+        thresholds = self._model.thresholds if thresholds is None else thresholds
         tasks, order = self._model.tasks, (-likely).argsort()
         best, values = int(order[0]), likely[order].tolist()
-        above = score - float(self._model.thresholds[best])
+        above = score - float(thresholds[best])
         return Labels(
             task=UNKNOWN if above < 0 else tasks[best],
             confidence=values[0],

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -112,6 +112,19 @@ class StageParameters:
 
 
 @dataclass(frozen=True, slots=True)
+class EncoderAlone:
+    """What differs if the encoder classifies a text without the static stage, as it does in other languages."""
+
+    temperature: float
+    scale: Scale
+    thresholds: NDArray[np.float64]
+    """(tasks,): as `ClassifierModel.thresholds`."""
+
+    def applied_to(self, encoder: StageParameters) -> StageParameters:
+        return replace(encoder, temperature=self.temperature, scale=self.scale)
+
+
+@dataclass(frozen=True, slots=True)
 class PairRatios:
     """How typical word pairs are of each task. A text of a task that has no examples often shares its words with the
     most probable task, but not its phrases.
@@ -185,6 +198,8 @@ class ClassifierModel:
     threshold: CascadeThreshold | None
     thresholds: NDArray[np.float64]
     """(tasks,): the score below which the classifier abstains, on the last stage's scale."""
+    alone: EncoderAlone | None
+    """None unless there are both stages."""
     words: tuple[str, ...]
     """Each word of the examples, in lower case."""
     vectors: Mapping[str, Floats]

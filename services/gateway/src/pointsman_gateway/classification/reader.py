@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from importlib.resources import files
-from typing import Any
+from typing import Any, Protocol
 
 from pointsman_gateway.classification.excerpt import CHARACTERS_PER_END, character_excerpt, is_binary, visible
 from pointsman_gateway.domain import UNKNOWN, Labels
@@ -140,36 +140,51 @@ class LanguageDetector:
         return count >= ENGLISH_SHARE * len(words)
 
 
-class Reader:
-    """Classifies single texts of any length in bounded time; abstains for texts in an unknown language."""
+class Classify(Protocol):
+    def __call__(self, text: str, /, *, is_foreign: bool = False) -> Awaitable[Labels]:
+        """Classifies a text; one in another language than the examples (`is_foreign`) by the encoder alone."""
+        ...
 
-    def __init__(self, classify: Callable[[str], Awaitable[Labels]], languages: LanguageDetector) -> None:
-        self._classify = classify
-        self._languages = languages
+
+class Reader:
+    """Classifies single texts of any length in bounded time.
+
+    It abstains from texts in another language than the examples', unless the encoder is multilingual.
+    """
+
+    def __init__(self, classify: Classify, languages: LanguageDetector, is_multilingual: bool = False) -> None:
+        self._classify, self._languages, self._is_multilingual = classify, languages, is_multilingual
 
     async def read(self, text: str) -> Labels:
         """Classifies a text; a long one by its first and its last sentence, or as a whole if neither is conclusive."""
         if len(text) <= LONG_CHARACTERS:
             return await self.classify_once(text)
-        foreign = self._foreign(text)
-        if foreign:
-            return foreign
-        ends = [await self._classify(end) for end in _outer_sentences(text)]
+        language, abstained = self._language_of(text)
+        if abstained:
+            return abstained
+        ends = [await self._classify(end, is_foreign=bool(language)) for end in _outer_sentences(text)]
         surest = max(ends, key=lambda labels: labels.in_distribution_score)
         if not is_sure(surest):
-            return await self._classify(text)
+            return await self._classify(text, is_foreign=bool(language))
         where = "first" if surest is ends[0] else "last"
         note = f"read by its {where} sentence, of {len(text)} characters"
         return replace(surest, notes=(*surest.notes, note))
 
     async def classify_once(self, text: str) -> Labels:
         """Classifies a text as a whole; calls the classifier at most once."""
-        return self._foreign(text) or await self._classify(visible(text) if len(text) <= LONG_CHARACTERS else text)
+        language, abstained = self._language_of(text)
+        if abstained:
+            return abstained
+        shown = visible(text) if len(text) <= LONG_CHARACTERS else text
+        return await self._classify(shown, is_foreign=bool(language))
 
-    def _foreign(self, text: str) -> Labels | None:
+    def _language_of(self, text: str) -> tuple[str, Labels | None]:
+        """Returns a text's language, "" for one of the examples', and the labels if it is not classified."""
         excerpt = character_excerpt(text)
         language = NO_LANGUAGE if is_binary(excerpt.text) else self._languages.foreign(visible(excerpt.text))
-        return abstention("language", f"language: {language}", *excerpt.notes) if language else None
+        if not language or (self._is_multilingual and language != NO_LANGUAGE):
+            return language, None
+        return language, abstention("language", f"language: {language}", *excerpt.notes)
 
 
 def is_sure(labels: Labels) -> bool:

@@ -33,8 +33,11 @@ CONTRADICTION_NOTE = "parts of the text belong to different tasks"
 class TextClassifier(Protocol):
     """Assigns a text to one of the tasks, or abstains if the text is unlike all of them."""
 
-    async def classify(self, text: str) -> Labels:
-        """Classifies a text. Of a long one only an excerpt is used, and the notes say so."""
+    async def classify(self, text: str, *, is_foreign: bool = False) -> Labels:
+        """Classifies a text. Of a long one only an excerpt is used, and the notes say so.
+
+        `is_foreign` texts are in another language than the examples, and are classified by the encoder alone.
+        """
         ...
 
     def glance(self, text: str) -> tuple[str, float] | None:
@@ -56,15 +59,18 @@ class Classification:
         wrappers: Sequence[Wrapper] = (),
         *,
         knows_word: Callable[[str], bool] | None = None,
+        is_multilingual: bool = False,
     ) -> None:
-        """Takes the `languages` of the examples; if there are none, texts in every language are classified.
+        """Takes the `languages` of the examples; if there are none, texts in every language are classified alike.
 
         `wrappers` are those of the configuration, which are removed before those of known clients; `knows_word` is as
-        in `LanguageDetector`.
+        in `LanguageDetector`. A multilingual encoder classifies texts in other languages, too.
         """
         self._rules = rules
         self._words = UserWordsFinder(wrappers, known_wrappers(), classifier.glance)
-        self._conversation = Conversation(Reader(classifier.classify, LanguageDetector(languages, knows_word)))
+        self._conversation = Conversation(
+            Reader(classifier.classify, LanguageDetector(languages, knows_word), is_multilingual)
+        )
 
     async def label(self, request: Request) -> Labels:
         if request.model != AUTO:
