@@ -5,6 +5,7 @@ The static stage reads words, subword pieces and word pairs of a text; the featu
 
 import asyncio
 import logging
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,13 +18,14 @@ from pointsman_gateway.classification.model import (
     PAIR_RATIO_STEP,
     STATIC,
     ClassifierModel,
+    EncoderAlone,
     SentenceEncoder,
     StageParameters,
     StaticModel,
     Vocabulary,
 )
 from pointsman_gateway.classification.reader import FAILED_NOTE
-from pointsman_gateway.classification.scores import Floats, probabilities
+from pointsman_gateway.classification.scores import Floats, Scale, probabilities
 from pointsman_gateway.classification.words import EDGE, WordRowCache, pairs_of, pieces_of, unique_words, words_of
 from pointsman_gateway.domain import UNKNOWN, Labels, Vector
 
@@ -56,6 +58,12 @@ class StageScorer:
         self._weights = np.ascontiguousarray(stage.weights.T)
         self._stored = np.ascontiguousarray(np.concatenate([stage.centroids, stage.out_of_scope]))
         self._bias, self._scale, self._centroids = stage.bias, stage.scale, len(stage.centroids)
+
+    def with_scale(self, scale: Scale) -> "StageScorer":
+        """Returns a scorer with another scale, which shares the arrays."""
+        other = copy(self)
+        other._scale = scale
+        return other
 
     def logits_of(self, vector: Vector) -> Floats:
         """Returns the logit of each task, (tasks,)."""
@@ -124,16 +132,19 @@ class StaticStage:
 class EncoderStage:
     """Classifies a text by its embedding. With MiniLM it takes about a millisecond."""
 
-    def __init__(
-        self,
-        stage: StageParameters,
-        static_share: float,
-        encoder: SentenceEncoder,
-        thresholds: NDArray[np.float64] | None = None,
-    ) -> None:
-        """Takes the `thresholds` for abstaining, (tasks,), if they are not the model's."""
-        self.temperature, self.thresholds = stage.temperature, thresholds
+    thresholds: NDArray[np.float64] | None = None
+    """(tasks,): those for abstaining, if they are not the model's."""
+
+    def __init__(self, stage: StageParameters, static_share: float, encoder: SentenceEncoder) -> None:
+        self.temperature = stage.temperature
         self._encoder, self.scorer, self._static_share = encoder, StageScorer(stage), np.float32(static_share)
+
+    def calibrated(self, alone: EncoderAlone) -> "EncoderStage":
+        """Returns the stage for texts that the static stage does not read; it shares the arrays."""
+        stage = copy(self)
+        stage.temperature, stage.thresholds = alone.temperature, alone.thresholds
+        stage.scorer = self.scorer.with_scale(alone.scale)
+        return stage
 
     def evaluate(self, text: str, static: StageOutput | None) -> StageOutput:
         """Returns the text's vector and logits; with the static stage's output, the weighted mean of both logits.
@@ -173,12 +184,7 @@ class CascadeClassifier:
             StaticStage(model.static, model.vocabulary, static_model) if model.static and model.vocabulary else None
         )
         self._encoder = EncoderStage(model.encoder, model.static_share, encoder) if model.encoder else None
-        alone = model.alone
-        self._alone = (
-            EncoderStage(alone.applied_to(model.encoder), 0.0, encoder, alone.thresholds)
-            if model.encoder and alone
-            else None
-        )
+        self._alone = self._encoder.calibrated(model.alone) if self._encoder and model.alone else None
 
     async def classify(self, text: str, *, is_foreign: bool = False) -> Labels:
         """Assigns a text to a task, or abstains; the encoder runs in a thread, only for texts that need it.

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -119,9 +119,6 @@ class EncoderAlone:
     scale: Scale
     thresholds: NDArray[np.float64]
     """(tasks,): as `ClassifierModel.thresholds`."""
-
-    def applied_to(self, encoder: StageParameters) -> StageParameters:
-        return replace(encoder, temperature=self.temperature, scale=self.scale)
 
 
 @dataclass(frozen=True, slots=True)
