@@ -26,7 +26,7 @@ class Biased:
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         vectors = np.stack([self._vectors[text] for text in texts]).astype(np.float32)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def neutral(languages: LanguageAxes, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
