@@ -23,7 +23,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 from pointsman_embedding import MiniLM, prepare
-from pointsman_embedding.prepare import BertGraph
+from pointsman_embedding.bert_graph import BertGraph
 from pointsman_retriever.filters import Eq
 from pointsman_retriever.index import faiss_index, metadata_index
 from retrieval_served import CachedModel, Chunks, Ranked, measure_set

@@ -123,6 +123,9 @@ def test_a_graph_whose_vectors_depend_on_the_length_is_refused(tmp_path: Path, m
         ({"url": "http://h"}, "write it with a url"),
         ({"url": "ftp://h", "model": "m"}, "url"),
         ({"folder": "x", "api_key_env": "K"}, "for a url alone"),
+        ({"multilingual": True, "api_key_env": "K"}, "for a url alone"),
+        ({"multilingual": True, "model": "m"}, "write it with a url"),
+        ({"multilingual": False}, "or neither and multilingual: true"),
     ],
 )
 def test_a_configuration_names_one_model(written: dict[str, str], reason: str) -> None:

@@ -106,6 +106,27 @@ def heldout(name: str) -> list[str]:
 # -- what it says
 
 
+@pytest.mark.parametrize("text", [IN_TRIAGE, IN_POLICY, IN_CHAT])
+def test_a_text_in_another_language_is_classified_by_the_encoder_alone(
+    classifier: CascadeClassifier, school: School, examples: Examples, text: str
+) -> None:
+    alone = classifier.classify_now(text, is_foreign=True)
+    assert alone.stage == "encoder"
+    assert asyncio.run(classifier.classify(text, is_foreign=True)).probabilities == alone.probabilities
+    only_encoder = school.classifier(examples, *ONLY_ENCODER).classify_now(text, is_foreign=True)
+    assert (only_encoder.task, alone.abstained) == (alone.task, False)
+    assert only_encoder.in_distribution_score == pytest.approx(alone.in_distribution_score, abs=0.05)
+    static = school.classifier(examples, *ONLY_STATIC).classify_now(text, is_foreign=True)
+    assert (static.stage, static.task) == ("static", alone.task)
+
+
+def test_the_words_of_the_examples_and_of_english_are_known(classifier: CascadeClassifier) -> None:
+    word = next(word for word in IN_TRIAGE.lower().split() if word.isalpha())
+    assert classifier.knows_word(word)
+    assert classifier.knows_word("umbrella")
+    assert not classifier.knows_word("regenschirm")
+
+
 @EVERY_CASCADE
 @pytest.mark.parametrize(
     ("text", "task"),

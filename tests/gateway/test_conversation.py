@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pointsman_gateway.bootstrap.models import EmbeddingModels, train_classifier
 from pointsman_gateway.classification.conversation import MAX_CACHED, NOTE
-from pointsman_gateway.classification.reader import FAILED_NOTE
+from pointsman_gateway.classification.reader import FAILED_NOTE, UNFAMILIAR_NOTE
 from pointsman_gateway.classification.rules import RuleMatcher
 from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.classification.utterances import Utterance, shape_of
@@ -63,6 +63,14 @@ async def test_a_bare_follow_up_keeps_the_task_and_is_not_classified(follow_up: 
     got = await stage.label(conversation(BOOKING, follow_up))
     assert (got.task, got.stage, got.notes, got.abstained) == ("booking", "conversation", (NOTE,), False)
     assert classifier.read == [BOOKING]
+
+
+@pytest.mark.parametrize("name", ["Zürich", "Gracias", "Müller"])
+async def test_a_short_turn_that_may_be_a_name_keeps_the_task_and_alone_has_none(name: str) -> None:
+    stage = Classification(RuleMatcher({}), ScriptedClassifier(SAYS), knows_word={"please"}.__contains__)
+    assert (await stage.label(conversation(name))).notes == (UNFAMILIAR_NOTE,)
+    got = await stage.label(conversation(BOOKING, name))
+    assert (got.task, got.stage) == ("booking", "conversation")
 
 
 async def test_bare_follow_ups_may_follow_each_other() -> None:

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from pointsman_gateway.classification.reader import ANOTHER_SCRIPT, NO_LANGUAGE, LanguageDetector
+from pointsman_embedding import StaticModel
+from pointsman_gateway.classification.reader import ANOTHER_LANGUAGE, ANOTHER_SCRIPT, NO_LANGUAGE, LanguageDetector
 from pointsman_gateway.classification.rules import RuleMatcher
 from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.config.field_types import PolicyConfig
@@ -14,7 +15,7 @@ from pointsman_gateway.config.tasks_file import RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request
 
 from tests.gateway.doubles.api_clients import ApiClient, HttpClient
-from tests.gateway.doubles.classifier import ScriptedClassifier
+from tests.gateway.doubles.classifier import ScriptedClassifier, labels
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE, ConfigFolder
 from tests.gateway.doubles.gateway import Neighbours, open_http_client
 
@@ -66,11 +67,46 @@ def test_a_text_that_may_be_english_is_accepted(english: LanguageDetector, text:
     assert english.foreign(text) == ""
 
 
-def test_all_of_the_help_desks_own_texts_are_accepted(english: LanguageDetector) -> None:
+@pytest.fixture(scope="session")
+def with_words(static_model: StaticModel) -> LanguageDetector:
+    """Knows the words of the embedding model's vocabulary, and those of two examples."""
+    of_examples = {"cancel", "my", "wagonette", "bonjour"}
+    return LanguageDetector(["en"], lambda word: word in of_examples or static_model.knows(word))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Danke", "danke schön!", "Vielen Dank", "Passwort vergessen", "mein Konto", "gracias", "muchas gracias", "¿dónde?",
+     "objeto perdido", "Verspätung", "nein danke", "Gepäck verloren", "hasta luego", "Rechnung stornieren"],
+)  # fmt: skip
+def test_a_short_text_of_unknown_words_in_another_language_is_not_taken_for_english(
+    english: LanguageDetector, with_words: LanguageDetector, text: str
+) -> None:
+    assert with_words.foreign(text) == ANOTHER_LANGUAGE
+    assert english.foreign(text) in ("", ANOTHER_SCRIPT)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["thanks", "password", "refund please", "time in tokyo", "hiya!", "wassup", "dunno", "bonjour", "my wagonette",
+     "LM-38271", "0142 3344", "Saltby", "cancel it", "book flight"],
+)  # fmt: skip
+def test_a_short_text_of_known_words_or_of_no_language_is_accepted(with_words: LanguageDetector, text: str) -> None:
+    assert with_words.foreign(text) == ""
+
+
+@pytest.mark.parametrize("languages", [["de"], ["en", "de"], []])
+def test_short_texts_are_accepted_unless_the_examples_are_in_english_alone(
+    static_model: StaticModel, languages: list[str]
+) -> None:
+    assert [LanguageDetector(languages, static_model.knows).foreign(text) for text in ("gracias", "Danke")] == ["", ""]
+
+
+def test_all_of_the_help_desks_own_texts_are_accepted(with_words: LanguageDetector) -> None:
     files = [*(HELPDESK / "config/tasks").glob("*.jsonl"), HELPDESK / "heldout/triage.jsonl"]
     texts = [json.loads(row)["text"] for file in files for row in file.read_text("utf-8").splitlines()]
     assert len(texts) > 1000
-    assert [text for text in texts if english.foreign(text)] == []
+    assert [text for text in texts if with_words.foreign(text)] == []
 
 
 @pytest.mark.parametrize("text", ["👍", "?!…", "🚂🚃🚃", "\u202e\u200b", ""])
@@ -110,6 +146,17 @@ async def test_the_language_of_a_long_text_is_detected_at_both_ends() -> None:
     text = GERMAN * 500
     got = await Classification(RuleMatcher({}), ScriptedClassifier({})).label(asking(text))
     assert got.notes == ("language: de", f"read the first and the last 4096 of {len(text)} characters")
+
+
+async def test_a_multilingual_encoder_reads_other_languages_alone_and_nothing_else() -> None:
+    classifier = ScriptedClassifier({GERMAN: labels("booking")})
+    stage = Classification(RuleMatcher({}), classifier, knows_word={"hello"}.__contains__, is_multilingual=True)
+    assert (await stage.label(asking(GERMAN))).task == "booking"
+    for text in ("Danke", "привет", "hello", "Where is the station, please?", GERMAN * 20):
+        await stage.label(asking(text))
+    assert classifier.foreign[:3] == [GERMAN, "Danke", "привет"]
+    assert classifier.foreign[3:] == classifier.read[5:], "the ends of the long text, and then all of it"
+    assert (await stage.label(asking("👍"))).notes == ("language: none",)
 
 
 async def test_rules_come_before_the_language() -> None:

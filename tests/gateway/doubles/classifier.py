@@ -28,10 +28,13 @@ class ScriptedClassifier:
         """`says` maps texts to labels; other texts are out of distribution."""
         self._says = says
         self.read: list[str] = []
+        self.foreign: list[str] = []
 
     def glance(self, text: str) -> tuple[str, float] | None:
         return None
 
-    async def classify(self, text: str) -> Labels:
+    async def classify(self, text: str, *, is_foreign: bool = False) -> Labels:
         self.read.append(text)
+        if is_foreign:
+            self.foreign.append(text)
         return self._says.get(text, labels("chat", 0.1, -3.0))

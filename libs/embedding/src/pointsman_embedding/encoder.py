@@ -1,5 +1,7 @@
-"""The encoder that the configuration names under `embedding`: a folder with an ONNX file, or an endpoint. Examples:
+"""The encoder that the configuration names under `embedding`: a folder with an ONNX file, an endpoint, or the
+multilingual model of the extra `multilingual`. Examples:
 
+embedding: {multilingual: true}
 embedding: {folder: models/multilingual-e5-small, multilingual: true}
 embedding: {url: "http://tei:8080", model: BAAI/bge-m3, api_key_env: TEI_KEY}
 """
@@ -21,7 +23,9 @@ if TYPE_CHECKING:  # who reads only a configuration needs neither
 
 
 class EncoderConfig(BaseModel):
-    """The configuration of the encoder that the classifier and the retriever use: a folder or an endpoint."""
+    """The configuration of the encoder that the classifier and the retriever use: a folder, an endpoint, or neither for
+    the multilingual model of an extra.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,16 +45,18 @@ class EncoderConfig(BaseModel):
     )
     passage_prefix: str | None = Field(default=None, description="text before each passage, likewise")
     multilingual: bool = Field(
-        default=False, description="true: messages in every language are classified, whatever classifier.languages says"
+        default=False,
+        description="true: messages in every language are classified; without folder and url by "
+        "multilingual-e5-small, which needs the extra multilingual",
     )
 
     @model_validator(mode="after")
     def _names_one_model(self) -> "EncoderConfig":
-        if (self.folder is None) == (not self.url):
-            raise ValueError("embedding has a folder, or a url and a model")
+        if (self.folder and self.url) or not (self.folder or self.url or self.multilingual):
+            raise ValueError("embedding has a folder, or a url and a model, or neither and multilingual: true")
         if bool(self.url) != bool(self.model):
             raise ValueError("embedding.model is the endpoint's name for the model; write it with a url, and only then")
-        if self.folder and self.api_key_env:
+        if not self.url and self.api_key_env:
             raise ValueError("embedding.api_key_env is for a url alone")
         return self
 
@@ -157,6 +163,10 @@ def open_encoder(config: EncoderConfig | None, minilm: Path) -> Encoder:
         from pointsman_embedding.onnx_folder import OnnxEncoder
 
         return OnnxEncoder.load(config)
+    if not config.url:
+        from pointsman_embedding.multilingual import MultilingualEncoder  # imports onnx
+
+        return MultilingualEncoder.load(config)
     from pointsman_embedding.endpoint import EndpointEncoder  # imports httpx
 
     return EndpointEncoder.connect(config, MiniLM.load(minilm).tokenizer)

@@ -112,15 +112,15 @@ class MiniLM:
 
 
 def open_session(
-    graph: Path,
+    graph: Path | bytes,
     threads: int,
     disabled: Sequence[str] = (),
     constants: Mapping[str, onnxruntime.OrtValue] = {},
 ) -> onnxruntime.InferenceSession:
-    """Opens the ONNX file `graph` for the CPU; one run uses `threads` threads.
+    """Opens the ONNX graph `graph`, a file or its content, for the CPU; one run uses `threads` threads.
 
     `disabled` names optimizers of ONNX Runtime that are not used. `constants` replace those of the same name in the
-    file, and must exist as long as the session.
+    graph, and must exist as long as the session.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
@@ -133,7 +133,10 @@ def open_session(
     for name, value in constants.items():
         options.add_initializer(name, value)
     return onnxruntime.InferenceSession(
-        str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+        graph if isinstance(graph, bytes) else str(graph),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=list(disabled),
     )
 
 

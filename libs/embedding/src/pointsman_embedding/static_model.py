@@ -72,6 +72,10 @@ class StaticModel:
         """Returns the start and the end (exclusive) of each token of the text, in characters."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).offsets)
 
+    def knows(self, word: str) -> bool:
+        """Returns whether a lower-case word is a token of its own, as the 20,000 most frequent English words are."""
+        return self._tokenizer.token_to_id(word) is not None
+
 
 def fingerprint(of_encoder: str) -> str:
     """Returns the name of a table, derived from the fingerprint of the encoder that it is made from, and from RECIPE.

@@ -1,7 +1,7 @@
 """Builds the stages of one configuration, wrapped in the cache and the guardrails."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -87,12 +87,10 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
     client = (dependencies.litellm_client if uses_litellm else None) or dependencies.client
     backend = EngineBackend(engines, client, now, resilience, dependencies.engine_metrics, busy_times)
     loading = AdapterLoading(backend, engines, now, resilience, dependencies.lend_slot)
-    embedding = config.models.embedding
-    languages = () if embedding and embedding.multilingual else config.tasks.classifier.languages
     stages = Stages(
         revision=config.digest,
         resolve_model=named.resolve,
-        classification=_classification(config, models, languages),
+        classification=_classification(config, models),
         conversations=Conversations(
             {name: terms_of(task, paths) for name, task in config.tasks.tasks.items()}, dependencies.conversations
         ),
@@ -135,10 +133,11 @@ def _fields_by_model(config: Config) -> Mapping[str, ModelFields]:
     return fields
 
 
-def _classification(config: Config, models: LoadedModels, languages: Collection[str]) -> Classifier:
+def _classification(config: Config, models: LoadedModels) -> Classifier:
     """Builds the classification stage. Raises ConfigError if a policy's options are for another embedding model."""
     if models.classifier is None or models.embed is None:
         return NoClassification()
+    from pointsman_gateway.classification.model import ENCODER
     from pointsman_gateway.classification.rules import RuleMatcher
     from pointsman_gateway.classification.stage import Classification, EmbeddedClassification
     from pointsman_gateway.classification.wrappers import to_wrapper
@@ -151,8 +150,15 @@ def _classification(config: Config, models: LoadedModels, languages: Collection[
                 f"tasks.yaml: task '{name}': its policy's weights are for the embedding model {encoder}, but "
                 f"{in_use} is in use; run `pointsman predict` again"
             )
-    wrappers = [to_wrapper(one.model_dump()) for one in config.tasks.classifier.wrappers]
-    classification = Classification(RuleMatcher(tasks), models.classifier, languages, wrappers)
+    settings, embedding = config.tasks.classifier, config.models.embedding
+    classification = Classification(
+        RuleMatcher(tasks),
+        models.classifier,
+        settings.languages,
+        [to_wrapper(one.model_dump()) for one in settings.wrappers],
+        knows_word=models.classifier.knows_word,
+        is_multilingual=embedding is not None and embedding.multilingual and ENCODER in settings.stages,
+    )
     embedded = frozenset(name for name, task in tasks.items() if task.policy.implementation.needs_vector)
     return EmbeddedClassification(classification, models.embed, embedded) if embedded else classification
 

@@ -5,9 +5,11 @@ The static stage reads words, subword pieces and word pairs of a text; the featu
 
 import asyncio
 import logging
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.classification.excerpt import TokenExcerpt, token_excerpt
@@ -16,13 +18,14 @@ from pointsman_gateway.classification.model import (
     PAIR_RATIO_STEP,
     STATIC,
     ClassifierModel,
+    EncoderAlone,
     SentenceEncoder,
     StageParameters,
     StaticModel,
     Vocabulary,
 )
 from pointsman_gateway.classification.reader import FAILED_NOTE
-from pointsman_gateway.classification.scores import Floats, probabilities
+from pointsman_gateway.classification.scores import Floats, Scale, probabilities
 from pointsman_gateway.classification.words import EDGE, WordRowCache, pairs_of, pieces_of, unique_words, words_of
 from pointsman_gateway.domain import UNKNOWN, Labels, Vector
 
@@ -55,6 +58,12 @@ class StageScorer:
         self._weights = np.ascontiguousarray(stage.weights.T)
         self._stored = np.ascontiguousarray(np.concatenate([stage.centroids, stage.out_of_scope]))
         self._bias, self._scale, self._centroids = stage.bias, stage.scale, len(stage.centroids)
+
+    def with_scale(self, scale: Scale) -> "StageScorer":
+        """Returns a scorer with another scale, which shares the arrays."""
+        other = copy(self)
+        other._scale = scale
+        return other
 
     def logits_of(self, vector: Vector) -> Floats:
         """Returns the logit of each task, (tasks,)."""
@@ -123,9 +132,19 @@ class StaticStage:
 class EncoderStage:
     """Classifies a text by its embedding. With MiniLM it takes about a millisecond."""
 
+    thresholds: NDArray[np.float64] | None = None
+    """(tasks,): those for abstaining, if they are not the model's."""
+
     def __init__(self, stage: StageParameters, static_share: float, encoder: SentenceEncoder) -> None:
         self.temperature = stage.temperature
         self._encoder, self.scorer, self._static_share = encoder, StageScorer(stage), np.float32(static_share)
+
+    def calibrated(self, alone: EncoderAlone) -> "EncoderStage":
+        """Returns the stage for texts that the static stage does not read; it shares the arrays."""
+        stage = copy(self)
+        stage.temperature, stage.thresholds = alone.temperature, alone.thresholds
+        stage.scorer = self.scorer.with_scale(alone.scale)
+        return stage
 
     def evaluate(self, text: str, static: StageOutput | None) -> StageOutput:
         """Returns the text's vector and logits; with the static stage's output, the weighted mean of both logits.
@@ -160,27 +179,37 @@ class CascadeClassifier:
         """`static_model` and `encoder` must be those with which `model` was fitted. `load` rejects a stored classifier
         that was fitted with others.
         """
-        self._model, self._tokenizer = model, static_model
+        self._model, self._tokenizer, self._known_words = model, static_model, frozenset(model.words)
         self._static = (
             StaticStage(model.static, model.vocabulary, static_model) if model.static and model.vocabulary else None
         )
         self._encoder = EncoderStage(model.encoder, model.static_share, encoder) if model.encoder else None
+        self._alone = self._encoder.calibrated(model.alone) if self._encoder and model.alone else None
 
-    async def classify(self, text: str) -> Labels:
+    async def classify(self, text: str, *, is_foreign: bool = False) -> Labels:
         """Assigns a text to a task, or abstains; the encoder runs in a thread, only for texts that need it.
 
-        It does not raise if the embedding endpoint fails: then the static stage decides, or without that stage it
-        abstains, which the notes say.
+        A foreign text, one in another language than the examples, is classified by the encoder alone: of its words, the
+        static stage knows those that look alike. It does not raise if the embedding endpoint fails: then the static
+        stage decides, or without that stage it abstains, which the notes say.
         """
         excerpt = token_excerpt(text, self._tokenizer)
+        if is_foreign and self._alone:
+            return await asyncio.to_thread(self._by_encoder, self._alone, excerpt, None)
         labels, output = self._without_encoder(excerpt)
-        return labels if labels else await asyncio.to_thread(self._by_encoder, excerpt, output)
+        return labels if labels else await asyncio.to_thread(self._by_encoder, self._encoder, excerpt, output)
 
-    def classify_now(self, text: str) -> Labels:
+    def classify_now(self, text: str, *, is_foreign: bool = False) -> Labels:
         """Classifies as `classify` does, and runs the encoder in the calling thread; for callers without a loop."""
         excerpt = token_excerpt(text, self._tokenizer)
+        if is_foreign and self._alone:
+            return self._by_encoder(self._alone, excerpt, None)
         labels, output = self._without_encoder(excerpt)
-        return labels or self._by_encoder(excerpt, output)
+        return labels or self._by_encoder(self._encoder, excerpt, output)
+
+    def knows_word(self, word: str) -> bool:
+        """Returns whether a lower-case word is one of the examples', or in the static model's English vocabulary."""
+        return word in self._known_words or self._tokenizer.knows(word)
 
     def glance(self, text: str) -> tuple[str, float] | None:
         """Returns a short text's most probable task by the static stage alone, and by how much its in-distribution
@@ -220,15 +249,14 @@ class CascadeClassifier:
             return None
         return self._labels(excerpt, likely, threshold.on_encoder_scale(score), STATIC)
 
-    def _by_encoder(self, excerpt: TokenExcerpt, static: StageOutput | None) -> Labels:
-        stage = self._encoder
+    def _by_encoder(self, stage: EncoderStage | None, excerpt: TokenExcerpt, static: StageOutput | None) -> Labels:
         assert stage is not None  # without an encoder the static stage has decided
         try:
             output = stage.evaluate(excerpt.text, static)
         except Unavailable as error:
             return self._without_answer(excerpt, static, error)
         likely = probabilities(output.logits, stage.temperature)
-        return self._labels(excerpt, likely, stage.scorer.score(output), ENCODER, output.vector)
+        return self._labels(excerpt, likely, stage.scorer.score(output), ENCODER, output.vector, stage.thresholds)
 
     def _without_answer(self, excerpt: TokenExcerpt, static: StageOutput | None, error: Unavailable) -> Labels:
         """Returns the static stage's labels while the encoder's endpoint fails; without that stage, an abstention."""
@@ -240,12 +268,22 @@ class CascadeClassifier:
         return self._labels(excerpt, probabilities(static.logits, self._static.temperature), score, STATIC)
 
     def _labels(
-        self, excerpt: TokenExcerpt, likely: Floats, score: float, stage: str, vector: Vector | None = None
+        self,
+        excerpt: TokenExcerpt,
+        likely: Floats,
+        score: float,
+        stage: str,
+        vector: Vector | None = None,
+        thresholds: NDArray[np.float64] | None = None,
     ) -> Labels:
-        """Makes the labels from the tasks' probabilities; `vector` is the encoder's, if it has computed one."""
+        """Makes the labels from the tasks' probabilities; `vector` is the encoder's, if it has computed one.
+
+        Without `thresholds`, the model's own are used.
+        """
+        thresholds = self._model.thresholds if thresholds is None else thresholds
         tasks, order = self._model.tasks, (-likely).argsort()
         best, values = int(order[0]), likely[order].tolist()
-        above = score - float(self._model.thresholds[best])
+        above = score - float(thresholds[best])
         return Labels(
             task=UNKNOWN if above < 0 else tasks[best],
             confidence=values[0],

@@ -27,7 +27,7 @@ from pointsman_gateway.classification.model import ClassifierModel, FitSettings,
 ARRAY = "$array"
 """Key of the JSON object that refers to an array."""
 
-FORMAT = 4
+FORMAT = 5
 """Increment it when fitting changes; files of an earlier format are then rejected."""
 
 MANIFEST = "manifest.json"

@@ -18,7 +18,7 @@ from pointsman_gateway.classification.belief import (
     user_features,
 )
 from pointsman_gateway.classification.belief_parameters import PARAMETERS, BeliefParameters
-from pointsman_gateway.classification.reader import FAILED_NOTE, LONG_CHARACTERS, Reader, is_sure
+from pointsman_gateway.classification.reader import FAILED_NOTE, LONG_CHARACTERS, UNFAMILIAR_NOTE, Reader, is_sure
 from pointsman_gateway.classification.scores import Scores
 from pointsman_gateway.classification.utterances import Utterance, shape_of
 from pointsman_gateway.domain import UNKNOWN, Labels
@@ -82,7 +82,7 @@ class Conversation:
         shape = shape_of(last)
         kind = shape.kind
         alone = None if kind is Utterance.BARE else await self._reader.read(last)
-        if alone and (alone.stage == "language" or (kind is Utterance.CLOSING and not alone.abstained)):
+        if alone and (_is_foreign(alone) or (kind is Utterance.CLOSING and not alone.abstained)):
             return alone
         reading = self._keep(last, alone, cache=len(last) <= LONG_CHARACTERS) if alone else UNREAD
         prior = await self._prior(turns[:-1], said_before)
@@ -160,6 +160,11 @@ class Conversation:
         if cache and not reading.is_provisional:
             _add(self._readings, _key(text), reading)
         return reading
+
+
+def _is_foreign(labels: Labels) -> bool:
+    """Returns whether a turn is in another language beyond doubt. Among those that only seem to be are names."""
+    return labels.stage == "language" and UNFAMILIAR_NOTE not in labels.notes
 
 
 def _key(*texts: str) -> bytes:

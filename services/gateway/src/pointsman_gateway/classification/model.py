@@ -31,6 +31,10 @@ class StaticModel(Protocol):
         """Returns the position of each token in the text: (start, end) in characters, the end exclusive."""
         ...
 
+    def knows(self, word: str) -> bool:
+        """Returns whether a lower-case word is a token of its own."""
+        ...
+
 
 class SentenceEncoder(Protocol):
     """Interface of an embedding model with one vector per text; `pointsman_embedding` has several."""
@@ -115,6 +119,16 @@ class StageParameters:
     """Centroids of texts that belong to no task, (centroids, dimensions); empty if there are none."""
     temperature: float
     scale: Scale
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderAlone:
+    """What differs if the encoder classifies a text without the static stage, as it does in other languages."""
+
+    temperature: float
+    scale: Scale
+    thresholds: NDArray[np.float64]
+    """(tasks,): as `ClassifierModel.thresholds`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +217,10 @@ class ClassifierModel:
     thresholds: NDArray[np.float64]
     """(tasks,): for each task, the in-distribution score below which the classifier abstains from a text of which it is
     the most probable task. Scores are on the encoder's scale if there is an encoder stage."""
+    alone: EncoderAlone | None
+    """None unless there are both stages."""
+    words: tuple[str, ...]
+    """Each word of the examples, in lower case."""
     vectors: Mapping[str, Floats]
     """By task, the encoder's vectors of its examples in their order, (examples, dimensions)."""
     report: FitReport

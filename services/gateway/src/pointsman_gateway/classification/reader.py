@@ -1,4 +1,4 @@
-"""Classifies one text: detects a foreign language first, and reads a long text by its first and last sentence.
+"""Classifies one text: detects another language first, and reads a long text by its first and last sentence.
 
 One of those two sentences usually states what the sender wants done with the rest.
 """
@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from importlib.resources import files
-from typing import Any
+from typing import Any, Protocol
 
 from pointsman_gateway.classification.excerpt import CHARACTERS_PER_END, character_excerpt, is_binary, visible
 from pointsman_gateway.domain import UNKNOWN, Labels
@@ -30,6 +30,10 @@ NO_LANGUAGE = "none"
 """Reported for a text without a letter or a digit."""
 ANOTHER_SCRIPT = "another script"
 """Reported for a text in another script than the examples', if its language is not known."""
+
+ANOTHER_LANGUAGE = "another language"
+"""Reported for a text of few words, of which most are unknown. Names are among them; its language would be a guess."""
+UNFAMILIAR_NOTE = f"language: {ANOTHER_LANGUAGE}"
 
 MIN_WORDS = 4
 """Shorter texts are often names: "time in tokyo" would be detected as Danish."""
@@ -51,7 +55,8 @@ _MIN_SENTENCE_CHARACTERS = 30
 """A shorter sentence, such as "Hi there.", is read together with the next one."""
 
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?:])\s+|\n+")
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_APOSTROPHE = re.compile("['’]")
+_WORD = re.compile(rf"[^\W\d_]+(?:{_APOSTROPHE.pattern}[^\W\d_]+)*")
 
 _OTHER_SCRIPTS = frozenset(
     ["am", "ar", "be", "bg", "bn", "el", "fa", "gu", "he", "hi", "hy", "ja", "ka", "kk", "km", "kn", "ko", "ky", "lo",
@@ -72,6 +77,7 @@ def _english(name: str) -> frozenset[str]:
 
 
 ENGLISH_ONLY = _english("english_only")
+INFORMAL = _english("informal")
 NO_CONTENT = _english("no_content")
 THANKS = _english("thanks")
 COURTESIES = THANKS | _english("courtesies")
@@ -84,17 +90,22 @@ class LanguageDetector:
     An uncertain detection is not reported, so that a request in a known language is not left unclassified.
     """
 
-    def __init__(self, known: Collection[str]) -> None:
-        """Takes the ISO 639-1 codes of the examples' languages; if there are none, every text is accepted."""
+    def __init__(self, known: Collection[str], knows_word: Callable[[str], bool] | None = None) -> None:
+        """Takes the ISO 639-1 codes of the examples' languages; if there are none, every text is accepted.
+
+        `knows_word` tells whether a lower-case word is English or one of the examples'. Without it, or if the examples
+        are not in English alone, a text of fewer than `MIN_WORDS` words is only judged by its script.
+        """
         self._known = frozenset(known)
+        self._knows_word = knows_word if self._known == {"en"} else None
         if self._known and _CLD2 is None:
             log.warning("pycld2 is not installed: other languages are recognized by their script alone")
         self._latin_only = not self._known & _OTHER_SCRIPTS
 
     def foreign(self, text: str) -> str:
-        """Returns the language code of a text that is in no known language, `ANOTHER_SCRIPT` if only its script is
-        known, or `NO_LANGUAGE` without a letter or digit. Returns "" if the text is in a known language, or if that is
-        uncertain.
+        """Returns the language code of a text that is in no known language, `ANOTHER_SCRIPT` or `ANOTHER_LANGUAGE` if
+        which one is not known, or `NO_LANGUAGE` without a letter or digit. Returns "" if the text is in a known
+        language, or if that is uncertain.
         """
         if not any(map(str.isalnum, text)):
             return NO_LANGUAGE
@@ -102,7 +113,9 @@ class LanguageDetector:
             return ""
         words = _WORD.findall(text)
         other_script = self._latin_only and not text.isascii() and _is_mostly_other_letters(words)
-        if not other_script and (len(words) < MIN_WORDS or self._is_english(words)):
+        if not other_script and len(words) < MIN_WORDS:
+            return ANOTHER_LANGUAGE if self._is_unfamiliar(text, words) else ""
+        if not other_script and self._is_english(words):
             return ""
         detected = _detect(text)
         if other_script:
@@ -111,6 +124,15 @@ class LanguageDetector:
             return ""
         return next(iter(detected))
 
+    def _is_unfamiliar(self, text: str, words: list[str]) -> bool:
+        """Returns whether at most half of the words are known, and the text looks most like another language."""
+        knows = self._knows_word
+        if knows is None or not words:
+            return False
+        stems = (max(_APOSTROPHE.split(word.lower()), key=len) for word in words)
+        known = sum(stem in INFORMAL or knows(stem) for stem in stems)
+        return 2 * known <= len(words) and _best_guess(text) not in self._known | {""}
+
     def _is_english(self, words: list[str]) -> bool:
         if "en" not in self._known:
             return False
@@ -118,39 +140,52 @@ class LanguageDetector:
         return count >= ENGLISH_SHARE * len(words)
 
 
+class Classify(Protocol):
+    def __call__(self, text: str, /, *, is_foreign: bool = False) -> Awaitable[Labels]:
+        """Classifies a text; one in another language than the examples (`is_foreign`) by the encoder alone."""
+        ...
+
+
 class Reader:
     """Classifies single texts of any length in bounded time.
 
-    Abstains for a text that is surely in another language than the examples', and for one without letters and digits.
+    Abstains for a text that is surely in another language than the examples', unless the encoder is multilingual, and
+    for one without letters and digits.
     """
 
-    def __init__(self, classify: Callable[[str], Awaitable[Labels]], languages: LanguageDetector) -> None:
-        self._classify = classify
-        self._languages = languages
+    def __init__(self, classify: Classify, languages: LanguageDetector, is_multilingual: bool = False) -> None:
+        self._classify, self._languages, self._is_multilingual = classify, languages, is_multilingual
 
     async def read(self, text: str) -> Labels:
         """Classifies a text; a long one by its first and its last sentence, or as a whole if neither is conclusive."""
         if len(text) <= LONG_CHARACTERS:
             return await self.classify_once(text)
-        foreign = self._foreign(text)
-        if foreign:
-            return foreign
-        ends = [await self._classify(end) for end in _outer_sentences(text)]
+        language, abstained = self._language_of(text)
+        if abstained:
+            return abstained
+        ends = [await self._classify(end, is_foreign=bool(language)) for end in _outer_sentences(text)]
         surest = max(ends, key=lambda labels: labels.in_distribution_score)
         if not is_sure(surest):
-            return await self._classify(text)
+            return await self._classify(text, is_foreign=bool(language))
         where = "first" if surest is ends[0] else "last"
         note = f"read by its {where} sentence, of {len(text)} characters"
         return replace(surest, notes=(*surest.notes, note))
 
     async def classify_once(self, text: str) -> Labels:
         """Classifies a text as a whole; calls the classifier at most once."""
-        return self._foreign(text) or await self._classify(visible(text) if len(text) <= LONG_CHARACTERS else text)
+        language, abstained = self._language_of(text)
+        if abstained:
+            return abstained
+        shown = visible(text) if len(text) <= LONG_CHARACTERS else text
+        return await self._classify(shown, is_foreign=bool(language))
 
-    def _foreign(self, text: str) -> Labels | None:
+    def _language_of(self, text: str) -> tuple[str, Labels | None]:
+        """Returns a text's language, "" for one of the examples', and the labels if it is not classified."""
         excerpt = character_excerpt(text)
         language = NO_LANGUAGE if is_binary(excerpt.text) else self._languages.foreign(visible(excerpt.text))
-        return abstention("language", f"language: {language}", *excerpt.notes) if language else None
+        if not language or (self._is_multilingual and language != NO_LANGUAGE):
+            return language, None
+        return language, abstention("language", f"language: {language}", *excerpt.notes)
 
 
 def is_sure(labels: Labels) -> bool:
@@ -177,6 +212,17 @@ def _detect(text: str) -> dict[str, int]:
     except _CLD2.error:  # it rejects bytes that are not valid for text interchange
         return {}
     return {_CODES.get(code, code): percent for _, code, percent, _ in found if percent} if sure else {}
+
+
+def _best_guess(text: str) -> str:
+    """Returns the most probable language of a short text, which is often wrong; "" without one."""
+    if _CLD2 is None:
+        return ""
+    try:
+        _, _, found = _CLD2.detect(text.encode("utf-8", "ignore"), bestEffort=True)
+    except _CLD2.error:
+        return ""
+    return next((_CODES.get(code, code) for _, code, percent, _ in found if percent), "")
 
 
 def _outer_sentences(text: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ replay with the same configuration gets the same result, unless a rule's pattern
 endpoint fails.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -36,8 +36,11 @@ class TextClassifier(Protocol):
     them; `CascadeClassifier` implements it.
     """
 
-    async def classify(self, text: str) -> Labels:
-        """Classifies a text. Of a long one only an excerpt is used, and the notes say so."""
+    async def classify(self, text: str, *, is_foreign: bool = False) -> Labels:
+        """Classifies a text. Of a long one only an excerpt is used, and the notes say so.
+
+        `is_foreign` texts are in another language than the examples, and are classified by the encoder alone.
+        """
         ...
 
     def glance(self, text: str) -> tuple[str, float] | None:
@@ -58,16 +61,21 @@ class Classification:
         classifier: TextClassifier,
         languages: Collection[str] = ("en",),
         wrappers: Sequence[Wrapper] = (),
+        *,
+        knows_word: Callable[[str], bool] | None = None,
+        is_multilingual: bool = False,
     ) -> None:
         """Takes the ISO 639-1 codes of the examples' `languages`: a text that is surely in another one is not
-        classified. If there are none, texts in every language are.
+        classified, unless the encoder `is_multilingual`. If there are none, texts in every language are.
 
         `wrappers` describe what clients write around a user's words. These, from the configuration, are removed first,
-        and then those of known clients (`wrappers.toml`).
+        and then those of known clients (`wrappers.toml`). `knows_word` is as in `LanguageDetector`.
         """
         self._rules = rules
         self._words = UserWordsFinder(wrappers, known_wrappers(), classifier.glance)
-        self._conversation = Conversation(Reader(classifier.classify, LanguageDetector(languages)))
+        self._conversation = Conversation(
+            Reader(classifier.classify, LanguageDetector(languages, knows_word), is_multilingual)
+        )
 
     async def label(self, request: Request) -> Labels:
         if request.model != AUTO:

@@ -48,6 +48,7 @@ from pointsman_gateway.classification.model import (
     STATIC,
     CascadeThreshold,
     ClassifierModel,
+    EncoderAlone,
     FitOrder,
     FitReport,
     FitSettings,
@@ -157,6 +158,8 @@ class _Selection:
 
     static: StageResults | None
     encoder: StageResults | None
+    alone: StageResults | None
+    """Those of the encoder without the static stage, if there are both."""
     pair_means: Floats
     static_share: float
     threshold: CascadeThreshold | None
@@ -196,13 +199,7 @@ class _FitRun:
     def model(self) -> ClassifierModel:
         data = self.data
         selection = self.select()
-        target_coverages = [
-            self._settings.target_coverages.get(task, self._settings.target_coverage) for task in data.tasks
-        ]
-        results = selection.results
-        thresholds = task_thresholds(
-            results.score[data.inside], data.y[data.inside], results.predicted[data.inside], target_coverages
-        )
+        alone, thresholds = selection.alone, self._thresholds(selection.results)
         static, vocabulary = (
             self._static_stage(selection.static, selection.pair_means) if selection.static else (None, None)
         )
@@ -214,9 +211,17 @@ class _FitRun:
             static_share=selection.static_share,
             threshold=selection.threshold,
             thresholds=thresholds,
+            alone=EncoderAlone(alone.temperature, alone.scale, self._thresholds(alone)) if alone else None,
+            words=tuple(sorted({word for text in data.texts for word in words_of(text)})),
             vectors={task: self.encoded[data.y == number] for number, task in enumerate(data.tasks)},
             report=_report(data, selection, thresholds),
         )
+
+    def _thresholds(self, results: StageResults) -> NDArray[np.float64]:
+        data, settings = self.data, self._settings
+        coverages = [settings.target_coverages.get(task, settings.target_coverage) for task in data.tasks]
+        inside = data.inside
+        return task_thresholds(results.score[inside], data.y[inside], results.predicted[inside], coverages)
 
     def select(self) -> _Selection:
         """Cross-validates the configured stages, and selects how they are combined."""
@@ -226,14 +231,15 @@ class _FitRun:
         pairs = pairs - means
         static = evaluate_stage(data, scores[STATIC], scores[STATIC].logits, pairs) if STATIC in scores else None
         if ENCODER not in scores:
-            return _Selection(static, None, means, 0.0, None)
+            return _Selection(static, None, None, means, 0.0, None)
         if not static:
             only = evaluate_stage(data, scores[ENCODER], scores[ENCODER].logits, pairs)
-            return _Selection(None, only, means, 0.0, None)
+            return _Selection(None, only, None, means, 0.0, None)
         share = best_static_share(data, scores[STATIC].logits, scores[ENCODER].logits)
         blended = blend(scores[STATIC].logits, scores[ENCODER].logits, share)
         encoder = evaluate_stage(data, scores[ENCODER], blended, pairs)
-        return _Selection(static, encoder, means, share, fit_threshold(data, static, encoder))
+        alone = evaluate_stage(data, scores[ENCODER], scores[ENCODER].logits, np.zeros_like(pairs))
+        return _Selection(static, encoder, alone, means, share, fit_threshold(data, static, encoder))
 
     def _out_of_fold_pair_scores(self) -> tuple[Floats, Floats]:
         """Returns the pair scores of each text, (texts, tasks), by ratios of the other folds, and `PairRatios.means`.

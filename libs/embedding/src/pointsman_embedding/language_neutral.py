@@ -1,0 +1,50 @@
+"""Removes from sentence vectors what only tells their language, so that a text and its translation are nearer.
+
+The vectors of multilingual-e5-small are all similar (unrelated sentences have a cosine of 0.8), and those of a language
+more so: a classifier with English examples would find all other texts unusual. It is a simple form of Yang et al., A
+Simple and Effective Method to Eliminate the Self Language Bias in Multilingual Representations (2021).
+"""
+
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+MIN_LENGTH = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageAxes:
+    """The mean of all languages, and the axes in which their means differ."""
+
+    mean: Array
+    """(dimensions,)"""
+    axes: Array
+    """(languages - 1, dimensions)"""
+
+    @classmethod
+    def learn(cls, embed: Callable[[Sequence[str]], Array]) -> "LanguageAxes":
+        """Embeds the same sentences in several languages; takes half a second with multilingual-e5-small."""
+        means = np.stack([embed(sentences).mean(axis=0) for sentences in parallel_sentences().values()])
+        mean = means.mean(axis=0)
+        return cls(mean, np.linalg.svd(means - mean, full_matrices=False)[2][: len(means) - 1])
+
+    def remove_from(self, vector: Array) -> Array:
+        """Returns a vector, (dimensions,), without the mean and its part along the axes, of length 1."""
+        centered = vector - self.mean
+        neutral = centered - (self.axes @ centered) @ self.axes
+        return np.asarray(neutral / max(float(np.linalg.norm(neutral)), MIN_LENGTH), np.float32)
+
+
+def parallel_sentences() -> dict[str, list[str]]:
+    """Returns the sentences by language, in the same order in each."""
+    return tomllib.loads(sentences_file().decode())
+
+
+def sentences_file() -> bytes:
+    return files(__package__).joinpath("parallel_sentences.toml").read_bytes()
