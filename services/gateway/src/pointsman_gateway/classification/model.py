@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pointsman_gateway.classification.classes import TaskClasses
 from pointsman_gateway.classification.scores import Floats, Scale
 
 STATIC, ENCODER = "static", "encoder"
@@ -15,6 +16,12 @@ STATIC, ENCODER = "static", "encoder"
 Score = TypeVar("Score", float, NDArray[np.floating])
 
 PAIR_RATIO_STEP = 1 / 16
+
+Intents = Mapping[str, Sequence[str]]
+"""By task, the intent of each of its examples, in their order; "" for an example without one. Tasks without intents may
+be absent."""
+
+NO_INTENTS: Intents = {}
 
 
 class StaticModel(Protocol):
@@ -59,6 +66,7 @@ class FitOrder:
 
     examples: Mapping[str, Sequence[str]]
     """By task."""
+    intents: Intents
     out_of_scope: Sequence[str]
     settings: FitSettings
     models: str
@@ -74,6 +82,7 @@ class FitOrder:
         return json.dumps(
             {
                 "examples": examples,
+                "intents": {task: list(labels) for task, labels in self.intents.items()},
                 "out_of_scope": list(self.out_of_scope),
                 "settings": settings,
                 "models": self.models,
@@ -96,9 +105,9 @@ class StageParameters:
     """
 
     weights: Floats
-    """Weights of the linear head, (dimensions, tasks)."""
+    """Weights of the linear head, (dimensions, classes)."""
     bias: Floats
-    """Bias of the linear head, (tasks,)."""
+    """Bias of the linear head, (classes,)."""
     centroids: Floats
     """Centroids of the tasks' examples, (centroids, dimensions)."""
     out_of_scope: Floats
@@ -109,16 +118,16 @@ class StageParameters:
 
 @dataclass(frozen=True, slots=True)
 class PairRatios:
-    """How typical word pairs are of each task. A text of a task that has no examples often shares its words with the
-    most probable task, but not its phrases.
+    """How typical word pairs are of each class. A text of a class that has no examples often shares its words with the
+    most probable class, but not its phrases.
     """
 
     ratios: NDArray[np.int8]
-    """(pairs, tasks): log(the pair's frequency in the task's examples / that in all examples), in steps of
+    """(pairs, classes): log(the pair's frequency in the class's examples / that in all examples), in steps of
     `PAIR_RATIO_STEP`. A text's pair score is the sum over its pairs, divided by the root of their number; an unknown
     pair counts as 0."""
     means: Floats
-    """(tasks,): the mean pair score of the task's own examples."""
+    """(classes,): the mean pair score of the class's own examples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +143,9 @@ class Vocabulary:
     """(pieces,): inverse document frequency."""
     pair_rarity: Floats
     piece_weights: Floats
-    """Weights of the head over subword pieces, (pieces, tasks)."""
+    """Weights of the head over subword pieces, (pieces, classes)."""
     pair_weights: Floats
-    """(pairs, tasks)"""
+    """(pairs, classes)"""
     pair_ratios: PairRatios
 
 
@@ -173,6 +182,7 @@ class ClassifierModel:
     """A fitted classifier. It has one stage or both; `vocabulary` with the static one, `threshold` with both."""
 
     tasks: tuple[str, ...]
+    classes: TaskClasses
     static: StageParameters | None
     vocabulary: Vocabulary | None
     encoder: StageParameters | None

@@ -1,6 +1,6 @@
 """Converts logits to calibrated probabilities, and a text's signals to one in-distribution score with thresholds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,25 +30,28 @@ A quantile of sixty examples is unreliable, and a text out of scope for one task
 
 OUT_OF_SCOPE_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
 
-NEAREST_WEIGHT, NEAREST_WEIGHT_OF_FEW_TASKS = 0.5, 3.5
-"""The nearest centroid's weight is the first plus the second divided by the number of tasks; the highest logit's is 1.
+NEAREST_WEIGHT, NEAREST_WEIGHT_OF_FEW_CLASSES = 0.5, 3.5
+"""The nearest centroid's weight is the first plus the second divided by the number of classes; the highest logit's is
+1.
 
 The nearest centroid detects texts that are unlike all tasks, and the highest logit those that resemble one. The fewer
-tasks a head tells apart, the less its logits say about other texts: with a weight of 0.5, 75 % of the out-of-scope
+classes a head tells apart, the less its logits say about other texts: with a weight of 0.5, 75 % of the out-of-scope
 requests to the help desk's five tasks are detected at a coverage of 95 %, and 83 % with 1.2.
 """
 
 
-def fit_temperature(logits: Floats, y: NDArray[np.intp]) -> tuple[float, float]:
-    """Returns the divisor of the logits (rows, tasks) that minimizes the cross-entropy with a prior, and that minimum.
+def fit_temperature(logits: Floats, y: NDArray[np.intp], to_tasks: Callable[[Floats], Floats]) -> tuple[float, float]:
+    """Returns the divisor of the logits (rows, classes) that minimizes the tasks' cross-entropy with a prior, and that
+    minimum.
 
-    This is temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017). The rows must not be those
-    that the head was trained on.
+    `y` are the rows' tasks, and `to_tasks` converts logits of classes to those of tasks (`TaskClasses`). This is
+    temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017). The rows must not be those that
+    the head was trained on.
     """
 
     def loss(log_temperature: float) -> float:
         prior = PRIOR_EXAMPLES * log_temperature**2 / len(y)
-        return cross_entropy(logits * np.float32(np.exp(-log_temperature)), y) + prior
+        return cross_entropy(to_tasks(logits * np.float32(np.exp(-log_temperature))), y) + prior
 
     low, high = np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)
     for _ in range(SEARCH_STEPS):
@@ -99,13 +102,13 @@ class Scale:
     """Combines a stage's signals into its in-distribution score: about 0 for typical in-scope texts, far below for
     others.
 
-    The signals make different errors on out-of-scope texts. `logit` and `pairs` are about the most probable task.
+    The signals make different errors on out-of-scope texts. `logit` and `pairs` are about the most probable class.
     """
 
     logit: Signal
     """The highest logit, not divided by the temperature."""
     pairs: Signal
-    """How typical the text's word pairs are of the task; see `PairRatios`."""
+    """How typical the text's word pairs are of the class; see `PairRatios`."""
     nearest: Signal
     """Cosine similarity to the nearest centroid of a task."""
     out_of_scope: Signal
@@ -146,14 +149,14 @@ class Signals:
     nearest: Scores
     out_of_scope: Scores
     pairs_of_others: Scores
-    """As `pairs`, for the most probable task that is not the text's own; (rows,)."""
+    """As `pairs`, for the most probable class that is not the text's own; (rows,)."""
 
 
-def fit_scale(signals: Signals, inside: NDArray[np.bool_], tasks: int) -> Scale:
+def fit_scale(signals: Signals, inside: NDArray[np.bool_], classes: int) -> Scale:
     """Fits the scale on out-of-fold rows; `inside` marks those that belong to a task.
 
     The weight of the nearest out-of-scope text is the one that separates both kinds of rows best. That of the word
-    pairs is (2 AUROC - 1)^2, for the AUROC between the rows and the same rows with their own task left out: from about
+    pairs is (2 AUROC - 1)^2, for the AUROC between the rows and the same rows with their own class left out: from about
     0.1 for long, varied messages to 0.9 for short ones that repeat phrases.
     """
     pairs = np.concatenate([signals.pairs[inside], signals.pairs_of_others[inside]])
@@ -165,7 +168,7 @@ def fit_scale(signals: Signals, inside: NDArray[np.bool_], tasks: int) -> Scale:
             nearest=Signal.of(signals.nearest[inside]),
             out_of_scope=Signal.of(signals.out_of_scope[inside]),
             pairs_weight=max(separation, 0.0) ** 2,
-            nearest_weight=NEAREST_WEIGHT + NEAREST_WEIGHT_OF_FEW_TASKS / tasks,
+            nearest_weight=NEAREST_WEIGHT + NEAREST_WEIGHT_OF_FEW_CLASSES / classes,
             out_of_scope_weight=weight,
         )
         for weight in OUT_OF_SCOPE_WEIGHTS

@@ -31,7 +31,7 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def read_examples(file: FilePath) -> tuple[Example, ...]:
-    """Reads a JSON lines file of objects with "text" and perhaps "output".
+    """Reads a JSON lines file of objects with "text" and perhaps "output" and "intent".
 
     Raises ConfigError if it is missing or a line is invalid, OSError if it cannot be read.
     """
@@ -51,14 +51,17 @@ def to_example(row: Any, where: str) -> Example:
     """Converts a JSON object to an example; raises ConfigError if it is invalid, with a message that begins `where`."""
     if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
         raise ConfigError(f'{where} must be an object with a non-empty "text"')
+    intent = row.get("intent", "")
+    if not isinstance(intent, str) or ("intent" in row and not intent.strip()):
+        raise ConfigError(f'{where}: "intent" must be a non-empty string; leave it out if there is none')
     output = row.get("output")
     if not (output is None or isinstance(output, str)):
         output = json.dumps(output, ensure_ascii=False)
     try:
-        f"{row['text']}{output}".encode()
+        f"{row['text']}{output}{intent}".encode()
     except UnicodeEncodeError as error:
         raise ConfigError(f"{where} holds half of a surrogate pair, which is no character") from error
-    return Example(row["text"], output)
+    return Example(row["text"], output, intent.strip())
 
 
 def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:

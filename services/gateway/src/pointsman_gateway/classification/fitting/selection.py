@@ -49,9 +49,11 @@ class StageResults:
     temperature: float
     scale: Scale
     predicted: NDArray[np.intp]
+    """The number of the most probable task."""
     confidence: Floats
+    """The probability of this task."""
     margin: Floats
-    """Difference between the first and the second probability."""
+    """Difference between the first and the second task's probability."""
     score: NDArray[np.floating]
     """In-distribution score."""
 
@@ -59,22 +61,23 @@ class StageResults:
 def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pairs: Floats) -> StageResults:
     """Fits a stage's temperature and score scale, and returns its results on every text.
 
-    `logits` (texts, tasks) are those in `scores`, or a blend of both stages'; `pairs` (texts, tasks) are pair scores
-    minus `PairRatios.means`.
+    `logits` (texts, classes) are those in `scores`, or a blend of both stages'; `pairs` (texts, classes) are pair
+    scores minus `PairRatios.means`.
     """
-    temperature, _ = fit_temperature(logits[data.inside], data.y[data.inside])
-    predicted, rows = logits.argmax(axis=1), np.arange(len(logits))
+    temperature, _ = fit_temperature(logits[data.inside], data.y[data.inside], data.classes.logits_of_tasks)
+    best, rows = logits.argmax(axis=1), np.arange(len(logits))
     others = logits.copy()
-    others[rows[data.inside], data.y[data.inside]] = -np.inf
+    others[rows[data.inside], data.own_classes[data.inside]] = -np.inf
     signals = Signals(
         logit=logits.max(axis=1),
-        pairs=pairs[rows, predicted],
+        pairs=pairs[rows, best],
         nearest=scores.nearest,
         out_of_scope=scores.out_of_scope,
         pairs_of_others=pairs[rows, others.argmax(axis=1)],
     )
-    scale = fit_scale(signals, data.inside, len(data.tasks))
-    ranked = np.sort(probabilities(logits, temperature), axis=1)
+    scale = fit_scale(signals, data.inside, data.classes.count)
+    ranked = np.sort(data.classes.probabilities_of_tasks(probabilities(logits, temperature)), axis=1)
+    predicted = data.classes.best_tasks(logits, temperature)
     return StageResults(
         temperature, scale, predicted, ranked[:, -1], ranked[:, -1] - ranked[:, -2], scale.score(signals)
     )
@@ -84,8 +87,8 @@ def best_static_share(data: Examples, static: Floats, encoder: Floats) -> float:
     """Returns the best of `STATIC_SHARES`, weights of the static stage's logits when they are blended with the
     encoder's. Best means the lowest cross-entropy on the in-scope examples, after the temperature was fitted.
     """
-    y, inside = data.y[data.inside], data.inside
-    return min(STATIC_SHARES, key=lambda share: fit_temperature(blend(static, encoder, share)[inside], y)[1])
+    y, inside, to_tasks = data.y[data.inside], data.inside, data.classes.logits_of_tasks
+    return min(STATIC_SHARES, key=lambda share: fit_temperature(blend(static, encoder, share)[inside], y, to_tasks)[1])
 
 
 def blend(static: Floats, encoder: Floats, share: float) -> Floats:
