@@ -1,12 +1,14 @@
-"""Measures how well a text is classified within what real clients write around it, and the turns of conversations.
+"""Measures how texts are classified within what clients write around them, turns of conversations, and broad tasks.
 
     make bench-requests                                     # some minutes; needs `make models`, but no service
     make bench-requests ARGS="--only conversations"         # fits the model of conversations, and measures it
-    python -m benchmarks.requests --wrappers development    # those that may be looked at while something is changed
+    make bench-requests ARGS="--only broad"                 # tasks of many kinds of requests, with and without intents
+    python -m benchmarks.requests --rows development        # those that may be looked at while something is changed
 
 300 test texts of CLINC150 (10 examples a task) and 100 that belong to no task are sent alone, within a message of each
 known client with and without its entry in the catalog, and within messages that no entry is for. Of conversations,
-each turn of Schema-Guided Dialogue is classified (see `conversations.py`). The last line of output is one JSON object.
+each turn of Schema-Guided Dialogue is classified (see `conversations.py`), and of broad tasks each text alone (see
+`broad_tasks.py`). The last line of output is one JSON object.
 """
 
 import argparse
@@ -29,7 +31,7 @@ from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.classification.user_words import UserWordsFinder
 from pointsman_gateway.domain import Message, Request
 
-from benchmarks.requests import conversations, wrappers
+from benchmarks.requests import broad_tasks, conversations, wrappers
 from benchmarks.routing_data import clinc150, clinc150_shots
 from tests.gateway.test_user_words import MAILS, OF_CLIENTS, WORDS
 
@@ -124,10 +126,12 @@ def summary(alone: Result, results: Sequence[Result]) -> Mapping[str, float]:
 
 async def main(options: argparse.Namespace) -> None:
     figures: dict[str, Any] = {}
-    if options.only != "conversations":
-        figures |= await measure_texts(options.wrappers)
-    if options.only != "texts":
+    if options.only in (None, "texts"):
+        figures |= await measure_texts(options.rows)
+    if options.only in (None, "conversations"):
         figures["conversations"] = await conversations.measure(DATA, MODEL)
+    if options.only in (None, "broad"):
+        figures["broad"] = broad_tasks.measure(DATA, MODEL, development=options.rows == "development")
     print(json.dumps(figures))
 
 
@@ -160,6 +164,6 @@ async def measure_texts(chosen: str) -> Mapping[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.requests")
-    parser.add_argument("--wrappers", choices=("reported", "development"), default="reported")
-    parser.add_argument("--only", choices=("texts", "conversations"))
+    parser.add_argument("--rows", choices=("reported", "development"), default="reported")
+    parser.add_argument("--only", choices=("texts", "conversations", "broad"))
     asyncio.run(main(parser.parse_args()))

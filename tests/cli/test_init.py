@@ -15,6 +15,7 @@ import pytest
 from pointsman_cli.example import check_retriever, load_example
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
+from pointsman_gateway.extensions import Example
 from pointsman_lab.starter import Answers, LabelledMessage, configuration, read_labelled, write_checked
 
 from tests.gateway.doubles.engine import model_list, running_engine
@@ -159,6 +160,19 @@ def test_messages_may_be_csv(tmp_path: Path) -> None:
     file = write(tmp_path / "labelled.csv", 'task,text,output\nb,"one, two",\na,three,yes\n')
 
     assert read_labelled(file) == [LabelledMessage("three", "a", "yes"), LabelledMessage("one, two", "b")]
+
+
+def test_messages_may_have_intents_which_are_written(tmp_path: Path) -> None:
+    lines = ["task,text,intent,output", "a,one,,", "a,two,x y,", "b,three,z,yes", "b,four,,no"]
+    messages = read_labelled(write(tmp_path / "labelled.csv", "\n".join(lines)))
+    write_checked(configuration(ANSWERS, messages, "mine"), tmp_path / "mine")
+    assert load_config(tmp_path / "mine", {"GROQ_API_KEY": "k"}).examples == {
+        "a": (Example("one", None), Example("two", None, "x y")),
+        "b": (Example("three", "yes", "z"), Example("four", "no")),
+    }
+    file = write(tmp_path / "labelled.jsonl", '{"text": "one", "task": "a", "intent": 5}')
+    with pytest.raises(ConfigError, match=r"labelled\.jsonl:1 has an \"intent\" that is not a string"):
+        read_labelled(file)
 
 
 def test_what_init_writes_needs_no_retriever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

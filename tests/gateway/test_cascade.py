@@ -387,7 +387,7 @@ def test_the_temperature_undoes_an_exaggeration() -> None:
     rng = np.random.default_rng(7)
     honest = rng.normal(size=(4000, 3)).astype(np.float32) * 2
     y = np.array([rng.choice(3, p=row) for row in probabilities(honest.astype(np.float64), 1.0)])
-    found, _ = fit_temperature(honest * 5, y)
+    found, _ = fit_temperature(honest * 5, y, lambda logits: logits)
     assert found == pytest.approx(5, rel=0.15)
     likely = probabilities(honest * 5, found)
     assert calibration_error(likely.max(axis=1), likely.argmax(axis=1) == y) < 0.03

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_gateway.classification.cascade import StaticStage
+from pointsman_gateway.classification.classes import TaskClasses
 from pointsman_gateway.classification.fitting.examples import Corpus, Examples, collect_examples
 from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.classification.fitting.selection import StageResults, fit_threshold
@@ -57,7 +58,7 @@ def test_pairs_count_as_far_as_they_tell_a_task_from_the_most_probable_other(
 ) -> None:
     noise = np.random.default_rng(1).normal(0, 0.1, (2, 1000))
     signals = Signals(noise[0], noise[0] + own, noise[0], noise[0], pairs_of_others=noise[1] + others)
-    scale = fit_scale(signals, np.full(1000, True), tasks=10)
+    scale = fit_scale(signals, np.full(1000, True), classes=10)
     assert scale.pairs_weight == pytest.approx(weight, abs=0.01)
 
 
@@ -65,8 +66,8 @@ def test_pairs_count_as_far_as_they_tell_a_task_from_the_most_probable_other(
 def test_one_error_of_the_static_stage_does_not_send_every_text_to_the_encoder(errors: int, escalated: bool) -> None:
     count = 1200
     y, scores = np.zeros(count, np.intp), np.linspace(-1, 1, count)
-    data = Examples(("a", "b"), ("",) * count, y, y)
-    scale = fit_scale(Signals(scores, scores, scores, scores, scores), data.inside, tasks=2)
+    data = Examples(("a", "b"), ("",) * count, y, y, TaskClasses.of_counts([1, 1]), folds=y)
+    scale = fit_scale(Signals(scores, scores, scores, scores, scores), data.inside, classes=2)
     wrong = (np.arange(count) >= count - errors).astype(np.intp)
     sure = np.full(count, 1.0)
     encoder = StageResults(1.0, scale, predicted=y, confidence=sure, margin=sure, score=scores)

@@ -15,6 +15,9 @@ from tests.gateway.doubles.config_folder import ConfigFolder
 
 Fit = Callable[..., tuple[int, dict[str, Any], str]]
 
+SAID = ["sing a song", "sing for me", "sing along", "dance a tango", "dance alone", "dance now", "hello", "good night"]
+"""Three requests for each of two intents, and two for none."""
+
 
 @pytest.fixture
 def fit(model_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Fit:
@@ -57,6 +60,15 @@ def test_the_file_goes_to_the_folder_or_the_named_place_and_its_content_is_repor
     assert found["out_of_fold"]["out_of_scope_abstained"] is None
     assert "embedding: 18 of 18" in told.splitlines()
     assert "learning: 12 of 12" in told.splitlines()
+
+
+def test_the_number_of_each_tasks_classes_is_reported(config_folder: ConfigFolder, fit: Fit) -> None:
+    folder = config_folder.write()
+    rows = [{"text": text} | ({"intent": text.split()[0]} if number < 6 else {}) for number, text in enumerate(SAID)]
+    (folder / "tasks" / "chat.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, found, _ = fit(folder)
+    assert code == 0
+    assert {task["task"]: task["classes"] for task in found["tasks"]} == {"triage": 1, "policy": 1, "chat": 3}
 
 
 def test_the_file_is_valid_until_the_examples_change(config_folder: ConfigFolder, fit: Fit, model_folder: Path) -> None:

@@ -53,6 +53,11 @@ def test_a_task_example_becomes_one_question_and_one_answer(write: Write) -> Non
     assert (row.prompt, row.answer) == ((Message("user", "Where is my bag?"),), "lost_item")
 
 
+def test_the_source_and_the_intent_of_a_task_example_are_not_learnt(write: Write) -> None:
+    labelled = example("Where is my bag?", "lost_item") | {"source": "mail", "intent": "bag"}
+    assert read_conversations(write(labelled)) == read_conversations(write(example("Where is my bag?", "lost_item")))
+
+
 def test_a_json_value_is_written_on_one_line_without_escapes(write: Write) -> None:
     (row,) = read_conversations(write(example("Zürich?", {"intent": "fare", "slots": {"to": "Zürich"}})))
     assert row.answer == '{"intent": "fare", "slots": {"to": "Zürich"}}'
@@ -74,7 +79,7 @@ def test_empty_lines_count_as_lines_but_not_as_rows(write: Write) -> None:
         ('{"text": "a", ', "not JSON"),
         ("[1, 2]", "a row is a JSON object, not a list"),
         ({"text": "a"}, 'a row has "messages", or "text" and "output"; this one has "text"'),
-        ({"text": "a", "output": "b", "label": "c"}, "unknown key 'label'; known here: text, output, source"),
+        ({"text": "a", "output": "b", "label": "c"}, "unknown key 'label'; known here: text, output, source, intent"),
         ({"text": " ", "output": "b"}, '"text" is a string that is not empty, not an empty string'),
         ({"text": 7, "output": "b"}, '"text" is a string that is not empty, not a number'),
         ({"text": "a", "output": None}, '"output" is null'),

@@ -52,7 +52,7 @@ def init(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Labelled messages, .jsonl or .csv with `text`, `task` and, optionally, `output`.",
+            help="Labelled messages, .jsonl or .csv with `text`, `task` and, optionally, `output` and `intent`.",
             show_default=False,
         ),
     ] = None,

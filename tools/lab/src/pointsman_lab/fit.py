@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsman_gateway.bootstrap.models import EmbeddingModels, example_texts, fit_settings, origin
+from pointsman_gateway.bootstrap.models import EmbeddingModels, example_intents, example_texts, fit_settings, origin
 from pointsman_gateway.classification.classifier_file import save
 from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.classification.model import ClassifierModel
@@ -45,8 +45,10 @@ def fit(config: Config, models: EmbeddingModels, out: Path | None, progress: Pro
 
 def fit_model(config: Config, models: EmbeddingModels, progress: Progress) -> ClassifierModel:
     """Fits the classifier in this process, to show the progress; raises InvalidArgument."""
-    texts, settings = example_texts(config), fit_settings(config)
-    return fit_classifier(texts, config.out_of_scope, models.static, models.encoder, settings, progress)
+    texts, intents, settings = example_texts(config), example_intents(config), fit_settings(config)
+    return fit_classifier(
+        texts, config.out_of_scope, models.static, models.encoder, settings, progress, intents=intents
+    )
 
 
 def _describe(file: Path, seconds: float) -> ClassifierFile:
@@ -59,10 +61,11 @@ def _report(config: Config, fitted: ClassifierModel, written: ClassifierFile) ->
         {
             "task": task,
             "examples": len(config.examples[task]),
+            "classes": int(classes),
             "target_coverage": config.tasks.tasks[task].target_coverage or config.tasks.classifier.target_coverage,
             "threshold": float(threshold),
         }
-        for task, threshold in zip(fitted.tasks, fitted.thresholds, strict=True)
+        for task, classes, threshold in zip(fitted.tasks, fitted.classes.sizes, fitted.thresholds, strict=True)
     ]
     found = fitted.report
     facts = {
@@ -100,5 +103,9 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _by_task(tasks: list[dict[str, Any]]) -> Section:
-    rows = tuple((t["task"], str(t["examples"]), f"{t['target_coverage']:g}", f"{t['threshold']:.3f}") for t in tasks)
-    return Section("By task", columns=("task", "examples", "target coverage", "threshold"), rows=rows)
+    """Returns a table of the tasks. A task's classes are its intents and, if there are any, its other examples."""
+    rows = tuple(
+        (t["task"], str(t["examples"]), str(t["classes"]), f"{t['target_coverage']:g}", f"{t['threshold']:.3f}")
+        for t in tasks
+    )
+    return Section("By task", columns=("task", "examples", "classes", "target coverage", "threshold"), rows=rows)

@@ -51,11 +51,13 @@ class LabelledMessage:
     task: str
     output: Any = None
     """The right answer, if it is known."""
+    intent: str = ""
+    """What it is about within its task; optional."""
 
 
 def read_labelled(file: Path) -> list[LabelledMessage]:
-    """Reads a JSON Lines or CSV file with the fields `text`, `task` and perhaps `output`, sorted by task. Raises
-    ConfigError.
+    """Reads a JSON Lines or CSV file with the fields `text`, `task` and perhaps `output` and `intent`, sorted by
+    task. Raises ConfigError.
     """
     read = _csv_rows if file.suffix == ".csv" else _json_rows
     messages = [_to_message(row, f"{file}:{line}", is_csv=read is _csv_rows) for line, row in read(file)]
@@ -107,7 +109,10 @@ def _to_message(row: Any, where: str, *, is_csv: bool) -> LabelledMessage:
         if not isinstance(row, dict) or not isinstance(row.get(name), str) or not row[name].strip():
             form = "a row has a text and a task" if is_csv else 'write {"text": "the message", "task": "its label"}'
             raise ConfigError(f'{where} needs a "{name}"; {form}')
-    return LabelledMessage(row["text"], row["task"], row.get("output") or None)
+    intent = row.get("intent") or ""
+    if not isinstance(intent, str):
+        raise ConfigError(f'{where} has an "intent" that is not a string')
+    return LabelledMessage(row["text"], row["task"], row.get("output") or None, intent.strip())
 
 
 def _task_name(label: str, file: str) -> str:
@@ -200,9 +205,10 @@ def _task(name: str, messages: Sequence[LabelledMessage], paths: Sequence[str]) 
 
 
 def _example(message: LabelledMessage) -> str:
-    if message.output is None:
+    if message.output is None and not message.intent:
         return _quoted(message.text)
-    return f"{{text: {_quoted(message.text)}, output: {_quoted(message.output)}}}"
+    fields = {"text": message.text, "output": message.output, "intent": message.intent}
+    return "{" + ", ".join(f"{name}: {_quoted(value)}" for name, value in fields.items() if value) + "}"
 
 
 def _quoted(value: Any) -> str:

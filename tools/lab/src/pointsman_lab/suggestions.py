@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pointsman_gateway.bootstrap.models import EmbeddingModels, example_texts, fit_settings
+from pointsman_gateway.bootstrap.models import EmbeddingModels, example_intents, example_texts, fit_settings
 from pointsman_gateway.classification.fitting.examples import Examples
 from pointsman_gateway.classification.fitting.fit import embed_all, out_of_fold_results
 from pointsman_gateway.classification.fitting.selection import StageResults
@@ -103,7 +103,13 @@ def check_examples(config: Config, models: EmbeddingModels, progress: Progress) 
     if not config.tasks.tasks:
         return ExampleFindings(0, (), ())
     tried = out_of_fold_results(
-        example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config), progress
+        example_texts(config),
+        config.out_of_scope,
+        models.static,
+        models.encoder,
+        fit_settings(config),
+        progress,
+        intents=example_intents(config),
     )
     examples = examples_of(config)
     duplicates = near_duplicates(examples, tried.vectors[: len(examples)])

@@ -19,7 +19,7 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_gateway.bootstrap.loaded_models import LoadedModels
 from pointsman_gateway.classification.cascade import CascadeClassifier, TextEmbedder
 from pointsman_gateway.classification.classifier_file import FitOrigin, fit_origin, load
-from pointsman_gateway.classification.model import ClassifierModel, FitOrder, FitSettings
+from pointsman_gateway.classification.model import ClassifierModel, FitOrder, FitSettings, Intents
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.embeddings.models import LocalEmbedder
@@ -66,6 +66,15 @@ def example_texts(config: Config) -> Mapping[str, Sequence[str]]:
     return {task: [example.text for example in examples] for task, examples in config.examples.items()}
 
 
+def example_intents(config: Config) -> Intents:
+    """Returns the intents of the examples of each task that has any."""
+    return {
+        task: [example.intent for example in examples]
+        for task, examples in config.examples.items()
+        if any(example.intent for example in examples)
+    }
+
+
 def fit_settings(config: Config) -> FitSettings:
     classifier = config.tasks.classifier
     own = {name: task.target_coverage for name, task in config.tasks.tasks.items() if task.target_coverage is not None}
@@ -74,7 +83,8 @@ def fit_settings(config: Config) -> FitSettings:
 
 def origin(config: Config, models: EmbeddingModels) -> FitOrigin:
     """Returns what a fitted classifier depends on: hashes of examples, settings and models, and library versions."""
-    return fit_origin(example_texts(config), config.out_of_scope, models.static, models.encoder, fit_settings(config))
+    texts, intents = example_texts(config), example_intents(config)
+    return fit_origin(texts, config.out_of_scope, models.static, models.encoder, fit_settings(config), intents)
 
 
 def train_classifier(config: Config, models: EmbeddingModels, store: Path | None = None) -> LoadedModels:
@@ -124,6 +134,7 @@ def _fit_in_process(config: Config, models: EmbeddingModels, file: Path) -> Clas
     started = time.perf_counter()
     order = FitOrder(
         example_texts(config),
+        example_intents(config),
         config.out_of_scope,
         fit_settings(config),
         str(models.folder.resolve()),

@@ -42,9 +42,9 @@ class StageOutput:
     """One stage's result for a text."""
 
     logits: Floats
-    """(tasks,), not yet divided by the temperature."""
+    """(classes,), not yet divided by the temperature."""
     pairs: Floats
-    """(tasks,): the text's pair score for each task, less the mean of the task's own examples."""
+    """(classes,): the text's pair score for each class, less the mean of the class's own examples."""
     vector: Vector
     """The text's vector in the stage's own space, of length 1; zeros for a text without a known token."""
 
@@ -66,7 +66,7 @@ class StageScorer:
         return other
 
     def logits_of(self, vector: Vector) -> Floats:
-        """Returns the logit of each task, (tasks,)."""
+        """Returns the logit of each class, (classes,)."""
         return np.asarray(self._weights @ vector + self._bias)
 
     def score(self, output: StageOutput) -> float:
@@ -87,7 +87,7 @@ class StaticStage:
     def __init__(self, stage: StageParameters, vocabulary: Vocabulary, model: StaticModel) -> None:
         self.temperature = stage.temperature
         self._model, self.scorer = model, StageScorer(stage)
-        self._dimensions, self._tasks = stage.weights.shape
+        self._dimensions = len(stage.weights)
         self._pieces = {piece: number for number, piece in enumerate(vocabulary.pieces)}
         self._pairs = {tuple(pair.split(" ")): number for number, pair in enumerate(vocabulary.pairs, start=1)}
         self._piece_rows = _feature_rows(vocabulary.piece_weights, vocabulary.piece_rarity)
@@ -124,7 +124,7 @@ class StaticStage:
         return StageOutput(logits, typical, vector)
 
     def _row(self, word: str) -> Floats:
-        """Returns the word's vector, its part of the logits, and its squared length: (dimensions + tasks + 1,)."""
+        """Returns the word's vector, its part of the logits, and its squared length: (dimensions + classes + 1,)."""
         pieces = [number for piece in pieces_of(word) if (number := self._pieces.get(piece)) is not None]
         return np.concatenate([self._model.sum_of(word), self._piece_rows[pieces].sum(axis=0)])
 
@@ -220,7 +220,8 @@ class CascadeClassifier:
         output = self._static.evaluate(text) if self._static else None
         if output is None or self._static is None:
             return None
-        score, best = self._static.scorer.score(output), int(output.logits.argmax())
+        score = self._static.scorer.score(output)
+        best = int(self._model.classes.best_tasks(output.logits, self._static.temperature))
         if self._model.threshold is not None:
             score = self._model.threshold.on_encoder_scale(score)
         return self._model.tasks[best], score - float(self._model.thresholds[best])
@@ -236,7 +237,7 @@ class CascadeClassifier:
 
     def _by_static(self, stage: StaticStage, excerpt: TokenExcerpt, output: StageOutput) -> Labels | None:
         """Returns the static stage's labels; None if margin or score are below the cascade threshold."""
-        threshold, likely = self._model.threshold, probabilities(output.logits, stage.temperature)
+        threshold, likely = self._model.threshold, self._probabilities(output, stage.temperature)
         if threshold is None:
             return self._labels(excerpt, likely, stage.scorer.score(output), STATIC)
         ordered = likely.copy()
@@ -255,7 +256,7 @@ class CascadeClassifier:
             output = stage.evaluate(excerpt.text, static)
         except Unavailable as error:
             return self._without_answer(excerpt, static, error)
-        likely = probabilities(output.logits, stage.temperature)
+        likely = self._probabilities(output, stage.temperature)
         return self._labels(excerpt, likely, stage.scorer.score(output), ENCODER, output.vector, stage.thresholds)
 
     def _without_answer(self, excerpt: TokenExcerpt, static: StageOutput | None, error: Unavailable) -> Labels:
@@ -265,7 +266,11 @@ class CascadeClassifier:
         if static is None or self._static is None or self._model.threshold is None:
             return replace(self._unreadable(excerpt, ENCODER), notes=excerpt.notes)
         score = self._model.threshold.on_encoder_scale(self._static.scorer.score(static))
-        return self._labels(excerpt, probabilities(static.logits, self._static.temperature), score, STATIC)
+        return self._labels(excerpt, self._probabilities(static, self._static.temperature), score, STATIC)
+
+    def _probabilities(self, output: StageOutput, temperature: float) -> Floats:
+        """Returns the tasks' probabilities, (tasks,)."""
+        return self._model.classes.probabilities_of_tasks(probabilities(output.logits, temperature))
 
     def _labels(
         self,
@@ -310,9 +315,9 @@ class CascadeClassifier:
 
 
 def _feature_rows(weights: Floats, rarity: Floats) -> Floats:
-    """Returns one row for each feature of a text: (features, tasks + 1).
+    """Returns one row for each feature of a text: (features, classes + 1).
 
-    The first columns are the feature's contributions to the tasks' logits, the last column its contribution to the
+    The first columns are the feature's contributions to the classes' logits, the last column its contribution to the
     squared length of the feature vector.
     """
     return np.concatenate([weights * rarity[:, None], (rarity * rarity)[:, None]], axis=1)

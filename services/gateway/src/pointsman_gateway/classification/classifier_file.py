@@ -22,7 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pointsman_servicekit.errors import FailedPrecondition
 
-from pointsman_gateway.classification.model import ClassifierModel, FitSettings, SentenceEncoder, StaticModel
+from pointsman_gateway.classification.model import (
+    NO_INTENTS,
+    ClassifierModel,
+    FitSettings,
+    Intents,
+    SentenceEncoder,
+    StaticModel,
+)
 
 ARRAY = "$array"
 """Key of the JSON object that refers to an array."""
@@ -65,6 +72,7 @@ def fit_origin(
     static_model: StaticModel,
     encoder: SentenceEncoder,
     tuning: FitSettings,
+    intents: Intents = NO_INTENTS,
 ) -> FitOrigin:
     """Returns the origin of a classifier that is fitted from these arguments with the installed numpy and scipy."""
     settings = json.dumps(asdict(tuning) | {"target_coverages": dict(tuning.target_coverages)}, sort_keys=True)
@@ -72,18 +80,24 @@ def fit_origin(
         format=FORMAT,
         static_model=static_model.fingerprint,
         encoder=encoder.fingerprint,
-        examples=examples_digest(examples, out_of_scope),
+        examples=examples_digest(examples, out_of_scope, intents),
         tuning=hashlib.sha256(settings.encode()).hexdigest()[:16],
         numpy=np.__version__,
         scipy=version("scipy"),
     )
 
 
-def examples_digest(examples: Mapping[str, Sequence[str]], out_of_scope: Sequence[str]) -> str:
-    """Returns a hash of the training texts, 16 hexadecimal digits. The order of the texts matters, that of the tasks
-    does not.
+def examples_digest(
+    examples: Mapping[str, Sequence[str]], out_of_scope: Sequence[str], intents: Intents = NO_INTENTS
+) -> str:
+    """Returns a hash of the training texts and their intents, 16 hexadecimal digits. The order of a task's texts
+    matters, that of the tasks does not.
     """
-    canonical = [[task, list(examples[task])] for task in sorted(examples)], list(out_of_scope)
+    canonical = (
+        [[task, list(examples[task])] for task in sorted(examples)],
+        [[task, list(intents[task])] for task in sorted(intents)],
+        list(out_of_scope),
+    )
     return hashlib.sha256(json.dumps(canonical).encode()).hexdigest()[:16]
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pointsman_gateway.classification.classes import TaskClasses
 from pointsman_gateway.classification.scores import Floats, Scale
 
 STATIC, ENCODER = "static", "encoder"
@@ -15,6 +16,12 @@ STATIC, ENCODER = "static", "encoder"
 Score = TypeVar("Score", float, NDArray[np.floating])
 
 PAIR_RATIO_STEP = 1 / 16
+
+Intents = Mapping[str, Sequence[str]]
+"""By task, the intent of each of its examples, in their order; "" for an example without one. Tasks without intents may
+be absent."""
+
+NO_INTENTS: Intents = {}
 
 
 class StaticModel(Protocol):
@@ -72,6 +79,7 @@ class FitOrder:
 
     examples: Mapping[str, Sequence[str]]
     """The texts of each task."""
+    intents: Intents
     out_of_scope: Sequence[str]
     """Texts that belong to no task; may be empty."""
     settings: FitSettings
@@ -88,6 +96,7 @@ class FitOrder:
         return json.dumps(
             {
                 "examples": examples,
+                "intents": {task: list(labels) for task, labels in self.intents.items()},
                 "out_of_scope": list(self.out_of_scope),
                 "settings": settings,
                 "models": self.models,
@@ -110,9 +119,9 @@ class StageParameters:
     """
 
     weights: Floats
-    """Weights of the linear head, (dimensions, tasks)."""
+    """Weights of the linear head, (dimensions, classes)."""
     bias: Floats
-    """Bias of the linear head, (tasks,)."""
+    """Bias of the linear head, (classes,)."""
     centroids: Floats
     """Centroids of the tasks' examples, (centroids, dimensions)."""
     out_of_scope: Floats
@@ -133,17 +142,17 @@ class EncoderAlone:
 
 @dataclass(frozen=True, slots=True)
 class PairRatios:
-    """How typical each pair of adjacent words is of each task.
+    """How typical each pair of adjacent words is of each class.
 
-    The ratios help to detect out-of-scope texts, which often share words with the most probable task, but few pairs.
+    The ratios help to detect out-of-scope texts, which often share words with the most probable class, but few pairs.
     """
 
     ratios: NDArray[np.int8]
-    """(pairs, tasks): the natural logarithm of (the share of the task's examples that contain the pair / the share of
-    all examples), smoothed by `Corpus.pair_ratios`, in units of `PAIR_RATIO_STEP`. A text's pair score for a task is
+    """(pairs, classes): the natural logarithm of (the share of the class's examples that contain the pair / that of all
+    examples), smoothed by `Corpus.pair_ratios`, in units of `PAIR_RATIO_STEP`. A text's pair score for a class is
     the sum over its distinct pairs, divided by the square root of their number; an unknown pair adds 0."""
     means: Floats
-    """(tasks,): the mean pair score of each task's own examples, shrunk towards the mean of all examples."""
+    """(tasks,): the mean pair score of each class's own examples, shrunk towards the mean of all examples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +169,9 @@ class Vocabulary:
     pair_rarity: Floats
     """Inverse document frequencies, (pairs,)."""
     piece_weights: Floats
-    """Weights in the linear head, (pieces, tasks)."""
+    """Weights in the linear head, (pieces, classes)."""
     pair_weights: Floats
-    """Weights in the linear head, (pairs, tasks)."""
+    """Weights in the linear head, (pairs, classes)."""
     pair_ratios: PairRatios
 
 
@@ -207,6 +216,7 @@ class ClassifierModel:
     """
 
     tasks: tuple[str, ...]
+    classes: TaskClasses
     static: StageParameters | None
     vocabulary: Vocabulary | None
     encoder: StageParameters | None

@@ -1,6 +1,6 @@
 """Converts logits to calibrated probabilities, and a text's signals to one in-distribution score with thresholds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,27 +30,29 @@ A quantile of sixty examples is unreliable, and a text out of scope for one task
 
 OUT_OF_SCOPE_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
 
-NEAREST_WEIGHT, NEAREST_WEIGHT_OF_FEW_TASKS = 0.5, 3.5
-"""The nearest centroid's weight is the first plus the second divided by the number of tasks; the highest logit's is 1.
+NEAREST_WEIGHT, NEAREST_WEIGHT_OF_FEW_CLASSES = 0.5, 3.5
+"""The nearest centroid's weight is the first plus the second divided by the number of classes; the highest logit's is
+1.
 
 The nearest centroid detects texts that are unlike all tasks, and the highest logit those that resemble one. The fewer
-tasks a head tells apart, the less its logits say about other texts: with a weight of 0.5, 75 % of the out-of-scope
+classes a head tells apart, the less its logits say about other texts: with a weight of 0.5, 75 % of the out-of-scope
 requests to the help desk's five tasks are detected at a coverage of 95 %, and 83 % with 1.2.
 """
 
 
-def fit_temperature(logits: Floats, y: NDArray[np.intp]) -> tuple[float, float]:
-    """Returns (temperature, loss): the divisor of the logits (rows, tasks) with the least loss, and that loss. The
-    divisor is between `MIN_TEMPERATURE` and `MAX_TEMPERATURE`. The loss is the cross-entropy with the rows' tasks `y`,
-    (rows,), plus a prior for a temperature of 1 (`PRIOR_EXAMPLES`).
+def fit_temperature(logits: Floats, y: NDArray[np.intp], to_tasks: Callable[[Floats], Floats]) -> tuple[float, float]:
+    """Returns (temperature, loss): the divisor of the logits (rows, classes) with the least loss, and that loss. The
+    divisor is between `MIN_TEMPERATURE` and `MAX_TEMPERATURE`. The loss is the cross-entropy of tasks, plus a prior for
+    a temperature of 1 (`PRIOR_EXAMPLES`).
 
-    This is temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017). The rows must not be those
-    that the head was trained on.
+    `y` are the rows' tasks, and `to_tasks` converts logits of classes to those of tasks (`TaskClasses`). This is
+    temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017). The rows must not be those that
+    the head was trained on.
     """
 
     def loss(log_temperature: float) -> float:
         prior = PRIOR_EXAMPLES * log_temperature**2 / len(y)
-        return cross_entropy(logits * np.float32(np.exp(-log_temperature)), y) + prior
+        return cross_entropy(to_tasks(logits * np.float32(np.exp(-log_temperature))), y) + prior
 
     low, high = np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)
     for _ in range(SEARCH_STEPS):
@@ -111,7 +113,7 @@ class Scale:
     logit: Signal
     """The highest logit, not divided by the temperature."""
     pairs: Signal
-    """The text's pair score for the most probable task minus the task's mean; see `PairRatios`."""
+    """The text's pair score for the most probable class minus the class's mean; see `PairRatios`."""
     nearest: Signal
     """Cosine similarity to the nearest centroid of any task."""
     out_of_scope: Signal
@@ -152,13 +154,13 @@ class Signals:
     nearest: Scores
     out_of_scope: Scores
     pairs_of_others: Scores
-    """As `pairs`, but for the most probable task apart from the text's own."""
+    """As `pairs`, but for the most probable class apart from the text's own."""
 
 
-def fit_scale(signals: Signals, inside: NDArray[np.bool_], tasks: int) -> Scale:
+def fit_scale(signals: Signals, inside: NDArray[np.bool_], classes: int) -> Scale:
     """Fits the scale on signals from models that were not trained on the rows' texts.
 
-    `inside` marks the rows that belong to a task, (rows,), and `tasks` is the number of tasks, which determines
+    `inside` marks the rows that belong to a task, (rows,), and `classes` is the number of classes, which determines
     `nearest_weight`. `out_of_scope_weight` becomes the one of `OUT_OF_SCOPE_WEIGHTS` that separates the marked rows
     from the others best; 0 if there are no others. `pairs_weight` becomes (2 A - 1)^2, where A is the `area_under_roc`
     that separates `pairs` from `pairs_of_others`; 0 if A is below 0.5. It is about 0.1 for long, varied messages, and
@@ -173,7 +175,7 @@ def fit_scale(signals: Signals, inside: NDArray[np.bool_], tasks: int) -> Scale:
             nearest=Signal.of(signals.nearest[inside]),
             out_of_scope=Signal.of(signals.out_of_scope[inside]),
             pairs_weight=max(separation, 0.0) ** 2,
-            nearest_weight=NEAREST_WEIGHT + NEAREST_WEIGHT_OF_FEW_TASKS / tasks,
+            nearest_weight=NEAREST_WEIGHT + NEAREST_WEIGHT_OF_FEW_CLASSES / classes,
             out_of_scope_weight=weight,
         )
         for weight in OUT_OF_SCOPE_WEIGHTS

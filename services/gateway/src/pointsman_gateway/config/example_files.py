@@ -51,21 +51,24 @@ def read_examples(file: FilePath) -> tuple[Example, ...]:
 
 
 def to_example(row: Any, where: str) -> Example:
-    """Converts a JSON object with "text" and perhaps "output" to an example.
+    """Converts a JSON object with "text", and perhaps "output" and "intent", to an example.
 
     An output that is not a string becomes JSON text; null is no output. Raises ConfigError if the object is invalid;
     the message begins with `where`, such as the file's name and the line's number.
     """
     if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
         raise ConfigError(f'{where} must be an object with a non-empty "text"')
+    intent = row.get("intent", "")
+    if not isinstance(intent, str) or ("intent" in row and not intent.strip()):
+        raise ConfigError(f'{where}: "intent" must be a non-empty string; leave it out if there is none')
     output = row.get("output")
     if not (output is None or isinstance(output, str)):
         output = json.dumps(output, ensure_ascii=False)
     try:
-        f"{row['text']}{output}".encode()
+        f"{row['text']}{output}{intent}".encode()
     except UnicodeEncodeError as error:
         raise ConfigError(f"{where} holds half of a surrogate pair, which is no character") from error
-    return Example(row["text"], output)
+    return Example(row["text"], output, intent.strip())
 
 
 def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:

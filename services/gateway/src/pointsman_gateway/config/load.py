@@ -200,7 +200,7 @@ def _examples_of(name: str, task: TaskConfig, folder: FilePath) -> tuple[Example
     if isinstance(task.examples, str):
         return read_examples(folder / task.examples)
     return tuple(
-        to_example(row.model_dump(), f"tasks.yaml: task '{name}': example {number}")
+        to_example(row.model_dump(exclude_unset=True), f"tasks.yaml: task '{name}': example {number}")
         for number, row in enumerate(task.examples, 1)
     )
 

@@ -116,6 +116,10 @@ class InlineExample(Strict):
 
     text: str
     output: Any = Field(default=None, description="the right answer; an object is written as JSON")
+    intent: str = Field(
+        default="",
+        description="what it is about within its task, for tasks of many kinds of requests; at least 1 character",
+    )
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

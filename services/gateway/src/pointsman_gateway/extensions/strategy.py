@@ -30,6 +30,8 @@ class Example:
 
     text: str
     output: str | None
+    intent: str = ""
+    """What it is about within its task; empty if the file does not say."""
 
 
 @dataclass(frozen=True, slots=True)

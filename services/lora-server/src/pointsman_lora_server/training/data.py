@@ -212,8 +212,8 @@ def _parse(row: dict[str, object]) -> tuple[tuple[Message, ...], str]:
         reject_unknown_keys(row, ("messages",))
         return _conversation(row["messages"])
     if "text" in row and "output" in row:
-        # `source` says where a task example comes from; it is not learnt.
-        reject_unknown_keys(row, ("text", "output", "source"))
+        # `source` says where a task example comes from, and `intent` is for the classifier; they are not learnt.
+        reject_unknown_keys(row, ("text", "output", "source", "intent"))
         return (Message("user", check_text(row["text"], '"text"')),), parse_answer(row["output"], "output")
     raise RowError(f'a row has "messages", or "text" and "output"; this one has {_list_keys(row)}')
 

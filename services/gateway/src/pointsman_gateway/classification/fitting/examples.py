@@ -1,5 +1,6 @@
 """The training texts with their folds for cross-validation, and their lexical features."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,25 +10,33 @@ import scipy.sparse as sparse  # type: ignore[import-untyped]  # it ships no typ
 from numpy.typing import NDArray
 from pointsman_servicekit.errors import InvalidArgument
 
+from pointsman_gateway.classification.classes import TaskClasses
 from pointsman_gateway.classification.excerpt import SpanTokenizer, token_excerpt
-from pointsman_gateway.classification.model import PAIR_RATIO_STEP, PairRatios, Vocabulary
+from pointsman_gateway.classification.model import NO_INTENTS, PAIR_RATIO_STEP, Intents, PairRatios, Vocabulary
 from pointsman_gateway.classification.scores import Floats
 from pointsman_gateway.classification.words import pairs_of, pieces_of, unique_words, words_of
 
 FOLDS = 5
 
 OUT_OF_SCOPE = -1
-"""The label of a text that belongs to no task, instead of a task's number."""
+"""The label of a text that belongs to no task, instead of the number of a task or a class."""
+
+MIN_INTENT_TEXTS = 3
+"""Different texts that make an intent a class: while one is held out, two are left, and a word that they share is in
+the vocabulary (`MIN_TEXTS`)."""
+
+MAX_INTENTS = 256
+"""Of a task. The time and memory of a fit grow with the number of classes."""
 
 MIN_TEXTS = 2
 """Only pieces and pairs in so many texts are used: one in a single text carries no information about others."""
 
 MIN_PAIR_RATIO = -0.5
-"""The lower limit of the logarithms in `PairRatios.ratios`, since the absence of a pair says little about a task.
+"""The lower limit of the logarithms in `PairRatios.ratios`, since the absence of a pair says little about a class.
 Without it, 80 instead of 83 % of the out-of-scope requests to the help desk are detected at a coverage of 95 %."""
 
 PRIOR_TEXTS = 5
-"""So many average texts are added to each task's own when word pairs are counted and pair scores are averaged."""
+"""So many average texts are added to each class's own when word pairs are counted and pair scores are averaged."""
 
 Rows = NDArray[np.intp]
 """Positions of texts in `Examples.texts`."""
@@ -43,7 +52,10 @@ class Examples:
     """The part of each text that the classifier reads (`token_excerpt`). Texts of a task are adjacent, tasks are in
     order, and out-of-scope texts are last."""
     y: NDArray[np.intp]
-    """The number of each text's task, or `OUT_OF_SCOPE`, (texts,)."""
+    """The number of each text's task, or OUT_OF_SCOPE, (texts,)."""
+    own_classes: NDArray[np.intp]
+    """The number of each text's class, or OUT_OF_SCOPE, (texts,)."""
+    classes: TaskClasses
     folds: NDArray[np.intp]
     """The fold of each text, 0 to `FOLDS` - 1, (texts,)."""
 
@@ -53,12 +65,19 @@ class Examples:
 
 
 def collect_examples(
-    examples: Mapping[str, Sequence[str]], out_of_scope: Sequence[str], tokens: SpanTokenizer, seed: int
+    examples: Mapping[str, Sequence[str]],
+    out_of_scope: Sequence[str],
+    tokens: SpanTokenizer,
+    seed: int,
+    intents: Intents = NO_INTENTS,
 ) -> Examples:
     """Cuts the training texts to the excerpts that the classifier reads, and assigns them to folds at random.
 
     Raises InvalidArgument unless there are two tasks or more, each with an example. `tokens` splits texts for the
     excerpts; `seed` is that of the random numbers.
+
+    Each intent of `MIN_INTENT_TEXTS` different texts is a class, at most `MAX_INTENTS` of a task; the task's other
+    examples are one class together.
     """
     tasks = tuple(sorted(examples))
     empty = [task for task in tasks if not examples[task]]
@@ -66,23 +85,45 @@ def collect_examples(
         raise InvalidArgument(f"task '{empty[0]}' has no examples to learn from", code="no_examples")
     if len(tasks) < 2:
         raise InvalidArgument("a classifier needs two tasks or more to choose between", code="one_task")
-    by_task = [[token_excerpt(text, tokens).text for text in examples[task]] for task in tasks]
-    outside = [token_excerpt(text, tokens).text for text in out_of_scope]
+    groups = [
+        [token_excerpt(text, tokens).text for text in texts]
+        for texts in [*(examples[task] for task in tasks), out_of_scope]
+    ]
+    keys = [[" ".join(words_of(text)) for text in texts] for texts in groups]
+    labels: list[Sequence[str]] = [*(intents.get(task, ()) for task in tasks), ()]
+    own = [_intent_numbers(of, intents_of) for of, intents_of in zip(keys, labels, strict=True)]
+    classes = TaskClasses.of_counts([max(numbers) + 1 for numbers in own[:-1]])
     rng = np.random.default_rng(seed)
-    folds = np.concatenate([_folds(texts, rng) for texts in [*by_task, outside]])
-    y = np.repeat([*range(len(tasks)), OUT_OF_SCOPE], [len(texts) for texts in [*by_task, outside]])
-    return Examples(tasks, tuple(text for texts in [*by_task, outside] for text in texts), y, folds)
+    folds = np.concatenate([_folds(of, numbers, rng) for of, numbers in zip(keys, own, strict=True)])
+    y = np.repeat([*range(len(tasks)), OUT_OF_SCOPE], [len(texts) for texts in groups])
+    own_classes = np.where(y == OUT_OF_SCOPE, OUT_OF_SCOPE, classes.starts[y] + np.concatenate(own).astype(np.intp))
+    return Examples(tasks, tuple(text for texts in groups for text in texts), y, own_classes, classes, folds)
 
 
-def _folds(texts: Sequence[str], rng: np.random.Generator) -> NDArray[np.intp]:
-    """Returns the fold of each text, (texts,). Distinct texts are distributed evenly; texts with the same words get the
-    same fold, so that a model is not measured on a text that it was trained on.
+def _intent_numbers(keys: Sequence[str], intents: Sequence[str]) -> list[int]:
+    """Returns the number of each text's class within its task. `keys` are equal for texts of the same words."""
+    if not intents:
+        return [0] * len(keys)
+    counts = Counter(intent for _, intent in dict.fromkeys(zip(keys, intents, strict=True)) if intent)
+    frequent = [intent for intent in sorted(counts) if counts[intent] >= MIN_INTENT_TEXTS]
+    frequent = sorted(frequent, key=lambda intent: -counts[intent])[:MAX_INTENTS]
+    numbers = {intent: number for number, intent in enumerate(sorted(frequent))}
+    return [numbers.get(intent, len(numbers)) for intent in intents]
+
+
+def _folds(keys: Sequence[str], classes: Sequence[int], rng: np.random.Generator) -> NDArray[np.intp]:
+    """Distributes the texts of each class evenly over the folds. Texts of the same words share a fold, so that none
+    leaks.
     """
-    keys = [" ".join(words_of(text)) for text in texts]
-    distinct = sorted(set(keys))
-    numbers = (np.arange(len(distinct)) + rng.integers(FOLDS)) % FOLDS
-    rng.shuffle(numbers)
-    fold_of = dict(zip(distinct, numbers.tolist(), strict=True))
+    class_of = dict(zip(keys, classes, strict=True))
+    of_classes: dict[int, list[str]] = {number: [] for number in range(max(classes, default=0) + 1)}
+    for key in sorted(class_of):
+        of_classes[class_of[key]].append(key)
+    fold_of: dict[str, int] = {}
+    for distinct in of_classes.values():
+        numbers = (np.arange(len(distinct)) + rng.integers(FOLDS)) % FOLDS
+        rng.shuffle(numbers)
+        fold_of |= zip(distinct, numbers.tolist(), strict=True)
     return np.array([fold_of[key] for key in keys], np.intp)
 
 
@@ -124,23 +165,24 @@ class Corpus:
         """
         return Rarity(_rarity(self._has_piece[rows]), _rarity(self._has_pair[rows]))
 
-    def pair_ratios(self, rows: Rows, y: NDArray[np.intp], tasks: int) -> NDArray[np.int8]:
-        """Returns `PairRatios.ratios` over the texts `rows`, whose task numbers are `y`, (rows,): (pairs, tasks), for
-        the pairs in at least `MIN_TEXTS` of the texts. Logarithms are at least `MIN_PAIR_RATIO`.
+    def pair_ratios(self, rows: Rows, y: NDArray[np.intp], classes: int) -> NDArray[np.int8]:
+        """Returns how typical word pairs are of classes, as `PairRatios.ratios`, (pairs, classes), by the texts `rows`.
 
-        `PRIOR_TEXTS` texts with the pairs of an average text are added to each task's own, so that lacking a pair
-        counts less in a task with few examples.
+        `y`, (rows,), has the number of each text's class, and `classes` is the number of classes. Only pairs in at
+        least `MIN_TEXTS` of the texts have a row. Logarithms are at least `MIN_PAIR_RATIO`. `PRIOR_TEXTS` texts with
+        the pairs of an average text are added to each class's own, so that lacking a pair counts less in a class with
+        few examples.
         """
         pairs = self._known_pairs(rows, rows)
-        of_tasks = sparse.csr_array((np.ones(len(y), np.float32), (np.arange(len(y)), y)), shape=(len(y), tasks))
-        counts = (pairs.T @ of_tasks).toarray()
+        of_classes = sparse.csr_array((np.ones(len(y), np.float32), (np.arange(len(y)), y)), shape=(len(y), classes))
+        counts = (pairs.T @ of_classes).toarray()
         in_all = counts.sum(axis=1, keepdims=True) / len(y)
-        in_task = (counts + PRIOR_TEXTS * in_all) / (np.bincount(y, minlength=tasks) + PRIOR_TEXTS)
-        ratios = np.log(in_task / in_all).clip(MIN_PAIR_RATIO, np.iinfo(np.int8).max * PAIR_RATIO_STEP)
+        in_class = (counts + PRIOR_TEXTS * in_all) / (np.bincount(y, minlength=classes) + PRIOR_TEXTS)
+        ratios = np.log(in_class / in_all).clip(MIN_PAIR_RATIO, np.iinfo(np.int8).max * PAIR_RATIO_STEP)
         return np.asarray(np.rint(ratios / PAIR_RATIO_STEP), np.int8)
 
     def pair_scores(self, scored: Rows, rows: Rows, ratios: NDArray[np.int8]) -> Floats:
-        """Returns the pair scores of the texts `scored`, (scored, tasks), see `PairRatios`. `ratios` is what
+        """Returns the pair scores of the texts `scored`, (scored, classes), see `PairRatios`. `ratios` is what
         `pair_ratios` returned for the texts `rows`.
         """
         sums = self._known_pairs(scored, rows) @ (ratios * np.float32(PAIR_RATIO_STEP))

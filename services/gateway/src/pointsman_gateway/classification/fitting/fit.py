@@ -45,6 +45,7 @@ from pointsman_gateway.classification.fitting.selection import (
 )
 from pointsman_gateway.classification.model import (
     ENCODER,
+    NO_INTENTS,
     STATIC,
     CascadeThreshold,
     ClassifierModel,
@@ -52,6 +53,7 @@ from pointsman_gateway.classification.model import (
     FitOrder,
     FitReport,
     FitSettings,
+    Intents,
     PairRatios,
     SentenceEncoder,
     StageParameters,
@@ -78,6 +80,8 @@ def fit_classifier(
     encoder: SentenceEncoder,
     settings: FitSettings,
     progress: Progress = no_progress,
+    *,
+    intents: Intents = NO_INTENTS,
 ) -> ClassifierModel:
     """Fits a classifier on the examples of each task and on texts that belong to none (`out_of_scope`, may be empty).
 
@@ -88,7 +92,8 @@ def fit_classifier(
     """
     # BLAS threads busy-wait for each other: beside a busy engine two of them took four times as long as one.
     with threadpool_limits(limits=1):
-        return _prepare(examples, out_of_scope, static_model, encoder, settings, progress).model()
+        data = collect_examples(examples, out_of_scope, static_model, settings.seed, intents)
+        return _prepare(data, static_model, encoder, settings, progress).model()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +114,15 @@ def out_of_fold_results(
     encoder: SentenceEncoder,
     settings: FitSettings,
     progress: Progress = no_progress,
+    *,
+    intents: Intents = NO_INTENTS,
 ) -> OutOfFoldResults:
     """Returns the results from which `fit_classifier` computes the abstention thresholds; takes the same arguments and
     raises the same errors.
     """
     with threadpool_limits(limits=1):
-        run = _prepare(examples, out_of_scope, static_model, encoder, settings, progress)
+        data = collect_examples(examples, out_of_scope, static_model, settings.seed, intents)
+        run = _prepare(data, static_model, encoder, settings, progress)
         return OutOfFoldResults(run.data, run.encoded, run.select().results)
 
 
@@ -132,14 +140,8 @@ def embed_all(texts: Sequence[str], encoder: SentenceEncoder, progress: Progress
 
 
 def _prepare(
-    examples: Mapping[str, Sequence[str]],
-    out_of_scope: Sequence[str],
-    static_model: StaticModel,
-    encoder: SentenceEncoder,
-    settings: FitSettings,
-    progress: Progress,
+    data: Examples, static_model: StaticModel, encoder: SentenceEncoder, settings: FitSettings, progress: Progress
 ) -> "_FitRun":
-    data = collect_examples(examples, out_of_scope, static_model, settings.seed)
     vectors = embed_all(data.texts, encoder, progress)
     return _FitRun(data, vectors, _unit_sums(data.texts, static_model), settings, progress)
 
@@ -205,6 +207,7 @@ class _FitRun:
         )
         return ClassifierModel(
             tasks=data.tasks,
+            classes=data.classes,
             static=static,
             vocabulary=vocabulary,
             encoder=self._stage(ENCODER, self._fit(ENCODER), selection.encoder) if selection.encoder else None,
@@ -242,23 +245,23 @@ class _FitRun:
         return _Selection(static, encoder, alone, means, share, fit_threshold(data, static, encoder))
 
     def _out_of_fold_pair_scores(self) -> tuple[Floats, Floats]:
-        """Returns the pair scores of each text, (texts, tasks), by ratios of the other folds, and `PairRatios.means`.
+        """Returns the pair scores of each text, (texts, classes), by ratios of the other folds, and `PairRatios.means`.
         All are 0 without a static stage.
 
-        For the mean of a task, `PRIOR_TEXTS` texts with the mean score of all texts are added to its own.
+        For the mean of a class, `PRIOR_TEXTS` texts with the mean score of all texts are added to its own.
         """
-        data, tasks = self.data, len(self.data.tasks)
-        scores = np.zeros((len(data.y), tasks), np.float32)
+        data, classes = self.data, self.data.classes.count
+        scores = np.zeros((len(data.y), classes), np.float32)
         for fold in range(FOLDS) if STATIC in self._learners else ():
             held_out, rows = np.flatnonzero(data.folds == fold), np.flatnonzero((data.folds != fold) & data.inside)
             scores[held_out] = self._corpus.pair_scores(held_out, rows, self._pair_ratios(rows))
-        y = data.y[data.inside]
+        y = data.own_classes[data.inside]
         own = scores[data.inside][np.arange(len(y)), y]
-        sums = np.bincount(y, own, tasks) + PRIOR_TEXTS * own.mean()
-        return scores, np.asarray(sums / (np.bincount(y, minlength=tasks) + PRIOR_TEXTS), np.float32)
+        sums = np.bincount(y, own, classes) + PRIOR_TEXTS * own.mean()
+        return scores, np.asarray(sums / (np.bincount(y, minlength=classes) + PRIOR_TEXTS), np.float32)
 
     def _pair_ratios(self, rows: Rows) -> NDArray[np.int8]:
-        return self._corpus.pair_ratios(rows, self.data.y[rows], len(self.data.tasks))
+        return self._corpus.pair_ratios(rows, self.data.own_classes[rows], self.data.classes.count)
 
     def _static_stage(self, results: StageResults, pair_means: Floats) -> tuple[StageParameters, Vocabulary]:
         fitted, rows = self._fit(STATIC), np.flatnonzero(self.data.inside)
@@ -308,11 +311,14 @@ def main() -> int:
         model = open_encoder(config, folder)
         static = TokenTable.load(folder, None if config else model.fingerprint)
         encoder = Prefixed(model, model.query_prefix)
-        fitted = fit_classifier(order.examples, order.out_of_scope, static, encoder, order.settings)
+        fitted = fit_classifier(
+            order.examples, order.out_of_scope, static, encoder, order.settings, intents=order.intents
+        )
     except (PointsmanError, ModelMissing) as error:
         print(json.dumps({"error": str(error)}))
         return 2
-    save(fitted, fit_origin(order.examples, order.out_of_scope, static, encoder, order.settings), Path(order.out))
+    origin = fit_origin(order.examples, order.out_of_scope, static, encoder, order.settings, order.intents)
+    save(fitted, origin, Path(order.out))
     return 0
 
 

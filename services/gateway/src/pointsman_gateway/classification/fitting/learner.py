@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize  # type: ignore[import-untyped]  # it ships no types
 
+from pointsman_gateway.classification.classes import TaskClasses
 from pointsman_gateway.classification.fitting.examples import FOLDS, Corpus, Examples, Rows
 from pointsman_gateway.classification.scores import Floats
 
@@ -29,13 +30,13 @@ TOLERANCE = 0.01
 MAX_OUT_OF_SCOPE_CENTROIDS = 128
 
 EXAMPLES_PER_CENTROID = 20
-"""A task gets one centroid for every so many examples, since a task with many examples is more diverse: for 640 triage
-messages five centroids are too few."""
+"""A class gets one centroid for every so many examples, since a class with many is more diverse: for 640 triage messages
+five centroids are too few."""
 
 KMEANS_ROUNDS = 12
 
 MIN_CENTROIDS, MAX_CENTROIDS = 5, 100
-"""Limits of the number of centroids of a task.
+"""Limits of the number of centroids of a class.
 
 On CLINC150 five detect out-of-scope texts as well as all hundred examples, in 2 % of the time.
 """
@@ -48,11 +49,11 @@ class FeatureBlock(Protocol):
     """The number of columns."""
 
     def times(self, weights: Floats) -> Floats:
-        """Returns the matrix times `weights` (features, tasks): (rows, tasks)."""
+        """Returns the matrix times `weights` (features, classes): (rows, classes)."""
         ...
 
     def transposed_times(self, residuals: Floats) -> Floats:
-        """Returns the transposed matrix times `residuals` (rows, tasks): (features, tasks)."""
+        """Returns the transposed matrix times `residuals` (rows, classes): (features, classes)."""
         ...
 
 
@@ -73,45 +74,57 @@ class Dense:
 @dataclass(frozen=True, slots=True)
 class LinearHead:
     weights: tuple[Floats, ...]
-    """One matrix (features, tasks) for each block."""
+    """One matrix (features, classes) for each block."""
     bias: Floats
-    """(tasks,)"""
+    """(classes,)"""
 
     def logits(self, blocks: Sequence[FeatureBlock]) -> Floats:
-        """Returns the logits of texts with the features `blocks`, one block for each of `weights`: (rows, tasks)."""
+        """Returns the logits of texts with the features `blocks`, one block for each of `weights`: (rows, classes)."""
         return sum((block.times(w) for block, w in zip(blocks, self.weights, strict=True)), start=self.bias)
 
 
 def fit_head(
-    blocks: Sequence[FeatureBlock], y: NDArray[np.intp], tasks: int, inverse_penalty: float, tolerance: float
+    blocks: Sequence[FeatureBlock], y: NDArray[np.intp], classes: TaskClasses, inverse_penalty: float, tolerance: float
 ) -> LinearHead:
     """Returns the head that minimizes the weighted mean cross-entropy + |weights|^2 / (2 * inverse_penalty * rows).
 
-    `blocks` are the features of the rows, `y` their task numbers, (rows,), and `tasks` is the number of tasks.
-    `inverse_penalty` is scikit-learn's C. The fit stops when the largest component of the gradient is `tolerance` times
-    the largest one at zero, or after `MAX_STEPS`. A row's weight is proportional to 1 / sqrt(rows of its task): halfway
-    between equal rows and equal tasks, because tasks that are rare in the examples need not be rare in traffic.
+    `blocks` are the features of the rows, and `y` their class numbers, (rows,). `inverse_penalty` is scikit-learn's C.
+    The fit stops when the largest component of the gradient is `tolerance` times the largest one at zero, or after
+    `MAX_STEPS`. Rows have weights (`row_weights`).
     """
-    counts = np.maximum(np.bincount(y, minlength=tasks), 1)
-    row_weights = (1 / np.sqrt(counts[y])).astype(np.float32)
-    row_weights /= row_weights.sum()
-    objective = _Objective(blocks, y, tasks, row_weights, 1 / (inverse_penalty * len(y)))
+    objective = _Objective(blocks, y, classes.count, row_weights(y, classes), 1 / (inverse_penalty * len(y)))
     parameters = _minimize(objective, tolerance)
     return LinearHead(*objective.split(parameters))
 
 
+def row_weights(y: NDArray[np.intp], classes: TaskClasses) -> Floats:
+    """Returns the weights of rows of the classes `y` in the loss, (rows,); their sum is 1.
+
+    Rows of a rare task weigh more, by the root of its rarity: halfway between what is frequent in the examples, which
+    need not be so in the traffic, and all tasks alike. So do rows of a rare class within its task.
+    """
+    counts = np.bincount(y, minlength=classes.count)
+    weights = (1 / np.sqrt(counts[y])).astype(np.float32)
+    if not classes.are_tasks:
+        of_tasks = np.sqrt(np.add.reduceat(counts, classes.starts))
+        of_classes = np.add.reduceat(np.sqrt(counts), classes.starts)
+        weights *= np.repeat(of_tasks / np.maximum(of_classes, 1), classes.sizes)[y].astype(np.float32)
+    weights /= weights.sum()
+    return weights
+
+
 class _Objective:
     def __init__(
-        self, blocks: Sequence[FeatureBlock], y: NDArray[np.intp], tasks: int, row_weights: Floats, penalty: float
+        self, blocks: Sequence[FeatureBlock], y: NDArray[np.intp], classes: int, row_weights: Floats, penalty: float
     ) -> None:
-        self._blocks, self._y, self._tasks = blocks, y, tasks
-        self._row_weights, self._penalty = row_weights, np.float32(penalty)
-        self._ends = np.cumsum([block.features * tasks for block in blocks]).tolist()
-        self.size = self._ends[-1] + tasks
+        self._blocks, self._y, self._classes = blocks, y, classes
+        self.row_weights, self._penalty = row_weights, np.float32(penalty)
+        self._ends = np.cumsum([block.features * classes for block in blocks]).tolist()
+        self.size = self._ends[-1] + classes
 
     def split(self, parameters: Floats) -> tuple[tuple[Floats, ...], Floats]:
         starts = [0, *self._ends[:-1]]
-        weights = tuple(parameters[a:b].reshape(-1, self._tasks) for a, b in zip(starts, self._ends, strict=True))
+        weights = tuple(parameters[a:b].reshape(-1, self._classes) for a, b in zip(starts, self._ends, strict=True))
         return weights, parameters[self._ends[-1] :]
 
     def __call__(self, parameters: Floats) -> tuple[float, Floats]:
@@ -123,10 +136,10 @@ class _Objective:
         of_truth = logits[rows, self._y]
         np.exp(logits, out=logits)
         total = logits.sum(axis=1, keepdims=True)
-        fit_loss = float(self._row_weights @ (np.log(total[:, 0]) - of_truth))
+        fit_loss = float(self.row_weights @ (np.log(total[:, 0]) - of_truth))
         logits /= total
         logits[rows, self._y] -= 1
-        logits *= self._row_weights[:, None]
+        logits *= self.row_weights[:, None]
         gradient = np.empty_like(parameters)
         of_weights, of_bias = self.split(gradient)
         for block, w, g in zip(self._blocks, weights, of_weights, strict=True):
@@ -206,7 +219,7 @@ class OutOfFoldScores:
     """A stage's raw results on every text, from models that were not trained on the text."""
 
     logits: Floats
-    """(texts, tasks)"""
+    """(texts, classes)"""
     nearest: Floats
     """(texts,): cosine similarity to the nearest centroid of a task."""
     out_of_scope: Floats
@@ -229,7 +242,7 @@ class StageLearner:
         `fold_done` is called after each fold.
         """
         count = len(self._data.y)
-        logits = np.zeros((count, len(self._data.tasks)), np.float32)
+        logits = np.zeros((count, self._data.classes.count), np.float32)
         nearest = np.zeros(count, np.float32)
         for fold in range(FOLDS):
             held_out = self._data.folds == fold
@@ -252,9 +265,9 @@ class StageLearner:
         return centroids(outside, MAX_OUT_OF_SCOPE_CENTROIDS, np.random.default_rng(self._seed))
 
     def _fit(self, rows: Rows, reader: BlockReader) -> FittedStage:
-        y, tasks = self._data.y[rows], len(self._data.tasks)
-        head = fit_head(reader(rows), y, tasks, INVERSE_PENALTY, TOLERANCE)
-        return FittedStage(head, task_centroids(self._vectors[rows], y, tasks, self._seed))
+        y, classes = self._data.own_classes[rows], self._data.classes
+        head = fit_head(reader(rows), y, classes, INVERSE_PENALTY, TOLERANCE)
+        return FittedStage(head, class_centroids(self._vectors[rows], y, classes.count, self._seed))
 
     def _nearest_out_of_scope(self) -> Floats:
         outside = np.flatnonzero(~self._data.inside)
@@ -265,16 +278,16 @@ class StageLearner:
         return np.asarray(cosines.max(axis=1))
 
 
-def task_centroids(vectors: Floats, y: NDArray[np.intp], tasks: int, seed: int) -> Floats:
-    """Returns the centroids of all tasks together, (centroids, dimensions).
+def class_centroids(vectors: Floats, y: NDArray[np.intp], classes: int, seed: int) -> Floats:
+    """Returns the centroids of all classes together, (centroids, dimensions).
 
-    `vectors` are the unit vectors of the examples, (examples, dimensions), `y` their task numbers, (examples,), and
-    `tasks` is the number of tasks. A task has one centroid for `EXAMPLES_PER_CENTROID` examples, from `MIN_CENTROIDS`
-    (or the number of its examples, if that is less) to `MAX_CENTROIDS`. The nearest centroid is nearly as good a signal
-    as the nearest of all examples.
+    `vectors` are the unit vectors of the examples, (examples, dimensions), `y` their class numbers, (examples,), and
+    `classes` is the number of classes. A class has one centroid for `EXAMPLES_PER_CENTROID` examples, from
+    `MIN_CENTROIDS` (or the number of its examples, if that is less) to `MAX_CENTROIDS`. The nearest centroid is nearly
+    as good a signal as the nearest of all examples.
     """
     rng = np.random.default_rng(seed)
-    groups = (vectors[y == task] for task in range(tasks))
+    groups = (vectors[y == number] for number in range(classes))
     return np.concatenate([centroids(group, _centroid_count(len(group)), rng) for group in groups if len(group)])
 
 

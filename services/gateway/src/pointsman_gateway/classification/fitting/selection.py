@@ -53,9 +53,9 @@ class StageResults:
     predicted: NDArray[np.intp]
     """The number of the most probable task."""
     confidence: Floats
-    """The probability of that task."""
+    """The probability of this task."""
     margin: Floats
-    """Difference between the highest and the second probability."""
+    """Difference between the first and the second task's probability."""
     score: NDArray[np.floating]
     """In-distribution score."""
 
@@ -63,22 +63,23 @@ class StageResults:
 def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pairs: Floats) -> StageResults:
     """Fits the temperature and the scale of a stage, and returns its results on every text.
 
-    `logits` (texts, tasks) replace those in `scores`: the same, or their mean with those of the static stage. `pairs`
-    (texts, tasks) are the texts' pair scores minus `PairRatios.means`.
+    `logits` (texts, classes) replace those in `scores`: the same, or their mean with those of the static stage. `pairs`
+    (texts, classes) are the texts' pair scores minus `PairRatios.means`.
     """
-    temperature, _ = fit_temperature(logits[data.inside], data.y[data.inside])
-    predicted, rows = logits.argmax(axis=1), np.arange(len(logits))
+    temperature, _ = fit_temperature(logits[data.inside], data.y[data.inside], data.classes.logits_of_tasks)
+    best, rows = logits.argmax(axis=1), np.arange(len(logits))
     others = logits.copy()
-    others[rows[data.inside], data.y[data.inside]] = -np.inf
+    others[rows[data.inside], data.own_classes[data.inside]] = -np.inf
     signals = Signals(
         logit=logits.max(axis=1),
-        pairs=pairs[rows, predicted],
+        pairs=pairs[rows, best],
         nearest=scores.nearest,
         out_of_scope=scores.out_of_scope,
         pairs_of_others=pairs[rows, others.argmax(axis=1)],
     )
-    scale = fit_scale(signals, data.inside, len(data.tasks))
-    ranked = np.sort(probabilities(logits, temperature), axis=1)
+    scale = fit_scale(signals, data.inside, data.classes.count)
+    ranked = np.sort(data.classes.probabilities_of_tasks(probabilities(logits, temperature)), axis=1)
+    predicted = data.classes.best_tasks(logits, temperature)
     return StageResults(
         temperature, scale, predicted, ranked[:, -1], ranked[:, -1] - ranked[:, -2], scale.score(signals)
     )
@@ -89,8 +90,8 @@ def best_static_share(data: Examples, static: Floats, encoder: Floats) -> float:
 
     `static` and `encoder` are logits (texts, tasks). Best means the lowest loss of `fit_temperature` on in-scope texts.
     """
-    y, inside = data.y[data.inside], data.inside
-    return min(STATIC_SHARES, key=lambda share: fit_temperature(blend(static, encoder, share)[inside], y)[1])
+    y, inside, to_tasks = data.y[data.inside], data.inside, data.classes.logits_of_tasks
+    return min(STATIC_SHARES, key=lambda share: fit_temperature(blend(static, encoder, share)[inside], y, to_tasks)[1])
 
 
 def blend(static: Floats, encoder: Floats, share: float) -> Floats:
