@@ -19,10 +19,12 @@ from pointsman_retriever.domain import (
     Passage,
     Quota,
     Relevance,
+    SearchSettings,
+    parse_search_settings,
 )
 from pointsman_retriever.events import CollectionSize
 from pointsman_retriever.index.snapshot import CompactedParts, IndexSnapshot
-from pointsman_retriever.search.ranking import ResolvedQuery, SearchSettings, Stopwatch, parse_search_settings, rank
+from pointsman_retriever.search.ranking import ResolvedQuery, Stopwatch, rank
 from pointsman_retriever.store import connections, maintenance
 from pointsman_retriever.store.store import Store
 from pointsman_retriever.store.transaction import Change, Transaction
