@@ -30,12 +30,12 @@ from typing import Any
 import faiss
 import numpy as np
 from pointsman_embedding import MiniLM
-from pointsman_retriever.domain import SearchOptions
+from pointsman_retriever.domain import SearchOptions, SearchSettings
 from pointsman_retriever.index import faiss_index, metadata_index
 from pointsman_retriever.index.bm25 import empty_word_index
 from pointsman_retriever.index.snapshot import IndexSnapshot
 from pointsman_retriever.index.term_analyzer import TermAnalyzer
-from pointsman_retriever.search.ranking import ResolvedQuery, SearchSettings, rank
+from pointsman_retriever.search.ranking import ResolvedQuery, rank
 from retrieval_served import CachedModel, Chunks, measure_set
 from retrieval_sets import JudgedSet, ndcg10, read_set
 from threadpoolctl import threadpool_limits

@@ -3,6 +3,7 @@
 A collection that was deleted or replaced refuses what was begun before.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 from pointsman_retriever.bootstrap import snapshot_factory
 from pointsman_retriever.collections.collection import Collection
+from pointsman_retriever.collections.writer import Compactor, GroupCommitWriter
+from pointsman_retriever.concurrency import make_thread_pools
 from pointsman_retriever.domain import (
     UNLIMITED,
     Chunk,
@@ -114,6 +117,41 @@ def test_an_index_that_cannot_apply_a_change_is_rebuilt_from_disk(store: Store) 
     assert failures == []
     assert found(collection) == {"a", "bb", "ccc"}
     assert collection.verify().problems == ()
+
+
+class FailingCompaction:
+    """A vector index that always needs a compaction, which raises `error`."""
+
+    needs_compaction = True
+
+    def __init__(self, vectors: VectorIndex, error: Exception) -> None:
+        self._vectors, self._error = vectors, error
+
+    def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "FailingCompaction":
+        return FailingCompaction(self._vectors.with_changes(removed, added, vectors), self._error)
+
+    def compacted(self) -> VectorIndex:
+        raise self._error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._vectors, name)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("no room"), Unavailable("the vector store is down", code="vector_store_down")], ids=repr
+)
+async def test_a_failed_compaction_can_be_tried_again(store: Store, error: Exception) -> None:
+    def snapshot(collection: CollectionInfo) -> IndexSnapshot:
+        empty = snapshot_factory(FaissStore())(collection)
+        return replace(empty, vectors=FailingCompaction(empty.vectors, error))
+
+    collection = Collection(store, snapshot)
+    write(collection, "a")
+    with closing(make_thread_pools(1, 1)) as pools:
+        Compactor(pools).compact_if_needed(GroupCommitWriter(collection, pools.write))
+        (compaction,) = asyncio.all_tasks() - {asyncio.current_task()}
+        await compaction
+    assert collection.needs_compaction
 
 
 def test_a_lost_vector_is_reported_and_repaired(store: Store) -> None:

@@ -120,6 +120,14 @@ def test_removing_unknown_ids_has_no_effect(make: Make) -> None:
     assert index.with_changes(ids(7, 99), NOTHING, some_vectors(0)).checksum == index.checksum
 
 
+def test_an_unknown_id_is_not_mistaken_for_the_next_stored_one(make: Make) -> None:
+    vectors = some_vectors(3)
+    index = make().with_changes(NOTHING, ids(7, 9, 10), vectors).with_changes(ids(5, 7, 8), NOTHING, vectors[:0])
+    assert index.count == 2
+    assert index.checksum == digests.checksum_vectors(ids(9, 10), vectors[1:])
+    assert index.nearest(vectors[1], 3, None).tolist()[0] == 9
+
+
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 1.0])
 def test_a_filter_is_exact_at_any_selectivity(make: Make, share: float) -> None:
     vectors = some_vectors(400)

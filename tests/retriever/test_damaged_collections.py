@@ -65,6 +65,7 @@ def open_registry() -> Iterator[OpenRegistry]:
         "DELETE FROM collection",
         "UPDATE collection SET checksum = 'xyz'",
         "UPDATE collection SET fingerprint = CAST(x'ff' AS TEXT)",
+        "UPDATE collection SET search = 'null'",
     ],
 )
 def test_damaged_settings_keep_no_other_collection_from_loading(

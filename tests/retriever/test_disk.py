@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import resource
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -134,6 +135,38 @@ def test_the_write_ahead_log_stays_short(tmp_path: Path) -> None:
             sizes.append((tmp_path / f"{STORE_FILE}-wal").stat().st_size)
     assert max(sizes) < 600_000
     assert min(sizes[10:]) < 200_000  # not every change triggers a checkpoint
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Lets this process make no file longer than `size` bytes during the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_change_is_acknowledged_if_only_the_copying_of_the_log_fails(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    create_store(tmp_path, CollectionInfo("notes", "model", 4))
+    file = tmp_path / STORE_FILE
+    with closing(Store(NOTES, tmp_path, 2, checkpoint_bytes=0)) as store:
+        collection = Collection(store, snapshot_factory(FaissStore()))
+        for number in range(8):
+            collection.change([partial(put_long_note, number=number)])
+        size = file.stat().st_size
+        with largest_file(size):  # the log, which starts again with each change, is shorter
+            (done,) = collection.change([partial(put_long_note, number=8)])
+        assert done.info.documents == 9
+        assert file.stat().st_size == size
+        assert "cannot copy the write-ahead log of collection notes" in caplog.text
+        assert "n8" in found(collection, 0)
+        collection.change([partial(put_long_note, number=9)])
+        assert file.stat().st_size > size
+        assert collection.verify().problems == ()
 
 
 def test_a_read_only_disk_is_reported_and_searches_continue(collection: Collection) -> None:

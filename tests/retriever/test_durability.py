@@ -175,3 +175,13 @@ def test_each_commit_reaches_the_disk(tmp_path: Path) -> None:
     with closing(Store(NOTES, tmp_path, 1)) as store, store.connections.transaction() as writer:
         assert writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert writer.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
+@pytest.mark.parametrize("content", [b"", b"0123456789ab\n", b"0123456789AB", b"\xff" * 12], ids=ascii)
+def test_a_malformed_id_of_the_data_folder_is_replaced(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".id").write_bytes(content)
+    with claim_data_folder(tmp_path) as data_folder:
+        made = data_folder.id()
+        assert len(bytes.fromhex(made)) == 6
+        assert data_folder.id() == made
+    assert (tmp_path / ".id").read_text() == made

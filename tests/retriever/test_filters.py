@@ -99,6 +99,11 @@ def test_a_filter_matches_exactly_the_documents_that_fit(wanted: Filter) -> None
     assert held.compacted().documents_of(ids).tolist() == (ids * 10).tolist()
 
 
+def test_an_unknown_id_is_not_mistaken_for_the_next_stored_one() -> None:
+    index = metadata_index.empty_metadata_index().with_changes(NOTHING, np.array([7, 9]), np.array([1, 2]), [{}, {}])
+    assert index.with_changes(np.array([5, 7, 8]), NOTHING, NOTHING, []).count == 1
+
+
 def test_a_snapshot_does_not_show_later_changes() -> None:
     first = metadata_index.empty_metadata_index().with_changes(
         NOTHING, np.array([1, 2]), np.array([1, 1]), [{"a": "x"}, {}]

@@ -265,12 +265,16 @@ async def test_a_bad_snapshot_changes_nothing(client: Client, refusal: Refusal, 
     other = tmp_path / "other.sqlite3"
     with closing(sqlite3.connect(other)) as connection:
         connection.execute("CREATE TABLE collection (only INTEGER)")
-    tampered, trap, encoding = (tmp_path / f"{name}.sqlite3" for name in ("tampered", "trap", "encoding"))
-    for target in (tampered, trap, encoding):
+    tampered, trap, encoding, number, unknown = (
+        tmp_path / f"{name}.sqlite3" for name in ("tampered", "trap", "encoding", "number", "unknown")
+    )
+    for target in (tampered, trap, encoding, number, unknown):
         target.write_bytes(data)
     tamper(tampered, SWAP)
     tamper(trap, "CREATE TRIGGER trap AFTER INSERT ON documents BEGIN DELETE FROM documents; END")
     tamper(encoding, "UPDATE documents SET text = CAST(x'ff' AS TEXT)")
+    tamper(number, """UPDATE collection SET search = '{"least_dense": "x"}'""")
+    tamper(unknown, """UPDATE collection SET search = '{"method": "none"}'""")
     version = (await client.collection()).version
     for what, content, sha256 in (
         ("another SHA-256", data, "0" * 64),
@@ -281,6 +285,8 @@ async def test_a_bad_snapshot_changes_nothing(client: Client, refusal: Refusal, 
         ("tampered with", tampered.read_bytes(), ""),
         ("a trap", trap.read_bytes(), ""),
         ("a text that is not UTF-8", encoding.read_bytes(), ""),
+        ("a setting that is no number", number.read_bytes(), ""),
+        ("an unknown setting", unknown.read_bytes(), ""),
         ("a format that SQLite only reads", data[:18] + b"\x03" + data[19:], ""),
         ("a newer format of tables", data[:47] + b"\x05" + data[48:], ""),
     ):

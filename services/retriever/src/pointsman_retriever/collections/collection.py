@@ -19,10 +19,12 @@ from pointsman_retriever.domain import (
     Passage,
     Quota,
     Relevance,
+    SearchSettings,
+    parse_search_settings,
 )
 from pointsman_retriever.events import CollectionSize
 from pointsman_retriever.index.snapshot import CompactedParts, IndexSnapshot
-from pointsman_retriever.search.ranking import ResolvedQuery, SearchSettings, Stopwatch, parse_search_settings, rank
+from pointsman_retriever.search.ranking import ResolvedQuery, Stopwatch, rank
 from pointsman_retriever.store import connections, maintenance
 from pointsman_retriever.store.store import Store
 from pointsman_retriever.store.transaction import Change, Transaction
@@ -115,8 +117,7 @@ class Collection:
         """Applies the changes of several callers in one commit; returns the result of each, in order.
 
         A step that raises a PointsmanError changes nothing, and its result is that error; the other steps are applied.
-        If a step raises another exception, or the commit fails, this raises it, and no step was applied. If copying the
-        write-ahead log afterwards fails, this raises a storage error although the steps were applied.
+        If a step raises another exception, or the commit fails, this raises it, and no step was applied.
         """
         if self._closed:
             raise unknown_collection(self.info.id)
@@ -140,7 +141,7 @@ class Collection:
             if self._changes_since_compaction is not None:
                 self._changes_since_compaction.append(delta)
         self.changed_at = time.time()
-        self.store.checkpoint()
+        self._checkpoint()
         return done
 
     def set_quota(self, quota: Quota) -> CollectionInfo:
@@ -271,6 +272,16 @@ class Collection:
     @property
     def _search_settings(self) -> SearchSettings:
         return parse_search_settings(self.info.search_settings)
+
+    def _checkpoint(self) -> None:
+        """Copies a long write-ahead log into the file; if that fails, logs why, and the next change tries again.
+
+        The changes in the log are on disk since their commits, so their callers need not know.
+        """
+        try:
+            self.store.checkpoint()
+        except (PointsmanError, OSError) as error:
+            log.error("cannot copy the write-ahead log of collection %s into its file: %s", self.info.id, error)
 
     def _publish(self, version: int, snapshot: IndexSnapshot) -> None:
         """Adds or replaces the index snapshot of a version, and keeps only the last KEPT_SNAPSHOTS."""

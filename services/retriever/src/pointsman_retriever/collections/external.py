@@ -11,11 +11,11 @@ from typing import Any
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, PointsmanError, Unavailable
 
 from pointsman_retriever.collections.collection import SearchResult
-from pointsman_retriever.domain import CollectionId, CollectionInfo, Explanation, Passage, Relevance
+from pointsman_retriever.domain import CollectionId, CollectionInfo, Explanation, Passage, Relevance, SearchSettings
 from pointsman_retriever.external.stores import ExternalFields, ExternalStore, Hit, Layout
 from pointsman_retriever.index.term_analyzer import TermAnalyzer
 from pointsman_retriever.search.fusion import RRF_K
-from pointsman_retriever.search.ranking import CANDIDATES_PER_SIDE, ResolvedQuery, SearchSettings, Stopwatch
+from pointsman_retriever.search.ranking import CANDIDATES_PER_SIDE, ResolvedQuery, Stopwatch
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,20 @@ from pointsman_retriever.collections.collection import Collection
 from pointsman_retriever.collections.external import ExternalCollection
 from pointsman_retriever.collections.registry import CollectionRegistry
 from pointsman_retriever.concurrency import ThreadPools
-from pointsman_retriever.domain import CollectionId, Passage, Query, Relevance, SearchAnswer, SearchOptions
+from pointsman_retriever.domain import (
+    CollectionId,
+    Passage,
+    Query,
+    Relevance,
+    SearchAnswer,
+    SearchOptions,
+    SearchSettings,
+    serialize_search_settings,
+)
 from pointsman_retriever.encoder import DocumentEncoder
 from pointsman_retriever.events import Observer, SearchCompleted, SearchFailed
 from pointsman_retriever.rerank.rerankers import Reranker
-from pointsman_retriever.search.ranking import ResolvedQuery, SearchSettings, Stopwatch, serialize_search_settings
+from pointsman_retriever.search.ranking import ResolvedQuery, Stopwatch
 
 MIN_RERANKED_PASSAGES = 50  # given to a reranker, even if fewer are asked for
 

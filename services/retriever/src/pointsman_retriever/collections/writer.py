@@ -125,8 +125,9 @@ class Compactor:
             compacted = await self._pools.maintenance.run(compact)
             await self._pools.write.run(collection.finish_compaction, compacted)
             log.info("rebuilt the index of collection %s", collection.info.id)
-        except PointsmanError as error:
-            log.warning("the index of collection %s is not rebuilt: %s", collection.info.id, error)
-        except Exception:
-            log.exception("cannot rebuild the index of collection %s", collection.info.id)
+        except Exception as error:
+            if isinstance(error, PointsmanError):
+                log.warning("the index of collection %s is not rebuilt: %s", collection.info.id, error)
+            else:
+                log.exception("cannot rebuild the index of collection %s", collection.info.id)
             await self._pools.write.run(collection.abort_compaction)

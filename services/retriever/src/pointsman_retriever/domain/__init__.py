@@ -33,6 +33,11 @@ from pointsman_retriever.domain.search import (
     SearchAnswer,
     SearchOptions,
 )
+from pointsman_retriever.domain.search_settings import (
+    SearchSettings,
+    parse_search_settings,
+    serialize_search_settings,
+)
 
 __all__ = [
     "DEFAULT_TENANT",
@@ -63,6 +68,9 @@ __all__ = [
     "Relevance",
     "SearchAnswer",
     "SearchOptions",
+    "SearchSettings",
     "UpsertResult",
     "Vectors",
+    "parse_search_settings",
+    "serialize_search_settings",
 ]

@@ -24,6 +24,7 @@ from pointsman_retriever.domain import (
     RawDocument,
     SearchAnswer,
     SearchOptions,
+    SearchSettings,
 )
 from pointsman_retriever.filters import (
     And,
@@ -39,7 +40,6 @@ from pointsman_retriever.filters import (
     invalid_filter,
 )
 from pointsman_retriever.limits import check_entries
-from pointsman_retriever.search.ranking import SearchSettings
 
 _STATES = {state: getattr(pb.DocumentOutcome, state.name) for state in DocumentState}
 

@@ -115,10 +115,12 @@ class FaissIndex:
 
     def _find_rows(self, ids: Ids) -> NDArray[np.intp]:
         """Returns the rows with these ids that are not deleted; ignores ids without such a row."""
-        rows = np.searchsorted(self._ids, ids)
-        rows = rows[rows < len(self.alive)]
-        exists = np.isin(self._ids[rows], ids)
-        return rows[exists & self.alive[rows]]
+        stored = self._ids
+        if not len(stored):
+            return np.empty(0, np.intp)
+        rows = np.minimum(np.searchsorted(stored, ids), len(stored) - 1)
+        found: NDArray[np.intp] = rows[(stored[rows] == ids) & self.alive[rows]]
+        return found
 
     @property
     def _live_mask(self) -> Mask | None:

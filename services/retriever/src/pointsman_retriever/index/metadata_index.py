@@ -156,9 +156,11 @@ class MetadataIndex:
     def _find_rows(self, ids: Ids) -> NDArray[np.intp]:
         """Returns the rows with these ids, also deleted ones; ignores unknown ids."""
         stored = self.ids.first(len(self.alive))
-        rows = np.searchsorted(stored, ids)
-        rows = rows[rows < len(stored)]
-        return rows[np.isin(stored[rows], ids)]
+        if not len(stored):
+            return np.empty(0, np.intp)
+        rows = np.minimum(np.searchsorted(stored, ids), len(stored) - 1)
+        found: NDArray[np.intp] = rows[stored[rows] == ids]
+        return found
 
     def _mask(self, condition: Filter) -> Mask:
         match condition:

@@ -1,9 +1,8 @@
 """Ranks the chunks of one collection: finds candidates by meaning and by words, fuses scores, diversifies and cuts."""
 
-import json
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from pointsman_retriever.domain import (
     RankedChunk,
     Relevance,
     SearchOptions,
+    SearchSettings,
     Vectors,
 )
 from pointsman_retriever.filters import Filter
@@ -23,32 +23,6 @@ from pointsman_retriever.search.fusion import RRF_K, FusedScores, FusionParamete
 CANDIDATES_PER_SIDE = 100  # equal to the greatest top_k
 
 _RRF_SCALE = 1.0 + RRF_K  # gives a score of 1 to a chunk that is first on both sides
-
-
-@dataclass(frozen=True, slots=True)
-class SearchSettings:
-    """A collection's settings: the fusion method and dense weight for queries without them, and relevance thresholds.
-
-    A query that sets the method does not get the collection's weight. A search is relevant if a candidate reaches one
-    of the two thresholds.
-    """
-
-    dense_weight: float | None = None  # None: chosen in each search by the agreement of both sides
-    method: FusionMethod = FusionMethod.CONVEX
-    # Together the thresholds keep 99 % of the queries of four judged collections, and refuse 84 % of the queries that
-    # belong to another of them.
-    least_dense: float = 0.35  # a cosine
-    least_coverage: float = 0.6  # see Relevance
-
-
-def parse_search_settings(text: str) -> SearchSettings:
-    """Parses the settings that `serialize_search_settings` has written; missing keys get their defaults."""
-    fields = json.loads(text)
-    return SearchSettings(**{**fields, **({"method": FusionMethod(fields["method"])} if "method" in fields else {})})
-
-
-def serialize_search_settings(settings: SearchSettings) -> str:
-    return json.dumps({**asdict(settings), "method": settings.method.value})
 
 
 @dataclass(frozen=True, slots=True)

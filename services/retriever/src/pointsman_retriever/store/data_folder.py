@@ -44,13 +44,13 @@ class DataFolder:
         )
 
     def id(self) -> str:
-        """Returns the random id of the data folder, 12 hexadecimal digits; makes and stores it if there is none yet.
+        """Returns the random id of the data folder, 12 hexadecimal digits; makes and stores one if none is valid.
 
         Raises OSError if it cannot be read or written, or storage errors (`translate_disk_errors`).
         """
         file = self._root / _ID
-        if file.exists() and re.fullmatch(rf"[0-9a-f]{{{2 * _ID_BYTES}}}", known := file.read_text()):
-            return known
+        if file.exists() and re.fullmatch(rb"[0-9a-f]{%d}" % (2 * _ID_BYTES), known := file.read_bytes()):
+            return known.decode("ascii")
         made = token_hex(_ID_BYTES)
         with self.scratch() as scratch:
             (scratch / _ID).write_text(made)

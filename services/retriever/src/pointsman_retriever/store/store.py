@@ -12,7 +12,16 @@ from pointsman_servicekit.document_sketch import Sketch, sketch_of
 from pointsman_servicekit.errors import FailedPrecondition, Internal
 
 from pointsman_retriever import digests
-from pointsman_retriever.domain import Chunk, CollectionId, CollectionInfo, Document, IndexedChunks, Quota, Vectors
+from pointsman_retriever.domain import (
+    Chunk,
+    CollectionId,
+    CollectionInfo,
+    Document,
+    IndexedChunks,
+    Quota,
+    Vectors,
+    parse_search_settings,
+)
 from pointsman_retriever.store import connections
 from pointsman_retriever.store.connections import Connections, ReadTransaction
 from pointsman_retriever.store.data_folder import STORE_FILE, sync_folder
@@ -173,10 +182,11 @@ def create_store(folder: Path, collection: CollectionInfo) -> None:
 def read_collection(connection: sqlite3.Connection, collection_id: CollectionId) -> CollectionInfo:
     """Returns the collection's state, with the tenant and name of `collection_id`, which the file does not contain.
 
-    Raises Internal ("collection_damaged") if the row with the state is missing or its checksum is malformed.
+    Raises Internal ("collection_damaged") if the row with the state is missing, or if its checksum or search settings
+    are not valid.
     """
     row = connection.execute(f"SELECT {_COLLECTION_COLUMNS} FROM collection").fetchone()
-    if row is None or not _CHECKSUM.fullmatch(row[6]):
+    if row is None or not _CHECKSUM.fullmatch(row[6]) or not _are_search_settings(row[-1]):
         raise Internal(
             f"collection {str(collection_id)!r} is damaged: its settings are missing or not valid; restore its last "
             "snapshot",
@@ -196,6 +206,14 @@ def read_collection(connection: sqlite3.Connection, collection_id: CollectionId)
         quota=Quota(*quota),
         search_settings=search_settings,
     )
+
+
+def _are_search_settings(text: str) -> bool:
+    try:
+        parse_search_settings(text)
+    except ValueError:
+        return False
+    return True
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
