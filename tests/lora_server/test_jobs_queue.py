@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -296,6 +297,17 @@ async def test_a_stopping_server_stops_the_trainer_and_resumes_at_the_next_start
     async with enter() as line:
         ended = await end_of(line, job)
     assert (ended.state, ended.resumed) == (JobState.SUCCEEDED, 0)  # it was not killed
+
+
+async def test_a_state_that_cannot_be_saved_does_not_hold_up_the_stop(
+    enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "STOP_SECONDS", 0.3)
+    async with asyncio.timeout(PATIENCE) as limit, enter() as line:
+        job = await line.create(order("ignore"))
+        await event(line, job, "start")
+        shutil.rmtree(place.folder / job.id)
+    assert not limit.expired()
 
 
 async def test_a_job_that_is_cancelled_while_the_server_stops_is_not_resumed(

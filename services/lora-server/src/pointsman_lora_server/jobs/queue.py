@@ -192,10 +192,13 @@ class JobQueue:
                     return self._finish(job, JobState.FAILED, error=result.error)
             await self._register_result(job, folder)
         except asyncio.CancelledError:
-            if job.id in self._cancelled:
-                self._finish(job, JobState.CANCELLED)
-            else:
-                self._save(replace(job, state=JobState.QUEUED))
+            try:
+                if job.id in self._cancelled:
+                    self._finish(job, JobState.CANCELLED)
+                else:
+                    self._save(replace(job, state=JobState.QUEUED))
+            except OSError as error:  # such as a full disk; raised, it would take the place of the cancellation
+                log.error("the state of %s is not saved: %s", job.id, error)
             raise
         except PointsmanError as error:
             self._finish(job, JobState.FAILED, error=describe_error(error, folder))
