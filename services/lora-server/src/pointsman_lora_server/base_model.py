@@ -29,7 +29,7 @@ _Report = Callable[[str], None]
 
 
 class BaseModelError(Exception):
-    """The base model cannot be created, downloaded or served; the message says why."""
+    """The base model cannot be made or downloaded, or the folder that is given has none; the message says why."""
 
 
 def make(folder: Path, report: _Report) -> None:

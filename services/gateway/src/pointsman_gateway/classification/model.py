@@ -132,7 +132,9 @@ class StageParameters:
 
 @dataclass(frozen=True, slots=True)
 class EncoderAlone:
-    """What differs if the encoder classifies a text without the static stage, as it does in other languages."""
+    """The parameters with which the encoder stage classifies without the static stage, as it does for texts in other
+    languages than the examples'. They replace those of the same names, which are for both stages together.
+    """
 
     temperature: float
     scale: Scale

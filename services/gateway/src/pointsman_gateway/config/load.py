@@ -64,7 +64,7 @@ class _InlinePrompts(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One revision of the configuration, checked as a whole."""
+    """The contents of all configuration files as they were read together; they are valid and fit each other."""
 
     folder: FilePath
     """The folder to which relative file names in the configuration refer."""

@@ -40,7 +40,7 @@ class TrackedMember(Protocol):
     def state(self) -> EngineState: ...
 
     def stop(self) -> None:
-        """Stops watching the member's lora-server."""
+        """Stops asking for the member's state; called when the name no longer has the member's address."""
         ...
 
 

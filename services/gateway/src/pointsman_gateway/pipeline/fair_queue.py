@@ -1,9 +1,11 @@
-"""The queue for slots of the admission control: by priority, and fair between tenants of one priority.
+"""The queue of requests that wait to be processed: by priority, and fair between tenants of the same priority.
 
-A free slot goes to the waiting tenant that has the fewest slots (max-min fairness with equal weights), for its oldest
-request. A full queue makes room for a new request by dropping one of the lowest priority in the queue: the newest
-request of the tenant that has the most waiting there. If the new request has the same priority, that tenant must have
-more waiting than the new request's tenant would have (longest queue drop). Otherwise the new request is rejected.
+The number of requests in progress is limited. When one ends, the queue starts the oldest request of the waiting tenant
+that has the fewest in progress (max-min fairness with equal weights).
+
+A full queue makes room for a new request if it can, and otherwise rejects it. It drops the newest request of the tenant
+that has the most waiting (longest queue drop), among the requests of the lowest priority. It drops none of a higher
+priority than the new request, and none of the same priority if the new request's tenant would have as many waiting.
 """
 
 import asyncio

@@ -330,7 +330,7 @@ class AdapterService:
 
 
 def _known(version: str, desired: DesiredState) -> AdapterVersion:
-    """Returns the version's record; raises NotFound if it is not registered."""
+    """Returns what is registered of the version; raises NotFound ("unknown_version") if it is not registered."""
     if version not in desired.versions:
         kind = "version" if is_version(version) else "version or alias"
         raise NotFound(

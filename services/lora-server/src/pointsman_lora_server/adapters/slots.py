@@ -136,11 +136,12 @@ class AdapterSlots:
         return True
 
     def _idle_victim(self, loaded: Mapping[str, LoadedAdapter], listed_at: float) -> str | None:
-        """Returns the best version to evict among those without requests: preferably closed, then not placed here, then
-        not reserved, then idle for longest.
+        """Returns the version to evict, of those in `loaded` without requests; None if there is none.
 
-        Returns None if all have requests, or the best one is reserved, which ends soon. `listed_at` is the time of
-        `time.monotonic` at which the engine was asked for `loaded`.
+        It prefers a version that takes no new requests, then one that other engines are to hold, then one that is not
+        reserved, then the one that has had no request for longest. If even this one is reserved for a request that is
+        about to come, returns None, since reservations end soon. `listed_at` is the time of `time.monotonic` at which
+        the engine was asked for `loaded`.
         """
 
         def priority(name: str) -> tuple[bool, bool, bool, float]:

@@ -52,7 +52,7 @@ class Question:
 
 
 def plain_questions(rows: Sequence[Example]) -> tuple[Question, ...]:
-    """Returns the rows' own prompts, without examples, as questions."""
+    """Returns each row with its own prompt, to which no examples are added."""
     return tuple(Question(row.prompt_ids, row) for row in rows)
 
 

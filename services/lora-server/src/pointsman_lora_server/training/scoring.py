@@ -1,6 +1,7 @@
-"""Scores answers against the expected ones: the share of exact answers, and an F1 that also counts partial matches.
+"""Compares answers with the expected ones: the share of equal answers, and an F1 score that counts partial matches.
 
-JSON is compared as in pointsman_scoring, which is not installed in the engine's environment.
+JSON is compared by the same rules as in the package pointsman_scoring, which cannot be used here: training runs in the
+engine's environment, where it is not installed.
 """
 
 import json

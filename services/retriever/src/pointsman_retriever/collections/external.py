@@ -196,9 +196,10 @@ class ExternalCollection:
         return sorted(found.values(), key=lambda one: -sum(_parts(one, weight)))
 
     def _relevance(self, text: str, found: Sequence[_Candidate]) -> Relevance:
-        """Judges whether the passages answer the query, with the default thresholds of `SearchSettings`.
+        """Decides whether the passages are relevant to the query `text`: the best one's cosine similarity, or the share of
+        the query's words that a passage has, must reach the default thresholds of `SearchSettings`.
 
-        In the coverage all words weigh the same, since the store does not say how rare they are.
+        All words count alike, since the store does not say how rare they are.
         """
         best_dense = max((one.dense for one in found), default=0.0)
         terms = self._analyzer.query_terms(text).keys()

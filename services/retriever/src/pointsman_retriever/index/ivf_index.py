@@ -95,9 +95,9 @@ class IvfIndex:
 
 
 def build_ivf_index(vectors: Vectors, gpu: Gpu | None) -> IvfIndex:
-    """Builds an index of `vectors` (rows, dimensions) of length 1, and, unless `gpu` is None, a copy of it on the GPU.
+    """Builds an approximate index (FAISS's inverted file, IVF) of `vectors`, (rows, dimensions), each of length 1.
 
-    Takes seconds for 100,000 rows.
+    With a `gpu`, there is a copy of it on the GPU. Takes seconds for 100,000 rows.
     """
     rows, dimensions = vectors.shape
     lists = max(1, round(LISTS_PER_ROOT_ROW * sqrt(rows)))

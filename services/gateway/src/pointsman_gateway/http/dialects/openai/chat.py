@@ -57,7 +57,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatBody(BaseModel):
-    """`POST /v1/chat/completions`. Fields that are not declared go to the engine if it accepts them."""
+    """The body of `POST /v1/chat/completions`. Other fields than those below are sent on, if the engine accepts them."""
 
     model_config = ConfigDict(extra="allow")
 
