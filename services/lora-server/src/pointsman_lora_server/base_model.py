@@ -29,7 +29,7 @@ _Report = Callable[[str], None]
 
 
 class BaseModelError(Exception):
-    """The base model cannot be made or downloaded, or the folder that is given has none; the message says why."""
+    """A base model cannot be made or downloaded, or its folder holds no model that vLLM can serve."""
 
 
 def make(folder: Path, report: _Report) -> None:

@@ -196,8 +196,8 @@ class ExternalCollection:
         return sorted(found.values(), key=lambda one: -sum(_parts(one, weight)))
 
     def _relevance(self, text: str, found: Sequence[_Candidate]) -> Relevance:
-        """Decides whether the passages are relevant to the query `text`: the best one's cosine similarity, or the share of
-        the query's words that a passage has, must reach the default thresholds of `SearchSettings`.
+        """Decides whether the passages are relevant to the query `text`: the best cosine similarity, or the largest
+        share of the query's words in one passage, must reach the default thresholds of `SearchSettings`.
 
         All words count alike, since the store does not say how rare they are.
         """

@@ -57,7 +57,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatBody(BaseModel):
-    """The body of `POST /v1/chat/completions`. Other fields than those below are sent on, if the engine accepts them."""
+    """The body of `POST /v1/chat/completions`. Other fields than these are sent on if the engine accepts them."""
 
     model_config = ConfigDict(extra="allow")
 

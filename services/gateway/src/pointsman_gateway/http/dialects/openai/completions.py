@@ -44,7 +44,7 @@ FINISH_REASONS = ("stop", "length", "content_filter")
 
 
 class CompletionBody(BaseModel):
-    """`POST /v1/completions`. Fields that are not declared go to the engine if it accepts them."""
+    """The body of `POST /v1/completions`. Other fields than these are sent on if the engine accepts them."""
 
     model_config = ConfigDict(extra="allow")
 

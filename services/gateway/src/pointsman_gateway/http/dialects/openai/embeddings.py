@@ -35,7 +35,7 @@ TextsOrTokenIds = Annotated[str | FailFastList[str] | TokenIds, TEXTS_OR_TOKENS]
 
 
 class EmbeddingBody(BaseModel):
-    """`POST /v1/embeddings`. Fields that are not declared go to the engine if it accepts them."""
+    """The body of `POST /v1/embeddings`. Other fields than these are sent on if the engine accepts them."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -60,7 +60,7 @@ class TextBody(BaseModel):
 
 
 class ResponsesBody(BaseModel):
-    """`POST /v1/responses`. Fields that are not declared go to the engine if it accepts them."""
+    """The body of `POST /v1/responses`. Other fields than these are sent on if the engine accepts them."""
 
     model_config = ConfigDict(extra="allow")
 
