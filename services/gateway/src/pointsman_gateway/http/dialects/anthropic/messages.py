@@ -74,8 +74,8 @@ class MessageParam(BaseModel):
 
 
 class MessagesBody(BaseModel):
-    """The body of `POST /v1/messages`. Other fields than these are sent on if the engine accepts them; a few are ignored
-    or rejected.
+    """The body of `POST /v1/messages`. Other fields than these are sent on if the engine accepts them; a few are
+    ignored or rejected.
     """
 
     model_config = ConfigDict(extra="allow")
