@@ -31,6 +31,7 @@ class Situation:
     task: str = "task"
     request: Request = field(default_factory=lambda: Request(AUTO, (Message("user", "x"),)))
     vector: Vector | None = None
+    task_probabilities: Mapping[str, float] = field(default_factory=dict)
 
     def candidates(self, paths: Sequence[str]) -> list[Candidate]:
         return list(self.known)

@@ -41,7 +41,9 @@ class CostMetrics:
         paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
         default = config.tasks.default_path
         choices = {name: [paths[p] for p in _paths_of(task, default)] for name, task in config.tasks.tasks.items()}
-        self.counterfactual.apply_config(metering.expected_cost, choices | {UNKNOWN: [paths[default]]})
+        policy = config.tasks.default_policy
+        choices[UNKNOWN] = [paths[name] for name in dict.fromkeys([*(policy.paths if policy else ()), default])]
+        self.counterfactual.apply_config(metering.expected_cost, choices)
         hourly = HourlyPrices(config.models, engines.all)
         self.engine_costs.apply_config(hourly.by_name, label_values(config)[0])
         self.fixed.apply_config(

@@ -17,8 +17,14 @@ from pointsman_gateway.cache.stage import CacheResources, CachingBackend
 from pointsman_gateway.classification import NoClassification
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import Config
-from pointsman_gateway.conversations.stage import ConversationBook, Conversations, terms_of
-from pointsman_gateway.domain import Path
+from pointsman_gateway.conversations.stage import (
+    ConversationBook,
+    Conversations,
+    ConversationTerms,
+    default_terms,
+    terms_of,
+)
+from pointsman_gateway.domain import UNKNOWN, Path
 from pointsman_gateway.engines.dialects.sent_fields import CONTINUATION, SentFields
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.engines import Engines
@@ -91,9 +97,7 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
         revision=config.digest,
         resolve_model=named.resolve,
         classification=_classification(config, models),
-        conversations=Conversations(
-            {name: terms_of(task, paths) for name, task in config.tasks.tasks.items()}, dependencies.conversations
-        ),
+        conversations=Conversations(_conversation_terms(config, paths), dependencies.conversations),
         router=Router(
             paths,
             config.tasks.tasks,
@@ -109,6 +113,7 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
             model_fallbacks=named.fallbacks,
             left_out=LeftOutFields(_fields_by_model(config)),
             change_prices=ContextPricing(pricing, expected_cost.statistics, _usd_per_hour(config)),
+            default_policy=config.tasks.default_policy,
         ),
         prompts=Prompts(build_strategies(config, models, dependencies.search)),
         backend=_wrap_in_cache(loading, dependencies.cache, config, paths, engines, models),
@@ -117,6 +122,13 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
         token_counter=TokenCounter(engines, dependencies.http, now),
     )
     return _wrap_in_guardrails(stages, config, dependencies)
+
+
+def _conversation_terms(config: Config, paths: Mapping[str, Path]) -> Mapping[str, ConversationTerms]:
+    """Returns the terms of each task, and those of requests that fit none if a policy chooses for them."""
+    terms = {name: terms_of(task, paths) for name, task in config.tasks.tasks.items()}
+    policy = config.tasks.default_policy
+    return terms | ({UNKNOWN: default_terms(policy, paths)} if policy else {})
 
 
 def _usd_per_hour(config: Config) -> Mapping[str, float]:
@@ -143,11 +155,14 @@ def _classification(config: Config, models: LoadedModels) -> Classifier:
     from pointsman_gateway.classification.wrappers import to_wrapper
 
     tasks, in_use = config.tasks.tasks, models.fingerprint
-    for name, task in tasks.items():
-        encoder = task.policy.implementation.encoder(task.policy.options)
+    policies = {name: task.policy for name, task in tasks.items()}
+    if config.tasks.default_policy:
+        policies[UNKNOWN] = config.tasks.default_policy
+    for name, policy in policies.items():
+        encoder = policy.implementation.encoder(policy.options)
         if encoder not in ("", in_use):
             raise ConfigError(
-                f"tasks.yaml: task '{name}': its policy's weights are for the embedding model {encoder}, but "
+                f"tasks.yaml: {_owner(name)}: its policy's weights are for the embedding model {encoder}, but "
                 f"{in_use} is in use; run `pointsman predict` again"
             )
     settings, embedding = config.tasks.classifier, config.models.embedding
@@ -159,8 +174,12 @@ def _classification(config: Config, models: LoadedModels) -> Classifier:
         knows_word=models.classifier.knows_word,
         is_multilingual=embedding is not None and embedding.multilingual and ENCODER in settings.stages,
     )
-    embedded = frozenset(name for name, task in tasks.items() if task.policy.implementation.needs_vector)
+    embedded = frozenset(name for name, policy in policies.items() if policy.build().needs_vector)
     return EmbeddedClassification(classification, models.embed, embedded) if embedded else classification
+
+
+def _owner(task: str) -> str:
+    return "default_policy" if task == UNKNOWN else f"task '{task}'"
 
 
 def _wrap_in_cache(

@@ -152,7 +152,7 @@ def _abstaining(labels: Labels) -> Labels:
 
 class EmbeddedClassification:
     """Adds the embedding of the user's last turn to labels that have none, if their task is one of `tasks`, whose
-    policies need it; a note says if embedding failed. Implements `Classifier`.
+    policies need it (`UNKNOWN` for abstentions); a note says if embedding failed. Implements `Classifier`.
     """
 
     def __init__(self, inner: Classification, embedding: Embed, tasks: Collection[str]) -> None:
@@ -160,7 +160,7 @@ class EmbeddedClassification:
 
     async def label(self, request: Request) -> Labels:
         labels = await self._inner.label(request)
-        if labels.task not in self._tasks or labels.vector is not None:
+        if labels is FORCED or labels.task not in self._tasks or labels.vector is not None:
             return labels
         try:
             return replace(labels, vector=await self._embedding.embed(self._inner.read(request)))

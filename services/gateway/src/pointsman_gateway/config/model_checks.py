@@ -1,6 +1,6 @@
 """Checks the models, engines, prices and aliases of models.yaml against the other files."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pointsman_gateway.config.engine_config import EngineConfig
 from pointsman_gateway.config.field_types import ConfigError, must_be_known
@@ -49,13 +49,22 @@ def check_prices(models: ModelsFile, paths: PathsFile, tasks: TasksFile) -> None
                 f"tasks.yaml: the judge of task '{name}' has a budget, and the price of its model '{judge.model}' is "
                 "unknown; write it in models.yaml"
             )
-        for compared_path in compared if compares else ():
-            model = paths.paths[compared_path].model if compared_path in paths.paths else ""
-            if model in unpriced:
-                raise ConfigError(
-                    f"tasks.yaml: task '{name}': {compares} compares costs, and the price of '{model}' (path "
-                    f"'{compared_path}') is unknown; write it in models.yaml"
-                )
+        if compares:
+            _check_compared(f"task '{name}': {compares}", compared, paths, unpriced)
+    policy = tasks.default_policy
+    if policy and policy.implementation.needs_costs:
+        _check_compared(f"default_policy: {policy.name}", policy.paths, paths, unpriced)
+
+
+def _check_compared(owner: str, compared: Sequence[str], paths: PathsFile, unpriced: Collection[str]) -> None:
+    """Raises ConfigError if the model of a path in `compared` is in `unpriced`."""
+    for name in compared:
+        model = paths.paths[name].model if name in paths.paths else ""
+        if model in unpriced:
+            raise ConfigError(
+                f"tasks.yaml: {owner} compares costs, and the price of '{model}' (path '{name}') is unknown; write it "
+                "in models.yaml"
+            )
 
 
 def check_aliases(models: ModelsFile, paths: PathsFile) -> None:

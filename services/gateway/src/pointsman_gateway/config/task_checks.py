@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from pointsman_gateway.config.field_types import ConfigError, must_be_known
+from pointsman_gateway.config.field_types import ConfigError, PolicyConfig, must_be_known
 from pointsman_gateway.config.flywheel import FlywheelConfig, StaleConfig
 from pointsman_gateway.config.model_checks import has_lora_server
 from pointsman_gateway.config.models_file import ModelsFile
@@ -33,10 +33,11 @@ def check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
             "tasks.yaml: with one task there is nothing to choose between; write two tasks or more, or none: then "
             "requests for 'auto' take the default path"
         )
+    _check_default_policy(paths, tasks)
     for name, task in tasks.tasks.items():
         for path in (*task.policy.paths, *task.fallback):
             must_be_known(f"tasks.yaml: task '{name}' names path", path, paths.paths)
-        _check_policy(name, task)
+        _check_policy(f"tasks.yaml: task '{name}':", task.policy, has_validators=bool(task.validators))
         _check_shadow(name, task, paths, tasks.request_log.store_messages)
         for rule in task.rules:
             try:
@@ -46,11 +47,23 @@ def check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
                 raise ConfigError(f"tasks.yaml: rule '{rule.name}' of task '{name}': {error}") from error
 
 
-def _check_policy(name: str, task: TaskConfig) -> None:
-    owner, policy = f"tasks.yaml: task '{name}':", task.policy
+def _check_default_policy(paths: PathsFile, tasks: TasksFile) -> None:
+    policy = tasks.default_policy
+    if policy is None:
+        return
+    if not tasks.tasks:
+        raise ConfigError("tasks.yaml: default_policy is for requests that fit no task, and there are no tasks")
+    for path in policy.paths:
+        must_be_known("tasks.yaml: default_policy names path", path, paths.paths)
+    if policy.build().needs_validators:
+        raise ConfigError(f"tasks.yaml: default_policy '{policy.name}' needs validators, which only tasks can have")
+    _check_policy("tasks.yaml: default_policy:", policy, has_validators=False)
+
+
+def _check_policy(owner: str, policy: PolicyConfig, has_validators: bool) -> None:
     if len(set(policy.paths)) != len(policy.paths):
         raise ConfigError(f"{owner} its policy names a path twice: {', '.join(policy.paths)}")
-    if policy.implementation.needs_validators and not task.validators:
+    if policy.build().needs_validators and not has_validators:
         raise ConfigError(f"{owner} its policy '{policy.name}' needs validators; write some")
 
 

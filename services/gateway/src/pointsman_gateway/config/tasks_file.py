@@ -247,7 +247,11 @@ class GuardrailConfig(Strict):
 
 class TasksFile(Strict):
     default_path: str = Field(
-        default="", description="for requests that fit no task; may be left out if there is only one path"
+        default="",
+        description="for requests that fit no task; may be left out if there is only one path",
+    )
+    default_policy: PolicyConfig | None = Field(
+        default=None, description="chooses the path of requests that fit no task; unset: they take the default path"
     )
     classifier: ClassifierConfig = ClassifierConfig()
     request_log: RequestLogConfig = RequestLogConfig()

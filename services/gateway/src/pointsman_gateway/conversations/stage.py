@@ -1,10 +1,11 @@
 """Finds a request's conversation and its path before the request is routed, and remembers the path afterwards."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pointsman_servicekit.errors import Unavailable
 
+from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.tasks_file import TaskConfig
 from pointsman_gateway.conversations.identity import (
     conversation_ids,
@@ -43,9 +44,14 @@ NO_TASK = ConversationTerms()
 
 
 def terms_of(task: TaskConfig, paths: Mapping[str, Path]) -> ConversationTerms:
-    names = {*task.policy.paths, *task.fallback}
-    adapters = any(paths[name].adapter for name in names if name in paths)
-    return ConversationTerms(task.conversation, task.pin_versions, task.policy.implementation.is_constant, adapters)
+    terms = default_terms(task.policy, paths, task.fallback)
+    return replace(terms, mode=task.conversation, pins_versions=task.pin_versions)
+
+
+def default_terms(policy: PolicyConfig, paths: Mapping[str, Path], fallback: tuple[str, ...] = ()) -> ConversationTerms:
+    """Returns the terms of a policy with the default settings for conversations."""
+    adapters = any(paths[name].adapter for name in {*policy.paths, *fallback} if name in paths)
+    return ConversationTerms(is_constant=policy.implementation.is_constant, has_adapters=adapters)
 
 
 @dataclass(frozen=True, slots=True)

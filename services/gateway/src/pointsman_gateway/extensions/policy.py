@@ -49,6 +49,8 @@ class Plan:
     """Why a path was chosen or not, by the path's name; for the paths that the policy compared."""
     escalates: bool = False
     """Whether the next path answers instead if a validator rejects the answer of the first path."""
+    escalation_order: tuple[str, ...] = ()
+    """Only paths that come later in it than the chosen one answer instead. Empty: the order of the policy's `paths`."""
     stream_unvalidated: frozenset[str] = frozenset()
     """Paths whose answers are streamed before they are validated, and so cannot be escalated."""
     as_good: frozenset[str] | None = None
@@ -71,6 +73,14 @@ class PolicyContext(Protocol):
     @property
     def vector(self) -> Vector | None:
         """Returns the unit vector of the request's text; None if it was not computed (see `needs_vector`)."""
+        ...
+
+    @property
+    def task_probabilities(self) -> Mapping[str, float]:
+        """Returns by task the probability that the request belongs to it, which add up to 1 or less.
+
+        A task that a rule assigns has 1; so has "unknown" if classification abstains. Empty for previews.
+        """
         ...
 
     def candidates(self, paths: Sequence[str]) -> list[Candidate]:
@@ -97,12 +107,13 @@ class Policy(Protocol):
     """The type of the options in the configuration: any type that pydantic can validate."""
     is_constant: ClassVar[bool] = False
     """Whether the plan is the same for every request, so that `plan` is called only once."""
-    needs_validators: ClassVar[bool] = False
-    """Whether a task with this policy must have validators."""
+    needs_validators: bool = False
+    """Whether a task with this policy must have validators; may depend on the options."""
     needs_costs: ClassVar[bool] = False
     """Whether the models of the policy's paths must have known prices."""
-    needs_vector: ClassVar[bool] = False
-    """Whether requests of the task are embedded for the policy if the classifier has not embedded them."""
+    needs_vector: bool = False
+    """Whether requests of the task are embedded for the policy if the classifier has not embedded them; may depend on
+    the options."""
     uses_ratings: ClassVar[bool] = False
     """Whether the plan depends on the present statistics of paths, so that a replay may choose another path."""
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from pointsman_gateway.domain import AUTO, Message, Path, Request, Vector
+from pointsman_gateway.domain import AUTO, Labels, Message, Path, Request, Vector
 from pointsman_gateway.extensions.policy import Candidate, hash_to_unit_interval
 from pointsman_gateway.routing.path_state import (
     NOT_PINNED,
@@ -41,15 +41,24 @@ class PathFacts:
 class TaskContext:
     """What a policy may use to choose a path for one request; implements `PolicyContext`.
 
-    `key` identifies the user for random choices. Without it, as for previews, adapters are not resolved.
+    `key` identifies the user for random choices. Without it, as for previews, adapters are not resolved. `labels` are
+    the request's; None for previews.
     """
 
     def __init__(
-        self, facts: PathFacts, task: str, request: Request, key: str | None = None, vector: Vector | None = None
+        self, facts: PathFacts, task: str, request: Request, key: str | None = None, labels: Labels | None = None
     ) -> None:
-        self.task, self.request, self.vector = task, request, vector
-        self._facts, self._key = facts, key
+        self.task, self.request = task, request
+        self.vector: Vector | None = labels.vector if labels is not None else None
+        self._facts, self._key, self._labels = facts, key, labels
         self._resolved: dict[str, Path] = {}
+
+    @property
+    def task_probabilities(self) -> Mapping[str, float]:
+        labels = self._labels
+        if labels is None:
+            return {}
+        return dict(labels.probabilities) if labels.probabilities and not labels.abstained else {labels.task: 1.0}
 
     def candidates(self, paths: Sequence[str]) -> list[Candidate]:
         return [self._candidate(self._path(name)) for name in paths]

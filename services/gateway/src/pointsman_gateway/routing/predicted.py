@@ -1,11 +1,13 @@
 """The policy `predicted`: chooses the path with the highest expected utility for this request.
 
 The utility is p(right) - expected dollars of the request / dollars that a wrong answer costs. `pointsman predict`
-learns the predictions from an evaluation and from ratings of traffic (logistic regression on the request's embedding,
-shrunk towards each path's mean) and writes the policy's options.
+learns the predictions from an evaluation and from ratings of traffic, and writes the policy's options: a logistic
+regression on the request's embedding, shrunk towards the path's mean, or towards its means on the tasks that the
+request may belong to.
 """
 
 import base64
+from collections.abc import Mapping
 from math import exp, log
 from typing import Annotated, Any
 
@@ -14,23 +16,37 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from pointsman_gateway.config.field_types import Strict
-from pointsman_gateway.domain import Vector
 from pointsman_gateway.extensions import Candidate, Plan, Policy, PolicyContext
 from pointsman_gateway.routing.policies import ANSWERS_PER_PRICE, explore
 
 WEIGHT_TYPE = np.dtype("<f2")
 MAX_EXPONENT = 700.0
 """`math.exp` fails a little above it."""
+MIN_MEAN = 1e-6
+"""A mean score is taken as at least this, and as at most 1 minus this, where its logit counts."""
+
+
+class TaskPrediction(Strict):
+    """What a path's answers to the requests of one task are like."""
+
+    mean: float = Field(gt=0, lt=1, description="mean score")
+    cost: float = Field(gt=0, allow_inf_nan=False, description="mean dollars, as a multiple of those of all tasks")
 
 
 class PathPrediction(Strict):
     """The fitted parameters of one path, for the cost of a request and for the probability of a good answer, which is
-    sigmoid(bias + weights . embedding).
+    sigmoid(bias + task_weight x logit(mean of the tasks) + weights . embedding).
     """
 
     mean: float = Field(ge=0, le=1, description="mean score; predicted for requests without an embedding")
     bias: float
-    weights: str = Field(description="base64 of the weights as little-endian 16-bit floats, one per dimension")
+    weights: str = Field(
+        default="", description="base64 of the weights as little-endian 16-bit floats, one per dimension; empty: none"
+    )
+    task_weight: float = Field(default=0, description="of the logit of the mean score of the tasks")
+    tasks: dict[str, TaskPrediction] = Field(
+        default={}, description="by task; each counts with its probability for the request, the mean with the rest"
+    )
     cost_bias: float = Field(default=0, description="a request costs the mean times exp(cost_bias + ...)")
     cost_length_weight: float = Field(default=0, ge=0, le=1, description="of the logarithm of its characters")
     cost_weights: str = Field(default="", description="of its embedding, like `weights`; empty: they are 0")
@@ -44,7 +60,9 @@ class PathPrediction(Strict):
 
 
 class PredictedOptions(Strict):
-    encoder: str = Field(description="fingerprint of the embedding model that the weights are for")
+    encoder: str = Field(
+        default="", description="fingerprint of the embedding model that the weights are for; empty without weights"
+    )
     usd_per_wrong_answer: float = Field(
         gt=0, allow_inf_nan=False, description="dollars that a wrong answer costs you; more of them buy dearer paths"
     )
@@ -52,6 +70,10 @@ class PredictedOptions(Strict):
         default=0, ge=0, le=0.5, description="share of requests for paths with too few ratings to learn from"
     )
     min_samples: int = Field(default=100, ge=1, description="ratings; paths with fewer are explored")
+    escalate: bool = Field(
+        default=False,
+        description="whether a rejected answer is replaced, once, by one of a path with a higher predicted quality",
+    )
     paths: Annotated[dict[str, PathPrediction], Field(min_length=2)]
 
     @model_validator(mode="before")
@@ -67,10 +89,29 @@ class PredictedOptions(Strict):
     @field_validator("paths")
     @classmethod
     def _have_equal_dimensions(cls, value: dict[str, PathPrediction]) -> dict[str, PathPrediction]:
-        texts = [text for path in value.values() for text in (path.weights, path.cost_weights or path.weights)]
-        if len({len(decode_weights(text)) for text in texts}) > 1:
+        lengths = {len(decode_weights(path.weights)) for path in value.values()}
+        of_costs = {len(decode_weights(path.cost_weights)) for path in value.values() if path.cost_weights}
+        if len(lengths | of_costs) > 1:
             raise ValueError("the paths have weights of different length; fit them together with `pointsman predict`")
         return value
+
+    @field_validator("paths")
+    @classmethod
+    def _have_equal_tasks(cls, value: dict[str, PathPrediction]) -> dict[str, PathPrediction]:
+        if len({frozenset(path.tasks) for path in value.values()}) > 1:
+            raise ValueError("the paths have predictions for different tasks; fit them together, `pointsman predict`")
+        return value
+
+    @model_validator(mode="after")
+    def _names_its_encoder(self) -> "PredictedOptions":
+        if bool(self.encoder) != any(path.weights for path in self.paths.values()):
+            raise ValueError("encoder and weights go together; write both or neither with `pointsman predict`")
+        return self
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Returns the tasks that the predictions distinguish; empty if there is one task."""
+        return tuple(next(iter(self.paths.values())).tasks)
 
 
 def encode_weights(weights: NDArray[np.floating]) -> str:
@@ -91,7 +132,6 @@ class Predicted(Policy):
 
     Options = PredictedOptions
     needs_costs = True
-    needs_vector = True
     uses_ratings = True
 
     @classmethod
@@ -100,14 +140,16 @@ class Predicted(Policy):
 
     def __init__(self, options: PredictedOptions) -> None:
         self._options = options
+        self.needs_vector, self.needs_validators = bool(options.encoder), options.escalate
         of_paths = options.paths.values()
-        quality = [-decode_weights(path.weights) for path in of_paths]
-        cost = [decode_weights(path.cost_weights or encode_weights(0 * quality[0])) for path in of_paths]
+        quality = [decode_weights(path.weights) for path in of_paths]
+        cost = [decode_weights(path.cost_weights) if path.cost_weights else 0 * quality[0] for path in of_paths]
         self._weights = np.stack([*quality, *cost])
-        """Negative ones of the quality, then those of the cost, so that a request needs one product."""
-        self._bias = np.array([*(-path.bias for path in of_paths), *(path.cost_bias for path in of_paths)], np.float32)
+        """Those of the quality, then those of the cost, so that a request needs one product."""
+        self._bias = np.array([*(path.bias for path in of_paths), *(path.cost_bias for path in of_paths)], np.float32)
         self._length_weights = [path.cost_length_weight for path in of_paths]
-        self._means = [path.mean for path in of_paths]
+        self._task_weights = [path.task_weight for path in of_paths]
+        self._tasks = PathMeans(options)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -130,7 +172,7 @@ class Predicted(Policy):
         utility, the highest first.
         """
         unavailable, price = context.unavailable(self.paths), self._options.usd_per_wrong_answer
-        qualities, factors = self._predict(context.vector, context.request.characters)
+        qualities, factors = self._predict(context)
         quality = dict(zip(self.paths, qualities, strict=True))
         all_candidates = context.candidates(self.paths)
         costs = {each.name: _usd(each, factor) for each, factor in zip(all_candidates, factors, strict=True)}
@@ -140,21 +182,61 @@ class Predicted(Policy):
             tuple(names),
             "policy:predicted",
             {name: _explanation(quality[name], costs[name]) for name in names} | dict(unavailable),
+            escalates=self._options.escalate,
+            escalation_order=tuple(sorted(quality, key=quality.__getitem__)) if self._options.escalate else (),
             worth_usd={name: quality[name] * price for name in names},
         )
 
-    def _predict(self, vector: Vector | None, characters: int) -> tuple[list[float], list[float]]:
+    def _predict(self, context: PolicyContext) -> tuple[list[float], list[float]]:
         """Returns two lists in the order of the paths: the predicted quality, 0 to 1, and the expected cost of the
-        request as a multiple of the path's mean cost. Without a vector these are the path's mean quality and 1.
+        request as a multiple of the path's mean cost on the task. If the vector is missing, the means decide.
         """
-        count = len(self._means)
-        if vector is None:
-            return self._means, [1.0] * count
-        sums = (self._weights @ vector + self._bias).tolist()
-        length = log(max(1, characters))
-        qualities = [1 / (1 + exp(min(value, MAX_EXPONENT))) for value in sums[:count]]
-        weighted = zip(sums[count:], self._length_weights, strict=True)
-        return qualities, [exp(min(value + weight * length, MAX_EXPONENT)) for value, weight in weighted]
+        means, multiples = self._tasks.of(context.task, context.task_probabilities)
+        if self.needs_vector and context.vector is None:
+            return means, multiples
+        count, bias = len(means), self._bias
+        sums = (self._weights @ context.vector + bias if self.needs_vector else bias).tolist()
+        length = log(max(1, context.request.characters))
+        logits = [
+            value + weight * _logit(mean) if weight else value
+            for value, weight, mean in zip(sums[:count], self._task_weights, means, strict=True)
+        ]
+        factors = [
+            multiple * exp(min(value + weight * length, MAX_EXPONENT))
+            for value, weight, multiple in zip(sums[count:], self._length_weights, multiples, strict=True)
+        ]
+        return [1 / (1 + exp(min(-value, MAX_EXPONENT))) for value in logits], factors
+
+
+class PathMeans:
+    """The mean quality and cost of each path's answers, mixed by the probabilities of a request's tasks."""
+
+    def __init__(self, options: PredictedOptions) -> None:
+        of_paths = options.paths.values()
+        self._tasks, self._count = options.tasks, len(options.paths)
+        self._all_tasks = np.array([*(path.mean for path in of_paths), *(1.0 for _ in of_paths)])
+        rows = [[path.tasks[task].mean for task in self._tasks] for path in of_paths]
+        rows += [[path.tasks[task].cost for task in self._tasks] for path in of_paths]
+        self._by_task = np.array(rows).reshape(2 * self._count, len(self._tasks))
+
+    def of(self, task: str, probabilities: Mapping[str, float]) -> tuple[list[float], list[float]]:
+        """Returns two lists in the order of the paths: the mean quality, and the mean cost as a multiple of the path's
+        mean cost on `task`. What the probabilities of the known tasks lack to 1 counts as the mean of all tasks.
+        """
+        mixed, count = self._all_tasks, self._count
+        if not self._tasks:
+            return mixed[:count].tolist(), mixed[count:].tolist()
+        shares = [probabilities.get(each, 0.0) for each in self._tasks]
+        mixed = mixed + (self._by_task - mixed[:, None]) @ np.array(shares)
+        costs = mixed[count:]
+        if task in self._tasks:
+            costs = costs / self._by_task[count:, self._tasks.index(task)]
+        return mixed[:count].tolist(), costs.tolist()
+
+
+def _logit(mean: float) -> float:
+    mean = min(max(mean, MIN_MEAN), 1 - MIN_MEAN)
+    return log(mean / (1 - mean))
 
 
 def _usd(candidate: Candidate, factor: float) -> float:

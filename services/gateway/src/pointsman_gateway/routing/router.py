@@ -14,9 +14,10 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import InvalidArgument, NotFound
 
+from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.flywheel import StaleConfig
 from pointsman_gateway.config.tasks_file import TaskConfig
-from pointsman_gateway.domain import AUTO, PATH_PREFIX, Decision, Labels, Path, Request
+from pointsman_gateway.domain import AUTO, PATH_PREFIX, UNKNOWN, Decision, Labels, Path, Request
 from pointsman_gateway.domain.conversation import ConversationStep, Step
 from pointsman_gateway.domain.decision import DECISION_ID_PREFIX
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
@@ -82,10 +83,12 @@ class Router:
         model_fallbacks: Mapping[str, Sequence[Path]] = NO_FALLBACKS,
         left_out: LeftOutFields = ALL_SENT,
         change_prices: ChangePrices = NO_PRICES,
+        default_policy: PolicyConfig | None = None,
     ) -> None:
         """Takes in `model_inputs` the kinds of media that each model accepts; a model without an entry accepts only
         text. `model_fallbacks` are the paths to try if a model fails that a request has named, by model. `revision` is
-        the digest of the configuration, which each decision has.
+        the digest of the configuration, which each decision has. `default_policy` chooses for requests that fit no
+        task; None: they take the default path.
         """
         self._paths = paths
         self._tasks = tasks
@@ -102,6 +105,8 @@ class Router:
         self._left_out = left_out
         self._abstained = Plan((default_path,), "abstained" if tasks else "no_tasks")
         self._policies: dict[str, Policy] = {name: task.policy.build() for name, task in tasks.items()}
+        if default_policy is not None:
+            self._policies[UNKNOWN] = default_policy.build()
         self._constant_plans = {
             name: self._with_fallbacks(name, policy.plan(TaskContext(facts, name, EMPTY_REQUEST)))
             for name, policy in self._policies.items()
@@ -189,21 +194,22 @@ class Router:
         return "".join(islice(allowed, MAX_NAMES_IN_ERROR))
 
     def _plan(self, request: Request, labels: Labels, key: str) -> Plan:
-        if labels.abstained:
-            return self._abstained
         task = labels.task
+        if labels.abstained and UNKNOWN not in self._policies:
+            return self._abstained
         plan = self._constant_plans.get(task)
         if plan is None:
             plan = self._with_fallbacks(
-                task, self._policies[task].plan(TaskContext(self._facts, task, request, key, labels.vector))
+                task, self._policies[task].plan(TaskContext(self._facts, task, request, key, labels))
             )
         if labels.stage.startswith("rule:"):
             plan = replace(plan, reason=labels.stage)
-        stale = self._tasks[task].stale
+        stale = self._tasks[task].stale if task in self._tasks else None
         return self._avoid_stale(stale, plan, key) if stale else plan
 
     def _with_fallbacks(self, task: str, plan: Plan) -> Plan:
-        paths = dict.fromkeys([*plan.paths, *self._tasks[task].fallback, self._default.name])
+        fallback = self._tasks[task].fallback if task in self._tasks else ()
+        paths = dict.fromkeys([*plan.paths, *fallback, self._default.name])
         return replace(plan, paths=tuple(paths))
 
     def _avoid_stale(self, stale: StaleConfig, plan: Plan, key: str) -> Plan:
@@ -237,7 +243,7 @@ class Router:
             if unavailable
             else paths
         )
-        escalation = self._escalation(labels.task, chosen, others) if plan.escalates else ()
+        escalation = self._escalation(labels.task, chosen, others, plan) if plan.escalates else ()
         return Decision(
             id=decision_id,
             task=labels.task,
@@ -285,9 +291,9 @@ class Router:
         message = f"path '{path.name}' cannot answer this: {self._why_unsuitable(request, path)}; {advice}"
         return InvalidArgument(message, code="unsupported_content", param="messages")
 
-    def _escalation(self, task: str, chosen: Path, others: Sequence[Path]) -> tuple[Path, ...]:
-        """Returns the paths among `others` that come after `chosen` in the paths of the task's policy."""
-        order = self._policies[task].paths
+    def _escalation(self, task: str, chosen: Path, others: Sequence[Path], plan: Plan) -> tuple[Path, ...]:
+        """Returns the paths among `others` that come after `chosen` in the plan's order, or in that of the policy."""
+        order = plan.escalation_order or self._policies[task].paths
         if chosen.name not in order:
             return ()
         return tuple(path for path in others if path.name in order[order.index(chosen.name) + 1 :])
