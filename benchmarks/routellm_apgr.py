@@ -19,7 +19,8 @@ from pointsman_embedding import StaticModel
 from pointsman_gateway.classification.excerpt import token_excerpt
 from pointsman_gateway.classification.model import SentenceEncoder
 from pointsman_lab.prediction.choice import Outcomes, best_single, choose, measure_policy
-from pointsman_lab.prediction.fitting import PRIOR_ROWS, fit
+from pointsman_lab.prediction.inputs import Inputs
+from pointsman_lab.prediction.quality import PRIOR_ROWS, fit
 
 WEAK, STRONG = "mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"
 USD = np.array([0.24, 24.7])
@@ -87,7 +88,9 @@ def random_ratings(vectors: Array, scores: Array, random: np.random.Generator) -
 
 def ratings_of_chosen(vectors: Array, scores: Array, random: np.random.Generator) -> Array:
     """The policy that learned from both answers chooses the answer that is rated."""
-    predicted = np.stack([fit(vectors[:BOTH], scores[:BOTH, model]).of(vectors) for model in (0, 1)], axis=1)
+    inputs = Inputs.of_one_task(vectors)
+    both = inputs.rows(np.arange(BOTH))
+    predicted = np.stack([fit(both, scores[:BOTH, model]).of(inputs) for model in (0, 1)], axis=1)
     return _one_of_others(scores, choose(predicted, np.tile(USD, (len(scores), 1)), USD_PER_WRONG_ANSWER))
 
 
@@ -142,7 +145,8 @@ def one_seed(
         of_task, asked = tasks[learned] == task, tasks[tested] == task
         for model in (0, 1):
             scores = rated[of_task, model]
-            predicted[asked, model] = fit(vectors[of_task], scores).of(questions.vectors[tested[asked]])
+            learned_task = Inputs.of_one_task(vectors[of_task])
+            predicted[asked, model] = fit(learned_task, scores).of(Inputs.of_one_task(questions.vectors[tested[asked]]))
             means[asked, model] = (np.nansum(scores) + PRIOR_ROWS / 2) / ((~np.isnan(scores)).sum() + PRIOR_ROWS)
     scores = questions.scores[tested]
     usd = np.tile(USD, (len(scores), 1))

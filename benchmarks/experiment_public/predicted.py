@@ -19,16 +19,11 @@ from pointsman_lab.prediction.choice import (
     price_for_quality,
     prices_to_try,
 )
+from pointsman_lab.prediction.cost import fit_cost, predict_costs_out_of_fold
 from pointsman_lab.prediction.evaluation import MIN_ROWS, Evaluation, read_evaluation
-from pointsman_lab.prediction.fitting import (
-    FOLDS,
-    fit,
-    fit_cost,
-    folds_of,
-    predict_costs_out_of_fold,
-    predict_out_of_fold,
-)
-from pointsman_lab.prediction.report import DEFAULT_QUALITY_SHARE
+from pointsman_lab.prediction.inputs import FOLDS, Inputs, folds_of
+from pointsman_lab.prediction.policy import DEFAULT_QUALITY_SHARE
+from pointsman_lab.prediction.quality import fit, predict_out_of_fold
 
 RESULT = "mixed-predicted.json"
 
@@ -71,9 +66,9 @@ def measure(
     """
     results = []
     for task in tasks:
-        known = read_evaluation(*validation, task, min_rows=1)
+        known = read_evaluation(*validation, (task,), min_rows=1)
         paths = tuple(sorted(path for path in known.paths if path != default))
-        asked = read_evaluation(*test, task, min_rows=1)
+        asked = read_evaluation(*test, (task,), min_rows=1)
         results.append(_measure_task(task, _of(known, paths), _of(asked, paths), encoder))
     return results
 
@@ -102,10 +97,10 @@ def _of(evaluation: Evaluation, paths: tuple[str, ...]) -> Evaluation:
 
 
 def _measure_task(task: str, known: Evaluation, asked: Evaluation, encoder: MiniLM) -> Predicted:
-    vectors, others = (_embed(encoder, each.texts) for each in (known, asked))
+    learned, tested = (Inputs.of_one_task(_embed(encoder, each.texts), each.lengths) for each in (known, asked))
     own = Outcomes(
-        predict_out_of_fold(vectors, known.scores),
-        predict_costs_out_of_fold(vectors, known.lengths, known.usd),
+        predict_out_of_fold(learned, known.scores),
+        predict_costs_out_of_fold(learned, known.usd),
         known.scores,
         known.usd,
     )
@@ -114,10 +109,8 @@ def _measure_task(task: str, known: Evaluation, asked: Evaluation, encoder: Mini
     validated = measure_out_of_fold(own, folds_of(len(known.texts)), [price] * FOLDS)
     at_paths = range(len(known.paths))
     new = Outcomes(
-        np.stack([fit(vectors, known.scores[:, at]).of(others) for at in at_paths], axis=1),
-        np.stack(
-            [fit_cost(vectors, known.lengths, known.usd[:, at]).of(others, asked.lengths) for at in at_paths], axis=1
-        ),
+        np.stack([fit(learned, known.scores[:, at]).of(tested) for at in at_paths], axis=1),
+        np.stack([fit_cost(learned, known.usd[:, at]).of(tested) for at in at_paths], axis=1),
         asked.scores,
         asked.usd,
     )

@@ -268,7 +268,7 @@ def test_a_line_that_is_not_json_is_named(tmp_path: Path, line: str) -> None:
     with pytest.raises(ConfigError, match=r"rows\.jsonl:2 is not \{"):
         read_teacher_answers(file, ())
     with pytest.raises(ConfigError, match=r"rows\.jsonl cannot be read as JSON lines"):
-        read_evaluation(file, file, "triage")
+        read_evaluation(file, file, ("triage",))
 
 
 def test_the_plan_has_all_that_a_flywheel_needs(config: Config) -> None:

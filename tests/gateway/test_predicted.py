@@ -59,6 +59,7 @@ class Context:
     ratings: Mapping[str, float] = field(default_factory=dict)
     where: float = 0.5
     answers: float = 0.0
+    task_probabilities: Mapping[str, float] = field(default_factory=dict)
 
     def candidates(self, paths: Sequence[str]) -> list[Candidate]:
         costs = {"small": 0.001, "large": 0.01}
@@ -182,7 +183,7 @@ def write_evaluation(folder: Path, rows: int = 120) -> tuple[Path, Path]:
 
 
 def test_an_evaluation_is_read_from_its_data_set_and_answers(tmp_path: Path) -> None:
-    found = read_evaluation(*write_evaluation(tmp_path), "triage")
+    found = read_evaluation(*write_evaluation(tmp_path), ("triage",))
     assert found.paths == ("small", "large")
     assert (found.texts[1], found.scores[1].tolist()) == ("question 1", [1.0, 1.0])
     np.testing.assert_allclose(found.mean_usd, [0.002, 0.02])
@@ -196,7 +197,7 @@ def test_rows_with_the_same_text_are_one_and_failed_answers_are_left_out(tmp_pat
     again = [json.dumps({**failed, "row": row}) for row in ("r0", "r119")]
     kept = [line for line in others if not ('"r119"' in line and '"small"' in line)]
     answers.write_text("\n".join([first, again[0], small, *kept, again[1]]))  # r0 was asked again, r119 was not
-    found = read_evaluation(rows, answers, "triage")
+    found = read_evaluation(rows, answers, ("triage",))
     assert (len(found.texts), found.texts[:2]) == (118, ["question 0", "question 2"])
     assert found.scores[0].tolist() == [0.5, 1.0]
     np.testing.assert_allclose(found.mean_usd, [0.002, 0.02])
@@ -204,9 +205,9 @@ def test_rows_with_the_same_text_are_one_and_failed_answers_are_left_out(tmp_pat
 
 def test_too_little_evidence_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="all paths answered 99 rows of task 'triage'; 100 are needed"):
-        read_evaluation(*write_evaluation(tmp_path, 99), "triage")
+        read_evaluation(*write_evaluation(tmp_path, 99), ("triage",))
     with pytest.raises(ConfigError, match="has answers of 0 paths to task 'chat'; two or more are compared"):
-        read_evaluation(*write_evaluation(tmp_path), "chat")
+        read_evaluation(*write_evaluation(tmp_path), ("chat",))
 
 
 LATE = "My train on Friday was 70 minutes late, I claim compensation"
@@ -295,7 +296,7 @@ async def test_a_running_gateway_chooses_by_what_an_evaluation_has_taught(
         asked = ("--task", "triage", "--paths", ",".join(paths), "--answers", answers)
         await commands.run("eval", rows, "--url", gateway.url, *asked)
         learned = await commands.predict("--data", rows, "--answers", answers)
-        assert learned["lower_bound"] > 0.05
+        assert learned["lower_bound"] > 0.02
 
         neighbours.config.tasks["triage"]["policy"] = learned["policy"]
         neighbours.config.write()
@@ -337,7 +338,7 @@ async def test_predictions_are_learned_from_shadow_requests_and_ratings(
     learned = await commands.predict(*live)
     assert (learned["rows"], learned["rated"]) == (120, {"triage_adapter": 120, "triage_few_shot": 120})
     assert learned["policy"]["predicted"]["paths"]["triage_adapter"]["mean"] == pytest.approx(61.75 / 122, abs=1e-4)
-    assert learned["lower_bound"] > 0.05
+    assert learned["lower_bound"] > 0.02
 
     with pytest.raises(AssertionError, match=r"too few requests are rated \(triage_adapter 0, triage_few_shot 0\)"):
         await commands.predict(*live, "--since", "0s")

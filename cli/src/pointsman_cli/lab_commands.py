@@ -191,7 +191,12 @@ def build(
 
 
 def predict(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="A task of the configuration.")],
+    tasks: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TASK...", help="A task of the configuration, or several; `unknown`: requests that fit no task."
+        ),
+    ],
     data: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The data set that was evaluated.", show_default=False)
     ] = None,
@@ -230,7 +235,7 @@ def predict(
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Learn which path of a task answers which requests well, and print the task's policy `predicted`.
+    """Learn which path answers which requests well, and print the policy `predicted` of one task or several.
 
     A table shows the policy's quality, cost and gain for each price of a wrong answer. Exits with code 1 if the policy
     is not better than the best single path on rows that it was not learned from.
@@ -242,7 +247,7 @@ def predict(
     if (data is None) != (answers is None) or (data and scores) or not (data or scores or live):
         raise UsageError("name an evaluation by both --data and --answers, or --scores; add --live, or name it alone")
     at = DataDir.at(data_dir)
-    arguments = ["predict", str(config_folder_of(config, at)), task, "--since", since]
+    arguments = ["predict", str(config_folder_of(config, at)), *tasks, "--since", since]
     for name, number in (("--usd-per-wrong-answer", usd_per_wrong_answer), ("--quality", quality)):
         if number is not None:
             arguments += [name, str(number)]

@@ -8,28 +8,24 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pointsman_embedding import ModelMissing
 from pointsman_gateway import bootstrap
 from pointsman_gateway.bootstrap.models import EmbeddingModels, to_loaded
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.prompts.retriever import RetrieverClient
-from pointsman_gateway.request_log.evidence import path_key
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.service_tokens import open_token
 from pointsman_servicekit.tls import client_tls
-from threadpoolctl import threadpool_limits
 
 from pointsman_lab.datasets.build import BuildOrder, build, data_report, plan_report
 from pointsman_lab.datasets.rendering import ChosenPassages, PathRenderer, QueryEmbedding, RenderOrder, render
 from pointsman_lab.fit import ARTIFACT, fit, fit_model
 from pointsman_lab.litellm_import import import_litellm
-from pointsman_lab.prediction.evaluation import MIN_ROWS, Evaluation, read_evaluation, to_evaluation
-from pointsman_lab.prediction.report import Target, predict
-from pointsman_lab.prediction.scores_file import read_scores
+from pointsman_lab.prediction.command import PredictOrder, learn
+from pointsman_lab.prediction.policy import Target
 from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
@@ -124,8 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     ):  # fmt: skip
         subparser.add_argument("folder", type=Path, help="a configuration folder")
     render_parser.add_argument("path", help="one of its paths")
-    for subparser in (predict_parser, data_parser, plan_parser):
+    for subparser in (data_parser, plan_parser):
         subparser.add_argument("task", help="one of its tasks")
+    predict_parser.add_argument("task", nargs="+", help="one of its tasks, or several; unknown: requests of no task")
     predict_parser.add_argument("--since", default="14d", metavar="AGE", help="of the ratings")
     for subparser in (replay_parser, suggest_parser, wrappers_parser):
         subparser.add_argument("--since", default="24h", metavar="AGE", help="30m, 24h, 7d")
@@ -164,43 +161,17 @@ async def _fit(options: argparse.Namespace, settings: Settings) -> Report:
 
 async def _predict(options: argparse.Namespace, settings: Settings) -> Report:
     config = _load(options.folder)
-    if options.task not in config.tasks.tasks:
-        raise ConfigError(f"there is no task '{options.task}'; known: {', '.join(sorted(config.tasks.tasks))}")
-    evaluation = read_scores(options.scores) if options.scores else None
-    if options.data:
-        evaluation = read_evaluation(options.data, options.answers, options.task)
-    if options.live:
-        paths = evaluation.paths if evaluation else ()
-        live = await _rated_live(config, options, options.redis or settings.redis_url, paths)
-        evaluation = evaluation.with_rows(live) if evaluation else live
-    if evaluation is None:
-        raise ConfigError(
-            "there is nothing to learn from; name an evaluation (--data and --answers), --scores, or --live"
-        )
-    models = EmbeddingModels.load(settings.embedding_model, config.encoder)
-    embedding, progress, vectors = QueryEmbedding(models), ProgressLines(), []
-    for number, text in enumerate(evaluation.texts, 1):
-        vectors.append(await embedding.embed(text))
-        progress("embedding", number, len(evaluation.texts))
-    target = Target(options.usd_per_wrong_answer, options.quality)
-    with threadpool_limits(limits=1):  # threads of BLAS busy-wait for each other, and the matrices are small
-        return predict(evaluation, np.stack(vectors).astype(float), models.encoder.fingerprint, target)
-
-
-async def _rated_live(config: Config, options: argparse.Namespace, url: str, evaluated: Sequence[str]) -> Evaluation:
-    """The rated requests of the request log for the paths of an evaluation or, without one, all paths of the task."""
-    if not url:
-        raise ConfigError("there is no request log; name its Redis by --redis or POINTSMAN_GATEWAY_REDIS_URL")
-    task = config.tasks.tasks[options.task]
-    names = evaluated or dict.fromkeys((*task.policy.paths, *(task.shadow.paths if task.shadow else ())))
-    if unknown := [name for name in names if name not in config.paths.paths]:
-        raise ConfigError(f"path '{unknown[0]}' of the evaluation is not in this configuration")
-    async with open_request_log(url) as log:
-        evidence = await read_evidence(log, config.tasks.request_log.lookback_days)
-        requests = await log.rated_requests(options.task, parse_age(options.since))
-    paths = [bootstrap.to_path(name, config.paths.paths[name], config) for name in names]
-    known = {path_key(options.task, path, evidence.versions(path)): evidence.of(options.task, path) for path in paths}
-    return to_evaluation(requests, known, 0 if evaluated else MIN_ROWS)
+    order = PredictOrder(
+        tasks=tuple(options.task),
+        data=options.data,
+        answers=options.answers,
+        scores=options.scores,
+        is_live=options.live,
+        since=options.since,
+        redis_url=options.redis or settings.redis_url,
+        target=Target(options.usd_per_wrong_answer, options.quality),
+    )
+    return await learn(order, config, EmbeddingModels.load(settings.embedding_model, config.encoder), ProgressLines())
 
 
 async def _replay(options: argparse.Namespace, settings: Settings) -> Report:

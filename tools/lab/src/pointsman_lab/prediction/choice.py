@@ -10,9 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman_lab.prediction.fitting import Array
-
-Indices = NDArray[np.intp]
+from pointsman_lab.prediction.inputs import Array, Indices
 
 ONE_SIDED_Z = 1.645
 STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
@@ -34,6 +32,15 @@ class Outcomes:
 
     def rows(self, which: NDArray[np.bool_] | Indices) -> "Outcomes":
         return Outcomes(self.predicted[which], self.expected_usd[which], self.scores[which], self.usd[which])
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """How much more utility some choices have than others on the same rows."""
+
+    mean: float
+    bound: float
+    """One-sided lower bound of the mean, at 95 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +96,26 @@ def measure_policy(outcomes: Outcomes, prices: Array, fixed: Indices) -> PolicyR
     """Measures the policy at each row's price of a wrong answer, (rows,), against each row's fixed path, (rows,)."""
     rows, scores, usd = np.arange(len(prices)), outcomes.scores, outcomes.usd
     chosen = choose(outcomes.predicted, outcomes.expected_usd, prices)
-    gains = scores[rows, chosen] - scores[rows, fixed] - (usd[rows, chosen] - usd[rows, fixed]) / prices
-    gain, error = float(gains.mean()), float(gains.std(ddof=1)) / len(gains) ** 0.5
+    gain = measure_gain(outcomes, chosen, fixed, prices)
     quality, mean_usd = float(scores[rows, chosen].mean()), float(usd[rows, chosen].mean())
     means = scores.mean(axis=0)
     return PolicyResult(
         shares=np.bincount(chosen, minlength=scores.shape[1]) / len(chosen),
         quality=quality,
         usd=mean_usd,
-        gain=gain,
-        bound=gain - ONE_SIDED_Z * error,
+        gain=gain.mean,
+        bound=gain.bound,
         gain_at_equal_cost=quality - float(means @ best_mix(means, usd.mean(axis=0), mean_usd)),
         best=int(np.bincount(fixed).argmax()),
     )
+
+
+def measure_gain(outcomes: Outcomes, chosen: Indices, others: Indices, prices: Array) -> Gain:
+    """Compares two choices of a path for each row, (rows,), at each row's price of a wrong answer, (rows,)."""
+    rows, scores, usd = np.arange(len(prices)), outcomes.scores, outcomes.usd
+    gains = scores[rows, chosen] - scores[rows, others] - (usd[rows, chosen] - usd[rows, others]) / prices
+    mean, error = float(gains.mean()), float(gains.std(ddof=1)) / len(gains) ** 0.5
+    return Gain(mean, mean - ONE_SIDED_Z * error)
 
 
 def prices_to_try(costs: Array) -> list[float]:

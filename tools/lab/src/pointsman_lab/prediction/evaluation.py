@@ -4,8 +4,8 @@ A row may have scores of some of the paths only.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.domain import PathEvidence
 from pointsman_gateway.request_log.evidence import EvidenceKey
 
-from pointsman_lab.prediction.fitting import Array
+from pointsman_lab.prediction.inputs import Array
 from pointsman_lab.request_log import RatedRequest
 
 MIN_ROWS = 100
@@ -51,6 +51,10 @@ class Evaluation:
         """Returns the dollars of each answer, with the path's mean for those that are unknown, (rows, paths)."""
         return np.where(np.isnan(self.usd), self.mean_usd, self.usd)
 
+    def with_mean_usd_in_rows(self) -> "Evaluation":
+        """Returns the evaluation with the path's mean for dollars that are unknown, unless that is unknown (0) too."""
+        return replace(self, usd=np.where(self.mean_usd > 0, self.filled_usd, self.usd))
+
     def with_rows(self, more: "Evaluation") -> "Evaluation":
         """Returns both, with the paths and the costs of this one; of rows with the same text only this one's.
 
@@ -68,12 +72,18 @@ class Evaluation:
         )
 
 
-def read_evaluation(dataset: Path, answers: Path, task: str, min_rows: int = MIN_ROWS) -> Evaluation:
-    """Reads the data set and the answers of `pointsman eval`; leaves out rows that not all paths answered. Rows with
-    the same text are one row with their mean scores, so that no row is predicted by its copies.
+def read_evaluation(
+    dataset: Path, answers: Path | None, tasks: Collection[str], min_rows: int = MIN_ROWS
+) -> Evaluation:
+    """Reads the data set and the answers of `pointsman eval` to the rows of these tasks; leaves out rows that not all
+    paths answered. Rows with the same text are one row with their mean scores, so that no row is predicted by its
+    copies.
 
     Raises ConfigError.
     """
+    if answers is None:
+        raise ConfigError("name the answers of the evaluation as well (--answers)")
+    named = ", ".join(f"'{task}'" for task in tasks)
     ids: dict[str, list[str]] = {}
     lengths: dict[str, int] = {}
     for number, row in _objects(dataset):
@@ -84,15 +94,15 @@ def read_evaluation(dataset: Path, answers: Path, task: str, min_rows: int = MIN
     usd: dict[str, dict[str, float]] = {}
     for _, answer in _objects(answers):
         is_scored = answer.get("outcome") == "ok" and answer["score"] is not None
-        if is_scored and answer["task"] == task and answer["path"] != "auto":
+        if is_scored and answer["task"] in tasks and answer["path"] != "auto":
             scores.setdefault(answer["path"], {})[str(answer["row"])] = float(answer["score"])
             usd.setdefault(answer["path"], {})[str(answer["row"])] = float(sum(answer["cost_parts_usd"].values()))
     if len(scores) < 2:
-        raise ConfigError(f"{answers} has answers of {len(scores)} paths to task '{task}'; two or more are compared")
+        raise ConfigError(f"{answers} has answers of {len(scores)} paths to task {named}; two or more are compared")
     answered = set.intersection(*map(set, scores.values()))
     rows = {text: both for text, same in ids.items() if (both := [row for row in same if row in answered])}
     if len(rows) < min_rows:
-        raise ConfigError(f"all paths answered {len(rows)} rows of task '{task}'; {min_rows} are needed to learn from")
+        raise ConfigError(f"all paths answered {len(rows)} rows of task {named}; {min_rows} are needed to learn from")
     return Evaluation(
         list(rows),
         tuple(scores),

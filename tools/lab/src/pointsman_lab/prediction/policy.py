@@ -1,0 +1,151 @@
+"""Chooses between two ways to predict, and makes the options of the policy `predicted`.
+
+By the tasks alone, every request of a task has the same predictions; by requests, each has its own. The simpler way is
+taken unless the other one is clearly better.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pointsman_gateway.routing.predicted import encode_weights
+
+from pointsman_lab.prediction.choice import (
+    Gain,
+    Outcomes,
+    PolicyResult,
+    choose,
+    measure_gain,
+    measure_out_of_fold,
+    price_for_quality,
+    prices_to_try,
+)
+from pointsman_lab.prediction.cost import CostPrediction, fit_cost, predict_costs_out_of_fold
+from pointsman_lab.prediction.evaluation import Evaluation
+from pointsman_lab.prediction.inputs import FOLDS, Indices, Inputs, folds_of
+from pointsman_lab.prediction.quality import Prediction, fit, predict_out_of_fold
+
+DEFAULT_QUALITY_SHARE = 0.95
+"""Of the best single path's quality, if neither a price nor a quality is given."""
+REQUESTS, TASKS = "requests", "tasks"
+"""What the predictions distinguish."""
+MIN_MEAN = 1e-4
+"""A mean score is written as at least this, and as at most 1 minus this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The point of the curve that the user wants; by default a share of the best single path's quality."""
+
+    usd_per_wrong_answer: float | None = None
+    quality: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to predict, measured on the rows that have scores of all paths, each predicted without itself."""
+
+    name: str
+    """`REQUESTS` or `TASKS`."""
+    inputs: Inputs
+    """Of all rows."""
+    outcomes: Outcomes
+    folds: Indices
+    """(rows,): the fold of each row."""
+    price: float
+    """Dollars of a wrong answer, at the target."""
+    fold_prices: tuple[float, ...]
+    """The price at which each fold is measured: for a quality, the one that the other folds choose."""
+    result: PolicyResult
+    """At `fold_prices`."""
+
+    @property
+    def chosen(self) -> Indices:
+        """Returns the path of each row at its fold's price."""
+        return choose(self.outcomes.predicted, self.outcomes.expected_usd, np.array(self.fold_prices)[self.folds])
+
+    def at(self, price: float) -> PolicyResult:
+        return measure_out_of_fold(self.outcomes, self.folds, [price] * FOLDS)
+
+    def gain_over(self, other: "Candidate") -> Gain:
+        """Returns what its choices gain over those of another way to predict, at the prices of this one."""
+        prices = np.array(self.fold_prices)[self.folds]
+        others = choose(other.outcomes.predicted, other.outcomes.expected_usd, prices)
+        return measure_gain(self.outcomes, self.chosen, others, prices)
+
+
+def candidates_of(evaluation: Evaluation, inputs: Inputs, target: Target) -> list[Candidate]:
+    """Returns the ways to predict, the simplest first; by tasks only if there are several."""
+    found = [_measure(REQUESTS, evaluation, inputs, target)]
+    if inputs.shares.shape[1]:
+        found.insert(0, _measure(TASKS, evaluation, inputs.without_vectors(), target))
+    return found
+
+
+def best_of(candidates: list[Candidate]) -> Candidate:
+    """Returns the simplest candidate that gains over the best single path, unless a later one gains over it as well.
+
+    If none gains, returns the last one.
+    """
+    best: Candidate | None = None
+    for candidate in candidates:
+        if candidate.result.bound > 0 and (best is None or candidate.gain_over(best).bound > 0):
+            best = candidate
+    return best or candidates[-1]
+
+
+def options_of(candidate: Candidate, evaluation: Evaluation, tasks: tuple[str, ...], encoder: str) -> Mapping[str, Any]:
+    """Returns the options of the policy, learned from all rows.
+
+    `tasks` are those of the columns of the inputs' shares. `encoder` is the fingerprint of the embedding model.
+    """
+    paths = {}
+    for at, path in enumerate(evaluation.paths):
+        quality = fit(candidate.inputs, evaluation.scores[:, at])
+        paths[path] = _path_options(quality, fit_cost(candidate.inputs, evaluation.filled_usd[:, at]), tasks)
+    embedded = {"encoder": encoder} if candidate.name == REQUESTS else {}
+    return embedded | {"usd_per_wrong_answer": candidate.price, "paths": paths}
+
+
+def _measure(name: str, evaluation: Evaluation, inputs: Inputs, target: Target) -> Candidate:
+    complete, usd = evaluation.is_complete, evaluation.filled_usd
+    predicted, expected = predict_out_of_fold(inputs, evaluation.scores), predict_costs_out_of_fold(inputs, usd)
+    outcomes = Outcomes(predicted, expected, evaluation.scores, usd).rows(complete)
+    folds = folds_of(len(complete))[complete]
+    price, fold_prices = _prices(outcomes, folds, target)
+    result = measure_out_of_fold(outcomes, folds, fold_prices)
+    return Candidate(name, inputs, outcomes, folds, price, fold_prices, result)
+
+
+def _prices(outcomes: Outcomes, folds: Indices, target: Target) -> tuple[float, tuple[float, ...]]:
+    """Returns the price of a wrong answer at the target, and the one that all folds but one choose, for each fold."""
+    if target.usd_per_wrong_answer is not None:
+        return target.usd_per_wrong_answer, (target.usd_per_wrong_answer,) * FOLDS
+    prices = prices_to_try(outcomes.usd.mean(axis=0))
+
+    def at_quality(rows: Outcomes) -> float:
+        best = float(rows.scores.mean(axis=0).max())
+        return price_for_quality(
+            rows, prices, DEFAULT_QUALITY_SHARE * best if target.quality is None else target.quality
+        )
+
+    return at_quality(outcomes), tuple(at_quality(outcomes.rows(folds != fold)) for fold in range(FOLDS))
+
+
+def _path_options(quality: Prediction, cost: CostPrediction, tasks: tuple[str, ...]) -> Mapping[str, Any]:
+    options: dict[str, Any] = {"mean": _mean(quality.mean), "bias": round(quality.bias, 4)}
+    if len(quality.weights):
+        options["weights"] = encode_weights(quality.weights)
+    if tasks:
+        options["task_weight"] = round(quality.task_weight, 4)
+        options["tasks"] = {
+            task: {"mean": _mean(mean), "cost": float(f"{factor:.4g}")}
+            for task, mean, factor in zip(tasks, quality.task_means, cost.task_factors, strict=True)
+        }
+    options |= {"cost_bias": round(cost.bias, 4), "cost_length_weight": round(cost.length_weight, 4)}
+    return options | ({"cost_weights": encode_weights(cost.weights)} if cost.weights.any() else {})
+
+
+def _mean(value: float) -> float:
+    return round(min(max(float(value), MIN_MEAN), 1 - MIN_MEAN), 4)
