@@ -444,6 +444,10 @@ bench-public: $(VENV)/.done ## measure the classifier on published benchmarks, c
 	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
 	$(BIN)/python benchmarks/public_scorecard.py $(ARGS)
 
+.PHONY: bench-routers
+bench-routers: embedding-model ## measure the policy `predicted` on public benchmarks of routers, compared with simple and published routers; ARGS="--data FOLDER --only routerbench"
+	$(BIN)/python -m benchmarks.routers $(ARGS)
+
 .PHONY: bench-retrieval
 bench-retrieval: embedding-model .venv-bench/retrieval/.done ## measure the retriever, compared with its peers; DATA="FOLDER ..." for other judged sets
 	$(BIN)/python benchmarks/retrieval_quality.py $(DATA)
