@@ -41,7 +41,7 @@ class Contender:
 
 def simple_routers(split: Split, embedder: Embedder) -> list[Contender]:
     """Returns nearest neighbours and ridge regression, with the mean cost of each model."""
-    learned, tested = embedder.embed(split.learned.texts), embedder.embed(split.tested.texts)
+    learned, tested = embedder.inputs(split.learned).vectors, embedder.inputs(split.tested).vectors
     mean_usd = np.tile(split.learned.usd.mean(axis=0), (len(tested), 1))
     found = []
     for name, learners in (

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.routers.contenders import known_sets, predicted_router
+from benchmarks.routers.curves import point_of
 from benchmarks.routers.llmrouterbench import COLUMNS, MEANS, PREDICTED, TOLD, contenders, figures_of
 from benchmarks.routers.result import Result, Row
 from benchmarks.routers.score_table import Embedder, ScoreTable, Split
@@ -34,7 +35,7 @@ def read(data: Path) -> ScoreTable:
     for part in ("test", "train"):
         for row in json.loads((data / SCORES / f"{part}.json").read_text("utf-8")):
             rows.setdefault(row["question"], row["scores"])
-    sets = {}
+    sets: dict[str, str] = {}
     for part in ("train", "test"):
         with (data / QUERIES / f"default_query_{part}.jsonl").open(encoding="utf-8") as lines:
             sets |= {query["query"].strip(): query["task_name"] for query in map(json.loads, lines)}
@@ -57,9 +58,8 @@ def measure(data: Path, embedder: Embedder) -> Result:
         figures = figures_of(routers, split.tested)
         choices = {each.name: each.predicted.argmax(axis=1) for each in routers}
         choices["best single model"] = np.full(len(split.tested.texts), split.learned.best_single)
-        rows = np.arange(len(split.tested.texts))
         for name, chosen in choices.items():
-            figures[name] |= {MEAN: 100 * float(split.tested.scores[rows, chosen].mean())}
+            figures[name] |= {MEAN: 100 * point_of(chosen, split.tested)[1]}
         figures["oracle"] |= {MEAN: 100 * float(split.tested.scores.max(axis=1).mean())}
         figures["random"] |= {MEAN: 100 * float(split.tested.scores.mean())}
         found.append(figures)

@@ -98,7 +98,7 @@ def read(data: Path) -> ScoreTable:
 
 def _out_of_fold(table: ScoreTable, embedder: Embedder) -> list[Contender]:
     """Returns each learning router with its predictions for every row from a fit to the other folds."""
-    folds, found = folds_of(len(table.texts)), {}
+    folds, found = folds_of(len(table.texts)), dict[str, Contender]()
     for fold in range(FOLDS):
         split = Split(table.rows(folds != fold), table.rows(folds == fold))
         learned, tested = embedder.inputs(split.learned), embedder.inputs(split.tested)

@@ -76,6 +76,7 @@ def measure(data: Path, embedder: Embedder) -> Result:
             "gain_tolerance": by_name[f"{PREDICTED}, tolerance, {LEARNED_ROWS} rows"][GAIN],
             "cost_95": own[COST_95],
             "dollars_off": max(one.dollars_off for one in printed),
+            "printed_off": max(one.printed_off for one in printed),
             "policies_accepted": sum(one.accepted for one in printed),
         },
         TARGETS,
@@ -139,6 +140,8 @@ class Printed:
     """The largest difference of expected and true dollars of the chosen test answers, in percent, over the prices of
     the printed table at which the policy is better than the best single model.
     """
+    printed_off: float
+    """Likewise, of the printed dollars, which are true ones of the learned rows."""
 
 
 def _printed(split: Split, embedder: Embedder) -> Printed:
@@ -146,13 +149,15 @@ def _printed(split: Split, embedder: Embedder) -> Printed:
     table = split.learned
     evaluation = Evaluation(table.texts, table.models, table.scores, table.usd, table.usd.mean(axis=0), learned.lengths)
     report = predict(evaluation, learned, ("routerbench",), "minilm", Target())
-    own, rows, off = predicted_router(PREDICTED, split, learned, tested), np.arange(len(split.tested.texts)), [0.0]
+    own, rows = predicted_router(PREDICTED, split, learned, tested), np.arange(len(split.tested.texts))
+    off, printed_off = [0.0], [0.0]
     for point in report.facts["curve"]:
         if point["lower_bound"] > 0:
             chosen = choose(own.predicted, own.expected_usd, point["usd_per_wrong_answer"])
             true = split.tested.usd[rows, chosen].mean()
             off.append(abs(float(own.expected_usd[rows, chosen].mean() / true) - 1))
-    return Printed(not report.failure, 100 * max(off))
+            printed_off.append(abs(point["usd_per_1000"] / (1000 * true) - 1))
+    return Printed(not report.failure, 100 * max(off), 100 * max(printed_off))
 
 
 def _read(folder: Path, part: str) -> ScoreTable:
@@ -166,8 +171,8 @@ def _read(folder: Path, part: str) -> ScoreTable:
                 scores, usd = ([row[name + end] for name in models] for end in ("", "|total_cost"))
                 if all(scores) and all(usd):
                     rows.setdefault(_text(row["prompt"]), (row["eval_name"], [*map(float, scores)], [*map(float, usd)]))
-    sets, scores, usd = zip(*rows.values(), strict=True)
-    return ScoreTable(list(rows), np.array(sets), tuple(models), np.array(scores), np.array(usd))
+    sets, all_scores, all_usd = zip(*rows.values(), strict=True)
+    return ScoreTable(list(rows), np.array(sets), tuple(models), np.array(all_scores), np.array(all_usd))
 
 
 def _text(prompt: str) -> str:

@@ -87,9 +87,7 @@ class Router:
     ) -> None:
         """Takes in `model_inputs` the kinds of media that each model accepts; a model without an entry accepts only
         text. `model_fallbacks` are the paths to try if a model fails that a request has named, by model. `revision` is
-        the digest of the configuration, which each decision has. `default_policy` chooses for requests that fit no
-        task; None: they take the default path.
-        """
+        the digest of the configuration, which each decision has. `default_policy`, if any, is for requests of no task."""
         self._paths = paths
         self._tasks = tasks
         self._default = paths[default_path]
@@ -199,9 +197,8 @@ class Router:
             return self._abstained
         plan = self._constant_plans.get(task)
         if plan is None:
-            plan = self._with_fallbacks(
-                task, self._policies[task].plan(TaskContext(self._facts, task, request, key, labels))
-            )
+            context = TaskContext(self._facts, task, request, key, labels)
+            plan = self._with_fallbacks(task, self._policies[task].plan(context))
         if labels.stage.startswith("rule:"):
             plan = replace(plan, reason=labels.stage)
         stale = self._tasks[task].stale if task in self._tasks else None
@@ -294,9 +291,8 @@ class Router:
     def _escalation(self, task: str, chosen: Path, others: Sequence[Path], plan: Plan) -> tuple[Path, ...]:
         """Returns the paths among `others` that come after `chosen` in the plan's order, or in that of the policy."""
         order = plan.escalation_order or self._policies[task].paths
-        if chosen.name not in order:
-            return ()
-        return tuple(path for path in others if path.name in order[order.index(chosen.name) + 1 :])
+        later = order[order.index(chosen.name) + 1 :] if chosen.name in order else ()
+        return tuple(path for path in others if path.name in later)
 
 
 @lru_cache(maxsize=1024)
