@@ -10,6 +10,7 @@ from pointsman_gateway.pipeline.admission import Admission, QueueLimits
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 from prometheus_client import CollectorRegistry, Gauge
 
+from tests.gateway.doubles.slots import slot
 from tests.gateway.doubles.waiting import until
 
 PATIENT = 30.0
@@ -38,7 +39,7 @@ class AdmissionHarness:
         self._go[name].set()
 
     async def _stay(self, name: str, priority: int) -> None:
-        async with self.admission.admitted(request(priority)):
+        async with slot(self.admission, request(priority)):
             self.entered.append(name)
             await self._go[name].wait()
 
@@ -260,7 +261,7 @@ async def test_an_unanswerable_request_takes_no_slot() -> None:
     async with queue_of(1) as h:
         await full(h, "a")
         with pytest.raises(InvalidArgument):
-            async with h.admission.admitted(Request("auto", ())):
+            async with slot(h.admission, Request("auto", ())):
                 pass
         assert h.admission.waiting == 0
 

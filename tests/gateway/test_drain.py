@@ -24,6 +24,7 @@ from tests.gateway.doubles.gateway import Gateway, open_http_client
 from tests.gateway.doubles.load import Load, Outcome
 from tests.gateway.doubles.process_engine import process_engine
 from tests.gateway.doubles.process_gateway import ProcessGateway, process_gateway
+from tests.gateway.doubles.slots import slot
 from tests.gateway.doubles.waiting import found, until
 
 REQUEST = Request("auto", (Message("user", "Hello"),))
@@ -157,17 +158,16 @@ async def test_the_order_of_shutdown() -> None:
 
     async def stop_calling() -> None:
         seen.append((admission.is_ready, admission.is_closed))
-        async with admission.admitted(REQUEST):  # still served
+        async with slot(admission, REQUEST):  # still served
             pass
 
-    inside = admission.admitted(REQUEST)
-    await inside.__aenter__()
+    assert admission.enter(REQUEST)
     leaving = asyncio.create_task(drain(admission, signal.SIGTERM, DrainTimes(0.01, 30), stop_calling))
     await until(lambda: admission.is_closed)
     assert seen == [(False, False)]
     with pytest.raises(Unavailable):
-        async with admission.admitted(REQUEST):
+        async with slot(admission, REQUEST):
             pass
     assert not leaving.done()
-    await inside.__aexit__(None, None, None)
+    admission.leave(REQUEST)
     assert await leaving
