@@ -24,7 +24,7 @@ from pointsman_lora_server.domain import (
 from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.grpc.messages import EngineIdentity
 from pointsman_lora_server.grpc.servicers import ADAPTERS, LoraServerServicer
-from pointsman_lora_server.registry import CanaryOutcomes, RequestCounts
+from pointsman_servicekit.canary_reports import CanaryReport, RequestCounts
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.grpc_server import serving
@@ -253,7 +253,7 @@ async def test_canary_metrics_are_passed(stub: Any, rollout: Asked) -> None:
     await stub.ReportCanaryMetrics(pb.ReportCanaryMetricsRequest(outcomes=[outcome]))
 
     assert rollout.calls == [
-        ("report_canary_metrics", [CanaryOutcomes(PROD, 7, OLD, RequestCounts(9, 1, 2, {0: 1, 40: 7}))])
+        ("report_canary_metrics", [CanaryReport(PROD, 7, OLD, RequestCounts(9, 1, 2, {0: 1, 40: 7}))])
     ]
 
 
