@@ -246,7 +246,7 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         (_set("tasks", "chat", "metric", to={"exact": True, "contains": True}), "a task has one metric, with a value"),
         (
             _set("tasks", "chat", "metric", to={"exakt": True}),
-            "unknown metric 'exakt'; known: exact, json_fields, contains, regex, rouge_l, judge, entry_point, or ",
+            "unknown metric 'exakt'; known: exact, json_fields, contains, regex, rouge_l, entry_point, judge, or ",
         ),
         (_set("tasks", "chat", "metric", to={"exact": False}), "'tasks.chat.metric.exact': Input should be True"),
         (
@@ -255,7 +255,7 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         ),
         (
             _set("tasks", "chat", "metric", to={"regex": "("}),
-            "the metric of task 'chat' has a bad regex: missing ) at position 1 (it is '(')",
+            "the metric of task 'chat': metric regex: bad pattern '(': missing ) at position 1",
         ),
         (
             _set("tasks", "chat", "metric", to={"judge": {"model": "path:nowhere"}}),
