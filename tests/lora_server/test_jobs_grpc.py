@@ -126,6 +126,13 @@ def test_a_job_survives_the_kill_of_its_server_and_is_registered_once_it_is_done
     assert list(told) == list(range(1, int(starts[0]["steps"]) + 1))
 
 
+def test_a_method_is_described_by_the_engine_environment(serve: Serve) -> None:
+    _, stub = serve()
+    found = stub.DescribeMethod(pb.DescribeTrainingMethodRequest(name="dpo"), timeout=SECONDS)
+    assert (found.name, found.learns_from_pairs, found.must_be_merged) == ("dpo", True, False)
+    assert stub.DescribeMethod(pb.DescribeTrainingMethodRequest(), timeout=SECONDS).name == "lora"
+
+
 def test_errors_come_with_their_codes_and_names(serve: Serve, data: Path) -> None:
     _, stub = serve()
     for call, request, status, code in (

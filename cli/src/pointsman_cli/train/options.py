@@ -56,15 +56,15 @@ DEFAULT_METHOD = "lora"
 MethodOption = Annotated[
     str,
     typer.Option(
-        help="Training method: lora, rslora, qlora, dora (can only be served merged), dpo (learns from pairs of "
-        "answers), an installed method, or MODULE:ATTRIBUTE in the engine's environment."
+        help="Training method, such as lora, or dpo, which learns from pairs of answers (docs/training.md lists them); "
+        "an installed method, or MODULE:ATTRIBUTE in the engine's environment."
     ),
 ]
 ServedMethodOption = Annotated[
     str,
     typer.Option(
-        help="Training method whose result an engine serves as an adapter: lora, rslora, qlora, dpo (learns from pairs "
-        "of answers), or one that is installed at the lora-server."
+        help="Training method whose result an engine serves as an adapter, such as lora, or dpo, which learns from "
+        "pairs of answers (docs/training.md lists them); or one that is installed at the lora-server."
     ),
 ]
 RankOption = Annotated[int, typer.Option(min=1, max=64, help="LoRA rank; the engine limits it (--max-lora-rank).")]

@@ -131,14 +131,17 @@ def check_request(request: JobRequest, methods: Collection[str]) -> None:
         check_alias(f"{request.name}@{request.alias_suffix}")
     if request.parent:
         check_version(request.parent)
-    if request.method not in methods:
-        raise InvalidArgument(
-            f"there is no training method '{request.method}'; known: {', '.join(methods)}",
-            code="bad_method",
-            param="method",
-        )
+    check_method(request.method, methods)
     for option, value in request.options.items():
         _check_option(option, value)
+
+
+def check_method(name: str, methods: Collection[str]) -> None:
+    """Raises InvalidArgument ("bad_method") if the method is not one of `methods`."""
+    if name not in methods:
+        raise InvalidArgument(
+            f"there is no training method '{name}'; known: {', '.join(methods)}", code="bad_method", param="method"
+        )
 
 
 def _check_option(option: str, value: str) -> None:
