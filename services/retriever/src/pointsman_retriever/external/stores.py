@@ -52,7 +52,7 @@ class ExternalFields(_Strict):
 
 
 class ExternalCollectionConfig(_Strict):
-    store: str = Field(description="qdrant, pgvector, elasticsearch, opensearch, milvus, or module:attribute")
+    store: str = Field(description=f"{', '.join(EXTERNAL_STORES)}, the name of an entry point, or module:attribute")
     url: str = Field(min_length=1, description="the store's URL, without a password")
     name: str = Field(default="", description="the store's collection, table or index; empty: the collection's name")
     api_key_env: str = Field(default="", description="the environment variable with the store's key, token or password")
