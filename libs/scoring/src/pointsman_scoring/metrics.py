@@ -24,7 +24,10 @@ class MetricError(ValueError):
 
 
 class Metric(Protocol):
-    """Interface of all metrics; the classes of this module and of `registry` implement it."""
+    """Interface of all metrics; the classes of this module and of `registry` implement it.
+
+    An attribute `compares_facts = True` says that the label is a row's facts, if it has some, rather than its output.
+    """
 
     def score(self, answer: str, expected: Any) -> float:
         """Scores `answer` from 0 to 1.
@@ -120,6 +123,8 @@ class Contains(WithoutOption):
     are ignored. A fact must stand as separate words: "5 days" is not contained in "15 days", nor "40 dollars" in "2.40
     dollars".
     """
+
+    compares_facts = True
 
     def score(self, answer: str, expected: Any) -> float:
         facts = [_ways_to_say(fact) for fact in (expected if isinstance(expected, list) else [expected])]

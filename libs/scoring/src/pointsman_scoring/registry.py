@@ -77,6 +77,10 @@ class UserMetric:
         if not callable(getattr(self._metric, "score", None)):
             raise MetricError(f"{self._name} has no method 'score'")
 
+    @property
+    def compares_facts(self) -> bool:
+        return bool(getattr(self._metric, "compares_facts", False))
+
     def score(self, answer: str, expected: Any) -> float:
         return _checked_score(self._name, self._metric.score, answer, expected)
 
