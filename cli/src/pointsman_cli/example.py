@@ -30,7 +30,10 @@ GATEWAY_KEYS = frozenset({"models", "engines", "paths", "tasks"})
 INVALID_CONTENT = (yaml.YAMLError, UnicodeDecodeError, OSError, AttributeError, LookupError, TypeError)
 """The errors of reading a configuration's files without checking them."""
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+NAME_PATTERN = r"[a-z0-9_-]{1,64}"
+"""The form of the names of adapters and collections, as in the services."""
+
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 
 
 class _Strict(BaseModel):

@@ -32,6 +32,10 @@ MAX_GUARDRAIL_SECONDS = 30.0
 SMALLEST_TOP_P = 1e-9
 """The smallest `top_p` that the gRPC API accepts."""
 
+NAME_PATTERN = r"[a-z0-9_-]{1,64}"
+"""The form of the names of paths, tasks and adapters. The lora-server, the retriever and the command have copies."""
+
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 MaxTokens = Annotated[int, Field(ge=1, lt=2**63)]
 Temperature = Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)]
 TopP = Annotated[float, Field(gt=0, le=1)]

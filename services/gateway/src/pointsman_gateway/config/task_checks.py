@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from pointsman_scoring import MetricError, metric_from
 
-from pointsman_gateway.config.field_types import ConfigError, must_be_known
+from pointsman_gateway.config.field_types import NAME_PATTERN, ConfigError, must_be_known
 from pointsman_gateway.config.flywheel import FlywheelConfig, StaleConfig
 from pointsman_gateway.config.model_checks import has_lora_server
 from pointsman_gateway.config.models_file import ModelsFile
@@ -14,7 +14,7 @@ from pointsman_gateway.config.tasks_file import TaskConfig, TasksFile
 from pointsman_gateway.domain import UNKNOWN
 from pointsman_gateway.patterns import BadPattern, Pattern
 
-ALIAS = re.compile(r"[a-z0-9_-]{1,64}@(?![0-9a-f]{12}$)[a-z0-9_-]{1,64}")
+ALIAS = re.compile(f"{NAME_PATTERN}@(?![0-9a-f]{{12}}$){NAME_PATTERN}")
 """An adapter's alias; a version ends in a hash instead."""
 
 

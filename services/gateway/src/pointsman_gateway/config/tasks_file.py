@@ -8,6 +8,7 @@ from pydantic_core import CoreSchema
 from pointsman_gateway.config.field_types import (
     MAX_GUARDRAIL_SECONDS,
     GuardrailCheck,
+    Name,
     PolicyConfig,
     Strict,
     ValidatorConfig,
@@ -178,7 +179,7 @@ class RequestLogConfig(Strict):
 class GuardrailConfig(Strict):
     """A check of the texts of requests, prompts and answers, whichever `hooks` names."""
 
-    name: str = Field(pattern=r"^[a-z0-9_-]{1,64}$")
+    name: Name
     check: GuardrailCheck
     hooks: tuple[Hook, ...] = Field(
         default=("request", "response"),
@@ -213,6 +214,6 @@ class TasksFile(Strict):
     request_log: RequestLogConfig = RequestLogConfig()
     learning: LearningConfig | None = Field(default=None, description="unset: no answer is stored")
     guardrails: tuple[GuardrailConfig, ...] = Field(default=(), description="checks of every conversation")
-    tasks: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], TaskConfig] = Field(
+    tasks: dict[Name, TaskConfig] = Field(
         default={}, description="at least two, or none: then every request for 'auto' takes the default path"
     )

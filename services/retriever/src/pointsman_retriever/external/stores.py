@@ -16,7 +16,7 @@ from pointsman_servicekit import strict_yaml
 from pointsman_servicekit.errors import FailedPrecondition
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pointsman_retriever.domain import DEFAULT_TENANT, CollectionId, Vectors
+from pointsman_retriever.domain import DEFAULT_TENANT, NAME_PATTERN, CollectionId, Vectors
 
 GROUP = "pointsman.external_stores"
 EXTERNAL_STORES: Mapping[str, str] = {
@@ -26,7 +26,7 @@ EXTERNAL_STORES: Mapping[str, str] = {
     "opensearch": "pointsman_retriever.external.elasticsearch:OpensearchIndex",
     "milvus": "pointsman_retriever.external.milvus:MilvusCollection",
 }
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,127}$")]
 
 
