@@ -260,7 +260,7 @@ DECISION = {
     "margin": 0.8812,
     "in_distribution_score": 0.217,
     "notes": ["read in part", "in another language (fr)"],
-    "generation": "0a1b2c3d4e5f6071",
+    "revision": "0a1b2c3d4e5f6071",
 }
 
 

@@ -215,7 +215,7 @@ def test_a_dead_or_hanging_service_fails_with_its_log(cli: Cli, arguments: tuple
 @pytest.mark.parametrize(
     ("problem", "level", "told"),
     [
-        ("", Level.OK, "generation 0a1b"),
+        ("", Level.OK, "revision 0a1b"),
         (
             "tasks.yaml: unknown key 'tsaks'",
             Level.FAIL,
@@ -228,7 +228,7 @@ async def test_a_rejected_configuration_edit_is_a_failure(problem: str, level: L
         def do_GET(self) -> None:  # the library's name
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps({"generation": "0a1b", "problem": problem}).encode())
+            self.wfile.write(json.dumps({"revision": "0a1b", "problem": problem}).encode())
 
         def log_message(self, *words: object) -> None:
             """Disables the log."""
@@ -242,7 +242,7 @@ async def test_a_rejected_configuration_edit_is_a_failure(problem: str, level: L
 @pytest.mark.parametrize(
     ("key", "level", "told"),
     [
-        ("pm-right", Level.OK, "generation 0a1b"),
+        ("pm-right", Level.OK, "revision 0a1b"),
         ("pm-wrong", Level.FAIL, "the gateway rejects this API key; `pointsman keys list` shows all"),
         ("", Level.WARN, "put an API key into POINTSMAN_API_KEY, or name its variable with --key-env"),
     ],
@@ -252,7 +252,7 @@ async def test_a_gateway_with_keys_on_is_asked_with_the_key(key: str, level: Lev
         def do_GET(self) -> None:  # the library's name
             self.send_response(200 if self.headers["authorization"] == "Bearer pm-right" else 401)
             self.end_headers()
-            self.wfile.write(b'{"generation": "0a1b", "problem": ""}')
+            self.wfile.write(b'{"revision": "0a1b", "problem": ""}')
 
         def log_message(self, *words: object) -> None:
             """Disables the log."""

@@ -135,7 +135,7 @@ def test_a_replay_is_shown_and_fails_if_too_much_would_change(
 def _entry(name: str, path: str) -> dict[str, Any]:
     """An entry as documented in docs/request_log.md: a greeting whose text was not stored."""
     return {
-        "v": 1, "id": name, "unix_ms": 0, "generation": "g1", "task": "chat", "confidence": 0.9, "margin": 0.8,
+        "v": 1, "id": name, "unix_ms": 0, "revision": "g1", "task": "chat", "confidence": 0.9, "margin": 0.8,
         "in_distribution_score": 1.0, "stage": "static", "notes": [], "probabilities": [["chat", 0.9]], "path": path,
         "kind": "prompt", "fingerprint": "f", "reason": "policy:fixed", "considered": [], "expected_cost_usd": 1e-6,
         "model": "", "requested": "auto", "metadata": {}, "response_format": "", "inputs": "i", "user_digest": "",

@@ -12,7 +12,7 @@ async def test_tasks_name_all_paths_that_could_answer_and_their_metric(neighbour
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
         told = (await http.get("/v1/tasks")).json()
         configured = (await http.get("/v1/configuration")).json()
-    assert told["generation"] == configured["generation"]
+    assert told["revision"] == configured["revision"]
     assert told["default_path"] == "safe_start"
     assert told["tasks"] == {
         "triage": {

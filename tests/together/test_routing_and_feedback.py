@@ -47,16 +47,16 @@ def test_an_edit_applies_at_once_and_log_probabilities_validate_an_answer(help_d
     as_it_was = file.read_text()
     tasks = yaml.safe_load(as_it_was)
     tasks["tasks"]["triage"]["validators"] = [{"mean_logprob": -0.000001}]
-    before = http.get("/v1/configuration").json()["generation"]
+    before = http.get("/v1/configuration").json()["revision"]
     file.write_text(yaml.safe_dump(tasks))
     try:
-        _until(lambda: http.get("/v1/configuration").json()["generation"] != before)
+        _until(lambda: http.get("/v1/configuration").json()["revision"] != before)
         judged = ask(http, TRIAGE, max_tokens=40)
         assert judged.headers["x-pointsman-reason"] == "escalated:mean_logprob"
         assert judged.json()["choices"][0]["logprobs"] is None  # requested by the judge, not by the client
     finally:
         file.write_text(as_it_was)
-        _until(lambda: http.get("/v1/configuration").json()["generation"] == before)
+        _until(lambda: http.get("/v1/configuration").json()["revision"] == before)
 
 
 def test_feedback_counts_once_over_http_and_grpc(help_desk: Any, http: httpx.Client) -> None:
