@@ -264,7 +264,7 @@ def test_the_refusal_of_a_version_names_what_cut_its_training_short(datasets: Pa
 
 
 @pytest.mark.parametrize(
-    ("done", "told"),
+    ("done", "message"),
     [
         ({"steps": 20, "of_steps": 30, "ended_by": "patience"}, "20 of 30 steps, since its held-out loss no longer"),
         ({"steps": 14, "ended_by": "time"}, "stopped after 14 steps by max_minutes"),
@@ -272,9 +272,9 @@ def test_the_refusal_of_a_version_names_what_cut_its_training_short(datasets: Pa
         ({}, ""),
     ],
 )
-def test_only_a_training_that_ended_early_has_a_cause(done: dict[str, object], told: str) -> None:
-    assert told in explain_end(done)
-    assert bool(explain_end(done)) == bool(told)
+def test_only_a_training_that_ended_early_has_a_cause(done: dict[str, object], message: str) -> None:
+    assert message in explain_end(done)
+    assert bool(explain_end(done)) == bool(message)
 
 
 def test_a_version_equal_to_the_serving_one_is_refused(datasets: Path) -> None:

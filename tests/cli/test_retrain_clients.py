@@ -150,8 +150,8 @@ async def test_a_canary_is_set_with_its_terms_and_a_version_retired_with_a_reaso
 
 async def test_a_training_is_found_by_its_run_and_started_once(lora_server: tuple[LoraServer, str]) -> None:
     servicer, address = lora_server
-    told: list[str] = []
-    trainer = Trainer(address, lambda kind, facts: told.append(kind))
+    received: list[str] = []
+    trainer = Trainer(address, lambda kind, facts: received.append(kind))
     spec = TrainingSpec("triage", Path("/d"), None, "lora", "", {"rank": 4}, {"data_set": "t/1"}, "retrain 1")
     assert await trainer.start(spec) == "job-1"
     assert (servicer.asked[0].recipe.rank, dict(servicer.asked[0].facts)) == (4, {"data_set": "t/1"})
@@ -161,4 +161,4 @@ async def test_a_training_is_found_by_its_run_and_started_once(lora_server: tupl
     assert await trainer.start(spec) == "job-9"
     cause = "the training was stopped after 14 of 30 steps by max_minutes: raise flywheel.training.max_minutes"
     assert await trainer.follow("job-9") == TrainingResult("succeeded", NEW, cut_short=cause)
-    assert (told, len(servicer.asked)) == (["warning", "done"], 1)
+    assert (received, len(servicer.asked)) == (["warning", "done"], 1)

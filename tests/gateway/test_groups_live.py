@@ -64,8 +64,10 @@ async def opened(neighbours: Neighbours) -> AsyncIterator[tuple[Gateway, httpx.A
 
 async def answered_by(http: httpx.AsyncClient, model: str) -> str:
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
-    told = (await http.post("/v1/chat/completions", json=body)).json()
-    return str(told["choices"][0]["message"]["content"]) if "choices" in told else str(told["error"]["code"])
+    answered = (await http.post("/v1/chat/completions", json=body)).json()
+    return (
+        str(answered["choices"][0]["message"]["content"]) if "choices" in answered else str(answered["error"]["code"])
+    )
 
 
 def places(gateway: Gateway) -> dict[str, str]:

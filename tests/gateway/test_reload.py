@@ -126,9 +126,9 @@ async def test_an_invalid_edit_is_rejected_with_a_reason_and_the_last_valid_one_
     neighbours.config.write()
     await until(lambda: gateway.components.reloader.status.problem)
 
-    told = await status(http)
-    assert told["revision"] == before
-    assert "task 'chat' names path 'no_such_path'; known: " in told["problem"]
+    result = await status(http)
+    assert result["revision"] == before
+    assert "task 'chat' names path 'no_such_path'; known: " in result["problem"]
     assert gateway.metric("pointsman_config_reloads_total", outcome="refused") == 1
     assert await path_of(http, IN_CHAT) == "small_talk"
 

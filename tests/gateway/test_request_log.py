@@ -231,9 +231,9 @@ async def test_during_its_cooldown_redis_is_not_called(valkey: Valkey) -> None:
         port = silent.sockets[0].getsockname()[1]
         async with run_request_log(f"redis://127.0.0.1:{port}/0") as harness:
             for _ in range(50):
-                with pytest.raises(Unavailable) as told:
+                with pytest.raises(Unavailable) as raised:
                     await harness.store.evidence(redis_schema.today())
-            assert told.value.code == "redis_unavailable"
+            assert raised.value.code == "redis_unavailable"
             assert asked == MAX_ATTEMPTS  # of the first call
             assert harness.metric("pointsman_redis_up") == 0
 

@@ -68,8 +68,8 @@ def test_each_wrong_value_is_named_with_its_variable() -> None:
         {"msg": "Value error, write a name", "loc": ("data_roots", 0), "input": "5"},
         {"msg": "Value error, APP_A and APP_B exclude each other", "loc": (), "input": {"a": "secret"}},
     ]
-    told = str(WrongSetting("APP_", errors))
-    assert told == "APP_DATA_ROOTS is '5': write a name; APP_A and APP_B exclude each other"
+    text = str(WrongSetting("APP_", errors))
+    assert text == "APP_DATA_ROOTS is '5': write a name; APP_A and APP_B exclude each other"
 
 
 @pytest.mark.parametrize(("setting", "value", "remedy"), [("METRICS_LISTEN", "localhost", ADDRESS), LOG_LEVEL])

@@ -75,8 +75,8 @@ def test_feedback_counts_once_over_http_and_grpc(help_desk: Any, http: httpx.Cli
 def test_a_replay_with_the_same_configuration_changes_nothing(help_desk: Any, http: httpx.Client) -> None:
     for text in (TRIAGE, "Do I have to reserve a space for my bicycle?", "Tell me of the moons of Jupiter"):
         http.post("/v1/route", json={"model": "auto", "messages": [{"role": "user", "content": text}]})
-    told = _pointsman(help_desk, "replay", str(help_desk.config), "--redis", help_desk.run["redis_url"], "--json")
-    facts = json.loads(told)
+    output = _pointsman(help_desk, "replay", str(help_desk.config), "--redis", help_desk.run["redis_url"], "--json")
+    facts = json.loads(output)
     assert facts["decisions"] >= 3
     assert facts["changed"] == 0
 
