@@ -28,7 +28,7 @@ function card(task) {
 /** A path's figures, and below them what the policy says about it. */
 function rows(task, path) {
   const choice = path.path === task.choice ? "choice" : "";
-  const said = [path.explanation && h("span", {}, path.explanation), path.unavailable && h("span", { class: "away" }, path.unavailable)].filter(Boolean);
+  const remarks = [path.explanation && h("span", {}, path.explanation), path.unavailable && h("span", { class: "away" }, path.unavailable)].filter(Boolean);
   return [
     row(COLUMNS, [
       h("span", { class: "stop" }, pathName(path.path, path.kind), h("span", { class: "made" }, role(task, path))),
@@ -36,7 +36,7 @@ function rows(task, path) {
       h("span", { class: path.estimated ? "faint" : "" }, (path.estimated && path.usd_per_1k !== null ? "about " : "") + dollars(path.usd_per_1k).replace("$", "")),
       path.answers ? seconds(path.p95_seconds) : "–",
     ], { class: choice }),
-    ...(said.length ? [h("tr", { class: `said ${choice}` }, h("td", { colspan: COLUMNS.length, class: "made" }, said))] : []),
+    ...(remarks.length ? [h("tr", { class: `remarks ${choice}` }, h("td", { colspan: COLUMNS.length, class: "made" }, remarks))] : []),
   ];
 }
 
