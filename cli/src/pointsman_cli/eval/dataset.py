@@ -126,11 +126,7 @@ def _rows(file: Path, text: str, task: str) -> list[Row]:
             problems.setdefault(str(error), []).append(number)
     if problems:
         shown = [f"{file}:{_line_numbers(lines)} {problem}" for problem, lines in problems.items()]
-        more = (
-            f"; and {len(shown) - _MAX_PROBLEMS} other problems"
-            if len(shown) > _MAX_PROBLEMS
-            else ""
-        )
+        more = f"; and {len(shown) - _MAX_PROBLEMS} other problems" if len(shown) > _MAX_PROBLEMS else ""
         raise UsageError("; ".join(shown[:_MAX_PROBLEMS]) + more)
     return rows
 
