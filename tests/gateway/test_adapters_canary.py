@@ -70,8 +70,8 @@ async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
 
 
 async def tell(neighbours: Neighbours, *resident: str, revision: int = 3) -> None:
-    told = alias(OLD, revision, NEW, WEIGHT)
-    await neighbours.lora_server.say(READY, url=neighbours.engine.url, resident=resident, aliases={PROD: told})
+    moved = alias(OLD, revision, NEW, WEIGHT)
+    await neighbours.lora_server.say(READY, url=neighbours.engine.url, resident=resident, aliases={PROD: moved})
 
 
 async def ask(api: ApiClient, what: str, who: str) -> Any:
@@ -192,8 +192,8 @@ async def test_a_timeout_while_loading_is_not_counted_for_the_version(
         await asyncio.Event().wait()
 
     neighbours.lora_server.loads = load
-    told = {PROD: alias(OLD, 3, NEW, WEIGHT)}
-    await neighbours.lora_server.say(READY, url=neighbours.engine.url, loadable=[OLD], aliases=told)
+    aliases = {PROD: alias(OLD, 3, NEW, WEIGHT)}
+    await neighbours.lora_server.say(READY, url=neighbours.engine.url, loadable=[OLD], aliases=aliases)
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         body = {"model": PROD, "user": user(False), "messages": [{"role": "user", "content": "x"}]}
         late = await client.post("/v1/chat/completions", json=body, headers={"x-request-timeout": "0.2"})
@@ -269,8 +269,8 @@ def test_times_are_counted_in_buckets_that_grow_by_a_fourth_root_of_two(millisec
 def test_only_outcomes_caused_by_the_version_are_counted(outcome: str, counted: tuple[int, int] | None) -> None:
     trials = CanaryOutcomes()
     trials.add(PATH, AIM, outcome, False, 0.5)
-    told = [(one.counts.requests, one.counts.errors) for reports in trials.take().values() for one in reports]
-    assert told == ([] if counted is None else [counted])
+    seen = [(one.counts.requests, one.counts.errors) for reports in trials.take().values() for one in reports]
+    assert seen == ([] if counted is None else [counted])
     assert trials.take() == {}
 
 
@@ -340,5 +340,5 @@ async def test_an_undelivered_report_is_merged_with_later_ones() -> None:
     await reporting.report()
     trials.add(PATH, AIM, "ok", False, 0.5)
     await reporting.report()
-    (told,) = server.reported
-    assert told.counts == RequestCounts(2, 0, 1, {CANARY_LATENCY_BUCKETS.index(0.5): 2})
+    (found,) = server.reported
+    assert found.counts == RequestCounts(2, 0, 1, {CANARY_LATENCY_BUCKETS.index(0.5): 2})

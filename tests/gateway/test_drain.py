@@ -85,8 +85,8 @@ async def test_after_the_notice_period_new_requests_are_rejected(starting: Start
         gateway.signal(signal.SIGTERM)
 
         await found(lambda: says_no(gateway))  # without a notice period it is closed immediately
-        told = await load.ask(session)
-        assert (told.status, told.code, told.retry_after) == (503, "shutting_down", "1")
+        result = await load.ask(session)
+        assert (result.status, result.code, result.retry_after) == (503, "shutting_down", "1")
         assert all(outcome.ok for outcome in await asked)
         assert await gateway.ended(within=30) == 0
 
@@ -135,11 +135,11 @@ async def test_every_api_reports_that_the_gateway_stops(gateway: Gateway, engine
             last = text.strip().split("\n\n")[-1]
             assert STREAMS[route][1] in last, text
             assert "the gateway is shutting down" in last, text
-        with pytest.raises(Unavailable) as told:
+        with pytest.raises(Unavailable) as raised:
             await grpc_client
         refused = await waiting
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-        assert refused.json()["error"]["code"] == told.value.code == "shutting_down"
+        assert refused.json()["error"]["code"] == raised.value.code == "shutting_down"
     await until(lambda: engine.running == 0)
     assert gateway.metric("pointsman_in_flight") == 0
     assert gateway.metric("pointsman_requests_total", outcome="shutting_down", fault="gateway") == 6

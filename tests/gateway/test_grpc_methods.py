@@ -48,7 +48,7 @@ Said = Answer | tuple[str, str]
 """An answer, or the code and message of an error."""
 
 
-async def told(gateway: Gateway, method: str, model: str, parameters: dict[str, Any]) -> tuple[Said, Any]:
+async def answer_and_metrics(gateway: Gateway, method: str, model: str, parameters: dict[str, Any]) -> tuple[Said, Any]:
     """Returns the answer and the change of the metrics."""
     gateway.components.engines.state("local").breaker = Breaker()  # earlier requests must not count
     before = counters(gateway, COUNTED, ("_total", "_count"))
@@ -67,8 +67,8 @@ async def test_both_methods_have_equal_answers_and_metrics(
 ) -> None:
     engine.says(*TOLD[script])
     for name, (model, parameters) in ASKED.items():
-        streamed = await told(gateway, "grpc", model, dict(parameters))
-        assert await told(gateway, "grpc-once", model, dict(parameters)) == streamed, name
+        streamed = await answer_and_metrics(gateway, "grpc", model, dict(parameters))
+        assert await answer_and_metrics(gateway, "grpc-once", model, dict(parameters)) == streamed, name
         if name != "an unknown path":
             assert engine.bodies[-1] == engine.bodies[-2], name
     assert gateway.metric("pointsman_in_flight") == 0

@@ -51,8 +51,8 @@ def replay(
         capfd.readouterr()
         arguments = ["--json", "replay", str(folder), "--redis", valkey.url, *options]
         code = await asyncio.to_thread(main, arguments)
-        said = capfd.readouterr()
-        return code, json.loads(said.out)["facts"] if said.out else {}, said.err
+        output = capfd.readouterr()
+        return code, json.loads(output.out)["facts"] if output.out else {}, output.err
 
     return run
 
@@ -288,18 +288,20 @@ async def test_best_value_uses_the_gateways_statistics(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--since", "yesterday"], "'yesterday' is not an age; write 30m, 24h or 7d"),
         (["--redis", "nowhere"], "nowhere"),
     ],
 )
-async def test_an_error_is_one_line(options: list[str], told: str, config_folder: ConfigFolder, replay: Replay) -> None:
+async def test_an_error_is_one_line(
+    options: list[str], message: str, config_folder: ConfigFolder, replay: Replay
+) -> None:
     code, _, errors = await replay(config_folder.write(), *options)
 
     assert code == 1
     [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert told in line
+    assert message in line
 
 
 async def test_an_unavailable_redis_is_reported_without_its_password(

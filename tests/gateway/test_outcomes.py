@@ -42,7 +42,7 @@ def codes(trees: Mapping[Path, ast.Module]) -> Iterator[tuple[str, str]]:
                 values = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
                 name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
                 values += node.args[positions[name] :][:1] if name in positions else []
-                yield from ((code, f"{file.name}:{node.lineno}") for value in values for code in said(value))
+                yield from ((code, f"{file.name}:{node.lineno}") for value in values for code in codes_in(value))
             elif isinstance(node, ast.FunctionDef):
                 yield from ((code, f"{file.name}:{node.lineno}") for code in default_codes(node))
 
@@ -65,18 +65,18 @@ def default_codes(function: ast.FunctionDef) -> Iterator[str]:
     pairs += [(one, value) for one, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if value]
     for argument, default in pairs:
         if argument.arg == "code":
-            yield from filter(None, said(default))
+            yield from filter(None, codes_in(default))
 
 
-def said(value: ast.expr) -> Iterator[str]:
+def codes_in(value: ast.expr) -> Iterator[str]:
     match value:
         case ast.Constant(value=str(code)):
             yield code
         case ast.JoinedStr():
             yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in value.values)
         case ast.IfExp():
-            yield from said(value.body)
-            yield from said(value.orelse)
+            yield from codes_in(value.body)
+            yield from codes_in(value.orelse)
 
 
 def test_every_code_of_the_gateway_is_in_the_vocabulary() -> None:

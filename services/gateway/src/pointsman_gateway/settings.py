@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
+from pointsman_servicekit.logs import LogFormat, LogLevel
 from pointsman_servicekit.setting_names import require_known_settings
 from pointsman_servicekit.setting_values import UNIX_PREFIX, WrongSetting, require_address, require_grpc_address
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -87,8 +88,8 @@ class Settings(BaseSettings):
     )
     shutdown_timeout: float = Field(default=20.0, ge=0, description="seconds that answers in flight then get to finish")
     request_timeout: float = Field(default=600.0, gt=0, description="seconds for a whole request, fallbacks included")
-    log_level: str = "INFO"
-    log_format: Literal["text", "json"] = "text"
+    log_level: LogLevel = "INFO"
+    log_format: LogFormat = "text"
     tls_certificate: Path | None = Field(
         default=None, description="PEM, for HTTP and gRPC; set with tls_key: only TLS connections are accepted"
     )

@@ -101,7 +101,7 @@ class ReplayDiff:
     """Requests on a path that has the same name as before and another configuration."""
     not_comparable: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
-    generations: Counter[str] = field(default_factory=Counter)
+    revisions: Counter[str] = field(default_factory=Counter)
     moves: Counter[Move] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -115,7 +115,7 @@ class ReplayDiff:
     def add(self, replayed: ReplayedDecision) -> None:
         recorded = replayed.recorded
         self.decisions += 1
-        self.generations[recorded.generation] += 1
+        self.revisions[recorded.revision] += 1
         self.without_text += not recorded.has_text
         self.redrawn += replayed.redrawn
         self.by_evidence += replayed.by_evidence

@@ -12,15 +12,15 @@ MAX_ROWS = 50
 
 
 def replay_report(
-    diff: ReplayDiff, generation: str, age: str, examples: int, max_changed_fraction: float | None
+    diff: ReplayDiff, revision: str, age: str, examples: int, max_changed_fraction: float | None
 ) -> Report:
-    """Makes the report; it fails if a larger fraction of decisions than `max_changed_fraction` changes. `generation`
+    """Makes the report; it fails if a larger fraction of decisions than `max_changed_fraction` changes. `revision`
     identifies the replayed configuration.
     """
     shown = diff.examples(examples)
     return Report(
-        _facts(diff, generation, shown),
-        tuple(_page(diff, generation, age, shown)),
+        _facts(diff, revision, shown),
+        tuple(_page(diff, revision, age, shown)),
         _failure(diff, max_changed_fraction),
     )
 
@@ -33,7 +33,7 @@ def _failure(diff: ReplayDiff, max_changed_fraction: float | None) -> str:
     )
 
 
-def _facts(diff: ReplayDiff, generation: str, shown: list[ReplayedDecision]) -> dict[str, Any]:
+def _facts(diff: ReplayDiff, revision: str, shown: list[ReplayedDecision]) -> dict[str, Any]:
     costs = diff.costs()
     return {
         "decisions": diff.decisions,
@@ -50,8 +50,8 @@ def _facts(diff: ReplayDiff, generation: str, shown: list[ReplayedDecision]) -> 
             "no_longer_abstained": diff.no_longer_abstained,
             "failing": diff.failing,
         },
-        "generation": generation,
-        "recorded_generations": dict(diff.generations.most_common(MAX_ROWS)),
+        "revision": revision,
+        "recorded_revisions": dict(diff.revisions.most_common(MAX_ROWS)),
         "moves": [{**asdict(move), "requests": count} for move, count in diff.moves.most_common(MAX_ROWS)],
         "on_modified_paths": dict(diff.on_modified_paths.most_common(MAX_ROWS)),
         "failures": dict(diff.failures.most_common(MAX_ROWS)),
@@ -77,9 +77,9 @@ def _example(replayed: ReplayedDecision) -> dict[str, Any]:
     }
 
 
-def _page(diff: ReplayDiff, generation: str, age: str, shown: list[ReplayedDecision]) -> Iterator[Section]:
+def _page(diff: ReplayDiff, revision: str, age: str, shown: list[ReplayedDecision]) -> Iterator[Section]:
     yield Section(
-        f"{diff.decisions} decisions of the last {age} against configuration {generation}",
+        f"{diff.decisions} decisions of the last {age} against configuration {revision}",
         tuple(_summary(diff)),
     )
     if diff.moves:

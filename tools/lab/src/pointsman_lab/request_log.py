@@ -48,7 +48,7 @@ class RecordedDecision:
     """The policy's first choice, even if that path was unavailable and another one answered."""
     fingerprint: str
     """Identifies the configuration of that path at the time."""
-    generation: str
+    revision: str
     user_digest: str
     """Digest of the user's name; empty if the request named no user."""
     expected_cost_usd: float | None
@@ -245,7 +245,7 @@ def to_recorded_decision(entry: str) -> RecordedDecision | None:
         labels=_labels(body),
         path=first,
         fingerprint=body["fingerprint"] if first == body["path"] else "",
-        generation=body["generation"],
+        revision=body["revision"],
         user_digest=body["user_digest"],
         expected_cost_usd=body["expected_cost_usd"],
         answered_by=(body["escalated_from"] or body["path"]) if answered else "",

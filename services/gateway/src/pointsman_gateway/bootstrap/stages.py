@@ -88,7 +88,7 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
     backend = EngineBackend(engines, client, now, resilience, dependencies.engine_metrics, busy_times)
     loading = AdapterLoading(backend, engines, now, resilience, dependencies.lend_slot)
     stages = Stages(
-        revision=config.digest,
+        revision=config.revision,
         resolve_model=named.resolve,
         classification=_classification(config, models),
         conversations=Conversations(
@@ -103,7 +103,7 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
             expected_cost=expected_cost,
             evidence=dependencies.evidence,
             adapters=engines,
-            revision=config.digest,
+            revision=config.revision,
             freshness=dependencies.freshness,
             model_inputs={name: model.input for name, model in config.models.models.items()},
             model_fallbacks=named.fallbacks,

@@ -126,7 +126,7 @@ def _decision(decision: Decision) -> pb.Decision:
         margin=decision.margin,
         in_distribution_score=decision.in_distribution_score,
         notes=decision.notes,
-        generation=decision.revision,
+        revision=decision.revision,
     )
 
 

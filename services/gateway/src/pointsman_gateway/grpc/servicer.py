@@ -216,7 +216,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         return pb.ListPathsResponse(
             paths=[path_info(path, configuration.engines.why_not(path)) for path in paths],
             models=configuration.model_names(scope),
-            generation=configuration.revision,
+            revision=configuration.revision,
         )
 
     def _decode(

@@ -35,7 +35,7 @@ class Stages:
     """The stages of one configuration; a request uses the same stages from start to end."""
 
     revision: str
-    """The configuration's digest."""
+    """The configuration's revision, a digest of its files' content."""
     resolve_model: Callable[[str], str]
     """Returns the model to use for a request's `model`: another one if it is an alias or unknown, else the same."""
     classification: Classifier
@@ -187,7 +187,6 @@ class ConfigSnapshot:
 
     @property
     def revision(self) -> str:
-        """Returns the configuration's digest, which responses call `generation`."""
         return self.stages.revision
 
     def model_names(self, scope: Scope) -> Sequence[str]:

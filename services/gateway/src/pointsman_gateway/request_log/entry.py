@@ -89,7 +89,7 @@ def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction =
         "v": VERSION,
         "id": decision.id,
         "unix_ms": round(pending.unix_seconds * 1000),
-        "generation": decision.revision,
+        "revision": decision.revision,
         "task": decision.task,
         "confidence": six_digits(decision.confidence),
         "margin": six_digits(decision.margin),

@@ -45,7 +45,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     tenant: str
     key: str
     decision_id: str
-    generation: str
+    revision: str
     task: str
     confidence: float
     margin: float

@@ -91,7 +91,7 @@ def _decision_attributes(decision: Decision) -> dict[str, Attribute]:
         "pointsman.kind": decision.path.kind.value,
         "pointsman.reason": decision.reason,
         "pointsman.confidence": decision.confidence,
-        "pointsman.generation": decision.revision,
+        "pointsman.revision": decision.revision,
     }
 
 
