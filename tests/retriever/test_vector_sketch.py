@@ -96,9 +96,7 @@ async def test_the_sketch_of_a_large_collection_is_bounded_and_changes_little_wi
     assert 80 <= len(kept) < 100
 
 
-async def test_models_of_many_dimensions_get_fewer_vectors(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_models_of_many_dimensions_get_fewer_vectors(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vector_sketch, "MAX_BYTES", 800)
     await client.upsert(*NOTES)
     assert len((await sketch(client)).vectors) == 2 * 384
