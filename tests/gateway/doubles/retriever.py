@@ -27,6 +27,7 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
         self.documents = Sketch(0, ())
         self.looks = 0
         """How often its documents were requested."""
+        self.vector_sketch = pb.VectorSketchResponse(checksum=f"{0:016x}", dimensions=1)
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
         self.asked.append(request)
@@ -40,6 +41,13 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
         if self.error:
             raise self.error
         return pb.SketchResponse(documents=self.documents.documents, smallest=self.documents.smallest)
+
+    async def VectorSketch(self, request: pb.VectorSketchRequest, context: Any) -> pb.VectorSketchResponse:
+        if self.error:
+            raise self.error
+        if request.known_checksum == self.vector_sketch.checksum:
+            return pb.VectorSketchResponse(checksum=request.known_checksum, unchanged=True)
+        return self.vector_sketch
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ follows from the examples, when the sketch arrives: the similarities of other ta
 """
 
 import logging
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,8 +21,8 @@ log = logging.getLogger(__name__)
 
 NOTE = "documents"
 """The first word of the notes about a sketch."""
-RECOGNIZED = "is like"
-"""In the note about the sketch by which a text was recognized."""
+RECOGNIZED, KNOWN = "is like", "known are"
+"""In the notes about the sketch by which a text was recognized, and those that several texts were compared with."""
 
 SPREADS = 3.0
 """An unrelated text is at most as similar as the mean of other tasks' examples, plus so many standard deviations."""
@@ -32,6 +33,8 @@ Both were chosen on questions about 28 XQuAD articles, Cranfield, CISI and Pytho
 examples: of the texts that were abstained from, 71 % are recognized, and 0.2 % more of the out-of-scope texts are
 accepted, 1 % with the worst collection.
 """
+
+_SKETCHES = re.compile(rf"{NOTE}: (?:{RECOGNIZED}|{KNOWN}) ([^()]+?)(?: \(.*\))?")
 
 MIN_EXAMPLES = 5
 """Of a task, and of all other tasks, without which there is no signal."""
@@ -80,6 +83,11 @@ class DocumentSignals:
 
     signals: tuple[DocumentSignal, ...]
 
+    @property
+    def note(self) -> str:
+        """Returns a note for decisions on several texts, which may depend on comparisons of any of them."""
+        return f"{NOTE}: {KNOWN} {', '.join(signal.name for signal in self.signals)}"
+
     def reconsider(self, labels: Labels, vector: Vector) -> Labels:
         """Returns the labels of a text from which the classifier abstains, with a task if it is like documents.
 
@@ -121,10 +129,13 @@ def fit_signals(
     return DocumentSignals(signals) if signals else None
 
 
-def recognized_by(notes: Sequence[str]) -> tuple[str, ...]:
-    """Returns the names of the sketches by which a text was recognized, from the notes of its decision."""
-    start = f"{NOTE}: {RECOGNIZED} "
-    return tuple(note.removeprefix(start).split(" ", 1)[0] for note in notes if note.startswith(start))
+def sketches_used(notes: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of the sketches on which a decision's task may depend, from its notes.
+
+    A decision without such a note is the same without any sketch.
+    """
+    found = (_SKETCHES.fullmatch(note) for note in notes)
+    return tuple(dict.fromkeys(name for match in found if match for name in match[1].split(", ")))
 
 
 def _fit_signal(sketch: VectorSketch, tasks: Collection[str], model: ClassifierModel) -> DocumentSignal | None:

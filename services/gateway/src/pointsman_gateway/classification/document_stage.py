@@ -1,13 +1,12 @@
 """The classification stage of a configuration with tasks that answer from documents."""
 
-from collections.abc import Coroutine
-from typing import Any
+from dataclasses import replace
 
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.document_signals import DocumentSignals
 from pointsman_gateway.classification.document_tasks import DocumentTasks
 from pointsman_gateway.classification.stage import Classification
-from pointsman_gateway.domain import Labels, Request
+from pointsman_gateway.domain import AUTO, Labels, Request
 
 
 class DocumentClassification:
@@ -22,14 +21,23 @@ class DocumentClassification:
         self._signals: DocumentSignals | None = None
         self._informed = inner
 
-    def label(self, request: Request) -> Coroutine[Any, Any, Labels]:
+    async def label(self, request: Request) -> Labels:
         signals = self._documents.signals
         if signals is not self._signals:
             self._signals = signals
             self._informed = self._inner.with_classifier(self._classifier.with_documents(signals))
-        may_use = self._documents.may_use(request.caller.scope)
-        return (self._informed if may_use else self._inner).label(request)
+        if signals is None or request.model != AUTO or not self._documents.may_use(request.caller.scope):
+            return await self._inner.label(request)
+        labels = await self._informed.label(request)
+        if not _is_about_several_texts(request, labels):
+            return labels  # if it was compared with documents, its notes say so
+        return replace(labels, notes=(*labels.notes, signals.note))
 
     def read(self, request: Request) -> str:
         """Returns the last turn of the user in the user's own words; empty if there is none."""
         return self._inner.read(request)
+
+
+def _is_about_several_texts(request: Request, labels: Labels) -> bool:
+    """Returns whether texts count whose notes are not among those of the labels: earlier turns, or other parts."""
+    return labels.stage == "parts" or sum(message.role == "user" for message in request.messages) > 1
