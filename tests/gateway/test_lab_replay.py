@@ -305,7 +305,7 @@ async def test_a_task_that_a_sketch_of_documents_decided_is_kept_and_the_sketch_
         api = HttpClient(client)
 
         async def recognized() -> bool:
-            return (await api.route(ON_VOLCANOES))["task"] == "library"
+            return bool((await api.route(ON_VOLCANOES))["task"] == "library")
 
         assert await found(recognized)
 

@@ -52,8 +52,8 @@ class TaskSignal:
     """The median similarity of the task's examples; greater than `threshold`."""
 
     def score(self, similarity: float) -> float:
-        """Returns a text's in-distribution score: 0 at the threshold, 1 for a typical example."""
-        return (similarity - self.threshold) / (self.typical - self.threshold)
+        """Returns a text's in-distribution score: 0 at the threshold, at most 1, as for a typical example."""
+        return min((similarity - self.threshold) / (self.typical - self.threshold), 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +141,9 @@ def sketches_used(notes: Sequence[str]) -> tuple[str, ...]:
 def _fit_signal(sketch: VectorSketch, tasks: Collection[str], model: ClassifierModel) -> DocumentSignal | None:
     vectors = _directions(sketch)
     others = [rows for task, rows in model.vectors.items() if task not in tasks]
-    compared = _at_most(np.concatenate(others), MAX_COMPARED) if others else np.empty((0, sketch.dimensions))
-    if not len(vectors) or len(compared) < MIN_EXAMPLES:
+    if not len(vectors) or sum(map(len, others)) < MIN_EXAMPLES:
         return None
+    compared = _at_most(np.concatenate(others), MAX_COMPARED)
     unrelated = _similarities(compared, vectors)
     least = float(unrelated.mean() + SPREADS * unrelated.std())
     of_tasks = tuple(_task_signals(tasks, least, vectors, model))
@@ -182,7 +182,7 @@ def _similarities(texts: Floats, documents: Floats) -> Scores:
 
 def _at_most(rows: Floats, count: int) -> Floats:
     """Returns at most `count` of the rows, evenly spaced."""
-    return rows[:: -(-len(rows) // count)] if len(rows) else rows
+    return rows[:: max(1, -(-len(rows) // count))]
 
 
 def _with_first(probabilities: tuple[tuple[str, float], ...], task: str) -> tuple[tuple[str, float], ...]:
