@@ -68,7 +68,10 @@ class Settings(BaseSettings):
         default=5.0, gt=0, description="interval at which engines with `adapters: discover` list their adapters"
     )
     freshness_seconds: float = Field(
-        default=15.0, gt=0, description="interval of checks for documents changed since adapters were trained"
+        default=15.0,
+        gt=0,
+        description="interval of checks for changed documents: since adapters were trained, and by which questions are "
+        "recognized",
     )
     max_in_flight: int | None = Field(
         default=None,

@@ -41,6 +41,7 @@ def _facts(diff: ReplayDiff, revision: str, shown: list[ReplayedDecision]) -> di
         "without_text": diff.without_text,
         "redrawn": diff.redrawn,
         "by_evidence": diff.by_evidence,
+        "by_sketch": dict(diff.by_sketch.most_common(MAX_ROWS)),
         "changed": diff.changed,
         "changed_fraction": diff.changed_fraction,
         "changes": {
@@ -110,6 +111,9 @@ def _summary(diff: ReplayDiff) -> Iterator[str]:
         yield f"{diff.redrawn} are of users without a stored name: whether they take part in a trial is sampled again"
     if diff.by_evidence:
         yield f"{diff.by_evidence} are decided by ratings: today's, not those of the time"
+    if diff.by_sketch:
+        sketches = ", ".join(f"{name} ({count})" for name, count in diff.by_sketch.most_common(MAX_ROWS))
+        yield f"by sketches of documents that a replay does not have, so the recorded task is used: {sketches}"
     if diff.on_modified_paths:
         paths = ", ".join(f"{path} ({count})" for path, count in diff.on_modified_paths.most_common(MAX_ROWS))
         yield f"paths with the same name and another configuration, with their number of requests: {paths}"

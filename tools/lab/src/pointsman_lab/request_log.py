@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, TypeVar
 
+from pointsman_gateway.classification.document_signals import sketches_used
 from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Message, Path, Request, Sampling
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import VERSION
@@ -64,6 +65,11 @@ class RecordedDecision:
     def adapter(self) -> str:
         """Returns the adapter that the request asked for by name and got; empty for all other requests."""
         return self.request.model if self.path == f"adapter:{self.request.model}" else ""
+
+    @property
+    def sketches(self) -> tuple[str, ...]:
+        """Returns the sketches of documents on which its task may depend."""
+        return sketches_used(self.labels.notes)
 
     @property
     def has_text(self) -> bool:

@@ -112,6 +112,11 @@ class TaskConfig(Strict):
     target_coverage: float | None = Field(
         default=None, gt=0.5, lt=1, description="of this task; unset: the classifier's"
     )
+    by_documents: bool = Field(
+        default=True,
+        description="whether a text that is like the documents that its paths search belongs to it, even if it is "
+        "unlike its examples",
+    )
     conversation: ConversationMode = Field(
         default="priced",
         description="whether a conversation keeps its path; priced: until a change pays; sticky: while it can be used; "

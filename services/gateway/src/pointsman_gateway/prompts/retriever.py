@@ -15,10 +15,14 @@ from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.engine_config import BreakerConfig
 from pointsman_gateway.domain import Passage, Vector
 from pointsman_gateway.domain.outcome import UNFORESEEN, Fault
+from pointsman_gateway.domain.vector_sketch import VectorSketch
 from pointsman_gateway.extensions import Found, Search
 
 MAX_SEARCH_SECONDS = 5.0
 """Timeout of one call of the retriever, also if the request has no deadline."""
+
+MAX_SKETCH_SECONDS = 30.0
+"""Timeout of reading a sample of vectors, for which no request waits."""
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +40,8 @@ MAX_CODE_CHARACTERS = 64
 
 
 class RetrieverClient:
-    """Searches collections of the retriever, and reads their sketches; implements `Search` and `Collections`. Queries
-    are cut after 16,384 characters.
+    """Searches collections of the retriever, and reads their sketches; implements `Search`, `Collections` and
+    `SketchSource`. Queries are cut after 16,384 characters.
     """
 
     def __init__(self, channel: grpc.aio.Channel, fingerprint: Callable[[], str]) -> None:
@@ -91,6 +95,20 @@ class RetrieverClient:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "retriever") from error
         return Sketch(answer.documents, tuple(answer.smallest))
+
+    async def vector_sketch(self, collection: str, known_checksum: str) -> VectorSketch | None:
+        """Returns a sample of a collection's vectors; None if the checksum of all still is `known_checksum`.
+
+        Raises as `sketch` does.
+        """
+        request = retriever_pb2.VectorSketchRequest(collection=collection, known_checksum=known_checksum)
+        try:
+            answer = await self._stub.VectorSketch(request, timeout=MAX_SKETCH_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, "retriever") from error
+        if answer.unchanged:
+            return None
+        return VectorSketch(collection, answer.checksum, answer.fingerprint, answer.dimensions, answer.vectors)
 
 
 class ProtectedSearch:
