@@ -8,6 +8,7 @@ import pytest
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.engines.call import EngineCall
 from pointsman_gateway.engines.http_engine_client import HttpTransfer
+from pointsman_gateway.pipeline.metered import MeteredRequest
 from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_servicekit.errors import Internal, PointsmanError
 
@@ -113,7 +114,7 @@ async def test_a_late_error_is_reported(
     def broken(*args: object, **named: object) -> None:
         raise RuntimeError("no receipt")
 
-    monkeypatch.setattr(RequestRun, "_record", broken)
+    monkeypatch.setattr(MeteredRequest, "log", broken)
     async with open_api_client("grpc-once", gateway.url, gateway.grpc_address) as api, asyncio.timeout(10):
         with pytest.raises(Internal):
             await api.ask("Hello", "path:small_talk")
