@@ -87,7 +87,8 @@ class Router:
     ) -> None:
         """Takes in `model_inputs` the kinds of media that each model accepts; a model without an entry accepts only
         text. `model_fallbacks` are the paths to try if a model fails that a request has named, by model. `revision` is
-        the digest of the configuration, which each decision has. `default_policy`, if any, is for requests of no task."""
+        that of the configuration, which each decision has. `default_policy`, if any, is for requests of no task.
+        """
         self._paths = paths
         self._tasks = tasks
         self._default = paths[default_path]
