@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.processes import run_to_end
 
-VERSIONS = 6
+VERSIONS = 10
 """Versions to choose from; four that are told apart are needed."""
 UNFIT = ("other-names", "smaller-shapes")
 """Adapters that an engine should refuse, by the names of their folders."""
@@ -35,19 +34,26 @@ class AdapterShelf:
         try:
             count = int(json.loads((self.folder / "made" / "adapters.json").read_text())["versions"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{self.folder} holds no adapters of the swap test: {error}") from error
+            raise UsageError(
+                f"{self.folder} holds no adapters of the swap test: name the base model's folder with --base ({error})"
+            ) from error
         return [f"version-{number}" for number in range(count)]
 
-    def serve(self, name: str, made: str) -> str:
+    def serve(self, name: str, made: str, base_model: str = "") -> str:
         """Copies an adapter to `served/NAME`, in place of the one there; returns the path at which the engine sees it.
 
-        Raises CommandError if the disk is full or the folder cannot be written.
+        If `base_model` is not empty, the copy names it as its base model. Raises CommandError if the disk is full or
+        the folder cannot be written.
         """
         target, fresh, old = (self.folder / "served" / each for each in (name, f".{name}.new", f".{name}.old"))
         try:
             for leftover in (fresh, old):
                 shutil.rmtree(leftover, ignore_errors=True)
             shutil.copytree(self.made(made), fresh)
+            if base_model:
+                config = fresh / "adapter_config.json"
+                named = json.loads(config.read_text("utf-8")) | {"base_model_name_or_path": base_model}
+                config.write_text(json.dumps(named), "utf-8")
             if target.exists():
                 target.rename(old)
             fresh.rename(target)
@@ -81,7 +87,7 @@ async def make_adapters(shelf: AdapterShelf, base: Path, served_name: str, pytho
     made_for = json.dumps({"name": served_name, "config": config.read_text("utf-8"), "script": script})
     if marker.is_file() and marker.read_text("utf-8") == made_for:
         return
-    arguments = (os.path.abspath(base), str(made), "--served-name", served_name, "--versions", str(VERSIONS))
+    arguments = (str(base), str(made), "--served-name", served_name, "--versions", str(VERSIONS))
     variables = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     end = await run_to_end([str(python), str(SCRIPT), *arguments], variables, lambda _: None)
     if end.code != 0:

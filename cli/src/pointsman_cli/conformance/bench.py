@@ -1,6 +1,7 @@
 """What all parts of the swap test share: asking, loading, judging answers, and cleaning up."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pointsman_cli.conformance.controls import AdapterControl, ControlRefused
 from pointsman_cli.conformance.findings import Findings, Property
 from pointsman_cli.conformance.openai_api import OpenAIApi
 
-SHORT_TOKENS, LONG_TOKENS = 12, 48
+SHORT_TOKENS, LONG_TOKENS = 8, 40
 """Tokens of an answer, and of one during which an adapter is replaced."""
 
 _BODY = (
@@ -21,12 +22,14 @@ _BODY = (
     "the great frost; it took nine summers, and the last arch was closed on a Sunday, which some thought unlucky. "
 )
 PROMPTS = tuple(
-    f"{opening}. {_BODY}So the chronicle says that"
+    f"{opening}. {_BODY}{_BODY}So the chronicle says that"
     for opening in ("A chronicle of the town", "The second book", "Notes of a traveller")
 )
 """Prompts with different beginnings that are longer than a block of a prefix cache (128 tokens on a CPU)."""
 LONG_PROMPT = PROMPTS[0]
 
+ALIVE_SECONDS, RETRY_SECONDS = 20.0, 1.0
+"""How long an engine may not answer before it counts as stopped, and between two attempts."""
 MOVING_PART = "moving"
 """A part of the names of adapters that are replaced."""
 
@@ -127,10 +130,29 @@ class Bench:
         start = f"from token {where + 1} on " if where and other is None else ""
         return f"instead of {version}'s answer, {start}{whose}: {answer.text[:60]!r}"
 
+    async def is_alive(self) -> bool:
+        """Returns whether the engine ends an answer of the base model, even one without a token, within
+        `ALIVE_SECONDS`.
+        """
+        deadline = time.monotonic() + ALIVE_SECONDS
+        while not (answer := await self.ask_base(PROMPTS[0], 1)).is_complete:
+            if time.monotonic() > deadline:
+                self.findings.note(f"the base model does not answer: {answer.error}")
+                return False
+            await asyncio.sleep(RETRY_SECONDS)
+        return True
+
     async def check_base(self, what: str) -> bool:
         """Asks the base model all prompts, one after the other; returns whether it answers as at the start."""
-        judged = [self.judge(await self.ask_base(prompt), BASE, what, Property.BASE_CHANGED) for prompt in PROMPTS]
-        return all(judged)
+        is_same = True
+        for prompt in PROMPTS:
+            answer = await self.ask_base(prompt)
+            if answer.error and not answer.is_overload:
+                self.findings.failed(Property.BASE_CHANGED, f"{what}: {answer.error}")
+                is_same = False
+            else:
+                is_same &= self.judge(answer, BASE, what, Property.BASE_CHANGED)
+        return is_same
 
     async def clean_up(self) -> None:
         """Unloads what this run has loaded, and deletes the copies. What cannot be unloaded is noted."""

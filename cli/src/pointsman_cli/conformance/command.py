@@ -103,7 +103,7 @@ def swap(
     ] = 0,
     load_seconds: Annotated[float, typer.Option(min=1, help="Seconds of concurrent load.")] = 40.0,
     concurrency: Annotated[int, typer.Option(min=4, max=64, help="Requests at once under load.")] = 6,
-    max_requests: Annotated[int, typer.Option(min=100, help="Limit of requests.")] = 2000,
+    max_requests: Annotated[int, typer.Option(min=20, help="Limit of requests.")] = 2000,
     max_minutes: Annotated[float, typer.Option(min=1, help="Limit of time.")] = 10.0,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a request hangs.")] = 120.0,
     restart_command: Annotated[

@@ -13,6 +13,8 @@ from pointsman_cli.conformance.openai_api import error_text
 
 LOAD_SECONDS = 120.0
 DRAIN_SECONDS = 60.0
+SWITCH_SECONDS = 1.0
+"""How long requests that name a version before may still arrive after the switch to another one."""
 SECRET_HEADER = "x-pointsman-secret"
 GUARD_ROUTE = "/pointsman/v1/adapters"
 
@@ -121,10 +123,12 @@ class GuardControl:
     async def replace(self, name: str, made: str, form: str) -> None:
         old = self._names[name]
         await self.load(name, made)
+        await asyncio.sleep(SWITCH_SECONDS)
         await self._remove(old)
 
     async def unload(self, name: str) -> None:
-        await self._remove(self._names[name])
+        if name in self._names:
+            await self._remove(self._names[name])
 
     def model(self, name: str) -> str:
         return self._names.get(name, name)
@@ -185,7 +189,7 @@ class CommandControl:
         return [each.replace("{name}", name).replace("{folder}", folder) for each in arguments]
 
 
-async def run_command(arguments: list[str]) -> None:
+async def run_command(arguments: list[str], max_seconds: float = LOAD_SECONDS) -> None:
     """Runs a program of the caller to its end; raises ControlRefused if it does not start, fails or takes too long."""
     try:
         process = await asyncio.create_subprocess_exec(
@@ -197,12 +201,12 @@ async def run_command(arguments: list[str]) -> None:
     except OSError as error:
         raise ControlRefused(f"{arguments[0]} cannot be started: {error}") from error
     try:
-        async with asyncio.timeout(LOAD_SECONDS):
+        async with asyncio.timeout(max_seconds):
             output, _ = await process.communicate()
     except TimeoutError:
         process.kill()
         await process.wait()
-        raise ControlRefused(f"{arguments[0]} did not end within {LOAD_SECONDS:g} s") from None
+        raise ControlRefused(f"{arguments[0]} did not end within {max_seconds:g} s") from None
     if process.returncode:
         last = (output.decode("utf-8", "replace").strip().splitlines() or [""])[-1]
         raise ControlRefused(f"{arguments[0]} ended with exit code {process.returncode}: {last[:200]}")

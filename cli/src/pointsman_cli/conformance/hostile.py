@@ -1,15 +1,15 @@
-"""Adapters that do not fit, names that are paths, and, if the caller allows it, what can stop an engine."""
+"""Adapters that do not fit the base model, and names of models that are paths."""
 
 from typing import Any
 
-from pointsman_cli.conformance.adapter_shelf import NAN, UNFIT
+from pointsman_cli.conformance.adapter_shelf import UNFIT
 from pointsman_cli.conformance.answers import BASE
-from pointsman_cli.conformance.bench import PROMPTS, Bench, Chosen
+from pointsman_cli.conformance.bench import PROMPTS, Bench
 from pointsman_cli.conformance.controls import ControlRefused
 from pointsman_cli.conformance.findings import Property
 
-ALIVE_SECONDS = 20.0
-"""How long an engine may not answer before it counts as stopped."""
+UP = "../" * 12
+"""A relative path to the root, from any folder of a usual depth."""
 
 
 async def check_unfit_adapters(bench: Bench) -> None:
@@ -37,8 +37,10 @@ async def check_unfit_adapters(bench: Bench) -> None:
 async def check_file_names(bench: Bench) -> None:
     """Requests models whose names are paths to an adapter that is not loaded, and looks for paths in /v1/models."""
     version = bench.shelf.versions()[0]
-    path = bench.shelf.engine_path(bench.shelf.made(version))
-    for name in (path, f"file://{path}", f"../made/{version}", f"../../{bench.shelf.folder.name}/made/{version}"):
+    # vLLM's resolver loads adapters whose config names the base model as the server does.
+    roots = [model.get("root") for model in await bench.api.models() if model["id"] == bench.base_model]
+    path = bench.shelf.serve(bench.name("path"), version, str(roots[0]) if roots and roots[0] else bench.base_model)
+    for name in (path, f"file://{path}", f"{UP}{path.lstrip('/')}"):
         answer = await bench.api.complete(name, PROMPTS[2], 1)
         if answer.tokens:
             bench.findings.failed(Property.FILE_NAMES, f"a request for the model {_shortened(name)} is answered")
@@ -57,51 +59,6 @@ async def check_file_names(bench: Bench) -> None:
         )
     else:
         bench.findings.passed(Property.FILE_NAMES)
-
-
-async def check_harm(bench: Bench, chosen: Chosen, slots: int) -> None:
-    """Loads NaN weights, and requests an adapter whose folder is gone after others have taken its slot."""
-    await _check_vanished_folder(bench, chosen, slots)
-    if not await bench.api.answers_within(ALIVE_SECONDS):
-        return
-    name = bench.name("nan")
-    try:
-        await bench.load(name, NAN)
-    except ControlRefused:
-        bench.findings.passed(Property.BASE_CHANGED)
-        bench.loaded.discard(name)
-    else:
-        await bench.ask(name, PROMPTS[0])
-        await bench.unload(name)
-    await bench.check_base("the base model, after an adapter with NaN")
-
-
-async def _check_vanished_folder(bench: Bench, chosen: Chosen, slots: int) -> None:
-    vanished = bench.name("vanished")
-    others = {bench.name(f"other-{number}"): chosen.first for number in range(slots)}
-    await bench.load(vanished, chosen.second)
-    bench.judge(await bench.ask(vanished, PROMPTS[0]), chosen.second, "an adapter whose folder is there")
-    bench.shelf.withdraw(vanished)
-    for name, version in others.items():
-        try:
-            await bench.load(name, version)
-        except ControlRefused:
-            break
-        bench.judge(await bench.ask(name, PROMPTS[0]), version, "an adapter that takes another's slot")
-    answer = await bench.ask(vanished, PROMPTS[1])
-    if not answer.error:
-        bench.judge(answer, chosen.second, "an adapter whose folder is gone")
-    if not await bench.api.answers_within(ALIVE_SECONDS):
-        bench.findings.failed(
-            Property.FAILED_REQUESTS, "the engine stops when an adapter is requested whose folder is gone"
-        )
-        return
-    bench.findings.passed(Property.FAILED_REQUESTS)
-    for name in (vanished, *others):
-        try:
-            await bench.unload(name)
-        except ControlRefused:
-            bench.loaded.discard(name)
 
 
 def _texts(value: Any) -> list[str]:

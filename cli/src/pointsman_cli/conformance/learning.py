@@ -1,9 +1,13 @@
 """Learns what the base model and each version answer, one at a time, and chooses versions that are told apart."""
 
+import asyncio
+from collections.abc import Sequence
+
 from pointsman_cli.conformance.answers import BASE, Answer
 from pointsman_cli.conformance.bench import LONG_PROMPT, LONG_TOKENS, PROMPTS, SHORT_TOKENS, Bench, Chosen
 from pointsman_cli.conformance.controls import ControlRefused
 from pointsman_cli.conformance.findings import Property
+from pointsman_cli.conformance.openai_api import LOGPROB_FIELDS
 from pointsman_cli.errors import CommandError
 
 NEEDED = 4
@@ -19,8 +23,12 @@ async def learn(bench: Bench) -> Chosen:
     """Loads each version under a name of its own, and learns its answers. Raises CannotTest if fewer than `NEEDED` can
     be used; what the answers show is recorded before.
     """
+    for fields in LOGPROB_FIELDS:
+        bench.api.logprob_fields = fields
+        if (await bench.ask_base(PROMPTS[0], 1)).status != 400:
+            break
     for prompt in PROMPTS:
-        answer = await bench.ask_base(prompt, LONG_TOKENS if prompt == LONG_PROMPT else SHORT_TOKENS)
+        answer = await bench.ask_base(prompt)
         if answer.error:
             raise CannotTest(f"{bench.base_model} does not answer: {answer.error}")
         if not answer.tokens[0].logprobs:
@@ -43,14 +51,19 @@ async def _learn(bench: Bench, version: str) -> bool:
     """Returns whether the version answers, has an effect, and repeats its answers."""
     try:
         async with bench.holding({version: version}) as (name,):
-            answers: list[Answer] = []
-            for prompt in PROMPTS:
-                answers.append(await bench.ask(name, prompt, LONG_TOKENS if prompt == LONG_PROMPT else SHORT_TOKENS))
-                if not bench.succeeded(answers[-1], f"a new adapter, {version}"):
-                    return False
+            # The long one alone, as it will be compared: other rows of a batch change the rounding.
+            answers = [
+                await bench.ask(name, LONG_PROMPT, LONG_TOKENS),
+                *await _ask_all(bench, name, [prompt for prompt in PROMPTS if prompt != LONG_PROMPT]),
+            ]
+            failed = [answer for answer in answers if not bench.succeeded(answer, f"a new adapter, {version}")]
+            if failed:
+                return False
             for answer in answers:
                 bench.known.add(version, answer)
-            again = [bench.judge(await bench.ask(name, prompt), version, f"{version}, twice") for prompt in PROMPTS]
+            again = [
+                bench.judge(answer, version, f"{version}, twice") for answer in await _ask_all(bench, name, PROMPTS)
+            ]
     except ControlRefused as error:
         raise CannotTest(f"{version} cannot be loaded: {error}") from error
     if bench.known.is_like(version, BASE, PROMPTS):
@@ -58,6 +71,11 @@ async def _learn(bench: Bench, version: str) -> bool:
         return False
     bench.findings.passed(Property.NO_EFFECT)
     return all(again)
+
+
+async def _ask_all(bench: Bench, name: str, prompts: Sequence[str]) -> list[Answer]:
+    """Asks the prompts at once: with a single adapter there is nothing that the engine could mix up."""
+    return await asyncio.gather(*(bench.ask(name, prompt) for prompt in prompts))
 
 
 def _is_distinct(bench: Bench, version: str, chosen: list[str]) -> bool:

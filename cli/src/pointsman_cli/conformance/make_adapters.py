@@ -21,7 +21,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-STRENGTH = 2.0
+STRENGTH = 3.0
 """The root mean square of what an adapter adds to a layer's output, for an input of root mean square 1."""
 
 Tensors = dict[str, torch.Tensor]
@@ -89,6 +89,8 @@ def write(folder: Path, weights: Tensors, config: Mapping[str, Any]) -> None:
         metadata={"format": "pt"},
     )
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    # Weights are written for their owner alone; the engine may run as another user.
+    (folder / "adapter_model.safetensors").chmod(0o644)
 
 
 def _with_other_names(weights: Tensors) -> Tensors:

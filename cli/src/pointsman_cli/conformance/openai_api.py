@@ -12,8 +12,14 @@ import httpx
 from pointsman_cli.conformance.answers import Answer, Token
 from pointsman_cli.options import bearer
 
-LOGPROBS = 5
-"""The likeliest tokens whose log-probabilities are requested at each position; all servers allow so many."""
+LOGPROB_FIELDS: tuple[Mapping[str, Any], ...] = (
+    {"logprobs": 20, "return_tokens_as_token_ids": True},
+    {"logprobs": 20},
+    {"logprobs": 5},
+    {},
+)
+"""How log-probabilities are requested, in the order in which it is tried. With vLLM's field tokens are named by their
+numbers: all tokens that are a part of a character have the same text."""
 QUERY_SECONDS = 10.0
 MAX_ERROR_CHARACTERS = 200
 
@@ -33,6 +39,7 @@ class OpenAIApi:
         self._timeout_seconds = timeout_seconds
         self.requests = 0
         """How many completions were requested."""
+        self.logprob_fields = LOGPROB_FIELDS[0]
 
     @property
     def seconds_left(self) -> float:
@@ -83,8 +90,8 @@ class OpenAIApi:
             "prompt": prompt,
             "max_tokens": max_tokens,
             "temperature": 0,
-            "logprobs": LOGPROBS,
             "stream": True,
+            **self.logprob_fields,
         }
         answer = _Unfinished(model, prompt, on_token)
         try:
@@ -107,6 +114,7 @@ class _Unfinished:
     def __init__(self, model: str, prompt: str, on_token: Callable[[int], None]) -> None:
         self._model, self._prompt, self._on_token = model, prompt, on_token
         self._tokens: list[Token] = []
+        self._texts: list[str] = []
         self._started = time.monotonic()
         self._first_token = 0.0
         self._status = 0
@@ -133,11 +141,13 @@ class _Unfinished:
             return
         for choice in event.get("choices", ()):
             self._tokens += _tokens(choice)
+            self._texts.append(choice.get("text") or "")
         if self._tokens:
             self._first_token = self._first_token or time.monotonic()
             self._on_token(len(self._tokens))
 
     def finish(self) -> Answer:
+        is_complete = self._has_end and not self.error
         if not self.error and not self._has_end:
             self.error = "the stream broke off without an error"
         elif not self.error and not self._tokens:
@@ -147,11 +157,13 @@ class _Unfinished:
             self._model,
             self._prompt,
             tuple(self._tokens),
+            "".join(self._texts),
             self._started,
             self._first_token or now,
             now,
             self.error,
             self._status,
+            is_complete,
             self._is_overload,
         )
 

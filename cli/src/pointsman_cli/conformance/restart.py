@@ -4,35 +4,23 @@ import asyncio
 import time
 
 from pointsman_cli.conformance.answers import BASE
-from pointsman_cli.conformance.bench import PROMPTS, Bench, Chosen
+from pointsman_cli.conformance.bench import PROMPTS, RETRY_SECONDS, Bench, Chosen
 from pointsman_cli.conformance.controls import ControlRefused, run_command
 from pointsman_cli.conformance.findings import Property
 
 START_SECONDS = 600.0
-RETRY_SECONDS = 2.0
 
 
 async def check_restart(bench: Bench, chosen: Chosen, command: list[str]) -> None:
-    """Loads adapters if the engine answers, restarts it, and requests them again.
+    """Loads two adapters, restarts the engine, and requests them again.
 
     `command` must end when the old process has ended; the test waits up to `START_SECONDS` until the new one answers.
     """
-    adapters = {"before-restart-1": chosen.first, "before-restart-2": chosen.new}
-    names = {bench.name(suffix): version for suffix, version in adapters.items()}
-    was_alive = await bench.api.answers_within(0)
-    if was_alive:
-        for name, version in names.items():
-            await bench.load(name, version)
-            bench.judge(await bench.ask(name, PROMPTS[0]), version, "before the restart")
-    try:
-        await run_command(command)
-    except ControlRefused as error:
-        bench.findings.skip(Property.RESTART, f"the command to restart failed: {error}")
-        return
-    if not await _base_answers(bench):
-        return
-    if not was_alive:
-        bench.findings.note("the engine had stopped before its restart, so no adapter was loaded then")
+    names = {bench.name("restarted-1"): chosen.first, bench.name("restarted-2"): chosen.new}
+    for name, version in names.items():
+        await bench.load(name, version)
+        bench.judge(await bench.ask(name, PROMPTS[0]), version, "before the restart")
+    if not await restart(bench, command):
         return
     for name, version in names.items():
         answer = await bench.ask(name, PROMPTS[1])
@@ -43,10 +31,23 @@ async def check_restart(bench: Bench, chosen: Chosen, command: list[str]) -> Non
         else:
             what = f"an adapter that was loaded before: {bench.describe(answer, version)}"
             bench.findings.failed(Property.RESTART, what, len(answer.tokens))
+    for name in names:
+        try:
+            await bench.unload(name)
+        except ControlRefused:
+            bench.loaded.discard(name)  # it is gone
 
 
-async def _base_answers(bench: Bench) -> bool:
-    """Asks the base model until it answers, for `START_SECONDS` at most; judges the answer. Returns whether it did."""
+async def restart(bench: Bench, command: list[str]) -> bool:
+    """Runs the command, and asks the base model until it answers, for `START_SECONDS` at most; judges its answer.
+
+    Returns whether it answered.
+    """
+    try:
+        await run_command(command, START_SECONDS)
+    except ControlRefused as error:
+        bench.findings.note(f"the command to restart the engine failed: {error}")
+        return False
     deadline = time.monotonic() + START_SECONDS
     while (answer := await bench.ask_base(PROMPTS[0])).error:
         if time.monotonic() > deadline:
@@ -54,5 +55,5 @@ async def _base_answers(bench: Bench) -> bool:
             bench.findings.failed(Property.RESTART, what)
             return False
         await asyncio.sleep(RETRY_SECONDS)
-    bench.judge(answer, BASE, "the base model, after the restart", Property.BASE_CHANGED)
+    bench.judge(answer, BASE, "the base model, after a restart", Property.BASE_CHANGED)
     return True

@@ -5,13 +5,17 @@ from collections.abc import Awaitable, Callable
 from pointsman_cli.conformance.bench import Bench, Chosen
 from pointsman_cli.conformance.controls import ControlRefused
 from pointsman_cli.conformance.findings import Property
-from pointsman_cli.conformance.hostile import ALIVE_SECONDS, check_file_names, check_harm, check_unfit_adapters
+from pointsman_cli.conformance.harm import check_harm
+from pointsman_cli.conformance.hostile import check_file_names, check_unfit_adapters
 from pointsman_cli.conformance.learning import CannotTest, learn
 from pointsman_cli.conformance.openai_api import LimitReached
 from pointsman_cli.conformance.plan import ADAPTERS_AT_ONCE, SwapPlan
 from pointsman_cli.conformance.replacement import check_replacements, check_unloading
 from pointsman_cli.conformance.restart import check_restart
 from pointsman_cli.conformance.under_load import check_eviction, run_load
+
+HARM = "what can stop an engine"
+"""The check after which the engine may have stopped, which is a finding of it."""
 
 Check = tuple[str, Callable[[], Awaitable[object]]]
 
@@ -38,8 +42,8 @@ async def run_swap_test(bench: Bench, plan: SwapPlan) -> None:
                 await check()
             except ControlRefused as error:
                 bench.findings.note(f"{name}: {error}")
-            if not await bench.api.answers_within(ALIVE_SECONDS) and not name.startswith("harm"):
-                bench.findings.failed(Property.FAILED_REQUESTS, f"the engine does not answer any more after: {name}")
+            if name != HARM and not await bench.is_alive():
+                bench.findings.failed(Property.FAILED_REQUESTS, f"the engine stops after: {name}")
                 return
     except LimitReached as error:
         bench.findings.note(f"the test ended early, at {error}")
@@ -59,8 +63,9 @@ def _checks(bench: Bench, chosen: Chosen, plan: SwapPlan) -> list[Check]:
     if plan.may_evict:
         checks.append(("more adapters than slots", lambda: check_eviction(bench, chosen, plan.slots)))
     checks.append(("the base model", lambda: bench.check_base("the base model, at the end")))
-    if plan.harmful:
-        checks.append(("harm", lambda: check_harm(bench, chosen, plan.slots or ADAPTERS_AT_ONCE)))
     if plan.restart_command:
         checks.append(("a restart", lambda: check_restart(bench, chosen, plan.restart_command)))
+    if plan.harmful:
+        slots = plan.slots or ADAPTERS_AT_ONCE
+        checks.append((HARM, lambda: check_harm(bench, chosen, slots, plan.restart_command)))
     return checks

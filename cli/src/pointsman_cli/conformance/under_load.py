@@ -10,7 +10,7 @@ from pointsman_cli.conformance.bench import MOVING_PART, PROMPTS, SHORT_TOKENS, 
 from pointsman_cli.conformance.controls import ControlRefused
 from pointsman_cli.conformance.findings import Property
 
-MOVE_INTERVAL_SECONDS = 2.0
+MOVE_INTERVAL_SECONDS = 1.0
 SWITCH_SECONDS = 0.5
 """How long requests that begin after a replacement may still get the version before, in a fleet."""
 FIRST, SECOND, MOVES = "first", "second", "moves"
