@@ -10,6 +10,7 @@ from pointsman_cli import jobs as jobs
 from pointsman_cli.adapters import command as adapters
 from pointsman_cli.advise.command import advise_on
 from pointsman_cli.ask import ask, feedback, route
+from pointsman_cli.conformance import command as conformance
 from pointsman_cli.doctor.command import doctor
 from pointsman_cli.eval.command import evaluate
 from pointsman_cli.ingest import ingest
@@ -46,6 +47,7 @@ def build_app() -> typer.Typer:
     app.add_typer(datasets_app(), name="datasets")
     app.add_typer(import_app(), name="import")
     app.add_typer(backup.build_app(), name="backup")
+    app.add_typer(conformance.build_app(), name="conformance")
     return app
 
 
