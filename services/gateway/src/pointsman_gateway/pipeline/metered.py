@@ -40,9 +40,10 @@ class MeteredRequest:
         assert self._reservation is not None  # `admit` comes first
         return self._reservation
 
-    async def admit(self, tokens: int) -> Reservation:
-        """Takes a slot, waiting for it if necessary, and reserves one request, one stream and `tokens` of the caller's
-        limits.
+    async def admit(self, estimate: Callable[[Request], int]) -> Reservation:
+        """Takes a slot, waiting for it if necessary, and reserves one request, one stream and as many tokens of the
+        caller's limits as `estimate` returns. It is called when the request has been checked, since invalid values
+        cannot be counted.
 
         Raises the errors of `Admission.enter` and `Admission.wait`; ResourceExhausted, with the limits' headers in
         `limits`, if a limit is used up; and Unavailable as `Tenancy.enter` does.
@@ -51,6 +52,7 @@ class MeteredRequest:
         if not admission.enter(request):
             await admission.wait(request)
         self._has_slot = True
+        tokens = estimate(request)
         try:
             reservation = tenancy.enter_now(request.caller, tokens) or await tenancy.enter(request.caller, tokens)
         except ResourceExhausted as error:
@@ -113,7 +115,7 @@ class MeteredBlock(MeteredRequest):
         gateway stops.
         """
         with self._pipeline.active_runs.running(self._request.deadline):
-            yield await self.admit(tokens)
+            yield await self.admit(lambda request: tokens)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
