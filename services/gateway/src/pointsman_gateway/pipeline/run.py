@@ -162,7 +162,7 @@ class RequestRun:
 
     async def _answer(self) -> None:
         stages, meter, request = self._stages, self._meter, self._request
-        reservation = await self._metered.admit(estimate_total_tokens(request))
+        reservation = await self._metered.admit(estimate_total_tokens)
         meter.mark_admitted()
         labels = await stages.classification.label(request)
         self._step = step = await stages.conversations.recall(request, labels)
