@@ -10,7 +10,12 @@ from pointsman_lora_server.engine.completion import CERTAIN_LOGPROB, CompletionC
 
 log = logging.getLogger(__name__)
 
-PROMPTS = ("The station is", "Dear customer, thank you for", '{"answer": "', "Question: How do I get my money back? Answer:")
+PROMPTS = (
+    "The station is",
+    "Dear customer, thank you for",
+    '{"answer": "',
+    "Question: How do I get my money back? Answer:",
+)
 MAX_TOKENS = 8
 ATTEMPTS = 3
 """How often a version without effect is asked, since on a busy engine rounding can hide a weak one."""
