@@ -34,6 +34,27 @@ class GuardrailVerdict:
         return f"guardrail {self.guardrail}: {self.hook} {self.ruling}{found}"
 
 
+def cost_parts_usd(picodollars: Mapping[str, int]) -> dict[str, float | None]:
+    """Returns the dollars by component; None for `UNPRICED`."""
+    parts: dict[str, float | None] = {component: amount / PICODOLLARS for component, amount in picodollars.items()}
+    if UNPRICED in parts:
+        parts[UNPRICED] = None
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptCharge:
+    """What one engine's answer cost, for a request that several answers were charged for."""
+
+    engine: str
+    """As in `Receipt.engine`."""
+    model: str
+    """As in `Receipt.model`."""
+    usage: Usage
+    picodollars: Mapping[str, int]
+    """As in `Receipt.picodollars`."""
+
+
 @dataclass(slots=True)
 class Receipt:
     """The tokens, cost, time and outcome of a request that has a decision. All paths that it tried are included.
@@ -62,6 +83,10 @@ class Receipt:
     request_id: str = ""
     guardrails: tuple[GuardrailVerdict, ...] = ()
     """Empty if no guardrail is configured."""
+    engine: str = ""
+    """The name in the configuration of the engine that answered, on whose invoice the answer is; empty if none did."""
+    attempts: tuple[AttemptCharge, ...] = ()
+    """The answers that add up to the usage and the cost; empty if there is only one, of `engine`."""
     cost_usd: float | None = field(init=False, repr=False, compare=False)
     """Total cost in dollars; None if a model with an unknown price was used."""
     _in_dollars: dict[str, float | None] | None = field(default=None, init=False, repr=False, compare=False)
@@ -75,9 +100,7 @@ class Receipt:
     def cost_parts_usd(self) -> dict[str, float | None]:
         """Returns the dollars by component; None for `UNPRICED`. They are computed once."""
         if self._in_dollars is None:
-            self._in_dollars = {component: amount / PICODOLLARS for component, amount in self.picodollars.items()}
-            if UNPRICED in self._in_dollars:
-                self._in_dollars[UNPRICED] = None
+            self._in_dollars = cost_parts_usd(self.picodollars)
         return self._in_dollars
 
     @property

@@ -30,6 +30,7 @@ class PathAttempt:
         "cached",
         "embeddings",
         "ended",
+        "engine",
         "estimate",
         "failure",
         "finish_reason",
@@ -61,6 +62,7 @@ class PathAttempt:
         self.estimate: Usage | None = None
         """The last estimate of the usage that was set while the answer was generated; None if there is none."""
         self.model = ""
+        self.engine = ""
         self.cached = ""
         self.hedged = 0
         self.embeddings = 0
@@ -84,15 +86,21 @@ class PathAttempt:
         self.prompt, self.sent = prompt, perf_counter()
 
     def set_answer(
-        self, model: str, cached: str = "", hedged: int = 0, loading_seconds: float = 0.0, embeddings: int = 0
+        self,
+        model: str,
+        engine: str = "",
+        cached: str = "",
+        hedged: int = 0,
+        loading_seconds: float = 0.0,
+        embeddings: int = 0,
     ) -> None:
         """Records that the answer has begun, or was found in the cache (`cached`: "exact" or "semantic", else empty).
 
-        `model` is the engine's name of the model that answers. `hedged` is the number of other engines that got the
+        `model` is the engine's name of the model that answers, and `engine` the engine's name. `hedged` is the number of other engines that got the
         same prompt and were cancelled before they answered, `embeddings` the number of texts that were embedded to look
         the request up in the cache, and `loading_seconds` the time that the attempt waited for its adapter.
         """
-        self.model = model
+        self.model, self.engine = model, engine
         if cached or hedged or loading_seconds or embeddings:
             self.cached, self.hedged, self.loading_seconds, self.embeddings = (
                 cached,

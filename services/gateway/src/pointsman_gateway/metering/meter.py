@@ -8,7 +8,17 @@ from time import perf_counter
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.domain import UNPRICED, Chunks, Decision, Path, Receipt, Request, UndecidedReceipt, Usage
+from pointsman_gateway.domain import (
+    UNPRICED,
+    AttemptCharge,
+    Chunks,
+    Decision,
+    Path,
+    Receipt,
+    Request,
+    UndecidedReceipt,
+    Usage,
+)
 from pointsman_gateway.domain.outcome import OK, ROUTED, Fault, fault_of, outcome_of
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.attempts import PathAttempt, Work, sum_attempts
@@ -236,10 +246,12 @@ class Meter:
                     other = 0 if is_plain else self._other_picodollars(attempt.path, usage, parts)
                     prefill = seconds.get("prefill", 0.0)
                     metering.expected_cost.statistics.add(attempt.path, own_tokens, usage, other, prefill)
+        charges: tuple[AttemptCharge, ...] = ()
         if len(work) != 1:
             by_engine = False
             usage, parts, seconds = sum_attempts(work)
             self._count_tokens()
+            charges = self._charges(work)
         if UNPRICED in parts:
             self._note_missing_prices(work)
         if self._notes:
@@ -256,6 +268,8 @@ class Meter:
             answering.cached,
             fault,
             request_id.get(),
+            engine=answering.engine,
+            attempts=charges,
         )
         if usage.details is not None:
             metering.metrics.count_token_details(receipt, usage.details)
@@ -327,6 +341,19 @@ class Meter:
         for attempt in self._attempts:
             if attempt.usage is not None and not attempt.cached:
                 self._metering.gen_ai.observe_tokens(self._request.operation, attempt.model, attempt.usage)
+
+    def _charges(self, work: Sequence[Work]) -> tuple[AttemptCharge, ...]:
+        """Returns what the answer of each engine cost; empty if only the engine of the answer that the caller gets was
+        used.
+        """
+        charges = [
+            AttemptCharge(attempt.engine, attempt.model, usage, parts)
+            for attempt, (usage, parts, _) in zip(self._attempts, work, strict=True)
+            if attempt.engine and (any(parts.values()) or usage.prompt_tokens or usage.completion_tokens)
+        ]
+        if len(charges) == 1 and charges[0].engine == (self._answering or NO_ATTEMPT).engine:
+            return ()
+        return tuple(charges)
 
     def _other_picodollars(self, path: Path, usage: Usage, parts: CostParts) -> int:
         """Returns the picodollars of an answer in addition to its plain tokens, its images and training."""

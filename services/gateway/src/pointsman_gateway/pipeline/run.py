@@ -290,7 +290,9 @@ class RequestRun:
         engine_request = request if checks is None else checks.engine_request(request)
         answer = await stages.backend.call(engine_request, decision, prompt)
         self._source = answer.source
-        path_attempt.set_answer(answer.model, answer.cached, answer.hedged, answer.waited, answer.embeddings)
+        path_attempt.set_answer(
+            answer.model, answer.engine, answer.cached, answer.hedged, answer.waited, answer.embeddings
+        )
         attempt = Attempt(decision, answer, self._meter, path_attempt, checks, self._reads)
         if self._reads:
             self._attempts.append(attempt)

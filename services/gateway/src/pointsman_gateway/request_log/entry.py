@@ -11,12 +11,15 @@ import msgspec
 
 from pointsman_gateway.config.flywheel import LearningConfig
 from pointsman_gateway.domain import (
+    AttemptCharge,
     CompletedAnswer,
     Decision,
     Receipt,
     Request,
     UndecidedReceipt,
+    Usage,
 )
+from pointsman_gateway.domain.receipt import cost_parts_usd
 from pointsman_gateway.redaction import NotRedacted, Redaction
 from pointsman_gateway.request_log.evidence import AnswerCounts, answer_counts, evidence_key
 from pointsman_gateway.request_log.redis_schema import day_of, hash_to_unit_interval
@@ -114,6 +117,8 @@ def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction =
         **_receipt_fields(receipt),
         "escalated_from": receipt.escalated_from,
         "cached": receipt.cached,
+        "engine": receipt.engine,
+        **({"attempts": [_attempt_fields(one) for one in receipt.attempts]} if receipt.attempts else {}),
     }
     counted = pending.counts.key if pending.counts is not None else evidence_key(receipt)
     key = str(counted) if receipt.model else ""
@@ -172,20 +177,34 @@ def _digest(request: Request) -> str:
     return hashlib.blake2b(_encode_sorted((parameters, request.messages)), digest_size=16).hexdigest()
 
 
-def _receipt_fields(receipt: Receipt | UndecidedReceipt) -> dict[str, object]:
-    """Returns the fields that entries of receipts with and without a decision have in common."""
-    usage = receipt.usage
+def _attempt_fields(charge: AttemptCharge) -> dict[str, object]:
     return {
-        "request_id": receipt.request_id,
-        "outcome": receipt.outcome,
-        "fault": receipt.fault,
-        "model": receipt.model,
+        "engine": charge.engine,
+        "model": charge.model,
+        **_usage_fields(charge.usage),
+        "cost_parts_usd": cost_parts_usd(charge.picodollars),
+    }
+
+
+def _usage_fields(usage: Usage) -> dict[str, object]:
+    return {
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "cached_tokens": usage.cached_tokens,
         },
         **({"token_details": usage.details.as_fields()} if usage.details is not None else {}),
+    }
+
+
+def _receipt_fields(receipt: Receipt | UndecidedReceipt) -> dict[str, object]:
+    """Returns the fields that entries of receipts with and without a decision have in common."""
+    return {
+        "request_id": receipt.request_id,
+        "outcome": receipt.outcome,
+        "fault": receipt.fault,
+        "model": receipt.model,
+        **_usage_fields(receipt.usage),
         "cost_usd": receipt.cost_usd,
         "cost_parts_usd": receipt.cost_parts_usd,
         "seconds": receipt.rounded_seconds,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import msgspec
 
 from pointsman_gateway.domain import (
+    AttemptCharge,
     Caller,
     Considered,
     Decision,
@@ -69,6 +70,8 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     tuned_from: str = ""
     random_key: str = ""
     token_details: TokenDetails | None = None
+    engine: str = ""
+    attempts: tuple[AttemptCharge, ...] = ()
 
     def to_pending_entry(self) -> PendingEntry:
         """Returns the entry that is to be logged, for another process than the one that wrote the record.
@@ -196,6 +199,8 @@ def decided_record(
         path.tuned_from,
         decision.random_key,
         usage.details,
+        receipt.engine,
+        receipt.attempts,
     )
 
 
