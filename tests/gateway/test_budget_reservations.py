@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pointsman_gateway.domain import UNPRICED, Message, Path, Request, Sampling, TokenDetails, Usage
 from pointsman_gateway.domain.usage import detailed
-from pointsman_gateway.metering.pricing import CostEstimator, Pricing
+from pointsman_gateway.metering.expected_cost import CostEstimator
+from pointsman_gateway.metering.pricing import Pricing
 from pointsman_servicekit.errors import ResourceExhausted
 from pointsman_servicekit.keys.records import PICO, Limits
 

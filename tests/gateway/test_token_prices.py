@@ -169,6 +169,8 @@ def usages(draw: st.DrawFn) -> Usage:
 
 
 def expected_picodollars(tiers: dict[str, dict[str, Any]], usage: Usage) -> int | None:
+    if not usage.prompt_tokens and not usage.completion_tokens:
+        return 0
     details = usage.details or TokenDetails()
     prices = tiers.get(details.service_tier)
     if prices is None:

@@ -96,9 +96,10 @@ class PathAttempt:
     ) -> None:
         """Records that the answer has begun, or was found in the cache (`cached`: "exact" or "semantic", else empty).
 
-        `model` is the engine's name of the model that answers, and `engine` the engine's name. `hedged` is the number of other engines that got the
-        same prompt and were cancelled before they answered, `embeddings` the number of texts that were embedded to look
-        the request up in the cache, and `loading_seconds` the time that the attempt waited for its adapter.
+        `model` is the engine's name of the model that answers, and `engine` the engine's name. `hedged` is the number
+        of other engines that got the same prompt and were cancelled before they answered, `embeddings` the number of
+        texts that were embedded to look the request up in the cache, and `loading_seconds` the time that the attempt
+        waited for its adapter.
         """
         self.model, self.engine = model, engine
         if cached or hedged or loading_seconds or embeddings:

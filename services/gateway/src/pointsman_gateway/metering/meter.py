@@ -23,8 +23,9 @@ from pointsman_gateway.domain.outcome import OK, ROUTED, Fault, fault_of, outcom
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.attempts import PathAttempt, Work, sum_attempts
 from pointsman_gateway.metering.canary_outcomes import CanaryOutcomes
+from pointsman_gateway.metering.expected_cost import CostEstimator
 from pointsman_gateway.metering.price_table import CostParts
-from pointsman_gateway.metering.pricing import TOKEN_COMPONENTS, CostEstimator, Pricing
+from pointsman_gateway.metering.pricing import TOKEN_COMPONENTS, Pricing
 from pointsman_gateway.metering.token_estimates import choice_count, estimate_own_tokens
 
 log = logging.getLogger(__name__)
