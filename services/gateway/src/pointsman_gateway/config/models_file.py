@@ -90,6 +90,11 @@ class ModelConfig(Strict):
     usd_per_request: Dollars | None = Field(
         default=None, description="dollars for each answer that has begun, in addition to its tokens; unset: 0"
     )
+    usd_per_tool_request: Dollars | None = Field(
+        default=None,
+        description="dollars for each request to a tool that the provider runs and bills apart, such as its web "
+        "search; an answer with such requests has an unknown cost without it",
+    )
     service_tiers: dict[str, Prices] = Field(
         default_factory=dict,
         description="prices of the provider's other service tiers, such as flex and priority; an answer of a tier "
@@ -307,7 +312,8 @@ class ModelsFile(Strict):
     def _is_anything_priced(self) -> bool:
         hourly = any(engine.usd_per_hour for engine in self.engines.values())
         answers = any(
-            m.usd_per_million_tokens is not None or m.usd_per_image or m.usd_per_request for m in self.models.values()
+            m.usd_per_million_tokens is not None or m.usd_per_image or m.usd_per_request or m.usd_per_tool_request
+            for m in self.models.values()
         )
         return bool(hourly or answers or self.embeddings or self.retrieval or self.cache or self.training)
 

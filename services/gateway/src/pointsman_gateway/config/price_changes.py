@@ -20,6 +20,7 @@ class PriceChange(Strict):
     )
     usd_per_image: Dollars | None = None
     usd_per_request: Dollars | None = None
+    usd_per_tool_request: Dollars | None = None
 
     @property
     def replaced(self) -> dict[str, object]:

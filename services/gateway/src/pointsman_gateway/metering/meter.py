@@ -23,6 +23,7 @@ from pointsman_gateway.domain.outcome import OK, ROUTED, Fault, fault_of, outcom
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.attempts import PathAttempt, Work, sum_attempts
 from pointsman_gateway.metering.canary_outcomes import CanaryOutcomes
+from pointsman_gateway.metering.estimates import estimated_picodollars
 from pointsman_gateway.metering.expected_cost import CostEstimator
 from pointsman_gateway.metering.price_table import CostParts
 from pointsman_gateway.metering.pricing import TOKEN_COMPONENTS, Pricing
@@ -274,6 +275,9 @@ class Meter:
         )
         if usage.details is not None:
             metering.metrics.count_token_details(receipt, usage.details)
+        if "hedge" in parts or usage.is_estimate:
+            estimates = estimated_picodollars(zip(self._attempts, work, strict=True), outcome)
+            metering.metrics.count_estimates(receipt, estimates)
         metering.aggregator.add((receipt, first, request.operation, request.model, own_tokens, by_engine))
         return receipt
 

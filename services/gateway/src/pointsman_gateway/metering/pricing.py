@@ -72,6 +72,11 @@ class Pricing:
         self._request_prices = {
             name: round(model.usd_per_request * PICODOLLARS) for name, model in models.items() if model.usd_per_request
         }
+        self._tool_prices = {
+            name: round(model.usd_per_tool_request * PICODOLLARS)
+            for name, model in models.items()
+            if model.usd_per_tool_request is not None
+        }
         self.charges_answers = bool(self._image_prices or self._request_prices)
         """Whether answers of a model may cost more than their tokens."""
 
@@ -103,9 +108,10 @@ class Pricing:
         return None if table is None else table.highest(request, prompt_tokens)
 
     def parts(self, model: str, usage: Usage) -> CostParts:
-        """Returns the picodollars of an engine's tokens by component, which is the kind of tokens.
+        """Returns the picodollars of an engine's tokens by component, which is the kind of tokens, and as "tool" those
+        of the requests to tools that the provider ran.
 
-        If a price is unknown, the result is {UNPRICED: 0}, or empty if there are no tokens.
+        If a price is unknown, the result is {UNPRICED: 0}, or empty if there are neither tokens nor such requests.
         """
         if self._change is not None and self._clock() >= self._change:
             self._set_prices()
@@ -119,8 +125,11 @@ class Pricing:
             }
         table = self._tables.get(model)
         parts = table.parts(usage) if table is not None else None
-        if parts is None:
-            return {UNPRICED: 0} if usage.prompt_tokens or usage.completion_tokens else {}
+        tools = usage.details.tool_requests if usage.details is not None else 0
+        if parts is None or (tools and model not in self._tool_prices):
+            return {UNPRICED: 0} if usage.prompt_tokens or usage.completion_tokens or tools else {}
+        if tools:
+            parts["tool"] = tools * self._tool_prices[model]
         return parts
 
     def missing_price(self, model: str, usage: Usage) -> str:
@@ -129,6 +138,8 @@ class Pricing:
         """
         table = self._tables.get(model)
         missing = table.missing(usage) if table is not None else ""
+        if not missing and table is not None and usage.details is not None and usage.details.tool_requests:
+            missing = "" if model in self._tool_prices else "tool requests (usd_per_tool_request)"
         return f"cost unknown: model '{model}' lacks a price of {missing}" if missing else ""
 
     def surcharge(self, model: str, usage: Usage, parts: CostParts) -> int:
