@@ -7,6 +7,7 @@ import typer
 
 from pointsman_cli import backup as backup
 from pointsman_cli import jobs as jobs
+from pointsman_cli import prices as prices
 from pointsman_cli.adapters import command as adapters
 from pointsman_cli.advise.command import advise_on
 from pointsman_cli.ask import ask, feedback, route
@@ -45,6 +46,7 @@ def build_app() -> typer.Typer:
     app.add_typer(keys.build_app(), name="keys")
     app.add_typer(datasets_app(), name="datasets")
     app.add_typer(import_app(), name="import")
+    app.add_typer(prices.build_app(), name="prices")
     app.add_typer(backup.build_app(), name="backup")
     return app
 

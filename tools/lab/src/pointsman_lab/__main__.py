@@ -5,6 +5,7 @@ import asyncio
 import re
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from pointsman_lab.litellm_import import import_litellm
 from pointsman_lab.prediction.evaluation import MIN_ROWS, Evaluation, read_evaluation, to_evaluation
 from pointsman_lab.prediction.report import Target, predict
 from pointsman_lab.prediction.scores_file import read_scores
+from pointsman_lab.prices.price_import import ImportOrder, import_prices
 from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
@@ -81,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     import_parser = commands.add_parser("import", help="translate a config.yaml of LiteLLM")
     import_parser.set_defaults(command=_import)
     import_parser.add_argument("--config", required=True, type=Path, metavar="FILE")
+    prices_parser = commands.add_parser("prices", help="compare the models' prices with LiteLLM's, and write them")
+    prices_parser.set_defaults(command=_prices)
+    prices_parser.add_argument("--from", required=True, dest="source", metavar="litellm|FILE")
+    prices_parser.add_argument("--model", action="append", default=[], metavar="NAME")
+    prices_parser.add_argument("--starting", type=date.fromisoformat, metavar="YYYY-MM-DD")
+    prices_parser.add_argument("--write", action="store_true")
     fit_parser = commands.add_parser("fit", help="train the classifier on the tasks' examples and write it to a file")
     fit_parser.set_defaults(command=_fit)
     fit_parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: {ARTIFACT} in the folder")
@@ -120,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     plan_parser.set_defaults(command=_plan)
     for subparser in (
         init_parser, import_parser, fit_parser, predict_parser, replay_parser, suggest_parser, data_parser,
-        render_parser, plan_parser, wrappers_parser,
+        render_parser, plan_parser, wrappers_parser, prices_parser,
     ):  # fmt: skip
         subparser.add_argument("folder", type=Path, help="a configuration folder")
     render_parser.add_argument("path", help="one of its paths")
@@ -155,6 +163,11 @@ async def _init(options: argparse.Namespace, settings: Settings) -> Report:
 
 async def _import(options: argparse.Namespace, settings: Settings) -> Report:
     return import_litellm(options.config, options.folder)
+
+
+async def _prices(options: argparse.Namespace, settings: Settings) -> Report:
+    order = ImportOrder(options.folder, options.source, tuple(options.model), options.starting, options.write)
+    return import_prices(order)
 
 
 async def _fit(options: argparse.Namespace, settings: Settings) -> Report:
