@@ -17,6 +17,7 @@ from pointsman_cli.ingest import ingest
 from pointsman_cli.init import import_app, init
 from pointsman_cli.keys import command as keys
 from pointsman_cli.lab_commands import classifier_app, datasets_app, predict, replay
+from pointsman_cli.reconcile import reconcile
 from pointsman_cli.retrain.command import retrain
 from pointsman_cli.retriever import command as retriever
 from pointsman_cli.search import search
@@ -35,7 +36,9 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_root)
-    for command in (init, up, top, ask, route, feedback, ingest, search, train, retrain, predict, replay, doctor):
+    for command in (
+        init, up, top, ask, route, feedback, ingest, search, train, retrain, predict, replay, reconcile, doctor,
+    ):  # fmt: skip
         app.command()(command)
     app.command("eval")(evaluate)
     app.command("advise")(advise_on)

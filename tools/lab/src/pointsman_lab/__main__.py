@@ -32,6 +32,8 @@ from pointsman_lab.prediction.evaluation import MIN_ROWS, Evaluation, read_evalu
 from pointsman_lab.prediction.report import Target, predict
 from pointsman_lab.prediction.scores_file import read_scores
 from pointsman_lab.prices.price_import import ImportOrder, import_prices
+from pointsman_lab.reconcile.arguments import add_arguments, read_order
+from pointsman_lab.reconcile.reconciliation import reconcile
 from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
@@ -100,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     predict_parser.add_argument("--live", action="store_true", help="learn from the ratings in the request log too")
     predict_parser.add_argument("--usd-per-wrong-answer", type=float, metavar="USD")
     predict_parser.add_argument("--quality", type=float, help="to reach at the least cost")
+    reconcile_parser = commands.add_parser("reconcile", help="compare a provider's export with the receipts")
+    reconcile_parser.set_defaults(command=_reconcile)
+    add_arguments(reconcile_parser)
     replay_parser = commands.add_parser("replay", help="decide recorded requests again with this configuration")
     replay_parser.set_defaults(command=_replay)
     replay_parser.add_argument("--examples", type=int, default=10, metavar="N")
@@ -128,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     plan_parser.set_defaults(command=_plan)
     for subparser in (
         init_parser, import_parser, fit_parser, predict_parser, replay_parser, suggest_parser, data_parser,
-        render_parser, plan_parser, wrappers_parser, prices_parser,
+        render_parser, plan_parser, wrappers_parser, prices_parser, reconcile_parser,
     ):  # fmt: skip
         subparser.add_argument("folder", type=Path, help="a configuration folder")
     render_parser.add_argument("path", help="one of its paths")
@@ -137,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     predict_parser.add_argument("--since", default="14d", metavar="AGE", help="of the ratings")
     for subparser in (replay_parser, suggest_parser, wrappers_parser):
         subparser.add_argument("--since", default="24h", metavar="AGE", help="30m, 24h, 7d")
-    for subparser in (predict_parser, replay_parser, suggest_parser, wrappers_parser, data_parser):
+    for subparser in (predict_parser, replay_parser, suggest_parser, wrappers_parser, data_parser, reconcile_parser):
         subparser.add_argument("--redis", metavar="URL", help="default: POINTSMAN_GATEWAY_REDIS_URL")
     return parser
 
@@ -229,6 +234,15 @@ async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
         context = build_context(config, learned, evidence)
         diff = await replay(context, log, seconds, options.examples, ProgressLines())
     return replay_report(diff, config.digest, options.since, options.examples, options.fail_if_changed)
+
+
+async def _reconcile(options: argparse.Namespace, settings: Settings) -> Report:
+    url = options.redis or settings.redis_url
+    if not url:
+        raise ConfigError("there is no request log; name its Redis by --redis or POINTSMAN_GATEWAY_REDIS_URL")
+    order = read_order(options)
+    async with open_request_log(url) as log:
+        return await reconcile(order, _load(options.folder), log)
 
 
 async def _suggest(options: argparse.Namespace, settings: Settings) -> Report:
