@@ -202,6 +202,11 @@ class Meter:
         return self._current.finish_reason
 
     @property
+    def has_begun(self) -> bool:
+        """Returns whether an engine has sent a part of the current attempt's answer, which has to be paid."""
+        return bool(self._current.pieces)
+
+    @property
     def elapsed(self) -> float:
         return perf_counter() - self._arrived
 

@@ -270,6 +270,8 @@ class RequestRun:
         """
         if not decision.alternatives:
             return None
+        if self._meter.has_begun:
+            self._reserved_usd = 0.0  # the reservation pays for the answer that broke off
         try:
             following = await self._afford_later(decision.with_fallback(reason))
         except ResourceExhausted:
