@@ -46,6 +46,24 @@ async def test_an_answer_that_broke_off_is_an_estimate(
     assert gateway.metric(ESTIMATED, cause="cancelled") == 0
 
 
+async def test_a_cut_off_answer_has_the_price_of_the_service_tier_that_was_asked_for(
+    neighbours: Neighbours, engine: ScriptedEngine
+) -> None:
+    half = {kind: price / 2 for kind, price in PRICES.items()}
+    neighbours.config.models["models"]["tiny"]["service_tiers"] = {"flex": half}
+    neighbours.config.models["engines"]["far"] = {
+        "model": "tiny", "url": engine.url, "request_fields": ["service_tier"],
+    }  # fmt: skip
+    await neighbours.ready()
+    engine.says(*beginning("a", "b"), BREAK)
+    async with neighbours.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url, verify=False) as http:
+        for tier in ("flex", "unheard-of"):
+            async with http.stream("POST", "/v1/chat/completions", json={**BODY, "service_tier": tier}) as response:
+                await response.aread()
+        completion = gateway.metric("pointsman_cost_usd_total", component="completion")
+    assert completion == pytest.approx(2 * (PRICES["completion"] / 2 + PRICES["completion"]) / 1e6)
+
+
 @pytest.fixture
 async def hedging(neighbours: Neighbours, second_engine: ScriptedEngine) -> AsyncIterator[Gateway]:
     neighbours.config.models["engines"]["spare"] = {"model": "tiny", "url": second_engine.url}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import TypeVar
 
-from pointsman_gateway.domain import Chunks, Path, Prompt, Usage
+from pointsman_gateway.domain import Chunks, Path, Prompt, Request, Usage
 from pointsman_gateway.domain.usage import PROMPT_KINDS
 from pointsman_gateway.metering.price_table import CostParts
 from pointsman_gateway.metering.pricing import Pricing
@@ -75,10 +75,12 @@ class PathAttempt:
         self.ended: float | None = None
         """When its work ended, if another attempt followed it."""
 
-    def work(self, pricing: Pricing) -> Work:
+    def work(self, pricing: Pricing, request: Request) -> Work:
+        """Returns what the attempt has used and cost; estimates it if no engine has counted its tokens."""
         usage = self.usage
         if usage is None:
-            usage = estimate_usage(self.prompt.messages, self.pieces, self.estimate)
+            tier = pricing.tier_of(self.path.model, request) if self.pieces else ""
+            usage = estimate_usage(self.prompt.messages, self.pieces, self.estimate, tier)
         return usage, self._cost(pricing, usage), self._seconds(usage)
 
     def set_prompt(self, prompt: Prompt) -> None:

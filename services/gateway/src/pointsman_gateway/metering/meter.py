@@ -242,7 +242,7 @@ class Meter:
         answering, own_tokens = self._answering or NO_ATTEMPT, estimate_own_tokens(request)
         work: list[Work] = []
         for attempt in self._attempts:
-            done = usage, parts, seconds = attempt.work(metering.pricing)
+            done = usage, parts, seconds = attempt.work(metering.pricing, request)
             work.append(done)
             if attempt.path.resolved_adapter is not None:
                 self._count_canary(attempt, outcome)
@@ -295,7 +295,9 @@ class Meter:
         decision = self._decision
         if decision is None:
             return self._reject(outcome, fault)
-        _, _, seconds = sum_attempts([attempt.work(self._metering.pricing) for attempt in self._attempts])
+        _, _, seconds = sum_attempts(
+            [attempt.work(self._metering.pricing, self._request) for attempt in self._attempts]
+        )
         seconds = self._with_request_phases(seconds)
         receipt = Receipt(decision, Usage(), {}, seconds, outcome, fault=fault, request_id=request_id.get())
         self._metering.metrics.count_route(receipt)

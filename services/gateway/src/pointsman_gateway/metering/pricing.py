@@ -11,6 +11,7 @@ from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.domain import PICODOLLARS, UNPRICED, Message, Request, Usage
 from pointsman_gateway.domain.usage import TOKEN_KINDS
 from pointsman_gateway.metering.price_table import CostParts, KindPrices, price_tables
+from pointsman_gateway.metering.reservations import requested_tier
 
 SECONDS_PER_HOUR = 3600
 
@@ -106,6 +107,11 @@ class Pricing:
             self._set_prices()
         table = self._tables.get(model)
         return None if table is None else table.highest(request, prompt_tokens)
+
+    def tier_of(self, model: str, request: Request) -> str:
+        """Returns the service tier that the request asks for; empty if the model has no prices of that tier."""
+        table, tier = self._tables.get(model), requested_tier(request)
+        return tier if tier and table is not None and table.has_tier(tier) else ""
 
     def parts(self, model: str, usage: Usage) -> CostParts:
         """Returns the picodollars of an engine's tokens by component, which is the kind of tokens, and as "tool" those
