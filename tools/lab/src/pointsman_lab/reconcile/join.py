@@ -130,6 +130,7 @@ def join(
     joined = Joined(export)
     by_tier = any(line.tier is not None for line in export.lines)
     by_model = any(line.model for line in export.lines)
+    by_key = any(line.key is not None for line in export.lines)
     has_requests = any(line.kind == REQUESTS for line in export.lines)
     only_all = {line.kind for line in export.lines} <= {ALL_KINDS, TOOLS}
     for line in export.lines:
@@ -144,7 +145,8 @@ def join(
         if day is None:
             continue
         tier = charge.tier if by_tier else ""
-        group = Group(names.model_of_charge(charge) if by_model else "", day, names.key_of_charge(charge), tier)
+        key = names.key_of_charge(charge) if by_key else ""
+        group = Group(names.model_of_charge(charge) if by_model else "", day, key, tier)
         joined.hedged[group] += charge.is_hedged
         joined.unpriced[group] += not charge.is_priced
         for kind, tokens in charge.counts.items():
