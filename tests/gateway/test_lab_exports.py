@@ -8,7 +8,7 @@ Microsoft Learn, "Understand cost details fields". Numbers are theirs, or made u
 
 import gzip
 import json
-from collections import Counter
+from collections import defaultdict
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -32,7 +32,7 @@ def read(*names: str, zone: Any = UTC) -> list[Export]:
 
 def counts(export: Export, model: str, tier: str | None = None) -> dict[str, Fraction]:
     """The tokens and requests of a model by kind, without zeros."""
-    found: Counter[str] = Counter()
+    found: dict[str, Fraction] = defaultdict(Fraction)
     for line in export.lines:
         if line.model == model and line.count and tier in (None, line.tier):
             found[line.kind] += line.count
@@ -40,7 +40,7 @@ def counts(export: Export, model: str, tier: str | None = None) -> dict[str, Fra
 
 
 def dollars(export: Export, model: str) -> dict[str, float]:
-    found: Counter[str] = Counter()
+    found: dict[str, Fraction] = defaultdict(Fraction)
     for line in export.lines:
         if line.model == model and line.picodollars:
             found[line.kind] += line.picodollars

@@ -18,7 +18,7 @@ BASE = {"prompt": 2.0, "cached": 0.5, "completion": 8.0}
 FLEX = {"prompt": 1.0, "cached": 0.25, "completion": 4.0}
 HIGHER = {"prompt": 3.0, "cached": 0.75, "completion": 12.0, "cache_write": 3.75}
 LOWER = {"prompt": 1.0, "cached": 0.1, "completion": 2.0}
-CHANGES = [
+CHANGES: list[dict[str, Any]] = [
     {"starting": "2027-01-01", "usd_per_million_tokens": HIGHER},
     {"starting": "2027-03-01", "usd_per_million_tokens": LOWER, "usd_per_request": 0.5},
 ]

@@ -66,7 +66,7 @@ def gemini_stream(usage: Mapping[str, Any]) -> bytes:
 
 
 def bedrock_stream(usage: Mapping[str, Any]) -> bytes:
-    events = [
+    events: list[tuple[str, Mapping[str, Any]]] = [
         ("messageStart", {"role": "assistant"}),
         ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "Hi"}}),
         ("contentBlockStop", {"contentBlockIndex": 0}),

@@ -116,7 +116,7 @@ def count_writes_as_prompt(part: Entry) -> None:
     written = part.get("token_details", {}).pop("cache_write", 0)
     if written:
         part["cost_parts_usd"].pop("cache_write")
-        part["cost_parts_usd"]["prompt"] += written * SOL["prompt"] / 1e6  # type: ignore[operator]
+        part["cost_parts_usd"]["prompt"] += written * SOL["prompt"] / 1e6
 
 
 def leave_out_reasoning(part: Entry) -> None:

@@ -86,7 +86,7 @@ def file_header(plan: EvaluationPlan) -> dict[str, Any]:
             path: plan.catalog.paths[path].fingerprint
             for path in sorted({path for task in plan.tasks.values() for path in task.paths})
         }
-        | ({AUTO: plan.catalog.generation} if plan.is_mixed else {}),
+        | ({AUTO: plan.catalog.revision} if plan.is_mixed else {}),
     }
 
 

@@ -3,7 +3,7 @@
 from pointsman_gateway.domain.answer import Chunk, Chunks, CompletedAnswer, Event, Finished, Started
 from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Labels
 from pointsman_gateway.domain.evidence import Feedback, PathEvidence, PathScore
-from pointsman_gateway.domain.path import Alias, CanaryMetrics, Kind, Path, ResolvedAdapter, Sampling
+from pointsman_gateway.domain.path import Alias, Kind, Path, ResolvedAdapter, Sampling
 from pointsman_gateway.domain.receipt import AttemptCharge, GuardrailVerdict, Receipt, UndecidedReceipt
 from pointsman_gateway.domain.request import (
     ANONYMOUS,
@@ -36,7 +36,6 @@ __all__ = [
     "Alias",
     "AttemptCharge",
     "Caller",
-    "CanaryMetrics",
     "Chunk",
     "Chunks",
     "CompletedAnswer",

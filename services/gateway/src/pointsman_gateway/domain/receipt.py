@@ -54,6 +54,17 @@ class AttemptCharge:
     picodollars: Mapping[str, int]
     """As in `Receipt.picodollars`."""
 
+    def as_fields(self) -> dict[str, object]:
+        """Returns the fields by the names that a receipt's have in the request log."""
+        details = self.usage.details_by_name
+        return {
+            "engine": self.engine,
+            "model": self.model,
+            "usage": self.usage.counts_by_name,
+            "cost_parts_usd": cost_parts_usd(self.picodollars),
+            **({} if details is None else {"token_details": details}),
+        }
+
 
 @dataclass(slots=True)
 class Receipt:
@@ -95,6 +106,11 @@ class Receipt:
     def __post_init__(self) -> None:
         picodollars = self.picodollars
         self.cost_usd = None if UNPRICED in picodollars else sum(picodollars.values()) / PICODOLLARS
+
+    @property
+    def attempts_by_name(self) -> list[dict[str, object]] | None:
+        """Returns the fields of each of `attempts`; None if there is none."""
+        return [charge.as_fields() for charge in self.attempts] if self.attempts else None
 
     @property
     def cost_parts_usd(self) -> dict[str, float | None]:

@@ -1,7 +1,7 @@
 """The numbers of tokens of an answer by kind, as an engine reports them or as they are estimated."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 
 from pointsman_gateway.domain.value import value
 
@@ -62,7 +62,12 @@ class TokenDetails:
             for kind in kinds:
                 kept[kind] = min(getattr(self, kind), left)
                 left -= kept[kind]
-        return replace(self, **kept)
+        return TokenDetails(
+            **kept,
+            service_tier=self.service_tier,
+            is_estimate=self.is_estimate,
+            tool_requests=self.tool_requests,
+        )
 
     def as_fields(self) -> Mapping[str, int | str | bool]:
         """Returns the fields that are not 0, empty or False, for JSON."""
@@ -94,6 +99,25 @@ class Usage:
             self.cached_tokens + other.cached_tokens,
             details=mine + others if mine is not None and others is not None else mine or others,
         )
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Returns the tokens of the prompt, of the completion, and those of the prompt that were cached."""
+        return self.prompt_tokens, self.completion_tokens, self.cached_tokens
+
+    @property
+    def counts_by_name(self) -> dict[str, int]:
+        """Returns the numbers of `counts` by the names that all encodings have for them."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "cached_tokens": self.cached_tokens,
+        }
+
+    @property
+    def details_by_name(self) -> Mapping[str, int | str | bool] | None:
+        """Returns the fields of `details` that are not 0, empty or False; None without details."""
+        return None if self.details is None else self.details.as_fields()
 
     def by_kind(self) -> dict[str, int]:
         """Returns the number of tokens of each kind, so that no token counts twice.

@@ -50,7 +50,7 @@ def _decision_body(routed: Routed, costs_usd: Mapping[str, float | None]) -> dic
         "probabilities": dict(decision.probabilities),
         "expected_cost_usd": decision.expected_cost_usd,
         "costs_usd": dict(costs_usd),
-        "generation": decision.revision,
+        "revision": decision.revision,
     }
     if routed.user_words:
         body["user_words"] = routed.user_words
@@ -169,7 +169,7 @@ async def list_tasks(request: Request) -> dict[str, Any]:
     snapshot = dependencies_of(request).configuration.current
     catalog = caller_of_request(request).scope.visible(snapshot.catalog)
     return {
-        "generation": snapshot.revision,
+        "revision": snapshot.revision,
         "default_path": catalog.default_path,
         "tasks": {name: asdict(task) for name, task in catalog.tasks.items()},
         "paths": {name: _path(path) for name, path in catalog.paths.items()},

@@ -60,7 +60,7 @@ class Pricing:
         models = {name: model.priced_on(today) for name, model in self._models.items()}
         days = [change.starting for model in self._models.values() for change in model.price_changes]
         following = min([day for day in days if day > today], default=None)
-        self._change = following and datetime.combine(following, time_of_day(), UTC).timestamp()
+        self._change = None if following is None else datetime.combine(following, time_of_day(), UTC).timestamp()
         """The Unix seconds at which prices change; None if they do not."""
         self._tables = price_tables(models)
         self._plain = {name: plain for name, table in self._tables.items() if (plain := table.plain) is not None}

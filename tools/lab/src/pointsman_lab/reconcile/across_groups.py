@@ -10,7 +10,7 @@ from math import floor
 from pointsman_lab.reconcile.causes import KEY, MIN_PICODOLLARS, MODEL, TIER
 from pointsman_lab.reconcile.charges import Charge
 from pointsman_lab.reconcile.exports.lines import Number
-from pointsman_lab.reconcile.join import Amounts, Group, Joined
+from pointsman_lab.reconcile.join import Amounts, ChargeGroup, Joined
 
 MAX_SHIFT_SECONDS = 14 * 60 * 60
 """By how much the days of another time zone may begin earlier or later; so much more of the receipts is needed."""
@@ -50,16 +50,16 @@ def _shifted(seconds: int, charge: Charge) -> float:
     return charge.ended + seconds
 
 
-def swapped(joined: Joined) -> dict[Group, str]:
+def swapped(joined: Joined) -> dict[ChargeGroup, str]:
     """Returns the groups whose differences cancel out with those of other tiers, keys or models, with the cause."""
-    found: dict[Group, str] = {}
-    without: Mapping[str, Callable[[Group], Group]] = {
+    found: dict[ChargeGroup, str] = {}
+    without: Mapping[str, Callable[[ChargeGroup], ChargeGroup]] = {
         "tier": lambda group: group._replace(tier=""),
         "key": lambda group: group._replace(key=""),
         "model": lambda group: group._replace(model=""),
     }
     for (field, of), cause in zip(without.items(), (TIER, KEY, MODEL), strict=True):
-        together: dict[Group, list[Group]] = defaultdict(list)
+        together: dict[ChargeGroup, list[ChargeGroup]] = defaultdict(list)
         for group, kinds in joined.groups.items():
             if group not in found and _size([kinds], joined):
                 together[of(group)].append(group)
@@ -70,10 +70,10 @@ def swapped(joined: Joined) -> dict[Group, str]:
     return found
 
 
-def _move(groups: Sequence[Group], joined: Joined, field: str) -> str:
+def _move(groups: Sequence[ChargeGroup], joined: Joined, field: str) -> str:
     """Returns which value of the field in the receipts is which other one in the export."""
 
-    def surplus(group: Group) -> Number:
+    def surplus(group: ChargeGroup) -> Number:
         return sum((of.received - of.exported for of in joined.groups[group].values()), 0)
 
     by_surplus = sorted(groups, key=surplus)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pointsman_lab.reconcile.exports.lines import Number, size
-from pointsman_lab.reconcile.join import Group
+from pointsman_lab.reconcile.join import ChargeGroup
 
 MISSING, SURPLUS = "missing requests", "surplus requests"
 PRICE, NO_PRICE = "another price", "no price"
@@ -21,7 +21,7 @@ MIN_PICODOLLARS = 10**6
 class Difference:
     """One kind of a group for which the export and the receipts differ, in tokens (or requests) or in dollars."""
 
-    group: Group
+    group: ChargeGroup
     kind: str
     in_dollars: bool
     """Whether the numbers are picodollars."""

@@ -18,7 +18,7 @@ _SNAPSHOT = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|-\d{4}|-v\d+(:\d+)?|-\d+:\d+
 """The end of a provider's name of a model that says which version of it, such as -2024-07-18 or -1:0."""
 
 
-class Group(NamedTuple):
+class ChargeGroup(NamedTuple):
     """What is compared as one: the charges of one model on one day, with one key and one service tier."""
 
     model: str
@@ -67,11 +67,11 @@ class Joined:
     """All groups, each with its amounts by kind, and facts about its receipts."""
 
     export: Export
-    groups: dict[Group, dict[str, Amounts]] = field(default_factory=dict)
-    hedged: dict[Group, int] = field(default_factory=lambda: defaultdict(int))
-    unpriced: dict[Group, int] = field(default_factory=lambda: defaultdict(int))
+    groups: dict[ChargeGroup, dict[str, Amounts]] = field(default_factory=dict)
+    hedged: dict[ChargeGroup, int] = field(default_factory=lambda: defaultdict(int))
+    unpriced: dict[ChargeGroup, int] = field(default_factory=lambda: defaultdict(int))
 
-    def amounts(self, group: Group, kind: str) -> Amounts:
+    def amounts(self, group: ChargeGroup, kind: str) -> Amounts:
         return self.groups.setdefault(group, {}).setdefault(kind, Amounts())
 
 
@@ -137,7 +137,9 @@ def join(
         day, model, key = days.of_line(line), names.model_of_line(line.model), names.key_of_line(line.key)
         if day is None or model is None or key is None:
             continue
-        amounts = joined.amounts(Group(model, day, key, (line.tier or STANDARD_TIER) if by_tier else ""), line.kind)
+        amounts = joined.amounts(
+            ChargeGroup(model, day, key, (line.tier or STANDARD_TIER) if by_tier else ""), line.kind
+        )
         amounts.exported += line.count or 0
         amounts.exported_usd += line.picodollars or 0
     for charge in charges:
@@ -146,7 +148,7 @@ def join(
             continue
         tier = charge.tier if by_tier else ""
         key = names.key_of_charge(charge) if by_key else ""
-        group = Group(names.model_of_charge(charge) if by_model else "", day, key, tier)
+        group = ChargeGroup(names.model_of_charge(charge) if by_model else "", day, key, tier)
         joined.hedged[group] += charge.is_hedged
         joined.unpriced[group] += not charge.is_priced
         for kind, tokens in charge.counts.items():

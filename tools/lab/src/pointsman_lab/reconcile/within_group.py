@@ -19,7 +19,7 @@ from pointsman_lab.reconcile.causes import (
     Difference,
 )
 from pointsman_lab.reconcile.exports.lines import KINDS, REQUESTS, TOOLS
-from pointsman_lab.reconcile.join import Amounts, Group, Joined
+from pointsman_lab.reconcile.join import Amounts, ChargeGroup, Joined
 
 _NO_AMOUNTS = Amounts()
 _PRICED_TOKENS = 1_000_000
@@ -31,7 +31,7 @@ _NOT_EXPORTED = f"{SURPLUS}: the export does not have this model on this day"
 class GroupCauses:
     """The causes of one group's differences."""
 
-    def __init__(self, joined: Joined, group: Group, tolerance: Fraction) -> None:
+    def __init__(self, joined: Joined, group: ChargeGroup, tolerance: Fraction) -> None:
         """Takes `tolerance`, the share up to which two numbers count as equal."""
         self._kinds: Mapping[str, Amounts] = joined.groups[group]
         self._tokens = {kind: of for kind, of in self._kinds.items() if kind not in (REQUESTS, TOOLS)}
