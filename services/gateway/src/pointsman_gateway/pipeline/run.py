@@ -265,6 +265,8 @@ class RequestRun:
         """
         if not decision.alternatives:
             return None
+        if self._meter.has_begun:
+            self._reserved_usd = 0.0  # the reservation pays for the answer that broke off
         try:
             following = await self._afford_later(decision.with_fallback(reason))
         except ResourceExhausted:
@@ -285,7 +287,9 @@ class RequestRun:
         engine_request = request if checks is None else checks.engine_request(request)
         answer = await stages.backend.call(engine_request, decision, prompt)
         self._source = answer.source
-        path_attempt.set_answer(answer.model, answer.cached, answer.hedged, answer.waited, answer.embeddings)
+        path_attempt.set_answer(
+            answer.model, answer.engine, answer.cached, answer.hedged, answer.waited, answer.embeddings
+        )
         attempt = Attempt(decision, answer, self._meter, path_attempt, checks, self._reads)
         if self._reads:
             self._attempts.append(attempt)
