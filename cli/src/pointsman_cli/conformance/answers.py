@@ -30,7 +30,7 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TimedAnswer:
     """The answer to one request, and its times on the clock of `time.monotonic`."""
 
     model: str
@@ -73,14 +73,14 @@ class KnownAnswers:
     def __init__(self) -> None:
         self._answers: dict[tuple[str, str], tuple[Token, ...]] = {}
 
-    def add(self, version: str, answer: Answer) -> None:
+    def add(self, version: str, answer: TimedAnswer) -> None:
         self._answers[version, answer.prompt] = answer.tokens
 
-    def compare(self, answer: Answer, version: str) -> Comparison:
+    def compare(self, answer: TimedAnswer, version: str) -> Comparison:
         """Compares an answer with the version's known one to the same prompt, as far as both go."""
         return compare(answer.tokens, self._answers[version, answer.prompt])
 
-    def version_of(self, answer: Answer, candidates: Iterable[str]) -> str | None:
+    def version_of(self, answer: TimedAnswer, candidates: Iterable[str]) -> str | None:
         """Returns the first of the candidates whose known answer this is; None if there is none."""
         known = (version for version in candidates if (version, answer.prompt) in self._answers)
         return next((version for version in known if self.compare(answer, version).is_same), None)

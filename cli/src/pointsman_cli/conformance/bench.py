@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from pointsman_cli.conformance.adapter_shelf import AdapterShelf
-from pointsman_cli.conformance.answers import BASE, Answer, KnownAnswers
+from pointsman_cli.conformance.answers import BASE, KnownAnswers, TimedAnswer
 from pointsman_cli.conformance.controls import AdapterControl, ControlRefused
 from pointsman_cli.conformance.findings import Findings, Property
 from pointsman_cli.conformance.openai_api import OpenAIApi
@@ -94,14 +94,14 @@ class Bench:
                 except ControlRefused as error:
                     self.findings.note(f"an adapter of the test could not be unloaded: {error}")
 
-    async def ask_base(self, prompt: str, max_tokens: int = SHORT_TOKENS) -> Answer:
+    async def ask_base(self, prompt: str, max_tokens: int = SHORT_TOKENS) -> TimedAnswer:
         return await self.api.complete(self.base_model, prompt, max_tokens)
 
-    async def ask(self, name: str, prompt: str, max_tokens: int = SHORT_TOKENS) -> Answer:
+    async def ask(self, name: str, prompt: str, max_tokens: int = SHORT_TOKENS) -> TimedAnswer:
         """Asks the adapter of that name."""
         return await self.api.complete(self.control.model(name), prompt, max_tokens)
 
-    def judge(self, answer: Answer, version: str, what: str, about: Property = Property.WRONG_VERSION) -> bool:
+    def judge(self, answer: TimedAnswer, version: str, what: str, about: Property = Property.WRONG_VERSION) -> bool:
         """Records whether the answer is that of the version; returns whether it is. `what` says what was requested."""
         if not self.succeeded(answer, what):
             return False
@@ -112,7 +112,7 @@ class Bench:
         self.findings.failed(about, f"{what}: {self.describe(answer, version)}", compared.wrong)
         return False
 
-    def succeeded(self, answer: Answer, what: str) -> bool:
+    def succeeded(self, answer: TimedAnswer, what: str) -> bool:
         """Records whether the request was answered completely; returns whether it was."""
         if not answer.error:
             self.findings.passed(Property.FAILED_REQUESTS)
@@ -122,7 +122,7 @@ class Bench:
             self.findings.failed(Property.FAILED_REQUESTS, f"{what}: {answer.error}")
         return not answer.error
 
-    def describe(self, answer: Answer, version: str) -> str:
+    def describe(self, answer: TimedAnswer, version: str) -> str:
         """Says whose the answer is, if not the version's."""
         other = self.known.version_of(answer, (BASE, *self.shelf.versions()))
         whose = "of no version alone" if other is None else f"that of {other}"

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from pointsman_cli.conformance.answers import BASE, Answer
+from pointsman_cli.conformance.answers import BASE, TimedAnswer
 from pointsman_cli.conformance.bench import LONG_PROMPT, LONG_TOKENS, PROMPTS, SHORT_TOKENS, Bench, Chosen
 from pointsman_cli.conformance.controls import ControlRefused
 from pointsman_cli.conformance.findings import Property
@@ -73,7 +73,7 @@ async def _learn(bench: Bench, version: str) -> bool:
     return all(again)
 
 
-async def _ask_all(bench: Bench, name: str, prompts: Sequence[str]) -> list[Answer]:
+async def _ask_all(bench: Bench, name: str, prompts: Sequence[str]) -> list[TimedAnswer]:
     """Asks the prompts at once: with a single adapter there is nothing that the engine could mix up."""
     return await asyncio.gather(*(bench.ask(name, prompt) for prompt in prompts))
 

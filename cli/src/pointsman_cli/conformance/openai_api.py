@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from pointsman_cli.conformance.answers import Answer, Token
+from pointsman_cli.conformance.answers import TimedAnswer, Token
 from pointsman_cli.options import bearer
 
 LOGPROB_FIELDS: tuple[Mapping[str, Any], ...] = (
@@ -75,7 +75,7 @@ class OpenAIApi:
 
     async def complete(
         self, model: str, prompt: str, max_tokens: int, on_token: Callable[[int], None] = lambda _: None
-    ) -> Answer:
+    ) -> TimedAnswer:
         """Returns the greedy answer, streamed; a failure is in its `error`. `on_token` gets the tokens' number so far.
 
         Raises LimitReached before a request that the limits do not allow.
@@ -146,14 +146,14 @@ class _Unfinished:
             self._first_token = self._first_token or time.monotonic()
             self._on_token(len(self._tokens))
 
-    def finish(self) -> Answer:
+    def finish(self) -> TimedAnswer:
         is_complete = self._has_end and not self.error
         if not self.error and not self._has_end:
             self.error = "the stream broke off without an error"
         elif not self.error and not self._tokens:
             self.error = "an answer without a token"
         now = time.monotonic()
-        return Answer(
+        return TimedAnswer(
             self._model,
             self._prompt,
             tuple(self._tokens),

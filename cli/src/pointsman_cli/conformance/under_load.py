@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from pointsman_cli.conformance.answers import BASE, Answer
+from pointsman_cli.conformance.answers import BASE, TimedAnswer
 from pointsman_cli.conformance.bench import MOVING_PART, PROMPTS, SHORT_TOKENS, Bench, Chosen
 from pointsman_cli.conformance.controls import ControlRefused
 from pointsman_cli.conformance.findings import Property
@@ -32,7 +32,7 @@ class Move:
 async def run_load(bench: Bench, chosen: Chosen, seconds: float, concurrency: int) -> None:
     adapters = {"first": chosen.first, "second": chosen.second, f"{MOVING_PART}-under-load": chosen.old}
     async with bench.holding(adapters) as (first, second, moving):
-        models: dict[str, Callable[[str], Awaitable[Answer]]] = {
+        models: dict[str, Callable[[str], Awaitable[TimedAnswer]]] = {
             BASE: bench.ask_base,
             FIRST: lambda prompt: bench.ask(first, prompt),
             SECOND: lambda prompt: bench.ask(second, prompt),
@@ -57,10 +57,10 @@ async def run_load(bench: Bench, chosen: Chosen, seconds: float, concurrency: in
 
 
 async def _stream(
-    bench: Bench, ask: Callable[[str], Awaitable[Answer]], number: int, ending: asyncio.Event
-) -> list[Answer]:
+    bench: Bench, ask: Callable[[str], Awaitable[TimedAnswer]], number: int, ending: asyncio.Event
+) -> list[TimedAnswer]:
     """Asks one prompt after the other until `ending` is set; each stream begins with another prompt."""
-    answers: list[Answer] = []
+    answers: list[TimedAnswer] = []
     while not ending.is_set() and bench.api.requests_left > RESERVED_REQUESTS:
         answers.append(await ask(PROMPTS[(number + len(answers)) % len(PROMPTS)]))
     return answers
@@ -89,7 +89,7 @@ async def _move(bench: Bench, chosen: Chosen, moving: str, until: float) -> list
     return moves
 
 
-def _judge_moving(bench: Bench, answer: Answer, moves: Sequence[Move]) -> None:
+def _judge_moving(bench: Bench, answer: TimedAnswer, moves: Sequence[Move]) -> None:
     """Records whether an answer of the adapter that is replaced is of one version that it had meanwhile."""
     if not bench.succeeded(answer, "under load, an adapter that is replaced"):
         return
