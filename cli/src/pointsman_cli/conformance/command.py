@@ -139,8 +139,10 @@ def swap(
 
     async def carry_out() -> None:
         started = time.monotonic()
-        limits = {"max_requests": max_requests, "max_seconds": 60 * max_minutes, "timeout_seconds": timeout}
-        async with open_api(url, api_key(key_env), **limits) as (api, http):
+        opened = open_api(
+            url, api_key(key_env), max_requests=max_requests, max_seconds=60 * max_minutes, timeout_seconds=timeout
+        )
+        async with opened as (api, http):
             models = await _models(api, url)
             plan = SwapPlan(
                 url=url,
