@@ -209,7 +209,7 @@ def test_everything_is_documented() -> None:
     assert "](docs/index.md)" in (ROOT / "README.md").read_text()
 
 
-def test_every_file_of_the_map_of_changes_exists() -> None:
+def test_every_file_of_the_map_of_changes_exists_and_has_what_is_named_with_it() -> None:
     chapter = (ROOT / "docs/architecture.md").read_text().split("## To change X, open Y")[1].split("\n## ")[0]
     rows = [row for row in re.findall(r"^\| (.+?) \| (.+) \|$", chapter, re.MULTILINE) if row != ("change", "files")]
     assert len(rows) >= 40
@@ -219,6 +219,9 @@ def test_every_file_of_the_map_of_changes_exists() -> None:
         assert named, f"{change}: names no file"
         unknown = [file for file in named if not (GATEWAY / file).is_file() and not (ROOT / file).is_file()]
         missing += [f"{change}: {file}" for file in unknown]
+        for file, name in re.findall(r"`([\w./-]+\.[a-z]+)` \(`(\w+)`", files):
+            found = GATEWAY / file if (GATEWAY / file).is_file() else ROOT / file
+            missing += [] if re.search(rf"\b{name}\b", found.read_text()) else [f"{change}: {name} in {file}"]
     assert missing == []
 
 

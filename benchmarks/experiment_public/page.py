@@ -39,10 +39,11 @@ def write(
         chart = page.with_name(f"{page.stem}-{name}.svg")
         chart.write_text(charts.draw_costs(name, evidence.paths(name)), encoding="utf-8")
     page.with_name(f"{page.stem}-curves.svg").write_text(charts.draw_curves(evidence), encoding="utf-8")
-    _insert(page, (*_progress(evidence), *_curves(evidence, page.stem), *_mixed(results / main_model)))
+    _insert(page, (*_progress(evidence), *_curves_chart(page.stem), *_mixed(results / main_model)))
     others = sorted({file.parent.name for file in results.glob("*/*.json")} - {main_model})
     lines = [line for name in SETS for line in _set(evidence, name, tests[name])]
-    _insert(details, (*lines, *_mixed_details(results / main_model), *_models(results, (main_model, *others))))
+    of_mixed = _mixed_details(results / main_model)
+    _insert(details, (*lines, *_curves(evidence), *of_mixed, *_models(results, (main_model, *others))))
 
 
 def _insert(file: Path, lines: Sequence[str]) -> None:
@@ -135,8 +136,12 @@ def _losses(evidence: Evidence, name: str, test: Sequence[Row]) -> Iterator[str]
             yield "    * {}: expected {}, answered {}".format(*map(_quoted, texts))
 
 
-def _curves(evidence: Evidence, stem: str) -> Iterator[str]:
+def _curves_chart(stem: str) -> Iterator[str]:
     yield from ("### Learning curves", "", f"![Score by number of training rows on three sets]({stem}-curves.svg)", "")
+
+
+def _curves(evidence: Evidence) -> Iterator[str]:
+    yield from ("### Learning curves", "")
     yield "| set | rows | LoRA | 8 nearest examples | LoRA minus nearest | nearest neighbour's answer |"
     yield "|---|---|---|---|---|---|"
     for name in SETS:

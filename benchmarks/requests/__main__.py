@@ -1,14 +1,16 @@
-"""Measures how texts are classified within what clients write around them, turns of conversations, and broad tasks.
+"""Measures how texts are classified within what clients write around them, turns of conversations, broad tasks, and
+questions on documents.
 
     make bench-requests                                     # some minutes; needs `make models`, but no service
     make bench-requests ARGS="--only conversations"         # fits the model of conversations, and measures it
     make bench-requests ARGS="--only broad"                 # tasks of many kinds of requests, with and without intents
+    make bench-requests ARGS="--only documents"             # questions on what a collection contains; with a retriever
     python -m benchmarks.requests --rows development        # those that may be looked at while something is changed
 
 300 test texts of CLINC150 (10 examples a task) and 100 that belong to no task are sent alone, within a message of each
 known client with and without its entry in the catalog, and within messages that no entry is for. Of conversations,
-each turn of Schema-Guided Dialogue is classified (see `conversations.py`), and of broad tasks each text alone (see
-`broad_tasks.py`). The last line of output is one JSON object.
+each turn of Schema-Guided Dialogue is classified (see `conversations.py`), and of broad tasks and of documents each
+text alone (see `broad_tasks.py` and `documents.py`). The last line of output is one JSON object.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.classification.user_words import UserWordsFinder
 from pointsman_gateway.domain import Message, Request
 
-from benchmarks.requests import broad_tasks, conversations, wrappers
+from benchmarks.requests import broad_tasks, conversations, documents, wrappers
 from benchmarks.routing_data import clinc150, clinc150_shots
 from tests.gateway.test_user_words import MAILS, OF_CLIENTS, WORDS
 
@@ -132,6 +134,10 @@ async def main(options: argparse.Namespace) -> None:
         figures["conversations"] = await conversations.measure(DATA, MODEL)
     if options.only in (None, "broad"):
         figures["broad"] = broad_tasks.measure(DATA, MODEL, development=options.rows == "development")
+    if options.only in (None, "documents"):
+        of_development = options.rows == "development"
+        measured = await documents.measure(DATA.parent, MODEL, of_development=of_development)
+        figures["documents"] = documents.to_json(measured)
     print(json.dumps(figures))
 
 
@@ -165,5 +171,5 @@ async def measure_texts(chosen: str) -> Mapping[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.requests")
     parser.add_argument("--rows", choices=("reported", "development"), default="reported")
-    parser.add_argument("--only", choices=("texts", "conversations", "broad"))
+    parser.add_argument("--only", choices=("texts", "conversations", "broad", "documents"))
     asyncio.run(main(parser.parse_args()))

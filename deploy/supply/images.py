@@ -1,6 +1,7 @@
 """Describes the contents of each image: our distributions, and a lock file with everything else."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ PROJECT = Path(__file__).parents[2]
 LOCKS = PROJECT / "deploy" / "docker" / "locks"
 
 _SHARED = ("proto", "libs/servicekit")
-_STORES = ("elasticsearch", "milvus", "opensearch", "pgvector", "qdrant")
+_RETRIEVER = tomllib.loads((PROJECT / "services/retriever/pyproject.toml").read_text("utf-8"))["project"]
+STORES = tuple(sorted(_RETRIEVER["optional-dependencies"].keys() - {"cpu", "gpu", "multilingual", "tracing"}))
+"""The extras of the retriever with the clients of stores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,11 @@ IMAGES = (
         (*_SHARED, "libs/embedding", "libs/scoring", "services/gateway", "tools/lab", "cli"),
         ("s3", "sso", "tracing"),
     ),
-    Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), ("cpu", *_STORES, "tracing")),
+    Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), ("cpu", *STORES, "tracing")),
     Image("lora-server", (*_SHARED, "services/lora-server"), ("hf", "s3", "tracing")),
 )
 
-RETRIEVER_GPU = Image("retriever-gpu", IMAGES[1].distributions, ("gpu", *_STORES, "tracing"))
+RETRIEVER_GPU = Image("retriever-gpu", IMAGES[1].distributions, ("gpu", *STORES, "tracing"))
 """The retriever's image with FAISS for NVIDIA GPUs, whose CUDA libraries are under NVIDIA's own terms."""
 
 BUILD = Image("build", ())

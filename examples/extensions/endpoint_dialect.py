@@ -1,6 +1,7 @@
 """An endpoint dialect: `POST /v1/ask` takes one question, and answers with one text.
 
-Copy it to services/gateway/src/pointsman_gateway/http/dialects/ask.py, and list ASK in registry.py beside it.
+Copy it to services/gateway/src/pointsman_gateway/http/dialects/ask.py, and add `"ask:ASK",` to DECLARED in registry.py
+beside it.
 """
 
 from collections.abc import Sequence

@@ -67,7 +67,7 @@ async def run_grpc(listen: str, tokens: str, register: Any) -> None:
 async def run_gateway() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        body = b'{"generation": "0123", "problem": ""}' if scope["path"] == "/v1/configuration" else b"ready"
+        body = b'{"revision": "0123", "problem": ""}' if scope["path"] == "/v1/configuration" else b"ready"
         await send({"type": "http.response.body", "body": body})
 
     host, _, port = os.environ["POINTSMAN_GATEWAY_HTTP_LISTEN"].rpartition(":")

@@ -100,11 +100,11 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
         return pb.HistoryResponse(changes=self.changes[: request.limit])
 
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        told = None
+        last_sent = None
         while True:
-            if told != self.engine:
-                told = pb.EngineState.FromString(self.engine.SerializeToString())
-                yield told
+            if last_sent != self.engine:
+                last_sent = pb.EngineState.FromString(self.engine.SerializeToString())
+                yield last_sent
             await asyncio.sleep(0.01)
 
     def _known(self, version: str) -> pb.AdapterVersion:
@@ -314,9 +314,9 @@ def test_an_adapter_is_placed_on_some_engines_on_demand_or_on_all(adapters: Any,
 
 @pytest.mark.parametrize("words", ["0", "none", "1.5"])
 def test_an_invalid_placement_is_rejected_with_the_valid_forms(adapters: Any, server: LoraServer, words: str) -> None:
-    said = adapters("set-replicas", "triage", words)
-    assert said.code != 0
-    assert f"'{words}' is not a number of replicas; use all, on-demand, or a number of engines from 1" in said.err
+    output = adapters("set-replicas", "triage", words)
+    assert output.code != 0
+    assert f"'{words}' is not a number of replicas; use all, on-demand, or a number of engines from 1" in output.err
     assert server.asked == []
 
 

@@ -52,10 +52,10 @@ def test_an_answer_is_streamed_and_then_explained_in_one_line(cli: Cli, gateway:
 
 
 def test_a_streamed_answer_may_contain_unicode_line_separators(cli: Cli, gateway: Any) -> None:
-    said = json.dumps(
+    text = json.dumps(
         {"choices": [{"index": 0, "delta": {"content": "They\u2028travel\x85free."}}]}, ensure_ascii=False
     )
-    gateway.stream = [said, json.dumps(RECEIPT), "[DONE]"]
+    gateway.stream = [text, json.dumps(RECEIPT), "[DONE]"]
 
     outcome = cli("ask", "May I bring a bicycle?", "--url", gateway.url)
 
@@ -260,7 +260,7 @@ DECISION = {
     "margin": 0.8812,
     "in_distribution_score": 0.217,
     "notes": ["read in part", "in another language (fr)"],
-    "generation": "0a1b2c3d4e5f6071",
+    "revision": "0a1b2c3d4e5f6071",
 }
 
 

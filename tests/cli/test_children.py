@@ -27,19 +27,19 @@ def ignore(_: object) -> None:
 
 
 async def test_a_dead_child_is_restarted_and_that_is_logged(python_service: MakeService, until: Until) -> None:
-    said: list[str] = []
+    received: list[str] = []
     child = Child(python_service(RUNS))
     await child.start()
     pids = [child.pid]
-    keeping = asyncio.create_task(child.keep_running(said.append, AT_ONCE))
+    keeping = asyncio.create_task(child.keep_running(received.append, AT_ONCE))
 
     for deaths in (1, 2, 3):
         os.kill(child.pid, signal.SIGKILL)
-        await until(lambda deaths=deaths: len(said) == 2 * deaths, f"{deaths} deaths and as many starts said")
+        await until(lambda deaths=deaths: len(received) == 2 * deaths, f"{deaths} deaths and as many starts said")
         pids.append(child.pid)
 
-    assert said[0] == "tiny died (killed by SIGKILL); starting it again in 0.01 s"
-    assert said[1] == f"tiny was started again (pid {pids[1]})"
+    assert received[0] == "tiny died (killed by SIGKILL); starting it again in 0.01 s"
+    assert received[1] == f"tiny was started again (pid {pids[1]})"
     assert len(set(pids)) == 4
     keeping.cancel()
     await child.stop()
@@ -142,11 +142,11 @@ async def test_children_are_stopped_in_the_reverse_order(python_service: MakeSer
     supervisor = Supervisor()
     for name in ("valkey", "retriever", "gateway"):
         await supervisor.start(python_service(RUNS, name=name))
-    said: list[str] = []
+    received: list[str] = []
 
-    await supervisor.stop(said.append)
+    await supervisor.stop(received.append)
 
-    assert said == ["stopping gateway", "stopping retriever", "stopping valkey"]
+    assert received == ["stopping gateway", "stopping retriever", "stopping valkey"]
 
 
 async def test_all_children_are_stopped_even_if_stopping_is_interrupted(
@@ -159,12 +159,12 @@ async def test_all_children_are_stopped_even_if_stopping_is_interrupted(
     await until(lambda: all("up" in service.log.read_text() for service in services), "both are up")
     children = list(supervisor.children)
     trees = [process_tree(child.pid) for child in children]
-    said: list[str] = []
-    stopping = asyncio.create_task(supervisor.stop(said.append))
-    await until(lambda: said == ["stopping gateway"], "it is stopping the first")
+    received: list[str] = []
+    stopping = asyncio.create_task(supervisor.stop(received.append))
+    await until(lambda: received == ["stopping gateway"], "it is stopping the first")
 
     stopping.cancel()
-    await until(lambda: said == ["stopping gateway", "stopping retriever"], "it is stopping the second")
+    await until(lambda: received == ["stopping gateway", "stopping retriever"], "it is stopping the second")
     stopping.cancel()
     await asyncio.wait({stopping})
 

@@ -35,7 +35,7 @@ def test_the_version_is_printed(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("aks", "x"), "aks"),
         (("ask",), "TEXT"),
@@ -43,17 +43,17 @@ def test_the_version_is_printed(cli: Cli) -> None:
         (("train", "--rank", "many"), "--rank"),
     ],
 )
-def test_an_error_on_the_command_line_is_one_line(cli: Cli, arguments: tuple[str, ...], told: str) -> None:
+def test_an_error_on_the_command_line_is_one_line(cli: Cli, arguments: tuple[str, ...], message: str) -> None:
     outcome = cli(*arguments)
 
     assert outcome.code == 2
     assert outcome.err.startswith("error: ")
     assert outcome.err.count("\n") == 1
-    assert told in outcome.err
+    assert message in outcome.err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ("ask", "x", "--url", "http://[::1"),
@@ -71,12 +71,12 @@ def test_an_error_on_the_command_line_is_one_line(cli: Cli, arguments: tuple[str
     ],
 )
 def test_an_invalid_value_is_named_with_the_valid_ones(
-    cli: Cli, tmp_path: Path, arguments: tuple[str, ...], told: str
+    cli: Cli, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     outcome = cli(*arguments, "--data-dir", tmp_path)
 
     assert outcome.code == 2
-    assert told in outcome.err
+    assert message in outcome.err
     assert outcome.err.count("\n") == 1
 
 

@@ -25,7 +25,7 @@ class Metrics:
 async def test_a_rejected_and_an_accepted_edit_are_a_line_each(
     tmp_path: Path, until: Until, form: Literal["text", "json"]
 ) -> None:
-    log, config, said = tmp_path / "gateway.log", tmp_path / "config", list[str]()
+    log, config, lines = tmp_path / "gateway.log", tmp_path / "config", list[str]()
     results: list[Any] = [ConfigError("paths.yaml is not YAML:\n line 3"), SimpleNamespace(revision="4567")]
 
     async def build() -> Any:
@@ -41,20 +41,20 @@ async def test_a_rejected_and_an_accepted_edit_are_a_line_each(
         logger = logging.getLogger("pointsman_gateway.pipeline.reload")
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
-        reporting = asyncio.create_task(report_edits(log, said.append, 0.01))
+        reporting = asyncio.create_task(report_edits(log, lines.append, 0.01))
         try:
             await asyncio.sleep(0)  # it starts at the end of the log
             await reloader.reload()
             await reloader.reload()  # as in a second gateway process
             results.pop(0)
             await reloader.reload()
-            await until(lambda: len(said) >= 2, "both are reported")
+            await until(lambda: len(lines) >= 2, "both are reported")
         finally:
             logger.removeHandler(handler)
             logger.setLevel(logging.NOTSET)
             reporting.cancel()
 
-    assert said == [
+    assert lines == [
         "the changed configuration is rejected, 0123 stays active: paths.yaml is not YAML: line 3",
         "configuration 4567 is active",
     ]

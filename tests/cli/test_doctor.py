@@ -40,7 +40,7 @@ def test_a_healthy_machine_has_no_findings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "change", "level", "told"),
+    ("what", "change", "level", "message"),
     [
         ("python", {"python": (3, 10)}, Level.FAIL, "3.10; it takes 3.11 or newer"),
         ("cores", {"cores": 1}, Level.WARN, "two or more are better"),
@@ -52,11 +52,13 @@ def test_a_healthy_machine_has_no_findings() -> None:
         ("disk", {"disk_free": 2**29}, Level.FAIL, "0.5 GiB free; the models need 1 GiB, make room"),
     ],
 )
-def test_missing_parts_are_reported_with_the_remedy(what: str, change: dict[str, Any], level: Level, told: str) -> None:
+def test_missing_parts_are_reported_with_the_remedy(
+    what: str, change: dict[str, Any], level: Level, message: str
+) -> None:
     found_level, detail = judged(replace(GOOD, **change))[what]
 
     assert found_level is level
-    assert told in detail
+    assert message in detail
 
 
 @pytest.mark.parametrize(("free", "level"), [(2**27, Level.FAIL), (2**29, Level.WARN), (2**31, Level.OK)])
@@ -213,9 +215,9 @@ def test_a_dead_or_hanging_service_fails_with_its_log(cli: Cli, arguments: tuple
 
 
 @pytest.mark.parametrize(
-    ("problem", "level", "told"),
+    ("problem", "level", "message"),
     [
-        ("", Level.OK, "generation 0a1b"),
+        ("", Level.OK, "revision 0a1b"),
         (
             "tasks.yaml: unknown key 'tsaks'",
             Level.FAIL,
@@ -223,12 +225,12 @@ def test_a_dead_or_hanging_service_fails_with_its_log(cli: Cli, arguments: tuple
         ),
     ],
 )
-async def test_a_rejected_configuration_edit_is_a_failure(problem: str, level: Level, told: str) -> None:
+async def test_a_rejected_configuration_edit_is_a_failure(problem: str, level: Level, message: str) -> None:
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # the library's name
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps({"generation": "0a1b", "problem": problem}).encode())
+            self.wfile.write(json.dumps({"revision": "0a1b", "problem": problem}).encode())
 
         def log_message(self, *words: object) -> None:
             """Disables the log."""
@@ -236,23 +238,23 @@ async def test_a_rejected_configuration_edit_is_a_failure(problem: str, level: L
     with serving(ThreadingHTTPServer(("127.0.0.1", 0), Answer)) as url:
         finding = await check_configuration(url)
 
-    assert (finding.level, finding.detail) == (level, told)
+    assert (finding.level, finding.detail) == (level, message)
 
 
 @pytest.mark.parametrize(
-    ("key", "level", "told"),
+    ("key", "level", "message"),
     [
-        ("pm-right", Level.OK, "generation 0a1b"),
+        ("pm-right", Level.OK, "revision 0a1b"),
         ("pm-wrong", Level.FAIL, "the gateway rejects this API key; `pointsman keys list` shows all"),
         ("", Level.WARN, "put an API key into POINTSMAN_API_KEY, or name its variable with --key-env"),
     ],
 )
-async def test_a_gateway_with_keys_on_is_asked_with_the_key(key: str, level: Level, told: str) -> None:
+async def test_a_gateway_with_keys_on_is_asked_with_the_key(key: str, level: Level, message: str) -> None:
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # the library's name
             self.send_response(200 if self.headers["authorization"] == "Bearer pm-right" else 401)
             self.end_headers()
-            self.wfile.write(b'{"generation": "0a1b", "problem": ""}')
+            self.wfile.write(b'{"revision": "0a1b", "problem": ""}')
 
         def log_message(self, *words: object) -> None:
             """Disables the log."""
@@ -261,7 +263,7 @@ async def test_a_gateway_with_keys_on_is_asked_with_the_key(key: str, level: Lev
         finding = await check_configuration(url, key)
 
     assert finding.level is level
-    assert told in finding.detail
+    assert message in finding.detail
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,9 @@ def test_a_folder_without_documents_is_refused(tmp_path: Path) -> None:
         find_sources([tmp_path])
 
 
-@pytest.mark.parametrize(("name", "told"), [("a.png", "has an unknown ending"), ("nothing", "does not exist")])
-def test_a_file_that_cannot_be_a_document_is_refused_by_name(tmp_path: Path, name: str, told: str) -> None:
+@pytest.mark.parametrize(("name", "message"), [("a.png", "has an unknown ending"), ("nothing", "does not exist")])
+def test_a_file_that_cannot_be_a_document_is_refused_by_name(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG")
 
-    with pytest.raises(UsageError, match=f"{name} {told}"):
+    with pytest.raises(UsageError, match=f"{name} {message}"):
         find_sources([tmp_path / name])

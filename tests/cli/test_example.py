@@ -18,7 +18,7 @@ def test_an_example_is_read_with_absolute_paths(example_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "message"),
     [
         ("config: config", "config: config\nadapter: {}", "unknown key 'adapter'; known: base_model, config, coll"),
         ("alias: prod", "alias: prod, pin: yes", "unknown key 'pin' in adapters.triage; known: folder, alias"),
@@ -41,7 +41,7 @@ def test_an_example_is_read_with_absolute_paths(example_folder: Path) -> None:
         ("alias: prod}", "alias: prod}\n  triage: {folder: handbook, alias: beta}", "'triage' stands twice"),
     ],
 )
-def test_an_error_is_named_with_the_valid_values(example_folder: Path, before: str, after: str, told: str) -> None:
+def test_an_error_is_named_with_the_valid_values(example_folder: Path, before: str, after: str, message: str) -> None:
     file = example_folder / "pointsman.yaml"
     text = file.read_text()
     assert before in text
@@ -50,7 +50,7 @@ def test_an_error_is_named_with_the_valid_values(example_folder: Path, before: s
     with pytest.raises(UsageError) as refused:
         load_example(example_folder)
 
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert str(file) in str(refused.value)
 
 

@@ -13,25 +13,28 @@ def test_the_given_fields_and_no_others_are_sent(cli: Cli, gateway: Any) -> None
     outcome = cli("feedback", "dec_17", *options, "--url", gateway.url)
 
     assert (outcome.code, outcome.out) == (0, "stored in the request log\n"), outcome.err
-    said = {"rating": 0.8, "right_task": "chat", "right_answer": "Hello.", "correction": "Too stiff."}
-    assert gateway.asked == [{"path": "/v1/feedback", "decision_id": "dec_17", **said}]
+    feedback = {"rating": 0.8, "right_task": "chat", "right_answer": "Hello.", "correction": "Too stiff."}
+    assert gateway.asked == [{"path": "/v1/feedback", "decision_id": "dec_17", **feedback}]
 
     cli("feedback", "dec_17", "--rating", "0", "--url", gateway.url)
     assert gateway.asked[1] == {"path": "/v1/feedback", "decision_id": "dec_17", "rating": 0}
 
 
 @pytest.mark.parametrize(
-    ("stored", "known_already", "told"), [("wal", False, "stored on disk; "), ("request_log", True, "already known: ")]
+    ("stored", "known_already", "expected"),
+    [("wal", False, "stored on disk; "), ("request_log", True, "already known: ")],
 )
-def test_the_place_of_storage_is_printed(cli: Cli, gateway: Any, stored: str, known_already: bool, told: str) -> None:
+def test_the_place_of_storage_is_printed(
+    cli: Cli, gateway: Any, stored: str, known_already: bool, expected: str
+) -> None:
     gateway.body = {"stored": stored, "known_already": known_already}
 
-    assert cli("feedback", "dec_17", "--rating", "1", "--url", gateway.url).out.startswith(told)
+    assert cli("feedback", "dec_17", "--rating", "1", "--url", gateway.url).out.startswith(expected)
 
 
-@pytest.mark.parametrize("said", [[], ["--rating", "1.5"], ["--rating", "good"]])
-def test_invalid_feedback_is_not_sent(cli: Cli, gateway: Any, said: list[str]) -> None:
-    assert cli("feedback", "dec_17", *said, "--url", gateway.url).code == 2
+@pytest.mark.parametrize("message", [[], ["--rating", "1.5"], ["--rating", "good"]])
+def test_invalid_feedback_is_not_sent(cli: Cli, gateway: Any, message: list[str]) -> None:
+    assert cli("feedback", "dec_17", *message, "--url", gateway.url).code == 2
     assert gateway.asked == []
 
 

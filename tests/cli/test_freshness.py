@@ -51,10 +51,10 @@ def ask(cli: Callable[..., Any], grpc_server: Callable[..., str]) -> Callable[..
 
 
 def test_serving_adapters_are_compared_with_the_current_documents(ask: Callable[..., Any]) -> None:
-    told = {one["version"]: one for one in json.loads(ask("--json").out)}
-    assert set(told) == {VERSION, "voice@222222222222"}
-    assert (told[VERSION]["data_set"], told[VERSION]["collection"]) == ("triage/abc", "handbook")
-    assert told[VERSION]["changed"] == pytest.approx(0.25)
+    body = {one["version"]: one for one in json.loads(ask("--json").out)}
+    assert set(body) == {VERSION, "voice@222222222222"}
+    assert (body[VERSION]["data_set"], body[VERSION]["collection"]) == ("triage/abc", "handbook")
+    assert body[VERSION]["changed"] == pytest.approx(0.25)
     shown = ask().out
     assert "25% of its documents" in shown
     assert "no collection is noted" in shown

@@ -78,8 +78,8 @@ def test_options_make_a_commented_configuration_and_a_report_of_confusions(
     assert {engine.api_key_env for engine in config.models.engines.values()} == {"MY_KEY"}
     assert (tmp_path / "mine" / "pointsman.yaml").read_text().count("# ") > 8
     assert (tmp_path / "mine" / "schema" / "pointsman.schema.json").is_file()
-    for told in ("29 of 30 examples are classified right", "opening_hours", f"MY_KEY=... pointsman up {tmp_path}/mine"):
-        assert told in outcome.out
+    for text in ("29 of 30 examples are classified right", "opening_hours", f"MY_KEY=... pointsman up {tmp_path}/mine"):
+        assert text in outcome.out
 
 
 async def test_a_terminal_is_asked_five_questions(data_dir: Path, labelled: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ async def test_a_terminal_is_asked_five_questions(data_dir: Path, labelled: Path
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("", "has no messages; write some 30, each with a text and the task that it belongs to"),
         ("nonsense", r"labelled.jsonl:1 is not JSON"),
@@ -118,17 +118,17 @@ async def test_a_terminal_is_asked_five_questions(data_dir: Path, labelled: Path
         ('{"text": "a", "task": "???"}\n{"text": "b", "task": "c"}', "'???' cannot be the name of a task"),
     ],
 )
-def test_bad_messages_are_named_and_nothing_is_written(tmp_path: Path, content: str, told: str) -> None:
+def test_bad_messages_are_named_and_nothing_is_written(tmp_path: Path, content: str, message: str) -> None:
     file = write(tmp_path / "labelled.jsonl", content)
 
-    with pytest.raises(ConfigError, match=re.escape(told) if "?" in told else told):
+    with pytest.raises(ConfigError, match=re.escape(message) if "?" in message else message):
         write_checked(configuration(ANSWERS, read_labelled(file), "mine"), tmp_path / "mine")
 
     assert not (tmp_path / "mine").exists()
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"message,label\na,b\n", "has the columns message, label, and none called text or task; name them text and"),
         (b"text,label\na,b\n", "has the columns text, label, and none called task; name them"),
@@ -141,7 +141,7 @@ def test_bad_messages_are_named_and_nothing_is_written(tmp_path: Path, content: 
     ],
 )
 def test_a_mistake_in_a_csv_file_is_named_before_a_model_is_downloaded(
-    cli: Cli, tmp_path: Path, content: bytes, told: str
+    cli: Cli, tmp_path: Path, content: bytes, message: str
 ) -> None:
     file, data_dir = tmp_path / "labelled.csv", tmp_path / "empty"
     file.write_bytes(content)
@@ -151,7 +151,7 @@ def test_a_mistake_in_a_csv_file_is_named_before_a_model_is_downloaded(
 
     assert outcome.code == 1
     assert f"{file}" in outcome.err
-    assert told in outcome.err
+    assert message in outcome.err
     assert not (tmp_path / "mine").exists()
     assert not data_dir.exists()
 
@@ -192,7 +192,7 @@ def test_an_unknown_provider_is_answered_with_the_nearest_one(labelled: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ((), "--engine is missing, and there is no terminal to ask; to copy an example: --example minimal"),
         (("--engine", "groq"), "--model is missing"),
@@ -203,11 +203,11 @@ def test_an_unknown_provider_is_answered_with_the_nearest_one(labelled: Path) ->
         (("--engine", "http://127.0.0.1:9"), "http://127.0.0.1:9/v1/models cannot be read"),
     ],
 )
-def test_a_missing_or_wrong_option_is_named(cli: Cli, tmp_path: Path, options: tuple[str, ...], told: str) -> None:
+def test_a_missing_or_wrong_option_is_named(cli: Cli, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
     outcome = cli("init", tmp_path / "mine", *options)
 
     assert outcome.code == 2
-    assert told in outcome.err
+    assert message in outcome.err
 
 
 def test_a_configuration_of_litellm_is_imported(cli: Cli, tmp_path: Path) -> None:

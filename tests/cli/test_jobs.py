@@ -22,7 +22,7 @@ class Training(training_pb2_grpc.TrainingServicer):
 
     def __init__(self) -> None:
         self.started: list[pb.CreateTrainingJobRequest] = []
-        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
 
     async def CreateJob(self, request: pb.CreateTrainingJobRequest, context: Any) -> pb.TrainingJob:
         self.started.append(request)
@@ -39,7 +39,7 @@ class Training(training_pb2_grpc.TrainingServicer):
     async def Watch(self, request: pb.WatchTrainingJobRequest, context: Any) -> AsyncIterator[pb.TrainingEvent]:
         if request.id != "triage-1":
             raise NotFound(f"there is no training job '{request.id}' here", code="unknown_job")
-        for number, (kind, facts) in enumerate(self.told):
+        for number, (kind, facts) in enumerate(self.events):
             yield pb.TrainingEvent(number=number, event=kind, facts=ParseDict(facts, Struct()))
 
     async def Cancel(self, request: pb.CancelTrainingJobRequest, context: Any) -> pb.TrainingJob:
@@ -68,7 +68,7 @@ def test_a_remote_training_is_started_and_followed_until_its_version_exists(
     cli: Cli, data: Path, training: tuple[Training, str]
 ) -> None:
     servicer, address = training
-    servicer.told = [
+    servicer.events = [
         ("state", {"state": "running"}),
         ("step", STEP),
         ("state", {"state": "succeeded", "version": "triage@3f9a1c0b77de"}),
@@ -94,7 +94,7 @@ def test_a_detached_training_prints_its_id_only(cli: Cli, data: Path, training: 
 
 
 @pytest.mark.parametrize(
-    ("told", "complaint"),
+    ("events", "complaint"),
     [
         (
             [("state", {"state": "failed", "error": "data.jsonl:3: not JSON"})],
@@ -105,9 +105,9 @@ def test_a_detached_training_prints_its_id_only(cli: Cli, data: Path, training: 
     ],
 )
 def test_a_failed_job_is_an_error_with_its_reason(
-    cli: Cli, training: tuple[Training, str], told: list[tuple[str, dict[str, Any]]], complaint: str
+    cli: Cli, training: tuple[Training, str], events: list[tuple[str, dict[str, Any]]], complaint: str
 ) -> None:
-    training[0].told = told
+    training[0].events = events
 
     outcome = cli("jobs", "watch", "triage-1", "--lora-server", training[1])
 

@@ -109,7 +109,7 @@ def test_a_key_has_the_given_limits_scope_and_expiry(keys: Keys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--tenant", "Acme Inc"], "the tenant is 'Acme Inc'"),
         (["--tenant", "acme", "--requests-per-minute", "0"], "requests_per_minute is 0"),
@@ -125,11 +125,11 @@ def test_a_key_has_the_given_limits_scope_and_expiry(keys: Keys) -> None:
     ],
 )
 def test_invalid_values_are_rejected_by_name_and_no_key_is_created(
-    keys: Keys, redis: Any, arguments: list[str], told: str
+    keys: Keys, redis: Any, arguments: list[str], message: str
 ) -> None:
     refused = keys("create", *arguments)
     assert refused.code in (1, 2)
-    assert told in refused.err
+    assert message in refused.err
     assert refused.out == ""
     assert not redis.exists(redis_layout.KEYS)
 

@@ -68,8 +68,8 @@ def test_a_classifier_is_trained_from_an_example_and_its_quality_is_shown(
 
     assert outcome.code == 0, outcome.err
     assert out.stat().st_size > 0
-    for told in ("5 tasks, 100 examples", "out of fold: accuracy 0.", str(out), "policy_question"):
-        assert told in outcome.out
+    for text in ("5 tasks, 100 examples", "out of fold: accuracy 0.", str(out), "policy_question"):
+        assert text in outcome.out
     assert "embedding: 100 of 100" in outcome.err
 
 
@@ -105,9 +105,9 @@ def test_without_a_request_log_the_examples_are_checked_nevertheless(cli: Cli, d
     outcome = cli("classifier", "lint", example, "--data-dir", data_dir, "--json")
 
     assert outcome.code == 0, outcome.err
-    told = json.loads(outcome.out)
-    assert told["request_log"] is None
-    assert {confusion["task"] for confusion in told["confusions"]} <= {
+    body = json.loads(outcome.out)
+    assert body["request_log"] is None
+    assert {confusion["task"] for confusion in body["confusions"]} <= {
         "branded_reply", "chat", "fare_sum", "policy_question", "triage",
     }  # fmt: skip
 
@@ -122,8 +122,8 @@ def test_a_replay_is_shown_and_fails_if_too_much_would_change(
 
     outcome = cli(*command)
     assert outcome.code == 0, outcome.err
-    for told in ("2 decisions of the last 24h", "1 of 2 would change (50.0 %)", "handbook_answer -> small_talk", "d2"):
-        assert told in outcome.out
+    for text in ("2 decisions of the last 24h", "1 of 2 would change (50.0 %)", "handbook_answer -> small_talk", "d2"):
+        assert text in outcome.out
     assert "2 of 2 have no stored text: the recorded task is used" in outcome.out
 
     refused = cli(*command, "--fail-if-changed", "0.1", "--json")
@@ -135,7 +135,7 @@ def test_a_replay_is_shown_and_fails_if_too_much_would_change(
 def _entry(name: str, path: str) -> dict[str, Any]:
     """An entry as documented in docs/request_log.md: a greeting whose text was not stored."""
     return {
-        "v": 1, "id": name, "unix_ms": 0, "generation": "g1", "task": "chat", "confidence": 0.9, "margin": 0.8,
+        "v": 1, "id": name, "unix_ms": 0, "revision": "g1", "task": "chat", "confidence": 0.9, "margin": 0.8,
         "in_distribution_score": 1.0, "stage": "static", "notes": [], "probabilities": [["chat", 0.9]], "path": path,
         "kind": "prompt", "fingerprint": "f", "reason": "policy:fixed", "considered": [], "expected_cost_usd": 1e-6,
         "model": "", "requested": "auto", "metadata": {}, "response_format": "", "inputs": "i", "user_digest": "",

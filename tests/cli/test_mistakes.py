@@ -83,9 +83,9 @@ def test_a_mistake_in_the_configuration(
     with pytest.raises(ConfigError) as raised:
         check(tmp_path)
 
-    told = " ".join(str(raised.value).split())
-    assert problem in told
-    assert remedy in told.partition(problem)[2]
+    text = " ".join(str(raised.value).split())
+    assert problem in text
+    assert remedy in text.partition(problem)[2]
 
 
 def test_the_configuration_without_a_mistake_is_valid(tmp_path: Path) -> None:
@@ -156,10 +156,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_mistake_at_the_command_line(cli: Cli, folder: Path, command: str, problem: str, remedy: str) -> None:
     outcome = cli(*command.split(), "--data-dir", folder / "data")
 
-    told = outcome.err + outcome.out
+    output = outcome.err + outcome.out
     assert outcome.code != 0
-    assert problem in told
-    assert remedy in told.partition(problem)[2]
+    assert problem in output
+    assert remedy in output.partition(problem)[2]
 
 
 def test_a_port_in_use(cli: Cli, folder: Path) -> None:
@@ -186,9 +186,9 @@ def test_a_request_without_a_valid_key(cli: Cli, gateway: Any, code: str) -> Non
 
 
 def test_the_command_that_up_prints_has_a_key_if_one_is_needed() -> None:
-    told: Mapping[bool, str] = {
+    seen: Mapping[bool, str] = {
         needs_key: example_curl("http://127.0.0.1:8080", needs_key=needs_key) for needs_key in (False, True)
     }
-    assert "Authorization" not in told[False]
-    assert '-H "Authorization: Bearer $POINTSMAN_API_KEY"' in told[True]
-    assert json.loads(told[True].partition("-d '")[2].removesuffix("'"))["model"] == "auto"
+    assert "Authorization" not in seen[False]
+    assert '-H "Authorization: Bearer $POINTSMAN_API_KEY"' in seen[True]
+    assert json.loads(seen[True].partition("-d '")[2].removesuffix("'"))["model"] == "auto"

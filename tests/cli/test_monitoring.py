@@ -106,8 +106,8 @@ async def until_it_says(address: str, query: str, holds: Callable[[dict[str, flo
     """Returns once a query has this answer (values by job)."""
     async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False) as client:
         while True:
-            told = (await client.get(f"http://{address}/api/v1/query", params={"query": query})).json()
-            values = {each["metric"]["job"]: float(each["value"][1]) for each in told["data"]["result"]}
+            body = (await client.get(f"http://{address}/api/v1/query", params={"query": query})).json()
+            values = {each["metric"]["job"]: float(each["value"][1]) for each in body["data"]["result"]}
             if holds(values):
                 return values
             await asyncio.sleep(0.05)

@@ -128,5 +128,5 @@ def test_a_port_in_use_is_named_with_the_option_that_changes_it(option: str) -> 
 
 @pytest.mark.parametrize("address", ["8080", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:70000", ":8080"])
 def test_an_invalid_address_is_rejected_with_a_valid_example(address: str) -> None:
-    with pytest.raises(UsageError, match=r"should be HOST:PORT, such as 127\.0\.0\.1:8080"):
+    with pytest.raises(UsageError, match=rf"^--http is '{address}': write .* such as 127\.0\.0\.1:8080"):
         choose_addresses(address, "127.0.0.1:0")

@@ -27,8 +27,10 @@ from pointsman_cli.retrain.run_state import (
     start_run,
 )
 from pointsman_cli.retrain.train_step import TrainingResult, TrainingSpec, TrainStep, explain_end
+from pointsman_cli.retrain.training_method import RetrainMethod
 
 OLD, NEW = "triage@111111111111", "triage@222222222222"
+LORA = RetrainMethod("lora")
 PLAN = RetrainPlan(
     task="triage",
     alias="triage@prod",
@@ -159,7 +161,7 @@ def write_heldout(file: Path) -> Path:
 
 
 def steps(
-    services: ScriptedServices, ledger: RunFile, plan: RetrainPlan, method: str, texts: Path | None
+    services: ScriptedServices, ledger: RunFile, plan: RetrainPlan, method: RetrainMethod, texts: Path | None
 ) -> Sequence[Step]:
     def quiet(*_: object) -> None: ...
 
@@ -179,13 +181,13 @@ def distill(
     services: ScriptedServices,
     datasets: Path,
     plan: RetrainPlan = PLAN,
-    method: str = "lora",
+    method: RetrainMethod = LORA,
     until: str = "",
     texts: Path | None = None,
 ) -> RunState:
     """Resumes the current run."""
     there = latest_run(datasets)
-    ledger = there if there and not there.state.outcome else start_run(datasets, "triage", method, STEPS)
+    ledger = there if there and not there.state.outcome else start_run(datasets, "triage", method.name, STEPS)
     return asyncio.run(
         run_steps(steps(services, ledger, plan, method, texts), ledger, services.retire, lambda line: None, until)
     )
@@ -222,12 +224,12 @@ def test_a_student_with_strategies_is_trained_and_evaluated_on_the_prompts_that_
     assert list(services.first_questions[NEW]) == [{"role": "system", "content": "S"}, question]
 
 
-def test_preference_training_starts_from_the_serving_version(datasets: Path) -> None:
+def test_training_on_pairs_starts_from_the_serving_version(datasets: Path) -> None:
     services = ScriptedServices()
-    distill(services, datasets, method="dpo", until="train")
+    distill(services, datasets, method=RetrainMethod("kto", learns_from_pairs=True), until="train")
     ((_, spec),) = [call for call in services.calls if call[0] == "start"]
     assert (spec.data.name, spec.heldout.name, spec.parent) == ("pairs.jsonl", "heldout_pairs.jsonl", OLD)
-    assert spec.recipe == {"max_minutes": 5.0, "seed": 7, "baseline_shots": 0}
+    assert (spec.method, spec.recipe) == ("kto", {"max_minutes": 5.0, "seed": 7, "baseline_shots": 0})
 
 
 def test_too_few_rows_end_the_run_before_training(datasets: Path) -> None:
@@ -262,7 +264,7 @@ def test_the_refusal_of_a_version_names_what_cut_its_training_short(datasets: Pa
 
 
 @pytest.mark.parametrize(
-    ("done", "told"),
+    ("done", "message"),
     [
         ({"steps": 20, "of_steps": 30, "ended_by": "patience"}, "20 of 30 steps, since its held-out loss no longer"),
         ({"steps": 14, "ended_by": "time"}, "stopped after 14 steps by max_minutes"),
@@ -270,9 +272,9 @@ def test_the_refusal_of_a_version_names_what_cut_its_training_short(datasets: Pa
         ({}, ""),
     ],
 )
-def test_only_a_training_that_ended_early_has_a_cause(done: dict[str, object], told: str) -> None:
-    assert told in explain_end(done)
-    assert bool(explain_end(done)) == bool(told)
+def test_only_a_training_that_ended_early_has_a_cause(done: dict[str, object], message: str) -> None:
+    assert message in explain_end(done)
+    assert bool(explain_end(done)) == bool(message)
 
 
 def test_a_version_equal_to_the_serving_one_is_refused(datasets: Path) -> None:

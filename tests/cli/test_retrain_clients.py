@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc, training_pb2, training_pb2_grpc
-from pointsman_cli.errors import CommandError
+from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.retrain.data_step import Gateway, ModelAnswer
 from pointsman_cli.retrain.rollout_steps import AliasState
 from pointsman_cli.retrain.run_state import CanaryTerms
 from pointsman_cli.retrain.train_step import Registry, Trainer, TrainingResult, TrainingSpec
+from pointsman_cli.retrain.training_method import RetrainMethod, fetch_method
 
 OLD, NEW = "triage@111111111111", "triage@222222222222"
 
@@ -78,6 +79,11 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer, training_pb2_grpc.Trai
         self.asked.append(request)
         return training_pb2.TrainingJob(id="job-1")
 
+    async def DescribeMethod(self, request: Any, context: Any) -> Any:
+        return training_pb2.TrainingMethod(
+            name=request.name, learns_from_pairs=request.name == "kto", must_be_merged=request.name == "whole"
+        )
+
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
         yield training_pb2.TrainingEvent(event="warning")
         done = training_pb2.TrainingEvent(event="done")
@@ -114,6 +120,13 @@ def lora_server(grpc_server: Callable[..., str]) -> tuple[LoraServer, str]:
     return servicer, grpc_server("pointsman.v1.LoraServer", register)
 
 
+async def test_the_lora_server_says_what_a_training_method_learns_from(lora_server: tuple[LoraServer, str]) -> None:
+    assert await fetch_method(lora_server[1], "lora") == RetrainMethod("lora", learns_from_pairs=False)
+    assert await fetch_method(lora_server[1], "kto") == RetrainMethod("kto", learns_from_pairs=True)
+    with pytest.raises(UsageError, match="the result of --method whole is a whole model"):
+        await fetch_method(lora_server[1], "whole")
+
+
 async def test_an_alias_is_read_with_its_canary_and_the_reason_of_a_rollback(
     lora_server: tuple[LoraServer, str],
 ) -> None:
@@ -137,8 +150,8 @@ async def test_a_canary_is_set_with_its_terms_and_a_version_retired_with_a_reaso
 
 async def test_a_training_is_found_by_its_run_and_started_once(lora_server: tuple[LoraServer, str]) -> None:
     servicer, address = lora_server
-    told: list[str] = []
-    trainer = Trainer(address, lambda kind, facts: told.append(kind))
+    received: list[str] = []
+    trainer = Trainer(address, lambda kind, facts: received.append(kind))
     spec = TrainingSpec("triage", Path("/d"), None, "lora", "", {"rank": 4}, {"data_set": "t/1"}, "retrain 1")
     assert await trainer.start(spec) == "job-1"
     assert (servicer.asked[0].recipe.rank, dict(servicer.asked[0].facts)) == (4, {"data_set": "t/1"})
@@ -148,4 +161,4 @@ async def test_a_training_is_found_by_its_run_and_started_once(lora_server: tupl
     assert await trainer.start(spec) == "job-9"
     cause = "the training was stopped after 14 of 30 steps by max_minutes: raise flywheel.training.max_minutes"
     assert await trainer.follow("job-9") == TrainingResult("succeeded", NEW, cut_short=cause)
-    assert (told, len(servicer.asked)) == (["warning", "done"], 1)
+    assert (received, len(servicer.asked)) == (["warning", "done"], 1)

@@ -420,15 +420,15 @@ def test_an_unreachable_lora_server_is_reported_and_the_rest_is_shown(cli: Cli, 
 
     shown = cli("top", "--once", "--interval", "0.1", "--gateway", server.url, *silent)
 
-    said = " ".join(shown.out.split())
+    output = " ".join(shown.out.split())
     assert (shown.code, shown.err) == (0, "")
-    assert "faq 100%" in said
-    assert "lora-server's metrics are away: http://127.0.0.1:1/metrics cannot be reached" in said
-    assert "adapters cannot be listed: lora-server cannot be reached" in said
+    assert "faq 100%" in output
+    assert "lora-server's metrics are away: http://127.0.0.1:1/metrics cannot be reached" in output
+    assert "adapters cannot be listed: lora-server cannot be reached" in output
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "told"),
+    ("status", "body", "message"),
     [
         (200, b"<html>hello</html>", "cannot be read: it tells nothing of Pointsman's"),
         (200, b'pointsman_queue_depth{a="1 2\n', "cannot be read: "),
@@ -436,7 +436,7 @@ def test_an_unreachable_lora_server_is_reported_and_the_rest_is_shown(cli: Cli, 
     ],
 )
 def test_a_server_that_is_not_a_gateway_is_reported(
-    top: Cli, serve: Serve, status: int, body: bytes, told: str
+    top: Cli, serve: Serve, status: int, body: bytes, message: str
 ) -> None:
     server = serve(Gateway())
     server.status, server.body = status, body
@@ -444,7 +444,7 @@ def test_a_server_that_is_not_a_gateway_is_reported(
     shown = top(server.url, "--json")
 
     assert shown.code == 1
-    assert told in json.loads(shown.out)["gateway"]["problem"]
+    assert message in json.loads(shown.out)["gateway"]["problem"]
 
 
 # -- live

@@ -283,7 +283,7 @@ def test_events_are_parsed_and_other_lines_are_shown_unchanged() -> None:
     step = '{"event": "step", "step": 1, "steps": 9, "loss": 2, "tokens_per_second": 250, "eta_seconds": 30}'
 
     assert parse_event(step) == TrainingStep(1, 9, 2.0, 250.0, 30.0)
-    told = '{"event": "evaluation", "when": "end", "step": 9, "loss": 0.5, "exact": 1, "prompt_path_exact": 0.25}'
-    assert parse_event(told) == Evaluation("end", 9, 0.5, {"exact": 1.0}, {"exact": 0.25}, False)
+    text = '{"event": "evaluation", "when": "end", "step": 9, "loss": 0.5, "exact": 1, "prompt_path_exact": 0.25}'
+    assert parse_event(text) == Evaluation("end", 9, 0.5, {"exact": 1.0}, {"exact": 0.25}, False)
     for line in ("Downloading", "[1]", '{"loss": 1}', '{"event": "step", "step": 1}', '{"event": "new"}'):
         assert parse_event(line) == Message(line)

@@ -85,7 +85,7 @@ def test_thresholds_separate_queries_with_and_without_an_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("", "no query with a document"),
         ('{"query": "x", "documents": []}', "no query with a document"),
@@ -98,10 +98,10 @@ def test_thresholds_separate_queries_with_and_without_an_answer() -> None:
         ("[" * 100_000, "labels.jsonl:1 .* not JSON"),
     ],
 )
-def test_invalid_labels_are_reported_with_their_line(tmp_path: Path, content: str, told: str) -> None:
+def test_invalid_labels_are_reported_with_their_line(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "labels.jsonl"
     file.write_text(content)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         read_labelled(file)
 
 
@@ -117,11 +117,11 @@ def test_labels_may_contain_any_character_and_their_file_a_byte_order_mark(tmp_p
     assert read_labelled(file) == [LabelledQuery("x\u2028y", frozenset("a"))]
 
 
-@pytest.mark.parametrize(("content", "told"), [(None, "cannot read"), (b"\xff", "is not UTF-8")])
-def test_an_unreadable_file_of_labels_is_named(tmp_path: Path, content: bytes | None, told: str) -> None:
+@pytest.mark.parametrize(("content", "message"), [(None, "cannot read"), (b"\xff", "is not UTF-8")])
+def test_an_unreadable_file_of_labels_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
     file = tmp_path / "labels"
     file.mkdir() if content is None else file.write_bytes(content)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         read_labelled(file)
 
 

@@ -101,7 +101,7 @@ async def test_a_dead_service_is_restarted_at_its_address_and_the_run_file_is_up
     assert before is not None
 
     os.kill(before.processes["gateway"].pid, signal.SIGKILL)
-    await until(lambda: "gateway was started again" in shown(), "it is said")
+    await until(lambda: "gateway was started again" in shown(), "it is shown")
     await until(lambda: read_run(run_json) != before, "the run file has the new pid")
 
     after = read_run(run_json)
@@ -143,20 +143,20 @@ async def test_valkeys_data_survives_a_restart(start: Start, until: Until, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("broken", "told"),
+    ("broken", "message"),
     [
         ("GATEWAY_FAILS", "gateway did not start (exit code 1: pointsman_gateway: paths.yaml: path 'faq' names prompt"),
         ("ENGINE_FAILS", "the engine does not start: vLLM: out of memory"),
     ],
 )
 async def test_if_a_service_does_not_start_up_stops_with_the_reason(
-    start: Start, until: Until, shown: Callable[[], str], tmp_path: Path, broken: str, told: str
+    start: Start, until: Until, shown: Callable[[], str], tmp_path: Path, broken: str, message: str
 ) -> None:
     up = await start(**{broken: "1"})
 
     assert await asyncio.wait_for(up.wait(), 60) == 1
 
-    assert told in shown()
+    assert message in shown()
     assert "stopping valkey" in shown()
     assert not (tmp_path / "home" / "run.json").exists()
 

@@ -68,10 +68,10 @@ async def asks(run: Run, vllm: ScriptedEngine) -> None:
     async with httpx.AsyncClient(base_url=run.http, timeout=30) as http:
         for model, answered in (("auto", "llama"), ("llama", "llama"), ("sql", "sql")):
             body = {"model": model, "messages": [{"role": "user", "content": "Why is the sky blue?"}]}
-            told = await http.post("/v1/chat/completions", json=body)
-            assert told.json()["choices"][0]["message"]["content"] == f"{answered} here"
-            assert told.json()["pointsman"]["cost_usd"] is None
-            assert told.headers["x-pointsman-reason"] == ("no_tasks" if model == "auto" else "forced")
+            response = await http.post("/v1/chat/completions", json=body)
+            assert response.json()["choices"][0]["message"]["content"] == f"{answered} here"
+            assert response.json()["pointsman"]["cost_usd"] is None
+            assert response.headers["x-pointsman-reason"] == ("no_tasks" if model == "auto" else "forced")
     assert vllm.headers[-1]["authorization"] == "Bearer sk-mine"
 
 

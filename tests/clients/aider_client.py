@@ -33,8 +33,8 @@ def ask(url: str, *arguments: str) -> None:
         history = Path(folder, "history.md").read_text()
     assert done.returncode == 0, (done.stdout, done.stderr)
     _, _, answer = history.partition(f"#### {QUESTION}")
-    told, _, counts = answer.partition("> Tokens: ")
-    assert told.strip(), (history, done.stdout)
+    text, _, counts = answer.partition("> Tokens: ")
+    assert text.strip(), (history, done.stdout)
     assert " received" in counts, history
 
 

@@ -136,8 +136,8 @@ def reflection(url: str) -> None:
             "/pointsman.v1.Gateway/Generate", GetMessageClass(method.input_type).SerializeToString, answer.FromString
         )
         asked = request([user(QUESTION)], max_tokens=12).SerializeToString()
-        told = call(GetMessageClass(method.input_type).FromString(asked), timeout=SECONDS)
-    assert "Paris" in told.choices[0].content, told
+        reply = call(GetMessageClass(method.input_type).FromString(asked), timeout=SECONDS)
+    assert "Paris" in reply.choices[0].content, reply
 
 
 if __name__ == "__main__":

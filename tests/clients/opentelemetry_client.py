@@ -19,9 +19,9 @@ def assert_span(model: str, *counts: str) -> None:
     """Checks the only finished span."""
     (span,) = EXPORTER.get_finished_spans()
     EXPORTER.clear()
-    told = dict(span.attributes or {})
-    assert told["gen_ai.request.model"] == model, told
-    assert all(int(str(told[f"gen_ai.usage.{name}"])) > 0 for name in counts), told
+    attributes = dict(span.attributes or {})
+    assert attributes["gen_ai.request.model"] == model, attributes
+    assert all(int(str(attributes[f"gen_ai.usage.{name}"])) > 0 for name in counts), attributes
 
 
 def plain(url: str) -> None:

@@ -61,8 +61,8 @@ def reply(body: Mapping[str, Any]) -> Sequence[Step]:
     if form:
         return answer(json.dumps(fill(form["schema"])), prompt_tokens=prompt_tokens)
     results = [text_of(message) for message in after_question(messages) if message["role"] == "tool"]
-    said = f"The tool says: {', '.join(results)}" if results else "The capital of France is Paris."
-    return answer(*(f"{word} " for word in said.split()), prompt_tokens=prompt_tokens)
+    text = f"The tool says: {', '.join(results)}" if results else "The capital of France is Paris."
+    return answer(*(f"{word} " for word in text.split()), prompt_tokens=prompt_tokens)
 
 
 def choose_calls(body: Mapping[str, Any]) -> list[dict[str, Any]]:

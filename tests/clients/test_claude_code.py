@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pointsman_embedding.prepare import prepare
 
-from tests.clients.agents import ask_claude_code
+from tests.clients.scripted_agents import ask_claude_code
 from tests.gateway.doubles.config_folder import ConfigFolder
 from tests.gateway.doubles.engine import DONE, ScriptedEngine, Step, answer, chunk, running_engine, usage
 from tests.gateway.doubles.lora_server import READY, running_lora_server

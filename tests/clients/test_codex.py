@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.agents import ask_codex
+from tests.clients.scripted_agents import ask_codex
 from tests.clients.scripted_engine import scripted_help_desk
 from tests.gateway.doubles.engine import ScriptedEngine
 from tests.gateway.doubles.process_gateway import ProcessGateway

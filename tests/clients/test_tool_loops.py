@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pointsman_embedding.prepare import prepare
 
-from tests.clients.agents import ask_claude_code, ask_codex, ask_strands
 from tests.clients.checks import BASE_MODEL
+from tests.clients.scripted_agents import ask_claude_code, ask_codex, ask_strands
 from tests.clients.scripted_engine import MODEL, configure
 from tests.clients.test_codex import RED_DOT
 from tests.gateway.doubles.engine import DONE, ScriptedEngine, Step, answer, chunk, running_engine, usage

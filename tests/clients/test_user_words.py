@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 from pointsman_embedding.prepare import prepare
 
-from tests.clients.agents import ask_aider, ask_claude_code, ask_codex, ask_opencode
 from tests.clients.checks import BASE_MODEL
+from tests.clients.scripted_agents import ask_aider, ask_claude_code, ask_codex, ask_opencode
 from tests.clients.scripted_engine import MODEL, configure
 from tests.gateway.doubles.config_folder import ConfigFolder
 from tests.gateway.doubles.engine import ScriptedEngine, answer, running_engine

@@ -102,13 +102,13 @@ def another_version(home: Path) -> Path:
 
 
 async def try_out(folder: Path, home: Path, url: str) -> None:
-    said = await asyncio.to_thread(pointsman, home, "adapters", "register", "triage", str(folder))
+    text = await asyncio.to_thread(pointsman, home, "adapters", "register", "triage", str(folder))
     async with httpx.AsyncClient(base_url=url, headers=OURS, timeout=200) as client:
         (registry,) = (await client.get("/console/api/adapters")).json()["models"]
         canary = {
             "model": registry["model"],
             "alias": "triage@prod",
-            "version": said.rsplit(maxsplit=1)[-1],
+            "version": text.rsplit(maxsplit=1)[-1],
             "weight": 0.1,
         }
         (await client.post("/console/api/adapters/canary", json=canary)).raise_for_status()
@@ -134,9 +134,9 @@ async def live(url: str) -> None:
 async def ask(client: httpx.AsyncClient, text: str, user: str) -> tuple[str, str]:
     """Sends a request; returns the decision's id and the answer."""
     body = {"model": "auto", "user": user, "messages": [{"role": "user", "content": text}]}
-    told = await client.post("/v1/chat/completions", json=body)
-    told.raise_for_status()
-    return told.headers["x-pointsman-decision-id"], told.json()["choices"][0]["message"]["content"]
+    response = await client.post("/v1/chat/completions", json=body)
+    response.raise_for_status()
+    return response.headers["x-pointsman-decision-id"], response.json()["choices"][0]["message"]["content"]
 
 
 def as_json(text: str) -> Any:

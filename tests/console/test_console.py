@@ -60,8 +60,8 @@ async def test_an_answer_is_rated_and_the_rating_is_stored(visitor: Visitor, ser
     await expect(answer.get_by_role("status")).to_have_text("rated")
     async with httpx.AsyncClient(base_url=services.url, headers=OURS, verify=False) as client:
         newest = (await client.get("/console/api/decisions?count=1")).json()["decisions"][0]
-        said = (await client.get(f"/console/api/decisions/{newest['id']}")).json()["feedback"]
-    assert (newest["path"], said) == ("small_talk", {"rating": "0.5"})
+        body = (await client.get(f"/console/api/decisions/{newest['id']}")).json()["feedback"]
+    assert (newest["path"], body) == ("small_talk", {"rating": "0.5"})
 
 
 async def test_the_first_screen_shows_the_choice_its_price_and_the_alternatives(visitor: Visitor) -> None:

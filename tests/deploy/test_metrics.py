@@ -20,9 +20,9 @@ PACKAGES = {path.name for path in Path(__file__).parents[2].glob("*/*/src/points
 def test_promtool_finds_nothing_in_the_metrics(
     service: str, registries: Mapping[str, CollectorRegistry], tool: Callable[..., str]
 ) -> None:
-    said = generate_latest(registries[service])
-    assert said.count(b"# TYPE gen_ai_") >= 1
-    checked = subprocess.run([tool("promtool"), "check", "metrics"], input=said, capture_output=True, timeout=60)
+    metrics = generate_latest(registries[service])
+    assert metrics.count(b"# TYPE gen_ai_") >= 1
+    checked = subprocess.run([tool("promtool"), "check", "metrics"], input=metrics, capture_output=True, timeout=60)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 

@@ -179,9 +179,9 @@ def test_burn_rates_and_windows_are_those_in_the_runbook(slo: str, severity: str
     burns = re.findall(rf'slo:pointsman_errors:ratio(\w+){{slo="{slo}"}} > ([\d.]+) \* {budget}', alert.expr)
     page = (RUNBOOK / "index.md").read_text()
     rows = re.findall(rf"(?m)^\| {severity} \| ([\d.]+) \| (\w+) (\w+) and (\w+) (\w+) \|", page)
-    told = [(number + unit[0], rate) for rate, *windows in rows for number, unit in (windows[:2], windows[2:])]
-    assert len(told) == 4
-    assert burns == told
+    seen = [(number + unit[0], rate) for rate, *windows in rows for number, unit in (windows[:2], windows[2:])]
+    assert len(seen) == 4
+    assert burns == seen
 
 
 def test_rates_are_not_clamped_to_a_minimum() -> None:
@@ -249,5 +249,5 @@ def test_an_alert_that_never_fires_or_never_resolves_fails_its_tests(expr: str, 
     shutil.copytree(FOLDER, tmp_path / "prometheus")
     (tmp_path / "prometheus" / "rules" / "alerts.yml").write_text(yaml.safe_dump(rules))
     tests = [str(tmp_path / "prometheus" / "tests" / f"{name}.yml") for name in ("alerts", "alerts_days")]
-    said = say("promtool", "test", "rules", *tests, status=1)
-    assert {rule["alert"] for rule in spoilt} == set(re.findall(r"alertname: (\w+)", said))
+    output = say("promtool", "test", "rules", *tests, status=1)
+    assert {rule["alert"] for rule in spoilt} == set(re.findall(r"alertname: (\w+)", output))

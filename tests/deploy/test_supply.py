@@ -145,7 +145,7 @@ def test_all_versions_equal_that_of_the_changelog() -> None:
     folders = {file.parent.name for file, _ in written if file.name == "pyproject.toml"}
     assert folders >= {"proto", "servicekit", "gateway", "retriever", "lora-server", "cli", "vllm_cpu_lora", "guard"}
     assert {file.suffix for file, _ in written} == {".toml", ".Dockerfile", ".yaml"}
-    assert {(str(file), said) for file, said in written if said != versions.version()} == set()
+    assert {(str(file), version) for file, version in written if version != versions.version()} == set()
 
 
 def test_every_distribution_is_checked() -> None:
@@ -176,9 +176,9 @@ def test_only_advisories_for_locked_versions_are_reported(tmp_path: Path, capsys
     _advise(tmp_path, "PYSEC-1", "Pydantic", pydantic.version, "99.0")
     _advise(tmp_path, "PYSEC-2", "pydantic", "0", "0.1")
     assert audit.main([str(tmp_path)]) == 1
-    said = capsys.readouterr().out.splitlines()
-    assert f"gateway: pydantic {pydantic.version}: PYSEC-1 (fixed in 99.0) it lets everybody in" in said
-    assert not [line for line in said if "PYSEC-2" in line]
+    lines = capsys.readouterr().out.splitlines()
+    assert f"gateway: pydantic {pydantic.version}: PYSEC-1 (fixed in 99.0) it lets everybody in" in lines
+    assert not [line for line in lines if "PYSEC-2" in line]
 
 
 def test_an_export_in_one_file_is_read_and_an_empty_one_is_an_error(

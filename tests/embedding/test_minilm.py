@@ -126,5 +126,5 @@ print(anonymous_megabytes() - before)
 
 
 def test_embedding_long_texts_at_once_keeps_no_memory(model_folder: Path) -> None:
-    told = subprocess.run([sys.executable, "-c", GROWTH, model_folder], stdout=subprocess.PIPE, text=True, check=True)
-    assert float(told.stdout) < 4
+    ended = subprocess.run([sys.executable, "-c", GROWTH, model_folder], stdout=subprocess.PIPE, text=True, check=True)
+    assert float(ended.stdout) < 4

@@ -51,10 +51,10 @@ def test_a_folder_of_another_recipe_is_refused(copy: Path, manifest: str) -> Non
 
 def test_a_complete_folder_is_not_changed(copy: Path, minilm: MiniLM) -> None:
     before = _identities(copy)
-    said: list[str] = []
-    prepare(copy, said.append)
+    received: list[str] = []
+    prepare(copy, received.append)
     assert _identities(copy) == before
-    assert said == [f"{copy} is ready: {minilm.fingerprint}"]
+    assert received == [f"{copy} is ready: {minilm.fingerprint}"]
 
 
 def test_vectors_of_words_are_mapped_from_a_file_that_is_made_if_it_is_missing(copy: Path, minilm: MiniLM) -> None:
@@ -83,8 +83,8 @@ def remade(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     graph = folder / "model.onnx"
     graph.write_bytes(graph.read_bytes()[:1000])
 
-    def interrupt(said: str) -> None:
-        if said.startswith("adding the static model"):
+    def interrupt(received: str) -> None:
+        if received.startswith("adding the static model"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -101,9 +101,9 @@ def test_a_folder_without_a_static_model_gets_the_same_one_added(
     remade: Path, minilm: MiniLM, model_folder: Path
 ) -> None:
     graph = (remade / "model.onnx").stat()
-    said: list[str] = []
-    prepare(remade, said.append)
-    assert said == [f"{remade} is ready: {minilm.fingerprint}", "adding the static model: static.json is not there"]
+    received: list[str] = []
+    prepare(remade, received.append)
+    assert received == [f"{remade} is ready: {minilm.fingerprint}", "adding the static model: static.json is not there"]
     assert (remade / "model.onnx").stat().st_mtime_ns == graph.st_mtime_ns
     assert (remade / "static.npy").read_bytes() == (model_folder / "static.npy").read_bytes()
     assert sorted(path.name for path in remade.iterdir()) == sorted(path.name for path in model_folder.iterdir())

@@ -1,22 +1,23 @@
-"""The gateway, which also writes how much memory its data takes: `python -m tests.endurance.measured_gateway`.
+"""The gateway, which also writes what its memory is used for: `python -m tests.endurance.measured_gateway`.
 
 Resident memory includes what allocators keep of the largest moment, such as while a page of metrics is built. It may
 rise in steps for an hour although no data stays, which hides a small leak, and looks like one.
 """
 
 import ctypes
+import json
 import os
+import re
 import runpy
-import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 FILE_VARIABLE = "MEMORY_FILE"
 SECONDS = 2.0
-BLOCK_BYTES = 93
-"""The mean size of a block of Python's allocator in a gateway, by `sys._debugmallocstats`."""
 MALLINFO = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+PYTHON_BLOCKS = re.compile(r"bytes in (allocated|available) blocks += +([\d,]+)|unused pools .* = +([\d,]+)")
 
 
 class Mallinfo(ctypes.Structure):
@@ -25,18 +26,44 @@ class Mallinfo(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in MALLINFO.split()]
 
 
-def data_megabytes(libc: ctypes.CDLL) -> float:
-    """Returns the memory of this process that is in use, by Python's allocator and by C's."""
-    found = libc.mallinfo2()
-    return float(sys.getallocatedblocks() * BLOCK_BYTES + found.uordblks + found.hblkhd) / 1_000_000
+class Allocators:
+    """Python's allocator and C's in this process."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None)
+        self._libc.mallinfo2.restype = Mallinfo
+        self._libc.open_memstream.restype = ctypes.c_void_p
+        for name in ("fclose", "free"):
+            getattr(self._libc, name).argtypes = [ctypes.c_void_p]
+        self._write_statistics: Any = ctypes.pythonapi._PyObject_DebugMallocStats
+        self._write_statistics.argtypes = [ctypes.c_void_p]
+
+    def megabytes(self) -> dict[str, float]:
+        """Returns the memory that is in use (`data`), and what each allocator keeps of memory that was freed."""
+        c = self._libc.mallinfo2()
+        used, kept = self._python()
+        sizes = {"data": used + c.uordblks + c.hblkhd, "kept by Python": kept, "kept by C": c.fordblks}
+        return {name: size / 1_000_000 for name, size in sizes.items()}
+
+    def _python(self) -> tuple[int, int]:
+        """Returns the bytes in use and those in free blocks, as `sys._debugmallocstats` writes them to a C stream."""
+        text, size = ctypes.c_void_p(), ctypes.c_size_t()
+        stream = self._libc.open_memstream(ctypes.byref(text), ctypes.byref(size))
+        self._write_statistics(stream)
+        self._libc.fclose(stream)
+        statistics = ctypes.string_at(text, size.value).decode()
+        self._libc.free(text)
+        used = kept = 0
+        for kind, blocks, pools in PYTHON_BLOCKS.findall(statistics):
+            number = int((blocks or pools).replace(",", ""))
+            used, kept = (used + number, kept) if kind == "allocated" else (used, kept + number)
+        return used, kept
 
 
 def write_always(file: Path) -> None:
-    libc = ctypes.CDLL(None)
-    libc.mallinfo2.restype = Mallinfo
-    part = file.with_suffix(".part")
+    allocators, part = Allocators(), file.with_suffix(".part")
     while True:
-        part.write_text(f"{data_megabytes(libc):.3f}")
+        part.write_text(json.dumps(allocators.megabytes()))
         part.replace(file)
         time.sleep(SECONDS)
 

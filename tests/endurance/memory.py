@@ -1,5 +1,6 @@
 """The memory of the services over a run."""
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from scipy.stats import theilslopes  # type: ignore[import-untyped]  # it ships no types
 
 MAX_SLOPE_MB_PER_HOUR = 1.0
-RESIDENT = ", resident"
+RESIDENT, KEPT = ", resident", ", kept by "
 WARM_UP_SECONDS = 900.0
 MIN_SECONDS = 3600.0
 """A slope over less time says nothing about an hour."""
@@ -44,17 +45,17 @@ class Memory:
     """(seconds, MB) by service and process id."""
 
     def sample(self, name: str, pid: int, at: float, data_file: Path | None = None) -> None:
-        """Adds a sample; `data_file` has the memory of the process's data, see `measured_gateway`."""
+        """Adds a sample; `data_file` has what the memory of the process is used for, see `measured_gateway`."""
         try:
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            data = float(data_file.read_text()) if data_file else 0.0
+            uses = json.loads(data_file.read_text()) if data_file else {}
         except OSError:
             return
         anonymous = [int(line.split()[1]) for line in lines if line.startswith("RssAnon:")]
         if anonymous:
             self.samples[name + (RESIDENT if data_file else ""), pid].append((at, anonymous[0] / 1000))
-        if data_file:
-            self.samples[name, pid].append((at, data))
+        for use, megabytes in uses.items():
+            self.samples[name if use == "data" else f"{name}, {use}", pid].append((at, megabytes))
 
     def growth(self) -> list[Growth]:
         """Returns one entry for each service with at least three windows after the warm-up."""
@@ -76,12 +77,15 @@ class Memory:
         return grown
 
     def violations(self, seconds: float) -> list[str]:
+        """Returns a line for each service whose data or resident memory, with what allocators keep, grows too fast."""
         if seconds < MIN_SECONDS:
             return []
         return [
             f"the memory of {one.name} grows: {one}"
             for one in self.growth()
-            if one.seconds >= MIN_SECONDS - WARM_UP_SECONDS - 60 and one.slope > MAX_SLOPE_MB_PER_HOUR
+            if KEPT not in one.name
+            and one.seconds >= MIN_SECONDS - WARM_UP_SECONDS - 60
+            and one.slope > MAX_SLOPE_MB_PER_HOUR
         ]
 
 

@@ -63,25 +63,24 @@ def test_growth_that_ends_with_the_warm_up_is_none() -> None:
 
 def test_of_a_gateway_the_memory_of_its_data_is_sampled_beside_the_resident_one(tmp_path: Path) -> None:
     memory, file = Memory(), tmp_path / "memory"
-    file.write_text("120.5")
+    file.write_text('{"data": 120.5, "kept by C": 3.5}')
     memory.sample("gateway-a", os.getpid(), 3.0, file)
     memory.sample("valkey", os.getpid(), 3.0)
     (data,) = memory.samples["gateway-a", os.getpid()]
     assert data == (3.0, 120.5)
+    assert memory.samples["gateway-a, kept by C", os.getpid()] == [(3.0, 3.5)]
     assert memory.samples["gateway-a, resident", os.getpid()] == memory.samples["valkey", os.getpid()]
 
 
 GROWTH = """
-import ctypes
-from tests.endurance.measured_gateway import Mallinfo, data_megabytes
+from tests.endurance.measured_gateway import Allocators
 
-libc = ctypes.CDLL(None)
-libc.mallinfo2.restype = Mallinfo
-before = data_megabytes(libc)
+allocators = Allocators()
+before = allocators.megabytes()["data"]
 kept = [[number] for number in range(100_000)], bytearray(20_000_000)
-print(data_megabytes(libc) - before)
+print(allocators.megabytes()["data"] - before)
 del kept
-print(data_megabytes(libc) - before)
+print(allocators.megabytes()["data"] - before)
 """
 
 

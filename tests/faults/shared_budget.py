@@ -123,9 +123,9 @@ class SharedBudget:
         sent = time.time()
         url = f"{gateway.url}/v1/chat/completions"
         async with self.session.post(url, json=body, headers=tenant.headers) as response:
-            told = await response.json()
-        cost = round(told["pointsman"]["cost_usd"] * NANO) if response.status == 200 else 0
-        assert response.status in (200, 429) or told["error"]["code"] == "keys_unavailable", told
+            answered = await response.json()
+        cost = round(answered["pointsman"]["cost_usd"] * NANO) if response.status == 200 else 0
+        assert response.status in (200, 429) or answered["error"]["code"] == "keys_unavailable", answered
         answer = Answer(response.status, sent, time.time(), cost)
         tenant.answers.append(answer)
         return answer

@@ -16,10 +16,10 @@ async def test_two_hundred_clients_at_a_gateway_with_sixteen_slots(narrow_deploy
         assert await gateway.metric("pointsman_in_flight") <= 16
         assert await gateway.metric("pointsman_queue_depth") <= 8
         assert (await gateway.look("/healthz"))[0] == 200
-    told = [outcome for outcome in load.outcomes if refused(outcome)]
-    assert told
+    seen = [outcome for outcome in load.outcomes if refused(outcome)]
+    assert seen
     assert all(outcome.ok or refused(outcome) for outcome in load.outcomes)
-    assert {outcome.status for outcome in told} == {503}
-    assert all(1 <= int(outcome.retry_after) <= 30 for outcome in told)
-    assert await gateway.present_metric("pointsman_rejected_total", code="overloaded") >= len(told)
+    assert {outcome.status for outcome in seen} == {503}
+    assert all(1 <= int(outcome.retry_after) <= 30 for outcome in seen)
+    assert await gateway.present_metric("pointsman_rejected_total", code="overloaded") >= len(seen)
     assert await gateway.metric("pointsman_event_loop_lag_seconds_count") > 0

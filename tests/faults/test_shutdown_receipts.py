@@ -77,8 +77,8 @@ class Callers:
         message = {"role": "user", "content": IN_CHAT}
         body = {"model": "junk" if badly else "auto", "messages": [message], "stream": self.asked % 2 == 0}
         async with session.post(self.url, json=body, headers={"x-request-id": name}) as answer:
-            said = await answer.read()
-            if answer.status == 200 and body["stream"] and b"[DONE]" not in said and b'"error"' not in said:
+            result = await answer.read()
+            if answer.status == 200 and body["stream"] and b"[DONE]" not in result and b'"error"' not in result:
                 raise aiohttp.ClientPayloadError("cut off")
 
 

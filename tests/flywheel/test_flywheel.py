@@ -76,8 +76,8 @@ async def asked(company: Company, messages: Sequence[Message]) -> dict[str, Mess
 def say(company: Company, decisions: dict[str, Message], right: Callable[[Message], str]) -> None:
     with httpx.Client(base_url=company.url, timeout=60) as client:
         for decision, message in decisions.items():
-            said = client.post("/v1/feedback", json={"decision_id": decision, "right_answer": right(message)})
-            assert said.status_code == 200, said.text
+            response = client.post("/v1/feedback", json={"decision_id": decision, "right_answer": right(message)})
+            assert response.status_code == 200, response.text
 
 
 def turn(company: Company) -> Turn:

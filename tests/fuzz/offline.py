@@ -64,8 +64,8 @@ class OfflineFuzzer:
             code = await child.wait()
             self._child = None
             return Problem("the process that reads the files dies", f"exit code {code}")
-        told = json.loads(line)
-        return Problem(told["sign"], told["detail"]) if told["sign"] else None
+        body = json.loads(line)
+        return Problem(body["sign"], body["detail"]) if body["sign"] else None
 
     async def close(self) -> None:
         if self._child is not None:

@@ -104,8 +104,8 @@ def test_after_any_reports_the_table_equals_one_that_goes_through_all_of_them(se
                 slow.forget(engine)
                 reported[engine] = EMPTY
             case 1:  # a restart: some aliases, old ones among them
-                told = [prod(dice.randrange(1, 9), name) for name in dice.sample(NAMES, dice.randrange(4))]
-                reported[engine] = AdapterCatalog(aliases={alias.alias: alias for alias in told})
+                seen = [prod(dice.randrange(1, 9), name) for name in dice.sample(NAMES, dice.randrange(4))]
+                reported[engine] = AdapterCatalog(aliases={alias.alias: alias for alias in seen})
             case 2:
                 reported[engine] = reported[dice.choice("abcd")]
             case _:

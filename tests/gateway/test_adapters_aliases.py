@@ -29,13 +29,13 @@ def alias(version: str, revision: int, canary: str = "", weight: float = 0.0) ->
     return Alias("triage@prod", version, revision, canary, weight)
 
 
-def engine(name: str, told: Alias, *resident: str, loadable: Sequence[str] = ()) -> Engine:
-    catalog = AdapterCatalog(frozenset((*resident, *loadable)), {told.alias: told})
+def engine(name: str, reported: Alias, *resident: str, loadable: Sequence[str] = ()) -> Engine:
+    catalog = AdapterCatalog(frozenset((*resident, *loadable)), {reported.alias: reported})
     return Engine(name, "tiny", f"http://{name}", True, frozenset(resident), catalog, "up")
 
 
-def says(*told: Alias) -> AdapterCatalog:
-    return AdapterCatalog(aliases={alias.alias: alias for alias in told})
+def says(*received: Alias) -> AdapterCatalog:
+    return AdapterCatalog(aliases={alias.alias: alias for alias in received})
 
 
 @pytest.fixture
@@ -98,9 +98,9 @@ def test_a_reset_registry_is_accepted_after_a_minute(clock: Clock) -> None:
 
 def test_an_alias_reported_again_within_a_minute_is_kept(clock: Clock) -> None:
     aliases = Aliases(clock)
-    for told in (says(alias(NEW, 2)), EMPTY, says(alias(NEW, 2)), EMPTY):
+    for report in (says(alias(NEW, 2)), EMPTY, says(alias(NEW, 2)), EMPTY):
         clock.passes(ALIAS_TTL_SECONDS - 1)
-        aliases.update("a", "tiny", told)
+        aliases.update("a", "tiny", report)
     assert aliases.get("tiny", "triage@prod") == alias(NEW, 2)
 
 
@@ -165,8 +165,8 @@ def test_the_decision_reports_the_canary() -> None:
 
 def test_if_no_engine_holds_the_canary_the_stable_version_answers_with_a_note() -> None:
     aim = resolve_adapter(PATH, "someone", with_canary(1.0, OLD)).resolved_adapter
-    told = f"triage@prod: canary 100 %, {NEW}, is on no engine; {OLD} answers"
-    assert aim == ResolvedAdapter(OLD, 3, has_canary=True, notes=(told,))
+    text = f"triage@prod: canary 100 %, {NEW}, is on no engine; {OLD} answers"
+    assert aim == ResolvedAdapter(OLD, 3, has_canary=True, notes=(text,))
 
 
 def test_a_named_version_bypasses_the_canary() -> None:

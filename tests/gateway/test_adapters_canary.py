@@ -6,12 +6,13 @@ from pathlib import Path as FilePath
 from typing import Any, cast
 
 import pytest
-from pointsman_gateway.domain import CanaryMetrics, Path, ResolvedAdapter
+from pointsman_gateway.domain import Path, ResolvedAdapter
 from pointsman_gateway.engines.engine_state import Engine, EngineState, LoraServer
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import CanaryReporter, EngineMetrics
 from pointsman_gateway.extensions.policy import hash_to_unit_interval
 from pointsman_gateway.metering.canary_outcomes import MAX_VERSIONS, CanaryOutcomes
+from pointsman_servicekit.canary_reports import CanaryReport, RequestCounts
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.statistics import CANARY_LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry
@@ -69,8 +70,8 @@ async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
 
 
 async def tell(neighbours: Neighbours, *resident: str, revision: int = 3) -> None:
-    told = alias(OLD, revision, NEW, WEIGHT)
-    await neighbours.lora_server.say(READY, url=neighbours.engine.url, resident=resident, aliases={PROD: told})
+    moved = alias(OLD, revision, NEW, WEIGHT)
+    await neighbours.lora_server.say(READY, url=neighbours.engine.url, resident=resident, aliases={PROD: moved})
 
 
 async def ask(api: ApiClient, what: str, who: str) -> Any:
@@ -191,21 +192,21 @@ async def test_a_timeout_while_loading_is_not_counted_for_the_version(
         await asyncio.Event().wait()
 
     neighbours.lora_server.loads = load
-    told = {PROD: alias(OLD, 3, NEW, WEIGHT)}
-    await neighbours.lora_server.say(READY, url=neighbours.engine.url, loadable=[OLD], aliases=told)
+    aliases = {PROD: alias(OLD, 3, NEW, WEIGHT)}
+    await neighbours.lora_server.say(READY, url=neighbours.engine.url, loadable=[OLD], aliases=aliases)
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         body = {"model": PROD, "user": user(False), "messages": [{"role": "user", "content": "x"}]}
         late = await client.post("/v1/chat/completions", json=body, headers={"x-request-timeout": "0.2"})
         assert (late.status_code, loading.is_set()) == (504, True)
         assert gateway.metric("pointsman_phase_duration_seconds_sum", phase="adapter") >= 0.15
-        assert gateway.components.canary_outcomes.take() == []
+        assert gateway.components.canary_outcomes.take() == {}
 
 
 async def test_an_alias_without_a_canary_is_not_reported(neighbours: Neighbours) -> None:
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_api_client("http", gateway.url, gateway.grpc_address) as api:
         await api.ask("hello", PROD)
-        assert gateway.components.canary_outcomes.take() == []
+        assert gateway.components.canary_outcomes.take() == {}
 
 
 async def test_a_report_that_failed_is_sent_again_once(gateway: Gateway, neighbours: Neighbours) -> None:
@@ -268,9 +269,9 @@ def test_times_are_counted_in_buckets_that_grow_by_a_fourth_root_of_two(millisec
 def test_only_outcomes_caused_by_the_version_are_counted(outcome: str, counted: tuple[int, int] | None) -> None:
     trials = CanaryOutcomes()
     trials.add(PATH, AIM, outcome, False, 0.5)
-    told = [(one.requests, one.errors) for one in trials.take()]
-    assert told == ([] if counted is None else [counted])
-    assert trials.take() == []
+    seen = [(one.counts.requests, one.counts.errors) for reports in trials.take().values() for one in reports]
+    assert seen == ([] if counted is None else [counted])
+    assert trials.take() == {}
 
 
 def test_reports_beyond_the_limit_are_dropped_with_a_log_line() -> None:
@@ -278,7 +279,7 @@ def test_reports_beyond_the_limit_are_dropped_with_a_log_line() -> None:
     trials = CanaryOutcomes(lambda: lost.append(1))
     for revision in range(MAX_VERSIONS + 5):
         trials.add(PATH, ResolvedAdapter(NEW, revision, has_canary=True), "ok", False, 0.5)
-    assert len(trials.take()) == MAX_VERSIONS
+    assert [len(reports) for reports in trials.take().values()] == [MAX_VERSIONS]
     assert len(lost) == 5
 
 
@@ -287,7 +288,7 @@ class Server:
 
     def __init__(self, *became: str) -> None:
         self.became = list(became)
-        self.reported: list[CanaryMetrics] = []
+        self.reported: list[CanaryReport] = []
 
     def cooldown_left(self, version: str) -> float:
         return 0.0
@@ -295,10 +296,10 @@ class Server:
     async def ensure(self, version: str, seconds: float) -> None:
         raise Unavailable("never", code="never")
 
-    async def report(self, outcomes: Any) -> str:
+    async def report(self, reports: Any) -> str:
         became = self.became.pop(0)
         if became == "sent":
-            self.reported.extend(outcomes)
+            self.reported.extend(reports)
         return became
 
 
@@ -316,9 +317,9 @@ async def test_a_report_goes_to_the_first_lora_server_that_can_be_reached() -> N
     reporting, registry = reporter(away, there, trials=trials)
     trials.add(PATH, AIM, "ok", False, 0.5)
     await reporting.report()
-    assert [(one.alias, one.version, one.requests) for one in there.reported] == [(PROD, NEW, 1)]
+    assert [(one.alias, one.version, one.counts.requests) for one in there.reported] == [(PROD, NEW, 1)]
     assert registry.get_sample_value("pointsman_canary_outcomes_total", {"outcome": "sent"}) == 1
-    assert trials.take() == []
+    assert trials.take() == {}
 
 
 async def test_a_report_that_may_have_arrived_is_never_repeated() -> None:
@@ -328,7 +329,7 @@ async def test_a_report_that_may_have_arrived_is_never_repeated() -> None:
     await reporting.report()
     trials.add(PATH, AIM, "engine_error", False, 0.5)
     await reporting.report()
-    assert [(one.requests, one.errors) for one in server.reported] == [(1, 1)]
+    assert [(one.counts.requests, one.counts.errors) for one in server.reported] == [(1, 1)]
     assert registry.get_sample_value("pointsman_canary_outcomes_total", {"outcome": "lost"}) == 1
 
 
@@ -339,5 +340,5 @@ async def test_an_undelivered_report_is_merged_with_later_ones() -> None:
     await reporting.report()
     trials.add(PATH, AIM, "ok", False, 0.5)
     await reporting.report()
-    (told,) = server.reported
-    assert (told.requests, told.invalid, dict(told.latency_buckets)) == (2, 1, {CANARY_LATENCY_BUCKETS.index(0.5): 2})
+    (found,) = server.reported
+    assert found.counts == RequestCounts(2, 0, 1, {CANARY_LATENCY_BUCKETS.index(0.5): 2})

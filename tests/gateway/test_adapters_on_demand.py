@@ -35,8 +35,8 @@ async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
     neighbours.engine.script = answer_with_model_name()
     neighbours.engine.adapters = set()
     neighbours.lora_server.loads = holding(neighbours)
-    told = {PROD: alias(OLD, 1)}
-    await neighbours.lora_server.say(READY, url=neighbours.engine.url, loadable=[OLD, NEW], aliases=told)
+    aliases = {PROD: alias(OLD, 1)}
+    await neighbours.lora_server.say(READY, url=neighbours.engine.url, loadable=[OLD, NEW], aliases=aliases)
     async with neighbours.gateway() as gateway:
         yield gateway
 
@@ -131,9 +131,9 @@ async def test_after_a_failed_load_the_fallback_answers_and_a_cooldown_applies(
     decision = await api.route(IN_TRIAGE)
     assert (decision["path"], decision["reason"]) == ("triage_few_shot", "availability")
     assert "could just now not be loaded on local" in decision["considered"][0]["reason"]
-    with pytest.raises(Unavailable) as told:
+    with pytest.raises(Unavailable) as raised:
         await api.ask(IN_TRIAGE, OLD)
-    assert told.value.code == "adapter_not_resident"
+    assert raised.value.code == "adapter_not_resident"
     assert neighbours.lora_server.ensured == [OLD]
     assert gateway.metric("pointsman_adapter_loads_total", outcome="refused") == 1
 
@@ -142,8 +142,8 @@ async def test_a_hanging_load_is_bounded_by_its_timeout(neighbours: Neighbours) 
     neighbours.config.models["resilience"] = {"adapter_load_timeout_seconds": 0.3}
     neighbours.engine.script = answer_with_model_name()
     neighbours.lora_server.loads = hanging(asyncio.Event(), neighbours)
-    told = {PROD: alias(OLD, 1)}
-    await neighbours.lora_server.say(READY, url=neighbours.engine.url, loadable=[OLD], aliases=told)
+    aliases = {PROD: alias(OLD, 1)}
+    await neighbours.lora_server.say(READY, url=neighbours.engine.url, loadable=[OLD], aliases=aliases)
     async with neighbours.gateway() as gateway, open_api_client("grpc", gateway.url, gateway.grpc_address) as api:
         began = time.perf_counter()
         got = await api.ask(IN_TRIAGE)
@@ -348,8 +348,8 @@ async def test_a_dead_lora_server_delays_requests_only_briefly(neighbours: Neigh
     async with AsyncExitStack() as outer:
         async with AsyncExitStack() as until_it_dies:
             neighbours.lora_server = await until_it_dies.enter_async_context(running_lora_server())
-            told = {PROD: alias(OLD, 1)}
-            await neighbours.lora_server.say(READY, url=neighbours.engine.url, loadable=[OLD], aliases=told)
+            aliases = {PROD: alias(OLD, 1)}
+            await neighbours.lora_server.say(READY, url=neighbours.engine.url, loadable=[OLD], aliases=aliases)
             gateway = await outer.enter_async_context(neighbours.gateway())
         client = await outer.enter_async_context(open_http_client(gateway))
         began = time.perf_counter()

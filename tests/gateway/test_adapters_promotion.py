@@ -63,8 +63,8 @@ async def test_answers_in_flight_keep_their_version_and_later_ones_have_the_new_
 class Points:
     """The versions that were published, and those that the gateway has received."""
 
-    told: int = 0
-    heard: int = 0
+    sent: int = 0
+    received: int = 0
     wrong: list[tuple[str, int, int]] = field(default_factory=list)
     answers: int = 0
 
@@ -80,21 +80,21 @@ async def test_continuous_alias_changes_under_64_streams_cause_no_wrong_version(
 
     async def ask() -> None:
         while moving:
-            heard = points.heard
+            oldest = points.received
             version = await answered_by(api)
             points.answers += 1
-            if version not in {Points.version(move) for move in range(heard, points.told + 1)}:
-                points.wrong.append((version, heard, points.told))
+            if version not in {Points.version(move) for move in range(oldest, points.sent + 1)}:
+                points.wrong.append((version, oldest, points.sent))
 
     asking = [asyncio.create_task(ask()) for _ in range(64)]
     for move in range(1, 25):
         version = Points.version(move)
         first, late = ("local", "second") if move % 2 else ("second", "local")
         seen = points.answers
-        points.told = move
+        points.sent = move
         await pair.sides[first].say(alias(version, move + 1))
         await until(partial(lambda wanted: pair.version == wanted, version))
-        points.heard = move
+        points.received = move
         await until(partial(lambda before: points.answers > before + 16, seen))
         await pair.sides[late].say(alias(version, move + 1))
     moving = False

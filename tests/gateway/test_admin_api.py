@@ -68,8 +68,8 @@ async def test_only_a_key_with_the_admin_scope_may_use_it(guarded: Gateway, valk
         ):
             for method, path in ROUTES:
                 headers = {"authorization": f"Bearer {key}"} if key else {}
-                told = await client.request(method, path, json=body_of(method, path), headers=headers)
-                assert (told.status_code, told.json()["error"]["code"]) == (status, code), path
+                response = await client.request(method, path, json=body_of(method, path), headers=headers)
+                assert (response.status_code, response.json()["error"]["code"]) == (status, code), path
 
 
 async def test_without_authentication_only_the_consoles_page_may_read_the_configuration(
@@ -77,12 +77,12 @@ async def test_without_authentication_only_the_consoles_page_may_read_the_config
 ) -> None:
     ours = {"x-pointsman-console": "1"}
     for method, path in ROUTES:
-        told = await http.request(method, path, json=body_of(method, path), headers=ours)
+        response = await http.request(method, path, json=body_of(method, path), headers=ours)
         if path == CONFIG:
-            assert told.json()["running"]["files"]["paths.yaml"]
+            assert response.json()["running"]["files"]["paths.yaml"]
         else:
-            assert (told.status_code, told.json()["error"]["code"]) == (403, "not_admin"), path
-            assert "POINTSMAN_GATEWAY_AUTH=on" in told.json()["error"]["message"]
+            assert (response.status_code, response.json()["error"]["code"]) == (403, "not_admin"), path
+            assert "POINTSMAN_GATEWAY_AUTH=on" in response.json()["error"]["message"]
     for headers in ({}, ours | {"host": "evil.example"}, ours | {"origin": "https://evil.example"}):
         assert (await http.get(CONFIG, headers=headers)).status_code == 403
 
@@ -159,8 +159,8 @@ async def test_wrong_requests_are_refused_by_name_and_change_nothing(admin: http
     before = (await admin.get(KEYS)).json()
     for method, path, body, status, code in WRONG:
         headers = {"content-type": "application/json"}
-        told = await admin.request(method, path, content=json.dumps(body), headers=headers)
-        assert (told.status_code, told.json()["error"]["code"]) == (status, code), told.text
+        text = await admin.request(method, path, content=json.dumps(body), headers=headers)
+        assert (text.status_code, text.json()["error"]["code"]) == (status, code), text.text
     assert (await admin.get(KEYS)).json() == before
 
 
@@ -169,8 +169,8 @@ async def test_while_redis_is_away_a_change_is_refused_and_not_half_made(
 ) -> None:
     assert (await admin.get(KEYS)).status_code == 200
     valkey.kill()
-    told = await admin.post(KEYS, json={"tenant": "acme"})
-    assert (told.status_code, told.json()["error"]["code"]) == (503, "redis_unavailable")
+    response = await admin.post(KEYS, json={"tenant": "acme"})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "redis_unavailable")
 
 
 async def test_the_running_the_previous_and_the_rejected_configuration_are_shown(

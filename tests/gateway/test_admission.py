@@ -10,6 +10,7 @@ from pointsman_gateway.pipeline.admission import Admission, QueueLimits
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 from prometheus_client import CollectorRegistry, Gauge
 
+from tests.gateway.doubles.slots import slot
 from tests.gateway.doubles.waiting import until
 
 PATIENT = 30.0
@@ -38,7 +39,7 @@ class AdmissionHarness:
         self._go[name].set()
 
     async def _stay(self, name: str, priority: int) -> None:
-        async with self.admission.admitted(request(priority)):
+        async with slot(self.admission, request(priority)):
             self.entered.append(name)
             await self._go[name].wait()
 
@@ -129,19 +130,19 @@ async def test_a_full_queue_rejects_at_once_with_a_retry_time() -> None:
         await full(h, "a")
         h.comes("b")
         await stands(h, 1)
-        with pytest.raises(Unavailable, match="1 requests are being answered already, and 1 wait") as told:
+        with pytest.raises(Unavailable, match="1 requests are being answered already, and 1 wait") as raised:
             await h.comes("c")
-        assert told.value.code == "overloaded"
-        assert told.value.retry_after is not None
-        assert 1 <= told.value.retry_after <= 30
+        assert raised.value.code == "overloaded"
+        assert raised.value.retry_after is not None
+        assert 1 <= raised.value.retry_after <= 30
 
 
 async def test_without_a_queue_requests_are_rejected_at_once() -> None:
     async with queue_of(1, most=0) as h:
         await full(h, "a")
-        with pytest.raises(Unavailable) as told:
+        with pytest.raises(Unavailable) as raised:
             await h.comes("b", priority=9)
-        assert told.value.code == "overloaded"
+        assert raised.value.code == "overloaded"
 
 
 async def test_in_a_full_queue_a_higher_priority_replaces_the_last_request() -> None:
@@ -152,9 +153,9 @@ async def test_in_a_full_queue_a_higher_priority_replaces_the_last_request() -> 
         last = h.comes("last")
         await stands(h, 2)
         h.comes("high", 1)
-        with pytest.raises(Unavailable) as told:
+        with pytest.raises(Unavailable) as raised:
             await last
-        assert told.value.code == "overloaded"
+        assert raised.value.code == "overloaded"
         h.goes("a")
         h.goes("high")
         await until(lambda: len(h.entered) == 3)
@@ -164,9 +165,9 @@ async def test_in_a_full_queue_a_higher_priority_replaces_the_last_request() -> 
 async def test_a_request_queued_too_long_is_rejected_with_a_retry_time() -> None:
     async with queue_of(1, patience=0.02) as h:
         await full(h, "a")
-        with pytest.raises(Unavailable) as told:
+        with pytest.raises(Unavailable) as raised:
             await h.comes("b")
-        assert told.value.code == "overloaded"
+        assert raised.value.code == "overloaded"
         assert h.admission.waiting == 0
 
 
@@ -223,9 +224,9 @@ async def test_the_retry_time_follows_the_rate_of_released_slots() -> None:
         h.comes("b")
         await stands(h, 1)
         h.admission._pace.seconds = 6.0
-        with pytest.raises(Unavailable) as told:
+        with pytest.raises(Unavailable) as raised:
             await h.comes("c")
-        assert told.value.retry_after == pytest.approx(12.0)
+        assert raised.value.retry_after == pytest.approx(12.0)
 
 
 async def test_a_closing_gateway_admits_requests_that_are_queued_already() -> None:
@@ -234,9 +235,9 @@ async def test_a_closing_gateway_admits_requests_that_are_queued_already() -> No
         waiting = h.comes("b")
         await stands(h, 1)
         h.admission.is_closed = True
-        with pytest.raises(Unavailable) as told:
+        with pytest.raises(Unavailable) as raised:
             await h.comes("c")
-        assert (told.value.code, told.value.retry_after) == ("shutting_down", 1.0)
+        assert (raised.value.code, raised.value.retry_after) == ("shutting_down", 1.0)
         h.goes("a")
         h.goes("b")
         await waiting
@@ -260,7 +261,7 @@ async def test_an_unanswerable_request_takes_no_slot() -> None:
     async with queue_of(1) as h:
         await full(h, "a")
         with pytest.raises(InvalidArgument):
-            async with h.admission.admitted(Request("auto", ())):
+            async with slot(h.admission, Request("auto", ())):
                 pass
         assert h.admission.waiting == 0
 

@@ -125,14 +125,14 @@ async def with_tools(client: anthropic.AsyncAnthropic, engine: ScriptedEngine) -
     ]  # fmt: skip
     choice: Any = {"type": "tool", "name": "weather", "disable_parallel_tool_use": True}
     await client.messages.create(**{**asked, "messages": history}, tool_choice=choice)
-    told = engine.bodies[-1]
-    arguments = json.loads(told["messages"][-2]["tool_calls"][0]["function"]["arguments"])
-    assert (arguments, told["messages"][-1]["content"], told["messages"][-1]["role"]) == (
+    sent = engine.bodies[-1]
+    arguments = json.loads(sent["messages"][-2]["tool_calls"][0]["function"]["arguments"])
+    assert (arguments, sent["messages"][-1]["content"], sent["messages"][-1]["role"]) == (
         {"city": "Rome"},
         "sunny",
         "tool",
     )
-    assert (told["tool_choice"]["function"], told["parallel_tool_calls"]) == ({"name": "weather"}, False)
+    assert (sent["tool_choice"]["function"], sent["parallel_tool_calls"]) == ({"name": "weather"}, False)
 
 
 async def with_a_tool_runner(client: anthropic.AsyncAnthropic, engine: ScriptedEngine) -> None:

@@ -62,8 +62,8 @@ def test_a_stream_may_arrive_in_any_pieces() -> None:
 def test_a_call_may_begin_with_its_whole_input() -> None:
     call = block(0, "tool_use", id="c", name="f", input={"city": "Oslo"})
     (chunk,) = MessagesReader().read(written(call))
-    (told,) = chunk.extra["delta"]["tool_calls"]
-    assert told["function"] == {"name": "f", "arguments": '{"city": "Oslo"}'}
+    (found,) = chunk.extra["delta"]["tool_calls"]
+    assert found["function"] == {"name": "f", "arguments": '{"city": "Oslo"}'}
 
 
 def test_deltas_of_a_block_that_is_not_shown_are_skipped() -> None:

@@ -91,10 +91,10 @@ async def test_the_deployment_is_the_model_whatever_the_body_says(guarded: Gatew
                     f"/openai/deployments/auto/{route}", content=sent, headers={"content-type": "application/json"}
                 )
                 assert (answer.status_code, shapes.error(answer)["code"]) == (400, "bad_json"), (route, sent)
-        told = shapes.error(await http.post("/openai/deployments/nobody/embeddings", json={"input": "a"}))
-        assert told["code"] == "unknown_model"
-        told = shapes.error(await http.post("/openai/deployments/auto/completions", json={"prompt": [1, 2]}))
-        assert told["code"] == "unsupported_prompt"
+        error = shapes.error(await http.post("/openai/deployments/nobody/embeddings", json={"input": "a"}))
+        assert error["code"] == "unknown_model"
+        error = shapes.error(await http.post("/openai/deployments/auto/completions", json={"prompt": [1, 2]}))
+        assert error["code"] == "unsupported_prompt"
 
 
 async def test_every_route_takes_an_api_key_header(guarded: Gateway, key: str) -> None:
@@ -117,8 +117,8 @@ async def test_an_authorization_header_is_not_replaced_by_an_api_key(guarded: Ga
             for url in CHAT, "/v1/route", DEPLOYED_CHAT:
                 assert shapes.error(await http.post(url, json=body, headers=headers))["code"] == code
         twice = [("api-key", key), ("api-key", "pm_x")]
-        told = shapes.error(await http.post(CHAT, json=body, headers=twice))
-        assert told["code"] == "duplicate_header"
+        error = shapes.error(await http.post(CHAT, json=body, headers=twice))
+        assert error["code"] == "duplicate_header"
 
 
 async def test_limits_and_errors_are_those_of_openais_urls(guarded: Gateway, key: str, engine: ScriptedEngine) -> None:
@@ -126,8 +126,8 @@ async def test_limits_and_errors_are_those_of_openais_urls(guarded: Gateway, key
         http.headers["api-key"] = key
         long = {"model": "auto", "messages": [{"role": "user", "content": "x" * (8 * 1024 * 1024)}]}
         for url in DEPLOYED_CHAT, "/openai/v1/responses", "/openai/deployments/auto/completions":
-            told = shapes.error(await http.post(url, json=long))
-            assert told["code"] == "body_too_large"
+            error = shapes.error(await http.post(url, json=long))
+            assert error["code"] == "body_too_large"
         for url in "/openai/deployments/auto/images", "/openai/nothing", "/openai/deployments//chat/completions":
             answer = await http.post(url, json={})
             assert (answer.status_code, shapes.error(answer)["code"]) == (404, "unknown_route")

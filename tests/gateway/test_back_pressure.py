@@ -42,8 +42,8 @@ async def engine() -> AsyncIterator[RawEngine]:
 @asynccontextmanager
 async def over_http(gateway: Gateway, **asked: Any) -> AsyncIterator[Texts]:
     async def texts(events: AsyncIterator[dict[str, Any]]) -> Texts:
-        async for told in events:
-            for choice in told["choices"]:
+        async for answered in events:
+            for choice in answered["choices"]:
                 yield choice["delta"].get("content") or ""
 
     body = {"model": "tiny", "messages": [{"role": "user", "content": IN_CHAT}], "stream": True, **asked}

@@ -30,8 +30,8 @@ def observations(*turns: tuple[str, Reading, Reading]) -> TurnObservations:
     return TurnObservations(
         np.array([probabilities_of(user, TASKS) for _, user, _ in turns]),
         np.array([user_features(text, shape_of(text), user, "Well.") for text, user, _ in turns]),
-        np.array([probabilities_of(said, TASKS) for _, _, said in turns]),
-        np.array([assistant_features(said) for _, _, said in turns]),
+        np.array([probabilities_of(answer, TASKS) for _, _, answer in turns]),
+        np.array([assistant_features(answer) for _, _, answer in turns]),
     )
 
 
@@ -57,10 +57,10 @@ def test_two_turns_of_one_task_are_surer_than_either() -> None:
     assert belief(once, once)[2] > belief(once)[2]
 
 
-@pytest.mark.parametrize("said", [0.4, 0.6, 0.9])
-def test_what_the_assistant_says_about_a_task_counts_for_it(said: float) -> None:
+@pytest.mark.parametrize("expected", [0.4, 0.6, 0.9])
+def test_what_the_assistant_says_about_a_task_counts_for_it(expected: float) -> None:
     first, last = (WHOLE, reading(2, 0.4, 0.2), NOTHING), ("on the 5th of March", reading(3, 0.3, -0.5))
-    assert belief(first, (*last, reading(2, said)))[2] > belief(first, (*last, reading(2, 0.25)))[2]
+    assert belief(first, (*last, reading(2, expected)))[2] > belief(first, (*last, reading(2, 0.25)))[2]
 
 
 def test_the_lower_the_score_the_likelier_is_no_task() -> None:

@@ -71,9 +71,9 @@ async def test_after_a_few_failures_requests_do_not_wait_for_the_retriever(
 ) -> None:
     harness.inner.error = error
     await harness.fails(3)
-    with pytest.raises(Unavailable, match="the retriever has failed and is not asked for a while") as told:
+    with pytest.raises(Unavailable, match="the retriever has failed and is not asked for a while") as raised:
         await harness.ask()
-    assert (told.value.code, told.value.retry_after) == ("retriever_unavailable", 2)
+    assert (raised.value.code, raised.value.retry_after) == ("retriever_unavailable", 2)
     assert harness.inner.asked == 3
 
 

@@ -47,10 +47,10 @@ async def fails_and_frees_everything(gateway: Gateway, model: str, engine: str, 
     state = state_of(gateway, engine)
     state.breaker = Breaker(state.clock)
     before = gateway.metric("pointsman_requests_total", outcome="engine_unavailable")
-    with pytest.raises(Unavailable) as told:
+    with pytest.raises(Unavailable) as raised:
         await events_of(gateway, model)
-    assert told.value.code == "engine_unavailable"
-    assert told.value.receipt is not None
+    assert raised.value.code == "engine_unavailable"
+    assert raised.value.receipt is not None
     await until(lambda: gateway.metric("pointsman_requests_total", outcome="engine_unavailable") == before + 1)
     assert not state.breaker.closed
     assert state.in_flight == 0
@@ -176,8 +176,8 @@ class TestLiteLLM:
 
         for stream, code in [(BrokenStream(0, Bug()), "engine_unavailable"), (Silent(0, Bug()), "first_token_timeout")]:
             sdk.stream = stream
-            with pytest.raises(Unavailable) as told:
+            with pytest.raises(Unavailable) as raised:
                 await events_of(gateway, "other")
-            assert told.value.code == code
+            assert raised.value.code == code
             await until(lambda: sdk.stream.is_closed)
             state_of(gateway, "other").breaker = Breaker()

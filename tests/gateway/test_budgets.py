@@ -41,9 +41,9 @@ class Customer:
         caller = await self.gateway.components.tenancy.identify(self.credential)
         deadline = asyncio.get_running_loop().time() + 10
         request = Request("auto", (Message("user", IN_TRIAGE),), deadline=deadline, caller=caller)
-        said = [event async for event in self.gateway.components.pipeline.answer(request)]
-        assert isinstance(said[0], Started)
-        return {row.path: (row.outcome, row.reason) for row in said[0].decision.considered}
+        seen = [event async for event in self.gateway.components.pipeline.answer(request)]
+        assert isinstance(seen[0], Started)
+        return {row.path: (row.outcome, row.reason) for row in seen[0].decision.considered}
 
     async def spend(self) -> float:
         """Sends requests until the expensive path is refused, and returns the dollars spent."""

@@ -75,12 +75,12 @@ async def test_a_hit_is_marked_priced_and_counted_as_one(
     first = await kept(client, cached_gateway)
     hit = await ask(client)
     assert (mark(first), mark(hit), len(engine.bodies)) == ("", "exact", 1)
-    told, before = hit.json(), first.json()
-    assert told["choices"] == before["choices"]
-    assert told["usage"] == before["usage"]
-    assert told["id"] != before["id"]
-    assert told["pointsman"]["cached"] == "exact"
-    assert told["pointsman"]["cost_parts_usd"] == {"cache": HIT, "retrieval": 0.00005}
+    answered, before = hit.json(), first.json()
+    assert answered["choices"] == before["choices"]
+    assert answered["usage"] == before["usage"]
+    assert answered["id"] != before["id"]
+    assert answered["pointsman"]["cached"] == "exact"
+    assert answered["pointsman"]["cost_parts_usd"] == {"cache": HIT, "retrieval": 0.00005}
     assert "cache" not in before["pointsman"]["cost_parts_usd"]
     labels = {"path": "handbook", "outcome": "exact"}
     assert cached_gateway.metric("pointsman_cache_lookups_total", **labels) == 1
@@ -106,10 +106,10 @@ async def test_streams_replay_as_streams_and_apis_share_the_cache(
     await kept(client, cached_gateway, stream=False)
     streamed = await ask(client, stream=True, stream_options={"include_usage": True})
     *events, done = [line.removeprefix("data: ") for line in streamed.text.split("\n\n") if line]
-    told = [json.loads(event) for event in events]
-    pieces = [choice["delta"].get("content") for event in told for choice in event["choices"]]
+    answered = [json.loads(event) for event in events]
+    pieces = [choice["delta"].get("content") for event in answered for choice in event["choices"]]
     assert [piece for piece in pieces if piece] == ["one", " two", " three"]
-    assert told[-1]["usage"]["completion_tokens"] == 3
+    assert answered[-1]["usage"]["completion_tokens"] == 3
     assert (done, mark(streamed)) == ("[DONE]", "exact")
     async with open_channel(cached_gateway.grpc_address) as channel:
         asked = pb.GenerateRequest(model="path:handbook", messages=[pb.Message(role="user", content=IN_POLICY)])

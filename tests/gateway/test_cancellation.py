@@ -127,9 +127,9 @@ def short_of_time(neighbours: Neighbours) -> None:
 async def test_a_deadline_during_retrieval_is_reported_as_such(
     short_of_time: None, api: ApiClient, engine: RawEngine, retriever: PausedRetriever, gateway: Gateway, model: str
 ) -> None:
-    with pytest.raises(DeadlineExceeded) as told:
+    with pytest.raises(DeadlineExceeded) as raised:
         await api.ask(IN_POLICY, model)
-    assert told.value.code == "deadline_exceeded"
+    assert raised.value.code == "deadline_exceeded"
     await until(lambda: retriever.searching == 0)
     assert gateway.metric("pointsman_requests_total", outcome="deadline_exceeded") == 1
     assert engine.asked == 0

@@ -332,13 +332,13 @@ def test_texts_of_the_same_words_are_held_out_together(static_model: StaticModel
 
 
 def test_progress_is_reported_from_start_to_end(school: School, examples: Examples) -> None:
-    told: list[tuple[str, int, int]] = []
+    received: list[tuple[str, int, int]] = []
     fit_classifier(
-        examples, (), school.static_model, school.encoder, FitSettings(), lambda *report: told.append(report)
+        examples, (), school.static_model, school.encoder, FitSettings(), lambda *report: received.append(report)
     )
-    assert list(dict.fromkeys(phase for phase, _, _ in told)) == ["embedding", "learning"]
+    assert list(dict.fromkeys(phase for phase, _, _ in received)) == ["embedding", "learning"]
     for phase in ("embedding", "learning"):
-        done = [(amount, total) for name, amount, total in told if name == phase]
+        done = [(amount, total) for name, amount, total in received if name == phase]
         assert [amount for amount, _ in done] == sorted(amount for amount, _ in done)
         assert done[-1][0] == done[-1][1] > 0
 
@@ -368,9 +368,9 @@ def test_out_of_scope_examples_make_the_classifier_abstain_on_similar_texts(
     foreign = heldout("unknown")
     # Each known text stands for many similar ones.
     known, alike = foreign[::2], [f"please: {text.lower()}" for text in foreign[::2]]
-    told = school.fit(helpdesk, known)
-    without, knowing = school.of(helpdesk_fitted), school.of(told)
-    assert told.report.out_of_scope_abstained > 0.8
+    fitted = school.fit(helpdesk, known)
+    without, knowing = school.of(helpdesk_fitted), school.of(fitted)
+    assert fitted.report.out_of_scope_abstained > 0.8
     missed = [text for text in alike if not without.classify_now(text).abstained]
     assert missed
     assert any(knowing.classify_now(text).abstained for text in missed)

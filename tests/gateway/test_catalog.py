@@ -19,11 +19,11 @@ async def test_tasks_name_all_paths_that_could_answer_and_their_metric(neighbour
     tasks["chat"]["metric"] = {"judge": {"model": "path:handbook", "prompt": "persona.txt"}}
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
-        told = (await http.get("/v1/tasks")).json()
+        body = (await http.get("/v1/tasks")).json()
         configured = (await http.get("/v1/configuration")).json()
-    assert told["generation"] == configured["generation"]
-    assert told["default_path"] == "safe_start"
-    assert told["tasks"] == {
+    assert body["revision"] == configured["revision"]
+    assert body["default_path"] == "safe_start"
+    assert body["tasks"] == {
         "triage": {
             "policy": "fixed",
             "paths": ["triage_adapter", "triage_few_shot", "safe_start"],
@@ -36,11 +36,11 @@ async def test_tasks_name_all_paths_that_could_answer_and_their_metric(neighbour
             "metric": {"judge": {"model": "path:handbook", "prompt": "You are Wren."}},
         },
     }
-    fingerprint = told["models"]["tiny"].pop("fingerprint")
-    assert told["models"] == {"tiny": {"context_window": 4096, "prices": PRICES}}
+    fingerprint = body["models"]["tiny"].pop("fingerprint")
+    assert body["models"] == {"tiny": {"context_window": 4096, "prices": PRICES}}
     assert len(fingerprint) == 12
-    assert told["search_usd"] == 0.00005
-    letter = told["paths"]["letter"]
+    assert body["search_usd"] == 0.00005
+    letter = body["paths"]["letter"]
     assert letter.pop("fingerprint")
     assert letter == {
         "kind": "hybrid",

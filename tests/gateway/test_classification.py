@@ -37,9 +37,11 @@ def asking(text: str = "hello", model: str = "auto", **more: object) -> Request:
 SCHEMA = Sampling(extra={"response_format": {"type": "json_schema"}})
 
 
-@pytest.mark.parametrize("said", [None, "json_schema", {"type": "text"}, {"type": "json_object"}, {"type": None}, {}])
-def test_only_a_json_schema_is_one(said: object) -> None:
-    request = asking(sampling=Sampling(extra={"response_format": said}))
+@pytest.mark.parametrize(
+    "message", [None, "json_schema", {"type": "text"}, {"type": "json_object"}, {"type": None}, {}]
+)
+def test_only_a_json_schema_is_one(message: object) -> None:
+    request = asking(sampling=Sampling(extra={"response_format": message}))
     assert rules_of(RuleConfig(name="r", json_schema=True)).match(request) == RuleMatch("second", "all")
     assert rules_of(RuleConfig(name="r", json_schema=False)).match(request) == RuleMatch("first", "r")
 
@@ -81,12 +83,12 @@ async def test_rules_come_before_the_classifier_and_a_forced_path_before_both(cl
 
 
 async def test_the_last_user_message_is_what_counts() -> None:
-    said = [
+    given = [
         Message("user", "booking"),
         Message("assistant", "yes?"),
         Message("user", "bye"),
         Message("tool", "booking"),
     ]
-    assert rules_of(RuleConfig(name="r", regex="booking")).match(Request("auto", tuple(said))) == RuleMatch(
+    assert rules_of(RuleConfig(name="r", regex="booking")).match(Request("auto", tuple(given))) == RuleMatch(
         "second", "all"
     )

@@ -82,8 +82,8 @@ async def test_an_endless_answer_is_the_engines_failure(neighbours: Neighbours) 
         async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
             http.timeout = httpx.Timeout(60)
             body = {"model": "tiny", "messages": [{"role": "user", "content": IN_CHAT}]}
-            told = await http.post("/v1/chat/completions", json=body)
-            assert (told.status_code, told.json()["error"]["code"]) == (503, "engine_unavailable")
+            response = await http.post("/v1/chat/completions", json=body)
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_unavailable")
             await until(lambda: raw.hung_up == 1)
             assert raw.sent < 1.5 * MAX_COLLECTED_BYTES
             assert gateway.metric("pointsman_engine_breaker_open", engine="local") == 1
@@ -120,14 +120,16 @@ async def test_a_streamed_response_of_too_many_characters_is_the_engines_failure
         await neighbours.ready()
         async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
             http.timeout = httpx.Timeout(60)
-            told = await http.post("/v1/responses", json={"model": "tiny", "input": IN_CHAT, "stream": True})
-            error, failed = [json.loads(line[6:]) for line in told.text.splitlines() if line.startswith("data: ")][-2:]
+            response = await http.post("/v1/responses", json={"model": "tiny", "input": IN_CHAT, "stream": True})
+            error, failed = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")][
+                -2:
+            ]
             await until(lambda: raw.hung_up == 1)
             breaker = gateway.metric("pointsman_engine_breaker_open", engine="local")
     assert error["type"] == "error"
     assert error["message"] == "the engine failed: its answer has more than 4,194,304 characters"
     assert (error["code"], failed["type"], breaker) == ("engine_unavailable", "response.failed", 1)
-    assert len(told.content) < 10 * MEGABYTE
+    assert len(response.content) < 10 * MEGABYTE
 
 
 def test_the_last_events_of_a_response_share_one_encoded_text() -> None:

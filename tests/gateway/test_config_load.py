@@ -246,7 +246,7 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         (_set("tasks", "chat", "metric", to={"exact": True, "contains": True}), "a task has one metric, with a value"),
         (
             _set("tasks", "chat", "metric", to={"exakt": True}),
-            "unknown metric 'exakt'; known: exact, json_fields, contains, regex, rouge_l, judge, entry_point, or ",
+            "unknown metric 'exakt'; known: exact, json_fields, contains, regex, rouge_l, entry_point, judge, or ",
         ),
         (_set("tasks", "chat", "metric", to={"exact": False}), "'tasks.chat.metric.exact': Input should be True"),
         (
@@ -255,7 +255,7 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         ),
         (
             _set("tasks", "chat", "metric", to={"regex": "("}),
-            "the metric of task 'chat' has a bad regex: missing ) at position 1 (it is '(')",
+            "the metric of task 'chat': metric regex: bad pattern '(': missing ) at position 1",
         ),
         (
             _set("tasks", "chat", "metric", to={"judge": {"model": "path:nowhere"}}),
@@ -385,12 +385,14 @@ def test_a_duplicate_key_is_rejected(config_folder: ConfigFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("written", "message"),
     [("2026-13-45", r"'2026-13-45': month must be in 1..12; in quotes it is a text"), (2000 * "[", "nested too deep")],
 )
-def test_an_invalid_yaml_value_is_reported_with_its_file(config_folder: ConfigFolder, written: str, told: str) -> None:
+def test_an_invalid_yaml_value_is_reported_with_its_file(
+    config_folder: ConfigFolder, written: str, message: str
+) -> None:
     (config_folder.write() / "paths.yaml").write_text(f"paths: {written}")
-    with pytest.raises(ConfigError, match=rf"(?s)paths.yaml is not YAML: .*{told}"):
+    with pytest.raises(ConfigError, match=rf"(?s)paths.yaml is not YAML: .*{message}"):
         load_config(config_folder.folder, {})
 
 
@@ -472,7 +474,7 @@ SHADOW = {"paths": ["triage_few_shot"], "usd_per_day": 1.0}
 
 
 @pytest.mark.parametrize(
-    ("shadow", "rest", "told"),
+    ("shadow", "rest", "message"),
     [
         (
             {"paths": ["triage_few"]},
@@ -488,10 +490,10 @@ SHADOW = {"paths": ["triage_few_shot"], "usd_per_day": 1.0}
     ],
 )
 def test_an_invalid_shadow_is_rejected(
-    config_folder: ConfigFolder, shadow: dict[str, Any], rest: dict[str, Any], told: str
+    config_folder: ConfigFolder, shadow: dict[str, Any], rest: dict[str, Any], message: str
 ) -> None:
     config_folder.tasks["triage"] |= {"shadow": SHADOW | shadow, **rest}
-    with pytest.raises(ConfigError, match=re.escape(told)):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         load_config(config_folder.write(), {})
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
+from pointsman_gateway.extensions import Plan, Policy, PolicyContext, Requirements
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
@@ -22,6 +23,30 @@ BEST_VALUE = {
     "paths": ["triage_adapter", "triage_few_shot"], "quality_floor": 0.7, "min_samples": 2,
     "exploration_rate": 0,  # otherwise one request in twenty would go elsewhere
 }  # fmt: skip
+
+
+class Last(Policy):
+    """A policy of a user: takes the last path."""
+
+    Options = tuple[str, ...]
+
+    @classmethod
+    def summary(cls, options: tuple[str, ...]) -> str:
+        return f"the last of {len(options)}"
+
+    @classmethod
+    def requirements(cls, options: tuple[str, ...]) -> Requirements:
+        return Requirements(quality_floor=0.4, confidence=0.99)
+
+    def __init__(self, options: tuple[str, ...]) -> None:
+        self._options = options
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return self._options
+
+    def plan(self, context: PolicyContext) -> Plan:
+        return Plan(self._options[-1:], "policy:last", escalates=True)
 
 
 @pytest.fixture
@@ -95,6 +120,7 @@ async def test_ratings_make_quality_with_a_lower_bound(console: httpx.AsyncClien
 
     task = await found(is_rated)
     assert (task["policy"], task["quality_floor"], task["requests"]) == ("best_value", 0.7, 2)
+    assert (task["summary"], task["escalates"]) == ("floor 0.70", False)
     known = by("path", task["paths"])
     adapter = known["triage_adapter"]
     assert (adapter["quality"]["ratings"], adapter["quality"]["mean"], adapter["role"]) == (2, 1.0, "policy")
@@ -105,6 +131,24 @@ async def test_ratings_make_quality_with_a_lower_bound(console: httpx.AsyncClien
     assert (task["choice"], task["reason"]) == ("triage_adapter", "policy:none_good_enough")
     shown = by("path", (await overview(console))["paths"])["triage_adapter"]
     assert shown["quality"]["ratings"] == 2
+
+
+async def test_a_policy_says_itself_what_is_shown_of_it(neighbours: Neighbours) -> None:
+    name = f"{Last.__module__}:{Last.__qualname__}"
+    neighbours.config.tasks["triage"]["policy"] = {name: ["triage_few_shot", "triage_adapter"]}
+    neighbours.config.tasks["chat"]["policy"] = {"split": {"small_talk": 2, "safe_start": 1}}
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        client.headers.update(OURS)
+        tasks = by("task", (await overview(client))["tasks"])
+    shown = {key: tasks["triage"][key] for key in ("policy", "summary", "quality_floor", "confidence", "escalates")}
+    assert shown == {
+        "policy": name, "summary": "the last of 2", "quality_floor": 0.4, "confidence": 0.99, "escalates": True,
+    }  # fmt: skip
+    assert (tasks["chat"]["summary"], tasks["chat"]["quality_floor"]) == (
+        "small_talk 66.67 %, safe_start 33.33 %",
+        None,
+    )
 
 
 async def test_reading_changes_nothing(console: httpx.AsyncClient, kept: Gateway) -> None:

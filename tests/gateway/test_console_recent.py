@@ -153,6 +153,6 @@ def test_requests_are_counted_by_their_time_within_the_window() -> None:
 
 
 def test_only_the_start_of_a_text_is_used() -> None:
-    told = record(messages=[{"role": "user", "content": "first"}, {"role": "user", "content": "a\n b" * 500}])
-    assert told.text.startswith("a b")
-    assert len(told.text) <= 200
+    found = record(messages=[{"role": "user", "content": "first"}, {"role": "user", "content": "a\n b" * 500}])
+    assert found.text.startswith("a b")
+    assert len(found.text) <= 200

@@ -40,10 +40,10 @@ def script(body: Mapping[str, Any]) -> Refusal | list[Step]:
 
 async def send_chat(client: httpx.AsyncClient, messages: list[dict[str, Any]]) -> httpx.Response:
     response = await client.post("/v1/chat/completions", json={"model": "auto", "messages": messages, **TOOLS})
-    said = response.raise_for_status().json()["choices"][0]["message"]
-    messages.append({"role": "assistant", "content": said["content"], "tool_calls": said.get("tool_calls") or []})
+    body = response.raise_for_status().json()["choices"][0]["message"]
+    messages.append({"role": "assistant", "content": body["content"], "tool_calls": body.get("tool_calls") or []})
     messages += [
-        {"role": "tool", "tool_call_id": call["id"], "content": "seen"} for call in said.get("tool_calls") or ()
+        {"role": "tool", "tool_call_id": call["id"], "content": "seen"} for call in body.get("tool_calls") or ()
     ]
     return response
 

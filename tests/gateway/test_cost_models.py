@@ -246,7 +246,7 @@ async def test_counterfactual_costs_use_the_tasks_own_paths(gateway: Gateway, ht
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda m: m.pop("prices_as_of"), "'prices_as_of' is missing"),
         (lambda m: m.update(prices_as_of="soon"), "'prices_as_of': Input should be a valid date"),
@@ -262,9 +262,9 @@ async def test_counterfactual_costs_use_the_tasks_own_paths(gateway: Gateway, ht
         ),
     ],
 )
-def test_a_missing_price_is_rejected_by_name(neighbours: Neighbours, change: Any, said: str) -> None:
+def test_a_missing_price_is_rejected_by_name(neighbours: Neighbours, change: Any, message: str) -> None:
     change(neighbours.config.models)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         load_config(neighbours.config.write())
 
 

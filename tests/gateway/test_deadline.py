@@ -26,9 +26,9 @@ async def test_a_request_ends_at_its_deadline_over_every_api(
 ) -> None:
     client = SilentClient(*pieces)
     use_client(gateway, client)
-    with pytest.raises(PointsmanError) as told:
+    with pytest.raises(PointsmanError) as raised:
         await asyncio.wait_for(api.ask(IN_CHAT, "tiny"), 5)
-    assert told.value.code == "deadline_exceeded"
+    assert raised.value.code == "deadline_exceeded"
     await until(lambda: gateway.metric("pointsman_requests_total", outcome="deadline_exceeded") == 1)
     await until(lambda: client.running == 0)
     assert gateway.metric("pointsman_in_flight") == gateway.metric("pointsman_engine_in_flight") == 0

@@ -90,8 +90,8 @@ async def site(neighbours: Neighbours, vllm: ScriptedEngine) -> AsyncIterator[Si
 async def test_each_adapter_is_used_under_its_own_name(site: Site) -> None:
     assert {BASE, *LORAS} <= {*await site.names()}
     for name in (BASE, *LORAS):
-        told = (await site.ask(name)).json()
-        assert told["choices"][0]["message"]["content"] == f"{name} here"
+        body = (await site.ask(name)).json()
+        assert body["choices"][0]["message"]["content"] == f"{name} here"
         assert site.vllm.bodies[-1]["model"] == name
 
 
@@ -257,10 +257,10 @@ async def test_an_engine_is_not_ready_before_its_first_good_list(
 
 def as_response(lists: Callable[[], Any]) -> Callable[[], web.StreamResponse]:
     def respond() -> web.StreamResponse:
-        told = lists()
-        if isinstance(told, web.HTTPException):
-            raise told
-        return told  # type: ignore[no-any-return]  # each of the scripts is a response or raises one
+        found = lists()
+        if isinstance(found, web.HTTPException):
+            raise found
+        return found  # type: ignore[no-any-return]  # each of the scripts is a response or raises one
 
     return respond
 

@@ -24,6 +24,7 @@ from tests.gateway.doubles.gateway import Gateway, open_http_client
 from tests.gateway.doubles.load import Load, Outcome
 from tests.gateway.doubles.process_engine import process_engine
 from tests.gateway.doubles.process_gateway import ProcessGateway, process_gateway
+from tests.gateway.doubles.slots import slot
 from tests.gateway.doubles.waiting import found, until
 
 REQUEST = Request("auto", (Message("user", "Hello"),))
@@ -84,8 +85,8 @@ async def test_after_the_notice_period_new_requests_are_rejected(starting: Start
         gateway.signal(signal.SIGTERM)
 
         await found(lambda: says_no(gateway))  # without a notice period it is closed immediately
-        told = await load.ask(session)
-        assert (told.status, told.code, told.retry_after) == (503, "shutting_down", "1")
+        result = await load.ask(session)
+        assert (result.status, result.code, result.retry_after) == (503, "shutting_down", "1")
         assert all(outcome.ok for outcome in await asked)
         assert await gateway.ended(within=30) == 0
 
@@ -134,11 +135,11 @@ async def test_every_api_reports_that_the_gateway_stops(gateway: Gateway, engine
             last = text.strip().split("\n\n")[-1]
             assert STREAMS[route][1] in last, text
             assert "the gateway is shutting down" in last, text
-        with pytest.raises(Unavailable) as told:
+        with pytest.raises(Unavailable) as raised:
             await grpc_client
         refused = await waiting
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-        assert refused.json()["error"]["code"] == told.value.code == "shutting_down"
+        assert refused.json()["error"]["code"] == raised.value.code == "shutting_down"
     await until(lambda: engine.running == 0)
     assert gateway.metric("pointsman_in_flight") == 0
     assert gateway.metric("pointsman_requests_total", outcome="shutting_down", fault="gateway") == 6
@@ -157,17 +158,16 @@ async def test_the_order_of_shutdown() -> None:
 
     async def stop_calling() -> None:
         seen.append((admission.is_ready, admission.is_closed))
-        async with admission.admitted(REQUEST):  # still served
+        async with slot(admission, REQUEST):  # still served
             pass
 
-    inside = admission.admitted(REQUEST)
-    await inside.__aenter__()
+    assert admission.enter(REQUEST)
     leaving = asyncio.create_task(drain(admission, signal.SIGTERM, DrainTimes(0.01, 30), stop_calling))
     await until(lambda: admission.is_closed)
     assert seen == [(False, False)]
     with pytest.raises(Unavailable):
-        async with admission.admitted(REQUEST):
+        async with slot(admission, REQUEST):
             pass
     assert not leaving.done()
-    await inside.__aexit__(None, None, None)
+    admission.leave(REQUEST)
     assert await leaving

@@ -123,11 +123,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 
 async def test_unsupported_parameters_are_rejected_by_name(http: httpx.AsyncClient) -> None:
     for body, code, param in REFUSED:
-        told = shapes.error(await http.post(URL, json={"model": "minilm", **body}))
-        assert (told["code"], told["param"]) == (code, param), body
+        error = shapes.error(await http.post(URL, json={"model": "minilm", **body}))
+        assert (error["code"], error["param"]) == (code, param), body
     half = b'{"model": "minilm", "input": ["\\ud800"]}'
-    told = shapes.error(await http.post(URL, content=half, headers={"content-type": "application/json"}))
-    assert told["code"] == "bad_text"
+    error = shapes.error(await http.post(URL, content=half, headers={"content-type": "application/json"}))
+    assert error["code"] == "bad_text"
 
 
 async def test_without_embedding_models_the_route_is_not_found(neighbours: Neighbours) -> None:
@@ -179,8 +179,8 @@ async def test_every_kind_of_long_text_can_be_split(http: httpx.AsyncClient, tex
     for overflow in "mean", "truncate":
         answer = await http.post(URL, json={"model": "minilm", "input": text, "overflow": overflow})
         shapes.embeddings(answer.json())
-        told = answer.json().get("pointsman", {"overflow": []})["overflow"]
-        assert all(0 < part["tokens_read"] <= 256 * part["windows"] for part in told)
+        body = answer.json().get("pointsman", {"overflow": []})["overflow"]
+        assert all(0 < part["tokens_read"] <= 256 * part["windows"] for part in body)
 
 
 async def test_texts_that_fit_are_embedded_as_without_overflow(http: httpx.AsyncClient, minilm: MiniLM) -> None:
@@ -220,18 +220,18 @@ CL100K_HELLO_WORLD = [9906, 1917]
 
 @pytest.mark.parametrize("ids", [CL100K_HELLO_WORLD, [15339], [101, 999_999, 102], [101, 7, 102], [0], [2**31 - 1]])
 async def test_tokens_of_another_tokenizer_are_refused(http: httpx.AsyncClient, ids: list[int]) -> None:
-    told = shapes.error(await http.post(URL, json={"model": "minilm", "input": ids}))
-    assert (told["code"], told["param"]) == ("unsupported_input", "input")
-    assert "check_embedding_ctx_length=False" in told["message"]
+    error = shapes.error(await http.post(URL, json={"model": "minilm", "input": ids}))
+    assert (error["code"], error["param"]) == ("unsupported_input", "input")
+    assert "check_embedding_ctx_length=False" in error["message"]
 
 
 # -- an engine's
 
 
 async def test_overflow_of_another_api_is_its_own_parameter(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
-    told = shapes.error(await http.post(URL, json={"model": "small", "input": "a", "overflow": "mean"}))
-    assert (told["code"], told["param"]) == ("unsupported_parameter", "overflow")
-    assert "truncate_prompt_tokens" in told["message"]
+    error = shapes.error(await http.post(URL, json={"model": "small", "input": "a", "overflow": "mean"}))
+    assert (error["code"], error["param"]) == ("unsupported_parameter", "overflow")
+    assert "truncate_prompt_tokens" in error["message"]
     await http.post(URL, json={"model": "small", "input": "a", "overflow": "error", "truncate_prompt_tokens": -1})
     assert engine.bodies == [{"model": "text-3", "input": "a", "truncate_prompt_tokens": -1}]
 

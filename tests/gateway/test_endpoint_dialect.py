@@ -1,4 +1,4 @@
-"""An endpoint dialect costs one file and one entry in a list: with the example, a copy of the HTTP server serves it."""
+"""An endpoint dialect costs one file and one line: with the example, a copy of the HTTP server serves it."""
 
 import json
 import shutil
@@ -19,8 +19,8 @@ from tests.gateway.doubles.gateway import Gateway, http_dependencies
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "extensions" / "endpoint_dialect.py"
 HTTP = "pointsman_gateway.http"
-LIST = "DIALECTS: tuple[Dialect, ...] = (CHAT, "
-ENTRY = f"from {HTTP}.dialects.ask import ASK\n{LIST}ASK, "
+LIST = "DECLARED = (\n"
+ENTRY = '    "ask:ASK",\n'
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def _with_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     shutil.copy(EXAMPLE, dialects / "ask.py")
     listed = (dialects / "registry.py").read_text("utf-8")
     assert listed.count(LIST) == 1
-    (dialects / "registry.py").write_text(listed.replace(LIST, ENTRY))
+    (dialects / "registry.py").write_text(listed.replace(LIST, LIST + ENTRY))
     monkeypatch.setattr(pointsman_gateway, "__path__", [str(tmp_path), *pointsman_gateway.__path__])
     monkeypatch.setattr(pointsman_gateway, "http", import_module(HTTP))
     for module in [name for name in sys.modules if name == HTTP or name.startswith(f"{HTTP}.")]:

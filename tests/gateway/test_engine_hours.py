@@ -166,5 +166,5 @@ def test_unknown_paths_are_reported_as_other_and_unpriced_engines_are_omitted() 
     accounts.apply_config(dict, [])  # it was removed from the configuration
     now[0] += 100
     (family,) = accounts.collect()
-    told = {(s.labels["engine"], s.labels["path"]): s.value for s in family.samples}
-    assert told == pytest.approx({("local", "plain"): 2, ("local", "other"): 2, ("local", IDLE): 0})
+    seen = {(s.labels["engine"], s.labels["path"]): s.value for s in family.samples}
+    assert seen == pytest.approx({("local", "plain"): 2, ("local", "other"): 2, ("local", IDLE): 0})

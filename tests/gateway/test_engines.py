@@ -41,9 +41,9 @@ async def test_an_engine_is_not_ready_before_it_reports_so(engines: Engines, lor
     await until(lambda: engines.get("local").detail == "loading weights")
     assert not engines.any_ready
     assert engines.why_not(PLAIN) == "no engine for 'tiny' is ready: local: loading weights"
-    with pytest.raises(Unavailable, match="path 'plain': no engine for 'tiny' is ready") as told:
+    with pytest.raises(Unavailable, match="path 'plain': no engine for 'tiny' is ready") as raised:
         engines.targets(PLAIN)
-    assert (told.value.code, told.value.retry_after) == ("engine_not_ready", 5.0)
+    assert (raised.value.code, raised.value.retry_after) == ("engine_not_ready", 5.0)
 
 
 async def test_an_alias_resolves_to_the_loaded_version(engines: Engines, lora_server: ScriptedLoraServer) -> None:
@@ -74,9 +74,9 @@ async def test_an_alias_of_a_version_that_is_not_loaded_does_not_resolve(
     await lora_server.say(READY, url=URL, resident=[VERSION], aliases={"triage@prod": NEXT})
     await until(lambda: engines.any_ready)
     assert engines.why_not(ADAPTED) == "adapter 'triage@prod' is not resident on any engine"
-    with pytest.raises(Unavailable) as told:
+    with pytest.raises(Unavailable) as raised:
         engines.targets(ADAPTED)
-    assert told.value.code == "adapter_not_resident"
+    assert raised.value.code == "adapter_not_resident"
 
 
 async def test_an_engine_that_is_down_is_excluded(engines: Engines, lora_server: ScriptedLoraServer) -> None:

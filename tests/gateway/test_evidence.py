@@ -229,6 +229,6 @@ async def test_without_redis_a_gateway_uses_its_own_statistics(
 
 
 async def test_without_redis_feedback_is_rejected_with_the_required_setting(api: ApiClient) -> None:
-    with pytest.raises(PointsmanError, match="POINTSMAN_GATEWAY_REDIS_URL") as told:
+    with pytest.raises(PointsmanError, match="POINTSMAN_GATEWAY_REDIS_URL") as raised:
         await api.say("d", rating=1.0)
-    assert told.value.code == "no_request_log"
+    assert raised.value.code == "no_request_log"

@@ -154,9 +154,9 @@ async def test_a_gateway_with_all_breakers_open_is_not_ready(
         with pytest.raises(Unavailable):
             await answered(gateway)
     asked = len(engine.bodies) + len(second_engine.bodies)
-    with pytest.raises(Unavailable) as told:
+    with pytest.raises(Unavailable) as raised:
         await answered(gateway)
-    assert told.value.code == "breaker_open"
-    assert told.value.retry_after is not None
-    assert 1 <= told.value.retry_after <= 5
+    assert raised.value.code == "breaker_open"
+    assert raised.value.retry_after is not None
+    assert 1 <= raised.value.retry_after <= 5
     assert len(engine.bodies) + len(second_engine.bodies) == asked

@@ -24,16 +24,16 @@ def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighb
 
 async def test_feedback_is_stored_with_its_decision(api: ApiClient, valkey: Valkey, gateway: Gateway) -> None:
     answer = await api.ask(IN_TRIAGE)
-    said = {
+    feedback = {
         "rating": 0.8,
         "correction": "It was a refund.",
         "right_task": "chat",
         "right_answer": '{"é": "\U0001f600"}',
     }
-    assert await api.say(answer.decision_id, **said) == ("request_log", False)
+    assert await api.say(answer.decision_id, **feedback) == ("request_log", False)
 
     (record,) = await feedback_in(valkey.url)
-    assert {name: record[name] for name in said} == said | {"rating": "0.8"}
+    assert {name: record[name] for name in feedback} == feedback | {"rating": "0.8"}
     assert record["decision"] == answer.decision_id
     (entry,) = await decisions_in(valkey.url)
     assert '"path":"triage_adapter"' in record["entry"]
@@ -102,10 +102,10 @@ REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
 
 
 async def test_invalid_feedback_has_the_same_code_everywhere(api: ApiClient, valkey: Valkey) -> None:
-    for said, code, param in REFUSED:
-        with pytest.raises(InvalidArgument) as told:
-            await api.say(**said)
-        assert (told.value.code, told.value.param) == (code, param), said
+    for feedback, code, param in REFUSED:
+        with pytest.raises(InvalidArgument) as raised:
+            await api.say(**feedback)
+        assert (raised.value.code, raised.value.param) == (code, param), feedback
     assert await feedback_in(valkey.url) == []
 
 
@@ -121,9 +121,9 @@ async def test_an_unknown_task_is_rejected_with_the_known_ones(api: ApiClient) -
 
 
 async def test_an_unknown_decision_is_reported(api: ApiClient, valkey: Valkey) -> None:
-    with pytest.raises(NotFound, match="the request log has no decision 'dec_0', or no longer") as told:
+    with pytest.raises(NotFound, match="the request log has no decision 'dec_0', or no longer") as raised:
         await api.say("dec_0", rating=1.0)
-    assert (told.value.code, told.value.param) == ("unknown_decision", "decision_id")
+    assert (raised.value.code, raised.value.param) == ("unknown_decision", "decision_id")
 
 
 @pytest.mark.parametrize(

@@ -120,9 +120,9 @@ async def start(settings: dict[str, str]) -> tuple[asyncio.subprocess.Process, s
     assert process.stderr is not None
     async with asyncio.timeout(60):
         async for line in process.stderr:
-            said = re.search(r"HTTP on (127.0.0.1:[1-9]\d*)", line.decode())
-            if said:
-                return process, f"http://{said[1]}"
+            text = re.search(r"HTTP on (127.0.0.1:[1-9]\d*)", line.decode())
+            if text:
+                return process, f"http://{text[1]}"
     raise AssertionError("it ended before it said where it listens")
 
 
@@ -285,8 +285,8 @@ async def test_a_retried_call_is_not_new_feedback(harness: RequestLogHarness, va
     harness.note("d1")
     await harness.recorder.write()
     feedback = Feedback("d1", "f", rating=1.0)
-    said = [await harness.store.add_feedback(feedback, 1000, call) for call in ("one", "one", "another")]
-    assert said == ["stored", "stored", "known"]
+    seen = [await harness.store.add_feedback(feedback, 1000, call) for call in ("one", "one", "another")]
+    assert seen == ["stored", "stored", "known"]
     assert await rated_in(valkey.url) == {"small_talk": (1, 1.0)}
 
 
@@ -298,8 +298,8 @@ async def test_a_duplicate_within_a_millisecond_is_reported_as_known(
     monkeypatch.setattr(time, "time", lambda: now)
     with open_queue(folder) as (queue, _):
         box = FeedbackService(harness.store, harness.recorder, queue, harness.metrics)
-        told = [await box.take(Feedback("d1", rating=1.0)) for _ in range(2)]
-    assert told == [StoredFeedback("request_log"), StoredFeedback("request_log", known_already=True)]
+        seen = [await box.take(Feedback("d1", rating=1.0)) for _ in range(2)]
+    assert seen == [StoredFeedback("request_log"), StoredFeedback("request_log", known_already=True)]
     assert await rated_in(valkey.url) == {"small_talk": (1, 1.0)}
 
 

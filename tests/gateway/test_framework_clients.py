@@ -103,9 +103,9 @@ async def test_langchain_calls_a_tool_and_returns_its_result(
     engine.says(*answer("Done."))
     second = await client.ainvoke([asked, first, ToolMessage("AB12 is paid back", tool_call_id="call_0")])
     assert second.text == "Done."
-    said = engine.bodies[-1]["messages"]
-    assert [m["role"] for m in said if m["role"] != "system"] == ["user", "assistant", "tool"]
-    assert said[-1] == {"role": "tool", "content": "AB12 is paid back", "tool_call_id": "call_0"}
+    messages = engine.bodies[-1]["messages"]
+    assert [m["role"] for m in messages if m["role"] != "system"] == ["user", "assistant", "tool"]
+    assert messages[-1] == {"role": "tool", "content": "AB12 is paid back", "tool_call_id": "call_0"}
     assert engine.bodies[-1]["tools"][0]["function"]["name"] == "refund"
 
 
@@ -113,8 +113,8 @@ async def test_langchain_calls_a_tool_and_returns_its_result(
 async def test_langchain_gets_a_structured_answer(
     lang: Callable[..., ChatOpenAI], engine: ScriptedEngine, method: Any
 ) -> None:
-    told = '{"item": "umbrella"}'
-    engine.says(*(calling("Lost", told) if method == "function_calling" else answer(told)))
+    text = '{"item": "umbrella"}'
+    engine.says(*(calling("Lost", text) if method == "function_calling" else answer(text)))
     got = await lang().with_structured_output(Lost, method=method).ainvoke("I lost my umbrella; answer in JSON")
     assert got == Lost(item="umbrella")
 
@@ -160,14 +160,14 @@ async def test_llamaindex_gets_plain_and_streamed_answers(
     llama: Callable[..., OpenAILike], engine: ScriptedEngine
 ) -> None:
     engine.says(*answer("Hello", " you"))
-    said = [
+    messages = [
         ChatMessage(role=MessageRole.SYSTEM, content="Be kind."),
         ChatMessage(role=MessageRole.USER, content=IN_CHAT),
     ]
     client = llama()
-    assert (await client.achat(said)).message.content == "Hello you"
-    assert (await asyncio.to_thread(client.chat, said)).message.content == "Hello you"
-    pieces = [piece.delta async for piece in await client.astream_chat(said)]
+    assert (await client.achat(messages)).message.content == "Hello you"
+    assert (await asyncio.to_thread(client.chat, messages)).message.content == "Hello you"
+    pieces = [piece.delta async for piece in await client.astream_chat(messages)]
     assert "".join(piece or "" for piece in pieces) == "Hello you"
     assert (await client.acomplete(IN_CHAT)).text == "Hello you"
 

@@ -61,8 +61,8 @@ async def test_a_task_leaves_a_stale_adapter_and_returns_after_retraining(topica
         topical.retriever.documents = documents(rewritten=3)
         moved = await found(partial(decided_by, gateway, "stale"))
         assert moved["path"] == "handbook"
-        told = {one["path"]: (one["outcome"], one["reason"]) for one in moved["considered"]}
-        assert told["triage_adapter"] == (
+        seen = {one["path"]: (one["outcome"], one["reason"]) for one in moved["considered"]}
+        assert seen["triage_adapter"] == (
             "fallback",
             f"30 % of its topic's documents have changed since {TRIAGE} was trained",
         )

@@ -97,13 +97,13 @@ async def test_openmetrics_latencies_have_exemplars_of_recorded_traces(
     current_trace.set(TraceIds("f" * 32, "b7ad6b7169203331", sampled=False))
     await _receipt(gateway)
     current_trace.reset(token)
-    classic, told = await http.get("/metrics"), await http.get("/metrics", headers=OPENMETRICS)
+    classic, metrics = await http.get("/metrics"), await http.get("/metrics", headers=OPENMETRICS)
     assert classic.headers["content-type"].startswith("text/plain; version=")
     assert TRACE not in classic.text
-    assert told.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert metrics.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
     named = {
         sample.name: sample.exemplar
-        for family in text_string_to_metric_families(told.text)
+        for family in text_string_to_metric_families(metrics.text)
         for sample in family.samples
         if sample.exemplar
     }
@@ -121,7 +121,7 @@ async def test_openmetrics_latencies_have_exemplars_of_recorded_traces(
 
 async def test_release_and_event_loop_lag_are_exported(gateway: Gateway) -> None:
     assert gateway.metric("pointsman_build_info", service="gateway") == 1
-    assert gateway.metric("pointsman_config_generation") == 1
+    assert gateway.metric("pointsman_config_revision") == 1
     assert b"pointsman_event_loop_lag_seconds_bucket" in generate_openmetrics(gateway.components.registry)
 
 

@@ -211,7 +211,7 @@ def test_a_group_is_written_by_its_name_in_dns(tmp_path: FilePath) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "told"),
+    ("engine", "message"),
     [
         ({"lora_server": "dns:///lora-server"}, "'dns:///lora-server' is no group of engines; write dns:///NAME:PORT"),
         ({"lora_server": "dns://10.0.0.1/x:1"}, "'dns://10.0.0.1/x:1' is no group of engines; write dns:///NAME:PORT"),
@@ -221,7 +221,7 @@ def test_a_group_is_written_by_its_name_in_dns(tmp_path: FilePath) -> None:
         ({"url": "http://engines:8000", "max_endpoints": 3}, "'max_endpoints' is for groups of engines"),
     ],
 )
-def test_an_invalid_group_is_rejected(tmp_path: FilePath, engine: dict[str, object], told: str) -> None:
+def test_an_invalid_group_is_rejected(tmp_path: FilePath, engine: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         _engines(tmp_path, **engine)
-    assert told in str(refused.value)
+    assert message in str(refused.value)

@@ -64,8 +64,10 @@ async def opened(neighbours: Neighbours) -> AsyncIterator[tuple[Gateway, httpx.A
 
 async def answered_by(http: httpx.AsyncClient, model: str) -> str:
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
-    told = (await http.post("/v1/chat/completions", json=body)).json()
-    return str(told["choices"][0]["message"]["content"]) if "choices" in told else str(told["error"]["code"])
+    answered = (await http.post("/v1/chat/completions", json=body)).json()
+    return (
+        str(answered["choices"][0]["message"]["content"]) if "choices" in answered else str(answered["error"]["code"])
+    )
 
 
 def places(gateway: Gateway) -> dict[str, str]:
@@ -161,15 +163,15 @@ async def test_a_group_stays_through_an_edit_of_the_configuration_and_another_na
 @pytest.mark.parametrize("edit", ["a word that is unknown\n", "# a comment\n"])
 async def test_members_are_followed_after_a_reverted_edit(fleet: Fleet, neighbours: Neighbours, edit: str) -> None:
     async with opened(neighbours) as (gateway, http):
-        generations = gateway.components.reloader
+        reloader = gateway.components.reloader
         await until(lambda: len(places(gateway)) == 2)
-        before, file = generations.current.revision, neighbours.config.folder / "tasks.yaml"
+        before, file = reloader.current.revision, neighbours.config.folder / "tasks.yaml"
         as_it_was = file.read_text()
         file.write_text(edit + as_it_was)
-        await generations.reload()
+        await reloader.reload()
         file.write_text(as_it_was)
-        await generations.reload()
-        assert (generations.current.revision, generations.status.problem) == (before, "")
+        await reloader.reload()
+        assert (reloader.current.revision, reloader.status.problem) == (before, "")
         assert gateway.metric("pointsman_config_reloads_total", outcome="swapped") in (None, 0)
         await fleet.start("127.0.0.13", OTHER)
         fleet.name("127.0.0.11", "127.0.0.13")

@@ -321,7 +321,7 @@ async def test_paths_are_listed_with_kind_and_availability(
     ]
     assert list(listed.paths[2].strategies) == ["zero_shot", "retrieval"]
     assert all(path.available and not path.why_not for path in listed.paths)
-    assert listed.generation == gateway.components.reloader.current.revision
+    assert listed.revision == gateway.components.reloader.current.revision
     await neighbours.lora_server.say(READY, url=neighbours.engine.url)
     await until(lambda: not gateway.components.engines.get("local").resident)
     away = {p.name: p.why_not for p in (await stub.ListPaths(pb.ListPathsRequest())).paths if not p.available}

@@ -8,6 +8,7 @@ import pytest
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.engines.call import EngineCall
 from pointsman_gateway.engines.http_engine_client import HttpTransfer
+from pointsman_gateway.pipeline.metered import MeteredRequest
 from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_servicekit.errors import Internal, PointsmanError
 
@@ -48,7 +49,7 @@ Said = Answer | tuple[str, str]
 """An answer, or the code and message of an error."""
 
 
-async def told(gateway: Gateway, method: str, model: str, parameters: dict[str, Any]) -> tuple[Said, Any]:
+async def answer_and_metrics(gateway: Gateway, method: str, model: str, parameters: dict[str, Any]) -> tuple[Said, Any]:
     """Returns the answer and the change of the metrics."""
     gateway.components.engines.state("local").breaker = Breaker()  # earlier requests must not count
     before = counters(gateway, COUNTED, ("_total", "_count"))
@@ -67,8 +68,8 @@ async def test_both_methods_have_equal_answers_and_metrics(
 ) -> None:
     engine.says(*TOLD[script])
     for name, (model, parameters) in ASKED.items():
-        streamed = await told(gateway, "grpc", model, dict(parameters))
-        assert await told(gateway, "grpc-once", model, dict(parameters)) == streamed, name
+        streamed = await answer_and_metrics(gateway, "grpc", model, dict(parameters))
+        assert await answer_and_metrics(gateway, "grpc-once", model, dict(parameters)) == streamed, name
         if name != "an unknown path":
             assert engine.bodies[-1] == engine.bodies[-2], name
     assert gateway.metric("pointsman_in_flight") == 0
@@ -113,7 +114,7 @@ async def test_a_late_error_is_reported(
     def broken(*args: object, **named: object) -> None:
         raise RuntimeError("no receipt")
 
-    monkeypatch.setattr(RequestRun, "_record", broken)
+    monkeypatch.setattr(MeteredRequest, "log", broken)
     async with open_api_client("grpc-once", gateway.url, gateway.grpc_address) as api, asyncio.timeout(10):
         with pytest.raises(Internal):
             await api.ask("Hello", "path:small_talk")

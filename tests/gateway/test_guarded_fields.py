@@ -88,6 +88,10 @@ async def test_ids_signatures_and_types_stay_as_they_are(http: httpx.AsyncClient
     reply = await http.post("/v1/chat/completions", json=body)
 
     assert reply.status_code == 200, reply.text
-    said, result = engine.bodies[-1]["messages"][-2:]
-    assert (said["content"], said["tool_calls"], said["reasoning_details"]) == ("[API_KEY]", [call], details)
+    messages, result = engine.bodies[-1]["messages"][-2:]
+    assert (messages["content"], messages["tool_calls"], messages["reasoning_details"]) == (
+        "[API_KEY]",
+        [call],
+        details,
+    )
     assert result["tool_call_id"] == SECRET

@@ -197,8 +197,8 @@ class TestRedacted:
         for size in (1, 3, 7, len(text)):
             engine.says(*answer(*[text[at : at + size] for at in range(0, len(text), size)]))
             reply = await client.post(CHAT, json=body(IN_CHAT, stream=stream))
-            told = streamed(reply.text) if stream else reply.json()["choices"][0]["message"]["content"]
-            assert told == "Write to [EMAIL], or [EMAIL], and say [CODE]."
+            answered = streamed(reply.text) if stream else reply.json()["choices"][0]["message"]["content"]
+            assert answered == "Write to [EMAIL], or [EMAIL], and say [CODE]."
 
     async def test_logprobs_of_redacted_text_are_removed(
         self, client: httpx.AsyncClient, engine: ScriptedEngine

@@ -209,9 +209,9 @@ async def test_a_silent_server_times_out(pool: Pool) -> None:
 
 
 async def test_a_refused_connection_is_reported_at_once(pool: Pool) -> None:
-    with pytest.raises(ConnectionFailed, match="no connection") as told:
+    with pytest.raises(ConnectionFailed, match="no connection") as raised:
         await posted(pool, origin_of("http://127.0.0.1:1"))
-    assert not isinstance(told.value, NotConnected)
+    assert not isinstance(raised.value, NotConnected)
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "127.0.0.1:80", "http://", ""])

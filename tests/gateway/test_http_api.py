@@ -310,8 +310,8 @@ async def test_the_fast_path_answers_like_the_framework(
         serve_http(build_app(dependencies), "127.0.0.1:0", grace=1) as hot,
         serve_http(without_raw_routes, "127.0.0.1:0", grace=1) as cold,
     ):
-        told = [await _told_at(address, asked) for address in (hot, cold)]
-    assert told[0] == told[1]
+        seen = [await _told_at(address, asked) for address in (hot, cold)]
+    assert seen[0] == seen[1]
 
 
 async def _told_at(address: str, asked: dict[str, Any]) -> tuple[int, set[str], str]:

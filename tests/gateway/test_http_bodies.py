@@ -49,8 +49,8 @@ async def test_a_models_earlier_thinking_is_a_line_of_its_message(
         {"type": "thinking", "thinking": "They want a hat.", "signature": "x"},
         {"type": "text", "text": "Which hat?"},
     ]
-    said = [{"role": "user", "content": "hat"}, {"role": "assistant", "content": parts, "reasoning": "Hats."}]
-    body = {"model": "tiny", "messages": [*said, {"role": "user", "content": "a red one"}]}
+    messages = [{"role": "user", "content": "hat"}, {"role": "assistant", "content": parts, "reasoning": "Hats."}]
+    body = {"model": "tiny", "messages": [*messages, {"role": "user", "content": "a red one"}]}
     assert (await http.post(CHAT, json=body)).status_code == 200
     shown = {"role": "assistant", "content": "They want a hat.\nWhich hat?", "reasoning": "Hats."}
     assert engine.bodies[-1]["messages"][1] == shown

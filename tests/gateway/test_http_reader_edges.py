@@ -95,8 +95,8 @@ async def test_uvicorn_takes_over_a_partially_read_request(gateway: Gateway, eng
         await reader.readuntil(b"\r\n\r\n")
         before = await reader.read(1024)
         writer.write(request("path:small_talk"))
-        told = await reader.readuntil(b"\r\n\r\n")
-    assert b"x-pointsman-decision-id" not in before + told
+        result = await reader.readuntil(b"\r\n\r\n")
+    assert b"x-pointsman-decision-id" not in before + result
     assert not engine.bodies
 
 
@@ -135,13 +135,13 @@ class Received:
     """Implements `ChunkSink`."""
 
     def __init__(self) -> None:
-        self.said: list[object] = []
+        self.parts: list[object] = []
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
-        self.said.append(chunks)
+        self.parts.append(chunks)
 
     def ended(self, error: Exception | None) -> None:
-        self.said.append(error)
+        self.parts.append(error)
 
 
 class Connecting(HttpEngineClient):
@@ -174,7 +174,7 @@ async def test_a_connection_opened_too_late_is_closed_unused(engine: ScriptedEng
     transfer, received = sent_by(engine, client)
     await until(lambda: client.connections and not client.connections[0].is_open)
     assert not engine.bodies
-    assert not received.said
+    assert not received.parts
 
 
 async def test_a_connection_lost_before_its_use_is_a_failure(engine: ScriptedEngine) -> None:
@@ -183,16 +183,16 @@ async def test_a_connection_lost_before_its_use_is_a_failure(engine: ScriptedEng
         await until(lambda: connection.failure)
 
     _, received = sent_by(engine, Connecting(lose))
-    await until(lambda: received.said)
-    assert isinstance(received.said[0], TransientFailure)
+    await until(lambda: received.parts)
+    assert isinstance(received.parts[0], TransientFailure)
 
 
 @pytest.mark.parametrize("beside", [{}, {"top_k": 3}], ids=["our reader", "uvicorn"])
 async def test_a_number_without_a_json_form_is_rejected(gateway: Gateway, beside: dict[str, int]) -> None:
     asked = {"model": "path:small_talk", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 10**400}
     async with httpx.AsyncClient(base_url=gateway.url, timeout=10, verify=False) as client:
-        told = await client.post("/v1/chat/completions", json=asked | beside)
-    assert (told.status_code, told.json()["error"]["param"]) == (400, "max_tokens")
+        response = await client.post("/v1/chat/completions", json=asked | beside)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "max_tokens")
     assert gateway.metric("pointsman_in_flight") == 0
     assert gateway.metric("pointsman_engine_in_flight") == 0
 

@@ -59,9 +59,9 @@ async def test_the_clients_mistake_is_reported_with_the_engines_reason(
 ) -> None:
     for end, steps in ENDS.items():
         engine.says(*with_status(steps, 400))
-        with pytest.raises(InvalidArgument, match="top_k must be 1 or more") as told:
+        with pytest.raises(InvalidArgument, match="top_k must be 1 or more") as raised:
             await asyncio.wait_for(api.ask(IN_CHAT, "tiny"), 3)
-        assert told.value.code == "engine_refused", end
+        assert raised.value.code == "engine_refused", end
     await until(lambda: ended(gateway, "engine_refused") == len(ENDS))
     assert gateway.metric("pointsman_in_flight") == gateway.metric("pointsman_engine_in_flight") == 0
 
@@ -72,9 +72,9 @@ async def test_an_error_that_is_cut_off_is_still_one_of_its_status(
 ) -> None:
     for cut, steps in CUT.items():
         engine.says(*with_status(steps, status))
-        with pytest.raises(PointsmanError) as told:
+        with pytest.raises(PointsmanError) as raised:
             await asyncio.wait_for(api.ask(IN_CHAT, "tiny"), 3)
-        assert told.value.code == code, cut
+        assert raised.value.code == code, cut
     await until(lambda: ended(gateway, code) == len(CUT))
     assert gateway.metric("pointsman_in_flight") == gateway.metric("pointsman_engine_in_flight") == 0
 
@@ -83,8 +83,8 @@ async def test_an_error_whose_body_stalls_is_reported_in_the_engines_time(
     api: ApiClient, engine: RawEngine, gateway: Gateway
 ) -> None:
     engine.says(b"HTTP/1.1 503 No\r\n" + LENGTH + b"\r\n" + BODY[:30], asyncio.Event())
-    with pytest.raises(Unavailable) as told:
+    with pytest.raises(Unavailable) as raised:
         await asyncio.wait_for(api.ask(IN_CHAT, "tiny"), 8)
-    assert told.value.code == "engine_error"
+    assert raised.value.code == "engine_error"
     await until(lambda: engine.hung_up == 1)
     assert gateway.metric("pointsman_engine_in_flight") == 0

@@ -92,9 +92,9 @@ CUTS: dict[str, bytes] = {
 async def test_a_stream_cut_anywhere_is_an_error(api: ApiClient, engine: RawEngine, gateway: Gateway, end: End) -> None:
     for where, written in CUTS.items():
         engine.says(written, end)
-        with pytest.raises(PointsmanError, match="engine 'local' failed") as told:
+        with pytest.raises(PointsmanError, match="engine 'local' failed") as raised:
             await api.ask(IN_CHAT, TINY)
-        assert told.value.code == "engine_unavailable", where
+        assert raised.value.code == "engine_unavailable", where
     await until(lambda: ended(gateway, "engine_unavailable") == len(CUTS))
     assert ended(gateway, "ok") == 0
 
@@ -111,9 +111,9 @@ async def test_a_stream_cut_after_any_byte_before_done_is_an_error(
             if cut >= done:
                 assert (await api.ask(IN_CHAT, TINY)).text == "Zug", cut
                 continue
-            with pytest.raises(PointsmanError) as told:
+            with pytest.raises(PointsmanError) as raised:
                 await api.ask(IN_CHAT, TINY)
-            assert told.value.code == "engine_unavailable", cut
+            assert raised.value.code == "engine_unavailable", cut
     await until(lambda: ended(gateway, "engine_unavailable") == done)
     assert ended(gateway, "ok") == len(whole) - done
 
@@ -135,9 +135,9 @@ async def test_an_invalid_event_ends_the_stream_with_an_error(
 ) -> None:
     for what, broken in BROKEN.items():
         engine.says(HEAD, in_chunks([*before, broken, FINISH, USAGE, DONE]), LAST)
-        with pytest.raises(PointsmanError, match="engine 'local' failed") as told:
+        with pytest.raises(PointsmanError, match="engine 'local' failed") as raised:
             await api.ask(IN_CHAT, TINY)
-        assert told.value.code == "engine_unavailable", what
+        assert raised.value.code == "engine_unavailable", what
     await until(lambda: ended(gateway, "engine_unavailable") == len(BROKEN))
     assert ended(gateway, "ok") == 0
 
@@ -155,14 +155,14 @@ SILENT: list[tuple[list[Step], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("said", "code"), SILENT)
+@pytest.mark.parametrize(("message", "code"), SILENT)
 async def test_an_engine_that_stops_sending_is_an_error(
-    impatient_with_engines: None, api: ApiClient, engine: RawEngine, gateway: Gateway, said: list[Step], code: str
+    impatient_with_engines: None, api: ApiClient, engine: RawEngine, gateway: Gateway, message: list[Step], code: str
 ) -> None:
-    engine.says(*said, asyncio.Event())
-    with pytest.raises(PointsmanError, match="engine 'local' failed") as told:
+    engine.says(*message, asyncio.Event())
+    with pytest.raises(PointsmanError, match="engine 'local' failed") as raised:
         await api.ask(IN_CHAT, TINY)
-    assert told.value.code == code
+    assert raised.value.code == code
     await until(lambda: engine.running == 0 and engine.hung_up == 1)
     await until(lambda: ended(gateway, code) == 1)
 
@@ -172,14 +172,14 @@ def short_of_time(neighbours: Neighbours) -> None:
     neighbours.settings["request_timeout"] = 0.4
 
 
-@pytest.mark.parametrize("said", [[], [HEAD], [HEAD, in_chunks([ROLE, FIRST])]])
+@pytest.mark.parametrize("message", [[], [HEAD], [HEAD, in_chunks([ROLE, FIRST])]])
 async def test_a_request_out_of_time_is_an_error_and_stops_the_engine(
-    short_of_time: None, api: ApiClient, engine: RawEngine, gateway: Gateway, said: list[Step]
+    short_of_time: None, api: ApiClient, engine: RawEngine, gateway: Gateway, message: list[Step]
 ) -> None:
-    engine.says(*said, asyncio.Event())
-    with pytest.raises(PointsmanError, match="time ran out") as told:
+    engine.says(*message, asyncio.Event())
+    with pytest.raises(PointsmanError, match="time ran out") as raised:
         await api.ask(IN_CHAT, TINY)
-    assert told.value.code == "deadline_exceeded"
+    assert raised.value.code == "deadline_exceeded"
     await until(lambda: engine.hung_up == 1)
     await until(lambda: ended(gateway, "deadline_exceeded") == 1)
 

@@ -27,7 +27,7 @@ def written(*events: dict[str, Any]) -> bytes:
     return b"".join([b"data: " + json.dumps(each).encode() + b"\n\n" for each in events])
 
 
-def said(*words: str) -> list[dict[str, Any]]:
+def events_of_words(*words: str) -> list[dict[str, Any]]:
     return [event({"role": "assistant", "content": ""}), *(event({"content": word}) for word in words)]
 
 
@@ -47,7 +47,7 @@ def read_at_once(stream: bytes, *, as_a_whole: bool) -> tuple[Any, ...]:
 
 def test_texts_that_arrive_together_form_one_chunk() -> None:
     ended = event({}, finish_reason="stop")
-    read = EventReader(as_a_whole=True).read(written(*said("one", " two", " three"), ended, USAGE) + DONE)
+    read = EventReader(as_a_whole=True).read(written(*events_of_words("one", " two", " three"), ended, USAGE) + DONE)
     assert [(chunk.content, chunk.event_count, chunk.finish_reason) for chunk in read] == [
         ("one two three", 3, None),
         ("", 1, "stop"),
@@ -57,7 +57,7 @@ def test_texts_that_arrive_together_form_one_chunk() -> None:
 
 
 def test_in_a_stream_each_event_stays_separate() -> None:
-    read = EventReader().read(written(*said("one", " two", " three"), USAGE) + DONE)
+    read = EventReader().read(written(*events_of_words("one", " two", " three"), USAGE) + DONE)
     assert [chunk.content for chunk in read] == ["one", " two", " three", ""]
     assert [chunk.event_count for chunk in read] == [1, 1, 1, 1]
 
@@ -90,7 +90,11 @@ EVENTS = some.one_of(
 @settings(max_examples=400, deadline=None, derandomize=True, database=None)
 @given(events=some.lists(EVENTS, min_size=4, max_size=9), words=some.lists(some.text(max_size=3), max_size=9))
 def test_joined_and_separate_events_give_the_same_answer(events: list[dict[str, Any]], words: list[str]) -> None:
-    for stream in (written(*events), written(*said(*words), *events[:3]) + DONE, written(*said(*words), USAGE) + DONE):
+    for stream in (
+        written(*events),
+        written(*events_of_words(*words), *events[:3]) + DONE,
+        written(*events_of_words(*words), USAGE) + DONE,
+    ):
         assert read_at_once(stream, as_a_whole=True) == read_at_once(stream, as_a_whole=False)
 
 
@@ -136,7 +140,7 @@ def test_thinking_that_arrives_together_forms_one_chunk_in_anthropics_dialect() 
 
 def test_only_the_events_that_are_read_later_are_kept() -> None:
     reader, ended = EventReader(as_a_whole=True), event({}, finish_reason="stop")
-    chunks = [chunk for one in (*said("one", "two"), ended) for chunk in reader.read(written(one))]
+    chunks = [chunk for one in (*events_of_words("one", "two"), ended) for chunk in reader.read(written(one))]
     assert [bool(chunk.raw) for chunk in chunks] == [True, False, True]
 
 
@@ -146,7 +150,7 @@ def test_only_the_events_that_are_read_later_are_kept() -> None:
 )
 @pytest.mark.parametrize("place", range(7))
 def test_an_invalid_event_ends_both_at_the_same_place(wrong: bytes, place: int) -> None:
-    events = [written(each) for each in (*said("one", " two", " three", " four"), USAGE)]
+    events = [written(each) for each in (*events_of_words("one", " two", " three", " four"), USAGE)]
     stream = b"".join([*events[:place], wrong, *events[place:]]) + DONE
     assert read_at_once(stream, as_a_whole=True) == read_at_once(stream, as_a_whole=False)
 

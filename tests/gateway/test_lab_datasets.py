@@ -29,8 +29,8 @@ GOOD = ("accepted",)
 DEEP = "[" * 100_000
 
 
-def sample(*answers: StoredAnswer, kind: str = "prompt", text: str = "I lost my hat", **said: Any) -> Sample:
-    return Sample("d1", "acme", kind, ({"role": "user", "content": text},), answers, AnswerFeedback(**said))
+def sample(*answers: StoredAnswer, kind: str = "prompt", text: str = "I lost my hat", **received: Any) -> Sample:
+    return Sample("d1", "acme", kind, ({"role": "user", "content": text},), answers, AnswerFeedback(**received))
 
 
 def few_shot(text: str, *rulings: str) -> StoredAnswer:

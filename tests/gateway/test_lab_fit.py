@@ -27,8 +27,8 @@ def fit(model_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
     def run(folder: Path, *options: object) -> tuple[int, dict[str, Any], str]:
         capfd.readouterr()
         code = main(["--json", "fit", str(folder), *map(str, options)])
-        said = capfd.readouterr()
-        return code, json.loads(said.out)["facts"] if said.out else {}, said.err
+        output = capfd.readouterr()
+        return code, json.loads(output.out)["facts"] if output.out else {}, output.err
 
     return run
 
@@ -49,7 +49,7 @@ def test_the_file_goes_to_the_folder_or_the_named_place_and_its_content_is_repor
 ) -> None:
     config_folder.tasks["chat"]["target_coverage"] = 0.8
 
-    code, found, told = fit(config_folder.write())
+    code, found, result = fit(config_folder.write())
 
     assert (code, Path(found["file"])) == (0, config_folder.folder / "classifier.artifact")
     assert Path(found["file"]).stat().st_size == found["bytes"]
@@ -58,8 +58,8 @@ def test_the_file_goes_to_the_folder_or_the_named_place_and_its_content_is_repor
     }  # fmt: skip
     assert found["out_of_fold"]["accuracy"] > 0.7
     assert found["out_of_fold"]["out_of_scope_abstained"] is None
-    assert "embedding: 18 of 18" in told.splitlines()
-    assert "learning: 12 of 12" in told.splitlines()
+    assert "embedding: 18 of 18" in result.splitlines()
+    assert "learning: 12 of 12" in result.splitlines()
 
 
 def test_the_number_of_each_tasks_classes_is_reported(config_folder: ConfigFolder, fit: Fit) -> None:
@@ -86,14 +86,14 @@ def test_the_file_is_valid_until_the_examples_change(config_folder: ConfigFolder
 
 
 @pytest.mark.parametrize(
-    ("examples", "told"),
+    ("examples", "message"),
     [
         ({"chat": [("Hello", None)]}, "task 'chat' has 1 example(s)"),
         ({"chat": [("hello there", None), ("Are bicycles allowed on the train?", None)]}, "'policy' and 'chat' share"),
     ],
 )
 def test_examples_that_cannot_be_learned_from_are_refused_in_one_line(
-    examples: dict[str, Any], told: str, config_folder: ConfigFolder, fit: Fit
+    examples: dict[str, Any], message: str, config_folder: ConfigFolder, fit: Fit
 ) -> None:
     config_folder.examples |= examples
 
@@ -101,7 +101,7 @@ def test_examples_that_cannot_be_learned_from_are_refused_in_one_line(
 
     assert (code, found, errors.count("\n")) == (1, {}, 1)
     assert errors.startswith("error: ")
-    assert told in errors
+    assert message in errors
     assert not (config_folder.folder / "classifier.artifact").exists()
 
 

@@ -146,7 +146,7 @@ def test_every_other_value_is_reported_and_no_secret_is_shown(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("model_list: [", "cannot be read as YAML"),
         ("router_settings: {}", "has no model_list, so it is no config.yaml of LiteLLM's proxy"),
@@ -154,9 +154,9 @@ def test_every_other_value_is_reported_and_no_secret_is_shown(
     ],
 )
 def test_a_file_without_a_usable_model_is_refused_and_nothing_is_written(
-    tmp_path: Path, content: Any, told: str
+    tmp_path: Path, content: Any, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         translate(tmp_path, content)
     assert os.listdir(tmp_path) == ["config.yaml"]
 

@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pointsman.v1.retriever_pb2 import VectorSketchResponse
+from pointsman_embedding import MiniLM
 from pointsman_gateway.domain import UNKNOWN, Considered, Message, Request
 from pointsman_gateway.domain import Path as AnswerPath
 from pointsman_gateway.request_log import redis_schema
@@ -18,6 +21,7 @@ from redis.asyncio import Redis
 from tests.gateway.doubles.api_clients import HttpClient
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE, ConfigFolder
 from tests.gateway.doubles.gateway import Gateway, Neighbours, open_http_client
+from tests.gateway.doubles.library import DOCUMENTS, ON_VOLCANOES, VOLCANOES, write_library
 from tests.gateway.doubles.request_logs import decision, decisions_in, receipt, routed
 from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found
@@ -51,8 +55,8 @@ def replay(
         capfd.readouterr()
         arguments = ["--json", "replay", str(folder), "--redis", valkey.url, *options]
         code = await asyncio.to_thread(main, arguments)
-        said = capfd.readouterr()
-        return code, json.loads(said.out)["facts"] if said.out else {}, said.err
+        output = capfd.readouterr()
+        return code, json.loads(output.out)["facts"] if output.out else {}, output.err
 
     return run
 
@@ -287,19 +291,50 @@ async def test_best_value_uses_the_gateways_statistics(
     assert move["requests"] == sum(answer.path == "small_talk" for answer in answers)
 
 
+async def test_a_task_that_a_sketch_of_documents_decided_is_kept_and_the_sketch_is_named(
+    neighbours: Neighbours, valkey: Valkey, replay: Replay, minilm: MiniLM
+) -> None:
+    write_library(neighbours.config)
+    vectors = np.rint(minilm.embed([*DOCUMENTS.values(), VOLCANOES]) * 127).astype(np.int8).tobytes()
+    neighbours.retriever.vector_sketch = VectorSketchResponse(
+        checksum="3f9a1c2b00000000", fingerprint=minilm.fingerprint, dimensions=384, vectors=vectors
+    )
+    neighbours.settings["freshness_seconds"] = 0.05
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        api = HttpClient(client)
+
+        async def recognized() -> bool:
+            return bool((await api.route(ON_VOLCANOES))["task"] == "library")
+
+        assert await found(recognized)
+
+    async def with_a_recognized_one() -> list[dict[str, Any]]:
+        entries = await decisions_in(valkey.url)
+        return entries if any(entry["task"] == "library" for entry in entries) else []
+
+    logged = await found(with_a_recognized_one)
+    _, facts, _ = await replay(neighbours.config.folder)
+
+    assert (facts["decisions"], facts["changed"]) == (len(logged), 0)
+    assert facts["by_sketch"] == {"handbook@3f9a1c2b": 1}
+
+
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--since", "yesterday"], "'yesterday' is not an age; write 30m, 24h or 7d"),
         (["--redis", "nowhere"], "nowhere"),
     ],
 )
-async def test_an_error_is_one_line(options: list[str], told: str, config_folder: ConfigFolder, replay: Replay) -> None:
+async def test_an_error_is_one_line(
+    options: list[str], message: str, config_folder: ConfigFolder, replay: Replay
+) -> None:
     code, _, errors = await replay(config_folder.write(), *options)
 
     assert code == 1
     [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert told in line
+    assert message in line
 
 
 async def test_an_unavailable_redis_is_reported_without_its_password(

@@ -178,14 +178,14 @@ async def test_a_bare_follow_up_to_another_language_gets_the_same_labels() -> No
 
 
 async def test_another_language_takes_the_default_path_and_the_decision_says_so(api: ApiClient) -> None:
-    told = await api.route(GERMAN)
-    assert (told["task"], told["path"], told["reason"], told["stage"]) == (
+    result = await api.route(GERMAN)
+    assert (result["task"], result["path"], result["reason"], result["stage"]) == (
         "unknown",
         "safe_start",
         "abstained",
         "language",
     )
-    assert list(told["notes"]) == ["language: de"]
+    assert list(result["notes"]) == ["language: de"]
     assert (await api.ask(GERMAN)).path == "safe_start"
     for text, path in ((IN_TRIAGE, "triage_adapter"), (IN_POLICY, "handbook"), (IN_CHAT, "small_talk")):
         assert (await api.route(text))["path"] == path

@@ -146,6 +146,6 @@ def test_names_that_may_be_texts_are_not_in_notes() -> None:
 @pytest.mark.parametrize("fields", [{}, {"service_tier": "flex", "top_k": 5}])
 async def test_a_decision_says_what_was_left_out(http: httpx.AsyncClient, fields: Mapping[str, Any]) -> None:
     body = {"model": "path:small_talk", "messages": [{"role": "user", "content": IN_CHAT}], **fields}
-    told = await http.post("/v1/route", json=body)
-    noted = [note for note in told.json()["notes"] if note.startswith("left out")]
+    response = await http.post("/v1/route", json=body)
+    noted = [note for note in response.json()["notes"] if note.startswith("left out")]
     assert noted == (["left out: service_tier"] if fields else [])

@@ -24,14 +24,17 @@ MESSAGE = {"role": "user", "content": IN_CHAT}
 @pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/route", "/v1/feedback"])
 @pytest.mark.parametrize("body", [json.dumps({"metadata": DEEP}).encode(), b"[" * 200_000, b'{"a":' * 50_000])
 async def test_too_deep_bodies_are_rejected_at_each_route(http: httpx.AsyncClient, route: str, body: bytes) -> None:
-    told = await http.post(route, content=body, headers={"content-type": "application/json"})
-    assert (told.status_code, told.json()["error"]["code"]) in [(400, "body_too_deep"), (400, "body_too_complex")]
+    response = await http.post(route, content=body, headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["error"]["code"]) in [
+        (400, "body_too_deep"),
+        (400, "body_too_complex"),
+    ]
 
 
 async def test_300_000_token_ids_are_completed(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     engine.says(*text_answer("a"))
-    told = await http.post("/v1/completions", json={"model": "tiny", "prompt": [7] * 300_000})
-    assert told.status_code == 200, told.text[:300]
+    response = await http.post("/v1/completions", json={"model": "tiny", "prompt": [7] * 300_000})
+    assert response.status_code == 200, response.text[:300]
     assert len(engine.bodies[-1]["prompt"]) == 300_000
 
 
@@ -39,8 +42,8 @@ async def test_300_000_token_ids_are_completed(http: httpx.AsyncClient, engine: 
     ("route", "values"), [("/v1/completions", 320_001), ("/v1/chat/completions", 60_000), ("/v1/route", 60_000)]
 )
 async def test_bodies_with_too_many_values_are_rejected(http: httpx.AsyncClient, route: str, values: int) -> None:
-    told = await http.post(route, json={"model": "tiny", "messages": [MESSAGE], "prompt": [7] * values})
-    assert (told.status_code, told.json()["error"]["code"]) == (400, "body_too_complex")
+    response = await http.post(route, json={"model": "tiny", "messages": [MESSAGE], "prompt": [7] * values})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "body_too_complex")
 
 
 @pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/route"])
@@ -52,8 +55,8 @@ async def test_too_many_messages_or_tools_are_refused(
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 1001}]}, "too_many_messages"),
         ({"messages": [MESSAGE], "tools": [{"type": "function"}] * 129}, "too_many_tools"),
     ):
-        told = await http.post(route, json={"model": "auto", **more})
-        assert (told.status_code, told.json()["error"]["code"]) == (400, code)
+        response = await http.post(route, json={"model": "auto", **more})
+        assert (response.status_code, response.json()["error"]["code"]) == (400, code)
     assert engine.bodies == []
 
 

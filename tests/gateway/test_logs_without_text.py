@@ -108,13 +108,13 @@ async def test_no_failure_writes_prompt_text_to_the_log(
         for streams in (False, True):
             for model in ("auto", "other"):
                 seen.append(await client.post(CHAT, json=body(IN_CHAT, model, stream=streams)))
-    for status, told in (
+    for status, refusal in (
         (400, TOO_LONG),
         (400, {"error": {"message": f"cannot read {SAID}"}}),
         (500, {"error": {"message": f"failed at {SAID}"}}),
         (502, f"<html>{SAID}</html>"),
     ):
-        engine.refuses(status, told)
+        engine.refuses(status, refusal)
         seen.append(await client.post(CHAT, json=body(IN_CHAT, "other")))
     engine.says(*answer(ANSWERED))
     retriever.error = NotFound(f"nothing for {SAID}", code="unknown_collection")
@@ -136,9 +136,9 @@ async def test_an_engine_key_quoted_in_an_error_does_not_reach_the_client(
     log: io.StringIO, client: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     engine.refuses(401, {"error": {"message": f"Incorrect API key provided: {ENGINES_KEY}."}})
-    told = await client.post(CHAT, json=body(IN_CHAT, "other"))
+    response = await client.post(CHAT, json=body(IN_CHAT, "other"))
     assert engine.headers[-1]["authorization"] == f"Bearer {ENGINES_KEY}"
-    assert "Incorrect API key provided: [secret]" in told.text
+    assert "Incorrect API key provided: [secret]" in response.text
     _says_nothing(log)
 
 
@@ -154,9 +154,9 @@ async def test_an_internal_error_gives_the_client_an_id_and_the_log_a_traceback(
         call = gateway_pb2_grpc.GatewayStub(channel).GenerateStream(request, metadata=[("authorization", CALLERS_KEY)])
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await call.read()
-    for told in plain.text, streamed.text, str(failed.value):
-        assert "internal error" in told
-        assert not [hidden for hidden in HIDDEN if hidden in told], told
+    for text in plain.text, streamed.text, str(failed.value):
+        assert "internal error" in text
+        assert not [hidden for hidden in HIDDEN if hidden in text], text
     _says_nothing(log)
     written = log.getvalue()
     for kept in ("in build", "raise ValueError", "KeyError", "ValueError", "withheld"):
@@ -170,10 +170,10 @@ async def test_a_failing_prompt_file_is_named_without_the_prompt(
     neighbours.config.prompts["persona.txt"] = "{% if 'xyzzy' in query %}{{ 1 + query }}{% endif %}"
     neighbours.config.write()
     await until(lambda: gateway.components.reloader.current.revision != before, within=20)
-    told = await client.post(CHAT, json=body(IN_CHAT, "path:small_talk"))
-    assert (told.status_code, told.json()["error"]["code"]) == (500, "prompt_failed")
-    assert "prompts/persona.txt cannot be rendered" in told.text
-    assert not [hidden for hidden in HIDDEN if hidden in told.text]
+    response = await client.post(CHAT, json=body(IN_CHAT, "path:small_talk"))
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "prompt_failed")
+    assert "prompts/persona.txt cannot be rendered" in response.text
+    assert not [hidden for hidden in HIDDEN if hidden in response.text]
     assert "prompts/persona.txt cannot be rendered" in log.getvalue()
     _says_nothing(log)
 
@@ -186,7 +186,7 @@ async def _hang_up(client: httpx.AsyncClient, engine: ScriptedEngine) -> None:
 
 
 def _says_nothing(log: io.StringIO) -> None:
-    told = log.getvalue()
+    text = log.getvalue()
     for hidden in HIDDEN:
-        lines = [line for line in told.splitlines() if hidden in line]
+        lines = [line for line in text.splitlines() if hidden in line]
         assert not lines, lines[:3]

@@ -127,8 +127,8 @@ async def test_a_reported_queue_time_is_a_separate_phase(
     http: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine
 ) -> None:
     *pieces, last, done = answer("a", "b")
-    told = {"queue_time_ms": 0.001, "time_to_first_token_ms": 0.002, "generation_time_ms": 0.004, "mean_itl_ms": None}
-    engine.says(*pieces, {**fields_of(last), "metrics": told}, done)  # as vLLM does with --enable-per-request-metrics
+    fields = {"queue_time_ms": 0.001, "time_to_first_token_ms": 0.002, "generation_time_ms": 0.004, "mean_itl_ms": None}
+    engine.says(*pieces, {**fields_of(last), "metrics": fields}, done)  # as vLLM does with --enable-per-request-metrics
     seconds = (await http.post("/v1/chat/completions", json=asking(IN_CHAT))).json()["pointsman"]["seconds"]
     assert seconds["queue"] == pytest.approx(1e-6)
     assert seconds["prefill"] > 0

@@ -208,8 +208,8 @@ async def test_unknown_fields_of_the_engine_reach_the_client(http: httpx.AsyncCl
     plain = (await http.post(CHAT, json=asking())).json()
     streamed = shapes.events((await http.post(CHAT, json=asking(stream=True))).text)
 
-    for told in (plain, *streamed[:2]):
-        assert (told["system_fingerprint"], told["service_tier"]) == ("fp_7", "flex")
+    for body in (plain, *streamed[:2]):
+        assert (body["system_fingerprint"], body["service_tier"]) == ("fp_7", "flex")
     assert plain["choices"][0]["stop_reason"] == "END"
     assert [event["choices"][0]["stop_reason"] for event in streamed[:2]] == [None, "END"]
 
@@ -237,8 +237,8 @@ async def test_an_answer_names_the_model_and_the_configuration_behind_it(
 async def test_a_developer_message_is_treated_as_system_message(
     client: openai.AsyncOpenAI, engine: ScriptedEngine
 ) -> None:
-    said: list[Any] = [{"role": "developer", "content": "Be brief."}, *USER]
-    await client.chat.completions.create(model="tiny", messages=said)
+    messages: list[Any] = [{"role": "developer", "content": "Be brief."}, *USER]
+    await client.chat.completions.create(model="tiny", messages=messages)
     assert engine.bodies[-1]["messages"][0] == {"role": "system", "content": "Be brief."}
 
 

@@ -228,8 +228,8 @@ async def test_the_gateway_chooses_for_each_request(neighbours: Neighbours, mini
             body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
             decision = (await http.post("/v1/route", json=body)).raise_for_status().json()
             assert (decision["path"], decision["reason"]) == (path, "policy:predicted")
-            told = (await http.post("/v1/chat/completions", json=body)).raise_for_status().json()["pointsman"]
-            assert told["path"] == path
+            answered = (await http.post("/v1/chat/completions", json=body)).raise_for_status().json()["pointsman"]
+            assert answered["path"] == path
 
 
 async def test_weights_for_another_embedding_model_are_refused(neighbours: Neighbours) -> None:

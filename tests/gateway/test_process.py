@@ -133,7 +133,7 @@ async def test_a_configuration_can_be_checked_without_starting(config_folder: Co
 
 
 @pytest.mark.parametrize(
-    ("engine", "told"),
+    ("engine", "message"),
     [
         (
             {"url": "127.0.0.1:8000"},
@@ -146,12 +146,16 @@ async def test_a_configuration_can_be_checked_without_starting(config_folder: Co
     ],
 )
 async def test_the_check_finds_what_the_start_would_find_and_names_the_file(
-    tmp_path: Path, engine: dict[str, str], told: str
+    tmp_path: Path, engine: dict[str, str], message: str
 ) -> None:
     models = {"m": {"context_window": 4096, "usd_per_million_tokens": "unknown"}}
     whole = {"models": models, "engines": {"cloud": {"model": "m", **engine}}, "paths": {"direct": {"model": "m"}}}
     (tmp_path / "pointsman.yaml").write_text(yaml.safe_dump(whole))
-    assert await ended(await start("--check", str(tmp_path))) == (1, "", f"pointsman_gateway: pointsman.yaml: {told}\n")
+    assert await ended(await start("--check", str(tmp_path))) == (
+        1,
+        "",
+        f"pointsman_gateway: pointsman.yaml: {message}\n",
+    )
 
 
 async def test_the_check_names_missing_folders_of_the_base_model_and_adapters(tmp_path: Path) -> None:

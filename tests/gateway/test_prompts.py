@@ -199,9 +199,9 @@ async def test_if_nothing_is_relevant_no_passage_is_shown() -> None:
 
 async def test_if_nothing_is_relevant_a_path_may_leave_the_request_to_the_next() -> None:
     finds = Finds(numbered("beside"), relevant=False)
-    with pytest.raises(Unavailable) as told:
+    with pytest.raises(Unavailable) as raised:
         await shown(finds, on_empty="next_path")
-    assert told.value.code == "nothing_relevant"
+    assert raised.value.code == "nothing_relevant"
     assert await shown(Finds(numbered("fits")), on_empty="next_path") == ["fits@0"]
 
 

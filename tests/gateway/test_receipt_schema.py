@@ -2,12 +2,15 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
+from pointsman.v1 import gateway_pb2
 from pointsman_gateway.console.decisions import to_row
 from pointsman_gateway.domain import (
     Caller,
@@ -20,6 +23,7 @@ from pointsman_gateway.domain import (
     UndecidedReceipt,
     Usage,
 )
+from pointsman_gateway.domain.receipt_fields import RECEIPT_FIELDS, Encoding, FieldReader, ReceiptField
 from pointsman_gateway.domain.request import Operation
 from pointsman_gateway.grpc.response_messages import whole_response
 from pointsman_gateway.http.dialects.openai.chat_encoder import completion
@@ -172,6 +176,34 @@ def test_every_field_of_a_receipt_without_a_decision_is_encoded(encode: Callable
         name for name in UNDECIDED_CHANGED if encode(changed(UNDECIDED, UNDECIDED_CHANGED, name)) != encode(UNDECIDED)
     }
     assert encoded == set(UNDECIDED_CHANGED)
+
+
+def test_the_description_of_the_api_has_the_fields_that_answers_have() -> None:
+    schemas = yaml.safe_load((ROOT / "services/gateway/src/pointsman_gateway/http/openapi.yaml").read_text())
+    described = schemas["schemas"]["Receipt"]["properties"]
+    assert set(described) == set(FieldReader(Encoding.ANSWER, Receipt).names)
+
+
+def test_the_message_has_the_fields_of_the_table() -> None:
+    described = gateway_pb2.Receipt.DESCRIPTOR.fields_by_name
+    assert set(described) == set(FieldReader(Encoding.GRPC, Receipt).names)
+
+
+@pytest.mark.parametrize("receipt_type", [Receipt, UndecidedReceipt])
+@pytest.mark.parametrize("encoding", Encoding)
+def test_no_encoding_has_two_fields_of_one_name(encoding: Encoding, receipt_type: Any) -> None:
+    assert max(Counter(FieldReader(encoding, receipt_type).names).values()) == 1
+
+
+@pytest.mark.parametrize("row", RECEIPT_FIELDS, ids=lambda row: f"{row.name}-{row.attribute}")
+def test_every_row_of_the_table_applies_to_a_kind_of_receipt(row: ReceiptField) -> None:
+    encoded = {
+        name
+        for receipt_type in (Receipt, UndecidedReceipt)
+        for encoding in row.encodings
+        for name in FieldReader(encoding, receipt_type).names
+    }
+    assert row.name in encoded
 
 
 def test_the_page_on_the_request_log_describes_every_field_of_an_entry() -> None:

@@ -107,11 +107,11 @@ async def test_each_outcome_has_one_receipt_equal_in_all_apis(
     prepared = end.before(neighbours, gateway)
     if prepared is not None:
         await prepared
-    said: list[str] = []
+    received: list[str] = []
     for name in API_CLIENTS:
         async with open_api_client(name, gateway.url, gateway.grpc_address) as api:
             with suppress(PointsmanError):
-                said.append((await api.ask(end.text, end.model)).headers["request-id"])
+                received.append((await api.ask(end.text, end.model)).headers["request-id"])
     receipts = await receipts_once(valkey.url, lambda receipts: len(receipts.all) == len(API_CLIENTS))
     for receipt in receipts.all:
         assert (receipt["outcome"], receipt["fault"], receipt.get("path", "")) == (end.outcome, end.fault, end.path)
@@ -120,7 +120,7 @@ async def test_each_outcome_has_one_receipt_equal_in_all_apis(
     assert len({json.dumps([one["usage"], one["cost_parts_usd"]]) for one in receipts.all}) == 1
     ids = [receipt["request_id"] for receipt in receipts.all]
     assert len(set(ids)) == len(API_CLIENTS)
-    assert said in ([], ids)
+    assert received in ([], ids)
     assert counted(gateway) == len(API_CLIENTS)
 
 
@@ -189,9 +189,9 @@ async def test_an_invalid_body_has_a_receipt(
     answers = [await http.post(route, content=body, headers=JSON) for route in ROUTES]
     assert {answered.json()["error"]["code"] for answered in answers} == {code}
     receipts = await receipts_once(valkey.url, lambda receipts: len(receipts.all) == len(ROUTES))
-    told = [(one["request_id"], one["operation"], one["outcome"], one["fault"]) for one in receipts.all]
+    seen = [(one["request_id"], one["operation"], one["outcome"], one["fault"]) for one in receipts.all]
     ids = [answered.headers["x-request-id"] for answered in answers]
-    assert told == [(name, wanted, code, "caller") for name, wanted in zip(ids, ROUTES.values(), strict=True)]
+    assert seen == [(name, wanted, code, "caller") for name, wanted in zip(ids, ROUTES.values(), strict=True)]
     assert counted(gateway) == len(ROUTES)
 
 
@@ -266,8 +266,8 @@ async def test_embeddings_have_receipts(http: httpx.AsyncClient, gateway: Gatewa
     await http.post("/v1/embeddings", json={"model": "minilm", "input": "word " * 3000})
     await http.post("/v1/embeddings", json={"model": "junk", "input": "a"})
     receipts = await receipts_once(valkey.url, lambda receipts: len(receipts.all) == 3)
-    told = [(one["operation"], one["model"], one["outcome"]) for one in receipts.undecided]
-    assert told == [
+    seen = [(one["operation"], one["model"], one["outcome"]) for one in receipts.undecided]
+    assert seen == [
         ("embeddings", "minilm", "ok"),
         ("embeddings", "minilm", "context_length_exceeded"),
         ("embeddings", "", "unknown_model"),

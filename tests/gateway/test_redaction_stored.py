@@ -37,9 +37,9 @@ async def ask_and_say(neighbours: Neighbours, valkey: Valkey) -> tuple[dict[str,
         message = {"role": "user", "content": f"{IN_CHAT} I am {MAIL}, my card is {CARD}"}
         asked = {"model": "auto", "messages": [message], "user": MAIL, "metadata": {"from": MAIL}}
         answer = await client.post("/v1/chat/completions", json=asked)
-        said = {"rating": 0.5, "correction": f"ask {MAIL}", "right_answer": f"paid with {CARD}"}
+        given = {"rating": 0.5, "correction": f"ask {MAIL}", "right_answer": f"paid with {CARD}"}
         decision_id = answer.headers["x-pointsman-decision-id"]
-        assert (await client.post("/v1/feedback", json={"decision_id": decision_id, **said})).status_code == 200
+        assert (await client.post("/v1/feedback", json={"decision_id": decision_id, **given})).status_code == 200
 
         async def both() -> Any:
             decisions, feedback = await everything(valkey)

@@ -61,10 +61,10 @@ async def test_an_edit_is_applied_without_losing_requests(
 
     assert paths[0] == "small_talk"
     serving = await status(http)
-    assert (serving["generation"] != before, serving["problem"]) == (True, "")
+    assert (serving["revision"] != before, serving["problem"]) == (True, "")
     assert gateway.metric("pointsman_config_reloads_total", outcome="swapped") == 1
-    assert gateway.metric("pointsman_config_generation", generation=serving["generation"]) == 1
-    assert gateway.metric("pointsman_config_generation", generation=before) == 0
+    assert gateway.metric("pointsman_config_revision", revision=serving["revision"]) == 1
+    assert gateway.metric("pointsman_config_revision", revision=before) == 0
 
 
 async def test_earlier_configurations_are_freed(gateway: Gateway, neighbours: Neighbours) -> None:
@@ -78,10 +78,10 @@ async def test_earlier_configurations_are_freed(gateway: Gateway, neighbours: Ne
     gc.disable()  # a gateway collects so rarely
     try:
         for number in range(5):
-            generation = gateway.components.reloader.current.revision
+            revision = gateway.components.reloader.current.revision
             neighbours.config.paths["small_talk"]["max_tokens"] = 100 + number
             neighbours.config.write()
-            await swapped(gateway, generation)
+            await swapped(gateway, revision)
             counts.append(count())
     finally:
         gc.enable()
@@ -126,9 +126,9 @@ async def test_an_invalid_edit_is_rejected_with_a_reason_and_the_last_valid_one_
     neighbours.config.write()
     await until(lambda: gateway.components.reloader.status.problem)
 
-    told = await status(http)
-    assert told["generation"] == before
-    assert "task 'chat' names path 'no_such_path'; known: " in told["problem"]
+    result = await status(http)
+    assert result["revision"] == before
+    assert "task 'chat' names path 'no_such_path'; known: " in result["problem"]
     assert gateway.metric("pointsman_config_reloads_total", outcome="refused") == 1
     assert await path_of(http, IN_CHAT) == "small_talk"
 

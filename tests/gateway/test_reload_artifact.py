@@ -73,12 +73,12 @@ async def test_new_examples_wait_for_the_classifier_that_knows_them(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(None, "there is no classifier"), (b"PK\x03\x04 nonsense", "is damaged")]
+    ("content", "message"), [(None, "there is no classifier"), (b"PK\x03\x04 nonsense", "is damaged")]
 )
 async def test_an_invalid_classifier_file_prevents_the_start(
-    neighbours: Neighbours, artifact: Path, content: bytes | None, told: str
+    neighbours: Neighbours, artifact: Path, content: bytes | None, message: str
 ) -> None:
     spoil(artifact, content)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         async with neighbours.gateway():
             pass

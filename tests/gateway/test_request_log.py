@@ -58,7 +58,7 @@ async def test_an_answer_is_logged_with_decision_and_outcome(api: ApiClient, val
     expected = {
         "v": 1, "task": "triage", "path": "triage_adapter", "kind": "lora", "reason": "policy:fixed", "outcome": "ok",
         "requested": "auto", "metadata": {"channel": "mail"}, "model": TRIAGE, "response_format": "",
-        "generation": gateway.components.reloader.current.revision, "escalated_from": "",
+        "revision": gateway.components.reloader.current.revision, "escalated_from": "",
         "text": "not stored", "messages": None, "user": None,
         "usage": {"prompt_tokens": 20, "completion_tokens": 2, "cached_tokens": 0},
     }  # fmt: skip
@@ -87,7 +87,7 @@ async def test_a_failure_is_logged_with_its_code(api: ApiClient, valkey: Valkey,
 
 async def test_http_and_grpc_report_margin_score_notes_and_revision(api: ApiClient, gateway: Gateway) -> None:
     decided = await api.route(IN_CHAT)
-    assert decided["generation"] == gateway.components.reloader.current.revision
+    assert decided["revision"] == gateway.components.reloader.current.revision
     assert 0 <= decided["margin"] <= 1
     assert isinstance(decided["in_distribution_score"], float)
     assert decided["notes"] == []
@@ -231,9 +231,9 @@ async def test_during_its_cooldown_redis_is_not_called(valkey: Valkey) -> None:
         port = silent.sockets[0].getsockname()[1]
         async with run_request_log(f"redis://127.0.0.1:{port}/0") as harness:
             for _ in range(50):
-                with pytest.raises(Unavailable) as told:
+                with pytest.raises(Unavailable) as raised:
                     await harness.store.evidence(redis_schema.today())
-            assert told.value.code == "redis_unavailable"
+            assert raised.value.code == "redis_unavailable"
             assert asked == MAX_ATTEMPTS  # of the first call
             assert harness.metric("pointsman_redis_up") == 0
 

@@ -169,9 +169,9 @@ async def test_with_all_breakers_open_requests_are_rejected_with_a_retry_time() 
         await bench.ask()
     assert bench.engines.why_not(PLAIN) == "a has failed and is tried again in 7 s"
     assert not bench.engines.any_ready
-    with pytest.raises(Unavailable, match="path 'plain': a has failed and is tried again in 7 s") as told:
+    with pytest.raises(Unavailable, match="path 'plain': a has failed and is tried again in 7 s") as raised:
         await bench.ask()
-    assert (told.value.code, told.value.retry_after) == ("breaker_open", 7)
+    assert (raised.value.code, raised.value.retry_after) == ("breaker_open", 7)
     assert len(bench.client.asked) == 1
 
 
@@ -241,9 +241,9 @@ async def test_if_all_are_overloaded_the_shortest_wait_is_reported() -> None:
         await bench.ask()
     with pytest.raises(
         Unavailable, match="a is overloaded and asks for 9 s; b is overloaded and asks for 30 s"
-    ) as told:
+    ) as raised:
         await bench.ask()
-    assert (told.value.code, told.value.retry_after) == ("engine_overloaded", 9)
+    assert (raised.value.code, raised.value.retry_after) == ("engine_overloaded", 9)
 
 
 async def test_a_stream_that_breaks_counts_against_its_engine() -> None:
@@ -275,9 +275,9 @@ async def test_a_first_token_timeout_leads_to_the_next_engine() -> None:
 async def test_a_single_slow_engines_error_names_the_timeout() -> None:
     bench = Bench("a", timeouts=Timeouts(first_token_seconds=0.05))
     bench.client.says("a", asyncio.Event())
-    with pytest.raises(Unavailable, match=r"engine 'a' failed: no first token within 0.05 s") as told:
+    with pytest.raises(Unavailable, match=r"engine 'a' failed: no first token within 0.05 s") as raised:
         await bench.ask()
-    assert told.value.code == "first_token_timeout"
+    assert raised.value.code == "first_token_timeout"
     assert bench.client.asked == ["a"]
 
 

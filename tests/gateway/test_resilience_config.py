@@ -60,7 +60,7 @@ def test_an_engine_keeps_its_state_if_only_timeouts_change(config_folder: Config
 
 
 @pytest.mark.parametrize(
-    ("resilience", "told"),
+    ("resilience", "message"),
     [
         ({"timeout": {}}, "unknown key 'resilience.timeout'; known here: timeouts, breaker, retries"),
         ({"timeouts": {"first_token_seconds": 0}}, "'resilience.timeouts.first_token_seconds'"),
@@ -71,9 +71,9 @@ def test_an_engine_keeps_its_state_if_only_timeouts_change(config_folder: Config
     ],
 )
 def test_invalid_settings_are_rejected_by_name(
-    config_folder: ConfigFolder, resilience: dict[str, Any], told: str
+    config_folder: ConfigFolder, resilience: dict[str, Any], message: str
 ) -> None:
     config_folder.models["resilience"] = resilience
     with pytest.raises(ConfigError) as refused:
         load_config(config_folder.write())
-    assert told in str(refused.value)
+    assert message in str(refused.value)

@@ -31,10 +31,10 @@ async def failure(client: HttpEngineClient, url: str, timeouts: Timeouts, second
     """Returns the error of a request for a whole answer."""
     deadline = asyncio.get_running_loop().time() + seconds
     call = EngineRequest("a", url, "tiny", (Message("user", "Hello"),), Sampling(), deadline, timeouts=timeouts)
-    with pytest.raises(PointsmanError) as told:
+    with pytest.raises(PointsmanError) as raised:
         async for _ in sent_by(partial(client.send, call)):
             pass
-    return told.value
+    return raised.value
 
 
 @contextmanager

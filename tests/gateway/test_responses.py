@@ -191,7 +191,7 @@ async def test_a_structured_answer_is_parsed(
 async def test_an_output_can_be_sent_back_as_input(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     engine.says(chunk(reasoning="Hm."), chunk("Wait."), *SCRIPTS["tools"])
     first = await client.responses.create(model="tiny", input="Pay back AB12", tools=[TOOL])  # type: ignore[list-item]  # a dict is one
-    said: list[Any] = [
+    output: list[Any] = [
         {"role": "developer", "content": "Be brief."},
         {
             "role": "user",
@@ -202,7 +202,7 @@ async def test_an_output_can_be_sent_back_as_input(client: openai.AsyncOpenAI, e
         {"type": "function_call_output", "call_id": "call_1", "output": [{"type": "input_text", "text": "told"}]},
     ]
     engine.says(*answer("It is done."))
-    second = await client.responses.create(model="tiny", input=said, tools=[TOOL])  # type: ignore[list-item]  # a dict is one
+    second = await client.responses.create(model="tiny", input=output, tools=[TOOL])  # type: ignore[list-item]  # a dict is one
     assert second.output_text == "It is done."
     calls = [
         {"id": "call_0", "type": "function", "function": {"name": "refund", "arguments": '{"a":1}'}},
@@ -277,8 +277,8 @@ async def test_calls_have_the_names_that_the_client_gave_its_tools(
     else:
         response = answer.json()
     shapes.response(response)
-    told = [{name: item.get(name) for name in ("type", "call_id", "name", "namespace")} for item in response["output"]]
-    assert told == [
+    seen = [{name: item.get(name) for name in ("type", "call_id", "name", "namespace")} for item in response["output"]]
+    assert seen == [
         {"type": "function_call", "call_id": "call_0", "name": "find", "namespace": "crm"},
         {"type": "custom_tool_call", "call_id": "call_1", "name": "shell_script", "namespace": None},
         {"type": "custom_tool_call", "call_id": "call_2", "name": "shell_script", "namespace": None},
@@ -290,8 +290,8 @@ async def test_calls_have_the_names_that_the_client_gave_its_tools(
     ]
     back = [{"role": "user", "content": "x"}, *response["output"], *results]
     assert (await http.post(URL, json=asking(model="tiny", input=back))).status_code == 200
-    _, said, *answers = engine.bodies[-1]["messages"]
-    called = [(call["function"]["name"], call["function"]["arguments"]) for call in said["tool_calls"]]
+    _, messages, *answers = engine.bodies[-1]["messages"]
+    called = [(call["function"]["name"], call["function"]["arguments"]) for call in messages["tool_calls"]]
     assert called[:2] == [("crm__find", '{"a":1}'), ("shell_script", '{"input": "ls -l"}')]
     assert [(message["role"], message["content"]) for message in answers] == [("tool", "Ann"), ("tool", "a.txt")]
 
@@ -341,14 +341,14 @@ async def test_the_engine_is_asked_to_truncate(
 async def test_nothing_is_stored_and_the_response_says_so(http: httpx.AsyncClient, store: bool | None) -> None:
     got = (await http.post(URL, json=asking(store=store))).json()
     assert got["store"] is False
-    told = shapes.error(await http.get(f"{URL}/{got['id']}"))
-    assert told["code"] == "unknown_route"
+    error = shapes.error(await http.get(f"{URL}/{got['id']}"))
+    assert error["code"] == "unknown_route"
 
 
 async def test_the_last_message_determines_the_task(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
-    said: list[Any] = [{"role": "user", "content": IN_CHAT}, {"role": "assistant", "content": "Well."}]
+    messages: list[Any] = [{"role": "user", "content": IN_CHAT}, {"role": "assistant", "content": "Well."}]
     raw = await client.responses.with_raw_response.create(
-        model="auto", input=[*said, {"role": "user", "content": IN_POLICY}]
+        model="auto", input=[*messages, {"role": "user", "content": IN_POLICY}]
     )
     assert raw.headers["x-pointsman-task"] == "policy"
 
@@ -391,8 +391,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 
 async def test_unsupported_parameters_are_rejected_by_name(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     for body, code, param in REFUSED:
-        told = shapes.error(await http.post(URL, json=asking(**body)))
-        assert (told["code"], told["param"]) == (code, param), body
+        error = shapes.error(await http.post(URL, json=asking(**body)))
+        assert (error["code"], error["param"]) == (code, param), body
     assert engine.bodies == []
 
 

@@ -33,18 +33,18 @@ async def test_a_search_without_results_is_charged_on_the_fallbacks_receipt(
     neighbours.config.paths["handbook"]["strategies"][1]["retrieval"]["on_empty"] = "next_path"
     neighbours.config.tasks["policy"]["fallback"] = ["small_talk"]
     retriever.relevant = False
-    (told,) = await asked(neighbours, IN_POLICY)
-    assert (told["path"], len(retriever.asked)) == ("small_talk", 1)
-    assert told["cost_parts_usd"]["retrieval"] == SEARCH
-    assert told["seconds"]["retrieval"] > 0
+    (result,) = await asked(neighbours, IN_POLICY)
+    assert (result["path"], len(retriever.asked)) == ("small_talk", 1)
+    assert result["cost_parts_usd"]["retrieval"] == SEARCH
+    assert result["seconds"]["retrieval"] > 0
 
 
 async def test_a_failed_search_is_not_charged(neighbours: Neighbours, retriever: ScriptedRetriever) -> None:
     retriever.error = Unavailable("down", code="retriever_unavailable")
-    for told in await asked(neighbours, IN_NONE, times=6):
-        assert told["path"] == "safe_start"
-        assert "retrieval" not in told["cost_parts_usd"]
-        assert told["seconds"]["retrieval"] > 0
+    for receipt in await asked(neighbours, IN_NONE, times=6):
+        assert receipt["path"] == "safe_start"
+        assert "retrieval" not in receipt["cost_parts_usd"]
+        assert receipt["seconds"]["retrieval"] > 0
 
 
 @pytest.mark.parametrize(("path", "text"), [("triage_few_shot", IN_TRIAGE), ("small_talk", IN_CHAT)])

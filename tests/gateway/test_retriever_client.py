@@ -48,9 +48,9 @@ async def test_an_error_of_the_retriever_is_never_a_client_error(
     client: RetrieverClient, retriever: ScriptedRetriever
 ) -> None:
     retriever.error = FailedPrecondition("made by minilm-xyz", code="fingerprint_mismatch")
-    with pytest.raises(Unavailable, match="collection 'handbook' cannot be searched: made by minilm-xyz") as told:
+    with pytest.raises(Unavailable, match="collection 'handbook' cannot be searched: made by minilm-xyz") as raised:
         await client.search("handbook", "bikes?", None, 3, in_(5))
-    assert (told.value.code, told.value.retry_after) == ("fingerprint_mismatch", 2.0)
+    assert (raised.value.code, raised.value.retry_after) == ("fingerprint_mismatch", 2.0)
 
 
 async def test_a_search_ends_with_the_requests_deadline(client: RetrieverClient) -> None:
@@ -60,9 +60,9 @@ async def test_a_search_ends_with_the_requests_deadline(client: RetrieverClient)
 
 async def test_an_unreachable_retriever_is_unavailable() -> None:
     async with open_channel("127.0.0.1:1") as channel:
-        with pytest.raises(Unavailable) as told:
+        with pytest.raises(Unavailable) as raised:
             await RetrieverClient(channel, lambda: "m").search("handbook", "bikes?", None, 3, in_(5))
-    assert told.value.code == "retriever_unavailable"
+    assert raised.value.code == "retriever_unavailable"
 
 
 async def test_relevance_and_counts_are_returned(client: RetrieverClient, retriever: ScriptedRetriever) -> None:

@@ -177,10 +177,10 @@ def previews(**away: str) -> dict[str, PolicyPreview]:
 
 
 def test_a_preview_shows_the_path_that_a_request_would_take_now() -> None:
-    told = {task: (preview.choice, preview.reason) for task, preview in previews().items()}
-    assert told["fixed"] == ("a", "policy:fixed")
-    assert told["uneven"] == ("b", "policy:split")  # the larger share
-    assert told["escalate"] == ("b", "policy:escalate")
+    by_name = {task: (preview.choice, preview.reason) for task, preview in previews().items()}
+    assert by_name["fixed"] == ("a", "policy:fixed")
+    assert by_name["uneven"] == ("b", "policy:split")  # the larger share
+    assert by_name["escalate"] == ("b", "policy:escalate")
     for away in ({"a": "x"}, {"a": "x", "b": "x"}, {"b": "x"}, dict.fromkeys(PATHS, "x")):
         seen = previews(**away)
         for task in ("fixed", "escalate"):

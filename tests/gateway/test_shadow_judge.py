@@ -113,11 +113,11 @@ async def test_a_preference_that_depends_on_the_order_is_a_tie(
     assert gateway.metric("pointsman_regret_quality_total") == 0
 
 
-@pytest.mark.parametrize("said", ["Both are fine.", "Score A: 9", "Score A: 12\nScore B: 1"])
+@pytest.mark.parametrize("message", ["Both are fine.", "Score A: 9", "Score A: 12\nScore B: 1"])
 async def test_a_judgement_without_two_scores_is_counted_and_is_no_rating(
-    api: HttpClient, gateway: Gateway, neighbours: Neighbours, said: str
+    api: HttpClient, gateway: Gateway, neighbours: Neighbours, message: str
 ) -> None:
-    neighbours.engine.script = scripted(lambda first, second: said)
+    neighbours.engine.script = scripted(lambda first, second: message)
     await judged(api, gateway, "unparsable")
     assert gateway.metric("pointsman_shadow_scored_total") == 0
     assert gateway.known("triage", "triage_few_shot").ratings == 0

@@ -43,7 +43,7 @@ def test_the_example_has_at_most_thirty_lines_and_is_well() -> None:
     config = load_and_check(MINIMAL)
     assert config.models.retrieval is None
     assert [example.text for example in config.examples["triage"]][1] == IN_TRIAGE
-    assert load_and_check(MINIMAL / "pointsman.yaml").digest == config.digest
+    assert load_and_check(MINIMAL / "pointsman.yaml").revision == config.revision
 
 
 def test_the_configurations_on_the_how_to_page_are_well(tmp_path: Path) -> None:

@@ -59,11 +59,11 @@ async def signing_on(
 
 async def refused(counter: Counter, token: str) -> str:
     """Returns the code of the error for a refused token; the error must not contain the token."""
-    with pytest.raises(PointsmanError) as told:
+    with pytest.raises(PointsmanError) as raised:
         await counter.tenancy.identify(token)
-    assert isinstance(told.value, Unauthenticated | PermissionDenied | Unavailable)
-    assert token not in told.value.message
-    return told.value.code
+    assert isinstance(raised.value, Unauthenticated | PermissionDenied | Unavailable)
+    assert token not in raised.value.message
+    return raised.value.code
 
 
 def b64(data: Any) -> str:
@@ -281,8 +281,8 @@ async def test_settings_that_change_while_a_token_is_looked_up_apply_to_it(valke
         caller, _ = await asyncio.gather(counter.tenancy.identify(token), change([{"tenant": "other"}]))
         assert (caller.tenant, counter.tenancy.identify_now(token)) == ("other", caller)
         counter.tenancy.use_single_sign_on(config(issuer))
-        told, _ = await asyncio.gather(refused(counter, token), change(None))
-        assert told == "unknown_key"
+        result, _ = await asyncio.gather(refused(counter, token), change(None))
+        assert result == "unknown_key"
 
 
 async def test_the_first_pages_wait_for_the_issuers_metadata(valkey: Valkey, issuer: FakeIssuer) -> None:
@@ -315,9 +315,9 @@ async def test_an_issuer_that_misbehaves_is_left_in_time(
         issuer.fault = fault
         sign_on = counter.tenancy.single_sign_on
         assert sign_on is not None
-        with pytest.raises(Unavailable) as told:
+        with pytest.raises(Unavailable) as raised:
             await sign_on.log_in(code)
-        assert told.value.code == "issuer_unavailable"
+        assert raised.value.code == "issuer_unavailable"
         times.pass_by(MIN_REFRESH_INTERVAL_SECONDS + 1)
         issuer.rotate("first", "second")
         assert await refused(counter, issuer.token("second")) == "unknown_signing_key"
@@ -360,7 +360,7 @@ def test_unsafe_settings_are_refused_by_name() -> None:
     good = {"issuer": "https://login.example", "audiences": ["p"], "grants": [{"tenant": "acme"}]}
     check: Callable[[Any], object] = SingleSignOnConfig.model_validate
     assert check(good)
-    for change, told in (
+    for change, message in (
         ({"issuer": "http://login.example"}, "write https://"),
         ({"algorithms": ["none"]}, "algorithms"),
         ({"algorithms": ["HS256"]}, "algorithms"),
@@ -371,5 +371,5 @@ def test_unsafe_settings_are_refused_by_name() -> None:
         ({"clock_skew_seconds": 3600}, "clock_skew_seconds"),
         ({"login": {"client_id": "c", "scopes": ["profile"]}}, "openid"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             check(good | change)

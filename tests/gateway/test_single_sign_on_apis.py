@@ -96,9 +96,9 @@ async def test_a_token_is_accepted_as_a_key_is(guarded: Gateway, issuer: FakeIss
     token = issuer.token()
     for _ in range(2):
         assert (await ask(guarded, token))["x-pointsman-path"] == "small_talk"
-    with pytest.raises(Unauthenticated) as told:
+    with pytest.raises(Unauthenticated) as raised:
         await ask(guarded, issuer.token(aud="elsewhere"))
-    assert told.value.code == "wrong_audience"
+    assert raised.value.code == "wrong_audience"
 
 
 async def test_a_grant_gives_the_admin_scope(guarded: Gateway, issuer: FakeIssuer) -> None:
@@ -112,10 +112,10 @@ async def test_the_console_logs_in_by_authorization_code_with_pkce(page: httpx.A
     issuer.subject = "grace"
     verifier, nonce = secrets.token_urlsafe(48), secrets.token_urlsafe(16)
     body = await come_back(page, verifier, nonce)
-    told = await page.post(LOGIN, json=body)
-    assert told.status_code == 200, told.text
-    assert told.headers["cache-control"] == "no-store"
-    shown = {"authorization": f"Bearer {told.json()['token']}"}
+    response = await page.post(LOGIN, json=body)
+    assert response.status_code == 200, response.text
+    assert response.headers["cache-control"] == "no-store"
+    shown = {"authorization": f"Bearer {response.json()['token']}"}
     caller = (await page.get("/console/api/overview", headers=shown)).json()["overview"]["caller"]
     assert (caller["tenant"], caller["admin"]) == ("acme", False)
     replayed = await page.post(LOGIN, json=body)
@@ -128,8 +128,8 @@ async def test_a_login_that_another_page_began_fails(page: httpx.AsyncClient, is
     stolen = await come_back(page, verifier, nonce) | {"verifier": secrets.token_urlsafe(48)}
     other_nonce = await come_back(page, verifier, nonce) | {"nonce": secrets.token_urlsafe(16)}
     for body in (stolen, other_nonce):
-        told = await page.post(LOGIN, json=body)
-        assert (told.status_code, told.json()["error"]["code"]) == (401, "login_failed")
+        response = await page.post(LOGIN, json=body)
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "login_failed")
 
 
 async def test_a_login_costs_little_before_anybody_is_known(page: httpx.AsyncClient, issuer: FakeIssuer) -> None:
@@ -167,9 +167,9 @@ async def test_the_login_follows_the_configuration(
     neighbours.config.write()
     await until(lambda: guarded.components.reloader.current.revision != before)
     assert (await page.get(LOGIN)).json() is None
-    with pytest.raises(Unauthenticated) as told:
+    with pytest.raises(Unauthenticated) as raised:
         await over_http(guarded, token)
-    assert told.value.code == "unknown_key"
+    assert raised.value.code == "unknown_key"
 
 
 async def test_a_reload_that_adds_single_sign_on_imports_its_libraries_in_a_thread(
@@ -208,5 +208,5 @@ async def test_a_confidential_client_shows_its_secret(
     async with neighbours.gateway() as gateway, open_http_client(gateway) as page:
         page.headers.update(OURS)
         body = await come_back(page, secrets.token_urlsafe(48), secrets.token_urlsafe(16))
-        told = await page.post(LOGIN, json=body)
-        assert told.status_code == 200, told.text
+        response = await page.post(LOGIN, json=body)
+        assert response.status_code == 200, response.text

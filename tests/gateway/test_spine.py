@@ -4,9 +4,10 @@ import re
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeGuard
 
 import pointsman_gateway
+import pytest
 
 from tests.gateway.doubles.config_folder import IN_CHAT
 from tests.gateway.doubles.gateway import Neighbours, open_http_client
@@ -14,6 +15,12 @@ from tests.gateway.doubles.gateway import Neighbours, open_http_client
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(pointsman_gateway.__file__).parent
 MAX_FILES, MAX_LINES = 13, 3300
+RECEIVES = ("http/fast_connection.py", "FastConnection.data_received")
+"""The function that passes the bytes of the client's socket to the first function of the list."""
+SENDS_END = ("http/sinks.py", "HttpSink.finished")
+"""The function that sends the end of the answer after the last function of the list."""
+WRITES = ("http/sinks.py", "ConnectionSink._write")
+"""The function that writes to the client's socket."""
 
 
 def listed_functions() -> list[tuple[str, str]]:
@@ -25,15 +32,29 @@ def listed_functions() -> list[tuple[str, str]]:
 
 
 class CallRecorder:
-    """Records the gateway's functions in the order of their first calls."""
+    """Records the gateway's functions in the order of their first calls, and which of them wrote to the client."""
 
     def __init__(self) -> None:
         self.functions: dict[tuple[str, str], None] = {}
+        self.writers: list[tuple[str, str]] = []
+        """The functions of `http` that have called a transport's `write`, one item a call."""
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        code = frame.f_code
-        if event == "call" and code.co_filename.startswith(f"{SOURCE}/"):
-            self.functions[str(Path(code.co_filename).relative_to(SOURCE)), code.co_qualname] = None
+        caller = frame if event == "c_call" else frame.f_back
+        called = argument.__name__ if event == "c_call" else frame.f_code.co_name
+        if event in ("call", "c_call") and called == "write" and is_of_gateway(caller, "http/"):
+            self.writers.append(name_of(caller))
+        if event == "call" and is_of_gateway(frame):
+            self.functions[name_of(frame)] = None
+
+
+def is_of_gateway(frame: FrameType | None, folder: str = "") -> TypeGuard[FrameType]:
+    return frame is not None and frame.f_code.co_filename.startswith(f"{SOURCE}/{folder}")
+
+
+def name_of(frame: FrameType) -> tuple[str, str]:
+    """Returns the file of a function of the gateway, relative to its package, and the function's qualified name."""
+    return str(Path(frame.f_code.co_filename).relative_to(SOURCE)), frame.f_code.co_qualname
 
 
 def test_the_path_of_a_chat_request_is_short() -> None:
@@ -42,16 +63,21 @@ def test_the_path_of_a_chat_request_is_short() -> None:
     assert sum(len((SOURCE / file).read_text().splitlines()) for file in files) <= MAX_LINES
 
 
-async def test_a_chat_request_takes_the_listed_path(neighbours: Neighbours) -> None:
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_chat_request_takes_the_listed_path_from_the_socket_to_the_socket(
+    neighbours: Neighbours, stream: bool
+) -> None:
     recorder, listed = CallRecorder(), listed_functions()
+    body = {"model": "auto", "stream": stream, "messages": [{"role": "user", "content": IN_CHAT}]}
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         sys.setprofile(recorder)
         try:
-            answer = await client.post(
-                "/v1/chat/completions", json={"model": "auto", "messages": [{"role": "user", "content": IN_CHAT}]}
-            )
+            answer = await client.post("/v1/chat/completions", json=body)
         finally:
             sys.setprofile(None)
     assert answer.status_code == 200, answer.text
-    assert [function for function in recorder.functions if function in listed] == listed
+    path = [RECEIVES, *listed, SENDS_END]
+    assert [function for function in recorder.functions if function in path] == path
+    assert set(recorder.writers) == {WRITES}
+    assert SENDS_END[0] in dict(listed)

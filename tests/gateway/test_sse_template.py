@@ -41,8 +41,8 @@ TEXTS = some.text(some.characters(exclude_categories=["Cs"]), max_size=12)
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(texts=some.lists(TEXTS, min_size=2, max_size=8), ascii_only=some.booleans())
 def test_any_text_is_parsed_identically(texts: list[str], ascii_only: bool) -> None:
-    told = [json.loads(event(text)[6:]) for text in texts]
-    events = [written(data, ascii_only=ascii_only) for data in told]
+    body = [json.loads(event(text)[6:]) for text in texts]
+    events = [written(data, ascii_only=ascii_only) for data in body]
     together = read_together(events)
     assert together == read_apart(events)
     assert raw_of(together) == raw_of(read_apart(events))
@@ -80,8 +80,8 @@ def test_an_incomplete_event_waits_for_its_rest() -> None:
     whole = [event("one"), event(" two"), event(" three")]
     reader = EventReader(choices=2)
     pieces = [whole[0], whole[1], whole[2][:30], whole[2][30:] + whole[1], whole[0]]
-    told = [chunk.content for piece in pieces for chunk in reader.read(piece)]
-    assert told == ["one", " two", " three", " two", "one"]
+    seen = [chunk.content for piece in pieces for chunk in reader.read(piece)]
+    assert seen == ["one", " two", " three", " two", "one"]
 
 
 def test_invalid_events_are_not_treated_as_text() -> None:

@@ -92,7 +92,7 @@ class Client:
     stub: gateway_pb2_grpc.GatewayStub
     keys: list[str]
     draw: random.Random
-    heard: list[str] = field(default_factory=list)
+    received: list[str] = field(default_factory=list)
 
     async def ask(self, number: int) -> None:
         name = f"request-{number}"
@@ -101,7 +101,7 @@ class Client:
         patience = self.draw.choice([None, None, None, None, self.draw.random() * 0.05])
         with suppress(TimeoutError, asyncio.CancelledError, httpx.HTTPError, grpc.aio.AioRpcError):
             await asyncio.wait_for(asking, patience)
-            self.heard.append(name)
+            self.received.append(name)
 
     def body(self, **more: Any) -> dict[str, Any]:
         text = self.draw.choice(TEXTS)
@@ -176,11 +176,11 @@ async def test_receipts_counters_and_usage_agree_exactly_over_a_mixed_load(
 
     ids = Counter(one["request_id"] for one in receipts.all)
     assert [name for name, count in ids.items() if count > 1] == []
-    assert set(client.heard) - ids.keys() == set()
+    assert set(client.received) - ids.keys() == set()
     outcomes = {one["outcome"] for one in receipts.all}
     assert {"ok", "routed", "cancelled", "engine_error", "engine_unavailable", "unknown_key"} <= outcomes
     assert {"unknown_model", "bad_json", "missing_key", "requests_per_minute"} <= outcomes
-    assert len(client.heard) > REQUESTS / 2
+    assert len(client.received) > REQUESTS / 2
 
     assert counters_of(gateway) == counters_by(receipts)
     assert await usage_of(valkey) == usage_by(receipts, [one.record.id for one in issued])
@@ -202,9 +202,9 @@ async def all_written(gateway: Gateway, valkey: Valkey) -> Receipts:
 
     async def look() -> Receipts | None:
         receipts = await receipts_in(valkey.url)
-        told = sum(gateway.metric(f"pointsman_{name}_total") for name in COUNTED)
+        total = sum(gateway.metric(f"pointsman_{name}_total") for name in COUNTED)
         usage = gateway.components.tenancy.usage  # type: ignore[union-attr]  # keys are on
-        return receipts if told == len(receipts.all) and not usage.waiting else None
+        return receipts if total == len(receipts.all) and not usage.waiting else None
 
     receipts = await found(look, within=30)
     assert receipts is not None

@@ -53,9 +53,9 @@ async def test_no_api_lets_a_request_replace_the_template(http: httpx.AsyncClien
     for variables, code, param in REFUSED:
         for route, body in ROUTES:
             got = await http.post(route, json={**body, "model": "auto", "chat_template_kwargs": variables})
-            told = got.json()["error"]
+            answer = got.json()["error"]
             expected = (400, code, "chat_template_kwargs" + param)
-            assert (got.status_code, told["code"], told["param"]) == expected, (route, told)
+            assert (got.status_code, answer["code"], answer["param"]) == expected, (route, answer)
     assert engine.bodies == []
 
 

@@ -271,8 +271,8 @@ async def test_late_lease_messages_have_no_effect_and_held_leases_are_never_take
         today = window_at(Window.DAY, int(time.time() * 1000))[0]
 
         async def say(number: int, used: int, wish: int, gateway: str = "g.1") -> list[int]:
-            said: list[str | int] = ["day", gateway, 100, number, today, used, 0, wish, wish]
-            return [int(n) for n in (await exchange(keys=["{a}"], args=[0, 1, 10_000, *said]))[3:]]
+            arguments: list[str | int] = ["day", gateway, 100, number, today, used, 0, wish, wish]
+            return [int(n) for n in (await exchange(keys=["{a}"], args=[0, 1, 10_000, *arguments]))[3:]]
 
         assert await say(1, 0, 40) == [40, 60, 100]
         assert await say(3, 30, 50) == [80, 20, 70]
@@ -310,9 +310,11 @@ async def test_a_request_larger_than_its_limit_is_rejected_at_once(valkey: Valke
     issued = await issue(valkey.url, Limits(tokens_per_minute=100))
     async with counter_at(valkey.url, times) as counter:
         caller = await counter.caller(issued)
-        with pytest.raises(ResourceExhausted, match="100 tokens a minute, and this request alone may need 101") as told:
+        with pytest.raises(
+            ResourceExhausted, match="100 tokens a minute, and this request alone may need 101"
+        ) as raised:
             counter.tenancy.enter_now(caller, 101)
-        assert told.value.retry_after is None
+        assert raised.value.retry_after is None
 
 
 async def test_a_rejection_has_a_retry_time(valkey: Valkey, times: Times) -> None:

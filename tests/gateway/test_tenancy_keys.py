@@ -23,10 +23,10 @@ WELL_FORMED = "pm_" + "A" * 8 + "_" + "b" * 32
 
 
 async def refused(counter: Counter, text: str) -> str:
-    with pytest.raises(Unauthenticated) as told:
+    with pytest.raises(Unauthenticated) as raised:
         await counter.tenancy.identify(text)
-    assert text == "" or text not in told.value.message
-    return told.value.code
+    assert text == "" or text not in raised.value.message
+    return raised.value.code
 
 
 async def revoke_silently(valkey: Valkey, issued: IssuedKey) -> None:
@@ -166,9 +166,9 @@ async def test_without_redis_cached_keys_stay_valid_for_a_while(valkey: Valkey, 
         await counter.tenancy.identify(known.credential.text)
         await until(lambda: counter.tenancy.identify_now(known.credential.text))
         valkey.hang() if how == "hangs" else valkey.kill()
-        with pytest.raises(Unavailable) as told:
+        with pytest.raises(Unavailable) as raised:
             await counter.tenancy.identify(unknown.credential.text)
-        assert told.value.code == "keys_unavailable"
+        assert raised.value.code == "keys_unavailable"
         times.pass_by(890)
         assert counter.tenancy.identify_now(known.credential.text)
         times.pass_by(20)

@@ -26,7 +26,7 @@ from tests.gateway.doubles.waiting import found
 async def running(neighbours: Neighbours, model: Path, **settings: object) -> AsyncIterator[asyncio.subprocess.Process]:
     await neighbours.ready()
     neighbours.config.models["engines"]["local"]["lora_server"] = neighbours.lora_server.address
-    told = {
+    options = {
         "config": neighbours.config.write(),
         "embedding_model": model,
         "retriever": neighbours.retriever.address,
@@ -34,7 +34,7 @@ async def running(neighbours: Neighbours, model: Path, **settings: object) -> As
         "grpc_listen": "127.0.0.1:0",
         **settings,
     }
-    environment = os.environ | {f"POINTSMAN_GATEWAY_{name.upper()}": str(value) for name, value in told.items()}
+    environment = os.environ | {f"POINTSMAN_GATEWAY_{name.upper()}": str(value) for name, value in options.items()}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "pointsman_gateway",
         env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -91,6 +91,6 @@ async def test_a_key_of_another_certificate_prevents_the_start(
     server, other = authority.sign("server"), authority.sign("other")
     async with running(neighbours, model_folder, tls_certificate=server.certificate, tls_key=other.key) as process:
         async with asyncio.timeout(60):
-            _, told = await process.communicate()
+            _, result = await process.communicate()
         assert process.returncode == 1
-        assert f"the key {other.key} is not that of the certificate {server.certificate}" in told.decode()
+        assert f"the key {other.key} is not that of the certificate {server.certificate}" in result.decode()

@@ -16,7 +16,7 @@ from tests.gateway.doubles.engine import ScriptedEngine, answer, beginning
 from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.lora_server import READY
 from tests.gateway.doubles.retriever import ScriptedRetriever
-from tests.gateway.doubles.span_recorder import Recorded, is_below, told
+from tests.gateway.doubles.span_recorder import Recorded, attributes_of, is_below
 from tests.gateway.doubles.waiting import until
 
 CHAT = "/v1/chat/completions"
@@ -74,13 +74,13 @@ async def test_every_api_starts_one_trace_with_a_span_per_phase(
         "pointsman.kind": "rag", "pointsman.outcome": "ok", "gen_ai.operation.name": "chat",
         "gen_ai.request.model": "auto", "gen_ai.response.model": "tiny", "gen_ai.usage.input_tokens": 30,
     }.items():  # fmt: skip
-        assert told(root)[name] == value
+        assert attributes_of(root)[name] == value
     for name, value in {
         "gen_ai.operation.name": "chat", "gen_ai.provider.name": "vllm", "gen_ai.request.model": "tiny",
         "gen_ai.usage.input_tokens": 30, "gen_ai.usage.output_tokens": 2, "gen_ai.usage.cache_read.input_tokens": 16,
         "gen_ai.response.finish_reasons": ("stop",), "pointsman.engine": "local", "server.address": "127.0.0.1",
     }.items():  # fmt: skip
-        assert told(asked)[name] == value
+        assert attributes_of(asked)[name] == value
 
 
 async def test_the_trace_context_is_sent_to_the_engine(
@@ -156,8 +156,8 @@ async def test_embeddings_have_a_span_that_is_sent_to_their_engine(
     for model, provider in (("minilm", "pointsman"), ("small", "openai")):
         span = recorded.one(f"embeddings {model}")
         assert any(is_below(span, root) for root in recorded.named("POST /v1/embeddings"))
-        assert told(span)["gen_ai.provider.name"] == provider
-        assert told(span)["gen_ai.usage.input_tokens"] > 0
+        assert attributes_of(span)["gen_ai.provider.name"] == provider
+        assert attributes_of(span)["gen_ai.usage.input_tokens"] > 0
     sent = engine.headers[-1]["traceparent"].split("-")
     assert int(sent[2], 16) == recorded.one("embeddings small").context.span_id
 
@@ -171,9 +171,9 @@ async def test_failures_have_their_codes(
     assert (await http.post(CHAT, json=body)).status_code == 503
     await until(lambda: bool(recorded.named(f"POST {CHAT}")))
     root, search = recorded.one(f"POST {CHAT}"), recorded.one(SEARCH)
-    assert (told(root)["error.type"], told(root)["http.response.status_code"]) == ("503", 503)
-    assert told(search)["error.type"] == "NOT_FOUND"
-    assert told(root)["pointsman.outcome"] != "ok"
+    assert (attributes_of(root)["error.type"], attributes_of(root)["http.response.status_code"]) == ("503", 503)
+    assert attributes_of(search)["error.type"] == "NOT_FOUND"
+    assert attributes_of(root)["pointsman.outcome"] != "ok"
 
 
 async def test_a_disconnect_ends_the_spans_and_stops_the_engine(
@@ -185,9 +185,9 @@ async def test_a_disconnect_ends_the_spans_and_stops_the_engine(
         await anext(response.aiter_bytes())
     await until(lambda: engine.running == 0 and bool(recorded.named(f"POST {CHAT}")))
     asked = recorded.one("chat tiny")
-    assert told(asked)["error.type"] == "cancelled"
+    assert attributes_of(asked)["error.type"] == "cancelled"
     assert asked.status.status_code.name == "UNSET"
-    assert told(recorded.one(f"POST {CHAT}"))["pointsman.outcome"] == "cancelled"
+    assert attributes_of(recorded.one(f"POST {CHAT}"))["pointsman.outcome"] == "cancelled"
 
 
 async def test_no_span_contains_text_of_request_or_answer(
@@ -228,7 +228,7 @@ async def test_text_is_recorded_redacted_and_cut_only_if_it_is_asked_for(
         messages = [{"role": "user", "content": "I am bob@example.org"}, {"role": "user", "content": IN_CHAT}]
         await http.post(CHAT, json={"model": "auto", "messages": messages})
         await until(lambda: bool(recorded.named(f"POST {CHAT}")))
-    attributes = told(recorded.one(f"POST {CHAT}"))
+    attributes = attributes_of(recorded.one(f"POST {CHAT}"))
     assert json.loads(str(attributes["gen_ai.input.messages"])) == [
         {"role": "user", "parts": [{"type": "text", "content": "I am [email]"}]},
         {"role": "user", "parts": [{"type": "text", "content": IN_CHAT}]},

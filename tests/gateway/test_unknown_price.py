@@ -113,8 +113,8 @@ async def test_the_request_log_keeps_it_unknown(own: Neighbours, valkey: Valkey)
         number = answered.headers["x-pointsman-decision-id"]
 
         async def logged() -> dict[str, object] | None:
-            told = await http.get(f"/console/api/decisions/{number}", headers=CONSOLE)
-            return told.json()["entry"] if told.status_code == 200 else None
+            response = await http.get(f"/console/api/decisions/{number}", headers=CONSOLE)
+            return response.json()["entry"] if response.status_code == 200 else None
 
         entry = await found(logged)
         assert entry["cost_usd"] is None

@@ -18,10 +18,12 @@ async def test_no_client_sends_the_request_again(gateway: Gateway, engine: Scrip
     engine.refuses(404, MISSING)
     for name in API_CLIENTS:
         async with open_api_client(name, gateway.url, gateway.grpc_address) as api:
-            with pytest.raises(NotFound) as told:
+            with pytest.raises(NotFound) as raised:
                 await api.ask(IN_CHAT, "tiny")
-            assert told.value.code == "model_not_served"
-            assert told.value.message.startswith("engine 'local' answered 404: The model `tiny` does not exist.; check")
+            assert raised.value.code == "model_not_served"
+            assert raised.value.message.startswith(
+                "engine 'local' answered 404: The model `tiny` does not exist.; check"
+            )
     body = {"model": "tiny", "messages": [{"role": "user", "content": IN_CHAT}], "max_tokens": 9}
     async with open_http_client(gateway) as http:
         reply = await http.post("/v1/messages", json=body)
@@ -34,9 +36,9 @@ async def test_no_client_sends_the_request_again(gateway: Gateway, engine: Scrip
 
 async def failure(gateway: Gateway, model: str) -> PointsmanError:
     async with open_api_client("http", gateway.url, gateway.grpc_address) as api:
-        with pytest.raises(PointsmanError) as told:
+        with pytest.raises(PointsmanError) as raised:
             await api.ask(IN_CHAT, model)
-    return told.value
+    return raised.value
 
 
 @pytest.mark.parametrize("statuses", [(404, 503), (503, 404)])

@@ -116,10 +116,10 @@ SECRET = "ann@example.org"
     ],
 )
 def test_a_reason_never_quotes_the_answer(schema: dict[str, Any], answer: Any, objection: str) -> None:
-    told = JsonSchema(schema).objection(Choice(json.dumps(answer)))
-    assert told is not None
-    assert objection in told
-    assert SECRET not in told
+    reason = JsonSchema(schema).objection(Choice(json.dumps(answer)))
+    assert reason is not None
+    assert objection in reason
+    assert SECRET not in reason
 
 
 def test_a_long_reason_is_cut() -> None:
@@ -290,7 +290,7 @@ def load_and_check(config_folder: ConfigFolder, bend: Callable[[ConfigFolder], N
 
 
 @pytest.mark.parametrize(
-    ("bend", "told"),
+    ("bend", "message"),
     [
         (_validators({"json_schema": {"type": "objec"}}), "validator json_schema: bad schema at 'type': \"objec\" is"),
         (
@@ -332,11 +332,11 @@ def load_and_check(config_folder: ConfigFolder, bend: Callable[[ConfigFolder], N
     ],
 )
 def test_an_invalid_policy_or_validator_is_refused_by_name(
-    config_folder: ConfigFolder, bend: Callable[[ConfigFolder], None], told: str
+    config_folder: ConfigFolder, bend: Callable[[ConfigFolder], None], message: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
         load_and_check(config_folder, bend)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert "triage" in str(refused.value)
 
 

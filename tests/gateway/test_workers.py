@@ -70,7 +70,7 @@ class Workers:
             states = await self.states()
         except aiohttp.ClientError:  # this connection was to a worker that is gone or not ready
             return False
-        return all("generation" in state and state["pid"] != but_not for state in states)
+        return all("revision" in state and state["pid"] != but_not for state in states)
 
     async def counted(self) -> float:
         return await self.gateway.metric("pointsman_requests_total")
@@ -214,7 +214,7 @@ async def test_the_metrics_page_is_the_sum_over_all_workers(workers: Workers) ->
         assert await workers.gateway.metric(f"{histogram}_count") == total
         assert await workers.gateway.metric(f"{histogram}_bucket", le="+Inf") == total
     assert await workers.gateway.metric("pointsman_in_flight") == 0
-    assert await workers.gateway.metric("pointsman_config_generation") == len(pids)
+    assert await workers.gateway.metric("pointsman_config_revision") == len(pids)
     assert await workers.gateway.metric("pointsman_worker_up") == len(pids)
 
 
@@ -274,17 +274,17 @@ async def test_if_a_worker_is_killed_only_its_own_connections_fail_and_it_is_rep
 
 
 async def test_each_worker_takes_a_changed_configuration(workers: Workers) -> None:
-    before = {state["generation"] for state in await workers.states()}
+    before = {state["revision"] for state in await workers.states()}
     workers.config.paths["triage_few_shot"]["max_tokens"] = 7
     workers.config.write()
 
     async def have_changed() -> bool:
-        generations = {state["generation"] for state in await workers.states()}
-        return len(generations) == 1 and generations != before
+        revisions = {state["revision"] for state in await workers.states()}
+        return len(revisions) == 1 and revisions != before
 
     await found(have_changed, within=30)
     assert len(before) == 1
-    assert await workers.gateway.metric("pointsman_config_generation") == 2
+    assert await workers.gateway.metric("pointsman_config_revision") == 2
 
 
 async def test_a_port_of_another_gateway_is_reported_as_in_use(workers: Workers, tmp_path: Path) -> None:

@@ -86,9 +86,11 @@ class Workshop:
         image."""
         file = self._folder / "pip.conf"
         listed = subprocess.run(["pip", "config", "list"], capture_output=True, text=True, check=True).stdout
-        said = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
+        settings = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
         kept = ("index-url", "extra-index-url", "trusted-host", "cert", "default-timeout", "proxy")
-        lines = [f"{key} = {said[name].strip(chr(39))}" for key in kept for name in said if name.endswith(f".{key}")]
+        lines = [
+            f"{key} = {settings[name].strip(chr(39))}" for key in kept for name in settings if name.endswith(f".{key}")
+        ]
         file.write_text("\n".join(["[global]", *dict.fromkeys(lines)]) + "\n")
         return file
 

@@ -13,5 +13,5 @@ def pointsman(*arguments: str) -> str:
 
 
 def made_key(redis_url: str) -> str:
-    said = pointsman("keys", "create", "test", "--tenant", "acme", "--json", "--redis", redis_url)
-    return str(json.loads(said)["key"])
+    output = pointsman("keys", "create", "test", "--tenant", "acme", "--json", "--redis", redis_url)
+    return str(json.loads(output)["key"])

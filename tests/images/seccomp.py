@@ -17,18 +17,18 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 def default_profile() -> dict[str, Any]:
     """Returns the profile for a container without capabilities on this machine."""
-    said = json.loads(PROFILE.read_text())
+    profile = json.loads(PROFILE.read_text())
     machine = f"SCMP_ARCH_{platform.machine().upper()}"
     return {
-        "defaultAction": said["defaultAction"],
-        "defaultErrnoRet": said["defaultErrnoRet"],
+        "defaultAction": profile["defaultAction"],
+        "defaultErrnoRet": profile["defaultErrnoRet"],
         "architectures": [machine],
-        "syscalls": list(_rules(said["syscalls"])),
+        "syscalls": list(_rules(profile["syscalls"])),
     }
 
 
-def _rules(said: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for rule in said:
+def _rules(rules: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for rule in rules:
         needs = rule.get("includes", {})
         if needs.get("caps") or ARCHITECTURES[platform.machine()] not in needs.get("arches", ARCHITECTURES.values()):
             continue

@@ -108,8 +108,8 @@ async def test_vllm_starts_with_a_read_only_root(services: House) -> None:
 async def test_an_adapter_is_smoke_tested_and_answers(services: House) -> None:
     copytree(EXAMPLE / "adapters" / "triage", services.lora_server.volume("adapters") / "triage")
     folder = str(CLAIM / "triage")
-    said = pointsman("adapters", "register", "triage", folder, "--alias", "prod", "--lora-server", services.address)
-    assert "(triage@prod)" in said
+    output = pointsman("adapters", "register", "triage", folder, "--alias", "prod", "--lora-server", services.address)
+    assert "(triage@prod)" in output
     shown = json.loads(pointsman("adapters", "show", "triage@prod", "--json", "--lora-server", services.address))
     assert (shown["state"], shown["error_code"]) == ("serving", "")
     assert f"{shown['version']} was tried with PEFT" in services.lora_server.words

@@ -188,9 +188,9 @@ def _policy(folder: Path) -> Path:
 
 async def _scraped(client: httpx.AsyncClient, prometheus: str, jobs: set[str]) -> bool:
     """Whether the targets that run are up, and all rules are loaded."""
-    said = (await client.get(f"http://{prometheus}:9090/api/v1/targets")).json()["data"]["activeTargets"]
+    body = (await client.get(f"http://{prometheus}:9090/api/v1/targets")).json()["data"]["activeTargets"]
     groups = (await client.get(f"http://{prometheus}:9090/api/v1/rules")).json()["data"]["groups"]
-    return bool(groups) and {each["labels"]["job"] for each in said if each["health"] == "up"} == jobs
+    return bool(groups) and {each["labels"]["job"] for each in body if each["health"] == "up"} == jobs
 
 
 async def _fill(address: str) -> None:

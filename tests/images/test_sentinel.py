@@ -76,10 +76,10 @@ class SentinelCluster:
         """Whether all Sentinels know the replicas and each other, which they refresh every ten seconds."""
         for pod in VALKEYS:
             async with Redis(host=self.address(pod), port=26379, decode_responses=True) as client:
-                said: Any = await client.execute_command(  # type: ignore[no-untyped-call]  # redis types no commands
+                response: Any = await client.execute_command(  # type: ignore[no-untyped-call]  # redis types no commands
                     "SENTINEL", "MASTER", "pointsman"
                 )
-            known = said if isinstance(said, dict) else dict(zip(said[::2], said[1::2], strict=True))
+            known = response if isinstance(response, dict) else dict(zip(response[::2], response[1::2], strict=True))
             if (int(known["num-slaves"]), int(known["num-other-sentinels"])) != (2, 2):
                 return False
         return True
@@ -105,8 +105,8 @@ class SentinelCluster:
     async def _replication(self, pod: str) -> dict[str, object]:
         try:
             async with self.client(pod) as client:
-                said: dict[str, object] = await client.info("replication")
-                return said
+                response: dict[str, object] = await client.info("replication")
+                return response
         except RedisError:
             return {}
 

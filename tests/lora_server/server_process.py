@@ -127,8 +127,8 @@ class ServerProcess(Process):
                 try:
                     return await asked(request, timeout=PATIENCE, wait_for_ready=True)
                 except grpc.aio.AioRpcError as error:
-                    told = from_rpc_error(error, "lora-server").code
-                    if not comes_again or told != "redis_unavailable" or time.monotonic() > deadline:
+                    code = from_rpc_error(error, "lora-server").code
+                    if not comes_again or code != "redis_unavailable" or time.monotonic() > deadline:
                         raise
                 await asyncio.sleep(0.05)
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pointsman_lora_server.adapters.promotion import roll_back_failing_canaries, rollback_reason
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, DesiredState, Phase
-from pointsman_lora_server.registry import AdapterRegistry, CanaryOutcomes, RequestCounts
+from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_servicekit.bounded_redis import open_redis
+from pointsman_servicekit.canary_reports import CanaryReport, RequestCounts
 
 TERMS = CanaryTerms()
 OLD, NEW, THIRD = (f"triage@{digit * 12}" for digit in "123")
@@ -147,8 +148,8 @@ async def with_a_bad_canary(registry: AdapterRegistry) -> DesiredState:
     alias = await registry.set_canary(PROD, Canary(NEW, 0.5))
     await registry.add_outcomes(
         [
-            CanaryOutcomes(PROD, alias.revision, OLD, RequestCounts(58)),
-            CanaryOutcomes(PROD, alias.revision, NEW, RequestCounts(40, 12)),
+            CanaryReport(PROD, alias.revision, OLD, RequestCounts(58)),
+            CanaryReport(PROD, alias.revision, NEW, RequestCounts(40, 12)),
         ]
     )
     return await registry.read()

@@ -187,8 +187,8 @@ async def test_a_version_to_be_promoted_is_served(scene: Scene, state: Way, vict
     scene.versions["new"] = new
 
     async def serves() -> bool:
-        told = await scene.alias() == new and await scene.server.state_of("triage") == "serving"
-        return told and await _answers(scene, "new")
+        result = await scene.alias() == new and await scene.server.state_of("triage") == "serving"
+        return result and await _answers(scene, "new")
 
     await scene.server.until(serves)
     await _nothing_is_lost(scene)

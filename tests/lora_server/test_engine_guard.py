@@ -157,7 +157,7 @@ async def load(client: httpx.AsyncClient, name: str) -> httpx.Response:
     return await client.put(f"{ADAPTERS}/{name}", json={"folder": f"/store/{name}"})
 
 
-async def told(client: httpx.AsyncClient) -> dict[str, Any]:
+async def report_of(client: httpx.AsyncClient) -> dict[str, Any]:
     report: dict[str, Any] = (await client.get(ADAPTERS)).json()
     return report
 
@@ -168,7 +168,7 @@ async def ask(client: httpx.AsyncClient, model: str, **more: Any) -> httpx.Respo
 
 async def until_in_flight(client: httpx.AsyncClient, name: str, count: int) -> None:
     async with asyncio.timeout(5):
-        while (await told(client))["adapters"][name]["in_flight"] != count:  # noqa: ASYNC110 -- the guard tells nobody
+        while (await report_of(client))["adapters"][name]["in_flight"] != count:  # noqa: ASYNC110 -- the guard tells nobody
             await asyncio.sleep(0)
 
 
@@ -247,12 +247,12 @@ def test_the_secret_may_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 async def test_the_report_states_the_run_of_the_engine_and_its_limits(vllm: Vllm, client: httpx.AsyncClient) -> None:
-    report, again = await told(client), await told(client)
+    report, again = await report_of(client), await report_of(client)
 
     assert report["boot"] == again["boot"]
     assert (report["capacity"], report["max_loras"], report["max_lora_rank"]) == (SLOTS, 1, 8)
     vllm.guard = Guard(vllm.answer, LoraRequest)
-    assert (await told(client))["boot"] != report["boot"]
+    assert (await report_of(client))["boot"] != report["boot"]
 
 
 async def test_adapters_of_lora_modules_serve_on_and_take_their_slots(vllm: Vllm, client: httpx.AsyncClient) -> None:
@@ -260,7 +260,7 @@ async def test_adapters_of_lora_modules_serve_on_and_take_their_slots(vllm: Vllm
     models.lora_requests["sql"] = LoraRequest("sql", models.lora_id_counter.inc(1), "/loras/sql")
     await engine.add_lora(models.lora_requests["sql"])
 
-    report = await told(client)
+    report = await report_of(client)
     assert (report["capacity"], list(report["adapters"]), list(report["static"])) == (SLOTS - 1, [], ["sql"])
     assert (await load(client, "a@1")).status_code == 200
     assert (await load(client, "a@2")).status_code == 409
@@ -268,7 +268,7 @@ async def test_adapters_of_lora_modules_serve_on_and_take_their_slots(vllm: Vllm
     await client.post(f"{ADAPTERS}/sql/close")
     await client.delete(f"{ADAPTERS}/sql")
     assert (await ask(client, "sql")).text == "first /loras/sql "
-    assert (await told(client))["static"]["sql"]["requests"] == 1
+    assert (await report_of(client))["static"]["sql"]["requests"] == 1
 
 
 async def test_a_folder_that_the_engine_does_not_see_is_no_fault_of_the_adapter(client: httpx.AsyncClient) -> None:
@@ -294,7 +294,7 @@ async def test_a_full_engine_rejects_loads_and_evicts_nothing(vllm: Vllm, client
     assert answer.status_code == 409
     assert "all 2 are taken" in answer.json()["error"]["message"]
     assert list(vllm.state.engine_client.loras.values()) == ["/store/a@1", "/store/a@2"]
-    report = await told(client)
+    report = await report_of(client)
     assert (report["capacity"], report["in_engine"], sorted(report["adapters"])) == (2, 2, ["a@1", "a@2"])
 
 
@@ -337,7 +337,7 @@ async def test_closing_removes_the_name_without_affecting_answers_in_flight(
     assert (await answer).text == "first /store/a@1 "
     assert (await client.delete(f"{ADAPTERS}/a@1")).status_code == 200
     assert not vllm.state.engine_client.loras
-    assert not (await told(client))["adapters"]
+    assert not (await report_of(client))["adapters"]
 
 
 async def test_a_request_counts_as_in_flight_from_the_lookup_of_its_adapter(
@@ -363,7 +363,7 @@ async def test_a_request_of_many_prompts_counts_once_and_until_its_last(vllm: Vl
     vllm.state.engine_client.go_on.set()
 
     assert (await answer).text == "first /store/a@1 " * 3
-    adapter = (await told(client))["adapters"]["a@1"]
+    adapter = (await report_of(client))["adapters"]["a@1"]
     assert (adapter["in_flight"], adapter["requests"], adapter["open"]) == (0, 1, True)
     assert 0 <= adapter["idle_seconds"] < 5
 
@@ -392,7 +392,7 @@ async def test_an_answer_aborted_by_vllm_is_counted(vllm: Vllm, client: httpx.As
 async def test_a_closed_adapter_is_reopened_without_loading(vllm: Vllm, client: httpx.AsyncClient) -> None:
     await load(client, "a@1")
     await client.post(f"{ADAPTERS}/a@1/close")
-    assert not (await told(client))["adapters"]["a@1"]["open"]
+    assert not (await report_of(client))["adapters"]["a@1"]["open"]
 
     await load(client, "a@1")
 
@@ -443,7 +443,7 @@ async def test_adapter_resolvers_are_disabled(vllm: Vllm, client: httpx.AsyncCli
 async def test_the_base_models_requests_are_counted_too(client: httpx.AsyncClient) -> None:
     await ask(client, BASE)
 
-    base = (await told(client))["base"]
+    base = (await report_of(client))["base"]
     assert (base["in_flight"], base["requests"]) == (0, 1)
 
 

@@ -300,8 +300,8 @@ def test_vllm_gets_the_trace_endpoint_and_protocol() -> None:
 
 
 def test_the_operators_service_name_for_spans_is_kept() -> None:
-    told = {"OTEL_RESOURCE_ATTRIBUTES": "service.name=engines,zone=a"}
-    assert "OTEL_SERVICE_NAME" not in build_command(settings(traces_url="http://agent"), told, {0}).environment
+    environment = {"OTEL_RESOURCE_ATTRIBUTES": "service.name=engines,zone=a"}
+    assert "OTEL_SERVICE_NAME" not in build_command(settings(traces_url="http://agent"), environment, {0}).environment
 
 
 def test_vllm_sends_no_spans_if_tracing_is_disabled() -> None:

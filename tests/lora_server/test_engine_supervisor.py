@@ -125,9 +125,9 @@ async def test_each_start_has_its_own_secret_that_is_not_logged(run: Run, caplog
         await supervised.until_ready(life=2)
         assert supervised.secret() != first
         await supervised.engine.list_adapters()
-        told = caplog.text
-        assert first not in told
-        assert supervised.secret() not in told
+        output = caplog.text
+        assert first not in output
+        assert supervised.secret() not in output
 
 
 async def test_a_corrupted_engine_is_detected_without_requests_and_restarted(run: Run, tmp_path: Path) -> None:

@@ -227,18 +227,18 @@ async def test_an_eviction_is_published_then_closed_then_unloaded(swapping: RunE
     async with swapping(slots=1) as engine:
         await engine.loader.ensure_loaded(A)
         await engine.chat(A)
-        told: list[tuple[set[str], list[str]]] = []
+        received: list[tuple[set[str], list[str]]] = []
 
         async def watch() -> None:
             async for state in engine.engine_state.watch():
-                told.append((set(state.resident), await engine.asked("close", "remove")))
+                received.append((set(state.resident), await engine.asked("close", "remove")))
 
         watching = asyncio.create_task(watch())
         await asyncio.sleep(0)  # so that it sees the beginning
         await engine.loader.ensure_loaded(B)
         watching.cancel()
 
-        first_without = next(asked for resident, asked in told if A.version not in resident)
+        first_without = next(asked for resident, asked in received if A.version not in resident)
         assert f"remove {A.version}" not in first_without
         assert await engine.asked("close", "remove", "load") == [
             f"load {A.version}",
@@ -398,10 +398,10 @@ async def test_a_load_that_has_just_ended_is_not_joined(swapping: RunEngine) -> 
 async def test_a_slow_engine_report_starves_no_load(swapping: RunEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before each report of the engine, another caller was promised the adapter; all of them are served."""
     async with swapping(slots=1) as engine:
-        told = engine.engine.list_adapters
+        list_adapters = engine.engine.list_adapters
 
         async def adapters() -> Any:
-            held = await told()
+            held = await list_adapters()
             await asyncio.sleep(0.1)
             return held
 

@@ -118,12 +118,19 @@ def test_a_job_survives_the_kill_of_its_server_and_is_registered_once_it_is_done
     assert "resumed_at" not in starts[0]
     assert starts[1]["resumed_at"] > 0
     assert [event.number for event in events] == list(range(len(events)))
-    told: dict[int, set[float]] = {}
+    received: dict[int, set[float]] = {}
     for event in events:
         if event.event == "step":
-            told.setdefault(int(event.facts["step"]), set()).add(event.facts["loss"])
-    assert all(len(losses) == 1 for losses in told.values()), "a step that was done again had another loss"
-    assert list(told) == list(range(1, int(starts[0]["steps"]) + 1))
+            received.setdefault(int(event.facts["step"]), set()).add(event.facts["loss"])
+    assert all(len(losses) == 1 for losses in received.values()), "a step that was done again had another loss"
+    assert list(received) == list(range(1, int(starts[0]["steps"]) + 1))
+
+
+def test_a_method_is_described_by_the_engine_environment(serve: Serve) -> None:
+    _, stub = serve()
+    found = stub.DescribeMethod(pb.DescribeTrainingMethodRequest(name="dpo"), timeout=SECONDS)
+    assert (found.name, found.learns_from_pairs, found.must_be_merged) == ("dpo", True, False)
+    assert stub.DescribeMethod(pb.DescribeTrainingMethodRequest(), timeout=SECONDS).name == "lora"
 
 
 def test_errors_come_with_their_codes_and_names(serve: Serve, data: Path) -> None:

@@ -24,7 +24,7 @@ from pointsman_lora_server.domain import (
 from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.grpc.messages import EngineIdentity
 from pointsman_lora_server.grpc.servicers import ADAPTERS, LoraServerServicer
-from pointsman_lora_server.registry import CanaryOutcomes, RequestCounts
+from pointsman_servicekit.canary_reports import CanaryReport, RequestCounts
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.grpc_server import serving
@@ -142,9 +142,9 @@ async def test_a_version_is_encoded_completely(stub: Any, rollout: Asked) -> Non
 async def test_each_state_has_a_protobuf_name(stub: Any, rollout: Asked, state: VersionState) -> None:
     rollout.answer = VersionReport(VERSION, state, ())
 
-    told = await stub.Pin(pb.PinRequest(version=OLD, pinned=True, author="ann"))
+    response = await stub.Pin(pb.PinRequest(version=OLD, pinned=True, author="ann"))
 
-    assert pb.AdapterState.Name(told.state) == f"ADAPTER_STATE_{state.name}"
+    assert pb.AdapterState.Name(response.state) == f"ADAPTER_STATE_{state.name}"
     assert rollout.calls == [("pin", OLD, True, "ann")]
 
 
@@ -164,7 +164,7 @@ async def test_a_registration_is_passed_unchanged(stub: Any, rollout: Asked) -> 
 async def test_an_alias_is_encoded_with_canary_and_previous_version(stub: Any, rollout: Asked) -> None:
     rollout.answer = Alias(PROD, OLD, 7, Canary(NEW, 0.1), "triage@333333333333")
 
-    told = await stub.SetCanary(
+    response = await stub.SetCanary(
         pb.SetCanaryRequest(
             alias=PROD,
             version=NEW,
@@ -176,7 +176,7 @@ async def test_an_alias_is_encoded_with_canary_and_previous_version(stub: Any, r
         )
     )
 
-    assert told == pb.Alias(
+    assert response == pb.Alias(
         alias=PROD, version=OLD, revision=7, canary_version=NEW, canary_weight=0.1, previous="triage@333333333333"
     )
     terms = CanaryTerms(min_requests=5, max_error_excess=0)  # 0 is an explicit value, and the others are not set
@@ -216,10 +216,10 @@ async def test_promotions_rollbacks_and_canary_ends_are_passed(stub: Any, rollou
 async def test_the_history_has_a_hundred_changes_unless_another_number_is_named(stub: Any, rollout: Asked) -> None:
     rollout.answer = [Change("1-0", 1, "alias", PROD, OLD, NEW, "ann", "why")]
 
-    told = await stub.History(pb.HistoryRequest())
+    response = await stub.History(pb.HistoryRequest())
     await stub.History(pb.HistoryRequest(name="triage", limit=7))
 
-    assert list(told.changes) == [
+    assert list(response.changes) == [
         pb.Change(id="1-0", at_unix_ms=1, kind="alias", subject=PROD, before=OLD, after=NEW, author="ann", reason="why")
     ]
     assert rollout.calls == [("history", "", 100), ("history", "triage", 7)]
@@ -253,7 +253,7 @@ async def test_canary_metrics_are_passed(stub: Any, rollout: Asked) -> None:
     await stub.ReportCanaryMetrics(pb.ReportCanaryMetricsRequest(outcomes=[outcome]))
 
     assert rollout.calls == [
-        ("report_canary_metrics", [CanaryOutcomes(PROD, 7, OLD, RequestCounts(9, 1, 2, {0: 1, 40: 7}))])
+        ("report_canary_metrics", [CanaryReport(PROD, 7, OLD, RequestCounts(9, 1, 2, {0: 1, 40: 7}))])
     ]
 
 

@@ -159,11 +159,11 @@ async def test_engines_that_do_not_load_in_time_are_named() -> None:
             clock.passes(placement.MAX_WARM_SECONDS + 1)
             return await super().read_fleet()
 
-    with pytest.raises(Unavailable, match=f"{VERSION} is not warm on {B} after 60 s") as told:
+    with pytest.raises(Unavailable, match=f"{VERSION} is not warm on {B} after 60 s") as raised:
         await PlacementPlanner(Slow(**{A: {VERSION}, B: set(), C: {VERSION}}), A, clock).wait_until_warm(
             VERSION, lambda: DesiredState(placements={"triage": Placement(2)})
         )
-    assert told.value.code == "not_warm"
+    assert raised.value.code == "not_warm"
 
 
 async def test_a_leaving_server_waits_until_others_hold_its_versions() -> None:

@@ -148,8 +148,8 @@ async def test_a_placement_change_is_conditional_and_recorded(fleet: Fleet) -> N
     await fleet.place(2, "voice", expected=everywhere)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await fleet.place(1, "voice", expected=everywhere)
-    told = from_rpc_error(refused.value, "lora-server")
-    assert (told.code, "'voice' is placed 2" in told.message) == ("placement_moved", True)
+    error = from_rpc_error(refused.value, "lora-server")
+    assert (error.code, "'voice' is placed 2" in error.message) == ("placement_moved", True)
     with pytest.raises(grpc.aio.AioRpcError) as unknown:
         await fleet.place(1, "unheard-of")
     assert from_rpc_error(unknown.value, "lora-server").code == "unknown_adapter"

@@ -2,8 +2,9 @@
 
 import pytest
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, Phase
-from pointsman_lora_server.registry import AdapterRegistry, CanaryOutcomes, RequestCounts
+from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_servicekit.bounded_redis import BoundedRedis
+from pointsman_servicekit.canary_reports import CanaryReport, RequestCounts
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
 
 OLD, NEW, THIRD, UNREADY = (f"triage@{digit * 12}" for digit in "1234")
@@ -161,11 +162,11 @@ async def test_the_history_has_old_and_new_version_author_and_reason(registry: A
 async def test_the_counts_of_all_gateways_are_added(registry: AdapterRegistry) -> None:
     alias = await registry.set_canary(PROD, TENTH)
 
-    await registry.add_outcomes([CanaryOutcomes(PROD, alias.revision, OLD, RequestCounts(9, 1, 0, {40: 8}))])
+    await registry.add_outcomes([CanaryReport(PROD, alias.revision, OLD, RequestCounts(9, 1, 0, {40: 8}))])
     await registry.add_outcomes(
         [
-            CanaryOutcomes(PROD, alias.revision, OLD, RequestCounts(1, 0, 1, {0: 1})),
-            CanaryOutcomes(PROD, alias.revision, NEW, RequestCounts(2, 2, 0, {})),
+            CanaryReport(PROD, alias.revision, OLD, RequestCounts(1, 0, 1, {0: 1})),
+            CanaryReport(PROD, alias.revision, NEW, RequestCounts(2, 2, 0, {})),
         ]
     )
 
@@ -179,7 +180,7 @@ async def test_counts_in_redis_that_are_no_numbers_are_left_out(
     registry: AdapterRegistry, bounded_redis: BoundedRedis
 ) -> None:
     alias = await registry.set_canary(PROD, TENTH)
-    await registry.add_outcomes([CanaryOutcomes(PROD, alias.revision, NEW, RequestCounts(2, 2))])
+    await registry.add_outcomes([CanaryReport(PROD, alias.revision, NEW, RequestCounts(2, 2))])
     (key,) = [key async for key in bounded_redis.client.scan_iter("*counts*")]
     await bounded_redis.client.hset(key, mapping={f"{NEW} errors": "many", "alien": "x"})
 
@@ -188,10 +189,10 @@ async def test_counts_in_redis_that_are_no_numbers_are_left_out(
 
 async def test_counts_of_another_revision_are_ignored(registry: AdapterRegistry) -> None:
     first = await registry.set_canary(PROD, TENTH)
-    await registry.add_outcomes([CanaryOutcomes(PROD, first.revision, NEW, RequestCounts(5, 5))])
+    await registry.add_outcomes([CanaryReport(PROD, first.revision, NEW, RequestCounts(5, 5))])
     second = await registry.set_canary(PROD, Canary(NEW, 0.5))
 
-    await registry.add_outcomes([CanaryOutcomes(PROD, first.revision, NEW, RequestCounts(5, 5))])
+    await registry.add_outcomes([CanaryReport(PROD, first.revision, NEW, RequestCounts(5, 5))])
 
     assert await registry.canary_counts(second) == {}
     assert await registry.canary_counts(first) == {NEW: RequestCounts(5, 5)}, "what comes late is dropped"
@@ -205,9 +206,9 @@ async def test_counts_of_unknown_canaries_are_not_stored(
 
     await registry.add_outcomes(
         [
-            CanaryOutcomes("nobody@prod", 1, NEW, RequestCounts(5)),
-            CanaryOutcomes(PROD, 99, OLD, RequestCounts(5)),
-            CanaryOutcomes(PROD, alias.revision, THIRD, RequestCounts(5)),
+            CanaryReport("nobody@prod", 1, NEW, RequestCounts(5)),
+            CanaryReport(PROD, 99, OLD, RequestCounts(5)),
+            CanaryReport(PROD, alias.revision, THIRD, RequestCounts(5)),
         ]
     )
 
@@ -216,7 +217,7 @@ async def test_counts_of_unknown_canaries_are_not_stored(
 
 async def test_counts_expire(registry: AdapterRegistry, bounded_redis: BoundedRedis) -> None:
     alias = await registry.set_canary(PROD, TENTH)
-    await registry.add_outcomes([CanaryOutcomes(PROD, alias.revision, NEW, RequestCounts(5))])
+    await registry.add_outcomes([CanaryReport(PROD, alias.revision, NEW, RequestCounts(5))])
 
     (key,) = await bounded_redis.client.keys("*:counts:*")
 

@@ -48,9 +48,9 @@ async def test_a_change_reaches_every_follower_within_100_ms(registry: AdapterRe
             await _all_wait(valkey, len(followers))
             moved_at = time.monotonic()
             await registry.move_alias(PROD, to)
-            heard = await asyncio.gather(*waiting)
-            seen = [last_id for last_id, _ in heard]
-            worst.append(max(at for _, at in heard) - moved_at)
+            result = await asyncio.gather(*waiting)
+            seen = [last_id for last_id, _ in result]
+            worst.append(max(at for _, at in result) - moved_at)
 
     assert sorted(worst)[-2] < 0.1, worst
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, Phase
-from pointsman_lora_server.registry import AdapterRegistry, CanaryOutcomes, RequestCounts
+from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_servicekit.bounded_redis import CALL_TIMEOUT_SECONDS, MAX_ATTEMPTS, BoundedRedis, open_redis
+from pointsman_servicekit.canary_reports import CanaryReport, RequestCounts
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 from pointsman_servicekit.redis_clients import RedisClient
 
@@ -71,7 +72,7 @@ async def test_a_call_with_a_lost_reply_is_retried_and_applied_once(valkey: Any,
     canary = await registry.set_canary("triage@prod", Canary(VERSIONS[2], 0.5))
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
         impatient = AdapterRegistry(_LosingTheFirstAnswer(redis), "tiny-base")
-        await impatient.add_outcomes([CanaryOutcomes(PROD, canary.revision, NEW, RequestCounts(5, 1, 0, {3: 4}))])
+        await impatient.add_outcomes([CanaryReport(PROD, canary.revision, NEW, RequestCounts(5, 1, 0, {3: 4}))])
         assert (await impatient.roll_back(PROD)).version == NEW
         assert (await impatient.roll_back(PROD)).version == OLD
 

@@ -79,7 +79,7 @@ def _check(state: DesiredState) -> None:
 
 def _check_history(history: list[Change], state: DesiredState) -> None:
     """Replays the history from the oldest change; the result must equal the state."""
-    told: dict[str, str] = {}
+    received: dict[str, str] = {}
     pinned: set[str] = set()
     placed = "all"
     revisions: Counter[str] = Counter()
@@ -93,17 +93,17 @@ def _check_history(history: list[Change], state: DesiredState) -> None:
             continue
         if change.subject in ALIASES:
             revisions[change.subject] += 1
-        assert change.before == told.get(change.subject, "")
-        told[change.subject] = change.after
-        if not any(told.get(name) for name in NAMES):
+        assert change.before == received.get(change.subject, "")
+        received[change.subject] = change.after
+        if not any(received.get(name) for name in NAMES):
             placed = "all"  # removed with the adapter's last version
         if change.after in ("retired", ""):
             pinned.discard(change.subject)
     phases = {name: standing.phase.value for name, standing in state.phases.items()}
-    assert {name: after for name, after in told.items() if name in NAMES and after} == phases
+    assert {name: after for name, after in received.items() if name in NAMES and after} == phases
     assert pinned == state.pins
     assert str(state.placement_of("triage")) == placed
     assert revisions == {alias.alias: alias.revision for alias in state.aliases}
     for alias in state.aliases:
         canary = f", {alias.canary.version} at {alias.canary.weight}" if alias.canary else ""
-        assert told[alias.alias] == alias.version + canary
+        assert received[alias.alias] == alias.version + canary

@@ -59,8 +59,8 @@ class MonitoredRun:
     recorded: dict[str, Series] = field(default_factory=dict)
     """Results of each recording rule, by its name and labels."""
     rules: list[dict[str, Any]] = field(default_factory=list)
-    told_before: list[dict[str, str]] = field(default_factory=list)
-    told: list[dict[str, str]] = field(default_factory=list)
+    notified_before: list[dict[str, str]] = field(default_factory=list)
+    notifications: list[dict[str, str]] = field(default_factory=list)
     exported: dict[str, str] = field(default_factory=dict)
     """The content of /metrics of each service after a minute, by job."""
     spans: list[Arrived] = field(default_factory=list)
@@ -81,16 +81,16 @@ async def spend(help_desk: HelpDesk, folder: Path) -> MonitoredRun:
         await until(begun + MINUTE)
         await found(lambda: _all_kinds(load), MAX_WAIT_SECONDS, f"{ANSWERS} answers of each kind of path")
         calm = time.time()
-        monitored_run.told_before, monitored_run.exported = list(receiver.told), await _exported(help_desk)
+        monitored_run.notified_before, monitored_run.exported = list(receiver.notifications), await _exported(help_desk)
         help_desk.kill_engine()
-        await found(lambda: _alarmed(receiver), MAX_ALARM_SECONDS, f"alerts; told was {receiver.told}")
+        await found(lambda: _alarmed(receiver), MAX_ALARM_SECONDS, f"alerts; received were {receiver.notifications}")
         asking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asking
-        monitored_run.kinds, monitored_run.statuses, monitored_run.told = (
+        monitored_run.kinds, monitored_run.statuses, monitored_run.notifications = (
             dict(load.kinds),
             dict(load.statuses),
-            receiver.told,
+            receiver.notifications,
         )
         await _read(monitored_run, prometheus, started, calm)
         return monitored_run

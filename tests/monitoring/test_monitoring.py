@@ -59,10 +59,10 @@ def test_every_rule_is_evaluated_without_an_error(monitored_run: MonitoredRun) -
 def test_promtool_accepts_the_metrics_of_busy_services(monitored_run: MonitoredRun, service: str) -> None:
     promtool = program(PROMTOOL)
     assert promtool, "promtool is not installed: make monitoring-tools"
-    said = monitored_run.exported[service]
-    assert said.count("# TYPE pointsman_") >= 5
-    assert said.count("# TYPE gen_ai_") >= 1
-    checked = subprocess.run([promtool, "check", "metrics"], input=said, capture_output=True, text=True, timeout=60)
+    metrics = monitored_run.exported[service]
+    assert metrics.count("# TYPE pointsman_") >= 5
+    assert metrics.count("# TYPE gen_ai_") >= 1
+    checked = subprocess.run([promtool, "check", "metrics"], input=metrics, capture_output=True, text=True, timeout=60)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
@@ -78,8 +78,8 @@ def test_the_ticket_receiver_is_notified_after_the_engines_death_only(
     monitored_run: MonitoredRun, alert: dict[str, str]
 ) -> None:
     expected = (alert | {"receiver": "ticket"}).items()
-    assert not any(expected <= told.items() for told in monitored_run.told_before)
-    assert any(expected <= told.items() for told in monitored_run.told)
+    assert not any(expected <= notification.items() for notification in monitored_run.notified_before)
+    assert any(expected <= notification.items() for notification in monitored_run.notifications)
 
 
 def test_an_open_breaker_is_visible_on_its_panel(monitored_run: MonitoredRun) -> None:

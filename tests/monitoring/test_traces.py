@@ -36,16 +36,16 @@ def test_every_engine_request_belongs_to_its_gateway_trace(
 def test_the_engine_counts_the_tokens_of_a_request_as_the_gateway_does(
     by_id: dict[str, Arrived], of_the_engine: list[Arrived]
 ) -> None:
-    heard = [
+    seen = [
         (by_id[span.parent_id].attributes, span.attributes)
         for span in of_the_engine
         if "gen_ai.usage.output_tokens" in by_id[span.parent_id].attributes  # otherwise its end was not received
     ]
-    assert len(heard) >= ENOUGH
-    for asked, told in heard:
-        assert told["gen_ai.usage.prompt_tokens"] == asked["gen_ai.usage.input_tokens"]
-        assert told["gen_ai.usage.completion_tokens"] == asked["gen_ai.usage.output_tokens"]
-        assert told["gen_ai.latency.time_in_model_inference"] > 0
+    assert len(seen) >= ENOUGH
+    for asked, of_engine in seen:
+        assert of_engine["gen_ai.usage.prompt_tokens"] == asked["gen_ai.usage.input_tokens"]
+        assert of_engine["gen_ai.usage.completion_tokens"] == asked["gen_ai.usage.output_tokens"]
+        assert of_engine["gen_ai.latency.time_in_model_inference"] > 0
 
 
 def test_all_services_and_the_engine_have_sent_spans_with_known_names(monitored_run: MonitoredRun) -> None:

@@ -51,17 +51,17 @@ class Receiver:
     """Replaces the webhooks in deploy/prometheus/alertmanager.yml."""
 
     def __init__(self) -> None:
-        self.told: list[dict[str, str]] = []
+        self.notifications: list[dict[str, str]] = []
         """The labels of received alerts in order, each with `receiver`."""
 
     async def take(self, request: web.Request) -> web.Response:
         for alert in (await request.json())["alerts"]:
             if alert["status"] == "firing":
-                self.told.append(alert["labels"] | {"receiver": request.match_info["receiver"]})
+                self.notifications.append(alert["labels"] | {"receiver": request.match_info["receiver"]})
         return web.Response()
 
     def has(self, **labels: str) -> bool:
-        return any(labels.items() <= told.items() for told in self.told)
+        return any(labels.items() <= notification.items() for notification in self.notifications)
 
 
 @asynccontextmanager
@@ -134,7 +134,7 @@ async def watching(folder: Path, targets: Mapping[str, str], webhook: str = "") 
     shutil.copytree(DEPLOY, folder / "deploy")
     alertmanager, prometheus = free_address(), free_address()
     _make_impatient(folder / "deploy", targets, alertmanager, webhook)
-    told = [
+    arguments = [
         f"--config.file={folder}/deploy/alertmanager.yml",
         f"--storage.path={folder}/alertmanager",
         f"--web.listen-address={alertmanager}",
@@ -147,7 +147,7 @@ async def watching(folder: Path, targets: Mapping[str, str], webhook: str = "") 
         "--enable-feature=exemplar-storage",
     ]
     async with (
-        _running(ALERTMANAGER, told, folder) if webhook else nullcontext(),
+        _running(ALERTMANAGER, arguments, folder) if webhook else nullcontext(),
         _running(PROMETHEUS, seen, folder),
         httpx.AsyncClient(base_url=f"http://{prometheus}", timeout=30) as client,
     ):

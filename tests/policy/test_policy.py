@@ -23,8 +23,8 @@ def _failed(folder: Path, more: Sequence[str] = ()) -> set[tuple[str, str]]:
         pytest.skip("checkov is not installed: make test-policy")
     command = [str(CHECKOV), "--config-file", str(CONFIG), "-d", str(folder), "-o", "json", *more]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    said = json.loads(done.stdout)
-    reports = said if isinstance(said, list) else [said]
+    body = json.loads(done.stdout)
+    reports = body if isinstance(body, list) else [body]
     checked = [report for report in reports if "results" in report]
     assert checked, done.stdout + done.stderr
     assert sum(report["summary"]["parsing_errors"] for report in checked) == 0

@@ -90,13 +90,13 @@ async def test_five_commands_lead_to_the_first_answer(
         addresses = ("--http", http, "--grpc", "127.0.0.1:0")
         async with running(folder, environment, pointsman, "up", "--engine", endpoint.url, *addresses):
             done("up")
-            said = await run(folder, environment, pointsman, "ask", "Why is the sky blue?")
+            output = await run(folder, environment, pointsman, "ask", "Why is the sky blue?")
             done("ask")
             seconds = sum(steps.values())
     with capsys.disabled():
         parts = ", ".join(f"{step} {spent:.1f}" for step, spent in steps.items())
         print(f"\n{python}: first answer after {seconds:.1f} s ({parts})")
-    assert "Rayleigh scattering." in said
+    assert "Rayleigh scattering." in output
     assert "ok   engine: none installed; engines and providers with a URL need none" in checked
     imports = "import pointsman_gateway.__main__, pointsman_lab, pointsman_cli.__main__"
     await run(folder, environment, "env/bin/python", "-W", "error", "-c", imports)
@@ -129,8 +129,8 @@ async def test_labelled_messages_become_tasks_that_are_served(
         addresses = ("--http", http, "--grpc", "127.0.0.1:0")
         async with running(folder, environment, pointsman, "up", "mine", *addresses):
             routed = await run(folder, environment, pointsman, "route", MESSAGES["refund"].format(77))
-            said = await run(folder, environment, pointsman, "ask", MESSAGES["hours"].format(78))
+            output = await run(folder, environment, pointsman, "ask", MESSAGES["hours"].format(78))
     assert "refund" in made
     assert "refund" in routed
-    assert "At nine." in said
-    assert "hours" in said
+    assert "At nine." in output
+    assert "hours" in output

@@ -109,18 +109,18 @@ class Conformance:
             collection.search(ResolvedQuery("dogs", toward(1), "model", Eq("topic", "money"), SearchOptions(top_k=3)))
 
     @pytest.mark.parametrize(
-        ("changed", "told"),
+        ("changed", "message"),
         [
             ({"fields": FIELDS.model_copy(update={"text": "bodi"})}, "no field 'bodi'; it has: .*body"),
             ({"name": "docks"}, "docks"),
         ],
     )
     def test_a_missing_field_or_collection_is_named(
-        self, options: ExternalOptions, changed: dict[str, Any], told: str
+        self, options: ExternalOptions, changed: dict[str, Any], message: str
     ) -> None:
         names = ExternalOptions.__dataclass_fields__
         opened = self.open(ExternalOptions(**{name: changed.get(name, getattr(options, name)) for name in names}))
-        with pytest.raises(FailedPrecondition, match=told):
+        with pytest.raises(FailedPrecondition, match=message):
             opened.search(asked("dogs", toward(1)))
         assert opened.problem
         opened.close()

@@ -43,8 +43,8 @@ async def test_a_terminating_retriever_reports_not_serving_and_still_serves(tmp_
             await stub.CreateCollection(pb.CreateCollectionRequest(name="notes"))
             watch = health.Watch(health_pb2.HealthCheckRequest())
             leaving.signal(signal.SIGTERM)
-            async for said in watch:
-                if said.status == NOT_SERVING:
+            async for answer in watch:
+                if answer.status == NOT_SERVING:
                     break
             note = pb.Document(id="a", title="Ladder", text="The ladder is in the shed.")
             await stub.Upsert(pb.UpsertRequest(collection="notes", documents=[note]))

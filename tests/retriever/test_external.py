@@ -164,7 +164,7 @@ async def test_other_collections_are_searched_while_a_store_hangs(start: Start, 
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (
             "collections: {a: {store: qdrant, url: u, fields: {txt: b}}}",
@@ -175,12 +175,12 @@ async def test_other_collections_are_searched_while_a_store_hangs(start: Start, 
         ("models: {}", "has no `collections`"),
     ],
 )
-def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, told: str) -> None:
+def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "pointsman.yaml"
     file.write_text(text)
     with pytest.raises(FailedPrecondition) as refused:
         read_external(file)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 class OddStore:

@@ -43,7 +43,7 @@ async def test_neither_documents_nor_queries_are_logged(client: Client, log: io.
             await stub.Search(refused, metadata=IDS)
     await stub.DeleteCollection(pb.DeleteCollectionRequest(name="notes"), metadata=IDS)
     logging.getLogger("pointsman_retriever").info("still here")
-    told = log.getvalue()
-    assert "still here" in told
-    assert not [hidden for hidden in ("xyzzy", "Plugh", "maiden") if hidden in told]
-    assert all(json.loads(line)["service"] == "retriever" for line in told.splitlines())
+    text = log.getvalue()
+    assert "still here" in text
+    assert not [hidden for hidden in ("xyzzy", "Plugh", "maiden") if hidden in text]
+    assert all(json.loads(line)["service"] == "retriever" for line in text.splitlines())

@@ -164,8 +164,8 @@ async def test_the_collections_settings_apply_if_a_query_leaves_them_open(start:
         )
         query = "windowsill, and will it be wet outdoors"
         words = pb.SearchSettings(dense_weight=0.0, least_dense=0.99, least_coverage=1.0)
-        told = await client.stub.ConfigureSearch(pb.ConfigureSearchRequest(collection="notes", settings=words))
-        assert told.dense_weight == 0.0
+        response = await client.stub.ConfigureSearch(pb.ConfigureSearchRequest(collection="notes", settings=words))
+        assert response.dense_weight == 0.0
         assert [one.document_id for one in (await client.stub.Search(request(query))).passages] == ["cat"]
     async with start() as client:  # kept over a restart
         answer = await client.stub.Search(request(query))

@@ -26,12 +26,12 @@ def by_hand(texts: dict[int, str], query: str) -> dict[int, float]:
     counted = {chunk: terms.document_terms(text) for chunk, text in texts.items()}
     mean = sum(map(Counter.total, counted.values())) / len(counted)
     scores = dict.fromkeys(texts, 0.0)
-    for term, said in terms.query_terms(query).items():
+    for term, count in terms.query_terms(query).items():
         having = sum(term in one for one in counted.values())
         rare = np.log(1 + (len(texts) - having + 0.5) / (having + 0.5))
         for chunk, one in counted.items():
             saturated = one[term] * (K1 + 1) / (one[term] + K1 * (1 - B + B * one.total() / mean))
-            scores[chunk] += said * rare**IDF_EXPONENT * saturated
+            scores[chunk] += count * rare**IDF_EXPONENT * saturated
     return scores
 
 

@@ -89,9 +89,9 @@ async def test_answers_in_flight_are_completed_when_the_engine_stops(lora_server
     async with aiohttp.ClientSession() as session:
         reading = [asyncio.create_task(stream.read(session, lora_server.engine_url)) for stream in streams]
         await until(lambda: all(stream.pieces > 2 for stream in streams), within=60)
-        told = asyncio.create_task(lora_server.until_status(pb.ENGINE_STATUS_DOWN))
+        waiting = asyncio.create_task(lora_server.until_status(pb.ENGINE_STATUS_DOWN))
         lora_server.signal(signal.SIGTERM)
-        assert "shutting down" in (await told).detail
+        assert "shutting down" in (await waiting).detail
         assert not all(stream.done for stream in streams)
         late = Stream()  # a gateway that has not learned about it yet
         await late.read(session, lora_server.engine_url)

@@ -5,7 +5,7 @@ from pointsman_scoring.judge import PairScore, combine, parse_pair, parse_score
 
 
 @pytest.mark.parametrize(
-    ("said", "score"),
+    ("message", "score"),
     [
         ("Right. Score: 10", 1.0),
         ("The fee is wrong.\n**Score:** 3", 0.3),
@@ -26,12 +26,12 @@ from pointsman_scoring.judge import PairScore, combine, parse_pair, parse_score
         ("", None),
     ],
 )
-def test_the_score_is_the_last_line_that_ends_with_an_integer_from_0_to_10(said: str, score: float | None) -> None:
-    assert parse_score(said) == score
+def test_the_score_is_the_last_line_that_ends_with_an_integer_from_0_to_10(message: str, score: float | None) -> None:
+    assert parse_score(message) == score
 
 
 @pytest.mark.parametrize(
-    ("said", "scores"),
+    ("message", "scores"),
     [
         ("A is right, B is not.\nScore A: 9\nScore B: 2", (0.9, 0.2)),
         ("**Score A:** 7/10\n**Score B:** 7/10", (0.7, 0.7)),
@@ -40,8 +40,8 @@ def test_the_score_is_the_last_line_that_ends_with_an_integer_from_0_to_10(said:
         ("Score: 9", None),
     ],
 )
-def test_a_judge_of_two_answers_must_score_both(said: str, scores: tuple[float, float] | None) -> None:
-    assert parse_pair(said) == scores
+def test_a_judge_of_two_answers_must_score_both(message: str, scores: tuple[float, float] | None) -> None:
+    assert parse_pair(message) == scores
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,11 @@ def test_a_label_that_a_metric_cannot_use_is_refused_whatever_the_answer(
         ({"exact": True, "contains": True}, "exact, contains"),
         ({"exakt": True}, "unknown metric 'exakt'; known: exact, json_fields"),
         ({"judge": {"model": "x"}}, "unknown metric 'judge'"),
-        ({"exact": "yes"}, "write exact: true"),
-        ({"regex": True}, "needs a text"),
-        ({"regex": "("}, r"bad pattern '\('"),
+        ({"exact": "yes"}, "metric exact: it has no options; write true"),
+        ({"regex": True}, "metric regex: the pattern is a text; it is True"),
+        ({"regex": ""}, "the pattern is a text"),
+        ({"regex": "("}, r"metric regex: bad pattern '\('"),
+        ({"entry_point": True}, "entry_point is True; write module:function"),
         ({"entry_point": "nonsense"}, "write module:function"),
         ({"entry_point": "no_such_module:score"}, "ModuleNotFoundError"),
         ({"entry_point": "no_such_file.py:score"}, "there is no file no_such_file.py"),
@@ -111,4 +113,4 @@ def test_an_entry_point_is_a_function_of_a_module_or_of_a_file(tmp_path: Path) -
 def test_the_command_line_writes_a_spec_as_a_name_or_a_name_and_a_text() -> None:
     assert spec_from_text("exact") == {"exact": True}
     assert spec_from_text("regex=a=b") == {"regex": "a=b"}
-    assert METRICS == ("exact", "json_fields", "contains", "rouge_l", "regex", "entry_point")
+    assert METRICS == ("exact", "json_fields", "contains", "regex", "rouge_l", "entry_point")

@@ -23,12 +23,12 @@ WINDOW, MAX_TOKENS = 4096, 2**31 - 1
 """The model's context window, and the largest number of tokens that is read."""
 
 
-def said(text: str, index: int = 0, finish: str | None = None) -> bytes:
+def text_event(text: str, index: int = 0, finish: str | None = None) -> bytes:
     return event({"choices": [{"index": index, "delta": {"content": text}, "finish_reason": finish}]})
 
 
 def ended_with(prompt: int, completion: int, *, choices: int = 1) -> bytes:
-    texts = [said("a", index, "stop") for index in range(choices)]
+    texts = [text_event("a", index, "stop") for index in range(choices)]
     return HEAD + in_chunks([*texts, event(usage(prompt, completion)), DONE]) + LAST
 
 
@@ -37,8 +37,8 @@ DEEPER = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
 FAILURES: dict[str, bytes] = {
     "a deep event": HEAD + in_chunks([b'data: {"choices":[],"x":' + DEEP + b"}\n\n", DONE]) + LAST,
     "a deep delta": HEAD + in_chunks([b'data: {"choices":[{"delta":{"x":' + DEEPER + b"}}]}\n\n", DONE]) + LAST,
-    "many choices": HEAD + in_chunks([*[said("x", number) for number in range(5000)], DONE]) + LAST,
-    "a late choice": HEAD + in_chunks([said("", 1), said("x", 1), DONE]) + LAST,
+    "many choices": HEAD + in_chunks([*[text_event("x", number) for number in range(5000)], DONE]) + LAST,
+    "a late choice": HEAD + in_chunks([text_event("", 1), text_event("x", 1), DONE]) + LAST,
     "endless headers": b"HTTP/1.1 200 OK\r\n" + b"x-y: z\r\n" * 1_000_000,
     "an endless header": b"HTTP/1.1 200 OK\r\nx-y: " + b"z" * 8_000_000,
     "endless trailers": HEAD + b"0\r\n" + b"x-y: z\r\n" * 1_000_000,

@@ -152,8 +152,8 @@ async def refusal(training: Any, data: object, **more: Any) -> tuple[str, str]:
     """Returns the code and the message of a rejected job."""
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await training.CreateJob(training_pb.CreateTrainingJobRequest(name="attack", data=str(data), **more))
-    told = from_rpc_error(refused.value, "lora-server")
-    return told.code, told.message
+    error = from_rpc_error(refused.value, "lora-server")
+    return error.code, error.message
 
 
 async def test_training_reads_nothing_outside_the_data_roots_and_does_not_say_what_is_there(
@@ -215,5 +215,5 @@ async def test_a_refusal_names_the_role_that_is_needed(target: Addresses) -> Non
     async with connected(target.lora_server, target.tokens["read"]) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await lora_server_pb2_grpc.LoraServerStub(channel).Delete(lora_pb.DeleteAdapterRequest())
-    told = from_rpc_error(refused.value, "lora-server")
-    assert (told.code, told.message) == ("role_too_low", "'read' has the role read, and Delete needs the role admin")
+    error = from_rpc_error(refused.value, "lora-server")
+    assert (error.code, error.message) == ("role_too_low", "'read' has the role read, and Delete needs the role admin")

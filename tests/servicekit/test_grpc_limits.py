@@ -224,19 +224,19 @@ async def test_a_health_watcher_that_does_not_read_does_not_delay_the_others(wai
 
 
 @pytest.mark.parametrize(
-    "said",
+    "expected",
     [
         b"GET / HTTP/1.1\r\nhost: here\r\n\r\n",
         settings_frame({}) * 3,
         b"\x16\x03\x01\x00\x00",  # the start of a TLS handshake
     ],
 )
-async def test_what_is_not_http2_is_disconnected(waiting: WaitingServicer, said: bytes) -> None:
+async def test_what_is_not_http2_is_disconnected(waiting: WaitingServicer, expected: bytes) -> None:
     async with serving_with(ServerLimits(handshake_timeout=1), waiting) as server:
         host, _, port = server.address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         client = Http2Client(reader, writer)
-        client.say(said)
+        client.say(expected)
         async with asyncio.timeout(10):
             await client.ended()
         await client.close()

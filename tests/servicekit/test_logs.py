@@ -108,8 +108,8 @@ def test_each_json_line_is_an_object() -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_an_exceptions_text_is_withheld_but_not_its_traceback(form: str) -> None:
-    told = run(FAILING, "INFO", form)
-    assert "maiden" not in told
+    output = run(FAILING, "INFO", form)
+    assert "maiden" not in output
     for kept in (
         "in fail",
         "KeyError",
@@ -121,7 +121,7 @@ def test_an_exceptions_text_is_withheld_but_not_its_traceback(form: str) -> None
         "engine_error",
         "'ca.pem'",
     ):
-        assert kept in told, kept
+        assert kept in output, kept
 
 
 def test_at_debug_level_the_exceptions_text_is_shown() -> None:
@@ -136,8 +136,8 @@ def test_logged_text_cannot_start_a_new_line() -> None:
 
 def test_secrets_are_masked_in_all_loggers() -> None:
     program = PROGRAM.replace('"handbook"', '"key pm_0123456789abcdef at redis://:hunter22@db:6379/0"')
-    told = run(program)
-    assert "opened key [secret] at redis://[secret]@db:6379/0" in told
+    output = run(program)
+    assert "opened key [secret] at redis://[secret]@db:6379/0" in output
 
 
 @pytest.mark.parametrize(

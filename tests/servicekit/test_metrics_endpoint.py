@@ -41,13 +41,13 @@ def test_a_port_in_use_is_named() -> None:
 def test_liveness_and_readiness_are_served() -> None:
     ready = False
     with serving_metrics("127.0.0.1:0", CollectorRegistry(), lambda: ready) as port:
-        assert said(port, "healthz") == (200, "ok\n")
-        assert said(port, "readyz") == (503, "not ready\n")
+        assert status_and_text(port, "healthz") == (200, "ok\n")
+        assert status_and_text(port, "readyz") == (503, "not ready\n")
         ready = True
-        assert said(port, "readyz") == (200, "ready\n")
+        assert status_and_text(port, "readyz") == (200, "ready\n")
 
 
-def said(port: int, page: str) -> tuple[int, str]:
+def status_and_text(port: int, page: str) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}") as response:
             return response.status, response.read().decode()

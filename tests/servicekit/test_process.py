@@ -58,8 +58,8 @@ libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
 
 
 def test_all_threads_share_one_arena_of_malloc() -> None:
-    told = subprocess.run([sys.executable, "-c", ALLOCATE], stdout=subprocess.PIPE, text=True, check=True).stdout
-    assert told.count("<heap nr=") == 1
+    ended = subprocess.run([sys.executable, "-c", ALLOCATE], stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert ended.count("<heap nr=") == 1
 
 
 TRIM = """
@@ -86,5 +86,5 @@ asyncio.run(main())
 
 
 def test_memory_between_blocks_that_are_in_use_is_returned() -> None:
-    told = subprocess.run([sys.executable, "-c", TRIM], stdout=subprocess.PIPE, text=True, check=True).stdout
-    assert float(told) > 40
+    ended = subprocess.run([sys.executable, "-c", TRIM], stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert float(ended) > 40

@@ -12,6 +12,7 @@ from pointsman_servicekit.setting_values import WrongSetting, require_address, r
 
 SERVICES = [("gateway", "GATEWAY"), ("lora_server", "LORA"), ("retriever", "RETRIEVER")]
 ADDRESS = "write HOST:PORT, such as 127.0.0.1:8080 or [::]:8080, with a port from 0 to 65535"
+LOG_LEVEL = ("LOG_LEVEL", "verbose", "Input should be 'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'")
 LISTENS = [
     (GatewaySettings, "http_listen"),
     (GatewaySettings, "grpc_listen"),
@@ -67,14 +68,17 @@ def test_each_wrong_value_is_named_with_its_variable() -> None:
         {"msg": "Value error, write a name", "loc": ("data_roots", 0), "input": "5"},
         {"msg": "Value error, APP_A and APP_B exclude each other", "loc": (), "input": {"a": "secret"}},
     ]
-    told = str(WrongSetting("APP_", errors))
-    assert told == "APP_DATA_ROOTS is '5': write a name; APP_A and APP_B exclude each other"
+    text = str(WrongSetting("APP_", errors))
+    assert text == "APP_DATA_ROOTS is '5': write a name; APP_A and APP_B exclude each other"
 
 
+@pytest.mark.parametrize(("setting", "value", "remedy"), [("METRICS_LISTEN", "localhost", ADDRESS), LOG_LEVEL])
 @pytest.mark.parametrize(("service", "prefix"), SERVICES)
-def test_a_service_with_a_wrong_value_says_so_in_one_line(service: str, prefix: str) -> None:
-    environment = {**os.environ, f"POINTSMAN_{prefix}_METRICS_LISTEN": "localhost"}
+def test_a_service_with_a_wrong_value_says_so_in_one_line(
+    service: str, prefix: str, setting: str, value: str, remedy: str
+) -> None:
+    environment = {**os.environ, f"POINTSMAN_{prefix}_{setting}": value}
     command = [sys.executable, "-m", f"pointsman_{service}"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    told = f"pointsman_{service}: POINTSMAN_{prefix}_METRICS_LISTEN is 'localhost': {ADDRESS}\n"
-    assert (ended.returncode, ended.stderr) == (1, told)
+    message = f"pointsman_{service}: POINTSMAN_{prefix}_{setting} is '{value}': {remedy}\n"
+    assert (ended.returncode, ended.stderr) == (1, message)

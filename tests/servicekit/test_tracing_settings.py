@@ -28,15 +28,15 @@ def test_an_endpoint_enables_tracing(environment: dict[str, str], wanted: bool) 
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER is 'zipkin'; known: otlp, none"),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "is 'grpc'; traces are sent by http/protobuf"),
         ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"}, "is 'http/json'; traces are sent by http/protobuf"),
     ],
 )
-def test_unsupported_exporters_are_rejected_by_name(more: dict[str, str], told: str) -> None:
-    with pytest.raises(OtelSettingsError, match=told):
+def test_unsupported_exporters_are_rejected_by_name(more: dict[str, str], message: str) -> None:
+    with pytest.raises(OtelSettingsError, match=message):
         is_tracing_enabled(ENDPOINT | more)
 
 
@@ -65,5 +65,5 @@ def test_without_them_no_service_imports_tracing_libraries(service: str) -> None
         "print([name for name in sys.modules if name.startswith(heavy)])\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert said.stdout == "[]\n"
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"

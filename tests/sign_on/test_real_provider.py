@@ -113,9 +113,9 @@ async def test_a_person_signs_in_to_the_console(guarded: Gateway, provider: Prov
         endpoint, parameters = await authorization_request(page, verifier, nonce, REDIRECT)
         code = await _sign_in(endpoint, parameters)
         body = {"code": code, "verifier": verifier, "redirect_uri": REDIRECT, "nonce": nonce}
-        told = await page.post(LOGIN, json=body)
-        assert told.status_code == 200, told.text
-        shown = {"authorization": f"Bearer {told.json()['token']}"}
+        response = await page.post(LOGIN, json=body)
+        assert response.status_code == 200, response.text
+        shown = {"authorization": f"Bearer {response.json()['token']}"}
         overview = (await page.get("/console/api/overview", headers=shown)).json()["overview"]
         assert (overview["caller"]["tenant"], overview["caller"]["admin"]) == ("acme", False)
         assert (await page.post(LOGIN, json=body)).json()["error"]["code"] == "login_failed"  # a code is used once
@@ -125,12 +125,12 @@ async def _sign_in(endpoint: str, parameters: dict[str, str]) -> str:
     """Signs in as a person with a browser would, consents, and returns the authorization code."""
     answers = {"login": {"prompt": "login", "login": "grace", "password": "x"}, "consent": {"prompt": "consent"}}
     async with httpx.AsyncClient() as browser:
-        told = await browser.get(endpoint, params=parameters)
-        while not told.headers.get("location", "").startswith(REDIRECT):
-            if told.is_redirect:
-                told = await browser.get(urljoin(str(told.url), told.headers["location"]))
+        response = await browser.get(endpoint, params=parameters)
+        while not response.headers.get("location", "").startswith(REDIRECT):
+            if response.is_redirect:
+                response = await browser.get(urljoin(str(response.url), response.headers["location"]))
                 continue
-            prompt = re.findall(r'name="prompt" value="(\w+)"', told.raise_for_status().text)[0]
-            told = await browser.post(str(told.url), data=answers.pop(prompt))
-    (code,) = parse_qs(urlsplit(told.headers["location"]).query)["code"]
+            prompt = re.findall(r'name="prompt" value="(\w+)"', response.raise_for_status().text)[0]
+            response = await browser.post(str(response.url), data=answers.pop(prompt))
+    (code,) = parse_qs(urlsplit(response.headers["location"]).query)["code"]
     return code

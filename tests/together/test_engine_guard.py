@@ -176,11 +176,11 @@ async def test_public_answers_contain_no_paths(guarded: GuardedEngine, loud: lis
     await guarded.text("a@1")
 
     models = await guarded.http.get("/v1/models")
-    told = [models, *[await guarded.http.get(path) for path in ("/metrics", "/version", "/load", "/health")]]
+    pages = [models, *[await guarded.http.get(path) for path in ("/metrics", "/version", "/load", "/health")]]
 
     assert [model["id"] for model in models.json()["data"]] == [NAME, "a@1"]
     assert "/" not in models.text
-    for answer in told:
+    for answer in pages:
         assert answer.status_code == 200
         assert str(BASE_MODEL) not in answer.text
         assert str(loud[0]) not in answer.text

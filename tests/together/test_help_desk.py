@@ -190,17 +190,17 @@ def test_metrics_price_each_path(help_desk: Any, client: openai.OpenAI) -> None:
 
 
 def test_the_engine_reports_its_time_and_its_cost_is_allocated(help_desk: Any, client: openai.OpenAI) -> None:
-    told = {}
+    received = {}
     for path in ("triage_few_shot", "triage_adapter"):
         answered = client.chat.completions.create(
             model=f"path:{path}", messages=[{"role": "user", "content": "my train was late"}], max_tokens=8
         )
         assert answered.model_extra is not None
-        told[path] = answered.model_extra["pointsman"]
-        assert told[path]["seconds"]["queue"] >= 0  # as vLLM counts it
-        assert told[path]["seconds"]["prefill"] > 0
-    assert told["triage_adapter"]["cost_parts_usd"]["training"] > 0
-    assert "training" not in told["triage_few_shot"]["cost_parts_usd"]
+        received[path] = answered.model_extra["pointsman"]
+        assert received[path]["seconds"]["queue"] >= 0  # as vLLM counts it
+        assert received[path]["seconds"]["prefill"] > 0
+    assert received["triage_adapter"]["cost_parts_usd"]["training"] > 0
+    assert "training" not in received["triage_few_shot"]["cost_parts_usd"]
     lines = httpx.get(f"{help_desk.url}/metrics").text.splitlines()
     shared = [line for line in lines if line.startswith("pointsman_engine_cost_usd_total{")]
     assert {path for line in shared for path in ("triage_few_shot", "idle") if f'path="{path}"' in line} == {

@@ -47,16 +47,16 @@ def test_an_edit_applies_at_once_and_log_probabilities_validate_an_answer(help_d
     as_it_was = file.read_text()
     tasks = yaml.safe_load(as_it_was)
     tasks["tasks"]["triage"]["validators"] = [{"mean_logprob": -0.000001}]
-    before = http.get("/v1/configuration").json()["generation"]
+    before = http.get("/v1/configuration").json()["revision"]
     file.write_text(yaml.safe_dump(tasks))
     try:
-        _until(lambda: http.get("/v1/configuration").json()["generation"] != before)
+        _until(lambda: http.get("/v1/configuration").json()["revision"] != before)
         judged = ask(http, TRIAGE, max_tokens=40)
         assert judged.headers["x-pointsman-reason"] == "escalated:mean_logprob"
         assert judged.json()["choices"][0]["logprobs"] is None  # requested by the judge, not by the client
     finally:
         file.write_text(as_it_was)
-        _until(lambda: http.get("/v1/configuration").json()["generation"] == before)
+        _until(lambda: http.get("/v1/configuration").json()["revision"] == before)
 
 
 def test_feedback_counts_once_over_http_and_grpc(help_desk: Any, http: httpx.Client) -> None:
@@ -75,8 +75,8 @@ def test_feedback_counts_once_over_http_and_grpc(help_desk: Any, http: httpx.Cli
 def test_a_replay_with_the_same_configuration_changes_nothing(help_desk: Any, http: httpx.Client) -> None:
     for text in (TRIAGE, "Do I have to reserve a space for my bicycle?", "Tell me of the moons of Jupiter"):
         http.post("/v1/route", json={"model": "auto", "messages": [{"role": "user", "content": text}]})
-    told = _pointsman(help_desk, "replay", str(help_desk.config), "--redis", help_desk.run["redis_url"], "--json")
-    facts = json.loads(told)
+    output = _pointsman(help_desk, "replay", str(help_desk.config), "--redis", help_desk.run["redis_url"], "--json")
+    facts = json.loads(output)
     assert facts["decisions"] >= 3
     assert facts["changed"] == 0
 

@@ -88,7 +88,7 @@ def show_decision(console: Console, decision: Decision) -> None:
         else f"{decision.in_distribution_score:.3f}",
         "notes": "; ".join(decision.notes),
         "expected": "" if decision.expected_cost_usd is None else dollars(decision.expected_cost_usd),
-        "generation": decision.generation,
+        "revision": decision.revision,
         "id": decision.id,
     }
     for name, value in rows.items():

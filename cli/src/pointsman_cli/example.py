@@ -22,7 +22,7 @@ CONFIG_FILES = (EXAMPLE_FILE, "models.yaml", "paths.yaml", "tasks.yaml")
 STRATEGIES_WITHOUT_EMBEDDING = frozenset({"zero_shot", "persona", "chain_of_thought"})
 
 STRATEGIES = STRATEGIES_WITHOUT_EMBEDDING | {"few_shot", "retrieval"}
-"""The names of the gateway's own prompt strategies; any other name is that of an extension."""
+"""Names of prompt strategies of the gateway; any other one is treated as an extension, which may need everything."""
 
 GATEWAY_KEYS = frozenset({"models", "engines", "paths", "tasks"})
 """A pointsman.yaml that has one of these keys, and no `config`, is itself the gateway's configuration."""
@@ -30,7 +30,10 @@ GATEWAY_KEYS = frozenset({"models", "engines", "paths", "tasks"})
 INVALID_CONTENT = (yaml.YAMLError, UnicodeDecodeError, OSError, AttributeError, LookupError, TypeError)
 """The errors of reading a configuration's files without checking them."""
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+NAME_PATTERN = r"[a-z0-9_-]{1,64}"
+"""The form of the names of adapters and collections, as in the services."""
+
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 
 
 class _Strict(BaseModel):

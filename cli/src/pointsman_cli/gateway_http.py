@@ -46,7 +46,7 @@ class Decision:
     margin: float | None = None  # difference between the first and second probability
     in_distribution_score: float | None = None  # below 0: unlike the training examples
     notes: tuple[str, ...] = ()
-    generation: str = ""  # the id of the configuration that decided
+    revision: str = ""  # of the configuration that decided
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ from pointsman_cli.train.progress import Message, TrainingProgress, to_event
 
 TRAINING_CALL_SECONDS = 60.0
 """Timeout in seconds of a call; CreateJob copies the job's files, and Cancel waits for the job's process to stop."""
+DESCRIBE_SECONDS = 70.0
+"""Timeout of DescribeMethod, which may import torch; the lora-server gives up a little earlier."""
 STATE_NAMES = {number: name.removeprefix("TRAINING_STATE_").lower() for name, number in pb.TrainingState.items()}
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `jobs list` shows it.")]

@@ -142,7 +142,7 @@ class Choice(_message.Message):
     def __init__(self, index: _Optional[int] = ..., content: _Optional[str] = ..., finish_reason: _Optional[str] = ..., extra_json: _Optional[str] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("id", "task", "confidence", "path", "kind", "reason", "considered", "expected_cost_usd", "probabilities", "stage", "margin", "in_distribution_score", "notes", "generation")
+    __slots__ = ("id", "task", "confidence", "path", "kind", "reason", "considered", "expected_cost_usd", "probabilities", "stage", "margin", "in_distribution_score", "notes", "revision")
     ID_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
@@ -156,7 +156,7 @@ class Decision(_message.Message):
     MARGIN_FIELD_NUMBER: _ClassVar[int]
     IN_DISTRIBUTION_SCORE_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
-    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     id: str
     task: str
     confidence: float
@@ -170,8 +170,8 @@ class Decision(_message.Message):
     margin: float
     in_distribution_score: float
     notes: _containers.RepeatedScalarFieldContainer[str]
-    generation: str
-    def __init__(self, id: _Optional[str] = ..., task: _Optional[str] = ..., confidence: _Optional[float] = ..., path: _Optional[str] = ..., kind: _Optional[str] = ..., reason: _Optional[str] = ..., considered: _Optional[_Iterable[_Union[Considered, _Mapping]]] = ..., expected_cost_usd: _Optional[float] = ..., probabilities: _Optional[_Iterable[_Union[TaskProbability, _Mapping]]] = ..., stage: _Optional[str] = ..., margin: _Optional[float] = ..., in_distribution_score: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ...) -> None: ...
+    revision: str
+    def __init__(self, id: _Optional[str] = ..., task: _Optional[str] = ..., confidence: _Optional[float] = ..., path: _Optional[str] = ..., kind: _Optional[str] = ..., reason: _Optional[str] = ..., considered: _Optional[_Iterable[_Union[Considered, _Mapping]]] = ..., expected_cost_usd: _Optional[float] = ..., probabilities: _Optional[_Iterable[_Union[TaskProbability, _Mapping]]] = ..., stage: _Optional[str] = ..., margin: _Optional[float] = ..., in_distribution_score: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ..., revision: _Optional[str] = ...) -> None: ...
 
 class Considered(_message.Message):
     __slots__ = ("path", "outcome", "reason")
@@ -356,14 +356,14 @@ class ListPathsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ListPathsResponse(_message.Message):
-    __slots__ = ("paths", "models", "generation")
+    __slots__ = ("paths", "models", "revision")
     PATHS_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
-    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     paths: _containers.RepeatedCompositeFieldContainer[PathInfo]
     models: _containers.RepeatedScalarFieldContainer[str]
-    generation: str
-    def __init__(self, paths: _Optional[_Iterable[_Union[PathInfo, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ...) -> None: ...
+    revision: str
+    def __init__(self, paths: _Optional[_Iterable[_Union[PathInfo, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ..., revision: _Optional[str] = ...) -> None: ...
 
 class PathInfo(_message.Message):
     __slots__ = ("name", "kind", "model", "adapter", "strategies", "available", "why_not")

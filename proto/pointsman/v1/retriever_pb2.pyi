@@ -602,3 +602,31 @@ class SketchResponse(_message.Message):
     documents: int
     smallest: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, version: _Optional[int] = ..., documents: _Optional[int] = ..., smallest: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class VectorSketchRequest(_message.Message):
+    __slots__ = ("collection", "known_checksum", "tenant")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    known_checksum: str
+    tenant: str
+    def __init__(self, collection: _Optional[str] = ..., known_checksum: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
+
+class VectorSketchResponse(_message.Message):
+    __slots__ = ("checksum", "version", "fingerprint", "dimensions", "chunks", "vectors", "unchanged")
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_FIELD_NUMBER: _ClassVar[int]
+    checksum: str
+    version: int
+    fingerprint: str
+    dimensions: int
+    chunks: int
+    vectors: bytes
+    unchanged: bool
+    def __init__(self, checksum: _Optional[str] = ..., version: _Optional[int] = ..., fingerprint: _Optional[str] = ..., dimensions: _Optional[int] = ..., chunks: _Optional[int] = ..., vectors: _Optional[bytes] = ..., unchanged: _Optional[bool] = ...) -> None: ...

@@ -104,6 +104,11 @@ class RetrieverStub:
                 request_serializer=pointsman_dot_v1_dot_retriever__pb2.SketchRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_retriever__pb2.SketchResponse.FromString,
                 _registered_method=True)
+        self.VectorSketch = channel.unary_unary(
+                '/pointsman.v1.Retriever/VectorSketch',
+                request_serializer=pointsman_dot_v1_dot_retriever__pb2.VectorSketchRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_retriever__pb2.VectorSketchResponse.FromString,
+                _registered_method=True)
         self.ConfigureSearch = channel.unary_unary(
                 '/pointsman.v1.Retriever/ConfigureSearch',
                 request_serializer=pointsman_dot_v1_dot_retriever__pb2.ConfigureSearchRequest.SerializeToString,
@@ -212,6 +217,14 @@ class RetrieverServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VectorSketch(self, request, context):
+        """Returns a sample of the chunks' vectors, at most 2,048 and 2 MiB: a text's greatest cosine with them tells whether
+        the collection may be about it. A gateway asks for it in the background, not for each request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ConfigureSearch(self, request, context):
         """Sets how a collection is searched; `pointsman retriever tune` determines the values.
         """
@@ -291,6 +304,11 @@ def add_RetrieverServicer_to_server(servicer, server):
                     servicer.Sketch,
                     request_deserializer=pointsman_dot_v1_dot_retriever__pb2.SketchRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_retriever__pb2.SketchResponse.SerializeToString,
+            ),
+            'VectorSketch': grpc.unary_unary_rpc_method_handler(
+                    servicer.VectorSketch,
+                    request_deserializer=pointsman_dot_v1_dot_retriever__pb2.VectorSketchRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_retriever__pb2.VectorSketchResponse.SerializeToString,
             ),
             'ConfigureSearch': grpc.unary_unary_rpc_method_handler(
                     servicer.ConfigureSearch,
@@ -676,6 +694,33 @@ class Retriever:
             '/pointsman.v1.Retriever/Sketch',
             pointsman_dot_v1_dot_retriever__pb2.SketchRequest.SerializeToString,
             pointsman_dot_v1_dot_retriever__pb2.SketchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VectorSketch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.Retriever/VectorSketch',
+            pointsman_dot_v1_dot_retriever__pb2.VectorSketchRequest.SerializeToString,
+            pointsman_dot_v1_dot_retriever__pb2.VectorSketchResponse.FromString,
             options,
             channel_credentials,
             insecure,

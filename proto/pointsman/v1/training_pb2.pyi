@@ -147,6 +147,22 @@ class CancelTrainingJobRequest(_message.Message):
     id: str
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
+class DescribeTrainingMethodRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class TrainingMethod(_message.Message):
+    __slots__ = ("name", "learns_from_pairs", "must_be_merged")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LEARNS_FROM_PAIRS_FIELD_NUMBER: _ClassVar[int]
+    MUST_BE_MERGED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    learns_from_pairs: bool
+    must_be_merged: bool
+    def __init__(self, name: _Optional[str] = ..., learns_from_pairs: _Optional[bool] = ..., must_be_merged: _Optional[bool] = ...) -> None: ...
+
 class TrainingEvent(_message.Message):
     __slots__ = ("number", "event", "facts")
     NUMBER_FIELD_NUMBER: _ClassVar[int]

@@ -59,6 +59,11 @@ class TrainingStub:
                 request_serializer=pointsman_dot_v1_dot_training__pb2.CancelTrainingJobRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_training__pb2.TrainingJob.FromString,
                 _registered_method=True)
+        self.DescribeMethod = channel.unary_unary(
+                '/pointsman.v1.Training/DescribeMethod',
+                request_serializer=pointsman_dot_v1_dot_training__pb2.DescribeTrainingMethodRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_training__pb2.TrainingMethod.FromString,
+                _registered_method=True)
 
 
 class TrainingServicer:
@@ -98,6 +103,13 @@ class TrainingServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeMethod(self, request, context):
+        """What a training method learns from, and what becomes of its result.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -125,6 +137,11 @@ def add_TrainingServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=pointsman_dot_v1_dot_training__pb2.CancelTrainingJobRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_training__pb2.TrainingJob.SerializeToString,
+            ),
+            'DescribeMethod': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeMethod,
+                    request_deserializer=pointsman_dot_v1_dot_training__pb2.DescribeTrainingMethodRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_training__pb2.TrainingMethod.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -262,6 +279,33 @@ class Training:
             '/pointsman.v1.Training/Cancel',
             pointsman_dot_v1_dot_training__pb2.CancelTrainingJobRequest.SerializeToString,
             pointsman_dot_v1_dot_training__pb2.TrainingJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeMethod(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.Training/DescribeMethod',
+            pointsman_dot_v1_dot_training__pb2.DescribeTrainingMethodRequest.SerializeToString,
+            pointsman_dot_v1_dot_training__pb2.TrainingMethod.FromString,
             options,
             channel_credentials,
             insecure,

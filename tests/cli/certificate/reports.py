@@ -64,7 +64,7 @@ def catalog_of(report: Report, prices: Mapping[str, float] | None = None) -> Cat
     paths = report.tasks[0].paths
     facts = ModelFacts("print of a model", prices or {"prompt": 1.0, "cached": 0.1, "completion": 4.0})
     return Catalog(
-        generation="abc",
+        revision="abc",
         tasks={"triage": CatalogTask(tuple(path.path for path in paths), {"exact": True})},
         paths={
             path.path: PathFacts(

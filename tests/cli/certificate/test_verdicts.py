@@ -136,7 +136,7 @@ def test_a_report_without_the_scores_of_rows_is_rejected() -> None:
 def test_a_configuration_that_has_changed_since_the_evaluation_is_rejected() -> None:
     report = report_of(path_of("few_shot", RIGHT, 5.0))
     with pytest.raises(UsageError, match="the configuration was old in the evaluation, and is abc now"):
-        statement_of(replace(report, generation="old"))
+        statement_of(replace(report, revision="old"))
 
 
 def test_an_adapter_that_answered_in_two_versions_is_rejected() -> None:

@@ -172,7 +172,7 @@ def mixed_of(tasks: Mapping[str, Mapping[str, Sequence[float]]]) -> Mixed:
     kinds = {"small": "prompt", "searching": "rag", "tuned": "lora"}
     catalog = Catalog("", {}, {name: PathFacts(kind, "", "", "") for name, kind in kinds.items()}, {}, "small", ())
     plans = {
-        task: TaskPlan(tuple(path for path in scores if path != AUTO), {}, MetricScorer("exact", Exact()), ())
+        task: TaskPlan(tuple(path for path in scores if path != AUTO), {}, MetricScorer(Exact()), ())
         for task, scores in tasks.items()
     }
     answers = [

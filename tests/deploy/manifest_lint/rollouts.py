@@ -15,8 +15,8 @@ DRAIN_SETTINGS = ("drain_notice", "drain_grace", "shutdown_delay", "shutdown_tim
 
 def time_to_drain(cluster: Cluster) -> Iterator[Fault]:
     for workload in cluster.services:
-        told = cluster.environment(workload, workload.pod["containers"][0])
-        needed = max(_sleep(c) for c in workload.containers) + shutdown_seconds(workload.service, told)
+        environment = cluster.environment(workload, workload.pod["containers"][0])
+        needed = max(_sleep(c) for c in workload.containers) + shutdown_seconds(workload.service, environment)
         grace = workload.pod.get("terminationGracePeriodSeconds", 30)
         if grace < needed:
             yield Fault("grace too short", workload.where, f"{grace} s, and {needed:g} s are needed")

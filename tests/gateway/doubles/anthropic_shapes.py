@@ -48,20 +48,20 @@ _JOINED = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta"
 def joined(text: str) -> dict[str, Any]:
     """Returns the message that a stream's events add up to, without arguments of tools."""
     stream(text)
-    told: dict[str, Any] = {}
+    received: dict[str, Any] = {}
     for event in events(text):
         match event["type"]:
             case "message_start":
-                told = dict(event["message"])
+                received = dict(event["message"])
             case "content_block_start":
-                told["content"].append(event["content_block"])
+                received["content"].append(event["content_block"])
             case "content_block_delta":
-                block, delta = told["content"][event["index"]], event["delta"]
+                block, delta = received["content"][event["index"]], event["delta"]
                 if delta["type"] == "citations_delta":
                     block.setdefault("citations", []).append(delta["citation"])
                 elif delta["type"] in _JOINED:
                     name = _JOINED[delta["type"]]
                     block[name] = block.get(name, "") + delta[name]
             case "message_delta":
-                told |= event["delta"]
-    return told
+                received |= event["delta"]
+    return received

@@ -30,7 +30,7 @@ class ApiClient(Protocol):
 
     async def route(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Mapping[str, Any]: ...
 
-    async def say(self, decision_id: str, **said: Any) -> tuple[str, bool]:
+    async def say(self, decision_id: str, **received: Any) -> tuple[str, bool]:
         """Sends feedback; returns where it was stored, and whether it was known already."""
         ...
 

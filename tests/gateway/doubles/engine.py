@@ -220,8 +220,8 @@ def text_chunk(text: str, *, index: int = 0, finish: str | None = None, logprobs
 def text_answer(*pieces: str, finish: str = "stop", prompt_tokens: int = 20) -> list[Step]:
     """Returns a complete completion stream as vLLM sends it."""
     *first, last = pieces
-    told = [*(text_chunk(piece) for piece in first), text_chunk(last, finish=finish)]
-    return [*told, usage(prompt_tokens, len(pieces)), DONE]
+    seen = [*(text_chunk(piece) for piece in first), text_chunk(last, finish=finish)]
+    return [*seen, usage(prompt_tokens, len(pieces)), DONE]
 
 
 def embedded(body: Mapping[str, Any]) -> bytes:

@@ -31,9 +31,9 @@ class Side:
     engine: ScriptedEngine
     lora_server: ScriptedLoraServer
 
-    async def say(self, told: pb.Alias, resident: Sequence[str] = (OLD, NEW), loadable: Sequence[str] = ()) -> None:
+    async def say(self, reported: pb.Alias, resident: Sequence[str] = (OLD, NEW), loadable: Sequence[str] = ()) -> None:
         await self.lora_server.say(
-            READY, url=self.engine.url, resident=resident, loadable=loadable, aliases={told.alias: told}
+            READY, url=self.engine.url, resident=resident, loadable=loadable, aliases={reported.alias: reported}
         )
 
     @property
@@ -68,7 +68,7 @@ async def run_engine_pair(
     neighbours: Neighbours,
     resident: Mapping[str, Sequence[str]],
     loadable: Mapping[str, Sequence[str]] = {},
-    told: pb.Alias | None = None,
+    reported: pb.Alias | None = None,
 ) -> AsyncIterator[EnginePair]:
     """Runs the engines `local` and `second`, with the versions `resident` and `loadable` by engine. The first path uses
     the adapter."""
@@ -77,7 +77,7 @@ async def run_engine_pair(
         neighbours.config.models["engines"]["second"] = {"model": "tiny", "lora_server": lora_server.address}
         for name, side in sides.items():
             side.engine.script = answer_with_model_name()
-            await side.say(told or alias(OLD, 1), resident.get(name, ()), loadable.get(name, ()))
+            await side.say(reported or alias(OLD, 1), resident.get(name, ()), loadable.get(name, ()))
         async with neighbours.gateway() as gateway:
             await until(lambda: all(gateway.components.engines.get(name).ready for name in sides))
             yield EnginePair(gateway, sides)

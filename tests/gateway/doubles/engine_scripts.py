@@ -89,16 +89,16 @@ def scripts(draw: st.DrawFn) -> Script:
     count = draw(st.integers(1, 3))
     of_choices = [draw(spoken(index) | called(index)) for index in range(count)]
     events = [chunk("", role="assistant", index=index) for index in range(count)]
-    waiting = [list(said) for said, _ in of_choices]
+    waiting = [list(entry) for entry, _ in of_choices]
     while any(waiting):  # an engine interleaves the events of its choices
-        turn = draw(st.sampled_from([number for number, said in enumerate(waiting) if said]))
+        turn = draw(st.sampled_from([number for number, entry in enumerate(waiting) if entry]))
         events.append(waiting[turn].pop(0))
     usage = draw(st.none() | usages())
     if usage:
         counted = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
         last = {"usage": {**counted, "prompt_tokens_details": {"cached_tokens": usage[2]}}}
         if draw(st.booleans()):  # some engines report usage in every event
-            events = [{**said, "usage": {**counted, "completion_tokens": n}} for n, said in enumerate(events)]
+            events = [{**entry, "usage": {**counted, "completion_tokens": n}} for n, entry in enumerate(events)]
         if draw(st.booleans()):  # some engines report usage in the last event, vLLM in an extra one
             events[-1] = {**events[-1], **last}
         else:

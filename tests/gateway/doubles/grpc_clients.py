@@ -70,7 +70,7 @@ class GrpcStreamClient:
             name: getattr(decision, name)
             for name in ("id", "task", "confidence", "path", "kind", "reason", "stage", "expected_cost_usd")
         }
-        routed |= {name: getattr(decision, name) for name in ("margin", "in_distribution_score", "generation")}
+        routed |= {name: getattr(decision, name) for name in ("margin", "in_distribution_score", "revision")}
         routed["notes"] = list(decision.notes)
         routed["costs_usd"] = dict(response.costs_usd)
         routed["considered"] = [{"path": c.path, "outcome": c.outcome, "reason": c.reason} for c in decision.considered]

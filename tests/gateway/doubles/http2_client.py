@@ -112,7 +112,7 @@ class Http2Client:
     async def answer(self, stream: int) -> tuple[bytes, dict[str, str]]:
         """Returns data and trailers of the only pending call. Raises ConnectionResetError."""
         data = b""
-        told: dict[str, str] = {}
+        received: dict[str, str] = {}
         while True:
             frame = await self.next(DATA, HEADERS, RST_STREAM, stream=stream)
             if frame.kind == RST_STREAM:
@@ -120,9 +120,9 @@ class Http2Client:
             if frame.kind == DATA:
                 data += frame.payload
             else:
-                told |= self.headers(frame)
+                received |= self.headers(frame)
             if frame.flags & END_STREAM:
-                return data, told
+                return data, received
 
     def headers(self, frame: Frame) -> dict[str, str]:
         return {str(name): str(value) for name, value in self._decoder.decode(frame.payload)}

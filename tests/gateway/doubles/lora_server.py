@@ -134,17 +134,17 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
             alias.version, alias.previous = alias.previous, ""
         else:
             raise FailedPrecondition(f"{alias.alias} was never moved", code="nothing_to_roll_back")
-        told = pb.Change(kind="rollback", before=before, author=request.author, reason=request.reason)
-        return await self._changed(alias, told)
+        change = pb.Change(kind="rollback", before=before, author=request.author, reason=request.reason)
+        return await self._changed(alias, change)
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.EngineState]:
         self.watchers += 1
         try:
             while True:
-                said = self._state
-                yield said
+                last_sent = self._state
+                yield last_sent
                 async with self._news:
-                    await self._news.wait_for(partial(lambda seen: self._state.sequence > seen, said.sequence))
+                    await self._news.wait_for(partial(lambda seen: self._state.sequence > seen, last_sent.sequence))
         finally:
             self.watchers -= 1
 
@@ -179,13 +179,17 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
 
     def _standing(self, version: pb.AdapterVersion) -> pb.AdapterVersion:
         """Returns a version with its current aliases, and a matching state unless a test has set one."""
-        told = pb.AdapterVersion()
-        told.CopyFrom(version)
-        told.aliases.extend(a.alias for a in self._state.aliases if told.version in (a.version, a.canary_version))
-        if not told.state:
-            resident = pb.ADAPTER_STATE_SERVING if told.aliases else pb.ADAPTER_STATE_WARM
-            told.state = resident if told.version in self._state.resident else pb.ADAPTER_STATE_READY
-        return told
+        adapter_version = pb.AdapterVersion()
+        adapter_version.CopyFrom(version)
+        adapter_version.aliases.extend(
+            a.alias for a in self._state.aliases if adapter_version.version in (a.version, a.canary_version)
+        )
+        if not adapter_version.state:
+            resident = pb.ADAPTER_STATE_SERVING if adapter_version.aliases else pb.ADAPTER_STATE_WARM
+            adapter_version.state = (
+                resident if adapter_version.version in self._state.resident else pb.ADAPTER_STATE_READY
+            )
+        return adapter_version
 
     async def _hold(self, resident: Sequence[str], loadable: Sequence[str]) -> None:
         state = pb.EngineState()

@@ -76,14 +76,14 @@ def error(answer: httpx.Response) -> dict[str, Any]:
     assert answer.headers["content-type"] == "application/json"
     body = answer.json()
     assert set(body) == {"error"}
-    told: dict[str, Any] = body["error"]
-    assert set(told) == {"message", "type", "param", "code"}
-    assert isinstance(told["message"], str)
-    assert told["message"]
-    assert isinstance(told["type"], str)
-    assert isinstance(told["param"], str | None)
-    assert isinstance(told["code"], str | None)
-    return told
+    problem: dict[str, Any] = body["error"]
+    assert set(problem) == {"message", "type", "param", "code"}
+    assert isinstance(problem["message"], str)
+    assert problem["message"]
+    assert isinstance(problem["type"], str)
+    assert isinstance(problem["param"], str | None)
+    assert isinstance(problem["code"], str | None)
+    return problem
 
 
 def events(text: str) -> list[Any]:

@@ -21,8 +21,8 @@ class ProcessLoraServer(Process):
     ) -> None:
         """The alias `triage@prod` points to `version`. `loadable` is another version, which is loaded on demand."""
         self.address = address or f"127.0.0.1:{free_port()}"
-        told = ["--listen", self.address, "--engine-url", engine_url, "--version", version, "--loadable", loadable]
-        program = [sys.executable, "-m", "tests.gateway.doubles.process_lora_server", *told]
+        arguments = ["--listen", self.address, "--engine-url", engine_url, "--version", version, "--loadable", loadable]
+        program = [sys.executable, "-m", "tests.gateway.doubles.process_lora_server", *arguments]
         super().__init__(program, {}, folder / "lora-server.log", "lora-server is up")
 
 

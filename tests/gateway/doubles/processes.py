@@ -32,9 +32,9 @@ class Process:
             )
         async with asyncio.timeout(within):
             while True:
-                said = self._started.search(self.words)
-                if said:
-                    return said.groups()
+                found = self._started.search(self.words)
+                if found:
+                    return found.groups()
                 assert self._process.returncode is None, self.words
                 await asyncio.sleep(0.02)
 

@@ -7,7 +7,7 @@ from typing import Any
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_servicekit.document_sketch import Sketch
-from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.errors import NotFound, PointsmanError
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.logs import decision_id, request_id
 
@@ -27,6 +27,7 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
         self.documents = Sketch(0, ())
         self.looks = 0
         """How often its documents were requested."""
+        self.vector_sketch: pb.VectorSketchResponse | None = None
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
         self.asked.append(request)
@@ -40,6 +41,15 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
         if self.error:
             raise self.error
         return pb.SketchResponse(documents=self.documents.documents, smallest=self.documents.smallest)
+
+    async def VectorSketch(self, request: pb.VectorSketchRequest, context: Any) -> pb.VectorSketchResponse:
+        if self.error:
+            raise self.error
+        if self.vector_sketch is None:
+            raise NotFound(f"there is no collection '{request.collection}'", code="unknown_collection")
+        if request.known_checksum == self.vector_sketch.checksum:
+            return pb.VectorSketchResponse(checksum=request.known_checksum, unchanged=True)
+        return self.vector_sketch
 
 
 @asynccontextmanager

@@ -34,7 +34,7 @@ class Recorded:
         return len(self.all())
 
 
-def told(span: ReadableSpan) -> Mapping[str, Any]:
+def attributes_of(span: ReadableSpan) -> Mapping[str, Any]:
     """Returns the span's attributes."""
     return span.attributes or {}
 

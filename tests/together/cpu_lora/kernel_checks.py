@@ -153,8 +153,8 @@ def what_is_written_into_a_slot_counts_from_the_next_batch_on() -> None:
 def a_plan_for_more_rows_than_there_are_is_refused() -> None:
     layer = _layer(torch.float32)
     x, y = torch.zeros(2, layer.inputs), torch.zeros(2, sum(layer.widths))
-    said = _raised(ValueError, lambda: _wrapper([0, 1, 2]).add_lora_linear(y, x, layer.a, layer.b, 1.0, layer.widths))
-    assert "3 rows" in said
+    error = _raised(ValueError, lambda: _wrapper([0, 1, 2]).add_lora_linear(y, x, layer.a, layer.b, 1.0, layer.widths))
+    assert "3 rows" in error
 
 
 def vllms_own_kernels_have_the_fault_and_ours_do_not() -> None:
@@ -244,8 +244,8 @@ def _assert_rows(slots: Sequence[int], before: torch.Tensor, y: torch.Tensor, ex
 
 
 def _assert_refused(version: str, wrapper: type, why: str) -> None:
-    said = _raised(guard.UnknownVllm, lambda: guard.is_needed(version, wrapper))
-    assert all(part in said for part in (version, why, "Pin vLLM", "VLLM_PLUGINS")), said
+    error = _raised(guard.UnknownVllm, lambda: guard.is_needed(version, wrapper))
+    assert all(part in error for part in (version, why, "Pin vLLM", "VLLM_PLUGINS")), error
 
 
 def _raised(kind: type[Exception], call: Callable[[], object]) -> str:

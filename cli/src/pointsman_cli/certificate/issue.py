@@ -50,9 +50,9 @@ def make_statement(
     if given.requirements.floor is not None and given.requirements.floor >= 1:
         raise UsageError("no number of rows shows that a score is 1; give a lower --min-score")
     report = without_texts(report)
-    if report.generation != catalog.generation:
+    if report.revision != catalog.revision:
         raise UsageError(
-            f"the configuration was {report.generation} in the evaluation, and is {catalog.generation} now; evaluate "
+            f"the configuration was {report.revision} in the evaluation, and is {catalog.revision} now; evaluate "
             "again (--resume continues with the same answers if no path and no price has changed)"
         )
     paths = {path.path: _identity(path, catalog) for task in report.tasks for path in task.paths}

@@ -135,8 +135,8 @@ async def configuration_finding(client: httpx.AsyncClient, headers: Mapping[str,
     except (httpx.HTTPError, ValueError) as error:
         return fail("configuration serves", f"unknown: {error or type(error).__name__}")
     if response["problem"]:
-        return fail("configuration serves", f"still the last good one, {response['generation']}: {response['problem']}")
-    return ok("configuration serves", f"generation {response['generation']}")
+        return fail("configuration serves", f"still the last good one, {response['revision']}: {response['problem']}")
+    return ok("configuration serves", f"revision {response['revision']}")
 
 
 def _unauthorized(*, has_key: bool) -> Finding:

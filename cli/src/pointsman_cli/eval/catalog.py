@@ -54,8 +54,8 @@ class ModelFacts:
 class Catalog:
     """The gateway's tasks, paths and models."""
 
-    generation: str
-    """The id of the gateway's configuration."""
+    revision: str
+    """The revision of the gateway's configuration."""
     tasks: Mapping[str, CatalogTask]
     """By name, as `paths`."""
     paths: Mapping[str, PathFacts]
@@ -97,7 +97,7 @@ def to_catalog(body: Mapping[str, Any], models: Mapping[str, Any] = NO_MODELS) -
 
 def _catalog(body: Mapping[str, Any], models: Sequence[str]) -> Catalog:
     return Catalog(
-        generation=body["generation"],
+        revision=body["revision"],
         tasks={name: CatalogTask(tuple(task["paths"]), task["metric"]) for name, task in body["tasks"].items()},
         paths={
             name: PathFacts(path["kind"], path["model"], path["adapter"], path["fingerprint"], tuple(path["versions"]))

@@ -125,9 +125,9 @@ def _rows(file: Path, text: str, task: str) -> list[Row]:
         except _BadRow as error:
             problems.setdefault(str(error), []).append(number)
     if problems:
-        told = [f"{file}:{_line_numbers(lines)} {problem}" for problem, lines in problems.items()]
-        more = f"; and {len(told) - _MAX_PROBLEMS} other problems" if len(told) > _MAX_PROBLEMS else ""
-        raise UsageError("; ".join(told[:_MAX_PROBLEMS]) + more)
+        shown = [f"{file}:{_line_numbers(lines)} {problem}" for problem, lines in problems.items()]
+        more = f"; and {len(shown) - _MAX_PROBLEMS} other problems" if len(shown) > _MAX_PROBLEMS else ""
+        raise UsageError("; ".join(shown[:_MAX_PROBLEMS]) + more)
     return rows
 
 

@@ -52,8 +52,7 @@ class Scorer(Protocol):
 class MetricScorer:
     """Scores answers by a metric of `pointsman_scoring`."""
 
-    def __init__(self, name: str, metric: Metric) -> None:
-        self._name = name
+    def __init__(self, metric: Metric) -> None:
         self._metric = metric
 
     async def judge(self, row: Row, answer: str) -> Verdict:
@@ -65,9 +64,9 @@ class MetricScorer:
     def expected(self, row: Row) -> Any:
         """Returns what an answer is compared with: the row's output, or its facts.
 
-        The facts are used, if the row has some, for the metric `contains`, and if the row has no output.
+        The facts are used, if the row has some, for a metric that `compares_facts`, and if the row has no output.
         """
-        if row.facts is not None and (self._name == "contains" or row.output is None):
+        if row.facts is not None and (row.output is None or getattr(self._metric, "compares_facts", False)):
             return row.facts
         return row.output
 
@@ -224,6 +223,6 @@ def scorer_of(metric: Mapping[str, Any], catalog: Catalog, client: httpx.AsyncCl
             raise UsageError(f"the judge is to be '{model}'; known: {', '.join(catalog.models)}")
         return JudgeScorer(client, model, metric[JUDGE_METRIC]["prompt"])
     try:
-        return MetricScorer(next(iter(metric), ""), metric_from(metric))
+        return MetricScorer(metric_from(metric))
     except MetricError as error:
         raise UsageError(str(error)) from error

@@ -214,7 +214,7 @@ class Report:
     """The name of the data set's file."""
     sha256: str
     """The SHA-256 of the data set."""
-    generation: str
+    revision: str
     """The id of the configuration that answered."""
     at_once: int
     """The number of concurrent requests; the latencies are those under this load."""
@@ -251,7 +251,7 @@ def read_report(file: Path) -> Report:
 
 
 def print_report(console: Console, report: Report) -> None:
-    console.print(Text(f"{report.dataset}, {report.at_once} at once, configuration {report.generation}", style="dim"))
+    console.print(Text(f"{report.dataset}, {report.at_once} at once, configuration {report.revision}", style="dim"))
     for task in report.tasks:
         console.print(Group(*_task_lines(task, report.confidence)))
     if report.mixed:

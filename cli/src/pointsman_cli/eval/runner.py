@@ -85,7 +85,7 @@ def file_header(plan: EvaluationPlan) -> dict[str, Any]:
         "sha256": plan.dataset.digest,
         "tasks": {name: dict(task.metric) for name, task in plan.tasks.items()},
         "paths": {path: catalog.paths[path].fingerprint for path in paths}
-        | ({AUTO: catalog.generation} if plan.is_mixed else {}),
+        | ({AUTO: catalog.revision} if plan.is_mixed else {}),
         "prices": {model: catalog.base_models[model].prices for model in models},
         "search_usd": catalog.search_usd,
     }

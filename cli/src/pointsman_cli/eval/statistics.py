@@ -66,7 +66,7 @@ def build_report(plan: EvaluationPlan, answers: Iterable[Answer], terms: EvalSet
         VERSION,
         dataset.file.name,
         dataset.digest,
-        plan.catalog.generation,
+        plan.catalog.revision,
         terms.at_once,
         terms.confidence,
         tasks,

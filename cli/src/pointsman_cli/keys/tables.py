@@ -11,7 +11,7 @@ from pointsman_servicekit.keys.redis_layout import COUNTERS, dollars
 
 from pointsman_cli.tables import decimal_text, print_table
 
-_SHORT = {
+SHORT_LIMITS = {
     "requests_per_minute": "{} req/min",
     "tokens_per_minute": "{} tok/min",
     "concurrent_streams": "{} at once",
@@ -59,7 +59,7 @@ def limits_text(limits: Limits) -> str:
 
 
 def _limit_text(name: str, value: float) -> str:
-    return _SHORT.get(name, f"{{}} {name}").format(decimal_text(value))
+    return SHORT_LIMITS.get(name, f"{{}} {name}").format(decimal_text(value))
 
 
 def consent_text(tenant: TenantRecord) -> str:

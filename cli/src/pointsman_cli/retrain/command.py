@@ -55,6 +55,7 @@ from pointsman_cli.retrain.run_state import (
     start_run,
 )
 from pointsman_cli.retrain.train_step import CollectionDates, Registry, Trainer, TrainStep
+from pointsman_cli.retrain.training_method import fetch_method
 from pointsman_cli.tables import print_table
 from pointsman_cli.train.options import DEFAULT_METHOD, ServedMethodOption
 from pointsman_cli.train.progress import Evaluation, Message, TrainingStep, to_event
@@ -263,6 +264,7 @@ async def run_retraining(
     """
     lines = ProgressLines(console)
     registry = Registry(addresses.lora_server, f"retrain {run_file.state.run}")
+    method = await fetch_method(addresses.lora_server, wish.method)
     arguments = ["data", str(wish.config), wish.task, "--out", str(wish.data)]
     if addresses.redis:
         arguments += ["--redis", addresses.redis]
@@ -279,12 +281,10 @@ async def run_retraining(
     async with gateway.open() as client:
         scorer = make_scorer(wish.task, plan.metric, client)
         steps: Sequence[Step] = (
-            DataStep(
-                plan, wish.method, gateway, build, render_into("rendered"), run_file.folder, wish.texts, lines.count
-            ),
+            DataStep(plan, method, gateway, build, render_into("rendered"), run_file.folder, wish.texts, lines.count),
             TrainStep(
                 plan,
-                wish.method,
+                method,
                 Trainer(addresses.lora_server, lines.training),
                 registry,
                 CollectionDates(addresses.retriever, "", plan.collections),

@@ -17,13 +17,11 @@ from pointsman_cli.errors import CommandError, Refused, Unreachable, UsageError
 from pointsman_cli.eval.dataset import numbered, parsed, text_of, whole_lines
 from pointsman_cli.gateway_http import AnswerEnd, TextChunk, open_client, run_concurrently, stream_answer
 from pointsman_cli.retrain.run_state import Facts, RetrainPlan, RunState, StepResult
+from pointsman_cli.retrain.training_method import RetrainMethod
 
-PAIRS_METHOD = "dpo"
-"""The training method that uses preference pairs."""
 ROWS, ROWS_OF_PAIRS = ("rows", "train", "heldout"), ("pairs", "pairs", "heldout_pairs")
 """For training on rows and on pairs: the word for messages, and the names of the data set's files (without ".jsonl")
 and counts for training and for evaluation."""
-
 
 CONCURRENCY = 4
 MAX_ATTEMPTS = 6
@@ -94,7 +92,7 @@ class DataStep:
     """
 
     plan: RetrainPlan
-    method: str
+    method: RetrainMethod
     gateway: AnswerSource
     build: DatasetBuilder
     render: RowRenderer
@@ -117,7 +115,7 @@ class DataStep:
             "sources": manifest["sources"]["train"],
             "digests": manifest["digests"],
         }
-        what, train, held_out = ROWS_OF_PAIRS if self.method == PAIRS_METHOD else ROWS
+        what, train, held_out = ROWS_OF_PAIRS if self.method.learns_from_pairs else ROWS
         rows = counts[train]
         summary = (
             f"{manifest['task']}/{manifest['name']}: {rows} {what} to learn from, {counts['heldout']} rows held out"

@@ -93,7 +93,7 @@ def make_scorer(task: str, metric: Mapping[str, Any], client: httpx.AsyncClient)
     if JUDGE_METRIC in metric:
         return JudgeScorer(client, metric[JUDGE_METRIC]["model"], metric[JUDGE_METRIC].get("prompt", ""))
     try:
-        return MetricScorer(next(iter(metric), ""), metric_from(metric))
+        return MetricScorer(metric_from(metric))
     except MetricError as error:
         raise UsageError(f"the metric of task '{task}': {error}") from error
 

@@ -16,18 +16,17 @@ from pointsman_servicekit.document_sketch import MANIFEST_KEY_PREFIX
 from pointsman_cli.errors import CommandError
 from pointsman_cli.grpc_clients import CALL_SECONDS, LOAD_SECONDS, call_lora_server, fetch_adapters
 from pointsman_cli.jobs import STATE_NAMES, TRAINING_CALL_SECONDS, call_training, training_events
-from pointsman_cli.retrain.data_step import PAIRS_METHOD
 from pointsman_cli.retrain.rollout_steps import AliasState
 from pointsman_cli.retrain.run_state import CanaryTerms, Facts, RetrainPlan, RunState, StepResult
+from pointsman_cli.retrain.training_method import RetrainMethod
 from pointsman_cli.retriever.command import fetch_sketch
 
 MIN_CANARY_REQUESTS = 20
 """The lora-server's default number of requests per version before it compares a canary."""
 
-
-EXCLUDED_FOR_DPO = ("rank", "learning_rate")
-"""Options of the plan that do not apply to DPO: the rank is that of the starting version, and a learning rate for DPO
-would have to be about a tenth."""
+EXCLUDED_FOR_PAIRS = ("rank", "learning_rate")
+"""Options of the plan that do not apply to methods that learn from pairs: the rank is that of the starting version, and
+the learning rate would have to be about a tenth."""
 
 DATA_TIME_FACT = "data_unix"
 """The manifest fact with the time of the data, in Unix seconds."""
@@ -227,7 +226,7 @@ class TrainStep:
     """
 
     plan: RetrainPlan
-    method: str
+    method: RetrainMethod
     trainer: TrainingService
     registry: AliasLookup
     dates: CollectionSketches
@@ -249,8 +248,8 @@ class TrainStep:
 
     async def _training_spec(self, state: RunState) -> TrainingSpec:
         data = state.facts("data")
-        pairs = self.method == PAIRS_METHOD
-        left_out = EXCLUDED_FOR_DPO if pairs else ()
+        pairs = self.method.learns_from_pairs
+        left_out = EXCLUDED_FOR_PAIRS if pairs else ()
         recipe = {
             name: value for name, value in self.plan.training.items() if value is not None and name not in left_out
         }
@@ -258,7 +257,7 @@ class TrainStep:
             name=self.plan.adapter,
             data=Path(data["train_file"]),
             heldout=Path(data["heldout_file"]) if data["heldout_file"] else None,
-            method=self.method,
+            method=self.method.name,
             parent=await self.registry.stable(self.plan.alias) if pairs else "",
             recipe={**recipe, "baseline_shots": 0},  # the next step compares with what serves now
             facts={"data_set": f"{self.plan.task}/{data['name']}", **await self.dates()},

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pointsman_cli.errors import UsageError
+from pointsman_cli.example import NAME_PATTERN
 
 NameOption = Annotated[str, typer.Option(help="Name of the adapter: 1 to 64 of a-z, 0-9, - and _.")]
 DataOption = Annotated[
@@ -56,15 +57,15 @@ DEFAULT_METHOD = "lora"
 MethodOption = Annotated[
     str,
     typer.Option(
-        help="Training method: lora, rslora, qlora, dora (can only be served merged), dpo (learns from pairs of "
-        "answers), an installed method, or MODULE:ATTRIBUTE in the engine's environment."
+        help="Training method, such as lora, or dpo, which learns from pairs of answers (docs/training.md lists them); "
+        "an installed method, or MODULE:ATTRIBUTE in the engine's environment."
     ),
 ]
 ServedMethodOption = Annotated[
     str,
     typer.Option(
-        help="Training method whose result an engine serves as an adapter: lora, rslora, qlora, dpo (learns from pairs "
-        "of answers), or one that is installed at the lora-server."
+        help="Training method whose result an engine serves as an adapter, such as lora, or dpo, which learns from "
+        "pairs of answers (docs/training.md lists them); or one that is installed at the lora-server."
     ),
 ]
 RankOption = Annotated[int, typer.Option(min=1, max=64, help="LoRA rank; the engine limits it (--max-lora-rank).")]
@@ -150,7 +151,7 @@ class TrainingJob:
 
     def check(self) -> None:
         """Raises UsageError if a file does not exist, or the name is not a valid name of an adapter."""
-        if not re.fullmatch("[a-z0-9_-]{1,64}", self.name):
+        if not re.fullmatch(NAME_PATTERN, self.name):
             raise UsageError(f"--name {self.name} cannot be an adapter's name: 1 to 64 of a-z, 0-9, '-' and '_'")
         for option, file in (("--data", self.data), ("--eval-data", self.heldout), ("--system", self.system)):
             if file is not None and not file.is_file():

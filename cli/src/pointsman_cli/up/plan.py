@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from pointsman_servicekit import setting_values
+
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.engine_environment import BaseModel, locate_base_model
 from pointsman_cli.errors import CommandError, UsageError
@@ -88,11 +90,17 @@ def hold_port(address: str, option: str) -> Iterator[str]:
 
 
 def split_address(address: str, option: str) -> tuple[str, int]:
-    """Splits "HOST:PORT" into host and port; raises UsageError, which names `option`, if it has another form."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise UsageError(f"{option} is '{address}'; it should be HOST:PORT, such as 127.0.0.1:8080")
-    return host, int(port)
+    """Splits "HOST:PORT" into host and port.
+
+    Raises UsageError, which names `option`, if the address has another form or no host.
+    """
+    try:
+        host, port = setting_values.split_address(address)
+        if not host:
+            raise ValueError("write the host, too, such as 127.0.0.1:8080")
+    except ValueError as error:
+        raise UsageError(f"{option} is '{address}': {error}") from error
+    return host, port
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,8 +116,8 @@ class Supervisor:
                 return await working
             ending, child = next((ending, child) for ending, child in endings.items() if ending.done())
             service = child.service
-            said = f": {last}" if (last := last_line(service.log)) else ""
-            raise CommandError(f"{service.name} did not start ({ending.result()}{said}); its log is {service.log}")
+            reason = f": {last}" if (last := last_line(service.log)) else ""
+            raise CommandError(f"{service.name} did not start ({ending.result()}{reason}); its log is {service.log}")
         finally:
             for task in (working, *endings):
                 task.cancel()

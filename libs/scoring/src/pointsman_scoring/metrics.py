@@ -3,7 +3,7 @@
 import json
 import re
 import unicodedata
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 Leaf = tuple[str, Any]
 """A type and a value, since True == 1 in Python but not in JSON.
@@ -24,7 +24,10 @@ class MetricError(ValueError):
 
 
 class Metric(Protocol):
-    """Interface of all metrics; the classes of this module and of `registry` implement it."""
+    """Interface of all metrics; the classes of this module and of `registry` implement it.
+
+    An attribute `compares_facts = True` says that the label is a row's facts, if it has some, rather than its output.
+    """
 
     def score(self, answer: str, expected: Any) -> float:
         """Scores `answer` from 0 to 1.
@@ -85,8 +88,19 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no JSON")
 
 
-class Exact:
-    """A metric: 1 if the answer equals the label, else 0.
+class WithoutOption:
+    """The constructor of metrics without options, which are written as `{NAME: true}`."""
+
+    Options = Literal[True]
+
+    def __init__(self, option: Any = True) -> None:
+        """Raises MetricError if `option` is not True."""
+        if option is not True:
+            raise MetricError(f"it has no options; write true (it is {option!r})")
+
+
+class Exact(WithoutOption):
+    """1 if the answer equals the label, else 0.
 
     If the label is a JSON object or array, or the text of one, the answer must be JSON with equal values, strings
     included. Any other label must be a text; it is compared without regard to case and the number of spaces.
@@ -102,13 +116,15 @@ class Exact:
         return float(plain(answer) == plain(expected))
 
 
-class Contains:
-    """A metric: the fraction of the expected facts that the answer contains.
+class Contains(WithoutOption):
+    """The fraction of the expected facts that the answer contains.
 
     The label is one text, or a list of facts, each a text or a list of alternative texts. Case and the number of spaces
     are ignored. A fact must stand as separate words: "5 days" is not contained in "15 days", nor "40 dollars" in "2.40
     dollars".
     """
+
+    compares_facts = True
 
     def score(self, answer: str, expected: Any) -> float:
         facts = [_ways_to_say(fact) for fact in (expected if isinstance(expected, list) else [expected])]
@@ -131,10 +147,11 @@ def _stands_in(text: str, way: str) -> bool:
     return re.search(before + re.escape(way) + after, text) is not None
 
 
-class JsonFields:
-    """A metric: F1 over the fields of JSON (see `leaves`), so a missing field costs as much as an invented one.
+class JsonFields(WithoutOption):
+    """F1 over the fields of JSON, so a missing field costs as much as an invented one.
 
-    The label is an object or array, or the text of one. An answer that is not JSON scores 0.
+    Fields are the `leaves` of the value. The label is an object or array, or the text of one. An answer that is no JSON
+    scores 0.
     """
 
     def score(self, answer: str, expected: Any) -> float:
@@ -150,21 +167,25 @@ class JsonFields:
 
 
 class Regex:
-    """A metric: without a label, 1 if the pattern is found; with a label, 1 if the last match equals it; else 0.
+    """Without a label, 1 if the pattern is found; with a label, 1 if the last match equals it; else 0.
 
     The match is the pattern's first group, or the whole match without one: r"total is (\\S+)" extracts the sum from an
     answer that reasons before it. The comparison with the label ignores case and the number of spaces. A search of over
     50 ms finds nothing.
     """
 
+    Options = str
+
     def __init__(self, pattern: str) -> None:
-        """Compiles the pattern; raises MetricError if it is not a valid regular expression."""
+        """Compiles the pattern; raises MetricError if it is not a valid regular expression, or empty."""
         import regex  # like RapidFuzz below, only for the metric that needs it
 
+        if not isinstance(pattern, str) or not pattern:
+            raise MetricError(f"the pattern is a text; it is {pattern!r}")
         try:
             self._pattern = regex.compile(pattern)
         except regex.error as error:
-            raise MetricError(f"regex: bad pattern {pattern!r}: {error}") from error
+            raise MetricError(f"bad pattern {pattern!r}: {error}") from error
 
     def score(self, answer: str, expected: Any) -> float:
         if expected is not None and not isinstance(expected, str):
@@ -186,8 +207,8 @@ class Regex:
         return (last[1] if self._pattern.groups else last[0]) or ""
 
 
-class RougeL:
-    """A metric: ROUGE-L as F1 (C.-Y. Lin, "ROUGE", 2004): 2 LCS / (m + n) over words, without stemming.
+class RougeL(WithoutOption):
+    """ROUGE-L as F1 (C.-Y. Lin, "ROUGE", 2004): 2 LCS / (m + n) over words, without stemming.
 
     LCS is the length of the longest common subsequence of words, m and n are the numbers of words of answer and label.
     The label is a text with at least one word.

@@ -1,8 +1,9 @@
 """Finds metrics by the names that configurations and command lines use.
 
-Users add metrics as classes that implement `Metric` and are constructed with the option from the configuration. Such a
-class is named as "module:attribute", or published by a package in the entry point group `pointsman.metrics`. The
-built-in metric `entry_point` calls a user's function instead.
+A metric is a class that implements `Metric` and is constructed with the option from the configuration. To add one,
+write a module with its class, and add one line to BUILT_IN. Without changing this package, name a class as
+"module:attribute", or publish it in the entry point group `pointsman.metrics`. The metric `entry_point` calls a user's
+function instead.
 """
 
 import importlib
@@ -17,14 +18,20 @@ from typing import Any
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.extensions import load_extension
 
-from pointsman_scoring.metrics import Contains, Exact, JsonFields, Metric, MetricError, Regex, RougeL
+from pointsman_scoring.metrics import Metric, MetricError
 
-_WITHOUT_OPTION: Mapping[str, Callable[[], Metric]] = {
-    "exact": Exact,
-    "json_fields": JsonFields,
-    "contains": Contains,
-    "rouge_l": RougeL,
+BUILT_IN: Mapping[str, str] = {
+    "exact": "pointsman_scoring.metrics:Exact",
+    "json_fields": "pointsman_scoring.metrics:JsonFields",
+    "contains": "pointsman_scoring.metrics:Contains",
+    "regex": "pointsman_scoring.metrics:Regex",
+    "rouge_l": "pointsman_scoring.metrics:RougeL",
 }
+"""From name to `module:class`, for the metrics that need neither a model nor code of the user."""
+
+FUNCTION = "entry_point"
+METRICS = (*BUILT_IN, FUNCTION)
+"""The names of the metrics that `metric_from` knows, apart from those of users."""
 
 ENTRY_POINT_GROUP = "pointsman.metrics"
 
@@ -38,8 +45,10 @@ class EntryPoint:
     def __init__(self, name: str) -> None:
         """Imports the function, given as "module:function" or "FILE.py:function".
 
-        Raises MetricError if it cannot be loaded.
+        Raises MetricError if it cannot be loaded, or `name` is no text.
         """
+        if not isinstance(name, str):
+            raise MetricError(f"entry_point is {name!r}; write module:function or FILE.py:function")
         self._name = name
         self._function = _load_function(name)
 
@@ -60,7 +69,7 @@ class UserMetric:
         """
         self._name = f"metric {name}"
         try:
-            self._metric = _load_class(name)(option)
+            self._metric = _load_class(name, {})(option)
         except MetricError:
             raise
         except Exception as error:  # whatever a user's class raises
@@ -68,14 +77,12 @@ class UserMetric:
         if not callable(getattr(self._metric, "score", None)):
             raise MetricError(f"{self._name} has no method 'score'")
 
+    @property
+    def compares_facts(self) -> bool:
+        return bool(getattr(self._metric, "compares_facts", False))
+
     def score(self, answer: str, expected: Any) -> float:
         return _checked_score(self._name, self._metric.score, answer, expected)
-
-
-_WITH_OPTION: Mapping[str, Callable[[str], Metric]] = {"regex": Regex, "entry_point": EntryPoint}
-
-METRICS = (*_WITHOUT_OPTION, *_WITH_OPTION)
-"""The names of the built-in metrics."""
 
 
 def is_user_metric(name: str) -> bool:
@@ -84,6 +91,15 @@ def is_user_metric(name: str) -> bool:
     Nothing is imported, so the metric may not exist.
     """
     return name not in METRICS and (":" in name or name in entry_points(group=ENTRY_POINT_GROUP).names)
+
+
+def built_in_metric(name: str) -> Callable[[Any], Metric]:
+    """Imports and returns the class of a metric in `BUILT_IN`, which takes the metric's option.
+
+    Its docstring describes the metric. Its attribute `Options` is the type of the option; without it, any value is
+    accepted. Its constructor raises ValueError if it cannot use an option.
+    """
+    return _load_class(name, BUILT_IN)
 
 
 def metric_from(spec: Mapping[str, Any]) -> Metric:
@@ -95,14 +111,13 @@ def metric_from(spec: Mapping[str, Any]) -> Metric:
     if len(spec) != 1:
         raise MetricError(f"a metric is one of {', '.join(METRICS)}; this names {', '.join(map(str, spec)) or 'none'}")
     ((name, option),) = spec.items()
-    if name in _WITHOUT_OPTION:
-        if option is not True:
-            raise MetricError(f"metric {name} has no options; write {name}: true (it is {option!r})")
-        return _WITHOUT_OPTION[name]()
-    if name in _WITH_OPTION:
-        if not isinstance(option, str) or not option:
-            raise MetricError(f"metric {name} needs a text; it is {option!r}")
-        return _WITH_OPTION[name](option)
+    if name in BUILT_IN:
+        try:
+            return built_in_metric(name)(option)
+        except ValueError as error:
+            raise MetricError(f"metric {name}: {error}") from error
+    if name == FUNCTION:
+        return EntryPoint(option)
     if is_user_metric(name):
         return UserMetric(name, option)
     raise MetricError(f"unknown metric '{name}'; known: {', '.join(METRICS)}")
@@ -124,9 +139,9 @@ def _checked_score(name: str, score: Callable[[str, Any], Any], answer: str, exp
     return value
 
 
-def _load_class(name: str) -> Callable[[Any], Any]:
+def _load_class(name: str, built_in: Mapping[str, str]) -> Callable[[Any], Any]:
     try:
-        found = load_extension(name, setting="the metric", group=ENTRY_POINT_GROUP, builtins={})
+        found = load_extension(name, setting="the metric", group=ENTRY_POINT_GROUP, builtins=built_in)
     except PointsmanError as error:
         raise MetricError(error.message) from error
     if not callable(found):

@@ -17,6 +17,7 @@ from typing import Literal, TextIO
 from pointsman_servicekit.errors import PointsmanError
 
 LogFormat = Literal["text", "json"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 WITHHELD = "(what it says is withheld, it may quote a request; at DEBUG it is shown)"
 
@@ -52,7 +53,7 @@ _SECRETS = re.compile(
 )
 
 
-def configure_logging(service: str, level: str = "INFO", form: LogFormat = "text") -> None:
+def configure_logging(service: str, level: LogLevel = "INFO", form: LogFormat = "text") -> None:
     """Configures the root logger to write to standard error only, and httpx's to log nothing below WARNING.
 
     With the form "text", a record is the line `time level service [request_id] module: message`, followed by the
@@ -63,7 +64,7 @@ def configure_logging(service: str, level: str = "INFO", form: LogFormat = "text
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def make_handler(stream: TextIO, service: str, level: str = "INFO", form: LogFormat = "text") -> logging.Handler:
+def make_handler(stream: TextIO, service: str, level: LogLevel = "INFO", form: LogFormat = "text") -> logging.Handler:
     """Returns a handler that writes to `stream` in the format of `configure_logging`.
 
     `level` does not filter records: it only decides whether errors' messages are shown (DEBUG) or may be withheld.

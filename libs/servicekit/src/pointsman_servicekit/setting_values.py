@@ -24,11 +24,20 @@ def _describe(prefix: str, error: Mapping[str, object]) -> str:
     return f"{prefix}{str(location[0]).upper()} is {error['input']!r}: {message}"
 
 
-def require_address(listen: str) -> str:
-    """Returns the address at which a server listens; raises ValueError if it is not HOST:PORT with a numeric port."""
-    _, colon, port = listen.rpartition(":")
+def split_address(address: str) -> tuple[str, int]:
+    """Splits "HOST:PORT" into the host, as it is written, and the port; the host may be empty.
+
+    Raises ValueError, which says what to write, if the address has another form or the port is above `MAX_PORT`.
+    """
+    host, colon, port = address.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > MAX_PORT:
         raise ValueError(f"write HOST:PORT, such as 127.0.0.1:8080 or [::]:8080, with a port from 0 to {MAX_PORT}")
+    return host, int(port)
+
+
+def require_address(listen: str) -> str:
+    """Returns the address at which a server listens; raises ValueError as `split_address` does."""
+    split_address(listen)
     return listen
 
 

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
+from pointsman_servicekit.logs import LogFormat, LogLevel
 from pointsman_servicekit.setting_names import require_known_settings
 from pointsman_servicekit.setting_values import UNIX_PREFIX, WrongSetting, require_address, require_grpc_address
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -67,7 +68,10 @@ class Settings(BaseSettings):
         default=5.0, gt=0, description="interval at which engines with `adapters: discover` list their adapters"
     )
     freshness_seconds: float = Field(
-        default=15.0, gt=0, description="interval of checks for documents changed since adapters were trained"
+        default=15.0,
+        gt=0,
+        description="interval of checks for changed documents: since adapters were trained, and by which questions are "
+        "recognized",
     )
     max_in_flight: int | None = Field(
         default=None,
@@ -87,8 +91,8 @@ class Settings(BaseSettings):
     )
     shutdown_timeout: float = Field(default=20.0, ge=0, description="seconds that answers in flight then get to finish")
     request_timeout: float = Field(default=600.0, gt=0, description="seconds for a whole request, fallbacks included")
-    log_level: str = "INFO"
-    log_format: Literal["text", "json"] = "text"
+    log_level: LogLevel = "INFO"
+    log_format: LogFormat = "text"
     tls_certificate: Path | None = Field(
         default=None, description="PEM, for HTTP and gRPC; set with tls_key: only TLS connections are accepted"
     )

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
+from pointsman_servicekit.logs import LogFormat, LogLevel
 from pointsman_servicekit.setting_names import require_known_settings
 from pointsman_servicekit.setting_values import WrongSetting, require_address, require_grpc_address
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -120,8 +121,8 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = Field(
         default=None, description="PEM; if set, clients without a certificate signed by it are refused"
     )
-    log_level: str = "INFO"
-    log_format: Literal["text", "json"] = "text"
+    log_level: LogLevel = "INFO"
+    log_format: LogFormat = "text"
 
     @field_validator("listen")
     @classmethod

@@ -2,8 +2,8 @@
 
 import os
 from pathlib import Path
-from typing import Literal
 
+from pointsman_servicekit.logs import LogFormat, LogLevel
 from pointsman_servicekit.setting_names import require_known_settings
 from pointsman_servicekit.setting_values import WrongSetting, require_address, require_grpc_address
 from pydantic import Field, ValidationError, field_validator
@@ -43,7 +43,8 @@ class Settings(BaseSettings):
     quota_chunks: int = Field(default=0, ge=0, description="default quota of a new collection; 0 is unlimited")
     quota_bytes: int = Field(default=0, ge=0, description="default quota of a new collection; 0 is unlimited")
     vector_store: str = Field(
-        default="faiss", description="faiss, milvus, the name of an entry point, or module:attribute"
+        default="faiss",
+        description="a name of index/vector_stores.py, such as milvus, or of an entry point, or module:attribute",
     )
     vector_store_url: str = Field(
         default="", description="address of the vector store; for Milvus also a file of Milvus Lite"
@@ -57,7 +58,9 @@ class Settings(BaseSettings):
     )
     reranker_url: str = Field(default="", description="the complete address of a reranker; empty: no reranker")
     reranker_api: str = Field(
-        default="", description="tei (the default with a URL), cohere, the name of an entry point, or module:attribute"
+        default="",
+        description="a name of rerank/rerankers.py, such as tei (the default with a URL), or of an entry point, or "
+        "module:attribute",
     )
     reranker_model: str = ""
     reranker_key: str = ""
@@ -73,8 +76,8 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = Field(
         default=None, description="PEM; if set, clients without a certificate of this CA are refused"
     )
-    log_level: str = "INFO"
-    log_format: Literal["text", "json"] = "text"
+    log_level: LogLevel = "INFO"
+    log_format: LogFormat = "text"
 
     @field_validator("listen")
     @classmethod

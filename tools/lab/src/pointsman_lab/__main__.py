@@ -215,7 +215,7 @@ async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
         learned = to_loaded(fitted, models)
         context = build_context(config, learned, evidence)
         diff = await replay(context, log, seconds, options.examples, ProgressLines())
-    return replay_report(diff, config.digest, options.since, options.examples, options.fail_if_changed)
+    return replay_report(diff, config.revision, options.since, options.examples, options.fail_if_changed)
 
 
 async def _suggest(options: argparse.Namespace, settings: Settings) -> Report:

@@ -43,6 +43,8 @@ class ReplayContext:
     async def replay(self, recorded: RecordedDecision) -> ReplayedDecision:
         """Decides a recorded request again: classifies its text if that was stored, else keeps the recorded labels.
 
+        Labels that may depend on sketches of documents are kept too, since the replay has no sketches.
+
         A PointsmanError becomes the result's `failure`.
         """
         task = recorded.labels.task
@@ -76,7 +78,8 @@ class ReplayContext:
 
     async def _decide(self, recorded: RecordedDecision) -> Decision:
         request = recorded.request
-        labels = await self._line.classification.label(request) if recorded.has_text else recorded.labels
+        is_kept = not recorded.has_text or (recorded.sketches and self._has_task_of(recorded))
+        labels = recorded.labels if is_kept else await self._line.classification.label(request)
         key = recorded.random_key or recorded.id
         sampled = with_pseudonym(request, key, recorded.user_digest, self._pseudonyms)
         return self._line.router.decide(sampled, labels)

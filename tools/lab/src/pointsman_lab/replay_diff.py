@@ -97,11 +97,13 @@ class ReplayDiff:
     without_text: int = 0
     redrawn: int = 0
     by_evidence: int = 0
+    by_sketch: Counter[str] = field(default_factory=Counter)
+    """Requests whose task may depend on a sketch of documents, by the sketch."""
     on_modified_paths: Counter[str] = field(default_factory=Counter)
     """Requests on a path that has the same name as before and another configuration."""
     not_comparable: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
-    generations: Counter[str] = field(default_factory=Counter)
+    revisions: Counter[str] = field(default_factory=Counter)
     moves: Counter[Move] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -115,10 +117,11 @@ class ReplayDiff:
     def add(self, replayed: ReplayedDecision) -> None:
         recorded = replayed.recorded
         self.decisions += 1
-        self.generations[recorded.generation] += 1
+        self.revisions[recorded.revision] += 1
         self.without_text += not recorded.has_text
         self.redrawn += replayed.redrawn
         self.by_evidence += replayed.by_evidence
+        self.by_sketch.update(recorded.sketches)
         if recorded.answered_by:
             self._actual_cost[recorded.answered_by].add(recorded.cost_usd)
         if replayed.not_comparable:

@@ -12,15 +12,15 @@ MAX_ROWS = 50
 
 
 def replay_report(
-    diff: ReplayDiff, generation: str, age: str, examples: int, max_changed_fraction: float | None
+    diff: ReplayDiff, revision: str, age: str, examples: int, max_changed_fraction: float | None
 ) -> Report:
-    """Makes the report; it fails if a larger fraction of decisions than `max_changed_fraction` changes. `generation`
+    """Makes the report; it fails if a larger fraction of decisions than `max_changed_fraction` changes. `revision`
     identifies the replayed configuration.
     """
     shown = diff.examples(examples)
     return Report(
-        _facts(diff, generation, shown),
-        tuple(_page(diff, generation, age, shown)),
+        _facts(diff, revision, shown),
+        tuple(_page(diff, revision, age, shown)),
         _failure(diff, max_changed_fraction),
     )
 
@@ -33,7 +33,7 @@ def _failure(diff: ReplayDiff, max_changed_fraction: float | None) -> str:
     )
 
 
-def _facts(diff: ReplayDiff, generation: str, shown: list[ReplayedDecision]) -> dict[str, Any]:
+def _facts(diff: ReplayDiff, revision: str, shown: list[ReplayedDecision]) -> dict[str, Any]:
     costs = diff.costs()
     return {
         "decisions": diff.decisions,
@@ -41,6 +41,7 @@ def _facts(diff: ReplayDiff, generation: str, shown: list[ReplayedDecision]) -> 
         "without_text": diff.without_text,
         "redrawn": diff.redrawn,
         "by_evidence": diff.by_evidence,
+        "by_sketch": dict(diff.by_sketch.most_common(MAX_ROWS)),
         "changed": diff.changed,
         "changed_fraction": diff.changed_fraction,
         "changes": {
@@ -50,8 +51,8 @@ def _facts(diff: ReplayDiff, generation: str, shown: list[ReplayedDecision]) -> 
             "no_longer_abstained": diff.no_longer_abstained,
             "failing": diff.failing,
         },
-        "generation": generation,
-        "recorded_generations": dict(diff.generations.most_common(MAX_ROWS)),
+        "revision": revision,
+        "recorded_revisions": dict(diff.revisions.most_common(MAX_ROWS)),
         "moves": [{**asdict(move), "requests": count} for move, count in diff.moves.most_common(MAX_ROWS)],
         "on_modified_paths": dict(diff.on_modified_paths.most_common(MAX_ROWS)),
         "failures": dict(diff.failures.most_common(MAX_ROWS)),
@@ -77,9 +78,9 @@ def _example(replayed: ReplayedDecision) -> dict[str, Any]:
     }
 
 
-def _page(diff: ReplayDiff, generation: str, age: str, shown: list[ReplayedDecision]) -> Iterator[Section]:
+def _page(diff: ReplayDiff, revision: str, age: str, shown: list[ReplayedDecision]) -> Iterator[Section]:
     yield Section(
-        f"{diff.decisions} decisions of the last {age} against configuration {generation}",
+        f"{diff.decisions} decisions of the last {age} against configuration {revision}",
         tuple(_summary(diff)),
     )
     if diff.moves:
@@ -110,6 +111,9 @@ def _summary(diff: ReplayDiff) -> Iterator[str]:
         yield f"{diff.redrawn} are of users without a stored name: whether they take part in a trial is sampled again"
     if diff.by_evidence:
         yield f"{diff.by_evidence} are decided by ratings: today's, not those of the time"
+    if diff.by_sketch:
+        sketches = ", ".join(f"{name} ({count})" for name, count in diff.by_sketch.most_common(MAX_ROWS))
+        yield f"by sketches of documents that a replay does not have, so the recorded task is used: {sketches}"
     if diff.on_modified_paths:
         paths = ", ".join(f"{path} ({count})" for path, count in diff.on_modified_paths.most_common(MAX_ROWS))
         yield f"paths with the same name and another configuration, with their number of requests: {paths}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, TypeVar
 
+from pointsman_gateway.classification.document_signals import sketches_used
 from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Message, Path, Request, Sampling
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import VERSION
@@ -48,7 +49,7 @@ class RecordedDecision:
     """The policy's first choice, even if that path was unavailable and another one answered."""
     fingerprint: str
     """Identifies the configuration of that path at the time."""
-    generation: str
+    revision: str
     user_digest: str
     """Digest of the user's name; empty if the request named no user."""
     expected_cost_usd: float | None
@@ -64,6 +65,11 @@ class RecordedDecision:
     def adapter(self) -> str:
         """Returns the adapter that the request asked for by name and got; empty for all other requests."""
         return self.request.model if self.path == f"adapter:{self.request.model}" else ""
+
+    @property
+    def sketches(self) -> tuple[str, ...]:
+        """Returns the sketches of documents on which its task may depend."""
+        return sketches_used(self.labels.notes)
 
     @property
     def has_text(self) -> bool:
@@ -245,7 +251,7 @@ def to_recorded_decision(entry: str) -> RecordedDecision | None:
         labels=_labels(body),
         path=first,
         fingerprint=body["fingerprint"] if first == body["path"] else "",
-        generation=body["generation"],
+        revision=body["revision"],
         user_digest=body["user_digest"],
         expected_cost_usd=body["expected_cost_usd"],
         answered_by=(body["escalated_from"] or body["path"]) if answered else "",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsman_gateway.config.example_files import numbered_lines, read_text
-from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.field_types import NAME_PATTERN, ConfigError
 from pointsman_gateway.config.load import SINGLE_FILE, Config, load_config
 from pointsman_gateway.config.providers import check_provider, find_price, provider_at
 
@@ -24,7 +24,7 @@ DEFAULT_CONTEXT_WINDOW = 128_000
 
 FIELDS = ("text", "task")
 """What each labelled message needs."""
-_TASK = re.compile(r"[a-z0-9_-]{1,64}")
+_TASK = re.compile(NAME_PATTERN)
 
 HEADING = """\
 # yaml-language-server: $schema=schema/pointsman.schema.json

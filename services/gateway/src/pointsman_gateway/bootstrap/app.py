@@ -23,6 +23,7 @@ from pointsman_gateway.bootstrap.config_check import check_config, check_environ
 from pointsman_gateway.bootstrap.console import open_console
 from pointsman_gateway.bootstrap.conversations import open_conversations
 from pointsman_gateway.bootstrap.cost_metrics import CostMetrics, to_catalog
+from pointsman_gateway.bootstrap.documents import find_document_tasks
 from pointsman_gateway.bootstrap.embeddings import EmbeddingDependencies, LoadModels, ModelsOnDemand, build_embeddings
 from pointsman_gateway.bootstrap.engine_discovery import EngineDiscovery
 from pointsman_gateway.bootstrap.metric_labels import gen_ai_names, label_values
@@ -33,6 +34,7 @@ from pointsman_gateway.bootstrap.shadowing import ActiveShadowSettings, open_sha
 from pointsman_gateway.bootstrap.stages import Dependencies, build_stages
 from pointsman_gateway.bootstrap.tenancy import check_single_sign_on, open_tenancy
 from pointsman_gateway.breaker import Breaker
+from pointsman_gateway.classification.document_tasks import SketchMonitor
 from pointsman_gateway.config.load import Config, load_config, watched_files
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
@@ -129,6 +131,7 @@ async def build_gateway(
         conversations = await stack.enter_async_context(open_conversations(settings, persistence.redis_state))
         retriever, freshness = RetrieverClient(channel, lambda: models.fingerprint), FreshnessCache()
         freshness_monitor = FreshnessMonitor(freshness, retriever, settings.freshness_seconds)
+        sketch_monitor = SketchMonitor(retriever, settings.freshness_seconds)
         await stack.enter_async_context(measuring_event_loop_lag(registry))
         cost_metrics = CostMetrics.register(registry, metrics)
         capacity, queue = find_capacity(settings), QueueLimits(settings.queue_size, settings.queue_timeout)
@@ -161,6 +164,7 @@ async def build_gateway(
             embeddings=embeddings,
             tracing=tracing,
             freshness=freshness_monitor,
+            sketches=sketch_monitor,
             persistence=persistence,
             cost_metrics=cost_metrics,
             shadow_settings=shadow_settings,
@@ -173,6 +177,7 @@ async def build_gateway(
         canary_reporter = CanaryReporter(canary_outcomes, lambda: reloader.current.engines, engine_metrics)
         _run_until_closed(stack, reloader.watch(settings.reload_seconds), "watch the configuration")
         _run_until_closed(stack, freshness_monitor.run(), "monitor adapter freshness")
+        _run_until_closed(stack, sketch_monitor.run(), "fetch document sketches")
         _run_until_closed(stack, canary_reporter.run(), "report canary outcomes")
         await stack.enter_async_context(cost_metrics.engine_costs.running())
         registry.register(EngineStates(lambda: reloader.current.engines.states))
@@ -231,6 +236,7 @@ class _SnapshotBuilder:
         embeddings: EmbeddingDependencies,
         tracing: Instrumentation,
         freshness: FreshnessMonitor,
+        sketches: SketchMonitor,
         persistence: Persistence,
         cost_metrics: CostMetrics,
         shadow_settings: ActiveShadowSettings,
@@ -244,6 +250,7 @@ class _SnapshotBuilder:
         self._embeddings = embeddings
         self._tracing = tracing
         self._freshness = freshness
+        self._sketches = sketches
         self._persistence = persistence
         self._cost_metrics = cost_metrics
         self._shadow_settings = shadow_settings
@@ -273,9 +280,12 @@ class _SnapshotBuilder:
         client_secret = await asyncio.to_thread(check_single_sign_on, config.access.single_sign_on)
         loaded = await asyncio.to_thread(self._models.get, config)
         engines = await self._discovery.engines(config.models, engine_wait_seconds)
-        stages = self._tracing.stages(build_stages(config, loaded, engines, self._dependencies))
-        embeddings = build_embeddings(config, loaded, self._embeddings)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
+        documents = find_document_tasks(config, paths, loaded)
+        if documents is not None:
+            await asyncio.to_thread(documents.use, self._sketches.sketches)
+        stages = self._tracing.stages(build_stages(config, loaded, engines, self._dependencies, documents))
+        embeddings = build_embeddings(config, loaded, self._embeddings)
         models, catalog = NamedModels(config, engines), to_catalog(config)
         # Everything that can fail is done. From here on the shared components follow the new configuration.
         self._active = config
@@ -285,6 +295,7 @@ class _SnapshotBuilder:
         self._cost_metrics.apply_config(config, engines, stages.metering)
         self._shadow_settings.apply_config(config)
         self._tenancy.use_single_sign_on(config.access.single_sign_on, client_secret)
+        self._sketches.watched = documents
         may_be_stale = {name for task in config.tasks.tasks.values() if task.stale for name in task.policy.paths}
         self._freshness.monitored = MonitoredPaths([path for path in paths if path.name in may_be_stale], engines)
         return ConfigSnapshot(stages, engines, models, embeddings, paths, catalog)

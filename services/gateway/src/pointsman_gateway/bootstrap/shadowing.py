@@ -14,7 +14,6 @@ from pointsman_gateway.bootstrap.paths import to_path
 from pointsman_gateway.bootstrap.persistence import Persistence
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.model_checks import judge_rejects
-from pointsman_gateway.config.task_checks import SELF_CONTAINED_METRICS
 from pointsman_gateway.config.tasks_file import ShadowConfig, ShadowJudgeConfig
 from pointsman_gateway.domain import Path, Request
 from pointsman_gateway.pipeline.admission import Admission
@@ -53,7 +52,7 @@ class ActiveShadowSettings:
         self.scores = {
             name: metric_from(task.metric.model_dump(exclude_unset=True)).score
             for name, task in shadowed.items()
-            if task.metric and task.metric.name in SELF_CONTAINED_METRICS and config.tasks.request_log.store_messages
+            if task.metric and task.metric.is_self_contained and config.tasks.request_log.store_messages
         }
 
     def is_allowed(self, request: Request, task: str, path: str) -> bool:

@@ -15,6 +15,7 @@ from pointsman_gateway.bootstrap.validation import to_guardrails, to_validators
 from pointsman_gateway.cache.keys import CacheKeyBuilder
 from pointsman_gateway.cache.stage import CacheResources, CachingBackend
 from pointsman_gateway.classification import NoClassification
+from pointsman_gateway.classification.document_tasks import DocumentTasks
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.conversations.stage import ConversationBook, Conversations, terms_of
@@ -69,8 +70,16 @@ class Dependencies:
     guardrail_metrics: GuardrailMetrics = field(default_factory=lambda: GuardrailMetrics(CollectorRegistry()))
 
 
-def build_stages(config: Config, models: LoadedModels, engines: Engines, dependencies: Dependencies) -> Stages:
+def build_stages(
+    config: Config,
+    models: LoadedModels,
+    engines: Engines,
+    dependencies: Dependencies,
+    documents: DocumentTasks | None = None,
+) -> Stages:
     """Builds the stages of a configuration. Must be called in the event loop.
+
+    `documents` are its tasks that answer from documents; None: no text is recognized by documents.
 
     Raises ConfigError if validators or guardrails cannot be built, if a policy's options are for another embedding
     model, or if a path caches and there is no Redis; ValueError if a prompt strategy cannot be built.
@@ -88,9 +97,9 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
     backend = EngineBackend(engines, client, now, resilience, dependencies.engine_metrics, busy_times)
     loading = AdapterLoading(backend, engines, now, resilience, dependencies.lend_slot)
     stages = Stages(
-        revision=config.digest,
+        revision=config.revision,
         resolve_model=named.resolve,
-        classification=_classification(config, models),
+        classification=_classification(config, models, documents),
         conversations=Conversations(
             {name: terms_of(task, paths) for name, task in config.tasks.tasks.items()}, dependencies.conversations
         ),
@@ -103,7 +112,7 @@ def build_stages(config: Config, models: LoadedModels, engines: Engines, depende
             expected_cost=expected_cost,
             evidence=dependencies.evidence,
             adapters=engines,
-            revision=config.digest,
+            revision=config.revision,
             freshness=dependencies.freshness,
             model_inputs={name: model.input for name, model in config.models.models.items()},
             model_fallbacks=named.fallbacks,
@@ -133,13 +142,14 @@ def _fields_by_model(config: Config) -> Mapping[str, ModelFields]:
     return fields
 
 
-def _classification(config: Config, models: LoadedModels) -> Classifier:
+def _classification(config: Config, models: LoadedModels, documents: DocumentTasks | None) -> Classifier:
     """Builds the classification stage. Raises ConfigError if a policy's options are for another embedding model."""
     if models.classifier is None or models.embed is None:
         return NoClassification()
+    from pointsman_gateway.classification.document_stage import DocumentClassification
     from pointsman_gateway.classification.model import ENCODER
     from pointsman_gateway.classification.rules import RuleMatcher
-    from pointsman_gateway.classification.stage import Classification, EmbeddedClassification
+    from pointsman_gateway.classification.stage import Classification, EmbeddedClassification, WordReader
     from pointsman_gateway.classification.wrappers import to_wrapper
 
     tasks, in_use = config.tasks.tasks, models.fingerprint
@@ -151,7 +161,7 @@ def _classification(config: Config, models: LoadedModels) -> Classifier:
                 f"{in_use} is in use; run `pointsman predict` again"
             )
     settings, embedding = config.tasks.classifier, config.models.embedding
-    classification = Classification(
+    by_examples = Classification(
         RuleMatcher(tasks),
         models.classifier,
         settings.languages,
@@ -159,6 +169,9 @@ def _classification(config: Config, models: LoadedModels) -> Classifier:
         knows_word=models.classifier.knows_word,
         is_multilingual=embedding is not None and embedding.multilingual and ENCODER in settings.stages,
     )
+    classification: WordReader = by_examples
+    if documents is not None:
+        classification = DocumentClassification(by_examples, models.classifier, documents)
     embedded = frozenset(name for name, task in tasks.items() if task.policy.implementation.needs_vector)
     return EmbeddedClassification(classification, models.embed, embedded) if embedded else classification
 

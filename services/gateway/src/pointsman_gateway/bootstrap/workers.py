@@ -19,7 +19,7 @@ from pointsman_gateway.bootstrap.app import GatewayComponents
 from pointsman_gateway.settings import Settings
 
 GAUGES: Mapping[str, Combine] = {
-    "pointsman_config_generation": sum,  # the number of workers that use it
+    "pointsman_config_revision": sum,  # the number of workers that use it
     "pointsman_in_flight": sum,
     "pointsman_max_in_flight": sum,
     "pointsman_queue_depth": sum,
@@ -56,7 +56,7 @@ class Siblings:
         return await asyncio.to_thread(decode_page, format, text, expires)
 
     async def states(self) -> list[dict[str, Any]]:
-        """Returns for each worker {"worker": NUMBER, "pid", "restarts", "generation", "problem", "in_flight"}.
+        """Returns for each worker {"worker": NUMBER, "pid", "restarts", "revision", "problem", "in_flight"}.
 
         The last three are missing if the worker does not answer. Raises Unavailable if the supervisor does not answer.
         """
@@ -69,7 +69,7 @@ class Siblings:
     async def _state(self, _: Any) -> dict[str, Any]:
         status = self._components.reloader.status
         in_flight = self._components.pipeline.admission.in_flight
-        return {"generation": status.generation, "problem": status.problem, "in_flight": in_flight}
+        return {"revision": status.revision, "problem": status.problem, "in_flight": in_flight}
 
 
 class _Group:

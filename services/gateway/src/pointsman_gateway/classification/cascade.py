@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pointsman_servicekit.errors import Unavailable
 
+from pointsman_gateway.classification.document_signals import DocumentSignals
 from pointsman_gateway.classification.excerpt import TokenExcerpt, token_excerpt
 from pointsman_gateway.classification.model import (
     ENCODER,
@@ -185,6 +186,19 @@ class CascadeClassifier:
         )
         self._encoder = EncoderStage(model.encoder, model.static_share, encoder) if model.encoder else None
         self._alone = self._encoder.calibrated(model.alone) if self._encoder and model.alone else None
+        self._documents: DocumentSignals | None = None
+
+    @property
+    def model(self) -> ClassifierModel:
+        return self._model
+
+    def with_documents(self, documents: DocumentSignals | None) -> "CascadeClassifier":
+        """Returns a classifier that also recognizes texts by documents, if the encoder abstains from them; it shares
+        the arrays.
+        """
+        other = copy(self)
+        other._documents = documents
+        return other
 
     async def classify(self, text: str, *, is_foreign: bool = False) -> Labels:
         """Assigns a text to a task, or abstains; the encoder runs in a thread, only for texts that need it.
@@ -257,7 +271,9 @@ class CascadeClassifier:
         except Unavailable as error:
             return self._without_answer(excerpt, static, error)
         likely = self._probabilities(output, stage.temperature)
-        return self._labels(excerpt, likely, stage.scorer.score(output), ENCODER, output.vector, stage.thresholds)
+        score = stage.scorer.score(output)
+        labels = self._labels(excerpt, likely, score, ENCODER, output.vector, stage.thresholds)
+        return self._documents.reconsider(labels, output.vector) if labels.abstained and self._documents else labels
 
     def _without_answer(self, excerpt: TokenExcerpt, static: StageOutput | None, error: Unavailable) -> Labels:
         """Returns the static stage's labels while the encoder's endpoint fails; without that stage, an abstention."""

@@ -100,14 +100,14 @@ class Conversation:
 
         Returns None if the classifier has not given probabilities for any text yet.
         """
-        said = [*[turn.said_before for turn in turns], said_before]
-        key = _key(*[turn.text for turn in turns], *said)
+        assistant_texts = [*[turn.said_before for turn in turns], said_before]
+        key = _key(*[turn.text for turn in turns], *assistant_texts)
         known = self._priors.get(key)
         if known is not None:
             self._priors.move_to_end(key)
             return known
         user = [await self._read(turn.text) for turn in turns]
-        assistant = [await self._read(text) for text in said[1:]]
+        assistant = [await self._read(text) for text in assistant_texts[1:]]
         if self._forward is None:
             return None
         prior = Prior(
@@ -126,8 +126,8 @@ class Conversation:
             likely = probabilities_of(reading, tasks)
             features = np.array(user_features(turn.text, shape_of(turn.text), reading, turn.said_before))
             after = forward.first(likely, features) if belief is None else forward.next(belief, likely, features)
-            heard = np.array(assistant_features(answer))
-            belief = forward.before_next(after, probabilities_of(answer, tasks), heard)
+            assistant_side = np.array(assistant_features(answer))
+            belief = forward.before_next(after, probabilities_of(answer, tasks), assistant_side)
         assert belief is not None  # there is at least one turn
         return belief
 

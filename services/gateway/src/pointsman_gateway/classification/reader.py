@@ -156,6 +156,10 @@ class Reader:
     def __init__(self, classify: Classify, languages: LanguageDetector, is_multilingual: bool = False) -> None:
         self._classify, self._languages, self._is_multilingual = classify, languages, is_multilingual
 
+    def with_classifier(self, classify: Classify) -> "Reader":
+        """Returns a reader with another classifier."""
+        return Reader(classify, self._languages, self._is_multilingual)
+
     async def read(self, text: str) -> Labels:
         """Classifies a text; a long one by its first and its last sentence, or as a whole if neither is conclusive."""
         if len(text) <= LONG_CHARACTERS:

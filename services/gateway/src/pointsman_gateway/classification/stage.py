@@ -2,11 +2,12 @@
 
 Only a request for the model `auto` is classified. The rules are tried first, and if none matches, the classifier
 decides. It reads the user's own words in the last turns, and the assistant's turns before them. Every gateway and every
-replay with the same configuration gets the same result, unless a rule's pattern takes too long or the embedding
-endpoint fails.
+replay with the same configuration, and the same sketches of documents, gets the same result, unless a rule's pattern
+takes too long or the embedding endpoint fails.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from pointsman_gateway.classification.user_words import UserWords, UserWordsFind
 from pointsman_gateway.classification.wrappers import Wrapper, known_wrappers
 from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Message, Request
 from pointsman_gateway.extensions import Embed
+from pointsman_gateway.ports import Classifier
 
 MAX_TURNS = 5
 """The user's last turns that are considered."""
@@ -73,9 +75,15 @@ class Classification:
         """
         self._rules = rules
         self._words = UserWordsFinder(wrappers, known_wrappers(), classifier.glance)
-        self._conversation = Conversation(
-            Reader(classifier.classify, LanguageDetector(languages, knows_word), is_multilingual)
-        )
+        self._reader = Reader(classifier.classify, LanguageDetector(languages, knows_word), is_multilingual)
+        self._conversation = Conversation(self._reader)
+
+    def with_classifier(self, classifier: TextClassifier) -> "Classification":
+        """Returns a stage with another classifier, which must have the same `glance`, and with empty caches."""
+        other = copy(self)
+        other._reader = self._reader.with_classifier(classifier.classify)
+        other._conversation = Conversation(other._reader)
+        return other
 
     async def label(self, request: Request) -> Labels:
         if request.model != AUTO:
@@ -150,12 +158,18 @@ def _abstaining(labels: Labels) -> Labels:
     return replace(labels, task=UNKNOWN, abstained=True)
 
 
+class WordReader(Classifier, Protocol):
+    """Interface of a classification stage that reads the user's words; `Classification` implements it."""
+
+    def read(self, request: Request) -> str: ...
+
+
 class EmbeddedClassification:
     """Adds the embedding of the user's last turn to labels that have none, if their task is one of `tasks`, whose
     policies need it; a note says if embedding failed. Implements `Classifier`.
     """
 
-    def __init__(self, inner: Classification, embedding: Embed, tasks: Collection[str]) -> None:
+    def __init__(self, inner: WordReader, embedding: Embed, tasks: Collection[str]) -> None:
         self._inner, self._embedding, self._tasks = inner, embedding, tasks
 
     async def label(self, request: Request) -> Labels:

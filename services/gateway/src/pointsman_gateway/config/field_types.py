@@ -32,6 +32,10 @@ MAX_GUARDRAIL_SECONDS = 30.0
 SMALLEST_TOP_P = 1e-9
 """The smallest `top_p` that the gRPC API accepts."""
 
+NAME_PATTERN = r"[a-z0-9_-]{1,64}"
+"""The form of the names of paths, tasks and adapters. The lora-server, the retriever and the command have copies."""
+
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 MaxTokens = Annotated[int, Field(ge=1, lt=2**63)]
 Temperature = Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)]
 TopP = Annotated[float, Field(gt=0, le=1)]
@@ -62,13 +66,26 @@ def must_be_known(what: str, name: str, known: Collection[str]) -> None:
         raise ConfigError(f"{what} '{name}'; {hint}known: {', '.join(sorted(known)) or 'none'}")
 
 
+def valid_options(name: str, implementation: Any, options: Any) -> Any:
+    """Returns the options of an extension as its class declares them in `Options`; without it, as they are.
+
+    Raises pydantic's ValidationError, with `name` in the location, if they are not of that type.
+    """
+    entry = _entry_model(name, options_type(implementation))
+    return entry.model_validate({name: options}).options
+
+
+def options_type(implementation: Any) -> Any:
+    return getattr(implementation, "Options", Any)
+
+
 @lru_cache(maxsize=256)
-def _entry_model(name: str, implementation: Any) -> Any:
+def _entry_model(name: str, options: Any) -> Any:
     """Returns a pydantic model with `name` as its only key, so that errors have the name in their location.
 
     It is cached, because a model class takes 11 kB and 0.2 ms, and a configuration has many entries of the same name.
     """
-    return create_model("Entry", __base__=Strict, options=(implementation.Options, Field(alias=name)))
+    return create_model("Entry", __base__=Strict, options=(options, Field(alias=name)))
 
 
 class ExtensionConfig(BaseModel):
@@ -87,15 +104,14 @@ class ExtensionConfig(BaseModel):
             known = ", ".join(cls.registry.builtins)
             raise ValueError(f"an entry names one {cls.registry.kind}, as {{NAME: OPTIONS}}; known: {known}")
         ((name, options),) = entry.items()
-        shape = _entry_model(name, cls.registry.find(name))
-        return {"name": name, "options": shape.model_validate({name: options}).options}
+        return {"name": name, "options": valid_options(name, cls.registry.find(name), options)}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Returns the JSON Schema: an object with one key, the extension's name, and its options as the value."""
         entries = []
         for name in cls.registry.builtins:
-            options = handler(TypeAdapter(cls.registry.find(name).Options).core_schema)
+            options = handler(TypeAdapter(options_type(cls.registry.find(name))).core_schema)
             entries.append({"properties": {name: options}, "required": [name], "additionalProperties": False})
         own = {"propertyNames": {"pattern": "[:.]"}, "minProperties": 1, "maxProperties": 1}
         return {"type": "object", "oneOf": [*entries, own]}

@@ -78,7 +78,7 @@ class Config:
     prompts: Mapping[str, str]
     """The text of each prompt file by its name."""
     access: AccessFile
-    digest: str
+    revision: str
     """A hash of everything that was read; it changes with the configuration."""
     single_file: FilePath | None = None
     """The file with the whole configuration; None if the configuration is a folder with several files."""
@@ -192,8 +192,8 @@ def _load(folder: FilePath, parts: _Parts, inline_prompts: Mapping[str, str]) ->
     out_of_scope = read_out_of_scope(folder, tasks.classifier.out_of_scope)
     check_examples(examples, paths)
     check_out_of_scope(out_of_scope, examples)
-    digest = _digest(models, paths, tasks, examples, out_of_scope, prompts, access)
-    return Config(folder, models, paths, tasks, examples, out_of_scope, prompts, access, digest)
+    revision = _digest(models, paths, tasks, examples, out_of_scope, prompts, access)
+    return Config(folder, models, paths, tasks, examples, out_of_scope, prompts, access, revision)
 
 
 def _examples_of(name: str, task: TaskConfig, folder: FilePath) -> tuple[Example, ...]:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from pointsman_gateway.config.engine_config import EngineConfig
 from pointsman_gateway.config.field_types import ConfigError, must_be_known
+from pointsman_gateway.config.metric import JudgeConfig
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.paths_file import PathsFile
-from pointsman_gateway.config.tasks_file import JudgeConfig, TasksFile
+from pointsman_gateway.config.tasks_file import TasksFile
 from pointsman_gateway.domain import AUTO, PATH_PREFIX
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from pointsman_gateway.config.field_types import ConfigError, must_be_known
+from pointsman_gateway.config.field_types import NAME_PATTERN, ConfigError, must_be_known
 from pointsman_gateway.config.model_checks import has_lora_server
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.paths_file import PathConfig, PathsFile
@@ -12,7 +12,7 @@ from pointsman_gateway.domain.path import IDLE, OTHER
 
 RESERVED_PATH_NAMES = {IDLE: "an engine's time that nobody used", OTHER: "whatever the configuration does not name"}
 
-MANAGED_ADAPTER = re.compile(r"[a-z0-9_-]{1,64}@[a-z0-9_-]{1,64}")
+MANAGED_ADAPTER = re.compile(f"{NAME_PATTERN}@{NAME_PATTERN}")
 """An alias or a version of an adapter on a lora-server."""
 
 

@@ -4,7 +4,15 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from pointsman_gateway.config.field_types import MAX_STOP_SEQUENCES, Seed, StrategyConfig, Strict, Temperature, TopP
+from pointsman_gateway.config.field_types import (
+    MAX_STOP_SEQUENCES,
+    Name,
+    Seed,
+    StrategyConfig,
+    Strict,
+    Temperature,
+    TopP,
+)
 from pointsman_gateway.domain.path import FORM_FIELDS
 
 
@@ -81,4 +89,4 @@ class PathConfig(Strict):
 
 
 class PathsFile(Strict):
-    paths: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], PathConfig]
+    paths: dict[Name, PathConfig]

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Mapping
 
-from pointsman_gateway.config.field_types import ConfigError, must_be_known
+from pointsman_scoring import MetricError, metric_from
+
+from pointsman_gateway.config.field_types import NAME_PATTERN, ConfigError, must_be_known
 from pointsman_gateway.config.flywheel import FlywheelConfig, StaleConfig
 from pointsman_gateway.config.model_checks import has_lora_server
 from pointsman_gateway.config.models_file import ModelsFile
@@ -12,11 +14,8 @@ from pointsman_gateway.config.tasks_file import TaskConfig, TasksFile
 from pointsman_gateway.domain import UNKNOWN
 from pointsman_gateway.patterns import BadPattern, Pattern
 
-ALIAS = re.compile(r"[a-z0-9_-]{1,64}@(?![0-9a-f]{12}$)[a-z0-9_-]{1,64}")
+ALIAS = re.compile(f"{NAME_PATTERN}@(?![0-9a-f]{{12}}$){NAME_PATTERN}")
 """An adapter's alias; a version ends in a hash instead."""
-
-SELF_CONTAINED_METRICS = ("exact", "json_fields", "contains", "regex", "rouge_l")
-"""Metrics that need neither a model nor code of the user."""
 
 
 def check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
@@ -66,12 +65,7 @@ def _check_shadow(name: str, task: TaskConfig, paths: PathsFile, keeps_text: boo
         raise ConfigError(f"{owner} names the only path that the task takes; name another one")
     if task.shadow.rate_by == "validators" and not task.validators:
         raise ConfigError(f"{owner} is rated by validators, and the task has none; write validators")
-    if (
-        task.metric
-        and task.metric.name in SELF_CONTAINED_METRICS
-        and not keeps_text
-        and task.shadow.rate_by == "right_answers"
-    ):
+    if task.metric and task.metric.is_self_contained and not keeps_text and task.shadow.rate_by == "right_answers":
         raise ConfigError(f"{owner} is rated by right answers, which takes request_log: {{store_messages: true}}")
 
 
@@ -79,8 +73,11 @@ def check_metrics(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompt
     askable = {*models.models, *(f"path:{name}" for name in paths.paths)}
     for name, task in tasks.tasks.items():
         owner = f"tasks.yaml: the metric of task '{name}'"
-        if task.metric and task.metric.regex:
-            _check_pattern(f"{owner} has a bad regex", task.metric.regex)
+        if task.metric and task.metric.is_self_contained:
+            try:
+                metric_from(task.metric.model_dump(exclude_unset=True))
+            except MetricError as error:
+                raise ConfigError(f"{owner}: {error}") from error
         judges = {
             owner: task.metric.judge if task.metric else None,
             f"tasks.yaml: the shadow's judge of task '{name}'": task.shadow.judge if task.shadow else None,
@@ -90,15 +87,6 @@ def check_metrics(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompt
                 must_be_known(f"{asking} asks model", judge.model, askable)
             if judge and judge.prompt:
                 must_be_known(f"{asking} names prompt", judge.prompt, prompts)
-
-
-def _check_pattern(what: str, pattern: str) -> None:
-    import regex  # 1 MB, only for a metric with a pattern
-
-    try:
-        regex.compile(pattern)
-    except regex.error as error:
-        raise ConfigError(f"{what}: {error} (it is {pattern!r})") from error
 
 
 def check_learning(models: ModelsFile, paths: PathsFile, tasks: TasksFile) -> None:

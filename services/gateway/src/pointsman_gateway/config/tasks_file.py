@@ -2,18 +2,19 @@
 
 from typing import Annotated, Any, Literal
 
-from pointsman_scoring import is_user_metric
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetJsonSchemaHandler, Tag, model_validator
+from pydantic import Discriminator, Field, GetJsonSchemaHandler, Tag, model_validator
 from pydantic_core import CoreSchema
 
 from pointsman_gateway.config.field_types import (
     MAX_GUARDRAIL_SECONDS,
     GuardrailCheck,
+    Name,
     PolicyConfig,
     Strict,
     ValidatorConfig,
 )
 from pointsman_gateway.config.flywheel import FlywheelConfig, LearningConfig, StaleConfig
+from pointsman_gateway.config.metric import JudgeConfig, MetricConfig
 from pointsman_gateway.domain.conversation import ConversationMode
 from pointsman_gateway.extensions import Hook
 
@@ -37,46 +38,6 @@ class RuleConfig(Strict):
         if not self.metadata and not self.regex and self.json_schema is None and self.has is None:
             raise ValueError(f"rule '{self.name}' has no condition; known: metadata, regex, json_schema, has")
         return self
-
-
-class JudgeConfig(Strict):
-    """A model that grades an answer, given the request and the expected answer."""
-
-    model: str = Field(description='as a request names it: "path:NAME" or a model\'s name')
-    prompt: str = Field(default="", description="a file in prompts/ with the criteria; empty: the evaluation's own")
-
-
-class MetricConfig(BaseModel):
-    """How an answer is scored from 0 to 1 against the expected one: by one of these metrics, or one of your own."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    exact: Literal[True] | None = Field(
-        default=None, description="equal as JSON, or as text apart from case and spaces"
-    )
-    json_fields: Literal[True] | None = Field(default=None, description="F1 over the fields of a JSON answer")
-    contains: Literal[True] | None = Field(default=None, description="the share of the expected facts that it states")
-    regex: str | None = Field(default=None, min_length=1, description="its last match equals the expected answer")
-    rouge_l: Literal[True] | None = Field(default=None, description="F1 over the longest common subsequence of words")
-    judge: JudgeConfig | None = Field(default=None, description="a model grades the answer")
-    entry_point: str | None = Field(
-        default=None,
-        pattern=r"^[\w./-]+:[A-Za-z_]\w*$",
-        description="module:function or FILE.py:function; `pointsman eval` imports it, the gateway does not",
-    )
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "MetricConfig":
-        known = ", ".join(type(self).model_fields)
-        if len(self.model_fields_set) != 1 or getattr(self, self.name) is None:
-            raise ValueError(f"a task has one metric, with a value; known: {known}")
-        if self.name not in type(self).model_fields and not is_user_metric(self.name):
-            raise ValueError(f"unknown metric '{self.name}'; known: {known}, or module:attribute")
-        return self
-
-    @property
-    def name(self) -> str:
-        return next(iter(self.model_fields_set))
 
 
 class ShadowJudgeConfig(JudgeConfig):
@@ -151,6 +112,11 @@ class TaskConfig(Strict):
     target_coverage: float | None = Field(
         default=None, gt=0.5, lt=1, description="of this task; unset: the classifier's"
     )
+    by_documents: bool = Field(
+        default=True,
+        description="whether a text that is like the documents that its paths search belongs to it, even if it is "
+        "unlike its examples",
+    )
     conversation: ConversationMode = Field(
         default="priced",
         description="whether a conversation keeps its path; priced: until a change pays; sticky: while it can be used; "
@@ -218,7 +184,7 @@ class RequestLogConfig(Strict):
 class GuardrailConfig(Strict):
     """A check of the texts of requests, prompts and answers, whichever `hooks` names."""
 
-    name: str = Field(pattern=r"^[a-z0-9_-]{1,64}$")
+    name: Name
     check: GuardrailCheck
     hooks: tuple[Hook, ...] = Field(
         default=("request", "response"),
@@ -253,6 +219,6 @@ class TasksFile(Strict):
     request_log: RequestLogConfig = RequestLogConfig()
     learning: LearningConfig | None = Field(default=None, description="unset: no answer is stored")
     guardrails: tuple[GuardrailConfig, ...] = Field(default=(), description="checks of every conversation")
-    tasks: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], TaskConfig] = Field(
+    tasks: dict[Name, TaskConfig] = Field(
         default={}, description="at least two, or none: then every request for 'auto' takes the default path"
     )

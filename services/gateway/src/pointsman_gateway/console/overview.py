@@ -13,12 +13,10 @@ from pointsman_gateway.domain import UNKNOWN, Path, PathEvidence
 from pointsman_gateway.domain.path import AdapterChange, AdapterVersion, Alias
 from pointsman_gateway.domain.request import Scope
 from pointsman_gateway.engines.engine_state import EngineState
+from pointsman_gateway.extensions import Requirements
 from pointsman_gateway.routing.path_state import Evidence
-from pointsman_gateway.routing.policies import ANSWERS_PER_PRICE, MAX_EVALUATION_RATINGS, BestValueOptions
+from pointsman_gateway.routing.policies import ANSWERS_PER_PRICE
 from pointsman_gateway.routing.policy_preview import CandidatePreview, PolicyPreview
-
-DEFAULT_CONFIDENCE = 0.95
-"""Confidence of the lower bound of a quality, for policies that do not set one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +83,15 @@ class CandidateView:
 class TaskView:
     task: str
     policy: str
-    """ "fixed", "split", "best_value", "escalate", "predicted" or an extension's name."""
-    weights: Mapping[str, float]
-    """The weights of a split policy by path; empty for other policies."""
+    """The policy's name, such as "best_value"."""
+    summary: str
+    """What the policy's options say (`Policy.summary`); may be empty."""
     quality_floor: float | None
-    """`quality_floor` of a best_value policy; None for other policies."""
-    p95_limit: float | None
-    """`p95_seconds` of a best_value policy; None if it sets none, or for other policies."""
+    """The quality that the policy requires of a path; None if it requires none."""
     confidence: float
     """The confidence of the bounds of qualities."""
+    escalates: bool
+    """Whether another path answers instead if a validator rejects the answer of `choice`."""
     choice: str
     """The path that the policy would choose now."""
     reason: str
@@ -222,10 +220,11 @@ def to_named_views(
 
 
 def _pooled(evidence: Sequence[PathEvidence]) -> Quality | None:
-    counted = [one.with_evaluations(MAX_EVALUATION_RATINGS) for one in evidence]
+    default = Requirements()
+    counted = [one.with_evaluations(default.max_evaluation_ratings) for one in evidence]
     ratings = sum(one.ratings for one in counted)
     mean = sum(one.ratings * one.quality for one in counted) / (ratings or 1)
-    return _quality(PathEvidence(ratings, mean, evaluated=sum(one.evaluated for one in counted)), DEFAULT_CONFIDENCE)
+    return _quality(PathEvidence(ratings, mean, evaluated=sum(one.evaluated for one in counted)), default.confidence)
 
 
 def _quality(counted: PathEvidence, confidence: float) -> Quality | None:
@@ -239,34 +238,30 @@ def _quality(counted: PathEvidence, confidence: float) -> Quality | None:
 
 def to_task_view(preview: PolicyPreview, rows: Sequence[DecisionRow], scope: Scope) -> TaskView:
     policy = preview.policy
-    options = policy.options if isinstance(policy.options, BestValueOptions) else None
-    confidence = options.confidence if options else DEFAULT_CONFIDENCE
-    max_evaluations = options.max_evaluation_ratings if options else MAX_EVALUATION_RATINGS
+    required: Requirements = policy.implementation.requirements(policy.options)
     return TaskView(
         task=preview.task,
         policy=policy.name,
-        weights=policy.implementation.weights(policy.options),
-        quality_floor=options.quality_floor if options else None,
-        p95_limit=options.p95_seconds if options else None,
-        confidence=confidence,
+        summary=policy.implementation.summary(policy.options),
+        quality_floor=required.quality_floor,
+        confidence=required.confidence,
+        escalates=preview.escalates,
         choice=preview.choice,
         reason=preview.reason,
         requests=sum(row.task == preview.task and row.is_request for row in rows),
         paths=[
-            _to_candidate_view(candidate, confidence, max_evaluations)
-            for candidate in preview.candidates
-            if scope.allows(candidate.path)
+            _to_candidate_view(candidate, required) for candidate in preview.candidates if scope.allows(candidate.path)
         ],
     )
 
 
-def _to_candidate_view(candidate: CandidatePreview, confidence: float, max_evaluations: int) -> CandidateView:
-    known = candidate.known.evidence.with_evaluations(max_evaluations)
+def _to_candidate_view(candidate: CandidatePreview, required: Requirements) -> CandidateView:
+    known = candidate.known.evidence.with_evaluations(required.max_evaluation_ratings)
     return CandidateView(
         path=candidate.path.name,
         kind=candidate.path.kind.value,
         role=candidate.role,
-        quality=_quality(known, confidence),
+        quality=_quality(known, required.confidence),
         answers=known.answers,
         usd_per_1k=None if isinf(candidate.known.cost_usd) else candidate.known.cost_usd * ANSWERS_PER_PRICE,
         estimated=known.answers <= 0,

@@ -3,7 +3,7 @@
 from pointsman_gateway.domain.answer import Chunk, Chunks, CompletedAnswer, Event, Finished, Started
 from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Labels
 from pointsman_gateway.domain.evidence import Feedback, PathEvidence, PathScore
-from pointsman_gateway.domain.path import Alias, CanaryMetrics, Kind, Path, ResolvedAdapter, Sampling
+from pointsman_gateway.domain.path import Alias, Kind, Path, ResolvedAdapter, Sampling
 from pointsman_gateway.domain.receipt import GuardrailVerdict, Receipt, UndecidedReceipt
 from pointsman_gateway.domain.request import (
     ANONYMOUS,
@@ -35,7 +35,6 @@ __all__ = [
     "UNPRICED",
     "Alias",
     "Caller",
-    "CanaryMetrics",
     "Chunk",
     "Chunks",
     "CompletedAnswer",

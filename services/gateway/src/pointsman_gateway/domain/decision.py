@@ -71,7 +71,7 @@ class Decision:
     in_distribution_score: float = 0.0
     notes: tuple[str, ...] = ()
     revision: str = ""
-    """The digest of the configuration in use."""
+    """The revision of the configuration in use (`Config.revision`)."""
     escalation: tuple[Path, ...] = ()
     """If a validator rejects the answer of `path`, the first of these paths answers instead, once per request."""
     stream_unvalidated: frozenset[str] = frozenset()

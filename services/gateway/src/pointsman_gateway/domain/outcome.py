@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Protocol
 
 UNFORESEEN = "unforeseen"
-"""Replaces an error code that is not in `OUTCOMES`, such as one of a service that is newer than this gateway."""
+"""Replaces an error code that is not known, such as one of an extension, because codes are labels of metrics."""
 
 OK, ROUTED, CANCELLED, INTERNAL = "ok", "routed", "cancelled", "internal"
 
@@ -29,62 +29,42 @@ _BY_FAULT: Mapping[Fault, str] = {
     Fault.NONE: f"{OK} {ROUTED}",
     Fault.CALLER: f"""
         {CANCELLED} context_length_exceeded engine_refused unsupported_dimensions unsupported_input
-        missing_model empty_messages bad_role bad_parameter bad_json body_too_large unknown_model
+        missing_model empty_messages bad_role bad_parameter bad_json bad_text body_too_large unknown_model
         unknown_route not_in_scope missing_key unknown_key revoked_key expired_key empty_prompt empty_input
         too_many_prompts unsupported_prompt unsupported_parameter unsupported_content unsupported_item unsupported_tool
-        empty_feedback guardrail_blocked unknown_decision missing_decision_id unknown_task no_request_log bad_method
-        bad_message message_too_complex unknown_path
-        bad_alias bad_consent bad_limit bad_name bad_priority bad_scope bad_tenant bad_age no_examples call_too_large
+        empty_feedback guardrail_blocked unknown_decision missing_decision_id unknown_task unknown_path
+        no_request_log bad_message message_too_complex
+        bad_consent bad_limit bad_name bad_priority bad_scope bad_tenant no_examples
         body_too_complex body_too_deep too_many_messages too_many_tools too_many_functions
         other_site unknown_host bad_content_type not_operator missing_token bad_token unknown_token role_too_low
         bad_expiry long_lived_token login_failed malformed_key missing_claim no_grant no_keys not_admin
         unknown_signing_key unknown_tenant wrong_algorithm thread_unsupported_request
     """,
     Fault.LIMITS: """
-        requests_per_minute tokens_per_minute concurrent_streams dollars_per_day dollars_per_month quota_exceeded
+        requests_per_minute tokens_per_minute concurrent_streams dollars_per_day dollars_per_month
         price_unknown too_many_logins
     """,
     Fault.GATEWAY: f"""
         {INTERNAL} {UNFORESEEN} overloaded shutting_down deadline_exceeded too_many_unknown_keys
         gateway_unavailable guardrail_unavailable prompt_failed wal_full wal_unwritable corrupt_classifier
-        stale_classifier one_task invalid_batch bad_redis_url prefix_taken unreadable_record
+        stale_classifier one_task prefix_taken unreadable_record
         unknown_extension extension_not_importable issuer_unavailable worker_unavailable
     """,
     Fault.ENGINE: """
         engine_not_ready engine_error engine_overloaded engine_unavailable breaker_open
-        connect_timeout first_token_timeout stream_idle_timeout engine_poisoned does_not_stop dns_failed
-        model_not_served bad_api_key engine_store guard_refused no_guard no_lora no_runtime_loading
+        connect_timeout first_token_timeout stream_idle_timeout dns_failed model_not_served
     """,
-    Fault.ADAPTER: """
-        adapter_not_resident lora_server_unavailable no_slot not_ready not_loaded unknown_version unknown_alias
-        alias_moved not_warm placement_moved unknown_adapter
-        bad_data bad_facts bad_option bad_path bad_report bad_samples bad_text bad_version bad_weight
-        broke_off canary_is_stable cannot_answer contended differs_from_peft hash_mismatch in_use no_effect
-        not_better not_finite not_retired nothing_to_roll_back path_outside peft_refused poisons_engine
-        smoke_unavailable steps_out_of_order store_failed store_full store_unavailable too_many_jobs
-        unknown_folder unknown_job unknown_schema_version wrong_base_model
-        unsupported_feature rank_too_high unknown_module dora_not_exact unsafe_file absurd_scale missing_tensors
-        unpaired_tensor unreadable wrong_rank wrong_shape
-        bad_config bad_source bad_weights hub_refused hub_unreachable source_unavailable too_large unknown_source
-    """,
-    Fault.RETRIEVER: """
-        nothing_relevant retriever_unavailable collection_busy collection_closed collection_damaged
-        collection_exists collection_inconsistent data_folder_unusable data_in_use disk_failed disk_full
-        disk_read_only document_too_large duplicate_document_id empty_document empty_metadata_key empty_query
-        fingerprint_mismatch invalid_collection_name invalid_document_id invalid_filter
-        invalid_least_dense invalid_neighbours invalid_source invalid_tenant invalid_top_k invalid_vector
-        migration_running no_reranker not_a_collection query_too_large reranker_failed
-        snapshot_damaged source_needed text_and_content text_too_long_for_a_vector too_late too_many_bad_lines
-        too_many_documents
-        filter_not_supported invalid_external_collection read_only_collection store_mismatch wrong_dimensions
-        too_many_metadata_entries unknown_collection unknown_media_type unreadable_document
-    """,
-    Fault.STATE: "redis_unavailable keys_unavailable limits_contended",
+    Fault.ADAPTER: "adapter_not_resident lora_server_unavailable",
+    Fault.RETRIEVER: "nothing_relevant retriever_unavailable",
+    Fault.STATE: "redis_unavailable keys_unavailable limits_contended contended",
 }
 
 
 OUTCOMES: Mapping[str, str] = {code: fault.value for fault, codes in _BY_FAULT.items() for code in codes.split()}
-"""The value of `Fault` for each outcome. `fault_of` also considers the error itself."""
+"""The value of `Fault` for each of the gateway's own outcomes. `fault_of` also considers the error itself.
+
+Codes of other services are not listed: the client that receives such an error sets its `fault`.
+"""
 
 
 _FAULTS = frozenset(fault.value for fault in Fault)
@@ -111,9 +91,14 @@ class CodedError(Protocol):
     def fault(self) -> str: ...
 
 
-def outcome_of(code: str) -> str:
-    """Returns `code`, or `UNFORESEEN` if `OUTCOMES` does not have it."""
-    return code if code in OUTCOMES else UNFORESEEN
+def outcome_of(outcome: str, error: CodedError | None) -> str:
+    """Returns `outcome`, or `UNFORESEEN` if `OUTCOMES` does not have it and the error does not state its own `fault`.
+
+    `outcome` is the error's code if there is an error.
+    """
+    if outcome in OUTCOMES or (error is not None and error.fault in _FAULTS):
+        return outcome
+    return UNFORESEEN
 
 
 def fault_of(outcome: str, error: CodedError | None) -> str:
@@ -134,5 +119,5 @@ def fault_of(outcome: str, error: CodedError | None) -> str:
     if error.http_status < 500:
         return _CALLER
     fault = OUTCOMES.get(error.code, _GATEWAY)
-    # A caller's code with a status of 500 or more came from another service, or is a mistake of this one.
+    # A caller's code with a status of 500 or more is a mistake of this service.
     return _GATEWAY if fault == _CALLER else fault

@@ -53,27 +53,6 @@ class ResolvedAdapter:
 
 
 @dataclass(frozen=True, slots=True)
-class CanaryMetrics:
-    """Counts for one version of an alias with a canary, since the last report to the lora-server."""
-
-    model: str
-    alias: str
-    revision: int
-    version: str
-    requests: int = 0
-    errors: int = 0
-    """Requests that failed because of the version or its engine."""
-    invalid: int = 0
-    """Complete answers that a validator rejected."""
-    latency_buckets: Mapping[int, int] = field(default_factory=dict)
-    """Complete answers by total time: key k counts those of 2^((k-1)/4) to 2^(k/4) ms, key 0 those of up to 1 ms."""
-    rated: int = 0
-    """Number of answers that callers have rated."""
-    rating: int = 0
-    """The sum of these ratings (0 to 1 each), in thousandths."""
-
-
-@dataclass(frozen=True, slots=True)
 class AdapterVersion:
     """One adapter version and its state on one engine."""
 

@@ -90,6 +90,25 @@ class Usage:
             details=mine + others if mine is not None and others is not None else mine or others,
         )
 
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Returns the tokens of the prompt, of the completion, and those of the prompt that were cached."""
+        return self.prompt_tokens, self.completion_tokens, self.cached_tokens
+
+    @property
+    def counts_by_name(self) -> dict[str, int]:
+        """Returns the numbers of `counts` by the names that all encodings have for them."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "cached_tokens": self.cached_tokens,
+        }
+
+    @property
+    def details_by_name(self) -> Mapping[str, int | str | bool] | None:
+        """Returns the fields of `details` that are not 0, empty or False; None without details."""
+        return None if self.details is None else self.details.as_fields()
+
     def by_kind(self) -> dict[str, int]:
         """Returns the number of tokens of each kind, so that no token counts twice.
 

@@ -151,7 +151,7 @@ class EmbeddingRun:
         receipt = UndecidedReceipt(
             request_id.get(),
             "embeddings",
-            outcome_of(outcome),
+            outcome_of(outcome, error),
             fault_of(outcome, error),
             {"total": time.perf_counter() - self._started},
             self.request.caller,

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 from weakref import WeakSet
 
+from pointsman_servicekit.canary_reports import CanaryReport
+
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.providers import DEFAULT_API, EngineApi
-from pointsman_gateway.domain import CanaryMetrics
 from pointsman_gateway.engines.adapter_admin import AdapterAdminClient
 from pointsman_gateway.engines.catalog import EMPTY, AdapterCatalog
 
@@ -106,8 +107,8 @@ class LoraServer(Protocol):
         """
         ...
 
-    async def report(self, outcomes: Sequence[CanaryMetrics]) -> str:
-        """Sends canary outcomes to the lora-server.
+    async def report(self, reports: Sequence[CanaryReport]) -> str:
+        """Sends canary reports to the lora-server.
 
         Returns "sent", "refused" (the lora-server rejects them), "lost" (they may have arrived) or "kept" (they have
         not arrived, and may be sent again).

@@ -13,13 +13,14 @@ from urllib.parse import urlsplit
 import grpc
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
+from pointsman_servicekit.canary_reports import CanaryReport
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
 from pointsman_servicekit.grpc_client import Interceptors, Token, open_channel, to_message
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.logs import correlation_metadata
 from pointsman_servicekit.tls import ClientTls
 
-from pointsman_gateway.domain import Alias, CanaryMetrics
+from pointsman_gateway.domain import Alias
 from pointsman_gateway.engines.adapter_admin import AdapterAdminClient, to_alias
 from pointsman_gateway.engines.catalog import AdapterCatalog
 from pointsman_gateway.engines.engine_state import Engine
@@ -134,12 +135,12 @@ class LoraServerClient:
         if not task.cancelled():
             task.exception()  # marks it as retrieved: there may be no waiter left
 
-    async def report(self, outcomes: Sequence[CanaryMetrics]) -> ReportOutcome:
+    async def report(self, reports: Sequence[CanaryReport]) -> ReportOutcome:
         if self._channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
             return ReportOutcome.KEPT
         try:
             await self._stub.ReportCanaryMetrics(
-                pb.ReportCanaryMetricsRequest(outcomes=map(_to_message, outcomes)), timeout=REPORT_TIMEOUT_SECONDS
+                pb.ReportCanaryMetricsRequest(outcomes=map(_to_message, reports)), timeout=REPORT_TIMEOUT_SECONDS
             )
         except grpc.aio.AioRpcError as error:
             failure = from_rpc_error(error, "lora_server")
@@ -320,5 +321,5 @@ def _is_local(url: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def _to_message(outcomes: CanaryMetrics) -> pb.Outcomes:
-    return to_message(pb.Outcomes, outcomes, milliseconds=outcomes.latency_buckets)
+def _to_message(report: CanaryReport) -> pb.Outcomes:
+    return to_message(pb.Outcomes, report.counts, alias=report.alias, revision=report.revision, version=report.version)

@@ -4,15 +4,15 @@ The values of labels are bounded: names in models.yaml, numbers in a group, erro
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
+from pointsman_servicekit.canary_reports import CanaryReport
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pointsman_gateway.domain import CanaryMetrics, Operation
+from pointsman_gateway.domain import Operation
 from pointsman_gateway.engines.engine_client import EngineRequest
 from pointsman_gateway.engines.engine_state import EngineState
 from pointsman_gateway.engines.engines import Engines
@@ -207,11 +207,11 @@ class EngineStates(Collector):
 class CanaryOutcomeSource(Protocol):
     """Interface of the counts of canary outcomes that are not reported yet; `CanaryOutcomes` implements it."""
 
-    def take(self) -> Sequence[CanaryMetrics]:
-        """Returns all counts, and resets them."""
+    def take(self) -> Mapping[str, Sequence[CanaryReport]]:
+        """Returns all counts by base model, and resets them."""
         ...
 
-    def give_back(self, outcomes: Sequence[CanaryMetrics]) -> None:
+    def give_back(self, model: str, unreported: Sequence[CanaryReport]) -> None:
         """Adds back counts that could not be reported, so that the next `take` returns them."""
         ...
 
@@ -239,16 +239,15 @@ class CanaryReporter:
         """Reports the outcomes of each base model to one of its lora-servers, which share one registry. If none is
         reachable, the outcomes are kept for the next report; if one refuses them, they are dropped.
         """
-        outcomes = sorted(self._source.take(), key=lambda one: one.model)
-        for model, of_model in groupby(outcomes, key=lambda one: one.model):
-            await self._report(model, list(of_model))
+        for model, reports in self._source.take().items():
+            await self._report(model, reports)
 
-    async def _report(self, model: str, outcomes: list[CanaryMetrics]) -> None:
+    async def _report(self, model: str, reports: Sequence[CanaryReport]) -> None:
         for state in self._engines().states:
             if state.engine.model != model or state.lora_server is None:
                 continue
-            outcome = await state.lora_server.report(outcomes)
+            outcome = await state.lora_server.report(reports)
             if outcome != "kept":
-                self._metrics.canary_reported(sum(one.requests for one in outcomes), outcome)
+                self._metrics.canary_reported(sum(one.counts.requests for one in reports), outcome)
                 return
-        self._source.give_back(outcomes)
+        self._source.give_back(model, reports)

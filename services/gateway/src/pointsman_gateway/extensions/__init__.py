@@ -6,7 +6,7 @@ Users add extensions without changes to Pointsman's code (docs/extending.md).
 from pointsman_servicekit.extensions import Registry
 
 from pointsman_gateway.extensions.guardrail import GUARDRAILS, Finding, GuardedText, Guardrail, GuardrailContext, Hook
-from pointsman_gateway.extensions.policy import POLICIES, Candidate, Plan, Policy, PolicyContext
+from pointsman_gateway.extensions.policy import POLICIES, Candidate, Plan, Policy, PolicyContext, Requirements
 from pointsman_gateway.extensions.strategy import (
     STRATEGIES,
     Draft,
@@ -43,6 +43,7 @@ __all__ = [
     "Policy",
     "PolicyContext",
     "Registry",
+    "Requirements",
     "Resources",
     "Search",
     "Strategy",

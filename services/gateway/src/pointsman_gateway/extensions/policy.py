@@ -22,6 +22,10 @@ POLICIES = Registry(
     method="plan",
 )
 
+MAX_EVALUATION_RATINGS = 100
+"""Default of `max_evaluation_ratings`: evaluated rows count as at most so many ratings, so that they do not outweigh
+those of traffic."""
+
 TRIAL = "policy:trial"
 """The reason of a plan whose path was chosen to collect ratings for it, not because it is the best one."""
 
@@ -57,6 +61,18 @@ class Plan:
     worth_usd: Mapping[str, float] = field(default_factory=dict)
     """The value of an answer of each path in dollars, as the policy estimates it: a part of what a conversation gains
     by a change of its path. Empty: the same for all paths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """What a policy requires of the ratings of paths. The console shows the paths of a task accordingly."""
+
+    quality_floor: float | None = None
+    """The value that the lower confidence bound of a path's mean rating must reach; None: any will do."""
+    confidence: float = 0.95
+    """The confidence of that bound, one-sided."""
+    max_evaluation_ratings: int = MAX_EVALUATION_RATINGS
+    """The number of ratings that the evaluated rows of a path count as at most."""
 
 
 class PolicyContext(Protocol):
@@ -112,9 +128,13 @@ class Policy(Protocol):
         return ""
 
     @classmethod
-    def weights(cls, options: Any) -> Mapping[str, float]:
-        """Returns the weights by path by which users are distributed over paths; empty if the policy has none."""
-        return {}
+    def summary(cls, options: Any) -> str:
+        """Returns in a few words what the options say, for the console; empty if the policy's name says enough."""
+        return ""
+
+    @classmethod
+    def requirements(cls, options: Any) -> Requirements:
+        return Requirements()
 
     def __init__(self, options: Any) -> None: ...
 

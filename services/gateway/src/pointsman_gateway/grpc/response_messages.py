@@ -1,15 +1,29 @@
 """Converts answers, decisions and receipts to the responses of the gRPC contract."""
 
 import json
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from pointsman.v1 import gateway_pb2 as pb
 
 from pointsman_gateway.codec.choices import CollectedChoice, collect_choices
-from pointsman_gateway.domain import Chunk, Chunks, Decision, Finished, Path, Receipt, Started
+from pointsman_gateway.domain import (
+    Chunk,
+    Chunks,
+    Decision,
+    Finished,
+    GuardrailVerdict,
+    Passage,
+    Path,
+    Receipt,
+    Started,
+    Usage,
+)
+from pointsman_gateway.domain.receipt_fields import Encoding, FieldReader
 from pointsman_gateway.pipeline.pipeline import Routed
+
+_RECEIPT_FIELDS = FieldReader(Encoding.GRPC, Receipt)
 
 
 def started_response(started: Started) -> pb.GenerateStreamResponse:
@@ -112,7 +126,7 @@ def _decision(decision: Decision) -> pb.Decision:
         margin=decision.margin,
         in_distribution_score=decision.in_distribution_score,
         notes=decision.notes,
-        generation=decision.revision,
+        revision=decision.revision,
     )
 
 
@@ -121,28 +135,34 @@ def _probabilities(probabilities: Sequence[tuple[str, float]]) -> list[pb.TaskPr
 
 
 def _receipt(receipt: Receipt) -> pb.Receipt:
-    usage = receipt.usage
-    message = pb.Receipt(
-        usage=pb.Usage(
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-        ),
-        cost_usd=receipt.cost_usd,
-        outcome=receipt.outcome,
-        path=receipt.decision.path.name,
-        sources=[pb.Source(document_id=p.document_id, title=p.title, score=p.score) for p in receipt.sources],
-        escalated_from=receipt.escalated_from,
-        cached=receipt.cached,
-    )
-    if usage.details is not None:
-        for name, set_value in usage.details.as_fields().items():
-            setattr(message.usage.details, name, set_value)
-    for v in receipt.guardrails:
-        message.guardrails.add(guardrail=v.guardrail, hook=v.hook, ruling=v.ruling, found=v.found)
-    _fill(message.cost_parts_usd, _known(receipt.cost_parts_usd))
-    _fill(message.seconds, receipt.seconds)
+    fields = _RECEIPT_FIELDS.read(receipt)
+    costs, seconds = fields.pop("cost_parts_usd"), fields.pop("seconds")
+    for name, convert in _CONVERSIONS:
+        fields[name] = convert(fields[name])
+    message = pb.Receipt(**fields)
+    _fill(message.cost_parts_usd, _known(costs))
+    _fill(message.seconds, seconds)
     return message
+
+
+def _usage(usage: Usage) -> pb.Usage:
+    return pb.Usage(**usage.counts_by_name, details=usage.details_by_name)
+
+
+def _sources(passages: Sequence[Passage]) -> list[pb.Source]:
+    return [pb.Source(document_id=p.document_id, title=p.title, score=p.score) for p in passages]
+
+
+def _verdicts(verdicts: Sequence[GuardrailVerdict]) -> list[pb.GuardrailVerdict]:
+    return [pb.GuardrailVerdict(guardrail=v.guardrail, hook=v.hook, ruling=v.ruling, found=v.found) for v in verdicts]
+
+
+_CONVERSIONS: Sequence[tuple[str, Callable[[Any], Any]]] = (
+    ("usage", _usage),
+    ("sources", _sources),
+    ("guardrails", _verdicts),
+)
+"""How the fields of a receipt that are messages are made, by the field's name."""
 
 
 def _known(costs: Mapping[str, float | None]) -> Mapping[str, float]:

@@ -96,13 +96,9 @@ def trailing_metadata(
             ("x-pointsman-kind", decision.path.kind.value),
         ]
     if receipt is not None:
-        usage = receipt.usage
-        sent += [
-            *((name.decode(), cost.decode()) for name, cost in cost_headers(receipt)),
-            ("x-pointsman-prompt-tokens", str(usage.prompt_tokens)),
-            ("x-pointsman-completion-tokens", str(usage.completion_tokens)),
-            ("x-pointsman-cached-tokens", str(usage.cached_tokens)),
-        ]
+        counts = receipt.usage.counts_by_name.items()
+        sent += [(name.decode(), cost.decode()) for name, cost in cost_headers(receipt)]
+        sent += [(f"x-pointsman-{name.replace('_', '-')}", str(count)) for name, count in counts]
     return (*sent, *limits.items())
 
 
@@ -220,7 +216,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         return pb.ListPathsResponse(
             paths=[path_info(path, configuration.engines.why_not(path)) for path in paths],
             models=configuration.model_names(scope),
-            generation=configuration.revision,
+            revision=configuration.revision,
         )
 
     def _decode(

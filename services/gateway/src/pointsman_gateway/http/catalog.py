@@ -15,7 +15,7 @@ def catalog_body(catalog: Catalog, revision: str, versions_of: Callable[[Path], 
     the adapter's configured name if it is an alias that no engine has reported.
     """
     return {
-        "generation": revision,
+        "revision": revision,
         "default_path": catalog.default_path,
         "tasks": {name: asdict(task) for name, task in catalog.tasks.items()},
         "paths": {name: _path(path, versions_of(path)) for name, path in catalog.paths.items()},

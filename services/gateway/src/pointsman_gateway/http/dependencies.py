@@ -54,7 +54,7 @@ class Workers(Protocol):
         ...
 
     async def states(self) -> list[dict[str, Any]]:
-        """Returns for each process {"worker": NUMBER, "pid", "restarts", "generation", "problem", "in_flight"}.
+        """Returns for each process {"worker": NUMBER, "pid", "restarts", "revision", "problem", "in_flight"}.
 
         The last three are missing if the process does not answer. Raises Unavailable if the supervisor of the processes
         does not answer.

@@ -12,11 +12,14 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.domain import Chunk, Chunks, Finished, Receipt, Started, TokenDetails, Usage
+from pointsman_gateway.domain.receipt_fields import Encoding, FieldReader
 
 JSON_TYPE = (b"content-type", b"application/json")
 
 DONE = b"data: [DONE]\n\n"
 """The last event of a stream in most of OpenAI's endpoints."""
+
+_RECEIPT_FIELDS = FieldReader(Encoding.ANSWER, Receipt)
 
 to_json = msgspec.json.Encoder().encode
 _to_latin_1 = methodcaller("encode", "latin-1")
@@ -146,23 +149,10 @@ def _add_details(body: dict[str, Any], details: TokenDetails) -> None:
 
 
 def receipt_body(receipt: Receipt) -> dict[str, Any]:
-    """Returns the object `pointsman` that answers contain: a receipt's path and kind, `cost_usd` and `cost_parts_usd`
-    (in dollars; None if unknown), `seconds` by phase, `sources`, `escalated_from`, `cached` and `guardrails`; and
-    `token_details` if there are any.
-    """
-    details = receipt.usage.details
-    return {
-        "path": receipt.decision.path.name,
-        "kind": receipt.decision.path.kind.value,
-        "cost_usd": receipt.cost_usd,
-        "cost_parts_usd": receipt.cost_parts_usd,
-        "seconds": receipt.rounded_seconds,
-        "sources": [
-            {"document_id": source.document_id, "title": source.title, "score": round(source.score, 4)}
-            for source in receipt.sources
-        ],
-        "escalated_from": receipt.escalated_from,
-        "cached": receipt.cached,
-        "guardrails": receipt.guardrails,
-        **({"token_details": details.as_fields()} if details is not None else {}),
-    }
+    """Returns the object `pointsman` that answers contain: the fields with the encoding ANSWER in `RECEIPT_FIELDS`."""
+    fields = _RECEIPT_FIELDS.read(receipt)
+    fields["sources"] = [
+        {"document_id": source.document_id, "title": source.title, "score": round(source.score, 4)}
+        for source in receipt.sources
+    ]
+    return fields

@@ -51,7 +51,7 @@ def _decision_body(routed: Routed, costs_usd: Mapping[str, float | None]) -> dic
         "probabilities": dict(decision.probabilities),
         "expected_cost_usd": decision.expected_cost_usd,
         "costs_usd": dict(costs_usd),
-        "generation": decision.revision,
+        "revision": decision.revision,
     }
     if routed.user_words:
         body["user_words"] = routed.user_words

@@ -7,6 +7,7 @@ from pointsman_servicekit.logs import sampled_trace_id
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.domain import Decision, Operation, Receipt
+from pointsman_gateway.domain.receipt_fields import Encoding, FieldReader
 from pointsman_gateway.fast_metrics import Row, Series, SeriesBatch
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.metering.prometheus import GatewayMetrics, cost_column
@@ -20,6 +21,8 @@ MAX_BATCHES = 4096
 FLUSHES_KEPT = 64
 """A batch is dropped after so many flushes without a row, or up to twice as many: it may be of an adapter version that
 is gone. Each scrape flushes."""
+
+_SERIES_FIELDS = FieldReader(Encoding.SERIES, Receipt)
 
 COLUMNS = (
     "requests",  # 1
@@ -127,10 +130,7 @@ class MetricsAggregator:
             not first.probabilities,
             operation,
             model,
-            receipt.model,
-            receipt.outcome,
-            receipt.fault,
-            receipt.cached,
+            *_SERIES_FIELDS.read(receipt).values(),
             completion > 1,
             by_engine,
             *seconds,

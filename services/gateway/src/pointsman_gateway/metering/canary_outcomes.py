@@ -1,11 +1,11 @@
 """Counts by version how requests to aliases that have a canary end, until the counts are reported to a lora-server."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
+from pointsman_servicekit.canary_reports import CanaryReport, RequestCounts
 from pointsman_servicekit.statistics import CANARY_LATENCY_BUCKETS
 
-from pointsman_gateway.domain import Alias, CanaryMetrics, Path, ResolvedAdapter
+from pointsman_gateway.domain import Alias, Path, ResolvedAdapter
 
 ERRORS = frozenset(
     {
@@ -26,16 +26,6 @@ _Key = tuple[str, str, int, str]
 """Base model, alias, revision, version."""
 
 
-@dataclass(slots=True)
-class _Counts:
-    requests: int = 0
-    errors: int = 0
-    invalid: int = 0
-    latency_buckets: dict[int, int] = field(default_factory=dict)
-    rated: int = 0
-    rating: int = 0
-
-
 def _ignore() -> None:
     pass
 
@@ -48,7 +38,7 @@ class CanaryOutcomes:
         already and its version is not one of them.
         """
         self._dropped = dropped
-        self._counts: dict[_Key, _Counts] = {}
+        self._counts: dict[_Key, RequestCounts] = {}
 
     def add(self, path: Path, adapter: ResolvedAdapter, outcome: str, refused: bool, seconds: float) -> None:
         """Counts a request if its outcome is "ok" or one of `ERRORS`; other outcomes are due to the caller or an
@@ -70,7 +60,7 @@ class CanaryOutcomes:
             return
         counts.invalid += refused
         bucket = CANARY_LATENCY_BUCKETS.index(seconds)
-        counts.latency_buckets[bucket] = counts.latency_buckets.get(bucket, 0) + 1
+        counts.milliseconds[bucket] = counts.milliseconds.get(bucket, 0) + 1
 
     def rate(self, path: Path, alias: Alias, version: str, rating: float) -> None:
         """Counts a caller's rating (0 to 1) of an answer by `version`, one of the alias's two versions.
@@ -82,35 +72,31 @@ class CanaryOutcomes:
             counts.rated += 1
             counts.rating += round(1000 * rating)
 
-    def take(self) -> list[CanaryMetrics]:
-        """Returns and resets the counts. The caller reports them to a lora-server, or returns them with `give_back`."""
-        counts, self._counts = self._counts, {}
-        return [
-            CanaryMetrics(*key, c.requests, c.errors, c.invalid, c.latency_buckets, c.rated, c.rating)
-            for key, c in counts.items()
-        ]
+    def take(self) -> dict[str, list[CanaryReport]]:
+        """Returns and resets the counts, by base model. The caller reports them to a lora-server, or returns them with
+        `give_back`.
+        """
+        taken, self._counts = self._counts, {}
+        reports: dict[str, list[CanaryReport]] = {}
+        for (model, alias, revision, version), counts in taken.items():
+            reports.setdefault(model, []).append(CanaryReport(alias, revision, version, counts))
+        return reports
 
-    def give_back(self, unreported: Sequence[CanaryMetrics]) -> None:
+    def give_back(self, model: str, unreported: Sequence[CanaryReport]) -> None:
         """Adds counts that could not be reported to those that have been counted since.
 
         Counts of a version beyond `MAX_VERSIONS` are dropped, and `dropped` is called for each of their requests.
         """
         for one in unreported:
-            counts = self._counts_of((one.model, one.alias, one.revision, one.version))
-            if counts is None:
-                for _ in range(one.requests):
-                    self._dropped()
+            counts = self._counts_of((model, one.alias, one.revision, one.version))
+            if counts is not None:
+                counts.add(one.counts)
                 continue
-            counts.requests += one.requests
-            counts.errors += one.errors
-            counts.invalid += one.invalid
-            counts.rated += one.rated
-            counts.rating += one.rating
-            for bucket, number in one.latency_buckets.items():
-                counts.latency_buckets[bucket] = counts.latency_buckets.get(bucket, 0) + number
+            for _ in range(one.counts.requests):
+                self._dropped()
 
-    def _counts_of(self, key: _Key) -> _Counts | None:
+    def _counts_of(self, key: _Key) -> RequestCounts | None:
         counts = self._counts.get(key)
         if counts is None and len(self._counts) < MAX_VERSIONS:
-            counts = self._counts[key] = _Counts()
+            counts = self._counts[key] = RequestCounts()
         return counts

@@ -217,7 +217,7 @@ class Meter:
         """
         fault = NO_FAULT
         if outcome != OK:
-            fault, outcome = fault_of(outcome, error), outcome_of(outcome)
+            fault, outcome = fault_of(outcome, error), outcome_of(outcome, error)
         decision, first = self._decision, self._first_decision
         if decision is None or first is None:
             return self._reject(outcome, fault)
@@ -267,7 +267,7 @@ class Meter:
         was built, and its outcome is "routed" instead of "ok".
         """
         outcome = ROUTED if outcome == OK else outcome
-        fault, outcome = fault_of(outcome, error), outcome_of(outcome)
+        fault, outcome = fault_of(outcome, error), outcome_of(outcome, error)
         decision = self._decision
         if decision is None:
             return self._reject(outcome, fault)

@@ -130,7 +130,7 @@ class GatewayMetrics:
         for outcome in ("swapped", "refused"):  # a series that first appears with the value 1 hides its first event
             self._reloads.labels(outcome)
         self._generation = Gauge(
-            "pointsman_config_generation", "1 for the current configuration.", ["generation"], registry=registry
+            "pointsman_config_revision", "1 for the current configuration.", ["revision"], registry=registry
         )
         self.in_flight = Gauge("pointsman_in_flight", "Requests in progress.", registry=registry)
         self.max_in_flight = Gauge(

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import Gauge
@@ -103,10 +102,6 @@ class Admission:
     def is_ready(self) -> bool:
         """Returns whether load balancers should send requests to this gateway."""
         return not (self.is_closed or self.is_draining)
-
-    def admitted(self, request: Request) -> "Slot":
-        """Returns a context manager that holds a slot; entering it raises the errors of `enter` and `wait`."""
-        return Slot(self, request)
 
     async def wait_until_empty(self, within: float) -> bool:
         """Waits until no request has a slot or waits for one. Returns False if that takes longer than `within` seconds,
@@ -242,23 +237,6 @@ class Admission:
 def _got_slot(waiter: Waiter) -> bool:
     turn = waiter.turn
     return turn.done() and not turn.cancelled() and turn.exception() is None
-
-
-class Slot:
-    """A context manager that holds one of the slots for a request during its block."""
-
-    def __init__(self, admission: Admission, request: Request) -> None:
-        self._admission = admission
-        self._request = request
-
-    async def __aenter__(self) -> None:
-        if not self._admission.enter(self._request):
-            await self._admission.wait(self._request)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._admission.leave(self._request)
 
 
 class _Pace:

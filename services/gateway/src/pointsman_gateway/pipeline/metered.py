@@ -1,7 +1,7 @@
-"""The steps of every metered request: take a slot, reserve a part of the caller's limits, make the receipt, and settle.
+"""The steps of every metered request: take a slot, reserve a part of the caller's limits, log the receipt, and settle.
 
-`RequestRun` calls the functions one by one, because it answers its client between the receipt and the settlement.
-`MeteredRequest` does the same for requests that just return a value: decisions and embeddings.
+`RequestRun` calls the steps one by one, because it answers its client between the receipt and the settlement.
+`MeteredBlock` calls them for requests that just return a value: decisions and embeddings.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +13,7 @@ from pointsman_servicekit.errors import PointsmanError, ResourceExhausted
 
 from pointsman_gateway.domain import CompletedAnswer, Receipt, Request, UndecidedReceipt, Usage
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
-from pointsman_gateway.ports import RequestLog, Reservation, Tenancy
+from pointsman_gateway.ports import Reservation
 
 if TYPE_CHECKING:
     from pointsman_gateway.pipeline.pipeline import Pipeline
@@ -24,31 +24,98 @@ gets, which may be None."""
 
 
 class MeteredRequest:
+    """One request, with the slot and the reservation that it holds."""
+
+    __slots__ = ("_has_slot", "_pipeline", "_request", "_reservation")
+
+    def __init__(self, pipeline: "Pipeline", request: Request) -> None:
+        self._pipeline = pipeline
+        self._request = request
+        self._has_slot = False
+        self._reservation: Reservation | None = None
+
+    @property
+    def reservation(self) -> Reservation:
+        """Returns what `admit` has reserved."""
+        assert self._reservation is not None  # `admit` comes first
+        return self._reservation
+
+    async def admit(self, estimate: Callable[[Request], int]) -> Reservation:
+        """Takes a slot, waiting for it if necessary, and reserves one request, one stream and as many tokens of the
+        caller's limits as `estimate` returns. It is called when the request has been checked, since invalid values
+        cannot be counted.
+
+        Raises the errors of `Admission.enter` and `Admission.wait`; ResourceExhausted, with the limits' headers in
+        `limits`, if a limit is used up; and Unavailable as `Tenancy.enter` does.
+        """
+        admission, tenancy, request = self._pipeline.admission, self._pipeline.tenancy, self._request
+        if not admission.enter(request):
+            await admission.wait(request)
+        self._has_slot = True
+        tokens = estimate(request)
+        try:
+            reservation = tenancy.enter_now(request.caller, tokens) or await tenancy.enter(request.caller, tokens)
+        except ResourceExhausted as error:
+            error.limits = tenancy.headers(request.caller)
+            raise
+        self._reservation = reservation
+        return reservation
+
+    def log(
+        self,
+        receipt: Receipt | UndecidedReceipt,
+        error: PointsmanError | None,
+        answers: tuple[CompletedAnswer, ...] = (),
+    ) -> None:
+        """Passes the receipt to the request log, and to the error that the caller gets; does not raise.
+
+        `answers` go with a `Receipt` only, and should be given only if the log wants them (`RequestLog.wants_answers`).
+        """
+        if error is not None:
+            error.receipt = receipt
+            error.__traceback__ = None  # breaks a reference cycle
+        if isinstance(receipt, Receipt):
+            self._pipeline.request_log.note(self._request, receipt.decision, receipt, answers)
+        else:
+            self._pipeline.request_log.note_undecided(receipt)
+
+    def release(self, receipt: Receipt | UndecidedReceipt | None) -> None:
+        """Gives back the slot, charges the receipt's usage and cost, or all reserved dollars if the cost is unknown,
+        and gives back the rest of the reservation. Without a receipt, because it could not be made, charges nothing.
+        """
+        if self._has_slot:
+            self._pipeline.admission.leave(self._request)
+        if self._reservation is None:
+            return
+        if receipt is None:
+            self._reservation.settle(Usage(), 0.0, INTERNAL)
+        else:
+            self._reservation.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
+
+
+class MeteredBlock(MeteredRequest):
     """A context manager for a block that handles one request. At the block's end, also if it raises, the receipt is
     made and logged, and the caller's limits are charged.
     """
 
-    def __init__(self, pipeline: "Pipeline", request: Request, write_receipt: WriteReceipt) -> None:
-        self._pipeline = pipeline
-        self._request = request
-        self._write_receipt = write_receipt
-        self._reservation: Reservation | None = None
+    __slots__ = ("_write_receipt",)
 
-    def __enter__(self) -> "MeteredRequest":
+    def __init__(self, pipeline: "Pipeline", request: Request, write_receipt: WriteReceipt) -> None:
+        super().__init__(pipeline, request)
+        self._write_receipt = write_receipt
+
+    def __enter__(self) -> "MeteredBlock":
         return self
 
     @asynccontextmanager
     async def admitted(self, tokens: int) -> AsyncIterator[Reservation]:
-        """Holds a slot during the block, reserves `tokens` of the caller's limits, and yields the reservation.
+        """Admits the request, and yields the reservation; raises the errors of `admit`.
 
-        Entering raises the errors of `Admission.enter`, `Admission.wait` and `reserve`. The block is interrupted with
-        DeadlineExceeded soon after the deadline, and with Unavailable when the gateway stops.
+        The inner block is interrupted with DeadlineExceeded soon after the deadline, and with Unavailable when the
+        gateway stops.
         """
-        pipeline, request = self._pipeline, self._request
-        with pipeline.active_runs.running(request.deadline):
-            async with pipeline.admission.admitted(request):
-                self._reservation = reservation = await reserve(pipeline.tenancy, request, tokens)
-                yield reservation
+        with self._pipeline.active_runs.running(self._request.deadline):
+            yield await self.admit(lambda request: tokens)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -57,51 +124,9 @@ class MeteredRequest:
         receipt = None
         try:
             receipt = self._write_receipt(outcome, public_error)
-            if public_error is not None:
-                public_error.receipt, public_error.__traceback__ = receipt, None
+            self.log(receipt, public_error)
         finally:
-            if self._reservation is not None:
-                settle(self._reservation, receipt)
-        record(self._pipeline.request_log, self._request, receipt)
-
-
-async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservation:
-    """Reserves one request, one stream and `tokens` of the caller's limits.
-
-    Raises ResourceExhausted, with the limits' headers in `limits`, if a limit is used up, and Unavailable as
-    `Tenancy.enter` does.
-    """
-    try:
-        return tenancy.enter_now(request.caller, tokens) or await tenancy.enter(request.caller, tokens)
-    except ResourceExhausted as error:
-        error.limits = tenancy.headers(request.caller)
-        raise
-
-
-def settle(reservation: Reservation, receipt: Receipt | UndecidedReceipt | None) -> None:
-    """Charges the receipt's usage and cost, or all reserved dollars if the cost is unknown, and gives back the rest.
-    Without a receipt, because it could not be made, charges nothing.
-    """
-    if receipt is None:
-        reservation.settle(Usage(), 0.0, INTERNAL)
-    else:
-        reservation.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
-
-
-def record(
-    request_log: RequestLog,
-    request: Request,
-    receipt: Receipt | UndecidedReceipt,
-    answers: tuple[CompletedAnswer, ...] = (),
-) -> None:
-    """Passes a receipt to the request log; does not raise.
-
-    `answers` go with a `Receipt` only, and should be given only if the log wants them (`RequestLog.wants_answers`).
-    """
-    if isinstance(receipt, Receipt):
-        request_log.note(request, receipt.decision, receipt, answers)
-    else:
-        request_log.note_undecided(receipt)
+            self.release(receipt)
 
 
 def _end_of(error: BaseException | None) -> tuple[str, PointsmanError | None]:

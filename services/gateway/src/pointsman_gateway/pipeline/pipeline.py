@@ -22,7 +22,7 @@ from pointsman_gateway.metering.meter import Meter, Metering
 from pointsman_gateway.metering.token_estimates import estimate_tokens
 from pointsman_gateway.pipeline.active_runs import ActiveRuns
 from pointsman_gateway.pipeline.admission import Admission
-from pointsman_gateway.pipeline.metered import MeteredRequest
+from pointsman_gateway.pipeline.metered import MeteredBlock
 from pointsman_gateway.pipeline.run import RequestRun, with_known_model
 from pointsman_gateway.pipeline.sinks import EventQueue
 from pointsman_gateway.ports import AnswerSink, Backend, Classifier, PromptBuilder, RequestLog, Tenancy
@@ -35,7 +35,7 @@ class Stages:
     """The stages of one configuration; a request uses the same stages from start to end."""
 
     revision: str
-    """The configuration's digest."""
+    """The configuration's revision, a digest of its files' content."""
     resolve_model: Callable[[str], str]
     """Returns the model to use for a request's `model`: another one if it is an alias or unknown, else the same."""
     classification: Classifier
@@ -87,13 +87,13 @@ class Pipeline:
     async def decide(self, request: Request, with_prompt: bool = False) -> Routed:
         """Chooses the path as for an answer, without calling an engine; `with_prompt` also builds the prompt.
 
-        The request is admitted and metered. Raises the errors of `MeteredRequest.admitted`, `Router.decide` and the
+        The request is admitted and metered. Raises the errors of `MeteredBlock.admitted`, `Router.decide` and the
         guardrails (`GuardedClassification.label`); with a prompt also those of `PromptBuilder.build`.
         """
         stages = self.current()
         request = with_known_model(request, stages.resolve_model)
         meter = stages.metering.start(replace(request, operation="route"))
-        with MeteredRequest(self, request, meter.finish_route) as metered:
+        with MeteredBlock(self, request, meter.finish_route) as metered:
             async with metered.admitted(tokens=0):
                 meter.mark_admitted()
                 labels = await stages.classification.label(request)
@@ -107,9 +107,9 @@ class Pipeline:
         """Computes the vectors of an embeddings request, which is admitted, metered, and charged to the caller.
 
         Raises PermissionDenied if the caller may not use the model, ResourceExhausted if a limit or budget is exceeded,
-        and the errors of `MeteredRequest.admitted` and `EmbeddingRun.compute`.
+        and the errors of `MeteredBlock.admitted` and `EmbeddingRun.compute`.
         """
-        with MeteredRequest(self, run.request, run.finish) as metered:
+        with MeteredBlock(self, run.request, run.finish) as metered:
             run.check_scope()
             async with metered.admitted(run.estimated_tokens) as reservation:
                 run.mark_admitted()
@@ -187,7 +187,6 @@ class ConfigSnapshot:
 
     @property
     def revision(self) -> str:
-        """Returns the configuration's digest, which responses call `generation`."""
         return self.stages.revision
 
     def model_names(self, scope: Scope) -> Sequence[str]:

@@ -23,7 +23,7 @@ _SHOWN_SUFFIXES = (".yaml", ".yml", ".txt", ".j2", ".md")
 
 @dataclass(frozen=True, slots=True)
 class ReloadStatus:
-    generation: str
+    revision: str
     """The active configuration's revision."""
     loaded_unix: float
     """When the active configuration was loaded, in Unix seconds."""
@@ -35,7 +35,7 @@ class ReloadStatus:
 class ConfigVersion:
     """The configuration's files at one time, and whether they were accepted."""
 
-    generation: str
+    revision: str
     """The configuration's revision; empty if the files were rejected."""
     unix: float
     """When the files were loaded or rejected, in Unix seconds."""
@@ -87,7 +87,7 @@ class ConfigReloader:
     @property
     def status(self) -> ReloadStatus:
         running, rejected = self.history.running, self.history.rejected
-        return ReloadStatus(running.generation, running.unix, rejected.problem if rejected else "")
+        return ReloadStatus(running.revision, running.unix, rejected.problem if rejected else "")
 
     async def watch(self, seconds: float) -> None:
         """Checks the files every `seconds`, until cancelled, and calls `reload` after an edit, once two checks in a row
@@ -131,7 +131,7 @@ class ConfigReloader:
         snapshot's engines are watched, but is not counted or recorded as a new version.
         """
         before, self.current = self.history.running, snapshot
-        if snapshot.revision == before.generation:
+        if snapshot.revision == before.revision:
             self.history = replace(self.history, running=replace(before, files=files), rejected=None)
             return
         self.history = ConfigHistory(ConfigVersion(snapshot.revision, time.time(), files=files), previous=before)

@@ -32,10 +32,10 @@ from pointsman_gateway.engines.engine_client import NOT_RESIDENT, NotLoaded, Not
 from pointsman_gateway.extensions import NothingRelevant
 from pointsman_gateway.metering.token_estimates import estimate_total_tokens
 from pointsman_gateway.pipeline.attempt import Attempt
-from pointsman_gateway.pipeline.metered import record, reserve, settle
+from pointsman_gateway.pipeline.metered import MeteredRequest
 from pointsman_gateway.pipeline.path_budget import reserve_cost, reserve_later_cost
 from pointsman_gateway.pipeline.public_error import to_public_error
-from pointsman_gateway.ports import AnswerSink, AnswerSource, Reservation
+from pointsman_gateway.ports import AnswerSink, AnswerSource
 from pointsman_gateway.validation.stage import AnswerChecks
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class RequestRun:
     """Answers one request, and makes its receipt whatever the outcome. Implements `ChunkSink` and `RunControl`."""
 
     __slots__ = (
-        "_attempts", "_checks", "_end", "_execution", "_has_first_token", "_is_admitted", "_is_paused",
-        "_meter", "_pipeline", "_reads", "_reason", "_request", "_reservation", "_reserved_usd",
+        "_attempts", "_checks", "_end", "_execution", "_has_first_token", "_is_paused",
+        "_meter", "_metered", "_pipeline", "_reads", "_reason", "_request", "_reserved_usd",
         "_sink", "_source", "_stages", "_step", "error",
     )  # fmt: skip
 
@@ -66,8 +66,8 @@ class RequestRun:
         self._request = request = with_known_model(request, stages.resolve_model)
         self._sink = sink
         self._meter = stages.metering.start(request)
-        self._is_admitted = self._is_paused = self._has_first_token = self._reads = False
-        self._reservation: Reservation | None = None
+        self._metered = MeteredRequest(pipeline, request)
+        self._is_paused = self._has_first_token = self._reads = False
         self._reserved_usd = 0.0
         """The dollars that are reserved for the next answer."""
         self._step: ConversationStep | None = None
@@ -149,9 +149,8 @@ class RequestRun:
             if outcome != OK:
                 self._close_source()  # the engine stops before anything else
             receipt = self._meter.finish(outcome, error if outcome != INTERNAL else None)
-            self._record(outcome, error, receipt)
+            self._metered.log(receipt, error, self._answers() if self._reads and outcome == OK else ())
             if error is not None:
-                error.__traceback__ = None  # breaks a reference cycle
                 sink.failed(error)
             elif outcome == OK:
                 assert isinstance(receipt, Receipt)  # it was decided
@@ -163,11 +162,7 @@ class RequestRun:
 
     async def _answer(self) -> None:
         stages, meter, request = self._stages, self._meter, self._request
-        admission = self._pipeline.admission
-        if not admission.enter(request):
-            await admission.wait(request)
-        self._is_admitted = True
-        self._reservation = reservation = await reserve(self._pipeline.tenancy, request, estimate_total_tokens(request))
+        reservation = await self._metered.admit(estimate_total_tokens)
         meter.mark_admitted()
         labels = await stages.classification.label(request)
         self._step = step = await stages.conversations.recall(request, labels)
@@ -202,9 +197,9 @@ class RequestRun:
         """Reserves what a path that follows an earlier one costs in addition (`reserve_later_cost`). Raises
         ResourceExhausted or Unavailable.
         """
-        assert self._reservation is not None  # it was decided
+        reservation, costs = self._metered.reservation, self._stages.metering.expected_cost
         decision, self._reserved_usd = await reserve_later_cost(
-            decision, self._request, self._reservation, self._stages.metering.expected_cost, self._reserved_usd
+            decision, self._request, reservation, costs, self._reserved_usd
         )
         return decision
 
@@ -311,12 +306,6 @@ class RequestRun:
         if source is not None:
             source.close()
 
-    def _record(self, outcome: str, error: PointsmanError | None, receipt: Receipt | UndecidedReceipt) -> None:
-        if error is not None:
-            error.receipt = receipt
-        answers = self._answers() if self._reads and outcome == OK else ()
-        record(self._pipeline.request_log, self._request, receipt, answers)
-
     def _answers(self) -> tuple[CompletedAnswer, ...]:
         """Returns the complete answers for the request log; none if any of them has no `Attempt.answered`."""
         found = [attempt.answered for attempt in self._attempts if attempt.is_complete]
@@ -325,10 +314,7 @@ class RequestRun:
     def _release(self, receipt: Receipt | UndecidedReceipt | None) -> None:
         """Gives back everything that the request has taken; `receipt` is None if it could not be made."""
         try:
-            if self._is_admitted:
-                self._pipeline.admission.leave(self._request)
-            if self._reservation is not None:
-                settle(self._reservation, receipt)
+            self._metered.release(receipt)
         finally:
             self._close_source()
             self._sink.closed()

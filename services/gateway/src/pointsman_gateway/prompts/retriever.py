@@ -14,10 +14,15 @@ from pointsman_servicekit.logs import correlation_metadata
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.engine_config import BreakerConfig
 from pointsman_gateway.domain import Passage, Vector
+from pointsman_gateway.domain.outcome import UNFORESEEN, Fault
+from pointsman_gateway.domain.vector_sketch import VectorSketch
 from pointsman_gateway.extensions import Found, Search
 
 MAX_SEARCH_SECONDS = 5.0
 """Timeout of one call of the retriever, also if the request has no deadline."""
+
+MAX_SKETCH_SECONDS = 30.0
+"""Timeout of reading a sample of vectors, for which no request waits."""
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +34,14 @@ BREAKER = BreakerConfig(consecutive_failures=3, open_duration_seconds=2.0, max_o
 AWAY = "retriever_unavailable"
 LATE = "deadline_exceeded"
 
+MAX_CODES = 100
+"""The most different error codes of the retriever that become outcomes of requests, which are labels of metrics."""
+MAX_CODE_CHARACTERS = 64
+
 
 class RetrieverClient:
-    """Searches collections of the retriever, and reads their sketches; implements `Search` and `Collections`. Queries
-    are cut after 16,384 characters.
+    """Searches collections of the retriever, and reads their sketches; implements `Search`, `Collections` and
+    `SketchSource`. Queries are cut after 16,384 characters.
     """
 
     def __init__(self, channel: grpc.aio.Channel, fingerprint: Callable[[], str]) -> None:
@@ -41,6 +50,7 @@ class RetrieverClient:
         """
         self._stub = retriever_pb2_grpc.RetrieverStub(channel)
         self._fingerprint = fingerprint
+        self._codes = {AWAY, LATE}
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         request = retriever_pb2.SearchRequest(collection=collection, query=query[:16384], top_k=top_k)
@@ -53,14 +63,23 @@ class RetrieverClient:
         except grpc.aio.AioRpcError as error:
             cause = from_rpc_error(error, "retriever")
             # The client's request is not at fault: the collection does not exist, or has another embedding model.
-            failure = Unavailable(
-                f"collection '{collection}' cannot be searched: {cause.message}", code=cause.code, retry_after=2.0
-            )
-            failure.fault = "retriever"
+            message = f"collection '{collection}' cannot be searched: {cause.message}"
+            failure = Unavailable(message, code=self._bounded(cause.code), retry_after=2.0)
+            failure.fault = Fault.RETRIEVER.value
             raise failure from error
         passages = tuple(Passage(p.document_id, p.title, p.text, p.score, p.start, p.tokens) for p in answer.passages)
         relevant = answer.relevant if answer.HasField("relevant") else bool(passages)
         return Found(passages, relevant, answer.version)
+
+    def _bounded(self, code: str) -> str:
+        """Returns an error code of the retriever; `UNFORESEEN` for a further one than `MAX_CODES`, or one that is too
+        long.
+        """
+        if code not in self._codes:
+            if len(self._codes) >= MAX_CODES or len(code) > MAX_CODE_CHARACTERS:
+                return UNFORESEEN
+            self._codes.add(code)
+        return code
 
     async def sketch(self, collection: str) -> Sketch:
         """Returns a sketch (a small sample of hashes) of a collection's documents, from which the share of changed
@@ -76,6 +95,20 @@ class RetrieverClient:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "retriever") from error
         return Sketch(answer.documents, tuple(answer.smallest))
+
+    async def vector_sketch(self, collection: str, known_checksum: str) -> VectorSketch | None:
+        """Returns a sample of a collection's vectors; None if the checksum of all still is `known_checksum`.
+
+        Raises as `sketch` does.
+        """
+        request = retriever_pb2.VectorSketchRequest(collection=collection, known_checksum=known_checksum)
+        try:
+            answer = await self._stub.VectorSketch(request, timeout=MAX_SKETCH_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, "retriever") from error
+        if answer.unchanged:
+            return None
+        return VectorSketch(collection, answer.checksum, answer.fingerprint, answer.dimensions, answer.vectors)
 
 
 class ProtectedSearch:

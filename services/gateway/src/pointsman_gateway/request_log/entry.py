@@ -17,6 +17,7 @@ from pointsman_gateway.domain import (
     Request,
     UndecidedReceipt,
 )
+from pointsman_gateway.domain.receipt_fields import Encoding, FieldReader
 from pointsman_gateway.redaction import NotRedacted, Redaction
 from pointsman_gateway.request_log.evidence import AnswerCounts, answer_counts, evidence_key
 from pointsman_gateway.request_log.redis_schema import day_of, hash_to_unit_interval
@@ -24,6 +25,8 @@ from pointsman_gateway.request_log.redis_schema import day_of, hash_to_unit_inte
 VERSION = 1
 SAMPLE_VERSION = 1
 NO_REDACTION = Redaction()
+_RECEIPT_FIELDS = FieldReader(Encoding.LOG, Receipt)
+_UNDECIDED_FIELDS = FieldReader(Encoding.LOG, UndecidedReceipt)
 _encode = msgspec.json.Encoder().encode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 MAX_PROBABILITIES = 8
@@ -86,7 +89,7 @@ def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction =
         "v": VERSION,
         "id": decision.id,
         "unix_ms": round(pending.unix_seconds * 1000),
-        "generation": decision.revision,
+        "revision": decision.revision,
         "task": decision.task,
         "confidence": six_digits(decision.confidence),
         "margin": six_digits(decision.margin),
@@ -111,9 +114,7 @@ def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction =
         "user": user,
         "tenant": request.caller.tenant,
         "key": request.caller.key,
-        **_receipt_fields(receipt),
-        "escalated_from": receipt.escalated_from,
-        "cached": receipt.cached,
+        **_RECEIPT_FIELDS.read(receipt),
     }
     counted = pending.counts.key if pending.counts is not None else evidence_key(receipt)
     key = str(counted) if receipt.model else ""
@@ -172,39 +173,9 @@ def _digest(request: Request) -> str:
     return hashlib.blake2b(_encode_sorted((parameters, request.messages)), digest_size=16).hexdigest()
 
 
-def _receipt_fields(receipt: Receipt | UndecidedReceipt) -> dict[str, object]:
-    """Returns the fields that entries of receipts with and without a decision have in common."""
-    usage = receipt.usage
-    return {
-        "request_id": receipt.request_id,
-        "outcome": receipt.outcome,
-        "fault": receipt.fault,
-        "model": receipt.model,
-        "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "cached_tokens": usage.cached_tokens,
-        },
-        **({"token_details": usage.details.as_fields()} if usage.details is not None else {}),
-        "cost_usd": receipt.cost_usd,
-        "cost_parts_usd": receipt.cost_parts_usd,
-        "seconds": receipt.rounded_seconds,
-        "guardrails": receipt.guardrails,
-    }
-
-
 def to_undecided_json(receipt: UndecidedReceipt, unix_seconds: float) -> str:
     """Returns the entry of a request without a decision, which ended at `unix_seconds`, as JSON."""
-    fields = {
-        "v": VERSION,
-        "unix_ms": round(unix_seconds * 1000),
-        "operation": receipt.operation,
-        "tenant": receipt.caller.tenant,
-        "key": receipt.caller.key,
-        "counted": receipt.counts_as_request,
-        **_receipt_fields(receipt),
-        "notes": receipt.notes,
-    }
+    fields = {"v": VERSION, "unix_ms": round(unix_seconds * 1000), **_UNDECIDED_FIELDS.read(receipt)}
     return _encode(fields).decode()
 
 

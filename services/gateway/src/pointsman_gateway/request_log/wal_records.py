@@ -23,11 +23,14 @@ from pointsman_gateway.domain import (
     UndecidedReceipt,
     Usage,
 )
+from pointsman_gateway.domain.receipt_fields import Encoding, FieldReader
 from pointsman_gateway.domain.request import Operation
 from pointsman_gateway.request_log.entry import MAX_PROBABILITIES, PendingEntry, response_format_of
 
 T = TypeVar("T")
 
+_RECEIPT_FIELDS = FieldReader(Encoding.WAL, Receipt)
+_UNDECIDED_FIELDS = FieldReader(Encoding.WAL, UndecidedReceipt)
 _encode = msgspec.json.Encoder(enc_hook=float).encode  # a value that is not a Python float is one of NumPy's
 
 
@@ -42,7 +45,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     tenant: str
     key: str
     decision_id: str
-    generation: str
+    revision: str
     task: str
     confidence: float
     margin: float
@@ -59,7 +62,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     outcome: str
     fault: str
     usage: tuple[int, int, int]
-    """Tokens of the prompt, of the completion, and those of the prompt that were cached."""
+    """`Usage.counts`."""
     picodollars: Mapping[str, int]
     seconds: Mapping[str, float]
     model: str
@@ -161,7 +164,7 @@ def decided_record(
     offset: int, unix_seconds: float, request: Request, decision: Decision, receipt: Receipt
 ) -> DecidedRecord:
     """Returns the record of a receipt with a decision; `offset` is the record's number in the log."""
-    path, usage, caller = decision.path, receipt.usage, request.caller
+    path, caller = decision.path, request.caller
     return DecidedRecord(
         offset,
         unix_seconds,
@@ -183,42 +186,14 @@ def decided_record(
         decision.reason,
         decision.considered,
         decision.expected_cost_usd,
-        receipt.request_id,
-        receipt.outcome,
-        receipt.fault,
-        (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
-        receipt.picodollars,
-        receipt.seconds,
-        receipt.model,
-        receipt.escalated_from,
-        receipt.cached,
-        receipt.guardrails,
-        path.tuned_from,
-        decision.random_key,
-        usage.details,
+        **_RECEIPT_FIELDS.read(receipt),
+        tuned_from=path.tuned_from,
+        random_key=decision.random_key,
     )
 
 
 def undecided_record(offset: int, unix_seconds: float, receipt: UndecidedReceipt) -> UndecidedRecord:
-    usage, caller = receipt.usage, receipt.caller
-    return UndecidedRecord(
-        offset,
-        unix_seconds,
-        receipt.request_id,
-        receipt.operation,
-        receipt.outcome,
-        receipt.fault,
-        receipt.seconds,
-        caller.tenant,
-        caller.key,
-        receipt.counts_as_request,
-        receipt.model,
-        (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
-        receipt.picodollars,
-        receipt.guardrails,
-        receipt.notes,
-        usage.details,
-    )
+    return UndecidedRecord(offset, unix_seconds, **_UNDECIDED_FIELDS.read(receipt))
 
 
 def _restored(value_type: type[T], record: DecidedRecord | UndecidedRecord, **others: object) -> T:

@@ -10,17 +10,13 @@ from pydantic import Field, model_validator
 
 from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.domain import PathEvidence
-from pointsman_gateway.extensions import Candidate, Plan, Policy, PolicyContext
-from pointsman_gateway.extensions.policy import TRIAL
+from pointsman_gateway.extensions import Candidate, Plan, Policy, PolicyContext, Requirements
+from pointsman_gateway.extensions.policy import MAX_EVALUATION_RATINGS, TRIAL
 
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
 ANSWERS_PER_PRICE = 1000
 """Prices are quoted for 1,000 answers, which are easier to read than those for one."""
-
-MAX_EVALUATION_RATINGS = 100
-"""Default of `max_evaluation_ratings`: evaluated rows count as at most so many ratings, so that they do not outweigh
-those of traffic."""
 
 
 class Fixed(Policy):
@@ -48,8 +44,9 @@ class Split(Policy):
     Options = Weights
 
     @classmethod
-    def weights(cls, options: Mapping[str, float]) -> Mapping[str, float]:
-        return options
+    def summary(cls, options: Mapping[str, float]) -> str:
+        total = sum(options.values())
+        return ", ".join(f"{path} {_percent(weight / total)}" for path, weight in options.items())
 
     def __init__(self, options: Mapping[str, float]) -> None:
         self._weights = options
@@ -99,6 +96,10 @@ class Escalate(Policy):
     Options = EscalateOptions
     is_constant = True
     needs_validators = True
+
+    @classmethod
+    def summary(cls, options: EscalateOptions) -> str:
+        return "if a validator rejects its answer, the next path answers, once"
 
     def __init__(self, options: EscalateOptions) -> None:
         self._options = options
@@ -170,6 +171,15 @@ class BestValue(Policy):
     Options = BestValueOptions
     needs_costs = True
     uses_ratings = True
+
+    @classmethod
+    def summary(cls, options: BestValueOptions) -> str:
+        limit = f", p95 up to {options.p95_seconds:g} s" if options.p95_seconds else ""
+        return f"floor {options.quality_floor:.2f}{limit}"
+
+    @classmethod
+    def requirements(cls, options: BestValueOptions) -> Requirements:
+        return Requirements(options.quality_floor, options.confidence, options.max_evaluation_ratings)
 
     def __init__(self, options: BestValueOptions) -> None:
         self._options = options
@@ -335,4 +345,4 @@ def _price(assessment: Assessment) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{share * 100:g} %"
+    return f"{share * 100:.4g} %"

@@ -36,6 +36,8 @@ class PolicyPreview:
     choice: str
     """The path that the next request would take, apart from exploration; of a split the one with the largest weight."""
     reason: str
+    escalates: bool
+    """Whether another path answers instead if a validator rejects the answer of `choice`."""
     candidates: Sequence[CandidatePreview]
 
 
@@ -59,7 +61,7 @@ def preview_policy(name: str, task: TaskConfig, policy: Policy, default_path: st
         for path, role in roles.items()
     ]
     reason = plan.reason if choice == plan.paths[0] else "availability"
-    return PolicyPreview(name, task.policy, choice, reason, candidates)
+    return PolicyPreview(name, task.policy, choice, reason, plan.escalates, candidates)
 
 
 def _roles(task: TaskConfig, policy: Policy, default_path: str) -> dict[str, str]:

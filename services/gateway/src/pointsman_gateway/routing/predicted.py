@@ -95,6 +95,10 @@ class Predicted(Policy):
     uses_ratings = True
 
     @classmethod
+    def summary(cls, options: PredictedOptions) -> str:
+        return "a choice for each request; on average"
+
+    @classmethod
     def encoder(cls, options: PredictedOptions) -> str:
         return options.encoder
 

@@ -85,7 +85,7 @@ class Router:
     ) -> None:
         """Takes in `model_inputs` the kinds of media that each model accepts; a model without an entry accepts only
         text. `model_fallbacks` are the paths to try if a model fails that a request has named, by model. `revision` is
-        the digest of the configuration, which each decision has.
+        that of the configuration, which each decision has.
         """
         self._paths = paths
         self._tasks = tasks

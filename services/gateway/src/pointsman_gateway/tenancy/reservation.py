@@ -27,7 +27,7 @@ _TOKEN_HEADERS = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x
 
 BUDGET_WARNING = "x-pointsman-budget-warning"
 
-_LIMIT_TEXTS = {
+LIMIT_TEXTS = {
     "requests_per_minute": "{} requests a minute",
     "tokens_per_minute": "{} tokens a minute",
     "concurrent_streams": "{} requests at once",
@@ -220,7 +220,7 @@ def exhausted(limit: LeasedLimit, need: int, now: float, without_redis: bool) ->
     `need` is the amount that the request requires. If it exceeds the whole limit, the error has no `retry_after`. `now`
     is on the monotonic clock. `without_redis` says that Redis is unavailable, which the message then mentions.
     """
-    allowed = f"this {limit.owner} may have {_LIMIT_TEXTS[limit.limit].format(_to_text(limit, limit.maximum))}"
+    allowed = f"this {limit.owner} may have {LIMIT_TEXTS[limit.limit].format(_to_text(limit, limit.maximum))}"
     if need > limit.maximum:
         message = f"{allowed}, and this request alone may need {_to_text(limit, need)}"
         return ResourceExhausted(message, code=limit.limit)

@@ -1,15 +1,19 @@
 """Adds the decision, the receipt and, if configured, the texts of a request to its span."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from pointsman_servicekit.tracing.spans import Attribute, current_span
 
 from pointsman_gateway.domain import CompletedAnswer, Decision, Receipt, Request, UndecidedReceipt
+from pointsman_gateway.domain.receipt_fields import Encoding, FieldReader
 from pointsman_gateway.ports import RequestLog
 from pointsman_gateway.redaction import NotRedacted, Redaction
 from pointsman_gateway.tracing.engine_calls import operation_name, usage_attributes
+
+_RECEIPT_FIELDS = FieldReader(Encoding.SPAN, Receipt)
+_UNDECIDED_FIELDS = FieldReader(Encoding.UNDECIDED_SPAN, UndecidedReceipt)
 
 
 class TracedRequestLog:
@@ -43,7 +47,7 @@ class TracedRequestLog:
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
         span = current_span()
         if span.is_recording():
-            span.set_attributes({"pointsman.outcome": receipt.outcome, "pointsman.fault": receipt.fault})
+            span.set_attributes(_prefixed(_UNDECIDED_FIELDS.read(receipt)))
         self._inner.note_undecided(receipt)
 
     def _text_attributes(self, request: Request, answers: tuple[CompletedAnswer, ...]) -> dict[str, Attribute]:
@@ -87,20 +91,22 @@ def _decision_attributes(decision: Decision) -> dict[str, Attribute]:
         "pointsman.kind": decision.path.kind.value,
         "pointsman.reason": decision.reason,
         "pointsman.confidence": decision.confidence,
-        "pointsman.generation": decision.revision,
+        "pointsman.revision": decision.revision,
     }
 
 
 def _receipt_attributes(request: Request, receipt: Receipt) -> dict[str, Attribute]:
+    fields = _RECEIPT_FIELDS.read(receipt)
+    seconds = {f"seconds.{phase}": value for phase, value in fields.pop("seconds").items()}
     return {
         "gen_ai.operation.name": operation_name(request.operation),
         "gen_ai.provider.name": "pointsman",
         "gen_ai.request.model": request.model,
         "gen_ai.response.model": receipt.model,
         **usage_attributes(receipt.usage),
-        "pointsman.outcome": receipt.outcome,
-        **({} if (cost := receipt.cost_usd) is None else {"pointsman.cost_usd": cost}),
-        "pointsman.cached": receipt.cached,
-        "pointsman.escalated_from": receipt.escalated_from,
-        **{f"pointsman.seconds.{phase}": seconds for phase, seconds in receipt.seconds.items()},
+        **_prefixed(fields | seconds),
     }
+
+
+def _prefixed(fields: Mapping[str, Attribute]) -> dict[str, Attribute]:
+    return {f"pointsman.{name}": value for name, value in fields.items()}

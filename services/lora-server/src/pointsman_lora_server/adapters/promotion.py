@@ -8,12 +8,13 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
+from pointsman_servicekit.canary_reports import RequestCounts
 from pointsman_servicekit.confidence_sequences import lower_limit, upper_limit
 from pointsman_servicekit.errors import FailedPrecondition, NotFound
 from pointsman_servicekit.statistics import CANARY_LATENCY_BUCKETS, lower_limit_of_difference, wilson_interval
 
 from pointsman_lora_server.domain import AdapterVersion, Alias, CanaryTerms, DesiredState, Phase
-from pointsman_lora_server.registry import AdapterRegistry, RequestCounts
+from pointsman_lora_server.registry import AdapterRegistry
 
 log = logging.getLogger(__name__)
 

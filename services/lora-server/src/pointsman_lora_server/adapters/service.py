@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pointsman_servicekit.canary_reports import CanaryReport
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 from pointsman_lora_server.adapters.loading import AdapterLoader
@@ -35,7 +36,7 @@ from pointsman_lora_server.domain import (
     report_of,
 )
 from pointsman_lora_server.engine_state import EngineStateStore
-from pointsman_lora_server.registry import AdapterRegistry, CanaryOutcomes
+from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_lora_server.store import ArtifactStore
 
 log = logging.getLogger(__name__)
@@ -267,7 +268,7 @@ class AdapterService:
             await self._loader.ensure_loaded(desired.versions[version])
         return self._engine_state.state
 
-    async def report_canary_metrics(self, outcomes: Sequence[CanaryOutcomes]) -> None:
+    async def report_canary_metrics(self, outcomes: Sequence[CanaryReport]) -> None:
         """Adds the outcomes of requests that a gateway has counted to the counts in Redis.
 
         They are of aliases with a canary. Some are dropped, as `CanaryCounters.add_outcomes` says.

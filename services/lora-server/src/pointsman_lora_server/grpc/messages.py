@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pointsman.v1 import lora_server_pb2 as pb
+from pointsman_servicekit.canary_reports import CanaryReport, RequestCounts
 from pointsman_servicekit.errors import InvalidArgument
-from pointsman_servicekit.grpc_client import to_message
+from pointsman_servicekit.grpc_client import from_message, to_message
 
 from pointsman_lora_server.domain import (
     Alias,
@@ -23,7 +24,6 @@ from pointsman_lora_server.domain import (
     check_version,
     is_version,
 )
-from pointsman_lora_server.registry import CanaryOutcomes, RequestCounts
 
 MAX_AUTHOR_CHARACTERS = 200
 MAX_REASON_CHARACTERS = 1000
@@ -244,7 +244,7 @@ def history_limit(limit: int) -> int:
     return limit or _DEFAULT_CHANGES
 
 
-def from_outcomes(outcomes: Sequence[pb.Outcomes]) -> list[CanaryOutcomes]:
+def from_outcomes(outcomes: Sequence[pb.Outcomes]) -> list[CanaryReport]:
     """Converts a gateway's report on canaries.
 
     Raises InvalidArgument if it has more than `MAX_OUTCOMES` entries, a malformed alias or version, a count above
@@ -256,12 +256,10 @@ def from_outcomes(outcomes: Sequence[pb.Outcomes]) -> list[CanaryOutcomes]:
     return [_from_outcome(each) for each in outcomes]
 
 
-def _from_outcome(message: pb.Outcomes) -> CanaryOutcomes:
+def _from_outcome(message: pb.Outcomes) -> CanaryReport:
     check_alias(message.alias)
     check_version(message.version)
-    counts = RequestCounts(
-        message.requests, message.errors, message.invalid, dict(message.milliseconds), message.rated, message.rating
-    )
+    counts = from_message(RequestCounts, message, milliseconds=dict(message.milliseconds))
     parts = (counts.errors, counts.invalid, sum(counts.milliseconds.values()))
     if counts.requests > MAX_COUNT or max(parts) > counts.requests:
         raise _bad("outcomes", f"{message.version}: it has more errors, invalid answers or latencies than requests")
@@ -269,7 +267,7 @@ def _from_outcome(message: pb.Outcomes) -> CanaryOutcomes:
         raise _bad("outcomes", f"{message.version}: the sum of its ratings is more than 1 for each rated answer")
     if any(bucket > MAX_LATENCY_BUCKET for bucket in counts.milliseconds):
         raise _bad("outcomes", f"{message.version}: the last latency bucket is {MAX_LATENCY_BUCKET}")
-    return CanaryOutcomes(message.alias, message.revision, message.version, counts)
+    return CanaryReport(message.alias, message.revision, message.version, counts)
 
 
 def _bad(param: str, message: str) -> InvalidArgument:

@@ -2,6 +2,7 @@
 `JobQueue`."""
 
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ METHOD_ROLES = {
         write=["EnsureLoaded", "ReportCanaryMetrics"],
         admin=["Register", "SetAlias", "SetCanary", "Rollback", "Pin", "SetPlacement", "Retire", "Delete"],
     ),
-    **method_roles(TRAINING, read=["Get", "List", "Watch"], admin=["CreateJob", "Cancel"]),
+    **method_roles(TRAINING, read=["Get", "List", "Watch", "DescribeMethod"], admin=["CreateJob", "Cancel"]),
 }
 """The role that a peer with a token needs for each method."""
 
@@ -176,6 +177,12 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
         self, request: training_pb2.CancelTrainingJobRequest, context: Context
     ) -> training_pb2.TrainingJob:
         return _to_job(await self._queue.cancel(request.id))
+
+    async def DescribeMethod(
+        self, request: training_pb2.DescribeTrainingMethodRequest, context: Context
+    ) -> training_pb2.TrainingMethod:
+        name = request.name or DEFAULT_METHOD
+        return training_pb2.TrainingMethod(name=name, **asdict(await self._queue.describe_method(name)))
 
 
 def _from_request(request: training_pb2.CreateTrainingJobRequest) -> JobRequest:

@@ -144,9 +144,8 @@ async def start_trainer(
 
     Raises OSError as `TrainerProcess.start` does.
     """
-    variables = _trainer_variables(environment.environment, environment.folder)
     command = trainer_command(environment, folder, job, parent)
-    return await TrainerProcess.start(command, variables, folder.events_file)
+    return await TrainerProcess.start(command, trainer_variables(environment), folder.events_file)
 
 
 async def wait_for_trainer(
@@ -188,6 +187,18 @@ def trainer_command(environment: JobEnvironment, folder: JobFolder, job: Job, pa
     }
     given = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
     return [str(environment.python.absolute()), "-m", TRAINER_MODULE, *given, "--resume"]
+
+
+def trainer_variables(environment: JobEnvironment) -> dict[str, str]:
+    """Returns the environment variables of a trainer's process: those of `environment` without `POINTSMAN_*`, and with
+    PYTHONPATH set to a folder of the jobs that contains only this package.
+    """
+    inherited = {name: value for name, value in environment.environment.items() if not name.startswith("POINTSMAN_")}
+    return inherited | {
+        "PYTHONPATH": str(_package_path(environment.folder)),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
 
 
 async def register_result(job: Job, folder: JobFolder, register: RegisterAdapter) -> str:
@@ -244,18 +255,6 @@ def _facts(job: Job, report: Mapping[str, Any]) -> dict[str, str]:
 def _read_report(folder: JobFolder) -> Mapping[str, Any]:
     report = json.loads((folder.out / "training.json").read_text("utf-8"))
     return report if isinstance(report, dict) else {}
-
-
-def _trainer_variables(own: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Returns the trainer's environment variables: `own` without `POINTSMAN_*`, and with PYTHONPATH set to a folder
-    below `folder` that contains only this package.
-    """
-    inherited = {name: value for name, value in own.items() if not name.startswith("POINTSMAN_")}
-    return inherited | {
-        "PYTHONPATH": str(_package_path(folder)),
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
 
 
 def _package_path(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from pointsman_lora_server.domain import check_alias, check_name, check_version
 
 MAX_MINUTES = 7 * 24 * 60.0
 
-_OPTION_BOUNDS: dict[str, tuple[float, float]] = {
+OPTION_BOUNDS: dict[str, tuple[float, float]] = {
     "rank": (1, 512),
     "alpha": (1, 4096),
     "learning-rate": (1e-8, 1),
@@ -131,20 +131,23 @@ def check_request(request: JobRequest, methods: Collection[str]) -> None:
         check_alias(f"{request.name}@{request.alias_suffix}")
     if request.parent:
         check_version(request.parent)
-    if request.method not in methods:
-        raise InvalidArgument(
-            f"there is no training method '{request.method}'; known: {', '.join(methods)}",
-            code="bad_method",
-            param="method",
-        )
+    check_method(request.method, methods)
     for option, value in request.options.items():
         _check_option(option, value)
 
 
+def check_method(name: str, methods: Collection[str]) -> None:
+    """Raises InvalidArgument ("bad_method") if the method is not one of `methods`."""
+    if name not in methods:
+        raise InvalidArgument(
+            f"there is no training method '{name}'; known: {', '.join(methods)}", code="bad_method", param="method"
+        )
+
+
 def _check_option(option: str, value: str) -> None:
-    if option not in _OPTION_BOUNDS:
+    if option not in OPTION_BOUNDS:
         raise InvalidArgument(f"the trainer has no option '{option}'", code="bad_option", param=option)
-    lowest, highest = _OPTION_BOUNDS[option]
+    lowest, highest = OPTION_BOUNDS[option]
     if not lowest <= float(value) <= highest:  # false for NaN, too
         raise InvalidArgument(
             f"{option} is {value}; it must be {lowest:g} to {highest:g}", code="bad_option", param=option

@@ -31,6 +31,7 @@ from pointsman_lora_server.jobs.job import (
     RegisterAdapter,
     check_request,
 )
+from pointsman_lora_server.jobs.method import MethodFacts, describe_method
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class JobQueue:
         self._registering = ""
         self._cancelled: set[str] = set()
         self._closed = False
+        self._methods: dict[str, MethodFacts] = {}  # by name, those that were asked for
         self._load()
 
     async def run(self) -> None:
@@ -95,6 +97,12 @@ class JobQueue:
     def list(self, name: str) -> list[Job]:
         """Returns the jobs of the adapter `name`, or all jobs if it is empty, newest first."""
         return [job for job in reversed(self._jobs.values()) if name in ("", job.request.name)]
+
+    async def describe_method(self, name: str) -> MethodFacts:
+        """Describes the training method `name`; raises as `method.describe_method` does."""
+        if name not in self._methods:
+            self._methods[name] = await describe_method(self._environment, name)
+        return self._methods[name]
 
     async def cancel(self, job_id: str) -> Job:
         """Cancels a job and returns it. A running one is stopped first, and waited for until it has ended or `close` is

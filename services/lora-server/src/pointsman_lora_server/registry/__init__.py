@@ -1,6 +1,5 @@
 """The desired state of all engines of one base model, stored in Redis. Each change is one atomic Lua script."""
 
-from pointsman_lora_server.registry.fleet import CanaryOutcomes, RequestCounts
 from pointsman_lora_server.registry.registry import AdapterRegistry
 
-__all__ = ["AdapterRegistry", "CanaryOutcomes", "RequestCounts"]
+__all__ = ["AdapterRegistry"]

@@ -9,9 +9,9 @@ import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
+from pointsman_servicekit.canary_reports import CanaryReport, RequestCounts
 
 from pointsman_lora_server.domain import Alias, EngineState, EngineStatus, FleetState
 from pointsman_lora_server.registry import schema
@@ -79,35 +79,6 @@ def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
-@dataclass(frozen=True, slots=True)
-class RequestCounts:
-    """Counts of the requests to one version. `invalid` counts answers that a validator rejected."""
-
-    requests: int = 0
-    errors: int = 0
-    invalid: int = 0
-    milliseconds: Mapping[int, int] = field(default_factory=dict)
-    """Latencies of whole answers, without errors: bucket k counts those of 2^((k-1)/4) to 2^(k/4) ms, bucket 0 those up
-    to 1 ms. See `CANARY_LATENCY_BUCKETS` in pointsman_servicekit.statistics."""
-    rated: int = 0
-    """Number of ratings by callers, also of answers that were counted in an earlier report."""
-    rating: int = 0
-    """The sum of these ratings (each 0 to 1), in thousandths."""
-
-
-@dataclass(frozen=True, slots=True)
-class CanaryOutcomes:
-    """What a gateway has counted since its last report, of the requests to one version of an alias with a canary.
-
-    `version` is the alias's stable version or its canary, `revision` the alias's revision at the time of the requests.
-    """
-
-    alias: str
-    revision: int
-    version: str
-    counts: RequestCounts
-
-
 class CanaryCounters:
     """Counts in Redis the outcomes of requests to aliases with a canary.
 
@@ -119,7 +90,7 @@ class CanaryCounters:
         self._keys = keys
         self._add = redis.client.register_script(schema.change_script("add_outcomes"))
 
-    async def add_outcomes(self, outcomes: Sequence[CanaryOutcomes]) -> None:
+    async def add_outcomes(self, outcomes: Sequence[CanaryReport]) -> None:
         """Adds outcomes to the counts of their aliases; these are deleted 7 days after the last addition.
 
         Drops outcomes of another revision than the alias's current one, and of a version that is neither the alias's

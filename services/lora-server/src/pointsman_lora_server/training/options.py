@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pointsman_lora_server.training.methods import TrainingMethod, load_method
+from pointsman_lora_server.training.methods import TrainingMethod, installed_methods, load_method
 
 DEFAULT_METHOD = "lora"
 N = TypeVar("N", int, float)
@@ -202,7 +202,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         "--method",
         type=_method,
         default=DEFAULT_METHOD,
-        help="lora, rslora, dora (served merged only), qlora, dpo, an installed method, or module:attribute",
+        help=f"{', '.join(installed_methods())}, or module:attribute",
     )
     add("--rank", type=_positive, default=4)
     add("--alpha", type=_positive, default=16)

@@ -21,6 +21,7 @@ from pointsman_retriever.encoder import DocumentEncoder
 from pointsman_retriever.store import maintenance
 from pointsman_retriever.store.data_folder import STORE_FILE
 from pointsman_retriever.store.errors import translate_disk_errors
+from pointsman_retriever.store.vector_sketch import VectorSketch, read_vector_sketch
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,15 @@ class Operations:
     async def sketch(self, collection_id: CollectionId) -> tuple[int, Sketch]:
         """Returns a collection's version and a sketch of its documents, by which later changes can be measured."""
         return await self._pools.maintenance.run(self._collection(collection_id).store.sketch)
+
+    async def vector_sketch(self, collection_id: CollectionId, known_checksum: str) -> VectorSketch | None:
+        """Returns a sample of a collection's vectors, or None if their checksum still is `known_checksum`: 16
+        hexadecimal digits, or empty.
+        """
+        collection = self._collection(collection_id)
+        if f"{collection.info.checksum:016x}" == known_checksum:
+            return None
+        return await self._pools.maintenance.run(read_vector_sketch, collection.store)
 
     async def snapshot(self, collection_id: CollectionId) -> AsyncIterator[bytes | SnapshotTrailer]:
         """Yields a file with one version of a collection, in parts of at most SNAPSHOT_PART_BYTES, then the trailer."""

@@ -16,7 +16,7 @@ from pointsman_servicekit import strict_yaml
 from pointsman_servicekit.errors import FailedPrecondition
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pointsman_retriever.domain import DEFAULT_TENANT, CollectionId, Vectors
+from pointsman_retriever.domain import DEFAULT_TENANT, NAME_PATTERN, CollectionId, Vectors
 
 GROUP = "pointsman.external_stores"
 EXTERNAL_STORES: Mapping[str, str] = {
@@ -26,7 +26,7 @@ EXTERNAL_STORES: Mapping[str, str] = {
     "opensearch": "pointsman_retriever.external.elasticsearch:OpensearchIndex",
     "milvus": "pointsman_retriever.external.milvus:MilvusCollection",
 }
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$")]
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,127}$")]
 
 
@@ -52,7 +52,7 @@ class ExternalFields(_Strict):
 
 
 class ExternalCollectionConfig(_Strict):
-    store: str = Field(description="qdrant, pgvector, elasticsearch, opensearch, milvus, or module:attribute")
+    store: str = Field(description=f"{', '.join(EXTERNAL_STORES)}, the name of an entry point, or module:attribute")
     url: str = Field(min_length=1, description="the store's URL, without a password")
     name: str = Field(default="", description="the store's collection, table or index; empty: the collection's name")
     api_key_env: str = Field(default="", description="the environment variable with the store's key, token or password")

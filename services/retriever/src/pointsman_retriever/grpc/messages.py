@@ -40,6 +40,7 @@ from pointsman_retriever.filters import (
     invalid_filter,
 )
 from pointsman_retriever.limits import check_entries
+from pointsman_retriever.store.vector_sketch import VectorSketch
 
 _STATES = {state: getattr(pb.DocumentOutcome, state.name) for state in DocumentState}
 
@@ -152,6 +153,18 @@ def to_search_settings(message: pb.SearchSettings) -> SearchSettings:
 
 def from_search_settings(settings: SearchSettings) -> pb.SearchSettings:
     return to_message(pb.SearchSettings, settings, fusion=_FUSIONS[settings.method])
+
+
+def from_vector_sketch(sketch: VectorSketch) -> pb.VectorSketchResponse:
+    info = sketch.info
+    return pb.VectorSketchResponse(
+        checksum=f"{info.checksum:016x}",
+        version=info.version,
+        fingerprint=info.fingerprint,
+        dimensions=info.dimensions,
+        chunks=info.chunks,
+        vectors=sketch.vectors,
+    )
 
 
 def _to_filter(request: pb.SearchRequest) -> Filter | None:

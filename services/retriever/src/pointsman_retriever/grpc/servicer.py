@@ -23,6 +23,7 @@ from pointsman_retriever.grpc.messages import (
     from_ingest_event,
     from_result,
     from_search_settings,
+    from_vector_sketch,
     to_collection_id,
     to_query,
     to_quota,
@@ -35,7 +36,7 @@ SERVICE = "pointsman.v1.Retriever"
 
 METHOD_ROLES = method_roles(
     SERVICE,
-    read=["ListCollections", "Search", "SearchBatch", "Sketch"],
+    read=["ListCollections", "Search", "SearchBatch", "Sketch", "VectorSketch"],
     write=["Upsert", "Delete", "Ingest", "Verify"],
     admin=[
         "CreateCollection",
@@ -136,6 +137,13 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
     async def Sketch(self, request: pb.SketchRequest, context: Context) -> pb.SketchResponse:
         version, sketch = await self._operations.sketch(to_collection_id(request.tenant, request.collection))
         return pb.SketchResponse(version=version, documents=sketch.documents, smallest=sketch.smallest)
+
+    async def VectorSketch(self, request: pb.VectorSketchRequest, context: Context) -> pb.VectorSketchResponse:
+        collection_id = to_collection_id(request.tenant, request.collection)
+        sketch = await self._operations.vector_sketch(collection_id, request.known_checksum)
+        if sketch is None:
+            return pb.VectorSketchResponse(checksum=request.known_checksum, unchanged=True)
+        return from_vector_sketch(sketch)
 
     async def Snapshot(self, request: pb.SnapshotRequest, context: Context) -> AsyncIterator[pb.SnapshotPart]:
         async for part in self._operations.snapshot(to_collection_id(request.tenant, request.collection)):

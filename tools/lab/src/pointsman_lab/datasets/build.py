@@ -70,7 +70,7 @@ async def build(config: Config, log: RequestLog | None, order: BuildOrder) -> Wr
     data = split(rows, pairs, evaluation_keys, flywheel.data.heldout_share)
     origin = Origin(
         task=order.task,
-        configuration=config.digest,
+        configuration=config.revision,
         consent=_consent(config, stored),
         dropped=dict(sorted((dropped + Counter(data.dropped)).items())),
         withdrawn=len(stored.withdrawn),
@@ -181,7 +181,7 @@ def plan_report(config: Config, task: str) -> Report:
     student = config.paths.paths[flywheel.student]
     facts = {
         "task": task,
-        "generation": config.digest,
+        "revision": config.revision,
         "alias": student.adapter,
         "sampling": _sampling(student),
         "metric": metric.model_dump(exclude_unset=True) if metric else {"exact": True},

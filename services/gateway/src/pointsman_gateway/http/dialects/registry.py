@@ -1,15 +1,35 @@
-"""The list of the HTTP API's dialects, and the functions that find the dialect of a request."""
+"""The list of the HTTP API's dialects, and the functions that find the dialect of a request.
+
+To add a dialect, write a module that declares it, and add one line to DECLARED.
+"""
+
+from importlib import import_module
 
 from starlette.types import Scope
 
 from pointsman_gateway.http.dialect import Dialect
-from pointsman_gateway.http.dialects.anthropic.messages import MESSAGES
 from pointsman_gateway.http.dialects.openai.chat import CHAT
-from pointsman_gateway.http.dialects.openai.completions import COMPLETIONS
-from pointsman_gateway.http.dialects.openai.responses import RESPONSES
 
-DIALECTS: tuple[Dialect, ...] = (CHAT, COMPLETIONS, RESPONSES, MESSAGES)
+DECLARED = (
+    "openai.chat:CHAT",
+    "openai.completions:COMPLETIONS",
+    "openai.responses:RESPONSES",
+    "anthropic.messages:MESSAGES",
+)
+"""The dialects as MODULE:NAME, with modules of this package."""
+
 MODELS_PATH = "/v1/models"
+
+
+def _declared(dialect: str) -> Dialect:
+    module, _, name = dialect.partition(":")
+    found = getattr(import_module(f"{__package__}.{module}"), name)
+    if not isinstance(found, Dialect):
+        raise TypeError(f"{dialect} is a {type(found).__name__}, not a Dialect")
+    return found
+
+
+DIALECTS = tuple(map(_declared, DECLARED))
 
 
 def dialect_at(path: str) -> Dialect:

@@ -43,7 +43,7 @@ class Dpo(TrainingMethod):
 
     name = "dpo"
     learning_rate = 2e-4
-    can_evaluate_only = False
+    learns_from_pairs = True
 
     def read_rows(self, options: TrainingOptions) -> PreferenceSplit:
         return read_preference_split(

@@ -65,8 +65,9 @@ class TrainingMethod:
     """Whether the base model is quantized to 4 bits while training."""
     must_be_merged = False
     """Whether an engine can serve the result only merged into the base model."""
-    can_evaluate_only = True
-    """Whether the method can be named with --evaluate-only, which needs rows with one answer."""
+    learns_from_pairs = False
+    """Whether it reads pairs of a preferred and a rejected answer instead of conversations. `pointsman retrain` then
+    gives it the pairs of the data set, and starts from the adapter version that serves."""
 
     def peft_options(self) -> Mapping[str, Any]:
         """Returns additional arguments for PEFT's `LoraConfig`."""
@@ -75,9 +76,9 @@ class TrainingMethod:
     def check_options(self, options: TrainingOptions) -> None:
         """Raises ValueError, with a message for the user, if the options do not suit the method.
 
-        Here: with --evaluate-only, unless `can_evaluate_only`.
+        Here: with --evaluate-only, which needs rows with one answer, if it `learns_from_pairs`.
         """
-        if options.evaluate_only and not self.can_evaluate_only:
+        if options.evaluate_only and self.learns_from_pairs:
             raise ValueError(f"--evaluate-only needs rows with one answer, which --method {self.name} does not read")
 
     def check_parent(self, folder: Path, config: Mapping[str, Any]) -> None:

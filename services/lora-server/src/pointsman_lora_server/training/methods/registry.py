@@ -5,21 +5,18 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from pointsman_lora_server.training.methods.dpo import Dpo
-from pointsman_lora_server.training.methods.method import Dora, QLora, RsLora, TrainingMethod
+from pointsman_lora_server.training.methods.method import Dora, TrainingMethod
 
 ENTRY_POINT_GROUP = "pointsman.training_methods"
 
-BUILT_IN: dict[str, type[TrainingMethod]] = {
-    method.name: method
-    for method in (
-        TrainingMethod,  # plain LoRA
-        RsLora,
-        Dora,
-        QLora,
-        Dpo,
-    )
+BUILT_IN: Mapping[str, str] = {
+    "lora": "pointsman_lora_server.training.methods.method:TrainingMethod",
+    "rslora": "pointsman_lora_server.training.methods.method:RsLora",
+    "dora": "pointsman_lora_server.training.methods.method:Dora",
+    "qlora": "pointsman_lora_server.training.methods.method:QLora",
+    "dpo": "pointsman_lora_server.training.methods.dpo:Dpo",
 }
+"""From the method's `name` to "module:class"."""
 
 
 def installed_methods() -> dict[str, str]:
@@ -36,10 +33,8 @@ def load_method(name: str) -> TrainingMethod:
     Raises ValueError if there is none, "module:attribute" cannot be imported, or it is not a `TrainingMethod`. What the
     import of an entry point raises is raised as it is.
     """
-    if name in BUILT_IN:
-        return BUILT_IN[name]()
-    if ":" in name:
-        return _create(_import_attribute(name), name)
+    if name in BUILT_IN or ":" in name:
+        return _create(_import_attribute(BUILT_IN.get(name, name)), name)
     for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
         return _create(entry_point.load(), name)
     raise ValueError(f"there is no training method '{name}'; known: {', '.join(installed_methods())}")

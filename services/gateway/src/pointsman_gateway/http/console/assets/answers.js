@@ -75,31 +75,31 @@ export class AnswerCard {
   }
 
   rating() {
-    const said = h("span", { class: "made", role: "status" });
+    const status = h("span", { class: "made", role: "status" });
     const button = (word, rating) => h("button", { type: "button", class: "small", "aria-pressed": "false", click: async (event) => {
       for (const each of event.currentTarget.parentNode.querySelectorAll("button")) each.setAttribute("aria-pressed", "false");
       event.currentTarget.setAttribute("aria-pressed", "true");
-      await this.tellGateway({ rating }, said, "rated");
+      await this.tellGateway({ rating }, status, "rated");
     } }, word);
     return h("div", { class: "row rating", role: "group", "aria-label": `Rate the answer of ${this.element.dataset.path}` },
-      button("Good", 1), button("So-so", 0.5), button("Bad", 0), said);
+      button("Good", 1), button("So-so", 0.5), button("Bad", 0), status);
   }
 
   /** A right answer scores both answers of a shadow request, and becomes training data where that is allowed. */
   correction() {
-    const said = h("span", { class: "made", role: "status" });
+    const status = h("span", { class: "made", role: "status" });
     const text = h("textarea", { rows: 2, "aria-label": `Right answer instead of that of ${this.element.dataset.path}`, spellcheck: "false" });
-    const send = () => text.value.trim() && this.tellGateway({ right_answer: text.value.trim() }, said, "stored");
+    const send = () => text.value.trim() && this.tellGateway({ right_answer: text.value.trim() }, status, "stored");
     return h("details", { class: "right-answer" }, h("summary", {}, "Right answer"), text,
-      h("div", { class: "row" }, h("button", { type: "button", class: "small", click: send }, "Send the right answer"), said));
+      h("div", { class: "row" }, h("button", { type: "button", class: "small", click: send }, "Send the right answer"), status));
   }
 
-  async tellGateway(feedback, said, words) {
+  async tellGateway(feedback, status, words) {
     try {
       const { stored } = await api.feedback({ decision_id: this.id, ...feedback });
-      said.textContent = stored === "wal" ? "stored on disk until Redis is available" : words;
+      status.textContent = stored === "wal" ? "stored on disk until Redis is available" : words;
     } catch (error) {
-      said.textContent = error.message;
+      status.textContent = error.message;
     }
   }
 }

@@ -37,9 +37,9 @@ async function refresh() {
 
 /** What to say if the gateway's processes do not use the same configuration, as they may for a second after a change. */
 function disagreement(workers) {
-  const used = workers.filter((worker) => worker.generation);
-  if (new Set(used.map((worker) => worker.generation)).size < 2) return "";
-  return `The workers use different configurations: ${used.map((one) => `worker ${one.worker} ${one.generation.slice(0, 8)}${one.problem && ` (${one.problem})`}`).join(", ")}`;
+  const used = workers.filter((worker) => worker.revision);
+  if (new Set(used.map((worker) => worker.revision)).size < 2) return "";
+  return `The workers use different configurations: ${used.map((one) => `worker ${one.worker} ${one.revision.slice(0, 8)}${one.problem && ` (${one.problem})`}`).join(", ")}`;
 }
 
 async function decisions(overview) {
@@ -73,9 +73,9 @@ function showStanding(overview, configuration, workers) {
   }));
   show(at("standing"), { engines, configuration, workers, caller: overview.caller }, () => [
     ...engines.map((engine) => h("span", { class: `lamp ${engine.state}` }, h("b", {}, engine.name), ` ${engine.state}`, h("span", { class: "made" }, engine.words))),
-    ...workers.map((one) => h("span", { class: `lamp ${one.generation ? "ready" : "down"}` }, h("b", {}, `worker ${one.worker}`),
-      h("span", { class: "made" }, one.generation ? `${one.in_flight} in flight` : "down"))),
-    h("span", { class: "made" }, `configuration ${configuration.generation.slice(0, 8)}, since ${time(configuration.loaded_unix * 1000)}`),
+    ...workers.map((one) => h("span", { class: `lamp ${one.revision ? "ready" : "down"}` }, h("b", {}, `worker ${one.worker}`),
+      h("span", { class: "made" }, one.revision ? `${one.in_flight} in flight` : "down"))),
+    h("span", { class: "made" }, `configuration ${configuration.revision.slice(0, 8)}, since ${time(configuration.loaded_unix * 1000)}`),
     overview.caller.keys && h("button", { type: "button", class: "small", id: "key-button", click: () => changeKey("") },
       overview.caller.tenant, ["operator", "admin"].filter((right) => overview.caller[right]).map((right) => ` (${right})`).join("")),
   ].filter(Boolean));

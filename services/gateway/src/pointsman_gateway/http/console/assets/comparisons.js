@@ -34,7 +34,7 @@ export function showRegret(text) {
 
 function samples(text, name) {
   return [...text.matchAll(new RegExp(`^${name}\\{(.*)\\} (\\S+)`, "gm"))].map(([, labels, value]) => ({
-    labels: Object.fromEntries([...labels.matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(([, key, said]) => [key, said])), value: Number(value),
+    labels: Object.fromEntries([...labels.matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(([, key, text]) => [key, text])), value: Number(value),
   }));
 }
 

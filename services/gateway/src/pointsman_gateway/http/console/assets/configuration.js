@@ -11,8 +11,8 @@ export async function showConfiguration(caller) {
   const history = await api.configuration();
   show(at("configuration-body"), history, () => [
     history.rejected && version("rejected", "Rejected edit", history.rejected, `rejected ${time(history.rejected.unix * 1000)}`),
-    version("running", "Running, the last valid one", history.running, `${history.running.generation}, since ${time(history.running.unix * 1000)}`),
-    history.previous && version("previous", "Valid before", history.previous, `${history.previous.generation}, since ${time(history.previous.unix * 1000)}`),
+    version("running", "Running, the last valid one", history.running, `${history.running.revision}, since ${time(history.running.unix * 1000)}`),
+    history.previous && version("previous", "Valid before", history.previous, `${history.previous.revision}, since ${time(history.previous.unix * 1000)}`),
   ].filter(Boolean));
 }
 

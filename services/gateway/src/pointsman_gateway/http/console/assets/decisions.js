@@ -75,7 +75,7 @@ function content(entry, feedback) {
     confidence: `${two(entry.confidence)}, margin ${two(entry.margin)}`, "decided by": entry.stage, outcome: entry.outcome,
     answered: entry.model, "escalated from": entry.escalated_from, total: seconds(entry.seconds.total), TTFT: seconds(entry.seconds.first_token),
     tokens: entry.model && `${count(entry.usage.prompt_tokens)} + ${count(entry.usage.completion_tokens)}, ${count(entry.usage.cached_tokens)} cached`,
-    dollars: `${dollars(entry.cost_usd)}, expected ${dollars(entry.expected_cost_usd)}`, tenant: entry.tenant, generation: entry.generation,
+    dollars: `${dollars(entry.cost_usd)}, expected ${dollars(entry.expected_cost_usd)}`, tenant: entry.tenant, revision: entry.revision,
     rating: feedback.rating, correction: feedback.correction, "right task": feedback.right_task, "right answer": feedback.right_answer,
   };
   return [

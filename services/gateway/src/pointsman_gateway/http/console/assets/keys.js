@@ -62,26 +62,26 @@ const limitFields = (limits) => Object.entries(LIMITS).flatMap(([name, label]) =
 const given = (form) => Object.fromEntries(Object.keys(LIMITS).map((name) => [name, form[name] === "" ? null : Number(form[name])]));
 
 async function newKey() {
-  const said = await confirm("New key", [
+  const form = await confirm("New key", [
     ...field("tenant", "Tenant", { required: true, autofocus: true }), ...field("name", "Name, for people to read", { maxlength: 100 }),
     ...limitFields({}),
     h("label", { class: "check" }, h("input", { type: "checkbox", name: "operator" }), " may move adapters"),
     h("label", { class: "check" }, h("input", { type: "checkbox", name: "admin" }), " may use the admin API"),
   ], "Create it");
-  if (!said) return;
-  const body = { tenant: said.tenant, name: said.name, limits: given(said), operator: said.operator === "on", admin: said.admin === "on" };
-  const created = await carryOut(`creating a key of ${said.tenant}`, () => api.createKey(body));
+  if (!form) return;
+  const body = { tenant: form.tenant, name: form.name, limits: given(form), operator: form.operator === "on", admin: form.admin === "on" };
+  const created = await carryOut(`creating a key of ${form.tenant}`, () => api.createKey(body));
   if (created) await look("The new key", [h("p", {}, "It is shown this once:"), h("p", {}, h("code", { id: "created-key" }, created.key))]);
 }
 
 async function setLimits(one, whose) {
-  const said = await confirm(`Limits of ${whose}`, limitFields(one.limits), "Set them");
-  if (said) await carryOut(`setting the limits of ${whose}`, () => (one.key ? api.limitKey(one.key.id, given(said)) : api.limitTenant(one.tenant, given(said))));
+  const form = await confirm(`Limits of ${whose}`, limitFields(one.limits), "Set them");
+  if (form) await carryOut(`setting the limits of ${whose}`, () => (one.key ? api.limitKey(one.key.id, given(form)) : api.limitTenant(one.tenant, given(form))));
 }
 
 async function revoke(key) {
-  const said = await confirm(`Revoke ${key.prefix}`, h("p", {}, "Gateways refuse it within a second. This cannot be undone."), "Revoke it");
-  if (said) await carryOut(`revoking ${key.prefix}`, () => api.revokeKey(key.id));
+  const form = await confirm(`Revoke ${key.prefix}`, h("p", {}, "Gateways refuse it within a second. This cannot be undone."), "Revoke it");
+  if (form) await carryOut(`revoking ${key.prefix}`, () => api.revokeKey(key.id));
 }
 
 async function carryOut(words, act) {

@@ -25,17 +25,17 @@ const force = () =>
 
 export async function promote(model, alias, version) {
   const next = version ?? of(model, alias).find((one) => one.version !== alias.version)?.version;
-  const said = await confirm(`Move ${alias.alias}`, [
+  const form = await confirm(`Move ${alias.alias}`, [
     h("p", {}, "It points to ", h("code", {}, alias.version), alias.canary_version && " and has a canary, which ends",
       ". All requests that name it go to the version below, from one moment on, once an engine holds it."),
     ...versions(model, alias, next, alias.version),
     force(),
   ], "Move it");
-  if (said) await carryOut("alias", model, alias, { version: said.version, force: said.force === "on" }, `moving ${alias.alias} to ${said.version}`);
+  if (form) await carryOut("alias", model, alias, { version: form.version, force: form.force === "on" }, `moving ${alias.alias} to ${form.version}`);
 }
 
 export async function canary(model, alias) {
-  const said = await confirm(`Canary of ${alias.alias}`, [
+  const form = await confirm(`Canary of ${alias.alias}`, [
     h("p", {}, "A share of the users gets another version. It is taken back by itself where it does worse than ", h("code", {}, alias.version), "."),
     ...versions(model, alias, alias.canary_version, alias.version),
     h("label", { for: "weight" }, "Share of users, in per cent"),
@@ -43,25 +43,25 @@ export async function canary(model, alias) {
       value: alias.canary_version ? Number((alias.canary_weight * 100).toPrecision(3)) : 5 }),
     force(),
   ], "Set the canary");
-  if (said) await carryOut("canary", model, alias, { version: said.version, weight: Number(said.weight) / 100, force: said.force === "on" }, `setting the canary of ${alias.alias}`);
+  if (form) await carryOut("canary", model, alias, { version: form.version, weight: Number(form.weight) / 100, force: form.force === "on" }, `setting the canary of ${alias.alias}`);
 }
 
 export async function endCanary(model, alias) {
-  const said = await confirm(`End the canary of ${alias.alias}`,
+  const form = await confirm(`End the canary of ${alias.alias}`,
     h("p", {}, "All users get ", h("code", {}, alias.version), " again."), "End it");
-  if (said) await carryOut("canary", model, alias, { version: "", weight: 0 }, `ending the canary of ${alias.alias}`);
+  if (form) await carryOut("canary", model, alias, { version: "", weight: 0 }, `ending the canary of ${alias.alias}`);
 }
 
 export async function rollBack(model, alias) {
   const to = alias.canary_version
     ? ["It ends the canary ", h("code", {}, alias.canary_version), "; all users get ", h("code", {}, alias.version), "."]
     : ["It points back from ", h("code", {}, alias.version), " to ", h("code", {}, alias.previous), "."];
-  const said = await confirm(`Roll back ${alias.alias}`, [
+  const form = await confirm(`Roll back ${alias.alias}`, [
     h("p", {}, ...to),
     h("label", { for: "reason" }, "Reason, for the history"),
     h("input", { id: "reason", name: "reason", maxlength: 500, autofocus: true }),
   ], "Roll back");
-  if (said) await carryOut("rollback", model, alias, { reason: said.reason }, `rolling ${alias.alias} back`);
+  if (form) await carryOut("rollback", model, alias, { reason: form.reason }, `rolling ${alias.alias} back`);
 }
 
 async function carryOut(step, model, alias, body, words) {

@@ -72,7 +72,7 @@ function nice(value) {
 }
 
 function inWords(task, rated, unrated) {
-  const said = rated.map((path) => `${path.path}: quality ${two(path.quality.mean)}, at least ${bound(path.quality.bound)}, ${dollars(path.usd_per_1k)} per 1,000`);
+  const points = rated.map((path) => `${path.path}: quality ${two(path.quality.mean)}, at least ${bound(path.quality.bound)}, ${dollars(path.usd_per_1k)} per 1,000`);
   const rest = unrated.length ? [`not rated: ${unrated.map((path) => path.path).join(", ")}`] : [];
-  return `Quality against cost of ${task.task}. ${[...said, ...rest].join("; ")}. Taken now: ${task.choice}.`;
+  return `Quality against cost of ${task.task}. ${[...points, ...rest].join("; ")}. Taken now: ${task.choice}.`;
 }

@@ -2,11 +2,13 @@
 import { at, h, row, show, svg, table } from "./elements.js";
 import { picture } from "./plot.js";
 import { quality } from "./paths.js";
-import { KINDS, dollars, pathName, percent, plural, seconds, sign, two } from "./words.js";
+import { KINDS, dollars, pathName, plural, seconds, sign } from "./words.js";
 
 const COLUMNS = [
   { name: "path" }, { name: "quality" }, { name: "$ / 1,000", kind: "number" }, { name: "p95", kind: "number" },
 ];
+
+const REASONS = { availability: "others are unavailable" };
 
 export function showTasks(overview) {
   show(at("legend"), Object.entries(KINDS), (kinds) => kinds.map(([kind, words]) => h("li", {},
@@ -23,10 +25,10 @@ function card(task) {
     table(`Paths of ${task.task}`, COLUMNS, task.paths.flatMap((path) => rows(task, path))));
 }
 
-/** A path's figures, and below them what the policy says of it. */
+/** A path's figures, and below them what the policy says about it. */
 function rows(task, path) {
   const choice = path.path === task.choice ? "choice" : "";
-  const said = [path.explanation && h("span", {}, path.explanation), path.unavailable && h("span", { class: "away" }, path.unavailable)].filter(Boolean);
+  const remarks = [path.explanation && h("span", {}, path.explanation), path.unavailable && h("span", { class: "away" }, path.unavailable)].filter(Boolean);
   return [
     row(COLUMNS, [
       h("span", { class: "stop" }, pathName(path.path, path.kind), h("span", { class: "made" }, role(task, path))),
@@ -34,7 +36,7 @@ function rows(task, path) {
       h("span", { class: path.estimated ? "faint" : "" }, (path.estimated && path.usd_per_1k !== null ? "about " : "") + dollars(path.usd_per_1k).replace("$", "")),
       path.answers ? seconds(path.p95_seconds) : "–",
     ], { class: choice }),
-    ...(said.length ? [h("tr", { class: `said ${choice}` }, h("td", { colspan: COLUMNS.length, class: "made" }, said))] : []),
+    ...(remarks.length ? [h("tr", { class: `remarks ${choice}` }, h("td", { colspan: COLUMNS.length, class: "made" }, remarks))] : []),
   ];
 }
 
@@ -43,19 +45,14 @@ function role(task, path) {
   if (path.role === "fallback") return "fallback";
   if (path.role === "default") return "default path";
   if (path.role === "shadow") return "in shadow requests only";
-  return task.policy === "escalate" ? "if the answer is refused" : "in the policy";
+  return task.escalates ? "if the answer is rejected" : "in the policy";
 }
 
+/** The policy's name, what its options say, its choice, and the reason if it is not the policy's usual one. */
 function policy(task) {
-  const choice = h("b", {}, task.choice);
-  if (task.policy === "split") {
-    const whole = Object.values(task.weights).reduce((sum, weight) => sum + weight, 0);
-    return [`split: ${Object.entries(task.weights).map(([path, weight]) => `${path} ${percent(weight / whole)}`).join(", ")}`];
-  }
-  if (task.policy === "escalate") return ["escalate: ", choice, " first; a refused answer is tried once more"];
-  if (task.policy === "predicted") return ["predicted: for each request; on average ", choice];
-  if (task.policy === "fixed") return ["fixed: ", choice, task.reason === "availability" ? " stands in" : ""];
-  const limit = task.p95_limit ? `, p95 up to ${seconds(task.p95_limit)}` : "";
-  return [`best value: floor ${two(task.quality_floor)}${limit}; `, choice, ` (${task.reason.replace("policy:", "").replaceAll("_", " ")})`];
+  const summary = task.summary ? `${task.summary}; ` : "";
+  const reason = task.reason === `policy:${task.policy}` ? "" : ` (${REASONS[task.reason] || inWords(task.reason)})`;
+  return [`${inWords(task.policy)}: ${summary}`, h("b", {}, task.choice), reason];
 }
 
+const inWords = (name) => name.replace("policy:", "").replaceAll("_", " ");

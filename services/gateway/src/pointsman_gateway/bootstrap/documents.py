@@ -1,0 +1,25 @@
+"""Finds the tasks that answer from documents."""
+
+from collections.abc import Sequence
+
+from pointsman_gateway.bootstrap.loaded_models import LoadedModels
+from pointsman_gateway.classification.document_tasks import DocumentTasks
+from pointsman_gateway.config.load import Config
+from pointsman_gateway.domain import Path
+
+
+def find_document_tasks(config: Config, paths: Sequence[Path], models: LoadedModels) -> DocumentTasks | None:
+    """Returns the tasks of a configuration whose policies have paths that search documents; None if there are none.
+
+    Tasks with `by_documents: false` are left out, and all if the classifier has no encoder stage.
+    """
+    if models.classifier is None or "encoder" not in config.tasks.classifier.stages:
+        return None
+    searching = {path.name: path for path in paths if path.collections}
+    found = {
+        name: [searching[path] for path in task.policy.paths if path in searching]
+        for name, task in config.tasks.tasks.items()
+        if task.by_documents
+    }
+    by_task = {task: used for task, used in found.items() if used}
+    return DocumentTasks(by_task, models.classifier.model, models.fingerprint) if by_task else None

@@ -1,0 +1,43 @@
+"""The classification stage of a configuration with tasks that answer from documents."""
+
+from dataclasses import replace
+
+from pointsman_gateway.classification.cascade import CascadeClassifier
+from pointsman_gateway.classification.document_signals import DocumentSignals
+from pointsman_gateway.classification.document_tasks import DocumentTasks
+from pointsman_gateway.classification.stage import Classification
+from pointsman_gateway.domain import AUTO, Labels, Request
+
+
+class DocumentClassification:
+    """Adds the signals of documents' sketches to a classification stage; implements `Classifier`.
+
+    A request is classified by the same sketches from start to end. Nothing that was cached by earlier ones is used.
+    """
+
+    def __init__(self, inner: Classification, classifier: CascadeClassifier, documents: DocumentTasks) -> None:
+        """Takes the stage without sketches, and the classifier that it uses."""
+        self._inner, self._classifier, self._documents = inner, classifier, documents
+        self._signals: DocumentSignals | None = None
+        self._informed = inner
+
+    async def label(self, request: Request) -> Labels:
+        signals = self._documents.signals
+        if signals is not self._signals:
+            self._signals = signals
+            self._informed = self._inner.with_classifier(self._classifier.with_documents(signals))
+        if signals is None or request.model != AUTO or not self._documents.may_use(request.caller.scope):
+            return await self._inner.label(request)
+        labels = await self._informed.label(request)
+        if not _is_about_several_texts(request, labels):
+            return labels  # if it was compared with documents, its notes say so
+        return replace(labels, notes=(*labels.notes, signals.note))
+
+    def read(self, request: Request) -> str:
+        """Returns the last turn of the user in the user's own words; empty if there is none."""
+        return self._inner.read(request)
+
+
+def _is_about_several_texts(request: Request, labels: Labels) -> bool:
+    """Returns whether texts count whose notes are not among those of the labels: earlier turns, or other parts."""
+    return labels.stage == "parts" or sum(message.role == "user" for message in request.messages) > 1

@@ -1,0 +1,133 @@
+"""The tasks that answer from documents, and the sketches by which questions on these documents are recognized.
+
+The sketches are fetched in the background; a request waits for none. While the retriever is away the last ones stay,
+and without any, requests are classified by the examples alone.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from pointsman_servicekit.errors import FailedPrecondition, NotFound, PointsmanError
+from pointsman_servicekit.process import Schedule, run_periodically
+
+from pointsman_gateway.domain import Path, Scope
+from pointsman_gateway.domain.request import UNRESTRICTED
+from pointsman_gateway.domain.vector_sketch import VectorSketch
+
+if TYPE_CHECKING:  # not imported by a gateway without tasks, for the sake of its memory
+    from pointsman_gateway.classification.document_signals import DocumentSignals
+    from pointsman_gateway.classification.model import ClassifierModel
+
+log = logging.getLogger(__name__)
+
+Sketches = Mapping[str, VectorSketch]
+"""By collection."""
+
+
+class SketchSource(Protocol):
+    """Interface to the retriever's collections of documents; `RetrieverClient` implements it."""
+
+    async def vector_sketch(self, collection: str, known_checksum: str) -> VectorSketch | None:
+        """Returns the sketch of a collection as it is now; None if its checksum is `known_checksum`.
+
+        Raises the PointsmanError that the retriever reports, or Unavailable if it cannot be reached.
+        """
+        ...
+
+
+class DocumentTasks:
+    """The tasks of one configuration whose paths search documents, and the signals of the documents' sketches."""
+
+    def __init__(self, paths: Mapping[str, Sequence[Path]], model: "ClassifierModel", fingerprint: str) -> None:
+        """Takes the `paths` that search documents by task, and the `fingerprint` of the classifier's encoder."""
+        searches: dict[str, list[tuple[str, Path]]] = {}
+        for task, searching in paths.items():
+            for path in searching:
+                for collection in path.collections:
+                    searches.setdefault(collection, []).append((task, path))
+        self._searches = searches
+        self._model, self._fingerprint = model, fingerprint
+        self.sketches: Sketches = {}
+        """Those of the last call of `use`."""
+        self.signals: DocumentSignals | None = None
+        """Replaced as a whole by `use`; None while there is no sketch that says something."""
+
+    @property
+    def collections(self) -> Sequence[str]:
+        return sorted(self._searches)
+
+    def use(self, sketches: Sketches) -> None:
+        """Replaces the signals by those of the sketches; takes up to a second of CPU time.
+
+        Sketches of other collections are ignored, and those by another embedding model.
+        """
+        from pointsman_gateway.classification.document_signals import fit_signals
+
+        used = []
+        for name, sketch in sorted(sketches.items()):
+            if name in self._searches and sketch.fingerprint != self._fingerprint:
+                log.warning("collection '%s' does not help the classifier: it has another embedding model", name)
+            elif name in self._searches:
+                used.append(sketch)
+        searchers = {name: {task for task, _ in searches} for name, searches in self._searches.items()}
+        self.sketches, self.signals = sketches, fit_signals(used, searchers, self._model)
+
+    def may_use(self, scope: Scope) -> bool:
+        """Returns whether a key with this scope may search each of the collections.
+
+        A decision would tell other keys how similar a text is to documents that they may not read.
+        """
+        return scope is UNRESTRICTED or all(
+            any(scope.denial_reason(task, path) is None for task, path in searches)
+            for searches in self._searches.values()
+        )
+
+
+class SketchMonitor:
+    """Keeps the sketches of the active configuration's collections up to date."""
+
+    def __init__(self, source: SketchSource, interval: float) -> None:
+        """Takes the `interval` in seconds between checks of the collections."""
+        self.watched: DocumentTasks | None = None
+        """Replaced by the bootstrap code with each configuration; None: no collection is watched."""
+        self.sketches: Sketches = {}
+        """Replaced as a whole if a collection has changed."""
+        self._source = source
+        self._interval = interval
+        self._failures: dict[str, str] = {}
+
+    async def run(self) -> None:
+        """Calls `refresh` at once and then at the interval, until cancelled."""
+        await run_periodically(self.refresh, Schedule(self._interval, run_at_start=True), "fetch document sketches")
+
+    async def refresh(self) -> None:
+        """Fetches the sketches of collections that have changed, and hands them to `watched`.
+
+        A collection keeps its sketch if the retriever fails. It loses it if the retriever has no such collection, or
+        cannot make sketches of it, because it is in a store of the user.
+        """
+        watched = self.watched
+        if watched is None:
+            return
+        found = {name: sketch for name in watched.collections if (sketch := await self._fetch(name)) is not None}
+        if found != self.sketches:
+            self.sketches = found
+        if watched is self.watched and watched.sketches is not self.sketches:
+            await asyncio.to_thread(watched.use, self.sketches)
+
+    async def _fetch(self, collection: str) -> VectorSketch | None:
+        known = self.sketches.get(collection)
+        try:
+            fetched = await self._source.vector_sketch(collection, known.checksum if known else "")
+        except PointsmanError as error:
+            self._log_failure(collection, error.message)
+            return None if isinstance(error, NotFound | FailedPrecondition) else known
+        self._failures.pop(collection, None)
+        return fetched or known
+
+    def _log_failure(self, collection: str, message: str) -> None:
+        if self._failures.get(collection) != message:
+            self._failures[collection] = message
+            log.info("there is no new sketch of collection '%s': %s", collection, message)

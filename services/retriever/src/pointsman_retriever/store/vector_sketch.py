@@ -1,0 +1,47 @@
+"""Samples the vectors of a collection's chunks, so that others can judge what the collection may be about."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pointsman_retriever.domain import CollectionInfo
+from pointsman_retriever.store.store import Store, read_collection
+
+MAX_VECTORS = 2048
+MAX_BYTES = 2 * 1024 * 1024
+"""Of a sketch; models of more than 1,024 dimensions get fewer vectors."""
+
+_MAX_VALUE = 127
+
+# The hash is Knuth's multiplicative one. It depends on the id alone, so that a change of some chunks changes only their
+# part of the sample. The ids are read from an index: the table with the texts and vectors of all chunks is larger.
+_SELECT_SAMPLE = """
+    SELECT vector FROM chunks WHERE id IN (
+        SELECT id FROM chunks ORDER BY (id * 2654435761) % 4294967296, id LIMIT ?
+    ) ORDER BY id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorSketch:
+    """A sample of the vectors of a collection's chunks, each rounded to signed bytes."""
+
+    info: CollectionInfo
+    """The collection's state when the sample was taken."""
+    vectors: bytes
+    """(sampled chunks, dimensions), row by row. Each row has the direction of a vector, and a largest value of 127."""
+
+
+def read_vector_sketch(store: Store) -> VectorSketch:
+    """Returns the sketch of one version of a collection; collections with equal vectors and ids have equal ones.
+
+    It has the vectors of all chunks, or of those with the smallest hashes of their ids, at most `MAX_VECTORS` and
+    `MAX_BYTES`. Raises storage errors (`translate_errors`).
+    """
+    with store.connections.reader() as reader:
+        reader.execute("BEGIN")
+        info = read_collection(reader, store.id)
+        rows = reader.execute(_SELECT_SAMPLE, (min(MAX_VECTORS, MAX_BYTES // info.dimensions),)).fetchall()
+    vectors = np.frombuffer(b"".join(vector for (vector,) in rows), "<f4").reshape(-1, info.dimensions)
+    largest = np.abs(vectors).max(axis=1, initial=1e-12, keepdims=True)
+    return VectorSketch(info, np.rint(vectors / largest * _MAX_VALUE).astype(np.int8).tobytes())
