@@ -487,6 +487,10 @@ bench-costs: embedding-model ## measure what hostile and big inputs cost a gatew
 bench-anytime: $(VENV)/.done ## simulate how often live comparisons are wrong if they are looked at after each rating (3 minutes); ARGS="--only advise --streams 200"
 	$(BIN)/python -m benchmarks.anytime $(ARGS)
 
+.PHONY: bench-certificates
+bench-certificates: $(VENV)/.done ## simulate how often a certificate's verdict is wrong, and whether the rows that a refused one names suffice (a minute); ARGS="--only graded --compare"
+	$(BIN)/python -m benchmarks.certificates $(ARGS)
+
 .PHONY: bench-fleet
 bench-fleet: $(VENV)/.done ## measure what 1 to 1,000 engines with 10,000 adapters cost one gateway (3 minutes); ARGS="--engines 1 100"
 	$(BIN)/python -m benchmarks.fleet $(ARGS)
