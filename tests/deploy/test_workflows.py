@@ -49,13 +49,14 @@ def copied(tmp_path: Path) -> Path:
 
 def test_the_workflow_and_the_action_for_users_are_valid_and_secure(copied: Path) -> None:
     action, used = copied / ".github/actions/certificate/action.yml", copied / ".github/workflows/certificate.yml"
-    checking = [sys.executable, "-m", "check_jsonschema", "--builtin-schema"]
-    for command in (
+    checking: list[str | Path] = [sys.executable, "-m", "check_jsonschema", "--builtin-schema"]
+    commands: list[list[str | Path]] = [
         [BIN / "actionlint"],
         [BIN / "zizmor", "--offline", "--quiet", "--min-severity", "medium", "--config", ZIZMOR, "."],
         [*checking, "vendor.github-actions", action],
         [*checking, "vendor.github-workflows", used],
-    ):
+    ]
+    for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, cwd=copied)
         assert done.returncode == 0, done.stdout
     content = loaded(used)

@@ -84,4 +84,4 @@ async def test_a_configuration_lists_its_catalog_without_running_anything(
 
 def catalog_of(folder: ConfigFolder) -> Any:
     config = load_config(folder.write())
-    return catalog_body(to_catalog(config), config.digest, lambda path: ())
+    return catalog_body(to_catalog(config), config.revision, lambda path: ())

@@ -119,7 +119,7 @@ def print_catalog(folder: Path) -> int:
     config = load_config(folder)
     bootstrap.check_config(config)
     catalog = bootstrap.to_catalog(config)
-    print(json.dumps(catalog_body(catalog, config.digest, lambda path: (path.adapter,) if path.adapter else ())))
+    print(json.dumps(catalog_body(catalog, config.revision, lambda path: (path.adapter,) if path.adapter else ())))
     return 0
 
 
