@@ -18,7 +18,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 from pointsman_cli.certificate.verdict import Candidate, Precision, ScoreVerdict, decide
-from scipy.special import ndtr
+from scipy.special import ndtr  # type: ignore[import-untyped]  # it ships no types
 
 MAX_WRONG = 0.05
 POWER = 0.8
@@ -130,7 +130,7 @@ class Rows:
             ]
 
     def verdict(self, precision: Precision) -> ScoreVerdict:
-        candidates = [Candidate(str(place), scores) for place, scores in enumerate(self._scores)]
+        candidates = [Candidate(str(place), scores.tolist()) for place, scores in enumerate(self._scores)]
         order = sorted(range(len(candidates)), key=self._costs.__getitem__)
         return decide([candidates[place] for place in order], precision)
 
