@@ -153,7 +153,7 @@ class Predicted(Policy):
         self._bias = np.array([*(path.bias for path in of_paths), *(path.cost_bias for path in of_paths)], np.float32)
         self._length_weights = [path.cost_length_weight for path in of_paths]
         self._task_weights = [path.task_weight for path in of_paths]
-        self._tasks = PathMeans(options)
+        self._tasks = TaskMixture(options)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -212,7 +212,7 @@ class Predicted(Policy):
         return [1 / (1 + exp(min(-value, MAX_EXPONENT))) for value in logits], factors
 
 
-class PathMeans:
+class TaskMixture:
     """The mean quality and cost of each path's answers, mixed by the probabilities of a request's tasks."""
 
     def __init__(self, options: PredictedOptions) -> None:
