@@ -23,7 +23,7 @@ GUARD := services/lora-server/src/pointsman_lora_server/engine/guard
 MODELS := .pointsman/models
 INSTALL := $(PYTHON) deploy/supply/install.py
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults proxies rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents sign_on litellm restore fuzz)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults proxies rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents sign_on litellm restore fuzz reconcile)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 OWN := tests/together/test_own_model.py tests/together/test_own_vllm.py
@@ -133,6 +133,10 @@ test-sign-on: $(VENV)/.done .venv-clients/oidc-provider/$(OIDC_PROVIDER) ## sing
 	  >$$($(@D)/bin/python -c 'import site; print(site.getsitepackages()[0])')/services.pth
 	$(@D)/bin/python -m pip install --quiet 'pointsman-gateway[litellm]'
 	touch $@
+
+.PHONY: test-reconcile
+test-reconcile: embedding-model ## receipts of 10,000 simulated requests against a provider's ledger, then seeded faults (3 minutes); RECONCILE_REQUESTS=1000 for fewer
+	$(BIN)/python -m pytest tests/reconcile
 
 .PHONY: test-litellm
 test-litellm: .venv-litellm/.done ## engines through LiteLLM's SDK, in an environment of its own
@@ -482,6 +486,10 @@ bench-costs: embedding-model ## measure what hostile and big inputs cost a gatew
 .PHONY: bench-anytime
 bench-anytime: $(VENV)/.done ## simulate how often live comparisons are wrong if they are looked at after each rating (3 minutes); ARGS="--only advise --streams 200"
 	$(BIN)/python -m benchmarks.anytime $(ARGS)
+
+.PHONY: bench-certificates
+bench-certificates: $(VENV)/.done ## simulate how often a certificate's verdict is wrong, and whether the rows that a refused one names suffice (a minute); ARGS="--only graded --compare"
+	$(BIN)/python -m benchmarks.certificates $(ARGS)
 
 .PHONY: bench-fleet
 bench-fleet: $(VENV)/.done ## measure what 1 to 1,000 engines with 10,000 adapters cost one gateway (3 minutes); ARGS="--engines 1 100"

@@ -33,7 +33,7 @@ from pointsman_gateway.engines.engine_client import EngineRequest
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import EngineBackend
-from pointsman_gateway.metering.pricing import CostEstimator
+from pointsman_gateway.metering.expected_cost import CostEstimator
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.ports import ChunkSink
 from pointsman_gateway.request_log.metrics import RequestLogMetrics

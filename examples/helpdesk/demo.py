@@ -89,8 +89,8 @@ def main() -> int:
     right = sum(not mistakes(q, o) for q, o in zip(QUESTIONS, outcomes, strict=True))
     console.print(
         f"\n{len(outcomes)} requests along all four kinds of path, {sum(o.dollars for o in outcomes):.7f} dollars; "
-        f"{right} answers right, {len(outcomes) - right} wrong. The base model has 135 million parameters: it shows "
-        "which path helps where, not how good answers can be. docs/experiment.md has the whole comparison."
+        f"{right} answers right, {len(outcomes) - right} wrong. The base model has 135 million parameters, and most "
+        "questions were chosen so that it can answer them. docs/experiment.md compares the paths on all questions."
     )
     return 0
 

@@ -14,7 +14,9 @@ from deploy.supply import versions
 from deploy.supply.images import PROJECT
 
 BIN = Path(sys.executable).parent
+CI = PROJECT / "deploy/ci"
 WORKFLOWS = sorted((PROJECT / ".github/workflows").glob("*.yml"))
+ZIZMOR = PROJECT / ".github/zizmor.yml"
 RELEASE = PROJECT / ".github/workflows/release.yml"
 workflow = pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
 
@@ -32,6 +34,34 @@ def test_zizmor_finds_no_insecure_step() -> None:
     options = ["--offline", "--quiet", "--min-severity", "medium"]
     done = subprocess.run([BIN / "zizmor", *options, PROJECT / ".github"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A repository into which the files of deploy/ci are copied as they say."""
+    for name, place in (("action.yml", "actions/certificate"), ("certificate.yml", "workflows")):
+        folder = tmp_path / ".github" / place
+        folder.mkdir(parents=True)
+        (folder / name).write_text((CI / name).read_text())
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    return tmp_path
+
+
+def test_the_workflow_and_the_action_for_users_are_valid_and_secure(copied: Path) -> None:
+    action, used = copied / ".github/actions/certificate/action.yml", copied / ".github/workflows/certificate.yml"
+    checking: list[str | Path] = [sys.executable, "-m", "check_jsonschema", "--builtin-schema"]
+    commands: list[list[str | Path]] = [
+        [BIN / "actionlint"],
+        [BIN / "zizmor", "--offline", "--quiet", "--min-severity", "medium", "--config", ZIZMOR, "."],
+        [*checking, "vendor.github-actions", action],
+        [*checking, "vendor.github-workflows", used],
+    ]
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=copied)
+        assert done.returncode == 0, done.stdout
+    content = loaded(used)
+    assert content["permissions"] == {"contents": "read"}
+    assert "pull_request_target" not in used.read_text()
 
 
 @pytest.mark.parametrize("schema", ["github-workflows", "dependabot", "github-issue-forms"])

@@ -11,7 +11,7 @@ from pointsman_gateway.domain import Message, Request, Started
 from pointsman_servicekit.keys.records import Limits
 
 from tests.gateway.doubles.config_folder import IN_TRIAGE
-from tests.gateway.doubles.engine import ScriptedEngine, answer
+from tests.gateway.doubles.engine import BREAK, ScriptedEngine, answer, beginning
 from tests.gateway.doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
 from tests.gateway.doubles.lora_server import READY
 from tests.gateway.doubles.tenancy import issue
@@ -65,9 +65,9 @@ def taken(asked: httpx.Response) -> tuple[int, str]:
 
 
 @asynccontextmanager
-async def customer(neighbours: Neighbours, valkey: Valkey) -> AsyncIterator[Customer]:
+async def customer(neighbours: Neighbours, valkey: Valkey, budget: float = BUDGET) -> AsyncIterator[Customer]:
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
-        key = await issue(valkey.url, Limits(dollars_per_day=BUDGET))
+        key = await issue(valkey.url, Limits(dollars_per_day=budget))
         yield Customer(gateway, http, key.credential.text)
 
 
@@ -100,6 +100,28 @@ async def test_the_budget_applies_to_a_fallback_path(
     assert taken(answers[0]) == (200, "large")
     assert answers[-1].status_code == 503
     assert sum(cost(one) for one in answers if one.status_code == 200) <= BUDGET + PRICE
+
+
+async def test_a_path_after_an_answer_that_broke_off_is_reserved_in_addition_to_it(
+    two_prices: Neighbours, valkey: Valkey, engine: ScriptedEngine, second_engine: ScriptedEngine
+) -> None:
+    config = two_prices.config
+    config.models["models"]["other"] = dict(config.models["models"]["grand"])
+    config.models["engines"]["near"] = {"model": "other", "url": engine.url}
+    config.paths["spare"] = {"model": "other", "max_tokens": 10}
+    config.tasks["triage"] |= {
+        "policy": {"escalate": {"paths": ["large", "spare"]}}, "fallback": [],
+        "validators": [{"json_schema": {"type": "object", "required": ["urgency"]}}],
+    }  # fmt: skip
+    second_engine.says(*beginning(*"abcdefgh"), BREAK)
+    engine.says(*answer(GOOD, prompt_tokens=50))
+    async with customer(two_prices, valkey, 0.0008) as caller:
+        asked = await caller.ask()
+        spent = sum(
+            caller.gateway.metric("pointsman_cost_usd_total", component=of) for of in ("prompt", "cached", "completion")
+        )
+    assert 0 < spent <= 0.0008
+    assert taken(asked) == (200, "small")
 
 
 async def test_a_refused_answer_is_sent_if_the_budget_does_not_allow_another(

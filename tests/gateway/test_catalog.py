@@ -1,7 +1,16 @@
 """`GET /v1/tasks` lists the tasks and paths that can be compared."""
 
-from tests.gateway.doubles.config_folder import PRICES
-from tests.gateway.doubles.gateway import Neighbours, open_http_client
+import json
+from typing import Any
+
+import pytest
+from pointsman_gateway.__main__ import print_catalog
+from pointsman_gateway.bootstrap import to_catalog
+from pointsman_gateway.config.load import load_config
+from pointsman_gateway.http.catalog import catalog_body
+
+from tests.gateway.doubles.config_folder import PRICES, ConfigFolder
+from tests.gateway.doubles.gateway import TRIAGE, VOICE, Neighbours, open_http_client
 
 
 async def test_tasks_name_all_paths_that_could_answer_and_their_metric(neighbours: Neighbours) -> None:
@@ -27,7 +36,9 @@ async def test_tasks_name_all_paths_that_could_answer_and_their_metric(neighbour
             "metric": {"judge": {"model": "path:handbook", "prompt": "You are Wren."}},
         },
     }
+    fingerprint = body["models"]["tiny"].pop("fingerprint")
     assert body["models"] == {"tiny": {"context_window": 4096, "prices": PRICES}}
+    assert len(fingerprint) == 12
     assert body["search_usd"] == 0.00005
     letter = body["paths"]["letter"]
     assert letter.pop("fingerprint")
@@ -35,6 +46,42 @@ async def test_tasks_name_all_paths_that_could_answer_and_their_metric(neighbour
         "kind": "hybrid",
         "model": "tiny",
         "adapter": "voice@prod",
+        "versions": [VOICE],
         "strategies": ["retrieval"],
         "collections": ["handbook"],
     }
+
+
+def test_the_fingerprint_of_a_model_changes_with_what_the_engines_serve_and_not_with_its_price(
+    config_folder: ConfigFolder,
+) -> None:
+    model = config_folder.models["models"]["tiny"]
+    first = catalog_of(config_folder)
+    model["usd_per_million_tokens"] = {**PRICES, "prompt": 2.0}
+    dearer = catalog_of(config_folder)
+    model["upstream"] = "other-model"
+    other = catalog_of(config_folder)
+    assert dearer["models"]["tiny"]["prices"]["prompt"] == 2.0
+    assert dearer["models"]["tiny"]["fingerprint"] == first["models"]["tiny"]["fingerprint"]
+    assert other["models"]["tiny"]["fingerprint"] != first["models"]["tiny"]["fingerprint"]
+
+
+async def test_a_configuration_lists_its_catalog_without_running_anything(
+    neighbours: Neighbours, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        running = (await http.get("/v1/tasks")).json()
+        capsys.readouterr()
+        assert print_catalog(gateway.folder) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert running["paths"]["letter"].pop("versions") == [VOICE]
+    assert printed["paths"]["letter"].pop("versions") == ["voice@prod"]
+    assert running["paths"]["triage_adapter"].pop("versions") == [TRIAGE]
+    assert printed["paths"]["triage_adapter"].pop("versions") == ["triage@prod"]
+    assert printed == running
+
+
+def catalog_of(folder: ConfigFolder) -> Any:
+    config = load_config(folder.write())
+    return catalog_body(to_catalog(config), config.revision, lambda path: ())

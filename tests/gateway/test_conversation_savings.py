@@ -13,7 +13,8 @@ from pointsman_gateway.conversations.stage import ConversationBook, Conversation
 from pointsman_gateway.domain import AUTO, Caller, Message, Path, PathEvidence, Request, Usage
 from pointsman_gateway.domain.conversation import ConversationMode
 from pointsman_gateway.metering.context_prices import ContextPricing
-from pointsman_gateway.metering.pricing import CostEstimator, Pricing
+from pointsman_gateway.metering.expected_cost import CostEstimator
+from pointsman_gateway.metering.pricing import Pricing
 from pointsman_gateway.routing.router import Router
 
 from tests.gateway.doubles.adapters import NoAdapters

@@ -17,11 +17,13 @@ from tests.gateway.doubles.anthropic_api import ended, started, text, written
 CASES = yaml.safe_load(Path(__file__).with_name("documented_usage.yaml").read_text())
 
 
-def prices_for(engine: dict[str, Any]) -> Pricing:
+def prices_for(case: dict[str, Any]) -> Pricing:
     """The listed prices of the engine's model, or those that the case states."""
-    named = dict(engine)
+    named = dict(case["engine"])
     upstream = named.pop("model")
     model: dict[str, Any] = {"upstream": upstream}
+    if "usd_per_tool_request" in case:
+        model["usd_per_tool_request"] = case["usd_per_tool_request"]
     if "usd_per_million_tokens" in named:
         model |= {"context_window": 10**6, "usd_per_million_tokens": named.pop("usd_per_million_tokens")}
     return Pricing(
@@ -51,6 +53,6 @@ def usage_read(case: dict[str, Any]) -> Usage | None:
 def test_a_published_usage_costs_what_the_price_list_says(case: dict[str, Any]) -> None:
     usage = usage_read(case)
     assert usage is not None
-    assert sum(prices_for(case["engine"]).parts("m", usage).values()) == case["picodollars"]
+    assert sum(prices_for(case).parts("m", usage).values()) == case["picodollars"]
     if "reported_usd" in case:
         assert case["picodollars"] == round(case["reported_usd"] * PICODOLLARS)

@@ -121,7 +121,7 @@ async def test_openmetrics_latencies_have_exemplars_of_recorded_traces(
 
 async def test_release_and_event_loop_lag_are_exported(gateway: Gateway) -> None:
     assert gateway.metric("pointsman_build_info", service="gateway") == 1
-    assert gateway.metric("pointsman_config_generation") == 1
+    assert gateway.metric("pointsman_config_revision") == 1
     assert b"pointsman_event_loop_lag_seconds_bucket" in generate_openmetrics(gateway.components.registry)
 
 

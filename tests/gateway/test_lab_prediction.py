@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.routing.predicted import Predicted, PredictedOptions
 from pointsman_lab.prediction.choice import (
@@ -262,7 +263,7 @@ class TwoTasks:
         shares = np.where(np.arange(2) == self.task[:, None], sure[:, None], 1 - sure[:, None])
         self.inputs = Inputs(vectors, np.full(rows, 100.0), shares)
 
-    def learn(self, rows: Array) -> Report:
+    def learn(self, rows: NDArray[np.int64]) -> Report:
         asked = evaluation(self.scores[rows])
         return predict(asked, self.inputs.rows(rows), ("triage", "chat"), "tiny", Target(usd_per_wrong_answer=1.0))
 

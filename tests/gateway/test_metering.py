@@ -11,7 +11,8 @@ from pointsman_gateway.config.models_file import ModelConfig, ModelsFile, Retrie
 from pointsman_gateway.config.token_prices import Prices
 from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
 from pointsman_gateway.domain.outcome import fault_of
-from pointsman_gateway.metering.pricing import CostEstimator, Pricing
+from pointsman_gateway.metering.expected_cost import CostEstimator
+from pointsman_gateway.metering.pricing import Pricing
 from pointsman_servicekit.errors import (
     DeadlineExceeded,
     InvalidArgument,

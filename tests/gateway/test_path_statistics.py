@@ -2,8 +2,8 @@
 
 import pytest
 from pointsman_gateway.domain import Path, Usage
-from pointsman_gateway.metering import pricing
-from pointsman_gateway.metering.pricing import PathStatistics
+from pointsman_gateway.metering import expected_cost
+from pointsman_gateway.metering.expected_cost import PathStatistics
 
 CONFIGURED = Path("triage", "tiny", fingerprint="f1")
 
@@ -13,7 +13,7 @@ def named(number: int) -> Path:
 
 
 def test_paths_that_callers_name_replace_the_longest_unused_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pricing, "MAX_PATHS", 3)
+    monkeypatch.setattr(expected_cost, "MAX_PATHS", 3)
     statistics = PathStatistics()
     for path in (CONFIGURED, named(1), named(2), named(3), named(1), named(4)):
         statistics.add(path, 10, Usage(20, 5), 0)
@@ -24,7 +24,7 @@ def test_paths_that_callers_name_replace_the_longest_unused_of_them(monkeypatch:
 
 def test_a_new_configured_path_gets_statistics_however_many_others_were_named() -> None:
     statistics = PathStatistics()
-    for number in range(pricing.MAX_PATHS + 10):
+    for number in range(expected_cost.MAX_PATHS + 10):
         statistics.add(named(number), 10, Usage(20, 5), 0)
     statistics.add(CONFIGURED, 10, Usage(20, 5), 0)
     means = statistics.of(CONFIGURED)

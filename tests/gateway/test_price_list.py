@@ -54,6 +54,9 @@ def test_the_list_states_cache_writes_long_prompts_and_service_tiers() -> None:
     assert gemini.usd_per_million_tokens is not None
     assert [(longer.above, longer.prompt) for longer in gemini.usd_per_million_tokens.long_prompts] == [(200_000, 2.5)]
     assert gemini.service_tiers["flex"].long_prompts[0].completion == 7.5
+    (haiku,) = models({"upstream": "claude-haiku-5-5"}, {"provider": "anthropic"}).models.values()
+    assert haiku.usd_per_million_tokens is not None
+    assert [(longer.above, longer.prompt) for longer in haiku.usd_per_million_tokens.long_prompts] == [(100_000, 0.5)]
     own = {"flex": {"prompt": 1.0, "cached": 1.0, "completion": 1.0}}
     (kept,) = models({"upstream": "gemini-2.5-pro", "service_tiers": own}, {"provider": "gemini"}).models.values()
     assert kept.service_tiers == {"flex": Prices.model_validate(own["flex"])}

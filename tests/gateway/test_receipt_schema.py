@@ -13,6 +13,7 @@ import yaml
 from pointsman.v1 import gateway_pb2
 from pointsman_gateway.console.decisions import to_row
 from pointsman_gateway.domain import (
+    AttemptCharge,
     Caller,
     Finished,
     GuardrailVerdict,
@@ -63,6 +64,8 @@ CHANGED: Mapping[str, object] = {
     "fault": "engine",
     "request_id": "r2",
     "guardrails": (GuardrailVerdict("pii", "request", "redacted", ("EMAIL_ADDRESS",)),),
+    "engine": "local",
+    "attempts": (AttemptCharge("local", "tiny", Usage(10, 1), {"prompt": 500_000}),),
 }
 """Another value of each field of `RECEIPT`."""
 
@@ -114,6 +117,7 @@ def encode_for_grpc(receipt: Receipt) -> object:
     return whole_response(started, (), Finished("stop", receipt)).SerializeToString(deterministic=True)
 
 
+FOR_OPERATORS = "engines are of no concern to callers; the request log has them"
 ONLY_OK = "the API reports other outcomes as errors, which have no receipt"
 STORED_NOWHERE = "passages are the documents' text, which the request log does not store"
 
@@ -127,15 +131,21 @@ ENCODERS: Mapping[Callable[[Receipt], object], Mapping[str, str]] = {
         "cached": "the list shows it in the whole entry",
         "request_id": "the list shows it in the whole entry",
         "guardrails": "the list shows it in the whole entry",
+        "engine": "the list shows it in the whole entry",
+        "attempts": "the list shows it in the whole entry",
     },
     encode_for_http: {
         "outcome": ONLY_OK,
         "fault": ONLY_OK,
         "request_id": "sent as the header x-request-id",
+        "engine": FOR_OPERATORS,
+        "attempts": FOR_OPERATORS,
     },
     encode_for_grpc: {
         "fault": ONLY_OK,
         "request_id": "sent as metadata",
+        "engine": FOR_OPERATORS,
+        "attempts": FOR_OPERATORS,
     },
 }
 """The encoders of receipts, each with the fields that it omits and the reason."""

@@ -87,11 +87,19 @@ def counted(prompt: int, completion: int, **more: Any) -> dict[str, Any]:
             counted(90, 4, prompt_tokens_details={"cached_tokens": 80, "image_tokens": 70, "audio_tokens": "a"}),
             Usage(90, 4, 80, details=TokenDetails(prompt_image=10)),
         ),
+        (counted(9, 2, server_tool_use={"web_search_requests": 2}), Usage(9, 2, details=TokenDetails(tool_requests=2))),
+        (counted(9, 2, num_sources_used=3), Usage(9, 2, details=TokenDetails(tool_requests=3))),
+        (counted(9, 2, num_sources_used=0), Usage(9, 2)),
+        (counted(9, 2, num_search_queries=1), Usage(9, 2, details=TokenDetails(tool_requests=1))),
+        (
+            counted(9, 2, prompt_tokens_details={"web_search_requests": 4}),
+            Usage(9, 2, details=TokenDetails(tool_requests=4)),
+        ),
         (counted(9, 2, completion_tokens_details="many", cached_tokens=-1) | {"total_tokens": 1.5}, Usage(9, 2)),
     ],
     ids=[
         "plain", "null", "openai", "litellm", "litellm-proxy", "deepseek", "moonshot", "xai", "gemini", "overlapping",
-        "nonsense",
+        "openrouter-search", "xai-search", "xai-without-search", "perplexity-search", "litellm-search", "nonsense",
     ],
 )  # fmt: skip
 def test_openai_compatible_engines_report_kinds_in_different_ways(usage: dict[str, Any], expected: Usage) -> None:
@@ -119,6 +127,7 @@ def test_the_service_tier_is_that_of_the_answer(tier: Any, expected: str) -> Non
             {"output_tokens_details": {"thinking_tokens": 2}, "service_tier": "priority", "inference_geo": "us"},
             TokenDetails(cache_write=4, reasoning=2, service_tier="priority+us"),
         ),
+        ({"server_tool_use": {"web_search_requests": 2, "web_fetch_requests": 3}}, TokenDetails(4, tool_requests=2)),
         ({"service_tier": "standard", "inference_geo": "global", "speed": "standard"}, TokenDetails(cache_write=4)),
     ],
 )
@@ -129,15 +138,20 @@ def test_anthropic_reports_writes_by_the_time_that_they_stay(more: dict[str, Any
 
 
 def test_a_sum_keeps_each_kind_and_says_what_is_estimated() -> None:
-    flex, cut_off = TokenDetails(2, 1, service_tier="flex"), TokenDetails(3, reasoning=4, is_estimate=True)
+    flex, cut_off = (
+        TokenDetails(2, 1, service_tier="flex", tool_requests=1),
+        TokenDetails(3, reasoning=4, is_estimate=True),
+    )
     total = Usage(9, 2, details=flex) + Usage(5, 5) + Usage(9, 6, details=cut_off)
-    assert total == Usage(23, 13, details=TokenDetails(5, 1, reasoning=4, service_tier="flex", is_estimate=True))
+    kinds = {"reasoning": 4, "tool_requests": 1}
+    assert total == Usage(23, 13, details=TokenDetails(5, 1, service_tier="flex", is_estimate=True, **kinds))
     assert (Usage(9, 2) + Usage(5, 5)).details is None
 
 
 def test_a_capped_usage_caps_its_kinds() -> None:
-    usage = Usage(100, 50, 20, details=TokenDetails(cache_write=70, reasoning=40))
-    assert usage.capped(60, 10) == Usage(60, 10, 20, details=TokenDetails(cache_write=40, reasoning=10))
+    usage = Usage(100, 50, 20, details=TokenDetails(cache_write=70, reasoning=40, tool_requests=2))
+    kept = TokenDetails(cache_write=40, reasoning=10, tool_requests=2)
+    assert usage.capped(60, 10) == Usage(60, 10, 20, details=kept)
 
 
 async def metric(http: httpx.AsyncClient, name: str) -> list[tuple[str, float]]:

@@ -60,6 +60,15 @@ def test_a_kind_without_a_price_makes_the_cost_unknown_and_is_named(details: Tok
     assert named in pricing(BASE).missing_price("m", usage)
 
 
+def test_requests_to_tools_of_the_provider_are_billed_apart() -> None:
+    usage = Usage(10, 10, details=TokenDetails(tool_requests=2))
+    assert cost(BASE, usage, usd_per_tool_request=0.01)["tool"] == 2 * 10_000_000_000
+    assert cost(BASE, usage, usd_per_tool_request=0)["tool"] == 0
+    assert "tool" not in cost(BASE, Usage(10, 10), usd_per_tool_request=0.01)
+    assert cost(BASE, usage) == cost(BASE, Usage(details=usage.details)) == {UNPRICED: 0}
+    assert "lacks a price of tool requests (usd_per_tool_request)" in pricing(BASE).missing_price("m", usage)
+
+
 def test_a_longer_prompt_has_other_prices_as_a_whole() -> None:
     prices = BASE | {"long_prompts": [LONG, LONG | {"above": 200, "prompt": 6.0}]}
     assert [cost(prices, Usage(tokens, 1))["prompt"] // tokens for tokens in (100, 101, 200, 201)] == [
@@ -169,6 +178,8 @@ def usages(draw: st.DrawFn) -> Usage:
 
 
 def expected_picodollars(tiers: dict[str, dict[str, Any]], usage: Usage) -> int | None:
+    if not usage.prompt_tokens and not usage.completion_tokens:
+        return 0
     details = usage.details or TokenDetails()
     prices = tiers.get(details.service_tier)
     if prices is None:

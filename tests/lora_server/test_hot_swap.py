@@ -157,7 +157,7 @@ def swapping(tmp_path: Path) -> RunEngine:
                         restarts.append(why)
                         engine_state.update(status=EngineStatus.DOWN, detail=why)
 
-                    warming = WarmUp(engine)
+                    warming = WarmUp(engine, BASE)
                     loading = LoadSequence(engine, warming, Trials(warming.warm, probe, restart, metrics), metrics)
                     of_engine = AdapterSlots(engine, engine_state, slots, metrics)
                     loader = AdapterLoader(

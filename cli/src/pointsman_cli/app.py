@@ -7,15 +7,18 @@ import typer
 
 from pointsman_cli import backup as backup
 from pointsman_cli import jobs as jobs
+from pointsman_cli import prices as prices
 from pointsman_cli.adapters import command as adapters
 from pointsman_cli.advise.command import advise_on
 from pointsman_cli.ask import ask, feedback, route
+from pointsman_cli.conformance import command as conformance
 from pointsman_cli.doctor.command import doctor
 from pointsman_cli.eval.command import evaluate
 from pointsman_cli.ingest import ingest
 from pointsman_cli.init import import_app, init
 from pointsman_cli.keys import command as keys
 from pointsman_cli.lab_commands import classifier_app, datasets_app, predict, replay
+from pointsman_cli.reconcile import reconcile
 from pointsman_cli.retrain.command import retrain
 from pointsman_cli.retriever import command as retriever
 from pointsman_cli.search import search
@@ -34,7 +37,9 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_root)
-    for command in (init, up, top, ask, route, feedback, ingest, search, train, retrain, predict, replay, doctor):
+    for command in (
+        init, up, top, ask, route, feedback, ingest, search, train, retrain, predict, replay, reconcile, doctor,
+    ):  # fmt: skip
         app.command()(command)
     app.command("eval")(evaluate)
     app.command("advise")(advise_on)
@@ -45,7 +50,9 @@ def build_app() -> typer.Typer:
     app.add_typer(keys.build_app(), name="keys")
     app.add_typer(datasets_app(), name="datasets")
     app.add_typer(import_app(), name="import")
+    app.add_typer(prices.build_app(), name="prices")
     app.add_typer(backup.build_app(), name="backup")
+    app.add_typer(conformance.build_app(), name="conformance")
     return app
 
 

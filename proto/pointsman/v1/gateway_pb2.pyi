@@ -204,7 +204,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., details: _Optional[_Union[TokenDetails, _Mapping]] = ...) -> None: ...
 
 class TokenDetails(_message.Message):
-    __slots__ = ("cache_write", "cache_write_1h", "prompt_audio", "prompt_image", "reasoning", "completion_audio", "completion_image", "service_tier", "is_estimate")
+    __slots__ = ("cache_write", "cache_write_1h", "prompt_audio", "prompt_image", "reasoning", "completion_audio", "completion_image", "service_tier", "is_estimate", "tool_requests")
     CACHE_WRITE_FIELD_NUMBER: _ClassVar[int]
     CACHE_WRITE_1H_FIELD_NUMBER: _ClassVar[int]
     PROMPT_AUDIO_FIELD_NUMBER: _ClassVar[int]
@@ -214,6 +214,7 @@ class TokenDetails(_message.Message):
     COMPLETION_IMAGE_FIELD_NUMBER: _ClassVar[int]
     SERVICE_TIER_FIELD_NUMBER: _ClassVar[int]
     IS_ESTIMATE_FIELD_NUMBER: _ClassVar[int]
+    TOOL_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     cache_write: int
     cache_write_1h: int
     prompt_audio: int
@@ -223,7 +224,8 @@ class TokenDetails(_message.Message):
     completion_image: int
     service_tier: str
     is_estimate: bool
-    def __init__(self, cache_write: _Optional[int] = ..., cache_write_1h: _Optional[int] = ..., prompt_audio: _Optional[int] = ..., prompt_image: _Optional[int] = ..., reasoning: _Optional[int] = ..., completion_audio: _Optional[int] = ..., completion_image: _Optional[int] = ..., service_tier: _Optional[str] = ..., is_estimate: _Optional[bool] = ...) -> None: ...
+    tool_requests: int
+    def __init__(self, cache_write: _Optional[int] = ..., cache_write_1h: _Optional[int] = ..., prompt_audio: _Optional[int] = ..., prompt_image: _Optional[int] = ..., reasoning: _Optional[int] = ..., completion_audio: _Optional[int] = ..., completion_image: _Optional[int] = ..., service_tier: _Optional[str] = ..., is_estimate: _Optional[bool] = ..., tool_requests: _Optional[int] = ...) -> None: ...
 
 class Receipt(_message.Message):
     __slots__ = ("usage", "cost_usd", "cost_parts_usd", "seconds", "outcome", "path", "sources", "escalated_from", "cached", "guardrails")

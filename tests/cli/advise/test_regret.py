@@ -111,11 +111,11 @@ def test_the_command_reads_a_running_gateway(cli: Cli) -> None:
         (("--regret", "--min-score", "0.5"), "--min-score is for a REPORT, not for --regret"),
         (("--regret", "--training", "training.json"), "--training is for a REPORT, not for --regret"),
         (("--regret", "--amortization-months", "12"), "--amortization-months is for a REPORT, not for --regret"),
-        (("--regret", "--key-env", "KEY"), "--key-env is for --live, not for --regret"),
+        (("--regret", "--key-env", "KEY"), "--key-env is for --live or --certificate or --verify, not for --regret"),
         (("--live", "--min-score", "0.5"), "--min-score is for a REPORT, not for --live"),
         (
             ("report.json", "--gateway", "127.0.0.1:9"),
-            "--gateway is for --live or --against or --regret, not for a REPORT",
+            "--gateway is for --live or --against or --regret or --certificate or --verify, not for a REPORT",
         ),
     ],
 )

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 from pointsman_cli.errors import CommandError, Unreachable, UsageError
+from pointsman_cli.eval.catalog import Catalog, PathFacts
 from pointsman_cli.eval.command import evaluated
 from pointsman_cli.eval.dataset import Dataset, read_dataset
 from pointsman_cli.eval.html_report import render_html
 from pointsman_cli.eval.mixed import compare_choices
-from pointsman_cli.eval.plan import AUTO, Catalog, EvaluationPlan, MetricScorer, PathFacts, Selection, TaskPlan
+from pointsman_cli.eval.plan import AUTO, EvaluationPlan, MetricScorer, Selection, TaskPlan
 from pointsman_cli.eval.report import Choice, EvaluatedPath, Mixed, Report, read_report, write_report
 from pointsman_cli.eval.runner import Answer, scores_of
 from pointsman_cli.eval.statistics import EvalSettings
@@ -95,6 +96,24 @@ async def test_every_row_is_sent_to_every_path(gateway: Gateway, rows: Rows) -> 
     assert few_shot.total
     assert few_shot.first_token
     assert 0 < few_shot.first_token.p50 <= few_shot.total.p50 <= few_shot.total.p95
+
+
+async def test_the_report_has_the_score_and_the_cost_of_each_row(
+    gateway: Gateway, engine: ScriptedEngine, rows: Rows
+) -> None:
+    engine.script = refusing(TRIAGE)
+
+    (task,) = (await evaluate(gateway.url, rows(ROWS))).tasks
+
+    assert task.row_ids == tuple(str(number) for number in range(1, 13))
+    assert task.metric_settings == {"exact": True}
+    paths = {path.path: path for path in task.paths}
+    few_shot, adapter = paths["triage_few_shot"], paths["triage_adapter"]
+    assert few_shot.row_scores == (1, 0, 0) * 4
+    assert few_shot.row_usd == pytest.approx([few_shot.cost / 1000] * 12)
+    assert (adapter.row_scores, adapter.row_usd) == ((0,) * 12, (None,) * 12)
+    catalog = gateway.components.reloader.current.catalog
+    assert few_shot.fingerprint == catalog.paths["triage_few_shot"].fingerprint != ""
 
 
 async def test_differences_come_with_their_significance(gateway: Gateway, rows: Rows) -> None:
@@ -279,6 +298,16 @@ async def test_a_different_evaluation_cannot_be_resumed(gateway: Gateway, rows: 
     ]:
         with pytest.raises(UsageError, match=differs):
             await evaluate(gateway.url, file, wanted, resume=True)
+
+
+async def test_answers_at_other_prices_are_not_continued(gateway: Gateway, neighbours: Neighbours, rows: Rows) -> None:
+    file = rows(ROWS[:2])
+    await evaluate(gateway.url, file)
+    neighbours.config.models["models"]["tiny"]["usd_per_million_tokens"]["prompt"] = 2.0
+    neighbours.config.write()
+    await gateway.components.reloader.reload()
+    with pytest.raises(UsageError, match="prices differ"):
+        await evaluate(gateway.url, file, resume=True)
 
 
 async def test_existing_answers_are_never_overwritten(gateway: Gateway, engine: ScriptedEngine, rows: Rows) -> None:

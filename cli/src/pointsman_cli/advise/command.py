@@ -1,30 +1,64 @@
 """`pointsman advise`: the command and its tables."""
 
 import json
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from pointsman_servicekit.errors import NotFound
 from pointsman_servicekit.prices import PricedModel, named_price, prices_as_of
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 
 from pointsman_cli.advise.costs import (
-    FACTORS,
-    BreakEven,
     CostTerms,
     check_selection,
     read_training_costs,
     unfinished_trainings,
 )
 from pointsman_cli.advise.live import fetch_tasks, hardware_cost, hardware_lines, live_advice, live_lines
-from pointsman_cli.advise.recommendation import Requirements, TaskAdvice, advise
+from pointsman_cli.advise.options import (
+    AdapterFoldersOption,
+    AdapterUsdPerMonthOption,
+    AgainstOption,
+    AmortizationMonthsOption,
+    CertificateOption,
+    ConfigOption,
+    DataOption,
+    DifferenceOption,
+    EvaluationArgument,
+    LiveOption,
+    MarkdownOption,
+    MaxP95SecondsOption,
+    MaxPriceChangeOption,
+    MinScoreOption,
+    MinValidOption,
+    PowerOption,
+    RegretOption,
+    RequestsPerMonthOption,
+    RetrainDaysOption,
+    SampleOption,
+    SeedOption,
+    SigningKeyOption,
+    TrainerUsdPerHourOption,
+    TrainingCostsOption,
+    TrainingFilesOption,
+    TrustedKeyOption,
+    ValidDaysOption,
+    VerifyOption,
+    WrongAnswerUsdOption,
+)
+from pointsman_cli.advise.recommendation import Requirements, advise
 from pointsman_cli.advise.regret import fetch_metrics, fetch_regrets, regret_table
-from pointsman_cli.errors import UsageError
+from pointsman_cli.advise.tables import print_advice
+from pointsman_cli.certificate.adapter_files import parse_folders, read_adapters
+from pointsman_cli.certificate.command import issue_certificate, verify_certificate
+from pointsman_cli.certificate.issue import Validity, make_statement
+from pointsman_cli.certificate.sample import Sampling
+from pointsman_cli.certificate.task_verdicts import VerdictTerms
+from pointsman_cli.certificate.verification import ConfigurationSource, Verification, fetch_catalog
+from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.eval.report import read_report
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
@@ -35,7 +69,6 @@ from pointsman_cli.options import (
     UrlOption,
     api_key,
     gateway_url,
-    plain_table,
     print_json,
     table_console,
 )
@@ -43,91 +76,55 @@ from pointsman_cli.top.command import find_services
 
 _DAYS_A_MONTH = 365.25 / 12
 _REPORT = "a REPORT"
+_CERTIFICATE, _VERIFY = "--certificate", "--verify"
+_GATEWAY = ("gateway", "data_dir", "key_env")
 _OPTIONS = {
-    "--live": ("gateway", "data_dir", "key_env"),
+    "--live": _GATEWAY,
     "--against": ("gateway", "data_dir"),
     "--regret": ("gateway", "data_dir"),
+    _CERTIFICATE: (*_GATEWAY, "adapters", "difference", "power", "valid_days", "max_price_change", "signing_key"),
+    _VERIFY: (*_GATEWAY, "adapters", "data", "config", "sample", "seed", "trusted_key", "markdown"),
 }
-"""The parameters of `advise_on` that each source of figures uses; those in no entry are for a report."""
-_ALWAYS = ("evaluation", "live", "against", "regret", "as_json")
+"""The parameters of `advise_on` that each source of figures uses; those in no entry are for a report, with or without a
+certificate.
+"""
+_ALWAYS = ("evaluation", "live", "against", "regret", "certificate", "verify_file", "as_json")
 
 
 def advise_on(
     context: typer.Context,
-    evaluation: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[REPORT]",
-            help="A report written by `pointsman eval --json`; or --live, --against or --regret.",
-            show_default=False,
-        ),
-    ] = None,
-    live: Annotated[
-        bool, typer.Option("--live", help="Advise by the ratings of a running gateway: feedback and shadow requests.")
-    ] = False,
-    against: Annotated[
-        str,
-        typer.Option(
-            metavar="MODEL",
-            help="Compare the engines' hourly price with this model's list price, as in gpt-4o-mini.",
-            show_default=False,
-        ),
-    ] = "",
-    regret: Annotated[
-        bool,
-        typer.Option("--regret", help="Compare a running gateway's shadow requests with the paths that were chosen."),
-    ] = False,
+    evaluation: EvaluationArgument = None,
+    live: LiveOption = False,
+    against: AgainstOption = "",
+    regret: RegretOption = False,
     gateway: UrlOption = "",
     key_env: KeyEnvOption = KEY_VARIABLE,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
-    training_files: Annotated[
-        list[Path] | None, typer.Option("--training", metavar="FILE", help="training.json of an adapter; repeatable.")
-    ] = None,
-    trainer_usd_per_hour: Annotated[
-        float | None,
-        typer.Option(
-            min=0, metavar="USD", help="Price of the training machine; needed with --training.", show_default=False
-        ),
-    ] = None,
-    training_costs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--training-cost", metavar="NAME=USD", help="What training an adapter cost; instead of --training."
-        ),
-    ] = None,
-    requests_per_month: Annotated[
-        float | None, typer.Option(min=0, metavar="N", help="Volume of the task.", show_default=False)
-    ] = None,
-    amortization_months: Annotated[
-        float, typer.Option(min=0.1, metavar="N", help="Months over which one training is paid off.")
-    ] = 12.0,
-    retrain_days: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1,
-            metavar="DAYS",
-            help="Days after which the adapter is retrained; default: never.",
-            show_default=False,
-        ),
-    ] = None,
-    adapter_usd_per_month: Annotated[
-        float, typer.Option(min=0, metavar="USD", help="Fixed cost of serving the adapter.")
-    ] = 0.0,
-    wrong_answer_usd: Annotated[float, typer.Option(min=0, metavar="USD", help="What a wrong answer costs you.")] = 0.0,
-    min_score: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, metavar="SCORE", help="Required score (lower end of its interval).", show_default=False
-        ),
-    ] = None,
-    min_valid: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, metavar="SHARE", help="Required share of well-formed answers.", show_default=False),
-    ] = None,
-    max_p95_seconds: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="SECONDS", help="Allowed 95th percentile of latency.", show_default=False),
-    ] = None,
+    training_files: TrainingFilesOption = None,
+    trainer_usd_per_hour: TrainerUsdPerHourOption = None,
+    training_costs: TrainingCostsOption = None,
+    requests_per_month: RequestsPerMonthOption = None,
+    amortization_months: AmortizationMonthsOption = 12.0,
+    retrain_days: RetrainDaysOption = None,
+    adapter_usd_per_month: AdapterUsdPerMonthOption = 0.0,
+    wrong_answer_usd: WrongAnswerUsdOption = 0.0,
+    min_score: MinScoreOption = None,
+    min_valid: MinValidOption = None,
+    max_p95_seconds: MaxP95SecondsOption = None,
+    certificate: CertificateOption = None,
+    difference: DifferenceOption = None,
+    power: PowerOption = 0.8,
+    valid_days: ValidDaysOption = 90.0,
+    max_price_change: MaxPriceChangeOption = 0.2,
+    signing_key: SigningKeyOption = None,
+    verify_file: VerifyOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    sample: SampleOption = 20,
+    seed: SeedOption = 1,
+    trusted_key: TrustedKeyOption = None,
+    markdown: MarkdownOption = None,
+    adapters: AdapterFoldersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compute from which volume an adapter pays off against each path without one, and recommend a path for each task.
@@ -140,8 +137,17 @@ def advise_on(
     gateway since its start, shown as chosen : shadow. Regret is what the shadow path would have saved (total dollars)
     and by how much its answers were better (mean quality of the scored pairs). A judge's line says how many of its
     scores agree with people's ratings of the same answers.
+
+    With --certificate the verdict is also written to a file, with all that it depends on, if the rows decide it; the
+    exit status is 3 if they do not. --verify checks such a file: 0 is valid, 3 weakened, 4 invalid.
     """
-    _check_options(context, _source(evaluation, live, against, regret))
+    _check_options(context, _source(evaluation, live, against, regret, certificate, verify_file))
+    folders = parse_folders(adapters or ())
+    if verify_file:
+        source = ConfigurationSource("" if config else gateway_url(gateway, data_dir), api_key(key_env), config)
+        given = Verification(data, Sampling(sample, seed), trusted_key, folders)
+        verify_certificate(verify_file, source, given, markdown, as_json)
+        return
     if regret:
         _show_regrets(find_services(gateway, "", "", data_dir).gateway, as_json)
         return
@@ -163,23 +169,49 @@ def advise_on(
         wrong_answer=wrong_answer_usd,
         unfinished=unfinished_trainings(training_files or ()),
     )
-    advice = advise(report, Requirements(min_score, min_valid, max_p95_seconds), terms)
+    needs = Requirements(min_score, min_valid, max_p95_seconds)
+    if certificate:
+        verdict_terms = VerdictTerms(needs, terms, difference, power)
+        statement = make_statement(
+            report,
+            run_interruptibly(fetch_catalog(ConfigurationSource(gateway_url(gateway, data_dir), api_key(key_env)))),
+            verdict_terms,
+            Validity(valid_days, max_price_change),
+            adapters=read_adapters(training_files or (), folders),
+            issued=datetime.now(UTC),
+        )
+        issue_certificate(statement, certificate, signing_key, as_json)
+        return
+    advice = advise(report, needs, terms)
     if as_json:
         print_json([asdict(task) for task in advice])
     else:
         print_advice(table_console(), advice)
 
 
-def _source(evaluation: Path | None, live: bool, against: str, regret: bool) -> str:
-    """Returns where the figures are from: _REPORT, "--live", "--against" or "--regret".
+def _source(
+    evaluation: Path | None, live: bool, against: str, regret: bool, certificate: Path | None, verify_file: Path | None
+) -> str:
+    """Returns where the figures are from: _REPORT, or the option that says it.
 
     Raises UsageError unless exactly one source is given.
     """
-    given = {_REPORT: evaluation is not None, "--live": live, "--against": bool(against), "--regret": regret}
+    given = {
+        _REPORT: evaluation is not None,
+        "--live": live,
+        "--against": bool(against),
+        "--regret": regret,
+        _VERIFY: verify_file is not None,
+    }
     chosen = [source for source, is_given in given.items() if is_given]
     if len(chosen) != 1:
-        raise UsageError("give either a REPORT of `pointsman eval --json`, or --live, or --against MODEL, or --regret")
-    return chosen[0]
+        raise UsageError(
+            "give either a REPORT of `pointsman eval --json`, or --live, or --against MODEL, or --regret, or "
+            "--verify FILE"
+        )
+    if certificate and chosen[0] != _REPORT:
+        raise UsageError(f"{_CERTIFICATE} is made of a REPORT, not of {chosen[0]}")
+    return _CERTIFICATE if certificate else chosen[0]
 
 
 def _check_options(context: typer.Context, source: str) -> None:
@@ -190,7 +222,7 @@ def _check_options(context: typer.Context, source: str) -> None:
         if name in _ALWAYS or origin is None or origin.name != "COMMANDLINE":
             continue
         users = [each for each, names in _OPTIONS.items() if name in names] or [_REPORT]
-        if source not in users:
+        if source not in users and not (source == _CERTIFICATE and users == [_REPORT]):
             raise UsageError(f"{parameter.opts[0]} is for {' or '.join(users)}, not for {source}")
 
 
@@ -224,52 +256,3 @@ def _named_price(model: str) -> PricedModel:
         return named_price(model)
     except NotFound as error:
         raise UsageError(f"--against: {error.message}") from error
-
-
-def print_advice(console: Console, advice: Iterable[TaskAdvice]) -> None:
-    for task in advice:
-        console.print(Group(*_task_lines(task)))
-
-
-def _task_lines(advice: TaskAdvice) -> Iterator[RenderableType]:
-    best = advice.recommendation
-    yield Text()
-    yield Text(f"{advice.task}: {best.verdict}" + (f" ({best.path})" if best.path else ""), style="bold")
-    for reason in best.reasons:
-        yield Text(f"  {reason}")
-    for trained in dict.fromkeys(each.trained for each in advice.break_evens):
-        yield Text()
-        yield _break_evens(trained, [each for each in advice.break_evens if each.trained == trained])
-    if advice.compared_pair:
-        trained, untrained = advice.compared_pair
-        yield Text()
-        yield Text(f"requests until {trained} pays off against {untrained}, if one price changes", style="dim")
-        yield _sensitivities(advice)
-
-
-def _break_evens(trained: str, found: Iterable[BreakEven]) -> Table:
-    columns = ("score\ndifference", "saves $\nper 1,000", "from\nrequests", "from right\nanswers", "from\na month")
-    table = plain_table(f"{trained} pays against", right=columns)
-    for each in found:
-        table.add_row(
-            Text(each.untrained),
-            f"{each.score_difference:+.3f}",
-            f"{each.saving_per_1000:.4f}",
-            volume_text(each.requests),
-            volume_text(each.right_answers),
-            volume_text(each.requests_a_month),
-        )
-    return table
-
-
-def _sensitivities(advice: TaskAdvice) -> Table:
-    table = plain_table("price", right=[f"× {factor:g}" for factor in FACTORS])
-    for each in advice.sensitivities:
-        table.add_row(each.price, *map(volume_text, each.requests))
-    return table
-
-
-def volume_text(requests: float | None) -> str:
-    if requests is None:
-        return "never"
-    return f"{requests:,.0f}" if requests else "at once"

@@ -1,6 +1,6 @@
 """Recommends what to do about a task (prompt, retrieve, train) from an evaluation, with reasons."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from pointsman_cli.advise.costs import (
@@ -178,11 +178,11 @@ def recommend(task: TaskReport, needs: Requirements, terms: CostTerms) -> Recomm
     The `adapter` of each path that has one must be a key of `terms.training`.
     """
     scored = [path for path in task.paths if path.score and path.usd_per_1000]
-    eligible = [path for path in scored if not any(_unmet(path, needs))]
+    eligible = [path for path in scored if not any(unmet(path, needs))]
     if not eligible:
-        unmet = tuple(f"{path.path} {missed}" for path in scored for missed in _unmet(path, needs))
+        missing = tuple(f"{path.path} {missed}" for path in scored for missed in unmet(path, needs))
         return Recommendation(
-            task.task, NONE_GOOD_ENOUGH, "", unmet or ("no path gave an answer that could be scored",)
+            task.task, NONE_GOOD_ENOUGH, "", missing or ("no path gave an answer that could be scored",)
         )
     equals = eligible if needs.floor is not None else _as_good_as_the_best(eligible, task.pairs)
     chosen = _cheapest(equals, terms)
@@ -191,7 +191,8 @@ def recommend(task: TaskReport, needs: Requirements, terms: CostTerms) -> Recomm
     )
 
 
-def _unmet(path: EvaluatedPath, needs: Requirements) -> Iterator[str]:
+def unmet(path: EvaluatedPath, needs: Requirements) -> Iterator[str]:
+    """Yields a sentence without its subject for each requirement that a path with a score does not meet."""
     assert path.score is not None
     if needs.floor is not None and path.score.low < needs.floor:
         yield f"scores {path.score.mean:.3f}, surely no less than {path.score.low:.3f}: the floor is {needs.floor:g}"
@@ -221,16 +222,18 @@ def allowed_gap(best: float) -> float:
 
 
 def _cheapest(paths: Sequence[EvaluatedPath], terms: CostTerms) -> EvaluatedPath:
-    """Returns the path with the lowest cost a month at the volume of `terms`.
+    return by_preference(paths, terms)[0]
 
-    If the volume is unknown, returns the untrained path with the lowest cost per request; if there is no untrained one,
-    the trained path with the lowest.
+
+def by_preference(paths: Sequence[EvaluatedPath], terms: CostTerms) -> list[EvaluatedPath]:
+    """Returns equally good paths, the preferred ones first: by their cost a month at the volume of `terms`.
+
+    If the volume is unknown, the untrained paths come first, and both kinds are in the order of their cost per request.
     """
     monthly = terms.monthly
     if monthly is not None:
-        return min(paths, key=lambda path: path_cost(path, terms).monthly(monthly, terms.months))
-    untrained = [path for path in paths if not path.adapter]
-    return min(untrained or paths, key=lambda path: path_cost(path, terms).request)
+        return sorted(paths, key=lambda path: path_cost(path, terms).monthly(monthly, terms.months))
+    return sorted(paths, key=lambda path: (bool(path.adapter), path_cost(path, terms).request))
 
 
 def best_path(paths: Sequence[EvaluatedPath]) -> EvaluatedPath | None:
@@ -268,7 +271,7 @@ def advise(report: Report, needs: Requirements, terms: CostTerms) -> tuple[TaskA
 
     The keys of `terms.training` are names of adapters. Raises UsageError if an adapter of the report is missing there.
     """
-    priced = replace(terms, training=_by_alias(report, terms.training))
+    priced = by_alias(report, terms)
     return tuple(_advise_task(task, needs, priced) for task in report.tasks)
 
 
@@ -285,6 +288,7 @@ def _advise_task(task: TaskReport, needs: Requirements, terms: CostTerms) -> Tas
     )
 
 
-def _by_alias(report: Report, known: Mapping[str, float]) -> dict[str, float]:
+def by_alias(report: Report, terms: CostTerms) -> CostTerms:
+    """Returns terms whose training costs are by `EvaluatedPath.adapter`; raises UsageError as `advise` does."""
     aliases = {path.adapter for task in report.tasks for path in task.paths if path.adapter}
-    return {alias: training_cost_of(alias, known) for alias in sorted(aliases)}
+    return replace(terms, training={alias: training_cost_of(alias, terms.training) for alias in sorted(aliases)})

@@ -14,10 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
+from pointsman_cli.eval.catalog import read_catalog
 from pointsman_cli.eval.dataset import Dataset, read_dataset
 from pointsman_cli.eval.html_report import write_html
 from pointsman_cli.eval.mixed import check_choices
-from pointsman_cli.eval.plan import Selection, make_plan, read_catalog
+from pointsman_cli.eval.plan import Selection, make_plan
 from pointsman_cli.eval.report import Report, print_report, read_report, write_report
 from pointsman_cli.eval.runner import Answer, AnswerFile, run_plan, scores_of
 from pointsman_cli.eval.statistics import EvalSettings, build_report

@@ -12,9 +12,10 @@ import httpx
 from pointsman_scoring import METRICS, Metric, MetricError, metric_from, spec_from_text
 from pointsman_scoring.judge import CRITERIA, INSTRUCTIONS, MAX_TOKENS, parse_score
 
-from pointsman_cli.errors import CommandError, Refused, Unreachable, UsageError
+from pointsman_cli.errors import CommandError, Unreachable, UsageError
+from pointsman_cli.eval.catalog import Catalog, CatalogTask
 from pointsman_cli.eval.dataset import Dataset, Row
-from pointsman_cli.gateway_http import AnswerEnd, TextChunk, get_json, stream_answer
+from pointsman_cli.gateway_http import AnswerEnd, TextChunk, stream_answer
 
 AUTO = "auto"
 """The `model` with which the gateway chooses the path."""
@@ -117,80 +118,6 @@ class JudgeScorer:
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogTask:
-    """A task as the gateway describes it."""
-
-    paths: Sequence[str]
-    """The names of all paths that can answer the task, in fallback order."""
-    metric: Mapping[str, Any] | None
-    """The metric as in tasks.yaml; None if the task has none."""
-
-
-@dataclass(frozen=True, slots=True)
-class PathFacts:
-    """A path as the gateway describes it."""
-
-    kind: str
-    """ "prompt", "rag", "lora", "tuned" or "hybrid"."""
-    model: str
-    """The name of the base model."""
-    adapter: str
-    """The adapter as the configuration names it, such as an alias ("triage@prod"); empty if the path has none."""
-    fingerprint: str
-    """A digest of the path's configuration."""
-
-
-@dataclass(frozen=True, slots=True)
-class Catalog:
-    """The gateway's tasks, paths and models."""
-
-    revision: str
-    """The revision of the gateway's configuration."""
-    tasks: Mapping[str, CatalogTask]
-    """By name, as `paths`."""
-    paths: Mapping[str, PathFacts]
-    context_windows: Mapping[str, int]
-    """Tokens, by the name of the model."""
-    default_path: str
-    models: Sequence[str]
-    """All values that a request's `model` may have."""
-
-
-async def read_catalog(client: httpx.AsyncClient) -> Catalog:
-    """Reads `/v1/tasks` and `/v1/models` of the gateway at the client's base URL.
-
-    Raises CommandError if the gateway does not answer as expected; otherwise Refused, Unreachable or CommandError as
-    `get_json` does.
-    """
-    try:
-        body = await get_json(client, "/v1/tasks")
-        models = await get_json(client, "/v1/models")
-    except Refused as error:
-        if error.code in ("unknown_route", "http_404"):
-            at = str(client.base_url).rstrip("/")
-            raise CommandError(f"whatever answers at {at} knows no /v1/tasks: no gateway, or an old one") from error
-        raise
-    try:
-        return _catalog(body, [model["id"] for model in models["data"]])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CommandError(f"what the gateway says of its tasks is not as expected: {error!r}") from error
-
-
-def _catalog(body: Mapping[str, Any], models: Sequence[str]) -> Catalog:
-    return Catalog(
-        revision=body["revision"],
-        tasks={name: CatalogTask(tuple(task["paths"]), task["metric"]) for name, task in body["tasks"].items()},
-        paths={
-            name: PathFacts(path["kind"], path["model"], path["adapter"], path["fingerprint"])
-            for name, path in body["paths"].items()
-        },
-        context_windows={name: model["context_window"] for name, model in body["models"].items()},
-        default_path=body["default_path"],
-        models=models,
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class Selection:
     """The paths and the metric that the command line selects."""
 
@@ -250,7 +177,7 @@ def make_plan(dataset: Dataset, catalog: Catalog, wanted: Selection, client: htt
     for name in dict.fromkeys(row.task for row in dataset.rows):
         rows = tuple(row for row in dataset.rows if row.task == name)
         metric = _metric_of(name, catalog, wanted)
-        scorer = _scorer(metric, catalog, client)
+        scorer = scorer_of(metric, catalog, client)
         if isinstance(scorer, MetricScorer):
             for row in rows:
                 scorer.check(row)
@@ -288,7 +215,8 @@ def _known_task(task: str, catalog: Catalog, otherwise: str) -> CatalogTask:
     return catalog.tasks[task]
 
 
-def _scorer(metric: Mapping[str, Any], catalog: Catalog, client: httpx.AsyncClient) -> Scorer:
+def scorer_of(metric: Mapping[str, Any], catalog: Catalog, client: httpx.AsyncClient) -> Scorer:
+    """Returns the scorer for a metric as in tasks.yaml; raises UsageError if the metric or its judge is unknown."""
     if JUDGE_METRIC in metric:
         model = metric[JUDGE_METRIC]["model"]
         if model not in catalog.models:

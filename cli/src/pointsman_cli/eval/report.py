@@ -1,8 +1,9 @@
 """The report of an evaluation: its JSON file, and its tables for the terminal."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pointsman_scoring.intervals import Interval
 from pydantic import TypeAdapter, ValidationError
@@ -72,6 +73,12 @@ class EvaluatedPath:
 
     False for a path without a score or cost.
     """
+    fingerprint: str = ""
+    """A digest of the path's configuration, prompts and examples; empty in a report of an earlier version."""
+    row_scores: tuple[float | None, ...] = ()
+    """The score of each row of the task, in the order of `TaskReport.row_ids`; None if the judge gave none."""
+    row_usd: tuple[float | None, ...] = ()
+    """Dollars for each row's answer; None if the request failed."""
 
     @property
     def mean(self) -> float:
@@ -161,6 +168,10 @@ class TaskReport:
     """Rows on which paths scored differently, largest difference first; not all, but as many as were asked for."""
     disagreeing: int
     """The number of all rows on which two paths scored differently."""
+    row_ids: tuple[str, ...] = ()
+    """The ids of the rows, in the order of the data set; empty in a report of an earlier version."""
+    metric_settings: Mapping[str, Any] = field(default_factory=dict)
+    """The metric as in tasks.yaml, with its options."""
 
 
 @dataclass(frozen=True, slots=True)

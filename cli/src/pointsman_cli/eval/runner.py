@@ -73,20 +73,21 @@ class Answer:
 
 
 def file_header(plan: EvaluationPlan) -> dict[str, Any]:
-    """Returns the first line of a file of answers: the data set, the tasks' metrics, and digests of the paths.
+    """Returns the first line of a file of answers: the data set, the tasks' metrics, digests of the paths, and prices.
 
     A file is continued only if these are the same, apart from the name of the data set's file.
     """
+    catalog, paths = plan.catalog, sorted({path for task in plan.tasks.values() for path in task.paths})
+    models = sorted({catalog.paths[path].model for path in paths})
     return {
         "evaluation": 1,
         "dataset": plan.dataset.file.name,
         "sha256": plan.dataset.digest,
         "tasks": {name: dict(task.metric) for name, task in plan.tasks.items()},
-        "paths": {
-            path: plan.catalog.paths[path].fingerprint
-            for path in sorted({path for task in plan.tasks.values() for path in task.paths})
-        }
-        | ({AUTO: plan.catalog.revision} if plan.is_mixed else {}),
+        "paths": {path: catalog.paths[path].fingerprint for path in paths}
+        | ({AUTO: catalog.revision} if plan.is_mixed else {}),
+        "prices": {model: catalog.base_models[model].prices for model in models},
+        "search_usd": catalog.search_usd,
     }
 
 
@@ -145,8 +146,8 @@ class AnswerFile:
         different = [key for key, value in self._heading.items() if key != "dataset" and first.get(key) != value]
         if different:
             raise UsageError(
-                f"{self.file} is of another evaluation ({', '.join(different)} differ); give the same set, paths and "
-                "metric with the same configuration, or begin a new file"
+                f"{self.file} is of another evaluation ({', '.join(different)} differ); give the same set, paths, "
+                "metric and prices with the same configuration, or begin a new file"
             )
         for data in lines:
             answer = self._answer(data)

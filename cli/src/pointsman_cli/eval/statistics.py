@@ -12,9 +12,10 @@ import numpy as np
 from pointsman_scoring.intervals import compare, holm, mean_interval
 from pointsman_scoring.metrics import NOTHING, parsed, plain, structure
 
+from pointsman_cli.eval.catalog import Catalog
 from pointsman_cli.eval.dataset import Row
 from pointsman_cli.eval.mixed import compare_choices
-from pointsman_cli.eval.plan import Catalog, EvaluationPlan, TaskPlan
+from pointsman_cli.eval.plan import EvaluationPlan, TaskPlan
 from pointsman_cli.eval.report import (
     VERSION,
     Confusion,
@@ -85,10 +86,12 @@ def _task_report(
         metric=next(iter(task.metric)),
         rows=len(task.rows),
         paths=tuple(_with_front(figures)),
-        pairs=tuple(_pairs(by_path, terms.confidence)),
+        pairs=tuple(compare_paths({path.path: path.row_scores for path in figures}, terms.confidence)),
         confusions=tuple(confusions(rows, by_path)),
         disagreements=different,
         disagreeing=all_different,
+        row_ids=tuple(row.id for row in task.rows),
+        metric_settings=task.metric,
     )
 
 
@@ -119,6 +122,9 @@ def _figures(
         usd_per_1000=_parts_per_1000(came),
         judge_usd=sum(answer.judge_usd for answer in answers),
         on_front=False,
+        fingerprint=facts.fingerprint,
+        row_scores=tuple(answer.score for answer in answers),
+        row_usd=tuple(answer.cost_usd if answer.is_ok else None for answer in answers),
     )
 
 
@@ -166,20 +172,22 @@ def _is_on_front(path: EvaluatedPath, paths: Sequence[EvaluatedPath]) -> bool:
     )
 
 
-def _pairs(by_path: Mapping[str, Sequence[Answer]], confidence: float) -> list[Pair]:
-    pairs = [pair for two in combinations(by_path, 2) if (pair := _pair(*two, by_path, confidence))]
+def compare_paths(scores: Mapping[str, Sequence[float | None]], confidence: float) -> list[Pair]:
+    """Compares all pairs of paths that share a scored row; p-values are corrected for the number of pairs.
+
+    `scores` are by path, each in the order of the same rows.
+    """
+    pairs = [pair for two in combinations(scores, 2) if (pair := _pair(*two, scores, confidence))]
     adjusted = holm([pair.p_value for pair in pairs])
     return [replace(pair, p_adjusted=p_value) for pair, p_value in zip(pairs, adjusted, strict=True)]
 
 
-def _pair(first: str, second: str, by_path: Mapping[str, Sequence[Answer]], confidence: float) -> Pair | None:
-    one, other = (
-        {answer.row: answer.score for answer in by_path[path] if answer.score is not None} for path in (first, second)
-    )
-    shared = [row for row in one if row in other]
+def _pair(first: str, second: str, scores: Mapping[str, Sequence[float | None]], confidence: float) -> Pair | None:
+    rows = zip(scores[first], scores[second], strict=True)
+    shared = [(one, other) for one, other in rows if one is not None and other is not None]
     if not shared:
         return None
-    found = compare([one[row] for row in shared], [other[row] for row in shared], confidence)
+    found = compare([one for one, _ in shared], [other for _, other in shared], confidence)
     return Pair(first, second, len(shared), found.difference, found.p_value, found.p_value, found.test)
 
 

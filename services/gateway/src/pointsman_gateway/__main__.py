@@ -1,5 +1,5 @@
 """Runs the gateway's HTTP and gRPC servers. `--check FOLDER` only checks a configuration; with `--engine NAME` it also
-sends requests to that engine.
+sends requests to that engine. `--catalog FOLDER` only prints a configuration's tasks, paths and prices.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from pointsman_gateway.config.up_folders import missing_folders
 from pointsman_gateway.engines.engine_check import NO_GUARANTEES, check_engine
 from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
 from pointsman_gateway.http.app import build_app, build_metrics_app
+from pointsman_gateway.http.catalog import catalog_body
 from pointsman_gateway.http.connection_limits import ConnectionLimits
 from pointsman_gateway.http.dependencies import HttpDependencies
 from pointsman_gateway.http.fast_reader import ChatReader
@@ -59,6 +60,7 @@ FLUSH_SECONDS = 2
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pointsman_gateway", description=__doc__)
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="check a configuration folder and stop")
+    parser.add_argument("--catalog", type=Path, metavar="FOLDER", help="print what /v1/tasks would list, and stop")
     parser.add_argument("--engine", metavar="NAME", help="with --check: also send requests to this engine; prints JSON")
     parser.add_argument(WORKER_OPTION, nargs=2, type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -66,6 +68,8 @@ def main() -> int:
     try:
         if folder:
             return asyncio.run(check_engine_of(folder, given.engine)) if given.engine else check(folder)
+        if given.catalog:
+            return print_catalog(given.catalog)
         settings = read_settings()
         name = f"gateway-{given.worker[0]}" if given.worker else "gateway"
         logs.configure_logging(name, settings.log_level, settings.log_format)
@@ -104,6 +108,18 @@ def check(folder: Path) -> int:
     for problem in missing_folders(config.single_file) if config.single_file else ():
         print(problem)
     print(f"{folder}: {len(config.paths.paths)} paths, {len(config.tasks.tasks)} tasks, all well")
+    return 0
+
+
+def print_catalog(folder: Path) -> int:
+    """Prints a configuration's catalog as JSON, without engines, models and secrets; raises as `_load_checked` does.
+
+    No engine has reported its aliases, so the adapters are named as they are configured.
+    """
+    config = load_config(folder)
+    bootstrap.check_config(config)
+    catalog = bootstrap.to_catalog(config)
+    print(json.dumps(catalog_body(catalog, config.revision, lambda path: (path.adapter,) if path.adapter else ())))
     return 0
 
 

@@ -74,6 +74,8 @@ class AnswerStream:
     """Seconds that the request waited for its adapter to be loaded."""
     embeddings: int = 0
     """The number of texts that were embedded to look for an answer in the cache."""
+    engine: str = ""
+    """The name of the engine that answers; empty for an answer from the cache."""
     accepted: Callable[[], None] | None = None
     """Called when the answer is complete, unless a validator rejects the answer; None: nothing to call."""
 

@@ -124,7 +124,7 @@ async def build_app(
             probe=probe,
             apply_limits=apply_limits,
         )
-        warm_up = WarmUp(timed)
+        warm_up = WarmUp(timed, settings.served_model_name)
         sequence = LoadSequence(client, warm_up, Trials(warm_up.warm, probe, runner.restart, metrics), metrics)
         adapters = build_adapters(
             settings,

@@ -5,6 +5,7 @@ import asyncio
 import re
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from pointsman_lab.fit import ARTIFACT, fit, fit_model
 from pointsman_lab.litellm_import import import_litellm
 from pointsman_lab.prediction.command import PredictOrder, learn
 from pointsman_lab.prediction.policy import Target
+from pointsman_lab.prices.price_import import ImportOrder, import_prices
+from pointsman_lab.reconcile.arguments import add_arguments, read_order
+from pointsman_lab.reconcile.reconciliation import reconcile
 from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
@@ -77,6 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     import_parser = commands.add_parser("import", help="translate a config.yaml of LiteLLM")
     import_parser.set_defaults(command=_import)
     import_parser.add_argument("--config", required=True, type=Path, metavar="FILE")
+    prices_parser = commands.add_parser("prices", help="compare the models' prices with LiteLLM's, and write them")
+    prices_parser.set_defaults(command=_prices)
+    prices_parser.add_argument("--from", required=True, dest="source", metavar="litellm|FILE")
+    prices_parser.add_argument("--model", action="append", default=[], metavar="NAME")
+    prices_parser.add_argument("--starting", type=date.fromisoformat, metavar="YYYY-MM-DD")
+    prices_parser.add_argument("--write", action="store_true")
     fit_parser = commands.add_parser("fit", help="train the classifier on the tasks' examples and write it to a file")
     fit_parser.set_defaults(command=_fit)
     fit_parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: {ARTIFACT} in the folder")
@@ -88,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     predict_parser.add_argument("--live", action="store_true", help="learn from the ratings in the request log too")
     predict_parser.add_argument("--usd-per-wrong-answer", type=float, metavar="USD")
     predict_parser.add_argument("--quality", type=float, help="to reach at the least cost")
+    reconcile_parser = commands.add_parser("reconcile", help="compare a provider's export with the receipts")
+    reconcile_parser.set_defaults(command=_reconcile)
+    add_arguments(reconcile_parser)
     replay_parser = commands.add_parser("replay", help="decide recorded requests again with this configuration")
     replay_parser.set_defaults(command=_replay)
     replay_parser.add_argument("--examples", type=int, default=10, metavar="N")
@@ -116,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     plan_parser.set_defaults(command=_plan)
     for subparser in (
         init_parser, import_parser, fit_parser, predict_parser, replay_parser, suggest_parser, data_parser,
-        render_parser, plan_parser, wrappers_parser,
+        render_parser, plan_parser, wrappers_parser, prices_parser, reconcile_parser,
     ):  # fmt: skip
         subparser.add_argument("folder", type=Path, help="a configuration folder")
     render_parser.add_argument("path", help="one of its paths")
@@ -126,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     predict_parser.add_argument("--since", default="14d", metavar="AGE", help="of the ratings")
     for subparser in (replay_parser, suggest_parser, wrappers_parser):
         subparser.add_argument("--since", default="24h", metavar="AGE", help="30m, 24h, 7d")
-    for subparser in (predict_parser, replay_parser, suggest_parser, wrappers_parser, data_parser):
+    for subparser in (predict_parser, replay_parser, suggest_parser, wrappers_parser, data_parser, reconcile_parser):
         subparser.add_argument("--redis", metavar="URL", help="default: POINTSMAN_GATEWAY_REDIS_URL")
     return parser
 
@@ -152,6 +165,11 @@ async def _init(options: argparse.Namespace, settings: Settings) -> Report:
 
 async def _import(options: argparse.Namespace, settings: Settings) -> Report:
     return import_litellm(options.config, options.folder)
+
+
+async def _prices(options: argparse.Namespace, settings: Settings) -> Report:
+    order = ImportOrder(options.folder, options.source, tuple(options.model), options.starting, options.write)
+    return import_prices(order)
 
 
 async def _fit(options: argparse.Namespace, settings: Settings) -> Report:
@@ -187,6 +205,15 @@ async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
         context = build_context(config, learned, evidence)
         diff = await replay(context, log, seconds, options.examples, ProgressLines())
     return replay_report(diff, config.revision, options.since, options.examples, options.fail_if_changed)
+
+
+async def _reconcile(options: argparse.Namespace, settings: Settings) -> Report:
+    url = options.redis or settings.redis_url
+    if not url:
+        raise ConfigError("there is no request log; name its Redis by --redis or POINTSMAN_GATEWAY_REDIS_URL")
+    order = read_order(options)
+    async with open_request_log(url) as log:
+        return await reconcile(order, _load(options.folder), log)
 
 
 async def _suggest(options: argparse.Namespace, settings: Settings) -> Report:

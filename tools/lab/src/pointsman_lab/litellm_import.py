@@ -24,21 +24,11 @@ from pointsman_lab.litellm_advice import (
     provider_and_name,
     unknown_provider,
 )
+from pointsman_lab.prices.litellm_table import TOKEN_PRICES
 from pointsman_lab.report import Report, Section
 from pointsman_lab.starter import DEFAULT_CONTEXT_WINDOW
 
 REPORT_FILE = "import.txt"
-PRICES = {
-    "input_cost_per_token": "prompt",
-    "cache_read_input_token_cost": "cached",
-    "output_cost_per_token": "completion",
-    "cache_creation_input_token_cost": "cache_write",
-    "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
-    "input_cost_per_audio_token": "prompt_audio",
-    "output_cost_per_audio_token": "completion_audio",
-    "output_cost_per_reasoning_token": "reasoning",
-}
-"""LiteLLM's names of prices, with the kinds of tokens that have them."""
 STARTER_TASKS = {
     "writing": ["Rewrite this paragraph in plain English", "Draft a short mail that declines an invitation"],
     "question": ["What is the capital of Norway?", "Why is the sky blue?"],
@@ -201,9 +191,9 @@ class _Translation:
     def _price(self, at: Location, engine: Mapping[str, Any]) -> dict[str, float] | None:
         """Returns the prices per million tokens in a model's entry of LiteLLM's configuration; None if it has none."""
         sections = ("litellm_params", "model_info")
-        taken = [[self._source.take(*at, of, name, kind=float) for of in sections] for name in PRICES]
+        taken = [[self._source.take(*at, of, name, kind=float) for of in sections] for name in TOKEN_PRICES]
         stated = [next((cost for cost in both if cost is not None), None) for both in taken]
-        costs = dict(zip(PRICES.values(), stated, strict=True))
+        costs = dict(zip(TOKEN_PRICES.values(), stated, strict=True))
         if costs["prompt"] is None or costs["completion"] is None:
             return None
         self._has_prices = True

@@ -165,6 +165,16 @@ class RequestLog:
         read = await self._reply(self._redis.hgetall(redis_layout.TENANTS))
         return {name: TenantRecord.from_json(text) for name, text in read.items()}
 
+    async def complete_since(self, stream: str) -> float:
+        """Returns the Unix seconds since when the log has all entries of a stream; 0 if none has been removed yet."""
+        if not await self._reply(self._redis.exists(stream)):
+            return 0.0
+        about: Any = await self._reply(self._redis.xinfo_stream(stream))
+        first = about["first-entry"]
+        if about["entries-added"] <= about["length"] or not first:
+            return 0.0
+        return _unix_ms(first[0]) / 1000
+
     async def delete(self, stream: str, entry_ids: Sequence[str]) -> None:
         """Deletes the entries with these ids from a Redis stream. They cannot be restored."""
         for start in range(0, len(entry_ids), PAGE_SIZE):

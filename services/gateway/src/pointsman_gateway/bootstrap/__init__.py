@@ -2,6 +2,7 @@
 
 from pointsman_gateway.bootstrap.app import GatewayComponents, build_gateway
 from pointsman_gateway.bootstrap.config_check import check_config, check_environment
+from pointsman_gateway.bootstrap.cost_metrics import to_catalog
 from pointsman_gateway.bootstrap.engine_discovery import to_engine
 from pointsman_gateway.bootstrap.named_models import NamedModels
 from pointsman_gateway.bootstrap.paths import to_path
@@ -15,6 +16,7 @@ __all__ = [
     "check_config",
     "check_environment",
     "supervise",
+    "to_catalog",
     "to_engine",
     "to_path",
 ]

@@ -1,5 +1,6 @@
 """The metrics of costs, and the catalog of prices, for a configuration."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,7 +93,7 @@ def to_catalog(config: Config) -> Catalog:
         search_usd=config.models.retrieval.usd_per_search if config.models.retrieval else 0.0,
         tasks={name: _catalog_task(task, config) for name, task in config.tasks.tasks.items()},
         paths={name: to_path(name, path, config) for name, path in config.paths.paths.items()},
-        models={name: _catalog_model(model) for name, model in config.models.models.items()},
+        models={name: _catalog_model(name, model) for name, model in config.models.models.items()},
     )
 
 
@@ -114,6 +115,8 @@ def _metric(task: TaskConfig, config: Config) -> dict[str, Any] | None:
     return {"judge": {"model": judge.model, "prompt": config.prompts[judge.prompt] if judge.prompt else ""}}
 
 
-def _catalog_model(model: ModelConfig) -> CatalogModel:
+def _catalog_model(name: str, model: ModelConfig) -> CatalogModel:
     prices = model.usd_per_million_tokens
-    return CatalogModel(model.context_window, prices.by_kind if prices else None)
+    identity = repr((model.upstream or name, model.tuned_from)).encode()
+    fingerprint = hashlib.blake2b(identity, digest_size=6).hexdigest()
+    return CatalogModel(model.context_window, prices.by_kind if prices else None, fingerprint)

@@ -38,8 +38,9 @@ from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.canary_outcomes import CanaryOutcomes
 from pointsman_gateway.metering.context_prices import ContextPricing
 from pointsman_gateway.metering.engine_hours import EngineCosts
+from pointsman_gateway.metering.expected_cost import CostEstimator, PathStatistics
 from pointsman_gateway.metering.meter import Metering
-from pointsman_gateway.metering.pricing import CostEstimator, PathStatistics, Pricing
+from pointsman_gateway.metering.pricing import Pricing
 from pointsman_gateway.pipeline.guarded_answer import GuardedBackend
 from pointsman_gateway.pipeline.guarded_stages import GuardedClassification, GuardedMetering, GuardedPrompts
 from pointsman_gateway.pipeline.guardrails import GuardrailMetrics, Guardrails

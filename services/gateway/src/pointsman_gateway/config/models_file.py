@@ -19,6 +19,7 @@ from pointsman_gateway.config.engine_config import (
     name_providers,
 )
 from pointsman_gateway.config.field_types import Strict
+from pointsman_gateway.config.price_changes import PriceChange, check_price_changes
 from pointsman_gateway.config.providers import (
     LITELLM,
     Provider,
@@ -89,18 +90,44 @@ class ModelConfig(Strict):
     usd_per_request: Dollars | None = Field(
         default=None, description="dollars for each answer that has begun, in addition to its tokens; unset: 0"
     )
+    usd_per_tool_request: Dollars | None = Field(
+        default=None,
+        description="dollars for each request to a tool that the provider runs and bills apart, such as its web "
+        "search; an answer with such requests has an unknown cost without it",
+    )
     service_tiers: dict[str, Prices] = Field(
         default_factory=dict,
         description="prices of the provider's other service tiers, such as flex and priority; an answer of a tier "
         "without prices has an unknown cost. Unset: of the price list, if `usd_per_million_tokens` is too",
     )
+    price_changes: tuple[PriceChange, ...] = Field(
+        default=(), description="prices that replace the others on a day, the earliest first"
+    )
+
+    def priced_on(self, day: date) -> "ModelConfig":
+        """Returns the model with the prices that hold on a day (UTC)."""
+        due: dict[str, Any] = {}
+        for change in self.price_changes:
+            if change.starting <= day:
+                due |= change.replaced
+        return self.model_copy(update=due) if due else self
+
+    @model_validator(mode="after")
+    def _price_changes_fit(self) -> "ModelConfig":
+        check_price_changes(self.price_changes, [*self.service_tiers])
+        return self
 
     @model_validator(mode="after")
     def _prices_are_consistent(self) -> "ModelConfig":
         standard = self.usd_per_million_tokens
         if self.service_tiers and standard is None and "usd_per_million_tokens" in self.model_fields_set:
             raise ValueError("service_tiers have prices, and the standard prices are unknown: write them")
-        for prices in (*([standard] if standard else []), *self.service_tiers.values()):
+        later = [
+            prices
+            for change in self.price_changes
+            for prices in (change.usd_per_million_tokens, *change.service_tiers.values())
+        ]
+        for prices in (*([standard] if standard else []), *self.service_tiers.values(), *later):
             for longer in prices.long_prompts:
                 if 0 < self.context_window <= longer.above:
                     raise ValueError(
@@ -285,7 +312,8 @@ class ModelsFile(Strict):
     def _is_anything_priced(self) -> bool:
         hourly = any(engine.usd_per_hour for engine in self.engines.values())
         answers = any(
-            m.usd_per_million_tokens is not None or m.usd_per_image or m.usd_per_request for m in self.models.values()
+            m.usd_per_million_tokens is not None or m.usd_per_image or m.usd_per_request or m.usd_per_tool_request
+            for m in self.models.values()
         )
         return bool(hourly or answers or self.embeddings or self.retrieval or self.cache or self.training)
 

@@ -4,7 +4,7 @@ from pointsman_gateway.domain.answer import Chunk, Chunks, CompletedAnswer, Even
 from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Labels
 from pointsman_gateway.domain.evidence import Feedback, PathEvidence, PathScore
 from pointsman_gateway.domain.path import Alias, Kind, Path, ResolvedAdapter, Sampling
-from pointsman_gateway.domain.receipt import GuardrailVerdict, Receipt, UndecidedReceipt
+from pointsman_gateway.domain.receipt import AttemptCharge, GuardrailVerdict, Receipt, UndecidedReceipt
 from pointsman_gateway.domain.request import (
     ANONYMOUS,
     AUTO,
@@ -34,6 +34,7 @@ __all__ = [
     "UNKNOWN",
     "UNPRICED",
     "Alias",
+    "AttemptCharge",
     "Caller",
     "Chunk",
     "Chunks",

@@ -271,6 +271,8 @@ class CatalogModel:
     """Maximum number of tokens of prompt and answer together."""
     prices: Mapping[str, float] | None
     """Dollars per million tokens by kind of token, as for prompts of usual length; None if they are unknown."""
+    fingerprint: str = ""
+    """A hash of the engines' name for the model, and of the model that it was tuned from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,38 @@ class GuardrailVerdict:
         return f"guardrail {self.guardrail}: {self.hook} {self.ruling}{found}"
 
 
+def cost_parts_usd(picodollars: Mapping[str, int]) -> dict[str, float | None]:
+    """Returns the dollars by component; None for `UNPRICED`."""
+    parts: dict[str, float | None] = {component: amount / PICODOLLARS for component, amount in picodollars.items()}
+    if UNPRICED in parts:
+        parts[UNPRICED] = None
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptCharge:
+    """What one engine's answer cost, for a request that several answers were charged for."""
+
+    engine: str
+    """As in `Receipt.engine`."""
+    model: str
+    """As in `Receipt.model`."""
+    usage: Usage
+    picodollars: Mapping[str, int]
+    """As in `Receipt.picodollars`."""
+
+    def as_fields(self) -> dict[str, object]:
+        """Returns the fields by the names that a receipt's have in the request log."""
+        details = self.usage.details_by_name
+        return {
+            "engine": self.engine,
+            "model": self.model,
+            "usage": self.usage.counts_by_name,
+            "cost_parts_usd": cost_parts_usd(self.picodollars),
+            **({} if details is None else {"token_details": details}),
+        }
+
+
 @dataclass(slots=True)
 class Receipt:
     """The tokens, cost, time and outcome of a request that has a decision. All paths that it tried are included.
@@ -62,6 +94,10 @@ class Receipt:
     request_id: str = ""
     guardrails: tuple[GuardrailVerdict, ...] = ()
     """Empty if no guardrail is configured."""
+    engine: str = ""
+    """The name in the configuration of the engine that answered, on whose invoice the answer is; empty if none did."""
+    attempts: tuple[AttemptCharge, ...] = ()
+    """The answers that add up to the usage and the cost; empty if there is only one, of `engine`."""
     cost_usd: float | None = field(init=False, repr=False, compare=False)
     """Total cost in dollars; None if a model with an unknown price was used."""
     _in_dollars: dict[str, float | None] | None = field(default=None, init=False, repr=False, compare=False)
@@ -72,12 +108,15 @@ class Receipt:
         self.cost_usd = None if UNPRICED in picodollars else sum(picodollars.values()) / PICODOLLARS
 
     @property
+    def attempts_by_name(self) -> list[dict[str, object]] | None:
+        """Returns the fields of each of `attempts`; None if there is none."""
+        return [charge.as_fields() for charge in self.attempts] if self.attempts else None
+
+    @property
     def cost_parts_usd(self) -> dict[str, float | None]:
         """Returns the dollars by component; None for `UNPRICED`. They are computed once."""
         if self._in_dollars is None:
-            self._in_dollars = {component: amount / PICODOLLARS for component, amount in self.picodollars.items()}
-            if UNPRICED in self._in_dollars:
-                self._in_dollars[UNPRICED] = None
+            self._in_dollars = cost_parts_usd(self.picodollars)
         return self._in_dollars
 
     @property

@@ -24,7 +24,9 @@ class EngineSeconds:
 
 @dataclass(frozen=True, slots=True)
 class TokenDetails:
-    """The numbers of tokens of the special kinds. Their prices and cost components have the same names."""
+    """The numbers of tokens of the special kinds, whose prices and cost components have the same names; and what else
+    depends on the answer and changes its price.
+    """
 
     cache_write: int = 0
     """Tokens written to a prompt cache for the provider's usual time, which is 5 minutes at Anthropic."""
@@ -39,6 +41,8 @@ class TokenDetails:
     """The provider's tier that answered, such as "flex"; empty for the standard one."""
     is_estimate: bool = False
     """Whether the answer was cut off before the engine had counted all its tokens."""
+    tool_requests: int = 0
+    """Requests to tools that the provider ran and bills apart from tokens, such as its web search."""
 
     def __add__(self, other: "TokenDetails") -> "TokenDetails":
         tiers = {self.service_tier, other.service_tier} - {""}
@@ -46,6 +50,7 @@ class TokenDetails:
             **{kind: getattr(self, kind) + getattr(other, kind) for kind in TOKEN_KINDS},
             service_tier="+".join(sorted(tiers)),
             is_estimate=self.is_estimate or other.is_estimate,
+            tool_requests=self.tool_requests + other.tool_requests,
         )
 
     def within(self, prompt: int, completion: int) -> "TokenDetails":
@@ -57,7 +62,12 @@ class TokenDetails:
             for kind in kinds:
                 kept[kind] = min(getattr(self, kind), left)
                 left -= kept[kind]
-        return TokenDetails(**kept, service_tier=self.service_tier, is_estimate=self.is_estimate)
+        return TokenDetails(
+            **kept,
+            service_tier=self.service_tier,
+            is_estimate=self.is_estimate,
+            tool_requests=self.tool_requests,
+        )
 
     def as_fields(self) -> Mapping[str, int | str | bool]:
         """Returns the fields that are not 0, empty or False, for JSON."""

@@ -83,7 +83,7 @@ class EngineCaller:
         except BaseException:
             call.close()
             raise
-        return AnswerStream(target.model, call)
+        return AnswerStream(target.model, call, engine=target.engine.name)
 
 
 class EngineCall:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from pointsman_gateway.domain import Caller, Feedback, Path, PathScore
 from pointsman_gateway.domain.path import Catalog
+from pointsman_gateway.http.catalog import catalog_body
 from pointsman_gateway.http.dependencies import HAS_RECEIPT, caller_of_request, deadline_of_request, dependencies_of
 from pointsman_gateway.http.dialects.openai.chat import RouteBody
 from pointsman_gateway.http.dialects.openai.models import OPENAI_MODELS
@@ -168,25 +169,7 @@ async def list_tasks(request: Request) -> dict[str, Any]:
     """Lists the tasks, paths and prices in the key's scope; `pointsman eval` reads it."""
     snapshot = dependencies_of(request).configuration.current
     catalog = caller_of_request(request).scope.visible(snapshot.catalog)
-    return {
-        "revision": snapshot.revision,
-        "default_path": catalog.default_path,
-        "tasks": {name: asdict(task) for name, task in catalog.tasks.items()},
-        "paths": {name: _path(path) for name, path in catalog.paths.items()},
-        "models": {name: asdict(model) for name, model in catalog.models.items()},
-        "search_usd": catalog.search_usd,
-    }
-
-
-def _path(path: Path) -> dict[str, Any]:
-    return {
-        "kind": path.kind,
-        "model": path.model,
-        "adapter": path.adapter,
-        "strategies": path.strategies,
-        "collections": path.collections,
-        "fingerprint": path.fingerprint,
-    }
+    return catalog_body(catalog, snapshot.revision, snapshot.engines.versions_of)
 
 
 async def configuration(request: Request) -> dict[str, Any]:

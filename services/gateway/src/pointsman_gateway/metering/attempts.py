@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import TypeVar
 
-from pointsman_gateway.domain import Chunks, Path, Prompt, Usage
+from pointsman_gateway.domain import Chunks, Path, Prompt, Request, Usage
 from pointsman_gateway.domain.usage import PROMPT_KINDS
 from pointsman_gateway.metering.price_table import CostParts
 from pointsman_gateway.metering.pricing import Pricing
@@ -30,6 +30,7 @@ class PathAttempt:
         "cached",
         "embeddings",
         "ended",
+        "engine",
         "estimate",
         "failure",
         "finish_reason",
@@ -61,6 +62,7 @@ class PathAttempt:
         self.estimate: Usage | None = None
         """The last estimate of the usage that was set while the answer was generated; None if there is none."""
         self.model = ""
+        self.engine = ""
         self.cached = ""
         self.hedged = 0
         self.embeddings = 0
@@ -73,10 +75,12 @@ class PathAttempt:
         self.ended: float | None = None
         """When its work ended, if another attempt followed it."""
 
-    def work(self, pricing: Pricing) -> Work:
+    def work(self, pricing: Pricing, request: Request) -> Work:
+        """Returns what the attempt has used and cost; estimates it if no engine has counted its tokens."""
         usage = self.usage
         if usage is None:
-            usage = estimate_usage(self.prompt.messages, self.pieces, self.estimate)
+            tier = pricing.tier_of(self.path.model, request) if self.pieces else ""
+            usage = estimate_usage(self.prompt.messages, self.pieces, self.estimate, tier)
         return usage, self._cost(pricing, usage), self._seconds(usage)
 
     def set_prompt(self, prompt: Prompt) -> None:
@@ -84,15 +88,22 @@ class PathAttempt:
         self.prompt, self.sent = prompt, perf_counter()
 
     def set_answer(
-        self, model: str, cached: str = "", hedged: int = 0, loading_seconds: float = 0.0, embeddings: int = 0
+        self,
+        model: str,
+        engine: str = "",
+        cached: str = "",
+        hedged: int = 0,
+        loading_seconds: float = 0.0,
+        embeddings: int = 0,
     ) -> None:
         """Records that the answer has begun, or was found in the cache (`cached`: "exact" or "semantic", else empty).
 
-        `model` is the engine's name of the model that answers. `hedged` is the number of other engines that got the
-        same prompt and were cancelled before they answered, `embeddings` the number of texts that were embedded to look
-        the request up in the cache, and `loading_seconds` the time that the attempt waited for its adapter.
+        `model` is the engine's name of the model that answers, and `engine` the engine's name. `hedged` is the number
+        of other engines that got the same prompt and were cancelled before they answered, `embeddings` the number of
+        texts that were embedded to look the request up in the cache, and `loading_seconds` the time that the attempt
+        waited for its adapter.
         """
-        self.model = model
+        self.model, self.engine = model, engine
         if cached or hedged or loading_seconds or embeddings:
             self.cached, self.hedged, self.loading_seconds, self.embeddings = (
                 cached,

@@ -6,11 +6,8 @@ from pointsman_gateway.conversations.price import CACHE_SECONDS, Change, Convers
 from pointsman_gateway.domain import PICODOLLARS, Path, Request
 from pointsman_gateway.domain.conversation import ConversationStep
 from pointsman_gateway.domain.value import CHARACTERS_PER_TOKEN
-from pointsman_gateway.metering.pricing import (
-    SECONDS_PER_HOUR,
-    PathStatistics,
-    Pricing,
-)
+from pointsman_gateway.metering.expected_cost import PathStatistics
+from pointsman_gateway.metering.pricing import SECONDS_PER_HOUR, Pricing
 from pointsman_gateway.metering.token_estimates import estimate_answer_tokens, estimate_own_tokens
 
 PREFILL_SECONDS_PER_TOKEN = 1 / 4000

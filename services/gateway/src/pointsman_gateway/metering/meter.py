@@ -8,13 +8,25 @@ from time import perf_counter
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.domain import UNPRICED, Chunks, Decision, Path, Receipt, Request, UndecidedReceipt, Usage
+from pointsman_gateway.domain import (
+    UNPRICED,
+    AttemptCharge,
+    Chunks,
+    Decision,
+    Path,
+    Receipt,
+    Request,
+    UndecidedReceipt,
+    Usage,
+)
 from pointsman_gateway.domain.outcome import OK, ROUTED, Fault, fault_of, outcome_of
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.attempts import PathAttempt, Work, sum_attempts
 from pointsman_gateway.metering.canary_outcomes import CanaryOutcomes
+from pointsman_gateway.metering.estimates import estimated_picodollars
+from pointsman_gateway.metering.expected_cost import CostEstimator
 from pointsman_gateway.metering.price_table import CostParts
-from pointsman_gateway.metering.pricing import TOKEN_COMPONENTS, CostEstimator, Pricing
+from pointsman_gateway.metering.pricing import TOKEN_COMPONENTS, Pricing
 from pointsman_gateway.metering.token_estimates import choice_count, estimate_own_tokens
 
 log = logging.getLogger(__name__)
@@ -190,6 +202,11 @@ class Meter:
         return self._current.finish_reason
 
     @property
+    def has_begun(self) -> bool:
+        """Returns whether an engine has sent a part of the current attempt's answer, which has to be paid."""
+        return bool(self._current.pieces)
+
+    @property
     def elapsed(self) -> float:
         return perf_counter() - self._arrived
 
@@ -225,7 +242,7 @@ class Meter:
         answering, own_tokens = self._answering or NO_ATTEMPT, estimate_own_tokens(request)
         work: list[Work] = []
         for attempt in self._attempts:
-            done = usage, parts, seconds = attempt.work(metering.pricing)
+            done = usage, parts, seconds = attempt.work(metering.pricing, request)
             work.append(done)
             if attempt.path.resolved_adapter is not None:
                 self._count_canary(attempt, outcome)
@@ -236,10 +253,12 @@ class Meter:
                     other = 0 if is_plain else self._other_picodollars(attempt.path, usage, parts)
                     prefill = seconds.get("prefill", 0.0)
                     metering.expected_cost.statistics.add(attempt.path, own_tokens, usage, other, prefill)
+        charges: tuple[AttemptCharge, ...] = ()
         if len(work) != 1:
             by_engine = False
             usage, parts, seconds = sum_attempts(work)
             self._count_tokens()
+            charges = self._charges(work)
         if UNPRICED in parts:
             self._note_missing_prices(work)
         if self._notes:
@@ -256,9 +275,14 @@ class Meter:
             answering.cached,
             fault,
             request_id.get(),
+            engine=answering.engine,
+            attempts=charges,
         )
         if usage.details is not None:
             metering.metrics.count_token_details(receipt, usage.details)
+        if "hedge" in parts or usage.is_estimate:
+            estimates = estimated_picodollars(zip(self._attempts, work, strict=True), outcome)
+            metering.metrics.count_estimates(receipt, estimates)
         metering.aggregator.add((receipt, first, request.operation, request.model, own_tokens, by_engine))
         return receipt
 
@@ -271,7 +295,9 @@ class Meter:
         decision = self._decision
         if decision is None:
             return self._reject(outcome, fault)
-        _, _, seconds = sum_attempts([attempt.work(self._metering.pricing) for attempt in self._attempts])
+        _, _, seconds = sum_attempts(
+            [attempt.work(self._metering.pricing, self._request) for attempt in self._attempts]
+        )
         seconds = self._with_request_phases(seconds)
         receipt = Receipt(decision, Usage(), {}, seconds, outcome, fault=fault, request_id=request_id.get())
         self._metering.metrics.count_route(receipt)
@@ -327,6 +353,19 @@ class Meter:
         for attempt in self._attempts:
             if attempt.usage is not None and not attempt.cached:
                 self._metering.gen_ai.observe_tokens(self._request.operation, attempt.model, attempt.usage)
+
+    def _charges(self, work: Sequence[Work]) -> tuple[AttemptCharge, ...]:
+        """Returns what the answer of each engine cost; empty if only the engine of the answer that the caller gets was
+        used.
+        """
+        charges = [
+            AttemptCharge(attempt.engine, attempt.model, usage, parts)
+            for attempt, (usage, parts, _) in zip(self._attempts, work, strict=True)
+            if attempt.engine and (any(parts.values()) or usage.prompt_tokens or usage.completion_tokens)
+        ]
+        if len(charges) == 1 and charges[0].engine == (self._answering or NO_ATTEMPT).engine:
+            return ()
+        return tuple(charges)
 
     def _other_picodollars(self, path: Path, usage: Usage, parts: CostParts) -> int:
         """Returns the picodollars of an answer in addition to its plain tokens, its images and training."""

@@ -53,6 +53,9 @@ class PriceTable:
         whole = [price for kind in ("prompt", "cached", "completion") if isinstance(price := first[kind], int)]
         return (whole[0], whole[1], whole[2]) if len(whole) == 3 and not self.standard.limits else None
 
+    def has_tier(self, service_tier: str) -> bool:
+        return service_tier in self._tiers
+
     def missing(self, usage: Usage) -> str:
         """Returns the kinds of tokens, or the service tier, that the usage has and the table has no price for, as text
         for a message; empty if it has all.

@@ -1,18 +1,17 @@
-"""Prices requests: after an answer by its tokens, in whole picodollars (1e-12 dollars), and before it by the answers
-that its path has given.
-"""
+"""Prices answers by their tokens, in whole picodollars (1e-12 dollars)."""
 
-from collections import OrderedDict
+import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import UTC, datetime
+from datetime import time as time_of_day
 from typing import Any
 
 from pointsman_gateway.config.models_file import ModelsFile
-from pointsman_gateway.domain import PICODOLLARS, UNPRICED, Decision, Message, Path, Request, Usage
-from pointsman_gateway.domain.request import NO_MEDIA
+from pointsman_gateway.domain import PICODOLLARS, UNPRICED, Message, Request, Usage
 from pointsman_gateway.domain.usage import TOKEN_KINDS
 from pointsman_gateway.metering.price_table import CostParts, KindPrices, price_tables
-from pointsman_gateway.metering.token_estimates import estimate_answer_tokens, estimate_own_tokens
+from pointsman_gateway.metering.reservations import requested_tier
 
 SECONDS_PER_HOUR = 3600
 
@@ -25,13 +24,6 @@ TokenPrices = tuple[float, float, float]
 TrainingSeconds = Callable[[str, str], float]
 """Returns the seconds that the training of an adapter took, by base model and version; 0 if unknown."""
 
-SMOOTHING = 0.05
-"""Weight of a new answer in its path's exponential moving averages: they cover about the last 20 answers."""
-
-MAX_PATHS = 4096
-"""The most configured paths, and the most paths that callers name, whose means are kept in memory. Beyond it the path
-that has been without an answer for longest is dropped."""
-
 
 def image_parts(message: Message) -> list[Mapping[str, Any]]:
     return [part for part in message.extra.get("content", ()) if part["type"] == "image_url"]
@@ -42,26 +34,17 @@ def _unknown_duration(model: str, version: str) -> float:
 
 
 class Pricing:
-    """The price list of a configuration, in picodollars."""
+    """The price list of a configuration, in picodollars. Prices are those of the present day (UTC)."""
 
-    def __init__(self, models: ModelsFile, training_seconds: TrainingSeconds = _unknown_duration) -> None:
-        self._tables = price_tables(models.models)
-        self._plain = {name: plain for name, table in self._tables.items() if (plain := table.plain) is not None}
-        """`PriceTable.plain` of each model that has it, which makes pricing faster."""
-        self._token_prices = {name: _plain_prices(table.standard.prices[0]) for name, table in self._tables.items()}
-        self._depends_on_length = any(table.standard.limits for table in self._tables.values())
-        self._image_prices = {
-            name: round(model.usd_per_image * PICODOLLARS)
-            for name, model in models.models.items()
-            if model.usd_per_image
-        }
-        self._request_prices = {
-            name: round(model.usd_per_request * PICODOLLARS)
-            for name, model in models.models.items()
-            if model.usd_per_request
-        }
-        self.charges_answers = bool(self._image_prices or self._request_prices)
-        """Whether answers of a model may cost more than their tokens."""
+    def __init__(
+        self,
+        models: ModelsFile,
+        training_seconds: TrainingSeconds = _unknown_duration,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Takes the `clock`, which returns Unix seconds."""
+        self._clock = clock
+        self._models = models.models
         self._windows = {name: model.context_window for name, model in models.models.items()}
         retrieval = models.retrieval
         self._search = round(retrieval.usd_per_search * PICODOLLARS) if retrieval else 0
@@ -69,6 +52,34 @@ class Pricing:
         self._cache_hit = round(models.cache.usd_per_hit * PICODOLLARS) if models.cache else None
         self._training = models.training
         self._training_seconds = training_seconds
+        self._set_prices()
+
+    def _set_prices(self) -> None:
+        """Sets the prices of the present day, and when they change."""
+        today = datetime.fromtimestamp(self._clock(), UTC).date()
+        models = {name: model.priced_on(today) for name, model in self._models.items()}
+        days = [change.starting for model in self._models.values() for change in model.price_changes]
+        following = min([day for day in days if day > today], default=None)
+        self._change = None if following is None else datetime.combine(following, time_of_day(), UTC).timestamp()
+        """The Unix seconds at which prices change; None if they do not."""
+        self._tables = price_tables(models)
+        self._plain = {name: plain for name, table in self._tables.items() if (plain := table.plain) is not None}
+        """`PriceTable.plain` of each model that has it, which makes pricing faster."""
+        self._token_prices = {name: _plain_prices(table.standard.prices[0]) for name, table in self._tables.items()}
+        self._depends_on_length = any(table.standard.limits for table in self._tables.values())
+        self._image_prices = {
+            name: round(model.usd_per_image * PICODOLLARS) for name, model in models.items() if model.usd_per_image
+        }
+        self._request_prices = {
+            name: round(model.usd_per_request * PICODOLLARS) for name, model in models.items() if model.usd_per_request
+        }
+        self._tool_prices = {
+            name: round(model.usd_per_tool_request * PICODOLLARS)
+            for name, model in models.items()
+            if model.usd_per_tool_request is not None
+        }
+        self.charges_answers = bool(self._image_prices or self._request_prices)
+        """Whether answers of a model may cost more than their tokens."""
 
     def context_window(self, model: str) -> int:
         """Returns how many tokens a prompt of the model and its answer may have together."""
@@ -76,6 +87,8 @@ class Pricing:
 
     def token_prices(self, model: str) -> TokenPrices | None:
         """Returns the prices of a model's plain tokens, for short prompts; None if they are unknown."""
+        if self._change is not None and self._clock() >= self._change:
+            self._set_prices()
         return self._token_prices.get(model)
 
     def prices_at(self, model: str, prices: TokenPrices, prompt_tokens: float) -> TokenPrices:
@@ -90,14 +103,24 @@ class Pricing:
         """Returns the highest prices, in picodollars, that a token of the request's prompt and one of its answer can
         have; None if the model's prices are unknown.
         """
+        if self._change is not None and self._clock() >= self._change:
+            self._set_prices()
         table = self._tables.get(model)
         return None if table is None else table.highest(request, prompt_tokens)
 
-    def parts(self, model: str, usage: Usage) -> CostParts:
-        """Returns the picodollars of an engine's tokens by component, which is the kind of tokens.
+    def tier_of(self, model: str, request: Request) -> str:
+        """Returns the service tier that the request asks for; empty if the model has no prices of that tier."""
+        table, tier = self._tables.get(model), requested_tier(request)
+        return tier if tier and table is not None and table.has_tier(tier) else ""
 
-        If a price is unknown, the result is {UNPRICED: 0}, or empty if there are no tokens.
+    def parts(self, model: str, usage: Usage) -> CostParts:
+        """Returns the picodollars of an engine's tokens by component, which is the kind of tokens, and as "tool" those
+        of the requests to tools that the provider ran.
+
+        If a price is unknown, the result is {UNPRICED: 0}, or empty if there are neither tokens nor such requests.
         """
+        if self._change is not None and self._clock() >= self._change:
+            self._set_prices()
         plain = self._plain.get(model)
         if plain is not None and usage.details is None:
             prompt, cached, completion = plain
@@ -108,8 +131,11 @@ class Pricing:
             }
         table = self._tables.get(model)
         parts = table.parts(usage) if table is not None else None
-        if parts is None:
-            return {UNPRICED: 0} if usage.prompt_tokens or usage.completion_tokens else {}
+        tools = usage.details.tool_requests if usage.details is not None else 0
+        if parts is None or (tools and model not in self._tool_prices):
+            return {UNPRICED: 0} if usage.prompt_tokens or usage.completion_tokens or tools else {}
+        if tools:
+            parts["tool"] = tools * self._tool_prices[model]
         return parts
 
     def missing_price(self, model: str, usage: Usage) -> str:
@@ -118,6 +144,8 @@ class Pricing:
         """
         table = self._tables.get(model)
         missing = table.missing(usage) if table is not None else ""
+        if not missing and table is not None and usage.details is not None and usage.details.tool_requests:
+            missing = "" if model in self._tool_prices else "tool requests (usd_per_tool_request)"
         return f"cost unknown: model '{model}' lacks a price of {missing}" if missing else ""
 
     def surcharge(self, model: str, usage: Usage, parts: CostParts) -> int:
@@ -182,146 +210,3 @@ class Pricing:
 
 def _plain_prices(prices: KindPrices) -> TokenPrices:
     return prices["prompt"], prices["cached"], prices["completion"]
-
-
-@dataclass(slots=True)
-class PathMeans:
-    """Exponential moving averages over a path's answers: tokens, costs and seconds."""
-
-    added_tokens: float
-    """Tokens that the path's prompt adds to the request's own."""
-    cached_fraction: float
-    """Fraction (0 to 1) of the prompt that was in the engine's prefix cache."""
-    completion_tokens: float
-    other_picodollars: float
-    """Cost of the request, searches, embeddings and hedges, and what special tokens cost more than plain ones."""
-    uncached_tokens: float = 0.0
-    """Tokens of the prompt that were not in the prefix cache."""
-    prefill_seconds: float = 0.0
-    """Seconds from sending the prompt to the first token, without the engine's queue."""
-
-    @property
-    def prefill_seconds_per_token(self) -> float | None:
-        """Returns the seconds for each prompt token that is not in the prefix cache; None if there was none."""
-        return self.prefill_seconds / self.uncached_tokens if self.uncached_tokens else None
-
-
-class PathStatistics:
-    """The means of all paths, by name and fingerprint (a hash of the path's configuration). They survive a reload.
-
-    Paths that callers name, such as adapter versions, have no fingerprint, and are counted apart from configured ones.
-    """
-
-    def __init__(self) -> None:
-        self._configured: OrderedDict[tuple[str, str], PathMeans] = OrderedDict()
-        """The path that has been without an answer for longest comes first, also in `_named`."""
-        self._named: OrderedDict[tuple[str, str], PathMeans] = OrderedDict()
-
-    def of(self, path: Path) -> PathMeans | None:
-        """Returns the means of a path; None before its first answer."""
-        known = self._configured if path.fingerprint else self._named
-        return known.get((path.name, path.fingerprint))
-
-    def add(
-        self, path: Path, own_tokens: int, usage: Usage, other_picodollars: int, prefill_seconds: float = 0.0
-    ) -> None:
-        """Adds a complete answer to its path's means.
-
-        `own_tokens` is the number of tokens of the request's own messages, `other_picodollars` what the answer cost
-        besides plain tokens, images and training, and `prefill_seconds` the time from sending the prompt to the first
-        token, without the engine's queue.
-        """
-        prompt, completion = usage.prompt_tokens, usage.completion_tokens
-        cached = usage.cached_tokens / prompt if prompt else 0.0
-        known, key = self._configured if path.fingerprint else self._named, (path.name, path.fingerprint)
-        means = known.get(key)
-        if means is not None:
-            means.added_tokens += SMOOTHING * (prompt - own_tokens - means.added_tokens)
-            means.cached_fraction += SMOOTHING * (cached - means.cached_fraction)
-            means.completion_tokens += SMOOTHING * (completion - means.completion_tokens)
-            means.other_picodollars += SMOOTHING * (other_picodollars - means.other_picodollars)
-            means.uncached_tokens += SMOOTHING * (prompt - usage.cached_tokens - means.uncached_tokens)
-            means.prefill_seconds += SMOOTHING * (prefill_seconds - means.prefill_seconds)
-        else:
-            uncached = prompt - usage.cached_tokens
-            known[key] = PathMeans(
-                prompt - own_tokens, cached, completion, other_picodollars, uncached, prefill_seconds
-            )
-        known.move_to_end(key)
-        if len(known) > MAX_PATHS:
-            known.popitem(last=False)
-
-
-class CostEstimator:
-    """Estimates what a request costs on a path; implements the router's `ExpectedCost`, and `PathCosts`."""
-
-    def __init__(self, pricing: Pricing, statistics: PathStatistics | None = None) -> None:
-        self._pricing = pricing
-        self.statistics = statistics or PathStatistics()
-
-    def usd(self, path: Path, request: Request) -> float | None:
-        """Returns the expected dollars of a request on the path, without training; None if a price is unknown.
-
-        They follow from the path's answers so far, and before the first one from the length of the request and its
-        `max_tokens` (see `estimate_answer_tokens`). Images are added in both cases.
-        """
-        prices = self._pricing.token_prices(path.model)
-        if prices is None:
-            return None
-        if request.media:
-            images = self._pricing.images(path.model, request.messages) / PICODOLLARS
-            text = self.usd(path, replace(request, media=NO_MEDIA))
-            return None if text is None else images + text
-        means = self.statistics.of(path)
-        if means is not None:
-            return self._picodollars(path.model, prices, means, estimate_own_tokens(request)) / PICODOLLARS
-        answer = estimate_answer_tokens(request, request.sampling.default_max_tokens(path.sampling))
-        parts = self._pricing.parts(path.model, Usage(estimate_own_tokens(request), answer))
-        other = self._pricing.request(path.model) + self._pricing.searches(len(path.collections))
-        return (sum(parts.values()) + other) / PICODOLLARS
-
-    def most_usd(self, path: Path, request: Request) -> float | None:
-        """Returns the dollars of the request if all its expected tokens are of the most expensive kinds that it can
-        have; None if the price of the path's model is unknown.
-        """
-        means, pricing = self.statistics.of(path), self._pricing
-        own = estimate_own_tokens(request)
-        if means is not None:
-            prompt, answer = max(0.0, own + means.added_tokens), means.completion_tokens
-            other = max(0.0, means.other_picodollars)
-        else:
-            prompt, answer = own, estimate_answer_tokens(request, request.sampling.default_max_tokens(path.sampling))
-            other = pricing.request(path.model) + pricing.searches(len(path.collections))
-        prices = pricing.highest_prices(path.model, request, prompt)
-        if prices is None:
-            return None
-        tokens = prompt * prices[0] + answer * prices[1]
-        return (tokens + other + pricing.images(path.model, request.messages)) / PICODOLLARS
-
-    def extra_usd(self, decision: Decision) -> float:
-        """Returns the dollars that the receipt will have in addition to `usd`: a share of the adapter's training, and
-        the embedding of the query.
-        """
-        adapter = decision.path.resolved_adapter
-        training = self._pricing.training(decision.path.model, adapter.version) if adapter is not None else 0
-        return (training + self._pricing.embeddings(decision.vector is not None)) / PICODOLLARS
-
-    def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
-        """Returns the expected picodollars of `requests` requests whose own messages have `tokens` tokens together.
-
-        Returns None before the path's first answer, or if the price is unknown.
-        """
-        means, prices = self.statistics.of(path), self._pricing.token_prices(path.model)
-        if means is None or prices is None:
-            return None
-        return self._picodollars(path.model, prices, means, tokens, requests)
-
-    def is_priced(self, path: Path) -> bool:
-        return self._pricing.token_prices(path.model) is not None
-
-    def _picodollars(self, model: str, prices: TokenPrices, means: PathMeans, tokens: int, requests: int = 1) -> float:
-        prompt = max(0.0, tokens + requests * means.added_tokens)
-        prompt_price, cached_price, completion_price = self._pricing.prices_at(model, prices, prompt / max(1, requests))
-        cached = means.cached_fraction
-        of_prompt = prompt * ((1 - cached) * prompt_price + cached * cached_price)
-        return of_prompt + requests * (means.completion_tokens * completion_price + means.other_picodollars)

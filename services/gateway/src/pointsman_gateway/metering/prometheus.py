@@ -1,6 +1,6 @@
 """The gateway's own metrics of requests. Paths and tasks that are not in the configuration have the label "other"."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -80,9 +80,12 @@ class GatewayMetrics:
         )
         self._estimated = counter(
             "pointsman_estimated_cost_usd",
-            "Dollars of requests whose tokens are estimated.",
-            BY_PATH,
+            "Dollars of tokens that were estimated, by why no engine has counted them.",
+            [*BY_PATH, "cause"],
             divisor=PICODOLLARS,
+        )
+        self._tools = counter(
+            "pointsman_tool_requests", "Requests to tools that a provider ran and bills apart.", BY_PATH
         )
         self._cost = counter("pointsman_cost_usd", "Dollars.", [*BY_PATH, "component"], divisor=PICODOLLARS)
         self._routes = counter("pointsman_route_requests", "Requests for the decision only.", BY_PATH)
@@ -94,7 +97,7 @@ class GatewayMetrics:
         collector = FastCollector(
             [
                 *(self._requests, self._reasons, self._tokens, self._token_details, self._estimated, self._cost),
-                *(self._routes, self._rejected),
+                *(self._tools, self._routes, self._rejected),
             ],
             [self._seconds, self._first_token, self._per_token, self._phases, decisions, self._confidence],
             flush,
@@ -188,17 +191,22 @@ class GatewayMetrics:
             series.add([numbers[column]])
 
     def count_token_details(self, receipt: Receipt, details: TokenDetails) -> None:
-        """Counts the tokens of special kinds, and the receipt's cost if its tokens are estimated.
+        """Counts the tokens of special kinds, and requests to a provider's tools.
 
         They are added at once and not in batches, since few receipts have `details`.
         """
-        path = receipt.decision.path
-        labels = (self._path(path), path.kind.value, self._task(receipt.decision.task))
+        labels = self._labels(receipt)
         for kind in TOKEN_KINDS:
             if tokens := getattr(details, kind):
                 self._token_details.series(*labels, kind).value += tokens
-        if details.is_estimate:
-            self._estimated.series(*labels).value += sum(receipt.picodollars.values())
+        if details.tool_requests:
+            self._tools.series(*labels).value += details.tool_requests
+
+    def count_estimates(self, receipt: Receipt, picodollars: Mapping[str, int]) -> None:
+        """Counts what the receipt's estimated tokens cost, by cause; see `estimates.ESTIMATE_CAUSES`."""
+        labels = self._labels(receipt)
+        for cause, amount in picodollars.items():
+            self._estimated.series(*labels, cause).value += amount
 
     def count_rejected(self, outcome: str, fault: str) -> None:
         """Counts a request that ended before it had a decision; `outcome` is "cancelled" or an error's code."""
@@ -214,8 +222,7 @@ class GatewayMetrics:
         """Yields pairs (column, series). `MetricsAggregator` adds the number that the receipt has in the column to the
         series.
         """
-        path, task = receipt.decision.path, receipt.decision.task
-        labels = (self._path(path), path.kind.value, self._task(task))
+        labels = self._labels(receipt)
         self._create_series(labels)
         yield "requests", self._requests.series(*labels, receipt.outcome, receipt.fault)
         for phase in receipt.seconds:
@@ -254,6 +261,11 @@ class GatewayMetrics:
         for component in receipt.picodollars:
             if component not in ("training", UNPRICED):
                 yield cost_column(component), counts.paid if receipt.outcome == OK else counts.lost
+
+    def _labels(self, receipt: Receipt) -> tuple[str, str, str]:
+        """Returns the values of `BY_PATH`."""
+        path = receipt.decision.path
+        return self._path(path), path.kind.value, self._task(receipt.decision.task)
 
     def _path(self, path: Path) -> str:
         return path.name if path.name in self._paths else OTHER

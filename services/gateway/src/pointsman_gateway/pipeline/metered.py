@@ -40,9 +40,9 @@ class MeteredRequest:
         assert self._reservation is not None  # `admit` comes first
         return self._reservation
 
-    async def admit(self, tokens: int) -> Reservation:
-        """Takes a slot, waiting for it if necessary, and reserves one request, one stream and `tokens` of the caller's
-        limits.
+    async def admit(self, estimate_tokens: Callable[[Request], int]) -> Reservation:
+        """Takes a slot, waiting for it if necessary, and reserves one request, one stream and the estimated tokens of
+        the caller's limits. `estimate_tokens` is called after `Admission.enter` has checked the request.
 
         Raises the errors of `Admission.enter` and `Admission.wait`; ResourceExhausted, with the limits' headers in
         `limits`, if a limit is used up; and Unavailable as `Tenancy.enter` does.
@@ -51,6 +51,7 @@ class MeteredRequest:
         if not admission.enter(request):
             await admission.wait(request)
         self._has_slot = True
+        tokens = estimate_tokens(request)
         try:
             reservation = tenancy.enter_now(request.caller, tokens) or await tenancy.enter(request.caller, tokens)
         except ResourceExhausted as error:
@@ -106,14 +107,14 @@ class MeteredBlock(MeteredRequest):
         return self
 
     @asynccontextmanager
-    async def admitted(self, tokens: int) -> AsyncIterator[Reservation]:
+    async def admitted(self, estimated_tokens: int) -> AsyncIterator[Reservation]:
         """Admits the request, and yields the reservation; raises the errors of `admit`.
 
         The inner block is interrupted with DeadlineExceeded soon after the deadline, and with Unavailable when the
         gateway stops.
         """
         with self._pipeline.active_runs.running(self._request.deadline):
-            yield await self.admit(tokens)
+            yield await self.admit(lambda request: estimated_tokens)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pointsman_servicekit.errors import ResourceExhausted
 
 from pointsman_gateway.domain import Decision, Request
-from pointsman_gateway.metering.pricing import CostEstimator
+from pointsman_gateway.metering.expected_cost import CostEstimator
 from pointsman_gateway.ports import Reservation
 
 

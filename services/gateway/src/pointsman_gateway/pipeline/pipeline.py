@@ -94,7 +94,7 @@ class Pipeline:
         request = with_known_model(request, stages.resolve_model)
         meter = stages.metering.start(replace(request, operation="route"))
         with MeteredBlock(self, request, meter.finish_route) as metered:
-            async with metered.admitted(tokens=0):
+            async with metered.admitted(estimated_tokens=0):
                 meter.mark_admitted()
                 labels = await stages.classification.label(request)
                 decision = stages.router.decide(request, labels, await stages.conversations.recall(request, labels))

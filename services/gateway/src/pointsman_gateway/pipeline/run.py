@@ -162,7 +162,7 @@ class RequestRun:
 
     async def _answer(self) -> None:
         stages, meter, request = self._stages, self._meter, self._request
-        reservation = await self._metered.admit(estimate_total_tokens(request))
+        reservation = await self._metered.admit(estimate_total_tokens)
         meter.mark_admitted()
         labels = await stages.classification.label(request)
         self._step = step = await stages.conversations.recall(request, labels)
@@ -265,6 +265,8 @@ class RequestRun:
         """
         if not decision.alternatives:
             return None
+        if self._meter.has_begun:
+            self._reserved_usd = 0.0  # the reservation pays for the answer that broke off
         try:
             following = await self._afford_later(decision.with_fallback(reason))
         except ResourceExhausted:
@@ -285,7 +287,9 @@ class RequestRun:
         engine_request = request if checks is None else checks.engine_request(request)
         answer = await stages.backend.call(engine_request, decision, prompt)
         self._source = answer.source
-        path_attempt.set_answer(answer.model, answer.cached, answer.hedged, answer.waited, answer.embeddings)
+        path_attempt.set_answer(
+            answer.model, answer.engine, answer.cached, answer.hedged, answer.waited, answer.embeddings
+        )
         attempt = Attempt(decision, answer, self._meter, path_attempt, checks, self._reads)
         if self._reads:
             self._attempts.append(attempt)

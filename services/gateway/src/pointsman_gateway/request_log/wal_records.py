@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import msgspec
 
 from pointsman_gateway.domain import (
+    AttemptCharge,
     Caller,
     Considered,
     Decision,
@@ -72,6 +73,8 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     tuned_from: str = ""
     random_key: str = ""
     token_details: TokenDetails | None = None
+    engine: str = ""
+    attempts: tuple[AttemptCharge, ...] = ()
 
     def to_pending_entry(self) -> PendingEntry:
         """Returns the entry that is to be logged, for another process than the one that wrote the record.

@@ -1,8 +1,10 @@
-"""Requests a version's first answer, which warms the engine up, and compares its answers with those of PEFT."""
+"""Requests a version's first answer, which warms the engine up, and compares its answers with the base model's and
+with those of PEFT."""
 
 import asyncio
 import logging
 
+from pointsman_lora_server.adapters.effect import EffectCheck
 from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.engine.completion import CompletionClient
 from pointsman_lora_server.smoke.reference import Reference, compare
@@ -24,10 +26,12 @@ MAX_REFERENCES = 64
 
 
 class WarmUp:
-    """Requests the first answers of a version and compares them with the reference of the smoke test."""
+    """Requests the first answers of a version, and compares them with the base model's and the smoke test's."""
 
-    def __init__(self, engine: CompletionClient) -> None:
+    def __init__(self, engine: CompletionClient, base_model: str) -> None:
+        """Takes the base model's name at the engine."""
         self._engine = engine
+        self._effect = EffectCheck(engine, base_model)
         self._references: dict[str, Reference] = {}
         self._verified: set[str] = set()
 
@@ -52,8 +56,11 @@ class WarmUp:
         return version in self._references
 
     async def warm(self, version: AdapterVersion) -> None:
-        """Requests a first answer of the version; raises as `VllmClient.complete` does."""
-        await self._engine.complete(version.version, PROMPT, MAX_TOKENS)
+        """Requests a first answer of the version, and checks that it has an effect; raises as `VllmClient.complete` and
+        `EffectCheck.check` do.
+        """
+        answer = await self._engine.complete(version.version, PROMPT, MAX_TOKENS)
+        await self._effect.check(version.version, PROMPT, answer)
 
     async def verify(self, version: str) -> None:
         """Compares the engine's answers with the version's reference, and drops the reference if they agree.

@@ -14,7 +14,7 @@ from pointsman_gateway.codec.joined_chunks import ChunkJoiner
 from pointsman_gateway.domain import Chunk, Chunks, TokenDetails, Usage
 from pointsman_gateway.domain.usage import detailed
 from pointsman_gateway.engines.dialects.openai.schema import Count
-from pointsman_gateway.engines.dialects.token_kinds import cache_writes, count_in, service_tier_of
+from pointsman_gateway.engines.dialects.token_kinds import WEB_SEARCHES, cache_writes, count_in, service_tier_of
 from pointsman_gateway.engines.stream_lines import MAX_LINE_BYTES, split_lines
 
 TOOL_USE = "tool_use"
@@ -50,6 +50,7 @@ class _UsageFields(msgspec.Struct, gc=False):
     service_tier: Any = None
     speed: Any = None
     inference_geo: Any = None
+    server_tool_use: Any = None
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -214,6 +215,7 @@ class MessagesReader:
             reasoning=count_in(usage.output_tokens_details, "thinking_tokens"),
             service_tier=service_tier_of(usage.service_tier, usage.speed, _region_of(usage.inference_geo)),
             is_estimate=is_estimate,
+            tool_requests=count_in(usage.server_tool_use, WEB_SEARCHES),
         )
         prompt = (usage.input_tokens or 0) + usual + one_hour + cached
         return detailed(prompt, usage.output_tokens or 0, cached, details)

@@ -44,6 +44,8 @@ class PromptDetails(msgspec.Struct, gc=False):
     cache_creation_token_details: Any = None
     audio_tokens: Any = None
     image_tokens: Any = None
+    web_search_requests: Any = None
+    """Sent by LiteLLM's SDK."""
 
 
 class UsageFields(msgspec.Struct, gc=False):
@@ -60,6 +62,12 @@ class UsageFields(msgspec.Struct, gc=False):
     """Sent by Moonshot."""
     cache_creation_input_tokens: Any = None
     """Sent by LiteLLM's proxy for Anthropic's models; `prompt_tokens` includes these tokens."""
+    server_tool_use: Any = None
+    """Sent by OpenRouter, in Anthropic's format."""
+    num_sources_used: Any = None
+    """Sent by xAI, which bills the sources of its search."""
+    num_search_queries: Any = None
+    """Sent by Perplexity."""
 
 
 class Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):

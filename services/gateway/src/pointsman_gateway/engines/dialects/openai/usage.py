@@ -6,7 +6,13 @@ from typing import Any
 from pointsman_gateway.domain import EngineSeconds, TokenDetails, Usage
 from pointsman_gateway.domain.usage import detailed
 from pointsman_gateway.engines.dialects.openai.schema import AnyEvent, Event, PromptDetails, UsageFields
-from pointsman_gateway.engines.dialects.token_kinds import cache_writes, count_in, service_tier_of, to_count
+from pointsman_gateway.engines.dialects.token_kinds import (
+    WEB_SEARCHES,
+    cache_writes,
+    count_in,
+    service_tier_of,
+    to_count,
+)
 
 _NO_PROMPT_DETAILS = PromptDetails()
 
@@ -23,6 +29,8 @@ def to_usage(event: Event | AnyEvent) -> Usage:
         event.service_tier is None
         and usage.completion_tokens_details is None
         and usage.cache_creation_input_tokens is None
+        and usage.server_tool_use is None
+        and not (usage.num_sources_used or usage.num_search_queries)
         and usage.total_tokens in (None, prompt + completion)
         and (details is None or details == PromptDetails(cached))
         and (cached is not None or (usage.prompt_cache_hit_tokens is None and usage.cached_tokens is None))
@@ -49,6 +57,10 @@ def _details(event: Event | AnyEvent, usage: UsageFields, uncounted: int) -> Tok
         completion_audio=count_in(completion, "audio_tokens"),
         completion_image=count_in(completion, "image_tokens"),
         service_tier=service_tier_of(event.service_tier),
+        tool_requests=max(
+            count_in(usage.server_tool_use, WEB_SEARCHES),
+            *map(to_count, (prompt.web_search_requests, usage.num_sources_used, usage.num_search_queries)),
+        ),
     )
 
 

@@ -1,0 +1,60 @@
+"""The tables of `pointsman advise REPORT`."""
+
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pointsman_cli.advise.costs import FACTORS, BreakEven
+from pointsman_cli.advise.recommendation import TaskAdvice
+from pointsman_cli.options import plain_table
+
+
+def print_advice(console: Console, advice: Iterable[TaskAdvice]) -> None:
+    for task in advice:
+        console.print(Group(*_task_lines(task)))
+
+
+def _task_lines(advice: TaskAdvice) -> Iterator[RenderableType]:
+    best = advice.recommendation
+    yield Text()
+    yield Text(f"{advice.task}: {best.verdict}" + (f" ({best.path})" if best.path else ""), style="bold")
+    for reason in best.reasons:
+        yield Text(f"  {reason}")
+    for trained in dict.fromkeys(each.trained for each in advice.break_evens):
+        yield Text()
+        yield _break_evens(trained, [each for each in advice.break_evens if each.trained == trained])
+    if advice.compared_pair:
+        trained, untrained = advice.compared_pair
+        yield Text()
+        yield Text(f"requests until {trained} pays off against {untrained}, if one price changes", style="dim")
+        yield _sensitivities(advice)
+
+
+def _break_evens(trained: str, found: Iterable[BreakEven]) -> Table:
+    columns = ("score\ndifference", "saves $\nper 1,000", "from\nrequests", "from right\nanswers", "from\na month")
+    table = plain_table(f"{trained} pays against", right=columns)
+    for each in found:
+        table.add_row(
+            Text(each.untrained),
+            f"{each.score_difference:+.3f}",
+            f"{each.saving_per_1000:.4f}",
+            volume_text(each.requests),
+            volume_text(each.right_answers),
+            volume_text(each.requests_a_month),
+        )
+    return table
+
+
+def _sensitivities(advice: TaskAdvice) -> Table:
+    table = plain_table("price", right=[f"× {factor:g}" for factor in FACTORS])
+    for each in advice.sensitivities:
+        table.add_row(each.price, *map(volume_text, each.requests))
+    return table
+
+
+def volume_text(requests: float | None) -> str:
+    if requests is None:
+        return "never"
+    return f"{requests:,.0f}" if requests else "at once"

@@ -1,0 +1,72 @@
+"""`pointsman advise --certificate` and `--verify`: writes, verifies and prints a certificate."""
+
+from pathlib import Path
+
+import typer
+from rich.console import Group
+from rich.text import Text
+
+from pointsman_cli.certificate.checks import overall
+from pointsman_cli.certificate.signing import sign
+from pointsman_cli.certificate.statement import Statement, canonical, digest_of, to_json, write_certificate
+from pointsman_cli.certificate.tables import (
+    check_lines,
+    checks_as_json,
+    to_markdown,
+    verdict_lines,
+    verdicts_as_json,
+)
+from pointsman_cli.certificate.verification import ConfigurationSource, Verification, verify
+from pointsman_cli.errors import UsageError, run_interruptibly
+from pointsman_cli.options import print_json, table_console
+
+EXIT_CODES = {"valid": 0, "weakened": 3, "invalid": 4}
+"""By the result of a verification."""
+NO_VERDICT_EXIT_CODE = 3
+"""Of `--certificate`, if the rows of a task decide nothing."""
+
+
+def issue_certificate(statement: Statement, file: Path, signing_key: Path | None, as_json: bool) -> None:
+    """Writes the certificate, signed if there is a key, and prints its verdicts.
+
+    Raises UsageError if a file cannot be read or written; ends the command with NO_VERDICT_EXIT_CODE if a task has no
+    verdict.
+    """
+    content = to_json(statement)
+    signature = sign(canonical(content), signing_key) if signing_key else None
+    write_certificate(content, signature, file)
+    digest = digest_of(content)
+    if as_json:
+        print_json({"file": str(file), "sha256": digest, "verdicts": verdicts_as_json(statement)})
+    else:
+        how = "signed" if signing_key else "not signed"
+        table_console().print(Group(verdict_lines(statement), Text(f"\n{file} ({how}): SHA-256 {digest}")))
+    if not all(verdict.is_decided for verdict in statement.verdicts):
+        raise typer.Exit(NO_VERDICT_EXIT_CODE)
+
+
+def verify_certificate(
+    file: Path, source: ConfigurationSource, given: Verification, markdown: Path | None, as_json: bool
+) -> None:
+    """Verifies a certificate, prints all checks, and ends the command with one of EXIT_CODES.
+
+    With `markdown` the result is written to this file, too. Raises as `verify` does, and UsageError if the file cannot
+    be written.
+    """
+    certificate, checks = run_interruptibly(verify(file, source, given))
+    result = overall(checks)
+    if markdown:
+        _write_text(to_markdown(file.name, certificate, checks), markdown)
+    if as_json:
+        print_json(checks_as_json(checks, certificate.statement))
+    else:
+        shown = Text(f"\n{file}: {result}", style="bold")
+        table_console().print(Group(verdict_lines(certificate.statement), Text(), check_lines(checks), shown))
+    raise typer.Exit(EXIT_CODES[result])
+
+
+def _write_text(text: str, file: Path) -> None:
+    try:
+        file.write_text(text, "utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror or error}") from error

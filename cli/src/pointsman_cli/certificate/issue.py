@@ -1,0 +1,111 @@
+"""Makes the statement of a certificate from a report and what the gateway says of the evaluated paths."""
+
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from importlib.metadata import version
+
+from pointsman_scoring.intervals import RESAMPLES
+
+from pointsman_cli.certificate.adapter_files import AdapterFiles
+from pointsman_cli.certificate.statement import FORMAT, PathIdentity, Statement
+from pointsman_cli.certificate.task_verdicts import PriceList, VerdictTerms, price_bounds, task_verdicts
+from pointsman_cli.errors import UsageError
+from pointsman_cli.eval.catalog import Catalog
+from pointsman_cli.eval.report import EvaluatedPath, Report
+
+SEED = 7
+"""The default of the intervals and tests, with which reports are made."""
+
+_LIBRARIES = ("pointsman", "numpy", "scipy")
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """When a certificate becomes invalid, although nothing else has changed."""
+
+    days: float
+    """Days from its issue."""
+    max_price_change: float
+    """The share by which each price may change, if no verdict does."""
+
+
+def make_statement(
+    report: Report,
+    catalog: Catalog,
+    given: VerdictTerms,
+    validity: Validity,
+    *,
+    adapters: Iterable[AdapterFiles],
+    issued: datetime,
+) -> Statement:
+    """Returns the statement on a report; `catalog` is what the gateway says now, `issued` the time in UTC.
+
+    Raises UsageError if the report lacks the scores of rows, the configuration has changed since the evaluation, the
+    adapter of a path answered in more than one version, or a wrong answer has a cost; also as `task_verdicts` does.
+    """
+    if given.terms.wrong_answer:
+        raise UsageError("a certificate counts wrong answers by its scores alone; leave --wrong-answer-usd out")
+    if given.requirements.floor is not None and given.requirements.floor >= 1:
+        raise UsageError("no number of rows shows that a score is 1; give a lower --min-score")
+    report = without_texts(report)
+    if report.revision != catalog.revision:
+        raise UsageError(
+            f"the configuration was {report.revision} in the evaluation, and is {catalog.revision} now; evaluate "
+            "again (--resume continues with the same answers if no path and no price has changed)"
+        )
+    paths = {path.path: _identity(path, catalog) for task in report.tasks for path in task.paths}
+    models = {each.model: catalog.base_models[each.model] for each in paths.values()}
+    prices = PriceList(paths, models, catalog.search_usd)
+    verdicts = task_verdicts(report, given)
+    return Statement(
+        format=FORMAT,
+        issued=issued,
+        expires=issued + timedelta(days=validity.days),
+        software=software_versions(),
+        report=report,
+        paths=paths,
+        models=models,
+        search_usd=catalog.search_usd,
+        tasks={task.task: catalog.tasks[task.task] for task in report.tasks if task.task in catalog.tasks},
+        adapters=tuple(adapters),
+        requirements=given.requirements,
+        terms=given.terms,
+        difference=given.difference,
+        power=given.power,
+        max_price_change=validity.max_price_change,
+        price_bounds=price_bounds(report, prices, given, verdicts, validity.max_price_change),
+        seed=SEED,
+        resamples=RESAMPLES,
+        verdicts=verdicts,
+    )
+
+
+def software_versions() -> dict[str, str]:
+    """Returns the versions of Python, of Pointsman, and of the libraries that compute intervals."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+
+
+def without_texts(report: Report) -> Report:
+    """Returns the report without texts of requests and answers; raises UsageError if it lacks the scores of rows."""
+    if not report.tasks:
+        raise UsageError("the report has no task")
+    for task in report.tasks:
+        if not task.row_ids or not all(path.row_scores and path.fingerprint for path in task.paths):
+            raise UsageError(f"the report lacks the scores of each row of '{task.task}'; evaluate again to have them")
+    tasks = (replace(task, confusions=(), disagreements=()) for task in report.tasks)
+    return replace(report, tasks=tuple(tasks), mixed=None)
+
+
+def _identity(path: EvaluatedPath, catalog: Catalog) -> PathIdentity:
+    """Raises UsageError unless the adapter version that answered in the evaluation would answer now."""
+    now = catalog.paths[path.path]
+    if not path.adapter:
+        return PathIdentity(now.model, "")
+    answered = [name for name in path.model.split(", ") if name]
+    if len(answered) > 1:
+        raise UsageError(f"'{path.path}' was answered by {path.model}; end the canary, and evaluate again")
+    if answered and now.versions != tuple(answered):
+        raise UsageError(f"'{path.path}' was answered by {path.model}, and now is by {', '.join(now.versions)}")
+    return PathIdentity(now.model, answered[0] if answered else "")

@@ -1,0 +1,89 @@
+"""Signs certificates, and checks their signatures, by Ed25519 keys in PEM files (`openssl genpkey -algorithm ed25519`).
+
+A signature proves that the holder of the key made exactly this statement. It proves neither that the measurement took
+place nor that the rows resemble later requests.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pointsman_cli.certificate.statement import Signature
+from pointsman_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+ALGORITHM = "ed25519"
+CONTEXT = b"pointsman certificate 1\n"
+"""Precedes the statement in what is signed, so that no signature of something else passes for one of a certificate."""
+
+_REMEDY = "pip install 'pointsman[signing]'"
+
+
+def sign(message: bytes, key_file: Path) -> Signature:
+    """Signs the canonical form of a statement with the private key in a PEM file.
+
+    Raises UsageError if the file cannot be read, has no Ed25519 key without a password, or cryptography is missing.
+    """
+    ed25519, serialization = _library()
+    try:
+        key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
+    except OSError as error:
+        raise UsageError(f"cannot read {key_file}: {error.strerror or error}") from error
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{key_file} is no private key in PEM without a password: {error}") from error
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise UsageError(f"{key_file} is no Ed25519 key; make one with `openssl genpkey -algorithm ed25519`")
+    public = key.public_key().public_bytes_raw()
+    return Signature(ALGORITHM, public.hex(), key.sign(CONTEXT + message).hex())
+
+
+def problem_of(message: bytes, signature: Signature, trusted_file: Path | None) -> str:
+    """Returns why a signature is not good, as a sentence; empty if it is good.
+
+    With `trusted_file`, a public or private key in PEM, it must be made with this key. Raises UsageError if that file
+    cannot be read or has no Ed25519 key, or if cryptography is missing.
+    """
+    ed25519, _ = _library()
+    if signature.algorithm != ALGORITHM:
+        return f"the signature's algorithm is '{signature.algorithm[:20]}', not {ALGORITHM}"
+    if trusted_file and _public_key(trusted_file).public_bytes_raw().hex() != signature.public_key:
+        return f"it is signed with another key ({signature.public_key[:16]}...) than {trusted_file} has"
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(signature.public_key))
+        key.verify(bytes.fromhex(signature.value), CONTEXT + message)
+    except (InvalidSignature, ValueError):
+        return "the signature is not of this statement"
+    return ""
+
+
+def _public_key(file: Path) -> "Ed25519PublicKey":
+    ed25519, serialization = _library()
+    try:
+        content = file.read_bytes()
+        is_private = b"PRIVATE KEY" in content
+        key = (
+            serialization.load_pem_private_key(content, password=None).public_key()
+            if is_private
+            else serialization.load_pem_public_key(content)
+        )
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{file} is no key in PEM: {error}") from error
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise UsageError(f"{file} is no Ed25519 key")
+    public: Ed25519PublicKey = key
+    return public
+
+
+def _library() -> tuple[Any, Any]:
+    """Returns the modules of cryptography that sign and that read keys, imported on first use."""
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise UsageError(f"signatures need the package cryptography: {_REMEDY}") from error
+    return ed25519, serialization

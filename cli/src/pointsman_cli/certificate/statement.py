@@ -1,0 +1,206 @@
+"""What a certificate states, and its file.
+
+The file is a JSON object: the statement, its SHA-256, and a signature or null. The digest and the signature are of the
+statement's canonical form, which is what Python's `json.dumps` returns with `sort_keys=True`, `separators=(",", ":")`
+and `ensure_ascii=False`, in UTF-8.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError, with_config
+
+from pointsman_cli.advise.costs import BreakEven, CostTerms
+from pointsman_cli.advise.recommendation import Requirements
+from pointsman_cli.certificate.adapter_files import AdapterFiles
+from pointsman_cli.certificate.verdict import PathStanding
+from pointsman_cli.errors import UsageError
+from pointsman_cli.eval.catalog import CatalogTask, ModelFacts
+from pointsman_cli.eval.report import Report
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PriceBound:
+    """A price, and the range in which it may change until the certificate is invalid."""
+
+    model: str
+    """The base model; empty for the price of a search."""
+    kind: str
+    """The kind of token, such as "prompt", with a price per million; or "retrieval", with a price per search."""
+    usd: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskVerdict:
+    """The verdict on one task, or the number of rows that would allow one."""
+
+    task: str
+    verdict: str
+    """As in `advise`, such as "train"; empty if the rows do not decide it."""
+    path: str
+    """The named path; empty if there is none."""
+    recommended: str
+    """The path that `advise` recommends without asking whether it is sure; empty if there is none."""
+    margin: float
+    """The smallest difference of scores that matters."""
+    rows_needed: int
+    """The rows in all that would decide it with the stated power; 0 if it is decided."""
+    standings: tuple[PathStanding, ...]
+    """Of the paths that meet the requirements on form and latency, in order of preference."""
+    left_out: Mapping[str, str]
+    """The other paths, with the reason."""
+    break_evens: tuple[BreakEven, ...]
+
+    @property
+    def is_decided(self) -> bool:
+        return bool(self.verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class PathIdentity:
+    """What answered on a path, in addition to the path's fingerprint in the report."""
+
+    model: str
+    """The base model."""
+    version: str
+    """The adapter version, which is named by the hash of its weights; empty without an adapter."""
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """All that a certificate states; each verdict follows from the rest."""
+
+    format: int
+    """The version of this format, FORMAT."""
+    issued: AwareDatetime
+    expires: AwareDatetime
+    software: Mapping[str, str]
+    """Versions of Python, Pointsman and the libraries that computed the intervals."""
+    report: Report
+    """The evaluation, with each row's score and without any text of requests and answers."""
+    paths: Mapping[str, PathIdentity]
+    """By name, of all paths of the report."""
+    models: Mapping[str, ModelFacts]
+    """By name, of the base models of these paths."""
+    search_usd: float
+    """Dollars for one search of the retriever."""
+    tasks: Mapping[str, CatalogTask]
+    """The evaluated tasks that the gateway knew, with all paths that could answer them."""
+    adapters: tuple[AdapterFiles, ...]
+    """The files of adapters, as the issuer has named them."""
+    requirements: Requirements
+    terms: CostTerms
+    difference: float | None
+    """The stated smallest difference that matters; None: that of `advise`."""
+    power: float
+    """The probability with which the rows that are asked for suffice."""
+    max_price_change: float
+    """The share by which each price may change, if the verdict stays the same: 0.2 is 20 %."""
+    price_bounds: tuple[PriceBound, ...]
+    seed: int
+    """Of the bootstrap intervals and permutation tests."""
+    resamples: int
+    verdicts: tuple[TaskVerdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """An Ed25519 signature; all bytes are hexadecimal digits."""
+
+    algorithm: str
+    public_key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate as it is in its file."""
+
+    content: Mapping[str, Any]
+    """The statement as JSON, which is what digest and signature are of."""
+    statement: Statement
+    sha256: str
+    signature: Signature | None
+
+
+_STATEMENT = TypeAdapter(Statement)
+_SIGNATURE = TypeAdapter(Signature | None)
+
+
+def to_json(statement: Statement) -> dict[str, Any]:
+    content: dict[str, Any] = _STATEMENT.dump_python(statement, mode="json")
+    return content
+
+
+def canonical(content: Mapping[str, Any]) -> bytes:
+    """Returns the canonical form of a statement as JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(content)).hexdigest()
+
+
+def write_certificate(content: Mapping[str, Any], signature: Signature | None, file: Path) -> None:
+    """Writes a certificate; raises UsageError if the file cannot be written."""
+    signed = _SIGNATURE.dump_python(signature, mode="json")
+    whole = {"statement": content, "sha256": digest_of(content), "signature": signed}
+    try:
+        file.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror or error}") from error
+
+
+def _check_names(statement: Statement) -> None:
+    """Raises ValueError if a part of the statement names a task, a path or a model that another part lacks."""
+    tasks = [task.task for task in statement.report.tasks]
+    if [verdict.task for verdict in statement.verdicts] != tasks:
+        raise ValueError("its verdicts are of other tasks than its report")
+    for task, verdict in zip(statement.report.tasks, statement.verdicts, strict=True):
+        paths = {path.path for path in task.paths}
+        named = {*(each.path for each in verdict.standings), *verdict.left_out, *filter(None, [verdict.path])}
+        if not named <= paths <= statement.paths.keys():
+            raise ValueError(f"the parts on '{task.task}' name different paths")
+    paths = {path.path for task in statement.report.tasks for path in task.paths}
+    if {*statement.paths} != paths or not {*statement.tasks} <= {*tasks}:
+        raise ValueError("it describes tasks or paths that its report lacks")
+    models = {identity.model for identity in statement.paths.values()}
+    if not models | {bound.model for bound in statement.price_bounds} <= {"", *statement.models}:
+        raise ValueError("it has no facts on a model that it names")
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def read_certificate(file: Path) -> Certificate:
+    """Reads a certificate without checking its digest and signature.
+
+    Raises UsageError if the file cannot be read, is no certificate, or has another format than FORMAT.
+    """
+    try:
+        whole = json.loads(file.read_bytes(), parse_constant=_reject_constant)
+        content = whole["statement"]
+        if content["format"] != FORMAT:
+            raise UsageError(f"{file} has the format {content['format']}; this command reads {FORMAT}")
+        statement = _STATEMENT.validate_python(content)
+        _check_names(statement)
+        return Certificate(content, statement, str(whole["sha256"]), _SIGNATURE.validate_python(whole["signature"]))
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise UsageError(f"{file} is no certificate of `pointsman advise`: {where}: {first['msg']}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{file} is no certificate of `pointsman advise`: {error!r}") from error

@@ -1,0 +1,98 @@
+"""The adapters of the swap test on disk: made once for a base model, and copied to where the engine reads them."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from pointsman_cli.errors import CommandError, UsageError
+from pointsman_cli.processes import run_to_end
+
+VERSIONS = 10
+"""Versions to choose from; four that are told apart are needed."""
+UNFIT = ("other-names", "smaller-shapes")
+"""Adapters that an engine should refuse, by the names of their folders."""
+HALF_BROKEN, NAN = "half-broken", "nan"
+SCRIPT = Path(__file__).parent / "make_adapters.py"
+"""Runs in the engine's environment: it needs torch, which this one lacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterShelf:
+    """A folder with `made/` (the adapters) and `served/` (copies under the names at the engine)."""
+
+    folder: Path
+    engine_folder: str
+    """The path at which the engine sees the folder."""
+
+    def made(self, name: str) -> Path:
+        return self.folder / "made" / name
+
+    def versions(self) -> list[str]:
+        """Returns the names of all versions; raises UsageError if the folder was not made by `make_adapters.py`."""
+        try:
+            count = int(json.loads((self.folder / "made" / "adapters.json").read_text())["versions"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{self.folder} holds no adapters of the swap test: name the base model's folder with --base ({error})"
+            ) from error
+        return [f"version-{number}" for number in range(count)]
+
+    def serve(self, name: str, made: str, base_model: str = "") -> str:
+        """Copies an adapter to `served/NAME`, in place of the one there; returns the path at which the engine sees it.
+
+        If `base_model` is not empty, the copy names it as its base model. Raises CommandError if the disk is full or
+        the folder cannot be written.
+        """
+        target, fresh, old = (self.folder / "served" / each for each in (name, f".{name}.new", f".{name}.old"))
+        try:
+            for leftover in (fresh, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.copytree(self.made(made), fresh)
+            if base_model:
+                config = fresh / "adapter_config.json"
+                named = json.loads(config.read_text("utf-8")) | {"base_model_name_or_path": base_model}
+                config.write_text(json.dumps(named), "utf-8")
+            if target.exists():
+                target.rename(old)
+            fresh.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            raise CommandError(f"{target} cannot be written: {error}") from error
+        return self.engine_path(target)
+
+    def withdraw(self, prefix: str) -> None:
+        """Removes the copies whose names begin with `prefix`."""
+        for folder in (self.folder / "served").glob(f"{prefix}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def engine_path(self, path: Path) -> str:
+        """Returns the path at which the engine sees a path of this folder."""
+        return f"{self.engine_folder}/{path.relative_to(self.folder).as_posix()}"
+
+
+async def make_adapters(shelf: AdapterShelf, base: Path, served_name: str, python: Path) -> None:
+    """Makes the adapters for the base model in the folder `base`, unless they exist.
+
+    `python` is of an environment with torch, transformers and PEFT. Raises UsageError if the folder has no config.json,
+    CommandError if the adapters cannot be made.
+    """
+    config = base / "config.json"
+    if not config.is_file():
+        raise UsageError(f"{base} has no config.json; --base is the base model's folder, or one with its config.json")
+    made = shelf.folder / "made"
+    marker = made / "made-for.json"
+    script = hashlib.sha256(SCRIPT.read_bytes()).hexdigest()
+    made_for = json.dumps({"name": served_name, "config": config.read_text("utf-8"), "script": script})
+    if marker.is_file() and marker.read_text("utf-8") == made_for:
+        return
+    arguments = (str(base), str(made), "--served-name", served_name, "--versions", str(VERSIONS))
+    variables = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    end = await run_to_end([str(python), str(SCRIPT), *arguments], variables, lambda _: None)
+    if end.code != 0:
+        raise CommandError(
+            f"the adapters cannot be made: {end.reason}; it needs torch, transformers and peft in the environment of "
+            f"{python} (--engine-python)"
+        )
+    marker.write_text(made_for, "utf-8")

@@ -1,0 +1,176 @@
+"""What all parts of the swap test share: asking, loading, judging answers, and cleaning up."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from pointsman_cli.conformance.adapter_shelf import AdapterShelf
+from pointsman_cli.conformance.answers import BASE, KnownAnswers, TimedAnswer
+from pointsman_cli.conformance.controls import AdapterControl, ControlRefused
+from pointsman_cli.conformance.findings import Findings, Property
+from pointsman_cli.conformance.openai_api import OpenAIApi
+
+SHORT_TOKENS, LONG_TOKENS = 8, 40
+"""Tokens of an answer, and of one during which an adapter is replaced."""
+
+_BODY = (
+    "In the first years the town had one harbour, two mills and a market that was held on the third day of each month. "
+    "People came over the hills with wool, honey and tin, and went home with salt, rope and news. When the river rose, "
+    "the lower mill stood in the water, and the millers moved their wheel to a boat. A bridge was begun in the year of "
+    "the great frost; it took nine summers, and the last arch was closed on a Sunday, which some thought unlucky. "
+)
+PROMPTS = tuple(
+    f"{opening}. {_BODY}{_BODY}So the chronicle says that"
+    for opening in ("A chronicle of the town", "The second book", "Notes of a traveller")
+)
+"""Prompts with different beginnings that are longer than a block of a prefix cache (128 tokens on a CPU)."""
+LONG_PROMPT = PROMPTS[0]
+
+ALIVE_SECONDS, RETRY_SECONDS = 20.0, 1.0
+"""How long an engine may not answer before it counts as stopped, and between two attempts."""
+MOVING_PART = "moving"
+"""A part of the names of adapters that are replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The versions that the test uses, by their names on the shelf; all are told apart by their answers."""
+
+    first: str
+    second: str
+    old: str
+    """The version that is replaced by `new`."""
+    new: str
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (self.first, self.second, self.old, self.new)
+
+
+@dataclass(slots=True)
+class Bench:
+    api: OpenAIApi
+    control: AdapterControl
+    shelf: AdapterShelf
+    base_model: str
+    """The base model's name at the engine."""
+    prefix: str
+    """The beginning of the names of this run's adapters."""
+    say: Callable[[str], None]
+    """Reports progress."""
+    findings: Findings = field(default_factory=Findings)
+    known: KnownAnswers = field(default_factory=KnownAnswers)
+    loaded: set[str] = field(default_factory=set)
+
+    def name(self, suffix: str) -> str:
+        return f"{self.prefix}-{suffix}"
+
+    async def load(self, name: str, made: str) -> None:
+        """Loads an adapter of the shelf; raises ControlRefused. `clean_up` unloads it if nothing else does."""
+        self.loaded.add(name)
+        await self.control.load(name, made)
+
+    async def unload(self, name: str) -> None:
+        await self.control.unload(name)
+        self.loaded.discard(name)
+
+    @asynccontextmanager
+    async def holding(self, adapters: Mapping[str, str]) -> AsyncIterator[list[str]]:
+        """Loads adapters for the length of the block: the versions by the suffixes of their names. Yields the names.
+
+        Raises ControlRefused if one cannot be loaded. One that cannot be unloaded is left to `clean_up`.
+        """
+        names = [self.name(suffix) for suffix in adapters]
+        try:
+            for name, made in zip(names, adapters.values(), strict=True):
+                await self.load(name, made)
+            yield names
+        finally:
+            for name in names:
+                try:
+                    await self.unload(name)
+                except ControlRefused as error:
+                    self.findings.note(f"an adapter of the test could not be unloaded: {error}")
+
+    async def ask_base(self, prompt: str, max_tokens: int = SHORT_TOKENS) -> TimedAnswer:
+        return await self.api.complete(self.base_model, prompt, max_tokens)
+
+    async def ask(self, name: str, prompt: str, max_tokens: int = SHORT_TOKENS) -> TimedAnswer:
+        """Asks the adapter of that name."""
+        return await self.api.complete(self.control.model(name), prompt, max_tokens)
+
+    def judge(self, answer: TimedAnswer, version: str, what: str, about: Property = Property.WRONG_VERSION) -> bool:
+        """Records whether the answer is that of the version; returns whether it is. `what` says what was requested."""
+        if not self.succeeded(answer, what):
+            return False
+        compared = self.known.compare(answer, version)
+        if compared.is_same:
+            self.findings.passed(about)
+            return True
+        self.findings.failed(about, f"{what}: {self.describe(answer, version)}", compared.wrong)
+        return False
+
+    def succeeded(self, answer: TimedAnswer, what: str) -> bool:
+        """Records whether the request was answered completely; returns whether it was."""
+        if not answer.error:
+            self.findings.passed(Property.FAILED_REQUESTS)
+        elif answer.is_overload:
+            self.findings.weak(Property.FAILED_REQUESTS, f"{what}: {answer.error}")
+        else:
+            self.findings.failed(Property.FAILED_REQUESTS, f"{what}: {answer.error}")
+        return not answer.error
+
+    def describe(self, answer: TimedAnswer, version: str) -> str:
+        """Says whose the answer is, if not the version's."""
+        other = self.known.version_of(answer, (BASE, *self.shelf.versions()))
+        whose = "of no version alone" if other is None else f"that of {other}"
+        where = self.known.compare(answer, version).agreeing
+        start = f"from token {where + 1} on " if where and other is None else ""
+        return f"instead of {version}'s answer, {start}{whose}: {answer.text[:60]!r}"
+
+    async def is_alive(self) -> bool:
+        """Returns whether the engine ends an answer of the base model, even one without a token, within
+        `ALIVE_SECONDS`.
+        """
+        deadline = time.monotonic() + ALIVE_SECONDS
+        while not (answer := await self.ask_base(PROMPTS[0], 1)).is_complete:
+            if time.monotonic() > deadline:
+                self.findings.note(f"the base model does not answer: {answer.error}")
+                return False
+            await asyncio.sleep(RETRY_SECONDS)
+        return True
+
+    async def check_base(self, what: str) -> bool:
+        """Asks the base model all prompts, one after the other; returns whether it answers as at the start."""
+        is_same = True
+        for prompt in PROMPTS:
+            answer = await self.ask_base(prompt)
+            if answer.error and not answer.is_overload:
+                self.findings.failed(Property.BASE_CHANGED, f"{what}: {answer.error}")
+                is_same = False
+            else:
+                is_same &= self.judge(answer, BASE, what, Property.BASE_CHANGED)
+        return is_same
+
+    async def clean_up(self) -> None:
+        """Unloads what this run has loaded, and deletes the copies. What cannot be unloaded is noted."""
+        for name in sorted(self.loaded):
+            try:
+                async with asyncio.timeout(60):
+                    await self.control.unload(name)
+            except (ControlRefused, TimeoutError) as error:
+                if await self._is_listed(name):
+                    self.findings.note(f"{self.control.model(name)} is still loaded; unload it: {error}")
+            self.loaded.discard(name)
+        self.shelf.withdraw(self.prefix)
+
+    async def _is_listed(self, name: str) -> bool:
+        return self.control.model(name) in await self.names()
+
+    async def names(self) -> Sequence[str]:
+        """Returns the models that the URL lists; none if it does not answer."""
+        if not await self.api.answers_within(0):
+            return ()
+        return [model["id"] for model in await self.api.models()]

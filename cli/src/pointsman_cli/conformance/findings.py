@@ -1,0 +1,126 @@
+"""The properties that the swap test examines, what it observed of each, and the verdicts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+MAX_EXAMPLES = 5
+
+
+class Property(StrEnum):
+    WRONG_VERSION = "wrong-version"
+    STALE_CACHE = "stale-cache"
+    NO_EFFECT = "no-effect"
+    BASE_CHANGED = "base-changed"
+    FAILED_REQUESTS = "failed-requests"
+    IN_FLIGHT = "in-flight"
+    FILE_NAMES = "file-names"
+    RESTART = "restart"
+
+
+STATEMENTS: Mapping[Property, str] = {
+    Property.WRONG_VERSION: "Each token is computed with the weights of the version that was requested.",
+    Property.STALE_CACHE: "After a replacement no block of the prefix cache is from the version before.",
+    Property.NO_EFFECT: "A loaded adapter changes the answers; one that does not fit the base model is refused.",
+    Property.BASE_CHANGED: "The base model answers as before, whatever is loaded beside it.",
+    Property.FAILED_REQUESTS: "No request fails or hangs while adapters are loaded, replaced, unloaded and evicted.",
+    Property.IN_FLIGHT: "A request in flight ends with the version that began it.",
+    Property.FILE_NAMES: "No name of a model reads a file, and no folder of the server is shown.",
+    Property.RESTART: "After a restart each adapter answers as before, or is refused.",
+}
+
+
+class Grade(StrEnum):
+    """The scale of verdicts, from the best to the worst; a property has the worst grade that was observed."""
+
+    PASS = "pass"
+    WEAK = "weak"
+    """Nothing was answered wrongly, but something was refused that should work, or shown that should not be."""
+    FAIL = "fail"
+    UNTESTED = "untested"
+    """Nothing was observed."""
+
+
+@dataclass(slots=True)
+class PropertyRecord:
+    observed: int = 0
+    weak: int = 0
+    failed: int = 0
+    wrong_tokens: int = 0
+    examples: list[str] = field(default_factory=list)
+    """Texts on the first failed observations, at most `MAX_EXAMPLES` different ones."""
+    weak_examples: list[str] = field(default_factory=list)
+    """The same of weak observations."""
+    why_untested: str = "the test ended before"
+
+    @property
+    def verdict(self) -> Grade:
+        if self.failed:
+            return Grade.FAIL
+        if self.weak:
+            return Grade.WEAK
+        return Grade.PASS if self.observed else Grade.UNTESTED
+
+
+class Findings:
+    """Collects observations of all properties."""
+
+    def __init__(self) -> None:
+        self.records = {each: PropertyRecord() for each in Property}
+        self.notes: list[str] = []
+        """What the test could not do, or what somebody should know."""
+
+    def passed(self, about: Property) -> None:
+        self.records[about].observed += 1
+
+    def weak(self, about: Property, what: str) -> None:
+        record = self.records[about]
+        record.observed += 1
+        record.weak += 1
+        _add_example(record.weak_examples, what)
+
+    def failed(self, about: Property, what: str, wrong_tokens: int = 0) -> None:
+        record = self.records[about]
+        record.observed += 1
+        record.failed += 1
+        record.wrong_tokens += wrong_tokens
+        _add_example(record.examples, what)
+
+    def skip(self, about: Property, why: str) -> None:
+        """Says why a property is not tested; an observation of it counts nevertheless."""
+        self.records[about].why_untested = why
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def is_failed(self, about: Property) -> bool:
+        return self.records[about].verdict is Grade.FAIL
+
+    @property
+    def overall(self) -> Grade:
+        """Returns the worst verdict of the properties that were tested."""
+        verdicts = {record.verdict for record in self.records.values()}
+        return next((each for each in (Grade.FAIL, Grade.WEAK, Grade.PASS) if each in verdicts), Grade.UNTESTED)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "property": str(each),
+                "statement": STATEMENTS[each],
+                "verdict": str(record.verdict),
+                "observed": record.observed,
+                "weak": record.weak,
+                "failed": record.failed,
+                "wrong_tokens": record.wrong_tokens,
+                "examples": [*record.examples, *(f"weak: {each}" for each in record.weak_examples)],
+                "why_untested": record.why_untested if record.verdict is Grade.UNTESTED else "",
+            }
+            for each, record in self.records.items()
+        ]
+
+
+def _add_example(examples: list[str], text: str) -> None:
+    if len(examples) < MAX_EXAMPLES and text not in examples:
+        examples.append(text)

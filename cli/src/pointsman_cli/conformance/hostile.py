@@ -1,0 +1,75 @@
+"""Adapters that do not fit the base model, and names of models that are paths."""
+
+from typing import Any
+
+from pointsman_cli.conformance.adapter_shelf import UNFIT
+from pointsman_cli.conformance.answers import BASE
+from pointsman_cli.conformance.bench import PROMPTS, Bench
+from pointsman_cli.conformance.controls import ControlRefused
+from pointsman_cli.conformance.findings import Property
+
+UP = "../" * 12
+"""A relative path to the root, from any folder of a usual depth."""
+
+
+async def check_unfit_adapters(bench: Bench) -> None:
+    """Loads adapters for another base model, which an engine should refuse: it cannot answer with them."""
+    for kind in UNFIT:
+        name = bench.name(kind)
+        try:
+            await bench.load(name, kind)
+        except ControlRefused:
+            bench.findings.passed(Property.NO_EFFECT)
+            bench.loaded.discard(name)
+            continue
+        answer = await bench.ask(name, PROMPTS[0])
+        if answer.error:
+            bench.findings.weak(Property.NO_EFFECT, f"an adapter with {kind} is loaded, and then fails: {answer.error}")
+        else:
+            as_base = bench.known.compare(answer, BASE).is_same
+            effect = "without any effect" if as_base else "with a wrong effect"
+            bench.findings.failed(
+                Property.NO_EFFECT, f"an adapter with {kind} is accepted, {effect}", len(answer.tokens)
+            )
+        await bench.unload(name)
+
+
+async def check_file_names(bench: Bench) -> None:
+    """Requests models whose names are paths to an adapter that is not loaded, and looks for paths in /v1/models."""
+    version = bench.shelf.versions()[0]
+    # vLLM's resolver loads adapters whose config names the base model as the server does.
+    roots = [model.get("root") for model in await bench.api.models() if model["id"] == bench.base_model]
+    path = bench.shelf.serve(bench.name("path"), version, str(roots[0]) if roots and roots[0] else bench.base_model)
+    for name in (path, f"file://{path}", f"{UP}{path.lstrip('/')}"):
+        answer = await bench.api.complete(name, PROMPTS[2], 1)
+        if answer.tokens:
+            bench.findings.failed(Property.FILE_NAMES, f"a request for the model {_shortened(name)} is answered")
+            bench.loaded.add(name)
+        else:
+            bench.findings.passed(Property.FILE_NAMES)
+    async with bench.holding({"shown": version}) as (name,):
+        shown = [model for model in await bench.api.models() if model["id"] == bench.control.model(name)]
+    if any(bench.shelf.engine_folder in text for text in _texts(shown)):
+        bench.findings.weak(Property.FILE_NAMES, "/v1/models shows the folders of adapters")
+    else:
+        bench.findings.passed(Property.FILE_NAMES)
+    if await bench.control.opens_to_anyone():
+        bench.findings.weak(
+            Property.FILE_NAMES, "without a key, anyone who reaches the port loads adapters from any folder"
+        )
+    else:
+        bench.findings.passed(Property.FILE_NAMES)
+
+
+def _texts(value: Any) -> list[str]:
+    """Returns all texts in a JSON value."""
+    if isinstance(value, dict):
+        return [text for each in value.values() for text in _texts(each)]
+    if isinstance(value, list):
+        return [text for each in value for text in _texts(each)]
+    return [value] if isinstance(value, str) else []
+
+
+def _shortened(name: str) -> str:
+    """Returns the name without the middle of its path, which is the caller's."""
+    return name if len(name) <= 40 else f"{name[:8]}...{name[-24:]}"

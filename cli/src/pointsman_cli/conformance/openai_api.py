@@ -1,0 +1,202 @@
+"""The client of the engine's or gateway's OpenAI-compatible API. It counts its requests, and stops at the limits."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+
+from pointsman_cli.conformance.answers import TimedAnswer, Token
+from pointsman_cli.options import bearer
+
+LOGPROB_FIELDS: tuple[Mapping[str, Any], ...] = (
+    {"logprobs": 20, "return_tokens_as_token_ids": True},
+    {"logprobs": 20},
+    {"logprobs": 5},
+    {},
+)
+"""How log-probabilities are requested, in the order in which it is tried. With vLLM's field tokens are named by their
+numbers: all tokens that are a part of a character have the same text."""
+QUERY_SECONDS = 10.0
+MAX_ERROR_CHARACTERS = 200
+
+
+class LimitReached(Exception):
+    """The test has sent as many requests, or takes as long, as it may."""
+
+
+class OpenAIApi:
+    """Sends completions to one URL, and lists its models."""
+
+    def __init__(self, http: httpx.AsyncClient, max_requests: int, max_seconds: float, timeout_seconds: float) -> None:
+        """Takes the limits of the whole test, and the time that one answer may take before it counts as hanging."""
+        self._http = http
+        self._max_requests = max_requests
+        self._deadline = time.monotonic() + max_seconds
+        self._timeout_seconds = timeout_seconds
+        self.requests = 0
+        """How many completions were requested."""
+        self.logprob_fields = LOGPROB_FIELDS[0]
+
+    @property
+    def seconds_left(self) -> float:
+        return self._deadline - time.monotonic()
+
+    @property
+    def requests_left(self) -> int:
+        return self._max_requests - self.requests
+
+    async def models(self) -> list[dict[str, Any]]:
+        """Returns the entries of /v1/models. Raises httpx.HTTPError if it does not answer, ValueError if it answers
+        something else.
+        """
+        response = await self._http.get("/v1/models", timeout=QUERY_SECONDS)
+        response.raise_for_status()
+        data = response.json()
+        if not isinstance(data, dict) or not isinstance(data.get("data"), list):
+            raise ValueError("/v1/models is no list of models")
+        return [model for model in data["data"] if isinstance(model, dict) and isinstance(model.get("id"), str)]
+
+    async def answers_within(self, seconds: float) -> bool:
+        """Returns whether /v1/models answers within that time; asks twice a second."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                await self.models()
+            except (httpx.HTTPError, ValueError):
+                if time.monotonic() > deadline:
+                    return False
+                await asyncio.sleep(0.5)
+            else:
+                return True
+
+    async def complete(
+        self, model: str, prompt: str, max_tokens: int, on_token: Callable[[int], None] = lambda _: None
+    ) -> TimedAnswer:
+        """Returns the greedy answer, streamed; a failure is in its `error`. `on_token` gets the tokens' number so far.
+
+        Raises LimitReached before a request that the limits do not allow.
+        """
+        if self.requests >= self._max_requests:
+            raise LimitReached(f"the limit of {self._max_requests} requests")
+        if self.seconds_left <= 0:
+            raise LimitReached("the limit of time")
+        self.requests += 1
+        body = {
+            "model": model,
+            "prompt": prompt,
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "stream": True,
+            **self.logprob_fields,
+        }
+        answer = _Unfinished(model, prompt, on_token)
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                request = self._http.stream("POST", "/v1/completions", json=body, timeout=self._timeout_seconds)
+                async with request as response:
+                    await answer.read(response)
+        except TimeoutError:
+            answer.error = f"no end within {self._timeout_seconds:g} s"
+        except httpx.HTTPError as error:
+            answer.error = f"{type(error).__name__}: {error}"
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            answer.error = f"an answer of another form: {type(error).__name__}: {error}"
+        return answer.finish()
+
+
+class _Unfinished:
+    """An answer while it is read."""
+
+    def __init__(self, model: str, prompt: str, on_token: Callable[[int], None]) -> None:
+        self._model, self._prompt, self._on_token = model, prompt, on_token
+        self._tokens: list[Token] = []
+        self._texts: list[str] = []
+        self._started = time.monotonic()
+        self._first_token = 0.0
+        self._status = 0
+        self._is_overload = False
+        self._has_end = False
+        self.error = ""
+
+    async def read(self, response: httpx.Response) -> None:
+        self._status = response.status_code
+        if response.status_code != 200:
+            self._is_overload = response.status_code in (429, 503) and "retry-after" in response.headers
+            self.error = f"{response.status_code}: {error_text(await response.aread())}"
+            return
+        async for line in response.aiter_lines():
+            data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+            if data == "[DONE]":
+                self._has_end = True
+            elif data:
+                self._add(json.loads(data))
+
+    def _add(self, event: Mapping[str, Any]) -> None:
+        if "error" in event:
+            self.error = str(event["error"])[:MAX_ERROR_CHARACTERS]
+            return
+        for choice in event.get("choices", ()):
+            self._tokens += _tokens(choice)
+            self._texts.append(choice.get("text") or "")
+        if self._tokens:
+            self._first_token = self._first_token or time.monotonic()
+            self._on_token(len(self._tokens))
+
+    def finish(self) -> TimedAnswer:
+        is_complete = self._has_end and not self.error
+        if not self.error and not self._has_end:
+            self.error = "the stream broke off without an error"
+        elif not self.error and not self._tokens:
+            self.error = "an answer without a token"
+        now = time.monotonic()
+        return TimedAnswer(
+            self._model,
+            self._prompt,
+            tuple(self._tokens),
+            "".join(self._texts),
+            self._started,
+            self._first_token or now,
+            now,
+            self.error,
+            self._status,
+            is_complete,
+            self._is_overload,
+        )
+
+
+def _tokens(choice: Mapping[str, Any]) -> list[Token]:
+    """Returns the tokens of one event of a completion; without log-probabilities, its text as one token."""
+    logprobs = choice.get("logprobs") or {}
+    texts = logprobs.get("tokens") or ()
+    if not texts:
+        return [Token(choice["text"], {})] if choice.get("text") else []
+    own = logprobs.get("token_logprobs") or [None] * len(texts)
+    tops = logprobs.get("top_logprobs") or [None] * len(texts)
+    return [
+        Token(text, {} if logprob is None else {**(top or {}), text: float(logprob)})
+        for text, logprob, top in zip(texts, own, tops, strict=True)
+    ]
+
+
+def error_text(body: bytes) -> str:
+    """Returns the message of an error's body in OpenAI's form, else the body's beginning."""
+    try:
+        error = json.loads(body)["error"]
+        text = str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, KeyError, TypeError):
+        text = body.decode("utf-8", "replace")
+    return " ".join(text.split())[:MAX_ERROR_CHARACTERS]
+
+
+@asynccontextmanager
+async def open_api(
+    url: str, key: str, *, max_requests: int, max_seconds: float, timeout_seconds: float
+) -> AsyncIterator[tuple[OpenAIApi, httpx.AsyncClient]]:
+    """Yields the API at a base URL without /v1, and the HTTP client that it uses, which sends the key, if any."""
+    limits = httpx.Limits(max_connections=64)
+    async with httpx.AsyncClient(base_url=url, headers=bearer(key), limits=limits, trust_env=False) as http:
+        yield OpenAIApi(http, max_requests, max_seconds, timeout_seconds), http

@@ -1,0 +1,84 @@
+"""Changes adapters through Pointsman's lora-server, as its users do: versions are registered, and an alias moves."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pointsman.v1 import lora_server_pb2 as pb
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_cli.conformance.adapter_shelf import AdapterShelf
+from pointsman_cli.conformance.bench import MOVING_PART
+from pointsman_cli.conformance.controls import ControlRefused
+from pointsman_cli.errors import CommandError
+from pointsman_cli.grpc_clients import CALL_SECONDS, LOAD_SECONDS, call_lora_server
+
+ALIAS_MOVE = "by an alias"
+ALIAS = "swap-test"
+MOVING = "swap-test-moving"
+"""The name under which all adapters that are replaced are registered. It is the same in each run, since its alias
+stays."""
+REGISTER_SECONDS = 600.0
+"""A registration may wait for a smoke test with PEFT."""
+
+
+class PointsmanControl:
+    """Adapters whose names have `MOVING_PART` are requested by an alias, all others by their version.
+
+    An alias cannot be removed, so the last version of `MOVING` stays registered; it is placed on demand. Only one
+    adapter may move at a time.
+    """
+
+    forms = (ALIAS_MOVE,)
+
+    def __init__(self, address: str, shelf: AdapterShelf) -> None:
+        """Takes the lora-server's address ("HOST:PORT")."""
+        self._address = address
+        self._shelf = shelf
+        self._versions: dict[str, str] = {}
+
+    async def load(self, name: str, made: str) -> None:
+        adapter, alias = (MOVING, ALIAS) if _moves(name) else (name, "")
+        before = self._versions.get(adapter)
+        request = pb.RegisterRequest(
+            name=adapter, folder=self._shelf.serve(name, made), alias=alias, author="pointsman conformance swap"
+        )
+        registered = await self._call(lambda server: server.Register(request, timeout=REGISTER_SECONDS))
+        version = str(registered.version)
+        if not alias:
+            loading = pb.EnsureLoadedRequest(version=version)
+            await self._call(lambda server: server.EnsureLoaded(loading, timeout=LOAD_SECONDS))
+        self._versions[adapter] = version
+        if before and before != version:
+            await self._remove(before)
+
+    async def replace(self, name: str, made: str, form: str) -> None:
+        await self.load(name, made)
+
+    async def unload(self, name: str) -> None:
+        if _moves(name):
+            placement = pb.Placement(name=MOVING, kind=pb.PLACEMENT_KIND_ON_DEMAND)
+            request = pb.SetPlacementRequest(placement=placement, author="pointsman conformance swap")
+            await self._call(lambda server: server.SetPlacement(request, timeout=CALL_SECONDS))
+        elif name in self._versions:
+            await self._remove(self._versions[name])
+
+    def model(self, name: str) -> str:
+        return f"{MOVING}@{ALIAS}" if _moves(name) else self._versions.get(name, name)
+
+    async def opens_to_anyone(self) -> bool:
+        return False
+
+    async def _remove(self, version: str) -> None:
+        retiring = pb.RetireRequest(version=version, reason="the swap test has ended with it")
+        await self._call(lambda server: server.Retire(retiring, timeout=CALL_SECONDS))
+        await self._call(lambda server: server.Delete(pb.DeleteAdapterRequest(version=version), timeout=LOAD_SECONDS))
+
+    async def _call(self, question: Callable[[Any], Awaitable[Any]]) -> Any:
+        try:
+            return await call_lora_server(self._address, question)
+        except (PointsmanError, CommandError) as error:
+            raise ControlRefused(str(getattr(error, "message", error))) from error
+
+
+def _moves(name: str) -> bool:
+    return MOVING_PART in name

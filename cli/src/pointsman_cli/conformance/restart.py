@@ -1,0 +1,59 @@
+"""Restarts the engine by the caller's command, and looks what it then answers under the names of adapters."""
+
+import asyncio
+import time
+
+from pointsman_cli.conformance.answers import BASE
+from pointsman_cli.conformance.bench import PROMPTS, RETRY_SECONDS, Bench, Chosen
+from pointsman_cli.conformance.controls import ControlRefused, run_command
+from pointsman_cli.conformance.findings import Property
+
+START_SECONDS = 600.0
+
+
+async def check_restart(bench: Bench, chosen: Chosen, command: list[str]) -> None:
+    """Loads two adapters, restarts the engine, and requests them again.
+
+    `command` must end when the old process has ended; the test waits up to `START_SECONDS` until the new one answers.
+    """
+    names = {bench.name("restarted-1"): chosen.first, bench.name("restarted-2"): chosen.new}
+    for name, version in names.items():
+        await bench.load(name, version)
+        bench.judge(await bench.ask(name, PROMPTS[0]), version, "before the restart")
+    if not await restart(bench, command):
+        return
+    for name, version in names.items():
+        answer = await bench.ask(name, PROMPTS[1])
+        if answer.error:
+            bench.findings.weak(Property.RESTART, f"an adapter is gone, and refused: {answer.error}")
+        elif bench.known.compare(answer, version).is_same:
+            bench.findings.passed(Property.RESTART)
+        else:
+            what = f"an adapter that was loaded before: {bench.describe(answer, version)}"
+            bench.findings.failed(Property.RESTART, what, len(answer.tokens))
+    for name in names:
+        try:
+            await bench.unload(name)
+        except ControlRefused:
+            bench.loaded.discard(name)  # it is gone
+
+
+async def restart(bench: Bench, command: list[str]) -> bool:
+    """Runs the command, and asks the base model until it answers, for `START_SECONDS` at most; judges its answer.
+
+    Returns whether it answered.
+    """
+    try:
+        await run_command(command, START_SECONDS)
+    except ControlRefused as error:
+        bench.findings.note(f"the command to restart the engine failed: {error}")
+        return False
+    deadline = time.monotonic() + START_SECONDS
+    while (answer := await bench.ask_base(PROMPTS[0])).error:
+        if time.monotonic() > deadline:
+            what = f"the base model does not answer {START_SECONDS:g} s after the restart: {answer.error}"
+            bench.findings.failed(Property.RESTART, what)
+            return False
+        await asyncio.sleep(RETRY_SECONDS)
+    bench.judge(answer, BASE, "the base model, after a restart", Property.BASE_CHANGED)
+    return True

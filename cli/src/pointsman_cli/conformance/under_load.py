@@ -1,0 +1,137 @@
+"""Replaces, loads and unloads adapters while the base model and several adapters answer, and judges every answer."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from pointsman_cli.conformance.answers import BASE, TimedAnswer
+from pointsman_cli.conformance.bench import MOVING_PART, PROMPTS, SHORT_TOKENS, Bench, Chosen
+from pointsman_cli.conformance.controls import ControlRefused
+from pointsman_cli.conformance.findings import Property
+
+MOVE_INTERVAL_SECONDS = 1.0
+SWITCH_SECONDS = 0.5
+"""How long requests that begin after a replacement may still get the version before, in a fleet."""
+FIRST, SECOND, MOVES = "first", "second", "moves"
+RESERVED_REQUESTS = 200
+"""Requests that the load leaves for the checks after it."""
+STREAMS = (BASE, FIRST, SECOND, MOVES, FIRST, MOVES)
+"""What is requested at the same time, without a pause; a larger concurrency repeats it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A version that an adapter has got, with the times at which the change was made and had been made."""
+
+    version: str
+    called: float
+    returned: float
+
+
+async def run_load(bench: Bench, chosen: Chosen, seconds: float, concurrency: int) -> None:
+    adapters = {"first": chosen.first, "second": chosen.second, f"{MOVING_PART}-under-load": chosen.old}
+    async with bench.holding(adapters) as (first, second, moving):
+        models: dict[str, Callable[[str], Awaitable[TimedAnswer]]] = {
+            BASE: bench.ask_base,
+            FIRST: lambda prompt: bench.ask(first, prompt),
+            SECOND: lambda prompt: bench.ask(second, prompt),
+            MOVES: lambda prompt: bench.ask(moving, prompt),
+        }
+        ending = asyncio.Event()
+        who = [STREAMS[number % len(STREAMS)] for number in range(concurrency)]
+        streams = [asyncio.create_task(_stream(bench, models[each], number, ending)) for number, each in enumerate(who)]
+        try:
+            moves = await _move(bench, chosen, moving, time.monotonic() + seconds)
+        finally:
+            ending.set()
+            answers = await asyncio.gather(*streams)
+    for each, given in zip(who, answers, strict=True):
+        for answer in given:
+            if each == MOVES:
+                _judge_moving(bench, answer, moves)
+            else:
+                version = {BASE: BASE, FIRST: chosen.first, SECOND: chosen.second}[each]
+                about = Property.BASE_CHANGED if each == BASE else Property.WRONG_VERSION
+                bench.judge(answer, version, f"under load, {version}", about)
+
+
+async def _stream(
+    bench: Bench, ask: Callable[[str], Awaitable[TimedAnswer]], number: int, ending: asyncio.Event
+) -> list[TimedAnswer]:
+    """Asks one prompt after the other until `ending` is set; each stream begins with another prompt."""
+    answers: list[TimedAnswer] = []
+    while not ending.is_set() and bench.api.requests_left > RESERVED_REQUESTS:
+        answers.append(await ask(PROMPTS[(number + len(answers)) % len(PROMPTS)]))
+    return answers
+
+
+async def _move(bench: Bench, chosen: Chosen, moving: str, until: float) -> list[Move]:
+    """Replaces the adapter and loads a guest in turn, until the time; returns the versions of the adapter."""
+    moves = [Move(chosen.old, 0.0, 0.0)]
+    turn = 0
+    while time.monotonic() < until:
+        turn += 1
+        await asyncio.sleep(MOVE_INTERVAL_SECONDS)
+        try:
+            if turn % 3 == 0:
+                async with bench.holding({f"guest-{turn}": chosen.first}) as (guest,):
+                    answer = await bench.ask(guest, PROMPTS[turn % len(PROMPTS)], SHORT_TOKENS)
+                bench.judge(answer, chosen.first, "under load, a guest")
+                continue
+            version = chosen.new if moves[-1].version == chosen.old else chosen.old
+            called = time.monotonic()
+            await bench.control.replace(moving, version, bench.control.forms[0])
+            moves.append(Move(version, called, time.monotonic()))
+        except ControlRefused as error:
+            bench.findings.weak(Property.FAILED_REQUESTS, f"a change under load is refused: {error}")
+    bench.findings.note(f"{len(moves) - 1} replacements under load")
+    return moves
+
+
+def _judge_moving(bench: Bench, answer: TimedAnswer, moves: Sequence[Move]) -> None:
+    """Records whether an answer of the adapter that is replaced is of one version that it had meanwhile."""
+    if not bench.succeeded(answer, "under load, an adapter that is replaced"):
+        return
+    known, findings = bench.known, bench.findings
+    allowed = [
+        move.version
+        for move, following in zip(moves, [*moves[1:], Move("", float("inf"), float("inf"))], strict=True)
+        if move.called <= answer.first_token and following.returned + SWITCH_SECONDS >= answer.started
+    ]
+    if known.version_of(answer, allowed):
+        findings.passed(Property.WRONG_VERSION)
+        return
+    compared = [known.compare(answer, version) for version in allowed]
+    is_overlapped = any(move.called <= answer.ended and move.returned >= answer.started for move in moves)
+    what = f"under load, an adapter that is replaced: {bench.describe(answer, allowed[-1])}"
+    if is_overlapped and any(each.agreeing for each in compared):
+        about = Property.IN_FLIGHT
+    elif not known.version_of(answer, (BASE, *bench.shelf.versions())) and findings.is_failed(Property.STALE_CACHE):
+        about = Property.STALE_CACHE  # which was shown without load, and explains a mixture
+    else:
+        about = Property.WRONG_VERSION
+    findings.failed(about, what, min(each.wrong for each in compared))
+
+
+async def check_eviction(bench: Bench, chosen: Chosen, slots: int) -> None:
+    """Loads one adapter more than the engine can hold, and requests all of them twice."""
+    versions = [chosen.all[number % len(chosen.all)] for number in range(slots + 1)]
+    loaded: dict[str, str] = {}
+    for number, version in enumerate(versions):
+        name = bench.name(f"slot-{number}")
+        try:
+            await bench.load(name, version)
+        except ControlRefused as error:
+            bench.findings.note(f"after {number} adapters another one is refused: {error}")
+            break
+        loaded[name] = version
+    for turn in range(2):
+        answers = await asyncio.gather(*(bench.ask(name, PROMPTS[turn]) for name in loaded))
+        for answer, version in zip(answers, loaded.values(), strict=True):
+            bench.judge(answer, version, f"{len(loaded)} adapters in {slots} slots")
+    for name in loaded:
+        try:
+            await bench.unload(name)
+        except ControlRefused as error:
+            bench.findings.note(f"an adapter of the test could not be unloaded: {error}")

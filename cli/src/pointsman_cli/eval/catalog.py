@@ -1,0 +1,111 @@
+"""Reads the gateway's tasks, paths, models and prices."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import httpx
+
+from pointsman_cli.errors import CommandError, Refused
+from pointsman_cli.gateway_http import get_json
+
+NO_MODELS: Mapping[str, Any] = MappingProxyType({"data": ()})
+"""An answer of `/v1/models` that lists nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogTask:
+    """A task as the gateway describes it."""
+
+    paths: tuple[str, ...]
+    """The names of all paths that can answer the task, in fallback order."""
+    metric: Mapping[str, Any] | None
+    """The metric as in tasks.yaml; None if the task has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathFacts:
+    """A path as the gateway describes it."""
+
+    kind: str
+    """ "prompt", "rag", "lora", "tuned" or "hybrid"."""
+    model: str
+    """The name of the base model."""
+    adapter: str
+    """The adapter as the configuration names it, such as an alias ("triage@prod"); empty if the path has none."""
+    fingerprint: str
+    """A digest of the path's configuration, prompts and examples."""
+    versions: tuple[str, ...] = ()
+    """The adapter versions that answer now: one, or two while a canary runs; `adapter` if no engine has reported it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """A base model as the gateway describes it."""
+
+    fingerprint: str
+    """A digest of the engines' name for it, and of the model that it was tuned from."""
+    prices: Mapping[str, float] | None
+    """Dollars per million tokens by kind, such as "prompt"; None if they are unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The gateway's tasks, paths and models."""
+
+    revision: str
+    """The revision of the gateway's configuration."""
+    tasks: Mapping[str, CatalogTask]
+    """By name, as `paths`."""
+    paths: Mapping[str, PathFacts]
+    context_windows: Mapping[str, int]
+    """Tokens, by the name of the model."""
+    default_path: str
+    models: Sequence[str]
+    """All values that a request's `model` may have."""
+    base_models: Mapping[str, ModelFacts] = field(default_factory=dict)
+    """By name."""
+    search_usd: float = 0.0
+    """Dollars for one search of the retriever."""
+
+
+async def read_catalog(client: httpx.AsyncClient) -> Catalog:
+    """Reads `/v1/tasks` and `/v1/models` of the gateway at the client's base URL.
+
+    Raises CommandError if the gateway does not answer as expected; otherwise Refused, Unreachable or CommandError as
+    `get_json` does.
+    """
+    try:
+        body = await get_json(client, "/v1/tasks")
+        models = await get_json(client, "/v1/models")
+    except Refused as error:
+        if error.code in ("unknown_route", "http_404"):
+            at = str(client.base_url).rstrip("/")
+            raise CommandError(f"whatever answers at {at} knows no /v1/tasks: no gateway, or an old one") from error
+        raise
+    return to_catalog(body, models)
+
+
+def to_catalog(body: Mapping[str, Any], models: Mapping[str, Any] = NO_MODELS) -> Catalog:
+    """Converts the JSON objects of `/v1/tasks` and `/v1/models`; raises CommandError if one has another form."""
+    try:
+        return _catalog(body, [model["id"] for model in models["data"]])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CommandError(f"what the gateway says of its tasks is not as expected: {error!r}") from error
+
+
+def _catalog(body: Mapping[str, Any], models: Sequence[str]) -> Catalog:
+    return Catalog(
+        revision=body["revision"],
+        tasks={name: CatalogTask(tuple(task["paths"]), task["metric"]) for name, task in body["tasks"].items()},
+        paths={
+            name: PathFacts(path["kind"], path["model"], path["adapter"], path["fingerprint"], tuple(path["versions"]))
+            for name, path in body["paths"].items()
+        },
+        context_windows={name: model["context_window"] for name, model in body["models"].items()},
+        default_path=body["default_path"],
+        models=models,
+        base_models={name: ModelFacts(model["fingerprint"], model["prices"]) for name, model in body["models"].items()},
+        search_usd=body["search_usd"],
+    )

@@ -1,0 +1,49 @@
+"""The schema of changes of a model's prices that take effect on a day, so that a receipt has the prices of its time."""
+
+from collections.abc import Sequence
+from datetime import date
+from itertools import pairwise
+
+from pydantic import Field
+
+from pointsman_gateway.config.field_types import Strict
+from pointsman_gateway.config.token_prices import Dollars, Prices
+
+
+class PriceChange(Strict):
+    """Prices that replace a model's earlier ones; of those that are unset the earlier ones stay."""
+
+    starting: date = Field(description="YYYY-MM-DD: from 00:00 UTC of this day on, requests have these prices")
+    usd_per_million_tokens: Prices
+    service_tiers: dict[str, Prices] = Field(
+        default_factory=dict, description="of all tiers that have a price; required if the model has any"
+    )
+    usd_per_image: Dollars | None = None
+    usd_per_request: Dollars | None = None
+    usd_per_tool_request: Dollars | None = None
+
+    @property
+    def replaced(self) -> dict[str, object]:
+        """Returns the prices that are set, by the names of the model's fields."""
+        return {name: getattr(self, name) for name in self.model_fields_set - {"starting"}}
+
+
+def check_price_changes(changes: Sequence[PriceChange], service_tiers: Sequence[str]) -> None:
+    """Raises ValueError if the changes of a model with these service tiers are not in the order of their days, or if
+    one leaves out the tiers.
+    """
+    for before, after in pairwise(changes):
+        if after.starting <= before.starting:
+            raise ValueError(
+                f"'starting' of price_changes must rise, and {after.starting} follows {before.starting}: sort them, "
+                "and keep one for each day"
+            )
+    tiers = set(service_tiers)
+    for change in changes:
+        missing = tiers - change.service_tiers.keys()
+        if missing:
+            raise ValueError(
+                f"the price change of {change.starting} has no service tier '{min(missing)}', which has a price until "
+                "then: write all tiers"
+            )
+        tiers |= change.service_tiers.keys()

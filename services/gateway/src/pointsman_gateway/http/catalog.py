@@ -1,0 +1,36 @@
+"""The form of `GET /v1/tasks`, in which clients that compare paths read the catalog."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pointsman_gateway.domain import Path
+from pointsman_gateway.domain.path import Catalog
+
+
+def catalog_body(catalog: Catalog, revision: str, versions_of: Callable[[Path], Sequence[str]]) -> dict[str, Any]:
+    """Returns the catalog as a JSON object.
+
+    `revision` is that of the configuration. `versions_of` returns the adapter versions that requests on a path may use:
+    the adapter's configured name if it is an alias that no engine has reported.
+    """
+    return {
+        "revision": revision,
+        "default_path": catalog.default_path,
+        "tasks": {name: asdict(task) for name, task in catalog.tasks.items()},
+        "paths": {name: _path(path, versions_of(path)) for name, path in catalog.paths.items()},
+        "models": {name: asdict(model) for name, model in catalog.models.items()},
+        "search_usd": catalog.search_usd,
+    }
+
+
+def _path(path: Path, versions: Sequence[str]) -> dict[str, Any]:
+    return {
+        "kind": path.kind,
+        "model": path.model,
+        "adapter": path.adapter,
+        "versions": list(versions),
+        "strategies": path.strategies,
+        "collections": path.collections,
+        "fingerprint": path.fingerprint,
+    }

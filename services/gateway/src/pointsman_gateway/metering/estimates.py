@@ -1,0 +1,29 @@
+"""Which dollars of a receipt are estimates, since no engine has counted the tokens, and why."""
+
+from collections.abc import Iterable
+
+from pointsman_gateway.domain.outcome import CANCELLED
+from pointsman_gateway.metering.attempts import PathAttempt, Work
+from pointsman_gateway.metering.pricing import TOKEN_COMPONENTS
+
+CLIENT_LEFT, ENGINE_BROKE_OFF, HEDGED = "cancelled", "interrupted", "hedged"
+ESTIMATE_CAUSES = (CLIENT_LEFT, ENGINE_BROKE_OFF, HEDGED)
+"""The client disconnected during the answer; the answer broke off, or took too long; the prompt was sent to a second
+engine, and the slower one reports no tokens."""
+
+
+def estimated_picodollars(attempts: Iterable[tuple[PathAttempt, Work]], outcome: str) -> dict[str, int]:
+    """Returns the picodollars of estimated tokens by cause; empty if engines have counted all tokens.
+
+    `outcome` is that of the request.
+    """
+    found: dict[str, int] = {}
+    for attempt, (usage, parts, _) in attempts:
+        if usage.is_estimate:
+            # An attempt that another one followed has failed by itself.
+            cause = CLIENT_LEFT if outcome == CANCELLED and attempt.ended is None else ENGINE_BROKE_OFF
+            tokens = sum([amount for part, amount in parts.items() if part in TOKEN_COMPONENTS])
+            found[cause] = found.get(cause, 0) + tokens
+        if "hedge" in parts:
+            found[HEDGED] = found.get(HEDGED, 0) + parts["hedge"]
+    return found

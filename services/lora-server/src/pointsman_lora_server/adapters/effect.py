@@ -1,0 +1,108 @@
+"""Checks that the engine applies a version: its log-probabilities differ from the base model's."""
+
+import asyncio
+import logging
+import math
+
+from pointsman_servicekit.errors import InvalidArgument, NotFound
+
+from pointsman_lora_server.engine.completion import CERTAIN_LOGPROB, CompletionClient, GreedyAnswer
+
+log = logging.getLogger(__name__)
+
+PROMPTS = (
+    "The station is",
+    "Dear customer, thank you for",
+    '{"answer": "',
+    "Question: How do I get my money back? Answer:",
+)
+MAX_TOKENS = 8
+ATTEMPTS = 3
+"""How often a version without effect is asked, since on a busy engine rounding can hide a weak one."""
+
+CLEAR_DIFFERENCE = 0.5
+"""A change of a log-probability, in nats, that rounding cannot explain: bfloat16 changes them by 0.1 or 0.2."""
+MIN_DIFFERENCE = 1e-3
+"""The least change that is an effect, in nats. An engine that ignores an adapter repeats the base model's
+log-probabilities exactly, except for rounding in other batches."""
+
+
+class EffectCheck:
+    """Compares a version's answers with those of the base model by the same engine.
+
+    This costs one request for each start of this process if a version's effect is clear; otherwise the version and,
+    twice, the base model are asked `PROMPTS`. The base model's own variation is what rounding explains.
+    """
+
+    def __init__(self, engine: CompletionClient, base_model: str) -> None:
+        """Takes the base model's name at the engine."""
+        self._engine = engine
+        self._base_model = base_model
+        self._base_answers: dict[str, GreedyAnswer] = {}
+
+    async def check(self, version: str, prompt: str, answer: GreedyAnswer) -> None:
+        """Raises InvalidArgument ("no_effect") if the version answers as the base model does.
+
+        `answer` is the version's greedy answer to `prompt`, which should be the same at each call. Does nothing if the
+        base model cannot answer, which the probe reports. Raises as `VllmClient.complete` does for the version, and
+        Unavailable if the engine does not answer.
+        """
+        try:
+            base_answer = await self._base_answer(prompt, len(answer.token_ids))
+            if difference(answer, base_answer) > CLEAR_DIFFERENCE:
+                return
+            for _ in range(ATTEMPTS):
+                effect, variation = await self._measure(version)
+                if effect > max(MIN_DIFFERENCE, variation):
+                    return
+        except _BaseFailed as error:
+            log.warning("the effect of %s was not checked: the base model does not answer: %s", version, error)
+            return
+        raise InvalidArgument(
+            f"{version} answers as the base model does in this engine: on {len(PROMPTS)} prompts its log-probabilities "
+            f"differ by {effect:.2g} nats at most, and the base model's own by {variation:.2g} from one request to the "
+            "next. Its weights are too small (train longer, or raise lora_alpha), or the engine does not apply them: "
+            "compare the names of its tensors with those of the base model's layers",
+            code="no_effect",
+        )
+
+    async def _measure(self, version: str) -> tuple[float, float]:
+        """Returns the largest difference, in nats, between the version and the base model, and between two answers of
+        the base model, over all prompts. All are requested at once, so that the engine computes them in one batch.
+        """
+        of_version, first, second = await asyncio.gather(
+            asyncio.gather(*(self._engine.complete(version, prompt, MAX_TOKENS) for prompt in PROMPTS)),
+            asyncio.gather(*(self._ask_base(prompt, MAX_TOKENS) for prompt in PROMPTS)),
+            asyncio.gather(*(self._ask_base(prompt, MAX_TOKENS) for prompt in PROMPTS)),
+        )
+        return max(map(difference, of_version, first)), max(map(difference, first, second))
+
+    async def _base_answer(self, prompt: str, max_tokens: int) -> GreedyAnswer:
+        if prompt not in self._base_answers:
+            self._base_answers[prompt] = await self._ask_base(prompt, max_tokens)
+        return self._base_answers[prompt]
+
+    async def _ask_base(self, prompt: str, max_tokens: int) -> GreedyAnswer:
+        try:
+            return await self._engine.complete(self._base_model, prompt, max_tokens)
+        except (InvalidArgument, NotFound) as error:
+            raise _BaseFailed(error.message) from error
+
+
+class _BaseFailed(Exception):
+    """The base model gives no answer."""
+
+
+def difference(answer: GreedyAnswer, other: GreedyAnswer) -> float:
+    """Returns the largest difference of log-probabilities, in nats, up to the first token that differs.
+
+    That token's own counts too; if one of the answers was certain of it, which excludes a near-tie, returns infinity.
+    """
+    largest = 0.0
+    for token, logprob, other_token, other_logprob in zip(
+        answer.token_ids, answer.logprobs, other.token_ids, other.logprobs, strict=False
+    ):
+        largest = max(largest, abs(logprob - other_logprob))
+        if token != other_token:
+            return math.inf if max(logprob, other_logprob) >= CERTAIN_LOGPROB else largest
+    return largest

@@ -1,0 +1,122 @@
+"""Fixtures: adapters of the swap test for the double, and the double as a process."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.ports import free_port
+
+DOUBLE = Path(__file__).parent / "swap_double.py"
+KEY = "a-key-for-the-double"
+HIDDEN, RANK = 8, 2
+Q, V = (f"base_model.model.model.layers.0.self_attn.{name}_proj.lora_" for name in "qv")
+
+
+@dataclass(frozen=True)
+class Double:
+    url: str
+    process: "subprocess.Popen[bytes]"
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=60) as response:
+            return json.load(response)
+
+    def models(self) -> list[str]:
+        return [model["id"] for model in self.get("/v1/models")["data"]]
+
+    def sent(self) -> list[str]:
+        sent: list[str] = self.get("/sent")
+        return sent
+
+    def load(self, name: str, folder: Path) -> None:
+        body = json.dumps({"lora_name": name, "lora_path": str(folder)}).encode()
+        headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/v1/load_lora_adapter", body, headers)
+        urllib.request.urlopen(request, timeout=60).close()
+
+    @property
+    def restart_command(self) -> str:
+        code = f"import urllib.request as u; u.urlopen(u.Request('{self.url}/restart', method='POST'))"
+        return f'{sys.executable} -c "{code}"'
+
+
+StartDouble = Callable[..., AbstractContextManager[Double]]
+
+
+@pytest.fixture
+def start_double(monkeypatch: pytest.MonkeyPatch) -> StartDouble:
+    """Runs the double with a fault, and sets the key that it needs for the command."""
+    monkeypatch.setenv("POINTSMAN_API_KEY", KEY)
+
+    @contextmanager
+    def start(fault: str = "", *options: str) -> Iterator[Double]:
+        port = free_port()
+        command = [sys.executable, str(DOUBLE), "--port", str(port), "--fault", fault, *options]
+        with subprocess.Popen(command, env=os.environ | {"VLLM_API_KEY": KEY}) as process:
+            double = Double(f"http://127.0.0.1:{port}", process)
+            try:
+                _wait_until_it_answers(double)
+                yield double
+            finally:
+                process.kill()
+
+    return start
+
+
+def _wait_until_it_answers(double: Double) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            double.models()
+        except urllib.error.URLError:
+            assert time.monotonic() < deadline
+            assert double.process.poll() is None
+            time.sleep(0.05)
+        else:
+            return
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    """A folder like that of `make_adapters.py`, for the double's base model."""
+    made = tmp_path / "adapters" / "made"
+    versions = [_weights(seed) for seed in range(6)]
+    for number, weights in enumerate(versions):
+        _write(made / f"version-{number}", weights)
+    first = versions[0]
+    _write(made / "other-names", {name.replace(".layers.", ".strata."): value for name, value in first.items()})
+    _write(made / "smaller-shapes", {name: value[..., : HIDDEN // 2] for name, value in first.items()})
+    _write(made / "half-broken", first | {f"{V}B.weight": np.concatenate([first[f"{V}B.weight"]] * 2)})
+    _write(made / "nan", {name: np.full_like(value, np.nan) for name, value in first.items()})
+    (made / "adapters.json").write_text(json.dumps({"versions": len(versions)}))
+    return made.parent
+
+
+def _weights(seed: int) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    weights = {}
+    for module in (Q, V):
+        weights[f"{module}A.weight"] = random.standard_normal((RANK, HIDDEN)).astype(np.float32)
+        weights[f"{module}B.weight"] = random.standard_normal((HIDDEN, RANK)).astype(np.float32)
+    return weights
+
+
+def _write(folder: Path, weights: dict[str, Any]) -> None:
+    folder.mkdir(parents=True)
+    save_file(
+        {name: np.ascontiguousarray(value) for name, value in weights.items()}, folder / "adapter_model.safetensors"
+    )
+    (folder / "adapter_config.json").write_text("{}")

@@ -1,0 +1,1 @@
+"""Imports prices of models from other price tables into the configuration."""

@@ -1,0 +1,202 @@
+"""Reads LiteLLM's price table: dollars per token by model, kind of token, length of the prompt and service tier."""
+
+import importlib.util
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.token_prices import Prices
+from pydantic import ValidationError
+
+TOKEN_PRICES = {
+    "input_cost_per_token": "prompt",
+    "cache_read_input_token_cost": "cached",
+    "output_cost_per_token": "completion",
+    "cache_creation_input_token_cost": "cache_write",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
+    "input_cost_per_audio_token": "prompt_audio",
+    "input_cost_per_image_token": "prompt_image",
+    "output_cost_per_audio_token": "completion_audio",
+    "output_cost_per_image_token": "completion_image",
+    "output_cost_per_reasoning_token": "reasoning",
+}
+"""LiteLLM's names of prices, with the kinds of tokens that have them."""
+TIERS = ("flex", "priority")
+"""The service tiers whose prices are imported. Requests that pass a gateway are never part of a batch."""
+UNCOUNTED_IF_FREE = frozenset({"cache_write", "cache_write_1h"})
+"""Kinds for which 0 means that the provider does not count them apart: such tokens then have no known price."""
+INSTALLED = "litellm"
+"""The name that stands for the table of the installed package."""
+
+_TABLE_FILE = "model_prices_and_context_window_backup.json"
+_PRICE = re.compile(rf"({'|'.join(TOKEN_PRICES)})(?:_above_(\d+)k_tokens)?(?:_({'|'.join(TIERS)}))?")
+_MAX_FILE_BYTES = 64 * 1024 * 1024
+
+KindPrices = dict[str, float]
+"""Dollars per million tokens by kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedPrices:
+    """The prices of one model, in the form of models.yaml."""
+
+    entry: str
+    """LiteLLM's name of the model."""
+    usd_per_million_tokens: Prices
+    service_tiers: Mapping[str, Prices] = field(default_factory=dict)
+    usd_per_request: float | None = None
+
+
+def read_table(source: str) -> dict[str, Any]:
+    """Returns the entries of the table by LiteLLM's names of the models.
+
+    `source` is `INSTALLED` or a file. Raises ConfigError if the package is not installed, or the file cannot be read as
+    such a table.
+    """
+    file = _installed_table() if source == INSTALLED else Path(source)
+    try:
+        if file.stat().st_size > _MAX_FILE_BYTES:
+            raise ConfigError(f"{file} has more than {_MAX_FILE_BYTES:,} bytes, so it is no price table of LiteLLM")
+        table = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} is not JSON: {error}") from error
+    entries = (
+        {name: entry for name, entry in table.items() if isinstance(entry, dict)} if isinstance(table, dict) else {}
+    )
+    if not any("input_cost_per_token" in entry for entry in entries.values()):
+        raise ConfigError(
+            f"{file} is no price table of LiteLLM: it should have an object for each model, with input_cost_per_token"
+        )
+    return entries
+
+
+def _installed_table() -> Path:
+    found = importlib.util.find_spec(INSTALLED)  # which does not import it
+    folder = found and found.submodule_search_locations
+    if not folder:
+        raise ConfigError(
+            "the package litellm is not installed here: pip install litellm, or name a file of its price table "
+            "(model_prices_and_context_window.json)"
+        )
+    return Path(folder[0]) / _TABLE_FILE
+
+
+def to_prices(name: str, entry: Mapping[str, Any]) -> ImportedPrices:
+    """Converts the entry of one model.
+
+    A cached token without a price of its own costs as much as another one of the prompt. A service tier is left out if
+    it has no prices for some lengths of the prompt. Raises ConfigError if a price is negative or no number, or the
+    prices for lengths of the prompt are incomplete or contradict each other.
+    """
+    priced: dict[str, dict[int, KindPrices]] = {}
+    for field_name, value in entry.items():
+        match = _PRICE.fullmatch(field_name)
+        if match:
+            kind, above, tier = TOKEN_PRICES[match[1]], int(match[2] or 0) * 1000, match[3] or ""
+            price = _price(name, field_name, value)
+            if price is not None and not (price == 0 and kind in UNCOUNTED_IF_FREE):
+                priced.setdefault(tier, {}).setdefault(above, {})[kind] = price
+    ranges = entry.get("tiered_pricing")
+    if ranges is not None:
+        if any(above for above in priced.get("", ())):
+            raise ConfigError(f"'{name}' has tiered_pricing and prices of long prompts (_above_...): they contradict")
+        priced[""] = _by_range(name, ranges)
+    standard = priced.pop("", {})
+    if not {"prompt", "completion"} <= standard.get(0, {}).keys():
+        raise ConfigError(f"'{name}' has no input_cost_per_token and output_cost_per_token")
+    tiers = {
+        tier: _to_prices(f"{name}, tier {tier}", of)
+        for tier, of in priced.items()
+        if {"prompt", "completion"} <= of.get(0, {}).keys() and of.keys() >= standard.keys()
+    }
+    request = entry.get("input_cost_per_request")
+    per_request = None if request is None else _number(name, "input_cost_per_request", request)
+    return ImportedPrices(name, _to_prices(name, standard), tiers, per_request or None)
+
+
+def _by_range(name: str, ranges: Any) -> dict[int, KindPrices]:
+    """Converts `tiered_pricing`: a list of prices, each with the `range` of the prompt's tokens for which it holds."""
+    found: dict[int, KindPrices] = {}
+    end = 0
+    if not isinstance(ranges, list) or not ranges:
+        raise ConfigError(f"'{name}': tiered_pricing should be a list of prices with a range")
+    for number, tier in enumerate(ranges, 1):
+        bounds = tier.get("range") if isinstance(tier, dict) else None
+        if not (isinstance(bounds, list) and len(bounds) == 2 and all(isinstance(one, int | float) for one in bounds)):
+            raise ConfigError(f"'{name}': entry {number} of tiered_pricing needs a range [FROM, TO] of tokens")
+        begin = int(bounds[0])
+        if begin > end + 1 or begin < end or bounds[1] <= begin:
+            raise ConfigError(
+                f"'{name}': the ranges of tiered_pricing contradict each other: {bounds} follows one that ends at {end}"
+            )
+        kinds = {
+            TOKEN_PRICES[field_name]: price
+            for field_name, value in tier.items()
+            if field_name in TOKEN_PRICES and (price := _price(name, field_name, value)) is not None
+        }
+        found[end] = kinds
+        end = int(bounds[1])
+    return found
+
+
+def _price(name: str, field_name: str, value: Any) -> float | None:
+    """Returns dollars per million tokens; None if the entry has null."""
+    return None if value is None else round(_number(name, field_name, value) * 1e6, 9)
+
+
+def _number(name: str, field_name: str, value: Any) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"'{name}': {field_name} is {value!r}, and should be dollars for one token")
+    if number < 0:
+        raise ConfigError(f"'{name}': {field_name} is negative ({value})")
+    return number
+
+
+def _to_prices(name: str, by_length: dict[int, KindPrices]) -> Prices:
+    """Returns the prices of a model or tier from those of each range of the prompt's length, by its lower bound.
+
+    A kind that lacks a price for some lengths is left out: tokens of it then have no known price. Raises ConfigError if
+    prompt or completion lack one.
+    """
+    shorter: KindPrices = {}
+    for above, prices in sorted(by_length.items()):
+        missing = {"prompt", "completion"} - prices.keys()
+        if len(missing) == 2:  # only a special kind depends on the length
+            prices |= {kind: price for kind, price in shorter.items() if kind not in prices}
+        elif missing:
+            raise ConfigError(
+                f"'{name}' has no price of the {min(missing)} above {above:,} tokens, and one of the other part"
+            )
+        prices.setdefault("cached", prices["prompt"])
+        shorter = prices
+    tables = _common_kinds(by_length)
+    first, *longer = sorted(tables)
+    differing = [above for before, above in pairwise((first, *longer)) if tables[above] != tables[before]]
+    long_prompts = {"long_prompts": [{"above": above, **tables[above]} for above in differing]} if differing else {}
+    try:
+        return Prices.model_validate({**tables[first], **long_prompts})
+    except ValidationError as error:
+        raise ConfigError(f"'{name}': {error.errors()[0]['msg']}") from error
+
+
+def _common_kinds(by_length: Mapping[int, KindPrices]) -> dict[int, KindPrices]:
+    """Returns the prices of the kinds that have one for each length; `reasoning` only if it is not the completion's."""
+    kinds = set.intersection(*(set(prices) for prices in by_length.values()))
+    if all(prices.get("reasoning", prices["completion"]) == prices["completion"] for prices in by_length.values()):
+        kinds.discard("reasoning")
+    return {
+        above: {kind: prices[kind] for kind in TOKEN_PRICES.values() if kind in kinds}
+        for above, prices in by_length.items()
+    }

@@ -1,0 +1,97 @@
+"""Finds the prices that a configuration's models have now, and the entries of them in LiteLLM's table."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime
+from typing import Any
+
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.models_file import ModelConfig
+from pointsman_gateway.config.providers import find_price, preset_of, provider_at
+from pointsman_gateway.config.token_prices import Prices
+from pydantic import ValidationError
+
+from pointsman_lab.litellm_advice import PROVIDERS
+from pointsman_lab.prices.litellm_table import ImportedPrices
+
+Flat = dict[str, float]
+"""Dollars by what they are for, such as "prompt above 200,000" or "flex: cached"."""
+
+
+def today() -> date:
+    return datetime.now(UTC).date()
+
+
+def candidate_entries(name: str, content: Mapping[str, Any]) -> Iterator[list[tuple[str, str]]]:
+    """Yields for each engine of a model the names that LiteLLM may have for it, each with LiteLLM's provider."""
+    upstream = (content["models"][name] or {}).get("upstream")
+    for engine in content["engines"].values():
+        if engine.get("model") != name:
+            continue
+        provider = engine.get("provider") or provider_at(str(engine.get("url") or ""))
+        names = dict.fromkeys(str(one) for one in (engine.get("upstream"), upstream, name) if one)
+        keys = [(key, prefix) for prefix in _prefixes(provider) for one in names for key in (f"{prefix}/{one}", one)]
+        if keys:
+            yield keys
+
+
+def _prefixes(provider: str) -> list[str]:
+    """Returns LiteLLM's names of a provider; those of the provider whose prices it has come last."""
+    ours, slash, theirs = provider.partition("/")
+    if slash:
+        return [theirs]
+    try:
+        preset = preset_of(ours)
+    except KeyError:
+        return []
+    if not preset.key_env:  # an engine of one's own
+        return []
+    known = {**{prefix: of for prefix, (of, _) in PROVIDERS.items()}, "bedrock": "bedrock"}
+    of_it = ours.removesuffix("-deployments")
+    return [prefix for name in (of_it, preset.price_list) if name for prefix, of in known.items() if of == name]
+
+
+def find_entry(keys: list[tuple[str, str]], table: Mapping[str, Any]) -> str:
+    """Returns the first name with an entry of its provider; empty if there is none."""
+    for key, provider in keys:
+        owner = str(table.get(key, {}).get("litellm_provider", ""))
+        if key in table and (owner == provider or owner.startswith(f"{provider}_")):
+            return key
+    return ""
+
+
+def present_prices(name: str, content: Mapping[str, Any]) -> Flat:
+    """Returns the prices that the configuration or else the price list has; empty if they are unknown."""
+    written = content["models"][name] or {}
+    if "usd_per_million_tokens" not in written:
+        for engine in content["engines"].values():
+            if engine.get("model") == name:
+                upstream = engine.get("upstream") or written.get("upstream") or name
+                provider = engine.get("provider") or provider_at(str(engine.get("url") or ""))
+                listed = find_price(provider, (str(upstream), name))
+                if listed is not None:
+                    prices = {"prompt": listed.prompt, "cached": listed.cached, "completion": listed.completion}
+                    further = dict(listed.further)
+                    tiers = {"service_tiers": further.pop("service_tiers", {})}
+                    written = {**tiers, **written, "usd_per_million_tokens": {**prices, **further}}
+    try:
+        model = ModelConfig.model_validate(written).priced_on(today())
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(f"models.{name}.{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+    if model.usd_per_million_tokens is None:
+        return {}
+    return flat(ImportedPrices(name, model.usd_per_million_tokens, model.service_tiers, model.usd_per_request))
+
+
+def flat(prices: ImportedPrices) -> Flat:
+    found = {**_flat_prices("", prices.usd_per_million_tokens)}
+    for tier, of in prices.service_tiers.items():
+        found |= _flat_prices(f"{tier}: ", of)
+    return found | ({"request": prices.usd_per_request} if prices.usd_per_request else {})
+
+
+def _flat_prices(prefix: str, prices: Prices) -> Flat:
+    found = {f"{prefix}{kind}": price for kind, price in prices.by_kind.items()}
+    for longer in prices.long_prompts:
+        found |= {f"{prefix}{kind} above {longer.above:,}": price for kind, price in longer.by_kind.items()}
+    return found

@@ -1,0 +1,103 @@
+"""Compares one export with the charges of receipts, and names the first cause of each difference."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from pointsman_lab.reconcile.across_groups import day_boundary, swapped
+from pointsman_lab.reconcile.causes import DAY, MIN_PICODOLLARS, Difference
+from pointsman_lab.reconcile.charges import Charge
+from pointsman_lab.reconcile.days import Days
+from pointsman_lab.reconcile.exports.lines import REQUESTS, Export, Number
+from pointsman_lab.reconcile.join import Joined, Names, join
+from pointsman_lab.reconcile.within_group import GroupCauses
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over all groups, in tokens or in picodollars."""
+
+    exported: Number
+    received: Number
+    estimated: Number
+    differing: Number
+    """The sum of all differences, none of which cancels out another."""
+
+    @property
+    def share(self) -> Fraction:
+        """Returns the differences as a share of the larger total; 0 if both are 0."""
+        larger = max(self.exported, self.received)
+        return Fraction(self.differing) / larger if larger else Fraction(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    export: Export
+    days: int
+    tokens: Totals | None
+    """None if the export has no numbers of tokens."""
+    dollars: Totals | None
+    """In picodollars; None if the export has no costs."""
+    differences: Sequence[Difference]
+    """The largest first; those in dollars come first if the export has both."""
+
+    @property
+    def share(self) -> Fraction:
+        """Returns the larger share of differences: of tokens or of dollars."""
+        return max((of.share for of in (self.tokens, self.dollars) if of is not None), default=Fraction(0))
+
+    @property
+    def first_cause(self) -> str:
+        """Returns the cause of the largest difference; empty if there is none."""
+        return self.differences[0].cause if self.differences else ""
+
+
+def compare(
+    export: Export, charges: Sequence[Charge], days: Days, names: Names, tolerance: Fraction = Fraction(0)
+) -> Comparison:
+    """Compares an export with charges. Numbers that differ by up to the share `tolerance` count as equal when a cause
+    is looked for.
+    """
+    joined = join(export, charges, days, names)
+    found = list(_differences(joined))
+    if found:
+        boundary = day_boundary(joined, charges, lambda time_of, of: join(export, of, days, names, time_of))
+        if boundary:
+            found = [replace(one, cause=f"{DAY}: {boundary}") for one in found]
+        else:
+            found = _explained(joined, found, tolerance)
+    found.sort(key=lambda one: (not one.in_dollars, -one.size, one.group, one.kind))
+    return Comparison(export, len(days), _totals(joined, False), _totals(joined, True), found)
+
+
+def _differences(joined: Joined) -> Iterator[Difference]:
+    for group, kinds in joined.groups.items():
+        for kind, of in kinds.items():
+            if joined.export.has_counts and of.difference:
+                yield Difference(group, kind, False, of.exported, of.received)
+            if joined.export.has_dollars and of.size_usd > MIN_PICODOLLARS:
+                yield Difference(group, kind, True, of.exported_usd, of.received_usd)
+
+
+def _explained(joined: Joined, found: Sequence[Difference], tolerance: Fraction) -> list[Difference]:
+    elsewhere = swapped(joined)
+    causes = {one.group: GroupCauses(joined, one.group, tolerance) for one in found if one.group not in elsewhere}
+    return [replace(one, cause=elsewhere.get(one.group) or causes[one.group].cause_of(one)) for one in found]
+
+
+def _totals(joined: Joined, in_dollars: bool) -> Totals | None:
+    """Returns the totals; None if the export does not have these numbers."""
+    if not (joined.export.has_dollars if in_dollars else joined.export.has_counts):
+        return None
+    sums: list[Number] = [0, 0, 0, 0]
+    for kinds in joined.groups.values():
+        for kind, of in kinds.items():
+            if in_dollars:
+                numbers = (of.exported_usd, of.received_usd, of.estimated_usd)
+            elif kind != REQUESTS:
+                numbers = (of.exported, of.received, of.estimated)
+            else:
+                continue
+            differing = of.size_usd if in_dollars else of.size
+            sums = [total + number for total, number in zip(sums, (*numbers, differing), strict=True)]
+    return Totals(*sums)

@@ -1,0 +1,78 @@
+"""The days of an export, by which its lines are compared with receipts."""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import pairwise
+from math import inf
+
+from pointsman_lab.reconcile.exports.lines import SECONDS_PER_DAY, Export, Line
+
+_MAX_PART_SECONDS = 12 * 60 * 60
+"""The most seconds of an interval that is a part of a day."""
+_MAX_DAY_SECONDS = 25 * 60 * 60
+"""The most seconds of a day: one on which clocks are put back."""
+
+
+class Days:
+    """The days of an export: which there are, and in which of them a line or a time is.
+
+    Intervals shorter than a day belong to the day (UTC) in which they begin; longer ones count as a day.
+    """
+
+    def __init__(self, export: Export, until: float) -> None:
+        """Takes `until`, the Unix seconds of the present: a day that ends later is not over, and is left out."""
+        intervals = sorted({*export.covered}) or _whole_days(export.lines)
+        self.unfinished = sorted({self._day(*of) for of in intervals if of[1] > until})
+        """Unix seconds at which days begin that are not over."""
+        self._intervals = [of for of in intervals if self._day(*of) not in self.unfinished]
+        self._begins = [begin for begin, _ in self._intervals]
+        self._days = {self._day(*of) for of in self._intervals}
+
+    @property
+    def begin(self) -> float:
+        """Returns the Unix seconds at which the first day begins; infinite if there is none."""
+        return min(self._begins, default=inf)
+
+    @property
+    def end(self) -> float:
+        return max((end for _, end in self._intervals), default=-inf)
+
+    def __len__(self) -> int:
+        return len(self._days)
+
+    def of_line(self, line: Line) -> float | None:
+        """Returns the Unix seconds at which the line's day begins; None if that day is left out."""
+        day = self._day(line.begin, line.end)
+        return day if day in self._days else None
+
+    def of_time(self, unix_seconds: float) -> float | None:
+        """Returns the Unix seconds at which the day of a time begins; None if the export does not have that time."""
+        at = bisect_right(self._begins, unix_seconds) - 1
+        if at < 0 or unix_seconds >= self._intervals[at][1]:
+            return None
+        return self._day(*self._intervals[at])
+
+    def since(self, unix_seconds: float) -> list[float]:
+        """Leaves out the days that begin earlier, and returns them."""
+        earlier = sorted(day for day in self._days if day < unix_seconds)
+        self._intervals = [of for of in self._intervals if self._day(*of) not in earlier]
+        self._begins = [begin for begin, _ in self._intervals]
+        self._days.difference_update(earlier)
+        return earlier
+
+    @staticmethod
+    def _day(begin: float, end: float) -> float:
+        return begin if end - begin > _MAX_PART_SECONDS else begin // SECONDS_PER_DAY * SECONDS_PER_DAY
+
+
+def _whole_days(lines: Iterable[Line]) -> list[tuple[float, float]]:
+    """Returns the days from the first to the last line, also those without a line: a table has no rows for them."""
+    begins = sorted({Days._day(line.begin, line.end) for line in lines})
+    days = list(begins)
+    for before, after in pairwise(begins):
+        while after - before > _MAX_DAY_SECONDS:
+            before += SECONDS_PER_DAY
+            days.append(before)
+    days.sort()
+    ends = [*days[1:], *(day + SECONDS_PER_DAY for day in days[-1:])]
+    return list(zip(days, ends, strict=True))

@@ -1,0 +1,1 @@
+"""Readers of providers' exports of usage and costs, one for each format."""

@@ -1,0 +1,109 @@
+"""The lines of a provider's export: what it counted or charged in one interval, in the words of receipts."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.domain import PICODOLLARS
+from pointsman_gateway.domain.usage import TOKEN_KINDS
+
+SECONDS_PER_DAY = 24 * 60 * 60
+REQUESTS, TOOLS, ALL_KINDS = "requests", "tool", "all"
+"""Kinds of lines that count no tokens: requests to models, requests to the provider's tools (in dollars: what they
+cost), and dollars that the export does not divide by kind."""
+PLAIN_KINDS = ("prompt", "cached", "completion")
+KINDS = (*PLAIN_KINDS, *TOKEN_KINDS)
+"""The kinds of tokens, as `Usage.by_kind` divides them: no token is of two kinds."""
+
+Number = int | Fraction
+"""An exact number; whole ones are integers, with which sums are ten times as fast."""
+
+_MAX_COUNT = 10**18
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    begin: float
+    """Unix seconds at which the line's interval begins."""
+    end: float
+    model: str
+    """The provider's name of the model; empty if the export is not divided by model."""
+    kind: str
+    """One of `KINDS`, `REQUESTS`, `TOOLS` or `ALL_KINDS`, or the provider's word if it is none of them."""
+    count: Number | None = None
+    """How many tokens or requests; None if the export does not say it."""
+    picodollars: Number | None = None
+    """What they cost; None if the export does not say it."""
+    key: str | None = None
+    """The provider's id of the key, project, workspace or resource; None if the export is not divided by it."""
+    tier: str | None = None
+    """The service tier, empty for the standard one; None if the export is not divided by tier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """The lines of one or more files of one format."""
+
+    format: str
+    """The format's name for people."""
+    providers: tuple[str, ...]
+    """The providers in the configuration whose usage it can have."""
+    lines: Sequence[Line]
+    kinds: Collection[str]
+    """The kinds that it divides tokens into. Tokens of other kinds are included in those of prompt or completion."""
+    notes: Sequence[str] = ()
+    """What was left out, as sentences."""
+    covered: Sequence[tuple[float, float]] = field(default_factory=list)
+    """The intervals (Unix seconds) that it describes, also those without a line."""
+
+    @property
+    def has_counts(self) -> bool:
+        return any(line.count is not None for line in self.lines)
+
+    @property
+    def has_dollars(self) -> bool:
+        return any(line.picodollars is not None for line in self.lines)
+
+
+def to_count(value: Any, where: str) -> Number:
+    """Converts a number of tokens or requests; None and empty are 0. Raises ConfigError if it is invalid."""
+    number = 0 if value is None or value == "" else exact(_fraction(value, where))
+    if not 0 <= number <= _MAX_COUNT:
+        raise ConfigError(f"{where} is {value}, and should be a number of tokens or requests")
+    return number
+
+
+def to_picodollars(value: Any, currency: Any, where: str, units_per_dollar: int = 1) -> Number:
+    """Converts an amount of money. Raises ConfigError if it is no number, or not in dollars."""
+    if str(currency or "").upper() != "USD":
+        shown = str(currency or "no currency")[:20]
+        raise ConfigError(f"{where} is in {shown}, and receipts are in dollars: export the costs in USD")
+    return exact(_fraction(value, where) / units_per_dollar * PICODOLLARS)
+
+
+def exact(number: Number) -> Number:
+    """Returns the number as an integer if it is whole."""
+    return number.numerator if number.denominator == 1 else number
+
+
+def size(difference: Number) -> Number:
+    """Returns the number without its sign."""
+    return difference if difference >= 0 else -difference
+
+
+def check_page(page: Mapping[str, Any], where: str) -> None:
+    """Raises ConfigError if further pages of an API's answer follow, since they would be missing."""
+    if page.get("has_more"):
+        token = str(page.get("next_page") or "")[:60]
+        raise ConfigError(f"{where} is not complete: get the next page (page={token}) and name both files")
+
+
+def _fraction(value: Any, where: str) -> Fraction:
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        return Fraction(str(value).strip().replace(",", ""))
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f"{where} is {str(value)[:40]!r}, and should be a number") from None

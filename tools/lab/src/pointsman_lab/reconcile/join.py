@@ -1,0 +1,175 @@
+"""Joins the lines of an export with charges: by model, day, key, service tier and kind of token."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pointsman_gateway.domain.usage import COMPLETION_KINDS, PROMPT_KINDS
+
+from pointsman_lab.reconcile.charges import Charge
+from pointsman_lab.reconcile.days import Days
+from pointsman_lab.reconcile.exports.lines import ALL_KINDS, REQUESTS, TOOLS, Export, Number, size
+
+STANDARD_TIER = ""
+
+_SNAPSHOT = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|-\d{4}|-v\d+(:\d+)?|-\d+:\d+)$")
+"""The end of a provider's name of a model that says which version of it, such as -2024-07-18 or -1:0."""
+
+
+class ChargeGroup(NamedTuple):
+    """What is compared as one: the charges of one model on one day, with one key and one service tier."""
+
+    model: str
+    day: float
+    """Unix seconds at which the day begins; a day may be any other interval of the export."""
+    key: str
+    tier: str
+
+
+@dataclass(slots=True)
+class Amounts:
+    """What the export and the receipts say of one kind in a group."""
+
+    exported: Number = 0
+    """Tokens or requests."""
+    received: Number = 0
+    """The same by the receipts."""
+    estimated: Number = 0
+    """The part of `received` that is estimated."""
+    exported_usd: Number = 0
+    """Picodollars."""
+    received_usd: Number = 0
+    estimated_usd: Number = 0
+
+    @property
+    def difference(self) -> Number:
+        """Returns by how much the export has more tokens or requests than the receipts."""
+        return self.exported - self.received
+
+    @property
+    def difference_usd(self) -> Number:
+        return self.exported_usd - self.received_usd
+
+    @property
+    def size(self) -> Number:
+        """Returns `difference` without its sign."""
+        return size(self.exported - self.received)
+
+    @property
+    def size_usd(self) -> Number:
+        return size(self.exported_usd - self.received_usd)
+
+
+@dataclass
+class Joined:
+    """All groups, each with its amounts by kind, and facts about its receipts."""
+
+    export: Export
+    groups: dict[ChargeGroup, dict[str, Amounts]] = field(default_factory=dict)
+    hedged: dict[ChargeGroup, int] = field(default_factory=lambda: defaultdict(int))
+    unpriced: dict[ChargeGroup, int] = field(default_factory=lambda: defaultdict(int))
+
+    def amounts(self, group: ChargeGroup, kind: str) -> Amounts:
+        return self.groups.setdefault(group, {}).setdefault(kind, Amounts())
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names in an export of what the configuration calls otherwise."""
+
+    models: Mapping[str, str] = field(default_factory=dict)
+    """By the export's name of a model ours; empty for models that are left out."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """By the export's key the engine that uses it; empty for keys that are left out."""
+    upstreams: Mapping[str, str] = field(default_factory=dict)
+    """By the engine's name the provider's name of its model."""
+    upstreams_by_model: Mapping[str, str] = field(default_factory=dict)
+    """By our name of a model that of a provider, for receipts that do not name their engine."""
+    known: frozenset[str] = frozenset()
+    """The providers' names of all models that the configuration uses."""
+
+    def model_of_line(self, name: str) -> str | None:
+        """Returns the provider's usual name of a model in an export; None if the model is left out."""
+        if name in self.models:
+            ours = self.models[name]
+            return self.upstreams_by_model.get(ours, ours) or None
+        if name in self.known or not name:
+            return name
+        plain = plain_model(name)
+        return next((known for known in self.known if plain_model(known) == plain), name)
+
+    def key_of_line(self, key: str | None) -> str | None:
+        """Returns the engine of a key, or "" if none is named for it; None if the key is left out."""
+        if not self.keys or key is None:
+            return ""
+        return (self.keys[key] or None) if key in self.keys else ""
+
+    def key_of_charge(self, charge: Charge) -> str:
+        return charge.engine if charge.engine in self.keys.values() else ""
+
+    def model_of_charge(self, charge: Charge) -> str:
+        return self.upstreams.get(charge.engine) or self.upstreams_by_model.get(charge.model, charge.model)
+
+
+def plain_model(name: str) -> str:
+    """Returns a model's name without its version, for a comparison: "gpt-4o" for "gpt 4o 2024-08-06"."""
+    plain = re.sub(r"[\s_]+", "-", name.strip().lower())
+    return _SNAPSHOT.sub("", plain)
+
+
+def join(
+    export: Export,
+    charges: Sequence[Charge],
+    days: Days,
+    names: Names,
+    time_of: Callable[[Charge], float] = lambda charge: charge.ended,
+) -> Joined:
+    """Joins the lines with the charges, which are assigned to days by `time_of`."""
+    joined = Joined(export)
+    by_tier = any(line.tier is not None for line in export.lines)
+    by_model = any(line.model for line in export.lines)
+    by_key = any(line.key is not None for line in export.lines)
+    has_requests = any(line.kind == REQUESTS for line in export.lines)
+    only_all = {line.kind for line in export.lines} <= {ALL_KINDS, TOOLS}
+    for line in export.lines:
+        day, model, key = days.of_line(line), names.model_of_line(line.model), names.key_of_line(line.key)
+        if day is None or model is None or key is None:
+            continue
+        amounts = joined.amounts(
+            ChargeGroup(model, day, key, (line.tier or STANDARD_TIER) if by_tier else ""), line.kind
+        )
+        amounts.exported += line.count or 0
+        amounts.exported_usd += line.picodollars or 0
+    for charge in charges:
+        day = days.of_time(time_of(charge))
+        if day is None:
+            continue
+        tier = charge.tier if by_tier else ""
+        key = names.key_of_charge(charge) if by_key else ""
+        group = ChargeGroup(names.model_of_charge(charge) if by_model else "", day, key, tier)
+        joined.hedged[group] += charge.is_hedged
+        joined.unpriced[group] += not charge.is_priced
+        for kind, tokens in charge.counts.items():
+            amounts = joined.amounts(group, ALL_KINDS if only_all else folded(kind, export.kinds))
+            amounts.received += tokens
+            amounts.estimated += tokens if charge.is_estimate else 0
+        for kind, picodollars in charge.picodollars.items():
+            amounts = joined.amounts(group, ALL_KINDS if only_all else folded(kind, export.kinds))
+            amounts.received_usd += picodollars
+            amounts.estimated_usd += picodollars if charge.is_estimate else 0
+        if has_requests:
+            joined.amounts(group, REQUESTS).received += charge.requests
+    return joined
+
+
+def folded(kind: str, kinds: Iterable[str]) -> str:
+    """Returns the kind under which an export with these kinds has tokens of `kind`."""
+    if kind in kinds or kind in (TOOLS, REQUESTS):
+        return kind
+    if kind == "cache_write_1h" and "cache_write" in kinds:
+        return "cache_write"
+    if kind in PROMPT_KINDS or kind == "cached":
+        return "prompt"
+    return "completion" if kind in COMPLETION_KINDS else kind

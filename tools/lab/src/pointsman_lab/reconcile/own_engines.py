@@ -1,0 +1,100 @@
+"""What engines of one's own cost: hours of their nodes, utilization, and dollars per million tokens at it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pointsman_lab.reconcile.charges import Charge
+from pointsman_lab.reconcile.exports.lines import REQUESTS, TOOLS
+
+SECONDS_PER_HOUR = 3600
+_PRICED_TOKENS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHours:
+    """One engine in a time."""
+
+    engine: str
+    members: int
+    """How many engines of a group answered; 1 for a single engine."""
+    hours: float
+    """Hours of the time, for all members together."""
+    busy_hours: float
+    """Those in which at least one answer was in progress."""
+    tokens: int
+    usd_per_hour: float
+    """The price in the configuration."""
+    paid_usd: float | None = None
+    """What was paid for the time; None if it was not named."""
+
+    @property
+    def usd(self) -> float:
+        """Returns the dollars of the hours at the configuration's price."""
+        return self.hours * self.usd_per_hour
+
+    @property
+    def utilization(self) -> float:
+        return self.busy_hours / self.hours if self.hours else 0.0
+
+    @property
+    def usd_per_million_tokens(self) -> float | None:
+        """Returns the dollars for a million tokens at this utilization; None if there was no token."""
+        paid = self.usd if self.paid_usd is None else self.paid_usd
+        return paid / self.tokens * _PRICED_TOKENS if self.tokens else None
+
+    @property
+    def share(self) -> float:
+        """Returns by which share of what was paid the configuration's price differs from it; 0 without such a sum."""
+        if self.paid_usd is None:
+            return 0.0
+        return abs(self.paid_usd - self.usd) / max(self.paid_usd, self.usd, 1e-12)
+
+    @property
+    def cause(self) -> str:
+        """Returns why the sums differ, as far as it can be told; empty if they agree."""
+        if self.paid_usd is None or self.share < 1e-9:
+            return ""
+        paid_hours = self.paid_usd / self.usd_per_hour
+        price = self.paid_usd / self.hours if self.hours else 0.0
+        return f"paid for {paid_hours:.1f} h at this price, or ${price:.6g} an hour for these hours"
+
+
+def engine_hours(
+    charges: Iterable[Charge],
+    usd_per_hour: Mapping[str, float],
+    period: tuple[float, float],
+    paid_usd: Mapping[str, float],
+) -> list[EngineHours]:
+    """Returns the hours of each engine in `usd_per_hour`, in a period of Unix seconds.
+
+    `paid_usd` are the dollars of the invoice by engine, as far as they are known.
+    """
+    begin, end = period
+    intervals: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in usd_per_hour}
+    tokens = dict.fromkeys(usd_per_hour, 0)
+    for charge in charges:
+        if charge.engine in intervals and begin <= charge.ended < end:
+            busy = (max(begin, charge.busy[0]), charge.busy[1])
+            intervals[charge.engine].setdefault(charge.member, []).append(busy)
+            tokens[charge.engine] += sum(of for kind, of in charge.counts.items() if kind not in (REQUESTS, TOOLS))
+    return [
+        EngineHours(
+            name,
+            max(1, len(intervals[name])),
+            max(1, len(intervals[name])) * (end - begin) / SECONDS_PER_HOUR,
+            sum(_union_seconds(of) for of in intervals[name].values()) / SECONDS_PER_HOUR,
+            tokens[name],
+            price,
+            paid_usd.get(name),
+        )
+        for name, price in usd_per_hour.items()
+    ]
+
+
+def _union_seconds(intervals: Sequence[tuple[float, float]]) -> float:
+    """Returns the seconds that are in at least one of the intervals."""
+    total, reached = 0.0, float("-inf")
+    for begin, end in sorted(intervals):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total
