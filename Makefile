@@ -164,6 +164,23 @@ test-clients: models $(CLIENTS:%=.venv-clients/%/.done) ## real clients in pinne
 	$(BIN)/python -m pytest $(CLIENTS:%='tests/clients/test_clients.py::test_a_client_works[%]') $(patsubst %,tests/clients/test_%.py,$(subst -,_,$(filter claude-code codex,$(CLIENTS)))) $(patsubst %,'tests/clients/test_tool_loops.py::test_no_loop_of_tool_calls_changes_its_path[%]',$(filter claude-code codex strands,$(CLIENTS))) $(patsubst %,'tests/clients/test_user_words.py::test_the_users_words_are_found_in_what_an_agent_sends[%]',$(filter aider claude-code codex opencode,$(CLIENTS)))
 	$(if $(filter file,$(origin CLIENTS)),$(BIN)/python -m pytest tests/proxies)
 
+RECORDED := $(patsubst tests/clients/recording/requirements-%.txt,%,$(wildcard tests/clients/recording/requirements-*.txt)) \
+	$(patsubst tests/clients/recording/packages-%.txt,%,$(wildcard tests/clients/recording/packages-*.txt))
+RECORDED_TOO := aider claude-code codex opencode
+
+.venv-clients/recorded-%/.done: tests/clients/recording/requirements-%.txt
+	$(INSTALL) $(@D) -r $<
+	touch $@
+
+.venv-clients/recorded-%/.done: tests/clients/recording/packages-%.txt
+	mkdir -p $(@D)
+	npm install --prefix $(@D) --no-audit --no-fund --loglevel error $$(cat $<)
+	touch $@
+
+.PHONY: record-clients
+record-clients: embedding-model $(RECORDED:%=.venv-clients/recorded-%/.done) $(RECORDED_TOO:%=.venv-clients/%/.done) ## record again what real clients write around a text, in tests/gateway/recorded_requests (needs npm); ARGS="aider dspy" for some
+	$(BIN)/python -m tests.clients.recording $(ARGS)
+
 CLAUDE_CODE := 2.1.328
 .venv-clients/claude-code/$(CLAUDE_CODE):
 	npm install --prefix $(@D) --no-audit --no-fund --loglevel error @anthropic-ai/claude-code@$(CLAUDE_CODE)

@@ -30,7 +30,7 @@ async def ask_claude_code(url: str, folder: Path, prompt: str, *arguments: str) 
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "DISABLE_AUTOUPDATER": "1",
     }
-    out = await _run(CLAUDE, ["-p", prompt, "--output-format", "json", *arguments], folder, environment)
+    out = await run_program(CLAUDE, ["-p", prompt, "--output-format", "json", *arguments], folder, environment)
     report: dict[str, Any] = json.loads(out)
     return report
 
@@ -45,14 +45,16 @@ async def ask_codex(url: str, folder: Path, *arguments: str) -> Sequence[str]:
         "--config", 'model_provider="pointsman"', "--config", f"model_providers.pointsman={provider}",
         "--model", "codex", *arguments,
     ]  # fmt: skip
-    out = await _run(CODEX, command, folder, {**os.environ, "CODEX_HOME": str(home)})
+    out = await run_program(CODEX, command, folder, {**os.environ, "CODEX_HOME": str(home)})
     events = [json.loads(line) for line in out.splitlines() if line.startswith(b"{")]
     return [event["item"]["text"] for event in events if event.get("item", {}).get("type") == "agent_message"]
 
 
 async def ask_strands(url: str, folder: Path, prompt: str) -> str:
     """Returns the answer of an agent of the framework Strands, which has a tool `look`."""
-    out = await _run(STRANDS, [str(Path(__file__).with_name("strands_agent.py")), url, prompt], folder, os.environ)
+    out = await run_program(
+        STRANDS, [str(Path(__file__).with_name("strands_agent.py")), url, prompt], folder, os.environ
+    )
     return out.decode()
 
 
@@ -64,7 +66,9 @@ async def ask_opencode(url: str, folder: Path, prompt: str) -> bytes:
     homes = ("HOME", "PWD", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
     environment = {**os.environ, **dict.fromkeys(homes, str(folder))}
     environment |= {"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"}
-    return await _run(OPENCODE, ["run", "--format", "json", "--model", "pointsman/auto", prompt], folder, environment)
+    return await run_program(
+        OPENCODE, ["run", "--format", "json", "--model", "pointsman/auto", prompt], folder, environment
+    )
 
 
 async def ask_aider(url: str, folder: Path, prompt: str) -> bytes:
@@ -73,10 +77,10 @@ async def ask_aider(url: str, folder: Path, prompt: str) -> bytes:
     command = ["--message", prompt, "--model", "openai/auto", "--no-git", "--yes-always", "--no-check-update"]
     command += ["--analytics-disable", "--no-show-model-warnings", "--no-show-release-notes", "--no-pretty"]
     environment = {**os.environ, "OPENAI_API_BASE": f"{url}/v1", "OPENAI_API_KEY": "none", "HOME": str(folder)}
-    return await _run(AIDER, [*command, "tickets.py"], folder, environment)
+    return await run_program(AIDER, [*command, "tickets.py"], folder, environment)
 
 
-async def _run(program: Path, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> bytes:
+async def run_program(program: Path, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> bytes:
     """Returns the program's output; fails if it does not end well, or in time."""
     process = await asyncio.create_subprocess_exec(
         _installed(program), *arguments,

@@ -13,6 +13,7 @@ from pointsman_gateway.classification.wrappers import known_wrappers, to_wrapper
 from pointsman_gateway.domain import Message, Request
 
 from tests.gateway.doubles.classifier import ScriptedClassifier, labels
+from tests.gateway.test_recorded_requests import WRAPPERS
 
 WORDS = "I left my umbrella on the ferry"
 OTHER = "Please move my booking to Friday"
@@ -40,7 +41,12 @@ OF_CLIENTS: dict[str, list[str]] = {
     "chat-template": [
         f"<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n{WORDS}<|im_end|>\n<|im_start|>assistant\n",
         f"<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\n{WORDS} [/INST]",
+        f"<|system|>\nBe kind.</s>\n<|user|>\n{WORDS}\n<|assistant|>\n",
+        f"<|start|>user<|message|>{WORDS}<|end|><|start|>assistant",
     ],
+    "human-assistant": [f"\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: {WORDS}\n\nAssistant:"],
+    "vicuna": [f"A chat between a curious user and an assistant. USER: Hi ASSISTANT: Hello.</s>USER: {WORDS} ASSISTANT:"],
+    "alpaca": [f"Below is an instruction that describes a task.\n\n### Instruction:\n{WORDS}\n\n### Response:\n"],
     "aider": [
         f"{WORDS}\n\n# *SEARCH/REPLACE block* Rules:\n\nEvery *SEARCH/REPLACE block* must use this format:\n1. The path",
         f"{WORDS}\n\nTo suggest changes to a file you MUST return the entire content of the updated file.\nUse this:",
@@ -51,6 +57,7 @@ OF_CLIENTS: dict[str, list[str]] = {
         "[id] **only when the <source> tag includes an explicit id attribute**.\n\n### Guidelines:\n- Be clear.\n\n"
         f'<context>\n<source id="1">{DOCUMENT}</source>\n</context>\n\n{WORDS}',
     ],
+    "open-webui-files": [f'<attached_files>\n<file type="file" name="a.pdf"/>\n</attached_files>\n\n{WORDS}'],
     "user-query": [f"<context>\n{DOCUMENT}\n</context>\n<user_query>\n{WORDS}\n</user_query>"],
     "librechat": [
         f"The user has attached the following file to the conversation:\n\n<files>{DOCUMENT}</files>\n{WORDS}",
@@ -67,6 +74,9 @@ OF_CLIENTS: dict[str, list[str]] = {
     "llamaindex-refine": [
         f"The original query is as follows: {WORDS}\nWe have provided an existing answer: None.\n------------\n{DOCUMENT}",
     ],
+    "llamaindex-rewrite": [
+        f"You rewrite or repeat existing answers.\nNew Context: {DOCUMENT}\nQuery: {WORDS}\nOriginal Answer: None.\nNew Answer: ",
+    ],
     "llamaindex-condense": [
         "Given a conversation (between Human and Assistant) and a follow up message from Human, rewrite the message.\n"
         f"\n<Chat History>\nHuman: Hi\n\n<Follow Up Message>\n{WORDS}\n\n<Standalone question>\n",
@@ -82,10 +92,29 @@ OF_CLIENTS: dict[str, list[str]] = {
         f"question.\nQuestion: {WORDS} \nContext: {DOCUMENT} \nAnswer:",
     ],
     "langchain-context": [f"Answer the question based only on the following context:\n{DOCUMENT}\n\nQuestion: {WORDS}\n"],
+    "dspy": [
+        f"[[ ## context ## ]]\n{DOCUMENT}\n\n[[ ## question ## ]]\n{WORDS}\n\nRespond with the corresponding output fields.",
+        f"[[ ## message ## ]]\n{WORDS}\n\n[[ ## tone ## ]]\nkind\n\nRespond with the corresponding output fields.",
+    ],
+    "crewai": [
+        f"\nCurrent Task: {WORDS}\n\nThis is the expected criteria for your final answer: A sentence.\nyou MUST return it.",
+    ],
+    "smolagents": [
+        f"New task:\n{WORDS}",
+        f"Based on the above, please provide an answer to the following user task:\n{WORDS}",
+    ],
+    "autogen": [
+        "Read the following conversation. Then select the next role from ['a', 'b'] to play. Only return the role.\n\n"
+        f"user: {WORDS}\n\n\n\nRead the above conversation.",
+    ],
+    "opencode": [f"Generate a title for this conversation:\n\n{WORDS}"],
     "react": [f"Answer as best you can.\n\nQuestion: the input\nThought: think\n\nBegin!\n\nQuestion: {WORDS}\nThought:"],
 }  # fmt: skip
 """Messages as the clients of the catalog write them, by the catalog's names. The templates are facts from the clients'
 public sources and from recorded requests; what is between is ours."""
+
+WITH_STRUCTURE = sorted(OF_CLIENTS.keys() - {"opencode", "open-webui-files"})
+"""Clients whose messages can be read without their entry."""
 
 MAILS = [
     f"Hi team,\n\n{WORDS}\n\nBest regards,\nMartha Jones\nSenior Analyst | Acme\nTel. +44 113 496 0000",
@@ -94,6 +123,14 @@ MAILS = [
     f"{WORDS}\n\nSent from my iPhone",
     f"On Mon, 23 Nov 2026, Support wrote:\n> What happened?\n\n{WORDS}\n-- \nMartha",
     f"Sehr geehrte Damen und Herren,\n\n{WORDS}\n\nMit freundlichen Grüßen\nMartha Jonas",
+    f"Beste medewerker,\n\n{WORDS}\n\nAlvast bedankt voor uw reactie.\n\nMet vriendelijke groet,\nMartha",
+    f"De: Marta <m@a.example>\nEnviada em: segunda-feira 11:03\nPara: Apoio\nAssunto: x\n\nPrezados,\n\n{WORDS}\n\nAtenciosamente,\nMarta",
+    f"Dzień dobry,\n{WORDS}\nPozdrawiam\nMarta\n\n-----Wiadomość oryginalna-----\nOd: Biuro\nTemat: x\n\nWitamy.",
+    f"{WORDS}\n\n2026. nov. 23., Kedd 10:12 <a@b.example>:\n> Kedves Ügyfelünk,\n> Segély",
+    f"> Goeiedag\n> {OTHER}\n\n{WORDS}".replace(
+        "> Goeiedag", "Op ma 23 nov 2026 schreef Hulp <a@b.example>:\n> Goeiedag", 1
+    ),
+    f"您好，\n{WORDS}\n\n谢谢\n玛莎",
     f"Bonjour,\n{WORDS}\n\nCordialement\nMarthe\n\nLe lun. 23 nov. 2026 à 10:12, Aide <a@b.example> a écrit :\n> Bonjour",
 ]
 LABELLED = [
@@ -101,10 +138,13 @@ LABELLED = [
     f"Q: What is red?\nA: A colour.\n\nQ: {WORDS}\nA:",
     f"User: {WORDS}",
     f"{WORDS} Let's think step by step.",
+    f"Frage: {WORDS}\nAntwort:",
+    f"问题：{WORDS}\n回答：",
 ]
 HTML = [
     f"<html><head><style>p {{color: red}}</style></head><body><p>{WORDS}</p></body></html>",
     f"<div>{WORDS}<br></div>",
+    f'<div class="mail">{WORDS}</div><div class="gmail_quote">On Monday Support wrote:<blockquote>Hi</blockquote></div>',
 ]
 QUOTED = [
     f'"{WORDS}"',
@@ -119,6 +159,18 @@ STRUCTURED = [
     f"[10:12] Agent: Hello, what can I do?\n[10:13] Martha: {WORDS}\n[10:14] Agent: One moment.",
     f"Case Number: 12345\nOrigin: Web\nSubject: (none)\nDescription: {WORDS}\nStatus: New",
     f'level=info svc="gateway" msg="opened"\nlevel=info svc="chat" event="input" text="{WORDS}"',
+    f'{{"level":"info","msg":"opened"}}\n{{"level":"info","payload":{{"kind":"utterance","text":"{WORDS}"}}}}',
+    f'time,speaker,text\n10:12,agent,"{OTHER}, please"\n10:13,caller,"{WORDS}"',
+    f"| Field | Value |\n|---|---|\n| Name | Martha |\n| Message | {WORDS} |\n| Consent | yes |",
+    f"Ticketnummer: 12\nKunde: Martha\nAnfrage: {WORDS}\nPriorität: hoch\n\nBeantworte sie in höchstens fünf Sätzen.",
+    f"你是客服助手。请根据以下信息回答。\n\n已知信息：\n{OTHER}\n\n用户问题：{WORDS}\n\n请用英文回答。",
+    f"Instructions\n------------\n{OTHER}\n\nRequest\n-------\n{WORDS}\n\nNotes\n-----\n{OTHER}",
+    f"[Question]\n{WORDS}\n\n[The Start of Assistant's Answer]\n{OTHER}\n[The End of Assistant's Answer]",
+    f"Chat History:\nHuman: {OTHER}\nAI: Sure.\nFollow up: \nUser message: {WORDS}",
+    f'A visitor typed "{WORDS}" into the search. You must answer in two sentences.',
+    f'<div class="part admin"><p>{OTHER}</p></div><div class="part user"><time>10:12</time><p>{WORDS}</p></div>',
+    f"<table><tr><td>Name</td><td>Martha</td></tr><tr><td>Message</td><td>{WORDS}</td></tr></table>",
+    json.dumps([{"role": "assistant", "content": OTHER}, {"role": "user", "content": WORDS}]),
 ]  # fmt: skip
 
 
@@ -146,8 +198,9 @@ def test_what_a_known_client_writes_around_a_text_is_not_read(name: str, text: s
     assert str(found).startswith(f"read {len(WORDS)} of {len(text)} characters: ")
 
 
-def test_each_known_client_has_an_example_here() -> None:
-    assert {wrapper.name for wrapper in known_wrappers()} == OF_CLIENTS.keys()
+def test_each_known_client_has_an_example() -> None:
+    recorded = {name for names in WRAPPERS.values() for name in names}
+    assert {wrapper.name for wrapper in known_wrappers()} == OF_CLIENTS.keys() | recorded
 
 
 @pytest.mark.parametrize("text", [*MAILS, *LABELLED, *HTML, *QUOTED])
@@ -155,7 +208,7 @@ def test_mails_labels_and_html_are_read_without_their_dress(text: str) -> None:
     assert read(text) == WORDS
 
 
-@pytest.mark.parametrize("text", [*STRUCTURED, *(text for texts in OF_CLIENTS.values() for text in texts)])
+@pytest.mark.parametrize("text", [*STRUCTURED, *(text for name in WITH_STRUCTURE for text in OF_CLIENTS[name])])
 def test_the_users_part_of_an_unknown_structure_is_found(text: str) -> None:
     found = UserWordsFinder((), (), glance).find(text)
     assert WORDS in found.text

@@ -1,22 +1,40 @@
-"""Finds what a person wrote in an e-mail: the text without the greeting, the signature and quoted e-mails."""
+"""Finds what a person wrote in an e-mail: the text without the headers, the greeting, the signature and quoted e-mails.
+
+The phrases of `labels.toml` are in several languages. Quoted e-mails are also found by their form alone.
+"""
 
 import re
+from collections.abc import Sequence
 
-from pointsman_gateway.classification.wrappers import wrappers_file
+from pointsman_gateway.classification.wrappers import labels_file
 
 MAX_GREETING_WORDS = 6
-MAX_CLOSING_WORDS = 5
+MAX_CLOSING_WORDS = 6
+MAX_BEFORE_CLOSING_WORDS = 14
+"""Words of a line that leads to the closing, such as "I look forward to your reply"."""
 MAX_SIGNATURE_LINES = 12
 """A closing such as "kind regards" is part of the message if there are more lines from it to the end."""
+MIN_HEADERS = 2
+"""Header lines in a row that are headers whatever their names, if one of the names is known."""
 
-_FILE = wrappers_file()["mail"]
-_GREETING = re.compile(rf"(?:{'|'.join(map(re.escape, _FILE['greetings']))})\b[^.?!:;]{{0,60}}[,!:.]?", re.IGNORECASE)
-_CLOSING = re.compile(rf"(?:{'|'.join(map(re.escape, _FILE['closings']))})[,.!]?", re.IGNORECASE)
+_FILE = labels_file()["mail"]
 _QUOTE = re.compile("|".join(_FILE["quotes"]), re.IGNORECASE)
 _FORWARD = re.compile("|".join(_FILE["forwards"]), re.IGNORECASE)
-_HEADER = re.compile(r"[A-Za-zÀ-ÿ-]{2,20}: ?")
-_FIRST_HEADER = re.compile(rf"(?:{'|'.join(_FILE['headers'])}): ", re.IGNORECASE)
+_DASHED = re.compile(r"[-_]{2,}\s{0,9}[^\W\d_].{2,60}?\s{0,9}[-_]{2,}\s*$")
+_HEADER = re.compile(r"(?P<name>[^\W\d_][\w-]{0,19}(?: [\w-]{1,12}){0,2})[:：](?: |$|(?<=：))")
 _SIGNATURE = re.compile("|".join(_FILE["signatures"]), re.IGNORECASE)
+_HEADERS = frozenset(_FILE["headers"])
+_MIN_LETTERS_OF_HEADER = 3
+"""A shorter name, such as "A", is a header only beside others."""
+
+
+def _any_of(phrases: Sequence[str]) -> str:
+    return "|".join(map(re.escape, sorted(phrases, key=len, reverse=True)))
+
+
+_GREETING = re.compile(rf"(?:{_any_of(_FILE['greetings'])})(?!\w)[^.?!:;]{{0,60}}[,!:.，：！。、]?", re.IGNORECASE)
+_CLOSING = re.compile(rf"(?:{_any_of(_FILE['closings'])})[,.!，。！]?", re.IGNORECASE)
+_BEFORE_CLOSING = re.compile(rf"(?:{_any_of(_FILE['before_closings'])})(?!\w)", re.IGNORECASE)
 
 
 def own_words(mail: str) -> str:
@@ -39,12 +57,23 @@ def _body(lines: list[str]) -> list[str]:
     no text would be left, returns all lines.
     """
     forwarded = next((number for number, line in enumerate(lines) if _FORWARD.match(line)), None)
-    if forwarded is None and not _FIRST_HEADER.match(lines[0]):
+    if forwarded is None and not _begins_with_headers(lines):
         return lines
     first = 0 if forwarded is None else forwarded + 1
     while first < len(lines) and (_HEADER.match(lines[first]) or (forwarded == first - 1 and not lines[first].strip())):
         first += 1
     return lines[first:] if any(map(str.strip, lines[first:])) else lines
+
+
+def _begins_with_headers(lines: Sequence[str]) -> bool:
+    name = _header_name(lines[0])
+    is_sure = len(name) >= _MIN_LETTERS_OF_HEADER or not name.isascii()
+    return name in _HEADERS and (is_sure or all(map(_header_name, lines[:MIN_HEADERS])))
+
+
+def _header_name(line: str) -> str:
+    found = _HEADER.match(line)
+    return found["name"].lower() if found else ""
 
 
 def _greets(line: str) -> bool:
@@ -55,7 +84,9 @@ def _without_quotes(lines: list[str]) -> list[str]:
     """Returns the lines without a quoted mail: without the first line that introduces one, and without the lines below
     it that begin with ">" or, if none does, without all lines below it. Returns all lines if none introduces a mail.
     """
-    first = next((number for number, line in enumerate(lines) if number and _QUOTE.match(line)), None)
+    first = next((number for number in range(1, len(lines)) if _introduces_quote(lines, number)), None)
+    if first is None and _introduces_quote(lines, 0) and any(line.startswith(">") for line in lines):
+        first = 0
     if first is None:
         return lines
     if any(line.startswith(">") for line in lines[first:]):  # the answer may be below what it quotes
@@ -63,12 +94,35 @@ def _without_quotes(lines: list[str]) -> list[str]:
     return lines[:first]
 
 
+def _introduces_quote(lines: Sequence[str], number: int) -> bool:
+    """Returns whether a line introduces a quoted mail, by its words or by what follows: an address or a time and a
+    quotation, or a title between dashes and headers.
+    """
+    line = lines[number]
+    if _QUOTE.match(line):
+        return True
+    if line.rstrip().endswith((":", "：")):
+        following = next(filter(str.strip, lines[number + 1 : number + 3]), "")
+        return following.startswith(">") and ("@" in line or any(map(str.isdigit, line)))
+    return bool(_DASHED.match(line)) and any(_header_name(one) in _HEADERS for one in lines[number + 1 : number + 3])
+
+
 def _without_signature(lines: list[str]) -> list[str]:
+    """Returns the lines before the signature, the closing and the sentence that leads to it."""
     for number, line in enumerate(lines[1:], start=1):
-        stripped = line.strip()
         if _SIGNATURE.match(line):
-            return lines[:number]
-        is_closing = len(stripped.split()) <= MAX_CLOSING_WORDS and _CLOSING.fullmatch(stripped)
-        if is_closing and len(lines) - number <= MAX_SIGNATURE_LINES and any(map(str.strip, lines[1:number])):
+            return _without_signature(lines[:number])
+        is_near_end = len(lines) - number <= MAX_SIGNATURE_LINES and any(map(str.strip, lines[1:number]))
+        if is_near_end and (_closes(line) or _leads_to_closing(line)):
             return lines[:number]
     return lines
+
+
+def _closes(line: str) -> bool:
+    stripped = line.strip()
+    return len(stripped.split()) <= MAX_CLOSING_WORDS and bool(_CLOSING.fullmatch(stripped))
+
+
+def _leads_to_closing(line: str) -> bool:
+    stripped = line.strip()
+    return len(stripped.split()) <= MAX_BEFORE_CLOSING_WORDS and bool(_BEFORE_CLOSING.match(stripped))

@@ -120,8 +120,9 @@ class Classification:
     def _turns(self, messages: Sequence[Message]) -> list[tuple[UserWords, str]]:
         """Returns the user's last turns, oldest first, in the user's own words with what the assistant said before.
 
-        Messages of the system and of tools are left out, and those of the user in which no text is the user's own. An
-        empty message of the user counts as a turn.
+        Messages of the system and of tools are left out, and those of the user in which no text is the user's own, with
+        the assistant's answers to them. So are the examples that some clients send before a conversation. An empty
+        message of the user counts as a turn.
         """
         turns: list[tuple[UserWords, str]] = []
         searched = 0
@@ -130,9 +131,14 @@ class Classification:
                 turns[-1] = (turns[-1][0], message.content)
             if message.role != "user":
                 continue
+            is_start = self._words.restarts(message.content)
             found = self._words.find(message.content, may_judge=not turns)
-            if found.text.strip() or not message.content:
+            if (found.text.strip() or not message.content) and not is_start:
                 turns.append((found, ""))
+            elif turns:
+                turns[-1] = (turns[-1][0], "")
+            if is_start:
+                break
             searched += 1
             if len(turns) == MAX_TURNS or searched == MAX_SEARCHED_TURNS:
                 break

@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from html import unescape
 
 from pointsman_gateway.classification.excerpt import CHARACTERS_PER_END, is_binary
+from pointsman_gateway.classification.html_text import html_to_text
 from pointsman_gateway.classification.mail import own_words
-from pointsman_gateway.classification.parts import Glance, choose_parts, split_into_parts
-from pointsman_gateway.classification.wrappers import Wrapper, unwrap, wrappers_file
+from pointsman_gateway.classification.part_choice import Glance, choose_parts
+from pointsman_gateway.classification.parts import split_into_parts
+from pointsman_gateway.classification.wrappers import Wrapper, labels_file, unwrap
 
 MAX_CHARACTERS_PER_END = 8_192
 MAX_LINES_PER_END = 250
@@ -22,23 +23,20 @@ MAX_LINES_PER_END = 250
 MAX_CACHED, MAX_CACHED_CHARACTERS = 2_048, 600
 """Earlier turns of conversations, which are sent again with each request: at most 5 MB."""
 
-_LABELS = wrappers_file()["labels"]
+_LABELS = labels_file()["labels"]
 _SOME_BEFORE = "|".join(map(re.escape, _LABELS["before"]))
 _SOME_AFTER = "|".join(map(re.escape, _LABELS["after"]))
-_BEFORE = re.compile(rf"^[ \t#*]*(?:{_SOME_BEFORE})[ \t*]*:[ \t*]*", re.IGNORECASE | re.MULTILINE)
-_AT_END = re.compile(rf"\b(?:{_SOME_AFTER})\s{{0,9}}:$", re.IGNORECASE)
-_LABEL = re.compile(r"^[ \t]{0,20}[A-Z][\w -]{0,30}:[ \t\n]", re.MULTILINE)
+_BEFORE = re.compile(rf"^[ \t#*]*(?:{_SOME_BEFORE})[ \t*]*[:：][ \t*]*", re.IGNORECASE | re.MULTILINE)
+_AT_END = re.compile(rf"\b(?:{_SOME_AFTER})\s{{0,9}}[:：]$", re.IGNORECASE)
+_LABEL = re.compile(r"^[ \t]{0,20}[A-Z][\w -]{0,30}[:：][ \t\n]", re.MULTILINE)
 _ARROWS = ("->", "=>", "→")
 _LAST_ARROW = re.compile(
     rf"^(?P<text>.{{1,2000}}?)[ \t]{{0,20}}(?P<arrow>{'|'.join(_ARROWS)})[ \t]{{0,20}}\s{{0,20}}\Z", re.MULTILINE
 )
 _CUE = re.compile(rf"(?:^|(?<=[\s.!?:]))(?:{'|'.join(map(re.escape, _LABELS['cues']))})[.!:]*", re.IGNORECASE)
 _QUOTES = {'"': '"', "\N{LEFT DOUBLE QUOTATION MARK}": "\N{RIGHT DOUBLE QUOTATION MARK}"}
-_PLAIN = re.compile(r"[^\n<>:#*{\[|]*")
+_PLAIN = re.compile(r"[^\n<>:：#*{\[|“„«「\"]*")
 """A text without any mark of a known client and without structure."""
-_HTML = re.compile(r"</(?:p|div|span|body|html|td|li|h[1-6])>|<br ?/?>", re.IGNORECASE)
-_BREAK = re.compile(r"<(?:br ?/?|/p|/div|/tr|/li|/h[1-6])>", re.IGNORECASE)
-_TAG = re.compile(r"</?[a-zA-Z][^<>]{0,500}>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +63,7 @@ class UserWordsFinder:
         `glance` scores the parts of a text; without it no part is chosen.
         """
         self._own, self._known = own, known
+        self._restarts = tuple(text for wrapper in (*own, *known) for text in wrapper.restart)
         self._glance = glance
         self._known_turn = lru_cache(MAX_CACHED)(partial(self._find, may_judge=False))
 
@@ -81,6 +80,10 @@ class UserWordsFinder:
             return self._known_turn(text)
         return self._find(text, may_judge)
 
+    def restarts(self, text: str) -> bool:
+        """Returns whether a message of the user's role says that the messages before it are a client's examples."""
+        return text.startswith(self._restarts)
+
     def _find(self, text: str, may_judge: bool) -> UserWords:
         if is_binary(text[:CHARACTERS_PER_END]):
             return UserWords(text, len(text))
@@ -90,7 +93,7 @@ class UserWordsFinder:
             names += more
             return UserWords(found if names else text, len(text), tuple(names))
         found, more = unwrap(found, self._known)
-        strips = {"html": _without_html, "e-mail": own_words, "quotes": _without_quotes, "label": _without_label}
+        strips = {"html": html_to_text, "e-mail": own_words, "quotes": _without_quotes, "label": _without_label}
         found, yet_more = _stripped(found, strips)
         names += [*more, *yet_more]
         glance = self._glance if may_judge else None
@@ -124,13 +127,6 @@ def _ends(text: str) -> str:
     return text
 
 
-def _without_html(text: str) -> str:
-    if not _HTML.search(text):
-        return text
-    hidden = Wrapper("html", drop=(("<script", "</script>"), ("<style", "</style>"), ("<head", "</head>")))
-    return unescape(_TAG.sub(" ", _BREAK.sub("\n", hidden.unwrap(text)))).strip()
-
-
 def _without_label(text: str) -> str:
     """Returns the text after a label such as "Question:" at its beginning, without a cue such as "think step by step".
 
@@ -146,7 +142,7 @@ def _without_label(text: str) -> str:
     if has_examples or is_all:
         inner = inner[labels[-1].end() :]
     inner = _without_cue(inner).rstrip()
-    inner = _AT_END.sub("", inner).strip() if inner.endswith(":") else inner.strip()
+    inner = _AT_END.sub("", inner).strip() if inner.endswith((":", "：")) else inner.strip()
     return inner if inner and inner != text.strip() else text
 
 

@@ -1,6 +1,7 @@
 """Removes the text that clients and frameworks write around a user's own words.
 
-`wrappers.toml` describes known clients; `classifier.wrappers` in tasks.yaml may describe others.
+`wrappers.toml` describes known clients; `classifier.wrappers` in tasks.yaml may describe others. `labels.toml` has the
+words and phrases by which other wrappers are read.
 """
 
 import tomllib
@@ -25,6 +26,8 @@ class Wrapper:
     """Marks of spans that are not the user's words; they are removed with their marks."""
     user: tuple[Marks, ...] = ()
     """Marks of spans of the user's words. If a text has such spans, only the content of the last one is kept."""
+    restart: tuple[str, ...] = ()
+    """Beginnings of messages of the client after which the conversation begins: what is before are its examples."""
 
     def unwrap(self, text: str) -> str:
         """Returns the text without the spans of `drop`, and if spans of `user` are left, only the content of the last
@@ -39,13 +42,17 @@ class Wrapper:
 
 def known_wrappers() -> list[Wrapper]:
     """Returns the wrappers in `wrappers.toml`, in its order."""
-    return [to_wrapper(entry) for entry in wrappers_file()["wrappers"]]
+    return [to_wrapper(entry) for entry in _parsed("wrappers.toml")["wrappers"]]
 
 
-@lru_cache(maxsize=1)
-def wrappers_file() -> dict[str, Any]:
-    """Returns the parsed content of `wrappers.toml`, which is cached: do not modify it."""
-    return tomllib.loads(files(__package__).joinpath("wrappers.toml").read_text("utf-8"))
+def labels_file() -> dict[str, Any]:
+    """Returns the parsed content of `labels.toml`, which is cached: do not modify it."""
+    return _parsed("labels.toml")
+
+
+@lru_cache(maxsize=2)
+def _parsed(name: str) -> dict[str, Any]:
+    return tomllib.loads(files(__package__).joinpath(name).read_text("utf-8"))
 
 
 def to_wrapper(entry: Any) -> Wrapper:
@@ -53,7 +60,7 @@ def to_wrapper(entry: Any) -> Wrapper:
     of which only `name` is required. Ignores other keys.
     """
     drop, user = (tuple((begin, end) for begin, end in entry.get(key, ())) for key in ("drop", "user"))
-    return Wrapper(entry["name"], tuple(entry.get("signs", ())), drop, user)
+    return Wrapper(entry["name"], tuple(entry.get("signs", ())), drop, user, tuple(entry.get("restart", ())))
 
 
 def unwrap(text: str, wrappers: Sequence[Wrapper]) -> tuple[str, list[str]]:

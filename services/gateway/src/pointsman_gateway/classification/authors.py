@@ -1,0 +1,94 @@
+"""Tells whose words a part of a text is, by the name of its tag, heading, label or field, or by its wording.
+
+The words are those of `labels.toml`.
+"""
+
+import re
+from enum import Enum, auto
+from functools import lru_cache
+from itertools import takewhile
+
+from pointsman_gateway.classification.wrappers import labels_file
+
+MAX_NAME_WORDS = 5
+MIN_END_OF_COMPOUND, MIN_END_WITHOUT_SPACES = 4, 2
+"""Letters of a listed word that counts as the end of a compound word, in Latin letters and in scripts without spaces:
+"Kundennachricht" is a "Nachricht"."""
+MAX_CACHED = 4_096
+MAX_CACHED_CHARACTERS = 80
+
+_FILE = labels_file()["parts"]
+_INSTRUCTION = re.compile(
+    rf"\b(?:{'|'.join(_FILE['instructions'])})\b|^(?:{'|'.join(_FILE['openings'])})\b"
+    rf"|{'|'.join(_FILE['instructions_without_spaces'])}",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[^\W\d_]+(?:[\u0900-\u0dff]+[^\W\d_]*)*")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_HEADERS = frozenset(_FILE["headers"])
+_NEVER_OF_USER = frozenset(_FILE["never_of_user"])
+_ROLES = frozenset(_FILE["roles"])
+_OF_MODEL, _PREPOSITIONS = frozenset(_FILE["of_model"]), frozenset(_FILE["prepositions"])
+
+
+class Author(Enum):
+    USER = auto()
+    EARLIER = auto()
+    """The user, in a history of the conversation."""
+    UNKNOWN = auto()
+    HISTORY = auto()
+    """A history of the conversation, whose parts may be the user's."""
+    OTHERS = auto()
+
+
+_AUTHORS = {
+    **dict.fromkeys(_FILE["of_others"], Author.OTHERS),
+    **dict.fromkeys(_FILE["of_history"], Author.HISTORY),
+    **dict.fromkeys(_FILE["of_user"], Author.USER),
+}
+
+
+def instructs_model(text: str) -> bool:
+    """Returns whether a text reads like an instruction to a model."""
+    return bool(_INSTRUCTION.search(text))
+
+
+def author_of(name: str, *, is_heading: bool = False) -> Author:
+    """Returns the author that the name of a tag, heading, label or field shows for the text that follows it."""
+    if len(name) > MAX_CACHED_CHARACTERS:  # a sentence
+        return Author.UNKNOWN
+    return _author_of(name, is_heading)
+
+
+def within(outer: Author, inner: Author) -> Author:
+    """Returns the author of a part by its own name (`inner`) and by what encloses it: everything within a part of
+    others is theirs, and what is the user's within a history was said earlier.
+    """
+    if outer is Author.HISTORY:
+        return Author.EARLIER if inner is Author.USER else outer
+    return outer if outer in (Author.OTHERS, Author.EARLIER) or inner is Author.UNKNOWN else inner
+
+
+def is_role(name: str) -> bool:
+    """Returns whether a name is only that of a role in a conversation, such as "Human"."""
+    return name.lower() in _ROLES
+
+
+@lru_cache(MAX_CACHED)
+def _author_of(name: str, is_heading: bool) -> Author:
+    words = _WORD.findall(_CAMEL.sub(" ", name).lower())
+    if len(words) > MAX_NAME_WORDS:  # a sentence
+        return Author.UNKNOWN
+    if " ".join(words) in _HEADERS or not _NEVER_OF_USER.isdisjoint(words):
+        return Author.OTHERS
+    head = list(takewhile(lambda word: word not in _PREPOSITIONS, words))  # "policy" of "policy for user messages"
+    author = next((found for word in reversed(head) if (found := _author_of_word(word)) is not None), Author.UNKNOWN)
+    is_of_prompt = is_heading and not _OF_MODEL.isdisjoint(words)
+    return Author.UNKNOWN if is_of_prompt and author is Author.USER else author
+
+
+def _author_of_word(word: str) -> Author | None:
+    """Returns the author of a listed word, or of a compound word that ends in one; None for others."""
+    least = MIN_END_OF_COMPOUND if word[:1] < "\u0900" else MIN_END_WITHOUT_SPACES
+    ends = (word, *(word[start:] for start in range(1, len(word) - least + 1)))
+    return next((_AUTHORS[end] for end in ends if end in _AUTHORS), None)

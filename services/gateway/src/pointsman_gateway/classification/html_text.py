@@ -1,0 +1,92 @@
+"""Converts HTML to text. An element that is marked as somebody's words becomes a tag of the user or of others."""
+
+import re
+from html import unescape
+
+from pointsman_gateway.classification.wrappers import Wrapper, labels_file
+
+MAX_OPEN_ELEMENTS = 64
+USER_TAG, OTHERS_TAG, QUOTED_TAG = "user", "system", "quotation"
+
+_HTML = re.compile(r"</(?:p|div|span|body|html|td|li|h[1-6])>|<br ?/?>", re.IGNORECASE)
+_HIDDEN = Wrapper(
+    "html",
+    drop=(
+        ("<script", "</script>"),
+        ("<style", "</style>"),
+        ("<head>", "</head>"),
+        ("<title", "</title>"),
+        ("<!--", "-->"),
+    ),
+)
+_TAG = re.compile(r"<(?P<close>/?)(?P<name>[a-zA-Z][a-zA-Z0-9]{0,20})(?P<attributes>(?:\s[^<>]{0,500})?)/?>")
+_MARK = re.compile(
+    r"\b(?:class|role|id|data-[a-z-]{1,20})\s{0,3}=\s{0,3}[\"']?(?P<value>[^\"'<>]{0,100})", re.IGNORECASE
+)
+_VOID = frozenset(("br", "hr", "img", "input", "link", "meta", "wbr"))
+_CELLS = frozenset(("td", "th"))
+_TAGS = {"blockquote": QUOTED_TAG, "time": OTHERS_TAG}
+"""The tags of elements that are never the user's."""
+_QUOTED = Wrapper("html", drop=((f"<{QUOTED_TAG}>", f"</{QUOTED_TAG}>"),))
+_SPACES = re.compile(r"[ \t\xa0]+")
+_AROUND_BREAKS = re.compile(r"[ \t]*\n[ \t\n]*")
+_WORD = re.compile(r"[a-z]+")
+
+_FILE = labels_file()["html"]
+_INLINE = frozenset(_FILE["inline"].split())
+_ELEMENTS = _INLINE | _VOID | _CELLS | frozenset(_FILE["blocks"].split())
+_AUTHORS = {
+    **dict.fromkeys(_FILE["of_others"], OTHERS_TAG),
+    **dict.fromkeys(_FILE["of_user"], USER_TAG),
+    **dict.fromkeys(_FILE["quoted"], QUOTED_TAG),
+}
+
+
+def html_to_text(text: str) -> str:
+    """Returns the text of HTML: a line for each block, the cells of a table's row separated by "|", and without what is
+    not shown or is quoted. An element whose class, role or id names an author becomes a tag, `USER_TAG` or
+    `OTHERS_TAG`. Tags that are not HTML's are kept. Returns a text without HTML unchanged.
+    """
+    if not _HTML.search(text):
+        return text
+    open_elements: list[tuple[str, str]] = []
+
+    def replaced(tag: re.Match[str]) -> str:
+        name = tag["name"].lower()
+        if name not in _ELEMENTS:
+            return tag[0]
+        around = "" if name in _INLINE else "\n"
+        if name in _CELLS:
+            around = "" if tag["close"] else " | "
+        if name in _VOID or len(open_elements) > MAX_OPEN_ELEMENTS:
+            return around
+        if not tag["close"]:
+            author = _TAGS.get(name) or _author(tag["attributes"])
+            if author == QUOTED_TAG and any(one == QUOTED_TAG for _, one in open_elements):
+                author = ""
+            open_elements.append((name, author))
+            return f"\n<{author}>\n" if author else around
+        author = _close(open_elements, name)
+        return f"\n</{author}>\n" if author else around
+
+    shown = unescape(_QUOTED.unwrap(_TAG.sub(replaced, _HIDDEN.unwrap(text))))
+    return _AROUND_BREAKS.sub("\n", _SPACES.sub(" ", shown)).strip()
+
+
+def _author(attributes: str) -> str:
+    """Returns the tag of the author whom the last known word of a class, role or id names; empty if none does."""
+    for mark in _MARK.finditer(attributes):
+        for word in reversed(_WORD.findall(mark["value"].lower())):
+            if word in _AUTHORS:
+                return _AUTHORS[word]
+    return ""
+
+
+def _close(open_elements: list[tuple[str, str]], name: str) -> str:
+    """Closes the innermost open element with this name, and all within it; returns its author."""
+    for number in range(len(open_elements) - 1, -1, -1):
+        if open_elements[number][0] == name:
+            author = open_elements[number][1]
+            del open_elements[number:]
+            return author
+    return ""

@@ -1,0 +1,86 @@
+"""Chooses the part of a structured text that is most likely the user's words.
+
+The classifier's static stage scores how much each part resembles the examples of the tasks. The score is raised or
+lowered if the name of a tag, heading, label or field shows the part's author. It is lowered if the part reads like an
+instruction to a model, has few letters, or is of an unknown author and has few words.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+from pointsman_gateway.classification.authors import Author, instructs_model
+from pointsman_gateway.classification.parts import Part
+
+MIN_LETTERS = 0.6
+"""Share of letters among a part's characters, spaces excluded. A part with fewer counts as data, such as a list of
+files, numbers or times."""
+
+# What is added to a part's score. Chosen on the development messages of benchmarks/requests.
+BONUS_OF_USER = 0.5
+PENALTY_OF_OTHERS = 1.5  # also of a history
+PENALTY_OF_INSTRUCTIONS = 1.0
+PENALTY_OF_DATA = 1.0
+PENALTY_OF_FEW_WORDS = 1.0
+MIN_WORDS = 3
+UNREAD_SCORE = -3.0
+MAX_RIVALS = 2
+MIN_LEAD = 0.5
+"""A part about another task is a rival of the best part if its score is lower by at most this much."""
+
+_OF_AUTHORS = {
+    Author.USER: BONUS_OF_USER,
+    Author.HISTORY: -PENALTY_OF_OTHERS,
+    Author.OTHERS: -PENALTY_OF_OTHERS,
+}
+_WORD = re.compile(r"[^\W\d_]+")
+
+Glance = Callable[[str], tuple[str, float] | None]
+"""A function that returns (most probable task of a text, in-distribution score of the text minus the task's threshold);
+None if the text has no known word. `CascadeClassifier.glance` is such a function."""
+
+
+def choose_parts(parts: Sequence[Part], glance: Glance) -> list[Part]:
+    """Returns the part that is most likely the user's words, followed by its rivals; empty if no part has a known word.
+
+    It is the part with the highest score: that of `glance`, raised or lowered as the module describes. Of several parts
+    with the same label only the last competes. Only those compete whose author is known to be the user, and that are no
+    instruction; if none of these is a sentence or has a known word, those that the user said earlier; and then all.
+    Rivals are up to `MAX_RIVALS` competing parts, best first, whose most probable task is another one, and whose score
+    is lower by at most `MIN_LEAD`. There are none if the best score is below 0.
+    """
+    last = [*{part.label or number: part for number, part in enumerate(parts)}.values()]  # of each label
+    named = [part for part in last if not instructs_model(part.text)]
+    of_user = [[part for part in named if part.author is author] for author in (Author.USER, Author.EARLIER)]
+    judged = next(filter(None, (_judged(some, glance) or _unread(some) for some in of_user)), [])
+    best = judged or _judged(last, glance)
+    if not best:
+        return []
+    best.sort(key=lambda each: (-each[0], len(each[2].text)))
+    score, task, part = best[0]
+    rivals = [other for of_other, other_task, other in best if other_task != task and of_other >= score - MIN_LEAD]
+    return [part, *(rivals[:MAX_RIVALS] if score >= 0 else ())]
+
+
+def _judged(parts: Sequence[Part], glance: Glance) -> list[tuple[float, str, Part]]:
+    """Returns (score, most probable task, part) for each part that has a known word. The score is that of `glance` with
+    the part's bonus and penalties.
+    """
+    judged = [(glance(part.text), part) for part in parts]
+    return [(found[1] + _addition(part), found[0], part) for found, part in judged if found]
+
+
+def _unread(parts: Sequence[Part]) -> list[tuple[float, str, Part]]:
+    """Returns, as `_judged` does, the parts that are sentences without a known word, as in another language."""
+    return [(UNREAD_SCORE, "", part) for part in parts if len(_WORD.findall(part.text)) >= MIN_WORDS]
+
+
+def _addition(part: Part) -> float:
+    """Returns what is added to a part's score: a bonus or penalty for its author, and penalties for an instruction, for
+    data and for few words.
+    """
+    characters = "".join(part.text.split())
+    is_data = sum(map(str.isalpha, characters)) < MIN_LETTERS * len(characters)
+    of_author = _OF_AUTHORS.get(part.author, 0.0)
+    has_few_words = part.author is Author.UNKNOWN and len(_WORD.findall(part.text)) < MIN_WORDS
+    of_kind = PENALTY_OF_INSTRUCTIONS * instructs_model(part.text) + PENALTY_OF_DATA * is_data
+    return of_author - of_kind - PENALTY_OF_FEW_WORDS * has_few_words
