@@ -17,8 +17,8 @@ from typing import Any
 
 from pointsman_embedding.prepare import prepare
 
-from tests.clients.scripted_agents import CLIENTS, ask_aider, ask_claude_code, ask_codex, ask_opencode, run_program
 from tests.clients.checks import BASE_MODEL
+from tests.clients.scripted_agents import CLIENTS, ask_aider, ask_claude_code, ask_codex, ask_opencode, run_program
 from tests.clients.scripted_engine import MODEL, configure, text_of
 from tests.gateway.doubles.engine import answer, running_engine
 from tests.gateway.doubles.process_gateway import process_gateway
