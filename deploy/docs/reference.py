@@ -37,6 +37,7 @@ _COMMANDS = {
     "POINTSMAN_CLIENT_TLS_KEY": "PEM file of its key",
     "POINTSMAN_CLIENT_TLS_SERVER_NAME": "the name in the service's certificate, if it differs from the address",
     "POINTSMAN_CLIENT_TOKEN_FILE": "file with the token that commands send to retriever and lora-server",
+    "POINTSMAN_ENGINE_SECRET": "the secret of the engine's guard, for `conformance swap --control guard`",
     "POINTSMAN_ENGINE_PYTHON": "the Python of the engine's environment, for `up` and `train`",
     "POINTSMAN_TRACEBACK": "`1`: a command that fails unexpectedly prints its traceback",
 }

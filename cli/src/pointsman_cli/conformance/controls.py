@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import httpx
+from pointsman_servicekit.http_client import open_async_client
 
 from pointsman_cli.conformance.adapter_shelf import AdapterShelf
 from pointsman_cli.conformance.openai_api import error_text
@@ -90,7 +91,7 @@ class RuntimeControl:
     async def opens_to_anyone(self) -> bool:
         """Sends an empty name without a key: it changes nothing, and is answered with 400 if the route is open."""
         body = {"lora_name": "", "lora_path": ""}
-        async with httpx.AsyncClient(base_url=self._http.base_url, trust_env=False) as anonymous:
+        async with open_async_client(base_url=self._http.base_url, trust_env=False) as anonymous:
             try:
                 response = await anonymous.post(self._load_route, json=body, timeout=LOAD_SECONDS)
             except httpx.HTTPError:

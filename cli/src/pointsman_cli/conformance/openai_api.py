@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+from pointsman_servicekit.http_client import open_async_client
 
 from pointsman_cli.conformance.answers import TimedAnswer, Token
 from pointsman_cli.options import bearer
@@ -198,5 +199,5 @@ async def open_api(
 ) -> AsyncIterator[tuple[OpenAIApi, httpx.AsyncClient]]:
     """Yields the API at a base URL without /v1, and the HTTP client that it uses, which sends the key, if any."""
     limits = httpx.Limits(max_connections=64)
-    async with httpx.AsyncClient(base_url=url, headers=bearer(key), limits=limits, trust_env=False) as http:
+    async with open_async_client(base_url=url, headers=bearer(key), limits=limits, trust_env=False) as http:
         yield OpenAIApi(http, max_requests, max_seconds, timeout_seconds), http
