@@ -31,7 +31,11 @@ PATH = "path:triage_adapter"
 @pytest.fixture
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
     """A gateway whose engine holds no adapter; its lora-server can load the alias's version and another one."""
-    neighbours.config.models["resilience"] = {"adapter_load_timeout_seconds": 5}
+    # A hundred connections are opened at once, in the process of this test: on a busy machine that takes seconds.
+    neighbours.config.models["resilience"] = {
+        "adapter_load_timeout_seconds": 5,
+        "timeouts": {"connect_seconds": 30},
+    }
     neighbours.engine.script = answer_with_model_name()
     neighbours.engine.adapters = set()
     neighbours.lora_server.loads = holding(neighbours)
