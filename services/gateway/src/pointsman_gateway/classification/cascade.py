@@ -96,7 +96,8 @@ class StaticStage:
         self._pair_rows = np.concatenate([np.zeros_like(pair_rows[:1]), pair_rows])
         """Row 0 is unused, so that no pair has number 0 and `filter(None, ...)` drops unknown pairs only."""
         ratios = vocabulary.pair_ratios.ratios
-        self._pair_ratios = np.concatenate([np.zeros_like(ratios[:1]), ratios])
+        self._pair_ratios = np.ascontiguousarray(np.concatenate([np.zeros_like(ratios[:1]), ratios]))
+        """Its rows are contiguous: taking and adding some takes a tenth of the time that columns take."""
         self._pair_means = vocabulary.pair_ratios.means
         self._words = WordRowCache(self._row)
         self._words.add(dict.fromkeys(word for pair in self._pairs for word in pair if word != EDGE))
