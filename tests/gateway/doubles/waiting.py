@@ -7,8 +7,8 @@ from typing import TypeVar
 Found = TypeVar("Found")
 
 
-async def until(condition: Callable[[], object], within: float = 5.0) -> None:
-    """Returns once `condition` is true; raises TimeoutError if that takes too long."""
+async def until(condition: Callable[[], object], within: float = 15.0) -> None:
+    """Returns once `condition` is true; raises TimeoutError if that takes too long, on a busy machine too."""
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110  # what is waited for belongs to the code under test and has no event
             await asyncio.sleep(0.002)
