@@ -18,10 +18,9 @@ MAX_CACHED = 4_096
 MAX_CACHED_CHARACTERS = 80
 
 _FILE = labels_file()["parts"]
-_INSTRUCTION = re.compile(
+_INSTRUCTION = re.compile(  # for a text in lower case: with IGNORECASE a search takes three times as long
     rf"\b(?:{'|'.join(_FILE['instructions'])})\b|^(?:{'|'.join(_FILE['openings'])})\b"
-    rf"|{'|'.join(_FILE['instructions_without_spaces'])}",
-    re.IGNORECASE,
+    rf"|{'|'.join(_FILE['instructions_without_spaces'])}"
 )
 _WORD = re.compile(r"[^\W\d_]+(?:[\u0900-\u0dff]+[^\W\d_]*)*")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -50,7 +49,7 @@ _AUTHORS = {
 
 def instructs_model(text: str) -> bool:
     """Returns whether a text reads like an instruction to a model."""
-    return bool(_INSTRUCTION.search(text))
+    return bool(_INSTRUCTION.search(text.lower()))
 
 
 def author_of(name: str, *, is_heading: bool = False) -> Author:
