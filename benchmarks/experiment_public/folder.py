@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.experiment.folder import EXAMPLE, ROOT, write_rows
+from benchmarks.experiment.folder import EXAMPLE, ROOT, Row, write_rows
 from benchmarks.experiment_public import scoring
 from benchmarks.experiment_public.cells import Cell, path_config
 from benchmarks.experiment_public.sets import PublicSet
@@ -84,10 +84,15 @@ def _path(cell: Cell, public: PublicSet, model: Model, adapter: Path | None) -> 
 def _task(cell: Cell, served: Mapping[Cell, Path | None], public: PublicSet, folder: Path) -> dict[str, Any]:
     rows = public.training_rows(max(cell.rows, MIN_EXAMPLES), cell.seed)
     file = f"{cell.set}.jsonl"
-    write_rows(({"text": row["text"], "output": row["output"]} for row in rows), folder / file)
+    write_rows((_example(row) for row in rows), folder / file)
     first, *others = [other.path_name for other in served if other.set == cell.set]
     metric = f"{(HERE / 'scoring.py').relative_to(ROOT)}:{scoring.METRICS[cell.set]}"
     return {"examples": file, "policy": {"fixed": first}, "fallback": others, "metric": {"entry_point": metric}}
+
+
+def _example(row: Row) -> Row:
+    """Returns an example; its label, if the set has any, is its intent."""
+    return {"text": row["text"], "output": row["output"], **({"intent": row["label"]} if "label" in row else {})}
 
 
 def _name(folder: Path) -> str:

@@ -33,7 +33,7 @@ from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.classification.user_words import UserWordsFinder
 from pointsman_gateway.domain import Message, Request
 
-from benchmarks.requests import broad_tasks, conversations, documents, wrappers
+from benchmarks.requests import broad_tasks, conversations, documents, mixed_stream, wrappers
 from benchmarks.routing_data import clinc150, clinc150_shots
 from tests.gateway.test_user_words import MAILS, OF_CLIENTS, WORDS
 
@@ -138,6 +138,8 @@ async def main(options: argparse.Namespace) -> None:
         of_development = options.rows == "development"
         measured = await documents.measure(DATA.parent, MODEL, of_development=of_development)
         figures["documents"] = documents.to_json(measured)
+    if options.only in (None, "mixed"):
+        figures["mixed stream"] = await mixed_stream.measure(DATA.parent, MODEL)
     print(json.dumps(figures))
 
 
@@ -171,5 +173,5 @@ async def measure_texts(chosen: str) -> Mapping[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.requests")
     parser.add_argument("--rows", choices=("reported", "development"), default="reported")
-    parser.add_argument("--only", choices=("texts", "conversations", "broad", "documents"))
+    parser.add_argument("--only", choices=("texts", "conversations", "broad", "documents", "mixed"))
     asyncio.run(main(parser.parse_args()))

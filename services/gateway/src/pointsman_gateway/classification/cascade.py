@@ -194,8 +194,8 @@ class CascadeClassifier:
         return self._model
 
     def with_documents(self, documents: DocumentSignals | None) -> "CascadeClassifier":
-        """Returns a classifier that also recognizes texts by documents, if the encoder abstains from them; it shares
-        the arrays.
+        """Returns a classifier that also recognizes texts by documents, or rejects them (`DocumentSignals`), if the
+        encoder decides about them; it shares the arrays.
         """
         other = copy(self)
         other._documents = documents
@@ -274,7 +274,9 @@ class CascadeClassifier:
         likely = self._probabilities(output, stage.temperature)
         score = stage.scorer.score(output)
         labels = self._labels(excerpt, likely, score, ENCODER, output.vector, stage.thresholds)
-        return self._documents.reconsider(labels, output.vector) if labels.abstained and self._documents else labels
+        if self._documents is None or (stage is self._alone and not labels.abstained):
+            return labels  # a text in another language is less like the documents
+        return self._documents.reconsider(labels, output.vector)
 
     def _without_answer(self, excerpt: TokenExcerpt, static: StageOutput | None, error: Unavailable) -> Labels:
         """Returns the static stage's labels while the encoder's endpoint fails; without that stage, an abstention."""
