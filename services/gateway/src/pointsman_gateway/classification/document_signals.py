@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 NOTE = "documents"
 """The first word of the notes about a sketch."""
 RECOGNIZED, REJECTED, KNOWN = "is like", "is too unlike", "known are"
-"""In the notes about the sketches by which a text was recognized or rejected, and those that several texts were compared
-with."""
+"""In the notes about the sketches by which a text was recognized or rejected, and about those that several texts were
+compared with."""
 
 SPREADS = 3.0
 """An unrelated text is at most as similar as the mean of other tasks' examples, plus so many standard deviations."""
