@@ -111,14 +111,21 @@ class Phase:
 
 
 async def run_phase(phase: Phase, watch: Watch, seconds: float) -> None:
-    """Runs the phase, and looks at the gateway afterwards."""
+    """Runs the phase, and looks at the gateway afterwards. Repeats it if the gateway's memory has grown too much."""
+    if await _run_once(phase, watch, seconds) and await watch.grows() and await _run_once(phase, watch, seconds):
+        phase.add(*await watch.grows_again())
+
+
+async def _run_once(phase: Phase, watch: Watch, seconds: float) -> bool:
+    """Returns whether the gateway's process lives."""
     async with _observing(phase, watch):
         await phase.run(seconds)
     phase.add(*watch.tracebacks())
     if not watch.is_alive():
         phase.add(Problem("the gateway's process is dead", watch.gateway.words[-800:]))
-        return
-    phase.add(*await watch.in_flight(), *await watch.growth())
+        return False
+    phase.add(*await watch.in_flight())
+    return True
 
 
 @asynccontextmanager

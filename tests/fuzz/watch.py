@@ -13,6 +13,9 @@ from tests.gateway.doubles.process_gateway import ProcessGateway
 from tests.security.measuring import connect, loop_cpu_seconds, memory_mib
 
 MAX_GROWTH_MIB = 32.0
+MAX_GROWTH_AGAIN_MIB = 16.0
+"""If the same cases are repeated. What the allocator keeps of the largest moment stays once (malformed answers of
+engines: from 121 to 177 MiB after 15,000 of them, and 177 after 60,000), and a leak comes again."""
 MAX_MIB = 1536.0
 """With more, a phase ends at once: the fuzzer shares its machine."""
 MAX_BLOCKED_SECONDS = 1.0
@@ -32,6 +35,7 @@ class Watch:
     """The processor seconds of each blocking of the event loop."""
     base_mib: float = 0.0
     _read: int = 0
+    _before: float = 0.0
 
     def is_alive(self) -> bool:
         try:
@@ -72,17 +76,23 @@ class Watch:
             await asyncio.sleep(1.0)
         return smallest
 
-    async def growth(self) -> Iterator[Problem]:
-        """Compares the memory with that after the warm-up."""
+    async def grows(self) -> bool:
+        """Compares the memory with that after the warm-up. If it has grown too much, later ones are compared with it."""
         now = await self._settled_mib(PAUSE_SECONDS, self.base_mib + MAX_GROWTH_MIB)
-        grown = now - self.base_mib
-        problems = []
-        if grown > MAX_GROWTH_MIB:
-            problems.append(
-                Problem("the gateway's memory grows", f"{self.base_mib:.0f} -> {now:.0f} MiB after a pause")
-            )
+        self._before, grows = self.base_mib, now - self.base_mib > MAX_GROWTH_MIB
+        if grows:
             self.base_mib = now
-        return iter(problems)
+        return grows
+
+    async def grows_again(self) -> Iterator[Problem]:
+        """Compares the memory after the same cases with that after their first time, when it has grown too much."""
+        now = await self._settled_mib(PAUSE_SECONDS, self.base_mib + MAX_GROWTH_AGAIN_MIB)
+        first, self.base_mib = self.base_mib, now
+        if now - first <= MAX_GROWTH_AGAIN_MIB:
+            print(f"the allocator keeps memory: {self._before:.0f} -> {first:.0f} -> {now:.0f} MiB", flush=True)
+            return iter(())
+        growth = f"{self._before:.0f} -> {first:.0f} -> {now:.0f} MiB, each time by the same cases"
+        return iter([Problem("the gateway's memory grows", growth)])
 
     async def in_flight(self) -> Iterator[Problem]:
         """Waits until no request is in progress."""
