@@ -77,7 +77,7 @@ class Watch:
         return smallest
 
     async def grows(self) -> bool:
-        """Compares the memory with that after the warm-up. If it has grown too much, later ones are compared with it."""
+        """Compares the memory with that after the warm-up. If it has grown too much, it is the base of later ones."""
         now = await self._settled_mib(PAUSE_SECONDS, self.base_mib + MAX_GROWTH_MIB)
         self._before, grows = self.base_mib, now - self.base_mib > MAX_GROWTH_MIB
         if grows:
