@@ -43,7 +43,11 @@ ENGINE_KEY = "ENDURANCE_ENGINE_KEY"
 """The environment variable with the key of the engine that is asked in Anthropic's dialect."""
 SPENDER_PER_MINUTE = 20
 FILL_SECONDS = 240.0
-"""Time limit of eight documents of the handbook: the machine may be busy."""
+"""Time limit of eight documents of the handbook, or of a hundred older notes: the machine may be busy."""
+OLDER_NOTES = 2_200
+"""Documents that are there from the start, more than the vectors that a gateway samples of a collection. Otherwise that
+sample, and so the gateway's memory, would grow with the notes that the load adds."""
+NOTES_PER_CALL = 100
 
 
 @dataclass
@@ -255,6 +259,10 @@ async def _fill(world: World) -> None:
     for start in range(0, len(files), 8):
         documents = [(file.name, file.read_text()) for file in files[start : start + 8]]
         await world.upsert(*documents, timeout=FILL_SECONDS)
+    for start in range(0, OLDER_NOTES, NOTES_PER_CALL):
+        numbers = range(start, start + NOTES_PER_CALL)
+        notes = [(f"older-note-{number}", f"Older note {number} of the station master.") for number in numbers]
+        await world.upsert(*notes, timeout=FILL_SECONDS)
 
 
 async def _register(world: World) -> None:
