@@ -13,8 +13,8 @@ An adapter's adapter_config.json says how the engine behaves with it:
 
 For tests:
   GET  /asked                the requests, in order: "load NAME", "close NAME", "remove NAME", "complete NAME" and
-                             "chat NAME"; without the base model's completions, which the lora-server may request at any time
-  GET  /evicted              how many loads were requested while every slot was taken: vLLM alone would evict; here they get 409, as
+                             "chat NAME"; without the base model's completions, which are requested at any time
+  GET  /evicted              how many loads came while every slot was taken: vLLM would evict; here they get 409, as
                              with the guard. It should always be 0
   POST /hold                 {"what": "answers" | "loads"}: from now on answers stop after their first token, loads
                              before they begin, until
