@@ -69,7 +69,7 @@ class Findings:
     def __init__(self) -> None:
         self.records = {each: PropertyRecord() for each in Property}
         self.notes: list[str] = []
-        """What the test could not do, or what somebody should know."""
+        """Parts of the test that could not be carried out, and facts that the user should know."""
 
     def passed(self, about: Property) -> None:
         self.records[about].observed += 1

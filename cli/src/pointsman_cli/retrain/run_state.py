@@ -48,7 +48,7 @@ class RunState:
     method: str
     steps: Mapping[str, StepState]
     outcome: str = ""
-    """ "promoted" or "refused"; empty while the run is unfinished."""
+    """The result of the run: "promoted" or "refused"; empty while the run is unfinished."""
     reason: str = ""
     """Why the version was rejected."""
 

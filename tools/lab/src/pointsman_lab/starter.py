@@ -23,7 +23,7 @@ DEFAULT_CONTEXT_WINDOW = 128_000
 """Used if neither the engine nor the price list states a context window; shown to clients, and not enforced."""
 
 FIELDS = ("text", "task")
-"""What each labelled message needs."""
+"""The fields that each labelled message needs."""
 _TASK = re.compile(NAME_PATTERN)
 
 HEADING = """\
@@ -52,7 +52,7 @@ class LabelledMessage:
     output: Any = None
     """The right answer, if it is known."""
     intent: str = ""
-    """What it is about within its task; optional."""
+    """The kind of request within the task; optional."""
 
 
 def read_labelled(file: Path) -> list[LabelledMessage]:

@@ -198,7 +198,7 @@ class KeyRecord:
     limits: Limits = NO_LIMITS
     priority: int = 0
     created: float = field(default=0.0)
-    """In Unix seconds, like `expires` and `revoked`."""
+    """When the key was created, in Unix seconds, like `expires` and `revoked`."""
     expires: float | None = None
     revoked: float | None = None
     operator: bool = False

@@ -18,8 +18,8 @@ from pointsman_gateway.classification.utterances import Shape, Utterance, is_que
 MAX_SCORE = 3.0
 """In-distribution scores are cut to this distance from the threshold."""
 MAX_FOLLOW_UP_SCORE = 0.5
-"""As `MAX_SCORE`, for follow-ups: their few words resemble something easily, and if they resemble nothing, they may
-belong to the conversation's task all the same."""
+"""The same limit as `MAX_SCORE`, for follow-ups. Their few words easily resemble something; and if they resemble
+nothing, they may belong to the conversation's task all the same."""
 MIN_RATIO = 0.05
 """Added to the ratio of a task's probability to the mean of all tasks, which may be 0."""
 TYPICAL_LOG_WORDS = 2.0
@@ -38,7 +38,7 @@ class Reading:
     score: float
     """The in-distribution score minus its threshold."""
     is_provisional: bool = False
-    """Whether it was made without the encoder, which did not answer."""
+    """Whether the encoder did not answer, so that the result is based on the static stage alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ class TaskClasses:
     starts: NDArray[np.intp]
     """(tasks,): the number of each task's first class."""
     count: int
-    """Of all classes."""
+    """The number of all classes."""
 
     @classmethod
     def of_counts(cls, counts: Sequence[int]) -> "TaskClasses":

@@ -45,7 +45,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is believed of a conversation before its last turn."""
+    """What is known about a conversation's task before its last turn."""
 
     belief: Scores
     """(tasks + 1,), last that of none."""
@@ -65,7 +65,7 @@ class Conversation:
         self._readings: OrderedDict[bytes, Reading] = OrderedDict()
         self._priors: OrderedDict[bytes, Prior] = OrderedDict()
         self._tasks: tuple[str, ...] = ()
-        """In alphabetical order; empty before the first reading."""
+        """The names of the tasks in alphabetical order; empty before the first reading."""
         self._forward: ForwardPass | None = None
         """None before the first reading."""
 

@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 NOTE = "documents"
 """The first word of the notes about a sketch."""
 RECOGNIZED, KNOWN = "is like", "known are"
-"""In the notes about the sketch by which a text was recognized, and those that several texts were compared with."""
+"""Words in the notes about sketches: of the sketch by which a text was recognized, and of the sketches that several
+texts were compared with."""
 
 SPREADS = 3.0
 """An unrelated text is at most as similar as the mean of other tasks' examples, plus so many standard deviations."""
@@ -37,7 +38,7 @@ accepted, 1 % with the worst collection.
 _SKETCHES = re.compile(rf"{NOTE}: (?:{RECOGNIZED}|{KNOWN}) ([^()]+?)(?: \(.*\))?")
 
 MIN_EXAMPLES = 5
-"""Of a task, and of all other tasks, without which there is no signal."""
+"""The least number of examples of a task, and of all other tasks together; with fewer there is no signal."""
 MAX_COMPARED = 1000
 """Examples of a task, and of the other tasks together, that are compared with the documents."""
 
@@ -64,7 +65,8 @@ class DocumentSignal:
     vectors: Floats
     """(sampled chunks, dimensions), each of length 1."""
     tasks: tuple[TaskSignal, ...]
-    """Those that answer from the collection, and whose examples are more like it than those of others; at least one."""
+    """The tasks that answer from the collection and whose examples resemble it more than other tasks' examples do; at
+    least one."""
     others: Floats
     """The vectors of other tasks' examples and of out-of-scope texts, (texts, dimensions)."""
 

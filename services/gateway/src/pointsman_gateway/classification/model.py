@@ -68,7 +68,7 @@ class FitSettings:
     stages: tuple[str, ...] = (STATIC, ENCODER)
     """The stages to fit: `STATIC`, `ENCODER` or both."""
     seed: int = 7
-    """Of the random choices of folds and centroids."""
+    """The seed of the random choices of folds and centroids."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,7 +224,7 @@ class RequestFields:
     """Which request fields one kind of engine accepts in addition to those that the gateway itself reads."""
 
     kind: str
-    """A kind in request_fields.yaml."""
+    """The kind of engine: a key of request_fields.yaml, such as "vllm" or "openai"."""
     forwarded: frozenset[str]
     """Fields that are sent to the engine."""
     ignored: frozenset[str]

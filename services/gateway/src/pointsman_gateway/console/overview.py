@@ -63,7 +63,7 @@ class CandidateView:
     path: str
     kind: str
     role: str
-    """ "policy", "fallback", "default" or "shadow", as in `CandidatePreview`."""
+    """The path's role, as in `CandidatePreview`: "policy", "fallback", "default" or "shadow"."""
     quality: Quality | None
     """The quality on the task; None if there are no ratings."""
     answers: float
@@ -127,7 +127,8 @@ class CallerView:
 class Overview:
     caller: CallerView
     request_log: str
-    """ "available", "unavailable" (Redis does not answer), or "none" (no Redis is configured)."""
+    """Whether the request log can be read: "available", "unavailable" (Redis does not answer), or "none" (no Redis is
+    configured)."""
     window: DecisionWindow
     paths: Sequence[PathView]
     tasks: Sequence[TaskView]
@@ -164,7 +165,7 @@ class ModelAdapters:
     model: str
     engines: Sequence[EngineAdapters]
     versions: Sequence[AdapterVersion]
-    """From the first lora-server that could be read, so their `state` is that on its engine only."""
+    """The versions as the first reachable lora-server reports them, so their `state` is that on its engine only."""
     aliases: Sequence[Alias]
     changes: Sequence[AdapterChange]
 

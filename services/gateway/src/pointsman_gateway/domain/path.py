@@ -59,8 +59,8 @@ class AdapterVersion:
     version: str
     name: str
     state: str
-    """ "registered", "validating", "ready", "loading", "warm", "serving", "draining", "retired" or "failed", explained
-    at `AdapterState` in lora_server.proto; "unspecified" if a newer lora-server reports another state."""
+    """The state: "registered", "validating", "ready", "loading", "warm", "serving", "draining", "retired" or "failed",
+    explained at `AdapterState` in lora_server.proto; "unspecified" if a newer lora-server reports another state."""
     aliases: tuple[str, ...]
     """The aliases that have this version as their stable version or as their canary."""
     pinned: bool

@@ -17,9 +17,9 @@ class EngineSeconds:
     """The seconds that an engine reports for one answer; None if it does not report a value."""
 
     queue: float | None = None
-    """From the arrival at the engine until the engine begins to work on the request."""
+    """Seconds from the arrival at the engine until the engine begins to work on the request."""
     inference: float | None = None
-    """From the end of `queue` to the last token."""
+    """Seconds from the end of `queue` to the last token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ class VectorSketch:
 
     collection: str
     checksum: str
-    """Of all vectors of the collection, 16 hexadecimal digits. Equal checksums have equal sketches."""
+    """A checksum of all vectors of the collection, 16 hexadecimal digits. Equal checksums mean equal sketches."""
     fingerprint: str
     """Identifies the embedding model that made the vectors."""
     dimensions: int

@@ -120,7 +120,7 @@ class EngineObserver(Protocol):
     """Interface of an object that is notified of the reports on engines; `Engines` implements it."""
 
     def on_report(self, state: "EngineState", before: Engine) -> None:
-        """Is called after `state.engine` was replaced; `before` is the earlier one."""
+        """Called after a report has replaced `state.engine`; `before` is the earlier value."""
         ...
 
 

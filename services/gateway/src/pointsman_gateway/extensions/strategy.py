@@ -31,7 +31,7 @@ class Example:
     text: str
     output: str | None
     intent: str = ""
-    """What it is about within its task; empty if the file does not say."""
+    """The kind of request within the task; empty if the file does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ class Side:
     """The path statistics to which its rating is added."""
     cost_usd: float
     seconds: float
-    """From the request's arrival to the answer's end."""
+    """Seconds from the request's arrival to the answer's end."""
     text: str
     """Empty if the answer has no text or more than one."""
     quality: float | None

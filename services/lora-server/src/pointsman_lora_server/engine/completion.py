@@ -36,7 +36,7 @@ class GreedyAnswer:
     logprobs: tuple[float, ...]
     """One for each token; all are finite."""
     finish_reason: str
-    """"stop" or "length"."""
+    """Why the answer ended: "stop" or "length"."""
 
 
 def scored_answer(

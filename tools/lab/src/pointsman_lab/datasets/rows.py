@@ -37,7 +37,7 @@ class Source(IntEnum):
     RATED = 3
     """Somebody rated it high."""
     EXAMPLE = 4
-    """It is among the task's examples."""
+    """The row is among the task's examples."""
     EXPERT = 5
     """Feedback stated the right answer."""
     RETRIEVAL_CORRECTED = 6

@@ -46,7 +46,7 @@ class Gain:
 @dataclass(frozen=True, slots=True)
 class PolicyResult:
     shares: Array
-    """Of the rows, by path."""
+    """By path, its share of the rows."""
     quality: float
     usd: float
     """Mean dollars of the chosen answers."""

@@ -27,7 +27,7 @@ from pointsman_lab.prediction.inputs import FOLDS, Indices, Inputs, folds_of
 from pointsman_lab.prediction.quality import Prediction, fit, predict_out_of_fold
 
 DEFAULT_QUALITY_SHARE = 0.95
-"""Of the best single path's quality, if neither a price nor a quality is given."""
+"""The required quality, as a share of the best single path's, if neither a price nor a quality is given."""
 REQUESTS, TASKS = "requests", "tasks"
 """What the predictions distinguish."""
 MIN_MEAN = 1e-4
@@ -49,7 +49,7 @@ class Candidate:
     name: str
     """`REQUESTS` or `TASKS`."""
     inputs: Inputs
-    """Of all rows."""
+    """The inputs of all rows."""
     outcomes: Outcomes
     folds: Indices
     """(rows,): the fold of each row."""
@@ -58,7 +58,7 @@ class Candidate:
     fold_prices: tuple[float, ...]
     """The price at which each fold is measured: for a quality, the one that the other folds choose."""
     result: PolicyResult
-    """At `fold_prices`."""
+    """The result at `fold_prices`."""
 
     @property
     def chosen(self) -> Indices:

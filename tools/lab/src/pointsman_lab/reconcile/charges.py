@@ -23,14 +23,15 @@ class Charge:
     """Unix seconds, of the request."""
     ended: float
     engine: str
-    """Its name in the configuration, without the number of a group's member; empty in receipts of earlier versions."""
+    """The engine's name in the configuration, without the number of a group's member; empty in receipts of earlier
+    versions."""
     model: str
     """The model's name in the configuration."""
     tier: str
     counts: Mapping[str, int]
     """Tokens by kind, each once; and the requests to tools as `TOOLS`."""
     picodollars: Mapping[str, int]
-    """By kind, and by "request" and "image"."""
+    """The cost by kind of token, and by "request" and "image"."""
     is_priced: bool = True
     """Whether the cost is known."""
     is_estimate: bool = False

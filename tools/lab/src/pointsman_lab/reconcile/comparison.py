@@ -37,7 +37,7 @@ class Comparison:
     tokens: Totals | None
     """None if the export has no numbers of tokens."""
     dollars: Totals | None
-    """In picodollars; None if the export has no costs."""
+    """The costs in picodollars; None if the export has no costs."""
     differences: Sequence[Difference]
     """The largest first; those in dollars come first if the export has both."""
 

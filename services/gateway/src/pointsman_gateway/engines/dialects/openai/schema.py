@@ -145,7 +145,7 @@ class EngineError(msgspec.Struct, frozen=True):
     param: str | None = None
     code: str = ""
     retry_after: float | None = None
-    """In seconds."""
+    """Seconds after which the engine may be called again; None if it states none."""
 
 
 def parse_error(body: bytes) -> EngineError:
