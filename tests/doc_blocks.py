@@ -27,7 +27,7 @@ class Block:
     language: str
     text: str
     mark: str
-    """`not loaded`, `not run`, `real engine`, or empty."""
+    """The block's mark: `not loaded`, `not run`, `real engine`, or empty."""
 
     def __str__(self) -> str:
         return f"{self.page.name}:{self.line}"

@@ -27,7 +27,7 @@ class Profile:
     functions: list[tuple[str, float]]
     """Samples by function, without the functions that it calls."""
     packages: list[tuple[str, float]]
-    """The same samples by package."""
+    """The samples by package."""
     modules: list[tuple[str, float]]
     """Samples by the innermost module of this project, including what it calls; "the rest" has no such module."""
 

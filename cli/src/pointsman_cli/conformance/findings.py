@@ -51,7 +51,7 @@ class PropertyRecord:
     examples: list[str] = field(default_factory=list)
     """Texts on the first failed observations, at most `MAX_EXAMPLES` different ones."""
     weak_examples: list[str] = field(default_factory=list)
-    """The same of weak observations."""
+    """Texts on the first weak observations, at most `MAX_EXAMPLES` different ones."""
     why_untested: str = "the test ended before"
 
     @property

@@ -122,9 +122,9 @@ class Selection:
     """The paths and the metric that the command line selects."""
 
     paths: Sequence[str] = ()
-    """Empty: all paths that can answer a row's task."""
+    """The paths to evaluate; empty: all paths that can answer a row's task."""
     metric: str = ""
-    """`NAME`, `NAME=TEXT` or `judge=MODEL`; empty: the task's own metric."""
+    """The metric as `NAME`, `NAME=TEXT` or `judge=MODEL`; empty: the task's own metric."""
     judge_prompt: str = ""
     """The criteria for `judge=MODEL`; empty: CRITERIA."""
     is_mixed: bool = False

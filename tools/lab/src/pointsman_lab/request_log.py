@@ -48,12 +48,12 @@ class RecordedDecision:
     path: str
     """The policy's first choice, even if that path was unavailable and another one answered."""
     fingerprint: str
-    """Identifies the configuration of that path at the time."""
+    """The fingerprint of the path's configuration at the time."""
     revision: str
     user_digest: str
     """Digest of the user's name; empty if the request named no user."""
     expected_cost_usd: float | None
-    """None if the price of the path's model was unknown."""
+    """The expected dollars; None if the price of the path's model was unknown."""
     answered_by: str = ""
     """The path that gave the complete answer; empty if none did."""
     cost_usd: float | None = 0.0

@@ -20,7 +20,8 @@ from pointsman_lab.report import Report, Section
 from pointsman_lab.suggestions import ExampleFindings, suggest_report
 
 DEFAULT_CONTEXT_WINDOW = 128_000
-"""Used if neither the engine nor the price list states a context window; shown to clients, and not enforced."""
+"""The context window in tokens if neither the engine nor the price list states one; it is shown to clients, and not
+enforced."""
 
 FIELDS = ("text", "task")
 """The fields that each labelled message needs."""

@@ -27,7 +27,7 @@ MIN_USER_WORDS = 3
 the user's words."""
 MAX_COMPARED_TEXTS = 40
 MAX_TEXT_CHARACTERS = 4_000
-"""Longer messages are not compared."""
+"""Maximum length of a message; longer ones are not compared."""
 ALIKE_CHARACTERS = 20
 """Messages are compared with each other if this many characters at their beginning or end are equal."""
 MAX_MARK_CHARACTERS = 60

@@ -33,8 +33,8 @@ class Reading:
     """The classifier's result for one message of the user or the assistant."""
 
     probabilities: Floats | None
-    """(tasks,), in the order of their names; None if the turn is not classified: it has no content, or is in no known
-    language."""
+    """The probability of each task, (tasks,), in the order of their names; None if the turn is not classified: it has
+    no content, or is in no known language."""
     score: float
     """The in-distribution score minus its threshold."""
     is_provisional: bool = False
@@ -50,11 +50,12 @@ class TurnObservations:
     user: Scores
     """The tasks' probabilities by the user's turn, (turns, tasks)."""
     user_features: Scores
-    """(turns, 10), see `user_features`."""
+    """The features of the user's turns, (turns, 10); see `user_features`."""
     assistant: Scores
     """The tasks' probabilities by what the assistant said before that turn, (turns, tasks)."""
     assistant_features: Scores
-    """(turns, 3), see `assistant_features`; zeros if the assistant said nothing."""
+    """The features of the assistant's turns, (turns, 3), see `assistant_features`; zeros if the assistant said
+    nothing."""
 
 
 def user_features(turn: str, shape: Shape, reading: Reading, said_before: str) -> list[float]:

@@ -14,7 +14,7 @@ class TaskClasses:
     """The classes of all tasks, in the tasks' order. A task without intents has one class."""
 
     starts: NDArray[np.intp]
-    """(tasks,): the number of each task's first class."""
+    """The number of each task's first class, (tasks,)."""
     count: int
     """The number of all classes."""
 

@@ -63,7 +63,7 @@ class DocumentSignal:
 
     name: str
     vectors: Floats
-    """(sampled chunks, dimensions), each of length 1."""
+    """The sampled vectors, (sampled chunks, dimensions), each of length 1."""
     tasks: tuple[TaskSignal, ...]
     """The tasks that answer from the collection and whose examples resemble it more than other tasks' examples do; at
     least one."""

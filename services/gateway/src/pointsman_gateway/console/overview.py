@@ -30,7 +30,7 @@ class Quality:
     bound: float
     """The one-sided lower confidence bound of `mean` that holds at any time, by which policies act."""
     bound_now: float
-    """The same for a single look at these ratings, by Wilson."""
+    """The same bound for a single look at these ratings, by Wilson's formula."""
     evaluated: float
     """The number of ratings that come from evaluations."""
 
@@ -49,7 +49,8 @@ class PathView:
     unavailable: str
     """Why the path cannot be used now; empty if it can be used."""
     configured: bool
-    """False for a model or an adapter that requests have named and that is no path of the configuration."""
+    """Whether the configuration has the path. Otherwise it stands for a model or an adapter that requests have
+    named."""
     quality: Quality | None
     """The quality over all tasks; None if there are no ratings."""
     now: PathFigures | None
@@ -138,7 +139,7 @@ class Overview:
 @dataclass(frozen=True, slots=True)
 class DecisionPage:
     decisions: Sequence[DecisionRow]
-    """The newest first."""
+    """The decisions, newest first."""
     next: str
     """The entry id to give as `before` for the next page; empty if this is the last one."""
 

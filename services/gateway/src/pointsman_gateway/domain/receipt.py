@@ -25,7 +25,7 @@ class GuardrailVerdict:
     hook: str
     """The hook that was checked: "request", "prompt" or "response", as explained at `Hook`."""
     ruling: str
-    """One of `GUARDRAIL_RULINGS`."""
+    """The result of the check, one of `GUARDRAIL_RULINGS`."""
     found: tuple[str, ...] = ()
     """The kinds of the findings, such as "EMAIL_ADDRESS", each once and sorted; never the text itself."""
 
@@ -94,7 +94,7 @@ class Receipt:
     """The component at fault, a value of `Fault`."""
     request_id: str = ""
     guardrails: tuple[GuardrailVerdict, ...] = ()
-    """Empty if no guardrail is configured."""
+    """The verdicts of guardrails; empty if none is configured."""
     engine: str = ""
     """The name in the configuration of the engine that answered, on whose invoice the answer is; empty if none did."""
     attempts: tuple[AttemptCharge, ...] = ()
@@ -142,7 +142,7 @@ class UndecidedReceipt:
     seconds: Mapping[str, float]
     """Seconds by phase, such as "admission", and "total" from the request's arrival."""
     caller: Caller = ANONYMOUS
-    """`ANONYMOUS` if the request ended before its key was checked."""
+    """The caller; `ANONYMOUS` if the request ended before its key was checked."""
     counts_as_request: bool = False
     """Whether the request was admitted, so that it counts as a request in the usage of the caller's key."""
     model: str = ""

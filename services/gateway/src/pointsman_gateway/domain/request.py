@@ -132,7 +132,7 @@ class Request:
     """A decoded request; the form is the same for all APIs."""
 
     model: str
-    """`AUTO`, "path:NAME", or the name of a model, an alias or an adapter."""
+    """What the client asked for: `AUTO`, "path:NAME", or the name of a model, an alias or an adapter."""
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     metadata: Mapping[str, str] = field(default_factory=dict)

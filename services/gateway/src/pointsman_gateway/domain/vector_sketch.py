@@ -14,7 +14,8 @@ class VectorSketch:
     """Identifies the embedding model that made the vectors."""
     dimensions: int
     vectors: bytes
-    """(sampled chunks, dimensions), row by row, a signed byte for each value; only the directions of rows count."""
+    """The sampled vectors, (sampled chunks, dimensions), row by row, a signed byte for each value; only the directions
+    of rows count."""
 
     @property
     def name(self) -> str:

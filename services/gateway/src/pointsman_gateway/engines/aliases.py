@@ -24,7 +24,7 @@ MAX_COMPARED = 3
 """Maximum number of catalogs with which a new one is compared: the newest ones with as many entries."""
 
 _Key = tuple[str, str]
-"""(base model, alias)."""
+"""The base model and the name of an alias."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ class EngineState:
         self.lora_server: LoraServer | None = None
         """The client of the engine's lora-server; None if the engine has none, or while it is not watched."""
         self.adapter_admin: AdapterAdminClient | None = None
-        """Set and unset together with `lora_server`."""
+        """The client that administers the engine's adapters; it is set and unset together with `lora_server`."""
         self.clock = clock
         self.breaker = Breaker(clock)
         self.in_flight = 0

@@ -104,7 +104,8 @@ class Dialect:
     further: tuple[MeteredRoute, ...] = ()
     """The dialect's other routes."""
     direct: DirectReading | None = None
-    """None: FastAPI reads all requests, and `handler` answers them. Otherwise FastAPI only documents `handler`."""
+    """How requests are read without FastAPI, which then only documents `handler`. None: FastAPI reads all requests, and
+    `handler` answers them."""
     models: ModelForm | None = None
     """How `GET /v1/models` answers the API's clients; None: in OpenAI's form."""
     takes_token_ids: bool = False

@@ -21,7 +21,7 @@ from pointsman_gateway.routing.policies import ANSWERS_PER_PRICE, explore
 
 WEIGHT_TYPE = np.dtype("<f2")
 MAX_EXPONENT = 700.0
-"""`math.exp` fails a little above it."""
+"""The largest exponent for `math.exp`, which fails a little above it."""
 MIN_MEAN = 1e-6
 """A mean score is taken as at least this, and as at most 1 minus this, where its logit counts."""
 

@@ -26,7 +26,7 @@ class UsageBatch:
 
     number: int
     day: str
-    """YYYYMMDD in UTC."""
+    """The day of the usage, YYYYMMDD in UTC."""
     counts: Mapping[str, int]
     """By "TENANT:KEY:COUNTER", the amount to add."""
 

@@ -183,5 +183,5 @@ class Probe:
 
 
 def _count_certain(logprobs: Sequence[float]) -> int:
-    """Returns how many leading tokens are certain, by their log-probabilities."""
+    """Returns how many tokens at the answer's start are certain, by their log-probabilities."""
     return next((index for index, logprob in enumerate(logprobs) if logprob < CERTAIN_LOGPROB), len(logprobs))

@@ -57,7 +57,7 @@ class TrainingRow:
     messages: tuple[Message, ...]
     """The last one is the user's."""
     answers: Mapping[str, str]
-    """`output`, or for preference pairs `chosen` and `rejected`."""
+    """The answers by their field: `output`, or for preference pairs `chosen` and `rejected`."""
     document: str = ""
     """The id of the document that answers it; empty if it is not known."""
 

@@ -47,7 +47,7 @@ class Source(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Row:
     messages: tuple[tuple[str, str], ...]
-    """(role, content); the last message is the user's."""
+    """The role and content of each message; the last message is the user's."""
     answer: str
     source: Source
     decision: str = ""

@@ -26,7 +26,7 @@ class Outcomes:
     predicted: Array
     """Probabilities of a good answer, from a fit to other rows."""
     expected_usd: Array
-    """Predicted likewise."""
+    """The predicted dollars of each path's answer."""
     scores: Array
     usd: Array
 

@@ -29,7 +29,7 @@ class PredictOrder:
     """The data to learn from, and the tasks to learn for."""
 
     tasks: tuple[str, ...]
-    """`UNKNOWN` among them stands for requests that fit no task."""
+    """The tasks to learn for; `UNKNOWN` stands for requests that fit no task."""
     data: Path | None
     """The data set that was evaluated; None without an evaluation."""
     answers: Path | None

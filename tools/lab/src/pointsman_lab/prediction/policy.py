@@ -47,18 +47,18 @@ class Candidate:
     """One way to predict, measured on the rows that have scores of all paths, each predicted without itself."""
 
     name: str
-    """`REQUESTS` or `TASKS`."""
+    """What the predictions distinguish: `REQUESTS` or `TASKS`."""
     inputs: Inputs
     """The inputs of all rows."""
     outcomes: Outcomes
     folds: Indices
-    """(rows,): the fold of each row."""
+    """The fold of each row, (rows,)."""
     price: float
     """Dollars of a wrong answer, at the target."""
     fold_prices: tuple[float, ...]
     """The price at which each fold is measured: for a quality, the one that the other folds choose."""
     result: PolicyResult
-    """The result at `fold_prices`."""
+    """The result of the policy with `fold_prices`, a price for each fold."""
 
     @property
     def chosen(self) -> Indices:

@@ -20,7 +20,7 @@ class Charge:
     """One answer of an engine, or one request for embeddings."""
 
     began: float
-    """Unix seconds, of the request."""
+    """When the request began, in Unix seconds."""
     ended: float
     engine: str
     """The engine's name in the configuration, without the number of a group's member; empty in receipts of earlier
@@ -42,7 +42,7 @@ class Charge:
     member: str = ""
     """The engine's name with the number of a group's member."""
     requests: int = 1
-    """More than 1 for a sum of charges."""
+    """The number of requests; more than 1 for a sum of charges."""
 
 
 def charges_of(entry: str) -> Iterator[Charge]:

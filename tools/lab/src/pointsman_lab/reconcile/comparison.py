@@ -35,7 +35,7 @@ class Comparison:
     export: Export
     days: int
     tokens: Totals | None
-    """None if the export has no numbers of tokens."""
+    """The numbers of tokens; None if the export has none."""
     dollars: Totals | None
     """The costs in picodollars; None if the export has no costs."""
     differences: Sequence[Difference]

@@ -33,13 +33,13 @@ class Amounts:
     """The amounts of one kind in a group, according to the export and to the receipts."""
 
     exported: Number = 0
-    """Tokens or requests."""
+    """The tokens or requests that the export states."""
     received: Number = 0
-    """The same by the receipts."""
+    """The tokens or requests that the receipts state."""
     estimated: Number = 0
     """The part of `received` that is estimated."""
     exported_usd: Number = 0
-    """Picodollars."""
+    """The picodollars that the export states."""
     received_usd: Number = 0
     estimated_usd: Number = 0
 
@@ -54,7 +54,7 @@ class Amounts:
 
     @property
     def size(self) -> Number:
-        """Returns `difference` without its sign."""
+        """Returns the absolute value of `difference`."""
         return size(self.exported - self.received)
 
     @property
