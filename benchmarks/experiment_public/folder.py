@@ -21,9 +21,8 @@ HERE = Path(__file__).parent
 BASE_MODEL = "smollm2-135m"
 MIN_EXAMPLES = 20
 OTHER_TASK = ("Please write a poem", "Translate this letter into French", "Thanks, that is all", "Who are you?")
-"""For the classifier, which needs examples and a second task. The experiment does not use it: requests name their
-path.
-"""
+"""Examples of a second task, which the classifier needs. The experiment does not use the classifier: requests name
+their path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +30,11 @@ class Model:
     """The base model of all paths."""
 
     source: str = BASE_MODEL
-    """smollm2-135m, an absolute folder, or a name at the Hugging Face hub."""
+    """The model: smollm2-135m, an absolute folder, or a name at the Hugging Face hub."""
     prices: tuple[float, float, float] | None = None
-    """Dollars per million tokens of prompts, of cached prompts, and of answers; None: those of the help desk."""
+    """Dollars per million tokens of prompts, of cached prompts, and of answers; None: the help desk's prices."""
     tuned_from: str = ""
-    """The model that it was before all its weights were trained."""
+    """The model from which all weights were trained; empty if they were not."""
 
     @property
     def name(self) -> str:

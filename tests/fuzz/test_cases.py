@@ -1,4 +1,4 @@
-"""Cases depend on their seed alone, and answers of the gateway are judged rightly."""
+"""Cases depend on their seed only, and the gateway's answers are judged correctly."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -122,7 +122,7 @@ async def test_each_problem_is_reported_with_the_number_of_its_case() -> None:
 
 
 class MemoryWatch(Watch):
-    """A gateway whose memory is given, in MiB after each pause."""
+    """A gateway whose memory after each pause, in MiB, is given by the test."""
 
     def __init__(self, log: Path, memory: Sequence[float]) -> None:
         log.touch()

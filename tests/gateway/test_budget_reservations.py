@@ -1,4 +1,5 @@
-"""A budget reserves what a request costs if its tokens are of the most expensive kinds, and settles by their kinds."""
+"""A budget reserves the cost that a request has if its tokens are of the most expensive kinds; the settlement uses the
+real kinds."""
 
 import random
 from contextlib import AsyncExitStack
@@ -25,7 +26,7 @@ BREAKPOINT = frozenset({("blocks", "cache_control")})
 
 
 def request(prompt: int, answer: int, **more: Any) -> Request:
-    """A request whose estimated tokens are these."""
+    """Returns a request with these estimated numbers of tokens."""
     sampling = Sampling(max_tokens=answer, extra=more.pop("extra", {}), anthropic=more.pop("anthropic", None))
     return Request("m", (Message("user", "abcd" * prompt),), sampling, **more)
 
@@ -57,7 +58,7 @@ def test_a_request_and_its_searches_are_reserved_too() -> None:
 
 @st.composite
 def asked_and_used(draw: st.DrawFn) -> tuple[Request, Usage]:
-    """A request, and a usage within its estimates, of kinds that it can incur."""
+    """Generates a request, and a usage within its estimates, of the kinds of tokens that it can incur."""
     prompt, answer = draw(st.integers(0, 1000)), draw(st.integers(0, 1000))
     media = draw(st.sets(st.sampled_from(["audio", "image"])))
     modalities = draw(st.lists(st.sampled_from(["text", "audio", "image"]), max_size=2))
@@ -105,7 +106,7 @@ async def test_spending_stays_within_the_budget_of_several_gateways_with_cache_w
     spent = refused = failovers = 0
 
     def used_by(asked: Request) -> Usage:
-        """A usage within the estimates, with any number of tokens that are written for an hour."""
+        """The usage is within the estimates, and any of its tokens may be written to the cache for an hour."""
         details = TokenDetails(cache_write_1h=draw.randrange(200))
         return detailed(asked.characters // 4, asked.sampling.max_tokens or 0, draw.randrange(9), details)
 

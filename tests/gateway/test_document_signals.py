@@ -1,4 +1,4 @@
-"""Questions on subjects of a task's documents are recognized by a sketch of the documents' vectors."""
+"""Questions about subjects of a task's documents are recognized with a sample of the documents' vectors."""
 
 from collections.abc import Collection
 from dataclasses import replace

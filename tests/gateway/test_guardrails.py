@@ -232,7 +232,7 @@ class Classifier:
         self.reply: Any = {"findings": []}
         self.is_stuck = False
         self.endless: tuple[bytes, float] | None = None
-        """A piece of an answer without end, and the seconds between two pieces."""
+        """A piece that is sent again and again as an answer that does not end, and the seconds between two pieces."""
 
     async def handle(self, request: web.Request) -> web.Response:
         self.bodies.append({"key": request.headers.get("authorization"), **await request.json()})
@@ -308,7 +308,7 @@ async def test_a_stream_waits_for_its_classifier_and_ends_if_the_client_leaves(
 
 
 class Shouting(Guardrail):
-    """A guardrail extension, as a user would write one."""
+    """A guardrail extension as a user would write it."""
 
     Options = int
 

@@ -1,4 +1,5 @@
-"""Tokens of every kind that an engine reports reach the client, the metrics and the log; cut-off answers are marked."""
+"""Tokens of every kind that an engine reports reach the client, the metrics and the log; answers that were cut off are
+marked."""
 
 import asyncio
 import json
@@ -37,7 +38,7 @@ async def anthropic() -> AsyncIterator[Anthropic]:
 
 
 def read(usage: dict[str, Any], **event: Any) -> Usage | None:
-    """The usage that an OpenAI-compatible stream's last event reports."""
+    """Returns the usage that is read from the last event of an OpenAI-compatible stream."""
     data = {"choices": [], "usage": usage, **event}
     (chunk,) = EventReader().read(b"data: %b\n\n" % json.dumps(data).encode())
     return chunk.usage

@@ -60,8 +60,8 @@ def author_of(name: str, *, is_heading: bool = False) -> Author:
 
 
 def within(outer: Author, inner: Author) -> Author:
-    """Returns the author of a part by its own name (`inner`) and by what encloses it: everything within a part of
-    others is theirs, and what is the user's within a history was said earlier.
+    """Returns who wrote a part of a text: `inner` is the author that the part's own name shows, `outer` the author of
+    the text around it. Everything inside others' text is theirs, and the user's parts of a history were said earlier.
     """
     if outer is Author.HISTORY:
         return Author.EARLIER if inner is Author.USER else outer

@@ -43,9 +43,9 @@ class StageOutput:
     """One stage's result for a text."""
 
     logits: Floats
-    """(classes,), not yet divided by the temperature."""
+    """The logit of each class, (classes,), not yet divided by the temperature."""
     pairs: Floats
-    """(classes,): the text's pair score for each class, less the mean of the class's own examples."""
+    """The text's pair score for each class, less the mean of the class's own examples, (classes,)."""
     vector: Vector
     """The text's vector in the stage's own space, of length 1; zeros for a text without a known token."""
 
@@ -104,7 +104,8 @@ class StaticStage:
 
     def evaluate(self, text: str) -> StageOutput | None:
         """Returns logits, pair scores and vector of a text; None if it has no letters and digits, or nothing in it is
-        in the vocabulary."""
+        in the vocabulary.
+        """
         words = words_of(text)
         if not any(map(str.isalnum, words)):
             return None
@@ -135,7 +136,7 @@ class EncoderStage:
     """Classifies a text by its embedding. With MiniLM it takes about a millisecond."""
 
     thresholds: NDArray[np.float64] | None = None
-    """(tasks,): those for abstaining, if they are not the model's."""
+    """Thresholds for abstaining, (tasks,); None: those of the model."""
 
     def __init__(self, stage: StageParameters, static_share: float, encoder: SentenceEncoder) -> None:
         self.temperature = stage.temperature

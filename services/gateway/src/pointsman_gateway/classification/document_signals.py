@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 NOTE = "documents"
 """The first word of the notes about a sketch."""
 RECOGNIZED, REJECTED, KNOWN = "is like", "is too unlike", "known are"
-"""In the notes about the sketches by which a text was recognized or rejected, and about those that several texts were
-compared with."""
+"""Words in the notes about sketches: of a sketch by which a text was recognized, or lost its task, and of the sketches
+that several texts were compared with."""
 
 SPREADS = 3.0
 """An unrelated text is at most as similar as the mean of other tasks' examples, plus so many standard deviations."""
@@ -45,7 +45,7 @@ MIN_EXAMPLES_TO_REJECT = 50
 _SKETCHES = re.compile(rf"{NOTE}: (?:{RECOGNIZED}|{REJECTED}|{KNOWN}) ([^()]+?)(?: \(.*\))?")
 
 MIN_EXAMPLES = 5
-"""Of a task, and of all other tasks, without which there is no signal."""
+"""The least number of examples of a task, and of all other tasks together; with fewer there is no signal."""
 MAX_COMPARED = 1000
 """Examples of a task, and of the other tasks together, that are compared with the documents."""
 
@@ -72,9 +72,10 @@ class DocumentSignal:
 
     name: str
     vectors: Floats
-    """(sampled chunks, dimensions), each of length 1."""
+    """The sampled vectors, (sampled chunks, dimensions), each of length 1."""
     tasks: tuple[TaskSignal, ...]
-    """Those that answer from the collection, and whose examples are more like it than those of others; at least one."""
+    """The tasks that answer from the collection and whose examples resemble it more than other tasks' examples do; at
+    least one."""
     others: Floats
     """The vectors of other tasks' examples and of out-of-scope texts, (texts, dimensions)."""
 

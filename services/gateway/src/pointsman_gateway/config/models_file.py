@@ -80,7 +80,7 @@ class ModelConfig(Strict):
         "the price list (prices.yaml), which has the usual models of the providers",
         json_schema_extra=_allow_unknown,
     )
-    """None if the prices are unknown."""
+    """The model's prices, in dollars per million tokens; None if they are unknown."""
     usd_per_image: float | None = Field(
         default=None,
         ge=0,

@@ -27,7 +27,7 @@ class ImportOrder:
     folder: Path
     """The configuration's folder or file."""
     source: str
-    """As in `read_table`."""
+    """The source of prices, as `read_table` takes it."""
     models: tuple[str, ...] = ()
     """The models whose prices are compared; empty for all."""
     starting: date | None = None
@@ -37,7 +37,7 @@ class ImportOrder:
 
 @dataclass
 class _Comparison:
-    """What was found for the models of a configuration, by the model's name."""
+    """The results of a comparison for the models of a configuration, each by the model's name."""
 
     changed: dict[str, tuple[Flat, Flat, ImportedPrices]] = field(default_factory=dict)
     """The present prices and LiteLLM's."""
@@ -45,7 +45,7 @@ class _Comparison:
     missing: dict[str, str] = field(default_factory=dict)
     """Why a model has no prices in the table."""
     problems: dict[str, str] = field(default_factory=dict)
-    """What is wrong with its entry, or why its prices cannot be written."""
+    """Why a model's entry is invalid, or why its prices cannot be written."""
 
 
 def import_prices(order: ImportOrder) -> Report:

@@ -35,9 +35,9 @@ class Comparison:
     export: Export
     days: int
     tokens: Totals | None
-    """None if the export has no numbers of tokens."""
+    """The numbers of tokens; None if the export has none."""
     dollars: Totals | None
-    """In picodollars; None if the export has no costs."""
+    """The costs in picodollars; None if the export has no costs."""
     differences: Sequence[Difference]
     """The largest first; those in dollars come first if the export has both."""
 

@@ -19,7 +19,7 @@ _SNAPSHOT = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|-\d{4}|-v\d+(:\d+)?|-\d+:\d+
 
 
 class ChargeGroup(NamedTuple):
-    """What is compared as one: the charges of one model on one day, with one key and one service tier."""
+    """The unit of comparison: the charges of one model on one day, with one key and one service tier."""
 
     model: str
     day: float
@@ -30,16 +30,16 @@ class ChargeGroup(NamedTuple):
 
 @dataclass(slots=True)
 class Amounts:
-    """What the export and the receipts say of one kind in a group."""
+    """The amounts of one kind in a group, according to the export and to the receipts."""
 
     exported: Number = 0
-    """Tokens or requests."""
+    """The tokens or requests that the export states."""
     received: Number = 0
-    """The same by the receipts."""
+    """The tokens or requests that the receipts state."""
     estimated: Number = 0
     """The part of `received` that is estimated."""
     exported_usd: Number = 0
-    """Picodollars."""
+    """The picodollars that the export states."""
     received_usd: Number = 0
     estimated_usd: Number = 0
 
@@ -54,7 +54,7 @@ class Amounts:
 
     @property
     def size(self) -> Number:
-        """Returns `difference` without its sign."""
+        """Returns the absolute value of `difference`."""
         return size(self.exported - self.received)
 
     @property
@@ -80,13 +80,13 @@ class Names:
     """The names in an export of what the configuration calls otherwise."""
 
     models: Mapping[str, str] = field(default_factory=dict)
-    """By the export's name of a model ours; empty for models that are left out."""
+    """By the export's name of a model, our name; empty for models that are left out."""
     keys: Mapping[str, str] = field(default_factory=dict)
-    """By the export's key the engine that uses it; empty for keys that are left out."""
+    """By the export's name of a key, the engine that uses it; empty for keys that are left out."""
     upstreams: Mapping[str, str] = field(default_factory=dict)
-    """By the engine's name the provider's name of its model."""
+    """By the engine's name, the provider's name of its model."""
     upstreams_by_model: Mapping[str, str] = field(default_factory=dict)
-    """By our name of a model that of a provider, for receipts that do not name their engine."""
+    """By our name of a model, the provider's name, for receipts that do not name their engine."""
     known: frozenset[str] = frozenset()
     """The providers' names of all models that the configuration uses."""
 

@@ -6,7 +6,8 @@ _MAX_COUNT = 2**31
 _STANDARD_TIERS = frozenset({"auto", "default", "on_demand", "standard", "standard_only"})
 _MAX_TIER_CHARACTERS = 40
 WEB_SEARCHES = "web_search_requests"
-"""In Anthropic's `server_tool_use`; of the tools that Anthropic runs, this one is billed by the request."""
+"""The counter of web searches in Anthropic's `server_tool_use`. Of the tools that Anthropic runs, only this one is
+billed per request."""
 
 
 def to_count(value: Any) -> int:

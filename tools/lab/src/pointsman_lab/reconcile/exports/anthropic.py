@@ -112,7 +112,9 @@ def _key(result: Mapping[str, Any]) -> str | None:
 
 
 def _tier(result: Mapping[str, Any]) -> str | None:
-    """Returns the tier as receipts have it; None if the report is divided by none of its parts."""
+    """Returns the service tier as receipts name it; None if the report states none of the fields of which it
+    consists.
+    """
     parts = [result.get(name) for name in _TIER_FIELDS]
     if all(part is None for part in parts):
         return None

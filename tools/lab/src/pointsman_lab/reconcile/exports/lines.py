@@ -35,7 +35,7 @@ class Line:
     count: Number | None = None
     """How many tokens or requests; None if the export does not say it."""
     picodollars: Number | None = None
-    """What they cost; None if the export does not say it."""
+    """The cost of the line in picodollars; None if the export does not state it."""
     key: str | None = None
     """The provider's id of the key, project, workspace or resource; None if the export is not divided by it."""
     tier: str | None = None

@@ -1,4 +1,5 @@
-"""Finds out the format of an export, and reads it. A new format is a module here and an entry in a list below."""
+"""Detects the format of a provider's export of usage or costs, and reads it. A new format is a module in this folder
+and an entry in a list below."""
 
 import hashlib
 import json
