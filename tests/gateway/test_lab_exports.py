@@ -176,7 +176,7 @@ def changed(name: str, old: str, new: str) -> str:
     ("content", "message"),
     [
         ("when,what,how much\n1,2,3\n", "has the columns when, what, how_much, which are of no known export:"),
-        ("", "which are of no known export"),
+        ("", "is empty: export it again"),
         ("[]", "has no answer of an API"),
         ("{", "is not JSON"),
         ('{"data": 5}', "is no known export: known are JSON of OpenAI's usage and costs APIs"),

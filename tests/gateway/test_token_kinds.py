@@ -77,6 +77,17 @@ def counted(prompt: int, completion: int, **more: Any) -> dict[str, Any]:
             ),
             Usage(2006, 300, 1920, details=TokenDetails(80)),
         ),
+        (
+            counted(90, 4, prompt_tokens_details={
+                "cached_tokens": 0, "cache_creation_input_tokens": 60, "cache_type": "ephemeral",
+                "cache_creation": {"ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 40},
+            }),
+            Usage(90, 4, details=TokenDetails(20, 40)),
+        ),
+        (
+            counted(90, 4, prompt_tokens_details={"cached_tokens": 3, "cache_write_tokens": 10.0, "audio_tokens": 5.5}),
+            Usage(90, 4, 3, details=TokenDetails(10)),
+        ),
         (counted(90, 4, prompt_cache_hit_tokens=64, prompt_cache_miss_tokens=26), Usage(90, 4, 64)),
         (counted(90, 4, cached_tokens=64), Usage(90, 4, 64)),
         (
@@ -99,7 +110,8 @@ def counted(prompt: int, completion: int, **more: Any) -> dict[str, Any]:
         (counted(9, 2, completion_tokens_details="many", cached_tokens=-1) | {"total_tokens": 1.5}, Usage(9, 2)),
     ],
     ids=[
-        "plain", "null", "openai", "litellm", "litellm-proxy", "deepseek", "moonshot", "xai", "gemini", "overlapping",
+        "plain", "null", "openai", "litellm", "litellm-proxy", "qwen", "whole-floats", "deepseek", "moonshot", "xai",
+        "gemini", "overlapping",
         "openrouter-search", "xai-search", "xai-without-search", "perplexity-search", "litellm-search", "nonsense",
     ],
 )  # fmt: skip

@@ -25,9 +25,11 @@ class Totals:
 
     @property
     def share(self) -> Fraction:
-        """Returns the differences as a share of the larger total; 0 if both are 0."""
+        """Returns the differences as a share of the larger total; if neither is above 0, as after refunds, 1 if there
+        are any.
+        """
         larger = max(self.exported, self.received)
-        return Fraction(self.differing) / larger if larger else Fraction(0)
+        return Fraction(self.differing) / larger if larger > 0 else Fraction(bool(self.differing))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from pointsman_lab.reconcile.charges import Charge
 from pointsman_lab.reconcile.days import Days
 from pointsman_lab.reconcile.exports.lines import ALL_KINDS, REQUESTS, TOOLS, Export, Number, size
 
-STANDARD_TIER = ""
+STANDARD_TIER, BATCH = "", "batch"
+"""Service tiers. No request that passes a gateway is part of a batch, so that all exports may tell batches apart."""
 
 _SNAPSHOT = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|-\d{4}|-v\d+(:\d+)?|-\d+:\d+)$")
 """The end of a provider's name of a model that says which version of it, such as -2024-07-18 or -1:0."""
@@ -128,7 +129,7 @@ def join(
 ) -> Joined:
     """Joins the lines with the charges, which are assigned to days by `time_of`."""
     joined = Joined(export)
-    by_tier = any(line.tier is not None for line in export.lines)
+    by_tier = any(line.tier not in (None, BATCH) for line in export.lines)
     by_model = any(line.model for line in export.lines)
     by_key = any(line.key is not None for line in export.lines)
     has_requests = any(line.kind == REQUESTS for line in export.lines)
@@ -137,9 +138,8 @@ def join(
         day, model, key = days.of_line(line), names.model_of_line(line.model), names.key_of_line(line.key)
         if day is None or model is None or key is None:
             continue
-        amounts = joined.amounts(
-            ChargeGroup(model, day, key, (line.tier or STANDARD_TIER) if by_tier else ""), line.kind
-        )
+        tier = line.tier if by_tier or line.tier == BATCH else None
+        amounts = joined.amounts(ChargeGroup(model, day, key, tier or STANDARD_TIER), line.kind)
         amounts.exported += line.count or 0
         amounts.exported_usd += line.picodollars or 0
     for charge in charges:

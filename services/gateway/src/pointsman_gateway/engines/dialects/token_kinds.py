@@ -11,7 +11,9 @@ billed per request."""
 
 
 def to_count(value: Any) -> int:
-    """Returns `value` if it is an integer from 0 to 2^31 - 1, and otherwise 0."""
+    """Returns `value` if it is a whole number from 0 to 2^31 - 1, and otherwise 0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if isinstance(value, int) and 0 <= value < _MAX_COUNT else 0
 
 

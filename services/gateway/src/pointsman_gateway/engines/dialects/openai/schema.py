@@ -42,6 +42,9 @@ class PromptDetails(msgspec.Struct, gc=False):
     cache_creation_tokens: Any = None
     """A field of LiteLLM's SDK, which also sends `cache_creation_token_details` in Anthropic's format."""
     cache_creation_token_details: Any = None
+    cache_creation_input_tokens: Any = None
+    """Sent by Alibaba Cloud, with `cache_creation` in Anthropic's format."""
+    cache_creation: Any = None
     audio_tokens: Any = None
     image_tokens: Any = None
     web_search_requests: Any = None
