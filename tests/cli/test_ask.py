@@ -257,6 +257,7 @@ DECISION = {
     ],
     "probabilities": {"policy_question": 0.9312, "chat": 0.05},
     "expected_cost_usd": 0.0000039,
+    "costs_usd": {"handbook": 0.0000039, "voice": 0.0000125, "other": None},
     "margin": 0.8812,
     "in_distribution_score": 0.217,
     "notes": ["read in part", "in another language (fr)"],
@@ -272,7 +273,8 @@ def test_a_decision_is_shown_with_its_reasons(cli: Cli, gateway: Any) -> None:
     assert outcome.code == 0
     for part in ("policy_question (0.931)", "handbook (rag)", "policy:fixed", "classifier", "$0.0000039", "0.050",
                  "0.881", "0.217", "read in part; in another language (fr)", "0a1b2c3d4e5f6071",
-                 "voice: adapter voice@prod is not resident", "d-19"):  # fmt: skip
+                 "expected cost", "voice ($0.0000125): adapter voice@prod is not resident", "handbook ($0.0000039)",
+                 "d-19"):  # fmt: skip
         assert part in outcome.out
     assert gateway.asked[0]["path"] == "/v1/route"
     assert gateway.asked[0]["include_prompt"] is False

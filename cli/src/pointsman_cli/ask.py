@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -87,7 +87,7 @@ def show_decision(console: Console, decision: Decision) -> None:
         if decision.in_distribution_score is None
         else f"{decision.in_distribution_score:.3f}",
         "notes": "; ".join(decision.notes),
-        "expected": "" if decision.expected_cost_usd is None else dollars(decision.expected_cost_usd),
+        "expected cost": "" if decision.expected_cost_usd is None else dollars(decision.expected_cost_usd),
         "revision": decision.revision,
         "id": decision.id,
     }
@@ -96,12 +96,14 @@ def show_decision(console: Console, decision: Decision) -> None:
     for task, probability in decision.probabilities.items():
         facts.add_row(Text(task, style="dim"), Text(f"{probability:.3f} {'█' * round(probability * _BAR)}"))
     for considered in decision.considered:
-        facts.add_row(Text(considered.outcome, style="dim"), Text(_considered(considered)))
+        facts.add_row(Text(considered.outcome, style="dim"), Text(_considered(considered, decision.costs_usd)))
     console.print(facts)
 
 
-def _considered(considered: ConsideredPath) -> str:
-    return f"{considered.path}: {considered.reason}" if considered.reason else considered.path
+def _considered(considered: ConsideredPath, costs_usd: Mapping[str, float | None]) -> str:
+    usd = costs_usd.get(considered.path)
+    path = considered.path if usd is None else f"{considered.path} ({dollars(usd)})"
+    return f"{path}: {considered.reason}" if considered.reason else path
 
 
 def _tokens(end: AnswerEnd) -> str:

@@ -42,7 +42,8 @@ class Decision:
     stage: str = ""  # of the classifier, that decided: "encoder"; all values are in gateway.proto
     probabilities: Mapping[str, float] = field(default_factory=dict)  # by task, most likely first
     considered: tuple[ConsideredPath, ...] = ()
-    expected_cost_usd: float | None = None
+    expected_cost_usd: float | None = None  # what the receipt would state
+    costs_usd: Mapping[str, float | None] = field(default_factory=dict)  # the same by path, known from `/v1/route` only
     margin: float | None = None  # difference between the first and second probability
     in_distribution_score: float | None = None  # below 0: unlike the training examples
     notes: tuple[str, ...] = ()
