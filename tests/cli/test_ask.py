@@ -84,6 +84,19 @@ def test_without_streaming_the_answer_is_printed_at_once_and_costs_the_same(cli:
     assert (gateway.asked[0]["model"], gateway.asked[0]["stream"]) == ("path:handbook", False)
 
 
+def test_an_answer_that_the_default_limit_has_cut_off_says_so(cli: Cli, gateway: Any) -> None:
+    for tokens, is_cut in ((255, False), (256, True)):
+        end = {"path": "plain", "cost_usd": 0.000001, "default_max_tokens": 256}
+        gateway.stream = [
+            delta("Yes."),
+            json.dumps({**RECEIPT, "usage": {"prompt_tokens": 9, "completion_tokens": tokens}, "pointsman": end}),
+            "[DONE]",
+        ]
+        shown = cli("ask", "x", "--url", gateway.url).out
+        remark = "cut off at 256 tokens, the default: max_tokens in the path sets another limit"
+        assert (remark in shown) == is_cut
+
+
 def test_a_fallback_is_reported_with_the_path_that_answered(cli: Cli, gateway: Any) -> None:
     fallen_back = {**RECEIPT, "pointsman": {"path": "plain", "cost_usd": 0.000001}}
     gateway.stream = [delta("Yes."), json.dumps(fallen_back), "[DONE]"]

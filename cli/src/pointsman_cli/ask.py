@@ -63,6 +63,7 @@ def receipt_line(decision: Decision, end: AnswerEnd, first_token: float | None, 
         *([f"first token {first_token:.2f} s"] if first_token is not None else []),
         f"total {total:.2f} s",
         _tokens(end),
+        *_limit(end),
         "cost unknown" if end.cost_usd is None else dollars(end.cost_usd),
         *([f"sources: {', '.join(dict.fromkeys(end.sources))}"] if end.sources else []),
         f"id {decision.id}",
@@ -110,6 +111,14 @@ def _tokens(end: AnswerEnd) -> str:
     if end.prompt_tokens is None or end.completion_tokens is None:
         return "tokens unknown"
     return f"{end.prompt_tokens} + {end.completion_tokens} tokens"
+
+
+def _limit(end: AnswerEnd) -> list[str]:
+    """Returns what limited the answer, if it was the default of its path's kind; over gRPC, its length tells."""
+    limit = end.default_max_tokens
+    if limit is None or (end.completion_tokens or 0) < limit:
+        return []
+    return [f"cut off at {limit} tokens, the default: max_tokens in the path sets another limit"]
 
 
 def ask(

@@ -70,6 +70,7 @@ class AnswerEnd:
     cached_tokens: int = 0  # part of prompt_tokens
     cost_parts_usd: Mapping[str, float] = field(default_factory=dict)  # by component: "prompt", "completion"
     finish_reason: str = ""  # in OpenAI's terms: "stop", "length"
+    default_max_tokens: int | None = None  # the limit by the kind of path; None if request or path set another
     model: str = ""  # the base model or the adapter version
 
 
@@ -311,6 +312,7 @@ def _answer_end(answer: Mapping[str, Any], headers: httpx.Headers, finish_reason
         cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
         cost_parts_usd=receipt.get("cost_parts_usd", {}),
         finish_reason=finish_reason or "",
+        default_max_tokens=receipt.get("default_max_tokens"),
         model=answer.get("model", ""),
     )
 

@@ -174,6 +174,7 @@ def _answer_end(receipt: gateway_pb2.Receipt) -> AnswerEnd:
         path=receipt.path,
         sources=tuple(source.title or source.document_id for source in receipt.sources),
         escalated_from=receipt.escalated_from,
+        default_max_tokens=receipt.default_max_tokens or None,
     )
 
 

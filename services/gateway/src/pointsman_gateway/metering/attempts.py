@@ -28,6 +28,7 @@ class PathAttempt:
     __slots__ = (
         "buffered_seconds",
         "cached",
+        "default_max_tokens",
         "embeddings",
         "ended",
         "engine",
@@ -66,6 +67,8 @@ class PathAttempt:
         self.cached = ""
         self.hedged = 0
         self.embeddings = 0
+        self.default_max_tokens: int | None = None
+        """As in `AnswerStream`."""
         self.loading_seconds = 0.0
         """Seconds for which the attempt waited for its adapter, whether it was loaded in the end or not."""
         self.failure = ""

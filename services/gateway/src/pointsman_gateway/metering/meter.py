@@ -278,6 +278,7 @@ class Meter:
             request_id.get(),
             engine=answering.engine,
             attempts=charges,
+            default_max_tokens=answering.default_max_tokens,
         )
         if usage.details is not None:
             metering.metrics.count_token_details(receipt, usage.details)
