@@ -84,6 +84,19 @@ def test_without_streaming_the_answer_is_printed_at_once_and_costs_the_same(cli:
     assert (gateway.asked[0]["model"], gateway.asked[0]["stream"]) == ("path:handbook", False)
 
 
+def test_an_answer_that_the_default_limit_has_cut_off_says_so(cli: Cli, gateway: Any) -> None:
+    for tokens, is_cut in ((255, False), (256, True)):
+        end = {"path": "plain", "cost_usd": 0.000001, "default_max_tokens": 256}
+        gateway.stream = [
+            delta("Yes."),
+            json.dumps({**RECEIPT, "usage": {"prompt_tokens": 9, "completion_tokens": tokens}, "pointsman": end}),
+            "[DONE]",
+        ]
+        shown = cli("ask", "x", "--url", gateway.url).out
+        remark = "cut off at 256 tokens, the default: max_tokens in the path sets another limit"
+        assert (remark in shown) == is_cut
+
+
 def test_a_fallback_is_reported_with_the_path_that_answered(cli: Cli, gateway: Any) -> None:
     fallen_back = {**RECEIPT, "pointsman": {"path": "plain", "cost_usd": 0.000001}}
     gateway.stream = [delta("Yes."), json.dumps(fallen_back), "[DONE]"]
@@ -257,6 +270,7 @@ DECISION = {
     ],
     "probabilities": {"policy_question": 0.9312, "chat": 0.05},
     "expected_cost_usd": 0.0000039,
+    "costs_usd": {"handbook": 0.0000039, "voice": 0.0000125, "other": None},
     "margin": 0.8812,
     "in_distribution_score": 0.217,
     "notes": ["read in part", "in another language (fr)"],
@@ -272,7 +286,8 @@ def test_a_decision_is_shown_with_its_reasons(cli: Cli, gateway: Any) -> None:
     assert outcome.code == 0
     for part in ("policy_question (0.931)", "handbook (rag)", "policy:fixed", "classifier", "$0.0000039", "0.050",
                  "0.881", "0.217", "read in part; in another language (fr)", "0a1b2c3d4e5f6071",
-                 "voice: adapter voice@prod is not resident", "d-19"):  # fmt: skip
+                 "expected cost", "voice ($0.0000125): adapter voice@prod is not resident", "handbook ($0.0000039)",
+                 "d-19"):  # fmt: skip
         assert part in outcome.out
     assert gateway.asked[0]["path"] == "/v1/route"
     assert gateway.asked[0]["include_prompt"] is False

@@ -56,8 +56,8 @@ PATH = "b: {model: m}"
         (EXAMPLES, "[one message, c]", "tasks 'x' and 'y' share 1 example(s)", "an example belongs to one task"),
         (PRICES, "", "'models.m.usd_per_million_tokens' is missing", "write {prompt: DOLLARS, cached: DOLLARS"),
         (URL, '"127.0.0.1:9"', "pointsman.yaml: engine 'e': '127.0.0.1:9' is no URL", "write http://HOST:PORT"),
-        (URL, f"{URL}, api_key_env: NO_SUCH_VAR", "engine 'e' needs the environment", "NO_SUCH_VAR, which is not set"),
-        (URL, '"${NO_SUCH_VAR}"', "pointsman.yaml:4 needs the environment variable NO_SUCH_VAR", "which is not set"),
+        (URL, f"{URL}, api_key_env: NO_SUCH_VAR", "engine 'e' needs the environment", "not set; set it to the key"),
+        (URL, '"${NO_SUCH_VAR}"', "pointsman.yaml:4 needs the environment variable", "${NO_SUCH_VAR:-DEFAULT}"),
         ("floor: 0.8", "floor: 80", "quality_floor': Input should be less than or equal to 1", "(it is 80)"),
         ("0.8}", "0.8, min_samples: many}", "min_samples': Input should be a valid integer", "(it is 'many')"),
         (PATH, "b: {model: m, adapter: t@prod}", "path 'b' has an adapter", "adapters: discover (or their names)"),
@@ -118,6 +118,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "pointsman.yaml").write_text(f"{first}\n{CONFIG}")
+    for name, url in {"no_key": f"{URL}, api_key_env: NO_SUCH_VAR", "no_scheme": '"127.0.0.1:9"'}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pointsman.yaml").write_text(CONFIG.replace(URL, url))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NO_SUCH_VAR", raising=False)
     return tmp_path
@@ -133,6 +136,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("up no_adapter", "adapters.t.folder: ", "nothing is not a folder"),
         ("up bare_adapter", "adapters.t.folder: ", "holds no adapter (no adapter_config.json)"),
         ("doctor no_adapter", "fail example: ", "nothing is not a folder"),
+        ("doctor no_key", "fail config: ", "variable NO_SUCH_VAR, which is not set; set it to the key, or leave out"),
+        ("doctor no_scheme", "engine 'e': '127.0.0.1:9' is no URL of an engine", "write http://HOST:PORT"),
         ("up --engine localhost:8000", "--engine is 'localhost:8000'", "a URL such as http://localhost:8000"),
         ("up --engine http://127.0.0.1:9", "cannot be read: ", "start the engine, or check the host and port of"),
         ("up --engine http://127.0.0.1:9 --key-env NO_SUCH_VAR", "--key-env NO_SUCH_VAR", "variable is not set"),

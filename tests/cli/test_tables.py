@@ -1,7 +1,11 @@
 """Tables are not wrapped in a pipe, and no cell is broken into pieces in a narrow terminal."""
 
 import pytest
-from pointsman_cli.tables import decimal_text, print_table, table_lines
+from pointsman_cli.adapters.tables import print_renderable
+from pointsman_cli.tables import FittingTable, decimal_text, print_table, table_lines
+from rich.cells import cell_len
+from rich.console import Console, Group
+from rich.text import Text
 
 COLUMNS = ("examples", "of", "predicted", "most certain mistakes", "where")
 TEXT = "why was the payment that I made with my card at the shop yesterday declined by you?"
@@ -43,6 +47,23 @@ def test_in_a_pipe_each_row_is_one_line(capfd: pytest.CaptureFixture[str]) -> No
     assert f"       3  declined_card_payment  pending_card_payment  {TEXT}" in first
     assert second.strip().startswith("declined ")
     assert "[bold]" in third
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_table_among_other_things_is_whole_in_a_pipe_and_fits_a_terminal(
+    capfd: pytest.CaptureFixture[str], width: int
+) -> None:
+    things = Group(Text("before"), FittingTable(COLUMNS, ROWS, right=("examples",)), Text("after"))
+    print_renderable(things)
+    lines = capfd.readouterr().out.splitlines()
+    assert [len(lines), lines[0], lines[-1]] == [6, "before", "after"]
+    assert lines[2].endswith("tasks/declined_card_payment.jsonl:12")
+
+    Console(force_terminal=True, width=width, color_system=None).print(things, crop=False)
+    shown = capfd.readouterr().out
+    for name in ("declined_card_payment", "tasks/declined_card_payment.jsonl:40", "top_up_失敗"):
+        assert name in shown
+    assert max(cell_len(line) for line in shown.splitlines()) <= max(width, 48)  # a name is not broken
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,7 @@ class Around:
     def names(self) -> Sequence[str]:
         return ()
 
-    def usd(self, path: Path, request: Request) -> float:
+    def usd(self, path: Path, request: Request, *, is_embedded: bool = False) -> float:
         return self._costs.get(path.name, 5e-6)
 
 

@@ -50,7 +50,7 @@ class Around:
     def names(self) -> Sequence[str]:
         return ()
 
-    def usd(self, path: Path, request: Request) -> float:
+    def usd(self, path: Path, request: Request, *, is_embedded: bool = False) -> float:
         return self.costs.get(path.name, 1.0)
 
     def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:

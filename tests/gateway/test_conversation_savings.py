@@ -119,7 +119,7 @@ async def simulate(mode: ConversationMode) -> Provider:
         expected_cost=costs,
         evidence=overloads,
         adapters=NoAdapters(),
-        change_prices=ContextPricing(pricing, costs.statistics, {}),
+        change_prices=ContextPricing(pricing, costs, {}),
     )
     book = ConversationBook(ConversationMemory(14_400, clock=clock))
     conversations = Conversations({"t": ConversationTerms(mode, is_constant=False)}, book)

@@ -149,6 +149,21 @@ async def test_a_decision_has_the_expected_cost_of_each_path(api: ApiClient) -> 
     assert costs["triage_few_shot"] == pytest.approx(28e-6)  # as it was
 
 
+async def test_the_expected_cost_is_what_the_receipt_states(neighbours: Neighbours) -> None:
+    """With the adapter's training, the search and the embedding of the query."""
+    neighbours.config.models["retrieval"] = {"usd_per_search": 0.00005, "usd_per_embedding": 0.000002}
+    await trained(neighbours, {TRIAGE: 1000.0})
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        api = HttpClient(http)
+        for text, named in ((IN_TRIAGE, "auto"), (IN_POLICY, "auto"), (IN_POLICY, "path:handbook")):
+            await api.ask(text, named)
+            routed, answer = await api.route(text, named), await api.ask(text, named)
+            assert routed["expected_cost_usd"] == pytest.approx(answer.cost_usd, rel=1e-9), (text, named)
+            assert routed["costs_usd"][routed["path"]] == routed["expected_cost_usd"]
+        fallback = (await api.route(IN_TRIAGE, "path:safe_start"))["costs_usd"]
+        assert fallback["safe_start"] < 0.001 < (await api.route(IN_TRIAGE))["costs_usd"]["triage_adapter"]
+
+
 def sent(answered: int, tokens: int, paid: int, lost: int = 0) -> PathTotals:
     return PathTotals(answered, tokens, paid, lost)
 

@@ -13,6 +13,8 @@ from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
 from pointsman_gateway.domain.outcome import fault_of
 from pointsman_gateway.metering.expected_cost import CostEstimator
 from pointsman_gateway.metering.pricing import Pricing
+from pointsman_gateway.metering.token_estimates import TYPICAL_ANSWER_TOKENS
+from pointsman_gateway.routing.path_facts import EMPTY_REQUEST
 from pointsman_servicekit.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -74,6 +76,41 @@ def test_a_paths_own_prompt_tokens_do_not_depend_on_the_requests_length() -> Non
     assert expected.usd(path, longer) == pytest.approx(1050e-6 * (1 + 0.25) / 2 + 20e-6)
     assert expected.picodollars(path, 3, 3000) == pytest.approx(3 * (expected.usd(path, longer) or 0) * 10**12)
     assert expected.picodollars(Path("another", "tiny"), 1, 1) is None
+
+
+def test_the_expected_cost_has_the_components_of_the_receipt() -> None:
+    expected = CostEstimator(PRICING, version_of=lambda path: "triage@1")
+    adapter, lookup = Path("a", "tiny", adapter="triage@prod"), Path("l", "tiny", collections=("handbook", "faq"))
+    request = Request("auto", (Message("user", "x" * 400),), Sampling(max_tokens=10))
+    tokens, training, embedding, search = 140e-6, 1e-3, 2e-6, 50e-6
+    assert expected.usd(adapter, request) == pytest.approx(tokens + training)
+    assert expected.usd(adapter, request, is_embedded=True) == pytest.approx(tokens + training + embedding)
+    # Without the classifier's vector, each search embeds the query.
+    assert expected.usd(lookup, request) == pytest.approx(tokens + 2 * search + 2 * embedding)
+    assert expected.usd(lookup, request, is_embedded=True) == pytest.approx(tokens + 2 * search + embedding)
+    for is_embedded, path in ((False, adapter), (True, adapter), (False, lookup), (True, lookup)):
+        most = expected.most_usd(path, request, is_embedded=is_embedded)
+        assert most == pytest.approx(expected.usd(path, request, is_embedded=is_embedded))
+
+
+def test_embeddings_are_expected_as_often_as_the_path_makes_them() -> None:
+    expected, path = CostEstimator(PRICING), Path("p", "tiny", sampling=Sampling(max_tokens=10))
+    request = Request("auto", (Message("user", "x" * 400),))
+    expected.statistics.add(path, 100, Usage(100, 10), 0, embeddings=None)  # embedded to classify it
+    assert expected.usd(path, request) == pytest.approx(140e-6)
+    assert expected.usd(path, request, is_embedded=True) == pytest.approx(142e-6)
+    assert expected.picodollars(path, 1, 100) == pytest.approx(142_000_000)
+    for _ in range(200):
+        expected.statistics.add(path, 100, Usage(100, 10), 0, embeddings=1)  # by its examples
+    assert expected.usd(path, request) == pytest.approx(142e-6)
+    assert expected.usd(path, request, is_embedded=True) == pytest.approx(142e-6)
+
+
+def test_a_preview_without_a_request_is_priced_as_a_typical_request() -> None:
+    expected, path, other = CostEstimator(PRICING), Path("p", "tiny"), Path("o", "tiny")
+    expected.statistics.add(path, 100, Usage(150, 5), 0)
+    assert expected.usd(path, EMPTY_REQUEST) == pytest.approx(150e-6 + 20e-6)
+    assert expected.usd(other, EMPTY_REQUEST) == pytest.approx(100e-6 + 4e-6 * TYPICAL_ANSWER_TOKENS)
 
 
 def fields_of(step: object) -> dict[str, Any]:

@@ -66,6 +66,7 @@ CHANGED: Mapping[str, object] = {
     "guardrails": (GuardrailVerdict("pii", "request", "redacted", ("EMAIL_ADDRESS",)),),
     "engine": "local",
     "attempts": (AttemptCharge("local", "tiny", Usage(10, 1), {"prompt": 500_000}),),
+    "default_max_tokens": 256,
 }
 """A different value for each field of `RECEIPT`."""
 
@@ -132,6 +133,7 @@ ENCODERS: Mapping[Callable[[Receipt], object], Mapping[str, str]] = {
         "request_id": "the list shows it in the whole entry",
         "guardrails": "the list shows it in the whole entry",
         "engine": "the list shows it in the whole entry",
+        "default_max_tokens": "the list shows it in the whole entry",
         "attempts": "the list shows it in the whole entry",
     },
     encode_for_http: {

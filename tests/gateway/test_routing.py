@@ -73,7 +73,7 @@ class Named:
 
 
 class Free:
-    def usd(self, path: Path, request: Request) -> float:
+    def usd(self, path: Path, request: Request, *, is_embedded: bool = False) -> float:
         return 0.0
 
 

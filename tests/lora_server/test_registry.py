@@ -161,6 +161,7 @@ async def test_an_alias_cannot_point_to_an_unknown_version(registry: AdapterRegi
     with pytest.raises(NotFound) as caught:
         await registry.move_alias(PROD, "triage@0123456789ab")
     assert caught.value.code == "unknown_version"
+    assert "no version 'triage@0123456789ab' is registered; see `pointsman adapters list`" in str(caught.value)
 
 
 async def test_an_alias_cannot_point_to_another_adapter(registry: AdapterRegistry) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -63,6 +63,7 @@ def receipt_line(decision: Decision, end: AnswerEnd, first_token: float | None, 
         *([f"first token {first_token:.2f} s"] if first_token is not None else []),
         f"total {total:.2f} s",
         _tokens(end),
+        *_limit(end),
         "cost unknown" if end.cost_usd is None else dollars(end.cost_usd),
         *([f"sources: {', '.join(dict.fromkeys(end.sources))}"] if end.sources else []),
         f"id {decision.id}",
@@ -87,7 +88,7 @@ def show_decision(console: Console, decision: Decision) -> None:
         if decision.in_distribution_score is None
         else f"{decision.in_distribution_score:.3f}",
         "notes": "; ".join(decision.notes),
-        "expected": "" if decision.expected_cost_usd is None else dollars(decision.expected_cost_usd),
+        "expected cost": "" if decision.expected_cost_usd is None else dollars(decision.expected_cost_usd),
         "revision": decision.revision,
         "id": decision.id,
     }
@@ -96,18 +97,28 @@ def show_decision(console: Console, decision: Decision) -> None:
     for task, probability in decision.probabilities.items():
         facts.add_row(Text(task, style="dim"), Text(f"{probability:.3f} {'█' * round(probability * _BAR)}"))
     for considered in decision.considered:
-        facts.add_row(Text(considered.outcome, style="dim"), Text(_considered(considered)))
+        facts.add_row(Text(considered.outcome, style="dim"), Text(_considered(considered, decision.costs_usd)))
     console.print(facts)
 
 
-def _considered(considered: ConsideredPath) -> str:
-    return f"{considered.path}: {considered.reason}" if considered.reason else considered.path
+def _considered(considered: ConsideredPath, costs_usd: Mapping[str, float | None]) -> str:
+    usd = costs_usd.get(considered.path)
+    path = considered.path if usd is None else f"{considered.path} ({dollars(usd)})"
+    return f"{path}: {considered.reason}" if considered.reason else path
 
 
 def _tokens(end: AnswerEnd) -> str:
     if end.prompt_tokens is None or end.completion_tokens is None:
         return "tokens unknown"
     return f"{end.prompt_tokens} + {end.completion_tokens} tokens"
+
+
+def _limit(end: AnswerEnd) -> list[str]:
+    """Returns what limited the answer, if it was the default of its path's kind; over gRPC, its length tells."""
+    limit = end.default_max_tokens
+    if limit is None or (end.completion_tokens or 0) < limit:
+        return []
+    return [f"cut off at {limit} tokens, the default: max_tokens in the path sets another limit"]
 
 
 def ask(

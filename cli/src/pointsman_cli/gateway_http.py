@@ -42,7 +42,8 @@ class Decision:
     stage: str = ""  # of the classifier, that decided: "encoder"; all values are in gateway.proto
     probabilities: Mapping[str, float] = field(default_factory=dict)  # by task, most likely first
     considered: tuple[ConsideredPath, ...] = ()
-    expected_cost_usd: float | None = None
+    expected_cost_usd: float | None = None  # what the receipt would state
+    costs_usd: Mapping[str, float | None] = field(default_factory=dict)  # the same by path, known from `/v1/route` only
     margin: float | None = None  # difference between the first and second probability
     in_distribution_score: float | None = None  # below 0: unlike the training examples
     notes: tuple[str, ...] = ()
@@ -69,6 +70,7 @@ class AnswerEnd:
     cached_tokens: int = 0  # part of prompt_tokens
     cost_parts_usd: Mapping[str, float] = field(default_factory=dict)  # by component: "prompt", "completion"
     finish_reason: str = ""  # in OpenAI's terms: "stop", "length"
+    default_max_tokens: int | None = None  # the limit by the kind of path; None if request or path set another
     model: str = ""  # the base model or the adapter version
 
 
@@ -310,6 +312,7 @@ def _answer_end(answer: Mapping[str, Any], headers: httpx.Headers, finish_reason
         cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
         cost_parts_usd=receipt.get("cost_parts_usd", {}),
         finish_reason=finish_reason or "",
+        default_max_tokens=receipt.get("default_max_tokens"),
         model=answer.get("model", ""),
     )
 

@@ -161,6 +161,7 @@ def _decision(decision: gateway_pb2.Decision) -> Decision:
         probabilities={entry.task: entry.probability for entry in decision.probabilities},
         considered=tuple(grpc_client.from_message(ConsideredPath, entry) for entry in decision.considered),
         expected_cost_usd=decision.expected_cost_usd if decision.HasField("expected_cost_usd") else None,
+        costs_usd={},
         notes=tuple(decision.notes),
     )
 
@@ -173,6 +174,7 @@ def _answer_end(receipt: gateway_pb2.Receipt) -> AnswerEnd:
         path=receipt.path,
         sources=tuple(source.title or source.document_id for source in receipt.sources),
         escalated_from=receipt.escalated_from,
+        default_max_tokens=receipt.default_max_tokens or None,
     )
 
 

@@ -85,7 +85,7 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
         return
     console = Console()
     for section in report["page"]:
-        console.print(Text(section["heading"], style="bold"))
+        console.print(Text(section["heading"], style="bold"), soft_wrap=True)
         for line in section["lines"]:
             console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
         if section["rows"]:

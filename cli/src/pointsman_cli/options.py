@@ -19,6 +19,7 @@ from rich.table import Table
 
 from pointsman_cli.data_dir import DataDir, find_run, read_run
 from pointsman_cli.errors import UsageError
+from pointsman_cli.tables import UNLIMITED
 
 DEFAULT_DATA_DIR = Path(".pointsman")
 DEFAULT_HTTP = "127.0.0.1:8080"
@@ -205,7 +206,7 @@ def plain_table(*left: str, right: Sequence[str] = (), gap: int = 2) -> Table:
 
 
 def table_console() -> Console:
-    """Returns a console on standard output for tables, at least 100 columns wide; at least 200 if it is no terminal."""
+    """Returns a console on standard output for tables, at least 100 columns wide; in a pipe each row is one line."""
     console = Console(highlight=False)
-    console.width = max(console.width, 100 if console.is_terminal else 200)
+    console.width = max(console.width, 100) if console.is_terminal else UNLIMITED
     return console

@@ -9,12 +9,13 @@ from collections.abc import Collection, Iterator, Sequence
 from decimal import Decimal
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 _GAP = "  "
 _INDENT = "    "
-_UNLIMITED = 1_000_000
+UNLIMITED = 1_000_000
+"""The width of a pipe, in terminal cells."""
 
 
 def print_table(
@@ -28,9 +29,21 @@ def print_table(
     The default for `console` is one on standard output.
     """
     console = console or Console(highlight=False)
-    width = console.width if console.is_terminal else _UNLIMITED
+    width = console.width if console.is_terminal else UNLIMITED
     for number, line in enumerate(table_lines(columns, rows, width, right)):
         console.print(Text(line, style="dim" if number == 0 else ""), highlight=False, soft_wrap=True)
+
+
+class FittingTable:
+    """A table as `print_table` prints it, to be printed together with other things by rich."""
+
+    def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> None:
+        self._columns, self._rows, self._right = columns, rows, right
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        width = options.max_width if console.is_terminal else UNLIMITED
+        for number, line in enumerate(table_lines(self._columns, self._rows, width, self._right)):
+            yield Text(line, style="dim" if number == 0 else "", no_wrap=True, overflow="ignore")
 
 
 def table_lines(

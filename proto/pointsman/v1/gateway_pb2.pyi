@@ -228,7 +228,7 @@ class TokenDetails(_message.Message):
     def __init__(self, cache_write: _Optional[int] = ..., cache_write_1h: _Optional[int] = ..., prompt_audio: _Optional[int] = ..., prompt_image: _Optional[int] = ..., reasoning: _Optional[int] = ..., completion_audio: _Optional[int] = ..., completion_image: _Optional[int] = ..., service_tier: _Optional[str] = ..., is_estimate: _Optional[bool] = ..., tool_requests: _Optional[int] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("usage", "cost_usd", "cost_parts_usd", "seconds", "outcome", "path", "sources", "escalated_from", "cached", "guardrails")
+    __slots__ = ("usage", "cost_usd", "cost_parts_usd", "seconds", "outcome", "path", "sources", "escalated_from", "cached", "guardrails", "default_max_tokens")
     class CostPartsUsdEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -253,6 +253,7 @@ class Receipt(_message.Message):
     ESCALATED_FROM_FIELD_NUMBER: _ClassVar[int]
     CACHED_FIELD_NUMBER: _ClassVar[int]
     GUARDRAILS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     usage: Usage
     cost_usd: float
     cost_parts_usd: _containers.ScalarMap[str, float]
@@ -263,7 +264,8 @@ class Receipt(_message.Message):
     escalated_from: str
     cached: str
     guardrails: _containers.RepeatedCompositeFieldContainer[GuardrailVerdict]
-    def __init__(self, usage: _Optional[_Union[Usage, _Mapping]] = ..., cost_usd: _Optional[float] = ..., cost_parts_usd: _Optional[_Mapping[str, float]] = ..., seconds: _Optional[_Mapping[str, float]] = ..., outcome: _Optional[str] = ..., path: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., escalated_from: _Optional[str] = ..., cached: _Optional[str] = ..., guardrails: _Optional[_Iterable[_Union[GuardrailVerdict, _Mapping]]] = ...) -> None: ...
+    default_max_tokens: int
+    def __init__(self, usage: _Optional[_Union[Usage, _Mapping]] = ..., cost_usd: _Optional[float] = ..., cost_parts_usd: _Optional[_Mapping[str, float]] = ..., seconds: _Optional[_Mapping[str, float]] = ..., outcome: _Optional[str] = ..., path: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., escalated_from: _Optional[str] = ..., cached: _Optional[str] = ..., guardrails: _Optional[_Iterable[_Union[GuardrailVerdict, _Mapping]]] = ..., default_max_tokens: _Optional[int] = ...) -> None: ...
 
 class GuardrailVerdict(_message.Message):
     __slots__ = ("guardrail", "hook", "ruling", "found")

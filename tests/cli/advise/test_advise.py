@@ -181,11 +181,20 @@ def test_the_reasons_name_form_latency_knowledge_and_a_prompt_near_the_window() 
     for part in (
         "form: 100% of adapter's answers are well-formed; few_shot 70%, rag 100%",
         "latency: adapter takes 2.00 s at p95",
-        "cost: adapter costs 2.0000 dollars for 1,000 answers",
+        "cost: adapter costs $2.0000 per 1,000 answers, as receipts state it\n",
         "knowledge: an adapter knows what it was trained on",
         "prompt length: few_shot fills 73% of the 4,096 tokens of the window at p95",
     ):
         assert part in reasons
+
+
+def test_the_cost_is_that_of_the_receipts_and_tells_the_share_of_the_training() -> None:
+    lora = path("adapter", "lora", 0.8, {"prompt": 1.0, "training": 1.6})
+    reasons = advice(FEW_SHOT, lora).recommendation.reasons
+    assert (
+        "cost: adapter costs $2.6000 per 1,000 answers, as receipts state it: $1.6000 of it for its training, which "
+        "counts as a whole in all that follows"
+    ) in reasons
 
 
 def test_the_command_reads_a_report_and_a_training(cli: Cli, tmp_path: Path) -> None:

@@ -11,9 +11,12 @@ from rich.console import Console
 Cli = Callable[..., Any]
 
 
-def path(name: str, kind: str, ratings: float, mean: float, usd: float | None) -> dict[str, Any]:
+def path(
+    name: str, kind: str, ratings: float, mean: float, usd: float | None, *, estimated: bool = False
+) -> dict[str, Any]:
     quality = {"ratings": ratings, "mean": mean, "bound": 0.0} if ratings else None
-    return {"path": name, "kind": kind, "role": "policy", "quality": quality, "usd_per_1k": usd, "p95_seconds": 1.0}
+    return {"path": name, "kind": kind, "role": "policy", "quality": quality, "usd_per_1k": usd, "p95_seconds": 1.0,
+            "estimated": estimated}  # fmt: skip
 
 
 def advice(*paths: dict[str, Any]) -> LiveAdvice:
@@ -22,7 +25,7 @@ def advice(*paths: dict[str, Any]) -> LiveAdvice:
 
 def rated(ratings: float, mean: float) -> RatedPath:
     low, high = limits(mean, ratings, 0.95)
-    return RatedPath("some", "prompt", ratings, mean, low, high, low, high, None, 1.0)
+    return RatedPath("some", "prompt", ratings, mean, low, high, low, high, None, False, 1.0)
 
 
 def test_a_clearly_better_adapter_is_recommended_and_settled() -> None:
@@ -91,6 +94,16 @@ def test_both_intervals_are_shown_and_the_wider_one_decides(capsys: pytest.Captu
     assert "not settled" in found.reasons[1]
     Console(width=200).print(live_lines(found))
     assert "0.55 to 0.68" in capsys.readouterr().out
+
+
+def test_the_costs_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    known, estimate = path("few_shot", "prompt", 90, 0.6, 4.0), path("adapter", "lora", 90, 0.7, 6.0, estimated=True)
+    for paths in ([known], [known, estimate]):
+        Console(width=200).print(live_lines(advice(*paths)))
+        shown = capsys.readouterr().out
+        assert "$ per 1,000: mean of the receipts, with an adapter's share of its training" in shown
+        assert ("about: expected, since the path has not answered as auto yet" in shown) == (estimate in paths)
+        assert ("about 6.0000" in shown) == (estimate in paths)
 
 
 def test_a_report_and_live_exclude_each_other(cli: Cli) -> None:

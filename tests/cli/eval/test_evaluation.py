@@ -437,6 +437,7 @@ async def test_the_command_prints_a_table_and_writes_both_files(gateway: Gateway
     ended = await command(*arguments, "--json", tmp_path / "r.json", "--html", tmp_path / "r.html")
     assert ended.code == 0, ended.err
     assert "triage: 12 rows, exact; intervals of 95%" in ended.out
+    assert "$ per 1,000: mean of the receipts" in ended.out
     assert "36 requests, 0 answered before" in ended.err
     assert read_report(tmp_path / "r.json").at_once == 2
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")

@@ -34,6 +34,7 @@ class Answer:
     kind: str
     sources: Sequence[str] = field(default_factory=tuple)
     choices: Sequence[AnswerChoice] = field(default_factory=tuple)
+    default_max_tokens: int | None = None
     decision_id: str = field(default="", compare=False)
     headers: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Headers or metadata, by their names without "x-pointsman-" or "pointsman-"."""

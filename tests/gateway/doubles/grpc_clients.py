@@ -147,6 +147,7 @@ def _grpc_answer(
         kind=started.decision.kind,
         sources=[source.document_id for source in receipt.sources],
         choices=tuple(choices),
+        default_max_tokens=receipt.default_max_tokens if receipt.HasField("default_max_tokens") else None,
         decision_id=started.decision.id,
         headers=headers,
     )

@@ -119,6 +119,7 @@ def _http_answer(choices: Sequence[AnswerChoice], last: Mapping[str, Any], heade
         kind=receipt["kind"],
         sources=[source["document_id"] for source in receipt["sources"]],
         choices=tuple(choices),
+        default_max_tokens=receipt.get("default_max_tokens"),
         decision_id=last["id"].removeprefix("chatcmpl-"),
         headers=headers,
     )

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.errors import UsageError
+from pointsman_cli.tables import UNLIMITED, FittingTable
 
 STATE_NAMES = {number: name.removeprefix("ADAPTER_STATE_").lower() for name, number in pb.AdapterState.items()}
 _TIME_FORMAT = "%Y-%m-%d %H:%M"
@@ -72,9 +73,8 @@ def adapters_table(
     """
     if not versions:
         return Text("no adapters")
-    table = _table("version", "state", "in use as", "rank", "MiB", "created (UTC)")
-    for version in versions:
-        table.add_row(
+    rows = [
+        (
             version.version,
             STATE_NAMES[version.state],
             _uses(version, aliases),
@@ -82,7 +82,10 @@ def adapters_table(
             f"{version.bytes / 2**20:.1f}",
             _time(version.created_unix_ms),
         )
-    parts: list[RenderableType] = [table]
+        for version in versions
+    ]
+    columns = ("version", "state", "in use as", "rank", "MiB", "created (UTC)")
+    parts: list[RenderableType] = [FittingTable(columns, rows, right=("rank", "MiB"))]
     parts += [
         Text(f"{version.version}: {version.last_error} ({version.last_error_code})")
         for version in versions
@@ -107,16 +110,16 @@ def _uses(version: pb.AdapterVersion, aliases: Sequence[pb.Alias]) -> str:
     return ", ".join([*words, "pinned"] if version.pinned else words)
 
 
-def _aliases(aliases: Sequence[pb.Alias]) -> Table:
+def _aliases(aliases: Sequence[pb.Alias]) -> FittingTable:
     """Returns the table of aliases, with a row of its own for each canary."""
-    table = _table("alias", "points to", "of its users", "before")
+    rows = []
     for alias in aliases:
         if alias.canary_version:
-            table.add_row(alias.alias, alias.version, f"{1 - alias.canary_weight:.4g}", alias.previous)
-            table.add_row("", alias.canary_version, f"{alias.canary_weight:.4g}", "")
+            rows.append((alias.alias, alias.version, f"{1 - alias.canary_weight:.4g}", alias.previous))
+            rows.append(("", alias.canary_version, f"{alias.canary_weight:.4g}", ""))
         else:
-            table.add_row(alias.alias, alias.version, "all", alias.previous)
-    return table
+            rows.append((alias.alias, alias.version, "all", alias.previous))
+    return FittingTable(("alias", "points to", "of its users", "before"), rows)
 
 
 def version_table(version: pb.AdapterVersion) -> RenderableType:
@@ -173,14 +176,9 @@ def alias_text(alias: pb.Alias) -> str:
 
 
 def print_renderable(page: RenderableType) -> None:
-    Console(highlight=False).print(page)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in ("rank", "MiB") else "left")
-    return table
+    console = Console(highlight=False)
+    console.width = console.width if console.is_terminal else UNLIMITED
+    console.print(page, crop=False)
 
 
 def _time(unix_ms: int) -> str:

@@ -247,7 +247,7 @@ def _advise_live(url: str, key: str, as_json: bool) -> None:
     if as_json:
         print_json([asdict(task) for task in found])
     else:
-        table_console().print(Group(*map(live_lines, found)))
+        table_console().print(Group(*map(live_lines, found)), crop=False)
 
 
 def _named_price(model: str) -> PricedModel:

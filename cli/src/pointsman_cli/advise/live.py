@@ -15,12 +15,12 @@ from pointsman_servicekit.http_client import open_client
 from pointsman_servicekit.prices import PricedModel
 from pointsman_servicekit.statistics import lower_limit_of_difference, two_sided_z, wilson_interval
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.advise.recommendation import MARGIN, VERDICTS, allowed_gap
 from pointsman_cli.errors import CommandError
-from pointsman_cli.options import bearer, plain_table
+from pointsman_cli.options import bearer
+from pointsman_cli.tables import FittingTable
 from pointsman_cli.top.metrics import Scrape
 
 CONFIDENCE = 0.95
@@ -51,7 +51,9 @@ class RatedPath:
     high_now: float
     """The upper end."""
     usd_per_1000: float | None
-    """Dollars for 1,000 requests; None if unknown."""
+    """Mean dollars of 1,000 receipts; None if unknown."""
+    is_estimate: bool
+    """Whether `usd_per_1000` is the expected cost, because the path has not answered yet."""
     p95_seconds: float
     """The 95th percentile of the latency."""
 
@@ -144,6 +146,7 @@ def _rated(path: Mapping[str, Any]) -> RatedPath:
         low_now=low_now,
         high_now=high_now,
         usd_per_1000=path["usd_per_1k"],
+        is_estimate=path["estimated"],
         p95_seconds=path["p95_seconds"],
     )
 
@@ -206,17 +209,25 @@ def live_lines(advice: LiveAdvice) -> RenderableType:
         lines.append(Text(f"  further ratings that would settle it: {needed}"))
     if advice.unrated:
         lines.append(Text(f"  not rated at all: {', '.join(advice.unrated)}"))
-    return Group(*lines, *([_table(advice.paths)] if advice.paths else []))
+    if advice.paths:
+        lines += [_table(advice.paths), *_cost_notes(advice.paths)]
+    return Group(*lines)
 
 
-def _table(paths: Sequence[RatedPath]) -> Table:
-    table = plain_table("path", right=("kind", "ratings", "mean", "now", "at any time", "$ per 1,000", "p95 s"))
+def _table(paths: Sequence[RatedPath]) -> FittingTable:
+    columns, rows = ("kind", "ratings", "mean", "now", "at any time", "$ per 1,000", "p95 s"), []
     for path in paths:
-        usd = "-" if path.usd_per_1000 is None else f"{path.usd_per_1000:.4f}"
+        usd = "-" if path.usd_per_1000 is None else f"{'about ' if path.is_estimate else ''}{path.usd_per_1000:.4f}"
         now, at_any_time = f"{path.low_now:.2f} to {path.high_now:.2f}", f"{path.low:.2f} to {path.high:.2f}"
         figures = (f"{path.ratings:g}", f"{path.mean:.3f}", now, at_any_time, usd, f"{path.p95_seconds:.2f}")
-        table.add_row(path.path, path.kind, *figures)
-    return table
+        rows.append((path.path, path.kind, *figures))
+    return FittingTable(("path", *columns), rows, right=columns)
+
+
+def _cost_notes(paths: Sequence[RatedPath]) -> Iterator[Text]:
+    has_estimate = any(path.is_estimate for path in paths)
+    about = "; about: expected, since the path has not answered as auto yet" if has_estimate else ""
+    yield Text(f"  $ per 1,000: mean of the receipts, with an adapter's share of its training{about}", style="dim")
 
 
 # -- own hardware, compared with a provider

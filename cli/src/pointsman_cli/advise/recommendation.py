@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from pointsman_cli.advise.costs import (
+    TRAINING,
     BreakEven,
     CostTerms,
     Sensitivity,
@@ -102,7 +103,8 @@ def _latency_reason(scored: Sequence[EvaluatedPath], chosen: EvaluatedPath) -> I
 def _cost_reason(
     scored: Sequence[EvaluatedPath], equals: Sequence[EvaluatedPath], chosen: EvaluatedPath, terms: CostTerms
 ) -> Iterator[str]:
-    yield f"cost: {chosen.path} costs {1000 * path_cost(chosen, terms).tokens:.4f} dollars for 1,000 answers"
+    share = _training_share(chosen)
+    yield f"cost: {chosen.path} costs ${chosen.cost:.4f} per 1,000 answers, as receipts state it{share}"
     if terms.monthly is not None:
         spent = path_cost(chosen, terms).monthly(terms.monthly, terms.months)
         dearer = [path for path in equals if path.path != chosen.path]
@@ -115,6 +117,11 @@ def _cost_reason(
             volume = break_even(trained, chosen, terms).requests
             when = "never pays at these prices" if volume is None else f"pays from {volume:,.0f} requests on"
             yield f"an adapter would be as good: {trained.path} {when}; give --requests-per-month to compare costs"
+
+
+def _training_share(path: EvaluatedPath) -> str:
+    share = path.usd_per_1000.get(TRAINING, 0.0)
+    return f": ${share:.4f} of it for its training, which counts as a whole in all that follows" if share else ""
 
 
 def _freshness_reason(scored: Sequence[EvaluatedPath], chosen: EvaluatedPath, terms: CostTerms) -> Iterator[str]:

@@ -3,17 +3,16 @@
 from collections.abc import Iterable, Iterator
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.advise.costs import FACTORS, BreakEven
 from pointsman_cli.advise.recommendation import TaskAdvice
-from pointsman_cli.options import plain_table
+from pointsman_cli.tables import FittingTable
 
 
 def print_advice(console: Console, advice: Iterable[TaskAdvice]) -> None:
     for task in advice:
-        console.print(Group(*_task_lines(task)))
+        console.print(Group(*_task_lines(task)), crop=False)
 
 
 def _task_lines(advice: TaskAdvice) -> Iterator[RenderableType]:
@@ -32,26 +31,26 @@ def _task_lines(advice: TaskAdvice) -> Iterator[RenderableType]:
         yield _sensitivities(advice)
 
 
-def _break_evens(trained: str, found: Iterable[BreakEven]) -> Table:
-    columns = ("score\ndifference", "saves $\nper 1,000", "from\nrequests", "from right\nanswers", "from\na month")
-    table = plain_table(f"{trained} pays against", right=columns)
-    for each in found:
-        table.add_row(
-            Text(each.untrained),
+def _break_evens(trained: str, found: Iterable[BreakEven]) -> FittingTable:
+    columns = ("score difference", "saves $ per 1,000", "from requests", "from right answers", "from a month")
+    rows = [
+        (
+            each.untrained,
             f"{each.score_difference:+.3f}",
             f"{each.saving_per_1000:.4f}",
             volume_text(each.requests),
             volume_text(each.right_answers),
             volume_text(each.requests_a_month),
         )
-    return table
+        for each in found
+    ]
+    return FittingTable((f"{trained} pays against", *columns), rows, right=columns)
 
 
-def _sensitivities(advice: TaskAdvice) -> Table:
-    table = plain_table("price", right=[f"× {factor:g}" for factor in FACTORS])
-    for each in advice.sensitivities:
-        table.add_row(each.price, *map(volume_text, each.requests))
-    return table
+def _sensitivities(advice: TaskAdvice) -> FittingTable:
+    factors = [f"× {factor:g}" for factor in FACTORS]
+    rows = [(each.price, *map(volume_text, each.requests)) for each in advice.sensitivities]
+    return FittingTable(("price", *factors), rows, right=factors)
 
 
 def volume_text(requests: float | None) -> str:

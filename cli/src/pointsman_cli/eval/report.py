@@ -262,6 +262,7 @@ def _task_lines(task: TaskReport, confidence: float) -> Iterator[RenderableType]
     yield Text()
     yield Text(f"{task.task}: {task.rows} rows, {task.metric}; intervals of {confidence:.0%}", style="bold")
     yield _figures(task)
+    yield Text(f"$ per 1,000: mean of the receipts{_training_shares(task)}", style="dim")
     for path in task.paths:
         if path.failed:
             codes = ", ".join(f"{code} {count}" for code, count in path.failures.items())
@@ -283,6 +284,12 @@ def _figures(task: TaskReport) -> Table:
     for path in sorted(task.paths, key=_worse):
         table.add_row(Text(path.path), *_row(path), style="" if path.answers > path.failed else "dim")
     return table
+
+
+def _training_shares(task: TaskReport) -> str:
+    shares = {path.path: share for path in task.paths if (share := path.usd_per_1000.get("training"))}
+    trainings = ", ".join(f"{path}'s {share:.4f}" for path, share in shares.items())
+    return f"; of it for the training of adapters: {trainings}" if trainings else ""
 
 
 def _mixed_lines(mixed: Mixed) -> Iterator[RenderableType]:

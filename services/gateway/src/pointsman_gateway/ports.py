@@ -76,6 +76,8 @@ class AnswerStream:
     """The number of texts that were embedded to look for an answer in the cache."""
     engine: str = ""
     """The name of the engine that answers; empty for an answer from the cache."""
+    default_max_tokens: int | None = None
+    """The limit that the gateway set, since neither the request nor the path did; None if it set none."""
     accepted: Callable[[], None] | None = None
     """Called when the answer is complete, unless a validator rejects the answer; None: nothing to call."""
 

@@ -41,7 +41,9 @@ def check_environment(config: Config) -> None:
         check_single_sign_on(config.access.single_sign_on)
         for what, variable in _key_variables(config):
             if variable and not os.environ.get(variable):
-                raise ConfigError(f"{what} needs the environment variable {variable}, which is not set")
+                raise ConfigError(
+                    f"{what} needs the environment variable {variable}, which is not set; set it to the key"
+                )
 
 
 def _key_variables(config: Config) -> Iterator[tuple[str, str]]:

@@ -1,15 +1,22 @@
 """Converts the paths of paths.yaml to the `Path` objects that requests use."""
 
 import hashlib
+from dataclasses import replace
 
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.paths_file import PathConfig
 from pointsman_gateway.domain import Path, Sampling
+from pointsman_gateway.domain.path import AnswerLimit, Kind
+
+ANSWER_TOKENS = {Kind.PROMPT: 4096, Kind.TUNED: 4096, Kind.RAG: 1024, Kind.LORA: 1024, Kind.HYBRID: 1024}
+"""The most tokens of an answer by the kind of its path, if neither request nor path sets `max_tokens`."""
+WINDOW_PARTS = 8
+"""Such an answer has at most this part of the context window: small models often do not end their answers."""
 
 
 def to_sampling(path: PathConfig) -> Sampling:
     return Sampling(
-        max_tokens=path.max_tokens,
+        max_tokens=None if path.max_tokens == "unlimited" else path.max_tokens,
         temperature=path.temperature,
         top_p=path.top_p,
         seed=path.seed,
@@ -24,7 +31,8 @@ def to_path(name: str, path: PathConfig, config: Config) -> Path:
     collections = tuple(name for s in path.strategies for name in s.resources.collections)
     shows_examples = any(s.resources.examples for s in path.strategies)
     fingerprint = _fingerprint(path, config)
-    return Path(
+    model = config.models.models[path.model]
+    made = Path(
         name,
         path.model,
         path.adapter,
@@ -33,8 +41,19 @@ def to_path(name: str, path: PathConfig, config: Config) -> Path:
         collections,
         fingerprint,
         shows_examples=shows_examples,
-        tuned_from=config.models.models[path.model].tuned_from,
+        tuned_from=model.tuned_from,
     )
+    if path.max_tokens is not None:
+        return made
+    return replace(made, answer_limit=default_answer_limit(made.kind, model.context_window))
+
+
+def default_answer_limit(kind: Kind, context_window: int) -> AnswerLimit:
+    """Returns the limit of answers of a path without `max_tokens`, for a model whose prompt and answer may have
+    `context_window` tokens together.
+    """
+    tokens = max(1, min(ANSWER_TOKENS[kind], context_window // WINDOW_PARTS))
+    return AnswerLimit(tokens, max_prompt_tokens=context_window - tokens)
 
 
 def _fingerprint(path: PathConfig, config: Config) -> str:

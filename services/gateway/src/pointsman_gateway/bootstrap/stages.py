@@ -94,7 +94,7 @@ def build_stages(
     """
     paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
     pricing = Pricing(config.models, engines.training_seconds)
-    expected_cost = CostEstimator(pricing, dependencies.path_statistics)
+    expected_cost = CostEstimator(pricing, dependencies.path_statistics, engines.version_of)
     named = NamedModels(config, engines)
     now = asyncio.get_running_loop().time
     resilience = config.models.resilience
@@ -123,7 +123,7 @@ def build_stages(
             model_inputs={name: model.input for name, model in config.models.models.items()},
             model_fallbacks=named.fallbacks,
             left_out=LeftOutFields(_fields_by_model(config)),
-            change_prices=ContextPricing(pricing, expected_cost.statistics, _usd_per_hour(config)),
+            change_prices=ContextPricing(pricing, expected_cost, _usd_per_hour(config)),
             default_policy=config.tasks.default_policy,
         ),
         prompts=Prompts(build_strategies(config, models, dependencies.search)),

@@ -213,7 +213,8 @@ def _read_yaml(file: FilePath, environment: Mapping[str, str]) -> Any:
         return strict_yaml.load(text, environment)
     except UnsetVariable as error:
         raise ConfigError(
-            f"{file}:{error.line} needs the environment variable {error.name}, which is not set"
+            f"{file}:{error.line} needs the environment variable {error.name}, which is not set; set it, or write a "
+            f"default: ${{{error.name}:-DEFAULT}}"
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not YAML: {error}") from error

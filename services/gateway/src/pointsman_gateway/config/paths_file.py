@@ -1,6 +1,6 @@
 """The schema of paths.yaml: for each path the model, prompt strategies, sampling parameters and cache."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -47,7 +47,10 @@ class PathConfig(Strict):
         description="an alias or version of a lora-server (NAME@ALIAS), or the name of a discovered adapter",
     )
     strategies: tuple[StrategyConfig, ...] = ()
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: Annotated[int, Field(ge=1)] | Literal["unlimited"] | None = Field(
+        default=None,
+        description="of an answer, unless the request sets it; unset: a limit by the path's kind (docs/engines.md)",
+    )
     structured_max_tokens: int | None = Field(
         default=None,
         ge=1,

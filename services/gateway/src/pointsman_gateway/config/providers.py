@@ -311,5 +311,8 @@ def auth_header(what: str, provider: Provider, variable: str, environment: Mappi
         return ""
     key = environment.get(variable, "")
     if not key:
-        raise ConfigError(f"models.yaml: {what} needs the environment variable {variable}, which is not set")
+        raise ConfigError(
+            f"models.yaml: {what} needs the environment variable {variable}, which is not set; set it to the key, or "
+            "leave out api_key_env if no key is needed"
+        )
     return provider.auth_header.format(key=key) + "\r\n"

@@ -213,6 +213,16 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerLimit:
+    """The limit of an answer for which neither the request nor its path sets `max_tokens`."""
+
+    tokens: int
+    max_prompt_tokens: int
+    """The longest prompt that leaves room for so many tokens. For a longer one there is no limit, since engines reject
+    a request whose `max_tokens` does not fit into the context window."""
+
+
+@dataclass(frozen=True, slots=True)
 class Path:
     """One complete way to answer a request: a model, prompt strategies, sampling parameters, and perhaps an adapter."""
 
@@ -234,6 +244,8 @@ class Path:
     """Whether the path's prompt contains examples."""
     tuned_from: str = ""
     """The model from which `model` was fully fine-tuned; empty if `model` is a base model."""
+    answer_limit: AnswerLimit | None = field(default=None, compare=False)
+    """None: only the engine limits an answer, as for a model that a request names."""
     kind: Kind = field(init=False, compare=False)
 
     @property

@@ -99,6 +99,8 @@ class Receipt:
     """The name in the configuration of the engine that answered, on whose invoice the answer is; empty if none did."""
     attempts: tuple[AttemptCharge, ...] = ()
     """The answers that add up to the usage and the cost; empty if there is only one, of `engine`."""
+    default_max_tokens: int | None = None
+    """The most tokens that the answer could have by the default of its path's kind; None if that does not apply."""
     cost_usd: float | None = field(init=False, repr=False, compare=False)
     """Total cost in dollars; None if a model with an unknown price was used."""
     _in_dollars: dict[str, float | None] | None = field(default=None, init=False, repr=False, compare=False)

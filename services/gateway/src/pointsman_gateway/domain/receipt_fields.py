@@ -74,6 +74,9 @@ RECEIPT_FIELDS = (
     ReceiptField("guardrails", "guardrails", ANSWER | GRPC | LOG | WAL),
     ReceiptField("token_details", "usage.details_by_name", ANSWER | LOG, omitted_if_none=ANSWER | LOG),
     ReceiptField("token_details", "usage.details", WAL),
+    ReceiptField(
+        "default_max_tokens", "default_max_tokens", ANSWER | GRPC | LOG | WAL, omitted_if_none=ANSWER | GRPC | LOG
+    ),
     ReceiptField("engine", "engine", LOG | WAL),
     ReceiptField("attempts", "attempts_by_name", LOG, omitted_if_none=LOG),
     ReceiptField("attempts", "attempts", WAL),

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.config.models_file import ResilienceConfig
 from pointsman_gateway.domain import Decision, Path, Prompt, Request, Sampling
+from pointsman_gateway.engines.answer_limits import default_max_tokens
 from pointsman_gateway.engines.balancing import NO_KEY, PromptKey, Rings, SpillTargets, TargetQueue, hash_prompt
 from pointsman_gateway.engines.call import BusyTimeTracker, EngineCaller, NullBusyTimeTracker
 from pointsman_gateway.engines.engine_client import (
@@ -84,9 +85,11 @@ class EngineBackend:
         if sampling.extra:
             sampling = _select_fields(request, targets)
         is_collected = request.as_a_whole or request.is_collected or decision.is_buffered
+        sampling = sampling.with_defaults(path.sampling)
+        limit = default_max_tokens(path, request, sampling, prompt)
         completion = CompletionRequest(
             prompt.messages,
-            sampling.with_defaults(path.sampling),
+            sampling if limit is None else replace(sampling, max_tokens=limit),
             request.deadline,
             operation=request.operation,
             path=path.name,
@@ -95,7 +98,8 @@ class EngineBackend:
             max_bytes=MAX_COLLECTED_BYTES if is_collected else inf,
         )
         try:
-            return await self._retrying.call(first, queue, completion)
+            answer = await self._retrying.call(first, queue, completion)
+            return answer if limit is None else replace(answer, default_max_tokens=limit)
         except NotServed as error:
             answering = sum(target.state.is_available for target in targets)
             if answering < self._engines.count(path.model):  # the others may answer later

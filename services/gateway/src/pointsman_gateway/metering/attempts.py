@@ -28,6 +28,7 @@ class PathAttempt:
     __slots__ = (
         "buffered_seconds",
         "cached",
+        "default_max_tokens",
         "embeddings",
         "ended",
         "engine",
@@ -66,6 +67,8 @@ class PathAttempt:
         self.cached = ""
         self.hedged = 0
         self.embeddings = 0
+        self.default_max_tokens: int | None = None
+        """As in `AnswerStream`."""
         self.loading_seconds = 0.0
         """Seconds for which the attempt waited for its adapter, whether it was loaded in the end or not."""
         self.failure = ""
@@ -129,6 +132,11 @@ class PathAttempt:
         if self.first_piece is None and pieces:
             self.first_piece = perf_counter()
 
+    @property
+    def embeddings_made(self) -> int:
+        """Returns how many queries were embedded to build the prompt and to look into the cache."""
+        return self.prompt.embeddings + self.embeddings
+
     def overhead(self) -> float:
         """Returns the seconds from the attempt's start until its prompt was sent, without retrieval; 0 if none was."""
         return 0.0 if self.sent is None else self.sent - self.started - self.prompt.seconds.get("retrieval", 0.0)
@@ -175,8 +183,7 @@ class PathAttempt:
         prompt = self.prompt
         if prompt.searches:
             parts["retrieval"] = pricing.searches(prompt.searches)
-        embeddings = prompt.embeddings + self.embeddings
-        if embeddings and (cost := pricing.embeddings(embeddings)):
+        if (embeddings := self.embeddings_made) and (cost := pricing.embeddings(embeddings)):
             parts["embedding"] = cost
         return parts
 

@@ -6,7 +6,7 @@ from pointsman_gateway.conversations.price import CACHE_SECONDS, Change, Convers
 from pointsman_gateway.domain import PICODOLLARS, Path, Request
 from pointsman_gateway.domain.conversation import ConversationStep
 from pointsman_gateway.domain.value import CHARACTERS_PER_TOKEN
-from pointsman_gateway.metering.expected_cost import PathStatistics
+from pointsman_gateway.metering.expected_cost import CostEstimator
 from pointsman_gateway.metering.pricing import SECONDS_PER_HOUR, Pricing
 from pointsman_gateway.metering.token_estimates import estimate_answer_tokens, estimate_own_tokens
 
@@ -17,10 +17,10 @@ PREFILL_SECONDS_PER_TOKEN = 1 / 4000
 class ContextPricing:
     """Estimates the cost of path changes by the prices of one configuration; implements the router's `ChangePrices`."""
 
-    def __init__(self, pricing: Pricing, statistics: PathStatistics, usd_per_hour: Mapping[str, float]) -> None:
+    def __init__(self, pricing: Pricing, costs: CostEstimator, usd_per_hour: Mapping[str, float]) -> None:
         """Takes `usd_per_hour`: by model, the dollars per hour of one of its engines, if it is paid by the hour."""
         self._pricing = pricing
-        self._statistics = statistics
+        self._costs = costs
         self._usd_per_second = {model: usd / SECONDS_PER_HOUR for model, usd in usd_per_hour.items()}
 
     def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
@@ -40,7 +40,7 @@ class ContextPricing:
         prices = self._pricing.token_prices(path.model)
         if prices is None:
             return None
-        means = self._statistics.of(path)
+        means = self._costs.statistics.of(path)
         added = means.added_tokens if means is not None else 0
         prices = self._pricing.prices_at(path.model, prices, estimate_own_tokens(request) + added)
         prompt, cached, completion = (price / PICODOLLARS for price in prices)
@@ -49,9 +49,9 @@ class ContextPricing:
         if per_second is not None:
             measured = means.prefill_seconds_per_token if means is not None else None
             reading = per_second * (PREFILL_SECONDS_PER_TOKEN if measured is None else measured)
+        # An embedding of the query costs the same on both paths, so it does not matter whether there is one.
+        other = self._costs.besides_tokens(path, is_embedded=True) / PICODOLLARS
         if means is not None:
-            answer = means.completion_tokens * completion + means.other_picodollars / PICODOLLARS
-            return PathPrices(prompt, cached, reading, answer, means.added_tokens)
+            return PathPrices(prompt, cached, reading, means.completion_tokens * completion + other, means.added_tokens)
         tokens = estimate_answer_tokens(request, request.sampling.default_max_tokens(path.sampling))
-        other = self._pricing.searches(len(path.collections)) + self._pricing.request(path.model)
-        return PathPrices(prompt, cached, reading, tokens * completion + other / PICODOLLARS)
+        return PathPrices(prompt, cached, reading, tokens * completion + other)

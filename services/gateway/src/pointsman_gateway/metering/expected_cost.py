@@ -1,10 +1,10 @@
 """Estimates what requests cost before they are answered, by the answers that their path has given."""
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from pointsman_gateway.domain import PICODOLLARS, Decision, Path, Request, Usage
-from pointsman_gateway.domain.request import NO_MEDIA
+from pointsman_gateway.domain import PICODOLLARS, Path, Request, Usage
 from pointsman_gateway.metering.pricing import Pricing, TokenPrices
 from pointsman_gateway.metering.token_estimates import estimate_answer_tokens, estimate_own_tokens
 
@@ -26,7 +26,11 @@ class PathMeans:
     """Fraction (0 to 1) of the prompt that was in the engine's prefix cache."""
     completion_tokens: float
     other_picodollars: float
-    """Cost of the request, searches, embeddings and hedges, and what special tokens cost more than plain ones."""
+    """Cost of the request, searches and hedges, and what special tokens cost more than plain ones."""
+    embeddings: float
+    """Queries embedded for an answer, by the classifier or the path."""
+    own_embeddings: float
+    """Queries that the path embeds for an answer if the classifier has not embedded the query."""
     uncached_tokens: float = 0.0
     """Tokens of the prompt that were not in the prefix cache."""
     prefill_seconds: float = 0.0
@@ -48,6 +52,8 @@ class PathStatistics:
         self._configured: OrderedDict[tuple[str, str], PathMeans] = OrderedDict()
         """The path that has been without an answer for longest comes first, also in `_named`."""
         self._named: OrderedDict[tuple[str, str], PathMeans] = OrderedDict()
+        self.request_tokens = 0.0
+        """Exponential moving average of the tokens of all requests' own messages."""
 
     def of(self, path: Path) -> PathMeans | None:
         """Returns the means of a path; None before its first answer."""
@@ -55,16 +61,24 @@ class PathStatistics:
         return known.get((path.name, path.fingerprint))
 
     def add(
-        self, path: Path, own_tokens: int, usage: Usage, other_picodollars: int, prefill_seconds: float = 0.0
+        self,
+        path: Path,
+        own_tokens: int,
+        usage: Usage,
+        other_picodollars: int,
+        prefill_seconds: float = 0.0,
+        embeddings: int | None = 0,
     ) -> None:
         """Adds a complete answer to its path's means.
 
         `own_tokens` is the number of tokens of the request's own messages, `other_picodollars` what the answer cost
-        besides plain tokens, images and training, and `prefill_seconds` the time from sending the prompt to the first
-        token, without the engine's queue.
+        besides plain tokens, images, embeddings and training, and `prefill_seconds` the time from sending the prompt to
+        the first token, without the engine's queue. `embeddings` are the queries that the path embedded; None if the
+        query was embedded to classify it.
         """
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         cached = usage.cached_tokens / prompt if prompt else 0.0
+        embedded = 1 if embeddings is None else embeddings
         known, key = self._configured if path.fingerprint else self._named, (path.name, path.fingerprint)
         means = known.get(key)
         if means is not None:
@@ -72,88 +86,114 @@ class PathStatistics:
             means.cached_fraction += SMOOTHING * (cached - means.cached_fraction)
             means.completion_tokens += SMOOTHING * (completion - means.completion_tokens)
             means.other_picodollars += SMOOTHING * (other_picodollars - means.other_picodollars)
+            means.embeddings += SMOOTHING * (embedded - means.embeddings)
+            if embeddings is not None:
+                means.own_embeddings += SMOOTHING * (embeddings - means.own_embeddings)
             means.uncached_tokens += SMOOTHING * (prompt - usage.cached_tokens - means.uncached_tokens)
             means.prefill_seconds += SMOOTHING * (prefill_seconds - means.prefill_seconds)
         else:
             uncached = prompt - usage.cached_tokens
+            own = len(path.collections) if embeddings is None else embeddings
             known[key] = PathMeans(
-                prompt - own_tokens, cached, completion, other_picodollars, uncached, prefill_seconds
+                prompt - own_tokens, cached, completion, other_picodollars, embedded, own, uncached, prefill_seconds
             )
+        self.request_tokens += (SMOOTHING if self.request_tokens else 1.0) * (own_tokens - self.request_tokens)
         known.move_to_end(key)
         if len(known) > MAX_PATHS:
             known.popitem(last=False)
 
 
-class CostEstimator:
-    """Estimates what a request costs on a path; implements the router's `ExpectedCost`, and `PathCosts`."""
+def _resolved_version(path: Path) -> str:
+    return path.resolved_adapter.version if path.resolved_adapter is not None else path.adapter
 
-    def __init__(self, pricing: Pricing, statistics: PathStatistics | None = None) -> None:
+
+class CostEstimator:
+    """Estimates the `cost_usd` of a request's receipt on a path, with all its components; implements the router's
+    `ExpectedCost`, and `PathCosts`.
+    """
+
+    def __init__(
+        self,
+        pricing: Pricing,
+        statistics: PathStatistics | None = None,
+        version_of: Callable[[Path], str] = _resolved_version,
+    ) -> None:
+        """Takes `version_of`, which returns the adapter version that a path with an adapter uses now."""
         self._pricing = pricing
         self.statistics = statistics or PathStatistics()
+        self._version_of = version_of
 
-    def usd(self, path: Path, request: Request) -> float | None:
-        """Returns the expected dollars of a request on the path, without training; None if a price is unknown.
+    def usd(self, path: Path, request: Request, *, is_embedded: bool = False) -> float | None:
+        """Returns the expected dollars of a request on the path; None if a price is unknown. `is_embedded` says whether
+        the query was embedded to classify it, which the request pays too.
 
         They follow from the path's answers so far, and before the first one from the length of the request and its
-        `max_tokens` (see `estimate_answer_tokens`). Images are added in both cases.
+        `max_tokens` (see `estimate_answer_tokens`). An adapter's share of its training and images are added in both
+        cases. A request without text, as for a preview, counts as one of average length.
         """
-        prices = self._pricing.token_prices(path.model)
+        pricing, means = self._pricing, self.statistics.of(path)
+        prices = pricing.token_prices(path.model)
         if prices is None:
             return None
-        if request.media:
-            images = self._pricing.images(path.model, request.messages) / PICODOLLARS
-            text = self.usd(path, replace(request, media=NO_MEDIA))
-            return None if text is None else images + text
-        means = self.statistics.of(path)
+        own = estimate_own_tokens(request) or round(self.statistics.request_tokens)
         if means is not None:
-            return self._picodollars(path.model, prices, means, estimate_own_tokens(request)) / PICODOLLARS
-        answer = estimate_answer_tokens(request, request.sampling.default_max_tokens(path.sampling))
-        parts = self._pricing.parts(path.model, Usage(estimate_own_tokens(request), answer))
-        other = self._pricing.request(path.model) + self._pricing.searches(len(path.collections))
-        return (sum(parts.values()) + other) / PICODOLLARS
+            tokens = self._tokens_picodollars(path.model, prices, means, own)
+        else:
+            answer = estimate_answer_tokens(request, request.sampling.default_max_tokens(path.sampling))
+            tokens = sum(pricing.parts(path.model, Usage(own, answer)).values())
+        images = pricing.images(path.model, request.messages) if request.media else 0
+        return (tokens + images + self.besides_tokens(path, is_embedded=is_embedded)) / PICODOLLARS
 
-    def most_usd(self, path: Path, request: Request) -> float | None:
+    def most_usd(self, path: Path, request: Request, *, is_embedded: bool = False) -> float | None:
         """Returns the dollars of the request if all its expected tokens are of the most expensive kinds that it can
-        have; None if the price of the path's model is unknown.
+        have; None if the price of the path's model is unknown. `is_embedded` is as in `usd`.
         """
         means, pricing = self.statistics.of(path), self._pricing
         own = estimate_own_tokens(request)
         if means is not None:
             prompt, answer = max(0.0, own + means.added_tokens), means.completion_tokens
-            other = max(0.0, means.other_picodollars)
         else:
             prompt, answer = own, estimate_answer_tokens(request, request.sampling.default_max_tokens(path.sampling))
-            other = pricing.request(path.model) + pricing.searches(len(path.collections))
         prices = pricing.highest_prices(path.model, request, prompt)
         if prices is None:
             return None
         tokens = prompt * prices[0] + answer * prices[1]
+        other = max(0.0, self.besides_tokens(path, is_embedded=is_embedded))
         return (tokens + other + pricing.images(path.model, request.messages)) / PICODOLLARS
 
-    def extra_usd(self, decision: Decision) -> float:
-        """Returns the dollars that the receipt will have in addition to `usd`: a share of the adapter's training, and
-        the embedding of the query.
+    def besides_tokens(self, path: Path, *, is_embedded: bool) -> float:
+        """Returns the expected picodollars of an answer on the path besides plain tokens and images: its share of the
+        adapter's training, embeddings, searches and the price of a request. `is_embedded` is as in `usd`.
         """
-        adapter = decision.path.resolved_adapter
-        training = self._pricing.training(decision.path.model, adapter.version) if adapter is not None else 0
-        return (training + self._pricing.embeddings(decision.vector is not None)) / PICODOLLARS
+        means, pricing = self.statistics.of(path), self._pricing
+        training = pricing.training(path.model, self._version_of(path)) if path.adapter else 0
+        if means is not None:
+            other, own_embeddings = means.other_picodollars, means.own_embeddings
+        else:
+            searches = len(path.collections)  # without the classifier's vector, each embeds the query
+            other, own_embeddings = pricing.request(path.model) + pricing.searches(searches), searches
+        return training + other + pricing.embeddings(1) * (1 if is_embedded else own_embeddings)
 
     def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
-        """Returns the expected picodollars of `requests` requests whose own messages have `tokens` tokens together.
+        """Returns the expected picodollars of `requests` requests whose own messages have `tokens` tokens together,
+        without training.
 
         Returns None before the path's first answer, or if the price is unknown.
         """
         means, prices = self.statistics.of(path), self._pricing.token_prices(path.model)
         if means is None or prices is None:
             return None
-        return self._picodollars(path.model, prices, means, tokens, requests)
+        other = means.other_picodollars + means.embeddings * self._pricing.embeddings(1)
+        return self._tokens_picodollars(path.model, prices, means, tokens, requests) + requests * other
 
     def is_priced(self, path: Path) -> bool:
         return self._pricing.token_prices(path.model) is not None
 
-    def _picodollars(self, model: str, prices: TokenPrices, means: PathMeans, tokens: int, requests: int = 1) -> float:
+    def _tokens_picodollars(
+        self, model: str, prices: TokenPrices, means: PathMeans, tokens: int, requests: int = 1
+    ) -> float:
         prompt = max(0.0, tokens + requests * means.added_tokens)
         prompt_price, cached_price, completion_price = self._pricing.prices_at(model, prices, prompt / max(1, requests))
         cached = means.cached_fraction
         of_prompt = prompt * ((1 - cached) * prompt_price + cached * cached_price)
-        return of_prompt + requests * (means.completion_tokens * completion_price + means.other_picodollars)
+        return of_prompt + requests * means.completion_tokens * completion_price

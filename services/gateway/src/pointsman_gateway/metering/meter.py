@@ -36,8 +36,8 @@ NO_ATTEMPT = PathAttempt(Path("", ""), 0.0)
 
 _PLAIN_PARTS = 3
 """The number of cost components of an answer that costs only plain tokens: prompt, cached, completion."""
-_NOT_IN_MEANS = TOKEN_COMPONENTS | {"image", "training"}
-"""Cost components that a path's means leave out: tokens and images are priced by their number in each request."""
+_NOT_IN_MEANS = TOKEN_COMPONENTS | {"image", "training", "embedding"}
+"""Cost components that a path's mean costs leave out: they are priced by their number in each request."""
 
 
 class Metering:
@@ -252,7 +252,8 @@ class Meter:
                     is_plain = usage.details is None and len(parts) == _PLAIN_PARTS
                     other = 0 if is_plain else self._other_picodollars(attempt.path, usage, parts)
                     prefill = seconds.get("prefill", 0.0)
-                    metering.expected_cost.statistics.add(attempt.path, own_tokens, usage, other, prefill)
+                    embeddings = attempt.embeddings_made if decision.vector is None else None
+                    metering.expected_cost.statistics.add(attempt.path, own_tokens, usage, other, prefill, embeddings)
         charges: tuple[AttemptCharge, ...] = ()
         if len(work) != 1:
             by_engine = False
@@ -277,6 +278,7 @@ class Meter:
             request_id.get(),
             engine=answering.engine,
             attempts=charges,
+            default_max_tokens=answering.default_max_tokens,
         )
         if usage.details is not None:
             metering.metrics.count_token_details(receipt, usage.details)
@@ -368,7 +370,7 @@ class Meter:
         return tuple(charges)
 
     def _other_picodollars(self, path: Path, usage: Usage, parts: CostParts) -> int:
-        """Returns the picodollars of an answer in addition to its plain tokens, its images and training."""
+        """Returns the picodollars of an answer besides its plain tokens, images, embeddings and training."""
         other = sum([amount for component, amount in parts.items() if component not in _NOT_IN_MEANS])
         return other + self._metering.pricing.surcharge(path.model, usage, parts)
 

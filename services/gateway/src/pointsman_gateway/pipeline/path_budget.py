@@ -29,7 +29,8 @@ async def reserve_cost(
             if not decision.alternatives:
                 raise
             decision = decision.with_fallback(error.code)
-            decision = replace(decision, expected_cost_usd=costs.usd(decision.path, request))
+            usd = costs.usd(decision.path, request, is_embedded=decision.vector is not None)
+            decision = replace(decision, expected_cost_usd=usd)
 
 
 async def reserve_later_cost(
@@ -59,5 +60,4 @@ def _cost_to_reserve(
     """Returns the most that the decision's path may cost in dollars, None if that is unknown; 0 without a budget."""
     if not reservation.has_budget:
         return 0.0
-    usd = costs.most_usd(decision.path, request)
-    return None if usd is None else usd + costs.extra_usd(decision)
+    return costs.most_usd(decision.path, request, is_embedded=decision.vector is not None)

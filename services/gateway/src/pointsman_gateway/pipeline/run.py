@@ -290,6 +290,7 @@ class RequestRun:
         path_attempt.set_answer(
             answer.model, answer.engine, answer.cached, answer.hedged, answer.waited, answer.embeddings
         )
+        path_attempt.default_max_tokens = answer.default_max_tokens
         attempt = Attempt(decision, answer, self._meter, path_attempt, checks, self._reads)
         if self._reads:
             self._attempts.append(attempt)

@@ -75,6 +75,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     token_details: TokenDetails | None = None
     engine: str = ""
     attempts: tuple[AttemptCharge, ...] = ()
+    default_max_tokens: int | None = None
 
     def to_pending_entry(self) -> PendingEntry:
         """Returns the entry that is to be logged, for another process than the one that wrote the record.

@@ -50,6 +50,7 @@ class TaskContext:
     ) -> None:
         self.task, self.request = task, request
         self.vector: Vector | None = labels.vector if labels is not None else None
+        self._is_embedded = labels is None or self.vector is not None
         self._facts, self._key, self._labels = facts, key, labels
         self._resolved: dict[str, Path] = {}
 
@@ -81,7 +82,7 @@ class TaskContext:
 
     def _candidate(self, path: Path) -> Candidate:
         evidence = self._facts.evidence.of(self.task, path)
-        cost = self._facts.expected_cost.usd(path, self.request)
+        cost = self._facts.expected_cost.usd(path, self.request, is_embedded=self._is_embedded)
         if cost is None:
             return Candidate(path.name, evidence, inf)
         return Candidate(path.name, evidence, evidence.mean_cost_usd if evidence.answers > 0 else cost)

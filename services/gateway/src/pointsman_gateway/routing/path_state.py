@@ -47,8 +47,10 @@ class NoEvidence:
 class ExpectedCost(Protocol):
     """Interface that estimates the cost of an answer before the request is sent; `CostEstimator` implements it."""
 
-    def usd(self, path: Path, request: Request) -> float | None:
-        """Returns the expected dollars of the path's answer to a request; None if its model's price is unknown."""
+    def usd(self, path: Path, request: Request, *, is_embedded: bool = False) -> float | None:
+        """Returns the expected dollars of the path's answer to a request, as its receipt will state them; None if its
+        model's price is unknown. `is_embedded` says whether the query was embedded to classify it.
+        """
         ...
 
 

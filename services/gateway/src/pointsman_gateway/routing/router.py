@@ -165,8 +165,10 @@ class Router:
         considered, by name; None if a price is unknown.
         """
         names = dict.fromkeys((decision.path.name, *(considered.path for considered in decision.considered)))
-        paths = {decision.path.name: decision.path, **self._paths}
-        return {name: self._expected_cost.usd(paths[name], request) for name in names if name in paths}
+        decided = {path.name: path for path in (*decision.alternatives, decision.path)}
+        paths = {**self._paths, **decided}
+        is_embedded, usd = decision.vector is not None, self._expected_cost.usd
+        return {name: usd(paths[name], request, is_embedded=is_embedded) for name in names if name in paths}
 
     def previews(self) -> list[PolicyPreview]:
         """Returns what each task's policy would choose now; no state changes."""
@@ -252,7 +254,7 @@ class Router:
             considered=considered_paths(chosen, paths, escalation, plan, unavailable),
             alternatives=tuple(others),
             probabilities=labels.probabilities,
-            expected_cost_usd=self._expected_cost.usd(chosen, request),
+            expected_cost_usd=self._expected_cost.usd(chosen, request, is_embedded=labels.vector is not None),
             vector=labels.vector,
             margin=labels.margin,
             in_distribution_score=labels.in_distribution_score,
