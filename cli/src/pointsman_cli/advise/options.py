@@ -5,6 +5,13 @@ from typing import Annotated
 
 import typer
 
+from pointsman_cli.certificate.statement import (
+    MAX_DIFFERENCE,
+    MAX_POWER,
+    MAX_PRICE_CHANGE,
+    MIN_DIFFERENCE,
+    MIN_POWER,
+)
 from pointsman_cli.optional import optional
 
 EvaluationArgument = Annotated[
@@ -60,15 +67,15 @@ DifferenceOption = Annotated[
     optional(
         "SCORE",
         "With --certificate: the smallest difference that matters; default: 0.03, or a tenth of the best score.",
-        low=0.001,
-        high=0.5,
+        low=MIN_DIFFERENCE,
+        high=MAX_DIFFERENCE,
     ),
 ]
 PowerOption = Annotated[
     float,
     typer.Option(
-        min=0.5,
-        max=0.99,
+        min=MIN_POWER,
+        max=MAX_POWER,
         metavar="P",
         help="With --certificate: how surely the rows that are asked for suffice.",
     ),
@@ -80,7 +87,7 @@ MaxPriceChangeOption = Annotated[
     float,
     typer.Option(
         min=0,
-        max=0.9,
+        max=MAX_PRICE_CHANGE,
         metavar="SHARE",
         help="With --certificate: by how much a price may change until it is invalid.",
     ),
