@@ -87,8 +87,9 @@ def statement_of(
     needs: Requirements | None = None,
     monthly: float | None = None,
     max_price_change: float = 0.2,
+    prices: Mapping[str, float] | None = None,
 ) -> Statement:
     terms = CostTerms(training={"triage": 0.5}, monthly=monthly)
     given = VerdictTerms(needs or Requirements(), terms, difference, 0.8)
     validity = Validity(90, max_price_change)
-    return make_statement(report, catalog_of(report), given, validity, adapters=(), issued=ISSUED)
+    return make_statement(report, catalog_of(report, prices), given, validity, adapters=(), issued=ISSUED)

@@ -1,17 +1,13 @@
-"""Compares what a certificate is about with the configuration now: paths, adapters, base models, prices, tasks."""
+"""Compares what a certificate is about with the configuration now: tasks, paths, adapters, base models, prices."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from pointsman_cli.certificate.adapter_files import TRAINING, read_adapter
-from pointsman_cli.certificate.checks import Check, Outcome, verdict_terms
-from pointsman_cli.certificate.statement import PathIdentity, PriceBound, Statement
-from pointsman_cli.certificate.task_verdicts import PriceList, named_paths, reprice
+from pointsman_cli.certificate.checks import Check, Outcome
+from pointsman_cli.certificate.price_checks import price_checks
+from pointsman_cli.certificate.statement import PathIdentity, Statement
 from pointsman_cli.eval.catalog import Catalog, PathFacts
-
-ROUNDING = 1e-9
-"""A price at the end of its range is inside, whatever floating point makes of it."""
 
 
 def catalog_checks(statement: Statement, catalog: Catalog, folders: Mapping[str, Path]) -> Iterator[Check]:
@@ -31,7 +27,7 @@ def catalog_checks(statement: Statement, catalog: Catalog, folders: Mapping[str,
         same = known is not None and known.fingerprint == facts.fingerprint
         detail = "the same name at its engines" if same else "another model, or another name at its engines"
         yield Check(f"base model {name}", Outcome.OK if same else Outcome.INVALID, detail)
-    yield from _price_checks(statement, catalog)
+    yield from price_checks(statement, catalog)
 
 
 def _task_checks(task: str, statement: Statement, catalog: Catalog) -> Iterator[Check]:
@@ -95,39 +91,3 @@ def _files_check(name: str, folder: Path, statement: Statement) -> Check:
     if changed == [TRAINING]:
         return Check(subject, Outcome.WEAKENED, f"{TRAINING} in {folder} has changed, and the weights have not")
     return Check(subject, Outcome.INVALID, f"{', '.join(changed)} in {folder} changed")
-
-
-def _price_checks(statement: Statement, catalog: Catalog) -> Iterator[Check]:
-    old = PriceList(statement.paths, statement.models, statement.search_usd)
-    models = {name: catalog.base_models.get(name, facts) for name, facts in statement.models.items()}
-    new = replace(old, models=models, search_usd=catalog.search_usd)
-    checks = [_price_check(bound, new.usd(bound.model, bound.kind)) for bound in statement.price_bounds]
-    yield from checks
-    if all(check.outcome is Outcome.OK for check in checks):
-        yield _together_check(statement, old, new)
-
-
-def _price_check(bound: PriceBound, now: float | None) -> Check:
-    subject = f"price {bound.model} {bound.kind}" if bound.model else "price of searches"
-    if now is None:
-        return Check(subject, Outcome.INVALID, f"it was ${bound.usd:g}, and is unknown now")
-    limits = f"it may be ${bound.low:g} to ${bound.high:g}"
-    if not bound.low * (1 - ROUNDING) <= now <= bound.high * (1 + ROUNDING):
-        return Check(subject, Outcome.INVALID, f"it was ${bound.usd:g}, and is ${now:g} now; {limits}")
-    was = "" if now == bound.usd else f" now, and was ${bound.usd:g}"
-    return Check(subject, Outcome.OK, f"${now:g}{was}; {limits}")
-
-
-def _together_check(statement: Statement, old: PriceList, new: PriceList) -> Check:
-    """Names the paths again at the new prices, which may change a verdict together although none does alone."""
-    given, report = verdict_terms(statement), statement.report
-    before = named_paths(report, statement.verdicts, given)
-    after = named_paths(reprice(report, old, new), statement.verdicts, given)
-    changed = [
-        f"{verdict.task}: {two or 'none'} instead of {one or 'none'}"
-        for verdict, one, two in zip(statement.verdicts, before, after, strict=True)
-        if one != two
-    ]
-    if changed:
-        return Check("prices together", Outcome.INVALID, "; ".join(changed))
-    return Check("prices together", Outcome.OK, "the same paths are named at the prices of now")
