@@ -15,9 +15,10 @@ from pointsman_cli.certificate.statement import digest_of
 from pointsman_cli.certificate.verification import ConfigurationSource, Verification, verify
 
 from tests.cli.certificate.conftest import ROWS, as_trained
+from tests.cli.certificate.reports import VERSION
 from tests.gateway.doubles.config_folder import PRICES, ConfigFolder
 from tests.gateway.doubles.engine import Refusal, ScriptedEngine, answer
-from tests.gateway.doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours
+from tests.gateway.doubles.gateway import VOICE, Gateway, Neighbours
 from tests.gateway.doubles.lora_server import READY
 from tests.gateway.doubles.waiting import until
 
@@ -41,7 +42,7 @@ class Certified:
 
     config: ConfigFolder
     data: Path
-    triage: str = TRIAGE
+    triage: str = VERSION
     """The adapter version to which the alias points."""
 
 
@@ -171,7 +172,7 @@ async def use(certified: Certified, gateway: Gateway, neighbours: Neighbours) ->
     await neighbours.lora_server.say(
         READY,
         url=neighbours.engine.url,
-        resident=sorted({TRIAGE, VOICE, certified.triage}),
+        resident=sorted({VERSION, VOICE, certified.triage}),
         aliases={"triage@prod": certified.triage, "voice@prod": VOICE},
     )
     await until(lambda: version_of_triage(gateway) == certified.triage)
@@ -205,7 +206,7 @@ def wrong(body: Mapping[str, Any]) -> Any:
 
 def refusing(body: Mapping[str, Any]) -> Any:
     error = {"error": {"message": "too hot", "type": "BadRequestError", "param": None, "code": 400}}
-    return Refusal(400, error) if body["model"] == TRIAGE else as_trained(body)
+    return Refusal(400, error) if body["model"] == VERSION else as_trained(body)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +245,7 @@ async def test_a_sample_notices_that_the_same_rows_cost_more_or_less(
     certificate: Path, gateway: Gateway, engine: ScriptedEngine, data: Path, prompt_tokens: int, says: str
 ) -> None:
     def other(body: Mapping[str, Any]) -> Any:
-        if body["model"] != TRIAGE:
+        if body["model"] != VERSION:
             return as_trained(body)
         number = next(place for place, row in enumerate(ROWS) if row["text"] == body["messages"][-1]["content"])
         return answer(json.dumps(ROWS[number]["output"]), prompt_tokens=prompt_tokens)

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.cli.certificate.conftest import Ended
+from tests.cli.certificate.reports import write_adapter
 from tests.gateway.doubles.engine import ScriptedEngine, answer
 from tests.gateway.doubles.gateway import Gateway, Neighbours
 
@@ -38,14 +39,10 @@ if "--paginate" in arguments and os.environ.get("COMMENTED"):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The files of an adapter, and a key."""
-    adapter = tmp_path / "triage"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text("{}")
-    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    """The files of the adapter that answers, and a key beside their folder."""
     key = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (tmp_path / "key.pem").write_bytes(key)
-    return adapter
+    return write_adapter(tmp_path / "triage")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pointsman_cli.certificate.adapter_files import TRAINING, read_adapter
+from pointsman_cli.certificate.adapter_files import TRAINING, AdapterFiles, hash_of, read_adapter
 from pointsman_cli.certificate.checks import Check, Outcome
 from pointsman_cli.certificate.price_checks import price_checks
 from pointsman_cli.certificate.statement import PathIdentity, Statement
@@ -61,30 +61,45 @@ def _version_check(
 ) -> Check:
     subject, version = f"adapter of {name}", identity.version
     if now.versions == (version,):
-        if "@" in version:
+        if hash_of(version):
             return Check(subject, Outcome.OK, f"{version}, named by the hash of its weights")
         return Check(subject, Outcome.NOT_CHECKED, f"{version} has no hash: only a sample notices other weights")
     adapter = now.adapter.partition("@")[0]
     if now.versions == (now.adapter,):
-        if adapter in folders and any(each.adapter == adapter and each.has_weights for each in statement.adapters):
+        if adapter in folders and _has_known_weights(adapter, version, statement):
             return Check(subject, Outcome.OK, f"by the files of {folders[adapter]}; no engine was asked for {version}")
         return Check(
             subject,
             Outcome.WEAKENED,
-            f"no engine says whether {now.adapter} is still {version}, and no --adapter {adapter}=FOLDER was certified "
-            "and given",
+            f"no engine says whether {now.adapter} is still {version}, and no --adapter {adapter}=FOLDER was given",
         )
     if version in now.versions:
         return Check(subject, Outcome.WEAKENED, f"a canary answers beside {version}: {', '.join(now.versions)}")
     return Check(subject, Outcome.INVALID, f"it was {version}, and is {', '.join(now.versions) or 'none'} now")
 
 
+def _certified_files(adapter: str, statement: Statement) -> AdapterFiles | None:
+    """Returns the certified digests of an adapter's weights; None if there are none."""
+    return next((each for each in statement.adapters if each.adapter == adapter and each.has_weights), None)
+
+
+def _has_known_weights(adapter: str, version: str, statement: Statement) -> bool:
+    """Returns whether an adapter's weights can be compared with those of the version, or with certified digests."""
+    return bool(hash_of(version)) or _certified_files(adapter, statement) is not None
+
+
 def _files_check(name: str, folder: Path, statement: Statement) -> Check:
-    """Compares an adapter's weights, and its training.json if that was certified, with the certified digests."""
-    subject, certified = f"files of {name}", next((each for each in statement.adapters if each.adapter == name), None)
-    if certified is None or not certified.has_weights:
+    """Compares an adapter's weights with the hashes of the versions that answered and with the certified digests, and
+    its training.json with the certified one.
+    """
+    subject, certified, found = f"files of {name}", _certified_files(name, statement), read_adapter(folder, name)
+    versions = sorted({each.version for each in statement.paths.values() if each.version.partition("@")[0] == name})
+    if others := [version for version in versions if not found.may_be(version)]:
+        return Check(subject, Outcome.INVALID, f"{folder} has other weights than {', '.join(others)}")
+    if certified is None:
+        if any(map(hash_of, versions)):
+            return Check(subject, Outcome.OK, f"{folder} has the weights of {', '.join(versions)}")
         return Check(subject, Outcome.WEAKENED, "the certificate has no digests of its weights")
-    found = read_adapter(folder, name)
     changed = [file for file, digest in certified.sha256.items() if found.sha256.get(file) != digest]
     if not changed:
         return Check(subject, Outcome.OK, f"{folder} has the certified files")
