@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import shutil
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import Awaitable, Callable, Sequence
@@ -220,6 +222,21 @@ async def test_a_pull_request_that_changes_a_prompt_fails_and_its_comment_is_rep
     changed = "| path triage&#95;few&#95;shot | **invalid** | its settings, prompts or examples have changed |"
     assert changed in body
     assert "everybody" not in body
+
+
+@pytest.mark.skipif(not shutil.which("jq"), reason="jq is not installed")
+async def test_a_comment_that_somebody_else_began_with_the_same_line_is_not_replaced(pull_request: PullRequest) -> None:
+    """Its author could edit the table afterwards."""
+    await pull_request.run()
+    (listing, _), _ = pull_request.calls
+    body = "<!-- pointsman certificate -->\nvalid"
+    comments = [{"id": number, "body": body, "user": {"type": kind}} for number, kind in ((1, "User"), (2, "Bot"))]
+    assert await asyncio.to_thread(jq, listing[listing.index("--jq") + 1], comments) == "2\n"
+
+
+def jq(program: str, content: object) -> str:
+    ended = subprocess.run(["jq", program], input=json.dumps(content), capture_output=True, text=True, check=True)
+    return ended.stdout
 
 
 async def test_without_the_right_to_comment_the_result_is_in_the_summary_alone(pull_request: PullRequest) -> None:
