@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pointsman.v1 import training_pb2
 from pointsman_cli import example, jobs, options
+from pointsman_cli.certificate import adapter_files
 from pointsman_cli.keys import tables
 from pointsman_cli.retrain import train_step
 from pointsman_cli.retrain.data_step import FATAL_ERRORS, PROMPT_ERRORS
@@ -32,9 +33,11 @@ from pointsman_gateway.tenancy import reservation
 from pointsman_lora_server import base_model
 from pointsman_lora_server.adapters import promotion
 from pointsman_lora_server.domain import CanaryTerms, check_alias, check_version
+from pointsman_lora_server.domain.names import HASH_DIGITS
 from pointsman_lora_server.grpc import servicers
 from pointsman_lora_server.jobs import job, method
 from pointsman_lora_server.settings import Settings as LoraSettings
+from pointsman_lora_server.store import layout
 from pointsman_lora_server.training import options as trainer_options
 from pointsman_lora_server.training import scoring
 from pointsman_retriever.chunking.sandboxed import kind_of, recipe_for
@@ -96,6 +99,14 @@ def test_a_failed_download_has_the_same_explanation_in_both_environments() -> No
 def test_the_error_codes_on_which_a_retraining_depends_are_raised_by_the_services() -> None:
     raised = {code for code, error in error_codes().items() if "gateway" in error.services}
     assert {*PROMPT_ERRORS, *FATAL_ERRORS} - raised == set()
+
+
+def test_the_command_hashes_an_adapter_as_the_store_that_names_its_versions(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"r": 8}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 9)
+    digest = layout.content_hash(tmp_path)
+    assert adapter_files.content_hash(tmp_path) == digest
+    assert adapter_files.hash_of(f"triage@{digest[:HASH_DIGITS]}") == digest[:HASH_DIGITS]
 
 
 def test_names_have_one_form_everywhere() -> None:

@@ -16,6 +16,7 @@ from pointsman_cli.data_dir import DataDir, read_run, token_file_for
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.example import EXAMPLE_FILE, load_example
 from pointsman_cli.lab_process import LabJob, lab_facts, run_lab
+from pointsman_cli.optional import optional
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, redis_url
 
 TASKS_FILE = "tasks.yaml"
@@ -33,19 +34,10 @@ DATASETS_FOLDER = "datasets"  # in the data directory
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task with a flywheel section in tasks.yaml.")]
 ConfigOption = Annotated[
     Path | None,
-    typer.Option(
-        metavar="CONFIG",
-        help="A configuration or example folder; default: the one of the running `pointsman up`.",
-        show_default=False,
-    ),
+    optional("CONFIG", "A configuration or example folder; default: the one of the running `pointsman up`."),
 ]
 DatasetsOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help=f"Folder of the data sets; default: {DATASETS_FOLDER} in the data directory.",
-        show_default=False,
-    ),
+    Path | None, optional("DIR", f"Folder of the data sets; default: {DATASETS_FOLDER} in the data directory.")
 ]
 
 TLS_VARIABLES = ("CLIENT_TLS_CA", "CLIENT_TLS_CERTIFICATE", "CLIENT_TLS_KEY")
@@ -76,11 +68,7 @@ def fit(
     folder: FolderArgument,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The file to write; default: classifier.artifact in the configuration folder.",
-            show_default=False,
-        ),
+        optional("FILE", "The file to write; default: classifier.artifact in the configuration folder."),
     ] = None,
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
@@ -197,18 +185,13 @@ def predict(
             metavar="TASK...", help="A task of the configuration, or several; `unknown`: requests that fit no task."
         ),
     ],
-    data: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The data set that was evaluated.", show_default=False)
-    ] = None,
-    answers: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The answers that `pointsman eval` stored.", show_default=False)
-    ] = None,
+    data: Annotated[Path | None, optional("FILE", "The data set that was evaluated.")] = None,
+    answers: Annotated[Path | None, optional("FILE", "The answers that `pointsman eval` stored.")] = None,
     scores: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Scores that were measured elsewhere: CSV, JSONL or Parquet with the columns text, path, score, cost.",
-            show_default=False,
+        optional(
+            "FILE",
+            "Scores that were measured elsewhere: CSV, JSONL or Parquet with the columns text, path, score, cost.",
         ),
     ] = None,
     live: Annotated[
@@ -219,7 +202,7 @@ def predict(
     redis: RedisOption = "",
     usd_per_wrong_answer: Annotated[
         float | None,
-        typer.Option(metavar="USD", help="Dollars that a wrong answer costs you.", show_default=False),
+        optional("USD", "Dollars that a wrong answer costs you."),
     ] = None,
     quality: Annotated[
         float | None,

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from pointsman_cli.data_dir import DataDir, find_run, read_run
 from pointsman_cli.errors import UsageError
+from pointsman_cli.optional import optional
 from pointsman_cli.tables import UNLIMITED
 
 DEFAULT_DATA_DIR = Path(".pointsman")
@@ -34,58 +35,29 @@ DataDirOption = Annotated[
 ]
 EnginePythonOption = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="The Python of the engine's environment; default: POINTSMAN_ENGINE_PYTHON, then the .venv-engine next to "
+    optional(
+        "FILE",
+        "The Python of the engine's environment; default: POINTSMAN_ENGINE_PYTHON, then the .venv-engine next to "
         "the data directory.",
-        show_default=False,
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-UrlOption = Annotated[
-    str,
-    typer.Option(
-        metavar="URL", help=f"The gateway; default: the running `pointsman up`, then {DEFAULT_URL}.", show_default=False
-    ),
-]
+UrlOption = Annotated[str, optional("URL", f"The gateway; default: the running `pointsman up`, then {DEFAULT_URL}.")]
 KeyEnvOption = Annotated[
     str, typer.Option(metavar="NAME", help="The environment variable that holds the API key, if the gateway needs one.")
 ]
 LoraServerOption = Annotated[
-    str,
-    typer.Option(
-        metavar="HOST:PORT",
-        help=f"The lora-server; default: the running `pointsman up`, then {DEFAULT_LORA_SERVER}.",
-        show_default=False,
-    ),
+    str, optional("HOST:PORT", f"The lora-server; default: the running `pointsman up`, then {DEFAULT_LORA_SERVER}.")
 ]
 RunningLoraServerOption = Annotated[
-    str,
-    typer.Option(
-        "--lora-server",
-        metavar="HOST:PORT",
-        help="The lora-server; default: the running `pointsman up`.",
-        show_default=False,
-    ),
+    str, optional("HOST:PORT", "The lora-server; default: the running `pointsman up`.", "--lora-server")
 ]
 RetrieverOption = Annotated[
-    str,
-    typer.Option(
-        metavar="HOST:PORT",
-        help=f"The retriever; default: the running `pointsman up`, then {DEFAULT_RETRIEVER}.",
-        show_default=False,
-    ),
+    str, optional("HOST:PORT", f"The retriever; default: the running `pointsman up`, then {DEFAULT_RETRIEVER}.")
 ]
 TenantOption = Annotated[str, typer.Option(metavar="NAME", help="The tenant that owns the collection.")]
-RedisOption = Annotated[
-    str, typer.Option(metavar="URL", help="Redis; default: the running `pointsman up`.", show_default=False)
-]
-AuthorOption = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="Who makes the change, for the history; default: your user name.", show_default=False
-    ),
-]
+RedisOption = Annotated[str, optional("URL", "Redis; default: the running `pointsman up`.")]
+AuthorOption = Annotated[str, optional("NAME", "Who makes the change, for the history; default: your user name.")]
 
 AdapterArgument = Annotated[
     str, typer.Argument(metavar="[NAME]", help="The adapter; default: all.", show_default=False)
@@ -94,12 +66,7 @@ VersionArgument = Annotated[
     str, typer.Argument(metavar="VERSION", help="As `adapters list` shows it: triage@3f9a1c0b77de.")
 ]
 AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="As in triage@prod.")]
-IfVersionOption = Annotated[
-    str,
-    typer.Option(
-        metavar="VERSION", help="Only if the alias points to this version now (compare-and-set).", show_default=False
-    ),
-]
+IfVersionOption = Annotated[str, optional("VERSION", "Only if the alias points to this version now (compare-and-set).")]
 
 
 def print_json(content: Any) -> None:

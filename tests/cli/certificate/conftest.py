@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,11 +25,13 @@ from pointsman_cli.eval.report import read_report, write_report
 from pointsman_cli.eval.statistics import EvalSettings
 from pointsman_cli.gateway_http import open_client
 
-from tests.gateway.doubles.config_folder import ConfigFolder
-from tests.gateway.doubles.engine import ScriptedEngine, answer, running_engine
-from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours
-from tests.gateway.doubles.lora_server import running_lora_server
-from tests.gateway.doubles.retriever import running_retriever
+from tests.cli import scored_gateway
+from tests.cli.certificate.reports import VERSION
+from tests.gateway.doubles.engine import Script, answer
+from tests.gateway.doubles.gateway import Gateway
+
+# Fixtures, which pytest finds here by their names.
+engine, gateway, neighbours = scored_gateway.engine, scored_gateway.gateway, scored_gateway.neighbours
 
 ROWS = [
     {"text": f"message {number}", "output": {"intent": "refund" if number % 2 else "lost_item"}, "task": "triage"}
@@ -49,10 +51,11 @@ class Ended:
 
 
 def as_trained(body: Mapping[str, Any]) -> Any:
+    """An engine that answers `ROWS` rightly with its adapter, and half of them with examples."""
     text = body["messages"][-1]["content"]
     number = next((place for place, row in enumerate(ROWS) if row["text"] == text), 0)
     right = json.dumps(ROWS[number]["output"])
-    if body["model"] == TRIAGE:
+    if body["model"] == VERSION:
         return answer(right, prompt_tokens=10)
     if any(message["role"] == "assistant" for message in body["messages"]):
         return answer(right if number % 2 else "Here you are.", prompt_tokens=100)
@@ -60,24 +63,13 @@ def as_trained(body: Mapping[str, Any]) -> Any:
 
 
 @pytest.fixture
-async def neighbours(tmp_path: Path, model_folder: Path) -> AsyncIterator[Neighbours]:
-    config = ConfigFolder(tmp_path / "config")
-    config.tasks["triage"]["metric"] = {"exact": True}
-    async with running_engine() as engine, running_lora_server() as lora_server, running_retriever() as retriever:
-        engine.script = as_trained
-        yield Neighbours(engine, lora_server, retriever, config, {"embedding_model": model_folder})
+def engine_script() -> Script:
+    return as_trained
 
 
 @pytest.fixture
-async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
-    await neighbours.ready()
-    async with neighbours.gateway() as gateway:
-        yield gateway
-
-
-@pytest.fixture
-def engine(neighbours: Neighbours) -> ScriptedEngine:
-    return neighbours.engine
+def triage() -> str:
+    return VERSION
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """Builds evaluation reports from given scores, and the catalog of the gateway that they would come from."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from pointsman_cli.advise.costs import CostTerms
@@ -15,8 +17,18 @@ from pointsman_cli.eval.statistics import compare_paths
 from pointsman_scoring.intervals import mean_interval
 
 ISSUED = datetime(2026, 12, 1, 12, tzinfo=UTC)
-VERSION = "triage@3f9a1c0b77de"
+VERSION = "triage@5a2bafeea5bb"
+"""The version whose files `write_adapter` writes: its name has the first digits of their hash."""
 Scores = Sequence[float | None]
+
+
+def write_adapter(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    record = {"name": "triage", "seconds": 9, "data": {"sha256": "ab"}, "recipe": {"seed": 7}}
+    (folder / "training.json").write_text(json.dumps(record))
+    return folder
 
 
 def path_of(name: str, scores: Scores, usd: float, **more: Any) -> EvaluatedPath:
@@ -87,8 +99,9 @@ def statement_of(
     needs: Requirements | None = None,
     monthly: float | None = None,
     max_price_change: float = 0.2,
+    prices: Mapping[str, float] | None = None,
 ) -> Statement:
     terms = CostTerms(training={"triage": 0.5}, monthly=monthly)
     given = VerdictTerms(needs or Requirements(), terms, difference, 0.8)
     validity = Validity(90, max_price_change)
-    return make_statement(report, catalog_of(report), given, validity, adapters=(), issued=ISSUED)
+    return make_statement(report, catalog_of(report, prices), given, validity, adapters=(), issued=ISSUED)

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import shutil
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.cli.certificate.conftest import Ended
+from tests.cli.certificate.reports import write_adapter
 from tests.gateway.doubles.engine import ScriptedEngine, answer
 from tests.gateway.doubles.gateway import Gateway, Neighbours
 
@@ -38,14 +41,10 @@ if "--paginate" in arguments and os.environ.get("COMMENTED"):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Returns a folder with the files of an adapter, and a key."""
-    adapter = tmp_path / "triage"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text("{}")
-    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    """Returns a folder with the files of the adapter that answers, and a key beside it."""
     key = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (tmp_path / "key.pem").write_bytes(key)
-    return adapter
+    return write_adapter(tmp_path / "triage")
 
 
 @pytest.fixture
@@ -223,6 +222,21 @@ async def test_a_pull_request_that_changes_a_prompt_fails_and_its_comment_is_rep
     changed = "| path triage&#95;few&#95;shot | **invalid** | its settings, prompts or examples have changed |"
     assert changed in body
     assert "everybody" not in body
+
+
+@pytest.mark.skipif(not shutil.which("jq"), reason="jq is not installed")
+async def test_a_comment_that_somebody_else_began_with_the_same_line_is_not_replaced(pull_request: PullRequest) -> None:
+    """Its author could edit the table afterwards."""
+    await pull_request.run()
+    (listing, _), _ = pull_request.calls
+    body = "<!-- pointsman certificate -->\nvalid"
+    comments = [{"id": number, "body": body, "user": {"type": kind}} for number, kind in ((1, "User"), (2, "Bot"))]
+    assert await asyncio.to_thread(jq, listing[listing.index("--jq") + 1], comments) == "2\n"
+
+
+def jq(program: str, content: object) -> str:
+    ended = subprocess.run(["jq", program], input=json.dumps(content), capture_output=True, text=True, check=True)
+    return ended.stdout
 
 
 async def test_without_the_right_to_comment_the_result_is_in_the_summary_alone(pull_request: PullRequest) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,6 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from pointsman_cli.certificate.adapter_files import AdapterFiles, parse_folders, read_adapters
-from pointsman_cli.certificate.catalog_checks import catalog_checks
 from pointsman_cli.certificate.checks import Outcome, figures_check, file_checks
 from pointsman_cli.certificate.signing import sign
 from pointsman_cli.certificate.statement import (
@@ -30,9 +27,8 @@ from pointsman_cli.certificate.statement import (
     write_certificate,
 )
 from pointsman_cli.errors import UsageError
-from pointsman_cli.eval.catalog import Catalog
 
-from tests.cli.certificate.reports import ISSUED, adapter_of, catalog_of, path_of, report_of, statement_of
+from tests.cli.certificate.reports import ISSUED, adapter_of, path_of, report_of, statement_of
 
 STATEMENT = statement_of(report_of(path_of("few_shot", [1.0, 0.0] * 20, 5.0), adapter_of("adapter", [1.0] * 40, 2.0)))
 GRADED = statement_of(report_of(path_of("few_shot", [0.3, 0.7, None, 0.5] * 5, 5.0), path_of("long", [0.9] * 20, 8.0)))
@@ -96,6 +92,13 @@ def test_a_certificate_expires(tmp_path: Path) -> None:
     assert outcomes(file, days=91)["age"] == (Outcome.INVALID, "issued 2026-12-01, expired 2027-03-01")
 
 
+def test_a_certificate_of_the_future_is_invalid_until_then(tmp_path: Path) -> None:
+    """Clocks differ, but not by a day."""
+    file = written(tmp_path)
+    assert outcomes(file, days=-0.5)["age"][0] is Outcome.OK
+    assert outcomes(file, days=-2)["age"] == (Outcome.INVALID, "it is issued in the future: 2026-12-01")
+
+
 def test_an_unsigned_certificate_is_checked_by_its_digest_and_says_that_nobody_vouches_for_it(
     tmp_path: Path, key: Path
 ) -> None:
@@ -112,6 +115,10 @@ def test_a_signature_is_checked_with_the_trusted_key(tmp_path: Path, key: Path) 
     assert outcomes(file, public)["signature"] == (Outcome.OK, f"by the key of {public}")
     assert outcomes(file, key)["signature"][0] is Outcome.OK
     assert outcomes(file)["signature"][0] is Outcome.NOT_CHECKED
+    ec = tmp_path / "ec.pem"
+    ec.write_bytes(generate_private_key(SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with pytest.raises(UsageError, match="is no Ed25519 key"):
+        outcomes(file, ec)
     outcome, detail = outcomes(file, other)["signature"]
     assert outcome is Outcome.INVALID
     assert "it is signed with another key" in detail
@@ -148,11 +155,15 @@ def wider(statement: dict[str, Any]) -> None:
     statement["price_bounds"][0].update(high=1000.0)
 
 
+def other_seed(statement: dict[str, Any]) -> None:
+    statement["seed"] = 99
+
+
 def no_score_at_all(statement: dict[str, Any]) -> None:
     statement["report"]["tasks"][0]["paths"][0]["row_scores"][1] = 7.0
 
 
-EDITS = [other_verdict, better_score, one_row_more_right, cheaper, surer, wider, no_score_at_all]
+EDITS = [other_verdict, better_score, one_row_more_right, cheaper, surer, wider, other_seed, no_score_at_all]
 
 
 @pytest.mark.parametrize("edit", EDITS)
@@ -193,7 +204,16 @@ def more_tasks(statement: dict[str, Any]) -> None:
     statement["tasks"]["other"] = statement["tasks"]["triage"]
 
 
-@pytest.mark.parametrize("edit", [other_task, other_path, lost_model, more_tasks])
+def no_task(statement: dict[str, Any]) -> None:
+    statement["report"]["tasks"], statement["verdicts"] = [], []
+    statement["paths"], statement["tasks"], statement["price_bounds"] = {}, {}, []
+
+
+def unknown_kind(statement: dict[str, Any]) -> None:
+    statement["report"]["tasks"][0]["paths"][0]["kind"] = "magic"
+
+
+@pytest.mark.parametrize("edit", [other_task, other_path, lost_model, more_tasks, no_task, unknown_kind])
 def test_a_statement_whose_parts_do_not_fit_together_is_rejected(
     tmp_path: Path, edit: Callable[[dict[str, Any]], None]
 ) -> None:
@@ -209,11 +229,31 @@ def test_a_statement_whose_parts_do_not_fit_together_is_rejected(
         ('{"statement": {"format": 2}}', "has the format 2; this command reads 1"),
         ('{"statement": {"format": 1}}', "is no certificate of `pointsman advise`: issued: Field required"),
         ('{"statement": {"format": NaN}}', "NaN is no number of JSON"),
+        ("[" * 100_000, "is no certificate of `pointsman advise`: RecursionError"),
     ],
 )
 def test_a_file_that_is_no_certificate_is_rejected(tmp_path: Path, content: str, says: str) -> None:
     file = tmp_path / "other.json"
     file.write_text(content)
+    with pytest.raises(UsageError, match=says):
+        read_certificate(file)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("max_price_change", "1000000000", "max_price_change: Input should be less than or equal to 0.9"),
+        ("max_price_change", "-1", "max_price_change: Input should be greater than or equal to 0"),
+        ("difference", "5", "difference.*: Input should be less than or equal to 0.5"),
+        ("power", "1", "power: Input should be less than"),
+        ("power", "1e999", "power: Input should be less than"),
+        ("search_usd", "1e999", "Out of range float values are not JSON compliant"),
+        ("software", r'{"python": "\ud800"}', "surrogates not allowed"),
+    ],
+)
+def test_values_that_no_certificate_can_have_are_rejected(tmp_path: Path, field: str, value: str, says: str) -> None:
+    file = edited(written(tmp_path), lambda statement: statement.update({field: "here"}))
+    file.write_text(file.read_text().replace('"here"', value))
     with pytest.raises(UsageError, match=says):
         read_certificate(file)
 
@@ -234,68 +274,3 @@ def test_a_key_of_another_algorithm_signs_nothing(tmp_path: Path) -> None:
     file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     with pytest.raises(UsageError, match="is no Ed25519 key; make one with `openssl genpkey -algorithm ed25519`"):
         sign(b"", file)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Returns an adapter's folder."""
-    folder = tmp_path / "triage"
-    folder.mkdir()
-    (folder / "adapter_config.json").write_text("{}")
-    (folder / "adapter_model.safetensors").write_bytes(b"weights")
-    record = {"name": "triage", "seconds": 9, "data": {"sha256": "ab"}, "recipe": {"seed": 7}}
-    (folder / "training.json").write_text(json.dumps(record))
-    return folder
-
-
-def test_the_files_beside_a_training_record_are_certified(folder: Path) -> None:
-    (found,) = read_adapters([folder / "training.json"], {})
-    assert (found.adapter, found.data_sha256, found.seed, found.has_weights) == ("triage", "ab", 7, True)
-    (named,) = read_adapters([folder / "training.json"], parse_folders([f"triage={folder}"]))
-    assert named == found
-
-
-def with_adapter(files: AdapterFiles, resolved: bool) -> tuple[Statement, Catalog]:
-    """Returns a statement on a certified adapter, and the catalog of a configuration. If `resolved`, the catalog names
-    the version that an engine reports, otherwise only the alias.
-    """
-    statement = replace(STATEMENT, adapters=(files,))
-    catalog = catalog_of(statement.report)
-    if not resolved:
-        paths = dict(catalog.paths)
-        paths["adapter"] = replace(paths["adapter"], versions=("triage@prod",))
-        catalog = replace(catalog, paths=paths)
-    return statement, catalog
-
-
-def test_without_an_engine_an_adapter_is_compared_by_its_files(folder: Path) -> None:
-    (files,) = read_adapters([], parse_folders([f"triage={folder}"]))
-    statement, catalog = with_adapter(files, resolved=False)
-
-    def found() -> dict[str, Outcome]:
-        return {check.subject: check.outcome for check in catalog_checks(statement, catalog, {"triage": folder})}
-
-    assert (found()["adapter of adapter"], found()["files of triage"]) == (Outcome.OK, Outcome.OK)
-    (folder / "training.json").write_text("{}")
-    assert found()["files of triage"] is Outcome.WEAKENED
-    (folder / "adapter_model.safetensors").write_bytes(b"other weights")
-    assert found()["files of triage"] is Outcome.INVALID
-
-
-def test_without_an_engine_and_files_nothing_is_known_of_an_adapter(folder: Path) -> None:
-    (files,) = read_adapters([], parse_folders([f"triage={folder}"]))
-    statement, catalog = with_adapter(files, resolved=False)
-    found = {check.subject: check.outcome for check in catalog_checks(statement, catalog, {})}
-    assert found["adapter of adapter"] is Outcome.WEAKENED
-    uncertified = replace(statement, adapters=())
-    found = {check.subject: check.outcome for check in catalog_checks(uncertified, catalog, {"triage": folder})}
-    assert (found["adapter of adapter"], found["files of triage"]) == (Outcome.WEAKENED, Outcome.WEAKENED)
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [("triage", "it must be NAME=FOLDER, such as"), ("triage=nowhere", "the folder has no adapter_config.json")],
-)
-def test_a_folder_without_an_adapter_is_rejected(text: str, says: str) -> None:
-    with pytest.raises(UsageError, match=says):
-        parse_folders([text])

@@ -33,7 +33,8 @@ def result_of(statement: Statement, catalog: Catalog) -> dict[str, str]:
 
 def test_a_bound_is_narrower_than_allowed_where_another_path_would_be_named() -> None:
     bounds = {(bound.model, bound.kind): bound for bound in statement_of(NEAR).price_bounds}
-    assert set(bounds) == {(f"model of {path}", kind) for path in ("one", "two") for kind in ("prompt", "completion")}
+    kinds = ("prompt", "completion", "request")
+    assert set(bounds) == {(f"model of {path}", kind) for path in ("one", "two") for kind in kinds}
     # The first path's prompts cost 0.75 of its 1.0 dollars: 13 % more make 1.0975, and 14 % more 1.105 dollars.
     one = bounds["model of one", "prompt"]
     assert (one.usd, one.low, one.high) == (1.0, pytest.approx(0.8), pytest.approx(1.13))
@@ -55,6 +56,48 @@ def test_a_change_beyond_the_bound_is_invalid(usd: float) -> None:
     assert found == {
         "price model of one prompt": f"it was $1, and is ${usd:g} now; it may be $0.8 to $1.13",
     }
+
+
+def test_a_charge_for_each_request_that_is_new_is_invalid() -> None:
+    found = result_of(statement_of(NEAR), at_prices({("model of one", "request"): 0.001}))
+    assert found == {"price model of one request": "it was $0, and is $0.001 now; it may be $0 to $0"}
+
+
+def test_a_charge_for_each_request_has_a_bound() -> None:
+    charged = path_of("charged", RIGHT, 1.0, usd_per_1000={"prompt": 0.5, "request": 2.0})
+    prices = {"prompt": 1.0, "cached": 0.1, "completion": 4.0, "request": 0.002}
+    report = report_of(charged)
+    statement = statement_of(report, prices=prices)
+    assert result_of(statement, catalog_of(report, {**prices, "request": 0.0023})) == {}
+    assert result_of(statement, catalog_of(report, {**prices, "request": 0.0025})) == {
+        "price model of charged request": "it was $0.002, and is $0.0025 now; it may be $0.0016 to $0.0024"
+    }
+
+
+# 100 tokens of the prompt at $1 and 10 of the answer at $4 per million, as in the catalog.
+PLAIN = {"prompt": 0.1, "completion": 0.04}
+
+
+@pytest.mark.parametrize(
+    ("usd_per_1000", "outcome"),
+    [
+        (PLAIN, None),
+        ({**PLAIN, "retrieval": 0.5, "request": 0.2}, None),
+        ({**PLAIN, "prompt": 0.2}, Outcome.INVALID),  # twice the listed price, as for long prompts
+        ({**PLAIN, "embedding": 0.01}, Outcome.INVALID),
+    ],
+)
+def test_prices_that_are_not_listed_matter_if_the_listed_ones_do_not_explain_the_cost(
+    usd_per_1000: dict[str, float], outcome: Outcome | None
+) -> None:
+    report = report_of(path_of("one", RIGHT, 1.0, usd_per_1000=usd_per_1000))
+    catalog = catalog_of(report)
+    models = {name: replace(facts, other_prices="changed") for name, facts in catalog.base_models.items()}
+    found = {
+        check.subject: check.outcome
+        for check in catalog_checks(statement_of(report), replace(catalog, base_models=models), {})
+    }
+    assert found.get("other prices model of one") is outcome
 
 
 def test_changes_that_name_another_path_together_are_invalid() -> None:

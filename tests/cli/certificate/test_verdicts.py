@@ -12,7 +12,7 @@ from pointsman_cli.certificate.verdict import Candidate, Precision, decide
 from pointsman_cli.errors import UsageError
 from pointsman_scoring.paired_limits import Standing
 
-from tests.cli.certificate.reports import ISSUED, adapter_of, catalog_of, path_of, report_of, statement_of
+from tests.cli.certificate.reports import ISSUED, VERSION, adapter_of, catalog_of, path_of, report_of, statement_of
 
 PRECISION = Precision(margin=0.1, alpha=0.05, power=0.8)
 RIGHT, WRONG = [1.0] * 100, [0.0] * 100
@@ -140,9 +140,9 @@ def test_a_configuration_that_has_changed_since_the_evaluation_is_rejected() -> 
 
 
 def test_an_adapter_that_answered_in_two_versions_is_rejected() -> None:
-    mixed = replace(adapter_of("adapter", RIGHT, 2.0), model="triage@0123456789ab, triage@3f9a1c0b77de")
+    mixed = replace(adapter_of("adapter", RIGHT, 2.0), model=f"triage@0123456789ab, {VERSION}")
     with pytest.raises(UsageError, match="end the canary, and evaluate again"):
         statement_of(report_of(mixed))
     moved = replace(adapter_of("adapter", RIGHT, 2.0), model="triage@0123456789ab")
-    with pytest.raises(UsageError, match="was answered by triage@0123456789ab, and now is by triage@3f9a1c0b77de"):
+    with pytest.raises(UsageError, match=f"was answered by triage@0123456789ab, and now is by {VERSION}"):
         statement_of(report_of(moved))

@@ -1,17 +1,24 @@
 """Fixtures for `pointsman eval`: a real gateway whose engines return scripted answers, and labelled rows."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder
-from tests.gateway.doubles.engine import Refusal, ScriptedEngine, answer, running_engine
-from tests.gateway.doubles.gateway import TRIAGE, Gateway, Neighbours
-from tests.gateway.doubles.lora_server import running_lora_server
-from tests.gateway.doubles.retriever import running_retriever
+from tests.cli import scored_gateway
+from tests.gateway.doubles.config_folder import IN_TRIAGE
+from tests.gateway.doubles.engine import Refusal, Script, answer
+from tests.gateway.doubles.gateway import TRIAGE
+
+# Fixtures, which pytest finds here by their names.
+engine, gateway, neighbours, triage = (
+    scored_gateway.engine,
+    scored_gateway.gateway,
+    scored_gateway.neighbours,
+    scored_gateway.triage,
+)
 
 ROWS = [
     {
@@ -52,24 +59,8 @@ def as_trained(body: Mapping[str, Any]) -> Any:
 
 
 @pytest.fixture
-async def neighbours(tmp_path: Path, model_folder: Path) -> AsyncIterator[Neighbours]:
-    config = ConfigFolder(tmp_path / "config")
-    config.tasks["triage"]["metric"] = {"exact": True}
-    async with running_engine() as engine, running_lora_server() as lora_server, running_retriever() as retriever:
-        engine.script = as_trained
-        yield Neighbours(engine, lora_server, retriever, config, {"embedding_model": model_folder})
-
-
-@pytest.fixture
-async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
-    await neighbours.ready()
-    async with neighbours.gateway() as gateway:
-        yield gateway
-
-
-@pytest.fixture
-def engine(neighbours: Neighbours) -> ScriptedEngine:
-    return neighbours.engine
+def engine_script() -> Script:
+    return as_trained
 
 
 def refusing(model: str) -> Callable[[Mapping[str, Any]], Any]:

@@ -310,6 +310,18 @@ async def test_answers_at_other_prices_are_not_continued(gateway: Gateway, neigh
         await evaluate(gateway.url, file, resume=True)
 
 
+async def test_answers_of_another_base_model_are_not_continued(
+    gateway: Gateway, neighbours: Neighbours, rows: Rows
+) -> None:
+    file = rows(ROWS[:2])
+    await evaluate(gateway.url, file)
+    neighbours.config.models["engines"]["local"]["upstream"] = "another"
+    neighbours.config.write()
+    await gateway.components.reloader.reload()
+    with pytest.raises(UsageError, match="models differ"):
+        await evaluate(gateway.url, file, resume=True)
+
+
 async def test_existing_answers_are_never_overwritten(gateway: Gateway, engine: ScriptedEngine, rows: Rows) -> None:
     file = rows(ROWS)
     await evaluate(gateway.url, file, Selection(paths=["triage_adapter"]))

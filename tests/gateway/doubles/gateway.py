@@ -109,10 +109,10 @@ class Neighbours:
     settings: dict[str, Any]
     """Settings of the gateway that differ from the defaults."""
 
-    async def ready(self) -> None:
-        """Reports the engine as ready, with both adapters."""
-        aliases = {"triage@prod": TRIAGE, "voice@prod": VOICE}
-        await self.lora_server.say(READY, url=self.engine.url, resident=[TRIAGE, VOICE], aliases=aliases)
+    async def ready(self, triage: str = TRIAGE) -> None:
+        """Reports the engine as ready, with both adapters; `triage` is the version of one of them."""
+        aliases = {"triage@prod": triage, "voice@prod": VOICE}
+        await self.lora_server.say(READY, url=self.engine.url, resident=[triage, VOICE], aliases=aliases)
 
     @asynccontextmanager
     async def gateway(self, spans: Spans | None = None) -> AsyncIterator[Gateway]:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,11 @@ from pointsman_cli.errors import UsageError
 TRAINING = "training.json"
 WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
 """The files that determine an adapter's answers."""
+
+HASH = re.compile(r"[0-9a-f]{12}")
+"""What follows the "@" in the name of a lora-server's version: the first digits of `content_hash`."""
+
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +33,18 @@ class AdapterFiles:
     """Of the training data; empty if it is unknown."""
     seed: int | None
     """Of the training; None if it is unknown."""
+    content_hash: str = ""
+    """The hash by which a lora-server names a version with these weights; empty without weights."""
 
     @property
     def has_weights(self) -> bool:
-        return all(name in self.sha256 for name in WEIGHTS)
+        return bool(self.content_hash)
+
+    def may_be(self, version: str) -> bool:
+        """Returns whether a version, such as "triage@3f9a1c0b77de", may have these weights: its hash is theirs, or it
+        has none.
+        """
+        return self.content_hash.startswith(hash_of(version))
 
 
 def parse_folders(texts: Iterable[str]) -> dict[str, Path]:
@@ -68,13 +83,37 @@ def read_adapter(folder: Path, name: str, training: Path | None = None) -> Adapt
     record = _record(training) if training.is_file() else {}
     files = {file: folder / file for file in WEIGHTS} | {TRAINING: training}
     data, recipe = _mapping(record.get("data")), _mapping(record.get("recipe"))
-    seed = recipe.get("seed")
+    seed, found = recipe.get("seed"), {file: _sha256(path) for file, path in files.items() if path.is_file()}
     return AdapterFiles(
         adapter=name or str(record.get("name", "")),
-        sha256={file: _sha256(path) for file, path in files.items() if path.is_file()},
+        sha256=found,
         data_sha256=str(data.get("sha256") or ""),
         seed=seed if isinstance(seed, int) else None,
+        content_hash=content_hash(folder) if found.keys() >= {*WEIGHTS} else "",
     )
+
+
+def hash_of(version: str) -> str:
+    """Returns the hash in the name of an adapter version; empty if it has none, as without a lora-server."""
+    digits = version.partition("@")[2]
+    return digits if HASH.fullmatch(digits) else ""
+
+
+def content_hash(folder: Path) -> str:
+    """Returns the SHA-256 of the weights in a folder, as a lora-server computes it for the name of a version.
+
+    Each file is preceded by its name and length. Raises UsageError if a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name in WEIGHTS:
+        try:
+            with (folder / name).open("rb") as file:
+                digest.update(f"{name}\n{os.fstat(file.fileno()).st_size}\n".encode())
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+        except OSError as error:
+            raise UsageError(f"cannot read {folder / name}: {error.strerror or error}") from error
+    return digest.hexdigest()
 
 
 def _record(file: Path) -> Mapping[str, Any]:

@@ -1,17 +1,13 @@
-"""Compares what a certificate is about with the configuration now: paths, adapters, base models, prices, tasks."""
+"""Compares what a certificate is about with the configuration now: tasks, paths, adapters, base models, prices."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
-from pointsman_cli.certificate.adapter_files import TRAINING, read_adapter
-from pointsman_cli.certificate.checks import Check, Outcome, verdict_terms
-from pointsman_cli.certificate.statement import PathIdentity, PriceBound, Statement
-from pointsman_cli.certificate.task_verdicts import PriceList, named_paths, reprice
+from pointsman_cli.certificate.adapter_files import TRAINING, AdapterFiles, hash_of, read_adapter
+from pointsman_cli.certificate.checks import Check, Outcome
+from pointsman_cli.certificate.price_checks import price_checks
+from pointsman_cli.certificate.statement import PathIdentity, Statement
 from pointsman_cli.eval.catalog import Catalog, PathFacts
-
-ROUNDING = 1e-9
-"""A price at the end of its range is inside, whatever floating point makes of it."""
 
 
 def catalog_checks(statement: Statement, catalog: Catalog, folders: Mapping[str, Path]) -> Iterator[Check]:
@@ -31,7 +27,7 @@ def catalog_checks(statement: Statement, catalog: Catalog, folders: Mapping[str,
         same = known is not None and known.fingerprint == facts.fingerprint
         detail = "the same name at its engines" if same else "another model, or another name at its engines"
         yield Check(f"base model {name}", Outcome.OK if same else Outcome.INVALID, detail)
-    yield from _price_checks(statement, catalog)
+    yield from price_checks(statement, catalog)
 
 
 def _task_checks(task: str, statement: Statement, catalog: Catalog) -> Iterator[Check]:
@@ -65,69 +61,48 @@ def _version_check(
 ) -> Check:
     subject, version = f"adapter of {name}", identity.version
     if now.versions == (version,):
-        if "@" in version:
+        if hash_of(version):
             return Check(subject, Outcome.OK, f"{version}, named by the hash of its weights")
         return Check(subject, Outcome.NOT_CHECKED, f"{version} has no hash: only a sample notices other weights")
     adapter = now.adapter.partition("@")[0]
     if now.versions == (now.adapter,):
-        if adapter in folders and any(each.adapter == adapter and each.has_weights for each in statement.adapters):
+        if adapter in folders and _has_known_weights(adapter, version, statement):
             return Check(subject, Outcome.OK, f"by the files of {folders[adapter]}; no engine was asked for {version}")
         return Check(
             subject,
             Outcome.WEAKENED,
-            f"no engine says whether {now.adapter} is still {version}, and no --adapter {adapter}=FOLDER was certified "
-            "and given",
+            f"no engine says whether {now.adapter} is still {version}, and no --adapter {adapter}=FOLDER was given",
         )
     if version in now.versions:
         return Check(subject, Outcome.WEAKENED, f"a canary answers beside {version}: {', '.join(now.versions)}")
     return Check(subject, Outcome.INVALID, f"it was {version}, and is {', '.join(now.versions) or 'none'} now")
 
 
+def _certified_files(adapter: str, statement: Statement) -> AdapterFiles | None:
+    """Returns the certified digests of an adapter's weights; None if there are none."""
+    return next((each for each in statement.adapters if each.adapter == adapter and each.has_weights), None)
+
+
+def _has_known_weights(adapter: str, version: str, statement: Statement) -> bool:
+    """Returns whether an adapter's weights can be compared with those of the version, or with certified digests."""
+    return bool(hash_of(version)) or _certified_files(adapter, statement) is not None
+
+
 def _files_check(name: str, folder: Path, statement: Statement) -> Check:
-    """Compares an adapter's weights, and its training.json if that was certified, with the certified digests."""
-    subject, certified = f"files of {name}", next((each for each in statement.adapters if each.adapter == name), None)
-    if certified is None or not certified.has_weights:
+    """Compares an adapter's weights with the hashes of the versions that answered and with the certified digests, and
+    its training.json with the certified one.
+    """
+    subject, certified, found = f"files of {name}", _certified_files(name, statement), read_adapter(folder, name)
+    versions = sorted({each.version for each in statement.paths.values() if each.version.partition("@")[0] == name})
+    if others := [version for version in versions if not found.may_be(version)]:
+        return Check(subject, Outcome.INVALID, f"{folder} has other weights than {', '.join(others)}")
+    if certified is None:
+        if any(map(hash_of, versions)):
+            return Check(subject, Outcome.OK, f"{folder} has the weights of {', '.join(versions)}")
         return Check(subject, Outcome.WEAKENED, "the certificate has no digests of its weights")
-    found = read_adapter(folder, name)
     changed = [file for file, digest in certified.sha256.items() if found.sha256.get(file) != digest]
     if not changed:
         return Check(subject, Outcome.OK, f"{folder} has the certified files")
     if changed == [TRAINING]:
         return Check(subject, Outcome.WEAKENED, f"{TRAINING} in {folder} has changed, and the weights have not")
     return Check(subject, Outcome.INVALID, f"{', '.join(changed)} in {folder} changed")
-
-
-def _price_checks(statement: Statement, catalog: Catalog) -> Iterator[Check]:
-    old = PriceList(statement.paths, statement.models, statement.search_usd)
-    models = {name: catalog.base_models.get(name, facts) for name, facts in statement.models.items()}
-    new = replace(old, models=models, search_usd=catalog.search_usd)
-    checks = [_price_check(bound, new.usd(bound.model, bound.kind)) for bound in statement.price_bounds]
-    yield from checks
-    if all(check.outcome is Outcome.OK for check in checks):
-        yield _together_check(statement, old, new)
-
-
-def _price_check(bound: PriceBound, now: float | None) -> Check:
-    subject = f"price {bound.model} {bound.kind}" if bound.model else "price of searches"
-    if now is None:
-        return Check(subject, Outcome.INVALID, f"it was ${bound.usd:g}, and is unknown now")
-    limits = f"it may be ${bound.low:g} to ${bound.high:g}"
-    if not bound.low * (1 - ROUNDING) <= now <= bound.high * (1 + ROUNDING):
-        return Check(subject, Outcome.INVALID, f"it was ${bound.usd:g}, and is ${now:g} now; {limits}")
-    was = "" if now == bound.usd else f" now, and was ${bound.usd:g}"
-    return Check(subject, Outcome.OK, f"${now:g}{was}; {limits}")
-
-
-def _together_check(statement: Statement, old: PriceList, new: PriceList) -> Check:
-    """Names the paths again at the new prices, which may change a verdict together although none does alone."""
-    given, report = verdict_terms(statement), statement.report
-    before = named_paths(report, statement.verdicts, given)
-    after = named_paths(reprice(report, old, new), statement.verdicts, given)
-    changed = [
-        f"{verdict.task}: {two or 'none'} instead of {one or 'none'}"
-        for verdict, one, two in zip(statement.verdicts, before, after, strict=True)
-        if one != two
-    ]
-    if changed:
-        return Check("prices together", Outcome.INVALID, "; ".join(changed))
-    return Check("prices together", Outcome.OK, "the same paths are named at the prices of now")

@@ -3,15 +3,16 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pointsman_scoring.intervals import mean_interval
+from pointsman_scoring.intervals import RESAMPLES, mean_interval
 
+from pointsman_cli.certificate.issue import SEED
 from pointsman_cli.certificate.signing import problem_of
 from pointsman_cli.certificate.statement import Certificate, Statement, canonical, digest_of, to_json
 from pointsman_cli.certificate.task_verdicts import PriceList, VerdictTerms, price_bounds, task_verdicts
@@ -24,6 +25,7 @@ TOLERANCE = 1e-6
 """Figures that differ by less count as equal: floating point differs between machines."""
 LOOSE_TOLERANCE = 0.02
 """The same for figures of other versions of the libraries that draw samples."""
+MAX_CLOCK_DIFFERENCE = timedelta(days=1)
 
 _SAMPLERS = ("numpy", "scipy")
 
@@ -65,13 +67,16 @@ def file_checks(certificate: Certificate, trusted_key: Path | None, now: datetim
         found[:16] if intact else "the statement was changed after its digest was made",
     )
     yield _signature_check(certificate, trusted_key)
-    issued, expires = certificate.statement.issued, certificate.statement.expires
-    expired = now > expires
-    yield Check(
-        "age",
-        Outcome.INVALID if expired else Outcome.OK,
-        f"issued {issued.date()}, {'expired' if expired else 'expires'} {expires.date()}",
-    )
+    yield _age_check(certificate.statement, now)
+
+
+def _age_check(statement: Statement, now: datetime) -> Check:
+    issued, expires = statement.issued, statement.expires
+    if issued > now + MAX_CLOCK_DIFFERENCE:
+        return Check("age", Outcome.INVALID, f"it is issued in the future: {issued.date()}")
+    if now > expires:
+        return Check("age", Outcome.INVALID, f"issued {issued.date()}, expired {expires.date()}")
+    return Check("age", Outcome.OK, f"issued {issued.date()}, expires {expires.date()}")
 
 
 def _signature_check(certificate: Certificate, trusted_key: Path | None) -> Check:
@@ -116,6 +121,8 @@ def verdict_terms(statement: Statement) -> VerdictTerms:
 
 def _wrong_figures(statement: Statement, tolerance: float) -> Iterator[str]:
     """Yields what does not follow from the rows."""
+    if (statement.seed, statement.resamples) != (SEED, RESAMPLES):
+        yield "seed and resamples"
     confidence = statement.report.confidence
     for task in statement.report.tasks:
         for path in task.paths:

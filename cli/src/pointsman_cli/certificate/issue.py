@@ -43,7 +43,8 @@ def make_statement(
     """Returns the statement on a report; `catalog` is what the gateway says now, `issued` the time in UTC.
 
     Raises UsageError if the report lacks the scores of rows, the configuration has changed since the evaluation, the
-    adapter of a path answered in more than one version, or a wrong answer has a cost; also as `task_verdicts` does.
+    adapter of a path answered in more than one version or has other files than `adapters`, or a wrong answer has a
+    cost; also as `task_verdicts` does.
     """
     if given.terms.wrong_answer:
         raise UsageError("a certificate counts wrong answers by its scores alone; leave --wrong-answer-usd out")
@@ -56,6 +57,8 @@ def make_statement(
             "again (--resume continues with the same answers if no path and no price has changed)"
         )
     paths = {path.path: _identity(path, catalog) for task in report.tasks for path in task.paths}
+    files = tuple(adapters)
+    _check_weights(files, paths.values())
     models = {each.model: catalog.base_models[each.model] for each in paths.values()}
     prices = PriceList(paths, models, catalog.search_usd)
     verdicts = task_verdicts(report, given)
@@ -69,7 +72,7 @@ def make_statement(
         models=models,
         search_usd=catalog.search_usd,
         tasks={task.task: catalog.tasks[task.task] for task in report.tasks if task.task in catalog.tasks},
-        adapters=tuple(adapters),
+        adapters=files,
         requirements=given.requirements,
         terms=given.terms,
         difference=given.difference,
@@ -109,3 +112,15 @@ def _identity(path: EvaluatedPath, catalog: Catalog) -> PathIdentity:
     if answered and now.versions != tuple(answered):
         raise UsageError(f"'{path.path}' was answered by {path.model}, and now is by {', '.join(now.versions)}")
     return PathIdentity(now.model, answered[0] if answered else "")
+
+
+def _check_weights(adapters: Iterable[AdapterFiles], paths: Iterable[PathIdentity]) -> None:
+    """Raises UsageError if an adapter has other weights than its version that answered."""
+    with_weights = {files.adapter: files for files in adapters if files.has_weights}
+    for path in paths:
+        files = with_weights.get(path.version.partition("@")[0])
+        if files and not files.may_be(path.version):
+            raise UsageError(
+                f"the files of the adapter '{files.adapter}' have the hash {files.content_hash[:12]}, and "
+                f"{path.version} answered in the evaluation; give the folder of that version"
+            )

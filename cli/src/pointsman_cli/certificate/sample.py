@@ -103,7 +103,7 @@ def _checks(resent: _Resent, version: str, alpha: float, number: int, max_cost_c
         return
     yield _score_check(subject, [pair[:2] for pair in pairs], resent.margin, alpha, number)
     before, now = fmean(pair[2] for pair in pairs), fmean(pair[3] for pair in pairs)
-    if now > before * (1 + max_cost_change):
+    if abs(now - before) > before * max_cost_change:
         change = f"{now / before - 1:+.0%}" if before else "were free"
         yield Check(subject, Outcome.WEAKENED, f"the same rows cost ${1000 * now:.4f} per 1,000 now ({change})")
 

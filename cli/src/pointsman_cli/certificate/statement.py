@@ -10,12 +10,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from pointsman_cli.advise.costs import BreakEven, CostTerms
-from pointsman_cli.advise.recommendation import Requirements
+from pointsman_cli.advise.recommendation import VERDICTS, Requirements
 from pointsman_cli.certificate.adapter_files import AdapterFiles
 from pointsman_cli.certificate.verdict import PathStanding
 from pointsman_cli.errors import UsageError
@@ -23,6 +23,10 @@ from pointsman_cli.eval.catalog import CatalogTask, ModelFacts
 from pointsman_cli.eval.report import Report
 
 FORMAT = 1
+
+MIN_DIFFERENCE, MAX_DIFFERENCE = 0.001, 0.5
+MIN_POWER, MAX_POWER = 0.5, 0.99
+MAX_PRICE_CHANGE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +103,11 @@ class Statement:
     """The files of adapters, as the issuer has named them."""
     requirements: Requirements
     terms: CostTerms
-    difference: float | None
+    difference: Annotated[float, Field(ge=MIN_DIFFERENCE, le=MAX_DIFFERENCE)] | None
     """The stated smallest difference that matters; None: that of `advise`."""
-    power: float
+    power: Annotated[float, Field(ge=MIN_POWER, le=MAX_POWER)]
     """The probability with which the rows that are asked for suffice."""
-    max_price_change: float
+    max_price_change: Annotated[float, Field(ge=0, le=MAX_PRICE_CHANGE)]
     """The share by which each price may change, if the verdict stays the same: 0.2 is 20 %."""
     price_bounds: tuple[PriceBound, ...]
     seed: int
@@ -142,7 +146,7 @@ def to_json(statement: Statement) -> dict[str, Any]:
 
 
 def canonical(content: Mapping[str, Any]) -> bytes:
-    """Returns the canonical form of a statement as JSON."""
+    """Returns the canonical form of a statement as JSON; raises ValueError if a number or a text has none."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 
@@ -162,8 +166,12 @@ def write_certificate(content: Mapping[str, Any], signature: Signature | None, f
 
 
 def _check_names(statement: Statement) -> None:
-    """Raises ValueError if a part of the statement names a task, a path or a model that another part lacks."""
+    """Raises ValueError if there is no task, or a part names a task, a path, a model or a kind that is not known."""
     tasks = [task.task for task in statement.report.tasks]
+    if not tasks:
+        raise ValueError("its report has no task")
+    if unknown := {path.kind for task in statement.report.tasks for path in task.paths} - VERDICTS.keys():
+        raise ValueError(f"there are no paths of the kind {min(unknown)!r}; known: {', '.join(VERDICTS)}")
     if [verdict.task for verdict in statement.verdicts] != tasks:
         raise ValueError("its verdicts are of other tasks than its report")
     for task, verdict in zip(statement.report.tasks, statement.verdicts, strict=True):
@@ -195,6 +203,7 @@ def read_certificate(file: Path) -> Certificate:
             raise UsageError(f"{file} has the format {content['format']}; this command reads {FORMAT}")
         statement = _STATEMENT.validate_python(content)
         _check_names(statement)
+        canonical(content)
         return Certificate(content, statement, str(whole["sha256"]), _SIGNATURE.validate_python(whole["signature"]))
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
@@ -202,5 +211,5 @@ def read_certificate(file: Path) -> Certificate:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
         raise UsageError(f"{file} is no certificate of `pointsman advise`: {where}: {first['msg']}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{file} is no certificate of `pointsman advise`: {error!r}") from error

@@ -19,8 +19,12 @@ MARKER = "<!-- pointsman certificate -->"
 
 NO_VERDICT = "no verdict"
 
-_ESCAPES = {ord(character): f"&#{ord(character)};" for character in "&\\`*_{}[]<>|#!@~"}
-"""The characters that mean something in Markdown or HTML."""
+_ESCAPES = {ord(character): f"&#{ord(character)};" for character in "&\\`*_{}[]<>|!~:"} | {
+    ord(character): f"&#{ord(character)};&#8203;" for character in "@#"
+}
+"""The characters that mean something in Markdown or HTML. GitHub makes links of @NAME and #NUMBER although they are
+escaped, and not with a space of no width in between.
+"""
 
 _STATES = {Standing.CLOSE: "good enough", Standing.WORSE: "worse", Standing.OPEN: "open"}
 _STYLES = {Outcome.OK: "", Outcome.NOT_CHECKED: "dim", Outcome.WEAKENED: "yellow", Outcome.INVALID: "red"}
@@ -101,7 +105,8 @@ def _markdown_lines(name: str, statement: Statement, checks: Sequence[Check]) ->
 
 def _cell(text: str) -> str:
     """Escapes a text for a cell: names come from files that a stranger's pull request may have changed."""
-    return "".join(character if character.isprintable() else " " for character in text).translate(_ESCAPES)
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return printable.translate(_ESCAPES).replace("www.", "www&#46;")
 
 
 def checks_as_json(checks: Sequence[Check], statement: Statement) -> dict[str, Any]:

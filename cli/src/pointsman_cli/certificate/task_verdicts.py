@@ -28,6 +28,10 @@ MIN_MARGIN = 0.005
 """The smallest difference that matters is at least this, if none is stated: the best score may be 0."""
 RETRIEVAL = "retrieval"
 """The cost component of searches."""
+REQUEST = "request"
+"""The cost component of the charge for each answer; a model without that price charges 0."""
+CHARGES = (REQUEST, "image", "tool")
+"""The cost components of what a model charges in addition to tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +62,15 @@ class PriceList:
         if component == RETRIEVAL:
             return "", RETRIEVAL, self.search_usd
         model = self.paths[path].model
-        prices = self.models[model].prices or {}
-        return (model, component, prices[component]) if component in prices else None
+        usd = self.usd(model, component)
+        return None if usd is None else (model, component, usd)
 
     def usd(self, model: str, kind: str) -> float | None:
         """Returns a price in dollars; None if it is unknown. The arguments are as `price_of` returns them."""
         if not model:
             return self.search_usd
-        return (self.models[model].prices or {}).get(kind) if model in self.models else None
+        prices = self.models[model].prices if model in self.models else None
+        return None if prices is None else prices.get(kind, 0.0 if kind == REQUEST else None)
 
     def with_price(self, model: str, kind: str, usd: float) -> "PriceList":
         if not model:
@@ -161,14 +166,14 @@ def price_bounds(
 ) -> tuple[PriceBound, ...]:
     """Returns the range of each price within which no verdict changes if this price alone does.
 
-    Prices are those that the paths' costs contain. A range is at most `max_change` of the price to either side, and
-    ends at a whole percent of the price.
+    Prices are those that the paths' costs contain, and the charge for each request. A range is at most `max_change` of
+    the price to either side, and ends at a whole percent of the price.
     """
     used = dict.fromkeys(
         price
         for task in report.tasks
         for path in task.paths
-        for component in path.usd_per_1000
+        for component in (*path.usd_per_1000, REQUEST)
         if (price := prices.price_of(path.path, component))
     )
     named = named_paths(report, verdicts, given)

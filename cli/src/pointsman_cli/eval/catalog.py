@@ -45,9 +45,12 @@ class ModelFacts:
     """A base model as the gateway describes it."""
 
     fingerprint: str
-    """A digest of the engines' name for it, and of the model that it was tuned from."""
+    """A digest of the engines' names for it, and of the model that it was tuned from."""
     prices: Mapping[str, float] | None
-    """Dollars per million tokens by kind, such as "prompt"; None if they are unknown."""
+    """Dollars by component of the cost: per million tokens, such as "prompt", and per "image", "request" and "tool"
+    request; None if they are unknown."""
+    other_prices: str = ""
+    """A digest of the prices that are not in `prices`, such as those of long prompts; empty if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,9 @@ def _catalog(body: Mapping[str, Any], models: Sequence[str]) -> Catalog:
         context_windows={name: model["context_window"] for name, model in body["models"].items()},
         default_path=body["default_path"],
         models=models,
-        base_models={name: ModelFacts(model["fingerprint"], model["prices"]) for name, model in body["models"].items()},
+        base_models={
+            name: ModelFacts(model["fingerprint"], model["prices"], model["other_prices"])
+            for name, model in body["models"].items()
+        },
         search_usd=body["search_usd"],
     )

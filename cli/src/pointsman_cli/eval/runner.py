@@ -74,12 +74,13 @@ class Answer:
 
 
 def file_header(plan: EvaluationPlan) -> dict[str, Any]:
-    """Returns the first line of a file of answers: the data set, the tasks' metrics, digests of the paths, and prices.
+    """Returns the first line of a file of answers: the data set, the tasks' metrics, digests of paths and base models,
+    and prices.
 
     A file is continued only if these are the same, apart from the name of the data set's file.
     """
     catalog, paths = plan.catalog, sorted({path for task in plan.tasks.values() for path in task.paths})
-    models = sorted({catalog.paths[path].model for path in paths})
+    models = {name: catalog.base_models[name] for name in sorted({catalog.paths[path].model for path in paths})}
     return {
         "evaluation": 1,
         "dataset": plan.dataset.file.name,
@@ -87,7 +88,10 @@ def file_header(plan: EvaluationPlan) -> dict[str, Any]:
         "tasks": {name: dict(task.metric) for name, task in plan.tasks.items()},
         "paths": {path: catalog.paths[path].fingerprint for path in paths}
         | ({AUTO: catalog.revision} if plan.is_mixed else {}),
-        "prices": {model: catalog.base_models[model].prices for model in models},
+        "models": {model: catalog.base_models[model].fingerprint for model in models},
+        "prices": {
+            model: [catalog.base_models[model].prices, catalog.base_models[model].other_prices] for model in models
+        },
         "search_usd": catalog.search_usd,
     }
 

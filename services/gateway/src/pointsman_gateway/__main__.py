@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,7 +120,9 @@ def print_catalog(folder: Path) -> int:
     config = load_config(folder)
     bootstrap.check_config(config)
     catalog = bootstrap.to_catalog(config)
-    print(json.dumps(catalog_body(catalog, config.revision, lambda path: (path.adapter,) if path.adapter else ())))
+    today = datetime.now(UTC).date()
+    body = catalog_body(catalog, config.revision, lambda path: (path.adapter,) if path.adapter else (), today)
+    print(json.dumps(body))
     return 0
 
 

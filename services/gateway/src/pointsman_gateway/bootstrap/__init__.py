@@ -1,8 +1,8 @@
 """Builds the gateway, and the stages of each loaded configuration. Only this package chooses concrete classes."""
 
 from pointsman_gateway.bootstrap.app import GatewayComponents, build_gateway
+from pointsman_gateway.bootstrap.catalog import to_catalog
 from pointsman_gateway.bootstrap.config_check import check_config, check_environment
-from pointsman_gateway.bootstrap.cost_metrics import to_catalog
 from pointsman_gateway.bootstrap.engine_discovery import to_engine
 from pointsman_gateway.bootstrap.named_models import NamedModels
 from pointsman_gateway.bootstrap.paths import to_path

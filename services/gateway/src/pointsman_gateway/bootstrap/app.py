@@ -19,10 +19,11 @@ from prometheus_client.registry import CollectorRegistry
 from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
 from pointsman_gateway.bootstrap.cache import open_cache
 from pointsman_gateway.bootstrap.capacity import Capacity, find_capacity
+from pointsman_gateway.bootstrap.catalog import to_catalog
 from pointsman_gateway.bootstrap.config_check import check_config, check_environment
 from pointsman_gateway.bootstrap.console import open_console
 from pointsman_gateway.bootstrap.conversations import open_conversations
-from pointsman_gateway.bootstrap.cost_metrics import CostMetrics, to_catalog
+from pointsman_gateway.bootstrap.cost_metrics import CostMetrics
 from pointsman_gateway.bootstrap.documents import find_document_tasks
 from pointsman_gateway.bootstrap.embeddings import EmbeddingDependencies, LoadModels, ModelsOnDemand, build_embeddings
 from pointsman_gateway.bootstrap.engine_discovery import EngineDiscovery

@@ -1,19 +1,16 @@
-"""The metrics of costs, and the catalog of prices, for a configuration."""
+"""The metrics of costs for a configuration."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from pointsman_gateway.bootstrap.catalog import paths_of
 from pointsman_gateway.bootstrap.metric_labels import label_values
 from pointsman_gateway.bootstrap.paths import to_path
 from pointsman_gateway.config.load import Config
-from pointsman_gateway.config.models_file import ModelConfig, ModelsFile
-from pointsman_gateway.config.tasks_file import TaskConfig
+from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.domain import UNKNOWN
-from pointsman_gateway.domain.path import Catalog, CatalogModel, CatalogTask
 from pointsman_gateway.engines.engine_state import Engine
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.metering.cost_metrics import CounterfactualCosts, FixedCostMetrics, FixedCosts
@@ -41,7 +38,7 @@ class CostMetrics:
         """Exports the prices and paths of this configuration from now on, instead of those of the earlier one."""
         paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
         default = config.tasks.default_path
-        choices = {name: [paths[p] for p in _paths_of(task, default)] for name, task in config.tasks.tasks.items()}
+        choices = {name: [paths[p] for p in paths_of(task, default)] for name, task in config.tasks.tasks.items()}
         policy = config.tasks.default_policy
         choices[UNKNOWN] = [paths[name] for name in dict.fromkeys([*(policy.paths if policy else ()), default])]
         self.counterfactual.apply_config(metering.expected_cost, choices)
@@ -84,39 +81,3 @@ class HourlyPrices:
             is_placeholder = config.group is not None and not engine.group
             if config.usd_per_hour and not is_placeholder:
                 yield engine, config.usd_per_hour
-
-
-def to_catalog(config: Config) -> Catalog:
-    """Returns the configured tasks, paths and models, with prices and metrics, for clients that compare paths."""
-    return Catalog(
-        default_path=config.tasks.default_path,
-        search_usd=config.models.retrieval.usd_per_search if config.models.retrieval else 0.0,
-        tasks={name: _catalog_task(task, config) for name, task in config.tasks.tasks.items()},
-        paths={name: to_path(name, path, config) for name, path in config.paths.paths.items()},
-        models={name: _catalog_model(name, model) for name, model in config.models.models.items()},
-    )
-
-
-def _paths_of(task: TaskConfig, default: str) -> list[str]:
-    """Returns the names of all paths that may answer the task's requests, each once."""
-    return list(dict.fromkeys([*task.policy.paths, *task.fallback, default]))
-
-
-def _catalog_task(task: TaskConfig, config: Config) -> CatalogTask:
-    return CatalogTask(task.policy.name, tuple(_paths_of(task, config.tasks.default_path)), _metric(task, config))
-
-
-def _metric(task: TaskConfig, config: Config) -> dict[str, Any] | None:
-    if task.metric is None:
-        return None
-    if task.metric.judge is None:
-        return task.metric.model_dump(exclude_unset=True)
-    judge = task.metric.judge
-    return {"judge": {"model": judge.model, "prompt": config.prompts[judge.prompt] if judge.prompt else ""}}
-
-
-def _catalog_model(name: str, model: ModelConfig) -> CatalogModel:
-    prices = model.usd_per_million_tokens
-    identity = repr((model.upstream or name, model.tuned_from)).encode()
-    fingerprint = hashlib.blake2b(identity, digest_size=6).hexdigest()
-    return CatalogModel(model.context_window, prices.by_kind if prices else None, fingerprint)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from enum import StrEnum
 from typing import Any
 
@@ -278,13 +279,26 @@ class CatalogTask:
 
 
 @dataclass(frozen=True, slots=True)
+class CatalogPrices:
+    listed: Mapping[str, float] | None
+    """Dollars by component of the cost: per million tokens of a kind, as for prompts of usual length, and per "image",
+    "request" and "tool" request, if these have a price; None if the prices of tokens are unknown."""
+    others: str
+    """A hash of the prices that are not listed, such as those of long prompts and service tiers; empty if there are
+    none."""
+
+
+@dataclass(frozen=True, slots=True)
 class CatalogModel:
     context_window: int
     """Maximum number of tokens of prompt and answer together."""
-    prices: Mapping[str, float] | None
-    """Dollars per million tokens by kind of token, as for prompts of usual length; None if they are unknown."""
+    prices: tuple[tuple[date, CatalogPrices], ...]
+    """The prices with the day (UTC) from which they hold, the earliest first; those of the first hold before, too."""
     fingerprint: str = ""
-    """A hash of the engines' name for the model, and of the model that it was tuned from."""
+    """A hash of the engines' names for the model, and of the model that it was tuned from."""
+
+    def prices_on(self, day: date) -> CatalogPrices:
+        return next((prices for since, prices in reversed(self.prices) if since <= day), self.prices[0][1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import date
 from typing import Any
 
 from pointsman_gateway.domain import Path
-from pointsman_gateway.domain.path import Catalog
+from pointsman_gateway.domain.path import Catalog, CatalogModel
 
 
-def catalog_body(catalog: Catalog, revision: str, versions_of: Callable[[Path], Sequence[str]]) -> dict[str, Any]:
-    """Returns the catalog as a JSON object.
+def catalog_body(
+    catalog: Catalog, revision: str, versions_of: Callable[[Path], Sequence[str]], day: date
+) -> dict[str, Any]:
+    """Returns the catalog as a JSON object, with the prices of a day (UTC).
 
     `revision` is that of the configuration. `versions_of` returns the adapter versions that requests on a path may use:
     the adapter's configured name if it is an alias that no engine has reported.
@@ -19,7 +22,7 @@ def catalog_body(catalog: Catalog, revision: str, versions_of: Callable[[Path], 
         "default_path": catalog.default_path,
         "tasks": {name: asdict(task) for name, task in catalog.tasks.items()},
         "paths": {name: _path(path, versions_of(path)) for name, path in catalog.paths.items()},
-        "models": {name: asdict(model) for name, model in catalog.models.items()},
+        "models": {name: _model(model, day) for name, model in catalog.models.items()},
         "search_usd": catalog.search_usd,
     }
 
@@ -33,4 +36,14 @@ def _path(path: Path, versions: Sequence[str]) -> dict[str, Any]:
         "strategies": path.strategies,
         "collections": path.collections,
         "fingerprint": path.fingerprint,
+    }
+
+
+def _model(model: CatalogModel, day: date) -> dict[str, Any]:
+    prices = model.prices_on(day)
+    return {
+        "context_window": model.context_window,
+        "prices": prices.listed,
+        "other_prices": prices.others,
+        "fingerprint": model.fingerprint,
     }

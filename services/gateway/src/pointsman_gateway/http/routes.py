@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import Query, Request
@@ -169,7 +170,7 @@ async def list_tasks(request: Request) -> dict[str, Any]:
     """Lists the tasks, paths and prices in the key's scope; `pointsman eval` reads it."""
     snapshot = dependencies_of(request).configuration.current
     catalog = caller_of_request(request).scope.visible(snapshot.catalog)
-    return catalog_body(catalog, snapshot.revision, snapshot.engines.versions_of)
+    return catalog_body(catalog, snapshot.revision, snapshot.engines.versions_of, datetime.now(UTC).date())
 
 
 async def configuration(request: Request) -> dict[str, Any]:
