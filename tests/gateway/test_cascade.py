@@ -271,6 +271,10 @@ async def test_odd_and_very_long_texts_are_classified(
     assert np.isfinite(labels.in_distribution_score)
 
 
+def test_half_a_character_in_a_text_that_is_glanced_at_is_a_question_mark(classifier: CascadeClassifier) -> None:
+    assert classifier.glance(f"{IN_TRIAGE} \ud83d") == classifier.glance(f"{IN_TRIAGE} ?")
+
+
 async def test_both_ends_of_a_long_text_are_read_and_the_notes_say_how_much(classifier: CascadeClassifier) -> None:
     labels = await classifier.classify(f"{IN_TRIAGE} {'river ' * 1000} {IN_TRIAGE}")
     [note] = labels.notes

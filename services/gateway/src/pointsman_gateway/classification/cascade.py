@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.classification.document_signals import DocumentSignals
-from pointsman_gateway.classification.excerpt import TokenExcerpt, token_excerpt
+from pointsman_gateway.classification.excerpt import TokenExcerpt, encodable, token_excerpt
 from pointsman_gateway.classification.model import (
     ENCODER,
     PAIR_RATIO_STEP,
@@ -233,7 +233,7 @@ class CascadeClassifier:
 
         None if the classifier has no static stage, or the text no known word.
         """
-        output = self._static.evaluate(text) if self._static else None
+        output = self._static.evaluate(encodable(text)) if self._static else None
         if output is None or self._static is None:
             return None
         score = self._static.scorer.score(output)

@@ -84,14 +84,14 @@ def token_excerpt(text: str, tokens: SpanTokenizer) -> TokenExcerpt:
     only the two ends are tokenized, and the note estimates the total. Lone surrogates become "?".
     """
     if len(text) <= MAX_UNCOUNTED_CHARACTERS:
-        return TokenExcerpt(_encodable(text))
+        return TokenExcerpt(encodable(text))
     if len(text) <= 2 * CHARACTERS_TOKENIZED_PER_END:
-        whole = _encodable(text)
+        whole = encodable(text)
         spans = tokens.spans(whole)
         if len(spans) <= 2 * TOKENS_PER_END:
             return TokenExcerpt(whole)
         return _both_ends(whole, spans, whole, spans, str(len(spans)))
-    head, tail = _encodable(text[:CHARACTERS_TOKENIZED_PER_END]), _encodable(text[-CHARACTERS_TOKENIZED_PER_END:])
+    head, tail = encodable(text[:CHARACTERS_TOKENIZED_PER_END]), encodable(text[-CHARACTERS_TOKENIZED_PER_END:])
     first, last = tokens.spans(head), tokens.spans(tail)
     estimate = (len(first) + len(last)) * len(text) // (2 * CHARACTERS_TOKENIZED_PER_END)
     return _both_ends(head, first, tail, last, f"about {estimate}")
@@ -106,6 +106,6 @@ def _both_ends(
     return TokenExcerpt(f"{begin} {end}", (f"read {len(first) + len(last)} of {total} tokens",))
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """Replaces lone surrogates, which JSON can carry but a tokenizer cannot read."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
+from pointsman_gateway.classification.chat_log import label_messages
 from pointsman_gateway.classification.excerpt import CHARACTERS_PER_END, is_binary
 from pointsman_gateway.classification.html_text import html_to_text
 from pointsman_gateway.classification.mail import own_words
+from pointsman_gateway.classification.mime import mime_to_text
 from pointsman_gateway.classification.part_choice import Glance, choose_parts
 from pointsman_gateway.classification.parts import split_into_parts
 from pointsman_gateway.classification.wrappers import Wrapper, labels_file, unwrap
@@ -93,8 +95,7 @@ class UserWordsFinder:
             names += more
             return UserWords(found if names else text, len(text), tuple(names))
         found, more = unwrap(found, self._known)
-        strips = {"html": html_to_text, "e-mail": own_words, "quotes": _without_quotes, "label": _without_label}
-        found, yet_more = _stripped(found, strips)
+        found, yet_more = _stripped(found, _STRIPS)
         names += [*more, *yet_more]
         glance = self._glance if may_judge else None
         parts = split_into_parts(found) if glance else []
@@ -159,3 +160,14 @@ def _without_cue(text: str) -> str:
         return text
     inner = _CUE.sub("", text)
     return inner.strip() if inner != text and inner.strip() else text
+
+
+_STRIPS = {
+    "raw e-mail": mime_to_text,
+    "html": html_to_text,
+    "e-mail": own_words,
+    "chat log": label_messages,
+    "quotes": _without_quotes,
+    "label": _without_label,
+}
+"""By the name that the note has, in the order of their application."""
