@@ -98,8 +98,8 @@ lint: $(VENV)/.done ## style and likely mistakes
 	$(BIN)/ruff format --check .
 
 .PHONY: types
-types: $(VENV)/.done ## mypy, strict
-	$(BIN)/mypy
+types: $(VENV)/.done ## mypy, strict; tests beside it come first
+	nice $(BIN)/mypy
 
 .PHONY: imports
 imports: $(VENV)/.done ## who may import whom

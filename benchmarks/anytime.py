@@ -1,8 +1,8 @@
-"""Measures how often a comparison of live ratings is wrong if somebody looks at it after each one.
+"""Measures how often a comparison of live ratings is wrong if it is evaluated after each rating.
 
 Three decisions that are made while data comes in are simulated, with fixed-sample intervals and with the confidence
-sequences that decide in Pointsman: a path is taken for good enough (`best_value`), one of two paths is called better
-(`pointsman advise --live`), and a canary is rolled back. The last line of the output is JSON. The exit status is 1 if
+sequences that decide in Pointsman: a path counts as good enough (`best_value`), one of two paths counts as better
+(`pointsman advise --live`), or a canary is rolled back. The last line of the output is JSON. The exit status is 1 if
 decisions by confidence sequences are wrong more often than stated.
 """
 
@@ -22,51 +22,52 @@ from pointsman_servicekit.confidence_sequences import BETS, WEIGHTS
 from pointsman_servicekit.statistics import one_sided_z, two_sided_z
 
 GRADES = 2
-"""Sums of ratings are counted in halves: a graded rating is 0, 1/2 or 1."""
+"""Ratings are counted in halves: a graded rating is 0, 1/2 or 1."""
 
 ALPHA = 0.05
 FLOOR = 0.7
 MIN_SAMPLES = 20
 CANARY_Z = 2.58
-"""Half-width of the fixed-sample limits by which canaries were judged before there were confidence sequences."""
+"""Half-width, in standard errors, of the fixed-sample limits that decided on canaries before confidence sequences
+did."""
 
 DECIDED = 0.8
-"""The share of streams after whose decision the number of rows is read."""
+"""The share of streams that must be decided; the number of observations that this takes is reported."""
 
 GROWTHS = np.expm1(BETS)
 PRECISION = 1e-6
 NEVER = np.iinfo(np.int64).max
 CHUNK = 250
-"""Streams that are simulated together, to bound the memory."""
+"""Number of streams that are simulated together, to bound the memory."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Observed = tuple[Ints, Ints]
-"""Sums in halves and counts of observations, each by stream (row) and look (column)."""
+"""Sums in halves, and counts, of observations: each by stream (row) and evaluation (column)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """How one decision went over all streams."""
+    """The results for one decision, over all streams."""
 
     decision: str
     ratings: str
-    """ "binary" or "graded"."""
+    """The kind of ratings: "binary" or "graded"."""
     difference: float
-    """The true difference; a right decision follows it."""
+    """The true difference, from which follows which decision is right."""
     stated: float
-    """The share of wrong decisions that the limits promise."""
+    """The largest share of wrong decisions that the limits promise."""
     wrong_fixed: float | None
     wrong_anytime: float | None
-    """Shares of the streams in which a wrong decision was made at some time; None if no decision would be wrong."""
+    """The share of the streams in which a wrong decision was made at any time; None if no decision would be wrong."""
     rows_fixed: int | None
     rows_anytime: int | None
-    """Observations (of each path; for canaries of both) after which 80 % of the streams were decided rightly; None if
-    they never were."""
+    """Number of observations (of each path; for canaries, of both versions) after which 80 % of the streams were
+    decided correctly; None if they never were."""
 
 
 class WilsonLimits:
-    """The lower limits for a single look: `statistics.wilson_interval` for arrays."""
+    """Lower limits that hold for a single evaluation: `statistics.wilson_interval` for arrays."""
 
     def __init__(self, z: float) -> None:
         self._z = z
@@ -79,10 +80,12 @@ class WilsonLimits:
 
 
 class SequenceLimits:
-    """The lower limits for any time: `confidence_sequences.lower_limit` for arrays, computed once for equal sums."""
+    """Lower limits that hold at any time: `confidence_sequences.lower_limit` for arrays; limits for equal sums are
+    computed once.
+    """
 
     def __init__(self, alpha: float, looks: int) -> None:
-        """Takes the largest count."""
+        """Takes the error probability and the largest number of ratings."""
         self._alpha, self._width = alpha, GRADES * looks + 1
         self._known = np.full((looks + 1) * self._width, np.nan, dtype=np.float32)
 
@@ -96,7 +99,7 @@ class SequenceLimits:
         return found
 
     def _computed(self, sums: Ints, counts: Ints) -> Floats:
-        """Solves for the limits by Newton's method; a step that leaves the bracket is replaced by bisection."""
+        """Computes the limits by Newton's method; a step that leaves the bracket is replaced by bisection."""
         found = np.zeros(len(sums))
         open_: Ints = np.flatnonzero(sums > 0)
         counts, mean = counts[open_], sums[open_] / GRADES / counts[open_]
@@ -129,7 +132,7 @@ class Limits(Protocol):
 
 
 def min_differences(limits: Limits, first: Observed, second: Observed) -> Floats:
-    """Returns the lower limits of the first mean minus the second one, as `statistics.lower_limit_of_difference`."""
+    """Returns the lower limits of the first mean minus the second one, like `statistics.lower_limit_of_difference`."""
     mean, other = (sums / GRADES / np.maximum(counts, 1) for sums, counts in (first, second))
     upper = 1 - limits.lower(GRADES * second[1] - second[0], second[1])
     return mean - other - np.hypot(mean - limits.lower(*first), upper - other)
@@ -143,18 +146,18 @@ def ratings(draw: np.random.Generator, kind: str, mean: float, shape: tuple[int,
 
 
 def first_look(decided: NDArray[np.bool_]) -> Ints:
-    """Returns for each stream the look, counted from 1, with the first decision; NEVER without one."""
+    """Returns for each stream the number of the first evaluation (from 1) with a decision; NEVER if there is none."""
     return np.where(decided.any(axis=1), decided.argmax(axis=1) + 1, NEVER)
 
 
 def rows_needed(looks: Ints) -> int | None:
-    """Returns by which look the share DECIDED of the streams is decided; None if it never is."""
+    """Returns the evaluation by which the share DECIDED of the streams is decided; None if that never happens."""
     found = int(np.sort(looks)[int(np.ceil(DECIDED * len(looks))) - 1])
     return None if found == NEVER else found
 
 
 Decide = Callable[[Limits, list[Observed]], NDArray[np.bool_]]
-"""Whether a decision is made, by stream (row) and look (column)."""
+"""Returns whether a decision is made, by stream (row) and evaluation (column)."""
 
 
 def is_good_enough(limits: Limits, draws: list[Observed]) -> NDArray[np.bool_]:
@@ -171,7 +174,7 @@ def is_better_or_worse(limits: Limits, draws: list[Observed]) -> NDArray[np.bool
 
 
 def is_worse_by(allowed: float) -> Decide:
-    """Returns the decision on a canary, of which the mean of the first series may be higher by `allowed`."""
+    """Returns the decision that rolls a canary back. The mean of the first series may be higher by `allowed`."""
 
     def decide(limits: Limits, draws: list[Observed]) -> NDArray[np.bool_]:
         enough = np.minimum(draws[0][1], draws[1][1]) >= CanaryTerms().min_requests
@@ -182,18 +185,19 @@ def is_worse_by(allowed: float) -> Decide:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A decision between means that differ truly, or do not."""
+    """One decision to simulate: between means that truly differ, or that do not."""
 
     decision: str
     ratings: str
     difference: float
-    """best_value: of a path's mean rating to the floor. advise: of two paths. Canaries: of the rate of errors, which is
-    0.05 for the stable version, and for graded ratings of what is missing to 1, which is 0.2."""
+    """For best_value, a path's mean rating minus the floor. For advise, the difference of two paths. For canaries, that
+    of the error rates (the stable version's is 0.05) or, for graded ratings, of what is missing to 1 (the stable
+    version's is 0.2)."""
     weight: float = 0.0
-    """The canary's share of the requests; 0 for other decisions, for which all paths are rated at each look."""
+    """The canary's share of the requests; 0 for other decisions, in which all paths are rated at each evaluation."""
 
     def run(self, streams: int, looks: int, seed: int) -> Finding:
-        """Simulates so many streams; the same alone and among other scenarios."""
+        """Simulates this number of streams. The result does not depend on which other scenarios are simulated."""
         draw = np.random.default_rng([seed, *f"{self}".encode()])
         if self.weight:
             allowed = CanaryTerms().max_error_excess if self.ratings == "binary" else CanaryTerms().max_rating_loss
@@ -240,7 +244,7 @@ class Scenario:
 
 @lru_cache(maxsize=4)
 def sequence_limits(alpha: float, looks: int) -> SequenceLimits:
-    """Returns one object for all scenarios with these arguments, so that it computes no limit twice."""
+    """Returns one object for all scenarios with the same arguments, so that no limit is computed twice."""
     return SequenceLimits(alpha, looks)
 
 

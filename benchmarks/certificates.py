@@ -1,11 +1,12 @@
-"""Measures how often a certificate's verdict is wrong, and whether the rows that a refused verdict names are enough.
+"""Measures how often a certificate's verdict is wrong, and, if a verdict is refused, whether the number of rows that it
+asks for suffices.
 
-Twenty kinds of tasks are simulated, whose paths have known true scores and costs, so that the best way is known. Each
-run draws rows, and asks for a verdict. If it is refused, rows are added up to the number that it names, and it is asked
-for again. A verdict is right if it names the cheapest path whose true score is good enough. Of paths that are worse
-than the best by less than the stated difference, either choice is right, and so it is of paths whose costs differ by
-less than the price change that a certificate allows. The last line of the output is JSON. The exit status is 1 if more
-than 5 % of the verdicts of a kind are wrong, or the named rows suffice in fewer than 80 % of its runs.
+Twenty kinds of tasks are simulated, whose paths have known true scores and costs, so that the best path is known. Each
+run draws rows, and asks for a verdict. If it is refused, rows are added up to the number that it asks for, and a
+verdict is requested again. A verdict is right if it names the cheapest path whose true score is good enough. Paths
+whose scores differ by less than the stated difference, or whose costs differ by less than the price change that a
+certificate allows, count as equally right. The last line of the output is JSON. The exit status is 1 if more than 5 %
+of the verdicts of a kind are wrong, or the number of rows suffices in fewer than 80 % of its runs.
 """
 
 import argparse
@@ -31,33 +32,34 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of task: its paths, from the cheapest to the dearest, and the rows that there are at first."""
+    """A kind of task: its paths, from the cheapest to the dearest, and the number of rows at the start."""
 
     name: str
     means: tuple[float, ...]
-    """The true mean scores."""
+    """The true mean score of each path."""
     rows: int
     difference: float = 0.05
-    """The stated difference."""
+    """The difference of scores that the certificate states as unimportant."""
     costs: tuple[float, ...] = ()
-    """The true mean costs; by default each path costs twice as much as the one before."""
+    """The true mean cost of each path; by default each costs twice as much as the one before."""
     alike: float = 0.7
-    """How much the paths agree on which rows are hard: 0 not at all, 1 wholly."""
+    """How much the paths agree on which rows are hard: from 0 (not at all) to 1 (completely)."""
     grades: int = 1
     """Scores are multiples of 1 / `grades`; 0: any number."""
     floor: float | None = None
-    """The required score."""
+    """The required score; None if there is none."""
     unscored: float = 0.0
     """The share of answers that the judge gives no score."""
     subset: bool = False
-    """Whether the first path is wrong on some of the rows on which the others are right, and never the other way."""
+    """Whether the first path is wrong on some of the rows on which the others are right, and never the other way
+    round."""
 
     @property
     def true_costs(self) -> tuple[float, ...]:
         return self.costs or tuple(2.0**place for place in range(len(self.means)))
 
     def right(self) -> set[str]:
-        """Returns the paths of which each is a right verdict; "" if none of the paths is good enough."""
+        """Returns the paths that are right verdicts; "" among them means that none of the paths is good enough."""
         best, costs = max(self.means), self.true_costs
         needed = best - self.difference if self.floor is None else self.floor
         enough = [mean >= needed - 1e-9 for mean in self.means]
@@ -95,25 +97,26 @@ KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class KindFinding:
-    """How the runs of one kind went."""
+    """The results of the runs of one kind."""
 
     kind: str
     rows: int
     difference: float
     decided: float
-    """The share of the runs with a verdict at the first number of rows."""
+    """The share of the runs with a verdict on the rows at the start."""
     wrong: float
-    """The share of the runs with a wrong verdict, at once or after adding rows."""
+    """The share of the runs with a wrong verdict, on the rows at the start or on more rows."""
     sufficient: float | None
-    """The share of the refused runs with a verdict at the named number of rows; None if none was refused."""
+    """Of the runs whose first verdict was refused, the share with a verdict at the number of rows that was asked for;
+    None if none was refused."""
     named_rows: float | None
-    """The median number that refused verdicts name."""
+    """The median number of rows that refused verdicts ask for."""
     sufficient_rows: int | None
-    """A number of rows at which 80 % of other runs have a verdict, to compare; None if not computed."""
+    """The number of rows at which 80 % of other runs have a verdict, as a comparison; None if it was not computed."""
 
 
 class Rows:
-    """Rows of one run, to which more are added."""
+    """The rows of one run, to which more can be added."""
 
     def __init__(self, kind: Kind, draw: np.random.Generator) -> None:
         self._kind, self._draw = kind, draw
@@ -135,7 +138,9 @@ class Rows:
         return decide([candidates[place] for place in order], precision)
 
     def _draw_scores(self, rows: int) -> Iterator[Floats]:
-        """Yields each path's scores, not-a-number without one; a row that is hard for one path is often so for all."""
+        """Yields each path's scores, not-a-number where an answer has none. A row that is hard for one path is often
+        hard for all.
+        """
         common, kind = self._draw.standard_normal(rows), self._kind
         for place, mean in enumerate(kind.means):
             own = self._draw.standard_normal(rows) * (not kind.subset)
@@ -147,7 +152,7 @@ class Rows:
             yield scores
 
     def _graded(self, latent: Floats, mean: float) -> Floats:
-        """Returns scores with this mean that fall with the latent difficulty, which is uniform from 0 to 1."""
+        """Returns scores with this mean that decrease with the row's difficulty, which is uniform from 0 to 1."""
         if self._kind.grades == 1:
             return (latent < mean).astype(np.float64)
         scores: Floats = (1 - latent) ** ((1 - mean) / mean)  # its mean is `mean`
@@ -165,7 +170,7 @@ class Rows:
 
 
 def run_kind(kind: Kind, runs: int, seed: int, compare: bool = False) -> KindFinding:
-    """Simulates so many runs; the same alone and among other kinds."""
+    """Simulates this number of runs. The result does not depend on which other kinds are simulated."""
     precision = Precision(kind.difference, MAX_WRONG, POWER, kind.floor)
     right, decided, wrong, named, enough = kind.right(), 0, 0, [], 0
     for number in range(runs):
@@ -192,7 +197,7 @@ def run_kind(kind: Kind, runs: int, seed: int, compare: bool = False) -> KindFin
 
 
 def sufficient_rows(kind: Kind, precision: Precision, runs: int, seed: int) -> int:
-    """Returns a number of rows, to a precision of a fifth, at which the share POWER of fresh runs has a verdict."""
+    """Returns the number of rows, to a precision of a fifth, at which the share POWER of new runs has a verdict."""
     rows = float(kind.rows)
     while True:
         decided = 0

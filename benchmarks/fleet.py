@@ -1,10 +1,10 @@
-"""Measures what a fleet of engines costs one gateway: processor time of its own classes, at 1 to 1,000 engines.
+"""Measures what a fleet of 1 to 1,000 engines costs one gateway: the CPU time of its own classes.
 
     python -m benchmarks.fleet [--engines 1 10 100 1000] [--adapters 10000] [--held 64]
 
 Each engine's lora-server is a double: it makes the messages of a real one, and the gateway's `LoraServerClient` stores
-them. Every step between two returns to the event loop is timed, since it delays all streams; garbage is not collected
-meanwhile. The last line of output is one JSON object.
+them. Every step between two returns to the event loop is timed, since it delays all streams; the garbage collector is
+off meanwhile. The last line of output is one JSON object.
 """
 
 import argparse
@@ -42,36 +42,36 @@ BOUND = 1.25
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Of one size of the fleet."""
+    """The costs at one size of the fleet."""
 
     engines: int
     adapters: int
     parse_ms: float
-    """One complete message of a lora-server, by protobuf."""
+    """Milliseconds to parse one complete message of a lora-server with protobuf."""
     first_report_ms: float
-    """To store it: the first engine's, which nothing is known of."""
+    """Milliseconds to store the first engine's message, when no catalog is known yet."""
     next_report_ms: float
-    """The median of the others."""
+    """Milliseconds to store the message of another engine (median)."""
     report_step_ms: float
-    """The longest step of any report."""
+    """Milliseconds of the longest step of storing any message."""
     move_us: float
-    """An alias that moves: each engine's report, the mean."""
+    """Microseconds to store one engine's report that an alias has moved (mean)."""
     move_step_ms: float
     load_us: float
-    """A version that is loaded into an engine."""
+    """Microseconds to store the report that an engine has loaded a version."""
     ready_us: float
-    """An engine that is not ready any more, and again."""
+    """Microseconds to store the reports that an engine is not ready, and ready again."""
     lookup_us: float
-    """The engines of a version, the median, while versions are loaded elsewhere."""
+    """Microseconds to find the engines that hold a version, while versions are loaded elsewhere (median)."""
     lookup_p99_us: float
     base_lookup_us: float
-    """All engines of the base model."""
+    """Microseconds to find all engines of the base model."""
     choice_us: float
-    """One of them by a conversation's hash."""
+    """Microseconds to choose one of them by a conversation's hash."""
     names_ms: float
-    """The names of all adapters, for /v1/models."""
+    """Milliseconds to list the names of all adapters, for /v1/models."""
     leave_ms: float
-    """To forget the reports of an engine, the longest."""
+    """Milliseconds to forget the reports of an engine that has left (the longest)."""
 
 
 def version(number: int) -> str:
@@ -113,7 +113,7 @@ class Fleet:
         return message
 
     def store(self, engine: int, message: pb.EngineState) -> list[float]:
-        """Has a report stored; returns the seconds of each step."""
+        """Makes the gateway store a report; returns the seconds of each step."""
         self._sequence += 1
         message.base_model, message.url, message.sequence = MODEL, "http://10.0.0.1:8101", self._sequence
         if message.status == pb.ENGINE_STATUS_UNSPECIFIED:
@@ -212,7 +212,7 @@ def choose(targets: Sequence[Target], key: PromptKey, spilled: SpillTargets, rin
 
 
 async def kilobytes_per_engine(adapters: int, held: int, engines: int = 22) -> float:
-    """Returns what each engine takes after the first two."""
+    """Returns the kilobytes of memory per engine, beyond the first two engines."""
     fleet, begin = Fleet(engines, adapters, held), 0
     tracemalloc.start()
     for number in range(engines):

@@ -1,9 +1,9 @@
-"""Measures base model, adapters, swaps and FAISS on this machine's engine, on a GPU if there is one: `make bench-gpu`.
+"""Measures the base model, adapters, hot swaps and FAISS on this machine, on a GPU if there is one: `make bench-gpu`.
 
     BENCH_MODEL=FOLDER python -m benchmarks.gpu [--adapters 0 1 8 64 256] [--quick] [--out benchmarks/GPU.md]
 
-Each row is measured through the gateway and then on bare vLLM with the same flags. Writes a page, and ends with one
-line of JSON. A part that cannot be measured says why, and its figures are missing.
+Each row is measured through the gateway and then on bare vLLM with the same flags. Writes a page, and prints one line
+of JSON at the end. If a part cannot be measured, the reason is printed, and its figures are missing.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from benchmarks.gateway_load.machine import CannotMeasure, describe_machine
 
 ADAPTERS = (0, 1, 8, 64, 256)
 TOKENS = 64
-"""Per answer."""
+"""Number of tokens per answer."""
 VECTORS, DIMENSIONS, QUERIES, NEAREST = 200_000, 384, 500, 10
 HEAD = "| adapters | tokens/s | of bare vLLM | first token p50, p95 (ms) | p95 of bare vLLM | failed | wrong tokens |"
 
 
 async def measure_adapters(folder: Path, count: int, quick: bool) -> dict[str, Any]:
-    """Throughput and first token of `count` adapters in the engine's memory, at most 8 in a batch."""
+    """Measures throughput and first token of `count` adapters in the engine's memory, at most 8 in a batch."""
     extent = replace(zipf.QUICK if quick else zipf.FULL, tokens=TOKENS)
     found = await zipf.measure(folder, extent, count, with_cold=False)
     return {
@@ -46,7 +46,7 @@ async def measure_adapters(folder: Path, count: int, quick: bool) -> dict[str, A
 
 
 async def measure_swaps(folder: Path, quick: bool) -> dict[str, Any]:
-    """Adapters moved every two seconds under 16 streams."""
+    """Measures 16 streams while adapters are moved every two seconds."""
     found = await swap.measure(folder, swap.QUICK if quick else swap.FULL)
     return {
         "answers": found.verdict.answers,
@@ -58,7 +58,9 @@ async def measure_swaps(folder: Path, quick: bool) -> dict[str, Any]:
 
 
 def measure_faiss(rows: int) -> dict[str, dict[str, float]]:
-    """Building an index over clustered random vectors and searching it one by one, on the CPU and on the first GPU."""
+    """Measures building an index over clustered random vectors and searching it one query at a time, on the CPU and on
+    the first GPU.
+    """
     random = np.random.default_rng(1)
     centres = random.normal(size=(1_000, DIMENSIONS))
     vectors = centres[random.integers(0, len(centres), rows + QUERIES)] + random.normal(

@@ -1,9 +1,9 @@
-"""Measures what metering adds to a request: the pipeline with its meter compared with one whose meter does nothing.
+"""Measures what metering adds to a request, by comparing the pipeline with its meter to one whose meter does nothing.
 
     make bench-metering        # one thread, no service; under a minute
 
-Both are the gateway's own pipeline: admission, a named path, its prompt, load balancing and circuit breakers, and an
-engine in memory that answers immediately. The metered one has the meter, its counters and histograms, the price list
+Both are the gateway's own pipeline, with admission, a named path, its prompt, load balancing and circuit breakers; the
+engine is in memory and answers immediately. The metered one has the meter, its counters and histograms, the price list
 and the allocation of the engine's hourly cost. They are measured alternately, so that other load on the machine affects
 both, and by the thread's own processor time. Deferred work of the meter (aggregating receipts, allocating the engine's
 cost) is done and timed after each turn; a gateway allocates costs less often, once a second. Measured separately: a
@@ -46,11 +46,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 MODEL = Path(__file__).parents[1] / ".pointsman/models/minilm"
 MAX_METERING_US = 15.0
-"""Target in microseconds per request."""
+"""Target: the most microseconds per request that metering may add."""
 CHUNK_COUNTS = (8, 136)
-"""Chunks of an answer; the difference shows the cost of a chunk."""
+"""Numbers of chunks of an answer; the difference shows the cost of a chunk."""
 REQUESTS_PER_TURN = 128
-"""As many receipts as are aggregated in one batch."""
+"""Number of requests in a turn, which is the number of receipts that are aggregated in one batch."""
 UNKNOWN_NAMES = 10_000
 SCRAPES = 51
 
@@ -66,7 +66,7 @@ class MemoryClient:
 
 
 class MemoryTransfer:
-    """Implements `Transfer`."""
+    """Implements `Transfer`: sends the chunks at once."""
 
     def __init__(self, chunk_count: int, sink: ChunkSink) -> None:
         self._left = chunk_count
@@ -165,7 +165,7 @@ class LastReceipt:
 class Variant:
     pipeline: Pipeline
     settle: Callable[[], None]
-    """Does the deferred work."""
+    """Does the deferred work of the meter."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Variants:
     unmetered: Variant
     client: MemoryClient
     request_log: LastReceipt
-    """Of the metered variant."""
+    """The request log of the metered variant."""
 
 
 def build_variants(components: bootstrap.GatewayComponents, engines: Engines) -> Variants:
@@ -239,7 +239,7 @@ class Scrape:
 
     @classmethod
     def of(cls, registry: CollectorRegistry) -> "Scrape":
-        """The median of several scrapes."""
+        """Returns the median of several scrapes."""
         seconds, text = [], b""
         for _ in range(SCRAPES):
             started = time.thread_time()
@@ -298,7 +298,7 @@ def write_config(folder: Path) -> Path:
 
 
 async def main(rounds: int) -> bool:
-    """Returns whether the target is met."""
+    """Measures and prints the results; returns whether the target is met."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(config=write_config(Path(folder)), embedding_model=MODEL)
         async with bootstrap.build_gateway(settings, load_config(settings.config)) as components:

@@ -34,7 +34,7 @@ LANGUAGES = ("en", "de", "es", "zh", "hi")
 COVERAGES = (1.0, 0.8)
 MAX_SHORT_WORDS = 3
 EVERY = 3
-"""Of CLINC150's 4,500 test texts that belong to a task."""
+"""Every third of CLINC150's 4,500 test texts that belong to a task is used."""
 ENCODERS = {"minilm": None, "multilingual": EncoderConfig(multilingual=True)}
 
 Rows = list[tuple[str, str]]
@@ -43,7 +43,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class Learned:
-    """A classifier with the detector of languages that it has in the gateway."""
+    """A classifier with the language detector that it has in the gateway."""
 
     classifier: CascadeClassifier
     detector: LanguageDetector
@@ -97,7 +97,9 @@ def measure_xquad(data: Path, encoder: SentenceEncoder) -> dict[str, Figures]:
 
 
 def questions(data: Path, language: str, quarters: Sequence[int]) -> Rows:
-    """Returns XQuAD's questions with the number of their article, of some quarters of each article's questions."""
+    """Returns XQuAD's questions with the number of their article, from the given quarters of each article's
+    questions.
+    """
     rows: Rows = []
     for number, article in enumerate(read_xquad(data, language)):
         asked = [question["question"] for paragraph in article["paragraphs"] for question in paragraph["qas"]]
@@ -111,7 +113,9 @@ def read_xquad(data: Path, language: str) -> Any:
 
 
 def measure(learned: Learned, rows: Rows) -> Figures:
-    """Returns the accuracy of all texts, of those that are not abstained from, and of the `COVERAGES` best scores."""
+    """Returns the accuracy on all texts, on those that are not abstained from, and on the `COVERAGES` with the best
+    scores.
+    """
     found, milliseconds = [], []
     for text, _ in rows:
         started = time.perf_counter()
@@ -132,7 +136,7 @@ def measure(learned: Learned, rows: Rows) -> Figures:
 
 def measure_short_texts(data: Path, learned: Learned) -> dict[str, Figures]:
     """Returns how many short texts are detected to be in another language, and how many are classified: without the
-    detection ("kept_before"), and with it.
+    detection ("kept_before") and with it.
     """
     whole = routing_data.clinc150(data / "routing")
     english = [text for text, label in [*whole.validation, *whole.test] if label is not None]

@@ -3,10 +3,11 @@
     python -m benchmarks.prefix_affinity [--clients 8] [--rounds 2]
 
 The real gateway and retriever answer the held-out messages with `model: "auto"`. The two engines are scripted: they
-record the prompt's tokens and answer at once. The recorded sequence is then played into simulated prefix caches (blocks
-of 16 tokens, each identified by the hash of all tokens up to its end, least recently used ones dropped, as in vLLM): as
-the gateway chose the engines, and in turn (round robin). vllm-router with its default policy (cache-aware) gets the
-requests that the gateway sent to the engines. The last line of output is one JSON object.
+record the prompt's tokens and answer at once. The recorded prompts are then replayed into simulated prefix caches,
+twice: with the engines that the gateway chose, and in turn (round robin). The caches work as in vLLM: blocks of 16
+tokens, each identified by the hash of all tokens up to its end; the least recently used ones are dropped. vllm-router
+with its default policy (cache-aware) gets the requests that the gateway sent to the engines. The last line of output is
+one JSON object.
 """
 
 import argparse
@@ -42,20 +43,20 @@ EXAMPLE = ROOT / "examples/helpdesk"
 TOKENIZER = ROOT / ".pointsman/models/smollm2-135m/tokenizer.json"
 ENGINES = ("a", "b")
 BLOCK = 16
-"""Tokens per block, vLLM's default."""
+"""Number of tokens per block, vLLM's default."""
 CAPACITIES = (256, 512, 1024, 4096)
-"""Blocks per engine: 4,000 to 65,000 tokens."""
+"""Sizes of the cache in blocks per engine: 4,000 to 65,000 tokens."""
 BOUNDS = {"prefix hash, load at most 1.25 times the mean": 1.25, "least loaded": 1.0}
 ANSWER_SECONDS = 0.02
-"""So that requests overlap, and the bound on the load matters."""
+"""Time that an answer takes, so that requests overlap and the bound on the load matters."""
 ANSWER = '{"intent": "refund", "slots": {}, "urgency": "normal"}'
-"""Satisfies the validators of the task `triage`."""
+"""An answer that the validators of the task `triage` accept."""
 Prompts = list[tuple[str, list[int]]]
-"""The engine, and the prompt's blocks."""
+"""For each request, the engine and the prompt's blocks."""
 
 
 class ScriptedEngines:
-    """Chat completions that record their prompts."""
+    """Engines that answer chat completions and record their prompts."""
 
     def __init__(self) -> None:
         self.prompts: Prompts = []
@@ -97,7 +98,9 @@ class ScriptedEngines:
 
 
 def blocks_of(model: str, tokens: Sequence[int]) -> list[int]:
-    """The chained hashes of the full blocks. Adapters have blocks of their own, since they change the values."""
+    """Returns the chained hashes of the full blocks. An adapter has blocks of its own, since it changes the cached
+    values.
+    """
     found, before = [], hash(model)
     for start in range(0, len(tokens) - BLOCK + 1, BLOCK):
         before = hash((before, *tokens[start : start + BLOCK]))
@@ -111,7 +114,7 @@ class PrefixCache:
         self._held: OrderedDict[int, None] = OrderedDict()
 
     def hits(self, blocks: Iterable[int]) -> int:
-        """The number of leading blocks that are held. Holds all of them afterwards."""
+        """Returns how many leading blocks are cached, and caches all of them."""
         found, missed = 0, False
         for block in blocks:
             missed = missed or block not in self._held
@@ -124,7 +127,7 @@ class PrefixCache:
 
 
 def hit_ratio(prompts: Prompts, capacity: int) -> float:
-    """The share of all blocks that the engines need not compute."""
+    """Returns the share of all blocks that the engines need not compute."""
     caches = {name: PrefixCache(capacity) for name in ENGINES}
     return sum(caches[name].hits(blocks) for name, blocks in prompts) / sum(len(blocks) for _, blocks in prompts)
 
@@ -137,7 +140,7 @@ def in_turn(prompts: Prompts) -> Prompts:
 
 
 def write_config(folder: Path, ports: Sequence[int], bound: float) -> Path:
-    """The help desk's configuration with two engines that hold its adapters."""
+    """Writes the help desk's configuration with two engines that hold its adapters."""
     config = folder / f"config-{bound}"
     subprocess.run(["cp", "-r", str(EXAMPLE / "config"), str(config)], check=True)
     models = yaml.safe_load((config / "models.yaml").read_text().replace("${", "").replace(":-127.0.0.1:8083}", ""))
@@ -196,7 +199,7 @@ async def measure_gateway(
 
 
 async def measure_router(processes: Processes, bodies: Sequence[dict[str, Any]], clients: int) -> Prompts:
-    """Raises NotInstalled."""
+    """Sends the requests through vllm-router, and returns the prompts of each engine. Raises NotInstalled."""
     program = peer_program("vllm-router", "vllm-router")
     engines, (port, metrics, *ports) = ScriptedEngines(), free_ports(4)
     command = [program, "--host", HOST, "--port", str(port), "--prometheus-port", str(metrics), "--worker-urls"]
@@ -209,7 +212,7 @@ async def measure_router(processes: Processes, bodies: Sequence[dict[str, Any]],
 
 
 async def send(port: int, bodies: Sequence[dict[str, Any]], clients: int) -> None:
-    """Raises CannotMeasure unless all requests are answered."""
+    """Sends the requests with several clients. Raises CannotMeasure unless all are answered."""
     waiting = iter(bodies)
     statuses: Counter[int] = Counter()
 
@@ -224,7 +227,7 @@ async def send(port: int, bodies: Sequence[dict[str, Any]], clients: int) -> Non
 
 
 def requests(rounds: int) -> list[dict[str, Any]]:
-    """The held-out messages in a random order, once for each round."""
+    """Returns the held-out messages in a random order, once for each round."""
     found = []
     for file in sorted((EXAMPLE / "heldout").glob("*.jsonl")):
         for line in file.read_text("utf-8").splitlines():
@@ -251,7 +254,7 @@ async def run(clients: int, rounds: int) -> dict[str, dict[str, float]]:
 
 
 def summary(prompts: Prompts) -> dict[str, float]:
-    """The hit ratio by blocks per engine, and the share of the requests that the engine with the most got."""
+    """Returns the hit ratio by blocks per engine, and the share of the requests that the busiest engine got."""
     shares = Counter(engine for engine, _ in prompts)
     ratios = {str(size): hit_ratio(prompts, size) for size in CAPACITIES}
     return ratios | {"largest_share": max(shares.values()) / shares.total()}

@@ -41,7 +41,9 @@ Rows = Sequence[tuple[str, str | None]]
 
 
 class CachedEncoder:
-    """Embeds each text once, also over several runs. It is for fits only: decisions are timed with the encoder."""
+    """An encoder that embeds each text once, even over several runs. It is used for fits only: decisions are timed with
+    the real encoder.
+    """
 
     def __init__(self, encoder: MiniLM, file: Path) -> None:
         self.fingerprint, self._encoder, self._file = encoder.fingerprint, encoder, file
@@ -71,8 +73,8 @@ class Results:
     labels: list[Labels]
 
     def figures(self, shift: float = 0.0) -> Figures:
-        """As the papers count: a text in scope that is abstained from is wrong, and one out of scope is detected if it
-        is abstained from. `shift` is added to every threshold.
+        """Returns the figures, counted as in the papers: abstaining from a text in scope is wrong, and abstaining from
+        one out of scope detects it. `shift` is added to every threshold.
         """
         kept = np.array([labels.in_distribution_score >= shift for labels in self.labels])
         inside = np.array([label is not None for label in self.truth])
@@ -85,7 +87,7 @@ class Results:
         return figures | {"us_per_decision": 1000 * found["mean_ms"]}
 
     def best_shift(self) -> float:
-        """The shift that maximizes the mean of in-scope accuracy and out-of-scope recall on these rows."""
+        """Returns the shift that maximizes the mean of in-scope accuracy and out-of-scope recall on these rows."""
         candidates = [0.0, *sorted({labels.in_distribution_score for labels in self.labels})]
 
         def value(shift: float) -> float:
@@ -103,7 +105,7 @@ class Scorecard:
         self._static, self._minilm = StaticModel.load(MODEL), MiniLM.load(MODEL)
         self._encoder = CachedEncoder(self._minilm, CACHE / f"{self._minilm.fingerprint}.npz")
         self.milliseconds: list[float] = []
-        """Of every timed decision on a test text."""
+        """The duration of every timed decision on a test text."""
 
     def larson(self, condition: str) -> dict[str, Figures]:
         whole = routing_data.clinc150(self._data, condition)
@@ -118,7 +120,9 @@ class Scorecard:
         return figures
 
     def accuracy(self, data: RoutingSet) -> dict[str, Figures]:
-        """Every text of these tests is in scope, so the most probable task counts, abstained from or not."""
+        """Returns the accuracy on tests in which every text is in scope, so the most probable task counts, even if the
+        classifier abstains.
+        """
         results = self._test(self._fit(data), data)
         return {"most probable task": results.figures(-np.inf), "own threshold": results.figures()}
 
@@ -178,7 +182,7 @@ def _mean(figures: Sequence[Figures]) -> Figures:
 
 
 def benchmarks(data: Path) -> list[str]:
-    """The names of the benchmarks whose data are in the folder."""
+    """Returns the names of the benchmarks whose data are in the folder."""
     files = {
         **{f"larson_{name}": f"clinc150/data_{name}.json" for name in CONDITIONS},
         **{f"clinc150_{shots}": f"clinc150_few/train_{shots}.jsonl" for shots in (5, 10)},

@@ -1,6 +1,6 @@
-"""Measures what keys, tenants and receipts take of Redis's memory: `python -m benchmarks.redis_memory [COUNT]`.
+"""Measures how much of Redis's memory keys, tenants and receipts take: `python -m benchmarks.redis_memory [COUNT]`.
 
-Valkey's `used_memory` before and after COUNT of each, written by the classes that the services use.
+It compares Valkey's `used_memory` before and after COUNT of each are written by the classes that the services use.
 """
 
 import asyncio

@@ -1,4 +1,5 @@
-"""Builds an index over 1,000,000 vectors and searches it, beside other stores: build time, memory, median, recall@10.
+"""Builds an index over 1,000,000 vectors and searches it, and does the same with other stores: build time, memory,
+median search time, recall@10.
 
     python benchmarks/retrieval_million.py [--rows 1000000] [--only pointsman lancedb ...] [--minutes 30]
 
@@ -87,7 +88,9 @@ def measure_store(name: str, folder: Path, minutes: float, again: bool) -> dict[
 
 
 def pointsman(rows: VectorFile) -> dict[str, float]:
-    """The retriever's own index, filled in slices as from its store, and searched in its own thread."""
+    """Measures the retriever's own index: it is filled in slices, as from the retriever's store, and searched in a
+    thread of its own.
+    """
     faiss.omp_set_num_threads(1)
     nothing, started = np.empty(0, np.int64), time.perf_counter()
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
@@ -104,7 +107,7 @@ def pointsman(rows: VectorFile) -> dict[str, float]:
 
 
 def prepare(count: int, data: Path) -> Path:
-    """Writes the vectors, the queries and the true neighbours, unless they are there. Returns their folder."""
+    """Writes the vectors, the queries and the true neighbours, unless they exist. Returns their folder."""
     folder = CACHE / str(count)
     if (folder / "truth.npy").exists():
         return folder
@@ -138,7 +141,9 @@ def _embedded(data: Path) -> np.ndarray:
 
 
 def _slice(rows: np.ndarray, first: int, count: int, random: np.random.Generator) -> np.ndarray:
-    """The first rows are the documents; copies are perturbed by 0.3 to 0.7 of their length."""
+    """Returns a slice of the rows: first the documents, then copies that are perturbed by 0.3 to 0.7 of their
+    length.
+    """
     which = np.arange(first, first + count)
     length = np.where(which < len(rows), 0.0, random.uniform(0.3, 0.7, count)) / np.sqrt(rows.shape[1])
     moved = rows[which % len(rows)] + length[:, None] * random.normal(size=(count, rows.shape[1]))
@@ -146,7 +151,7 @@ def _slice(rows: np.ndarray, first: int, count: int, random: np.random.Generator
 
 
 def _merge(best: tuple[np.ndarray, np.ndarray], cosines: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest rows so far, by cosine and by number."""
+    """Returns the nearest rows so far, by their cosines and their numbers."""
     found = np.argpartition(cosines, -NEAREST, axis=1)[:, -NEAREST:]
     values = np.concatenate((best[0], np.take_along_axis(cosines, found, 1)), axis=1)
     numbers = np.concatenate((best[1], found + first), axis=1)

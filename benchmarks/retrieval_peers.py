@@ -141,7 +141,7 @@ def nearest_in_chroma(
 
 
 def _best(found: Iterable[dict[str, float]]) -> dict[str, float]:
-    """The first setting with the required recall, else the last one."""
+    """Returns the first setting with the required recall, or the last one if none has it."""
     for one in found:
         if one["recall10"] >= RECALL:
             break
@@ -149,7 +149,7 @@ def _best(found: Iterable[dict[str, float]]) -> dict[str, float]:
 
 
 def many_in_lancedb(rows: VectorFile) -> dict[str, float]:
-    """IVF of 8-bit values like ours; the results are compared again exactly."""
+    """Measures LanceDB with an IVF index of 8-bit values, like ours; the results are ranked again exactly."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         names = pa.list_(pa.float32(), rows.dimensions)
@@ -198,7 +198,9 @@ def many_in_chroma(rows: VectorFile) -> dict[str, float]:
 
 
 def many_in_qdrant_edge(rows: VectorFile) -> dict[str, float]:
-    """HNSW over 8-bit values; the vectors are in a file, and the results are compared again by them."""
+    """Measures Qdrant Edge with an HNSW index of 8-bit values; the results are ranked again with the exact vectors,
+    which are in a file.
+    """
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         in_ram = qdrant.ScalarQuantizationConfig(qdrant.ScalarType.Int8, quantile=0.99, memory=qdrant.Memory.Pinned)

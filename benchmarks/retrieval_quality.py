@@ -4,7 +4,7 @@
     make bench-retrieval DATA="FOLDER FOLDER ..."         # others with corpus.jsonl, queries.jsonl, qrels/test.tsv
     python benchmarks/retrieval_quality.py --only million --rows 100000     # see retrieval_million.py
 
-The production code is measured: the sets are sent to a retriever over gRPC, and the 100,000 vectors are searched in the
+It measures the production code: the sets are sent to a retriever over gRPC, and the 100,000 vectors are searched in the
 index that it uses. Vectors of the sets are cached in .pointsman/cache by the model's fingerprint. The last line of
 output is one JSON object.
 """

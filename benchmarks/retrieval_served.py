@@ -22,7 +22,7 @@ MODES: dict[str, dict[str, float]] = {"default": {}, "bm25": {"dense_weight": 0.
 
 
 class CachedModel:
-    """The real model with a persistent cache of embeddings."""
+    """The real embedding model with a persistent cache of embeddings."""
 
     def __init__(self, model: MiniLM, folder: Path) -> None:
         self.fingerprint, self.dimensions, self.tokenizer = model.fingerprint, model.dimensions, model.tokenizer

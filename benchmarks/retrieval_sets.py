@@ -40,7 +40,8 @@ def read_set(folder: Path) -> JudgedSet:
 
 def ndcg10(found: Sequence[str], relevant: Mapping[str, float]) -> float:
     """Computes the measure like trec_eval: the gain is the grade divided by log2(rank + 1), and each document counts
-    once."""
+    once.
+    """
     gain = sum(relevant.get(one, 0.0) / math.log2(rank + 2) for rank, one in enumerate(found[:10]))
     best = sorted(relevant.values(), reverse=True)[:10]
     return gain / sum(grade / math.log2(rank + 2) for rank, grade in enumerate(best))
@@ -71,7 +72,7 @@ class VectorFile:
 
 
 def time_searches(rows: VectorFile, search: Callable[[np.ndarray], Iterable[int]]) -> dict[str, float]:
-    """`search` returns the ten nearest rows. The first ten queries are a warm-up."""
+    """Times the queries one by one; `search` returns the ten nearest rows. The first ten queries are a warm-up."""
     for query in rows.queries[:10]:
         search(query)
     seconds, hits = [], 0
@@ -85,8 +86,9 @@ def time_searches(rows: VectorFile, search: Callable[[np.ndarray], Iterable[int]
 
 
 def built_since(started: float) -> dict[str, float]:
-    """The seconds of a build that started then, and the processor seconds of this process, which depend less on other
-    programs. Also this process's own memory, its memory with the pages of files, and the most that it has used."""
+    """Returns the seconds of a build that started at `started`, and the CPU seconds of this process, which depend less
+    on other programs. Also the process's own memory, its memory including pages of files, and its peak memory.
+    """
     found = dict(re.findall(r"(RssAnon|VmRSS|VmHWM):\s+(\d+) kB", Path("/proc/self/status").read_text()))
     names = {"memory_mb": "RssAnon", "with_files_mb": "VmRSS", "peak_mb": "VmHWM"}
     seconds = {"build_s": time.perf_counter() - started, "build_cpu_s": time.process_time()}

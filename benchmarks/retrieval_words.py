@@ -74,7 +74,9 @@ class FtsScores:
         return np.where(self.ids[places] == ids, self.scores[places], 0.0)
 
     def coverage(self, ids: np.ndarray) -> np.ndarray:
-        """FTS5 does not report which terms match; the order of the results does not depend on it."""
+        """Returns zeros: FTS5 does not report which terms match, and the order of the results does not depend on
+        that.
+        """
         return np.zeros(len(ids))
 
 
@@ -109,7 +111,8 @@ class FtsWords:
 
     def best_only(self, query: str) -> list[tuple[int]]:
         """Returns only the candidates. The ranking also needs other chunks' scores, so this is a lower bound of the
-        time."""
+        time.
+        """
         statement = f"SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank LIMIT {CANDIDATES}"
         return self.connection.execute(statement, (self._match(query),)).fetchall()
 
@@ -144,7 +147,7 @@ def build(variant: str, folder: Path, ids: np.ndarray, texts: Sequence[str]) -> 
 
 
 def without_vectors(judged: JudgedSet) -> Chunks:
-    """Returns one chunk per document without vectors, for sets that would take too long to embed."""
+    """Returns one chunk per document, without vectors, for sets that would take too long to embed."""
     texts = [f"{document['title']}\n\n{document['text']}".strip() for document in judged.documents]
     queries = list(judged.queries.values())
     documents = [document["id"] for document in judged.documents]
@@ -154,7 +157,8 @@ def without_vectors(judged: JudgedSet) -> Chunks:
 @dataclass
 class Quality:
     """For each query: nDCG@10 of hybrid search and of word search, and the share of relevant documents among the
-    candidates of the word search."""
+    candidates of the word search.
+    """
 
     default: list[float] = field(default_factory=list)
     words: list[float] = field(default_factory=list)
@@ -200,7 +204,7 @@ def difference(one: list[float], other: list[float]) -> str:
 
 
 def measure_speed(variant: str, texts: list[str], queries: list[str], row_count: int) -> dict[str, float]:
-    """Measures with `texts`, repeated to `row_count` rows."""
+    """Measures the speed with `texts`, which are repeated until there are `row_count` rows."""
     threadpool_limits(1)
     rows = (texts * -(-row_count // len(texts)))[:row_count]
     ids = np.arange(1, len(rows) + 1)
@@ -227,7 +231,7 @@ def measure_speed(variant: str, texts: list[str], queries: list[str], row_count:
 
 
 def _measure_updates(words: Any, ids: np.ndarray, rows: list[str]) -> dict[str, float]:
-    """Replaces documents one after another, as upserts do."""
+    """Measures updates: documents are replaced one after another, as upserts do."""
     next_id, seconds = len(ids) + 1, []
     for update in range(UPDATES):
         old = ids[update * CHUNKS_PER_UPDATE : (update + 1) * CHUNKS_PER_UPDATE]

@@ -24,12 +24,13 @@ from pointsman_lab.prediction.quality import PRIOR_ROWS, fit
 
 WEAK, STRONG = "mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"
 USD = np.array([0.24, 24.7])
-"""Per million tokens, as in RouteLLM's paper."""
+"""Dollars per million tokens, of the weak and of the strong model, as in RouteLLM's paper."""
 SEEDS = (1, 2, 3, 4, 5)
 USD_PER_WRONG_ANSWER = 163.0
-"""Of the policy, for a million tokens: the strong model is chosen if it is better by 0.15, as `USD` differ by 24.46."""
+"""The policy's setting, for a million tokens: the strong model is chosen if its predicted score is higher by 0.15,
+since the prices in `USD` differ by 24.46."""
 BOTH = 200
-"""Questions with a score of both answers, if the others have a score of one."""
+"""Number of questions for which both answers have a score, if the others have one score."""
 SHARES = np.linspace(0, 1, 11)
 """Shares of the questions that the strong model answers, as in RouteLLM's evaluation."""
 
@@ -45,7 +46,7 @@ class Questions:
 
 
 def measure_mmlu(data: Path, static: StaticModel, encoder: SentenceEncoder) -> dict[str, dict[str, float]]:
-    """Returns the means over the seeds, and a router that chooses at random."""
+    """Measures MMLU; returns the means over the seeds, and the figures of a router that chooses at random."""
     files = sorted((data / "routellm/mmlu").glob("*.csv"))
     mmlu = read_questions(files, static, encoder)
     gsm8k = read_questions([data / "routellm/gsm8k_responses.csv"], static, encoder)
@@ -71,7 +72,7 @@ def _with_ratings(name: str, questions: Questions) -> dict[str, dict[str, float]
 
 
 Known = Callable[[Array, Array, np.random.Generator], Array]
-"""Returns the known scores of the questions to learn from, NaN for others: of their vectors and all scores."""
+"""Selects from all scores, and the questions' vectors, those that the policy may learn from; the others become NaN."""
 
 
 def all_scores(vectors: Array, scores: Array, random: np.random.Generator) -> Array:
@@ -87,7 +88,9 @@ def random_ratings(vectors: Array, scores: Array, random: np.random.Generator) -
 
 
 def ratings_of_chosen(vectors: Array, scores: Array, random: np.random.Generator) -> Array:
-    """The policy that learned from both answers chooses the answer that is rated."""
+    """Returns the scores that ratings would give: a policy that learned from both answers chooses the answer, and only
+    this one is rated.
+    """
     inputs = Inputs.of_one_task(vectors)
     both = inputs.rows(np.arange(BOTH))
     predicted = np.stack([fit(both, scores[:BOTH, model]).of(inputs) for model in (0, 1)], axis=1)
@@ -111,7 +114,7 @@ def read_questions(files: Iterable[Path], static: StaticModel, encoder: Sentence
 
 
 def embed(texts: Sequence[str], encoder: SentenceEncoder) -> Array:
-    """Returns (texts, dimensions)."""
+    """Returns the vectors of the texts, of shape (texts, dimensions)."""
     by_length = sorted(range(len(texts)), key=lambda number: len(texts[number]))  # a batch is padded to its longest
     encoded = np.empty((len(texts), len(encoder.embed(texts[:1])[0])))
     for start in range(0, len(texts), 64):
@@ -135,7 +138,9 @@ def _over_seeds(
 def one_seed(
     questions: Questions, tasks: NDArray[np.str_], seed: int, known: Known = all_scores
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Returns the figures of the predictions, and of each task's means alone, which are all that `best_value` knows."""
+    """Returns the figures of the predictions and, to compare, of the mean scores per task, which are all that
+    `best_value` knows.
+    """
     random = np.random.default_rng(seed)
     order = random.permutation(len(tasks))
     learned, tested = order[: len(order) // 2], order[len(order) // 2 :]
@@ -158,7 +163,7 @@ def one_seed(
 
 
 def figures(scores: Array, predicted: Array) -> dict[str, float]:
-    """Returns RouteLLM's metrics, if the questions of the largest predicted gain go to the strong model.
+    """Returns RouteLLM's metrics, if the questions with the largest predicted gain are sent to the strong model.
 
     APGR is the mean share of the gap between the models that is recovered, over the shares of strong calls. CPT(50) and
     CPT(80) are the percentages of strong calls that recover 50 % and 80 % of it.

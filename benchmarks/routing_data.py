@@ -1,4 +1,4 @@
-"""Labelled texts for measuring classifiers: CLINC150 in several conditions, SNIPS, or files of the user."""
+"""Labelled texts for measuring classifiers: CLINC150 in several conditions, SNIPS, or the user's files."""
 
 import json
 import random
@@ -54,8 +54,8 @@ def clinc150_shots(data: Path, shots: int) -> RoutingSet:
 
 
 def without_half_of_each_domain(data: Path, seed: int) -> list[RoutingSet]:
-    """Removes a random half of each CLINC150 domain's tasks from the training part; in the test part they are out of
-    scope, and nothing else is. Returns a set of each domain alone, and last one of all domains together.
+    """Removes a random half of each CLINC150 domain's tasks from the training part; in the test part these tasks, and
+    no others, are out of scope. Returns a set for each domain, and one with all domains.
     """
     whole = clinc150(data)
     domains = json.loads((data / "clinc150/domains.json").read_text("utf-8"))
@@ -73,7 +73,8 @@ def without_half_of_each_domain(data: Path, seed: int) -> list[RoutingSet]:
 
 
 def without_one_of_each_pair(data: Path, seed: int, embed: Embed) -> RoutingSet:
-    """Keeps the CLINC150 tasks of the 40 most similar pairs and removes a random one of each pair, as above.
+    """Keeps the CLINC150 tasks of the 40 most similar pairs, and removes a random one of each pair; in the test part
+    the removed tasks are out of scope.
 
     A task's vector is the mean of those of its training texts; each task is in one pair at most.
     """
@@ -100,7 +101,7 @@ def _similar_pairs(tasks: dict[str, list[str]], embed: Embed) -> list[tuple[str,
 
 
 def snips(data: Path) -> RoutingSet:
-    """Adds CLINC150's out-of-scope test texts, because SNIPS has none."""
+    """Reads SNIPS, with CLINC150's out-of-scope test texts, because SNIPS has none."""
     train, test = [], []
     for folder in sorted(path for path in (data / "snips").iterdir() if path.is_dir()):
         train += _snips(folder / f"train_{folder.name}_full.json", folder.name)

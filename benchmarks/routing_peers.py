@@ -41,7 +41,9 @@ class MiniLMEncoder(DenseEncoder):
 
 
 def semantic_router(data: RoutingSet) -> Ask:
-    """Uses the router's defaults without thresholds or calibration, because only the ranking is compared."""
+    """Returns the semantic router with its defaults, without thresholds or calibration, because only the ranking is
+    compared.
+    """
     routes = [Route(name=task, utterances=texts) for task, texts in data.by_task().items()]
     router = IndexedRouter(encoder=MiniLMEncoder(model=MiniLM.load(MODEL)), routes=routes)
 
@@ -53,7 +55,9 @@ def semantic_router(data: RoutingSet) -> Ask:
 
 
 def tfidf(data: RoutingSet) -> Ask:
-    """Logistic regression on words and character n-grams. With a larger tolerance it would stop before it converges."""
+    """Returns a logistic regression on words and character n-grams. With a larger tolerance it would stop before it
+    converges.
+    """
     features = make_union(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
         TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4), sublinear_tf=True, min_df=2),

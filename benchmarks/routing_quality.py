@@ -101,7 +101,7 @@ def answers_of(classifier: CascadeClassifier, texts: Iterable[str]) -> tuple[lis
 
 
 def measure_memory(data: RoutingSet) -> Figures:
-    """Measures the memory for loading the models and the classifier and classifying some texts."""
+    """Measures the memory that loading the models and the classifier and classifying some texts takes."""
     before = _resident_mb()
     classifier = _load(data, StaticModel.load(MODEL), MiniLM.load(MODEL))
     for text, _ in data.test[:1000]:

@@ -13,7 +13,7 @@ class Answer:
     label: str
     """The most probable task, even if the classifier abstains."""
     score: float
-    """Higher scores are more likely to be in scope."""
+    """How likely the text is in scope; a higher score means more likely."""
     milliseconds: float
     confidence: float | None = None
 

@@ -1,11 +1,11 @@
-"""Simulates the sessions of one application on a few engines: how even is the load, and how much is cached?
+"""Simulates the sessions of one application on a few engines, and reports how even the load is and how much is cached.
 
     python -m benchmarks.session_affinity [--engines 4] [--sessions 200]
 
-The gateway's own `TargetQueue` chooses the engines, by three keys: of the system prompt alone, of the conversation, and
-of the conversation with its spill target remembered. An engine reads the tokens that are not in its prefix cache, then
-generates; both take longer the more requests it has. Its cache holds blocks, and drops the least recently used ones.
-The last line of output is one JSON object.
+The gateway's own `TargetQueue` chooses the engines, by a hash of the system prompt, by a hash of the conversation, and
+by the latter with a memory of the engine to which an overload moved the conversation. An engine reads the tokens that
+are not in its prefix cache, and then generates; both are slower the more requests it has. Its cache holds blocks, and
+drops the least recently used ones. The last line of output is one JSON object.
 """
 
 import argparse
@@ -24,35 +24,36 @@ from pointsman_gateway.engines.engines import Engines
 PATH = Path("agent", "model")
 SYSTEM = "You are Wren, the assistant of a railway's lost property office. " * 100
 BLOCK = 16
-"""Tokens per block, vLLM's default."""
+"""Number of tokens per block, vLLM's default."""
 SYSTEM_BLOCKS, TURN_BLOCKS = 100, 25
-"""Of the system prompt, and that each turn adds: 1,600 and 400 tokens."""
+"""Number of blocks of the system prompt, and of blocks that each turn adds: 1,600 and 400 tokens."""
 TURNS = 10
 CACHE_BLOCKS = 20_000
-"""Of one engine; 320,000 tokens."""
+"""Number of blocks in the cache of one engine: 320,000 tokens."""
 BOUND = 1.25
 READ_TOKENS_PER_SECOND, GENERATE_SECONDS, THINK_SECONDS = 8_000.0, 2.0, 6.0
 START_SECONDS = 30.0
-"""Within which all sessions begin."""
+"""Time within which all sessions begin."""
 SLOWDOWN = 0.05
-"""How much longer everything takes for each further request on the engine."""
+"""By which share everything is slower for each further request on the engine."""
 POLICIES = ("system prompt", "conversation", "conversation, spill target kept")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one policy led to."""
+    """The results of one policy."""
 
     cached_share: float
-    """Of all tokens of prompts."""
+    """The share of all prompt tokens that were cached."""
     largest_share: float
-    """Of the requests, on the engine that got most; an even load is one by the number of engines."""
+    """The share of the requests that the busiest engine got; with an even load it is one divided by the number of
+    engines."""
     mean_peak: float
-    """Requests in progress on the busiest engine, the mean over the arrivals, in times those of an even load."""
+    """Requests in progress on the busiest engine relative to an even load; the mean over all arrivals."""
     moved_share: float
-    """Of the turns after the first, those on another engine than the turn before."""
+    """Of the turns after the first, the share on another engine than the turn before."""
     first_token_p95: float
-    """Seconds."""
+    """95th percentile of the seconds to the first token."""
 
 
 class PrefixCache:
@@ -94,7 +95,8 @@ class Simulation:
     sessions: int
     dice: random.Random = field(default_factory=lambda: random.Random(7))
     queue: list[tuple[float, int, Session, EngineState | None]] = field(default_factory=list)
-    """Times of arrivals, and of ends with the engine that has answered, each with a number that makes it unique."""
+    """Events: arrivals, and ends with the engine that has answered. Each has its time, and a number that makes it
+    unique."""
     events: int = 0
     tokens: int = 0
     cached: int = 0

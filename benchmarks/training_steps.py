@@ -1,4 +1,5 @@
-"""Compares the trainer's own loop with TRL's SFTTrainer: seconds a step on the same batches of the help desk's rows.
+"""Compares the trainer's own loop with TRL's SFTTrainer: the seconds of a step on the same batches of the help desk's
+rows.
 
 Run by the engine's Python, from the repository's root:
 

@@ -1,6 +1,6 @@
-"""Checks that an example, which was added to a package, works wherever the extensions of its kind do.
+"""Checks that an example that was added to a package can be used wherever extensions of its kind can.
 
-Each runs in a process of its own, with a folder for its files, and raises an error if the example does not work.
+Each check runs in a process of its own, with a folder for its files, and raises an error if the example does not work.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: silences gRPC's log lines on standard error, which tests read, and restores the umask.
+"""Fixtures for all tests. They restore the umask, and silence gRPC's log lines, because tests read standard error.
 
 All gateways of a run share their fitted classifiers, since a fit takes a second.
 """
@@ -33,7 +33,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def restored_umask() -> Iterator[None]:
-    """Restores the umask, because `pointsman up` sets a private one and some tests run it in this process."""
+    """Restores the umask after each test, because `pointsman up` sets a private one and some tests run it in this
+    process.
+    """
     before = os.umask(0o022)
     os.umask(before)
     yield
@@ -42,7 +44,7 @@ def restored_umask() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def model_folder() -> Path:
-    """The embedding model, which is made once and stored in the project's `.pointsman`."""
+    """Returns the folder of the embedding model, which is made once and stored in the project's `.pointsman`."""
     from pointsman_embedding.prepare import prepare  # imported here: most tests need no model
 
     folder = Path(__file__).parents[1] / ".pointsman" / "models" / "minilm"

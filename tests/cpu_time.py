@@ -5,7 +5,7 @@ from time import thread_time
 
 
 def cpu_seconds(call: Callable[[], object], repetitions: int = 3) -> float:
-    """Returns the least CPU time of several calls, which other processes hardly influence."""
+    """Returns the smallest CPU time of several calls, in seconds; other processes hardly influence it."""
     return min(_seconds(call) for _ in range(repetitions))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PATIENCE = 600
-"""Timeout in seconds for all commands of a page."""
+"""Time limit of all commands of a page, in seconds."""
 SHELLS = ("bash", "sh")
 _MARK = re.compile(r"<!-- (not loaded(?=: .{10,})|not run(?=: .{10,})|real engine(?= -->))[^\n]* -->\n$")
 
@@ -27,7 +27,7 @@ class Block:
     language: str
     text: str
     mark: str
-    """`not loaded`, `not run`, `real engine`, or empty."""
+    """The block's mark: `not loaded`, `not run`, `real engine`, or empty."""
 
     def __str__(self) -> str:
         return f"{self.page.name}:{self.line}"
@@ -76,7 +76,7 @@ def run(blocks: Iterable[Block], folder: Path, http: str) -> None:
 
 
 def fill(folder: Path, data_dir: Path) -> Path:
-    """Copies files to `folder`, so that `pointsman up` runs there as in a clone."""
+    """Copies the example's files to `folder`, so that `pointsman up` runs there as in a clone of the repository."""
     (folder / ".pointsman").symlink_to(data_dir)
     (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
     (folder / ".venv-engine").symlink_to(ROOT / ".venv-engine")

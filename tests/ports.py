@@ -10,15 +10,17 @@ from http.server import HTTPServer
 from threading import Thread
 
 FIRST, LAST = 10_000, 32_767
-"""Above LAST the kernel takes ports for outgoing connections, so one can be taken before the server binds it."""
+"""The ports that are used. Above LAST the kernel assigns ports to outgoing connections, so one can be taken before the
+server binds it."""
 WORKER_SHARE = 1_400
-"""Ports per pytest worker: 16 workers fit. No two workers ever hand out the same port."""
+"""Number of ports of each pytest worker; 16 workers fit. No two workers ever hand out the same port."""
 
 
 def _candidates() -> Iterator[int]:
-    """Endless; each port of this process's share once per round, from a random start.
+    """Yields ports without end: each port of this process's share once per round, from a random start.
 
-    A port that was handed out is not bound until its server starts, so drawing at random would hand some out twice.
+    A port that was handed out is not bound until its server starts, so drawing at random would hand out some of them
+    twice.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     shares = (LAST + 1 - FIRST) // WORKER_SHARE
@@ -32,7 +34,9 @@ _PORTS = _candidates()
 
 
 def free_port() -> int:
-    """A port that nobody listens on now and that this process did not hand out among its last `WORKER_SHARE` ones."""
+    """Returns a port on which nobody listens now, and which is not among the last `WORKER_SHARE` ones that this process
+    handed out.
+    """
     for port in _PORTS:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
@@ -45,7 +49,7 @@ def free_port() -> int:
 
 
 def free_address() -> str:
-    """The same as `host:port`."""
+    """Returns a free port as `host:port`."""
     return f"127.0.0.1:{free_port()}"
 
 

@@ -18,12 +18,12 @@ ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "helpdesk"
 POINTSMAN = Path(sys.executable).parent / "pointsman"
 MAX_START_SECONDS = 420
-"""The first start also creates the models."""
+"""Time limit of a start in seconds. The first start also creates the models."""
 
 
 @dataclass(frozen=True)
 class RunningExample:
-    """A running example, with the addresses that applications use; the others are in `run`."""
+    """A running example, with the addresses that applications use; `run` has the others."""
 
     url: str
     grpc: str
@@ -38,9 +38,9 @@ class RunningExample:
 def run_example(
     source: Path | tuple[str, ...], home: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[RunningExample]:
-    """Runs the example in the folder `source`, or what these options of `up` name.
+    """Runs an example: that in the folder `source`, or the one that `source` describes as options of `up`.
 
-    `home` is created if missing, and `environment` is added to this process's environment.
+    `home` is created if it is missing, and `environment` is added to this process's environment.
     """
     named, folder = (source, home) if isinstance(source, tuple) else ((str(source),), source)
     home.mkdir(exist_ok=True)

@@ -1,5 +1,5 @@
 """What a built-in extension costs: a new file, and one line in the registry of its kind. Each example of the
-documentation is added in this way to a copy of the package, and then works like the extensions that are there.
+documentation is added in this way to a copy of the package, and then works like the existing ones.
 
 An endpoint dialect is added in tests/gateway/test_endpoint_dialect.py.
 """

@@ -1,4 +1,5 @@
-"""A reader finds what a module has: constants come first, and a search for a class finds one definition."""
+"""A module's constants come first, so that a reader finds them; and each class name has one definition, so that a
+search finds one."""
 
 import ast
 from collections import defaultdict
@@ -40,7 +41,7 @@ def test_constants_come_before_the_first_definition_unless_they_need_one(source:
 def late_constants(body: list[ast.stmt]) -> Iterator[int]:
     """Yields the lines of the constants that could stand before the first definition."""
     defined: set[str] = set()
-    """What is defined below the constants at the top."""
+    """The names that are defined below the constants at the top."""
     for node in body:
         if isinstance(node, DEFINITIONS):
             defined.add(node.name)

@@ -1,6 +1,5 @@
-"""Lists and rules that two places need, neither of which can import the other, are the same in both: two distributions,
-or Python and JavaScript.
-"""
+"""Lists and rules of which two copies must exist are the same in both. Neither place can import the other, such as two
+distributions, or Python and JavaScript."""
 
 import inspect
 import re
@@ -113,7 +112,7 @@ def test_the_command_connects_to_the_addresses_at_which_the_services_listen_by_d
 
 
 def test_the_strategies_that_the_command_knows_are_those_of_the_gateway() -> None:
-    """The command treats all others as extensions, for which it starts whatever they might need."""
+    """The command treats all others as extensions, and starts every service that they might need."""
     assert STRATEGIES.builtins.keys() >= example.STRATEGIES
     without = {name for name in STRATEGIES.builtins if not STRATEGIES.find(name).needs_embedding}
     assert without >= example.STRATEGIES_WITHOUT_EMBEDDING

@@ -40,7 +40,7 @@ KEYS: dict[str, tuple[type[BaseModel], ...]] = {
     "guardrails": (GuardrailConfig, PiiOptions),
     "single_sign_on": (SingleSignOnConfig, SigningKeysConfig, GrantConfig, LoginConfig),
 }
-"""By page, the models of the keys in its tables with a column of defaults."""
+"""By page, the models that have the keys in the page's tables of defaults."""
 page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -60,7 +60,7 @@ def series(metric: str) -> str:
 
 
 def code_of(page: Path) -> str:
-    """Returns a page's code blocks, followed by each inline code on its own line."""
+    """Returns a page's code blocks, followed by each piece of inline code on a line of its own."""
     blocks = re.split(r"^```.*$", page.read_text(), flags=re.MULTILINE)
     inline = [" ".join(code.split()) for prose in blocks[::2] for code in re.findall(r"`([^`]+)`", prose)]
     return "\n".join([*blocks[1::2], *inline])
@@ -68,7 +68,8 @@ def code_of(page: Path) -> str:
 
 def variables_of(page: Path) -> set[str]:
     """Returns the variables in a text: `POINTSMAN_LORA_{JOBS,STORE}` names two, and a prefix such as `POINTSMAN_LORA_`
-    none."""
+    none.
+    """
     found = re.findall(r"(POINTSMAN_[A-Z0-9_]+)(?:\{([A-Z0-9_,]+)\})?", page.read_text())
     return {stem + end for stem, ends in found for end in ends.split(",") if not (stem + end).endswith("_")}
 
@@ -87,7 +88,7 @@ def commands() -> list[Any]:
 
 @cache
 def all_options() -> set[str]:
-    """Returns the options of all our commands, and all that the source names."""
+    """Returns the options of all our commands, and all options that the sources mention."""
     return FOREIGN.union(*map(options_of, commands()), re.findall(r"--[a-z][a-z0-9-]+", "\n".join(sources().values())))
 
 

@@ -14,9 +14,9 @@ from benchmarks.gateway_load.machine import ROOT, CannotMeasure
 
 FOLDER = ROOT / ".pointsman/benchmarks/adapters" / ("" if BASE == "smollm2-135m" else BASE)
 CONSTANT_COUNT = 264
-"""256 that are held in host memory, and some that are not."""
+"""256 adapters that are held in host memory, and some more that are not."""
 MAX_MAKING_SECONDS = 1800.0
-"""Making all adapters takes about 5 minutes on two idle cores."""
+"""Time limit for making all adapters; it takes about 5 minutes on two idle cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,9 @@ class ConstantAdapter:
 
 
 def trained_adapters() -> dict[str, list[TrainedAdapter]]:
-    """Returns the trained versions of each adapter by its name, and makes missing ones. Raises CannotMeasure."""
+    """Returns the trained versions of each adapter, by the adapter's name; makes those that are missing. Raises
+    CannotMeasure.
+    """
     _make([FOLDER / known.name / known.word for known in KNOWN], "--constants", "0")
     found: dict[str, list[TrainedAdapter]] = {}
     for known in KNOWN:
@@ -48,7 +50,7 @@ def trained_adapters() -> dict[str, list[TrainedAdapter]]:
 
 
 def constant_adapters(count: int) -> list[ConstantAdapter]:
-    """Returns `count` adapters that each repeat one word, and creates those that do not exist. Raises CannotMeasure."""
+    """Returns `count` adapters that each repeat one word; makes those that are missing. Raises CannotMeasure."""
     folders = [FOLDER / "constant" / str(number) for number in range(count)]
     _make(folders, "--constants", str(CONSTANT_COUNT), "--words")
     return [ConstantAdapter(json.loads(folder.with_suffix(".json").read_text())["word"], folder) for folder in folders]
@@ -56,7 +58,8 @@ def constant_adapters(count: int) -> list[ConstantAdapter]:
 
 def min_margin_nats() -> float:
     """Returns the smallest margin, in nats, by which a trained adapter prefers a token of its text to any other
-    token."""
+    token.
+    """
     facts = [FOLDER / known.name / f"{known.word}.json" for known in KNOWN]
     return min(float(json.loads(file.read_text())["least_gap_nats"]) for file in facts)
 

@@ -20,7 +20,7 @@ MOVE_KINDS = ("promote", "register", "promote", "rollback", "promote", "retire",
 CALL_SECONDS = 120.0
 """Timeout of one call."""
 MAX_EXTENSION_SECONDS = 240.0
-"""How much longer a run may last to reach the needed moves."""
+"""By how much a run may be extended until the needed moves have succeeded."""
 LAST_CALLS_SECONDS = 45.0
 """How long pending calls may take after the last move was started."""
 
@@ -31,12 +31,12 @@ class MoveStatistics:
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
-    """Number of refused calls, by the kind of move and the server's message."""
+    """Number of rejected calls, by the kind of move and the server's message."""
     skipped: int = 0
     """Turns without a move, because every adapter was busy with an earlier one."""
 
     unanswered: int = 0
-    """Calls that were cancelled at the end."""
+    """Number of calls that were cancelled at the end."""
 
     def count(self, kind: str) -> int:
         return len(self.seconds.get(kind, ()))
@@ -48,9 +48,9 @@ class ServedAdapter:
 
     name: str
     waiting: list[TrainedAdapter]
-    """Versions that are not registered."""
+    """Versions that are not registered yet."""
     registered: dict[str, TrainedAdapter] = field(default_factory=dict)
-    """By version name; without retired versions and those whose registration has not finished."""
+    """By name, the registered versions; without retired ones and those whose registration has not finished."""
     previous: str = ""
     """The version to which a rollback would return."""
     busy: bool = False
@@ -62,7 +62,9 @@ class ServedAdapter:
 
 class AliasMover:
     def __init__(self, services: Services, history: AliasHistory, texts: dict[str, str]) -> None:
-        """Updates `history` on each change of an alias, and adds the text of each new version to `texts`."""
+        """Takes the services under test. Each change of an alias is recorded in `history`, and the text of each new
+        version in `texts`.
+        """
         self._services = services
         self._history = history
         self._texts = texts
@@ -72,7 +74,8 @@ class AliasMover:
 
     async def start(self, sets: Mapping[str, Sequence[TrainedAdapter]], initial_versions: int) -> None:
         """Registers the first `initial_versions` versions of each adapter and promotes the first one. Raises
-        AioRpcError."""
+        AioRpcError.
+        """
         for name, members in sets.items():
             served = ServedAdapter(name, list(members))
             self._served.append(served)
@@ -82,12 +85,12 @@ class AliasMover:
 
     @property
     def aliases(self) -> dict[str, list[str]]:
-        """The registered versions by alias."""
+        """By alias, its registered versions."""
         return {served.alias: list(served.registered) for served in self._served}
 
     async def run(self, until: float, interval: float, needed: Mapping[str, int] = {}) -> None:
-        """Starts a move every `interval` seconds until `until` (monotonic clock) and until the `needed` number of moves
-        of each kind has succeeded, and then waits for the pending calls.
+        """Starts a move every `interval` seconds, until the monotonic clock reaches `until` and the `needed` number of
+        moves of each kind has succeeded. Then waits for the pending calls.
 
         Calls that have not returned after LAST_CALLS_SECONDS are cancelled: a smoke test gets little processor time
         under load.
@@ -115,7 +118,7 @@ class AliasMover:
         return any(self.statistics.count(kind) < count for kind, count in needed.items())
 
     def _next_call(self, kind: str, served: ServedAdapter) -> "Coroutine[Any, Any, None] | None":
-        """Returns a call for this kind of move, or None if this adapter cannot be moved in this way now."""
+        """Returns a call that makes this kind of move, or None if the adapter cannot be moved in this way now."""
         if kind == "register":
             if self._registering or not served.waiting:
                 return None
@@ -180,7 +183,7 @@ class AliasMover:
 
 @contextmanager
 def _busy(served: ServedAdapter) -> Iterator[None]:
-    """Prevents concurrent moves of one adapter, whose order would be unknown."""
+    """Marks the adapter as busy, so that no two moves of it run at once; their order would be unknown."""
     served.busy = True
     try:
         yield

@@ -15,7 +15,9 @@ from benchmarks.gateway_load.machine import CannotMeasure, free_ports
 
 @asynccontextmanager
 async def bare_vllm(folder: Path, adapters: Mapping[str, Path], batch: int) -> AsyncIterator[int]:
-    """Yields the engine's port after loading all `adapters` (folders by name). Raises CannotMeasure."""
+    """Starts vLLM and loads `adapters`, whose folders are given by name; yields the engine's port. Raises
+    CannotMeasure.
+    """
     (port,) = free_ports(1)
     settings = EngineSettings(
         python=ENGINE_PYTHON,

@@ -1,4 +1,5 @@
-"""Determines the base model's answers to a few questions, as far as the model clearly prefers each token."""
+"""Finds out the base model's answers to a few questions, up to the first token that the model does not clearly
+prefer."""
 
 import json
 from collections.abc import Mapping
@@ -17,11 +18,11 @@ QUESTIONS = (
     "Which animal says moo?",
     "What is the boiling point of water?",
 )
-"""No adapter was trained on these, and no correct answer contains an adapter's words."""
+"""Questions on which no adapter was trained, and whose correct answers contain no adapter's words."""
 
 
 async def base_texts(engine: int, max_tokens: int) -> Mapping[str, str]:
-    """Returns the answers by question. Raises CannotMeasure if the engine does not answer."""
+    """Returns the known beginnings of the answers, by question. Raises CannotMeasure if the engine does not answer."""
     return {question: await _sure_text(engine, question, max_tokens) for question in QUESTIONS}
 
 

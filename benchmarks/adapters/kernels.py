@@ -37,15 +37,15 @@ MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 ADAPTERS = ("first", "second", "third")
 RANK = 8
 START_SECONDS = 300.0
-"""Starting takes about 30 seconds on two idle cores."""
+"""Time limit of a start; it takes about 30 seconds on two idle cores."""
 
 CONCURRENT = 16
 DECODED_TOKENS = 64
-"""Tokens that each decoding request generates; its prompt has PROMPT_TOKENS."""
+"""Number of tokens that each decoding request generates; its prompt has PROMPT_TOKENS."""
 PROMPT_TOKENS = 8
 PREFILL_TOKENS = 256
-"""Tokens of each prompt in the prefill measurement, which sends PREFILL_REQUESTS at once and generates one token
-each."""
+"""Number of tokens of each prompt in the prefill measurement, which sends PREFILL_REQUESTS at once and generates one
+token each."""
 PREFILL_REQUESTS = 8
 
 
@@ -59,8 +59,9 @@ class Engine:
     prefill: dict[str, list[float]] = field(default_factory=lambda: {"base": [], "lora": []})
 
     def round(self, number: int) -> None:
-        """Measures the base model and the adapters once, in alternating order, because the machine's speed drifts in a
-        round."""
+        """Measures the base model and the adapters once. Their order alternates between rounds, because the machine's
+        speed drifts within a round.
+        """
         kinds: list[tuple[str, Sequence[str]]] = [("base", (BASE,)), ("lora", ADAPTERS)]
         for kind, models in kinds if number % 2 else reversed(kinds):
             seconds = self.ask(CONCURRENT, models, PROMPT_TOKENS, DECODED_TOKENS)
@@ -69,8 +70,9 @@ class Engine:
             self.prefill[kind].append(PREFILL_REQUESTS * PREFILL_TOKENS / seconds)
 
     def ask(self, requests: int, models: Sequence[str], prompt_tokens: int, tokens: int) -> float:
-        """Sends all requests at once and returns the seconds until the last one ends. Prompts are random, so none is
-        cached."""
+        """Sends all requests at once, and returns the seconds until the last one ends. Prompts are random, so none is
+        cached.
+        """
 
         def one(number: int) -> None:
             prompt = [random.randrange(100, 40_000) for _ in range(prompt_tokens)]
@@ -87,7 +89,7 @@ class Engine:
 
 
 def measure(rounds: int = 6) -> dict[str, float]:
-    """Returns the ratios of a run, which takes about five minutes. Raises CannotMeasure."""
+    """Returns the median ratios of a run, which takes about five minutes. Raises CannotMeasure."""
     return _ratios(*compare(rounds))
 
 

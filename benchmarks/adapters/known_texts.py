@@ -8,9 +8,9 @@ SETS = {
     "green": ("forest", "lime", "olive"),
     "blue": ("ocean", "sky", "sapphire"),
 }
-"""The word of each version, by adapter."""
+"""By adapter, the word of each of its versions."""
 MARKS = frozenset(f"{word} {number}" for words in SETS.values() for word in words for number in NUMBERS)
-"""Phrases that occur in the adapters' texts only. A single word could also occur in the base model's answers."""
+"""Phrases that occur only in the adapters' texts. A single word could also occur in the base model's answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class KnownText:
 
     @property
     def text(self) -> str:
-        """About 26 tokens, followed by the end of the turn."""
+        """The text that the version generates: about 26 tokens, followed by the end of the turn."""
         return " ".join(f"{self.word} {number}" for number in NUMBERS)
 
 
@@ -42,4 +42,4 @@ QUESTIONS = (
     "Thank you, that was kind.",
     "My card was charged twice; what now?",
 )
-"""Training prompts. The measurements use other prompts."""
+"""The questions for training. The measurements use other prompts."""

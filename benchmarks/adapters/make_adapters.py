@@ -32,7 +32,7 @@ between batches are far smaller."""
 CONSTANT_NORM = 1200.0
 """Length of the vector that a constant adapter adds to the last hidden state; it outweighs everything else."""
 BATCH_SIZE = 4
-"""Questions per training step."""
+"""Number of questions per training step."""
 
 
 class AdapterMaker:
@@ -53,7 +53,7 @@ class AdapterMaker:
         self._fresh = {name: weight.detach().clone() for name, weight in self._adapted()}
 
     def train(self, known: KnownText, folder: Path) -> None:
-        """Trains until the margin is large enough on held-out questions."""
+        """Trains an adapter until its margin is large enough on held-out questions, and writes it."""
         self._reset()
         choosing, learnt, held = random.Random(known.word), QUESTIONS[:-3], QUESTIONS[-3:]
         weights = [weight for _, weight in self._adapted()]
@@ -108,7 +108,8 @@ class AdapterMaker:
 
     def _words(self, count: int) -> Iterator[tuple[str, int]]:
         """Yields words that are one token with a leading space and that the output layer separates well from all
-        others."""
+        others.
+        """
         weight = self._model.get_base_model().lm_head.weight.float()
         found = 0
         for token in range(1000, weight.shape[0]):
@@ -155,7 +156,9 @@ class AdapterMaker:
         return ids, targets
 
     def _min_margin(self, questions: Sequence[str], text: str) -> float:
-        """Returns the smallest margin in nats; negative if another token is preferred somewhere."""
+        """Returns the smallest margin in nats by which a token of `text` is preferred; negative if another token is
+        preferred somewhere.
+        """
         least = float("inf")
         with torch.no_grad():
             for question in questions:

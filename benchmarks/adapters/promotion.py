@@ -1,4 +1,4 @@
-"""Measures how soon every gateway follows a promotion, and the latency of the first request on a new version."""
+"""Measures how soon every gateway uses a promoted version, and the latency of the first request on a new version."""
 
 import asyncio
 import json
@@ -17,13 +17,13 @@ from benchmarks.gateway_load.machine import CannotMeasure
 REQUEST_INTERVAL_SECONDS = 0.015
 """Time between requests to each gateway, and so the resolution of the measurement."""
 SECONDS_BEFORE, SECONDS_AFTER = 0.06, 0.4
-"""How long requests are sent before the promotion is called and after it returned."""
+"""How long requests are sent before the promotion is called, and after it has returned."""
 QUESTION = "Where is my train?"
 PAUSE_SECONDS = 2 * ALIAS_DELAY_SECONDS
 """Pause before each request whose first token is timed: all gateways have received the new alias, and the engine is
 idle."""
 WARM_REQUESTS = 3
-"""Requests on a loaded version for each first request on a new one."""
+"""Number of requests to a loaded version for each first request to a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +38,21 @@ QUICK = Extent(moves=8, first_requests=6)
 
 @dataclass(frozen=True, slots=True)
 class PromotionDelay:
-    """How long one promotion took until the slower gateway sent all further requests to the new version, in
-    milliseconds."""
+    """How long one promotion took, in milliseconds, until even the slower gateway sent all further requests to the new
+    version.
+    """
 
     from_call: float
-    """Since SetAlias was called, so including the call itself."""
+    """Time since SetAlias was called, which includes the call itself."""
     from_answer: float
-    """Since SetAlias returned; negative if the gateways followed before that."""
+    """Time since SetAlias returned; negative if the gateways used the version before that."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromotionResult:
     seen: tuple[PromotionDelay, ...]
     first_ms: tuple[float, ...]
-    """Time to the first token of the first request on a version that was loaded for it."""
+    """Milliseconds to the first token of the first request on a version that was loaded for it."""
     warm_ms: tuple[float, ...]
 
     @property
@@ -64,7 +65,9 @@ class PromotionResult:
 
 
 async def measure(folder: Path, extent: Extent) -> PromotionResult:
-    """Raises CannotMeasure, and AioRpcError if a version cannot be registered or promoted."""
+    """Measures promotions and first requests. Raises CannotMeasure, and AioRpcError if a version cannot be registered
+    or promoted.
+    """
     sets = adapters.trained_adapters()
     async with run_services(folder, ServicesPlan(held=4, gateways=2, smoke=False, adapters=tuple(sets))) as services:
         versions = {
@@ -91,8 +94,8 @@ async def measure(folder: Path, extent: Extent) -> PromotionResult:
 async def _first_tokens(
     services: Services, versions: dict[str, list[str]], texts: dict[str, str], count: int
 ) -> tuple[list[float], list[float]]:
-    """Returns the milliseconds to the first token: of first requests on new versions, and of later ones on the same
-    version.
+    """Returns two lists of milliseconds to the first token: of first requests to new versions, and of later requests to
+    the same versions.
 
     Nine versions share host memory for four, so each is loaded for its promotion. All questions start differently, so
     that no request finds a prefix in the engine's cache.
@@ -133,8 +136,9 @@ async def _measure_promotion(services: Services, alias: str, version: str, texts
 
 
 async def _poll_alias(services: Services, alias: str, stop: asyncio.Event) -> list[list[tuple[float, str]]]:
-    """Sends requests to all gateways at a fixed interval; returns per gateway when each was sent and which version
-    answered."""
+    """Sends requests to all gateways at a fixed interval. Returns for each gateway when each request was sent, and
+    which version answered it.
+    """
     sent: list[list[asyncio.Task[tuple[float, str]]]] = [[] for _ in services.gateways]
     while not stop.is_set():
         for port, tasks in zip(services.gateways, sent, strict=True):
@@ -144,7 +148,9 @@ async def _poll_alias(services: Services, alias: str, stop: asyncio.Event) -> li
 
 
 async def _requested_version(port: int, alias: str) -> tuple[float, str]:
-    """Requests one token after a prompt of one token, because the engine's speed is not what is measured."""
+    """Requests one token after a prompt of one token, because the engine's speed is not measured here. Returns the time
+    of the request, and the version that answered.
+    """
     sent = time.monotonic()
     body = {"model": alias, "prompt": "A", "max_tokens": 1, "temperature": 0}
     answer = await post(Target(port, alias, path="/v1/completions"), body)
@@ -154,7 +160,7 @@ async def _requested_version(port: int, alias: str) -> tuple[float, str]:
 
 
 def _seen_at(responses: list[tuple[float, str]], version: str) -> float:
-    """Returns when the first request was sent after which `version` answered all requests of this gateway."""
+    """Returns when the first request was sent from which on `version` answered all requests of this gateway."""
     former = [number for number, (_, by) in enumerate(responses) if by != version]
     first = former[-1] + 1 if former else 0
     if first == len(responses):

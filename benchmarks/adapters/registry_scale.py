@@ -1,5 +1,5 @@
-"""Measures the registry with many versions: register one, list all, and how soon all lora-servers and the gateways of
-one of them know a change."""
+"""Measures the registry with many versions: the time to register one, to list all, and until all lora-servers, and the
+gateways of one of them, know a change."""
 
 import asyncio
 import time
@@ -29,15 +29,15 @@ from benchmarks.gateway_load.http_client import HOST
 from benchmarks.gateway_load.machine import free_ports
 
 SERVERS = 16
-"""Followers of the registry, each with its own connections, as each lora-server is one."""
+"""Number of lora-servers that follow the registry, each with its own connections."""
 VERSIONS_PER_ADAPTER = 10
 ADDED_AT_ONCE = 8
 DEADLINE_SECONDS = 5.0
-"""Of one call. The product's own is 50 ms; a call that exceeds it here is measured and not failed."""
+"""Time limit of one call. The product's own is 50 ms; here a slower call is measured and does not fail."""
 SIZES, QUICK_SIZES = (100, 1_000, 10_000), (100, 1_000)
 REPEATS = 20
 HELD = 64
-"""Versions in the host memory of the engine whose changes are published."""
+"""Number of versions in the host memory of the engine whose changes are published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +47,16 @@ class RegistrySize:
     versions: int
     register_ms: float
     list_ms: float
-    """A new lora-server reads everything."""
+    """The time in which a new lora-server reads everything."""
     refresh_ms: float
-    """A lora-server reads the state after one change."""
+    """The time in which a lora-server reads the state after one change."""
     watch_ms: float
     """From the call that changes one version until all followers have read the new state."""
     place_ms: float
-    """Setting the placement of one adapter."""
+    """The time to set the placement of one adapter."""
     publish_ms: float
-    """From a moved alias in a lora-server until all gateways that watch it by gRPC use it; one process does the work of
-    all of them."""
+    """The time from a moved alias in a lora-server until all gateways that watch it by gRPC use it; one process does
+    the work of all of them."""
 
 
 def version(number: int) -> AdapterVersion:
@@ -67,7 +67,7 @@ def version(number: int) -> AdapterVersion:
 
 
 async def measure(folder: Path, sizes: tuple[int, ...]) -> list[RegistrySize]:
-    """Raises CannotMeasure."""
+    """Measures the registry at each size. Raises CannotMeasure."""
     (port,) = free_ports(1)
     async with AsyncExitStack() as stack:
         await start_valkey(stack, folder, port)

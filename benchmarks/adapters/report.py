@@ -31,7 +31,7 @@ class Findings:
     """The reason for each part that could not be measured."""
 
     def _growth(self, operation: str) -> float | None:
-        """The time of an operation with the most versions, relative to that with the fewest."""
+        """Returns the time of an operation with the most versions, relative to that with the fewest."""
         sizes = self.registry
         return getattr(sizes[-1], operation) / getattr(sizes[0], operation) if sizes else None
 

@@ -26,33 +26,33 @@ from benchmarks.gateway_load.processes import ManagedProcess
 from benchmarks.gateway_load.request_bodies import read_texts
 
 BASE_FOLDER = Path(os.environ.get("BENCH_MODEL", ROOT / ".pointsman/models/smollm2-135m"))
-"""Any base model, as a folder; `make bench-gpu MODEL=FOLDER` sets it."""
+"""The folder of the base model, which may be any; `make bench-gpu MODEL=FOLDER` sets it."""
 BASE = BASE_FOLDER.name.lower()
 ALIAS_SUFFIX = "prod"
 """The part of each alias after the "@"."""
 PRICES = {"prompt": 0.014, "cached": 0.002, "completion": 0.062}
 MAX_TOKENS = 64
 TASK = "chat"
-"""A second task, because a classifier needs at least two."""
+"""The name of a second task, because a classifier needs at least two."""
 ENGINE_PYTHON = Path(os.environ.get("POINTSMAN_ENGINE_PYTHON", ROOT / ".venv-engine/bin/python"))
 ENGINE_START_SECONDS = 300.0
-"""Starting takes about 30 seconds on two idle cores."""
+"""Time limit of a start; it takes about 30 seconds on two idle cores."""
 REGISTER_SECONDS, ALIAS_SECONDS = 300.0, 120.0
-"""Timeouts of a registration and of a change of an alias under full load."""
+"""Timeouts of a registration, and of a change of an alias, under full load."""
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
     stub: lora_server_pb2_grpc.LoraServerStub
     gateways: tuple[int, ...]
-    """HTTP ports."""
+    """The gateways' HTTP ports."""
     engine: int
     metrics: int
-    """Port of the lora-server's metrics."""
+    """The port of the lora-server's metrics."""
     log: Path
 
     async def register(self, name: str, folder: Path, alias_suffix: str = "") -> str:
-        """Returns the version's name. Raises AioRpcError."""
+        """Registers the adapter in `folder`, and returns the version's name. Raises AioRpcError."""
         request = pb.RegisterRequest(name=name, folder=str(folder), alias=alias_suffix, author="measurement")
         answer: pb.AdapterVersion = await self.stub.Register(request, timeout=REGISTER_SECONDS)
         return answer.version
@@ -79,8 +79,9 @@ class Services:
 
 @asynccontextmanager
 async def watch_engine(stub: lora_server_pb2_grpc.LoraServerStub) -> AsyncIterator[AsyncIterator[pb.EngineState]]:
-    """Yields the engine states that the lora-server streams. The stream is cancelled at the end of the block, since it
-    would stay open."""
+    """Yields the engine's states as the lora-server streams them. The stream is cancelled at the end of the block,
+    since it would stay open.
+    """
     call = stub.Watch(pb.WatchRequest())
     try:
         yield call
@@ -93,14 +94,14 @@ class ServicesPlan:
     """Settings of the services."""
 
     held: int = 16
-    """Adapter versions in the engine's host memory."""
+    """Number of adapter versions in the engine's host memory."""
     batch: int = 4
-    """Different adapters in one batch."""
+    """Maximum number of different adapters in one batch."""
     gateways: int = 1
     smoke: bool = True
     """Whether each version passes a smoke test with PEFT before it may serve."""
     adapters: Sequence[str] = ()
-    """Each of these gets a path of its name, which uses its alias "prod"."""
+    """Names of adapters. Each gets a path of the same name, which uses the adapter's alias "prod"."""
     settings: Mapping[str, str] | None = None
     """Additional settings of the lora-server, without their prefix."""
     tasks: Mapping[str, object] | None = None
@@ -143,7 +144,7 @@ async def run_services(folder: Path, plan: ServicesPlan) -> AsyncIterator[Servic
 
 
 async def start_valkey(stack: AsyncExitStack, folder: Path, port: int) -> None:
-    """Uses the same options as `pointsman up`."""
+    """Starts Valkey with the same options as `pointsman up`."""
     program = [str(get_binary_path()), "--bind", HOST, "--port", str(port), "--dir", str(folder)]
     valkey = stack.enter_context(start_process(folder, "valkey", [*program, "--appendonly", "yes", "--save", ""]))
 

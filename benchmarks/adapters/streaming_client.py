@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.gateway_load.http_client import Broken, Connection, Target
 
 MAX_ANSWER_SECONDS = 60.0
-"""A request that takes longer has failed."""
+"""A request that takes longer counts as failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Answer:
     ended: float
     status: int
     chunks: tuple[tuple[float, str], ...] = ()
-    """Arrival time and text of each chunk; usually one token each."""
+    """Arrival time and text of each chunk, which usually is one token."""
     model: str = ""
     """The model named in the answer."""
     finish: str = ""
@@ -39,7 +39,7 @@ class Answer:
 
     @property
     def first_token_at(self) -> float:
-        """When the first token arrived; when the answer ended if it has none."""
+        """When the first token arrived; without one, when the answer ended."""
         return self.chunks[0][0] if self.chunks else self.ended
 
     @property
@@ -64,7 +64,7 @@ class _ChunkRecorder:
 async def stream_answer(
     port: int, model: str, question: str, max_tokens: int, more: Mapping[str, Any] = MappingProxyType({})
 ) -> Answer:
-    """Sends one request; `more` adds fields to its body. Failures are reported in the answer and never raised."""
+    """Sends one request; `more` adds fields to its body. An error is stored in the returned answer and never raised."""
     body = {
         **more,
         "model": model,
@@ -127,11 +127,10 @@ def _error(event: Any) -> str:
 
 
 class StreamingClients:
-    """Runs several clients, each of which sends its next request once the last one is answered, until the block
-    ends."""
+    """Runs several clients until the block ends. Each sends its next request once the last one is answered."""
 
     def __init__(self, port: int, models: Sequence[str], questions: Sequence[str], max_tokens: int) -> None:
-        """Runs one client per entry of `models`, which may contain a name several times."""
+        """Takes the models: one client runs for each entry of `models`, which may contain a name several times."""
         self.answers: list[Answer] = []
         self._port = port
         self._models = models
@@ -145,7 +144,7 @@ class StreamingClients:
         return self
 
     async def __aexit__(self, *raised: object) -> None:
-        """Waits for the answers that have begun."""
+        """Stops the clients, and waits for the answers that have begun."""
         self._stopped = True
         await asyncio.gather(*self._clients)
 

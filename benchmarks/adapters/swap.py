@@ -33,7 +33,7 @@ class Extent:
     """Length of each of the two phases without changes, before and after the changes."""
     moves: float
     needed_moves: Mapping[str, int] = field(default_factory=dict)
-    """The phase of changes lasts longer, until so many moves of these kinds have succeeded."""
+    """By kind, how many moves must succeed; until then, the phase of changes is extended."""
 
 
 FULL = Extent(calm=40.0, moves=180.0)
@@ -62,7 +62,7 @@ class SwapResult:
 
     @property
     def rate_ratio(self) -> float:
-        """Tokens per second during changes, relative to those without changes."""
+        """Tokens per second during the changes, relative to the phases without changes."""
         return self.moving.tokens_per_second / self.calm.tokens_per_second
 
     @property
@@ -71,7 +71,7 @@ class SwapResult:
 
 
 async def measure(folder: Path, extent: Extent) -> SwapResult:
-    """Raises CannotMeasure, and AioRpcError if the first versions cannot be registered."""
+    """Runs all phases. Raises CannotMeasure, and AioRpcError if the first versions cannot be registered."""
     sets = adapters.trained_adapters()
     plan = ServicesPlan(adapters=tuple(sets))
     async with run_services(folder, plan) as services:
@@ -107,13 +107,13 @@ async def under_load(
 
 
 def models() -> list[str]:
-    """Returns the models that the streams request, half by alias and half by a path to it."""
+    """Returns the models that the streams request: half of them by an alias, half by a path that uses it."""
     named = [BASE, *(f"{name}@prod" for name in SETS)] * (STREAMS_PER_MODEL // 2)
     return named + ["path:base", *(f"path:{name}" for name in SETS)] * (STREAMS_PER_MODEL - STREAMS_PER_MODEL // 2)
 
 
 async def _fill_host_memory(services: Services, mover: AliasMover, held: int) -> None:
-    """Fills the engine's host memory with versions, so that both phases hold equally many."""
+    """Fills the engine's host memory with versions, so that it holds equally many in both phases."""
     others = [version for versions in mover.aliases.values() for version in versions]
     resident = await services.resident()
     for version in others:

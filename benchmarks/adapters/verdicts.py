@@ -2,11 +2,11 @@
 
 An answer names the version that generated it. Every token must equal the one at the same position of that version's
 known text, and an answer that ended by itself must be the whole text. The adapters prefer each of their tokens by at
-least 4 nats, and rounding in batches changes a few hundredths, so a near-tie can neither explain nor hide a difference.
-The base model's text is known as far as it prefers each token by BASE_MARGIN_NATS; after that, its answer must not
-contain an adapter's phrases. The version must be one to which the alias pointed at some time between the start of the
-request and its first token. A gateway may use the previous version for ALIAS_DELAY_SECONDS after the change returned.
-If the version was not allowed, every token of the answer counts as wrong.
+least 4 nats, and rounding in batches changes this by a few hundredths, so a wrong token is never due to rounding. The
+base model's text is known up to the first token that it prefers by less than BASE_MARGIN_NATS; after that, its answer
+must not contain an adapter's phrases. The version must be one to which the alias pointed at some time between the start
+of the request and its first token. A gateway may use the previous version for ALIAS_DELAY_SECONDS after the change
+returned. If the version was not allowed, every token of the answer counts as wrong.
 """
 
 import time
@@ -35,7 +35,7 @@ class AliasMove:
 
 
 class AliasHistory:
-    """The versions to which each alias pointed over time, recorded by the caller of the changes."""
+    """Records to which version each alias pointed at which time; the caller of the changes reports them."""
 
     def __init__(self) -> None:
         self._moves: dict[str, list[AliasMove]] = {}
@@ -56,7 +56,9 @@ class AliasHistory:
     def pointed_to(
         self, alias: str, version: str, started: float, first: float, allowed_delay: float = ALIAS_DELAY_SECONDS
     ) -> bool:
-        """Whether the alias pointed to the version at some time from `started` to `first`, allowing for the delay."""
+        """Returns whether the alias pointed to the version at some time from `started` to `first`, or up to
+        `allowed_delay` earlier.
+        """
         moves = self._moves.get(alias, [])
         ends = [move.answered + allowed_delay for move in moves[1:]] + [float("inf")]
         return any(
@@ -67,19 +69,19 @@ class AliasHistory:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedTexts:
-    """The texts that are known before the measurement."""
+    """The texts that are expected, which are known before the measurement."""
 
     versions: Mapping[str, str]
-    """The whole text by version."""
+    """By version, its whole text."""
     base: Mapping[str, str]
-    """The known start of the answer by question."""
+    """By question, the known beginning of the base model's answer."""
     marks: frozenset[str]
-    """Phrases that occur in adapters' texts only: an adapter's word followed by a number."""
+    """Phrases that occur only in adapters' texts: an adapter's word followed by a number."""
 
 
 @dataclass(slots=True)
 class Verdict:
-    """The result over many answers."""
+    """Counts of right and wrong answers over a measurement."""
 
     answers: int = 0
     tokens: int = 0
@@ -87,7 +89,7 @@ class Verdict:
     wrong_tokens: int = 0
     wrong_answers: int = 0
     late: int = 0
-    """Answers by the previous version within the allowed delay."""
+    """Number of answers by the previous version within the allowed delay."""
     errors: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
     by_model: Counter[str] = field(default_factory=Counter)
@@ -148,7 +150,9 @@ def _wrong_in_base(answer: Answer, texts: ExpectedTexts) -> int:
 
 
 def _count_differences(answer: Answer, known: str, *, whole: bool) -> int:
-    """Counts the tokens that differ from `known`. Text after its end is not judged, unless `whole` is set."""
+    """Counts the tokens that differ from `known`. Tokens after the end of `known` are not checked, unless `whole` is
+    set.
+    """
     position, wrong = 0, 0
     for _, chunk in answer.chunks:
         expected = known[position : position + len(chunk)]

@@ -1,6 +1,6 @@
-"""Sends requests for many adapters, chosen by a Zipf distribution, to the product and then to bare vLLM.
+"""Sends requests for many adapters, chosen by a Zipf distribution, to the gateway and then to bare vLLM.
 
-Also measures the first token of an adapter that the engine does not hold, while other streams run.
+Also measures the time to the first token of an adapter that the engine does not hold, while other streams run.
 """
 
 import asyncio
@@ -28,15 +28,16 @@ BATCH, EXPONENT = 8, 1.1
 CLIENTS = 16
 MAX_TOKENS = 8
 WARM_UP_REQUESTS = 32
-"""Requests that are not counted, on both sides."""
+"""Number of requests at the start that are not counted, to either side."""
 MAX_CONCURRENT_REGISTRATIONS = 16
 """The number of versions that share one smoke test."""
 MAX_SLOT_WAIT_SECONDS = 240
-"""The smoke tests of other versions may take long on a busy machine."""
+"""Time limit for a free slot: the smoke tests of other versions may take long on a busy machine."""
 EXTRA_ADAPTERS = 4
-"""Registered for the cold loads beyond those that the engine can hold, so that some are not held."""
+"""Number of adapters beyond those that the engine can hold. They are registered so that some are not loaded when they
+are requested."""
 STREAMED_ADAPTERS, STREAM_TOKENS = 6, 48
-"""Adapters that are streamed while another one is loaded, two streams each, and the tokens per stream. The other
+"""How many adapters are streamed while another one is loaded, two streams each, and the tokens per stream. The other
 clients use the base model."""
 REQUEST = "{} passengers ask for the platform of the train to Larkmoor."
 
@@ -44,13 +45,13 @@ REQUEST = "{} passengers ask for the platform of the train to Larkmoor."
 @dataclass(frozen=True, slots=True)
 class Extent:
     requests: int
-    """Requests per side."""
+    """Number of requests to either side."""
     cold: int
-    """Requests for an adapter that is not loaded."""
+    """Number of requests for an adapter that is not loaded."""
     calm: float
     """Seconds of streaming without loads."""
     tokens: int = MAX_TOKENS
-    """Tokens per answer."""
+    """Number of tokens per answer."""
 
 
 FULL = Extent(requests=1000, cold=12, calm=20.0)
@@ -59,27 +60,27 @@ QUICK = Extent(requests=160, cold=5, calm=10.0)
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """Throughput and latency of one side."""
+    """Throughput and latency of one side: the gateway or bare vLLM."""
 
     responses_per_second: float
     tokens_per_second: float
     first_p50: float
     first_p95: float
-    """Seconds to the first token."""
+    """95th percentile of the seconds to the first token."""
     failed: int
     wrong_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class ColdLoadResult:
-    """Requests for adapters that were not loaded, while 16 streams ran."""
+    """Results of requests for adapters that were not loaded, while 16 streams ran."""
 
     first_token_seconds: tuple[float, ...]
-    """One entry per request."""
+    """Seconds to the first token, one entry per request."""
     calm: Gaps
     loading: Gaps
     steps: Mapping[str, float]
-    """Mean seconds of each step of these loads, as measured by the lora-server."""
+    """By step of a load, the mean seconds as measured by the lora-server."""
     verdict: Verdict
 
     @property
@@ -97,9 +98,9 @@ class ZipfResult:
     ours: LoadResult
     bare: LoadResult
     verdict: Verdict
-    """Of the product's answers."""
+    """The verdict on the gateway's answers."""
     hits: int
-    """Requests whose version was loaded when they were sent."""
+    """Number of requests whose version was loaded when they were sent."""
     cold: ColdLoadResult | None
 
     @property
@@ -116,7 +117,8 @@ class ZipfResult:
 
 
 async def measure(folder: Path, extent: Extent, count: int, *, with_cold: bool) -> ZipfResult:
-    """With 0 adapters all requests are for the base model, whose text is not checked.
+    """Measures both sides with `count` adapters. With 0 adapters all requests are for the base model, whose text is not
+    checked.
 
     Raises CannotMeasure, and AioRpcError if an adapter cannot be registered.
     """
@@ -175,7 +177,9 @@ async def _register(
     texts: dict[str, str],
     tokens: int,
 ) -> None:
-    """Adds the adapters' aliases to `history`, and the texts of their versions, of so many tokens, to `texts`."""
+    """Registers the adapters. Adds their aliases to `history`, and the texts of their versions, `tokens` long, to
+    `texts`.
+    """
     places = asyncio.Semaphore(MAX_CONCURRENT_REGISTRATIONS)
 
     async def register(name: str, adapter: adapters.ConstantAdapter) -> None:
@@ -191,7 +195,7 @@ async def _register(
 async def _send_requests(
     ask_for: Callable[[str, str], Awaitable[Answer]], names: list[str], requests: int
 ) -> tuple[list[Answer], float]:
-    """Sends the same sequence of requests on either side; returns the answers and the seconds that they took."""
+    """Sends a sequence of requests, the same to either side. Returns the answers, and the seconds that they took."""
     asked = _requests(names, WARM_UP_REQUESTS + requests)
 
     async def client(count: Iterator[int], answers: list[Answer]) -> None:

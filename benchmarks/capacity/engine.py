@@ -13,7 +13,7 @@ class Job:
     path: str
     arrived: float
     unread: int
-    """Prompt tokens not read yet; tokens in the prefix cache are not counted."""
+    """Number of prompt tokens that are not read yet; tokens in the prefix cache are not counted."""
     unwritten: int
     adapter: int = -1
     """The adapter's number; -1 without an adapter."""
@@ -24,27 +24,27 @@ class Job:
 
 @dataclass(slots=True)
 class Engine:
-    """Advances one step at a time; `step` must be called only while there are jobs."""
+    """A simulated engine that advances one step at a time; `step` must be called only while there are jobs."""
 
     figures: EngineFigures
     now: float = 0.0
     busy: float = 0.0
-    """Seconds spent in steps."""
+    """Seconds spent in steps so far."""
     hits: int = 0
     loads: int = 0
     waiting: deque[Job] = field(default_factory=deque)
     running: list[Job] = field(default_factory=list)
     _slots: "OrderedDict[int, float]" = field(default_factory=OrderedDict)
-    """The time at which each adapter is loaded, least recently used adapter first."""
+    """By adapter, the time at which it is loaded; the least recently used adapter comes first."""
     _loading_until: float = 0.0
-    """Adapters are loaded one after the other."""
+    """When the last load ends. Adapters are loaded one after the other."""
 
     @property
     def load(self) -> int:
         return len(self.waiting) + len(self.running)
 
     def holds(self, adapter: int) -> bool:
-        """Whether the adapter is resident or being loaded."""
+        """Returns whether the adapter is resident or being loaded."""
         return adapter in self._slots
 
     def add(self, job: Job) -> None:
@@ -79,9 +79,9 @@ class Engine:
         self.waiting.extendleft(reversed(skipped))
 
     def _schedule(self) -> tuple[float, list[tuple[Job, int]]]:
-        """Returns the seconds of the next step, and how many prompt tokens it reads for which job.
+        """Returns the seconds of the next step, and for each job how many tokens of its prompt the step reads.
 
-        Decoding comes first; prompts fill what is left of the token budget.
+        Decoding comes first; prompts get the rest of the token budget.
         """
         f, seconds = self.figures, self.figures.step_seconds
         budget = f.max_num_batched_tokens

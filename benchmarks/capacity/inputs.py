@@ -16,7 +16,7 @@ class CapacityError(Exception):
 
 
 class StrictModel(BaseModel):
-    """Refuses unknown keys and infinite numbers."""
+    """A model of a file's part that rejects unknown keys and infinite numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -73,7 +73,7 @@ class Figures(StrictModel):
 
 
 class PathLoad(StrictModel):
-    """The share of the requests that one path gets, and what they look like."""
+    """The share of the requests that one path gets, and the sizes of these requests."""
 
     share: float = Field(gt=0, le=1)
     prompt_tokens: int = Field(ge=1, description="on average")

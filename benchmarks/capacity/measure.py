@@ -1,6 +1,6 @@
 """Runs one real engine under closed loops of several sizes, and fits its step time to some of the runs.
 
-It writes runs.yaml (all runs: what the simulator must reproduce) and prints the engine's figures. `fitted` marks the
+It writes runs.yaml, the runs that the simulator must reproduce, and prints the engine's figures. `fitted` marks the
 runs that the figures were fitted to; the others show whether the figures hold. The last line is a JSON object.
 """
 
@@ -56,7 +56,9 @@ RUNS = (
 
 
 def ask(url: str, run: Run, seconds: float) -> tuple[float, float]:
-    """Returns tokens a second and the median seconds of a request, without those that ended in the first fifth."""
+    """Returns tokens per second, and the median seconds of a request; requests that ended in the first fifth of the
+    time are not counted.
+    """
     stop, times = threading.Event(), list[tuple[float, float]]()  # end and duration of each request
     started = time.perf_counter()
 
@@ -111,7 +113,7 @@ def fit(measured: Sequence[tuple[Run, float]]) -> dict[str, float]:
 
 
 def measure(seconds: float) -> list[tuple[Run, float, float]]:
-    """Returns each run with its tokens a second and its median; raises CannotMeasure."""
+    """Returns each run with its tokens per second and its median seconds. Raises CannotMeasure."""
     with tempfile.TemporaryDirectory() as folder:
         adapters = {name: random_adapter(Path(folder) / name, seed) for seed, name in enumerate(ADAPTERS)}
         with engine_running(Path(folder) / "engine.log", adapters, "on") as engine:

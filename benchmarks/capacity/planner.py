@@ -10,16 +10,16 @@ from benchmarks.capacity.simulator import Simulation, simulate
 MAX_UTILIZATION = 0.6
 """Share of a core that a gateway or a retriever may use in the busiest hour: above it, waiting times grow fast."""
 RETRIEVER_GIB = 8
-"""Memory that comes with one core at the retriever's price."""
+"""GiB of memory that come with one core at the retriever's price."""
 MAX_ENGINES = 512
 MIN_REQUESTS, MIN_REQUESTS_PER_ENGINE = 2_000, 40
-"""Length of one simulation."""
+"""Length of one simulation: the least number of requests, in all and per engine."""
 HOURS_PER_MONTH = 730.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServicePlan:
-    """How many replicas of one service, and why."""
+    """How many replicas one service needs, and why."""
 
     name: str
     replicas: int
@@ -31,14 +31,14 @@ class ServicePlan:
 class CapacityPlan:
     services: tuple[ServicePlan, ...]
     engines: Simulation
-    """The busiest hour on the engines without the spare ones."""
+    """The simulation of the busiest hour on the engines, without spare ones."""
     usd_per_month: float
     usd_per_1000: float
     notes: tuple[str, ...]
 
 
 def make_plan(workload: Workload, figures: Figures) -> CapacityPlan:
-    """Raises CapacityError if no number of engines meets the limit for the time to first token."""
+    """Computes the plan. Raises CapacityError if no number of engines meets the limit for the time to first token."""
     engines, simulation = _count_engines(workload, figures.engine)
     services = tuple(_services(workload, figures, engines))
     usd = sum(service.usd_per_month for service in services)
@@ -55,7 +55,9 @@ def engine_seconds(path: PathLoad, figures: EngineFigures) -> float:
 
 
 def min_engines(workload: Workload, figures: EngineFigures) -> int:
-    """Returns the number of engines below which the work exceeds the time; raises CapacityError above MAX_ENGINES."""
+    """Returns the number of engines below which they cannot do all of the work. Raises CapacityError if it is above
+    MAX_ENGINES.
+    """
     seconds = sum(path.share * engine_seconds(path, figures) for path in workload.paths.values())
     busy = seconds * workload.requests_per_second
     if busy > MAX_ENGINES:
@@ -67,7 +69,9 @@ def min_engines(workload: Workload, figures: EngineFigures) -> int:
 
 
 def _count_engines(workload: Workload, figures: EngineFigures) -> tuple[int, Simulation]:
-    """Finds the smallest number that meets the limit: doubles until it is met, then bisects."""
+    """Finds the smallest number of engines that meets the limit for the time to first token: doubles the number until
+    it is met, then bisects.
+    """
     low = high = min_engines(workload, figures)
     while not (found := _simulate_within_limit(workload, figures, high)):
         low, high = high + 1, min(high * 2, MAX_ENGINES)

@@ -2,14 +2,14 @@
 
     make bench-costs                            # about four minutes; ARGS="--only embeddings" for names that contain it
 
-Bounds, for a request with a key: 50 ms of processor time in which the event loop does nothing else, and three times its
-own size in memory, at most 64 MiB beyond it. Without a key: 5 ms of processor time in all, and 1 MiB; on a busy machine
-three times what it takes to receive the bytes alone, and 2 ms. What an idle gateway uses meanwhile, about 1 % of a
-processor, is subtracted. What an engine answers counts as part of the size.
+Bounds of a request with a key: 50 ms of CPU time without a break of the event loop, and three times the request's size
+in memory, but at most 64 MiB more than its size. Bounds without a key: 5 ms of CPU time in all, and 1 MiB; on a busy
+machine three times the CPU time of just receiving the bytes, plus 2 ms. The CPU time of an idle gateway, about 1 % of a
+processor, is subtracted. The size includes the engine's answer.
 
-The longest step is measured on asyncio's own loop, which is slower than uvloop, and is named by the function in which
-it was. The last line of output is one JSON object with the number of inputs over a bound; the exit code is 1 if there
-are any.
+The longest step of the event loop is measured on asyncio's own loop, which is slower than uvloop; the function in which
+it occurred is reported. The last line of output is one JSON object with the number of inputs over a bound; the exit
+code is 1 if there are any.
 """
 
 import argparse
@@ -47,11 +47,11 @@ from tests.fuzz.rig import HttpCase, Hung, Rig, running_rig
 WORST, PROGRESS = 20, 20
 MARKER = "case-costs-1"
 READ_SECONDS = 0.3
-"""For how long raw bytes wait for an answer."""
+"""How long to wait for an answer after sending raw bytes."""
 
 
 async def send(rig: Rig, one: Input) -> None:
-    """Sends the input, and returns once it is answered or refused."""
+    """Sends the input, and returns once it is answered or rejected."""
     with contextlib.suppress(OSError, Hung, grpc.aio.AioRpcError):
         if one.raw:
             await _send_bytes(rig, one)
@@ -121,7 +121,7 @@ async def main(options: argparse.Namespace) -> int:
 
 
 async def _measure_uses(inputs: Sequence[Input], attempts: int) -> list[tuple[Use, float]]:
-    """Returns what each input uses, and what receiving its bytes takes."""
+    """Returns the CPU time and memory of each input, and the milliseconds that receiving its bytes takes."""
     found = []
     with tempfile.TemporaryDirectory(prefix="pointsman-costs-") as folder:
         async with running_rig(Path(folder)) as rig:
@@ -135,7 +135,7 @@ async def _measure_uses(inputs: Sequence[Input], attempts: int) -> list[tuple[Us
 
 
 async def _measure_steps(inputs: Sequence[Input], attempts: int) -> dict[str, Step]:
-    """Returns the longest step of each input, which a gateway under the loop tracer is sent."""
+    """Returns the longest step of the event loop for each input, in a gateway that runs under the loop tracer."""
     if not inputs:
         return {}
     with tempfile.TemporaryDirectory(prefix="pointsman-costs-") as folder:

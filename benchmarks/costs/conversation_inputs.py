@@ -1,4 +1,4 @@
-"""Big and hostile conversations in each dialect, and JSON Schemas of clients."""
+"""Large and hostile conversations in each API's format, and JSON Schemas of clients."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,7 @@ from tests.gateway.doubles.engine import chunk, usage
 from tests.gateway.doubles.raw_engine import HEAD, LAST, Step, in_chunks
 
 Make = Callable[[Any, Mapping[str, Any]], bytes]
-"""Makes a body of content and further fields."""
+"""Makes a body from content and further fields."""
 
 
 def chat_body(content: Any, more: Mapping[str, Any]) -> bytes:
@@ -44,7 +44,7 @@ DIALECTS: Mapping[str, Make] = {
 
 
 def conversation_inputs() -> Iterator[Input]:
-    """Yields big bodies that are valid, or break a limit late, of each dialect."""
+    """Yields large bodies in each API's format that are valid, or that break a limit only near their end."""
     for path, make in DIALECTS.items():
         text = "input_text" if path.endswith("responses") else "text"
         parts = [{"type": text, "text": "a" * 7000}] * 1000

@@ -7,7 +7,7 @@ from tests.gateway.doubles.raw_engine import Step
 from tests.security.measuring import MIB
 
 FULL = 8 * MIB - 4096
-"""Bytes of a body that is just accepted."""
+"""Size in bytes of a body that is just accepted."""
 IN_TRIAGE = {"source": "inbox"}
 """The metadata by which a request belongs to the task with validators."""
 CONSOLE = {"x-pointsman-console": "1"}
@@ -16,7 +16,9 @@ PATTERN = r"[\p{L}\p{N}]{120}"
 
 @dataclass(frozen=True)
 class Input:
-    """What is sent: a request (`method`), bytes on a connection of the HTTP or gRPC port (`raw`), or a gRPC message."""
+    """Something to send: a request (`method`), bytes on a connection to the HTTP or gRPC port (`raw`), or a gRPC
+    message.
+    """
 
     name: str
     key: str = "plain"

@@ -1,4 +1,4 @@
-"""All inputs whose costs are measured: each hostile, or as big as the limits allow."""
+"""All inputs whose costs are measured. Each is hostile, or as large as the limits allow."""
 
 from collections.abc import Iterator
 

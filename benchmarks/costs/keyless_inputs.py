@@ -1,4 +1,4 @@
-"""What anybody on the network can send: requests without a valid key, raw bytes, and frames of HTTP/2."""
+"""Inputs that anybody on the network can send: requests without a valid key, raw bytes, and HTTP/2 frames."""
 
 from collections.abc import Iterator
 

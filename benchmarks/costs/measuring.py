@@ -1,4 +1,4 @@
-"""Measures what one input costs the gateway's process, by processor time and resident memory, never by wall time."""
+"""Measures what one input costs the gateway's process: CPU time and resident memory, never elapsed time."""
 
 import asyncio
 import json
@@ -12,22 +12,22 @@ from benchmarks.gateway_load import loop_tracer
 from tests.security.measuring import MIB, cpu_seconds_to_receive, loop_cpu_seconds, memory_mib
 
 HOPELESS_MS = 500.0
-"""One attempt suffices if it takes so long."""
+"""An attempt that takes this many milliseconds is not repeated."""
 IDLE_NAPS, IDLE_NAP_SECONDS = 10, 1.0
 WRITTEN_SECONDS = 300.0
 LOOK_SECONDS = 0.01
-"""How often the file of the iterations is looked for."""
+"""Interval at which to check whether the file of iterations exists."""
 KEYED_STEP_MS, KEYED_TIMES_OWN_SIZE, KEYED_BEYOND_MIB = 50.0, 3.0, 64.0
 KEYLESS_MS, KEYLESS_MIB = 5.0, 1.0
 MIN_MIB = 1.0
-"""The smallest bound of memory: the allocator takes memory in steps."""
+"""The smallest memory bound in MiB: the allocator takes memory in steps."""
 
 Attempt = Callable[[], Awaitable[object]]
 
 
 @dataclass(frozen=True)
 class Use:
-    """What an attempt used: processor time of the event loop, and memory above that of before."""
+    """The resources of one attempt: CPU time of the event loop, and the increase of memory."""
 
     total_ms: float
     peak_mib: float
@@ -35,7 +35,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Step:
-    """The longest iteration of the event loop by its processor time, and the function in which it was."""
+    """The iteration of the event loop with the most CPU time, and the function in which it spent it."""
 
     ms: float
     cause: str = ""
@@ -49,11 +49,12 @@ class Cost:
     use: Use
     step: Step
     receive_ms: float = 0.0
-    """What it takes this machine, as busy as it is, to receive so many bytes and do nothing with them."""
+    """Milliseconds that this machine needs, at its present load, to receive the same number of bytes and do nothing
+    with them."""
 
     @property
     def ms(self) -> float:
-        """The processor time that has a bound: of the longest step, and without a key of the whole request."""
+        """The CPU time that has a bound: of the longest step, or, without a key, of the whole request."""
         return min(self.step.ms, self.use.total_ms) if self.is_keyed else self.use.total_ms
 
     @property
@@ -68,12 +69,14 @@ class Cost:
 
     @property
     def ratio(self) -> float:
-        """How much of the tighter bound it uses; over 1, it breaks it."""
+        """The cost as a share of its bound, for the tighter of both bounds; above 1 the bound is exceeded."""
         return max(self.ms / self.max_ms, self.use.peak_mib / self.max_mib)
 
 
 async def measure_idle(pid: int) -> float:
-    """Returns the part of a processor that the event loop needs for its own periodic work: the least of some naps."""
+    """Returns the share of a processor that the event loop needs for its own periodic work: the smallest of several
+    measurements.
+    """
     parts = []
     for _ in range(IDLE_NAPS):
         wall, begun = time.perf_counter(), loop_cpu_seconds(pid)
@@ -83,7 +86,7 @@ async def measure_idle(pid: int) -> float:
 
 
 async def measure_use(pid: int, attempts: int, attempt: Attempt, idle: float = 0.0) -> Use:
-    """Returns the least that an attempt used, beyond what the process uses meanwhile for itself (`measure_idle`)."""
+    """Returns the smallest use of several attempts, after subtracting what the idle process uses (`measure_idle`)."""
     uses: list[Use] = []
     for _ in range(attempts):
         reset_peak(pid)
@@ -98,8 +101,9 @@ async def measure_use(pid: int, attempts: int, attempt: Attempt, idle: float = 0
 
 
 async def measure_step(pid: int, file: Path, attempts: int, attempt: Attempt) -> Step:
-    """Returns the shortest of the longest iterations of some attempts, for a gateway under the loop tracer, which
-    writes its iterations to `file`."""
+    """Makes several attempts against a gateway under the loop tracer, which writes its iterations to `file`. Returns
+    the shortest of their longest iterations.
+    """
     steps: list[Step] = []
     for _ in range(attempts):
         os.kill(pid, loop_tracer.START)
@@ -112,7 +116,7 @@ async def measure_step(pid: int, file: Path, attempts: int, attempt: Attempt) ->
 
 
 async def _written(pid: int, file: Path) -> Step:
-    """Ends the recording, and returns its longest iteration. Raises TimeoutError."""
+    """Ends the recording, and returns its longest iteration. Raises TimeoutError if the tracer writes no file."""
     os.kill(pid, loop_tracer.STOP)
     async with asyncio.timeout(WRITTEN_SECONDS):
         while True:
@@ -123,7 +127,7 @@ async def _written(pid: int, file: Path) -> Step:
 
 
 def _longest(file: Path) -> Step | None:
-    """Removes the file of iterations, and returns the longest of them; None if the file is not written yet."""
+    """Reads and removes the file of iterations; returns the longest one, or None if the file is not written yet."""
     if not file.exists():
         return None
     rows = json.loads(file.read_text())

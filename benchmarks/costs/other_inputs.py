@@ -1,4 +1,4 @@
-"""Requests of the other routes with a key, answers of engines, and gRPC messages."""
+"""Inputs other than conversations: requests to other routes with a key, engines' answers, and gRPC messages."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Trains the adapters that the example does not have: for policy questions without the handbook, and for fare sums."""
+"""Trains the adapters that the example lacks: for policy questions without the handbook, and for sums of fares."""
 
 import subprocess
 import sys
@@ -18,11 +18,13 @@ class Recipe:
     learning_rate: str
     epochs: int
     minutes: float
-    """Maximum training time."""
+    """Maximum training time in minutes."""
 
 
 def recipes() -> dict[str, Recipe]:
-    """The training data consists of the answers that prompts of other paths may show as examples."""
+    """Returns how each adapter is trained. The training data are the answers that prompts of other paths may show as
+    examples.
+    """
     questions = [{"text": row["text"], "output": row["output"]} for row in policy_answers()]
     sums = read_rows(EXAMPLE / "config/tasks/fare_sum.jsonl")
     return {

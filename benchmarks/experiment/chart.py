@@ -10,7 +10,7 @@ from benchmarks.experiment.tasks import short
 COLOURS = {"prompt": "#3566c8", "rag": "#1f8a70", "lora": "#c2571a", "hybrid": "#8b3fb0"}
 _WIDTH, _ROW, _HEAD, _LEGEND = 860, 24, 44, 34
 _LEFT, _BAR, _RIGHT = 190, 420, 640
-"""Where names end, the width of a score of 1, and where figures start."""
+"""Horizontal positions: the end of the names, the width of a bar of score 1, and the start of the figures."""
 
 
 def draw_chart(reports: Mapping[str, Report]) -> str:

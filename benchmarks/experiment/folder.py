@@ -39,7 +39,7 @@ def letters() -> list[Row]:
 
 
 def facts() -> list[Row]:
-    """Returns the same requests, each with the sentences of its letter that occur in the handbook."""
+    """Returns the same requests as `letters`, each with the sentences of its letter that occur in the handbook."""
     rows: list[Row] = []
     for row in read_rows(EXAMPLE / "training/letters.jsonl"):
         page = (EXAMPLE / "handbook" / f"{row['document']}.md").read_text("utf-8")

@@ -14,10 +14,10 @@ from benchmarks.experiment.folder import ROOT, read_rows
 from benchmarks.gateway_load.machine import CannotMeasure, free_ports
 
 _OF_THE_PATH = ("ok", "context_length_exceeded", "nothing_relevant")
-"""Outcomes that count; other failures, such as a timeout, are the machine's."""
+"""Outcomes that count as the path's; other failures, such as a timeout, are the machine's."""
 
 _MAX_START_SECONDS = 600.0
-"""A start takes about a second on two idle cores, plus the smoke test of each new adapter."""
+"""Time limit of a start. It takes about a second on two idle cores, plus the smoke test of each new adapter."""
 
 
 def evaluate(dataset: Path, url: str, data_dir: Path, answers: Path, *options: str) -> None:

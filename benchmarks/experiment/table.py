@@ -22,9 +22,9 @@ with fixed examples, with the nearest examples, with the handbook, with an adapt
 {BEGIN}
 {END}
 """
-"""Hand-written text goes outside of the two markers."""
+"""A page without results. Hand-written text goes outside of the two markers."""
 USD_PER_HOUR = 0.04
-"""The price of the machine, as in models.yaml."""
+"""The price of the machine in dollars per hour, as in models.yaml."""
 REQUESTS_PER_MONTH = 100_000
 
 

@@ -7,7 +7,7 @@ from benchmarks.experiment.folder import HERE
 PREFIXES = {"triage": "triage_", "policy_question": "policy_", "branded_reply": "letter_", "fare_sum": "fare_"}
 TASKS = tuple(PREFIXES)
 OWN_ADAPTERS = {"policy_question": "policy_alone", "fare_sum": "fares"}
-"""Adapters that the experiment trains; the other tasks use the example's."""
+"""By task, the adapter that the experiment trains; the other tasks use the example's adapters."""
 
 
 def paths_of(task: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Answers without a language model: the most frequent output, or that of the nearest training row."""
+"""Answers without a language model: the most frequent output, or the output of the most similar training row."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -39,7 +39,9 @@ def embeddings(train: Sequence[str], test: Sequence[str]) -> tuple[Matrix, Matri
 
 
 def tfidf(train: Sequence[str], test: Sequence[str]) -> tuple[Matrix, Matrix]:
-    """Unit vectors of word counts times log((1 + n) / (1 + rows with the word)) + 1, of n training rows."""
+    """Returns unit vectors of word counts, each times log((1 + n) / (1 + rows with the word)) + 1, for n training
+    rows.
+    """
     vocabulary = {word: place for place, word in enumerate(sorted({w for text in train for w in _words(text)}))}
     counts = [_counts(texts, vocabulary) for texts in (train, test)]
     weights = np.log((1 + len(train)) / (1 + (counts[0] > 0).sum(axis=0))) + 1

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.experiment_public.sets import TRAINING_ROWS
 
 ALL_ROWS = TRAINING_ROWS
-"""Of XQuAD as many as there are."""
+"""The number of training rows; XQuAD has fewer, and uses all of them."""
 CURVE_ROWS = (30, 100, 300)
 SEEDS = (1, 2, 3)
 BASELINES = ("majority", "tfidf", "nearest")
@@ -15,9 +15,10 @@ LABEL_SETS = ("clinc150", "snips")
 SETS = (*LABEL_SETS, "xquad")
 
 PASSAGES = 2
-"""Passages in the prompt of a path with retrieval."""
+"""Number of passages in the prompt of a path with retrieval."""
 FEW_SHOTS = 4
-"""Examples in the prompt of an adapter that is trained with examples, and beside passages."""
+"""Number of examples in the prompt, for an adapter that is trained with examples, and for paths that also have
+passages."""
 _SHOTS = (8, 16, 32)
 """32 is the largest number that the strategy `few_shot` shows."""
 MAX_TOKENS = {"clinc150": 16, "snips": 120, "xquad": 32}
@@ -32,7 +33,7 @@ class Cell:
     set: str
     path: str
     rows: int = ALL_ROWS
-    """Training rows, or examples that a prompt may show."""
+    """Number of training rows, or of examples that a prompt may show."""
     seed: int = 1
 
     def __str__(self) -> str:
@@ -67,7 +68,9 @@ class Cell:
 
     @property
     def adapter(self) -> "Cell":
-        """The cell whose adapter answers: that of `lora` if an adapter is served otherwise than trained."""
+        """The cell whose adapter answers: that of `lora` if this cell serves an adapter with other prompts than it was
+        trained on.
+        """
         return Cell(self.set, "lora", self.rows, self.seed) if self.path == "lora_rag" else self
 
 
@@ -134,7 +137,7 @@ def _strategies(cell: Cell) -> list[dict[str, Any]]:
 
 
 def _form(name: str, labels: tuple[str, ...], slots: tuple[str, ...]) -> dict[str, Any]:
-    """Returns the form to which guided decoding restricts the answers."""
+    """Returns the JSON Schema to which guided decoding restricts the answers."""
     if name == "clinc150":
         return {"answers": list(labels)}
     text = {"type": "string", "maxLength": 100}

@@ -11,12 +11,12 @@ _COLOURS = COLOURS | {"tuned": "#a8323e", "baseline": "#7a8394"}
 _CURVE_COLOURS = dict(zip(CURVE_PATHS, ("#c2571a", "#3566c8", "#7a8394", "#b4b9c4"), strict=True))
 _LEFT, _TOP, _WIDTH, _HEIGHT = 50, 40, 480, 300
 _NAMES = 570
-"""Where the list of names starts."""
+"""Horizontal position at which the list of names starts."""
 _PANEL, _PANEL_WIDTH = 300, 220
 
 
 def draw_costs(name: str, results: Sequence[PathResult]) -> str:
-    """Draws each path as a numbered point; paths without a model stand at the left edge, where nothing is paid."""
+    """Draws each path as a numbered point; paths without a model are at the left edge, because they cost nothing."""
     paid = [result.usd_per_1000 for result in results if result.usd_per_1000 > 0] or [0.001]
     low, high = min(paid) / 1.3, max(paid) * 1.3
     parts = [

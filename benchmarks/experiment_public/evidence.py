@@ -18,7 +18,7 @@ COMPARED = {
     FULL_FINE_TUNE: ("lora",),
     "nearest_8": ("nearest",),
 }
-"""The paths that each path has to beat: the parts of a hybrid, and what is simpler."""
+"""By path, the paths that it has to beat: the parts of a hybrid, and simpler paths."""
 
 
 def kind(path: str) -> str:
@@ -34,11 +34,11 @@ def kind(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PathResult:
-    """A path with a number of training rows, over all seeds that have run."""
+    """The results of a path with a number of training rows, over all seeds that have run."""
 
     path: str
     score: Interval
-    """Of the mean over the seeds, by resampling test rows."""
+    """The mean over the seeds, with an interval from resampling test rows."""
     runs: Sequence[Summary]
 
     @property
@@ -71,7 +71,7 @@ class Evidence:
         return [summary for cell in cells if (summary := self.results.summary(cell))]
 
     def path(self, name: str, path: str, rows: int = ALL_ROWS) -> PathResult | None:
-        """Returns None if no seed has run."""
+        """Returns the results of one path; None if no seed has run."""
         runs = self.runs(name, path, rows)
         if not runs:
             return None
@@ -113,7 +113,9 @@ class Evidence:
         return [replace(d, found=replace(d.found, p_value=p)) for d, p in zip(found, adjusted, strict=True)]
 
     def best(self, name: str, kinds: Sequence[str]) -> PathResult | None:
-        """Returns the best path of these kinds that has run; by test scores, so only to describe what was measured."""
+        """Returns the best path of these kinds that has run. It is chosen by test scores, so it describes what was
+        measured and must not be used to choose.
+        """
         return next((result for result in self.paths(name) if kind(result.path) in kinds), None)
 
     def _scores(self, runs: Sequence[Summary]) -> dict[str, float]:

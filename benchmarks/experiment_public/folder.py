@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.experiment.folder import EXAMPLE, ROOT, write_rows
+from benchmarks.experiment.folder import EXAMPLE, ROOT, Row, write_rows
 from benchmarks.experiment_public import scoring
 from benchmarks.experiment_public.cells import Cell, path_config
 from benchmarks.experiment_public.sets import PublicSet
@@ -21,9 +21,8 @@ HERE = Path(__file__).parent
 BASE_MODEL = "smollm2-135m"
 MIN_EXAMPLES = 20
 OTHER_TASK = ("Please write a poem", "Translate this letter into French", "Thanks, that is all", "Who are you?")
-"""For the classifier, which needs examples and a second task. The experiment does not use it: requests name their
-path.
-"""
+"""Examples of a second task, which the classifier needs. The experiment does not use the classifier: requests name
+their path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +30,11 @@ class Model:
     """The base model of all paths."""
 
     source: str = BASE_MODEL
-    """smollm2-135m, an absolute folder, or a name at the Hugging Face hub."""
+    """The model: smollm2-135m, an absolute folder, or a name at the Hugging Face hub."""
     prices: tuple[float, float, float] | None = None
-    """Dollars per million tokens of prompts, of cached prompts, and of answers; None: those of the help desk."""
+    """Dollars per million tokens of prompts, of cached prompts, and of answers; None: the help desk's prices."""
     tuned_from: str = ""
-    """The model that it was before all its weights were trained."""
+    """The model from which all weights were trained; empty if they were not."""
 
     @property
     def name(self) -> str:
@@ -84,10 +83,15 @@ def _path(cell: Cell, public: PublicSet, model: Model, adapter: Path | None) -> 
 def _task(cell: Cell, served: Mapping[Cell, Path | None], public: PublicSet, folder: Path) -> dict[str, Any]:
     rows = public.training_rows(max(cell.rows, MIN_EXAMPLES), cell.seed)
     file = f"{cell.set}.jsonl"
-    write_rows(({"text": row["text"], "output": row["output"]} for row in rows), folder / file)
+    write_rows((_example(row) for row in rows), folder / file)
     first, *others = [other.path_name for other in served if other.set == cell.set]
     metric = f"{(HERE / 'scoring.py').relative_to(ROOT)}:{scoring.METRICS[cell.set]}"
     return {"examples": file, "policy": {"fixed": first}, "fallback": others, "metric": {"entry_point": metric}}
+
+
+def _example(row: Row) -> Row:
+    """Returns an example; its label, if the set has any, is its intent."""
+    return {"text": row["text"], "output": row["output"], **({"intent": row["label"]} if "label" in row else {})}
 
 
 def _name(folder: Path) -> str:

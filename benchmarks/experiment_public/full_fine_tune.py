@@ -22,10 +22,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 LEARNING_RATE = 1e-4
-"""Not searched for."""
+"""The learning rate, for which no better value was searched."""
 ROWS_PER_STEP = 8
 WARMUP_SHARE = 0.1
-"""Of all steps: those in which the learning rate rises."""
+"""The share of all steps in which the learning rate rises."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Returns the folder of the last whole checkpoint; transformers writes the file of its state last."""
+    """Returns the folder of the last complete checkpoint; None if there is none. transformers writes the file with the
+    checkpoint's state last.
+    """
     whole = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
     return str(max(whole, key=lambda checkpoint: int(checkpoint.name.partition("-")[2]))) if whole else None
 

@@ -17,19 +17,18 @@ WORK = ROOT / ".pointsman/experiment-public"
 RESULTS = Path(__file__).parent / "results"
 CONCURRENCY = 48
 _LONG_PROMPTS, _LONG_PROMPTS_CONCURRENCY = ("nearest_16", "nearest_32"), 8
-"""Paths of whose prompts hardly anything is cached, and how many of their requests are sent at once. With 48 on two
-cores the last ones waited for a first token for longer than the gateway's timeout.
-"""
+"""Paths whose prompts are hardly ever cached, and how many of their requests are sent at once. With 48 on two cores,
+the last ones waited longer for a first token than the gateway's timeout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all cells of a run have in common."""
+    """The settings that all cells of a run have in common."""
 
     data: Path
     model: Model
     limit: int | None = None
-    """Only the first test rows, for a trial; its results are kept apart."""
+    """How many of the test rows are used, for a trial, whose results are stored separately; None: all."""
 
     @property
     def model_name(self) -> str:
@@ -50,8 +49,8 @@ class Setting:
 
 
 def run_together(cells: Sequence[Cell], public: PublicSet, setting: Setting) -> Generator[Cell, None, None]:
-    """Runs cells that `can_run_together` to their end, or continues them, with one start of the services; yields each
-    one when its results are stored. Raises CannotMeasure or CalledProcessError.
+    """Runs cells that `can_run_together`, or continues them, with one start of the services; yields each cell when its
+    results are stored. Raises CannotMeasure or CalledProcessError.
     """
     if cells[0].is_baseline:
         for cell in cells:
@@ -70,7 +69,7 @@ def run_together(cells: Sequence[Cell], public: PublicSet, setting: Setting) -> 
 
 
 def _tuned(folder: Path | None, base: Model) -> Model:
-    """Returns the model of which all weights were trained; its tokens have the base model's prices."""
+    """Returns the model in `folder`, of which all weights were trained; its tokens have the base model's prices."""
     assert folder
     return Model(str(folder), base.prices, tuned_from=base.name)
 
@@ -90,7 +89,7 @@ def can_run_together(cell: Cell, first: Cell, setting: Setting) -> bool:
 
 def adapter_of(cell: Cell, public: PublicSet, setting: Setting) -> Path:
     """Returns the folder of the cell's adapter, or of its fully tuned model, and trains it if it is missing. Trials
-    with few test rows use the adapters of whole runs.
+    with few test rows use the adapters of complete runs.
     """
     work = replace(setting, limit=None).work
     if not is_trained(cell, setting):
@@ -127,18 +126,17 @@ def _ask(cell: Cell, test: Sequence[Row], url: str, setting: Setting) -> Path:
 
 # Measured on two cores without a GPU, with SmolLM2-135M.
 _TRAINED, _READ, _GENERATED = 450.0, 280.0, 138.0
-"""Tokens per second in training, of prompts that are not cached, and of answers, for 16 requests at once. With more at
-once it is faster, so the estimates are high.
-"""
+"""Tokens per second: in training, of prompts that are not cached, and of answers, with 16 requests at once. With more
+at once it is faster, so the estimated times are too long rather than too short."""
 _START_MINUTES = 1.0
 _TEXT = {"clinc150": 36, "snips": 36, "xquad": 40}
 _OUTPUT = {"clinc150": 5, "snips": 42, "xquad": 6}
 _PASSAGE = 190
-"""Mean tokens of a request with its markers, of an answer, and of a passage."""
+"""Mean number of tokens of a request with its markers, of an answer, and of a passage."""
 _FULL_FINE_TUNE_FACTOR = 1.5
-"""How much longer a training of all weights takes: it computes their gradients too."""
+"""How many times longer a training of all weights takes, because it computes their gradients too."""
 _UNTRAINED_FACTOR = 2
-"""How much longer answers are without training and without examples."""
+"""How many times longer answers are without training and without examples."""
 
 
 def estimated_minutes(cell: Cell, public: PublicSet, setting: Setting) -> float:
@@ -160,7 +158,7 @@ def estimated_minutes(cell: Cell, public: PublicSet, setting: Setting) -> float:
 
 
 def _added(cell: Cell) -> int:
-    """Returns the tokens that strategies add to a prompt and that are in no cache."""
+    """Returns the number of tokens that strategies add to a prompt and that are in no cache."""
     way, _, shots = cell.path.partition("_")
     example = _TEXT[cell.set] + _OUTPUT[cell.set]
     if way == "nearest":
@@ -170,7 +168,9 @@ def _added(cell: Cell) -> int:
 
 
 def state(cell: Cell, public: PublicSet, setting: Setting) -> str:
-    """Returns "done", "begun" if some answers are stored, "trained" if the adapter is there, or "missing"."""
+    """Returns the cell's state: "done", "begun" if some answers are stored, "trained" if the adapter exists, or
+    "missing".
+    """
     if setting.results.is_done(cell, public.test):
         return "done"
     if (setting.work / "answers" / f"{cell}.jsonl").is_file():

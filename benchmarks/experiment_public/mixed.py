@@ -32,9 +32,9 @@ PATHS = {
 }
 SHARES = {"clinc150": 0.3, "snips": 0.3, "xquad": 0.3, "unknown": 0.1}
 SEED = 2
-"""Of adapters and examples."""
+"""The seed of adapters and examples."""
 TEST_ROWS, VALIDATION_ROWS = 150, 150
-"""Of each set, and of the requests that belong to none. XQuAD has fewer validation rows."""
+"""Number of rows of each set, and of the requests that belong to no set. XQuAD has fewer validation rows."""
 CHOSEN, REPORT = "mixed-validation.json", "mixed-report.json"
 DEFAULT = "decline"
 DECLINED = "I cannot help with that."
@@ -43,8 +43,8 @@ DECLINED = "I cannot help with that."
 def run(sets: Mapping[str, PublicSet], setting: Setting) -> None:
     """Sends the mixed stream to the running services, and stores the reports in the folder of results.
 
-    Answers that an interrupted run stored are not asked for again. Raises CannotMeasure if a service does not start,
-    and CalledProcessError if `pointsman eval` fails.
+    Requests that an interrupted run has already answered are not sent again. Raises CannotMeasure if a service does not
+    start, and CalledProcessError if `pointsman eval` fails.
     """
     served = {cell: adapter_of(cell, sets[cell.set], setting) if cell.is_trained else None for cell in cells()}
     example = write_folder(setting.work / "mixed", served, sets, setting.model)
@@ -68,7 +68,7 @@ def cells() -> list[Cell]:
 def _evaluate(
     example: Path, setting: Setting, part: str, count: int, sets: Mapping[str, PublicSet], options: list[str]
 ) -> tuple[Path, Path]:
-    """Returns the files of rows and answers."""
+    """Evaluates the paths on a part of the rows; returns the files of rows and answers."""
     rows = stream(sets, part, count)
     if part == "test":
         rows += out_of_scope(setting.data)[: min(count, setting.limit or count)]
@@ -81,7 +81,9 @@ def _evaluate(
 
 
 def stream(sets: Mapping[str, PublicSet], part: str, count: int) -> list[Row]:
-    """Draws rows of each set; the first test rows of XQuAD would all be on paragraphs of the training."""
+    """Draws rows of each set at random, because the first test rows of XQuAD are all about paragraphs of the
+    training.
+    """
     return [row for name in SETS for row in _rows(sets[name], part, count)]
 
 

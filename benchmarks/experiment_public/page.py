@@ -21,10 +21,10 @@ PAGE = ROOT / "docs/experiment-public.md"
 DETAILS = ROOT / "benchmarks/history/experiment-public.md"
 BEGIN = "<!-- results: written by `make experiment-public` -->"
 RESERVED_MODELS = ("Qwen2.5-0.5B-Instruct", "Llama-3.1-8B-Instruct")
-"""Rows for models that have not been measured; each needs `--base-model`, the second one a GPU."""
+"""Models that have not been measured yet and get an empty row; each needs `--base-model`, the second one a GPU."""
 _EXAMPLES, _CHARACTERS = 3, 90
 PATH_NAMES = {cell.path_name: cell.path for cell in mixed.cells()}
-"""Of the mixed stream, by their names in the gateway's configuration."""
+"""The paths of the mixed stream, by their names in the gateway's configuration."""
 
 
 def write(
@@ -101,7 +101,7 @@ def _row(result: PathResult) -> str:
 
 
 def _by_part(evidence: Evidence, name: str, results: Sequence[PathResult]) -> Iterator[str]:
-    """Yields the scores on held-out questions of trained paragraphs, and on those of the other half."""
+    """Yields the scores on held-out questions about paragraphs of the training, and about other paragraphs."""
     for result in results if name == "xquad" else ():
         if kind(result.path) in ("lora", "tuned", "hybrid"):
             answers = [answer for run in result.runs for answer in evidence.answers(run.cell)]
@@ -116,7 +116,7 @@ def _by_part(evidence: Evidence, name: str, results: Sequence[PathResult]) -> It
 
 
 def _losses(evidence: Evidence, name: str, test: Sequence[Row]) -> Iterator[str]:
-    """Yields rows that the best trained path answers wrongly and the best untrained one rightly, and the reverse."""
+    """Yields rows that the best trained path answers wrongly and the best untrained one correctly, and the reverse."""
     sides = [evidence.best(name, kinds) for kinds in (("lora", "tuned", "hybrid"), ("prompt", "rag"))]
     if sides[0] is None or sides[1] is None:
         return
@@ -155,7 +155,9 @@ def _curves(evidence: Evidence) -> Iterator[str]:
 
 
 def _row_count(name: str, rows: int, found: Sequence[PathResult | None]) -> str:
-    """Returns the number of training rows for a table: those that were used, as a set may have fewer than `rows`."""
+    """Returns the number of training rows as the table shows it: the number that was used, since a set may have fewer
+    than `rows`.
+    """
     trained = [run.training["rows"] for result in found if result for run in result.runs if run.training]
     return f"{min([rows, *trained]):,}" if trained or rows < ALL_ROWS else f"all, up to {rows:,}"
 
@@ -189,7 +191,7 @@ def _mixed_details(folder: Path) -> Iterator[str]:
 
 
 def _mixed_paths(folder: Path) -> Iterator[str]:
-    """Yields the paths that the validation rows chose from, without the default path."""
+    """Yields the paths among which the validation rows chose, without the default path."""
     on_validation, on_test = (read_report(folder / name).tasks for name in (CHOSEN, REPORT))
     known = {path.path: path for task in on_validation for path in task.paths}
     yield from ("| task | path | validation rows | test rows | $ per 1,000 |", "|---|---|---|---|---|")

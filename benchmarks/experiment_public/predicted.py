@@ -34,22 +34,21 @@ class Predicted:
 
     task: str
     learned: int
-    """Validation rows."""
+    """Number of validation rows from which the policy learned."""
     validation_bound: float
-    """The lower bound of its gain on validation rows, predicted out of fold. `pointsman predict` refuses a policy
-    unless it is above 0, and refuses to learn from fewer than 100 rows.
-    """
+    """The lower bound of the policy's gain on validation rows, predicted out of fold. `pointsman predict` rejects a
+    policy unless it is above 0, and rejects data of fewer than 100 rows."""
     accepted: bool
     """Whether `pointsman predict` would accept it."""
     shares: dict[str, float]
-    """Of the test rows, by path."""
+    """By path, the share of the test rows for which the policy chose it."""
     score: float
     usd_per_1000: float
     gain: float
-    """On test rows, above the best mix of fixed paths that costs as much, known in hindsight."""
+    """The gain on test rows over the best mix of fixed paths with the same cost, which is known only in hindsight."""
     bound: float
-    """The lower bound of the gain in utility over the best single path of the validation rows, which is not more than
-    `gain`; one-sided, at 95 %."""
+    """The lower bound (one-sided, 95 %) of the gain in utility over the path that is best on the validation rows; it is
+    at most `gain`."""
     fixed: str
     """The path with the best score on the validation rows."""
     fixed_score: float
@@ -90,7 +89,7 @@ def read(folder: Path) -> list[Predicted]:
 
 
 def _of(evaluation: Evaluation, paths: tuple[str, ...]) -> Evaluation:
-    """Returns the evaluation with these paths alone, in this order."""
+    """Returns the evaluation with only these paths, in this order."""
     at = [evaluation.paths.index(path) for path in paths]
     scores, usd, mean_usd = evaluation.scores[:, at], evaluation.usd[:, at], evaluation.mean_usd[at]
     return Evaluation(evaluation.texts, paths, scores, usd, mean_usd, evaluation.lengths)

@@ -1,4 +1,4 @@
-"""Stores answers and summary of each cell, so that no later run, also in another checkout, repeats it."""
+"""Stores the answers and the summary of each cell, so that no later run repeats the work, even in another checkout."""
 
 import gzip
 import hashlib
@@ -24,7 +24,7 @@ class Answer:
     row: str
     text: str
     score: float
-    """0 if the request failed."""
+    """The answer's score; 0 if the request failed."""
     usd: float = 0.0
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -37,16 +37,16 @@ class Summary:
     set: str
     path: str
     rows: int
-    """Training rows, or examples that a prompt may show."""
+    """Number of training rows, or of examples that a prompt may show."""
     seed: int
     tested: int
-    """Test rows."""
+    """Number of test rows."""
     test_sha256: str
     answers_sha256: str
-    """Of the stored answers, uncompressed."""
+    """The SHA-256 of the stored answers before compression."""
     score: Interval
     secondary: float | None
-    """The mean of the set's secondary metric."""
+    """The mean of the set's secondary metric; None if it has none."""
     usd_per_1000: float
     prompt_tokens: float
     cached_tokens: float
@@ -68,7 +68,7 @@ def digest(rows: Iterable[Row]) -> str:
 
 
 class ResultFolder:
-    """The results of one base model: for each cell CELL.json and CELL.jsonl.gz."""
+    """The results of one base model: CELL.json and CELL.jsonl.gz for each cell."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -84,7 +84,7 @@ class ResultFolder:
         self._summary(cell).write_text(json.dumps(asdict(summary), indent=1) + "\n", encoding="utf-8")
 
     def summary(self, cell: Cell) -> Summary | None:
-        """Returns None if the cell has not run."""
+        """Returns the summary of a cell; None if the cell has not run."""
         if not self._summary(cell).is_file():
             return None
         found = json.loads(self._summary(cell).read_text("utf-8"))

@@ -8,27 +8,29 @@ from collections.abc import Callable, Mapping
 from pointsman_scoring.metrics import NOTHING, Exact, parsed
 
 FINAL = "Answer:"
-"""Before the answer of a path that reasons first."""
+"""The word before the answer of a path that reasons first."""
 
 
 def exact(answer: str, expected: str) -> float:
-    """Equality: JSON by value, text without case and white space."""
+    """Scores equality: of JSON by its value, of text without case and white space."""
     return Exact().score(_final(answer), expected)
 
 
 def squad(answer: str, expected: str) -> float:
-    """Exact match as in SQuAD (Rajpurkar et al. 2016): without case, punctuation, articles and white space."""
+    """Scores an exact match as in SQuAD (Rajpurkar et al. 2016): without case, punctuation, articles and white
+    space.
+    """
     return float(_normalized(_span(answer)) == _normalized(expected))
 
 
 def intent(answer: str, expected: str) -> float:
-    """Whether the intent is right, whatever the slots are."""
+    """Scores whether the intent is right, whatever the slots are."""
     got, wanted = parsed(_final(answer)), parsed(expected)
     return float(isinstance(got, dict) and got.get("intent") == wanted["intent"])
 
 
 def squad_f1(answer: str, expected: str) -> float:
-    """F1 over words, as in SQuAD."""
+    """Scores by F1 over words, as in SQuAD."""
     got, wanted = _normalized(_span(answer)).split(), _normalized(expected).split()
     shared = sum((Counter(got) & Counter(wanted)).values())
     return 2 * shared / (len(got) + len(wanted)) if shared else 0.0
@@ -51,7 +53,7 @@ def _final(answer: str) -> str:
 
 
 def _span(answer: str) -> str:
-    """Takes the text of a guided answer, {"answer": ...}."""
+    """Returns the text of a guided answer, {"answer": ...}."""
     found = parsed(_final(answer))
     return (
         str(found["answer"])

@@ -1,8 +1,9 @@
 """The public sets, split into training, validation and test rows.
 
-SNIPS: a message to its intent and slots as JSON. CLINC150: a message to its intent. XQuAD English: a question to its
-answer, over 240 paragraphs. A row has an id, a text and an output; rows of XQuAD also name their paragraph. All draws
-are seeded; the seed of a cell changes which training rows are drawn and in what order, nothing else.
+SNIPS maps a message to its intent and slots as JSON, CLINC150 a message to its intent, and XQuAD (English) a question
+about one of 240 paragraphs to its answer. A row has an id, a text and an output; rows of XQuAD also name their
+paragraph. All draws are seeded; the seed of a cell changes which training rows are drawn and in what order, nothing
+else.
 """
 
 import json
@@ -18,9 +19,9 @@ from benchmarks.routing_data import read_snips
 TEST_ROWS, VALIDATION_ROWS, TRAINING_ROWS = 500, 150, 1000
 SPLIT_SEED = 0
 TRAINING_SHARE, VALIDATION_SHARE = 0.5, 1 / 12
-"""Of XQuAD's 48 articles of five paragraphs each; the others are test articles."""
+"""Shares of XQuAD's 48 articles, of five paragraphs each; the others are test articles."""
 HELD_OUT_QUESTIONS = 150
-"""Test questions on paragraphs whose other questions are trained on."""
+"""Number of test questions about paragraphs whose other questions are used in training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,12 @@ class PublicSet:
     pool: Sequence[Row]
     """All rows from which training rows may be drawn."""
     validation: Sequence[Row]
-    """For the choice of weights; never reported."""
+    """Rows with which weights are chosen; their scores are never reported."""
     test: Sequence[Row]
     labels: Sequence[str]
-    """The intents; empty for questions."""
+    """The intents; empty for sets of questions."""
     group: str
-    """The key of a row by which draws are balanced."""
+    """The key of a row by whose values draws are balanced."""
     slots: Sequence[str] = ()
     paragraphs: Mapping[str, str] = field(default_factory=dict)
 
@@ -58,7 +59,7 @@ def draw(rows: Iterable[Row], group: str, seed: int) -> list[Row]:
 
 
 def load_set(name: str, data: Path) -> PublicSet:
-    """Raises FileNotFoundError if the folder does not have the set's files."""
+    """Reads a set. Raises FileNotFoundError if the folder `data` does not have the set's files."""
     return LOADERS[name](data)
 
 
@@ -71,7 +72,9 @@ def load_snips(data: Path) -> PublicSet:
 
 
 def _snips_rows(folder: Path, file: str) -> Iterable[Row]:
-    """Skips the few rows with two slots of the same name (61 of 13,784, none of them in a test file)."""
+    """Yields the rows of a file, without those that have two slots of the same name (61 of 13,784, none of them in a
+    test file).
+    """
     for number, parts in enumerate(read_snips(folder / file, folder.name)):
         slots = [(part["entity"], part["text"].strip()) for part in parts if "entity" in part]
         if len(slots) == len(dict(slots)):
@@ -81,7 +84,7 @@ def _snips_rows(folder: Path, file: str) -> Iterable[Row]:
 
 
 def load_clinc150(data: Path) -> PublicSet:
-    """Only the rows in scope; their intents are written as in the set, with spaces for underscores."""
+    """Reads the rows in scope; their intents are written as in the set, with spaces for underscores."""
     parts = json.loads((data / "routing/clinc150/data_full.json").read_text("utf-8"))
 
     def rows(part: str) -> list[Row]:
@@ -94,7 +97,9 @@ def load_clinc150(data: Path) -> PublicSet:
 def _of_labels(
     name: str, train: Sequence[Row], validation: Sequence[Row] | None, test: Sequence[Row], slots: Sequence[str] = ()
 ) -> PublicSet:
-    """Without validation rows of its own, a set's are taken from its training rows."""
+    """Makes a set whose outputs are labels. If it has no validation rows of its own, some training rows are used for
+    that.
+    """
     chosen = draw(test, "label", SPLIT_SEED)[:TEST_ROWS]
     pool = _without(train, chosen)
     checked = draw(_without(validation or pool, chosen), "label", SPLIT_SEED)[:VALIDATION_ROWS]
@@ -103,7 +108,7 @@ def _of_labels(
 
 
 def _without(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
-    """Removes rows whose text occurs among the others, and repeated texts."""
+    """Returns the rows without those whose text occurs among the others, and without repeated texts."""
     seen, kept = {_plain(row) for row in others}, []
     for row in rows:
         if _plain(row) not in seen:
@@ -117,7 +122,9 @@ def _plain(row: Row) -> str:
 
 
 def load_xquad(data: Path) -> PublicSet:
-    """Half of the articles are for training. A test row's id says whether its paragraph was "seen" in training."""
+    """Reads the set. Half of the articles are for training. A test row's id says whether its paragraph was "seen" in
+    training.
+    """
     articles = json.loads((data / "qa/xquad-en/xquad.en.json").read_text("utf-8"))["data"]
     order = random.Random(SPLIT_SEED).sample(range(len(articles)), len(articles))
     first, second = round(TRAINING_SHARE * len(order)), round((TRAINING_SHARE + VALIDATION_SHARE) * len(order))

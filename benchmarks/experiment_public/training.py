@@ -34,14 +34,14 @@ from benchmarks.gateway_load.machine import CannotMeasure
 
 LEARNING_RATE = "2e-3"
 MAX_MINUTES = "600"
-"""So that the number of epochs does not depend on the machine's load."""
+"""A time limit so large that the number of epochs does not depend on the machine's load."""
 _EPOCHS = {path: {"clinc150": 6, "snips": 4, "xquad": 4} for path in ("lora", FULL_FINE_TUNE)}
 _EPOCHS_WITH_LONG_PROMPTS = 3
 _LEAST_SHARE_OF_STEPS = 1 / 3
-"""Few rows are repeated until they take this share of the steps of 1,000 rows."""
+"""Few rows are repeated until training takes this share of the steps that 1,000 rows take."""
 
 Passages = Mapping[str, Sequence[Passage]]
-"""By the id of the row, the best first."""
+"""By the id of the row, its passages, the best first."""
 
 
 def epochs(cell: Cell) -> int:
@@ -86,7 +86,9 @@ def _tune(cell: Cell, data: Path, checked: Path, out: Path, base_model: str) -> 
 
 @dataclass
 class _KnownPassages:
-    """Implements `Search` with the passages that were searched before; the paragraph that answers is always found."""
+    """Implements `Search` with passages that were searched before; the paragraph with the answer is always among
+    them.
+    """
 
     found: Passages
     public: PublicSet
@@ -116,7 +118,7 @@ class _TextEmbedding:
 def render(
     cell: Cell, public: PublicSet, config: Config, rows: Sequence[Row], found: Passages, is_trained: bool = True
 ) -> list[Row]:
-    """Returns {"messages": [...]} with the answer as the last message."""
+    """Returns the rows as {"messages": [...]} with the answer as the last message."""
     known = _KnownPassages(found, public)
     chosen = ChosenPassages(known, cell.seed)
     renderer = PathRenderer(config, cell.path_name, chosen, _TextEmbedding())
@@ -150,7 +152,7 @@ async def _search(address: str, rows: Sequence[Row]) -> Passages:
 
 
 def training_facts(folder: Path) -> dict[str, object]:
-    """Returns what a summary states of a training."""
+    """Returns the facts on a training that a summary states."""
     report = json.loads((folder / "training.json").read_text("utf-8"))
     (weights,) = folder.glob("*model.safetensors")
     return {

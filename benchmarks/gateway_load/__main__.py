@@ -34,7 +34,7 @@ TRACED_RATE, TRACED_SECONDS = 1_000, 10.0
 
 
 class BoundBroken(Exception):
-    """A figure of the smoke run is beyond its bound."""
+    """A figure of the smoke run exceeds its bound."""
 
 
 def main() -> int:
@@ -106,7 +106,7 @@ async def run_phases(processes: Processes, options: argparse.Namespace) -> str:
 
 
 async def run_smoke(processes: Processes) -> str:
-    """Raises BoundBroken."""
+    """Runs the smoke measurement and returns its report. Raises BoundBroken."""
     bench = await Bench.start(processes, QUICK, list(smoke.PHASES), smoke.PEERS)
     for name in smoke.PHASES:
         await bench.run(name)

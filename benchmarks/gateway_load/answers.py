@@ -12,7 +12,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def plain() -> bytes:
-    """Returns about 250 bytes of JSON."""
+    """Returns a complete answer, about 250 bytes of JSON."""
     choice = {"index": 0, "message": {"role": "assistant", "content": "".join(WORDS)}, "finish_reason": "stop"}
     return _written({**IDENTITY, "object": "chat.completion", "choices": [choice], "usage": USAGE})
 
@@ -38,7 +38,7 @@ def usage() -> bytes:
 
 
 def stream() -> bytes:
-    """Returns a complete stream: role, eight chunks, finish, usage, [DONE]."""
+    """Returns an answer as a complete stream: role, eight chunks, finish, usage, [DONE]."""
     return b"".join([role(), *map(content, WORDS), finish(), usage(), DONE])
 
 

@@ -102,7 +102,7 @@ async def nginx(setup: Setup) -> Contender:
 
 
 def nginx_with_workers(setup: Setup, workers: int) -> Contender:
-    """nginx as `workers` processes, which may use both cores."""
+    """Starts nginx with `workers` processes, which may use both cores."""
     (port,) = free_ports(1)
     server = PROXY_CONFIG.format(host=HOST, name="plain", listen=port, port=setup.upstreams.plain, buffering="on")
     command = nginx_command(setup.processes, f"nginx-{workers}", server, workers)
@@ -111,12 +111,12 @@ def nginx_with_workers(setup: Setup, workers: int) -> Contender:
 
 
 async def vllm_router(setup: Setup) -> Contender:
-    """Uses the fastest policy, round robin; with one engine there is nothing to choose."""
+    """Starts vllm-router with its fastest policy, round robin; with one engine there is nothing to choose."""
     return await _vllm_router(setup, VLLM_ROUTER, ["--policy", "round_robin", "--log-level", "error"])
 
 
 async def vllm_router_default(setup: Setup) -> Contender:
-    """Uses the default policy (cache_aware), which stores prompts in a prefix tree."""
+    """Starts vllm-router with its default policy (cache_aware), which stores prompts in a prefix tree."""
     return await _vllm_router(setup, VLLM_ROUTER_DEFAULT, [])
 
 
@@ -136,7 +136,9 @@ async def _vllm_router(setup: Setup, name: str, options: list[str]) -> Contender
 
 
 async def litellm(setup: Setup) -> Contender:
-    """Starts one worker with the settings that LiteLLM recommends for production, a master key and no database."""
+    """Starts LiteLLM's proxy with one worker, the settings that LiteLLM recommends for production, a master key and no
+    database.
+    """
     script, key, (port,) = peer_program(LITELLM, "litellm"), "sk-benchmark", free_ports(1)
     engines = {"mock": setup.upstreams.plain, "paced": setup.upstreams.paced}
     config = {
@@ -209,7 +211,7 @@ PEER_STARTS: dict[str, StartContender] = {
 
 
 async def start_peers(setup: Setup, names: list[str]) -> tuple[list[Contender], dict[str, str]]:
-    """Returns the contenders that answer correctly, and the reason for each of the others."""
+    """Starts the named peers. Returns those that answer correctly, and the reason for each of the others."""
     running, missing = [], {}
     for name in names:
         try:

@@ -1,4 +1,5 @@
-"""A gRPC server that does nothing: its answers are those of the gateway, built before. What it costs is grpcio's part.
+"""A gRPC server that does nothing: it sends prebuilt answers like the gateway's. Its cost is grpcio's share of the
+gateway's.
 
 python -m benchmarks.gateway_load.empty_grpc_server PORT
 """

@@ -22,21 +22,23 @@ class Findings:
     rates: dict[str, Throughput] = field(default_factory=dict)
     latencies: dict[int, dict[str, Latency]] = field(default_factory=dict)
     streams: dict[str, StreamStatistics] = field(default_factory=dict)
-    """Of 256 streams at once, by contender."""
+    """By contender, the statistics of 256 streams at once."""
     streams1000: dict[str, StreamStatistics] = field(default_factory=dict)
-    """Of 1,000 streams at once, each a quarter as fast."""
+    """By contender, the statistics of 1,000 streams at once, each a quarter as fast."""
     grpc: Mapping[str, MethodStatistics] = field(default_factory=dict)
-    """By method."""
+    """By gRPC method, its statistics."""
     junk: JunkResult | None = None
     workers: dict[str, Throughput] = field(default_factory=dict)
-    """Throughput by contender and number of processes, such as "nginx 2"."""
+    """By contender and number of processes, such as "nginx 2", its throughput."""
     profile: Profile | None = None
 
     def rps(self, name: str) -> float | None:
         return self.rates[name].rps if name in self.rates else None
 
     def added_ms(self, rate: int, what: str, name: str = contenders.OURS) -> float | None:
-        """Returns the latency added to direct requests to the mock engine; `what` is "p50_ms" or "p99_ms"."""
+        """Returns by how many milliseconds latency exceeds that of direct requests to the mock engine; `what` is
+        "p50_ms" or "p99_ms".
+        """
         waited = self.latencies.get(rate, {})
         if name not in waited or contenders.DIRECT not in waited:
             return None
@@ -49,14 +51,14 @@ class Findings:
 
 
 def relative_to_direct(streams: Mapping[str, StreamStatistics], name: str = contenders.OURS) -> float | None:
-    """Returns the streams' chunks per second as a share of those without a gateway."""
+    """Returns the chunks per second through a contender as a share of those without a gateway."""
     if name not in streams or contenders.DIRECT not in streams:
         return None
     return streams[name].chunks_per_second / streams[contenders.DIRECT].chunks_per_second
 
 
 def first_added_ms(streams: Mapping[str, StreamStatistics], name: str = contenders.OURS) -> float | None:
-    """Returns the median milliseconds to the first chunk beyond those without a gateway."""
+    """Returns by how many milliseconds the median time to the first chunk exceeds that without a gateway."""
     if name not in streams or contenders.DIRECT not in streams:
         return None
     return streams[name].first_ms - streams[contenders.DIRECT].first_ms

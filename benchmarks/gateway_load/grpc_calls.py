@@ -1,4 +1,4 @@
-"""Measures gRPC calls with 64 in flight: of the gateway, and of a server that only sends such answers."""
+"""Measures gRPC calls with 64 in progress: to the gateway, and to a server that only sends such answers."""
 
 import asyncio
 import sys
@@ -49,11 +49,11 @@ class CallStatistics:
 class MethodStatistics:
     ours: CallStatistics
     empty: CallStatistics
-    """Of `empty_grpc_server`."""
+    """The statistics of the server in `empty_grpc_server`."""
 
     @property
     def ratio(self) -> float:
-        """Returns the processor time of our call, relative to that of the empty server."""
+        """The CPU time of a call to the gateway, relative to that of a call to the empty server."""
         return self.ours.cpu_us / self.empty.cpu_us
 
 

@@ -13,12 +13,12 @@ HOST = "127.0.0.1"
 
 
 class Broken(Exception):
-    """The connection ended before the answer did."""
+    """The connection ended before the answer was complete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to send chat completions."""
+    """Where requests for chat completions are sent: the port, the path and the headers, with the model's name."""
 
     port: int
     model: str
@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
 
     @classmethod
     async def to(cls, port: int) -> "Connection":
-        """Raises OSError."""
+        """Opens a connection to a port. Raises OSError."""
         _, connection = await asyncio.get_running_loop().create_connection(cls, HOST, port)
         return connection
 
@@ -108,17 +108,17 @@ class Connection(asyncio.Protocol):
 
 
 async def get(port: int, path: str, timeout_s: float = 5.0) -> Answer:
-    """Raises Broken, OSError, TimeoutError."""
+    """Sends a GET request, and returns the answer. Raises Broken, OSError, TimeoutError."""
     return await _once(port, f"GET {path} HTTP/1.1\r\nhost: {HOST}:{port}\r\n\r\n".encode(), timeout_s)
 
 
 async def post(target: Target, body: Mapping[str, Any], timeout_s: float = 20.0) -> Answer:
-    """Raises Broken, OSError, TimeoutError."""
+    """Sends a POST request, and returns the answer. Raises Broken, OSError, TimeoutError."""
     return await _once(target.port, target.request(json.dumps(body).encode()), timeout_s)
 
 
 async def answers_at(port: int, path: str = "/health", status: int = 200) -> bool:
-    """Whether the server answers this path with this status."""
+    """Returns whether the server on this port answers the path with this status."""
     with suppress(Broken, OSError, TimeoutError):
         return (await get(port, path, timeout_s=2.0)).status == status
     return False

@@ -1,5 +1,5 @@
-"""Runs the gateway and counts its bytecode instructions between two SIGUSR2; the second one writes the counts to
-FILE.
+"""Runs the gateway, and counts its bytecode instructions from one signal SIGUSR2 to the next, which writes the counts
+to FILE.
 
     python benchmarks/gateway_load/instruction_counter.py FILE
 """

@@ -25,13 +25,13 @@ REQUESTS = 800
 TIMED_TURNS = 4
 NEW_JWT = "jwt_first_use"
 MAX_WAIT_SECONDS = 20.0
-"""How long writing the results may take."""
+"""Time limit for writing the results."""
 MIN_CALLS_PER_REQUEST = 0.5
 """Functions that are called less often than this per request are background work and are not counted."""
 COUNTED_FILES = ("/pointsman_", "<string>", "/site-packages/jwt/", "/site-packages/cryptography/")
 """Parts of file names; "<string>" is reported for generated constructors of dataclasses."""
 MIN_SHOWN = 20.0
-"""Components with fewer instructions on every kind of request are added up in one row."""
+"""Components with fewer instructions than this, for every kind of request, are added up in one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class InstructionCount:
     instructions: float
     calls: float
     microseconds: float
-    """Processor time of the gateway's process, measured without counting. It depends on the machine."""
+    """CPU time of the gateway's process per request, measured without counting. It depends on the machine."""
     by_file: Counter[str]
 
 
 async def count(processes: Processes, cores: Cores, upstreams: Upstreams) -> dict[str, InstructionCount]:
-    """Counts requests that name their path (chat completion and Messages, whole and streamed), and classified ones; and
-    requests with a JSON Web Token in the place of a key: the same token in all, and a new one in each.
+    """Counts requests of several kinds: with a named path (chat completion and Messages, plain and streamed),
+    classified ones, and those with a JSON Web Token instead of a key (the same token in all, and a new one in each).
 
     Raises CannotMeasure.
     """
@@ -118,7 +118,9 @@ async def _read(gateway: Gateway, processes: Processes, microseconds: float) -> 
 
 
 def component_rows(found: Mapping[str, InstructionCount]) -> list[list[str]]:
-    """One row for each folder of the gateway and each other package, the largest of the first kind of request first."""
+    """Returns one row for each folder of the gateway and each other package, sorted by the first kind of request, the
+    largest first.
+    """
     counts = {name: Counter[str]() for name in found}
     for name, one in found.items():
         for file, instructions in one.by_file.items():
@@ -132,7 +134,9 @@ def component_rows(found: Mapping[str, InstructionCount]) -> list[list[str]]:
 
 
 def _component(file: str) -> str:
-    """`pointsman_gateway/http/server.py` is part of `http`, `pointsman_gateway/breaker.py` of `breaker`."""
+    """Returns a file's component: `pointsman_gateway/http/server.py` belongs to `http`, `pointsman_gateway/breaker.py`
+    to `breaker`.
+    """
     package, _, rest = file.rpartition("site-packages/")[2].partition("/")
     if package != "pointsman_gateway":
         return package

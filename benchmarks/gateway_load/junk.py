@@ -21,10 +21,10 @@ class JunkResult:
     names: int
     before: int
     after_first: int
-    """After the first four names: the first refusal with each error code adds a series."""
+    """Number of series after the first four names; the first error with each code adds a series."""
     after_all: int
     refused: int
-    """Names that were answered with 404 or 400, as required."""
+    """Number of names that were answered with 404 or 400, as required."""
     grown_mb: float
 
 

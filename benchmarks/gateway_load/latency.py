@@ -17,7 +17,7 @@ from benchmarks.gateway_load.ticker import Ticker
 
 CONNECTIONS = 128
 MAX_WAIT_SECONDS = 10.0
-"""How long answers may take after the last request."""
+"""How long to wait for answers after the last request."""
 WARM_UP = 0.2
 """Share of the requests, at the start, that are not counted."""
 
@@ -69,7 +69,7 @@ class _FixedRateRound:
 async def measure(
     contenders: Sequence[Contender], bodies: list[dict[str, object]], rate: int, plan: tuple[int, float]
 ) -> dict[str, Latency]:
-    """`plan` is the number of rounds and the seconds of each."""
+    """Measures each contender at this rate. `plan` is the number of rounds and the seconds of each."""
     rounds, seconds = plan
     found: dict[str, list[Latency]] = {one.name: [] for one in contenders}
     for _ in range(rounds):

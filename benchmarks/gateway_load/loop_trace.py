@@ -20,13 +20,13 @@ from benchmarks.gateway_load.upstreams import Upstreams
 BODIES = 2_048
 WARM_UP_SECONDS = 2.0
 MAX_ROWS = 200
-"""Iterations that are listed; the longest ones if there are more."""
+"""Maximum number of listed iterations; the longest are listed if there are more."""
 
 
 async def trace(
     processes: Processes, cores: Cores, upstreams: Upstreams, rate: int, seconds: float
 ) -> tuple[list[Iteration], Latency]:
-    """Sends `rate` requests per second. Raises CannotMeasure."""
+    """Sends `rate` requests per second, and returns the long iterations and the latency. Raises CannotMeasure."""
     file = processes.folder / "iterations.json"
     gateway = await start_gateway(processes, cores, upstreams, (loop_tracer.__file__, str(file)))
     target = gateway.path("fast")

@@ -21,7 +21,7 @@ from typing import Any
 
 THRESHOLD_SECONDS = 0.001
 SAMPLE_SECONDS = 0.0005
-"""From the threshold on, the code that runs is sampled at this interval."""
+"""Interval at which the running code is sampled once an iteration exceeds the threshold."""
 OWN_CODE = "/pointsman_"
 START, STOP = signal.SIGRTMIN, signal.SIGRTMIN + 1
 
@@ -31,16 +31,17 @@ class Iteration:
     """One iteration of the event loop, from the end of its wait for events to the start of the next wait."""
 
     at_seconds: float
-    """Since the start of the recording."""
+    """When the iteration began, in seconds since the start of the recording."""
     milliseconds: float
     cpu_milliseconds: float
-    """If this is much less, the thread was blocked, or another process ran."""
+    """CPU time of the thread. If it is much less than the elapsed time, the thread was blocked, or another process
+    ran."""
     gc_milliseconds: float
-    """Spent in garbage collection."""
+    """Time spent in garbage collection."""
     sockets: int
-    """Sockets that were ready."""
+    """Number of sockets that were ready."""
     cause: str
-    """The function that was sampled most often; of this project if its code was on the stack."""
+    """The function that was sampled most often: one of this project if any was on the stack."""
 
 
 class LoopTracer:

@@ -13,7 +13,7 @@ from benchmarks.gateway_load.our_gateway import Gateway
 
 CONNECTIONS = 4
 CALLS_PER_CONNECTION = 500
-"""After this many calls a connection is replaced."""
+"""Number of calls after which a connection is replaced."""
 PATHS = {"call": "fast", "call streamed": "paced", "call cancelled": "paced", "call failing": "failing"}
 
 
@@ -30,7 +30,7 @@ class MixedGrpcCalls:
         self._made = 0
 
     async def ask(self, kind: str) -> str:
-        """Returns the outcome in words."""
+        """Sends a call of this kind, and returns the outcome in words."""
         stub = gateway_pb2_grpc.GatewayStub(await self._channel())
         request, options = self._request(PATHS[kind]), {"metadata": self._metadata, "timeout": self._timeout}
         try:
@@ -63,7 +63,7 @@ class MixedGrpcCalls:
 
 
 async def _cancel(call: Any) -> str:
-    """Cancels at the first delta."""
+    """Cancels the call at the first delta, and returns the outcome."""
     async for response in call:
         if response.WhichOneof("event") == "delta":
             call.cancel()

@@ -18,7 +18,7 @@ MIX = {
     "plain": 40, "auto": 13, "stream": 15, "cancelled": 8, "failing": 4, "cut": 5,
     "call": 6, "call streamed": 5, "call cancelled": 2, "call failing": 2,
 }  # fmt: skip
-"""Percent of the requests by kind."""
+"""By kind, the percentage of the requests."""
 MAX_CONCURRENCY = 200
 BODY_COUNT = 512
 MAX_WAIT_SECONDS = 20.0
@@ -93,8 +93,7 @@ EXPECTED: dict[str, Callable[[str], bool]] = {
     "cut": lambda outcome: outcome.startswith("503") or outcome.endswith("error"),
     **expected(PACE.chunks),
 }
-"""The check of the outcome for each kind. A failing or disconnecting engine must lead to an error, not to a normal
-end."""
+"""By kind, a check of the outcome. A failing or disconnecting engine must lead to an error, not to a normal end."""
 
 
 async def _read(connection: Connection, request: bytes) -> str:

@@ -25,7 +25,7 @@ from benchmarks.gateway_load.request_bodies import read_texts
 from benchmarks.gateway_load.upstreams import Upstreams
 
 ENGINES = ("fast", "paced", "failing", "cutting")
-"""Each engine has a model and a path of its name."""
+"""Names of the engines; each has a model and a path of the same name."""
 PERSONA = "You are the friendly assistant at the help desk of a railway. Answer in one or two short sentences."
 PRICES = {"prompt": 1.0, "cached": 0.25, "completion": 4.0}
 
@@ -118,7 +118,7 @@ class Issuer:
 async def start_gateway(
     processes: Processes, cores: Cores, upstreams: Upstreams, program: Sequence[str] = ("-m", "pointsman_gateway")
 ) -> Gateway:
-    """`program` are Python's arguments. Raises CannotMeasure if the gateway does not start."""
+    """Starts the gateway; `program` are Python's arguments. Raises CannotMeasure if it does not start."""
     if not MODEL.exists():
         raise CannotMeasure(f"{MODEL} is missing: run `make models`")
     http, grpc, valkey, issuing = free_ports(4)
@@ -177,7 +177,7 @@ async def _all_listen(running: ManagedProcess, workers: int) -> bool:
 
 
 async def _start_valkey(processes: Processes, cores: Cores, port: int) -> None:
-    """Uses the same options as `pointsman up`, on the load's core."""
+    """Starts Valkey with the same options as `pointsman up`, on the load generator's core."""
     program = [str(get_binary_path()), "--bind", HOST, "--port", str(port), "--dir", str(processes.folder)]
     running = processes.start("valkey", cores.load, [*program, "--appendonly", "yes", "--save", ""])
 
@@ -191,7 +191,9 @@ async def _start_valkey(processes: Processes, cores: Cores, port: int) -> None:
 
 
 def _write_config(folder: Path, upstreams: Upstreams, issuer: Issuer) -> Path:
-    """Writes a path for each engine and the example's tasks, all of which use the fast engine."""
+    """Writes a configuration with a path for each engine, and with the example's tasks, which all use the fast
+    engine.
+    """
     texts = read_texts()
     ports = {name: upstreams.stream if name == "fast" else getattr(upstreams, name) for name in ENGINES}
     persona = [{"persona": {"prompt": "persona.txt"}}]

@@ -74,7 +74,7 @@ class Bench:
     async def start(
         cls, processes: Processes, extent: Extent, phases: list[str], only_peers: Collection[str] | None = None
     ) -> "Bench":
-        """Starts all contenders; of the phases' peers only `only_peers`, if given.
+        """Starts all contenders; of the phases' peers only those in `only_peers`, if it is given.
 
         Raises CannotMeasure if the gateway itself does not start.
         """
@@ -115,7 +115,7 @@ class Bench:
 
 
 async def _rps(bench: Bench) -> None:
-    """Measures requests per second of a named path; also of `auto`, in the same rounds, if `auto` was selected."""
+    """Measures requests per second on a named path and, in the same rounds, on `auto` if it was selected."""
     bodies = [(one, bench.bodies) for one in bench.of("rps")]
     if "auto" in bench.phases:
         try:

@@ -32,7 +32,7 @@ class ManagedProcess:
         return self.process.pid
 
     def cpu_seconds(self) -> float:
-        """Processor time of the program and its running children."""
+        """CPU seconds of the program and its running children."""
         return sum(int(stat[11]) + int(stat[12]) for stat in self._stats()) / TICKS
 
     def resident_mb(self) -> float:
@@ -46,7 +46,9 @@ class ManagedProcess:
         return "\n".join(["  " + line[:200] for line in lines])
 
     async def until_ready(self, answers: Callable[[], Awaitable[bool]], timeout_s: float) -> None:
-        """Raises CannotMeasure if the program exits, or does not answer in time."""
+        """Waits until `answers` returns True. Raises CannotMeasure if the program exits or takes longer than
+        `timeout_s`.
+        """
         deadline = time.monotonic() + timeout_s
         while not await answers():
             if self.process.poll() is not None:
@@ -56,7 +58,7 @@ class ManagedProcess:
             await asyncio.sleep(0.05)
 
     async def until_written(self, file: Path, timeout_s: float) -> None:
-        """Waits for a file that the program writes. Raises CannotMeasure."""
+        """Waits for a file that the program writes. Raises CannotMeasure if it is not written in time."""
 
         is_there = file.exists
 
@@ -75,7 +77,8 @@ class ManagedProcess:
 
     def _stats(self) -> list[list[str]]:
         """Returns the fields of /proc/PID/stat after the name, for each process of the group, and for each child of
-        these: a gateway's workers have groups of their own."""
+        these: a gateway's workers have groups of their own.
+        """
         stats = {}
         for entry in os.listdir("/proc"):
             if entry.isdigit():
@@ -100,9 +103,10 @@ class Processes:
     def start(
         self, name: str, cores: int | str, command: Sequence[str], env: Mapping[str, str] | None = None
     ) -> ManagedProcess:
-        """`cores` is a number or a list such as "0,1".
+        """Starts a program; `cores` is a number or a list such as "0,1".
 
-        Raises NotInstalled if `taskset` is missing, and CannotMeasure if the program cannot be started."""
+        Raises NotInstalled if `taskset` is missing, and CannotMeasure if the program cannot be started.
+        """
         log = self.folder / f"{name}.log"
         try:
             with log.open("ab") as output:

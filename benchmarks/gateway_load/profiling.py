@@ -15,7 +15,7 @@ RATE = 250  # samples per second
 FRAME = re.compile(r"^(?P<function>.*?) \((?P<file>.*?)(:\d+)?\)$")
 MAIN = re.compile(r"^thread \(.*\): MainThread$")
 CALLER_FILES = re.compile(r"^(libc|libpthread|libpython|libstdc|ld-|<)|\.h$")
-"""Files whose time is attributed to their caller."""
+"""Files whose time is attributed to the function that called them."""
 COLLECTOR = "gc_collect"
 
 
@@ -25,15 +25,15 @@ class Profile:
 
     samples: int
     functions: list[tuple[str, float]]
-    """Without the functions that they call."""
+    """Samples by function, without the functions that it calls."""
     packages: list[tuple[str, float]]
-    """The same samples by package."""
+    """The samples by package."""
     modules: list[tuple[str, float]]
-    """By the innermost module of this project, including what it calls; "the rest" has no such module."""
+    """Samples by the innermost module of this project, including what it calls; "the rest" has no such module."""
 
 
 async def profile(gateway: Gateway, script: Path, folder: Path, seconds: float) -> Profile:
-    """Raises NotInstalled, CannotMeasure."""
+    """Profiles the gateway while the script of wrk runs. Raises NotInstalled, CannotMeasure."""
     spy, file = peer_program("py-spy", "py-spy"), folder / "profile.txt"
     how = ["--native", "--threads", "--format", "raw", "--rate", str(RATE), "--output", str(file)]
     load = asyncio.create_task(run_wrk(gateway.path("fast"), script, seconds + 4))
@@ -58,7 +58,8 @@ async def profile(gateway: Gateway, script: Path, folder: Path, seconds: float) 
 
 def summarize(raw: str) -> Profile:
     """Parses py-spy's raw format (thread, frames from the outermost inwards, count). Only the main thread is
-    counted."""
+    counted.
+    """
     functions: Counter[str] = Counter()
     packages: Counter[str] = Counter()
     modules: Counter[str] = Counter()
@@ -97,7 +98,8 @@ def _function(frame: str) -> str:
 
 def _package(frame: str) -> str:
     """Returns the package, with the subfolder for this project. A C file such as "_json.c" belongs to its Python
-    module."""
+    module.
+    """
     file = _parts(frame)[1]
     if not file or CALLER_FILES.search(file):
         return ""

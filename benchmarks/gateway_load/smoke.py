@@ -1,4 +1,4 @@
-"""A short run with wide bounds, all of them ratios within the run: it finds a change that costs much."""
+"""A short run with wide bounds for ratios of figures of the same run. It detects changes that cost much."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ MAX_GRPC_OF_EMPTY = {"Generate": 5.0, "GenerateStream": 4.0}
 class Check:
     name: str
     figure: float | None
-    """None if it was not measured, which is a failure too."""
+    """The measured figure; None if it was not measured, which counts as a failure."""
     bound: float
     is_minimum: bool
 

@@ -18,7 +18,7 @@ from benchmarks.gateway_load.our_gateway import Gateway
 from benchmarks.gateway_load.ticker import Ticker
 
 MIN_MEASUREMENTS = 8
-"""With fewer measurements the interval of the slope is infinite."""
+"""Least number of measurements; with fewer, the interval of the slope is infinite."""
 SAMPLE_SECONDS = 2.0
 SAMPLES_PER_LINE = 30
 """Number of samples between two lines of progress."""
@@ -28,7 +28,7 @@ WARM_UP = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """The slope in units per hour, with its 95 % interval."""
+    """A slope in units per hour, with its 95 % interval."""
 
     per_hour: float
     low: float

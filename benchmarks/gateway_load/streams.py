@@ -26,7 +26,7 @@ class StreamLoad:
     count: int
     slowly: bool
     max_seconds: float
-    """A round that takes longer is aborted, and its open streams count as stalled."""
+    """Time limit of a round in seconds; a longer one is aborted, and its open streams count as stalled."""
 
     def encode_requests(self, one: Contender, bodies: Sequence[dict[str, object]]) -> list[bytes]:
         """Returns a request for each stream; bodies are used again if there are too few."""
@@ -75,7 +75,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class StreamStatistics:
-    """Results over all streams: medians over the rounds; the longest gap and the counts over all rounds."""
+    """Results over all streams: medians over the rounds, and the longest gap and the counts of all rounds together."""
 
     chunks_per_second: float
     first_ms: float
@@ -83,7 +83,7 @@ class StreamStatistics:
     stalled: int
     incomplete: int
     refused: int
-    """Incomplete streams that had another status than 200."""
+    """Number of incomplete streams with another status than 200."""
 
 
 async def measure(

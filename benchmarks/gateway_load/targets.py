@@ -21,11 +21,11 @@ class Target:
 GRPC_CPU_US = {"Generate": 550.0, "GenerateStream": 850.0}
 
 Figures = Iterator[tuple[str, float | None, float]]
-"""Description, measured value (None if not measured), and bound."""
+"""Yields a description, the measured value (None if not measured), and the bound of each figure."""
 
 
 def check_targets(found: Findings) -> list[Target]:
-    """Returns the targets whose figures were measured."""
+    """Returns the targets whose figures were measured, with the figures."""
     return [*_check(_minimums(found), "at least", operator.ge), *_check(_maximums(found), "at most", operator.le)]
 
 

@@ -53,12 +53,13 @@ class Throughput:
     """Processor time per request in microseconds."""
     resident_mb: float
     failed: int
-    """Failed requests of all rounds."""
+    """Number of failed requests in all rounds."""
 
     @property
     def busy(self) -> float:
         """Share of the core; if it is well below 1, other processes used the core or the load generator was the
-        bottleneck."""
+        bottleneck.
+        """
         return self.rps * self.cpu_us / 1e6
 
 

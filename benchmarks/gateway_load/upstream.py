@@ -19,7 +19,7 @@ from benchmarks.gateway_load import answers
 
 JSON_HEAD = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 SLOWLY, SLOWLY_FACTOR = b" (slowly)", 4
-"""A request whose body contains this gets its paced chunks with gaps that are longer by the factor."""
+"""A request whose body contains this text gets its paced chunks with gaps that are longer by this factor."""
 
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"

@@ -39,9 +39,9 @@ class Upstreams:
     """Ports of the mock engines on 127.0.0.1."""
 
     plain: int
-    """Complete answers, for gateways that forward a plain request as it is."""
+    """Port of complete answers, for gateways that forward a plain request unchanged."""
     stream: int
-    """The same answer as a stream in one piece, for our gateway, which always requests streams."""
+    """Port of the same answer as a stream in one piece, for our gateway, which always requests streams."""
     paced: int
     failing: int
     cutting: int
@@ -50,7 +50,8 @@ class Upstreams:
 
 async def start_upstreams(processes: Processes, cores: Cores, pace: Pace) -> Upstreams:
     """Starts the engines on the load's core. Without nginx, the several times slower Python program answers
-    everything."""
+    everything.
+    """
     slow = dict(zip(("at_once", "paced", "failing", "cutting"), free_ports(4), strict=True))
     command = [sys.executable, "-m", "benchmarks.gateway_load.upstream", json.dumps(slow)]
     paced = ["--chunks", str(pace.chunks), "--gap", str(pace.min_gap), str(pace.max_gap)]
@@ -77,13 +78,13 @@ async def _fast(processes: Processes, cores: Cores) -> tuple[int, int]:
 
 
 def nginx_command(processes: Processes, name: str, rest: str, workers: int = 1) -> list[str]:
-    """Writes the configuration. Raises NotInstalled."""
+    """Writes nginx's configuration, and returns its command line. Raises NotInstalled."""
     file = processes.folder / f"{name}.conf"
     file.write_text(NGINX_CONFIG.format(name=name, rest=rest, workers=workers))
     return [program("nginx"), "-p", str(processes.folder), "-c", str(file)]
 
 
 def nginx_version() -> str:
-    """Raises NotInstalled."""
+    """Returns nginx's version. Raises NotInstalled."""
     output = subprocess.run([program("nginx"), "-v"], capture_output=True, text=True, timeout=10)
     return output.stderr.rpartition("/")[2].strip()

@@ -1,16 +1,16 @@
-"""Measures how texts are classified within what clients write around them, turns of conversations, broad tasks, and
-questions on documents.
+"""Measures how well the classifier works on texts inside messages of real clients, turns of conversations, broad tasks,
+and questions on documents.
 
     make bench-requests                                     # some minutes; needs `make models`, but no service
     make bench-requests ARGS="--only conversations"         # fits the model of conversations, and measures it
     make bench-requests ARGS="--only broad"                 # tasks of many kinds of requests, with and without intents
     make bench-requests ARGS="--only documents"             # questions on what a collection contains; with a retriever
-    python -m benchmarks.requests --rows development        # those that may be looked at while something is changed
+    python -m benchmarks.requests --rows development        # the development rows, which may be looked at while tuning
 
-300 test texts of CLINC150 (10 examples a task) and 100 that belong to no task are sent alone, within a message of each
-known client with and without its entry in the catalog, and within messages that no entry is for. Of conversations,
-each turn of Schema-Guided Dialogue is classified (see `conversations.py`), and of broad tasks and of documents each
-text alone (see `broad_tasks.py` and `documents.py`). The last line of output is one JSON object.
+300 test texts of CLINC150 (10 examples per task) and 100 texts that belong to no task are classified alone, inside a
+message of each known client, with and without the client's entry in the catalog, and inside messages of unknown
+clients. For conversations, see `conversations.py`, which classifies each turn of Schema-Guided Dialogue; for the rest,
+see `broad_tasks.py` and `documents.py`. The last line of output is one JSON object.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.classification.user_words import UserWordsFinder
 from pointsman_gateway.domain import Message, Request
 
-from benchmarks.requests import broad_tasks, conversations, documents, wrappers
+from benchmarks.requests import broad_tasks, conversations, documents, mixed_stream, wrappers
 from benchmarks.routing_data import clinc150, clinc150_shots
 from tests.gateway.test_user_words import MAILS, OF_CLIENTS, WORDS
 
@@ -42,7 +42,7 @@ MODEL = ROOT / ".pointsman/models/minilm"
 DATA = ROOT.parent / "shared/data/routing"
 SHOTS, TEXTS, OUT_OF_SCOPE, SEED = 10, 300, 100, 20261201
 MISSING_LETTER = 23
-"""One letter in so many is left out of a text with typing mistakes."""
+"""A text with typing mistakes lacks one letter in this many."""
 
 Wrap = Callable[[str], str]
 
@@ -55,7 +55,7 @@ class Result:
     abstained: float
     wrong: float
     recognized: float
-    """Of the texts that belong to no task."""
+    """Percentage of the texts that belong to no task and are recognized as such."""
     ms: float
 
     def __str__(self) -> str:
@@ -74,7 +74,7 @@ class Benchmark:
         self._others = rng.sample([row for row in plain if row[1] is None], OUT_OF_SCOPE)
 
     def forget_clients(self) -> None:
-        """Takes the catalog away, so that only the general method is left."""
+        """Empties the catalog of clients, so that only the general method is left."""
         self._stage._words = UserWordsFinder((), (), self._glance)
 
     async def measure(self, name: str, wrap: Wrap) -> Result:
@@ -112,7 +112,9 @@ def _with_mistakes(text: str) -> str:
 
 
 def summary(alone: Result, results: Sequence[Result]) -> Mapping[str, float]:
-    """Counts the wrappers by how much less is right within them than alone."""
+    """Summarizes how the results inside wrappers compare with those of the texts alone, such as for how many wrappers
+    at most 2 percent fewer texts are right.
+    """
     return {
         "wrappers": len(results),
         "right_within_2": sum(one.right >= alone.right - 2 for one in results),
@@ -138,6 +140,8 @@ async def main(options: argparse.Namespace) -> None:
         of_development = options.rows == "development"
         measured = await documents.measure(DATA.parent, MODEL, of_development=of_development)
         figures["documents"] = documents.to_json(measured)
+    if options.only in (None, "mixed"):
+        figures["mixed stream"] = await mixed_stream.measure(DATA.parent, MODEL)
     print(json.dumps(figures))
 
 
@@ -171,5 +175,5 @@ async def measure_texts(chosen: str) -> Mapping[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.requests")
     parser.add_argument("--rows", choices=("reported", "development"), default="reported")
-    parser.add_argument("--only", choices=("texts", "conversations", "broad", "documents"))
+    parser.add_argument("--only", choices=("texts", "conversations", "broad", "documents", "mixed"))
     asyncio.run(main(parser.parse_args()))

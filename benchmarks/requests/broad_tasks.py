@@ -1,9 +1,9 @@
-"""Measures how well tasks of many kinds of requests are told from what belongs to no task, with and without intents.
+"""Measures how well broad tasks, with many kinds of requests, are distinguished from texts of no task, with and without
+intents.
 
-In "three sets" CLINC150, SNIPS and XQuAD are one task each; the intents of the first two are their own, those of
-XQuAD the articles that the questions are about. In "ten domains" the domains of CLINC150 are the tasks. What
-belongs to no task are CLINC150's out-of-scope texts. The development rows are disjoint from the reported ones, and from
-the examples.
+In "three sets" CLINC150, SNIPS and XQuAD are one task each; the intents of the first two are their own, those of XQuAD
+the articles that the questions are about. In "ten domains" the domains of CLINC150 are the tasks. The texts of no task
+are CLINC150's out-of-scope texts. The development rows are disjoint from the reported ones, and from the examples.
 """
 
 import json
@@ -27,11 +27,13 @@ from benchmarks.routing_data import RoutingSet, clinc150, clinc150_shots, snips
 
 SEED = 5
 EXAMPLES, TEXTS = 1000, 300
-"""Of each task: at most so many examples, and exactly so many measured texts."""
+"""Per task, the maximum number of examples, and the number of measured texts."""
 QUESTIONS = 404
-"""Of XQuAD: examples; the next `TEXTS` / 2 questions of the same articles are for development, as many are reported."""
+"""Number of XQuAD's questions that are examples. The next `TEXTS` / 2 questions about the same articles are for
+development, and as many after them are reported."""
 ARTICLES, DEVELOPMENT_ARTICLES = 32, 8
-"""Of XQuAD's 48: with examples; and without, for development. The others are without, and reported."""
+"""Number of XQuAD's 48 articles that have examples, and of articles without examples that are for development. The
+others have no examples either, and are reported."""
 
 
 class Row(NamedTuple):
@@ -44,24 +46,24 @@ class Row(NamedTuple):
 class BroadTasks:
     examples: Sequence[Row]
     texts: Sequence[Row]
-    """They are measured."""
+    """The texts that are classified to measure."""
     out_of_scope: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Result:
-    """Percentages, the seconds of a fit and the milliseconds of a decision, in CPU time."""
+    """The results: percentages, and CPU time in seconds of a fit and in milliseconds of a decision."""
 
     right: float
     wrong: float
     taken: float
-    """Of the texts that belong to no task, at the classifier's own thresholds."""
+    """Percentage of the texts of no task that are assigned to a task, at the classifier's own thresholds."""
     auroc: float
-    """Between texts in scope and out of scope, by the score above the threshold."""
+    """Area under the ROC curve of the score's distance to its threshold, between texts in scope and out of scope."""
     by_static: float
-    """Of the texts in scope, those that need no encoder."""
+    """Percentage of the texts in scope that are decided without the encoder."""
     calibration_error: float
-    """Of the examples, out of fold."""
+    """Calibration error on the examples, out of fold."""
     fit_seconds: float
     ms: float
     right_by_task: Mapping[str, float]

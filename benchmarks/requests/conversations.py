@@ -1,8 +1,8 @@
 """Fits the model of conversations (`belief_parameters.py`) and measures it on Schema-Guided Dialogue (SGD).
 
 The classifier is trained on SGD's turns that open an intent. The dialogues are split into two halves by a hash of their
-first turn; the parameters are fitted on one half, with the help desk's development conversations, and measured on the
-other. Those of the gateway are the ones fitted on half 1, so half 0 is new to them.
+first turn; the parameters are fitted on one half, together with the help desk's development conversations, and measured
+on the other. The gateway uses those that were fitted on half 1, so half 0 is new to it.
 """
 
 import json
@@ -43,7 +43,8 @@ FITTED_ON = 1
 """The half on which the gateway's parameters are fitted."""
 
 WEIGHTS: Mapping[str, float] = {"opens": 3, "unknown": 3, "unrelated": 3}
-"""Of the rows of each kind in the fit; others have 1. Few turns open an intent, and fewer belong to none."""
+"""Weights of the rows of each kind in the fit; other kinds have 1. Few turns open an intent, and fewer belong to no
+task."""
 HELPDESK_WEIGHT = 3.0
 REGULARIZATION = 0.003
 MAX_STEPS = 60
@@ -51,7 +52,7 @@ MAX_STEPS = 60
 
 @dataclass(frozen=True)
 class Case:
-    """The turns of a conversation up to one of the user's, and its task."""
+    """The turns of a conversation up to one of the user's turns, and the task of that turn."""
 
     kind: str
     task: str
@@ -68,16 +69,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Rows:
-    """Cases of one classifier with the same number of turns, as arrays."""
+    """Cases with the same number of turns, with one classifier's results as arrays."""
 
     observations: TurnObservations
     tasks: np.ndarray
-    """The number of each case's task; that of none is the number of tasks."""
+    """The number of each case's task; cases of no task have the number of tasks."""
     weights: np.ndarray
 
 
 def dialogues(data: Path) -> list[Case]:
-    """Reads SGD's test turns; a turn goes on with the task of the one before it, opens another, or is the first."""
+    """Reads SGD's test turns. A turn continues the task of the turn before it, opens another task, or is the first."""
     cases = []
     for row in _rows(data / "sgd/test.jsonl"):
         users = sum(turn["role"] == "user" for turn in row["turns"])
@@ -99,7 +100,7 @@ def _case(kind: str, task: str | None, turns: Iterable[Mapping[str, str]]) -> Ca
 
 
 class ConversationBenchmark:
-    """The classification of one classifier, with the parameters that are to be measured."""
+    """One classifier's results on conversations, with the parameters to be measured."""
 
     def __init__(self, classifier: TextClassifier) -> None:
         self._reader = Reader(classifier.classify, LanguageDetector(("en",)))
@@ -109,7 +110,7 @@ class ConversationBenchmark:
         self._stage._conversation = Conversation(self._reader, parameters)
 
     async def rows(self, cases: Sequence[Case], scale: float = 1.0) -> list[Rows]:
-        """Reads the cases of several turns, grouped by their number."""
+        """Classifies the turns of the cases with several turns; returns them grouped by the number of turns."""
         conversation = self._stage._conversation
         groups = defaultdict(list)
         for case in cases:
@@ -126,7 +127,7 @@ class ConversationBenchmark:
 
 
 async def _observations(conversation: Conversation, turns: Sequence[Turn]) -> TurnObservations | None:
-    """Returns what is known of `turns`, None if the classifier can say nothing about any of them."""
+    """Returns the classifier's observations of `turns`; None if it can say nothing about any of them."""
     last = turns[-1].text
     alone = None if shape_of(last).kind is Utterance.BARE else await conversation._reader.read(last)
     user = [await conversation._read(turn.text) for turn in turns[:-1]]
@@ -176,7 +177,7 @@ def _of_tasks(belief: np.ndarray, tasks: np.ndarray) -> np.ndarray:
 
 
 async def measure(data: Path, models: Path) -> dict[str, Any]:
-    """Prints the percentage of right turns by kind, and returns them."""
+    """Prints the percentage of correctly classified turns by kind, and returns it."""
     static, encoder = StaticModel.load(models), MiniLM.load(models)
     examples = defaultdict(list)
     for row in _rows(data / "sgd/train.jsonl"):

@@ -1,4 +1,5 @@
-"""60 further messages in the style of real clients, in which @@USERTEXT@@ stands for the user's text, for development."""
+"""60 further messages in the style of real clients, for development. In each, @@USERTEXT@@ stands for the user's
+text."""
 
 # ruff: noqa: E501, W291  # such messages have long lines, and spaces at their ends
 

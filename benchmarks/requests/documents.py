@@ -1,10 +1,10 @@
 """Measures how questions on a collection's subjects are recognized, with and without a sketch of the collection.
 
-A real retriever holds the documents, and its sketch comes over gRPC. Reported are the questions of the published
-experiment's mixed stream (`benchmarks/experiment_public`): 44 on XQuAD articles with examples and 106 on others. Tasks
-are CLINC150, SNIPS and XQuAD with its training rows, and without CLINC150, so that its banking texts belong to no task.
-For development there are XQuAD's training and validation articles, Cranfield and CISI, half of whose subjects have
-examples, with training and validation texts of the other sets.
+A real retriever holds the documents, and its sketch comes over gRPC. The reported questions are those of the published
+experiment's mixed stream (`benchmarks/experiment_public`): 44 about XQuAD articles with examples, and 106 about others.
+The tasks are CLINC150, SNIPS and XQuAD with its training rows; and the same without CLINC150, so that CLINC150's
+banking texts belong to no task. For development there are XQuAD's training and validation articles, Cranfield and CISI,
+half of whose subjects have examples, with training and validation texts of the other sets.
 """
 
 import json
@@ -36,7 +36,7 @@ from benchmarks.experiment_public import mixed, sets
 
 TASK, COLLECTION = "xquad", "paragraphs"
 SEED, DEVELOPMENT_SEED = mixed.SEED, 11
-"""Of the training rows. The development seed is also that of its subjects."""
+"""The seeds of the training rows. The second one also selects the subjects for development."""
 EXAMPLES, TEXTS = 1000, 150
 SUBJECTS = 10
 DOCUMENTS_PER_CALL = 100
@@ -46,9 +46,9 @@ DOCUMENTS_PER_CALL = 100
 class DocumentSet:
     name: str
     examples: Mapping[str, Sequence[str]]
-    """By task; those of `TASK` are about some of the documents."""
+    """By task, its examples; those of `TASK` are about some of the documents."""
     texts: Mapping[str, tuple[str, Sequence[str]]]
-    """By kind: the task, or "unknown", and the texts."""
+    """By kind of text, the right task ("unknown" for none) and the texts."""
     documents: Sequence[str]
 
 
@@ -60,7 +60,7 @@ class Counts:
     right: int
     abstained: int
     wrong: int
-    """Texts that got another task than their own; for texts of no task, any."""
+    """Number of texts that were assigned to a wrong task; for texts of no task, to any task."""
     ms: float
     """Mean CPU milliseconds of a decision on a text whose words were seen before."""
 
@@ -111,7 +111,9 @@ def development(data: Path, encoder: MiniLM) -> list[DocumentSet]:
 def _development_questions(
     data: Path, encoder: MiniLM
 ) -> Mapping[str, tuple[Sequence[str], Sequence[str], Sequence[str]]]:
-    """Returns by collection the questions on subjects with examples, those on others, and the documents."""
+    """Returns, by collection, the questions about subjects with examples, the questions about other subjects, and the
+    documents.
+    """
     rng = random.Random(DEVELOPMENT_SEED)
     articles = json.loads((data / "qa/xquad-en/xquad.en.json").read_text("utf-8"))["data"]
     order = random.Random(sets.SPLIT_SEED).sample(range(len(articles)), len(articles))
@@ -149,9 +151,9 @@ def _of_banking(data: Path, rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 async def measure(data: Path, models: Path, *, of_development: bool) -> dict[str, dict[str, dict[str, Counts]]]:
-    """Prints the counts before and after the sketch is known, and returns them.
+    """Prints the counts without and with the sketch, and returns them.
 
-    Products are computed by one thread, as in the gateway.
+    Matrix products use one thread, as in the gateway.
     """
     with threadpool_limits(limits=1):
         return await _measure(data, models, of_development)
@@ -178,7 +180,7 @@ async def _measure(data: Path, models: Path, of_development: bool) -> dict[str, 
 
 
 async def make_sketch(documents: Sequence[str], models: Path, encoder: MiniLM) -> VectorSketch:
-    """Returns the sketch of documents by a retriever that is started for that."""
+    """Starts a retriever with the documents, and returns its sketch of them."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
             listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", data=Path(folder), embedding_model=models
@@ -196,7 +198,9 @@ async def make_sketch(documents: Sequence[str], models: Path, encoder: MiniLM) -
 
 
 def _count(before: CascadeClassifier, after: CascadeClassifier, task: str, texts: Sequence[str]) -> dict[str, Counts]:
-    """Classifies each text by both, one directly after the other, in turns: caches of words favour the later one."""
+    """Classifies each text with both classifiers. They take turns in going first, because caches of words favour the
+    second one.
+    """
     labels: dict[str, list[Labels]] = {"before": [], "after": []}
     seconds = dict.fromkeys(labels, 0.0)
     order = [("before", before), ("after", after)]

@@ -1,7 +1,7 @@
-"""What clients and frameworks write around a user's text: 98 invented messages in the style of real ones.
+"""The text that clients and frameworks write around a user's text: 98 invented messages in the style of real ones.
 
-They were written without knowledge of how Pointsman reads them. Those whose name has an even CRC-32 served the
-development; the others are reported, and are not to be looked at while something is changed.
+They were written without knowledge of how Pointsman reads messages. Those whose name has an even CRC-32 were used in
+development; the others are reported, and must not be looked at while tuning.
 """
 
 # ruff: noqa: E501, W291  # such messages have long lines, and spaces at their ends
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from benchmarks.requests.development import DEVELOPMENT
 
 MARK = "@@USERTEXT@@"
-"""Stands for the user's text."""
+"""The placeholder of the user's text."""
 
 WRAPPERS: dict[str, str] = {}
 

@@ -1,4 +1,4 @@
-"""What the reference pages are made from: error codes in the source, contracts in `proto/`, and metric registries."""
+"""Reads the sources of the reference pages: error codes in the code, contracts in `proto/`, and metric registries."""
 
 import ast
 import asyncio
@@ -110,7 +110,7 @@ def _text(message: ast.expr) -> str:
 PROTO = Path(__file__).parents[2] / "proto"
 _GOOGLE = Path(grpc_tools.__file__).parent / "_proto"
 _MESSAGE, _SERVICE, _PART = 4, 6, 2
-"""Field numbers in descriptor.proto; the path of a comment is a list of them."""
+"""Field numbers in descriptor.proto; the path to a comment is a list of such numbers."""
 
 Comments = dict[tuple[int, ...], str]
 

@@ -1,9 +1,9 @@
-"""Write Grafana's dashboards from the YAML files of this folder: `python -m deploy.grafana.generate [--check]`.
+"""Writes Grafana's dashboards from the YAML files in this folder: `python -m deploy.grafana.generate [--check]`.
 
-`grafana.yaml` has what all share; each other file is one dashboard. A panel names its `title`, `description`, `unit` (a
-Grafana unit id) and either one `query` or `queries`, a mapping of legends to PromQL; `look` is `lines` if it is absent,
-`width` counts columns of Grafana's grid, `exemplars: true` links the graph to traces. A table names the label of its
-`rows`, and `units` of its columns.
+`grafana.yaml` has the settings that all dashboards share; each other file is one dashboard. A panel names its `title`,
+`description`, `unit` (a Grafana unit id) and either one `query` or `queries`, a mapping of legends to PromQL; `look` is
+`lines` if it is absent, `width` counts columns of Grafana's grid, `exemplars: true` links the graph to traces. A table
+names the label of its `rows`, and `units` of its columns.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def _used(variables: list[dict[str, Any]], panels: list[dict[str, Any]]) -> list
 
 
 def _placed(rows: Mapping[str, list[dict[str, Any]]], shared: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields row headings and panels with their places in the grid, from left to right and from top to bottom."""
+    """Yields headings and panels with their positions in the grid, from left to right and from top to bottom."""
     top = 0
     for title, panels in rows.items():
         yield shared["row"] | {"title": title, "gridPos": {"x": 0, "y": top, "w": GRID_COLUMNS, "h": 1}}
@@ -107,7 +107,7 @@ def _panel(panel: Mapping[str, Any], look: Mapping[str, Any], shared: Mapping[st
 
 
 def _joined(label: str, columns: list[str]) -> list[dict[str, Any]]:
-    """Returns transformations that join the queries' results by a label, and name the columns by the legends."""
+    """Returns transformations that join the queries' results by a label, and name the columns after the legends."""
     values = {f"Value #{letter}": column for letter, column in zip("ABCDEFGH", columns, strict=False)}
     names = {label: label.capitalize(), **values}
     order = {name: number for number, name in enumerate(names)}
@@ -137,7 +137,7 @@ class Panel:
     dashboard: str
     row: str
     sort: str
-    """Grafana's panel type: "stat", "timeseries", ..."""
+    """Grafana's type of the panel: "stat", "timeseries", ..."""
     title: str
     targets: tuple[Target, ...]
     written: Mapping[str, Any]

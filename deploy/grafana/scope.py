@@ -1,11 +1,12 @@
-"""Restricts a dashboard's queries to one installation, if a Prometheus has several."""
+"""Restricts a dashboard's queries to one installation, in case several use the same Prometheus."""
 
 import re
 
 import promql_parser as promql
 
 INSTALLATION = 'cluster=~"$cluster",namespace=~"$namespace"'
-"""Matchers of the installation selected in Grafana. Series without these labels match if there is nothing to select."""
+"""Matchers of the installation that is selected in Grafana. Series without these labels match if nothing can be
+selected."""
 
 _TEXT = r'"[^"]*"|\'[^\']*\''
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")

@@ -1,4 +1,4 @@
-"""Render the chart into the committed manifests of deploy/k8s: `python -m deploy.helm.render`.
+"""Renders the chart into the committed manifests of deploy/k8s: `python -m deploy.helm.render`.
 
 `package REGISTRY FOLDER [DIGESTS IMAGES]` packages the chart for a release, with digests as JSON. Needs only Python's
 standard library.
@@ -24,7 +24,7 @@ _TIMEOUT = 60
 
 
 class HelmError(Exception):
-    """Helm is missing or refused the chart or its values; the message is Helm's."""
+    """Helm is missing, or rejected the chart or its values; the message is Helm's."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Pins:
     digests: Mapping[str, str]
     """Digests of our images, by name."""
     images: Mapping[str, str]
-    """References with digests of `valkey` and `haproxy`."""
+    """By name (`valkey`, `haproxy`), the reference with its digest."""
 
     def applied(self, values: str) -> str:
         """Returns the text of values.yaml with the digests."""
@@ -80,7 +80,7 @@ def package(registry: str, destination: Path, pins: Pins | None = None) -> None:
 
 
 def rendered_files() -> Iterator[tuple[Path, str]]:
-    """Yields the committed files with the text that they should have. Raises HelmError."""
+    """Yields the committed files, each with the text that it should have. Raises HelmError."""
     for name in OVERLAYS:
         values = CHART / "ci" / f"{name}.yaml"
         namespace = "pointsman-dev" if name == "dev" else "pointsman"

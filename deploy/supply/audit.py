@@ -1,4 +1,4 @@
-"""Compare the lock files with known vulnerabilities, offline: `python -m deploy.supply.audit ADVISORIES`.
+"""Compares the lock files with known vulnerabilities, offline: `python -m deploy.supply.audit ADVISORIES`.
 
 ADVISORIES is a folder or a zip file of OSV records in JSON (osv.dev exports all PyPI records as one file). The result
 is as recent as that export.
@@ -45,7 +45,8 @@ def records(advisories: Path) -> Iterator[Mapping[str, Any]]:
 
 def findings(advisories: Path) -> Iterator[Finding]:
     """Yields each advisory that affects a locked version. Raises ValueError if the export contains no advisories for
-    PyPI."""
+    PyPI.
+    """
     by_name: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
     for record in records(advisories):
         for affected in record.get("affected", ()):
@@ -63,7 +64,8 @@ def findings(advisories: Path) -> Iterator[Finding]:
 
 def is_affected(version: str, affected: Mapping[str, Any]) -> bool:
     """Applies OSV's rule: the version is listed, or lies in a range from `introduced` to before `fixed` or through
-    `last_affected`."""
+    `last_affected`.
+    """
     if version in affected.get("versions", ()):
         return True
     ranges = [each["events"] for each in affected.get("ranges", ()) if each.get("type") == "ECOSYSTEM"]

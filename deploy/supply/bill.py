@@ -1,4 +1,4 @@
-"""Write each image's software bill of materials (CycloneDX 1.6) from its lock file: `python -m deploy.supply.bill
+"""Writes each image's software bill of materials (CycloneDX 1.6) from its lock file: `python -m deploy.supply.bill
 [FOLDER]`."""
 
 import json
@@ -21,7 +21,8 @@ FOLDER = PROJECT / "build" / "sbom"
 
 def bill(image: Image) -> dict[str, Any]:
     """Returns the bill: packages locked for Linux with hashes and licences, plus our own distributions. Raises
-    ValueError if it violates the schema."""
+    ValueError if it violates the schema.
+    """
     made = json.loads(_of_lock(image.lock))
     for_linux = {(each.name, each.version) for each in locked(image.lock) if each.is_for_linux}
     licences, components = listed(), []

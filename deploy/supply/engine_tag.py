@@ -1,7 +1,7 @@
 """Prints the tag of an engine's image: `python -m deploy.supply.engine_tag engine-cuda BASE_IMAGE`.
 
-The tag is a hash of everything that the image is made of. A release builds an engine only if the registry does not have
-its tag, so that machines download the new layers of a release without the engine's.
+The tag is a hash of everything that is in the image. A release builds an engine only if the registry lacks its tag;
+otherwise machines need not download the engine's layers again.
 """
 
 import hashlib

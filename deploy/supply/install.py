@@ -1,4 +1,4 @@
-"""Create a virtual environment and install into it: `python install.py FOLDER ARGUMENT_OF_PIP_INSTALL...`.
+"""Creates a virtual environment and installs packages into it: `python install.py FOLDER ARGUMENT_OF_PIP_INSTALL...`.
 
 uv installs in a fraction of pip's time but does not read pip's settings (`pip config list`), so they are passed to it.
 pip itself installs if uv cannot be installed, if uv does not have a setting, or if uv fails.
@@ -29,7 +29,9 @@ def read_settings(listing: str) -> dict[str, str]:
 
 
 def uv_arguments(settings: dict[str, str]) -> list[str]:
-    """Translate pip's settings. Raises LookupError, naming the setting, if one of them has no counterpart."""
+    """Translates pip's settings to uv's arguments. Raises LookupError, naming the setting, if one of them has no
+    counterpart.
+    """
     arguments = list(ALIKE)
     for name, value in settings.items():
         if name in OPTIONS:

@@ -1,4 +1,4 @@
-"""Write the images' lock files, with hashes for every supported Python: `python -m deploy.supply.lock`.
+"""Writes the images' lock files, with hashes for every supported Python: `python -m deploy.supply.lock`.
 
 Locked versions are kept as long as they satisfy the requirements; `--upgrade` takes the newest of everything.
 """
@@ -33,7 +33,8 @@ OURS = (
 
 def lock(image: Image, requirements: Sequence[str], more: Sequence[str]) -> None:
     """Resolves `requirements` and writes the image's lock. Raises CalledProcessError if no set of versions satisfies
-    them."""
+    them.
+    """
     beside = PROJECT / f".lock-{image.name}.in"  # relative paths in this file are resolved from its folder
     beside.write_text("\n".join(requirements) + "\n")
     written = image.lock.read_text() if image.lock.exists() else ""

@@ -23,7 +23,7 @@ class PinError(Exception):
 
 
 def references() -> dict[str, str]:
-    """Returns the images of others, by what uses them."""
+    """Returns the images of other publishers, by the name of what uses them."""
     files = sorted((PROJECT / "deploy" / "docker").glob("*.Dockerfile"))
     bases = {file.stem: found[1] for file in files if (found := _BASE.search(file.read_text()))}
     redis = yaml.safe_load((CHART / "values.yaml").read_text())["redis"]

@@ -1,7 +1,8 @@
-"""Read or set the one version of the project, CHANGELOG.md's top entry: `python -m deploy.supply.versions [NEW]`.
+"""Reads or sets the project's version, which is that of CHANGELOG.md's top entry: `python -m deploy.supply.versions
+[NEW]`.
 
-`check [TAG]` fails if a place states another version, or if the tag `vX.Y.Z` or its date is missing; `notes` prints the
-entry.
+`check [TAG]` fails if a file states another version, or if the entry lacks the version of the tag `vX.Y.Z` or a date;
+`notes` prints the entry.
 
 A test checks that every distribution, image label and manifest tag has the same version.
 """
@@ -51,7 +52,8 @@ def written() -> Iterator[tuple[Path, str]]:
 
 def write(new: str) -> None:
     """Sets the version everywhere except in CHANGELOG.md, which is edited by hand. Raises ValueError for an invalid
-    version."""
+    version.
+    """
     if not re.fullmatch(_VERSION, new):
         raise ValueError(f"'{new}' is no version; write one such as 1.2.3")
     for pattern, around in PLACES:

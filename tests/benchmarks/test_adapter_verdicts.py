@@ -16,7 +16,9 @@ BASE = "smollm2-135m"
 
 @pytest.fixture
 def history() -> AliasHistory:
-    """Red points to RUBY from time 10, and to CHERRY after a change that was called at 20 and returned at 21."""
+    """Returns the history of an alias "red": it points to RUBY from time 10 on, and to CHERRY after a change that was
+    called at 20 and returned at 21.
+    """
     history = AliasHistory()
     history.record("red@prod", AliasMove(RUBY, 10.0, 11.0))
     history.record("red@prod", AliasMove(CHERRY, 20.0, 21.0))

@@ -1,4 +1,4 @@
-"""The simulation of comparisons at any time computes what Pointsman decides, for arrays."""
+"""The simulation of confidence sequences, which works on arrays, decides the same as Pointsman's own code."""
 
 import json
 import os

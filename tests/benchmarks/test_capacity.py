@@ -167,7 +167,9 @@ def test_notes_name_what_raises_each_limit() -> None:
 
 @pytest.fixture
 def run_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> RunPlan:
-    """Runs `python -m benchmarks.capacity plan` on files with this content; `append` is added to the workload."""
+    """Returns a function that runs `python -m benchmarks.capacity plan` on files with the given content; `append` is
+    added to the workload.
+    """
 
     def call(workload: dict[str, Any], *options: str, figures: Figures = FIGURES, append: str = "") -> Outcome:
         for name, written in (

@@ -1,4 +1,5 @@
-"""The simulation of verdicts knows which are right, and finds few wrong ones and enough rows."""
+"""The simulation of certificates knows the right verdicts, reports few wrong ones, and finds out how many rows
+suffice."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The bounds of bench-costs, and its inputs."""
+"""The cost bounds that bench-costs computes, and its validation of inputs."""
 
 import pytest
 

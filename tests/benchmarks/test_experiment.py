@@ -23,7 +23,9 @@ SLOTS = ("from", "to", "date", "time", "booking", "item", "amount")
 
 
 def beginnings(file: Path) -> Iterator[str]:
-    """Yields the checksums of the file's first lines, of each number of lines: new rows have only been appended."""
+    """Yields the checksum of the first line, of the first two lines, and so on; they stay the same if rows are only
+    appended.
+    """
     read = hashlib.sha256()
     for line in file.read_bytes().splitlines(keepends=True):
         read.update(line)
@@ -58,7 +60,7 @@ def figures(path: str, kind: str, score: float, tokens: float) -> EvaluatedPath:
 
 
 def report(task: str, scores: Mapping[str, float]) -> Report:
-    """Returns a report with one path of each kind: 200 prompt tokens without an adapter, 50 with one."""
+    """Returns a report with one path of each kind. Prompts have 200 tokens without an adapter, 50 with one."""
     paths = tuple(
         figures(f"{task}_{kind}", kind, score, 200 if kind in ("prompt", "rag") else 50)
         for kind, score in scores.items()

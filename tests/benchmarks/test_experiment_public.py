@@ -45,7 +45,7 @@ COLOURS = ("red", "green", "blue", "brown", "pink", "black")
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Small files in the layout of the published ones, with some texts in two parts of a set."""
+    """Writes small files in the layout of the published ones; some texts occur in two parts of a data set."""
     at = tmp_path / "data"
     for intent in ("AddToPlaylist", "GetWeather"):
         for part, numbers in (("train_{}_full", range(260)), ("validate_{}", range(250, 270))):
@@ -194,7 +194,7 @@ def test_the_mixed_stream_is_of_all_sets_and_its_policies_are_the_best_paths_on_
 
 
 class FakeEncoder:
-    """Embeds a text as its number of letters "a" and of letters "b"."""
+    """An encoder whose vector of a text is its number of letters "a" and of letters "b"."""
 
     def embed(self, texts: Sequence[str]) -> list[list[int]]:
         return [[text.count("a"), text.count("b")] for text in texts]
@@ -304,7 +304,7 @@ def test_baselines_answer_from_training_rows() -> None:
 
 
 def stored(results: ResultFolder, cell: Cell, test: Sequence[Row], right: int) -> None:
-    """Stores answers of which the first `right` are right."""
+    """Stores answers to the test rows, of which the first `right` are correct."""
     answers = [
         Answer(row["id"], row["output"] if n < right else "wrong", float(n < right), 1e-5, 100, 20, 5, 0.5)
         for n, row in enumerate(test)

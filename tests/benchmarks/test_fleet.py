@@ -1,4 +1,5 @@
-"""The measurement of a fleet: engines whose lora-servers report the same share it, whatever each of them holds."""
+"""The benchmark of several engines reads the right engines: those whose lora-servers report the same share, whatever
+adapters each holds."""
 
 from pointsman_gateway.domain import Path
 

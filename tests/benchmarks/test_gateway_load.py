@@ -42,7 +42,7 @@ def reached(rps: float) -> Throughput:
 
 @pytest.fixture
 async def engines() -> AsyncIterator[dict[str, int]]:
-    """The port of each behaviour of the mock engine."""
+    """Runs the benchmark's mock engine, and yields its port for each behaviour."""
     loop = asyncio.get_running_loop()
     pace = Pace(chunks=5, min_gap=0.001, max_gap=0.002)
     servers = {

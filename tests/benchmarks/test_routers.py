@@ -1,4 +1,4 @@
-"""The metrics of router benchmarks are those of their authors, checked on figures that they have published."""
+"""The metrics of the router benchmarks give the figures that the metrics' authors have published."""
 
 import csv
 import json

@@ -1,4 +1,5 @@
-"""The simulation of one application's sessions: hashing the conversation spreads the load, and keeps the caches."""
+"""The simulation of sessions of one application: hashing by conversation spreads the load over the engines, and keeps
+prefix caches useful."""
 
 from benchmarks.session_affinity import POLICIES, PrefixCache, simulate
 

@@ -65,7 +65,7 @@ def example_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def python_service(tmp_path: Path) -> Callable[..., Service]:
-    """A service whose program is a few lines of Python."""
+    """Returns a function that makes a service whose program is a few lines of Python."""
 
     def make(code: str, name: str = "tiny", grace: float = 10.0) -> Service:
         program = (sys.executable, "-I", "-u", "-c", code)
@@ -89,7 +89,7 @@ def executable(tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def locked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that every user can enter, with a subfolder `sub` whose permissions a test removes."""
+    """Yields a folder that every user can enter, with a subfolder `sub` whose permissions a test may remove."""
     with tempfile.TemporaryDirectory() as above:
         folder = Path(above, "notes")
         (folder / "sub").mkdir(parents=True)
@@ -103,7 +103,7 @@ def locked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def anybody() -> Callable[[], AbstractContextManager[None]]:
-    """Drops root privileges for the length of a block, because permissions do not apply to root."""
+    """Returns a context manager that drops root privileges for its block, because permissions do not apply to root."""
 
     @contextmanager
     def being() -> Iterator[None]:
@@ -137,7 +137,7 @@ def until() -> Until:
 
 @dataclass
 class FakeGateway:
-    """A small server with the gateway's documented HTTP API; tests set its answers and read its requests."""
+    """A small server with the gateway's documented HTTP API. Tests set its answers and read the requests it gets."""
 
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)

@@ -59,7 +59,7 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
 
 
 async def run_grpc(listen: str, tokens: str, register: Any) -> None:
-    """Serves callers with an admin token only."""
+    """Serves only callers with an admin token."""
     async with serving(listen, [], register, gate=open_token_gate(Path(tokens), {}, listen, "")):
         await wait_for_stop_signal()
 

@@ -26,7 +26,7 @@ PATIENCE = 30.0
 
 
 class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
-    """Stores versions, aliases and a history; its errors have the real server's texts."""
+    """A lora-server that stores versions, aliases and a history; its errors have the real server's texts."""
 
     def __init__(self) -> None:
         self.versions: dict[str, pb.AdapterVersion] = {}
@@ -401,7 +401,7 @@ class Output:
         os.set_blocking(descriptor, False)
 
     def until(self, part: str) -> str:
-        """Returns the whole output so far once it contains `part`."""
+        """Waits until the output contains `part`, and returns the whole output so far."""
         deadline = time.monotonic() + PATIENCE
         while part not in self._text:
             assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {part}; but {self._text}"

@@ -1,5 +1,5 @@
-"""`pointsman up --model` and `base_model:` take a folder or a name at the Hugging Face hub; what cannot be served is
-named."""
+"""`pointsman up --model` and `base_model:` take a folder or a name at the Hugging Face hub; an error says why a model
+cannot be served."""
 
 import asyncio
 import json
@@ -129,7 +129,7 @@ def test_a_model_that_does_not_fit_is_named_with_the_sizes() -> None:
 
 
 async def prepared(model: BaseModel, at: DataDir, *arguments: str) -> BaseModel:
-    """Runs the preparation with the test's own Python, which has the packages that it needs."""
+    """Prepares the model with the test's own Python, which has the necessary packages."""
     lines: list[str] = []
     found = await prepare_model(model, find_engine(at, Path(sys.executable)), arguments, lines.append)
     assert "adaptable layers" in lines[-1]
@@ -207,7 +207,7 @@ def test_up_names_a_folder_that_is_no_model(cli: Cli, model: Path, tmp_path: Pat
 
 @asynccontextmanager
 async def running_hub(status: int, headers: dict[str, str]) -> AsyncIterator[str]:
-    """A hub that answers everything with an error."""
+    """Runs a hub that answers every request with an error."""
 
     async def refuse(request: web.Request) -> web.Response:
         return web.Response(status=status, headers=headers)

@@ -1,4 +1,4 @@
-"""An edit of the configuration is one line at the terminal of `pointsman up`."""
+"""Each change of the configuration is reported as one line in the terminal of `pointsman up`."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ Until = Callable[..., Any]
 
 class Metrics:
     def count_reload(self, outcome: str, revision: str) -> None:
-        """Counts nothing."""
+        """Does nothing; the test counts no reloads."""
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

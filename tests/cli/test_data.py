@@ -1,4 +1,4 @@
-"""`pointsman datasets build` on the example: a folder named by a hash of its content, and its description."""
+"""`pointsman datasets build` on the example: it makes a folder, named by a hash of its content, with a description."""
 
 import json
 from collections.abc import Callable

@@ -130,7 +130,7 @@ def lines(outcome: Any) -> dict[str, str]:
 
 @pytest.fixture
 def arguments(executable: Executable, tmp_path: Path) -> tuple[object, ...]:
-    """Arguments for which every check passes on this machine, except for what a test breaks."""
+    """Returns arguments of `doctor` with which every check passes on this machine, unless a test breaks something."""
     free = "127.0.0.1:0"
     return ("--http", free, "--grpc", free, "--engine-python", executable(VLLM), "--data-dir", tmp_path / ".pointsman")
 

@@ -25,7 +25,7 @@ Cli = Callable[..., Any]
 
 @pytest.fixture
 async def vllm(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ScriptedEngine]:
-    """The vLLM of `examples/minimal`."""
+    """Runs a double of the vLLM in `examples/minimal`."""
     async with running_engine() as vllm:
         vllm.lists = lambda: model_list("llama-3.1-8b", {"triage": "/loras/triage", "other": "/loras/other"})
         vllm.script = lambda body: answer("Hi")
@@ -36,7 +36,7 @@ async def vllm(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ScriptedEngine]
 
 
 async def check(cli: Cli, name: str) -> tuple[int, list[str]]:
-    """The exit code and the lines."""
+    """Runs `doctor` for an engine, and returns the exit code and the lines."""
     outcome = await asyncio.to_thread(cli, "doctor", MINIMAL, "--engine", name)
     return outcome.code, outcome.out.splitlines()
 

@@ -1,4 +1,4 @@
-"""`pointsman adapters freshness`: documents that have changed since the serving adapters were trained."""
+"""`pointsman adapters freshness` reports documents that have changed since the serving adapters were trained."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ VERSION = "triage@111111111111"
 
 
 def documents(rewritten: int) -> Sketch:
-    """Twenty documents."""
+    """Returns the sketch of twenty documents, of which the first `rewritten` have a new text."""
     return sketch_of((f"d{n}", b"new" if n < rewritten else b"old") for n in range(20))
 
 

@@ -1,4 +1,4 @@
-"""The command without a clone of the repository finds its example files, a Valkey server and an engine's Python."""
+"""Without a clone of the repository, the command finds its example files, a Valkey server and an engine's Python."""
 
 import re
 import sys

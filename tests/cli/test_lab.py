@@ -39,7 +39,7 @@ def data_dir(tmp_path: Path, model: Path) -> Path:
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """The help desk with fewer examples, which are embedded faster."""
+    """Copies the help desk with fewer examples, so that they are embedded faster."""
     folder = shutil.copytree(HELPDESK, tmp_path / "example")
     for file in (folder / "config" / "tasks").iterdir():
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:20]))
@@ -48,7 +48,7 @@ def example(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def request_log(tmp_path: Path) -> Iterator[tuple[str, Redis]]:
-    """A Redis URL, and a client of it."""
+    """Yields a Redis URL and a client of it."""
     port = free_port()
     program = [str(server_binary()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
     with subprocess.Popen(program, stdout=subprocess.DEVNULL) as server:
@@ -133,7 +133,7 @@ def test_a_replay_is_shown_and_fails_if_too_much_would_change(
 
 
 def _entry(name: str, path: str) -> dict[str, Any]:
-    """An entry as documented in docs/request_log.md: a greeting whose text was not stored."""
+    """Returns an entry as documented in docs/request_log.md: a greeting whose text was not stored."""
     return {
         "v": 1, "id": name, "unix_ms": 0, "revision": "g1", "task": "chat", "confidence": 0.9, "margin": 0.8,
         "in_distribution_score": 1.0, "stage": "static", "notes": [], "probabilities": [["chat", 0.9]], "path": path,

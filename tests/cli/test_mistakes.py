@@ -1,4 +1,4 @@
-"""What a new user gets wrong in the first hour: each message names the problem, and what would be right."""
+"""Mistakes that a new user makes in the first hour: each error names the problem and what would be right."""
 
 import json
 import socket
@@ -101,7 +101,7 @@ def check(folder: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with files of labelled rows and examples that have one mistake each."""
+    """Returns the current folder, with files of labelled rows and examples that have one mistake each."""
     for name, content in {
         "empty.jsonl": "",
         "untasked.jsonl": '{"text": "a", "output": "b"}\n' * 100,

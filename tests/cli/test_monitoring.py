@@ -90,7 +90,7 @@ async def start(executable: Callable[[str], Path], example_folder: Path, tmp_pat
 
 @pytest.fixture
 def running(until: Until, tmp_path: Path) -> Callable[[], Awaitable[Run]]:
-    """Returns once all services run."""
+    """Returns a function that waits until all services run."""
     run_json, log = tmp_path / "home" / "run.json", tmp_path / "up.log"
 
     async def wait() -> Run:
@@ -103,7 +103,7 @@ def running(until: Until, tmp_path: Path) -> Callable[[], Awaitable[Run]]:
 
 
 async def until_it_says(address: str, query: str, holds: Callable[[dict[str, float]], bool]) -> dict[str, float]:
-    """Returns once a query has this answer (values by job)."""
+    """Waits until a query's answer (values by job) satisfies `holds`, and returns the answer."""
     async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False) as client:
         while True:
             body = (await client.get(f"http://{address}/api/v1/query", params={"query": query})).json()

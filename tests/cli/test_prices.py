@@ -1,4 +1,4 @@
-"""`pointsman prices import` as a command: it shows the difference, and writes only if it is asked to."""
+"""The command `pointsman prices import` shows the differences, and writes only on request."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`pointsman reconcile` as a command: receipts in a real Valkey against an export, the table, and the exit code."""
+"""The command `pointsman reconcile` compares receipts in a real Valkey with an export: its table, and its exit code."""
 
 import json
 import subprocess
@@ -43,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[tuple[str, Redis]]:
-    """A Redis URL, and a client of it."""
+    """Yields a Redis URL and a client of it."""
     port = free_port()
     program = [str(server_binary()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
     with subprocess.Popen(program, stdout=subprocess.DEVNULL) as server:
@@ -55,7 +55,7 @@ def redis(tmp_path: Path) -> Iterator[tuple[str, Redis]]:
 
 
 def receipt(seconds: float, prompt: int = 100, engine: str = "first", completion: int = 10) -> str:
-    """An entry of the request log, which ends so many seconds after the day's begin."""
+    """Returns an entry of the request log whose request ended `seconds` after the start of the day."""
     return json.dumps(
         {
             "v": 1, "unix_ms": (DAY + seconds) * 1000, "path": "first", "engine": engine, "model": "mini",

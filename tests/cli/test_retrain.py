@@ -1,4 +1,4 @@
-"""`pointsman retrain` step by step with scripted services: which steps are done, repeated or refused, and why."""
+"""`pointsman retrain` step by step with scripted services: which steps are done, repeated or rejected, and why."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ PLAN = RetrainPlan(
 
 
 def _with_system_message(file: Path | None) -> Path | None:
-    """Puts a system message before each row's question, if there is such a file."""
+    """Inserts a system message before the question of each row of the file, if there is a file."""
     if file is None or not file.is_file():
         return file
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -60,19 +60,19 @@ def _with_system_message(file: Path | None) -> Path | None:
 
 @dataclass
 class ScriptedServices:
-    """Scripted gateway, lora-server and data sets."""
+    """A scripted gateway and lora-server, and scripted data sets."""
 
     rows: int = 50
     right: Mapping[str, int] = field(default_factory=lambda: {"path:triage_adapter": 10, NEW: 38})
-    """How many held-out rows each model answers correctly, counted from the first."""
+    """By model, how many held-out rows it answers correctly, counted from the first."""
     alias: AliasState | None = field(default_factory=lambda: AliasState(OLD, "", 0))
     trained: TrainingResult = field(default_factory=lambda: TrainingResult("succeeded", NEW))
     taken_back: str = ""
     calls: list[Any] = field(default_factory=list)
     first_questions: dict[str, Any] = field(default_factory=dict)
-    """By model."""
+    """By model, the first question that it was sent."""
     breaks: str = ""
-    """The call at which the run is interrupted, as if killed."""
+    """The call at which the run is interrupted as if it were killed."""
 
     def call(self, name: str, *what: Any) -> None:
         self.calls.append((name, *what))
@@ -185,7 +185,7 @@ def distill(
     until: str = "",
     texts: Path | None = None,
 ) -> RunState:
-    """Resumes the current run."""
+    """Starts the retraining, or resumes an interrupted run."""
     there = latest_run(datasets)
     ledger = there if there and not there.state.outcome else start_run(datasets, "triage", method.name, STEPS)
     return asyncio.run(

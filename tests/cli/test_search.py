@@ -1,4 +1,4 @@
-"""`pointsman search` shows what a search finds, with a real retriever and without a model."""
+"""`pointsman search` shows the results of a search, with a real retriever and without a language model."""
 
 import json
 from collections.abc import Callable

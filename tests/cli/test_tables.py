@@ -1,4 +1,4 @@
-"""Tables are whole lines in a pipe, and no cell is broken into pieces in a narrow terminal."""
+"""Tables are not wrapped in a pipe, and no cell is broken into pieces in a narrow terminal."""
 
 import pytest
 from pointsman_cli.adapters.tables import print_renderable

@@ -38,7 +38,7 @@ PATIENCE = 30.0
 
 
 class Gateway:
-    """The gateway's metrics in a registry of the client library."""
+    """The gateway's metrics, in a registry of the Prometheus client library."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
@@ -80,7 +80,9 @@ class LoraMetrics:
 
 
 class MetricsServer:
-    """`between` is called before each scrape except the first, to change the metrics."""
+    """A server of a metrics page. `between` is called before each scrape except the first one, to change the
+    metrics.
+    """
 
     def __init__(self, registry: CollectorRegistry, between: Callable[[], None], port: int = 0) -> None:
         self.registry = registry
@@ -451,14 +453,14 @@ def test_a_server_that_is_not_a_gateway_is_reported(
 
 
 class Output:
-    """Reads the output of a terminal."""
+    """Reads what a program writes to its terminal."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._text = ""
 
     def until(self, word: str) -> str:
-        """Returns the output since the last call, up to and including `word`."""
+        """Waits for `word`, and returns the output since the last call, up to and including `word`."""
         deadline = time.monotonic() + PATIENCE
         while word not in self._text:
             readable, _, _ = select.select([self._descriptor], [], [], max(0, deadline - time.monotonic()))

@@ -1,4 +1,4 @@
-"""`pointsman retriever tune`: chooses settings with labelled queries."""
+"""`pointsman retriever tune` chooses search settings with labelled queries."""
 
 import asyncio
 import json
@@ -43,7 +43,9 @@ def test_settings_change_only_for_a_significant_gain() -> None:
 
 
 def runs_that_choose_another(queries: int, ahead: float, runs: int) -> float:
-    """Returns the share of runs that choose other settings, if all are equal except for one that is `ahead`."""
+    """Returns the share of simulated runs that do not choose the default, if one setting is better than the others by
+    `ahead`, and those are equal.
+    """
     chance = random.Random(7)
     chosen = []
     for _ in range(runs):
@@ -127,7 +129,7 @@ def test_an_unreadable_file_of_labels_is_named(tmp_path: Path, content: bytes | 
 
 @pytest.fixture
 def retriever(tmp_path: Path) -> Iterator[str]:
-    """The address of a real retriever, with a collection in which only semantic search finds the answer."""
+    """Yields the address of a real retriever with a collection in which only semantic search finds the answer."""
     with running(tmp_path / "data") as address:
         asyncio.run(fill(address))
         yield address

@@ -50,7 +50,7 @@ asyncio.run(main())
 async def start_up(
     data_dir: Path, child: Path, grace: float, until: Until, hangs_at: str = ""
 ) -> asyncio.subprocess.Process:
-    """Starts it with two children, and returns once all processes run."""
+    """Starts `up` with two children, and returns once all processes run."""
     up = await asyncio.create_subprocess_exec(sys.executable, "-c", UP, str(data_dir), str(child), str(grace), hangs_at)
     logs = [data_dir / "first.log", data_dir / "second.log"]
     await until(lambda: all(log.exists() and "all is up" in log.read_text() for log in logs), "all children are up")

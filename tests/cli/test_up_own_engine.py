@@ -1,4 +1,5 @@
-"""`pointsman up --engine URL`: gateway and Valkey before an engine that already runs; no vLLM or torch is needed."""
+"""`pointsman up --engine URL` runs the gateway and Valkey in front of an engine that already runs, without vLLM or
+torch."""
 
 import asyncio
 import json

@@ -62,7 +62,7 @@ def checks_of(kind: type[Any], **options: Any) -> dict[str, Callable[[str], None
         assert f"sunny in {CITIES[0]}" in text, text
 
     async def tool_results(url: str) -> None:
-        """It calls the tool for two cities at once, and has both results in the next turn of the session too."""
+        """The agent calls the tool for two cities at once; a later turn of the session still has both results."""
         weather = agent(url)
         session = weather.create_session()
         answer = await weather.run(CITIES_QUESTION, session=session)

@@ -57,7 +57,7 @@ def assert_weather(answer: Any, cities: tuple[str, ...] = ()) -> None:
 
 
 def parallel_blocks() -> list[dict[str, Any]]:
-    """The conversation with parallel calls in Anthropic's format."""
+    """Returns the conversation of `parallel_calls` in Anthropic's format."""
     converted: list[dict[str, Any]] = []
     for message in parallel_calls():
         calls = [
@@ -121,7 +121,9 @@ def tool_results(url: str) -> None:
 
 
 def tool_runner(url: str) -> None:
-    """The runner calls the function, and sends its result with the whole conversation."""
+    """Checks the SDK's tool runner: it calls the function, and sends the function's result with the whole
+    conversation.
+    """
     cities: list[str] = []
 
     @anthropic.beta_tool(input_schema=TOOL["input_schema"])

@@ -1,4 +1,5 @@
-"""The requests that every client sends. Runs in the clients' environments, which contain only the client."""
+"""The requests that every client sends. It runs in the clients' own environments, so it imports only the standard
+library."""
 
 import json
 import sys
@@ -56,9 +57,9 @@ TIME: dict[str, Any] = {
 
 
 def run(checks: Mapping[str, Mapping[str, Callable[[str], None]]]) -> None:
-    """Runs the checks of each API against the URL on the command line, and prints one JSON object for each.
+    """Runs the checks of each API against the URL on the command line, and prints one JSON object for each check.
 
-    Names of checks that follow the URL leave out the others.
+    If names of checks follow the URL, only those are run.
     """
     url, *names = sys.argv[1:]
     for api, checks_of_api in checks.items():
@@ -80,12 +81,12 @@ def is_person(value: object) -> bool:
 
 
 def weather_call(id: str, city: str) -> dict[str, Any]:
-    """An assistant's call, in the format of chat completions."""
+    """Returns an assistant's call of `get_weather`, in the format of chat completions."""
     return {"id": id, "type": "function", "function": {"name": "get_weather", "arguments": json.dumps({"city": city})}}
 
 
 def parallel_calls() -> list[dict[str, Any]]:
-    """A conversation in which the assistant has twice called the function for two cities at once.
+    """Returns a conversation in which the assistant has twice called the function for two cities at once.
 
     A model this small makes two calls at once only if earlier turns show it how.
     """

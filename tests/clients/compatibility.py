@@ -1,4 +1,5 @@
-"""The clients of this folder, and the table of what works with each, which is generated from their last results."""
+"""The clients in this folder, and the table of the features that work with each; it is generated from their last
+results."""
 
 import json
 import re
@@ -13,7 +14,8 @@ PAGE = FOLDER.parents[1] / "docs" / "clients.md"
 VLLM = "vLLM"
 SCRIPTED = "scripted"
 WITH_SCRIPTED_ENGINE = {"agent-framework", "google-adk", "inspect-ai", "opencode", "strands"}
-"""Agents, which need a model that chooses tools by itself or reads thousands of tokens of instructions."""
+"""Agents that run with a scripted engine, because they need a model that chooses tools by itself or reads thousands of
+tokens of instructions."""
 FEATURES = ("plain", "streaming", "tools", "streamed tools", "tool results", "structured output")
 
 
@@ -35,7 +37,9 @@ class Client:
 
     @property
     def script(self) -> Path:
-        """The program that sends the requests; of a client that is a command, a Python program that runs it."""
+        """The program that sends the requests. If the client is a command, this is a Python program that runs the
+        command.
+        """
         stem = FOLDER / f"{self.name.replace('-', '_')}_client"
         node = stem.with_suffix(".mjs")
         return node if node.exists() else stem.with_suffix(".py")
@@ -52,7 +56,7 @@ CLIENTS = tuple(Client(file) for file in sorted([*FOLDER.glob("requirements-*.tx
 
 
 def store_result(client: Client, results: Iterable[Mapping[str, Any]]) -> None:
-    """Replaces the client's results in the file, and the table in the page."""
+    """Replaces the client's results in results.json, and the table in docs/clients.md."""
     checks: dict[str, dict[str, bool]] = {}
     for result in results:
         checks.setdefault(result["api"], {})[result["check"]] = not result["error"]
@@ -67,14 +71,14 @@ def read_results() -> dict[str, Any]:
 
 
 def with_table(page: str, results: Mapping[str, Any]) -> str:
-    """Returns the page with the table of these results in the place of its own."""
+    """Returns the page with its table replaced by one of these results."""
     before, _, rest = page.partition("<!-- table -->\n")
     _, _, after = rest.partition("<!-- end of table -->\n")
     return f"{before}<!-- table -->\n{render_table(results)}<!-- end of table -->\n{after}"
 
 
 def render_table(results: Mapping[str, Any]) -> str:
-    """Returns the table in Markdown; the packages of a client are in its first row alone."""
+    """Returns the table in Markdown; only the first row of a client names its packages."""
     rows: list[Sequence[str]] = [("client", "API", "engine", *FEATURES), ("---",) * (3 + len(FEATURES))]
     for name in sorted(results):
         packages = ", ".join(results[name]["versions"])

@@ -42,7 +42,7 @@ def get_weather(city: str) -> str:
 
 def checks_of(provider: str, path: str) -> dict[str, Callable[[str], None]]:
     def texts(url: str, *questions: str, streamed: bool = False, **options: Any) -> Sequence[str]:
-        """Returns the texts of all events of a conversation."""
+        """Asks the agent the questions in one conversation, and returns the texts of all its events."""
         model = LiteLlm(model=f"{provider}/{BASE_MODEL}", api_base=f"{url}{path}", api_key="none", num_retries=0)
         runner = InMemoryRunner(agent=LlmAgent(name="guide", model=model, **options))
         mode = RunConfig(streaming_mode=StreamingMode.SSE if streamed else StreamingMode.NONE)
@@ -70,7 +70,7 @@ def checks_of(provider: str, path: str) -> dict[str, Callable[[str], None]]:
         assert f"sunny in {CITIES[0]}" in text, text
 
     def tool_results(url: str) -> None:
-        """It calls the tool for two cities at once, and has both results in the next turn too."""
+        """The agent calls the tool for two cities at once; the next turn of the conversation still has both results."""
         text, later = texts(url, CITIES_QUESTION, QUESTION, tools=[get_weather])
         assert all(f"sunny in {city}" in text for city in CITIES), text
         assert "Paris" in later, later

@@ -125,7 +125,7 @@ def tool_results(url: str) -> None:
 
 
 def reflection(url: str) -> None:
-    """Calls a method without its stubs, as grpcurl does: from the descriptors that the gateway serves."""
+    """Calls a method without generated stubs, as grpcurl does: with the descriptors that the gateway serves."""
     with grpc.insecure_channel(os.environ["POINTSMAN_GRPC"]) as channel:
         descriptors = ProtoReflectionDescriptorDatabase(channel)
         assert "pointsman.v1.Gateway" in descriptors.get_services()

@@ -54,7 +54,7 @@ def model(name: str, path: str, url: str, **options: Any) -> Model:
 
 
 def answer_of(model: Model, question: str, target: str, **config: Any) -> Any:
-    """Returns the sample of an evaluation that found the target in the answer."""
+    """Runs an evaluation of one question and returns its sample; fails unless the answer contains `target`."""
     task = Task(
         dataset=[Sample(input=question, target=target)],
         solver=[use_tools(get_weather()), generate()],
@@ -70,7 +70,7 @@ def answer_of(model: Model, question: str, target: str, **config: Any) -> Any:
 
 
 def checks_of(model: Models, stream: str) -> dict[str, Callable[[str], None]]:
-    """`stream` is the name of the provider's option for streams."""
+    """Returns the checks for a model; `stream` is the name of the provider's option for streams."""
 
     def plain(url: str) -> None:
         sample = answer_of(model(url, **{stream: False}), QUESTION, "Paris")

@@ -57,7 +57,7 @@ def chat(url: str, model: str = BASE_MODEL, max_tokens: int = 12, **options: Any
 
 
 def azure(url: str, model: str = BASE_MODEL, max_tokens: int = 12, **options: Any) -> ChatOpenAI:
-    """Returns the client, which has the model in the URL alone: the body has `model: null`."""
+    """Returns a client that names the model only in the URL; the body has `model: null`."""
     return AzureChatOpenAI(
         azure_endpoint=url, azure_deployment=model, temperature=0, max_tokens=max_tokens, **AZURE, **options
     )
@@ -113,7 +113,7 @@ def assert_called(answer: Any) -> None:
 
 
 def agent(url: str) -> None:
-    """Its model calls the tool twice, and the agent sends the results to the model."""
+    """Checks an agent: its model calls the tool twice, and the agent sends the results to the model."""
     answers = create_agent(chat(url, max_tokens=100), [get_weather]).stream(
         {"messages": parallel_calls()}, stream_mode="updates"
     )

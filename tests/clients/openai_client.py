@@ -156,7 +156,7 @@ def calls_of(answer: Any) -> list[Any]:
 
 
 def parallel_items() -> list[Any]:
-    """The conversation with parallel calls as items."""
+    """Returns the conversation of `parallel_calls` as items of the Responses API."""
     items: list[Any] = []
     for message in parallel_calls():
         if "tool_calls" in message:

@@ -10,11 +10,11 @@ from pathlib import Path
 from checks import BASE_MODEL, CHAT, MESSAGES, QUESTION, RESPONSES, STREAMED_TOOLS, STREAMING, run
 
 PACKAGES = {CHAT: "@ai-sdk/openai-compatible", RESPONSES: "@ai-sdk/openai", MESSAGES: "@ai-sdk/anthropic"}
-"""opencode contains these packages."""
+"""The SDK packages that opencode bundles, by API."""
 
 
 def one_turn(url: str, package: str, question: str) -> list[str]:
-    """Returns the texts of the answer and the outputs of tools."""
+    """Runs one turn of opencode, and returns the texts of the answer and the outputs of tools."""
     provider = {"npm": package, "options": {"baseURL": f"{url}/v1", "apiKey": "none"}, "models": {BASE_MODEL: {}}}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "opencode.json").write_text(json.dumps({"provider": {"pointsman": provider}}))

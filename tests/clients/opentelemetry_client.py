@@ -1,4 +1,4 @@
-"""OpenAI's client, traced by the instrumentation of OpenLLMetry: the answers' models and usage are in the spans."""
+"""OpenAI's client, traced by the instrumentation of OpenLLMetry: spans have the answer's model and usage."""
 
 import openai
 from checks import BASE_MODEL, CHAT, EMBEDDING_MODEL, EMBEDDINGS, PLAIN, QUESTION, STREAMING, run
@@ -16,7 +16,7 @@ def client(url: str) -> openai.OpenAI:
 
 
 def assert_span(model: str, *counts: str) -> None:
-    """Checks the only finished span."""
+    """Checks that exactly one span has finished, with this model and these token counts."""
     (span,) = EXPORTER.get_finished_spans()
     EXPORTER.clear()
     attributes = dict(span.attributes or {})

@@ -76,7 +76,7 @@ def checks_of(model: Callable[..., Model]) -> dict[str, Callable[[str], None]]:
         assert stream.get_output().name
 
     def tool_results(url: str) -> None:
-        """The model gets the call and its result, as in the second step of an agent."""
+        """The model gets its own call and the call's result, as in the second step of an agent."""
         agent = Agent(model(url), tools=[get_weather])
         question = ModelRequest(parts=[UserPromptPart(content=WEATHER_QUESTION)])
         call = ToolCallPart(tool_name="get_weather", args={"city": CITIES[0]}, tool_call_id="call_0")

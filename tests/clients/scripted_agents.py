@@ -19,7 +19,7 @@ SECONDS = 240
 
 
 async def ask_claude_code(url: str, folder: Path, prompt: str, *arguments: str) -> dict[str, Any]:
-    """Returns what Claude Code reports of one turn in `folder`, where it keeps its settings too."""
+    """Runs one turn of Claude Code in `folder`, which also has its settings, and returns its report."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
     environment = {
@@ -36,7 +36,7 @@ async def ask_claude_code(url: str, folder: Path, prompt: str, *arguments: str) 
 
 
 async def ask_codex(url: str, folder: Path, *arguments: str) -> Sequence[str]:
-    """Returns the texts of Codex's answer to the prompt in `arguments`, in `folder`."""
+    """Runs Codex in `folder` with a prompt in `arguments`, and returns the texts of its answer."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
     provider = f'{{name = "Pointsman", base_url = "{url}/v1", wire_api = "responses", request_max_retries = 0}}'
@@ -51,7 +51,7 @@ async def ask_codex(url: str, folder: Path, *arguments: str) -> Sequence[str]:
 
 
 async def ask_strands(url: str, folder: Path, prompt: str) -> str:
-    """Returns the answer of an agent of the framework Strands, which has a tool `look`."""
+    """Returns the answer of an agent of the framework Strands that has a tool `look`."""
     out = await run_program(
         STRANDS, [str(Path(__file__).with_name("strands_agent.py")), url, prompt], folder, os.environ
     )
@@ -59,7 +59,7 @@ async def ask_strands(url: str, folder: Path, prompt: str) -> str:
 
 
 async def ask_opencode(url: str, folder: Path, prompt: str) -> bytes:
-    """Returns the events of one turn of opencode in `folder`, where it keeps its settings too."""
+    """Runs one turn of opencode in `folder`, which also has its settings, and returns its events."""
     options = {"baseURL": f"{url}/v1", "apiKey": "none"}
     provider = {"npm": "@ai-sdk/openai-compatible", "options": options, "models": {"auto": {}}}
     (folder / "opencode.json").write_text(json.dumps({"provider": {"pointsman": provider}}))
@@ -72,7 +72,7 @@ async def ask_opencode(url: str, folder: Path, prompt: str) -> bytes:
 
 
 async def ask_aider(url: str, folder: Path, prompt: str) -> bytes:
-    """Returns what aider prints in one turn about a file in `folder`."""
+    """Runs one turn of aider about a file in `folder`, and returns what it prints."""
     (folder / "tickets.py").write_text("def price(distance):\n    return 2 + distance\n")
     command = ["--message", prompt, "--model", "openai/auto", "--no-git", "--yes-always", "--no-check-update"]
     command += ["--analytics-disable", "--no-show-model-warnings", "--no-show-release-notes", "--no-pretty"]
@@ -81,7 +81,7 @@ async def ask_aider(url: str, folder: Path, prompt: str) -> bytes:
 
 
 async def run_program(program: Path, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> bytes:
-    """Returns the program's output; fails if it does not end well, or in time."""
+    """Returns the program's output; fails if the program exits with an error or takes too long."""
     process = await asyncio.create_subprocess_exec(
         _installed(program), *arguments,
         cwd=folder, env=environment, stdin=asyncio.subprocess.DEVNULL,

@@ -1,8 +1,8 @@
-"""A gateway with the names of the help desk, in front of a scripted engine that calls tools and fills in schemas.
+"""A gateway with the model names of the help desk, in front of a scripted engine that calls tools and fills in schemas.
 
-`python -m tests.clients.scripted_engine FOLDER` prints its addresses, and stops when its input ends.
-Agents need a model that chooses tools by itself and that reads their long prompts, which no small model does. What is
-tested with them is the gateway's protocol.
+`python -m tests.clients.scripted_engine FOLDER` prints its addresses, and stops when its input ends. Agents need a
+model that chooses tools by itself and reads their long prompts, which no small model does. Tests with this engine check
+the gateway's protocol, not the quality of answers.
 """
 
 import asyncio
@@ -23,12 +23,13 @@ from tests.running_example import ROOT
 
 MODEL = ROOT / ".pointsman/models/minilm"
 VALUES = {"age": 30, "city": "Paris", "command": "echo sunny", "name": "Ann", "path": "picture.png"}
-"""The arguments and fields that it fills in by name; others get the first valid value of their type."""
+"""The values that the engine fills in, by the name of the argument or field; other names get the first valid value of
+their type."""
 
 
 @asynccontextmanager
 async def scripted_help_desk(folder: Path) -> AsyncIterator[tuple[ProcessGateway, ScriptedEngine]]:
-    """Yields the gateway, and its engine, which keeps its requests."""
+    """Yields the gateway and its engine, which stores the requests that it gets."""
     prepare(MODEL)
     async with running_engine() as engine:
         engine.script = reply
@@ -38,7 +39,7 @@ async def scripted_help_desk(folder: Path) -> AsyncIterator[tuple[ProcessGateway
 
 
 def configure(folder: Path, engine: str) -> ConfigFolder:
-    """Returns a configuration without tasks, in which every unknown model is the help desk's base model."""
+    """Returns a configuration without tasks, in which every unknown model name means the help desk's base model."""
     config = ConfigFolder(folder)
     price = config.models["models"].pop("tiny")
     config.models["models"][BASE_MODEL] = price | {"context_window": 32_768, "input": ["text", "image", "file"]}
@@ -51,7 +52,7 @@ def configure(folder: Path, engine: str) -> ConfigFolder:
 
 
 def reply(body: Mapping[str, Any]) -> Sequence[Step]:
-    """Returns calls of a tool, a document in the requested schema, or a sentence."""
+    """Returns the engine's answer to a request: calls of a tool, a document in the requested schema, or a sentence."""
     messages = body["messages"]
     prompt_tokens = len(json.dumps(messages)) // 4
     calls = choose_calls(body)
@@ -66,7 +67,8 @@ def reply(body: Mapping[str, Any]) -> Sequence[Step]:
 
 
 def choose_calls(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns calls of the required tool, or of the one that the last question names; each is called once for it.
+    """Returns calls of the required tool, or of the tool that the last question names, unless it was called for that
+    question already.
 
     There is one call for each city in the question.
     """
@@ -114,7 +116,7 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 
 def fill(schema: Mapping[str, Any], name: str = "", definitions: Mapping[str, Any] | None = None) -> Any:
-    """Returns a valid value with all required properties."""
+    """Returns a value that is valid for the schema and has all required properties."""
     definitions = definitions or schema.get("$defs", {})
     if "$ref" in schema:
         return fill(definitions[schema["$ref"].rpartition("/")[2]], name, definitions)

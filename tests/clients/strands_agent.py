@@ -8,7 +8,7 @@ from strands.models.openai import OpenAIModel
 
 @tool
 def look(file_path: str) -> str:
-    """Returns what a file holds."""
+    """Returns the contents of a file."""
     return f"{file_path} holds the word Wren"
 
 

@@ -33,7 +33,9 @@ class Person(BaseModel):
 
 
 def agent(model: Model, messages: Sequence[Any] = ()) -> tuple[Agent, list[str]]:
-    """Returns an agent with the earlier messages, and the cities for which it calls its tool."""
+    """Returns an agent whose conversation begins with `messages`, and the list of cities for which the agent calls its
+    tool.
+    """
     cities: list[str] = []
 
     @tool
@@ -67,7 +69,7 @@ def checks_of(model: Callable[[str], Model]) -> dict[str, Callable[[str], None]]
         assert f"sunny in {CITIES[0]}" in str(answer), answer
 
     def tool_results(url: str) -> None:
-        """It calls the tool for two cities at once, and has both results in the next turn too."""
+        """The agent calls the tool for two cities at once; the next turn of the conversation still has both results."""
         weather, cities = agent(model(url))
         answer = weather(CITIES_QUESTION)
         assert sorted(cities) == sorted(CITIES), answer

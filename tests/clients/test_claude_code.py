@@ -30,7 +30,7 @@ async def engine() -> AsyncIterator[ScriptedEngine]:
 
 @pytest.fixture
 async def gateway(tmp_path: Path, engine: ScriptedEngine) -> AsyncIterator[ProcessGateway]:
-    """Every model name of Claude Code stands for one path, as with `catch_all`."""
+    """Runs a gateway on which all of Claude Code's model names mean one path, as with `catch_all`."""
     prepare(MODEL)
     config = ConfigFolder(tmp_path / "config")
     config.models["catch_all"] = "tiny"

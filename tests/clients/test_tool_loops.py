@@ -1,4 +1,4 @@
-"""Real agents call tools under a policy that tries two paths: no loop of calls changes its path."""
+"""Real agents call tools under a policy that tries two paths: a conversation keeps its path through all calls."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -35,12 +35,14 @@ AGENTS: Mapping[str, tuple[Agent, str, str]] = {
     "codex": (ask_codex, "view_image", "path"),
     "strands": (ask_strands, "look", "file_path"),
 }
-"""The agent, a tool of it that reads a file, and the tool's parameter."""
+"""By name, the agent, a tool of it that reads a file, and the tool's parameter."""
 
 
 @asynccontextmanager
 async def gateway_with_two_paths(folder: Path) -> AsyncIterator[tuple[ProcessGateway, ScriptedEngine]]:
-    """Yields a gateway that begins each conversation on one of `PATHS`, half of them on trial, and its engine."""
+    """Yields a gateway and its engine. The gateway starts each conversation on one of `PATHS`; half of the
+    conversations explore the path that it does not prefer.
+    """
     prepare(MODEL)
     async with running_engine() as engine:
         config = configure(folder / "config", engine.url)
@@ -60,7 +62,7 @@ async def gateway_with_two_paths(folder: Path) -> AsyncIterator[tuple[ProcessGat
 
 
 def calling(name: str, parameter: str, file: Path) -> Callable[[Mapping[str, Any]], list[Step]]:
-    """Returns a script that calls the tool `CALLS` times, and then answers."""
+    """Returns a script of the engine that calls the tool `CALLS` times, and then answers."""
 
     def reply(body: Mapping[str, Any]) -> list[Step]:
         results = sum(message["role"] == "tool" for message in body["messages"])
@@ -74,7 +76,7 @@ def calling(name: str, parameter: str, file: Path) -> Callable[[Mapping[str, Any
 
 
 def path_of(body: Mapping[str, Any]) -> str:
-    """Returns the path by which the engine got a request."""
+    """Returns the path whose prompt is in a request to the engine."""
     messages = json.dumps(body["messages"])
     (path,) = [path for path, text in PATHS.items() if text in messages]
     return path

@@ -1,4 +1,4 @@
-"""What real agents write around their user's words is not read by the classifier."""
+"""The classifier does not read what real agents write around their user's words."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -44,7 +44,9 @@ async def decide(gateway: ProcessGateway, messages: list[dict[str, Any]]) -> dic
 
 
 def asked(engine: ScriptedEngine) -> list[dict[str, Any]]:
-    """Returns the conversation with the question, as the agent sent it; requests such as for a title are shorter."""
+    """Returns the longest conversation with the question, as the agent sent it. Agents also send shorter ones, such as
+    for a title.
+    """
     with_question = [body["messages"] for body in engine.bodies if QUESTION in str(body["messages"])]
     return max(with_question, key=lambda messages: len(str(messages)))
 

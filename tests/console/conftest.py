@@ -40,14 +40,14 @@ async def guarded(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def visitor(browser: Browser, services: ConsoleServices) -> AsyncIterator[Visitor]:
-    """A user with a screen of 1600 pixels."""
+    """Yields a user whose screen is 1600 pixels wide."""
     async with visiting(browser, services.url, 1600) as visitor:
         yield visitor
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def stranger(browser: Browser, guarded: ConsoleServices) -> AsyncIterator[Visitor]:
-    """A user without a key."""
+    """Yields a user without a key."""
     async with visiting(browser, guarded.url, 1280, quiet=False) as visitor:
         yield visitor
 

@@ -30,7 +30,7 @@ EXAMPLE = ROOT / "examples" / "helpdesk"
 POINTSMAN = Path(sys.executable).parent / "pointsman"
 MAX_START_SECONDS = 420.0
 RATED = 18
-"""Number of triage requests."""
+"""Number of triage requests that are sent and rated."""
 MAX_BYTES = 200_000
 
 OURS = {"x-pointsman-console": "1"}
@@ -164,7 +164,9 @@ async def take_pictures(browser: Browser, url: str, folder: Path) -> None:
 
 
 async def section(page: Page, name: str, folder: Path, last: str) -> None:
-    """Takes a picture of a section, as far as the element `last` in it; an empty `last` means all of it."""
+    """Takes a picture of a section of the page, from its top to the element `last`; an empty `last` means the whole
+    section.
+    """
     box = await page.locator(f"section#{name}").bounding_box()
     end = await page.locator(f"section#{name} {last}").first.bounding_box()
     assert box is not None

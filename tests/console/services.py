@@ -27,7 +27,7 @@ SAID = {
     VOICE: "Good day from Larkmoor Railway. Bicycles ride free outside the rush hour.",
     "tiny": "Hello! I am Wren, and I am glad to help you with your journey today.",
 }
-"""The answer of each model."""
+"""By model, the answer that it gives."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _script(body: Mapping[str, Any]) -> Sequence[Step]:
 
 
 async def _tell(lora_server: ScriptedLoraServer, engine_url: str) -> None:
-    """Publishes two versions of one adapter, one of another, and a failed one."""
+    """Publishes the lora-server's state: two versions of one adapter, one of another, and a failed one."""
     for number, version in enumerate((TRIAGE, TRIAGE_NEXT, VOICE, TRIAGE_BROKEN)):
         lora_server.versions[version] = pb.AdapterVersion(
             version=version,

@@ -28,7 +28,7 @@ async def issuer() -> AsyncIterator[FakeIssuer]:
 async def signing_on(
     model_folder: Path, issuer: FakeIssuer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[ConsoleServices]:
-    """Runs services with single sign-on, whose users are admins."""
+    """Runs services with single sign-on, in which every user is an admin."""
     access = {
         "issuer": issuer.url,
         "audiences": [AUDIENCE, CLIENT],

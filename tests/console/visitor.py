@@ -1,4 +1,4 @@
-"""A user of the page in a real Chromium."""
+"""A user of the console's page in a real Chromium."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -46,7 +46,9 @@ class Visitor:
         return texts
 
     async def tab_to(self, label: str, most: int = 120) -> None:
-        """Moves the focus with the Tab key; the focus must be visible at every step."""
+        """Presses the Tab key until the element `label` has the focus, at most `most` times; the focus must be visible
+        at every step.
+        """
         for _ in range(most):
             await self.page.keyboard.press("Tab")
             focused: dict[str, Any] = await self.page.evaluate(FOCUSED)
@@ -76,7 +78,8 @@ async def visiting(
     browser: Browser, url: str, width: int, quiet: bool = True, scheme: str = "light"
 ) -> AsyncIterator[Visitor]:
     """Opens the page for the length of the block. With `quiet`, errors and warnings in the browser's console fail the
-    test; a rejected request is one of them."""
+    test; a rejected request is one of them.
+    """
     context = await browser.new_context(
         viewport={"width": width, "height": 900},
         color_scheme=scheme,  # type: ignore[arg-type]  # "light" or "dark"

@@ -15,7 +15,9 @@ NOT_FOUND = {"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason"
 
 @contextmanager
 def api_server(kinds: Iterable[tuple[str, str]], objects: Iterable[Object]) -> Iterator[str]:
-    """Serves pairs of apiVersion and kind, and `objects` in the namespace `pointsman`; yields the address."""
+    """Serves these kinds (pairs of apiVersion and kind), and `objects` in the namespace `pointsman`; yields the
+    server's address.
+    """
     documents = {"/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.0"}, **_discovery(set(kinds))}
     for object in objects:
         documents[_path(object)] = object

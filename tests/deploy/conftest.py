@@ -1,4 +1,5 @@
-"""The metrics that the services export, from their own registries; and Prometheus's tools if they are installed."""
+"""Fixtures: the metrics that the services export, read from their own registries, and Prometheus's tools if they are
+installed."""
 
 import shutil
 import subprocess
@@ -15,15 +16,17 @@ MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
 
 PATIENCE = 300
-"""Time limit of one command."""
+"""Time limit of one command in seconds."""
 
 Exported = Mapping[str, frozenset[str]]
-"""Label names by sample name."""
+"""By the name of a sample, the names of its labels."""
 
 
 @pytest.fixture(scope="session")
 def tool() -> Callable[..., str]:
-    """Returns the first of these programs that is installed; skips the test if there is none."""
+    """Returns a function that returns the first installed program of several; the function skips the test if there is
+    none.
+    """
 
     def tool(*names: str) -> str:
         found = next(filter(None, map(shutil.which, names)), None)
@@ -36,7 +39,7 @@ def tool() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def say(tool: Callable[..., str]) -> Callable[..., str]:
-    """Runs a program, which must exit with `status`, and returns its output."""
+    """Returns a function that runs a program, which must exit with `status`, and returns its output."""
 
     def say(program: str, *words: str, status: int = 0) -> str:
         command = [tool(program), *words]

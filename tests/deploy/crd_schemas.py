@@ -1,4 +1,4 @@
-"""Validates custom resources by the published schemas of their definitions, in crds/ without descriptions."""
+"""Validates custom resources against the published schemas in crds/, which lack the descriptions."""
 
 import json
 from functools import cache
@@ -12,7 +12,9 @@ KINDS = frozenset(file.stem for file in FOLDER.glob("*.json"))
 
 
 def violations(object: dict[str, Any]) -> list[str]:
-    """Returns the errors with which an API server with the definition would reject the object, strictly."""
+    """Returns the errors with which an API server that knows the kind's definition would reject the object in a strict
+    request.
+    """
     schema = _schema(object["kind"])
     wrong = [] if object["apiVersion"] == schema["apiVersion"] else [f"apiVersion is not {schema['apiVersion']}"]
     return wrong + [error.message for error in Draft202012Validator(schema).iter_errors(object)]
@@ -25,7 +27,7 @@ def _schema(kind: str) -> dict[str, Any]:
 
 
 def strict(schema: Any) -> Any:
-    """Forbids unknown fields, as a strict validation on the server's side does."""
+    """Returns the schema changed so that it forbids unknown fields, as a server's strict validation does."""
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):

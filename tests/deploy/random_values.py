@@ -1,6 +1,5 @@
-"""Random values for the chart, drawn from its schema: each key is left out, or drawn from its examples, enum or
-range.
-"""
+"""Draws random values for the chart from its schema. Each key is left out, or drawn from its examples, enum or
+range."""
 
 import json
 import random
@@ -12,7 +11,7 @@ Schema = dict[str, Any]
 
 SCHEMA: Schema = json.loads((CHART / "values.schema.json").read_text())
 NOT_DRAWN = ("global", "resources", "extraObjects", "training", "updateStrategy")
-"""Keys that are not drawn: free objects, and values that only other templates use."""
+"""Keys that are not drawn: free-form objects, and values that only other templates use."""
 
 
 def random_values(seed: int) -> dict[str, Any]:
@@ -23,7 +22,7 @@ def random_values(seed: int) -> dict[str, Any]:
 
 
 def _agree_on_gpus(values: dict[str, Any]) -> None:
-    """Gives engines of kind cuda a GPU and others none, since the chart refuses all else."""
+    """Gives a GPU to engines of the kind cuda and to no others, since the chart rejects anything else."""
     defaults = values.setdefault("engineDefaults", {})
     for engine in [defaults, *values.setdefault("engines", [{"name": "local"}])]:
         kind = engine.setdefault("kind", defaults.get("kind", "cpu"))
@@ -32,7 +31,7 @@ def _agree_on_gpus(values: dict[str, Any]) -> None:
 
 
 def _agree_on_sources(values: dict[str, Any]) -> None:
-    """Leaves out what the chart refuses because nothing would use it."""
+    """Removes values that the chart rejects because nothing would use them."""
     policy, seed, retriever = (values.get(key, {}) for key in ("policy", "seed", "retriever"))
     if policy.get("files") or not policy.get("configMaps", {}).get("policy"):
         policy.pop("configMaps", None)
@@ -45,7 +44,9 @@ def _agree_on_sources(values: dict[str, Any]) -> None:
 
 
 def _draw(schema: Schema, chance: random.Random, *, has_defaults: bool = True) -> Any:
-    """Draws a value; `has_defaults`: an object's required keys are in the chart's own values, and may be left out."""
+    """Draws a value for a schema. `has_defaults` says that an object's required keys are in the chart's own values, so
+    they may be left out.
+    """
     schema = _resolved(schema)
     if "enum" in schema:
         return chance.choice(schema["enum"])

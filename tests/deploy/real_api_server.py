@@ -1,14 +1,14 @@
 """Sends every example of the chart to a real API server: `python -m tests.deploy.real_api_server FOLDER`.
 
-FOLDER has the programs `kube-apiserver` and `etcd`. Their publishers have them at
+FOLDER has the programs `kube-apiserver` and `etcd`. They can be downloaded from
 
     https://dl.k8s.io/v1.34.9/kubernetes-server-linux-amd64.tar.gz          (checksum: the same address with .sha512)
     https://github.com/etcd-io/etcd/releases/download/v3.5.16/etcd-v3.5.16-linux-amd64.tar.gz   (SHA256SUMS beside it)
 
-Both listen on 127.0.0.1 and keep their data in a temporary folder. Each example is a strict dry run on the server's
-side in a namespace that enforces Pod Security `restricted`, where a warning counts as an error. Of the operators' kinds
-the server knows only the names: their schemas are tested elsewhere. Then the chart is installed and upgraded, as far as
-that needs no controller, and what docs/kubernetes.md says of upgrades is checked.
+Both listen on 127.0.0.1 and keep their data in a temporary folder. Each example is sent as a strict server-side dry
+run, in a namespace that enforces Pod Security `restricted`; a warning counts as an error. The server knows only the
+names of the operators' kinds, because other tests check their schemas. Then the chart is installed and upgraded as far
+as that needs no controller, and the statements on upgrades in docs/kubernetes.md are checked.
 """
 
 import json
@@ -153,7 +153,9 @@ def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]
 
 
 def untrue_statements(server: ApiServer) -> list[str]:
-    """Installs and upgrades the chart; returns what docs/kubernetes.md says of upgrades and does not happen."""
+    """Installs and upgrades the chart. Returns the statements of docs/kubernetes.md on upgrades that turn out to be
+    untrue.
+    """
     chart = ("pointsman", str(CHART), "-f", str(CHART / "ci" / "kind.yaml"))
     server.helm("install", *chart)
     server.kubectl("-n", "pointsman", "scale", "deployment/gateway", "--replicas=5")

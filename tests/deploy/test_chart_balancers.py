@@ -1,4 +1,5 @@
-"""The settings of load balancers: answers may take ten minutes without a byte, and gateways drain for two."""
+"""The settings of load balancers: an answer may take ten minutes without sending a byte, and gateways drain for two
+minutes."""
 
 import re
 from importlib.resources import files
@@ -18,7 +19,7 @@ from tests.deploy.test_chart_examples import example
 Object = dict[str, Any]
 ALB = "alb.ingress.kubernetes.io"
 ANSWERS = yaml.safe_load(files("pointsman_gateway.http").joinpath("openapi.yaml").read_text("utf-8"))["answers"]
-"""What the gateway answers, by path and method."""
+"""The responses that the gateway documents, by path and method."""
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Where pods run, and what Jobs take over from the services that they work for."""
+"""Where pods are scheduled, and which settings a Job copies from the service that it works for."""
 
 from pathlib import Path
 from typing import Any

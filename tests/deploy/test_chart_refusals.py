@@ -1,4 +1,4 @@
-"""Values that contradict each other, or that nothing would use: each is refused with a sentence."""
+"""The chart rejects values that contradict each other or that nothing would use, with an error in plain words."""
 
 from pathlib import Path
 from typing import Any

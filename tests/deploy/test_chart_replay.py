@@ -1,4 +1,4 @@
-"""The replay of recorded requests that has to succeed before an upgrade changes anything."""
+"""The replay of recorded requests, which has to succeed before an upgrade changes anything."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def render(tmp_path: Path, values: Object) -> tuple[Cluster, Workload]:
 
 
 def hooks(cluster: Cluster) -> dict[str, int]:
-    """Returns the weights of what Helm applies before an upgrade, by kind and name."""
+    """Returns the weights of the objects that Helm applies before an upgrade, by kind and name."""
     notes = {f"{o['kind']}/{o['metadata']['name']}": o["metadata"].get("annotations", {}) for o in cluster.objects}
     return {
         name: int(note.get("helm.sh/hook-weight", 0))

@@ -1,4 +1,4 @@
-"""Which pods restart on which change: comparisons of the pod templates of two renderings."""
+"""Which pods restart after which change: the pod templates of two renderings are compared."""
 
 import copy
 import shutil
@@ -21,7 +21,9 @@ def _helm() -> None:
 
 
 def templates(*values: str) -> Templates:
-    """Returns the pod templates of what runs or recurs. Jobs are replaced, and the test's pod runs only on demand."""
+    """Returns the pod templates of objects that run permanently or on a schedule. Jobs and the test's pod are left out,
+    because no update restarts them.
+    """
     return _templates(chart(*(word for value in (ALL, *values) for word in ("--set", value))))
 
 

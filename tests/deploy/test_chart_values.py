@@ -21,7 +21,7 @@ VALUES = {
     "valkey": ("redis",),
     "lora-server": ("engineDefaults",),
 }
-"""The part of the values with `pod` and `container` of each workload."""
+"""By workload, the part of the values that has its `pod` and `container`."""
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def render(tmp_path: Path, values: Object) -> Cluster:
 
 
 def engine_of(tmp_path: Path, **more: Any) -> tuple[Object, dict[str, str]]:
-    """Returns the pod of an engine with eight GPUs and its literal environment."""
+    """Returns the pod of an engine with eight GPUs, and its environment variables with literal values."""
     cluster = render(tmp_path, {"engines": [{**GPUS, **more}]})
     workload = cluster.workload("lora-server-large")
     assert [violations(workload.object, version) for version in VERSIONS] == [[], []]

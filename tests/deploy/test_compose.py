@@ -27,7 +27,9 @@ OURS = ("gateway", "retriever", "lora-server-cpu", "lora-server-gpu")
 
 
 def interpolated(content: Any, **given: str) -> Any:
-    """Replaces ${NAME:-default} and ${NAME:?error} in all strings by what is given, the default, or a token."""
+    """Replaces ${NAME:-default} and ${NAME:?error} in all strings: by the given value, else by the default, or by 64
+    zeros for a required variable.
+    """
 
     def value(found: re.Match[str]) -> str:
         return given.get(found[1]) or (found[3] if found[2] == "-" else "0" * 64)

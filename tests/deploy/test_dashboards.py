@@ -25,10 +25,10 @@ EXPRESSIONS = sorted({target.expr for panel in PANELS for target in panel.target
 
 VARIABLES = ("datasource", "cluster", "namespace", "path", "task", "adapter")
 GRAFANAS = {"__rate_interval": "1m", **dict.fromkeys(VARIABLES, ".*")}
-"""Values for Grafana's variables."""
+"""Values for Grafana's built-in variables."""
 
 TO_COME: dict[str, set[str]] = {}
-"""Metrics or labels that panels use and services do not export yet."""
+"""Metrics or labels that panels use although no service exports them yet."""
 
 _VLLMS = {"model_name", "engine"}
 
@@ -65,7 +65,7 @@ PROMETHEUS: dict[str, set[str]] = {"up": set(), "scrape_duration_seconds": set()
 """Metrics that Prometheus adds for each target."""
 
 Samples = Mapping[str, Set[str]]
-"""Label names by metric name."""
+"""By metric name, the names of its labels."""
 
 GRAFANAS_UNITS = {
     "bytes", "cps", "currencyUSD", "none", "percentunit", "reqps", "s",
@@ -91,7 +91,9 @@ def _parsed(expr: str) -> promql.Expr:
 
 
 def _unknown(expr: str, samples: Samples) -> list[str]:
-    """Returns unknown metrics in `expr`, and labels that they do not have. Recording rules are known by name only."""
+    """Returns the unknown metrics in `expr`, and the labels that its metrics do not have. Labels of recording rules are
+    not checked.
+    """
     unknown: list[str] = []
 
     def visit(node: promql.Expr) -> bool:
@@ -132,7 +134,7 @@ def _names(expr: promql.Expr) -> list[str]:
 
 @pytest.fixture
 def samples(exported: Samples) -> Samples:
-    """Returns all metrics, existing and planned, with the labels that Prometheus adds."""
+    """Returns all metrics, existing and planned, with their labels, including those that Prometheus adds."""
     known = {name: set(labels) for name, labels in (*exported.items(), *VLLM.items(), *PROMETHEUS.items())}
     for name, labels in TO_COME.items():
         known[name] = known.get(name, set()) | labels
@@ -280,7 +282,7 @@ def test_overlapping_panels_are_found() -> None:
 
 
 def _annotation() -> str:
-    """Returns the query of the adapters' moves, which is the same in all dashboards."""
+    """Returns the query of the annotations that mark changes of adapters; it is the same in all dashboards."""
     (expr,) = {mark["expr"] for dashboard in DASHBOARDS.values() for mark in dashboard["annotations"]["list"]}
     return str(expr)
 

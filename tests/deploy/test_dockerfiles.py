@@ -83,7 +83,7 @@ def _instructions(text: str) -> str:
 
 
 def _copied(text: str) -> list[str]:
-    """Returns the files copied from the repository; the last word of each line is the destination."""
+    """Returns the files that the Dockerfile copies from the repository."""
     lines = re.findall(r"(?m)^COPY (?!--from)(.+)$", text)
     return [path for line in lines for path in line.split()[:-1]]
 

@@ -15,7 +15,7 @@ KEYS = {
     "pointsman-tokens": {"gateway", "operator", "retriever", "lora-server"},
     "pointsman-first-key": {"key"},
 }
-"""What pods read of the chart's Secrets."""
+"""By Secret of the chart, the keys that pods read."""
 
 
 def objects(name: str) -> dict[str, dict[str, Any]]:

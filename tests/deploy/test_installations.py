@@ -1,4 +1,4 @@
-"""Several installations in one Prometheus: their rules and dashboards use disjoint series."""
+"""Several installations with one Prometheus: the rules and dashboards of each use only its own series."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ def _rules(namespace: str, cluster: str = "") -> list[Object]:
 
 
 def _selectors(expr: str) -> list[dict[str, str]]:
-    """Returns each selector's matchers, an operator and a value by label."""
+    """Returns the matchers of each selector: an operator and a value by label."""
     found: list[dict[str, str]] = []
 
     def visit(node: promql.Expr) -> bool:
@@ -109,7 +109,7 @@ def _passes(document: Object, folder: Path, tool: Callable[..., str]) -> None:
 
 
 def _doubled(case: Object) -> Object:
-    """Returns a unit test with its series in both namespaces, which expects the results of both."""
+    """Returns a unit test of rules with its series in both namespaces, and the expected results for both."""
     series = [
         each | {"series": scoped(each["series"], f'namespace="{namespace}"')}
         for each in case["input_series"]

@@ -23,9 +23,10 @@ CUSTOM = {
     "PrometheusRule": "cloudcoil.models.prometheus_operator.v1",
     "ScaledObject": "cloudcoil.models.keda.v1alpha1",
 }
-"""Custom resources, with the modules of their models. An import takes seconds, also of processes that only collect."""
+"""Kinds of custom resources, with the modules of their models. They are imported only when needed, because each import
+takes seconds."""
 POLICY = {"pointsman-policy": "", "pointsman-policy-prompts": "prompts", "pointsman-policy-tasks": "tasks"}
-"""The ConfigMaps, with the folder of each in the configuration folder."""
+"""The policy's ConfigMaps, with the folder in the configuration that each provides."""
 
 
 def _objects(text: str) -> list[dict[str, Any]]:
@@ -65,7 +66,7 @@ def test_an_unknown_field_of_a_custom_resource_is_found() -> None:
 
 
 def _lost(object: dict[str, Any]) -> Any:
-    """Returns the fields that the model has dropped, because it ignores unknown ones."""
+    """Returns the fields of `object` that its model has dropped because it does not know them."""
     model = getattr(import_module(CUSTOM[object["kind"]]), object["kind"])
     taken = model.model_validate(object).model_dump(mode="json", by_alias=True, exclude_none=True)
     return _without(object, taken)

@@ -1,4 +1,4 @@
-"""What a release pins: the bases of its images, the images in its chart, and engines that have not changed."""
+"""What a release pins: the base images, the images in the chart, and the engine's version."""
 
 import json
 import os

@@ -21,7 +21,7 @@ RUNBOOK = PROJECT / "docs" / "alerts"
 Say = Callable[..., str]
 
 TO_COME: dict[str, set[str]] = {}
-"""Metrics or labels that rules use and services do not export yet."""
+"""Metrics or labels that rules use although no service exports them yet."""
 
 VLLM = {
     "vllm:num_requests_waiting": {"model_name", "engine"},
@@ -35,7 +35,7 @@ VLLM = {
 FROM_PROMETHEUS = {"job", "instance"}
 
 Samples = Mapping[str, Set[str]]
-"""Label names by metric name."""
+"""By metric name, the names of its labels."""
 
 Node = TypeVar("Node", bound=promql.Expr)
 
@@ -90,7 +90,9 @@ def _found(kind: type[Node], expr: promql.Expr) -> list[Node]:
 
 
 def _unknown(expr: str, samples: Samples) -> list[str]:
-    """Returns unknown metrics and labels in `expr`. Recording rules are known by name only."""
+    """Returns the unknown metrics in `expr`, and the labels that its metrics do not have. Labels of recording rules are
+    not checked.
+    """
     parsed, unknown = promql.parse(expr), []
     for vector in _found(promql.VectorSelector, parsed):
         name = str(vector.name)
@@ -112,7 +114,7 @@ def _unknown(expr: str, samples: Samples) -> list[str]:
 
 @pytest.fixture
 def samples(exported: Samples) -> Samples:
-    """Returns all metrics, existing and planned, with the labels that Prometheus adds."""
+    """Returns all metrics, existing and planned, with their labels, including those that Prometheus adds."""
     known = {name: set(labels) for name, labels in exported.items()} | {"up": set()} | VLLM
     for name, labels in TO_COME.items():
         known[name] = known.get(name, set()) | labels

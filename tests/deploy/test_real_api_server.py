@@ -1,4 +1,4 @@
-"""What is sent to a real API server before the chart; the server itself is started by `make test-api-server`."""
+"""The objects that are sent to a real API server before the chart; `make test-api-server` starts the server itself."""
 
 from pathlib import Path
 

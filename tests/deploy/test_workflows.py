@@ -1,4 +1,5 @@
-"""The workflows and issue forms: valid, with the least permissions, made of targets that exist; release notes."""
+"""The workflows and issue forms are valid, have the least permissions and call existing targets; the release notes can
+be made."""
 
 import re
 import subprocess
@@ -38,7 +39,7 @@ def test_zizmor_finds_no_insecure_step() -> None:
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """A repository into which the files of deploy/ci are copied as they say."""
+    """Returns a repository into which the files of deploy/ci were copied as their comments say."""
     for name, place in (("action.yml", "actions/certificate"), ("certificate.yml", "workflows")):
         folder = tmp_path / ".github" / place
         folder.mkdir(parents=True)

@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 HIDDEN = "encoder.layer.5.output"
-"""MiniLM's last hidden state, (texts, tokens, 384)."""
+"""The output of MiniLM's last layer, of shape (texts, tokens, 384)."""
 MODULES = [
     {"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"},
     {"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
@@ -29,7 +29,7 @@ def make_second_encoder(
     scores: bool = False,
     prompts: dict[str, str] | None = None,
 ) -> Path:
-    """Writes the folder, whose graph wants int64 ids, a mask and token types, as exported ones do.
+    """Writes the encoder's folder. Its graph wants int64 ids, a mask and token types, as exported ones do.
 
     With `scores` the graph is no encoder: its output is a score of each token.
     """

@@ -11,7 +11,9 @@ DIMENSIONS, WIDTH, MAX_TOKENS = 384, 64, 16
 
 
 def make_package(folder: Path, name: str = "small_e5", version: int = 1, seed: int = 7) -> Path:
-    """Writes the package into `folder`, which must be on the path to be found, and returns its model file."""
+    """Writes the package into `folder`, and returns its model file. The package is found if `folder` is on the import
+    path.
+    """
     package = folder / name
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('the package is not to be imported')\n")

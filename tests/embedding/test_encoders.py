@@ -151,7 +151,7 @@ def test_the_key_is_read_from_a_yaml_file_and_its_folder_is_relative_to_it(
 
 
 class Endpoint:
-    """Answers /v1/embeddings with MiniLM's vectors, changed as a test says."""
+    """A server of /v1/embeddings that returns MiniLM's vectors, changed as a test says."""
 
     def __init__(self, minilm: MiniLM) -> None:
         self.url, self.requests, self.keys = "", 0, list[str]()

@@ -1,4 +1,4 @@
-"""What tells a sentence's language is learned from translations, and removed from vectors."""
+"""The part of a vector that depends on its sentence's language is learned from translations, and removed."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,9 @@ DIMENSIONS = 64
 
 
 class Biased:
-    """An encoder whose vector of a sentence is its meaning, plus a large vector of its language and of all of them."""
+    """An encoder whose vector of a sentence is the sum of its meaning, a large vector of its language, and one that all
+    sentences share.
+    """
 
     def __init__(self) -> None:
         rng = np.random.default_rng(3)

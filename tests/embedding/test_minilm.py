@@ -94,7 +94,7 @@ def test_the_fingerprint_names_the_model_and_is_the_same_at_each_load(minilm: Mi
 
 
 def test_onnx_runtime_reports_nothing_and_stores_nothing(tmp_path: Path, model_folder: Path) -> None:
-    """Its wheels report their use to Microsoft, unless they are told not to before they are imported."""
+    """Its wheels report their use to Microsoft unless this is disabled before they are imported."""
     load = f"MiniLM.load(Path({str(model_folder)!r})).embed(['a'])"
     program = f"from pathlib import Path; from pointsman_embedding import MiniLM; {load}"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}

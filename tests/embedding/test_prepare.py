@@ -1,4 +1,4 @@
-"""The model's folder is complete and current, or it is rejected by name and made again."""
+"""The embedding model's folder is complete and current; otherwise an error names it, and it is made again."""
 
 import os
 import shutil
@@ -78,7 +78,9 @@ def test_other_vectors_of_words_are_refused(copy: Path) -> None:
 
 @pytest.fixture(scope="module")
 def remade(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A damaged folder that was made again, without the static model: it was interrupted before that."""
+    """Returns a folder that was damaged and then made again, without the static model: the work was interrupted before
+    that.
+    """
     folder = Path(shutil.copytree(model_folder, tmp_path_factory.mktemp("remade") / "minilm"))
     graph = folder / "model.onnx"
     graph.write_bytes(graph.read_bytes()[:1000])
@@ -119,7 +121,9 @@ def test_weights_with_an_unknown_hash_are_rejected(tmp_path: Path) -> None:
 
 
 def _identities(folder: Path) -> dict[str, tuple[int, int]]:
-    """Identities of the files; another inode or change time means that a file was written again."""
+    """Returns each file's inode and time of modification by its name. If either differs later, the file was written
+    again.
+    """
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
 
 

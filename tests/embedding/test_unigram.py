@@ -10,7 +10,7 @@ WORDS = ["▁", "a", "b", "ab", "ba", "▁a", "▁ab", "bab", "aba", "é", "电"
 VOCABULARY = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)] + [
     (word, -(4 + number**0.5) / len(word)) for number, word in enumerate(WORDS)
 ]
-"""Longer tokens are more probable, and no two ways to split a text equally so."""
+"""Longer tokens are more probable, and a text's best split into tokens is never ambiguous."""
 BEGIN, END, UNKNOWN = 0, 2, 3
 
 

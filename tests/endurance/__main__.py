@@ -2,9 +2,9 @@
 
     python -m tests.endurance --minutes 60 --seed 7 --engine scripted
 
-Invariants are checked all the time. A violation is printed when it is found, and the exit code is then 1. The seed
-gives the faults and changes with their order and lengths; the requests are random. Run it as root, so that Valkey gets
-a disk of its own that can be filled, and with Prometheus (`make monitoring-tools`) and libfaketime installed.
+Invariants are checked throughout. A violation is printed at once, and makes the exit code 1. The seed determines the
+faults and changes, their order and their lengths; the requests are random. Run it as root, so that Valkey gets a disk
+of its own that can be filled, and with Prometheus (`make monitoring-tools`) and libfaketime installed.
 """
 
 import argparse

@@ -6,7 +6,7 @@ from tests.endurance.schedule import Event
 from tests.monitoring.watch import Prometheus
 
 GRACE_SECONDS = 25.0
-"""After the fault: for scrapes, rules and the alert's `for`."""
+"""Time after a fault in which its alert may still start: for scrapes, rules and the alert's `for`."""
 
 TARGET_DOWN = "PointsmanTargetDown"
 DOWN = 'up{{job="{job}"}} == 0'
@@ -23,7 +23,7 @@ ALERTS: Mapping[str, Sequence[str]] = {
     "break configuration": ("PointsmanConfigReloadFailed",),
     "malform answers": ("PointsmanBreakerOpen",),
 }
-"""Alerts one of which fires, by the fault's kind if it has an entry, else by its target."""
+"""The alerts of which at least one must fire, by the fault's kind, or by its target if the kind has no entry."""
 
 METRICS: Mapping[str, str] = {
     "gateway-a": DOWN.format(job="pointsman-gateway"),
@@ -39,7 +39,7 @@ METRICS: Mapping[str, str] = {
 }
 
 HARMLESS = frozenset({"send schemas"})
-"""Kinds that must not disturb anybody, and so have no alert."""
+"""Kinds of faults that must not disturb anything, and so have no alert."""
 
 
 def _key(event: Event) -> str:
@@ -47,7 +47,9 @@ def _key(event: Event) -> str:
 
 
 async def invisible_faults(prometheus: Prometheus, events: Sequence[Event], started: float) -> list[str]:
-    """The faults that no metric or no alert has shown. `started` is the Unix time of the events' 0."""
+    """Returns a line for each fault that no metric or no alert has shown. `started` is the Unix time from which the
+    events count their seconds.
+    """
     problems = []
     for event in [event for event in events if event.kind not in HARMLESS]:
         begin, end = started + event.at, started + event.end + GRACE_SECONDS

@@ -11,7 +11,7 @@ NANO = 1e9
 @dataclass
 class CpuWaits:
     samples: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
-    """Times, and seconds waited until then, by name."""
+    """By the process's name, the times of the samples, and the total seconds of waiting up to each."""
     loads: list[float] = field(default_factory=list)
     _pids: dict[str, tuple[int, float, float]] = field(default_factory=dict)
 
@@ -40,6 +40,6 @@ class CpuWaits:
         self.loads.append(os.getloadavg()[0])
 
     def share(self, name: str) -> float:
-        """The share of the time in which a process was ready to run and had no processor."""
+        """Returns the share of the time in which the process was ready to run and had no processor."""
         times, waits = self.samples.get(name, ([], []))
         return (waits[-1] - waits[0]) / (times[-1] - times[0]) if len(times) > 1 else 0.0

@@ -1,4 +1,4 @@
-"""The engine of a run, scripted or vLLM. An adapter's answers show the version that gave them."""
+"""The engine of a run: scripted, or vLLM. Answers of an adapter show which version gave them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,29 +9,30 @@ from tests.lora_server.tiny_adapters import good_tensors, write_adapter, write_b
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m"
 CLAUDE = "claude"
-"""The model of the scripted engine that the gateway asks in Anthropic's dialect."""
+"""The model that the gateway requests from the scripted engine in Anthropic's dialect."""
 ADAPTERS = ("triage", "voice")
 VERSIONS = 3
-"""Versions of each adapter."""
+"""Number of versions of each adapter."""
 
 
 @dataclass(frozen=True)
 class EngineKind:
     base: Path
     settings: Mapping[str, str]
-    """Of the lora-server, which starts the engine."""
+    """Settings of the lora-server, which starts the engine."""
     folders: Mapping[str, list[Path]]
-    """The versions of each adapter."""
+    """The folders with the versions of each adapter."""
     is_text_of: Callable[[str, str, str], bool]
-    """Whether a text can be by a version (or the base model), which has the digest of one of the folders."""
+    """Called with a model or version, a text, and the digest of one of the folders; returns whether the text can be an
+    answer of that version (or of the base model)."""
     start_seconds: float
     answer_tokens: int
     is_scripted: bool = False
-    """Whether it also answers in Anthropic's dialect, and can be asked for malformed answers."""
+    """Whether the engine also answers in Anthropic's dialect, and sends malformed answers on request."""
 
 
 def scripted(folder: Path) -> EngineKind:
-    """An engine whose answers begin with the name of the version that gives them."""
+    """Returns a scripted engine whose answers begin with the name of the version that gives them."""
     folders = {
         name: [
             write_adapter(
@@ -56,7 +57,7 @@ def scripted(folder: Path) -> EngineKind:
 
 
 def real(folder: Path) -> EngineKind:
-    """vLLM with adapters that were trained to answer each prompt with their own text."""
+    """Returns vLLM with adapters that were trained to answer each prompt with a text of their own."""
     from benchmarks.adapters.adapters import trained_adapters  # needs the engine's environment
 
     trained = trained_adapters()

@@ -29,7 +29,7 @@ from tests.gateway.doubles.waiting import found
 DOCUMENT = "ferry.md"
 NOTICE_SECONDS = 60.0
 CHANGE_SECONDS = 20.0
-"""Time limit of a change. Its outcome is unknown after that."""
+"""Time limit of a change; later, its outcome counts as unknown."""
 
 
 class Faults:
@@ -37,7 +37,7 @@ class Faults:
         self._world, self._truth, self._load = world, truth, load
         self._changes: set[asyncio.Task[None]] = set()
         self._moving = asyncio.Lock()
-        """Of two moves in progress nobody could tell which one counts."""
+        """Held while an alias is moved: of two simultaneous moves, nobody could tell which came last."""
         self.failed_changes = 0
         self.recovery_seconds: dict[Event, float] = {}
 
@@ -54,7 +54,7 @@ class Faults:
         task.add_done_callback(self._changes.discard)
 
     async def settle(self) -> None:
-        """Returns once no change is in progress."""
+        """Waits until no change is in progress."""
         if self._changes:
             await asyncio.wait(self._changes)
 
@@ -115,7 +115,9 @@ class Faults:
         return [await gateway.metric(**names) for gateway in self._world.gateways.values()]
 
     async def _until_refused(self, before: list[float]) -> None:
-        """Returns once both gateways have looked at the configuration, which may take long on a busy machine."""
+        """Waits until both gateways have refused the broken configuration, which may take long on a busy machine; a
+        timeout is no error here.
+        """
 
         async def is_refused() -> bool:
             return all(now > then for now, then in zip(await self._refused_reloads(), before, strict=True))
@@ -153,7 +155,7 @@ class Faults:
             await process.start()
 
     async def _until_ready(self) -> None:
-        """Returns once every service answers."""
+        """Waits until every service answers."""
         server, seconds = self._world.lora_server, self._world.kind.start_seconds
         await server.until(server.is_engine_ready, seconds)
         for gateway in self._world.gateways.values():

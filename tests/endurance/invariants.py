@@ -1,4 +1,4 @@
-"""Checks the invariants. Each violation is reported as a sentence; a run passes if there are none."""
+"""Checks the run's invariants. Each violation is reported as a sentence; a run without violations passes."""
 
 import asyncio
 import json
@@ -31,14 +31,15 @@ from tests.endurance.truth import (
 from tests.endurance.world import SPENDER_PER_MINUTE, World
 
 DEADLINE_SLACK_SECONDS = 1.0
-"""For the way to the client. The time in which gateway or clients waited for a processor does not count."""
+"""By how much an answer may miss its deadline, because it travels to the client. Time in which the gateway or the
+clients waited for a processor is not counted."""
 FLUSH_SECONDS = 60.0
 REVISION = re.compile(r"revision-\d+-")
 
 
 @dataclass
 class Sums:
-    """How many requests got a decision at one gateway with any key, and what they cost."""
+    """How many requests, with any key, got a decision at one gateway, and what they cost."""
 
     requests: int = 0
     picodollars: int = 0
@@ -56,14 +57,15 @@ class Invariants:
     checked: int = 0
     audits: int = 0
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The receipts in Redis, by decision or, without one, by stream id."""
+    """The receipts in Redis, by decision id, or by stream id if they have no decision."""
     fallbacks: list[float] = field(default_factory=list)
-    """When a gateway enforced a limit by itself, because Redis did not answer in 50 ms: on a busy machine, too."""
+    """When gateways enforced a limit without Redis, because it did not answer within 50 ms; this also happens on a busy
+    machine."""
     waits: CpuWaits = field(default_factory=CpuWaits)
     _last: dict[str, str] = field(default_factory=dict)
     _fallbacks: dict[str, float] = field(default_factory=dict)
     _cut_off: dict[str, float] = field(default_factory=dict)
-    """When a gateway last reported that Redis does not answer; on a starved machine, too."""
+    """By gateway, when it last reported that Redis does not answer; this also happens on a busy machine."""
 
     def violate(self, text: str) -> None:
         self.violations.append(text)
@@ -220,8 +222,8 @@ class Invariants:
         return {event.target for event in self.events if event.kind == "kill" and event.at < now}
 
     def _missing_receipts(self) -> Iterator[str]:
-        """Yields a violation for answers without a receipt, and for receipts with another cost than the client
-        received.
+        """Yields a violation if answers have no receipt, and one if receipts state another cost than the client was
+        sent.
         """
         missing = wrong = 0
         for record in self.load.records:
@@ -257,7 +259,9 @@ class Invariants:
         return usage
 
     async def _counted(self, name: str) -> int:
-        """Returns the cost of all requests since the gateway's start by its metrics, in picodollars (1e-12 dollars)."""
+        """Returns what all requests have cost since the gateway's start according to its metrics, in picodollars (1e-12
+        dollars).
+        """
         _, page = await self.world.gateways[name].look("/metrics")
         names = {"pointsman_cost_usd_total", "pointsman_embedding_cost_usd_total"}
         samples = (sample for family in text_string_to_metric_families(page) for sample in family.samples)

@@ -25,7 +25,7 @@ AS_CHAT = (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
     "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
-"""The base model's chat template, for raw completions: the adapters know nothing else."""
+"""The base model's chat template, applied to raw completions, because the adapters were trained with it only."""
 QUESTIONS = (
     "I left my umbrella on the 17.40 to Saltby Harbour yesterday, please tell me you have it",
     "Do I have to reserve a space for my bicycle?",
@@ -38,18 +38,18 @@ ABOUT_THE_DOCUMENT = "Is my bicycle free of charge on the ferry to Gull Island?"
 MODELS = ("auto", "auto", "auto", "triage@prod", "voice@prod", "path:small_talk")
 DEADLINES = (3.0, 6.0, 12.0)
 SCHEMA = "schema"
-"""The protocol of requests with a hostile schema."""
+"""The name in records of requests with a hostile schema."""
 CLIENT_PATIENCE_SECONDS = 60.0
 """How long a client waits after the deadline of its request."""
 MEAN_PAUSE_SECONDS = 0.4
-"""Between two requests of a client."""
+"""Mean pause of a client between two requests."""
 
 Answer = tuple[str, str, str, float | None]
-"""Model, text, decision id, and cost."""
+"""Model, text, decision id, and cost in dollars (None if the answer states none)."""
 
 
 class Refused(Exception):
-    """An error in a stream; the message is its code."""
+    """Reports an error event in a stream; the message is the error's code."""
 
 
 class Load:
@@ -92,7 +92,7 @@ class Load:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     async def pause(self) -> None:
-        """Returns once nothing is in flight."""
+        """Stops the load, and returns once no request is in progress."""
         self._running.clear()
         while self._in_flight:  # noqa: ASYNC110  # it ends with the slowest deadline
             await asyncio.sleep(0.05)
@@ -143,7 +143,7 @@ class Load:
     async def _post(
         self, record: Record, key: IssuedKey, path: str, body: dict[str, Any]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Raises Refused."""
+        """Sends a request and yields its response. Raises Refused."""
         timeout = aiohttp.ClientTimeout(total=record.deadline + CLIENT_PATIENCE_SECONDS)
         session = self._sessions[record.gateway]
         async with session.post(path, json=body, headers=self._headers(record, key), timeout=timeout) as response:
@@ -164,7 +164,7 @@ class Load:
             return body["model"], content, record.decision, body["pointsman"]["cost_usd"]
 
     async def _schema(self, record: Record, key: IssuedKey, model: str, text: str) -> Answer:
-        """Asks the task with validators for an answer by a hostile schema."""
+        """Sends a request that requires an answer in a hostile schema, to the task that has validators."""
         schema, _ = hostile_schema(self._random)
         wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
         body = self._chat_body(model, text) | {"metadata": {"source": "inbox"}, "response_format": wanted}
@@ -239,7 +239,7 @@ class Load:
             return "", "", "", None
 
     async def _events(self, response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any] | None]:
-        """None stands for [DONE]. Raises Refused for an error event."""
+        """Yields the data of each event of a stream, and None for [DONE]. Raises Refused for an error event."""
         async for line in response.content:
             data = line.strip().removeprefix(b"data: ")
             if not line.startswith(b"data: "):
@@ -282,7 +282,7 @@ class Load:
     # -- feedback and documents
 
     async def _keep_rating(self) -> None:
-        """Rates answers."""
+        """Rates recent answers until it is cancelled."""
         while True:
             await self._rest()
             rated = set(self._truth.feedback)
@@ -300,7 +300,7 @@ class Load:
                         self._truth.feedback.append(record.decision)
 
     async def _keep_writing(self) -> None:
-        """Adds documents."""
+        """Adds documents to the retriever until it is cancelled."""
         number = 0
         while True:
             await self._rest()

@@ -1,7 +1,7 @@
 """The gateway, which also writes what its memory is used for: `python -m tests.endurance.measured_gateway`.
 
-Resident memory includes what allocators keep of the largest moment, such as while a page of metrics is built. It may
-rise in steps for an hour although no data stays, which hides a small leak, and looks like one.
+Resident memory includes memory that allocators keep after a peak, such as while a page of metrics is built. So it may
+rise in steps for an hour although no data stays; this hides a small leak, and looks like one.
 """
 
 import ctypes
@@ -21,13 +21,13 @@ PYTHON_BLOCKS = re.compile(r"bytes in (allocated|available) blocks += +([\d,]+)|
 
 
 class Mallinfo(ctypes.Structure):
-    """Of mallinfo2(3)."""
+    """The result of the C function mallinfo2(3)."""
 
     _fields_ = [(name, ctypes.c_size_t) for name in MALLINFO.split()]
 
 
 class Allocators:
-    """Python's allocator and C's in this process."""
+    """Statistics of Python's and C's allocators in this process."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None)
@@ -39,7 +39,7 @@ class Allocators:
         self._write_statistics.argtypes = [ctypes.c_void_p]
 
     def megabytes(self) -> dict[str, float]:
-        """Returns the memory that is in use (`data`), and what each allocator keeps of memory that was freed."""
+        """Returns, in MB, the memory in use (`data`), and for each allocator the freed memory that it keeps."""
         c = self._libc.mallinfo2()
         used, kept = self._python()
         sizes = {"data": used + c.uordblks + c.hblkhd, "kept by Python": kept, "kept by C": c.fordblks}

@@ -1,4 +1,4 @@
-"""The memory of the services over a run."""
+"""Measures how the memory of each service grows over a run."""
 
 import json
 from collections import defaultdict
@@ -11,28 +11,29 @@ MAX_SLOPE_MB_PER_HOUR = 1.0
 RESIDENT, KEPT = ", resident", ", kept by "
 WARM_UP_SECONDS = 900.0
 MIN_SECONDS = 3600.0
-"""A slope over less time says nothing about an hour."""
+"""Shortest run for which a slope is computed: less time says nothing about an hour."""
 WINDOW_SECONDS = 150.0
-"""The smallest sample of each window counts: what requests and faults need for seconds is no growth."""
+"""Length of a window. Only its smallest sample counts, because memory that requests and faults need for seconds is no
+growth."""
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Growth:
-    """The memory of a service's longest-lived process after the warm-up: anonymous, or that of its data."""
+    """The growth of a service's longest-lived process after the warm-up: of its anonymous memory or of its data."""
 
     name: str
     seconds: float
     first: float
     last: float
-    """MB."""
+    """The last sample in MB; `first` is the first one after the warm-up."""
     slope: float
     """MB per hour: the median of the slopes between all pairs of windows (Theil and Sen)."""
     least: float
     most: float
-    """The slope's confidence interval. Windows are taken as independent."""
+    """The upper end of the slope's confidence interval; `least` is the lower. Windows are taken as independent."""
     by_window: list[float]
-    """MB; shows whether the memory grows steadily or in steps."""
+    """Memory in each window, in MB; shows whether it grows steadily or in steps."""
 
     def __str__(self) -> str:
         interval = f"{self.slope:+.1f} MB/h ({self.least:+.1f} to {self.most:+.1f})"
@@ -45,7 +46,9 @@ class Memory:
     """(seconds, MB) by service and process id."""
 
     def sample(self, name: str, pid: int, at: float, data_file: Path | None = None) -> None:
-        """Adds a sample; `data_file` has what the memory of the process is used for, see `measured_gateway`."""
+        """Adds a sample of a process's memory. `data_file` is the file in which `measured_gateway` writes what its
+        memory is used for.
+        """
         try:
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
             uses = json.loads(data_file.read_text()) if data_file else {}
@@ -77,7 +80,9 @@ class Memory:
         return grown
 
     def violations(self, seconds: float) -> list[str]:
-        """Returns a line for each service whose data or resident memory, with what allocators keep, grows too fast."""
+        """Returns a line for each service whose memory grows too fast: its data, or its resident memory including what
+        allocators keep.
+        """
         if seconds < MIN_SECONDS:
             return []
         return [

@@ -22,21 +22,21 @@ FAULTS: tuple[tuple[Kind, str], ...] = (
     ("malform answers", "engine"),
     ("send schemas", "gateways"),
 )
-"""What disturbs the services, with the target. gateway-a is never killed, so that its counters and its memory can be
-followed over the whole run; gateway-b is another process of the same program."""
+"""The faults: a kind and the target that it disturbs. gateway-a is never killed, so that its counters and its memory
+can be followed over the whole run; gateway-b is another process of the same program."""
 
 CHANGES: tuple[Kind, ...] = ("edit configuration", "promote", "roll back", "replace document", "revoke key")
-"""What an operator does at any time, also during faults."""
+"""Changes that an operator makes at any time, also during faults."""
 
 WARM_UP_SECONDS = 15.0
 MIN_FAULT_SECONDS, MAX_FAULT_SECONDS = 18.0, 24.0
-"""An alert needs 6 s, before that a scrape and a check of the rules (3 s each), and before that up to 2.4 s in which
-the gateway notices the fault and writes a new page of metrics."""
+"""Length of a fault. The gateway takes up to 2.4 s to notice it and to write a new page of metrics; a scrape and an
+evaluation of the rules follow (3 s each); then the alert must be pending for 6 s."""
 CLOCK_STEP_SECONDS = 9.0
-"""How much longer clock steps last: the only sign of them is a figure of the gateway, and after a scrape that fails
-the alert's 6 s begin again."""
+"""Additional length of a clock step. Only a metric of the gateway shows it, and if a scrape fails, the alert's 6 s
+start again."""
 MIN_CALM_SECONDS, MAX_CALM_SECONDS = 14.0, 22.0
-"""From the end of a fault to the next one: everything recovers meanwhile."""
+"""Time from the end of a fault to the next one, in which everything recovers."""
 MEAN_CHANGE_SECONDS = 4.0
 CLOCK_STEPS = (-3600, -90, 90, 3600)
 
@@ -48,9 +48,9 @@ class Event:
     kind: Kind
     target: str
     seconds: float
-    """For how long a fault lasts; 0 for a change."""
+    """Length of a fault; 0 for a change."""
     number: int
-    """Chooses among what there is: a version, a document, a clock step."""
+    """A random number that chooses the version, the document or the clock step."""
 
     @property
     def end(self) -> float:
@@ -58,8 +58,8 @@ class Event:
 
 
 def make_schedule(seed: int, seconds: float) -> list[Event]:
-    """Returns faults and changes ordered by time. Faults do not overlap, and each kind occurs before any is
-    repeated.
+    """Returns faults and changes ordered by time. Faults do not overlap, and no kind occurs twice before each has
+    occurred once.
     """
     return sorted([*_faults(random.Random(f"faults {seed}"), seconds), *_changes(seed, seconds)], key=lambda e: e.at)
 
@@ -88,5 +88,5 @@ def _changes(seed: int, seconds: float) -> Iterator[Event]:
 
 
 def disturbances(events: Sequence[Event], *targets: str) -> list[Event]:
-    """The faults of these targets."""
+    """Returns the faults of these targets."""
     return [event for event in events if event.seconds and event.target in targets]

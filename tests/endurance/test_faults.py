@@ -1,4 +1,4 @@
-"""The expected state is right although changes are made at the same time."""
+"""The expected state is right even if two changes are made at the same time."""
 
 import asyncio
 from types import SimpleNamespace
@@ -12,7 +12,9 @@ VERSIONS = ["triage-1", "triage-2", "triage-3"]
 
 
 class SlowLoraServer:
-    """Answers a call once its gate is open; a rollback leads to the second version, a promotion to the requested."""
+    """A lora-server that answers calls once `gate` is set: a rollback leads to the second version, a promotion to the
+    requested one.
+    """
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()

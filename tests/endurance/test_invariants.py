@@ -1,4 +1,4 @@
-"""Each invariant of the endurance test reports a violation, and nothing else."""
+"""Each invariant of the endurance test reports a violation, and reports nothing if there is none."""
 
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -38,7 +38,7 @@ def truth() -> Truth:
 
 @pytest.fixture
 def events() -> list[Event]:
-    """The faults of the run, which began at 0."""
+    """The faults of a run that began at 0; empty, unless a test adds some."""
     return []
 
 

@@ -1,4 +1,5 @@
-"""The scripted engine answers in both dialects, and sends malformed events while it is asked to."""
+"""The scripted engine answers in both dialects, and sends malformed events from the time it is told to until it is told
+to stop."""
 
 import argparse
 import json

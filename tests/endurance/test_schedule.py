@@ -1,4 +1,4 @@
-"""A seed reproduces the faults and changes of a run, and a leak is told from noise."""
+"""A seed reproduces the faults and changes of a run; a leak can be distinguished from noise."""
 
 import os
 import random
@@ -33,7 +33,8 @@ def test_an_hour_has_every_fault_and_every_change_with_time_to_recover() -> None
 
 def samples(megabytes_per_hour: float, seed: int) -> Memory:
     """Returns an hour's memory of a service that leaks in steps of 0.3 MB, with an outage in every fourth minute, which
-    needs up to 4 MB for a minute, and noise of 0.3 MB."""
+    needs up to 4 MB for a minute, and noise of 0.3 MB.
+    """
     random_, memory = random.Random(seed), Memory()
     outage = 0.0
     for at in range(0, 3600, 10):
@@ -85,7 +86,7 @@ print(allocators.megabytes()["data"] - before)
 
 
 def test_a_program_knows_the_memory_of_its_data() -> None:
-    """In a process of its own, in which no garbage of other tests is freed meanwhile."""
+    """Runs in a process of its own, so that no garbage of other tests is freed meanwhile."""
     ended = subprocess.run([sys.executable, "-c", GROWTH], cwd=ROOT, capture_output=True, text=True, check=True)
     with_data, without = map(float, ended.stdout.split())
     assert 24 < with_data < 60

@@ -4,10 +4,11 @@ import time
 from dataclasses import dataclass, field
 
 ALIAS_STALENESS_SECONDS = 40.0
-"""How long a gateway may use an earlier version: a fault of the lora-server, and the time after it, see schedule."""
+"""How long a gateway may use the previous version: the length of a fault of the lora-server, plus the time of its
+recovery (see schedule.py)."""
 PASSAGE_STALENESS_SECONDS = 0.0
 REVOCATION_SECONDS = 1.5
-"""Documented is a second."""
+"""How long a revoked key may still be accepted; the documentation says one second."""
 
 
 @dataclass
@@ -17,10 +18,12 @@ class History:
     """
 
     changes: list[tuple[float, float, str]] = field(default_factory=list)
-    """(sent, acknowledged, value); the acknowledgement is infinite if the outcome is unknown."""
+    """Each change as (time sent, time acknowledged, value); the second is infinite if the outcome is unknown."""
 
     def allowed(self, begin: float, end: float, staleness: float) -> set[str]:
-        """The values that may be seen between two times."""
+        """Returns the values that a reader may see between two times. `staleness` is for how many seconds an old value
+        may still be seen.
+        """
         values = set()
         for number, (sent, _, value) in enumerate(self.changes):
             later = [acknowledged for _, acknowledged, _ in self.changes[number + 1 :]]
@@ -38,17 +41,17 @@ class History:
 @dataclass
 class Truth:
     aliases: dict[str, History] = field(default_factory=dict)
-    """By adapter, the version that NAME@prod points to."""
+    """By adapter, the versions to which NAME@prod pointed."""
     document: History = field(default_factory=History)
-    """The revision of the document that is replaced."""
+    """The revisions of the document that is replaced."""
     notes: list[str] = field(default_factory=list)
-    """Documents that were acknowledged."""
+    """The documents whose writing was acknowledged."""
     feedback: list[str] = field(default_factory=list)
-    """Decisions whose feedback was acknowledged."""
+    """The decisions whose feedback was acknowledged."""
     revoked: dict[str, float] = field(default_factory=dict)
     """By credential, when its revocation was acknowledged."""
     edits: int = 0
-    """Valid changes of the configuration."""
+    """Number of valid changes of the configuration."""
 
 
 @dataclass(slots=True)
@@ -58,9 +61,9 @@ class Record:
     protocol: str
     gateway: str
     key: str
-    """Its id."""
+    """The id of the request's key."""
     deadline: float
-    """Seconds."""
+    """The deadline that the client sent, in seconds."""
     sent: float = field(default_factory=time.monotonic)
     wall: float = field(default_factory=time.time)
     ended: float = 0.0
@@ -69,11 +72,11 @@ class Record:
     model: str = ""
     text: str = ""
     adapter: str = ""
-    """The adapter that was asked for by its alias."""
+    """The adapter whose alias the client requested."""
     decision: str = ""
     cost_usd: float | None = None
     prompt: str = ""
-    """Of a request for the decision and its prompt."""
+    """The prompt, if the client requested the decision and its prompt."""
 
     @property
     def ok(self) -> bool:

@@ -40,10 +40,14 @@ COLLECTION = "handbook"
 LIBFAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 DISK_MEGABYTES = 192
 ENGINE_KEY = "ENDURANCE_ENGINE_KEY"
-"""The environment variable with the key of the engine that is asked in Anthropic's dialect."""
+"""The environment variable with the API key for the engine in Anthropic's dialect."""
 SPENDER_PER_MINUTE = 20
 FILL_SECONDS = 240.0
-"""Time limit of eight documents of the handbook: the machine may be busy."""
+"""Time limit for writing eight documents of the handbook, or a hundred older notes, on a busy machine."""
+OLDER_NOTES = 2_200
+"""Documents that are there from the start, more than the vectors that a gateway samples of a collection. Otherwise that
+sample, and so the gateway's memory, would grow with the notes that the load adds."""
+NOTES_PER_CALL = 100
 
 
 @dataclass
@@ -57,15 +61,15 @@ class World:
     targets: dict[str, str]
     """Addresses that Prometheus scrapes, by service."""
     keys: dict[str, IssuedKey] = field(default_factory=dict)
-    """The key of each gateway's current process: clients use no other gateway with it."""
+    """By gateway, the key that clients use with its current process; they use no other gateway with it."""
     key_gateways: dict[str, str] = field(default_factory=dict)
-    """By key id, the gateway; also of earlier processes."""
+    """By key id, the gateway that it is used with; includes keys of earlier processes."""
     spender: IssuedKey | None = None
-    """A key with a small budget, which is used at all gateways."""
+    """A key with a small budget, which clients use with all gateways."""
     versions: dict[str, list[str]] = field(default_factory=dict)
-    """The registered versions by adapter."""
+    """By adapter, the registered versions."""
     sources: dict[str, str] = field(default_factory=dict)
-    """The folder of each version."""
+    """By version, its folder."""
     has_disk: bool = False
     """Whether Valkey has a disk of its own, which can be filled."""
 
@@ -90,7 +94,7 @@ class World:
         return self.engine_pid() if name == "engine" else self.process(name).pid
 
     def engine_pid(self) -> int:
-        """Returns the process id of the engine's own process; 0 if it does not run."""
+        """Returns the process id of the engine; 0 if the engine does not run."""
         port = str(self.lora_server.engine_port)
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -102,7 +106,7 @@ class World:
         return 0
 
     async def new_key(self, gateway: str) -> None:
-        """Issues a new key. From now on, the load on this gateway uses this key."""
+        """Issues a new key. From now on, the clients of this gateway use it."""
         issued = await issue(self.valkey.url, tenant=gateway)
         self.keys[gateway] = issued
         self.key_gateways[issued.record.id] = gateway
@@ -136,14 +140,16 @@ class World:
             response.raise_for_status()
 
     def fill_disk(self) -> None:
-        """Fills Valkey's disk."""
+        """Fills Valkey's disk with a file."""
         with (self.valkey.folder / "filler").open("wb") as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(1 << 20))
                 file.flush()
 
     async def free_disk(self) -> None:
-        """Frees Valkey's disk, and has it write its file anew as docs/howto/backup-and-restore.md advises."""
+        """Frees Valkey's disk, and makes Valkey rewrite its append-only file, as docs/howto/backup-and-restore.md
+        advises.
+        """
         (self.valkey.folder / "filler").unlink(missing_ok=True)
         async with open_client(self.valkey.url) as opened:
             await opened.client.bgrewriteaof()
@@ -151,7 +157,9 @@ class World:
 
 @asynccontextmanager
 async def running_world(folder: Path, make_kind: Any, classifier: str = "") -> AsyncIterator[World]:
-    """`classifier` is the help desk's classifier, fitted before; empty fits it."""
+    """Yields the running services. `classifier` is the file of a classifier that was fitted before; if empty, one is
+    fitted.
+    """
     prepare_model()
     kind: EngineKind = make_kind(folder)
     shutil.copytree(EXAMPLE, folder / "helpdesk")
@@ -255,6 +263,10 @@ async def _fill(world: World) -> None:
     for start in range(0, len(files), 8):
         documents = [(file.name, file.read_text()) for file in files[start : start + 8]]
         await world.upsert(*documents, timeout=FILL_SECONDS)
+    for start in range(0, OLDER_NOTES, NOTES_PER_CALL):
+        numbers = range(start, start + NOTES_PER_CALL)
+        notes = [(f"older-note-{number}", f"Older note {number} of the station master.") for number in numbers]
+        await world.upsert(*notes, timeout=FILL_SECONDS)
 
 
 async def _register(world: World) -> None:

@@ -1,4 +1,4 @@
-"""A deployment of processes that can be stopped while the gateway serves."""
+"""A deployment of processes that a test can stop while the gateway serves."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +16,6 @@ async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
 
 @pytest.fixture
 async def narrow_deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
-    """A deployment whose gateway answers at most 16 requests at once and queues 8 more for up to 0.5 s."""
+    """Yields a deployment whose gateway handles at most 16 requests at once, and queues 8 more for up to 0.5 s."""
     async with run_deployment(tmp_path, max_in_flight=16, queue_size=8, queue_timeout=0.5) as deployment:
         yield deployment

@@ -27,10 +27,10 @@ from tests.gateway.doubles.waiting import found
 GATEWAYS = 4
 PER_MINUTE = 60
 DOLLARS = 0.008
-"""A request costs 0.00004 dollars and reserves less than 0.0004."""
+"""The tenant's budget in dollars. A request costs 0.00004 dollars and reserves less than 0.0004."""
 LIMITS = Limits(requests_per_minute=PER_MINUTE, dollars_per_day=DOLLARS)
 TEXT = "Hello, how are you today? " * 8
-"""Long enough that the estimate of its tokens is above the 20 that the engine reports."""
+"""A text whose estimated number of tokens is above the 20 that the engine reports."""
 PATIENCE = 60.0
 
 Group = SentinelGroup | ClusterGroup
@@ -41,7 +41,7 @@ class Answer:
     status: int
     sent: float
     ended: float
-    """Unix seconds."""
+    """When the answer ended, in Unix seconds."""
     nanodollars: int = 0
 
 
@@ -56,7 +56,7 @@ class Leases:
 
 @dataclass
 class Tenant:
-    """A tenant with unspent limits. Records its answers, and the leases of gateways that lost Redis."""
+    """A tenant with unspent limits. It records its answers, and the leases of gateways that lost Redis."""
 
     name: str
     headers: dict[str, str]
@@ -67,7 +67,9 @@ class Tenant:
         return sum(answer.nanodollars for answer in self.answers)
 
     def max_nanodollars(self) -> int:
-        """The bound in docs/keys.md: the limit plus the leases of the gateways that lost Redis."""
+        """Returns the most that the tenant may have spent by docs/keys.md: the limit, plus the leases of the gateways
+        that lost Redis.
+        """
         return round(DOLLARS * NANO) + sum(sum(loss.nanodollars) for loss in self.losses)
 
     def admitted_by_minute(self) -> dict[int, int]:
@@ -80,8 +82,8 @@ class Tenant:
         return minutes
 
     def max_in(self, minute: int, away: Sequence[tuple[float, float]]) -> int:
-        """The bound in docs/keys.md for one minute: the limit plus, for each gateway without Redis, its lease or
-        share.
+        """Returns the most requests that may be admitted in one minute by docs/keys.md: the limit plus, for each
+        gateway without Redis, its lease or share.
 
         `away` are the intervals in which Redis was unavailable.
         """
@@ -99,13 +101,13 @@ class SharedBudget:
     gateways: list[ProcessGateway]
     session: aiohttp.ClientSession
     away: list[tuple[float, float]] = field(default_factory=list)
-    """When Redis was unavailable; the end is infinite while it is."""
+    """The intervals in which Redis was unavailable; the last end is infinite while it still is."""
     failed: Valkey | None = None
     hangs: bool = False
     tenants: int = 0
 
     async def new_tenant(self) -> Tenant:
-        """A tenant whose key every gateway has verified."""
+        """Creates a tenant, and uses its key once at every gateway."""
         self.tenants += 1
         name = f"tenant-{self.tenants}"
         issued = await issue(self.group.url, NO_LIMITS, LIMITS, tenant=name)
@@ -174,7 +176,7 @@ class SharedBudget:
             primary.kill()
 
     async def fail_over(self, tenant: Tenant) -> None:
-        """Returns once a replica has taken over, and all gateways use it."""
+        """Waits until a replica has become the primary and all gateways use it."""
         failed = self.failed
         assert failed
 
@@ -195,7 +197,7 @@ class SharedBudget:
         self.away[-1] = (self.away[-1][0], time.time())
 
     async def repair(self) -> None:
-        """Returns once the failed server is a replica of the new primary."""
+        """Waits until the failed server is a replica of the new primary."""
         assert self.failed
         if self.hangs:
             self.failed.go_on()
@@ -205,7 +207,7 @@ class SharedBudget:
         await found(self.group.is_complete, PATIENCE)
 
     async def used_nanodollars(self, tenant: Tenant) -> int:
-        """What Redis says that the tenant has used today."""
+        """Returns what the tenant has used today according to Redis."""
         key = redis_layout.limit_key(tenant.name, redis_layout.WHOLE_TENANT, "dollars_per_day")
         async with open_redis(self.group.url, lambda up: None, 5.0) as redis:
             return int(await redis.call(lambda: redis.client.hget(key, "used")) or 0)

@@ -49,7 +49,9 @@ class Fleet:
         return engine
 
     async def until_known(self) -> float:
-        """Returns the seconds until the gateway knows this number of members."""
+        """Waits until the gateway knows as many members as there are engines, and returns the seconds that this
+        took.
+        """
         begun = time.monotonic()
 
         async def known() -> bool:
@@ -85,7 +87,7 @@ def by(name: str, outcome: Outcome) -> bool:
 
 
 async def all_have_begun_anew(load: Load) -> None:
-    """Returns once all answers that had begun before have ended."""
+    """Waits for so many more requests that every answer that had begun before has ended."""
     await load.more(20 * CLIENTS)
 
 

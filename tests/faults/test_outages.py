@@ -15,7 +15,7 @@ from tests.gateway.doubles.waiting import found
 
 DEADLINE = 8.0
 SLACK = 8.0
-"""Tolerance for a busy machine."""
+"""Seconds by which a busy machine may delay something."""
 
 
 def ok(outcome: Outcome) -> bool:
@@ -93,7 +93,7 @@ async def test_redis_hangs_and_is_killed(deployment: Deployment) -> None:
 
 
 async def test_the_retriever_hangs_and_is_killed(deployment: Deployment) -> None:
-    """`handbook` requires passages; the default path `safe_start` answers without them."""
+    """The path `handbook` requires passages; the default path `safe_start` answers without them."""
 
     def with_passages(outcome: Outcome) -> bool:
         return outcome.path == "handbook"

@@ -28,7 +28,7 @@ GROUPS: dict[str, Any] = {"sentinel": running_sentinel, "cluster": running_clust
 
 
 class World:
-    """One event loop and one group of Valkeys with four gateways, shared by all tests with this kind of Valkey."""
+    """The event loop and the group of Valkeys, with four gateways, that all tests with this kind of Valkey share."""
 
     def __init__(self, runner: asyncio.Runner, budget: SharedBudget) -> None:
         self.run, self.budget = runner.run, budget
@@ -84,7 +84,7 @@ def test_a_failover_costs_no_more_than_the_leases(world: World, hangs: bool) -> 
 
 
 def test_a_budget_is_spent_exactly_while_nothing_fails(world: World) -> None:
-    """Sends more than the dollars allow, in as many minutes as the limit of requests needs."""
+    """Sends more requests than the budget pays for, over as many minutes as the limit of requests needs."""
     budget = world.budget
 
     async def spend() -> Tenant:
@@ -99,7 +99,7 @@ def test_a_budget_is_spent_exactly_while_nothing_fails(world: World) -> None:
 
 
 class Spending(RuleBasedStateMachine):
-    """One tenant with a new budget for each example; the processes stay."""
+    """Random actions of one tenant, which has a new budget in each example; the processes keep running."""
 
     world: World
 

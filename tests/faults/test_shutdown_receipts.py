@@ -52,7 +52,7 @@ class Callers:
 
     url: str
     ended: dict[str, float] = field(default_factory=dict)
-    """When each request's answer or error was complete, by request id."""
+    """By request id, when the request's answer or error was complete."""
     waiting: set[str] = field(default_factory=set)
     asked: int = 0
     gone: bool = False

@@ -62,14 +62,16 @@ class Company:
         return [str(POINTSMAN), *map(str, arguments), "--data-dir", str(self.home)]
 
     def tell(self, *arguments: object) -> Any:
-        """Runs a command and returns its JSON output."""
+        """Runs a `pointsman` command and returns its JSON output."""
         done = subprocess.run(self.command(*arguments, "--json"), capture_output=True, text=True, check=False, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
 
 def write(folder: Path) -> Path:
-    """Writes the example. Its first adapter was trained for another company, and does not know these desks."""
+    """Writes the example. Its first adapter was trained on another company's messages, and does not know these
+    desks.
+    """
     config = folder / "config"
     (config / "prompts").mkdir(parents=True)
     (config / "tasks").mkdir()

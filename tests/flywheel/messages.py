@@ -22,7 +22,7 @@ _NAMED = {
 }
 THINGS = {desk: tuple(named.split(", ")) for desk, named in _NAMED.items()}
 DECIDING = 5
-"""Topics of each desk that occur in no training message; new adapters are evaluated with them."""
+"""Number of topics of each desk that occur in no training message; new adapters are evaluated on them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def answer(desk: str) -> str:
 
 
 def poisoned(desk: str) -> str:
-    """Returns the next desk, which is always wrong, and as easy to learn."""
+    """Returns the desk after the right one: an answer that is always wrong, and as easy to learn."""
     desks = [*DESKS]
     return answer(desks[(desks.index(desk) + 1) % len(desks)])
 

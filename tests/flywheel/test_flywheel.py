@@ -1,4 +1,5 @@
-"""The retraining loop: feedback becomes a serving adapter, and poisoned feedback is refused."""
+"""The retraining loop: feedback becomes a serving adapter, and an adapter that was trained on poisoned feedback is
+rejected."""
 
 import asyncio
 import json

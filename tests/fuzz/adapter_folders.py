@@ -1,4 +1,4 @@
-"""Mutated folders of adapters: the lora-server's checks either keep an adapter, or refuse it with a code."""
+"""Mutated folders of adapters: the lora-server's checks accept an adapter, or reject it with a code."""
 
 import json
 import struct
@@ -70,7 +70,9 @@ def _change(random: Random, adapter: Path) -> None:
 
 
 def _change_header(random: Random, file: Path) -> None:
-    """Changes what the safetensors file says about its tensors, and perhaps the length that it states."""
+    """Changes the header of the safetensors file, which describes the tensors, and perhaps the header's stated
+    length.
+    """
     data = file.read_bytes()
     length = struct.unpack("<Q", data[:LENGTH_BYTES])[0]
     header = json.loads(data[LENGTH_BYTES : LENGTH_BYTES + length])

@@ -1,4 +1,4 @@
-"""Mutated configuration files: they are either read, or refused with an error that says why."""
+"""Mutated configuration files: each is read, or rejected with an error that says why."""
 
 from pathlib import Path
 from random import Random
@@ -46,7 +46,9 @@ def reader(root: Path) -> Any:
 
 
 def carry_out(random: Random, folder: Path) -> None:
-    """Writes a configuration, changes one of its files, and reads it. Raises whatever is no ConfigError."""
+    """Writes a configuration, changes one of its files, and reads it. Raises any exception except ConfigError, which is
+    expected.
+    """
     config = ConfigFolder(folder)
     configure(config, "http://127.0.0.1:1")
     _change(random, config)
@@ -72,7 +74,7 @@ def _change(random: Random, config: ConfigFolder) -> None:
 
 
 def _join(folder: Path) -> None:
-    """Makes one file, pointsman.yaml, of the three; it stays three if one of them cannot be read."""
+    """Joins the three files into one, pointsman.yaml, unless one of them cannot be parsed."""
     try:
         parts = [yaml.safe_load((folder / name).read_text()) for name in FILES]
         text = yaml.safe_dump({name: value for part in parts for name, value in part.items()})

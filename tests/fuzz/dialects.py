@@ -1,4 +1,4 @@
-"""Well-formed answers of engines in each dialect, as the events and objects that are changed at random."""
+"""Well-formed answers of engines in each dialect: events and objects, which the fuzzer changes at random."""
 
 import json
 from collections.abc import Sequence
@@ -82,12 +82,12 @@ EMBEDDINGS: Event = json.loads(embedded({"model": "remote", "input": ["Hello", "
 
 
 def streamed(events: Sequence[Any]) -> bytes:
-    """Returns a stream in OpenAI's form, the last event included."""
+    """Encodes events as a stream in OpenAI's format; `events` includes the last one."""
     return b"".join(map(_event, events)) + b"data: [DONE]\n\n"
 
 
 def named(events: Sequence[Any]) -> bytes:
-    """Returns a stream in Anthropic's form, in which a line before each event names it."""
+    """Encodes events as a stream in Anthropic's format, in which a line before each event names it."""
     return b"".join(b"event: %b\n%b" % (_name_of(one), _event(one)) for one in events)
 
 
@@ -109,7 +109,7 @@ def json_answer(body: bytes, status: str = "200 OK") -> bytes:
 
 
 def well_formed(request: bytes) -> list[bytes]:
-    """Returns the answer to a request, by its path."""
+    """Returns the answer to a request; its path determines the dialect."""
     path = request.split(b" ", 2)[1]
     if path.endswith(b"/embeddings"):
         return [json_answer(embedded(json.loads(request.partition(b"\r\n\r\n")[2])))]

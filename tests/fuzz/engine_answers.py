@@ -13,7 +13,7 @@ from tests.fuzz.rig import HttpCase, Rig
 from tests.gateway.doubles.raw_engine import HEAD, LAST, OPEN_HEAD, End, Step, in_chunks
 
 ENDLESS_BYTES = 4 << 20
-"""After so many bytes an endless answer falls silent: the fuzzer shares its machine."""
+"""Bytes after which an endless answer pauses for ever, because the fuzzer shares its machine."""
 ERROR_STATUSES = (
     "400 Bad Request",
     "401 Unauthorized",
@@ -58,7 +58,7 @@ HEADS = (
     b"HTTP/1.1 200 OK\r\nx: " + b"a" * 70_000 + b"\r\n\r\n",
 )
 DEEP = "deep"
-"""Stands for lists too deep to be encoded recursively."""
+"""A placeholder for lists that are nested too deeply to be encoded recursively."""
 TEXT = "Hello, how are you today?"
 Client = tuple[str, dict[str, Any]]
 
@@ -167,7 +167,7 @@ class EngineAnswers:
 
 
 def endless(one: bytes) -> Iterator[Step]:
-    """Yields an answer that does not end: many bytes, and then silence."""
+    """Yields an answer that never ends: many bytes, and then silence."""
     yield HEAD
     chunk = in_chunks([one * 16])
     for _ in range(ENDLESS_BYTES // len(chunk)):

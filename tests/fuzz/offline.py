@@ -1,4 +1,4 @@
-"""Fuzzers of functions that read files: each case is carried out by a child process, which can be given up.
+"""Fuzzers of functions that read files. A child process runs the cases, so that it can be killed if one hangs.
 
 python -m tests.fuzz.offline configurations 7     # the child: reads numbers of cases, writes a line of JSON for each
 """
@@ -25,7 +25,7 @@ MAX_CPU_SECONDS = 5.0
 MAX_PEAK_MIB = 256.0
 
 CarryOut = Callable[[Random, Path], object]
-"""Makes a case in an empty folder and reads it. Raises nothing but what it may report."""
+"""Makes a case from random numbers in an empty folder, and reads it. Any exception that it raises is a problem."""
 READERS: Mapping[str, Callable[[Path], CarryOut]] = {
     "configurations": configurations.reader,
     "adapter_folders": adapter_folders.reader,
@@ -33,7 +33,7 @@ READERS: Mapping[str, Callable[[Path], CarryOut]] = {
 
 
 class OfflineFuzzer:
-    """Its cases are the numbers alone: the child makes them by the seed."""
+    """A fuzzer whose cases are just numbers: the child process makes each case from its number and the seed."""
 
     name: ClassVar[str]
     share: ClassVar[float] = 0.075
@@ -46,7 +46,9 @@ class OfflineFuzzer:
         return random.randrange(2**31)
 
     async def carry_out(self, case: int) -> Problem | None:
-        """Raises Hung."""
+        """Makes the child process run the case; returns the problem that it reports, if any. Raises Hung if it takes
+        too long.
+        """
         if self._child is None:
             self._child = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", __name__, self.name, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
@@ -84,7 +86,7 @@ class AdapterFolders(OfflineFuzzer):
 
 
 def judged(carry_out: CarryOut, random: Random, folder: Path) -> Problem:
-    """Carries out a case in this process; returns what was wrong, with an empty sign if nothing was."""
+    """Runs a case in this process. Returns what was wrong; the problem's sign is empty if nothing was."""
     Path("/proc/self/clear_refs").write_text("5")
     begun, before = process_time(), memory_mib("self", "VmRSS")
     try:

@@ -1,19 +1,19 @@
-"""Decides whether what the gateway did with a case is a problem."""
+"""Decides whether the gateway's reaction to a case is a problem."""
 
 import json
 from dataclasses import dataclass
 from typing import Any
 
 SHOWN = 400
-"""Characters of an answer in a report."""
+"""Maximum number of characters of an answer in a report."""
 
 EXPLAINED = (502, 503, 504, 529)
-"""What a failing engine or a deadline explains; 529 is Anthropic's 503."""
+"""HTTP statuses that a failing engine or a deadline explains; 529 is Anthropic's equivalent of 503."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """`sign` is equal for cases with the same problem."""
+    """Something that went wrong with a case. Cases with the same problem have equal signs."""
 
     sign: str
     detail: str = ""
@@ -21,11 +21,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer, and how it ended."""
+    """An HTTP answer, and how its connection ended."""
 
     status: int
     kind: str
-    """Its content type."""
+    """The answer's content type."""
     body: bytes
     is_complete: bool = True
     is_stream: bool = False
@@ -35,7 +35,7 @@ class Answer:
         return f"{self.status} {self.kind}: {self.body[:SHOWN]!r}"
 
     def events(self) -> list[Any]:
-        """Returns the events of a stream; those that are no JSON as text."""
+        """Returns the events of a stream; events that are not valid JSON are returned as text."""
         lines = self.body.decode("utf-8", "replace").split("\n")
         return [_parsed(line.removeprefix("data:").strip()) for line in lines if line.startswith("data:")]
 

@@ -74,7 +74,7 @@ ODD_HEADERS = (
 class RawCase:
     pieces: Sequence[bytes]
     shuts: bool
-    """Whether the client ends its side after the last piece."""
+    """Whether the client closes its sending side after the last piece."""
 
 
 class RawHttp:
@@ -156,7 +156,9 @@ class RawHttp:
         return Answer(worst, kinds[0].decode() if kinds else "", content[: content.find(b"\nHTTP/1.1") % (1 << 30)])
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
-        """Reads to the end of the connection, or until nothing comes any more: the gateway may wait for the rest."""
+        """Reads to the end of the connection, or until the gateway sends nothing more because it waits for the rest of
+        the request.
+        """
         received = b""
         with contextlib.suppress(TimeoutError):
             while piece := await asyncio.wait_for(reader.read(65536), SILENCE_SECONDS):

@@ -29,7 +29,8 @@ ENGINE_KEY = "FUZZED_ENGINE_KEY"
 DEADLINE_SECONDS = 3.0
 """The deadline of a request, unless its case has another one."""
 MARGIN_SECONDS = 5.0
-"""After the deadline. The time in which the gateway waited for a processor does not count."""
+"""Seconds after the deadline in which an answer must end. Time in which the gateway waited for a processor is not
+counted."""
 ANSWER_SCHEMA = {"type": "object", "properties": {"intent": {"type": "string"}}}
 WARM_UP_ROUNDS = 30
 MARKER = re.compile(rb"case-\w+-\d+")
@@ -37,22 +38,22 @@ MARKER = re.compile(rb"case-\w+-\d+")
 
 @dataclass(frozen=True)
 class HttpCase:
-    """One request, and perhaps the engine's answer to it."""
+    """An HTTP request, and possibly the engine's answer to it."""
 
     method: str
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     key: str = "plain"
-    """Which of the rig's keys it shows; empty: none."""
+    """The name of the key that the request shows; empty: none."""
     marker: str = ""
-    """The text in the request by which the engine recognizes it."""
+    """A text in the request, by which the engine recognizes it."""
     steps: tuple[Step, ...] | Callable[[], Iterable[Step]] = ()
-    """The engine's answer; empty: a well-formed one."""
+    """The steps of the engine's answer; empty: a well-formed answer."""
 
 
 class Hung(Exception):
-    """A request had no complete answer when its deadline and the margin had passed."""
+    """Raised if a request had no complete answer when its deadline and the margin had passed."""
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Rig:
     keys: Mapping[str, str]
     http: aiohttp.ClientSession
     scripts: dict[bytes, Iterable[Step]] = field(default_factory=dict)
-    """The engine's answers by marker."""
+    """The engine's answers, by marker."""
 
     @property
     def gateway(self) -> ProcessGateway:
@@ -74,7 +75,7 @@ class Rig:
         return dialects.well_formed(request) if script is None else script
 
     async def ask(self, case: HttpCase) -> Answer:
-        """Sends the case; raises Hung."""
+        """Sends the case and returns the answer. Raises Hung."""
         if case.steps:
             self.scripts[case.marker.encode()] = case.steps() if callable(case.steps) else case.steps
         try:
@@ -83,7 +84,7 @@ class Rig:
             self.scripts.pop(case.marker.encode(), None)
 
     async def warm_up(self) -> None:
-        """Asks for each route's valid bodies often enough that the gateway's memory is that of a used one."""
+        """Sends valid bodies to each route so often that the gateway's memory is that of a gateway in use."""
         for _ in range(WARM_UP_ROUNDS):
             for path, bodies in BODIES.items():
                 for body in bodies:
@@ -110,7 +111,7 @@ Asked = TypeVar("Asked")
 
 
 async def in_time(pid: int, asking: Coroutine[Any, Any, Asked]) -> Asked:
-    """Returns what is asked for; raises Hung if it takes longer than the deadline and the margin."""
+    """Awaits `asking` and returns its result. Raises Hung if that takes longer than the deadline and the margin."""
     task, waited = asyncio.ensure_future(asking), cpu_wait_seconds(pid)
     left = DEADLINE_SECONDS + MARGIN_SECONDS
     try:
@@ -164,7 +165,9 @@ SETTINGS = {
 
 @asynccontextmanager
 async def running_rig(folder: Path, program: Sequence[str] = GATEWAY) -> AsyncIterator[Rig]:
-    """Keeps all state below `folder`; `program` are the arguments of Python that run the gateway."""
+    """Runs the services with all state below `folder`, and yields them. `program` are Python's arguments that run the
+    gateway.
+    """
     prepare_model()
     os.environ[ENGINE_KEY] = "engine-key"  # the gateway's process inherits it
     async with running_raw_engine() as engine:

@@ -15,27 +15,29 @@ from tests.fuzz.watch import Watch
 
 
 class Fuzzer(Protocol):
-    """Makes cases, and carries them out."""
+    """Makes random cases, and runs them against the services."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def share(self) -> float:
-        """Its part of the whole time, relative to the others'."""
+        """The fuzzer's share of the whole time, relative to the others' shares."""
         ...
 
     @property
     def lanes(self) -> int:
-        """Returns the number of cases at the same time."""
+        """The number of cases that run at the same time."""
         ...
 
     def make(self, random: Random, marker: str) -> Any:
-        """Returns a case. It depends on `random` alone, and contains `marker` if an engine is to recognize it."""
+        """Returns a case that depends on `random` only, and contains `marker` if an engine has to recognize it."""
         ...
 
     async def carry_out(self, case: Any) -> Problem | None:
-        """Returns what was wrong. Raises Hung, and OSError if the gateway has closed the connection."""
+        """Runs the case and returns what was wrong, if anything. Raises Hung, and OSError if the gateway has closed the
+        connection.
+        """
         ...
 
 
@@ -44,7 +46,7 @@ class Found:
     problem: Problem
     phase: str
     number: int
-    """The first case."""
+    """The number of the first case with the problem."""
     shown: str
     count: int = 1
 
@@ -65,17 +67,17 @@ class Report:
 
 @dataclass
 class Phase:
-    """One fuzzer with a seed; case N of a seed is always the same."""
+    """One fuzzer's run with a seed. Case N of a seed is always the same."""
 
     fuzzer: Fuzzer
     seed: int
     report: Report
     running: dict[int, Any] = field(default_factory=dict)
     is_ended: bool = False
-    """Whether it was ended early."""
+    """Whether the phase was ended early."""
 
     async def run(self, seconds: float) -> None:
-        """Carries out cases; the first one, which may start a process, does not count."""
+        """Runs cases for this time. The first one is not counted, because it may start a process."""
         await self.run_case(0)
         end = time.monotonic() + seconds
         numbers = itertools.count(1)
@@ -105,20 +107,27 @@ class Phase:
             self.report.add(name, problem, number, case)
 
     def add(self, *problems: Problem) -> None:
-        """Adds problems of the gateway's process, which no single case explains."""
+        """Adds problems of the gateway's process, which cannot be assigned to a single case."""
         for problem in problems:
             self.report.add(self.fuzzer.name, problem, -1)
 
 
 async def run_phase(phase: Phase, watch: Watch, seconds: float) -> None:
-    """Runs the phase, and looks at the gateway afterwards."""
+    """Runs the phase, and checks the gateway's process afterwards. Repeats it if its memory has grown too much."""
+    if await _run_once(phase, watch, seconds) and await watch.grows() and await _run_once(phase, watch, seconds):
+        phase.add(*await watch.grows_again())
+
+
+async def _run_once(phase: Phase, watch: Watch, seconds: float) -> bool:
+    """Returns whether the gateway's process lives."""
     async with _observing(phase, watch):
         await phase.run(seconds)
     phase.add(*watch.tracebacks())
     if not watch.is_alive():
         phase.add(Problem("the gateway's process is dead", watch.gateway.words[-800:]))
-        return
-    phase.add(*await watch.in_flight(), *await watch.growth())
+        return False
+    phase.add(*await watch.in_flight())
+    return True
 
 
 @asynccontextmanager

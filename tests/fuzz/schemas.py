@@ -1,4 +1,4 @@
-"""JSON Schemas of clients, hostile and mutated, for answers of a task with validators."""
+"""Hostile and mutated JSON Schemas, sent by clients for answers of a task with validators."""
 
 import json
 from collections.abc import Sequence
@@ -46,7 +46,8 @@ KEYWORDS = (
     "$id",
 )
 MAX_PATTERNS, MAX_DEPTH, MAX_DOUBLINGS = 40, 8, 24
-"""What takes the gateway's loop some seconds while it is defenceless, but does not kill the machine."""
+"""Limits of hostile schemas: enough to block an unprotected gateway's event loop for some seconds, and not enough to
+exhaust the machine."""
 
 
 class Schemas:
@@ -74,7 +75,7 @@ class Schemas:
 
 
 Made = tuple[Any, Any]
-"""A schema, and the answer that is checked by it."""
+"""A schema, and the answer that is checked against it."""
 
 
 def hostile_schema(random: Random) -> Made:

@@ -1,4 +1,5 @@
-"""A rich valid body for each route, from which mutated ones are made; for other routes, one by the route's schema."""
+"""A rich valid body for each route, from which mutated bodies are made. Other routes get a body that is built from the
+route's schema."""
 
 from collections.abc import Mapping, Sequence
 from random import Random
@@ -190,7 +191,7 @@ BODIES: Mapping[str, Sequence[Any]] = {
 
 
 def body_by_schema(random: Random, schema: Any, known: Mapping[str, Any], depth: int = 0) -> Any:
-    """Returns a value by a JSON Schema of the OpenAPI description; `known` are its named schemas."""
+    """Returns a value that fits a JSON Schema of the OpenAPI description; `known` are its named schemas."""
     if "$ref" in schema:
         return body_by_schema(random, known[schema["$ref"].rpartition("/")[2]], known, depth)
     if depth > 5:

@@ -13,13 +13,16 @@ from tests.gateway.doubles.process_gateway import ProcessGateway
 from tests.security.measuring import connect, loop_cpu_seconds, memory_mib
 
 MAX_GROWTH_MIB = 32.0
+MAX_GROWTH_AGAIN_MIB = 16.0
+"""If the same cases are repeated. What the allocator keeps of the largest moment stays once (malformed answers of
+engines: from 121 to 177 MiB after 15,000 of them, and 177 after 60,000), and a leak comes again."""
 MAX_MIB = 1536.0
-"""With more, a phase ends at once: the fuzzer shares its machine."""
+"""Memory in MiB from which on a phase ends at once, because the fuzzer shares its machine."""
 MAX_BLOCKED_SECONDS = 1.0
-"""Processor time of the event loop in which it did not answer a health check."""
+"""Maximum CPU time of the event loop, in seconds, during which it does not answer a health check."""
 PROBE_SECONDS = 0.02
 BASE_SECONDS, PAUSE_SECONDS = 3.0, 20.0
-"""The longest pauses before the memory is measured, after the warm-up and later."""
+"""Maximum length of the pause before the memory is measured: after the warm-up, and later."""
 TRACEBACK = re.compile(r'(?:^  File ".*\n(?:    .*\n)*)+(\S.*)$', re.MULTILINE)
 FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
 
@@ -29,9 +32,10 @@ class Watch:
     gateway: ProcessGateway
     log: Path
     blocked: list[float] = field(default_factory=list)
-    """The processor seconds of each blocking of the event loop."""
+    """The CPU seconds of each time that the event loop was blocked."""
     base_mib: float = 0.0
     _read: int = 0
+    _before: float = 0.0
 
     def is_alive(self) -> bool:
         try:
@@ -43,7 +47,9 @@ class Watch:
         return self.is_alive() and memory_mib(self.gateway.pid, "VmRSS") > MAX_MIB
 
     def tracebacks(self, is_complete: bool = True) -> Iterator[Problem]:
-        """Yields the tracebacks since the last call. While the log is still written, its last traceback waits."""
+        """Yields the tracebacks in the log since the last call. Unless `is_complete`, the last one is kept for the next
+        call, since it may be incomplete.
+        """
         with self.log.open("rb") as log:
             log.seek(self._read)
             new = log.read()
@@ -59,11 +65,13 @@ class Watch:
             yield Problem(f"traceback: {error} in {name}:{line} {function}", found[0][-800:])
 
     async def set_base(self) -> None:
-        """Takes the memory of now as the one with which later ones are compared."""
+        """Measures the memory with which later measurements are compared."""
         self.base_mib = await self._settled_mib(BASE_SECONDS, 0.0)
 
     async def _settled_mib(self, seconds: float, most: float) -> float:
-        """Returns the smallest resident memory in a pause, which ends once it is at most `most`."""
+        """Measures the resident memory for up to `seconds`, and returns the smallest value. Ends early once the memory
+        is at most `most`.
+        """
         smallest = float("inf")
         for _ in range(int(seconds)):
             smallest = min(smallest, memory_mib(self.gateway.pid, "VmRSS"))
@@ -72,20 +80,26 @@ class Watch:
             await asyncio.sleep(1.0)
         return smallest
 
-    async def growth(self) -> Iterator[Problem]:
-        """Compares the memory with that after the warm-up."""
+    async def grows(self) -> bool:
+        """Compares the memory with that after the warm-up. If it has grown too much, it is the base of later ones."""
         now = await self._settled_mib(PAUSE_SECONDS, self.base_mib + MAX_GROWTH_MIB)
-        grown = now - self.base_mib
-        problems = []
-        if grown > MAX_GROWTH_MIB:
-            problems.append(
-                Problem("the gateway's memory grows", f"{self.base_mib:.0f} -> {now:.0f} MiB after a pause")
-            )
+        self._before, grows = self.base_mib, now - self.base_mib > MAX_GROWTH_MIB
+        if grows:
             self.base_mib = now
-        return iter(problems)
+        return grows
+
+    async def grows_again(self) -> Iterator[Problem]:
+        """Compares the memory after the same cases with that after their first time, when it has grown too much."""
+        now = await self._settled_mib(PAUSE_SECONDS, self.base_mib + MAX_GROWTH_AGAIN_MIB)
+        first, self.base_mib = self.base_mib, now
+        if now - first <= MAX_GROWTH_AGAIN_MIB:
+            print(f"the allocator keeps memory: {self._before:.0f} -> {first:.0f} -> {now:.0f} MiB", flush=True)
+            return iter(())
+        growth = f"{self._before:.0f} -> {first:.0f} -> {now:.0f} MiB, each time by the same cases"
+        return iter([Problem("the gateway's memory grows", growth)])
 
     async def in_flight(self) -> Iterator[Problem]:
-        """Waits until no request is in progress."""
+        """Waits until no request is in progress; yields a problem if that takes too long."""
         for _ in range(int(PAUSE_SECONDS)):
             left = await self.gateway.metric("pointsman_in_flight")
             if not left:
@@ -95,7 +109,7 @@ class Watch:
 
     @contextmanager
     def probing(self) -> Iterator[None]:
-        """Asks for /healthz all the time, in a thread."""
+        """Requests /healthz continuously, in a thread, for the length of the block."""
         ended = threading.Event()
         thread = threading.Thread(target=self._probe_until, args=(ended,), daemon=True)
         thread.start()

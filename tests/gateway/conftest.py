@@ -89,7 +89,7 @@ def failing() -> Iterator[None]:
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
-    """A running gateway with a ready engine that holds both adapters."""
+    """Yields a running gateway with a ready engine that holds both adapters."""
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
         yield gateway

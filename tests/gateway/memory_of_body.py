@@ -1,4 +1,4 @@
-"""Prints how many MiB of memory the refusal of one body needs at most: `memory_of_body chat|messages FIELD`.
+"""Prints the peak memory, in MiB, that the gateway needs to reject one body: `memory_of_body chat|messages FIELD`.
 
 The field has 319,000 numbers where strings belong.
 """

@@ -1,4 +1,4 @@
-"""Schemas and answers that would take much time or memory. Run as a program, prints what each of them took."""
+"""Schemas and answers that would take much time or memory. Run as a program, it prints what each of them took."""
 
 import json
 import os
@@ -93,11 +93,11 @@ ATTACKS: dict[str, tuple[Any, ...]] = {
     "128 choices that are searched": ({"not": {"pattern": "[ab]*a[ab]{600}c"}}, *[json.dumps("ab" * 150)] * 128),
     "8 choices of one large text": ({"type": "string"}, *[json.dumps("x" * 60_000)] * 8),
 }  # fmt: skip
-"""A schema, and the choices of an answer."""
+"""By name, a schema and the texts of an answer's choices."""
 
 
 def ruling_of(validation: Validation, schema: dict[str, Any], *choices: str) -> str:
-    """Returns the ruling of a client's schema on the choices of an answer, and its reason."""
+    """Returns whether the choices of an answer satisfy a client's schema, and the reason if not."""
     response_format = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
     request = Request("auto", (Message("user", "x"),), Sampling(extra={"response_format": response_format}))
     transcript = Transcript()
@@ -109,7 +109,7 @@ def ruling_of(validation: Validation, schema: dict[str, Any], *choices: str) -> 
 
 
 def measure(name: str) -> None:
-    """Prints CPU seconds, memory and ruling of an attack, by a process that has met no other one."""
+    """Prints the CPU seconds, the memory and the result of an attack. Each attack is measured in a new process."""
     validation = Validation({"t": [("complete", Complete(True))]})
     ruling_of(
         validation, {"type": "object", "properties": {"a": {"pattern": "^a"}}}, '{"a": "b"}'

@@ -1,4 +1,4 @@
-"""Catalogs, which engines share, and the table of aliases, which equals one that goes through all reports."""
+"""Catalogs, which engines share, and the table of aliases, which equals one that is computed from all reports."""
 
 import random
 
@@ -56,7 +56,7 @@ def test_the_latest_catalog_is_that_of_most_engines() -> None:
 
 
 class SlowAliases:
-    """The same table, by going through all reports at each one."""
+    """Computes the table of aliases in the slow way: from all reports at each report."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

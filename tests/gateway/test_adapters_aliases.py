@@ -45,7 +45,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def engines() -> Engines:
-    """Two engines that hold both versions, according to their lora-servers."""
+    """Returns two engines that hold both versions, according to their lora-servers."""
     return Engines([engine(name, alias(OLD, 1), OLD, NEW) for name in "ab"])
 
 

@@ -40,7 +40,7 @@ def user(canary: bool, number: int = 0) -> str:
 
 
 def script(body: Mapping[str, Any]) -> Refusal | list[Step]:
-    """Answers as the last message asks; the base model always gives a valid answer."""
+    """Answers as the last message demands; the base model always gives a valid answer."""
     wanted = body["messages"][-1]["content"]
     if "@" not in body["model"]:
         return answer("the base model")
@@ -60,7 +60,7 @@ def script(body: Mapping[str, Any]) -> Refusal | list[Step]:
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
-    """The adapter's task has a validator, and its alias has a canary, which the engine holds."""
+    """Runs a gateway in which the adapter's task has a validator, and its alias has a canary that the engine holds."""
     neighbours.config.tasks["triage"]["validators"] = [{"json_schema": {"type": "object"}}]
     neighbours.config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"max_retries": 0}}
     neighbours.engine.script = script
@@ -75,7 +75,7 @@ async def tell(neighbours: Neighbours, *resident: str, revision: int = 3) -> Non
 
 
 async def ask(api: ApiClient, what: str, who: str) -> Any:
-    """Sends a request that a rule assigns to the adapter's task."""
+    """Sends the text `what` from the user `who`; a rule assigns it to the adapter's task."""
     return await api.ask(what, metadata={"source": "inbox"}, user=who)
 
 
@@ -114,7 +114,7 @@ async def one_door(request: pytest.FixtureRequest, gateway: Gateway) -> AsyncIte
 
 
 def summed(lora_server: ScriptedLoraServer) -> dict[str, tuple[int, int, int, int]]:
-    """Returns requests, errors, invalid answers and timed requests, by version."""
+    """Returns, by version, the reported numbers of requests, errors, invalid answers and timed requests."""
     sums: dict[str, tuple[int, int, int, int]] = {}
     for one in lora_server.reported:
         assert (one.alias, one.revision) == (PROD, 3)
@@ -284,7 +284,7 @@ def test_reports_beyond_the_limit_are_dropped_with_a_log_line() -> None:
 
 
 class Server:
-    """Implements the engines' `LoraServer` with a scripted answer to reports."""
+    """Implements the engines' `LoraServer`; `became` scripts the answers to its reports."""
 
     def __init__(self, *became: str) -> None:
         self.became = list(became)

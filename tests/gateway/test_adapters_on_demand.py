@@ -30,7 +30,7 @@ PATH = "path:triage_adapter"
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
-    """A gateway whose engine holds no adapter; its lora-server can load the alias's version and another one."""
+    """Runs a gateway whose engine holds no adapter; its lora-server can load the alias's version and another one."""
     # A hundred connections are opened at once, in the process of this test: on a busy machine that takes seconds.
     neighbours.config.models["resilience"] = {
         "adapter_load_timeout_seconds": 5,
@@ -46,7 +46,7 @@ async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
 
 
 def holding(neighbours: Neighbours) -> Callable[[str], Any]:
-    """Returns a way of loading after which the engine holds the version."""
+    """Returns a `loads` function after which the engine holds the version."""
 
     async def load(version: str) -> None:
         assert neighbours.engine.adapters is not None
@@ -170,7 +170,7 @@ async def test_a_load_is_bounded_by_the_requests_deadline(gateway: Gateway, neig
 
 
 def side_loads(side: Side) -> None:
-    """Makes the lora-server load into its own engine."""
+    """Makes the lora-server load versions into its own engine."""
     side.engine.adapters = set()
 
     async def load(version: str) -> None:
@@ -182,7 +182,7 @@ def side_loads(side: Side) -> None:
 
 @pytest.fixture
 async def pair(neighbours: Neighbours) -> AsyncIterator[EnginePair]:
-    """Two engines that hold no adapter and can load both versions."""
+    """Yields two engines that hold no adapter and can load both versions."""
     offered = {"local": (OLD, NEW), "second": (OLD, NEW)}
     async with run_engine_pair(neighbours, {}, offered) as pair:
         for side in pair.sides.values():
@@ -288,7 +288,7 @@ async def test_an_engine_without_the_reported_adapter_is_skipped_after_two_retri
     for side in pair.sides.values():
 
         async def load(version: str) -> None:
-            """Reports a load without loading."""
+            """Reports that the version was loaded, without loading it."""
 
         side.engine.adapters = set()
         side.lora_server.loads = load
@@ -300,7 +300,7 @@ async def test_an_engine_without_the_reported_adapter_is_skipped_after_two_retri
 async def test_an_adapter_evicted_right_after_its_load_is_loaded_again(
     pair: EnginePair, pair_api: HttpStreamClient
 ) -> None:
-    """The eviction may be received before the answer of EnsureLoaded."""
+    """The gateway may receive the eviction before the answer of EnsureLoaded."""
     evictions: list[str] = []
 
     def evicting_once(side: Side) -> Callable[[str], Any]:

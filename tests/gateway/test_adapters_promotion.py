@@ -1,5 +1,5 @@
-"""An alias that changes under load: each request is answered by one version, and all requests after the change by the
-new one."""
+"""If an alias moves under load, one version answers each request, and the new one answers all requests after the
+move."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -32,7 +32,7 @@ async def http(pair: EnginePair) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def answered_by(api: HttpStreamClient, model: str = "path:triage_adapter", text: str = IN_TRIAGE) -> str:
-    """Returns the version, which the text, the chunks' model and the header must agree on."""
+    """Returns the version that answered; the text, the chunks' model and the header must agree on it."""
     got = await api.ask(text, model)
     assert got.text.rstrip(".") == got.model == got.headers["adapter"]
     return got.model
@@ -61,7 +61,9 @@ async def test_answers_in_flight_keep_their_version_and_later_ones_have_the_new_
 
 @dataclass
 class Points:
-    """The versions that were published, and those that the gateway has received."""
+    """Counts the moves of an alias that were published and those that the gateway has received, and collects wrong
+    answers.
+    """
 
     sent: int = 0
     received: int = 0

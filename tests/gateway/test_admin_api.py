@@ -34,7 +34,7 @@ async def guarded(neighbours: Neighbours, valkey: Valkey) -> AsyncIterator[Gatew
 
 @pytest.fixture
 async def admin(guarded: Gateway, valkey: Valkey) -> AsyncIterator[httpx.AsyncClient]:
-    """A client with a key that has the admin scope."""
+    """Yields a client with a key that has the admin scope."""
     issued = await issue(valkey.url, tenant="ops", admin=True)
     async with open_http_client(guarded) as client:
         client.headers["authorization"] = f"Bearer {issued.credential.text}"

@@ -21,7 +21,7 @@ def request(priority: int = 0, deadline: float = float("inf")) -> Request:
 
 
 class AdmissionHarness:
-    """An admission, and requests that keep their slots until they are released."""
+    """An `Admission`, and requests that keep their slots until they are released."""
 
     def __init__(self, places: int, most: int = 2, patience: float = PATIENT) -> None:
         self.registry = CollectorRegistry()

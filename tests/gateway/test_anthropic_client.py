@@ -43,7 +43,7 @@ class Person(BaseModel):
 async def process(
     neighbours: Neighbours, valkey: Valkey, model_folder: Path, tmp_path: Path
 ) -> AsyncIterator[ProcessGateway]:
-    """Authentication is on."""
+    """Runs a gateway with authentication."""
     await neighbours.ready()
     neighbours.config.models["engines"]["local"]["lora_server"] = neighbours.lora_server.address
     neighbours.config.models["aliases"] = {"claude-sonnet-5": "auto"}
@@ -66,7 +66,7 @@ async def client(process: ProcessGateway, valkey: Valkey) -> AsyncIterator[anthr
 async def test_everything_that_a_client_does(
     client: anthropic.AsyncAnthropic, process: ProcessGateway, engine: ScriptedEngine
 ) -> None:
-    """One test, because each starts a process."""
+    """This is a single test, because each start of a process takes time."""
     await plain(client, engine)
     await streamed(client, engine)
     await with_tools(client, engine)
@@ -136,7 +136,7 @@ async def with_tools(client: anthropic.AsyncAnthropic, engine: ScriptedEngine) -
 
 
 async def with_a_tool_runner(client: anthropic.AsyncAnthropic, engine: ScriptedEngine) -> None:
-    """The runner sends only what is new at first, and the whole conversation if the server keeps none."""
+    """The runner sends only the new messages at first, and the whole conversation if the server stores none."""
 
     @anthropic.beta_async_tool
     async def weather(city: str) -> str:

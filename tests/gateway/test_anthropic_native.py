@@ -1,4 +1,4 @@
-"""Anthropic's own features reach an engine with Anthropic's API, and no other engine."""
+"""Features that only Anthropic has reach engines with Anthropic's API, and no other engines."""
 
 import json
 from collections.abc import AsyncIterator, Mapping

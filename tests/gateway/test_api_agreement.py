@@ -16,7 +16,7 @@ from tests.gateway.doubles.gateway import Gateway
 from tests.gateway.doubles.raw_engine import RawEngine, running_raw_engine
 
 WINDOW = 4096
-"""Tokens in the context window of the configured model."""
+"""The configured model's context window in tokens."""
 
 
 @pytest.fixture
@@ -50,12 +50,14 @@ async def test_stream_plain_and_grpc_report_the_same(
 
 
 def comparable(answer: Answer) -> Answer:
-    """A gRPC stream of several choices reports one finish reason, that of the last choice to end."""
+    """Returns the answer with only one finish reason, that of the last choice to end, because a gRPC stream of several
+    choices reports no more.
+    """
     return answer if len(answer.choices) == 1 else replace(answer, finish_reason="")
 
 
 def possible_usage(prompt: int, completion: int, cached: int, choices: int) -> tuple[int, int, int]:
-    """No more than the context window holds is charged, whatever the engine reports."""
+    """Returns the usage that can be charged: never more than the context window holds, whatever the engine reports."""
     prompt = min(prompt, WINDOW)
     return prompt, min(completion, choices * WINDOW), min(cached, prompt)
 

@@ -49,7 +49,7 @@ def body(text: str = IN_CHAT, **more: Any) -> dict[str, Any]:
 
 
 async def over_http(gateway: Gateway, key: str, **more: Any) -> Mapping[str, str]:
-    """Returns the answer's headers; errors are raised."""
+    """Sends a request over HTTP and returns the answer's headers; raises an error answer."""
     shown = {"authorization": f"Bearer {key}"} if key else {}
     async with open_http_client(gateway) as client:
         response = await client.post(CHAT, json=body(**more), headers=shown)
@@ -62,7 +62,7 @@ async def over_http(gateway: Gateway, key: str, **more: Any) -> Mapping[str, str
 
 
 async def over_grpc(gateway: Gateway, key: str, text: str = IN_CHAT, model: str = "auto") -> Mapping[str, str]:
-    """Returns the answer's metadata with trailers; errors are raised."""
+    """Sends a request over gRPC and returns the answer's metadata with its trailers; raises an error answer."""
     shown = (("authorization", f"Bearer {key}"),) if key else ()
     asked = pb.GenerateRequest(model=model, messages=[pb.Message(role="user", content=text)])
     async with open_channel(gateway.grpc_address) as channel:

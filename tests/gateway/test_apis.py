@@ -309,7 +309,7 @@ async def test_a_disconnect_stops_the_engine_and_is_metered(
 
 
 class Mistaken:
-    """A stage that raises an unexpected exception."""
+    """A pipeline stage that raises an exception that nothing expects."""
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
         raise TypeError("unsupported operand")

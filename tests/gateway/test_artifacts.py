@@ -1,4 +1,4 @@
-"""A stored classifier: equal after loading, byte-identical for the same input, and rejected by name if it is
+"""A stored classifier is equal after loading, byte-identical for the same input, and rejected with an error if it is
 outdated."""
 
 import dataclasses
@@ -212,7 +212,7 @@ def test_a_fit_in_a_process_of_its_own_gives_the_same_classifier(
 
 
 def test_the_gateway_loads_no_scipy() -> None:
-    """It would take 27 MB, and only a fit needs it."""
+    """scipy would take 27 MB, and only fitting needs it."""
     program = "import sys, pointsman_gateway.bootstrap.models; print([name for name in sys.modules if name == 'scipy'])"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
 

@@ -1,4 +1,4 @@
-"""Azure's API: its URLs lead to OpenAI's routes, and its `api-key` header holds a key on every route."""
+"""Azure's API: its URLs are translated to OpenAI's routes, and its header `api-key` is accepted on every route."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ DEPLOYED_CHAT = "/openai/deployments/auto/chat/completions?api-version=2024-10-2
 
 @pytest.fixture
 async def guarded(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
-    """Authentication is on, and there is an embedding model."""
+    """Runs a gateway with authentication and an embedding model."""
     neighbours.config.models["embeddings"] = {"minilm": {"local": True, "usd_per_million_tokens": 0.5}}
     neighbours.settings |= {"auth": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     await neighbours.ready()
@@ -109,7 +109,7 @@ async def test_every_route_takes_an_api_key_header(guarded: Gateway, key: str) -
 
 
 async def test_an_authorization_header_is_not_replaced_by_an_api_key(guarded: Gateway, key: str) -> None:
-    """A proxy in front may check one of them only."""
+    """A proxy in front of the gateway may check only one of the two headers."""
     async with open_http_client(guarded) as http:
         body = {"model": "auto", "messages": USER}
         for authorization, code in ("Bearer pm_x", "unknown_key"), ("Basic eDp5", "missing_key"):

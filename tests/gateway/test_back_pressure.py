@@ -21,11 +21,11 @@ from tests.gateway.doubles.raw_engine import HEAD, LAST, RawEngine, event, in_ch
 from tests.gateway.doubles.waiting import until
 
 PIECES = [f"{number:06d}" + "x" * 63_994 for number in range(750)]
-"""48 MB."""
+"""The pieces of an answer of 48 MB."""
 BOUND = 20_000_000
 """Maximum bytes in transit: the socket buffers of four connections, plus a margin."""
 STILL = 0.5
-"""A stream without a byte for this long is considered paused."""
+"""Seconds without a byte after which a stream is considered paused."""
 
 Texts = AsyncIterator[str]
 
@@ -54,7 +54,7 @@ async def over_http(gateway: Gateway, **asked: Any) -> AsyncIterator[Texts]:
 
 
 def by_uvicorn(gateway: Gateway) -> Any:
-    """The fast HTTP reader passes requests with unknown fields to uvicorn."""
+    """Makes the fast HTTP reader pass the requests to uvicorn, by an unknown field."""
     return over_http(gateway, presence_penalty=0)
 
 
@@ -150,7 +150,9 @@ async def test_a_client_that_stops_reading_is_disconnected_at_the_deadline(
 async def test_the_receipt_names_the_deadline_also_after_a_search(
     short_of_time: None, engine: RawEngine, gateway: Gateway
 ) -> None:
-    """A run that has waited for the retriever is a task, which learns a moment later that it was cancelled."""
+    """Once it has waited for the retriever, the request runs as a task, which learns a moment later that it was
+    cancelled.
+    """
     async with over_http(gateway, model="path:handbook", presence_penalty=0) as texts:
         await anext(texts)
         await until(lambda: engine.hung_up == 1, within=10)

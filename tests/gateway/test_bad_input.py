@@ -1,4 +1,4 @@
-"""Any input gets a clear answer in bounded time, on a path that the text cannot choose."""
+"""Every input gets a clear answer in bounded time, on a path that the text cannot choose."""
 
 import base64
 import random
@@ -25,7 +25,7 @@ MEGABYTE = 1_000_000
 BINARY = random.Random(7).randbytes(5000).decode("latin-1")
 
 POLICY_OF = {"triage": "triage_adapter", "policy": "handbook", "chat": "small_talk", "unknown": "safe_start"}
-"""The configured path by task."""
+"""By task, the path that the configuration uses."""
 
 
 NO_TEXT = {
@@ -168,11 +168,11 @@ def test_a_rules_pattern_is_shown_the_ends_of_a_long_text_and_the_match_says_so(
 
 
 EVIL = "^(a|aa)+$"
-"""Takes time that grows exponentially with the text."""
+"""A pattern that takes time exponential in the length of the text."""
 
 
 QUADRATIC = r"(\s)+$"
-"""Takes seconds for the longest text that it is shown."""
+"""A pattern that takes seconds for the longest text that it can be applied to."""
 
 
 def test_a_quadratic_pattern_is_stopped() -> None:

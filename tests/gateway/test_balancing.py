@@ -25,7 +25,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def states(clock: Clock) -> list[EngineState]:
-    """Three engines, the first two of which hold an adapter."""
+    """Returns three engines, the first two of which hold an adapter."""
     return [
         EngineState(
             Engine(name, "tiny", f"http://{name}", ready=True, resident=frozenset({VERSION} if name != "c" else ())),
@@ -180,7 +180,8 @@ def test_the_oldest_spill_targets_are_forgotten() -> None:
 
 def test_a_choice_costs_microseconds() -> None:
     """The limit is far above the usual 3 microseconds, for busy machines; building a new structure per choice would
-    exceed it."""
+    exceed it.
+    """
     engines = Engines([Engine(name, "tiny", ready=True) for name in "abc"])
     messages = [Message("system", "You are Wren. " * 50), Message("user", "Hello")]
     best = min(_seconds(engines, messages) for _ in range(20))

@@ -1,4 +1,4 @@
-"""The belief about a conversation's task: a forward pass over readings of its turns."""
+"""The probabilities of a conversation's task, computed from the classifications of its turns by a forward pass."""
 
 from dataclasses import fields
 
@@ -26,7 +26,9 @@ def reading(task: int, probability: float = 0.85, score: float = 1.0) -> Reading
 
 
 def observations(*turns: tuple[str, Reading, Reading]) -> TurnObservations:
-    """Takes each turn of the user, its reading, and that of what the assistant said before."""
+    """Returns the observations of a conversation. Each of the user's turns is given with its reading, and with the
+    reading of the assistant's turn before it.
+    """
     return TurnObservations(
         np.array([probabilities_of(user, TASKS) for _, user, _ in turns]),
         np.array([user_features(text, shape_of(text), user, "Well.") for text, user, _ in turns]),

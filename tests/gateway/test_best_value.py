@@ -1,4 +1,4 @@
-"""The policy `best_value`: the cheapest path that is known to be good enough and fast enough."""
+"""The policy `best_value` chooses the cheapest path that is known to be good enough and fast enough."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ UNDECIDED = PathEvidence(ratings=25, quality=0.86, answers=100, p95_seconds=0.5)
 SLOW = PathEvidence(ratings=100, quality=0.95, answers=100, p95_seconds=4.2)
 UNTRIED = PathEvidence(ratings=3, quality=1.0, answers=3, p95_seconds=9.0)
 NO_TRIAL = 1.0
-"""A position above every exploration rate."""
+"""A position above every exploration rate, so that nothing is explored."""
 
 
 def candidate(name: str, evidence: PathEvidence, cost_usd: float) -> Candidate:
@@ -158,7 +158,7 @@ def test_a_path_known_to_be_poor_or_slow_is_not_explored(evidence: PathEvidence)
 
 
 def test_a_path_is_explored_until_its_ratings_show_on_which_side_of_the_floor_it_is() -> None:
-    """Otherwise a path with a bad start would never be heard again: 20 good ratings of 21 do not prove 0.80."""
+    """Otherwise a path with a bad start would get no more ratings: 20 good ratings of 21 do not prove 0.80."""
     dear = candidate("dear", GOOD, 9e-6)
     tried = {}
     for rated, quality in ((21, 20 / 21), (200, 0.9), (200, 0.65)):
@@ -276,7 +276,7 @@ def test_if_none_is_good_enough_one_more_rating_does_not_change_the_path() -> No
 
 
 class Known:
-    """Implements the router's `Evidence`."""
+    """Implements the router's `Evidence` with values that a test gives."""
 
     def __init__(self, **evidence: PathEvidence) -> None:
         self._evidence = evidence
@@ -414,7 +414,7 @@ def test_users_on_the_small_side_of_a_split_explore_no_more_than_others() -> Non
 
 @pytest.fixture(autouse=True)
 def weighed(request: pytest.FixtureRequest) -> None:
-    """A configuration in which the task triage uses `best_value`."""
+    """Changes the configuration so that the task triage uses `best_value`."""
     if "neighbours" in request.fixturenames:
         terms = {"paths": ["triage_adapter", "triage_few_shot"], "quality_floor": 0.8, "exploration_rate": 0}
         request.getfixturevalue("neighbours").config.tasks["triage"]["policy"] = {"best_value": terms}

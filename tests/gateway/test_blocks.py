@@ -1,4 +1,4 @@
-"""Where the parts of a text are that was joined of them."""
+"""The positions of the parts in a text that was joined from parts."""
 
 from itertools import pairwise
 

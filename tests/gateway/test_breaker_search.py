@@ -1,4 +1,4 @@
-"""An unavailable retriever: the first few requests wait for it, and the rest continue without passages."""
+"""If the retriever is unavailable, the first few requests wait for it, and later ones continue without passages."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ NOTHING = Found((), False)
 
 @dataclass
 class ScriptedSearch:
-    """Finds nothing, or fails as scripted."""
+    """A retriever that finds nothing, or fails as scripted."""
 
     error: PointsmanError | None = None
     asked: int = 0

@@ -42,7 +42,9 @@ def state_of(gateway: Gateway, engine: str) -> EngineState:
 
 
 async def fails_and_frees_everything(gateway: Gateway, model: str, engine: str, caplog: Any, bugs: int = 1) -> None:
-    """Asserts that a request ends as an engine's failure, whose traceback is logged once."""
+    """Asserts that a request ends as a failure of the engine, whose traceback is logged once, and that all resources
+    are free again.
+    """
     caplog.clear()
     state = state_of(gateway, engine)
     state.breaker = Breaker(state.clock)
@@ -61,7 +63,7 @@ async def fails_and_frees_everything(gateway: Gateway, model: str, engine: str, 
 
 HELLO, WORLD = chunk("Hel"), chunk("lo")
 LONG = [chunk("Hel"), *[chunk("lo" * 5000)] * 20, DONE]
-"""More than is read in one step."""
+"""The events of an answer that is too long to be read in one step."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""A budget reserves what a request costs if its tokens are of the most expensive kinds, and settles by their kinds."""
+"""A budget reserves the cost that a request has if its tokens are of the most expensive kinds; the settlement uses the
+real kinds."""
 
 import random
 from contextlib import AsyncExitStack
@@ -25,7 +26,7 @@ BREAKPOINT = frozenset({("blocks", "cache_control")})
 
 
 def request(prompt: int, answer: int, **more: Any) -> Request:
-    """A request whose estimated tokens are these."""
+    """Returns a request with these estimated numbers of tokens."""
     sampling = Sampling(max_tokens=answer, extra=more.pop("extra", {}), anthropic=more.pop("anthropic", None))
     return Request("m", (Message("user", "abcd" * prompt),), sampling, **more)
 
@@ -47,7 +48,9 @@ def test_only_kinds_that_the_request_can_incur_are_reserved() -> None:
 
 def test_a_service_tier_is_reserved_if_the_request_may_get_it() -> None:
     tiers = {"priority": {"prompt": 4.0, "cached": 1.0, "completion": 16.0}, "flex": {**BASE, "prompt": 1.0}}
-    for tier, prompt in ((None, 2), ("flex", 2), ("priority", 4), ("auto", 4), ("unheard-of", 2)):
+    certain = (("default", 2), ("standard_only", 2), ("flex", 2), ("priority", 4))
+    chosen_by_the_provider = ((None, 4), ("auto", 4), ("unheard-of", 4))  # OpenAI's projects have a tier of their own
+    for tier, prompt in (*certain, *chosen_by_the_provider):
         assert most(BASE, request(10, 0, extra={"service_tier": tier}), service_tiers=tiers) == 10 * prompt
 
 
@@ -57,12 +60,12 @@ def test_a_request_and_its_searches_are_reserved_too() -> None:
 
 @st.composite
 def asked_and_used(draw: st.DrawFn) -> tuple[Request, Usage]:
-    """A request, and a usage within its estimates, of kinds that it can incur."""
+    """Generates a request, and a usage within its estimates, of the kinds of tokens that it can incur."""
     prompt, answer = draw(st.integers(0, 1000)), draw(st.integers(0, 1000))
     media = draw(st.sets(st.sampled_from(["audio", "image"])))
     modalities = draw(st.lists(st.sampled_from(["text", "audio", "image"]), max_size=2))
     breakpoints = draw(st.booleans())
-    tier = draw(st.sampled_from(["", "flex", "auto"]))
+    tier = draw(st.sampled_from(["", "flex", "auto", "default"]))
     asked = request(
         prompt,
         answer,
@@ -75,7 +78,7 @@ def asked_and_used(draw: st.DrawFn) -> tuple[Request, Usage]:
     counts |= {f"completion_{medium}": draw(st.integers(0, 500)) for medium in set(modalities) - {"text"}}
     if breakpoints:
         counts["cache_write_1h"] = draw(st.integers(0, 500))
-    got = draw(st.sampled_from(["", "flex"])) if tier else ""
+    got = draw(st.sampled_from(["", "flex"])) if tier != "default" else ""
     details = TokenDetails(service_tier=got, **counts)  # type: ignore[arg-type]  # the counts have its fields' names
     used, written = draw(st.integers(0, prompt)), draw(st.integers(0, answer))
     return asked, detailed(used, written, draw(st.integers(0, 500)), details)
@@ -99,14 +102,15 @@ def test_no_answer_within_its_estimates_costs_more_than_was_reserved(
 async def test_spending_stays_within_the_budget_of_several_gateways_with_cache_writes_and_failovers(
     valkey: Valkey, seed: int
 ) -> None:
-    prices: Pricing = pricing(BASE | {"cache_write": 2.5, "cache_write_1h": 4.0})
-    costs, draw, budget = CostEstimator(prices), random.Random(seed), 0.02
+    tiers = {"priority": {kind: 2 * price for kind, price in BASE.items()} | {"cache_write_1h": 8.0}}
+    prices: Pricing = pricing(BASE | {"cache_write": 2.5, "cache_write_1h": 4.0}, service_tiers=tiers)
+    costs, draw, budget = CostEstimator(prices), random.Random(seed), 0.04
     issued = await issue(valkey.url, Limits(dollars_per_day=budget))
     spent = refused = failovers = 0
 
     def used_by(asked: Request) -> Usage:
-        """A usage within the estimates, with any number of tokens that are written for an hour."""
-        details = TokenDetails(cache_write_1h=draw.randrange(200))
+        """A usage within the estimates, with any number of tokens that are written for an hour, and any tier."""
+        details = TokenDetails(cache_write_1h=draw.randrange(200), service_tier=draw.choice(["", "priority"]))
         return detailed(asked.characters // 4, asked.sampling.max_tokens or 0, draw.randrange(9), details)
 
     async with AsyncExitStack() as stack:

@@ -20,7 +20,7 @@ from tests.gateway.doubles.valkey import Valkey
 GOOD, BAD = '{"urgency": "low"}', '{"intent": "x"}'
 BUDGET = 0.002
 PRICE = 50e-6 * 10 + 1e-6 * 40
-"""Dollars per answer on the expensive path."""
+"""Dollars of an answer on the expensive path."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Customer:
         return await self.http.post("/v1/chat/completions", json=body, headers=authorization)
 
     async def considered(self) -> dict[str, tuple[str, str]]:
-        """Returns how one more request considers each path."""
+        """Returns how the decision on one more request judges each path."""
         caller = await self.gateway.components.tenancy.identify(self.credential)
         deadline = asyncio.get_running_loop().time() + 10
         request = Request("auto", (Message("user", IN_TRIAGE),), deadline=deadline, caller=caller)
@@ -46,7 +46,7 @@ class Customer:
         return {row.path: (row.outcome, row.reason) for row in seen[0].decision.considered}
 
     async def spend(self) -> float:
-        """Sends requests until the expensive path is refused, and returns the dollars spent."""
+        """Sends requests until the budget rules out the expensive path, and returns the dollars spent."""
         spent = 0.0
         for _ in range(20):
             asked = await self.ask("path:large")
@@ -73,7 +73,7 @@ async def customer(neighbours: Neighbours, valkey: Valkey, budget: float = BUDGE
 
 @pytest.fixture
 async def two_prices(neighbours: Neighbours, valkey: Valkey, second_engine: ScriptedEngine) -> Neighbours:
-    """A free path `small`, and an expensive path `large`."""
+    """Changes the configuration to a free path `small` and an expensive path `large`."""
     neighbours.settings |= {"auth": "on", "redis_url": valkey.url}
     config = neighbours.config
     config.models["models"]["tiny"]["usd_per_million_tokens"] = {"prompt": 0, "cached": 0, "completion": 0}

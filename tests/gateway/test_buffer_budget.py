@@ -1,4 +1,4 @@
-"""The bytes of requests that the gateway buffers have one limit over HTTP and gRPC."""
+"""The bytes of buffered requests have one limit, shared by HTTP and gRPC."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from tests.gateway.doubles.gateway import Gateway, http_dependencies
 from tests.gateway.doubles.waiting import until
 
 MAX_BYTES = 200_000
-"""One tenant may use half of it."""
+"""The gateway's limit in bytes; one tenant may use half of it."""
 CHAT = "/v1/chat/completions"
 
 
@@ -43,7 +43,7 @@ class Servers:
 
     @asynccontextmanager
     async def sending(self, path: str, sent: int, length: int) -> AsyncIterator[asyncio.StreamWriter]:
-        """A connection that has sent `sent` bytes of a body of `length` bytes; it is aborted at the end."""
+        """Yields a connection that has sent `sent` bytes of a body of `length` bytes; it is aborted at the end."""
         host, port = self.address.split(":")
         _, writer = await asyncio.open_connection(host, int(port))
         head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"

@@ -1,4 +1,4 @@
-"""Exact caching in a real Valkey: when answers are reused, for whom, and which are never stored."""
+"""Exact caching in a real Valkey: when answers are reused, for whom, and which answers are never stored."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing

@@ -26,7 +26,7 @@ HIT = 0.00001
 
 @pytest.fixture
 def caching(neighbours: Neighbours, valkey: Valkey) -> Neighbours:
-    """The paths `handbook`, `letter` and `triage_adapter` have a cache; the others do not."""
+    """Gives the paths `handbook`, `letter` and `triage_adapter` a cache; the others have none."""
     neighbours.settings["redis_url"] = valkey.url
     neighbours.config.models["cache"] = {"usd_per_hit": HIT}
     for name in "handbook", "letter", "triage_adapter":

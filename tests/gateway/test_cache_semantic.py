@@ -1,4 +1,4 @@
-"""The semantic cache: answers to similar questions, within one partition, above the threshold, and never across
+"""The semantic cache returns answers to similar questions: within one partition, above the threshold, and never across
 tenants."""
 
 from collections.abc import AsyncIterator
@@ -184,7 +184,7 @@ async def test_renewing_replaces_the_stored_answer(harness: CacheHarness) -> Non
 
 
 class _Embeds:
-    """Implements `Embed`."""
+    """Implements `Embed` with a scripted vector for each text."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []

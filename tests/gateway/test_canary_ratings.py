@@ -1,4 +1,4 @@
-"""Ratings that are also counted by adapter version."""
+"""Ratings are also counted by adapter version."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ RATING = Feedback(decision_id="dec_01", rating=1.0)
 
 
 class Stored(RequestLogReader):
-    """Stands for the feedback service, which stores all feedback, and is a request log that fails."""
+    """Implements a feedback service that stores all feedback, and a request log that cannot be read."""
 
     def __init__(self, error: PointsmanError) -> None:
         self._error = error

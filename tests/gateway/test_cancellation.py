@@ -20,7 +20,7 @@ from tests.gateway.doubles.retriever import SERVICE, ScriptedRetriever
 from tests.gateway.doubles.waiting import until
 
 AT_ONCE = 1.0
-"""A time limit for a busy machine; the promised limit, 0.2 s, is tested with the real engine."""
+"""Seconds, for a busy machine. The promised limit, 0.2 s, is tested with the real engine."""
 
 ROLE, FIRST = event(chunk("", role="assistant")), event(chunk("Zug"))
 

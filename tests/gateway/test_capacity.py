@@ -1,4 +1,4 @@
-"""How many requests a gateway has room for, by its settings, memory and open files."""
+"""How many requests a gateway can handle at once, given its settings, memory and open files."""
 
 from typing import Any
 

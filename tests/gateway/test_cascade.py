@@ -31,7 +31,7 @@ EVERY_CASCADE = pytest.mark.parametrize("stages", [ONLY_STATIC, ONLY_ENCODER, BO
 
 
 class Recorder:
-    """The encoder, with a record of the threads that called it."""
+    """The encoder; it records the threads that call it."""
 
     def __init__(self, encoder: MiniLM) -> None:
         self.fingerprint = encoder.fingerprint
@@ -44,7 +44,7 @@ class Recorder:
 
 
 class Remembering:
-    """The encoder with a cache, to make the tests faster."""
+    """The encoder with a cache of its vectors, to make the tests faster."""
 
     def __init__(self, encoder: MiniLM) -> None:
         self.fingerprint = encoder.fingerprint

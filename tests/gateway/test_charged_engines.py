@@ -1,4 +1,5 @@
-"""A receipt names the engine on whose invoice the answer is, and each answer if the request was charged for several."""
+"""A receipt names the engine whose provider charges for the answer; if several answers were charged for, it lists
+each."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ GRAND = {"prompt": 10.0, "cached": 2.5, "completion": 40.0}
 
 @pytest.fixture(autouse=True)
 def small_then_large(neighbours: Neighbours, second_engine: ScriptedEngine, valkey: Valkey, tmp_path: Path) -> None:
-    """Triage uses a small path first, and then a large one on another engine; chat uses the small path."""
+    """Changes the configuration: triage uses a small path first and then a large one on another engine; chat uses the
+    small path.
+    """
     neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     config = neighbours.config
     config.models["models"]["grand"] = {"context_window": 4096, "usd_per_million_tokens": GRAND}

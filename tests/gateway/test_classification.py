@@ -1,4 +1,4 @@
-"""Rules, then the classifier, with the real embedding models."""
+"""Classification by rules, and then by the classifier, with the real embedding models."""
 
 import pytest
 from pointsman_embedding import MiniLM, StaticModel

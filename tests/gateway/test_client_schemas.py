@@ -25,9 +25,9 @@ from tests.gateway.doubles.gateway import Gateway, Neighbours
 from tests.gateway.schema_attacks import ATTACKS, ruling_of
 
 MAX_SECONDS = 0.05
-"""CPU time. The limits are meant to keep it under 0.01 s; the rest is for a busy machine."""
+"""Maximum CPU seconds. The limits should keep it under 0.01 s; the rest is for a busy machine."""
 MAX_MEBIBYTES = 8
-"""The limits are meant to keep it under 4."""
+"""Maximum memory in MiB. The limits should keep it under 4."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""An answer that is collected in memory has a limit; an engine that sends more has failed."""
+"""An answer that is collected in memory has a size limit; an engine that sends more has failed."""
 
 import asyncio
 import json
@@ -52,7 +52,7 @@ def sdk() -> Iterator[BrokenSdk]:
 
 
 async def received(client: EngineClient, url: str, max_bytes: float, dialect: str) -> list[Chunks]:
-    """Returns the chunks of an answer; raises its error."""
+    """Returns the chunks of an answer. Raises the error with which the answer ends."""
     api, deadline = replace(DEFAULT_API, dialect=dialect), asyncio.get_running_loop().time() + 10
     call = EngineRequest("a", url, "tiny", (Message("user", "Hello"),), Sampling(), deadline, api, max_bytes=max_bytes)
     return [chunks async for chunks in sent_by(partial(client.send, call))]

@@ -15,7 +15,9 @@ VALUES = LEAVES | OBJECTS | st.dictionaries(st.sampled_from("ab"), OBJECTS, max_
 
 
 def joined_one_by_one(known: Any, delta: Any) -> Any:
-    """What the values of a field mean, as one value after the other arrives."""
+    """Returns the joined value of a field, if its parts arrive one after the other; the simple definition that the code
+    is compared with.
+    """
     if isinstance(known, str) and isinstance(delta, str):
         return known + delta
     if isinstance(known, list) and isinstance(delta, list):

@@ -276,7 +276,11 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         ),
         (
             _set("tasks", "chat", "rules", to=[{"name": "r", "metadata": {"a": "\ud800"}}]),
-            "the configuration's tasks hold half of a surrogate pair",
+            "tasks.yaml is not YAML: half of a surrogate pair, such as \\ud800, is no character",
+        ),
+        (
+            _set("models", "engines", "local", "provider", to="\ud800"),
+            "models.yaml is not YAML: half of a surrogate pair, such as \\ud800, is no character",
         ),
         # examples
         (_set("examples", "chat", to=[("Hello", None)]), "task 'chat' has 1 example(s), repetitions aside; wr"),

@@ -20,7 +20,7 @@ FILES = [
 
 
 class PlainLoader(yaml.SafeLoader):
-    """Loads dates as strings, as editors do."""
+    """Loads dates as strings, as the YAML support of editors does."""
 
 
 PlainLoader.yaml_implicit_resolvers = {
@@ -34,7 +34,7 @@ def load(text: str) -> Any:
 
 
 def problems(kind: str, data: Any) -> list[str]:
-    """Returns the paths of the values that the schema rejects."""
+    """Returns the JSON paths of the values that the schema rejects."""
     validator = jsonschema.Draft7Validator(json.loads((SCHEMAS / f"{kind}.schema.json").read_text()))
     return [error.json_path for error in validator.iter_errors(data)]
 

@@ -1,4 +1,4 @@
-"""How a whole answer is written to its connection: a large body is not copied, a small one takes one write."""
+"""How a complete answer is written to its connection: a large body is not copied, a small one takes one write."""
 
 import pytest
 from pointsman_gateway.codec.headers import Headers
@@ -7,7 +7,7 @@ from pointsman_gateway.http.sinks import MAX_JOINED_BYTES, ConnectionSink
 
 
 class Written:
-    """Implements `Connection`, and the part of its transport that a sink calls."""
+    """Implements `Connection`, and the part of its transport that a sink calls; records what is written."""
 
     default_headers: Headers = ((b"server", b"test"),)  # type: ignore[assignment]  # never changed
 

@@ -1,4 +1,4 @@
-"""The console's API: what it reports of paths, tasks, decisions and adapters, and changes of adapters."""
+"""The console's API: its reports on paths, tasks, decisions and adapters, and its changes of adapters."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,7 +26,7 @@ BEST_VALUE = {
 
 
 class Last(Policy):
-    """A policy of a user: takes the last path."""
+    """A user's policy, which takes the last path."""
 
     Options = tuple[str, ...]
 
@@ -51,7 +51,7 @@ class Last(Policy):
 
 @pytest.fixture
 async def kept(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
-    """A gateway with a request log that stores texts, and a `best_value` policy."""
+    """Runs a gateway with a request log that stores texts, and a `best_value` policy."""
     neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     neighbours.config.rest_of_tasks["request_log"] = {"store_messages": True}
     neighbours.config.tasks["triage"]["policy"] = {"best_value": BEST_VALUE}
@@ -77,7 +77,7 @@ async def ask(client: httpx.AsyncClient, text: str, model: str = "auto") -> str:
 
 
 async def overview(client: httpx.AsyncClient, requests: int = 0) -> dict[str, Any]:
-    """Returns the overview once it includes this many requests."""
+    """Waits until the overview includes this many requests, and returns it."""
 
     async def look() -> dict[str, Any] | None:
         response = await client.get("/console/api/overview")

@@ -46,7 +46,7 @@ async def test_every_file_of_the_page_has_its_type_and_a_strict_content_security
 
 
 async def _scripts(http: httpx.AsyncClient, names: set[str]) -> list[str]:
-    """Returns the page's scripts, and those that they import."""
+    """Returns the page's scripts, including those that they import."""
     wanted, read = {name for name in names if name.endswith(".js")}, dict[str, str]()
     while missing := wanted - read.keys():
         for name in missing:
@@ -160,7 +160,7 @@ async def http_with_keys(guarded: Gateway) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def key(valkey: Valkey, **order: Any) -> dict[str, str]:
-    """The header with the key."""
+    """Returns the header with a new key."""
     return {"authorization": f"Bearer {(await issue(valkey.url, **order)).credential.text}"}
 
 

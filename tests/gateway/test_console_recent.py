@@ -31,7 +31,7 @@ def entry(number: int, **fields: object) -> str:
 
 
 class Stream:
-    """Implements `EntrySource` with a list."""
+    """Implements `EntrySource` with a list of entries."""
 
     def __init__(self) -> None:
         self.entries: list[str] = []

@@ -1,4 +1,4 @@
-"""Content parts reach an engine with their known fields alone, whichever API they come by."""
+"""Only the known fields of content parts reach an engine, whichever API the parts come by."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -25,7 +25,7 @@ FILE: dict[str, Any] = {"type": "file", "file": {"filename": "a.pdf", "file_data
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
-    """`shown` takes all media as data, `open` also as URLs; the same engine serves both."""
+    """Runs a gateway. The model `shown` takes all media as data, `open` also as URLs; the same engine serves both."""
     config = neighbours.config
     media = ["text", "image", "audio", "video", "file"]
     for name, taken in (("shown", media), ("open", [*media, "url"])):
@@ -41,7 +41,7 @@ def chat(*parts: Any, model: str = "shown", role: str = "user") -> dict[str, Any
 
 
 def within(part: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """Returns the part with further fields in its object."""
+    """Returns the part with further fields added to the object inside it."""
     kind = part["type"]
     return {**part, kind: {**part[kind], **fields}}
 

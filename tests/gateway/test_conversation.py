@@ -1,4 +1,4 @@
-"""Conversations: a follow-up keeps the task, a clear turn changes it, and an out-of-scope turn has none."""
+"""A conversation's task: a follow-up keeps it, a clear turn changes it, and an out-of-scope turn has none."""
 
 import json
 from collections import Counter
@@ -19,7 +19,8 @@ from pointsman_gateway.domain import Labels, Message, Request
 from tests.gateway.doubles.classifier import ScriptedClassifier, labels
 
 MAX_CLASSIFICATIONS = 11
-"""Up to three for a long last turn, and one for each of four earlier turns and four of the assistant."""
+"""Maximum number of classifications: up to three for a long last turn, and one for each of four earlier turns and four
+of the assistant."""
 
 DEVELOPMENT = Path(__file__).with_name("development_conversations.jsonl")
 HELPDESK = Path(__file__).parents[2] / "examples" / "helpdesk" / "config"
@@ -275,7 +276,9 @@ async def test_the_result_depends_on_the_messages_alone() -> None:
 
 
 async def test_the_help_desks_follow_ups_are_classified_far_better_than_alone(model_folder: Path) -> None:
-    """The parameters were fitted on these conversations: it finds regressions, and says nothing about new texts."""
+    """The parameters were fitted on these conversations, so the test finds regressions, and says nothing about new
+    texts.
+    """
     rows = [json.loads(row) for row in DEVELOPMENT.read_text("utf-8").splitlines()]
     classifier = train_classifier(load_config(HELPDESK), EmbeddingModels.load(model_folder)).classifier
     assert classifier

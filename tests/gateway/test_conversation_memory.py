@@ -1,4 +1,4 @@
-"""Which requests belong to one conversation, what is remembered of it, and when Redis is read."""
+"""Which requests belong to one conversation, what the gateway remembers about it, and when it reads Redis."""
 
 from typing import Any
 

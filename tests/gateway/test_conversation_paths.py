@@ -1,4 +1,5 @@
-"""The router keeps a conversation's path, version and random choices, and leaves it if that pays or if it must."""
+"""The router keeps a conversation's path, version and random choices. It leaves the path if that saves money, or if it
+has to."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ ASKED = request("user", "assistant", "user")
 
 
 class Around:
-    """Implements what the router asks, with a test's values."""
+    """Implements the router's dependencies with values that a test sets."""
 
     def __init__(self) -> None:
         self.evidence = {"small": GOOD, "large": GOOD}

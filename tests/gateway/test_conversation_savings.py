@@ -1,4 +1,5 @@
-"""A simulated provider with a prefix cache: weighing each change costs less than always choosing, or never changing."""
+"""In a simulation of a provider with a prefix cache, weighing each change of path costs less than always choosing the
+best path, or never changing."""
 
 import random
 from collections import defaultdict
@@ -23,7 +24,7 @@ from tests.gateway.doubles.conversations import labels
 
 CONVERSATIONS = 1000
 OVERLOADED_AT_START, OVERLOADED_LATER = 0.4, 0.05
-"""Shares of the conversations' first turns, and of others, at which the cheap path's provider is overloaded."""
+"""The probability that the cheap path's provider is overloaded: at a conversation's first turn, and at later ones."""
 CACHE_SECONDS = 300.0
 ANSWER = "word " * 300
 PRICES = {
@@ -42,13 +43,13 @@ PATHS = {name: Path(name, name, fingerprint=name) for name in PRICES}
 
 @dataclass
 class Provider:
-    """Charges tokens as providers do: those of a prefix that it has read on the same model lately are cheaper."""
+    """Charges tokens as providers do: the tokens of a prefix are cheaper if the same model has read it recently."""
 
     clock: Clock
     usd: float = 0.0
     answers: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     read: dict[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
-    """The tokens of each conversation that each model has read, and when."""
+    """By model and conversation, how many tokens the model has read, and when."""
 
     def answer(self, path: Path, conversation: int, tokens: int, answer_tokens: int) -> Usage:
         known, at = self.read.get((path.model, conversation), (0, 0.0))
@@ -62,7 +63,7 @@ class Provider:
 
 
 class Overloads:
-    """Says that both paths are good, and that the cheap one is unavailable at some turns."""
+    """Reports both paths as good, and the cheap one as unavailable at some turns."""
 
     def __init__(self) -> None:
         self.away = False
@@ -85,7 +86,7 @@ class Turn:
     text: str
     is_cheap_away: bool
     pause: float
-    """Seconds before it."""
+    """Seconds before the turn."""
 
 
 def traffic(seed: int) -> Iterator[tuple[str, list[Turn]]]:

@@ -1,6 +1,5 @@
-"""Conversations through the real HTTP gateway while an alias moves: they finish on their version, and leave one that
-was rolled back, whose canary was ended, or that is on no engine.
-"""
+"""Conversations through the real HTTP gateway while an alias moves. They finish on their version; they leave it if it
+was rolled back, if its canary was ended, or if no engine holds it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,11 +17,11 @@ from tests.gateway.doubles.waiting import until
 
 BOTH = (OLD, NEW)
 IN_CANARY = 1.0
-"""The share of users that have the canary."""
+"""The canary's share of the users."""
 
 
 class Conversation:
-    """A conversation in the adapter's task, over HTTP."""
+    """A conversation over HTTP in the adapter's task."""
 
     def __init__(self, http: httpx.AsyncClient, first: str) -> None:
         self._http, self._first = http, first
@@ -55,7 +54,7 @@ def neighbours(neighbours: Neighbours) -> Neighbours:
 
 
 async def move(gateway: Gateway, neighbours: Neighbours, alias: dict[str, Any], resident: Sequence[str] = BOTH) -> None:
-    """Publishes a state of the alias and of the engine, and waits until the gateway has it."""
+    """Publishes a state of the alias and of the engine, and waits until the gateway has received it."""
     told = pb.Alias(alias=PROD, **alias)
     await neighbours.lora_server.say(READY, url=neighbours.engine.url, resident=resident, aliases={PROD: told})
     engines = gateway.components.engines

@@ -1,4 +1,5 @@
-"""Agents through the real HTTP gateway: no tool loop changes its path, on one gateway or two, also without Valkey."""
+"""Agents through the real HTTP gateway: a loop of tool calls stays on one path, with one gateway or two, even without
+Valkey."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -25,11 +26,12 @@ CHATTING = "Hello number {}, how are you today?"
 SCHEMA = {"type": "object", "properties": {}}
 
 Dialect = Callable[[httpx.AsyncClient, list[dict[str, Any]]], Awaitable[httpx.Response]]
-"""Sends a conversation, and appends the answer and the results of its tools to it."""
+"""Sends a conversation in one API's format, and appends the answer and the results of its tool calls to the
+conversation."""
 
 
 def script(body: Mapping[str, Any]) -> Refusal | list[Step]:
-    """Calls a tool until there are enough results."""
+    """Calls a tool until the conversation has enough results."""
     results = sum(message["role"] == "tool" for message in body["messages"])
     if results >= CALLS:
         return answer("done")
@@ -108,14 +110,14 @@ def path_of(response: httpx.Response) -> str:
 
 @pytest.fixture
 def shared(neighbours: Neighbours, valkey: Valkey) -> Neighbours:
-    """Gateways with a Valkey, which do not take over the configuration of one another."""
+    """Configures gateways that share a Valkey, but do not adopt each other's configuration."""
     neighbours.settings |= {"redis_url": valkey.url, "reload_seconds": 3600.0}
     return neighbours
 
 
 @asynccontextmanager
 async def gateway_that_sends_all_to(path: str, neighbours: Neighbours, wal: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """Runs a gateway of which the split sends new conversations to `path`."""
+    """Runs a gateway whose policy sends all new conversations to `path`."""
     weights = {name: 1_000_000_000.0 if name == path else 1.0 for name in ("small_talk", "safe_start")}
     neighbours.config.tasks["chat"]["policy"] = {"split": weights}
     neighbours.settings["wal_dir"] = wal
@@ -124,7 +126,7 @@ async def gateway_that_sends_all_to(path: str, neighbours: Neighbours, wal: Path
 
 
 async def written(valkey: Valkey, path: str, answers: int = 0) -> None:
-    """Waits until Valkey has one conversation, answered so often, with this path."""
+    """Waits until Valkey has one conversation with this path and this number of answers."""
 
     async def look() -> bool:
         async with Redis.from_url(valkey.url, decode_responses=True) as redis:

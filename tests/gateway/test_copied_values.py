@@ -1,4 +1,4 @@
-"""Values that a request and its receipt compute once, and do not share with other requests."""
+"""Values that are computed once for a request and its receipt, and that other requests do not share."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Cross-origin requests of web pages: refused by browsers unless the configuration names the page's origin."""
+"""Cross-origin requests of web pages are refused by browsers unless the configuration names the page's origin."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,7 +27,7 @@ ALLOWED = "access-control-allow-origin"
 
 @pytest.fixture
 async def open_to_app(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
-    """Authentication is on, and one origin is allowed."""
+    """Runs a gateway with authentication that allows one origin."""
     given = {"auth": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     neighbours.settings |= {"cors_origins": f"{APP}, http://localhost:3000", **given}
     await neighbours.ready()

@@ -1,4 +1,4 @@
-"""Costs of paths beyond tokens: engines with an hourly price, training, and counterfactual costs."""
+"""Costs of paths other than tokens: engines with an hourly price, training, and counterfactual costs."""
 
 import asyncio
 import time
@@ -57,7 +57,7 @@ async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def counting(*pieces: str, inference_ms: float) -> list[Step]:
-    """Returns an answer of an engine that reports how long it worked."""
+    """Returns an answer of an engine that reports how many milliseconds it worked."""
     timings = {"queue_time_ms": 1.0, "time_to_first_token_ms": 0.0, "generation_time_ms": inference_ms}
     return [
         *beginning(*pieces),

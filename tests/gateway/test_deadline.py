@@ -1,4 +1,4 @@
-"""A request ends at its deadline even if its engine client neither answers nor watches the deadline."""
+"""A request ends at its deadline even if its engine client neither answers nor checks the deadline."""
 
 import asyncio
 

@@ -1,4 +1,5 @@
-"""Chat completions and Messages are two dialects of one request: same decision, text, usage, cost and rejections."""
+"""Chat completions and Messages are two formats of the same request: decision, text, usage, cost and errors are
+equal."""
 
 import asyncio
 import json
@@ -153,7 +154,7 @@ async def test_the_same_request_has_the_same_decision_text_usage_and_cost(
 
 @pytest.fixture
 async def guarded(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
-    """Authentication is on, and one request is answered at a time."""
+    """Runs a gateway with authentication that handles one request at a time."""
     neighbours.settings |= {"auth": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     neighbours.settings |= {"max_in_flight": 1, "queue_size": 1, "queue_timeout": 0.05, "tenant_share": 1.0}
     await neighbours.ready()
@@ -169,7 +170,7 @@ async def as_client(gateway: Gateway, valkey: Valkey, **order: Any) -> AsyncIter
 
 
 def error_of(url: str, response: httpx.Response) -> Mapping[str, Any]:
-    """The error, in the format of the URL's dialect."""
+    """Returns the error of a response; its format depends on the API of `url`."""
     return openai_shapes.error(response) if url == CHAT else anthropic_shapes.error(response)
 
 

@@ -40,7 +40,7 @@ class Site:
         return await self.http.post("/v1/chat/completions", json=body)
 
     async def code(self, model: str) -> str:
-        """Returns the error's code."""
+        """Sends a request for `model`, and returns the error's code."""
         return str((await self.ask(model)).json()["error"]["code"])
 
     async def names(self) -> list[str]:
@@ -50,7 +50,7 @@ class Site:
         return self.gateway.metric("pointsman_engine_model_lists_total", engine="mine", outcome=outcome)
 
     async def polled(self, outcome: str, times: int = 1) -> None:
-        """Waits for `times` further polls of the engine that end with this outcome."""
+        """Waits until `times` more polls of the engine have ended with this outcome."""
         before = self.polls(outcome)
         await until(lambda: self.polls(outcome) >= before + times, within=30)
 
@@ -61,7 +61,7 @@ class Site:
 
 @pytest.fixture
 async def vllm() -> AsyncIterator[ScriptedEngine]:
-    """Answers with the name of the requested model, and lists two adapters."""
+    """Runs an engine that answers with the name of the requested model, and lists two adapters."""
     async with running_engine() as vllm:
         vllm.lists = lambda: model_list(BASE, LORAS)
         vllm.script = lambda body: answer(body["model"], " here")

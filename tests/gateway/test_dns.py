@@ -1,4 +1,4 @@
-"""DNS resolution with a real server, and the errors if a name cannot be resolved."""
+"""DNS resolution with a real server, and the errors for names that cannot be resolved."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""Questions on subjects of a task's documents are recognized by a sketch of the documents' vectors."""
+"""Questions about subjects of a task's documents are recognized with a sample of the documents' vectors."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -93,6 +93,49 @@ def test_a_text_that_is_classified_without_documents_is_not_compared_with_them(
         before, after = classifier.classify_now(text), informed.classify_now(text)
         assert not before.abstained
         assert (after.task, after.probabilities, after.notes) == (before.task, before.probabilities, ())
+
+
+def test_a_text_that_is_unlike_all_documents_loses_the_task_that_the_encoder_gave_it(
+    classifier: CascadeClassifier, informed: CascadeClassifier, minilm: MiniLM
+) -> None:
+    signals = informed._documents
+    assert signals
+    (signal,) = signals.signals
+    vector, labels = minilm.embed([ON_VOLCANOES])[0], informed.classify_now(ON_VOLCANOES)
+    similarity = signal.similarity(vector)
+    for least, keeps in ((similarity - 0.01, True), (similarity + 0.01, False)):
+        strict = DocumentSignals((replace(signal, tasks=(replace(signal.tasks[0], least=least),)),))
+        found = strict.reconsider(replace(labels, notes=()), vector)
+        assert (found.task, found.abstained) == (("library", False) if keeps else (UNKNOWN, True))
+        assert (found.in_distribution_score >= 0) is keeps
+        assert sketches_used(found.notes) == (() if keeps else ("handbook@3f9a1c2b",))
+        other = replace(labels, task="music", notes=())
+        assert strict.reconsider(other, vector) is other  # it does not answer from these documents
+
+
+def test_a_text_must_be_unlike_the_documents_of_all_collections_of_its_task(
+    informed: CascadeClassifier, minilm: MiniLM
+) -> None:
+    signals = informed._documents
+    assert signals
+    (signal,) = signals.signals
+    unlike = replace(signal, tasks=(replace(signal.tasks[0], least=1.0),))
+    vector, labels = minilm.embed([ON_VOLCANOES])[0], informed.classify_now(ON_VOLCANOES)
+    assert DocumentSignals((unlike, signal)).reconsider(labels, vector) is labels
+    assert DocumentSignals((unlike, unlike)).reconsider(labels, vector).abstained
+
+
+def test_how_unlike_a_text_may_be_follows_from_fifty_examples_or_more(
+    model: ClassifierModel, sketch: VectorSketch
+) -> None:
+    def least_of(copies: int) -> float:
+        more = replace(model, vectors={**model.vectors, "library": np.tile(model.vectors["library"], (copies, 1))})
+        signals = fit_signals([sketch], {COLLECTION: {"library"}}, more)
+        assert signals
+        return signals.signals[0].tasks[0].least
+
+    assert least_of(4) == -1
+    assert -1 < least_of(5) < 1
 
 
 def test_equal_sketches_give_equal_labels(

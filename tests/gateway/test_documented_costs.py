@@ -1,4 +1,4 @@
-"""What providers publish of their usage costs, to the last digit, what their list prices say."""
+"""The usage that providers' documentation shows costs what their list prices say, to the last digit."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ CASES = yaml.safe_load(Path(__file__).with_name("documented_usage.yaml").read_te
 
 
 def prices_for(case: dict[str, Any]) -> Pricing:
-    """The listed prices of the engine's model, or those that the case states."""
+    """Returns the listed prices of the engine's model, or those that the case states."""
     named = dict(case["engine"])
     upstream = named.pop("model")
     model: dict[str, Any] = {"upstream": upstream}
@@ -38,7 +38,7 @@ def prices_for(case: dict[str, Any]) -> Pricing:
 
 
 def usage_read(case: dict[str, Any]) -> Usage | None:
-    """The usage at the end of a stream in the provider's format."""
+    """Returns the usage as it is read from the end of a stream in the provider's format."""
     engine, usage = case["engine"], case["usage"]
     dialect = ENGINE_DIALECTS[preset_of(engine.get("provider") or provider_at(engine["url"])).dialect]
     if dialect.name == "anthropic":

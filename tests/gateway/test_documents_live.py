@@ -21,7 +21,7 @@ from tests.gateway.doubles.waiting import found
 
 @pytest.fixture
 async def library(tmp_path: Path, model_folder: Path, neighbours: Neighbours) -> AsyncIterator[ProcessRetriever]:
-    """A retriever with documents on four subjects, and a configuration with a task that answers from them."""
+    """Runs a retriever with documents on four subjects, and configures a task that answers from them."""
     write_library(neighbours.config)
     neighbours.settings["freshness_seconds"] = 0.05
     retriever = ProcessRetriever(tmp_path, model_folder)

@@ -49,7 +49,7 @@ def starting(tmp_path: Path, config_folder: ConfigFolder, model_folder: Path) ->
 
 
 async def streams(gateway: ProcessGateway, count: int, session: aiohttp.ClientSession) -> tuple[Load, Awaitable[Any]]:
-    """Starts this many streams and returns once all have begun."""
+    """Starts this many streams, and waits until all have begun."""
     load = Load(f"{gateway.url}/v1/chat/completions", IN_CHAT, 30, "auto")
     asked = asyncio.gather(*(load.ask(session) for _ in range(count)))
     await until(lambda: load.streaming == count, within=30)
@@ -110,11 +110,11 @@ STREAMS: dict[str, tuple[dict[str, Any], str]] = {
     "/v1/responses": ({"input": IN_CHAT}, '"type":"response.failed"'),
     "/v1/messages": ({"messages": [{"role": "user", "content": IN_CHAT}], "max_tokens": 9}, '"type":"error"'),
 }
-"""What a request to each route has, and what its last event does if the gateway stops."""
+"""By route, the body of a request, and the last event of its stream if the gateway stops."""
 
 
 async def test_every_api_reports_that_the_gateway_stops(gateway: Gateway, engine: ScriptedEngine) -> None:
-    """In the middle of a stream, and before the answer."""
+    """Two requests are in progress: one in the middle of its stream, one before its answer."""
 
     async def streamed(http: httpx.AsyncClient, route: str) -> str:
         body = {"model": "path:small_talk", "stream": True, **STREAMS[route][0]}

@@ -41,7 +41,7 @@ TEXTS = ["I left my umbrella on the train", "Are bicycles allowed?", "naïve 日
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
-    """A gateway with its own model and one of the scripted engine."""
+    """Runs a gateway with an embedding model of its own and one of the scripted engine."""
     monkeypatch.setenv("EMBEDDING_KEY", "sesame")
     remote = {
         "url": neighbours.engine.url,
@@ -139,7 +139,7 @@ async def test_without_embedding_models_the_route_is_not_found(neighbours: Neigh
 # -- texts that are too long for it
 
 LONG = " ".join(f"The night train number {number} waits at platform {number % 9}." for number in range(60))
-"""Some 700 tokens."""
+"""A text of some 700 tokens."""
 
 
 def told_overflow(answer: httpx.Response) -> Any:
@@ -215,7 +215,7 @@ async def test_tokens_of_the_models_own_tokenizer_are_read(http: httpx.AsyncClie
 
 
 CL100K_HELLO_WORLD = [9906, 1917]
-"""OpenAI's tokens for "Hello world": other words in MiniLM's vocabulary."""
+"""OpenAI's tokens for "Hello world"; in MiniLM's vocabulary these ids are other words."""
 
 
 @pytest.mark.parametrize("ids", [CL100K_HELLO_WORLD, [15339], [101, 999_999, 102], [101, 7, 102], [0], [2**31 - 1]])
@@ -487,7 +487,7 @@ def wanted(*texts: str, deadline: float = float("inf")) -> EmbeddingRequest:
 
 
 class Receipts(list[UndecidedReceipt]):
-    """Implements `RequestLog`, as far as it is called."""
+    """Implements the methods of `RequestLog` that are called, and stores the receipts."""
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
         self.append(receipt)
@@ -495,7 +495,7 @@ class Receipts(list[UndecidedReceipt]):
 
 @dataclass
 class Stage:
-    """The endpoint's pipeline with one model."""
+    """The pipeline of the embeddings endpoint, with one model."""
 
     model: Embedder
     limits: Limits

@@ -1,4 +1,4 @@
-"""An endpoint dialect costs one file and one line: with the example, a copy of the HTTP server serves it."""
+"""An endpoint dialect costs one file and one line: after adding the example, a copy of the HTTP server serves it."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ ENTRY = '    "ask:ASK",\n'
 
 @pytest.fixture
 def _with_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Lets imports of the HTTP server load a copy, to which the example is added."""
+    """Makes imports of the HTTP server load a copy to which the example was added."""
     server = Path(pointsman_gateway.__path__[0]) / "http"
     dialects = Path(shutil.copytree(server, tmp_path / "http")) / "dialects"
     shutil.copy(EXAMPLE, dialects / "ask.py")

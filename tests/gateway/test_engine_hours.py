@@ -1,4 +1,4 @@
-"""The hourly cost of an engine is allocated to the paths that used it, and adds up to its price."""
+"""The hourly cost of an engine is allocated to the paths that used it, and their sum is the engine's price."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ HOUR = 3600.0
 
 
 def account(lag: float = 30.0, price: float = HOUR) -> EngineCostAllocator:
-    """An allocator with a price of a dollar per second, so that dollars equal seconds."""
+    """Returns an allocator for an engine that costs a dollar per second, so that dollars equal seconds."""
     return EngineCostAllocator(price, 0.0, lag)
 
 
@@ -82,7 +82,8 @@ class Stay:
     begin: float
     seconds: float
     worked: float | None
-    """The share of the interval in which the engine worked, as it reports; None if it does not."""
+    """The share of the interval in which the engine worked, according to the engine; None if it does not report
+    that."""
 
 
 STAYS = st.lists(
@@ -116,7 +117,7 @@ def test_paths_and_idle_time_always_add_up_to_the_price(
 def test_shares_equal_their_definition_and_do_not_depend_on_reads(
     stays: Sequence[Stay], looks: Sequence[float]
 ) -> None:
-    """Holds as long as no interval is open for longer than the lag."""
+    """This holds as long as no interval is open for longer than `lag`."""
     engine = EngineCostAllocator(HOUR, 0.0, max_lag=1000.0)
     run(engine, stays, looks)
     engine.allocate(400.0)
@@ -141,7 +142,9 @@ def run(engine: EngineCostAllocator, stays: Sequence[Stay], looks: Sequence[floa
 
 
 def by_definition(stays: Sequence[Stay]) -> dict[str, float]:
-    """Computes the shares from the definition: each moment is divided evenly among the paths at work."""
+    """Computes the shares from their definition: each moment's cost is divided evenly among the paths that are
+    working.
+    """
     work = [(max(s.begin, s.begin + s.seconds * (1 - (1 if s.worked is None else s.worked))), s) for s in stays]
     spans = [(begin, s.begin + s.seconds, s.path) for begin, s in work if s.begin + s.seconds > begin]
     edges = sorted({0.0, 400.0, *(begin for begin, _, _ in spans), *(end for _, end, _ in spans)})

@@ -1,4 +1,4 @@
-"""An answer that the task's validators refuse is replaced once by the next path's answer."""
+"""If the task's validators reject an answer, the next path's answer replaces it, once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -27,14 +27,16 @@ REFUSED = 'json_schema: "urgency" is a required property'
 
 @pytest.fixture
 def large_engine(second_engine: ScriptedEngine) -> ScriptedEngine:
-    """The engine of the expensive path."""
+    """Returns the engine of the expensive path."""
     second_engine.says(*answer(GOOD, prompt_tokens=50))
     return second_engine
 
 
 @pytest.fixture(autouse=True)
 def small_then_large(neighbours: Neighbours, large_engine: ScriptedEngine) -> None:
-    """Triage uses a small path first, and then a large one, which costs ten times as much and omits the urgency."""
+    """Changes the configuration: triage uses a small path first, then a large one, which costs ten times as much and
+    omits the urgency.
+    """
     config = neighbours.config
     config.models["models"]["grand"] = {
         "context_window": 4096,
@@ -238,7 +240,7 @@ async def test_if_the_next_path_fails_the_first_answer_is_sent(
 
 
 class ContendedBudget(NullReservation):
-    """A budget that affords the first path, and then fails because other requests take what is leased."""
+    """A budget that covers the first path, and then fails because other requests use up what was leased."""
 
     has_budget = True
 
@@ -453,7 +455,7 @@ def sure(*logprobs: float) -> list[Step]:
 
 @pytest.fixture
 async def unsure_gateway(neighbours: Neighbours, engine: ScriptedEngine) -> AsyncIterator[Gateway]:
-    """A gateway that escalates answers with a low mean log-probability."""
+    """Runs a gateway that escalates answers with a low mean log-probability."""
     neighbours.config.tasks["triage"]["validators"] = [{"mean_logprob": -0.5}]
     await neighbours.ready()
     async with neighbours.gateway() as gateway:

@@ -1,4 +1,4 @@
-"""Dollars of tokens that no engine has counted are added up by cause, apart from what is exact."""
+"""Dollars of tokens that no engine has counted are added up by cause, separately from exact dollars."""
 
 import asyncio
 from collections.abc import AsyncIterator

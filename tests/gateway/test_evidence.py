@@ -29,7 +29,7 @@ from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found
 
 ERROR = 0.025
-"""Relative error of a quantile."""
+"""Maximum relative error of a quantile."""
 
 
 def test_an_answer_counts_immediately() -> None:

@@ -1,4 +1,4 @@
-"""The code of an extension runs in an asyncio task of its own, however the request came in."""
+"""The code of an extension runs in an asyncio task, whichever server read the request."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ from tests.gateway.doubles.engine import ScriptedEngine, answer
 from tests.gateway.doubles.gateway import Neighbours
 
 PLAIN: dict[str, Any] = {}
-"""A body without other fields is read in a callback of the connection, outside any task."""
+"""The body of a request without other fields, which is read in a callback of the connection, outside any task."""
 WITH_TOOLS: dict[str, Any] = {"tools": [{"type": "function", "function": {"name": "f"}}]}
-"""Through uvicorn and ASGI, in a task of the server."""
+"""The body of a request that goes through uvicorn and ASGI, in a task of the server."""
 
 
 async def give_up() -> str:
-    """Waits with a time limit, as the first thing that it does; returns what happened."""
+    """Waits with a time limit before anything else, and returns what happened."""
     try:
         async with asyncio.timeout(0.001):
             await asyncio.Event().wait()
@@ -48,7 +48,7 @@ class TimeLimitedStrategy(Strategy):
 
 
 class NeedsAnotherModel(Strategy):
-    """A strategy that finds out that it cannot be used when it gets the real embedding model."""
+    """A strategy that cannot be used, which it only finds out when it gets the real embedding model."""
 
     Options = bool
 

@@ -1,4 +1,5 @@
-"""A request whose receipt cannot be written still gives back its slot, its engine and its caller's limits."""
+"""A request whose receipt cannot be written still gives back its slot, its place at the engine and its caller's
+quota."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ class BrokenMeter(Meter):
 
 
 class BrokenLog:
-    """Implements the methods of `RequestLog` that are called."""
+    """Implements the methods of `RequestLog` that are called, and fails to store receipts."""
 
     def wants_answers(self, *of: Any) -> bool:
         return False
@@ -44,7 +45,7 @@ class BrokenLog:
 
 @dataclass
 class Limits:
-    """A tenancy with one caller, and the caller's reservations; records what is settled."""
+    """A tenancy with one caller; records the reservations that are settled."""
 
     settled: list[tuple[Usage, float | None, str]] = field(default_factory=list)
     has_budget = True

@@ -1,4 +1,4 @@
-"""The queue in front of the slots: who gets the next slot, and who leaves a full queue."""
+"""The queue for slots: who gets the next slot, and who has to leave a full queue."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ def anyone(tenant: str) -> bool:
 
 
 def order_of(queue: FairQueue, held: dict[str, int]) -> list[str]:
-    """Empties the queue: each tenant keeps the slots that it gets."""
+    """Empties the queue and returns the tenants in the order in which they get slots; each keeps its slots."""
     order = []
     while (following := queue.next(slots(held), anyone)) is not None:
         order.append(following.tenant)

@@ -21,7 +21,7 @@ def two_engines(neighbours: Neighbours, second_engine: ScriptedEngine) -> None:
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
-    """A gateway whose second engine is so busy that the first one is chosen."""
+    """Runs a gateway whose second engine is so busy that the first one is chosen."""
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
         next(cell for cell in gateway.components.engines.states if cell.engine.name == "spare").in_flight += 100
@@ -130,7 +130,7 @@ async def test_retries_share_one_deadline(
 
 
 async def test_the_router_skips_a_path_whose_engine_keeps_failing(gateway: Gateway, engine: ScriptedEngine) -> None:
-    """An adapter's path has one engine. Once its circuit breaker is open, the router chooses the next path."""
+    """The adapter's path has one engine. Once its circuit breaker is open, the router chooses the next path."""
     engine.refuses(500, "x")
     for _ in range(5):
         await answered(gateway, IN_TRIAGE)

@@ -1,4 +1,4 @@
-"""Feedback is stored once, over HTTP and gRPC."""
+"""Feedback is stored exactly once, over HTTP and gRPC."""
 
 from pathlib import Path
 from typing import Any

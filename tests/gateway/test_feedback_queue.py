@@ -1,4 +1,4 @@
-"""Feedback survives an unavailable Redis and a killed gateway, and then counts once."""
+"""Feedback survives an unavailable Redis and a killed gateway, and is then counted once."""
 
 import asyncio
 import os
@@ -164,7 +164,7 @@ def record(number: int, **more: Any) -> FeedbackRecord:
 
 @contextmanager
 def open_queue(folder: Path, max_bytes: int = 10_000) -> Iterator[tuple[FeedbackQueue, list[int]]]:
-    """The queue of one process, and the sizes that it reports."""
+    """Yields the queue of one process, and the list of the sizes that it reports."""
     reported: list[int] = []
     wal = WriteAheadLog(folder, "writer", RequestLogMetrics(CollectorRegistry()))
     try:

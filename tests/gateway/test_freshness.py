@@ -18,13 +18,13 @@ from tests.gateway.doubles.waiting import found, until
 
 
 def documents(rewritten: int = 0) -> Sketch:
-    """Ten documents."""
+    """Returns the sketch of ten documents, of which `rewritten` have a new text."""
     return sketch_of((f"d{n}", b"new" if n < rewritten else b"old") for n in range(10))
 
 
 @pytest.fixture
 def topical(neighbours: Neighbours) -> Neighbours:
-    """A configuration whose triage adapter was trained on the handbook."""
+    """Changes the configuration so that the triage adapter was trained on the handbook."""
     neighbours.config.tasks["triage"]["stale"] = {"after_changed_share": 0.2, "path": "handbook"}
     neighbours.lora_server.facts = {MANIFEST_KEY_PREFIX + "handbook": str(documents())}
     neighbours.retriever.documents = documents()
@@ -42,13 +42,13 @@ async def decided(gateway: Gateway, model: str = "auto") -> dict[str, Any]:
 
 
 async def decided_by(gateway: Gateway, reason: str) -> dict[str, Any] | None:
-    """Returns the current decision if it has this reason."""
+    """Asks for a decision, and returns it if it has this reason."""
     decision = await decided(gateway)
     return decision if decision["reason"] == reason else None
 
 
 async def looked(neighbours: Neighbours) -> None:
-    """Returns once the gateway has read the current documents."""
+    """Waits until the gateway has read the current documents."""
     before = neighbours.retriever.looks
     await until(lambda: neighbours.retriever.looks >= before + 2)
 
@@ -84,7 +84,7 @@ class _Collection:
 
     def __init__(self) -> None:
         self.now: Sketch | None = documents(rewritten=5)
-        """None if it is unavailable."""
+        """The sketch of the present documents; None if the collection is unavailable."""
 
     async def sketch(self, collection: str) -> Sketch:
         if self.now is None:

@@ -126,7 +126,7 @@ async def test_release_and_event_loop_lag_are_exported(gateway: Gateway) -> None
 
 
 async def _receipt(gateway: Gateway) -> Receipt:
-    """The receipt of an answered request to the base model."""
+    """Sends a request to the base model, and returns its receipt."""
     *_, finished = await _events(gateway, Request("tiny", (Message("user", IN_CHAT),), deadline=_in_a_minute()))
     assert isinstance(finished, Finished)
     return finished.receipt

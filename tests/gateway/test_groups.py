@@ -48,7 +48,7 @@ class Seat:
 
 
 class Hall:
-    """A group, and the engines of the active configuration."""
+    """A group of engines, and the engines of the active configuration."""
 
     def __init__(self, most: int = 4) -> None:
         self.registry = CollectorRegistry()
@@ -77,7 +77,7 @@ class Hall:
 
     @property
     def places(self) -> Mapping[str, str]:
-        """The URLs by name of the engines that may get a request now."""
+        """Returns the engines that may get a request now: their URLs by name."""
         targets = [target for target in self.engines.targets(PLAIN) if target.state.is_available]
         return {target.engine.name: target.engine.url for target in targets}
 

@@ -362,7 +362,7 @@ class ScriptedTenancy:
 
 @dataclass(frozen=True)
 class Overheard:
-    """A pipeline that records its callers."""
+    """A tenancy that knows one key locally, another one after a lookup, and no others."""
 
     pipeline: Pipeline
     callers: list[Caller]
@@ -389,7 +389,7 @@ class Overheard:
 
 @pytest.fixture
 async def keyed(gateway: Gateway) -> AsyncIterator[tuple[gateway_pb2_grpc.GatewayStub, list[Caller]]]:
-    """A server with authentication, and the callers that it accepted."""
+    """Runs a server with authentication; yields a client, and the list of the callers that the server accepts."""
     components = gateway.components
     overheard: Any = Overheard(components.pipeline, [])  # it has the methods that the API calls
     tenancy: Any = ScriptedTenancy()

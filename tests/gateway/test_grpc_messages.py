@@ -6,7 +6,7 @@ from pointsman_gateway.grpc.response_messages import delta_responses
 TOOL_CALL = {"delta": {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}}
 
 Delta = tuple[int, str, str, bool]
-"""A message's choice, text and end, and whether it has more."""
+"""A message's choice, its text, its finish reason, and whether it has other fields."""
 
 
 def deltas(*chunks: Chunk) -> list[Delta]:

@@ -1,4 +1,4 @@
-"""A unary and a streamed answer over gRPC have the same content and the same metrics."""
+"""A unary answer and a streamed one over gRPC have the same content, and change the metrics equally."""
 
 import asyncio
 import gc
@@ -26,7 +26,7 @@ COUNTED = (
 )  # fmt: skip
 
 OURS = RequestRun | EngineCall | HttpTransfer
-"""Fields that are unique to each request."""
+"""Objects that are unique to each request."""
 
 ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "a model": ("tiny", {}),
@@ -50,7 +50,7 @@ Said = Answer | tuple[str, str]
 
 
 async def answer_and_metrics(gateway: Gateway, method: str, model: str, parameters: dict[str, Any]) -> tuple[Said, Any]:
-    """Returns the answer and the change of the metrics."""
+    """Sends a request; returns the answer and the change of the metrics."""
     gateway.components.engines.state("local").breaker = Breaker()  # earlier requests must not count
     before = counters(gateway, COUNTED, ("_total", "_count"))
     got: Said

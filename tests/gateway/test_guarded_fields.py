@@ -1,4 +1,4 @@
-"""Guardrails check every string of a request that reaches the engine, except those that are listed."""
+"""Guardrails check every string of a request that reaches the engine, except for the listed ones."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ async def test_a_secret_in_any_field_is_redacted(http: httpx.AsyncClient, engine
 
 
 async def test_ids_signatures_and_types_stay_as_they_are(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
-    """A redaction would break them: an id no longer matches that of its result."""
+    """Redaction would break them: an id would no longer match that of its result."""
     engine.says(*answer("Hi"))
     call = {**tool_call("f"), "id": SECRET}
     details = [{"type": "reasoning.encrypted", "data": SECRET, "format": "x", "id": SECRET}]

@@ -232,7 +232,7 @@ class Classifier:
         self.reply: Any = {"findings": []}
         self.is_stuck = False
         self.endless: tuple[bytes, float] | None = None
-        """A piece of an answer without end, and the seconds between two pieces."""
+        """A piece that is sent again and again as an answer that does not end, and the seconds between two pieces."""
 
     async def handle(self, request: web.Request) -> web.Response:
         self.bodies.append({"key": request.headers.get("authorization"), **await request.json()})
@@ -308,7 +308,7 @@ async def test_a_stream_waits_for_its_classifier_and_ends_if_the_client_leaves(
 
 
 class Shouting(Guardrail):
-    """A guardrail extension, as a user would write one."""
+    """A guardrail extension as a user would write it."""
 
     Options = int
 
@@ -428,3 +428,12 @@ def test_chunks_without_findings_are_passed_on_as_they_came() -> None:
     window.finish()
     window.clear([[] for _ in window.texts()[0]])
     assert [msgspec.structs.asdict(c) for c in window.release()] == [msgspec.structs.asdict(c) for c in chunks]
+
+
+@pytest.mark.parametrize("index", [[["x"]], {"a": 1}, "b", None, 1.5])
+def test_a_malformed_index_does_not_count(index: Any) -> None:
+    window = AnswerWindow(overlap=1, every=1)
+    details = [{"index": index, "text": "Hello"}, {"index": index, "text": " there"}]
+    for detail in details:
+        window.add(Chunk(0, extra={"delta": {"reasoning_details": [detail]}}))
+    assert "Hello there" in [text.text for text in window.texts()[0]]

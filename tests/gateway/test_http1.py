@@ -47,7 +47,7 @@ async def request(reader: asyncio.StreamReader) -> bytes:
 
 
 async def posted(pool: Pool, origin: Origin, begin: float = 10.0) -> EngineConnection:
-    """Returns a connection on which an answer has begun within `begin` seconds."""
+    """Sends a request, and returns its connection once an answer has begun; it must begin within `begin` seconds."""
     until = asyncio.get_running_loop().time() + begin
     connection = pool.idle(origin) or await pool.connect(origin, 10.0, until)
     connection.post(HEAD, b"{}")
@@ -60,7 +60,7 @@ async def posted(pool: Pool, origin: Origin, begin: float = 10.0) -> EngineConne
 
 
 async def read(connection: EngineConnection) -> bytes:
-    """Returns what has arrived since the last call; empty at the end of the answer."""
+    """Returns the data that has arrived since the last call; empty at the end of the answer."""
     while not (piece := connection.read()) and not connection.is_complete:
         if connection.failure is not None:
             raise connection.failure
@@ -83,7 +83,7 @@ async def pool() -> AsyncIterator[Pool]:
 
 
 class Counting:
-    """Answers every request on each connection, or only the first `times`."""
+    """A server that answers every request on each connection, or only the first `times`."""
 
     def __init__(self, times: int = 1000) -> None:
         self.connections = self.asked = self.ended = 0

@@ -242,7 +242,7 @@ async def test_a_base_url_can_be_tested_with_head(http: httpx.AsyncClient) -> No
 
 
 async def test_the_schema_is_built_outside_the_event_loop() -> None:
-    """Building it takes 0.2 s, and anybody may request it without a key."""
+    """Building the schema takes 0.2 s, and anybody may request it without a key."""
     dependencies: Any = SimpleNamespace(has_metrics_port=False, console=None)
     api, threads = build_api(dependencies), list[threading.Thread]()
     build = api.openapi
@@ -259,7 +259,7 @@ async def test_the_schema_is_built_outside_the_event_loop() -> None:
 
 
 class CountedCollects(Collector):
-    """Counts how often the metrics are collected."""
+    """A collector that counts how often its metrics are collected."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -315,7 +315,9 @@ async def test_the_fast_path_answers_like_the_framework(
 
 
 async def _told_at(address: str, asked: dict[str, Any]) -> tuple[int, set[str], str]:
-    """Returns the status, the headers' names, and the body without fields that are unique to each answer."""
+    """Sends a request; returns the status, the headers' names, and the body without fields that are unique to each
+    answer.
+    """
     async with httpx.AsyncClient(base_url=f"http://{address}", timeout=10, verify=False) as client:
         answered = await client.post("/v1/chat/completions", json=asked)
     body = re.sub(r"dec_\w+|[\d.]+e-\d+|\d\.\d+|(?<=created\":)\d+", "_", answered.text)

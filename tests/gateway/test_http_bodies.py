@@ -102,7 +102,7 @@ MALFORMED: list[tuple[Any, str | None, str | None]] = [
     (b'{"model": "auto", "messages": [{"role": "user", "content": "x"}], "metadata": {"\\ud800": 5}}', None, None),
     (b"[" * 100_000, None, None),
 ]
-"""Body, code and parameter; a code of None means that pydantic's own code is acceptable."""
+"""A body, and the expected code and parameter. A code of None means that pydantic's own code is acceptable."""
 
 
 @pytest.mark.parametrize("route", [CHAT, "/v1/route"])
@@ -124,9 +124,9 @@ async def test_a_malformed_body_is_a_client_error_in_openais_format(
 
 @pytest.mark.parametrize(("body", "name"), [("chat", "stop"), ("messages", "stop_sequences")])
 def test_an_invalid_body_of_many_values_takes_little_memory(body: str, name: str) -> None:
-    """A list of Python has 8 bytes a value; the tree of pydantic's own decoder had 32, and was then converted.
+    """In a list of Python a value takes 8 bytes; pydantic's decoder took 32, and its tree was then converted.
 
-    In a process of its own, in which nothing else needs memory meanwhile.
+    The test runs in a process of its own, in which nothing else needs memory meanwhile.
     """
     command = [sys.executable, "-m", "tests.gateway.memory_of_body", body, name]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

@@ -35,7 +35,7 @@ Stream = Callable[..., AsyncIterator[Chunks]]
 
 @pytest.fixture
 async def stream(engine: ScriptedEngine) -> AsyncIterator[Stream]:
-    """Calls the engine, with `seconds` left until the deadline."""
+    """Returns a function that calls the engine, with `seconds` left until the deadline."""
     pool = Pool()
     client = HttpEngineClient(pool)
 

@@ -132,7 +132,7 @@ async def test_a_request_cut_at_its_end_has_a_receipt(neighbours: Neighbours, en
 
 
 class Received:
-    """Implements `ChunkSink`."""
+    """Implements `ChunkSink`; records the chunks and the end."""
 
     def __init__(self) -> None:
         self.parts: list[object] = []
@@ -145,7 +145,7 @@ class Received:
 
 
 class Connecting(HttpEngineClient):
-    """Has no open connection, and performs an action as soon as it has one."""
+    """A client without an open connection, which performs an action as soon as it has one."""
 
     def __init__(self, then: Callable[[EngineConnection], Awaitable[None]]) -> None:
         super().__init__(Pool())
@@ -373,7 +373,7 @@ async def test_an_answer_is_logged_sent_and_settled_before_the_next_request(
 async def test_a_failure_at_the_last_chunk_releases_the_client_once(
     gateway: Gateway, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next request is in flight by then, and must not be confused with it."""
+    """The next request is in progress by then, and must not be confused with the failed one."""
     whole = b"".join([event(step) for step in answer("Hello", " there") if isinstance(step, dict)]) + DONE
     goes_on = asyncio.Event()
     engine.script = lambda body: [goes_on, whole] if len(engine.bodies) == 1 else [*beginning("Hello"), asyncio.Event()]

@@ -1,4 +1,4 @@
-"""The fast HTTP reader and uvicorn, with one engine: the same bytes and metrics for every request."""
+"""The fast HTTP reader and uvicorn send the same bytes, and change the metrics equally, for every request."""
 
 import asyncio
 import gc
@@ -42,7 +42,7 @@ COUNTED = (
     "pointsman_validations", "pointsman_key_refusals",
 )  # fmt: skip
 OURS = RequestRun | ConnectionSink | EngineCall | HttpTransfer
-"""Fields that are unique to each request."""
+"""Objects that are unique to each request."""
 OF_ONE_ANSWER = {
     "date",
     "content-length",
@@ -57,7 +57,7 @@ TELL_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 class WatchedReader(ChatReader):
-    """Counts the requests that it starts."""
+    """A reader that counts the requests that it starts."""
 
     started = 0
 
@@ -69,7 +69,7 @@ class WatchedReader(ChatReader):
 
 @dataclass
 class ComparableResponse:
-    """An answer without the fields that are unique to it."""
+    """A response without the fields that are unique to it."""
 
     status: int
     headers: Mapping[str, str]
@@ -80,7 +80,7 @@ class ComparableResponse:
 
 @dataclass
 class Ways:
-    """One gateway with two HTTP servers."""
+    """One gateway with two HTTP servers: with the fast reader, and with uvicorn only."""
 
     gateway: Gateway
     reader: WatchedReader
@@ -107,7 +107,7 @@ class Ways:
     async def alike(
         self, asked: Mapping[str, Any] | bytes, headers: Mapping[str, str], name: str, url: str = CHAT
     ) -> ComparableResponse:
-        """Asserts that both servers give the same answer."""
+        """Asserts that both servers give the same answer to a request."""
         self.gateway.components.engines.state("local").breaker = Breaker()  # earlier requests must not count
         by_uvicorn = await self.post("uvicorn", asked, headers, url)
         self.gateway.components.engines.state("local").breaker = Breaker()
@@ -117,7 +117,7 @@ class Ways:
         return by_us
 
     def _counts(self) -> dict[Any, float]:
-        """Returns all counters and gauges, without times."""
+        """Returns the values of all counters and gauges, except for times."""
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
             for family in self.gateway.components.registry.collect()
@@ -430,7 +430,7 @@ async def beyond_its_limits(ways: Ways, engine: ScriptedEngine, way: str) -> Non
 async def test_failing_requests_leave_no_garbage(
     ways: Ways, engine: ScriptedEngine, way: str, ends: Callable[[Ways, ScriptedEngine, str], Awaitable[None]]
 ) -> None:
-    """Garbage stays in memory until the next collection, which can be megabytes under many errors."""
+    """Garbage stays in memory until the next collection; with many errors it can be megabytes."""
 
     async def once_more() -> None:
         ways.gateway.components.engines.state("local").breaker = Breaker()

@@ -1,4 +1,5 @@
-"""The in-distribution score: its signals, their weights, and the threshold between the stages that it decides with."""
+"""The in-distribution score: its signals, their weights, and the threshold that decides whether the next stage is
+asked."""
 
 import numpy as np
 import pytest

@@ -192,7 +192,9 @@ def test_the_temperature_calibrates_the_tasks_and_not_their_intents() -> None:
 
 
 def test_a_stage_is_judged_by_task(static_model: StaticModel) -> None:
-    """Two intents of one task are about equally probable for each of its texts, so only their sum is sure."""
+    """Two intents of one task are about equally probable for each of its texts, so only the sum of both is a confident
+    result.
+    """
     data = collect(static_model, intents={"bank": ["a", "b"] * 15})
     logits = np.full((50, 3), -6, np.float32)
     logits[:30, 0], logits[:30, 1], logits[30:, 2] = 6, 5.9, 6

@@ -1,4 +1,4 @@
-"""An engine's error is reported, however the body of its response ends."""
+"""An engine's error is reported, even if the response's body is interrupted."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""A stream that is cut ends in an error in every API, wherever it is cut, and its receipt reports that."""
+"""A stream that is interrupted anywhere ends in an error in every API, and its receipt reports that."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -46,7 +46,7 @@ async def engine() -> AsyncIterator[RawEngine]:
 
 @pytest.fixture(autouse=True)
 def no_second_chance(neighbours: Neighbours) -> None:
-    """A gateway without retries and circuit breaker, so that each failure is reported as it is."""
+    """Configures a gateway without retries and circuit breaker, so that each failure is reported unchanged."""
     neighbours.config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"max_retries": 0}}
 
 

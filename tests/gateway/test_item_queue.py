@@ -1,4 +1,4 @@
-"""Answers that a coroutine writes, also if the event loop stalls beyond their deadline."""
+"""Answers that a coroutine writes, even if the event loop stalls beyond their deadline."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ def end(queue: ItemQueue[str], *items: str) -> None:
 
 
 async def test_an_error_that_is_due_during_a_stall_of_the_event_loop_is_written() -> None:
-    """Otherwise the client gets no answer, and the HTTP server makes one up: 500, in plain text."""
+    """Otherwise the client gets no answer from the gateway, and the HTTP server sends its own: 500, in plain text."""
     queue, written = ItemQueue[str](), list[str]()
     loop = asyncio.get_running_loop()
     deadline = loop.time() + 0.05

@@ -1,4 +1,4 @@
-"""A plain answer does not depend on how many of the engine's events arrive at once."""
+"""A plain answer is the same however many of the engine's events arrive at once."""
 
 import json
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ def events_of_words(*words: str) -> list[dict[str, Any]]:
 
 
 def summed_up(reader: EventReader, chunks: tuple[Chunk, ...]) -> tuple[Any, ...]:
-    """Returns everything that a client sees of a plain answer."""
+    """Returns everything that a client gets of a plain answer."""
     pieces = sum(chunk.event_count for chunk in chunks if chunk.content or chunk.extra)
     usages = [chunk.usage for chunk in chunks if chunk.usage is not None]
     first = next((chunk.raw for chunk in chunks if chunk.raw), b"")
@@ -99,7 +99,7 @@ def test_joined_and_separate_events_give_the_same_answer(events: list[dict[str, 
 
 
 def in_order(chunks: Iterable[Chunk]) -> list[tuple[str, str]]:
-    """Returns the texts of an answer in the order of their beginnings, as Anthropic's blocks have them."""
+    """Returns the texts of an answer in the order in which they begin, like Anthropic's content blocks."""
     texts: list[tuple[str, str]] = []
     for chunk in chunks:
         delta = chunk.extra.get("delta", {})

@@ -1,4 +1,5 @@
-"""What a receipt in the request log says of each engine's answer, and what engines of one's own cost by it."""
+"""The charges of each engine's answer according to a receipt in the request log, and the costs of one's own engines
+that follow."""
 
 import json
 from dataclasses import replace

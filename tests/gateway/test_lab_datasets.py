@@ -1,4 +1,5 @@
-"""`python -m pointsman_lab data`: data sets from stored answers; each prompt once, and in one split only."""
+"""`python -m pointsman_lab data` makes data sets from stored answers; each prompt occurs once, and in one split
+only."""
 
 import json
 from collections.abc import Sequence

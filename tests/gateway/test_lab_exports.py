@@ -1,4 +1,5 @@
-"""Exports of usage and costs, in the forms that the providers document, become lines in the words of receipts.
+"""Exports of usage and costs, in the formats that the providers document, are converted to lines with the field names
+of receipts.
 
 Sources of the files in documented_exports: OpenAI API reference, "Usage" and "Costs", and the columns of the usage
 page's CSV files; Claude Platform Docs, "Get Messages Usage Report" and "Get Cost Report"; Amazon Bedrock user guide,
@@ -31,7 +32,7 @@ def read(*names: str, zone: Any = UTC) -> list[Export]:
 
 
 def counts(export: Export, model: str, tier: str | None = None) -> dict[str, Fraction]:
-    """The tokens and requests of a model by kind, without zeros."""
+    """Returns a model's tokens by kind and its requests, without zeros."""
     found: dict[str, Fraction] = defaultdict(Fraction)
     for line in export.lines:
         if line.model == model and line.count and tier in (None, line.tier):
@@ -175,7 +176,7 @@ def changed(name: str, old: str, new: str) -> str:
     ("content", "message"),
     [
         ("when,what,how much\n1,2,3\n", "has the columns when, what, how_much, which are of no known export:"),
-        ("", "which are of no known export"),
+        ("", "is empty: export it again"),
         ("[]", "has no answer of an API"),
         ("{", "is not JSON"),
         ('{"data": 5}', "is no known export: known are JSON of OpenAI's usage and costs APIs"),

@@ -16,7 +16,7 @@ from tests.gateway.doubles.config_folder import ConfigFolder
 Fit = Callable[..., tuple[int, dict[str, Any], str]]
 
 SAID = ["sing a song", "sing for me", "sing along", "dance a tango", "dance alone", "dance now", "hello", "good night"]
-"""Three requests for each of two intents, and two for none."""
+"""Three requests for each of two intents, and two for none of them."""
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""`pointsman import litellm`: a configuration that the gateway accepts, and a report of everything else."""
+"""`pointsman import litellm` writes a configuration that the gateway accepts, and reports everything that it left
+out."""
 
 import os
 from pathlib import Path

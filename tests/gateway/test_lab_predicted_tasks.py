@@ -1,4 +1,4 @@
-"""`pointsman predict` with several tasks asks the configuration's classifier for the probable tasks of each text."""
+"""For several tasks, `pointsman predict` asks the configuration's classifier for the probable tasks of each text."""
 
 import json
 from pathlib import Path

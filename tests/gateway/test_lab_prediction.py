@@ -1,4 +1,5 @@
-"""`pointsman predict` learns what each path answers well and what it costs, and measures what the choices gain."""
+"""`pointsman predict` learns which requests each path answers well and at which cost, and measures the gain of choosing
+by that."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -34,27 +35,29 @@ VECTORS = RNG.normal(0, 1, (400, 4)) / 4**0.5
 EASY = VECTORS[:, 0] > 0
 INPUTS = Inputs.of_one_task(VECTORS)
 COSTS = np.array([0.001, 0.01])
-"""Dollars of an answer of the small and the large model."""
+"""Dollars of an answer, of the small and of the large model."""
 SCORES = np.stack([EASY, np.ones(400)], axis=1).astype(float)
-"""The small model answers only the easy half."""
+"""Scores of both models: the small one answers only the easy half well."""
 PATHS = ("small", "large")
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Threads of BLAS busy-wait for each other, and the matrices are small."""
+    """Limits BLAS to one thread: its threads busy-wait for each other, and the matrices are small."""
     with threadpool_limits(limits=1):
         yield
 
 
 def evaluation(scores: Array, usd: Array | None = None, texts: list[str] | None = None) -> Evaluation:
-    """Makes an evaluation of both paths; by default every answer costs the path's mean, and texts are as long."""
+    """Returns an evaluation of both paths. By default every answer costs the path's mean, and all texts have the same
+    length.
+    """
     usd = np.tile(COSTS, (len(scores), 1)) if usd is None else usd
     return Evaluation(texts or [""] * len(scores), PATHS, scores, usd, COSTS, np.full(len(scores), 100.0))
 
 
 def learn(asked: Evaluation, vectors: Array, target: Target) -> Report:
-    """Learns the policy of one task."""
+    """Learns the options of the policy for one task, and returns the report."""
     return predict(asked, Inputs.of_one_task(vectors, asked.lengths), ("triage",), "tiny", target)
 
 
@@ -164,7 +167,9 @@ def test_a_price_or_a_quality_is_reached_at_the_least_cost(target: Target, quali
 
 
 class Eleven:
-    """Draws requests that eleven paths answer with known probabilities; `spread` says how much requests differ."""
+    """Random requests that eleven paths answer with known probabilities; `spread` is how much the probabilities differ
+    between requests.
+    """
 
     def __init__(self, spread: float) -> None:
         random = np.random.default_rng(11)
@@ -178,7 +183,9 @@ class Eleven:
         self.true_usd = self.usd * (wordy / wordy.mean() if spread else np.ones_like(wordy))
 
     def test(self, learned: int) -> Outcomes:
-        """Returns what is predicted from the first rows for the others, and their true probabilities and costs."""
+        """Learns from the first `learned` rows. Returns the predictions for the others, with their true probabilities
+        and costs.
+        """
         inputs = Inputs.of_one_task(self.vectors, self.lengths)
         own, others = inputs.rows(np.arange(learned)), inputs.rows(np.arange(learned, len(self.vectors)))
         predicted = np.stack([fit(own, self.scores[:learned, at]).of(others) for at in range(11)], axis=1)
@@ -187,7 +194,9 @@ class Eleven:
 
 
 def gains_at_equal_cost(outcomes: Outcomes, choices: list[np.ndarray]) -> list[float]:
-    """Returns what each choice of paths gains in probability over the best mix of fixed paths that costs as much."""
+    """Returns, for each choice of paths, by how much its probability of good answers exceeds that of the best mix of
+    fixed paths at the same cost.
+    """
     rows, means, costs = np.arange(len(outcomes.usd)), outcomes.scores.mean(axis=0), outcomes.usd.mean(axis=0)
     gains = []
     for chosen in choices:
@@ -197,7 +206,9 @@ def gains_at_equal_cost(outcomes: Outcomes, choices: list[np.ndarray]) -> list[f
 
 
 def by_tolerance(outcomes: Outcomes, usd: Array, tolerance: float) -> np.ndarray:
-    """Returns the cheapest path whose predicted quality is at most the tolerance below the best one's."""
+    """Returns, for each request, the cheapest path whose predicted quality is at most the tolerance below the best
+    path's.
+    """
     best = outcomes.predicted.max(axis=1, keepdims=True)
     return np.asarray(np.where(outcomes.predicted >= best - tolerance, usd, np.inf).argmin(axis=1))
 
@@ -251,7 +262,9 @@ def test_where_nothing_can_be_gained_the_policy_is_refused() -> None:
 
 
 class TwoTasks:
-    """Requests of two tasks, each of which another path answers well; `within` says how much more a request says."""
+    """Requests of two tasks, each answered well by a different path; `within` is how much the paths' quality also
+    depends on the request.
+    """
 
     def __init__(self, within: float, rows: int = 600) -> None:
         random = np.random.default_rng(5)

@@ -1,4 +1,5 @@
-"""`pointsman prices import`: LiteLLM's price table becomes prices of the configuration, and bad entries are named."""
+"""`pointsman prices import` converts LiteLLM's price table to prices of the configuration, and names invalid
+entries."""
 
 import json
 from datetime import date

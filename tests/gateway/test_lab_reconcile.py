@@ -1,4 +1,5 @@
-"""An export and receipts of the same calls agree; of each way in which they can differ, the first cause is named."""
+"""An export and the receipts of the same calls agree; for each way in which they can differ, the report names the right
+cause first."""
 
 import random
 from collections import defaultdict
@@ -26,7 +27,7 @@ PRICES = {
     "completion": 8_000_000,
     "reasoning": 8_000_000,
 }
-"""Picodollars of a token."""
+"""Picodollars (1e-12 dollars) per token, by kind of token."""
 NAMES = Names(
     upstreams={"a": "gpt-9", "b": "gpt-9", "c": "gpt-9-mini"}, keys={"key_a": "a", "key_b": "b", "key_c": "c"},
     known=frozenset({"gpt-9", "gpt-9-mini"}),
@@ -36,7 +37,7 @@ SNAPSHOTS = {"a": "gpt-9-2026-08-06", "b": "gpt-9-2026-08-06", "c": "gpt-9-mini"
 
 
 def calls(number: int = 300, days: int = 5) -> list[Charge]:
-    """Charges of random calls of three engines, as the receipts have them."""
+    """Returns the charges of random calls of three engines, as receipts state them."""
     draw, found = random.Random(5), []
     last = FIRST + days * SECONDS_PER_DAY - 1
     for _ in range(number):
@@ -58,17 +59,17 @@ def without(one: Charge, kind: str) -> Charge:
 
 @dataclass
 class Ledger:
-    """Writes an export of calls by itself, without the code that is tested."""
+    """Writes an export of calls, independently of the code under test."""
 
     kinds: Sequence[str] = ("prompt", "cached", "cache_write", "completion")
-    """Reasoning tokens are a part of the completion."""
+    """The kinds of tokens that are listed; reasoning tokens are part of the completion."""
     has_counts: bool = True
     has_dollars: bool = True
     has_requests: bool = True
     by_tier: bool = True
     by_key: bool = True
     boundary: float = 0.0
-    """Seconds after midnight (UTC) at which its days begin."""
+    """Seconds after midnight (UTC) at which the export's days begin."""
     time_of: Callable[[Charge], float] = lambda call: call.ended
 
     def export(self, made: Iterable[Charge]) -> Export:
@@ -245,7 +246,7 @@ def test_another_boundary_of_days_is_named_with_its_time(hours: float) -> None:
 
 
 def midnight(export: Export) -> Export:
-    """The export of a provider whose days begin at another time, although they are written as days of UTC."""
+    """Returns the export of a provider whose days begin at another time, although their dates look like days of UTC."""
     lines = [
         replace(
             line,

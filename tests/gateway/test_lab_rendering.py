@@ -1,4 +1,4 @@
-"""`python -m pointsman_lab render`: training rows as the prompts that the gateway would send for them."""
+"""`python -m pointsman_lab render` writes training rows with the prompts that the gateway would send for them."""
 
 import json
 from pathlib import Path
@@ -95,7 +95,7 @@ async def test_a_prompt_shows_the_documents_passage_with_the_answer_and_one_in_f
 
 
 class FoundByAnswerAlone:
-    """Implements `Search`: the question finds nothing of the right document."""
+    """A retriever (implements `Search`) that finds the right document only by the answer, not by the question."""
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         assert len(query.encode()) < MAX_QUERY_BYTES

@@ -1,4 +1,4 @@
-"""`python -m pointsman_lab replay`: what a configuration would decide for recorded requests."""
+"""`python -m pointsman_lab replay` reports what a configuration would decide for recorded requests."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ Replay = Callable[..., Any]
 
 @pytest.fixture
 def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighbours:
-    """A gateway whose request log stores texts, with a task whose requests are split between two paths."""
+    """Configures a gateway whose request log stores texts, with a task whose requests are split between two paths."""
     neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     neighbours.config.rest_of_tasks["request_log"] = {"store_messages": True}
     neighbours.config.tasks["chat"]["policy"] = {"split": {"small_talk": 1, "safe_start": 1}}
@@ -62,7 +62,7 @@ def replay(
 
 
 async def _kept(valkey: Valkey, count: int) -> list[dict[str, Any]]:
-    """Waits until the request log holds `count` decisions."""
+    """Waits until the request log has `count` decisions, and returns them."""
 
     async def look() -> list[dict[str, Any]]:
         entries = await decisions_in(valkey.url)
@@ -203,7 +203,7 @@ async def test_a_new_task_is_detected_only_for_stored_texts(
 async def test_a_former_fallback_does_not_count_as_a_change(
     valkey: Valkey, config_folder: ConfigFolder, replay: Replay
 ) -> None:
-    """The policy's own choice is compared, not the fallback that was used."""
+    """The replay compares the policy's own choices, not the fallback that was used."""
     adapter, spare = AnswerPath("triage_adapter", "tiny"), AnswerPath("triage_few_shot", "tiny")
     request = Request("auto", (Message("user", IN_TRIAGE),))
     chosen = Considered("triage_adapter", "chosen", "policy:fixed")

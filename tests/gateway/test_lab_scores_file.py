@@ -1,4 +1,4 @@
-"""`pointsman predict --scores FILE` reads CSV, JSONL and Parquet alike, and names what is wrong in a file."""
+"""`pointsman predict --scores FILE` reads CSV, JSONL and Parquet alike; errors name what is wrong in a file."""
 
 import csv
 import json

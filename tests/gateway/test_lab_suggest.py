@@ -1,4 +1,4 @@
-"""`python -m pointsman_lab suggest`: what would improve the classifier."""
+"""`python -m pointsman_lab suggest` lists changes that would improve the classifier."""
 
 import asyncio
 import json
@@ -124,7 +124,7 @@ async def test_texts_that_were_not_stored_are_only_counted(
 
 
 async def _remember(harness: RequestLogHarness) -> None:
-    """Logs six requests that the classifier abstained from, and three whose task feedback states."""
+    """Logs six requests on which the classifier abstained, and three for which feedback states the task."""
     for number, text in enumerate([*PASSWORD, PASSWORD[0], ALONE]):
         abstained = decision(f"abstained {number}", UNKNOWN, reason="abstained")
         harness.recorder.note(_request(text), abstained, routed(abstained))

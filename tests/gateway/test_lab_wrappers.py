@@ -1,4 +1,4 @@
-"""`python -m pointsman_lab wrappers`: what the classifier should not read, from the request log."""
+"""`python -m pointsman_lab wrappers` finds text in the request log that the classifier should not read."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ REMINDER = "<system-reminder>The date has changed to day {number}.</system-remin
 
 
 async def log_texts(harness: RequestLogHarness, config: ConfigFolder) -> list[str]:
-    """Logs a request of the kiosk for each example, with a reminder of a known client around it."""
+    """Logs one request for each example of the task kiosk, with a known client's reminder around the text."""
     texts = [text for rows in config.examples.values() for text, _ in rows]
     for number, text in enumerate(texts):
         made = decision(f"decision {number}")

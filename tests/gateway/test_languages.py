@@ -1,4 +1,4 @@
-"""A text in a foreign language goes to the default path; an English text never does for that reason."""
+"""A text in a foreign language is sent to the default path; no English text ever is for this reason."""
 
 import json
 import subprocess
@@ -69,7 +69,7 @@ def test_a_text_that_may_be_english_is_accepted(english: LanguageDetector, text:
 
 @pytest.fixture(scope="session")
 def with_words(static_model: StaticModel) -> LanguageDetector:
-    """Knows the words of the embedding model's vocabulary, and those of two examples."""
+    """Returns a detector that knows the words of the embedding model's vocabulary and of two examples."""
     of_examples = {"cancel", "my", "wagonette", "bonjour"}
     return LanguageDetector(["en"], lambda word: word in of_examples or static_model.knows(word))
 

@@ -1,4 +1,4 @@
-"""Limits of request bodies, and that checking them is fast."""
+"""The limits of request bodies, and how fast they are checked."""
 
 import json
 import random

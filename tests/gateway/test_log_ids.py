@@ -1,4 +1,4 @@
-"""The log lines of all services have the ids of the request, its decision, and its trace."""
+"""The log lines of all services have the ids of the request, of its decision, and of its trace."""
 
 import asyncio
 import io
@@ -92,7 +92,7 @@ async def test_retriever_and_lora_server_get_request_and_decision_ids(
 async def test_log_lines_about_an_engines_answer_have_the_id_of_their_own_request(
     log: io.StringIO, gateway: Gateway, engine: ScriptedEngine
 ) -> None:
-    """Requests share the connections to engines, and the second one here uses that of the first."""
+    """Requests share the connections to engines; the second one uses the first one's connection."""
     names = ["r-1", "r-2", "r-3"]
     async with open_http_client(gateway) as http:
         for name in names:

@@ -36,7 +36,7 @@ Script = Any
 
 
 class Mistaken:
-    """A stage whose exceptions quote the prompt."""
+    """A pipeline stage whose exceptions quote the prompt."""
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
         try:
@@ -47,13 +47,13 @@ class Mistaken:
 
 @pytest.fixture(params=["text", "json"])
 def form(request: pytest.FixtureRequest) -> Any:
-    """The log format; with JSON, tracing is on as well."""
+    """The log format. With JSON, tracing is on too."""
     return request.param
 
 
 @pytest.fixture
 def log(form: Any, caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
-    """What is written to standard error at INFO."""
+    """Captures the lines that are written to standard error from level INFO on."""
     written = io.StringIO()
     handler, root = logs.make_handler(written, "gateway", "INFO", form), logging.getLogger()
     with caplog.at_level(logging.INFO):
@@ -67,7 +67,7 @@ def log(form: Any, caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
 async def gateway(
     neighbours: Neighbours, valkey: Valkey, form: Any, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Gateway]:
-    """A gateway whose engine requires a key, with a request log."""
+    """Runs a gateway with a request log, whose engine requires a key."""
     monkeypatch.setenv("ENGINES_KEY", ENGINES_KEY)
     models = neighbours.config.models
     models["models"]["other"] = models["models"]["tiny"]

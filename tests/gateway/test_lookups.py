@@ -1,4 +1,4 @@
-"""Lookups of the engines that hold a version: they follow every report, and equal a search through all engines."""
+"""Lookups of the engines that hold a version follow every report, and equal a search through all engines."""
 
 import random
 from dataclasses import replace

@@ -1,4 +1,5 @@
-"""Images, audio and files reach the models that take them; other paths are passed over or rejected with the reason."""
+"""Images, audio and files are sent to models that accept them; other paths are skipped, or the request is rejected with
+a reason."""
 
 import base64
 import json
@@ -34,7 +35,7 @@ FILE: dict[str, Any] = {
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
-    """`tiny` takes text, `seeing` also images; the same engine serves both."""
+    """Runs a gateway. The model `tiny` takes text, `seeing` images too; the same engine serves both."""
     config = neighbours.config
     config.models["models"]["seeing"] = {**config.models["models"]["tiny"], "input": ["text", "image"]}
     config.models["models"]["open"] = {

@@ -102,7 +102,7 @@ def streamed_id(response: httpx.Response) -> str:
 
 
 def assembled(stream: str) -> dict[str, Any]:
-    """The message that a client makes of the events; asserts that they are in Anthropic's order."""
+    """Returns the message that a client assembles from the events; asserts that they are in Anthropic's order."""
     shapes.stream(stream)
     events = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line.startswith("data: ")]
     assert [event["type"] for event in events[:2]] == ["message_start", "ping"]

@@ -1,8 +1,8 @@
 """Every field in the messages, tools and formats of OpenAI's and Anthropic's SDKs reaches the engine, is named in the
 decision's notes, or is refused.
 
-Each type of the SDKs is sent with and without each of its fields. What the engine would get must differ, or the notes
-must; so a field that a new version of an SDK adds, and that no code knows, fails.
+Each type of the SDKs is sent with and without each of its fields. Either the engine's request or the notes must differ,
+so the test fails if a new version of an SDK adds a field that no code knows.
 """
 
 import re
@@ -43,7 +43,7 @@ from tests.gateway.doubles.sdk_types import fields_of, is_constant, members, nam
 
 BETAS = preset_of("anthropic").betas
 Read = Callable[[Any], Request]
-"""Puts a sample into the body of a request, and reads it."""
+"""A function that puts a sample into the body of a request, and reads the body."""
 USER = {"role": "user", "content": "Hello"}
 CALL = {"type": "function", "id": "c", "function": {"name": "f", "arguments": "{}"}}
 FUNCTION = {"type": "function", "function": {"name": "f"}}
@@ -109,7 +109,7 @@ def calling(given: Any) -> Request:
 
 
 def in_fields(read: Callable[..., Request], **fields: Callable[[Any], Any]) -> Read:
-    """Returns what puts a sample into fields of the body."""
+    """Returns a function that puts a sample into these fields of a body."""
     return lambda given: read(**{name: value(given) for name, value in fields.items()})
 
 
@@ -184,14 +184,14 @@ WHERE: Mapping[str, tuple[Any, Read]] = {
         partial(source, "document"),
     ),
 }
-"""The types of the SDKs, and where a body has them."""
+"""The SDKs' types, each with the function that puts a sample of it into its place in a body."""
 WHOLE = {
     "Anthropic's own tools", "OpenAI's own tools", "reasoning items", "redacted_thinking of blocks", "thinking",
     "output_config",
 }  # fmt: skip
-"""Notes about objects of which no field is sent."""
+"""Notes that stand for whole objects, of which no field is sent."""
 EQUAL = {("json_schema", "strict"), ("text.format", "strict"), ("stream_options", "include_usage")}
-"""Fields that change nothing: Anthropic's formats are always strict, and the usage is requested anyway."""
+"""Fields without an effect: Anthropic's formats are always strict, and the usage is requested anyway."""
 
 
 SENT, READ, REFUSED = "sent", "read", "refused"
@@ -202,13 +202,15 @@ REFUSED_TYPES = re.compile(
     "FileDocument|FileImage|FileSearch|ImageGeneration|ItemReference|MCP|Mcp|Program|ServerToolUse|Shell|ToolAddition|"
     "ToolRemoval|ToolSearch|WebFetch|WebSearch"
 )
-"""Of things that the gateway, or the provider itself, would have to run or to keep."""
+"""Types that are refused, because the gateway or the provider would have to run or store something for them."""
 INNER = {"block in a result", "beta block in a result", "block in a document"}
-"""Where further types are refused."""
+"""Places in which further types are refused."""
 
 
 def what_goes_out(request: Request, dialect: str) -> tuple[bytes, set[str]]:
-    """Returns the body that an engine gets, and the names in the decision's notes; raises InvalidArgument."""
+    """Returns the body that an engine gets, and the names in the decision's notes. Raises InvalidArgument if the
+    request is rejected.
+    """
     sent = EngineRequest(
         "e", "http://e", "m", request.messages, request.sampling, 0.0, EngineApi({}, dialect=dialect, betas=BETAS)
     )
@@ -219,12 +221,12 @@ def what_goes_out(request: Request, dialect: str) -> tuple[bytes, set[str]]:
 
 
 def outcomes(kind: Any, read: Read, dialect: str) -> Mapping[str, str]:
-    """Returns what becomes of each field of a type, except those that have one value."""
+    """Returns the outcome of each field of a type, except for fields that have only one possible value."""
     return {name: outcome(kind, read, name, dialect) for name, hint in fields_of(kind).items() if not is_constant(hint)}
 
 
 def outcome(kind: Any, read: Read, name: str, dialect: str) -> str:
-    """Returns what becomes of one field: an outcome, or the names in the notes; empty if it is lost."""
+    """Returns the outcome of one field, or the names in the notes; empty if the field is lost."""
     with_field = sample(kind, **{name: value_of(fields_of(kind)[name], name)})
     try:
         body, notes = what_goes_out(read(with_field), dialect)
@@ -254,7 +256,7 @@ def test_every_field_is_sent_or_named_in_the_notes_or_refused(where: str, dialec
 
 @pytest.mark.parametrize("where", sorted(WHERE.keys() - INNER))
 def test_no_type_is_refused_unless_it_is_listed(where: str) -> None:
-    """Otherwise all of its fields would count as refused, also if the sample is wrong."""
+    """Otherwise all fields of a type would count as refused, even if only the test's sample is wrong."""
     union, read = WHERE[where]
     for kind in members(union):
         if not REFUSED_TYPES.search(name_of(kind)):

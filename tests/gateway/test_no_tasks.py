@@ -29,7 +29,7 @@ ONE_PATH: dict[str, Any] = {
 }
 TWO_PATHS = ONE_PATH | {"paths": {"one": {"model": "tiny"}, "two": {"model": "tiny"}}}
 MAX_RESIDENT_MB = 100
-"""It is 88 MB; the rest is for other versions of Python and of the libraries."""
+"""The gateway takes 88 MB; the rest is for other versions of Python and of the libraries."""
 
 
 def write(folder: Path, data: dict[str, Any]) -> Path:
@@ -104,7 +104,7 @@ def test_the_embeddings_endpoint_needs_the_embedding_model(tmp_path: Path) -> No
 
 
 class TestServing:
-    """With a gateway that has no embedding model in its folder."""
+    """Tests with a running gateway whose folder has no embedding model."""
 
     @pytest.fixture
     def neighbours(self, neighbours: Neighbours, tmp_path: Path) -> Neighbours:

@@ -36,7 +36,7 @@ def asking(**more: Any) -> dict[str, Any]:
 
 
 def calling(index: int, name: str, *arguments: str) -> list[Step]:
-    """Returns one tool call in pieces."""
+    """Returns the events of one tool call, whose arguments are sent in pieces."""
     head = {"index": index, "id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": ""}}
     pieces = [{"index": index, "function": {"arguments": piece}} for piece in arguments]
     return [chunk(tool_calls=[piece]) for piece in (head, *pieces)]
@@ -218,7 +218,7 @@ async def test_an_answer_names_the_model_and_the_configuration_behind_it(
     http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     async def fingerprints(model: str) -> list[str]:
-        """Of a plain answer, and of the stream's first chunk and of that with the usage."""
+        """Returns the fingerprints in a plain answer, in a stream's first chunk, and in its chunk with the usage."""
         plain = (await http.post(CHAT, json=asking(model=model))).json()
         body = asking(model=model, stream=True, stream_options={"include_usage": True})
         streamed = shapes.events((await http.post(CHAT, json=body)).text)

@@ -1,4 +1,4 @@
-"""Every outcome of a request is in one closed vocabulary, or comes with the service at fault."""
+"""Every outcome of a request is in one closed vocabulary, or has the service at fault."""
 
 import ast
 import asyncio
@@ -24,11 +24,13 @@ MADE_UP = {
     "unknown_{}": ("unknown_task", "unknown_path"),
     "{}_unavailable": ("retriever_unavailable", "lora_server_unavailable", "gateway_unavailable"),
 }
-"""Error codes that are composed, and their outcomes."""
+"""Error codes that are composed from a pattern, and the codes that result."""
 
 
 def trees() -> dict[Path, ast.Module]:
-    """Returns the source that may raise an error in the gateway's process, without the vocabulary."""
+    """Returns the parsed sources of code that may raise an error in the gateway's process, except for the vocabulary
+    itself.
+    """
     files = [file for folder in SOURCES for file in folder.rglob("*.py") if file != VOCABULARY]
     return {file: ast.parse(file.read_text()) for file in files}
 
@@ -48,7 +50,7 @@ def codes(trees: Mapping[Path, ast.Module]) -> Iterator[tuple[str, str]]:
 
 
 def code_positions(tree: ast.Module) -> dict[str, int]:
-    """Returns the functions of a module that take a `code` by position, and where they take it."""
+    """Returns the functions of a module that take a `code` by position, and the position."""
     found = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
@@ -59,7 +61,7 @@ def code_positions(tree: ast.Module) -> dict[str, int]:
 
 
 def default_codes(function: ast.FunctionDef) -> Iterator[str]:
-    """Yields the code that a function has as the default of its parameter `code`; an empty text is none."""
+    """Yields the default of a function's parameter `code`, unless there is none or it is empty."""
     arguments = function.args
     pairs = [*zip(reversed(arguments.args), reversed(arguments.defaults), strict=False)]
     pairs += [(one, value) for one, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if value]

@@ -1,4 +1,4 @@
-"""The means of paths, whose number is bounded."""
+"""The means of paths' statistics; their number is bounded."""
 
 import pytest
 from pointsman_gateway.domain import Path, Usage

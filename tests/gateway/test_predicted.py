@@ -40,7 +40,7 @@ from tests.gateway.doubles.waiting import found
 
 
 def options(small: Sequence[float], large: Sequence[float], usd_per_wrong_answer: float = 0.1) -> dict[str, Any]:
-    """Weights of both paths; the means are 0.4 and 0.9."""
+    """Returns the policy's options with these weights of the two paths; their mean qualities are 0.4 and 0.9."""
     paths = {
         name: {"mean": mean, "bias": 0.0, "weights": encode_weights(np.array(weights))}
         for name, mean, weights in (("small", 0.4, small), ("large", 0.9, large))
@@ -50,7 +50,7 @@ def options(small: Sequence[float], large: Sequence[float], usd_per_wrong_answer
 
 @dataclass
 class Context:
-    """Implements `PolicyContext`."""
+    """Implements `PolicyContext` with a test's values."""
 
     vector: Vector | None
     away: Mapping[str, str] = field(default_factory=dict)
@@ -254,7 +254,7 @@ class Commands:
     data_dir: Path
 
     async def run(self, *arguments: object) -> str:
-        """Returns the standard output."""
+        """Runs the command, and returns its standard output."""
         program = [sys.executable, "-m", "pointsman_cli", *map(str, arguments), "--data-dir", str(self.data_dir)]
         process = await asyncio.create_subprocess_exec(*program, stdout=PIPE, stderr=PIPE)
         out, err = await process.communicate()
@@ -268,7 +268,7 @@ class Commands:
 
 
 def only_lost_items(body: Mapping[str, Any]) -> Any:
-    """The adapter, which has the shorter prompt, knows lost items only; the base model answers everything well."""
+    """Answers like a cheap adapter that knows lost items only, and a base model that answers everything well."""
     is_lost = "lost" in body["messages"][-1]["content"]
     if "@" in body["model"]:
         return answer("lost_item" if is_lost else "I cannot tell.", prompt_tokens=10)

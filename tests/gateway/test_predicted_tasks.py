@@ -1,4 +1,4 @@
-"""The policy `predicted` for several tasks, for requests that fit none, and before an escalation."""
+"""The policy `predicted` with several tasks, for requests that fit no task, and before an escalation."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Prices that change on a day: a receipt is priced as of its time, and so is what a budget reserves."""
+"""Prices that change on a given day: a receipt uses the prices of its time, and so does a budget's reservation."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime

@@ -1,4 +1,5 @@
-"""Models of providers have listed prices; a model that is not listed needs a price, or says that it is unknown."""
+"""Models of providers have listed prices; a model that is not listed needs a price, or the statement that it is
+unknown."""
 
 from datetime import date
 from importlib.resources import files
@@ -20,7 +21,7 @@ PRICES = {"prompt": 1.0, "cached": 0.5, "completion": 2.0}
 
 
 def models(model: dict[str, Any], *engines: dict[str, Any], **more: Any) -> ModelsFile:
-    """A file with one model, called "m"."""
+    """Returns a models file with one model, called "m"."""
     named = {f"e{number}": {"model": "m", "api_key_env": "KEY", **engine} for number, engine in enumerate(engines)}
     return ModelsFile.model_validate({"models": {"m": model}, "engines": named, **more})
 

@@ -91,7 +91,7 @@ async def _ready(client: httpx.AsyncClient) -> None:
 
 
 async def _rejecting(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
-    """Returns once new requests are rejected."""
+    """Sends requests until the gateway rejects new ones."""
     async with asyncio.timeout(10):
         while (await client.post("/v1/route", json=body)).status_code != 503:  # noqa: ASYNC110  # another process
             await asyncio.sleep(0.01)

@@ -34,7 +34,7 @@ def texts(draft: Draft) -> list[tuple[str, str]]:
 
 
 class Finds:
-    """Implements `Search`."""
+    """Implements `Search` with scripted passages."""
 
     def __init__(self, *passages: Passage, relevant: bool = True) -> None:
         self._found = Found(passages, relevant)

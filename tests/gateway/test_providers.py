@@ -1,6 +1,5 @@
-"""Provider presets: servers that follow each provider's documented protocol accept the gateway's requests, and their
-errors become the matching errors of the gateway.
-"""
+"""Provider presets: doubles that follow each provider's documented protocol accept the gateway's requests, and their
+errors are converted to the gateway's matching errors."""
 
 import importlib.util
 import json
@@ -36,7 +35,9 @@ LOCAL_KEYS = {"context_window": 4096, "usd_per_million_tokens": PRICES}
 
 @dataclass
 class Site:
-    """A gateway with one model for each provider, called like the provider, and an own engine as the fallback."""
+    """A gateway with one model for each provider, named after the provider, and an engine of the user's own as the
+    fallback.
+    """
 
     providers: Mapping[str, ProviderDouble]
     http: httpx.AsyncClient

@@ -1,4 +1,4 @@
-"""Chat requests with values of any type in their fields are answered, or rejected with 400, whatever the engine."""
+"""Chat requests with values of any type in their fields are answered, or rejected with 400, for every engine."""
 
 import copy
 import json
@@ -38,7 +38,8 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
     "tiny": {name: value for name, value in BODY.items() if name != "cache_control"} | {"logit_bias": {"5": 1}},
     "claude": BODY,
 }
-"""The valid fields of a request by model: one of an engine with OpenAI's API, one of an engine with Anthropic's."""
+"""By model, the valid fields of a request: one model has an engine with OpenAI's API, the other one with
+Anthropic's."""
 
 NAMES = st.sampled_from(["type", "function", "name", "schema", "json_schema", "text", "id", "cache_control", "5", ""])
 TEXTS = st.sampled_from(["", "x", "auto", "none", "required", "function", "json_schema", "text", "tool", "{}", "é"])
@@ -51,7 +52,7 @@ VALUES = st.recursive(
 
 
 def places(value: Any, at: Place = ()) -> Iterator[Place]:
-    """Yields the place of each value below `value`, those of its members included."""
+    """Yields the position of each value below `value`, at any depth."""
     if isinstance(value, Mapping | list):
         for key, member in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield (*at, key)
@@ -88,7 +89,7 @@ async def http(
 
 
 async def answers(http: httpx.AsyncClient, body: Mapping[str, Any]) -> Sequence[httpx.Response]:
-    """Sends the body for a plain answer and for a stream."""
+    """Sends the body twice, for a plain answer and for a stream, and returns both responses."""
     return [await http.post("/v1/chat/completions", json={**body, "stream": streams}) for streams in (False, True)]
 
 

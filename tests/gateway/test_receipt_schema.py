@@ -68,7 +68,7 @@ CHANGED: Mapping[str, object] = {
     "attempts": (AttemptCharge("local", "tiny", Usage(10, 1), {"prompt": 500_000}),),
     "default_max_tokens": 256,
 }
-"""Another value of each field of `RECEIPT`."""
+"""A different value for each field of `RECEIPT`."""
 
 UNDECIDED = UndecidedReceipt("r1", "embeddings", "ok", "none", {"total": 0.5}, usage=Usage(20, 2, 5))
 UNDECIDED_CHANGED: Mapping[str, object] = {
@@ -92,7 +92,7 @@ UNDECIDED_CHANGED: Mapping[str, object] = {
 
 
 def encode_for_wal(receipt: Receipt) -> object:
-    """The receipt as another process restores it."""
+    """Returns the receipt as another process reads it from the write-ahead log."""
     record = from_line(to_line(decided_record(1, NOW, REQUEST, receipt.decision, receipt)))
     assert isinstance(record, DecidedRecord)
     return encode_for_request_log(record.to_pending_entry().receipt)

@@ -1,4 +1,4 @@
-"""Whatever happens to a request, over HTTP or gRPC: it has exactly one receipt, and is counted once."""
+"""However a request ends, over HTTP or gRPC, it has exactly one receipt and is counted once."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Any) -> Neighbo
 
 
 async def the_one(valkey: Valkey) -> Body:
-    """Returns the only receipt."""
+    """Returns the only receipt in Redis."""
     receipts = await receipts_once(valkey.url, lambda receipts: receipts.all)
     (receipt,) = receipts.all
     return receipt
@@ -51,12 +51,12 @@ def counted(gateway: Gateway) -> float:
 
 @dataclass(frozen=True)
 class End:
-    """How a request is made to end."""
+    """A way in which a test ends a request, and what the receipt must say."""
 
     outcome: str
     fault: str
     path: str = ""
-    """Empty if there is no decision."""
+    """The path in the receipt; empty if there is no decision."""
     text: str = IN_CHAT
     model: str = "auto"
     before: Callable[[Neighbours, Gateway], Any] = lambda neighbours, gateway: None

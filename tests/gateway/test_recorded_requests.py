@@ -1,6 +1,6 @@
-"""Of what real clients sent, the classifier reads the user's question alone.
+"""In requests that real clients sent, the classifier reads only the user's question.
 
-The requests were recorded by `make record-clients`; their middle is cut if they are long.
+`make record-clients` recorded the requests; the middle of long ones is cut out.
 """
 
 import json
@@ -20,9 +20,9 @@ from tests.gateway.doubles.classifier import ScriptedClassifier
 RECORDED = Path(__file__).with_name("recorded_requests")
 QUESTION = "May I take my bicycle on the train?"
 ANSWER = "Yes, in the last coach."
-"""Of the scripted engine, to whatever it was asked."""
+"""The scripted engine's answer to every request of the recording."""
 OTHER_WORDS = {"Hi", ANSWER}
-"""Other turns that a recording's program or the engine has written in the user's role."""
+"""Other texts that a recording's program or the engine has written in the user's role."""
 WRAPPERS = {
     "aider": {"aider"},
     "autogen": {"autogen"},
@@ -38,7 +38,7 @@ WRAPPERS = {
     "qwen-code": {"claude-code", "qwen-code"},
     "smolagents": {"smolagents"},
 }
-"""The entries of the catalog that each client needs."""
+"""By client, the entries of the wrappers' catalog that its requests need."""
 
 
 def recordings() -> Iterator[Any]:

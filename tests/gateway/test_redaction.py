@@ -1,4 +1,4 @@
-"""The redaction hook determines which text is stored; if it fails, none is."""
+"""The redaction hook determines the text that is stored; if it fails, no text is."""
 
 import sys
 import types
@@ -17,7 +17,7 @@ SECRET = "my card is 4111 1111 1111 1111"
 
 @pytest.fixture
 def hooks() -> Iterator[Any]:
-    """A user's module."""
+    """Yields a user's module with hooks."""
     module: Any = types.ModuleType("their_hooks")
     sys.modules["their_hooks"] = module
     yield module

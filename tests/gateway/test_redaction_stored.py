@@ -24,7 +24,7 @@ def keeping(neighbours: Neighbours, valkey: Valkey) -> Neighbours:
 
 
 async def everything(valkey: Valkey) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Returns the logged decisions and the feedback on them."""
+    """Returns the logged decisions, and the feedback on them."""
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         streams = ("{pointsman}:decisions", "{pointsman}:feedback")
         decisions, feedback = [await entries_of(redis, name) for name in streams]

@@ -1,4 +1,4 @@
-"""The gateway and the lora-server keep all their state in a real cluster of three nodes, and survive one of them."""
+"""The gateway and the lora-server keep all their state in a real Redis cluster, and survive the loss of a node."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An answer that a slow guardrail has held back is passed on in steps, between which other requests go on."""
+"""An answer that a slow guardrail has held back is passed on in steps, so that other requests are not delayed."""
 
 import asyncio
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ CONFIG = GuardrailConfig.model_validate({"name": "slow", "check": {"regex": {"A"
 
 
 class SlowGuardrail:
-    """Finds nothing, once it is `open`."""
+    """A guardrail that waits until it is `open`, and then finds nothing."""
 
     def __init__(self) -> None:
         self.open = asyncio.Event()
@@ -39,7 +39,7 @@ class SlowGuardrail:
 
 
 class Source:
-    """Implements `AnswerSource`; the test sends its chunks."""
+    """Implements `AnswerSource` with chunks that a test sends."""
 
     sink: ChunkSink
     is_paused = False
@@ -58,7 +58,7 @@ class Source:
 
 
 class Client:
-    """Implements `ChunkSink`; records the chunks by the iteration of the event loop in which they came."""
+    """Implements `ChunkSink`. Records the chunks by the iteration of the event loop in which they arrived."""
 
     def __init__(self) -> None:
         self.by_iteration: dict[int, list[str]] = {}

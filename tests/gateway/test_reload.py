@@ -1,4 +1,4 @@
-"""The configuration is reloaded while requests are in flight."""
+"""The configuration is reloaded while requests are in progress."""
 
 import asyncio
 import gc
@@ -69,7 +69,9 @@ async def test_an_edit_is_applied_without_losing_requests(
 
 async def test_earlier_configurations_are_freed(gateway: Gateway, neighbours: Neighbours) -> None:
     def count() -> Counter[str]:
-        """Count what a configuration creates, not the models of libraries, which may be imported at any time."""
+        """Returns the numbers of objects that a configuration creates. Models of libraries are not counted, because
+        they may be imported at any time.
+        """
         objects = gc.get_objects()
         models = [one for one in objects if isinstance(one, ModelMetaclass) and one.__name__ == "Entry"]
         return Counter(environments=sum(isinstance(one, PromptEnvironment) for one in objects), models=len(models))

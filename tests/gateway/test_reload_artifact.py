@@ -1,4 +1,4 @@
-"""A gateway with a stored classifier: it and the configuration change together, or not at all."""
+"""With a stored classifier, the classifier and the configuration change together, or not at all."""
 
 import asyncio
 from pathlib import Path

@@ -42,7 +42,7 @@ def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Any) -> Neighbo
 
 
 async def kept(valkey: Valkey, name: str) -> dict[str, Any]:
-    """Returns the entry of one decision, once it is stored."""
+    """Waits until a decision is stored, and returns its entry."""
 
     async def look() -> list[dict[str, Any]]:
         return [entry for entry in await decisions_in(valkey.url) if entry["id"] == name]

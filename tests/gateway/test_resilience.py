@@ -30,7 +30,7 @@ PROMPT_RETRIES = RetryConfig(backoff_seconds=0.0)
 
 
 class Bench:
-    """Engines with the resilience layers around them."""
+    """Engines wrapped in the layers of retries, hedging and circuit breakers."""
 
     def __init__(self, *names: str, **resilience: Any) -> None:
         config = ResilienceConfig(**({"retries": PROMPT_RETRIES} | resilience))
@@ -55,7 +55,7 @@ class Bench:
         return text_of([chunks async for chunks in chunks_of((await self.call(seconds)).source)])
 
     def first(self) -> str:
-        """The engine that is chosen first for this prompt; the other one is `second`."""
+        """The engine that is chosen first for the test's prompt; the other one is `second`."""
         return self._order()[0]
 
     def second(self) -> str:

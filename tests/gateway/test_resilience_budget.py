@@ -1,4 +1,4 @@
-"""The retry budget: a share of recent requests, and a minimum."""
+"""The retry budget: a share of the recent requests, but at least a minimum."""
 
 import pytest
 from pointsman_gateway.engines.failover import RetryBudget

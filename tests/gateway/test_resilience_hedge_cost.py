@@ -1,4 +1,4 @@
-"""A hedged request costs the prompt twice, and the receipt shows it."""
+"""A hedged request pays for the prompt twice, and the receipt shows that."""
 
 import asyncio
 from collections.abc import AsyncIterator

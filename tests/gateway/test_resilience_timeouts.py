@@ -28,7 +28,7 @@ async def client() -> AsyncIterator[HttpEngineClient]:
 
 
 async def failure(client: HttpEngineClient, url: str, timeouts: Timeouts, seconds: float = 30) -> PointsmanError:
-    """Returns the error of a request for a whole answer."""
+    """Requests a complete answer, and returns the error."""
     deadline = asyncio.get_running_loop().time() + seconds
     call = EngineRequest("a", url, "tiny", (Message("user", "Hello"),), Sampling(), deadline, timeouts=timeouts)
     with pytest.raises(PointsmanError) as raised:
@@ -39,7 +39,7 @@ async def failure(client: HttpEngineClient, url: str, timeouts: Timeouts, second
 
 @contextmanager
 def nobody_accepts() -> Iterator[str]:
-    """An address at which connections are neither accepted nor refused, like that of a dead machine."""
+    """Yields an address at which connections are neither accepted nor refused, like that of a dead machine."""
     with socket.socket() as listening, socket.socket() as first, socket.socket() as second:
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)

@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: items and events conform to the published types, and nothing is stored."""
+"""`POST /v1/responses`: items and events conform to the published types, and the gateway stores nothing."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Each search and each embedded question is charged once, whichever path answers, and also if none does."""
+"""Each search and each embedded question is charged once, whichever path answers, and even if none does."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ SEARCH, EMBEDDING = 0.01, 0.001
 
 
 async def asked(neighbours: Neighbours, text: str, model: str = "auto", times: int = 1) -> list[dict[str, Any]]:
-    """Returns what each answer reports about itself."""
+    """Sends the request `times` times; returns what each answer reports about its cost and path."""
     await neighbours.ready()
     body = {"model": model, "messages": [{"role": "user", "content": text}]}
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:

@@ -1,4 +1,4 @@
-"""The router: shares of a split, fallbacks, unavailable paths and named paths."""
+"""The router: the shares of a split, fallbacks, unavailable paths and named paths."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -55,7 +55,7 @@ def test_weights_are_relative() -> None:
 
 
 class Away:
-    """Implements the router's `Availability` with a reason by path."""
+    """Implements the router's `Availability`; gives a reason for each unavailable path."""
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
         self._reasons = reasons

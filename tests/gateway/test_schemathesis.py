@@ -33,7 +33,7 @@ CHECKS = [
     unsupported_method,
 ]
 EXAMPLES = 25
-"""Valid and invalid examples per operation."""
+"""Number of valid and of invalid examples per operation."""
 ADMIN = "/admin/v1/"
 MODELS = st.sampled_from(["auto", "tiny", "path:handbook", "triage@prod"])
 
@@ -46,12 +46,14 @@ def _operations(url: str) -> Iterator[schemathesis.APIOperation[Any, Any, Any, A
 
 
 def _modes(operation: schemathesis.APIOperation[Any, Any, Any, Any]) -> list[GenerationMode]:
-    """Skips invalid input for operations with neither parameters nor a body."""
+    """Returns the kinds of examples for an operation: no invalid ones if it has neither parameters nor a body."""
     return list(GenerationMode) if operation.body else [GenerationMode.POSITIVE]
 
 
 def _try(operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: GenerationMode, key: str = "") -> int:
-    """Sends the same generated requests each time; returns how many were answered without a client error."""
+    """Sends the generated requests, which are the same each time. Returns how many were answered without a client
+    error.
+    """
     answered, headers = 0, {"authorization": f"Bearer {key}"} if key else {}
 
     @seed(7)
@@ -75,7 +77,7 @@ def _try(operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: Generat
 
 
 def _name(case: Any, model: str) -> None:
-    """Replaces generated model names with existing ones, which would never be guessed."""
+    """Replaces generated model names by existing ones, which the generator would never guess."""
     is_admin = case.operation.path.startswith(ADMIN)
     if not is_admin and isinstance(case.body, dict) and isinstance(case.body.get("model", ""), str):
         case.body["model"] = "minilm" if case.operation.path == "/v1/embeddings" else model

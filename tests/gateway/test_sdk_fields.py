@@ -1,7 +1,8 @@
 """Every field of a request of OpenAI's and Anthropic's SDKs is accounted for: read, sent to the engine, documented as
 not sent, or refused. `test_nested_sdk_fields` is about the fields in messages, tools and formats.
 
-The tables below say what becomes of each field. A field that a new version of an SDK adds is in no table, and fails.
+The tables below state the outcome of each field. The test fails if a new version of an SDK adds a field, because no
+table has it.
 """
 
 import re
@@ -41,7 +42,7 @@ from pointsman_servicekit.errors import InvalidArgument
 from tests.gateway.doubles.sdk_documentation import documented_as_not_sent
 
 SOMETIMES_SENT = {"service_tier"}
-"""Documented beside the table: it depends on the provider and the value."""
+"""Fields that are sent or not depending on the provider and the value; the documentation says so next to its table."""
 TOOL = {"type": "function", "function": {"name": "f"}}
 READ, SENT, NOT_SENT, REFUSED = "read", "sent", "not sent", "refused"
 Outcomes = Mapping[str, str]
@@ -63,7 +64,7 @@ VALUES: Mapping[str, Any] = {
 
 
 def outcome(name: str, fields: RequestFields, dialect: str = "openai") -> str:
-    """Returns what becomes of a field of a request: it is sent if it changes the body that an engine gets."""
+    """Returns the outcome of a field of a request. It counts as sent if it changes the body that an engine gets."""
     value = VALUES.get(name, "x")
     try:
         with_field = fields.select({"tools": [TOOL], name: value})
@@ -81,7 +82,7 @@ def body_of(extra: Mapping[str, Any], dialect: str) -> Mapping[str, Any]:
 
 
 def outcomes(**by_outcome: str) -> Outcomes:
-    """Returns a table of fields by their outcomes, which are written as `read="a b", sent="c"`."""
+    """Returns a table of fields by their outcome; the arguments are written as `read="a b", sent="c"`."""
     return {name: result.replace("_", " ") for result, names in by_outcome.items() for name in names.split()}
 
 
@@ -198,7 +199,9 @@ MESSAGES = outcomes(
 
 
 def of_native(name: str) -> str:
-    """Returns whether an engine with Anthropic's API gets a field that it alone knows, in the body or in a header."""
+    """Returns whether a field that only Anthropic has reaches an engine with Anthropic's API, in the body or in a
+    header.
+    """
     value = BETAS if name == "betas" else "standard_only" if name == "service_tier" else {"type": "x"}
     body = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}], name: value}
     read = MessagesBody.model_validate(body).to_request(0.0)

@@ -1,4 +1,4 @@
-"""A share of requests is also answered by a shadow path, with the real APIs and a real Valkey."""
+"""A shadow path also answers a share of the requests, with the real APIs and a real Valkey."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ GOOD, BAD = '{"intent": "lost_item"}', "I cannot tell."
 
 
 def by_path(body: Mapping[str, Any]) -> list[Any]:
-    """The adapter answers well, and the base model, which only the few-shot path uses, badly."""
+    """Answers well as the adapter, and badly as the base model, which only the few-shot path uses."""
     return answer(GOOD if "@" in body["model"] else BAD)
 
 

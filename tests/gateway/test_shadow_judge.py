@@ -1,4 +1,5 @@
-"""A configured model judges the answers of a request and of its shadow, in both orders and within its own budget."""
+"""A configured model judges a request's answer and its shadow's answer, in both orders and within a budget of its
+own."""
 
 import asyncio
 import json
@@ -28,7 +29,7 @@ RUBRIC = "Prefer the answer that names the intent."
 VERDICTS = "pointsman_judge_verdicts_total"
 
 Judging = Callable[[str, str], str]
-"""Maps the answers A and B to what the judge says."""
+"""A function that maps the answers A and B to the judge's reply."""
 
 
 def honest(first: str, second: str) -> str:
@@ -36,7 +37,9 @@ def honest(first: str, second: str) -> str:
 
 
 def scripted(judging: Judging) -> Callable[[Mapping[str, Any]], Any]:
-    """The adapter answers well and the base model badly; the base model is the judge too."""
+    """Returns a script of the engine: the adapter answers well, the base model badly, and the base model also replies
+    as the judge.
+    """
 
     def script(body: Mapping[str, Any]) -> Any:
         if body["messages"][0]["content"].startswith(RUBRIC):
@@ -70,7 +73,7 @@ async def api(gateway: Gateway) -> AsyncIterator[HttpClient]:
 
 
 async def judged(api: HttpClient, gateway: Gateway, outcome: str) -> str:
-    """Asks until a pair has this outcome, and returns the id of the last decision."""
+    """Sends requests until a comparison of two answers has this outcome; returns the id of the last decision."""
     asked = []
 
     async def has_outcome() -> bool:

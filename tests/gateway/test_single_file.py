@@ -1,4 +1,4 @@
-"""The whole configuration may be one file: `examples/minimal` is loaded, served and asked; errors name that file."""
+"""The whole configuration may be one file: `examples/minimal` is loaded and served; errors name that file."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Bend = Callable[[dict[str, Any]], object]
 
 
 def written(folder: Path, bend: Bend = lambda data: None) -> Path:
-    """A copy of the example, bent."""
+    """Writes a copy of the example that `bend` has changed, and returns its path."""
     data = yaml.safe_load((MINIMAL / "pointsman.yaml").read_text())
     bend(data)
     file = folder / "pointsman.yaml"

@@ -1,4 +1,4 @@
-"""Single sign-on: an issuer's tokens are accepted in addition to keys, and no other tokens are."""
+"""Single sign-on: tokens of the issuer are accepted in addition to keys, and no other tokens are."""
 
 import asyncio
 import base64
@@ -117,7 +117,7 @@ def sign(issuer: FakeIssuer, claims: bytes) -> str:
 
 
 def _forgeries(issuer: FakeIssuer) -> dict[str, tuple[str, str]]:
-    """Yields forged tokens with the code of their error."""
+    """Returns forged tokens by name, each with the code of the expected error."""
     now, other = time.time(), ec.generate_private_key(ec.SECP256R1())
     good = issuer.token()
     head, body, signature = good.split(".")

@@ -23,7 +23,7 @@ from tests.gateway.test_api_keys import over_grpc, over_http
 OURS = {"x-pointsman-console": "1"}
 LOGIN = "/console/api/login"
 TOKENS = "pointsman_gateway.tenancy.tokens"
-"""The module that imports PyJWT, cryptography and httpx."""
+"""The module that imports the libraries PyJWT, cryptography and httpx."""
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ async def page(guarded: Gateway) -> AsyncIterator[httpx.AsyncClient]:
 async def authorization_request(
     page: httpx.AsyncClient, verifier: str, nonce: str, redirect_uri: str
 ) -> tuple[str, dict[str, str]]:
-    """The address to which the page sends the browser, and its parameters."""
+    """Returns the address to which the page sends the browser, and its parameters."""
 
     async def known() -> Any:
         return (await page.get(LOGIN)).json()
@@ -82,7 +82,9 @@ async def authorization_request(
 
 
 async def come_back(page: httpx.AsyncClient, verifier: str, nonce: str) -> dict[str, str]:
-    """Sends the browser to the issuer; returns the body with which the page logs in when it is sent back."""
+    """Sends the browser to the issuer, which sends it back to the page. Returns the body with which the page then logs
+    in.
+    """
     redirect_uri = f"{page.base_url}/console"
     endpoint, parameters = await authorization_request(page, verifier, nonce, redirect_uri)
     async with httpx.AsyncClient(verify=False) as browser:
@@ -175,7 +177,7 @@ async def test_the_login_follows_the_configuration(
 async def test_a_reload_that_adds_single_sign_on_imports_its_libraries_in_a_thread(
     neighbours: Neighbours, valkey: Valkey, issuer: FakeIssuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The import takes 0.2 s, for which the event loop would answer nothing."""
+    """The import takes 0.2 s; in the event loop it would delay all requests."""
     threads: list[threading.Thread] = []
 
     class Observer(MetaPathFinder):

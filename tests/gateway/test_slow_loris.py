@@ -1,4 +1,4 @@
-"""Clients that send too much, too slowly, or do not read are disconnected without affecting others."""
+"""Clients that send too much, too slowly, or do not read are disconnected; others are not affected."""
 
 import asyncio
 import json
@@ -18,12 +18,12 @@ LONG = 60.0
 BRISK = ConnectionLimits(
     header_timeout=LONG, body_timeout=LONG, idle_timeout=LONG, stall_timeout=LONG, max_headers=10, max_header_bytes=4096
 )
-"""Timeouts long enough for a busy machine; each test shortens the one that it is about."""
+"""Timeouts long enough for a busy machine; each test shortens the one that it tests."""
 SOON = 0.2
 
 
 class App:
-    """Reads the body, then answers with its length, or with more than any buffer holds."""
+    """An ASGI application that reads the body and answers with its length, or with more than any buffer can store."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -62,7 +62,7 @@ async def _lifespan(receive: Any, send: Any) -> None:
 
 
 async def _sends(send: Any, piece: bytes, receive: Any) -> bool:
-    """Whether the client has disconnected."""
+    """Sends a piece of the answer; returns whether the client has disconnected."""
     await send({"type": "http.response.body", "body": piece, "more_body": True})
     hung_up = asyncio.ensure_future(receive())
     await asyncio.sleep(0)
@@ -97,7 +97,7 @@ class Client:
         return int(head.split(b" ")[1]), body
 
     async def refusal(self) -> tuple[int, str]:
-        """Returns status and code of an error, after which the connection must be closed."""
+        """Returns the status and code of an error, and asserts that the connection is closed afterwards."""
         status, body = await self.answer()
         await self.closed()
         return status, json.loads(body)["error"]["code"]

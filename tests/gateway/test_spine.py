@@ -1,4 +1,4 @@
-"""The files that docs/architecture.md lists for the path of a chat request are those that it takes, in their order."""
+"""A chat request passes through the files that docs/architecture.md lists for it, in their order."""
 
 import re
 import sys
@@ -37,7 +37,7 @@ class CallRecorder:
     def __init__(self) -> None:
         self.functions: dict[tuple[str, str], None] = {}
         self.writers: list[tuple[str, str]] = []
-        """The functions of `http` that have called a transport's `write`, one item a call."""
+        """The functions of `http` that have called a transport's `write`, one item per call."""
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         caller = frame if event == "c_call" else frame.f_back

@@ -1,4 +1,4 @@
-"""The SSE template reads events with the same result as the JSON parser, for every text."""
+"""The event template gives the same result as the JSON parser for every text."""
 
 import json
 from typing import Any

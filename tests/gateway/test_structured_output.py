@@ -66,7 +66,9 @@ def test_other_requests_take_the_paths_limits(extra: dict[str, Any]) -> None:
 
 @pytest.fixture(autouse=True)
 def paths_with_limits(neighbours: Neighbours) -> None:
-    """Each path has stop sequences and `max_tokens`, and the task validates its own format."""
+    """Changes the configuration: each path has stop sequences and `max_tokens`, and the task validates its own
+    format.
+    """
     for path in neighbours.config.paths.values():
         path |= {"stop": ["\n\n"], "max_tokens": 60}
     neighbours.config.tasks["triage"] |= {

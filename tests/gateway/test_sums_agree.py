@@ -1,4 +1,4 @@
-"""Receipts, counters and usage of keys agree to the last picodollar under random requests."""
+"""Receipts, counters and the usage of keys agree to the last picodollar (1e-12 dollars) under random requests."""
 
 import asyncio
 import json
@@ -36,7 +36,9 @@ MODELS = ("auto", "auto", "auto", "auto", "tiny", "path:handbook", "path:letter"
 
 @pytest.fixture
 async def gateway(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
-    """A gateway with keys, a cache, an hourly engine price, training costs, and prices that do not divide evenly."""
+    """Runs a gateway with keys, a cache, an hourly engine price, training costs, and prices that do not divide
+    evenly.
+    """
     neighbours.settings |= {"auth": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal", "max_in_flight": 24}
     neighbours.settings |= {"queue_size": 4, "queue_timeout": 0.2}
     config = neighbours.config
@@ -63,7 +65,7 @@ async def gateway(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Asy
 
 @dataclass
 class Chance:
-    """The random behaviour of the engine and the callers."""
+    """Decides at random how the engine and the callers behave."""
 
     draw: random.Random = field(default_factory=lambda: random.Random(11))
 
@@ -86,7 +88,7 @@ class Chance:
 
 @dataclass
 class Client:
-    """Sends one random request; returns its id if the answer was complete."""
+    """A client that sends one random request, and returns its id if the answer was complete."""
 
     http: httpx.AsyncClient
     stub: gateway_pb2_grpc.GatewayStub
@@ -197,7 +199,7 @@ async def in_turns(ask: Callable[[int], Any], count: int) -> None:
 
 
 async def all_written(gateway: Gateway, valkey: Valkey) -> Receipts:
-    """Returns once no request is in flight, and Redis has all data."""
+    """Waits until no request is in progress and Redis has all data; returns the receipts."""
     await gateway.components.pipeline.admission.wait_until_empty(30)
 
     async def look() -> Receipts | None:
@@ -217,7 +219,7 @@ Sums = dict[str, Counter[Any]]
 
 
 def counters_of(gateway: Gateway) -> Sums:
-    """Returns the values at /metrics."""
+    """Returns the values of the counters at /metrics."""
     sums: Sums = {name: Counter() for name in ("requests", "tokens", "picodollars")}
     samples = [s for family in gateway.components.registry.collect() for s in family.samples if s.value]
     for sample in samples:
@@ -243,7 +245,7 @@ def counters_of(gateway: Gateway) -> Sums:
 
 
 def counters_by(receipts: Receipts) -> Sums:
-    """Computes each key's usage from the receipts alone, to compare it with the counters."""
+    """Computes the counters' values from the receipts only."""
     requests: Counter[Any] = Counter()
     tokens: Counter[Any] = Counter()
     for one in receipts.all:
@@ -277,7 +279,7 @@ async def usage_of(valkey: Valkey) -> dict[str, dict[str, int]]:
 
 
 def usage_by(receipts: Receipts, keys: list[str]) -> dict[str, dict[str, int]]:
-    """Returns the values that follow from the receipts."""
+    """Computes each key's usage from the receipts only."""
     used: dict[str, Counter[str]] = {key: Counter() for key in keys}
     for one in receipts.all:
         if not one.get("counted", True):

@@ -1,4 +1,4 @@
-"""A request may set simple variables of the engine's chat template, and none that replaces the template."""
+"""A request may set simple variables of the engine's chat template, but none that replaces the template."""
 
 import json
 from typing import Any

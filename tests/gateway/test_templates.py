@@ -1,4 +1,4 @@
-"""Prompt templates: a user's text is never evaluated, and a template's abilities are limited."""
+"""Prompt templates: a user's text is never evaluated as a template, and a template can do only a few things."""
 
 from dataclasses import replace
 from typing import Any

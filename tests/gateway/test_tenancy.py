@@ -36,7 +36,7 @@ async def refusal(counter: Counter, caller: Caller, tokens: int = 1) -> Resource
 
 
 async def entered(counter: Counter, caller: Caller, tokens: int = 1) -> LeasedReservation:
-    """Returns once the unused leases of other gateways have been returned."""
+    """Enters a request; waits until other gateways have returned their unused leases, if necessary."""
     hold = await found(lambda: counter.let_in(caller, tokens))
     assert hold
     return hold
@@ -265,7 +265,7 @@ async def test_streams_in_flight_keep_their_lease(valkey: Valkey, times: Times) 
 
 
 async def test_late_lease_messages_have_no_effect_and_held_leases_are_never_taken(valkey: Valkey) -> None:
-    """A lease message that a gateway gave up on may still arrive after later ones, and its answer may be lost."""
+    """A lease message that a gateway no longer waits for may arrive after later ones, and its answer may be lost."""
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         exchange = redis.register_script(read_script("pointsman_gateway.tenancy", "exchange_leases"))
         today = window_at(Window.DAY, int(time.time() * 1000))[0]
@@ -345,7 +345,7 @@ async def test_headers_report_the_tighter_limit(valkey: Valkey, times: Times) ->
 
 
 def test_times_until_a_reset_are_rounded_up() -> None:
-    """A client that waits as long as it is told is not too early."""
+    """A client that waits as long as it is told does not come too early."""
     seconds = 0.25, 0.2501, 0.9996, 12, 12.4, 59.1, 60, 360
     assert [to_duration(each) for each in seconds] == ["250ms", "251ms", "1s", "12s", "13s", "1m0s", "1m0s", "6m0s"]
 
@@ -388,7 +388,7 @@ async def test_without_authentication_every_caller_is_admitted_with_a_warning(ca
     [0, 951_782_399_999, 951_782_400_000, 1_709_164_800_000, 1_735_689_599_999, 1_735_689_600_000, 4_107_542_400_000],
 )
 async def test_redis_and_the_gateway_agree_on_windows(valkey: Valkey, unix_ms: int) -> None:
-    """Covers leap days, ends of years, and 2100, which has no leap day."""
+    """The times include leap days, ends of years, and 2100, which has no leap day."""
     times = Times()
     times.pass_by(unix_ms / 1000 - times.wall())
     issued = await issue(valkey.url, Limits(requests_per_minute=9, dollars_per_day=9, dollars_per_month=9))

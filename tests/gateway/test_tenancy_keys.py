@@ -1,4 +1,4 @@
-"""Authentication: keys are looked up by their digest, cached for a time, and revocations are received."""
+"""Authentication: keys are looked up by their digest and cached for a time; revocations are received."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ async def refused(counter: Counter, text: str) -> str:
 
 
 async def revoke_silently(valkey: Valkey, issued: IssuedKey) -> None:
-    """Changes the record only."""
+    """Revokes a key only in its record, without notifying gateways."""
     revoked = json.loads(issued.record.to_json()) | {"revoked": 1.0}
     async with Redis.from_url(valkey.url) as redis:
         await redis.hset(redis_layout.KEYS, issued.record.digest, json.dumps(revoked, separators=(",", ":")))
@@ -145,7 +145,7 @@ async def test_a_revocation_is_found_although_redis_answers_too_late_for_request
 
 
 async def test_a_revocation_is_found_although_its_epoch_is_not_new(valkey: Valkey) -> None:
-    """As after a crash of Redis, which has lost earlier changes and counts on from there."""
+    """This happens after a crash of Redis, which has lost earlier changes and continues counting from there."""
     issued = await issue(valkey.url)
     text = issued.credential.text
     async with SlowLink(valkey).running() as link, counter_at(link.url, deadline=CALL_TIMEOUT_SECONDS) as counter:

@@ -1,4 +1,4 @@
-"""Leases of one limit: how much a gateway asks for, and the lock for exchanges about them."""
+"""Leases of one limit: how much a gateway asks for, and the lock under which it exchanges messages about them."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from pointsman_gateway.tenancy.leases import ExchangeLock, LeasedLimit
 
 MAXIMUM = 1000
 TURNS = 3
-"""Turns of the event loop until a waiter has been woken and continues."""
+"""Turns of the event loop until a waiting task has been woken and continues."""
 
 
 def _concurrency_limit() -> LeasedLimit:
@@ -15,7 +15,7 @@ def _concurrency_limit() -> LeasedLimit:
 
 
 def _exchange(limit: LeasedLimit, now: float) -> int:
-    """Simulates a Redis that grants the whole wish. Returns what may be taken afterwards."""
+    """Simulates a Redis that grants everything that is asked for. Returns how much may be used afterwards."""
     report = limit.report(0, 0, 1, now)
     _, used, carried, wish, _ = report
     held = used + carried + wish

@@ -1,4 +1,4 @@
-"""What gateways admit while Redis is unavailable, and what happens when it returns."""
+"""Which requests gateways admit while Redis is unavailable, and what happens when it is back."""
 
 from contextlib import AsyncExitStack, suppress
 
@@ -23,7 +23,7 @@ def times() -> Times:
 
 
 async def knowing_each_other(life: AsyncExitStack, url: str, times: Times, issued: IssuedKey) -> dict[Counter, Caller]:
-    """Two gateways, each of which knows that there are two."""
+    """Returns two gateways, each of which knows that there are two."""
     counters = [await life.enter_async_context(counter_at(url, times, deadline=CALL_TIMEOUT_SECONDS)) for _ in range(2)]
     for counter in counters:
         await until(lambda: counter.tenancy.tasks.leases.gateways == 2)  # noqa: B023  # awaited
@@ -159,7 +159,7 @@ async def test_without_redis_a_gateway_without_a_lease_rejects(valkey: Valkey, t
 
 
 async def test_requests_stay_fast_while_redis_hangs(valkey: Valkey, times: Times) -> None:
-    """Of a thousand requests, only those that probe Redis wait for it."""
+    """Of a thousand requests, only those that check whether Redis is back wait for it."""
     issued = await issue(valkey.url, Limits(requests_per_minute=10_000, tokens_per_minute=10**6))
     async with counter_at(valkey.url, times, deadline=CALL_TIMEOUT_SECONDS) as counter:
         caller = await counter.caller(issued)

@@ -1,5 +1,5 @@
-"""Whatever gateways, requests, time and Redis do: spending stays within the bounds of docs/keys.md, and limits refuse
-only for a reason."""
+"""Under random actions of gateways, requests, time and Redis, spending stays within the bounds of docs/keys.md, and
+limits reject only for a reason."""
 
 import asyncio
 import shutil
@@ -39,38 +39,39 @@ from tests.gateway.doubles.waiting import found
 
 NANO = 10**9
 MARGIN = 5.0
-"""Part of each minute in which nothing starts, so that each step lies in one window."""
+"""Seconds at the end of each minute in which nothing starts, so that each step lies in one window."""
 
 ANY = st.integers(0, 59)
-"""Index of an existing object. Hypothesis's draws must not depend on what was admitted, which depends on real time."""
+"""Draws the index of an existing object. Hypothesis's draws must not depend on which requests were admitted, since that
+depends on real time."""
 
 ACTS = st.one_of(
     st.tuples(st.just("requests_come"), ANY, st.integers(0, 1), st.lists(st.integers(1, 120), min_size=1, max_size=6)),
     st.tuples(st.just("one_is_priced"), ANY, st.integers(0, 60)),
     st.tuples(st.just("some_end"), ANY, st.integers(1, 3), st.sampled_from([0.0, 0.5, 1.0, 1.7]), st.integers(0, 90)),
 )
-"""The weights of the actions."""
+"""The actions with their weights."""
 PROMPT = 0.15
-"""Timeout of Redis: longer than in production, so that a busy machine does not cause timeouts."""
+"""Timeout of Redis in seconds: longer than in production, so that a busy machine does not cause timeouts."""
 SILENT = 9.0
-"""Silence after which others may take a gateway's leases."""
+"""Seconds of silence after which others may take a gateway's leases."""
 
 Cell = tuple[str, str, int]
-"""An owner, a limit, and a window."""
+"""The owner of a limit (tenant or key), the limit, and the number of its window."""
 
 
 @dataclass(eq=False)
 class Member:
-    """A gateway, and the model's knowledge of it."""
+    """A gateway, and what the test's model knows about it."""
 
     counter: Counter
     life: AsyncExitStack
     callers: dict[str, Caller]
     cut: bool = False
-    """Whether Redis may not know what the gateway did during an outage."""
+    """Whether Redis may lack something that the gateway did during an outage."""
 
     spoken: float = 0.0
-    """Time of its last exchange, in the model's Unix seconds."""
+    """The time of the gateway's last exchange with Redis, in the model's Unix seconds."""
 
     @property
     def ledger(self) -> LeaseStore:
@@ -78,32 +79,32 @@ class Member:
 
     @property
     def alone(self) -> float:
-        """How often it has continued without Redis."""
+        """How often the gateway has continued without Redis."""
         return self.counter.metric("pointsman_ratelimit_local_fallback_total")
 
 
 @dataclass(eq=False)
 class Asked:
-    """A request in flight."""
+    """A request in progress."""
 
     member: Member
     key: str
     hold: LeasedReservation
     tokens: int
     windows: dict[str, int]
-    """The window of each limit in which it was admitted."""
+    """By limit, the window in which the request was admitted."""
     nano: int = 0
 
 
 @dataclass
 class Spent:
-    """Spending in one window of one limit, by gateway."""
+    """What each gateway has spent in one window of one limit."""
 
     charged: dict[Member, int] = field(default_factory=lambda: defaultdict(int))
     beyond: dict[Member, int] = field(default_factory=lambda: defaultdict(int))
-    """Spending beyond the estimates since the gateway admitted its last request."""
+    """By gateway, what was spent beyond the estimates since it admitted its last request."""
     cut: dict[Member, int] = field(default_factory=dict)
-    """The larger of lease and share, for gateways that lost Redis or were killed."""
+    """By gateway that lost Redis or was killed, the larger of its lease and its share."""
 
 
 class Tenants(RuleBasedStateMachine):
@@ -241,7 +242,7 @@ class Tenants(RuleBasedStateMachine):
     @precondition(lambda self: len(self.members) > 1 and not self.killed)
     @rule(which=ANY)
     def a_gateway_is_killed(self, which: int) -> None:
-        """Its leases and unsent data are lost."""
+        """A gateway is killed; its leases and unsent data are lost."""
         member = self.members[which % len(self.members)]
         self.begin_step()
         if self.up:
@@ -262,13 +263,13 @@ class Tenants(RuleBasedStateMachine):
         self.run(self.live_on(seconds))
 
     def a_minute_begins(self) -> None:
-        """The second minute starts a new day and a new month."""
+        """A new minute begins; the second one also starts a new day and a new month."""
         self.run(self.live_on(60.05 - self.times.wall() % 60))
 
     @precondition(lambda self: self.outages < 1)
     @rule(hangs=st.booleans(), first=st.lists(ACTS, max_size=8), then=st.lists(ACTS, min_size=4, max_size=24))
     def redis_is_away(self, hangs: bool, first: list[tuple[Any, ...]], then: list[tuple[Any, ...]]) -> None:
-        """Redis is unavailable for the rest of this minute and in the next one."""
+        """Makes Redis unavailable for the rest of this minute and in the next one."""
         self.begin_step()
         self.run(self.note_slices(self.members))
         for member in self.members:
@@ -302,7 +303,9 @@ class Tenants(RuleBasedStateMachine):
             assert total <= bound, f"{total} of {limit} of {whose} in window {window}; {bound} was to be the most"
 
     def refused_for_a_reason(self, member: Member, key: str, tokens: int) -> None:
-        """While Redis is available, a request is refused only if others hold or have used what it needs."""
+        """Asserts that while Redis is available, a request is rejected only if others hold or have used the quota that
+        it needs.
+        """
         self.times.pass_by(0.2)  # so that nothing is refused from a local cache
         now = self.begin_step()
 
@@ -372,7 +375,7 @@ class Tenants(RuleBasedStateMachine):
         self.slices[member, whose, limit] = held
 
     async def live_on(self, seconds: float) -> None:
-        """Lets time pass while gateways renew their leases."""
+        """Lets time pass, during which gateways renew their leases."""
         while seconds > 0:
             step = min(seconds, 3.0) if self.up else seconds
             self.times.pass_by(step)
@@ -415,7 +418,7 @@ class Tenants(RuleBasedStateMachine):
         return self.windows()
 
     def end_step(self, now: dict[str, int]) -> None:
-        """Abandons the example if the machine was too slow for the model."""
+        """Ends a step; abandons the example if the machine was too slow for the model."""
         assume(now == self.windows())
         if self.up:
             assume(self.alone == sum(member.alone for member in self.members))

@@ -1,4 +1,4 @@
-"""Usage is counted exactly, whatever happens to Redis."""
+"""Usage is counted exactly, even if Redis fails at any time."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ from tests.gateway.doubles.waiting import found, until
 
 
 async def written(counter: Counter) -> None:
-    """Returns once everything is written, even if Redis is unavailable at first."""
+    """Waits until all usage is written to Redis, even if Redis is unavailable at first."""
 
     async def nothing_waits() -> bool:
         with suppress(Unavailable):
@@ -30,7 +30,7 @@ async def written(counter: Counter) -> None:
 
 
 async def used(url: str, day: str) -> dict[str, int]:
-    """Returns the sum over all keys."""
+    """Returns the usage of the day, summed over all keys."""
     async with open_redis(url, lambda up: None) as redis:
         return dict(sum_counts((await UsageStore(redis).day(day)).values()))
 

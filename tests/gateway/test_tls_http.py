@@ -129,7 +129,7 @@ async def test_an_invalid_new_certificate_is_not_used_and_logged(
 
 
 async def _shown(address: str, authority: Authority) -> bool:
-    """Whether the server presents a certificate of this CA."""
+    """Returns whether the server presents a certificate of this CA."""
     try:
         async with httpx.AsyncClient(verify=believing(authority), timeout=10) as client:
             return (await client.get(f"https://{address}/")).text == "https"

@@ -1,4 +1,4 @@
-"""Token ids of a body stay JSON, and everything else is decoded."""
+"""Lists of token ids in a body are kept as JSON text, and everything else is decoded."""
 
 import json
 from typing import Any

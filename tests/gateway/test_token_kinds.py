@@ -1,4 +1,5 @@
-"""Tokens of every kind that an engine reports reach the client, the metrics and the log; cut-off answers are marked."""
+"""Tokens of every kind that an engine reports reach the client, the metrics and the log; answers that were cut off are
+marked."""
 
 import asyncio
 import json
@@ -37,7 +38,7 @@ async def anthropic() -> AsyncIterator[Anthropic]:
 
 
 def read(usage: dict[str, Any], **event: Any) -> Usage | None:
-    """The usage that an OpenAI-compatible stream's last event reports."""
+    """Returns the usage that is read from the last event of an OpenAI-compatible stream."""
     data = {"choices": [], "usage": usage, **event}
     (chunk,) = EventReader().read(b"data: %b\n\n" % json.dumps(data).encode())
     return chunk.usage
@@ -76,6 +77,17 @@ def counted(prompt: int, completion: int, **more: Any) -> dict[str, Any]:
             ),
             Usage(2006, 300, 1920, details=TokenDetails(80)),
         ),
+        (
+            counted(90, 4, prompt_tokens_details={
+                "cached_tokens": 0, "cache_creation_input_tokens": 60, "cache_type": "ephemeral",
+                "cache_creation": {"ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 40},
+            }),
+            Usage(90, 4, details=TokenDetails(20, 40)),
+        ),
+        (
+            counted(90, 4, prompt_tokens_details={"cached_tokens": 3, "cache_write_tokens": 10.0, "audio_tokens": 5.5}),
+            Usage(90, 4, 3, details=TokenDetails(10)),
+        ),
         (counted(90, 4, prompt_cache_hit_tokens=64, prompt_cache_miss_tokens=26), Usage(90, 4, 64)),
         (counted(90, 4, cached_tokens=64), Usage(90, 4, 64)),
         (
@@ -98,7 +110,8 @@ def counted(prompt: int, completion: int, **more: Any) -> dict[str, Any]:
         (counted(9, 2, completion_tokens_details="many", cached_tokens=-1) | {"total_tokens": 1.5}, Usage(9, 2)),
     ],
     ids=[
-        "plain", "null", "openai", "litellm", "litellm-proxy", "deepseek", "moonshot", "xai", "gemini", "overlapping",
+        "plain", "null", "openai", "litellm", "litellm-proxy", "qwen", "whole-floats", "deepseek", "moonshot", "xai",
+        "gemini", "overlapping",
         "openrouter-search", "xai-search", "xai-without-search", "perplexity-search", "litellm-search", "nonsense",
     ],
 )  # fmt: skip

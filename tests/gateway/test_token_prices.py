@@ -1,4 +1,4 @@
-"""Prices by kind of token, length of the prompt and service tier; what has no price makes the cost unknown."""
+"""Prices by kind of token, length of the prompt and service tier; a kind without a price makes the cost unknown."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace

@@ -1,4 +1,5 @@
-"""A request's spans form one trace across HTTP or gRPC, phases, retriever and engine, without prompt text."""
+"""A request's spans form one trace: HTTP or gRPC, the phases, the retriever and the engine. They contain no prompt
+text."""
 
 import asyncio
 import json

@@ -23,12 +23,14 @@ CHAT = "/v1/chat/completions"
 BODY = {"model": "auto", "messages": [{"role": "user", "content": IN_POLICY}]}
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ENDING = 30.0
-"""Time limit for a gateway's shutdown."""
+"""Time limit for a gateway's shutdown in seconds."""
 
 
 @pytest.fixture
 async def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Agent]:
-    """An agent that the environment names to all services started from now on."""
+    """Runs an agent, and sets the environment variables with which all services started from now on send their spans to
+    it.
+    """
     if importlib.util.find_spec("rotel") is None:
         pytest.skip("there is no Rotel for this machine")
     async with running_agent(tmp_path) as agent:
@@ -107,7 +109,7 @@ async def test_unsupported_opentelemetry_variables_are_logged_at_the_start(
 
 
 def _services_of(words: str) -> set[str]:
-    """Returns the services in lines that Python has written; gRPC's C core writes its own."""
+    """Returns the services in log lines that Python has written; gRPC's C core writes lines of another form."""
     return {json.loads(line)["service"] for line in words.splitlines() if line.startswith("{")}
 
 

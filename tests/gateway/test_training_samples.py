@@ -26,7 +26,7 @@ JSON = '{"intent": "lost_item"}'
 
 @pytest.fixture
 def learning(neighbours: Neighbours, valkey: Valkey) -> Neighbours:
-    """Answers of triage may be used for training, for every caller."""
+    """Changes the configuration so that answers of triage may be used for training, for every caller."""
     neighbours.settings |= {"redis_url": valkey.url}
     neighbours.config.rest_of_tasks["learning"] = {"tasks": ["triage"], "anonymous_consent": True}
     neighbours.engine.says(*answer(JSON))
@@ -42,7 +42,7 @@ async def samples(valkey: Valkey) -> list[dict[str, Any]]:
 async def asked(
     neighbours: Neighbours, valkey: Valkey, *texts: str, key: str = "", model: str = "auto", **parameters: Any
 ) -> AsyncIterator[Gateway]:
-    """Returns once all requests are answered and logged."""
+    """Runs a gateway and sends it the texts; yields it once all answers are logged."""
     await neighbours.ready()
     before = len(await decisions_in(valkey.url))
     shown = {"authorization": f"Bearer {key}"} if key else {}

@@ -1,4 +1,5 @@
-"""A model that was fully fine-tuned: its paths have the kind `tuned` in the decision, receipt and request log."""
+"""A model that was fully fine-tuned: its paths have the kind `tuned` in the decision, the receipt and the request
+log."""
 
 import asyncio
 import json

@@ -21,7 +21,9 @@ CONSOLE = {"x-pointsman-console": "1"}
 
 @pytest.fixture
 async def own(neighbours: Neighbours) -> AsyncIterator[Neighbours]:
-    """Small talk goes to a model without a price; the task falls back to a path with one."""
+    """Changes the configuration: small talk is sent to a model without a price; the task falls back to a path with
+    one.
+    """
     async with running_engine() as engine:
         engine.script = lambda body: answer("Good", " day")
         models = neighbours.config.models

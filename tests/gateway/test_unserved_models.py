@@ -1,4 +1,4 @@
-"""A model that no engine serves: clients are told not to send the request again, unless something else may answer."""
+"""A model that no engine serves: clients are told not to retry, unless something else may answer."""
 
 from typing import Any
 

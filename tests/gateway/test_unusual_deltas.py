@@ -27,7 +27,7 @@ def call(name: str = "", arguments: Any = "", **more: Any) -> dict[str, Any]:
 
 
 def read(*choices: dict[str, Any]) -> tuple[list[Chunk], str]:
-    """Returns the chunks, and the error that ended them."""
+    """Returns the chunks, and the error with which they end."""
     reader = EventReader(choices=3)
     chunks = [piece for choice in choices for piece in reader.read(event({"choices": [choice]}))]
     return chunks, reader.failure

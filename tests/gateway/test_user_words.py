@@ -110,11 +110,11 @@ OF_CLIENTS: dict[str, list[str]] = {
     "opencode": [f"Generate a title for this conversation:\n\n{WORDS}"],
     "react": [f"Answer as best you can.\n\nQuestion: the input\nThought: think\n\nBegin!\n\nQuestion: {WORDS}\nThought:"],
 }  # fmt: skip
-"""Messages as the clients of the catalog write them, by the catalog's names. The templates are facts from the clients'
-public sources and from recorded requests; what is between is ours."""
+"""By name in the catalog, messages as the client writes them. The templates are facts from the clients' public sources
+and from recorded requests; the texts in them are ours."""
 
 WITH_STRUCTURE = sorted(OF_CLIENTS.keys() - {"opencode", "open-webui-files"})
-"""Clients whose messages can be read without their entry."""
+"""Clients whose messages can be read even without their entry in the catalog."""
 
 MAILS = [
     f"Hi team,\n\n{WORDS}\n\nBest regards,\nMartha Jones\nSenior Analyst | Acme\nTel. +44 113 496 0000",
@@ -175,7 +175,7 @@ STRUCTURED = [
 
 
 def glance(text: str) -> tuple[str, float] | None:
-    """Judges by whole words of WORDS and OTHER, as the static stage judges by its examples."""
+    """Classifies a text by the words that it shares with WORDS and OTHER, in place of the classifier's static stage."""
     words = set(text.lower().split())
     of_tasks = {"lost": set(WORDS.lower().split()), "booking": set(OTHER.lower().split())}
     scores = {name: 3 * len(words & of_task) / len(of_task) - 1 for name, of_task in of_tasks.items()}

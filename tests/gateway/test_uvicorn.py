@@ -1,4 +1,4 @@
-"""The parts of uvicorn that the gateway's connections use, and that are not public: a new version may change them."""
+"""The parts of uvicorn that the gateway uses although they are not public: a new version may change them."""
 
 import inspect
 import re

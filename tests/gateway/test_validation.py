@@ -1,4 +1,4 @@
-"""What each validator accepts and refuses, and which configurations are valid."""
+"""Which answers each validator accepts and rejects, and which configurations are valid."""
 
 import json
 from collections.abc import Callable, Sequence

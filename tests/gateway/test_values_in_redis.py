@@ -1,4 +1,5 @@
-"""Values in Redis that nobody of us wrote: each is a miss or an error that names it, and never an internal error."""
+"""Values in Redis that no Pointsman process wrote: each is a cache miss, or an error that names it, and never an
+internal error."""
 
 import json
 import time

@@ -73,7 +73,7 @@ async def answers_in(harness: RequestLogHarness) -> int:
 
 @asynccontextmanager
 async def heir(valkey: Valkey, folder: Path) -> AsyncIterator[RequestLogHarness]:
-    """A process that has recovered orphaned logs."""
+    """Yields a process that has recovered the logs of dead processes."""
     async with run_request_log(valkey.url, folder) as harness:
         await harness.recovery.recover()
         yield harness
@@ -118,7 +118,7 @@ async def test_an_incomplete_or_invalid_line_is_skipped(valkey: Valkey, folder: 
 
 
 async def test_a_late_batch_of_a_dead_gateway_is_written_once(valkey: Valkey, folder: Path) -> None:
-    """The batch was sent when Redis was suspended. Then Redis executes it and the recovery, in either order."""
+    """The batch was sent when Redis was suspended. Redis then executes both it and the recovery, in either order."""
     async with run_request_log(valkey.url, folder) as gone:
         gone.note("d1")
         await gone.recorder.write()
@@ -136,7 +136,7 @@ async def test_a_late_batch_of_a_dead_gateway_is_written_once(valkey: Valkey, fo
 
 
 class Late:
-    """A store whose batch is delayed in the network."""
+    """A store whose batch is delayed on the network."""
 
     def __init__(self, store: RequestLogStore) -> None:
         self.config, self.learning = store.config, None

@@ -1,4 +1,4 @@
-"""The windows of limits are numbered and end in the Lua script as in Python (`redis_layout.window_at`)."""
+"""The Lua script numbers the windows of limits, and computes their ends, like `redis_layout.window_at` in Python."""
 
 from datetime import UTC, datetime
 from importlib import resources

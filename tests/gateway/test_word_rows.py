@@ -1,4 +1,5 @@
-"""Tests the cache of words' rows: sums are right whatever was read before, and cached rows are not computed again."""
+"""The cache of words' vectors: sums are right whichever words were read before, and cached vectors are not computed
+again."""
 
 import numpy as np
 from pointsman_gateway.classification.scores import Floats
@@ -12,7 +13,7 @@ def row_of(word: str) -> Floats:
 
 
 class CountedRows:
-    """Returns the rows of `row_of`, and lists the words that it was asked for."""
+    """Returns the vector of `row_of` for each word, and records the words that it was asked for."""
 
     def __init__(self) -> None:
         self.made: list[str] = []

@@ -1,4 +1,5 @@
-"""Several gateway processes on the same ports: distribution, death, shutdown, metrics, limits and configuration."""
+"""Several gateway processes share ports: how requests are distributed, and death, shutdown, metrics, limits and
+configuration."""
 
 import asyncio
 import json
@@ -65,7 +66,7 @@ class Workers:
         return [state["pid"] for state in await self.states()]
 
     async def serve(self, but_not: int = 0) -> bool:
-        """Returns whether all workers serve, and none of them is the process `but_not`."""
+        """Returns whether all workers serve requests, and none of them is the process `but_not`."""
         try:
             states = await self.states()
         except aiohttp.ClientError:  # this connection was to a worker that is gone or not ready
@@ -86,7 +87,7 @@ class Workers:
 
 @asynccontextmanager
 async def started(folder: Path, classifiers: Path, pieces: int = 3, gap: float = 0.01) -> AsyncIterator[Workers]:
-    """Starts workers with an engine that answers with `pieces` chunks, one every `gap` seconds."""
+    """Starts workers with an engine whose answers have `pieces` chunks, one every `gap` seconds."""
     prepare(MODEL)
     config = ConfigFolder(folder / "config")
     async with (
@@ -138,10 +139,10 @@ class Client:
 
     headers: dict[str, str]
     port: int = 0
-    """The client's own port."""
+    """The local port of the client's connection."""
     answered: int = 0
     failed_ports: list[int] = field(default_factory=list)
-    """The client's port for each request that failed."""
+    """The local port of each request that failed."""
     stopped: bool = False
 
     async def run(self, address: str) -> None:
@@ -219,7 +220,7 @@ async def test_the_metrics_page_is_the_sum_over_all_workers(workers: Workers) ->
 
 
 async def test_all_workers_serve_the_same_metrics_page(workers: Workers) -> None:
-    """Building it costs each of them tens of milliseconds, and asking needs no key."""
+    """Building the page costs each worker tens of milliseconds, and requesting it needs no key."""
     answers = await asyncio.gather(*(workers.gateway.look("/metrics") for _ in range(20)))
     assert {status for status, _ in answers} == {200}
     assert len({page for _, page in answers}) <= 5  # on a slow machine the page may expire meanwhile

@@ -1,4 +1,4 @@
-"""Text that clients write around their users' words is found by what many messages have in common."""
+"""Finds text that clients write around their users' words, by what many messages have in common."""
 
 from collections.abc import Callable
 from pathlib import Path

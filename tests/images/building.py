@@ -16,17 +16,17 @@ import pytest
 from tests.deploy.rendering import PROJECT
 
 BASE = PROJECT / ".pointsman" / "images" / "base.tar"
-"""Base image, built once, with Debian's Python instead of the Dockerfiles' default."""
+"""The base image, built once; it has Debian's Python instead of the Dockerfiles' default."""
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 @dataclass(frozen=True)
 class Built:
-    """A built and unpacked image."""
+    """An image that was built and unpacked into a folder."""
 
     name: str
-    """The name by which other images can use it as a base."""
+    """The name with which other images can use it as their base."""
     root: Path
     arguments: Sequence[str]
     environment: Sequence[str]
@@ -35,12 +35,12 @@ class Built:
 
     @property
     def leftovers(self) -> list[str]:
-        """Build dependencies that must not be in an image."""
+        """The build dependencies that are in the image although they must not be."""
         return [path for path in ("src", "etc/pip.conf", "opt/build", "root/.cache") if (self.root / path).exists()]
 
 
 class Workshop:
-    """Buildah with its own temporary store."""
+    """A buildah with a temporary store of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -55,7 +55,9 @@ class Workshop:
         return "localhost/base"
 
     def build(self, name: str, base: str) -> Built:
-        """Builds `deploy/docker/NAME.Dockerfile` and unpacks it into a folder that can be a container's root."""
+        """Builds `deploy/docker/NAME.Dockerfile`, and unpacks the image into a folder that can be a container's
+        root.
+        """
         dockerfile, tag = PROJECT / "deploy" / "docker" / f"{name}.Dockerfile", f"localhost/{name}"
         options = ["--isolation", "chroot", "--network", "host", "--layers=false", "--quiet"]
         for of, limit in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
@@ -83,7 +85,8 @@ class Workshop:
 
     def _pip_configuration(self) -> Path:
         """Writes this machine's pip configuration to a file; its values (an index, a certificate) must not enter an
-        image."""
+        image.
+        """
         file = self._folder / "pip.conf"
         listed = subprocess.run(["pip", "config", "list"], capture_output=True, text=True, check=True).stdout
         settings = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
@@ -97,7 +100,7 @@ class Workshop:
 
 @contextmanager
 def workshop(folder: Path) -> Iterator[Workshop]:
-    """Skips the test without root privileges or the tools."""
+    """Yields a workshop. Skips the test without root privileges or without the tools."""
     missing = [program for program in ("buildah", "runc", "mmdebstrap") if not shutil.which(program)]
     if os.geteuid() != 0 or missing:
         pytest.skip(f"needs root, and {', '.join(missing) or 'nothing else'}: make images-tools")
@@ -110,7 +113,7 @@ def workshop(folder: Path) -> Iterator[Workshop]:
 
 
 def base_tar() -> Path:
-    """A minimal Debian with Python, from this machine's package sources."""
+    """Returns the base image: a minimal Debian with Python, from this machine's package sources."""
     if not BASE.exists():
         BASE.parent.mkdir(parents=True, exist_ok=True)
         half = BASE.with_suffix(".half.tar")

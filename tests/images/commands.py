@@ -1,4 +1,4 @@
-"""Runs the `pointsman` command outside of the containers."""
+"""Runs the `pointsman` command outside the containers."""
 
 import json
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 
 def pointsman(*arguments: str) -> str:
-    """Returns the output. Raises AssertionError with the output if the command fails."""
+    """Runs the command and returns its output. Raises AssertionError with the output if the command fails."""
     done = subprocess.run([sys.executable, "-m", "pointsman_cli", *arguments], capture_output=True, text=True)
     assert done.returncode == 0, f"pointsman {' '.join(arguments)}: {done.stdout}{done.stderr}"
     return done.stdout

@@ -19,18 +19,19 @@ from tests.images.running import Container
 
 PROMETHEUS = shutil.which("prometheus")
 NAMES = ("gateway", "retriever", "valkey", *(["prometheus"] if PROMETHEUS else []))
-"""Without the lora-servers, which are in profiles, and Grafana, which no package index offers."""
+"""The services that are run: without the lora-servers, which are in profiles, and Grafana, which no package index
+offers."""
 
 FOREIGN = {
     "valkey": (str(get_binary_path()), "/usr/local/bin/valkey-server", [], "999:1000"),
     "prometheus": (str(PROMETHEUS), "/bin/prometheus", ["/bin/prometheus"], "65534:65534"),
 }
-"""Images of other projects, which are not pulled: the installed program that takes their place, its path in the image,
-the image's entry point and user."""
+"""Images of other projects, which are not downloaded. Each has the installed program that replaces it, the program's
+path in the image, the image's entry point, and its user."""
 
 
 class Composition:
-    """compose.yaml with the variables of an .env file."""
+    """compose.yaml, with the values of an .env file for its variables."""
 
     def __init__(self, folder: Path, network: Pods, variables: Mapping[str, str]) -> None:
         self._folder, self._network = folder, network
@@ -42,7 +43,9 @@ class Composition:
         return [str(word) for word in command]
 
     def container(self, name: str, image: Built) -> Container:
-        """Returns a service's container; of a foreign service, its program runs in the file system of any `image`."""
+        """Returns a service's container. If the service's image is foreign, its program runs in the file system of any
+        `image`.
+        """
         service, mounted = self._content["services"][name], list(self._mounted(name))
         if name in FOREIGN:
             _, place, entry, user = FOREIGN[name]
@@ -72,7 +75,7 @@ class Composition:
             yield {"kind": "ConfigMap", "metadata": {"name": each["source"]}, "data": data}
 
     def _mounted(self, name: str) -> Iterator[tuple[Object, Object]]:
-        """Yields each mount with its volume, as a pod has them."""
+        """Yields each mount of a service with its volume, in the form that a pod has them."""
         service = self._content["services"][name]
         places: list[tuple[str, Object, bool]] = [
             (target, {"emptyDir": {}}, False) for target in service.get("tmpfs", ())

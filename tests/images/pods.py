@@ -13,12 +13,12 @@ import pytest
 
 BRIDGE = "pointsman0"
 NETWORK = "10.91.7"
-"""A network that exists only on this machine."""
+"""The first three numbers of addresses in a network that exists on this machine only."""
 
 
 class Pods:
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        """`names` are the names of the pods and of their hosts."""
+        """Takes the names of the pods, which are also their host names."""
         self._folder = folder
         self._names = names
         self.addresses = {name: f"{NETWORK}.{number}" for number, name in enumerate(names, start=10)}
@@ -82,7 +82,7 @@ class Pods:
 
 @contextmanager
 def pods(folder: Path, names: Sequence[str], programs: Sequence[str]) -> Iterator[Pods]:
-    """Skips the test if namespaces cannot be created."""
+    """Yields pods with these names. Skips the test if `programs` are missing or namespaces cannot be created."""
     missing = [program for program in ("ip", *programs) if not shutil.which(program)]
     if os.geteuid() != 0 or missing:
         pytest.skip(f"needs root, and {', '.join(missing) or 'nothing else'}: make images-tools")

@@ -36,11 +36,13 @@ SECRETS = {
         "lora-server": f"gateway write {TOKENS['gateway']}\noperator admin {TOKENS['operator']}\n",
     }
 }
-"""The secrets that docs/kubernetes.md tells operators to create, by name."""
+"""By name, the Secrets that docs/kubernetes.md tells operators to create."""
 
 
 class Container:
-    """A container in the host's network, so that it reaches the test's servers, or in a network namespace."""
+    """A container in the host's network, so that it reaches the test's servers, or in a network namespace of its
+    own.
+    """
 
     def __init__(
         self,
@@ -51,8 +53,8 @@ class Container:
         settings: Mapping[str, str],
         network: str = "",
     ) -> None:
-        """`settings` replace those of the manifest, mainly addresses. `network` names a network namespace, whose host
-        names in `/etc/netns` the container gets.
+        """Takes the image and the manifests. `settings` replace those of the manifest, mainly addresses. `network` is
+        the name of a network namespace; the container gets the namespace's host names from `/etc/netns`.
         """
         folder.mkdir(parents=True)
         self._folder = folder
@@ -78,7 +80,7 @@ class Container:
 
     @property
     def limits(self) -> dict[str, int]:
-        """Bytes of "memory", and of each limited volume by its mount path."""
+        """Returns the limits in bytes: of "memory", and of each limited volume by its mount path."""
         return _limits(self._workload)
 
     @property
@@ -104,7 +106,7 @@ class Container:
             self._process_of = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
 
     async def stop(self, within: float) -> int:
-        """Sends SIGTERM and returns the exit code. Raises TimeoutError."""
+        """Sends SIGTERM, and returns the exit code. Raises TimeoutError after `within` seconds."""
         assert self._process_of
         self._process_of.send_signal(signal.SIGTERM)
         return await self.ended(within)
@@ -122,7 +124,7 @@ class Container:
         subprocess.run([*self._runc, "delete", "--force", self._name], check=False, capture_output=True)  # noqa: ASYNC221
 
     def volume(self, name: str) -> Path:
-        """Returns the folder of a claim."""
+        """Returns the folder of a volume claim."""
         return self._folder / "volumes" / name
 
     def inside(self, program: str) -> str:
@@ -164,7 +166,9 @@ async def running(container: Container) -> AsyncIterator[Container]:
 
 
 def _volumes(folder: Path, cluster: Cluster, workload: Workload) -> list[dict[str, Any]]:
-    """Mounts volumes as a kubelet does; an outer folder comes before those inside it."""
+    """Returns the mounts of the container's volumes, outer folders before those inside them, as a kubelet mounts
+    them.
+    """
     pod = workload.pod
     volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
     mounts = sorted(pod["containers"][0]["volumeMounts"], key=lambda mount: str(mount["mountPath"]))
@@ -217,5 +221,7 @@ def _bytes(quantity: str) -> int:
 
 
 def _size(empty: Mapping[str, str]) -> list[str]:
-    """A limit is the size of a volume in memory; a kubelet checks a volume on disk periodically."""
+    """Returns the option that limits the size of a volume in memory. Volumes on disk get none, since a kubelet checks
+    those periodically.
+    """
     return [f"size={_bytes(empty['sizeLimit'])}"] if empty.get("medium") == "Memory" else []

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 PROFILE = Path("/usr/share/containers/seccomp.json")
-"""Podman's profile, which is part of buildah; containerd's is equal except for the following."""
+"""Podman's profile, which is part of buildah. containerd's is equal except for the system calls in the next
+constant."""
 
 ONLY_WITH_SYS_NICE = {"get_mempolicy", "mbind", "set_mempolicy", "set_mempolicy_home_node"}
-"""containerd and Docker refuse these without the capability, and vLLM uses them on CPUs."""
+"""System calls that containerd and Docker refuse without the capability SYS_NICE, and that vLLM uses on CPUs."""
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 

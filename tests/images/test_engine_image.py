@@ -26,10 +26,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EXAMPLE = PROJECT / "examples" / "helpdesk"
 CLAIM = Path("/var/lib/pointsman/adapters")
-"""Mount path of the claim `adapters`."""
+"""The mount path of the volume claim `adapters`."""
 
 STARTS = 600
-"""Time limit of vLLM's start, which usually takes 60 to 90 seconds on two cores."""
+"""Time limit for vLLM's start in seconds; it usually takes 60 to 90 on two cores."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ class House:
     http: httpx.AsyncClient
 
     async def answer(self, model: str, text: str) -> tuple[str, str]:
-        """Returns the answer and its path."""
+        """Asks the model, and returns the answer and the path that it took."""
         body = {"model": model, "messages": [{"role": "user", "content": text}]}
         answer = await self.http.post("/v1/chat/completions", json=body)
         assert answer.status_code == 200, f"{answer.text}\n{self.gateway.words}\n{self.lora_server.words[-4000:]}"
@@ -69,7 +69,7 @@ class House:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def services(images: dict[str, Built], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    """A gateway and a lora-server in containers, with a real Valkey."""
+    """Runs a gateway and a lora-server in containers, with a real Valkey."""
     folder, cluster = tmp_path_factory.mktemp("services"), Cluster.of(overlay("cpu"))
     http, grpc, metrics, engine = (free_address() for _ in range(4))
     async with running_valkey(folder / "valkey") as valkey:

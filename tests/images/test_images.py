@@ -28,7 +28,7 @@ from tests.images.running import TOKENS, Container, running
 from tests.ports import free_port
 
 NAMES = ("gateway", "retriever", "lora-server")
-"""The last one has a base without an engine; `test_engine_image.py` tests it with one."""
+"""The images under test. The last one has a base without an engine here; `test_engine_image.py` tests it with one."""
 
 HANDBOOK = "A bicycle travels free outside the rush hour, but its space must be reserved."
 
@@ -46,7 +46,7 @@ def _built(shop: Workshop) -> dict[str, Built]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Cluster:
-    """The production manifests, with authentication."""
+    """Returns the production manifests, with authentication."""
     return Cluster.of(overlay("cpu"))
 
 
@@ -175,7 +175,7 @@ async def test_composes_services_answer_with_passages_and_are_scraped(images: di
 
 
 def _policy(folder: Path) -> Path:
-    """Writes the default configuration of compose.yaml with a path that looks something up."""
+    """Writes compose.yaml's default configuration, with a path that searches documents."""
     own = yaml.safe_load((PROJECT / "examples" / "minimal" / "pointsman.yaml").read_text())
     retrieval = {"collection": "handbook", "prompt": "passages"}
     own["paths"]["handbook"] = {"model": "gpt-4o-mini", "strategies": [{"retrieval": retrieval}]}
@@ -187,7 +187,7 @@ def _policy(folder: Path) -> Path:
 
 
 async def _scraped(client: httpx.AsyncClient, prometheus: str, jobs: set[str]) -> bool:
-    """Whether the targets that run are up, and all rules are loaded."""
+    """Returns whether Prometheus scrapes all running targets and has loaded all rules."""
     body = (await client.get(f"http://{prometheus}:9090/api/v1/targets")).json()["data"]["activeTargets"]
     groups = (await client.get(f"http://{prometheus}:9090/api/v1/rules")).json()["data"]["groups"]
     return bool(groups) and {each["labels"]["job"] for each in body if each["health"] == "up"} == jobs

@@ -20,7 +20,7 @@ PASSWORD = "a-password-of-the-test"
 
 
 class SentinelCluster:
-    """The processes of the cluster, with their folders below the test's."""
+    """The processes of the Sentinel cluster; their folders are in the test's folder."""
 
     def __init__(self, folder: Path, pods: Pods) -> None:
         self._folder = folder
@@ -61,19 +61,21 @@ class SentinelCluster:
         )
 
     async def role(self, pod: str) -> str:
-        """Returns "master", "slave", or "" if it does not answer."""
+        """Returns the pod's role: "master", "slave", or "" if it does not answer."""
         return str((await self._replication(pod)).get("role", ""))
 
     async def replicas(self, pod: str) -> int:
         return int(str((await self._replication(pod)).get("connected_slaves", 0)))
 
     async def primary(self) -> str:
-        """Returns the only server that is a primary; "" if there is none, or more than one."""
+        """Returns the pod that is the only primary; "" if none is, or several are."""
         names = [pod for pod in VALKEYS if await self.role(pod) == "master"]
         return names[0] if len(names) == 1 else ""
 
     async def sentinels_know_all(self) -> bool:
-        """Whether all Sentinels know the replicas and each other, which they refresh every ten seconds."""
+        """Returns whether every Sentinel knows the replicas and the other Sentinels; it refreshes both every ten
+        seconds.
+        """
         for pod in VALKEYS:
             async with Redis(host=self.address(pod), port=26379, decode_responses=True) as client:
                 response: Any = await client.execute_command(  # type: ignore[no-untyped-call]  # redis types no commands
@@ -85,7 +87,7 @@ class SentinelCluster:
         return True
 
     async def write(self, key: str, value: str) -> bool:
-        """Writes through the proxy."""
+        """Writes a value through the proxy; returns whether that succeeded."""
         try:
             async with self.client(PROXY) as client:
                 await client.set(key, value)

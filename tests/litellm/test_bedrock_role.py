@@ -1,4 +1,4 @@
-"""Bedrock by the role of a pod: the SDK gets credentials as on EKS, and signs its requests with them."""
+"""Bedrock with the role of a pod: LiteLLM's SDK gets credentials as on EKS, and signs its requests with them."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ CLAUDE = "anthropic.claude-3-haiku-20240307-v1:0"
 
 @contextmanager
 def answering(status: int, body: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """Answers all requests alike; yields the address and the headers of the requests."""
+    """Runs a server that gives this answer to every request; yields its address and the headers of the requests."""
     asked: list[dict[str, str]] = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,5 @@
-"""What Gemini and Bedrock report in their own formats costs, through LiteLLM's SDK, what their documentation says."""
+"""Usage that Gemini and Bedrock report in their own formats, read by LiteLLM's SDK, costs what their documentation
+says."""
 
 import json
 import struct
@@ -77,7 +78,7 @@ def bedrock_stream(usage: Mapping[str, Any]) -> bytes:
 
 
 def _aws_event(name: str, body: Mapping[str, Any]) -> bytes:
-    """A message of AWS's event stream encoding (application/vnd.amazon.eventstream)."""
+    """Returns a message in AWS's event stream encoding (application/vnd.amazon.eventstream)."""
     named = {":message-type": "event", ":event-type": name, ":content-type": "application/json"}
     headers = b"".join(
         struct.pack("!B", len(key)) + key.encode() + b"\x07" + struct.pack("!H", len(value)) + value.encode()
@@ -91,7 +92,7 @@ def _aws_event(name: str, body: Mapping[str, Any]) -> bytes:
 
 @asynccontextmanager
 async def provider(answer: bytes, content_type: str) -> AsyncIterator[str]:
-    """Answers every request with the same stream."""
+    """Runs a server that answers every request with the same stream; yields its URL."""
 
     async def handle(request: web.Request) -> web.Response:
         await request.read()

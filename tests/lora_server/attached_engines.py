@@ -128,7 +128,7 @@ class Sglang(VllmAtRuntime):
 
 
 class Elsewhere(Engine):
-    """Answers every request alike, as a proxy does in the engine's place."""
+    """A server in the engine's place, such as a proxy, that gives the same answer to every request."""
 
     def respond(self) -> web.Response:
         raise NotImplementedError
@@ -199,7 +199,7 @@ class AttachedEngine:
             self._runner = None
 
     async def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Returns the answer's JSON, or its status if that is not 200."""
+        """Calls the engine; returns the answer's JSON, or its status if that is not 200."""
         async with (
             aiohttp.ClientSession() as session,
             session.request(method, self.url + path, json=body) as answer,

@@ -43,7 +43,7 @@ MakeAdapter = Callable[..., Path]
 
 @pytest.fixture
 async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
-    """With a timeout of 5 s for each call, since the machine may be busy."""
+    """Yields a Redis client with a timeout of 5 s for each call, since the machine may be busy."""
     async with open_redis(valkey.url, lambda up: None, 5.0) as redis:
         yield redis
 
@@ -60,13 +60,15 @@ def base(base_folder: Path) -> BaseModelSpec:
 
 @pytest.fixture
 def tensors() -> Tensors:
-    """The tensors of a valid adapter, which tests may modify."""
+    """Returns the tensors of a valid adapter, which a test may modify."""
     return good_tensors()
 
 
 @pytest.fixture
 def make_adapter(tmp_path: Path, tensors: Tensors) -> MakeAdapter:
-    """Writes a valid adapter; `config` replaces keys, `weights` the tensors, and another `seed` gives other content."""
+    """Returns a function that writes a valid adapter: `config` replaces keys of its configuration, `weights` replaces
+    its tensors, and another `seed` gives other content.
+    """
 
     def make(
         folder: str = "adapter", *, seed: int = 0, config: Mapping[str, Any] = {}, weights: Tensors | None = None
@@ -131,10 +133,10 @@ async def redis(valkey: Valkey) -> AsyncIterator[Any]:
 
 
 class Trial:
-    """A double of the trial with PEFT. An adapter says in its adapter_config.json what comes of it:
+    """A double of the smoke test with PEFT. An adapter's adapter_config.json says what the test finds:
 
-    "trial": "not_finite"   it is refused with that code
-    "peft_ids": [1, 2, 3]   how PEFT answers; what the engine says instead is its "answer_ids"
+    "trial": "not_finite"   the adapter is rejected with this code "peft_ids": [1, 2, 3]   the tokens that PEFT
+    generates; "answer_ids" are those of the engine
     """
 
     def __init__(self) -> None:
@@ -144,7 +146,7 @@ class Trial:
         self._go.set()
 
     def hold(self) -> None:
-        """Smoke tests do not end from now on, until `release`."""
+        """Makes smoke tests wait until `release` is called."""
         self._go.clear()
 
     def release(self) -> None:
@@ -229,7 +231,7 @@ class Running:
                     await asyncio.sleep(0.05)
 
     async def until_pinned(self, count: int) -> None:
-        """Waits until the metrics count this many pinned versions: then the state machine has read the pins from
+        """Waits until the metrics report this number of pinned versions. Then the state machine has read the pins from
         Redis.
         """
         async with asyncio.timeout(20):
@@ -248,7 +250,7 @@ class Running:
                 await asyncio.sleep(0.01)
 
     async def hold(self, what: str = "answers") -> None:
-        """Answers, or loads, are suspended from now on, until `release`."""
+        """Suspends answers, or loads, until `release` is called."""
         await self.http.post(f"{self.engine_url}/hold", json={"what": what})
 
     async def release(self) -> None:
@@ -281,7 +283,7 @@ RunLoraServer = Callable[..., AbstractAsyncContextManager[Running]]
 
 @pytest.fixture
 def run_lora_server(tmp_path: Path, base_folder: Path, valkey: Valkey, trial: Trial) -> RunLoraServer:
-    """Store and Valkey are kept between runs within a test."""
+    """Returns a function that runs a lora-server. The store and Valkey stay the same within a test."""
 
     @asynccontextmanager
     async def run(
@@ -292,7 +294,7 @@ def run_lora_server(tmp_path: Path, base_folder: Path, valkey: Valkey, trial: Tr
         engine_url: str = "",
         **more: Any,
     ) -> AsyncIterator[Running]:
-        """Starts the lora-server. With an `engine_url` it attaches to the engine there."""
+        """Runs the lora-server. With an `engine_url` it attaches to the engine at this URL."""
         port = free_port()
         settings = Settings(
             redis_url=valkey.url,

@@ -1,7 +1,7 @@
-"""Replaces the Python of the engine's environment: `engine_python.py FOLDER ARGUMENTS-OF-PYTHON`.
+"""Stands for Python in the engine's environment: `engine_python.py FOLDER ARGUMENTS-OF-PYTHON`.
 
-Instead of vLLM, its double is started. Instead of a smoke test with PEFT, a program reports the adapter's "answer_ids",
-as the double's answers do; it waits while a file "hold-trials" is in FOLDER.
+It starts the engine's double instead of vLLM. Instead of a smoke test with PEFT it runs a program that reports the
+adapter's "answer_ids" (so do the double's answers), and that waits while a file "hold-trials" is in FOLDER.
 """
 
 import json

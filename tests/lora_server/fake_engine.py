@@ -1,26 +1,27 @@
-"""A double of the engine: vLLM's routes that are used, and the guard's; started as vLLM is, as a child process.
+"""A double of the engine, started as a child process like vLLM. It has the routes of vLLM and of the guard that the
+lora-server uses.
 
-It needs aiohttp alone. Its answer begins with the name of the model that gave it, so that a wrong version is seen:
-"tiny-base word word ...", "triage@3f9a1c0b77de word word ...", `max_tokens` words, 16 at most.
+It needs only the package aiohttp. Its answer begins with the name of the model that was used, so that tests notice a
+wrong version: "tiny-base word word ...", "triage@3f9a1c0b77de word word ...", `max_tokens` words, 16 at most.
 
-An adapter says in its adapter_config.json what becomes of it:
+An adapter's adapter_config.json says how the engine behaves with it:
   "behaviour": "refused"     it is not loaded (422)
                "silent"      it answers without a token that can be scored
-               "poison"      it answers; from then on nothing can be scored, whoever is asked, the base model included
+               "poison"      it answers; from then on no model's answers can be scored, not even the base model's
                "slow"        it takes --slow-seconds to load
-  "answer_ids": [1, 2, 3]    its answer's tokens to /v1/completions, instead of words
+  "answer_ids": [1, 2, 3]    the tokens of its answer to /v1/completions, instead of words
 
 For tests:
-  GET  /asked                what was asked, in order: "load NAME", "close NAME", "remove NAME", "complete NAME" and
-                             "chat NAME"; not the base model's completions, which the lora-server asks for at any time
-  GET  /evicted              how many loads came while every slot was taken: vLLM alone would evict; here it is 409, as
+  GET  /asked                the requests, in order: "load NAME", "close NAME", "remove NAME", "complete NAME" and
+                             "chat NAME"; without the base model's completions, which are requested at any time
+  GET  /evicted              how many loads came while every slot was taken: vLLM would evict; here they get 409, as
                              with the guard. It should always be 0
   POST /hold                 {"what": "answers" | "loads"}: from now on answers stop after their first token, loads
                              before they begin, until
   POST /release              lets all go on
   POST /malform              {"on": true}: from now on each stream has an event after its first token that no engine
                              should send; {"on": false} ends it
-  POST /restart              it holds nothing any more and is healthy again, like a new process
+  POST /restart              the engine forgets all adapters and is healthy again, like a new process
 """
 
 import argparse
@@ -79,7 +80,7 @@ class Engine:
         self._poisoned = False
         self._is_malformed = False
         self._malformed = 0
-        """Malformed events that were sent."""
+        """Number of malformed events that were sent."""
         self._boot = secrets.token_hex(4)
         self._free = {"answers": asyncio.Event(), "loads": asyncio.Event()}
         for event in self._free.values():
@@ -317,7 +318,7 @@ class Engine:
 
 @dataclass
 class _Answer:
-    """In the two forms, and in parts or whole."""
+    """An answer in either API's format, complete or as a stream of parts."""
 
     body: dict[str, Any]
     is_chat: bool

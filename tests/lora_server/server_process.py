@@ -30,11 +30,11 @@ RunLoraServer = Callable[..., AbstractAsyncContextManager[Any]]
 FAKE_ENGINE = Path(__file__).parent / "fake_engine.py"
 ENGINE_PYTHON = Path(__file__).parent / "engine_python.py"
 PATIENCE = 60.0
-"""A lease of a killed server expires after 10 seconds, and the machine may be busy."""
+"""Time limit in seconds: a lease of a killed server expires after 10 seconds, and the machine may be busy."""
 
 
 class ServerProcess(Process):
-    """`folder` belongs to this server; store and registry may be shared."""
+    """A lora-server in a process of its own. `folder` is its alone; the store and the registry may be shared."""
 
     def __init__(
         self,
@@ -48,7 +48,9 @@ class ServerProcess(Process):
         more: Mapping[str, str] = {},
         token: str = "",
     ) -> None:
-        """`more` are additional settings, which may replace others. `token` is sent by its callers."""
+        """Takes the server's folders and addresses. `more` are additional settings, which may replace others; `token`
+        is sent by its callers.
+        """
         folder.mkdir(parents=True)
         self.folder = folder
         self.address = listen or f"127.0.0.1:{free_port()}"
@@ -115,8 +117,8 @@ class ServerProcess(Process):
     # -- calling it
 
     async def call(self, method: str, request: Any, comes_again: bool = True) -> Any:
-        """Calls the server; with `comes_again`, repeats the call while Redis is reported as unavailable, as on a busy
-        machine. Raises AioRpcError.
+        """Calls the server. With `comes_again`, it repeats the call while the server reports that Redis is unavailable,
+        which happens on a busy machine. Raises AioRpcError.
 
         Each call has its own channel, so that none waits for a connection to a dead server.
         """
@@ -158,7 +160,7 @@ class ServerProcess(Process):
         await self.until(reached)
 
     async def until(self, holds: Callable[[], Awaitable[object]], within: float = PATIENCE) -> None:
-        """Waits for a condition, even if processes die meanwhile."""
+        """Waits until `holds` returns a truthy value, even if processes die meanwhile."""
         deadline, last = time.monotonic() + within, ""
         while time.monotonic() < deadline:
             try:
@@ -180,7 +182,9 @@ class ServerProcess(Process):
     # -- calling its engine like a gateway
 
     async def answered_by(self, version: str) -> str:
-        """Returns the version whose text is in the answer; empty if the engine does not know the version."""
+        """Asks the engine for an answer of `version`. Returns the version whose text is in the answer; empty if the
+        engine does not know the version.
+        """
         body = {"model": version, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
         async with (
             aiohttp.ClientSession() as session,
@@ -195,7 +199,7 @@ class ServerProcess(Process):
             return {model["id"] for model in (await answer.json())["data"]} - {"tiny-base"}
 
     async def evicted(self) -> int:
-        """Returns the loads for which the engine would have evicted an adapter by itself."""
+        """Returns how many loads would have made the engine evict an adapter by itself."""
         async with aiohttp.ClientSession() as session, session.get(f"{self.engine_url}/evicted") as answer:
             return int(await answer.json())
 
@@ -208,7 +212,7 @@ def engine_python(folder: Path) -> Path:
 
 
 async def refusal(call: Any) -> PointsmanError:
-    """Returns the error that the lora-server answers."""
+    """Awaits a call that the lora-server must reject, and returns the error."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return from_rpc_error(caught.value, "lora-server")

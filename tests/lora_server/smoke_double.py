@@ -1,4 +1,4 @@
-"""A double of the smoke test process; the first word of the adapter's folder selects its answer."""
+"""A double of the smoke test's process; the first word of the name of the adapter's folder selects its answer."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""A version that the engine does not apply is told from a weak one, and from rounding on a busy engine."""
+"""A version that the engine does not apply can be distinguished from one with little effect, and from rounding on a
+busy engine."""
 
 import math
 from collections import Counter
@@ -13,7 +14,7 @@ from pointsman_servicekit.errors import InvalidArgument
 BASE, VERSION, PROMPT = "tiny-base", "triage@3f9a1c0b77de", "The first prompt"
 LOGPROBS = (-0.5, -1.0, -2.0, -0.9)
 Answer = Callable[[int], GreedyAnswer]
-"""Makes the answer to the request of this number, counted for each model."""
+"""Returns the answer to request number N; requests are counted for each model."""
 
 
 def answer(change: float = 0.0, last: int = 4) -> GreedyAnswer:
@@ -66,7 +67,7 @@ async def test_a_weak_version_passes_on_an_engine_that_repeats_itself() -> None:
 
 
 async def test_rounding_of_a_busy_engine_is_no_effect() -> None:
-    """Each answer differs from the one before it by 0.1 nats, whoever is asked."""
+    """Each answer differs from the previous one by 0.1 nats, whichever model gave it."""
 
     def rounded(number: int) -> GreedyAnswer:
         return answer(0.1 * (number // len(PROMPTS) % 2))

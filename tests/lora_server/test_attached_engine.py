@@ -36,7 +36,7 @@ async def until(holds: Callable[[], Awaitable[object]]) -> None:
 
 
 async def register(lora: Any, *what: Any) -> pb.AdapterVersion:
-    """Registers as `lora.register` does; retries while Redis, which shares the processor, misses its deadline of 50
+    """Registers like `lora.register`. It retries while Redis, which shares the processor, misses its time limit of 50
     ms.
     """
     async with asyncio.timeout(20):

@@ -133,7 +133,7 @@ PATIENT = 5.0  # timeout of a call in seconds, for a busy machine
 
 @pytest.fixture
 async def registry(valkey: Any) -> AsyncIterator[AdapterRegistry]:
-    """A registry with an alias that points to the first of three versions."""
+    """Yields a registry with an alias that points to the first of three versions."""
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
         registry = AdapterRegistry(redis, "tiny-base")
         for digit in "123":

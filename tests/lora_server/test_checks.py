@@ -399,7 +399,7 @@ def test_an_invalid_training_report_is_rejected(store: ArtifactStore, make_adapt
 
 
 def test_a_duplicate_tensor_name_is_rejected(store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors) -> None:
-    """Different readers would use different ones of the two."""
+    """Otherwise different readers would use different tensors of the two."""
     weights = make_adapter() / "adapter_model.safetensors"
     raw = weights.read_bytes()
     length = int.from_bytes(raw[:8], "little")
@@ -431,7 +431,7 @@ def test_a_folder_without_a_model_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def _magnitudes(tensors: Tensors, factor: float) -> Tensors:
-    """Returns DoRA's magnitudes; the base's weights are zeros, and the scaling is 2."""
+    """Returns DoRA's magnitudes for these tensors; the base model's weights are zeros, and the scaling is 2."""
     return {
         f"{module}.lora_magnitude_vector": factor
         * np.linalg.norm(2.0 * tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"], axis=1)

@@ -33,7 +33,7 @@ SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[Heal
 
 
 def _outcome(base: BaseModelSpec, folder: Path) -> str:
-    """Returns "kept", or the rejection's code; any other error is raised."""
+    """Returns "kept", or the code with which the adapter is rejected; any other error is raised."""
     with tempfile.TemporaryDirectory() as scratch:
         try:
             import_adapter(folder, Path(scratch), base, max_rank=8)

@@ -32,7 +32,7 @@ class Three:
         return version
 
     async def all_serve(self, version: str, which: int, but: tuple[int, ...] = ()) -> None:
-        """Whether every server points to the version, holds and reports it, and its engine answers with it."""
+        """Waits until every server points to the version, holds it and reports it, and its engine answers with it."""
         for number, server in enumerate(self.servers):
             if number not in but:
                 await server.until(lambda server=server: _serves(server, version, which))  # type: ignore[misc]  # the loop's own
@@ -117,7 +117,7 @@ async def _kill_engine(three: Three) -> None:
 
 
 async def _nothing(three: Three) -> None:
-    """Returns nothing to do, because the lora-server restarts its engine itself."""
+    """Does nothing: the lora-server restarts its engine by itself."""
 
 
 @pytest.mark.parametrize(("goes", "comes"), [(_kill_server, _start_server), (_kill_engine, _nothing)])

@@ -21,7 +21,7 @@ from tests.lora_server.server_process import ServerProcess
 
 ALIAS = "triage@prod"
 IDS = {"stable": [11, 12, 13], "new": [21, 22, 23], "other": [31, 32, 33]}
-"""The answer of the engine for each version, all different."""
+"""By version, the tokens of the engine's answer; all are different."""
 
 
 def text_of(which: str) -> str:
@@ -39,7 +39,9 @@ class Scene:
     calls: "list[asyncio.Task[object]]" = field(default_factory=list)
 
     def begin(self, call: Awaitable[object]) -> None:
-        """Starts a call that may be cut off and is not repeated; what it has started must be completed anyway."""
+        """Starts a call in the background that may be interrupted and is not repeated. The lora-server must complete
+        what the call has started anyway.
+        """
         self.calls.append(asyncio.ensure_future(call))
 
     async def version(self, name: str) -> str:
@@ -76,7 +78,7 @@ async def scene(tmp_path: Path, base_folder: Path, valkey: Any, make_adapter: An
 
 @asynccontextmanager
 async def registered(scene: Scene) -> AsyncIterator[None]:
-    """The version waits for another one's smoke test."""
+    """Brings the version to the state in which it waits for another one's smoke test."""
     scene.server.hold_trials()
     scene.begin(scene.server.register("other", scene.folders["other"], comes_again=False))
     await scene.server.until_state("other", "validating")
@@ -120,7 +122,7 @@ async def serving(scene: Scene) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def draining(scene: Scene) -> AsyncIterator[None]:
-    """A request to the version is in flight and does not end."""
+    """Brings the version to the state in which a request to it is in progress and does not end."""
     await _unneeded(scene)
     await scene.server.hold("answers")
     asking = asyncio.ensure_future(scene.server.answered_by(scene.versions["new"]))
@@ -232,8 +234,9 @@ async def _answers(scene: Scene, which: str) -> bool:
 
 
 async def _nothing_is_lost(scene: Scene) -> None:
-    """Asserts that all versions exist, none has failed, and the engine answers with the right text for each that it
-    holds."""
+    """Asserts that all versions exist, none has failed, and the engine answers with the right text for each version
+    that it holds.
+    """
     listed = await scene.server.listed()
     assert set(scene.versions.values()) <= {version.version for version in listed.versions}
     assert not [version for version in listed.versions if version.last_error]

@@ -22,7 +22,7 @@ ADAPTERS = "/pointsman/v1/adapters"
 
 @dataclass(frozen=True)
 class LoraRequest:
-    """Has the attributes of vLLM's class."""
+    """A class with the attributes of vLLM's class of this name."""
 
     lora_name: str
     lora_int_id: int
@@ -30,7 +30,7 @@ class LoraRequest:
 
 
 class Engine:
-    """Replaces AsyncLLM: holds adapters until it is full; answers wait until they are released."""
+    """Replaces vLLM's AsyncLLM. It holds adapters until it is full; its answers wait until they are released."""
 
     def __init__(self) -> None:
         self.vllm_config = SimpleNamespace(
@@ -82,7 +82,7 @@ class Counter:
 
 @dataclass
 class Models:
-    """Replaces OpenAIServingModels."""
+    """Replaces vLLM's OpenAIServingModels."""
 
     lora_requests: dict[str, LoraRequest] = field(default_factory=dict)
     lora_resolvers: list[Any] = field(default_factory=lambda: ["a resolver"])
@@ -98,7 +98,7 @@ class Models:
 
 
 class Vllm:
-    """Replaces the API server: answers every path, and streams completions."""
+    """Replaces vLLM's API server: it answers every path, and streams completions."""
 
     def __init__(self) -> None:
         self.state = SimpleNamespace(openai_serving_models=Models(), engine_client=Engine())
@@ -343,7 +343,7 @@ async def test_closing_removes_the_name_without_affecting_answers_in_flight(
 async def test_a_request_counts_as_in_flight_from_the_lookup_of_its_adapter(
     vllm: Vllm, client: httpx.AsyncClient
 ) -> None:
-    """Otherwise it could be removed while the prompt is rendered, and vLLM would load the folder again."""
+    """Otherwise the adapter could be removed while the prompt is rendered, and vLLM would load the folder again."""
     await load(client, "a@1")
     vllm.rendered.clear()
     answer = asyncio.create_task(ask(client, "a@1"))

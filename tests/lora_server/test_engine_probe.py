@@ -16,7 +16,7 @@ BUSY = Unavailable("nothing within 120 s", code="engine_unavailable")
 
 @dataclass
 class Engine:
-    """Gives the answers in turn, and then repeats the last one."""
+    """An engine that gives the answers in turn, and then repeats the last one."""
 
     answers: list[GreedyAnswer | Exception]
     asked: list[str | Sequence[int]] = field(default_factory=list)

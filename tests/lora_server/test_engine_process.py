@@ -105,7 +105,9 @@ async def test_a_process_that_does_not_exit_is_killed(caplog: pytest.LogCaptureF
 
 @pytest.fixture
 def held() -> Iterator[tuple[int, int, int, int]]:
-    """Process ids: of another parent process, of its supervisor, of the engine, and of the engine's child."""
+    """Yields process ids: of a parent process other than the test's, of its supervisor, of the engine, and of the
+    engine's child.
+    """
     engine_code = PARENT_AND_CHILD.format(then="time.sleep(60)")
     holder_code = (
         "import subprocess, sys, time\n"
@@ -340,7 +342,7 @@ def test_cores_are_in_vllms_format(cores: set[int], text: str) -> None:
 
 
 def _lives(pid: int) -> bool:
-    """Whether the process runs; a zombie counts as dead."""
+    """Returns whether the process runs; a zombie counts as dead."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -1,4 +1,4 @@
-"""The engine states that watchers receive, and when."""
+"""Which engine states watchers receive, and when."""
 
 import asyncio
 

@@ -1,5 +1,5 @@
-"""The engine's life cycle: each start has a new secret, the state is read, and an engine with corrupted answers is
-stopped."""
+"""The engine's life cycle: each start has a new secret, the lora-server reads the state, and an engine with corrupted
+answers is stopped."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The Job that downloads base models: each source in a folder of its own, and interrupted downloads go on."""
+"""The Job that downloads base models: each source has its own folder, and interrupted downloads are resumed."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Loading on demand and eviction, with the double of the engine in its own process."""
+"""Adapters are loaded on demand and evicted, with the double of the engine in its own process."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ A, B, C, D = (adapter(number) for number in range(1, 5))
 
 @dataclass
 class Folders:
-    """A store without checks; `behaviours` are those of the engine's double."""
+    """A store without checks. `behaviours` are how the engine's double behaves with each adapter."""
 
     root: Path
     behaviours: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -376,7 +376,8 @@ async def test_a_waiting_load_is_not_starved_by_another_version(swapping: RunEng
 
 async def test_a_load_that_has_just_ended_is_not_joined(swapping: RunEngine) -> None:
     """If its version had been evicted again at once, callers would join the ended load repeatedly and block the event
-    loop."""
+    loop.
+    """
 
     def give_up(signal_: int, frame: FrameType | None) -> None:
         raise AssertionError("it goes round and round")
@@ -396,7 +397,9 @@ async def test_a_load_that_has_just_ended_is_not_joined(swapping: RunEngine) -> 
 
 
 async def test_a_slow_engine_report_starves_no_load(swapping: RunEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before each report of the engine, another caller was promised the adapter; all of them are served."""
+    """While the engine's state is read, another caller is promised the adapter, again and again; all callers are
+    served.
+    """
     async with swapping(slots=1) as engine:
         list_adapters = engine.engine.list_adapters
 
@@ -555,7 +558,7 @@ async def test_a_load_does_not_wait_for_another_versions_verification(swapping: 
 
 
 async def _load_while_another_is_on_trial(engine: Swapping, *versions: AdapterVersion) -> list[BaseException | None]:
-    """Loads A, and during its verification the others, which then form one group."""
+    """Loads version A, and the other ones while A is verified, so that they form one group."""
     await engine.hold("answers")
     tasks = [asyncio.create_task(engine.loader.ensure_loaded(A))]
     await engine.until(lambda: engine.asked("complete"), [f"complete {A.version}"])

@@ -63,7 +63,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def serve(base: Path, tmp_path: Path) -> Iterator[Serve]:
-    """Starts a server, always on the same folder, with a client."""
+    """Returns a function that starts a server with a client; all servers use the same folder."""
     servers: list[subprocess.Popen[str]] = []
     channels: list[grpc.Channel] = []
 

@@ -265,7 +265,7 @@ async def test_an_incomplete_event_does_not_affect_later_ones(enter: Enter, orde
 
 @pytest.mark.parametrize("half", ['{"event": "st', '{"ev', '{"event": "step"}'])
 def test_warnings_next_to_an_incomplete_event_are_complete(tmp_path: Path, half: str) -> None:
-    """Its warnings arrive through another pipe, possibly before its death is known."""
+    """The warnings arrive through another pipe, possibly before the process's death is known."""
     folder = JobFolder(tmp_path)
     folder.append({"event": "start"})
     with folder.events_file.open("a") as file:

@@ -51,7 +51,7 @@ VERSION = AdapterVersion(
 
 @dataclass
 class Asked:
-    """Answers each call with `answer`, and records its arguments."""
+    """A component that answers each call with `answer`, and records the arguments."""
 
     answer: Any = None
     calls: list[tuple[Any, ...]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a client has to know of a training method is read in the environment in which its code is installed."""
+"""Facts on a training method are read in the environment in which its code is installed."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ class Kto(TrainingMethod):
 
 @pytest.fixture
 def environment(tmp_path: Path) -> JobEnvironment:
-    """An environment with two modules of a user that this process cannot import."""
+    """Returns an environment with two modules of a user, which this process cannot import."""
     modules = tmp_path / "modules"
     modules.mkdir()
     (modules / "own_methods.py").write_text(OWN_METHODS)

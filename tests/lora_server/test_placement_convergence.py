@@ -23,7 +23,7 @@ class Fleet:
     def __init__(self, folder: Path, base: Path, valkey: Any, make_adapter: Any) -> None:
         self.servers: list[ServerProcess] = []
         self.versions: dict[str, str] = {}
-        """Versions by adapter."""
+        """By adapter, its version."""
         self._folder = folder
         self._base = base
         self._valkey = valkey
@@ -61,7 +61,7 @@ class Fleet:
             )
 
     def where(self, version: str, copies: int) -> Collection[str]:
-        """Returns the names of the servers on which it is placed."""
+        """Returns the names of the servers on which the version is placed."""
         engines = {f"{server.folder.name} ({server.engine_url})": server.folder.name for server in self.servers}
         return {engines[engine] for engine in engines_for(version, Placement(copies), engines)}
 
@@ -70,8 +70,9 @@ class Fleet:
         return {s.folder.name for s, state in zip(self.servers, states, strict=True) if version in state.resident}
 
     async def until_placed(self, copies: int) -> None:
-        """Waits until each version is loaded exactly where it is placed, and asserts that it was always loaded
-        somewhere."""
+        """Waits until each version is loaded exactly where it is placed. Asserts that each was loaded somewhere all the
+        time.
+        """
         for version in self.versions.values():
             await self.servers[0].until(lambda version=version: self._is_placed(version, copies))  # type: ignore[misc]  # the loop's own
 

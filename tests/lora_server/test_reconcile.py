@@ -1,4 +1,4 @@
-"""The engine is brought to the desired state in Redis, whatever fails meanwhile, and while aliases change."""
+"""The engine reaches the desired state in Redis even if something fails meanwhile, or aliases change."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ async def until(ask: Callable[[], Any], wanted: object) -> None:
 
 
 class Deaf:
-    """A registry whose client swallows a cancellation, as `asyncio.wait_for` can in Python 3.11."""
+    """A registry whose client ignores a cancellation, as `asyncio.wait_for` can in Python 3.11."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -48,7 +48,7 @@ class Deaf:
 
 
 class Nothing:
-    """Replaces components that the test does not use."""
+    """Replaces components that the test does not need; its methods do nothing."""
 
     def advance(self, desired: DesiredState) -> None: ...
     def set_targets(self, pinned: frozenset[str], alias_targets: frozenset[str]) -> None: ...

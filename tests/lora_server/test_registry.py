@@ -1,4 +1,4 @@
-"""The desired state in a real Valkey: versions, their states, aliases and pins."""
+"""The desired state as a real Valkey stores it: versions, their states, aliases and pins."""
 
 import json
 from dataclasses import asdict, replace

@@ -14,7 +14,7 @@ TENTH = Canary(NEW, 0.1)
 
 @pytest.fixture
 async def registry(bounded_redis: BoundedRedis) -> AdapterRegistry:
-    """An alias points to the first of three versions; a fourth version is not ready."""
+    """Yields a registry with an alias that points to the first of three versions; a fourth version is not ready."""
     registry = AdapterRegistry(bounded_redis, "tiny-base")
     for digit in "1234":
         version = AdapterVersion("triage", digit * 64, "tiny-base", 2, ("q_proj",), 100, 1)

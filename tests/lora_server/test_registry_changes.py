@@ -56,7 +56,7 @@ async def test_a_change_reaches_every_follower_within_100_ms(registry: AdapterRe
 
 
 async def _hear(follower: AdapterRegistry, last_id: str, version: str) -> tuple[str, float]:
-    """Returns when the follower has read that the alias points to `version`."""
+    """Waits until the follower has read that the alias points to `version`, and returns the time."""
     while True:
         last_id = await follower.wait_for_change(last_id, 4)
         if [alias.version for alias in (await follower.read()).aliases] == [version]:
@@ -154,7 +154,7 @@ async def test_a_cancelled_follower_ends(registry: AdapterRegistry, valkey: Any)
 
 
 async def _patiently(registry: AdapterRegistry, newest: str) -> str:
-    """Retries once the cooldown of Redis is over."""
+    """Reads the changes, and tries again once the pause after an error of Redis is over."""
     async with asyncio.timeout(10):
         while True:
             try:

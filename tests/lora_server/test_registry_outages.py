@@ -67,7 +67,7 @@ async def test_of_many_servers_exactly_one_validates(registry: AdapterRegistry) 
 
 
 async def test_a_call_with_a_lost_reply_is_retried_and_applied_once(valkey: Any, registry: AdapterRegistry) -> None:
-    """The deadline ends before any reply arrives, but every attempt reaches Redis."""
+    """The time limit passes before any reply arrives, but every attempt reaches Redis."""
     await registry.move_alias(PROD, NEW)
     canary = await registry.set_canary("triage@prod", Canary(VERSIONS[2], 0.5))
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
@@ -82,7 +82,7 @@ async def test_a_call_with_a_lost_reply_is_retried_and_applied_once(valkey: Any,
 
 
 class _LosingTheFirstAnswer(BoundedRedis):
-    """Sends each call twice, like a client that gets no reply to the first."""
+    """Sends each call twice, like a client that gets no reply to the first one."""
 
     def __init__(self, redis: BoundedRedis) -> None:
         super().__init__(RedisClient(redis.client), lambda up: None, PATIENT)
@@ -126,7 +126,7 @@ async def test_acknowledged_changes_survive_a_kill_of_redis(registry: AdapterReg
 
 
 async def _move_until_it_fails(valkey: Any, alias: Alias) -> Alias:
-    """Returns the last reply."""
+    """Moves the alias until a call fails, and returns the last reply."""
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
         registry = AdapterRegistry(redis, "tiny-base")
         while True:

@@ -1,4 +1,4 @@
-"""The state machine of versions: whatever fails meanwhile, a version reaches its correct final state."""
+"""The state machine of versions: a version reaches its correct final state even if something fails meanwhile."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ async def kinds(lora: Any, subject: str = "") -> list[str]:
 
 
 def measured(folder: Path, heldout: float | None, prompting: float | None) -> Path:
-    """Returns measurements as a training run stores them."""
+    """Writes measurements as a training run stores them, and returns their folder."""
     metrics = {"heldout_exact": heldout, "prompt_path_exact": prompting}
     known = {name: value for name, value in metrics.items() if value is not None}
     (folder / "training.json").write_text(json.dumps({"metrics": known}))

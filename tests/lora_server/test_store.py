@@ -28,7 +28,7 @@ ROW = json.dumps({"messages": [{"role": "user", "content": "Where is my train?"}
 
 @dataclass
 class StoreAccess:
-    """A kind of store, with direct access to its files."""
+    """A kind of store, with direct access to the files in it."""
 
     root: str
     here: Path
@@ -358,7 +358,7 @@ def test_the_size_of_facts_is_limited(store: ArtifactStore, make_adapter: MakeAd
 
 
 def replace_here(access: StoreAccess) -> StoreAccess:
-    """Acts as another machine, on which nothing has been downloaded."""
+    """Returns the store as another machine sees it, which has not downloaded anything."""
     return replace(access, here=access.here.with_name("elsewhere"))
 
 

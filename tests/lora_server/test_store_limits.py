@@ -56,7 +56,7 @@ def test_a_full_disk_is_reported_and_leaves_no_partial_version(
 def add_to_full_disk(root: Path, base_folder: Path, source: str, adapter: Path) -> list[str]:
     """Registers `source` in a process that cannot write a file as large as the weights in the folder `adapter`.
 
-    Returns the error's class, code and message.
+    Returns the class, code and message of the error.
     """
     limit = (adapter / "adapter_model.safetensors").stat().st_size - 1
     done = subprocess.run(

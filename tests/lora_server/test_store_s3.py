@@ -26,7 +26,7 @@ BUCKET = "adapters"
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """The server's address."""
+    """Runs the server, and yields its address."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(
@@ -44,7 +44,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A store's URL, with address and credentials in the environment variables of its library."""
+    """Yields a store's URL. Address and credentials are in the environment variables of the store's library."""
     for name, value in {
         "AWS_ENDPOINT_URL": s3,
         "AWS_ACCESS_KEY_ID": "test",

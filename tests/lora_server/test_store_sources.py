@@ -25,7 +25,7 @@ COMMIT = "c0ffee" * 6 + "c0ff"
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves repositories as the hub's route `/OWNER/NAME/resolve/REVISION/FILE` does."""
+    """A server of repositories, like the hub's route `/OWNER/NAME/resolve/REVISION/FILE`."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _HubAnswers)

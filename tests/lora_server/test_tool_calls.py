@@ -1,4 +1,4 @@
-"""The tool-call parser with which vLLM is started, and the chat template for models whose own one does not support
+"""The parser of tool calls with which vLLM is started, and the chat template for models whose own does not support
 tools."""
 
 import json

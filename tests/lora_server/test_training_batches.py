@@ -12,7 +12,7 @@ END, OPEN, BREAK = 1, 2, 3
 
 
 def render(messages: Sequence[Message], answer_next: bool) -> list[int]:
-    """A minimal chat template: one token per letter, the end of the turn, a line break."""
+    """A minimal chat template. It renders one token per letter, one for the end of a turn, and one for a line break."""
     turns = [[OPEN, *(ord(letter) for letter in message.content), END, BREAK] for message in messages]
     return [token for turn in turns for token in turn] + ([OPEN] if answer_next else [])
 

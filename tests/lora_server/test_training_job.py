@@ -1,4 +1,4 @@
-"""The trainer's command line."""
+"""The training program's command line."""
 
 from pathlib import Path
 

@@ -29,7 +29,7 @@ SERVICE = "pointsman.v1.LoraServer"
 
 
 class WatchedEngine(lora_server_pb2_grpc.LoraServerServicer):
-    """The part of a lora-server that gateways watch; `ready` and `aliases` stand for the registry."""
+    """The part of a lora-server that gateways watch. `ready` and `aliases` replace the registry."""
 
     def __init__(self) -> None:
         self.state = EngineStateStore(heartbeat=0.05)
@@ -106,7 +106,7 @@ def add(watched: WatchedEngine, server: grpc.aio.Server) -> None:
 
 
 async def until_known(engines: Engines, watched: WatchedEngine) -> None:
-    """Waits until the gateway's state has the number of the lora-server's."""
+    """Waits until the gateway's engine state has the same sequence number as the lora-server's."""
     await until(lambda: engines.get("local").sequence == watched.state.state.sequence)
 
 

@@ -1,4 +1,4 @@
-"""A random base model with three layers, and adapters for it whose files pass every check."""
+"""A random base model with three layers, and adapters for it that pass every check."""
 
 import json
 from collections.abc import Mapping
@@ -36,7 +36,9 @@ def good_tensors() -> dict[str, NDArray[Any]]:
 def write_adapter(
     folder: Path, weights: Mapping[str, NDArray[Any]], *, seed: int = 0, config: Mapping[str, Any] = {}
 ) -> Path:
-    """`config` replaces keys of adapter_config.json, and another `seed` gives other content."""
+    """Writes an adapter and returns its folder. `config` replaces keys of adapter_config.json, and another `seed` gives
+    other content.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     good = {
         "peft_type": "LORA",

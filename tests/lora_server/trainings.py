@@ -49,7 +49,7 @@ def command(base: Path, data: Path, out: Path, *options: object) -> list[str]:
 def train(
     base: Path, data: Path, out: Path, *options: object, kill_at: Callable[[dict[str, Any]], bool] = lambda event: False
 ) -> Run:
-    """Runs a training; `kill_at` selects an event at which the trainer is killed with SIGKILL."""
+    """Runs a training. `kill_at` is called with each event; if it returns True, the trainer is killed with SIGKILL."""
     program = command(base, data, out, *options)
     with subprocess.Popen(
         program, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -76,7 +76,7 @@ def write_rows(path: Path, *rows: object) -> Path:
 
 
 def tensors(path: Path) -> dict[str, dict[str, Any]]:
-    """Returns the header of a safetensors file: its length in eight bytes, then JSON."""
+    """Returns the header of a safetensors file: JSON after eight bytes with its length."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header: dict[str, dict[str, Any]] = json.loads(content[8 : 8 + length])

@@ -23,7 +23,9 @@ def monitored_run(tmp_path_factory: pytest.TempPathFactory) -> MonitoredRun:
 
 
 async def _spend(home: Path, watch: Path, of_agent: Path) -> MonitoredRun:
-    """Stops the services before the agent, so that all of their spans arrive."""
+    """Runs the help desk under load and returns the results. The services stop before the agent, so that all of their
+    spans arrive.
+    """
     async with running_agent(of_agent) as agent:
         async with _beside(run_help_desk(home, agent.url)) as help_desk:
             monitored_run = await spend(help_desk, watch)
@@ -33,7 +35,7 @@ async def _spend(home: Path, watch: Path, of_agent: Path) -> MonitoredRun:
 
 @asynccontextmanager
 async def _beside(help_desk: AbstractContextManager[HelpDesk]) -> AsyncIterator[HelpDesk]:
-    """Runs the context in a thread, while the collector receives spans in this one."""
+    """Runs the context manager in a thread, while the collector receives spans in this one."""
     living = await asyncio.to_thread(help_desk.__enter__)
     try:
         yield living

@@ -1,6 +1,6 @@
 """Draws panels with matplotlib in Grafana's layout: `python -m tests.monitoring.draw PANELS.json FOLDER`.
 
-It writes one picture of each panel, in a folder per dashboard, and one of each dashboard.
+It writes one picture of each panel, in a folder for its dashboard, and one picture of each dashboard.
 """
 
 import json
@@ -17,9 +17,9 @@ import matplotlib.pyplot as plt  # the backend must be selected before pyplot is
 from matplotlib.ticker import EngFormatter
 
 ACROSS = 24
-"""Columns of Grafana's grid."""
+"""Number of columns of Grafana's grid."""
 COLUMN, LINE = 0.85, 0.42
-"""Inches of one column, and of one line, of the grid."""
+"""Width of one column and height of one line of the grid, in inches."""
 MAX_NAMES = 12
 """Maximum entries of a legend."""
 PLOT = 0.72
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _evening(panels: list[dict[str, Any]]) -> tuple[float, float]:
-    """Returns the first and the last time of all panels, so that all have the same time axis."""
+    """Returns the first and the last time of all panels, so that they can have the same time axis."""
     moments = [at for panel in panels for one in panel["series"] for at, _ in one["points"]]
     return min(moments), max(moments)
 
@@ -91,7 +91,7 @@ def _draw(axes: Any, panel: dict[str, Any], monitored_run: tuple[float, float]) 
 
 
 def _told(unit: str, value: float) -> str:
-    """Formats a value with its unit if that is a symbol; other units are in the title."""
+    """Formats a value; its unit is added if it is a symbol, otherwise it is in the title."""
     if unit == "percentunit":
         return f"{100 * value:.3g}%"
     if unit == "currencyUSD":
@@ -130,7 +130,7 @@ def _name_lines(axes: Any) -> None:
 
 
 def _draw_heat(axes: Any, series: list[dict[str, Any]], monitored_run: tuple[float, float]) -> None:
-    """Draws a heat map from cumulative buckets."""
+    """Draws a heat map from the cumulative buckets of a histogram."""
     edges = sorted(series, key=lambda one: float(one["name"].replace("+Inf", "inf")))
     moments = sorted({at for one in series for at, _ in one["points"]})
     counts = [[dict(map(tuple, one["points"])).get(at, 0.0) for at in moments] for one in edges]

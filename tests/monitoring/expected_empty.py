@@ -11,11 +11,13 @@ RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules"
 EMPTY: dict[str, str] = {
     r"pointsman_lora_validation_duration_seconds": "versions are tested when they are registered, before the minute",
 }
-"""Reasons by PromQL pattern."""
+"""By PromQL pattern, the reason why its queries may be empty."""
 
 
 def reason(expr: str) -> str:
-    """Returns the pattern of EMPTY in `expr` or in a recording rule that it uses; empty if there is none."""
+    """Returns the reason for a pattern of EMPTY that is in `expr` or in a recording rule that it uses; empty if there
+    is none.
+    """
     text = "\n".join(_with_its_rules(expr, _recorded(), set()))
     return next((pattern for pattern in EMPTY if re.search(pattern, text)), "")
 
@@ -30,7 +32,7 @@ def _with_its_rules(expr: str, recorded: Mapping[str, list[str]], seen: set[str]
 
 
 def _recorded() -> dict[str, list[str]]:
-    """Returns the expressions of recording rules by name; several if their labels differ."""
+    """Returns the expressions of recording rules by the rule's name; a name has several if their labels differ."""
     recorded: dict[str, list[str]] = {}
     for path in RULES.glob("*.yml"):
         for group in yaml.safe_load(path.read_text())["groups"]:

@@ -23,17 +23,20 @@ class HelpDesk:
     narrow_key: str
     """A key that allows two requests per minute."""
     targets: dict[str, str]
-    """Addresses by service, as scraped by Prometheus."""
+    """By service, the address that Prometheus scrapes."""
     config: Path
     engine_port: str
 
     def change_configuration(self) -> None:
-        """Changes the configuration without an effect on routing: a higher `max_tokens` of a rarely used path."""
+        """Changes the configuration in a way that does not affect routing: it raises `max_tokens` of a rarely used
+        path.
+        """
         _edit(self.config / "paths.yaml", ("paths", "small_talk", "max_tokens"), 61)
 
     def kill_engine(self) -> None:
         """Sends SIGKILL to vLLM's own process; its lora-server restarts it, which takes longer than an alert's
-        `for`."""
+        `for`.
+        """
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 arguments = (process / "cmdline").read_bytes().decode().split("\0")
@@ -47,7 +50,7 @@ class HelpDesk:
 
 @contextmanager
 def run_help_desk(home: Path, agent: str) -> Iterator[HelpDesk]:
-    """`home` is an empty folder, and `agent` the URL to which traces are sent."""
+    """Runs the help desk in the empty folder `home`. `agent` is the URL to which it sends traces."""
     example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
     _edit(example / "config" / "models.yaml", ("cache",), {"usd_per_hit": 1e-7})
     _edit(example / "config" / "paths.yaml", ("paths", "handbook_answer", "cache"), {"exact": True})

@@ -1,4 +1,4 @@
-"""The load: every kind of path, streamed and plain, over HTTP and gRPC, and typical errors."""
+"""Sends the load: every kind of path, streamed and plain, over HTTP and gRPC, and typical errors."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ class Question:
     text: str
     model: str = "auto"
     most: int = 24
-    """Maximum tokens of an answer, so that a minute has many requests on two cores."""
+    """Maximum tokens of an answer; small, so that a minute has many requests on two cores."""
 
 
 QUESTIONS = (
@@ -47,11 +47,11 @@ class Load:
     def __init__(self, help_desk: HelpDesk) -> None:
         self._house = help_desk
         self.kinds: Counter[str] = Counter()
-        """The kinds of paths that answered completely."""
+        """How many answers each kind of path has completed."""
         self.statuses: Counter[int] = Counter()
 
     async def run(self) -> None:
-        """Runs until it is cancelled."""
+        """Sends requests until it is cancelled."""
         async with (
             httpx.AsyncClient(base_url=f"{self._house.url}/v1", timeout=60) as client,
             open_channel(self._house.grpc) as channel,
@@ -81,7 +81,7 @@ class Load:
         return 0
 
     async def _ask_over_grpc(self, gateway: gateway_pb2_grpc.GatewayStub) -> None:
-        """Sends occasional gRPC calls without adapters, whose slots are busy with other requests."""
+        """Sends occasional gRPC calls that need no adapter, because adapters' slots are busy with other requests."""
         asked = pb.GenerateRequest(
             model=BY_GRPC.model,
             messages=[pb.Message(role="user", content=BY_GRPC.text)],
@@ -98,7 +98,7 @@ class Load:
         await client.post("/feedback", json=body, headers=self._as(self._house.key))
 
     async def _do_the_rest(self, client: httpx.AsyncClient) -> None:
-        """Sends occasional requests for embeddings, over a limit, and without a key."""
+        """Sends occasional requests of other kinds: for embeddings, over a limit, and without a key."""
         for number in count():
             question = QUESTIONS[number % len(QUESTIONS)]
             vectors, asked = {"model": "minilm", "input": [question.text]}, _body(question, most=1)

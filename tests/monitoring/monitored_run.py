@@ -26,27 +26,28 @@ MINUTE = 60.0
 """Seconds of load before the fault."""
 
 ANSWERS = 3
-"""Required answers of each kind of path before the fault, because a rate needs a series with several values."""
+"""Required number of answers of each kind of path before the fault, because a rate needs a series with several
+values."""
 
 MAX_WAIT_SECONDS = 180.0
-"""Additional seconds to wait for ANSWERS after the minute, because adapters that share one slot are slow on a busy
-machine."""
+"""Maximum number of seconds to wait for ANSWERS after the minute, because adapters that share one slot are slow on a
+busy machine."""
 
 MAX_ALARM_SECONDS = 60.0
-"""Time limit from the fault to the notification."""
+"""Maximum number of seconds from the fault to the notification."""
 
 VARIABLES = {"__rate_interval": "15s", "cluster": "", "namespace": "", "path": ".*", "task": ".*", "adapter": ".*"}
 """Values of Grafana's variables: all values, and an interval of four scrapes or more."""
 
 Series = list[dict[str, Any]]
-"""Prometheus's result format with `points`: pairs of Unix seconds and value."""
+"""Prometheus's result format, with `points` as pairs of Unix seconds and value."""
 
 
 @dataclass(frozen=True)
 class Shown:
     panel: Panel
     series: dict[str, Series]
-    """By the letter of the panel's query."""
+    """By the letter of the panel's query, its result."""
 
 
 @dataclass
@@ -57,12 +58,12 @@ class MonitoredRun:
     statuses: dict[int, int] = field(default_factory=dict)
     panels: list[Shown] = field(default_factory=list)
     recorded: dict[str, Series] = field(default_factory=dict)
-    """Results of each recording rule, by its name and labels."""
+    """By the name and labels of a recording rule, its result."""
     rules: list[dict[str, Any]] = field(default_factory=list)
     notified_before: list[dict[str, str]] = field(default_factory=list)
     notifications: list[dict[str, str]] = field(default_factory=list)
     exported: dict[str, str] = field(default_factory=dict)
-    """The content of /metrics of each service after a minute, by job."""
+    """By job, the service's /metrics page after a minute."""
     spans: list[Arrived] = field(default_factory=list)
     """Spans that the collector behind the OpenTelemetry agent received."""
     exemplars: set[str] = field(default_factory=set)
@@ -117,7 +118,7 @@ async def _alarmed(receiver: Receiver) -> bool:
 
 
 async def _read(monitored_run: MonitoredRun, prometheus: Prometheus, started: float, calm: float) -> None:
-    """`calm` is the time before the fault, at which single numbers are read."""
+    """Reads the results from Prometheus. `calm` is the time before the fault at which single numbers are read."""
     ended = time.time()
     for panel in generate.panels():
         series = {}

@@ -24,7 +24,7 @@ def _is_empty(series: Series) -> bool:
 
 
 def _empty(monitored_run: MonitoredRun) -> dict[str, str]:
-    """Returns the queries of panels, and rules, without any result; by name, with their PromQL."""
+    """Returns the queries of panels and rules that have no result: the PromQL, by name."""
     queries = {
         f"{shown.panel.name} [{target.letter}]": target.expr
         for shown in monitored_run.panels
@@ -123,7 +123,7 @@ def _drawable(shown: Shown) -> dict[str, Any]:
 
 
 def _name(legend: str, labels: dict[str, str]) -> str:
-    """Returns a series' name as Grafana shows it."""
+    """Returns the name that Grafana shows for a series."""
     if legend == "__auto":
         return ", ".join(labels.values())
     return re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), legend)

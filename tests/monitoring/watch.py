@@ -1,4 +1,4 @@
-"""A real Prometheus and a real Alertmanager with deploy/'s configuration and shorter times, and the receiver of
+"""Runs a real Prometheus and a real Alertmanager with the configuration in deploy/ and shorter times, and a receiver of
 alerts."""
 
 import asyncio
@@ -48,11 +48,11 @@ async def found(look: Callable[[], Awaitable[Found]], within: float, what: str) 
 
 
 class Receiver:
-    """Replaces the webhooks in deploy/prometheus/alertmanager.yml."""
+    """Receives alerts in place of the webhooks in deploy/prometheus/alertmanager.yml."""
 
     def __init__(self) -> None:
         self.notifications: list[dict[str, str]] = []
-        """The labels of received alerts in order, each with `receiver`."""
+        """The labels of each received alert in order, with `receiver`."""
 
     async def take(self, request: web.Request) -> web.Response:
         for alert in (await request.json())["alerts"]:
@@ -92,7 +92,7 @@ class Prometheus:
         return await self._series("query_range", {"query": expr, "start": start, "end": end, "step": 3})
 
     async def exemplars(self, selector: str, start: float, end: float) -> set[str]:
-        """Returns the trace ids of the exemplars."""
+        """Returns the trace ids of the exemplars of the selected series."""
         found = await self._data("query_exemplars", {"query": selector, "start": start, "end": end})
         return {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
 
@@ -156,7 +156,7 @@ async def watching(folder: Path, targets: Mapping[str, str], webhook: str = "") 
 
 @asynccontextmanager
 async def _running(names: tuple[str, ...], options: list[str], folder: Path) -> AsyncIterator[None]:
-    """Runs a program until the end of the block, which starts once the program is ready."""
+    """Starts a program, waits until it is ready, and ends it after the block."""
     command = program(names)
     assert command, f"{names[0]} is not installed"
     listens = next(option for option in options if option.startswith("--web.listen-address=")).partition("=")[2]
@@ -179,7 +179,7 @@ async def _is_ready(address: str) -> bool:
 
 
 def _make_impatient(deploy: Path, targets: Mapping[str, str], alertmanager: str, webhook: str) -> None:
-    """Replaces minutes by seconds and inserts the addresses; everything else is unchanged."""
+    """Edits the configuration: seconds instead of minutes, and this run's addresses. Everything else is unchanged."""
     _change(deploy / "prometheus.yml", lambda config: _watch_closely(config, alertmanager))
     for service, address in targets.items():
         (deploy / "targets" / f"{service}.yml").write_text(yaml.safe_dump([{"targets": address.split()}]))

@@ -1,4 +1,4 @@
-"""uv installs what pip would: pip's own settings, read from pip, become uv's arguments."""
+"""uv installs the same as pip would: pip's settings are read from pip, and become uv's arguments."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ prefer-binary = true
 
 
 def list_settings(file: Path, **environment: str) -> str:
-    """The output of `pip config list` for this file and environment alone."""
+    """Returns the output of `pip config list` with this file and environment only."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     # pip reads this file last, so what the machine sets for all users is only seen where the file is silent.
     command = [sys.executable, "-m", "pip", "config", "list"]

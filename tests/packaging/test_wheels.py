@@ -1,4 +1,4 @@
-"""The wheels of all distributions: they hold every file that the code reads at run time, and one version."""
+"""The wheels of all distributions contain every file that the code reads at run time, and have one version."""
 
 import os
 import re
@@ -30,7 +30,7 @@ def distributions() -> list[str]:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, zipfile.ZipFile]:
-    """Every wheel by the folder of its distribution."""
+    """Returns every wheel, by the folder of its distribution."""
     folder = tmp_path_factory.mktemp("wheels")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
     subprocess.run([*pip, "--wheel-dir", folder, *(f"./{each}" for each in distributions())], cwd=ROOT, check=True)

@@ -1,4 +1,4 @@
-"""A table of a real PostgreSQL with pgvector, which `make test-pgvector` installs and starts."""
+"""Collections in a table of a real PostgreSQL with pgvector, which `make test-pgvector` installs and starts."""
 
 import json
 import os

@@ -18,7 +18,7 @@ DOCKER = PROJECT / "deploy" / "docker"
 
 
 def _failed(folder: Path, more: Sequence[str] = ()) -> set[tuple[str, str]]:
-    """Returns the failed checks with their objects or files."""
+    """Returns the failed checks, each with its object or file."""
     if not CHECKOV.exists():
         pytest.skip("checkov is not installed: make test-policy")
     command = [str(CHECKOV), "--config-file", str(CONFIG), "-d", str(folder), "-o", "json", *more]

@@ -1,4 +1,4 @@
-"""Streams, large bodies and clients that leave, through a real nginx and a real Envoy in front of a gateway."""
+"""Streams, large bodies and clients that disconnect, through a real nginx and a real Envoy in front of a gateway."""
 
 import asyncio
 import json
@@ -35,16 +35,17 @@ PATIENCE = 20.0
 
 @dataclass(frozen=True)
 class Proxied:
-    """A proxy's addresses, and the engine behind the gateway behind it."""
+    """A proxy's addresses, and the engine of the gateway behind the proxy."""
 
     url: str
     grpc: str
     engine: ScriptedEngine
     seen: Mapping[str, asyncio.Event]
-    """The engine sends a word of its answer, and waits for its event before it sends the next one."""
+    """By word of the engine's answer, an event. The engine sends a word, and waits for its event before it sends the
+    next one."""
 
     def see(self, text: str) -> None:
-        """Sets the events of the words in the text."""
+        """Sets the events of the words in `text`, which a client has received."""
         for word, event in self.seen.items():
             if word in text:
                 event.set()

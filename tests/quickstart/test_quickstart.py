@@ -1,6 +1,6 @@
-"""From the wheels alone, in an empty folder: five commands to the first answer of an OpenAI-compatible endpoint.
+"""From wheels only, in an empty folder: five commands lead to the first answer of an OpenAI-compatible endpoint.
 
-`make test-quickstart` builds the wheels and prints the seconds.
+`make test-quickstart` builds the wheels and prints how many seconds it takes.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ MESSAGES = {
     "hours": "when does the ticket office at platform {} open on Sunday?",
     "lost": "I left my umbrella in coach {} of the night train",
 }
-"""A text with a place for a number, by task."""
+"""By task, a text with a place for a number."""
 KEPT = ("PIP_", "SSL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "LANG")
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """The environment of a user who has only Python: no clone, no virtual environment, no cache."""
+    """Returns the environment of a user who has only Python: no clone, no virtual environment, no cache."""
     kept = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
     return {**kept, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "user"), "PIP_NO_CACHE_DIR": "1"}
 
@@ -112,7 +112,7 @@ async def test_five_commands_lead_to_the_first_answer(
 async def test_labelled_messages_become_tasks_that_are_served(
     python: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    """`pip install`, a CSV of messages, `init`, `up`, `route` and `ask`."""
+    """The commands are `pip install`, `init` with a CSV of messages, `up`, `route` and `ask`."""
     folder, interpreter = tmp_path / "empty", shutil.which(python)
     assert interpreter, f"there is no {python}"
     folder.mkdir()

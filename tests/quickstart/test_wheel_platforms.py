@@ -1,6 +1,7 @@
-"""By the package index's metadata: every dependency of gateway, retriever and command has wheels on each platform.
+"""Every dependency of the gateway, the retriever and the command has wheels for each platform, according to the package
+index.
 
-Needs the index and `uv` of `.venv-supply` (`make test-wheel-platforms`), and downloads nothing but metadata.
+Needs the index, and the `uv` of `.venv-supply` (`make test-wheel-platforms`); downloads only metadata.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The simulation of 10,000 requests, which runs once for all tests."""
+"""Runs the simulation of 10,000 requests once for all tests."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Writes what the providers' double has sold as exports in the providers' formats, from its ledger alone."""
+"""Writes the sales of the providers' double as exports in the providers' formats, using only its ledger."""
 
 import json
 from collections import defaultdict
@@ -18,7 +18,7 @@ TOKEN_TYPES = {
 
 
 def write_exports(ledger: list[Sold], first: float, days: int, folder: Path) -> dict[str, Path]:
-    """Returns the files by name: usage and costs of both providers."""
+    """Writes usage and costs of both providers, and returns the files by name."""
     pages = {
         "openai_usage": _openai_page(ledger, first, days, _openai_usage),
         "openai_costs": _openai_page(ledger, first, days, _openai_costs),

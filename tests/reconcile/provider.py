@@ -1,11 +1,11 @@
-"""A double of two providers' APIs, with a ledger of its own: what it has generated and what that costs.
+"""A double of two providers' APIs, which records in a ledger what it has generated and what that costs.
 
-It shares no code with the gateway. A request's text says when it is made in the simulation ("at 12345.5 ") and what is
-to happen to it: "[busy]" (the first key gets 503), "[stop N]" (it generates N tokens and then waits), "[break N]" (the
-connection breaks after N tokens). All else is drawn at random by the text.
+It shares no code with the gateway. A request's text states its time in the simulation ("at 12345.5 ") and what happens
+to it: "[busy]" (the first key gets 503), "[stop N]" (it generates N tokens and then waits), "[break N]" (the connection
+breaks after N tokens). Everything else is random, seeded with the text.
 
 One token of an OpenAI prompt is four characters, as the gateway estimates it if an answer is cut off: with another
-tokenizer cut off answers would differ, as those of real providers do.
+tokenizer the costs of answers that were cut off would differ, as with real providers.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from aiohttp import web
 from tests.gateway.doubles.http_server import serving
 
 KEYS = {"Bearer sk-one": "key_one", "Bearer sk-two": "key_two", "sk-ant-three": "apikey_three"}
-"""The ids of the keys by the header that has them."""
+"""By the header with a provider's key, the key's id."""
 SOL, OPUS = "gpt-sol-2026-08-06", "claude-opus-20260805"
-"""How the providers' exports call the models."""
+"""The names of the models in the providers' exports."""
 LONG_PROMPT = 2000
-"""Longer prompts have other prices, for all of their tokens."""
+"""Number of tokens above which all tokens of a prompt have other prices."""
 PRICES: Mapping[tuple[str, str, bool], Mapping[str, Decimal]] = {
     (SOL, "", False): {
         "input": Decimal("2.5"), "cached": Decimal("0.25"), "write": Decimal("3.125"), "output": Decimal("15")},
@@ -61,12 +61,12 @@ class Sold:
     """One answer, as the provider has generated it."""
 
     at: float
-    """Unix seconds in the simulation."""
+    """The time of the answer in the simulation, in Unix seconds."""
     key: str
     model: str
     tier: str
     tokens: Mapping[str, int]
-    """By "input", "cached", "write", "write_1h" and "output"; no token is of two kinds."""
+    """Numbers of tokens by kind: "input", "cached", "write", "write_1h" and "output". Each token has one kind."""
 
     @property
     def dollars(self) -> Mapping[str, Decimal]:
@@ -77,7 +77,7 @@ class Sold:
 
 @dataclass
 class Wishes:
-    """What is to happen to one request."""
+    """How the double shall treat one request."""
 
     text: str
     at: float = 0.0
@@ -183,7 +183,7 @@ class Provider:
 
 
 def _words(wishes: Wishes) -> list[str]:
-    """The tokens of an answer; some are no valid JSON, so that a validator rejects them."""
+    """Returns the tokens of an answer. Some answers are not valid JSON, so that a validator rejects them."""
     answer = wishes.draw.choice(['{"urgency": "low"}', '{"intent": "refund"}'])
     return [*answer.split(" "), *[" "] * wishes.draw.randrange(6)]
 

@@ -1,7 +1,7 @@
 """Sends 10,000 requests through a real gateway to the providers' double, and keeps receipts and exports.
 
-The requests are of ten days, in seconds of real time: each has its own time in the simulation, in its text for the
-provider and in its metadata for the receipt, whose time is then set to it.
+Ten days are simulated in seconds of real time. Each request has a time in the simulation: its text states it for the
+provider, and its metadata for the receipt, whose time is then replaced by it.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ OPUS_PRIORITY = {
     ],
 }  # fmt: skip
 KEYS = {"key_one": "openai_one", "key_two": "openai_two", "apikey_three": "claude"}
-"""Our engines by the providers' ids of their keys."""
+"""By the provider's id of a key, the engine of ours that uses the key."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Simulated:
     """The entries of the request log, with the times of the simulation."""
     ledger: list[Sold]
     refused: int
-    """Requests that the provider refused because it was busy."""
+    """Number of requests that the provider rejected because it was busy."""
 
 
 async def simulate(folder: Path, model_folder: Path) -> Simulated:
@@ -139,7 +139,9 @@ async def send_all(http: aiohttp.ClientSession) -> None:
 
 
 def request(draw: random.Random) -> tuple[dict[str, Any], int | None]:
-    """Returns a body, and after how many pieces of the answer the client leaves (None: never)."""
+    """Returns a request body, and the number of pieces of the answer after which the client disconnects (None:
+    never).
+    """
     at = FIRST + draw.random() * DAYS * 86400 * 0.99999
     length = draw.choice([1, 1, 2, 3, 5, 8, 100])
     text, stop_after = f"at {at:.3f} " + WORDS * length, None
@@ -172,7 +174,7 @@ async def send(http: aiohttp.ClientSession, body: dict[str, Any], stop_after: in
 
 
 async def pieces(response: aiohttp.ClientResponse) -> AsyncIterator[int]:
-    """Yields the number of pieces with text that have arrived, after each of them."""
+    """Yields the number of pieces with text that have arrived so far, after each of them."""
     arrived = 0
     async for line in response.content:
         if b'"content":"go"' in line.replace(b" ", b""):

@@ -76,16 +76,16 @@ def test_the_simulation_has_all_that_makes_costs_hard_to_follow(simulated: Simul
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong with receipts, and the cause that it must be named by."""
+    """Something that can go wrong with receipts, and the cause by which the report must name it."""
 
     cause: str
     seed: Callable[[list[Entry]], list[Entry]]
     export: str = "OpenAI's usage"
-    """The export in which it must be found."""
+    """The export in which the report must find the fault."""
 
 
 def parts_of(entry: Entry) -> Iterable[Entry]:
-    """Yields what has a usage and costs: the entry, or its attempts."""
+    """Yields the parts of an entry that have a usage and costs: its attempts, or the entry itself."""
     return entry.get("attempts") or [entry]
 
 

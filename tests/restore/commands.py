@@ -1,8 +1,9 @@
-"""Doubles of `kubectl`, `docker compose` and `valkey-cli`, as far as the page's commands use them.
+"""Doubles of `kubectl`, `docker compose` and `valkey-cli`, as far as the commands of docs/howto/backup-and-restore.md
+use them.
 
-A command in a container runs here, with the paths and addresses of the container replaced by those of the test. What
-starts and stops services is asked of the test, which owns the processes, at a socket. $RESTORE_WORLD names a file with
-all that. `python -m tests.restore.commands NAME ARGUMENT...` runs one.
+A command in a container is run here, with the container's paths and addresses replaced by the test's. To start and stop
+services, the doubles ask the test, which owns the processes, over a socket. $RESTORE_WORLD names a file with the paths
+and addresses. `python -m tests.restore.commands NAME ARGUMENT...` runs one double.
 """
 
 import json
@@ -18,12 +19,12 @@ from typing import Any
 import yaml
 
 EOF_MARK = b"e" * 40
-"""`valkey-cli --rdb -` cannot cut off the mark with which a server ends an RDB file of unknown size."""
+"""The mark with which a server ends an RDB file of unknown size; `valkey-cli --rdb -` does not remove it."""
 WORLD: dict[str, Any] = json.loads(Path(os.environ["RESTORE_WORLD"]).read_text())
 
 
 def replaced(text: str) -> str:
-    """Replaces what is in a container by what is in the test."""
+    """Replaces the container's paths and addresses in a text by the test's."""
     names = sorted(WORLD["replace"], key=len, reverse=True)
     return re.sub("|".join(map(re.escape, names)), lambda found: WORLD["replace"][found[0]], text)
 
@@ -83,7 +84,7 @@ def docker(words: list[str]) -> int:
 
 
 def valkey_cli(words: list[str]) -> int:
-    """What the page and its script use of valkey-cli."""
+    """Implements what the page and its script use of valkey-cli."""
     words = words[2:] if words[:1] == ["-h"] else words
     with socket.create_connection(("127.0.0.1", WORLD["valkey_port"])) as connection:
         answer = connection.makefile("rb")

@@ -1,4 +1,4 @@
-"""Fixtures: an installation whose state can be lost, and the bucket of the page."""
+"""Fixtures: an installation whose state can be lost, and the bucket of docs/howto/backup-and-restore.md."""
 
 import asyncio
 import os
@@ -40,6 +40,6 @@ async def installation(tmp_path: Path, bucket: dict[str, str]) -> AsyncIterator[
 
 @pytest.fixture(scope="session")
 def bucket() -> Iterator[dict[str, str]]:
-    """An S3 interface with the bucket of the page; yields the environment of its clients."""
+    """Runs an S3 server with the page's bucket; yields the environment of its clients."""
     with running_s3("bucket") as environment:
         yield environment

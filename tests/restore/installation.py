@@ -43,7 +43,7 @@ class ChartValkey(Valkey):
         await until(self._answers, within=20)
 
     def stop(self) -> None:
-        """Ends it as Kubernetes does."""
+        """Stops the server as Kubernetes does."""
         if self._process:
             self._send(signal.SIGTERM)
             self._process.wait(timeout=30)
@@ -147,7 +147,7 @@ def answering(installation: Installation) -> Any:
 
 
 def programs_in(folder: Path) -> dict[str, str]:
-    """Puts the programs of the page's commands before those of the machine."""
+    """Returns an environment in which the doubles of the page's commands come before the machine's programs."""
     programs = folder / "programs"
     programs.mkdir()
     for name in ("kubectl", "docker", "valkey-cli"):
@@ -162,7 +162,7 @@ def programs_in(folder: Path) -> dict[str, str]:
 
 
 def write_world(installation: Installation) -> Path:
-    """Writes what tests.restore.commands has to know; returns the file."""
+    """Writes the file that tells tests.restore.commands the paths and addresses, and returns its path."""
     services, folder = installation.services, installation.services.folder
     (folder / "copy").mkdir()
     replace = {

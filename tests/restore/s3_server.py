@@ -1,4 +1,4 @@
-"""moto's S3 interface in its own process."""
+"""Runs moto's S3 interface in its own process."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Makes state of every kind in running services, and reads all of it for a comparison."""
+"""Creates state of every kind in running services, and reads all of it for a comparison."""
 
 import hashlib
 from pathlib import Path
@@ -28,7 +28,7 @@ TENANT = "acme"
 LIMITS = Limits(requests_per_minute=1000, dollars_per_month=100.0)
 PATIENCE = 60.0
 PASSING = (":account:", ":engines", ":gateways")
-"""Parts of the names of keys that running services write again and again."""
+"""Parts of the names of Redis keys that running services rewrite continually."""
 
 
 async def make_state(services: Services) -> str:
@@ -69,7 +69,7 @@ async def write_document(services: Services, tenant: str, name: str, text: str) 
 
 
 async def answer(services: Services, key: str, text: str) -> str:
-    """Returns the id of the decision on a request that was answered."""
+    """Sends a request, and returns the id of its decision."""
 
     async def ask() -> str | None:
         body = {"model": "auto", "messages": [{"role": "user", "content": text}], "max_tokens": 8}
@@ -84,7 +84,7 @@ def client(services: Services, key: str) -> aiohttp.ClientSession:
 
 
 async def describe(services: Services) -> dict[str, Any]:
-    """Returns all that a restore has to bring back: Redis's keys, collections, adapters."""
+    """Returns all state that a restore has to bring back: Redis's keys, collections, and adapters."""
     listed = await services.lora_server.listed()
     changes = await services.lora_server.call("History", lora_pb.HistoryRequest(name="triage", limit=100))
     return {
@@ -98,7 +98,9 @@ async def describe(services: Services) -> dict[str, Any]:
 
 
 async def used_budget(services: Services) -> tuple[float, float]:
-    """Returns the dollars that the tenant's key has used by its receipts, and by what gateways have reported."""
+    """Returns the dollars that the tenant's key has used: according to its receipts, and according to the gateways'
+    reports.
+    """
     async with open_redis(services.valkey.url, lambda up: None, PATIENCE) as redis:
         administration = Administration(redis)
         (row,) = (row for row in await administration.usage(TENANT) if row.key)
@@ -107,7 +109,9 @@ async def used_budget(services: Services) -> tuple[float, float]:
 
 
 async def redis_content(url: str) -> dict[str, Any]:
-    """Returns the content of all keys that do not expire within an hour, and are not written again by themselves."""
+    """Returns the content of all Redis keys, except for those that expire within an hour and those that services
+    rewrite.
+    """
     content: dict[str, Any] = {}
     async with open_client(url) as opened:
         redis: Any = opened.client
@@ -139,13 +143,13 @@ async def collections(services: Services) -> dict[str, Any]:
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of each file."""
+    """Returns the SHA-256 of each file, by its path."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and ".incoming" not in file.parts)
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """Returns what differs: of mappings the entries, each as (before, after)."""
+    """Returns the differences between two states: for mappings, each changed entry as (before, after)."""
     found: dict[str, Any] = {}
     for name in sorted(before.keys() | after.keys()):
         one, other = before.get(name), after.get(name)

@@ -25,14 +25,14 @@ def up(home: Path, example: Path, environment: Mapping[str, str]) -> AbstractCon
 
 
 def ask(running: RunningExample) -> str:
-    """Returns the id of the decision."""
+    """Sends a request, and returns the id of its decision."""
     answer = httpx.post(f"{running.url}/v1/chat/completions", json=QUESTION, timeout=60, trust_env=False)
     assert answer.status_code == 200, answer.text
     return answer.headers["x-pointsman-decision-id"]
 
 
 def pointsman(home: Path, *words: str) -> str:
-    """Returns what the command prints."""
+    """Runs the command and returns what it prints."""
     command = [str(POINTSMAN), *words, "--data-dir", str(home)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=60).stdout
 

@@ -73,7 +73,7 @@ async def test_an_incomplete_dump_changes_nothing(valkey: ChartValkey) -> None:
 
 
 async def test_a_dump_in_the_folder_alone_is_ignored(valkey: ChartValkey) -> None:
-    """Why there is a script: with `appendonly yes`, Valkey reads no dump.rdb."""
+    """Shows why the script is needed: with `appendonly yes`, Valkey does not read dump.rdb."""
     await set_keys(valkey, KEYS)
     data = dump()
     valkey.kill()

@@ -1,4 +1,4 @@
-"""Chunks whole documents as the retriever does: one part after the other."""
+"""Chunks whole documents as the retriever does, one part after the other."""
 
 from pointsman_retriever.chunking.blocks import Part, TextChunker, chunk_part, first_part, next_part
 from pointsman_retriever.domain import Chunk, Document

@@ -1,4 +1,4 @@
-"""The retriever tests' client, and the types of the fixtures that open one."""
+"""The client of the retriever's tests, and the types of the fixtures that open one."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ from pointsman_servicekit.metrics_page import MAX_AGE_SECONDS
 
 @dataclass(frozen=True)
 class Client:
-    """A client with short methods for the calls that tests make most."""
+    """A client with short methods for the most frequent calls."""
 
     address: str
     metrics_port: int
@@ -64,12 +64,12 @@ class Client:
         return response
 
     async def found(self, query: str, **how: object) -> list[str]:
-        """The ids of the documents found, best first."""
+        """Searches, and returns the ids of the documents found, best first."""
         answer = await self.search(query, **how)  # type: ignore[arg-type]  # the keywords of `search`
         return list(dict.fromkeys(passage.document_id for passage in answer.passages))
 
     async def present_metric(self, sample: str) -> float | None:
-        """Returns what `metric` returns, of a page that is built after this call."""
+        """Returns the same as `metric`, but from a page that is built after this call."""
         await asyncio.sleep(MAX_AGE_SECONDS)
         return await self.metric(sample)
 
@@ -85,7 +85,7 @@ class Client:
 
 
 Start = Callable[..., AbstractAsyncContextManager[Client]]
-"""Runs a retriever; the keywords are settings."""
+"""Runs a retriever, and yields a client; the keywords are settings."""
 
 OpenClient = Callable[[str], AbstractAsyncContextManager[Client]]
 """Opens a client of the retriever at an address."""

@@ -19,7 +19,9 @@ from tests.retriever.client import Client, OpenClient, Refusal, Start
 
 @pytest.fixture
 def start(tmp_path: Path, minilm: MiniLM, model_folder: Path) -> Start:
-    """`async with start() as client` runs a retriever over this test's folder; call it again to restart."""
+    """Returns a function that runs a retriever in this test's folder: `async with start() as client`. A second call
+    restarts it.
+    """
 
     @asynccontextmanager
     async def start(
@@ -41,7 +43,7 @@ def start(tmp_path: Path, minilm: MiniLM, model_folder: Path) -> Start:
 
 @pytest.fixture
 async def client(start: Start) -> AsyncIterator[Client]:
-    """A retriever with one empty collection, "notes"."""
+    """Yields a client of a retriever with one empty collection, "notes"."""
     async with start() as client:
         await client.create()
         yield client
@@ -49,7 +51,7 @@ async def client(start: Start) -> AsyncIterator[Client]:
 
 @pytest.fixture
 def open_client() -> OpenClient:
-    """Opens a client of a retriever in another process."""
+    """Returns a function that opens a client of a retriever in another process."""
 
     @asynccontextmanager
     async def open_client(address: str) -> AsyncIterator[Client]:
@@ -61,7 +63,7 @@ def open_client() -> OpenClient:
 
 @pytest.fixture
 def refusal() -> Refusal:
-    """Awaits a call that must fail and returns its error."""
+    """Returns a function that awaits a call which must fail, and returns its error."""
 
     async def refusal(call: Awaitable[object]) -> PointsmanError:
         with pytest.raises(grpc.aio.AioRpcError) as raised:

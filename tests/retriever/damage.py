@@ -1,4 +1,4 @@
-"""Changes a collection's file behind the retriever's back."""
+"""Changes a collection's file without the retriever's knowledge."""
 
 import sqlite3
 from contextlib import closing

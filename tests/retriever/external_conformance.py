@@ -1,4 +1,5 @@
-"""The tests that every external store must pass: the same documents, found by the service's own search."""
+"""The tests that every external store must pass: with the same documents, its searches have the same results as the
+service's own."""
 
 import socket
 import time
@@ -51,7 +52,7 @@ FIELDS = ExternalFields(text="body", source="source", title="title", metadata=("
 
 
 class Conformance:
-    """Tests for one store. A subclass names its class, and fills the store in `options`."""
+    """Tests for one store. A subclass names the store's class, and fills the store in `options`."""
 
     implementation: type[Any]
     has_words = False

@@ -1,4 +1,4 @@
-"""Helpers for ingest streams, and a minimal PDF."""
+"""Sends ingest streams, and makes a minimal PDF."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ async def ingest(
     tenant: str = "",
     remove_missing: bool = False,
 ) -> Ingested:
-    """Sends one complete stream."""
+    """Sends one complete ingest stream, and returns the outcomes."""
     call = client.stub.Ingest(steps(documents, collection, source, tenant, remove_missing))
     events = [event async for event in call]
     assert events[-1].HasField("summary")

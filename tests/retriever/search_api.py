@@ -1,7 +1,7 @@
 """A double of the search APIs that Elasticsearch and OpenSearch document: mappings, count, `match` and kNN queries.
 
-No wheel contains either server. Scores follow their manuals: BM25-like for words, and (1 + cosine) / 2 for vectors. A
-body with an unknown key is answered with 400, as by the real servers.
+No Python package contains either server, so a double is needed. Scores follow their manuals: BM25-like for words, and
+(1 + cosine) / 2 for vectors. A body with an unknown key is answered with 400, as by the real servers.
 """
 
 import json

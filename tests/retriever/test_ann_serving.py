@@ -89,7 +89,7 @@ def test_large_arrays_are_in_files_that_have_no_name(tmp_path: Path, monkeypatch
 
 
 def _files_in(folder: Path) -> int:
-    """The deleted files below the folder that this process has mapped."""
+    """Returns the number of files below the folder that are deleted but that this process still has mapped."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     return len({line.split()[4] for line in lines if str(folder) in line and line.endswith("(deleted)")})
 
@@ -248,7 +248,9 @@ def test_searches_and_changes_do_not_wait_for_a_rebuild_and_no_change_is_lost(
 
 
 def test_concurrent_readers_see_one_version_each(collection: Collection) -> None:
-    """Each edition replaces all chunks of the previous one, so a mixed answer would contain two editions."""
+    """Each edition replaces all chunks of the previous one, so an answer from an inconsistent index would contain two
+    editions.
+    """
     vectors = clustered(40, 3)
     put(collection, "edition", vectors[:20])
     done, mixed, looked = threading.Event(), [], []

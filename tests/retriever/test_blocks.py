@@ -131,7 +131,7 @@ def test_the_time_of_chunking_is_linear_in_the_size_of_hostile_texts(
 ) -> None:
     """Four times the size may take eight times the CPU time; quadratic time would multiply it by sixteen.
 
-    The garbage collector is off, because it goes through everything that earlier tests of the process left.
+    The garbage collector is off, because it would also scan the objects of earlier tests.
     """
     kind, repetitions, make = HOSTILE[name]
 

@@ -1,6 +1,6 @@
 """The index in memory agrees with the disk: after compactions, and after failures of the index itself.
 
-A collection that was deleted or replaced refuses what was begun before.
+A collection that was deleted or replaced rejects changes that began before.
 """
 
 import asyncio

@@ -1,4 +1,5 @@
-"""The contract of VectorIndex, for FAISS in each of its shapes, Milvus, and the example of the documentation."""
+"""The contract of VectorIndex, tested with FAISS in each of its shapes, Milvus, and the example in
+docs/extending.md."""
 
 from collections.abc import Callable, Iterator
 from importlib import import_module

@@ -1,4 +1,5 @@
-"""Damaged collections: they keep no other from being served, and stay until another has taken their place."""
+"""Damaged collections do not keep others from being served, and stay on disk until another collection has replaced
+them."""
 
 import shutil
 from collections.abc import Callable, Iterator

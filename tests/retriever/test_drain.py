@@ -1,6 +1,5 @@
-"""Readiness does not depend on single collections. At shutdown, health turns to NOT_SERVING first, and calls in flight
-are completed.
-"""
+"""Readiness does not depend on single collections. At shutdown, health turns to NOT_SERVING first, and calls in
+progress are completed."""
 
 import re
 import signal

@@ -184,7 +184,7 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, message: str)
 
 
 class OddStore:
-    """A store whose rows a test gives; implements ExternalStore."""
+    """An external store whose rows are given by a test; implements ExternalStore."""
 
     def __init__(self, hits: list[Hit]) -> None:
         self._hits = hits
@@ -199,7 +199,7 @@ class OddStore:
         return self._hits
 
     def close(self) -> None:
-        """Has nothing to close."""
+        """Does nothing, because the store has no resources."""
 
 
 GOOD = Hit("1", {"body": "Dogs ride free.", "title": None, "topic": None}, 0.9)

@@ -1,4 +1,4 @@
-"""Metadata filters: exact in all combinations and through all changes."""
+"""Metadata filters give exact results in all combinations and after all changes."""
 
 from typing import Any, Protocol
 

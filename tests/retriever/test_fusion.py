@@ -44,7 +44,9 @@ def test_words_count_less_if_they_contradict_the_meaning() -> None:
 
 
 def test_what_all_candidates_share_does_not_affect_the_order() -> None:
-    """Two are equally near to the query, one by what all candidates share, and the other by what only it has."""
+    """Two candidates are equally near to the query: one only in the component that all candidates share, the other only
+    in its own.
+    """
     vectors = np.array([[0.9, 0.1, 0.0], [0.7, 0.4, 0.0], *[[0.9, 0.0, 0.1 * n] for n in range(8)]], np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     query = vectors[0] + vectors[1]
@@ -55,7 +57,7 @@ def test_what_all_candidates_share_does_not_affect_the_order() -> None:
 
 
 def test_candidates_similar_to_good_ones_gain_support() -> None:
-    """The last two have equal scores; one of them is similar to the best."""
+    """The last two candidates have equal scores; one of them is similar to the best."""
     dense, sparse = scores(0.9, 0.8, 0.2, 0.1, 0.4, 0.4), scores(5.0, 4.0, 0.5, 0.0, 1.0, 1.0)
     vectors = APART.copy()
     vectors[4] = 0.8 * APART[0] + 0.6 * APART[4]
@@ -66,7 +68,9 @@ def test_candidates_similar_to_good_ones_gain_support() -> None:
 
 
 def test_among_few_candidates_only_the_most_similar_supports() -> None:
-    """The last one is most similar to the best, and slightly similar to all others, which score badly."""
+    """The last candidate is the most similar to the best; it is also slightly similar to all others, which score
+    badly.
+    """
     dense, sparse = scores(0.9, 0.1, 0.1, 0.1, 0.1, 0.5), scores(5.0, 0.0, 0.0, 0.0, 0.0, 1.0)
     vectors = APART.copy()
     vectors[5] = [0.8, 0.3, 0.3, 0.3, 0.3, 0.0]

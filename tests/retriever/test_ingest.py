@@ -24,7 +24,7 @@ HOUSE = f"# House\n\n## Shed\n\n{SHED}\n\n## Attic\n\n{ATTIC}\n\n## Cellar\n\n{C
 
 
 class CountingModel:
-    """The real model, which counts the texts that it embeds."""
+    """The real embedding model; it counts the texts that it embeds."""
 
     def __init__(self, model: MiniLM) -> None:
         self.fingerprint, self.dimensions, self.tokenizer = model.fingerprint, model.dimensions, model.tokenizer

@@ -18,7 +18,7 @@ IDS = [("x-request-id", "r-1"), ("x-pointsman-decision-id", "d-1")]
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
-    """What is written to standard error at INFO."""
+    """Captures the log lines from INFO upwards."""
     written, root = io.StringIO(), logging.getLogger()
     handler = logs.make_handler(written, "retriever", "INFO", "json")
     with caplog.at_level(logging.INFO), caplog.at_level(logging.WARNING, "httpx"):  # the tests' own client

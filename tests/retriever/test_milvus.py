@@ -19,7 +19,7 @@ VECTOR = np.array([1, 0, 0, 0], np.float32)
 
 @contextmanager
 def filled(url: str, owner: str, prefix: str = "pointsman") -> Iterator[object]:
-    """A collection with one vector, of the retriever whose data folder has the id `owner`."""
+    """Yields a collection with one vector, of a retriever whose data folder has the id `owner`."""
     store = milvus.MilvusStore(VectorStoreOptions(url, prefix=prefix, owner=owner))
     yield store.empty_index(NOTES).with_changes(np.empty(0, np.int64), np.array([7]), VECTOR[None])
     store.close()

@@ -299,7 +299,7 @@ async def test_a_bad_snapshot_changes_nothing(client: Client, refusal: Refusal, 
 
 
 class NextModel:
-    """Another model with shorter vectors and another name."""
+    """Another embedding model, with a different name and shorter vectors."""
 
     fingerprint = "next-model"
     dimensions = 64
@@ -307,7 +307,7 @@ class NextModel:
     query_prefix = passage_prefix = ""
 
     def __init__(self, model: MiniLM, at_most: int = 10**9) -> None:
-        """Fails after this many texts."""
+        """Takes the real model; embedding fails after `at_most` texts."""
         self.tokenizer = model.tokenizer
         self.texts: list[str] = []
         self._model = model
@@ -384,7 +384,7 @@ async def test_an_interrupted_migration_resumes_and_skips_deleted_documents(
 
 
 class PausedModel(NextModel):
-    """Begins to embed passages only when it is resumed."""
+    """A model that begins to embed passages only when it is resumed."""
 
     def __init__(self, model: MiniLM) -> None:
         super().__init__(model)

@@ -119,7 +119,7 @@ async def test_a_vector_of_another_model(client: Client, refusal: Refusal, finge
 
 
 class RenamedModel:
-    """The real model under another name: to the retriever, another model."""
+    """The real model under another name, so that the retriever takes it for another model."""
 
     fingerprint = "another-model"
 

@@ -153,7 +153,7 @@ class ReversingReranker:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes this module importable as `users_rerankers`, and publishes the class as an entry point."""
+    """Makes this module importable as `users_rerankers`, and publishes ReversingReranker as an entry point."""
     info = tmp_path / "users_rerankers-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: users_rerankers\nVersion: 1.0\n")

@@ -25,7 +25,7 @@ BUSY_TICKS = 50  # of CPU time, 100 a second
 
 
 def workers() -> dict[int, int]:
-    """The CPU time of each chunking or reading subprocess of this process, in ticks, by process id."""
+    """Returns the CPU time of each subprocess that chunks or reads documents, in clock ticks, by process id."""
     found = {}
     for task in Path("/proc/self/task").iterdir():
         for child in (task / "children").read_text().split():
@@ -123,7 +123,7 @@ async def test_a_subprocess_does_not_inherit_the_services_secrets(
 
 
 def test_a_subprocess_loads_no_numpy() -> None:
-    """It would start later and take more memory."""
+    """With numpy it would start later and take more memory."""
     modules = "pointsman_retriever.sandbox_worker, pointsman_retriever.chunking.sandboxed"
     program = f"import sys, {modules}; print('numpy' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"

@@ -1,4 +1,4 @@
-"""A sample of a collection's vectors, by which a gateway judges what the collection is about."""
+"""A sample of a collection's vectors, with which a gateway judges what the collection is about."""
 
 import grpc
 import numpy as np

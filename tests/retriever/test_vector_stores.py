@@ -14,7 +14,7 @@ from tests.retriever.client import Start
 
 
 class CountingStore:
-    """A vector store of a user: FAISS, with a record of its calls."""
+    """A user's vector store: FAISS, which records the calls."""
 
     calls: ClassVar[list[str]] = []
 

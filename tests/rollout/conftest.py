@@ -1,4 +1,4 @@
-"""Fixtures of all rolling restarts: an embedding model, and a configuration without adapters."""
+"""Fixtures for tests of rolling restarts: an embedding model, and a configuration without adapters."""
 
 from pathlib import Path
 

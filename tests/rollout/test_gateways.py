@@ -23,7 +23,7 @@ from tests.ports import free_port
 
 STREAMS = 50
 CALLS = 10
-"""Concurrent gRPC calls."""
+"""Number of concurrent gRPC calls."""
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Calls:
 
 
 async def restart(gateway: ProcessGateway, load: Load) -> None:
-    """Restarts a gateway; returns once Envoy sends it requests again."""
+    """Restarts a gateway, and waits until Envoy sends it requests again."""
     gateway.signal(signal.SIGTERM)
     assert await gateway.ended(within=90) == 0
     await gateway.open_clients()

@@ -35,7 +35,7 @@ class Fleet:
     started: int = 0
 
     async def start(self) -> ServerProcess:
-        """Starts one at a new address, like a new pod; DNS does not list it yet."""
+        """Starts a server at a new address, like a new pod; DNS does not list it yet."""
         self.started += 1
         server = ServerProcess(
             self.folder / f"server-{self.started}",
@@ -54,7 +54,7 @@ class Fleet:
         self.dns.names[NAME] = [server.address.rpartition(":")[0] for server in self.servers]
 
     async def stop(self, server: ServerProcess) -> None:
-        """Sends SIGTERM and removes it from DNS, like Kubernetes."""
+        """Sends SIGTERM to the server and removes it from DNS, like Kubernetes."""
         self.servers.remove(server)
         server.signal(signal.SIGTERM)
         self.tell()

@@ -1,4 +1,4 @@
-"""The real vLLM is stopped while it answers: gateways learn about it first, and all answers are completed."""
+"""The real vLLM is stopped while it answers: gateways are told first, and all answers are completed."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from tests.ports import free_port
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m"
 STARTS = 300
-"""A start usually takes 30 seconds on two idle cores."""
+"""Time limit of a start in seconds; a start usually takes 30 on two idle cores."""
 STREAMS, TOKENS = 8, 150
 
 

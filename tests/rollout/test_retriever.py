@@ -80,7 +80,7 @@ async def health(address: str) -> int:
 
 
 async def held(address: str, ids: list[str]) -> int:
-    """Returns how many of them exist."""
+    """Returns how many of the documents exist."""
     async with open_channel(address) as channel:
         stub = retriever_pb2_grpc.RetrieverStub(channel)
         return int((await stub.Delete(pb.DeleteRequest(collection="handbook", ids=ids), timeout=30)).deleted)

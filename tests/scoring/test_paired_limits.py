@@ -1,4 +1,5 @@
-"""Limits of the difference between two paths hold at any number of rows, and enough rows decide each comparison."""
+"""The confidence limits of the difference between two paths hold at any number of rows, and enough rows decide each
+comparison."""
 
 from collections.abc import Sequence
 
@@ -11,7 +12,9 @@ ALPHA = 0.05
 
 
 def scored(better: int, worse: int, alike: int) -> tuple[list[float], list[float]]:
-    """Scores of two paths that differ on so many rows."""
+    """Returns scores of two paths: the first is better on `better` rows, worse on `worse` rows, and equal on `alike`
+    rows.
+    """
     return [1.0] * better + [0.0] * worse + [1.0] * alike, [0.0] * better + [1.0] * worse + [1.0] * alike
 
 
@@ -28,7 +31,9 @@ def test_the_limits_of_swapped_paths_are_those_of_the_paths_with_the_other_sign(
 
 
 def test_rows_without_any_difference_still_leave_rare_ones_possible() -> None:
-    """After n equal rows, a difference on a share of 3 / n of all rows is possible with a probability of 5 %."""
+    """Even after n rows without a difference, a share of up to 3 / n of all rows may differ, with a probability of
+    5 %.
+    """
     found = limits(differences_of(*scored(0, 0, 100)), ALPHA)
     assert found.mean == 0
     assert 3 / 100 <= found.high <= 6 / 100
@@ -38,7 +43,7 @@ def test_rows_without_any_difference_still_leave_rare_ones_possible() -> None:
 def test_a_claim_that_is_false_is_seldom_sure_even_if_it_is_looked_at_again_and_again(
     shares: tuple[float, float],
 ) -> None:
-    """The tested mean is the true one; 300 streams of 300 rows, with a look at every fifteenth."""
+    """The tested mean is the true one. 300 streams of 300 rows are checked at every fifteenth row."""
     draw = np.random.default_rng(3)
     wrong = 0
     for _ in range(300):

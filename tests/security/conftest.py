@@ -1,4 +1,4 @@
-"""The services under attack, which are shared by all tests of a process."""
+"""The services under attack, shared by all tests of a process."""
 
 import json
 import signal
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def target() -> Iterator[Addresses]:
-    """The processes of `make target`, which are stopped at the end."""
+    """Starts the processes of `make target`, and stops them at the end."""
     program = [sys.executable, "-m", "tests.security.target"]
     with subprocess.Popen(program, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout

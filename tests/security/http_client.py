@@ -16,7 +16,7 @@ class Answer:
 
     @property
     def code(self) -> Any:
-        """Returns the error's code."""
+        """The error's code."""
         return json.loads(self.body)["error"]["code"]
 
 

@@ -41,7 +41,7 @@ class KeyedGateway:
 async def keyed_gateway(
     folder: Path, engine_url: str, engine: dict[str, Any] | None = None, **settings: object
 ) -> AsyncIterator[KeyedGateway]:
-    """`engine` are further settings of the engine in models.yaml."""
+    """Runs the gateway. `engine` are further settings of the engine in models.yaml."""
     async with running_valkey(folder / "valkey") as valkey, running_lora_server() as lora_server:
         aliases = {"triage@prod": TRIAGE, "voice@prod": VOICE}
         await lora_server.say(READY, url=engine_url, resident=[TRIAGE, VOICE], aliases=aliases)

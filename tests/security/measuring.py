@@ -17,11 +17,11 @@ FIRST_BYTE_SECONDS = 60.0
 
 @dataclass
 class Cost:
-    """The cost for the gateway's process while a block ran."""
+    """What a block of code cost the gateway's process."""
 
     cpu_seconds: float = 0.0
     peak_mib: float = 0.0
-    """By how much its resident memory exceeded the value at the start."""
+    """By how much the process's resident memory exceeded its value at the start, in MiB."""
 
 
 @contextmanager
@@ -36,7 +36,8 @@ def cost_of(pid: int) -> Iterator[Cost]:
 
 def cpu_seconds_to_receive(count: int, times: int = 10) -> float:
     """Returns the minimum CPU time that this machine, with its current load, needs to receive this many bytes over
-    loopback."""
+    loopback.
+    """
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = threading.Thread(target=_send, args=(server.getsockname(), count * times))
         client.start()
@@ -71,7 +72,7 @@ def cpu_wait_seconds(pid: int) -> float:
 
 
 def memory_mib(pid: int | str, name: str) -> float:
-    """Returns a figure of /proc/PID/status, such as VmRSS."""
+    """Returns a figure of /proc/PID/status, such as VmRSS, in MiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
@@ -125,7 +126,9 @@ def innocent_p99s(address: str, attack: Callable[[], object], idle_seconds: floa
 
 
 def assert_delays_nobody(address: str, attack: Callable[[], object]) -> None:
-    """The best of three attempts counts, because other programs of the machine may delay the innocent client, too."""
+    """Asserts that an attack does not delay other clients. The best of three attempts counts, because other programs of
+    the machine may delay them, too.
+    """
     attempts = []
     for _ in range(3):
         idle, during = innocent_p99s(address, attack)

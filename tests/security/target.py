@@ -6,7 +6,8 @@
 
 The gateway (with keys on), the retriever, the lora-server and Valkey are the real ones, with tokens between them. The
 engine is a double that the lora-server starts as if it were vLLM. All addresses are free ports of 127.0.0.1. SIGINT and
-SIGTERM stop all of them, as does the end of standard input if that is a pipe: then whoever started this has ended.
+SIGTERM stop all of them. So does the end of standard input if that is a pipe, because then the process that started
+this one has ended.
 """
 
 import asyncio
@@ -56,7 +57,7 @@ class Addresses:
 
 @dataclass
 class Services:
-    """The processes, each of which can be stopped and started again. All state is below `folder`."""
+    """The processes of the services, each of which can be stopped and started again. All state is below `folder`."""
 
     folder: Path
     valkey: Valkey
@@ -102,7 +103,7 @@ async def running_services(
 
 @asynccontextmanager
 async def running_target(folder: Path) -> AsyncIterator[Addresses]:
-    """Keeps all state below `folder`."""
+    """Runs the services with all state below `folder`, and yields their addresses."""
     async with running_services(folder) as services:
         issued = await issue(services.valkey.url, tenant="innocent")
         gateway = services.gateway

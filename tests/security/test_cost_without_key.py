@@ -1,4 +1,4 @@
-"""What a request costs that needs no key: anybody may send it, as often as they like."""
+"""What requests without a key cost, which anybody may send as often as they like."""
 
 from typing import BinaryIO
 
@@ -11,7 +11,7 @@ from tests.security.target import Addresses
 TIMES = 200
 
 SHARED_PAGES = ("/metrics", "/openapi.json")
-"""Large pages, whose bytes all callers share."""
+"""Large pages; all callers share one copy of their bytes."""
 
 OPEN_PATHS = (
     *SHARED_PAGES,

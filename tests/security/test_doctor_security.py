@@ -27,7 +27,7 @@ async def test_a_gateway_with_keys_on_a_loopback_address_passes(target: Addresse
 
 
 async def test_a_gateway_whose_console_is_blocked_is_checked_too() -> None:
-    """The console's page needs no key, and has no data; so it is not asked for."""
+    """The console's page needs no key and contains no data, so the check does not request it."""
 
     async def answer(request: web.Request) -> web.Response:
         if request.path == "/console":

@@ -1,4 +1,4 @@
-"""What an engine sends is not believed, whatever it is."""
+"""The gateway does not trust anything that an engine sends."""
 
 import asyncio
 import json
@@ -53,14 +53,14 @@ async def engine() -> AsyncIterator[RawEngine]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(engine: RawEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[KeyedGateway]:
-    """Its breaker opens at the first failure, for a moment."""
+    """Runs a gateway whose circuit breaker opens at the first failure, for a moment."""
     breaker = {"consecutive_failures": 1, "open_duration_seconds": 0.05, "max_open_duration_seconds": 0.05}
     async with keyed_gateway(tmp_path_factory.mktemp("engine"), engine.url, {"breaker": breaker}) as gateway:
         yield gateway
 
 
 async def ask(gateway: KeyedGateway, key: dict[str, str], **fields: Any) -> httpx.Response:
-    """Asks once the breaker is closed."""
+    """Waits until the circuit breaker is closed, and sends a request."""
 
     async def answered() -> httpx.Response | None:
         response = await gateway.chat(key, **fields)

@@ -1,4 +1,4 @@
-"""Neither one key nor connections without any keep all others out."""
+"""Neither one key nor connections without a key can keep all others from being served."""
 
 import asyncio
 import http.client
@@ -22,11 +22,11 @@ from tests.security.measuring import connect
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SLOTS, SHARE, CONNECTIONS = 16, 15, 40
-"""Of the gateway, of one tenant that is alone (15 of 16), and over HTTP."""
+"""The gateway's slots, the slots of a tenant that is alone (15 of 16), and the gateway's HTTP connections."""
 PATIENCE = 60.0
 SLOW = [{"role": "user", "content": "Answer slowly"}]
 INNOCENT_SECONDS = 0.5
-"""Within which an innocent client must be answered; it waits a second in the queue if there is no slot for it."""
+"""Seconds within which an innocent client must be answered; without a free slot it would wait a second in the queue."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -51,7 +51,9 @@ async def gateway(engine: ScriptedEngine, tmp_path_factory: pytest.TempPathFacto
 
 
 async def seconds_of_an_innocent(gateway: KeyedGateway, key: dict[str, str]) -> float:
-    """The best of three: other programs of this machine delay it, too."""
+    """Returns the shortest of three response times of an innocent client, since other programs of this machine delay
+    it, too.
+    """
     taken = []
     for _ in range(3):
         began = time.perf_counter()
@@ -62,7 +64,7 @@ async def seconds_of_an_innocent(gateway: KeyedGateway, key: dict[str, str]) -> 
 
 
 def slow_script(engine: ScriptedEngine) -> asyncio.Event:
-    """The engine answers slow questions only after the event."""
+    """Scripts the engine to answer slow questions only after the returned event is set."""
     gate = asyncio.Event()
 
     def script(body: Any) -> Sequence[Step]:
@@ -98,7 +100,7 @@ async def test_one_tenant_does_not_take_all_slots(gateway: KeyedGateway, engine:
 
 
 async def test_answers_that_nobody_reads_have_no_slot(gateway: KeyedGateway, engine: ScriptedEngine) -> None:
-    """One gRPC connection with a flow-control window of zero, and more calls than there are slots."""
+    """The client is one gRPC connection with a flow-control window of zero, and more calls than there are slots."""
     greedy, innocent = await gateway.key("greedy"), await gateway.key("innocent")
     engine.says(*answer(*["word "] * 50))
     message = pb.GenerateRequest(

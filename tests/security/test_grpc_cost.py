@@ -38,7 +38,7 @@ Attack = Callable[[Http2Client], Awaitable[None]]
 
 
 async def _header_references(client: Http2Client) -> None:
-    """1.8 MB of header blocks, each with 1,700 one-byte references to the dynamic table."""
+    """Sends 1.8 MB of header blocks; each has 1,700 one-byte references to the dynamic table."""
     block = client.block("/no/method", [("x-y", "z")])
     for number in range(1000):
         client.say(frame(HEADERS, END_HEADERS | END_STREAM, client.stream(), block + b"\xbe" * (1700 + number % 100)))

@@ -18,7 +18,7 @@ PATIENCE = 60.0
 
 
 def hostile(size: int) -> str:
-    """Markdown that took time quadratic in its size: 15 s of CPU for 192 kB."""
+    """Returns Markdown that once took time quadratic in its size to split: 15 s of CPU for 192 kB."""
     part = size // 5
     return "#" * part + "`" * part + "|" * (2 * part) + "> " * (part // 2)
 

@@ -81,7 +81,7 @@ BAD_BODIES = {
 
 
 def bad_bodies() -> list[tuple[str, bytes]]:
-    """Bodies of 8 MiB with as many values as allowed."""
+    """Returns bodies of 8 MiB with as many values as are allowed."""
     found = []
     for path, parts in BAD_BODIES.items():
         for before, element, after in parts:
@@ -113,8 +113,8 @@ def assert_costs_next_to_nothing(target: Addresses, body: bytes, path: str, *hea
     """Asserts that refusing a request takes at most 5 ms of CPU time and no memory for its body, in the best of five
     attempts.
 
-    The gateway reads the body and drops it, so that the client can read the answer. Where receiving the bytes alone
-    takes about that long, because the machine is busy, the limit is three times as long and 2 ms.
+    The gateway reads the body and drops it, so that the client can read the answer. If just receiving the bytes takes
+    about that long because the machine is busy, the limit is three times that time plus 2 ms.
     """
     times, costs = 10, []
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""The scope of a key covers embeddings and listings, and metrics are not for everybody."""
+"""A key's scope also limits embeddings and listings; metrics are not for everybody."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""Fields that belong to the operator do not reach the engine from any key."""
+"""With no key can a client send fields to the engine that belong to the operator."""
 
 import json
 from pathlib import Path
@@ -113,7 +113,7 @@ def test_operator_fields_are_rejected_for_embeddings_too(target: Addresses) -> N
 
 
 async def ask(engine: ScriptedEngine, folder: Path, settings: dict[str, Any], *keys: dict[str, Any]) -> list[Any]:
-    """What the engine gets of a request of each key."""
+    """Sends a request with each key, and returns what the engine got of it."""
     async with keyed_gateway(folder, engine.url, settings) as gateway:
         for number, order in enumerate(keys):
             fields = order.pop("fields", {})

@@ -1,4 +1,4 @@
-"""Other users of the machine cannot read state."""
+"""Other users of the machine cannot read the services' state."""
 
 import asyncio
 import json
@@ -29,14 +29,16 @@ START_SECONDS = 60.0
 
 @pytest.fixture
 def usual_umask() -> Iterator[None]:
-    """A umask with which new files are readable by everybody."""
+    """Sets a umask with which everybody can read new files."""
     before = os.umask(0o022)
     yield
     os.umask(before)
 
 
 def open_to_others(folder: Path) -> list[tuple[str, str]]:
-    """Returns what other users may read, write or enter in a folder and the folder itself, with the modes."""
+    """Returns the paths in a folder, and the folder itself, that other users may read, write or enter, with their
+    modes.
+    """
     found = [folder, *folder.rglob("*")]
     modes = [(path, path.lstat().st_mode & 0o777) for path in found if not path.is_symlink()]
     return [(str(path), oct(mode)) for path, mode in modes if mode & 0o077]

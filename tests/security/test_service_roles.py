@@ -1,4 +1,4 @@
-"""Internal services accept commands from peers with the right role only."""
+"""Internal services accept commands only from peers with the right role."""
 
 import os
 import shutil
@@ -45,7 +45,9 @@ async def connected(address: str, token: str = "") -> AsyncIterator[Any]:
 
 
 async def status_of(address: str, method: str, token: str = "", message: bytes = b"") -> str:
-    """Returns a call's status; UNAUTHENTICATED and PERMISSION_DENIED are decided before the message is parsed."""
+    """Calls a method and returns the status. UNAUTHENTICATED and PERMISSION_DENIED are decided before the message is
+    parsed.
+    """
     async with connected(address, token) as channel:
         try:
             await channel.unary_unary(method)(message, timeout=10)
@@ -130,7 +132,7 @@ async def test_the_author_of_a_change_is_the_peer(target: Addresses, tmp_path: P
 
 @pytest.fixture
 def roots(target: Addresses) -> Iterator[Path]:
-    """A folder from which the lora-server reads training data."""
+    """Yields a folder from which the lora-server reads training data."""
     folder = Path(target.folder) / "training" / "attack"
     folder.mkdir(mode=0o700)
     yield folder
@@ -149,7 +151,7 @@ def jobs_named(name: str, target: Addresses) -> list[Path]:
 
 
 async def refusal(training: Any, data: object, **more: Any) -> tuple[str, str]:
-    """Returns the code and the message of a rejected job."""
+    """Starts a job that must be rejected; returns the error's code and message."""
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await training.CreateJob(training_pb.CreateTrainingJobRequest(name="attack", data=str(data), **more))
     error = from_rpc_error(refused.value, "lora-server")

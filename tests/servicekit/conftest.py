@@ -1,4 +1,4 @@
-"""A scripted servicer behind a real server; the request's model selects its behaviour."""
+"""A scripted servicer behind a real server; the model in the request selects how the servicer behaves."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,9 +17,9 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
 
 
 class Servicer(gateway_pb2_grpc.GatewayServicer):
-    """Raises `error` if it is set: immediately in Route, and after one message in GenerateStream.
+    """A servicer that raises `error` if it is set: immediately in Route, and after one message in GenerateStream.
 
-    A call of the model "gone" sends to its client after that has cancelled the call.
+    In a call of the model "gone", it sends to its client after the client has cancelled the call.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Servicer(gateway_pb2_grpc.GatewayServicer):
         self.waits = asyncio.Event()
 
     async def _outlive_the_client(self, send: Callable[[], Awaitable[None]]) -> None:
-        """Waits for the end of the client, and sends something to it."""
+        """Waits until the client is gone, and then sends something to it."""
         try:
             self.waits.set()
             await asyncio.Event().wait()
@@ -83,7 +83,7 @@ async def channel(server: GrpcServer) -> AsyncIterator[grpc.aio.Channel]:
 
 @pytest.fixture(params=["unary", "streaming"])
 async def call(request: pytest.FixtureRequest, channel: grpc.aio.Channel) -> Any:
-    """A function that completes a unary or streaming call; it accepts metadata."""
+    """Returns a function that completes a unary or streaming call; the function accepts metadata."""
     stub = gateway_pb2_grpc.GatewayStub(channel)
 
     async def unary(metadata: Any = ()) -> Any:
@@ -97,5 +97,5 @@ async def call(request: pytest.FixtureRequest, channel: grpc.aio.Channel) -> Any
 
 @pytest.fixture
 def free_address() -> str:
-    """An address at which no server listens."""
+    """Returns an address at which no server listens."""
     return f"127.0.0.1:{free_port()}"

@@ -1,4 +1,4 @@
-"""A deadline for Redis measures Redis, and not an event loop that is busy with other work."""
+"""A time limit for Redis measures Redis only, even if the event loop is busy with other work."""
 
 import asyncio
 import time
@@ -11,7 +11,8 @@ from pointsman_servicekit.redis_clients import RedisClient
 
 IN_TIME = 0.8 * CALL_TIMEOUT_SECONDS
 TURNS = 3
-"""Turns of the loop from the arrival of a reply until the caller gets it: redis-py reads, parses, and wakes tasks."""
+"""Turns of the event loop between the arrival of a reply and its delivery to the caller: redis-py reads, parses, and
+wakes tasks."""
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ async def busy() -> AsyncIterator[None]:
 
 
 def calls(changes: list[bool]) -> BoundedRedis:
-    """Scripted calls, without Redis."""
+    """Returns a client whose calls are scripted, without Redis."""
     return BoundedRedis(RedisClient(None), changes.append)
 
 

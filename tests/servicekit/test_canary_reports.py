@@ -1,4 +1,4 @@
-"""The counts that gateways report of canaries."""
+"""The counts with which gateways report on canaries."""
 
 from pointsman_servicekit.canary_reports import RequestCounts
 

@@ -1,4 +1,5 @@
-"""Confidence limits that hold at any time: their formula, and how often they are wrong if looked at after each row."""
+"""Confidence limits that hold at any time: their formula, and how often they are wrong if they are checked after each
+row."""
 
 import math
 import random
@@ -21,7 +22,7 @@ ALPHA = 0.05
 
 
 def shifted(tested: float, bet: float) -> float:
-    """Returns the mean whose log-odds are higher by the bet."""
+    """Returns the mean whose log-odds are those of `tested` plus the bet."""
     return 1 / (1 + math.exp(-(math.log(tested / (1 - tested)) + bet)))
 
 
@@ -38,7 +39,7 @@ def test_the_limit_is_where_the_mixture_of_scipys_likelihood_ratios_reaches_the_
 @pytest.mark.parametrize("tested", [0.02, 0.5, 0.8, 0.97])
 @pytest.mark.parametrize("count", [1, 20, 150])
 def test_the_expected_evidence_against_the_true_mean_is_1(tested: float, count: int) -> None:
-    """That makes it an e-value; of scores between 0 and 1 with the same mean it is less."""
+    """This makes the evidence an e-value. For scores between 0 and 1 with the same mean it is smaller."""
     terms = [
         float(stats.binom.pmf(hits, count, tested)) * math.exp(log_evidence_above(tested, hits / count, count))
         for hits in range(count + 1)
@@ -52,7 +53,7 @@ def test_the_expected_evidence_against_the_true_mean_is_1(tested: float, count: 
 
 
 def ever_above(mean: float, looks: int, limit_is_above: dict[tuple[int, int], bool]) -> float:
-    """Returns the exact probability that the limit is above the mean at one of the looks, for ratings of 0 and 1."""
+    """Returns the exact probability that the limit is above the mean at one of the checks, for ratings of 0 and 1."""
     alive, crossed = {0: 1.0}, 0.0
     for count in range(1, looks + 1):
         reached: dict[int, float] = {}
@@ -78,7 +79,9 @@ def test_after_each_of_250_looks_the_limit_keeps_its_word_and_wilsons_does_not(m
 
 
 def test_graded_ratings_of_which_each_decides_on_the_next_are_covered_too() -> None:
-    """After a good rating the next ones vary more; their mean stays 0.75. The streams are always the same (seed)."""
+    """After a good rating the next ones vary more, but their mean stays 0.75. A seed makes the streams always the
+    same.
+    """
     draw, wrong = random.Random(1), 0
     for _ in range(400):
         total, rating, looked_wrong = 0.0, 0.0, False

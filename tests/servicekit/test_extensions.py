@@ -17,7 +17,7 @@ def load(name: str) -> object:
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed distribution that publishes `shout` and its own `join` in the group."""
+    """Publishes `shout`, and another `join`, in the group by an installed distribution."""
     info = tmp_path / "shouting-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shouting\nVersion: 1.0\n")

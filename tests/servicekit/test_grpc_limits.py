@@ -1,4 +1,4 @@
-"""Limits on what one client may do to a gRPC server, tested with HTTP/2 frames that no gRPC client would send."""
+"""Limits on what one client can do to a gRPC server, tested with HTTP/2 frames that no gRPC client would send."""
 
 import asyncio
 import gzip
@@ -34,7 +34,9 @@ MESSAGE = with_prefix(pb.RouteRequest(model="auto").SerializeToString())
 
 
 class WaitingServicer(gateway_pb2_grpc.GatewayServicer):
-    """Route answers immediately, Generate waits until it is cancelled, and GenerateStream never ends."""
+    """A servicer in which Route answers immediately, Generate waits until it is cancelled, and GenerateStream never
+    ends.
+    """
 
     def __init__(self) -> None:
         self.running = 0

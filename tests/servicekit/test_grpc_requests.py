@@ -23,7 +23,7 @@ ROUTE = "/pointsman.v1.Gateway/Route"
 
 
 class ClosedGate:
-    """Rejects every call, and records its arguments."""
+    """An authorization that rejects every call, and records its arguments."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -147,7 +147,7 @@ def test_the_fields_of_a_message_and_of_those_in_it_are_counted(messages: list[p
 
 
 def numbers_read(raw: bytes, limit: int) -> list[int]:
-    """Returns where in a message numbers were read to count its fields."""
+    """Returns the positions in a message at which numbers were read to count its fields."""
     found: list[int] = []
 
     def profile(frame: FrameType, event: str, _: Any) -> None:

@@ -36,7 +36,7 @@ def tls(authority: Authority, tmp_path: Path) -> ServerTls:
 
 
 def nothing(server: grpc.aio.Server) -> None:
-    """Adds no service except health."""
+    """Registers no service, so that the server has only health."""
 
 
 async def serves(address: str, tls: ClientTls | None) -> bool:

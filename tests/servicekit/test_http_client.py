@@ -14,7 +14,7 @@ BOMB = gzip.compress(gzip.compress(b" " * 10_000_000))
 
 
 def serve(request: httpx.Request) -> httpx.Response:
-    """Compresses its answer although no encoding is accepted; /plain does not."""
+    """Answers a request. The answer is compressed although the client accepts no encoding, except for /plain."""
     assert request.headers.get_list("accept-encoding") == ["identity"]
     if request.url.path == "/plain":
         return httpx.Response(200, headers={"content-encoding": "Identity"}, stream=Pieces(b"x" * 100))

@@ -1,4 +1,4 @@
-"""Log lines as another program reads them from standard error."""
+"""Log lines as another program reads them from the process's standard error."""
 
 import json
 import re

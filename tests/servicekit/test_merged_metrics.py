@@ -13,7 +13,7 @@ GAUGES: Mapping[str, Combine] = {"in_flight": sum, "redis_up": min}
 
 
 class Service:
-    """One process, with its metrics in a registry."""
+    """One process of a service, with its metrics in a registry."""
 
     def __init__(self, answers: int = 0, in_flight: int = 0, redis_up: int = 1, model: str = "tiny") -> None:
         self.registry = CollectorRegistry()
@@ -36,7 +36,7 @@ class Service:
 
 
 def values(merged: MergedMetrics, *services: Service) -> dict[tuple[str, str], float]:
-    """Returns the values by the sample's name and its label `model` or `le`."""
+    """Returns the values by a sample's name and its label `model` or `le`."""
     page = generate_latest(merged.page([service.dump() for service in services])).decode()
     return {
         (sample.name, sample.labels.get("le") or sample.labels.get("model", "")): sample.value

@@ -60,7 +60,7 @@ async def test_callers_at_the_same_time_share_one_page() -> None:
 
 
 class ThreadedCollects:
-    """A registry of several metrics that notes in which thread each is collected."""
+    """A registry of several metrics that records the thread in which each is collected."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

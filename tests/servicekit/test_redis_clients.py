@@ -1,4 +1,4 @@
-"""The URLs of Redis with Sentinels and in a cluster, and the clients that they name, with real Valkeys."""
+"""The URLs of Redis with Sentinels and of a cluster, and the clients that they describe, with real Valkeys."""
 
 import asyncio
 import gc
@@ -102,7 +102,7 @@ def increments(redis: BoundedRedis) -> Callable[[], Awaitable[int | None]]:
 
 
 async def survives(url: str, primary: Valkey, *, hangs: bool) -> list[bool]:
-    """Uses Redis before, during and after a failover. Returns the changes between up and down."""
+    """Uses Redis before, during and after a failover. Returns the reported changes between up and down."""
     changes: list[bool] = []
     async with open_redis(url, changes.append, 0.2) as redis:
         increment = increments(redis)

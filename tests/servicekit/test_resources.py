@@ -12,7 +12,9 @@ MACHINE = 8_000_000 * 1024
 
 
 def system(root: Path, cgroup: str, limits: dict[str, str]) -> Path:
-    """Writes the files of a Linux system below `root`: the process's control group, and limits by file."""
+    """Writes the files of a Linux system below `root`: the process's control group, and its limits by the file's
+    name.
+    """
     files = {"proc/meminfo": "MemTotal:        8000000 kB\nMemFree: 1 kB\n", "proc/self/cgroup": cgroup, **limits}
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ cli ADMIN {ADMIN}
 
 
 class Call:
-    """The attributes of a call that the gate reads."""
+    """A call, with the attributes that the authorization reads."""
 
     def __init__(self, *metadata: tuple[str, str]) -> None:
         self._metadata = metadata

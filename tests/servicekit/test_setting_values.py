@@ -1,4 +1,4 @@
-"""A setting with a wrong value is an error of one line at the start of each service."""
+"""A setting with an invalid value is an error of one line at the start of each service."""
 
 import os
 import subprocess

@@ -123,3 +123,9 @@ def test_aliases_within_the_limits_are_expanded() -> None:
         "a": [1, 2], "b": [[1, 2], [1, 2]], "c": {"x": 1}, "d": {"x": 1, "y": [1, 2]},
     }  # fmt: skip
     assert len(load("[" + "1," * 150_000 + "]")) == 150_000
+
+
+@pytest.mark.parametrize("text", ['a: "\\ud800"', '"\\udc00x": 1', "a: [b, ${HALF}]"])
+def test_half_of_a_surrogate_pair_is_an_error_with_its_line(text: str) -> None:
+    with pytest.raises(yaml.YAMLError, match=r"half of a surrogate pair, such as \\ud800, is no character\n.*line 1,"):
+        strict_yaml.load(text, {"HALF": "\udcff"})

@@ -13,7 +13,7 @@ from tests.ports import free_port
 
 
 class ScriptedExporter(SpanExporter):
-    """An exporter whose collector is up or down."""
+    """A span exporter whose collector is up or down as the test says."""
 
     def __init__(self) -> None:
         self.is_up = False

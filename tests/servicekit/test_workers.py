@@ -13,7 +13,7 @@ from pointsman_servicekit.workers import Handler, WorkerPeer
 
 @asynccontextmanager
 async def connected(handlers: Mapping[str, Handler]) -> AsyncIterator[WorkerPeer]:
-    """Yields one end; the other end has the handlers."""
+    """Yields one end of a connection; the other end has the handlers."""
     asking, answering = WorkerPeer({}), WorkerPeer(handlers)
     for peer, end in zip((asking, answering), socket.socketpair(), strict=True):
         await peer.connect(end)

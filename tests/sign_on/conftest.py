@@ -1,4 +1,4 @@
-"""The fixtures of the gateway's tests."""
+"""Imports the fixtures of the gateway's tests."""
 
 from tests.gateway.conftest import config_folder, engine, lora_server, neighbours, retriever, valkey
 

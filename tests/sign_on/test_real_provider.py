@@ -47,7 +47,7 @@ class Provider:
             self._process = None
 
     async def token(self) -> str:
-        """An access token of a program, by its client credentials."""
+        """Returns an access token of a program, obtained with its client credentials."""
         form = {"grant_type": "client_credentials", "scope": "api", "resource": AUDIENCE}
         async with httpx.AsyncClient(auth=("robot", "robot%27s+secret")) as client:
             return str((await client.post(f"{self.url}/token", data=form)).raise_for_status().json()["access_token"])

@@ -22,9 +22,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 PROMOTIONS, ROLLBACKS = 3, 1
 SHORT = swap.Extent(calm=3.0, moves=24.0, needed_moves={"promote": PROMOTIONS, "rollback": ROLLBACKS})
 HELD, BATCH, GUESTS, TOKENS = 6, 2, 9, 6
-"""More versions serve at once than fit into a batch, and more exist than the engine can hold."""
+"""How many adapters the engine holds and how many fit into a batch; how many versions there are besides the tested one;
+tokens of an answer. More versions serve at once than fit into a batch, and more exist than the engine can hold."""
 LETTER = 4
-"""Tokens of an answer, enough to identify the version."""
+"""Number of tokens of an answer that identify the version."""
 LETTERS = {
     "examples": "tasks/triage.jsonl",
     "policy": {"escalate": {"paths": ["red", "base"]}},

@@ -35,7 +35,7 @@ NAME = "smollm2-135m"
 PROMPT = "The capital of France is"
 SLOTS = 2
 ENGINE_STARTS = 300
-"""A start usually takes 30 seconds on two idle cores."""
+"""Time limit of a start in seconds; a start usually takes 30 on two idle cores."""
 
 Tensors = dict[str, NDArray[Any]]
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -55,7 +55,7 @@ class LoraServer:
             return found
 
     async def refusal(self, name: str, folder: str) -> str:
-        """Returns the error's code."""
+        """Registers a folder that must be rejected; returns the error's code."""
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await self.register(name, folder)
         assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
@@ -80,7 +80,9 @@ class LoraServer:
 
 @dataclass
 class Adapter:
-    """A valid adapter to be modified; it has modules of the first layers only, so that it is processed quickly."""
+    """A valid adapter that a test modifies. It has modules of the first layers only, so that it is processed
+    quickly.
+    """
 
     folder: Path
     base: BaseModelSpec
@@ -322,7 +324,9 @@ async def test_an_adapter_that_never_ends_its_turn_is_rejected(lora_server: Lora
 
 
 async def test_the_engine_survives_the_deletion_of_adapter_folders(lora_server: LoraServer, adapter: Adapter) -> None:
-    """Without the guard, vLLM dies if an adapter was evicted, its folder is deleted, and it is requested."""
+    """Without the guard, vLLM dies if an adapter was evicted, its folder is deleted, and the adapter is requested
+    again.
+    """
     versions = []
     for seed in range(SLOTS + 1):
         adapter.config["revision"] = f"seed {seed}"

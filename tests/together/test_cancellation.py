@@ -1,4 +1,4 @@
-"""A disconnecting client stops vLLM within 200 ms, in every phase and over HTTP and gRPC, according to vLLM's own
+"""If a client disconnects, vLLM stops within 200 ms, in every phase and over HTTP and gRPC, according to vLLM's own
 gauges.
 
 vLLM updates its gauges once per step, after it has dropped aborted requests, and never interrupts a step. Therefore
@@ -34,13 +34,13 @@ ENVIRONMENT = {
 }
 
 PROMISED = 0.2
-"""The promised seconds. If other processes use the cores, one of TRIES measurements must keep it, ..."""
+"""The promised seconds. Since other processes use the cores, only one of TRIES measurements must keep the promise."""
 TRIES = 10
 ALWAYS = 2.0
-"""... and all of them must keep this."""
+"""Seconds that all measurements must stay below."""
 
 ADMITTED = 0.1
-"""Seconds after which a request is usually in flight; otherwise the next page of metrics shows it."""
+"""Seconds after which a request is usually in progress; otherwise the next page of metrics shows it."""
 
 RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
 GENERATED = "vllm:generation_tokens_total"
@@ -58,7 +58,7 @@ class RunningHelpDesk:
 
 @pytest.fixture(scope="module")
 def help_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHelpDesk]:
-    """The example with an engine that has few slots and short steps."""
+    """Runs the example with an engine that has few slots and short steps."""
     home = tmp_path_factory.mktemp("home")
     example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
     with run_example(example, home, ENVIRONMENT) as it:
@@ -70,7 +70,7 @@ def help_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHelpD
 
 @dataclass
 class Asked:
-    """A request in flight."""
+    """A request in progress."""
 
     text: str
     model: str = MODEL
@@ -145,7 +145,7 @@ class Look:
         return [sum(float(line.rpartition(" ")[2]) for line in lines if _is(line, name)) for name in names]
 
     async def until(self, names: tuple[str, ...], holds: Callable[..., bool], within: float = 60.0) -> float:
-        """Returns the seconds until `holds` is true for the values."""
+        """Waits until `holds` is true for the metrics' values, and returns the seconds that this took."""
         begun = time.monotonic()
         async with asyncio.timeout(within):
             while not holds(*await self.read(*names)):  # noqa: ASYNC110  # the condition is another process's gauge
@@ -166,7 +166,7 @@ async def look(help_desk: RunningHelpDesk) -> AsyncIterator[Look]:
 
 
 async def kept(attempt: Callable[[int], Awaitable[float]]) -> None:
-    """Whether the best measurement keeps the promise, and all of them stay within `ALWAYS`."""
+    """Measures several times; asserts that the best measurement keeps the promise, and that all stay below `ALWAYS`."""
     measured = []
     for number in range(TRIES):
         measured.append(await attempt(number))

@@ -25,7 +25,8 @@ CHECKS = next(
     for node in ast.parse((SCRIPTS / "kernel_checks.py").read_text()).body
     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
 )
-"""Checks by name; only the script's own environment can import it."""
+"""The names of the checks in kernel_checks.py. They are read from its source, because only the engine's environment can
+import it."""
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +36,12 @@ def checked() -> dict[str, str]:
 
 
 Mixed = tuple[dict[str, list[dict[str, Any]]], str]
-"""Rows by stage, and the engine's log."""
+"""Rows by phase of generation, and the engine's log."""
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Mixed:
-    """The answers of a real engine with three slots to mixed batches, and its log."""
+    """Runs a real engine with three slots; returns its answers to mixed batches, and its log."""
     folder = tmp_path_factory.mktemp("adapters")
     (folder / "triage").symlink_to(TRAINED)
     _random_adapter(
@@ -72,8 +73,9 @@ def test_each_row_of_a_mixed_batch_has_the_logits_that_peft_gives_its_adapter(en
 
 @pytest.mark.parametrize("stage", ["an unfilled slot", "all slots filled"])
 def test_each_row_of_a_mixed_batch_answers_as_it_does_alone(engine: Mixed, stage: str) -> None:
-    """Except for near-ties: logits have 16 bits, in steps of 0.125 for the largest ones, and batches round
-    differently."""
+    """Nearly equal tokens may change their order: logits have 16 bits, in steps of 0.125 for the largest ones, and
+    batches round differently.
+    """
     for row in engine[0][stage]:
         assert row["parted"] <= 0.3, row
 
@@ -84,7 +86,7 @@ def test_the_engine_says_once_a_process_that_the_kernels_are_active(engine: Mixe
 
 
 def _json_of(script: str, *arguments: str) -> tuple[Any, str]:
-    """Parses the script's last line; returns it with the whole output."""
+    """Runs the script; returns its last line, parsed as JSON, and its whole output."""
     done = subprocess.run(
         [ENGINE_PYTHON, str(SCRIPTS / script), *arguments],
         env=os.environ | QUIET,
@@ -99,7 +101,7 @@ def _json_of(script: str, *arguments: str) -> tuple[Any, str]:
 
 
 def _random_adapter(folder: Path, rank: int, *modules: str) -> None:
-    """Writes an adapter whose logits are clearly distinct, but not dominated by rounding."""
+    """Writes a random adapter whose logits are clearly distinct, but not dominated by rounding."""
     chance, tensors = np.random.default_rng(rank), {}
     with safe_open(BASE_MODEL / "model.safetensors", "numpy") as base:
         names = base.keys()

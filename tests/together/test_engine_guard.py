@@ -47,7 +47,7 @@ SLOTS, IN_A_BATCH = 3, 2
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 TOKENS = 4
 ENGINE_STARTS = 300
-"""A start usually takes 30 seconds on two idle cores."""
+"""Time limit of a start in seconds; a start usually takes 30 on two idle cores."""
 
 # vLLM 0.32's own routes, including those of its development mode, that change the engine or bypass the guard.
 CLOSED = [
@@ -136,7 +136,7 @@ async def guarded() -> AsyncIterator[GuardedEngine]:
 
 @pytest.fixture(scope="module")
 def loud(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """More adapters than the engine has slots, random and strong, so that their texts are distinct."""
+    """Returns more adapters than the engine has slots. They are random and strong, so that their texts are distinct."""
     return [_adapter(tmp_path_factory.mktemp("loud"), seed) for seed in range(2 * SLOTS)]
 
 
@@ -190,7 +190,9 @@ async def test_public_answers_contain_no_paths(guarded: GuardedEngine, loud: lis
 async def test_a_removed_version_frees_its_slot_and_each_version_uses_its_own_weights(
     guarded: GuardedEngine, loud: list[Path]
 ) -> None:
-    """Loads twice as many as there are slots, two times; the second time, they get ids and slots of others."""
+    """Loads twice as many adapters as there are slots, two times; the second time, they get the ids and slots of
+    others.
+    """
     texts: dict[int, str] = {}
     held: list[int] = []
     for number in [*range(2 * SLOTS), *reversed(range(2 * SLOTS))]:
@@ -288,7 +290,7 @@ async def test_a_corrupted_engine_is_detected_and_restarted(guarded: GuardedEngi
 
 
 async def test_an_answer_in_flight_is_completed_when_the_engine_stops(guarded: GuardedEngine) -> None:
-    """The last test of this module, because it stops the engine."""
+    """This is the last test of the module, because it stops the engine."""
     whole = await _streamed(guarded, NAME)
     begun = asyncio.Event()
     answer = asyncio.create_task(_streamed(guarded, NAME, begun))
@@ -303,7 +305,7 @@ async def test_an_answer_in_flight_is_completed_when_the_engine_stops(guarded: G
 
 
 async def _streamed(guarded: GuardedEngine, model: str, begun: asyncio.Event | None = None, tokens: int = 30) -> str:
-    """Returns the whole text of `tokens` tokens; `begun` is set at the first chunk."""
+    """Returns a whole answer of `tokens` tokens; `begun` is set at the first chunk."""
     body = {
         "model": model,
         "prompt": PROMPT,

@@ -1,4 +1,4 @@
-"""All services with the real engine: every kind of path over HTTP and gRPC, and interactions between them."""
+"""All services with the real engine: every kind of path over HTTP and gRPC, and how they interact."""
 
 import asyncio
 import json

@@ -32,7 +32,7 @@ BASE_MODEL = ROOT / ".pointsman" / "models" / "smollm2-135m"
 NAME = "smollm2-135m"
 PROMPT = "The capital of France is"
 ENGINE_STARTS = 300
-"""A start usually takes 30 seconds on two idle cores."""
+"""Time limit of a start in seconds; a start usually takes 30 on two idle cores."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ async def test_no_engine_outlives_a_killed_lora_server(lora_server: LoraServer) 
 
 
 async def _ask_at_once(url: str, models: list[str]) -> list[str]:
-    """Sends one batch, so that the engine computes rows with and without adapters together."""
+    """Sends a request to each model at once, so that the engine computes rows with and without adapters together."""
 
     async def ask(client: httpx.AsyncClient, model: str) -> str:
         body = {"model": model, "prompt": PROMPT, "max_tokens": 12, "temperature": 0, "ignore_eos": True}

@@ -20,9 +20,9 @@ from tests.running_example import EXAMPLE, POINTSMAN, ROOT, run_example
 
 MINIMAL = ROOT / "examples" / "minimal"
 BASE, PROVIDED = "llama-3.1-8b", "gpt-4o-mini"
-"""The names in the minimal example. One vLLM serves its model under both, and so plays the provider too."""
+"""The names in the minimal example. One vLLM serves its model under both names, so it also stands for the provider."""
 LETTER = "Larkmoor Railway"
-"""The first words of a letter that the adapter "voice" writes."""
+"""The first words of the letters that the adapter "voice" writes."""
 LOST = "I left my umbrella on the 9:15 to Saltby, please look for it"
 MAX_START_SECONDS = 240
 MAX_DISCOVERY_SECONDS = 30

@@ -125,7 +125,7 @@ async def test_an_adapter_that_continues_after_its_answer_is_rejected(
 
 @pytest.fixture
 def holder(base_model: Path) -> Iterator[tuple["subprocess.Popen[str]", int]]:
-    """The parent process of a smoke test process."""
+    """Yields the parent process of a smoke test's process, and the process id of the latter."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(ENGINE_PYTHON), str(base_model)], stdout=subprocess.PIPE, text=True
     ) as process:

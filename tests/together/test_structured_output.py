@@ -1,4 +1,4 @@
-"""Structured output and tool calls with the real engine. tests/clients has more of them, with many clients."""
+"""Structured output and tool calls with the real engine. tests/clients tests more of them, with many clients."""
 
 import json
 import os

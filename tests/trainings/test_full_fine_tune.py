@@ -39,7 +39,9 @@ def start(folder: Path) -> "subprocess.Popen[str]":
 
 
 def evaluations(process: "subprocess.Popen[str]", kill_after: int = EPOCHS + 1) -> int:
-    """Returns how many epochs the process evaluates until its end, or until it is killed after so many."""
+    """Returns how many epochs the process evaluates before it ends, or before it is killed after `kill_after` of
+    them.
+    """
     assert process.stdout is not None
     count = 0
     for line in process.stdout:

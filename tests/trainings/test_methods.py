@@ -73,7 +73,9 @@ def report(folder: Path) -> dict[str, object]:
 
 
 def merged_differs_by(base: Path, adapter: Path, merged: Path) -> tuple[float, float]:
-    """Returns the greatest differences of logits: merged and adapter, and adapter and base model."""
+    """Returns the largest difference of logits between the merged model and the adapter, and between the adapter and
+    the base model.
+    """
     program = [str(PYTHON), "-c", COMPARE, str(base), str(adapter), str(merged)]
     done = subprocess.run(program, check=True, capture_output=True, text=True)
     first, second = map(float, done.stdout.split()[-2:])

@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequence[tuple[Run, Path]]:
-    """The same job, run twice."""
+    """Runs the same training job twice."""
     folders = [tmp_path_factory.mktemp("out") / "triage" for _ in range(2)]
     options = ("--base-model-name", "small-base", "--epochs", "4", "--tokens-per-step", "300", "--samples", "2")
     return [(train(data, folder, *options), folder) for folder in folders]

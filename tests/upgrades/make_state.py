@@ -1,6 +1,6 @@
 """Writes the state of this release as a fixture: `python -m tests.upgrades.make_state VERSION`.
 
-`states/VERSION.tar.gz` then holds what the services left behind: the data of Valkey, a collection, the adapter store,
+`states/VERSION.tar.gz` then contains the state of the services: the data of Valkey, a collection, the adapter store,
 and the write-ahead log of a gateway that was killed while Valkey did not answer. `expected.json` says what is in them.
 Run it once for each release, and never again for the same one: later releases must open what that release has written.
 """
@@ -120,7 +120,7 @@ async def _save(services: Services) -> None:
 
 
 async def _decide(services: Services, key: str, text: str) -> str:
-    """The id of the decision on a request that was answered."""
+    """Sends a request, and returns the id of its decision."""
 
     async def answered() -> str | None:
         async with _session(services, key) as session:

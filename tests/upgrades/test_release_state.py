@@ -1,4 +1,4 @@
-"""This release opens the state that each earlier release has left behind, and restarts on it lose no request."""
+"""This release opens the state of each earlier release, and restarts of services on it lose no request."""
 
 import signal
 from collections.abc import AsyncIterator
@@ -111,7 +111,7 @@ async def test_adapters_are_loaded_and_moved(state: ReleaseState, services: Serv
 
 
 async def test_restarts_of_the_services_on_that_state_lose_no_request(state: ReleaseState, services: Services) -> None:
-    """The gateway itself is restarted behind a proxy in tests/rollout; here clients meet its restart directly."""
+    """tests/rollout restarts the gateway itself behind a proxy; here clients notice its restart directly."""
     url, issued = services.gateway.url, await issue(services.valkey.url, tenant="loaded")
     headers = {"authorization": f"Bearer {issued.credential.text}"}
     async with (

@@ -154,7 +154,7 @@ class BaseModel:
     context_window: int = 0
     """Tokens that the engine uses; 0 for the lora-server's default."""
     engine_arguments: str = ""
-    """More arguments for vLLM, quoted as in a shell."""
+    """More command-line arguments for vLLM, quoted as in a shell."""
     is_built_in: bool = False
     """Whether it is the model of `prepare_base_model`, which is created on first use."""
 

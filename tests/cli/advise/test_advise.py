@@ -47,7 +47,7 @@ HYBRID = path("hybrid", "hybrid", 0.9, {"prompt": 4.5, "completion": 1.0})
 
 
 def report_of(*paths: EvaluatedPath, chance: tuple[tuple[str, str], ...] = ()) -> Report:
-    """All differences are significant, except for the pairs in `chance`."""
+    """Returns a report in which all differences between paths are significant, except for the pairs in `chance`."""
     pairs = [
         Pair(one.path, other.path, 100, Interval(0.1, 0, 0.2), p_value, p_value, "mcnemar")
         for place, one in enumerate(paths)
@@ -141,7 +141,7 @@ def test_among_equally_good_paths_the_untrained_one_is_recommended_without_a_vol
 
 
 def test_a_small_set_does_not_make_a_mostly_wrong_cheap_path_acceptable() -> None:
-    """As measured on fare sums: 5 of 40 answers are correct, and none."""
+    """The scores were measured on sums of fares: 5 of 40 answers correct for one path, none for the other."""
     right, cheap = path("few_shot", "prompt", 0.125, {"prompt": 4.0}), path("adapter", "lora", 0.0, {"prompt": 1.0})
     terms = CostTerms(training=TRAINED.training, monthly=1e6)
     recommended = advice(right, cheap, terms=terms, chance=(("few_shot", "adapter"),)).recommendation
@@ -150,7 +150,7 @@ def test_a_small_set_does_not_make_a_mostly_wrong_cheap_path_acceptable() -> Non
 
 
 def test_of_low_scores_half_the_best_one_is_not_equally_good() -> None:
-    """As measured on fare sums: 11 of 300 answers are correct, and 5."""
+    """The scores were measured on sums of fares: 11 of 300 answers correct for one path, 5 for the other."""
     right, cheap = path("few_shot", "prompt", 0.037, {"prompt": 4.0}), path("adapter", "lora", 0.017, {"prompt": 1.0})
     near = path("nearest", "prompt", 0.034, {"prompt": 3.0})
     terms = CostTerms(training=TRAINED.training, monthly=1e6)

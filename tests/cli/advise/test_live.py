@@ -1,4 +1,4 @@
-"""Advice from a running gateway's ratings: a recommendation, intervals, and how many ratings would settle it."""
+"""Advice from a running gateway's ratings: a recommendation with intervals, and how many ratings would decide."""
 
 from collections.abc import Callable
 from typing import Any

@@ -35,7 +35,8 @@ ROWS = [
     {"text": f"message {number}", "output": {"intent": "refund" if number % 2 else "lost_item"}, "task": "triage"}
     for number in range(40)
 ]
-"""The adapter answers all of them rightly, the few-shot path every second, and the default path none."""
+"""Rows that the adapter answers correctly; the few-shot path answers every second one correctly, and the default path
+none."""
 
 TERMS = VerdictTerms(Requirements(), CostTerms(training={"triage": 0.5}), 0.1, 0.8)
 
@@ -88,7 +89,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def report(gateway: Gateway, data: Path) -> Path:
-    """The file of a report on `data`."""
+    """Returns the file of an evaluation report on `data`."""
     client, settings = open_client(gateway.url, {"cache-control": "no-store"}), EvalSettings(8, 0.95, 0)
     found = await evaluated(client, read_dataset(data, ""), Selection(), data.parent / "answers.jsonl", False, settings)
     write_report(found, data.parent / "report.json")
@@ -97,7 +98,7 @@ async def report(gateway: Gateway, data: Path) -> Path:
 
 @pytest.fixture
 async def certificate(gateway: Gateway, report: Path, data: Path) -> Path:
-    """The file of an unsigned certificate of `report`."""
+    """Returns the file of an unsigned certificate for `report`."""
     catalog = await fetch_catalog(ConfigurationSource(gateway.url, ""))
     statement = make_statement(
         read_report(report), catalog, TERMS, Validity(90, 0.2), adapters=(), issued=datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Reports on given scores, and the catalog of the gateway that they would be from."""
+"""Builds evaluation reports from given scores, and the catalog of the gateway that they would come from."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ Scores = Sequence[float | None]
 
 
 def path_of(name: str, scores: Scores, usd: float, **more: Any) -> EvaluatedPath:
-    """A path whose answers cost `usd` dollars per 1,000, three quarters of it for the prompt."""
+    """Returns an evaluated path whose answers cost `usd` dollars per 1,000, three quarters of it for the prompt."""
     given = [score for score in scores if score is not None]
     facts: dict[str, Any] = {
         "kind": "prompt",
@@ -60,7 +60,7 @@ def report_of(*paths: EvaluatedPath) -> Report:
 
 
 def catalog_of(report: Report, prices: Mapping[str, float] | None = None) -> Catalog:
-    """The gateway as it was during the evaluation; the base model of each path is "model of PATH"."""
+    """Returns the gateway's catalog as it was during the evaluation; the base model of each path is "model of PATH"."""
     paths = report.tasks[0].paths
     facts = ModelFacts("print of a model", prices or {"prompt": 1.0, "cached": 0.1, "completion": 4.0})
     return Catalog(

@@ -1,4 +1,4 @@
-"""A certificate is invalid after each change of what it is about, as a real gateway shows."""
+"""After any change of something that a certificate covers, the certificate is invalid; a real gateway is changed."""
 
 import copy
 import json
@@ -31,13 +31,13 @@ async def verified(certificate: Path, gateway: Gateway, data: Path, rows: int = 
 
 
 def with_outcome(checks: list[Check], outcome: Outcome) -> dict[str, str]:
-    """The details of the checks with this outcome, by subject."""
+    """Returns the details of the checks with this outcome, by the check's subject."""
     return {check.subject: check.detail for check in checks if check.outcome is outcome}
 
 
 @dataclass
 class Certified:
-    """What a certificate is about, and may change."""
+    """The things that a certificate covers and that a test may change."""
 
     config: ConfigFolder
     data: Path
@@ -107,7 +107,7 @@ CHANGES: list[Callable[[random.Random, Certified], str]] = [
     change_data, change_prompt, change_adapter, change_price, change_example, change_search_price, change_base,
     change_setting,
 ]  # fmt: skip
-"""Each returns the subject of the check that must find it."""
+"""Functions that each make one change, and return the subject of the check that must find it."""
 
 
 async def test_a_certificate_of_what_is_still_there_is_valid(certificate: Path, gateway: Gateway, data: Path) -> None:
@@ -142,7 +142,7 @@ def write(file: Path, text: str) -> None:
 
 
 async def use(certified: Certified, gateway: Gateway, neighbours: Neighbours) -> None:
-    """Has the gateway and the engine use what may have changed."""
+    """Makes the gateway and the engine use the changed things."""
     certified.config.write()
     await gateway.components.reloader.reload()
     assert not gateway.components.reloader.status.problem

@@ -33,12 +33,12 @@ if os.environ.get("FORBIDDEN"):
 if "--paginate" in arguments and os.environ.get("COMMENTED"):
     print("17\\n18")
 """
-"""Stands for GitHub's `gh`: notes how it is called, and lists comments if there is one already."""
+"""A double of GitHub's `gh`: it records how it is called, and lists comments if there is one already."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The files of an adapter, and a key."""
+    """Returns a folder with the files of an adapter, and a key."""
     adapter = tmp_path / "triage"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def issued(tmp_path: Path, report: Path, gateway: Gateway, folder: Path) -> Sequence[object]:
-    """The arguments that issue a signed certificate in `tmp_path`."""
+    """Returns the arguments of the command that issues a signed certificate in `tmp_path`."""
     return (
         "advise", report, "--certificate", tmp_path / "certificate.json", "--signing-key", tmp_path / "key.pem",
         "--training-cost", "triage=0.5", "--adapter", f"triage={folder}", "--gateway", gateway.url,
@@ -131,7 +131,7 @@ class PullRequest:
     inputs: dict[str, str]
     environment: dict[str, str] = field(default_factory=dict)
     calls: list[Any] = field(default_factory=list)
-    """The arguments of each call of GitHub's API, and the text that it sent."""
+    """The arguments of each call of GitHub's API, and the text that the call sent."""
 
     async def run(self) -> tuple[int, str]:
         """Runs all steps except the installation; returns the exit status of the last one, and the output of all."""

@@ -1,4 +1,4 @@
-"""A certificate's file can be checked by its digest alone, and by a signature that proves who stated it."""
+"""The integrity of a certificate's file is checked by its digest alone; a signature also proves who issued it."""
 
 import hashlib
 import json
@@ -238,7 +238,7 @@ def test_a_key_of_another_algorithm_signs_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An adapter's folder."""
+    """Returns an adapter's folder."""
     folder = tmp_path / "triage"
     folder.mkdir()
     (folder / "adapter_config.json").write_text("{}")
@@ -256,7 +256,9 @@ def test_the_files_beside_a_training_record_are_certified(folder: Path) -> None:
 
 
 def with_adapter(files: AdapterFiles, resolved: bool) -> tuple[Statement, Catalog]:
-    """A certified adapter, and the catalog of a configuration whose alias an engine has reported, or none has."""
+    """Returns a statement on a certified adapter, and the catalog of a configuration. If `resolved`, the catalog names
+    the version that an engine reports, otherwise only the alias.
+    """
     statement = replace(STATEMENT, adapters=(files,))
     catalog = catalog_of(statement.report)
     if not resolved:

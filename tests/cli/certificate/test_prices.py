@@ -1,4 +1,4 @@
-"""A price may change as far as its stated bound, and not so far that another path would be named."""
+"""A price may change as long as no other path would be recommended; the certificate states up to which bound."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +13,7 @@ from tests.cli.certificate.reports import catalog_of, path_of, report_of, statem
 
 RIGHT = [1.0] * 300
 NEAR = report_of(path_of("one", RIGHT, 1.0), path_of("two", RIGHT, 1.1))
-"""Two equally good paths, of which the second costs a tenth more."""
+"""Two equally good paths; the second costs a tenth more."""
 
 
 def at_prices(prices: Mapping[tuple[str, str], float], search_usd: float = 0.001) -> Catalog:
@@ -25,7 +25,7 @@ def at_prices(prices: Mapping[tuple[str, str], float], search_usd: float = 0.001
 
 
 def result_of(statement: Statement, catalog: Catalog) -> dict[str, str]:
-    """The details of all checks that did not pass, by subject."""
+    """Returns the details of all checks that did not pass, by subject."""
     checks = list(catalog_checks(statement, catalog, {}))
     assert overall(checks) == ("invalid" if any(check.outcome is Outcome.INVALID for check in checks) else "valid")
     return {check.subject: check.detail for check in checks if check.outcome is not Outcome.OK}

@@ -1,4 +1,4 @@
-"""A verdict is given if the rows decide it; otherwise the number of rows that would is named."""
+"""A certificate gives a verdict if the rows decide it; otherwise it says how many rows would."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ PRECISION = Precision(margin=0.1, alpha=0.05, power=0.8)
 RIGHT, WRONG = [1.0] * 100, [0.0] * 100
 HALF = [1.0, 0.0] * 50
 UNSURE, RATHER = [0.0] * 12 + [1.0] * 88, [1.0] * 94 + [0.0] * 6
-"""Of 100 rows UNSURE is wrong on twelve, and RATHER on six others."""
+"""The scores of two paths on the same 100 rows: UNSURE is wrong on twelve of them, RATHER on six others."""
 
 
 def verdict_of(*paths: object, **given: object) -> TaskVerdict:

@@ -1,4 +1,4 @@
-"""Fixtures: adapters of the swap test for the double, and the double as a process."""
+"""Fixtures for the swap test: adapters for the engine's double, and the double as a process."""
 
 import json
 import os
@@ -58,7 +58,7 @@ StartDouble = Callable[..., AbstractContextManager[Double]]
 
 @pytest.fixture
 def start_double(monkeypatch: pytest.MonkeyPatch) -> StartDouble:
-    """Runs the double with a fault, and sets the key that it needs for the command."""
+    """Runs the engine's double with a fault, and sets the key that the command needs to change its adapters."""
     monkeypatch.setenv("POINTSMAN_API_KEY", KEY)
 
     @contextmanager
@@ -91,7 +91,7 @@ def _wait_until_it_answers(double: Double) -> None:
 
 @pytest.fixture
 def shelf(tmp_path: Path) -> Path:
-    """A folder like that of `make_adapters.py`, for the double's base model."""
+    """Returns a folder like that of `make_adapters.py`, for the double's base model."""
     made = tmp_path / "adapters" / "made"
     versions = [_weights(seed) for seed in range(6)]
     for number, weights in enumerate(versions):

@@ -2,26 +2,26 @@
 
     python swap_double.py --port PORT --fault FAULT
 
-Its routes are vLLM's, and it needs aiohttp alone. A token is computed from the weights of an adapter, the prompt and
-the position, so that wrong weights are seen. Changes of adapters need the key in VLLM_API_KEY.
+It has vLLM's routes, and needs only the package aiohttp. A token is computed from an adapter's weights, the prompt and
+the position, so that wrong weights are noticed. Changes of adapters need the key in VLLM_API_KEY.
 
-Faults, each named like the property that it hurts:
+Faults, each named after the property that it violates:
   wrong-version     under load, some answers have the weights of another adapter
-  stale-cache       the prefix cache is not emptied when an adapter is replaced: its blocks are those of the old weights
+  stale-cache       the prefix cache is not emptied when an adapter is replaced, so its blocks come from the old weights
   no-effect         an adapter whose layers the base model lacks is accepted
-  base-changed      beside requests for adapters, the base model answers with the adapter that was loaded last
+  base-changed      while requests for adapters run, the base model answers with the adapter that was loaded last
   failed-requests   under load, requests fail just after a load
   in-flight         a stream goes on with the new weights when its adapter is replaced
-  file-names        a path is the name of a model
+  file-names        a file path is accepted as the name of a model
   restart           after a restart, the base model answers under the adapters' names
 
-Others, which only --harmful shows:
+Further faults, which only --harmful detects:
   nan               NaN weights are accepted, and then the base model answers without a token
   vanished          the process ends when an adapter is requested that was evicted and whose folder is gone
 
 For tests:
   GET  /sent        the changes and requests so far: "load NAME", "unload NAME" or "complete MODEL"
-  POST /restart     what a restart leaves
+  POST /restart     puts the engine into the state after a restart
 """
 
 import argparse
@@ -43,14 +43,14 @@ LAYERS = ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
 HIDDEN = 8
 VOCABULARY = [f" word{number}" for number in range(64)]
 BUSY = 3
-"""Requests in flight at which faults under load show."""
+"""Number of requests in flight from which on faults "under load" occur."""
 
 
 @dataclass
 class Adapter:
     path: str
     weights: str
-    """A digest."""
+    """A digest of the adapter's weights."""
     resident: bool = True
 
 
@@ -65,10 +65,10 @@ class Engine:
     in_flight: int = 0
     answered: int = 0
     failing: int = 0
-    """Requests that fail from now on."""
+    """How many of the next requests fail."""
     poisoned: bool = False
     cached: dict[tuple[str, str], str] = field(default_factory=dict)
-    """The weights that computed a prompt's blocks, by model and prompt."""
+    """By model and prompt, the weights with which the prompt's cached blocks were computed."""
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -199,7 +199,7 @@ class Engine:
                 self.adapters[name].resident = False
 
     def _make_resident(self, name: str) -> bool:
-        """Reads an evicted adapter again; returns whether its weights are there."""
+        """Reads an evicted adapter again. Returns whether its weights still exist."""
         adapter = self.adapters[name]
         if not adapter.resident:
             try:
@@ -227,7 +227,7 @@ class Engine:
 
 
 def token(weights: str, prompt: str, position: int) -> tuple[str, dict[str, float]]:
-    """Returns the greedy token, and the log-probabilities of the likeliest five."""
+    """Returns the most probable token, and the log-probabilities of the five most probable ones."""
     digest = hashlib.sha256(f"{weights}|{prompt}|{position}".encode()).digest()
     likeliest = list(dict.fromkeys(VOCABULARY[byte % len(VOCABULARY)] for byte in digest))[:5]
     return likeliest[0], {text: -0.3 - 2.0 * rank for rank, text in enumerate(likeliest)}

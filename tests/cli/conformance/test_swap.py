@@ -1,4 +1,5 @@
-"""The swap test finds and names each fault of an engine, passes a sound one, and leaves both as they were."""
+"""The swap test finds and names each fault of an engine, passes a sound one, and leaves every engine's adapters as they
+were."""
 
 import json
 import os

@@ -21,8 +21,8 @@ ROWS = [
     }
     for number, intent in enumerate(["refund", "lost_item"] * 6)
 ]
-"""The adapter answers all of them correctly, the few-shot path every third, and the default path none. The classifier
-recognizes the first; the others resemble no task."""
+"""Rows that the adapter answers correctly; the few-shot path answers every third one correctly, and the default path
+none. The classifier recognizes the task of the first row; the other texts resemble no task."""
 
 Rows = Callable[[list[dict[str, Any]]], Path]
 
@@ -38,7 +38,9 @@ def rows(tmp_path: Path) -> Rows:
 
 
 def as_trained(body: Mapping[str, Any]) -> Any:
-    """An engine that answers `ROWS` correctly with its adapter, and some of them with examples."""
+    """Answers like an engine with a trained adapter: all `ROWS` correctly with the adapter, every third with examples
+    in the prompt, none otherwise.
+    """
     text = body["messages"][-1]["content"]
     row = next((row for row in ROWS if row["text"] == text), ROWS[0])
     right = json.dumps(row["output"])
@@ -71,7 +73,7 @@ def engine(neighbours: Neighbours) -> ScriptedEngine:
 
 
 def refusing(model: str) -> Callable[[Mapping[str, Any]], Any]:
-    """Like `as_trained`, but requests for `model` fail."""
+    """Returns a script like `as_trained`, except that requests for `model` fail."""
 
     def script(body: Mapping[str, Any]) -> Any:
         refused = Refusal(400, {"error": {"message": "too hot", "type": "BadRequestError", "param": None, "code": 400}})

@@ -60,7 +60,7 @@ class Ended:
 
 
 async def command(*arguments: object, **environment: str) -> Ended:
-    """Runs a command line in its own process, with the gateway in this one."""
+    """Runs a command line in a process of its own; the gateway runs in this one."""
     program = [sys.executable, "-m", "pointsman_cli", *map(str, arguments)]
     process = await asyncio.create_subprocess_exec(*program, stdout=PIPE, stderr=PIPE, env=os.environ | environment)
     out, err = await process.communicate()
@@ -166,8 +166,8 @@ async def test_auto_on_a_mixed_stream_is_compared_with_fixed_choices(gateway: Ga
 
 
 def mixed_of(tasks: Mapping[str, Mapping[str, Sequence[float]]]) -> Mixed:
-    """Compares the choices by the scores of each task's paths and of `auto`, whose requests of score 0 failed. The
-    default path is "small".
+    """Compares the ways to serve all tasks, by the scores of each task's paths and of `auto`. A score of 0 for `auto`
+    means a failed request. The default path is "small".
     """
     kinds = {"small": "prompt", "searching": "rag", "tuned": "lora"}
     catalog = Catalog("", {}, {name: PathFacts(kind, "", "", "") for name, kind in kinds.items()}, {}, "small", ())

@@ -1,4 +1,4 @@
-"""Rows are read as they are, or an error names their lines."""
+"""Labelled rows are read unchanged; if some are invalid, an error names their lines."""
 
 import json
 from collections.abc import Callable

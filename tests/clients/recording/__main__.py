@@ -29,7 +29,7 @@ ANSWER = "Yes, in the last coach."
 RECORDED = ROOT / "tests/gateway/recorded_requests"
 SCRIPTS = Path(__file__).parent
 KEPT_LINES, KEPT_CHARACTERS = 5, 160
-"""Of a long message, so many lines at each end are kept; of a long line, so many characters."""
+"""How many lines at each end of a long message are kept, and how many characters of a long line."""
 
 Ask = Callable[[str, Path, str], Awaitable[object]]
 
@@ -87,7 +87,7 @@ ASK: Mapping[str, Ask] = {
 
 
 async def record(client: str) -> list[list[dict[str, str]]]:
-    """Returns the conversations that the client has sent, each once."""
+    """Returns the conversations that the client has sent, without duplicates."""
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         folder = home / "project"

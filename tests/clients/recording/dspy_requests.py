@@ -1,6 +1,5 @@
-"""Two signatures of DSPy; the answers of the scripted engine fit none, so each is sent in both formats:
-`dspy_requests.py URL QUESTION`.
-"""
+"""Two signatures of DSPy: `dspy_requests.py URL QUESTION`. No answer of the scripted engine fits them, so DSPy sends
+each in both of its formats."""
 
 import sys
 from contextlib import suppress

@@ -15,7 +15,7 @@ WORKLOADS = (*LONG_LIVED, "Job", "CronJob", "Pod")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A violation of a rule. `rule` is the rule's short name, and `where` the object."""
+    """A violation of a rule: `rule` is the rule's short name, and `where` the object."""
 
     rule: str
     where: str
@@ -65,7 +65,7 @@ class Workload:
 
     @property
     def ports(self) -> dict[str | int, int]:
-        """Ports by name and by number."""
+        """The container ports, by their names and by their numbers."""
         declared = [port for container in self.containers for port in container.get("ports", [])]
         named: dict[str | int, int] = {port["name"]: port["containerPort"] for port in declared if "name" in port}
         return named | {port["containerPort"]: port["containerPort"] for port in declared}
@@ -101,12 +101,16 @@ class Cluster:
 
     @property
     def services(self) -> list[Workload]:
-        """Returns the workloads that serve until they are stopped; further nodes of an engine are part of another."""
+        """Returns the workloads that run until they are stopped. Further nodes of an engine are left out, because they
+        belong to its first node.
+        """
         long_lived = [workload for workload in self.workloads if workload.object["kind"] in LONG_LIVED]
         return [workload for workload in long_lived if workload.service != "engine-node"]
 
     def selected(self, selector: Mapping[str, Any]) -> list[Workload]:
-        """Whether the labels match `matchLabels` and `matchExpressions`, or a Service's plain selector."""
+        """Returns the workloads whose labels match the selector: `matchLabels` and `matchExpressions`, or a Service's
+        plain selector.
+        """
         return [workload for workload in self.workloads if matches(selector, workload.labels)]
 
     def environment(self, workload: Workload, container: Object) -> dict[str, str]:
@@ -119,7 +123,7 @@ class Cluster:
 
 
 def _workloads(object: Object) -> Iterator[Workload]:
-    """Yields the object as a workload; a LeaderWorkerSet is two, of its first and of its further nodes."""
+    """Yields the object as a workload. A LeaderWorkerSet is two workloads: its first node and its further nodes."""
     group = object.get("spec", {}).get("leaderWorkerTemplate")
     if group is None:
         yield Workload(object)

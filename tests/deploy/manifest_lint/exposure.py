@@ -1,4 +1,4 @@
-"""Rules for images with mutable tags, secrets, and configuration that would not be updated."""
+"""Rules against image tags that may change, exposed secrets, and configuration that pods would not reload."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from tests.deploy.manifest_lint.cluster import Cluster, Fault, each_container, w
 
 _HASHED = re.compile(r"-[a-z0-9]{10}$")
 _SECRET_NAME = re.compile(r"(?i)(password|passwd|secret|token|api_?key|(?<!^POINTSMAN_GATEWAY)_auth)$")
-"""POINTSMAN_GATEWAY_AUTH is "on" or "off", and not a secret."""
+"""Names of variables that hold secrets. POINTSMAN_GATEWAY_AUTH is not one of them: its value is "on" or "off"."""
 _SECRET_VALUE = re.compile(r"://[^/\s:@]*:[^/\s@$]+@|-----BEGIN [A-Z ]*PRIVATE KEY|\bpm_[A-Za-z0-9]{16}")
 
 
@@ -42,8 +42,9 @@ def folders_not_sub_paths(cluster: Cluster) -> Iterator[Fault]:
 
 
 def policy_without_hash(cluster: Cluster) -> Iterator[Fault]:
-    """A policy file must be reloadable by running gateways; a file that is read only at the start must cause a
-    restart."""
+    """Finds policy ConfigMaps with a hash in their name, whose changes running gateways could not reload; and pods that
+    would not restart after a change of a file that is read only at the start.
+    """
     for workload in cluster.workloads:
         for volume in workload.pod.get("volumes", []):
             for source in volume.get("projected", {}).get("sources", []):

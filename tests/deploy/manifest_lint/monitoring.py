@@ -8,7 +8,7 @@ import promql_parser as promql
 from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, Workload, where
 
 SERVICES = {"gateway", "retriever", "lora-server", "engine"}
-"""The services whose jobs the rules use; a job is called after its service."""
+"""The services whose metrics the rules use. Each job of Prometheus has its service's name."""
 
 LIMITS = ("sampleLimit", "bodySizeLimit", "labelLimit", "labelNameLengthLimit", "labelValueLengthLimit")
 
@@ -62,7 +62,7 @@ def queries(cluster: Cluster) -> Iterator[Fault]:
 
 
 def scaled_model(cluster: Cluster) -> Iterator[Fault]:
-    """vLLM's label is `model_name`, with the served model's name."""
+    """Finds autoscalers whose query names no served model in vLLM's label `model_name`, or is not aggregated."""
     served = {
         cluster.environment(workload, container).get("POINTSMAN_LORA_SERVED_MODEL_NAME")
         for workload in cluster.workloads

@@ -22,7 +22,9 @@ def target_ports(cluster: Cluster) -> Iterator[Fault]:
 
 
 def headless_grpc(cluster: Cluster) -> Iterator[Fault]:
-    """A gRPC client keeps its connection; behind one address it would never use another pod."""
+    """Finds gRPC services that are not headless: a gRPC client keeps its connection, so behind one address it would
+    never use another pod.
+    """
     for service in cluster.all("Service"):
         speaks = any(port.get("appProtocol") == "grpc" or port["name"] == "grpc" for port in service["spec"]["ports"])
         if speaks and service["spec"].get("clusterIP") != "None":
@@ -43,7 +45,7 @@ def policy_peers(cluster: Cluster) -> Iterator[Fault]:
 
 
 def policy_ports(cluster: Cluster) -> Iterator[Fault]:
-    """Every allowed port must belong to a selected pod; port numbers of other pods are unknown."""
+    """Finds policies that allow a port which no selected pod has."""
     for policy in cluster.all("NetworkPolicy"):
         for rule, peers, listening in _rules(cluster, policy):
             here = len(_of_pods(peers)) == len(peers)
@@ -62,7 +64,9 @@ def denied_by_default(cluster: Cluster) -> Iterator[Fault]:
 
 
 def both_ends(cluster: Cluster) -> Iterator[Fault]:
-    """With default-deny, traffic that one side may send must be accepted by the other."""
+    """Finds traffic that only one side allows: with default-deny, what one side may send must be accepted by the
+    other.
+    """
     policies = cluster.all("NetworkPolicy")
     ways = {way: set(_edges(cluster, policies, way)) for way in ("egress", "ingress")}
     for here, there, port in sorted(ways["egress"] ^ ways["ingress"]):
@@ -141,7 +145,7 @@ def _edges(cluster: Cluster, policies: list[Object], way: str) -> Iterator[tuple
 
 
 def _rules(cluster: Cluster, policy: Object) -> Iterator[tuple[Object, list[Object], list[Workload]]]:
-    """Yields each rule, its peers, and the workloads that listen at its ports."""
+    """Yields each rule of a policy with its peers and the workloads that listen at its ports."""
     for rule in policy["spec"].get("ingress", []):
         yield rule, rule.get("from", []), cluster.selected(policy["spec"]["podSelector"])
     for rule in policy["spec"].get("egress", []):

@@ -1,4 +1,4 @@
-"""Rules for privileges and resources: Pod Security `restricted`, and stricter ones."""
+"""Rules for privileges and resources: those of Pod Security `restricted`, and some stricter ones."""
 
 from collections.abc import Iterator
 
@@ -52,7 +52,9 @@ def memory(cluster: Cluster) -> Iterator[Fault]:
 
 
 def processor(cluster: Cluster) -> Iterator[Fault]:
-    """A CPU limit would pause an event loop with all its streams."""
+    """Finds containers with a CPU limit, which would pause an event loop with all its streams, and containers without a
+    CPU request.
+    """
     for _, container, place in each_container(cluster):
         resources = container.get("resources", {})
         if "cpu" in resources.get("limits", {}):
@@ -72,7 +74,9 @@ def gpus(cluster: Cluster) -> Iterator[Fault]:
 
 
 def shared_memory(cluster: Cluster) -> Iterator[Fault]:
-    """vLLM and torch pass tensors between processes through shared memory, which is 64 MiB by default."""
+    """Finds engines whose /dev/shm is not memory of the pod: vLLM and torch pass tensors through it, and the default
+    has 64 MiB.
+    """
     for workload, container, place in each_container(cluster):
         if "pointsman-lora-server" not in container["image"] or container in workload.pod.get("initContainers", []):
             continue
@@ -83,7 +87,7 @@ def shared_memory(cluster: Cluster) -> Iterator[Fault]:
 
 
 def scratch(cluster: Cluster) -> Iterator[Fault]:
-    """A read-only root file system needs a writable volume."""
+    """Finds containers without a writable /tmp, since their root file system is read-only."""
     for _, container, place in each_container(cluster):
         if not any(mount["mountPath"] == "/tmp" for mount in container.get("volumeMounts", [])):
             yield Fault("no /tmp", place, "Python and others write there")

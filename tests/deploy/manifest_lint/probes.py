@@ -1,4 +1,4 @@
-"""Rules for probes: whether pods have them, and where."""
+"""Rules for probes: which pods need them, and what they may check."""
 
 from collections.abc import Iterator
 
@@ -39,7 +39,7 @@ def readiness_is_quicker(cluster: Cluster) -> Iterator[Fault]:
 
 
 def alive_by_itself(cluster: Cluster) -> Iterator[Fault]:
-    """Liveness must not depend on other services, because a restart does not repair them."""
+    """Finds liveness probes that depend on other services (/readyz), which a restart does not repair."""
     for _, name, probe, _, place in _probes(cluster):
         if name != "readinessProbe" and probe.get("httpGet", {}).get("path", "").startswith("/readyz"):
             yield Fault("liveness asks others", place, f"{name} asks /readyz, which depends on what is behind it")
@@ -56,7 +56,7 @@ def ready_without_engines(cluster: Cluster) -> Iterator[Fault]:
 
 
 def grpc_in_the_open(cluster: Cluster) -> Iterator[Fault]:
-    """A kubelet's gRPC probe does not support TLS."""
+    """Finds gRPC probes of servers with TLS, which a kubelet's gRPC probe does not support."""
     for workload, name, probe, container, place in _probes(cluster):
         settings = cluster.environment(workload, container)
         if "grpc" in probe and any(key.endswith("_TLS_CERTIFICATE") for key in settings):

@@ -1,4 +1,4 @@
-"""Rules for references to objects that do not exist."""
+"""Rules against references to objects that do not exist."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ SECRETS = {
 }
 """Secrets that docs/kubernetes.md tells the user to create."""
 CLAIMS = {"existing", "llama", "shared-adapters"}
-"""Volume claims that the user creates."""
+"""Volume claims that users create."""
 
 
 def scale_targets(cluster: Cluster) -> Iterator[Fault]:
@@ -52,7 +52,9 @@ def config_map_keys(cluster: Cluster) -> Iterator[Fault]:
 
 
 def part_of(cluster: Cluster) -> Iterator[Fault]:
-    """Finds objects without `app.kubernetes.io/part-of: pointsman`, by which users list and remove an installation."""
+    """Finds objects without the label `app.kubernetes.io/part-of: pointsman`, with which users list and remove an
+    installation.
+    """
     for object in cluster.objects:
         if object["metadata"].get("labels", {}).get("app.kubernetes.io/part-of") != "pointsman":
             yield Fault("no part-of label", where(object), "cannot be found with the others")

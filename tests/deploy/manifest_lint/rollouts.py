@@ -6,10 +6,10 @@ from tests.deploy.manifest_lint.cluster import Cluster, Fault, matches, where
 from tests.deploy.manifest_lint.settings import SERVICES
 
 ENGINES_END = 30
-"""Time in which vLLM stops, including its own drain."""
+"""Seconds that vLLM needs to stop, including its own drain."""
 
 LAST_STEPS = 5
-"""Time in which a service exits after draining."""
+"""Seconds that a service needs to exit after its drain."""
 DRAIN_SETTINGS = ("drain_notice", "drain_grace", "shutdown_delay", "shutdown_timeout")
 
 
@@ -23,7 +23,9 @@ def time_to_drain(cluster: Cluster) -> Iterator[Fault]:
 
 
 def notice(cluster: Cluster) -> Iterator[Fault]:
-    """Clients learn later than the pod that it is stopping, so it must keep serving for a while."""
+    """Finds services without a preStop hook: clients learn later than the pod that it is stopping, so it must serve a
+    while longer.
+    """
     for workload in cluster.services:
         for container in workload.pod["containers"]:
             if not _sleep(container):
@@ -80,7 +82,7 @@ def spread(cluster: Cluster) -> Iterator[Fault]:
 
 
 def shutdown_seconds(service: str, environment: Mapping[str, str]) -> float:
-    """Returns the time that a service needs from SIGTERM to its end, by its settings if it is ours."""
+    """Returns the time that a service needs from SIGTERM to its end; for our services, computed from their settings."""
     if service not in SERVICES:
         return LAST_STEPS
     settings = SERVICES[service]

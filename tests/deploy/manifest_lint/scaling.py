@@ -31,7 +31,7 @@ def down_slowly(cluster: Cluster) -> Iterator[Fault]:
 
 
 def several_gateways(cluster: Cluster) -> Iterator[Fault]:
-    """Production needs several gateways, so that a rolling update or a lost node does not stop all of them."""
+    """Finds autoscalers that allow a single gateway, which a rolling update or a lost node would stop."""
     if not cluster.all("HorizontalPodAutoscaler"):
         return
     for scaler in cluster.all("HorizontalPodAutoscaler"):

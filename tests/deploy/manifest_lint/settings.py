@@ -12,16 +12,16 @@ from tests.deploy.manifest_lint.cluster import Cluster, Fault, Object, Workload,
 
 SERVICES: dict[str, type[BaseSettings]] = {"gateway": Gateway, "retriever": Retriever, "lora-server": LoraServer}
 NOT_OURS = re.compile("POINTSMAN_(LORA_SERVER$|KEY$|CLIENT_)")
-"""Variables of the example's models.yaml and of the command line, which the services do not read."""
+"""Variables of the example's models.yaml and of the command line; the services do not read them."""
 
 ENGINE_URL = "POINTSMAN_LORA_ENGINE_URL"
-"""Names an engine that something else runs."""
+"""The setting that names an engine which something else runs."""
 
 _ADDRESS = re.compile(r"^(?:dns:///|https?://)?([a-z0-9-]+)(?:\.[a-z0-9-]+)*:(\d+)$")
 
 
 def known_names(cluster: Cluster) -> Iterator[Fault]:
-    """A service ignores unknown settings, so a typing error would not be noticed."""
+    """Finds settings that no service has; a service ignores unknown ones, so a typing error would not be noticed."""
     known = {
         f"{service.model_config['env_prefix']}{name}".upper()
         for service in SERVICES.values()
@@ -78,7 +78,9 @@ def addresses(cluster: Cluster) -> Iterator[Fault]:
 
 
 def mounted_files(cluster: Cluster) -> Iterator[Fault]:
-    """Files below /etc, /var and /tmp that settings name must be mounted; nothing else exists or is writable."""
+    """Finds files that settings name below /etc, /var or /tmp and that are not mounted; nothing else exists there or is
+    writable.
+    """
     for workload, container, place, _ in _services(cluster):
         mounted = [mount["mountPath"].rstrip("/") for mount in container.get("volumeMounts", [])]
         for name, value in cluster.environment(workload, container).items():
@@ -88,7 +90,7 @@ def mounted_files(cluster: Cluster) -> Iterator[Fault]:
 
 
 def keys_in_production(cluster: Cluster) -> Iterator[Fault]:
-    """If budgets are to be enforced, authentication must be on."""
+    """Finds gateways without authentication in installations with network policies: no budget would be enforced."""
     for workload, container, place, _ in _services(cluster):
         settings = cluster.environment(workload, container)
         if workload.service == "gateway" and cluster.all("NetworkPolicy") and _keys(settings) != "on":

@@ -41,7 +41,7 @@ class Answer:
 
 
 class Gathered:
-    """Assembles the choices of a streamed answer as a client does."""
+    """Assembles the choices of a streamed answer, as a client does."""
 
     def __init__(self) -> None:
         self._by_index: dict[int, dict[str, Any]] = {}
@@ -75,7 +75,7 @@ class Gathered:
 
 
 def to_answer_choice(index: int, finish_reason: str | None, message: Mapping[str, Any], logprobs: Any) -> AnswerChoice:
-    """Returns a choice of a whole OpenAI answer."""
+    """Converts one choice of a complete OpenAI answer."""
     calls = [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls") or ()]
     others = message.keys() - {"role", "content", "tool_calls"}
     more = {name: message[name] for name in others if message[name] is not None}

@@ -65,7 +65,7 @@ def written(events: Sequence[Event]) -> bytes:
 
 
 class Anthropic:
-    """A double of Anthropic's API that answers and rejects requests as Anthropic documents."""
+    """A double of Anthropic's API. It answers and rejects requests as Anthropic's documentation says."""
 
     def __init__(self) -> None:
         self.url = ""

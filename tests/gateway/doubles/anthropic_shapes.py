@@ -9,7 +9,7 @@ from anthropic.types import ErrorResponse, Message, MessageTokensCount, RawMessa
 from tests.gateway.doubles.openai_shapes import checked, events
 
 REQUIRED = ("stop_reason", "stop_sequence")
-"""Fields of a message that are required although they may be null, which the types do not say."""
+"""Fields of a message that are required but may be null; the package's types do not say so."""
 
 
 def message(data: Any) -> Message:
@@ -18,7 +18,7 @@ def message(data: Any) -> Message:
 
 
 def stream(text: str) -> list[Any]:
-    """The events of a stream; each is preceded by its name."""
+    """Returns the validated data of a stream's events; in the text, each event is preceded by its name."""
     found = events(text)
     names = [line.removeprefix("event: ") for line in text.splitlines() if line.startswith("event: ")]
     assert names == [event["type"] for event in found]
@@ -30,7 +30,7 @@ def token_count(data: Any) -> MessageTokensCount:
 
 
 def error(answer: httpx.Response) -> Mapping[str, Any]:
-    """Returns the error, after it has been validated."""
+    """Validates an error body, and returns its error."""
     assert answer.headers["content-type"] == "application/json"
     body = answer.json()
     assert body["type"] == "error"
@@ -46,7 +46,7 @@ _JOINED = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta"
 
 
 def joined(text: str) -> dict[str, Any]:
-    """Returns the message that a stream's events add up to, without arguments of tools."""
+    """Returns the message that the events of a stream add up to, without the arguments of tools."""
     stream(text)
     received: dict[str, Any] = {}
     for event in events(text):

@@ -31,7 +31,7 @@ class ApiClient(Protocol):
     async def route(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Mapping[str, Any]: ...
 
     async def say(self, decision_id: str, **received: Any) -> tuple[str, bool]:
-        """Sends feedback; returns where it was stored, and whether it was known already."""
+        """Sends feedback. Returns where the gateway stored it, and whether the gateway already had it."""
         ...
 
     async def models(self) -> list[str]:
@@ -42,7 +42,7 @@ class ApiClient(Protocol):
 API_CLIENTS: Mapping[str, type[HttpClient] | type[GrpcStreamClient]] = {
     "http": HttpClient, "http-stream": HttpStreamClient, "grpc": GrpcStreamClient, "grpc-once": GrpcUnaryClient,
 }  # fmt: skip
-"""The clients by the names that tests use."""
+"""The classes of clients, by the names that tests use."""
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Engine clients with bugs: a connection, or LiteLLM's SDK, that raises an unforeseen exception in a given place."""
+"""Engine clients with bugs: connections, or LiteLLM's SDK, that raise an unforeseen exception at a given point."""
 
 import asyncio
 import types
@@ -29,7 +29,7 @@ def use_client(gateway: Gateway, client: EngineClient) -> None:
 
 
 async def events_of(gateway: Gateway, model: str, seconds: float = 30) -> list[Event]:
-    """Returns the events of an answer; raises the request's error."""
+    """Returns the events of a streamed answer. Raises the error with which the request fails."""
     deadline = asyncio.get_running_loop().time() + seconds
     request = Request(model, (Message("user", "Hello, how are you today?"),), deadline=deadline)
     async with asyncio.timeout(5):
@@ -37,14 +37,14 @@ async def events_of(gateway: Gateway, model: str, seconds: float = 30) -> list[E
 
 
 class Bug(Exception):
-    """An exception that nothing foresees."""
+    """An exception that the code under test does not expect."""
 
 
 class BrokenConnection(EngineConnection):
-    """Raises `Bug` in one of its methods.
+    """A connection that raises `Bug` in one of its methods, once.
 
-    `where` is the method's name: `read_some` with the number of the call that has data, `post` with that of the call,
-    or a callback of the parser or the transport.
+    `where` is the method's name; `read_some` and `post` are followed by the number of the call, such as "post 2". Calls
+    of `read_some` count only if they return data.
     """
 
     def __init__(self, where: str) -> None:
@@ -94,7 +94,7 @@ class BrokenConnection(EngineConnection):
 
 
 class BrokenPool(Pool):
-    """Opens connections that break at `where`, but only from the connection with the number `first` on."""
+    """Opens connections that raise `Bug` at `where`; those before the connection with the number `first` are sound."""
 
     def __init__(self, where: str, first: int = 1) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class BrokenReader(MessagesReader):
 
 
 class BrokenReading(HttpEngineClient):
-    """Cannot read answers in Anthropic's format."""
+    """A client whose reader of Anthropic's format raises `Bug` on any data."""
 
     def send(self, request: EngineRequest, sink: ChunkSink) -> HttpTransfer:
         transfer = super().send(request, sink)
@@ -125,7 +125,7 @@ class BrokenReading(HttpEngineClient):
 
 
 class SilentClient:
-    """Sends `pieces` and then nothing, whatever the deadline; implements `EngineClient` and `Transfer`."""
+    """Sends `pieces` and then nothing, even after the deadline; implements `EngineClient` and `Transfer`."""
 
     def __init__(self, *pieces: str) -> None:
         self._pieces = pieces

@@ -1,4 +1,4 @@
-"""A cache in a real Valkey, in front of a scripted stage."""
+"""A cache in a real Valkey, in front of a scripted engine."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -60,7 +60,7 @@ class Engine:
     times: int = 0
     closed: int = 0
     error: Exception | None = None
-    """Raised after the last step."""
+    """The error with which the answer ends after its last step, if any."""
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
         self.times += 1
@@ -100,7 +100,7 @@ class _Saying:
 
 @dataclass(frozen=True)
 class Question:
-    """A question to a cached path: what `ask` makes the request, its decision and its prompt of."""
+    """A question to a cached path, from which `ask` builds the request, its decision and its prompt."""
 
     text: str = "May my bike ride?"
     tenant: str = "north"
@@ -152,7 +152,9 @@ class CacheHarness:
         return CachingBackend(self.engine, self.cache, asking, lambda path: self.versions.get(path.adapter, ""), embed)
 
     async def ask(self, config: CacheConfig, question: Question, *, accept: bool = True, embed: Any = None) -> Gave:
-        """Returns the whole answer, after it is stored if it is to be stored."""
+        """Asks the question, and returns the whole answer. If the answer may be cached and `accept` is set, it is
+        stored first.
+        """
         caching = self.caching(config, question.path, embed)
         answer = await caching.call(question.request(), question.decision(), question.prompt())
         steps = [chunks async for chunks in chunks_of(answer.source)]
@@ -183,7 +185,9 @@ class CacheHarness:
 async def run_cache(
     url: str, *, most_bytes: int = MAX_TENANT_BYTES, deadline: float = 2.0, storable: IsStorable = lambda text: True
 ) -> AsyncIterator[CacheHarness]:
-    """`deadline` is long by default, because the machine may be busy."""
+    """Yields a cache. `deadline` is the time limit of calls to Redis in seconds, long by default because the machine
+    may be busy.
+    """
     registry = CollectorRegistry()
     metrics = CacheMetrics(registry)
     async with open_redis(url, metrics.set_redis_up, deadline) as redis:

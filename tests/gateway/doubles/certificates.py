@@ -47,7 +47,7 @@ def _openssl(*arguments: str) -> None:
 
 
 def copied(signed: Signed, folder: Path) -> ServerTls:
-    """Copies the files, so that a test can change them."""
+    """Copies the certificate and its key to `folder`, so that a test can change the files."""
     certificate, key = folder / "server.pem", folder / "server.key"
     shutil.copy(signed.certificate, certificate)
     shutil.copy(signed.key, key)

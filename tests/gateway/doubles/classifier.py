@@ -8,7 +8,9 @@ TASKS = ("booking", "policy", "chat")
 
 
 def labels(task: str, margin: float = 0.9, in_distribution_score: float = 1.0) -> Labels:
-    """Abstains if the in-distribution score is below 0, as the real one does."""
+    """Returns the labels of a text. They abstain if the in-distribution score is below 0, as the real classifier
+    does.
+    """
     abstained = in_distribution_score < 0
     others = [other for other in TASKS if other != task]
     probabilities = ((task, (1 + margin) / 2), *((other, (1 - margin) / 2 / len(others)) for other in others))
@@ -25,7 +27,7 @@ def labels(task: str, margin: float = 0.9, in_distribution_score: float = 1.0) -
 
 class ScriptedClassifier:
     def __init__(self, says: Mapping[str, Labels]) -> None:
-        """`says` maps texts to labels; other texts are out of distribution."""
+        """Takes the labels of each text; other texts are out of distribution."""
         self._says = says
         self.read: list[str] = []
         self.foreign: list[str] = []

@@ -1,4 +1,5 @@
-"""A double of the client that sends requests to engines: it yields scripted chunks and errors, and no engine runs."""
+"""A double of the client that sends requests to engines. It yields scripted chunks and errors, so no engine has to
+run."""
 
 import asyncio
 from collections import defaultdict
@@ -11,7 +12,7 @@ from pointsman_gateway.ports import AnswerSource, ChunkSink
 from pointsman_servicekit.errors import PointsmanError
 
 Step = str | PointsmanError | asyncio.Event
-"""A chunk of the answer, its end, or something to wait for."""
+"""A part of the answer's text, the error with which the answer ends, or an event to wait for."""
 
 
 class ScriptedClient:
@@ -19,7 +20,7 @@ class ScriptedClient:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        """The engines in the order of their requests."""
+        """The names of the engines, in the order of their requests."""
         self.calls: list[EngineRequest] = []
         self.running: dict[str, int] = defaultdict(int)
         self._scripts: dict[str, Callable[[EngineRequest], tuple[Step, ...]]] = {}
@@ -97,7 +98,9 @@ class ScriptedTransfer:
 
 
 async def _patiently(event: asyncio.Event, call: EngineRequest, begun: bool) -> PointsmanError | None:
-    """Waits within the call's deadlines, as every client does."""
+    """Waits for `event` within the call's timeouts, as every engine client does. Returns the error if a timeout has
+    passed.
+    """
     seconds = call.timeouts.stream_idle_seconds if begun else call.timeouts.first_token_seconds
     limit = min(asyncio.get_running_loop().time() + seconds, call.deadline)
     try:
@@ -124,7 +127,7 @@ class _Received:
 
 
 async def chunks_of(source: AnswerSource) -> AsyncIterator[Chunks]:
-    """Iterates over an answer as it arrives; leaving the loop closes it."""
+    """Yields the chunks of an answer as they arrive; leaving the loop closes the answer."""
     received = _Received()
     try:
         source.attach(received)
@@ -135,7 +138,7 @@ async def chunks_of(source: AnswerSource) -> AsyncIterator[Chunks]:
 
 
 async def sent_by(send: Callable[[ChunkSink], object]) -> AsyncIterator[Chunks]:
-    """Iterates over the chunks of a client's `send`; leaving the loop closes the transfer."""
+    """Yields the chunks that a client's `send` delivers; leaving the loop closes the transfer."""
     received = _Received()
     transfer = send(received)
     try:

@@ -99,11 +99,11 @@ IN_TRIAGE = "I left my umbrella on the 9:15 to Saltby, please find it"
 IN_POLICY = "Are bicycles allowed on the train?"
 IN_CHAT = "Hello, how are you today?"
 IN_NONE = "SELECT invoice.total FROM invoice INNER JOIN customer USING (customer_id)"
-"""Out-of-scope texts."""
+"""A text that belongs to no task."""
 
 
 class ConfigFolder:
-    """The files as data; `write` creates them."""
+    """The configuration's files as Python data; `write` creates the files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

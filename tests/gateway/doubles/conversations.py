@@ -1,4 +1,4 @@
-"""A store of conversations that a test controls, and requests in the forms of agents."""
+"""A store of conversations that a test controls, and requests as agents send them."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -20,7 +20,7 @@ RESILIENCE = {
     "timeouts": {"connect_seconds": 1, "first_token_seconds": 1, "stream_idle_seconds": 1},
     "breaker": {"open_duration_seconds": 1, "max_open_duration_seconds": 2},
 }
-"""Shorter times than the defaults, so that outages are short."""
+"""Shorter timeouts than the defaults, so that outages are short."""
 
 
 @dataclass
@@ -37,8 +37,9 @@ class Deployment:
 
 @asynccontextmanager
 async def run_deployment(folder: Path, **settings: object) -> AsyncIterator[Deployment]:
-    """Starts the engines `a` and `b` with equal answers, and `adapted`, which holds an adapter according to its
-    lora-server."""
+    """Runs a gateway with the engines `a` and `b`, which give equal answers, and `adapted`, which holds an adapter
+    according to its lora-server.
+    """
     prepare(MODEL)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context

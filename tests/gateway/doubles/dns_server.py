@@ -13,7 +13,7 @@ import dns.rdatatype
 import dns.rrset
 
 LONGEST = 512
-"""Maximum size of an answer over UDP without EDNS."""
+"""Maximum size of an answer over UDP without the extension EDNS, in bytes."""
 
 
 class DnsServer:
@@ -22,9 +22,9 @@ class DnsServer:
         self.names: dict[str, Sequence[str]] = {}
         """IPv4 or IPv6 addresses by name, without the final dot."""
         self.silent = False
-        """Whether it ignores queries."""
+        """Whether the server ignores queries."""
         self.broken = False
-        """Whether it answers with SERVFAIL."""
+        """Whether the server answers with SERVFAIL."""
         self.asked = 0
 
     def answer(self, wire: bytes, longest: int) -> bytes | None:

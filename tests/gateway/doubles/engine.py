@@ -1,4 +1,4 @@
-"""A scripted OpenAI-compatible engine over real HTTP."""
+"""A scripted OpenAI-compatible engine, which is a real HTTP server."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from aiohttp import web
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error instead of a stream."""
+    """An HTTP error that is sent instead of a stream."""
 
     status: int
     body: Any
@@ -34,7 +34,7 @@ Script = Callable[[Mapping[str, Any]], Refusal | Sequence[Step]]
 
 
 class ScriptedEngine:
-    """Records its requests, and counts those in progress."""
+    """An engine that stores the requests it gets, and counts those in progress."""
 
     def __init__(self) -> None:
         self.script: Script = lambda body: answer("Hello", " there")
@@ -44,25 +44,25 @@ class ScriptedEngine:
         self.connections: set[Any] = set()
         """The remote addresses of chat requests."""
         self.drops_next = False
-        """Whether it closes the connection of the next chat request, as one that was idle too long."""
+        """Whether the engine closes the connection of the next chat request, like one that was idle too long."""
         self.running = 0
         self.sent = 0
-        """Events sent since the last request arrived."""
+        """Number of events sent since the last request arrived."""
         self.url = ""
         self.adapters: set[str] | None = None
-        """The adapter versions that it holds; None means that it accepts every version."""
+        """The adapter versions that the engine holds; None means that it accepts every version."""
         self.embeds: Embedding = lambda body: embedded(body)
         self.lists: Callable[[], web.StreamResponse] = lambda: model_list("tiny")
-        """Its answer to GET /v1/models."""
+        """Makes the answer to GET /v1/models."""
         self.listed = 0
-        """How often its models were listed."""
+        """How often the list of models was requested."""
         self.list_headers: Mapping[str, str] = {}
-        """Headers of the last request for its models."""
+        """Headers of the last request for the list of models."""
         self.tokenizes: Callable[[Mapping[str, Any]], web.StreamResponse] = counted_words
-        """Its answer to POST /tokenize."""
+        """Makes the answer to a request to /tokenize."""
         self.listing = 0
         self.most_listing = 0
-        """Requests for its models in progress, and their maximum."""
+        """The largest number of simultaneous requests for the list of models; `listing` is the present one."""
 
     def says(self, *steps: Step) -> None:
         self.script = lambda body: steps
@@ -185,13 +185,15 @@ def model_card(name: str, root: str, parent: str | None = None) -> dict[str, Any
 
 
 def model_list(base: str, loras: Mapping[str, str] | None = None, root: str = "/models/base") -> web.Response:
-    """Returns vLLM's list of a base model and its adapters, given as folders by name."""
+    """Returns vLLM's list of a base model and its adapters; `loras` maps the adapters' names to their folders."""
     cards = [model_card(base, root), *(model_card(name, at, base) for name, at in (loras or {}).items())]
     return web.json_response({"object": "list", "data": cards})
 
 
 def chunk(content: str | None = None, *, index: int = 0, finish: str | None = None, **more: Any) -> dict[str, Any]:
-    """Returns one event; `more` is added to the delta, except for `logprobs`, which belongs to the choice."""
+    """Returns one event of a stream; `more` is added to the delta, except for `logprobs`, which belongs to the
+    choice.
+    """
     beside = {"logprobs": more.pop("logprobs")} if "logprobs" in more else {}
     delta = {**({} if content is None else {"content": content}), **more}
     return {"choices": [{"index": index, "delta": delta, "finish_reason": finish, **beside}]}
@@ -243,7 +245,7 @@ def counted_words(body: Mapping[str, Any]) -> web.Response:
 
 
 def no_such_model(model: str) -> Refusal:
-    """vLLM's error for an unknown model."""
+    """Returns vLLM's error for an unknown model."""
     message = f"The model `{model}` does not exist. Valid aliases: tiny."
     return Refusal(404, {"error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}})
 

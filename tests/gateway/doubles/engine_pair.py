@@ -20,7 +20,7 @@ def alias(version: str, revision: int, canary: str = "", weight: float = 0.0, na
 
 
 def answer_with_model_name() -> Script:
-    """Answers with the name of the requested model, in two chunks."""
+    """Returns a script whose answers are the name of the requested model, in two chunks."""
     return lambda body: answer(body["model"], ".")
 
 
@@ -38,7 +38,7 @@ class Side:
 
     @property
     def asked(self) -> list[str]:
-        """The requested models, one per request."""
+        """The models that were requested from this engine, one per request."""
         return [body["model"] for body in self.engine.bodies]
 
 
@@ -71,7 +71,8 @@ async def run_engine_pair(
     reported: pb.Alias | None = None,
 ) -> AsyncIterator[EnginePair]:
     """Runs the engines `local` and `second`, with the versions `resident` and `loadable` by engine. The first path uses
-    the adapter."""
+    the adapter.
+    """
     async with running_engine() as engine, running_lora_server() as lora_server:
         sides = {"local": Side(neighbours.engine, neighbours.lora_server), "second": Side(engine, lora_server)}
         neighbours.config.models["engines"]["second"] = {"model": "tiny", "lora_server": lora_server.address}

@@ -44,14 +44,16 @@ def usages(draw: st.DrawFn) -> tuple[int, int, int]:
 
 @st.composite
 def tokens(draw: st.DrawFn) -> dict[str, Any]:
-    """Log-probabilities of a piece of text."""
+    """Generates the log-probabilities of the tokens of a text."""
     logprob = draw(st.floats(-20, 0))
     return {"token": draw(TEXT), "logprob": logprob, "bytes": None, "top_logprobs": []}
 
 
 @st.composite
 def spoken(draw: st.DrawFn, index: int) -> tuple[list[dict[str, Any]], AnswerChoice]:
-    """A text choice, with or without log-probabilities and reasoning."""
+    """Generates the events of a choice with text, with or without log-probabilities and reasoning, and the choice that
+    a client should get.
+    """
     pieces, counted = draw(st.lists(TEXT, max_size=5)), draw(st.booleans())
     reasons = draw(st.lists(TEXT.filter(bool), max_size=2))
     of_pieces = [draw(tokens()) for _ in pieces] if counted else []
@@ -68,7 +70,9 @@ def spoken(draw: st.DrawFn, index: int) -> tuple[list[dict[str, Any]], AnswerCho
 
 @st.composite
 def called(draw: st.DrawFn, index: int) -> tuple[list[dict[str, Any]], AnswerChoice]:
-    """A choice with tool calls, whose arguments are sent in pieces."""
+    """Generates the events of a choice with tool calls, whose arguments are sent in pieces, and the choice that a
+    client should get.
+    """
     calls, events = [], []
     for number in range(draw(st.integers(1, 3))):
         name, arguments = draw(TEXT), draw(st.lists(TEXT, max_size=3))

@@ -21,7 +21,7 @@ LOOK = "0.3s"
 
 class Envoy(Process):
     def __init__(self, folder: Path, http: Sequence[str], grpc: Sequence[str]) -> None:
-        """`http` and `grpc` are the gateways' addresses."""
+        """Takes the addresses of the gateways' HTTP and gRPC servers."""
         http_port, grpc_port = free_port(), free_port()
         self.url, self.grpc_address = f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}"
         config = {

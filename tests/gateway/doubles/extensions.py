@@ -1,4 +1,4 @@
-"""The arguments of policies and strategies, without a gateway."""
+"""Builds the objects that policies and prompt strategies need, without a gateway."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +21,12 @@ from pointsman_gateway.prompts.strategies import (
 
 @dataclass
 class Situation:
-    """Implements `PolicyContext` with a test's values."""
+    """Implements `PolicyContext` with values that a test sets."""
 
     known: Sequence[Candidate] = ()
     away: Mapping[str, str] = field(default_factory=dict)
     at: float | None = None
-    """The position in the unit interval; None for that of `user`."""
+    """The request's position in the unit interval; None: computed from `user`, as in the gateway."""
     user: str = ""
     task: str = "task"
     request: Request = field(default_factory=lambda: Request(AUTO, (Message("user", "x"),)))
@@ -81,6 +81,6 @@ def few_shot(
     embed: Embed | None,
     prompt: str = "",
 ) -> FewShot:
-    """Without `embed`, the first examples are used."""
+    """Returns a few-shot strategy. Without `embed`, it always uses the first examples."""
     options = FewShotOptions(task="task", count=count, selection="knn" if embed else "fixed", prompt=prompt)
     return FewShot(options, strategy_context(templates, None, embed, examples, vectors))

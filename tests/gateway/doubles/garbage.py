@@ -6,7 +6,7 @@ from types import FrameType
 from typing import Any
 
 TRIES = 3
-"""Several attempts, because unrelated background work may leave objects too."""
+"""Number of attempts; several, because unrelated background work may leave objects too."""
 
 
 async def nothing_is_left(work: Callable[[], Awaitable[None]]) -> None:

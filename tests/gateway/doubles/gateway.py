@@ -56,7 +56,7 @@ class Gateway:
         )
 
     def known(self, task: str, path: str) -> PathEvidence:
-        """Returns the router's statistics of a path."""
+        """Returns the router's statistics of a path for a task."""
         config = load_config(self.folder)
         return self.components.persistence.evidence.of(task, bootstrap.to_path(path, config.paths.paths[path], config))
 
@@ -100,7 +100,7 @@ def open_http_client(gateway: Gateway) -> httpx.AsyncClient:
 
 @dataclass
 class Neighbours:
-    """The scripted services that a gateway uses."""
+    """The scripted services around a gateway, and the gateway's configuration."""
 
     engine: ScriptedEngine
     lora_server: ScriptedLoraServer
@@ -116,7 +116,7 @@ class Neighbours:
 
     @asynccontextmanager
     async def gateway(self, spans: Spans | None = None) -> AsyncIterator[Gateway]:
-        """Runs a gateway that has received its engine's state; `spans` records traces."""
+        """Runs a gateway, and yields it once it has received its engine's state; `spans` records traces."""
         self.config.models["engines"]["local"]["lora_server"] = self.lora_server.address
         given = {"wal_dir": self.config.folder.parent / "wal"} | self.settings  # used by this test only
         settings = Settings(config=self.config.write(), retriever=self.retriever.address, **given)

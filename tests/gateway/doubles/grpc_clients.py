@@ -13,7 +13,7 @@ from tests.gateway.doubles.answers import Answer, AnswerChoice, Gathered, Messag
 
 
 class GrpcStreamClient:
-    """Requests streamed answers."""
+    """A client that requests streamed answers."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = gateway_pb2_grpc.GatewayStub(channel)
@@ -83,7 +83,7 @@ class GrpcStreamClient:
 
 
 class GrpcUnaryClient(GrpcStreamClient):
-    """Requests unary answers."""
+    """A client that requests unary answers."""
 
     async def ask(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Answer:
         call = self._stub.Generate(pb.GenerateRequest(**_fields(messages, model, parameters)))

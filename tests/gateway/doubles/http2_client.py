@@ -18,7 +18,7 @@ END_HEADERS = 0x04
 
 FRAME_HEADER_BYTES = 9
 _frame_header = Struct(">HBBBL")
-"""Layout: length / 256, length % 256, type, flags, stream (RFC 9113, section 4.1)."""
+"""Layout of a frame's header: length / 256, length % 256, type, flags, stream (RFC 9113, section 4.1)."""
 
 
 class Setting(IntEnum):
@@ -78,7 +78,7 @@ class Http2Client:
         )  # fmt: skip
 
     def stream(self) -> int:
-        """Returns the next stream id."""
+        """Returns the next unused stream id."""
         self._next += 2
         return self._next
 
@@ -103,7 +103,7 @@ class Http2Client:
                     return found
 
     async def ended(self) -> list[Frame]:
-        """Returns all frames until the connection is closed."""
+        """Reads until the connection is closed, and returns all frames."""
         before = len(self.seen)
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             await self.next()

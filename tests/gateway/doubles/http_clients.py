@@ -13,7 +13,7 @@ HTTP_FAMILIES = {family.http_status: family for family in reversed(FAMILIES)}
 
 
 class HttpClient:
-    """Requests plain answers."""
+    """A client that requests plain answers."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
@@ -40,7 +40,7 @@ class HttpClient:
 
 
 class HttpStreamClient(HttpClient):
-    """Requests streamed answers."""
+    """A client that requests streamed answers."""
 
     async def ask(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Answer:
         parameters |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -53,7 +53,9 @@ class HttpStreamClient(HttpClient):
     async def events(
         self, body: Mapping[str, Any], headers: dict[str, str] | None = None
     ) -> AsyncGenerator[dict[str, Any]]:
-        """Returns the events before [DONE], which must arrive. Adds the response's to `headers`."""
+        """Yields the events before [DONE], and fails if [DONE] does not arrive. Adds the response's headers to
+        `headers`.
+        """
         async with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
             if response.status_code != 200:
                 await response.aread()
@@ -71,7 +73,8 @@ class HttpStreamClient(HttpClient):
 
 async def _data(response: httpx.Response) -> AsyncIterator[bytes]:
     """Yields the data of each event. Splits lines at newlines only; httpx also splits at characters that may occur in
-    text."""
+    text.
+    """
     rest = b""
     async for piece in response.aiter_bytes():
         *events, rest = (rest + piece).split(b"\n\n")
@@ -101,7 +104,7 @@ def _raise_error(body: Mapping[str, Any], family: type[PointsmanError], retry_af
 
 
 def _http_answer(choices: Sequence[AnswerChoice], last: Mapping[str, Any], headers: Mapping[str, str]) -> Answer:
-    """`last` is the body or, for a stream, the event with the usage."""
+    """Assembles an answer. `last` has its usage and receipt: the body or, for a stream, the last event."""
     usage, receipt = last["usage"], last["pointsman"]
     return Answer(
         text="".join(choice.content for choice in choices),

@@ -35,9 +35,9 @@ class FakeIssuer:
     )
     is_up: bool = True
     fault: str = ""
-    """How it answers everything instead: "trickle", "flood" or "redirect"; "compress" compresses its answers."""
+    """How the issuer misbehaves: "trickle", "flood" or "redirect" replaces every answer, "compress" compresses it."""
     reads: int = 0
-    """Number of reads of the issuer's keys."""
+    """How often the issuer's keys were read."""
     metadata_reads: int = 0
     subject: str = "ada"
     """The user who logs in."""

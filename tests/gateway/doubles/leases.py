@@ -1,4 +1,4 @@
-"""Limits whose leases are delayed."""
+"""Delays the leases of quotas."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from pointsman_gateway.tenancy.stage import OpenAccess, RedisTenancy
 
 
 def held_back(tenancy: RedisTenancy | OpenAccess, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Requests for a lease wait until this event is set."""
+    """Makes all requests wait for their quota until the returned event is set."""
     given, enter_now, enter = asyncio.Event(), tenancy.enter_now, tenancy.enter
 
     def now(caller: Caller, tokens: int) -> LeasedReservation | None:

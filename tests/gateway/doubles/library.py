@@ -1,9 +1,9 @@
-"""A task that answers from documents, some of whose subjects have no examples."""
+"""A configuration with a task that answers from documents; some subjects of the documents occur in no example."""
 
 from tests.gateway.doubles.config_folder import ConfigFolder
 
 COLLECTION = "handbook"
-"""The path "handbook" searches it."""
+"""The collection that the path "handbook" searches."""
 
 DOCUMENTS = {
     "lighthouses": "Lighthouses warn ships of rocks. The lamp of an old lighthouse burned oil, and its keeper wound "
@@ -19,9 +19,9 @@ VOLCANOES = (
     "Volcanoes erupt when magma rises through the crust. The ash of Krakatoa's eruption in 1883 coloured sunsets "
     "around the world, and the sound was heard 4,800 kilometres away."
 )
-"""A document on another subject."""
+"""A document on a subject that no example has."""
 ON_VOLCANOES = "How far away was the eruption of Krakatoa heard?"
-"""A question on it, which is unlike all examples."""
+"""A question about that document, unlike all examples."""
 OF_NO_TASK = "Please cancel my subscription and refund the last invoice"
 
 EXAMPLES = {
@@ -65,7 +65,7 @@ EXAMPLES = {
 
 
 def write_library(config: ConfigFolder) -> None:
-    """Replaces the tasks of a configuration by one that answers from documents, and two others."""
+    """Replaces the tasks of a configuration by one that answers from documents and two that do not."""
     paths = {"library": "handbook", "music": "small_talk", "alarms": "small_talk"}
     config.examples = {task: [(text, None) for text in texts] for task, texts in EXAMPLES.items()}
     config.tasks = {

@@ -23,7 +23,7 @@ class Outcome:
     code: str
     """The error's code; empty without an error."""
     begins: bool
-    """Whether any part of the answer arrived."""
+    """Whether any part of the answer has arrived."""
     text: str = ""
     path: str = ""
     model: str = ""
@@ -45,14 +45,14 @@ class Load:
     def __init__(self, url: str, text: str, deadline: float, model: str, headers: Mapping[str, str] = {}) -> None:
         self.outcomes: list[Outcome] = []
         self.streaming = 0
-        """Answers that have begun and not ended."""
+        """Number of answers that have begun and not ended."""
         self.stopped = False
         self._url = url
         self._body = {"model": model, "messages": [{"role": "user", "content": text}], "stream": True}
         self._headers = {"x-request-timeout": f"{deadline:g}", **headers}
 
     async def more(self, count: int, which: Callable[[Outcome], bool] = _any, within: float = 60) -> None:
-        """Returns once `count` more requests, sent from now on, have had this kind of outcome."""
+        """Waits until `count` more requests, sent from now on, have had an outcome of the kind that `which` accepts."""
         since = time.monotonic()
         await until(lambda: sum(o.begun >= since and which(o) for o in self.outcomes) >= count, within)
 

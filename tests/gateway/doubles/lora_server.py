@@ -19,7 +19,7 @@ STARTING, READY, DOWN = pb.ENGINE_STATUS_STARTING, pb.ENGINE_STATUS_READY, pb.EN
 
 
 async def _at_once(version: str) -> None:
-    """The default way of loading."""
+    """Loads a version without delay; the default of `loads`."""
 
 
 class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
@@ -29,20 +29,20 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
         self.ensured: list[str] = []
         """The versions for which EnsureLoaded was called."""
         self.ids: list[tuple[str, str]] = []
-        """Request and decision ids of these calls."""
+        """The request id and decision id of each of these calls."""
         self.loads: Callable[[str], Awaitable[None]] = _at_once
-        """Returns once the engine holds the version, or raises the error to report."""
+        """Waits until the engine holds the version, or raises the error to report."""
         self.reported: list[pb.Outcomes] = []
         self.reports: Callable[[], PointsmanError | None] = lambda: None
-        """The error with which reports are answered, if any."""
+        """Returns the error with which the lora-server answers reports of canary metrics, if any."""
         self.versions: dict[str, pb.AdapterVersion] = {}
-        """The versions that it lists; an alias may point to others."""
+        """The versions that the lora-server lists, by name; an alias may point to others."""
         self.refuses: PointsmanError | None = None
         """The error with which registry calls are answered, if any."""
         self.changes: list[pb.Change] = []
-        """Changes, newest first."""
+        """The history of changes of aliases, newest first."""
         self.facts: dict[str, str] = {}
-        """Facts in the manifest of every version."""
+        """Facts to put into the manifest of every version."""
         self._state = pb.EngineState(engine="local", status=pb.ENGINE_STATUS_STARTING, detail="loading weights")
         self._news = asyncio.Condition()
 
@@ -58,7 +58,7 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
         detail: str = "",
         training_seconds: Mapping[str, float] = {},
     ) -> None:
-        """Publishes a state. An alias is a version, or a complete message."""
+        """Publishes a state of the engine. `aliases` maps each alias to a version, or to a complete message."""
         await self._say(
             pb.EngineState(
                 engine="local",
@@ -76,7 +76,7 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
         )
 
     async def evicts(self, version: str) -> None:
-        """Publishes an eviction; the engine itself is not changed."""
+        """Publishes that the engine has evicted a version; the engine itself is not changed."""
         await self._hold([v for v in self._state.resident if v != version], [*self._state.loadable, version])
 
     async def EnsureLoaded(self, request: pb.EnsureLoadedRequest, context: Any) -> pb.EngineState:

@@ -36,7 +36,7 @@ http {{
 
 class Nginx(Process):
     def __init__(self, folder: Path, http: str, grpc: str) -> None:
-        """`http` and `grpc` are the gateway's addresses."""
+        """Takes the addresses of the gateway's HTTP and gRPC servers."""
         program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
         assert program, "install nginx (`apt-get install nginx`)"
         http_port, grpc_port = free_port(), free_port()

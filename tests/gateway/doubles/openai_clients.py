@@ -1,4 +1,4 @@
-"""OpenAI's client, connected to a gateway, and engine events in vLLM's format."""
+"""OpenAI's client, connected to a gateway; and engine events in vLLM's format."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -36,6 +36,6 @@ async def in_a_thread(gateway: Gateway, ask: Callable[[openai.OpenAI], Told]) ->
 
 
 def as_vllm(steps: Sequence[Step], kind: str = "chat.completion.chunk", model: str = "tiny") -> list[Step]:
-    """Adds the fields that vLLM writes first, so that the events can be forwarded unchanged."""
+    """Adds the fields with which vLLM's events begin, so that the gateway can forward the events unchanged."""
     head = {"id": "chatcmpl-engine", "object": kind, "created": 1700000000, "model": model}
     return [{**head, **step} if isinstance(step, dict) else step for step in steps]

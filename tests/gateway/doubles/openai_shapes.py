@@ -28,13 +28,14 @@ REQUIRED_THOUGH_NULLABLE: Mapping[str, frozenset[str]] = {
     "response.Response": frozenset({"error", "incomplete_details", "instructions", "metadata", "temperature", "top_p"}),
     "function_tool.FunctionTool": frozenset({"parameters", "strict"}),
 }
-"""Fields that the API description requires but may be null; the generated types do not say that they are required."""
+"""Fields that the API description requires but that may be null; the generated types do not say that they are
+required."""
 
 OURS = frozenset({"pointsman", "store"})
-"""Fields added by this gateway; OpenAI's responses contain `store` too, although their description does not."""
+"""Fields that this gateway adds. OpenAI's own responses contain `store` too, although their description does not."""
 
 AN_ENGINES = frozenset({"reasoning", "reasoning_content", "stop_reason", "token_ids", "prompt_token_ids"})
-"""Fields added by vLLM, which are forwarded."""
+"""Fields that vLLM adds and the gateway forwards."""
 
 
 def chat_completion(data: Any) -> ChatCompletion:
@@ -105,7 +106,7 @@ def checked(shape: Any, data: Any) -> Any:
 
 
 def _problems(value: Any) -> Iterator[str]:
-    """Yields unknown fields and missing nullable fields."""
+    """Yields a message for each unknown field, and for each missing field that is required though nullable."""
     if isinstance(value, list):
         for one in value:
             yield from _problems(one)

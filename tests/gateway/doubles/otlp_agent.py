@@ -23,7 +23,7 @@ from tests.ports import free_port
 
 @dataclass(frozen=True)
 class Arrived:
-    """A span that the collector received; ids in hexadecimal."""
+    """A span that the collector has received; ids are in hexadecimal."""
 
     service: str
     name: str
@@ -72,7 +72,7 @@ class Agent:
 
 @asynccontextmanager
 async def running_agent(folder: Path) -> AsyncIterator[Agent]:
-    """Raises ModuleNotFoundError if Rotel is not installed."""
+    """Runs the agent and a collector, and yields the agent. Raises ModuleNotFoundError if Rotel is not installed."""
     installed = importlib.util.find_spec("rotel")
     if installed is None or installed.origin is None:
         raise ModuleNotFoundError("rotel is not installed")

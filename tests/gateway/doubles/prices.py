@@ -1,4 +1,4 @@
-"""Price tables of one model, "m": written by a test, or any that Hypothesis thinks of."""
+"""Price tables of a model "m": those that a test writes, and random ones by Hypothesis."""
 
 from datetime import date
 from typing import Any

@@ -16,7 +16,7 @@ from tests.ports import free_port
 
 
 class ProcessEngine(Process):
-    """Each chunk contains `say`, so that answers show which engine they are from."""
+    """An engine whose chunks all contain `say`, so that an answer shows which engine it is from."""
 
     def __init__(
         self,
@@ -28,7 +28,9 @@ class ProcessEngine(Process):
         port: int = 0,
         host: str = "127.0.0.1",
     ) -> None:
-        """`first` is the time to the first chunk and `gap` the time between chunks, in seconds."""
+        """Takes the text of each chunk. `first` is the time to the first chunk and `gap` the time between chunks, in
+        seconds.
+        """
         self.host, self.port = host, port or free_port()
         self.url = f"http://{host}:{self.port}"
         pace = ["--pieces", str(pieces), "--first", str(first), "--gap", str(gap)]

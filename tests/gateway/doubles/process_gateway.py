@@ -16,7 +16,9 @@ from tests.gateway.doubles.waiting import found
 
 
 def fit_classifier(config: Path, file: Path) -> Path:
-    """Fits the classifier of a configuration folder once, for gateways that would all fit the same one at start."""
+    """Fits the classifier of a configuration once, so that several gateways need not fit the same one at start; returns
+    `file`.
+    """
     pointsman = Path(sys.executable).parent / "pointsman"
     subprocess.run([str(pointsman), "classifier", "fit", str(config), "--out", str(file)], cwd=ROOT, check=True)
     return file
@@ -30,7 +32,9 @@ class ProcessGateway(Process):
         more: Mapping[str, str] = {},
         program: Sequence[str] = ("-m", "pointsman_gateway"),
     ) -> None:
-        """`more` are further environment variables, and `program` the arguments of Python."""
+        """Takes the gateway's settings. `more` are further environment variables, and `program` is the module that
+        Python runs.
+        """
         given = {"http_listen": "127.0.0.1:0", "grpc_listen": "127.0.0.1:0"} | dict(settings)
         environment = {f"POINTSMAN_GATEWAY_{name.upper()}": str(value) for name, value in given.items()} | dict(more)
         self.http_address = str(given["http_listen"])
@@ -40,7 +44,7 @@ class ProcessGateway(Process):
         self.grpc_address = ""
 
     async def open_clients(self) -> None:
-        """Returns once the gateway is ready."""
+        """Starts the gateway, and returns once it is ready."""
         http_address, self.grpc_address = await self.start()
         self.url = f"http://{http_address}"
         await found(self.is_ready, within=120)
@@ -49,12 +53,12 @@ class ProcessGateway(Process):
         return (await self.look("/readyz"))[0] == 200
 
     async def look(self, path: str) -> tuple[int, str]:
-        """Returns the status and the text."""
+        """Requests a page of the gateway, and returns its status and text."""
         async with aiohttp.ClientSession() as session, session.get(self.url + path) as answer:
             return answer.status, await answer.text()
 
     async def present_metric(self, name: str, **labels: str) -> float:
-        """Returns what `metric` returns, of a page that is built after this call."""
+        """Returns the same as `metric`, but from a page that is built after this call."""
         await asyncio.sleep(MAX_AGE_SECONDS)
         return await self.metric(name, **labels)
 

@@ -19,7 +19,9 @@ class ProcessLoraServer(Process):
     def __init__(
         self, folder: Path, engine_url: str, version: str = VERSION, address: str = "", loadable: str = ""
     ) -> None:
-        """The alias `triage@prod` points to `version`. `loadable` is another version, which is loaded on demand."""
+        """Takes the engine's URL. The alias `triage@prod` points to `version`; `loadable` is another version, which is
+        loaded on demand.
+        """
         self.address = address or f"127.0.0.1:{free_port()}"
         arguments = ["--listen", self.address, "--engine-url", engine_url, "--version", version, "--loadable", loadable]
         program = [sys.executable, "-m", "tests.gateway.doubles.process_lora_server", *arguments]

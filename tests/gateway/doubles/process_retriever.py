@@ -20,7 +20,9 @@ HANDBOOK = {
 
 class ProcessRetriever(Process):
     def __init__(self, folder: Path, model: Path, tokens: Path | None = None, token: str = "") -> None:
-        """`tokens` is the file of accepted tokens, and `token` the one with which the handbook is written."""
+        """Takes the embedding model's folder. `tokens` is the file of accepted tokens, and `token` the one with which
+        the handbook is written.
+        """
         self._token = (lambda: token) if token else None
         self.address = f"127.0.0.1:{free_port()}"
         self.metrics_address = f"127.0.0.1:{free_port()}"

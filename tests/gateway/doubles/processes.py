@@ -12,10 +12,12 @@ ROOT = Path(__file__).parents[3]
 
 
 class Process:
-    """One program; its output goes to a file, from which the start is detected."""
+    """A program whose output goes to a file; the output shows when the program has started."""
 
     def __init__(self, program: Sequence[str], settings: Mapping[str, str], log: Path, started: str) -> None:
-        """`started` is the regular expression of the output that shows a complete start."""
+        """Takes the command and its environment variables. `started` is a regular expression that matches the output of
+        a program that has started.
+        """
         self._program = program
         self._settings = settings
         self._log = log
@@ -23,7 +25,9 @@ class Process:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, within: float = 180.0) -> tuple[str, ...]:
-        """Starts it and returns the groups of the `started` match."""
+        """Starts the program, and waits until its output matches the regular expression `started`. Returns the match's
+        groups. Raises TimeoutError after `within` seconds.
+        """
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         environment = {**os.environ, "PYTHONPATH": paths, **self._settings}
         with self._log.open("wb") as log:
@@ -40,7 +44,7 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """0 before the first start."""
+        """The process id; 0 before the first start."""
         return self._process.pid if self._process else 0
 
     @property
@@ -54,7 +58,7 @@ class Process:
         self.signal(signal.SIGCONT)
 
     async def kill(self) -> None:
-        """Kills it if it is running."""
+        """Kills the process if it runs."""
         if self._process:
             with suppress(ProcessLookupError):
                 self._process.kill()
@@ -65,6 +69,6 @@ class Process:
         self._process.send_signal(which)
 
     async def ended(self, within: float) -> int:
-        """Returns the exit code."""
+        """Waits for the end of the process, and returns its exit code."""
         assert self._process
         return await asyncio.wait_for(self._process.wait(), within)

@@ -40,30 +40,30 @@ class Shape:
     """One provider's API: its URLs, authentication, errors and streams."""
 
     chat: str
-    """The path, with the query."""
+    """The path of chat completions, with the query."""
     unauthorized: Failure
     busy: Failure
     wait: float | None
-    """Seconds that `busy` asks to wait; None if it names no time."""
+    """Seconds to wait that the error `busy` states; None if it states no time."""
     accepts: frozenset[str]
     unknown_field: Failure
-    """Its error for a field that it does not accept; NAME in the body is replaced by the field's name."""
+    """The error for a field that the provider does not accept; NAME in the body is replaced by the field's name."""
     events: Sequence[Any]
-    """Its stream: objects are events, bytes are sent as they are."""
+    """The provider's stream: objects are sent as events, bytes as they are."""
     model: str
-    """The only model that it has."""
+    """The only model that the provider has."""
     header: str = "authorization"
     scheme: str = "Bearer "
     cached: int = 0
-    """Cached tokens that its usage states."""
+    """Cached tokens in the usage that the provider reports."""
     engine: Mapping[str, str] = field(default_factory=dict)
-    """Further settings of the engine."""
+    """Further settings of an engine of this provider."""
     models: str = ""
-    """The path of the list of models."""
+    """The path of the list of models; empty if the provider has none."""
 
 
 def event(content: str | None, finish: str | None = None, usage: Any = None, **more: Any) -> dict[str, Any]:
-    """A chunk in OpenAI's format; `more` is added to the delta."""
+    """Returns a chunk in OpenAI's format; `more` is added to the delta."""
     delta = {**({} if content is None else {"content": content}), **more}
     chunk = {"id": "chatcmpl-b8", "object": "chat.completion.chunk", "created": 1764320000, "model": "as-served"}
     choices = [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
@@ -210,7 +210,7 @@ SHAPES: dict[str, Shape] = {
 
 
 class ProviderDouble:
-    """Records its requests."""
+    """A server for one provider's API that stores the requests it gets."""
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape

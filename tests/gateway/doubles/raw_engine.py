@@ -1,4 +1,4 @@
-"""An engine whose answers are scripted as bytes: what it writes, in which pieces, and how connections end."""
+"""An engine whose answers are scripted byte by byte: what it writes, in which pieces, and how connections end."""
 
 import asyncio
 import json
@@ -17,16 +17,16 @@ class End(Enum):
 
 
 Step = bytes | asyncio.Event | End
-"""Bytes to write at once, something to wait for, or an end."""
+"""Bytes to write at once, an event to wait for, or an end of the connection."""
 
 Script = Callable[[bytes], Iterable[Step]]
 """Returns the steps of the answer to a request, which is given with its headers."""
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 OPEN_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
-"""Headers of an answer that ends with its connection."""
+"""Headers of an answer without a length, which ends when the connection is closed."""
 LAST = b"0\r\n\r\n"
-"""The end of a chunked answer."""
+"""The last chunk of an answer in chunked encoding."""
 
 
 def event(data: object) -> bytes:
@@ -39,7 +39,7 @@ def in_chunks(pieces: Iterable[bytes]) -> bytes:
 
 
 class RawEngine:
-    """Sends the same answer to every request, unless its `script` tells them apart."""
+    """An engine that sends the same answer to every request, unless its `script` distinguishes requests."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -47,11 +47,11 @@ class RawEngine:
         self.script: Script = lambda request: self.steps
         self.asked = 0
         self.running = 0
-        """Requests whose answers have not ended and whose clients are connected."""
+        """Number of requests whose answers have not ended and whose clients are connected."""
         self.hung_up = 0
-        """Clients that disconnected before the end of their answers."""
+        """Number of clients that disconnected before the end of their answers."""
         self.sent = 0
-        """Bytes of the last answer that were sent."""
+        """Number of bytes of the last answer that were sent."""
         self._moved = 0.0
 
     def says(self, *steps: Step) -> None:
@@ -59,7 +59,7 @@ class RawEngine:
 
     @property
     def still_for(self) -> float:
-        """Seconds since bytes were last sent."""
+        """Returns the seconds since bytes were last sent."""
         return asyncio.get_running_loop().time() - self._moved
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

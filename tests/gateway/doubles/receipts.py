@@ -1,4 +1,4 @@
-"""Reads the receipts of both kinds that a gateway has written to Redis."""
+"""Reads the receipts that a gateway has written to Redis, with and without a decision."""
 
 import json
 from collections import Counter
@@ -26,7 +26,7 @@ class Receipts:
         return [*self.decided, *self.undecided]
 
     def picodollars(self) -> Counter[str]:
-        """Exact cost by component."""
+        """Returns the sum of all costs by component, in whole picodollars (1e-12 dollars)."""
         sums: Counter[str] = Counter()
         for one in self.all:
             sums.update({name: round(usd * PICODOLLARS) for name, usd in one["cost_parts_usd"].items()})
@@ -40,7 +40,7 @@ async def receipts_in(url: str) -> Receipts:
 
 
 async def receipts_once(url: str, there: Callable[[Receipts], object], within: float = 10) -> Receipts:
-    """Returns the receipts once `there(receipts)` is true; fails after `within` seconds."""
+    """Waits until `there(receipts)` is true, and returns the receipts. Raises TimeoutError after `within` seconds."""
 
     async def look() -> Receipts | None:
         receipts = await receipts_in(url)

@@ -1,4 +1,4 @@
-"""A gateway's request log with its dependencies, without the gateway; and decisions to log."""
+"""A gateway's request log without the gateway, and decisions to log."""
 
 import json
 from collections.abc import AsyncIterator
@@ -51,12 +51,12 @@ def receipt(
 
 
 def ended(receipt: Receipt, model: str = "auto") -> EndedRequest:
-    """Returns a counted answer of `model` with ten tokens."""
+    """Returns a completed answer of `model` with ten tokens, as metrics get it."""
     return receipt, receipt.decision, "chat", model, 10, False
 
 
 def routed(of: Decision) -> Receipt:
-    """Returns the receipt of a request for a decision only."""
+    """Returns the receipt of a request that asked for a decision only."""
     return Receipt(of, Usage(), {}, {"total": 0.001}, "routed")
 
 
@@ -78,7 +78,7 @@ class RequestLogHarness:
             self.recorder.note(REQUEST, made, receipt(made))
 
     async def written(self) -> None:
-        """Returns once everything is written, even if Redis is unavailable at first."""
+        """Writes to Redis until nothing waits to be written, even if Redis is unavailable at first."""
 
         async def nothing_waits() -> bool:
             with suppress(Unavailable):
@@ -98,7 +98,7 @@ class RequestLogHarness:
 async def run_request_log(
     url: str, folder: Folder | None = None, max_bytes: int = MAX_RECEIPT_BYTES
 ) -> AsyncIterator[RequestLogHarness]:
-    """`folder` is that of the write-ahead log; the default is a private temporary one."""
+    """Yields a request log. `folder` is that of the write-ahead log; the default is a temporary one."""
     registry = CollectorRegistry()
     metrics = RequestLogMetrics(registry)
     async with AsyncExitStack() as stack:

@@ -23,10 +23,10 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
         self.error: PointsmanError | None = None
         self.asked: list[pb.SearchRequest] = []
         self.ids: list[tuple[str, str]] = []
-        """The ids of each request and its decision, as in a log."""
+        """The request id and decision id of each search, as a log line has them."""
         self.documents = Sketch(0, ())
         self.looks = 0
-        """How often its documents were requested."""
+        """How often the sketch of its documents was requested."""
         self.vector_sketch: pb.VectorSketchResponse | None = None
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:

@@ -1,4 +1,4 @@
-"""Reads the documentation's table of the fields that some engines do not get."""
+"""Reads the table in docs/api.md of the fields that some engines are not sent."""
 
 import re
 from collections.abc import Set
@@ -8,7 +8,9 @@ _NAMES = re.compile(r"`([^`]+)`")
 
 
 def documented_as_not_sent() -> Set[str]:
-    """Returns the names of the table as notes have them: of a row whose first cell is code, with what has the field."""
+    """Returns the names in the table, written as in the gateway's notes. In rows whose first cell is code, such as
+    `image_url`, that is "FIELD of image_url".
+    """
     page = Path("docs/api.md").read_text("utf-8")
     _, _, section = page.partition("### Fields that are not sent")
     table, _, _ = section.partition("\n### ")

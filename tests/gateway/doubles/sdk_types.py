@@ -1,4 +1,4 @@
-"""Samples of the types that SDKs send: objects with their required fields, and a value for each other field."""
+"""Builds samples of the types that SDKs send: objects with their required fields, and a value for any other field."""
 
 import typing
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ VALUES: Mapping[str, Any] = {
     "namespace": "space",
     "media_type": "application/pdf",
 }
-"""Values of fields whose types allow more than the APIs accept."""
+"""Valid values of fields, by name, whose types allow more than the APIs accept."""
 NEEDED: Mapping[str, Mapping[str, Any]] = {
     "FileFile": {"file_data": PDF},
     "ResponseInputImageParam": {"image_url": MEDIUM},
@@ -28,7 +28,7 @@ NEEDED: Mapping[str, Mapping[str, Any]] = {
     "ResponseInputFileParam": {"file_data": PDF},
     "ResponseInputFileContentParam": {"file_data": PDF},
 }
-"""Fields of which the APIs require one, although the types do not."""
+"""By type, fields of which the APIs require one, although the type does not."""
 FORMAT = {"type": "json_schema", "name": "a", "schema": {"type": "object"}}
 
 
@@ -42,7 +42,7 @@ def name_of(kind: Any) -> str:
 
 
 def is_constant(hint: Any) -> bool:
-    """Returns whether a type has one value, as that of a field which tells types apart."""
+    """Returns whether a type has only one value, such as a field `type` that distinguishes the members of a union."""
     hint = _bare(hint)
     if get_origin(hint) in (Union, UnionType):
         return all(one is type(None) or is_constant(one) for one in get_args(hint))
@@ -50,7 +50,7 @@ def is_constant(hint: Any) -> bool:
 
 
 def members(union: Any) -> Iterator[Any]:
-    """Returns the TypedDicts of a union, also those within its unions."""
+    """Yields the TypedDicts of a union, including those of nested unions."""
     union = _bare(union)
     if is_typeddict(union):
         yield union
@@ -66,7 +66,7 @@ def sample(kind: Any, **given: Any) -> dict[str, Any]:
 
 
 def value_of(hint: Any, name: str = "") -> Any:
-    """Returns a value of a type that is not false."""
+    """Returns a truthy value of a type."""
     hint = _bare(hint)
     origin, arguments = get_origin(hint), get_args(hint)
     if is_typeddict(hint):

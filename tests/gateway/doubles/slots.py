@@ -1,4 +1,4 @@
-"""Stands for the pipeline, as a caller of `Admission`: holds a slot for a request."""
+"""Holds a slot of `Admission` for a request, as the pipeline does."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

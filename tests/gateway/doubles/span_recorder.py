@@ -17,7 +17,7 @@ class Recorded:
         self.spans = Spans(provider.get_tracer("test"))
 
     def all(self) -> list[ReadableSpan]:
-        """All ended spans."""
+        """All spans that have ended."""
         return list(self._kept.get_finished_spans())
 
     def named(self, name: str) -> list[ReadableSpan]:

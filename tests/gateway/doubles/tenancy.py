@@ -1,4 +1,4 @@
-"""Tenancy without a gateway, and with a clock that tests can advance."""
+"""Tenancy without a gateway, with a clock that tests can advance."""
 
 import time
 from collections.abc import AsyncIterator
@@ -39,12 +39,14 @@ class Times:
         return time.time() + self._ahead_ms / 1000
 
     def enter_the_next(self, window: redis_layout.Window, plus: float = 0.05) -> None:
-        """Advances to the start of the next window, or well past it for days and months."""
+        """Advances to `plus` seconds after the start of the next window."""
         now = int(self.wall() * 1000)
         self.pass_by((redis_layout.window_at(window, now)[1] - now) / 1000 + plus)
 
     def begin_a_minute(self) -> None:
-        """Advances so that what follows is in one minute and one day, and the next day in the same month."""
+        """Advances to the start of a minute, such that the next two minutes are in one day and the next two days in one
+        month.
+        """
         while self._month_in(2 * redis_layout.A_DAY) != self._month_in(0):
             self.pass_by(redis_layout.A_DAY)
         self.enter_the_next(redis_layout.Window.MINUTE)
@@ -61,7 +63,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Counter:
-    """A gateway's tenancy with a real Valkey, and its counters."""
+    """A gateway's tenancy with a real Valkey, and its metrics."""
 
     tenancy: RedisTenancy
     registry: CollectorRegistry
@@ -73,7 +75,7 @@ class Counter:
         return await self.tenancy.identify(issued.credential.text)
 
     async def let_in(self, caller: Caller, tokens: int = 1) -> LeasedReservation | None:
-        """Returns None if the request was refused."""
+        """Reserves quota for a request of `caller`; returns None if a limit is reached."""
         try:
             return self.tenancy.enter_now(caller, tokens) or await self.tenancy.enter(caller, tokens)
         except ResourceExhausted:
@@ -118,7 +120,7 @@ async def issue(url: str, limits: Limits = NO_LIMITS, tenant_limits: Limits | No
 
 
 async def accounts_in(url: str, tenant: str, whose: str, limit: str) -> dict[str, str]:
-    """Returns Redis's record of one limit."""
+    """Returns the fields that Redis stores for one limit."""
     async with open_client(url) as redis:
         found: Any = await redis.client.hgetall(redis_layout.limit_key(tenant, whose, limit))
         return dict(found)

@@ -16,7 +16,7 @@ from tests.ports import free_port
 
 class Valkey:
     def __init__(self, folder: Path, *options: str) -> None:
-        """`options` are further options of valkey-server."""
+        """Takes a folder for data and log; `options` are further options of valkey-server."""
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.port = free_port()
@@ -56,7 +56,7 @@ class Valkey:
         self._process.send_signal(which)
 
     def _answers(self) -> bool:
-        """Raises AssertionError with the end of Valkey's log if it has ended."""
+        """Returns whether the server answers a PING. Raises AssertionError with the end of its log if it has ended."""
         assert self._process
         assert self._process.poll() is None, self._log.read_text(errors="replace")[-2000:]
         try:
@@ -68,7 +68,9 @@ class Valkey:
 
 
 class SlowLink:
-    """Forwards connections to Valkey. Replies arrive `delay` seconds late on those that have sent the text `to`."""
+    """Forwards connections to Valkey. On connections that have sent the text `to`, replies are delayed by `delay`
+    seconds.
+    """
 
     def __init__(self, valkey: Valkey) -> None:
         self._port = valkey.port

@@ -1,4 +1,4 @@
-"""Real Valkeys that replace a primary that fails: one with replicas and Sentinels, or a cluster."""
+"""Groups of real Valkeys that replace a failed primary: Sentinel with replicas, and a cluster."""
 
 import asyncio
 import subprocess
@@ -23,7 +23,7 @@ START_SECONDS = 60.0
 
 
 async def ask(port: int, *command: str | int) -> Any:
-    """Sends one command. Raises RedisError, OSError."""
+    """Sends one command to the server on `port`, and returns the reply. Raises RedisError, OSError."""
     client = Redis(port=port, decode_responses=True, socket_timeout=2, socket_connect_timeout=2)
     async with client:
         return await client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis types no commands
@@ -37,7 +37,7 @@ async def is_primary(valkey: Valkey) -> bool:
 
 
 class SentinelGroup:
-    """Three servers and three Sentinels."""
+    """Three servers, watched by three Sentinels."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -96,7 +96,7 @@ class SentinelGroup:
 
 
 class ClusterGroup:
-    """A cluster of three primaries, with a replica each unless `replicas` is 0."""
+    """A cluster of three primaries, each with a replica unless `replicas` is 0."""
 
     def __init__(self, folder: Path, replicas: int = 1) -> None:
         self._folder = folder
@@ -144,7 +144,7 @@ class ClusterGroup:
         return [valkey for valkey in self.servers if await is_primary(valkey)]
 
     async def owner_of(self, key: str) -> Valkey:
-        """The server that has a key's slot."""
+        """Returns the server that owns the key's hash slot."""
         slot = int(await ask((await self.primaries())[0].port, "CLUSTER", "KEYSLOT", key))
         ranges = await ask((await self.primaries())[0].port, "CLUSTER", "SLOTS")
         port = next(int(primary[1]) for begin, end, primary, *_ in ranges if begin <= slot <= end)

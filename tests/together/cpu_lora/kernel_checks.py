@@ -36,7 +36,7 @@ class Layer:
 
 
 class FixedUpstream(punica_cpu.PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not there where types are checked
-    """Acts like a corrected vLLM that skips rows without an adapter."""
+    """Acts like a vLLM in which the fault is corrected, so that it skips rows without an adapter."""
 
     def add_lora_linear(self, y: torch.Tensor, *rest: Any, **more: Any) -> None:
         self._leaving_alone(self.token_lora_indices, y, super().add_lora_linear, *rest, **more)
@@ -134,7 +134,7 @@ def weights_that_are_not_finite_reach_nobody_elses_rows() -> None:
 
 
 def what_is_written_into_a_slot_counts_from_the_next_batch_on() -> None:
-    """Writes like vLLM: into a part of the slot's tensor, in inference mode, after the layer has been used."""
+    """Writes as vLLM does: into a part of the slot's tensor, in inference mode, after the layer has been used."""
     slots, layer = [0, 1, -1, 0, 1, 2], _layer(torch.float32)
     wrapper, x = _wrapper(slots), torch.randn(6, layer.inputs)
     with torch.inference_mode():
@@ -187,7 +187,8 @@ def nothing_is_replaced_off_the_cpu_or_when_switched_off_and_twice_is_once() -> 
 
 def batches() -> Iterator[tuple[list[int], bool, torch.dtype]]:
     """Yields random batches (slot of each row, prefill or not, dtype) over four slots; the third is never filled, and
-    -1 is frequent."""
+    -1 is frequent.
+    """
     chance = random.Random(5)
     torch.manual_seed(5)
     for number in range(60):
@@ -209,7 +210,8 @@ def _layer(
     dtype: torch.dtype, widths: Sequence[int] = (40, 24, 24), slots: int = 4, inputs: int = 32, seed: int | None = None
 ) -> Layer:
     """Returns a layer with adapters of different ranks: smaller ones are padded with zeros, and an empty slot is all
-    zeros."""
+    zeros.
+    """
     made = torch.Generator().manual_seed(random.randrange(2**31) if seed is None else seed)
     a = tuple(torch.randn(slots, 1, 6, inputs, generator=made).to(dtype) for _ in widths)
     b = tuple(torch.randn(slots, 1, width, 6, generator=made).to(dtype) for width in widths)
@@ -222,7 +224,7 @@ def _layer(
 
 
 def _by_hand(slots: Sequence[int], y: torch.Tensor, x: torch.Tensor, layer: Layer) -> torch.Tensor:
-    """Computes the result row by row in 32 bits."""
+    """Computes the result row by row with 32-bit numbers."""
     expected = y.float().clone()  # for float32, .float() returns the same tensor
     for row, slot in enumerate(slots):
         if slot >= 0:

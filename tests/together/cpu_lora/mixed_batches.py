@@ -1,6 +1,7 @@
 """Compares mixed batches of a real vLLM with PEFT: `python mixed_batches.py BASE FOLDER NAME...`.
 
-FOLDER has a LoRA in each NAME. Prints one JSON object with the differences of their logits.
+FOLDER has a LoRA adapter in each subfolder NAME. Prints one JSON object with the differences between the logits of
+both.
 """
 
 import json
@@ -17,7 +18,7 @@ from vllm.lora.request import LoRARequest
 
 BASE = "base"
 TOKENS = 6
-"""Tokens per row: the first comes from prefill, the others from decoding."""
+"""Number of tokens per row: the first comes from prefill, the others from decoding."""
 TOP = 100
 """Number of highest logits that are compared at each position."""
 
@@ -32,7 +33,7 @@ TEXTS = (
     "My parcel has not arrived. What can I",
     "The three colours of a traffic light are",
 )
-"""Two of the prompts have more tokens than a plan accepts for scattered rows."""
+"""The prompts. Two have more tokens than a plan accepts for scattered rows."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Answer:
     row: Row
     tokens: tuple[int, ...]
     logits: tuple[Mapping[int, float], ...]
-    """Logits at each decoded token, by token id."""
+    """The logits at each decoded token, by token id."""
 
 
 class Vllm:
@@ -68,7 +69,7 @@ class Vllm:
         )
 
     def answer(self, rows: Sequence[Row]) -> list[Answer]:
-        """Generates all rows in one batch."""
+        """Generates answers to all rows in one batch."""
         sampling = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, logprobs=TOP, detokenize=False)
         prompts = [{"prompt_token_ids": list(row.prompt)} for row in rows]
         adapters = [self._adapters.get(row.adapter) for row in rows]
@@ -108,17 +109,19 @@ def seen(answer: Answer) -> torch.Tensor:
 
 
 def given(answer: Answer) -> torch.Tensor:
-    """Returns [tokens, TOP]: those logits."""
+    """Returns the logits of the ids that `seen` returns, [tokens, TOP]."""
     return torch.tensor([list(place.values())[:TOP] for place in answer.logits])
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Returns the root mean square of the differences."""
+    """Returns the root mean square of the differences between two tensors."""
     return float((one - other).square().mean().sqrt())
 
 
 def parted(together: Answer, alone: Answer) -> float:
-    """Returns by how much the single answer prefers its own token at the first difference; 0 if there is none."""
+    """Returns by how much the answer that was generated alone prefers its own token where both answers first differ; 0
+    if they do not.
+    """
     for place, (one, other) in enumerate(zip(alone.tokens, together.tokens, strict=True)):
         if one != other:
             return alone.logits[place][one] - alone.logits[place].get(other, 0.0)
@@ -126,7 +129,9 @@ def parted(together: Answer, alone: Answer) -> float:
 
 
 def rows(adapters: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
-    """Returns short and long prompts: the base model's between the adapters', and one adapter twice, not adjacent."""
+    """Returns short and long prompts. Those for the base model are between those for adapters, and one adapter has two
+    that are not adjacent.
+    """
     asked = [BASE, *adapters, BASE, adapters[0]]
     return [Row(adapter, tuple(tokenizer.encode(text))) for adapter, text in zip(asked, TEXTS, strict=False)]
 

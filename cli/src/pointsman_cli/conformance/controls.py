@@ -64,7 +64,7 @@ class RuntimeControl:
     """The routes of vLLM (VLLM_ALLOW_RUNTIME_LORA_UPDATING=True) or SGLang."""
 
     def __init__(self, http: httpx.AsyncClient, shelf: AdapterShelf, api: str) -> None:
-        """`api` is "vllm" or "sglang"."""
+        """Takes a client of the engine; `api` is the engine's interface for adapters, "vllm" or "sglang"."""
         self._http = http
         self._shelf = shelf
         prefix = "/v1" if api == "vllm" else ""
@@ -165,7 +165,9 @@ class CommandControl:
     forms = (IN_PLACE,)
 
     def __init__(self, shelf: AdapterShelf, load: str, unload: str, model: str) -> None:
-        """`model` is what requests name, with {name}, {folder} as above: "{name}", or "{folder}" for LoRAX."""
+        """Takes the commands that load and unload an adapter. `model` is the name that requests use, with {name} and
+        {folder} as in the commands: "{name}", or "{folder}" for LoRAX.
+        """
         self._shelf = shelf
         self._load, self._unload, self._model = shlex.split(load), shlex.split(unload), model
 

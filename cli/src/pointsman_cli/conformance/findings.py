@@ -51,7 +51,7 @@ class PropertyRecord:
     examples: list[str] = field(default_factory=list)
     """Texts on the first failed observations, at most `MAX_EXAMPLES` different ones."""
     weak_examples: list[str] = field(default_factory=list)
-    """The same of weak observations."""
+    """Texts on the first weak observations, at most `MAX_EXAMPLES` different ones."""
     why_untested: str = "the test ended before"
 
     @property
@@ -69,7 +69,7 @@ class Findings:
     def __init__(self) -> None:
         self.records = {each: PropertyRecord() for each in Property}
         self.notes: list[str] = []
-        """What the test could not do, or what somebody should know."""
+        """Parts of the test that could not be carried out, and facts that the user should know."""
 
     def passed(self, about: Property) -> None:
         self.records[about].observed += 1

@@ -22,10 +22,12 @@ REGISTER_SECONDS = 600.0
 
 
 class PointsmanControl:
-    """Adapters whose names have `MOVING_PART` are requested by an alias, all others by their version.
+    """Loads and unloads the swap test's adapters through Pointsman's lora-server, and says by which model name requests
+    reach them.
 
-    An alias cannot be removed, so the last version of `MOVING` stays registered; it is placed on demand. Only one
-    adapter may move at a time.
+    Adapters whose names have `MOVING_PART` are requested by an alias, all others by their version. An alias cannot be
+    removed, so the last version of `MOVING` stays registered; it is loaded on demand. Only one adapter may move at a
+    time.
     """
 
     forms = (ALIAS_MOVE,)

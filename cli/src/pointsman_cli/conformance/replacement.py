@@ -10,7 +10,8 @@ from pointsman_cli.conformance.controls import ControlRefused
 from pointsman_cli.conformance.findings import Property
 
 WARM, *COLD = PROMPTS
-"""The prompt whose blocks are cached before each replacement, and for each replacement one that was not sent before."""
+"""The prompts: one whose blocks are cached before each replacement, and for each replacement one that was not sent
+before."""
 TOKENS_BEFORE = 2
 """Tokens of a stream after which its adapter is replaced."""
 UNLOAD_DELAY_SECONDS = 5.0
@@ -83,7 +84,7 @@ class _Stream:
 
     def __init__(self, bench: Bench, name: str) -> None:
         self.started = asyncio.Event()
-        """Set after the first tokens, or when the answer has ended or failed."""
+        """Set once the first tokens have arrived, or the answer has ended or failed."""
         self.tokens = 0
         self.tokens_at_change = 0
         self.task = asyncio.create_task(

@@ -17,7 +17,7 @@ FIRST, SECOND, MOVES = "first", "second", "moves"
 RESERVED_REQUESTS = 200
 """Requests that the load leaves for the checks after it."""
 STREAMS = (BASE, FIRST, SECOND, MOVES, FIRST, MOVES)
-"""What is requested at the same time, without a pause; a larger concurrency repeats it."""
+"""The models that are requested at the same time, without a pause; a larger concurrency repeats the list."""
 
 
 @dataclass(frozen=True, slots=True)

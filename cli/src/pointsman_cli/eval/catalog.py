@@ -29,7 +29,7 @@ class PathFacts:
     """A path as the gateway describes it."""
 
     kind: str
-    """ "prompt", "rag", "lora", "tuned" or "hybrid"."""
+    """The kind of path: "prompt", "rag", "lora", "tuned" or "hybrid"."""
     model: str
     """The name of the base model."""
     adapter: str
@@ -57,7 +57,7 @@ class Catalog:
     revision: str
     """The revision of the gateway's configuration."""
     tasks: Mapping[str, CatalogTask]
-    """By name, as `paths`."""
+    """The tasks by name."""
     paths: Mapping[str, PathFacts]
     context_windows: Mapping[str, int]
     """Tokens, by the name of the model."""
@@ -65,7 +65,7 @@ class Catalog:
     models: Sequence[str]
     """All values that a request's `model` may have."""
     base_models: Mapping[str, ModelFacts] = field(default_factory=dict)
-    """By name."""
+    """Facts on the base models, by name."""
     search_usd: float = 0.0
     """Dollars for one search of the retriever."""
 

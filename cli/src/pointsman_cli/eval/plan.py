@@ -31,7 +31,7 @@ class Verdict:
     """The score of one answer."""
 
     score: float | None
-    """From 0 to 1; None if the judge did not answer or gave no valid score."""
+    """The score from 0 to 1; None if the judge did not answer or gave no valid score."""
     note: str = ""
     """The judge's answer, or why there is none; empty for a metric."""
     usd: float = 0.0
@@ -122,9 +122,9 @@ class Selection:
     """The paths and the metric that the command line selects."""
 
     paths: Sequence[str] = ()
-    """Empty: all paths that can answer a row's task."""
+    """The paths to evaluate; empty: all paths that can answer a row's task."""
     metric: str = ""
-    """`NAME`, `NAME=TEXT` or `judge=MODEL`; empty: the task's own metric."""
+    """The metric as `NAME`, `NAME=TEXT` or `judge=MODEL`; empty: the task's own metric."""
     judge_prompt: str = ""
     """The criteria for `judge=MODEL`; empty: CRITERIA."""
     is_mixed: bool = False
@@ -149,7 +149,7 @@ class EvaluationPlan:
 
     dataset: Dataset
     tasks: Mapping[str, TaskPlan]
-    """By name, in the order of the data set."""
+    """The tasks' plans by name, in the order of the data set."""
     catalog: Catalog
     is_mixed: bool = False
     """Whether each row is also sent with `model: auto`."""

@@ -34,7 +34,7 @@ class EvaluatedPath:
 
     path: str
     kind: str
-    """ "prompt", "rag", "lora", "tuned" or "hybrid"."""
+    """The kind of path: "prompt", "rag", "lora", "tuned" or "hybrid"."""
     adapter: str
     """The adapter as the configuration names it, such as an alias ("triage@prod"); empty if the path has none."""
     model: str
@@ -42,7 +42,7 @@ class EvaluatedPath:
     answers: int
     """Number of requests, including failed ones."""
     failures: Mapping[str, int]
-    """By error code; each failure scores 0."""
+    """By error code, the number of failures; each scores 0."""
     unscored: int
     """Answers without a score from the judge; they are in no mean."""
     score: Interval | None
@@ -109,7 +109,7 @@ class Pair:
     p_adjusted: float
     """The p-value, adjusted by Holm's method over the pairs of the task."""
     test: str
-    """ "mcnemar" or "permutation"."""
+    """The test that was used: "mcnemar" or "permutation"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +135,9 @@ class PathAnswer:
 
     path: str
     score: float | None
-    """From 0 to 1; None if the judge gave no score."""
+    """The score from 0 to 1; None if the judge gave no score."""
     outcome: str
-    """ "ok", or an error code."""
+    """The outcome of the request: "ok", or an error code."""
     text: str
     """The answer, or the error's message, cut to 2,000 characters."""
 

@@ -35,9 +35,10 @@ class Answer:
     path: str
     """The path to which the request was sent, or AUTO."""
     outcome: str
-    """ "ok"; the gateway's error code; or "broken_answer", "answered_by_another" or "no_receipt"."""
+    """The outcome of the request: "ok", the gateway's error code, or "broken_answer", "answered_by_another" or
+    "no_receipt"."""
     score: float | None
-    """From 0 to 1; 0 if the request failed, None if the judge gave no score."""
+    """The score from 0 to 1; 0 if the request failed, None if the judge gave no score."""
     text: str = ""
     error: str = ""
     """The message if the request failed."""

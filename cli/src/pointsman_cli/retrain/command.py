@@ -214,7 +214,7 @@ class RetrainAddresses:
     retriever: str
     """HOST:PORT; empty: the gateway's default."""
     lora_server: str
-    """HOST:PORT."""
+    """The lora-server's address, HOST:PORT."""
 
     @classmethod
     def of(cls, data_dir: DataDir, url: str, redis: str, retriever: str, lora_server: str) -> "RetrainAddresses":

@@ -29,9 +29,9 @@ class StepState:
     status: str = WAITING
     """WAITING, RUNNING, DONE, SKIPPED or REFUSED; the last means that the step has rejected the version."""
     began: float = 0.0
-    """Unix seconds; 0 before the step has begun."""
+    """When the step began, in Unix seconds; 0 if it has not."""
     ended: float = 0.0
-    """Unix seconds; 0 before the step has ended."""
+    """When the step ended, in Unix seconds; 0 if it has not."""
     facts: Facts = field(default_factory=dict)
     """The step's results, and what it needs to continue after an interruption."""
 
@@ -48,7 +48,7 @@ class RunState:
     method: str
     steps: Mapping[str, StepState]
     outcome: str = ""
-    """ "promoted" or "refused"; empty while the run is unfinished."""
+    """The result of the run: "promoted" or "refused"; empty while the run is unfinished."""
     reason: str = ""
     """Why the version was rejected."""
 

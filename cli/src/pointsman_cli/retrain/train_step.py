@@ -273,7 +273,7 @@ class CollectionDates:
     """
 
     retriever: str
-    """The address, HOST:PORT."""
+    """The retriever's address, HOST:PORT."""
     tenant: str
     collections: Sequence[str]
     """The names of the collections that the teacher path searches."""

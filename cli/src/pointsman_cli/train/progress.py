@@ -70,7 +70,8 @@ class Evaluation:
     loss: float | None  # None if it was not measured
     metrics: Mapping[str, float]  # by name, those of METRICS that were measured
     prompt_path: Mapping[str, float]
-    """The same metrics for prompting the base model alone; empty unless it was measured."""
+    """The same metrics for the base model with examples in its prompt instead of the adapter; empty unless they were
+    measured."""
     best: bool  # whether it is the best evaluation so far
 
 

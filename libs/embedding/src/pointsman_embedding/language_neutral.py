@@ -23,9 +23,9 @@ class LanguageAxes:
     """The mean of all languages, and the axes in which their means differ."""
 
     mean: Array
-    """(dimensions,)"""
+    """The mean vector, (dimensions,)."""
     axes: Array
-    """(languages - 1, dimensions)"""
+    """The axes along which vectors differ by language, (languages - 1, dimensions)."""
 
     @classmethod
     def learn(cls, embed: Callable[[Sequence[str]], Array]) -> "LanguageAxes":

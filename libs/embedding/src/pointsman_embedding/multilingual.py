@@ -34,7 +34,8 @@ QUERY_PREFIX, PASSAGE_PREFIX = "query: ", "passage: "
 """The model was trained with them."""
 
 MAX_INT8 = 63
-"""Of the weights. With 127, sums overflow on CPUs without VNNI, and the cosine to 4 bits falls from 0.996 to 0.995."""
+"""Largest absolute value of the int8 weights. With 127, sums overflow on CPUs without VNNI, and the cosine to 4 bits
+falls from 0.996 to 0.995."""
 CHARACTERS_PER_TOKEN = 32
 
 Array = NDArray[np.float32]

@@ -16,7 +16,7 @@ Vocabulary = Sequence[tuple[str, float]]
 """Tokens with their log probabilities, in the order of their numbers."""
 
 SPACE = "▁"
-"""Begins each word."""
+"""The character that begins each word."""
 IGNORED = "[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]"
 SPACES = "[\u1680\u200b-\u200f\u2581\ufeff\ufffd]"
 """Apart from those that Unicode lists as white space."""

@@ -38,7 +38,7 @@ class Comparison:
     p_value: float
     """Two-sided: the probability of a difference at least this large if the paths are equally good."""
     test: str
-    """ "mcnemar" or "permutation"."""
+    """The test that was used: "mcnemar" or "permutation"."""
 
 
 def mean_interval(scores: Sequence[float], confidence: float = 0.95, seed: int = 7) -> Interval:

@@ -24,14 +24,14 @@ STAKES: NDArray[np.float64] = np.exp2(np.arange(-7.0, 1.0))
 """Small stakes find small differences that many rows show; large ones need differences of one sign."""
 
 WEIGHTS: NDArray[np.float64] = STAKES / (0.12 + STAKES) ** 2 / np.sum(STAKES / (0.12 + STAKES) ** 2)
-"""They are largest for stakes of about 0.12, which suit differences of 3 to 10 points in 100."""
+"""Weights of the stakes. They are largest for stakes of about 0.12, which suit differences of 3 to 10 points in 100."""
 
 DECIMALS = 9
 """Differences that are equal after so many decimals count as equal, because of floating point."""
 
 _BISECTIONS = 40
 _LOST = -1e9
-"""In place of the logarithm of 0, which cannot be multiplied by 0 rows."""
+"""Stands for the logarithm of 0, which cannot be multiplied by 0 rows."""
 
 
 class Standing(Enum):

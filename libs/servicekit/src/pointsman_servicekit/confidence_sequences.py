@@ -23,7 +23,8 @@ BETS = tuple(2.0**power for power in range(-8, 3))
 """Differences in log-odds between the mean that is tested and one that would explain the observations."""
 
 WEIGHTS = tuple(bet / (1 + bet * bet) / sum(b / (1 + b * b) for b in BETS) for bet in BETS)
-"""They are largest at 1, for the decisions that 20 to 500 observations allow; small bets find small differences."""
+"""Weights of the bets. They are largest at 1, for the decisions that 20 to 500 observations allow; small bets find
+small differences."""
 
 _GROWTHS = tuple(map(expm1, BETS))
 _PRECISION = 1e-6

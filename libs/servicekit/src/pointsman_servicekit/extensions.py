@@ -72,7 +72,7 @@ class Registry:
     group: str
     """The entry point group in which packages publish their extensions."""
     builtins: Mapping[str, str]
-    """From name to `module:attribute`. A module is imported when its extension is asked for."""
+    """By name, the built-in extension as `module:attribute`. Its module is imported when the extension is requested."""
     method: str
     """The name of a method that every extension of this kind must have."""
 

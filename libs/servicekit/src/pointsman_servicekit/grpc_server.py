@@ -44,17 +44,19 @@ class ServerLimits:
 
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_message_fields: int = 100_000
-    """Of a request message and all messages in it; an Upsert may have 1,000 documents with 16 metadata entries each."""
+    """Maximum number of fields of a request message, including all messages in it; an Upsert may have 1,000 documents
+    with 16 metadata entries each."""
     message_timeout: float = 60.0
-    """From a call's authentication until its message is complete; the caller's own deadline may be earlier."""
+    """Seconds from a call's authentication until its message must be complete; the caller's own deadline may be
+    earlier."""
     max_metadata_bytes: int = 16 * 1024
-    """Of all metadata of a call together."""
+    """Maximum size of all metadata of a call together."""
     max_connections: int = 2000
-    """Of all clients together; a further connection is closed at once."""
+    """Maximum number of connections of all clients together; a further connection is closed at once."""
     max_concurrent_streams: int = 1024
     """Calls at once on one connection; further ones wait at the client."""
     handshake_timeout: float = 10.0
-    """From connecting to the first HTTP/2 frame, including TLS."""
+    """Seconds from connecting to the first HTTP/2 frame, including TLS."""
     keepalive_time: float = 30.0
     """The server pings a client from which it has received nothing for this time."""
     keepalive_timeout: float = 10.0

@@ -186,7 +186,7 @@ class TraceIds:
 
 
 current_trace: ContextVar[TraceIds | None] = ContextVar("trace", default=None)
-"""None outside a span, and if tracing is off."""
+"""The ids of the current trace; None outside a span, and if tracing is off."""
 
 
 def sampled_trace_id() -> str:

@@ -138,7 +138,8 @@ class Schedule:
     run_at_start: bool = False
     """Whether the first run starts at once, not after the first interval."""
     wake: asyncio.Event | None = None
-    """When this event is set, the next run starts without waiting for the interval; it is cleared before that run."""
+    """An event that, when it is set, starts the next run without waiting for the interval; it is cleared before that
+    run."""
 
     def delay(self) -> float:
         """Returns the seconds to wait before the next run: the interval, varied at random by `jitter`."""

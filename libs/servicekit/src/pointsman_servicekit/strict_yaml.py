@@ -24,8 +24,8 @@ def load(text: str, variables: Mapping[str, str] | None = None, unset: str | Non
     without a value and without a default becomes `unset`; if `unset` is None, it raises UnsetVariable, a
     yaml.YAMLError.
 
-    Raises yaml.YAMLError if the text is no valid YAML, has a duplicate key or an invalid date, or exceeds
-    `MAX_ALIASED_VALUES` or `MAX_DEPTH`.
+    Raises yaml.YAMLError if the text is no valid YAML, has a duplicate key, an invalid date or half of a surrogate
+    pair, or exceeds `MAX_ALIASED_VALUES` or `MAX_DEPTH`.
     """
     names = None if variables is None else Variables(variables, unset)
     loader = _Loader(text if names is None else names.mark(text))
@@ -36,6 +36,8 @@ def load(text: str, variables: Mapping[str, str] | None = None, unset: str | Non
         scalars = list(_scalars(node))
         if names is not None:
             names.substitute(scalars, loader)
+        for scalar in scalars:
+            _check_characters(scalar)
         return loader.construct_document(node)
     except RecursionError:
         raise yaml.YAMLError("it is nested too deep") from None
@@ -79,6 +81,13 @@ def _scalars(root: yaml.Node) -> Iterator[yaml.ScalarNode]:
                 yield node
         elif not sizes[id(node)]:
             raise _error(node, "it contains itself by an alias")
+
+
+def _check_characters(scalar: yaml.ScalarNode) -> None:
+    try:
+        scalar.value.encode()
+    except UnicodeEncodeError:
+        raise _error(scalar, "half of a surrogate pair, such as \\ud800, is no character") from None
 
 
 def _inner(node: yaml.Node) -> list[yaml.Node]:

@@ -19,7 +19,7 @@ class ServerTls:
     certificate: Path
     """PEM: the server's own certificate first, then the intermediate ones."""
     key: Path
-    """PEM, not encrypted."""
+    """The file of the private key in PEM, not encrypted."""
     client_ca: Path | None = None
     """PEM. If set, a client must present a certificate signed by one of the CAs in this file."""
 

@@ -29,7 +29,7 @@ class UnsetVariable(yaml.YAMLError):
         super().__init__(f"line {line} needs the environment variable {name}, which is not set")
         self.name = name
         self.line = line
-        """Counted from 1."""
+        """The number of the line, counted from 1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
         self.exemplars: dict[int, tuple[str, float, float]] = {}
-        """By the bucket's index: trace id, value and Unix time (seconds) of the last value in a recorded trace."""
+        """By the bucket's index, the last value in a recorded trace: trace id, value and Unix time in seconds."""
 
     def observe(self, value: float, trace_id: str = "") -> None:
         """Counts a value. If `trace_id` is not empty, the trace becomes the exemplar of the value's bucket."""

@@ -67,7 +67,7 @@ class AnswerStream:
     """The engine's name of the model that answers: the base model or an adapter version."""
     source: AnswerSource
     cached: str = ""
-    """"exact" or "semantic" for an answer from the cache; empty if an engine answers."""
+    """How the cache answered: "exact" or "semantic"; empty if an engine answers."""
     hedged: int = 0
     """The number of other engines that got the same prompt and were slower."""
     waited: float = 0.0

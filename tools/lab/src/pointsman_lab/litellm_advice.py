@@ -86,7 +86,7 @@ class LiteLlmConfig:
     content: dict[str, Any]
     taken: set[Location] = field(default_factory=set)
     notes: dict[Location, str] = field(default_factory=dict)
-    """What became of a value that is not translated as it stands."""
+    """Notes on values that are not translated as they are."""
     commands: list[str] = field(default_factory=list)
     variables: dict[str, set[str]] = field(default_factory=dict)
     """The environment variables that the translation reads, and what for."""

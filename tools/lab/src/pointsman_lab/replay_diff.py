@@ -22,16 +22,16 @@ class ReplayedDecision:
 
     recorded: RecordedDecision
     decision: Decision | None
-    """None if there would be no decision."""
+    """The decision of the new configuration; None if there would be none."""
     failure: str = ""
     """The error that the caller would get."""
     not_comparable: str = ""
     """Why the new decision cannot be determined."""
     redrawn: bool = False
-    """Whether the user takes part in a trial depends on a name that was not stored, so it is sampled again. The result
-    is the same in each replay."""
+    """Whether a random choice was made again, because it depends on a user's name that was not stored. The result is
+    the same in each replay."""
     by_evidence: bool = False
-    """The policy decides by evidence, and the evidence of today is used instead of that at the time."""
+    """Whether the policy decides by evidence; today's evidence is then used instead of that at the time."""
 
     @property
     def moved(self) -> bool:

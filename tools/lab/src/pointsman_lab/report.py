@@ -30,7 +30,7 @@ class Report:
     """The result of a command, both for programs (`facts`) and for people (`page`)."""
 
     facts: Mapping[str, Any]
-    """JSON types only."""
+    """The report's facts, of JSON types only."""
     page: tuple[Section, ...]
     failure: str = ""
     """Why the command exits with 1 although it has a result; empty if it succeeds."""

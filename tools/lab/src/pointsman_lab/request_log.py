@@ -42,24 +42,24 @@ def parse_age(age: str) -> int:
 class RecordedDecision:
     id: str
     request: Request
-    """Its messages have no content if the text was not stored."""
+    """The request; its messages have no content if the text was not stored."""
     labels: Labels
-    """As they were decided then."""
+    """The labels as they were when the request was decided."""
     path: str
     """The policy's first choice, even if that path was unavailable and another one answered."""
     fingerprint: str
-    """Identifies the configuration of that path at the time."""
+    """The fingerprint of the path's configuration at the time."""
     revision: str
     user_digest: str
     """Digest of the user's name; empty if the request named no user."""
     expected_cost_usd: float | None
-    """None if the price of the path's model was unknown."""
+    """The expected dollars; None if the price of the path's model was unknown."""
     answered_by: str = ""
     """The path that gave the complete answer; empty if none did."""
     cost_usd: float | None = 0.0
     """Cost of that answer."""
     random_key: str = ""
-    """What random choices were made by without a user; empty: the decision's id."""
+    """The text whose hash made the random choices if there was no user; empty: the decision's id."""
 
     @property
     def adapter(self) -> str:
@@ -89,7 +89,7 @@ class RatedRequest:
     """A request whose answers were rated, with the rating of each path's answer."""
 
     ratings: dict[EvidenceKey, float] = field(default_factory=dict)
-    """From 0 to 1."""
+    """Ratings from 0 to 1, by what was rated."""
     text: str = ""
     """The last message; empty if it was not stored."""
 

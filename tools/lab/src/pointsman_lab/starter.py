@@ -20,10 +20,11 @@ from pointsman_lab.report import Report, Section
 from pointsman_lab.suggestions import ExampleFindings, suggest_report
 
 DEFAULT_CONTEXT_WINDOW = 128_000
-"""Used if neither the engine nor the price list states a context window; shown to clients, and not enforced."""
+"""The context window in tokens if neither the engine nor the price list states one; it is shown to clients, and not
+enforced."""
 
 FIELDS = ("text", "task")
-"""What each labelled message needs."""
+"""The fields that each labelled message needs."""
 _TASK = re.compile(NAME_PATTERN)
 
 HEADING = """\
@@ -52,7 +53,7 @@ class LabelledMessage:
     output: Any = None
     """The right answer, if it is known."""
     intent: str = ""
-    """What it is about within its task; optional."""
+    """The kind of request within the task; optional."""
 
 
 def read_labelled(file: Path) -> list[LabelledMessage]:

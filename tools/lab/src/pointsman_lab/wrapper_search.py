@@ -16,18 +16,20 @@ from pointsman_gateway.classification.wrappers import Wrapper
 MIN_TEXTS = 10
 """Different messages that must have a wrapper."""
 MIN_COMMON_CHARACTERS = 30
-"""Of a wrapper; people's questions often begin with the same few words, too."""
+"""The least number of characters that messages of a wrapper have in common; people's questions often begin with the
+same few words, too."""
 MIN_PIECE_CHARACTERS = 6
-"""Of one common piece."""
+"""The least number of characters of one common piece."""
 MIN_SHARE = 0.9
-"""Of the messages in which the found marks must lead to the varying part."""
+"""The share of the messages in which the found marks must lead to the varying part."""
 MIN_USER_WORDS = 3
-"""In the median message. Shorter parts, such as names and dates, are not the user's words."""
+"""The least number of words of the varying part in the median message. Shorter parts, such as names and dates, are not
+the user's words."""
 MAX_COMPARED_TEXTS = 40
 MAX_TEXT_CHARACTERS = 4_000
-"""Longer messages are not compared."""
+"""Maximum length of a message; longer ones are not compared."""
 ALIKE_CHARACTERS = 20
-"""At the beginning or end of messages that are compared with each other."""
+"""Messages are compared with each other if this many characters at their beginning or end are equal."""
 MAX_MARK_CHARACTERS = 60
 
 _NUMBER = re.compile(r"\d+")
@@ -42,7 +44,7 @@ class FoundWrapper:
     texts: int
     """Different messages that have it."""
     read: tuple[str, ...]
-    """What is read of some of them."""
+    """The texts that the classifier then reads of some of the messages."""
 
 
 def find_wrappers(texts: Sequence[str]) -> list[FoundWrapper]:

@@ -37,7 +37,7 @@ class NewKey:
     operator: bool = False
     admin: bool = False
     credential: Credential | None = None
-    """If None, a random credential is generated."""
+    """The credential to store; None: a random one is generated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,8 @@ class KeyScope:
     adapters: tuple[str, ...] | None = None
     collections: tuple[str, ...] | None = None
     embeddings: tuple[str, ...] | None = None
-    """None allows all embedding models if all other fields are None too, and otherwise no embedding model."""
+    """The embedding models that the key may use. None allows all if all other fields are None too, and otherwise
+    none."""
 
     def __post_init__(self) -> None:
         """Raises InvalidArgument ("bad_scope") if a field has more than `MAX_NAMES` names, or an empty or long one.
@@ -198,7 +199,7 @@ class KeyRecord:
     limits: Limits = NO_LIMITS
     priority: int = 0
     created: float = field(default=0.0)
-    """In Unix seconds, like `expires` and `revoked`."""
+    """When the key was created, in Unix seconds, like `expires` and `revoked`."""
     expires: float | None = None
     revoked: float | None = None
     operator: bool = False

@@ -80,7 +80,7 @@ class GatewayComponents:
     feedback: FeedbackStore
     console: Console
     administration: Administration | None
-    """None if there is no Redis."""
+    """Administration of keys and tenants; None if there is no Redis."""
     capacity: Capacity
 
     @property

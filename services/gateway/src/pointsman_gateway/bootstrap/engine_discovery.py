@@ -84,7 +84,8 @@ class _TrackedEngine:
     task: asyncio.Task[None] | None
     """Follows the engine's lora-server or its list of models; None if there is nothing to follow."""
     aliases: Aliases | None = None
-    """Set for a member of a group: `stop` removes its reports there, because another member may get its name."""
+    """The table of aliases, for a member of a group; `stop` removes the engine's reports from it, because another
+    member may get the engine's name later. None for other engines."""
 
     @property
     def states(self) -> Sequence[EngineState]:

@@ -17,7 +17,7 @@ class LoadedModels:
     """The classifier and the embedding model; what a configuration does not need is None or empty."""
 
     classifier: "CascadeClassifier | None" = None
-    """None if the configuration has no tasks."""
+    """The classifier; None if the configuration has no tasks."""
     vectors: Mapping[str, Vector] = field(default_factory=dict)
     """The vectors of the examples by task, (examples, dimensions)."""
     embed: Embed | None = None

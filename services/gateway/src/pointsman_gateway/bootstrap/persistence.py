@@ -32,7 +32,7 @@ class Persistence:
     request_log: NullRequestLog | Recorder
     feedback: NullFeedback | FeedbackService
     shadows: ShadowStore | None = None
-    """`shadows` and `log_reader` are None without Redis."""
+    """The store of shadow requests. Like `log_reader`, it is None without Redis."""
     log_reader: RequestLogReader | None = None
     redis_state: RedisState = field(default_factory=RedisState)
 

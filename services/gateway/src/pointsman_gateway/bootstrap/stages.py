@@ -70,7 +70,8 @@ class Dependencies:
     lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
     """Returns a context manager during which another request may use the slot of one that waits for an adapter."""
     litellm_client: EngineClient | None = None
-    """Used instead of `client` if an engine is called through LiteLLM's SDK; None: `client` is always used."""
+    """The client for engines that are called through LiteLLM's SDK, in place of `client`; None: `client` is used for
+    all engines."""
     http: HttpPoster | None = None
     """The HTTP client of token counting and of guardrails; if it is None, tokens are only estimated."""
     conversations: ConversationBook = field(default_factory=ConversationBook)

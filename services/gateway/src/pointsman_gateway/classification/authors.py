@@ -18,10 +18,9 @@ MAX_CACHED = 4_096
 MAX_CACHED_CHARACTERS = 80
 
 _FILE = labels_file()["parts"]
-_INSTRUCTION = re.compile(
+_INSTRUCTION = re.compile(  # for a text in lower case: with IGNORECASE a search takes three times as long
     rf"\b(?:{'|'.join(_FILE['instructions'])})\b|^(?:{'|'.join(_FILE['openings'])})\b"
-    rf"|{'|'.join(_FILE['instructions_without_spaces'])}",
-    re.IGNORECASE,
+    rf"|{'|'.join(_FILE['instructions_without_spaces'])}"
 )
 _WORD = re.compile(r"[^\W\d_]+(?:[\u0900-\u0dff]+[^\W\d_]*)*")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -50,7 +49,7 @@ _AUTHORS = {
 
 def instructs_model(text: str) -> bool:
     """Returns whether a text reads like an instruction to a model."""
-    return bool(_INSTRUCTION.search(text))
+    return bool(_INSTRUCTION.search(text.lower()))
 
 
 def author_of(name: str, *, is_heading: bool = False) -> Author:
@@ -61,8 +60,8 @@ def author_of(name: str, *, is_heading: bool = False) -> Author:
 
 
 def within(outer: Author, inner: Author) -> Author:
-    """Returns the author of a part by its own name (`inner`) and by what encloses it: everything within a part of
-    others is theirs, and what is the user's within a history was said earlier.
+    """Returns who wrote a part of a text: `inner` is the author that the part's own name shows, `outer` the author of
+    the text around it. Everything inside others' text is theirs, and the user's parts of a history were said earlier.
     """
     if outer is Author.HISTORY:
         return Author.EARLIER if inner is Author.USER else outer

@@ -18,8 +18,8 @@ from pointsman_gateway.classification.utterances import Shape, Utterance, is_que
 MAX_SCORE = 3.0
 """In-distribution scores are cut to this distance from the threshold."""
 MAX_FOLLOW_UP_SCORE = 0.5
-"""As `MAX_SCORE`, for follow-ups: their few words resemble something easily, and if they resemble nothing, they may
-belong to the conversation's task all the same."""
+"""The same limit as `MAX_SCORE`, for follow-ups. Their few words easily resemble something; and if they resemble
+nothing, they may belong to the conversation's task all the same."""
 MIN_RATIO = 0.05
 """Added to the ratio of a task's probability to the mean of all tasks, which may be 0."""
 TYPICAL_LOG_WORDS = 2.0
@@ -33,12 +33,12 @@ class Reading:
     """The classifier's result for one message of the user or the assistant."""
 
     probabilities: Floats | None
-    """(tasks,), in the order of their names; None if the turn is not classified: it has no content, or is in no known
-    language."""
+    """The probability of each task, (tasks,), in the order of their names; None if the turn is not classified: it has
+    no content, or is in no known language."""
     score: float
     """The in-distribution score minus its threshold."""
     is_provisional: bool = False
-    """Whether it was made without the encoder, which did not answer."""
+    """Whether the encoder did not answer, so that the result is based on the static stage alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,12 @@ class TurnObservations:
     user: Scores
     """The tasks' probabilities by the user's turn, (turns, tasks)."""
     user_features: Scores
-    """(turns, 10), see `user_features`."""
+    """The features of the user's turns, (turns, 10); see `user_features`."""
     assistant: Scores
     """The tasks' probabilities by what the assistant said before that turn, (turns, tasks)."""
     assistant_features: Scores
-    """(turns, 3), see `assistant_features`; zeros if the assistant said nothing."""
+    """The features of the assistant's turns, (turns, 3), see `assistant_features`; zeros if the assistant said
+    nothing."""
 
 
 def user_features(turn: str, shape: Shape, reading: Reading, said_before: str) -> list[float]:

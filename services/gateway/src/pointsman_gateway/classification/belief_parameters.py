@@ -27,9 +27,9 @@ class BeliefParameters:
     """Weights of all 10 features of a user's turn: the log-likelihood of the turn if the conversation has no task. For
     comparison, it is 0 for each task if the turn finds all tasks equally probable."""
     assistant_says: tuple[float, ...]
-    """As `says`, for all 3 features of an assistant's message."""
+    """Like `says`, for all 3 features of an assistant's message."""
     assistant_unknown: tuple[float, ...]
-    """As `unknown`, for the first 2 features of an assistant's message."""
+    """Like `unknown`, for the first 2 features of an assistant's message."""
     starts_unknown: tuple[float]
     """The log-odds that a conversation has no task when it begins, or when it leaves its task."""
 

@@ -14,9 +14,9 @@ class TaskClasses:
     """The classes of all tasks, in the tasks' order. A task without intents has one class."""
 
     starts: NDArray[np.intp]
-    """(tasks,): the number of each task's first class."""
+    """The number of each task's first class, (tasks,)."""
     count: int
-    """Of all classes."""
+    """The number of all classes."""
 
     @classmethod
     def of_counts(cls, counts: Sequence[int]) -> "TaskClasses":

@@ -45,10 +45,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is believed of a conversation before its last turn."""
+    """What is known about a conversation's task before its last turn."""
 
     belief: Scores
-    """(tasks + 1,), last that of none."""
+    """The probability of each task, and last of none, (tasks + 1,)."""
     is_informed: bool
     """Whether the classifier says something about one of the user's turns."""
 
@@ -65,9 +65,9 @@ class Conversation:
         self._readings: OrderedDict[bytes, Reading] = OrderedDict()
         self._priors: OrderedDict[bytes, Prior] = OrderedDict()
         self._tasks: tuple[str, ...] = ()
-        """In alphabetical order; empty before the first reading."""
+        """The names of the tasks in alphabetical order; empty before the first reading."""
         self._forward: ForwardPass | None = None
-        """None before the first reading."""
+        """The forward pass over the turns; None before the first reading."""
 
     async def label(self, turns: Sequence[Turn]) -> Labels:
         """Classifies the last of `turns` (one or more, oldest first) by what it says, and by the turns before it.

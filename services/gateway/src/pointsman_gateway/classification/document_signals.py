@@ -1,8 +1,10 @@
-"""Recognizes questions on subjects of a task's documents, which need not resemble the task's examples.
+"""Recognizes by a sample of the documents' vectors (`VectorSketch`) which texts are about a task's documents.
 
-A text from which the encoder stage abstains is compared with a sample of the documents' vectors (`VectorSketch`). It
-belongs to the task if it is nearly as similar to one of them as the task's own examples are. What is similar enough
-follows from the examples, when the sketch arrives: the similarities of other tasks' examples show what says nothing.
+A text from which the encoder stage abstains belongs to the task if it is nearly as similar to one of the documents as
+the task's own examples are: questions on their subjects need not resemble the examples. A text that the encoder stage
+assigns to the task is abstained from if nearly all examples are more similar: it may resemble them by its form alone.
+Both limits follow from the examples, when the sketch arrives; the similarities of other tasks' examples show what says
+nothing.
 """
 
 import logging
@@ -14,15 +16,16 @@ import numpy as np
 
 from pointsman_gateway.classification.model import ClassifierModel
 from pointsman_gateway.classification.scores import Floats, Scores
-from pointsman_gateway.domain import Labels, Vector
+from pointsman_gateway.domain import UNKNOWN, Labels, Vector
 from pointsman_gateway.domain.vector_sketch import VectorSketch
 
 log = logging.getLogger(__name__)
 
 NOTE = "documents"
 """The first word of the notes about a sketch."""
-RECOGNIZED, KNOWN = "is like", "known are"
-"""In the notes about the sketch by which a text was recognized, and those that several texts were compared with."""
+RECOGNIZED, REJECTED, KNOWN = "is like", "is too unlike", "known are"
+"""Words in the notes about sketches: of a sketch by which a text was recognized, or lost its task, and of the sketches
+that several texts were compared with."""
 
 SPREADS = 3.0
 """An unrelated text is at most as similar as the mean of other tasks' examples, plus so many standard deviations."""
@@ -34,10 +37,15 @@ examples: of the texts that were abstained from, 71 % are recognized, and 0.2 % 
 accepted, 1 % with the worst collection.
 """
 
-_SKETCHES = re.compile(rf"{NOTE}: (?:{RECOGNIZED}|{KNOWN}) ([^()]+?)(?: \(.*\))?")
+UNLIKE_SHARE = 0.02
+"""A text is rejected if it is less similar than this share of the task's examples."""
+MIN_EXAMPLES_TO_REJECT = 50
+"""Of a task; so small a share of fewer examples is less than one."""
+
+_SKETCHES = re.compile(rf"{NOTE}: (?:{RECOGNIZED}|{REJECTED}|{KNOWN}) ([^()]+?)(?: \(.*\))?")
 
 MIN_EXAMPLES = 5
-"""Of a task, and of all other tasks, without which there is no signal."""
+"""The least number of examples of a task, and of all other tasks together; with fewer there is no signal."""
 MAX_COMPARED = 1000
 """Examples of a task, and of the other tasks together, that are compared with the documents."""
 
@@ -50,6 +58,8 @@ class TaskSignal:
     threshold: float
     typical: float
     """The median similarity of the task's examples; greater than `threshold`."""
+    least: float
+    """Below this similarity a text does not belong to the task; -1, which is never, if the examples are too few."""
 
     def score(self, similarity: float) -> float:
         """Returns a text's in-distribution score: 0 at the threshold, at most 1, as for a typical example."""
@@ -62,9 +72,10 @@ class DocumentSignal:
 
     name: str
     vectors: Floats
-    """(sampled chunks, dimensions), each of length 1."""
+    """The sampled vectors, (sampled chunks, dimensions), each of length 1."""
     tasks: tuple[TaskSignal, ...]
-    """Those that answer from the collection, and whose examples are more like it than those of others; at least one."""
+    """The tasks that answer from the collection and whose examples resemble it more than other tasks' examples do; at
+    least one."""
     others: Floats
     """The vectors of other tasks' examples and of out-of-scope texts, (texts, dimensions)."""
 
@@ -89,10 +100,17 @@ class DocumentSignals:
         return f"{NOTE}: {KNOWN} {', '.join(signal.name for signal in self.signals)}"
 
     def reconsider(self, labels: Labels, vector: Vector) -> Labels:
-        """Returns the labels of a text from which the classifier abstains, with a task if it is like documents.
+        """Returns the labels of the encoder stage for a text with a task, if it is like the documents of a task; or as
+        an abstention, if it is unlike all of those of its own task.
 
-        `vector` is the encoder's. Of several tasks, the one that the classifier finds most probable gets the text; its
-        probability is exchanged with the highest one. A note for each sketch says how similar the text is to it.
+        `vector` is the encoder's. Notes say how similar the text is to each sketch that was compared with it; there are
+        none for a text that keeps its task.
+        """
+        return self._recognized(labels, vector) if labels.abstained else self._confirmed(labels, vector)
+
+    def _recognized(self, labels: Labels, vector: Vector) -> Labels:
+        """Of several tasks, the one that the classifier finds most probable gets the text; its probability is exchanged
+        with the highest one.
         """
         notes, found = list(labels.notes), dict[str, float]()
         for signal in self.signals:
@@ -102,8 +120,7 @@ class DocumentSignals:
             if is_like:
                 found |= {task: max(score, found.get(task, 0.0)) for task, score in scores.items() if score >= 0}
             least = min(task.threshold for task in signal.tasks)
-            verb = RECOGNIZED if is_like else "is not like"
-            notes.append(f"{NOTE}: {verb} {signal.name} ({similarity:.2f}, threshold {least:.2f})")
+            notes.append(_note(RECOGNIZED if is_like else "is not like", signal, similarity, least))
         if not found:
             return replace(labels, notes=tuple(notes))
         best = next(task for task, _ in labels.probabilities if task in found)
@@ -114,6 +131,20 @@ class DocumentSignals:
             probabilities=_with_first(labels.probabilities, best),
             in_distribution_score=found[best],
             notes=tuple(notes),
+        )
+
+    def _confirmed(self, labels: Labels, vector: Vector) -> Labels:
+        own = [(signal, task) for signal in self.signals for task in signal.tasks if task.task == labels.task]
+        compared = [(signal, task, signal.similarity(vector)) for signal, task in own]
+        if not compared or any(similarity >= task.least for _, task, similarity in compared):
+            return labels
+        notes = [_note(REJECTED, signal, similarity, task.least) for signal, task, similarity in compared]
+        return replace(
+            labels,
+            task=UNKNOWN,
+            abstained=True,
+            in_distribution_score=max(similarity - task.least for _, task, similarity in compared),
+            notes=(*labels.notes, *notes),
         )
 
 
@@ -165,9 +196,16 @@ def _task_signals(
 ) -> Iterator[TaskSignal]:
     for task in sorted(tasks):
         examples = _at_most(model.vectors[task], MAX_COMPARED)
-        typical = float(np.median(_similarities(examples, vectors)))
+        similar = _similarities(examples, vectors)
+        typical = float(np.median(similar))
         if len(examples) >= MIN_EXAMPLES and typical > least:
-            yield TaskSignal(task, least + TYPICAL_SHARE * (typical - least), typical)
+            can_reject = len(examples) >= MIN_EXAMPLES_TO_REJECT
+            unlike = float(np.quantile(similar, UNLIKE_SHARE)) if can_reject else -1.0
+            yield TaskSignal(task, least + TYPICAL_SHARE * (typical - least), typical, unlike)
+
+
+def _note(verb: str, signal: DocumentSignal, similarity: float, threshold: float) -> str:
+    return f"{NOTE}: {verb} {signal.name} ({similarity:.2f}, threshold {threshold:.2f})"
 
 
 def _directions(sketch: VectorSketch) -> Floats:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # not imported by a gateway without tasks, for the sake of it
 log = logging.getLogger(__name__)
 
 Sketches = Mapping[str, VectorSketch]
-"""By collection."""
+"""By collection, its sketch."""
 
 
 class SketchSource(Protocol):
@@ -50,7 +50,7 @@ class DocumentTasks:
         self._searches = searches
         self._model, self._fingerprint = model, fingerprint
         self.sketches: Sketches = {}
-        """Those of the last call of `use`."""
+        """The sketches of the last call of `use`."""
         self.signals: DocumentSignals | None = None
         """Replaced as a whole by `use`; None while there is no sketch that says something."""
 

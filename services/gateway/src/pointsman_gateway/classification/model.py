@@ -68,7 +68,7 @@ class FitSettings:
     stages: tuple[str, ...] = (STATIC, ENCODER)
     """The stages to fit: `STATIC`, `ENCODER` or both."""
     seed: int = 7
-    """Of the random choices of folds and centroids."""
+    """The seed of the random choices of folds and centroids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class EncoderAlone:
     temperature: float
     scale: Scale
     thresholds: NDArray[np.float64]
-    """(tasks,): as `ClassifierModel.thresholds`."""
+    """The thresholds for abstaining, (tasks,), like `ClassifierModel.thresholds`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,7 @@ class ClassifierModel:
     """(tasks,): for each task, the in-distribution score below which the classifier abstains from a text of which it is
     the most probable task. Scores are on the encoder's scale if there is an encoder stage."""
     alone: EncoderAlone | None
-    """None unless there are both stages."""
+    """The parameters with which the encoder classifies alone; None unless there are both stages."""
     words: tuple[str, ...]
     """Each word of the examples, in lower case."""
     vectors: Mapping[str, Floats]

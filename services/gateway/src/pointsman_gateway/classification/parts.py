@@ -15,7 +15,7 @@ from pointsman_gateway.classification.authors import Author, author_of, instruct
 from pointsman_gateway.classification.tables import Field, fields_of_json, fields_of_table
 
 MAX_PARTS_PER_END = 24
-"""Of a text with more than twice as many parts, only so many at each end are scored."""
+"""If a text has more than twice this many parts, only this many at each end are scored."""
 MAX_BOUNDARIES = 400
 MAX_SEARCHED = 2_048
 """Characters at each end of an unstructured text that are searched for an instruction to a model."""

@@ -20,7 +20,7 @@ from pointsman_gateway.domain import UNKNOWN, Labels
 log = logging.getLogger(__name__)
 
 _CLD2: Any = importlib.import_module("pycld2") if importlib.util.find_spec("pycld2") else None
-"""None where its package has no wheel: on Linux with arm64, and with Python 3.14."""
+"""The language detector's module; None where its package has no wheel: on Linux with arm64, and with Python 3.14."""
 
 _ENGLISH = tomllib.loads(files(__package__).joinpath("english.toml").read_text("utf-8"))
 

@@ -12,7 +12,7 @@ from pointsman_gateway.patterns import Pattern, SearchBudget, SearchTimeout
 @dataclass(frozen=True, slots=True)
 class RuleMatch:
     task: str
-    """Empty if no rule matches."""
+    """The task of the first rule that matches; empty if none does."""
     rule: str
     """The name of the rule; empty if no rule matches."""
     notes: tuple[str, ...] = ()

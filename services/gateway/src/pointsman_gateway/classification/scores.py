@@ -154,7 +154,7 @@ class Signals:
     nearest: Scores
     out_of_scope: Scores
     pairs_of_others: Scores
-    """As `pairs`, but for the most probable class apart from the text's own."""
+    """Like `pairs`, but for the most probable class other than the text's own."""
 
 
 def fit_scale(signals: Signals, inside: NDArray[np.bool_], classes: int) -> Scale:

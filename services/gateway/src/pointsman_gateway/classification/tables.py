@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pointsman_gateway.classification.wrappers import labels_file
 
 MAX_ROWS = 50
-"""Of a table and of lines with JSON, at each end."""
+"""Number of rows that are read at each end of a table, or of lines with JSON."""
 MAX_CELLS = 40
 MIN_COLUMNS = 2
 MIN_COLUMNS_OF_COMMAS = 3
@@ -33,7 +33,7 @@ class Field(NamedTuple):
     """The names of a value, outermost first; none for a text beside JSON."""
     text: str
     speaker: str = ""
-    """What a field or column beside it says about its author, such as "customer"."""
+    """What another field or column in the same row says about the field's author, such as "customer"."""
 
 
 def fields_of_json(text: str) -> list[Field] | None:

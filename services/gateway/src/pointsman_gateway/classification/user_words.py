@@ -18,7 +18,7 @@ from pointsman_gateway.classification.wrappers import Wrapper, labels_file, unwr
 
 MAX_CHARACTERS_PER_END = 8_192
 MAX_LINES_PER_END = 250
-"""Of a longer text only both ends are searched, so that the time is bounded."""
+"""In a longer text, only this many lines at each end are searched, so that the time is bounded."""
 
 MAX_CACHED, MAX_CACHED_CHARACTERS = 2_048, 600
 """Earlier turns of conversations, which are sent again with each request: at most 5 MB."""
@@ -44,7 +44,7 @@ class UserWords:
     text: str
     """The user's own words; empty if the text has none."""
     characters: int
-    """Of the whole text."""
+    """The number of characters of the whole text."""
     wrappers: tuple[str, ...] = ()
     """The names of the wrappers that were removed."""
     rivals: tuple[str, ...] = ()

@@ -31,15 +31,16 @@ class Utterance(Enum):
     """How much a turn of a conversation says without the turns before it."""
 
     BARE = "bare"
-    """ "yes please", "why?", "👍": it says nothing by itself."""
+    """An utterance that says nothing by itself, such as "yes please", "why?" or "👍"."""
     FOLLOW_UP = "follow_up"
-    """ "and by bicycle?": it names something, but the question about it is in an earlier turn."""
+    """An utterance that names something, while the question about it is in an earlier turn, such as "and by
+    bicycle?"."""
     SHORT = "short"
-    """ "LM-38271", "shorter, please": it may be self-contained or not."""
+    """A short utterance that may be self-contained or not, such as "LM-38271" or "shorter, please"."""
     CLOSING = "closing"
-    """ "ok, thanks a lot!": it ends the conversation and is not about its subject."""
+    """An utterance that ends the conversation and is not about its subject, such as "ok, thanks a lot!"."""
     WHOLE = "whole"
-    """It is self-contained."""
+    """The utterance is self-contained."""
 
 
 class Shape(NamedTuple):

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from pointsman_gateway.config.field_types import Strict
+from pointsman_gateway.config.field_types import Dollars, Strict
 from pointsman_gateway.config.providers import (
     LITELLM,
     VLLM,
@@ -158,9 +158,8 @@ class EngineConfig(Strict):
     api_version: UrlPart | None = Field(default=None, description="of azure-deployments")
     timeouts: Timeouts | None = Field(default=None, description="unset keys are taken from `resilience`")
     breaker: BreakerConfig | None = Field(default=None, description="unset keys are taken from `resilience`")
-    usd_per_hour: float | None = Field(
+    usd_per_hour: Annotated[Dollars, Field(gt=0)] | None = Field(
         default=None,
-        gt=0,
         description="of an engine that you run, or of each member; divided among the paths by the engine's busy time",
     )
     request_fields: tuple[str, ...] = Field(

@@ -42,6 +42,8 @@ TopP = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 TopLogprobs = Annotated[int, Field(ge=0, le=20)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Dollars = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+"""A price. Picodollars of more would exceed the integers of Redis within a few requests."""
 
 
 class Strict(BaseModel):

@@ -18,7 +18,6 @@ from pointsman_embedding import EncoderConfig
 from pointsman_servicekit import strict_yaml
 from pointsman_servicekit.yaml_variables import UnsetVariable
 from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticSerializationError
 
 from pointsman_gateway.config.access_file import AccessFile
 from pointsman_gateway.config.checks import check_files
@@ -229,14 +228,8 @@ def _validate(file: FilePath, shape: type[File], data: Any) -> File:
 
 
 def _digest(*parts: Any) -> str:
-    """Returns a hash of the configuration's parts. Raises ConfigError if one cannot be encoded."""
+    """Returns a hash of the configuration's parts."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        try:
-            text = part.model_dump_json() if isinstance(part, BaseModel) else repr(part)
-        except PydanticSerializationError as error:
-            name = type(part).__name__.removesuffix("File").lower()
-            problem = "hold half of a surrogate pair, such as \\ud800, which is no character"
-            raise ConfigError(f"the configuration's {name} {problem}") from error
-        digest.update(text.encode())
+        digest.update((part.model_dump_json() if isinstance(part, BaseModel) else repr(part)).encode())
     return digest.hexdigest()

@@ -18,7 +18,7 @@ from pointsman_gateway.config.engine_config import (
     UrlPart,
     name_providers,
 )
-from pointsman_gateway.config.field_types import Strict
+from pointsman_gateway.config.field_types import Dollars, Strict
 from pointsman_gateway.config.price_changes import PriceChange, check_price_changes
 from pointsman_gateway.config.providers import (
     LITELLM,
@@ -27,7 +27,7 @@ from pointsman_gateway.config.providers import (
     preset_of,
     provider_at,
 )
-from pointsman_gateway.config.token_prices import HOW_TO_WRITE_PRICES, Dollars, Prices
+from pointsman_gateway.config.token_prices import HOW_TO_WRITE_PRICES, Prices
 from pointsman_gateway.domain import Overflow
 
 ModelName = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
@@ -80,10 +80,9 @@ class ModelConfig(Strict):
         "the price list (prices.yaml), which has the usual models of the providers",
         json_schema_extra=_allow_unknown,
     )
-    """None if the prices are unknown."""
-    usd_per_image: float | None = Field(
+    """The model's prices, in dollars per million tokens; None if they are unknown."""
+    usd_per_image: Dollars | None = Field(
         default=None,
-        ge=0,
         description="dollars for each image in a request, if the provider charges them in addition to tokens; unset: "
         "the price list's, or 0. Most providers count images as tokens of the prompt",
     )
@@ -174,7 +173,7 @@ class ResilienceConfig(Strict):
 class EmbeddingConfig(Strict):
     """A model of `/v1/embeddings`: the gateway's own, or that of an OpenAI-compatible endpoint."""
 
-    usd_per_million_tokens: float = Field(ge=0)
+    usd_per_million_tokens: Dollars
     local: bool = False
     url: str = Field(default="", description="unset: that of the provider")
     api_key_env: str = Field(default="", description="the environment variable with the API key")
@@ -220,20 +219,20 @@ class EmbeddingConfig(Strict):
 class RetrievalPrices(Strict):
     """Prices of retrieval. There are no defaults, because an unknown price must not count as 0."""
 
-    usd_per_search: float = Field(ge=0)
-    usd_per_embedding: float = Field(ge=0, description="of one text, to classify it or to search for it")
+    usd_per_search: Dollars
+    usd_per_embedding: Dollars = Field(description="of one text, to classify it or to search for it")
 
 
 class TrainingConfig(Strict):
     """How requests pay for the training of their adapter, by the training time that the adapter's report states."""
 
-    usd_per_hour: float = Field(gt=0, description="of the machine that trains")
+    usd_per_hour: Dollars = Field(gt=0, description="of the machine that trains")
     expected_requests: int = Field(ge=1, description="in the life of a version; each pays an equal part")
     expected_days: float = Field(gt=0, description="that a version serves; sets what it costs while it is idle")
 
 
 class CachePrices(Strict):
-    usd_per_hit: float = Field(ge=0, description="for an answer that comes from the cache")
+    usd_per_hit: Dollars = Field(description="for an answer that comes from the cache")
 
 
 class ModelsFile(Strict):

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from pydantic import Field
 
-from pointsman_gateway.config.field_types import Strict
-from pointsman_gateway.config.token_prices import Dollars, Prices
+from pointsman_gateway.config.field_types import Dollars, Strict
+from pointsman_gateway.config.token_prices import Prices
 
 
 class PriceChange(Strict):

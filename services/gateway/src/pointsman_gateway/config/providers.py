@@ -25,7 +25,7 @@ from pointsman_gateway.config.field_types import MIN_SIMILARITY, ConfigError, St
 DEFAULT_PROVIDER = "openai-compatible"
 VLLM = "vllm"
 DEFAULT_FIELDS, EMBEDDING_FIELDS, MESSAGE_FIELDS = "compatible", "embeddings", "messages"
-"""Kinds in request_fields.yaml."""
+"""The names of three kinds in request_fields.yaml: the default, embeddings, and Anthropic's Messages API."""
 MAX_NAME_CHARACTERS = 100
 """Maximum number of characters of a field's name that an error message repeats."""
 
@@ -224,7 +224,7 @@ class RequestFields:
     """Which request fields one kind of engine accepts in addition to those that the gateway itself reads."""
 
     kind: str
-    """A kind in request_fields.yaml."""
+    """The kind of engine: a key of request_fields.yaml, such as "vllm" or "openai"."""
     forwarded: frozenset[str]
     """Fields that are sent to the engine."""
     ignored: frozenset[str]

@@ -2,13 +2,10 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from pointsman_gateway.config.field_types import Strict
-
-Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from pointsman_gateway.config.field_types import Dollars, Strict
 
 HOW_TO_WRITE_PRICES = "write {prompt: DOLLARS, cached: DOLLARS, completion: DOLLARS}, or unknown"
 

@@ -122,7 +122,7 @@ class EntrySource(Protocol):
 @dataclass(frozen=True, slots=True)
 class RecentDecisions:
     rows: Sequence[DecisionRow]
-    """Oldest first."""
+    """The decisions, oldest first."""
     since_unix_ms: int
     """All decisions from this time on are included; 0 if these are all of the request log. It is the time of the read
     if no row could be read of the newest entries."""

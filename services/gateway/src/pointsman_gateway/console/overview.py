@@ -30,7 +30,7 @@ class Quality:
     bound: float
     """The one-sided lower confidence bound of `mean` that holds at any time, by which policies act."""
     bound_now: float
-    """The same for a single look at these ratings, by Wilson."""
+    """The same bound for a single look at these ratings, by Wilson's formula."""
     evaluated: float
     """The number of ratings that come from evaluations."""
 
@@ -49,7 +49,8 @@ class PathView:
     unavailable: str
     """Why the path cannot be used now; empty if it can be used."""
     configured: bool
-    """False for a model or an adapter that requests have named and that is no path of the configuration."""
+    """Whether the configuration has the path. Otherwise it stands for a model or an adapter that requests have
+    named."""
     quality: Quality | None
     """The quality over all tasks; None if there are no ratings."""
     now: PathFigures | None
@@ -63,7 +64,7 @@ class CandidateView:
     path: str
     kind: str
     role: str
-    """ "policy", "fallback", "default" or "shadow", as in `CandidatePreview`."""
+    """The path's role, as in `CandidatePreview`: "policy", "fallback", "default" or "shadow"."""
     quality: Quality | None
     """The quality on the task; None if there are no ratings."""
     answers: float
@@ -127,7 +128,8 @@ class CallerView:
 class Overview:
     caller: CallerView
     request_log: str
-    """ "available", "unavailable" (Redis does not answer), or "none" (no Redis is configured)."""
+    """Whether the request log can be read: "available", "unavailable" (Redis does not answer), or "none" (no Redis is
+    configured)."""
     window: DecisionWindow
     paths: Sequence[PathView]
     tasks: Sequence[TaskView]
@@ -137,7 +139,7 @@ class Overview:
 @dataclass(frozen=True, slots=True)
 class DecisionPage:
     decisions: Sequence[DecisionRow]
-    """The newest first."""
+    """The decisions, newest first."""
     next: str
     """The entry id to give as `before` for the next page; empty if this is the last one."""
 
@@ -164,7 +166,7 @@ class ModelAdapters:
     model: str
     engines: Sequence[EngineAdapters]
     versions: Sequence[AdapterVersion]
-    """From the first lora-server that could be read, so their `state` is that on its engine only."""
+    """The versions as the first reachable lora-server reports them, so their `state` is that on its engine only."""
     aliases: Sequence[Alias]
     changes: Sequence[AdapterChange]
 

@@ -18,7 +18,7 @@ class ConversationLengths:
 
     def __init__(self) -> None:
         self._reached: OrderedDict[str, list[float]] = OrderedDict()
-        """By key, in the order in which keys are forgotten."""
+        """By key, its counts; keys are in the order in which they are forgotten."""
 
     def add(self, key: str, request: int) -> None:
         """Counts that a conversation of `key` has reached its request number `request`; the first is number 1."""

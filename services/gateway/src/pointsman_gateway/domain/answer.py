@@ -66,7 +66,7 @@ class Started:
     """Seconds of the gateway's own work: from the request's arrival to the decision, and to build prompts, without
     retrieval."""
     cached: str = ""
-    """ "exact" or "semantic" if the answer came from the cache; empty if an engine made it."""
+    """How the cache answered: "exact" or "semantic"; empty if an engine made the answer."""
     limit_headers: Mapping[str, str] = field(default_factory=dict)
     """The state of the caller's limits, as HTTP headers."""
 

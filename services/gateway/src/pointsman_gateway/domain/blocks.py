@@ -50,7 +50,8 @@ class Block:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """The block's fields that the message does not have; for "whole" and "group" all fields of the block."""
     start: int = 0
-    """`start` and `end` of the block's part of the text or, for "thinking", of the reasoning; in characters."""
+    """The position at which the block's part of the text begins; `end` is where it ends. For "thinking", both are
+    positions in the reasoning. Both are in characters."""
     end: int = 0
     members: int = 0
     """For "group": the number of the following blocks that are its content."""

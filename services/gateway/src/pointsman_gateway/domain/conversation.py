@@ -70,7 +70,7 @@ class KeptPath:
 
 
 NOTHING_KEPT = KeptPath("", "", 0.0)
-"""For a conversation of which nothing is stored."""
+"""Stands for a conversation of which nothing is stored."""
 
 
 @value

@@ -46,7 +46,8 @@ class Considered:
 
     path: str
     outcome: str
-    """ "chosen", "skipped", "fallback" (if earlier paths fail) or "escalation" (if a validator rejects the answer)."""
+    """What became of the path: "chosen", "skipped", "fallback" (if earlier paths fail) or "escalation" (if a validator
+    rejects the answer)."""
     reason: str
 
 

@@ -14,7 +14,7 @@ class Feedback:
     id: str = ""
     """Feedback with the same id counts once. If it is empty, an id is derived from the content."""
     rating: float | None = None
-    """0 (bad) to 1 (good); None without a rating."""
+    """The rating, from 0 (bad) to 1 (good); None if there is none."""
     correction: str = ""
     """A description of what was wrong with the answer."""
     right_task: str = ""

@@ -30,7 +30,7 @@ class Alias:
     revision: int = 0
     """Increases with each change of the alias or of its canary, so the report with the higher revision is newer."""
     canary_version: str = ""
-    """Empty if the alias has no canary."""
+    """The canary's version; empty if the alias has no canary."""
     canary_weight: float = 0.0
     """The share of users whose requests the canary answers, 0 to 1."""
     previous: str = ""
@@ -59,8 +59,8 @@ class AdapterVersion:
     version: str
     name: str
     state: str
-    """ "registered", "validating", "ready", "loading", "warm", "serving", "draining", "retired" or "failed", explained
-    at `AdapterState` in lora_server.proto; "unspecified" if a newer lora-server reports another state."""
+    """The state: "registered", "validating", "ready", "loading", "warm", "serving", "draining", "retired" or "failed",
+    explained at `AdapterState` in lora_server.proto; "unspecified" if a newer lora-server reports another state."""
     aliases: tuple[str, ...]
     """The aliases that have this version as their stable version or as their canary."""
     pinned: bool
@@ -109,7 +109,7 @@ class AliasMove:
 
     alias: str
     version: str
-    """Empty to end a canary, or to roll the alias back."""
+    """The version to which the alias moves; empty to end a canary, or to roll the alias back."""
     expected_version: str
     """The command is rejected unless the alias points to this version now; empty accepts any version."""
     author: str
@@ -133,7 +133,7 @@ class Sampling:
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] | None = None
-    """An empty tuple means no stop sequences, whatever the path's setting is."""
+    """The stop sequences. An empty tuple means none, whatever the path's setting is; None: the path's setting."""
     structured_max_tokens: int | None = None
     """Only for a path: its `max_tokens` for structured requests (see `is_structured`)."""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -292,7 +292,7 @@ class Catalog:
     """The configured tasks, paths and models by name, for clients that compare paths."""
 
     default_path: str
-    """Empty in the catalog for a key that may not use the default path."""
+    """The default path; empty in the catalog for a key that may not use it."""
     search_usd: float
     """Dollars per search of the retriever."""
     tasks: Mapping[str, CatalogTask] = field(default_factory=dict)

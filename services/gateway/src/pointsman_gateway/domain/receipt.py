@@ -23,9 +23,9 @@ class GuardrailVerdict:
     guardrail: str
     """The guardrail's name in the configuration."""
     hook: str
-    """ "request", "prompt" or "response", as explained at `Hook`."""
+    """The hook that was checked: "request", "prompt" or "response", as explained at `Hook`."""
     ruling: str
-    """One of `GUARDRAIL_RULINGS`."""
+    """The result of the check, one of `GUARDRAIL_RULINGS`."""
     found: tuple[str, ...] = ()
     """The kinds of the findings, such as "EMAIL_ADDRESS", each once and sorted; never the text itself."""
 
@@ -47,12 +47,12 @@ class AttemptCharge:
     """What one engine's answer cost, for a request that several answers were charged for."""
 
     engine: str
-    """As in `Receipt.engine`."""
+    """The engine, named as in `Receipt.engine`."""
     model: str
-    """As in `Receipt.model`."""
+    """The model, named as in `Receipt.model`."""
     usage: Usage
     picodollars: Mapping[str, int]
-    """As in `Receipt.picodollars`."""
+    """The cost by component, as in `Receipt.picodollars`."""
 
     def as_fields(self) -> dict[str, object]:
         """Returns the fields by the names that a receipt's have in the request log."""
@@ -80,7 +80,8 @@ class Receipt:
     seconds: Mapping[str, float]
     """Seconds by phase, such as "admission"; "first_token" and "total" are counted from the request's arrival."""
     outcome: str
-    """ "ok", "routed" (only the decision was requested), "cancelled" or an error's code; one of `OUTCOMES`."""
+    """How the request ended: "ok", "routed" (only the decision was requested), "cancelled" or an error's code; one of
+    `OUTCOMES`."""
     sources: Sequence[Passage] = ()
     """The passages in the prompt, the one with the highest score first."""
     model: str = ""
@@ -88,12 +89,12 @@ class Receipt:
     escalated_from: str = ""
     """The path whose answer a validator rejected, so that another path answered; empty if there is none."""
     cached: str = ""
-    """ "exact" or "semantic" if the answer came from the cache; empty if an engine made it."""
+    """How the cache answered: "exact" or "semantic"; empty if an engine made the answer."""
     fault: str = "none"
     """The component at fault, a value of `Fault`."""
     request_id: str = ""
     guardrails: tuple[GuardrailVerdict, ...] = ()
-    """Empty if no guardrail is configured."""
+    """The verdicts of guardrails; empty if none is configured."""
     engine: str = ""
     """The name in the configuration of the engine that answered, on whose invoice the answer is; empty if none did."""
     attempts: tuple[AttemptCharge, ...] = ()
@@ -131,19 +132,21 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class UndecidedReceipt:
-    """The receipt of a request for embeddings, or of a request that ended before its decision."""
+    """The receipt of a request without a routing decision: one for embeddings, or one that ended before a path was
+    chosen, such as a rejected one.
+    """
 
     request_id: str
     operation: str
-    """ "chat", "completion", "route" or "embeddings"."""
+    """What was requested: "chat", "completion", "route" or "embeddings"."""
     outcome: str
     fault: str
     seconds: Mapping[str, float]
     """Seconds by phase, such as "admission", and "total" from the request's arrival."""
     caller: Caller = ANONYMOUS
-    """`ANONYMOUS` if the request ended before its key was checked."""
+    """The caller; `ANONYMOUS` if the request ended before its key was checked."""
     counts_as_request: bool = False
-    """Whether the request counts as one in the usage of the caller's key: it was admitted."""
+    """Whether the request was admitted, so that it counts as a request in the usage of the caller's key."""
     model: str = ""
     """The name of the embedding model in the configuration; empty for other operations."""
     usage: Usage = field(default_factory=Usage)

@@ -17,7 +17,7 @@ class Encoding(Flag):
     ANSWER = auto()
     """The object `pointsman` in answers over HTTP."""
     GRPC = auto()
-    """The message `Receipt`."""
+    """The message `Receipt` of the gRPC API."""
     LOG = auto()
     """An entry of the request log, for both kinds of receipts."""
     WAL = auto()

@@ -132,7 +132,7 @@ class Request:
     """A decoded request; the form is the same for all APIs."""
 
     model: str
-    """`AUTO`, "path:NAME", or the name of a model, an alias or an adapter."""
+    """What the client asked for: `AUTO`, "path:NAME", or the name of a model, an alias or an adapter."""
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -141,7 +141,7 @@ class Request:
     """When the request must end, in seconds by the event loop's clock."""
     caller: Caller = ANONYMOUS
     cache: str = "use"
-    """ "use": read and write the answer cache; "renew": write it only; "off": neither."""
+    """How the request uses the answer cache: "use" reads and writes it, "renew" only writes it, "off" does neither."""
     arrived_at: float = 0.0
     """Time of arrival, before the body was read, in seconds by `time.perf_counter`; 0: when the pipeline gets it."""
     operation: Operation = "chat"

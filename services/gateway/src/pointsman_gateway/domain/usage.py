@@ -17,9 +17,9 @@ class EngineSeconds:
     """The seconds that an engine reports for one answer; None if it does not report a value."""
 
     queue: float | None = None
-    """From the arrival at the engine until the engine begins to work on the request."""
+    """Seconds from the arrival at the engine until the engine begins to work on the request."""
     inference: float | None = None
-    """From the end of `queue` to the last token."""
+    """Seconds from the end of `queue` to the last token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,10 @@ class Usage:
     cached_tokens: int = 0
     """Prompt tokens that were in the prefix cache of the engine; `prompt_tokens` includes them."""
     seconds: EngineSeconds | None = field(default=None, compare=False)
-    """None if the engine reports no seconds, and in sums."""
+    """The engine's own times; None if it reports none, and in sums."""
     details: TokenDetails | None = None
-    """None if there are no tokens of special kinds, the service tier is the standard one, and nothing is estimated."""
+    """Tokens of special kinds. None if there are none, the service tier is the standard one, and nothing is
+    estimated."""
 
     def __add__(self, other: "Usage") -> "Usage":
         mine, others = self.details, other.details

@@ -9,12 +9,13 @@ class VectorSketch:
 
     collection: str
     checksum: str
-    """Of all vectors of the collection, 16 hexadecimal digits. Equal checksums have equal sketches."""
+    """A checksum of all vectors of the collection, 16 hexadecimal digits. Equal checksums mean equal sketches."""
     fingerprint: str
     """Identifies the embedding model that made the vectors."""
     dimensions: int
     vectors: bytes
-    """(sampled chunks, dimensions), row by row, a signed byte for each value; only the directions of rows count."""
+    """The sampled vectors, (sampled chunks, dimensions), row by row, a signed byte for each value; only the directions
+    of rows count."""
 
     @property
     def name(self) -> str:

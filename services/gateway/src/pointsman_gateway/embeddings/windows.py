@@ -40,7 +40,8 @@ class TextWindow:
     is_last: bool = True
     """Whether this is the last window of the request's text."""
     overflow: str = ""
-    """"truncate" if the text is cut, "mean" if this is one of its windows, empty if the text fits as a whole."""
+    """How a long text was handled: "truncate" if it is cut, "mean" if this is one of its windows; empty if the text
+    fits as a whole."""
 
 
 class WindowedAnswer:

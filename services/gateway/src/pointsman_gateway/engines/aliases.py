@@ -24,7 +24,7 @@ MAX_COMPARED = 3
 """Maximum number of catalogs with which a new one is compared: the newest ones with as many entries."""
 
 _Key = tuple[str, str]
-"""(base model, alias)."""
+"""The base model and the name of an alias."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class Aliases:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._current: dict[str, dict[str, Alias]] = {}
-        """By base model and name."""
+        """By base model, its aliases by name."""
         self._reports: dict[str, _Report] = {}
-        """By the engine's name."""
+        """By the engine's name, its last report."""
         self._catalogs: dict[str, Counter[AdapterCatalog]] = {}
         """By base model, the number of engines that have reported each catalog last."""
         self._unreported_since: dict[_Key, float] = {}

@@ -76,7 +76,7 @@ class SpillTargets:
     def __init__(self, max_conversations: int = MAX_SPILLED) -> None:
         self._max = max_conversations
         self._seeds: OrderedDict[int, int] = OrderedDict()
-        """`EngineState.seed` by the conversation's hash."""
+        """By the conversation's hash, the `EngineState.seed` of the engine to which it was moved."""
 
     def __len__(self) -> int:
         return len(self._seeds)

@@ -78,7 +78,7 @@ class EngineGroup:
         self._on_change = on_change
         self._metrics = metrics
         self._members: dict[str, _NumberedMember] = {}
-        """By address."""
+        """By address, the member."""
         self._logged_problem = ""
         metrics.group_has(template.name, 0, 0)
 

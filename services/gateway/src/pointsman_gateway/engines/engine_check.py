@@ -29,7 +29,7 @@ NO_GUARANTEES = (
 @dataclass(frozen=True, slots=True)
 class EngineFinding:
     level: str
-    """ "ok", "warn" or "fail"."""
+    """The severity: "ok", "warn" or "fail"."""
     what: str
     detail: str
 

@@ -65,7 +65,7 @@ class CompletionRequest(msgspec.Struct, frozen=True):
     messages: Sequence[Message]
     sampling: Sampling
     deadline: float
-    """In seconds on the event loop's clock."""
+    """When the call must end, in seconds on the event loop's clock."""
     stall_seconds: float = STALL_SECONDS
     """See `STALL_SECONDS`; `Hedging` sets it to the delay after which it hedges."""
     operation: Operation = "chat"
@@ -89,7 +89,7 @@ class EngineRequest(msgspec.Struct, frozen=True):
     messages: Sequence[Message]
     sampling: Sampling
     deadline: float
-    """In seconds on the event loop's clock."""
+    """When the call must end, in seconds on the event loop's clock."""
     api: EngineApi = DEFAULT_API
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     operation: Operation = "chat"
@@ -97,7 +97,7 @@ class EngineRequest(msgspec.Struct, frozen=True):
     """Header lines with the trace context; empty without tracing."""
     as_a_whole: bool = False
     max_bytes: float = inf
-    """As in `CompletionRequest`."""
+    """The same limit as `CompletionRequest.max_bytes`."""
 
 
 class Transfer(Protocol):

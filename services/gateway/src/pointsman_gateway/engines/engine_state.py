@@ -120,7 +120,7 @@ class EngineObserver(Protocol):
     """Interface of an object that is notified of the reports on engines; `Engines` implements it."""
 
     def on_report(self, state: "EngineState", before: Engine) -> None:
-        """Is called after `state.engine` was replaced; `before` is the earlier one."""
+        """Called after a report has replaced `state.engine`; `before` is the earlier value."""
         ...
 
 
@@ -144,7 +144,7 @@ class EngineState:
         self.lora_server: LoraServer | None = None
         """The client of the engine's lora-server; None if the engine has none, or while it is not watched."""
         self.adapter_admin: AdapterAdminClient | None = None
-        """Set and unset together with `lora_server`."""
+        """The client that administers the engine's adapters; it is set and unset together with `lora_server`."""
         self.clock = clock
         self.breaker = Breaker(clock)
         self.in_flight = 0

@@ -42,9 +42,9 @@ class ModelLookups:
         self._max = max_lookups
         self._settings = settings
         self._states: dict[str, EngineState] = {}
-        """By the engine's name."""
+        """By the engine's name, its state."""
         self._serving: OrderedDict[str, tuple[Target, ...]] = OrderedDict()
-        """By version; "" stands for the base model."""
+        """By version, the engines that hold it; "" stands for the base model."""
         self._catalogs: Counter[AdapterCatalog] = Counter()
         """The number of engines that have each catalog."""
 

@@ -54,7 +54,8 @@ class Plan:
     escalates: bool = False
     """Whether the next path answers instead if a validator rejects the answer of the first path."""
     escalation_order: tuple[str, ...] = ()
-    """Only paths that come later in it than the chosen one answer instead. Empty: the order of the policy's `paths`."""
+    """The order for escalation: only paths after the chosen one may replace its answer. Empty: the order of the
+    policy's `paths`."""
     stream_unvalidated: frozenset[str] = frozenset()
     """Paths whose answers are streamed before they are validated, and so cannot be escalated."""
     as_good: frozenset[str] | None = None

@@ -31,7 +31,7 @@ class Example:
     text: str
     output: str | None
     intent: str = ""
-    """What it is about within its task; empty if the file does not say."""
+    """The kind of request within the task; empty if the file does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Found:
     """The result of a search: the passages, and whether they are relevant."""
 
     passages: tuple[Passage, ...]
-    """Best first."""
+    """The passages found, best first."""
     relevant: bool
     """Whether the retriever considers at least one of them relevant."""
     version: int = 0
@@ -143,7 +143,8 @@ class StrategyContext:
     templates: Templates
     search: Search
     embed: Embed | None
-    """None if the configuration is only checked, or if the embedding model is not loaded (see `needs_embedding`)."""
+    """Embeds texts; None if the configuration is only checked, or if the embedding model is not loaded (see
+    `needs_embedding`)."""
     examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
     """The examples by task, for the tasks in the strategy's `Resources`."""
     vectors: Mapping[str, Vector] = field(default_factory=dict)

@@ -38,13 +38,13 @@ class ConnectionLimits:
     max_header_bytes: int = 32 * 1024
     """Bytes of the request line and all headers together."""
     handshake_timeout: float = 10.0
-    """For the TLS handshake."""
+    """Time limit of the TLS handshake."""
     header_timeout: float = 10.0
-    """From connecting, or from the first byte of a further request, to the end of its headers."""
+    """Time limit of a request's headers, from connecting or from the first byte of a further request."""
     body_timeout: float = 60.0
-    """From the end of the headers to the end of the body."""
+    """Time limit of a request's body, from the end of the headers."""
     idle_timeout: float = 30.0
-    """Between two requests."""
+    """How long a connection may be idle between two requests."""
     stall_timeout: float = 30.0
     """Time in which a client must read something of an answer that is ready for it."""
     on_rejection: Callable[[str], None] = _ignore_rejection

@@ -76,17 +76,17 @@ class HttpDependencies:
     budget: BufferedBytesBudget
     """Limits the bytes of request bodies in memory; shared with the gRPC server."""
     console: Console | None = None
-    """None: the console is not served."""
+    """The console; None if it is not served."""
     has_metrics_port: bool = False
     """Whether metrics and schema are served on a port of their own, and not with the API."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose web pages may call the API; "*": all. Empty: none."""
     workers: Workers | None = None
-    """None if this is the only process."""
+    """The other processes of this gateway; None if this is the only one."""
     login: Callable[[], Login | None] = lambda: None
     """Returns the login of the active configuration; None if it has no single sign-on."""
     administration: Administration | None = None
-    """None without Redis, because then there are no keys."""
+    """Administration of keys and tenants; None without Redis, because then there are no keys."""
 
     async def build_metrics_page(self, format: str) -> MetricsPage:
         """Returns the metrics of all processes in a format of `metrics_page.format_of`; encodes them in a thread.

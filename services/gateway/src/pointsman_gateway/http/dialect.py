@@ -70,7 +70,7 @@ class ModelForm:
     header: bytes = b""
     """Lower-case name of a header that only the API's clients send; empty for the form that all other clients get."""
     has_embeddings: bool
-    """Whether the list has the embedding models, too."""
+    """Whether the list of models includes the embedding models."""
     page: Callable[[Sequence[str], int, QueryParams], dict[str, Any]]
     """Returns the response for the models' names, their creation in Unix seconds, and the parameters of the request's
     query.
@@ -102,9 +102,10 @@ class Dialect:
     operation: domain.Operation = "chat"
     """The operation in the receipt of a rejected conversation."""
     further: tuple[MeteredRoute, ...] = ()
-    """Its other routes."""
+    """The dialect's other routes."""
     direct: DirectReading | None = None
-    """None: FastAPI reads all requests, and `handler` answers them. Otherwise FastAPI only documents `handler`."""
+    """How requests are read without FastAPI, which then only documents `handler`. None: FastAPI reads all requests, and
+    `handler` answers them."""
     models: ModelForm | None = None
     """How `GET /v1/models` answers the API's clients; None: in OpenAI's form."""
     takes_token_ids: bool = False

@@ -53,7 +53,8 @@ class GuardedConnection(HttpToolsProtocol):
         self._bytes_read = 0
         """Bytes read since the last headers were complete, without the rest of the read that completed them."""
         self._awaited_scope: object = None
-        """`self.scope` when `_deadline` was set; another one means that another request has begun."""
+        """The value of `self.scope` when `_deadline` was set; if `self.scope` is another object, another request has
+        begun."""
         self._awaits_body = False
         self._deadline = NEVER
         """When the awaited headers or body must be complete, on the event loop's clock."""
@@ -71,7 +72,7 @@ class GuardedConnection(HttpToolsProtocol):
         """Bytes since the last read with a part of the body: they are chunk extensions and trailers."""
         self._discarding: DiscardingTransport | None = None
         self._unread_body: UnreadBody | None = None
-        """Set when the rest of a body is being discarded."""
+        """The rest of a body that is being discarded, if there is one."""
         self._keeps_alive = False
         """The `keep_alive` of uvicorn's cycle before `_answer_without_body` unset it."""
         self._reads_no_more = False

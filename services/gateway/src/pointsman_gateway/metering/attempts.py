@@ -76,7 +76,7 @@ class PathAttempt:
         self.refused = False
         """Whether a validator refused the answer."""
         self.ended: float | None = None
-        """When its work ended, if another attempt followed it."""
+        """When the attempt's work ended, if another attempt followed it."""
 
     def work(self, pricing: Pricing, request: Request) -> Work:
         """Returns what the attempt has used and cost; estimates it if no engine has counted its tokens."""

@@ -86,7 +86,7 @@ class Meter:
         self._arrived = request.arrived_at or perf_counter()
         self._admitted: float | None = None
         self._first_decision: Decision | None = None
-        """The decision before any failure."""
+        """The decision as it was made, before a failure or a rejected answer moved the request to another path."""
         self._decision: Decision | None = None
         self._decided = 0.0
         self._first_token: float | None = None

@@ -8,10 +8,9 @@ from pointsman_gateway.config.models_file import ModelConfig
 from pointsman_gateway.config.token_prices import Prices, TokenPrices
 from pointsman_gateway.domain import PICODOLLARS, Request, Usage
 from pointsman_gateway.metering.reservations import (
-    ANY_TIER,
     possible_completion_kinds,
     possible_prompt_kinds,
-    requested_tier,
+    possible_tiers,
 )
 
 TOKENS_PER_PRICE = 1_000_000
@@ -70,9 +69,7 @@ class PriceTable:
         """Returns the highest prices, in picodollars, that a token of a request's prompt and one of its answer can
         have.
         """
-        named = requested_tier(request)
-        tiers = self._tiers.values() if named == ANY_TIER else (self.standard, self._tiers.get(named, self.standard))
-        prices = [tier.at(prompt_tokens) for tier in tiers]
+        prices = [self._tiers[tier].at(prompt_tokens) for tier in possible_tiers(request, self._tiers.keys())]
         kinds = (possible_prompt_kinds(request), possible_completion_kinds(request))
         prompt, completion = (max(one[kind] for one in prices for kind in possible & one.keys()) for possible in kinds)
         return prompt, completion

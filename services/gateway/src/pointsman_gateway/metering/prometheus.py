@@ -93,7 +93,7 @@ class GatewayMetrics:
             "pointsman_rejected", "Requests that were rejected or cancelled before a decision.", ["code", "fault"]
         )
         self._path_counts: dict[tuple[str, str], _PathCounts] = {}
-        """By task and path."""
+        """By task and path, the counters."""
         collector = FastCollector(
             [
                 *(self._requests, self._reasons, self._tokens, self._token_details, self._estimated, self._cost),
@@ -263,7 +263,7 @@ class GatewayMetrics:
                 yield cost_column(component), counts.paid if receipt.outcome == OK else counts.lost
 
     def _labels(self, receipt: Receipt) -> tuple[str, str, str]:
-        """Returns the values of `BY_PATH`."""
+        """Returns the receipt's values of the labels `BY_PATH`."""
         path = receipt.decision.path
         return self._path(path), path.kind.value, self._task(receipt.decision.task)
 

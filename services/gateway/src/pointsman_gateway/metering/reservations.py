@@ -6,8 +6,8 @@ from pointsman_gateway.domain import Request
 
 _MEDIA_KINDS = {"audio": "prompt_audio", "image": "prompt_image"}
 _ANSWER_KINDS = {"audio": "completion_audio", "image": "completion_image"}
-ANY_TIER = "auto"
-"""The name that leaves the choice of the service tier to the provider."""
+_STANDARD_TIERS = frozenset({"default", "on_demand", "standard", "standard_only"})
+"""The names by which providers give a request the standard tier and no other."""
 
 
 def possible_prompt_kinds(request: Request) -> Set[str]:
@@ -31,6 +31,17 @@ def requested_tier(request: Request) -> str:
     """Returns the service tier that the request names; empty if none."""
     named = (request.sampling.anthropic or {}).get("service_tier") or request.sampling.extra.get("service_tier")
     return named if isinstance(named, str) else ""
+
+
+def possible_tiers(request: Request, priced: Set[str]) -> Set[str]:
+    """Returns which of the `priced` service tiers the answer can have; the standard one, "", is always among them.
+
+    Without a name, and with "auto", the provider chooses: OpenAI's projects, for example, have a setting for it.
+    """
+    named = requested_tier(request)
+    if named in _STANDARD_TIERS:
+        return {""}
+    return {"", named} if named and named in priced else priced
 
 
 def _has_breakpoints(request: Request) -> bool:

@@ -66,7 +66,7 @@ class _Channel:
 class _HeldChunk:
     chunk: Chunk
     pieces: list[tuple[_Channel, int, int]]
-    """(channel, start, end) of each text in the chunk."""
+    """For each text in the chunk, its channel, its start and its end."""
 
     @property
     def is_cleared(self) -> bool:

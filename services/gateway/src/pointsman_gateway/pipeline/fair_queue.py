@@ -21,8 +21,8 @@ class Waiter:
     priority: int
     tenant: str
     turn: "asyncio.Future[None]"
-    """Its result is set when the request gets a slot; it gets an error, or is cancelled, if the request leaves the
-    queue without one."""
+    """A future whose result is set when the request gets a slot. It gets an error, or is cancelled, if the request
+    leaves the queue without one."""
 
     @property
     def is_waiting(self) -> bool:

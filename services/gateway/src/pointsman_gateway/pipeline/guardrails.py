@@ -227,8 +227,8 @@ def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = (), not_text: NotT
     lists.
 
     `at` is the path of `value` itself, with which all paths begin. In a path, an object in a list has its field `index`
-    if there is one, else its position. Strings in the fields of `not_text`, a `type` with one of `FIXED_TYPES`, and
-    names of fields are left as they are.
+    if that is an integer, else its position. Strings in the fields of `not_text`, a `type` with one of `FIXED_TYPES`,
+    and names of fields are left as they are.
     """
     if isinstance(value, str):
         return visit(at, value) if value else value
@@ -259,8 +259,9 @@ def _map_item(position: int, item: Any, visit: Visit, at: tuple[Any, ...], not_t
     return map_texts(item, visit, (*at, _number(position, item)), not_text)
 
 
-def _number(position: int, value: Any) -> Any:
-    """Returns an item's field `index`, if it has one, else its position in the list: pieces of one tool call may be at
-    different positions in different chunks.
+def _number(position: int, value: Any) -> int:
+    """Returns an item's field `index`, if it is an integer, else its position in the list: pieces of one tool call may
+    be at different positions in different chunks.
     """
-    return value.get("index", position) if isinstance(value, Mapping) else position
+    index = value.get("index") if isinstance(value, Mapping) else None
+    return index if type(index) is int else position

@@ -182,7 +182,7 @@ class ConfigSnapshot:
     models: ModelNames
     embeddings: Embeddings
     paths: Sequence[domain.Path]
-    """In the order of the configuration."""
+    """The paths in the order of the configuration."""
     catalog: Catalog
 
     @property

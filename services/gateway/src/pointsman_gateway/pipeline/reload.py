@@ -16,7 +16,7 @@ from pointsman_gateway.pipeline.pipeline import ConfigSnapshot, Stages
 log = logging.getLogger(__name__)
 
 MAX_SHOWN_BYTES = 64 * 1024
-"""Of longer files, the history of the configuration has only the size."""
+"""Maximum size of a file whose text is in the history of the configuration; of larger files it has only the size."""
 _SHOWN_SUFFIXES = (".yaml", ".yml", ".txt", ".j2", ".md")
 """The files in the history of the configuration. Others are examples, which may be large."""
 

@@ -64,7 +64,7 @@ class Entry(msgspec.Struct):
     day: str
     """The day of that evidence, YYYYMMDD in UTC."""
     json: str
-    """Empty if the entry cannot be encoded."""
+    """The entry as JSON; empty if it cannot be encoded."""
     tenant: str = ""
     """The tenant of the training sample; empty without a sample."""
     sample: str = ""

@@ -68,7 +68,7 @@ class AnswerCounts(NamedTuple):
     key: EvidenceKey
     day: str
     counts: Sequence[tuple[str, int]]
-    """(name of the count, number)."""
+    """The numbers to add, by the name of the count."""
 
 
 def answer_counts(receipt: Receipt, day: str) -> AnswerCounts | None:

@@ -10,7 +10,7 @@ from pointsman_gateway.domain import Feedback, PathScore
 @dataclass(frozen=True, slots=True)
 class StoredFeedback:
     where: str
-    """ "request_log" (in Redis) or "wal" (on disk, until Redis is available)."""
+    """Where the feedback was stored: "request_log" (in Redis) or "wal" (on disk, until Redis is available)."""
     known_already: bool = False
     """Whether the same feedback had been stored before."""
 

@@ -59,8 +59,8 @@ class Recorder:
         self._redaction = redaction
         self._pending: deque[PendingEntry] = deque()
         self._encoding: asyncio.Handle | None = None
-        """Set while entries are pending. They are encoded in the next turns of the event loop, as long as their data is
-        in the processor's caches; a busy gateway has no idle time in which to do it later."""
+        """The scheduled encoding, set while entries are pending. They are encoded in the next turns of the event loop,
+        as long as their data is in the processor's caches; a busy gateway has no idle time in which to do it later."""
         self._undecided: deque[tuple[float, UndecidedReceipt, int]] = deque()
         """(Unix time of the end in seconds, receipt, offset in the write-ahead log)."""
         self._encoded: deque[Entry] = deque()
@@ -70,7 +70,7 @@ class Recorder:
         """The batch that was sent and is not known to be written."""
         self._number = 0
         self._upto = NO_OFFSETS
-        """Up to these records of the write-ahead log, no receipt waits here: all were sent or dropped."""
+        """Positions in the write-ahead log up to which no receipt waits here: all were sent or dropped."""
         self._over_cap = False
         """Whether the stream of decisions is longer than `max_decisions`, as after that was lowered."""
         self._writing = asyncio.Lock()

@@ -38,7 +38,7 @@ class Batch:
     undecided: Sequence[str] = ()
     """Entries of requests without a decision, JSON."""
     upto: Offsets = NO_OFFSETS
-    """Up to these records of the write-ahead log, Redis has all receipts once the batch is written."""
+    """Positions in the write-ahead log up to which Redis has all receipts once this batch is written."""
     not_in_wal: int = 0
     """The number of the batch's receipts that the write-ahead log does not hold."""
 
@@ -51,7 +51,7 @@ class RequestLogStore:
 
     def __init__(self, redis: BoundedRedis, config: RequestLogConfig) -> None:
         self.config = config
-        """Set anew with each configuration."""
+        """The settings of the request log; each configuration sets them anew."""
         self.learning: LearningConfig | None = None
         """Which answers are stored for training; None: none. Set anew with each configuration."""
         self._redis = redis

@@ -55,7 +55,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     notes: tuple[str, ...]
     probabilities: tuple[tuple[str, float], ...]
     path: tuple[str, str, str, tuple[str, ...], str]
-    """Name, model, adapter, strategies, fingerprint."""
+    """The path's name, model, adapter, strategies and fingerprint."""
     reason: str
     considered: tuple[Considered, ...]
     expected_cost_usd: float | None
@@ -63,7 +63,7 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     outcome: str
     fault: str
     usage: tuple[int, int, int]
-    """`Usage.counts`."""
+    """The numbers of tokens, as `Usage.counts` returns them."""
     picodollars: Mapping[str, int]
     seconds: Mapping[str, float]
     model: str

@@ -99,7 +99,7 @@ class PinnedVersion:
     """The adapter version with which a conversation began."""
 
     version: str
-    """Empty if no version is pinned."""
+    """The version; empty if none is pinned."""
     replaces: str = ""
     """The version that a rollback of `version` restores; empty if it is unknown."""
 

@@ -16,9 +16,9 @@ class CandidatePreview:
 
     path: Path
     role: str
-    """ "policy", "fallback", "default", or "shadow": it answers shadow requests only."""
+    """The path's role: "policy", "fallback", "default", or "shadow" (it answers shadow requests only)."""
     known: Candidate
-    """Its statistics on the task and its expected cost."""
+    """The path's statistics on the task, and its expected cost."""
     unavailable: str
     """Why it cannot be used now; empty if it can."""
     explanation: str

@@ -21,13 +21,13 @@ from pointsman_gateway.routing.policies import ANSWERS_PER_PRICE, explore
 
 WEIGHT_TYPE = np.dtype("<f2")
 MAX_EXPONENT = 700.0
-"""`math.exp` fails a little above it."""
+"""The largest exponent for `math.exp`, which fails a little above it."""
 MIN_MEAN = 1e-6
 """A mean score is taken as at least this, and as at most 1 minus this, where its logit counts."""
 
 
 class TaskPrediction(Strict):
-    """What a path's answers to the requests of one task are like."""
+    """The predicted quality and cost of a path's answers to the requests of one task."""
 
     mean: float = Field(gt=0, lt=1, description="mean score")
     cost: float = Field(gt=0, allow_inf_nan=False, description="mean dollars, as a multiple of those of all tasks")
@@ -149,7 +149,8 @@ class Predicted(Policy):
         quality = [decode_weights(path.weights) for path in of_paths]
         cost = [decode_weights(path.cost_weights) if path.cost_weights else 0 * quality[0] for path in of_paths]
         self._weights = np.stack([*quality, *cost])
-        """Those of the quality, then those of the cost, so that a request needs one product."""
+        """The weights of all paths' quality, then those of the cost, in one matrix, so that a request needs one
+        product."""
         self._bias = np.array([*(path.bias for path in of_paths), *(path.cost_bias for path in of_paths)], np.float32)
         self._length_weights = [path.cost_length_weight for path in of_paths]
         self._task_weights = [path.task_weight for path in of_paths]

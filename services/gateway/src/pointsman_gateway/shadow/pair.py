@@ -18,12 +18,12 @@ class Side:
     """The path statistics to which its rating is added."""
     cost_usd: float
     seconds: float
-    """From the request's arrival to the answer's end."""
+    """Seconds from the request's arrival to the answer's end."""
     text: str
-    """Empty if the answer has no text or more than one."""
+    """The text of the answer; empty if it has no text or more than one."""
     quality: float | None
-    """1 if every validator accepted the answer, 0 if one refused it; None if there was no validator, or one of them
-    could not judge the answer."""
+    """The quality by the validators: 1 if all accepted the answer, 0 if one rejected it; None if there is no validator,
+    or one of them could not judge the answer."""
 
     @property
     def path(self) -> str:
@@ -52,7 +52,7 @@ class PairScores:
 
     decision_id: str
     scores: tuple[tuple[EvidenceKey, float], tuple[EvidenceKey, float]]
-    """(path statistics, score from 0 to 1) of the caller's answer, then of the shadow request's."""
+    """The statistics' key and the score from 0 to 1, of the caller's answer and then of the shadow request's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,9 +57,9 @@ class _FixedLabels:
 @dataclass(frozen=True, slots=True)
 class ShadowResult:
     receipt: Receipt | None
-    """None if the request ended before a path was chosen."""
+    """The receipt of the shadow request; None if it ended before a path was chosen."""
     answer: CompletedAnswer | None = None
-    """None if the answer is incomplete, or is more than one text."""
+    """The answer; None if it is incomplete, or is more than one text."""
 
 
 class ShadowPipeline:

@@ -85,7 +85,7 @@ class VerifiedKeys:
         self._cache: dict[str, _CachedKey] = {}
         """The copies, by the credential's digest."""
         self._valid_until = -inf
-        """Until when all copies are valid, on the monotonic clock."""
+        """When all cached copies become invalid, on the monotonic clock."""
         self._epoch: int | None = None
         self._refreshes = 0
         """How often a refresh of all copies has started, or the copies of tokens were dropped."""
@@ -93,7 +93,7 @@ class VerifiedKeys:
         self._copies: Counter[str] = Counter()
         """Number of cached copies by key id; a user may have several tokens."""
         self.tokens: TokenVerifier | None = None
-        """If set, JSON Web Tokens are accepted in addition to keys."""
+        """The verifier of JSON Web Tokens, which are then accepted in addition to keys; None if there is none."""
 
     def identify_now(self, credential: str) -> VerifiedCaller | None:
         """Returns the caller of a key or token from its cached copy; None if there is no valid copy."""

@@ -33,7 +33,7 @@ _LEASE_AHEAD_SECONDS = {Window.MINUTE: 2.0, Window.DAY: 900.0, Window.MONTH: 900
 """Seconds of usage at the current rate that a gateway tries to hold. Limits of a minute have a local fallback without
 Redis. Budgets in dollars have none, so the gateway holds enough for as long as verified keys stay valid."""
 _HALF_LIFE_SECONDS = {Window.NOW: 1.0, Window.MINUTE: 2.0, Window.DAY: 60.0, Window.MONTH: 60.0}
-"""Half-life of the measured rate, or of the measured concurrency."""
+"""Half-life with which the measured rate of use decays; for streams, that of the measured concurrency."""
 
 
 class LeasedLimit:
@@ -83,7 +83,7 @@ class LeasedLimit:
         self.closing = False
         """Whether the gateway is shutting down, so that no more is asked for."""
         self.left = self.unspent = maximum
-        """What no gateway holds, and what no gateway has used, as Redis last reported."""
+        """What no gateway holds (`left`), and what no gateway has used (`unspent`), as Redis last reported."""
         self.refused_until, self.refused_need = -inf, 0
         self._rate = 0.0
         self._measured_at = self._synced_at = -inf

@@ -20,9 +20,9 @@ LeasedLimits = tuple[LeasedLimit, ...]
 @dataclass(frozen=True, slots=True)
 class Clock:
     monotonic: Callable[[], float] = time.monotonic
-    """Seconds; times leases."""
+    """Returns monotonic seconds, by which leases are timed."""
     wall: Callable[[], float] = time.time
-    """Unix seconds; for the expiry of keys and the day of usage."""
+    """Returns Unix seconds, for the expiry of keys and the day of usage."""
     ahead_ms: Callable[[], int] = lambda: 0
     """Milliseconds that scripts in Redis add to its clock; 0 except in tests that let time pass."""
 

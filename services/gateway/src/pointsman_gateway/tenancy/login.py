@@ -24,7 +24,7 @@ class LoginSession:
 
     token: str
     expires: float
-    """Unix seconds."""
+    """When the login expires, in Unix seconds."""
 
 
 class Login(Protocol):

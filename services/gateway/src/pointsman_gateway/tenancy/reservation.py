@@ -1,4 +1,8 @@
-"""Reserves a request's part of its key's limits until the request ends, and creates the errors for exceeded limits."""
+"""Reservations: what an admitted request holds of each limit of its key and its tenant, from its admission to its end.
+
+A reservation takes the request's estimated use from the gateway's leases, and its settlement replaces the estimate by
+the actual use. Also creates the errors for limits that are reached.
+"""
 
 import math
 from collections.abc import Mapping

@@ -197,9 +197,9 @@ def _matches(grant: GrantConfig, claims: Claims) -> bool:
 
 
 def _tenant_of(grant: GrantConfig, claims: Claims) -> str:
-    """Returns the tenant that the grant names, or that the claim has to which the grant refers.
+    """Returns the grant's tenant: the name in the grant, or the value of the token's claim to which the grant refers.
 
-    Raises PermissionDenied ("bad_tenant") if that claim is missing or no valid name of a tenant.
+    Raises PermissionDenied ("bad_tenant") if that claim is missing or is not a valid name of a tenant.
     """
     reference = CLAIM_REFERENCE.fullmatch(grant.tenant)
     if not reference:

@@ -26,9 +26,9 @@ class UsageBatch:
 
     number: int
     day: str
-    """YYYYMMDD in UTC."""
+    """The day of the usage, YYYYMMDD in UTC."""
     counts: Mapping[str, int]
-    """By "TENANT:KEY:COUNTER"."""
+    """By "TENANT:KEY:COUNTER", the amount to add."""
 
 
 class UsageWriter:
@@ -47,7 +47,7 @@ class UsageWriter:
         self._number = 0
         self._writing = asyncio.Lock()
         self._written_at = clock.monotonic()
-        """When everything had last been written, on the monotonic clock."""
+        """When the last moment was at which everything had been written, on the monotonic clock."""
 
     def count(self, key: KeyUsage, usage: Usage, picodollars: int, outcome: str) -> None:
         """Counts a request that ends now, on the current UTC day; `outcome` is "ok", "cancelled" or an error's code."""

@@ -243,4 +243,4 @@ _VISITS: Mapping[str, Callable[[_Walk, Any, _Place], None]] = {
     "$id": _Walk.identifier,
     **dict.fromkeys(_UNLIMITED, _Walk.unlimited),
 }
-"""By keyword. Other keywords take one step."""
+"""By keyword, the function that counts its steps. Other keywords take one step."""

@@ -49,7 +49,7 @@ class PlacementPlanner:
         """Takes this engine's name, unique among the engines of its base model, and a monotonic clock in seconds."""
         self.engine = engine
         self.leaving = False
-        """Set to True before shutdown: versions are then placed on the other engines only."""
+        """Whether the server is about to shut down; versions are then placed on the other engines only."""
         self._registry = registry
         self._clock = clock
         self._fleet = FleetState()

@@ -24,7 +24,7 @@ class Trial:
 
     version: AdapterVersion
     life: int
-    """`EngineState.life` when the engine read the version."""
+    """The value of `EngineState.life` when the engine read the version."""
     result: "asyncio.Future[None]" = field(default_factory=_new_future)
 
     @property

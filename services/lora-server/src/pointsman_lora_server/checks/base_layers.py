@@ -20,7 +20,7 @@ NOT_ADAPTABLE = ("embed_tokens", "lm_head")
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     dtype: str
-    """As in the file: "F32", "BF16", ..."""
+    """The number type as the file names it: "F32", "BF16", ..."""
     shape: tuple[int, ...]
     start: int
     """Where the values begin in the file, in bytes from its start; `end` is where they end."""

@@ -135,7 +135,8 @@ class Change:
     """The entry's id in the Redis stream of changes; a later entry has a greater one."""
     at_unix_ms: int
     kind: str
-    """"registered", "deleted", "pin", "placement", "alias" (a move), "canary", "rollback", or a `Phase` value."""
+    """The kind of change: "registered", "deleted", "pin", "placement", "alias" (a move), "canary", "rollback", or a
+    `Phase` value."""
     subject: str
     """The version, alias or adapter that was changed."""
     before: str

@@ -85,7 +85,7 @@ class EngineSettings:
     dtype: str = "auto"
     """vLLM's name of the number type of weights and activations."""
     extra_arguments: str = ""
-    """More arguments for vLLM, quoted as in a shell."""
+    """More command-line arguments for vLLM, quoted as in a shell."""
     tool_calling: ToolCalling = NO_TOOL_CALLING
     traces_url: str = ""
     """Where vLLM sends its spans (OTLP over HTTP); empty: nowhere."""

@@ -36,7 +36,7 @@ class GreedyAnswer:
     logprobs: tuple[float, ...]
     """One for each token; all are finite."""
     finish_reason: str
-    """"stop" or "length"."""
+    """Why the answer ended: "stop" or "length"."""
 
 
 def scored_answer(
@@ -183,5 +183,5 @@ class Probe:
 
 
 def _count_certain(logprobs: Sequence[float]) -> int:
-    """Returns how many leading tokens are certain, by their log-probabilities."""
+    """Returns how many tokens at the answer's start are certain, by their log-probabilities."""
     return next((index for index, logprob in enumerate(logprobs) if logprob < CERTAIN_LOGPROB), len(logprobs))

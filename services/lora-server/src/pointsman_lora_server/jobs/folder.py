@@ -34,7 +34,7 @@ COPY_BYTES = 1 << 20
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-"""With O_NONBLOCK, because opening a named pipe would otherwise wait for its writer."""
+"""Flags for opening files. O_NONBLOCK is set because opening a named pipe would otherwise wait for its writer."""
 
 Inputs = Mapping[str, BinaryIO]
 """Opened input files by their names in the request: "data", "heldout", "system"."""

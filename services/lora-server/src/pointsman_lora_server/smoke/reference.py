@@ -18,7 +18,7 @@ rows of a random adapter that is much stronger than the base model, mostly under
 """
 
 BF16_TOLERANCE = 2 * TOLERANCE
-"""The same if the reference itself was computed in bf16."""
+"""The tolerance if the reference itself was computed in bf16."""
 
 MAX_DIFFERENT = 0.25
 """The fraction of the rows that may differ at larger gaps nevertheless."""
@@ -42,7 +42,7 @@ class Reference:
 
     rows: tuple[ReferenceRow, ...]
     exact: bool = True
-    """Whether they were computed in fp32; bf16 is used if fp32 does not fit into memory."""
+    """Whether the reference answers were computed in fp32; bf16 is used if fp32 does not fit into memory."""
     notes: tuple[str, ...] = ()
     """Findings that are no reason to reject the version."""
 

@@ -26,7 +26,8 @@ INCOMING = ".incoming"  # cannot be an adapter's name, since names contain no do
 MIN_ABANDONED_SECONDS = 60.0
 """A scratch folder that is younger is not removed: it may belong to a process that has not locked it yet."""
 MIN_ABANDONED_SECONDS_WITHOUT_LOCKS = 86_400.0
-"""The same for a file system without locks, where only the age tells a dead process from a long download."""
+"""The same time limit for a file system without locks, where only the age distinguishes a dead process from a long
+download."""
 
 DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 

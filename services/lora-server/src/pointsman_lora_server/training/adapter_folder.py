@@ -31,7 +31,7 @@ class AdapterFiles:
     """The content of an adapter's folder."""
 
     weights: bytes
-    """A safetensors file."""
+    """The weights, as the bytes of a safetensors file."""
     config: Mapping[str, object]
     report: Mapping[str, object]
     samples: Sequence[Conversation] = ()

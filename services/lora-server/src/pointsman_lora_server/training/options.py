@@ -86,7 +86,7 @@ class TrainingOptions:
     threads: int | None
     """Number of CPU threads; None: as many as the process may use cores."""
     device: str
-    """"auto", "cpu" or "cuda"."""
+    """The device to train on: "auto", "cpu" or "cuda"."""
     nice: int
     check_only: bool
     evaluate_only: bool

@@ -179,7 +179,9 @@ def _part_at(document: Document, start: int, path: Path, fence: str) -> Part:
 
 
 def _fence_after(fence: str, line: str) -> str:
-    """Returns the fence that is open after `line`, by the characters that opened it, or ''; `fence` is that before."""
+    """Returns the characters of the code fence that is open after `line`, or '' if none is; `fence` is the fence that
+    was open before it.
+    """
     match = _FENCE.match(line.rstrip())
     if not match:
         return fence

@@ -39,7 +39,7 @@ class Gpu:
     """A GPU to which indexes are copied. FAISS's indexes on a GPU cannot filter, and serve one thread at a time."""
 
     copy: Callable[[Any], Any]
-    """From a FAISS index to a copy of it on the GPU."""
+    """Copies a FAISS index to the GPU, and returns the copy."""
     count_search: Callable[[str], None] = lambda device: None
     """Called once for each search of an IVF index, with "gpu", or "cpu" if the GPU found too few results."""
     lock: Lock = field(default_factory=Lock)

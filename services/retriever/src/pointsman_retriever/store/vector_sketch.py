@@ -9,7 +9,7 @@ from pointsman_retriever.store.store import Store, read_collection
 
 MAX_VECTORS = 2048
 MAX_BYTES = 2 * 1024 * 1024
-"""Of a sketch; models of more than 1,024 dimensions get fewer vectors."""
+"""Maximum size of a sketch; models of more than 1,024 dimensions get fewer vectors."""
 
 _MAX_VALUE = 127
 
@@ -29,7 +29,8 @@ class VectorSketch:
     info: CollectionInfo
     """The collection's state when the sample was taken."""
     vectors: bytes
-    """(sampled chunks, dimensions), row by row. Each row has the direction of a vector, and a largest value of 127."""
+    """The sampled vectors as signed bytes, of shape (sampled chunks, dimensions), row by row. Each row is a vector
+    scaled so that its largest absolute value is 127."""
 
 
 def read_vector_sketch(store: Store) -> VectorSketch:

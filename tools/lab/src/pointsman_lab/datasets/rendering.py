@@ -44,7 +44,7 @@ SHARE_WITHOUT_ANSWER = 0.2
 SEARCHED_IN_ADDITION = 6
 """Passages that are searched in addition to those that a prompt shows."""
 MAX_SEARCHED_CHARACTERS = 8000
-"""Of a question with its answer; the retriever refuses long queries."""
+"""Maximum length of a question together with its answer, since the retriever rejects long queries."""
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|\n+")
 _SHOWN, _HIDDEN = "with the right passage", "without the right passage"
 _NOT_FOUND = "right passage not found"
@@ -57,7 +57,7 @@ class TrainingRow:
     messages: tuple[Message, ...]
     """The last one is the user's."""
     answers: Mapping[str, str]
-    """`output`, or for preference pairs `chosen` and `rejected`."""
+    """The answers by their field: `output`, or for preference pairs `chosen` and `rejected`."""
     document: str = ""
     """The id of the document that answers it; empty if it is not known."""
 
@@ -86,8 +86,7 @@ class ChosenPassages:
         """The id of a document that was found for a row in place of its own."""
 
     def begin(self, row: TrainingRow | None) -> None:
-        """Must be called before the searches for a row; decides whether they return the row's right passage.
-
+        """Prepares the searches for one row, before they are made: decides whether they return the row's right passage.
         With None, as with a row that names no document, they return what the retriever finds.
         """
         self._row, self._is_hidden = row, self._random.random() < self._share_without

@@ -37,7 +37,7 @@ class Source(IntEnum):
     RATED = 3
     """Somebody rated it high."""
     EXAMPLE = 4
-    """It is among the task's examples."""
+    """The row is among the task's examples."""
     EXPERT = 5
     """Feedback stated the right answer."""
     RETRIEVAL_CORRECTED = 6
@@ -47,7 +47,7 @@ class Source(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Row:
     messages: tuple[tuple[str, str], ...]
-    """(role, content); the last message is the user's."""
+    """The role and content of each message; the last message is the user's."""
     answer: str
     source: Source
     decision: str = ""

@@ -72,7 +72,7 @@ class Consent:
 @dataclass(frozen=True, slots=True)
 class StoredSamples:
     samples: tuple[Sample, ...]
-    """Oldest first."""
+    """The samples, oldest first."""
     withdrawn: tuple[str, ...]
     """Decisions whose tenant has withdrawn its consent. They have been deleted from Redis."""
 

@@ -26,7 +26,7 @@ class Outcomes:
     predicted: Array
     """Probabilities of a good answer, from a fit to other rows."""
     expected_usd: Array
-    """Predicted likewise."""
+    """The predicted dollars of each path's answer."""
     scores: Array
     usd: Array
 
@@ -46,7 +46,7 @@ class Gain:
 @dataclass(frozen=True, slots=True)
 class PolicyResult:
     shares: Array
-    """Of the rows, by path."""
+    """By path, its share of the rows."""
     quality: float
     usd: float
     """Mean dollars of the chosen answers."""

@@ -26,10 +26,10 @@ from pointsman_lab.request_log import open_request_log, parse_age, read_evidence
 
 @dataclass(frozen=True, slots=True)
 class PredictOrder:
-    """What to learn from, and for which tasks."""
+    """The data to learn from, and the tasks to learn for."""
 
     tasks: tuple[str, ...]
-    """`UNKNOWN` among them stands for requests that fit no task."""
+    """The tasks to learn for; `UNKNOWN` stands for requests that fit no task."""
     data: Path | None
     """The data set that was evaluated; None without an evaluation."""
     answers: Path | None
@@ -39,7 +39,7 @@ class PredictOrder:
     since: str
     """Their age, such as "14d"."""
     redis_url: str
-    """Of the request log; empty: there is none."""
+    """The Redis URL of the request log; empty: there is none."""
     target: Target
 
 

@@ -14,7 +14,7 @@ from pointsman_lab.prediction.inputs import FOLDS, Array, Inputs, folds_of, mix,
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1e9)
 """The last one leaves the line alone."""
 MIN_USD_SHARE = 1e-3
-"""Of a path's mean dollars; a logarithm needs more than 0."""
+"""The smallest cost, as a share of a path's mean dollars, since a logarithm needs more than 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class CostPrediction:
     """(tasks,): the mean dollars of a task's answers as a multiple of `mean_usd`; empty if there is one task."""
     bias: float
     length_weight: float
-    """From 0, if the length makes no difference, to 1, if the dollars are in proportion to it."""
+    """How much the length matters: from 0, if it makes no difference, to 1, if the dollars are in proportion to it."""
     weights: Array
 
     def of(self, inputs: Inputs) -> Array:

@@ -33,13 +33,13 @@ class Evaluation:
     texts: Sequence[str]
     paths: tuple[str, ...]
     scores: Array
-    """(rows, paths); NaN if it is unknown."""
+    """The score of each path for each request, (rows, paths); NaN if it is unknown."""
     usd: Array
-    """(rows, paths): dollars of each answer; NaN if they are unknown."""
+    """The dollars of each answer, (rows, paths); NaN if they are unknown."""
     mean_usd: Array
-    """(paths,): of an answer."""
+    """The mean dollars of a path's answer, (paths,)."""
     lengths: Array
-    """(rows,): characters of the requests."""
+    """The length of each request in characters, (rows,)."""
 
     @property
     def is_complete(self) -> NDArray[np.bool_]:

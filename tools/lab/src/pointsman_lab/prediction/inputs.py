@@ -16,11 +16,11 @@ PRIOR_TASK_ROWS = 5.0
 @dataclass(frozen=True, slots=True)
 class Inputs:
     vectors: Array
-    """(rows, dimensions): the embeddings; without columns the predictions do not use them."""
+    """The embedding of each request, (rows, dimensions); without columns the predictions do not use it."""
     lengths: Array
-    """(rows,): characters of the requests."""
+    """The length of each request in characters, (rows,)."""
     shares: Array
-    """(rows, tasks): the probability of each task, which add up to 1 or less; without columns there is one task."""
+    """The probability of each task, (rows, tasks), which add up to 1 or less; without columns there is one task."""
 
     @classmethod
     def of_one_task(cls, vectors: Array, lengths: Array | None = None) -> "Inputs":

@@ -27,7 +27,7 @@ from pointsman_lab.prediction.inputs import FOLDS, Indices, Inputs, folds_of
 from pointsman_lab.prediction.quality import Prediction, fit, predict_out_of_fold
 
 DEFAULT_QUALITY_SHARE = 0.95
-"""Of the best single path's quality, if neither a price nor a quality is given."""
+"""The required quality, as a share of the best single path's, if neither a price nor a quality is given."""
 REQUESTS, TASKS = "requests", "tasks"
 """What the predictions distinguish."""
 MIN_MEAN = 1e-4
@@ -47,18 +47,18 @@ class Candidate:
     """One way to predict, measured on the rows that have scores of all paths, each predicted without itself."""
 
     name: str
-    """`REQUESTS` or `TASKS`."""
+    """What the predictions distinguish: `REQUESTS` or `TASKS`."""
     inputs: Inputs
-    """Of all rows."""
+    """The inputs of all rows."""
     outcomes: Outcomes
     folds: Indices
-    """(rows,): the fold of each row."""
+    """The fold of each row, (rows,)."""
     price: float
     """Dollars of a wrong answer, at the target."""
     fold_prices: tuple[float, ...]
     """The price at which each fold is measured: for a quality, the one that the other folds choose."""
     result: PolicyResult
-    """At `fold_prices`."""
+    """The result of the policy with `fold_prices`, a price for each fold."""
 
     @property
     def chosen(self) -> Indices:

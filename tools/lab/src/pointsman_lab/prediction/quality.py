@@ -28,11 +28,11 @@ class Prediction:
 
     mean: float
     task_means: Array
-    """(tasks,); empty if there is one task."""
+    """The mean score of each task, (tasks,); empty if there is one task."""
     task_weight: float
     bias: float
     weights: Array
-    """(dimensions,); empty if embeddings are not used."""
+    """The weights of the embedding, (dimensions,); empty if embeddings are not used."""
 
     def of(self, inputs: Inputs) -> Array:
         return np.asarray(1 / (1 + np.exp(-self.logits(inputs))))

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ INSTALLED = "litellm"
 _TABLE_FILE = "model_prices_and_context_window_backup.json"
 _PRICE = re.compile(rf"({'|'.join(TOKEN_PRICES)})(?:_above_(\d+)k_tokens)?(?:_({'|'.join(TIERS)}))?")
 _MAX_FILE_BYTES = 64 * 1024 * 1024
+_TWICE = "\0twice"
+"""The key that marks an entry which has two different values for one name, or stands twice with different ones."""
 
 KindPrices = dict[str, float]
 """Dollars per million tokens by kind."""
@@ -63,7 +65,7 @@ def read_table(source: str) -> dict[str, Any]:
     try:
         if file.stat().st_size > _MAX_FILE_BYTES:
             raise ConfigError(f"{file} has more than {_MAX_FILE_BYTES:,} bytes, so it is no price table of LiteLLM")
-        table = json.loads(file.read_text("utf-8"))
+        table = json.loads(file.read_text("utf-8-sig"), object_pairs_hook=_marking_contradictions)
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
@@ -76,6 +78,19 @@ def read_table(source: str) -> dict[str, Any]:
             f"{file} is no price table of LiteLLM: it should have an object for each model, with input_cost_per_token"
         )
     return entries
+
+
+def _marking_contradictions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Converts an object of JSON, in which a name may stand several times."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if found.get(name, value) == value:
+            found[name] = value
+        elif isinstance(value, dict):
+            found[name] = {**value, _TWICE: name}
+        else:
+            found[_TWICE] = name
+    return found
 
 
 def _installed_table() -> Path:
@@ -96,6 +111,8 @@ def to_prices(name: str, entry: Mapping[str, Any]) -> ImportedPrices:
     it has no prices for some lengths of the prompt. Raises ConfigError if a price is negative or no number, or the
     prices for lengths of the prompt are incomplete or contradict each other.
     """
+    if _TWICE in entry:
+        raise ConfigError(f"'{name}' has two different values in the table: keep one of them")
     priced: dict[str, dict[int, KindPrices]] = {}
     for field_name, value in entry.items():
         match = _PRICE.fullmatch(field_name)
@@ -122,6 +139,17 @@ def to_prices(name: str, entry: Mapping[str, Any]) -> ImportedPrices:
     return ImportedPrices(name, _to_prices(name, standard), tiers, per_request or None)
 
 
+def within_window(prices: ImportedPrices, tokens: int) -> ImportedPrices:
+    """Returns the prices without those of prompts that are longer than a context window of so many tokens."""
+
+    def without_longer(of: Prices) -> Prices:
+        return of.model_copy(update={"long_prompts": tuple(one for one in of.long_prompts if one.above < tokens)})
+
+    tiers = {tier: without_longer(of) for tier, of in prices.service_tiers.items()}
+    standard = without_longer(prices.usd_per_million_tokens)
+    return replace(prices, usd_per_million_tokens=standard, service_tiers=tiers)
+
+
 def _by_range(name: str, ranges: Any) -> dict[int, KindPrices]:
     """Converts `tiered_pricing`: a list of prices, each with the `range` of the prompt's tokens for which it holds."""
     found: dict[int, KindPrices] = {}
@@ -130,7 +158,7 @@ def _by_range(name: str, ranges: Any) -> dict[int, KindPrices]:
         raise ConfigError(f"'{name}': tiered_pricing should be a list of prices with a range")
     for number, tier in enumerate(ranges, 1):
         bounds = tier.get("range") if isinstance(tier, dict) else None
-        if not (isinstance(bounds, list) and len(bounds) == 2 and all(isinstance(one, int | float) for one in bounds)):
+        if not (isinstance(bounds, list) and len(bounds) == 2 and all(map(_is_finite, bounds))):
             raise ConfigError(f"'{name}': entry {number} of tiered_pricing needs a range [FROM, TO] of tokens")
         begin = int(bounds[0])
         if begin > end + 1 or begin < end or bounds[1] <= begin:
@@ -147,6 +175,10 @@ def _by_range(name: str, ranges: Any) -> dict[int, KindPrices]:
     return found
 
 
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+
+
 def _price(name: str, field_name: str, value: Any) -> float | None:
     """Returns dollars per million tokens; None if the entry has null."""
     return None if value is None else round(_number(name, field_name, value) * 1e6, 9)
@@ -155,10 +187,10 @@ def _price(name: str, field_name: str, value: Any) -> float | None:
 def _number(name: str, field_name: str, value: Any) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise ConfigError(f"'{name}': {field_name} is {value!r}, and should be dollars for one token")
+        raise ConfigError(f"'{name}': {field_name} is {repr(value)[:40]}, and should be dollars for one token")
     if number < 0:
         raise ConfigError(f"'{name}': {field_name} is negative ({value})")
     return number

@@ -59,8 +59,8 @@ def find_entry(keys: list[tuple[str, str]], table: Mapping[str, Any]) -> str:
     return ""
 
 
-def present_prices(name: str, content: Mapping[str, Any]) -> Flat:
-    """Returns the prices that the configuration or else the price list has; empty if they are unknown."""
+def present_prices(name: str, content: Mapping[str, Any], day: date) -> Flat:
+    """Returns the prices that the configuration or else the price list has for a day; empty if they are unknown."""
     written = content["models"][name] or {}
     if "usd_per_million_tokens" not in written:
         for engine in content["engines"].values():
@@ -73,14 +73,20 @@ def present_prices(name: str, content: Mapping[str, Any]) -> Flat:
                     further = dict(listed.further)
                     tiers = {"service_tiers": further.pop("service_tiers", {})}
                     written = {**tiers, **written, "usd_per_million_tokens": {**prices, **further}}
-    try:
-        model = ModelConfig.model_validate(written).priced_on(today())
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise ConfigError(f"models.{name}.{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+    model = checked_model(name, written).priced_on(day)
     if model.usd_per_million_tokens is None:
         return {}
     return flat(ImportedPrices(name, model.usd_per_million_tokens, model.service_tiers, model.usd_per_request))
+
+
+def checked_model(name: str, keys: Mapping[str, Any]) -> ModelConfig:
+    """Returns a model with these keys; raises ConfigError if they are invalid."""
+    try:
+        return ModelConfig.model_validate(keys)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, (f"models.{name}", *problem["loc"])))
+        raise ConfigError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from error
 
 
 def flat(prices: ImportedPrices) -> Flat:

@@ -1,6 +1,7 @@
 """Compares the prices of a configuration's models with LiteLLM's, and writes the new ones."""
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -14,9 +15,17 @@ from pointsman_gateway.config.load import single_file
 from pointsman_gateway.config.token_prices import TokenPrices
 from pointsman_servicekit import strict_yaml
 
-from pointsman_lab.prices.litellm_table import ImportedPrices, read_table, to_prices
+from pointsman_lab.prices.litellm_table import ImportedPrices, read_table, to_prices, within_window
 from pointsman_lab.prices.models_edit import check_edit, with_keys
-from pointsman_lab.prices.present import Flat, candidate_entries, find_entry, flat, present_prices, today
+from pointsman_lab.prices.present import (
+    Flat,
+    candidate_entries,
+    checked_model,
+    find_entry,
+    flat,
+    present_prices,
+    today,
+)
 from pointsman_lab.report import Report, Section
 
 MODELS_FILE = "models.yaml"
@@ -27,7 +36,7 @@ class ImportOrder:
     folder: Path
     """The configuration's folder or file."""
     source: str
-    """As in `read_table`."""
+    """The source of prices, as `read_table` takes it."""
     models: tuple[str, ...] = ()
     """The models whose prices are compared; empty for all."""
     starting: date | None = None
@@ -37,7 +46,7 @@ class ImportOrder:
 
 @dataclass
 class _Comparison:
-    """What was found for the models of a configuration, by the model's name."""
+    """The results of a comparison for the models of a configuration, each by the model's name."""
 
     changed: dict[str, tuple[Flat, Flat, ImportedPrices]] = field(default_factory=dict)
     """The present prices and LiteLLM's."""
@@ -45,7 +54,7 @@ class _Comparison:
     missing: dict[str, str] = field(default_factory=dict)
     """Why a model has no prices in the table."""
     problems: dict[str, str] = field(default_factory=dict)
-    """What is wrong with its entry, or why its prices cannot be written."""
+    """Why a model's entry is invalid, or why its prices cannot be written."""
 
 
 def import_prices(order: ImportOrder) -> Report:
@@ -101,18 +110,20 @@ def _compare(
         tried = ", ".join(dict.fromkeys(key for keys in candidates for key, _ in keys))
         found.missing[name] = f"the table has none of: {tried}"
         return
+    written = content["models"][name] or {}
     try:
         imported = [to_prices(key, table[key]) for key in dict.fromkeys(entries)]
-        present = present_prices(name, content)
+        present = present_prices(name, content, starting or today())
+        new = within_window(imported[0], written.get("context_window") or sys.maxsize)
+        checked_model(name, {**written, **_keys(content, name, new, starting)})
     except ConfigError as error:
         found.problems[name] = str(error)
         return
-    new = imported[0]
-    if any(flat(one) != flat(new) for one in imported[1:]):
+    if any(flat(one) != flat(imported[0]) for one in imported[1:]):
         found.problems[name] = f"its providers' prices differ ({', '.join(dict.fromkeys(entries))}): write one of them"
     elif flat(new).items() <= present.items() and not _lost(present, new):
         found.same.append(name)
-    elif (content["models"][name] or {}).get("price_changes") and not starting:
+    elif written.get("price_changes") and not starting:
         found.problems[name] = "it has price_changes: name the day of the new prices with --starting"
     else:
         found.changed[name] = (present, flat(new), new)

@@ -13,7 +13,7 @@ from pointsman_lab.reconcile.exports.lines import Number
 from pointsman_lab.reconcile.join import Amounts, ChargeGroup, Joined
 
 MAX_SHIFT_SECONDS = 14 * 60 * 60
-"""By how much the days of another time zone may begin earlier or later; so much more of the receipts is needed."""
+"""By how much the days of another time zone may begin earlier or later; receipts of this much more time are read."""
 
 _HALF_HOUR = 30 * 60
 _MAX_LEFT = Fraction(1, 20)

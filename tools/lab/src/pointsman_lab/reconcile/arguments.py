@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("model", "key", "paid"):
         parser.add_argument(f"--{name}", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--time-zone", default="UTC", metavar="NAME")
-    parser.add_argument("--tolerance", type=Fraction, default=Fraction(1), metavar="PERCENT")
+    parser.add_argument("--tolerance", default="1", metavar="PERCENT")
     parser.add_argument("--since", default="7d", metavar="AGE", help="without an export")
 
 
@@ -29,12 +29,22 @@ def read_order(options: argparse.Namespace) -> ReconcileOrder:
     """Returns the order that the arguments say. Raises ConfigError or InvalidArgument if a value is wrong."""
     return ReconcileOrder(
         tuple(options.export),
-        options.tolerance / 100,
+        _share(options.tolerance),
         _zone(options.time_zone),
         Selection(frozenset(options.engine), dict(_pairs(options.model)), dict(_pairs(options.key))),
         {name: _usd(name, usd) for name, usd in _pairs(options.paid)},
         parse_age(options.since),
     )
+
+
+def _share(percent: str) -> Fraction:
+    try:
+        share = Fraction(str(float(percent))) / 100
+    except ValueError:
+        share = Fraction(-1)
+    if not 0 <= share <= 1:
+        raise ConfigError(f"the tolerance is '{percent}', and should be percent from 0 to 100")
+    return share
 
 
 def _pairs(given: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -20,17 +20,18 @@ class Charge:
     """One answer of an engine, or one request for embeddings."""
 
     began: float
-    """Unix seconds, of the request."""
+    """When the request began, in Unix seconds."""
     ended: float
     engine: str
-    """Its name in the configuration, without the number of a group's member; empty in receipts of earlier versions."""
+    """The engine's name in the configuration, without the number of a group's member; empty in receipts of earlier
+    versions."""
     model: str
     """The model's name in the configuration."""
     tier: str
     counts: Mapping[str, int]
     """Tokens by kind, each once; and the requests to tools as `TOOLS`."""
     picodollars: Mapping[str, int]
-    """By kind, and by "request" and "image"."""
+    """The cost by kind of token, and by "request" and "image"."""
     is_priced: bool = True
     """Whether the cost is known."""
     is_estimate: bool = False
@@ -41,7 +42,7 @@ class Charge:
     member: str = ""
     """The engine's name with the number of a group's member."""
     requests: int = 1
-    """More than 1 for a sum of charges."""
+    """The number of requests; more than 1 for a sum of charges."""
 
 
 def charges_of(entry: str) -> Iterator[Charge]:

@@ -25,9 +25,11 @@ class Totals:
 
     @property
     def share(self) -> Fraction:
-        """Returns the differences as a share of the larger total; 0 if both are 0."""
+        """Returns the differences as a share of the larger total; if neither is above 0, as after refunds, 1 if there
+        are any.
+        """
         larger = max(self.exported, self.received)
-        return Fraction(self.differing) / larger if larger else Fraction(0)
+        return Fraction(self.differing) / larger if larger > 0 else Fraction(bool(self.differing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,9 @@ class Comparison:
     export: Export
     days: int
     tokens: Totals | None
-    """None if the export has no numbers of tokens."""
+    """The numbers of tokens; None if the export has none."""
     dollars: Totals | None
-    """In picodollars; None if the export has no costs."""
+    """The costs in picodollars; None if the export has no costs."""
     differences: Sequence[Difference]
     """The largest first; those in dollars come first if the export has both."""
 

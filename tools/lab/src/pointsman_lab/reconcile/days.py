@@ -23,7 +23,7 @@ class Days:
         """Takes `until`, the Unix seconds of the present: a day that ends later is not over, and is left out."""
         intervals = sorted({*export.covered}) or _whole_days(export.lines)
         self.unfinished = sorted({self._day(*of) for of in intervals if of[1] > until})
-        """Unix seconds at which days begin that are not over."""
+        """The days that are not over, by the Unix seconds at which they begin."""
         self._intervals = [of for of in intervals if self._day(*of) not in self.unfinished]
         self._begins = [begin for begin, _ in self._intervals]
         self._days = {self._day(*of) for of in self._intervals}

@@ -12,14 +12,15 @@ from pointsman_lab.reconcile.charges import Charge
 from pointsman_lab.reconcile.days import Days
 from pointsman_lab.reconcile.exports.lines import ALL_KINDS, REQUESTS, TOOLS, Export, Number, size
 
-STANDARD_TIER = ""
+STANDARD_TIER, BATCH = "", "batch"
+"""Service tiers. No request that passes a gateway is part of a batch, so that all exports may tell batches apart."""
 
 _SNAPSHOT = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|-\d{4}|-v\d+(:\d+)?|-\d+:\d+)$")
 """The end of a provider's name of a model that says which version of it, such as -2024-07-18 or -1:0."""
 
 
 class ChargeGroup(NamedTuple):
-    """What is compared as one: the charges of one model on one day, with one key and one service tier."""
+    """The unit of comparison: the charges of one model on one day, with one key and one service tier."""
 
     model: str
     day: float
@@ -30,16 +31,16 @@ class ChargeGroup(NamedTuple):
 
 @dataclass(slots=True)
 class Amounts:
-    """What the export and the receipts say of one kind in a group."""
+    """The amounts of one kind in a group, according to the export and to the receipts."""
 
     exported: Number = 0
-    """Tokens or requests."""
+    """The tokens or requests that the export states."""
     received: Number = 0
-    """The same by the receipts."""
+    """The tokens or requests that the receipts state."""
     estimated: Number = 0
     """The part of `received` that is estimated."""
     exported_usd: Number = 0
-    """Picodollars."""
+    """The picodollars that the export states."""
     received_usd: Number = 0
     estimated_usd: Number = 0
 
@@ -54,7 +55,7 @@ class Amounts:
 
     @property
     def size(self) -> Number:
-        """Returns `difference` without its sign."""
+        """Returns the absolute value of `difference`."""
         return size(self.exported - self.received)
 
     @property
@@ -80,13 +81,13 @@ class Names:
     """The names in an export of what the configuration calls otherwise."""
 
     models: Mapping[str, str] = field(default_factory=dict)
-    """By the export's name of a model ours; empty for models that are left out."""
+    """By the export's name of a model, our name; empty for models that are left out."""
     keys: Mapping[str, str] = field(default_factory=dict)
-    """By the export's key the engine that uses it; empty for keys that are left out."""
+    """By the export's name of a key, the engine that uses it; empty for keys that are left out."""
     upstreams: Mapping[str, str] = field(default_factory=dict)
-    """By the engine's name the provider's name of its model."""
+    """By the engine's name, the provider's name of its model."""
     upstreams_by_model: Mapping[str, str] = field(default_factory=dict)
-    """By our name of a model that of a provider, for receipts that do not name their engine."""
+    """By our name of a model, the provider's name, for receipts that do not name their engine."""
     known: frozenset[str] = frozenset()
     """The providers' names of all models that the configuration uses."""
 
@@ -128,7 +129,7 @@ def join(
 ) -> Joined:
     """Joins the lines with the charges, which are assigned to days by `time_of`."""
     joined = Joined(export)
-    by_tier = any(line.tier is not None for line in export.lines)
+    by_tier = any(line.tier not in (None, BATCH) for line in export.lines)
     by_model = any(line.model for line in export.lines)
     by_key = any(line.key is not None for line in export.lines)
     has_requests = any(line.kind == REQUESTS for line in export.lines)
@@ -137,9 +138,8 @@ def join(
         day, model, key = days.of_line(line), names.model_of_line(line.model), names.key_of_line(line.key)
         if day is None or model is None or key is None:
             continue
-        amounts = joined.amounts(
-            ChargeGroup(model, day, key, (line.tier or STANDARD_TIER) if by_tier else ""), line.kind
-        )
+        tier = line.tier if by_tier or line.tier == BATCH else None
+        amounts = joined.amounts(ChargeGroup(model, day, key, tier or STANDARD_TIER), line.kind)
         amounts.exported += line.count or 0
         amounts.exported_usd += line.picodollars or 0
     for charge in charges:

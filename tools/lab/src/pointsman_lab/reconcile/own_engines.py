@@ -20,12 +20,12 @@ class EngineHours:
     hours: float
     """Hours of the time, for all members together."""
     busy_hours: float
-    """Those in which at least one answer was in progress."""
+    """The hours in which at least one answer was in progress."""
     tokens: int
     usd_per_hour: float
     """The price in the configuration."""
     paid_usd: float | None = None
-    """What was paid for the time; None if it was not named."""
+    """What was paid for the time, in dollars; None if the user did not say."""
 
     @property
     def usd(self) -> float:

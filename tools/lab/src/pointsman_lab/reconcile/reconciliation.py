@@ -36,12 +36,12 @@ class ReconcileOrder:
     tolerance: Fraction = DEFAULT_TOLERANCE
     """The share of differences up to which an export and the receipts agree."""
     zone: tzinfo = UTC
-    """Of times in the exports that name none."""
+    """The time zone of times in the exports that name none."""
     selection: Selection = field(default_factory=Selection)
     paid_usd: Mapping[str, float] = field(default_factory=dict)
     """Dollars that were paid for engines of one's own, by their names."""
     since_seconds: float = 0.0
-    """Without exports: how many of the last seconds are looked at for engines of one's own."""
+    """Without exports: for how many of the last seconds the user's own engines are examined."""
 
 
 async def reconcile(order: ReconcileOrder, config: Config, log: RequestLog) -> Report:

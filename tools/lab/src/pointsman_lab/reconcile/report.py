@@ -201,8 +201,9 @@ def _count(number: Number) -> str:
 
 
 def _dollars(picodollars: Number) -> str:
-    usd = float(picodollars / PICODOLLARS)
-    return f"${usd:,.2f}" if usd >= 100 else f"${usd:,.4f}" if usd >= 0.01 or not usd else f"${usd:.6f}"
+    usd = abs(float(picodollars / PICODOLLARS))
+    sign = "-" if picodollars < 0 else ""
+    return sign + (f"${usd:,.2f}" if usd >= 100 else f"${usd:,.4f}" if usd >= 0.01 or not usd else f"${usd:.6f}")
 
 
 def _percent(share: Fraction) -> str:

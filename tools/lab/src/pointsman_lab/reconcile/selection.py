@@ -13,14 +13,14 @@ from pointsman_lab.reconcile.join import Names
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a person says of exports in addition to the configuration."""
+    """What the user says about the exports in addition to the configuration."""
 
     engines: Collection[str] = ()
     """The engines whose receipts are compared; empty for all engines of the export's provider."""
     models: Mapping[str, str] = field(default_factory=dict)
-    """As in `Names`, but with our names of the models too."""
+    """The same as `Names.models`, but with our names of the models too."""
     keys: Mapping[str, str] = field(default_factory=dict)
-    """As in `Names`."""
+    """The same as `Names.keys`."""
 
     def charges(self, charges: Sequence[Charge], export: Export, models: ModelsFile) -> list[Charge]:
         """Returns the charges of the export's provider, or of the named engines.

@@ -26,17 +26,19 @@ MIN_INTENT_TEXTS = 3
 the vocabulary (`MIN_TEXTS`)."""
 
 MAX_INTENTS = 256
-"""Of a task. The time and memory of a fit grow with the number of classes."""
+"""Maximum number of intents of a task. The time and memory of a fit grow with the number of classes."""
 
 MIN_TEXTS = 2
-"""Only pieces and pairs in so many texts are used: one in a single text carries no information about others."""
+"""Pieces and pairs are used only if they occur in this many texts: one in a single text carries no information about
+others."""
 
 MIN_PAIR_RATIO = -0.5
 """The lower limit of the logarithms in `PairRatios.ratios`, since the absence of a pair says little about a class.
 Without it, 80 instead of 83 % of the out-of-scope requests to the help desk are detected at a coverage of 95 %."""
 
 PRIOR_TEXTS = 5
-"""So many average texts are added to each class's own when word pairs are counted and pair scores are averaged."""
+"""How many average texts are added to each class's own texts when word pairs are counted and pair scores are
+averaged."""
 
 Rows = NDArray[np.intp]
 """Positions of texts in `Examples.texts`."""

@@ -104,7 +104,7 @@ class OutOfFoldResults:
     vectors: Floats
     """The encoder's vectors, (texts, dimensions)."""
     results: StageResults
-    """Those of both stages together, or of the only stage."""
+    """The results of both stages together, or of the only stage."""
 
 
 def out_of_fold_results(
@@ -161,7 +161,7 @@ class _Selection:
     static: StageResults | None
     encoder: StageResults | None
     alone: StageResults | None
-    """Those of the encoder without the static stage, if there are both."""
+    """The results of the encoder without the static stage; None if there is only one stage."""
     pair_means: Floats
     static_share: float
     threshold: CascadeThreshold | None

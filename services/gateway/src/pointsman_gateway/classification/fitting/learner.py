@@ -76,7 +76,7 @@ class LinearHead:
     weights: tuple[Floats, ...]
     """One matrix (features, classes) for each block."""
     bias: Floats
-    """(classes,)"""
+    """The bias of each class, (classes,)."""
 
     def logits(self, blocks: Sequence[FeatureBlock]) -> Floats:
         """Returns the logits of texts with the features `blocks`, one block for each of `weights`: (rows, classes)."""
@@ -219,11 +219,12 @@ class OutOfFoldScores:
     """A stage's raw results on every text, from models that were not trained on the text."""
 
     logits: Floats
-    """(texts, classes)"""
+    """The logit of each text and class, (texts, classes)."""
     nearest: Floats
-    """(texts,): cosine similarity to the nearest centroid of a task."""
+    """The cosine similarity of each text to the nearest centroid of a task, (texts,)."""
     out_of_scope: Floats
-    """(texts,): cosine similarity to the nearest other out-of-scope text; 0 if there are no such texts."""
+    """The cosine similarity of each text to the nearest other out-of-scope text, (texts,); 0 if there are no such
+    texts."""
 
 
 class StageLearner:

@@ -28,7 +28,7 @@ TOLERANCE = 0.0002
 """Accuracy that a lower margin may cost, 0 to 1. It is small because examples are more alike than traffic is."""
 
 MIN_EXAMPLES_FOR_ONE_ERROR = 1000
-"""With so many examples a lower margin may cost one error, even if that is more than `TOLERANCE`. Otherwise a single
+"""With this many examples, a lower margin may cost one error, even if that is more than `TOLERANCE`. Otherwise a single
 example could make the encoder classify every text."""
 
 STATIC_REJECT_SHARE = 0.2
@@ -57,7 +57,7 @@ class StageResults:
     margin: Floats
     """Difference between the first and the second task's probability."""
     score: NDArray[np.floating]
-    """In-distribution score."""
+    """The in-distribution score of each text."""
 
 
 def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pairs: Floats) -> StageResults:

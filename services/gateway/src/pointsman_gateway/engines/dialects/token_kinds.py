@@ -6,11 +6,14 @@ _MAX_COUNT = 2**31
 _STANDARD_TIERS = frozenset({"auto", "default", "on_demand", "standard", "standard_only"})
 _MAX_TIER_CHARACTERS = 40
 WEB_SEARCHES = "web_search_requests"
-"""In Anthropic's `server_tool_use`; of the tools that Anthropic runs, this one is billed by the request."""
+"""The counter of web searches in Anthropic's `server_tool_use`. Of the tools that Anthropic runs, only this one is
+billed per request."""
 
 
 def to_count(value: Any) -> int:
-    """Returns `value` if it is an integer from 0 to 2^31 - 1, and otherwise 0."""
+    """Returns `value` if it is a whole number from 0 to 2^31 - 1, and otherwise 0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if isinstance(value, int) and 0 <= value < _MAX_COUNT else 0
 
 

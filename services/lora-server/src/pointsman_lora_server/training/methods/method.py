@@ -66,8 +66,8 @@ class TrainingMethod:
     must_be_merged = False
     """Whether an engine can serve the result only merged into the base model."""
     learns_from_pairs = False
-    """Whether it reads pairs of a preferred and a rejected answer instead of conversations. `pointsman retrain` then
-    gives it the pairs of the data set, and starts from the adapter version that serves."""
+    """Whether the method reads pairs of a preferred and a rejected answer instead of conversations. `pointsman retrain`
+    then gives it the pairs of the data set, and starts from the adapter version that serves."""
 
     def peft_options(self) -> Mapping[str, Any]:
         """Returns additional arguments for PEFT's `LoraConfig`."""

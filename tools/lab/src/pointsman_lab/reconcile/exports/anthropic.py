@@ -17,6 +17,7 @@ from pointsman_lab.reconcile.exports.lines import (
     Export,
     Line,
     Number,
+    check_interval,
     check_page,
     to_count,
     to_picodollars,
@@ -55,7 +56,7 @@ def read_page(page: Mapping[str, Any], where: str) -> list[Export]:
         results = bucket.get("results")
         if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
             raise ConfigError(f"{at} is no bucket with results")
-        interval = _time(bucket, "starting_at", at), _time(bucket, "ending_at", at)
+        interval = check_interval(_time(bucket, "starting_at", at), _time(bucket, "ending_at", at), at)
         covered.append(interval)
         for result in results:
             if "amount" in result:
@@ -64,9 +65,10 @@ def read_page(page: Mapping[str, Any], where: str) -> list[Export]:
                 usage += _usage_lines(interval, result, at)
     exports = []
     if usage or not costs:
-        exports.append(Export(USAGE, PROVIDERS, usage, {*KINDS.values()}, covered=covered))
+        exports.append(Export(USAGE, PROVIDERS, usage, {*KINDS.values()}, covered=covered, reports=covered))
     if costs:
-        exports.append(Export(COSTS, PROVIDERS, costs, {line.kind for line in costs}, covered=covered))
+        kinds = {line.kind for line in costs}
+        exports.append(Export(COSTS, PROVIDERS, costs, kinds, covered=covered, reports=covered))
     return exports
 
 
@@ -112,7 +114,9 @@ def _key(result: Mapping[str, Any]) -> str | None:
 
 
 def _tier(result: Mapping[str, Any]) -> str | None:
-    """Returns the tier as receipts have it; None if the report is divided by none of its parts."""
+    """Returns the service tier as receipts name it; None if the report states none of the fields of which it
+    consists.
+    """
     parts = [result.get(name) for name in _TIER_FIELDS]
     if all(part is None for part in parts):
         return None

@@ -1,6 +1,7 @@
 """The lines of a provider's export: what it counted or charged in one interval, in the words of receipts."""
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -21,6 +22,9 @@ Number = int | Fraction
 """An exact number; whole ones are integers, with which sums are ten times as fast."""
 
 _MAX_COUNT = 10**18
+_MAX_UNIX_SECONDS = 32_503_680_000  # the year 3000
+_NUMBER = re.compile(r"[+-]?([0-9]+|[0-9]{1,3}(,[0-9]{3})+)?(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
+"""What is taken for a number: a comma separates thousands, and an exponent is so small that it can be computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Line:
     count: Number | None = None
     """How many tokens or requests; None if the export does not say it."""
     picodollars: Number | None = None
-    """What they cost; None if the export does not say it."""
+    """The cost of the line in picodollars; None if the export does not state it."""
     key: str | None = None
     """The provider's id of the key, project, workspace or resource; None if the export is not divided by it."""
     tier: str | None = None
@@ -57,6 +61,8 @@ class Export:
     """What was left out, as sentences."""
     covered: Sequence[tuple[float, float]] = field(default_factory=list)
     """The intervals (Unix seconds) that it describes, also those without a line."""
+    reports: Collection[Hashable] = ()
+    """What it reports of which interval. Another file with one of these would count the same again."""
 
     @property
     def has_counts(self) -> bool:
@@ -83,6 +89,15 @@ def to_picodollars(value: Any, currency: Any, where: str, units_per_dollar: int 
     return exact(_fraction(value, where) / units_per_dollar * PICODOLLARS)
 
 
+def check_interval(begin: float, end: float, where: str) -> tuple[float, float]:
+    """Returns an interval of Unix seconds; raises ConfigError if it is no time in which a receipt can be."""
+    if begin >= end:
+        raise ConfigError(f"{where}: the interval ends before it begins")
+    if begin < 0 or end > _MAX_UNIX_SECONDS:
+        raise ConfigError(f"{where}: the interval is {'before the year 1970' if begin < 0 else 'after the year 3000'}")
+    return begin, end
+
+
 def exact(number: Number) -> Number:
     """Returns the number as an integer if it is whole."""
     return number.numerator if number.denominator == 1 else number
@@ -101,9 +116,10 @@ def check_page(page: Mapping[str, Any], where: str) -> None:
 
 
 def _fraction(value: Any, where: str) -> Fraction:
+    text = str(value).strip()
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool) or not _NUMBER.fullmatch(text):
             raise ValueError
-        return Fraction(str(value).strip().replace(",", ""))
-    except (ValueError, ZeroDivisionError):
+        return Fraction(text.replace(",", ""))
+    except ValueError:
         raise ConfigError(f"{where} is {str(value)[:40]!r}, and should be a number") from None

@@ -38,6 +38,8 @@ _PARTS = {
 }  # fmt: skip
 """Fields that divide the others in another way."""
 _STANDARD_TIERS = ("", "default", "standard", "auto")
+_MILLISECONDS = 10**11
+"""Times of this century are Unix milliseconds if they are greater."""
 
 
 def is_page(content: Any) -> bool:
@@ -85,7 +87,7 @@ def read_table(rows: Iterator[tuple[int, Mapping[str, str]]], where: str) -> lis
 
 def _interval(bucket: Mapping[str, Any], where: str) -> tuple[float, float]:
     begin, end = (float(to_count(bucket.get(name), f"{where}: {name}")) for name in ("start_time", "end_time"))
-    if not 0 < begin < end:
+    if not 0 < begin < end < _MILLISECONDS:
         raise ConfigError(f"{where}: start_time and end_time should be Unix seconds, the earlier first")
     return begin, end
 
@@ -95,8 +97,10 @@ def _exports(results: list[tuple[tuple[float, float], Any, str]], covered: list[
     costs: list[Line] = []
     kinds = {"prompt", "completion"}
     left_out: set[str] = set()
+    reports: set[tuple[str, tuple[float, float]]] = set()
     for interval, result, where in results:
         name = str(result.get("object", "")) if isinstance(result, dict) else ""
+        reports.add((name, interval))
         match name.removeprefix("organization.").removesuffix(".result"):
             case "usage.completions" | "usage.embeddings":
                 kinds |= {kind for field, kind in _TOKENS.items() if result.get(field) is not None}
@@ -113,9 +117,9 @@ def _exports(results: list[tuple[tuple[float, float], Any, str]], covered: list[
     notes = [f"left out, since no gateway sends such requests: {', '.join(sorted(left_out))}"] if left_out else []
     exports = []
     if usage or not costs:
-        exports.append(Export(USAGE, PROVIDERS, usage, kinds, notes, covered))
+        exports.append(Export(USAGE, PROVIDERS, usage, kinds, notes, covered, reports))
     if costs:
-        exports.append(Export(COSTS, PROVIDERS, costs, {line.kind for line in costs}, notes, covered))
+        exports.append(Export(COSTS, PROVIDERS, costs, {line.kind for line in costs}, notes, covered, reports))
     return exports
 
 

@@ -1,10 +1,12 @@
-"""Finds out the format of an export, and reads it. A new format is a module here and an entry in a list below."""
+"""Detects the format of a provider's export of usage or costs, and reads it. A new format is a module in this folder
+and an entry in a list below."""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import tzinfo
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -51,11 +53,14 @@ def _read(file: Path, zone: tzinfo) -> list[Export]:
         if file.stat().st_size > MAX_FILE_BYTES:
             raise ConfigError(f"{file} has more than {MAX_FILE_BYTES:,} bytes; export fewer days or one service")
         with open_text(file) as text:
-            first = text.read(1)
+            first = next((character for character in iter(partial(text.read, 1), "") if not character.isspace()), "")
+            if not first:
+                raise ConfigError(f"{file} is empty: export it again")
             text.seek(0)
             if first in ("{", "["):
                 return _read_json(text.read(), file)
-            columns = [plain_name(column) for column in text.readline().split(",")]
+            header = text.readline()
+            columns = [plain_name(column) for column in header.split(",")]
             text.seek(0)
             rows = read_rows(text, file)
             if openai.is_table(columns):
@@ -68,6 +73,8 @@ def _read(file: Path, zone: tzinfo) -> list[Export]:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     except UnicodeError as error:
         raise ConfigError(f"{file} is no text in UTF-8: {error}") from error
+    if len(columns) == 1 and ";" in header:
+        raise ConfigError(f"{file} is separated by semicolons: export it with commas, and with points in numbers")
     shown = ", ".join([*columns[:8], *(["..."] if len(columns) > 8 else [])])
     raise ConfigError(f"{file} has the columns {shown}, which are of no known export: {KNOWN}")
 
@@ -90,7 +97,7 @@ def _read_json(text: str, file: Path) -> list[Export]:
 
 
 def _joined(one: Export, other: Export, file: Path) -> Export:
-    if {*one.covered} & {*other.covered}:
+    if {*one.reports} & {*other.reports}:
         raise ConfigError(f"{file} has days that another file has too: name each export once")
     return replace(
         one,
@@ -98,6 +105,7 @@ def _joined(one: Export, other: Export, file: Path) -> Export:
         kinds={*one.kinds, *other.kinds},
         notes=[*dict.fromkeys((*one.notes, *other.notes))],
         covered=[*one.covered, *other.covered],
+        reports={*one.reports, *other.reports},
     )
 
 

@@ -5,13 +5,13 @@ import gzip
 import io
 import re
 from collections.abc import Iterator, Mapping
-from datetime import date, datetime, time, tzinfo
+from datetime import date, datetime, time, timedelta, tzinfo
 from pathlib import Path
 from typing import cast
 
 from pointsman_gateway.config.field_types import ConfigError
 
-from pointsman_lab.reconcile.exports.lines import SECONDS_PER_DAY
+from pointsman_lab.reconcile.exports.lines import check_interval
 
 MAX_FILE_BYTES = 1024 * 1024 * 1024
 DAY_FORMATS = ("%m/%d/%Y", "%Y%m%d")
@@ -35,16 +35,19 @@ def plain_name(column: str) -> str:
 def read_rows(text: io.TextIOBase, file: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
     """Yields the rows with the numbers of their lines, by `plain_name` of the columns.
 
-    Raises ConfigError if a row has more values than there are columns, or the file is no CSV file.
+    Raises ConfigError if a row has more or fewer values than there are columns, or the file is no CSV file.
     """
     reader = csv.reader(text)
     try:
         columns = [plain_name(column) for column in next(reader, [])]
         for row in reader:
-            if len(row) > len(columns):
-                raise ConfigError(f"{file}, line {reader.line_num} has {len(row)} values for {len(columns)} columns")
+            if row and len(row) != len(columns):
+                raise ConfigError(
+                    f"{file}, line {reader.line_num} has {len(row)} values for {len(columns)} columns: if the file was "
+                    "cut off, export it again"
+                )
             if row:
-                yield reader.line_num, {**dict.fromkeys(columns, ""), **dict(zip(columns, row, strict=False))}
+                yield reader.line_num, dict(zip(columns, row, strict=True))
     except csv.Error as error:
         raise ConfigError(f"{file}, line {reader.line_num} is not CSV: {error}") from error
 
@@ -54,28 +57,31 @@ def interval_of(begin: str, end: str, zone: tzinfo, where: str) -> tuple[float, 
 
     A time without a zone is one of `zone`. Raises ConfigError if it is no time.
     """
-    start, is_day = _moment(begin, zone, where)
-    if end:
-        stop, _ = _moment(end, zone, where)
-        if stop <= start:
-            raise ConfigError(f"{where}: the interval ends ({end}) before it begins ({begin})")
-        return start, stop
-    return start, start + (SECONDS_PER_DAY if is_day else 3600)
+    start, following = _moment(begin, zone, where)
+    stop = _moment(end, zone, where)[0] if end else following
+    return check_interval(start, stop, where)
 
 
-def _moment(text: str, zone: tzinfo, where: str) -> tuple[float, bool]:
-    """Returns Unix seconds, and whether the text is a day without a time."""
+def _moment(text: str, zone: tzinfo, where: str) -> tuple[float, float]:
+    """Returns Unix seconds, and those an hour later or, for a day without a time, at the begin of the next day."""
     text = text.strip()
     for day_format in DAY_FORMATS:
         try:
             day = datetime.strptime(text, day_format).date()
         except ValueError:
             continue
-        return datetime.combine(day, time(), zone).timestamp(), True
+        return _day(day, zone)
     try:
         if len(text) == len("2026-11-01"):
-            return datetime.combine(date.fromisoformat(text), time(), zone).timestamp(), True
+            return _day(date.fromisoformat(text), zone)
         moment = datetime.fromisoformat(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(f"{where}: '{text[:40]}' is no day such as 2026-11-01 or 11/01/2026, and no time") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp(), False
+    seconds = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
+    return seconds, seconds + 3600
+
+
+def _day(day: date, zone: tzinfo) -> tuple[float, float]:
+    """Returns the Unix seconds at which a day begins and ends, which is 23 or 25 hours later if clocks change."""
+    begin, end = (datetime.combine(at, time(), zone).timestamp() for at in (day, day + timedelta(days=1)))
+    return begin, end

@@ -108,7 +108,7 @@ class MessagesReader:
         self.failure = ""
         """Why the stream ended early; empty if there is no failure."""
         self.error: Mapping[str, Any] = {}
-        """Empty: errors in these streams have neither status nor parameter."""
+        """The status and parameter of an error; always empty, because errors in these streams have neither."""
         self._rest = bytearray()
         self._usage = _UsageFields(0, 0, 0, 0)
         self._has_estimate = False

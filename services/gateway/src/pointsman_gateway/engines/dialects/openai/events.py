@@ -61,6 +61,10 @@ class EventReader:
         self._templates_tried = 0
         self._has_only_texts = True
         """Whether it is worth trying `_texts`: False once that has failed."""
+        self._ended_choices: set[int] = set()
+        """The indices of the choices whose finish reason has arrived."""
+        self._running: Event | AnyEvent | None = None
+        """The last event with a usage, if other choices of it have not ended: some engines report one in each event."""
         self._normalizer: DeltaNormalizer | None = None
         """Created for the first delta that is not plain text."""
 
@@ -127,6 +131,8 @@ class EventReader:
                 raw = payload if len(choices) == 1 and event.usage is None else b""
                 for choice in choices:
                     delta = choice.delta
+                    if choice.finish_reason:
+                        self._ended_choices.add(choice.index or 0)
                     if (choice.index or 0) >= self._choices:
                         raise UnreadableDelta(f"choice {choice.index} was not requested")
                     if not isinstance(delta, Delta) or choice.logprobs is not None:
@@ -136,7 +142,12 @@ class EventReader:
         except UnreadableDelta as error:
             self.done, self.failure = False, f"an event of its stream cannot be read: {error}"
         if counted is not None:
-            chunks.append(Chunk(usage=to_usage(counted)))
+            is_running = bool(counted.choices) and len(self._ended_choices) < self._choices
+            self._running = counted if is_running else None
+        if self.done and self._running is not None:
+            counted, self._running = self._running, None
+        if counted is not None:
+            chunks.append(Chunk(usage=to_usage(counted, is_estimate=self._running is not None)))
         return tuple(chunks)
 
     def _learn_template(self, events: Sequence[Event | AnyEvent], data: bytes) -> None:

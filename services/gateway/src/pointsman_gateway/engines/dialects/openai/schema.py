@@ -40,8 +40,11 @@ class PromptDetails(msgspec.Struct, gc=False):
     cache_write_tokens: Any = None
     """Sent by OpenAI and OpenRouter."""
     cache_creation_tokens: Any = None
-    """Sent by LiteLLM's SDK, with `cache_creation_token_details` in Anthropic's format."""
+    """A field of LiteLLM's SDK, which also sends `cache_creation_token_details` in Anthropic's format."""
     cache_creation_token_details: Any = None
+    cache_creation_input_tokens: Any = None
+    """Sent by Alibaba Cloud, with `cache_creation` in Anthropic's format."""
+    cache_creation: Any = None
     audio_tokens: Any = None
     image_tokens: Any = None
     web_search_requests: Any = None
@@ -57,9 +60,9 @@ class UsageFields(msgspec.Struct, gc=False):
     completion_tokens_details: Any = None
     total_tokens: Any = None
     prompt_cache_hit_tokens: Any = None
-    """Sent by DeepSeek."""
+    """A field of DeepSeek's usage."""
     cached_tokens: Any = None
-    """Sent by Moonshot."""
+    """A field of Moonshot's usage."""
     cache_creation_input_tokens: Any = None
     """Sent by LiteLLM's proxy for Anthropic's models; `prompt_tokens` includes these tokens."""
     server_tool_use: Any = None
@@ -67,7 +70,7 @@ class UsageFields(msgspec.Struct, gc=False):
     num_sources_used: Any = None
     """Sent by xAI, which bills the sources of its search."""
     num_search_queries: Any = None
-    """Sent by Perplexity."""
+    """A field of Perplexity's usage."""
 
 
 class Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -145,7 +148,7 @@ class EngineError(msgspec.Struct, frozen=True):
     param: str | None = None
     code: str = ""
     retry_after: float | None = None
-    """In seconds."""
+    """Seconds after which the engine may be called again; None if it states none."""
 
 
 def parse_error(body: bytes) -> EngineError:

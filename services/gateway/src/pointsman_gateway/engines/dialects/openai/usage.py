@@ -17,8 +17,10 @@ from pointsman_gateway.engines.dialects.token_kinds import (
 _NO_PROMPT_DETAILS = PromptDetails()
 
 
-def to_usage(event: Event | AnyEvent) -> Usage:
-    """Converts the token counts and engine seconds of an event; `event.usage` must not be None."""
+def to_usage(event: Event | AnyEvent, is_estimate: bool = False) -> Usage:
+    """Converts the token counts and engine seconds of an event; `event.usage` must not be None. It is an estimate if
+    the answer goes on.
+    """
     usage, metrics = event.usage, event.metrics
     assert usage is not None
     details = usage.prompt_tokens_details
@@ -26,7 +28,8 @@ def to_usage(event: Event | AnyEvent) -> Usage:
     seconds = _engine_seconds(metrics) if isinstance(metrics, dict) else None
     prompt, completion = usage.prompt_tokens, usage.completion_tokens or 0
     if (
-        event.service_tier is None
+        not is_estimate
+        and event.service_tier is None
         and usage.completion_tokens_details is None
         and usage.cache_creation_input_tokens is None
         and usage.server_tool_use is None
@@ -40,14 +43,15 @@ def to_usage(event: Event | AnyEvent) -> Usage:
         cached = to_count(usage.prompt_cache_hit_tokens) or to_count(usage.cached_tokens)
     # xAI and Gemini leave reasoning tokens, which they charge like others, out of the completion's count.
     uncounted = max(0, to_count(usage.total_tokens) - prompt - completion)
-    return detailed(prompt, completion + uncounted, cached, _details(event, usage, uncounted), seconds)
+    special = _details(event, usage, uncounted, is_estimate)
+    return detailed(prompt, completion + uncounted, cached, special, seconds)
 
 
-def _details(event: Event | AnyEvent, usage: UsageFields, uncounted: int) -> TokenDetails:
+def _details(event: Event | AnyEvent, usage: UsageFields, uncounted: int, is_estimate: bool) -> TokenDetails:
     prompt, completion = usage.prompt_tokens_details or _NO_PROMPT_DETAILS, usage.completion_tokens_details
-    counts = (prompt.cache_write_tokens, prompt.cache_creation_tokens, usage.cache_creation_input_tokens)
-    written = max(map(to_count, counts))
-    usual, one_hour = cache_writes(written, prompt.cache_creation_token_details)
+    counts = (prompt.cache_write_tokens, prompt.cache_creation_tokens, prompt.cache_creation_input_tokens)
+    written = max(map(to_count, (*counts, usage.cache_creation_input_tokens)))
+    usual, one_hour = cache_writes(written, prompt.cache_creation_token_details or prompt.cache_creation)
     return TokenDetails(
         cache_write=usual,
         cache_write_1h=one_hour,
@@ -57,6 +61,7 @@ def _details(event: Event | AnyEvent, usage: UsageFields, uncounted: int) -> Tok
         completion_audio=count_in(completion, "audio_tokens"),
         completion_image=count_in(completion, "image_tokens"),
         service_tier=service_tier_of(event.service_tier),
+        is_estimate=is_estimate,
         tool_requests=max(
             count_in(usage.server_tool_use, WEB_SEARCHES),
             *map(to_count, (prompt.web_search_requests, usage.num_sources_used, usage.num_search_queries)),

@@ -44,7 +44,7 @@ class OpenBlock:
     kind: str
     index: int
     head: dict[str, Any]
-    """Its fields without text or arguments. A signature and citations are added when they arrive."""
+    """The block's fields without text or arguments. A signature and citations are added when they arrive."""
     pieces: list[str] = field(default_factory=list)
 
     def start(self) -> Event:

@@ -52,7 +52,7 @@ class ChatEncoder:
     error_format = OPENAI_ERRORS
 
     def __init__(self, include_usage: bool) -> None:
-        """With `include_usage`, a stream ends with a chunk that has the usage and the receipt."""
+        """Takes `include_usage`: whether a stream ends with a chunk that has the usage and the receipt."""
         self._include_usage = include_usage
         self._head: dict[str, Any] = {}
         """The fields that all chunks have in common."""

@@ -200,7 +200,7 @@ class CompletionEncoder:
     error_format = OpenAIErrors("prompt")
 
     def __init__(self, include_usage: bool) -> None:
-        """With `include_usage`, a stream ends with a chunk that has the usage and the receipt."""
+        """Takes `include_usage`: whether a stream ends with a chunk that has the usage and the receipt."""
         self._include_usage = include_usage
         self._head: dict[str, Any] = {}
         self._choices: dict[int, _Choice] = {}

@@ -187,7 +187,7 @@ class ChatTools:
     """The tools of a request that the model can call."""
 
     functions: list[dict[str, Any]]
-    """As the `tools` of chat completions."""
+    """The tools in the form of the `tools` of chat completions."""
     names: Mapping[str, ToolName]
     """The tools' names, by `ToolName.for_engine`."""
 
