@@ -23,7 +23,7 @@ RECEIPT = {
         "kind": "rag",
         "cost_usd": 0.0000042,
         "seconds": {"total": 0.9},
-        "sources": [{"document_id": "bicycles", "title": "Bicycles", "score": 0.9}],
+        "sources": [{"document_id": "bicycles", "title": "Bicycles", "heading": "Bicycles > Fares", "score": 0.9}],
     },
 }
 STREAM = [delta("They travel "), delta("free."), json.dumps(RECEIPT), "[DONE]"]
@@ -38,7 +38,7 @@ def test_an_answer_is_streamed_and_then_explained_in_one_line(cli: Cli, gateway:
     answer, receipt = outcome.out.splitlines()
     assert answer == "They travel free."
     for part in ("policy_question 0.93", "path handbook", "rag", "policy:fixed", "first token ", "total ",
-                 "210 + 12 tokens", "$0.0000042", "sources: Bicycles", "id d-17"):  # fmt: skip
+                 "210 + 12 tokens", "$0.0000042", "sources: Bicycles > Fares", "id d-17"):  # fmt: skip
         assert part in receipt
     assert gateway.asked == [
         {

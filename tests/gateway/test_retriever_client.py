@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
+from pointsman.v1 import retriever_pb2 as pb
 from pointsman_gateway.domain import Passage
 from pointsman_gateway.prompts.retriever import RetrieverClient
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
@@ -32,6 +33,24 @@ async def test_the_vector_is_sent_with_its_models_fingerprint(
     assert (asked.vector.fingerprint, list(asked.vector.values)) == ("minilm-abc", [0.5, 0.25])
     assert found.passages == (Passage("bicycles.md", "Bicycles", "Bicycles ride free.", pytest.approx(0.9)),)  # type: ignore[arg-type]  # equal to a float
     assert found.relevant
+
+
+async def test_a_passage_has_all_that_shows_where_it_is_from(
+    client: RetrieverClient, retriever: ScriptedRetriever
+) -> None:
+    for document, metadata, url in (
+        ("fares.md", {}, ""),
+        ("fares.md", {"url": "https://example.com/fares"}, "https://example.com/fares"),
+        ("https://example.com/f", {}, "https://example.com/f"),
+    ):
+        retriever.passages = [
+            pb.Passage(
+                document_id=document, title="Fares", text="Free.", heading="Fares > Bicycles", start=40, end=45,
+                metadata=metadata,
+            )
+        ]  # fmt: skip
+        (passage,) = (await client.search("handbook", "bikes?", None, 3, in_(5))).passages
+        assert (passage.heading, passage.start, passage.end, passage.url) == ("Fares > Bicycles", 40, 45, url)
 
 
 async def test_without_a_vector_the_retriever_embeds(client: RetrieverClient, retriever: ScriptedRetriever) -> None:

@@ -65,7 +65,7 @@ class AnswerEnd:
     completion_tokens: int | None = None
     cost_usd: float | None = None
     path: str = ""  # the path that answered in the end
-    sources: tuple[str, ...] = ()  # titles of the retrieved passages
+    sources: tuple[str, ...] = ()  # headings, titles or ids of the retrieved passages, best first
     escalated_from: str = ""  # the path whose answer failed validation
     cached_tokens: int = 0  # part of prompt_tokens
     cost_parts_usd: Mapping[str, float] = field(default_factory=dict)  # by component: "prompt", "completion"
@@ -307,7 +307,9 @@ def _answer_end(answer: Mapping[str, Any], headers: httpx.Headers, finish_reason
         completion_tokens=usage.get("completion_tokens"),
         cost_usd=cost,
         path=receipt.get("path", ""),
-        sources=tuple(source["title"] or source["document_id"] for source in receipt.get("sources", ())),
+        sources=tuple(
+            source.get("heading") or source["title"] or source["document_id"] for source in receipt.get("sources", ())
+        ),
         escalated_from=receipt.get("escalated_from", ""),
         cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
         cost_parts_usd=receipt.get("cost_parts_usd", {}),

@@ -172,7 +172,7 @@ def _answer_end(receipt: gateway_pb2.Receipt) -> AnswerEnd:
         completion_tokens=receipt.usage.completion_tokens,
         cost_usd=receipt.cost_usd if receipt.HasField("cost_usd") else None,
         path=receipt.path,
-        sources=tuple(source.title or source.document_id for source in receipt.sources),
+        sources=tuple(source.heading or source.title or source.document_id for source in receipt.sources),
         escalated_from=receipt.escalated_from,
         default_max_tokens=receipt.default_max_tokens or None,
     )

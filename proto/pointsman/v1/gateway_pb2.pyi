@@ -280,14 +280,24 @@ class GuardrailVerdict(_message.Message):
     def __init__(self, guardrail: _Optional[str] = ..., hook: _Optional[str] = ..., ruling: _Optional[str] = ..., found: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Source(_message.Message):
-    __slots__ = ("document_id", "title", "score")
+    __slots__ = ("document_id", "title", "score", "heading", "text", "start", "end", "url")
     DOCUMENT_ID_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
+    HEADING_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
     document_id: str
     title: str
     score: float
-    def __init__(self, document_id: _Optional[str] = ..., title: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
+    heading: str
+    text: str
+    start: int
+    end: int
+    url: str
+    def __init__(self, document_id: _Optional[str] = ..., title: _Optional[str] = ..., score: _Optional[float] = ..., heading: _Optional[str] = ..., text: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., url: _Optional[str] = ...) -> None: ...
 
 class RouteRequest(_message.Message):
     __slots__ = ("model", "messages", "metadata", "user", "include_prompt", "sampling")

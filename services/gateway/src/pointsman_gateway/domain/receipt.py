@@ -83,7 +83,7 @@ class Receipt:
     """How the request ended: "ok", "routed" (only the decision was requested), "cancelled" or an error's code; one of
     `OUTCOMES`."""
     sources: Sequence[Passage] = ()
-    """The passages in the prompt."""
+    """The passages in the prompt, the one with the highest score first."""
     model: str = ""
     """The engine's name of the model that answered (the base model or an adapter version); empty if none answered."""
     escalated_from: str = ""

@@ -1,6 +1,6 @@
 """A decoded request, its caller, and the prompt that is made of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -183,6 +183,9 @@ class Passage:
     score: float
     start: int = 0  # in its document, in characters
     tokens: int = 0  # of the text, as the retriever counts them
+    end: int = 0  # in its document, in characters
+    heading: str = ""  # the title and the headings above it: "Fares > Bicycles"
+    url: str = ""  # of the document, if it is known
 
 
 @value
@@ -201,3 +204,8 @@ class Prompt:
     """The number of texts that were embedded to make the prompt."""
     vector: Vector | None = field(default=None, compare=False)
     """The embedding of the request's text; None if it was neither known nor needed."""
+
+    @property
+    def sources(self) -> Sequence[Passage]:
+        """Returns the passages, which have another order in the messages, by their score, the highest first."""
+        return sorted(self.passages, key=lambda passage: -passage.score) if self.passages else ()

@@ -150,7 +150,13 @@ def _usage(usage: Usage) -> pb.Usage:
 
 
 def _sources(passages: Sequence[Passage]) -> list[pb.Source]:
-    return [pb.Source(document_id=p.document_id, title=p.title, score=p.score) for p in passages]
+    return [
+        pb.Source(
+            document_id=p.document_id, title=p.title, score=p.score, heading=p.heading, text=p.text, start=p.start,
+            end=p.end, url=p.url,
+        )
+        for p in passages
+    ]  # fmt: skip
 
 
 def _verdicts(verdicts: Sequence[GuardrailVerdict]) -> list[pb.GuardrailVerdict]:

@@ -11,7 +11,7 @@ import msgspec
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.codec.headers import Headers
-from pointsman_gateway.domain import Chunk, Chunks, Finished, Receipt, Started, TokenDetails, Usage
+from pointsman_gateway.domain import Chunk, Chunks, Finished, Passage, Receipt, Started, TokenDetails, Usage
 from pointsman_gateway.domain.receipt_fields import Encoding, FieldReader
 
 JSON_TYPE = (b"content-type", b"application/json")
@@ -151,8 +151,19 @@ def _add_details(body: dict[str, Any], details: TokenDetails) -> None:
 def receipt_body(receipt: Receipt) -> dict[str, Any]:
     """Returns the object `pointsman` that answers contain: the fields with the encoding ANSWER in `RECEIPT_FIELDS`."""
     fields = _RECEIPT_FIELDS.read(receipt)
-    fields["sources"] = [
-        {"document_id": source.document_id, "title": source.title, "score": round(source.score, 4)}
-        for source in receipt.sources
-    ]
+    if receipt.sources:
+        fields["sources"] = [_source(passage) for passage in receipt.sources]
     return fields
+
+
+def _source(passage: Passage) -> dict[str, Any]:
+    source = {
+        "document_id": passage.document_id,
+        "title": passage.title,
+        "heading": passage.heading,
+        "text": passage.text,
+        "start": passage.start,
+        "end": passage.end,
+        "score": round(passage.score, 4),
+    }
+    return {**source, "url": passage.url} if passage.url else source

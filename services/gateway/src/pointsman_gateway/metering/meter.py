@@ -270,7 +270,7 @@ class Meter:
             parts if decision.vector is None else self._with_embedding(parts),
             self._with_request_phases(seconds),
             outcome,
-            answering.prompt.passages,
+            answering.prompt.sources,
             answering.model,
             self._refused.path.name if self._refused is not None else "",
             answering.cached,

@@ -273,4 +273,8 @@ class GuardedMeter(Meter):
         if self._guardrail_metrics is not None:
             for verdict in verdicts:
                 self._guardrail_metrics.verdicts.labels(verdict.guardrail, verdict.hook, verdict.ruling).inc()
-        return replace(receipt, guardrails=verdicts)
+        receipt = replace(receipt, guardrails=verdicts)
+        if isinstance(receipt, Receipt) and receipt.sources:
+            # They were checked as parts of the prompt at most, and callers may get only checked text.
+            receipt.sources = [replace(passage, text="", heading="") for passage in receipt.sources]
+        return receipt

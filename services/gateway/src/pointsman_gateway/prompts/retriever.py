@@ -39,6 +39,20 @@ MAX_CODES = 100
 MAX_CODE_CHARACTERS = 64
 
 
+URL_KEY = "url"
+"""The key of a document's metadata with the document's address."""
+
+
+def _to_passage(found: retriever_pb2.Passage) -> Passage:
+    url = found.metadata.get(URL_KEY, "")
+    if not url and found.document_id.startswith(("https://", "http://")):
+        url = found.document_id
+    return Passage(
+        found.document_id, found.title, found.text, found.score, found.start, found.tokens, found.end, found.heading,
+        url,
+    )  # fmt: skip
+
+
 class RetrieverClient:
     """Searches collections of the retriever, and reads their sketches; implements `Search`, `Collections` and
     `SketchSource`. Queries are cut after 16,384 characters.
@@ -67,7 +81,7 @@ class RetrieverClient:
             failure = Unavailable(message, code=self._bounded(cause.code), retry_after=2.0)
             failure.fault = Fault.RETRIEVER.value
             raise failure from error
-        passages = tuple(Passage(p.document_id, p.title, p.text, p.score, p.start, p.tokens) for p in answer.passages)
+        passages = tuple(map(_to_passage, answer.passages))
         relevant = answer.relevant if answer.HasField("relevant") else bool(passages)
         return Found(passages, relevant, answer.version)
 
