@@ -185,8 +185,9 @@ def test_a_policy_is_learned_from_an_evaluation_and_printed(
 
     outcome = cli("predict", "triage", "--config", example, "--tolerance", 0.3, *options)
     assert (outcome.code, "--tolerance is replaced by --usd-per-wrong-answer" in outcome.err) == (2, True)
-    outcome = cli("predict", "triage", "--config", example, "--usd-per-wrong-answer", 0, *options)
-    assert (outcome.code, "must be above 0" in outcome.err) == (2, True)
+    for price in ("0", "nan", "inf"):
+        outcome = cli("predict", "triage", "--config", example, "--usd-per-wrong-answer", price, *options)
+        assert (outcome.code, "must be above 0 and finite" in outcome.err) == (2, True)
     outcome = cli("predict", "triage", "--config", example, *options[:2])
     assert (outcome.code, "by both --data and --answers, or --scores" in outcome.err) == (2, True)
     scores = "text,path,score,cost\n" + "".join(

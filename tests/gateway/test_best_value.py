@@ -8,7 +8,7 @@ from pointsman_gateway.config.field_types import PolicyConfig
 from pointsman_gateway.config.tasks_file import TaskConfig
 from pointsman_gateway.domain import AUTO, Decision, Labels, Message, Path, PathEvidence, Request
 from pointsman_gateway.extensions import Candidate, Plan
-from pointsman_gateway.routing.policies import BestValue, BestValueOptions
+from pointsman_gateway.routing.best_value import BestValue, BestValueOptions
 from pointsman_gateway.routing.router import Router
 from pointsman_servicekit.confidence_sequences import lower_limit, upper_limit
 

@@ -51,7 +51,8 @@ def test_each_format_gives_the_same_evaluation(tmp_path: Path, suffix: str) -> N
         ({"score": 1.5}, r"row 2: the score 1.5 is not between 0 and 1"),
         ({"score": "nan"}, r"row 2: the score nan is not between 0 and 1"),
         ({"cost": -1}, r"row 2: the cost -1 is not a number of dollars"),
-        ({"cost": ""}, r"has no cost of path 'large'"),
+        ({"cost": "inf"}, r"row 2: the cost inf is not a number of dollars"),
+        ({"cost": ""}, r"has no cost of path 'large': write dollars into the column 'cost' of some of its rows"),
         ({"path": "small"}, r"has no cost of path 'large'"),
     ],
 )
@@ -61,13 +62,35 @@ def test_a_mistake_is_named_with_its_row(tmp_path: Path, change: dict[str, Any],
         read_scores(write(tmp_path / "scores.csv", rows))
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (ROWS[0] | {"text": [{"role": "user"}]}, r"row 1: 'text' is not a text"),
+        ([ROWS[0]], r"row 1 is not a JSON object; write one for each answer"),
+    ],
+)
+def test_a_row_that_is_no_answer_is_named(tmp_path: Path, row: object, message: str) -> None:
+    (tmp_path / "scores.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ConfigError, match=message):
+        read_scores(tmp_path / "scores.jsonl")
+
+
+def test_a_csv_may_have_long_texts_and_no_cell_beyond_its_header(tmp_path: Path) -> None:
+    file, long = tmp_path / "scores.csv", "word " * 40_000
+    file.write_text(f"path,score,cost,text\nsmall,1,0.1,{long}\nlarge,1,0.1,{long}\n")
+    assert read_scores(file).lengths == [len(long)]
+    file.write_text("path,score,cost,text\nsmall,1,0.1,Hello, you\n")
+    with pytest.raises(ConfigError, match="row 1 has more cells than the header; quote texts with commas"):
+        read_scores(file)
+
+
 @pytest.mark.parametrize(("paths", "is_read"), [(1, False), (2, True), (50, True), (51, False)])
 def test_two_to_fifty_paths_are_compared(tmp_path: Path, paths: int, is_read: bool) -> None:
     file = write(tmp_path / "scores.jsonl", [ROWS[0] | {"path": f"p{number}"} for number in range(paths)])
     if is_read:
         assert len(read_scores(file).paths) == paths
         return
-    with pytest.raises(ConfigError, match=f"has scores of {paths} paths; 2 to 50 are compared"):
+    with pytest.raises(ConfigError, match=f"has scores of {paths} paths?; 2 to 50 are compared"):
         read_scores(file)
 
 

@@ -7,6 +7,7 @@ the commands print its report. `Rendering` lets the lab render training rows for
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -225,8 +226,8 @@ def predict(
     """
     if tolerance is not None:
         raise UsageError("--tolerance is replaced by --usd-per-wrong-answer (or --quality)")
-    if usd_per_wrong_answer is not None and (quality is not None or usd_per_wrong_answer <= 0):
-        raise UsageError("--usd-per-wrong-answer must be above 0, and excludes --quality")
+    if usd_per_wrong_answer is not None and (quality is not None or not 0 < usd_per_wrong_answer < inf):
+        raise UsageError("--usd-per-wrong-answer must be above 0 and finite, and excludes --quality")
     if (data is None) != (answers is None) or (data and scores) or not (data or scores or live):
         raise UsageError("name an evaluation by both --data and --answers, or --scores; add --live, or name it alone")
     at = DataDir.at(data_dir)

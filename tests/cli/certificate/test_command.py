@@ -112,6 +112,8 @@ async def test_rows_that_decide_nothing_end_with_their_own_status_and_the_number
         (("report.json", "--power", "0.9"), "--power is for --certificate, not for a REPORT"),
         (("--verify", "c.json", "--min-score", "0.9"), "--min-score is for a REPORT, not for --verify"),
         (("report.json", "--certificate", "c.json", "--sample", "3"), "--sample is for --verify, not for --cert"),
+        (("report.json", "--requests-per-month", "inf"), "--requests-per-month is inf; it must be finite"),
+        (("report.json", "--min-score", "nan"), "Invalid value for '--min-score'"),
         (("--verify", "none.json"), "cannot read none.json"),
         (("--verify", "none.json", "--adapter", "triage"), "--adapter is 'triage'; it must be NAME=FOLDER"),
     ],

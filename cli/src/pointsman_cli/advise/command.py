@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 
 import typer
@@ -215,7 +216,7 @@ def _source(
 
 
 def _check_options(context: typer.Context, source: str) -> None:
-    """Raises UsageError if the command line has an option that `source` does not use."""
+    """Raises UsageError if the command line has an option that `source` does not use, or an infinite number."""
     for parameter in context.command.params:
         name = str(parameter.name)
         origin = context.get_parameter_source(name)
@@ -224,6 +225,8 @@ def _check_options(context: typer.Context, source: str) -> None:
         users = [each for each, names in _OPTIONS.items() if name in names] or [_REPORT]
         if source not in users and not (source == _CERTIFICATE and users == [_REPORT]):
             raise UsageError(f"{parameter.opts[0]} is for {' or '.join(users)}, not for {source}")
+        if isinstance(context.params[name], float) and not isfinite(context.params[name]):
+            raise UsageError(f"{parameter.opts[0]} is {context.params[name]}; it must be finite")
 
 
 def _show_regrets(url: str, as_json: bool) -> None:

@@ -15,8 +15,8 @@ from pointsman_gateway.domain.request import Scope
 from pointsman_gateway.engines.engine_state import EngineState
 from pointsman_gateway.extensions import Requirements
 from pointsman_gateway.routing.path_state import Evidence
-from pointsman_gateway.routing.policies import ANSWERS_PER_PRICE
 from pointsman_gateway.routing.policy_preview import CandidatePreview, PolicyPreview
+from pointsman_gateway.routing.wording import ANSWERS_PER_PRICE
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ POLICIES = Registry(
     {
         "fixed": "pointsman_gateway.routing.policies:Fixed",
         "split": "pointsman_gateway.routing.policies:Split",
-        "best_value": "pointsman_gateway.routing.policies:BestValue",
+        "best_value": "pointsman_gateway.routing.best_value:BestValue",
         "escalate": "pointsman_gateway.routing.policies:Escalate",
         "predicted": "pointsman_gateway.routing.predicted:Predicted",
     },

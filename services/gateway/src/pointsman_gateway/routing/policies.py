@@ -1,26 +1,19 @@
-"""The built-in policies `fixed`, `split`, `escalate` and `best_value`; `predicted.py` has a fifth."""
+"""The policies that use neither ratings nor costs: `fixed`, `split` and `escalate`."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import ceil, floor
+from collections.abc import Mapping
 from typing import Annotated
 
-from pointsman_servicekit.confidence_sequences import lower_limit, upper_limit
 from pydantic import Field, model_validator
 
 from pointsman_gateway.config.field_types import Strict
-from pointsman_gateway.domain import PathEvidence
-from pointsman_gateway.extensions import Candidate, Plan, Policy, PolicyContext, Requirements
-from pointsman_gateway.extensions.policy import MAX_EVALUATION_RATINGS, TRIAL
+from pointsman_gateway.extensions import Plan, Policy, PolicyContext
+from pointsman_gateway.routing.wording import percent
 
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
-ANSWERS_PER_PRICE = 1000
-"""Prices are quoted for 1,000 answers, which are easier to read than those for one."""
-
 
 class Fixed(Policy):
-    """A policy that takes one path for every request."""
+    """Sends every request along the path that its option names."""
 
     Options = str
     is_constant = True
@@ -37,8 +30,9 @@ class Fixed(Policy):
 
 
 class Split(Policy):
-    """A policy that distributes users over paths by weights; users keep their path while the weights stay the same. If
-    requests name no user, it distributes conversations, or else single requests.
+    """Distributes users over paths by weight. Users keep their path while the weights stay the same.
+
+    If a request names no user, its conversation is distributed instead, or the request if it belongs to none.
     """
 
     Options = Weights
@@ -46,7 +40,7 @@ class Split(Policy):
     @classmethod
     def summary(cls, options: Mapping[str, float]) -> str:
         total = sum(options.values())
-        return ", ".join(f"{path} {_percent(weight / total)}" for path, weight in options.items())
+        return ", ".join(f"{path} {percent(weight / total)}" for path, weight in options.items())
 
     def __init__(self, options: Mapping[str, float]) -> None:
         self._weights = options
@@ -89,8 +83,9 @@ class EscalateOptions(Strict):
 
 
 class Escalate(Policy):
-    """A policy that takes the first path. If a validator rejects the answer, the next path answers instead, once; but
-    answers of paths in `stream_unvalidated` are not replaced.
+    """Sends every request along the first path; if a validator rejects the answer, the next path answers instead, once.
+
+    Answers of the paths in `stream_unvalidated` are streamed before they are validated, so they are not replaced.
     """
 
     Options = EscalateOptions
@@ -111,238 +106,3 @@ class Escalate(Policy):
     def plan(self, context: PolicyContext) -> Plan:
         unvalidated = frozenset(self._options.stream_unvalidated)
         return Plan(self.paths, "policy:escalate", escalates=True, stream_unvalidated=unvalidated)
-
-
-class BestValueOptions(Strict):
-    paths: tuple[str, ...] = Field(min_length=2)
-    quality_floor: float = Field(
-        ge=0, le=1, description="that the lower confidence bound of the mean rating must reach"
-    )
-    p95_seconds: float | None = Field(default=None, gt=0, description="upper limit, from arrival to end")
-    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of the bound, one-sided and at any time")
-    exploration_rate: float = Field(
-        default=0.05, ge=0, le=0.5, description="share of requests for paths whose quality is not known well enough"
-    )
-    min_samples: int = Field(default=20, ge=1, description="ratings, or answers for the p95; fewer do not count")
-    max_evaluation_ratings: int = Field(
-        default=MAX_EVALUATION_RATINGS,
-        ge=0,
-        description="ratings that the evaluated rows of a path count as at most; 0: evaluations do not count",
-    )
-    hysteresis: float = Field(
-        default=0.1, ge=0, lt=1, description="share by which another path must be cheaper to take over"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Assessment:
-    """How the ratings and latencies of one path compare with the options of `best_value`."""
-
-    name: str
-    cost_usd: float
-    """Expected dollars of one answer."""
-    bound: float
-    """Lower confidence bound of its mean rating, 0 to 1, which holds at any time."""
-    has_samples: bool
-    """Whether it has at least `min_samples` ratings."""
-    undecided: bool
-    """Whether it has, and the floor lies between the confidence bounds of its mean rating."""
-    slow: bool
-    """Whether the 95th percentile of its durations is above the option `p95_seconds`."""
-    of_evaluations: str
-    """Text for an explanation: how many of its ratings are from evaluations; empty if none is."""
-    fault: str
-    """Why it must not be chosen; empty if it is good enough and fast enough."""
-    clear: bool
-    """Whether it is good and fast enough with a margin (the option `hysteresis`), so that a few more ratings would not
-    change that."""
-
-    @property
-    def needs_exploration(self) -> bool:
-        return not self.slow and (self.undecided or not self.has_samples)
-
-
-class BestValue(Policy):
-    """A policy that takes the cheapest path whose ratings and durations are good enough, and explores paths until their
-    ratings show whether they are. While the path that it took last, the incumbent, is good enough, it stays unless
-    another one is cheaper by the option `hysteresis`, and good enough with a margin.
-    """
-
-    Options = BestValueOptions
-    needs_costs = True
-    uses_ratings = True
-
-    @classmethod
-    def summary(cls, options: BestValueOptions) -> str:
-        limit = f", p95 up to {options.p95_seconds:g} s" if options.p95_seconds else ""
-        return f"floor {options.quality_floor:.2f}{limit}"
-
-    @classmethod
-    def requirements(cls, options: BestValueOptions) -> Requirements:
-        return Requirements(options.quality_floor, options.confidence, options.max_evaluation_ratings)
-
-    def __init__(self, options: BestValueOptions) -> None:
-        self._options = options
-        self._incumbent = ""
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        return self._options.paths
-
-    def plan(self, context: PolicyContext) -> Plan:
-        """Returns the plan for one request; for a share of requests, a path that needs exploration is first.
-
-        The choice without exploration becomes the incumbent of later requests, unless the present incumbent is
-        unavailable: then another path replaces it for this request alone.
-        """
-        unavailable = context.unavailable(self.paths)
-        assessments = self._assessments(context, unavailable)
-        chosen = choose(self._options, assessments, self._incumbent)
-        if self._incumbent not in unavailable:
-            self._incumbent = chosen.paths[0]
-        # Another purpose than a split's, so that the users on its small side are not those who explore as well.
-        unexplored = {a.name: a.fault for a in assessments if a.needs_exploration}
-        planned = explore(chosen, unexplored, self._options.exploration_rate, context.position("trial"))
-        return replace(planned, explanations={**planned.explanations, **unavailable})
-
-    def preview(self, context: PolicyContext) -> Plan:
-        assessments = self._assessments(context, context.unavailable(self.paths))
-        return choose(self._options, assessments, self._incumbent)
-
-    def _assessments(self, context: PolicyContext, unavailable: Mapping[str, str]) -> list[Assessment]:
-        """Returns the assessments of the available paths; if none is available, of all paths."""
-        candidates = context.candidates(self.paths)
-        return [
-            assess(self._options, candidate)
-            for candidate in candidates
-            if candidate.name not in unavailable or len(unavailable) == len(candidates)
-        ]
-
-
-def assess(options: BestValueOptions, candidate: Candidate) -> Assessment:
-    """Assesses a path by its ratings, those of evaluations included, and by the 95th percentile of its durations if it
-    has at least `min_samples` answers.
-    """
-    limit, margin = options.p95_seconds or float("inf"), options.hysteresis
-    evidence = candidate.evidence.with_evaluations(options.max_evaluation_ratings)
-    of_evaluations = f", {evidence.evaluated:.0f} from evaluations" if evidence.evaluated else ""
-    # They hold at any time, since they are looked at for each request.
-    bound = lower_limit(evidence.quality, evidence.ratings, 1 - options.confidence)
-    upper_bound = upper_limit(evidence.quality, evidence.ratings, 1 - options.confidence)
-    has_samples = evidence.ratings >= options.min_samples
-    p95 = evidence.p95_seconds if evidence.answers >= options.min_samples else 0.0
-    if p95 > limit:
-        fault = f"p95 {p95:.1f} s: over {limit:.1f} s"
-    else:
-        fault = _quality_fault(options, evidence, of_evaluations, bound, upper_bound)
-    return Assessment(
-        name=candidate.name,
-        cost_usd=candidate.cost_usd,
-        bound=bound,
-        has_samples=has_samples,
-        undecided=has_samples and bound < options.quality_floor <= upper_bound,
-        slow=p95 > limit,
-        of_evaluations=of_evaluations,
-        fault=fault,
-        clear=bound >= options.quality_floor + margin * (1 - options.quality_floor) and p95 <= limit * (1 - margin),
-    )
-
-
-def _quality_fault(
-    options: BestValueOptions, evidence: PathEvidence, of_evaluations: str, bound: float, upper_bound: float
-) -> str:
-    """Returns why a path's ratings do not suffice; empty if they do."""
-    if bound >= options.quality_floor and evidence.ratings >= options.min_samples:
-        return ""
-    explored = f"exploration rate {_percent(options.exploration_rate)}"
-    if evidence.ratings < options.min_samples:
-        return f"too few ratings ({evidence.ratings:.0f} of {options.min_samples}): {explored}"
-    quality, quality_floor = f"quality {evidence.quality:.2f}", f"the floor {options.quality_floor:.2f}"
-    ratings = f"{evidence.ratings:.0f} ratings{of_evaluations}"
-    if upper_bound < options.quality_floor:
-        return f"{quality}, at most {ceil(upper_bound * 100) / 100:.2f} of {ratings}: under {quality_floor}"
-    return f"{quality}, {_at_least(bound)} of {ratings}: not known to reach {quality_floor}, {explored}"
-
-
-def choose(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
-    """Returns a plan with the cheapest path without a fault, followed by the others without a fault, by cost.
-    `incumbent` is the name of the path in use; if it has no fault, it stays first unless another one is `clear` and
-    cheaper by the hysteresis.
-
-    If every path has a fault, the plan has one path only, which `_nearest` chooses.
-    """
-    good = sorted((a for a in assessments if not a.fault), key=lambda a: a.cost_usd)
-    if not good:
-        return _nearest(options, assessments, incumbent)
-    chosen = _cheapest(options, good, incumbent)
-    explanations = {a.name: a.fault or _comparison(options, a, chosen) for a in assessments}
-    order = (chosen.name, *(a.name for a in good if a is not chosen))
-    return Plan(order, "policy:best_value", explanations, as_good=_as_good(assessments))
-
-
-def _cheapest(options: BestValueOptions, good: Sequence[Assessment], incumbent: str) -> Assessment:
-    """Returns the incumbent if it is in `good`, unless another path is `clear` and cheaper by the hysteresis; that one
-    is returned then. If the incumbent is not in `good`, which is sorted by cost, returns the first.
-    """
-    current = next((a for a in good if a.name == incumbent), None)
-    if current is None:
-        return good[0]
-    return next((a for a in good if a.clear and a.cost_usd < current.cost_usd * (1 - options.hysteresis)), current)
-
-
-def _comparison(options: BestValueOptions, assessment: Assessment, chosen: Assessment) -> str:
-    if assessment is chosen:
-        return f"good enough ({_at_least(chosen.bound)}{chosen.of_evaluations}) at {_price(chosen)}"
-    against = f"{_price(assessment)} against {_price(chosen)}"
-    if assessment.cost_usd >= chosen.cost_usd:
-        return f"good enough, but dearer: {against}"
-    if assessment.cost_usd >= chosen.cost_usd * (1 - options.hysteresis):
-        return f"good enough, but not cheaper by {_percent(options.hysteresis)}: {against}"
-    return f"good enough and cheaper, but too near the limits to take over: {against}"
-
-
-def _nearest(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
-    """Returns the plan if every path has a fault. Its only path is the one with the highest bound among those that are
-    not slow and have enough ratings, else the first that is not slow. If all are slow, slowness does not count. If the
-    incumbent is not slow and has enough ratings, it stays unless the bound of another one is higher by at least the
-    hysteresis times (1 - `quality_floor`).
-    """
-    fast = [a for a in assessments if not a.slow] or assessments
-    chosen = max((a for a in fast if a.has_samples), key=lambda a: a.bound, default=fast[0])
-    current = next((a for a in fast if a.name == incumbent and a.has_samples), chosen)
-    if chosen.bound < current.bound + options.hysteresis * (1 - options.quality_floor):
-        chosen = current
-    why = "none is good enough, this one comes nearest" if chosen.has_samples else "none is known to be good enough yet"
-    explanations = {a.name: a.fault for a in assessments} | {chosen.name: f"{why}; {chosen.fault}"}
-    return Plan((chosen.name,), "policy:none_good_enough", explanations, as_good=_as_good(assessments) | {chosen.name})
-
-
-def _as_good(assessments: Sequence[Assessment]) -> frozenset[str]:
-    """Returns the paths that a conversation need not leave: those without a fault, and those that need exploration."""
-    return frozenset([a.name for a in assessments if not a.fault or a.needs_exploration])
-
-
-def explore(plan: Plan, unexplored: Mapping[str, str], rate: float, position: float) -> Plan:
-    """Returns the plan with a path of `unexplored` in front, for the share `rate` of users, evenly among these paths.
-
-    `unexplored` has an explanation for each such path. `position` is a number from 0 to 1 that belongs to the request's
-    user; if it is `rate` or more, or `unexplored` has only the plan's first path, the plan is unchanged.
-    """
-    paths = [path for path in unexplored if path != plan.paths[0]]
-    if position >= rate or not paths:
-        return plan
-    path = paths[int(position / rate * len(paths))]
-    explanations = {**plan.explanations, path: f"on trial; {unexplored[path]}"}
-    return replace(plan, paths=(path, *plan.paths), reason=TRIAL, explanations=explanations)
-
-
-def _at_least(bound: float) -> str:
-    return f"at least {floor(bound * 100) / 100:.2f}"  # rounded up, it could seem to reach a floor that it does not
-
-
-def _price(assessment: Assessment) -> str:
-    return f"${assessment.cost_usd * ANSWERS_PER_PRICE:.4f} per 1,000"
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.4g} %"

@@ -17,7 +17,8 @@ from pydantic import Field, field_validator, model_validator
 
 from pointsman_gateway.config.field_types import Strict
 from pointsman_gateway.extensions import Candidate, Plan, Policy, PolicyContext
-from pointsman_gateway.routing.policies import ANSWERS_PER_PRICE, explore
+from pointsman_gateway.routing.exploration import explore
+from pointsman_gateway.routing.wording import quoted
 
 WEIGHT_TYPE = np.dtype("<f2")
 MAX_EXPONENT = 700.0
@@ -126,8 +127,9 @@ def decode_weights(text: str) -> NDArray[np.float32]:
 
 
 class Predicted(Policy):
-    """A policy that takes the path with the highest expected utility: p(right) - dollars / `usd_per_wrong_answer`. For
-    a share of users (`exploration_rate`), it takes a path with too few ratings instead.
+    """Chooses the path with the highest expected utility: p(right) - dollars / `usd_per_wrong_answer`.
+
+    A share of the users (`exploration_rate`) gets a path with too few ratings instead.
     """
 
     Options = PredictedOptions
@@ -252,4 +254,4 @@ def _usd(candidate: Candidate, factor: float) -> float:
 
 
 def _explanation(quality: float, usd: float) -> str:
-    return f"predicted quality {quality:.2f} at ${usd * ANSWERS_PER_PRICE:.4f} per 1,000"
+    return f"predicted quality {quality:.2f} at {quoted(usd)}"

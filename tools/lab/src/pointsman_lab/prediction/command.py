@@ -74,7 +74,7 @@ async def _inputs(
 
 
 def _check_tasks(tasks: Sequence[str], config: Config) -> None:
-    known = {*config.tasks.tasks, UNKNOWN} if len(tasks) > 1 else config.tasks.tasks.keys()
+    known = {*config.tasks.tasks, UNKNOWN}
     if unknown := [task for task in tasks if task not in known]:
         raise ConfigError(f"there is no task '{unknown[0]}'; known: {', '.join(sorted(known))}")
     if twice := [task for at, task in enumerate(tasks) if task in tasks[:at]]:

@@ -154,10 +154,13 @@ def _curve_table(curve: Mapping[float, PolicyResult], paths: tuple[str, ...]) ->
 
 
 def _yaml(policy: Mapping[str, Any], tasks: Sequence[str]) -> tuple[str, ...]:
-    """Returns the lines for tasks.yaml: for one task its policy, for several the same one for each."""
-    written: dict[str, Any] = {"policy": policy}
-    if len(tasks) > 1:
-        written = {"tasks": {task: {"policy": policy} for task in tasks if task != UNKNOWN}}
-        if UNKNOWN in tasks:
-            written["default_policy"] = policy
+    """Returns the lines for tasks.yaml: for one task its policy, for several the same one for each, and for requests of
+    no task the default policy.
+    """
+    named = [task for task in tasks if task != UNKNOWN]
+    written: dict[str, Any] = {"policy": policy} if len(tasks) == len(named) == 1 else {}
+    if named and not written:
+        written["tasks"] = {task: {"policy": policy} for task in named}
+    if UNKNOWN in tasks:
+        written["default_policy"] = policy
     return tuple(yaml.safe_dump(written, sort_keys=False, width=2**20).splitlines())

@@ -16,6 +16,8 @@ from pointsman_gateway.config.field_types import ConfigError
 from pointsman_lab.prediction.evaluation import Evaluation
 
 MAX_PATHS = 50
+MAX_CELL_CHARACTERS = 10_000_000
+"""Of a CSV; Python's own limit is below the length of some prompts."""
 COLUMNS = ("text", "path", "score", "cost")
 
 Rows = Iterator[tuple[int, Mapping[str, Any]]]
@@ -33,8 +35,9 @@ def read_scores(file: Path) -> Evaluation:
     scores: dict[tuple[str, str], list[tuple[float, float]]] = {}
     try:
         for number, row in read(file):
-            text, path = (str(_column(row, name, f"{file}, row {number}")) for name in ("text", "path"))
-            answer = _score(row, f"{file}, row {number}"), _usd(row, f"{file}, row {number}")
+            where = f"{file}, row {number}"
+            text, path = _text(row, "text", where), _text(row, "path", where)
+            answer = _score(row, where), _usd(row, where)
             scores.setdefault((text, path), []).append(answer)
     except (OSError, UnicodeError, csv.Error) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
@@ -45,19 +48,29 @@ def _to_evaluation(answers: Mapping[tuple[str, str], list[tuple[float, float]]],
     texts = {text: at for at, text in enumerate(dict.fromkeys(text for text, _ in answers))}
     paths = {path: at for at, path in enumerate(dict.fromkeys(path for _, path in answers))}
     if not 2 <= len(paths) <= MAX_PATHS:
-        raise ConfigError(f"{file} has scores of {len(paths)} paths; 2 to {MAX_PATHS} are compared")
+        number = f"{len(paths)} path{'s' * (len(paths) != 1)}"
+        raise ConfigError(f"{file} has scores of {number}; 2 to {MAX_PATHS} are compared")
     means = np.full((2, len(texts), len(paths)), np.nan)
     for (text, path), pairs in answers.items():
         means[:, texts[text], paths[path]] = np.mean(pairs, axis=0)
     scores, usd = means
     if unknown := [path for path, at in paths.items() if np.isnan(usd[:, at]).all()]:
-        raise ConfigError(f"{file} has no cost of path '{unknown[0]}'")
+        raise ConfigError(
+            f"{file} has no cost of path '{unknown[0]}': write dollars into the column 'cost' of some of its rows"
+        )
     lengths = np.array([max(1, len(text)) for text in texts], float)
     return Evaluation(list(texts), tuple(paths), scores, usd, np.nanmean(usd, axis=0), lengths)
 
 
+def _text(row: Mapping[str, Any], name: str, where: str) -> str:
+    value = _column(row, name, where)
+    if not isinstance(value, str | int | float):
+        raise ConfigError(f"{where}: '{name}' is not a text")
+    return str(value)
+
+
 def _column(row: Mapping[str, Any], name: str, where: str) -> object:
-    value = row.get(name) if isinstance(row, dict) else None
+    value = row.get(name)
     if value in (None, ""):
         raise ConfigError(f"{where}: '{name}' is missing; the columns are {', '.join(COLUMNS)}")
     return value
@@ -88,8 +101,12 @@ def _number(value: object, name: str, where: str) -> float:
 
 
 def _read_csv(file: Path) -> Rows:
+    csv.field_size_limit(MAX_CELL_CHARACTERS)
     with file.open(encoding="utf-8-sig", newline="") as lines:
-        yield from enumerate(csv.DictReader(lines), 1)
+        for number, row in enumerate(csv.DictReader(lines), 1):
+            if None in row:
+                raise ConfigError(f"{file}, row {number} has more cells than the header; quote texts with commas")
+            yield number, row
 
 
 def _read_json_lines(file: Path) -> Rows:
@@ -98,6 +115,8 @@ def _read_json_lines(file: Path) -> Rows:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{file}, row {number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ConfigError(f"{file}, row {number} is not a JSON object; write one for each answer")
         yield number, row
 
 
