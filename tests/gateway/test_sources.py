@@ -1,9 +1,12 @@
 """The sources of an answer: what was in its prompt, where that is from, and how well it fits the question."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import httpx
 import pytest
+from anthropic import AsyncAnthropic
+from openai import AsyncOpenAI
 from pointsman.v1 import gateway_pb2, gateway_pb2_grpc
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_servicekit.grpc_client import open_channel
@@ -70,6 +73,60 @@ async def test_an_answer_shows_its_passages_best_first(
     ]
 
 
+TEXT = "Hello there"
+"""The scripted engine's answer."""
+END = len(TEXT)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_responses_cite_urls_and_files(gateway: Gateway, passages: Sequence[pb.Passage], stream: bool) -> None:
+    async with AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="-") as client:
+        asked: Any = {"model": "auto", "input": IN_POLICY}
+        if stream:
+            events = [event async for event in await client.responses.create(**asked, stream=True)]
+            added = [event.annotation for event in events if event.type == "response.output_text.annotation.added"]
+            response: Any = events[-1].response
+        else:
+            response = await client.responses.create(**asked)
+    (part,) = response.output[0].content
+    url, file = part.annotations
+    assert (part.text, url.type, file.type) == (TEXT, "url_citation", "file_citation")
+    assert (url.url, url.title, url.start_index, url.end_index) == (DOGS["url"], "Dogs", END, END)
+    assert (file.file_id, file.filename, file.index) == ("bicycles.md", "Bicycles", END)
+    assert not stream or added == [annotation.model_dump() for annotation in part.annotations]
+
+
+async def test_a_chat_completion_cites_urls(gateway: Gateway, passages: Sequence[pb.Passage]) -> None:
+    async with AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="-") as client:
+        answer = await client.chat.completions.create(model="auto", messages=[{"role": "user", "content": IN_POLICY}])
+    assert answer.choices[0].message.annotations is not None
+    (annotation,) = answer.choices[0].message.annotations
+    assert annotation.url_citation.model_dump() == {
+        "url": DOGS["url"], "title": "Dogs", "start_index": END, "end_index": END,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_messages_cite_passages(gateway: Gateway, passages: Sequence[pb.Passage], stream: bool) -> None:
+    async with AsyncAnthropic(base_url=gateway.url, api_key="-") as client:
+        asked: Any = {"model": "auto", "max_tokens": 9, "messages": [{"role": "user", "content": IN_POLICY}]}
+        if stream:
+            async with client.messages.stream(**asked) as events:
+                message: Any = await events.get_final_message()
+        else:
+            message = await client.messages.create(**asked)
+        (block,) = message.content
+        found = [(c.type, c.cited_text, c.source, c.title, c.search_result_index) for c in block.citations]
+        assert found == [
+            ("search_result_location", DOGS["text"], DOGS["url"], "Dogs", 0),
+            ("search_result_location", BICYCLES["text"], "bicycles.md", "Bicycles", 1),
+        ]
+        # The client may send the answer back.
+        said = {"role": "assistant", "content": [block.model_dump()]}
+        again = [*asked["messages"], said, {"role": "user", "content": "And dogs?"}]
+        assert (await client.messages.create(**{**asked, "messages": again})).content
+
+
 async def test_with_guardrails_the_unchecked_text_is_not_shown(
     neighbours: Neighbours, passages: Sequence[pb.Passage]
 ) -> None:
@@ -79,6 +136,8 @@ async def test_with_guardrails_the_unchecked_text_is_not_shown(
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
         body = {"model": "auto", "messages": [{"role": "user", "content": IN_POLICY}]}
         sources = (await http.post("/v1/chat/completions", json=body)).json()["pointsman"]["sources"]
+        message = (await http.post("/v1/messages", json={**body, "max_tokens": 9})).json()
+    assert "citations" not in message["content"][0]
     assert [(s["document_id"], s["text"], s["heading"]) for s in sources] == [
         ("dogs.md", "", ""), ("bicycles.md", "", ""),
     ]  # fmt: skip

@@ -8,8 +8,9 @@ import msgspec
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.codec.choices import ANTHROPIC_THINKING, ENCRYPTED, MAX_TOOL_CALLS, REASONING_KEYS, SIGNED
-from pointsman_gateway.domain import Chunk, Chunks, Finished, Started, Usage
+from pointsman_gateway.domain import Chunk, Chunks, Finished, Passage, Started, Usage
 from pointsman_gateway.domain.usage import NO_DETAILS
+from pointsman_gateway.http.citations import message_citations
 from pointsman_gateway.http.dialects.anthropic.errors import ANTHROPIC_ERRORS
 from pointsman_gateway.http.encoding import receipt_body, to_json
 
@@ -108,6 +109,7 @@ class MessageEncoder:
     def encode_end(self, finished: Finished) -> bytes:
         receipt = finished.receipt
         return b"".join([
+            *map(_encode, self._cite(receipt.sources)),
             *map(_encode, self._end_blocks()),
             _encode({
                 "type": "message_delta",
@@ -127,6 +129,8 @@ class MessageEncoder:
             for _ in self._add_chunk(chunk):
                 pass
         receipt = finished.receipt
+        for _ in self._cite(receipt.sources):
+            pass
         return to_json({
             **self._head,
             "content": [block.body() for block in self._blocks],
@@ -213,6 +217,12 @@ class MessageEncoder:
         if block is self._open:
             delta = {"type": "citations_delta", "citation": citation}
             yield {"type": "content_block_delta", "index": block.index, "delta": delta}
+
+    def _cite(self, sources: Sequence[Passage]) -> Iterator[Event]:
+        """Adds the sources to the last block, unless the engine has added citations itself."""
+        if sources and self._blocks and "citations" not in self._blocks[-1].head:
+            for citation in message_citations(sources):
+                yield from self._add_citation(citation)
 
     def _add_call(self, delta: Mapping[str, Any]) -> Iterator[Event]:
         number, function = min(delta.get("index", 0), MAX_TOOL_CALLS - 1), delta.get("function") or {}

@@ -9,7 +9,8 @@ import msgspec
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.codec.choices import CollectedChoice, collect_choices
-from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
+from pointsman_gateway.domain import Chunk, Chunks, Finished, Passage, Started
+from pointsman_gateway.http.citations import chat_annotations
 from pointsman_gateway.http.dialects.openai.errors import OPENAI_ERRORS, error_body
 from pointsman_gateway.http.encoding import (
     DONE,
@@ -151,20 +152,22 @@ def completion(started: Started, chunks: Sequence[Chunk], finished: Finished) ->
         "object": "chat.completion",
         "created": int(time.time()),
         "model": started.model,
-        "choices": [_choice_body(choice) for choice in collect_choices(chunks)],
+        "choices": [_choice_body(choice, finished.receipt.sources) for choice in collect_choices(chunks)],
         "usage": usage_body(finished.receipt.usage),
         "pointsman": receipt_body(finished.receipt),
     }
 
 
-def _choice_body(choice: CollectedChoice) -> dict[str, Any]:
+def _choice_body(choice: CollectedChoice, sources: Sequence[Passage]) -> dict[str, Any]:
     may_be_null = "tool_calls" in choice.message or "refusal" in choice.message
+    cited = chat_annotations(sources, len(choice.content)) if sources and choice.content else []
     return {
         "index": choice.index,
         "message": {
             "role": "assistant",
             "content": (choice.content or None) if may_be_null else choice.content,
             "refusal": None,
+            **({"annotations": cited} if cited else {}),
             **choice.message,
         },
         "finish_reason": choice.finish_reason or "stop",

@@ -7,7 +7,7 @@ from typing import Any
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.codec.choices import MAX_TOOL_CALLS, REASONING_KEYS
-from pointsman_gateway.domain import Chunk, Chunks, Finished, Started, Usage
+from pointsman_gateway.domain import Chunk, Chunks, Finished, Passage, Started, Usage
 from pointsman_gateway.domain.usage import NO_DETAILS
 from pointsman_gateway.engines.engine_client import UNAVAILABLE, EngineFailed
 from pointsman_gateway.http.dialects.openai.errors import OpenAIErrors
@@ -70,7 +70,7 @@ class ResponseEncoder:
         return self._encode_events(event for chunk in chunks for event in self._add_chunk(chunk))
 
     def encode_end(self, finished: Finished) -> bytes:
-        ending = list(self._end_items())
+        ending = list(self._end_items(finished.receipt.sources))
         response = self._finished_response(finished)
         return self._encode_events([*ending, {"type": f"response.{response['status']}", "response": response}])
 
@@ -86,7 +86,7 @@ class ResponseEncoder:
         for chunk in chunks:
             for _ in self._add_chunk(chunk):
                 pass
-        for _ in self._end_items():
+        for _ in self._end_items(finished.receipt.sources):
             pass
         return to_json(self._finished_response(finished))
 
@@ -169,13 +169,15 @@ class ResponseEncoder:
             yield from self._item.end_events(status)
             self._item = None
 
-    def _end_items(self) -> Iterator[Event]:
+    def _end_items(self, sources: Sequence[Passage]) -> Iterator[Event]:
         status = "incomplete" if self._finish_reason in INCOMPLETE else "completed"
         if not self._items:  # an empty answer still has a message
             self._item = Content(self._new_id("msg"), 0, "message")
             self._items.append(self._item)
             yield from self._item.start_events()
             yield from self._item.add(TEXT, "", [])
+        if sources and self._item is not None:
+            yield from self._item.cite(sources)
         yield from self._close_item(status)
         for call in self._calls.values():
             yield from call.end_events(self._status(call, status))

@@ -1,12 +1,14 @@
 """The output items of the Responses API; their methods yield the stream's event for each change."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
 
+from pointsman_gateway.domain import Passage
+from pointsman_gateway.http.citations import response_annotations
 from pointsman_gateway.http.dialects.openai.response_conversion import ToolName
 from pointsman_gateway.http.encoding import to_json
 
@@ -68,10 +70,11 @@ class _Part:
     number: int
     text: _GrowingText = field(default_factory=_GrowingText)
     logprobs: list[Any] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
 
     def body(self) -> dict[str, Any]:
         body: dict[str, Any] = {"type": self.kind.type, self.kind.key: self.text.json}
-        return body | {"annotations": [], "logprobs": self.logprobs} if self.kind is TEXT else body
+        return body | {"annotations": self.annotations, "logprobs": self.logprobs} if self.kind is TEXT else body
 
 
 class Content:
@@ -97,6 +100,16 @@ class Content:
         part.logprobs.extend(logprobs)
         fields = {"logprobs": [_without_bytes(p) for p in logprobs]} if kind is TEXT else {}
         yield self._part_event(f"{kind.event}.delta", delta=text, **fields)
+
+    def cite(self, sources: Sequence[Passage]) -> Iterator[Event]:
+        """Adds the sources to the text, if that is the last part; to be called before `end_events`."""
+        if not self._parts or self._parts[-1].kind is not TEXT:
+            return
+        part = self._parts[-1]
+        part.annotations = response_annotations(sources, len(str(part.text)))
+        for number, annotation in enumerate(part.annotations):
+            event = "response.output_text.annotation.added"
+            yield self._part_event(event, annotation_index=number, annotation=annotation)
 
     def end_events(self, status: str) -> Iterator[Event]:
         yield from self._end_part()

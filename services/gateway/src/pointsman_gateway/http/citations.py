@@ -1,0 +1,59 @@
+"""The sources of an answer as citations, in the fields that the APIs have for them.
+
+A source is a passage of the prompt. Which sentence of the answer it supports is not known, so that a citation stands at
+the end of the text.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pointsman_gateway.domain import Passage
+
+
+def chat_annotations(sources: Sequence[Passage], at: int) -> list[dict[str, Any]]:
+    """Returns the `annotations` of a message of chat completions, which exist only for sources with a URL; `at` is the
+    length of the message's text.
+    """
+    return [
+        {"type": "url_citation", "url_citation": {**_url(source), "start_index": at, "end_index": at}}
+        for source in sources
+        if source.url
+    ]
+
+
+def response_annotations(sources: Sequence[Passage], at: int) -> list[dict[str, Any]]:
+    """Returns the `annotations` of a text in the Responses API: URLs if they are known, else files, whose ids are those
+    of the documents. `at` is the text's length.
+    """
+    return [
+        {"type": "url_citation", **_url(source), "start_index": at, "end_index": at}
+        if source.url
+        else {
+            "type": "file_citation",
+            "file_id": source.document_id,
+            "filename": source.title or source.document_id,
+            "index": at,
+        }
+        for source in sources
+    ]
+
+
+def message_citations(sources: Sequence[Passage]) -> list[dict[str, Any]]:
+    """Returns the `citations` of a text block in Anthropic's format; of sources without text, none."""
+    return [
+        {
+            "type": "search_result_location",
+            "cited_text": source.text,
+            "source": source.url or source.document_id,
+            "title": source.title or None,
+            "search_result_index": number,
+            "start_block_index": 0,
+            "end_block_index": 1,
+        }
+        for number, source in enumerate(sources)
+        if source.text
+    ]
+
+
+def _url(source: Passage) -> dict[str, str]:
+    return {"url": source.url, "title": source.title or source.document_id}
