@@ -17,10 +17,11 @@ from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.doubles.waiting import found
 
 KEYS, TENANTS, CONFIG = "/admin/v1/keys", "/admin/v1/tenants", "/admin/v1/config"
+AUDIT = "/admin/v1/audit"
 ROUTES = [
     ("GET", KEYS), ("POST", KEYS), ("GET", f"{KEYS}/key-1"), ("PATCH", f"{KEYS}/key-1"), ("DELETE", f"{KEYS}/key-1"),
     ("GET", TENANTS), ("GET", f"{TENANTS}/acme"), ("PATCH", f"{TENANTS}/acme"), ("GET", "/admin/v1/budgets"),
-    ("GET", "/admin/v1/usage"), ("GET", CONFIG),
+    ("GET", "/admin/v1/usage"), ("GET", CONFIG), ("GET", AUDIT),
 ]  # fmt: skip
 
 
@@ -193,3 +194,42 @@ async def test_the_running_the_previous_and_the_rejected_configuration_are_shown
     assert "nowhere" in rejected["problem"]
     assert "nowhere" in rejected["files"]["tasks.yaml"]
     assert await history("running") == running
+
+
+async def changes(admin: httpx.AsyncClient, kind: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await admin.get(AUDIT, params={"kind": kind})).json()["changes"]
+    return found
+
+
+async def test_the_audit_log_names_the_key_and_the_address_of_who_changes_something(
+    admin: httpx.AsyncClient, guarded: Gateway
+) -> None:
+    (own,) = (await admin.get(KEYS, params={"tenant": "ops"})).json()["keys"]
+    key = await create(admin, limits={"dollars_per_day": 2})
+    await admin.patch(f"{KEYS}/{key['id']}", json={"limits": {"dollars_per_day": 3}})
+    (change,) = await changes(admin, "budget")
+    assert (change["who"], change["where"]) == (own["id"], "127.0.0.1 (admin API)")
+    assert (change["subject"], change["change"]) == (f"key {key['id']} of acme", "limited")
+    assert (change["before"], change["after"]) == ({"dollars_per_day": 2}, {"dollars_per_day": 3})
+    assert abs(change["unix_ms"] / 1000 - time.time()) < 60
+    assert (await admin.get(AUDIT, params={"kind": "weather"})).status_code == 400
+
+
+async def test_an_edit_of_the_configuration_is_in_the_audit_log(admin: httpx.AsyncClient, guarded: Gateway) -> None:
+    async def first() -> bool:
+        return bool(await changes(admin, "configuration"))
+
+    assert await found(first, within=20)
+    file = guarded.folder / "models.yaml"
+    file.write_text(file.read_text().replace("context_window: 4096", "context_window: 4095", 1))
+
+    async def look() -> list[dict[str, Any]] | None:
+        edits = [one for one in await changes(admin, "configuration") if one["change"] == "changed"]
+        return edits or None
+
+    edits = await found(look, within=20)
+    assert edits is not None
+    assert edits[0]["subject"] == "models.yaml"
+    assert str(guarded.folder) in edits[0]["where"]
+    assert 4095 in edits[0]["after"].values()
+    assert 4096 in edits[0]["before"].values()

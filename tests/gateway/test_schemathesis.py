@@ -127,7 +127,7 @@ async def test_the_admin_api_conforms_to_the_openapi_description(neighbours: Nei
                         for mode in _modes(operation)
                     ]
                 )
-    assert len(tried) == 11
+    assert len(tried) == 12
     # No generated id is that of a key.
     assert {route for route, answered in tried.items() if not answered} == {
         f"{method} /admin/v1/keys/{{key}}" for method in ("GET", "PATCH", "DELETE")

@@ -11,6 +11,7 @@ from pointsman_cli import prices as prices
 from pointsman_cli.adapters import command as adapters
 from pointsman_cli.advise.command import advise_on
 from pointsman_cli.ask import ask, feedback, route
+from pointsman_cli.audit import audit
 from pointsman_cli.conformance import command as conformance
 from pointsman_cli.doctor.command import doctor
 from pointsman_cli.eval.command import evaluate
@@ -39,6 +40,7 @@ def build_app() -> typer.Typer:
     app.callback(invoke_without_command=True)(_root)
     for command in (
         init, up, top, ask, route, feedback, ingest, search, train, retrain, predict, replay, reconcile, doctor,
+        audit,
     ):  # fmt: skip
         app.command()(command)
     app.command("eval")(evaluate)

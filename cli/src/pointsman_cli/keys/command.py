@@ -1,6 +1,7 @@
 """`pointsman keys`: the commands, and the parsing of limits and expiry times."""
 
 import re
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from pointsman_servicekit.audit.entries import Actor
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.keys.administration import Administration, usage_as_json
@@ -26,7 +28,15 @@ from pointsman_servicekit.keys.records import (
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.keys.tables import consent_text, limits_text, show_budgets, show_keys, show_usage
-from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, print_json, redis_url
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    DataDirOption,
+    JsonOption,
+    RedisOption,
+    author_name,
+    print_json,
+    redis_url,
+)
 
 T = TypeVar("T")
 
@@ -70,9 +80,9 @@ def expiry_time(text: str, now: float) -> float | None:
     """
     if not text:
         return None
-    age = _AGE.fullmatch(text)
-    if age and int(age[1]):
-        return now + int(age[1]) * _SECONDS[age[2]]
+    age = age_in_seconds(text)
+    if age:
+        return now + age
     try:
         end = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
     except ValueError:
@@ -82,8 +92,15 @@ def expiry_time(text: str, now: float) -> float | None:
     return end
 
 
-def run_on_keys(redis: str, data_dir: Path, work: Callable[[Administration], Awaitable[T]]) -> T:
-    """Runs `work` on the administration of keys in Redis, and returns the result of `work`.
+def age_in_seconds(text: str) -> int:
+    """Converts an age such as "90m", "12h", "30d" or "8w"; returns 0 for any other text."""
+    age = _AGE.fullmatch(text)
+    return int(age[1]) * _SECONDS[age[2]] if age else 0
+
+
+def run_on_keys(redis: str, data_dir: Path, work: Callable[[Administration], Awaitable[T]], command: str = "keys") -> T:
+    """Runs `work` on the administration of keys in Redis, and returns the result of `work`. The audit log names the
+    user of this process, the machine and the `command`.
 
     `redis` is the URL of Redis; if it is empty, that of the running `pointsman up` is used. Raises UsageError if there
     is no URL or it is invalid, Interrupted on Ctrl-C, and what `work` raises, such as Unavailable.
@@ -98,7 +115,8 @@ def run_on_keys(redis: str, data_dir: Path, work: Callable[[Administration], Awa
                 opened = await stack.enter_async_context(open_redis(url, lambda up: None, REDIS_TIMEOUT_SECONDS))
             except ValueError as error:
                 raise UsageError(f"--redis is '{url}', which is no address of Redis: {error}") from error
-            return await work(Administration(opened))
+            actor = Actor(author_name(""), f"{socket.gethostname()} (pointsman {command})")
+            return await work(Administration(opened, actor=actor))
 
     return run_interruptibly(run())
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pointsman_servicekit.audit.audit_log import AuditLog
+from pointsman_servicekit.audit.entries import NOBODY, Actor
 from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.keys.key_store import KeyStore
 from pointsman_servicekit.keys.records import KeyRecord, Limits, TenantRecord
@@ -45,16 +47,24 @@ class UsageRow:
 
 
 class Administration:
-    """Lists keys, changes limits, and reports usage and budgets; `keys` is the store for other changes.
+    """Lists keys, changes limits, and reports usage and budgets; `keys` is the store for other changes, and `audit` the
+    log of all changes.
 
     Each asynchronous method raises Unavailable ("redis_unavailable") if Redis does not answer, and FailedPrecondition
     ("unreadable_record") if a record or a number in Redis cannot be parsed.
     """
 
-    def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
-        self.keys = KeyStore(redis, wall)
+    def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time, actor: Actor = NOBODY) -> None:
+        """Takes the `actor`, whom the audit log names for each change."""
+        self.keys = KeyStore(redis, wall, actor)
+        self.audit = AuditLog(redis, wall)
+        self._redis = redis
         self._usage = UsageStore(redis, wall)
         self._wall = wall
+
+    def acting_as(self, actor: Actor) -> "Administration":
+        """Returns the administration by somebody else."""
+        return Administration(self._redis, self._wall, actor)
 
     async def list_keys(self, tenant: str = "") -> list[KeyRecord]:
         """Returns all keys, or the keys of one tenant, the oldest first."""

@@ -6,9 +6,12 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
+from pointsman_servicekit.audit.audit_log import AUDIT, MAX_ENTRIES
+from pointsman_servicekit.audit.entries import NOBODY, Actor, AuditedChange, to_json
 from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
 from pointsman_servicekit.errors import AlreadyExists, FailedPrecondition, NotFound
 from pointsman_servicekit.keys import records, redis_layout
+from pointsman_servicekit.keys.audited import changed_record, created_key
 from pointsman_servicekit.keys.records import (
     EVERYTHING,
     NO_LIMITS,
@@ -54,12 +57,14 @@ class KeyStore:
     Each method raises Unavailable ("redis_unavailable") if Redis does not answer. Methods that return or change records
     raise FailedPrecondition ("unreadable_record") if one of them cannot be parsed, unless they say otherwise. Methods
     that change a record raise FailedPrecondition ("contended") if others changed it during each of `MAX_ATTEMPTS`
-    attempts.
+    attempts. Each change is recorded in the audit log, in the same step.
     """
 
-    def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time, actor: Actor = NOBODY) -> None:
+        """Takes the `actor`, whom the audit log names for each change."""
         self._redis = redis
         self._wall = wall
+        self._actor = actor
         self._create = redis.client.register_script(read_script(__package__, "create_key"))
         self._change = redis.client.register_script(read_script(__package__, "change_record"))
 
@@ -85,8 +90,10 @@ class KeyStore:
             admin=order.admin,
         )
         tenant = TenantRecord(order.tenant)
+        entry = to_json(self._actor, created_key(record))
         arguments = [record.digest, record.id, record.prefix, record.to_json(), tenant.name, tenant.to_json()]
-        names = [redis_layout.KEYS, redis_layout.INDEX, redis_layout.TENANTS]
+        arguments += [str(MAX_ENTRIES), entry]
+        names = [redis_layout.KEYS, redis_layout.INDEX, redis_layout.TENANTS, AUDIT]
         if not await self._redis.call(lambda: self._create(keys=names, args=arguments)):
             raise AlreadyExists("a key of that prefix is there already; try again", code="prefix_taken")
         return IssuedKey(made, record)
@@ -179,8 +186,10 @@ class KeyStore:
     async def _change_tenant(self, name: str, change: Callable[[TenantRecord], TenantRecord]) -> TenantRecord:
         for _ in range(MAX_ATTEMPTS):
             before = await self._redis.call(lambda: self._redis.client.hget(redis_layout.TENANTS, name))
-            changed = change(_tenant(name, before))
-            if await self._put(redis_layout.TENANTS, name, before or "", changed.to_json()):
+            record = _tenant(name, before)
+            changed = change(record)
+            audited = changed_record(record, changed, is_new=not before)
+            if await self._put(redis_layout.TENANTS, name, before or "", changed.to_json(), audited):
                 return changed
         raise _contended(name)
 
@@ -188,13 +197,16 @@ class KeyStore:
         for _ in range(MAX_ATTEMPTS):
             record = await self.find(which)
             changed = change(record)
-            if await self._put(redis_layout.KEYS, record.digest, record.to_json(), changed.to_json()):
+            audited = changed_record(record, changed)
+            if await self._put(redis_layout.KEYS, record.digest, record.to_json(), changed.to_json(), audited):
                 return changed
         raise _contended(which)
 
-    async def _put(self, name: str, field: str, before: str, after: str) -> bool:
-        arguments = [field, before, after, redis_layout.CHANGED]
-        names = [name, redis_layout.EPOCH]
+    async def _put(self, name: str, field: str, before: str, after: str, audited: AuditedChange | None) -> bool:
+        """Replaces a record, unless it is not `before` any more, and records what has changed."""
+        changed = audited or AuditedChange("key", "created", f"tenant {field}")
+        arguments = [field, before, after, redis_layout.CHANGED, MAX_ENTRIES, to_json(self._actor, changed)]
+        names = [name, redis_layout.EPOCH, AUDIT]
         return bool(await self._redis.call(lambda: self._change(keys=names, args=arguments)))
 
 

@@ -1,14 +1,19 @@
-"""Opens the console's service and the administration of keys."""
+"""Opens the console's service, the administration of keys, and the audit of the configuration."""
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
+from pointsman_servicekit.audit.entries import Actor
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.keys.administration import Administration
 
 from pointsman_gateway.bootstrap.persistence import Persistence
+from pointsman_gateway.config.load import watched_files
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.pipeline.reload import ConfigReloader
+from pointsman_gateway.request_log.config_audit import ConfigAudit
 from pointsman_gateway.request_log.store import RequestLogReader
 from pointsman_gateway.settings import Settings
 
@@ -32,5 +37,20 @@ async def open_console(
             opening = open_redis(settings.redis_url, lambda up: None, CONSOLE_REDIS_TIMEOUT_SECONDS)
             redis = await stack.enter_async_context(opening)
             reader, administration = RequestLogReader(redis), Administration(redis)
+            audit = ConfigAudit(administration.audit, reloader.running_files, lambda: _editor(settings.config))
+            await stack.enter_async_context(audit.running())
         console = Console(lambda: reloader.current, persistence.evidence, reader, settings.auth == "on", hosts)
         yield console, administration
+
+
+def _editor(config: Path) -> Actor:
+    """Returns the owner of the file of the configuration that was changed last, which is all that is known of who has
+    changed it, and this machine with the configuration's place.
+    """
+    place = f"{socket.gethostname()}: {config}"
+    try:
+        files = [file for root in watched_files(config) for file in (root, *root.glob("*.yaml")) if file.is_file()]
+        newest = max(files, key=lambda file: file.stat().st_mtime)
+        return Actor(f"owner of {newest.name}: {newest.owner()}", place)
+    except (OSError, KeyError, ValueError):  # no such file any more, or no name for its owner
+        return Actor("", place)

@@ -11,6 +11,7 @@ from time import time
 from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Request
+from pointsman_servicekit.audit.entries import Actor, Kind
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from pointsman_servicekit.keys.administration import Administration, usage_as_json
 from pointsman_servicekit.keys.key_store import NewKey
@@ -42,6 +43,13 @@ Names = FailFastList[Annotated[str, Field(json_schema_extra={"minLength": 1, "ma
 _TENANT: JsonDict = {"pattern": "^[a-z0-9][a-z0-9_-]{0,63}$"}
 TenantPath = Annotated[str, Path(json_schema_extra=_TENANT)]
 OnlyTenant = Annotated[str, Query(max_length=64, description="only this tenant; default: all tenants")]
+
+MAX_AUDIT_DAYS = 3650
+MAX_AUDIT_ENTRIES = 1000
+AuditDays = Annotated[float, Query(gt=0, le=MAX_AUDIT_DAYS, description="so many of the last days")]
+AuditKind = Annotated[Kind | None, Query(description="only changes of this kind; default: all")]
+AuditLimit = Annotated[int, Query(ge=1, le=MAX_AUDIT_ENTRIES)]
+SECONDS_PER_DAY = 24 * 60 * 60
 
 MAX_UNIX_SECONDS = 253402300800
 """The end of the year 9999."""
@@ -200,6 +208,15 @@ async def usage(request: Request, tenant: OnlyTenant = "") -> Response:
     return json_answer({"usage": usage_as_json(await admin.usage(tenant))})
 
 
+async def audit(request: Request, days: AuditDays = 7, kind: AuditKind = None, limit: AuditLimit = 100) -> Response:
+    """Lists administrative changes, the newest first: of keys, limits, consents, the configuration, its prices and
+    roles, and aliases.
+    """
+    admin, _ = _authorize(request)
+    found = await admin.audit.read(days * SECONDS_PER_DAY, {kind} if kind else (), limit)
+    return json_answer({"changes": [entry.as_fields() for entry in found]})
+
+
 async def configuration(request: Request) -> Response:
     """Returns the files of the running configuration, of the previous valid one, and of a rejected edit."""
     console = dependencies_of(request).console
@@ -211,7 +228,7 @@ async def configuration(request: Request) -> Response:
 
 
 def _authorize(request: Request) -> tuple[Administration, Caller]:
-    """Returns the administration of keys, and the caller.
+    """Returns the administration of keys, which names the caller in the audit log, and the caller.
 
     Raises PermissionDenied if the caller may not use the admin API, FailedPrecondition if the gateway has no Redis.
     """
@@ -222,7 +239,8 @@ def _authorize(request: Request) -> tuple[Administration, Caller]:
             "this gateway keeps no keys; set POINTSMAN_GATEWAY_REDIS_URL and POINTSMAN_GATEWAY_AUTH=on",
             code="no_keys",
         )
-    return administration, caller
+    address = request.client.host if request.client else ""
+    return administration.acting_as(Actor(caller.key, f"{address} (admin API)".strip())), caller
 
 
 def _check_admin(request: Request) -> Caller:
@@ -253,6 +271,7 @@ def add_admin_api(app: FastAPI) -> None:
         ("PATCH", "/tenants/{tenant}"): change_tenant,
         ("GET", "/budgets"): budgets,
         ("GET", "/usage"): usage,
+        ("GET", "/audit"): audit,
         ("GET", "/config"): configuration,
     }
     for (method, path), handler in routes.items():

@@ -89,6 +89,10 @@ class ConfigReloader:
         running, rejected = self.history.running, self.history.rejected
         return ReloadStatus(running.revision, running.unix, rejected.problem if rejected else "")
 
+    def running_files(self) -> tuple[str, Mapping[str, str]]:
+        """Returns the active configuration's revision and files, as in `ConfigVersion`."""
+        return self.history.running.revision, self.history.running.files
+
     async def watch(self, seconds: float) -> None:
         """Checks the files every `seconds`, until cancelled, and calls `reload` after an edit, once two checks in a row
         have seen the same names, inodes, sizes and modification times.

@@ -1,0 +1,120 @@
+"""Reads the audit log from Redis, and records the versions of the configuration in it."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from typing import Any
+
+from pointsman_servicekit.audit.entries import Actor, AuditedChange, AuditEntry, from_json, to_json
+from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
+
+log = logging.getLogger(__name__)
+
+AUDIT = "{pointsman}:audit"
+"""Stream of administrative changes: `entry` (JSON). Its hash tag is that of the keys, so that one script can change a
+key and add the entry."""
+MAX_ENTRIES = 100_000
+"""About the most entries that the stream keeps."""
+CONFIGURATION = "{pointsman}:audit:configuration"
+"""Hash with the last version of the configuration that the audit log knows: `revision`, and `values` (JSON)."""
+ADAPTER_CHANGES = "{pointsman:adapters:*}:changes"
+"""Pattern for the streams in which the lora-servers keep the history of their adapters (`RedisKeys.changes`)."""
+ADAPTER_KINDS = ("alias", "canary", "rollback", "registered", "retired", "deleted", "pin", "placement")
+"""The kinds of their entries that somebody causes; others are steps of the lora-server."""
+
+_PAGE = 500
+
+
+class AuditLog:
+    """The audit log in Redis. Each method raises Unavailable ("redis_unavailable") if Redis does not answer."""
+
+    def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
+        self._redis = redis
+        self._wall = wall
+        self._record = redis.client.register_script(read_script(__package__, "record_configuration"))
+
+    async def read(self, seconds: float, kinds: Collection[str] = (), limit: int = 1000) -> list[AuditEntry]:
+        """Returns the changes of the last so many seconds, the newest first, at most `limit`.
+
+        `kinds` are some of `KINDS`; empty for all. Those of adapters are read from the history of the lora-servers, if
+        they use the same Redis. Entries that cannot be read are logged and left out.
+        """
+        oldest = max(0, int((self._wall() - seconds) * 1000))
+        found: list[AuditEntry] = []
+        names = [AUDIT]
+        if not kinds or "alias" in kinds:
+            names += await self._redis.call(self._adapter_streams)
+        for name in names:
+            parse = _own_entry if name == AUDIT else _adapter_entry
+            count = 0
+            async for entry_id, fields in self._newest_first(name, oldest):
+                entry = parse(name, entry_id, fields)
+                if entry is not None and (not kinds or entry.changed.kind in kinds):
+                    found.append(entry)
+                    count += 1
+                if count >= limit:
+                    break
+        found.sort(key=lambda entry: -entry.unix_ms)
+        return found[:limit]
+
+    async def configuration(self) -> tuple[str, str]:
+        """Returns the revision of the last recorded configuration, and its values as they were recorded; both are empty
+        before the first one.
+        """
+        found = await self._redis.call(lambda: self._redis.client.hmget(CONFIGURATION, ["revision", "values"]))
+        return found[0] or "", found[1] or ""
+
+    async def record_configuration(
+        self, actor: Actor, replaced: str, revision: str, values: str, changes: Sequence[AuditedChange]
+    ) -> bool:
+        """Adds the changes that led to a revision, and keeps its `values` for the next comparison.
+
+        Returns False, and adds nothing, if the last recorded revision is not `replaced`, since another gateway was
+        faster.
+        """
+        entries = [to_json(actor, changed) for changed in changes]
+        arguments = [replaced, revision, values, MAX_ENTRIES, *entries]
+        return bool(await self._redis.call(lambda: self._record(keys=[CONFIGURATION, AUDIT], args=arguments)))
+
+    async def _adapter_streams(self) -> list[str]:
+        return sorted([name async for name in self._redis.client.scan_iter(match=ADAPTER_CHANGES, count=1000)])
+
+    async def _newest_first(self, stream: str, oldest_ms: int) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        before = "+"
+        while True:
+            page = await self._page(stream, before, oldest_ms)
+            for entry_id, fields in page:
+                yield entry_id, fields
+            if len(page) < _PAGE:
+                return
+            before = f"({page[-1][0]}"
+
+    async def _page(self, stream: str, before: str, oldest_ms: int) -> list[tuple[str, dict[str, Any]]]:
+        page: list[tuple[str, dict[str, Any]]] = await self._redis.call(
+            lambda: self._redis.client.xrevrange(stream, before, str(oldest_ms), count=_PAGE)
+        )
+        return page
+
+
+def _own_entry(stream: str, entry_id: str, fields: dict[str, Any]) -> AuditEntry | None:
+    try:
+        return from_json(fields.get("entry", ""), _unix_ms(entry_id))
+    except ValueError as error:
+        log.error("the entry %s of %s in Redis cannot be read: %s", entry_id, stream, error)
+        return None
+
+
+def _adapter_entry(stream: str, entry_id: str, fields: dict[str, Any]) -> AuditEntry | None:
+    """Converts an entry of a lora-server's history; None for one that nobody caused."""
+    kind = fields.get("kind", "")
+    if kind not in ADAPTER_KINDS:
+        return None
+    before, after = ({"is": value} if (value := fields.get(side)) else {} for side in ("before", "after"))
+    base = stream.removeprefix("{pointsman:adapters:").partition("}")[0]
+    changed = AuditedChange("alias", kind, fields.get("subject", ""), before, after)
+    actor = Actor(fields.get("author", ""), f"lora-server of {base}")
+    return AuditEntry(_unix_ms(entry_id), actor, changed, fields.get("reason", ""))
+
+
+def _unix_ms(entry_id: str) -> int:
+    return int(entry_id.partition("-")[0])

@@ -1,0 +1,105 @@
+"""Entries of the audit log, and how Redis stores them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+VERSION = 1
+MAX_VALUES = 100
+"""The most values of an entry before, and after the change. Of further ones only the number is kept."""
+MAX_VALUE_CHARACTERS = 300
+FURTHER = "..."
+"""The name under which an entry has the number of values that it leaves out."""
+
+Kind = Literal["key", "role", "budget", "limit", "consent", "configuration", "price", "alias"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""What can change. A role is the right to administer, of a key or of users of single sign-on; a budget is a limit in
+dollars; a price and an alias are those of the configuration, and an alias is also that of an adapter."""
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who changes something, and from where."""
+
+    name: str = ""
+    """The id of a key or of a user of single sign-on, or the name of a user of the machine; empty if it is unknown."""
+    origin: str = ""
+    """The address of the client, or the machine and the command or file; empty if it is unknown."""
+
+
+NOBODY = Actor()
+
+
+@dataclass(frozen=True, slots=True)
+class AuditedChange:
+    kind: str
+    """One of `KINDS`."""
+    change: str
+    """A word for what happened, such as "created"."""
+    subject: str
+    """What was changed, such as "key key-1f" or "models.yaml"."""
+    before: Values = field(default_factory=dict)
+    """The values that have changed, by name; empty for something new."""
+    after: Values = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    unix_ms: int
+    actor: Actor
+    changed: AuditedChange
+    reason: str = ""
+
+    def as_fields(self) -> dict[str, Any]:
+        """Returns the fields for JSON."""
+        changed = self.changed
+        return {
+            "unix_ms": self.unix_ms,
+            "who": self.actor.name,
+            "where": self.actor.origin,
+            "kind": changed.kind,
+            "change": changed.change,
+            "subject": changed.subject,
+            "before": dict(changed.before),
+            "after": dict(changed.after),
+            "reason": self.reason,
+        }
+
+
+def to_json(actor: Actor, changed: AuditedChange) -> str:
+    """Returns an entry as Redis stores it, which adds the time."""
+    fields = AuditEntry(0, actor, changed).as_fields()
+    shortened = {name: _shortened(fields[name]) for name in ("before", "after")}
+    del fields["unix_ms"], fields["reason"]
+    return json.dumps({"v": VERSION, **fields, **shortened}, separators=(",", ":"), default=str)
+
+
+def from_json(text: str, unix_ms: int) -> AuditEntry:
+    """Parses an entry. Raises ValueError if it is none, or has another version."""
+    try:
+        read = json.loads(text)
+        if read["v"] != VERSION:
+            raise ValueError(f"it is of version {str(read['v'])[:40]}")
+        names = ("kind", "change", "subject", "before", "after")
+        changed = AuditedChange(*(read[name] for name in names))
+        actor = Actor(read["who"], read["where"])
+    except (LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"it lacks {error}") from error
+    texts = (actor.name, actor.origin, changed.kind, changed.change, changed.subject)
+    sides = (changed.before, changed.after)
+    if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, dict) for one in sides):
+        raise ValueError("a field has another type")
+    return AuditEntry(unix_ms, actor, changed)
+
+
+def _shortened(values: Values) -> dict[str, Any]:
+    kept = {name: _cut(value) for name, value in list(values.items())[:MAX_VALUES]}
+    return kept | ({FURTHER: len(values) - MAX_VALUES} if len(values) > MAX_VALUES else {})
+
+
+def _cut(value: Any) -> Any:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return value if len(text) <= MAX_VALUE_CHARACTERS else text[:MAX_VALUE_CHARACTERS] + FURTHER
