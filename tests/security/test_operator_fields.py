@@ -1,5 +1,6 @@
 """With no key can a client send fields to the engine that belong to the operator."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,19 @@ import grpc
 import pytest
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
+from pointsman.v1 import lora_server_pb2 as pb_lora
 from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 
 from tests.gateway.doubles.engine import ScriptedEngine, answer, running_engine, text_answer
+from tests.gateway.doubles.gateway import TRIAGE
+from tests.gateway.doubles.lora_server import READY
 from tests.security.http_client import post
 from tests.security.keyed_gateway import CHAT, HELLO, keyed_gateway
 from tests.security.target import Addresses
 
+MODELS = ("tiny", "triage@prod", "voice@prod")
 OPERATOR_FIELDS: dict[str, Any] = {
     "kv_transfer_params": {"remote_host": "192.0.2.1", "remote_port": 1},
     "ec_transfer_params": {"remote_host": "192.0.2.1"},
@@ -154,6 +159,33 @@ async def test_priority_and_cache_salt_come_from_the_key(tmp_path: Path) -> None
     assert len(salts) == 3
     assert not any("tenant" in salt for salt in salts)
     assert high["top_k"] == 3
+
+
+async def test_the_cache_salt_is_that_of_a_tenant_and_a_version_and_follows_an_alias(tmp_path: Path) -> None:
+    """External KV caches may find blocks by the salt alone (vllm-project/vllm#44250)."""
+    newer = "triage@0123456789ab"
+    async with (
+        running_engine() as engine,
+        keyed_gateway(tmp_path, engine.url, {"prefix_cache_per_tenant": True}) as gateway,
+    ):
+        keys = [await gateway.key("acme"), await gateway.key("other")]
+
+        async def salt(key: dict[str, str], model: str) -> tuple[str, str]:
+            engine.says(*answer("a", "b"))
+            response = await gateway.chat(key, model=model)
+            assert response.status_code == 200, response.text
+            return engine.bodies[-1]["model"], engine.bodies[-1]["cache_salt"]
+
+        salts = {(tenant, *await salt(key, model)) for tenant, key in enumerate(keys) for model in MODELS}
+        assert len(salts) == len({salt for _, _, salt in salts}) == 2 * len(MODELS)
+        assert await salt(keys[0], TRIAGE) == await salt(keys[0], "triage@prod")
+        before = await salt(keys[0], "triage@prod")
+        moved = pb_lora.Alias(alias="triage@prod", version=newer, revision=2)
+        await gateway.lora_server.say(READY, url=engine.url, resident=[TRIAGE, newer], aliases={"triage@prod": moved})
+        async with asyncio.timeout(30):
+            while (after := await salt(keys[0], "triage@prod"))[0] != newer:
+                assert after == before
+        assert after[1] not in {salt for _, _, salt in salts}
 
 
 async def test_an_operator_may_allow_more(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from safetensors.numpy import save_file
 
 from tests.ports import free_port
 
-DOUBLE = Path(__file__).parent / "swap_double.py"
+ROOT = Path(__file__).parents[3]
+DOUBLE, GUARDED = "tests.cli.conformance.swap_double", "tests.cli.conformance.guarded_double"
+SECRET = "a-secret-for-the-double"
 KEY = "a-key-for-the-double"
 HIDDEN, RANK = 8, 2
 Q, V = (f"base_model.model.model.layers.0.self_attn.{name}_proj.lora_" for name in "qv")
@@ -54,18 +56,34 @@ class Double:
 
 
 StartDouble = Callable[..., AbstractContextManager[Double]]
+QUICK = ("--load-seconds", "4", "--timeout", "60")
+
+
+def swap_options(double: Double, shelf: Path, *more: object) -> list[object]:
+    """Returns the arguments of a quick swap test against the double."""
+    return ["conformance", "swap", "--against", double.url, "--adapters", shelf, *QUICK, *more]
+
+
+def verdicts(document: dict[str, Any]) -> dict[str, str]:
+    return {each["property"]: each["verdict"] for each in document["properties"]}
+
+
+def failed(document: dict[str, Any]) -> set[str]:
+    return {name for name, verdict in verdicts(document).items() if verdict == "fail"}
 
 
 @pytest.fixture
 def start_double(monkeypatch: pytest.MonkeyPatch) -> StartDouble:
-    """Runs the engine's double with a fault, and sets the key that the command needs to change its adapters."""
+    """Runs a double with a fault, and sets the key and the secret that it needs for the command."""
     monkeypatch.setenv("POINTSMAN_API_KEY", KEY)
 
+    monkeypatch.setenv("POINTSMAN_ENGINE_SECRET", SECRET)
+
     @contextmanager
-    def start(fault: str = "", *options: str) -> Iterator[Double]:
+    def start(fault: str = "", *options: str, module: str = DOUBLE) -> Iterator[Double]:
         port = free_port()
-        command = [sys.executable, str(DOUBLE), "--port", str(port), "--fault", fault, *options]
-        with subprocess.Popen(command, env=os.environ | {"VLLM_API_KEY": KEY}) as process:
+        command = [sys.executable, "-m", module, "--port", str(port), "--fault", fault, *options]
+        with subprocess.Popen(command, env=os.environ | {"VLLM_API_KEY": KEY}, cwd=ROOT) as process:
             double = Double(f"http://127.0.0.1:{port}", process)
             try:
                 _wait_until_it_answers(double)
@@ -91,9 +109,13 @@ def _wait_until_it_answers(double: Double) -> None:
 
 @pytest.fixture
 def shelf(tmp_path: Path) -> Path:
-    """Returns a folder like that of `make_adapters.py`, for the double's base model."""
-    made = tmp_path / "adapters" / "made"
-    versions = [_weights(seed) for seed in range(6)]
+    return make_shelf(tmp_path / "adapters")
+
+
+def make_shelf(folder: Path, seed: int = 0) -> Path:
+    """Writes a folder like that of `make_adapters.py`, for the doubles' base model; returns it."""
+    made = folder / "made"
+    versions = [_weights(100 * seed + number) for number in range(10)]
     for number, weights in enumerate(versions):
         _write(made / f"version-{number}", weights)
     first = versions[0]

@@ -1,9 +1,9 @@
 """A double of an engine with adapters, for the swap test: sound, or with one seeded fault.
 
-    python swap_double.py --port PORT --fault FAULT
+    python -m tests.cli.conformance.swap_double --port PORT --fault FAULT
 
-It has vLLM's routes, and needs only the package aiohttp. A token is computed from an adapter's weights, the prompt and
-the position, so that wrong weights are noticed. Changes of adapters need the key in VLLM_API_KEY.
+Its routes are vLLM's, or with --api sglang SGLang's, where a request names BASE:ADAPTER and any other name means the
+base model. It needs aiohttp alone. Changes of adapters need the key in VLLM_API_KEY.
 
 Faults, each named after the property that it violates:
   wrong-version     under load, some answers have the weights of another adapter
@@ -19,6 +19,13 @@ Further faults, which only --harmful detects:
   nan               NaN weights are accepted, and then the base model answers without a token
   vanished          the process ends when an adapter is requested that was evicted and whose folder is gone
 
+Others:
+  hang              under load, some streams never end
+  unknown-as-base   an unknown model is the base model
+  read-error        a request for a model whose name is a path fails with 500
+  kept              no adapter can be unloaded
+  overload          under load, requests are refused with 429 and Retry-After
+
 For tests:
   GET  /sent        the changes and requests so far: "load NAME", "unload NAME" or "complete MODEL"
   POST /restart     puts the engine into the state after a restart
@@ -26,11 +33,7 @@ For tests:
 
 import argparse
 import asyncio
-import hashlib
-import json
-import math
 import os
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,10 +41,8 @@ from typing import Any
 
 from aiohttp import web
 
-BASE = "tiny-base"
-LAYERS = ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
-HIDDEN = 8
-VOCABULARY = [f" word{number}" for number in range(64)]
+from tests.cli.conformance.double_model import BASE, NAN, Rounding, completion_event, read_weights
+
 BUSY = 3
 """Number of requests in flight from which on faults "under load" occur."""
 
@@ -57,9 +58,11 @@ class Adapter:
 @dataclass
 class Engine:
     fault: str
+    api: str
     slots: int
     key: str
     token_seconds: float
+    rounding: Rounding
     adapters: dict[str, Adapter] = field(default_factory=dict)
     sent: list[str] = field(default_factory=list)
     in_flight: int = 0
@@ -71,14 +74,13 @@ class Engine:
     """By model and prompt, the weights with which the prompt's cached blocks were computed."""
 
     def app(self) -> web.Application:
+        prefix = "" if self.api == "sglang" else "/v1"
         app = web.Application()
         app.add_routes(
             [
                 web.get("/v1/models", self.models),
-                web.post("/v1/load_lora_adapter", self.load),
-                web.post("/v1/unload_lora_adapter", self.unload),
-                web.post("/load_lora_adapter", self.load),
-                web.post("/unload_lora_adapter", self.unload),
+                web.post(f"{prefix}/load_lora_adapter", self.load),
+                web.post(f"{prefix}/unload_lora_adapter", self.unload),
                 web.post("/v1/completions", self.complete),
                 web.get("/sent", self.show_sent),
                 web.post("/restart", self.restart),
@@ -114,41 +116,29 @@ class Engine:
         self._check_key(request)
         name = (await request.json())["lora_name"]
         self.sent.append(f"unload {name}")
+        if self.fault == "kept":
+            return error(500, "the adapter is kept")
         if self.adapters.pop(name, None) is None:
             return error(404, f"the adapter '{name}' cannot be found")
         return web.Response(text="Success")
 
     def read(self, folder: Path) -> str:
-        """Returns a digest of the weights; raises ValueError if they do not fit the base model."""
-        raw = (folder / "adapter_model.safetensors").read_bytes()
-        length = struct.unpack("<Q", raw[:8])[0]
-        header: Mapping[str, Any] = json.loads(raw[8 : 8 + length])
-        digest = hashlib.sha256(raw[8 + length :]).hexdigest()
-        for name, tensor in header.items():
-            if name == "__metadata__":
-                continue
-            if not any(layer in name for layer in LAYERS):
-                if self.fault == "no-effect":
-                    return BASE
-                raise ValueError(f"no layer {name}")
-            if HIDDEN not in tensor["shape"] or max(tensor["shape"]) > HIDDEN:
-                raise ValueError(f"{name} has the shape {tensor['shape']}")
-        if math.isnan(struct.unpack("<f", raw[-4:])[0]):
-            if self.fault != "nan":
-                raise ValueError("NaN")
-            return "nan"
-        return digest
+        return read_weights(folder, self.fault == "no-effect", self.fault == "nan")
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        model, prompt = body["model"], body["prompt"]
+        model, prompt = self.model(body["model"]), body["prompt"]
         self.sent.append(f"complete {model}")
+        if self.fault == "read-error" and "/" in model:
+            return error(500, f"the weights of `{model}` cannot be read")
+        if self.fault == "overload" and self.in_flight >= BUSY:
+            return error(429, "too many requests", {"retry-after": "1"})
         if self.fault == "file-names" and "/" in model and model not in self.adapters:
             folder = Path(model.removeprefix("file://"))
             if (folder / "adapter_model.safetensors").is_file():
                 self.adapters[model] = Adapter(str(folder), self.read(folder))
         if model != BASE and model not in self.adapters:
-            return error(404, f"The model `{model}` does not exist.")
+            return error(400 if self.api == "sglang" else 404, f"The model `{model}` does not exist.")
         if model in self.adapters and not self._make_resident(model):
             return error(500, f"the weights of `{model}` cannot be read")
         if self.failing:
@@ -156,10 +146,17 @@ class Engine:
             return error(500, "the engine is loading")
         self.in_flight += 1
         try:
-            return await self._stream(request, body, self._weights(model), prompt)
+            return await self._stream(request, body, model, prompt)
         finally:
             self.in_flight -= 1
             self.answered += 1
+
+    def model(self, requested: str) -> str:
+        """Returns the base model's or an adapter's name."""
+        if self.api == "sglang":
+            return requested.partition(":")[2] or BASE
+        is_unknown = self.fault == "unknown-as-base" and requested not in self.adapters
+        return BASE if is_unknown else requested
 
     def _weights(self, model: str) -> str:
         if model == BASE:
@@ -167,16 +164,16 @@ class Engine:
             is_mixed = self.fault == "base-changed" and self.in_flight >= BUSY and others
             return others[-1].weights if is_mixed else BASE
         own = self.adapters[model].weights
-        if own == "nan":
+        if own == NAN:
             self.poisoned = True
         if self.fault == "wrong-version" and self.in_flight >= BUSY and self.answered % 5 == 0:
             return next((each.weights for each in self.adapters.values() if each.weights != own), own)
         return own
 
     async def _stream(
-        self, request: web.Request, body: Mapping[str, Any], weights: str, prompt: str
+        self, request: web.Request, body: Mapping[str, Any], model: str, prompt: str
     ) -> web.StreamResponse:
-        model = body["model"]
+        weights = self._weights(model)
         blocks = self.cached.setdefault((model, prompt), weights)
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
@@ -184,10 +181,10 @@ class Engine:
             if self.fault == "in-flight" and model in self.adapters:
                 weights = self.adapters[model].weights
             mixed = weights if blocks == weights or self.fault != "stale-cache" else f"{weights} {blocks}"
-            text, logprobs = token(mixed, prompt, position)
-            shown = {"tokens": [text], "token_logprobs": [logprobs[text]], "top_logprobs": [logprobs]}
-            await response.write(event({"choices": [{"index": 0, "text": text, "logprobs": shown}]}))
+            await response.write(completion_event(mixed, prompt, position, self.rounding))
             await asyncio.sleep(self.token_seconds)
+            if self.fault == "hang" and self.in_flight >= BUSY and self.answered % 50 == 7:
+                await asyncio.sleep(3600)
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
@@ -226,19 +223,8 @@ class Engine:
         return web.json_response({})
 
 
-def token(weights: str, prompt: str, position: int) -> tuple[str, dict[str, float]]:
-    """Returns the most probable token, and the log-probabilities of the five most probable ones."""
-    digest = hashlib.sha256(f"{weights}|{prompt}|{position}".encode()).digest()
-    likeliest = list(dict.fromkeys(VOCABULARY[byte % len(VOCABULARY)] for byte in digest))[:5]
-    return likeliest[0], {text: -0.3 - 2.0 * rank for rank, text in enumerate(likeliest)}
-
-
-def event(body: Any) -> bytes:
-    return f"data: {json.dumps(body)}\n\n".encode()
-
-
-def error(status: int, message: str) -> web.Response:
-    return web.json_response({"error": {"message": message}}, status=status)
+def error(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": {"message": message}}, status=status, headers=headers)
 
 
 def main() -> None:
@@ -247,9 +233,13 @@ def main() -> None:
     parser.add_argument("--fault", default="")
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--token-seconds", type=float, default=0.002)
+    parser.add_argument("--api", choices=("vllm", "sglang"), default="vllm")
+    parser.add_argument("--rounding", type=float, default=0.0, help="the largest change of a log-probability, in nats")
+    parser.add_argument("--seed", type=int, default=0, help="of the rounding")
     options = parser.parse_args()
-    engine = Engine(options.fault, options.slots, os.environ.get("VLLM_API_KEY", ""), options.token_seconds)
-    web.run_app(engine.app(), host="127.0.0.1", port=options.port, print=None)
+    key, rounding = os.environ.get("VLLM_API_KEY", ""), Rounding(options.rounding, options.seed)
+    engine = Engine(options.fault, options.api, options.slots, key, options.token_seconds, rounding)
+    web.run_app(engine.app(), host="127.0.0.1", port=options.port, print=None, handler_cancellation=True)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.cli.conformance.conftest import Double, StartDouble
+from tests.cli.conformance.conftest import StartDouble, failed, swap_options, verdicts
 from tests.cli.conftest import Cli
 
 SEEDED = (
@@ -22,19 +21,10 @@ SEEDED = (
 BASE = "tiny-base"
 
 
-def options(double: Double, shelf: Path, *more: object) -> list[object]:
-    quick = ("--load-seconds", "4", "--timeout", "60")
-    return ["conformance", "swap", "--against", double.url, "--adapters", shelf, *quick, *more]
-
-
-def verdicts(document: dict[str, Any]) -> dict[str, str]:
-    return {each["property"]: each["verdict"] for each in document["properties"]}
-
-
 def test_a_sound_engine_passes_and_is_left_as_it_was(start_double: StartDouble, shelf: Path, cli: Cli) -> None:
     with start_double() as double:
         full = ("--slots", 4, "--harmful", "--restart-command", double.restart_command)
-        outcome = cli(*options(double, shelf, *full, "--json"))
+        outcome = cli(*swap_options(double, shelf, *full, "--json"))
         found = json.loads(outcome.out)
 
         assert verdicts(found) == dict.fromkeys(SEEDED, "pass"), found["properties"]
@@ -49,11 +39,10 @@ def test_a_sound_engine_passes_and_is_left_as_it_was(start_double: StartDouble, 
 @pytest.mark.parametrize("fault", SEEDED)
 def test_a_seeded_fault_is_found_and_named(start_double: StartDouble, shelf: Path, cli: Cli, fault: str) -> None:
     with start_double(fault) as double:
-        outcome = cli(*options(double, shelf, "--restart-command", double.restart_command, "--json"))
+        outcome = cli(*swap_options(double, shelf, "--restart-command", double.restart_command, "--json"))
     found = json.loads(outcome.out)
 
-    failed = {name for name, verdict in verdicts(found).items() if verdict == "fail"}
-    assert failed == {fault}, [each for each in found["properties"] if each["examples"]]
+    assert failed(found) == {fault}, [each for each in found["properties"] if each["examples"]]
     assert outcome.code == 1
     assert all(each["examples"] for each in found["properties"] if each["property"] == fault)
 
@@ -63,9 +52,9 @@ def test_what_can_stop_an_engine_is_tried_on_demand_only(
     start_double: StartDouble, shelf: Path, cli: Cli, fault: str, named: str
 ) -> None:
     with start_double(fault) as double:
-        without = json.loads(cli(*options(double, shelf, "--slots", 4, "--json")).out)
+        without = json.loads(cli(*swap_options(double, shelf, "--slots", 4, "--json")).out)
         assert without["overall"] == "pass"
-        with_harm = json.loads(cli(*options(double, shelf, "--slots", 4, "--harmful", "--json")).out)
+        with_harm = json.loads(cli(*swap_options(double, shelf, "--slots", 4, "--harmful", "--json")).out)
     assert verdicts(with_harm)[named] == "fail"
 
 
@@ -73,7 +62,7 @@ def test_a_dry_run_changes_nothing_and_says_what_a_run_would_do(
     start_double: StartDouble, shelf: Path, cli: Cli
 ) -> None:
     with start_double() as double:
-        outcome = cli(*options(double, shelf, "--dry-run"))
+        outcome = cli(*swap_options(double, shelf, "--dry-run"))
         assert double.sent() == []
     assert outcome.code == 0
     assert "base model tiny-base, adapters changed by vllm" in outcome.out
@@ -83,27 +72,30 @@ def test_a_dry_run_changes_nothing_and_says_what_a_run_would_do(
 
 def test_the_limit_of_requests_ends_the_test_and_cleans_up(start_double: StartDouble, shelf: Path, cli: Cli) -> None:
     with start_double() as double:
-        found = json.loads(cli(*options(double, shelf, "--max-requests", 40, "--json")).out)
+        outcome = cli(*swap_options(double, shelf, "--max-requests", 40, "--json"))
+        found = json.loads(outcome.out)
+        assert outcome.code == 3
         assert double.models() == [BASE]
         assert sum(line.startswith("complete") for line in double.sent()) <= 40
-    assert "the test ended early, at the limit of 40 requests" in found["notes"]
+    assert found["overall"] == "untested"
+    assert {each["why"] for each in found["not_carried_out"]} == {"the test ended at the limit of 40 requests"}
 
 
 def test_adapters_of_others_are_not_evicted(start_double: StartDouble, shelf: Path, cli: Cli) -> None:
     with start_double("", "--slots", "8") as double:
         double.load("customers", shelf / "made" / "version-5")
-        refused = cli(*options(double, shelf))
+        refused = cli(*swap_options(double, shelf))
         assert (refused.code, "which the test's could evict" in refused.err) == (2, True)
-        harmful = cli(*options(double, shelf, "--harmful", "--slots", 8))
+        harmful = cli(*swap_options(double, shelf, "--harmful", "--slots", 8))
         assert (harmful.code, "for an engine that nobody uses" in harmful.err) == (2, True)
-        with_room = json.loads(cli(*options(double, shelf, "--slots", 8, "--json")).out)
+        with_room = json.loads(cli(*swap_options(double, shelf, "--slots", 8, "--json")).out)
         assert with_room["overall"] == "pass"
         assert double.models() == [BASE, "customers"]
 
 
 def test_an_interrupted_test_unloads_its_adapters(start_double: StartDouble, shelf: Path) -> None:
     with start_double() as double:
-        command = [str(each) for each in options(double, shelf, "--load-seconds", 600)]
+        command = [str(each) for each in swap_options(double, shelf, "--load-seconds", 600)]
         with subprocess.Popen([sys.executable, "-m", "pointsman_cli", *command], env=os.environ) as process:
             deadline = time.monotonic() + 180
             while not any("moving-under-load" in model for model in double.models()):
@@ -119,14 +111,14 @@ def test_an_engine_that_ignores_all_adapters_fails(start_double: StartDouble, sh
         for version in (shelf / "made").glob("version-*"):
             weights = version / "adapter_model.safetensors"
             weights.write_bytes((shelf / "made/other-names/adapter_model.safetensors").read_bytes())
-        found = json.loads(cli(*options(double, shelf, "--json")).out)
+        found = json.loads(cli(*swap_options(double, shelf, "--json")).out)
     assert verdicts(found)["no-effect"] == "fail"
     assert verdicts(found)["stale-cache"] == "untested"
 
 
 def test_a_table_names_each_property_with_its_verdict(start_double: StartDouble, shelf: Path, cli: Cli) -> None:
     with start_double("file-names") as double:
-        outcome = cli(*options(double, shelf))
+        outcome = cli(*swap_options(double, shelf))
     lines = outcome.out.splitlines()
     (row,) = [line for line in lines if line.startswith("file-names ")]
     assert row.split()[1] == "fail"

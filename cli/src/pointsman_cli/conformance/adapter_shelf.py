@@ -3,10 +3,12 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from pointsman_cli.errors import CommandError, UsageError
+from pointsman_cli.conformance.errors import CannotTest
+from pointsman_cli.errors import UsageError
 from pointsman_cli.processes import run_to_end
 
 VERSIONS = 10
@@ -42,7 +44,7 @@ class AdapterShelf:
     def serve(self, name: str, made: str, base_model: str = "") -> str:
         """Copies an adapter to `served/NAME`, in place of the one there; returns the path at which the engine sees it.
 
-        If `base_model` is not empty, the copy names it as its base model. Raises CommandError if the disk is full or
+        If `base_model` is not empty, the copy names it as its base model. Raises CannotTest if the disk is full or
         the folder cannot be written.
         """
         target, fresh, old = (self.folder / "served" / each for each in (name, f".{name}.new", f".{name}.old"))
@@ -59,24 +61,25 @@ class AdapterShelf:
             fresh.rename(target)
             shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
-            raise CommandError(f"{target} cannot be written: {error}") from error
-        return self.engine_path(target)
+            raise CannotTest(f"{target} cannot be written: {error}") from error
+        return self.served_at_engine(name)
 
-    def withdraw(self, prefix: str) -> None:
-        """Removes the copies whose names begin with `prefix`."""
+    def withdraw(self, prefix: str, keep: Collection[str] = ()) -> None:
+        """Removes the copies whose names begin with `prefix`, but for those whose names begin with one of `keep`."""
         for folder in (self.folder / "served").glob(f"{prefix}*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            if not any(folder.name.startswith(each) for each in keep):
+                shutil.rmtree(folder, ignore_errors=True)
 
-    def engine_path(self, path: Path) -> str:
-        """Returns the path at which the engine sees a path of this folder."""
-        return f"{self.engine_folder}/{path.relative_to(self.folder).as_posix()}"
+    def served_at_engine(self, name: str) -> str:
+        """Returns the path at which the engine sees the copy of that name."""
+        return f"{self.engine_folder}/served/{name}"
 
 
 async def make_adapters(shelf: AdapterShelf, base: Path, served_name: str, python: Path) -> None:
     """Makes the adapters for the base model in the folder `base`, unless they exist.
 
     `python` is of an environment with torch, transformers and PEFT. Raises UsageError if the folder has no config.json,
-    CommandError if the adapters cannot be made.
+    CannotTest if the adapters cannot be made.
     """
     config = base / "config.json"
     if not config.is_file():
@@ -91,7 +94,7 @@ async def make_adapters(shelf: AdapterShelf, base: Path, served_name: str, pytho
     variables = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     end = await run_to_end([str(python), str(SCRIPT), *arguments], variables, lambda _: None)
     if end.code != 0:
-        raise CommandError(
+        raise CannotTest(
             f"the adapters cannot be made: {end.reason}; it needs torch, transformers and peft in the environment of "
             f"{python} (--engine-python)"
         )

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from pointsman_cli.conformance.adapter_shelf import AdapterShelf
 from pointsman_cli.conformance.answers import BASE, KnownAnswers, TimedAnswer
-from pointsman_cli.conformance.controls import AdapterControl, ControlRefused
+from pointsman_cli.conformance.controls import AdapterControl
+from pointsman_cli.conformance.errors import ApiError, ControlRefused
 from pointsman_cli.conformance.findings import Findings, Property
 from pointsman_cli.conformance.openai_api import OpenAIApi
 
@@ -30,6 +31,8 @@ LONG_PROMPT = PROMPTS[0]
 
 ALIVE_SECONDS, RETRY_SECONDS = 20.0, 1.0
 """How long an engine may not answer before it counts as stopped, and between two attempts."""
+CLEAN_UP_SECONDS = 60.0
+"""How long one adapter's removal at the end may take."""
 MOVING_PART = "moving"
 """A part of the names of adapters that are replaced."""
 
@@ -88,7 +91,7 @@ class Bench:
                 await self.load(name, made)
             yield names
         finally:
-            for name in names:
+            for name in [name for name in names if name in self.loaded]:
                 try:
                     await self.unload(name)
                 except ControlRefused as error:
@@ -155,22 +158,31 @@ class Bench:
         return is_same
 
     async def clean_up(self) -> None:
-        """Unloads what this run has loaded, and deletes the copies. What cannot be unloaded is noted."""
+        """Unloads what this run has loaded, and deletes the copies.
+
+        What cannot be unloaded is noted, and its copy is kept: an engine that has evicted an adapter reads it again
+        when it is requested, and some end if it is gone.
+        """
+        kept = []
         for name in sorted(self.loaded):
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(CLEAN_UP_SECONDS):
                     await self.control.unload(name)
             except (ControlRefused, TimeoutError) as error:
-                if await self._is_listed(name):
-                    self.findings.note(f"{self.control.model(name)} is still loaded; unload it: {error}")
+                if await self._may_serve(name):
+                    kept.append(name)
+                    why = str(error) or f"no answer within {CLEAN_UP_SECONDS:g} s"
+                    self.findings.note(f"{self.control.model(name)} may still be loaded; unload it: {why}")
             self.loaded.discard(name)
-        self.shelf.withdraw(self.prefix)
+        self.shelf.withdraw(self.prefix, kept)
+        if kept:
+            self.findings.note(f"then delete {self.shelf.folder / 'served'}")
+        if self.control.remains:
+            self.findings.note(self.control.remains)
 
-    async def _is_listed(self, name: str) -> bool:
-        return self.control.model(name) in await self.names()
-
-    async def names(self) -> Sequence[str]:
-        """Returns the models that the URL lists; none if it does not answer."""
-        if not await self.api.answers_within(0):
-            return ()
-        return [model["id"] for model in await self.api.models()]
+    async def _may_serve(self, name: str) -> bool:
+        """Returns whether the URL lists the adapter, or does not say what it serves."""
+        try:
+            return self.control.model(name) in [model["id"] for model in await self.api.models()]
+        except ApiError:
+            return True

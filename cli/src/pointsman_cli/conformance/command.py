@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shlex
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,11 +13,13 @@ import typer
 
 from pointsman_cli.conformance.adapter_shelf import AdapterShelf, make_adapters
 from pointsman_cli.conformance.bench import Bench
-from pointsman_cli.conformance.controls import AdapterControl, CommandControl, GuardControl, RuntimeControl
+from pointsman_cli.conformance.command_control import CommandControl, split_command
+from pointsman_cli.conformance.controls import AdapterControl, RuntimeControl
+from pointsman_cli.conformance.errors import ApiError, CannotTest
 from pointsman_cli.conformance.findings import Grade
-from pointsman_cli.conformance.learning import CannotTest
+from pointsman_cli.conformance.guard_control import GuardControl
 from pointsman_cli.conformance.openai_api import OpenAIApi, open_api
-from pointsman_cli.conformance.plan import SwapPlan, adapters_of, base_model_of
+from pointsman_cli.conformance.plan import NAME, SwapPlan, adapters_of, base_model_of
 from pointsman_cli.conformance.pointsman_control import PointsmanControl
 from pointsman_cli.conformance.report import as_document, print_table
 from pointsman_cli.conformance.swap import run_swap_test
@@ -40,6 +41,7 @@ from pointsman_cli.options import (
 )
 
 SECRET_VARIABLE = "POINTSMAN_ENGINE_SECRET"
+EXIT_CODES = {Grade.FAIL: 1, Grade.UNTESTED: CannotTest.exit_code}
 
 
 class ControlKind(StrEnum):
@@ -122,8 +124,8 @@ def swap(
 ) -> None:
     """Load, replace, unload and evict small adapters under load, and judge each answer.
 
-    Exit code 0 if nothing failed, 1 if a property failed, 3 if the test cannot be carried out. Use it on an engine of
-    your own: it adds load, and adapters under names of its own, which it unloads.
+    Exit code 0 if nothing failed, 1 if a property failed, 3 if the test or a check of it cannot be carried out. Use it
+    on an engine of your own: it adds load, and adapters under names of its own, which it unloads.
     """
     url = web_url(against)
     folder = (adapters or data_dir / "conformance").absolute()
@@ -149,29 +151,31 @@ def swap(
                 control=str(control),
                 base_model=base_model_of(models, model),
                 other_adapters=adapters_of(models),
-                prefix=f"swap-test-{secrets.token_hex(2)}",
+                prefix=f"{NAME}-{secrets.token_hex(2)}",
                 slots=slots,
                 load_seconds=load_seconds,
                 concurrency=concurrency,
                 max_requests=max_requests,
                 max_seconds=60 * max_minutes,
                 harmful=harmful,
-                restart_command=shlex.split(restart_command),
+                restart_command=split_command(restart_command, "--restart-command"),
             )
             plan.check()
-            for line in plan.lines():
-                typer.echo(line, err=not dry_run)
+            bench = Bench(
+                api, _control(chosen, http, shelf, plan.base_model), shelf, plan.base_model, plan.prefix, _say
+            )
             if dry_run:
+                print_json(plan.as_json()) if as_json else typer.echo("\n".join(plan.lines()))
                 return
+            typer.echo("\n".join(plan.lines()), err=True)
             if base is not None:
                 await make_adapters(shelf, base, plan.base_model, python)
             shelf.versions()  # raises UsageError if there are none
-            bench = Bench(api, _control(chosen, http, shelf), shelf, plan.base_model, plan.prefix, _say)
             await run_swap_test(bench, plan)
             document = as_document(plan, bench.findings, await _server_version(http), api.requests, started)
         print_json(document) if as_json else print_table(document)
-        if bench.findings.overall is Grade.FAIL:
-            raise typer.Exit(1)
+        if bench.findings.overall in EXIT_CODES:
+            raise typer.Exit(EXIT_CODES[bench.findings.overall])
 
     run_interruptibly(carry_out())
 
@@ -183,8 +187,8 @@ def _say(text: str) -> None:
 async def _models(api: OpenAIApi, url: str) -> list[dict[str, Any]]:
     try:
         return await api.models()
-    except (httpx.HTTPError, ValueError) as error:
-        raise CannotTest(f"{url}/v1/models: {error or type(error).__name__}") from error
+    except ApiError as error:
+        raise CannotTest(f"{url}/v1/models: {error}") from error
 
 
 async def _server_version(http: httpx.AsyncClient) -> dict[str, Any]:
@@ -197,7 +201,8 @@ async def _server_version(http: httpx.AsyncClient) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _control(options: ControlOptions, http: httpx.AsyncClient, shelf: AdapterShelf) -> AdapterControl:
+def _control(options: ControlOptions, http: httpx.AsyncClient, shelf: AdapterShelf, base_model: str) -> AdapterControl:
+    """Raises UsageError if an option or variable that it needs is missing."""
     match options.kind:
         case ControlKind.GUARD:
             secret = os.environ.get(SECRET_VARIABLE, "")
@@ -209,6 +214,8 @@ def _control(options: ControlOptions, http: httpx.AsyncClient, shelf: AdapterShe
         case ControlKind.COMMANDS:
             if not options.load_command or not options.unload_command:
                 raise UsageError("--control commands needs --load-command and --unload-command")
-            return CommandControl(shelf, options.load_command, options.unload_command, options.model_form)
+            load = split_command(options.load_command, "--load-command")
+            unload = split_command(options.unload_command, "--unload-command")
+            return CommandControl(shelf, load, unload, options.model_form)
         case _:
-            return RuntimeControl(http, shelf, str(options.kind))
+            return RuntimeControl(http, shelf, str(options.kind), base_model)

@@ -32,14 +32,20 @@ STATEMENTS: Mapping[Property, str] = {
 
 
 class Grade(StrEnum):
-    """The scale of verdicts, from the best to the worst; a property has the worst grade that was observed."""
+    """The verdicts. A property has the worst grade that was observed of it."""
 
     PASS = "pass"
     WEAK = "weak"
-    """Nothing was answered wrongly, but something was refused that should work, or shown that should not be."""
     FAIL = "fail"
     UNTESTED = "untested"
-    """Nothing was observed."""
+
+
+SCALE: Mapping[Grade, str] = {
+    Grade.PASS: "everything that was observed is as the statement says",
+    Grade.WEAK: "nothing was answered wrongly, but what should work was refused, or what nobody needs is shown or open",
+    Grade.FAIL: "the statement was false at least once",
+    Grade.UNTESTED: "nothing was observed; of the whole test: a check was not carried out, and none failed",
+}
 
 
 @dataclass(slots=True)
@@ -51,8 +57,8 @@ class PropertyRecord:
     examples: list[str] = field(default_factory=list)
     """Texts on the first failed observations, at most `MAX_EXAMPLES` different ones."""
     weak_examples: list[str] = field(default_factory=list)
-    """Texts on the first weak observations, at most `MAX_EXAMPLES` different ones."""
-    why_untested: str = "the test ended before"
+    """The same of weak observations."""
+    why_untested: str = "its check was not carried out"
 
     @property
     def verdict(self) -> Grade:
@@ -69,7 +75,9 @@ class Findings:
     def __init__(self) -> None:
         self.records = {each: PropertyRecord() for each in Property}
         self.notes: list[str] = []
-        """Parts of the test that could not be carried out, and facts that the user should know."""
+        """What somebody should know."""
+        self.not_done: dict[str, str] = {}
+        """The checks that were not carried out as planned, and why."""
 
     def passed(self, about: Property) -> None:
         self.records[about].observed += 1
@@ -95,13 +103,23 @@ class Findings:
         if text not in self.notes:
             self.notes.append(text)
 
+    @property
+    def untested(self) -> frozenset[Property]:
+        return frozenset(about for about, record in self.records.items() if record.verdict is Grade.UNTESTED)
+
+    def leave_out(self, check: str, why: str) -> None:
+        """Records that a check of the plan was not carried out, or not to its end."""
+        self.not_done.setdefault(check, why)
+
     def is_failed(self, about: Property) -> bool:
         return self.records[about].verdict is Grade.FAIL
 
     @property
     def overall(self) -> Grade:
-        """Returns the worst verdict of the properties that were tested."""
+        """Returns the worst verdict of the properties; UNTESTED if none failed, and a check was not carried out."""
         verdicts = {record.verdict for record in self.records.values()}
+        if self.not_done and Grade.FAIL not in verdicts:
+            return Grade.UNTESTED
         return next((each for each in (Grade.FAIL, Grade.WEAK, Grade.PASS) if each in verdicts), Grade.UNTESTED)
 
     def as_json(self) -> list[dict[str, Any]]:

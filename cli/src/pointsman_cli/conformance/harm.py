@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable
 
 from pointsman_cli.conformance.adapter_shelf import HALF_BROKEN, NAN
 from pointsman_cli.conformance.bench import MOVING_PART, PROMPTS, Bench, Chosen
-from pointsman_cli.conformance.controls import RELOAD, ControlRefused
+from pointsman_cli.conformance.controls import RELOAD
+from pointsman_cli.conformance.errors import ControlRefused
 from pointsman_cli.conformance.findings import Property
 from pointsman_cli.conformance.restart import restart
 
@@ -20,7 +21,7 @@ async def check_harm(bench: Bench, chosen: Chosen, slots: int, restart_command: 
         try:
             await harm(bench, chosen, slots)
         except ControlRefused as error:
-            bench.findings.note(f"{name}: {error}")
+            bench.findings.leave_out(name, str(error))
         if not await bench.is_alive():
             bench.findings.failed(Property.FAILED_REQUESTS, f"the engine stops after: {name}")
         elif await bench.check_base(f"the base model, after: {name}"):

@@ -5,7 +5,7 @@ from typing import Any
 from pointsman_cli.conformance.adapter_shelf import UNFIT
 from pointsman_cli.conformance.answers import BASE
 from pointsman_cli.conformance.bench import PROMPTS, Bench
-from pointsman_cli.conformance.controls import ControlRefused
+from pointsman_cli.conformance.errors import ApiError, ControlRefused
 from pointsman_cli.conformance.findings import Property
 
 UP = "../" * 12
@@ -38,17 +38,24 @@ async def check_file_names(bench: Bench) -> None:
     """Requests models whose names are paths to an adapter that is not loaded, and looks for paths in /v1/models."""
     version = bench.shelf.versions()[0]
     # vLLM's resolver loads adapters whose config names the base model as the server does.
-    roots = [model.get("root") for model in await bench.api.models() if model["id"] == bench.base_model]
+    roots = [model.get("root") for model in await _models(bench) if model["id"] == bench.base_model]
     path = bench.shelf.serve(bench.name("path"), version, str(roots[0]) if roots and roots[0] else bench.base_model)
     for name in (path, f"file://{path}", f"{UP}{path.lstrip('/')}"):
-        answer = await bench.api.complete(name, PROMPTS[2], 1)
-        if answer.tokens:
+        answer = await bench.ask(name, PROMPTS[2])
+        if not answer.tokens and answer.status >= 500 and not answer.is_overload:
+            what = f"a request for the model {_shortened(name)} fails inside of the server: {answer.error}"
+            bench.findings.weak(Property.FILE_NAMES, what)
+        elif not answer.tokens:
+            bench.findings.passed(Property.FILE_NAMES)
+        elif bench.known.compare(answer, BASE).is_same:
+            bench.findings.passed(Property.FILE_NAMES)
+            bench.findings.note("models that do not exist are answered by the base model")
+        else:
             bench.findings.failed(Property.FILE_NAMES, f"a request for the model {_shortened(name)} is answered")
             bench.loaded.add(name)
-        else:
-            bench.findings.passed(Property.FILE_NAMES)
     async with bench.holding({"shown": version}) as (name,):
-        shown = [model for model in await bench.api.models() if model["id"] == bench.control.model(name)]
+        ids = (name, bench.control.model(name))
+        shown = [model for model in await _models(bench) if model["id"] in ids]
     if any(bench.shelf.engine_folder in text for text in _texts(shown)):
         bench.findings.weak(Property.FILE_NAMES, "/v1/models shows the folders of adapters")
     else:
@@ -59,6 +66,13 @@ async def check_file_names(bench: Bench) -> None:
         )
     else:
         bench.findings.passed(Property.FILE_NAMES)
+
+
+async def _models(bench: Bench) -> list[dict[str, Any]]:
+    try:
+        return await bench.api.models()
+    except ApiError as error:
+        raise ControlRefused(f"/v1/models: {error}") from error
 
 
 def _texts(value: Any) -> list[str]:

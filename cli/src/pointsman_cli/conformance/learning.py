@@ -5,18 +5,11 @@ from collections.abc import Sequence
 
 from pointsman_cli.conformance.answers import BASE, TimedAnswer
 from pointsman_cli.conformance.bench import LONG_PROMPT, LONG_TOKENS, PROMPTS, SHORT_TOKENS, Bench, Chosen
-from pointsman_cli.conformance.controls import ControlRefused
+from pointsman_cli.conformance.errors import CannotTest, ControlRefused
 from pointsman_cli.conformance.findings import Property
 from pointsman_cli.conformance.openai_api import LOGPROB_FIELDS
-from pointsman_cli.errors import CommandError
 
 NEEDED = 4
-
-
-class CannotTest(CommandError):
-    """The test cannot be carried out."""
-
-    exit_code = 3
 
 
 async def learn(bench: Bench) -> Chosen:
@@ -25,7 +18,7 @@ async def learn(bench: Bench) -> Chosen:
     """
     for fields in LOGPROB_FIELDS:
         bench.api.logprob_fields = fields
-        if (await bench.ask_base(PROMPTS[0], 1)).status != 400:
+        if (await bench.ask_base(PROMPTS[0], 1)).status not in (400, 422):
             break
     for prompt in PROMPTS:
         answer = await bench.ask_base(prompt)
@@ -65,7 +58,9 @@ async def _learn(bench: Bench, version: str) -> bool:
                 bench.judge(answer, version, f"{version}, twice") for answer in await _ask_all(bench, name, PROMPTS)
             ]
     except ControlRefused as error:
-        raise CannotTest(f"{version} cannot be loaded: {error}") from error
+        raise CannotTest(
+            f"{version} cannot be loaded: {error}; does the engine see {bench.shelf.engine_folder} (--engine-sees)?"
+        ) from error
     if bench.known.is_like(version, BASE, PROMPTS):
         bench.findings.failed(Property.NO_EFFECT, f"{version} was loaded, and answers as the base model does")
         return False

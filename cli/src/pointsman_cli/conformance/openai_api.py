@@ -11,6 +11,7 @@ import httpx
 from pointsman_servicekit.http_client import open_async_client
 
 from pointsman_cli.conformance.answers import TimedAnswer, Token
+from pointsman_cli.conformance.errors import ApiError, LimitReached
 from pointsman_cli.options import bearer
 
 LOGPROB_FIELDS: tuple[Mapping[str, Any], ...] = (
@@ -23,10 +24,6 @@ LOGPROB_FIELDS: tuple[Mapping[str, Any], ...] = (
 numbers: all tokens that are a part of a character have the same text."""
 QUERY_SECONDS = 10.0
 MAX_ERROR_CHARACTERS = 200
-
-
-class LimitReached(Exception):
-    """The test has sent as many requests, or takes as long, as it may."""
 
 
 class OpenAIApi:
@@ -51,28 +48,19 @@ class OpenAIApi:
         return self._max_requests - self.requests
 
     async def models(self) -> list[dict[str, Any]]:
-        """Returns the entries of /v1/models. Raises httpx.HTTPError if it does not answer, ValueError if it answers
-        something else.
-        """
-        response = await self._http.get("/v1/models", timeout=QUERY_SECONDS)
-        response.raise_for_status()
-        data = response.json()
-        if not isinstance(data, dict) or not isinstance(data.get("data"), list):
-            raise ValueError("/v1/models is no list of models")
-        return [model for model in data["data"] if isinstance(model, dict) and isinstance(model.get("id"), str)]
-
-    async def answers_within(self, seconds: float) -> bool:
-        """Returns whether /v1/models answers within that time; asks twice a second."""
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                await self.models()
-            except (httpx.HTTPError, ValueError):
-                if time.monotonic() > deadline:
-                    return False
-                await asyncio.sleep(0.5)
-            else:
-                return True
+        """Returns the entries of /v1/models. Raises ApiError if there is no answer, or none of that form."""
+        try:
+            response = await self._http.get("/v1/models", timeout=QUERY_SECONDS)
+        except httpx.HTTPError as error:
+            raise ApiError(f"no answer: {str(error) or type(error).__name__}") from error
+        if response.status_code != 200:
+            hint = "; --key-env names the variable with the key" if response.status_code in (401, 403) else ""
+            raise ApiError(f"{response.status_code}: {error_text(response.content)}{hint}")
+        try:
+            entries = response.json()["data"]
+            return [model for model in entries if isinstance(model, dict) and isinstance(model.get("id"), str)]
+        except (ValueError, KeyError, TypeError):
+            raise ApiError(f"the answer is no list of models: {error_text(response.content)}") from None
 
     async def complete(
         self, model: str, prompt: str, max_tokens: int, on_token: Callable[[int], None] = lambda _: None

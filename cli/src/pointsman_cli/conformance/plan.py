@@ -7,6 +7,10 @@ from typing import Any
 from pointsman_cli.conformance.findings import Property
 from pointsman_cli.errors import UsageError
 
+NAME = "swap-test"
+"""The beginning of the names of all tests' adapters."""
+MOVING_ADAPTER = f"{NAME}-moving"
+"""An adapter that is registered at a lora-server, and stays there."""
 ADAPTERS_AT_ONCE = 4
 """How many adapters of the test are loaded at the same time, unless it fills the engine's slots."""
 SELF_MANAGED = ("guard", "pointsman")
@@ -41,6 +45,8 @@ class SwapPlan:
         if not self.other_adapters:
             return
         named = ", ".join(self.other_adapters[:3])
+        if all(name.startswith(f"{NAME}-") for name in self.other_adapters):
+            raise UsageError(f"an earlier test was killed, and its adapters are still loaded: unload {named}")
         if self.harmful or self.restart_command:
             raise UsageError(
                 f"the engine serves other adapters ({named}): --harmful and --restart-command are for an engine that "
@@ -58,18 +64,39 @@ class SwapPlan:
 
     def lines(self) -> list[str]:
         """Returns what the test will do, as text."""
-        left_out = [
+        return [
+            f"against {self.url}, base model {self.base_model}, adapters changed by {self.control}",
+            f"names: {self.prefix}-*; at most {self.adapters_at_once} adapters at once; all are unloaded at the end",
+            f"load: {self.concurrency} requests at once for {self.load_seconds:g} s",
+            f"limits: {self.max_requests} requests, {self.max_seconds / 60:g} minutes",
+            f"left out: {', '.join(self.left_out) or 'nothing'}",
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns what the test will do, as JSON."""
+        return {
+            "test": "swap",
+            "dry_run": True,
+            "against": self.url,
+            "control": self.control,
+            "base_model": self.base_model,
+            "names": f"{self.prefix}-*",
+            "adapters_at_once": self.adapters_at_once,
+            "load": {"seconds": self.load_seconds, "concurrency": self.concurrency},
+            "limits": {"requests": self.max_requests, "seconds": self.max_seconds},
+            "left_out": self.left_out,
+        }
+
+    @property
+    def adapters_at_once(self) -> int:
+        return max(ADAPTERS_AT_ONCE, self.slots + 1 if self.may_evict else 0)
+
+    @property
+    def left_out(self) -> list[str]:
+        return [
             *([] if self.may_evict else ["eviction (--slots, and no adapters of others)"]),
             *([] if self.harmful else ["NaN weights and vanished folders (--harmful)"]),
             *([] if self.restart_command else ["a restart (--restart-command)"]),
-        ]
-        at_once = max(ADAPTERS_AT_ONCE, self.slots + 1 if self.may_evict else 0)
-        return [
-            f"against {self.url}, base model {self.base_model}, adapters changed by {self.control}",
-            f"names: {self.prefix}-*; at most {at_once} adapters at once; all are unloaded at the end",
-            f"load: {self.concurrency} requests at once for {self.load_seconds:g} s",
-            f"limits: {self.max_requests} requests, {self.max_seconds / 60:g} minutes",
-            f"left out: {', '.join(left_out) or 'nothing'}",
         ]
 
 
@@ -86,5 +113,6 @@ def base_model_of(models: Sequence[Mapping[str, Any]], given: str) -> str:
 
 
 def adapters_of(models: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Returns the names of the models that are adapters, by the field `parent`."""
-    return tuple(str(model["id"]) for model in models if model.get("parent"))
+    """Returns the names of the models that are adapters, by the field `parent`, but for the one that every test has."""
+    names = (str(model["id"]) for model in models if model.get("parent"))
+    return tuple(name for name in names if not name.startswith(f"{MOVING_ADAPTER}@"))

@@ -8,13 +8,14 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_cli.conformance.adapter_shelf import AdapterShelf
 from pointsman_cli.conformance.bench import MOVING_PART
-from pointsman_cli.conformance.controls import ControlRefused
+from pointsman_cli.conformance.errors import ControlRefused
+from pointsman_cli.conformance.plan import MOVING_ADAPTER
 from pointsman_cli.errors import CommandError
 from pointsman_cli.grpc_clients import CALL_SECONDS, LOAD_SECONDS, call_lora_server
 
 ALIAS_MOVE = "by an alias"
 ALIAS = "swap-test"
-MOVING = "swap-test-moving"
+MOVING = MOVING_ADAPTER
 """The name under which all adapters that are replaced are registered. It is the same in each run, since its alias
 stays."""
 REGISTER_SECONDS = 600.0
@@ -25,9 +26,8 @@ class PointsmanControl:
     """Loads and unloads the swap test's adapters through Pointsman's lora-server, and says by which model name requests
     reach them.
 
-    Adapters whose names have `MOVING_PART` are requested by an alias, all others by their version. An alias cannot be
-    removed, so the last version of `MOVING` stays registered; it is loaded on demand. Only one adapter may move at a
-    time.
+    An alias cannot be removed, so the last version of `MOVING` stays registered (see `remains`), placed on demand. Only
+    one adapter may move at a time.
     """
 
     forms = (ALIAS_MOVE,)
@@ -40,7 +40,6 @@ class PointsmanControl:
 
     async def load(self, name: str, made: str) -> None:
         adapter, alias = (MOVING, ALIAS) if _moves(name) else (name, "")
-        before = self._versions.get(adapter)
         request = pb.RegisterRequest(
             name=adapter, folder=self._shelf.serve(name, made), alias=alias, author="pointsman conformance swap"
         )
@@ -50,8 +49,7 @@ class PointsmanControl:
             loading = pb.EnsureLoadedRequest(version=version)
             await self._call(lambda server: server.EnsureLoaded(loading, timeout=LOAD_SECONDS))
         self._versions[adapter] = version
-        if before and before != version:
-            await self._remove(before)
+        await self._remove_all(adapter, except_for=version)
 
     async def replace(self, name: str, made: str, form: str) -> None:
         await self.load(name, made)
@@ -61,14 +59,31 @@ class PointsmanControl:
             placement = pb.Placement(name=MOVING, kind=pb.PLACEMENT_KIND_ON_DEMAND)
             request = pb.SetPlacementRequest(placement=placement, author="pointsman conformance swap")
             await self._call(lambda server: server.SetPlacement(request, timeout=CALL_SECONDS))
-        elif name in self._versions:
-            await self._remove(self._versions[name])
+            await self._remove_all(MOVING, except_for=self._versions.get(MOVING, ""))
+        else:
+            await self._remove_all(name)
 
     def model(self, name: str) -> str:
         return f"{MOVING}@{ALIAS}" if _moves(name) else self._versions.get(name, name)
 
     async def opens_to_anyone(self) -> bool:
         return False
+
+    @property
+    def remains(self) -> str:
+        version = self._versions.get(MOVING)
+        stays = f"{version} stays registered, since the alias {MOVING}@{ALIAS} points to it and cannot be removed"
+        return f"{stays}; no engine keeps it" if version else ""
+
+    async def _remove_all(self, adapter: str, except_for: str = "") -> None:
+        """Removes the adapter's versions, also those whose registration was interrupted, but for those that an alias
+        points to.
+        """
+        request = pb.ListAdaptersRequest(name=adapter)
+        listed = await self._call(lambda server: server.List(request, timeout=CALL_SECONDS))
+        for each in listed.versions:
+            if each.version != except_for and not each.aliases:
+                await self._remove(str(each.version))
 
     async def _remove(self, version: str) -> None:
         retiring = pb.RetireRequest(version=version, reason="the swap test has ended with it")
@@ -83,4 +98,4 @@ class PointsmanControl:
 
 
 def _moves(name: str) -> bool:
-    return MOVING_PART in name
+    return MOVING_PART in name and "/" not in name

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from pointsman_cli.conformance.bench import LONG_PROMPT, LONG_TOKENS, MOVING_PART, PROMPTS, Bench, Chosen
-from pointsman_cli.conformance.controls import ControlRefused
+from pointsman_cli.conformance.errors import ControlRefused
 from pointsman_cli.conformance.findings import Property
 
 WARM, *COLD = PROMPTS

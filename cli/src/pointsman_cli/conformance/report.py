@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from pointsman_cli.conformance.findings import Findings, Grade
+from pointsman_cli.conformance.findings import SCALE, Findings, Grade
 from pointsman_cli.conformance.plan import SwapPlan
 from pointsman_cli.options import plain_table, table_console
 
@@ -26,7 +26,9 @@ def as_document(
         "base_model": plan.base_model,
         "server": dict(server),
         "overall": str(findings.overall),
+        "scale": {str(grade): text for grade, text in SCALE.items()},
         "properties": findings.as_json(),
+        "not_carried_out": [{"check": check, "why": why} for check, why in findings.not_done.items()],
         "requests": requests,
         "seconds": round(time.monotonic() - started, 1),
         "load": {"seconds": plan.load_seconds, "concurrency": plan.concurrency},
@@ -47,7 +49,9 @@ def print_table(document: Mapping[str, Any]) -> None:
     console.print(table)
     for each in document["properties"]:
         _print_lines(each["property"], each["examples"] or list(filter(None, [each["why_untested"]])))
+    _print_lines("not carried out", [f"{each['check']}: {each['why']}" for each in document["not_carried_out"]])
     _print_lines("note", document["notes"])
+    _print_lines("scale", [f"{grade}: {text}" for grade, text in document["scale"].items()])
     console.print(
         f"overall: {document['overall']}; {document['requests']} requests in {document['seconds']:g} s", markup=False
     )

@@ -3,12 +3,11 @@
 from collections.abc import Awaitable, Callable
 
 from pointsman_cli.conformance.bench import Bench, Chosen
-from pointsman_cli.conformance.controls import ControlRefused
+from pointsman_cli.conformance.errors import CannotTest, ControlRefused, LimitReached
 from pointsman_cli.conformance.findings import Property
 from pointsman_cli.conformance.harm import check_harm
 from pointsman_cli.conformance.hostile import check_file_names, check_unfit_adapters
-from pointsman_cli.conformance.learning import CannotTest, learn
-from pointsman_cli.conformance.openai_api import LimitReached
+from pointsman_cli.conformance.learning import learn
 from pointsman_cli.conformance.plan import ADAPTERS_AT_ONCE, SwapPlan
 from pointsman_cli.conformance.replacement import check_replacements, check_unloading
 from pointsman_cli.conformance.restart import check_restart
@@ -34,22 +33,35 @@ async def run_swap_test(bench: Bench, plan: SwapPlan) -> None:
         except CannotTest as error:
             if not any(bench.findings.is_failed(each) for each in Property):
                 raise
-            bench.findings.note(f"the test ended early: {error}")
+            bench.findings.leave_out("all checks after learning the versions", str(error))
             return
-        for name, check in _checks(bench, chosen, plan):
-            bench.say(name)
-            try:
-                await check()
-            except ControlRefused as error:
-                bench.findings.note(f"{name}: {error}")
-            if name != HARM and not await bench.is_alive():
-                bench.findings.failed(Property.FAILED_REQUESTS, f"the engine stops after: {name}")
-                return
+        await _carry_out(bench, _checks(bench, chosen, plan))
+        unseen = bench.findings.untested - plan.untested().keys()
+        for about in sorted(unseen if not bench.findings.not_done else ()):
+            bench.findings.leave_out(f"what shows {about}", "nothing could be observed")
     except LimitReached as error:
-        bench.findings.note(f"the test ended early, at {error}")
+        bench.findings.leave_out("learning what each version answers", f"the test ended at {error}")
     finally:
         bench.say("cleaning up")
         await bench.clean_up()
+
+
+async def _carry_out(bench: Bench, checks: list[Check]) -> None:
+    """Carries out the checks; those that cannot be, and those after a limit, are recorded as left out."""
+    for number, (name, check) in enumerate(checks):
+        bench.say(name)
+        try:
+            try:
+                await check()
+            except ControlRefused as error:
+                bench.findings.leave_out(name, str(error))
+            if name != HARM and not await bench.is_alive():
+                bench.findings.failed(Property.FAILED_REQUESTS, f"the engine stops after: {name}")
+                return
+        except LimitReached as error:
+            for left, _ in checks[number:]:
+                bench.findings.leave_out(left, f"the test ended at {error}")
+            return
 
 
 def _checks(bench: Bench, chosen: Chosen, plan: SwapPlan) -> list[Check]:

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from pointsman_cli.conformance.answers import BASE, TimedAnswer
-from pointsman_cli.conformance.bench import MOVING_PART, PROMPTS, SHORT_TOKENS, Bench, Chosen
-from pointsman_cli.conformance.controls import ControlRefused
+from pointsman_cli.conformance.bench import MOVING_PART, PROMPTS, RETRY_SECONDS, SHORT_TOKENS, Bench, Chosen
+from pointsman_cli.conformance.controls import RELOAD
+from pointsman_cli.conformance.errors import ControlRefused, LimitReached
 from pointsman_cli.conformance.findings import Property
 
 MOVE_INTERVAL_SECONDS = 1.0
@@ -18,6 +20,10 @@ RESERVED_REQUESTS = 200
 """Requests that the load leaves for the checks after it."""
 STREAMS = (BASE, FIRST, SECOND, MOVES, FIRST, MOVES)
 """The models that are requested at the same time, without a pause; a larger concurrency repeats the list."""
+
+
+NOT_FOUND = (400, 404)
+"""The statuses with which engines refuse an adapter that is not loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +44,14 @@ async def run_load(bench: Bench, chosen: Chosen, seconds: float, concurrency: in
             SECOND: lambda prompt: bench.ask(second, prompt),
             MOVES: lambda prompt: bench.ask(moving, prompt),
         }
-        ending = asyncio.Event()
         who = [STREAMS[number % len(STREAMS)] for number in range(concurrency)]
-        streams = [asyncio.create_task(_stream(bench, models[each], number, ending)) for number, each in enumerate(who)]
-        try:
-            moves = await _move(bench, chosen, moving, time.monotonic() + seconds)
-        finally:
-            ending.set()
-            answers = await asyncio.gather(*streams)
+        moves = [Move(chosen.old, 0.0, 0.0)]
+        limit: LimitReached | None = None
+        async with _streaming(bench, [models[each] for each in who]) as answers:
+            try:
+                await _move(bench, chosen, moving, moves, time.monotonic() + seconds)
+            except LimitReached as error:  # what was observed before counts
+                limit = error
     for each, given in zip(who, answers, strict=True):
         for answer in given:
             if each == MOVES:
@@ -54,23 +60,58 @@ async def run_load(bench: Bench, chosen: Chosen, seconds: float, concurrency: in
                 version = {BASE: BASE, FIRST: chosen.first, SECOND: chosen.second}[each]
                 about = Property.BASE_CHANGED if each == BASE else Property.WRONG_VERSION
                 bench.judge(answer, version, f"under load, {version}", about)
+    replaced, requests = len(moves) - 1, sum(map(len, answers))
+    bench.findings.note(f"{replaced} replacements under load of {requests} requests")
+    if limit:
+        raise limit
+    if not replaced or requests < concurrency:
+        few = f"{replaced} replacements under {requests} requests show nothing"
+        raise ControlRefused(f"{few}: raise --load-seconds or --max-requests")
+
+
+@asynccontextmanager
+async def _streaming(
+    bench: Bench, asking: Sequence[Callable[[str], Awaitable[TimedAnswer]]]
+) -> AsyncIterator[list[list[TimedAnswer]]]:
+    """Asks without a pause during the block, as many requests at once as `asking` has functions.
+
+    Yields the list of answers of each, which is complete after the block. If the block raises, requests are cancelled.
+    """
+    ending = asyncio.Event()
+    answers: list[list[TimedAnswer]] = [[] for _ in asking]
+    async with asyncio.TaskGroup() as group:
+        for number, (ask, given) in enumerate(zip(asking, answers, strict=True)):
+            group.create_task(_stream(bench, ask, number, ending, given))
+        yield answers
+        ending.set()
 
 
 async def _stream(
-    bench: Bench, ask: Callable[[str], Awaitable[TimedAnswer]], number: int, ending: asyncio.Event
-) -> list[TimedAnswer]:
-    """Asks one prompt after the other until `ending` is set; each stream begins with another prompt."""
-    answers: list[TimedAnswer] = []
+    bench: Bench,
+    ask: Callable[[str], Awaitable[TimedAnswer]],
+    number: int,
+    ending: asyncio.Event,
+    answers: list[TimedAnswer],
+) -> None:
+    """Asks one prompt after the other until `ending` is set; each stream begins with another prompt.
+
+    After a failure it waits, so that an overloaded engine is not asked at once again.
+    """
     while not ending.is_set() and bench.api.requests_left > RESERVED_REQUESTS:
-        answers.append(await ask(PROMPTS[(number + len(answers)) % len(PROMPTS)]))
-    return answers
+        try:
+            answers.append(await ask(PROMPTS[(number + len(answers)) % len(PROMPTS)]))
+        except LimitReached:
+            return
+        if answers[-1].error:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_SECONDS):
+                    await ending.wait()
 
 
-async def _move(bench: Bench, chosen: Chosen, moving: str, until: float) -> list[Move]:
-    """Replaces the adapter and loads a guest in turn, until the time; returns the versions of the adapter."""
-    moves = [Move(chosen.old, 0.0, 0.0)]
+async def _move(bench: Bench, chosen: Chosen, moving: str, moves: list[Move], until: float) -> None:
+    """Replaces the adapter and loads a guest in turn, until the time; adds the versions of the adapter to `moves`."""
     turn = 0
-    while time.monotonic() < until:
+    while time.monotonic() < until and bench.api.requests_left > RESERVED_REQUESTS:
         turn += 1
         await asyncio.sleep(MOVE_INTERVAL_SECONDS)
         try:
@@ -85,15 +126,18 @@ async def _move(bench: Bench, chosen: Chosen, moving: str, until: float) -> list
             moves.append(Move(version, called, time.monotonic()))
         except ControlRefused as error:
             bench.findings.weak(Property.FAILED_REQUESTS, f"a change under load is refused: {error}")
-    bench.findings.note(f"{len(moves) - 1} replacements under load")
-    return moves
 
 
 def _judge_moving(bench: Bench, answer: TimedAnswer, moves: Sequence[Move]) -> None:
     """Records whether an answer of the adapter that is replaced is of one version that it had meanwhile."""
+    known, findings = bench.known, bench.findings
+    is_overlapped = any(move.called <= answer.ended and move.returned >= answer.started for move in moves)
+    if is_overlapped and answer.status in NOT_FOUND and bench.control.forms[0] == RELOAD:
+        what = f"under load, an adapter that is replaced is refused between its unloading and loading: {answer.error}"
+        findings.weak(Property.FAILED_REQUESTS, what)
+        return
     if not bench.succeeded(answer, "under load, an adapter that is replaced"):
         return
-    known, findings = bench.known, bench.findings
     allowed = [
         move.version
         for move, following in zip(moves, [*moves[1:], Move("", float("inf"), float("inf"))], strict=True)
@@ -103,7 +147,6 @@ def _judge_moving(bench: Bench, answer: TimedAnswer, moves: Sequence[Move]) -> N
         findings.passed(Property.WRONG_VERSION)
         return
     compared = [known.compare(answer, version) for version in allowed]
-    is_overlapped = any(move.called <= answer.ended and move.returned >= answer.started for move in moves)
     what = f"under load, an adapter that is replaced: {bench.describe(answer, allowed[-1])}"
     if is_overlapped and any(each.agreeing for each in compared):
         about = Property.IN_FLIGHT

@@ -1,0 +1,95 @@
+"""Changes adapters by commands of the caller, for fleets that are changed by other means, such as kubectl."""
+
+import asyncio
+import shlex
+import tempfile
+from contextlib import suppress
+
+from pointsman_cli.conformance.adapter_shelf import AdapterShelf
+from pointsman_cli.conformance.controls import IN_PLACE, LOAD_SECONDS
+from pointsman_cli.conformance.errors import ControlRefused
+from pointsman_cli.errors import UsageError
+from pointsman_cli.processes import kill_processes, process_tree
+
+MAX_OUTPUT_BYTES = 4096
+"""How much of a failed command's output is read, from its end."""
+
+
+class CommandControl:
+    """A command's arguments may contain {name} and {folder}. Replacing runs the load command again."""
+
+    forms = (IN_PLACE,)
+    remains = ""
+
+    def __init__(self, shelf: AdapterShelf, load: list[str], unload: list[str], model: str) -> None:
+        """`model` is what requests name, with {name}, {folder} as above: "{name}", or "{folder}" for LoRAX."""
+        self._shelf = shelf
+        self._load, self._unload, self._model = load, unload, model
+
+    async def load(self, name: str, made: str) -> None:
+        self._shelf.serve(name, made)
+        await run_command(self._filled(self._load, name))
+
+    async def replace(self, name: str, made: str, form: str) -> None:
+        await self.load(name, made)
+
+    async def unload(self, name: str) -> None:
+        await run_command(self._filled(self._unload, name))
+
+    def model(self, name: str) -> str:
+        return self._filled([self._model], name)[0]
+
+    async def opens_to_anyone(self) -> bool:
+        return False
+
+    def _filled(self, arguments: list[str], name: str) -> list[str]:
+        folder = self._shelf.served_at_engine(name)
+        return [each.replace("{name}", name).replace("{folder}", folder) for each in arguments]
+
+
+def split_command(command: str, option: str) -> list[str]:
+    """Returns the arguments of a command line; raises UsageError, which names the option, if a quote is not closed."""
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"{option} {command!r} is no command line: {error}") from error
+
+
+async def run_command(arguments: list[str], max_seconds: float = LOAD_SECONDS) -> None:
+    """Runs a program of the caller to its end; raises ControlRefused if it does not start, fails or takes too long.
+
+    Programs that it leaves running in the background, such as a restarted engine, go on. On cancellation and after
+    `max_seconds` it is killed with them.
+    """
+    with tempfile.TemporaryFile() as output:  # a pipe would stay open as long as such a program runs
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C ends the test, and not what the command has started
+            )
+        except (OSError, ValueError) as error:
+            raise ControlRefused(f"{arguments[0]} cannot be started: {error}") from error
+        try:
+            async with asyncio.timeout(max_seconds):
+                await process.wait()
+        except TimeoutError:
+            await _kill(process)
+            raise ControlRefused(f"{arguments[0]} did not end within {max_seconds:g} s") from None
+        except BaseException:
+            await _kill(process)
+            raise
+        if process.returncode:
+            output.seek(max(0, output.seek(0, 2) - MAX_OUTPUT_BYTES))
+            last = (output.read().decode("utf-8", "replace").strip().splitlines() or [""])[-1]
+            raise ControlRefused(f"{arguments[0]} ended with exit code {process.returncode}: {last[:200]}")
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    descendants = process_tree(process.pid)
+    with suppress(ProcessLookupError):
+        process.kill()
+    kill_processes(descendants)
+    await process.wait()
