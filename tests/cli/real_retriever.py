@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from pointsman_cli.up.plan import choose_addresses
-from pointsman_cli.up.startup import wait_until_serving
+from pointsman_cli.up.readiness import wait_until_serving
 from pointsman_embedding.prepare import prepare
 
 MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"

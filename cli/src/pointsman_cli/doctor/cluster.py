@@ -16,7 +16,7 @@ from pointsman_servicekit.http_client import open_async_client
 from pointsman_cli.doctor.machine import Finding, fail, ok, warn
 from pointsman_cli.doctor.running import configuration_finding
 from pointsman_cli.top.metrics import Scrape, parse_metrics
-from pointsman_cli.up.startup import is_serving
+from pointsman_cli.up.readiness import is_serving
 
 ANSWER_SECONDS = 5.0
 ASK_SECONDS = 120.0

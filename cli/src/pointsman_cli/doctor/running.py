@@ -16,7 +16,7 @@ from pointsman_cli.grpc_clients import lora_server_stub, open_anonymous_channel,
 from pointsman_cli.options import DEFAULT_GRPC, DEFAULT_HTTP, KEY_VARIABLE, bearer
 from pointsman_cli.up.plan import split_address
 from pointsman_cli.up.prometheus import PROMETHEUS, is_ready
-from pointsman_cli.up.startup import is_serving
+from pointsman_cli.up.readiness import is_serving
 
 _ANSWER_SECONDS = 5.0
 _COLLECTIONS = retriever_pb2.ListCollectionsRequest()
