@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pointsman_cli.advise.costs import CostTerms, read_training_costs
 from pointsman_cli.advise.recommendation import Requirements, advise
-from pointsman_cli.eval.report import EvaluatedPath, Report, TaskReport, probability
+from pointsman_cli.eval.report import EvaluatedPath, Report, TaskReport
+from pointsman_cli.eval.report_tables import probability
 
 from benchmarks.experiment.folder import EXAMPLE
 from benchmarks.experiment.tasks import short

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from pointsman_cli.eval.report import probability, read_report
+from pointsman_cli.eval.report import read_report
+from pointsman_cli.eval.report_tables import probability
 from pointsman_scoring.intervals import Interval
 
 from benchmarks.experiment.folder import ROOT, Row

@@ -13,7 +13,8 @@ from pointsman_cli.advise.costs import (
     sensitivities,
     training_cost_of,
 )
-from pointsman_cli.eval.report import EvaluatedPath, Pair, Report, TaskReport, probability
+from pointsman_cli.eval.report import EvaluatedPath, Pair, Report, TaskReport
+from pointsman_cli.eval.report_tables import probability
 
 _LONG_PROMPT_SHARE = 0.5  # share of the context window from which the length of a prompt is mentioned
 _LOW_SCORE = 0.5  # scores below this are called low

@@ -19,7 +19,8 @@ from pointsman_cli.eval.dataset import Dataset, read_dataset
 from pointsman_cli.eval.html_report import write_html
 from pointsman_cli.eval.mixed import check_choices
 from pointsman_cli.eval.plan import Selection, make_plan
-from pointsman_cli.eval.report import Report, print_report, read_report, write_report
+from pointsman_cli.eval.report import Report, read_report, write_report
+from pointsman_cli.eval.report_tables import print_report
 from pointsman_cli.eval.runner import Answer, AnswerFile, run_plan, scores_of
 from pointsman_cli.eval.statistics import EvalSettings, build_report
 from pointsman_cli.gateway_http import open_client, post_json

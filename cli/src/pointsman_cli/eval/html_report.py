@@ -7,7 +7,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pointsman_cli.eval.report import Confusion, EvaluatedPath, Report, TaskReport, probability
+from pointsman_cli.eval.report import Confusion, EvaluatedPath, Report, TaskReport
+from pointsman_cli.eval.report_tables import probability
 
 WIDTH, HEIGHT = 380, 260
 """Size of the quality plot in SVG units; the width is about that of a phone, so that text stays readable there."""
