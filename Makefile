@@ -457,7 +457,7 @@ bench-routing: embedding-model .venv-bench/routing/.done ## measure how well and
 	$(BIN)/python benchmarks/routing_quality.py
 
 .PHONY: bench-requests
-bench-requests: embedding-model ## measure how requests are classified within what clients write around them, conversations, and broad tasks; ARGS="--only conversations"
+bench-requests: embedding-model ## measure how requests are classified: within what clients write around them, conversations, broad tasks, documents, languages; ARGS="--only conversations"
 	$(BIN)/python -m benchmarks.requests $(ARGS)
 
 .PHONY: bench-public

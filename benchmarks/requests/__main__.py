@@ -1,16 +1,17 @@
-"""Measures how well the classifier works on texts inside messages of real clients, turns of conversations, broad tasks,
-and questions on documents.
+"""Measures how texts are classified within what clients write around them, turns of conversations, broad tasks,
+questions on documents, and texts in other languages.
 
-    make bench-requests                                     # some minutes; needs `make models`, but no service
+    make bench-requests                                     # all tables; needs `make models`, but no service
+    make bench-requests ARGS="--only texts"                 # within what clients write around them
     make bench-requests ARGS="--only conversations"         # fits the model of conversations, and measures it
     make bench-requests ARGS="--only broad"                 # tasks of many kinds of requests, with and without intents
     make bench-requests ARGS="--only documents"             # questions on what a collection contains; with a retriever
-    python -m benchmarks.requests --rows development        # the development rows, which may be looked at while tuning
+    make bench-requests ARGS="--only languages"             # with the extra `multilingual`, if it is installed
+    python -m benchmarks.requests --rows development        # those that may be looked at while something is changed
 
-300 test texts of CLINC150 (10 examples per task) and 100 texts that belong to no task are classified alone, inside a
-message of each known client, with and without the client's entry in the catalog, and inside messages of unknown
-clients. For conversations, see `conversations.py`, which classifies each turn of Schema-Guided Dialogue; for the rest,
-see `broad_tasks.py` and `documents.py`. The last line of output is one JSON object.
+300 test texts of CLINC150 (10 examples a task) and 100 that belong to no task are sent alone, within a message of each
+known client with and without its entry in the catalog, and within messages that no entry is for. The other parts are
+described in the files of this folder. The last line of output is one JSON object.
 """
 
 import argparse
@@ -33,13 +34,14 @@ from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.classification.user_words import UserWordsFinder
 from pointsman_gateway.domain import Message, Request
 
-from benchmarks.requests import broad_tasks, conversations, documents, mixed_stream, wrappers
+from benchmarks.requests import broad_tasks, conversations, documents, languages, mixed_stream, wrappers
 from benchmarks.routing_data import clinc150, clinc150_shots
-from tests.gateway.test_user_words import MAILS, OF_CLIENTS, WORDS
+from tests.gateway.test_user_words import BY_PARTS, MAILS, OF_CLIENTS, WORDS
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / ".pointsman/models/minilm"
-DATA = ROOT.parent / "shared/data/routing"
+DATA = ROOT.parent / "shared/data"
+PARTS = ("texts", "conversations", "broad", "documents", "mixed", "languages")
 SHOTS, TEXTS, OUT_OF_SCOPE, SEED = 10, 300, 100, 20261201
 MISSING_LETTER = 23
 """A text with typing mistakes lacks one letter in this many."""
@@ -63,11 +65,11 @@ class Result:
 
 
 class Benchmark:
-    def __init__(self, classifier: CascadeClassifier) -> None:
+    def __init__(self, classifier: CascadeClassifier, routing: Path) -> None:
         self._glance = classifier.glance
         self._stage = Classification(RuleMatcher({}), classifier)
         rng = random.Random(SEED)
-        test = clinc150(DATA).test
+        test = clinc150(routing).test
         # A quotation mark or a bracket would have to be escaped within JSON or HTML.
         plain = [row for row in test if not set('"<&') & set(row[0])]
         self._texts = rng.sample([row for row in plain if row[1] is not None], TEXTS)
@@ -130,36 +132,49 @@ def summary(alone: Result, results: Sequence[Result]) -> Mapping[str, float]:
 
 async def main(options: argparse.Namespace) -> None:
     figures: dict[str, Any] = {}
-    if options.only in (None, "texts"):
-        figures |= await measure_texts(options.rows)
-    if options.only in (None, "conversations"):
-        figures["conversations"] = await conversations.measure(DATA, MODEL)
-    if options.only in (None, "broad"):
-        figures["broad"] = broad_tasks.measure(DATA, MODEL, development=options.rows == "development")
-    if options.only in (None, "documents"):
-        of_development = options.rows == "development"
-        measured = await documents.measure(DATA.parent, MODEL, of_development=of_development)
-        figures["documents"] = documents.to_json(measured)
-    if options.only in (None, "mixed"):
-        figures["mixed stream"] = await mixed_stream.measure(DATA.parent, MODEL)
+    for part in PARTS if options.only is None else [options.only]:
+        print(f"\n{part}", flush=True)
+        figures |= await measure_part(part, options.data, options.rows == "development")
     print(json.dumps(figures))
 
 
-async def measure_texts(chosen: str) -> Mapping[str, Any]:
-    data = clinc150_shots(DATA, SHOTS)
+async def measure_part(part: str, data: Path, of_development: bool) -> Mapping[str, Any]:
+    """Prints the tables of one of `PARTS`; returns its figures for the JSON."""
+    routing = data / "routing"
+    if part == "texts":
+        return await measure_texts(routing, of_development)
+    if part == "conversations":
+        return {part: await conversations.measure(routing, MODEL)}
+    if part == "broad":
+        return {part: broad_tasks.measure(routing, MODEL, development=of_development)}
+    if part == "documents":
+        measured = await documents.measure(data, MODEL, of_development=of_development)
+        return {part: documents.to_json(measured)}
+    if part == "mixed":
+        return {part: await mixed_stream.measure(data, MODEL)}
+    return {part: languages.measure(data, MODEL)}
+
+
+async def measure_texts(routing: Path, of_development: bool) -> Mapping[str, Any]:
+    data = clinc150_shots(routing, SHOTS)
     static, encoder = StaticModel.load(MODEL), MiniLM.load(MODEL)
     fitted = fit_classifier(data.by_task(), (), static, encoder, FitSettings())
-    benchmark = Benchmark(CascadeClassifier(fitted, static, encoder))
-    clients = {name: _of_template(texts[0], WORDS) for name, texts in OF_CLIENTS.items()}
+    benchmark = Benchmark(CascadeClassifier(fitted, static, encoder), routing)
+    clients = {name: _of_template(texts[0], WORDS) for name, texts in (OF_CLIENTS | BY_PARTS).items()}
     clients |= {f"e-mail {number}": _of_template(mail, WORDS) for number, mail in enumerate(MAILS, start=1)}
-    of_others = wrappers.of_development() if chosen == "development" else wrappers.reported()
-    others = {name: _of_template(template, wrappers.MARK) for name, template in of_others.items()}
+    sets = {"unlisted": wrappers.of_development()}
+    if not of_development:
+        sets = {"unlisted": wrappers.reported(), "unlisted_later": wrappers.later()}
 
     print(f"{'percent':32} {'right':>7} {'abstained':>9} {'wrong':>7} {'recognized':>11} {'ms':>7}")
     alone = await benchmark.measure("alone", lambda text: text)
     mistakes = await benchmark.measure("with a letter in 23 missing", _with_mistakes)
     known = [await benchmark.measure(name, wrap) for name, wrap in clients.items()]
-    unlisted = [await benchmark.measure(name, wrap) for name, wrap in others.items()]
+    figures = {}
+    for of_set, messages in sets.items():
+        print(f"{of_set}:")
+        wraps = {name: _of_template(message, wrappers.MARK) for name, message in messages.items()}
+        figures[of_set] = summary(alone, [await benchmark.measure(name, wrap) for name, wrap in wraps.items()])
     benchmark.forget_clients()
     print("Without the catalog:")
     forgotten = [await benchmark.measure(name, wrap) for name, wrap in clients.items()]
@@ -168,12 +183,13 @@ async def measure_texts(chosen: str) -> Mapping[str, Any]:
         "mistakes": {"right": round(mistakes.right, 1), "wrong": round(mistakes.wrong, 1)},
         "known_clients": summary(alone, known),
         "known_clients_without_catalog": summary(alone, forgotten),
-        "unlisted": summary(alone, unlisted),
+        **figures,
     }
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.requests")
     parser.add_argument("--rows", choices=("reported", "development"), default="reported")
-    parser.add_argument("--only", choices=("texts", "conversations", "broad", "documents", "mixed"))
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--data", type=Path, default=DATA)
     asyncio.run(main(parser.parse_args()))

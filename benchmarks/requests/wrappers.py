@@ -1,13 +1,16 @@
 """The text that clients and frameworks write around a user's text: 98 invented messages in the style of real ones.
 
-They were written without knowledge of how Pointsman reads messages. Those whose name has an even CRC-32 were used in
-development; the others are reported, and must not be looked at while tuning.
+They were written without knowledge of how Pointsman reads them. Those whose name has an even CRC-32 served the
+development; the others are reported, and are not to be looked at while something is changed. Neither are those of
+`later_wrappers.txt`: raw e-mails, chat logs, tables and prompts in more languages. `later_development.txt` has such
+messages for the development.
 """
 
 # ruff: noqa: E501, W291  # such messages have long lines, and spaces at their ends
 
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 
 from benchmarks.requests.development import DEVELOPMENT
 
@@ -18,11 +21,23 @@ WRAPPERS: dict[str, str] = {}
 
 
 def of_development() -> Mapping[str, str]:
-    return DEVELOPMENT | {name: text for name, text in WRAPPERS.items() if zlib.crc32(name.encode()) % 2 == 0}
+    even = {name: text for name, text in WRAPPERS.items() if zlib.crc32(name.encode()) % 2 == 0}
+    return DEVELOPMENT | even | _messages("later_development.txt")
 
 
 def reported() -> Mapping[str, str]:
     return {name: text for name, text in WRAPPERS.items() if zlib.crc32(name.encode()) % 2}
+
+
+def later() -> Mapping[str, str]:
+    return _messages("later_wrappers.txt")
+
+
+def _messages(file: str) -> dict[str, str]:
+    """Reads the messages of a file, each of which has a line "%%% name" above it."""
+    text = Path(__file__).with_name(file).read_text("utf-8")
+    messages = (message.partition("\n") for message in text.split("%%% ")[1:])
+    return {name: template.strip("\n") for name, _, template in messages}
 
 
 def _add(name: str, template: str) -> None:

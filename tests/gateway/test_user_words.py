@@ -47,6 +47,7 @@ OF_CLIENTS: dict[str, list[str]] = {
     "human-assistant": [f"\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: {WORDS}\n\nAssistant:"],
     "vicuna": [f"A chat between a curious user and an assistant. USER: Hi ASSISTANT: Hello.</s>USER: {WORDS} ASSISTANT:"],
     "alpaca": [f"Below is an instruction that describes a task.\n\n### Instruction:\n{WORDS}\n\n### Response:\n"],
+    "bulletin-board": [f'[quote="Support" post_id=7]What happened?[/quote]\n{WORDS}'],
     "aider": [
         f"{WORDS}\n\n# *SEARCH/REPLACE block* Rules:\n\nEvery *SEARCH/REPLACE block* must use this format:\n1. The path",
         f"{WORDS}\n\nTo suggest changes to a file you MUST return the entire content of the updated file.\nUse this:",
@@ -113,8 +114,18 @@ OF_CLIENTS: dict[str, list[str]] = {
 """By name in the catalog, messages as the client writes them. The templates are facts from the clients' public sources
 and from recorded requests; the texts in them are ours."""
 
-WITH_STRUCTURE = sorted(OF_CLIENTS.keys() - {"opencode", "open-webui-files"})
-"""Clients whose messages can be read even without their entry in the catalog."""
+BY_PARTS = {
+    "alpaca-input": [
+        "Below is an instruction that describes a task, paired with an input that provides further context.\n\n"
+        f"### Instruction:\nAnswer the message politely.\n\n### Input:\n{WORDS}\n\n### Response:\n",
+        "Below is an instruction that describes a task, paired with an input that provides further context.\n\n"
+        f"### Instruction:\n{WORDS}\n\n### Input:\nFerry 118\n\n### Response:\n",
+    ],
+}
+"""The same, if the catalog's entry leaves several parts that may be the user's."""
+
+WITH_STRUCTURE = sorted(OF_CLIENTS.keys() - {"bulletin-board", "opencode", "open-webui-files"})
+"""Clients whose messages can be read without their entry."""
 
 MAILS = [
     f"Hi team,\n\n{WORDS}\n\nBest regards,\nMartha Jones\nSenior Analyst | Acme\nTel. +44 113 496 0000",
@@ -131,6 +142,11 @@ MAILS = [
         "> Goeiedag", "Op ma 23 nov 2026 schreef Hulp <a@b.example>:\n> Goeiedag", 1
     ),
     f"您好，\n{WORDS}\n\n谢谢\n玛莎",
+    f"Αγαπητή ομάδα,\n\n{WORDS}\n\nΜε εκτίμηση,\nΜάρθα",
+    f"Вітаю!\n\n{WORDS}\n\nЗ повагою,\nМарта",
+    f"Hello,\n\n{WORDS}\n\nMartha J.",
+    f"Summarize the mail below.\n\nFrom: Martha <m@a.example>\nTo: Support\nSubject: x\n\nHi,\n{WORDS}\n\nMartha",
+    f"MIME-Version: 1.0\nFrom: Martha <m@a.example>\nSubject: x\nContent-Type: text/plain\n\nHi,\n{WORDS}\nRegards\nMartha",
     f"Bonjour,\n{WORDS}\n\nCordialement\nMarthe\n\nLe lun. 23 nov. 2026 à 10:12, Aide <a@b.example> a écrit :\n> Bonjour",
 ]
 LABELLED = [
@@ -144,6 +160,8 @@ LABELLED = [
 HTML = [
     f"<html><head><style>p {{color: red}}</style></head><body><p>{WORDS}</p></body></html>",
     f"<div>{WORDS}<br></div>",
+    f"<!DOCTYPE html><p class=MsoNormal>{WORDS}<o:p></o:p></p><p><o:p>&nbsp;</o:p></p>",
+    f"&lt;div&gt;{WORDS}&lt;/div&gt;",
     f'<div class="mail">{WORDS}</div><div class="gmail_quote">On Monday Support wrote:<blockquote>Hi</blockquote></div>',
 ]
 QUOTED = [
@@ -171,7 +189,36 @@ STRUCTURED = [
     f'<div class="part admin"><p>{OTHER}</p></div><div class="part user"><time>10:12</time><p>{WORDS}</p></div>',
     f"<table><tr><td>Name</td><td>Martha</td></tr><tr><td>Message</td><td>{WORDS}</td></tr></table>",
     json.dumps([{"role": "assistant", "content": OTHER}, {"role": "user", "content": WORDS}]),
+    json.dumps({"event": "message", "payload": json.dumps({"type": "text", "text": WORDS})}),
+    json.dumps({"log": f"10:12:04 INFO inbound message: {WORDS}", "stream": "stdout"}),
+    str({"role": "user", "content": WORDS, "id": 7}),
+    f"send({{ id: 7, author: 'guest', text: '{WORDS}', lang: 'en' }})",
+    f"INFO session=7 lang=en text='{WORDS}' length=31\nDEBUG session=7 choosing",
+    f"<ctx:page>/basket</ctx:page>\n<usr:message>{WORDS}</usr:message>\n<sys:rules>{OTHER}</sys:rules>",
+    f"[CONTEXT]{OTHER}[/CONTEXT]\n[QUESTION]{WORDS}[/QUESTION]",
+    f"{{{{context}}}}{OTHER}{{{{/context}}}}\n{{{{question}}}}{WORDS}{{{{/question}}}}",
+    f"=== RULES ===\n{OTHER}\n=== CUSTOMER MESSAGE ===\n{WORDS}\n=== END ===",
+    f"== Context ==\n{OTHER}\n\n== Question ==\n{WORDS}",
+    f"1. Rules\n{OTHER}\n\n2. Message of the visitor\n{WORDS}\n\n3. Output\nOne line.",
+    f"**Context**\n{OTHER}\n\n**Visitor's message**\n{WORDS}",
+    f"\N{PUSHPIN} Context: {OTHER}\n\N{BLACK QUESTION MARK ORNAMENT} Question: {WORDS}",
+    f" id | channel | body | done\n----+---------+------+-----\n 7 | web | {WORDS} | f\n(1 row)",
+    f"┌───┬─────┬──────┐\n│ id │ channel │ message │\n├───┼─────┼──────┤\n│ 7 │ web │ {WORDS} │\n└───┴─────┴──────┘",
+    f"10:12 Agent | What can I do?\n10:13 Martha | {WORDS}\n10:14 Agent | {OTHER}",
+    f"Messages, now\nMartha\n{WORDS}\nReply    Mark as read",
+    f"Martha wrote on Aug 14 at 9.12 in the morning, see below:\n{WORDS}\n\nYou must reply.",
 ]  # fmt: skip
+
+
+OF_PEOPLE = [
+    f"{WORDS}\nfrom: Boston\nto: Denver",
+    f"{WORDS}!\n\nFerry: 118\nColour: blue",
+    f"{WORDS}:\n  ferry = 118\n  colour = blue",
+    f"{WORDS}\n\nEvent: a trip\nTime: 14:00\nPlace: the pier",
+    "I left this message: umbrella on the ferry",
+    "I left these on the ferry:\n1. my umbrella\n2. my hat",
+]
+"""Texts with a structure that people write, too."""
 
 
 def glance(text: str) -> tuple[str, float] | None:
@@ -198,9 +245,16 @@ def test_what_a_known_client_writes_around_a_text_is_not_read(name: str, text: s
     assert str(found).startswith(f"read {len(WORDS)} of {len(text)} characters: ")
 
 
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in BY_PARTS.items() for text in texts])
+def test_of_what_a_known_client_leaves_the_users_part_is_read(name: str, text: str) -> None:
+    found = FINDER.find(text)
+    assert (found.text, found.rivals) == (WORDS, ())
+    assert name in found.wrappers
+
+
 def test_each_known_client_has_an_example() -> None:
     recorded = {name for names in WRAPPERS.values() for name in names}
-    assert {wrapper.name for wrapper in known_wrappers()} == OF_CLIENTS.keys() | recorded
+    assert {wrapper.name for wrapper in known_wrappers()} == OF_CLIENTS.keys() | BY_PARTS.keys() | recorded
 
 
 @pytest.mark.parametrize("text", [*MAILS, *LABELLED, *HTML, *QUOTED])
@@ -237,6 +291,14 @@ def test_a_text_without_dress_is_read_as_it_is(text: str) -> None:
     assert (found.text, found.wrappers, found.rivals) == (text, (), ())
 
 
+@pytest.mark.parametrize("text", OF_PEOPLE)
+def test_of_a_structure_that_people_write_no_detail_is_read_alone(text: str) -> None:
+    found = FINDER.find(text)
+    assert text.startswith(found.text)
+    assert len(found.text) >= len(WORDS)
+    assert found.rivals == ()
+
+
 def test_a_configurations_wrappers_come_first() -> None:
     own = to_wrapper({"name": "kiosk", "signs": ["KIOSK 7"], "user": [["says> ", "<end"]], "drop": [["(", ")"]]})
     finder = UserWordsFinder([own], known_wrappers())
@@ -266,6 +328,15 @@ HOSTILE = [
     "<task>",
     "[INST]",
     "{",
+    "1:23 a",
+    "a (1:23): b\n",
+    "a='b'c",
+    "a.a",
+    "[a]",
+    "[/a]",
+    "a: b\n\n",
+    "a | b\n",
+    "From: a\nTo: b\nMessage-ID: c\n\n",
     "A: b\nQ: c\n",
 ]
 

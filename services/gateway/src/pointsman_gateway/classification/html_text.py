@@ -17,9 +17,15 @@ _HIDDEN = Wrapper(
         ("<head>", "</head>"),
         ("<title", "</title>"),
         ("<!--", "-->"),
+        ("<!DOCTYPE", ">"),
+        ("<?xml", "?>"),
     ),
 )
-_TAG = re.compile(r"<(?P<close>/?)(?P<name>[a-zA-Z][a-zA-Z0-9]{0,20})(?P<attributes>(?:\s[^<>]{0,500})?)/?>")
+_TAG = re.compile(
+    r"<(?P<close>/?)(?:(?P<office>(?:[movwx]|st1):\w{1,30})|(?P<name>[a-zA-Z][a-zA-Z0-9]{0,20}))"
+    r"(?P<attributes>(?:\s[^<>]{0,500})?)/?>"
+)
+"""`office`: a tag of Microsoft Office, which says nothing about the text."""
 _MARK = re.compile(
     r"\b(?:class|role|id|data-[a-z-]{1,20})\s{0,3}=\s{0,3}[\"']?(?P<value>[^\"'<>]{0,100})", re.IGNORECASE
 )
@@ -47,11 +53,15 @@ def html_to_text(text: str) -> str:
     not shown or is quoted. An element whose class, role or id names an author becomes a tag, `USER_TAG` or
     `OTHERS_TAG`. Tags that are not HTML's are kept. Returns a text without HTML unchanged.
     """
+    if "&lt;/" in text and not _HTML.search(text):
+        text = unescape(text)
     if not _HTML.search(text):
         return text
     open_elements: list[tuple[str, str]] = []
 
     def replaced(tag: re.Match[str]) -> str:
+        if tag["office"]:
+            return ""
         name = tag["name"].lower()
         if name not in _ELEMENTS:
             return tag[0]

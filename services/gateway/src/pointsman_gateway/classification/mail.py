@@ -5,15 +5,19 @@ The phrases of `labels.toml` are in several languages. Quoted e-mails are also f
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
+from pointsman_gateway.classification.authors import Author, author_of, instructs_model
 from pointsman_gateway.classification.wrappers import labels_file
 
 MAX_GREETING_WORDS = 6
 MAX_CLOSING_WORDS = 6
 MAX_BEFORE_CLOSING_WORDS = 14
 """Words of a line that leads to the closing, such as "I look forward to your reply"."""
+MAX_WORDS_BY_FORM = 4
 MAX_SIGNATURE_LINES = 12
 """A closing such as "kind regards" is part of the message if there are more lines from it to the end."""
+MAX_HEADERS = 8
 MIN_HEADERS = 2
 """Header lines in a row that are headers whatever their names, if one of the names is known."""
 
@@ -24,6 +28,9 @@ _DASHED = re.compile(r"[-_]{2,}\s{0,9}[^\W\d_].{2,60}?\s{0,9}[-_]{2,}\s*$")
 _HEADER = re.compile(r"(?P<name>[^\W\d_][\w-]{0,19}(?: [\w-]{1,12}){0,2})[:：](?: |$|(?<=：))")
 _SIGNATURE = re.compile("|".join(_FILE["signatures"]), re.IGNORECASE)
 _HEADERS = frozenset(_FILE["headers"])
+_SUBJECTS = frozenset(_FILE["subjects"])
+_COMMAS = (",", "，", "、", "،")
+_NAME = re.compile(r"(?:[^\W\d_a-z][\w.'’-]{0,20} ?){1,3}")
 _MIN_LETTERS_OF_HEADER = 3
 """A shorter name, such as "A", is a header only beside others."""
 
@@ -46,9 +53,12 @@ def own_words(mail: str) -> str:
     """
     lines = _body(mail.strip().split("\n"))
     own = _without_signature(_without_quotes(lines))
-    while own and (not own[0].strip() or _greets(own[0])):
-        own = own[1:]
-    text = "\n".join(own).strip()
+    has_greeting = False
+    closed = _without_name(own)
+    while own and (not own[0].strip() or _greets(own[0]) or (len(closed) < len(own) and _greets_by_form(own))):
+        has_greeting = has_greeting or bool(own[0].strip())
+        own, closed = own[1:], closed[1:]
+    text = "\n".join(closed if has_greeting else own).strip()
     return text if text and text != mail.strip() else mail
 
 
@@ -57,12 +67,32 @@ def _body(lines: list[str]) -> list[str]:
     no text would be left, returns all lines.
     """
     forwarded = next((number for number, line in enumerate(lines) if _FORWARD.match(line)), None)
-    if forwarded is None and not _begins_with_headers(lines):
+    first = _first_header(lines) if forwarded is None else forwarded + 1
+    if first is None:
         return lines
-    first = 0 if forwarded is None else forwarded + 1
-    while first < len(lines) and (_HEADER.match(lines[first]) or (forwarded == first - 1 and not lines[first].strip())):
+    while first < len(lines) and (_is_header(lines[first]) or (forwarded == first - 1 and not lines[first].strip())):
         first += 1
     return lines[first:] if any(map(str.strip, lines[first:])) else lines
+
+
+def _first_header(lines: Sequence[str]) -> int | None:
+    """Returns the line with which the headers of a mail begin, if only an instruction to a model is before them."""
+    number = next((number for number in range(len(lines)) if _begins_with_headers(lines[number:])), None)
+    return number if number == 0 or (number and instructs_model("\n".join(lines[:number]))) else None
+
+
+def _are_of_mail(lines: Sequence[str]) -> bool:
+    """Returns whether lines begin with a mail's headers, of which one is a subject or has an address; those of a person
+    may be "from: Boston" and "to: Denver".
+    """
+    headers = list(takewhile(_header_name, lines))
+    return any("@" in line or _header_name(line) in _SUBJECTS for line in headers)
+
+
+def _is_header(line: str) -> bool:
+    """Returns whether a line looks like a header, and not like a field with the user's words."""
+    name = _header_name(line)
+    return bool(name) and author_of(name) is not Author.USER
 
 
 def _begins_with_headers(lines: Sequence[str]) -> bool:
@@ -78,6 +108,34 @@ def _header_name(line: str) -> str:
 
 def _greets(line: str) -> bool:
     return len(line.split()) <= MAX_GREETING_WORDS and bool(_GREETING.fullmatch(line.strip()))
+
+
+def _greets_by_form(lines: Sequence[str]) -> bool:
+    """Returns whether the first line is a greeting in any language: a few words with a comma after the last one, or an
+    exclamation mark if there are other letters than English ones, and a blank line before what follows.
+    """
+    line = lines[0].rstrip()
+    return (
+        len(line.split()) <= MAX_WORDS_BY_FORM
+        and line.endswith(_COMMAS if line.isascii() else (*_COMMAS, "!", "！"))
+        and len(lines) > 2
+        and not lines[1].strip()
+    )
+
+
+def _without_name(lines: list[str]) -> list[str]:
+    """Returns the lines without a last paragraph that closes a mail in any language: a few words and a comma, and lines
+    of few words below, or a name.
+    """
+    while lines and not lines[-1].strip():
+        lines = lines[:-1]
+    blank = next((number for number in range(len(lines) - 1, 0, -1) if not lines[number].strip()), None)
+    if blank is None:
+        return lines
+    last = [line.strip() for line in lines[blank + 1 :]]
+    is_brief = len(last) <= MAX_SIGNATURE_LINES and all(len(line.split()) <= MAX_WORDS_BY_FORM for line in last)
+    closes = len(last) > 1 and last[0].endswith(_COMMAS)
+    return lines[:blank] if is_brief and (closes or (len(last) == 1 and _NAME.fullmatch(last[0]))) else lines
 
 
 def _without_quotes(lines: list[str]) -> list[str]:
@@ -100,7 +158,7 @@ def _introduces_quote(lines: Sequence[str], number: int) -> bool:
     """
     line = lines[number]
     if _QUOTE.match(line):
-        return True
+        return not _is_header(line) or _are_of_mail(lines[number : number + MAX_HEADERS])
     if line.rstrip().endswith((":", "：")):
         following = next(filter(str.strip, lines[number + 1 : number + 3]), "")
         return following.startswith(">") and ("@" in line or any(map(str.isdigit, line)))

@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 
 from pointsman_gateway.classification.authors import Author, instructs_model
-from pointsman_gateway.classification.parts import Part
+from pointsman_gateway.classification.blocks import Part
+from pointsman_gateway.classification.utterances import Utterance, shape_of
 
 MIN_LETTERS = 0.6
 """Share of letters among a part's characters, spaces excluded. A part with fewer counts as data, such as a list of
@@ -22,6 +23,8 @@ PENALTY_OF_INSTRUCTIONS = 1.0
 PENALTY_OF_DATA = 1.0
 PENALTY_OF_FEW_WORDS = 1.0
 MIN_WORDS = 3
+MAX_AMBIGUOUS_CHARACTERS = 240
+"""A longer text with a part that is named as the user's is not read as a whole."""
 UNREAD_SCORE = -3.0
 MAX_RIVALS = 2
 MIN_LEAD = 0.5
@@ -32,7 +35,9 @@ _OF_AUTHORS = {
     Author.HISTORY: -PENALTY_OF_OTHERS,
     Author.OTHERS: -PENALTY_OF_OTHERS,
 }
+_WITHOUT_SUBJECT = (Utterance.BARE, Utterance.CLOSING)
 _WORD = re.compile(r"[^\W\d_]+")
+_IDENTIFIER = re.compile(r"(?=\S*[\d_/@\\])\S+")
 
 Glance = Callable[[str], tuple[str, float] | None]
 """A function that returns (most probable task of a text, in-distribution score of the text minus the task's threshold);
@@ -44,21 +49,30 @@ def choose_parts(parts: Sequence[Part], glance: Glance) -> list[Part]:
 
     It is the part with the highest score: that of `glance`, raised or lowered as the module describes. Of several parts
     with the same label only the last competes. Only those compete whose author is known to be the user, and that are no
-    instruction; if none of these is a sentence or has a known word, those that the user said earlier; and then all.
+    instruction; if none of these is a sentence or has a known word, those that the user said earlier; and then all. The
+    whole text competes with parts of the user only if it is short: a person may write "text my wife: I am late". If it
+    is chosen, there are no rivals.
     Rivals are up to `MAX_RIVALS` competing parts, best first, whose most probable task is another one, and whose score
     is lower by at most `MIN_LEAD`. There are none if the best score is below 0.
     """
     last = [*{part.label or number: part for number, part in enumerate(parts)}.values()]  # of each label
+    whole = [part for part in last if part.is_whole]
     named = [part for part in last if not instructs_model(part.text)]
     of_user = [[part for part in named if part.author is author] for author in (Author.USER, Author.EARLIER)]
     judged = next(filter(None, (_judged(some, glance) or _unread(some) for some in of_user)), [])
     best = judged or _judged(last, glance)
+    if judged and whole and len(whole[0].text) <= MAX_AMBIGUOUS_CHARACTERS and judged[0][1]:
+        best += _judged(whole, glance)
     if not best:
         return []
     best.sort(key=lambda each: (-each[0], len(each[2].text)))
     score, task, part = best[0]
-    rivals = [other for of_other, other_task, other in best if other_task != task and of_other >= score - MIN_LEAD]
-    return [part, *(rivals[:MAX_RIVALS] if score >= 0 else ())]
+    rivals = [
+        other
+        for of_other, other_task, other in best
+        if other_task != task and of_other >= score - MIN_LEAD and not other.is_whole
+    ]
+    return [part, *(rivals[:MAX_RIVALS] if score >= 0 and not part.is_whole else ())]
 
 
 def _judged(parts: Sequence[Part], glance: Glance) -> list[tuple[float, str, Part]]:
@@ -79,8 +93,12 @@ def _addition(part: Part) -> float:
     data and for few words.
     """
     characters = "".join(part.text.split())
-    is_data = sum(map(str.isalpha, characters)) < MIN_LETTERS * len(characters)
+    has_few_letters = sum(map(str.isalpha, characters)) < MIN_LETTERS * len(characters)
+    is_data = has_few_letters or bool(_IDENTIFIER.fullmatch(part.text))
     of_author = _OF_AUTHORS.get(part.author, 0.0)
-    has_few_words = part.author is Author.UNKNOWN and len(_WORD.findall(part.text)) < MIN_WORDS
+    is_short = part.author is Author.UNKNOWN and len(_WORD.findall(part.text)) < MIN_WORDS
+    has_few_words = is_short or shape_of(part.text).kind in _WITHOUT_SUBJECT
+    if part.is_whole:
+        is_data = has_few_words = False
     of_kind = PENALTY_OF_INSTRUCTIONS * instructs_model(part.text) + PENALTY_OF_DATA * is_data
     return of_author - of_kind - PENALTY_OF_FEW_WORDS * has_few_words

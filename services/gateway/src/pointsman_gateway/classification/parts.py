@@ -7,45 +7,30 @@ Their names tell the authors of the parts.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby, islice
 from typing import TypeVar
 
 from pointsman_gateway.classification.authors import Author, author_of, instructs_model, is_role, within
+from pointsman_gateway.classification.blocks import BEFORE_LABEL, Part, Structure, split_into_blocks
+from pointsman_gateway.classification.chat_log import TIME
+from pointsman_gateway.classification.mail import own_words
 from pointsman_gateway.classification.tables import Field, fields_of_json, fields_of_table
 
 MAX_PARTS_PER_END = 24
-"""If a text has more than twice this many parts, only this many at each end are scored."""
-MAX_BOUNDARIES = 400
+"""Of a text with more than twice as many parts, only so many at each end are scored."""
 MAX_SEARCHED = 2_048
 """Characters at each end of an unstructured text that are searched for an instruction to a model."""
-MAX_PART_CHARACTERS = 600
+MAX_PART_CHARACTERS, MAX_WHOLE_CHARACTERS = 600, 2_000
 MIN_REPEATED = 3
+MIN_ROWS, MIN_LINES = 2, 3
 MIN_QUOTED_WORDS, MAX_QUOTATIONS = 3, 8
 LONG_CHARACTERS = 240
 """Each sentence of a longer paragraph is a part of its own."""
 
-_TIME = r"\d{1,2}:\d{2}(?::\d{2})?(?:[.,]\d{1,6})?Z?(?:[ ]?[AaPp]\.?[Mm]\.?)?"
-_BOUNDARY = re.compile(
-    r"^<(?P<section>[A-Z][\w-]{0,30}(?: [\w-]{1,30}){1,4})>[ \t]{0,20}$"
-    r"|<(?P<close>/?)(?P<tag>[A-Za-z_][\w.-]{0,60})(?:\s[^<>]{0,200})?>"
-    r"|<\|[^|<>\n]{1,40}\|>"
-    r"|^[ \t]{0,20}(?:[-=*_~#]{3,80}(?:[ \t].{1,60}[ \t][-=*_~#]{3,80})?[ \t]{0,20}|`{3}[\w.+-]{0,20}[ \t]{0,20})$"
-    r"|`{3}"
-    r"|^#{1,6}[ \t]+(?P<heading>.*)$"
-    r"|^[ \t]{0,20}\[{1,2}[ \t#]{0,4}(?P<bracketed>[^\W\d][^\[\]\n]{0,160}?)[ \t#]{0,4}\]{1,2}:?[ \t]{0,20}$"
-    r"|^[ \t>*-]{0,20}(?P<label>[^\W\d_][^\n:：.?!]{0,40}?)[ \t*]{0,4}[:：][ \t*]{0,20}(?:[|>][+-]?[ \t]{0,20})?$"
-    rf"|^(?P<speaker>[A-Za-z][^\n:.?!]{{0,30}}?)[ \t]{{1,20}}{_TIME}[ \t]{{0,20}}$"
-    r"|^(?P<underlined>[^\W\d_][\w-]{0,20}(?: [\w-]{1,20}){0,2})\n[=~-]{3,80}[ \t]{0,20}$"
-    r"|^(?P<capitals>[A-Z][A-Z_ ]{2,30})$"
-    r"|\n[ \t]{0,20}\n",
-    re.MULTILINE,
-)
-_BOUNDARY_MARKS = ("\n", "<", "`")
-"""A text without any of them is one line."""
 _LINE = re.compile(
-    r"^[ \t>*-]{0,20}"
-    rf"(?:[\[(]?[\d/., -]{{0,12}}T?{_TIME}[\])]?[ \t]{{1,20}}(?:[-–—][ \t])?"
+    rf"^{BEFORE_LABEL}"
+    rf"(?:[\[(]?[\d/., -]{{0,12}}T?{TIME}[\])]?[ \t]{{1,20}}(?:[-–—][ \t])?"
     r"(?P<said_by>[^\n:?!]{1,60}?):[ \t]{1,20}"
     r"|(?P<label>[^\W\d][^\n:：?!]{0,60}?)[ \t*\"']{0,4}(?::[ \t*]{1,20}|：[ \t*]{0,20})"
     r"|(?P<key>[A-Za-z][\w.-]{0,40})[ \t]{0,4}=[ \t]{0,4})"
@@ -57,37 +42,39 @@ _QUOTES = " \t\n\"'“”«»„「」"
 _QUOTATION = re.compile(r"\"([^\"\n]+)\"|[“„]([^“”„\n]+)[”“]|«([^«»\n]+)»|「([^「」\n]+)」")
 _MENTION = re.compile(r"^(?:<?@[\w!&-]{1,40}>?[,:]?[ \t]{1,20})+")
 _MARKERS = re.compile(r"^[ \t]{0,20}(?:>|[-*•]|\d{1,2}[.)])[ \t]{1,20}", re.MULTILINE)
-_FIELD = re.compile(r'\b(?P<label>[\w.-]{1,40})="(?P<value>[^"\n]*)"')
-_ROW = re.compile(r"^[ \t]{0,20}\|", re.MULTILINE)
+_FIELD = re.compile(
+    r"(?:[{(,][ \t]{0,8}(?P<name>[A-Za-z_]\w{0,40})[ \t]{0,3}:"
+    r"|(?<![\w.-])(?P<label>[A-Za-z_][\w.-]{0,40})[ \t]{0,3}=|[\"'](?P<key>[A-Za-z_][\w.-]{0,40})[\"'][ \t]{0,3}:)"
+    r"[ \t]{0,3}(?:\"(?P<value>[^\"\n]*)\"|'(?P<single>[^'\n]{0,600}(?:'(?=\w)[^'\n]{0,600}){0,4})'(?!\w))"
+)
+_ROW = re.compile(r"[ \t]{0,20}[|│┃║┌├└╔╠╚]|[^|│\n]{1,200}[ \t][|│][ \t]|[ \t]{0,20}-{2,80}\+-")
 _JSON = re.compile(r"^[^\n{]{0,200}\{[ \t]{0,20}[\"\n]", re.MULTILINE)
 
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    text: str
-    author: Author
-    label: str = ""
-    """The name of the label or field that the text is the value of; empty if there is none."""
-    is_below_label: bool = False
-    """Whether `author` comes from a label on a line above the text. A label within the text then replaces it."""
-
-
 def split_into_parts(text: str) -> list[Part]:
     """Returns the parts of a text in order, each once; of too many, only those at both ends (`MAX_PARTS_PER_END`).
 
-    A text without structure is one part. Blank lines count as structure only if the text instructs a model near its
-    beginning or end, since people write paragraphs as well. Long sentences and values are cut to `MAX_PART_CHARACTERS`.
+    A part is also the whole text, if its structure is one that people write, such as "label: value" lines. A text
+    without structure is one part, or its lines are parts if there are at least `MIN_LINES`; both hold for texts of up
+    to `MAX_WHOLE_CHARACTERS`. Long sentences and values are cut to `MAX_PART_CHARACTERS`.
     """
     fields = fields_of_json(text) if text[:1] in ("{", "[") else fields_of_table(text)
     if fields is not None:
         return _distinct(_of_fields(fields, Author.UNKNOWN))
-    blocks, is_structured = _blocks(text)
+    blocks, structure = split_into_blocks(text)
+    if structure is Structure.MARKUP:
+        return _distinct(part for block in blocks for part in _parts(block))
+    whole, is_short = Part(text, Author.UNKNOWN, is_whole=True), len(text) <= MAX_WHOLE_CHARACTERS
     ends = {text[:MAX_SEARCHED], text[-MAX_SEARCHED:]}  # of a short text one
-    if not is_structured and not any(map(instructs_model, ends)):
-        return [Part(text, Author.UNKNOWN)]
-    return _distinct(part for block in blocks for part in _parts(block))
+    if structure is Structure.LABELS or _has_structured_lines(text) or any(map(instructs_model, ends)):
+        parts = _distinct(part for block in blocks for part in _parts(block))
+        return [*parts, whole] if is_short else parts
+    lines = [line for line in text.split("\n") if line.strip()]
+    if len(lines) < MIN_LINES or not is_short:
+        return [whole]
+    return [*_distinct(part for line in lines for part in _sentences(Part(line, Author.UNKNOWN))), whole]
 
 
 def _distinct(parts: Iterable[Part]) -> list[Part]:
@@ -98,79 +85,18 @@ def _both_ends(items: list[Item]) -> list[Item]:
     return items if len(items) <= 2 * MAX_PARTS_PER_END else items[:MAX_PARTS_PER_END] + items[-MAX_PARTS_PER_END:]
 
 
-def _blocks(text: str) -> tuple[list[Part], bool]:
-    """Returns the blocks of a text, which are what its tags, headings, labels, horizontal lines and blank lines
-    separate, and whether the text has any structure apart from blank lines. Blocks may be empty.
-    """
-    boundaries = list(islice(_boundaries(text), MAX_BOUNDARIES))
-    closed = _closed_tags(boundaries)
-    at, above, is_below_label = 0, Author.UNKNOWN, False
-    is_structured = _is_structured(text)
-    open_tags: list[Author] = []
-    blocks: list[Part] = []
-    for boundary in boundaries:
-        title = boundary["heading"] or boundary["bracketed"] or boundary["underlined"] or boundary["capitals"]
-        name = title or boundary["label"] or boundary["speaker"] or boundary["section"]
-        author = author_of(boundary["tag"] or name or "", is_heading=bool(title))
-        end = boundary.start()
-        if author is Author.UNKNOWN and (boundary["underlined"] or boundary["capitals"]):  # perhaps a text
-            end = boundary.end("underlined" if boundary["underlined"] else "capitals")
-        blocks.append(_block(text[at:end], open_tags, above, is_below_label))
-        if blocks[-1].text.endswith((":", "：")):  # a sentence that introduces what follows
-            above = Author.UNKNOWN
-        at = boundary.end()
-        is_structured = is_structured or bool(boundary[0].strip())
-        if boundary.start() in closed:
-            if boundary["close"]:
-                open_tags.pop()
-                above = Author.UNKNOWN  # the heading was about what has ended
-            else:  # what is within another's words is another's too, as a tag "text" within "document"
-                open_tags.append(within(open_tags[-1], author) if open_tags else author)
-        elif name:
-            above, is_below_label = author, bool(boundary["label"])
-    blocks.append(_block(text[at:], open_tags, above, is_below_label))
-    return blocks, is_structured
-
-
-def _is_structured(text: str) -> bool:
-    """Returns whether a text has structure within its lines."""
-    return bool(_LINE.search(text) or ('="' in text and _FIELD.search(text)) or _ROW.search(text) or _JSON.search(text))
-
-
-def _boundaries(text: str) -> Iterator[re.Match[str]]:
-    if any(map(text.__contains__, _BOUNDARY_MARKS)):
-        return _BOUNDARY.finditer(text)
-    whole = _BOUNDARY.match(text)  # only a whole line can be one
-    return iter([whole] if whole else [])
-
-
-def _block(text: str, open_tags: Sequence[Author], above: Author, is_below_label: bool) -> Part:
-    if open_tags:
-        return Part(text.strip(), open_tags[-1])
-    return Part(text.strip(), above, is_below_label=is_below_label)
-
-
-def _closed_tags(boundaries: Sequence[re.Match[str]]) -> set[int]:
-    """Returns the positions of the opening and closing tags that belong together. A tag without a partner is only
-    mentioned, for example by an instruction.
-    """
-    found: set[int] = set()
-    waiting: dict[str, list[int]] = {}
-    for boundary in boundaries:
-        tag = boundary["tag"]
-        if tag and not boundary["close"]:
-            waiting.setdefault(tag, []).append(boundary.start())
-        elif tag and waiting.get(tag):
-            found |= {waiting[tag].pop(), boundary.start()}
-    return found
+def _has_structured_lines(text: str) -> bool:
+    if any(pattern.search(text) for pattern in (_LINE, _FIELD, _JSON)):
+        return True
+    return sum(map(bool, map(_ROW.match, text.split("\n")))) >= MIN_ROWS
 
 
 def _parts(block: Part) -> Iterator[Part]:
     """Splits a block into the texts of its JSON, the cells of its tables, its NAME="value" fields if it has more than
-    two, or its "label: value" lines and the rest. If such a line or the rest is long or an instruction, each sentence
-    is a part.
+    two or one is the user's, or its "label: value" lines and the rest. If such a line or the rest is long or an
+    instruction, each sentence is a part.
     """
-    text = block.text
+    text = own_words(block.text) if "\n" in block.text else block.text
     fields = fields_of_json(text) if "{" in text or text[:1] == "[" else fields_of_table(text)
     if fields is not None:
         yield from _of_fields(fields, block.author)
@@ -183,15 +109,15 @@ def _parts(block: Part) -> Iterator[Part]:
 
 def _of_lines(block: Part) -> Iterator[Part]:
     text = block.text
-    fields = list(_FIELD.finditer(text))
-    if len(fields) > 2:
-        for field in _both_ends(fields):
-            yield Part(field["value"], within(block.author, author_of(field["label"])), field["label"])
+    fields = [(_name(one), one["value"] or one["single"] or "") for one in _FIELD.finditer(text)]
+    if len(fields) > 2 or any(author_of(label) is Author.USER for label, _ in fields):
+        for label, value in _both_ends(fields):
+            yield Part(value, within(block.author, author_of(label)), label)
         return
     at = 0
     for line in _LINE.finditer(text):
         yield from _sentences(Part(text[at : line.start()], block.author))
-        label = line["label"] or line["key"] or line["said_by"]
+        label = _label(line)
         author = author_of(label)
         is_earlier = block.author is Author.HISTORY and is_role(label)
         if author is Author.UNKNOWN or is_earlier or not block.is_below_label:
@@ -199,6 +125,14 @@ def _of_lines(block: Part) -> Iterator[Part]:
         yield from _sentences(Part(line["value"], author, label.lower()))
         at = line.end()
     yield from _sentences(Part(text[at:], block.author))
+
+
+def _name(field: re.Match[str]) -> str:
+    return field["label"] or field["key"] or field["name"]
+
+
+def _label(line: re.Match[str]) -> str:
+    return line["label"] or line["key"] or line["said_by"]
 
 
 def _sentences(part: Part) -> Iterator[Part]:
@@ -211,6 +145,9 @@ def _sentences(part: Part) -> Iterator[Part]:
     else:
         for sentence in _both_ends(_SENTENCE_END.split(text)):
             yield replace(part, text=sentence[:MAX_PART_CHARACTERS].strip(_QUOTES))
+    first, _, rest = part.text.partition("\n")
+    if rest and first.rstrip().endswith((":", "：")):  # a line that introduces what follows
+        yield replace(part, text=rest[:MAX_PART_CHARACTERS].strip(_QUOTES))
     for quotation in islice(_QUOTATION.finditer(part.text), MAX_QUOTATIONS):
         quoted = quotation[quotation.lastindex or 0].strip()
         if len(quoted.split()) >= MIN_QUOTED_WORDS:
@@ -233,4 +170,10 @@ def _of_fields(fields: Sequence[Field], outer: Author) -> Iterator[Part]:
         if is_repeated and author is Author.USER:
             author = Author.UNKNOWN
         label = "" if is_repeated else f"{'.'.join(field.names)} {field.speaker}"
-        yield Part(field.text[:MAX_PART_CHARACTERS].strip(_QUOTES), author, label)
+        inner = fields_of_json(field.text) if field.text.startswith(("{", "[")) else None
+        if inner:
+            yield from _of_fields([one._replace(names=(*field.names, *one.names)) for one in inner], outer)
+        elif any(author_of(_label(line)) is Author.USER for line in _LINE.finditer(field.text)):
+            yield from _of_lines(Part(field.text, author))
+        else:
+            yield Part(field.text[:MAX_PART_CHARACTERS].strip(_QUOTES), author, label)

@@ -13,7 +13,7 @@ from pointsman_gateway.classification.wrappers import labels_file
 MAX_ROWS = 50
 """Number of rows that are read at each end of a table, or of lines with JSON."""
 MAX_CELLS = 40
-MIN_COLUMNS = 2
+MIN_COLUMNS, MIN_ROWS = 2, 2
 MIN_COLUMNS_OF_COMMAS = 3
 """Commas are frequent in sentences, too."""
 MAX_NAME_CHARACTERS = 40
@@ -22,7 +22,8 @@ MAX_JSON_CHARACTERS = 16_384
 MAX_VALUES = 400
 
 _SPEAKERS = frozenset(labels_file()["fields"]["speakers"])
-_RULE = re.compile(r"[|\s:+=-]*")
+_RULE = re.compile(r"[|\s:+=\u2500-\u257f-]*")
+_TO_PIPES = str.maketrans("│┃║", "|||")
 _DELIMITERS = ("|", "\t", ";", ",")
 _JSON_START = re.compile(r"[{\[]")
 _DECODER = json.JSONDecoder()
@@ -58,7 +59,7 @@ def fields_of_table(text: str) -> list[Field] | None:
     """Returns the cells of a table in Markdown, CSV or tab-separated values, with the names of their columns. In a
     table of two columns the first cell of a row is the name of the second. None if the text is no table.
     """
-    lines = _both_ends([line for line in text.split("\n") if line.strip()])
+    lines = _both_ends([line for line in text.translate(_TO_PIPES).split("\n") if line.strip()])
     delimiter = next((one for one in _DELIMITERS if _separates(one, lines)), None)
     if delimiter is None:
         return None
@@ -103,14 +104,15 @@ def _texts_of(value: Any, names: tuple[str, ...], speaker: str) -> Iterator[Fiel
 
 def _separates(delimiter: str, lines: Sequence[str]) -> bool:
     """Returns whether a delimiter splits each of at least two lines into the same number of cells."""
-    if len(lines) < MIN_COLUMNS or any(delimiter not in line for line in lines):
+    rows = [line for line in lines if not _RULE.fullmatch(line)]
+    if len(rows) < MIN_ROWS or any(delimiter not in line for line in rows):
         return False
     least = MIN_COLUMNS
     if delimiter in (",", ";"):
-        if any(f"{delimiter} " in line.split('"')[0] for line in lines):
+        if any(f"{delimiter} " in line.split('"')[0] for line in rows):
             return False  # a sentence
         least = MIN_COLUMNS_OF_COMMAS
-    counts = {len(_cells(line, delimiter)) for line in lines if not _RULE.fullmatch(line)}
+    counts = {len(_cells(line, delimiter)) for line in rows}
     return len(counts) == 1 and least <= counts.pop()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
+from pointsman_gateway.classification.authors import Author
 from pointsman_gateway.classification.chat_log import label_messages
 from pointsman_gateway.classification.excerpt import CHARACTERS_PER_END, is_binary
 from pointsman_gateway.classification.html_text import html_to_text
@@ -37,7 +38,7 @@ _LAST_ARROW = re.compile(
 )
 _CUE = re.compile(rf"(?:^|(?<=[\s.!?:]))(?:{'|'.join(map(re.escape, _LABELS['cues']))})[.!:]*", re.IGNORECASE)
 _QUOTES = {'"': '"', "\N{LEFT DOUBLE QUOTATION MARK}": "\N{RIGHT DOUBLE QUOTATION MARK}"}
-_PLAIN = re.compile(r"[^\n<>:：#*{\[|“„«「\"]*")
+_PLAIN = re.compile(r"[^\n<>&:：#*{\[|“„«「\"]*")
 """A text without any mark of a known client and without structure."""
 
 
@@ -99,10 +100,12 @@ class UserWordsFinder:
         names += [*more, *yet_more]
         glance = self._glance if may_judge else None
         parts = split_into_parts(found) if glance else []
-        chosen = choose_parts(parts, glance) if glance and len(parts) > 1 else []
-        if not chosen:
+        count = sum(not part.is_whole for part in parts)
+        is_split = count > 1 or any(part.author is Author.USER for part in parts)
+        chosen = choose_parts(parts, glance) if glance and is_split else []
+        if not chosen or chosen[0].is_whole:
             return UserWords(found if names else text, len(text), tuple(names))
-        names.append(f"one of {len(parts)} parts")
+        names.append(f"one of {count} parts")
         found, *rivals = [part.text for part in chosen]
         return UserWords(found, len(text), tuple(names), tuple(rivals))
 

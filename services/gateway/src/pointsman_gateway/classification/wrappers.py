@@ -22,6 +22,8 @@ class Wrapper:
     name: str
     signs: tuple[str, ...] = ()
     """Substrings that are all in each text of the client. Without any, every text may be the client's."""
+    unless: tuple[str, ...] = ()
+    """Substrings of which none is in a text of the client."""
     drop: tuple[Marks, ...] = ()
     """Marks of spans that are not the user's words; they are removed with their marks."""
     user: tuple[Marks, ...] = ()
@@ -31,9 +33,10 @@ class Wrapper:
 
     def unwrap(self, text: str) -> str:
         """Returns the text without the spans of `drop`, and if spans of `user` are left, only the content of the last
-        one; the result may be empty. Returns the text unchanged if one of `signs` is missing, or if there is no span.
+        one; the result may be empty. Returns the text unchanged if one of `signs` is missing, if one of `unless` is
+        not, or if there is no span.
         """
-        if not all(sign in text for sign in self.signs):
+        if not all(sign in text for sign in self.signs) or any(sign in text for sign in self.unless):
             return text
         for marks in self.drop:
             text = _drop(text, marks)
@@ -60,7 +63,8 @@ def to_wrapper(entry: Any) -> Wrapper:
     of which only `name` is required. Ignores other keys.
     """
     drop, user = (tuple((begin, end) for begin, end in entry.get(key, ())) for key in ("drop", "user"))
-    return Wrapper(entry["name"], tuple(entry.get("signs", ())), drop, user, tuple(entry.get("restart", ())))
+    signs, unless, restart = (tuple(entry.get(key, ())) for key in ("signs", "unless", "restart"))
+    return Wrapper(entry["name"], signs, unless, drop, user, restart)
 
 
 def unwrap(text: str, wrappers: Sequence[Wrapper]) -> tuple[str, list[str]]:

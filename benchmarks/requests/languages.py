@@ -1,14 +1,11 @@
 """Measures the classifier of English examples on requests in other languages, with the extra `multilingual`.
 
-    python benchmarks/multilingual.py        # needs `make models` and the extra; two minutes on a quiet core
-
 XQuAD: each of the 48 articles is a task, half of its English questions are the examples, and a quarter are the test
 questions, in five languages. CLINC150 with ten examples a task compares both encoders on English, on a third of its
 test texts. Short texts are those of one to three words: of CLINC150's validation and test parts, of XQuAD's answers,
-and of `short_texts.toml`. The last line of output is one JSON object.
+and of `short_texts.toml`.
 """
 
-import argparse
 import json
 import time
 import tomllib
@@ -18,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import routing_data
 from pointsman_embedding import EncoderConfig, Prefixed, StaticModel, open_encoder
+from pointsman_embedding.encoder import Encoder
 from pointsman_gateway.classification.cascade import CascadeClassifier
 from pointsman_gateway.classification.fitting.fit import fit_classifier
 from pointsman_gateway.classification.model import STATIC, FitSettings, SentenceEncoder
 from pointsman_gateway.classification.reader import LanguageDetector
 from pointsman_gateway.domain import Labels
+from pointsman_servicekit.errors import FailedPrecondition
 from threadpoolctl import threadpool_limits
 
-ROOT = Path(__file__).parents[1]
-MODEL = ROOT / ".pointsman/models/minilm"
-DATA = ROOT.parent / "shared/data"
+from benchmarks import routing_data
+
 LANGUAGES = ("en", "de", "es", "zh", "hi")
 COVERAGES = (1.0, 0.8)
 MAX_SHORT_WORDS = 3
@@ -49,8 +46,8 @@ class Learned:
     detector: LanguageDetector
 
     @classmethod
-    def from_examples(cls, rows: Rows, encoder: SentenceEncoder) -> "Learned":
-        static, examples = StaticModel.load(MODEL), routing_data.RoutingSet("", rows, []).by_task()
+    def from_examples(cls, rows: Rows, static: StaticModel, encoder: SentenceEncoder) -> "Learned":
+        examples = routing_data.RoutingSet("", rows, []).by_task()
         fitted = fit_classifier(examples, (), static, encoder, FitSettings())
         classifier = CascadeClassifier(fitted, static, encoder)
         return cls(classifier, LanguageDetector(["en"], classifier.knows_word))
@@ -61,29 +58,39 @@ class Learned:
         return self.classifier.classify_now(text, is_foreign=is_foreign), is_foreign
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=DATA)
-    data = parser.parse_args().data
-    result: dict[str, dict[str, Figures]] = {}
+def measure(data: Path, models: Path) -> dict[str, dict[str, Figures]]:
+    """Prints the results by encoder, and returns them; without the extra only those of MiniLM, and a line says so."""
+    static, result = StaticModel.load(models), {}
     with threadpool_limits(limits=1):
         for name, config in ENCODERS.items():
-            model = open_encoder(config, MODEL)
+            model = open_if_installed(name, config, models)
+            if model is None:
+                continue
             encoder = Prefixed(model, model.query_prefix)
-            learned = learn_clinc150(data, encoder)
+            learned = learn_clinc150(data, static, encoder)
             if config is None:
                 result["short"] = measure_short_texts(data, learned)
-            result[name] = {"clinc150_ten": measure(learned, clinc150_texts(data)), **measure_xquad(data, encoder)}
+            of_xquad = measure_xquad(data, static, encoder)
+            result[name] = {"clinc150_ten": figures_of(learned, clinc150_texts(data)), **of_xquad}
             for part, figures in result[name].items():
                 print(
                     f"{name:13}{part:13}" + "".join(f" {key} {value:.3f} " for key, value in figures.items()),
                     flush=True,
                 )
-    print(json.dumps(result))
+    return result
 
 
-def learn_clinc150(data: Path, encoder: SentenceEncoder) -> Learned:
-    return Learned.from_examples(routing_data.few(routing_data.clinc150(data / "routing")).train, encoder)
+def open_if_installed(name: str, config: EncoderConfig | None, models: Path) -> Encoder | None:
+    """Returns an encoder; None, after a line that says why it is not measured, if what it needs is not installed."""
+    try:
+        return open_encoder(config, models)
+    except FailedPrecondition as error:
+        print(f"{name}: not measured: {error.message}")
+        return None
+
+
+def learn_clinc150(data: Path, static: StaticModel, encoder: SentenceEncoder) -> Learned:
+    return Learned.from_examples(routing_data.few(routing_data.clinc150(data / "routing")).train, static, encoder)
 
 
 def clinc150_texts(data: Path) -> Rows:
@@ -91,9 +98,9 @@ def clinc150_texts(data: Path) -> Rows:
     return [(text, label) for text, label in test if label is not None][::EVERY]
 
 
-def measure_xquad(data: Path, encoder: SentenceEncoder) -> dict[str, Figures]:
-    learned = Learned.from_examples(questions(data, "en", (0, 2)), encoder)
-    return {language: measure(learned, questions(data, language, (3,))) for language in LANGUAGES}
+def measure_xquad(data: Path, static: StaticModel, encoder: SentenceEncoder) -> dict[str, Figures]:
+    learned = Learned.from_examples(questions(data, "en", (0, 2)), static, encoder)
+    return {language: figures_of(learned, questions(data, language, (3,))) for language in LANGUAGES}
 
 
 def questions(data: Path, language: str, quarters: Sequence[int]) -> Rows:
@@ -112,10 +119,8 @@ def read_xquad(data: Path, language: str) -> Any:
     return json.loads((data / f"qa/{folder}/xquad.{language}.json").read_text("utf-8"))["data"]
 
 
-def measure(learned: Learned, rows: Rows) -> Figures:
-    """Returns the accuracy on all texts, on those that are not abstained from, and on the `COVERAGES` with the best
-    scores.
-    """
+def figures_of(learned: Learned, rows: Rows) -> Figures:
+    """Returns the accuracy of all texts, of those that are not abstained from, and of the `COVERAGES` best scores."""
     found, milliseconds = [], []
     for text, _ in rows:
         started = time.perf_counter()
@@ -174,7 +179,3 @@ def answer_texts(articles: Any) -> list[str]:
         for paragraph in article["paragraphs"]
         for question in paragraph["qas"]
     ]
-
-
-if __name__ == "__main__":
-    main()
