@@ -190,7 +190,14 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
             "'engines.local.adapters': Value error, write discover, or",
         ),
         (_set("models", "aliases", to={"gpt": "sql"}), "models.yaml: alias 'gpt' names 'sql'; known: "),
-        (_set("paths", "small_talk", "max_tokens", to=0), "'paths.small_talk.max_tokens': Input should be greater"),
+        (
+            _set("paths", "small_talk", "max_tokens", to=0),
+            "'paths.small_talk.max_tokens': Value error, it must be a number from 1, or unlimited (it is 0)",
+        ),
+        (
+            _set("paths", "small_talk", "max_tokens", to="all"),
+            "'paths.small_talk.max_tokens': Value error, it must be a number from 1, or unlimited (it is 'all')",
+        ),
         (
             _set("models", "engines", "local", to={"model": "tiny", "url": "http://127.0.0.1:1"}),
             "path 'triage_adapter' has an adapter, which needs an engine for 'tiny' with a lora_server, or "

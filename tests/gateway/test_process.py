@@ -141,7 +141,8 @@ async def test_a_configuration_can_be_checked_without_starting(config_folder: Co
         ),
         (
             {"url": "http://127.0.0.1:1", "api_key_env": "POINTSMAN_TEST_NO_KEY"},
-            "engine 'cloud' needs the environment variable POINTSMAN_TEST_NO_KEY, which is not set",
+            "engine 'cloud' needs the environment variable POINTSMAN_TEST_NO_KEY, which is not set; "
+            "set it to the key, or leave out api_key_env if no key is needed",
         ),
     ],
 )

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pointsman_gateway.config.field_types import (
     MAX_STOP_SEQUENCES,
@@ -14,6 +14,17 @@ from pointsman_gateway.config.field_types import (
     TopP,
 )
 from pointsman_gateway.domain.path import FORM_FIELDS
+
+
+def _check_max_tokens(value: Any) -> Any:
+    """Raises ValueError for what is neither a number from 1, nor "unlimited", nor None."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if number is None or number == "unlimited" or (type(number) is int and number >= 1):
+        return number
+    raise ValueError("it must be a number from 1, or unlimited")
+
+
+MaxTokens = Annotated[int, Field(ge=1)] | Literal["unlimited"]
 
 
 class CacheConfig(Strict):
@@ -47,7 +58,7 @@ class PathConfig(Strict):
         description="an alias or version of a lora-server (NAME@ALIAS), or the name of a discovered adapter",
     )
     strategies: tuple[StrategyConfig, ...] = ()
-    max_tokens: Annotated[int, Field(ge=1)] | Literal["unlimited"] | None = Field(
+    max_tokens: Annotated[MaxTokens | None, BeforeValidator(_check_max_tokens)] = Field(
         default=None,
         description="of an answer, unless the request sets it; unset: a limit by the path's kind (docs/engines.md)",
     )
