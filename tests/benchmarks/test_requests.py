@@ -25,7 +25,7 @@ def test_no_message_is_both_reported_and_for_development() -> None:
 
 
 def test_all_tables_are_printed_without_options() -> None:
-    assert PARTS == ("texts", "conversations", "broad", "documents", "languages")
+    assert PARTS == ("texts", "conversations", "broad", "documents", "mixed", "languages")
 
 
 def test_a_line_says_what_is_missing_for_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

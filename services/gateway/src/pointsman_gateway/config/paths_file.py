@@ -16,15 +16,15 @@ from pointsman_gateway.config.field_types import (
 from pointsman_gateway.domain.path import FORM_FIELDS
 
 
+MaxTokens = Annotated[int, Field(ge=1)] | Literal["unlimited"]
+
+
 def _check_max_tokens(value: Any) -> Any:
     """Raises ValueError for what is neither a number from 1, nor "unlimited", nor None."""
     number = int(value) if isinstance(value, str) and value.isdecimal() else value
     if number is None or number == "unlimited" or (type(number) is int and number >= 1):
         return number
     raise ValueError("it must be a number from 1, or unlimited")
-
-
-MaxTokens = Annotated[int, Field(ge=1)] | Literal["unlimited"]
 
 
 class CacheConfig(Strict):
