@@ -15,7 +15,6 @@ from pointsman_gateway.config.field_types import (
 )
 from pointsman_gateway.domain.path import FORM_FIELDS
 
-
 MaxTokens = Annotated[int, Field(ge=1)] | Literal["unlimited"]
 
 
