@@ -10,7 +10,12 @@ from pointsman_gateway.bootstrap.documents import find_document_tasks
 from pointsman_gateway.bootstrap.loaded_models import LoadedModels
 from pointsman_gateway.bootstrap.paths import to_path
 from pointsman_gateway.classification.cascade import CascadeClassifier
-from pointsman_gateway.classification.document_signals import DocumentSignals, fit_signals, sketches_used
+from pointsman_gateway.classification.document_signals import (
+    DocumentSignal,
+    DocumentSignals,
+    fit_signals,
+    sketches_used,
+)
 from pointsman_gateway.classification.document_stage import DocumentClassification
 from pointsman_gateway.classification.document_tasks import DocumentTasks, SketchMonitor
 from pointsman_gateway.classification.fitting.fit import fit_classifier
@@ -64,6 +69,14 @@ def informed(classifier: CascadeClassifier, model: ClassifierModel, sketch: Vect
     return classifier.with_documents(fit_signals([sketch], {COLLECTION: {"library"}}, model))
 
 
+@pytest.fixture(scope="module")
+def signal(model: ClassifierModel, sketch: VectorSketch) -> DocumentSignal:
+    signals = fit_signals([sketch], {COLLECTION: {"library"}}, model)
+    assert signals
+    (only,) = signals.signals
+    return only
+
+
 def test_a_question_on_a_subject_without_examples_gets_the_task_of_its_documents(
     classifier: CascadeClassifier, informed: CascadeClassifier
 ) -> None:
@@ -96,11 +109,8 @@ def test_a_text_that_is_classified_without_documents_is_not_compared_with_them(
 
 
 def test_a_text_that_is_unlike_all_documents_loses_the_task_that_the_encoder_gave_it(
-    classifier: CascadeClassifier, informed: CascadeClassifier, minilm: MiniLM
+    classifier: CascadeClassifier, informed: CascadeClassifier, minilm: MiniLM, signal: DocumentSignal
 ) -> None:
-    signals = informed._documents
-    assert signals
-    (signal,) = signals.signals
     vector, labels = minilm.embed([ON_VOLCANOES])[0], informed.classify_now(ON_VOLCANOES)
     similarity = signal.similarity(vector)
     for least, keeps in ((similarity - 0.01, True), (similarity + 0.01, False)):
@@ -114,11 +124,8 @@ def test_a_text_that_is_unlike_all_documents_loses_the_task_that_the_encoder_gav
 
 
 def test_a_text_must_be_unlike_the_documents_of_all_collections_of_its_task(
-    informed: CascadeClassifier, minilm: MiniLM
+    informed: CascadeClassifier, minilm: MiniLM, signal: DocumentSignal
 ) -> None:
-    signals = informed._documents
-    assert signals
-    (signal,) = signals.signals
     unlike = replace(signal, tasks=(replace(signal.tasks[0], least=1.0),))
     vector, labels = minilm.embed([ON_VOLCANOES])[0], informed.classify_now(ON_VOLCANOES)
     assert DocumentSignals((unlike, signal)).reconsider(labels, vector) is labels
@@ -148,22 +155,16 @@ def test_equal_sketches_give_equal_labels(
 
 
 def test_of_two_tasks_with_the_same_documents_the_more_probable_one_gets_the_question(
-    classifier: CascadeClassifier, informed: CascadeClassifier
+    classifier: CascadeClassifier, informed: CascadeClassifier, signal: DocumentSignal
 ) -> None:
-    signals = informed._documents
-    assert signals
-    (signal,) = signals.signals
     both = replace(signal, tasks=(*signal.tasks, replace(signal.tasks[0], task="alarms")))
     labels = classifier.with_documents(DocumentSignals((both,))).classify_now(ON_VOLCANOES)
     assert labels.task == "library"
 
 
 def test_the_probability_of_a_recognized_task_becomes_the_highest(
-    classifier: CascadeClassifier, informed: CascadeClassifier
+    classifier: CascadeClassifier, informed: CascadeClassifier, signal: DocumentSignal
 ) -> None:
-    signals = informed._documents
-    assert signals
-    (signal,) = signals.signals
     of_alarms = replace(signal, tasks=(replace(signal.tasks[0], task="alarms"),))
     before = classifier.classify_now(ON_VOLCANOES)
     after = classifier.with_documents(DocumentSignals((of_alarms,))).classify_now(ON_VOLCANOES)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,19 +13,12 @@ from pointsman_lora_server.engine.command import SECRET_HEADER, SECRET_VARIABLE
 from pointsman_lora_server.engine.guard.pointsman_engine_guard import Guard
 from pointsman_lora_server.engine.guard.pointsman_engine_guard.asgi import NETWORKS_VARIABLE, SECRET_FILE_VARIABLE
 
+from tests.lora_server.vllm_models import LoraRequest, Models
+
 BASE = "tiny-base"
 SLOTS = 2
 SECRET = {SECRET_HEADER: "open sesame, open"}
 ADAPTERS = "/pointsman/v1/adapters"
-
-
-@dataclass(frozen=True)
-class LoraRequest:
-    """A class with the attributes of vLLM's class of this name."""
-
-    lora_name: str
-    lora_int_id: int
-    lora_path: str
 
 
 class Engine:
@@ -71,37 +63,11 @@ class Engine:
         yield "vector"
 
 
-@dataclass
-class Counter:
-    count: int = 0
-
-    def inc(self, by: int) -> int:
-        self.count += by
-        return self.count
-
-
-@dataclass
-class Models:
-    """Replaces vLLM's OpenAIServingModels."""
-
-    lora_requests: dict[str, LoraRequest] = field(default_factory=dict)
-    lora_resolvers: list[Any] = field(default_factory=lambda: ["a resolver"])
-    lora_id_counter: Counter = field(default_factory=Counter)
-
-    def is_base_model(self, name: str) -> bool:
-        return name == BASE
-
-    async def show_available_models(self) -> Any:
-        cards = [SimpleNamespace(id=BASE, root="/models/tiny")]
-        cards += [SimpleNamespace(id=name, root=one.lora_path) for name, one in self.lora_requests.items()]
-        return SimpleNamespace(data=cards)
-
-
 class Vllm:
     """Replaces vLLM's API server: it answers every path, and streams completions."""
 
     def __init__(self) -> None:
-        self.state = SimpleNamespace(openai_serving_models=Models(), engine_client=Engine())
+        self.state = SimpleNamespace(openai_serving_models=Models(BASE), engine_client=Engine())
         self.rendered = asyncio.Event()
         self.rendered.set()
         self.guard = Guard(self.answer, LoraRequest)

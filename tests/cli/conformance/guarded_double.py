@@ -21,18 +21,10 @@ import uvicorn
 from pointsman_lora_server.engine.guard.pointsman_engine_guard import Guard
 
 from tests.cli.conformance.double_model import BASE, completion_event, read_weights
+from tests.lora_server.vllm_models import LoraRequest, Models
 
 SLOTS = 6
 TOKEN_SECONDS = 0.002
-
-
-@dataclass(frozen=True)
-class LoraRequest:
-    """Has the attributes of vLLM's class."""
-
-    lora_name: str
-    lora_int_id: int
-    lora_path: str
 
 
 @dataclass
@@ -74,37 +66,11 @@ class Engine:
     encode = generate
 
 
-@dataclass
-class Counter:
-    count: int = 0
-
-    def inc(self, by: int) -> int:
-        self.count += by
-        return self.count
-
-
-@dataclass
-class Models:
-    """Replaces OpenAIServingModels."""
-
-    lora_requests: dict[str, LoraRequest] = field(default_factory=dict)
-    lora_resolvers: list[Any] = field(default_factory=list)
-    lora_id_counter: Counter = field(default_factory=Counter)
-
-    def is_base_model(self, name: str) -> bool:
-        return name == BASE
-
-    async def show_available_models(self) -> Any:
-        cards = [SimpleNamespace(id=BASE, root="/models/tiny", parent=None)]
-        cards += [SimpleNamespace(id=name, root=one.lora_path, parent=BASE) for name, one in self.lora_requests.items()]
-        return SimpleNamespace(data=cards)
-
-
 class Vllm:
     """Replaces the API server: lists models, and streams completions."""
 
     def __init__(self, fault: str) -> None:
-        self.state = SimpleNamespace(openai_serving_models=Models(), engine_client=Engine(fault))
+        self.state = SimpleNamespace(openai_serving_models=Models(BASE), engine_client=Engine(fault))
         self._guard = Guard(self._answer, LoraRequest)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
