@@ -1,4 +1,6 @@
-"""The checker of the hot-swap benchmark finds every kind of wrong answer, and accepts correct ones."""
+"""Tests of `check_answers`, which decides in the hot-swap benchmark whether an answer is complete, and of an adapter
+version that was allowed. It must report every kind of wrong answer, and no correct one.
+"""
 
 from dataclasses import replace
 

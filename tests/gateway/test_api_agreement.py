@@ -57,7 +57,11 @@ def comparable(answer: Answer) -> Answer:
 
 
 def possible_usage(prompt: int, completion: int, cached: int, choices: int) -> tuple[int, int, int]:
-    """Returns the usage that can be charged: never more than the context window holds, whatever the engine reports."""
+    """Returns the prompt, completion and cached tokens that the gateway charges for the counts that an engine reports.
+
+    A prompt, and each of the `choices` completions, can have at most `WINDOW` tokens, the model's context window; of a
+    larger count the rest is not charged. Cached tokens are part of the prompt.
+    """
     prompt = min(prompt, WINDOW)
     return prompt, min(completion, choices * WINDOW), min(cached, prompt)
 

@@ -76,7 +76,7 @@ class Pods:
         return "\n".join(f"{file.name}:\n{file.read_text()[-2000:]}" for file in sorted(self._folder.glob("*.log")))
 
     def space(self, pod: str) -> str:
-        """Returns the name of a pod's network namespace."""
+        """Returns the name of the Linux network namespace in which the containers of a pod run."""
         return f"pointsman-{pod.partition('.')[0]}"
 
 

@@ -54,7 +54,10 @@ class Fleet:
         self.dns.names[NAME] = [server.address.rpartition(":")[0] for server in self.servers]
 
     async def stop(self, server: ServerProcess) -> None:
-        """Sends SIGTERM to the server and removes it from DNS, like Kubernetes."""
+        """Stops a server as Kubernetes stops a pod: sends SIGTERM, and removes its address from the name in DNS.
+
+        Waits until the process has ended, and fails unless its exit status is 0.
+        """
         self.servers.remove(server)
         server.signal(signal.SIGTERM)
         self.tell()

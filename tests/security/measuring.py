@@ -1,4 +1,7 @@
-"""Measures the cost of an attack: the gateway's CPU time and memory, and the latency of other clients."""
+"""Measures what requests cost a running gateway process: its CPU time, its memory, and the latency of other clients.
+
+The security tests measure attacks in this way.
+"""
 
 import os
 import socket

@@ -17,7 +17,7 @@ wakes tasks."""
 
 @pytest.fixture
 async def busy() -> AsyncIterator[None]:
-    """Makes each turn of the loop take 5 ms, as with many concurrent requests."""
+    """Blocks the event loop for 5 ms in each of its iterations, as the work of many concurrent requests does."""
 
     async def work() -> None:
         while True:

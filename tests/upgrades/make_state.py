@@ -1,8 +1,12 @@
-"""Writes the state of this release as a fixture: `python -m tests.upgrades.make_state VERSION`.
+"""Stores the files that the services of this release write, for the tests that later releases can read them.
 
-`states/VERSION.tar.gz` then contains the state of the services: the data of Valkey, a collection, the adapter store,
-and the write-ahead log of a gateway that was killed while Valkey did not answer. `expected.json` says what is in them.
-Run it once for each release, and never again for the same one: later releases must open what that release has written.
+    python -m tests.upgrades.make_state VERSION
+
+It starts the services, uses them, stops them, and packs their files into `states/VERSION.tar.gz`: the data of Valkey, a
+collection, the adapter store, and the write-ahead log of a gateway that was killed while Valkey did not answer. What
+the files contain is listed in `expected.json` in the archive.
+
+Run it once for each release. Do not run it again for an old one: the archive must be what that release has written.
 """
 
 import asyncio

@@ -72,7 +72,7 @@ class ScriptedEngine:
 
     @property
     def system(self) -> str:
-        """The system message of the last request."""
+        """Returns the text of the system message in the last request to this engine; empty if it has none."""
         first = self.bodies[-1]["messages"][0]
         return first["content"] if first["role"] == "system" else ""
 

@@ -87,7 +87,11 @@ def _author_of(name: str, is_heading: bool) -> Author:
 
 
 def _author_of_word(word: str) -> Author | None:
-    """Returns the author of a listed word, or of a compound word that ends in one; None for others."""
+    """Returns who writes texts that are named by `word`, such as `Author.USER` for "question".
+
+    The words are those of `labels.toml`; a compound counts as the listed word that it ends in, so "Kundennachricht" as
+    "Nachricht". Returns None for any other word.
+    """
     least = MIN_END_OF_COMPOUND if word[:1] < "\u0900" else MIN_END_WITHOUT_SPACES
     ends = (word, *(word[start:] for start in range(1, len(word) - least + 1)))
     return next((_AUTHORS[end] for end in ends if end in _AUTHORS), None)

@@ -159,8 +159,11 @@ class PairRatios:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The lexical features of the static stage, with their inverse document frequencies and their weights in the linear
-    head. Features are pieces (words and their character n-grams, see `pieces_of`) and pairs of adjacent words.
+    """The words and parts of words that the static stage looks for in a text, and their weights for each class.
+
+    They are features of two kinds: `pieces`, which are words and their character n-grams (see `pieces_of`), and `pairs`
+    of adjacent words. A text's score for a class is a weighted sum over the features that it contains, in which a
+    feature counts the more, the fewer examples it occurs in (inverse document frequency).
     """
 
     pieces: tuple[str, ...]

@@ -1,4 +1,8 @@
-"""The gateway's own metrics of requests. Paths and tasks that are not in the configuration have the label "other"."""
+"""The Prometheus metrics `pointsman_...` that count requests, tokens, seconds and dollars by path and task.
+
+A path or task that is not in the present configuration is counted under the label "other", so that the number of series
+is bounded.
+"""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 

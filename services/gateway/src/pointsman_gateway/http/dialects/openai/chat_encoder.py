@@ -132,8 +132,10 @@ class ChatEncoder:
 
 
 def _with_null_usage(event: bytes) -> bytes:
-    """Adds `"usage":null` to an engine's event unless it has a usage: with `include_usage`, OpenAI does so in every
-    chunk before the last one.
+    """Returns the engine's event with the field `"usage":null`, or unchanged if it has a field `usage` already.
+
+    When a client requests `include_usage`, every chunk of OpenAI's stream has this field; only in the last one it is
+    not null.
     """
     return event if b'"usage":' in event or not event.endswith(b"}") else event[:-1] + b',"usage":null}'
 
