@@ -182,4 +182,4 @@ def _result(of: BroadTasks, labelled: Collection[str], static: StaticModel, enco
 
 
 def _percent(shares: ArrayLike) -> float:
-    return round(100 * float(np.mean(shares)), 1)
+    return round(100 * float(np.mean(np.asarray(shares))), 1)

@@ -34,7 +34,7 @@ from pointsman_gateway.classification.stage import Classification, TextClassifie
 from pointsman_gateway.classification.utterances import Utterance, shape_of
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import UNKNOWN, Message, Request
-from scipy.optimize import minimize
+from scipy.optimize import minimize  # type: ignore[import-untyped]  # it ships no types
 
 ROOT = Path(__file__).parents[2]
 HELPDESK = ROOT / "examples/helpdesk"
@@ -173,7 +173,7 @@ def fit(rows: Sequence[Rows]) -> BeliefParameters:
 
 
 def _of_tasks(belief: np.ndarray, tasks: np.ndarray) -> np.ndarray:
-    return np.maximum(belief[np.arange(len(tasks)), tasks], 1e-6)
+    return np.asarray(np.maximum(belief[np.arange(len(tasks)), tasks], 1e-6))
 
 
 async def measure(data: Path, models: Path) -> dict[str, Any]:
