@@ -1,12 +1,16 @@
 """An answer is limited by the kind of its path, if neither the request nor the path sets `max_tokens`."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pointsman_gateway.bootstrap.paths import default_answer_limit
 from pointsman_gateway.domain.path import AnswerLimit, Kind
+from pointsman_gateway.engines.answer_limits import max_tokens_as_json
 
 from tests.gateway.doubles.api_clients import ApiClient, HttpClient
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
@@ -34,6 +38,24 @@ LIMIT = 4096 // 8
 )
 def test_the_limit_follows_from_kind_and_context_window(kind: Kind, window: int, tokens: int) -> None:
     assert default_answer_limit(kind, window) == AnswerLimit(tokens, window - tokens)
+
+
+def json_values(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(inner, max_size=5) | st.dictionaries(st.text("abc"), inner, max_size=5)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text("aé漢 "), json_values, max_leaves=20
+    )
+)
+def test_a_value_has_at_most_as_many_tokens_as_its_json_has_bytes(value: Any) -> None:
+    length = len(json.dumps(value, ensure_ascii=False).encode())
+    assert max_tokens_as_json(value, length) >= length
+
+
+def test_counting_a_large_value_stops_when_it_is_known_to_be_too_long() -> None:
+    assert 10 < max_tokens_as_json({"calls": [["x" * 100] * 1000] * 1000}, 10) < 10_000
 
 
 async def test_every_api_states_the_limit_that_was_set(api: ApiClient, engine: ScriptedEngine) -> None:

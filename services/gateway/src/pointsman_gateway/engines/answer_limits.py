@@ -1,6 +1,7 @@
 """The limit of answers for which neither the request nor its path sets `max_tokens`."""
 
-import json
+from collections.abc import Mapping
+from typing import Any
 
 from pointsman_gateway.domain import Path, Prompt, Request, Sampling
 
@@ -10,6 +11,8 @@ TEMPLATE_TOKENS = 256
 """Tokens that a chat template adds to a prompt at most, such as a system message of its own."""
 MESSAGE_TOKENS = 16
 """Tokens that it adds to each message."""
+MAX_NUMBER_TOKENS = 25
+"""Of a number, true, false or null as JSON."""
 
 
 def default_max_tokens(path: Path, request: Request, sampling: Sampling, prompt: Prompt) -> int | None:
@@ -24,10 +27,34 @@ def default_max_tokens(path: Path, request: Request, sampling: Sampling, prompt:
         return None
     if sampling.is_structured or not REASONING_FIELDS.isdisjoint(sampling.extra):
         return None
-    most = TEMPLATE_TOKENS + sum([_max_tokens_of(message.content) for message in prompt.messages])
-    most += MESSAGE_TOKENS * len(prompt.messages)
-    most += sum([len(json.dumps(dict(message.extra), default=str)) for message in prompt.messages if message.extra])
-    return limit.tokens if most <= limit.max_prompt_tokens else None
+    left = limit.max_prompt_tokens - TEMPLATE_TOKENS - MESSAGE_TOKENS * len(prompt.messages)
+    for message in prompt.messages:
+        left -= _max_tokens_of(message.content)
+        if message.extra and left >= 0:
+            left -= max_tokens_as_json(message.extra, left)
+        if left < 0:
+            return None
+    return limit.tokens
+
+
+def max_tokens_as_json(value: Any, enough: int) -> int:
+    """Returns the most tokens that `value` can have as JSON with at most one blank after each mark. Stops counting once
+    there are more than `enough`, so that the time does not depend on how large a value is.
+    """
+    total, pending = 0, [value]
+    while pending and total <= enough:
+        one = pending.pop()
+        if isinstance(one, str):
+            total += 2 + _max_tokens_of(one)
+        elif isinstance(one, Mapping):
+            total += 2 + 4 * len(one)
+            pending += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple):
+            total += 2 + 2 * len(one)
+            pending += one
+        else:
+            total += MAX_NUMBER_TOKENS
+    return total
 
 
 def _max_tokens_of(text: str) -> int:
