@@ -96,7 +96,7 @@ def found(decision: Decision) -> tuple[str, str, tuple[str, ...]]:
     "policy",
     [
         {"best_value": TERMS},
-        {"split": {"small": 1, "large": 0.001}},
+        {"split": {"small": 1, "large": 1e-12}},
         {"fixed": "small"},
         {"escalate": {"paths": ["small", "large"]}},
     ],

@@ -397,7 +397,8 @@ async def test_models_are_listed_without_paths(client: httpx.AsyncClient) -> Non
 
     models = (await client.get("/v1/models")).json()
 
-    assert models == [{"id": BASE, "root": BASE}, {"id": "a@1", "root": "a@1"}]
+    base = {"id": BASE, "root": BASE, "parent": None}
+    assert models == [base, {"id": "a@1", "root": "a@1", "parent": BASE}]
 
 
 async def test_adapter_resolvers_are_disabled(vllm: Vllm, client: httpx.AsyncClient) -> None:
