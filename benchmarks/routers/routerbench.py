@@ -176,7 +176,9 @@ def _read(folder: Path, part: str) -> ScoreTable:
 
 
 def _text(prompt: str) -> str:
-    """Returns the prompt, which is written as a list of strings."""
+    """Returns the text of a cell of the column `prompt`, which is Python code of a list of strings: "['Add', 'two']" is
+    "Add" and "two" in two lines. A cell that is no such code is returned as it is.
+    """
     try:
         parts = ast.literal_eval(prompt)
     except (SyntaxError, ValueError):

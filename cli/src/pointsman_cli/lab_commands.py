@@ -167,10 +167,11 @@ def build(
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Write the next version of a task's data set: training rows, held-out rows, preference pairs and a manifest.
+    """Build the next version of a task's training data from the request log and the task's examples.
 
-    For each prompt, a correction by an expert wins over a high rating, and that over an accepted answer of the teacher
-    path. Only answers of tenants that consent now are used; stored answers of others are removed.
+    A version has training rows, held-out rows, preference pairs and a manifest. If a prompt has several answers, the
+    row has an expert's correction, or else an answer that was rated well, or else one of the teacher path that passed
+    validation. Stored answers of tenants that do not consent any more are deleted.
     """
     at = DataDir.at(data_dir)
     arguments = ["data", str(config_folder_of(config, at)), task, "--out", str(datasets_folder(out, at))]

@@ -1,4 +1,4 @@
-"""What all parts of the swap test share: asking, loading, judging answers, and cleaning up."""
+"""The state and the steps that all parts of the swap test share: ask, load adapters, judge answers, clean up."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What can stop an engine, or spoil it until its restart: only with --harmful."""
+"""Checks that may crash an engine, or make its answers wrong until its restart; they run only with --harmful."""
 
 from collections.abc import Awaitable, Callable
 

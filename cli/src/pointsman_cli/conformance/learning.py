@@ -1,4 +1,4 @@
-"""Learns what the base model and each version answer, one at a time, and chooses versions that are told apart."""
+"""Records what the base model and each adapter version answer, and chooses versions whose answers differ."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Restarts the engine by the caller's command, and looks what it then answers under the names of adapters."""
+"""Restarts the engine by the caller's command, and checks what answers under the adapters' names afterwards."""
 
 import asyncio
 import time

@@ -20,8 +20,9 @@ from pointsman_cli.retrain.run_state import Facts, RetrainPlan, RunState, StepRe
 from pointsman_cli.retrain.training_method import RetrainMethod
 
 ROWS, ROWS_OF_PAIRS = ("rows", "train", "heldout"), ("pairs", "pairs", "heldout_pairs")
-"""For training on rows and on pairs: the word for messages, and the names of the data set's files (without ".jsonl")
-and counts for training and for evaluation."""
+"""For training on rows and on pairs: what they are called in messages, and the names of the data set's files for
+training and for evaluation, without ".jsonl"; its counts have the same names.
+"""
 
 CONCURRENCY = 4
 MAX_ATTEMPTS = 6
@@ -151,7 +152,7 @@ class DataStep:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """Reads the prompts of a file, one per line, as {"text": ...} or plain text; returns equal prompts only once.
+    """Reads the prompts of a file without repetitions: one a line, as plain text or {"text": "..."}.
 
     Raises UsageError if the file cannot be read, or a line that begins with "{" is not of that form.
     """
@@ -188,13 +189,14 @@ class Gateway:
         file: Path,
         progress: Callable[[int, int], None],
     ) -> list[ModelAnswer]:
-        """Returns the answers of `model` (such as "path:NAME") in the order of `questions`, CONCURRENCY at a time.
+        """Asks `model`, such as "path:NAME", each question, and returns the answers in the order of `questions`.
 
-        `sampling` are further fields of the request's body. Answers that are in `file` are reused, new ones are
-        appended to it. `progress` gets the number of answered questions and that of all.
+        Up to CONCURRENCY requests are sent at the same time, with the fields of `sampling` in their bodies. Each answer
+        is appended to `file` as it arrives, and an answer that the file has already is not requested again. `progress`
+        is called after each answer, with the number of answered questions and of all questions.
 
-        A request that fails with one of PROMPT_ERRORS has that code as its answer's `error`. Raises CommandError if a
-        request fails otherwise, after retries if these may help, UsageError if `file` cannot be read.
+        If the prompt itself causes an error (PROMPT_ERRORS), the answer has its code as `error`. Raises CommandError if
+        a request fails otherwise, after retries if these may help, UsageError if `file` cannot be read.
         """
         bodies = [{"model": model, "messages": list(question), "stream": False, **sampling} for question in questions]
         places = [_prompt_digest(body) for body in bodies]
