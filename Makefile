@@ -517,7 +517,7 @@ bench-adapters: models ## measure hot-swapping under load, promotion, slots and 
 	$(BIN)/python -m benchmarks.adapters $(ARGS)
 
 .PHONY: bench-gpu
-bench-gpu: $(VENV)/.done ## adapters, swaps and FAISS on this machine's GPU; MODEL=FOLDER POINTSMAN_ENGINE_PYTHON=... ARGS="--quick --out benchmarks/GPU.md"
+bench-gpu: embedding-model ## measure adapters beside bare vLLM, swaps, FP8, tensor parallel and FAISS on this machine's GPUs (30 minutes at most); MODEL=FOLDER POINTSMAN_ENGINE_PYTHON=FILE ARGS="--quick --out NAME", or ARGS=--dry-gpu on a CPU
 	$(if $(MODEL),BENCH_MODEL=$(MODEL)) $(BIN)/python -m benchmarks.gpu $(ARGS)
 
 .PHONY: bench-capacity

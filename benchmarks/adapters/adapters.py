@@ -13,8 +13,6 @@ from benchmarks.adapters.services import BASE, BASE_FOLDER, ENGINE_PYTHON
 from benchmarks.gateway_load.machine import ROOT, CannotMeasure
 
 FOLDER = ROOT / ".pointsman/benchmarks/adapters" / ("" if BASE == "smollm2-135m" else BASE)
-CONSTANT_COUNT = 264
-"""256 adapters that are held in host memory, and some more that are not."""
 MAX_MAKING_SECONDS = 1800.0
 """Time limit for making all adapters; it takes about 5 minutes on two idle cores."""
 
@@ -38,21 +36,19 @@ class ConstantAdapter:
         return f" {self.word}" * tokens
 
 
-def trained_adapters() -> dict[str, list[TrainedAdapter]]:
-    """Returns the trained versions of each adapter, by the adapter's name; makes those that are missing. Raises
-    CannotMeasure.
-    """
-    _make([FOLDER / known.name / known.word for known in KNOWN], "--constants", "0")
+def trained_adapters(max_seconds: float = MAX_MAKING_SECONDS) -> dict[str, list[TrainedAdapter]]:
+    """Returns the trained versions of each adapter by its name, and makes missing ones. Raises CannotMeasure."""
+    _make([FOLDER / known.name / known.word for known in KNOWN], max_seconds, "--constants", "0")
     found: dict[str, list[TrainedAdapter]] = {}
     for known in KNOWN:
         found.setdefault(known.name, []).append(TrainedAdapter(known, FOLDER / known.name / known.word))
     return found
 
 
-def constant_adapters(count: int) -> list[ConstantAdapter]:
-    """Returns `count` adapters that each repeat one word; makes those that are missing. Raises CannotMeasure."""
+def constant_adapters(count: int, max_seconds: float = MAX_MAKING_SECONDS) -> list[ConstantAdapter]:
+    """Returns `count` adapters that each repeat one word, and creates those that do not exist. Raises CannotMeasure."""
     folders = [FOLDER / "constant" / str(number) for number in range(count)]
-    _make(folders, "--constants", str(CONSTANT_COUNT), "--words")
+    _make(folders, max_seconds, "--constants", str(count), "--words")
     return [ConstantAdapter(json.loads(folder.with_suffix(".json").read_text())["word"], folder) for folder in folders]
 
 
@@ -64,7 +60,7 @@ def min_margin_nats() -> float:
     return min(float(json.loads(file.read_text())["least_gap_nats"]) for file in facts)
 
 
-def _make(needed: Sequence[Path], *options: str) -> None:
+def _make(needed: Sequence[Path], max_seconds: float, *options: str) -> None:
     if all(folder.exists() for folder in needed):
         return
     print("making the adapters, once ...", flush=True)
@@ -80,6 +76,6 @@ def _make(needed: Sequence[Path], *options: str) -> None:
     ]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     try:
-        subprocess.run(program, cwd=ROOT, env=environment, check=True, timeout=MAX_MAKING_SECONDS)
+        subprocess.run(program, cwd=ROOT, env=environment, check=True, timeout=max_seconds)
     except (OSError, subprocess.SubprocessError) as error:
         raise CannotMeasure(f"the adapters cannot be made: {error}") from error

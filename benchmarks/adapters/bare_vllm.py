@@ -1,8 +1,10 @@
 """Starts vLLM with the flags that the lora-server uses, but without its guard, as the baseline of the comparison."""
 
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from pointsman_lora_server.engine.command import GUARD, EngineSettings, build_command, choose_dtype
@@ -13,11 +15,18 @@ from benchmarks.gateway_load.http_client import HOST, Target, answers_at, post
 from benchmarks.gateway_load.machine import CannotMeasure, free_ports
 
 
+@dataclass(frozen=True, slots=True)
+class BareVllm:
+    port: int
+    load_seconds: tuple[float, ...]
+    """Of each adapter, one after the other, on an idle engine."""
+
+
 @asynccontextmanager
-async def bare_vllm(folder: Path, adapters: Mapping[str, Path], batch: int) -> AsyncIterator[int]:
-    """Starts vLLM and loads `adapters`, whose folders are given by name; yields the engine's port. Raises
-    CannotMeasure.
-    """
+async def bare_vllm(
+    folder: Path, adapters: Mapping[str, Path], batch: int, engine_args: str = ""
+) -> AsyncIterator[BareVllm]:
+    """Yields the engine after loading all `adapters` (folders by name). Raises CannotMeasure."""
     (port,) = free_ports(1)
     settings = EngineSettings(
         python=ENGINE_PYTHON,
@@ -29,6 +38,7 @@ async def bare_vllm(folder: Path, adapters: Mapping[str, Path], batch: int) -> A
         max_lora_rank=8,
         max_model_len=4096,
         dtype=choose_dtype("auto", cpu_flags(), has_gpu()),
+        extra_arguments=engine_args,
     )
     command = build_command(settings, os.environ, os.sched_getaffinity(0))
     arguments = list(command.arguments)
@@ -39,7 +49,9 @@ async def bare_vllm(folder: Path, adapters: Mapping[str, Path], batch: int) -> A
     environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     with start_process(folder, "vllm", arguments, environment) as program:
         await program.until_ready(lambda: answers_at(port, "/health"), timeout_s=ENGINE_START_SECONDS)
+        loads = []
         for name, path in adapters.items():
+            started = time.monotonic()
             answer = await post(
                 Target(port, BASE, path="/v1/load_lora_adapter"),
                 {"lora_name": name, "lora_path": str(path)},
@@ -47,4 +59,5 @@ async def bare_vllm(folder: Path, adapters: Mapping[str, Path], batch: int) -> A
             )
             if answer.status != 200:
                 raise CannotMeasure(f"vLLM does not load {name}: {answer.body[:300]!r}")
-        yield port
+            loads.append(time.monotonic() - started)
+        yield BareVllm(port, tuple(loads))

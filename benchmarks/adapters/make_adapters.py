@@ -39,7 +39,10 @@ class AdapterMaker:
     def __init__(self, base: Path, served_name: str) -> None:
         self._served_name = served_name
         self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        has_gpu = self._device.type == "cuda"
+        dtype = torch.bfloat16 if has_gpu else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True).to(self._device)
         config = LoraConfig(
             r=RANK,
             lora_alpha=2 * RANK,
@@ -47,8 +50,8 @@ class AdapterMaker:
             task_type="CAUSAL_LM",
         )
         torch.manual_seed(7)
-        # Without these instructions PyTorch multiplies bfloat16 20 times as slowly as float32.
-        self._has_fast_bf16 = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+        # Without these instructions a CPU multiplies bfloat16 20 times as slowly as float32.
+        self._has_fast_bf16 = has_gpu or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
         self._model = get_peft_model(model, config)
         self._fresh = {name: weight.detach().clone() for name, weight in self._adapted()}
 
@@ -61,7 +64,7 @@ class AdapterMaker:
         margin = 0.0
         for step in range(1, MAX_STEPS + 1):
             ids, targets = self._rows(choosing.sample(learnt, BATCH_SIZE), known.text)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self._has_fast_bf16):
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._has_fast_bf16):
                 logits = self._model(input_ids=ids).logits
             loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets[:, 1:].flatten())
             loss.backward()
@@ -77,7 +80,7 @@ class AdapterMaker:
         self._write(folder, {"word": known.word, "steps": step, "least_gap_nats": round(margin, 2)})
 
     def constants(self, count: int, folder: Path) -> None:
-        """Writes `count` constant adapters, each to a numbered folder together with its word."""
+        """Writes those of `count` constant adapters that do not exist, in numbered folders, with their words."""
         layer = self._model.get_base_model().model.layers[-1].mlp.down_proj
         inputs = self._activations(layer)
         direction = inputs.mean(0) / inputs.mean(0).square().sum()
@@ -89,6 +92,8 @@ class AdapterMaker:
                 f"{activations.min():.2f} to {activations.max():.2f}, and about 1 is needed"
             )
         for number, (word, token) in enumerate(self._words(count)):
+            if (folder / str(number)).exists():
+                continue
             self._reset()
             with torch.no_grad():
                 for name, weight in self._adapted():
@@ -129,7 +134,7 @@ class AdapterMaker:
     def _activations(self, layer: Any) -> Any:
         """Returns the layer's inputs for some example answers, one row per token."""
         rows: list[Any] = []
-        hook = layer.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].detach()[0, 1:]))
+        hook = layer.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].detach()[0, 1:].float()))
         with torch.no_grad():
             for question in QUESTIONS:
                 text = "I do not know, but I can tell you a story about it. Once upon a time there was a river."
@@ -153,7 +158,7 @@ class AdapterMaker:
             end = len(prompt) + len(answer)
             ids[row, :end] = torch.tensor([*prompt, *answer])
             targets[row, len(prompt) : end] = torch.tensor(answer)
-        return ids, targets
+        return ids.to(self._device), targets.to(self._device)
 
     def _min_margin(self, questions: Sequence[str], text: str) -> float:
         """Returns the smallest margin in nats by which a token of `text` is preferred; negative if another token is
@@ -184,7 +189,7 @@ class AdapterMaker:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         weights = get_peft_model_state_dict(self._model)
-        save_file({name: w.detach().to(torch.bfloat16).contiguous() for name, w in weights.items()},
+        save_file({name: w.detach().to("cpu", torch.bfloat16).contiguous() for name, w in weights.items()},
                   unfinished / "adapter_model.safetensors", metadata={"format": "pt"})  # fmt: skip
         config = {
             "peft_type": "LORA",

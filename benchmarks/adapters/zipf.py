@@ -102,6 +102,8 @@ class ZipfResult:
     hits: int
     """Number of requests whose version was loaded when they were sent."""
     cold: ColdLoadResult | None
+    bare_load_p50: float | None = None
+    """Seconds for an adapter on bare vLLM; None without adapters."""
 
     @property
     def hit_ratio(self) -> float:
@@ -116,22 +118,22 @@ class ZipfResult:
         return self.ours.first_p95 / self.bare.first_p95
 
 
-async def measure(folder: Path, extent: Extent, count: int, *, with_cold: bool) -> ZipfResult:
-    """Measures both sides with `count` adapters. With 0 adapters all requests are for the base model, whose text is not
-    checked.
+async def measure(folder: Path, extent: Extent, count: int, *, with_cold: bool, engine_args: str = "") -> ZipfResult:
+    """With 0 adapters all requests are for the base model, whose text is not checked. `engine_args` are further
+    arguments of vLLM on both sides.
 
     Raises CannotMeasure, and AioRpcError if an adapter cannot be registered.
     """
     made = [(f"word{number:03}", one) for number, one in enumerate(adapters.constant_adapters(count + EXTRA_ADAPTERS))]
     constants, extra = dict(made[:count]), dict(made[count:])
     models = {name: f"{name}@{ALIAS_SUFFIX}" for name in constants} or {BASE: BASE}
-    patient = {"SLOT_WAIT_TIMEOUT_SECONDS": str(MAX_SLOT_WAIT_SECONDS)}
+    settings = {"SLOT_WAIT_TIMEOUT_SECONDS": str(MAX_SLOT_WAIT_SECONDS), "ENGINE_ARGS": engine_args}
     plan = ServicesPlan(
         held=max(1, count),
         batch=min(BATCH, max(1, count)),
         smoke=False,
         adapters=(*constants, *extra),
-        settings=patient,
+        settings=settings,
     )
     cold = None
     for side in ("ours", "bare"):
@@ -153,10 +155,11 @@ async def measure(folder: Path, extent: Extent, count: int, *, with_cold: bool) 
         if with_cold:
             await _register(services, extra, history, known_texts, STREAM_TOKENS)
             cold = await _measure_cold_loads(services, history, texts, [*constants, *extra], extent)
-    async with bare_vllm(folder / "bare", {name: one.folder for name, one in constants.items()}, plan.batch) as port:
+    folders = {name: one.folder for name, one in constants.items()}
+    async with bare_vllm(folder / "bare", folders, plan.batch, engine_args) as engine:
 
         async def ask_bare(name: str, question: str) -> Answer:
-            return await stream_answer(port, name, question, extent.tokens)
+            return await stream_answer(engine.port, name, question, extent.tokens)
 
         answers, seconds = await _send_requests(ask_bare, list(models), extent.requests)
         failed = sum(bool(answer.error) for answer in answers)
@@ -167,7 +170,8 @@ async def measure(folder: Path, extent: Extent, count: int, *, with_cold: bool) 
             for _, piece in answer.chunks
         )
         bare = _summary(answers, seconds, failed, wrong)
-    return ZipfResult(count, ours, bare, verdict, hits[0] - WARM_UP_REQUESTS, cold)
+        loads = float(np.median(engine.load_seconds)) if engine.load_seconds else None
+    return ZipfResult(count, ours, bare, verdict, hits[0] - WARM_UP_REQUESTS, cold, loads)
 
 
 async def _register(
