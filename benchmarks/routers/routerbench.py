@@ -90,6 +90,16 @@ def aiq(points: Points, dearest: float) -> float:
     return float(np.trapezoid(corners[:, 1], corners[:, 0]) / dearest)
 
 
+def baselines(tested: ScoreTable) -> dict[str, Points]:
+    """Returns the points of the routers that do not look at requests, by name."""
+    models = singles(tested)
+    return {
+        "random": models.mean(axis=0, keepdims=True),
+        "best single model": models[[tested.best_single]],
+        "mix of single models": models,
+    }
+
+
 def _curves(split: Split, embedder: Embedder, with_sets: bool = False) -> dict[str, Points]:
     """Returns the points of each router, by name."""
     learned, tested, mean_usd = (
@@ -100,7 +110,7 @@ def _curves(split: Split, embedder: Embedder, with_sets: bool = False) -> dict[s
     own = predicted_router(PREDICTED, split, learned, tested)
     at_means = Contender("", own.predicted, np.tile(mean_usd, (len(own.predicted), 1)))
     curves = {
-        "mix of single models": singles(split.tested),
+        **baselines(split.tested),
         **{each.name: by_utility(each, split.tested) for each in simple_routers(split, embedder)},
         f"{PREDICTED}, tolerance": by_tolerance(own, split.tested, mean_usd),
         f"{PREDICTED}, utility at mean costs": by_utility(at_means, split.tested),

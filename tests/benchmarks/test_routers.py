@@ -80,6 +80,13 @@ def test_a_perfect_router_gains_over_the_best_mix_of_single_models() -> None:
     assert cost_share(by_utility(nothing, table()), table(), 1.0) == pytest.approx(1)
 
 
+def test_routers_that_do_not_look_at_requests_are_points_of_the_models() -> None:
+    found = routerbench.baselines(table())
+    np.testing.assert_allclose(found["random"], [[0.0055, 0.5]])
+    np.testing.assert_allclose(found["best single model"], [[0.01, 0.75]])
+    np.testing.assert_allclose(found["mix of single models"], [[0.001, 0.25], [0.01, 0.75]])
+
+
 @pytest.mark.parametrize("learner", [neighbours(5), ridge(0.3)])
 def test_simple_routers_predict_what_near_rows_have(learner: object) -> None:
     random = np.random.default_rng(1)
