@@ -14,6 +14,7 @@ class SearchCompleted:
     seconds: float
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds by phase
     best_cosine: float | None = None  # the greatest cosine among the candidates; None if nothing was found
+    top_k: int = 0  # the most passages that were asked for; 0 if it is unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def _to_span_attributes(event: SearchCompleted) -> dict[str, str | int | float]:
         "gen_ai.operation.name": "retrieval",
         "gen_ai.provider.name": "pointsman",
         "gen_ai.data_source.id": event.collection,
+        **({"gen_ai.retrieval.top_k": event.top_k} if event.top_k else {}),
         "pointsman.passages": event.passages,
         **({} if event.best_cosine is None else {"pointsman.best_cosine": event.best_cosine}),
         **{f"pointsman.seconds.{phase}": seconds for phase, seconds in event.timings.items()},

@@ -1,8 +1,9 @@
 """Metrics by OpenTelemetry's semantic conventions for generative AI, with the names that Prometheus gives them.
 
 The conventions are those of opentelemetry.io/docs/specs/semconv/gen-ai as of semantic-conventions v1.41.0, the last
-release that has them: v1.42.0 moved them to github.com/open-telemetry/semantic-conventions-genai, which has no release
-yet. Label values come from the configuration, or are "other", so that neither callers nor new adapters create series.
+release that has them; and in `gen_ai_usage` the tokens as in the first release, v0.1.0, of their new place,
+github.com/open-telemetry/semantic-conventions-genai. Label values come from the configuration, or are "other", so that
+neither callers nor new adapters create series.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 from pointsman_servicekit.logs import sampled_trace_id
 from prometheus_client import CollectorRegistry
 
-from pointsman_gateway.domain import AUTO, Operation, Receipt, Request, Usage
+from pointsman_gateway.domain import AUTO, Operation, Receipt, Request, TokenDetails, Usage
 from pointsman_gateway.domain.outcome import OK
 from pointsman_gateway.domain.path import OTHER
 from pointsman_gateway.fast_metrics import FastCollector, Histogram, Series, histogram, nothing_pending
+from pointsman_gateway.metering.gen_ai_usage import ModelUsage, TokenCounters
 from pointsman_gateway.metering.prometheus import has_token_times
 
 POINTSMAN = "pointsman"
@@ -60,9 +62,10 @@ class GenAiMetrics:
         self._tokens = histogram(
             "gen_ai_client_token_usage", "Tokens of an engine's answer.", [*CLIENT_LABELS, "gen_ai_token_type"], TOKENS
         )
+        self._usage = TokenCounters(CLIENT_LABELS)
         self._client_series: dict[tuple[str, str, str], _ClientSeries] = {}
         histograms = [self._durations, self._first_tokens, self._per_token, self._operations, self._tokens]
-        registry.register(FastCollector([], histograms, flush))
+        registry.register(FastCollector(self._usage.families, histograms, flush))
 
     def set_label_values(self, providers: Mapping[str, str], adapters: Collection[str], paths: Collection[str]) -> None:
         """Sets the allowed label values: providers by model, names of adapters (without version), and paths."""
@@ -102,6 +105,11 @@ class GenAiMetrics:
         series = self._client_series_of(operation, model)
         yield "prompt_tokens", series.input
         yield "completion_tokens", series.output
+        yield from series.usage.columns()
+
+    def count_details(self, operation: Operation, model: str, details: TokenDetails) -> None:
+        """Counts the tokens of special kinds of an answer whose other tokens `token_series` counts."""
+        self._client_series_of(operation, model).usage.add_details(details)
 
     def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
         """Observes the duration of one call of an engine. `model` is the engine's name of the model, `outcome` is "ok",
@@ -116,6 +124,7 @@ class GenAiMetrics:
         series = self._client_series_of(operation, model)
         series.input.observe(usage.prompt_tokens)
         series.output.observe(usage.completion_tokens)
+        series.usage.add(usage)
 
     def observe_embedding(self, model: str, outcome: str, seconds: float) -> None:
         """Observes the duration of a request for embeddings.
@@ -153,6 +162,7 @@ class GenAiMetrics:
                 self._operations.series(*labels, ""),
                 self._tokens.series(*labels, "input"),
                 self._tokens.series(*labels, "output"),
+                self._usage.of(labels),
             )
         return series
 
@@ -175,3 +185,4 @@ class _ClientSeries:
     durations: Histogram
     input: Histogram
     output: Histogram
+    usage: ModelUsage

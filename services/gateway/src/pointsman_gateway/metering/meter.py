@@ -282,6 +282,8 @@ class Meter:
         )
         if usage.details is not None:
             metering.metrics.count_token_details(receipt, usage.details)
+            if by_engine:
+                metering.gen_ai.count_details(request.operation, receipt.model, usage.details)
         if "hedge" in parts or usage.is_estimate:
             estimates = estimated_picodollars(zip(self._attempts, work, strict=True), outcome)
             metering.metrics.count_estimates(receipt, estimates)

@@ -120,7 +120,17 @@ def usage_attributes(usage: Usage) -> dict[str, Attribute]:
         "gen_ai.usage.output_tokens": usage.completion_tokens,
         "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
     }
-    if usage.details is not None:
-        written = usage.details.cache_write + usage.details.cache_write_1h
-        attributes["gen_ai.usage.cache_creation.input_tokens"] = written
+    details = usage.details
+    if details is not None:
+        written = details.cache_write + details.cache_write_1h
+        attributes["gen_ai.usage.cache_creation.input_tokens"] = written  # the name before v0.1.0
+        named = {
+            "cache_write.input": written,
+            "reasoning.output": details.reasoning,
+            "audio.input": details.prompt_audio,
+            "image.input": details.prompt_image,
+            "audio.output": details.completion_audio,
+            "image.output": details.completion_image,
+        }
+        attributes |= {f"gen_ai.usage.{name}_tokens": tokens for name, tokens in named.items() if tokens}
     return attributes

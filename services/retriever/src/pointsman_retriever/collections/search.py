@@ -137,6 +137,7 @@ class SearchService:
                 answer.seconds,
                 timings=found.timings,
                 best_cosine=answer.relevance.best_dense if found.passages else None,
+                top_k=top_k,
             )
         )
         return answer
