@@ -28,6 +28,8 @@ SAID = {
     "tiny": "Hello! I am Wren, and I am glad to help you with your journey today.",
 }
 """By model, the answer that it gives."""
+REASONING = 2
+"""How many of the tokens of each answer are reasoning."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,11 @@ async def run_services(
 
 def _script(body: Mapping[str, Any]) -> Sequence[Step]:
     words = SAID.get(body["model"], "Nothing to say.").split(" ")
-    return answer(*(word + " " for word in words[:-1]), words[-1], prompt_tokens=40 + len(str(body["messages"])) // 4)
+    steps = answer(*(word + " " for word in words[:-1]), words[-1], prompt_tokens=40 + len(str(body["messages"])) // 4)
+    *_, counted, _ = steps
+    assert isinstance(counted, dict)
+    counted["usage"]["completion_tokens_details"] = {"reasoning_tokens": REASONING}
+    return steps
 
 
 async def _tell(lora_server: ScriptedLoraServer, engine_url: str) -> None:

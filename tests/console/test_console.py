@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.console.services import OURS, SAID, TRIAGE, TRIAGE_BROKEN, TRIAGE_NEXT, ConsoleServices
+from tests.console.services import OURS, REASONING, SAID, TRIAGE, TRIAGE_BROKEN, TRIAGE_NEXT, ConsoleServices
 from tests.console.visitor import Visitor, visiting
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
 
@@ -165,6 +165,7 @@ async def test_a_decision_is_shown_with_all_considered_paths(visitor: Visitor, s
     await visitor.page.locator(f"[data-decision='{name}']").click()
     drawer = visitor.page.get_by_role("dialog")
     await expect(drawer).to_contain_text("in reserve")
+    await expect(drawer).to_contain_text(f"reasoning {REASONING}")
     await expect(drawer.locator(".considered li")).to_have_count(3)
     await expect(drawer).to_contain_text(IN_TRIAGE)
     await visitor.page.keyboard.press("Escape")

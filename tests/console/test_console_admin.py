@@ -85,6 +85,12 @@ async def test_a_key_is_created_limited_and_revoked(admin: Visitor) -> None:
     await expect(row).to_contain_text("revoked")
 
 
+async def test_administrative_changes_are_shown(admin: Visitor, signing_on: ConsoleServices) -> None:
+    rows = admin.page.locator("#changes tbody tr")
+    await expect(rows.last).to_contain_text("configuration first seen", timeout=SOME_ROUNDS_MS)
+    await expect(rows.last).to_contain_text(str(signing_on.folder / "config"))
+
+
 async def test_the_running_and_a_rejected_configuration_are_shown(admin: Visitor, signing_on: ConsoleServices) -> None:
     page = admin.page
     await expect(page.locator("#configuration-running")).to_contain_text("paths.yaml")

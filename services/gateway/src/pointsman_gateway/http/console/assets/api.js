@@ -36,6 +36,7 @@ export const keys = () => admin("keys");
 export const usage = () => admin("usage");
 export const budgets = () => admin("budgets");
 export const configuration = () => admin("config");
+export const audit = () => admin("audit?days=30&limit=50");
 export const createKey = (body) => admin("keys", body);
 export const limitKey = (key, limits) => admin(`keys/${encodeURIComponent(key)}`, { limits }, "PATCH");
 export const limitTenant = (tenant, limits) => admin(`tenants/${encodeURIComponent(tenant)}`, { limits }, "PATCH");

@@ -68,6 +68,10 @@ async function whole(id) {
   history.replaceState(null, "", "#decisions");
 }
 
+/** The tokens of special kinds, the service tier, and whether the numbers are an estimate. */
+const details = (of = {}) => Object.entries(of).map(([name, value]) =>
+  name === "is_estimate" ? "estimated" : `${name.replaceAll("_", " ")} ${typeof value === "number" ? count(value) : value}`).join(", ");
+
 function content(entry, feedback) {
   const known = new Map(kinds).set(entry.path, entry.kind);
   const facts = {
@@ -75,6 +79,7 @@ function content(entry, feedback) {
     confidence: `${two(entry.confidence)}, margin ${two(entry.margin)}`, "decided by": entry.stage, outcome: entry.outcome,
     answered: entry.model, "escalated from": entry.escalated_from, total: seconds(entry.seconds.total), TTFT: seconds(entry.seconds.first_token),
     tokens: entry.model && `${count(entry.usage.prompt_tokens)} + ${count(entry.usage.completion_tokens)}, ${count(entry.usage.cached_tokens)} cached`,
+    "special tokens": details(entry.token_details),
     dollars: `${dollars(entry.cost_usd)}, expected ${dollars(entry.expected_cost_usd)}`, tenant: entry.tenant, revision: entry.revision,
     rating: feedback.rating, correction: feedback.correction, "right task": feedback.right_task, "right answer": feedback.right_answer,
   };
