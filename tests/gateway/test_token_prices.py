@@ -119,6 +119,23 @@ def test_a_service_tier_has_its_own_prices() -> None:
             {"usd_per_million_tokens": "unknown", "service_tiers": {"flex": BASE}},
             "the standard prices are unknown",
         ),
+        (
+            {"usd_per_million_tokens": BASE, "service_tiers": {"flex": BASE, "default": BASE}},
+            "'default' in service_tiers is the standard tier, whose prices are usd_per_million_tokens",
+        ),
+        (
+            {"usd_per_million_tokens": BASE, "service_tiers": {"auto": BASE}},
+            "'auto' in service_tiers is no tier that answers: write those that the provider chooses among",
+        ),
+        (
+            {
+                "usd_per_million_tokens": BASE,
+                "price_changes": [
+                    {"starting": "2027-01-01", "usd_per_million_tokens": BASE, "service_tiers": {"standard": BASE}}
+                ],
+            },
+            "'standard' in service_tiers is the standard tier",
+        ),
         ({"usd_per_request": -0.1}, "greater than or equal to 0"),
     ],
 )  # fmt: skip

@@ -19,7 +19,7 @@ from pointsman_gateway.config.engine_config import (
     name_providers,
 )
 from pointsman_gateway.config.field_types import Dollars, Strict
-from pointsman_gateway.config.price_changes import PriceChange, check_price_changes
+from pointsman_gateway.config.price_changes import PriceChange, check_price_changes, check_tiers
 from pointsman_gateway.config.providers import (
     LITELLM,
     Provider,
@@ -113,6 +113,8 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _price_changes_fit(self) -> "ModelConfig":
+        for tiers in (self.service_tiers, *(change.service_tiers for change in self.price_changes)):
+            check_tiers(tiers)
         check_price_changes(self.price_changes, [*self.service_tiers])
         return self
 

@@ -1,6 +1,6 @@
 """The schema of changes of a model's prices that take effect on a day, so that a receipt has the prices of its time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from itertools import pairwise
 
@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pointsman_gateway.config.field_types import Dollars, Strict
 from pointsman_gateway.config.token_prices import Prices
+from pointsman_gateway.domain.usage import ANY_TIER, STANDARD_TIERS
 
 
 class PriceChange(Strict):
@@ -26,6 +27,19 @@ class PriceChange(Strict):
     def replaced(self) -> dict[str, object]:
         """Returns the prices that are set, by the names of the model's fields."""
         return {name: getattr(self, name) for name in self.model_fields_set - {"starting"}}
+
+
+def check_tiers(names: Iterable[str]) -> None:
+    """Raises ValueError for a name of a service tier that no answer has, so that its prices would never hold."""
+    for name in names:
+        if name in STANDARD_TIERS:
+            raise ValueError(
+                f"'{name}' in service_tiers is the standard tier, whose prices are usd_per_million_tokens: remove it"
+            )
+        if name == ANY_TIER:
+            raise ValueError(
+                f"'{name}' in service_tiers is no tier that answers: write those that the provider chooses among"
+            )
 
 
 def check_price_changes(changes: Sequence[PriceChange], service_tiers: Sequence[str]) -> None:

@@ -10,6 +10,10 @@ PROMPT_KINDS = ("cache_write_1h", "cache_write", "prompt_audio", "prompt_image")
 COMPLETION_KINDS = ("completion_audio", "completion_image", "reasoning")
 """Special kinds of tokens that are included in the number of completion tokens."""
 TOKEN_KINDS = PROMPT_KINDS + COMPLETION_KINDS
+STANDARD_TIERS = frozenset({"default", "on_demand", "standard", "standard_only"})
+"""Providers' names of the standard service tier."""
+ANY_TIER = "auto"
+"""The name that leaves the choice of the service tier to the provider."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,10 @@
 from collections.abc import Collection, Set
 
 from pointsman_gateway.domain import Request
+from pointsman_gateway.domain.usage import STANDARD_TIERS
 
 _MEDIA_KINDS = {"audio": "prompt_audio", "image": "prompt_image"}
 _ANSWER_KINDS = {"audio": "completion_audio", "image": "completion_image"}
-_STANDARD_TIERS = frozenset({"default", "on_demand", "standard", "standard_only"})
-"""The names by which providers give a request the standard tier and no other."""
 
 
 def possible_prompt_kinds(request: Request) -> Set[str]:
@@ -36,10 +35,10 @@ def requested_tier(request: Request) -> str:
 def possible_tiers(request: Request, priced: Set[str]) -> Set[str]:
     """Returns which of the `priced` service tiers the answer can have; the standard one, "", is always among them.
 
-    Without a name, and with "auto", the provider chooses: OpenAI's projects, for example, have a setting for it.
+    Without a name, and with `ANY_TIER`, the provider chooses: OpenAI's projects, for example, have a setting for it.
     """
     named = requested_tier(request)
-    if named in _STANDARD_TIERS:
+    if named in STANDARD_TIERS:
         return {""}
     return {"", named} if named and named in priced else priced
 

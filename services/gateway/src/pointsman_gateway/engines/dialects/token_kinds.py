@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from pointsman_gateway.domain.usage import ANY_TIER, STANDARD_TIERS
+
 _MAX_COUNT = 2**31
-_STANDARD_TIERS = frozenset({"auto", "default", "on_demand", "standard", "standard_only"})
 _MAX_TIER_CHARACTERS = 40
 WEB_SEARCHES = "web_search_requests"
 """The counter of web searches in Anthropic's `server_tool_use`. Of the tools that Anthropic runs, only this one is
@@ -35,5 +36,5 @@ def service_tier_of(*names: Any) -> str:
     """Returns the names of non-standard service tiers among the values that a provider reports, joined by "+" and cut
     to 40 characters. It is empty if there are none.
     """
-    special = [name for name in names if isinstance(name, str) and name and name not in _STANDARD_TIERS]
+    special = [name for name in names if isinstance(name, str) and name and name not in (*STANDARD_TIERS, ANY_TIER)]
     return "+".join(special)[:_MAX_TIER_CHARACTERS]
