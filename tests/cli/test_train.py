@@ -132,6 +132,27 @@ def test_the_trainer_gets_the_given_options_only(cli: Cli, executable: Executabl
     }
 
 
+def test_training_data_may_be_csv(cli: Cli, executable: Executable, tmp_path: Path) -> None:
+    """The rows without an output, which are for other tasks, are left out; lines stay where they were."""
+    file, unlabelled = tmp_path / "labelled.csv", tmp_path / "unlabelled.csv"
+    file.write_text('text,task,output\nmy bag,triage,lost\nhello,chat,\nmy "money",triage,refund\n')
+    unlabelled.write_text("text,task,output\nhello,chat,\n")
+    options = ("--data-dir", tmp_path / "home", "--engine-python", executable(TRAINER), "--out", tmp_path / "a")
+
+    trained = cli("train", "--name", "triage", "--data", file, "--eval-data", file, *options)
+    refused = cli("train", "--name", "triage", "--data", unlabelled, *options)
+
+    assert trained.code == 0, trained.err
+    given = json.loads((tmp_path / "a" / "given.json").read_text())
+    assert given["--data"] == given["--eval-data"] == str(tmp_path / "home/from_csv/triage/labelled.jsonl")
+    lines = Path(given["--data"]).read_text().split("\n")
+    assert [json.loads(line) if line else None for line in lines] == [
+        None, {"text": "my bag", "task": "triage", "output": "lost"}, None,
+        {"text": 'my "money"', "task": "triage", "output": "refund"}, None,
+    ]  # fmt: skip
+    assert (refused.code, refused.err) == (2, f"error: {unlabelled} has no row with a text and its right output\n")
+
+
 def test_rows_are_rendered_as_prompts_of_a_path_before_the_training(
     cli: Cli, executable: Executable, data: Path, tmp_path: Path
 ) -> None:

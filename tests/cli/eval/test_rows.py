@@ -1,5 +1,6 @@
 """Labelled rows are read unchanged; if some are invalid, an error names their lines."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 from pointsman_cli.errors import UsageError
-from pointsman_cli.eval.dataset import read_dataset
+from pointsman_cli.eval.dataset import read_dataset, text_of
 
 Cli = Callable[..., Any]
 
@@ -43,6 +44,33 @@ def test_lines_end_at_line_feeds_only_and_a_byte_order_mark_is_ignored(tmp_path:
 def test_a_surrogate_pair_is_one_character(tmp_path: Path) -> None:
     (row,) = read_dataset(write(tmp_path, r'{"text": "\ud83d\ude82", "output": "x"}'), "chat").rows
     assert row.text == "\U0001f682"
+
+
+def test_a_csv_file_is_read_with_the_lines_of_its_rows(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text('task,text,output\nchat,"two\nlines, one row",yes\n,hello,{"a": 1}\n', "utf-8-sig")
+    first, second = read_dataset(file, "other").rows
+    assert (first.id, first.task, first.text, first.output) == ("3", "chat", "two\nlines, one row", "yes")
+    assert (second.id, second.task, second.text, second.output) == ("4", "other", "hello", '{"a": 1}')
+    assert read_dataset(file, "other").digest == hashlib.sha256(text_of(file).encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("text;output\na;b\n", "rows.csv has one column, 'text;output'; separate its columns by commas"),
+        ("text,answer\na,b\n", "has the columns text, answer, and none called output; name them text and output in"),
+        ('text,output\na,"b\n', "rows.csv:2 is not CSV: unexpected end of data; put texts with commas or line breaks"),
+        ("text,output\na,\n", 'rows.csv:2 has neither an "output" nor "facts" to compare with'),
+        ("text,output\n", "rows.csv has no rows; a row has a text and its right output"),
+        ("", "rows.csv has no rows; a row has a text and its right output"),
+    ],
+)
+def test_a_mistake_in_a_csv_file_is_named(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "rows.csv").write_text(content)
+    with pytest.raises(UsageError) as raised:
+        read_dataset(tmp_path / "rows.csv", "chat")
+    assert says in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Reads labelled requests from JSON Lines files: UTF-8, one JSON object per line.
+"""Reads labelled requests from JSON Lines files: UTF-8, one JSON object per line. CSV files are read as such.
 
 Other modules use the functions that read lines, too.
 """
@@ -11,16 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pointsman_servicekit.labelled_csv import InvalidCsv, csv_as_json_lines
+
 from pointsman_cli.errors import UsageError
 
+CSV_COLUMNS = ("text", "output")
+"""The columns that a CSV file must have."""
+ROW_FORM = 'write one JSON object a line: {"text": ..., "output": ...}'
 _MAX_PROBLEMS = 5  # named in one error message
 _ROLES = ("system", "developer", "user", "assistant")
 
 
 def text_of(file: Path) -> str:
-    """Reads a UTF-8 file with or without a byte-order mark; raises UsageError if it cannot be read."""
+    """Reads a UTF-8 file with or without a byte-order mark, a CSV file as JSON Lines (`csv_as_json_lines`).
+
+    Raises UsageError if it cannot be read.
+    """
     try:
-        return file.read_bytes().decode("utf-8-sig")
+        text = file.read_bytes().decode("utf-8-sig")
+        return csv_as_json_lines(text, CSV_COLUMNS) if file.suffix == ".csv" else text
+    except InvalidCsv as error:
+        raise UsageError(error.at(file)) from error
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -110,7 +121,8 @@ def read_dataset(file: Path, task: str, limit: int | None = None) -> Dataset:
     text = text_of(file)
     rows = _rows(file, text, task)
     if not rows:
-        raise UsageError(f'{file} has no rows; write one JSON object a line: {{"text": ..., "output": ...}}')
+        form = "a row has a text and its right output" if file.suffix == ".csv" else ROW_FORM
+        raise UsageError(f"{file} has no rows; {form}")
     _must_differ(file, rows)
     return Dataset(file, hashlib.sha256(text.encode()).hexdigest(), tuple(rows[:limit]))
 

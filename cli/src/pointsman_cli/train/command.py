@@ -33,6 +33,8 @@ from pointsman_cli.train import options as given
 from pointsman_cli.train.options import TRAINER_MODULE, TrainingJob
 from pointsman_cli.train.progress import Done, TrainingProgress, parse_event
 
+FROM_CSV = "from_csv"
+"""The folder of training data that was CSV, in the data directory; it has a folder for each adapter name."""
 RENDERED = "rendered"
 """The folder of rendered rows in the data directory; it has a folder for each adapter name."""
 
@@ -96,6 +98,7 @@ def train(
     job = TrainingJob(name, data, method, eval_data, system, out, learning)
     job.check()
     at = DataDir.at(data_dir)
+    job = job.with_csv_as_json_lines(at.folder / FROM_CSV / name)
     if path:
         if system:
             raise UsageError("--path renders the path's own system message; leave out --system")

@@ -1,8 +1,9 @@
 """The options of `pointsman train`, and the trainer's command line."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +11,15 @@ from typing import Annotated
 import typer
 
 from pointsman_cli.errors import UsageError
+from pointsman_cli.eval.dataset import text_of
 from pointsman_cli.example import NAME_PATTERN
 
 NameOption = Annotated[str, typer.Option(help="Name of the adapter: 1 to 64 of a-z, 0-9, - and _.")]
 DataOption = Annotated[
-    Path, typer.Option(metavar="FILE", help="Training examples as JSON Lines; pairs of answers for dpo.")
+    Path,
+    typer.Option(
+        metavar="FILE", help="Training examples: .jsonl, or .csv with text and output; pairs of answers for dpo."
+    ),
 ]
 BaseModelOption = Annotated[
     str,
@@ -157,6 +162,15 @@ class TrainingJob:
             if file is not None and not file.is_file():
                 raise UsageError(f"{option} {file} is not a file")
 
+    def with_csv_as_json_lines(self, folder: Path) -> "TrainingJob":
+        """Returns the job with files of JSON Lines, written to `folder`, instead of its CSV files, of which rows
+        without an output are left out.
+
+        Raises UsageError if a CSV file cannot be read or has no row with a text and an output.
+        """
+        heldout = None if self.heldout is None else _as_json_lines(self.heldout, folder)
+        return replace(self, data=_as_json_lines(self.data, folder), heldout=heldout)
+
     def arguments(self, base_model: Path, base_model_name: str) -> list[str]:
         """Returns the arguments of the trainer's command line, with absolute paths.
 
@@ -174,6 +188,19 @@ class TrainingJob:
             **self.options,
         }
         return [part for name, value in options.items() for part in _written(name, value)]
+
+
+def _as_json_lines(file: Path, folder: Path) -> Path:
+    if file.suffix != ".csv":
+        return file
+    lines = text_of(file).split("\n")
+    rows = [line if line and {"text", "output"} <= json.loads(line).keys() else "" for line in lines]
+    if not any(rows):
+        raise UsageError(f"{file} has no row with a text and its right output")
+    folder.mkdir(parents=True, exist_ok=True)
+    made = folder / f"{file.stem}.jsonl"
+    made.write_text("\n".join(rows), "utf-8")  # each row on the line that it has in the CSV file
+    return made
 
 
 def _written(name: str, value: object) -> Iterator[str]:

@@ -1,7 +1,5 @@
 """The `init` command: writes a configuration from an engine's address and labelled messages."""
 
-import csv
-import io
 import json
 import re
 import tempfile
@@ -15,6 +13,7 @@ from pointsman_gateway.config.example_files import numbered_lines, read_text
 from pointsman_gateway.config.field_types import NAME_PATTERN, ConfigError
 from pointsman_gateway.config.load import SINGLE_FILE, Config, load_config
 from pointsman_gateway.config.providers import check_provider, find_price, provider_at
+from pointsman_servicekit.labelled_csv import InvalidCsv, csv_rows
 
 from pointsman_lab.report import Report, Section
 from pointsman_lab.suggestions import ExampleFindings, suggest_report
@@ -84,25 +83,10 @@ def _json_rows(file: Path) -> Iterable[tuple[int, Any]]:
 
 
 def _csv_rows(file: Path) -> Iterable[tuple[int, Any]]:
-    reader = csv.DictReader(io.StringIO(read_text(file), newline=""))
     try:
-        _check_columns(reader.fieldnames or (), file)
-        yield from ((reader.line_num, row) for row in reader)
-    except csv.Error as error:
-        problem = f"{file}:{reader.line_num + 1} is not CSV: {error}"
-        raise ConfigError(f"{problem}; put texts with commas or line breaks between quotes") from error
-
-
-def _check_columns(columns: Sequence[str], file: Path) -> None:
-    missing = [name for name in FIELDS if name not in columns]
-    if not columns or not missing:
-        return
-    if len(columns) == 1 and any(separator in columns[0] for separator in ";\t"):
-        raise ConfigError(f"{file} has one column, '{columns[0]}'; separate its columns by commas")
-    raise ConfigError(
-        f"{file} has the columns {', '.join(columns)}, and none called {' or '.join(missing)}; name them text and task "
-        "in its first line"
-    )
+        yield from csv_rows(read_text(file), FIELDS)
+    except InvalidCsv as error:
+        raise ConfigError(error.at(file)) from error
 
 
 def _to_message(row: Any, where: str, *, is_csv: bool) -> LabelledMessage:
