@@ -186,6 +186,38 @@ def test_what_init_writes_needs_no_retriever(tmp_path: Path, monkeypatch: pytest
     check_retriever(load_example(folder))
 
 
+def test_a_base_model_is_served_by_the_lora_server_and_can_have_adapters(
+    cli: Cli, data_dir: Path, labelled: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "llama").mkdir()
+    for name, served, window in (
+        ("smollm2-135m", "smollm2-135m", 4096),
+        ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct", 8192),
+        (str(tmp_path / "llama"), "llama", 8192),
+    ):
+        folder = tmp_path / f"of-{served.replace('/', '-')}"
+        answers = Answers("", (served,), "", {served: window}, base_model=name, prices=(0.01, 0, 0.06))
+        write_checked(configuration(answers, read_labelled(labelled), str(folder)), folder)
+        config, example = load_config(folder, {}), load_example(folder)
+        model, (engine,) = config.models.models[served], config.models.engines.values()
+        assert model.context_window == window
+        assert model.usd_per_million_tokens is not None
+        assert model.usd_per_million_tokens.completion == 0.06
+        assert (engine.model, engine.lora_server, example.base_model) == (served, "127.0.0.1:8083", name)
+
+    options = ("--base-model", "smollm2-135m", "--usd-per-million-tokens", "0.01,0,0.06", "--examples", labelled)
+    outcome = cli("init", tmp_path / "mine", *options, "--data-dir", data_dir)
+    assert outcome.code == 0, outcome.err
+    assert load_example(tmp_path / "mine").base_model == "smollm2-135m"
+
+
+def test_labelled_messages_to_try_it_with_are_copied(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("init", tmp_path / "messages", "--example", "messages")
+    assert outcome.code == 0, outcome.err
+    assert "labelled.csv and " in outcome.out
+    assert len(read_labelled(tmp_path / "messages" / "labelled.csv")) == 360
+
+
 def test_an_unknown_provider_is_answered_with_the_nearest_one(labelled: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'openai'"):
         configuration(replace(ANSWERS, engine="opnai"), read_labelled(labelled), "mine")
@@ -201,6 +233,8 @@ def test_an_unknown_provider_is_answered_with_the_nearest_one(labelled: Path) ->
         (("--engine", "groq", "--key-env", "sk-123"), "must be given by its name"),
         (("--engine", "groq", "--key-env", "NO_SUCH_KEY"), "NO_SUCH_KEY is not set"),
         (("--engine", "http://127.0.0.1:9"), "http://127.0.0.1:9/v1/models cannot be read"),
+        (("--base-model", "smollm2", "--examples", "no.csv"), "did you mean smollm2-135m?"),
+        (("--base-model", "smollm2-135m", "--engine", "groq"), "--base-model excludes --engine, --model"),
     ],
 )
 def test_a_missing_or_wrong_option_is_named(cli: Cli, tmp_path: Path, options: tuple[str, ...], message: str) -> None:

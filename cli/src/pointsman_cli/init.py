@@ -7,13 +7,14 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from pointsman_cli.data_dir import DataDir
+from pointsman_cli.engine_environment import BUILT_IN, BUILT_IN_CONTEXT, MAX_CONTEXT, locate_base_model
 from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.lab_process import LabJob, lab_facts, run_lab
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption
@@ -44,6 +45,18 @@ def init(
         typer.Option(metavar="NAME", help="The environment variable with the engine's API key.", show_default=False),
     ] = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="The engine's model that answers.")] = "",
+    base_model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Instead of --engine: a model that `pointsman up` serves with vLLM, so that adapters can be trained. "
+            "smollm2-135m, a folder, or a name at the Hugging Face hub.",
+        ),
+    ] = "",
+    usd_per_million_tokens: Annotated[
+        str,
+        typer.Option(metavar="PROMPT,CACHED,COMPLETION", help="The model's prices, such as 0.15,0.075,0.6."),
+    ] = "",
     fallback_model: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="A second model, used if the first one fails.", show_default=False),
@@ -57,9 +70,10 @@ def init(
         ),
     ] = None,
     example: Annotated[
-        Literal["minimal", "helpdesk"] | None,
+        Literal["minimal", "helpdesk", "messages"] | None,
         typer.Option(
-            help="Copy an example instead. minimal: one file for your own engine; helpdesk: complete, with adapters.",
+            help="Copy an example instead. minimal: one file for your own engine; helpdesk: complete, with adapters; "
+            "messages: labelled messages as CSV, to begin with.",
             show_default=False,
         ),
     ] = None,
@@ -76,6 +90,17 @@ def init(
         _copy_example(example, folder)
         return
     ask = _ask if sys.stdin.isatty() else _require
+    at = DataDir.at(data_dir)
+    prices = ["--usd-per-million-tokens", usd_per_million_tokens] if usd_per_million_tokens else []
+    if base_model:
+        if engine or model or key_env or fallback_model:
+            raise UsageError("--base-model excludes --engine, --model, --key-env and --fallback-model")
+        located = locate_base_model(base_model, Path.cwd(), at)
+        served = BUILT_IN if located.is_built_in else located.hub_name or str(located.folder)
+        file = _file_of_messages(examples, ask)
+        window = BUILT_IN_CONTEXT if located.is_built_in else MAX_CONTEXT
+        _write(folder, file, at, as_json, ["--base-model", served, "--model", f"{located.name}={window}"], prices)
+        return
     engine = engine or ask(
         "--engine", "1. Engine: its URL (http://localhost:8000), or a provider (openai, mistral)", None
     )
@@ -87,13 +112,22 @@ def init(
     model = model or ask("--model", f"3. Model that answers{_choice(listed)}", None)
     if fallback_model is None:
         fallback_model = ask("--fallback-model", "4. Model that answers if it fails (Enter: none)", "")
+    file = _file_of_messages(examples, ask)
+    models = [_stated(name, listed, engine) for name in (model, fallback_model) if name]
+    named = [argument for name in models for argument in ("--model", name)]
+    _write(folder, file, at, as_json, ["--engine", engine, "--key-env", key_env, *named], prices)
+
+
+def _file_of_messages(examples: Path | None, ask: Callable[[str, str, str | None], str]) -> Path:
     file = examples or Path(ask("--examples", "5. File of labelled messages, .jsonl or .csv with text and task", None))
     if not file.is_file():
         raise UsageError(f"there is no file {file}; it should have one labelled message a line: text and task")
-    models = [_stated(name, listed, engine) for name in (model, fallback_model) if name]
-    arguments = ["init", str(folder), "--engine", engine, "--key-env", key_env, "--examples", str(file)]
-    arguments += [argument for name in models for argument in ("--model", name)]
-    at = DataDir.at(data_dir)
+    return file
+
+
+def _write(folder: Path, file: Path, at: DataDir, as_json: bool, model: Sequence[str], prices: Sequence[str]) -> None:
+    """Writes the configuration for labelled messages in `file`. `model` and `prices` are options of the lab."""
+    arguments = ["init", str(folder), "--examples", str(file), *model, *prices]
     # A mistake in the messages is reported before the embedding model is downloaded.
     run_interruptibly(lab_facts(LabJob([*arguments, "--dry-run"], at, as_json, needs_model=False)))
     run_interruptibly(run_lab(LabJob(arguments, at, as_json)))
@@ -177,6 +211,11 @@ def _stated(model: str, listed: Mapping[str, Mapping[str, Any]], engine: str) ->
 
 def _copy_example(example: str, folder: Path) -> None:
     _copy(f"examples/{example}", folder)
+    if example == "messages":
+        typer.echo(
+            f"{folder / 'labelled.csv'} and {folder / 'test.csv'} are ready; {folder / 'README.md'} says what for"
+        )
+        return
     _copy("examples/schema", folder / "schema")
     for file in folder.rglob("*.yaml"):  # each names its schema for editors, which was one folder further up
         file.write_text(file.read_text("utf-8").replace("../schema/", "schema/", 1), "utf-8")

@@ -34,7 +34,7 @@ from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
 from pointsman_lab.request_log import open_request_log, parse_age, read_evidence
-from pointsman_lab.starter import Answers, configuration, read_labelled, starter_report, write_checked
+from pointsman_lab.starter import Answers, configuration, read_labelled, starter_report, token_prices, write_checked
 from pointsman_lab.suggestions import check_examples, check_log, suggest_report, write_proposals
 from pointsman_lab.wrappers import find_in_log, wrappers_report, write_entries
 
@@ -73,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     init_parser = commands.add_parser("init", help="write a configuration for an engine and labelled messages")
     init_parser.set_defaults(command=_init)
-    init_parser.add_argument("--engine", required=True, metavar="URL", help="or the name of a provider")
+    init_parser.add_argument("--engine", default="", metavar="URL", help="or the name of a provider")
+    init_parser.add_argument("--base-model", default="", metavar="NAME", help="that vLLM serves, instead of --engine")
+    init_parser.add_argument("--usd-per-million-tokens", default="", metavar="PROMPT,CACHED,COMPLETION")
     init_parser.add_argument("--model", required=True, action="append", metavar="NAME[=TOKENS]")
     init_parser.add_argument("--key-env", default="", metavar="NAME")
     init_parser.add_argument("--examples", required=True, type=Path, metavar="FILE")
@@ -153,7 +155,8 @@ def _load(folder: Path) -> Config:
 async def _init(options: argparse.Namespace, settings: Settings) -> Report:
     stated = dict(re.findall(r"^(.+?)(?:=(\d+))?$", name)[0] for name in options.model)
     windows = {name: int(tokens) for name, tokens in stated.items() if tokens}
-    answers = Answers(options.engine, tuple(stated), options.key_env, windows)
+    prices = token_prices(options.usd_per_million_tokens) if options.usd_per_million_tokens else None
+    answers = Answers(options.engine, tuple(stated), options.key_env, windows, options.base_model, prices)
     text = configuration(answers, read_labelled(options.examples), str(options.folder))
     if options.dry_run:
         return Report({}, ())

@@ -5,6 +5,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ class Answers:
     api_key_env: str
     context_windows: Mapping[str, int]
     """Context windows in tokens, by model; only those that the engine states."""
+    base_model: str = ""
+    """What `pointsman up` serves by a vLLM of its own, instead of `engine`: a name at the hub, or a folder."""
+    prices: tuple[float, float, float] | None = None
+    """Dollars for a million tokens of the prompt, of its cached part and of the answer; None: unknown, or listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,21 @@ def _task_name(label: str, file: str) -> str:
     return name
 
 
+def token_prices(text: str) -> tuple[float, float, float]:
+    """Reads three prices, separated by commas. Raises ConfigError."""
+    try:
+        prompt, cached, completion = (float(price) for price in text.split(","))
+        is_valid = all(0 <= price < float("inf") for price in (prompt, cached, completion))
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise ConfigError(
+            f"--usd-per-million-tokens is '{text}'; write dollars for a million tokens of prompt, cached prompt and "
+            "answer, such as 0.15,0.075,0.6"
+        )
+    return prompt, cached, completion
+
+
 def starter_report(config: Config, found: ExampleFindings, api_key_env: str) -> Report:
     checked = suggest_report(found, None, "", "")
     counts = ", ".join(f"{name} {len(rows)}" for name, rows in config.examples.items())
@@ -136,6 +156,8 @@ def configuration(answers: Answers, messages: Sequence[LabelledMessage], folder:
     return "\n".join(
         [
             HEADING.format(folder=folder),
+            *_base_model(answers),
+            *([f"prices_as_of: {date.today()} # when the prices were last checked\n"] if answers.prices else []),
             "# Models by the names that clients use, with their prices (docs/costs.md).",
             "models:",
             *(_model(answers, name) for name in answers.models),
@@ -156,14 +178,27 @@ def configuration(answers: Answers, messages: Sequence[LabelledMessage], folder:
     )
 
 
+def _base_model(answers: Answers) -> list[str]:
+    if not answers.base_model:
+        return []
+    return [
+        "# What `pointsman up` serves with a vLLM that it starts; adapters can be trained for it (docs/training.md).",
+        f"base_model: {_quoted(answers.base_model)}\n",
+    ]
+
+
 def _path_names(count: int) -> list[str]:
     return ["first", *("second" if count == 2 else f"model_{number}" for number in range(2, count + 1))]
 
 
 def _model(answers: Answers, name: str) -> str:
-    if find_price(_provider(answers.engine), (name,)):
+    if answers.engine and not answers.prices and find_price(_provider(answers.engine), (name,)):
         return f"  {_quoted(name)}: {{}} # price and context window are those of the price list"
     window = answers.context_windows.get(name, DEFAULT_CONTEXT_WINDOW)
+    if answers.prices:
+        prompt, cached, completion = map(_quoted, answers.prices)
+        price = f"usd_per_million_tokens: {{prompt: {prompt}, cached: {cached}, completion: {completion}}}"
+        return f"  {_quoted(name)}:\n    context_window: {window} # tokens\n    {price}"
     return (
         f"  {_quoted(name)}:\n    context_window: {window} # tokens\n"
         "    # Or in dollars: {prompt: 0.15, cached: 0.075, completion: 0.60}; budgets and best_value need them.\n"
@@ -179,6 +214,8 @@ def _provider(engine: str) -> str:
 
 def _engine(answers: Answers, name: str, model: str) -> str:
     where = f"url: {_quoted(answers.engine)}" if "://" in answers.engine else f"provider: {answers.engine}"
+    if answers.base_model:
+        where = 'lora_server: "${POINTSMAN_LORA_SERVER:-127.0.0.1:8083}"'
     key = f", api_key_env: {answers.api_key_env}" if answers.api_key_env else ""
     return f"  {name}: {{model: {_quoted(model)}, {where}{key}}}"
 
