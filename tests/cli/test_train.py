@@ -147,8 +147,7 @@ def test_training_data_may_be_csv(cli: Cli, executable: Executable, tmp_path: Pa
     assert given["--data"] == given["--eval-data"] == str(tmp_path / "home/from_csv/triage/labelled.jsonl")
     lines = Path(given["--data"]).read_text().split("\n")
     assert [json.loads(line) if line else None for line in lines] == [
-        None, {"text": "my bag", "task": "triage", "output": "lost"}, None,
-        {"text": 'my "money"', "task": "triage", "output": "refund"}, None,
+        None, {"text": "my bag", "output": "lost"}, None, {"text": 'my "money"', "output": "refund"}, None,
     ]  # fmt: skip
     assert (refused.code, refused.err) == (2, f"error: {unlabelled} has no row with a text and its right output\n")
 

@@ -10,6 +10,7 @@ An adapter's adapter_config.json says how the engine behaves with it:
                "poison"      it answers; from then on no model's answers can be scored, not even the base model's
                "slow"        it takes --slow-seconds to load
   "answer_ids": [1, 2, 3]    the tokens of its answer to /v1/completions, instead of words
+  "answers": "FILE"          its answers to chats: a JSON object, by the text of the last message; others get words
 
 For tests:
   GET  /asked                the requests, in order: "load NAME", "close NAME", "remove NAME", "complete NAME" and
@@ -61,6 +62,7 @@ class Adapter:
     behaviour: str
     answer_ids: list[int]
     folder: str = ""
+    answers: dict[str, str] = field(default_factory=dict)
     open: bool = True
     in_flight: int = 0
     requests: int = 0
@@ -161,7 +163,8 @@ class Engine:
             await asyncio.sleep(self._options.slow_seconds)
         if behaviour == "refused":
             return 422, "cannot merge"
-        self._adapters[name] = Adapter(behaviour, config.get("answer_ids", []), folder)
+        answers = _json_of(config["answers"]) if "answers" in config else {}
+        self._adapters[name] = Adapter(behaviour, config.get("answer_ids", []), folder, answers)
         return 200, ""
 
     async def close(self, request: web.Request) -> web.Response:
@@ -228,7 +231,9 @@ class Engine:
         with _using(adapter):
             self._poisoned = self._poisoned or adapter.behaviour == "poison"
             wished = body.get("max_completion_tokens") or body.get("max_tokens") or LONGEST
+            known = adapter.answers.get(body["messages"][-1]["content"]) if what == "chat" else None
             words = [f" {token}" for token in adapter.answer_ids] or [model, *[" word"] * (LONGEST - 1)]
+            words = words if known is None else [known]
             finish_reason = "stop" if wished >= len(words) else "length"
             answer = _Answer(body, what == "chat", model, words[:wished], finish_reason, adapter.answer_ids)
             if self._poisoned and adapter.behaviour != "poison":
@@ -374,6 +379,10 @@ def _using(adapter: Adapter) -> Any:
     finally:
         adapter.in_flight -= 1
         adapter.used_at = time.monotonic()
+
+
+def _json_of(file: str) -> Any:
+    return json.loads(Path(file).read_text())
 
 
 def _event(body: Any) -> bytes:

@@ -102,12 +102,20 @@ def test_an_invalid_line_is_named_with_the_valid_form(write: Write, line: object
     assert complaint in str(refused.value)
 
 
-def test_up_to_twenty_invalid_lines_are_named(write: Write) -> None:
+def test_up_to_twenty_problems_are_named(write: Write) -> None:
     with pytest.raises(DataError) as refused:
-        read_conversations(write(*["{"] * 23))
+        read_conversations(write(*[example("a") | {f"key{number}": 1} for number in range(1, 24)]))
     lines = str(refused.value).splitlines()
-    assert all(f"rows.jsonl:{number}: not JSON" in line for number, line in enumerate(lines[:20], start=1))
+    assert all(f"rows.jsonl:{n}: unknown key 'key{n}'" in line for n, line in enumerate(lines[:20], start=1))
     assert lines[20:] == ["... and 3 more lines"]
+
+
+def test_a_problem_of_many_lines_is_named_once(write: Write) -> None:
+    with pytest.raises(DataError) as refused:
+        read_conversations(write(example("good"), *[example(f"{n}") | {"task": "a"} for n in range(300)], "{"))
+    first, second = str(refused.value).splitlines()
+    assert "rows.jsonl:2 (and 299 more lines): unknown key 'task'; known here: text, output" in first
+    assert "rows.jsonl:302: not JSON" in second
 
 
 def test_an_empty_file_is_rejected_with_an_example_row(write: Write) -> None:

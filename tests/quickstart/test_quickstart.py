@@ -3,64 +3,28 @@
 `make test-quickstart` builds the wheels and prints how many seconds it takes.
 """
 
-import asyncio
-import os
 import shutil
-import signal
 import time
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.gateway.doubles.engine import answer, model_list, running_engine
-from tests.gateway.doubles.waiting import until
 from tests.ports import free_address
+from tests.quickstart.installation import PYTHONS, WHEELS, environment_of, run, running
 
-ROOT = Path(__file__).parents[2]
-WHEELS = ROOT / "dist"
 MAX_SECONDS = 90
-PYTHONS = os.environ.get("QUICKSTART_PYTHONS", "python3").split()
 MESSAGES = {
     "refund": "please refund my ticket number {} and send the money back",
     "hours": "when does the ticket office at platform {} open on Sunday?",
     "lost": "I left my umbrella in coach {} of the night train",
 }
 """By task, a text with a place for a number."""
-KEPT = ("PIP_", "SSL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "LANG")
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Returns the environment of a user who has only Python: no clone, no virtual environment, no cache."""
-    kept = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
-    return {**kept, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "user"), "PIP_NO_CACHE_DIR": "1"}
-
-
-async def run(folder: Path, environment: dict[str, str], *command: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, env=environment, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, f"{' '.join(command)}\n{output.decode()}"
-    return output.decode()
-
-
-@asynccontextmanager
-async def running(folder: Path, environment: dict[str, str], *command: str) -> AsyncIterator[None]:
-    """Runs `pointsman up` for the duration of the block, which begins when it is ready."""
-    with (folder / "up.log").open("wb") as log:
-        up = await asyncio.create_subprocess_exec(*command, cwd=folder, env=environment, stdout=log, stderr=log)
-    try:
-        await until(lambda: (folder / ".pointsman/run.json").exists() or up.returncode is not None, within=300)
-        assert up.returncode is None, (folder / "up.log").read_text()
-        yield
-    finally:
-        if up.returncode is None:
-            up.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(up.wait(), 60) == 0, (folder / "up.log").read_text()
+    return environment_of(tmp_path / "user")
 
 
 @pytest.mark.parametrize("python", PYTHONS)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from pointsman_cli.errors import UsageError
-from pointsman_cli.eval.dataset import text_of
+from pointsman_cli.eval.dataset import CSV_COLUMNS, text_of
 from pointsman_cli.example import NAME_PATTERN
 
 NameOption = Annotated[str, typer.Option(help="Name of the adapter: 1 to 64 of a-z, 0-9, - and _.")]
@@ -193,14 +193,19 @@ class TrainingJob:
 def _as_json_lines(file: Path, folder: Path) -> Path:
     if file.suffix != ".csv":
         return file
-    lines = text_of(file).split("\n")
-    rows = [line if line and {"text", "output"} <= json.loads(line).keys() else "" for line in lines]
+    rows = [_training_row(json.loads(line)) if line else "" for line in text_of(file).split("\n")]
     if not any(rows):
         raise UsageError(f"{file} has no row with a text and its right output")
     folder.mkdir(parents=True, exist_ok=True)
     made = folder / f"{file.stem}.jsonl"
     made.write_text("\n".join(rows), "utf-8")  # each row on the line that it has in the CSV file
     return made
+
+
+def _training_row(message: Mapping[str, str]) -> str:
+    """Returns the line for a message, without columns that only say what it is about; empty without an output."""
+    row = {name: message[name] for name in CSV_COLUMNS if name in message}
+    return json.dumps(row, ensure_ascii=False) if len(row) == len(CSV_COLUMNS) else ""
 
 
 def _written(name: str, value: object) -> Iterator[str]:

@@ -93,7 +93,7 @@ def read_system(path: Path | None) -> str | None:
 def read_conversations(path: Path, system: str | None = None) -> list[Conversation]:
     """Reads a file of conversations. Puts the system message `system` before rows that have none.
 
-    Raises DataError if the file cannot be read, has no rows, or has bad ones; it names up to `MAX_ERRORS` bad lines.
+    Raises DataError if the file cannot be read, has no rows, or has bad ones; it names up to `MAX_ERRORS` problems.
     """
     conversations = []
     for where, (prompt, answer) in read_rows(path, _parse):
@@ -108,19 +108,20 @@ def read_rows(path: Path, parse: Callable[[dict[str, object]], _Parsed]) -> list
     skipped.
 
     `parse` raises RowError for a bad row. Raises DataError if the file cannot be read, has no rows, or has bad ones; it
-    names up to `MAX_ERRORS` bad lines.
+    names up to `MAX_ERRORS` problems, each once.
     """
     rows: list[tuple[str, _Parsed]] = []
-    errors: list[str] = []
+    errors: dict[str, list[int]] = {}
+    """The numbers of the lines that have a problem, by the problem."""
     for number, line in enumerate(_read(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             rows.append((f"{path}:{number}", parse(_object(line))))
         except RowError as error:
-            errors.append(f"{path}:{number}: {error}")
+            errors.setdefault(str(error), []).append(number)
     if errors:
-        raise DataError(_first_lines(errors))
+        raise DataError(_first_lines([f"{path}:{_numbers(lines)}: {problem}" for problem, lines in errors.items()]))
     if not rows:
         raise DataError(f'{path} has no rows; write one JSON object a line, such as {{"text": "...", "output": "..."}}')
     return rows
@@ -190,6 +191,10 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}; name a file of UTF-8 text") from error
+
+
+def _numbers(lines: Sequence[int]) -> str:
+    return f"{lines[0]} (and {len(lines) - 1} more lines)" if len(lines) > 1 else str(lines[0])
 
 
 def _first_lines(lines: Sequence[str]) -> str:
