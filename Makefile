@@ -368,6 +368,10 @@ QUICKSTART_PYTHONS ?= $(sort $(foreach python,$(PYTHON) python3.13,$(shell $(pyt
 test-quickstart: wheels ## from `pip install` of the wheels in an empty folder to the first answer, within 90 s; QUICKSTART_PYTHONS="python3.11 python3.13"
 	QUICKSTART_PYTHONS="$(QUICKSTART_PYTHONS)" $(BIN)/python -m pytest -s tests/quickstart/test_quickstart.py
 
+.PHONY: test-journey
+test-journey: wheels models ## a user's first hour from wheels: CSV, adapter, canary, promotion, documents, keys, budget; with a double of the engine (3 minutes)
+	QUICKSTART_PYTHONS="$(firstword $(QUICKSTART_PYTHONS))" $(BIN)/python -m pytest tests/quickstart/test_journey.py
+
 .PHONY: test-wheel-platforms
 test-wheel-platforms: wheels .venv-supply/.done ## check by the index's metadata that every dependency has wheels for Linux (x86-64, arm64) and macOS (arm64)
 	$(BIN)/python -m pytest tests/quickstart/test_wheel_platforms.py
