@@ -135,16 +135,20 @@ def test_the_trainer_gets_the_given_options_only(cli: Cli, executable: Executabl
 def test_training_data_may_be_csv(cli: Cli, executable: Executable, tmp_path: Path) -> None:
     """The rows without an output, which are for other tasks, are left out; lines stay where they were."""
     file, unlabelled = tmp_path / "labelled.csv", tmp_path / "unlabelled.csv"
+    heldout = tmp_path / "heldout" / "labelled.csv"
+    heldout.parent.mkdir()
+    heldout.write_text("text,output\nmy seat,booking\n")
     file.write_text('text,task,output\nmy bag,triage,lost\nhello,chat,\nmy "money",triage,refund\n')
     unlabelled.write_text("text,task,output\nhello,chat,\n")
     options = ("--data-dir", tmp_path / "home", "--engine-python", executable(TRAINER), "--out", tmp_path / "a")
 
-    trained = cli("train", "--name", "triage", "--data", file, "--eval-data", file, *options)
+    trained = cli("train", "--name", "triage", "--data", file, "--eval-data", heldout, *options)
     refused = cli("train", "--name", "triage", "--data", unlabelled, *options)
 
     assert trained.code == 0, trained.err
     given = json.loads((tmp_path / "a" / "given.json").read_text())
-    assert given["--data"] == given["--eval-data"] == str(tmp_path / "home/from_csv/triage/labelled.jsonl")
+    assert json.loads(Path(given["--eval-data"]).read_text()) == {"text": "my seat", "output": "booking"}
+    assert given["--data"] == str(tmp_path / "home/from_csv/triage/data/labelled.jsonl")
     lines = Path(given["--data"]).read_text().split("\n")
     assert [json.loads(line) if line else None for line in lines] == [
         None, {"text": "my bag", "output": "lost"}, None, {"text": 'my "money"', "output": "refund"}, None,

@@ -163,13 +163,13 @@ class TrainingJob:
                 raise UsageError(f"{option} {file} is not a file")
 
     def with_csv_as_json_lines(self, folder: Path) -> "TrainingJob":
-        """Returns the job with files of JSON Lines, written to `folder`, instead of its CSV files, of which rows
-        without an output are left out.
+        """Returns the job with files of JSON Lines, written to folders in `folder`, instead of its CSV files, of
+        which rows without an output are left out.
 
         Raises UsageError if a CSV file cannot be read or has no row with a text and an output.
         """
-        heldout = None if self.heldout is None else _as_json_lines(self.heldout, folder)
-        return replace(self, data=_as_json_lines(self.data, folder), heldout=heldout)
+        heldout = None if self.heldout is None else _as_json_lines(self.heldout, folder / "eval-data")
+        return replace(self, data=_as_json_lines(self.data, folder / "data"), heldout=heldout)
 
     def arguments(self, base_model: Path, base_model_name: str) -> list[str]:
         """Returns the arguments of the trainer's command line, with absolute paths.
