@@ -188,7 +188,7 @@ CLAUDE_CODE := 2.1.328
 
 .PHONY: test-claude-code
 test-claude-code: $(VENV)/.done .venv-clients/claude-code/$(CLAUDE_CODE) ## Claude Code, headless, against a scripted engine (needs npm)
-	$(BIN)/python -m pytest tests/clients/test_claude_code.py
+	$(BIN)/python -m pytest tests/clients/test_claude_code.py 'tests/clients/test_tool_loops.py::test_no_loop_of_tool_calls_changes_its_path[claude-code]'
 
 .PHONY: test-faults
 test-faults: $(VENV)/.done ## stop and kill real processes under load
