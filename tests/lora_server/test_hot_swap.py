@@ -19,7 +19,7 @@ import aiohttp
 import pytest
 from pointsman_lora_server.adapters.load_sequence import LoadSequence
 from pointsman_lora_server.adapters.loading import AdapterLoader
-from pointsman_lora_server.adapters.slots import AdapterSlots
+from pointsman_lora_server.adapters.slots import RESERVATION_SECONDS, AdapterSlots
 from pointsman_lora_server.adapters.trials import Trials
 from pointsman_lora_server.adapters.warm_up import WarmUp
 from pointsman_lora_server.domain import AdapterVersion, EngineStatus, Phase
@@ -216,6 +216,7 @@ async def test_the_least_recently_used_version_is_evicted(swapping: RunEngine) -
         assert await engine.chat(A) == A.version + " word word"
         assert await engine.chat(B) == B.version + " word word"
         assert await engine.chat(A) == A.version + " word word"
+        await asyncio.sleep(RESERVATION_SECONDS)  # a slow engine's report may leave in doubt if B was used since
 
         await engine.loader.ensure_loaded(C)
 
