@@ -231,7 +231,7 @@ class Engine:
         with _using(adapter):
             self._poisoned = self._poisoned or adapter.behaviour == "poison"
             wished = body.get("max_completion_tokens") or body.get("max_tokens") or LONGEST
-            known = adapter.answers.get(body["messages"][-1]["content"]) if what == "chat" else None
+            known = adapter.answers.get(body["messages"][-1]["content"]) if adapter.answers and what == "chat" else None
             words = [f" {token}" for token in adapter.answer_ids] or [model, *[" word"] * (LONGEST - 1)]
             words = words if known is None else [known]
             finish_reason = "stop" if wished >= len(words) else "length"
