@@ -51,7 +51,7 @@ def test_no_schema_of_a_client_takes_much_time_or_memory(name: str) -> None:
 
 
 UNJUDGED = [
-    ("50 repeated Unicode classes", "its patterns have over 1,500 states, counting repetitions"),
+    ("50 repeated Unicode classes", "its patterns are too complex: over 1,500 states with repetitions written out"),
     ("a chain of allOf that doubles", "it has over 1,000 subschemas, counting each $ref's"),
     ("a chain of unevaluatedProperties", "it uses one of unevaluatedProperties, "),
     ("a long chain of $refs", "it is over 100 levels deep, counting each $ref's"),

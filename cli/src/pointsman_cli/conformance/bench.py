@@ -105,7 +105,10 @@ class Bench:
         return await self.api.complete(self.control.model(name), prompt, max_tokens)
 
     def judge(self, answer: TimedAnswer, version: str, what: str, about: Property = Property.WRONG_VERSION) -> bool:
-        """Records whether the answer is that of the version; returns whether it is. `what` says what was requested."""
+        """Records for the property `about` whether the answer is that of the version; returns whether it is.
+
+        A failed request is recorded as `succeeded` does, and returns False. `what` describes the request in findings.
+        """
         if not self.succeeded(answer, what):
             return False
         compared = self.known.compare(answer, version)

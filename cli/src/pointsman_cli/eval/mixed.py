@@ -66,7 +66,7 @@ def check_choices(plan: EvaluationPlan, shares: Mapping[str, float], chosen_by: 
     """Checks the arguments of `compare_choices` before the first request.
 
     Raises UsageError if a share names a task without rows, shares are given but none is above 0, or `chosen_by` is on
-    the same data set or has, for some task, none of the paths that are compared.
+    the same data set or has, for some task except `unknown`, none of the paths that are compared.
     """
     for name in shares:
         if name not in plan.tasks:

@@ -143,9 +143,10 @@ class AnswerFile:
 
     def _read(self) -> None:
         lines = self._objects()
-        first = next(lines, None)
-        if first is None:
+        heading = next(lines, None)
+        if heading is None:
             raise UsageError(f"{self.file} holds no evaluation to go on with")
+        _, first = heading
         if first.get("evaluation") != self._heading["evaluation"]:
             raise UsageError(f"{self.file} is no file of answers")
         different = [key for key, value in self._heading.items() if key != "dataset" and first.get(key) != value]
@@ -154,21 +155,21 @@ class AnswerFile:
                 f"{self.file} is of another evaluation ({', '.join(different)} differ); give the same set, paths, "
                 "metric and prices with the same configuration, or begin a new file"
             )
-        for data in lines:
-            answer = self._answer(data)
+        for number, data in lines:
+            answer = self._answer(number, data)
             if answer.is_ok:
                 self.known[answer.row, answer.path] = answer
 
-    def _answer(self, data: Mapping[str, Any]) -> Answer:
+    def _answer(self, number: int, data: Mapping[str, Any]) -> Answer:
         try:
             return Answer(**data)
         except TypeError as error:
-            raise UsageError(f"{self.file} holds something that is no answer: {error}") from None
+            raise UsageError(f"{self.file}:{number} is no answer of `pointsman eval`: {error}") from None
 
-    def _objects(self) -> Iterator[dict[str, Any]]:
+    def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in whole_lines(self.file):
             try:
-                yield dict(json.loads(line))
+                yield number, dict(json.loads(line))
             except (ValueError, TypeError) as error:
                 raise UsageError(f"{self.file}:{number} is no answer: {error}") from None
 
@@ -177,8 +178,11 @@ def scores_of(file: Path) -> dict[str, Any]:
     """Returns the body of a request to `/v1/evaluations` from a file of answers.
 
     `id` is the digest of the data set. `results` has the mean score and the number of rows for each combination of
-    task, path and answering model, without failed and unscored answers, those of `auto`, and rows of no task. Raises
-    UsageError if the file cannot be read.
+    task, path and answering model, and the path's fingerprint, without failed and unscored answers, those of `auto`,
+    and rows of no task.
+
+    `file` is one that `AnswerFile` has written; an incomplete last line is removed from it. Raises UsageError if it
+    cannot be read or changed.
     """
     (_, first), *lines = whole_lines(file)
     header, scores = json.loads(first), dict[tuple[str, str, str], list[float]]()

@@ -45,8 +45,7 @@ def sketch_of(documents: Iterable[tuple[str, bytes]]) -> Sketch:
 def parse_sketch(text: str) -> Sketch:
     """Parses a sketch that `str` has serialized.
 
-    Raises ValueError for a text of another form, and if the number of hashes is not that of the documents, or
-    `MAX_HASHES` for more documents.
+    Raises ValueError if the text has another form, or does not have one hash for each document, up to `MAX_HASHES`.
     """
     if not _FORM.fullmatch(text):
         raise ValueError(f"'{text[:40]}' is no sketch of documents")

@@ -129,8 +129,9 @@ class Pseudonyms:
 
 
 def with_pseudonym(request: Request, random_key: str, user_digest: str, pseudonyms: Pseudonyms) -> Request:
-    """Sets the user by whom splits are sampled: the stored name, or a pseudonym for its digest. If the request named no
-    user, the key of its conversation or the decision's id takes its place, as in the gateway.
+    """Returns the request with the user by whom splits are sampled, as in the gateway: the request's own `user`, or the
+    pseudonym for `user_digest`, or, if that is empty because the request named no user, `random_key`: the key of its
+    conversation or the decision's id.
     """
     if request.user:
         return request

@@ -37,7 +37,9 @@ class SigningKeysConfig(Strict):
 
 
 class ScopeConfig(Strict):
-    """What a user may use. Each field means the same as its option of `pointsman keys create`: `tasks` as `--task`."""
+    """What a user may use, as in `KeyScope`. None allows all names, an empty list none; None as `embeddings` allows all
+    models only if every other field is None, too.
+    """
 
     tasks: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None

@@ -222,7 +222,9 @@ class _Walk:
                 raise TooMuchWork(f"it has over {MAX_PATTERNS} patterns")
             self._states[pattern] = pattern_states(pattern)
             if sum(self._states.values()) > MAX_PATTERN_STATES:
-                raise TooMuchWork(f"its patterns have over {MAX_PATTERN_STATES:,} states, counting repetitions")
+                raise TooMuchWork(
+                    f"its patterns are too complex: over {MAX_PATTERN_STATES:,} states with repetitions written out"
+                )
         return self._states[pattern]
 
 

@@ -48,8 +48,13 @@ def scored_answer(
     log-probability.
     """
     finite = tuple(p for p in logprobs if isinstance(p, int | float) and math.isfinite(p))
-    if not finite or len(finite) < len(logprobs):
-        raise InvalidArgument(f"{model} answers with no tokens that can be scored", code="cannot_answer")
+    if not logprobs:
+        raise InvalidArgument(f"{model} answers with no tokens", code="cannot_answer")
+    if len(finite) < len(logprobs):
+        raise InvalidArgument(
+            f"{model} gives a token no finite log-probability; its weights may contain NaN or infinity",
+            code="cannot_answer",
+        )
     return GreedyAnswer(tuple(token_ids), text, finite, finish_reason)
 
 

@@ -265,8 +265,10 @@ def _from_outcome(message: pb.Outcomes) -> CanaryReport:
         raise _bad("outcomes", f"{message.version}: it has more errors, invalid answers or latencies than requests")
     if counts.rated > MAX_COUNT or counts.rating > 1000 * counts.rated:
         raise _bad("outcomes", f"{message.version}: the sum of its ratings is more than 1 for each rated answer")
-    if any(bucket > MAX_LATENCY_BUCKET for bucket in counts.milliseconds):
-        raise _bad("outcomes", f"{message.version}: the last latency bucket is {MAX_LATENCY_BUCKET}")
+    if (bucket := max(counts.milliseconds, default=0)) > MAX_LATENCY_BUCKET:
+        raise _bad(
+            "outcomes", f"{message.version}: there is no latency bucket {bucket}; the last is {MAX_LATENCY_BUCKET}"
+        )
     return CanaryReport(message.alias, message.revision, message.version, counts)
 
 

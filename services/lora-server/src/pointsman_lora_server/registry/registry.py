@@ -261,4 +261,4 @@ def _error_for(subject: str, outcome: str, words: Sequence[str]) -> PointsmanErr
                 param="version",
             )
         case _:
-            raise AssertionError(f"a script answered {outcome}, {words}")
+            raise AssertionError(f"a Lua script of the registry answered for {subject}: {outcome!r} {words}")
