@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pointsman_gateway
 import pytest
 from pointsman_gateway.config.providers import providers
 from pointsman_gateway.engines.dialects.registry import ENGINE_DIALECTS
+from pointsman_gateway.http.dialects.openai.chat import CHAT
 
 from tests.gateway.doubles.config_folder import IN_CHAT
 from tests.gateway.doubles.engine import ScriptedEngine, answer
@@ -89,6 +91,11 @@ async def test_the_other_dialects_are_served_as_before(client: httpx.AsyncClient
     for path in ("/v1/chat/completions", "/v1/messages"):
         engine.says(*answer("Hello"))
         assert (await client.post(path, json=body)).status_code == 200
+
+
+def test_the_path_of_a_dialect_has_no_parameters() -> None:
+    with pytest.raises(ValueError, match="the path of a dialect has no parameters"):
+        replace(CHAT, path="/v1/models/{model}:ask")
 
 
 def test_every_provider_has_a_known_dialect() -> None:

@@ -10,6 +10,9 @@ Headers = list[tuple[bytes, bytes]]
 
 CACHE_OFF, CACHE_RENEW, CACHE_USE = "off", "renew", "use"
 
+KEY_HEADERS = (b"api-key", b"x-api-key")
+"""Headers that may hold the key instead of authorization: Azure's and Anthropic's."""
+
 
 async def identify_caller(tenancy: Tenancy, credential: str) -> Caller:
     """Returns the caller of a key or token (`credential`, empty if there is none).
@@ -21,14 +24,14 @@ async def identify_caller(tenancy: Tenancy, credential: str) -> Caller:
 
 
 def credential_of(headers: Mapping[bytes, bytes]) -> str:
-    """Returns the key or token in the header authorization ("Bearer KEY"). Without this header, it is the one in
-    api-key (Azure) or x-api-key (Anthropic). It is empty if there is none, or authorization has another scheme.
+    """Returns the key or token in the header authorization ("Bearer KEY"). Without this header, it is the one in the
+    first of `KEY_HEADERS` with a value. It is empty if there is none, or authorization has another scheme.
 
     Names in `headers` are in lower case.
     """
     authorization = headers.get(b"authorization")
     if authorization is None:
-        return (headers.get(b"api-key") or headers.get(b"x-api-key", b"")).decode("latin-1").strip()
+        return next(filter(None, map(headers.get, KEY_HEADERS)), b"").decode("latin-1").strip()
     return bearer_token(authorization.decode("latin-1"))
 
 

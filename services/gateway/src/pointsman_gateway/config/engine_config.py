@@ -95,7 +95,10 @@ def _is_address(host: str) -> bool:
 
 
 class Timeouts(Strict):
-    """Limits for the parts of one answer. The request's own deadline applies in addition."""
+    """Limits for the parts of one answer. The request's own deadline applies in addition.
+
+    `HttpEngineClient` keeps all of them, `LiteLLMClient` all but `connect_seconds`.
+    """
 
     connect_seconds: float = Field(default=2.0, gt=0, le=60)
     first_token_seconds: float = Field(default=60.0, gt=0, le=3600, description="from sending the request")

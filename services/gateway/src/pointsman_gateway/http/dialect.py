@@ -95,7 +95,8 @@ class Dialect:
     """An API for conversations, such as OpenAI's chat completions."""
 
     path: str
-    """The path of its conversations, such as "/v1/messages". Errors at all paths that begin with it have its format."""
+    """The path of its conversations, such as "/v1/messages", without parameters. Errors at all paths that begin with it
+    have its format."""
     handler: Handler
     error_format: ErrorFormat
     """The format of errors that are reported before an encoder is known."""
@@ -110,6 +111,12 @@ class Dialect:
     """How `GET /v1/models` answers the API's clients; None: in OpenAI's form."""
     takes_token_ids: bool = False
     """Whether a body may hold token ids instead of text."""
+
+    def __post_init__(self) -> None:
+        if "{" in self.path:
+            raise ValueError(
+                f"{self.path}: the path of a dialect has no parameters; routes with some are `further` ones"
+            )
 
     @property
     def routes(self) -> tuple[MeteredRoute, ...]:

@@ -8,6 +8,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from pointsman_gateway.codec.headers import KEY_HEADERS
 from pointsman_gateway.http.asgi_answer import CALLER, DISCONNECTED, ON_DISCONNECT
 from pointsman_gateway.http.connection_limits import (
     BAD_HTTP,
@@ -23,7 +24,7 @@ from pointsman_gateway.http.connection_limits import (
 
 NEVER = float("inf")
 
-SINGLE_HEADERS = (b"authorization", b"api-key", b"x-api-key", b"host")
+SINGLE_HEADERS = (b"authorization", *KEY_HEADERS, b"host")
 """Headers that must not be repeated: a proxy in front may use the first one, and this gateway the last one."""
 
 

@@ -66,9 +66,10 @@ class ShadowMetrics:
         """Counts a pair that a judge has compared, or should have.
 
         `outcome` is "chosen" or "shadow" for the better answer, "tie", "disagreement" if it depended on the order in
-        which the judge saw the answers, or why the pair was not judged: "unparsable" (the judge's answer), "no_text" (an
-        answer has none), "spent" (the day's limit is reached), "unsettled" (what other gateways have spent is unknown),
-        "too_many" (`MAX_WAITING` pairs wait), "stopped" (the gateway stops), or the code of the judge's error.
+        which the judge saw the answers, or why the pair was not judged: "unparsable" (the judge's answer), "no_text"
+        (one answer has none), "spent" (the day's limit is reached), "unsettled" (what other gateways have spent is
+        unknown), "too_many" (`MAX_WAITING` pairs wait), "stopped" (the gateway stops), or the code of the judge's
+        error.
         """
         self._verdicts.labels(task, outcome).inc()
 
