@@ -20,7 +20,7 @@ def one_turn(url: str) -> None:
             "ANTHROPIC_SMALL_FAST_MODEL": BASE_MODEL,
             "API_TIMEOUT_MS": "500000",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-            "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "32",
+            "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "1000",  # it sends the date, so the answer and its length vary by the day
             "CLAUDE_CONFIG_DIR": folder,
             "HOME": folder,
         }
