@@ -93,7 +93,7 @@ def test_a_key_has_the_given_limits_scope_and_expiry(keys: Keys) -> None:
     assert is_well_formed(record.pop("key"))
     assert record["scope"] == {
         "tasks": ["triage", "chat"], "paths": ["p"], "adapters": ["triage"], "collections": ["handbook"],
-        "embeddings": None,
+        "embeddings": None, "rerankers": None,
     }  # fmt: skip
     assert record["limits"] == {
         "requests_per_minute": 60, "tokens_per_minute": 9000, "concurrent_streams": 5,

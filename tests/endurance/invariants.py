@@ -263,7 +263,7 @@ class Invariants:
         dollars).
         """
         _, page = await self.world.gateways[name].look("/metrics")
-        names = {"pointsman_cost_usd_total", "pointsman_embedding_cost_usd_total"}
+        names = {f"pointsman_{of}cost_usd_total" for of in ("", "embedding_", "rerank_")}
         samples = (sample for family in text_string_to_metric_families(page) for sample in family.samples)
         return sum(round(sample.value * PICODOLLARS) for sample in samples if sample.name in names)
 

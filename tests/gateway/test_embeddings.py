@@ -18,10 +18,11 @@ from pointsman_embedding import MiniLM
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Caller, Message, Request, UndecidedReceipt, Usage
-from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.embeddings.models import BATCH_TEXTS, MAX_ADDED_TOKENS, MAX_HELD_BYTES, LocalEmbedder
-from pointsman_gateway.embeddings.stage import Embedder, EmbeddingRequest, Embeddings, EncodedEmbeddings, PricedModel
+from pointsman_gateway.embeddings.stage import EMBEDDINGS, Embedder, EmbeddingRequest, Embeddings, EncodedEmbeddings
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
+from pointsman_gateway.model_calls.call import Called, Price, PricedModel
+from pointsman_gateway.model_calls.metrics import CallMetrics
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_servicekit.buffer_budget import BufferedBytesBudget
@@ -501,13 +502,15 @@ class Stage:
     limits: Limits
     receipts: Receipts = field(default_factory=Receipts)
 
-    async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        return await self._pipeline.embed(self._embeddings.run(inputs))
+    async def embed(self, inputs: EmbeddingRequest) -> Called[EncodedEmbeddings]:
+        return await self._pipeline.call_model(self._embeddings.call(inputs))
 
     @cached_property
     def _embeddings(self) -> Embeddings:
-        metrics = EmbeddingMetrics(CollectorRegistry(), GenAiMetrics(CollectorRegistry()))
-        return Embeddings({"m": PricedModel("m", self.model, 2.0)}, metrics, BufferedBytesBudget(1000))
+        registry = CollectorRegistry()
+        metrics = CallMetrics(registry, GenAiMetrics(registry), "embeddings", "pointsman_embedding")
+        models = {"m": PricedModel("m", self.model.embed, Price(2.0))}
+        return Embeddings(EMBEDDINGS, models, metrics, BufferedBytesBudget(1000))
 
     @cached_property
     def _pipeline(self) -> Pipeline:
@@ -522,7 +525,8 @@ async def test_the_reservation_is_settled_with_the_actual_usage(minilm: MiniLM) 
     limits = Limits()
     got = await Stage(LocalEmbedder(minilm), limits).embed(wanted("a", "b" * 400))
     assert got.headers == {"x-ratelimit-remaining-tokens": "3"}
-    assert limits.noted == [("enter", "k", 102), ("afford", 204), ("settle", got.tokens, 2 * got.tokens, "ok")]
+    tokens = got.answer.charge.tokens
+    assert limits.noted == [("enter", "k", 102), ("afford", 204), ("settle", tokens, 2 * tokens, "ok")]
 
 
 async def test_without_budget_nothing_is_embedded(minilm: MiniLM) -> None:

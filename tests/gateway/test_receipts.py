@@ -33,6 +33,8 @@ JSON = {"content-type": "application/json"}
 def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Any) -> Neighbours:
     neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     neighbours.config.models["embeddings"] = {"minilm": {"local": True, "usd_per_million_tokens": 0.5}}
+    reranker = {"retriever": True, "usd_per_million_tokens": 0.5, "usd_per_search": 0.002}
+    neighbours.config.models["rerankers"] = {"own": reranker}
     neighbours.config.models["retrieval"]["usd_per_embedding"] = 0.000001
     return neighbours
 
@@ -45,7 +47,7 @@ async def the_one(valkey: Valkey) -> Body:
 
 
 def counted(gateway: Gateway) -> float:
-    names = ("requests", "route_requests", "rejected", "embedding_requests")
+    names = ("requests", "route_requests", "rejected", "embedding_requests", "rerank_requests")
     return sum(gateway.metric(f"pointsman_{name}_total") for name in names)
 
 
@@ -170,6 +172,8 @@ ROUTES = {
     "/v1/messages": "chat",
     "/v1/messages/count_tokens": "route",
     "/v1/embeddings": "embeddings",
+    "/v1/rerank": "rerank",
+    "/v2/rerank": "rerank",
     "/v1/route": "route",
 }
 BAD_BODIES: Mapping[str, tuple[bytes, str]] = {
@@ -275,6 +279,19 @@ async def test_embeddings_have_receipts(http: httpx.AsyncClient, gateway: Gatewa
     tokens = got["usage"]["prompt_tokens"]
     assert receipts.undecided[0]["cost_parts_usd"] == {"embedding": tokens * 0.5 / 1e6}
     assert counted(gateway) == 3
+
+
+async def test_reranking_has_receipts(http: httpx.AsyncClient, gateway: Gateway, valkey: Valkey) -> None:
+    asked = {"model": "own", "query": "a train", "documents": ["one", "two"]}
+    got = (await http.post("/v1/rerank", json=asked)).json()
+    await http.post("/v2/rerank", json={**asked, "model": "junk"})
+    receipts = await receipts_once(valkey.url, lambda receipts: len(receipts.all) == 2)
+    seen = [(one["operation"], one["model"], one["outcome"]) for one in receipts.undecided]
+    assert seen == [("rerank", "own", "ok"), ("rerank", "", "unknown_model")]
+    tokens = got["usage"]["total_tokens"]
+    assert receipts.undecided[0]["usage"]["prompt_tokens"] == tokens > 0
+    assert receipts.undecided[0]["cost_parts_usd"] == {"rerank": pytest.approx(tokens * 0.5 / 1e6 + 0.002)}
+    assert counted(gateway) == 2
 
 
 async def test_embedding_the_question_is_charged(

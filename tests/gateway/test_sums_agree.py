@@ -52,6 +52,9 @@ async def gateway(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Asy
     config.models["engines"]["local"]["usd_per_hour"] = 0.043
     config.models["cache"] = {"usd_per_hit": 1.3e-8}
     config.models["embeddings"] = {"minilm": {"local": True, "usd_per_million_tokens": 0.0019}}
+    config.models["rerankers"] = {
+        "own": {"retriever": True, "usd_per_million_tokens": 0.0023, "usd_per_search": 1.9e-6}
+    }
     config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"max_retries": 0}}
     config.paths["handbook"] |= {"temperature": 0, "cache": {}}
     config.rest_of_tasks["request_log"] = {"max_undecided": REQUESTS}
@@ -143,7 +146,7 @@ class Client:
 
     async def other(self, name: str, key: str) -> None:
         shown = self.headers(name, key)
-        match self.draw.randrange(5):
+        match self.draw.randrange(6):
             case 0:
                 await self.http.post("/v1/route", json=self.body(), headers=shown)
             case 1:
@@ -154,6 +157,9 @@ class Client:
             case 3:
                 await self.http.post("/v1/completions", json={"model": "auto", "prompt": IN_CHAT}, headers=shown)
             case 4:
+                asked = {"model": self.draw.choice(["own", "junk"]), "query": "trains", "documents": TEXTS}
+                await self.http.post("/v1/rerank", json=asked, headers=shown)
+            case 5:
                 await self.http.post("/v1/responses", json={"model": "auto", "input": IN_POLICY}, headers=shown)
 
 
@@ -231,16 +237,18 @@ def counters_of(gateway: Gateway) -> Sums:
                 sums["requests"][labels["path"], "routed", "none"] += int(value)
             case "pointsman_rejected_total":
                 sums["requests"]["", labels["code"], labels["fault"]] += int(value)
-            case "pointsman_embedding_requests_total":
+            case "pointsman_embedding_requests_total" | "pointsman_rerank_requests_total":
                 sums["requests"]["", labels["outcome"], labels["fault"]] += int(value)
             case "pointsman_tokens_total":
                 sums["tokens"][labels["type"]] += int(value)
-            case "pointsman_embedding_tokens_total":
+            case "pointsman_embedding_tokens_total" | "pointsman_rerank_tokens_total":
                 sums["tokens"]["embedded"] += int(value)
             case "pointsman_cost_usd_total":
                 sums["picodollars"][labels["component"]] += round(value * PICODOLLARS)
             case "pointsman_embedding_cost_usd_total":
                 sums["picodollars"]["embedding"] += round(value * PICODOLLARS)
+            case "pointsman_rerank_cost_usd_total":
+                sums["picodollars"]["rerank"] += round(value * PICODOLLARS)
     return sums
 
 
@@ -253,7 +261,7 @@ def counters_by(receipts: Receipts) -> Sums:
         path = path if not path.startswith("adapter:") else "other"
         requests[path, one["outcome"], one["fault"]] += 1
         usage = one["usage"]
-        if one.get("operation") == "embeddings":
+        if one.get("operation") in ("embeddings", "rerank"):
             tokens["embedded"] += usage["prompt_tokens"]
         elif one.get("cached"):
             tokens["replayed"] += usage["prompt_tokens"] + usage["completion_tokens"]

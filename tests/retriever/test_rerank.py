@@ -179,3 +179,37 @@ async def test_an_unknown_reranker_api_prevents_the_start_and_lists_the_known_on
     with pytest.raises(FailedPrecondition, match="RERANKER_API is 'tee', which is unknown; use one of cohere, tei"):
         async with start(reranker_api="tee"):
             pass
+
+
+async def test_documents_of_the_caller_are_scored_in_their_order(start: Start, scorer: ScoringServer) -> None:
+    async with start(reranker_url=address(scorer, "tei")) as client:
+        answer = await client.stub.Rerank(pb.RerankRequest(query="cat", documents=["The cat.", "A cat sat there."]))
+        assert list(answer.scores) == [1 / 8, 1 / 16]
+        ((_, asked),) = scorer.asked
+        assert (asked["query"], asked["texts"]) == ("cat", ["The cat.", "A cat sat there."])
+
+
+@pytest.mark.parametrize(
+    ("query", "documents", "code"),
+    [
+        (" ", ["a"], "empty_query"),
+        ("q" * 65_537, ["a"], "query_too_large"),
+        ("cat", [], "empty_document"),
+        ("cat", ["a", "\n"], "empty_document"),
+        ("cat", ["a"] * 1_001, "too_many_documents"),
+        ("cat", ["a" * (4 * 1024 * 1024 + 1)], "document_too_large"),
+    ],
+)
+async def test_documents_that_cannot_be_scored_are_rejected(
+    start: Start, scorer: ScoringServer, refusal: Refusal, query: str, documents: list[str], code: str
+) -> None:
+    async with start(reranker_url=address(scorer, "tei")) as client:
+        error = await refusal(client.stub.Rerank(pb.RerankRequest(query=query, documents=documents)))
+        assert (error.grpc_status, error.code) == (grpc.StatusCode.INVALID_ARGUMENT, code)
+        assert scorer.asked == []
+
+
+async def test_without_a_reranker_documents_cannot_be_scored(start: Start, refusal: Refusal) -> None:
+    async with start() as client:
+        error = await refusal(client.stub.Rerank(pb.RerankRequest(query="cat", documents=["a"])))
+        assert (error.grpc_status, error.code) == (grpc.StatusCode.FAILED_PRECONDITION, "no_reranker")

@@ -88,7 +88,7 @@ class Example:
 
     @property
     def needs_retriever(self) -> bool:
-        """Returns whether the example has collections, or a path that retrieves passages.
+        """Returns whether the example has collections, a path that retrieves passages, or the retriever's reranker.
 
         A path is taken to retrieve if it has the strategy `retrieval`, or one of an extension while the configuration
         states prices of retrieval. A configuration that cannot be read, is not valid YAML or lacks paths counts as one
@@ -99,9 +99,10 @@ class Example:
         try:
             content = self._content()
             strategies = _strategies(content)
+            reranks = any(model.get("retriever") for model in content.get("rerankers", {}).values())
         except INVALID_CONTENT:
             return False  # the gateway will reject it
-        return "retrieval" in strategies or ("retrieval" in content and not strategies <= STRATEGIES)
+        return reranks or "retrieval" in strategies or ("retrieval" in content and not strategies <= STRATEGIES)
 
     @property
     def needs_embedding_model(self) -> bool:

@@ -109,6 +109,11 @@ class RetrieverStub:
                 request_serializer=pointsman_dot_v1_dot_retriever__pb2.VectorSketchRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_retriever__pb2.VectorSketchResponse.FromString,
                 _registered_method=True)
+        self.Rerank = channel.unary_unary(
+                '/pointsman.v1.Retriever/Rerank',
+                request_serializer=pointsman_dot_v1_dot_retriever__pb2.RerankRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_retriever__pb2.RerankResponse.FromString,
+                _registered_method=True)
         self.ConfigureSearch = channel.unary_unary(
                 '/pointsman.v1.Retriever/ConfigureSearch',
                 request_serializer=pointsman_dot_v1_dot_retriever__pb2.ConfigureSearchRequest.SerializeToString,
@@ -225,6 +230,14 @@ class RetrieverServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rerank(self, request, context):
+        """Scores documents of the caller by how well each answers a query, without a collection; fails without a reranker
+        ("no_reranker"). At most 1,000 documents, 4 MiB a document.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ConfigureSearch(self, request, context):
         """Sets how a collection is searched; `pointsman retriever tune` determines the values.
         """
@@ -309,6 +322,11 @@ def add_RetrieverServicer_to_server(servicer, server):
                     servicer.VectorSketch,
                     request_deserializer=pointsman_dot_v1_dot_retriever__pb2.VectorSketchRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_retriever__pb2.VectorSketchResponse.SerializeToString,
+            ),
+            'Rerank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rerank,
+                    request_deserializer=pointsman_dot_v1_dot_retriever__pb2.RerankRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_retriever__pb2.RerankResponse.SerializeToString,
             ),
             'ConfigureSearch': grpc.unary_unary_rpc_method_handler(
                     servicer.ConfigureSearch,
@@ -721,6 +739,33 @@ class Retriever:
             '/pointsman.v1.Retriever/VectorSketch',
             pointsman_dot_v1_dot_retriever__pb2.VectorSketchRequest.SerializeToString,
             pointsman_dot_v1_dot_retriever__pb2.VectorSketchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rerank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.Retriever/Rerank',
+            pointsman_dot_v1_dot_retriever__pb2.RerankRequest.SerializeToString,
+            pointsman_dot_v1_dot_retriever__pb2.RerankResponse.FromString,
             options,
             channel_credentials,
             insecure,

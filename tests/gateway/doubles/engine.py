@@ -52,6 +52,7 @@ class ScriptedEngine:
         self.adapters: set[str] | None = None
         """The adapter versions that the engine holds; None means that it accepts every version."""
         self.embeds: Embedding = lambda body: embedded(body)
+        self.reranks: Embedding = lambda body: reranked(body)
         self.lists: Callable[[], web.StreamResponse] = lambda: model_list("tiny")
         """Makes the answer to GET /v1/models."""
         self.listed = 0
@@ -117,16 +118,24 @@ class ScriptedEngine:
         return self.tokenizes(body)
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer_once(request, self.embeds, embedded)
+
+    async def rerank(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer_once(request, self.reranks, reranked)
+
+    async def _answer_once(
+        self, request: web.Request, answer: Embedding, usual: Callable[[Mapping[str, Any]], bytes]
+    ) -> web.StreamResponse:
         body = await request.json()
         self.bodies.append(body)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         self.paths.append(request.path)
         self.running += 1
         try:
-            answered = self.embeds(body)
+            answered = answer(body)
             if isinstance(answered, asyncio.Event):
                 await answered.wait()
-                answered = embedded(body)
+                answered = usual(body)
             if isinstance(answered, bytes):
                 return web.Response(body=answered, content_type="application/json")
             if isinstance(answered, Break):
@@ -163,6 +172,8 @@ async def running_engine() -> AsyncIterator[ScriptedEngine]:
     app.router.add_post("/v1/chat/completions", engine.chat)
     app.router.add_post("/v1/completions", engine.chat)
     app.router.add_post("/v1/embeddings", engine.embeddings)
+    app.router.add_post("/v1/rerank", engine.rerank)
+    app.router.add_post("/v2/rerank", engine.rerank)
     app.router.add_get("/v1/models", engine.models)
     app.router.add_post("/tokenize", engine.tokenize)
     # handler_cancellation: like vLLM, it stops working if the client disconnects.
@@ -236,6 +247,18 @@ def embedded(body: Mapping[str, Any]) -> bytes:
     ]
     counted = {"prompt_tokens": 7 * len(texts), "total_tokens": 7 * len(texts)}
     return json.dumps({"object": "list", "data": data, "model": body["model"], "usage": counted}).encode()
+
+
+def reranked(body: Mapping[str, Any]) -> bytes:
+    """Returns vLLM's answer to /v1/rerank: the longest document is the best, and each has seven tokens."""
+    documents = body["documents"]
+    order = sorted(range(len(documents)), key=lambda number: -len(documents[number]))
+    results = [
+        {"index": number, "document": {"text": documents[number]}, "relevance_score": len(documents[number]) / 1000}
+        for number in order
+    ]
+    usage = {"prompt_tokens": 7 * len(documents), "total_tokens": 7 * len(documents)}
+    return json.dumps({"id": "score-1", "model": body["model"], "usage": usage, "results": results}).encode()
 
 
 def counted_words(body: Mapping[str, Any]) -> web.Response:

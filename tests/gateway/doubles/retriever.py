@@ -1,5 +1,6 @@
 """A retriever with scripted results."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,6 +23,9 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
         self.version = 1
         self.error: PointsmanError | None = None
         self.asked: list[pb.SearchRequest] = []
+        self.reranked: list[pb.RerankRequest] = []
+        self.may_score = asyncio.Event()
+        self.may_score.set()
         self.ids: list[tuple[str, str]] = []
         """The request id and decision id of each search, as a log line has them."""
         self.documents = Sketch(0, ())
@@ -35,6 +39,15 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
         if self.error:
             raise self.error
         return pb.SearchResponse(passages=self.passages[: request.top_k], version=self.version, relevant=self.relevant)
+
+    async def Rerank(self, request: pb.RerankRequest, context: Any) -> pb.RerankResponse:
+        """Scores documents by how many of the query's words they have."""
+        self.reranked.append(request)
+        await self.may_score.wait()
+        if self.error:
+            raise self.error
+        words = set(request.query.split())
+        return pb.RerankResponse(scores=[len(words.intersection(text.split())) for text in request.documents])
 
     async def Sketch(self, request: pb.SketchRequest, context: Any) -> pb.SketchResponse:
         self.looks += 1

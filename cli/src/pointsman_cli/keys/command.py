@@ -146,6 +146,9 @@ def create(
             metavar="NAME", help="Allow this embedding model; repeatable; default: all, or none with another scope."
         ),
     ] = None,
+    reranker: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Allow this reranker, as --embedding does.")
+    ] = None,
     requests_per_minute: RequestsOption = None,
     tokens_per_minute: TokensOption = None,
     max_concurrency: ConcurrencyOption = None,
@@ -176,7 +179,8 @@ def create(
     """
     given = (requests_per_minute, tokens_per_minute, max_concurrency, dollars_per_day, dollars_per_month)
     limits = Limits(*given)
-    scope = KeyScope(*(tuple(names) if names else None for names in (task, path, adapter, collection, embedding)))
+    given_names = (task, path, adapter, collection, embedding, reranker)
+    scope = KeyScope(*(tuple(names) if names else None for names in given_names))
     credential = _read_credential(key_file) if key_file else None
     until = expiry_time(expires, time.time())
     new_key = NewKey(tenant, name, scope, limits, priority, until, operator, admin, credential)

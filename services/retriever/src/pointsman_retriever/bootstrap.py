@@ -28,6 +28,7 @@ from pointsman_retriever.collections.collection import SnapshotFactory
 from pointsman_retriever.collections.external import ExternalCollection, ExternalCollections
 from pointsman_retriever.collections.operations import Operations
 from pointsman_retriever.collections.registry import CollectionRegistry
+from pointsman_retriever.collections.reranking import RerankService
 from pointsman_retriever.collections.search import SearchService
 from pointsman_retriever.collections.service import CollectionService
 from pointsman_retriever.collections.writer import Compactor
@@ -155,10 +156,11 @@ async def _build_servicer(
     quota = Quota(settings.quota_documents, settings.quota_chunks, settings.quota_bytes)
     tenant_limits = TenantLimits(settings.tenant_collections, quota)
     service = CollectionService(registry, encoder, observer, pools, compactor, tenant_limits)
-    reranker = _load_reranker(stack, settings)
-    search_service = SearchService(registry, encoder, model.tokenizer, observer, pools, reranker)
+    reranking = RerankService(_load_reranker(stack, settings), pools.reranks)
+    search_service = SearchService(registry, encoder, model.tokenizer, observer, pools, reranking)
     operations = Operations(registry, service, encoder, pools)
-    return RetrieverServicer(service, search_service, Loader(reader, settings.max_bad_lines), operations, pools.ingests)
+    loader = Loader(reader, settings.max_bad_lines)
+    return RetrieverServicer(service, search_service, reranking, loader, operations, pools.ingests)
 
 
 def to_window(model: Encoder) -> int:

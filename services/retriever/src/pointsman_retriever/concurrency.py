@@ -74,6 +74,7 @@ class ThreadPools:
     searches: CallLimit
     changes: CallLimit
     ingests: CallLimit
+    reranks: CallLimit
 
     def close(self) -> None:
         for pool in (self.search, self.external, self.ingest, self.maintenance, self.write):
@@ -90,6 +91,7 @@ def make_thread_pools(search_threads: int, ingest_threads: int) -> ThreadPools:
         searches=CallLimit("searches", 256),
         changes=CallLimit("changes", 64),  # each may hold 32 MiB
         ingests=CallLimit("ingests", 16),
+        reranks=CallLimit("rerankings", 64),  # each may hold 32 MiB
     )
 
 

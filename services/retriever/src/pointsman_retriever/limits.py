@@ -107,18 +107,45 @@ def check_documents(documents: Sequence[Document]) -> None:
 
 
 def check_query(query: Query) -> None:
-    size = len(query.text.encode())
+    _check_query_text(query.text)
+    _check_options(query.options)
+    if query.filter is not None:
+        check_filter(query.filter)
+
+
+def _check_query_text(text: str) -> None:
+    size = len(text.encode())
     if size > MAX_QUERY_BYTES:
         raise InvalidArgument(
             f"the query has {size:,} bytes; the maximum is {MAX_QUERY_BYTES:,}",
             code="query_too_large",
             param="query",
         )
-    if not query.text.strip():
+    if not text.strip():
         raise InvalidArgument("the query is empty; send a text to search for", code="empty_query", param="query")
-    _check_options(query.options)
-    if query.filter is not None:
-        check_filter(query.filter)
+
+
+def check_rerank(query: str, documents: Sequence[str]) -> None:
+    """Raises InvalidArgument if the query or a document is blank, there are not 1 to `MAX_DOCUMENTS` documents, or the
+    texts are too large.
+    """
+    _check_query_text(query)
+    if not 0 < len(documents) <= MAX_DOCUMENTS:
+        raise InvalidArgument(
+            f"{len(documents):,} documents to rerank; 1 to {MAX_DOCUMENTS:,} can be",
+            code="too_many_documents" if documents else "empty_document",
+            param="documents",
+        )
+    for number, document in enumerate(documents):
+        size = len(document.encode())
+        if size > MAX_DOCUMENT_BYTES:
+            raise InvalidArgument(
+                f"documents[{number}] has {size:,} bytes; the maximum is {MAX_DOCUMENT_BYTES:,}, so split it",
+                code="document_too_large",
+                param="documents",
+            )
+        if not document.strip():
+            raise InvalidArgument(f"documents[{number}] is empty", code="empty_document", param="documents")
 
 
 def _check_options(options: SearchOptions) -> None:

@@ -117,9 +117,10 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class KeyScope:
-    """The names of tasks, paths, adapters, collections and embedding models for which a key may be used.
+    """The names of tasks, paths, adapters, collections, embedding models and rerankers for which a key may be
+    used.
 
-    None allows all names (for `embeddings` see there); an empty tuple allows none.
+    None allows all names (for `embeddings` and `rerankers` see there); an empty tuple allows none.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -129,6 +130,8 @@ class KeyScope:
     embeddings: tuple[str, ...] | None = None
     """The embedding models that the key may use. None allows all if all other fields are None too, and otherwise
     none."""
+    rerankers: tuple[str, ...] | None = None
+    """The rerankers that the key may use, by the same rule."""
 
     def __post_init__(self) -> None:
         """Raises InvalidArgument ("bad_scope") if a field has more than `MAX_NAMES` names, or an empty or long one.
@@ -249,8 +252,9 @@ def _to_json(record: KeyRecord | TenantRecord) -> str:
         if not fields.get(flag):
             fields.pop(flag, None)
     scope = fields.get("scope")
-    if scope is not None and scope["embeddings"] is None:
-        del scope["embeddings"]
+    for names in ("embeddings", "rerankers"):
+        if scope is not None and scope[names] is None:
+            del scope[names]
     return json.dumps({"v": VERSION, **fields}, separators=(",", ":"))
 
 

@@ -25,9 +25,10 @@ from pointsman_gateway.bootstrap.console import open_console
 from pointsman_gateway.bootstrap.conversations import open_conversations
 from pointsman_gateway.bootstrap.cost_metrics import CostMetrics
 from pointsman_gateway.bootstrap.documents import find_document_tasks
-from pointsman_gateway.bootstrap.embeddings import EmbeddingDependencies, LoadModels, ModelsOnDemand, build_embeddings
+from pointsman_gateway.bootstrap.embeddings import LoadModels, ModelsOnDemand
 from pointsman_gateway.bootstrap.engine_discovery import EngineDiscovery
 from pointsman_gateway.bootstrap.metric_labels import gen_ai_names, label_values
+from pointsman_gateway.bootstrap.model_calls import ModelCallDependencies, build_embeddings, build_rerankers
 from pointsman_gateway.bootstrap.named_models import NamedModels
 from pointsman_gateway.bootstrap.paths import to_path
 from pointsman_gateway.bootstrap.persistence import Persistence, open_persistence, open_redaction
@@ -38,7 +39,6 @@ from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.classification.document_tasks import SketchMonitor
 from pointsman_gateway.config.load import Config, load_config, watched_files
 from pointsman_gateway.console.stage import Console
-from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.engines.connection_pool import Pool
 from pointsman_gateway.engines.dns_groups import DnsResolver
 from pointsman_gateway.engines.engines import Engines
@@ -155,14 +155,14 @@ async def build_gateway(
             conversations=conversations,
             guardrail_metrics=GuardrailMetrics(registry),
         )
-        embeddings = EmbeddingDependencies(http, EmbeddingMetrics(registry, gen_ai), tracing)
+        model_calls = ModelCallDependencies(http, retriever, tracing, registry, gen_ai)
         shadow_settings = ActiveShadowSettings()
         builder = _SnapshotBuilder(
             settings.config,
             models=models,
             discovery=discovery,
             dependencies=dependencies,
-            embeddings=embeddings,
+            model_calls=model_calls,
             tracing=tracing,
             freshness=freshness_monitor,
             sketches=sketch_monitor,
@@ -234,7 +234,7 @@ class _SnapshotBuilder:
         models: ModelsOnDemand,
         discovery: EngineDiscovery,
         dependencies: Dependencies,
-        embeddings: EmbeddingDependencies,
+        model_calls: ModelCallDependencies,
         tracing: Instrumentation,
         freshness: FreshnessMonitor,
         sketches: SketchMonitor,
@@ -248,7 +248,7 @@ class _SnapshotBuilder:
         self._models = models
         self._discovery = discovery
         self._dependencies = dependencies
-        self._embeddings = embeddings
+        self._model_calls = model_calls
         self._tracing = tracing
         self._freshness = freshness
         self._sketches = sketches
@@ -286,7 +286,8 @@ class _SnapshotBuilder:
         if documents is not None:
             await asyncio.to_thread(documents.use, self._sketches.sketches)
         stages = self._tracing.stages(build_stages(config, loaded, engines, self._dependencies, documents))
-        embeddings = build_embeddings(config, loaded, self._embeddings)
+        embeddings = build_embeddings(config, loaded, self._model_calls)
+        rerankers = build_rerankers(config, self._model_calls)
         models, catalog = NamedModels(config, engines), to_catalog(config)
         # Everything that can fail is done. From here on the shared components follow the new configuration.
         self._active = config
@@ -299,7 +300,7 @@ class _SnapshotBuilder:
         self._sketches.watched = documents
         may_be_stale = {name for task in config.tasks.tasks.values() if task.stale for name in task.policy.paths}
         self._freshness.monitored = MonitoredPaths([path for path in paths if path.name in may_be_stale], engines)
-        return ConfigSnapshot(stages, engines, models, embeddings, paths, catalog)
+        return ConfigSnapshot(stages, engines, models, embeddings, rerankers, paths, catalog)
 
 
 def _run_until_closed(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:

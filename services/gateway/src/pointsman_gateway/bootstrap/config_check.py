@@ -3,8 +3,8 @@
 import os
 from collections.abc import Iterator
 
-from pointsman_gateway.bootstrap.embeddings import to_endpoint
 from pointsman_gateway.bootstrap.engine_discovery import to_engine
+from pointsman_gateway.bootstrap.model_calls import check_endpoints
 from pointsman_gateway.bootstrap.strategies import build_strategies
 from pointsman_gateway.bootstrap.tenancy import check_single_sign_on
 from pointsman_gateway.bootstrap.validation import to_guardrails, to_validators
@@ -27,17 +27,15 @@ def check_config(config: Config) -> None:
 
 
 def check_environment(config: Config) -> None:
-    """Checks the URLs of engines and embedding models, and that API keys, secrets and the libraries of single sign-on
-    are there.
+    """Checks the URLs of engines, embedding models and rerankers, and that API keys, secrets and the libraries of
+    single sign-on are there.
 
     Raises ConfigError if not. It is a separate check, so that a configuration can be analysed without its keys.
     """
     with errors_naming(config.single_file):
         for name, engine in config.models.engines.items():
             to_engine(name, engine)
-        for name, model in config.models.embeddings.items():
-            if not model.local:
-                to_endpoint(name, model)
+        check_endpoints(config)
         check_single_sign_on(config.access.single_sign_on)
         for what, variable in _key_variables(config):
             if variable and not os.environ.get(variable):

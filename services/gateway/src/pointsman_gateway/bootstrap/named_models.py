@@ -17,8 +17,8 @@ class NamedModels:
         self.fallbacks = {name: [self.plain[other] for other in of.fallback] for name, of in models if of.fallback}
         self._paths = tuple(config.paths.paths)
         self._engines = engines
-        aliases, embeddings = config.models.aliases, config.models.embeddings
-        self._aliases = {alias: name for alias, name in aliases.items() if name not in embeddings}
+        aliases, others = config.models.aliases, config.models.called_once
+        self._aliases = {alias: name for alias, name in aliases.items() if name not in others}
         self._catch_all = config.models.catch_all
         self._sampling = _sampling_of_adapters(config)
 

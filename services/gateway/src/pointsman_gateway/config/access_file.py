@@ -46,6 +46,7 @@ class ScopeConfig(Strict):
     adapters: tuple[str, ...] | None = None
     collections: tuple[str, ...] | None = None
     embeddings: tuple[str, ...] | None = None
+    rerankers: tuple[str, ...] | None = None
 
     def to_scope(self) -> KeyScope:
         return KeyScope(**dict(self))

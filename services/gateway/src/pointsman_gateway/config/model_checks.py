@@ -72,10 +72,10 @@ def check_aliases(models: ModelsFile, paths: PathsFile) -> None:
     discovered = {path.adapter for path in paths.paths.values() if path.adapter}
     names = {AUTO, *models.models, *(PATH_PREFIX + name for name in paths.paths)}
     for alias, target in models.aliases.items():
-        if alias in names or alias in models.embeddings or alias.startswith(PATH_PREFIX):
+        if alias in names or alias in models.called_once or alias.startswith(PATH_PREFIX):
             raise ConfigError(f"models.yaml: alias '{alias}' hides a model or a path; choose another name")
         if not _is_adapter(target):
-            must_be_known(f"models.yaml: alias '{alias}' names", target, names | discovered | models.embeddings.keys())
+            must_be_known(f"models.yaml: alias '{alias}' names", target, names | discovered | models.called_once.keys())
     if models.catch_all is not None and not _is_adapter(models.catch_all):
         must_be_known("models.yaml: catch_all is", models.catch_all, names | discovered)
 

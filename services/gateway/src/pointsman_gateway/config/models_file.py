@@ -1,7 +1,8 @@
-"""The schema of models.yaml: models with their prices, engines, embedding models and retries."""
+"""The schema of models.yaml: models with their prices, engines, embedding models, rerankers and retries."""
 
 from collections.abc import Mapping
 from datetime import date
+from itertools import combinations
 from typing import Annotated, Any, Literal, TypeVar
 
 from pointsman_embedding import EncoderConfig
@@ -172,12 +173,10 @@ class ResilienceConfig(Strict):
     )
 
 
-class EmbeddingConfig(Strict):
-    """A model of `/v1/embeddings`: the gateway's own, or that of an OpenAI-compatible endpoint."""
+class EndpointConfig(Strict):
+    """A model that is called once for a request, and its endpoint."""
 
-    usd_per_million_tokens: Dollars
-    local: bool = False
-    url: str = Field(default="", description="unset: that of the provider")
+    url: str = Field(default="", description="unset: that of the provider; with or without the API's path")
     api_key_env: str = Field(default="", description="the environment variable with the API key")
     provider: ProviderName = Field(
         default=None, description="unset: by the URL's host", json_schema_extra=name_providers
@@ -185,23 +184,22 @@ class EmbeddingConfig(Strict):
     resource: UrlPart | None = Field(default=None, description="of Azure: the resource's name")
     api_version: UrlPart | None = Field(default=None, description="of azure-deployments")
     upstream: str = Field(default="", description="the endpoint's name for it; empty: the same name")
-    overflow: Overflow = Field(
-        default="error", description="of the local model: what is done with texts that are too long for it"
-    )
 
-    @model_validator(mode="after")
-    def _is_local_or_remote(self) -> "EmbeddingConfig":
+    @property
+    def is_own(self) -> bool:
+        """Returns whether the model is Pointsman's own, and not that of an endpoint."""
+        raise NotImplementedError
+
+    def _check_endpoint(self, noun: str, key: str) -> None:
+        """Raises ValueError unless there is either an endpoint or the model of Pointsman's own that `key` names."""
         if self.provider and self.preset.dialect == LITELLM:
-            raise ValueError("LiteLLM's providers have no embedding models here; write the url of one")
-        if self.local == bool(self.url or self.provider):
-            raise ValueError("an embedding model is either local: true or has a url (http://HOST:PORT)")
-        if self.local and (self.api_key_env or self.upstream):
-            raise ValueError("the local embedding model has no api_key_env and no upstream")
-        if not self.local and self.overflow != "error":
-            raise ValueError("overflow is for local: true alone")
-        if not self.local and not self.base_url:
+            raise ValueError(f"LiteLLM's providers have no {noun}s here; write the url of one")
+        if self.is_own == bool(self.url or self.provider):
+            raise ValueError(f"{_with_article(noun)} is either {key}: true or has a url (http://HOST:PORT)")
+        if self.is_own and (self.api_key_env or self.upstream):
+            raise ValueError(f"{_with_article(noun)} with {key}: true has no api_key_env and no upstream")
+        if not self.is_own and not self.base_url:
             raise ValueError(f"provider '{self.provider}' has no URL of its own; write a url (http://HOST:PORT)")
-        return self
 
     @property
     def preset(self) -> Provider:
@@ -216,6 +214,48 @@ class EmbeddingConfig(Strict):
     def base_url(self) -> str:
         """Returns the URL of the model's endpoint, without the API's paths."""
         return self.preset.resolve_url(self.url, self.url_parts)
+
+
+class EmbeddingConfig(EndpointConfig):
+    """A model of `/v1/embeddings`: the gateway's own, or that of an OpenAI-compatible endpoint."""
+
+    usd_per_million_tokens: Dollars
+    local: bool = False
+    overflow: Overflow = Field(
+        default="error", description="of the local model: what is done with texts that are too long for it"
+    )
+
+    @model_validator(mode="after")
+    def _is_local_or_remote(self) -> "EmbeddingConfig":
+        self._check_endpoint("embedding model", "local")
+        if not self.local and self.overflow != "error":
+            raise ValueError("overflow is for local: true alone")
+        return self
+
+    @property
+    def is_own(self) -> bool:
+        return self.local
+
+
+class RerankerConfig(EndpointConfig):
+    """A model of `/v1/rerank`: the retriever's reranker, or that of an endpoint such as vLLM, Cohere or Jina."""
+
+    retriever: bool = Field(default=False, description="whether it is the one that the retriever is set up with")
+    usd_per_million_tokens: Dollars = Field(default=0.0, description="of queries and documents together")
+    usd_per_search: Dollars = Field(default=0.0, description="of one query with up to 100 documents, as Cohere bills")
+
+    @model_validator(mode="after")
+    def _is_the_retrievers_or_remote(self) -> "RerankerConfig":
+        self._check_endpoint("reranker", "retriever")
+        return self
+
+    @property
+    def is_own(self) -> bool:
+        return self.retriever
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 class RetrievalPrices(Strict):
@@ -250,6 +290,7 @@ class ModelsFile(Strict):
     cache: CachePrices | None = Field(default=None, description="required if a path caches")
     resilience: ResilienceConfig = ResilienceConfig()
     embeddings: dict[ModelName, EmbeddingConfig] = Field(default_factory=dict, description="models of /v1/embeddings")
+    rerankers: dict[ModelName, RerankerConfig] = Field(default_factory=dict, description="models of /v1/rerank")
     embedding: EncoderConfig | None = Field(
         default=None,
         description="the model by which the classifier and the retriever compare texts; unset: MiniLM. A change takes "
@@ -265,10 +306,17 @@ class ModelsFile(Strict):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "ModelsFile":
-        both = self.models.keys() & self.embeddings.keys()
-        if both:
-            raise ValueError(f"'{min(both)}' is a model and an embedding model; give them different names")
+        kinds: dict[str, Mapping[str, object]] = {"a model": self.models, "an embedding model": self.embeddings}
+        kinds["a reranker"] = self.rerankers
+        for (kind, names), (other, others) in combinations(kinds.items(), 2):
+            if both := names.keys() & others.keys():
+                raise ValueError(f"'{min(both)}' is {kind} and {other}; give them different names")
         return self
+
+    @property
+    def called_once(self) -> Mapping[str, EndpointConfig]:
+        """Returns the embedding models and the rerankers, which answer no conversation, by name."""
+        return {**self.embeddings, **self.rerankers}
 
     @model_validator(mode="after")
     def _engines_have_upstream_names(self) -> "ModelsFile":
@@ -316,7 +364,8 @@ class ModelsFile(Strict):
             m.usd_per_million_tokens is not None or m.usd_per_image or m.usd_per_request or m.usd_per_tool_request
             for m in self.models.values()
         )
-        return bool(hourly or answers or self.embeddings or self.retrieval or self.cache or self.training)
+        reranks = any(model.usd_per_million_tokens or model.usd_per_search for model in self.rerankers.values())
+        return bool(hourly or answers or self.embeddings or reranks or self.retrieval or self.cache or self.training)
 
     @model_validator(mode="after")
     def _no_engine_is_named_like_a_member(self) -> "ModelsFile":

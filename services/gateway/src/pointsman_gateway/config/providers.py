@@ -60,6 +60,7 @@ class EngineApi:
     models_path: str = "/v1/models"
     """The path of the list of models; empty if there is none."""
     embeddings_path: str = "/v1/embeddings"
+    rerank_path: str = "/v1/rerank"
     auth_header: str = ""
     """Header lines for every request, each with its line break: the API key, if there is one, and the provider's
     constant headers."""
@@ -152,6 +153,7 @@ class Provider(Strict):
             {"chat": chat, "completion": Endpoint(path(f"{prefix}/completions"), stream=stream)},
             path(models),
             path(f"{prefix}/embeddings"),
+            path(f"{prefix}/rerank"),
             auth_header + headers,
             self.adapter_name,
             self.adapters == "listed_by_root",

@@ -132,13 +132,13 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class UndecidedReceipt:
-    """The receipt of a request without a routing decision: one for embeddings, or one that ended before a path was
-    chosen, such as a rejected one.
+    """The receipt of a request without a routing decision: one for embeddings or reranking, or one that ended before a
+    path was chosen, such as a rejected one.
     """
 
     request_id: str
     operation: str
-    """What was requested: "chat", "completion", "route" or "embeddings"."""
+    """What was requested: "chat", "completion", "route", "embeddings" or "rerank"."""
     outcome: str
     fault: str
     seconds: Mapping[str, float]
@@ -148,7 +148,7 @@ class UndecidedReceipt:
     counts_as_request: bool = False
     """Whether the request was admitted, so that it counts as a request in the usage of the caller's key."""
     model: str = ""
-    """The name of the embedding model in the configuration; empty for other operations."""
+    """The name of the embedding model or reranker in the configuration; empty for other operations."""
     usage: Usage = field(default_factory=Usage)
     picodollars: Mapping[str, int] = field(default_factory=dict)
     guardrails: tuple[GuardrailVerdict, ...] = ()

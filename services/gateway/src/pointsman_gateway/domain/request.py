@@ -25,14 +25,14 @@ GivenField = tuple[str, str]
 """A field of a request's body: the kind of object that has it, and its name, such as ("blocks", "cache_control"). The
 kind is empty if no engine gets the field."""
 
-Operation = Literal["chat", "completion", "route", "embeddings"]
+Operation = Literal["chat", "completion", "route", "embeddings", "rerank"]
 """What the client requests: an answer to a conversation ("chat"), a continuation of each message by itself
-("completion"), only the decision ("route"), or vectors ("embeddings")."""
+("completion"), only the decision ("route"), vectors ("embeddings"), or scores of documents ("rerank")."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The tasks, paths, adapters, collections and embedding models for which a key may be used."""
+    """The tasks, paths, adapters, collections, embedding models and rerankers for which a key may be used."""
 
     tasks: AllowedNames = None
     paths: AllowedNames = None
@@ -41,6 +41,8 @@ class Scope:
     collections: AllowedNames = None
     embeddings: AllowedNames = None
     """Embedding models; None allows all, or none if one of the other fields is set."""
+    rerankers: AllowedNames = None
+    """Rerankers, by the same rule."""
 
     def denial_reason(self, task: str, path: Path) -> str | None:
         """Returns the reason why `path` must not answer a request of `task`, for an error message; None if it may."""
@@ -63,9 +65,13 @@ class Scope:
         return self.denial_reason(some_task, path) is None
 
     def allows_embedding(self, model: str) -> bool:
-        if self.embeddings is not None:
-            return model in self.embeddings
-        return self.tasks is self.paths is self.adapters is self.collections is None
+        return self._allows_model(self.embeddings, model)
+
+    def allows_reranker(self, model: str) -> bool:
+        return self._allows_model(self.rerankers, model)
+
+    def _allows_model(self, allowed: AllowedNames, model: str) -> bool:
+        return model in allowed if allowed is not None else self == Scope()
 
     def visible(self, catalog: Catalog) -> Catalog:
         """Returns the tasks, paths and models of the catalog that the key may use.

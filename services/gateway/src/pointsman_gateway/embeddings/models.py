@@ -7,13 +7,10 @@ too long for it is rejected, truncated, or split into windows whose vectors are 
 import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
-import msgspec
-from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError, Unavailable
+from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.domain import Overflow, Vector
 from pointsman_gateway.embeddings.stage import EmbeddingRequest, EncodedEmbeddings
@@ -24,8 +21,9 @@ from pointsman_gateway.embeddings.windows import (
     WindowedAnswer,
     split_text,
 )
-from pointsman_gateway.extensions.http_poster import HttpPoster, HttpReply, HttpUnreachable
-from pointsman_gateway.redaction import MAX_PARAM_CHARACTERS, shown_error
+from pointsman_gateway.extensions.http_poster import HttpPoster, HttpReply
+from pointsman_gateway.model_calls.call import Charge
+from pointsman_gateway.model_calls.endpoint import EndpointClient, ModelEndpoint, charge_tokens, shown_text
 
 MAX_REPLY_BYTES = 128 * 1024 * 1024
 """Maximum length of an endpoint's response in bytes; 2048 vectors of 3072 numbers with all digits fit."""
@@ -40,107 +38,38 @@ BATCH_TEXTS = 16
 """Texts that are embedded at a time, in about 30 ms. A cancelled request ends after its current batch."""
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingEndpoint:
-    """Where and how a remote embedding model is called."""
-
-    name: str
-    """The name in the configuration."""
-    url: str
-    """The full URL to which requests are posted."""
-    model: str
-    """The model's name at the endpoint."""
-    auth_header: str = ""
-    """The header line with the API key; empty if there is no key."""
-
-
 class RemoteEmbedder:
     """Gets vectors from an OpenAI-compatible endpoint; implements `Embedder`."""
 
-    def __init__(self, endpoint: EmbeddingEndpoint, http: HttpPoster) -> None:
-        self._endpoint = endpoint
-        self._http = http
+    def __init__(self, endpoint: ModelEndpoint, http: HttpPoster) -> None:
+        self._endpoint = EndpointClient(endpoint, http)
 
     async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
         """Sends the texts to the endpoint, and relays its response unchanged.
 
-        Raises InvalidArgument if the endpoint rejects the texts or `overflow` is not None or "error", NotFound if it
-        does not serve the model, Unavailable if it fails, and what `inputs.reserve` raises.
+        Raises InvalidArgument if `overflow` is not None or "error", and as `EndpointClient.post` does.
         """
-        endpoint = self._endpoint
         if inputs.overflow not in (None, "error"):
             raise InvalidArgument(
-                f"'overflow' is for the gateway's own model; '{endpoint.name}' is of another API, which has its own "
-                'parameter if it can (vLLM: "truncate_prompt_tokens": -1)',
+                f"'overflow' is for the gateway's own model; '{self._endpoint.endpoint.name}' is of another API, which "
+                'has its own parameter if it can (vLLM: "truncate_prompt_tokens": -1)',
                 code="unsupported_parameter",
                 param="overflow",
             )
-        body = msgspec.json.encode({**inputs.body, "model": endpoint.model})
-        try:
-            reply = await self._http.post(
-                endpoint.url, endpoint.auth_header, body, inputs.request.deadline, MAX_REPLY_BYTES, inputs.reserve
-            )
-        except HttpUnreachable as error:
-            raise self._failed(str(error)) from error
-        if reply.status != 200:
-            raise self._refused(reply)
-        tokens, note = self._tokens(reply, inputs)
-        return EncodedEmbeddings(reply.pieces, tokens, note=note)
+        reply = await self._endpoint.post(inputs.body, inputs.request.deadline, MAX_REPLY_BYTES, inputs.reserve)
+        return EncodedEmbeddings(reply.pieces, self._charge(reply, inputs))
 
-    def _tokens(self, reply: HttpReply, inputs: EmbeddingRequest) -> tuple[int, str]:
-        """Returns the tokens to charge, and a note if the endpoint reports an impossible number (else empty).
+    def _charge(self, reply: HttpReply, inputs: EmbeddingRequest) -> Charge:
+        """Returns what the response's usage says.
 
         Only the start and the end of the response are searched, since it may have megabytes. Raises Unavailable if the
         response is no JSON object.
         """
         head, tail = _ends(reply.pieces)
         if not head.lstrip().startswith(b"{") or not tail.rstrip().endswith(b"}"):
-            raise self._failed(f"its answer is no JSON object: {_text(head, 100)!r}")
-        usage = _usage(tail) or _usage(head) or {}
-        counted = usage.get("total_tokens") or usage.get("prompt_tokens")
+            raise self._endpoint.failed(f"its answer is no JSON object: {shown_text(head, 100)!r}")
         most = inputs.max_tokens + MAX_ADDED_TOKENS * inputs.count
-        if counted is None:  # the estimate is charged
-            return inputs.estimated_tokens, ""
-        if type(counted) is int and 0 <= counted <= most:
-            return counted, ""
-        charged = most if type(counted) is int and counted > most else inputs.estimated_tokens
-        reported = repr(counted)[:40]
-        return charged, f"usage capped: the engine reported {reported} tokens, 0 to {most} are possible"
-
-    def _refused(self, reply: HttpReply) -> PointsmanError:
-        body = b"".join(reply.pieces)[:65536]
-        message, param = _text(body, 500), None
-        with suppress(
-            ValueError, LookupError, TypeError, AttributeError, RecursionError
-        ):  # not in OpenAI's error format
-            error = json.loads(body)["error"]
-            message, param = str(error["message"]), error.get("param")
-        message = shown_error(message)  # it may quote the API key
-        if reply.status in (400, 413, 422):
-            param = shown_error(param, MAX_PARAM_CHARACTERS) if isinstance(param, str) else None
-            return InvalidArgument(message, code="engine_refused", param=param)
-        text = f"embedding model '{self._endpoint.name}': its engine answered {reply.status}: {message}"
-        if reply.status == 404:
-            missing = NotFound(text, code="model_not_served", param="model")
-            missing.fault = "engine"
-            return missing
-        return Unavailable(
-            text,
-            code="engine_overloaded" if reply.status == 429 else "engine_error",
-            retry_after=reply.retry_after or 1.0,
-        )
-
-    def _failed(self, reason: str) -> Unavailable:
-        return Unavailable(
-            f"embedding model '{self._endpoint.name}': its engine failed: {shown_error(reason)}",
-            code="engine_unavailable",
-            retry_after=1.0,
-        )
-
-
-def _text(start: bytes, max_characters: int) -> str:
-    """Returns the text of a response for an error message: at most `max_characters`, and without secrets."""
-    return shown_error(start.decode("utf-8", "replace"), max_characters)
+        return charge_tokens(_usage(tail) or _usage(head) or {}, inputs.estimate, most)
 
 
 def _ends(pieces: tuple[bytes, ...]) -> tuple[bytes, bytes]:
@@ -229,7 +158,7 @@ class LocalEmbedder:
                 count = await asyncio.to_thread(self._embed_batch, windows, answer)
             if count < BATCH_TEXTS:
                 break
-        return EncodedEmbeddings(answer.pieces(self._encoder.fingerprint), answer.tokens)
+        return EncodedEmbeddings(answer.pieces(self._encoder.fingerprint), Charge(answer.tokens))
 
     def _check(self, inputs: EmbeddingRequest) -> None:
         name, dimensions = self._encoder.fingerprint, self._encoder.dimensions

@@ -77,6 +77,7 @@ class ScopeBody(StrictBody):
     adapters: Names = None
     collections: Names = None
     embeddings: Names = Field(default=None, description="null: all models if no other list is set, otherwise none")
+    rerankers: Names = Field(default=None, description="as `embeddings`")
 
     def to_scope(self) -> KeyScope:
         return KeyScope(**{name: None if names is None else tuple(names) for name, names in self})

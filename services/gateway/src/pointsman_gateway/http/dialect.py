@@ -69,8 +69,8 @@ class ModelForm:
 
     header: bytes = b""
     """Lower-case name of a header that only the API's clients send; empty for the form that all other clients get."""
-    has_embeddings: bool
-    """Whether the list of models includes the embedding models."""
+    has_all: bool
+    """Whether the list includes the embedding models and rerankers."""
     page: Callable[[Sequence[str], int, QueryParams], dict[str, Any]]
     """Returns the response for the models' names, their creation in Unix seconds, and the parameters of the request's
     query.

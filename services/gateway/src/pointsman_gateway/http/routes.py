@@ -131,12 +131,12 @@ def _path_of(catalog: Catalog, result: PathScoreBody) -> Path:
 
 
 async def list_models(request: Request) -> dict[str, Any]:
-    """Lists the values of `model` that the key may use, for conversations and for embeddings.
+    """Lists the values of `model` that the key may use, for conversations, embeddings and reranking.
 
-    With the header `anthropic-version` the list has Anthropic's form, with pages, and no embedding models.
+    With the header `anthropic-version` the list has Anthropic's form, with pages, and only those for conversations.
     """
     form = dialect_of(request.scope).models or OPENAI_MODELS
-    names = _model_names(request) if form.has_embeddings else _conversation_names(request)
+    names = _model_names(request) if form.has_all else _conversation_names(request)
     return form.page(names, _created(request), request.query_params)
 
 
@@ -153,7 +153,7 @@ async def find_model(name: str, request: Request) -> dict[str, Any]:
 
 def _model_names(request: Request) -> Sequence[str]:
     current, scope = dependencies_of(request).configuration.current, caller_of_request(request).scope
-    return [*_conversation_names(request), *current.embeddings.names(scope)]
+    return [*_conversation_names(request), *current.embeddings.names(scope), *current.rerankers.names(scope)]
 
 
 def _conversation_names(request: Request) -> Sequence[str]:

@@ -126,16 +126,16 @@ class GenAiMetrics:
         series.output.observe(usage.completion_tokens)
         series.usage.add(usage)
 
-    def observe_embedding(self, model: str, outcome: str, seconds: float) -> None:
-        """Observes the duration of a request for embeddings.
+    def observe_model_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
+        """Observes the duration of a request for embeddings or reranking.
 
         `model` is the name in the configuration, `outcome` is "ok", "cancelled" or an error's code.
         """
         error = "" if outcome == OK else outcome
-        self._durations.series("embeddings", POINTSMAN, model, model, error).observe(seconds, sampled_trace_id())
+        self._durations.series(operation, POINTSMAN, model, model, error).observe(seconds, sampled_trace_id())
 
-    def observe_embedding_tokens(self, model: str, tokens: int) -> None:
-        self._tokens.series("embeddings", POINTSMAN, model, "input").observe(tokens)
+    def observe_model_tokens(self, operation: Operation, model: str, tokens: int) -> None:
+        self._tokens.series(operation, POINTSMAN, model, "input").observe(tokens)
 
     def provider(self, model: str) -> str:
         """Returns the provider of the engines that have a model of this name; "vllm" for unknown names (adapters)."""

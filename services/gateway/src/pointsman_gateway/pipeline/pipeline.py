@@ -15,17 +15,19 @@ from pointsman_gateway.domain.outcome import CANCELLED
 from pointsman_gateway.domain.path import Catalog
 from pointsman_gateway.domain.request import UNRESTRICTED, Scope
 from pointsman_gateway.domain.value import CHARACTERS_PER_TOKEN
-from pointsman_gateway.embeddings.stage import EmbeddingRun, Embeddings, EncodedEmbeddings
+from pointsman_gateway.embeddings.stage import Embeddings
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.token_counter import TokenCounter
 from pointsman_gateway.metering.meter import Meter, Metering
 from pointsman_gateway.metering.token_estimates import estimate_tokens
+from pointsman_gateway.model_calls.call import AnswerT, Called, ModelCall, RequestT
 from pointsman_gateway.pipeline.active_runs import ActiveRuns
 from pointsman_gateway.pipeline.admission import Admission
 from pointsman_gateway.pipeline.metered import MeteredBlock
 from pointsman_gateway.pipeline.run import RequestRun, with_known_model
 from pointsman_gateway.pipeline.sinks import EventQueue
 from pointsman_gateway.ports import AnswerSink, Backend, Classifier, PromptBuilder, RequestLog, Tenancy
+from pointsman_gateway.reranking.stage import Rerankers
 from pointsman_gateway.routing.router import Router
 from pointsman_gateway.validation.stage import Validation
 
@@ -103,19 +105,19 @@ class Pipeline:
                 prompt = await _prompt(stages, meter, request, decision) if with_prompt else None
         return Routed(decision, prompt, labels.user_words)
 
-    async def embed(self, run: EmbeddingRun) -> EncodedEmbeddings:
-        """Computes the vectors of an embeddings request, which is admitted, metered, and charged to the caller.
+    async def call_model(self, call: ModelCall[RequestT, AnswerT]) -> Called[AnswerT]:
+        """Calls an embedding model or a reranker for a request, which is admitted, metered, and charged to the caller.
 
         Raises PermissionDenied if the caller may not use the model, ResourceExhausted if a limit or budget is exceeded,
-        and the errors of `MeteredBlock.admitted` and `EmbeddingRun.compute`.
+        and the errors of `MeteredBlock.admitted` and `ModelCall.compute`.
         """
-        with MeteredBlock(self, run.request, run.finish) as metered:
-            run.check_scope()
-            async with metered.admitted(run.estimated_tokens) as reservation:
-                run.mark_admitted()
-                await reservation.afford(run.estimated_usd)
-                embedded = await run.compute()
-        return replace(embedded, headers=reservation.headers)
+        with MeteredBlock(self, call.request, call.finish) as metered:
+            call.check_scope()
+            async with metered.admitted(call.estimated_tokens) as reservation:
+                call.mark_admitted()
+                await reservation.afford(call.estimated_usd)
+                answer = await call.compute()
+        return Called(answer, call.usd, reservation.headers)
 
     async def count_tokens(self, request: Request, routed: Routed) -> tuple[int, bool]:
         """Returns the number of tokens of a decision's prompt, and whether an engine has counted them; if not, the
@@ -181,6 +183,7 @@ class ConfigSnapshot:
     engines: Engines
     models: ModelNames
     embeddings: Embeddings
+    rerankers: Rerankers
     paths: Sequence[domain.Path]
     """The paths in the order of the configuration."""
     catalog: Catalog
@@ -190,7 +193,7 @@ class ConfigSnapshot:
         return self.stages.revision
 
     def model_names(self, scope: Scope) -> Sequence[str]:
-        """Returns the values that a request's `model` may have for a key with this scope, without embedding models."""
+        """Returns the values that a request's `model` may have for a key with this scope, for conversations."""
         names = self.models.names()
         if scope is UNRESTRICTED:
             return names

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grpc
 from pointsman.v1 import retriever_pb2, retriever_pb2_grpc
 from pointsman_servicekit.document_sketch import Sketch
-from pointsman_servicekit.errors import DeadlineExceeded, Unavailable
+from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, Unavailable
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.logs import correlation_metadata
 
@@ -54,8 +54,8 @@ def _to_passage(found: retriever_pb2.Passage) -> Passage:
 
 
 class RetrieverClient:
-    """Searches collections of the retriever, and reads their sketches; implements `Search`, `Collections` and
-    `SketchSource`. Queries are cut after 16,384 characters.
+    """Searches collections of the retriever, reads their sketches, and reranks; implements `Search`, `Collections`,
+    `SketchSource` and `DocumentScorer`. Queries of searches are cut after 16,384 characters.
     """
 
     def __init__(self, channel: grpc.aio.Channel, fingerprint: Callable[[], str]) -> None:
@@ -84,6 +84,23 @@ class RetrieverClient:
         passages = tuple(map(_to_passage, answer.passages))
         relevant = answer.relevant if answer.HasField("relevant") else bool(passages)
         return Found(passages, relevant, answer.version)
+
+    async def score(self, query: str, documents: Sequence[str], deadline: float) -> Sequence[float]:
+        request = retriever_pb2.RerankRequest(query=query, documents=documents)
+        timeout = max(0.0, deadline - asyncio.get_running_loop().time())
+        try:
+            answer = await self._stub.Rerank(request, timeout=timeout, metadata=correlation_metadata())
+        except grpc.aio.AioRpcError as error:
+            cause = from_rpc_error(error, "retriever")
+            if isinstance(cause, InvalidArgument | ResourceExhausted):
+                raise cause from error
+            failure = Unavailable(
+                f"the documents cannot be reranked: {cause.message}", code=self._bounded(cause.code), retry_after=2.0
+            )
+            failure.fault = Fault.RETRIEVER.value
+            raise failure from error
+        scores: Sequence[float] = answer.scores
+        return scores
 
     def _bounded(self, code: str) -> str:
         """Returns an error code of the retriever; `UNFORESEEN` for a further one than `MAX_CODES`, or one that is too

@@ -273,6 +273,7 @@ def _scope(scope: KeyScope) -> Scope:
         _names(scope.adapters),
         _names(scope.collections),
         _names(scope.embeddings),
+        _names(scope.rerankers),
     )
 
 

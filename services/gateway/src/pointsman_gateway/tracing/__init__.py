@@ -3,13 +3,15 @@
 Without tracing there are no wrappers, and OpenTelemetry is not imported: `spans` is imported only when it is needed.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from pointsman_servicekit.grpc_client import Interceptors
 
-from pointsman_gateway.embeddings.stage import Embedder
+from pointsman_gateway.domain import Operation
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
+from pointsman_gateway.model_calls.call import AnswerT, RequestT
 from pointsman_gateway.pipeline.pipeline import Stages
 from pointsman_gateway.ports import RequestLog
 from pointsman_gateway.redaction import Redaction
@@ -29,11 +31,13 @@ class Instrumentation:
     def engine_client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient:
         return client
 
-    def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
-        """Wraps an embedder. `name` is the name of its model in the configuration, and `provider` the value of the
-        attribute `gen_ai.provider.name`.
+    def model_call(
+        self, call: Callable[[RequestT], Awaitable[AnswerT]], operation: Operation, name: str, provider: str
+    ) -> Callable[[RequestT], Awaitable[AnswerT]]:
+        """Wraps the call of an embedding model or a reranker. `name` is the model's name in the configuration, and
+        `provider` the value of the attribute `gen_ai.provider.name`.
         """
-        return embedder
+        return call
 
     def trace_headers(self) -> str:
         """Returns the W3C trace headers of the current span as lines of an HTTP/1 head; empty without tracing."""

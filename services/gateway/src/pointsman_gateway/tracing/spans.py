@@ -1,14 +1,15 @@
-"""Wrappers that create spans for the phases of a request and for embeddings, and `SpanInstrumentation`."""
+"""Wrappers that create spans for the phases of a request and for calls of models, and `SpanInstrumentation`."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from pointsman_servicekit.tracing.grpc import TracedCalls
 from pointsman_servicekit.tracing.spans import Spans, current_span, trace_header_lines
 
-from pointsman_gateway.domain import Decision, Labels, Prompt, Request
-from pointsman_gateway.embeddings.stage import Embedder, EmbeddingRequest, EncodedEmbeddings
+from pointsman_gateway.domain import Decision, Labels, Operation, Prompt, Request
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
+from pointsman_gateway.model_calls.call import AnswerT, RequestT
 from pointsman_gateway.pipeline.pipeline import Stages
 from pointsman_gateway.ports import AnswerStream, Backend, Classifier, PromptBuilder, RequestLog
 from pointsman_gateway.redaction import Redaction
@@ -64,26 +65,6 @@ class TracedBackend:
             return answer
 
 
-class TracedEmbedder:
-    """Creates a span for each call of an embedding model; implements `Embedder`."""
-
-    def __init__(self, inner: Embedder, name: str, provider: str, spans: Spans) -> None:
-        """Takes the model's name in the configuration, and the value of the attribute `gen_ai.provider.name`."""
-        self._inner = inner
-        self._name = name
-        self._provider = provider
-        self._spans = spans
-
-    async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        with self._spans.phase(f"embeddings {self._name}") as span:
-            span.set_attribute("gen_ai.operation.name", "embeddings")
-            span.set_attribute("gen_ai.provider.name", self._provider)
-            span.set_attribute("gen_ai.request.model", self._name)
-            result = await self._inner.embed(inputs)
-            span.set_attribute("gen_ai.usage.input_tokens", result.tokens)
-            return result
-
-
 class SpanInstrumentation(Instrumentation):
     def __init__(self, spans: Spans) -> None:
         self._spans = spans
@@ -92,8 +73,19 @@ class SpanInstrumentation(Instrumentation):
     def engine_client(self, client: EngineClient, gen_ai: GenAiMetrics) -> EngineClient:
         return TracedClient(client, self._spans, gen_ai.provider)
 
-    def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
-        return TracedEmbedder(embedder, name, provider, self._spans)
+    def model_call(
+        self, call: Callable[[RequestT], Awaitable[AnswerT]], operation: Operation, name: str, provider: str
+    ) -> Callable[[RequestT], Awaitable[AnswerT]]:
+        async def traced(inputs: RequestT) -> AnswerT:
+            with self._spans.phase(f"{operation} {name}") as span:
+                span.set_attribute("gen_ai.operation.name", operation)
+                span.set_attribute("gen_ai.provider.name", provider)
+                span.set_attribute("gen_ai.request.model", name)
+                answer = await call(inputs)
+                span.set_attribute("gen_ai.usage.input_tokens", answer.charge.tokens)
+                return answer
+
+        return traced
 
     def trace_headers(self) -> str:
         return trace_header_lines(current_span())

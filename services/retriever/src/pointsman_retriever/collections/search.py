@@ -5,13 +5,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, PointsmanError
+from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 from tokenizers import Tokenizer
 
 from pointsman_retriever import limits
 from pointsman_retriever.collections.collection import Collection
 from pointsman_retriever.collections.external import ExternalCollection
 from pointsman_retriever.collections.registry import CollectionRegistry
+from pointsman_retriever.collections.reranking import RerankService
 from pointsman_retriever.concurrency import ThreadPools
 from pointsman_retriever.domain import (
     CollectionId,
@@ -25,7 +26,6 @@ from pointsman_retriever.domain import (
 )
 from pointsman_retriever.encoder import DocumentEncoder
 from pointsman_retriever.events import Observer, SearchCompleted, SearchFailed
-from pointsman_retriever.rerank.rerankers import Reranker
 from pointsman_retriever.search.ranking import ResolvedQuery, Stopwatch
 
 MIN_RERANKED_PASSAGES = 50  # given to a reranker, even if fewer are asked for
@@ -52,15 +52,15 @@ class SearchService:
         tokenizer: Tokenizer,
         observer: Observer,
         pools: ThreadPools,
-        reranker: Reranker | None = None,
+        reranking: RerankService,
     ) -> None:
-        """Takes a `tokenizer` that counts the passages' tokens and does not truncate, and perhaps a reranker."""
+        """Takes a `tokenizer` that counts the passages' tokens and does not truncate."""
         self._registry = registry
         self._encoder = encoder
         self._tokenizer = tokenizer
         self._observer = observer
         self._pools = pools
-        self._reranker = reranker
+        self._reranking = reranking
 
     async def search(self, query: Query) -> SearchAnswer:
         """Runs one query.
@@ -167,20 +167,9 @@ class SearchService:
         return MeasuredResult(found.passages, tokens, found.version, found.relevance, timings)
 
     async def _rerank(self, text: str, found: MeasuredResult, count: int) -> MeasuredResult:
-        """Orders the passages by the reranker's scores and keeps the best `count`.
-
-        Raises FailedPrecondition ("no_reranker") if there is no reranker, and Unavailable if it fails.
-        """
-        if self._reranker is None:
-            raise FailedPrecondition(
-                "this retriever has no reranker; set POINTSMAN_RETRIEVER_RERANKER_URL to its address, or search "
-                "without `rerank`",
-                code="no_reranker",
-                param="rerank",
-            )
+        """Orders the passages by the reranker's scores and keeps the best `count`; raises as `RerankService.score`."""
         started = time.perf_counter()
-        texts = [passage.text for passage in found.passages]
-        scores = await self._reranker.rerank(text, texts) if texts else []
+        scores = await self._reranking.score(text, [passage.text for passage in found.passages])
         order = sorted(range(len(scores)), key=lambda place: -scores[place])[:count]
         passages = tuple(
             replace(passage, explanation=replace(passage.explanation, rerank_score=scores[place]))

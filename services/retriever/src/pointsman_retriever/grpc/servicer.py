@@ -13,6 +13,7 @@ from pointsman_servicekit.service_tokens import method_roles
 
 from pointsman_retriever.collections.ingest import IngestStream
 from pointsman_retriever.collections.operations import Operations, SnapshotTrailer
+from pointsman_retriever.collections.reranking import RerankService
 from pointsman_retriever.collections.search import SearchService
 from pointsman_retriever.collections.service import CollectionService
 from pointsman_retriever.concurrency import CallLimit
@@ -36,7 +37,7 @@ SERVICE = "pointsman.v1.Retriever"
 
 METHOD_ROLES = method_roles(
     SERVICE,
-    read=["ListCollections", "Search", "SearchBatch", "Sketch", "VectorSketch"],
+    read=["ListCollections", "Rerank", "Search", "SearchBatch", "Sketch", "VectorSketch"],
     write=["Upsert", "Delete", "Ingest", "Verify"],
     admin=[
         "CreateCollection",
@@ -61,6 +62,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
         self,
         service: CollectionService,
         search_service: SearchService,
+        reranking: RerankService,
         loader: Loader,
         operations: Operations,
         ingests: CallLimit,
@@ -68,6 +70,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
         """Takes the services that it calls; `ingests` limits the number of simultaneous ingest streams."""
         self._service = service
         self._search_service = search_service
+        self._reranking = reranking
         self._loader = loader
         self._operations = operations
         self._ingests = ingests
@@ -180,6 +183,9 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
         return pb.SearchBatchResponse(
             searches=[from_result(result, query.options) for result, query in zip(results, queries, strict=True)]
         )
+
+    async def Rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResponse:
+        return pb.RerankResponse(scores=await self._reranking.rerank(request.query, request.documents))
 
     async def ConfigureSearch(self, request: pb.ConfigureSearchRequest, context: Context) -> pb.SearchSettings:
         collection_id = to_collection_id(request.tenant, request.collection)

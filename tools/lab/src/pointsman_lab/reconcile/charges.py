@@ -11,13 +11,13 @@ from pointsman_gateway.request_log.entry import VERSION
 from pointsman_lab.reconcile.exports.lines import KINDS, TOOLS
 
 _DETAILS = frozenset(TokenDetails.__dataclass_fields__)
-_OF_REQUESTS = {"request": "request", "image": "image", TOOLS: TOOLS, "embedding": "prompt"}
+_OF_REQUESTS = {"request": "request", "image": "image", TOOLS: TOOLS, "embedding": "prompt", "rerank": "prompt"}
 """Cost components that are no tokens, with the kinds under which a provider's export has them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One answer of an engine, or one request for embeddings."""
+    """One answer of an engine, or one request for embeddings or reranking."""
 
     began: float
     """When the request began, in Unix seconds."""
@@ -52,7 +52,7 @@ def charges_of(entry: str) -> Iterator[Charge]:
     body = json.loads(entry)
     if body.get("v") != VERSION or body.get("cached"):
         return
-    if body.get("operation") == "embeddings":
+    if body.get("operation") in ("embeddings", "rerank"):
         yield from _charge(body, {**body, "engine": body["model"]}, body["seconds"])
     elif "path" in body:
         for attempt in body.get("attempts") or [{**body, "engine": body.get("engine", "")}]:

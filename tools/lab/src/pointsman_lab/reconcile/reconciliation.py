@@ -69,7 +69,7 @@ async def reconcile(order: ReconcileOrder, config: Config, log: RequestLog) -> R
 
 
 def _check_names(order: ReconcileOrder, models: ModelsFile) -> None:
-    known = {**models.engines, **models.embeddings}
+    known = {**models.engines, **models.called_once}
     for name in (*order.selection.engines, *filter(None, order.selection.keys.values())):
         must_be_known("unknown engine", name, known)
     for name in order.paid_usd:

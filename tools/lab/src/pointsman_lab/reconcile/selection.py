@@ -35,7 +35,7 @@ class Selection:
 
     def names(self, models: ModelsFile) -> Names:
         upstreams = {name: engine.upstream_name for name, engine in models.engines.items()}
-        upstreams |= {name: model.upstream or name for name, model in models.embeddings.items()}
+        upstreams |= {name: model.upstream or name for name, model in models.called_once.items()}
         upstreams = {
             name: of.partition("/")[2] if name in models.engines and models.engines[name].uses_litellm else of
             for name, of in upstreams.items()
@@ -45,10 +45,10 @@ class Selection:
 
 
 def providers_of(models: ModelsFile) -> dict[str, str]:
-    """Returns the provider of each engine and embedding model, by its name."""
+    """Returns the provider of each engine, embedding model and reranker, by its name."""
     found = {name: engine.preset_name for name, engine in models.engines.items()}
     return found | {
-        name: model.provider or provider_at(model.url) for name, model in models.embeddings.items() if not model.local
+        name: model.provider or provider_at(model.url) for name, model in models.called_once.items() if not model.is_own
     }
 
 

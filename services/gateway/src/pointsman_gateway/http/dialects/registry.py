@@ -15,6 +15,7 @@ DECLARED = (
     "openai.completions:COMPLETIONS",
     "openai.responses:RESPONSES",
     "anthropic.messages:MESSAGES",
+    "rerank:RERANK",
 )
 """The dialects as MODULE:NAME, with modules of this package."""
 

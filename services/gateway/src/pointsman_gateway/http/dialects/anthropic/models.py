@@ -64,4 +64,4 @@ def _position(names: Sequence[str], name: str, parameter: str) -> int:
     return names.index(name)
 
 
-ANTHROPIC_MODELS = ModelForm(header=b"anthropic-version", has_embeddings=False, page=models_page, model=model_body)
+ANTHROPIC_MODELS = ModelForm(header=b"anthropic-version", has_all=False, page=models_page, model=model_body)

@@ -1,32 +1,23 @@
 """`POST /v1/embeddings`: converts texts to vectors."""
 
-from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import Annotated, Literal
 
 from fastapi import Request
-from pointsman_servicekit.buffer_budget import BufferReservation
-from pointsman_servicekit.errors import InvalidArgument, NotFound
+from pointsman_servicekit.errors import InvalidArgument
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from pointsman_gateway import domain
-from pointsman_gateway.codec.headers import Headers
 from pointsman_gateway.codec.token_ids import TokenIds, decode_with_token_ids
 from pointsman_gateway.config.providers import EMBEDDING_FIELDS, request_fields
-from pointsman_gateway.embeddings.stage import EmbeddingRequest, Embeddings, EncodedEmbeddings
-from pointsman_gateway.http.asgi_answer import ClientDisconnected, run_until_disconnect, send_error
-from pointsman_gateway.http.dependencies import (
-    HttpDependencies,
-    caller_of_request,
-    deadline_of_request,
-    dependencies_of,
-)
-from pointsman_gateway.http.encoding import JSON_TYPE, encode_headers
+from pointsman_gateway.embeddings.stage import EmbeddingRequest
+from pointsman_gateway.http.dependencies import caller_of_request, deadline_of_request, dependencies_of
+from pointsman_gateway.http.dialects.openai.errors import OPENAI_ERRORS
 from pointsman_gateway.http.fields import TEXTS_OR_TOKENS, FailFastList
 from pointsman_gateway.http.json_route import JsonRoute
-from pointsman_gateway.pipeline.public_error import to_public_error
+from pointsman_gateway.http.model_call import ModelCallResponse
 
 MAX_INPUTS = 2048
 
@@ -98,60 +89,9 @@ class EmbeddingRoute(JsonRoute):
     decode = staticmethod(partial(decode_with_token_ids, name="input"))
 
 
-class EmbeddingResponse(Response):
-    """A response that computes the embeddings while it is sent, and cancels that if the client disconnects."""
-
-    def __init__(self, dependencies: HttpDependencies, wanted: EmbeddingRequest) -> None:
-        self.background = None
-        self._dependencies = dependencies
-        self._wanted = wanted
-        self._has_started = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await run_until_disconnect(scope, receive, self._answer(send))
-        except (ClientDisconnected, OSError):
-            if not self._has_started:
-                self._dependencies.pipeline.record_rejection("embeddings", None, caller=self._wanted.request.caller)
-
-    async def _answer(self, send: Send) -> None:
-        self._has_started = True
-        embeddings = self._dependencies.configuration.current.embeddings
-        held = embeddings.reserve_answer()
-        try:
-            await self._embed_and_send(send, embeddings, held)
-        finally:
-            held.release()
-
-    async def _embed_and_send(self, send: Send, embeddings: Embeddings, held: BufferReservation) -> None:
-        wanted = replace(self._wanted, reserve=partial(held.grow, self._wanted.request.caller.tenant))
-        pipeline = self._dependencies.pipeline
-        try:
-            run = embeddings.run(wanted)
-        except NotFound as rejection:
-            pipeline.record_rejection("embeddings", rejection, caller=wanted.request.caller)
-            await send_error(send, rejection, [])
-            return
-        try:
-            embedded = await pipeline.embed(run)
-        except Exception as error:
-            await send_error(send, to_public_error(error), [])
-            return
-        own_headers = {"x-pointsman-cost-usd": f"{embedded.usd:.9f}", **embedded.headers}
-        headers: Headers = [JSON_TYPE, *encode_headers(own_headers)]
-        await _send_parts(send, headers, embedded)
-
-
 async def embed(body: EmbeddingBody, request: Request) -> Response:
     """Returns a vector for each text or list of token ids. Vectors of the gateway's own model have length 1."""
-    return EmbeddingResponse(
-        dependencies_of(request), body.to_wanted(deadline_of_request(request), caller_of_request(request))
-    )
-
-
-async def _send_parts(send: Send, headers: Headers, embedded: EncodedEmbeddings) -> None:
-    length = (b"content-length", b"%d" % sum(map(len, embedded.pieces)))
-    await send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
-    for piece in embedded.pieces:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    dependencies = dependencies_of(request)
+    wanted = body.to_wanted(deadline_of_request(request), caller_of_request(request))
+    models = dependencies.configuration.current.embeddings
+    return ModelCallResponse(dependencies.pipeline, models, wanted, attrgetter("pieces"), OPENAI_ERRORS)

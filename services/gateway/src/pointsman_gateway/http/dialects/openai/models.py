@@ -17,4 +17,4 @@ def models_page(names: Sequence[str], created: int, query: QueryParams) -> dict[
     return {"object": "list", "data": [model_body(name, created) for name in names]}
 
 
-OPENAI_MODELS = ModelForm(has_embeddings=True, page=models_page, model=model_body)
+OPENAI_MODELS = ModelForm(has_all=True, page=models_page, model=model_body)

@@ -1,4 +1,4 @@
-"""The metrics of embedding requests and of their costs."""
+"""The metrics of the calls of one kind, and of their costs."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from pointsman_gateway.domain import PICODOLLARS, UndecidedReceipt
+from pointsman_gateway.domain import PICODOLLARS, Operation, UndecidedReceipt
 
 # In seconds: one text takes two milliseconds, 2048 of them take four seconds.
 SECONDS = (.0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120)  # fmt: skip
@@ -15,42 +15,43 @@ SECONDS = (.0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120)
 class GenAi(Protocol):
     """Interface to the metrics of OpenTelemetry's conventions for generative AI; `metering/gen_ai.py` implements it."""
 
-    def observe_embedding(self, model: str, outcome: str, seconds: float) -> None: ...
+    def observe_model_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None: ...
 
-    def observe_embedding_tokens(self, model: str, tokens: int) -> None: ...
+    def observe_model_tokens(self, operation: Operation, model: str, tokens: int) -> None: ...
 
 
-class EmbeddingMetrics:
-    """Records the metrics of `/v1/embeddings`. The label `model` is the model's name in the configuration."""
+class CallMetrics:
+    """Records the metrics of one kind of calls. The label `model` is the model's name in the configuration."""
 
-    def __init__(self, registry: CollectorRegistry, gen_ai: GenAi) -> None:
+    def __init__(self, registry: CollectorRegistry, gen_ai: GenAi, operation: Operation, prefix: str) -> None:
+        """`prefix` is the beginning of the metrics' names, such as "pointsman_embedding"."""
         self._gen_ai = gen_ai
+        self._operation = operation
+        labels = ["model"]
         self._requests = Counter(
-            "pointsman_embedding_requests",
-            "Embedding requests by outcome and fault.",
+            f"{prefix}_requests",
+            f"Requests for {operation} by outcome and fault.",
             ["model", "outcome", "fault"],
             registry=registry,
         )
-        self._seconds = Histogram(
-            "pointsman_embedding_seconds", "Arrival to end.", ["model"], buckets=SECONDS, registry=registry
-        )
-        self._tokens = Counter("pointsman_embedding_tokens", "Tokens embedded.", ["model"], registry=registry)
+        self._seconds = Histogram(f"{prefix}_seconds", "Arrival to end.", labels, buckets=SECONDS, registry=registry)
+        self._tokens = Counter(f"{prefix}_tokens", f"Tokens read for {operation}.", labels, registry=registry)
         self._capped = Counter(
-            "pointsman_embedding_usage_capped",
+            f"{prefix}_usage_capped",
             "Answers for which an engine reported a number of tokens that is not possible.",
-            ["model"],
+            labels,
             registry=registry,
         )
-        self._cost = _CostCounter()
+        self._cost = _CostCounter(f"{prefix}_cost_usd")
         registry.register(self._cost)
 
     def ended(self, receipt: UndecidedReceipt) -> None:
         self._requests.labels(receipt.model, receipt.outcome, receipt.fault).inc()
         self._seconds.labels(receipt.model).observe(receipt.seconds["total"])
         self._tokens.labels(receipt.model).inc(receipt.usage.prompt_tokens)
-        self._gen_ai.observe_embedding(receipt.model, receipt.outcome, receipt.seconds["total"])
+        self._gen_ai.observe_model_call(self._operation, receipt.model, receipt.outcome, receipt.seconds["total"])
         if receipt.usage.prompt_tokens:
-            self._gen_ai.observe_embedding_tokens(receipt.model, receipt.usage.prompt_tokens)
+            self._gen_ai.observe_model_tokens(self._operation, receipt.model, receipt.usage.prompt_tokens)
         if receipt.notes:
             self._capped.labels(receipt.model).inc()
         self._cost.add(receipt.model, sum(receipt.picodollars.values()))
@@ -59,14 +60,15 @@ class EmbeddingMetrics:
 class _CostCounter(Collector):
     """A counter that is exported in dollars and adds whole picodollars, so that it equals the sum of the receipts."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._picodollars: dict[str, int] = {}
 
     def add(self, model: str, picodollars: int) -> None:
         self._picodollars[model] = self._picodollars.get(model, 0) + picodollars
 
     def collect(self) -> list[CounterMetricFamily]:
-        family = CounterMetricFamily("pointsman_embedding_cost_usd", "Dollars.", labels=["model"])
+        family = CounterMetricFamily(self._name, "Dollars.", labels=["model"])
         for model, picodollars in self._picodollars.items():
             family.add_metric([model], picodollars / PICODOLLARS)
         return [family]

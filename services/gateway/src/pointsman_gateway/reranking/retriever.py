@@ -1,0 +1,46 @@
+"""The retriever's reranker."""
+
+import asyncio
+from collections.abc import Sequence
+from math import isfinite
+from typing import Protocol
+
+from pointsman_servicekit.errors import Unavailable
+
+from pointsman_gateway.domain.outcome import Fault
+from pointsman_gateway.reranking.stage import RerankRequest, Scores
+
+MAX_SECONDS = 60.0
+"""Timeout of one call of the retriever, whose own timeout is `POINTSMAN_RETRIEVER_RERANKER_TIMEOUT`."""
+
+
+class DocumentScorer(Protocol):
+    """Interface to the retriever; `RetrieverClient` implements it."""
+
+    async def score(self, query: str, documents: Sequence[str], deadline: float) -> Sequence[float]:
+        """Returns a score for each document; `deadline` is in seconds on the event loop's clock.
+
+        Raises InvalidArgument and ResourceExhausted as the retriever does, and Unavailable for all its other errors.
+        """
+        ...
+
+
+class RetrieverReranker:
+    """Implements `Reranker`. The retriever's rerankers count no tokens, which are estimated."""
+
+    def __init__(self, retriever: DocumentScorer) -> None:
+        self._retriever = retriever
+
+    async def rerank(self, inputs: RerankRequest) -> Scores:
+        deadline = min(inputs.request.deadline, asyncio.get_running_loop().time() + MAX_SECONDS)
+        scores = tuple(await self._retriever.score(inputs.query, inputs.documents, deadline))
+        if len(scores) != len(inputs.documents) or not all(map(isfinite, scores)):
+            failure = Unavailable(
+                f"the retriever's reranker gave {len(scores)} scores for {len(inputs.documents)} documents, or one "
+                "that is not finite",
+                code="reranker_failed",
+                retry_after=1.0,
+            )
+            failure.fault = Fault.RETRIEVER.value
+            raise failure
+        return Scores(scores, inputs.estimate)

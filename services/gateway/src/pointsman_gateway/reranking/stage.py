@@ -1,0 +1,81 @@
+"""A request for reranking, the answer, and the interface of rerankers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from pointsman_gateway.domain import Request
+from pointsman_gateway.domain.request import Scope
+from pointsman_gateway.domain.value import CHARACTERS_PER_TOKEN
+from pointsman_gateway.model_calls.call import CallableModels, CallKind, Charge, ModelCall
+
+SEARCH_DOCUMENTS = 100
+"""Documents of one search unit, in which Cohere bills: https://docs.cohere.com/docs/how-does-cohere-pricing-work"""
+
+RERANKING = CallKind(
+    operation="rerank",
+    component="rerank",
+    noun="reranker",
+    config_key="rerankers",
+    key_option="--reranker",
+    allows=Scope.allows_reranker,
+)
+
+
+@dataclass(frozen=True)
+class RerankRequest:
+    """A client's request to score documents by how well they answer a query."""
+
+    request: Request
+    """The model, caller and deadline; its only message is the query."""
+    query: str
+    documents: tuple[str, ...]
+    reserve: Callable[[int], None] | None = None
+    """Reserves memory for so many further bytes of an endpoint's response; raises Unavailable if there is none."""
+
+    @cached_property
+    def estimate(self) -> Charge:
+        """Returns the tokens of the query with each document, and the search units."""
+        characters = len(self.query) * len(self.documents) + sum(map(len, self.documents))
+        return Charge(characters // CHARACTERS_PER_TOKEN + len(self.documents), self.searches)
+
+    @property
+    def searches(self) -> int:
+        return -(-len(self.documents) // SEARCH_DOCUMENTS)
+
+    @property
+    def max_tokens(self) -> int:
+        """Returns the largest possible number of tokens, without special ones: one for each UTF-8 byte."""
+        query = len(self.query.encode())
+        return sum(query + len(document.encode()) for document in self.documents)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A reranker's answer."""
+
+    of_documents: tuple[float, ...]
+    """In the order of the documents; greater is better."""
+    charge: Charge
+
+    def best(self, count: int) -> Sequence[int]:
+        """Returns the numbers of the best `count` documents, the best first."""
+        order = sorted(range(len(self.of_documents)), key=lambda number: -self.of_documents[number])
+        return order[:count]
+
+
+class Reranker(Protocol):
+    """Interface to a reranker; `RetrieverReranker` and `RemoteReranker` implement it."""
+
+    async def rerank(self, inputs: RerankRequest) -> Scores:
+        """Returns a score for each document.
+
+        Raises InvalidArgument if the reranker cannot take the request, NotFound if its endpoint does not serve it, and
+        Unavailable if it fails. Cancelling the call stops the work.
+        """
+        ...
+
+
+RerankRun = ModelCall[RerankRequest, Scores]
+Rerankers = CallableModels[RerankRequest, Scores]
