@@ -13,6 +13,7 @@ RESPONSES = "responses"
 MESSAGES = "messages"
 AGENT = "chat completions, by an agent"
 EMBEDDINGS = "embeddings"
+RERANK = "rerank"
 GRPC = "gRPC"
 REFLECTION = "gRPC reflection"
 PLAIN = "plain"
@@ -24,10 +25,13 @@ STRUCTURED = "structured output"
 
 BASE_MODEL = "smollm2-135m"
 EMBEDDING_MODEL = "minilm"
+RERANKER = "reranker"
+"""The scripted engine's reranker, for which the longest document is the best."""
 QUESTION = "What is the capital of France?"
 SENTENCE = "Ann is 30"
 WEATHER_QUESTION = "What is the weather in Paris?"
 CITIES = ("Paris", "Rome")
+DOCUMENTS = ("Rome", "Paris is the capital of France.", "Lyon is large.")
 CITIES_QUESTION = "What is the weather in Paris and in Rome?"
 PERSON: dict[str, Any] = {
     "type": "object",

@@ -13,9 +13,9 @@ RESULTS = FOLDER / "results.json"
 PAGE = FOLDER.parents[1] / "docs" / "clients.md"
 VLLM = "vLLM"
 SCRIPTED = "scripted"
-WITH_SCRIPTED_ENGINE = {"agent-framework", "google-adk", "inspect-ai", "opencode", "strands"}
-"""Agents that run with a scripted engine, because they need a model that chooses tools by itself or reads thousands of
-tokens of instructions."""
+WITH_SCRIPTED_ENGINE = {"agent-framework", "cohere", "google-adk", "inspect-ai", "jina", "opencode", "strands"}
+"""Clients that run with a scripted engine: agents, because they need a model that chooses tools by itself or reads
+thousands of tokens of instructions; and clients of rerankers, because no package has a reranker's weights."""
 FEATURES = ("plain", "streaming", "tools", "streamed tools", "tool results", "structured output")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pointsman_embedding.prepare import prepare
 
-from tests.clients.checks import BASE_MODEL, CITIES, EMBEDDING_MODEL
+from tests.clients.checks import BASE_MODEL, CITIES, EMBEDDING_MODEL, RERANKER
 from tests.gateway.doubles.config_folder import ConfigFolder
 from tests.gateway.doubles.engine import DONE, ScriptedEngine, Step, answer, chunk, running_engine, usage
 from tests.gateway.doubles.process_gateway import ProcessGateway, process_gateway
@@ -45,6 +45,7 @@ def configure(folder: Path, engine: str) -> ConfigFolder:
     config.models["models"][BASE_MODEL] = price | {"context_window": 32_768, "input": ["text", "image", "file"]}
     config.models["engines"] = {"local": {"model": BASE_MODEL, "url": engine}}
     config.models["embeddings"] = {EMBEDDING_MODEL: {"local": True, "usd_per_million_tokens": 0}}
+    config.models["rerankers"] = {RERANKER: {"url": engine, "usd_per_search": 0.002}}
     config.models["catch_all"] = BASE_MODEL
     config.paths = {"safe_start": {"model": BASE_MODEL}}
     config.tasks = {}

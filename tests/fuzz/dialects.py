@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tests.gateway.doubles.engine import chunk, embedded, text_chunk, usage
+from tests.gateway.doubles.engine import chunk, embedded, reranked, text_chunk, usage
 from tests.gateway.doubles.raw_engine import HEAD, LAST, in_chunks
 
 Event = dict[str, Any]
@@ -79,6 +79,7 @@ ERROR: Event = {
 """The error event of both dialects."""
 
 EMBEDDINGS: Event = json.loads(embedded({"model": "remote", "input": ["Hello", "there"]}))
+RERANKING: Event = json.loads(reranked({"model": "reranker", "documents": ["Hello", "there"]}))
 
 
 def streamed(events: Sequence[Any]) -> bytes:
@@ -113,6 +114,8 @@ def well_formed(request: bytes) -> list[bytes]:
     path = request.split(b" ", 2)[1]
     if path.endswith(b"/embeddings"):
         return [json_answer(embedded(json.loads(request.partition(b"\r\n\r\n")[2])))]
+    if path.endswith(b"/rerank"):
+        return [json_answer(reranked(json.loads(request.partition(b"\r\n\r\n")[2])))]
     if path.endswith(b"/count_tokens"):
         return [json_answer(b'{"input_tokens": 7}')]
     if path.endswith(b"/messages"):

@@ -60,6 +60,8 @@ HEADS = (
 DEEP = "deep"
 """A placeholder for lists that are nested too deeply to be encoded recursively."""
 TEXT = "Hello, how are you today?"
+CALLED_ONCE = {"/v1/embeddings": dialects.EMBEDDINGS, "/v1/rerank": dialects.RERANKING}
+"""A valid answer of an engine to each request that is not streamed."""
 Client = tuple[str, dict[str, Any]]
 
 
@@ -77,6 +79,7 @@ def clients(marker: str, is_stream: bool) -> list[Client]:
         ("/v1/responses", {"model": "claude", "input": text, "stream": is_stream}),
         ("/v1/completions", {"model": "scripted", "prompt": text, "max_tokens": 9, "stream": is_stream}),
         ("/v1/embeddings", {"model": "remote", "input": [text, "there"]}),
+        ("/v1/rerank", {"model": "reranker", "query": text, "documents": ["one", "two"]}),
     ]
 
 
@@ -89,18 +92,18 @@ class EngineAnswers:
     def make(self, random: Random, marker: str) -> HttpCase:
         steps: tuple[Step, ...] | Callable[[], Iterable[Step]]
         path, body = random.choice(clients(marker, random.random() < 0.5))
-        if path.endswith("embeddings"):
-            steps = self._embeddings(random)
+        if path in CALLED_ONCE:
+            steps = self._one_answer(random, CALLED_ONCE[path])
         else:
             is_claude = body["model"] == "claude"
             valid = dialects.MESSAGES if is_claude else dialects.COMPLETION if "prompt" in body else dialects.CHAT
             steps = self._stream(random, valid, is_claude)
         return HttpCase("POST", path, body=json.dumps(body).encode(), marker=marker, steps=steps)
 
-    def _embeddings(self, random: Random) -> tuple[Step, ...]:
+    def _one_answer(self, random: Random, valid: Any) -> tuple[Step, ...]:
         if random.random() < 0.2:
             return self._error(random)
-        answer = change_json(random, dialects.EMBEDDINGS)
+        answer = change_json(random, valid)
         if isinstance(answer, dict) and random.random() < 0.4:
             answer["usage"] = random.choice(
                 (

@@ -139,6 +139,7 @@ def configure(config: ConfigFolder, engine_url: str) -> None:
     }
     remote = {**scripted, "usd_per_million_tokens": 1.0}
     config.models["embeddings"] = {"minilm": {"local": True, "usd_per_million_tokens": 0}, "remote": remote}
+    config.models["rerankers"] = {"reranker": remote}
     config.models["cache"] = {"usd_per_hit": 0.0000001}
     config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"max_retries": 0}}
     config.paths["scripted"] = {"model": "scripted", "max_tokens": 60, "temperature": 0}

@@ -168,6 +168,11 @@ BODIES: Mapping[str, Sequence[Any]] = {
         {"model": "minilm", "input": ["Hello"], "encoding_format": "base64"},
         {"model": "remote", "input": [[1, 2], [3]]},
     ),
+    "/v1/rerank": (
+        {"model": "reranker", "query": "Hello", "documents": ["one", {"text": "two"}], "return_documents": False},
+        {"model": "reranker", "query": "Hello", "documents": ["one"], "top_n": 1, "rank_fields": ["text"]},
+    ),
+    "/v2/rerank": ({"model": "reranker", "query": "Hello", "documents": ["one", "two"], "max_tokens_per_doc": 9},),
     "/v1/route": ({**CHAT, "include_prompt": True}, {**PLAIN_CHAT, "model": "path:handbook", "include_prompt": True}),
     "/v1/feedback": (
         {"decision_id": "d-1", "rating": 0.5, "correction": "a", "right_task": "chat", "right_answer": "b"},

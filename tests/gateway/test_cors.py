@@ -45,7 +45,7 @@ async def test_no_origin_is_allowed_by_default(http: httpx.AsyncClient) -> None:
 async def test_a_page_of_an_allowed_origin_may_call_the_api(open_to_app: Gateway, valkey: Valkey) -> None:
     key = (await issue(valkey.url)).credential.text
     async with open_http_client(open_to_app) as http:
-        for url in CHAT, "/v1/responses", "/v1/messages", "/openai/deployments/auto/chat/completions":
+        for url in CHAT, "/v1/responses", "/v1/messages", "/v2/rerank", "/openai/deployments/auto/chat/completions":
             before = await http.options(url, headers={"origin": APP, **PREFLIGHT})
             assert (before.status_code, before.headers[ALLOWED]) == (200, APP)
             assert "x-stainless-lang" in before.headers["access-control-allow-headers"]

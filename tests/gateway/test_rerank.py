@@ -218,6 +218,14 @@ async def test_what_cannot_be_reranked_is_rejected_by_name(
     assert retriever.reranked == []
 
 
+async def test_errors_before_a_request_is_decoded_have_the_same_form(http: httpx.AsyncClient) -> None:
+    for url in (V1, V2):
+        answer = await http.post(url, content=b'{"model": ', headers={"content-type": "application/json"})
+        assert (answer.status_code, error_of(answer)["code"]) == (400, "bad_json")
+        answer = await http.get(url)
+        assert (answer.status_code, error_of(answer)["code"]) == (405, "unknown_route")
+
+
 async def test_the_deadline_bounds_a_slow_reranker(
     http: httpx.AsyncClient, engine: ScriptedEngine, retriever: ScriptedRetriever
 ) -> None:

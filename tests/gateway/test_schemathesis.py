@@ -36,6 +36,7 @@ EXAMPLES = 25
 """Number of valid and of invalid examples per operation."""
 ADMIN = "/admin/v1/"
 MODELS = st.sampled_from(["auto", "tiny", "path:handbook", "triage@prod"])
+OTHER_MODELS = {"/v1/embeddings": "minilm", "/v1/rerank": "own", "/v2/rerank": "own"}
 
 
 def _operations(url: str) -> Iterator[schemathesis.APIOperation[Any, Any, Any, Any]]:
@@ -80,7 +81,7 @@ def _name(case: Any, model: str) -> None:
     """Replaces generated model names by existing ones, which the generator would never guess."""
     is_admin = case.operation.path.startswith(ADMIN)
     if not is_admin and isinstance(case.body, dict) and isinstance(case.body.get("model", ""), str):
-        case.body["model"] = "minilm" if case.operation.path == "/v1/embeddings" else model
+        case.body["model"] = OTHER_MODELS.get(case.operation.path, model)
     if case.path_parameters and len(model) > 4:  # the others use unknown names
         known = "ops" if is_admin else model
         case.path_parameters = dict.fromkeys(case.path_parameters, known)
@@ -89,6 +90,7 @@ def _name(case: Any, model: str) -> None:
 @pytest.fixture
 def neighbours(neighbours: Neighbours) -> Neighbours:
     neighbours.config.models["embeddings"] = {"minilm": {"local": True, "usd_per_million_tokens": 0.5}}
+    neighbours.config.models["rerankers"] = {"own": {"retriever": True}}
     return neighbours
 
 
@@ -102,7 +104,7 @@ async def test_every_route_conforms_to_the_openapi_description(gateway: Gateway,
             )
     assert set(tried) == {
         "POST /v1/chat/completions", "POST /v1/completions", "POST /v1/responses", "POST /v1/embeddings",
-        "POST /v1/messages", "POST /v1/messages/count_tokens",
+        "POST /v1/messages", "POST /v1/messages/count_tokens", "POST /v1/rerank", "POST /v2/rerank",
         "GET /v1/models", "GET /v1/models/{name}", "POST /v1/route", "POST /v1/feedback", "GET /v1/tasks",
         "POST /v1/evaluations",        "GET /v1/configuration", "GET /healthz", "GET /readyz", "GET /metrics",
     }  # fmt: skip

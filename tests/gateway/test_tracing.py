@@ -163,6 +163,24 @@ async def test_embeddings_have_a_span_that_is_sent_to_their_engine(
     assert int(sent[2], 16) == recorded.one("embeddings small").context.span_id
 
 
+async def test_reranking_has_a_span_that_is_sent_to_its_engine(
+    recorded: Recorded, neighbours: Neighbours, engine: ScriptedEngine
+) -> None:
+    neighbours.config.models["rerankers"] = {"own": {"retriever": True}, "bge": {"url": engine.url}}
+    await neighbours.ready()
+    async with neighbours.gateway(recorded.spans) as gateway, open_http_client(gateway) as http:
+        for model in ("own", "bge"):
+            asked = {"model": model, "query": SAID, "documents": ["one", "two"]}
+            assert (await http.post("/v2/rerank", json=asked)).status_code == 200
+        await until(lambda: len(recorded.named("POST /v2/rerank")) == 2)
+    for model in ("own", "bge"):
+        span = recorded.one(f"rerank {model}")
+        assert any(is_below(span, root) for root in recorded.named("POST /v2/rerank"))
+        assert attributes_of(span)["gen_ai.usage.input_tokens"] > 0
+    sent = engine.headers[-1]["traceparent"].split("-")
+    assert int(sent[2], 16) == recorded.one("rerank bge").context.span_id
+
+
 async def test_failures_have_their_codes(
     recorded: Recorded, http: httpx.AsyncClient, engine: ScriptedEngine, retriever: ScriptedRetriever
 ) -> None:

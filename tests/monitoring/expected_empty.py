@@ -10,6 +10,7 @@ RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules"
 
 EMPTY: dict[str, str] = {
     r"pointsman_lora_validation_duration_seconds": "versions are tested when they are registered, before the minute",
+    r"pointsman_rerank_": "the help desk has no reranker",
 }
 """By PromQL pattern, the reason why its queries may be empty."""
 

@@ -48,6 +48,7 @@ async def keyed_gateway(
         config = ConfigFolder(folder / "config")
         config.models["engines"]["local"] |= {"lora_server": lora_server.address, **(engine or {})}
         config.models["embeddings"] = {"minilm": {"local": True, "usd_per_million_tokens": 0}}
+        config.models["rerankers"] = {"reranker": {"url": "http://127.0.0.1:9"}}
         given = {"embedding_model": MODEL, "redis_url": valkey.url, "wal_dir": folder / "wal", "auth": "on"}
         async with (
             process_gateway(folder, config=config.write(), **given, **settings) as process,

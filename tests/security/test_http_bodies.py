@@ -19,6 +19,8 @@ POSTS = [
     "/v1/messages?beta=true",
     "/v1/messages/count_tokens",
     "/v1/embeddings",
+    "/v1/rerank",
+    "/v2/rerank",
     "/v1/route",
     "/v1/feedback",
     "/v1/evaluations",
@@ -72,6 +74,10 @@ BAD_BODIES = {
     "/v1/embeddings": [
         ('{"model":"minilm","input":[', "1,", "null]}"),
         ('{"model":"minilm","input":[[', "1,", '""]]}'),
+    ],
+    "/v1/rerank": [
+        ('{"model":"r","query":"x","documents":[', "1,", "1]}"),
+        ('{"model":"r","query":"x","documents":[', '{"text":1},', "1]}"),
     ],
     "/v1/route": [('{"model":"auto","messages":[', "true,", "1]}"), ('{"messages":[],"stop":[', "1,", "1]}")],
     "/v1/feedback": [('{"decision_id":[', "1,", "1]}"), ('{"', '":1,"', '":1}')],

@@ -90,6 +90,19 @@ async def test_embeddings_are_in_the_scope(gateway: KeyedGateway) -> None:
     assert await status(KeyScope(paths=("small_talk",), embeddings=("other",)), "nothing") == 404
 
 
+async def test_rerankers_are_in_the_scope(gateway: KeyedGateway) -> None:
+    async def status(scope: KeyScope) -> int:
+        key = await gateway.key("acme", scope=scope)
+        body = {"model": "reranker", "query": "x", "documents": ["y"]}
+        return (await gateway.http.post("/v1/rerank", json=body, headers=key)).status_code
+
+    assert await status(KeyScope()) == 503  # nothing is at its URL
+    for scope, _ in SCOPES.values():
+        assert await status(scope) == 403
+    assert await status(KeyScope(embeddings=("minilm",))) == 403
+    assert await status(KeyScope(paths=("small_talk",), rerankers=("reranker",))) == 503
+
+
 def look(address: str, path: str, key: dict[str, str]) -> tuple[int, bytes]:
     with closing(http.client.HTTPConnection(address, timeout=20)) as connection:
         connection.request("GET", path, headers=key)

@@ -42,7 +42,7 @@ METERED_ROUTES: dict[str, Operation] = {
 }
 """The routes whose requests get a receipt, with the receipt's operation."""
 
-CORS_PREFIXES = ("/v1/", AZURE_PREFIX, *[dialect.path for dialect in DIALECTS])
+CORS_PREFIXES = ("/v1/", AZURE_PREFIX, *[route.path for dialect in DIALECTS for route in dialect.routes])
 CORS_MAX_AGE_SECONDS = 600
 """Seconds for which a browser caches the answer to a preflight request; Chromium's maximum is two hours."""
 

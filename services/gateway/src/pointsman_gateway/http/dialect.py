@@ -92,16 +92,16 @@ class MeteredRoute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """An API for conversations, such as OpenAI's chat completions."""
+    """An API, such as OpenAI's chat completions."""
 
     path: str
-    """The path of its conversations, such as "/v1/messages", without parameters. Errors at all paths that begin with it
+    """Its main path, such as "/v1/messages", without parameters. Errors at all paths that begin with one of its paths
     have its format."""
     handler: Handler
     error_format: ErrorFormat
     """The format of errors that are reported before an encoder is known."""
     operation: domain.Operation = "chat"
-    """The operation in the receipt of a rejected conversation."""
+    """The operation in the receipt of a rejected request."""
     further: tuple[MeteredRoute, ...] = ()
     """The dialect's other routes."""
     direct: DirectReading | None = None
@@ -121,3 +121,8 @@ class Dialect:
     @property
     def routes(self) -> tuple[MeteredRoute, ...]:
         return (MeteredRoute(path=self.path, handler=self.handler, operation=self.operation), *self.further)
+
+    @property
+    def is_conversation(self) -> bool:
+        """Returns whether requests at `path` are answered by a path of the configuration."""
+        return self.operation in ("chat", "completion")

@@ -59,7 +59,7 @@ def _described(document: dict[str, Any]) -> dict[str, Any]:
         schemas.pop(name, None)
     for name, constraints in source["bodies"].items():
         _add_constraints(schemas[name], constraints)
-    conversations = {dialect.path for dialect in DIALECTS}
+    conversations = {dialect.path for dialect in DIALECTS if dialect.is_conversation}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             answer = source["answers"].get(path, {}).get(method)
@@ -101,7 +101,7 @@ def _describe(operation: Schema, path: str, answer: str | None, streamed: bool) 
     responses.pop("422", None)
     if answer:
         headers = {**REQUEST_ID, **(DECISION_HEADERS if streamed else {})}
-        if streamed or path == "/v1/embeddings":
+        if streamed or answer in ("Embeddings", "Reranking"):
             headers |= COST
         content = {TEXT: {"schema": STRING}} if answer == TEXT else {JSON: {"schema": _reference(answer)}}
         if streamed:

@@ -33,7 +33,7 @@ class RemoteReranker:
         """
         documents = inputs.documents
         body = {"query": inputs.query, "documents": documents, "top_n": len(documents)}
-        most = MAX_OTHER_BYTES + MAX_ROW_BYTES * len(documents) + MAX_ESCAPE * inputs.max_tokens
+        most = MAX_OTHER_BYTES + MAX_ROW_BYTES * len(documents) + MAX_ESCAPE * inputs.document_bytes
         reply = await self._endpoint.post(body, inputs.request.deadline, most, inputs.reserve)
         content = b"".join(reply.pieces)
         try:

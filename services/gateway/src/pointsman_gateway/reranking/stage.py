@@ -44,11 +44,15 @@ class RerankRequest:
     def searches(self) -> int:
         return -(-len(self.documents) // SEARCH_DOCUMENTS)
 
+    @cached_property
+    def document_bytes(self) -> int:
+        """Returns the size of all documents in UTF-8."""
+        return sum(len(document.encode()) for document in self.documents)
+
     @property
     def max_tokens(self) -> int:
         """Returns the largest possible number of tokens, without special ones: one for each UTF-8 byte."""
-        query = len(self.query.encode())
-        return sum(query + len(document.encode()) for document in self.documents)
+        return self.document_bytes + len(self.query.encode()) * len(self.documents)
 
 
 @dataclass(frozen=True, slots=True)

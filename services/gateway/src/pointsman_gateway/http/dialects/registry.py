@@ -31,11 +31,12 @@ def _declared(dialect: str) -> Dialect:
 
 
 DIALECTS = tuple(map(_declared, DECLARED))
+_PATHS = [(tuple(route.path for route in dialect.routes), dialect) for dialect in DIALECTS]
 
 
 def dialect_at(path: str) -> Dialect:
-    """Returns the dialect with whose path `path` begins; OpenAI's chat completions if there is none."""
-    return next((dialect for dialect in DIALECTS if path.startswith(dialect.path)), CHAT)
+    """Returns the dialect with one of whose paths `path` begins; OpenAI's chat completions if there is none."""
+    return next((dialect for paths, dialect in _PATHS if path.startswith(paths)), CHAT)
 
 
 def dialect_of(scope: Scope) -> Dialect:

@@ -147,7 +147,7 @@ class RerankErrors(OpenAIErrors):
         }
 
 
-RERANK_ERRORS = RerankErrors(conversation="query")
+RERANK_ERRORS = RerankErrors(conversation="query", schema="RerankError")
 
 
 async def rerank(body: RerankBodyV1, request: Request) -> Response:
