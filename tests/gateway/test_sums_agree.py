@@ -219,7 +219,7 @@ async def all_written(gateway: Gateway, valkey: Valkey) -> Receipts:
     return receipts
 
 
-COUNTED = ("requests", "route_requests", "rejected", "embedding_requests")
+COUNTED = ("requests", "route_requests", "rejected", "embedding_requests", "rerank_requests")
 TOKENS = ("prompt", "cached", "completion", "replayed", "embedded")
 Sums = dict[str, Counter[Any]]
 
