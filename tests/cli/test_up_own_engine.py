@@ -123,6 +123,8 @@ OWN = PATH | {"strategies": [{"own.strategies:Today": {}}]}
         ({"paths": {"p": OWN}}, False),
         ({"paths": {"p": OWN}, "retrieval": {"usd_per_search": 0}}, True),
         ({"paths": {"p": PATH}, "collections": {"c": {"store": "qdrant"}}}, True),
+        ({"paths": {"p": PATH}, "rerankers": {"own": {"retriever": True}}}, True),
+        ({"paths": {"p": PATH}, "rerankers": {"remote": {"url": "http://h"}}}, False),
         ({"paths": ["retrieval"]}, False),
     ],
 )
