@@ -245,9 +245,12 @@ async def test_a_disconnect_stops_the_engine(http: httpx.AsyncClient, gateway: G
     await until(lambda: gateway.metric("pointsman_rerank_requests_total", outcome="cancelled") == 1)
 
 
-async def test_an_answer_that_is_too_long_is_a_failure(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
-    engine.reranks = lambda body: b'{"results": [' + b" " * 10_000_000 + b"]}"
-    answer = await http.post(V1, json=asked(model="remote"))
+@pytest.mark.parametrize(("query", "spaces"), [(QUERY, 10_000_000), ("q" * 16_000, 200_000)])
+async def test_an_answer_that_is_too_long_for_the_documents_is_a_failure(
+    http: httpx.AsyncClient, engine: ScriptedEngine, query: str, spaces: int
+) -> None:
+    engine.reranks = lambda body: b'{"results": [' + b" " * spaces + b"]}"
+    answer = await http.post(V1, json=asked(model="remote", query=query))
     assert (answer.status_code, error_of(answer)["code"]) == (503, "engine_unavailable")
     assert "is over" in answer.text
 
