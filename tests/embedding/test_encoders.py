@@ -118,14 +118,14 @@ def test_a_graph_whose_vectors_depend_on_the_length_is_refused(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("written", "reason"),
     [
-        ({}, "has a folder, or a url and a model"),
-        ({"folder": "x", "url": "http://h", "model": "m"}, "has a folder, or a url and a model"),
-        ({"url": "http://h"}, "write it with a url"),
+        ({}, "needs a folder, or a url with a model"),
+        ({"folder": "x", "url": "http://h", "model": "m"}, "needs a folder, or a url with a model"),
+        ({"url": "http://h"}, "must be set together"),
         ({"url": "ftp://h", "model": "m"}, "url"),
-        ({"folder": "x", "api_key_env": "K"}, "for a url alone"),
-        ({"multilingual": True, "api_key_env": "K"}, "for a url alone"),
-        ({"multilingual": True, "model": "m"}, "write it with a url"),
-        ({"multilingual": False}, "or neither and multilingual: true"),
+        ({"folder": "x", "api_key_env": "K"}, "only an endpoint needs a key"),
+        ({"multilingual": True, "api_key_env": "K"}, "only an endpoint needs a key"),
+        ({"multilingual": True, "model": "m"}, "must be set together"),
+        ({"multilingual": False}, "or multilingual: true"),
     ],
 )
 def test_a_configuration_names_one_model(written: dict[str, str], reason: str) -> None:

@@ -22,19 +22,21 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 
 class BertGraph:
-    """Builds an encoder's ONNX graph from the input to the output."""
+    """Builds the ONNX graph of a BERT encoder, from the token ids of texts to the texts' vectors."""
 
     name = "minilm"
 
     def __init__(self, weights: Weights, layers: int = LAYERS) -> None:
-        """Takes the weights by the names of Hugging Face's BertModel; raises KeyError if one is missing."""
+        """Takes the weights, by their names in Hugging Face's BertModel, and the number of `layers` to build."""
         self._weights, self._layers = weights, layers
         self._nodes: list[onnx.NodeProto] = []
         self._initialisers: dict[str, onnx.TensorProto] = {}
 
     def build(self) -> onnx.ModelProto:
-        """Builds the graph from `input_ids`, int32 (texts, tokens) without padding, to `embedding`. `embedding` is
-        float32 (texts, 384), normalized to length 1.
+        """Builds the graph. Raises KeyError if a weight is missing.
+
+        Its input `input_ids` is int32 (texts, tokens); all texts must have equally many tokens, since there is no
+        padding. Its output `embedding` is float32 (texts, 384), a vector of length 1 for each text.
         """
         hidden = self._embeddings()
         for number in range(self._layers):

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 MAGIC, VERSION = b"E5S1", 1
 VALUES_PER_BLOCK = 32
 BLOCK = np.dtype([("scale", "<f2"), ("values", "u1", VALUES_PER_BLOCK // 2)])
-"""Values from 0 to 15, less 8 and times the scale; the low halves of the bytes come first."""
+"""32 values of 4 bits with one scale. A stored number n (0 to 15) stands for the value (n - 8) * scale. The low halves
+of the bytes hold the first 16 values, the high halves the last 16."""
 
 _LAYER_PARTS = {
     "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value",
@@ -36,21 +37,21 @@ _OTHERS = {
 
 @dataclass(frozen=True, slots=True)
 class E5File:
-    """The content of a model file. The arrays are mapped from it, so that processes share their memory."""
+    """The content of a model file. Its `matrices` are memory-mapped, so that processes share their memory."""
 
     layers: int
     dimensions: int
     max_tokens: int
     begin: int
-    """The number of the token before each text; `end` is that of the one after it."""
+    """The id of the token to put before each text; `end` is the id of the token to put after it."""
     end: int
     unknown: int
     vocabulary: list[tuple[str, float]]
-    """The tokens of the unigram model with their log probabilities, in the order of their numbers."""
+    """The tokens of the unigram model with their log probabilities; a token's id is its index."""
     weights: Mapping[str, NDArray[np.float32]]
-    """Biases, norms and positions by the names of Hugging Face's BertModel, each as one row."""
+    """Biases, norms and positions by their names in Hugging Face's BertModel, each flattened to one dimension."""
     matrices: Mapping[str, NDArray[np.void]]
-    """The blocks of each matrix by such a name, as one row."""
+    """The blocks (`BLOCK`) of each matrix by its name in Hugging Face's BertModel, flattened to one dimension."""
 
 
 def read_e5_file(path: Path) -> E5File:
@@ -63,7 +64,7 @@ def read_e5_file(path: Path) -> E5File:
 
 
 def dequantized(blocks: NDArray[np.void]) -> NDArray[np.float32]:
-    """Returns the values of blocks: (..., blocks) becomes (..., 32 * blocks)."""
+    """Converts blocks of the type `BLOCK`, an array (..., blocks), to the values they stand for: (..., 32 * blocks)."""
     halves = np.concatenate([blocks["values"] & 15, blocks["values"] >> 4], axis=-1).astype(np.float32)
     values = (halves - 8) * blocks["scale"].astype(np.float32)[..., None]
     return np.asarray(values.reshape(*blocks.shape[:-1], -1))

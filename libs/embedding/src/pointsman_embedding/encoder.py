@@ -23,8 +23,10 @@ if TYPE_CHECKING:  # who reads only a configuration needs neither
 
 
 class EncoderConfig(BaseModel):
-    """The configuration of the encoder that the classifier and the retriever use: a folder, an endpoint, or neither for
-    the multilingual model of an extra.
+    """Which embedding model the classifier and the retriever use.
+
+    It is the one in `folder`, or the one at the endpoint `url`. If neither is set, `multilingual` must be true, and the
+    model is multilingual-e5-small from the package of the extra "multilingual".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,17 +55,21 @@ class EncoderConfig(BaseModel):
     @model_validator(mode="after")
     def _names_one_model(self) -> "EncoderConfig":
         if (self.folder and self.url) or not (self.folder or self.url or self.multilingual):
-            raise ValueError("embedding has a folder, or a url and a model, or neither and multilingual: true")
+            raise ValueError(
+                "embedding needs a folder, or a url with a model, or multilingual: true; a folder excludes a url"
+            )
         if bool(self.url) != bool(self.model):
-            raise ValueError("embedding.model is the endpoint's name for the model; write it with a url, and only then")
+            raise ValueError(
+                "embedding.url and embedding.model, the model's name at the endpoint, must be set together"
+            )
         if not self.url and self.api_key_env:
-            raise ValueError("embedding.api_key_env is for a url alone")
+            raise ValueError("embedding.api_key_env is set without embedding.url; only an endpoint needs a key")
         return self
 
     def relative_to(self, folder: Path) -> "EncoderConfig":
-        """Returns a copy in which the model's folder is an absolute path, resolved from `folder`.
+        """Returns a copy in which the model's `folder` is absolute: it is resolved relative to the argument `folder`.
 
-        Returns itself if the model is at a URL.
+        Returns this object itself if it names no folder.
         """
         return self.model_copy(update={"folder": (folder / self.folder).resolve()}) if self.folder else self
 
@@ -71,7 +77,7 @@ class EncoderConfig(BaseModel):
 class Encoder(Protocol):
     """Interface of embedding models that may be shared between threads.
 
-    MiniLM, OnnxEncoder and EndpointEncoder implement it.
+    MiniLM, OnnxEncoder, MultilingualEncoder and EndpointEncoder implement it.
     """
 
     fingerprint: str
@@ -80,7 +86,8 @@ class Encoder(Protocol):
     max_tokens: int
     """The model reads at most this many tokens of a text, special ones included, as `tokenizer` counts them."""
     query_prefix: str
-    """The text that the caller should put before each query; may be empty, as `passage_prefix`."""
+    """The text that the caller should put before each query; may be empty. `passage_prefix` is the same for passages.
+    """
     passage_prefix: str
 
     @property
@@ -96,7 +103,10 @@ class Encoder(Protocol):
 
 
 class Prefixed:
-    """Puts a prefix, such as "query: ", before each text that it embeds; has only a part of Encoder's attributes."""
+    """Wraps an encoder, and puts a prefix such as "query: " before each text to embed.
+
+    Of the encoder's attributes it has only `fingerprint` and `dimensions`.
+    """
 
     def __init__(self, encoder: Encoder, prefix: str) -> None:
         self.fingerprint, self.dimensions = encoder.fingerprint, encoder.dimensions
@@ -118,7 +128,9 @@ class ModelMissing(FileNotFoundError):
 
 
 def unusable(message: str) -> FailedPrecondition:
-    """Returns the error to raise for a configured encoder that cannot be used."""
+    """Returns the error (code "invalid_embedding") to raise if the configured encoder cannot be used, with this
+    message.
+    """
     return FailedPrecondition(message, code="invalid_embedding", param="embedding")
 
 

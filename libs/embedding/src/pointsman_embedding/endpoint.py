@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 PROBE = "Where is the model of this vector?"
 """A text whose vector shows whether the endpoint still has the same model."""
 PROBE_SECONDS = 60.0
-"""The least time between two comparisons of the probe's vector."""
+"""Least time in seconds between two comparisons of the vector of `PROBE` with the one at start."""
 MIN_COSINE = 0.9
-"""The least cosine of the probe's vector to the one at start. Rounding and batching change it by less than 0.1, another
-model by far more."""
+"""The model counts as another one if the vector of `PROBE` has a smaller cosine to the one at start. Rounding and
+batching lower the cosine by less than 0.1, another model by far more."""
 
 MAX_BYTES = 8 * 1024 * 1024
 """The largest size of one answer: enough for 17 vectors of 8,192 numbers."""
@@ -37,8 +37,8 @@ RETRIED = frozenset({429, 500, 502, 503, 504})
 MAX_RETRIES = 2
 BACKOFF_SECONDS = 0.1
 PAUSE_SECONDS = 2.0
-"""The time after a failed call in which no call is made, and `embed` fails at once, so that no request waits for an
-endpoint that is down."""
+"""Seconds after a failed call in which the endpoint is not called, and `embed` fails at once. So no request waits for
+an endpoint that is down."""
 
 Vectors = NDArray[np.float32]
 
@@ -46,9 +46,9 @@ Vectors = NDArray[np.float32]
 class EndpointEncoder:
     """An encoder behind an OpenAI-compatible endpoint; implements Encoder.
 
-    It refuses vectors of another model than at start, with Unavailable: if the answer has another model name or other
-    dimensions, or if the vector of the text `PROBE` has a cosine below `MIN_COSINE` to the one at start. `PROBE` is
-    embedded with the first texts that come `PROBE_SECONDS` after the last comparison.
+    It raises Unavailable if the endpoint has another model than at start. That is the case if an answer has another
+    model name or other dimensions, or if the vector of the text `PROBE` has a cosine below `MIN_COSINE` to the one at
+    start. `PROBE` is embedded together with other texts, at most every `PROBE_SECONDS`.
     """
 
     max_tokens = MAX_TOKENS
@@ -96,8 +96,9 @@ class EndpointEncoder:
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Embeds the first `MAX_CHARACTERS` characters of n texts: an array (n, dimensions) of vectors of length 1.
 
-        Blocks for up to `timeout_seconds` of the configuration for each `MAX_BATCH` texts. Raises Unavailable if the
-        endpoint fails or has another model, and at once for `PAUSE_SECONDS` after a failure.
+        Each call to the endpoint has up to `MAX_BATCH` texts, and blocks for at most the configured `timeout_seconds`.
+        Raises Unavailable if the endpoint fails or has another model, and at once during the `PAUSE_SECONDS` after a
+        failure.
         """
         parts = [self._embed_batch(texts[start : start + MAX_BATCH]) for start in range(0, len(texts), MAX_BATCH)]
         return np.concatenate(parts) if parts else np.empty((0, self.dimensions), np.float32)

@@ -20,29 +20,35 @@ MIN_LENGTH = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class LanguageAxes:
-    """The mean of all languages, and the axes in which their means differ."""
+    """Removes from a text's vector what depends only on the text's language."""
 
     mean: Array
-    """The mean vector, (dimensions,)."""
+    """The mean vector of sentences in all languages, (dimensions,)."""
     axes: Array
-    """The axes along which vectors differ by language, (languages - 1, dimensions)."""
+    """Orthonormal directions in which the mean vectors of the languages differ, (languages - 1, dimensions)."""
 
     @classmethod
     def learn(cls, embed: Callable[[Sequence[str]], Array]) -> "LanguageAxes":
-        """Embeds the same sentences in several languages; takes half a second with multilingual-e5-small."""
+        """Finds mean and axes from the vectors of the same sentences in several languages.
+
+        `embed` returns the vectors (texts, dimensions) of texts. Takes half a second with multilingual-e5-small.
+        """
         means = np.stack([embed(sentences).mean(axis=0) for sentences in parallel_sentences().values()])
         mean = means.mean(axis=0)
         return cls(mean, np.linalg.svd(means - mean, full_matrices=False)[2][: len(means) - 1])
 
     def remove_from(self, vector: Array) -> Array:
-        """Returns a vector, (dimensions,), without the mean and its part along the axes, of length 1."""
+        """Returns the vector (dimensions,) without the mean and without its components along the axes.
+
+        The result has length 1.
+        """
         centered = vector - self.mean
         neutral = centered - (self.axes @ centered) @ self.axes
         return np.asarray(neutral / max(float(np.linalg.norm(neutral)), MIN_LENGTH), np.float32)
 
 
 def parallel_sentences() -> dict[str, list[str]]:
-    """Returns the sentences by language, in the same order in each."""
+    """Returns by language the same sentences, in the same order in each language."""
     return tomllib.loads(sentences_file().decode())
 
 

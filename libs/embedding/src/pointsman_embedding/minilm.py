@@ -27,7 +27,8 @@ GRAPH = "model.onnx"
 TOKENIZER = "tokenizer.json"
 MANIFEST = "manifest.json"
 WORDS = "words.npy"
-"""The file with a copy of the graph's word vectors, which are three quarters of the graph's size.
+"""A file with a copy of the word vectors, which are three quarters of the graph. It is memory-mapped, so that processes
+share it.
 
 Folders of earlier versions do not have it.
 """
@@ -78,9 +79,9 @@ class MiniLM:
         return self._tokenizer
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeds n texts: an array (n, 384) of vectors of length 1.
+        """Embeds n texts: returns an array (n, 384) of vectors of length 1.
 
-        Only the first MAX_TOKENS tokens within the first MAX_CHARACTERS characters of a text count.
+        Of each text, only the first MAX_TOKENS tokens in the first MAX_CHARACTERS characters are read.
         """
         # Texts are run one at a time: in int8 all texts of a batch share a scale, so a vector would depend on the other
         # texts and on the padding (cosines down to 0.93 were measured), and on a CPU a batch is hardly faster.

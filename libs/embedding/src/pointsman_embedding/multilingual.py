@@ -31,21 +31,23 @@ REMEDY = (
 FINGERPRINT_PREFIX = "e5-small-int8"
 
 QUERY_PREFIX, PASSAGE_PREFIX = "query: ", "passage: "
-"""The model was trained with them."""
+"""The prefixes with which the model was trained."""
 
 MAX_INT8 = 63
-"""Largest absolute value of the int8 weights. With 127, sums overflow on CPUs without VNNI, and the cosine to 4 bits
-falls from 0.996 to 0.995."""
+"""Largest absolute value of the int8 weights. With 127, sums overflow on CPUs without VNNI, and the cosine to the
+vectors of the 4-bit weights falls from 0.996 to 0.995."""
 CHARACTERS_PER_TOKEN = 32
 
 Array = NDArray[np.float32]
 
 
 class MultilingualEncoder:
-    """The encoder multilingual-e5-small; one instance may be shared between threads."""
+    """The encoder multilingual-e5-small; implements Encoder."""
 
     def __init__(self, path: Path, file: E5File, fingerprint: str, prefixes: tuple[str, str]) -> None:
-        """Takes what `load` reads from the model file at `path`."""
+        """Takes the model file's path and what `load` has read from it; `prefixes` are those of queries and of
+        passages.
+        """
         self.fingerprint, self.dimensions, self.max_tokens = fingerprint, file.dimensions, file.max_tokens
         self.query_prefix, self.passage_prefix = prefixes
         self._path = path
@@ -62,7 +64,10 @@ class MultilingualEncoder:
 
     @classmethod
     def load(cls, config: EncoderConfig, package: str = PACKAGE) -> "MultilingualEncoder":
-        """Loads the model from the installed package; raises FailedPrecondition if it is missing or another version."""
+        """Loads the model from the installed package, with the prefixes in `config` or else those of the training.
+
+        Raises FailedPrecondition if the package is not installed, or its model file is of another format.
+        """
         path = find_model(package)
         query = QUERY_PREFIX if config.query_prefix is None else config.query_prefix
         passage = PASSAGE_PREFIX if config.passage_prefix is None else config.passage_prefix
@@ -82,9 +87,10 @@ class MultilingualEncoder:
         return full_tokenizer(file.vocabulary, file.begin, file.end, file.unknown)
 
     def embed(self, texts: Sequence[str]) -> Array:
-        """Embeds the first 512 tokens of each text, without what tells its language: (n, 384), of length 1.
+        """Embeds the first 512 tokens of each of n texts: returns an array (n, 384) of vectors of length 1.
 
-        Texts are run one at a time, as by MiniLM: in int8 a vector would otherwise depend on the texts beside it.
+        What depends only on a text's language is removed from its vector (`LanguageAxes`). Texts are run one at a time:
+        in a batch, int8 rounding would make a vector depend on the other texts.
         """
         vectors = np.empty((len(texts), self.dimensions), np.float32)
         for row, text in enumerate(texts):
@@ -103,7 +109,10 @@ class MultilingualEncoder:
 
 
 def find_model(package: str = PACKAGE) -> Path:
-    """Returns the model file of the installed package, which is not imported; raises FailedPrecondition without it."""
+    """Returns the path of the model file in the installed package, without importing the package.
+
+    Raises FailedPrecondition if the package is not installed.
+    """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise unusable(f"embedding.multilingual without a folder or url needs the package {package}: {REMEDY}")

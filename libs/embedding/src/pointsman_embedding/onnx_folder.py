@@ -19,11 +19,13 @@ from pointsman_embedding.encoder import EncoderConfig, unusable
 from pointsman_embedding.minilm import TOKENIZER, open_session
 
 DEFAULT_MAX_TOKENS = 512
-"""The maximum length if the folder's files state none."""
+"""The maximum number of tokens of a text if the folder's files state none."""
 MAX_LENGTH = 1_000_000
-"""A stated length from here on counts as none: some tokenizers state a huge number if they have no limit."""
+"""A stated maximum of this many tokens or more is ignored: some tokenizers state a huge number if they have no limit.
+"""
 CHARACTERS_PER_TOKEN = 32
-"""Tokenizing takes time also for text that is then cut off; no language's tokens are that long on average."""
+"""A text is cut at this many characters for each allowed token before it is tokenized, to save time. In no language is
+the average token that long."""
 
 Array = NDArray[np.float32]
 
@@ -33,8 +35,8 @@ POOLINGS: Mapping[str, Callable[[Array], Array]] = {
     "max": lambda tokens: tokens.max(axis=0),
     "lasttoken": lambda tokens: tokens[-1],
 }
-"""By name, functions that compute a text's vector from those of its tokens, an array (tokens, dimensions) without
-padding."""
+"""Name of a pooling -> function that computes a text's vector from the vectors of its tokens, (tokens, dimensions).
+There is no padding among the tokens."""
 
 _INPUTS: Mapping[str, Callable[[int], Any]] = {
     "attention_mask": lambda count: np.ones((1, count)),
@@ -60,7 +62,7 @@ class OnnxEncoder:
         prefixes: tuple[str, str],
         fingerprint: str,
     ) -> None:
-        """Takes the parts that `load` makes; use `load` instead, which also finds out the dimensions."""
+        """Takes the parts that `load` makes. Use `load` instead: it also sets `dimensions`, which this leaves at 0."""
         self.fingerprint, self.max_tokens = fingerprint, layout.max_tokens
         self.query_prefix, self.passage_prefix = prefixes
         self._session, self._tokenizer, self._pool = session, tokenizer, POOLINGS[layout.pooling]
@@ -97,9 +99,9 @@ class OnnxEncoder:
         return self._tokenizer
 
     def embed(self, texts: Sequence[str]) -> Array:
-        """Embeds n texts: an array (n, dimensions) of vectors of length 1.
+        """Embeds n texts: returns an array (n, dimensions) of vectors of length 1.
 
-        A text is cut at `max_tokens` tokens, and before that at CHARACTERS_PER_TOKEN times as many characters.
+        The end of a text after `max_tokens` tokens, or after CHARACTERS_PER_TOKEN times as many characters, is ignored.
         """
         # Texts are run one at a time: in an int8 model a vector would otherwise depend on the other texts.
         return np.stack([self._embed(text) for text in texts]) if texts else np.empty((0, self.dimensions), np.float32)

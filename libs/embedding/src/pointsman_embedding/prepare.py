@@ -57,7 +57,7 @@ def to_int8(model: onnx.ModelProto, target: Path) -> None:
 
 
 class SourceChanged(Exception):
-    """A downloaded file is not the one that this library was built for."""
+    """A downloaded file is not the expected one: its SHA-256 is another."""
 
 
 def prepare(folder: Path, log: Callable[[str], None] = print) -> None:

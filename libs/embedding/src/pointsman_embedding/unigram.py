@@ -13,16 +13,16 @@ from functools import lru_cache
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 Vocabulary = Sequence[tuple[str, float]]
-"""Tokens with their log probabilities, in the order of their numbers."""
+"""Tokens with their log probabilities; a token's id is its index."""
 
 SPACE = "▁"
-"""The character that begins each word."""
+"""The character with which the first token of each word begins."""
 IGNORED = "[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]"
 SPACES = "[\u1680\u200b-\u200f\u2581\ufeff\ufffd]"
-"""Apart from those that Unicode lists as white space."""
+"""A pattern of characters that separate words, in addition to those that Unicode lists as white space."""
 
 UNKNOWN_PENALTY = 10.0
-"""By how much an unknown character is less probable than the rarest token; SentencePiece's constant."""
+"""The log probability of an unknown character is this much below that of the rarest token; SentencePiece's constant."""
 MAX_CACHED_WORDS = 16_384
 MAX_CACHED_CHARACTERS = 40
 
@@ -30,7 +30,7 @@ _IGNORED, _SPACES = re.compile(IGNORED), re.compile(SPACES)
 
 
 class UnigramTokenizer:
-    """Splits each word into the tokens with the highest product of probabilities (Kudo, 2018)."""
+    """Splits each word into the tokens whose probabilities have the highest product (Kudo, 2018)."""
 
     def __init__(self, vocabulary: Vocabulary, begin: int, end: int, unknown: int) -> None:
         self._numbers = {token: number for number, (token, _) in enumerate(vocabulary)}
@@ -41,7 +41,7 @@ class UnigramTokenizer:
         self._cached = lru_cache(MAX_CACHED_WORDS)(self._split)
 
     def encode(self, text: str) -> list[int]:
-        """Returns the numbers of a text's tokens, with those that mark its begin and end."""
+        """Returns the ids of a text's tokens, between those that mark its begin and its end."""
         text = unicodedata.normalize("NFKC", _SPACES.sub(" ", _IGNORED.sub("", text)))
         numbers = [self._begin]
         for word in text.split():
@@ -73,7 +73,11 @@ class UnigramTokenizer:
 
 
 def full_tokenizer(vocabulary: Vocabulary, begin: int, end: int, unknown: int) -> Tokenizer:
-    """Builds the tokenizer that knows the places of tokens; it neither truncates nor pads."""
+    """Builds a tokenizer of the package `tokenizers`, which also reports where in the text each token is.
+
+    It neither truncates nor pads. `begin`, `end` and `unknown` are the ids of the tokens before and after a text and of
+    the token for unknown characters.
+    """
     tokenizer = Tokenizer(models.Unigram(list(vocabulary), unk_id=unknown))
     ignored, spaces = normalizers.Replace(Regex(IGNORED), ""), normalizers.Replace(Regex(SPACES), " ")
     tokenizer.normalizer = normalizers.Sequence([ignored, spaces, normalizers.NFKC()])
