@@ -15,8 +15,8 @@ RESAMPLES = 9999
 """Number of resamples of a bootstrap or permutation test; the smallest p-value of a resampled test is 2/10000."""
 
 ROUNDING = 1e-9
-"""Differences closer to each other than this count as equal, because of floating point: 0.4 - 0.3 is not exactly 0.3 -
-0.2."""
+"""Two differences that are closer to each other than this count as equal, because of floating-point rounding: 0.4 - 0.3
+is not exactly 0.3 - 0.2."""
 
 Scores = NDArray[np.float64]
 
@@ -36,7 +36,7 @@ class Comparison:
 
     difference: Interval
     p_value: float
-    """Two-sided: the probability of a difference at least this large if the paths are equally good."""
+    """The two-sided p-value: the probability of a difference at least this large if the paths are equally good."""
     test: str
     """The test that was used: "mcnemar" or "permutation"."""
 
@@ -61,16 +61,17 @@ def compare(first: Sequence[float], second: Sequence[float], confidence: float =
 
     For scores of only 0 and 1 the test is McNemar's (Psychometrika 12, 1947) in its exact form, a binomial test on the
     rows where one path alone is right. Otherwise it is a permutation test that flips the signs of the differences (R.
-    A. Fisher, The Design of Experiments, 1935). The interval is a percentile bootstrap of the differences. If the
-    differences are all equal, or too few for a significant result, the interval's limits are instead ones that hold for
-    any distribution (`_bounds`).
+    A. Fisher, The Design of Experiments, 1935).
 
-    `confidence` and `seed` are as for `mean_interval`. Raises ValueError if the lengths differ, there are no scores, or
-    one is not from 0 to 1.
+    The interval is a percentile bootstrap of the differences. If the differences are all equal, or too few for a
+    significant result, its limits are replaced by wider ones that hold for any distribution.
+
+    `confidence` (above 0, below 1) is the interval's level; `seed` makes the result repeatable. Raises ValueError if
+    the lengths differ, there are no scores, or one is not from 0 to 1.
     """
     one, other = _checked(first), _checked(second)
     if len(one) != len(other):
-        raise ValueError(f"paired scores are of the same rows; there are {len(one)} and {len(other)}")
+        raise ValueError(f"both paths need scores of the same rows; there are {len(one)} and {len(other)}")
     differences = one - other
     mean = float(differences.mean())
     smallest_p = 2.0 ** (
@@ -86,7 +87,9 @@ def compare(first: Sequence[float], second: Sequence[float], confidence: float =
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns p-values adjusted for multiple tests, in the given order (S. Holm, Scand. J. of Statistics 6, 1979)."""
+    """Returns the p-values adjusted for multiple tests by Holm's method, in the given order (S. Holm, Scand. J. of
+    Statistics 6, 1979).
+    """
     adjusted, worst = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[index]))
@@ -99,7 +102,7 @@ def _checked(scores: Sequence[float]) -> Scores:
     if not values.size:
         raise ValueError("there are no scores")
     if not np.all((values >= 0) & (values <= 1)):
-        raise ValueError("a score is from 0 to 1")
+        raise ValueError("a score is outside 0 to 1")
     return values
 
 

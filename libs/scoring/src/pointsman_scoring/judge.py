@@ -16,7 +16,7 @@ CRITERIA = (
     "You judge answers. Compare the answer with what was expected: are the same facts in it, and nothing that "
     "contradicts them? Other words for the same are as good."
 )
-"""The default criteria for an answer of which the expected one is known."""
+"""The default criteria by which a judge compares an answer with the expected one."""
 
 INSTRUCTIONS = f"""
 
@@ -28,7 +28,7 @@ PAIR_CRITERIA = (
     "You judge two answers to one request. A good answer does what was asked for, in the form that was asked for, is "
     "right, and says no more than is needed."
 )
-"""The default criteria for two answers of which neither is known to be right."""
+"""The default criteria by which a judge compares two answers if no expected answer is known."""
 
 PAIR_INSTRUCTIONS = f"""
 
@@ -54,9 +54,10 @@ def _score_pattern(name: str) -> re.Pattern[str]:
 
 
 def parse_score(reply: str, name: str = "score") -> float | None:
-    """Returns the score in the last line that ends with "NAME: N" (`name` in any case): N / 10, from 0 to 1.
+    """Returns the score, N / 10, in the last line of a judge's reply that ends with "NAME: N".
 
-    Markdown marks and "/10" are allowed. Returns None if there is no such line, or its N is not one of 0 to 10.
+    `name` is matched in any case; Markdown marks and "/10" are allowed. Returns None if there is no such line, or N is
+    not a whole number from 0 to 10.
     """
     found = _score_pattern(name).findall(reply)
     if not found or not found[-1].isdecimal() or int(found[-1]) > MAX_SCORE:
@@ -85,19 +86,20 @@ class PairScore:
     first: float
     second: float
     preference: Preference
-    """The better answer, "first" or "second", if it is the same in both orders.
+    """The better answer, "first" or "second", if a judge preferred it in both orders.
 
-    "tie" if all scores are equal, else "disagreement"; in both cases the two scores above are equal.
+    "tie" if both answers had equal scores in each order, else "disagreement". In these two cases `first` and `second`
+    are equal.
     """
 
 
 def combine(in_order: tuple[float, float], swapped: tuple[float, float]) -> PairScore:
-    """Combines the scores of two judgements of the same answers.
+    """Combines a judge's scores of two answers, which it has seen in both orders.
 
-    `in_order` are the scores of the first answer and the second, `swapped` those of the second and the first, which
-    were shown in that order. Judges favour a position (L. Zheng et al., Judging LLM-as-a-Judge, 2023), so a preference
-    counts only if it is the same in both orders. Then the score of an answer is the mean of its two scores; otherwise
-    both answers get the mean of all four.
+    `in_order` are (first, second), the scores when the first answer was shown first. `swapped` are (second, first), the
+    scores when the second one was shown first. Judges favour a position (L. Zheng et al., Judging LLM-as-a-Judge,
+    2023), so a preference counts only if it is the same in both orders. Then the score of an answer is the mean of its
+    two scores; otherwise both answers get the mean of all four.
     """
     differences = [in_order[0] - in_order[1], swapped[1] - swapped[0]]
     first, second = (in_order[0] + swapped[1]) / 2, (in_order[1] + swapped[0]) / 2

@@ -6,13 +6,13 @@ import unicodedata
 from typing import Any, Literal, Protocol
 
 Leaf = tuple[str, Any]
-"""A type and a value, since True == 1 in Python but not in JSON.
+"""A value with its type. The type is needed because True == 1 in Python but not in JSON.
 
 The type is "number", or the name of another Python class that JSON is parsed to ("str", "bool", "NoneType").
 """
 
 NOTHING: Any = object()
-"""Stands for a text that is not JSON, since None is JSON's null."""
+"""The result of parsing a text that is not JSON. It cannot be None, which stands for JSON's null."""
 
 _SECONDS = 0.05  # answers are untrusted: a pattern that takes longer than this does not match
 
@@ -20,20 +20,21 @@ _WORDS = re.compile(r"\w+")
 
 
 class MetricError(ValueError):
-    """A metric or its options are not valid, it cannot use the expected value, or a user's metric fails."""
+    """A metric or its options are not valid, a metric cannot use the expected value, or a user's metric fails."""
 
 
 class Metric(Protocol):
     """Interface of all metrics; the classes of this module and of `registry` implement it.
 
-    An attribute `compares_facts = True` says that the label is a row's facts, if it has some, rather than its output.
+    A metric may have an attribute `compares_facts`. If it is True, an answer is compared with the row's facts, if the
+    row has some, and not with the row's output.
     """
 
     def score(self, answer: str, expected: Any) -> float:
         """Scores `answer` from 0 to 1.
 
-        `expected` is the label: a text or any JSON value. Raises MetricError if the metric cannot use the label. With
-        the metrics of this module, this does not depend on the answer: scoring an empty answer checks a label before
+        `expected` is the label: a text or any JSON value. Raises MetricError if the metric cannot use the label. The
+        metrics of this module raise it whatever the answer is, so a label can be checked with an empty answer before
         answers are paid for.
         """
         ...
@@ -45,7 +46,7 @@ def plain(text: str) -> str:
 
 
 def parsed(text: str) -> Any:
-    """Parses the whole text as JSON; returns NOTHING if it is not JSON (as NaN is not) or nested too deep."""
+    """Parses the whole text as JSON; returns NOTHING if it is not JSON (NaN is not) or is nested too deep."""
     try:
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -53,13 +54,15 @@ def parsed(text: str) -> Any:
 
 
 def structure(expected: Any) -> Any:
-    """Returns the object or array that a label is, or that its text is in JSON; NOTHING for any other label."""
+    """Returns a label that is an object or array, or the text of one in JSON, as that object or array; NOTHING for any
+    other label.
+    """
     value = parsed(expected) if isinstance(expected, str) else expected
     return value if isinstance(value, dict | list) else NOTHING
 
 
 def leaves(value: Any) -> dict[tuple[str | int, ...], Leaf]:
-    """Flattens a JSON value: returns its leaves by the keys and positions that lead to them.
+    """Flattens a JSON value: maps the path to each leaf, its object keys and array positions, to the leaf.
 
     An empty object or array is a leaf.
     """
@@ -85,11 +88,11 @@ def _leaf(value: Any) -> Leaf:
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not valid in JSON")
 
 
 class WithoutOption:
-    """The constructor of metrics without options, which are written as `{NAME: true}`."""
+    """Base class of the metrics without options, which are written as `{NAME: true}`."""
 
     Options = Literal[True]
 
@@ -120,7 +123,7 @@ class Contains(WithoutOption):
     """The fraction of the expected facts that the answer contains.
 
     The label is one text, or a list of facts, each a text or a list of alternative texts. Case and the number of spaces
-    are ignored. A fact must stand as separate words: "5 days" is not contained in "15 days", nor "40 dollars" in "2.40
+    are ignored. A fact counts only as whole words: "5 days" is not contained in "15 days", nor "40 dollars" in "2.40
     dollars".
     """
 
@@ -148,10 +151,10 @@ def _stands_in(text: str, way: str) -> bool:
 
 
 class JsonFields(WithoutOption):
-    """F1 over the fields of JSON, so a missing field costs as much as an invented one.
+    """F1 over the fields of a JSON value, so that a missing field lowers the score as much as an invented one.
 
-    Fields are the `leaves` of the value. The label is an object or array, or the text of one. An answer that is no JSON
-    scores 0.
+    A field is a leaf with the path to it (`leaves`). The label is an object or array, or the text of one. An answer
+    that is not JSON scores 0.
     """
 
     def score(self, answer: str, expected: Any) -> float:
@@ -167,11 +170,11 @@ class JsonFields(WithoutOption):
 
 
 class Regex:
-    """Without a label, 1 if the pattern is found; with a label, 1 if the last match equals it; else 0.
+    r"""1 if the pattern is found in the answer and, if there is a label, the last match equals the label; else 0.
 
-    The match is the pattern's first group, or the whole match without one: r"total is (\\S+)" extracts the sum from an
-    answer that reasons before it. The comparison with the label ignores case and the number of spaces. A search of over
-    50 ms finds nothing.
+    What is compared is the pattern's first group, or the whole match if it has none: r"total is (\S+)" extracts the sum
+    from an answer that reasons before it. Case and the number of spaces are ignored. A search that takes more than 50
+    ms finds nothing.
     """
 
     Options = str

@@ -21,10 +21,12 @@ from numpy.typing import ArrayLike, NDArray
 from pointsman_scoring.intervals import Interval
 
 STAKES: NDArray[np.float64] = np.exp2(np.arange(-7.0, 1.0))
-"""Small stakes find small differences that many rows show; large ones need differences of one sign."""
+"""The fractions of its capital that a bet risks. Small ones detect small differences in many rows; large ones detect
+differences that all have one sign."""
 
 WEIGHTS: NDArray[np.float64] = STAKES / (0.12 + STAKES) ** 2 / np.sum(STAKES / (0.12 + STAKES) ** 2)
-"""Weights of the stakes. They are largest for stakes of about 0.12, which suit differences of 3 to 10 points in 100."""
+"""The initial capital of the bet with each stake; they add up to 1. Stakes of about 0.12 get most, because they suit
+mean differences of 0.03 to 0.1."""
 
 DECIMALS = 9
 """Differences that are equal after so many decimals count as equal, because of floating point."""
@@ -35,24 +37,24 @@ _LOST = -1e9
 
 
 class Standing(Enum):
-    """What rows show about one path in comparison with another."""
+    """The result of comparing a path with another one on the same rows."""
 
     CLOSE = "close"
-    """Surely at most a stated margin below the other path."""
+    """The path is with high confidence worse by less than a stated margin, or not worse."""
     WORSE = "worse"
-    """Surely below the other path."""
+    """The path is with high confidence worse than the other one."""
     OPEN = "open"
-    """Neither is sure yet."""
+    """The rows do not decide between the two."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowDifferences:
-    """How much better one path scored than another, row by row, without the order of the rows."""
+    """The score of one path minus that of another on each row: how many rows have which difference."""
 
     values: NDArray[np.float64]
-    """The different values, from -1 to 1, ascending."""
+    """The distinct differences, from -1 to 1, ascending."""
     counts: NDArray[np.float64]
-    """The number of rows that have each value."""
+    """The number of rows with each of `values`, in their order."""
 
     @property
     def rows(self) -> float:
@@ -67,23 +69,28 @@ class RowDifferences:
 
 
 def differences_of(better: ArrayLike, worse: ArrayLike) -> RowDifferences:
-    """Returns `better` minus `worse` for each row; both are one score from 0 to 1 a row, in the same order.
+    """Returns `better` minus `worse` for each row.
 
-    Raises ValueError if there are no rows, the lengths differ, or a difference is not from -1 to 1.
+    Both have one score from 0 to 1 for each row, in the same order. Raises ValueError if there are no rows, the lengths
+    differ, or a difference is not from -1 to 1.
     """
     one, other = np.asarray(better, dtype=np.float64), np.asarray(worse, dtype=np.float64)
     if one.shape != other.shape or not one.size:
-        raise ValueError(f"paired scores are of the same rows; there are {one.size} and {other.size}")
+        raise ValueError(
+            f"both paths need scores of the same rows, one at least; there are {one.size} and {other.size}"
+        )
     values, counts = np.unique(np.round(one - other, DECIMALS), return_counts=True)
     if values[0] < -1 or values[-1] > 1:
-        raise ValueError("a difference of scores is from -1 to 1")
+        raise ValueError("a difference of two scores is outside -1 to 1; each score must be from 0 to 1")
     return RowDifferences(values, counts.astype(np.float64))
 
 
 def log_growths(values: NDArray[np.float64], tested: float) -> NDArray[np.float64]:
-    """Returns by how much a row changes the logarithm of the capital, by value (row) and stake (column).
+    """Returns an array (values, stakes): by how much a row with this difference changes the logarithm of a bet's
+    capital.
 
-    The bet is that the true mean difference is above `tested`, which is above -1 and at most 1.
+    The bet, which risks one of `STAKES` on each row, is that the true mean difference is above `tested` (above -1, at
+    most 1).
     """
     with np.errstate(divide="ignore"):  # a stake of 1 can be lost as a whole
         growths: NDArray[np.float64] = np.log1p(STAKES * ((1 + values[:, None]) / (1 + tested) - 1))
@@ -91,13 +98,19 @@ def log_growths(values: NDArray[np.float64], tested: float) -> NDArray[np.float6
 
 
 def log_evidence_above(differences: RowDifferences, tested: float) -> float:
-    """Returns the logarithm of the evidence that the true mean difference is above `tested`."""
+    """Returns the natural logarithm of the evidence that the true mean difference is above `tested`.
+
+    The evidence is the capital of a bettor who starts with 1 and bets that it is. If it is not, the evidence reaches 1
+    / alpha with a probability of at most alpha.
+    """
     gains = differences.counts @ np.maximum(log_growths(differences.values, tested), _LOST) + np.log(WEIGHTS)
     return float(np.logaddexp.reduce(gains))
 
 
 def is_above(differences: RowDifferences, tested: float, alpha: float) -> bool:
-    """Returns whether the true mean difference is surely above `tested`, with an error probability of `alpha`."""
+    """Returns whether the evidence shows that the true mean difference is above `tested`; wrong with a probability of
+    at most `alpha`.
+    """
     return log_evidence_above(differences, tested) >= math.log(1 / alpha)
 
 
@@ -123,11 +136,12 @@ def _lower_limit(differences: RowDifferences, alpha: float) -> float:
 
 
 def standing(differences: RowDifferences, margin: float, alpha: float) -> Standing:
-    """Returns what the rows show about a path, of which `differences` are how much better another path is.
+    """Returns how a path compares with another one; `differences` are the other path's scores minus its own.
 
-    It is CLOSE although the difference is sure, if it is surely smaller than `margin`, which is above 0 and below 1:
-    whoever states a margin does not mind less. So enough rows decide each comparison. A path that is truly worse by
-    more than `margin` is CLOSE, and one that is not worse is WORSE, with a probability of at most `alpha` each.
+    The path is CLOSE if it is shown to be worse by less than `margin` (above 0, below 1), even if it is also shown to
+    be worse: a smaller difference than the margin does not matter. Otherwise it is WORSE if it is shown to be worse,
+    and else OPEN. The probability that a path which is worse by more than `margin` is called CLOSE is at most `alpha`;
+    so is the probability that a path which is not worse is called WORSE.
     """
     if is_above(differences.reversed(), -margin, alpha):
         return Standing.CLOSE

@@ -27,11 +27,11 @@ BUILT_IN: Mapping[str, str] = {
     "regex": "pointsman_scoring.metrics:Regex",
     "rouge_l": "pointsman_scoring.metrics:RougeL",
 }
-"""From name to `module:class`, for the metrics that need neither a model nor code of the user."""
+"""Name -> `module:class` of the metrics that need neither a model nor a user's code."""
 
 FUNCTION = "entry_point"
 METRICS = (*BUILT_IN, FUNCTION)
-"""The names of the metrics that `metric_from` knows, apart from those of users."""
+"""The names of the metrics that `metric_from` creates, without users' metrics."""
 
 ENTRY_POINT_GROUP = "pointsman.metrics"
 
@@ -86,9 +86,9 @@ class UserMetric:
 
 
 def is_user_metric(name: str) -> bool:
-    """Returns whether `name` is not a built-in metric, but has a ":" or is published by an installed package.
+    """Returns whether `name` looks like a user's metric: it has a ":", or an installed package publishes it.
 
-    Nothing is imported, so the metric may not exist.
+    False for a built-in name. Nothing is imported, so the metric may not exist.
     """
     return name not in METRICS and (":" in name or name in entry_points(group=ENTRY_POINT_GROUP).names)
 
@@ -124,7 +124,9 @@ def metric_from(spec: Mapping[str, Any]) -> Metric:
 
 
 def spec_from_text(text: str) -> dict[str, Any]:
-    """Converts `NAME` or `NAME=OPTION` of a command line to the form that `metric_from` takes; checks nothing."""
+    """Converts a metric on the command line, `NAME` or `NAME=OPTION`, to the dict that `metric_from` takes; checks
+    nothing.
+    """
     name, equals, option = text.partition("=")
     return {name: option if equals else True}
 

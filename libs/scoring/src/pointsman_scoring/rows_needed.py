@@ -14,7 +14,7 @@ from pointsman_servicekit.statistics import one_sided_z, wilson_interval
 from pointsman_scoring.paired_limits import WEIGHTS, RowDifferences, log_growths
 
 MAX_ROWS = 10_000_000
-"""The estimate is never larger."""
+"""The largest number that `rows_needed` returns."""
 
 _TILTS = 60
 _PRECISION = 0.01
@@ -24,10 +24,11 @@ Floats = NDArray[np.float64]
 
 
 def rows_needed(differences: RowDifferences, margin: float, alpha: float, power: float) -> int:
-    """Returns how many rows in all decide a comparison with the probability `power`; at most MAX_ROWS.
+    """Estimates how many rows a comparison needs in all, so that `standing` decides it with the probability `power`.
 
-    Arguments are as for `standing`: `differences` are how much better the other path is. The rows that there are count
-    towards the number. `power` is also the confidence with which the true difference and the spread are bounded.
+    `differences` are the other path's scores minus the path's own on the rows so far, which count towards the result.
+    `margin` and `alpha` are as for `standing`. The result is at most MAX_ROWS. It is for the true difference that needs
+    most rows, and the largest spread, that the rows so far leave plausible with the confidence `power`.
     """
     z = one_sided_z(power)
     values, shares = _spread_out(differences, z)
