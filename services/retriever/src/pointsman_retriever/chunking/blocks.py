@@ -78,7 +78,7 @@ def first_part(document: Document) -> Part:
 
 
 def next_part(document: Document, chunked: ChunkedPart) -> Part | None:
-    """Returns the part of a document that begins at the end of `chunked`; None if that was the last part."""
+    """Returns the part of a document that follows the chunked part `chunked`; None if that was the last one."""
     if chunked.end == len(document.text):
         return None
     return _part_at(document, chunked.end, chunked.path, chunked.fence)
@@ -108,9 +108,10 @@ class BlockSpan:
 def split_blocks(text: str, chunker: TextChunker, fence: str = "") -> Iterator[BlockSpan]:
     """Yields the blocks of a text in order, without gaps; `fence` is the code fence that is open at the start, or ''.
 
-    A block has at most `MAX_BLOCK_CHARACTERS`. A longer text is cut before the last section in the block's second half,
-    else after the last blank line there, else before the last line outside a code fence, else before the first line
-    that is too much. A code fence that was cut ends with a block.
+    A block has at most `MAX_BLOCK_CHARACTERS` characters. It ends, if possible, before the last section that begins in
+    its second half, otherwise after the last blank line there, otherwise before its last line outside a code fence, and
+    otherwise before the first line that does not fit. If a code fence continues in the next block, that block ends with
+    the fence.
     """
     start, start_fence = 0, fence
     section = blank = outside = 0  # the last possible ends of each kind

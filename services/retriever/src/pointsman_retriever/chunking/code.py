@@ -41,7 +41,10 @@ class CodeLine:
 
 
 class CodeChunker:
-    """Chunks source files; a chunk's context is the title and the enclosing definitions. Implements TextChunker."""
+    """Chunks source files; implements TextChunker.
+
+    A chunk's context is the document's title and the titles of the definitions that enclose the chunk.
+    """
 
     has_fences = False
 

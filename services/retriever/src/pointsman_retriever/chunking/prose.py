@@ -26,7 +26,9 @@ _DEEP_NESTING = re.compile(r"^(?:[ \t]*(?:>|[*+-][ \t]|\d{1,9}[.)][ \t])){20}", 
 
 
 def chunk_tokens(window: int) -> int:
-    """Returns how many tokens a chunk may have without its context, if it may have `window` tokens with it."""
+    """Returns the maximum number of tokens of a chunk's own text, if it may have `window` tokens together with its
+    context.
+    """
     return max(1, window * CHUNK_TOKENS // WINDOW_TOKENS)
 
 
@@ -39,10 +41,11 @@ class EmbeddingWindow:
         self._tokens = tokens
 
     def chunk(self, block: Block, span: Span, path: Path) -> Chunk:
-        """Makes a chunk of a span of the block; its context is the document's title and the titles of `path`.
+        """Makes a chunk of a span of the block; its context is the document's title and the titles in `path`.
 
-        `span` has offsets in the block, the chunk those in the document. Titles that do not fit are left out, the
-        outermost first, and the context is cut to `CONTEXT_CHARACTERS`. The span should fit without titles.
+        `span` has offsets in the block, the chunk has offsets in the document. If the chunk is too long with all
+        titles, they are left out one by one, the outermost first. The context is cut to `CONTEXT_CHARACTERS`. The
+        caller makes sure that the span fits without titles.
         """
         titles = [title.strip() for title in (block.title, *(title for _, title in path))]
         distinct = list(dict.fromkeys(title for title in titles if title))
@@ -52,7 +55,7 @@ class EmbeddingWindow:
             chunk = Chunk(block.text[start:end], offset + start, offset + end, context)
             if not chunk.context or self.fits(chunk.embedded_text):
                 return chunk
-        raise AssertionError("a chunk without titles fits")
+        raise AssertionError("unreachable: the last chunk that is tried has no titles")
 
     def fits(self, text: str) -> bool:
         return len(self._tokenizer.encode(text).ids) <= self._tokens
@@ -69,7 +72,11 @@ class LengthSplitter:
         self._by_characters = TextSplitter(CHUNK_CHARACTERS)
 
     def split(self, text: str, splitter: TextSplitter | MarkdownSplitter | None = None) -> list[Span]:
-        """Returns the spans of the text, in order; `splitter` replaces the one that limits the tokens."""
+        """Returns the spans of the text as (start, end) offsets, in order.
+
+        `splitter`, if given, splits the text instead of the splitter for `tokens` tokens; the limit of characters still
+        applies.
+        """
         broken, inserted = break_long_lines(text)
         spans: list[Span] = []
         for offset, piece in (splitter or self._by_tokens).chunk_indices(broken):
@@ -126,10 +133,11 @@ def find_headings(text: str) -> list[Heading]:
 
 
 def enclosing_sections(headings: list[Heading], starts: Sequence[int], path: Path = ()) -> tuple[list[Path], Path]:
-    """Returns the path of sections at each of the offsets `starts`, which are ascending, and the path at the end.
+    """Returns for each offset in `starts`, which are ascending, the path of sections that enclose it, and the path at
+    the end.
 
-    `path` is the path at the beginning. If a heading starts exactly at an offset, the path there has the sections that
-    contain this heading.
+    A path has (level, title) of each section, the outermost first. `path` is the path at the beginning of the text. If
+    a heading starts exactly at an offset, its own section is not in the path there.
     """
     paths: list[Path] = []
     following = 0
@@ -164,7 +172,10 @@ def _above_level(path: Path, level: int) -> Path:
 
 
 class MarkdownChunker:
-    """Chunks Markdown; a chunk's context is the title and the headings above it. Implements TextChunker."""
+    """Chunks Markdown; implements TextChunker.
+
+    A chunk's context is the document's title and the headings of the sections that enclose the chunk.
+    """
 
     has_fences = True
 

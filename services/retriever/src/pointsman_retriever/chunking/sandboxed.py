@@ -51,7 +51,10 @@ def make_chunkers(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> Mapping[
 
 
 def chunking_setup(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> bytes:
-    """Returns the `setup` of a `Sandbox` that chunks, in JSON; the arguments are those of `make_chunkers`."""
+    """Returns the argument `setup` for a `Sandbox` that chunks documents, in JSON.
+
+    `tokenizer` must not truncate. `window` is the most tokens that a chunk has with its context.
+    """
     return json.dumps({"tokenizer": tokenizer.to_str(), "window": window}).encode()
 
 
@@ -80,9 +83,10 @@ class SandboxedChunker:
     """Chunks documents in the sandbox; implements Chunker of encoder.py."""
 
     def __init__(self, sandbox: Sandbox, window: int = WINDOW_TOKENS, retry_seconds: float = RETRY_SECONDS) -> None:
-        """Takes a `sandbox` with the setup of `chunking_setup` for the same `window`.
+        """Takes a `sandbox` whose setup is from `chunking_setup` with the same `window`.
 
-        After several documents failed together, they are tried one by one for `retry_seconds`; those left then fail.
+        If several documents that were sent together fail, they are tried one by one for `retry_seconds` in all; those
+        that are left then fail without another try.
         """
         self._sandbox = sandbox
         self._retry_seconds = retry_seconds
@@ -92,10 +96,12 @@ class SandboxedChunker:
         return recipe_for(document.media_type) + self._suffix
 
     async def chunk(self, documents: Sequence[tuple[Document, str]]) -> list[Chunks | PointsmanError]:
-        """Returns the chunks of each document, given with its recipe, or InvalidArgument if it could not be chunked.
+        """Returns the chunks of each document, in order; in the place of a document that cannot be chunked, an
+        InvalidArgument.
 
-        Consecutive small documents with the same recipe are sent to the sandbox together, and one by one if that fails.
-        A large document is sent in parts; between them, other calls have a turn.
+        Each document is given with its recipe (`recipe`). Consecutive small documents with the same recipe are sent to
+        the sandbox together, and one by one if that fails. A large document is sent in parts; between them, other calls
+        are served.
         """
         results: list[Chunks | PointsmanError] = []
         for batch in _batches(documents):

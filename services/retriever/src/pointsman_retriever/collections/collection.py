@@ -150,7 +150,7 @@ class Collection:
         return self.info
 
     def set_search_settings(self, settings: str) -> CollectionInfo:
-        """Stores search settings, which `serialize_search_settings` has made; returns the collection's state."""
+        """Stores search settings, the text that `serialize_search_settings` returns; returns the collection's state."""
         self._check_open()
         self.info = self.store.set_search_settings(settings)
         return self.info
@@ -173,12 +173,12 @@ class Collection:
     def migrate(
         self, store: Store, swap: Callable[[sqlite3.Connection, CollectionInfo], CollectionInfo | None]
     ) -> bool:
-        """Replaces all chunks by `swap` in a transaction; builds their index before the new chunks become visible.
+        """Lets `swap` replace all chunks in a transaction, and indexes the new chunks before they become visible.
 
-        `store` is the one in which the migration began. `swap` is called with the transaction's connection and the
-        collection's state. It returns the new state; if it returns None, nothing is changed, and this returns False.
-        Raises Unavailable ("collection_closed") if the collection has another store by now, and Internal
-        ("collection_damaged") if the new chunks do not match the new state.
+        `store` is the store in which the migration began. `swap` is called with the transaction's connection and the
+        collection's state, and returns the new state. If it returns None, nothing is changed, and this returns False;
+        otherwise it returns True. Raises Unavailable ("collection_closed") if the collection has another store by now,
+        and Internal ("collection_damaged") if the new chunks do not match the new state.
         """
         self._check_open()
         with store.connections.transaction() as writer:
@@ -202,7 +202,7 @@ class Collection:
     def refresh(self) -> None:
         """Builds a new index from disk, while the old one is searched; to be called in the write thread.
 
-        Raises as `reload` does.
+        Raises Internal ("collection_damaged") if the chunks do not match the collection's counts and checksum.
         """
         snapshot = self._build_snapshot(self.info, self.store.read_all_chunks())
         with self._lock.write():
@@ -213,16 +213,17 @@ class Collection:
         return self._changes_since_compaction is None and self._snapshot.needs_compaction
 
     def begin_compaction(self) -> Callable[[], CompactedParts]:
-        """Begins a compaction, and returns its slow part: a function to call in any thread.
+        """Begins a compaction (a rebuild of the indexes without deleted rows); returns a function that does the slow
+        part.
 
-        Its result is for `finish_compaction`; after an error, `abort_compaction` must be called. All three methods are
-        for the write thread.
+        The function may be called in any thread. Pass its result to `finish_compaction`; if it raises an error, call
+        `abort_compaction`. These three methods must be called in the write thread.
         """
         self._changes_since_compaction = []
         return self._snapshot.compacted
 
     def finish_compaction(self, compacted: CompactedParts) -> None:
-        """Applies the changes made since `begin_compaction` to the compacted parts, and uses them from now on.
+        """Puts the rebuilt indexes into use, after applying the changes made since `begin_compaction` to them.
 
         Does nothing if the whole index was replaced meanwhile.
         """
@@ -249,9 +250,10 @@ class Collection:
         )
 
     def verify(self) -> maintenance.Findings:
-        """Returns what is wrong with the file, by `check_all`, and how the index disagrees with counts and checksum.
+        """Checks all rows of the file (`check_all`), and the indexes against the counts and checksum; returns the
+        problems found.
 
-        Index and file may be read at different versions, each of which is checked by itself.
+        File and indexes may be read at different versions of the collection; each is checked by itself.
         """
         with self._lock.read():
             self._check_open()

@@ -165,7 +165,10 @@ class ExternalCollection:
                 param="collections",
             )
         if not layout.dimensions and not layout.has_words:
-            raise FailedPrecondition(f"collection '{self._id}' has neither vectors nor words", code="store_mismatch")
+            raise FailedPrecondition(
+                f"collection '{self._id}' has neither vectors nor a ranking by words, and so cannot be searched",
+                code="store_mismatch",
+            )
 
     def _usable(self, hits: Sequence[Hit]) -> list[Hit]:
         """Returns the hits that have an id, a finite score and a text; logs a warning if others are left out."""

@@ -88,12 +88,18 @@ class Operations:
         return VerifyResult(findings.problems, findings.info, time.perf_counter() - started, repaired)
 
     async def sketch(self, collection_id: CollectionId) -> tuple[int, Sketch]:
-        """Returns a collection's version and a sketch of its documents, by which later changes can be measured."""
+        """Returns a collection's version and a sketch of its documents.
+
+        A sketch has hashes of the documents, or of a sample if there are many. Comparing two of them shows how much has
+        changed.
+        """
         return await self._pools.maintenance.run(self._collection(collection_id).store.sketch)
 
     async def vector_sketch(self, collection_id: CollectionId, known_checksum: str) -> VectorSketch | None:
-        """Returns a sample of a collection's vectors, or None if their checksum still is `known_checksum`: 16
-        hexadecimal digits, or empty.
+        """Returns a sample of a collection's vectors, or None if they have not changed.
+
+        They have not if their checksum is `known_checksum`, 16 hexadecimal digits; with an empty one the sample is
+        always returned.
         """
         collection = self._collection(collection_id)
         if f"{collection.info.checksum:016x}" == known_checksum:

@@ -89,7 +89,11 @@ class CollectionRegistry:
         raise damaged.error.copy() if damaged else unknown_collection(collection_id)
 
     def collection(self, collection_id: CollectionId) -> Collection:
-        """Returns a collection; raises as `writer` does."""
+        """Returns a collection.
+
+        Raises NotFound if there is none, FailedPrecondition ("read_only_collection") if it is in an external store, and
+        for a damaged collection the error with which it failed to load.
+        """
         return self.writer(collection_id).collection
 
     def searchable(self, collection_id: CollectionId) -> Collection | ExternalCollection:
@@ -141,19 +145,23 @@ class CollectionRegistry:
             return self.add(scratch, info.id)
 
     def add(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
-        """Moves a folder with a complete store into the data folder, loads it as a new collection, returns its state.
+        """Moves a folder with a complete store into the data folder, and loads it as a new collection; returns its
+        state.
 
         Raises storage errors (`translate_errors`), Internal ("collection_damaged") if the store is damaged, and
-        FailedPrecondition if it has another schema (`check_schema`); then there is no such collection.
+        FailedPrecondition if it has another schema (`check_schema`). After an error the collection does not exist.
         """
         with self.data_folder.installing(folder, collection_id):
             return self._open(collection_id).collection.info
 
     def replace(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
-        """Replaces the store of a collection, which may be damaged, by the store in `folder`; returns the new state.
+        """Replaces the store of a collection by the store in `folder`; returns the new state. The old one may be
+        damaged.
 
-        Raises FailedPrecondition ("read_only_collection") for one in an external store, and otherwise as `add` does.
-        After an error, a damaged collection is as before, and searches of any other one raise Unavailable.
+        Raises FailedPrecondition ("read_only_collection") for a collection in an external store; for the new store
+        storage errors (`translate_errors`), Internal ("collection_damaged") if it is damaged, and FailedPrecondition if
+        it has another schema. After an error, a damaged collection is as before, and searches of any other one raise
+        Unavailable.
         """
         self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)

@@ -61,11 +61,12 @@ class CollectionService:
         return [status for status in self._registry.statuses() if status.info.tenant == tenant]
 
     async def create(self, collection_id: CollectionId, if_missing: bool, quota: Quota | None) -> CollectionInfo:
-        """Creates a collection and returns its state; with `if_missing`, returns that of an existing one instead.
+        """Creates a collection and returns its state; with `if_missing`, returns the state of an existing one instead.
 
         If `quota` is None, the new collection gets the default quota. Raises AlreadyExists ("collection_exists") if it
-        exists and `if_missing` is False, and ResourceExhausted ("quota_exceeded") if the tenant may not have another.
-        If the existing one is damaged or in an external store, always raises as other methods do (see the class).
+        exists and `if_missing` is False, and ResourceExhausted ("quota_exceeded") if the tenant has the maximum number
+        of collections. An existing collection that is damaged or in an external store always raises its error (see the
+        class).
         """
         limits.check_name(collection_id)
         with self._pools.changes.slot():
@@ -100,9 +101,9 @@ class CollectionService:
     ) -> Sequence[UpsertResult | PointsmanError]:
         """Adds or replaces documents, whose ids must differ; returns for each, in order, its result or its error.
 
-        So a document that is refused does not affect the others. `source` is the name of the documents' ingest source,
-        or ''. Raises FailedPrecondition ("fingerprint_mismatch") if another embedding model made the collection's
-        vectors, and Unavailable if the model's endpoint fails.
+        An error of one document does not affect the others. `source` is the name of the documents' ingest source, or
+        ''. Raises FailedPrecondition ("fingerprint_mismatch") if another embedding model made the collection's vectors,
+        and Unavailable if the model's endpoint fails.
         """
         writer = self._writer(collection_id)
         collection = writer.collection
@@ -129,7 +130,7 @@ class CollectionService:
     async def delete_missing(self, collection_id: CollectionId, source: str, seen: Set[str]) -> int:
         """Deletes the documents of an ingest source whose ids are not in `seen`; returns how many were deleted.
 
-        Each commit deletes up to `limits.MAX_DOCUMENTS`, so after an error some of them may be deleted.
+        They are deleted in several commits of up to `limits.MAX_DOCUMENTS`, so after an error some may be deleted.
         """
         writer = self._writer(collection_id)
         stored = await self._pools.ingest.run(writer.collection.store.ids_of_source, source)

@@ -38,9 +38,10 @@ class GroupCommitWriter:
     async def write(self, step: Callable[[Change], T]) -> tuple[T, CollectionInfo]:
         """Applies the change `step`; returns its result and the collection's state right after it.
 
-        Raises what `step` raises, and as `Collection.change` does, also if another change in the same commit raises an
-        exception that is no PointsmanError. A call that is cancelled while it waits for an earlier commit is not
-        applied.
+        Raises what `step` raises, NotFound if the collection is closed, and storage errors (`translate_errors`) if the
+        commit fails. If another change in the same commit raises an exception that is not a PointsmanError, that
+        exception is raised here too, and nothing is applied. A call that is cancelled while it waits for an earlier
+        commit is not applied.
         """
         (done,) = await self.write_each([step])
         if isinstance(done.result, PointsmanError):
@@ -50,7 +51,9 @@ class GroupCommitWriter:
     async def write_each(self, steps: Sequence[Callable[[Change], T]]) -> list[StepResult[T]]:
         """Applies several changes in one commit; returns the result or the PointsmanError of each, in order.
 
-        Raises as `write` does, except that a PointsmanError of a step is returned.
+        Raises NotFound if the collection is closed, and storage errors (`translate_errors`) if the commit fails. If any
+        change in the commit, also another caller's, raises an exception that is not a PointsmanError, that is raised
+        here, and nothing is applied.
         """
         results: asyncio.Future[list[StepResult[T]]] = asyncio.get_running_loop().create_future()
         self._pending.append((steps, results))
@@ -98,7 +101,8 @@ class GroupCommitWriter:
 
 
 class Compactor:
-    """Rebuilds indexes in the background when they need it, as after many changes.
+    """Rebuilds indexes in the background when that makes searches faster or frees memory, for example after many
+    changes.
 
     Use from the event loop's thread only.
     """
