@@ -15,7 +15,9 @@ _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 def hash_document(title: str, text: str, metadata: Mapping[str, str]) -> bytes:
-    """Returns a 16-byte hash of a document's title, text and metadata; the order of the metadata does not matter."""
+    """Returns a 16-byte hash of a document's title, text and metadata; it does not depend on the order of the
+    metadata.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for part in (title, text, *(part for entry in sorted(metadata.items()) for part in entry)):
         encoded = part.encode()
@@ -25,16 +27,17 @@ def hash_document(title: str, text: str, metadata: Mapping[str, str]) -> bytes:
 
 
 def hash_chunk(embedded_text: str, vector: bytes) -> bytes:
-    """Returns an 8-byte hash of a chunk's embedded text and the bytes of its vector, by which damage is found."""
+    """Returns an 8-byte hash of a chunk's embedded text and the bytes of its vector. It is stored to detect damage."""
     digest = hashlib.blake2b(vector, digest_size=8)
     digest.update(embedded_text.encode())
     return digest.digest()
 
 
 def checksum_vectors(ids: Ids, vectors: Vectors) -> int:
-    """Returns a 64-bit checksum of `ids` (rows,) with their `vectors` (rows, dimensions), equal for any order of rows.
+    """Returns a 64-bit checksum of `ids` (rows,) and their `vectors` (rows, dimensions). The order of the rows does not
+    matter.
 
-    The XOR of the checksums of disjoint parts is the checksum of the whole, so after a change it can be updated without
+    The XOR of the checksums of disjoint parts is the checksum of the whole. So after a change it can be updated without
     reading all vectors.
 
     It is a multilinear hash of each row (Lemire and Kaser, "Strongly universal string hashing is fast", 2014), finished

@@ -32,9 +32,10 @@ _COSINES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class BoundedLabels:
-    """Limits the number of values of a label: `label` returns OTHER_LABEL for a name beyond the first `max_labels`.
+    """Limits the number of values of a metric's label, such as the names of collections.
 
-    Safe for threads.
+    The first `max_labels` names are their own label values; `label` returns OTHER_LABEL for every further name. Safe
+    for threads.
     """
 
     def __init__(self, max_labels: int = MAX_LABELS) -> None:
@@ -49,7 +50,9 @@ class BoundedLabels:
             return name if name in self._names else OTHER_LABEL
 
     def drop(self, name: str) -> bool:
-        """Frees the label value of a name for another name; returns whether the name had one of its own."""
+        """Frees the label value that a name has, so that another name can have one; returns whether the name had
+        one.
+        """
         with self._lock:
             had = name in self._names
             self._names.discard(name)
@@ -84,7 +87,7 @@ class GenAiMetrics:
             self._embeddings.observe(event.timings["embed"], exemplar)
 
     def record_failure(self, code: str, seconds: float) -> None:
-        """Records a failed search that took `seconds`; its label `error_type` is `code`, that of its PointsmanError."""
+        """Records a failed search that took `seconds`; its label `error_type` is `code`, the code of the error."""
         self._served.labels("retrieval", "pointsman", self._model, code).observe(seconds, _exemplar())
 
 
@@ -193,7 +196,8 @@ class Metrics:
 class CollectionSizes(Collector):
     """A Prometheus collector that calls `sizes` for the collections' sizes each time the metrics are collected.
 
-    The values of collections that share the label "other" are summed; of their index ages the largest is taken.
+    Collections that share the label "other" are exported together: the sum of their values, and the largest of their
+    index ages.
     """
 
     def __init__(self, sizes: Callable[[], list[CollectionSize]], labels: BoundedLabels) -> None:

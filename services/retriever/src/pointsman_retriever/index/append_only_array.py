@@ -18,10 +18,10 @@ _GROWTH, _FILE_GROWTH = 2.0, 1.25
 
 
 class AppendOnlyArray:
-    """A growable array for one thread that appends and any number that read.
+    """A growable array that one thread writes and any number of threads read.
 
-    A reader passes to `first` the number of rows that its snapshot has. Rows that a reader may read must not be written
-    again, not even with equal values: the array ends after the rows written last.
+    A reader passes to `first` the number of rows that its snapshot has. The writer must not write these rows again, not
+    even with equal values.
     """
 
     def __init__(self, dtype: DTypeLike, width: int | None = None, folder: Path | None = None) -> None:
@@ -39,15 +39,15 @@ class AppendOnlyArray:
     def append(self, at: int, values: NDArray[Any]) -> None:
         """Writes `values` from row `at` on; the array then ends after them.
 
-        `at` is the number of committed rows: rows from there on belong to a change that was not committed, and are
-        replaced.
+        `at` is the number of committed rows. Rows after them, if there are any, are from a change that was not
+        committed, and are replaced.
         """
         self._reserve(at + len(values))
         self._array[at : at + len(values)] = values
         self.rows = at + len(values)
 
     def pad(self, rows: int, value: Any) -> None:
-        """Appends rows of `value` until the array has at least `rows` rows."""
+        """Appends rows with the value `value` until the array has at least `rows` rows."""
         if rows > self.rows:
             self._reserve(rows)
             self._array[self.rows : rows] = value

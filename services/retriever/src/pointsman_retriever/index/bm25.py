@@ -43,7 +43,9 @@ class Segment:
     counts: Ints
 
     def postings(self, terms: Ints) -> Iterator[Postings]:
-        """Yields a `Postings` for each of the term numbers `terms` that is in the segment."""
+        """Yields the postings of each of the term numbers `terms` that is in the segment: (index in `terms`, rows,
+        counts).
+        """
         if not len(self.terms):
             return
         places = np.minimum(self.terms.searchsorted(terms), len(self.terms) - 1)
@@ -54,9 +56,9 @@ class Segment:
 
 
 def build_segment(first: int, texts: Sequence[Mapping[str, int]], numbers: MutableMapping[str, int]) -> Segment:
-    """Builds the posting lists of the rows from `first` on; `texts` has the term counts of each row.
+    """Builds the posting lists of consecutive rows, of which `first` is the number of the first one.
 
-    `numbers` has the number of each term; new terms are added to it with the next numbers.
+    `texts` has the term counts of each row. `numbers` maps terms to their numbers; new terms are added to it.
     """
     sizes = np.fromiter(map(len, texts), np.int64, len(texts))
     terms = np.fromiter(
@@ -68,7 +70,9 @@ def build_segment(first: int, texts: Sequence[Mapping[str, int]], numbers: Mutab
 
 
 def merge_segments(segments: Sequence[Segment], alive: Mask) -> Segment:
-    """Merges adjacent segments, and drops the postings of rows that are not `alive`."""
+    """Merges the segments of adjacent rows into one, without the postings of rows that are not `alive` (one flag for
+    each row).
+    """
     terms = np.concatenate([np.repeat(segment.terms, np.diff(segment.starts)) for segment in segments])
     rows = np.concatenate([segment.rows for segment in segments])
     counts = np.concatenate([segment.counts for segment in segments])
@@ -121,7 +125,7 @@ class WordIndex:
         return following._append(first, added, texts)._merge_small_segments() if len(added) else following
 
     def score(self, query: str) -> "WordScores":
-        """Returns every row's BM25 score for a query, with the IDF of each term to the power of IDF_EXPONENT.
+        """Returns every row's BM25 score for a query, in which the IDF of each term has the exponent IDF_EXPONENT.
 
         The result also has the share of the query's terms that each row contains.
         """
@@ -221,7 +225,7 @@ class WordIndex:
 
 @dataclass(frozen=True, slots=True)
 class WordScores:
-    """Every row's score for one query; deleted rows have a score of 0."""
+    """The score of every row of a word index for one query; it is 0 for deleted rows."""
 
     ids: Ids  # ascending
     scores: Scores  # BM25
@@ -229,7 +233,8 @@ class WordScores:
     total_share: float  # of all query terms; an unknown term counts as the rarest
 
     def best(self, count: int, among: Ids | None) -> Ids:
-        """Returns the ids of at most `count` chunks with the best scores above 0, ascending by id, not by score.
+        """Returns the ids of the chunks with the best scores above 0, at most `count`; they are ordered by id, not by
+        score.
 
         Only ids in `among` are considered, unless it is None.
         """
@@ -245,13 +250,16 @@ class WordScores:
         return best
 
     def scores_of(self, ids: Ids) -> Scores:
-        """Returns (ids,), the BM25 scores of chunks that must exist; 0 for a chunk without any of the query's terms."""
+        """Returns the BM25 scores (ids,) of chunks, which must exist; 0 for a chunk without any of the query's
+        terms.
+        """
         return self._select(self.scores, ids)
 
     def coverage(self, ids: Ids) -> Scores:
-        """Returns (ids,), 0 to 1: the share of the query's terms that each chunk contains, weighted by IDF.
+        """Returns for each of these chunks, which must exist, the share of the query's terms that it contains: (ids,),
+        0 to 1.
 
-        The chunks must exist.
+        Terms are weighted by their IDF.
         """
         return self._select(self.shares, ids) / self.total_share if self.total_share else np.zeros(len(ids))
 

@@ -60,9 +60,9 @@ class FaissIndex:
         )
 
     def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids:
-        """Returns the ids of at most `count` vectors, nearest to `vector` first; only ids in `among`, unless None.
+        """Returns the ids of at most `count` vectors, nearest to `vector` first.
 
-        With an IVF index some of the nearest may be missed.
+        Only ids in `among` are considered, unless it is None. With an IVF index some of the nearest may be missed.
         """
         allowed = self._live_mask if among is None else self._mask_of(among)
         allowed_rows = self.count if allowed is None or among is None else int(np.count_nonzero(allowed))
@@ -75,7 +75,7 @@ class FaissIndex:
         return found
 
     def get(self, ids: Ids) -> Vectors:
-        """Returns (ids, dimensions), the vectors of these ids, in their order; all must be in this snapshot."""
+        """Returns the vectors of these ids, in their order: (ids, dimensions). All ids must be in this snapshot."""
         found: Vectors = self._vectors[np.searchsorted(self._ids, ids)]
         return found
 
@@ -171,9 +171,10 @@ def empty_faiss_index(
     gpu: Gpu | None = None,
     folder: Path | None = None,
 ) -> FaissIndex:
-    """Returns an index without vectors. Many vectors will be in a file in `folder`, if it is set, few in memory.
+    """Returns an index without vectors.
 
-    See `AppendOnlyArray`. If `gpu` is None, the index is on the CPU only.
+    With `folder`, the vectors are in a temporary file there once they have `MIN_FILE_BYTES` bytes; until then, and
+    without it, they are in memory. If `gpu` is None, the index is on the CPU only.
     """
     ids, vectors = AppendOnlyArray(np.int64), AppendOnlyArray(np.float32, dimensions, folder)
     return FaissIndex(ids, vectors, np.empty(0, np.bool_), 0, 0, thresholds=thresholds, gpu=gpu)
@@ -183,7 +184,7 @@ class FaissStore:
     """Makes indexes in this process; implements VectorStore.
 
     IVF indexes are also on the first GPU, if this build of FAISS finds one. The exact vectors of a large collection are
-    in a file in the options' `folder`, if that is set (see `AppendOnlyArray`).
+    in a temporary file in the options' `folder`, if that is set.
     """
 
     def __init__(self, options: VectorStoreOptions | None = None) -> None:

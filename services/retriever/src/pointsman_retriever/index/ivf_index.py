@@ -41,13 +41,15 @@ class Gpu:
     copy: Callable[[Any], Any]
     """Copies a FAISS index to the GPU, and returns the copy."""
     count_search: Callable[[str], None] = lambda device: None
-    """Called once for each search of an IVF index, with "gpu", or "cpu" if the GPU found too few results."""
+    """Called once for each search of an IVF index: with "gpu", or with "cpu" if the GPU found too few results."""
     lock: Lock = field(default_factory=Lock)
 
 
 @dataclass(frozen=True, slots=True)
 class IvfIndex:
-    """An immutable index of vectors in lists of similar vectors (inverted lists), with 8-bit values."""
+    """An immutable approximate index. It groups similar vectors into lists (inverted lists, IVF), and stores values in
+    8 bits.
+    """
 
     index: Any  # faiss.IndexIVFScalarQuantizer
     rows: int
@@ -57,10 +59,10 @@ class IvfIndex:
     gpu_index: Any = None  # used if its results contain enough allowed rows
 
     def nearest(self, vector: Vectors, count: int, allowed: Mask | None) -> NDArray[np.intp]:
-        """Returns rows that probably contain the `count` nearest to `vector`, for the caller to compare exactly.
+        """Returns rows that probably contain the `count` rows nearest to `vector`; the caller compares them exactly.
 
-        These are up to `RESCORING_FACTOR` times `count` rows, and at least `count`, or all allowed ones if these are
-        fewer. `allowed` has a truth value for each row; None allows all rows.
+        There are at least `count` and at most `RESCORING_FACTOR` times `count` of them, or fewer if fewer rows are
+        allowed. `allowed` has a flag for each row; None allows all rows.
         """
         allowed_rows = self.rows if allowed is None else int(np.count_nonzero(allowed))
         fetched = min(RESCORING_FACTOR * count, allowed_rows)
@@ -160,7 +162,7 @@ def _search_parameters(probes: int, allowed: NDArray[np.uint8] | None = None) ->
 def first_gpu(count_search: Callable[[str], None] = lambda device: None) -> Gpu | None:
     """Returns the first GPU, or None if there is none or this build of FAISS is for CPUs only.
 
-    `Gpu.count_search` describes `count_search`.
+    `count_search` is called once for each search of an index on it, with the device that answered: "gpu" or "cpu".
     """
     if not faiss.get_num_gpus():
         return None

@@ -21,7 +21,8 @@ _MAX_DELETED_SHARE = 0.5  # of all rows; beyond it the index is rebuilt without 
 
 
 class Column:
-    """The values of one metadata key: each distinct value once, and for each row the number of its value.
+    """The values of one metadata key. Each distinct value is stored once and has a number; a row has the number of its
+    value.
 
     One thread writes; any thread may read.
     """
@@ -33,7 +34,10 @@ class Column:
         self._rows = AppendOnlyArray(np.int32)
 
     def put(self, row: int, value: str) -> None:
-        """Sets the value of a row, which must be above all rows set before; rows that are left out have no value."""
+        """Sets the value of a row, which must be above all rows set before.
+
+        Rows between them that are not set have no value.
+        """
         number = self._numbers.get(value)
         if number is None:
             number = len(self._values)
@@ -55,9 +59,9 @@ class Column:
         return self._rows.first(count)
 
     def matches(self, condition: Condition) -> Mask:
-        """Returns (values + 1,): whether each distinct value, by number, meets a condition, whose key is ignored.
+        """Returns a flag for each distinct value, by its number: whether it meets the condition, whose key is ignored.
 
-        The last flag is False: the number -1 of a row without a value refers to it.
+        There is one more flag at the end, which is False. It is for rows without a value, whose number is -1.
         """
         match condition:
             case Exists():
@@ -74,7 +78,9 @@ class Column:
         return mask
 
     def selected(self, rows: NDArray[np.intp], count: int) -> "Column":
-        """Returns a new column with the values of `rows`, ascending and below `count`, renumbered from 0."""
+        """Returns a new column with the values of the given `rows` (ascending, below `count`), which get the numbers
+        from 0 on.
+        """
         numbers = self.rows(count)
         column = Column()
         values = list(self._values)
@@ -134,7 +140,7 @@ class MetadataIndex:
         return found
 
     def documents_of(self, ids: Ids) -> Ids:
-        """Returns for each of these chunks, which must exist, the row number of its document in the database."""
+        """Returns for each of these chunks, which must exist, its document's row number in the database."""
         rows = np.searchsorted(self.ids.first(len(self.alive)), ids)
         found: Ids = self.documents.first(len(self.alive))[rows]
         return found

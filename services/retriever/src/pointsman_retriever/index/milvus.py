@@ -76,9 +76,9 @@ class MilvusIndex:
         )
 
     def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids:
-        """Returns the ids of at most `count` (and `MAX_HITS`) vectors, nearest first; only ids in `among`, unless None.
+        """Returns the ids of the nearest vectors, nearest first: at most `count`, and at most `MAX_HITS`.
 
-        Milvus may miss some of the nearest.
+        Only ids in `among` are considered, unless it is None. Milvus may miss some of the nearest.
         """
         count = min(count, self.count if among is None else len(among), MAX_HITS)
         if count == 0:
@@ -99,7 +99,7 @@ class MilvusIndex:
         return np.array([hit["id"] for hit in hits], np.int64)
 
     def get(self, ids: Ids) -> Vectors:
-        """Returns (ids, dimensions), the vectors of these ids, in their order; all must be in this snapshot."""
+        """Returns the vectors of these ids, in their order: (ids, dimensions). All ids must be in this snapshot."""
         return self._stack(ids, self._query(ids))
 
     @property
@@ -135,7 +135,7 @@ class MilvusIndex:
 class MilvusStore:
     """Keeps vectors in Milvus; implements VectorStore.
 
-    When it is made, it drops the copies that a killed process with the same data folder has left in Milvus.
+    When it is created, it drops the collections in Milvus that a killed process with the same data folder has left.
     """
 
     def __init__(self, options: VectorStoreOptions) -> None:

@@ -10,9 +10,9 @@ from pointsman_retriever.index.vector_stores import VectorIndex
 
 @dataclass(frozen=True, slots=True)
 class IndexSnapshot:
-    """All indexes of one version of a collection; immutable. `with_changes` of the latest snapshot makes the next one.
+    """All indexes of one version of a collection; immutable.
 
-    Only one thread at a time may call it.
+    `with_changes` of the latest snapshot makes the next one; only one thread at a time may call it.
     """
 
     vectors: VectorIndex
@@ -28,7 +28,9 @@ class IndexSnapshot:
         )
 
     def differences(self, collection: CollectionInfo) -> list[str]:
-        """Returns sentences on how the indexes disagree with a collection's counts and checksum; [] if they agree."""
+        """Returns a sentence for each way in which the indexes disagree with the collection's counts and checksum; []
+        if they agree.
+        """
         found = [
             f"there are {count:,} {what} for {collection.chunks:,} chunks"
             for what, count in (
@@ -54,7 +56,7 @@ class IndexSnapshot:
         )
 
     def with_parts(self, compacted: "CompactedParts") -> "IndexSnapshot":
-        """Returns a snapshot with the compacted parts; for a part that is None, it has the part of this snapshot."""
+        """Returns a snapshot with the rebuilt indexes; where one is None, this snapshot's own index is used."""
         return IndexSnapshot(
             self.vectors if compacted.vectors is None else compacted.vectors,
             self.words if compacted.words is None else compacted.words,
@@ -69,8 +71,8 @@ class IndexSnapshot:
 class CompactedParts:
     """The indexes that a compaction has rebuilt; None for an index that did not need it.
 
-    `with_changes` applies a change that was made during the compaction to the rebuilt indexes. The others are those of
-    the latest snapshot, to which the change was applied already.
+    `with_changes` returns them with a change that was made during the compaction. Indexes that are None need no such
+    update: the latest snapshot's are used in their place.
     """
 
     vectors: VectorIndex | None

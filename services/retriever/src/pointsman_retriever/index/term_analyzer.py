@@ -33,7 +33,7 @@ _STOP_WORDS = frozenset(
 
 
 class TermAnalyzer:
-    """Counts the search terms of texts. Safe for threads, since the stemmer holds the GIL."""
+    """Splits texts into search terms (stems of words), and counts them. Safe for threads."""
 
     def __init__(self) -> None:
         self._stemmer = Stemmer.Stemmer("english")
@@ -43,10 +43,9 @@ class TermAnalyzer:
         return Counter(self._stem(_split_words(text)))
 
     def query_terms(self, text: str) -> Counter[str]:
-        """Counts the terms of a query.
+        """Counts the terms in the first `MAX_QUERY_WORDS` words of a query, without stop words.
 
-        Stop words are left out, unless the query has no other words; of the remaining words the first `MAX_QUERY_WORDS`
-        count.
+        If the query has only stop words, these are counted.
         """
         words = _split_words(text)
         topical = [word for word in words if word not in _STOP_WORDS] or words

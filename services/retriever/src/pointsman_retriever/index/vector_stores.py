@@ -21,10 +21,11 @@ VECTOR_STORES: Mapping[str, str] = {
 
 
 class VectorIndex(Protocol):
-    """Interface of an immutable snapshot of a collection's unit vectors by chunk id, searched by inner product.
+    """Interface of an immutable snapshot of a collection's vectors (of length 1, by chunk id), searched by inner
+    product.
 
-    `with_changes` makes the next snapshot, and this one stays valid, so no reader waits for a writer. It is called by
-    one thread at a time and only on the latest snapshot, because snapshots may share storage. If a change cannot be
+    `with_changes` makes the next snapshot, and this one stays valid, so readers never wait for a writer. It is called
+    by one thread at a time and only on the latest snapshot, because snapshots may share storage. If a change cannot be
     committed, its snapshot is dropped, and the next change calls `with_changes` on the same snapshot again. FaissIndex
     and MilvusIndex implement it.
     """
@@ -34,7 +35,7 @@ class VectorIndex(Protocol):
 
     @property
     def checksum(self) -> int:
-        """Returns `digests.checksum_vectors` of all ids and vectors of this snapshot."""
+        """Returns a checksum of all ids and vectors of this snapshot, as `digests.checksum_vectors` computes it."""
 
     def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "VectorIndex":
         """Returns the next snapshot, without the ids `removed` and with `added`.
@@ -44,13 +45,13 @@ class VectorIndex(Protocol):
         """
 
     def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids:
-        """Returns the ids of at most `count` vectors, nearest to `vector` first; only ids in `among`, unless None.
+        """Returns the ids of at most `count` vectors, nearest to `vector` first.
 
-        An approximate index may miss some of the nearest.
+        Only ids in `among` are considered, unless it is None. An approximate index may miss some of the nearest.
         """
 
     def get(self, ids: Ids) -> Vectors:
-        """Returns (ids, dimensions), the vectors of these ids, in their order; all must be in this snapshot."""
+        """Returns the vectors of these ids, in their order: (ids, dimensions). All ids must be in this snapshot."""
 
     @property
     def needs_compaction(self) -> bool:
@@ -59,12 +60,14 @@ class VectorIndex(Protocol):
     def compacted(self) -> "VectorIndex":
         """Returns an index of the same vectors that is faster to search and shares no storage with this one.
 
-        Called only if `needs_compaction`, in any thread; may take seconds. Meanwhile, changes make further snapshots of
-        this index; then the same changes are applied to the result by `with_changes`.
+        Called only if `needs_compaction` is true, in any thread; may take seconds. Changes that are made meanwhile are
+        applied to the result with `with_changes`.
         """
 
     def close(self) -> None:
-        """Releases external storage of all snapshots of the index; called when none of them is searched any more."""
+        """Releases the external storage of all snapshots of the index; called when none of them is searched any
+        more.
+        """
 
 
 class VectorStore(Protocol):
@@ -82,7 +85,7 @@ class VectorStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class VectorStoreOptions:
-    """The settings that every factory receives; an implementation may ignore some."""
+    """The settings that every factory of a vector store receives; an implementation may ignore some."""
 
     url: str = ""
     token: str = ""

@@ -46,9 +46,10 @@ class FusionParameters:
 
 @dataclass(frozen=True, slots=True)
 class FusedScores:
-    """The parts of the candidates' scores, as three arrays (candidates,), and the weight of the dense scores (0 to 1).
+    """The three parts of the candidates' scores, each an array (candidates,), and the weight of the dense scores (0 to
+    1).
 
-    The weights are applied already: the sum of the three parts is each candidate's total.
+    The parts include their weights: their sum is a candidate's total.
     """
 
     dense_weight: float
@@ -62,15 +63,16 @@ class FusedScores:
 
     @property
     def score(self) -> Scores:
-        """Returns each candidate's total, mapped to the range 0 to 1 by the logistic function; for CONVEX."""
+        """Returns each candidate's total, mapped to 0 to 1 by the logistic function. This is the score with CONVEX."""
         return 1.0 / (1.0 + np.exp(-self.total))
 
 
 def fuse(dense: Scores, sparse: Scores, vectors: Vectors, parameters: FusionParameters) -> FusedScores:
-    """Combines `dense` scores (cosines) and `sparse` scores (BM25; 0 without any query word), both (candidates,).
+    """Combines dense scores (cosines) and sparse scores (BM25; 0 without any query word) of the candidates, both
+    (candidates,).
 
-    `vectors` are the candidates' unit vectors, (candidates, dimensions). Without a weight in `parameters`, CONVEX
-    chooses one by the correlation of both scores (1 for a single candidate), and RRF takes 0.5.
+    `vectors` are the candidates' unit vectors, (candidates, dimensions). If `parameters` has no dense weight, CONVEX
+    chooses it by how well both scores correlate, and takes 1 for a single candidate; RRF takes 0.5.
     """
     if parameters.method is FusionMethod.RRF:
         return _fuse_by_rank(dense, sparse, 0.5 if parameters.dense_weight is None else parameters.dense_weight)
@@ -147,7 +149,7 @@ def _fuse_by_rank(dense: Scores, sparse: Scores, dense_weight: float) -> FusedSc
 
 
 def ranks(scores: Scores) -> NDArray[np.int64]:
-    """Returns the rank of each score, 1 for the greatest; of equal scores the first has the lower rank."""
+    """Returns the rank of each score, 1 for the greatest. Equal scores are ranked in their order."""
     places = np.empty(len(scores), np.int64)
     places[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
     return places

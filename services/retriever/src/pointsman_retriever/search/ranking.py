@@ -46,7 +46,7 @@ EMPTY_RANKING = Ranking((), Relevance(False, 0.0, 0.0))
 
 
 class Stopwatch:
-    """Measures how many seconds each phase of a search takes, from its own creation on."""
+    """Measures the seconds of each phase of a search; the first phase begins when the stopwatch is created."""
 
     def __init__(self) -> None:
         self.timings: dict[str, float] = {}  # seconds by phase
@@ -71,9 +71,9 @@ class _Candidates:
 
 
 def rank(snapshot: IndexSnapshot, query: ResolvedQuery, settings: SearchSettings) -> Ranking:
-    """Returns the best chunks of a snapshot for a query, at most the query's `top_k`, and the search's relevance.
+    """Finds the best chunks of a snapshot for a query, at most the query's `top_k`, and whether the search is relevant.
 
-    Blocks.
+    `settings` are the collection's. Blocks.
     """
     options, parameters = query.options, _resolve_fusion(query.options, settings)
     candidates = _find_candidates(snapshot, query, parameters)
