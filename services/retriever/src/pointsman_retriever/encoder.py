@@ -45,7 +45,8 @@ class Chunker(Protocol):
     """Interface for splitting documents into chunks; `SandboxedChunker` implements it."""
 
     def recipe(self, document: Document) -> str:
-        """Returns the recipe for a document: the name and version of the way in which it is chunked.
+        """Returns the recipe for a document: the name and version of the method by which it is chunked, such as
+        "markdown-3".
 
         A stored document that is sent again is chunked again if its recipe has changed.
         """
@@ -72,7 +73,7 @@ class ChunkedDocument:
         return [chunk.embedded_text for chunk in self.chunks]
 
     def with_vectors(self, vectors: Mapping[str, Vectors]) -> EncodedDocument:
-        """Returns the document with the vectors of its chunks; `vectors` maps each of `texts` to its vector."""
+        """Returns the document with the vectors of its chunks; `vectors` has a vector for each of `texts`."""
         return EncodedDocument(
             document=self.document,
             chunks=self.chunks,
@@ -83,10 +84,12 @@ class ChunkedDocument:
 
 
 class DocumentEncoder:
-    """Chunks documents and embeds the chunks, and embeds queries, with one embedding model."""
+    """Chunks and embeds documents, and embeds queries, with one embedding model."""
 
     def __init__(self, passages: Embedder, queries: Embedder, chunker: Chunker, pools: ThreadPools) -> None:
-        """Takes the model twice, with its prefix for passages and with its prefix for queries."""
+        """Takes the model twice: `passages` puts its prefix for passages before each text, `queries` its prefix for
+        queries.
+        """
         self.fingerprint = passages.fingerprint
         self.dimensions = passages.dimensions
         self._passages, self._queries = passages, queries
@@ -108,9 +111,10 @@ class DocumentEncoder:
         return GIVEN_VECTOR_RECIPE if document.vector is not None else self._chunker.recipe(document)
 
     def with_unit_vector(self, document: Document) -> Document:
-        """Returns the document with its own vector, if it has one, scaled to length 1.
+        """Returns the document; if it has a vector of its own, that is scaled to length 1.
 
-        Raises InvalidArgument as `check_vector` does, and FailedPrecondition if another model made the vector.
+        Raises InvalidArgument if the vector has wrong dimensions, is not finite or is zero, and FailedPrecondition
+        ("fingerprint_mismatch") if another model made it.
         """
         if document.vector is None:
             return document
@@ -118,10 +122,10 @@ class DocumentEncoder:
         return replace(document, vector=NamedVector(self.fingerprint, unit))
 
     def query_vector(self, query: Query) -> Vectors:
-        """Returns a vector (dimensions,) of length 1: the query's own, or else the embedding of its text. Blocks.
+        """Returns the query's own vector, or else the embedding of its text: (dimensions,), of length 1. Blocks.
 
-        Raises InvalidArgument as `check_vector` does, FailedPrecondition if another model made the query's vector, and
-        Unavailable if the model's endpoint fails.
+        Raises InvalidArgument if the query's vector has wrong dimensions, is not finite or is zero, FailedPrecondition
+        ("fingerprint_mismatch") if another model made it, and Unavailable if the model's endpoint fails.
         """
         if query.vector is None:
             return self._queries.embed([query.text]).reshape(self.dimensions)
@@ -140,10 +144,11 @@ class DocumentEncoder:
         return await self._add_vectors(chunked, find_known)
 
     async def encode_again(self, documents: Sequence[tuple[Document, str]]) -> list[EncodedDocument]:
-        """Chunks and embeds stored documents, given with their recipes; reuses no stored vector.
+        """Chunks and embeds stored documents, each given with its recipe; reuses no stored vector.
 
-        A document with GIVEN_VECTOR_RECIPE becomes a single chunk, which is embedded too. Raises InvalidArgument if one
-        of the documents cannot be chunked, and Unavailable if the model's endpoint fails.
+        A document that was stored with a vector of its own (GIVEN_VECTOR_RECIPE) becomes a single chunk, whose text is
+        embedded. Raises InvalidArgument if one of the documents cannot be chunked, and Unavailable if the model's
+        endpoint fails.
         """
         chunked = await self._chunk(documents, source="")
         return [require(one) for one in await self._add_vectors(chunked, lambda _: {})]

@@ -67,7 +67,10 @@ class Or:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """Matches documents that the inner filter does not match; for a condition, these include those without its key."""
+    """Matches documents that the inner filter does not match.
+
+    A document without the key of a condition does not match the condition, so it matches its negation.
+    """
 
     part: "Filter"
 
@@ -79,8 +82,8 @@ Filter = Condition | And | Or | Not
 def check_filter(root: Filter) -> None:
     """Raises InvalidArgument ("invalid_filter") if a filter cannot be used.
 
-    That is, if it has more than `MAX_CONDITIONS` conditions, more than `MAX_DEPTH` levels, an And or Or without parts,
-    an In without values or with more than `MAX_VALUES`, a range without bounds or with the bound NaN, or an empty key.
+    The reasons are: more than `MAX_CONDITIONS` conditions or `MAX_DEPTH` levels, an And or Or without parts, an In
+    without values or with more than `MAX_VALUES`, a range without bounds or with the bound NaN, and an empty key.
     """
     conditions = _count_conditions(root, 1)
     if conditions > MAX_CONDITIONS:
@@ -88,7 +91,9 @@ def check_filter(root: Filter) -> None:
 
 
 def check_depth(depth: int) -> None:
-    """Raises InvalidArgument ("invalid_filter") if `depth` exceeds `MAX_DEPTH`; the outermost part has depth 1."""
+    """Raises InvalidArgument ("invalid_filter") if `depth`, the level of a part of a filter, exceeds `MAX_DEPTH`; the
+    whole filter has level 1.
+    """
     if depth > MAX_DEPTH:
         raise invalid_filter(f"its parts are nested more than {MAX_DEPTH} deep; flatten it")
 

@@ -18,15 +18,18 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024  # more than a document may have
 
 INHERITED = ("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "VIRTUAL_ENV")
 INHERITED_PREFIXES = ("LC_", "OMP_", "PYTHON")
-"""The environment variables that the subprocess gets."""
+"""The subprocess gets the environment variables whose names begin with one of these."""
 
 
 class SandboxError(Exception):
-    """Work in the sandbox failed. The message is a predicate, such as "took more than 60 seconds"."""
+    """An operation in the sandbox failed. The message is a predicate without its subject, such as "took more than 60
+    seconds".
+    """
 
 
 class Sandbox:
-    """One subprocess, which is started at the first call, and again at the next call after it was killed.
+    """Runs operations in one subprocess, which is started at the first call, and again at the next call after it was
+    killed.
 
     It works on one call at a time; others wait. Use from the event loop's thread only.
     """
@@ -34,9 +37,9 @@ class Sandbox:
     def __init__(
         self, seconds: float = CALL_SECONDS, answer_bytes: int = MAX_ANSWER_BYTES, setup: bytes | None = None
     ) -> None:
-        """Limits each call to `seconds` and its answer to `answer_bytes`.
+        """Limits each call to `seconds` seconds and its answer to `answer_bytes` bytes.
 
-        `setup`, from `chunking_setup`, is sent to each new subprocess; without it the sandbox cannot chunk.
+        `setup`, which `chunking_setup` makes, is sent to each new subprocess; without it the sandbox cannot chunk.
         """
         self._seconds = seconds
         self._answer_bytes = answer_bytes
@@ -45,10 +48,12 @@ class Sandbox:
         self._process: asyncio.subprocess.Process | None = None
 
     async def call(self, operation: str, content: bytes, **options: str) -> dict[str, Any]:
-        """Returns the answer to an operation ("read" or "chunk"), which `sandbox_worker` describes with its `options`.
+        """Sends an operation with its content to the subprocess, and returns the answer.
 
-        Raises SandboxError if the operation fails, exceeds a limit, or ends the subprocess. If a call is cancelled
-        while it is worked on, the subprocess is killed.
+        `operation` is "read" (the option `media_type`: an HTML or PDF file; answers its "title" and "text") or "chunk"
+        (the option `kind`: parts of documents in JSON; answers their chunks as "parts"). Raises SandboxError if the
+        operation fails, exceeds a limit, or ends the subprocess. If a call is cancelled while it is worked on, the
+        subprocess is killed.
         """
         async with self._lock:
             try:
@@ -75,7 +80,7 @@ class Sandbox:
         assert process.stdout is not None
         size = int.from_bytes(await process.stdout.readexactly(8), "big")
         if size > self._answer_bytes:
-            raise ValueError(f"the answer has {size} bytes")
+            raise ValueError(f"the answer has {size} bytes; the maximum is {self._answer_bytes}")
         answer: dict[str, Any] = json.loads(await process.stdout.readexactly(size))
         return answer
 

@@ -27,7 +27,9 @@ class Worker:
         self._chunkers: Mapping[str, Any] = {}
 
     def serve(self, requests: BinaryIO, answers: BinaryIO) -> None:
-        """Answers requests, one after the other, until `requests` ends."""
+        """Reads requests and writes their answers, one after the other, until `requests` ends; the module describes the
+        format.
+        """
         while line := requests.readline():
             header = json.loads(line)
             content = requests.read(header["bytes"])

@@ -34,9 +34,9 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class RawDocument:
-    """A document as the client sent it: with its text, or with a file (`content`).
+    """A document as the client sent it: with its text, or with a file, whose bytes are in `content`.
 
-    `media_type` is that of the file, or of the text if there is no file; in lower case, without parameters.
+    `media_type` is that of the file, or of the text if there is no file. It is in lower case, without parameters.
     """
 
     id: str
@@ -50,7 +50,7 @@ class RawDocument:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of a document: its `text` is the document's text from `start` to `end`, offsets in characters."""
+    """A part of a document. `text` is the document's text from offset `start` to `end` (exclusive), in characters."""
 
     text: str
     start: int
@@ -59,7 +59,9 @@ class Chunk:
 
     @property
     def embedded_text(self) -> str:
-        """Returns the text that is embedded and that word search indexes: `context`, if any, and the chunk's text."""
+        """Returns the text that is embedded and indexed for word search: `context`, if there is any, and the chunk's
+        text.
+        """
         return f"{self.context}\n\n{self.text}" if self.context else self.text
 
 
@@ -75,7 +77,9 @@ class EncodedDocument:
 
     @property
     def bytes(self) -> int:
-        """Returns the bytes that count towards the quota: id, title, text and metadata in UTF-8, and the vectors."""
+        """Returns the size that counts towards the quota: id, title, text and metadata in UTF-8, and the vectors, in
+        bytes.
+        """
         document = self.document
         entries = [part for entry in document.metadata.items() for part in entry]
         return sum(len(part.encode()) for part in (document.id, document.title, document.text, *entries)) + int(

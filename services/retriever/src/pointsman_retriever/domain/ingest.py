@@ -23,7 +23,7 @@ class DocumentOutcome:
 
 @dataclass(frozen=True, slots=True)
 class IngestSummary:
-    """How many documents an ingest has written, left unchanged, refused and removed, and how many chunks it wrote.
+    """The counts of one ingest: documents written, left unchanged, failed and removed, and chunks written.
 
     `version` is the collection's version at the end.
     """
@@ -40,8 +40,8 @@ class IngestSummary:
 class IngestEnd:
     """The message with which a client ends an ingest stream.
 
-    With `remove_missing`, documents of the stream's source that were not sent are deleted, unless a JSON Lines file or
-    a line of it could not be read.
+    With `remove_missing`, documents of the stream's source that were not sent are deleted. They are kept if a JSON
+    Lines file or a line of it could not be read.
     """
 
     remove_missing: bool

@@ -10,7 +10,10 @@ from pointsman_retriever.filters import Filter
 
 
 class FusionMethod(Enum):
-    """How the dense ranking (by meaning) and the sparse ranking (by words) are combined."""
+    """How a passage's dense score (of its meaning) and its sparse score (of its words) are combined.
+
+    CONVEX adds the standardized scores, RRF the reciprocals of the ranks (reciprocal rank fusion); both with weights.
+    """
 
     CONVEX = "convex"
     RRF = "rrf"
@@ -41,10 +44,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How a passage's score came about. Its three parts add up to a total.
+    """How a passage's score was computed. Its three parts add up to a total.
 
-    The score is 1 / (1 + e^-total) with CONVEX, the total times (1 + `RRF_K`) with RRF, and the total in an external
-    store.
+    With CONVEX, the score is 1 / (1 + e^-total). With RRF, it is the total times (1 + `RRF_K`). In an external store,
+    it is the total itself.
     """
 
     dense_rank: int  # among the candidates, 1 for the best
@@ -93,10 +96,10 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Relevance:
-    """Whether a search found anything that answers the query, and the two measurements by which this was decided.
+    """Whether a search found anything that answers the query, and the two measurements that decide it.
 
-    It did if one of them reaches its threshold in the collection's `SearchSettings`; for a collection in an external
-    store, the default thresholds apply.
+    A search is relevant if one of them reaches its threshold in the collection's `SearchSettings`. For a collection in
+    an external store, the default thresholds apply.
     """
 
     relevant: bool

@@ -9,10 +9,10 @@ from pointsman_retriever.domain.search import FusionMethod
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """A collection's settings: the fusion method and dense weight for queries without them, and relevance thresholds.
+    """A collection's default fusion method and dense weight, and the thresholds from which a search is relevant.
 
-    A query that sets the method does not get the collection's weight. A search is relevant if a candidate reaches one
-    of the two thresholds.
+    A query may set its own method; then the collection's weight does not apply to it. A search is relevant if a
+    candidate reaches one of the two thresholds.
     """
 
     dense_weight: float | None = None  # None: chosen in each search by the agreement of both sides
@@ -48,4 +48,4 @@ def serialize_search_settings(settings: SearchSettings) -> str:
 def _check_number(key: str, value: object, least: float) -> None:
     """Raises ValueError unless the value is a number from `least` to 1."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= 1.0:  # NaN fails too
-        raise ValueError(f"{key} is {value!r}; it ranges from {least:g} to 1")
+        raise ValueError(f"{key} is {value!r}; it must be a number from {least:g} to 1")

@@ -28,9 +28,9 @@ class _Index:
         require_fields([*self._options.fields.read, *([wanted] if wanted else [])], list(properties), f"index '{name}'")
         vectors = [field for field, of in properties.items() if of.get("type") in ("dense_vector", "knn_vector")]
         if wanted and wanted not in vectors:
-            raise LookupError(f"field '{wanted}' of index '{name}' is {properties[wanted].get('type')}, and no vector")
+            raise LookupError(f"field '{wanted}' of index '{name}' is {properties[wanted].get('type')}, not a vector")
         if not wanted and len(vectors) > 1:
-            raise LookupError(f"index '{name}' has the vectors {', '.join(vectors)}; write one as fields.vector")
+            raise LookupError(f"index '{name}' has the vectors {', '.join(vectors)}; name one as fields.vector")
         self._vector = wanted or "".join(vectors)
         of = properties.get(self._vector, {})
         self._similarity = _similarity(of)

@@ -13,7 +13,7 @@ except ImportError as error:
 
 
 class MilvusCollection:
-    """A collection of Milvus that is only read, ranked by vectors only; implements ExternalStore."""
+    """A collection of Milvus, read only and ranked by vectors only; implements ExternalStore."""
 
     def __init__(self, options: ExternalOptions) -> None:
         self._options = options
@@ -35,7 +35,7 @@ class MilvusCollection:
         if fields.vector and fields.vector not in vectors:
             raise LookupError(f"collection '{name}' has no vector '{fields.vector}'; it has: {', '.join(vectors)}")
         if not fields.vector and len(vectors) != 1:
-            raise LookupError(f"collection '{name}' has the vectors {', '.join(vectors)}; write one as fields.vector")
+            raise LookupError(f"collection '{name}' has the vectors {', '.join(vectors)}; name one as fields.vector")
         self._vector = fields.vector or vectors[0]
         self._key = next(field for field, of in types.items() if of.get("is_primary"))
         indexes = self._client.list_indexes(name, self._vector, timeout=seconds)

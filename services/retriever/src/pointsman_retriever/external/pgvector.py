@@ -52,13 +52,13 @@ class PgvectorTable:
         wanted = self._options.fields.vector
         require_fields([*self._options.fields.read, *([wanted] if wanted else [])], list(types), where)
         if not wanted and len(vectors) > 1:
-            raise LookupError(f"{where} has the vectors {', '.join(vectors)}; write one as fields.vector")
+            raise LookupError(f"{where} has the vectors {', '.join(vectors)}; name one as fields.vector")
         self._vector = wanted or "".join(vectors)
         keys = self._run(_PRIMARY_KEY, (self._from,))
         self._key = _quoted(keys[0][0]) if len(keys) == 1 else "ctid"
         kind = types.get(self._vector, "")
         if self._vector and self._vector not in vectors:
-            raise LookupError(f"column '{self._vector}' of {where} is {kind}, and no vector")
+            raise LookupError(f"column '{self._vector}' of {where} is {kind}, not a vector")
         ((rows,),) = self._run(f"SELECT count(*) FROM {self._from}", ())
         return Layout(self._dimensions(kind), has_words=True, documents=rows)
 

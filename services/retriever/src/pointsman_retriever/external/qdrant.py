@@ -45,7 +45,7 @@ class QdrantCollection:
         if wanted in named:
             return named[wanted]
         raise LookupError(
-            f"'{self._options.name}' has the named vectors {', '.join(named) or '(none)'}; write one as fields.vector"
+            f"'{self._options.name}' has the named vectors {', '.join(named) or '(none)'}; name one as fields.vector"
         )
 
     def by_meaning(self, vector: Vectors, count: int) -> Sequence[Hit]:

@@ -47,7 +47,7 @@ class ExternalFields(_Strict):
 
     @property
     def read(self) -> list[str]:
-        """Returns the names of the fields to read for each hit, without repetitions; the vector is not one of them."""
+        """Returns the distinct names of the fields to read for each hit, without the vector."""
         return list(dict.fromkeys(name for name in (self.text, self.source, self.title, *self.metadata) if name))
 
 
@@ -75,7 +75,9 @@ class ExternalOptions:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a search has to know about a collection in an external store: its vectors, its ranking, its size."""
+    """What a search must know about a collection in an external store: whether it has vectors and a ranking by words,
+    and its size.
+    """
 
     dimensions: int
     """The dimensions of the vectors; 0 if there are no vectors."""
@@ -95,8 +97,9 @@ class Hit:
 class ExternalStore(Protocol):
     """Interface of one collection in an external store; its methods block, and write nothing.
 
-    Several threads may call them. `read_layout` is called before any search; it raises LookupError, with a message, if
-    the collection or a field is missing or not usable. Methods may raise any other error if the store fails.
+    Several threads may call them. `read_layout` is called before any search. It raises LookupError, with a message for
+    the user, if the collection or a field is missing or not usable. Methods may raise any other error if the store
+    fails.
     """
 
     def read_layout(self) -> Layout: ...

@@ -77,9 +77,9 @@ def from_collection(collection: CollectionInfo, problem: str = "") -> pb.Collect
 
 
 def from_ingest_event(event: Sequence[DocumentOutcome] | IngestSummary, together: bool) -> Iterator[pb.IngestResponse]:
-    """Yields the messages for an item of `IngestStream.run`: the outcomes of a batch of documents, or the summary.
+    """Yields the messages for one item that an ingest yields: the outcomes of a batch of documents, or the summary.
 
-    Each outcome becomes a message; with `together` all of them become a single one.
+    With `together` a batch is one message; otherwise each of its outcomes is one.
     """
     if isinstance(event, IngestSummary):
         yield pb.IngestResponse(summary=to_message(pb.IngestSummary, event))

@@ -23,7 +23,9 @@ class LoadedText:
 
 
 class UnreadableFile(Exception):
-    """A file or a line cannot be read. The message is a predicate, such as "is encrypted"."""
+    """A file, or a line of a file, cannot be read. The message is a predicate without its subject, such as "is
+    encrypted".
+    """
 
 
 def read_text(content: bytes) -> str:
@@ -46,10 +48,10 @@ def replace_surrogates(text: str) -> str:
 
 
 def read_lines(content: bytes) -> Iterator[tuple[int, Entry | UnreadableFile]]:
-    """Yields for each line of a JSON Lines file that is not blank its number, from 1 with blank lines, and its object.
+    """Yields (line number, object) for each line of a JSON Lines file that is not blank. Lines are counted from 1.
 
-    The object has only keys of `LINE_KEYS`, of which "text" is required; the key "_id" is returned as "id". For a line
-    that is no such object, an UnreadableFile is yielded in its place. Raises UnreadableFile as `read_text` does.
+    An object has only keys of `LINE_KEYS`, of which "text" is required; the key "_id" is returned as "id". In the place
+    of an invalid object, an UnreadableFile is yielded. Raises UnreadableFile if the whole file cannot be decoded.
     """
     for number, match in enumerate(_LINE.finditer(read_text(content)), start=1):
         line = match[0]
@@ -72,9 +74,9 @@ def _parse_line(line: str) -> Entry:
     if unknown := sorted(set(entry) - set(LINE_KEYS)):
         raise UnreadableFile(f"has the unknown key {unknown[0]!r}; known: {', '.join(LINE_KEYS)}")
     if not isinstance(entry.get("text"), str):
-        raise UnreadableFile("has no 'text'")
+        raise UnreadableFile("has no 'text' that is a string")
     if not isinstance(entry.get("id", ""), str | int) or not isinstance(entry.get("title", ""), str):
-        raise UnreadableFile("has an 'id' or a 'title' that is not a string")
+        raise UnreadableFile("has an 'id' that is not a string or integer, or a 'title' that is not a string")
     metadata = entry.get("metadata", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str | int | float) for value in metadata.values()):
         raise UnreadableFile("has 'metadata' that is not an object of strings and numbers")

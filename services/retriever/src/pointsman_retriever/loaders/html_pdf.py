@@ -34,7 +34,8 @@ def read_html(content: bytes) -> LoadedText:
 def read_pdf(content: bytes) -> LoadedText:
     """Extracts the title and the text of all pages of a PDF file.
 
-    Raises UnreadableFile if it needs a password, has more than `MAX_PAGES` pages, has no text, as a scan, or is no PDF.
+    Raises UnreadableFile if it is not a PDF, needs a password, has more than `MAX_PAGES` pages, or has no text (a
+    scan).
     """
     try:
         reader = PdfReader(BytesIO(content))

@@ -40,7 +40,8 @@ class Loader:
         """Returns the document with its text, or with the text of its file.
 
         A document without a title gets that of its HTML or PDF file. Raises InvalidArgument if it has both a text and a
-        file, if the file cannot be read, or if the file's media type is unknown or `JSONL`, which only `load` reads.
+        file, if the file cannot be read, or if the file's media type is unknown. JSON Lines files are read by `load`
+        only.
         """
         if not raw.content:
             return _to_document(raw, raw.title, raw.text)

@@ -14,7 +14,8 @@ from pointsman_servicekit.http_client import open_async_client, read_body
 from pointsman_retriever.rerank.rerankers import RerankerOptions
 
 MAX_ROW_BYTES = 64 * 1024
-"""Bytes of a response for each text: its score, and perhaps the text itself."""
+"""The largest size in bytes of the part of a response that belongs to one text: its score, and perhaps the text
+itself."""
 MAX_OTHER_BYTES = 64 * 1024
 
 
@@ -51,7 +52,7 @@ class UnreadableAnswer(ValueError):
 
 
 class HttpReranker:
-    """Scores passages by a reranker behind HTTP, in the format of an `HttpApi`; implements `Reranker`."""
+    """Scores passages with a reranking service over HTTP, in the format of an `HttpApi`; implements `Reranker`."""
 
     def __init__(self, api: HttpApi, options: RerankerOptions) -> None:
         self._api = api
@@ -86,9 +87,9 @@ class HttpReranker:
             rows = self._api.find_rows(json.loads(content))
             scores = {int(row["index"]): float(row[self._api.score_key]) for row in rows}
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise UnreadableAnswer(f"its answer has another form: {error!r}") from error
+            raise UnreadableAnswer(f"its answer has not the form of this API: {error!r}") from error
         if sorted(scores) != list(range(count)) or not all(map(isfinite, scores.values())):
-            raise UnreadableAnswer(f"it scored {len(scores)} of {count} texts, each with a finite number")
+            raise UnreadableAnswer(f"it must give each of the {count} texts a finite score; it scored {len(scores)}")
         return [scores[place] for place in range(count)]
 
 

@@ -34,7 +34,7 @@ class Reranker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RerankerOptions:
-    """The settings that every factory receives; an implementation may ignore some."""
+    """The settings that every factory of a reranker receives; an implementation may ignore some."""
 
     url: str = ""  # the complete address, for example http://reranker:8080/rerank
     model: str = ""

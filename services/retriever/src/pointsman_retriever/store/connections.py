@@ -35,7 +35,10 @@ _SELECT_PASSAGES = """
 
 
 class Connections:
-    """The SQLite connections of one file: one that writes, for one thread at a time, and up to `readers` that read."""
+    """The SQLite connections of one file.
+
+    One connection writes, for one thread at a time; up to `readers` connections read.
+    """
 
     def __init__(self, file: Path, readers: int) -> None:
         """Opens an existing file; raises storage errors (`translate_errors`) if it cannot be opened."""
@@ -50,7 +53,7 @@ class Connections:
 
     @contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
-        """Yields a connection that only reads, for the length of the block; waits while all of them are in use.
+        """Yields a connection that only reads, for the length of the block; waits if all of them are in use.
 
         Converts exceptions of SQLite in the block to storage errors (`translate_errors`). Raises Unavailable
         ("collection_closed") after `close`.
@@ -86,9 +89,10 @@ class Connections:
         return wal.stat().st_size if wal.exists() else 0
 
     def checkpoint(self) -> None:
-        """Copies the write-ahead log into the file, except what is newer than a running read; for the write thread.
+        """Copies the write-ahead log into the file, except what is newer than a running read; to be called in the write
+        thread.
 
-        SQLite would otherwise do this in a commit, and searches would wait for it. Raises storage errors
+        Otherwise SQLite would do this in a commit, and searches would wait for it. Raises storage errors
         (`translate_errors`).
         """
         with translate_errors(self.file):
@@ -97,7 +101,7 @@ class Connections:
     def close(self) -> None:
         """Waits for the readers in use, and closes all connections; SQLite then removes the write-ahead log.
 
-        For the write thread.
+        To be called in the write thread.
         """
         self._closed = True
         with self._lock:
@@ -171,7 +175,7 @@ def _quote(file: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReadTransaction:
-    """Reads from one version of a collection, until the transaction of `reader` ends."""
+    """Reads from one version of a collection, until the transaction of the connection `reader` ends."""
 
     reader: sqlite3.Connection
     version: int
@@ -227,7 +231,7 @@ def read_all_chunks(connection: sqlite3.Connection) -> Iterator[IndexedChunks]:
 def read_chunks(connection: sqlite3.Connection, ids: Ids, dimensions: int) -> IndexedChunks:
     """Returns the chunks with these ids, ascending by id; all must exist.
 
-    `dimensions` is needed if `ids` is empty, for the shape of the result's `vectors`.
+    `dimensions` is the number of dimensions of a vector. It is used only if `ids` is empty, for the shape of `vectors`.
     """
     rows = connection.execute(
         f"{_SELECT_CHUNKS} WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (json.dumps(ids.tolist()),)

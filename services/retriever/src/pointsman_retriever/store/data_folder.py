@@ -78,7 +78,7 @@ class DataFolder:
     def installing(self, folder: Path, collection_id: CollectionId) -> Iterator[None]:
         """Moves a folder with a complete store to a new collection's place, atomically even if the process crashes.
 
-        The block should load it from there. If the block raises, the folder is removed.
+        The block loads the collection from its new place. If the block raises, the folder is removed.
         """
         target = self.folder(collection_id)
         with translate_disk_errors(target):
@@ -94,7 +94,8 @@ class DataFolder:
 
     @contextmanager
     def setting_aside(self, collection_id: CollectionId) -> Iterator[None]:
-        """Moves a collection's folder aside during the block, which installs another one, and deletes it afterwards.
+        """Moves a collection's folder away for the length of the block, which installs another one in its place;
+        deletes it afterwards.
 
         If the block raises, the folder is moved back. If the process is killed in the block, `finish_replacements`
         moves it back at the next start, unless the other folder was installed.
@@ -120,15 +121,18 @@ class DataFolder:
             sync_folder(target)
 
     def remove(self, collection_id: CollectionId) -> None:
-        """Removes a collection's folder, and one that a failure has left aside; does nothing if there is neither."""
+        """Removes a collection's folder, and an older one that a failed replacement has left; does nothing if there is
+        neither.
+        """
         for folder in (self._aside(collection_id), self.folder(collection_id)):
             if folder.exists():
                 self._discard(folder)
 
     def finish_replacements(self) -> None:
-        """Finishes the replacements of collections in which a process was killed; to be called at start.
+        """Finishes the replacements of collections that were interrupted because a process was killed; to be called at
+        start.
 
-        A folder that was set aside is deleted if another one was installed in its place, and moved back otherwise.
+        The old folder is deleted if the new one was installed in its place, and moved back otherwise.
         """
         for aside in list(self._root.glob(f"*/*{_ASIDE}")):
             folder = aside.with_suffix("")

@@ -223,7 +223,9 @@ def count_pending(store: Store) -> int:
 
 
 def store_migrated(store: Store, documents: Sequence[tuple[PendingDocument, EncodedDocument]]) -> None:
-    """Stores the chunks of documents that were encoded for the new model; ignores documents deleted meanwhile."""
+    """Stores the chunks of documents that were encoded for the new model; skips documents that were deleted
+    meanwhile.
+    """
     with store.connections.transaction() as writer:
         for pending, encoded in documents:
             if writer.execute("SELECT 1 FROM documents WHERE row = ?", (pending.row,)).fetchone() is None:
@@ -237,10 +239,10 @@ def store_migrated(store: Store, documents: Sequence[tuple[PendingDocument, Enco
 
 
 def swap_if_complete(writer: sqlite3.Connection, before: CollectionInfo) -> CollectionInfo | None:
-    """Replaces all chunks by the migrated ones, and returns the collection's resulting state.
+    """Replaces all chunks by the migrated ones, and returns the collection's new state.
 
-    Returns None, and changes nothing, if a document is not migrated yet. The caller has begun the transaction of
-    `writer`, and commits it. `before` is the collection's state so far.
+    Returns None, and changes nothing, if a document is not migrated yet. `before` is the collection's present state.
+    The caller has begun the transaction of the connection `writer`, and commits it.
     """
     if writer.execute(f"SELECT 1 {_PENDING} LIMIT 1").fetchone() is not None:
         return None

@@ -91,7 +91,7 @@ class Store:
             return read_collection(writer, self.id)
 
     def set_search_settings(self, settings: str) -> CollectionInfo:
-        """Stores search settings, which `serialize_search_settings` has made; returns the collection's state."""
+        """Stores search settings, the text that `serialize_search_settings` returns; returns the collection's state."""
         with self.connections.transaction() as writer:
             writer.execute("UPDATE collection SET search = ?", (settings,))
             writer.execute("COMMIT")
@@ -104,9 +104,9 @@ class Store:
             yield from connections.read_all_chunks(reader)
 
     def find_unchanged(self, documents: Sequence[Document], recipes: Sequence[str], source: str) -> set[str]:
-        """Returns the ids of those `documents` that are stored with equal title, text, metadata, recipe and source.
+        """Returns the ids of those `documents` that are stored with the same title, text, metadata, recipe and source.
 
-        `recipes` has the recipe of each document. Vectors are not compared.
+        `recipes` has the recipe of each document (the method by which it is chunked). Vectors are not compared.
         """
         found = set()
         with self.connections.reader() as reader:
@@ -121,7 +121,7 @@ class Store:
         return found
 
     def known_vectors(self, document_id: str) -> Mapping[str, Vectors]:
-        """Returns the vectors of a document's stored chunks, by the embedded text; empty if it is not stored."""
+        """Returns embedded text -> vector for the stored chunks of a document; empty if the document is not stored."""
         with self.connections.reader() as reader:
             rows = reader.execute(
                 "SELECT context, chunks.text, vector FROM documents JOIN chunks ON document = row "
@@ -134,12 +134,18 @@ class Store:
         }
 
     def ids_of_source(self, source: str) -> list[str]:
-        """Returns the ids of the documents whose source is `source`: the source of the call that sent them last."""
+        """Returns the ids of the documents whose ingest source is `source`: the source of the last call that sent
+        them.
+        """
         with self.connections.reader() as reader:
             return [found for (found,) in reader.execute("SELECT id FROM documents WHERE source = ?", (source,))]
 
     def sketch(self) -> tuple[int, Sketch]:
-        """Returns the collection's version and a sketch of its documents, by which later changes can be measured."""
+        """Returns the collection's version and a sketch of its documents.
+
+        A sketch has hashes of the documents, or of a sample if there are many. Comparing two of them shows how much has
+        changed.
+        """
         with self.connections.reader() as reader:
             reader.execute("BEGIN")
             (version,) = reader.execute("SELECT version FROM collection").fetchone()
@@ -155,9 +161,9 @@ class Store:
 
 
 def create_store(folder: Path, collection: CollectionInfo) -> None:
-    """Creates the file of an empty collection in an empty folder; when this returns, it is on disk.
+    """Creates the file of an empty collection in an empty folder; when this returns, the file is on disk.
 
-    Of `collection` it takes fingerprint, dimensions and quota. Raises storage errors (`translate_errors`).
+    Only the fingerprint, dimensions and quota of `collection` are stored. Raises storage errors (`translate_errors`).
     """
     file = folder / STORE_FILE
     with translate_errors(file), closing(sqlite3.connect(file, isolation_level=None)) as connection:

@@ -38,9 +38,10 @@ class Transaction:
 
     @contextmanager
     def step(self) -> Iterator["Change"]:
-        """Yields an object with which the block changes the collection; rolls these changes back if the block raises.
+        """Yields an object with which the block makes one caller's changes.
 
-        Raises ResourceExhausted ("quota_exceeded"), and rolls them back, if they grow the collection above its quota.
+        The changes are rolled back if the block raises, or if they grow the collection above its quota; then this
+        raises ResourceExhausted ("quota_exceeded").
         """
         self._connection.execute("SAVEPOINT step")
         change = Change(self._connection, self.info)
@@ -73,7 +74,7 @@ class Transaction:
         return connections.read_all_chunks(self._connection)
 
     def finish(self) -> None:
-        """Updates the vectors' checksum in `info` for all changes; to be called once, after the last step."""
+        """Updates the checksum in `info` with the changes of all steps; to be called once, after the last step."""
         self.info = replace(
             self.info,
             checksum=self.info.checksum ^ _checksum(self._removed) ^ _checksum(self._added),
@@ -100,11 +101,11 @@ class Change:
         self._has_changes = False
 
     def put(self, encoded: EncodedDocument) -> int:
-        """Adds a document, or replaces the document with its id; returns the number of new chunks.
+        """Adds a document, or replaces the one with its id; returns the number of new chunks.
 
-        Of a document that is stored with equal title, text, metadata, recipe and vectors, only the source is updated.
-        If the metadata has not changed, chunks with equal `embedded_text` and vector keep their ids; otherwise all
-        chunks are new.
+        If the document is already stored with the same title, text, metadata, recipe and vectors, only its source is
+        updated. Otherwise, chunks with the same `embedded_text` and vector keep their ids if the metadata is the same;
+        with other metadata all chunks are new.
         """
         digest = digests.hash_document(encoded.document.title, encoded.document.text, encoded.document.metadata)
         stored = self._find(encoded.document.id)
@@ -135,9 +136,9 @@ class Change:
         return True
 
     def info_after(self) -> CollectionInfo:
-        """Returns the collection's state after this change, with the old checksum.
+        """Returns the collection's state after this change; its checksum is still the old one.
 
-        The version is one higher unless nothing changed; a changed source alone does not count.
+        The version is one higher if the change has changed more than the source of a document.
         """
         return replace(
             self.before,

@@ -34,10 +34,10 @@ class VectorSketch:
 
 
 def read_vector_sketch(store: Store) -> VectorSketch:
-    """Returns the sketch of one version of a collection; collections with equal vectors and ids have equal ones.
+    """Returns a sample of the vectors of one version of a collection; equal ids and vectors give equal samples.
 
-    It has the vectors of all chunks, or of those with the smallest hashes of their ids, at most `MAX_VECTORS` and
-    `MAX_BYTES`. Raises storage errors (`translate_errors`).
+    It has the vectors of the chunks with the smallest hashes of their ids: at most `MAX_VECTORS` vectors and
+    `MAX_BYTES` bytes. Raises storage errors (`translate_errors`).
     """
     with store.connections.reader() as reader:
         reader.execute("BEGIN")
