@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class EngineConvergence:
-    """Loads and unloads versions so that the engine holds those that it should; `converge` is called repeatedly."""
+    """Loads and unloads versions until the engine holds those that it should; `converge` is called again and again."""
 
     def __init__(
         self,
@@ -36,16 +36,18 @@ class EngineConvergence:
 
     @property
     def is_settled(self) -> bool:
-        """Returns whether the engine is READY and `converge` has run since its last start, after Redis was read."""
+        """Returns whether the engine is READY and, since its last start, `converge` has run with a state that was read
+        from Redis.
+        """
         state = self._engine_state.state
         return state.status is EngineStatus.READY and state.life == self._settled_life
 
     async def converge(self, desired: DesiredState, has_read: bool) -> None:
         """Unloads versions that must not serve, then loads those that are needed or were held before a restart.
 
-        Does nothing unless the engine is READY. `has_read` says whether `desired` was read from Redis; until it was,
-        versions that this process does not know stay in the engine. A load that fails is recorded, and tried again by a
-        later call. Raises as `AdapterLoader.sync_with_engine` does.
+        Does nothing unless the engine is READY. `has_read` says whether `desired` was read from Redis; if not, versions
+        that this process does not know stay in the engine. A load that fails is recorded, and tried again by a later
+        call. Raises Unavailable if the engine does not answer.
         """
         state = self._engine_state.state
         if state.status is not EngineStatus.READY:
@@ -64,7 +66,10 @@ class EngineConvergence:
             self._settled_life = state.life
 
     def unload_not_ready(self, desired: DesiredState) -> None:
-        """Starts to unload the resident versions that are not READY. Versions that `desired` does not have stay."""
+        """Starts to unload the versions in the engine whose phase is not READY.
+
+        Versions that `desired` does not contain stay.
+        """
         for name in self._engine_state.state.resident:
             record = desired.phases.get(name)
             if record is not None and record.phase is not Phase.READY:

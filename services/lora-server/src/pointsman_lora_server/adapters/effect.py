@@ -18,24 +18,26 @@ PROMPTS = (
 )
 MAX_TOKENS = 8
 ATTEMPTS = 3
-"""How often a version without effect is asked, since on a busy engine rounding can hide a weak one."""
+"""How often a version that seems to have no effect is compared, since rounding on a busy engine can hide a weak
+effect."""
 
 CLEAR_DIFFERENCE = 0.5
-"""A change of a log-probability, in nats, that rounding cannot explain: bfloat16 changes them by 0.1 or 0.2."""
+"""A change of a log-probability, in nats, that rounding cannot explain: bfloat16 rounding changes one by 0.1 or 0.2."""
 MIN_DIFFERENCE = 1e-3
-"""The least change that is an effect, in nats. An engine that ignores an adapter repeats the base model's
-log-probabilities exactly, except for rounding in other batches."""
+"""A smaller change, in nats, is no effect. An engine that ignores an adapter repeats the base model's log-probabilities
+exactly, except for rounding if requests are batched differently."""
 
 
 class EffectCheck:
-    """Compares a version's answers with those of the base model by the same engine.
+    """Checks that a version changes the base model's answers in this engine.
 
-    This costs one request for each start of this process if a version's effect is clear; otherwise the version and,
-    twice, the base model are asked `PROMPTS`. The base model's own variation is what rounding explains.
+    If the version's effect is clear, this costs a single request to the base model for each start of this process.
+    Otherwise the version is asked `PROMPTS` once and the base model twice; the difference between the base model's two
+    answers measures what rounding can explain.
     """
 
     def __init__(self, engine: CompletionClient, base_model: str) -> None:
-        """Takes the base model's name at the engine."""
+        """Takes the engine's client, and the name under which the engine serves the base model."""
         self._engine = engine
         self._base_model = base_model
         self._base_answers: dict[str, GreedyAnswer] = {}
@@ -43,9 +45,9 @@ class EffectCheck:
     async def check(self, version: str, prompt: str, answer: GreedyAnswer) -> None:
         """Raises InvalidArgument ("no_effect") if the version answers as the base model does.
 
-        `answer` is the version's greedy answer to `prompt`, which should be the same at each call. Does nothing if the
-        base model cannot answer, which the probe reports. Raises as `VllmClient.complete` does for the version, and
-        Unavailable if the engine does not answer.
+        `answer` is the version's greedy answer to `prompt`; use the same prompt in each call. Does nothing if the base
+        model cannot answer; the engine's probe reports that. Also raises InvalidArgument if the version cannot answer,
+        NotFound if the engine does not hold it, and Unavailable if the engine does not answer.
         """
         try:
             base_answer = await self._base_answer(prompt, len(answer.token_ids))
@@ -94,9 +96,11 @@ class _BaseFailed(Exception):
 
 
 def difference(answer: GreedyAnswer, other: GreedyAnswer) -> float:
-    """Returns the largest difference of log-probabilities, in nats, up to the first token that differs.
+    """Returns the largest difference between two answers' log-probabilities, in nats, up to the first token that
+    differs.
 
-    That token's own counts too; if one of the answers was certain of it, which excludes a near-tie, returns infinity.
+    The log-probabilities of that token count too. Returns infinity if one of the answers was certain of it, since then
+    rounding cannot explain the other token.
     """
     largest = 0.0
     for token, logprob, other_token, other_logprob in zip(

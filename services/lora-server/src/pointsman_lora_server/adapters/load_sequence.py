@@ -11,7 +11,10 @@ from pointsman_lora_server.metrics import LoraServerMetrics
 
 
 class LoadSequence:
-    """The steps of one load that call the engine. The caller runs `load`, a trial by `trials`, then `verify`."""
+    """The steps of one load that call the engine.
+
+    The caller runs `load`, then a trial by `trials`, then `verify`.
+    """
 
     def __init__(self, engine: VllmClient, warm_up: WarmUp, trials: Trials, metrics: LoraServerMetrics) -> None:
         self.trials = trials
@@ -22,8 +25,9 @@ class LoadSequence:
     async def load(self, version: str, folder: Path) -> None:
         """Makes the engine read a version's weights from `folder`.
 
-        Raises as `VllmClient.load` does. If the engine rejects the weights, `Trials.check_engine` is called first, and
-        its Unavailable is raised instead if the engine does not answer.
+        Raises InvalidArgument ("engine_refused") if the engine rejects the weights, after a check that the engine still
+        works; FailedPrecondition ("engine_store") if it does not see the folder; ResourceExhausted ("no_slot") if its
+        memory is full; and Unavailable if it does not answer.
         """
         try:
             with self._metrics.time_load_step("engine"):
@@ -33,7 +37,11 @@ class LoadSequence:
             raise
 
     async def verify(self, version: str) -> None:
-        """Compares the version's answers with its reference, if there is one. Raises as `WarmUp.verify` does."""
+        """Compares the version's answers in the engine with its reference answers, if there are any.
+
+        Raises InvalidArgument if they differ or the version cannot answer, NotFound if it was evicted meanwhile, and
+        Unavailable if the engine does not answer.
+        """
         if self._warm_up.has_reference(version):
             with self._metrics.time_load_step("comparison"):
                 await self._warm_up.verify(version)

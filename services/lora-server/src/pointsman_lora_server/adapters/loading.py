@@ -19,7 +19,7 @@ from pointsman_lora_server.metrics import LoraServerMetrics
 log = logging.getLogger(__name__)
 
 MAX_WAIT_SECONDS = 30.0
-"""How long a load may wait for its turns and for a slot, counted from its start."""
+"""How long a load may wait, from its start, for other loads before it and for a free slot in the engine."""
 
 
 class ArtifactFetcher(Protocol):
@@ -68,9 +68,10 @@ class AdapterLoader:
         self._alias_targets: Set[str] = frozenset()
 
     def set_targets(self, pinned: frozenset[str], alias_targets: Set[str]) -> None:
-        """Sets the versions that are never evicted (`pinned`) and those that aliases or canaries point to.
+        """Sets the versions that are never evicted (`pinned`), and those to which aliases or canaries point.
 
-        One of the `alias_targets` that this engine rejects is not marked as FAILED for all engines.
+        If this engine rejects one of the `alias_targets`, it is not marked as FAILED, because other engines may serve
+        it.
         """
         self._slots.pinned, self._alias_targets = pinned, alias_targets
 
@@ -114,7 +115,8 @@ class AdapterLoader:
     async def ensure_verified(self, version: AdapterVersion) -> None:
         """Loads the version if needed, and compares its answers with its reference if that has not been done yet.
 
-        If the version is evicted meanwhile, its next load compares. Raises as `ensure_loaded` does.
+        If the version is evicted before that, the comparison is made at its next load. Raises the errors of
+        `ensure_loaded`.
         """
         await self.ensure_loaded(version)
         try:
@@ -126,8 +128,9 @@ class AdapterLoader:
             raise
 
     async def preload(self, version: AdapterVersion) -> bool:
-        """Loads a version that nobody has requested. Returns True when the engine holds it, False if there is no slot
-        for it and `AdapterSlots.try_make_room` makes none. Raises as `ensure_loaded` does.
+        """Loads a version that nobody has requested, if the engine has a slot for it or can evict an unused version.
+
+        Returns True when the engine holds it, False if there is no slot. Raises the errors of `ensure_loaded`.
         """
         return await asyncio.shield(self._load_once(version, make_room=False))
 
@@ -139,11 +142,13 @@ class AdapterLoader:
             self._drains[version] = _start_task(self._drains, version, self._drain(version))
 
     async def sync_with_engine(self, needed: Collection[str] = ()) -> None:
-        """Asks the engine what it holds. Versions that it no longer holds, or no longer offers to new requests, cease
-        to be published as resident. Versions that this process does not know are unloaded, except those in `needed`.
+        """Asks the engine which versions it holds, and corrects what is published about it.
+
+        Versions that it no longer holds, or no longer offers to new requests, are no longer published as resident.
+        Versions that this process does not know are unloaded, except those in `needed`.
 
         Does nothing while a load makes room or reads weights, or if the engine is restarted meanwhile. Raises
-        Unavailable if the engine is not READY, and as `VllmClient.list_adapters` does.
+        Unavailable if the engine is not READY or does not answer.
         """
         if self._lock.locked():
             return

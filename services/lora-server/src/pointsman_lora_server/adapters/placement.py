@@ -12,8 +12,8 @@ from pointsman_servicekit.errors import Unavailable
 from pointsman_lora_server.domain import DesiredState, FleetState, Placement
 
 KEEP_REQUESTED_SECONDS = 60.0
-"""How long after a request a version stays on this engine although it is placed elsewhere: the engines there may be
-failing."""
+"""How long after a request a version stays on this engine although it is placed on other engines. They may be failing,
+since the request came here."""
 MAX_WARM_SECONDS = 60.0
 """How long the engines on which a version is placed may take until all of them hold it."""
 POLL_SECONDS = 0.1
@@ -43,7 +43,9 @@ def _weight(engine: str, version: str) -> tuple[bytes, str]:
 
 
 class PlacementPlanner:
-    """Computes what this engine should hold, from the reports of all engines as last read from Redis (`refresh`)."""
+    """Decides which versions this engine should hold, based on all engines' reports in Redis as last read by
+    `refresh`.
+    """
 
     def __init__(self, registry: FleetRegistry, engine: str, clock: Callable[[], float] = time.monotonic) -> None:
         """Takes this engine's name, unique among the engines of its base model, and a monotonic clock in seconds."""
@@ -61,25 +63,28 @@ class PlacementPlanner:
             self._fleet = await self._registry.read_fleet()
 
     def record_request(self, version: str) -> None:
-        """Records that a caller requested the version on this engine now, which `releasable` takes into account."""
+        """Records that a caller requests the version on this engine now; `releasable` then keeps the version for some
+        time.
+        """
         now = self._clock()
         self._requested_at = {name: at for name, at in self._requested_at.items() if now - at < KEEP_REQUESTED_SECONDS}
         self._requested_at[version] = now
 
     def placed_here(self, desired: DesiredState) -> frozenset[str]:
-        """Returns the versions that this engine should hold, of those that aliases or canaries point to, or are about
-        to be moved to (`DesiredState.upcoming`).
+        """Returns the versions that are placed on this engine.
+
+        Only versions count to which an alias or a canary points, or is about to be moved (`DesiredState.upcoming`).
         """
         now = time.time() * 1000
         targets = desired.alias_targets | {version for version, until in desired.upcoming.items() if until > now}
         return frozenset(version for version in targets if self.engine in self._engines_for(version, desired))
 
     def releasable(self, desired: DesiredState, resident: frozenset[str]) -> frozenset[str]:
-        """Returns the resident versions that this engine may unload because other engines hold them instead.
+        """Returns the `resident` versions that this engine may unload because other engines hold them instead.
 
-        For each of them, an alias or a canary points to it, its placement has a number of copies, and it is not placed
-        on this engine but held by all engines on which it is placed. Leaves out pinned versions and those requested
-        here in the last `KEEP_REQUESTED_SECONDS`.
+        Such a version has an alias or a canary that points to it, is placed by a number of copies, but not on this
+        engine, and is held by all engines on which it is placed. Pinned versions, and those that were requested here in
+        the last `KEEP_REQUESTED_SECONDS`, are left out.
         """
         now, needed_here = self._clock(), self.placed_here(desired) | desired.pins
         requested = {name for name, at in self._requested_at.items() if now - at < KEEP_REQUESTED_SECONDS}
@@ -91,11 +96,11 @@ class PlacementPlanner:
         )
 
     async def wait_until_warm(self, version: str, desired: Callable[[], DesiredState]) -> None:
-        """Announces the version to all lora-servers, and returns when the engines on which it is placed hold it.
+        """Announces the version to all lora-servers, and returns when all engines on which it is placed hold it.
 
-        `desired` is called repeatedly and returns the desired state as last read. Returns at once if the placement has
-        no number of copies, or 0. Raises Unavailable ("not_warm") after `MAX_WARM_SECONDS`, and as
-        `AdapterRegistry.announce_target` does.
+        `desired` is called repeatedly and returns the desired state as last read. Returns at once if the version is not
+        placed by a number of copies above 0. Raises Unavailable ("not_warm") after `MAX_WARM_SECONDS` or if Redis does
+        not answer, NotFound if the version is not registered, and FailedPrecondition ("not_ready") if it is not READY.
         """
         if not desired().placement_of(version).copies:
             return
@@ -116,11 +121,11 @@ class PlacementPlanner:
             await asyncio.sleep(POLL_SECONDS)
 
     async def wait_until_handed_over(self, desired: Callable[[], DesiredState], resident: frozenset[str]) -> None:
-        """Returns when other engines hold the `resident` versions that are placed by a number of copies, that is, each
-        of them is held by all engines on which it is now placed.
+        """Returns when other engines hold those of the `resident` versions that are placed by a number of copies.
 
-        `desired` is as in `wait_until_warm`. Only versions to which an alias or a canary points count. Call it after
-        `leaving` was set; it has no time limit.
+        Each must be held by all engines on which it is now placed. Only versions to which an alias or a canary points
+        count. `desired` is called repeatedly and returns the desired state as last read. Set `leaving` before; there is
+        no time limit.
         """
         versions = [version for version in resident & desired().alias_targets if desired().placement_of(version).copies]
         await self.refresh()

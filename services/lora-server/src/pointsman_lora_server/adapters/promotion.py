@@ -19,7 +19,7 @@ from pointsman_lora_server.registry import AdapterRegistry
 log = logging.getLogger(__name__)
 
 METRICS = ("exact", "json_f1", "word_f1")
-"""Metrics on held-out rows, strictest first: the share answered exactly, the F1 of JSON fields, the F1 of words."""
+"""The metrics on held-out rows, the strictest first: share of exact answers, F1 of JSON fields, F1 of words."""
 
 
 Z_95 = 1.96
@@ -29,21 +29,23 @@ ROLLBACK_AUTHOR = "pointsman"
 """The author of automatic rollbacks in the history."""
 
 ALPHA = 0.05 / 4
-"""The probability with which one limit ever ends a canary by chance, at all checks together; a canary has four limits.
+"""The probability with which one of a canary's four limits ends it by chance, over all checks together.
 
-A canary is checked every second, so its confidence limits are those that hold at any time."""
+A canary is checked every second, so its confidence limits must hold at all times together (confidence sequences).
+"""
 
 HOPELESS_ERROR_RATE = 0.5
-"""A canary whose error rate is surely above this is rolled back even if the stable version has too few requests."""
+"""A canary is rolled back if its error rate is with high confidence above this, even if the stable version has too few
+requests for a comparison."""
 
 _TAIL = 0.95
 
 
 class PromotionGate:
-    """Compares a version with the trainer's few-shot prompt before a protected alias moves to it, or gets it as canary.
+    """Decides whether a version may get a protected alias, as its stable version or as its canary.
 
-    Both scores come from the version's metrics. A version passes if its score is higher than the prompt's, or if no
-    metric was measured for both.
+    A version passes if its score on held-out rows is higher than that of the trainer's few-shot prompt to the base
+    model, or if no metric was measured for both. Both scores are in the version's metrics.
     """
 
     def __init__(self, protected: frozenset[str]) -> None:
@@ -51,8 +53,9 @@ class PromotionGate:
         self._protected = protected
 
     def check(self, version: AdapterVersion, alias_suffix: str, force: bool) -> None:
-        """Raises FailedPrecondition ("not_better") if the alias is protected and the version does not pass, unless
-        `force` is set.
+        """Raises FailedPrecondition ("not_better") if the alias is protected and the version does not pass.
+
+        `alias_suffix` is the part of the alias after the "@". With `force` the version always passes.
         """
         if force or alias_suffix not in self._protected:
             return
@@ -90,7 +93,7 @@ def _strictest_scores(metrics: Mapping[str, float]) -> tuple[str, float, float]:
 
 
 class Promoter:
-    """Moves the alias that the registration of a version has requested."""
+    """Moves the alias that was requested when a version was registered."""
 
     def __init__(
         self,
@@ -104,11 +107,11 @@ class Promoter:
         self._ensure_loaded = ensure_loaded
 
     async def promote(self, version: AdapterVersion, alias_suffix: str, force: bool) -> None:
-        """Loads the version, moves the alias NAME@`alias_suffix` to it and deletes the request for that
-        (`PhaseRecord.alias_suffix`). `force` is as in `PromotionGate.check`.
+        """Loads the version, moves the alias NAME@`alias_suffix` to it, and deletes the request for that move.
 
-        If a protected alias rejects the version, that is logged, and only the request is deleted. Raises what
-        `ensure_loaded` and `AdapterRegistry.move_alias` raise; the request then stays, so that the move can be retried.
+        With `force`, also a protected alias is moved to a version that does not beat prompting. Without it, such a
+        version is refused: that is logged, and only the request is deleted. If the load or the move fails, the request
+        stays, so that the move can be retried, and the error is raised.
         """
         try:
             self._gate.check(version, alias_suffix, force)
@@ -127,11 +130,11 @@ class Promoter:
 async def roll_back_failing_canaries(
     registry: AdapterRegistry, desired: DesiredState, count_rollback: Callable[[], None] = lambda: None
 ) -> None:
-    """Rolls back each canary in `desired` that is not READY any more, or for which `rollback_reason` finds a reason.
+    """Rolls back each canary in `desired` that is not READY any more, or for which `rollback_reason` returns a reason.
 
-    If several lora-servers detect the same failing canary, one of them rolls it back. An alias that was changed after
-    `desired` was read is left alone. `count_rollback` is called once for each rollback made here. Raises Unavailable if
-    Redis does not answer; canaries after that are not checked.
+    If several lora-servers detect the same failing canary, only one of them rolls it back. An alias that was changed
+    after `desired` was read is left alone. `count_rollback` is called once for each rollback made here. Raises
+    Unavailable if Redis does not answer; then the remaining canaries are not checked.
     """
     for alias in desired.aliases:
         reason = await _reason_against(registry, alias, desired)
@@ -163,14 +166,14 @@ async def _reason_against(registry: AdapterRegistry, alias: Alias, desired: Desi
 def rollback_reason(terms: CanaryTerms, stable: RequestCounts, canary: RequestCounts) -> str | None:
     """Returns why the canary should be rolled back, as text; None if there is no reason or too little data.
 
-    Each limit in `terms` is compared with the lower confidence limit of the measured difference or ratio, by
-    `lower_limit_of_difference` from limits that hold at any time: there is a reason only if the canary is worse than
-    the limit with high confidence. For the ratio of the p95 latencies it is applied to their logarithms. Mean ratings
-    are compared like rates, if both versions have `min_requests` ratings.
+    There is a reason if the canary is with high confidence worse than one of the limits in `terms`: the lower
+    confidence limit of a measured difference or ratio is above it. These confidence limits hold at all times together
+    (see `ALPHA`), and are combined by `lower_limit_of_difference`, for the p95 latencies from their logarithms. Mean
+    ratings are compared only if both versions have `min_requests` ratings.
 
-    Both versions need `min_requests` requests, with one exception: if only the stable version has too few, the canary
-    is rolled back if the lower limit of its error rate is above `HOPELESS_ERROR_RATE` and the stable version's error
-    rate is not above it. At a canary weight of 1 the stable version receives no requests.
+    Both versions need `min_requests` requests, with one exception, since at a canary weight of 1 the stable version
+    receives none. If only the stable version has too few, the canary is rolled back if the lower limit of its error
+    rate is above `HOPELESS_ERROR_RATE` and the stable version's error rate is not.
     """
     if canary.requests < terms.min_requests:
         return None
@@ -210,9 +213,9 @@ def _describe_rates(name: str, hits: tuple[float, float], totals: tuple[int, int
 
 
 def min_rate_excess(hits: tuple[float, float], totals: tuple[int, int]) -> float:
-    """Returns the lower confidence limit of the canary's rate minus the stable version's.
+    """Returns the lower confidence limit of the canary's rate minus the stable version's rate.
 
-    `hits` and `totals` are pairs (stable, canary).
+    `hits` and `totals` are pairs (stable, canary); a rate is hits divided by total.
     """
     stable, canary = (_rate(*each) for each in zip(hits, totals, strict=True))
     return lower_limit_of_difference(

@@ -94,8 +94,9 @@ class Reconciler:
 
     @property
     def is_settled(self) -> bool:
-        """Returns whether the engine is READY and, since its last start, the versions that it should hold were loaded
-        once as far as possible: some may have failed, or found no room.
+        """Returns whether the engine is READY and has loaded the versions that it should hold, since its last start.
+
+        Versions whose load failed, or for which there was no room, count as done.
         """
         return self._convergence.is_settled
 
@@ -103,7 +104,8 @@ class Reconciler:
         """Reads the desired state from Redis, publishes it to watchers and returns it.
 
         If Redis has lost all aliases, the earlier state stays published. Reads are serialized, so an older result never
-        overwrites a newer one. Raises as `SnapshotReader.read` does.
+        overwrites a newer one. Raises Unavailable if Redis does not answer, and FailedPrecondition
+        ("unreadable_record") if a value in Redis cannot be parsed.
         """
         async with self._read_lock:
             desired = await self._registry.read()
@@ -139,7 +141,7 @@ class Reconciler:
     async def hand_over(self, timeout_seconds: float) -> None:
         """Makes other engines load the versions that are placed on this one by a number of copies, before it stops.
 
-        Returns when they hold these versions; after `timeout_seconds`, or if Redis fails, it logs a warning and returns
+        Returns when they hold these versions. After `timeout_seconds`, or if Redis fails, it logs a warning and returns
         too.
         """
         self._placement.leaving = True

@@ -194,12 +194,14 @@ class AdapterService:
         return await self._finish_move(await self._registry.set_canary(alias, canary, expected, author))
 
     async def roll_back(self, alias: str, expected: str, author: str, reason: str) -> Alias:
-        """Ends the alias's canary, or if it has none, returns the alias to its previous version.
+        """Ends the alias's canary; if it has none, returns the alias to its previous version.
 
-        Before a return this engine loads the previous version, if that is READY. If the load raises Unavailable, for
-        example because the engine is down, the alias is moved all the same. Other engines are not waited for.
-        `expected` is the stable version that the alias points to now; empty accepts any. Raises as
-        `AdapterRegistry.roll_back` does, and the other errors of `AdapterLoader.ensure_loaded`.
+        Before a return, this engine loads the previous version if that is READY; other engines are not waited for. If
+        the load raises Unavailable, for example because the engine is down, the alias is moved all the same; other
+        errors of the load are raised. `expected` is the stable version that the alias points to now; empty accepts any.
+
+        Raises NotFound for an unknown alias, and FailedPrecondition if the alias does not point to `expected`
+        ("alias_moved"), there is no previous version ("nothing_to_roll_back") or that is not READY ("not_ready").
         """
         check_alias(alias)
         desired = await self._reconciler.refresh()
@@ -218,7 +220,10 @@ class AdapterService:
         await self._publish_change()
 
     async def pin(self, version: str, pinned: bool, author: str) -> VersionReport:
-        """Pins or unpins a version and reports on it; raises as `AdapterRegistry.set_pinned` does."""
+        """Pins or unpins a version (a pinned version is never evicted), and reports on it.
+
+        Raises NotFound if it is not registered, and FailedPrecondition ("not_ready") to pin a RETIRED or FAILED one.
+        """
         check_version(version)
         await self._registry.set_pinned(version, pinned, author)
         return await self.get(version)
@@ -253,9 +258,10 @@ class AdapterService:
     async def ensure_loaded(self, version: str) -> EngineState:
         """Returns the engine's state once the engine holds the version.
 
-        A version that is resident, or was READY at the last read from Redis, is not looked up there again. Another one
-        is: raises NotFound if it is not registered, and FailedPrecondition ("not_ready") if it is not READY. Raises as
-        `AdapterLoader.ensure_loaded` does.
+        A version that is neither resident nor READY according to the last read is looked up in Redis again. Then raises
+        NotFound if it is not registered, and FailedPrecondition ("not_ready") if it is not READY. The load raises
+        InvalidArgument if the engine rejects the version, ResourceExhausted if no slot is free in time, and Unavailable
+        if the engine or the store is not ready.
         """
         check_version(version)
         desired = self._reconciler.desired
@@ -269,9 +275,10 @@ class AdapterService:
         return self._engine_state.state
 
     async def report_canary_metrics(self, outcomes: Sequence[CanaryReport]) -> None:
-        """Adds the outcomes of requests that a gateway has counted to the counts in Redis.
+        """Adds the outcomes of requests to aliases with a canary, which a gateway has counted, to the counts in Redis.
 
-        They are of aliases with a canary. Some are dropped, as `CanaryCounters.add_outcomes` says.
+        Outcomes for another revision than the alias's current one, or for a version that is neither the alias's stable
+        version nor its canary, are dropped.
         """
         await self._registry.add_outcomes(outcomes)
 

@@ -17,18 +17,18 @@ POLL_SECONDS = 0.05
 """Seconds between two checks of whether an adapter or a slot has become free."""
 
 MAX_IDLE_WAIT_SECONDS = 1.0
-"""How long a load waits for an adapter without requests. After that the adapter with the fewest requests is closed to
-new ones, because under a steady load there might never be one without."""
+"""How long a load waits for an adapter without requests, which it can evict. After that the adapter with the fewest
+requests takes no new ones, because under a steady load there might never be one without."""
 
 RESERVATION_SECONDS = 1.0
-"""How long a version that was reserved for a request is kept although the request has not reached the engine yet."""
+"""How long a version that is reserved for a coming request is protected from eviction, at most."""
 
 
 class AdapterSlots:
     """Makes room for versions in the engine by evicting others; the engine holds at most `capacity` of them.
 
-    `make_room` and `try_make_room` must not be called at the same time. Methods that call the engine raise what the
-    methods of `VllmClient` raise. `pinned` versions are never evicted, `placed` ones last.
+    `pinned` versions are never evicted, `placed` ones last. `make_room` and `try_make_room` must not be called at the
+    same time. Methods that call the engine raise Unavailable if it does not answer.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class AdapterSlots:
         self._reserved_at: dict[str, float] = {}
 
     async def list_loaded(self) -> Mapping[str, LoadedAdapter]:
-        """Returns the adapters that the engine reports to hold, by version."""
+        """Returns version -> `LoadedAdapter` for the adapters that the engine reports."""
         return await self._engine.list_adapters()
 
     def remember_folder(self, version: str, folder: Path) -> None:
@@ -52,8 +52,9 @@ class AdapterSlots:
         self._folders[version] = folder
 
     def reserve(self, version: str) -> None:
-        """Protects the version from eviction until a request for it reaches the engine, which a caller is about to
-        send, but for `RESERVATION_SECONDS` at most.
+        """Protects the version from eviction because a caller is about to send a request for it.
+
+        The protection ends when the request reaches the engine, or after `RESERVATION_SECONDS`.
         """
         now = time.monotonic()
         self._reserved_at = {
@@ -62,12 +63,12 @@ class AdapterSlots:
         self._reserved_at[version] = now
 
     async def make_room(self, version: str, deadline: float) -> None:
-        """Returns when the engine holds `version` or has a slot for it.
+        """Returns when the engine holds `version` or has a free slot for it.
 
-        Evicts a version without requests if the slots are all taken; if there is none for `MAX_IDLE_WAIT_SECONDS`, the
-        least used one, after its last answer. Pinned versions, and those being loaded, are never evicted. `deadline` is
-        on the clock of `time.monotonic`. Raises ResourceExhausted ("no_slot") when it has passed, or if all versions
-        that the engine holds are pinned.
+        If all slots are taken, evicts a version without requests. If there is none for `MAX_IDLE_WAIT_SECONDS`, it
+        evicts the least used one, after that one's last answer. Pinned versions, and those being loaded, are never
+        evicted. `deadline` is a time of `time.monotonic`. Raises ResourceExhausted ("no_slot") when it has passed, or
+        if all versions that the engine holds are pinned.
         """
         started = time.monotonic()
         while True:
@@ -92,10 +93,10 @@ class AdapterSlots:
                 await self.evict(victim, deadline)
 
     async def try_make_room(self, version: str) -> bool:
-        """Returns whether the engine holds `version` or has a slot for it, without waiting.
+        """Returns whether the engine holds `version` or has a free slot for it, without waiting for requests to end.
 
-        If the slots are all taken, a version without requests is evicted, but only for a pinned or placed `version`:
-        for a pinned one any version that is not pinned, for a placed one any that is neither.
+        If all slots are taken, a version without requests is evicted, but only if `version` is pinned or placed. A
+        pinned one replaces any version that is not pinned, a placed one any version that is neither pinned nor placed.
         """
         listed_at = time.monotonic()
         loaded = await self._engine.list_adapters()
@@ -117,10 +118,10 @@ class AdapterSlots:
         """Unloads a version: gateways stop using it, the engine rejects new requests for it, and its weights are
         removed after its last answer.
 
-        Returns True, or False if that has not ended at `deadline` (on the clock of `time.monotonic`). The version is
-        then offered to requests again if its folder is known; otherwise, because an earlier process has loaded it, it
-        stays closed until it is loaded again or `AdapterLoader.sync_with_engine` unloads it. `reason` is one of
-        `metrics.EVICTION_REASONS`.
+        Returns True when they are removed. Returns False if requests are still running at `deadline` (a time of
+        `time.monotonic`). The version is then offered to requests again if its folder is known. It is not if an earlier
+        process has loaded the version; then it stays closed until it is loaded again or
+        `AdapterLoader.sync_with_engine` unloads it. `reason` is one of `metrics.EVICTION_REASONS`.
         """
         self._engine_state.mark_draining(version)
         await self._engine.close_adapter(version)

@@ -47,7 +47,9 @@ class SmokeTest(Protocol):
 
 
 class NullSmokeTest:
-    """Implements `SmokeTest` without a test; its reference has no rows, so the engine's answers are not compared."""
+    """Implements `SmokeTest` without running a test. Its reference has no answers, so the engine's are not compared
+    with it.
+    """
 
     async def run(self, version: AdapterVersion, folder: Path, samples: Sequence[Any]) -> Reference:
         return Reference(())
@@ -98,11 +100,12 @@ class VersionValidator:
                 await self._registry.set_phase(name, Phase.READY, expected=Phase.VALIDATING)
 
     async def ensure_reference(self, version: AdapterVersion) -> bool:
-        """Runs the smoke test of a READY version unless this process has its reference answers or has compared the
-        engine with them (`WarmUp.needs_reference`).
+        """Makes sure that a READY version has reference answers, unless the engine was compared with them already.
 
-        Returns False if the version fails the test; it is then marked as FAILED. Otherwise returns True. Raises as
-        `validate` does, and NotFound or FailedPrecondition if the version's files are missing or damaged.
+        Runs the smoke test if there are none (`WarmUp.needs_reference`). Returns False if the version fails the test;
+        it is then marked as FAILED. Otherwise returns True. Raises Unavailable if the test cannot be run, the store
+        cannot be reached or Redis does not answer, ResourceExhausted if the disk is full, and NotFound or
+        FailedPrecondition if the version's files are missing or damaged.
         """
         async with self._lock:
             try:
@@ -155,7 +158,8 @@ class VersionStateMachine:
         self.retries = RetryBackoff()
 
     def advance(self, desired: DesiredState) -> None:
-        """Starts a task for each unfinished version in `desired` that has no task here and is due by `retries`.
+        """Starts a task for each unfinished version in `desired` that has no task here and may be tried now (see
+        `retries`).
 
         Call it after each change of the desired state, and periodically for the retries.
         """
@@ -256,22 +260,26 @@ class _Failure:
 
 
 class RetryBackoff:
-    """Decides when work on a version that failed may be tried again: after a time that doubles with each failure, from
-    `MIN_BACKOFF_SECONDS` to `MAX_BACKOFF_SECONDS`. An error is logged if its code differs from that of the one before.
+    """Decides when work on a version that has failed may be tried again.
+
+    The wait doubles with each failure, from `MIN_BACKOFF_SECONDS` to `MAX_BACKOFF_SECONDS`. An error is logged if its
+    code differs from that of the failure before.
     """
 
     def __init__(self) -> None:
         self._failures: dict[str, _Failure] = {}
 
     def is_due(self, version: str) -> bool:
-        """Returns whether work on the version may be tried: it has not failed, or its backoff has passed."""
+        """Returns whether work on the version may be tried now: it has not failed, or the wait after its last failure
+        is over.
+        """
         failure = self._failures.get(version)
         return failure is None or time.monotonic() >= failure.not_before
 
     def last_error(self, version: str, redis_tolerance: float = 0.0) -> PointsmanError | None:
         """Returns the error of the last attempt on the version; None if it succeeded, or there was none since `reset`.
 
-        Also returns None for "redis_unavailable" if that error first occurred less than `redis_tolerance` seconds ago.
+        An error "redis_unavailable" that first occurred less than `redis_tolerance` seconds ago counts as None too.
         """
         failure = self._failures.get(version)
         if failure is None:

@@ -20,11 +20,14 @@ def _new_future() -> "asyncio.Future[None]":
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One version that waits for its trial: its first answer, and a check that the base model answers as before."""
+    """A version that waits for its trial.
+
+    In a trial, the version gives its first answer, and the base model must still answer as before.
+    """
 
     version: AdapterVersion
     life: int
-    """The value of `EngineState.life` when the engine read the version."""
+    """The number of the engine's start (`EngineState.life`) after which it read the version's weights."""
     result: "asyncio.Future[None]" = field(default_factory=_new_future)
 
     @property
@@ -39,10 +42,10 @@ class Trial:
 class Trials:
     """Tries versions out in groups: those that arrive while a trial is running are tried together after it.
 
-    A trial requests a version's first answer. If the version has not passed a trial in this process, or cannot answer,
-    it then checks that the base model still answers as before. If anything is wrong in a group, no version is blamed:
-    each is tried again alone, at once or, if the engine has to be restarted, at its next load. After each start of the
-    engine, a version must pass one trial.
+    A trial requests a version's first answer. It then checks that the base model still answers as before, if a version
+    of the group has not passed a trial in this process or cannot answer. If anything is wrong in a group, no version is
+    blamed: each is tried again alone, at once or, if the engine has to be restarted, at its next load. After each start
+    of the engine, a version must pass one trial.
     """
 
     def __init__(
@@ -52,8 +55,10 @@ class Trials:
         restart_engine: Callable[[str], None],
         metrics: LoraServerMetrics,
     ) -> None:
-        """Takes `warm_up`, which requests a version's first answer and raises as `WarmUp.warm` does, and
-        `restart_engine`, which is called with the reason if the base model's answers have changed.
+        """Takes `warm_up`, which requests a version's first answer, and raises InvalidArgument if the version cannot
+        answer or has no effect, NotFound if it was evicted, and Unavailable if the engine does not answer.
+
+        `restart_engine` is called with the reason if the base model's answers have changed.
         """
         self.turn = asyncio.Lock()
         """The lock that a caller of `run` must hold."""
@@ -67,7 +72,9 @@ class Trials:
         self._answered_in: dict[str, int] = {}  # the last life of the engine in which the version has answered
 
     def is_needed(self, version: str, life: int) -> bool:
-        """Returns whether the version has not passed a trial yet since the engine's start number `life`."""
+        """Returns whether the version has yet to pass a trial after the engine's start number `life`
+        (`EngineState.life`).
+        """
         return version not in self._harmless or self._answered_in.get(version) != life
 
     def enqueue(self, version: AdapterVersion, life: int) -> Trial:
@@ -82,10 +89,10 @@ class Trials:
         trial.result.cancel()
 
     async def run(self, trial: Trial) -> None:
-        """Runs groups until `trial`, which `enqueue` returned, has taken place; the caller must hold `turn`.
+        """Runs groups of trials until `trial`, which `enqueue` returned, has taken place; the caller must hold `turn`.
 
         Raises InvalidArgument if the version cannot answer or corrupts the engine. Raises Unavailable if the engine
-        does not answer or is restarted before it is known which version of the group is at fault; the version may then
+        does not answer, or is restarted before it is known which version of the group is at fault; then the version may
         be loaded again.
         """
         while not trial.result.done():
@@ -101,9 +108,10 @@ class Trials:
         trial.result.result()
 
     async def check_engine(self, cause: str) -> bool:
-        """Returns whether the base model answers as before; if it does not, calls `restart_engine`.
+        """Returns whether the base model answers as before; if it does not, restarts the engine (`restart_engine`).
 
-        `cause` names the versions that were loaded, for the reason. Raises Unavailable if the engine does not answer.
+        `cause` is a text that names the versions loaded before, for the reason of the restart. Raises Unavailable if
+        the engine does not answer.
         """
         try:
             with self._metrics.time_load_step("probe"):

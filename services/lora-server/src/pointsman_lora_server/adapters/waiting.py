@@ -32,10 +32,10 @@ class VersionWaiter:
     async def wait_until_ready(self, version: str) -> None:
         """Returns when the version and the engine are READY.
 
-        Raises FailedPrecondition ("not_ready") if the version was retired or is not registered after
-        `REDIS_TOLERANCE_SECONDS`, InvalidArgument if it FAILED, and Unavailable ("engine_not_ready") if the engine is
-        not READY when the version is, or for longer than `ENGINE_DOWN_SECONDS`. Raises the error of the last attempt if
-        that failed and is being retried.
+        Raises FailedPrecondition ("not_ready") if the version was retired, or is still not registered after
+        `REDIS_TOLERANCE_SECONDS`, and InvalidArgument if it FAILED. Raises Unavailable ("engine_not_ready") if the
+        engine is not READY when the version is, or is not for `ENGINE_DOWN_SECONDS`. If an attempt on the version
+        failed and is being retried, raises its error.
         """
         start = engine_up_at = time.monotonic()
         while True:
@@ -44,7 +44,7 @@ class VersionWaiter:
                 await self._wait_for_change(version)  # it was recorded a moment ago and has not been read back yet
                 continue
             if record is None or record.phase is Phase.RETIRED:
-                raise FailedPrecondition(f"{version} was retired meanwhile", code="not_ready")
+                raise FailedPrecondition(f"{version} was retired or deleted meanwhile", code="not_ready")
             if record.phase is Phase.FAILED:
                 raise InvalidArgument(record.error, code=record.error_code, param="folder")
             if self._engine_state.state.status is EngineStatus.READY:
@@ -56,11 +56,11 @@ class VersionWaiter:
             await self._wait_for_change(version)
 
     async def wait_until_alias_moved(self, alias: str, version: str) -> None:
-        """Returns when `alias` points to `version`, or the version's request for an alias no longer exists, for example
-        because the alias rejected it.
+        """Returns when `alias` points to `version`, or the version's request for that move no longer exists.
 
-        Raises InvalidArgument if the version FAILED, Unavailable ("engine_not_ready") if the engine is not READY, and
-        the error of the last attempt if that failed and is being retried.
+        The request is deleted, for example, if the alias is protected and refuses the version. Raises InvalidArgument
+        if the version FAILED, and Unavailable ("engine_not_ready") if the engine is not READY. If an attempt on the
+        version failed and is being retried, raises its error.
         """
         while True:
             desired = self._reconciler.desired
@@ -76,9 +76,10 @@ class VersionWaiter:
             await self._wait_for_change(version)
 
     async def wait_until_released(self, version: str, holders_of: Callable[[str], Awaitable[list[str]]]) -> None:
-        """Returns when `holders_of`, which returns the engines that hold a version, returns none for this one.
+        """Returns when no engine holds the version any more; `holders_of` returns the names of the engines that hold
+        one.
 
-        Raises FailedPrecondition ("in_use") if that takes longer than `RELEASE_SECONDS`, and what `holders_of` raises.
+        Raises FailedPrecondition ("in_use") after `RELEASE_SECONDS`, and what `holders_of` raises.
         """
         deadline = time.monotonic() + RELEASE_SECONDS
         while holders := await holders_of(version):

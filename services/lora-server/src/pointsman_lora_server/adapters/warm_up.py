@@ -22,14 +22,17 @@ MAX_TOKENS = 4
 """Tokens of the answer; more than one, so that decoding is warmed up as well."""
 
 MAX_REFERENCES = 64
-"""Number of references, some kilobytes each, that are kept until they are compared."""
+"""The largest number of reference answers (some kilobytes for each version) that wait to be compared."""
 
 
 class WarmUp:
-    """Requests the first answers of a version, and compares them with the base model's and the smoke test's."""
+    """Requests the first answers of a version from the engine.
+
+    It compares them with the base model's answers, and with the reference answers of the smoke test.
+    """
 
     def __init__(self, engine: CompletionClient, base_model: str) -> None:
-        """Takes the base model's name at the engine."""
+        """Takes the engine's client, and the name under which the engine serves the base model."""
         self._engine = engine
         self._effect = EffectCheck(engine, base_model)
         self._references: dict[str, Reference] = {}
@@ -46,18 +49,21 @@ class WarmUp:
         self._references[version] = reference
 
     def needs_reference(self, version: str) -> bool:
-        """Returns whether no reference is stored for the version, and `verify` has not compared the last one that was
-        stored successfully.
+        """Returns whether the version needs reference answers from a smoke test.
+
+        It does not if some are stored, or `verify` has compared the last ones that were stored with success.
         """
         return version not in self._verified and version not in self._references
 
     def has_reference(self, version: str) -> bool:
-        """Returns whether a reference is stored that `verify` has not compared successfully yet."""
+        """Returns whether reference answers are stored that `verify` has yet to compare."""
         return version in self._references
 
     async def warm(self, version: AdapterVersion) -> None:
-        """Requests a first answer of the version, and checks that it has an effect; raises as `VllmClient.complete` and
-        `EffectCheck.check` do.
+        """Requests a first answer of the version, and checks that the version has an effect.
+
+        Raises InvalidArgument if it cannot answer or answers as the base model does ("no_effect"), NotFound if the
+        engine does not hold it, and Unavailable if the engine does not answer.
         """
         answer = await self._engine.complete(version.version, PROMPT, MAX_TOKENS)
         await self._effect.check(version.version, PROMPT, answer)
