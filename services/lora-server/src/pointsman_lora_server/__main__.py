@@ -35,10 +35,11 @@ def main() -> int:
 
 
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
-    """Serves until SIGINT or SIGTERM. Then other engines get time to load the versions that are placed on this one, the
-    engine is reported as DOWN to the gateways, requests may finish, and the engine is stopped if it was started here.
+    """Serves until SIGINT or SIGTERM, then shuts down in these steps.
 
-    Raises ValueError or OSError if the settings cannot be used.
+    Other engines get time to load the versions that are placed on this one; the engine is reported as DOWN to the
+    gateways; requests in progress may finish; the engine is stopped, if it was started here. Raises ValueError or
+    OSError if the settings cannot be used.
     """
     engine_bootstrap.require_engine(settings)
     settings = engine_bootstrap.with_held(engine_bootstrap.with_context_window(settings))

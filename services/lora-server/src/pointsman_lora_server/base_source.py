@@ -19,7 +19,7 @@ from pointsman_lora_server.model_folder import PATTERNS, UNNEEDED, read_context_
 
 GIB = 1 << 30
 KV_CACHE_BYTES = 2 * GIB
-"""Room for the KV cache, in addition to the weights."""
+"""Memory for the KV cache in bytes, in addition to the memory for the weights."""
 
 
 def download(name: str, folder: Path) -> None:
@@ -109,7 +109,7 @@ def _check_shards(folder: Path, weights: Sequence[Path]) -> None:
 def check_fit(weight_bytes: int, gpu_bytes: int, free_bytes: int) -> None:
     """Raises BaseModelError unless the weights and the KV cache (`KV_CACHE_BYTES`) fit into the free memory.
 
-    That is `gpu_bytes`, the memory of the GPUs, or `free_bytes`, the machine's, if `gpu_bytes` is 0.
+    That is `gpu_bytes`, the free memory of the GPUs, or if that is 0 `free_bytes`, the free memory of the machine.
     """
     available, where = (gpu_bytes, "its GPUs have") if gpu_bytes else (free_bytes, "it has")
     if weight_bytes + KV_CACHE_BYTES > available:

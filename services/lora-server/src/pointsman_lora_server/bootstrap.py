@@ -76,9 +76,8 @@ class App:
 def token_gate(settings: Settings) -> TokenGate | None:
     """Returns the gate that authenticates gRPC calls by the tokens in the file `settings.tokens`.
 
-    Returns None if that is None, and logs a warning then unless only this machine can connect.
-
-    Raises TokenFileError if the file cannot be used.
+    If no file is set, returns None, and logs a warning unless only this machine can connect. Raises TokenFileError if
+    the file cannot be used.
     """
     return open_token_gate(settings.tokens, servicers.METHOD_ROLES, settings.listen, "POINTSMAN_LORA_TOKENS")
 
@@ -87,11 +86,11 @@ def token_gate(settings: Settings) -> TokenGate | None:
 async def build_app(
     settings: Settings, command: EngineCommand | None, smoke_test: SmokeTest | None = None
 ) -> AsyncIterator[App]:
-    """Builds everything but the servers. For the time of the block, runs the engine with `command`, or attaches to a
-    running one if that is None.
+    """Builds all parts of the lora-server except the servers, and runs them for the length of the block.
 
-    `smoke_test` replaces the one that the settings choose. Raises OSError if the base model does not exist or is
-    damaged, and ValueError for an invalid store or URL of Redis.
+    Runs the engine with `command`, or attaches to a running one if that is None. `smoke_test` replaces the one that the
+    settings choose. Raises OSError if the base model does not exist or is damaged, and ValueError for an invalid store
+    or URL of Redis.
     """
     if smoke_test is None:
         async with _smoke_test(settings) as smoke_test, build_app(settings, command, smoke_test) as app:

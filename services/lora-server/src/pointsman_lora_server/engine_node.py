@@ -30,10 +30,10 @@ def main() -> None:
 
 
 def node_command(settings: Settings) -> EngineCommand:
-    """Returns the command of vLLM's workers on this node.
+    """Returns the command that starts vLLM's workers on this node.
 
-    Raises ValueError if HELD is not set, which each node would otherwise derive from its own memory, or if the engine
-    is an attached one. Raises as `engine_bootstrap.with_context_window` and `command_for` do.
+    Raises ValueError if the setting HELD is missing, since each node would otherwise derive another number from its own
+    memory, if the engine is one that runs already, or if another setting is not valid.
     """
     if settings.held is None:
         raise ValueError("set POINTSMAN_LORA_HELD: all nodes of an engine hold the same number of adapters")
@@ -44,13 +44,13 @@ def node_command(settings: Settings) -> EngineCommand:
 
 
 def headless(arguments: tuple[str, ...]) -> tuple[str, ...]:
-    """Converts the arguments that start vLLM's API server to those that start its workers alone.
+    """Converts the command that starts vLLM's API server to one that starts only its workers.
 
-    Raises ValueError if `arguments` are no such command.
+    Raises ValueError if `arguments` are not such a command.
     """
     python, *server, model_option, model = arguments[:5]
     if (*server, model_option) != (*_SERVER, "--model"):
-        raise ValueError(f"this is no command of vLLM's API server: {' '.join(arguments[:5])}")
+        raise ValueError(f"the command is not that of vLLM's API server: {' '.join(arguments[:5])}")
     return (python, *_WORKERS, model, "--headless", *arguments[5:])
 
 

@@ -14,12 +14,14 @@ _EMPTY: frozenset[str] = frozenset()
 
 
 class EngineStateStore:
-    """Holds the engine's state and keeps two invariants: an engine that is not READY holds, loads and drains nothing,
-    and a resident version is not listed as loading or draining.
+    """Holds the engine's state, and notifies watchers of its changes.
+
+    It keeps two invariants: an engine that is not READY holds, loads and drains nothing, and a resident version is not
+    listed as loading or draining.
     """
 
     def __init__(self, heartbeat: float = 5.0) -> None:
-        """Takes `heartbeat`, the seconds after which watchers get an unchanged state again; the API promises at most
+        """Takes `heartbeat`: the seconds after which watchers get an unchanged state again. The API promises at most
         10.
         """
         self._heartbeat = heartbeat
@@ -70,9 +72,10 @@ class EngineStateStore:
     def set_desired(
         self, aliases: tuple[Alias, ...], ready: Mapping[str, float | None], changed: frozenset[str] | None = None
     ) -> None:
-        """Publishes where the aliases point, and which versions any engine may load (see `EngineState.ready`).
+        """Publishes where the aliases point, and which versions any engine may load.
 
-        `changed` has the names of the aliases and versions that differ from those of the last call; None if any may.
+        `ready` maps these versions to the seconds that their training took, None if unknown. `changed` has the names of
+        the aliases and versions that differ from the last call; None if any may differ.
         """
         self._update(changed, {"aliases": aliases, "ready": ready})
 
@@ -96,7 +99,10 @@ class EngineStateStore:
         self.update(draining=self._state.draining - {version})
 
     def pop_lost(self) -> frozenset[str]:
-        """Returns the versions that were resident when the engine went down since the last call, and forgets them."""
+        """Returns the versions that the engine held when it went down, and forgets them.
+
+        If it went down several times since the last call, those of all times.
+        """
         lost, self._lost = self._lost, _EMPTY
         return lost
 
@@ -119,8 +125,10 @@ class EngineStateStore:
             yield state
 
     async def watch_changes(self) -> AsyncIterator[tuple[EngineState, frozenset[str] | None]]:
-        """Yields states as `watch` does, each with the names of the versions and aliases that have changed since the
-        state before; None if any may have changed, as for the first one.
+        """Yields the state at first, after each change and after each heartbeat, with the names that have changed.
+
+        These are the versions and aliases that have changed since the state before; None if any may have changed, as
+        for the first state. Changes in quick succession may be combined. Ends after `close`.
         """
         sequence = 0
         while not self._closed:

@@ -12,8 +12,9 @@ from pointsman_lora_server.training.methods import installed_methods
 
 
 def job_environment(settings: Settings) -> JobEnvironment:
-    """Returns what training jobs need from the settings. The environment variables for their processes are this
-    process's own without `POINTSMAN_*`, which contain secrets.
+    """Returns what training jobs need from the settings.
+
+    Their environment variables are those of this process, without `POINTSMAN_*`, which contain secrets.
     """
     return JobEnvironment(
         folder=settings.jobs,

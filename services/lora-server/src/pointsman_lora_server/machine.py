@@ -6,8 +6,8 @@ from pathlib import Path
 HELD_MEMORY_SHARE = 0.25
 """Share of the free memory for adapters. The rest is for the base model, the KV cache, smoke tests and training."""
 MAX_DEFAULT_HELD = 512
-"""The largest number of held versions unless the settings say more: the engine loads each alias's version at its
-start."""
+"""The largest default for the number of held versions. It is limited because the engine loads the version of each alias
+when it starts."""
 
 
 def free_memory() -> int:
@@ -28,8 +28,9 @@ def free_memory() -> int:
 def default_held(adapter_bytes: int, max_loras: int, free_bytes: int) -> int:
     """Returns how many versions the engine holds if the settings do not say.
 
-    As many of `adapter_bytes` each as fit into `HELD_MEMORY_SHARE` of `free_bytes`, at most `MAX_DEFAULT_HELD`, and at
-    least `max_loras`, since every adapter of a batch is also held.
+    These are as many of `adapter_bytes` bytes as fit into the share `HELD_MEMORY_SHARE` of `free_bytes`, at most
+    `MAX_DEFAULT_HELD`. They are at least `max_loras`, the adapters of one batch, because the engine must hold these
+    too.
     """
     fitting = int(HELD_MEMORY_SHARE * free_bytes) // adapter_bytes
     return max(max_loras, min(fitting, MAX_DEFAULT_HELD))

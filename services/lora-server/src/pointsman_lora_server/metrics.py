@@ -25,7 +25,8 @@ GEN_AI_BUCKETS = (.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56, 5.12, 10.24, 20
 """Seconds; recommended by OpenTelemetry's conventions for generative AI (semantic-conventions v1.41.0)."""
 
 ANY_ADAPTER = "other"
-"""The label value of `observe_completion` for every adapter: label values must be bounded, and adapters are not."""
+"""The label value that `observe_completion` uses for all adapters, since the number of a label's values must be
+limited."""
 
 LOAD_RESULTS = ("loaded", "refused", "no_slot", "failed")
 LOAD_REQUEST_RESULTS = ("resident", "joined", "loaded", "failed")
@@ -37,7 +38,7 @@ another version, reading the weights into the engine, the first answer, probing 
 
 
 class LoraServerMetrics:
-    """The metrics that other modules report to, in their own `registry`."""
+    """The metrics that other modules update, in a `registry` of their own."""
 
     def __init__(self, base_model: str) -> None:
         """Creates the metrics; `base_model` is the name under which the engine serves the base model."""
@@ -181,8 +182,8 @@ class LoraServerMetrics:
 class VersionStateCollector(Collector):
     """Exports gauges and counters of the engine and of the adapter versions, computed at each scrape.
 
-    The counter of version transitions is the exception: `count_transitions` advances it, and must be called after each
-    change. Labels are states, never version names.
+    Only the counter of version transitions is computed before: call `count_transitions` after each change. Labels are
+    states, never version names.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ _METRIC = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class TrainingReport:
-    """The fields of training.json that are used, as its author states them; nothing has verified them."""
+    """The fields of training.json that are used. They are the author's statements; nothing has verified them."""
 
     data_sha256: str = ""
     base_digest: str = ""
@@ -41,7 +41,7 @@ class TrainingReport:
 def read_report(raw: bytes) -> TrainingReport:
     """Parses training.json. Ignores unknown fields, malformed values, and metrics beyond the first `MAX_METRICS`.
 
-    Raises InvalidArgument ("bad_report") if `parse_object` rejects the file.
+    Raises InvalidArgument ("bad_report") if the file is not a JSON object, or exceeds the limits of `parse_object`.
     """
     try:
         values = untrusted_input.parse_object(raw)

@@ -102,15 +102,18 @@ class BaseModelSpec:
     """Linear layer -> the file that contains its weight, and the weight's place in it."""
 
     def max_adapter_bytes(self, rank: int) -> int:
-        """Returns the largest size of an adapter's weights file in bytes: all layers in fp32 with this rank, and a DoRA
-        magnitude for each output.
+        """Returns the largest size of an adapter's weights file in bytes.
+
+        That is the size with all layers in fp32 at this rank, and a DoRA magnitude for each output.
         """
         return MAX_HEADER_BYTES + sum(
             (rank * (rows + columns) + rows) * FP32_BYTES for rows, columns in self.layers.values()
         )
 
     def weight(self, module: str) -> NDArray[np.float32] | None:
-        """Returns a module's weight [outputs, inputs]; None if it is unknown, or quantized and so cannot be read."""
+        """Returns a module's weight [outputs, inputs]; None if the module is unknown, or quantized, which cannot be
+        read.
+        """
         path, info = self.places.get(module, (None, None))
         if path is None or info is None or not is_readable(info):
             return None
@@ -118,11 +121,10 @@ class BaseModelSpec:
 
 
 def read_base(folder: Path, served_name: str, other_names: Collection[str] = ()) -> BaseModelSpec:
-    """Returns the base model's names, digests and linear layers (without NOT_ADAPTABLE), read from the files in its
-    folder; the weights' values are not read.
+    """Reads a base model's names, digests and linear layers (without NOT_ADAPTABLE) from its folder, but no weights.
 
-    An adapter may state its base model as `served_name`, as one of `other_names`, by the folder's path, or by the name
-    or digest in pointsman.json. Raises OSError if `folder` contains no model, or damaged weights.
+    These names are accepted as the base model of an adapter: `served_name`, `other_names`, the folder's path, and the
+    name and digest in pointsman.json. Raises OSError if `folder` contains no model, or damaged weights.
     """
     shards = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not shards:

@@ -30,8 +30,8 @@ UNSUPPORTED_FEATURES: Mapping[str, tuple[Any, ...]] = {
 `weights.convert_dora`."""
 
 HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-"""The values of init_lora_weights, if it is a text, with which PEFT keeps the base's weights. Others change them, so
-that the adapter fits another base (see vllm/lora/peft_helper.py)."""
+"""The values of init_lora_weights with which PEFT keeps the base model's weights, if it is a text. Others change these
+weights, so the adapter would fit another base model (see vllm/lora/peft_helper.py)."""
 
 MAX_ALPHA = 1e6
 
@@ -92,7 +92,8 @@ class AdapterConfig:
 def read_config(raw: bytes, base: BaseModelSpec, max_rank: int) -> AdapterConfig:
     """Parses and checks adapter_config.json against the base model and the highest rank of the engine.
 
-    Raises InvalidArgument: bad_config, unsupported_feature, wrong_base_model, unknown_module or rank_too_high.
+    Raises InvalidArgument; its code is bad_config, unsupported_feature, wrong_base_model, unknown_module or
+    rank_too_high.
     """
     try:
         values = untrusted_input.parse_object(raw)
@@ -106,10 +107,10 @@ def read_config(raw: bytes, base: BaseModelSpec, max_rank: int) -> AdapterConfig
 
 
 def canonical_config(config: AdapterConfig, modules: Sequence[str]) -> bytes:
-    """Returns the adapter_config.json that is stored, hashed and read by the engine.
+    """Returns the adapter_config.json that is stored, hashed and read by the engine, as bytes.
 
-    If the adapter names its modules by a pattern, `modules`, those in the weights file, replace the pattern. A DoRA is
-    written as a plain LoRA, since its weights have been converted by then.
+    If the adapter names its modules by a pattern, that is replaced by `modules`, the modules in the weights file. A
+    DoRA is written as a plain LoRA, because its weights are converted before.
     """
     values = dict(config.values)
     if config.targets.by_pattern:
@@ -122,7 +123,7 @@ def canonical_config(config: AdapterConfig, modules: Sequence[str]) -> bytes:
 def read_targets(values: Mapping[str, Any], base: BaseModelSpec) -> TargetModules:
     """Returns the modules that the parsed adapter_config.json names.
 
-    Raises InvalidArgument: bad_config, unsupported_feature (embedding or output layer) or unknown_module.
+    Raises InvalidArgument; its code is bad_config, unsupported_feature (embedding or output layer) or unknown_module.
     """
     targets = values.get("target_modules")
     if isinstance(targets, str) and targets:

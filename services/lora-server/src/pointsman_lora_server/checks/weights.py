@@ -65,10 +65,10 @@ class TensorLayout:
 
 
 def read_layout(path: Path, config: AdapterConfig, base: BaseModelSpec) -> TensorLayout:
-    """Checks the names and shapes of an adapter's tensors against its configuration and the base model.
+    """Reads which tensors an adapter's weights file has; checks names and shapes against configuration and base model.
 
-    Raises InvalidArgument: bad_weights, unpaired_tensor, missing_tensors, unsupported_feature, unknown_module,
-    wrong_rank, wrong_shape, or bad_config as `AdapterConfig.scaling_of` does.
+    Raises InvalidArgument; its code is bad_weights, unpaired_tensor, missing_tensors, unsupported_feature,
+    unknown_module, wrong_rank, wrong_shape or bad_config.
     """
     try:
         layout = TensorLayout(read_header(path))
@@ -86,7 +86,8 @@ def read_layout(path: Path, config: AdapterConfig, base: BaseModelSpec) -> Tenso
 def check_values(path: Path, layout: TensorLayout, config: AdapterConfig) -> None:
     """Checks the values of an adapter's tensors.
 
-    Raises InvalidArgument: not_finite, absurd_scale, no_effect, or bad_config as `AdapterConfig.scaling_of` does.
+    Raises InvalidArgument; its code is not_finite (NaN or infinity), absurd_scale (values that would overflow),
+    no_effect (the adapter changes nothing) or bad_config.
     """
     data = map_bytes(path)
     for name, info in layout.header.items():
@@ -107,14 +108,15 @@ def check_values(path: Path, layout: TensorLayout, config: AdapterConfig) -> Non
 
 
 def convert_dora(path: Path, layout: TensorLayout, config: AdapterConfig, base: BaseModelSpec) -> float:
-    """Rewrites a DoRA's weights file at `path` without magnitudes; returns their largest relative deviation from the
-    norms.
+    """Converts a DoRA's weights file at `path` to a plain LoRA, by dropping the magnitudes, if that changes nothing.
 
-    DoRA computes m * (W + s B A) / |W + s B A| with the norm of each row (https://arxiv.org/abs/2402.09353), where W is
-    the base's weight, s the scaling, and A and B are the LoRA's factors. If the magnitude m equals that norm, this is
-    W + s B A, the LoRA without the magnitudes, which is all that the engine can compute. Raises InvalidArgument
-    ("dora_not_exact") if a magnitude deviates by more than `MAX_DORA_DEVIATION`, or the base's weight is quantized and
-    so cannot be compared; then the file stays as it is.
+    Returns the largest relative deviation of a magnitude from the norm that it should equal. DoRA computes m * (W + s B
+    A) / |W + s B A| with the norm of each row (https://arxiv.org/abs/2402.09353), where W is the base's weight, s the
+    scaling, and A and B are the LoRA's factors. If the magnitude m equals that norm, this is W + s B A, the plain LoRA,
+    which is all that the engine can compute.
+
+    Raises InvalidArgument ("dora_not_exact") if a magnitude deviates by more than `MAX_DORA_DEVIATION`, or the base's
+    weight is quantized and so cannot be compared; then the file stays as it is.
     """
     data = map_bytes(path)
     worst, worst_module = 0.0, ""

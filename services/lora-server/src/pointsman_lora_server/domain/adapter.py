@@ -44,14 +44,17 @@ class AdapterVersion:
 
 @dataclass(frozen=True, slots=True)
 class CanaryTerms:
-    """How much worse than the stable version a canary may be; `promotion.rollback_reason` applies these limits."""
+    """By how much a canary may be worse than the stable version before it is rolled back.
+
+    `promotion.rollback_reason` applies these limits.
+    """
 
     min_requests: int = 20
     """Number of requests that both versions must have before they are compared."""
     max_error_excess: float = 0.02
     """Limit of the canary's error rate minus the stable version's."""
     max_invalid_excess: float = 0.05
-    """Limit of the difference of the rates of answers that a validator rejected."""
+    """Limit of the canary's rate of answers that a validator rejected, minus the stable version's rate."""
     max_rating_loss: float = 0.1
     """Limit of the stable version's mean rating (0 to 1) minus the canary's."""
     max_latency_ratio: float = 1.5

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pointsman_lora_server.domain.adapter import AdapterVersion, Alias
 
 MAX_RECENT_REVISIONS = 64
-"""Number of revisions that a `ChangeLog` keeps; for a reader that is further behind, everything may have changed."""
+"""Number of revisions that a `ChangeLog` keeps. A reader that is further behind must read everything again."""
 
 
 class Phase(enum.Enum):
-    """The state of a version that is the same for all engines. It is stored in Redis."""
+    """The state of a version for all engines together, which is stored in Redis."""
 
     REGISTERED = "registered"  # stored, its files are checked
     VALIDATING = "validating"  # its smoke test runs
@@ -57,16 +57,16 @@ class FleetState:
 
 @dataclass(frozen=True, slots=True)
 class ChangeLog:
-    """A log of the names (of versions, aliases and adapters) that each of the latest revisions of a state has
-    changed.
-    """
+    """Which names (of versions, aliases and adapters) have changed in each of the latest revisions of a state."""
 
     revision: int = 0
     recent: tuple[frozenset[str], ...] = ()
     """One set of names for each of the latest revisions, at most `MAX_RECENT_REVISIONS`, the newest last."""
 
     def append(self, names: frozenset[str] | None) -> "ChangeLog":
-        """Returns a new log with one more revision, which changed `names` (None: it may have changed everything)."""
+        """Returns a new log with one more revision, in which `names` have changed; None if everything may have
+        changed.
+        """
         recent = () if names is None else (*self.recent, names)[-MAX_RECENT_REVISIONS:]
         return ChangeLog(self.revision + 1, recent)
 
@@ -80,8 +80,10 @@ class ChangeLog:
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """A consistent snapshot of what Redis says about a base model's adapter versions: which there are, in which phase,
-    which aliases point to them, and which engines are to hold them (pins and placements).
+    """A consistent snapshot of what Redis says about the adapter versions of a base model.
+
+    It says which versions there are, in which phase, which aliases point to them, and which engines should hold them
+    (pins and placements).
     """
 
     versions: Mapping[str, AdapterVersion] = field(default_factory=dict)
@@ -94,15 +96,16 @@ class DesiredState:
     placements: Mapping[str, Placement] = field(default_factory=dict)
     """Adapter name -> its placement; an adapter that is not listed is on every engine."""
     upcoming: Mapping[str, int] = field(default_factory=dict)
-    """Versions that an alias is about to be moved to -> the Unix time in milliseconds until which that is expected."""
+    """Version that an alias is about to be moved to -> the Unix time in milliseconds at which this announcement
+    expires."""
     log: ChangeLog = field(default=ChangeLog(), compare=False)
-    """The names of the versions, aliases and adapters (for placements) that each revision has changed."""
+    """Which names of versions, aliases and adapters (for placements) have changed in the latest revisions."""
     _alias_names: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def changed_since(self, before: "DesiredState") -> frozenset[str] | None:
         """Returns the names of versions, aliases and adapters that may differ from the earlier state `before`.
 
-        Returns None if everything may differ, because the log of changes does not reach back to `before`.
+        Returns None if everything may differ, because the changes since `before` are not all known.
         """
         if self is before:
             return frozenset()

@@ -37,9 +37,10 @@ class VersionReport:
 
 
 def state_of(version: str, desired: DesiredState, engine: EngineState) -> VersionState:
-    """Returns the state of a registered version on this engine; raises KeyError for a version not in `desired`.
+    """Returns the state of a registered version on this engine; raises KeyError if `desired` does not contain it.
 
-    DRAINING takes precedence over the phase. A phase other than READY takes precedence over what the engine holds.
+    A version that the engine is unloading is DRAINING, whatever its phase is. Otherwise a phase other than READY is its
+    state, and what the engine holds decides only for READY versions.
     """
     phase = desired.phases[version].phase
     if version in engine.draining:

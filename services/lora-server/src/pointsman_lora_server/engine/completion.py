@@ -61,7 +61,8 @@ def scored_answer(
 class CompletionClient(Protocol):
     """Interface of an engine that completes prompts; `VllmClient` and `TimedEngine` implement it.
 
-    The methods of `VllmClient` say what they return and raise.
+    `complete` returns the greedy answer to a prompt (text or token ids), and `count_corrupted` the number of requests
+    whose logits were NaN. `VllmClient` describes their errors.
     """
 
     async def complete(self, model: str, prompt: str | Sequence[int], max_tokens: int) -> GreedyAnswer: ...
@@ -72,8 +73,9 @@ class TimedEngine:
     """Wraps a `CompletionClient` and reports the duration of each completion; implements the same interface."""
 
     def __init__(self, engine: CompletionClient, observe: Callable[[str, str, float], None]) -> None:
-        """Takes `observe`, which is called with the model, a code and the seconds. The code is empty after a success,
-        else that of the PointsmanError, or "cancelled" after any other exception.
+        """Takes `observe`, which is called after each completion with the model, a code and the seconds.
+
+        The code is empty after a success, the code of a PointsmanError, or "cancelled" after any other exception.
         """
         self._engine = engine
         self._observe = observe
@@ -95,7 +97,7 @@ class TimedEngine:
 
 
 class EngineCorrupted(Unavailable):
-    """The engine does not answer as it did before; it must be restarted."""
+    """The engine no longer answers as before (code "engine_poisoned"); it must be restarted."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code="engine_poisoned", retry_after=5.0)
@@ -109,15 +111,16 @@ class _Expected:
 
 
 class Probe:
-    """Compares the base model's continuation of a prompt with the one that the first call of `start` has learned.
+    """Checks that the engine still works: that the base model continues a prompt as at the first `start`.
 
     If the model is not certain of any continuation, it only checks that the model answers. The time limit of `engine`
     must be long, so that a busy engine does not count as one that does not answer.
     """
 
     def __init__(self, engine: CompletionClient, base_model: str, count_failure: Callable[[], None]) -> None:
-        """Takes the base model's name at the engine, and `count_failure`, which is called before a check raises
-        EngineCorrupted.
+        """Takes the name under which the engine serves the base model.
+
+        `count_failure` is called before a check raises EngineCorrupted.
         """
         self._engine = engine
         self._base_model = base_model
@@ -126,19 +129,20 @@ class Probe:
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
-        """Learns the expected continuation at the first call, then does what `check` does.
+        """Learns the expected continuation at the first call, then checks the engine as `check` does.
 
-        Call it after each start of the engine, before adapters are loaded. Raises as `check` does, and EngineCorrupted
-        if the base model gives no answer while it is learned.
+        Call it after each start of the engine, before adapters are loaded. Raises EngineCorrupted if the base model
+        gives no answer or another one than expected, and Unavailable if the engine does not answer.
         """
         if self._expected is None:
             self._expected = await self._learn()
         await self.check()
 
     async def check(self) -> None:
-        """Raises EngineCorrupted if the base model answers as expected in none of `ATTEMPTS` attempts, or the engine
-        has counted requests with NaN logits. Raises Unavailable if the engine does not answer or `start` was not
-        called.
+        """Raises EngineCorrupted if the base model does not answer as expected, in any of `ATTEMPTS` attempts.
+
+        Also raises it if the engine has counted requests with NaN logits. Raises Unavailable if the engine does not
+        answer, or `start` was not called before.
         """
         expected = self._expected
         if expected is None:

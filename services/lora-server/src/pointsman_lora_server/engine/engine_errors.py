@@ -9,8 +9,9 @@ from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 
 @contextmanager
 def expecting_form(route: str) -> Iterator[None]:
-    """Raises Unavailable if the block fails to read an answer of `route` because it has another form than the engine's
-    API, as a proxy's error page has. Catches LookupError, TypeError, ValueError and AttributeError.
+    """Raises Unavailable if the block cannot read an answer of `route` because it has an unexpected form.
+
+    An example is a proxy's error page. Converts LookupError, TypeError, ValueError and AttributeError.
     """
     try:
         yield

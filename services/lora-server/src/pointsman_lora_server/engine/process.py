@@ -26,9 +26,9 @@ _FINAL_OUTPUT_SECONDS = 2.0  # to read what was written just before the process 
 
 
 class SupervisedChild:
-    """A child process in its own process group, which is killed when this process dies (see `child_launcher`).
+    """A child process in a process group of its own, which is killed if this process dies (see `child_launcher`).
 
-    The owner waits for the end of `process`, then calls `kill` for what is left of the group, and `release`.
+    The owner waits for the end of `process`, then calls `kill`, which ends the rest of the group, and `release`.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, lifeline: int) -> None:
@@ -83,8 +83,9 @@ class SupervisedChild:
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def release(self) -> None:
-        """Closes our end of the pipe that keeps the child alive. Call it when the process has ended: before, it would
-        kill the group.
+        """Closes this process's end of the pipe that keeps the child alive.
+
+        Call it when the process has ended; before that, it would kill the group.
         """
         if self._lifeline is not None:
             os.close(self._lifeline)
@@ -129,9 +130,9 @@ class EngineProcess:
         return self._child.group
 
     async def wait(self) -> int:
-        """Waits until the engine ends, kills what is left of its group, and returns the exit code.
+        """Waits until the engine ends, kills what is left of its process group, and returns the exit code.
 
-        After a signal to the engine it is 128 + the signal's number; if the whole group was killed, it is -9.
+        The exit code is 128 + the signal's number if a signal ended the engine, and -9 if the whole group was killed.
         """
         code = await self._child.process.wait()
         self._child.kill()
@@ -141,8 +142,10 @@ class EngineProcess:
         return code
 
     async def stop(self, timeout_seconds: float = STOP_SECONDS) -> int:
-        """Sends the engine SIGTERM, and kills its group if it has not ended after `timeout_seconds`; returns the exit
-        code like `wait`.
+        """Sends the engine SIGTERM, and kills its process group if it has not ended after `timeout_seconds`.
+
+        Returns the exit code: 128 + the signal's number if a signal ended the engine, and -9 if the whole group was
+        killed.
         """
         self._child.terminate()
         try:

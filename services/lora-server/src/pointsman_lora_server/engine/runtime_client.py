@@ -32,9 +32,9 @@ _REQUESTS = re.compile(r"^vllm:num_requests_(?:running|waiting){.*?} (\S+)$", re
 
 
 class RuntimeClient(VllmClient):
-    """Manages adapters by the engine's own routes, for a vLLM without Pointsman's middleware (the guard).
+    """Manages adapters through vLLM's own routes, for a vLLM without Pointsman's middleware (the guard).
 
-    Such an engine reports the names and folders of its adapters, and only roughly which are in use.
+    Such an engine reports the names and folders of its adapters, but only roughly which are in use.
     """
 
     _load_route, _unload_route = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
@@ -72,12 +72,13 @@ class RuntimeClient(VllmClient):
         )
 
     async def list_adapters(self) -> Mapping[str, LoadedAdapter]:
-        """Returns the versions that the engine lists. A version is not `open` if the engine has read it from another
-        folder than the last one that `load` was called with.
+        """Returns the versions that the engine lists.
 
-        `in_flight` is 1 for a version that is in use, whatever the number of requests; `requests` is always 0, and
-        `idle_seconds` counts from the last call of this method that saw the version in use. Marks the local folders of
-        the versions as used in the store's cache. Raises FailedPrecondition ("bad_api_key"), and Unavailable.
+        `open` is False for a version that the engine has read from another folder than the last call of `load` named.
+        `in_flight` is 1 for a version in use, whatever the number of its requests; `requests` is always 0;
+        `idle_seconds` counts from the last call of this method that saw the version in use. The versions' local folders
+        are marked as used, so that the store's cache keeps them. Raises FailedPrecondition ("bad_api_key") if the
+        engine rejects the API key, and Unavailable if it does not answer.
         """
         listed, in_use = await self._folders(), await self._in_use()
         for name in listed.keys() & self._local.keys():
@@ -93,11 +94,11 @@ class RuntimeClient(VllmClient):
         }
 
     async def load(self, version: str, folder: Path) -> None:
-        """Loads a version; does nothing if the engine lists it with this folder. If it lists it with another folder,
-        the version is unloaded first.
+        """Loads a version; does nothing if the engine has already loaded it from this folder.
 
-        Raises InvalidArgument ("engine_refused") if the engine rejects the adapter, and FailedPrecondition if it does
-        not see the folder ("engine_store") or rejects the API key ("bad_api_key").
+        If the engine has loaded it from another folder, it is unloaded first. Raises InvalidArgument ("engine_refused")
+        if the engine rejects the adapter, FailedPrecondition if it does not see the folder ("engine_store") or rejects
+        the API key ("bad_api_key"), and Unavailable if it does not answer.
         """
         path, listed = self._engine_path(folder), await self._folders()
         self._paths[version], self._local[version] = path, folder

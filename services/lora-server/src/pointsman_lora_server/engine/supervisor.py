@@ -25,10 +25,10 @@ MAX_START_SECONDS = 3600.0
 MAX_SILENT_SECONDS = 60.0
 """Seconds without an answer after which a running engine counts as hanging. On a busy CPU an answer can take long."""
 SHUTDOWN_SECONDS = 20.0
-"""How long requests in flight may take, on shutdown, before the engine gets SIGTERM."""
+"""How many seconds requests in flight get to finish on shutdown, before the engine gets SIGTERM."""
 MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 60.0
 STABLE_SECONDS = 60.0
-"""After a run of the engine that was longer than this, the wait before a restart is `MIN_BACKOFF_SECONDS` again."""
+"""If the engine was ready for longer than this, the wait before its restart begins again with `MIN_BACKOFF_SECONDS`."""
 
 
 class Supervisor:
@@ -51,8 +51,8 @@ class Supervisor:
     ) -> None:
         """Takes `next_command`, which is called before each start of the engine and returns its command.
 
-        `listen` is the engine's address, HOST:PORT. `probe_interval` is in seconds. `shutdown_seconds` is explained at
-        `SHUTDOWN_SECONDS`, and `max_start_seconds` at `MAX_START_SECONDS`.
+        `listen` is the engine's address, HOST:PORT. The probe runs every `probe_interval` seconds. `shutdown_seconds`
+        is how long requests may take on shutdown. A start that takes longer than `max_start_seconds` counts as hanging.
         """
         self._shutdown_seconds = shutdown_seconds
         self._max_start_seconds = max_start_seconds
@@ -66,8 +66,9 @@ class Supervisor:
         self._restart_reason = ""
 
     async def run(self) -> None:
-        """Keeps the engine running until cancelled; then waits for requests in flight, for `shutdown_seconds` at most,
-        and stops it.
+        """Keeps the engine running until cancelled, then stops it.
+
+        Before it stops the engine, it waits up to `shutdown_seconds` for requests in flight.
         """
         backoff = MIN_BACKOFF_SECONDS
         try:

@@ -73,10 +73,10 @@ class ToolCalling:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Returns vLLM's arguments for tool calls; none without a parser.
+        """Returns vLLM's command-line arguments for tool calls; none without a parser.
 
-        With them, calls satisfy their functions' schemas even without `strict: true`, and with `tool_choice: none` the
-        prompt does not show the tools, since a call would reach the client as text.
+        They make vLLM enforce the functions' schemas even without `strict: true`. With `tool_choice: none`, they keep
+        the tools out of the prompt, since a call would then reach the client as text.
         """
         if not self.parser:
             return ()
@@ -91,9 +91,9 @@ NO_TOOL_CALLING = ToolCalling()
 def choose_tool_calling(model: Path, setting: str) -> ToolCalling:
     """Returns the parser and the chat template for the base model in the folder `model`.
 
-    `setting` is "off" (no parser), the name of one of vLLM's parsers, or "auto", which recognizes the parser by the
-    model's chat template, or else by its model type. If "auto" finds none, that is logged, and there is no parser. A
-    chat template is returned only with the parser "hermes", for a ChatML model whose own template renders no tools.
+    `setting` is "off" (no parser), the name of one of vLLM's parsers, or "auto". "auto" recognizes the parser by the
+    model's chat template, or else by its model type; if it finds none, it logs that, and there is no parser. A chat
+    template is returned only with the parser "hermes", for a ChatML model whose own template does not render tools.
     """
     if setting == OFF:
         return NO_TOOL_CALLING
@@ -115,9 +115,9 @@ def choose_tool_calling(model: Path, setting: str) -> ToolCalling:
 
 
 def with_tools(template: str) -> str:
-    """Returns a chat template that turns tools, calls and their results into text, and then applies `template`.
+    """Returns a chat template that turns tools, tool calls and their results into text, and then applies `template`.
 
-    Conversations without tools are rendered as by `template`.
+    Conversations without tools are rendered as by `template` alone.
     """
     return _TOOLS_AS_TEXT.read_text() + template
 

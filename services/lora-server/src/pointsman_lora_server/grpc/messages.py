@@ -57,7 +57,7 @@ class EngineIdentity:
 class StateMessages:
     """Converts the engine's state to messages.
 
-    Calls in a row with the same state and the same `changed` share one message, which must not be modified.
+    Successive calls with the same arguments return the same message, which must not be modified.
     """
 
     def __init__(self, identity: EngineIdentity) -> None:

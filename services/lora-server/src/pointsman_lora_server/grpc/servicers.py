@@ -33,7 +33,7 @@ METHOD_ROLES = {
     ),
     **method_roles(TRAINING, read=["Get", "List", "Watch", "DescribeMethod"], admin=["CreateJob", "Cancel"]),
 }
-"""The role that a peer with a token needs for each method."""
+"""Method -> the role that a peer with a token needs to call it."""
 
 _STATE = {
     JobState.QUEUED: training_pb2.TRAINING_STATE_QUEUED,

@@ -34,11 +34,11 @@ class ModelUsage:
 
 
 class RequestUse:
-    """Counts the parts of one request that are still running; after the last one the request's models are not in use by
-    it any more.
+    """Counts the parts of one request that are still running. After the last one, the request no longer uses its
+    models.
 
-    The request itself is one part. Each generation that it starts is another, such as those for several prompts or the
-    steps of a beam search. A generation may end after the request if the client has disconnected.
+    The request itself is one part. Each generation that it starts is another, for example for each of several prompts
+    or each step of a beam search. If the client disconnects, a generation may end after the request.
     """
 
     __slots__ = ("_models", "_parts")
