@@ -67,9 +67,9 @@ class TrainerProcess:
     async def wait(self, on_error_line: _OnLine) -> int:
         """Waits until the trainer has closed stderr and ended; returns its exit code.
 
-        The code is 128 + the signal's number if a signal ended the trainer, and negative if the whole group was killed.
-        `on_error_line` is called with each line of stderr that is not blank, cut to `MAX_LINE_BYTES`. If the call is
-        cancelled or `on_error_line` raises, the trainer is stopped first.
+        The code is 128 + the signal's number if a signal ended the trainer, and negative if its whole process group was
+        killed. `on_error_line` is called with each line of stderr that is not blank, cut to `MAX_LINE_BYTES`. If the
+        call is cancelled or `on_error_line` raises, the trainer is stopped first.
         """
         process = self._child.process
         assert process.stderr is not None
@@ -112,7 +112,7 @@ class TrainerExit:
 
     @property
     def was_killed(self) -> bool:
-        """Returns whether a signal ended the trainer before it could stop by itself, judged by the exit code."""
+        """Returns whether the exit code says that a signal ended the trainer before it could stop by itself."""
         return self.code < 0 or (self.code > SIGNAL_EXIT_CODE and self.code != STOPPED_EXIT_CODE)
 
 
@@ -128,8 +128,9 @@ class ErrorOutput:
         return "\n".join(self._error)
 
     def add_line(self, line: str) -> None:
-        """Takes a line of stderr. One that begins with "error: " starts the error, which includes all later lines.
-        Lines before it are warnings.
+        """Takes a line of stderr.
+
+        The lines from the first one that begins with "error: " on are the error. Each line before them is a warning.
         """
         if self._error or line.startswith("error: "):
             self._error.append(line.removeprefix("error: "))
@@ -142,7 +143,7 @@ async def start_trainer(
 ) -> TrainerProcess:
     """Starts the trainer of a job; `parent` is the folder of the adapter to start from, None if there is none.
 
-    Raises OSError as `TrainerProcess.start` does.
+    Raises OSError if the job's file of events cannot be opened, or the process cannot be created.
     """
     command = trainer_command(environment, folder, job, parent)
     return await TrainerProcess.start(command, trainer_variables(environment), folder.events_file)
@@ -151,10 +152,10 @@ async def start_trainer(
 async def wait_for_trainer(
     trainer: TrainerProcess, folder: JobFolder, add_event: AddEvent, on_new_events: Callable[[], None]
 ) -> TrainerExit:
-    """Waits for the trainer and returns its exit code, with the error that it printed or a text with the exit code.
+    """Waits for the trainer; returns its exit code and the error that it printed, or else a text with the exit code.
 
     `add_event` is called with {"event": "warning", "text": ...} for each warning on its stderr. `on_new_events` is
-    called when the job's file of events has grown, and at the end.
+    called whenever the job's file of events has grown, and at the end.
     """
     output = ErrorOutput(add_event)
     watcher = asyncio.create_task(_watch_events(folder, on_new_events))
@@ -190,8 +191,9 @@ def trainer_command(environment: JobEnvironment, folder: JobFolder, job: Job, pa
 
 
 def trainer_variables(environment: JobEnvironment) -> dict[str, str]:
-    """Returns the environment variables of a trainer's process: those of `environment` without `POINTSMAN_*`, and with
-    PYTHONPATH set to a folder of the jobs that contains only this package.
+    """Returns the environment variables of a trainer's process.
+
+    They are those of `environment` without `POINTSMAN_*`. PYTHONPATH is a folder that contains only this package.
     """
     inherited = {name: value for name, value in environment.environment.items() if not name.startswith("POINTSMAN_")}
     return inherited | {
@@ -204,9 +206,9 @@ def trainer_variables(environment: JobEnvironment) -> dict[str, str]:
 async def register_result(job: Job, folder: JobFolder, register: RegisterAdapter) -> str:
     """Registers the adapter that a job has trained; returns its version.
 
-    After Unavailable or ResourceExhausted it tries again, with `REGISTER_ATTEMPTS` attempts in all, and then raises the
-    last error. Other errors of `register` are raised at once. Raises OSError or ValueError if the trainer's report
-    cannot be read.
+    If `register` raises Unavailable or ResourceExhausted, it is tried again, `REGISTER_ATTEMPTS` times in all; then the
+    last error is raised. Other errors are raised at once. Raises OSError or ValueError if the trainer's report cannot
+    be read.
     """
     trained = TrainedAdapter(
         name=job.request.name,
@@ -229,9 +231,9 @@ async def register_result(job: Job, folder: JobFolder, register: RegisterAdapter
 
 
 def describe_error(error: PointsmanError, folder: JobFolder) -> str:
-    """Returns a text with the error's message and code, and with the folder of the trained adapter if there is one.
+    """Returns a text with the error's message and code, and the folder of the trained adapter if there is one.
 
-    The folder is left out for "not_better", since the adapter is registered then.
+    The folder is left out for "not_better", because the adapter is registered all the same.
     """
     text = f"{error.message} ({error.code})"
     if isinstance(error, FailedPrecondition) and error.code == "not_better":

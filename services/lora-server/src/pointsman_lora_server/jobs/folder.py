@@ -87,7 +87,7 @@ def _open(path: Path, param: str, data_roots: Sequence[Path]) -> BinaryIO:
         )
     try:
         if not path.is_absolute():
-            raise OSError("a relative path")
+            raise OSError("the path is relative")
         resolved = path.resolve(strict=True)
         root = next(root for root in (root.resolve() for root in data_roots) if resolved.is_relative_to(root))
         descriptor = _open_beneath(root, resolved.relative_to(root).parts)
@@ -218,10 +218,10 @@ class JobFolder:
             file.write(f"{separator}{json.dumps(event, ensure_ascii=False)}\n".encode())
 
     def events(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields (byte offset of the event's end, event) for each complete event in events.jsonl from a byte offset on;
-        nothing if the file does not exist.
+        """Yields each complete event in events.jsonl from byte `offset` on, as (byte offset of the event's end, event).
 
-        A line that is not an event, since a library has printed it, is yielded as {"event": "warning", "text": LINE}.
+        Yields nothing if the file does not exist. A line that is not an event, which a library has printed, is yielded
+        as {"event": "warning", "text": LINE}.
         """
         try:
             with self.events_file.open("rb") as file:

@@ -65,7 +65,8 @@ class JobRequest:
     options: Mapping[str, str] = field(default_factory=dict)
     """More options of the trainer, by name without the dashes: {"epochs": "4"}."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """Stored in `AdapterVersion.facts`, together with those of the job (`execution._facts`), which take precedence."""
+    """Notes that are stored in `AdapterVersion.facts`. The job adds its own (`execution._facts`), which take
+    precedence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Job:
     started_unix_ms: int = 0
     ended_unix_ms: int = 0
     resumed: int = 0
-    """How often its trainer was killed, also together with this server; the job is then resumed."""
+    """How often the job was resumed after its trainer was killed, alone or together with this server."""
     error: str = ""
     version: str = ""
     """The version that the result was registered as."""
@@ -99,7 +100,7 @@ class TrainedAdapter:
 
 
 RegisterAdapter = Callable[[TrainedAdapter], Awaitable[str]]
-"""Registers an adapter and returns its version; raises as `AdapterService.register` does."""
+"""Registers a trained adapter and returns its version. Its errors are those of `AdapterService.register`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class JobEnvironment:
     base_model_name: str
     environment: Mapping[str, str]
     methods: Mapping[str, str]
-    """Name of a training method -> the value of the trainer's --method for it: the name, or "module:attribute"."""
+    """Name of a training method -> the trainer's option --method for it: the name itself, or "module:attribute"."""
     data_roots: tuple[Path, ...] = ()
     """The folders that training data must be in; empty accepts none."""
     checkpoint_seconds: float = 30.0

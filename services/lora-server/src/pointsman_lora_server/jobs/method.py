@@ -11,12 +11,12 @@ from pointsman_lora_server.jobs.job import JobEnvironment, check_method
 
 METHODS_MODULE = "pointsman_lora_server.training.methods"
 DESCRIBE_SECONDS = 60.0
-"""A method's module may import torch, which takes seconds."""
+"""Seconds that the description may take. It takes long because a method's module may import torch."""
 
 
 @dataclass(frozen=True, slots=True)
 class MethodFacts:
-    """What a client has to know of a training method; the fields are those of `TrainingMethod`."""
+    """The properties of a training method that a client must know; `TrainingMethod` explains them."""
 
     learns_from_pairs: bool
     must_be_merged: bool

@@ -40,11 +40,13 @@ MAX_FINISHED = 50
 """Finished jobs that are kept; the oldest are removed first."""
 RETRY_SECONDS = 5.0
 MAX_RESUMES = 3
-"""How often a job is resumed after its trainer was killed; then it fails."""
+"""How often a job is resumed after its trainer was killed. If the trainer is killed once more, the job fails."""
 
 
 class JobQueue:
-    """Queues training jobs. Each change of a job's state is written to its folder, so a later process can continue."""
+    """Runs training jobs one after the other. A job's state is in its folder on disk, so a later process can
+    continue.
+    """
 
     def __init__(self, environment: JobEnvironment, register: RegisterAdapter, find_version: FindVersion) -> None:
         self._environment = environment
@@ -61,8 +63,9 @@ class JobQueue:
         self._load()
 
     async def run(self) -> None:
-        """Runs jobs one by one until cancelled. Then the running job is stopped, and the next process resumes it unless
-        a client has cancelled it.
+        """Runs jobs one by one until cancelled.
+
+        Then the running job is stopped. The next process resumes it, unless a client has cancelled it.
         """
         while True:
             await self._wait_for(lambda: self._next() is not None)
@@ -99,17 +102,20 @@ class JobQueue:
         return [job for job in reversed(self._jobs.values()) if name in ("", job.request.name)]
 
     async def describe_method(self, name: str) -> MethodFacts:
-        """Describes the training method `name`; raises as `method.describe_method` does."""
+        """Returns the properties of the training method `name`.
+
+        Raises InvalidArgument ("bad_method") if it is unknown, and FailedPrecondition ("bad_method") if it cannot be
+        loaded.
+        """
         if name not in self._methods:
             self._methods[name] = await describe_method(self._environment, name)
         return self._methods[name]
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancels a job and returns it. A running one is stopped first, and waited for until it has ended or `close` is
-        called. A job that has ended stays as it is.
+        """Cancels a job and returns it. A job that has ended stays as it is.
 
-        Raises NotFound if there is no such job, and FailedPrecondition ("too_late") while its result is being
-        registered.
+        A running job is stopped; this returns when it has ended, or `close` is called. Raises NotFound if there is no
+        such job, and FailedPrecondition ("too_late") while its result is being registered.
         """
         job = self.get(job_id)
         if self._registering == job_id:

@@ -43,7 +43,7 @@ class Leases:
 
 
 class EngineReports:
-    """The versions that each engine holds, as its lora-server reported to Redis last.
+    """Stores in Redis which versions each engine holds, as its lora-server reports it, and reads these reports.
 
     Methods raise Unavailable if Redis does not answer.
     """
@@ -91,10 +91,10 @@ class CanaryCounters:
         self._add = redis.client.register_script(schema.change_script("add_outcomes"))
 
     async def add_outcomes(self, outcomes: Sequence[CanaryReport]) -> None:
-        """Adds outcomes to the counts of their aliases; these are deleted 7 days after the last addition.
+        """Adds outcomes to the counts of their aliases. Counts are deleted 7 days after the last addition.
 
-        Drops outcomes of another revision than the alias's current one, and of a version that is neither the alias's
-        stable version nor its canary.
+        Outcomes for another revision than the alias's current one, or for a version that is neither the alias's stable
+        version nor its canary, are dropped.
         """
         if not outcomes:
             return

@@ -23,7 +23,8 @@ MAX_BLOCK_SECONDS = 4.0
 """The longest duration of one blocking read. The client closes a silent connection after 5 seconds."""
 
 BLOCK_SLACK_SECONDS = 0.5
-"""How much longer than its duration a blocking read may take: Redis checks ten times a second which have timed out."""
+"""How much longer than requested a blocking read may take. Redis checks only ten times a second which reads have timed
+out."""
 
 _ATTEMPTS = 5
 _PAGE = 500
@@ -48,7 +49,8 @@ _NOTHING_READ = _Snapshot("", "", DesiredState(versions=HashTrieMap(), phases=Ha
 
 
 class SnapshotReader:
-    """Reads the desired state: all of it at first and after many changes, else only what has changed since then.
+    """Reads the desired state. The first read, and one after many changes, reads all of it; others read only what has
+    changed.
 
     The versions are in persistent maps: a new snapshot costs O(log n) for each change, and older snapshots stay valid.
     """

@@ -18,7 +18,10 @@ _TERMS_FIELDS = frozenset(each.name for each in fields(CanaryTerms))
 
 @dataclass(frozen=True, slots=True)
 class RedisKeys:
-    """The keys of one base model. The braces put them all in one slot of a Redis Cluster, as the scripts require."""
+    """The keys in Redis of one base model.
+
+    The braces in them put all keys into one slot of a Redis Cluster, as the scripts require.
+    """
 
     base_model: str
 
@@ -32,8 +35,10 @@ class RedisKeys:
 
     @property
     def phases(self) -> str:
-        """Returns the key of a hash: version -> its `PhaseRecord` as JSON, with a random token `made` from its first
-        registration. The token of a version that was deleted and registered again is another one.
+        """Returns the key of a hash: version -> its `PhaseRecord` as JSON.
+
+        A record also has `made`, a random token from its registration. It differs if a version was deleted and
+        registered again.
         """
         return self._key("phases")
 
@@ -80,12 +85,18 @@ class RedisKeys:
         return self._key("engines")
 
     def of_change(self, call: str) -> list[str]:
-        """Returns the keys of every script that `change_script` returns, in the order of lua/prelude.lua."""
+        """Returns the keys to pass to a script of `change_script`, in the order that lua/prelude.lua expects.
+
+        `call` is the id of the call, which is the same if the call is repeated.
+        """
         versions = [self.versions, self.phases, self.aliases, self.pins, self.changes, self.stamp]
         return [*versions, self.done(call), self.placements, self.upcoming, self.sorted]
 
     def done(self, call: str) -> str:
-        """Returns the key that holds the result of the call with this id while the call may be repeated."""
+        """Returns the key of the result of the call with the id `call`.
+
+        It is kept while the call may be repeated, so that a repeated call changes nothing.
+        """
         return self._key(f"done:{call}")
 
     def lease(self, key: str) -> str:
@@ -93,17 +104,18 @@ class RedisKeys:
         return self._key(f"lease:{key}")
 
     def counts(self, alias: str, revision: int) -> str:
-        """Returns the key of a hash: "VERSION COUNTER" -> number. COUNTER is a field of `RequestCounts` that is a
-        number, or the number of a latency bucket.
+        """Returns the key of a hash: "VERSION COUNTER" -> number.
+
+        COUNTER is the name of a field of `RequestCounts` that is a number, or the number of a latency bucket.
         """
         return self._key(f"counts:{alias}:{revision}")
 
 
 @cache
 def change_script(name: str) -> str:
-    """Returns lua/prelude.lua followed by the script `name` of a change.
+    """Returns the Lua script `name`, which makes a change, with lua/prelude.lua before it.
 
-    The first arguments of the result are the call's id, the author and the reason; its keys are `RedisKeys.of_change`.
+    Its first arguments are the call's id, the author and the reason; its keys are those of `RedisKeys.of_change`.
     """
     return read_script(__package__, "prelude") + read_script(__package__, name)
 
@@ -115,7 +127,7 @@ def version_to_json(version: AdapterVersion) -> str:
 def version_from_json(raw: str) -> AdapterVersion:
     """Parses a version's record; ignores unknown fields, which a newer lora-server may have written.
 
-    Raises FailedPrecondition ("unreadable_record") for a value of another form, as all parsers of this module do.
+    Raises FailedPrecondition ("unreadable_record") if the text has another form.
     """
     with _reading("an adapter version", raw):
         values = json.loads(raw)
@@ -139,10 +151,10 @@ def canary_to_texts(canary: Canary | None) -> tuple[str, str, str]:
 
 
 def phases_from_json(raw: str) -> tuple[dict[str, PhaseRecord], dict[str, str], list[str]]:
-    """Parses a JSON object, name -> phase record or null.
+    """Parses a JSON object that maps names of versions to their phase records, or to null.
 
-    Returns the phase records by version, their tokens `made` by version (see `RedisKeys.phases`), and the names with
-    null.
+    Returns version -> phase record, version -> its token `made` (see `RedisKeys.phases`), and the names with null.
+    Raises FailedPrecondition ("unreadable_record") if the text has another form.
     """
     with _reading("the phases of versions", raw):
         values = json.loads(raw)
@@ -156,7 +168,10 @@ def phases_from_json(raw: str) -> tuple[dict[str, PhaseRecord], dict[str, str], 
 
 
 def aliases_from_json(raw: str) -> dict[str, Alias]:
-    """Parses a JSON object, name -> alias or null; returns the aliases by name, without those that are null."""
+    """Parses a JSON object that maps names to aliases or null; returns name -> alias, without those that are null.
+
+    Raises FailedPrecondition ("unreadable_record") if the text has another form.
+    """
     with _reading("the aliases", raw):
         listed = [(name, values) for name, values in json.loads(raw).items() if values is not None]
     aliases = {}
@@ -188,7 +203,9 @@ def upcoming_from_pairs(raw: Sequence[str]) -> dict[str, int]:
 
 
 def to_utf8(text: str, max_characters: int = 2000) -> str:
-    """Returns the first `max_characters` of the text, with "?" for what UTF-8 cannot encode, as in some file names."""
+    """Returns the first `max_characters` characters of the text, with "?" for each that UTF-8 cannot encode (a
+    surrogate).
+    """
     return text[:max_characters].encode(errors="replace").decode()
 
 
@@ -209,14 +226,14 @@ def _checked_version(version: AdapterVersion) -> AdapterVersion:
     """Returns the version; raises TypeError if one of the fields that are checked here has another type."""
     for name in ("rank", "bytes", "created_unix_ms"):
         if type(getattr(version, name)) is not int:
-            raise TypeError(f"{name} is no whole number")
+            raise TypeError(f"{name} is not a whole number")
     for name in ("name", "sha256", "base_model", "base_digest", "chat_template_sha256", "parent", "author"):
         if not isinstance(getattr(version, name), str):
-            raise TypeError(f"{name} is no text")
+            raise TypeError(f"{name} is not a text")
     if not all(isinstance(module, str) for module in version.target_modules):
-        raise TypeError("target_modules are no texts")
+        raise TypeError("target_modules must be texts")
     if not isinstance(version.facts, dict) or not isinstance(version.metrics, dict):
-        raise TypeError("facts or metrics are no object")
+        raise TypeError("facts and metrics must be objects")
     return version
 
 
@@ -237,5 +254,5 @@ def _alias(name: str, values: Mapping[str, Any]) -> Alias:
         canary = Canary(values["canary"], float(values["weight"]), CanaryTerms(**terms))
     version, previous, revision = values["version"], values["previous"], values["revision"]
     if not isinstance(version, str) or not isinstance(previous, str):
-        raise TypeError("a version is no text")
+        raise TypeError("a version must be a text")
     return Alias(name, version, int(revision), canary, previous)

@@ -151,9 +151,9 @@ class PeftSmokeTest:
     async def run(self, version: AdapterVersion, folder: Path, samples: Sequence[Sample]) -> Reference:
         """Returns what PEFT answers with the adapter in `folder` to the prompts of `samples`; waits for other tests.
 
-        If there are no samples, default prompts are used. Raises InvalidArgument as `check_trial` does, or with the
-        code "peft_refused" if PEFT cannot load the adapter; Unavailable ("smoke_unavailable") if the worker does not
-        start or dies.
+        If there are no samples, default prompts are used. Raises InvalidArgument if PEFT cannot load the adapter
+        ("peft_refused"), its logits are not finite ("not_finite"), it has no effect ("no_effect") or does not end its
+        answers ("does_not_stop"); and Unavailable ("smoke_unavailable") if the worker does not start or dies.
         """
         request = {
             "folder": str(folder),
@@ -209,7 +209,7 @@ class PeftSmokeTest:
             except BaseException:
                 await self._end()  # otherwise the next request would get the answer of this one
                 raise
-        raise AssertionError("unreachable")
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _running_worker(self) -> SmokeWorker:
         """Returns the worker, and starts it first if it does not run.
@@ -247,8 +247,8 @@ class PeftSmokeTest:
 
 
 def worker_command(python: Path, module: str, *arguments: str) -> tuple[str, ...]:
-    """Returns the command line that runs a module of this package, by its full name, with the Python of another
-    environment.
+    """Returns the command line that runs a module of this package, given by its full name, with another environment's
+    Python.
     """
     package_parent = Path(pointsman_lora_server.__file__).parents[1]
     # Not resolved: the python of a virtual environment is a link that finds its environment by its own location.

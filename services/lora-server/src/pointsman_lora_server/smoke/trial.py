@@ -71,15 +71,15 @@ class TrialModel:
     def run(
         self, adapted: Any, samples: Sequence[Mapping[str, Any]], max_prompts: int, max_tokens: int
     ) -> dict[str, Any]:
-        """Answers the shortest prompts, with up to `max_tokens` tokens each: `max_prompts` of them, or fewer if they
-        would have more than MAX_PROMPT_TOKENS tokens together.
+        """Answers the shortest prompts, with up to `max_tokens` tokens each.
 
+        It answers `max_prompts` prompts, or fewer if they would have more than MAX_PROMPT_TOKENS tokens together.
         `adapted` is from `attach`. `samples` are rows of samples.jsonl; if there are none, DEFAULT_PROMPTS are used.
 
-        Returns what `check_trial` reads: `rows` (`prompt_ids`, `token_ids`, `gaps`, `text`, whether all logits are
-        `finite`, whether the answer `stopped`); `difference`, the adapter's largest change of a logit of the answers'
-        first tokens; `stops`, whether an answer stopped, or the adapter would end its turn after the answer of a
-        sample; and `exact`, whether the model computes in fp32.
+        Returns a dict for `check_trial`. `rows` has for each prompt `prompt_ids`, `token_ids`, `gaps` and `text` of the
+        answer, whether all logits are `finite`, and whether the answer `stopped`. `difference` is the adapter's largest
+        change of a logit of the answers' first tokens. `stops` is whether an answer stopped, or the adapter would end
+        its turn after a sample's answer. `exact` is whether the model computes in fp32.
         """
         rows = samples or [{"messages": [{"role": "user", "content": text}]} for text in DEFAULT_PROMPTS]
         rendered = [(self._render(row["messages"]), row.get("answer")) for row in rows]

@@ -60,7 +60,7 @@ class ImportedAdapter:
     target_modules: tuple[str, ...]
     report: TrainingReport
     facts: Mapping[str, str]
-    """Facts for the manifest on what the import changed; empty if it changed nothing."""
+    """What the import has changed, as facts for the manifest; empty if it changed nothing."""
 
 
 class ArtifactStore:
@@ -78,9 +78,9 @@ class ArtifactStore:
         cache_folder: Path | None = None,
         max_cache_bytes: int = MAX_CACHE_BYTES,
     ) -> None:
-        """Takes the place of the store in `root`: a folder, or an fsspec URL ("s3://bucket/adapters").
+        """Takes where the store is: `root` is a folder, or an fsspec URL ("s3://bucket/adapters").
 
-        Adapters must be for the model `base`, and have at most the rank `max_rank`. Versions behind a URL are cached in
+        Adapters must be for the model `base`, and have at most the rank `max_rank`. Versions at a URL are cached in
         `cache_folder`, up to about `max_cache_bytes`. Raises ValueError if the URL is of an unknown kind, the package
         for it is not installed, or it is given without a `cache_folder`.
         """
@@ -121,7 +121,9 @@ class ArtifactStore:
     def fetch(self, version: AdapterVersion) -> Path:
         """Returns a local folder with the version's files.
 
-        Raises InvalidArgument if the version's name is not valid; otherwise as StoreBackend describes.
+        Raises InvalidArgument if the version's name is not valid, NotFound ("unknown_version") if the version is not
+        stored, FailedPrecondition ("hash_mismatch") if its files were changed, ResourceExhausted ("store_full") if
+        there is no room, and Unavailable ("store_unavailable") if the store cannot be used.
         """
         check_version(version.version)
         return self._backend.fetch(version)
@@ -129,7 +131,9 @@ class ArtifactStore:
     def samples(self, version: AdapterVersion) -> tuple[Sample, ...]:
         """Returns the held-out rows that were registered with the version; empty if there were none.
 
-        Raises as `fetch` does, and InvalidArgument ("bad_samples") if the stored rows are damaged.
+        Raises InvalidArgument if the version's name is not valid or the stored rows are damaged ("bad_samples"),
+        NotFound ("unknown_version") if the version is not stored, FailedPrecondition ("hash_mismatch") if its files
+        were changed, and Unavailable ("store_unavailable") if the store cannot be used.
         """
         check_version(version.version)
         return read_samples(self._backend.samples(version))
@@ -137,8 +141,8 @@ class ArtifactStore:
     def delete(self, version: AdapterVersion) -> None:
         """Deletes a version's files; idempotent, so that an interrupted deletion can be repeated.
 
-        Raises InvalidArgument if the version's name is not valid; otherwise Unavailable or ResourceExhausted as
-        StoreBackend describes.
+        Raises InvalidArgument if the version's name is not valid, and Unavailable ("store_unavailable") or
+        ResourceExhausted ("store_full") if the store cannot be changed.
         """
         check_version(version.version)
         self._backend.delete(version)
@@ -199,9 +203,10 @@ def import_adapter(folder: Path, copy: Path, base: BaseModelSpec, max_rank: int)
 
 
 def check_digest(digest: str, source: str, base: BaseModelSpec) -> None:
-    """Raises InvalidArgument ("wrong_base_model") if `digest`, that of an adapter's base model, is not that of `base`.
+    """Raises InvalidArgument ("wrong_base_model") if an adapter was trained on another base model than `base`.
 
-    An empty digest is not compared. `source` is the beginning of the message: what states the digest.
+    `digest` is the digest of the model it was trained on; an empty one is not compared. The message begins with
+    `source`, which names the place of the digest.
     """
     if digest and base.digest and digest != base.digest:
         raise InvalidArgument(

@@ -24,10 +24,10 @@ NOT_HASHED = (SAMPLES, REPORT)
 
 INCOMING = ".incoming"  # cannot be an adapter's name, since names contain no dot
 MIN_ABANDONED_SECONDS = 60.0
-"""A scratch folder that is younger is not removed: it may belong to a process that has not locked it yet."""
+"""A scratch folder that is younger is not removed, because a process may have made it and not locked it yet."""
 MIN_ABANDONED_SECONDS_WITHOUT_LOCKS = 86_400.0
-"""The same time limit for a file system without locks, where only the age distinguishes a dead process from a long
-download."""
+"""The same limit for a file system without locks. There, only the age distinguishes the folder of a dead process from
+that of a long download."""
 
 DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -55,7 +55,9 @@ def hash_or_none(folder: Path) -> str | None:
 
 
 def folder_names(version: AdapterVersion) -> tuple[str, str]:
-    """Returns the names of a version's two nested folders below the store's root: the adapter's name, and the hash."""
+    """Returns the names of the two nested folders that contain a version below the store's root: the adapter's name,
+    and the hash.
+    """
     return version.name, version.version.partition("@")[2]
 
 
@@ -130,10 +132,11 @@ def translating_disk_errors(location: str) -> Iterator[None]:
 
 @contextmanager
 def translating_service_errors(url: str) -> Iterator[None]:
-    """Converts all errors of the block as `translating_disk_errors` does; other errors than OSErrors to Unavailable.
+    """Converts errors of the block: to ResourceExhausted ("store_full") if the disk is full, else to Unavailable.
 
-    PointsmanErrors and FileNotFoundError are raised as they are. All other errors are converted because each fsspec
-    implementation raises those of its client library, which have no common base class.
+    The code of Unavailable is "store_unavailable". PointsmanErrors and FileNotFoundError are raised as they are. All
+    other errors are converted, not only OSErrors, because fsspec's implementations raise errors of their client
+    libraries, which have no common base class.
     """
     try:
         with translating_disk_errors(url):

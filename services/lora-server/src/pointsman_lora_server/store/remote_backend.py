@@ -35,9 +35,9 @@ MIN_CACHED_SECONDS = 900.0
 class RemoteBackend:
     """Keeps versions at an fsspec URL; implements StoreBackend.
 
-    A manifest is written last and removed first: without it, a version does not exist. Concurrent uploads of one
-    version are harmless, since they write the same bytes. The client library reads the address and the keys of the
-    service from the environment (for S3: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
+    A version's manifest is written last and removed first; without it, the version does not exist. Concurrent uploads
+    of one version are harmless, since they write the same bytes. The client library reads the service's address and
+    keys from the environment (for S3: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
     """
 
     def __init__(self, url: str, cache_folder: Path, max_cache_bytes: int) -> None:
