@@ -42,11 +42,11 @@ def test_a_prompt_is_a_text_or_a_conversation_and_an_answer_a_text_or_a_message(
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ({"prompt": "a", "chosen": "b"}, 'has "prompt" or "messages", "chosen" and "rejected"'),
+        ({"prompt": "a", "chosen": "b"}, 'needs "prompt" or "messages", and "chosen" and "rejected"'),
         (pair("a", "b", " b "), "there is nothing to prefer"),
         (pair("a") | {"score": 1}, "unknown key 'score'"),
-        (pair([]), '"prompt" is a list of messages'),
-        (pair([{"role": "assistant", "content": "b"}]), 'its role is "user", not "assistant"'),
+        (pair([]), '"prompt" must be a list of messages'),
+        (pair([{"role": "assistant", "content": "b"}]), 'its role must be "user", not "assistant"'),
         (pair("a", [{"role": "user", "content": "b"}]), "the assistant's message alone"),
         (pair("a", None), '"chosen" is null'),
     ],

@@ -23,7 +23,7 @@ CONFIG, WEIGHTS, REPORT = "adapter_config.json", "adapter_model.safetensors", "t
 SAMPLES = "samples.jsonl"
 """The file with held-out rows: {"messages": [the prompt's messages], "answer": "..."}."""
 MERGED = "merged"
-"""The folder with the base model and the adapter merged into it, if an engine cannot serve the adapter by itself."""
+"""The folder with the merged model (base model and adapter), if an engine cannot serve the adapter by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,10 @@ def check_target(folder: Path, option: str = "--out") -> None:
 
 
 def check_merged_target(folder: Path) -> None:
-    """Raises TrainingError unless `folder` is empty, does not exist, or contains a model (config.json) to replace."""
+    """Raises TrainingError if `folder` is a file, or contains something other than a model.
+
+    It may be missing, empty, or contain a model (config.json), which is replaced.
+    """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())):
         raise TrainingError(
             f"--merged-out {folder} contains something that is not a model; name an empty or a new folder"
@@ -64,7 +67,9 @@ def check_merged_target(folder: Path) -> None:
 
 
 def write_adapter(folder: Path, adapter: AdapterFiles) -> None:
-    """Writes an adapter as `folder`; replaces all that is there. If it raises an error, `folder` is as it was."""
+    """Writes an adapter to `folder`, and replaces all that is there. If it raises an error, `folder` stays as it
+    was.
+    """
     with _replacing(folder) as new:
         (new / CONFIG).write_text(_to_json(adapter.config), "utf-8")
         (new / WEIGHTS).write_bytes(adapter.weights)
@@ -80,8 +85,9 @@ def write_merged_model(folder: Path, merge: Callable[[Path], None]) -> None:
 
 
 def write_report(folder: Path, report: Mapping[str, object], samples: Sequence[Conversation]) -> None:
-    """Writes the report and the samples into an adapter's folder; replaces each file atomically. Without samples, an
-    earlier file with samples stays.
+    """Writes the report and the samples into an adapter's folder; replaces each file atomically.
+
+    If there are no samples, an earlier file with samples stays.
     """
     _replace_text(folder / REPORT, _to_json(report))
     if samples:
@@ -99,8 +105,7 @@ def to_plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def read_parent_config(folder: Path, options: "TrainingOptions") -> dict[str, Any]:
     """Returns the adapter_config.json of the adapter in `folder`, from which training starts.
 
-    Raises TrainingError if it is not a LoRA adapter of this base model, or the method cannot continue it
-    (`TrainingMethod.check_parent`).
+    Raises TrainingError if it is not a LoRA adapter of this base model, or the training method cannot start from it.
     """
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
@@ -120,7 +125,10 @@ def read_parent_config(folder: Path, options: "TrainingOptions") -> dict[str, An
 
 
 def with_parent_recipe(options: "TrainingOptions") -> "TrainingOptions":
-    """Returns the options; if there is a parent adapter, with its rank and alpha. Raises as `read_parent_config`."""
+    """Returns the options, with the rank and alpha of the parent adapter if there is one.
+
+    Raises TrainingError if the parent is not a LoRA adapter of this base model, or the method cannot start from it.
+    """
     if options.parent is None:
         return options
     config = read_parent_config(options.parent, options)

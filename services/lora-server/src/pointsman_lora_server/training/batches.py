@@ -5,30 +5,31 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
 BATCHES_PER_GROUP = 16
-"""Rows are sorted by length within groups of this many batches: little padding, but still much shuffling."""
+"""Shuffled rows are sorted by length in groups of this many batches. So there is little padding, but the order stays
+random."""
 
 
 class Row(Protocol):
     @property
     def length(self) -> int:
-        """Returns the number of tokens that are computed for the row."""
+        """Returns the number of tokens that are computed for the row, without padding."""
 
 
 AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 def plan_batches(rows: Sequence[AnyRow], epochs: int, tokens_per_step: int, seed: int) -> list[tuple[AnyRow, ...]]:
-    """Returns the batches of all epochs in the order of training, each of at most `tokens_per_step` tokens with padding
-    (a longer row is a batch of its own).
+    """Returns the batches of all epochs in the order of training.
 
-    The same rows and seed give the same batches, so a resumed run repeats them.
+    A batch has at most `tokens_per_step` tokens, padding included; a longer row is a batch of its own. The same rows
+    and seed give the same batches, so that a resumed run repeats them.
     """
     shuffler = random.Random(seed)
     return [batch for _ in range(epochs) for batch in _plan_epoch(rows, tokens_per_step, shuffler)]
 
 
 def batch_by_length(rows: Sequence[AnyRow], tokens_per_step: int) -> list[tuple[AnyRow, ...]]:
-    """Groups rows by length into batches of at most `tokens_per_step` tokens with padding, the shortest rows first.
+    """Groups rows by length, the shortest first, into batches of at most `tokens_per_step` tokens, padding included.
 
     A longer row is a batch of its own.
     """

@@ -19,7 +19,7 @@ FORMAT = 1
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     fingerprint: Mapping[str, str]
-    """See `dataset.run_fingerprint`; the run can only be resumed with the same one."""
+    """What determines the run's result (see `dataset.run_fingerprint`). Only a run with an equal one can be resumed."""
     choices: Mapping[str, Any]
     """What was measured or chosen at the start of the run: "seconds" (the time left then), "bf16", "pace" (seconds per
     token), "steps", "steps_per_evaluation", and "before" (the objective's measures before the first step)."""

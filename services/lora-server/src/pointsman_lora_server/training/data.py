@@ -29,7 +29,7 @@ _Parsed = TypeVar("_Parsed")
 
 
 class RowError(Exception):
-    """One row of a data file is invalid; the message says why, and `read_rows` adds file and line."""
+    """A row of a data file is invalid. The message says why; `read_rows` adds the file and the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,9 @@ def sha256(path: Path) -> str:
 def read_split(training: Path, heldout: Path | None, share: float, system: Path | None, seed: int) -> Split:
     """Reads training and held-out rows. If `heldout` is None, holds out a random `share` of the prompts in `training`.
 
-    `system` is a file with the system message for rows that have none. Raises DataError as `read_conversations`,
-    `split` and `draw_prompts` do.
+    `system` is a file with the system message for rows that have none. Raises DataError if a file cannot be read, has
+    bad or no rows, two rows give different answers to the same prompt, no training rows are left, or a single prompt
+    would have to be split.
     """
     instruction = read_system(system)
     rows = read_conversations(training, instruction)
@@ -128,10 +129,10 @@ def read_rows(path: Path, parse: Callable[[dict[str, object]], _Parsed]) -> list
 
 
 def split(training: Sequence[Conversation], heldout: Sequence[Conversation]) -> Split:
-    """Returns the rows without training rows that are duplicates, or whose prompt is held out (compared by
-    `Conversation.key`).
+    """Returns the rows without training rows that are duplicates or whose prompt is held out.
 
-    Raises DataError if no training rows are left, or two of them give different answers to exactly the same prompt.
+    Prompts are compared by `Conversation.key`. Raises DataError if no training rows are left, or two of them give
+    different answers to exactly the same prompt.
     """
     notes: list[str] = []
     contradictions: list[str] = []
@@ -157,8 +158,10 @@ def split(training: Sequence[Conversation], heldout: Sequence[Conversation]) -> 
 
 
 def split_by_share(rows: Sequence[Conversation], share: float, seed: int) -> Split:
-    """Removes duplicate rows, then holds out all rows of a random `share` of the prompts; raises as `split` and
-    `draw_prompts` do.
+    """Removes duplicate rows, then holds out all rows of a random `share` of the prompts.
+
+    Raises DataError if there are no rows, two rows give different answers to exactly the same prompt, or `share` is
+    above 0 and there is only one prompt.
     """
     everything = split(rows, ())
     heldout_keys = draw_prompts([row.key for row in everything.training], share, seed)
@@ -170,12 +173,11 @@ def split_by_share(rows: Sequence[Conversation], share: float, seed: int) -> Spl
 
 
 def draw_prompts(keys: Sequence[Key], share: float, seed: int) -> Set[Key]:
-    """Returns the keys of a random `share` of the prompts, to hold out all rows of these prompts. At least one prompt
-    if `share` is above 0, and never all.
+    """Returns the keys of the prompts whose rows are held out: a random `share` of all prompts.
 
-    `keys` has the key of each row. `share` is a fraction of the prompts and not of the rows, because a held-out row
-    whose prompt was learnt would measure memorization. Raises DataError if `share` is above 0 and there is only one
-    prompt.
+    These are at least one prompt if `share` is above 0, and never all. `keys` has the key of each row. A share of the
+    prompts and not of the rows is drawn, because a held-out row whose prompt was learnt would measure memorization.
+    Raises DataError if `share` is above 0 and there is only one prompt.
     """
     if share == 0:
         return frozenset()
@@ -208,7 +210,7 @@ def _object(line: str) -> dict[str, object]:
     except (ValueError, RecursionError) as error:
         raise RowError(f"not JSON ({error}); write one whole JSON object a line") from error
     if not isinstance(row, dict):
-        raise RowError(f"a row is a JSON object, not {_describe(row)}")
+        raise RowError(f"a row must be a JSON object, not {_describe(row)}")
     return row
 
 
@@ -220,18 +222,20 @@ def _parse(row: dict[str, object]) -> tuple[tuple[Message, ...], str]:
         # `source` says where a task example comes from, and `intent` is for the classifier; they are not learnt.
         reject_unknown_keys(row, ("text", "output", "source", "intent"))
         return (Message("user", check_text(row["text"], '"text"')),), parse_answer(row["output"], "output")
-    raise RowError(f'a row has "messages", or "text" and "output"; this one has {_list_keys(row)}')
+    raise RowError(f'a row needs "messages", or "text" and "output"; this one has {_list_keys(row)}')
 
 
 def _conversation(messages: object) -> tuple[tuple[Message, ...], str]:
     if not isinstance(messages, list) or len(messages) < 2:
-        raise RowError('"messages" is a list of at least two: what the user says and what the assistant should answer')
+        raise RowError(
+            '"messages" must have at least two messages: what the user says and what the assistant should answer'
+        )
     parsed = parse_messages(messages, "messages")
     if parsed[-1].role != "assistant":
-        raise RowError(f'the last message is what is learnt: its role is "assistant", not "{parsed[-1].role}"')
+        raise RowError(f'the last message is what is learnt; its role must be "assistant", not "{parsed[-1].role}"')
     if parsed[-2].role != "user":
         raise RowError(
-            f'the message before the last one is what is answered: its role is "user", not "{parsed[-2].role}"'
+            f'the message before the last one is what is answered; its role must be "user", not "{parsed[-2].role}"'
         )
     return parsed[:-1], parsed[-1].content
 
@@ -242,7 +246,7 @@ def parse_messages(messages: object, name: str) -> tuple[Message, ...]:
     Raises RowError, which calls the list `name`, for anything else, and for a system message that is not the first.
     """
     if not isinstance(messages, list) or not messages:
-        raise RowError(f'"{name}" is a list of messages, not {_describe(messages)}')
+        raise RowError(f'"{name}" must be a list of messages, not {_describe(messages)}')
     parsed = tuple(_message(message, f"{name}[{index}]") for index, message in enumerate(messages))
     if any(message.role == "system" for message in parsed[1:]):
         raise RowError('a "system" message can only be the first one')
@@ -251,7 +255,7 @@ def parse_messages(messages: object, name: str) -> tuple[Message, ...]:
 
 def _message(message: object, name: str) -> Message:
     if not isinstance(message, dict):
-        raise RowError(f'{name} is an object with "role" and "content", not {_describe(message)}')
+        raise RowError(f'{name} must be an object with "role" and "content", not {_describe(message)}')
     reject_unknown_keys(message, ("role", "content"))
     role = message.get("role")
     if role not in ROLES:
@@ -271,7 +275,7 @@ def parse_answer(value: object, name: str) -> str:
 
 def check_text(value: object, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise RowError(f"{name} is a string that is not empty, not {_describe(value)}")
+        raise RowError(f"{name} must be a string that is not empty, not {_describe(value)}")
     if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
         raise RowError(
             f"{name} contains half of a surrogate pair, which is not a character; write the character itself"

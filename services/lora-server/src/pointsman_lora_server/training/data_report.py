@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pointsman_lora_server.training.data import Conversation, Key
 
 MAX_IMBALANCE = 10
-"""There is a warning if a field's most frequent label has at least this many times the rows of the least frequent."""
+"""A field's labels cause a warning if the most frequent one has at least this many times the rows of the least
+frequent."""
 MIN_LABEL_ROWS = 5
-"""There is a warning if a label has fewer rows."""
+"""A label with fewer rows causes a warning."""
 MAX_LISTED = 5
 
 WHOLE_ANSWER = "answer"
-"""The name that stands for the field if the whole answer is the label."""
+"""The name of the field if the label is the whole answer, which is not a JSON object."""
 MAX_LABEL_CHARACTERS = 64
 MAX_LABELS = 200
 """The largest number of different labels of one field."""
@@ -26,14 +27,15 @@ class DataReport:
     """A description of the training data. The trainer prints it to stdout as the event "data", before it trains."""
 
     rows: int
-    """Training rows, without duplicates and those that are held out too, but with those that are too long."""
+    """Number of training rows. Duplicates and rows whose prompt is held out too are not counted; rows that are too long
+    are."""
     heldout_rows: int
-    """Held-out rows, with those that are too long."""
+    """Number of held-out rows, including those that are too long."""
     left_out: Mapping[str, int]
     """Number of rows that were left out, by reason: "duplicate", "held_out_too", "too_long"."""
     contradictory: tuple[str, ...]
-    """Pairs of rows whose prompts differ only in case and white space, but whose answers differ in more than that, as
-    "FILE:LINE and FILE:LINE"; at most `MAX_LISTED`."""
+    """Pairs of rows with the same prompt but different answers, apart from case and white space, as "FILE:LINE and
+    FILE:LINE"; at most `MAX_LISTED`."""
     tokens: Mapping[str, int]
     """Tokens of a training row with its answer: "median", "p95" and "longest"; empty without rows."""
     learnt_tokens: int
@@ -54,11 +56,11 @@ def describe_data(
     lengths: Sequence[int],
     learnt_tokens: int,
 ) -> DataReport:
-    """Returns a report on the rows that `data.split` or its equivalent for pairs has kept.
+    """Returns a report on the rows of a run, after duplicates were left out.
 
-    `notes` has a line for each row left out, before or because of its length. `lengths` has the number of tokens of
-    each training row that is not too long (of each answer with its prompt, for pairs), and `learnt_tokens` those of
-    their answers.
+    `notes` has a line for each row left out, as a duplicate or because of its length. `lengths` has the number of
+    tokens of each training row that is not too long (for pairs, of each answer with its prompt), and `learnt_tokens` is
+    the number of tokens of all their answers.
     """
     contradictory = tuple(_contradictory(training))
     labels = count_labels(training)
@@ -85,10 +87,10 @@ def count_labels(
 ) -> dict[str, dict[str, int]]:
     """Returns field -> label -> number of rows, the most frequent label first.
 
-    The fields are those of answers that are JSON objects, as far as they are texts, integers or booleans; any other
-    answer is the field `WHOLE_ANSWER`. A field is left out unless its values are labels: at most `MAX_LABEL_CHARACTERS`
-    long, few (see `_are_labels`), and present in at least 90 % of the rows, of which there are four or more. With
-    `fields_of`, the fields that it contains are counted instead, whatever their values.
+    If an answer is a JSON object, its fields that are texts, integers or booleans are counted. Any other answer counts
+    as the field `WHOLE_ANSWER`. Only fields whose values are labels are returned: there must be four rows or more, 90 %
+    of them with the field, few different values (see `_are_labels`), and none longer than `MAX_LABEL_CHARACTERS`. With
+    `fields_of`, the fields in it are returned instead, whatever their values are.
     """
     fields: dict[str, Counter[str]] = {}
     for row in rows:

@@ -40,15 +40,17 @@ class BaseFolder:
     def render(self, messages: Sequence[Message], open_answer: bool) -> list[int]:
         """Returns the token ids of a conversation in the model's chat template.
 
-        With `open_answer` they end with the tokens after which the model's answer begins.
+        With `open_answer`, they end with the tokens after which the model's answer begins.
         """
         turns = [{"role": message.role, "content": message.content} for message in messages]
         ids = self.tokenizer.apply_chat_template(turns, add_generation_prompt=open_answer, return_dict=False)
         return [int(token) for token in ids]
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 by which models are told apart: of the configuration, the names and sizes of the weights
-        files, and `digest()`. The weights themselves are not read.
+        """Returns a SHA-256 that distinguishes models.
+
+        It is computed from the configuration, the names and sizes of the weights files, and `digest()`. The weights
+        themselves are not read.
         """
         digest = hashlib.sha256((self.folder / "config.json").read_bytes())
         for path in sorted(self.folder.glob("*.safetensors")):
@@ -57,7 +59,7 @@ class BaseFolder:
         return digest.hexdigest()
 
     def digest(self) -> str:
-        """Returns the SHA-256 of the weights that pointsman.json in the folder states; empty if it states none."""
+        """Returns the SHA-256 of the weights as pointsman.json in the folder states it; empty if it does not."""
         try:
             return str(json.loads((self.folder / "pointsman.json").read_text("utf-8"))["digest"])
         except (OSError, ValueError, KeyError, TypeError):

@@ -51,9 +51,10 @@ class DpoObjective:
         return float(loss.item())
 
     def measure(self) -> dict[str, float]:
-        """Returns the mean "loss" on the held-out pairs, and "preference_accuracy": the share of pairs in which
-        the log-probability of the preferred answer has risen more, compared with the reference model, than that of the
-        rejected one. Empty without held-out pairs.
+        """Returns the mean "loss" on the held-out pairs, and the "preference_accuracy"; empty without held-out pairs.
+
+        The accuracy is the share of pairs in which training has raised the log-probability of the preferred answer by
+        more than that of the rejected one, compared with the reference model.
         """
         if not self._heldout:
             return {}

@@ -13,8 +13,8 @@ from pointsman_lora_server.training.data import Conversation, Message
 from pointsman_lora_server.training.exits import DataError
 
 Render = Callable[[Sequence[Message], bool], list[int]]
-"""Takes messages, and whether to end with the tokens after which the assistant's answer begins; returns token ids in
-the model's chat template. `BaseFolder.render` is one."""
+"""A function that returns token ids of messages in the model's chat template, such as `BaseFolder.render`. Its second
+argument says whether to end with the tokens after which the assistant's answer begins."""
 
 
 class PreferenceRow(Protocol):
@@ -95,7 +95,8 @@ def encode_pairs(
 ) -> Encoded[PreferencePair]:
     """Encodes pairs of answers; leaves out a pair if one of its answers, with the prompt, has more than `max_tokens`.
 
-    `end_of_turn` is as in `encode`. Raises as `encode` does.
+    `end_of_turn` is the token that ends an answer. Raises DataError if the chat template renders a prompt differently
+    when an answer follows.
     """
     encoded: list[PreferencePair] = []
     notes: list[str] = []

@@ -30,8 +30,8 @@ class FinalScores:
     """The scores of the adapter, and of few-shot prompts to the base model on the same rows."""
 
     metrics: dict[str, float] = field(default_factory=dict)
-    """The keys of `scoring.score`, and "rows", after "heldout_" for the adapter, and after "prompt_path_" for prompts.
-    """
+    """Name -> value. The names are those of `scoring.score`, and "rows"; they begin with "heldout_" for the adapter,
+    and with "prompt_path_" for the few-shot prompts."""
     notes: tuple[str, ...] = ()
     """What could not be measured, as warnings for the user."""
 
@@ -54,10 +54,10 @@ class Evaluator:
         self._emit = emit
 
     def evaluate_during(self) -> Evaluated | None:
-        """Measures the held-out loss, and scores answers to up to `TimeBudget.rows_during` held-out rows, fewer if
-        these take much longer than estimated; returns None without held-out rows.
+        """Measures the held-out loss, and scores answers to some held-out rows; returns None without held-out rows.
 
-        The value that decides which weights are best is the loss, or with --stop-on metric the negative share of exact
+        There are up to `TimeBudget.rows_during` answers, fewer if they take much longer than estimated. The result's
+        value, by which the best weights are chosen, is the loss, or with --stop-on metric the negative share of exact
         answers; ties are decided by the F1 (see `scoring.score`), then by the loss.
         """
         measured = self._objective.measure()
@@ -76,9 +76,9 @@ class Evaluator:
     def evaluate_at_end(self, ends_at: float) -> FinalScores:
         """Scores the adapter's answers, then those of the few-shot prompts, until `ends_at` on the monotonic clock.
 
-        If the time is too short, fewer rows are answered. If both have answered some, only the rows that both have
-        answered are scored. Reports some answers of the adapter as events "sample", and the scores of prompting as an
-        event "prompt_path".
+        If the time is too short, fewer rows are answered. If both have answered rows, only the rows that both have
+        answered are scored. Some answers of the adapter are reported as events "sample", and the scores of the few-shot
+        prompts as an event "prompt_path".
         """
         questions, notes = self._budget.questions, []
         now = time.monotonic()
@@ -174,8 +174,10 @@ def training_report(
 def evaluated_report(
     older: dict[str, object], options: TrainingOptions, dataset: Dataset, metrics: dict[str, float]
 ) -> dict[str, object]:
-    """Returns the report `older` with `metrics` in place of its own, and with "evaluated", which describes the held-out
-    rows that were used now. All other fields stay, also "heldout_loss" and "exact_share".
+    """Returns a copy of the report `older` with the new `metrics`, and with "evaluated", which describes the held-out
+    rows.
+
+    All other fields stay as they are, also "heldout_loss" and "exact_share".
     """
     facts = _data_facts(options, dataset)
     evaluated = {key: value for key, value in facts.items() if key.startswith("heldout")}

@@ -19,8 +19,8 @@ SPARE_TOKENS = 16
 """How many tokens longer an answer may be than the longest expected one of its batch."""
 
 READ_SHARE, TOKEN_SHARE = 0.5, 0.08
-"""Measured times as fractions of the time of a training step: reading as many tokens without the backward pass, and
-generating one token of each answer in a batch of `ROWS_PER_BATCH`."""
+"""Measured times as fractions of the time of a training step of the same tokens. READ_SHARE is for reading them without
+a backward pass; TOKEN_SHARE is for generating one token of each answer in a batch of `ROWS_PER_BATCH`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ def generate_answers(
 ) -> Iterator[AnsweredSample]:
     """Yields greedy answers to the questions, the shortest prompts first, until `ends_at` on the monotonic clock.
 
-    Answers are generated in batches of `ROWS_PER_BATCH`. A batch that would not end in time is left out, as are those
-    after it.
+    Answers are generated in batches of `ROWS_PER_BATCH`. If a batch would not end in time, it and all later ones are
+    left out.
     """
     ordered = sorted(questions, key=lambda question: len(question.prompt_ids))
     last_seconds = 0.0

@@ -18,9 +18,9 @@ def learning_rate_scale(progress: float) -> float:
 
 @dataclass(slots=True)
 class StepCounter:
-    """Counts the training steps, whose planned number may change, and gives the learning rate of each.
+    """Counts the training steps, and gives the learning rate of each.
 
-    The learning rate falls to 0 at the last step as planned now.
+    The planned number of steps may change. The learning rate falls to 0 at the last step that is planned now.
     """
 
     steps: int

@@ -18,7 +18,7 @@ from pointsman_lora_server.training.run_state import RunState
 MAX_GRADIENT_NORM = 1.0
 TIMED_STEPS = 3
 TIME_RESERVE = 0.08
-"""Fraction of the training time that is not planned, since the machine may become busier."""
+"""Fraction of the training time that is kept in reserve, since the machine may become busier."""
 PACE_STEPS = 16
 """Number of recent steps from which the current speed is computed."""
 
@@ -28,9 +28,9 @@ SaveCheckpoint = Callable[["TrainingLoop"], None]
 
 
 class Emit(Protocol):
-    """Interface of a function that reports an event of the run with its fields `facts`.
+    """Interface of a function that reports an event of the run; `facts` are the event's fields.
 
-    The one in `__main__` prints a line of JSON to stdout, without fields that are None.
+    The implementation in `__main__` prints a line of JSON to stdout, without fields that are None.
     """
 
     def __call__(self, event: str, **facts: object) -> None: ...
@@ -71,7 +71,7 @@ class LoopOptions:
 @dataclass(frozen=True, slots=True)
 class Evaluated:
     value: float
-    """What decides which weights are best; lower is better."""
+    """The value by which the best weights are chosen; lower is better."""
     facts: dict[str, Any]
     """Fields for the event "evaluation", such as the loss and the scores."""
 
@@ -83,8 +83,8 @@ Evaluate = Callable[[], Evaluated | None]
 def measure_pace(learner: Learner, objective: Objective, batches: Batches) -> Pace:
     """Measures the speed of training on the batch of median size, without changing the weights.
 
-    Returns the pace of the fastest of `TIMED_STEPS` steps: a machine that is busy now may not stay so, and if it does,
-    the loop plans fewer steps.
+    Returns the pace of the fastest of `TIMED_STEPS` steps, because a machine that is busy now may not stay so. If it
+    stays so, the loop plans fewer steps.
     """
     batch = sorted(batches, key=padded_tokens)[len(batches) // 2]
     objective.backward(batch)  # the first one is slow: memory is allocated and kernels are chosen
@@ -114,8 +114,10 @@ def count_steps_within(batches: Batches, pace: Pace, seconds: float) -> int:
 
 
 class TrainingLoop:
-    """Trains step by step. `state` is the state of the run, `best` are the best weights so far (None: none were
-    evaluated). To resume a run, set both, the optimizer's state and the learner's weights from a checkpoint.
+    """Trains step by step.
+
+    `state` is the state of the run, and `best` are the best weights so far (None if none were evaluated). To resume a
+    run, set both, the optimizer's state and the learner's weights from a checkpoint.
     """
 
     def __init__(
@@ -221,5 +223,5 @@ class TrainingLoop:
 
 
 def recent_loss(losses: Sequence[float]) -> float:
-    """Returns the mean of the last tenth of the losses (one at least); NaN if there are none."""
+    """Returns the mean of the last tenth of the losses, of at least one; NaN if there are none."""
     return statistics.fmean(losses[-max(1, len(losses) // 10) :]) if losses else math.nan

@@ -40,11 +40,12 @@ class EvaluationOptions:
     samples: int
     """Number of held-out rows that are answered at the end, as far as time allows."""
     shots: int
-    """Number of answered examples in the few-shot prompts that training has to beat; 0: these are not measured."""
+    """Number of answered examples in each few-shot prompt, to which the adapter is compared; 0: there is no
+    comparison."""
     evaluations: int
     """The largest number of evaluations during training."""
     stop_on: str
-    """What decides which weights are best: "loss" or "metric"."""
+    """What the best weights are chosen by: "loss" or "metric" (the share of exact answers)."""
     patience: int
     """Number of evaluations without an improvement after which training stops; 0: it never does."""
 
@@ -82,7 +83,8 @@ class TrainingOptions:
     merged_out: Path | None
     max_minutes: float
     min_epochs: float
-    """Nothing is trained if fewer epochs than this, and than `recipe.epochs`, fit into `max_minutes`."""
+    """Nothing is trained if fewer epochs than this fit into `max_minutes`, or fewer than `recipe.epochs` if that is
+    smaller."""
     threads: int | None
     """Number of CPU threads; None: as many as the process may use cores."""
     device: str

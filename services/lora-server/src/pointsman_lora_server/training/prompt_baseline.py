@@ -14,8 +14,9 @@ _WORD = re.compile(r"\w+")
 
 
 class NearestRows:
-    """Finds the rows whose last user message is most similar to a question, by the cosine of their sets of words,
-    weighted by inverse document frequency.
+    """Finds the rows whose last user message is most similar to a question.
+
+    The similarity is the cosine of their sets of words, weighted by inverse document frequency.
     """
 
     def __init__(self, rows: Sequence[Conversation]) -> None:
@@ -25,7 +26,9 @@ class NearestRows:
         self._weight = {word: math.log(1 + len(rows) / count) for word, count in counts.items()}
 
     def find(self, question: str, count: int) -> list[Conversation]:
-        """Returns the `count` rows most similar to the question, the most similar first; ties in the rows' order."""
+        """Returns the `count` rows most similar to the question, the most similar first; rows that are equally similar
+        in their order.
+        """
         query = _words(question)
         ranked = sorted(range(len(self._rows)), key=lambda index: (-self._similarity(query, self._words[index]), index))
         return [self._rows[index] for index in ranked[:count]]
@@ -59,9 +62,9 @@ def plain_questions(rows: Sequence[Example]) -> tuple[Question, ...]:
 def few_shot_questions(
     rows: Sequence[Example], nearest: NearestRows, shots: int, render: Render, max_tokens: int
 ) -> tuple[Question, ...]:
-    """Returns the rows' prompts with up to `shots` answered examples before each, those that `nearest` finds.
+    """Returns each row's prompt with up to `shots` answered examples before it, which `nearest` finds.
 
-    A prompt gets fewer examples if it would have more than `max_tokens` with the row's answer.
+    A prompt gets fewer examples if it would have more than `max_tokens` together with the row's answer.
     """
     return tuple(_few_shot_question(row, nearest.find(row.source.question, shots), render, max_tokens) for row in rows)
 

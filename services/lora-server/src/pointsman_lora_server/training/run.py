@@ -55,12 +55,11 @@ def show_first_example(base: BaseFolder, dataset: Dataset, emit: Emit) -> None:
 
 
 def train(options: TrainingOptions, rows: TrainingRows, started: float, emit: Emit, warn: Warn) -> None:
-    """Trains an adapter and writes it into `options.out`, with the merged model that the options or the method ask for;
-    reports the progress as events.
+    """Trains an adapter, writes it into `options.out`, and reports the progress as events.
 
-    `started` is the monotonic time from which `options.max_minutes` count. Raises TrainingError if the data, the base
-    model, the parent or the checkpoint cannot be used, no step or less than `options.min_epochs` fits into the time, or
-    the last losses are not finite.
+    Also writes the merged model, if the options or the method ask for it. `started` is the monotonic time from which
+    `options.max_minutes` count. Raises TrainingError if the data, the base model, the parent or the checkpoint cannot
+    be used, no step or fewer epochs than `options.min_epochs` fit into the time, or the last losses are not finite.
     """
     options = with_parent_recipe(options)
     base, dataset = prepare(options, rows, emit, warn)
@@ -70,8 +69,8 @@ def train(options: TrainingOptions, rows: TrainingRows, started: float, emit: Em
 def evaluate_only(options: TrainingOptions, rows: TrainingRows, started: float, emit: Emit, warn: Warn) -> None:
     """Evaluates the adapter in `options.out` and updates its report and samples; its weights stay as they are.
 
-    `started` is as in `train`. Raises TrainingError if there is no adapter, the data or the base model cannot be used,
-    or no rows are held out.
+    `started` is the monotonic time from which `options.max_minutes` count. Raises TrainingError if there is no adapter,
+    the data or the base model cannot be used, or no rows are held out.
     """
     older = _read_report(options)
     method = method_for_config(_read_config(options))

@@ -26,8 +26,9 @@ class ScoredAnswer:
 
     @property
     def is_exact(self) -> bool:
-        """Returns whether the answer is the expected one. If both are JSON, their values are compared, else the texts
-        without white space at their ends.
+        """Returns whether the answer is the expected one.
+
+        If both are JSON, their values are compared; otherwise the texts, without white space at their ends.
         """
         expected, actual = _parse(self.expected), _parse(self.actual)
         if expected is _NOT_JSON or actual is _NOT_JSON:
@@ -38,8 +39,8 @@ class ScoredAnswer:
 def score(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
     """Returns `EXACT`, the share of exact answers, and a micro-averaged F1; empty if there are no answers.
 
-    The F1 is `JSON_F1`, of the leaves of JSON objects, if all expected answers are such objects; otherwise `WORD_F1`,
-    of words regardless of case and order.
+    If all expected answers are JSON objects, the F1 is `JSON_F1`, over their leaves; otherwise it is `WORD_F1`, over
+    words, regardless of case and order.
     """
     if not answers:
         return {}

@@ -11,7 +11,8 @@ from pointsman_lora_server.training.encoding import Example
 from pointsman_lora_server.training.learner import Learner
 
 TOKENS_PER_SLICE = 128
-"""Number of tokens whose logits are computed at once: their memory, 128 x vocabulary in fp32, is kept by malloc."""
+"""Number of tokens whose logits are computed at once. It limits their memory (128 x vocabulary in fp32), which malloc
+keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,8 @@ class SftObjective:
         """Adds the batch's gradients to those of the adapter's parameters; returns the loss, a mean over the learnt
         tokens.
 
-        The output layer is computed forward and backward in slices, and the sum of their gradients goes back through
-        the model once. So the logits of a whole batch (100 MB for 500 tokens) are never in memory together.
+        The output layer is computed in slices of tokens, forward and backward; the gradients of all slices then go back
+        through the model once. So the logits of a whole batch (100 MB for 500 tokens) are never in memory together.
         """
         with self.learner.autocast():
             hidden, targets = _learnt_states(self.learner, batch)

@@ -99,7 +99,8 @@ def read_preference_split(
     """Reads training and held-out pairs. If `heldout` is None, holds out a random `share` of the prompts in `training`.
 
     `system` is a file with the system message for rows that have none. Raises DataError if a file cannot be read or has
-    bad rows, two pairs are the reverse of each other, no training pairs are left, or as `draw_prompts` does.
+    bad rows, one pair prefers the opposite of another, no training pairs are left, or a single prompt would have to be
+    split.
     """
     instruction = read_system(system)
     pairs = read_preferences(training, instruction)
@@ -159,7 +160,7 @@ def _split_by_share(pairs: Sequence[Preference], share: float, seed: int) -> Pre
 def _parse(row: dict[str, object], system: str | None) -> tuple[tuple[Message, ...], str, str]:
     key = "messages" if "messages" in row else "prompt"
     if key not in row or "chosen" not in row or "rejected" not in row:
-        raise RowError('a row for DPO has "prompt" or "messages", "chosen" and "rejected"')
+        raise RowError('a row for DPO needs "prompt" or "messages", and "chosen" and "rejected"')
     reject_unknown_keys(row, (key, "chosen", "rejected", "source"))
     value = row[key]
     if isinstance(value, str):
@@ -167,7 +168,7 @@ def _parse(row: dict[str, object], system: str | None) -> tuple[tuple[Message, .
     else:
         prompt = parse_messages(value, key)
         if prompt[-1].role != "user":
-            raise RowError(f'the last of "{key}" is what is answered: its role is "user", not "{prompt[-1].role}"')
+            raise RowError(f'the last of "{key}" is what is answered; its role must be "user", not "{prompt[-1].role}"')
     if system is not None and prompt[0].role != "system":
         prompt = (Message("system", system), *prompt)
     chosen, rejected = _parse_answer(row["chosen"], "chosen"), _parse_answer(row["rejected"], "rejected")

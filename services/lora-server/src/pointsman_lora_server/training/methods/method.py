@@ -64,7 +64,7 @@ class TrainingMethod:
     base_in_4_bits = False
     """Whether the base model is quantized to 4 bits while training."""
     must_be_merged = False
-    """Whether an engine can serve the result only merged into the base model."""
+    """Whether an engine can only serve the result after it was merged into the base model."""
     learns_from_pairs = False
     """Whether the method reads pairs of a preferred and a rejected answer instead of conversations. `pointsman retrain`
     then gives it the pairs of the data set, and starts from the adapter version that serves."""
@@ -76,7 +76,8 @@ class TrainingMethod:
     def check_options(self, options: TrainingOptions) -> None:
         """Raises ValueError, with a message for the user, if the options do not suit the method.
 
-        Here: with --evaluate-only, which needs rows with one answer, if it `learns_from_pairs`.
+        This implementation rejects --evaluate-only, which needs rows with one answer, for methods that learn from
+        pairs.
         """
         if options.evaluate_only and self.learns_from_pairs:
             raise ValueError(f"--evaluate-only needs rows with one answer, which --method {self.name} does not read")
@@ -85,19 +86,20 @@ class TrainingMethod:
         """Raises TrainingError if training cannot start from the adapter in `folder`, whose adapter_config.json is
         `config`.
 
-        Here: if it is a DoRA adapter.
+        This implementation rejects a DoRA adapter.
         """
         if config.get("use_dora"):
             raise TrainingError(f"--init-from {folder}: only --method dora continues from a DoRA adapter")
 
     def read_rows(self, options: TrainingOptions) -> TrainingRows:
-        """Reads the training and the held-out rows. Raises DataError as `data.read_split` does."""
+        """Reads the training and the held-out rows. Raises DataError if they cannot be read or used."""
         return read_split(options.data, options.heldout, options.heldout_share, options.system, options.recipe.seed)
 
     def encode_rows(self, rows: Any, render: Render, end_of_turn: int, max_tokens: int) -> EncodedRows:
         """Encodes the rows that `read_rows` has returned; leaves out those of more than `max_tokens`.
 
-        `end_of_turn` is the token that ends an answer. Raises DataError as `encoding.encode` does.
+        `end_of_turn` is the token that ends an answer. Raises DataError if the chat template renders a prompt
+        differently when an answer follows.
         """
         training = encode(rows.training, render, end_of_turn, max_tokens)
         heldout = encode(rows.heldout, render, end_of_turn, max_tokens)

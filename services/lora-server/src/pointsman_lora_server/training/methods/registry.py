@@ -16,22 +16,23 @@ BUILT_IN: Mapping[str, str] = {
     "qlora": "pointsman_lora_server.training.methods.method:QLora",
     "dpo": "pointsman_lora_server.training.methods.dpo:Dpo",
 }
-"""From the method's `name` to "module:class"."""
+"""Name of a built-in method -> its class as "module:class"."""
 
 
 def installed_methods() -> dict[str, str]:
-    """Returns the names of the built-in methods and of those that installed packages register as entry points, each
-    mapped to itself, as `JobEnvironment.methods` needs it. The packages are not imported.
+    """Returns the names of all methods: the built-in ones, and the entry points of installed packages.
+
+    Each name is mapped to itself, the form of `JobEnvironment.methods`. The packages are not imported.
     """
     return {name: name for name in (*BUILT_IN, *sorted(each.name for each in entry_points(group=ENTRY_POINT_GROUP)))}
 
 
 def load_method(name: str) -> TrainingMethod:
-    """Returns the training method called `name`: a built-in one, "module:attribute", or an entry point of an installed
-    package.
+    """Returns the training method called `name`.
 
-    Raises ValueError if there is none, "module:attribute" cannot be imported, or it is not a `TrainingMethod`. What the
-    import of an entry point raises is raised as it is.
+    `name` is that of a built-in method, "module:attribute", or an entry point of an installed package. Raises
+    ValueError if there is none, "module:attribute" cannot be imported, or the object is not a `TrainingMethod`. Errors
+    that an entry point raises when it is imported are raised as they are.
     """
     if name in BUILT_IN or ":" in name:
         return _create(_import_attribute(BUILT_IN.get(name, name)), name)
