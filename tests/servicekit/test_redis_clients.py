@@ -23,8 +23,8 @@ PATIENCE = 30.0
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("redis+sentinel://a:1,b:2", "the path after the Sentinels is /SERVICE or /SERVICE/DB"),
-        ("redis+sentinel://a/service/x", "the path after the Sentinels is /SERVICE or /SERVICE/DB"),
+        ("redis+sentinel://a:1,b:2", "the path after the Sentinels must be /SERVICE or /SERVICE/DB"),
+        ("redis+sentinel://a/service/x", "the path after the Sentinels must be /SERVICE or /SERVICE/DB"),
         ("redis+sentinel:///service", "is not a list HOST:PORT,HOST:PORT"),
         ("redis+cluster://a:1,,b:2", "is not a list HOST:PORT,HOST:PORT"),
         ("redis+cluster://a:x", "Port could not be cast"),

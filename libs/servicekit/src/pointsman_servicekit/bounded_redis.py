@@ -17,31 +17,32 @@ if TYPE_CHECKING:  # imported with the first client: without Redis a process doe
 log = logging.getLogger(__name__)
 
 CALL_TIMEOUT_SECONDS = 0.05
-"""Default of the seconds that one attempt of a call may take."""
+"""Seconds that one attempt of a call may take, by default."""
 
 MAX_LATE_LOOKS = 6
-"""Iterations of the event loop after the time limit in which a result that has already arrived is still accepted.
+"""After its time limit, a call runs this many more iterations of the event loop, and accepts a result that has arrived.
 
 redis-py needs as many iterations to deliver a result. On an idle loop they take no time.
 """
 MAX_LATE_LOOK_SECONDS = 0.12
-"""Seconds that the iterations of `MAX_LATE_LOOKS` may take, over all attempts of a call together."""
+"""Seconds that these iterations may take, over all attempts of a call together."""
 
 MAX_ATTEMPTS = 3
-"""Attempts of a call that exceeds the time limit, which on a busy machine happens by chance. Errors are not retried."""
+"""How often a call that exceeds its time limit is tried; on a busy machine that happens by chance. Errors are not
+retried."""
 
 COOLDOWN = 1.0
-"""Default of the seconds after a failed call in which further calls fail at once; then one call is made as a probe."""
+"""Seconds after a failed call in which further calls fail at once, by default. Then one call is made as a probe."""
 
 MAX_DISCOVERY_SECONDS = 2.0
 """Seconds in which `BoundedRedis.find_primaries` must find the current primaries."""
 
 MAX_CONCURRENT_CALLS = 8
-"""Calls at the same time, each on its own connection."""
+"""Number of calls that run at the same time, each on its own connection; further calls wait."""
 
 ABOUT_A_VALUE = ("WRONGTYPE ", "user_script:")
-"""Beginnings of the errors of commands and scripts that Redis has run: a value has another type or form than expected.
-Other calls are not affected."""
+"""How the messages of errors begin that are about one stored value, which has an unexpected type or form. After such an
+error, other calls work as usual."""
 
 Answer = TypeVar("Answer")
 
@@ -80,11 +81,12 @@ class BoundedRedis:
         """Calls the function `call`, which uses `client`, and returns its result.
 
         First waits, without a time limit, while `MAX_CONCURRENT_CALLS` other calls run. An attempt that takes too long
-        is repeated, up to `MAX_ATTEMPTS` attempts. Raises Unavailable ("redis_unavailable") if Redis reports an error,
-        if no attempt ends in time, and at once for `cooldown` seconds after such a failure. Then one call, with a
-        single attempt, probes whether Redis answers again, and other calls fail at once meanwhile. An error about a
-        stored value (`ABOUT_A_VALUE`) also raises Unavailable, but later calls are made as usual. Other exceptions of
-        `call` are raised as they are.
+        is repeated, up to `MAX_ATTEMPTS` attempts.
+
+        Raises Unavailable ("redis_unavailable") if Redis reports an error or no attempt ends in time. After such a
+        failure, calls raise it at once for `cooldown` seconds. Then one call, with a single attempt, probes whether
+        Redis answers again, and other calls fail at once meanwhile. An error about a stored value (`ABOUT_A_VALUE`)
+        raises Unavailable too, but later calls are made as usual. Other exceptions of `call` are raised as they are.
         """
         await in_task()  # what follows sets a timeout
         async with self._places:
@@ -125,7 +127,7 @@ class BoundedRedis:
     async def find_primaries(self) -> None:
         """Finds the current primaries of a cluster or of servers with Sentinels; does nothing for a single server.
 
-        Ignores a failure: after the next failed call it is done again in the background.
+        Failures are ignored: the primaries are searched for again, in the background, after the next failed call.
         """
         if self._rediscover is not None:
             with suppress(*self.errors):

@@ -35,13 +35,15 @@ MAX_DISCOVERY_ATTEMPTS = 4
 """Attempts to learn a cluster's nodes. redis-py asks known nodes in random order, and one of them may hang."""
 
 REDIS_ERRORS = (RedisError, RedisClusterException, OSError)
-"""The classes of the errors that redis-py raises if Redis is unavailable; the second is no subclass of the first."""
+"""The classes of errors that redis-py raises if Redis is unavailable. RedisClusterException is not a subclass of
+RedisError."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisClient:
     client: Any
-    """A `Redis` or a `RedisCluster` that decodes responses; their type stubs describe neither that nor the results."""
+    """A `Redis` or a `RedisCluster` that decodes responses. It has the type Any because redis-py's type stubs describe
+    neither that nor the results."""
     rediscover: Callable[[], Awaitable[None]] | None = None
     """Finds the current primaries, after a failover for example; None for a single server. May raise `errors`."""
     errors: tuple[type[Exception], ...] = REDIS_ERRORS
@@ -52,8 +54,9 @@ class RedisClient:
 async def open_client(url: str, **options: Any) -> AsyncIterator[RedisClient]:
     """Yields a Redis client whose connections do not retry, and closes it at the block's end.
 
-    `url` has one of the forms in the module's docstring; `options` are those of redis-py's connections. Connects at the
-    first call. Raises ValueError if the URL is not valid.
+    `url` is redis://, rediss:// or unix://, or redis+sentinel:// or redis+cluster:// (also rediss+) with several hosts;
+    the module describes the forms. `options` are those of redis-py's connections. Connects at the first call. Raises
+    ValueError if the URL is not valid.
     """
     options |= {"decode_responses": True, **_connection_options()}
     scheme, _, kind = urlsplit(url).scheme.partition("+")
@@ -107,7 +110,9 @@ async def _open_sentinel(
     hosts: list[tuple[str, int]], path: list[str], settings: dict[str, Any]
 ) -> AsyncIterator[RedisClient]:
     if not 1 <= len(path) <= 2 or (len(path) == 2 and not path[1].isdecimal()):
-        raise ValueError("the path after the Sentinels is /SERVICE or /SERVICE/DB: the name of what they watch")
+        raise ValueError(
+            "the path after the Sentinels must be /SERVICE or /SERVICE/DB; SERVICE is the name of what they watch"
+        )
     login = {name: settings.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     tls = {name: value for name, value in settings.items() if name.startswith("ssl")}
     timeouts = {"socket_timeout": DISCOVERY_TIMEOUT_SECONDS, "socket_connect_timeout": DISCOVERY_TIMEOUT_SECONDS}
@@ -130,7 +135,7 @@ async def _open_cluster(
     hosts: list[tuple[str, int]], path: list[str], settings: dict[str, Any]
 ) -> AsyncIterator[RedisClient]:
     if path and path != ["0"]:
-        raise ValueError(f"a cluster has no database '{path[0]}'")
+        raise ValueError(f"a cluster has no database '{path[0]}'; leave it out")
     try:
         client = RedisCluster(startup_nodes=[ClusterNode(host, port) for host, port in hosts], **settings)
     except TypeError as error:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 MIN_TOKEN_CHARACTERS = 32
 CHECK_SECONDS = 1.0
-"""Least number of seconds between two checks whether a file has changed."""
+"""Least number of seconds between two checks whether a followed file has changed."""
 
 T = TypeVar("T")
 
@@ -69,9 +69,10 @@ authenticated_peer: ContextVar[Peer | None] = ContextVar("authenticated_peer", d
 
 
 def author_of(claimed: str) -> str:
-    """Returns the author to record for a change: "PEER (CLAIMED)", from the authenticated peer and a request's claim.
+    """Returns the author to record for a change: "PEER (CLAIMED)".
 
-    It is the peer's name alone if the claim is empty or the same, and the claim alone without authentication.
+    PEER is the authenticated peer's name, and CLAIMED the author that the request names. It is PEER alone if `claimed`
+    is empty or the same name, and `claimed` alone without authentication.
     """
     peer = authenticated_peer.get()
     if peer is None:
@@ -98,8 +99,8 @@ class FollowedFile(Generic[T]):
     def value(self) -> T:
         """Returns the content of the last valid version of the file.
 
-        First reads the file again if it has changed, for which it looks at most every `CHECK_SECONDS`. If the new
-        version cannot be used, logs why and returns the content as before.
+        At most every `CHECK_SECONDS`, it checks whether the file has changed, and reads it again. If the new version
+        cannot be used, it logs why and returns the content as before.
         """
         now = self._clock()
         if now >= self._checked_at + CHECK_SECONDS:
@@ -147,8 +148,8 @@ Peers = Mapping[bytes, Peer]
 def parse_peers(text: str) -> Peers:
     """Parses the text of a server's file of tokens.
 
-    Raises TokenFileError for a line that is not NAME ROLE TOKEN, a token that `parse_token` would reject, a name or a
-    token that appears twice, and if there is no token.
+    Raises TokenFileError for a line that is not NAME ROLE TOKEN, an unknown role, a token that is too short or not one
+    word of printable ASCII, a name or a token that appears twice, and if there is no token.
     """
     peers: dict[bytes, Peer] = {}
     for number, line in enumerate(text.splitlines(), start=1):
@@ -159,7 +160,7 @@ def parse_peers(text: str) -> Peers:
             raise TokenFileError(f"line {number} is not NAME ROLE TOKEN")
         name, role, token = fields
         if role.upper() not in Role.__members__:
-            raise TokenFileError(f"line {number}: the role is one of read, write, admin, not '{role[:16]}'")
+            raise TokenFileError(f"line {number}: the role must be one of read, write, admin, not '{role[:16]}'")
         _check_token(token, f"line {number}: ")
         if any(peer.name == name for peer in peers.values()):
             raise TokenFileError(f"line {number}: the name '{name}' appears twice")
@@ -185,10 +186,10 @@ def parse_token(text: str) -> str:
 def _check_token(token: str, where: str = "") -> None:
     if len(token) < MIN_TOKEN_CHARACTERS:
         raise TokenFileError(
-            f"{where}a token has at least {MIN_TOKEN_CHARACTERS} characters, as `openssl rand -hex 32` makes it"
+            f"{where}a token must have at least {MIN_TOKEN_CHARACTERS} characters, as `openssl rand -hex 32` makes it"
         )
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise TokenFileError(f"{where}a token is one word of printable ASCII characters")
+        raise TokenFileError(f"{where}a token must be one word of printable ASCII characters")
 
 
 class TokenGate:
@@ -237,11 +238,11 @@ class TokenGate:
 
 
 def open_token_gate(path: Path | None, roles: Mapping[str, Role], listen: str, setting: str) -> TokenGate | None:
-    """Returns a gate that authenticates calls by the file of tokens `path`; None if `path` is None. `roles` is as
-    `method_roles` returns it.
+    """Returns a gate that authenticates calls by the file of tokens `path`; None if `path` is None.
 
-    Without a file it logs a warning, unless `listen`, the server's address, is a loopback address. The warning names
-    `setting`, the setting for the file. Raises TokenFileError as `FollowedFile` and `parse_peers` do.
+    `roles` is what `method_roles` returns. Without a file it logs a warning, which names the setting `setting`, unless
+    `listen`, the server's address, is a loopback address. Raises TokenFileError if the file cannot be read or is not
+    valid.
     """
     if path is not None:
         return TokenGate(FollowedFile(path, parse_peers), roles)

@@ -9,12 +9,16 @@ log = logging.getLogger(__name__)
 
 
 class TlsError(OSError):
-    """A file for TLS cannot be read or used, does not match another one, or is missing from the settings."""
+    """A file for TLS cannot be read or used, does not match another file, or is not set although another setting needs
+    it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """The certificate that a server presents, and the CA that its clients' certificates must be signed by."""
+    """The files of the certificate that a server presents, and of the CA that must have signed its clients'
+    certificates.
+    """
 
     certificate: Path
     """PEM: the server's own certificate first, then the intermediate ones."""
@@ -50,7 +54,7 @@ class ServerTls:
     def pem(self) -> tuple[bytes, bytes, bytes | None]:
         """Returns the contents of the files: key, certificate, and client CA (None if not set).
 
-        Checks them before, and raises TlsError as `context` does.
+        Checks them before; raises TlsError if a file cannot be read or used, or if key and certificate do not match.
         """
         self.context()
         return _read(self.key), _read(self.certificate), _read(self.client_ca) if self.client_ca else None
@@ -81,19 +85,22 @@ class ClientTls:
 
 
 class ReloadingTls:
-    """A server's SSL context, into which `follow` loads a changed certificate; the client CA is read only once.
+    """A server's SSL context that is updated when the certificate's files change.
 
-    The server has to call `follow` regularly.
+    The server has to call `follow` regularly. The client CA is read only once.
     """
 
     def __init__(self, tls: ServerTls) -> None:
-        """Loads the files; raises TlsError as `ServerTls.context` does."""
+        """Loads the files. Raises TlsError if one cannot be read or used, or if key and certificate do not match."""
         self._tls = tls
         self._stamp = tls.stamp()
         self.context: ssl.SSLContext = tls.context()
 
     def follow(self) -> None:
-        """Loads certificate and key again if a file has changed; if they cannot be used, logs why and keeps the old."""
+        """Loads certificate and key again if a file has changed.
+
+        If they cannot be used, logs why and keeps the earlier ones.
+        """
         now = self._tls.stamp()
         if now == self._stamp:
             return
@@ -108,11 +115,10 @@ class ReloadingTls:
 
 
 def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
-    """Returns the TLS of a server from its settings `tls_certificate`, `tls_key` and `tls_client_ca`; None if all three
-    are None.
+    """Returns the TLS of a server from its settings `tls_certificate`, `tls_key` and `tls_client_ca`.
 
-    Raises TlsError if a file cannot be read or used, if certificate and key do not match, if only one of these two is
-    set, or if the client CA is set without them.
+    Returns None if all three are None. Raises TlsError if a file cannot be read or used, if certificate and key do not
+    match, if only one of these two is set, or if the client CA is set without them.
     """
     if certificate is None and key is None:
         if client_ca is not None:
@@ -129,8 +135,9 @@ def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | Non
 def client_tls(ca: Path | None, certificate: Path | None, key: Path | None, server_name: str = "") -> ClientTls | None:
     """Returns the TLS of a client from its service's settings `client_tls_*`; None if all three files are None.
 
-    The CA is enough. Raises TlsError if a file cannot be read or used, if certificate and key do not match, if only one
-    of these two is set, or if they are set without the CA. `server_name` is that of `ClientTls`.
+    The CA alone is enough. `server_name` is the name that the server's certificate must have; empty: the host name of
+    the server's address. Raises TlsError if a file cannot be read or used, if certificate and key do not match, if only
+    one of these two is set, or if they are set without the CA.
     """
     if ca is None:
         if certificate is not None or key is not None:

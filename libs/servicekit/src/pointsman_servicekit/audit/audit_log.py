@@ -11,16 +11,16 @@ from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
 log = logging.getLogger(__name__)
 
 AUDIT = "{pointsman}:audit"
-"""Stream of administrative changes: `entry` (JSON). Its hash tag is that of the keys, so that one script can change a
-key and add the entry."""
+"""The Redis stream of administrative changes; each entry has the field `entry` (JSON). The stream has the hash tag of
+the keys' records, so that one script can change a key and add the entry."""
 MAX_ENTRIES = 100_000
-"""About the most entries that the stream keeps."""
+"""The largest number of entries that the stream keeps, approximately."""
 CONFIGURATION = "{pointsman}:audit:configuration"
-"""Hash with the last version of the configuration that the audit log knows: `revision`, and `values` (JSON)."""
+"""A Redis hash with the configuration that was recorded last: `revision`, and `values` (JSON)."""
 ADAPTER_CHANGES = "{pointsman:adapters:*}:changes"
 """Pattern for the streams in which the lora-servers keep the history of their adapters (`RedisKeys.changes`)."""
 ADAPTER_KINDS = ("alias", "canary", "rollback", "registered", "retired", "deleted", "pin", "placement")
-"""The kinds of their entries that somebody causes; others are steps of the lora-server."""
+"""The kinds of changes in these streams that a person causes. Entries of other kinds are steps of a lora-server."""
 
 _PAGE = 500
 
@@ -34,10 +34,10 @@ class AuditLog:
         self._record = redis.client.register_script(read_script(__package__, "record_configuration"))
 
     async def read(self, seconds: float, kinds: Collection[str] = (), limit: int = 1000) -> list[AuditEntry]:
-        """Returns the changes of the last so many seconds, the newest first, at most `limit`.
+        """Returns the changes of the last `seconds` seconds, the newest first, at most `limit`.
 
-        `kinds` are some of `KINDS`; empty for all. Those of adapters are read from the history of the lora-servers, if
-        they use the same Redis. Entries that cannot be read are logged and left out.
+        `kinds` are some of `KINDS`; empty for all. Changes of adapters are read from the lora-servers' history, if they
+        use the same Redis. Entries that cannot be read are logged and left out.
         """
         oldest = max(0, int((self._wall() - seconds) * 1000))
         found: list[AuditEntry] = []
@@ -58,8 +58,9 @@ class AuditLog:
         return found[:limit]
 
     async def configuration(self) -> tuple[str, str]:
-        """Returns the revision of the last recorded configuration, and its values as they were recorded; both are empty
-        before the first one.
+        """Returns (revision, values) of the configuration that was recorded last, with the values as they were passed.
+
+        Both are empty if none was recorded yet.
         """
         found = await self._redis.call(lambda: self._redis.client.hmget(CONFIGURATION, ["revision", "values"]))
         return found[0] or "", found[1] or ""
@@ -67,10 +68,10 @@ class AuditLog:
     async def record_configuration(
         self, actor: Actor, replaced: str, revision: str, values: str, changes: Sequence[AuditedChange]
     ) -> bool:
-        """Adds the changes that led to a revision, and keeps its `values` for the next comparison.
+        """Adds the changes that led to `revision`, and stores the configuration's `values` for the next comparison.
 
-        Returns False, and adds nothing, if the last recorded revision is not `replaced`, since another gateway was
-        faster.
+        Returns False, and adds nothing, if the revision recorded last is not `replaced`, because another gateway has
+        recorded a newer one.
         """
         entries = [to_json(actor, changed) for changed in changes]
         arguments = [replaced, revision, values, MAX_ENTRIES, *entries]

@@ -7,15 +7,16 @@ from typing import Any, Literal, get_args
 
 VERSION = 1
 MAX_VALUES = 100
-"""The most values of an entry before, and after the change. Of further ones only the number is kept."""
+"""The most values that an entry has before the change, and after it. If there are more, only the number of the others
+is kept."""
 MAX_VALUE_CHARACTERS = 300
 FURTHER = "..."
-"""The name under which an entry has the number of values that it leaves out."""
+"""The name under which an entry has the number of the values that it leaves out."""
 
 Kind = Literal["key", "role", "budget", "limit", "consent", "configuration", "price", "alias"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""What can change. A role is the right to administer, of a key or of users of single sign-on; a budget is a limit in
-dollars; a price and an alias are those of the configuration, and an alias is also that of an adapter."""
+"""What can change. "role" is the right to administer, of a key or of users of single sign-on; "budget" is a limit in
+dollars; "price" and "alias" are those of the configuration, and "alias" also an adapter's."""
 
 Values = Mapping[str, Any]
 
@@ -42,7 +43,8 @@ class AuditedChange:
     subject: str
     """What was changed, such as "key key-1f" or "models.yaml"."""
     before: Values = field(default_factory=dict)
-    """The values that have changed, by name; empty for something new."""
+    """The earlier values, by name, of all that has changed; empty if something new was created. `after` has the new
+    values."""
     after: Values = field(default_factory=dict)
 
 
@@ -54,7 +56,7 @@ class AuditEntry:
     reason: str = ""
 
     def as_fields(self) -> dict[str, Any]:
-        """Returns the fields for JSON."""
+        """Returns the entry as a dict that fits into JSON."""
         changed = self.changed
         return {
             "unix_ms": self.unix_ms,
@@ -70,7 +72,7 @@ class AuditEntry:
 
 
 def to_json(actor: Actor, changed: AuditedChange) -> str:
-    """Returns an entry as Redis stores it, which adds the time."""
+    """Returns a change as JSON, as it is added to the stream in Redis. The time is not in it; Redis adds that."""
     fields = AuditEntry(0, actor, changed).as_fields()
     shortened = {name: _shortened(fields[name]) for name in ("before", "after")}
     del fields["unix_ms"], fields["reason"]
@@ -78,20 +80,20 @@ def to_json(actor: Actor, changed: AuditedChange) -> str:
 
 
 def from_json(text: str, unix_ms: int) -> AuditEntry:
-    """Parses an entry. Raises ValueError if it is none, or has another version."""
+    """Parses an entry that `to_json` has written. Raises ValueError if the text is none, or has another version."""
     try:
         read = json.loads(text)
         if read["v"] != VERSION:
-            raise ValueError(f"it is of version {str(read['v'])[:40]}")
+            raise ValueError(f"its version is {str(read['v'])[:40]}, not {VERSION}")
         names = ("kind", "change", "subject", "before", "after")
         changed = AuditedChange(*(read[name] for name in names))
         actor = Actor(read["who"], read["where"])
     except (LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"it lacks {error}") from error
+        raise ValueError(f"it does not have the form of an entry: {type(error).__name__}: {error}") from error
     texts = (actor.name, actor.origin, changed.kind, changed.change, changed.subject)
     sides = (changed.before, changed.after)
     if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, dict) for one in sides):
-        raise ValueError("a field has another type")
+        raise ValueError("one of its fields has the wrong type")
     return AuditEntry(unix_ms, actor, changed)
 
 

@@ -22,7 +22,7 @@ from pointsman_servicekit.keys.redis_layout import (
 )
 
 BUDGET_WARNING_SHARE = 0.8
-"""The used share (0 to 1) from which a limit in dollars counts as nearly spent."""
+"""The share (0 to 1) of a limit in dollars from which it counts as nearly spent."""
 
 LimitChanges = Mapping[str, int | float | None]
 """New values of limits, by their field in `Limits`; None removes a limit."""
@@ -32,7 +32,7 @@ LimitChanges = Mapping[str, int | float | None]
 class UsageRow:
     """The usage of a key, or of a whole tenant if `key` is None.
 
-    `today` and `month` (so far) are in UTC. `left` is what is left of each limit, as `UsageStore.left` returns it.
+    `today` and `month` (so far) are days in UTC. `left` is what is left of each limit, by the limit's name.
     """
 
     tenant: TenantRecord
@@ -47,10 +47,10 @@ class UsageRow:
 
 
 class Administration:
-    """Lists keys, changes limits, and reports usage and budgets; `keys` is the store for other changes, and `audit` the
-    log of all changes.
+    """Lists keys, changes limits, and reports usage and budgets.
 
-    Each asynchronous method raises Unavailable ("redis_unavailable") if Redis does not answer, and FailedPrecondition
+    `keys` is the store for all other changes of keys and tenants, and `audit` the log of changes. Each asynchronous
+    method raises Unavailable ("redis_unavailable") if Redis does not answer, and FailedPrecondition
     ("unreadable_record") if a record or a number in Redis cannot be parsed.
     """
 
@@ -63,7 +63,7 @@ class Administration:
         self._wall = wall
 
     def acting_as(self, actor: Actor) -> "Administration":
-        """Returns the administration by somebody else."""
+        """Returns an administration whose changes the audit log attributes to `actor`."""
         return Administration(self._redis, self._wall, actor)
 
     async def list_keys(self, tenant: str = "") -> list[KeyRecord]:
@@ -71,12 +71,12 @@ class Administration:
         return [record for record in await self.keys.keys() if tenant in ("", record.tenant)]
 
     async def change_limits(self, changes: LimitChanges, key: str = "", tenant: str = "") -> KeyRecord | TenantRecord:
-        """Changes limits of a tenant, which is created if it is new, or of a key if `tenant` is empty. Limits that are
-        not in `changes` stay.
+        """Changes limits of a tenant, or of a key if `tenant` is empty; returns the changed record.
 
-        `key` is as in `KeyStore.find`. Returns the changed record. Raises NotFound for an unknown key, InvalidArgument
-        for a value or a tenant's name that is not valid, TypeError for a name that is no limit, and FailedPrecondition
-        ("contended") if the record was changed by others during each of several attempts.
+        Limits that are not in `changes` stay. A new tenant is created. `key` is a key's id, prefix or credential.
+        Raises NotFound for an unknown key, InvalidArgument for a value or a tenant's name that is not valid, TypeError
+        for a name that is no limit, and FailedPrecondition ("contended") if the record was changed by others during
+        each of several attempts.
         """
 
         def change(limits: Limits) -> Limits:
@@ -87,8 +87,8 @@ class Administration:
     async def usage(self, tenant: str = "") -> list[UsageRow]:
         """Returns for each tenant, or only for `tenant`, a row of the whole tenant, followed by a row for each key.
 
-        After a tenant's keys come its users of single sign-on who have used something this month, each with a KeyRecord
-        that is made for the row. An unknown tenant has no rows.
+        After a tenant's keys come its users of single sign-on who have used something this month. They have no key, so
+        their rows have a KeyRecord that is made for the row. An unknown tenant has no rows.
         """
         used, records = await self._usage.read(), await self.keys.keys()
         rows = []

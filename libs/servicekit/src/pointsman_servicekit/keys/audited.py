@@ -7,7 +7,7 @@ from pointsman_servicekit.audit.entries import AuditedChange
 from pointsman_servicekit.keys.records import KeyRecord, TenantRecord
 
 _VERBS = {"limits": "limited", "learning": "consented", "revoked": "revoked"}
-"""Words for a change, by the record's field that changes."""
+"""Words for a change, by the field of the record that has changed."""
 
 
 def created_key(record: KeyRecord) -> AuditedChange:
@@ -18,8 +18,9 @@ def created_key(record: KeyRecord) -> AuditedChange:
 def changed_record(
     before: KeyRecord | TenantRecord, after: KeyRecord | TenantRecord, is_new: bool = False
 ) -> AuditedChange | None:
-    """Returns what has changed between two versions of a record; None if they are equal. `is_new` is set if there was
-    no record, and `before` has the defaults.
+    """Returns what has changed between two versions of a record, for the audit log; None if they are equal.
+
+    `is_new` says that there was no record before; `before` then has the defaults.
     """
     old, new = _values(before), _values(after)
     names = [name for name, value in new.items() if value != old.get(name)]

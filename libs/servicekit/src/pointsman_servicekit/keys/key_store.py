@@ -29,7 +29,7 @@ MAX_ATTEMPTS = 8
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """The properties of a key that is to be created, as in `KeyRecord`."""
+    """The properties of a key to create; the fields mean the same as in `KeyRecord`."""
 
     tenant: str
     name: str = ""
@@ -108,9 +108,9 @@ class KeyStore:
         return {name: _tenant(name, text) for name, text in sorted(read.items())}
 
     async def find(self, which: str) -> KeyRecord:
-        """Returns a key by its id, its prefix, or its credential, of which only the prefix is compared.
+        """Returns the key that `which` names by its id, its prefix or its credential.
 
-        Raises NotFound ("unknown_key") if there is none.
+        Of a credential only the prefix is compared. Raises NotFound ("unknown_key") if there is none.
         """
         name = which.split("_")[1] if which.startswith("pm_") else which
         digest = await self._redis.call(lambda: self._redis.client.hget(redis_layout.INDEX, name))
@@ -141,9 +141,10 @@ class KeyStore:
         return _tenant(name, text)
 
     async def tenants_named(self, names: Collection[str]) -> dict[str, TenantRecord]:
-        """Returns the records of these tenants by name; for an unknown tenant, one without limits.
+        """Returns name -> record of these tenants; for an unknown tenant, a record without limits.
 
-        Leaves out a record that cannot be parsed, and logs an error for it. Raises InvalidArgument as `tenant` does.
+        A record that cannot be parsed is logged and left out. Raises InvalidArgument if a tenant is unknown and its
+        name is not valid.
         """
         asked = list(names)
         if not asked:
@@ -153,7 +154,10 @@ class KeyStore:
         return {name: record for name, record in read.items() if record is not None}
 
     async def revoke(self, which: str) -> KeyRecord:
-        """Revokes a key, given as in `find`, and returns its record; idempotent. Raises NotFound as `find` does."""
+        """Revokes a key and returns its record; idempotent.
+
+        `which` is the key's id, prefix or credential. Raises NotFound ("unknown_key") if there is none.
+        """
         now = round(self._wall(), 3)
         return await self._change_key(
             which, lambda record: record if record.revoked is not None else replace(record, revoked=now)
@@ -162,7 +166,8 @@ class KeyStore:
     async def limit_key(self, which: str, change: Callable[[Limits], Limits]) -> KeyRecord:
         """Replaces a key's limits by what `change` returns for them; returns the changed record.
 
-        `which` is as in `find`. `change` may be called several times. Raises NotFound, and what `change` raises.
+        `which` is the key's id, prefix or credential. `change` may be called several times. Raises NotFound
+        ("unknown_key") if there is none, and what `change` raises.
         """
         return await self._change_key(which, lambda record: replace(record, limits=change(record.limits)))
 

@@ -35,10 +35,12 @@ GATEWAYS = "{pointsman}:gateways"
 """A sorted set from a gateway's id to the time at which its lease ends, in Unix milliseconds."""
 
 USAGE = "{pointsman}:usage:"
-"""Followed by a day (YYYYMMDD, UTC): a hash from "TENANT:KEY:COUNTER" to a whole number."""
+"""Prefix of the keys for usage; a day (YYYYMMDD, UTC) follows. Each is a hash from "TENANT:KEY:COUNTER" to a whole
+number."""
 
 USAGE_WRITER = "{pointsman}:usage:writer:"
-"""Followed by a gateway's id: the number of the last batch of usage that it wrote, so that no batch is added twice."""
+"""Prefix of the keys for gateways that write usage; a gateway's id follows. Each is the number of the last batch that
+the gateway has written, so that no batch is added twice."""
 
 COUNTERS = (
     "requests", "failed", "cancelled", "prompt_tokens", "cached_tokens", "completion_tokens", "picodollars"
@@ -59,7 +61,7 @@ class Window(StrEnum):
     DAY = "day"
     MONTH = "month"
     NOW = "now"
-    """No period: the limit is on what runs at the same time."""
+    """There is no period: the limit is on what runs at the same time."""
 
 
 WINDOWS = {
@@ -77,11 +79,11 @@ def limit_key(tenant: str, whose: str, limit: str) -> str:
 
     `whose` is a key's id or `WHOLE_TENANT`, and `limit` a field of `Limits`.
 
-    The hash has the fields `window` (the number of the window, see `window_at`), `used` and `held`, and for each
-    gateway's lease a field with the text "HELD USED NUMBER EXPIRES". USED is what the gateway has used, HELD is that
-    and what it may still use; `used` and `held` are their sums over all leases. NUMBER is that of the gateway's last
-    report, and EXPIRES is in Unix milliseconds. Amounts of dollars are in nanodollars. All limits of a tenant are in
-    one slot of a cluster.
+    The hash has these fields. `window` is the number of the window (see `window_at`). For each gateway's lease there is
+    a field with the text "HELD USED NUMBER EXPIRES": USED is what the gateway has used, HELD is USED plus what it may
+    still use, NUMBER is that of the gateway's last report, and EXPIRES is in Unix milliseconds. `used` and `held` are
+    the sums over all leases. Amounts of dollars are in nanodollars. All limits of a tenant are in one slot of a
+    cluster.
     """
     return f"{{pointsman:{tenant}}}:account:{whose}:{limit}"
 
@@ -150,8 +152,9 @@ class UsageStore:
     async def left(self, tenant: str, whose: str, limits: Limits) -> Mapping[str, float]:
         """Returns what is left of each limit that is set, by the limit's name, as the gateways last reported it.
 
-        That is the limit less what was used and what running requests have reserved; dollars are in dollars. It is
-        negative if answers took more than was reserved for them. `whose` is a key's id or `WHOLE_TENANT`.
+        That is the limit minus what was used and what running requests have reserved, in the limit's own unit (dollars
+        for budgets). It is negative if answers took more than was reserved for them. `whose` is a key's id or
+        `WHOLE_TENANT`.
         """
         now = int(self._wall() * 1000)
         left: dict[str, float] = {}

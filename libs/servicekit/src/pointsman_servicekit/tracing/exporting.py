@@ -19,10 +19,10 @@ class OtelSettingsError(ValueError):
 
 
 def is_tracing_enabled(environment: Mapping[str, str]) -> bool:
-    """Returns whether traces are sent: whether one of `ENDPOINTS` is set.
+    """Returns whether traces are sent: whether one of the variables `ENDPOINTS` is set.
 
-    Returns False nevertheless if OTEL_SDK_DISABLED is "true" or OTEL_TRACES_EXPORTER is "none". Raises
-    OtelSettingsError if traces would be sent with an exporter other than "otlp" or a protocol other than `SPOKEN`.
+    OTEL_SDK_DISABLED "true" and OTEL_TRACES_EXPORTER "none" turn them off. Raises OtelSettingsError if traces would be
+    sent with an exporter other than "otlp" or a protocol other than `SPOKEN`.
     """
     if _said(environment, "OTEL_SDK_DISABLED") == "true" or not _first(environment, ENDPOINTS):
         return False
@@ -37,7 +37,10 @@ def is_tracing_enabled(environment: Mapping[str, str]) -> bool:
 
 
 def traces_endpoint(environment: Mapping[str, str]) -> str:
-    """Returns the complete URL that spans are sent to; empty if tracing is off. Raises as `is_tracing_enabled` does."""
+    """Returns the complete URL to which spans are sent; empty if tracing is off.
+
+    Raises OtelSettingsError if traces would be sent with an exporter or a protocol that is not supported.
+    """
     if not is_tracing_enabled(environment):
         return ""
     whole, base = (environment.get(name, "").strip() for name in ENDPOINTS)
@@ -46,10 +49,10 @@ def traces_endpoint(environment: Mapping[str, str]) -> str:
 
 @contextmanager
 def exporting_spans(service: str, environment: Mapping[str, str]) -> Iterator["Spans | None"]:
-    """Yields an object that records spans and sends them, until the block's end; yields None if tracing is off.
+    """Yields an object that records spans and sends them, for the length of the block; yields None if tracing is off.
 
     `service` is the service's name, such as "retriever"; the distribution "pointsman-SERVICE" must be installed. Raises
-    as `is_tracing_enabled` does, and OtelSettingsError if OpenTelemetry's SDK is not installed.
+    OtelSettingsError if an exporter or a protocol is not supported, or OpenTelemetry's SDK is not installed.
     """
     if not is_tracing_enabled(environment):
         yield None

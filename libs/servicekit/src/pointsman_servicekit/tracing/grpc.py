@@ -16,7 +16,7 @@ from pointsman_servicekit.tracing.spans import Spans, is_in_trace, record_error_
 class TracedServer(HandlerInterceptor):
     """A server interceptor that records a span for each call to a service whose name begins with "pointsman.".
 
-    Methods whose names begin with "Watch" are left out, because their calls last as long as the client.
+    Methods whose names begin with "Watch" get no spans, because their calls last until the client disconnects.
     """
 
     def __init__(self, spans: Spans) -> None:
@@ -102,7 +102,10 @@ class TracedCalls(grpc.aio.UnaryUnaryClientInterceptor):
         client_call_details: grpc.aio.ClientCallDetails,
         request: Any,
     ) -> Any:
-        """Makes a call; within a trace, records a span with the call's status, and so returns only after its end."""
+        """Makes a call. Within a trace, records a span with the call's status.
+
+        In that case it returns only after the call has ended.
+        """
         if not is_in_trace():
             return await continuation(client_call_details, request)
         asked = client_call_details

@@ -16,9 +16,9 @@ MAX_REASON_CHARACTERS = 300
 
 
 class ReportingExporter(SpanExporter):
-    """An exporter that sends spans with another exporter and logs its failures in few lines.
+    """An exporter that sends spans with another exporter, and keeps the log of its failures short.
 
-    It logs a warning for the first failure, for later ones at most every `REPORT_SECONDS`, and when spans are sent
+    It logs a warning for the first failure, then at most one every `REPORT_SECONDS`, and a line when spans are sent
     again. The other exporter's own messages are logged at the level DEBUG only. `clock` is in seconds.
     """
 

@@ -39,7 +39,7 @@ Attributes: TypeAlias = Mapping[str, Attribute]
 _w3c = TraceContextTextMapPropagator()
 
 LAST_SPANS = 5.0
-"""Seconds in which the last spans must be sent at shutdown; the exporter's own timeout is too long for a shutdown."""
+"""Seconds in which the last spans must be sent at shutdown, since the exporter's own timeout is too long for that."""
 
 
 class Spans:
@@ -55,7 +55,8 @@ class Spans:
     def serve(self, name: str, sent: Mapping[str, str], attributes: Attributes) -> Span:
         """Starts the span of a request, and makes it the current span of the running task; the caller ends it.
 
-        `sent` are the request's headers with names in lower case. The span continues the trace that they name, if any.
+        `sent` are the request's headers, with names in lower case. The span continues the trace in these headers, if
+        there is one.
         """
         span = self._tracer.start_span(name, _w3c.extract(sent), SpanKind.SERVER, attributes)
         context.attach(set_span_in_context(span))  # never detached: the task serves this request only
@@ -72,9 +73,10 @@ class Spans:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Span]:
-        """Yields a child of the current span, which is the current span for the length of the block.
+        """Yields a new child of the current span, which is itself the current span for the length of the block.
 
-        Records by its code an exception that the block raises. Yields the current span itself if that is not recorded.
+        An exception that the block raises is recorded by its code. If the current span is not recorded, yields that
+        span.
         """
         above = get_current_span()
         if _is_left_out(above):
@@ -94,7 +96,7 @@ class Spans:
 
 
 def current_span() -> Span:
-    """Returns the current span, or one that records nothing."""
+    """Returns the current span; outside a trace, a span that records nothing."""
     return get_current_span()
 
 
