@@ -23,7 +23,7 @@ class BufferedBytesBudget:
         """
         of_tenant = self._by_tenant.get(tenant, 0) + count
         if self.used + count > self.max_bytes or of_tenant > self._max_of_tenant:
-            raise Unavailable("too much of other requests is buffered; try again", code="overloaded", retry_after=1.0)
+            raise Unavailable("too many bytes of requests are buffered; try again", code="overloaded", retry_after=1.0)
         self.used += count
         self._by_tenant[tenant] = of_tenant
 
@@ -37,7 +37,10 @@ class BufferedBytesBudget:
 
     @contextmanager
     def reserved(self, tenant: str, count: int) -> Iterator[None]:
-        """Reserves `count` bytes for the length of the block; raises as `reserve` does."""
+        """Reserves `count` bytes for the length of the block.
+
+        Raises Unavailable ("overloaded") if the process or the tenant would exceed its limit.
+        """
         self.reserve(tenant, count)
         try:
             yield
@@ -56,7 +59,8 @@ class BufferReservation:
     def grow(self, tenant: str, count: int) -> None:
         """Reserves `count` more bytes for the tenant, which must be the same in all calls.
 
-        Raises as `BufferedBytesBudget.reserve` does; then the bytes reserved before stay reserved.
+        Raises Unavailable ("overloaded") if the process or the tenant would exceed its limit; the earlier bytes stay
+        reserved.
         """
         if count:
             self._budget.reserve(tenant, count)

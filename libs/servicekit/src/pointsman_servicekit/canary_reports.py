@@ -16,7 +16,7 @@ class RequestCounts:
     """Complete answers by total time: bucket k counts those of 2^((k-1)/4) to 2^(k/4) ms, bucket 0 those of up to 1 ms.
     See `CANARY_LATENCY_BUCKETS` in statistics.py."""
     rated: int = 0
-    """Number of ratings by callers, also of answers that were counted in an earlier report."""
+    """Number of ratings by callers. It includes ratings of answers that were counted in an earlier report."""
     rating: int = 0
     """The sum of these ratings (each 0 to 1), in thousandths."""
 
@@ -33,7 +33,7 @@ class RequestCounts:
 
 @dataclass(frozen=True, slots=True)
 class CanaryReport:
-    """What a gateway has counted since its last report, of the requests to one version of an alias with a canary."""
+    """The requests to one version of an alias with a canary that a gateway has counted since its last report."""
 
     alias: str
     revision: int

@@ -20,11 +20,12 @@ from functools import lru_cache
 from math import exp, expm1, log, log1p
 
 BETS = tuple(2.0**power for power in range(-8, 3))
-"""Differences in log-odds between the mean that is tested and one that would explain the observations."""
+"""The bets b in the module's formula: differences in log-odds between the tested mean and one that would explain the
+observations."""
 
 WEIGHTS = tuple(bet / (1 + bet * bet) / sum(b / (1 + b * b) for b in BETS) for bet in BETS)
-"""Weights of the bets. They are largest at 1, for the decisions that 20 to 500 observations allow; small bets find
-small differences."""
+"""The weights of the bets, which add up to 1. The bet 1 has the largest, for decisions with 20 to 500 observations;
+small bets detect small differences."""
 
 _GROWTHS = tuple(map(expm1, BETS))
 _PRECISION = 1e-6
@@ -32,11 +33,11 @@ _PRECISION = 1e-6
 
 @lru_cache(maxsize=8192)
 def lower_limit(mean: float, count: float, alpha: float) -> float:
-    """Returns the lower limit, 0 to `mean`, of the true mean.
+    """Returns a lower confidence limit of the true mean, from 0 to `mean`, that holds at all times.
 
-    The probability that it is above the true mean at some number of observations is at most `alpha`. `mean` is the mean
-    of `count` observations from 0 to 1, each of which may count as less than one, and `alpha` is above 0 and below 1.
-    Without observations the limit is 0.
+    That is, if it is computed after each observation, the probability that it is ever above the true mean is at most
+    `alpha` (above 0, below 1). `mean` is the mean of `count` observations from 0 to 1; an observation may have a weight
+    below one, so `count` need not be whole. Without observations the limit is 0.
     """
     if count <= 0:
         return 0.0
@@ -51,20 +52,29 @@ def lower_limit(mean: float, count: float, alpha: float) -> float:
 
 
 def upper_limit(mean: float, count: float, alpha: float) -> float:
-    """Returns the upper limit, `mean` to 1, of the true mean; arguments and guarantee are as for `lower_limit`."""
+    """Returns an upper confidence limit of the true mean, from `mean` to 1, that holds at all times.
+
+    The probability that it is ever below the true mean is at most `alpha`. `mean` is the mean of `count` observations
+    from 0 to 1.
+    """
     return 1 - lower_limit(1 - mean, count, alpha)
 
 
 def limits(mean: float, count: float, confidence: float) -> tuple[float, float]:
-    """Returns both limits of the true mean, which hold together at all times with the probability `confidence`."""
+    """Returns a lower and an upper confidence limit of the true mean.
+
+    With the probability `confidence`, both hold at all times together. `mean` is the mean of `count` observations from
+    0 to 1.
+    """
     alpha = (1 - confidence) / 2
     return lower_limit(mean, count, alpha), upper_limit(mean, count, alpha)
 
 
 def log_evidence_above(tested: float, mean: float, count: float) -> float:
-    """Returns the logarithm of the evidence that the true mean is above `tested`, 0 to 1.
+    """Returns the natural logarithm of the evidence that the true mean is above `tested`, which is from 0 to 1.
 
-    While it is not, the evidence (an e-process) ever reaches 1 / alpha with a probability of at most alpha.
+    `mean` is the mean of `count` observations from 0 to 1. If the true mean is not above `tested`, the evidence (an
+    e-process) ever reaches 1 / alpha with a probability of at most alpha.
     """
     gains = [count * (bet * mean - log1p(tested * growth)) for bet, growth in zip(BETS, _GROWTHS, strict=True)]
     largest = max(gains)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from heapq import nsmallest
 
 MANIFEST_KEY_PREFIX = "documents."
-"""Followed by a collection's name: the key under which an adapter's manifest has the collection's sketch at the time of
-the adapter's training."""
+"""The key in an adapter's manifest of the sketch that a collection had at the time of the adapter's training; the
+collection's name follows."""
 
 MAX_HASHES = 64
 
@@ -35,8 +35,9 @@ class Sketch:
 
 
 def sketch_of(documents: Iterable[tuple[str, bytes]]) -> Sketch:
-    """Makes a sketch of documents, given as pairs of a document's id and a digest of its content. Equal pairs count
-    once.
+    """Makes a sketch of documents, by which later changes of them can be estimated.
+
+    A document is given as its id and a digest of its content. Equal pairs count once.
     """
     hashes = {_hash(name, digest) for name, digest in documents}
     return Sketch(len(hashes), tuple(nsmallest(MAX_HASHES, hashes)))
@@ -58,7 +59,8 @@ def parse_sketch(text: str) -> Sketch:
 
 
 def changed_share(then: Sketch, now: Sketch) -> float:
-    """Returns which share (0 to 1) of the larger collection's documents is not, with equal content, in the other one.
+    """Returns the share (0 to 1) of the larger collection's documents that the other one does not have with equal
+    content.
 
     It is an estimate if a collection has more than `MAX_HASHES` documents. Returns 0 if both are empty.
     """

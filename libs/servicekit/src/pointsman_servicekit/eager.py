@@ -18,7 +18,8 @@ from typing import Any, cast
 class Signal:
     """An event for which one coroutine waits.
 
-    If the coroutine runs in an `EagerRun` without a task, `set` returns after it has run on, up to its next wait.
+    If the coroutine runs in an `EagerRun` without a task, `set` continues it at once, and returns when it waits again
+    or ends.
     """
 
     __slots__ = ("_is_set", "_resume")
@@ -51,7 +52,7 @@ class Signal:
 
 
 class EagerRun:
-    """Runs one coroutine, in a copy of the context (`contextvars`) in which this object was made.
+    """Runs one coroutine without a task, in a copy of the context (`contextvars`) in which this object was made.
 
     The coroutine must not raise an exception, since nobody awaits its result. Code in it that needs
     `asyncio.current_task`, such as `asyncio.timeout`, must come after `await in_task()`.
@@ -60,7 +61,7 @@ class EagerRun:
     __slots__ = ("_context", "_is_over", "_signal", "_task", "_work")
 
     current: "EagerRun | None" = None
-    """The EagerRun whose coroutine runs now without a task; None if there is none.
+    """The EagerRun whose coroutine is running at this moment without a task; None if there is none.
 
     It is a variable of the class, so that `Signal` finds it. A context variable would be copied to the tasks that the
     coroutine creates.

@@ -146,7 +146,7 @@ class HoldsError(Protocol[E]):
 
 
 def take_error(holder: HoldsError[E]) -> E:
-    """Removes the error that `holder` stores, which must be there, and returns it: `raise take_error(self)`.
+    """Removes the error that `holder` stores and returns it, to be raised: `raise take_error(self)`. It must be there.
 
     A raised error refers to its traceback, and the traceback to all frames that the error passed through. If one of
     these frames refers to the error, directly or through `holder`, they form a cycle, and only the garbage collector

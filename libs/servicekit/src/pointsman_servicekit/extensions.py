@@ -65,22 +65,26 @@ def _import_attribute(path: str, name: str, setting: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """Finds extensions of one kind: built-in ones, entry points of packages, and any class as `module:attribute`."""
+    """Finds the extensions of one kind.
+
+    They are built-in ones, entry points of installed packages, and any class as `module:attribute`.
+    """
 
     kind: str
     """What the extensions are, such as "policy", for error messages."""
     group: str
     """The entry point group in which packages publish their extensions."""
     builtins: Mapping[str, str]
-    """By name, the built-in extension as `module:attribute`. Its module is imported when the extension is requested."""
+    """Name of a built-in extension -> its `module:attribute`. The module is imported when the extension is
+    requested."""
     method: str
     """The name of a method that every extension of this kind must have."""
 
     def find(self, name: str) -> Any:
         """Returns the class of an extension by its name, or by `module:attribute`.
 
-        Raises ValueError if the name is unknown, if the class cannot be imported, or if the object is no class with
-        the method `method`.
+        Raises ValueError if the name is unknown, the class cannot be imported, or the object is not a class with the
+        required method.
         """
         try:
             found = load_extension(name, setting=f"the {self.kind}", group=self.group, builtins=self.builtins)

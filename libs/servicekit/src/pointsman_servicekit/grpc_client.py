@@ -12,7 +12,7 @@ from pointsman_servicekit.tls import ClientTls
 
 Interceptors: TypeAlias = Sequence[grpc.aio.ClientInterceptor]
 Token: TypeAlias = Callable[[], str]
-"""Returns the current token, which may be replaced while the channel is open."""
+"""A function that returns the current token. The token may be replaced while the channel is open."""
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -23,8 +23,8 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """Opens a channel to `address` ("127.0.0.1:8082"), which connects at the first call.
 
-    It waits at most a second before each attempt to connect again. Each call sends what `token` returns as its bearer
-    token, or no token if `token` is None. Without `tls` the channel is not encrypted. Received messages may have
+    After a failure it tries to connect again within a second. Each call sends what `token` returns as its bearer token,
+    or no token if `token` is None. Without `tls` the channel is not encrypted. Received messages may have
     `MAX_MESSAGE_BYTES` bytes. Raises TlsError if the files of `tls` cannot be read or used.
     """
     channel = _open_channel(address, tls, interceptors)
@@ -95,18 +95,20 @@ class _AuthenticatedChannel(grpc.aio.Channel):
 
 
 def to_message(kind: type[M], source: object, **fields: Any) -> M:
-    """Creates a message of the class `kind` from `fields`; other fields are attributes of `source` with equal names.
+    """Creates a message of the class `kind`.
 
-    Raises AttributeError if `source` lacks one of these attributes.
+    Its fields are those in `fields`; each other field is the attribute of `source` with the same name. Raises
+    AttributeError if `source` lacks one of these attributes.
     """
     missing = kind.DESCRIPTOR.fields_by_name.keys() - fields.keys()
     return kind(**{name: getattr(source, name) for name in missing}, **fields)
 
 
 def from_message(kind: type[T], message: Message, **fields: Any) -> T:
-    """Creates an object of the dataclass `kind` from `fields`; other fields are fields of `message` with equal names.
+    """Creates an object of the dataclass `kind`.
 
-    The message's fields are taken as they are, so those of message or repeated types have to be given in `fields`.
+    Its fields are those in `fields`; each other field is the field of `message` with the same name. These are taken as
+    they are, so fields of message or repeated types must be given in `fields`.
     """
     missing = {field.name for field in dataclasses.fields(kind)} - fields.keys()  # type: ignore[arg-type]  # it is one
     return kind(**{name: getattr(message, name) for name in missing}, **fields)

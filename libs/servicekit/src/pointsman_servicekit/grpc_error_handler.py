@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 
 class ErrorHandler(HandlerInterceptor):
-    """A server interceptor that converts a servicer's exception to a status (`to_status`).
+    """A server interceptor that converts a servicer's exception to a gRPC status (`to_status`).
 
-    An exception that is no PointsmanError is logged with a random id, and the client gets INTERNAL with this id. It
-    also sets `logs.request_id` and `logs.decision_id` from the call's metadata, cut to 64 characters; a call without a
-    request id gets a random one.
+    An exception that is not a PointsmanError is logged with a random id, and the client gets INTERNAL with this id. The
+    interceptor also sets `logs.request_id` and `logs.decision_id` from the call's metadata, cut to 64 characters; a
+    call without a request id gets a random one.
     """
 
     def replace(self, handler: Any, method: str) -> Handler:

@@ -27,9 +27,9 @@ Wrap = Callable[[Method], Method]
 
 
 def to_status(error: PointsmanError) -> Any:
-    """Returns the status of an error, for `context.abort_with_status`.
+    """Returns the gRPC status of an error, for `context.abort_with_status`.
 
-    It carries the error's message, code, `param` and `retry_after`, and nothing else. Lone surrogates in message and
+    It has the error's message, code, `param` and `retry_after`, and nothing else. Lone surrogates in message and
     `param` become "?", because protobuf refuses them.
     """
     info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN)
@@ -48,8 +48,8 @@ def to_status(error: PointsmanError) -> Any:
 def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> PointsmanError:
     """Converts the error of a call back to the PointsmanError that the called service has raised.
 
-    An error that no PointsmanError has caused becomes DeadlineExceeded ("deadline_exceeded") after a timeout, and
-    otherwise Unavailable ("SERVICE_unavailable"). `service` is the called service's name, such as "retriever".
+    If the service has raised none, the result is DeadlineExceeded ("deadline_exceeded") after a timeout, and otherwise
+    Unavailable ("SERVICE_unavailable"). `service` is the called service's name, such as "retriever".
     """
     code, message = error.code(), error.details() or ""
     status = rpc_status.from_call(cast(grpc.Call, error))  # it has what from_call reads

@@ -20,8 +20,8 @@ from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unava
 from pointsman_servicekit.grpc_errors import Context, Handler, HandlerInterceptor, Method
 
 SLOW_AFTER = 0.1
-"""Seconds after which a message that is still incomplete counts as slow. gRPC does not report how much of a message has
-arrived, so from then on the size of the largest allowed message is reserved in the `BufferedBytesBudget`."""
+"""Seconds after which an incomplete message counts as slow. gRPC does not report how much of a message has arrived, so
+from then on the size of the largest allowed message is reserved in the `BufferedBytesBudget`."""
 
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 """Wire types of protobuf."""
@@ -34,7 +34,7 @@ class Gate(Protocol):
     """
 
     async def admit(self, method: str, context: Context) -> str:
-        """Returns the name to which the message's memory is charged: the caller's tenant, or the peer.
+        """Returns the name to which the message's memory is charged: the caller's tenant, or the peer's name.
 
         `method` is the whole path ("/pointsman.v1.Gateway/Route"). If the caller may not make the call, raises a
         PointsmanError, such as Unauthenticated or PermissionDenied, or aborts the call.
@@ -58,9 +58,9 @@ class ReceiveLimits:
 class RequestReceiver(HandlerInterceptor):
     """A server interceptor that authenticates each call, and then receives its message within limits.
 
-    `gate`, if there is one, authenticates calls to services whose name begins with "pointsman."; calls to other
-    services, such as health, need no key. The limits apply to methods with one request message; of a call with a
-    stream of requests only the caller is authenticated. It must be the innermost interceptor.
+    If there is a `gate`, it authenticates calls to services whose name begins with "pointsman."; calls to other
+    services, such as health, need no key. The limits apply to methods with one request message. Of a call with a stream
+    of requests, only the caller is authenticated. This must be the innermost interceptor.
     """
 
     def __init__(self, limits: ReceiveLimits, budget: BufferedBytesBudget, gate: Gate | None = None) -> None:

@@ -19,15 +19,16 @@ from pointsman_servicekit.tls import ServerTls, TlsError
 log = logging.getLogger(__name__)
 
 HEALTH_UPDATE_TIMEOUT_SECONDS = 1.0
-"""Seconds in which the clients that watch a server's health must have read a change."""
+"""Seconds in which clients that watch a server's health must read a change of it."""
 
 MAX_MESSAGE_BYTES = 40 * 1024 * 1024  # an Upsert may hold 32 MiB of text
 
 MAX_BUFFERED_BYTES = 512 * 1024 * 1024
 
 IDENTITY_ONLY = 1
-"""gRPC's bit set of compression algorithms, with `identity` alone: a compressed message is refused with UNIMPLEMENTED.
-gRPC checks the length of a message before it decompresses it and not afterwards, so 8 MiB could become gigabytes."""
+"""The bit set of compression algorithms that gRPC accepts, with `identity` alone: a compressed message is refused with
+UNIMPLEMENTED. gRPC checks the length of a message before it decompresses it and not afterwards, so 8 MiB could become
+gigabytes."""
 
 MAX_READ_BYTES = 64 * 1024
 """Bytes that one read of a connection takes at most. gRPC processes all of them before it closes the connection."""
@@ -145,7 +146,7 @@ class GrpcServer:
         await asyncio.gather(*(_update_health(self._health.set(name, status)) for name in ("", *self._services)))
 
     async def start_shutdown(self) -> None:
-        """Sets the health to NOT_SERVING, which stays so; calls are still answered."""
+        """Sets the health to NOT_SERVING for good; calls are still answered."""
         await self.set_serving(False)  # each name on its own, in case a watcher of another one does not read
         await _update_health(self._health.enter_graceful_shutdown())
 

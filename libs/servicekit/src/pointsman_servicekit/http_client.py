@@ -21,7 +21,11 @@ def open_client(**options: Any) -> httpx.Client:
 
 
 def open_async_client(**options: Any) -> httpx.AsyncClient:
-    """Opens an httpx.AsyncClient with the properties of `open_client`."""
+    """Opens an httpx.AsyncClient with these options, which may not include `event_hooks`.
+
+    It asks for uncompressed answers. A request whose answer is compressed raises httpx.DecodingError before the body is
+    read.
+    """
     return httpx.AsyncClient(event_hooks={"response": [_refuse_encoded_async]}, **_with_plain(options))
 
 

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Sequence
 
 
 class InvalidCsv(ValueError):
-    """A text is no CSV, or lacks a column. The message has no subject ("has one column, ..."); see `at`."""
+    """A text is not CSV, or lacks a column.
+
+    The message is a predicate without its subject ("has one column, ..."); `at` adds file and line.
+    """
 
     def __init__(self, problem: str, line: int = 0) -> None:
         super().__init__(problem)
@@ -20,10 +23,10 @@ class InvalidCsv(ValueError):
 
 
 def csv_rows(text: str, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields the number of each row's last line, and the row's cells by column; nothing for an empty text.
+    """Yields for each row the number of its last line, and its cells by column; nothing for an empty text.
 
-    Cells without a column are left out, and missing ones are empty. Raises InvalidCsv if the text is no CSV or lacks a
-    `required` column.
+    Cells that belong to no column are left out; missing cells are empty. Raises InvalidCsv if the text is not CSV or
+    lacks a `required` column.
     """
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -36,9 +39,10 @@ def csv_rows(text: str, required: Sequence[str]) -> Iterator[tuple[int, dict[str
 
 
 def csv_as_json_lines(text: str, required: Sequence[str]) -> str:
-    """Returns the rows as JSON Lines, each on the line of the CSV on which it ends; empty cells are left out.
+    """Converts CSV to JSON Lines; empty cells are left out.
 
-    Raises InvalidCsv as `csv_rows` does.
+    Each object is on the line with the number of its row's last line in the CSV, so other lines may be empty. Raises
+    InvalidCsv if the text is not CSV or lacks a `required` column.
     """
     lines: list[str] = []
     for number, row in csv_rows(text, required):

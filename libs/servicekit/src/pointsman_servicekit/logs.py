@@ -54,10 +54,10 @@ _SECRETS = re.compile(
 
 
 def configure_logging(service: str, level: LogLevel = "INFO", form: LogFormat = "text") -> None:
-    """Configures the root logger to write to standard error only, and httpx's to log nothing below WARNING.
+    """Makes the root logger write to standard error only; of httpx only warnings and errors are logged.
 
     With the form "text", a record is the line `time level service [request_id] module: message`, followed by the
-    traceback if there is one. With "json", it is a line with an object of the same fields, and of the ids of decision,
+    traceback if there is one. With "json", it is a line with a JSON object of the same fields, and the ids of decision,
     trace and span if they are set.
     """
     logging.basicConfig(level=level, handlers=[make_handler(sys.stderr, service, level, form)], force=True)

@@ -16,7 +16,7 @@ A sample has name, labels, value, and an exemplar (labels, value, Unix seconds) 
 
 
 CUMULATIVE = ("counter", "histogram", "summary")
-"""Types of metrics whose samples are added up, and whose sums include processes that have ended."""
+"""The types of metrics whose samples are added up. The sums include processes that have ended."""
 
 
 PROCESS_GAUGES: Mapping[str, Combine] = {
@@ -94,20 +94,22 @@ def _combination(kind: str, sample: str, gauges: Mapping[str, Combine]) -> Combi
 class MergedMetrics:
     """Combines the metrics of all processes of a service, including processes that have ended.
 
-    Without these a counter would fall when a process ends, and Prometheus would count its remaining value as new.
-    Increments after a process's last dump are lost.
+    Without the ended processes, a counter would fall when a process ends, and Prometheus would count its remaining
+    value as new. Increments after a process's last dump are lost.
     """
 
     def __init__(self, gauges: Mapping[str, Combine]) -> None:
-        """Takes the functions that combine a gauge's values, by its name; of others the largest value is taken.
+        """Takes name of a gauge -> function that combines its values; of other gauges the largest value is taken.
 
-        `PROCESS_GAUGES` are added to them.
+        The gauges in `PROCESS_GAUGES` are combined as stated there.
         """
         self._gauges = {**PROCESS_GAUGES, **gauges}
         self._ended: Dump = []
 
     def retire(self, last: Dump) -> None:
-        """Adds the counters, histograms and summaries of a process that has ended, from its last dump, for good."""
+        """Adds the counters, histograms and summaries in a process's last dump for good; to be called when it has
+        ended.
+        """
         cumulative = [family for family in last if family[2] in CUMULATIVE]
         self._ended = dump_metrics(CollectedMetrics(merge([self._ended, cumulative], {})))  # type: ignore[arg-type]  # it only collects
 

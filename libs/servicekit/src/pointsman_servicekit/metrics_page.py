@@ -19,7 +19,7 @@ from prometheus_client.exposition import choose_encoder
 from pointsman_servicekit.shared_page import SharedPage, to_shared_page
 
 MAX_AGE_SECONDS = 1.0
-"""Seconds for which a page is served after it has been built."""
+"""Seconds for which a page is served again after it was built."""
 
 OPENMETRICS = "application/openmetrics-text"
 PLAIN = "text/plain"
@@ -97,8 +97,8 @@ def _to_page(format: str, text: bytes) -> SharedPage:
 class StepwiseMetrics:
     """A registry that can be encoded in a thread: it collects the metrics on the event loop, one at a time.
 
-    So requests change no metric while it is collected, the event loop is not blocked for long, and only one metric's
-    samples are in memory.
+    Therefore no request changes a metric while it is collected, the event loop is never blocked for long, and only one
+    metric's samples are in memory.
     """
 
     def __init__(self, registry: CollectorRegistry, loop: asyncio.AbstractEventLoop) -> None:

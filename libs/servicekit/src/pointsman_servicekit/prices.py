@@ -19,7 +19,7 @@ class PricedModel:
 
     context_window: int
     prompt: float
-    """Dollars per million tokens, like `cached` (for the cached part of a prompt) and `completion`."""
+    """Dollars per million tokens, as are `cached` (for the cached part of a prompt) and `completion`."""
     cached: float
     completion: float
     image: float = 0.0

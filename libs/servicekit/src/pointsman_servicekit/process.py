@@ -17,7 +17,7 @@ from pointsman_servicekit.errors import Unavailable
 log = logging.getLogger(__name__)
 
 WORKER_THREADS = 6
-"""Threads for work that would block the event loop: files, models, the encoder."""
+"""Number of threads for work that would block the event loop: files, models, the encoder."""
 START_TIMEOUT_SECONDS = 10.0
 """Seconds in which all threads must have started."""
 MAX_MALLOC_ARENAS = 1
@@ -106,10 +106,10 @@ async def trimming_heap(interval: float = TRIM_INTERVAL_SECONDS) -> AsyncIterato
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How many seconds to wait before a dead process is replaced.
+    """How many seconds to wait before a process that has died is replaced.
 
-    The first wait is `first`, each later one twice the one before, up to `longest`. After a process that lived for
-    `calm` seconds the waits begin again with `first`.
+    The first wait is `first`; each later one is twice the one before, up to `longest`. After a process that lived for
+    `calm` seconds, the next wait is `first` again.
     """
 
     first: float = 0.5
@@ -117,9 +117,10 @@ class Backoff:
     calm: float = 60.0
 
     def after(self, previous: float, lived: float) -> float:
-        """Returns the next wait in seconds; `previous` is the last wait (0: there was none).
+        """Returns the next wait in seconds.
 
-        `lived` is the number of seconds for which the process ran that has just died.
+        `previous` is the last wait, 0 if there was none. `lived` is how many seconds the process that has died was
+        running.
         """
         if previous == 0 or lived >= self.calm:
             return self.first

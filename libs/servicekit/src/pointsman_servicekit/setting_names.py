@@ -7,7 +7,7 @@ MIN_SIMILARITY = 0.6
 
 
 class UnknownSetting(ValueError):
-    """An environment variable has a service's prefix and is none of its settings.
+    """An environment variable begins with a service's prefix, but is not one of its settings.
 
     The message names the variable, and a similar setting if there is one.
     """
@@ -18,8 +18,8 @@ def require_known_settings(
 ) -> None:
     """Raises UnknownSetting if a variable with the prefix in `environment` is neither a setting nor in `others`.
 
-    `names` are the settings' names without the prefix. `prefix` and `others`, whole names of further variables, are in
-    capitals; the case of the other names is ignored.
+    `names` are the settings' names without the prefix, in any case. `others` are whole names of further variables.
+    `prefix` and `others` are in capitals.
     """
     known = {f"{prefix}{name}".upper() for name in names}
     for variable in sorted(environment):

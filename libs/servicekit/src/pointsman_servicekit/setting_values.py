@@ -12,7 +12,7 @@ class WrongSetting(ValueError):
     """A setting in the environment has a value that cannot be used; the message names variable, value and remedy."""
 
     def __init__(self, prefix: str, errors: Iterable[Mapping[str, object]]) -> None:
-        """Takes the prefix of the service's variables, and `ValidationError.errors()` of pydantic."""
+        """Takes the prefix of the service's variables, and what pydantic's `ValidationError.errors()` returns."""
         super().__init__("; ".join(_describe(prefix, error) for error in errors))
 
 
@@ -36,14 +36,18 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def require_address(listen: str) -> str:
-    """Returns the address at which a server listens; raises ValueError as `split_address` does."""
+    """Returns `listen`, the address at which a server listens, if it is valid.
+
+    Raises ValueError, which says what to write, if it is not HOST:PORT.
+    """
     split_address(listen)
     return listen
 
 
 def require_grpc_address(listen: str) -> str:
-    """Returns the address at which a gRPC server listens: also that of a Unix socket ("unix:..."), as gRPC writes it.
+    """Returns `listen`, the address at which a gRPC server listens, if it is valid.
 
-    Raises ValueError as `require_address` does.
+    It is HOST:PORT, or that of a Unix socket ("unix:..."). Raises ValueError, which says what to write, if it is
+    neither.
     """
     return listen if listen.startswith(UNIX_PREFIX) else require_address(listen)

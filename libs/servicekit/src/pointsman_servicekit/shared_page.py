@@ -13,7 +13,10 @@ class SharedPage:
     content_type: str
 
     def respond(self, accept_encoding: str) -> tuple[dict[str, str], bytes]:
-        """Returns the headers and the body of a response, compressed if the header Accept-Encoding accepts gzip."""
+        """Returns the headers and the body of a response.
+
+        The body is compressed if `accept_encoding`, the request's header Accept-Encoding, accepts gzip.
+        """
         headers = {"content-type": self.content_type, "vary": "accept-encoding"}
         if _accepts_gzip(accept_encoding):
             return headers | {"content-encoding": "gzip"}, self.compressed

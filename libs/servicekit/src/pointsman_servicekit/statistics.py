@@ -40,9 +40,9 @@ def wilson_interval(mean: float, count: float, z: float) -> tuple[float, float]:
 def lower_limit_of_difference(mean: float, lower_limit: float, other: float, upper_limit: float) -> float:
     """Returns the lower confidence limit of `mean - other`, two means that are measured independently.
 
-    It combines the lower limit of the first mean and the upper limit of the other one, each at the confidence wanted.
-    With Wilson's limits it is method 10 of R. G. Newcombe (Statistics in Medicine 17, 1998, 873-890), with others
-    MOVER (G. Y. Zou and A. Donner, Statistics in Medicine 27, 2008, 1693-1702).
+    `lower_limit` is that of `mean`, and `upper_limit` that of `other`, each at the desired confidence. With Wilson's
+    limits it is method 10 of R. G. Newcombe (Statistics in Medicine 17, 1998, 873-890), with others MOVER (G. Y. Zou
+    and A. Donner, Statistics in Medicine 27, 2008, 1693-1702).
     """
     return mean - other - math.hypot(mean - lower_limit, upper_limit - other)
 
@@ -108,9 +108,11 @@ class LogBuckets:
 
 
 PATH_LATENCY_BUCKETS = LogBuckets.with_relative_error(0.025, smallest=0.001, largest=3600.0)
-"""For the seconds of requests by path, in the request log: 303 buckets."""
+"""Buckets for the seconds of requests by path, in the request log. There are 303."""
 
 CANARY_LATENCY_BUCKETS = LogBuckets(per_doubling=4, smallest=0.001, largest=3600.0)
-"""For the seconds of requests to a canary and to its stable version, as the call `ReportCanaryMetrics` sends them.
+"""Buckets for the seconds of requests to a canary and to its stable version, as the call `ReportCanaryMetrics` sends
+them.
 
-There are 88 buckets; each border is 1.19 times the one before."""
+There are 88 buckets; each border is 1.19 times the one before.
+"""

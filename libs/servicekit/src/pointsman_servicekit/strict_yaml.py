@@ -11,9 +11,9 @@ import yaml
 from pointsman_servicekit.yaml_variables import Variables
 
 MAX_ALIASED_VALUES = 100_000
-"""Most values that a document may have by its aliases, in addition to the values that are written out."""
+"""The most values that a document may have through its aliases, in addition to the values that are written out."""
 MAX_DEPTH = 100
-"""Most levels of lists and mappings, aliases expanded."""
+"""The most levels of lists and mappings that a document may have, with aliases expanded."""
 _TWICE = "stands twice"
 
 

@@ -26,16 +26,16 @@ log = logging.getLogger(__name__)
 WORKER_OPTION = "--worker"
 """The option of a worker, followed by its number (from 1) and the file descriptor of its end of the socket pair."""
 ANSWER_TIMEOUT_SECONDS = 2.0
-"""Seconds in which the other end must answer a question, by default."""
+"""Seconds in which the other process must answer a question, by default."""
 MERGED_ANSWER_TIMEOUT_SECONDS = 5.0
-"""Seconds in which the supervisor must answer a question for which it asks all workers."""
+"""Seconds in which the supervisor must answer a question for which it has to ask all workers."""
 MAX_LINE_BYTES = 64 * 1024 * 1024
 
 Handler = Callable[[Any], Awaitable[Any]]
 
 
 class AnswerFailed(Exception):
-    """The handler at the other end raised an exception; only used within this module."""
+    """The handler in the other process raised an exception; only used within this module."""
 
 
 class WorkerPeer:
@@ -45,7 +45,7 @@ class WorkerPeer:
     """
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
-        """Takes in `handlers` the functions that answer questions from the other end, by the question's name."""
+        """Takes name of a question -> function that answers it, for the questions that the other process asks."""
         self.handlers = dict(handlers)
         self.reading: asyncio.Task[None]
         """The task that reads messages; it ends when the other end closes the connection. Set by `connect`."""
@@ -55,7 +55,9 @@ class WorkerPeer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def connect(self, end: socket.socket) -> None:
-        """Takes this process's end of the socket pair, and starts the task that answers the other end's questions."""
+        """Takes this process's end of the socket pair, and starts the task that answers the other process's
+        questions.
+        """
         reader, self._writer = await asyncio.open_unix_connection(sock=end, limit=MAX_LINE_BYTES)
         self.reading = asyncio.create_task(self._read(reader), name="peer")
 
@@ -83,7 +85,8 @@ class WorkerPeer:
                     waiting.set_exception(ConnectionError())
 
     async def ask(self, question: str, argument: Any = None, seconds: float = ANSWER_TIMEOUT_SECONDS) -> Any:
-        """Asks the other end a question; returns the answer, which is None also if the question has no handler there.
+        """Asks the other process a question; returns the answer. It is None also if there is no handler for the
+        question.
 
         Raises Unavailable ("worker_unavailable") if the handler raised an exception, if the connection is or gets
         closed, or if no answer arrives within `seconds`.
@@ -142,10 +145,10 @@ async def connect_supervisor(descriptor: int) -> WorkerPeer:
 
 @dataclass(slots=True)
 class Worker:
-    """A worker as its supervisor sees it: a number, and the process that has it now.
+    """A worker as its supervisor sees it: a number, and the process that has this number now.
 
-    After the process's death a new process gets the number. `restarts` counts these replacements, `serves` says whether
-    the process has reported that it serves.
+    When the process dies, a new one gets the number. `restarts` counts these replacements; `serves` says whether the
+    process has reported that it serves.
     """
 
     number: int

@@ -43,20 +43,24 @@ class _Reference:
 
 
 class Variables:
-    """Replaces the variables of one document: `mark` its text, parse it, then `substitute` in the parsed scalars."""
+    """Replaces the variables of one YAML document.
+
+    Call `mark` with its text, parse the result, then call `substitute` with the parsed scalars.
+    """
 
     def __init__(self, values: Mapping[str, str], unset: str | None) -> None:
-        """Takes the variables' values by name, and in `unset` the value of those that have neither value nor default.
+        """Takes the variables' values by name; `unset` is used for a variable with neither a value nor a default.
 
-        If `unset` is None, `substitute` raises UnsetVariable for these.
+        If `unset` is None, `substitute` raises UnsetVariable for such a variable.
         """
         self._values = values
         self._unset = unset
         self._found: list[_Reference] = []
 
     def mark(self, text: str) -> str:
-        """Returns the document's text with a mark in the place of each variable, since braces would end a scalar inside
-        `{ }` and `[ ]`; to be called once.
+        """Returns the document's text with a mark in the place of each variable; to be called once.
+
+        The marks are needed because a variable's braces would end a scalar inside `{ }` and `[ ]`.
         """
         line, end = 1, 0
 
@@ -74,10 +78,10 @@ class Variables:
         return _MARK.sub(lambda match: self._found[int(match[1])].written, text)
 
     def substitute(self, nodes: Iterable[yaml.ScalarNode], resolver: yaml.resolver.Resolver) -> None:
-        """Replaces the marks in the scalars `nodes`, which it changes.
+        """Replaces the marks in the scalars `nodes` by the variables' values; changes the nodes.
 
-        A scalar without quotes that is one whole variable becomes a number, a boolean or null if its value looks like
-        one; all others stay texts. Raises UnsetVariable if a variable has no value (see `__init__`).
+        A scalar without quotes that consists of one variable becomes a number, a boolean or null if its value looks
+        like one; all others stay texts. Raises UnsetVariable if a variable has no value (see `__init__`).
         """
         for node in nodes:
             whole = _MARK.fullmatch(node.value)
@@ -101,7 +105,7 @@ class Variables:
 def escape(value: Any) -> Any:
     """Returns a copy of `value` with every `${` in its texts escaped as `$${`, also inside dicts and lists.
 
-    For data from others that is written to a YAML file in which variables are replaced.
+    Use it for data of unknown origin that is written to a YAML file in which variables are replaced.
     """
     if isinstance(value, str):
         return value.replace("${", "$${")
