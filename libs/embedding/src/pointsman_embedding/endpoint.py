@@ -26,7 +26,7 @@ PROBE = "Where is the model of this vector?"
 PROBE_SECONDS = 60.0
 """Least time in seconds between two comparisons of the vector of `PROBE` with the one at start."""
 MIN_COSINE = 0.9
-"""The model counts as another one if the vector of `PROBE` has a smaller cosine to the one at start. Rounding and
+"""If the vector of `PROBE` has a smaller cosine to the one at start, the endpoint has another model. Rounding and
 batching lower the cosine by less than 0.1, another model by far more."""
 
 MAX_BYTES = 8 * 1024 * 1024

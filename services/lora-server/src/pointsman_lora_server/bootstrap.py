@@ -64,7 +64,7 @@ class App:
     engine_state: EngineStateStore
     metrics_registry: CollectorRegistry
     is_ready: Callable[[], bool]
-    """Returns whether the engine is READY and has loaded the versions that it should hold, as far as possible (see
+    """Returns whether the engine is READY and has tried to load all versions that it should hold (see
     `Reconciler.is_settled`)."""
     start_shutdown: Callable[[], Awaitable[None]]
     """Waits until other engines have loaded what is placed on this one (`HAND_OVER_SECONDS` at most), then reports the

@@ -101,7 +101,7 @@ class EngineStateStore:
     def pop_lost(self) -> frozenset[str]:
         """Returns the versions that the engine held when it went down, and forgets them.
 
-        If it went down several times since the last call, those of all times.
+        If it went down several times since the last call, these are the versions that it held at any of these times.
         """
         lost, self._lost = self._lost, _EMPTY
         return lost

@@ -54,8 +54,8 @@ class IssuedKey:
 class KeyStore:
     """Reads and changes the records of keys and tenants in Redis.
 
-    Each method raises Unavailable ("redis_unavailable") if Redis does not answer. Methods that return or change records
-    raise FailedPrecondition ("unreadable_record") if one of them cannot be parsed, unless they say otherwise. Methods
+    Each method raises Unavailable ("redis_unavailable") if Redis does not answer. Except where a method says otherwise,
+    it raises FailedPrecondition ("unreadable_record") if a record that it returns or changes cannot be parsed. Methods
     that change a record raise FailedPrecondition ("contended") if others changed it during each of `MAX_ATTEMPTS`
     attempts. Each change is recorded in the audit log, in the same step.
     """

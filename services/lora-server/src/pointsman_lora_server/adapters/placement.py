@@ -20,7 +20,7 @@ POLL_SECONDS = 0.1
 
 
 class FleetRegistry(Protocol):
-    """Interface of the registry as far as placement needs it; `AdapterRegistry` implements it."""
+    """The part of the registry's interface that placement needs; `AdapterRegistry` implements it."""
 
     async def read_fleet(self) -> FleetState: ...
     async def announce_target(self, version: str, seconds: float) -> None: ...

@@ -30,7 +30,7 @@ _STATE_POLL_SECONDS = 60.0
 
 
 class DesiredStateSource(Protocol):
-    """Interface of the registry as far as the reconciler needs it; `AdapterRegistry` implements it."""
+    """The part of the registry's interface that the reconciler needs; `AdapterRegistry` implements it."""
 
     async def read(self) -> DesiredState: ...
     async def wait_for_change(self, last_id: str, seconds: float) -> str: ...

@@ -92,19 +92,17 @@ class AdapterService:
         author: str,
         force: bool,
     ) -> VersionReport:
-        """Stores an adapter from the folder or URL `source`; returns when this engine holds it and its alias, if given,
-        points to it.
+        """Stores an adapter from the folder or URL `source`, and moves an alias to it if `alias_suffix` is set.
 
-        `alias_suffix` is the part of the alias after the "@"; empty moves none. `facts` are stored with the version.
-        `parent` is the version that training started from, empty if none. `force` moves a protected alias even if the
-        version did not beat prompting. Once the version is recorded in Redis, the work continues even if the caller
-        disconnects.
+        Returns when this engine holds the version and the alias points to it. `alias_suffix` is the part of the alias
+        after the "@"; empty moves none. `facts` are stored with the version. `parent` is the version that training
+        started from, empty if none. `force` moves a protected alias even if the version did not beat prompting. Once
+        the version is recorded in Redis, the work continues even if the caller disconnects.
 
-        Raises InvalidArgument if the adapter fails a check or a test, NotFound if there is no such folder, and
-        FailedPrecondition if a protected alias rejects the version ("not_better"; the version is registered all the
-        same) or it was retired meanwhile ("not_ready"). Raises Unavailable or ResourceExhausted if the work cannot be
-        done now; once the version is recorded, it is retried in the background. Also raises as `ArtifactStore.add` and
-        `AdapterLoader.ensure_verified` do.
+        Raises InvalidArgument if the adapter fails a check or a test, NotFound if there is no such folder or
+        repository, and FailedPrecondition if a protected alias rejects the version ("not_better"; the version is
+        registered all the same) or it was retired meanwhile ("not_ready"). Raises Unavailable or ResourceExhausted if
+        the work cannot be done now; once the version is recorded, it is retried in the background.
         """
         check_name(name)
         if alias_suffix:
@@ -159,14 +157,14 @@ class AdapterService:
     async def set_alias(self, alias: str, version: str, expected: str, author: str, force: bool) -> Alias:
         """Loads a version, then points an alias to it.
 
-        If the adapter's placement has a number of copies above 0, the engines on which the version is placed load it;
+        If the adapter is placed by a number of copies above 0, the engines on which the version is placed load it;
         otherwise this engine alone does. `expected` is the version that the alias points to now; empty accepts any. It
-        is not compared if the alias points to `version` already and has no canary.
+        is not compared if the alias points to `version` already and has no canary. `force` moves a protected alias even
+        if the version did not beat prompting.
 
-        Raises InvalidArgument (malformed, or a version of another adapter), NotFound (version), FailedPrecondition
-        ("not_ready", "alias_moved", or "not_better" if a protected alias rejects the version and `force` is not set),
-        Unavailable ("not_warm" if the engines have not loaded the version in `MAX_WARM_SECONDS`), and as
-        `AdapterLoader.ensure_loaded` does.
+        Raises InvalidArgument for a malformed name or a version of another adapter, NotFound for an unknown version,
+        FailedPrecondition ("not_ready", "alias_moved", or "not_better" if a protected alias rejects the version), and
+        Unavailable if the version cannot be loaded now ("not_warm" after `MAX_WARM_SECONDS`).
         """
         known = await self._check_move(alias, version, expected)
         self._gate.check(known, alias.partition("@")[2], force)
@@ -176,12 +174,15 @@ class AdapterService:
     async def set_canary(
         self, alias: str, version: str, weight: float, terms: CanaryTerms, *, author: str, expected: str, force: bool
     ) -> Alias:
-        """Loads a version as `set_alias` does, then makes it the alias's canary for a share of its users.
+        """Loads a version, then makes it the alias's canary for a share of its users, or ends the alias's canary.
 
-        The share is `weight`, above 0 and at most 1. `terms` say when the canary is rolled back automatically. With
-        weight 0 and an empty version, ends the alias's canary. `expected` is the stable version that the alias points
-        to now; empty accepts any. `force` is as in `set_alias`. Raises as `set_alias` and `AdapterRegistry.set_canary`
-        do.
+        The share is `weight`, above 0 and at most 1; weight 0 and an empty version end the canary. `terms` say when the
+        canary is rolled back automatically. `expected` is the stable version that the alias points to now; empty
+        accepts any. `force` allows a version that did not beat prompting as canary of a protected alias.
+
+        Raises InvalidArgument for a weight out of range or a version of another adapter, NotFound for an unknown alias
+        or version, FailedPrecondition ("not_ready", "alias_moved", "not_better", or "canary_is_stable" if the alias
+        already points to the version), and Unavailable if the version cannot be loaded now.
         """
         canary = None
         if weight or version:

@@ -62,8 +62,9 @@ def is_readable(info: TensorInfo) -> bool:
 
 
 def values(data: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.float32]:
-    """Returns the values of a tensor in its shape; `data` is the whole safetensors file. Raises KeyError unless
-    `is_readable(info)`.
+    """Returns the values of a tensor in its shape; `data` is the content of the whole safetensors file.
+
+    Raises KeyError if `is_readable` is False for the tensor's type.
     """
     return READABLE_TYPES[info.dtype](data[info.start : info.end]).reshape(info.shape)
 

@@ -41,7 +41,7 @@ _LAYER_NUMBER = re.compile(r".*\.[^.]*\.(\d+)\.")  # as PEFT finds it if no laye
 
 @dataclass(frozen=True, slots=True)
 class TargetModules:
-    """The modules that adapter_config.json names as those that the adapter changes (`target_modules`)."""
+    """The modules that an adapter changes, as `target_modules` in adapter_config.json names them."""
 
     names: tuple[str, ...]
     """Names of modules, or the last parts of names. Empty if `by_pattern`."""

@@ -24,8 +24,8 @@ from pointsman_lora_server.checks.config import AdapterConfig
 from pointsman_lora_server.checks.untrusted_input import WEIGHTS
 
 MAX_WEIGHT = 1000.0
-"""The largest absolute value of a weight; those of trained LoRAs are far smaller. Weights far above it make activations
-overflow, after which the engine may stop answering."""
+"""The largest absolute value of a weight. Weights of trained LoRAs are far smaller; weights far above it make
+activations overflow, after which the engine may stop answering."""
 
 MAX_GAIN = 1000.0
 """The largest factor by which an adapter may multiply a layer's input. A linear layer of a model turns an input of size

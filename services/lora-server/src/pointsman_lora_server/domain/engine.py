@@ -41,7 +41,10 @@ class EngineState:
 
     @property
     def loadable(self) -> frozenset[str]:
-        """Returns the versions that are not resident and can be loaded on demand; none unless the engine is READY."""
+        """Returns the versions that are not resident and can be loaded on demand.
+
+        There are none if the engine is not READY.
+        """
         return frozenset(self.ready.keys() - self.resident) if self.status is EngineStatus.READY else frozenset()
 
     def is_loadable(self, version: str) -> bool:

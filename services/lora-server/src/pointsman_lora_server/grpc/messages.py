@@ -143,14 +143,14 @@ def to_change(change: Change) -> pb.Change:
 
 
 def check_register(request: pb.RegisterRequest) -> None:
-    """Raises InvalidArgument if `folder` is empty or contains NUL, `parent` is no version, there are more than
-    `MAX_FACTS` facts, a fact has no name, or a text is too long.
+    """Checks a request to register an adapter, except the name, the alias, and whether the folder exists.
 
-    `AdapterService.register` checks the name, the alias, and whether the folder exists.
+    Raises InvalidArgument if `folder` is empty or contains NUL, `parent` is not a version, there are more than
+    `MAX_FACTS` facts, a fact has no name, or a text is too long. `AdapterService.register` checks the rest.
     """
     check_author(request.author)
     if not request.folder or "\0" in request.folder or len(request.folder) > MAX_FOLDER_CHARACTERS:
-        raise _bad("folder", f"a folder's path has 1 to {MAX_FOLDER_CHARACTERS} characters")
+        raise _bad("folder", f"a folder's path must have 1 to {MAX_FOLDER_CHARACTERS} characters")
     if request.parent:
         check_version(request.parent)
     if len(request.facts) > MAX_FACTS:
@@ -158,7 +158,7 @@ def check_register(request: pb.RegisterRequest) -> None:
     for name, value in request.facts.items():
         if not name or max(len(name), len(value)) > MAX_FACT_CHARACTERS:
             raise _bad(
-                "facts", f"a fact needs a name; name and value have at most {MAX_FACT_CHARACTERS} characters each"
+                "facts", f"a fact needs a name; name and value may have at most {MAX_FACT_CHARACTERS} characters each"
             )
 
 
@@ -175,13 +175,13 @@ def check_version_or_alias(name: str) -> None:
 
 def check_author(author: str) -> None:
     if len(author) > MAX_AUTHOR_CHARACTERS:
-        raise _bad("author", f"an author has at most {MAX_AUTHOR_CHARACTERS} characters")
+        raise _bad("author", f"an author may have at most {MAX_AUTHOR_CHARACTERS} characters")
 
 
 def check_rollback(request: pb.RollbackRequest) -> None:
     check_author(request.author)
     if len(request.reason) > MAX_REASON_CHARACTERS:
-        raise _bad("reason", f"a reason has at most {MAX_REASON_CHARACTERS} characters")
+        raise _bad("reason", f"a reason may have at most {MAX_REASON_CHARACTERS} characters")
     if request.expected_version:
         check_version(request.expected_version)
 
@@ -189,9 +189,9 @@ def check_rollback(request: pb.RollbackRequest) -> None:
 def check_canary(request: pb.SetCanaryRequest) -> None:
     check_author(request.author)
     if not 0 <= request.weight <= 1:  # false for NaN, too
-        raise _bad("weight", f"a canary's weight is from 0 to 1, not {request.weight:g}")
+        raise _bad("weight", f"a canary's weight must be from 0 to 1, not {request.weight:g}")
     if request.weight == 0 and request.version:
-        raise _bad("weight", "a weight of 0 ends the canary, whatever its version; name none")
+        raise _bad("weight", "a weight of 0 ends the canary, so no version may be named with it")
     if request.expected_version:
         check_version(request.expected_version)
 
@@ -205,28 +205,28 @@ def from_terms(terms: pb.CanaryTerms) -> CanaryTerms:
     fields: dict[str, Any] = {field.name: value for field, value in terms.ListFields()}
     result = CanaryTerms(**fields)
     if not 1 <= result.min_requests <= 1_000_000:
-        raise _bad("min_requests", f"min_requests is from 1 to 1,000,000, not {result.min_requests}")
+        raise _bad("min_requests", f"min_requests must be from 1 to 1,000,000, not {result.min_requests}")
     for name, value in (
         ("max_error_excess", result.max_error_excess),
         ("max_invalid_excess", result.max_invalid_excess),
         ("max_rating_loss", result.max_rating_loss),
     ):
         if not 0 <= value <= 1:
-            raise _bad(name, f"{name} is from 0 to 1, not {value:g}")
+            raise _bad(name, f"{name} must be from 0 to 1, not {value:g}")
     if not (result.max_latency_ratio >= 1 and math.isfinite(result.max_latency_ratio)):
-        raise _bad("max_latency_ratio", f"max_latency_ratio is at least 1, not {result.max_latency_ratio:g}")
+        raise _bad("max_latency_ratio", f"max_latency_ratio must be at least 1, not {result.max_latency_ratio:g}")
     return result
 
 
 def from_placement(placement: pb.Placement) -> Placement:
     """Converts a placement.
 
-    Raises InvalidArgument if its kind is missing, or unless `copies` is 1 to `MAX_COPIES` with the kind COPIES, and 0
-    with any other kind.
+    Raises InvalidArgument if its kind is missing, or `copies` is out of range: with the kind COPIES it must be 1 to
+    `MAX_COPIES`, with any other kind 0.
     """
     is_copies = placement.kind == pb.PLACEMENT_KIND_COPIES
     if is_copies != (placement.copies > 0) or placement.copies > MAX_COPIES:
-        raise _bad("placement", f"copies are 1 to {MAX_COPIES} with the kind COPIES, and not set with any other kind")
+        raise _bad("placement", f"copies must be 1 to {MAX_COPIES} with the kind COPIES, and unset with any other kind")
     match placement.kind:
         case pb.PLACEMENT_KIND_ALL:
             return Placement()
@@ -234,7 +234,7 @@ def from_placement(placement: pb.Placement) -> Placement:
             return Placement(placement.copies)
         case pb.PLACEMENT_KIND_ON_DEMAND:
             return Placement(0)
-    raise _bad("placement", "a placement is ALL, COPIES or ON_DEMAND")
+    raise _bad("placement", "a placement must be ALL, COPIES or ON_DEMAND")
 
 
 def history_limit(limit: int) -> int:

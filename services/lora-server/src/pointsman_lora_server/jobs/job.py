@@ -29,7 +29,8 @@ OPTION_BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 FindVersion = Callable[[str], Awaitable[Path]]
-"""Returns the folder of a registered version. Raises NotFound if there is none, and as `ArtifactStore.fetch` does."""
+"""Returns a local folder with the files of a registered version. Raises NotFound if there is none, and
+FailedPrecondition, Unavailable or ResourceExhausted if its files cannot be read."""
 
 
 class JobState(enum.Enum):
@@ -48,7 +49,7 @@ class JobState(enum.Enum):
 class JobRequest:
     """The training that a client requested.
 
-    `data`, `heldout` and `system` are paths of the client's files, and in a queued job those of the job's own copies.
+    `data`, `heldout` and `system` are paths of the client's files; in a queued job they are paths of its own copies.
     """
 
     name: str

@@ -23,10 +23,10 @@ class MethodFacts:
 
 
 async def describe_method(environment: JobEnvironment, name: str) -> MethodFacts:
-    """Loads a training method in a process of the engine's environment, and describes it.
+    """Loads a training method in a process of the engine's environment, and returns its properties.
 
-    Raises InvalidArgument as `check_method` does, and FailedPrecondition ("bad_method") if it cannot be loaded
-    there within `DESCRIBE_SECONDS`.
+    Raises InvalidArgument ("bad_method") if `name` is unknown, and FailedPrecondition ("bad_method") if it cannot be
+    loaded within `DESCRIBE_SECONDS`.
     """
     check_method(name, environment.methods)
     process = await asyncio.create_subprocess_exec(

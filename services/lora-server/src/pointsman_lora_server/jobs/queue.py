@@ -79,8 +79,9 @@ class JobQueue:
     async def create(self, request: JobRequest) -> Job:
         """Checks a request, copies its files and queues the job, which it returns.
 
-        Raises as `check_request` and `open_inputs` do, InvalidArgument ("bad_path") if a file cannot be copied,
-        ResourceExhausted if `MAX_QUEUED` jobs are queued, and what `find_version` raises for the parent.
+        Raises InvalidArgument if the request or one of its files is not valid, or a file cannot be copied ("bad_path");
+        ValueError if an option's value is not a number; ResourceExhausted if `MAX_QUEUED` jobs are queued; and what
+        `find_version` raises for the parent.
         """
         check_request(request, self._environment.methods)
         with self._reserve_place(), ExitStack() as files:

@@ -117,7 +117,7 @@ class CanaryCounters:
     async def canary_counts(self, alias: Alias) -> Mapping[str, RequestCounts]:
         """Returns version -> counts for this revision of the alias; empty if nothing was counted.
 
-        Values in Redis that are no counts are logged and left out.
+        Values in Redis that are not counts are logged and left out.
         """
         hash_key = self._keys.counts(alias.alias, alias.revision)
         raw: Mapping[str, str] = await self._redis.call(lambda: self._redis.client.hgetall(hash_key))

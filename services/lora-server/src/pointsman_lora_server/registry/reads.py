@@ -135,8 +135,9 @@ def _merge(
 
 
 class ChangeStream:
-    """The history of changes, by which lora-servers also notice a change. Redis keeps about the last 10,000 entries
-    (`MAX_CHANGES` in lua/prelude.lua).
+    """The history of changes, which also notifies lora-servers of new changes.
+
+    Redis keeps about the last 10,000 entries (`MAX_CHANGES` in lua/prelude.lua).
     """
 
     def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:

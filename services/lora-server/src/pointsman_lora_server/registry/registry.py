@@ -15,7 +15,10 @@ from pointsman_lora_server.registry.schema import RedisKeys, to_utf8
 
 
 class AdapterRegistry:
-    """Changes versions, aliases and placements in Redis. Other methods are those of the classes in `reads` and `fleet`.
+    """Changes versions, aliases and placements in Redis.
+
+    Its attributes that are methods of the classes in `reads` and `fleet` read them, and keep reports, leases and
+    counts.
 
     Each method raises Unavailable ("redis_unavailable") if Redis does not answer. Methods that return an AdapterVersion
     or an Alias raise FailedPrecondition ("unreadable_record") if Redis returns one that cannot be parsed. After both
@@ -94,17 +97,19 @@ class AdapterRegistry:
     async def set_canary(
         self, alias: str, canary: Canary | None, expected: str = "", author: str = "", reason: str = ""
     ) -> Alias:
-        """Makes `canary` the alias's canary, or ends its canary if that is None. `expected` is as in `move_alias`.
+        """Makes `canary` the alias's canary, or ends the alias's canary if `canary` is None.
 
-        Raises InvalidArgument for a weight that is not above 0 and at most 1 ("bad_weight") or a version of another
-        adapter ("bad_alias"), NotFound for an unknown alias or version, and FailedPrecondition as `move_alias` does, or
-        if the alias already points to the canary's version ("canary_is_stable").
+        `expected` is the version that the alias points to now; empty accepts any. Raises InvalidArgument for a weight
+        that is not above 0 and at most 1 ("bad_weight") or a version of another adapter ("bad_alias"), and NotFound for
+        an unknown alias or version. Raises FailedPrecondition if the alias does not point to `expected`
+        ("alias_moved"), the canary's version is not READY ("not_ready"), or the alias already points to it
+        ("canary_is_stable").
         """
         if canary is not None:
             _check_same_adapter(alias, canary.version)
             if not 0 < canary.weight <= 1:  # false for NaN, too
                 raise InvalidArgument(
-                    f"a canary's weight is above 0 and at most 1, not {canary.weight:g}",
+                    f"a canary's weight must be above 0 and at most 1, not {canary.weight:g}",
                     code="bad_weight",
                     param="weight",
                 )

@@ -92,14 +92,16 @@ class ArtifactStore:
     def add(
         self, name: str, source: str | Path, facts: Mapping[str, str], parent: str = "", author: str = ""
     ) -> AdapterVersion:
-        """Imports an adapter from a folder or URL and returns its record. The same configuration and weights are the
-        same version; if that is stored already, only its samples are replaced (behind a URL also its training report).
+        """Imports an adapter from a folder or URL and returns its record.
 
-        The record gets `facts`, `author` and `parent`, the version from which the training started; if `parent` is
-        empty, the one that the adapter's training.json names. For a URL it also gets the fact "source".
+        The same configuration and weights are the same version. If that is stored already, only its samples are
+        replaced (at a URL also its training report). The record gets `facts`, `author` and `parent`, the version from
+        which the training started. If `parent` is empty, it is taken from the adapter's training.json. For a `source`
+        that is a URL, the record also gets the fact "source".
 
-        Raises InvalidArgument if the adapter or an argument is not valid, NotFound if there is no such folder,
-        ResourceExhausted ("store_full"), Unavailable ("store_unavailable"); for a URL also as `sources.download` does.
+        Raises InvalidArgument if the adapter or an argument is not valid, NotFound if there is no such folder or
+        repository, ResourceExhausted ("store_full") if there is no room, and Unavailable if the store
+        ("store_unavailable") or the source cannot be reached.
         """
         check_name(name)
         _check_manifest_texts(facts, parent, author)

@@ -40,9 +40,9 @@ class FolderBackend:
     def put(self, copy: Path, version: AdapterVersion) -> None:
         """Moves `copy`, a folder in a scratch folder of this backend, to the place of the version.
 
-        If the version is stored already and unchanged, only its samples are replaced by those in `copy`, if there are
-        any; if it was changed, all of it is replaced. Raises ResourceExhausted or Unavailable as
-        `translating_disk_errors` does.
+        If the version is stored already and unchanged, only its samples are replaced by those in `copy`, if it has any.
+        If the stored files were changed, all of them are replaced. Raises ResourceExhausted ("store_full") if the disk
+        is full, and Unavailable ("store_unavailable") for another error of the disk.
         """
         with translating_disk_errors(str(self.root)):
             for name in (*HASHED, *NOT_HASHED, MANIFEST):
@@ -84,7 +84,11 @@ class FolderBackend:
         return target
 
     def samples(self, version: AdapterVersion) -> bytes:
-        """Returns the content of the version's samples.jsonl; empty if there is none. Raises as `fetch` does."""
+        """Returns the content of the version's samples.jsonl; empty if there is none.
+
+        Raises NotFound if the version is not stored here, FailedPrecondition if its files were changed, Unavailable if
+        they cannot be read.
+        """
         with translating_disk_errors(str(self.root)), suppress(FileNotFoundError):
             return (self.fetch(version) / SAMPLES).read_bytes()
         return b""

@@ -130,9 +130,10 @@ class Dataset:
 def build_dataset(
     options: TrainingOptions, rows: TrainingRows, base: BaseFolder, warn: Callable[[str], None]
 ) -> Dataset:
-    """Encodes the rows of a run; calls `warn` with a line for each row that is left out.
+    """Encodes the rows of a run as token ids; calls `warn` with a line for each row that is left out.
 
-    Raises DataError if all training rows are too long, and as `encoding.encode` does.
+    Raises DataError if all training rows are too long, or the chat template renders a prompt differently when an answer
+    follows.
     """
     split, recipe = rows.conversations, options.recipe
     encoded = options.method.encode_rows(rows, base.render, base.end_of_turn, recipe.max_tokens)

@@ -37,7 +37,8 @@ Warn = Callable[[str], None]
 def prepare(options: TrainingOptions, rows: TrainingRows, emit: Emit, warn: Warn) -> tuple[BaseFolder, Dataset]:
     """Opens the base model, encodes the rows of a run and reports on them as the event "data", before any training.
 
-    `warn` is called with each warning. Raises as `open_base` and `build_dataset` do.
+    `warn` is called with each warning. Raises TrainingError if the base model's folder has no config.json or no chat
+    template, and DataError if no training rows are left or a row cannot be encoded.
     """
     base = open_base(options.base_model)
     dataset = build_dataset(options, rows, base, warn)

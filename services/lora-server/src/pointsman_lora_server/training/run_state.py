@@ -25,5 +25,6 @@ class RunState:
     best_value: float = math.inf
     """The lowest `Evaluated.value` so far."""
     best_step: int | None = None
-    """The step with the best weights, None if nothing was evaluated; 0 if they are those of the parent adapter."""
+    """The step with the best weights; None if nothing was evaluated, 0 if the weights before the first step are the
+    best."""
     evaluations_since_best: int = 0

@@ -45,7 +45,7 @@ class SftObjective:
 
 
 def mean_loss(learner: Learner, examples: Sequence[Example], tokens_per_step: int) -> float:
-    """Returns the mean cross-entropy over all learnt tokens of the examples, of which there must be one at least.
+    """Returns the mean cross-entropy over all learnt tokens of the examples; there must be at least one example.
 
     It is computed in batches of up to `tokens_per_step` tokens.
     """

@@ -106,7 +106,10 @@ class DocumentBatch:
 
 
 class IngestStream:
-    """Ingests the documents of one client's stream into a collection, with `source` as their source, if not empty."""
+    """Ingests the documents of one client's stream into a collection.
+
+    `source`, if it is not empty, is recorded as the documents' source.
+    """
 
     def __init__(self, service: CollectionService, loader: Loader, collection_id: CollectionId, source: str) -> None:
         self._service = service
@@ -132,9 +135,11 @@ class IngestStream:
         valid, exceeds the quota, or has the id of an earlier one in the stream has the outcome FAILED. Missing
         documents are not removed if a JSON Lines file or a line of it could not be read, since the ids are unknown.
 
-        Raises InvalidArgument if the source's name is too long or missing documents are to be removed without a source,
-        ResourceExhausted ("overloaded") if `limit` is reached, storage errors (`translate_errors`), what `requests`
-        raises, and otherwise as `CollectionService.upsert_each` does. Each of these errors ends the stream.
+        Each of these errors ends the stream: InvalidArgument if the source's name is too long or missing documents are
+        to be removed without a source, NotFound if there is no such collection, FailedPrecondition if the collection is
+        in an external store ("read_only_collection") or another embedding model made its vectors
+        ("fingerprint_mismatch"), ResourceExhausted ("overloaded") if `limit` is reached, Unavailable if the model's
+        endpoint fails, storage errors (`translate_errors`), and what `requests` raises.
         """
         limits.check_source(self._source)
         self._service.version(self._collection_id)

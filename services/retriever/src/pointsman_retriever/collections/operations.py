@@ -123,10 +123,11 @@ class Operations:
     ) -> CollectionInfo:
         """Restores a collection and returns its state; `parts` yields the bytes of a snapshot file, then its SHA-256.
 
-        The quota stays that of the collection that is replaced; if there is none, or it is damaged so that its quota
-        cannot be read, the quota is the default. Raises AlreadyExists if the collection exists, be it in an external
-        store, and `replace` is False, InvalidArgument ("snapshot_damaged") if the snapshot is incomplete or damaged,
-        ResourceExhausted ("overloaded") if too many changes are in progress, and what `parts` raises.
+        The collection keeps the quota of the one that it replaces. It gets the default quota if there is none, or its
+        quota cannot be read because it is damaged. Raises AlreadyExists ("collection_exists") if the collection exists,
+        also in an external store, and `replace` is False; InvalidArgument ("snapshot_damaged") if the snapshot is
+        incomplete or damaged; ResourceExhausted ("overloaded") if too many changes are in progress; and what `parts`
+        raises.
         """
         limits.check_name(collection_id)
         if self._registry.has(collection_id) and not replace:

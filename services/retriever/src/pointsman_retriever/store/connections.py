@@ -70,10 +70,10 @@ class Connections:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yields the connection that writes, in a transaction, which is rolled back unless the block executes COMMIT.
+        """Yields the connection that writes, in a transaction.
 
-        Converts exceptions of SQLite in the block to storage errors (`translate_errors`). Raises Unavailable
-        ("collection_closed") after `close`.
+        The transaction is rolled back if the block does not execute COMMIT. Converts exceptions of SQLite in the block
+        to storage errors (`translate_errors`). Raises Unavailable ("collection_closed") after `close`.
         """
         with translate_errors(self.file):
             self._check_open()

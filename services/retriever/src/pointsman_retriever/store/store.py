@@ -77,7 +77,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Yields a transaction for changes, which is rolled back unless the block calls its `commit`."""
+        """Yields a transaction for changes. It is rolled back if the block does not call its method `commit`."""
         with self.connections.transaction() as writer:
             yield Transaction(writer, read_collection(writer, self.id))
 

@@ -112,7 +112,7 @@ def read_preference_split(
 def read_preferences(path: Path, system: str | None = None) -> list[Preference]:
     """Reads a file of preference pairs. Puts the system message `system` before prompts that have none.
 
-    Raises DataError as `read_rows` does.
+    Raises DataError if the file cannot be read, has no rows, or has bad ones; it names up to `MAX_ERRORS` problems.
     """
     return [
         Preference(prompt, chosen, rejected, where)
