@@ -15,10 +15,8 @@ from pointsman_lora_server.registry.schema import RedisKeys, to_utf8
 
 
 class AdapterRegistry:
-    """Changes versions, aliases and placements in Redis.
-
-    Its attributes that are methods of the classes in `reads` and `fleet` read them, and keep reports, leases and
-    counts.
+    """Changes versions, aliases and placements in Redis. It also has, as attributes, methods of the classes in `reads`
+    and `fleet`.
 
     Each method raises Unavailable ("redis_unavailable") if Redis does not answer. Methods that return an AdapterVersion
     or an Alias raise FailedPrecondition ("unreadable_record") if Redis returns one that cannot be parsed. After both
