@@ -52,7 +52,8 @@ class EndpointEncoder:
     """
 
     max_tokens = MAX_TOKENS
-    """The limit as MiniLM's tokenizer counts tokens, since the endpoint's tokenizer is unknown."""
+    """The number of tokens to which callers should limit a text, as MiniLM's tokenizer counts them: the endpoint's own
+    limit and tokenizer are unknown."""
 
     def __init__(self, config: EncoderConfig, tokenizer: Tokenizer) -> None:
         """Reads the API key, without a call; use `connect` instead, which learns the dimensions.

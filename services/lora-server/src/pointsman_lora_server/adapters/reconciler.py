@@ -125,8 +125,9 @@ class Reconciler:
             event.set()
 
     async def wait_for_change(self, timeout_seconds: float) -> None:
-        """Waits for the next change of the desired state or of the engine's state, for a call of `wake`, or for
-        `timeout_seconds`.
+        """Returns after the next change of the desired state or of the engine's state, or after a call of `wake`.
+
+        Returns after `timeout_seconds` at the latest.
         """
         changed = asyncio.ensure_future(self._changed.wait())
         engine = asyncio.ensure_future(
@@ -139,10 +140,10 @@ class Reconciler:
             engine.cancel()
 
     async def hand_over(self, timeout_seconds: float) -> None:
-        """Makes other engines load the versions that are placed on this one by a number of copies, before it stops.
+        """Before this engine stops, makes other engines load the versions that are placed on it.
 
-        Returns when they hold these versions. After `timeout_seconds`, or if Redis fails, it logs a warning and returns
-        too.
+        Only versions that are placed by a number of copies count, since others are on all engines or on none. Returns
+        when the other engines hold them. After `timeout_seconds`, or if Redis fails, it logs a warning and returns too.
         """
         self._placement.leaving = True
         try:

@@ -38,12 +38,13 @@ class AdapterRegistry:
         self.add_outcomes, self.canary_counts = counters.add_outcomes, counters.canary_counts
 
     async def add_version(self, version: AdapterVersion, alias_suffix: str, force: bool, author: str) -> AdapterVersion:
-        """Records the version as REGISTERED and returns it as it was first recorded.
+        """Records the version as REGISTERED and returns its record, as it was when it was first recorded.
 
-        A RETIRED or FAILED version becomes REGISTERED again; one in another phase keeps it. `alias_suffix` is the part
-        after the "@" of the alias to move to the version once an engine holds it, and `force` is stored with this
-        request (`PhaseRecord.force`). A version that keeps its phase also keeps an earlier request if `alias_suffix` is
-        empty, or if the alias already points to it and has no canary.
+        A RETIRED or FAILED version becomes REGISTERED again; a version in another phase keeps its phase. `alias_suffix`
+        is the part after the "@" of the alias to move to the version once an engine holds it; empty requests no move.
+        The request is stored with `force` (`PhaseRecord.force`), and replaces an earlier one. But if the version keeps
+        its phase, it also keeps the earlier request if `alias_suffix` is empty, or the alias already points to it and
+        has no canary.
         """
         alias = f"{version.name}@{alias_suffix}" if alias_suffix else ""
         arguments = (version.version, schema.version_to_json(version), alias, alias_suffix, _flag(force))
@@ -81,8 +82,9 @@ class AdapterRegistry:
     ) -> Alias:
         """Points `alias` to `version` and ends its canary; creates the alias if needed.
 
-        Does nothing, whatever `expected` is, if the alias points to `version` and has no canary. Deletes a request of
-        the version for this alias in the same step. `kind` is `Change.kind` in the history.
+        Does nothing, whatever `expected` is, if the alias points to `version` already and has no canary. Also deletes
+        the request that was stored with the version to move this alias, if there is one. `kind` is `Change.kind` in the
+        history.
 
         Raises InvalidArgument if the version is of another adapter, NotFound if it is not registered, and
         FailedPrecondition if the alias does not point to `expected` ("alias_moved"; empty accepts any) or the version

@@ -37,8 +37,8 @@ class RedisKeys:
     def phases(self) -> str:
         """Returns the key of a hash: version -> its `PhaseRecord` as JSON.
 
-        A record also has `made`, a random token from its registration. It differs if a version was deleted and
-        registered again.
+        A record also has `made`, a random token from the version's first registration. If the version is deleted and
+        registered again, it gets a new token.
         """
         return self._key("phases")
 

@@ -37,7 +37,9 @@ class StepCounter:
         return self.steps - self.step
 
     def next_scale(self) -> float:
-        """Returns the fraction of the peak learning rate for the next step: that in the middle of the step."""
+        """Returns the fraction of the peak learning rate for the next step: the schedule's value at the middle of the
+        step.
+        """
         return learning_rate_scale(self.progress + 0.5 * self._progress_per_step())
 
     def advance(self) -> None:
