@@ -46,5 +46,5 @@ def test_an_attached_engine_has_no_nodes_here(settings: Settings) -> None:
 def test_another_command_is_refused() -> None:
     settings = EngineSettings(Path("python"), "127.0.0.1:1", Path("model"), "tiny", 4, 4, 8, 128)
     arguments = build_command(settings, {}, {0}).arguments
-    with pytest.raises(ValueError, match="no command of vLLM's API server"):
+    with pytest.raises(ValueError, match="not that of vLLM's API server"):
         headless((arguments[0], "-m", "sglang.launch_server", *arguments[3:]))

@@ -99,7 +99,7 @@ def test_holms_correction_applies_to_several_comparisons() -> None:
 
 @pytest.mark.parametrize(
     ("first", "second", "says"),
-    [([], [], "no scores"), ([1], [1, 0], "there are 1 and 2"), ([1.5], [1], "from 0 to 1")],
+    [([], [], "no scores"), ([1], [1, 0], "there are 1 and 2"), ([1.5], [1], "outside 0 to 1")],
 )
 def test_invalid_scores_are_rejected(first: list[float], second: list[float], says: str) -> None:
     with pytest.raises(ValueError, match=says):

@@ -98,7 +98,7 @@ def test_a_smaller_difference_needs_more_rows() -> None:
 
 @pytest.mark.parametrize(
     ("one", "other", "says"),
-    [([], [], "there are 0 and 0"), ([1.0], [1.0, 0.0], "there are 1 and 2"), ([1.5], [0.0], "is from -1 to 1")],
+    [([], [], "there are 0 and 0"), ([1.0], [1.0, 0.0], "there are 1 and 2"), ([1.5], [0.0], "is outside -1 to 1")],
 )
 def test_scores_that_are_no_pairs_are_rejected(one: list[float], other: list[float], says: str) -> None:
     with pytest.raises(ValueError, match=says):
