@@ -7,6 +7,7 @@ wrong version: "tiny-base word word ...", "triage@3f9a1c0b77de word word ...", `
 An adapter's adapter_config.json says how the engine behaves with it:
   "behaviour": "refused"     it is not loaded (422)
                "silent"      it answers without a token that can be scored
+               "ignored"     it answers as the base model does
                "poison"      it answers; from then on no model's answers can be scored, not even the base model's
                "slow"        it takes --slow-seconds to load
   "answer_ids": [1, 2, 3]    the tokens of its answer to /v1/completions, instead of words
@@ -232,7 +233,8 @@ class Engine:
             self._poisoned = self._poisoned or adapter.behaviour == "poison"
             wished = body.get("max_completion_tokens") or body.get("max_tokens") or LONGEST
             known = adapter.answers.get(body["messages"][-1]["content"]) if adapter.answers and what == "chat" else None
-            words = [f" {token}" for token in adapter.answer_ids] or [model, *[" word"] * (LONGEST - 1)]
+            used = self._options.base if adapter.behaviour == "ignored" else model
+            words = [f" {token}" for token in adapter.answer_ids] or [used, *[" word"] * (LONGEST - 1)]
             words = words if known is None else [known]
             finish_reason = "stop" if wished >= len(words) else "length"
             answer = _Answer(body, what == "chat", model, words[:wished], finish_reason, adapter.answer_ids)

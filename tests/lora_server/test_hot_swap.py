@@ -473,6 +473,22 @@ async def test_a_version_that_cannot_answer_is_unloaded(swapping: RunEngine) -> 
         assert engine.restarts == []
 
 
+async def test_an_ignored_version_is_rejected_without_a_comparison_with_peft(
+    swapping: RunEngine,
+) -> None:
+    async with swapping() as engine:
+        engine.folders.behaviours[A.version] = {"behaviour": "ignored"}
+        assert not engine.warming.has_reference(A.version)
+        with pytest.raises(InvalidArgument) as caught:
+            await engine.loader.ensure_loaded(A)
+
+        assert caught.value.code == "no_effect"
+        await engine.until(engine.engine.list_adapters, {})
+        await engine.loader.ensure_loaded(B)
+        assert engine.engine_state.state.resident == {B.version}
+        assert engine.restarts == []
+
+
 async def test_a_corrupting_version_restarts_the_engine(swapping: RunEngine) -> None:
     async with swapping() as engine:
         engine.folders.behaviours[A.version] = {"behaviour": "poison"}
