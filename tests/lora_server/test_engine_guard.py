@@ -153,10 +153,11 @@ async def test_non_public_routes_are_not_found_even_with_the_secret(client: http
         assert "vLLM's" not in answer.text
 
 
-async def test_public_routes_are_vllms_own(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/health")
+@pytest.mark.parametrize("path", ["/health", "/v1/embeddings", "/v1/rerank", "/v2/rerank"])
+async def test_public_routes_are_vllms_own(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.post(path)
 
-    assert answer.text == "vLLM's /health"
+    assert answer.text == f"vLLM's {path}"
 
 
 @pytest.mark.parametrize(

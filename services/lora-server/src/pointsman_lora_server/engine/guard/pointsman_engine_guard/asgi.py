@@ -38,7 +38,8 @@ PUBLIC_ROUTES = frozenset(
     (
         *("/health", "/ping", "/version", "/load", "/metrics", "/metrics/"),
         *("/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"),
-        *("/v1/messages/count_tokens", "/v1/embeddings", "/tokenize", "/detokenize"),
+        *("/v1/messages/count_tokens", "/v1/embeddings", "/v1/rerank", "/v2/rerank"),
+        *("/tokenize", "/detokenize"),
     )
 )
 """All other routes of vLLM answer 404, including those that a later vLLM adds: /v1/load_lora_adapter, /adapters,
