@@ -268,6 +268,12 @@ async def test_without_the_guard_a_version_that_others_replaced_is_loaded_again(
         ({"engine_secret": SECRET}, "ENGINE_SECRET is for an engine that runs already"),
         ({"engine_listen": "127.0.0.1:1", "engine_url": "http://a", "engine_store": "/x"}, "ENGINE_STORE"),
         ({"engine_url": "http://a", "engine_api": "sglang", "engine_secret": SECRET}, "no other engine has"),
+        ({"engine_files": "sent"}, "ENGINE_FILES is for an engine that runs already"),
+        ({"engine_url": "http://a", "engine_files": "sent"}, "needs the guard in vLLM, and ENGINE_SECRET here"),
+        (
+            {"engine_url": "http://a", "engine_files": "sent", "engine_secret": SECRET, "engine_store": "/x"},
+            "ENGINE_STORE is for an engine that reads the store",
+        ),
     ],
 )
 def test_settings_that_would_have_no_effect_are_refused(given: dict[str, Any], message: str) -> None:

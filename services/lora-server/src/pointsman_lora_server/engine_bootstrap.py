@@ -22,6 +22,7 @@ from pointsman_lora_server.engine.command import (
     with_secrets,
 )
 from pointsman_lora_server.engine.completion import Probe
+from pointsman_lora_server.engine.remote_store_client import SendingClient, SharedStoreClient
 from pointsman_lora_server.engine.runtime_client import RuntimeClient, SglangClient
 from pointsman_lora_server.engine.supervisor import Supervisor
 from pointsman_lora_server.engine.tool_calls import choose_tool_calling
@@ -165,7 +166,8 @@ async def open_engine(
     shared = settings.engine_secret.get_secret_value()
     engine_path = partial(path_at_engine, settings.local_store.absolute(), settings.engine_store)
     unguarded = SglangClient if settings.engine_api == "sglang" else RuntimeClient
-    create = partial(VllmClient if shared else unguarded, engine_path=engine_path)
+    guarded = SendingClient if settings.engine_files == "sent" else SharedStoreClient
+    create = partial(guarded if shared else unguarded, engine_path=engine_path)
     async with open_client(
         settings.engine_url, lambda: shared, os.environ.get("VLLM_API_KEY", ""), create=create
     ) as client:

@@ -58,6 +58,11 @@ class Settings(BaseSettings):
     engine_store: str = Field(
         default="", description="the adapters' folder as an attached engine sees it; empty: under the same path"
     )
+    engine_files: Literal["shared", "sent"] = Field(
+        default="shared",
+        description="how an attached vLLM with the guard gets a version's files: it has the store mounted, or the "
+        "lora-server sends them",
+    )
     engine_args: str = Field(default="", description="more arguments for vLLM, quoted as in a shell")
     tool_call_parser: str = Field(
         default="auto",
@@ -198,12 +203,17 @@ class Settings(BaseSettings):
             secret = self.engine_secret.get_secret_value()
             given = {"engine_secret": secret, "engine_store": self.engine_store}
             given["engine_api"] = "" if self.engine_api == "vllm" else self.engine_api
+            given["engine_files"] = "" if self.engine_files == "shared" else self.engine_files
             reason = "is for an engine that runs already: set POINTSMAN_LORA_ENGINE_URL, without ENGINE_LISTEN"
         for name, value in given.items():
             if value:
                 raise ValueError(f"POINTSMAN_LORA_{name.upper()} {reason}")
         if self.engine_api != "vllm" and self.engine_secret.get_secret_value():
             raise ValueError("POINTSMAN_LORA_ENGINE_SECRET is for vLLM's guard, which no other engine has")
+        if self.engine_files == "sent" and not self.engine_secret.get_secret_value():
+            raise ValueError("POINTSMAN_LORA_ENGINE_FILES=sent needs the guard in vLLM, and ENGINE_SECRET here")
+        if self.engine_files == "sent" and self.engine_store:
+            raise ValueError("POINTSMAN_LORA_ENGINE_STORE is for an engine that reads the store, not with FILES=sent")
         return self
 
     @property

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import aiohttp
@@ -216,12 +216,18 @@ class VllmClient:
         return str(text)
 
     async def _call_guard(
-        self, method: str, path: str, body: Any, timeout_seconds: float, may_be_busy: bool = False
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        timeout_seconds: float,
+        may_be_busy: bool = False,
+        file: BinaryIO | None = None,
     ) -> Any:
         """Calls a route of the guard and returns its answer, parsed. With `may_be_busy`, returns None if the guard
-        refuses because requests are in flight.
+        refuses because requests are in flight. The body is the content of `file`, if there is one.
         """
-        status, answer = await self._call(method, GUARD_ROUTE + path, body, timeout_seconds)
+        status, answer = await self._call(method, GUARD_ROUTE + path, body, timeout_seconds, file)
         if status == 200:
             return answer
         if status == 409 and may_be_busy:
@@ -230,13 +236,18 @@ class VllmClient:
             raise ResourceExhausted(f"the engine has no slot: {error_message(answer)}", code="no_slot")
         if status == 422:
             raise InvalidArgument(f"the engine refused it: {error_message(answer)}", code="engine_refused")
+        if status == 412:
+            raise FailedPrecondition(error_message(answer), code="engine_store")
         if status == 424:
             raise no_folder(body["folder"])
         # Includes 403: the engine was restarted and has another secret.
         raise engine_unavailable(f"{status} to {method} {path or '/'}: {error_message(answer)}")
 
-    async def _call(self, method: str, path: str, body: Any, timeout_seconds: float) -> tuple[int, Any]:
-        """Sends a request; returns the HTTP status and the body (parsed JSON, or else text).
+    async def _call(
+        self, method: str, path: str, body: Any, timeout_seconds: float, file: BinaryIO | None = None
+    ) -> tuple[int, Any]:
+        """Sends a request with `body` as JSON, or with the content of `file`; returns the HTTP status and the body
+        (parsed JSON, or else text).
 
         `timeout_seconds` bounds the whole call. Raises Unavailable if it fails, or for a redirect, which is not
         followed.
@@ -246,7 +257,7 @@ class VllmClient:
             async with self._session.request(
                 method,
                 self._url + path,
-                json=body,
+                **({"json": body} if file is None else {"data": file}),
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(timeout_seconds),
                 allow_redirects=False,  # which would take the secret to another host

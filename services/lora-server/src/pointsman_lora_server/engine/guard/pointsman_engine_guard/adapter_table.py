@@ -109,6 +109,9 @@ class AdapterTable:
         """Returns how many adapters the table may hold, in addition to those of --lora-modules."""
         return max(0, self.limits["capacity"] - len(self._static))
 
+    def holds(self, name: str) -> bool:
+        return name in self._by_name
+
     def report(self) -> dict[str, Any]:
         return {
             "adapters": {

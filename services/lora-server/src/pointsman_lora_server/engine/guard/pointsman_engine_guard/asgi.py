@@ -9,6 +9,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from .adapter_files import OtherContent, ReceivedAdapters, check_content
 from .adapter_table import (
     AdapterTable,
     InUse,
@@ -33,6 +34,7 @@ NETWORKS_VARIABLE = "POINTSMAN_ENGINE_ADMIN_NETWORKS"
 MIN_SECRET_CHARACTERS = 16
 SECRET_HEADER = b"x-pointsman-secret"
 ADAPTERS_ROUTE = "/pointsman/v1/adapters"
+FILES = "files/"
 
 PUBLIC_ROUTES = frozenset(
     (
@@ -67,6 +69,7 @@ class Guard:
         self._secret = _read_secret(os.environ).encode()
         self._networks = _read_networks(os.environ)
         self._boot = secrets.token_hex(8)
+        self._received = ReceivedAdapters(os.environ)
         self._table: AdapterTable | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,17 +118,23 @@ class Guard:
             if not path.startswith(f"{ADAPTERS_ROUTE}/") or not name:
                 return 404, _error("Not Found", 404)
             if (method, action) == ("PUT", ""):
-                await table.load(name, _folder_in(await _read_body(receive)))
+                await self._load(table, name, await _read_body(receive))
+                return 200, {}
+            if method == "PUT" and action.startswith(FILES):
+                await self._received.receive(name, action.removeprefix(FILES), receive)
                 return 200, {}
             if (method, action) == ("POST", "close"):
                 return 200, {"in_flight": table.close(name)}
             if (method, action) == ("DELETE", ""):
                 await table.remove(name)
+                self._received.discard(name)
                 return 200, {}
         except Refused as error:
             return 422, _error(str(error), 422)
         except NoFolder as error:
             return 424, _error(str(error), 424)
+        except OtherContent as error:
+            return 412, _error(str(error), 412)
         except NoSlot as error:
             return 409, _error(str(error), 409)
         except InUse as error:
@@ -133,6 +142,21 @@ class Guard:
         except Exception as error:  # raised by the engine, for example when it dies during the call
             return 503, _error(f"{type(error).__name__}: {error}", 503)
         return 404, _error("Not Found", 404)
+
+    async def _load(self, table: AdapterTable, name: str, body: bytes) -> None:
+        """Loads an adapter from the folder that `body` names, or from the files that were sent for it, after a
+        comparison with the digest in `body`, if there is one. One that is loaded already is only opened.
+
+        Raises as `AdapterTable.load`, `ReceivedAdapters.folder_of` and `check_content` do.
+        """
+        named, sha256 = _order_in(body)
+        if table.holds(name):
+            await table.load(name, named or "")
+            return
+        folder = named or self._received.folder_of(name)
+        if sha256:
+            await check_content(folder, sha256)
+        await table.load(name, folder)
 
     def _may_manage(self, scope: Scope) -> bool:
         """Returns whether the client is on this machine or in one of the configured networks."""
@@ -182,14 +206,18 @@ async def _read_body(receive: Receive) -> bytes:
     raise Refused("the request is too long")
 
 
-def _folder_in(body: bytes) -> str:
+def _order_in(body: bytes) -> "tuple[str | None, str]":
+    """Returns the folder, None for an adapter that was sent, and the digest or its beginning, which may be empty."""
     try:
-        folder = json.loads(body)["folder"]
-    except (ValueError, TypeError, KeyError):
-        raise Refused('the request is not {"folder": PATH}') from None
-    if not isinstance(folder, str) or not os.path.isabs(folder):
+        order = json.loads(body)
+        folder, sha256 = order["folder"], order.get("sha256", "")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise Refused('the request is not {"folder": PATH or null, "sha256": DIGEST}') from None
+    if folder is not None and not (isinstance(folder, str) and os.path.isabs(folder)):
         raise Refused("the folder must be an absolute path")
-    return folder
+    if not isinstance(sha256, str) or (folder is None and not sha256):
+        raise Refused("the digest must be a text, and an adapter that was sent needs one")
+    return folder, sha256
 
 
 def _error(message: str, code: int) -> dict[str, Any]:
