@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+BUSY_SECONDS = 0.5
+"""The CPU time that the process uses for a folder with the name "busy"."""
 ROW = {"prompt_ids": [1, 2], "token_ids": [3, 4], "gaps": [5.0, 6.0], "text": "a b", "finite": True, "stopped": True}
 GOOD = {"rows": [ROW], "difference": 3.0, "stops": True, "exact": True}
 
@@ -24,6 +26,8 @@ def main() -> None:
             os._exit(9)
         if kind == "hang":
             time.sleep(600)
+        while kind == "busy" and time.process_time() < BUSY_SECONDS:
+            pass
         if kind == "refused":
             say(rejected="KeyError: 'lora_A'")
         else:

@@ -5,13 +5,15 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.smoke.runner import PeftSmokeTest, SmokeLimits
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
+
+from tests.lora_server.test_smoke_cpu_share import start, state_of
 
 DOUBLE = str(Path(__file__).with_name("smoke_double.py"))
 VERSION = AdapterVersion("triage", "0" * 64, "tiny", 4, ("q_proj",), 1, 0)
@@ -49,6 +51,21 @@ async def test_an_idle_process_ends_and_is_restarted_on_demand(smoking: MakeSmok
         await _until(lambda: smoke.pid is None)
 
         assert await smoke.run(VERSION, tmp_path / "good", ())
+
+
+async def test_a_test_makes_way_for_processes_that_need_the_cores(smoking: MakeSmoke, tmp_path: Path) -> None:
+    async with smoking(limits=SmokeLimits(cpu_share=0.01)) as smoke:
+        await smoke.run(VERSION, tmp_path / "good", ())
+        with ExitStack() as stack:
+            for _ in range(2 * len(os.sched_getaffinity(0))):
+                start(stack)
+            testing = asyncio.create_task(smoke.run(VERSION, tmp_path / "busy", ()))
+            pid = smoke.pid
+            assert pid is not None
+            await _until(lambda: state_of(pid) == "T")  # stopped
+        await smoke.close()
+        with pytest.raises(Unavailable):
+            await testing
 
 
 async def test_a_crash_is_retried_once(smoking: MakeSmoke, tmp_path: Path) -> None:

@@ -218,7 +218,9 @@ async def _smoke_test(settings: Settings) -> AsyncIterator[SmokeTest]:
         yield NullSmokeTest()
         return
     smoke_test = PeftSmokeTest(
-        settings.engine_python, settings.base_model, SmokeLimits(prompts=settings.smoke_test_prompts)
+        settings.engine_python,
+        settings.base_model,
+        SmokeLimits(prompts=settings.smoke_test_prompts, cpu_share=settings.smoke_test_cpu_share),
     )
     try:
         yield smoke_test

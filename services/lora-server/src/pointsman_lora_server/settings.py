@@ -103,6 +103,13 @@ class Settings(BaseSettings):
         default="process", description="whether each version is tested with PEFT, in a separate process"
     )
     smoke_test_prompts: int = Field(default=4, ge=1, le=64)
+    smoke_test_cpu_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="share of one core that a test with PEFT may use while other processes, such as the engine, use "
+        "more than half of the cores; 1: no limit",
+    )
     probe_interval_seconds: float = Field(default=30.0, gt=0, description="between two probes of the base model")
     slot_wait_timeout_seconds: float = Field(default=30.0, gt=0, description="how long a load waits for a slot")
     shutdown_delay: float = Field(

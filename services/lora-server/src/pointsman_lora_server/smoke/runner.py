@@ -17,6 +17,7 @@ from pointsman_servicekit.errors import InvalidArgument, Unavailable
 import pointsman_lora_server
 from pointsman_lora_server.checks.attachments import Sample
 from pointsman_lora_server.domain import AdapterVersion
+from pointsman_lora_server.smoke.cpu_share import CpuShare
 from pointsman_lora_server.smoke.reference import Reference, check_trial
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class SmokeLimits:
     """
     trial_seconds: float = 900.0
     """The time that one test may take; a test takes about 3 s of one core."""
+    cpu_share: float = 0.5
+    """The share of one core that the worker may use while other processes use more than half of the machine's."""
 
 
 class WorkerDied(Exception):
@@ -56,14 +59,16 @@ class WorkerDied(Exception):
 class SmokeWorker:
     """The client of a worker process (see `worker.py`), which handles one request at a time."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, cpu_share: float) -> None:
         self._process = process
+        self._throttle = asyncio.create_task(CpuShare(process.pid, cpu_share).enforce(), name="smoke worker's share")
         self._lines: deque[str] = deque(maxlen=20)
         self._log_reader = asyncio.create_task(self._read_log(), name="smoke worker log")
 
     @classmethod
-    async def start(cls, command: Sequence[str]) -> "SmokeWorker":
-        """Starts the worker process; its first message then says whether it is ready.
+    async def start(cls, command: Sequence[str], cpu_share: float) -> "SmokeWorker":
+        """Starts the worker process, bounded as `SmokeLimits.cpu_share` says; its first message then says whether it is
+        ready.
 
         Raises OSError if the program cannot be started.
         """
@@ -75,7 +80,7 @@ class SmokeWorker:
             limit=MAX_LINE_BYTES,
             env=_environment(os.environ),
         )
-        return cls(process)
+        return cls(process, cpu_share)
 
     @property
     def alive(self) -> bool:
@@ -110,6 +115,7 @@ class SmokeWorker:
         return message
 
     async def end(self) -> None:
+        self._throttle.cancel()
         with suppress(ProcessLookupError):
             self._process.kill()
         await self._process.wait()
@@ -222,7 +228,7 @@ class PeftSmokeTest:
         if self._closed:
             raise _unavailable("the lora-server is stopping")
         try:
-            self._worker = worker = await SmokeWorker.start(self._command)
+            self._worker = worker = await SmokeWorker.start(self._command, self._limits.cpu_share)
         except OSError as error:
             raise _unavailable(f"{self._command[0]} cannot be started ({error}); name the engine's python") from error
         greeting = await worker.receive(self._limits.start_seconds)

@@ -1,0 +1,105 @@
+"""Bounds the CPU time of a child process while other processes need the cores.
+
+The lowest priority is not enough beside an engine on a CPU: its threads wait for each other at each layer, and in these
+gaps a process of any priority takes the core, and the caches that the engine had filled.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+TICK_SECONDS = 0.02
+MAX_SAVED_SECONDS = 0.05
+"""The most CPU time that the process may save up while it waits, for example for its disk."""
+LOOK_SECONDS = 0.5
+"""The time over which the use of the cores is measured."""
+CROWDED_SHARE = 0.5
+"""Other processes need the cores if they use more than this share of them."""
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_PROC = Path("/proc")
+
+
+class CpuShare:
+    """Stops a process, and lets it continue, so that it uses at most a share of one core while the cores are needed."""
+
+    def __init__(self, pid: int, share: float, is_crowded: Callable[[], bool] | None = None) -> None:
+        """Takes the `share` of one core, above 0; 1 is no limit. `is_crowded` returns whether others need the cores;
+        by default `Crowding` measures it.
+        """
+        self._pid, self._share = pid, share
+        self._is_crowded = is_crowded or Crowding(pid).look
+        self._is_stopped = False
+
+    async def enforce(self) -> None:
+        """Runs until the process ends or it is cancelled, and then lets the process continue."""
+        if self._share >= 1:
+            return
+        loop = asyncio.get_running_loop()
+        saved, before, seen_at, looked_at, is_crowded = 0.0, cpu_seconds(self._pid), loop.time(), -1.0, False
+        try:
+            while before is not None:
+                await asyncio.sleep(TICK_SECONDS)
+                now, used = loop.time(), cpu_seconds(self._pid)
+                if used is None:
+                    return
+                saved = min(saved + (now - seen_at) * self._share - (used - before), MAX_SAVED_SECONDS)
+                before, seen_at = used, now
+                if now - looked_at >= LOOK_SECONDS:
+                    looked_at, is_crowded = now, self._is_crowded()
+                if not is_crowded:
+                    saved = 0.0
+                self._set_stopped(is_crowded and saved < 0)
+        finally:
+            self._set_stopped(False)
+
+    def _set_stopped(self, is_stopped: bool) -> None:
+        if is_stopped != self._is_stopped:
+            self._is_stopped = is_stopped
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGSTOP if is_stopped else signal.SIGCONT)
+
+
+class Crowding:
+    """Measures whether processes other than one of ours use more than `CROWDED_SHARE` of the cores that we may use."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._last = self._read()
+
+    def look(self) -> bool:
+        """Returns the verdict for the time since the last call; False where the system does not tell."""
+        now, last = self._read(), self._last
+        self._last = now
+        busy, total = now[0] - last[0], now[1] - last[1]
+        return total > 0 and busy > CROWDED_SHARE * total
+
+    def _read(self) -> tuple[float, float]:
+        """Returns the seconds in which others used our cores, and all seconds of these cores; (0, 0) if unknown."""
+        busy, total = 0.0, 0.0
+        names = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        try:
+            lines = (_PROC / "stat").read_text().splitlines()
+        except OSError:
+            return 0.0, 0.0
+        for line in lines:
+            name, *fields = line.split()
+            if name in names:
+                ticks = [int(field) for field in fields[:8]]  # user, nice, system, idle, iowait, irq, softirq, steal
+                total += sum(ticks)
+                busy += sum(ticks) - ticks[3] - ticks[4]
+        own = cpu_seconds(self._pid) or 0.0
+        return busy / _TICKS_PER_SECOND - own, total / _TICKS_PER_SECOND
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """Returns the CPU time of a process with all its threads; None if it has ended, or the system does not tell."""
+    try:
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    if fields[0] in "ZX":
+        return None
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
