@@ -142,6 +142,10 @@ test-reconcile: embedding-model ## receipts of 10,000 simulated requests against
 test-litellm: .venv-litellm/.done ## engines through LiteLLM's SDK, in an environment of its own
 	.venv-litellm/bin/python -m pytest tests/litellm
 
+.PHONY: test-engines
+test-engines: models ## which releases of vLLM pass the real engine's tests: the newest three series of the package index, or VERSIONS="0.32.0" (20 minutes and 3 GB each); ARGS="--engine .venv-engine/bin/python" for the installed one
+	$(BIN)/python -m tests.engines $(VERSIONS) $(ARGS)
+
 .PHONY: test-swaps
 test-swaps: models ## move adapters under load on the real engine: no token of a wrong version (the first time some minutes more, to make adapters)
 	$(BIN)/python -m pytest tests/swaps

@@ -19,6 +19,7 @@ BASE = "tiny-base"
 SLOTS = 2
 SECRET = {SECRET_HEADER: "open sesame, open"}
 ADAPTERS = "/pointsman/v1/adapters"
+VERSION = "0.32.0"
 
 
 class Engine:
@@ -66,11 +67,11 @@ class Engine:
 class Vllm:
     """Replaces vLLM's API server: it answers every path, and streams completions."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: str = VERSION) -> None:
         self.state = SimpleNamespace(openai_serving_models=Models(BASE), engine_client=Engine())
         self.rendered = asyncio.Event()
         self.rendered.set()
-        self.guard = Guard(self.answer, LoraRequest)
+        self.guard = Guard(self.answer, LoraRequest, lambda: version)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self.guard({**scope, "app": self}, receive, send)
@@ -218,7 +219,7 @@ async def test_the_report_states_the_run_of_the_engine_and_its_limits(vllm: Vllm
 
     assert report["boot"] == again["boot"]
     assert (report["capacity"], report["max_loras"], report["max_lora_rank"]) == (SLOTS, 1, 8)
-    vllm.guard = Guard(vllm.answer, LoraRequest)
+    vllm.guard = Guard(vllm.answer, LoraRequest, lambda: VERSION)
     assert (await report_of(client))["boot"] != report["boot"]
 
 

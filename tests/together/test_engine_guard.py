@@ -39,7 +39,7 @@ from tests.ports import free_address
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ROOT = Path(__file__).parents[2]
-ENGINE_PYTHON = ROOT / ".venv-engine" / "bin" / "python"
+ENGINE_PYTHON = Path(os.environ.get("POINTSMAN_ENGINE_PYTHON", ROOT / ".venv-engine/bin/python"))
 BASE_MODEL = ROOT / ".pointsman" / "models" / "smollm2-135m"
 NAME = "smollm2-135m"
 PROMPT = "The capital of France is"

@@ -71,7 +71,7 @@ class Vllm:
 
     def __init__(self, fault: str) -> None:
         self.state = SimpleNamespace(openai_serving_models=Models(BASE), engine_client=Engine(fault))
-        self._guard = Guard(self._answer, LoraRequest)
+        self._guard = Guard(self._answer, LoraRequest, lambda: "0.32.0")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self._guard({**scope, "app": self}, receive, send)

@@ -21,6 +21,9 @@ SECRET_VARIABLE = "POINTSMAN_ENGINE_SECRET"
 """The environment variable that carries the secret to the engine. Only the same user can read a process's environment;
 its arguments are visible to everyone."""
 
+_UNKNOWN_VERSION_VARIABLE = "POINTSMAN_ENGINE_UNKNOWN_VERSION"
+"""The environment variable that says what the guard does with a vLLM that it was not tested with."""
+
 GUARD = "pointsman_engine_guard.Guard"
 GUARD_FOLDER = Path(__file__).parent / "guard"
 
@@ -232,11 +235,12 @@ def _tracing_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _inherited(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables that the engine inherits: all but the lora-server's settings (`POINTSMAN_*`), those of
-    vLLM's LoRA resolvers, and `_NOT_INHERITED`.
+    """Returns the variables that the engine inherits: all but the lora-server's settings (`POINTSMAN_*`, except
+    `_UNKNOWN_VERSION_VARIABLE`), those of vLLM's LoRA resolvers, and `_NOT_INHERITED`.
     """
     return {
         key: value
         for key, value in environment.items()
-        if not key.startswith(("POINTSMAN_", "VLLM_LORA_RESOLVER")) and key not in _NOT_INHERITED
+        if key == _UNKNOWN_VERSION_VARIABLE
+        or (not key.startswith(("POINTSMAN_", "VLLM_LORA_RESOLVER")) and key not in _NOT_INHERITED)
     }

@@ -20,6 +20,7 @@ from .adapter_table import (
     vllm_request,
 )
 from .request_use import RequestUse, current_use
+from .versions import check_version, vllm_version
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -58,12 +59,16 @@ class Guard:
     On all routes but these and `PUBLIC_ROUTES` it answers 404, and it closes websockets.
     """
 
-    def __init__(self, app: App, make_request: MakeRequest = vllm_request) -> None:
-        """Wraps vLLM's `app`; reads the secret and the allowed networks from the environment.
+    def __init__(
+        self, app: App, make_request: MakeRequest = vllm_request, version: Callable[[], str] = vllm_version
+    ) -> None:
+        """Wraps vLLM's `app`; reads the secret and the allowed networks from the environment. `version` returns vLLM's.
 
-        Raises ValueError if the secret is missing or too short (`MIN_SECRET_CHARACTERS`) or a network is malformed, and
-        OSError if the secret's file cannot be read: no engine may start unprotected.
+        Raises ValueError if the secret is missing or too short (`MIN_SECRET_CHARACTERS`) or a network is malformed,
+        OSError if the secret's file cannot be read, and UnknownVersion as `check_version` does: no engine may start
+        unprotected.
         """
+        check_version(version(), os.environ)
         self._app = app
         self._make_request = make_request
         self._secret = _read_secret(os.environ).encode()
@@ -101,7 +106,7 @@ class Guard:
         try:
             self._table = AdapterTable(state.openai_serving_models, state.engine_client, self._make_request)
         except AttributeError as error:
-            raise RuntimeError(f"this guard is made for vLLM 0.32, and this version differs: {error}") from error
+            raise RuntimeError(f"the guard does not fit this version of vLLM: {error}") from error
         return self._table
 
     async def _handle(self, table: AdapterTable, scope: Scope, path: str, receive: Receive) -> tuple[int, Any]:

@@ -1,0 +1,61 @@
+"""The versions of vLLM that the guard was tested with, and what happens with another one."""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_VARIABLE = "POINTSMAN_ENGINE_UNKNOWN_VERSION"
+"""The environment variable that says what happens with an unknown version: "refuse" (the default) or "warn"."""
+TESTED_FILE = "tested_versions.json"
+"""The results of `make test-engines`: for each version the checks, each with "passed" or the reason why not."""
+
+
+class UnknownVersion(RuntimeError):
+    """The guard was not tested with this vLLM, or failed there; the message says what to do."""
+
+
+def vllm_version() -> str:
+    """Returns the version of the vLLM in whose process the guard runs, such as "0.32.0+cpu"."""
+    return str(sys.modules["vllm"].__version__)
+
+
+def read_tested() -> dict[str, dict[str, Any]]:
+    content: dict[str, dict[str, Any]] = json.loads(files(__package__).joinpath(TESTED_FILE).read_text("utf-8"))
+    return content
+
+
+def series_of(version: str) -> str:
+    """Returns the release series, such as "0.32" of "0.32.0+cpu"."""
+    return ".".join(version.split("+")[0].split(".")[:2])
+
+
+def passed_series(tested: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
+    """Returns the series of all versions whose checks all passed, the newest first."""
+    passed = {series_of(version) for version, row in tested.items() if set(row["checks"].values()) == {"passed"}}
+    return sorted(passed, key=lambda series: [int(part) for part in series.split(".")], reverse=True)
+
+
+def check_version(version: str, environment: Mapping[str, str]) -> None:
+    """Raises UnknownVersion if the guard did not pass its checks with the version's series, or only logs that if
+    `environment` says "warn". Raises ValueError for another value of the variable.
+
+    A patch release of a tested series is accepted: it repairs faults, and the guard checks the objects that it uses.
+    """
+    reaction = environment.get(UNKNOWN_VARIABLE) or "refuse"
+    if reaction not in ("refuse", "warn"):
+        raise ValueError(f"{UNKNOWN_VARIABLE} is {reaction!r}; use refuse or warn")
+    known = passed_series(read_tested())
+    if series_of(version) in known:
+        return
+    reason = f"the guard was tested with vLLM {', '.join(f'{each}.x' for each in known)}, and this is {version}"
+    if reaction == "refuse":
+        raise UnknownVersion(
+            f"{reason}: install one of those, or the release of pointsman-engine-guard for this one. To try it, set "
+            f"{UNKNOWN_VARIABLE}=warn, and run `pointsman conformance swap --control guard` before it gets requests"
+        )
+    log.warning("%s: adapters may get wrong answers", reason)
