@@ -25,6 +25,7 @@ from pointsman_gateway.console.overview import (
     ModelAdapters,
     Overview,
 )
+from pointsman_gateway.console.spending import Spending, read_spending
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.domain.path import AdapterListing, Alias, AliasMove
 from pointsman_gateway.domain.request import AllowedNames
@@ -209,6 +210,13 @@ class Console:
             message = f"the request log has no decision '{decision_id[:128]}', or no longer"
             raise NotFound(message, code="unknown_decision", param="decision_id")
         return DecisionView(entry, recorded.feedback)
+
+    async def spending(self, caller: Caller, days: int) -> Spending:
+        """Returns the spending of the last `days` days, as `read_spending` does.
+
+        Raises Unavailable if Redis does not answer, and FailedPrecondition ("no_request_log") if there is none.
+        """
+        return await read_spending(self._required_log(), caller, days, keys=self.keys)
 
     async def adapters(self, caller: Caller) -> list[ModelAdapters]:
         """Lists the adapters that the caller's scope allows, as `read_adapters` does."""

@@ -21,6 +21,7 @@ from pointsman_gateway.domain.receipt_fields import Encoding, FieldReader
 from pointsman_gateway.redaction import NotRedacted, Redaction
 from pointsman_gateway.request_log.evidence import AnswerCounts, answer_counts, evidence_key
 from pointsman_gateway.request_log.redis_schema import day_of, hash_to_unit_interval
+from pointsman_gateway.request_log.spending import Charge, charge_of
 
 VERSION = 1
 SAMPLE_VERSION = 1
@@ -71,6 +72,8 @@ class Entry(msgspec.Struct):
     """A training sample as JSON; empty if none is stored."""
     counts: AnswerCounts | None = None
     """What the answer adds to the evidence; None for nothing."""
+    charge: Charge | None = None
+    """What the request adds to the spending."""
     wal_offset: int = 0
 
     size: int = 0
@@ -119,12 +122,16 @@ def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction =
     counted = pending.counts.key if pending.counts is not None else evidence_key(receipt)
     key = str(counted) if receipt.model else ""
     json = _encode(fields).decode()
-    return Entry(decision.id, key, pending.day, json, counts=pending.counts, wal_offset=pending.wal_offset)
+    charge = charge_of(request, receipt, pending.day)
+    return Entry(
+        decision.id, key, pending.day, json, counts=pending.counts, charge=charge, wal_offset=pending.wal_offset
+    )
 
 
 def empty_entry(pending: PendingEntry) -> Entry:
     """Returns an entry without JSON, for a receipt that cannot be encoded, so that its counts are not lost."""
-    return Entry(pending.decision.id, "", "", "", counts=pending.counts, wal_offset=pending.wal_offset)
+    charge = charge_of(pending.request, pending.receipt, pending.day)
+    return Entry(pending.decision.id, "", "", "", counts=pending.counts, charge=charge, wal_offset=pending.wal_offset)
 
 
 def _stored_text(request: Request, redaction: Redaction) -> tuple[str, list[dict[str, Any]] | None, str | None]:

@@ -20,6 +20,8 @@ from pointsman_gateway.request_log.entry import (
 )
 from pointsman_gateway.request_log.evidence import Counts, EvidenceStore
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
+from pointsman_gateway.request_log.redis_schema import day_of
+from pointsman_gateway.request_log.spending import SpendingCounts, add_charges, charge_of_undecided
 from pointsman_gateway.request_log.store import Batch, RequestLogStore
 from pointsman_gateway.request_log.wal import WriteAheadLog
 from pointsman_gateway.request_log.wal_records import NO_OFFSETS
@@ -66,6 +68,8 @@ class Recorder:
         self._encoded: deque[Entry] = deque()
         """Entries that wait for a batch, already encoded, so that their requests need not stay in memory."""
         self._encoded_bytes = 0
+        self._spending: dict[str, SpendingCounts] = {}
+        """By day, the spending of entries that have left the queue, which the next batch includes."""
         self._batch: Batch | None = None
         """The batch that was sent and is not known to be written."""
         self._number = 0
@@ -202,7 +206,7 @@ class Recorder:
         self._release(taken)
         undecided = self._take_undecided()
         counts = self._evidence.take_unsent()
-        if not (entries or undecided or counts or self._over_cap):
+        if not (entries or undecided or counts or self._spending or self._over_cap):
             return None
         return self._numbered(entries, undecided, counts)
 
@@ -214,6 +218,7 @@ class Recorder:
         for _ in range(min(len(self._undecided), MAX_BATCH_ENTRIES)):
             unix_seconds, receipt, offset = self._undecided.popleft()
             self._upto = self._upto.and_undecided(offset)
+            add_charges(self._spending, [charge_of_undecided(receipt, day_of(unix_seconds))])
             try:
                 entries.append((to_undecided_json(receipt, unix_seconds), offset))
             except Exception:  # one bad receipt must not hold up the others
@@ -223,11 +228,13 @@ class Recorder:
 
     def _numbered(self, entries: list[Entry], undecided: list[tuple[str, int]], counts: Mapping[str, Counts]) -> Batch:
         self._number += 1
+        spending, self._spending = self._spending, {}
         self._wal.mark_batch(self._number, self._upto)
         return Batch(
             self._number,
             entries,
             counts,
+            spending,
             [json for json, _ in undecided],
             self._upto,
             sum(not entry.wal_offset for entry in entries) + sum(not offset for _, offset in undecided),
@@ -239,9 +246,12 @@ class Recorder:
         return entry
 
     def _release(self, oldest: Sequence[Entry]) -> None:
-        """Makes the evidence of entries that leave the queue part of the next batch, and advances `_upto` past them."""
+        """Makes evidence and spending of entries that leave the queue part of the next batch, and advances `_upto` past
+        them.
+        """
         self._upto = self._upto.and_decided(max([one.wal_offset for one in oldest], default=0))
         self._evidence.release([counts for one in oldest if (counts := one.counts) is not None])
+        add_charges(self._spending, [one.charge for one in oldest])
 
 
 class NullRequestLog:

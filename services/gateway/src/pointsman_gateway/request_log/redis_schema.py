@@ -34,6 +34,9 @@ EVALUATION = "{pointsman}:evaluation:"
 """Followed by an evaluation's id: a hash from an evidence key to what the evaluation has added to that evidence: "DAY
 ROWS SUM_OF_SCORES", the sum in millionths."""
 
+SPENDING = "{pointsman}:spending:"
+"""Followed by a day (YYYYMMDD, UTC): a hash from a spending key (JSON), followed by a count's name, to the count."""
+
 PAIR_SCORES = "{pointsman}:shadow:scores"
 """Stream of scored shadow requests: `decision`, and `scores` (JSON: an evidence key and a score for both answers)."""
 

@@ -5,6 +5,7 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,14 +15,19 @@ from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailabl
 from pointsman_gateway.config.flywheel import LearningConfig
 from pointsman_gateway.config.tasks_file import RequestLogConfig
 from pointsman_gateway.domain import Feedback, PathScore
-from pointsman_gateway.request_log import redis_schema
+from pointsman_gateway.request_log import redis_schema, spending
 from pointsman_gateway.request_log.entry import Entry
 from pointsman_gateway.request_log.evidence import UNITS_PER_RATING, Counts, from_fields, path_key, to_fields
+from pointsman_gateway.request_log.spending import SpendingCounts
 from pointsman_gateway.request_log.wal_records import NO_OFFSETS, Offsets
 
 log = logging.getLogger(__name__)
 
 _pack = msgspec.msgpack.Encoder().encode
+
+SPENDING_TTL_SECONDS = spending.DAYS_KEPT * redis_schema.SECONDS_PER_DAY
+SCANNED_FIELDS = 1000
+"""About the number of fields of a hash that one call reads, so that it does not block Redis for long."""
 
 _ENTRY_TEXTS = ("tenant", "path", "task")
 """The fields of an entry that decide who may see it."""
@@ -35,6 +41,8 @@ class Batch:
     entries: Sequence[Entry]
     counts: Mapping[str, Counts] = field(default_factory=dict)
     """What is added to the evidence, by day (YYYYMMDD, UTC)."""
+    spending: Mapping[str, SpendingCounts] = field(default_factory=dict)
+    """What is added to the spending, by day (YYYYMMDD, UTC)."""
     undecided: Sequence[str] = ()
     """Entries of requests without a decision, JSON."""
     upto: Offsets = NO_OFFSETS
@@ -92,15 +100,15 @@ class RequestLogStore:
         ]
         arguments: list[Any] = [
             self.config.max_decisions,
-            self._evidence_ttl,
             batch.number,
             _pack(decisions),
             max_samples,
         ]
         arguments += (self.config.max_undecided, len(batch.undecided), last_batch, *batch.undecided)
-        for counts in batch.counts.values():
-            fields = to_fields(counts)
-            arguments.append(len(fields))
+        hashes = [(to_fields(counts), self._evidence_ttl) for counts in batch.counts.values()]
+        hashes += [(spending.to_fields(counts), SPENDING_TTL_SECONDS) for counts in batch.spending.values()]
+        for fields, ttl in hashes:
+            arguments += (len(fields), ttl)
             for name, number in fields.items():
                 arguments += (name, number)
         keys = [
@@ -110,6 +118,7 @@ class RequestLogStore:
             redis_schema.TRAINING_SAMPLES,
             redis_schema.UNDECIDED,
             *(redis_schema.EVIDENCE + day for day in batch.counts),
+            *(redis_schema.SPENDING + day for day in batch.spending),
         ]
         return int(await self._redis.call(lambda: self._write_script(keys=keys, args=arguments)))
 
@@ -227,6 +236,21 @@ class RequestLogReader:
             raise NotFound(message, code="unknown_decision", param="decision_id")
         names = ("rating", "correction", "right_task", "right_answer")
         return RecordedDecision(_entry_of(found, decision_id), {name: found[name] for name in names if found.get(name)})
+
+    async def spending(self, day: str) -> SpendingCounts:
+        """Returns the spending of a day (YYYYMMDD, UTC). Fields that cannot be parsed are logged and skipped."""
+        key, cursor = redis_schema.SPENDING + day, 0
+        fields: dict[str, str] = {}
+        while True:
+            scan = partial(self._redis.client.hscan, key, cursor, count=SCANNED_FIELDS)
+            cursor, some = await self._redis.call(scan)
+            fields |= some
+            if not cursor:
+                break
+        counts, unreadable = spending.from_fields(fields)
+        if unreadable:
+            log.error("%d fields of %s in Redis are no spending, such as %.200r", len(unreadable), key, unreadable[0])
+        return counts
 
     async def find_readable(self, decision_id: str) -> RecordedDecision | None:
         """Returns a decision as `find` does, or None if `find` raises an error. A damaged entry is logged."""

@@ -16,7 +16,8 @@ from pointsman_gateway.request_log.evidence import EvidenceStore, sum_by_day
 from pointsman_gateway.request_log.feedback import FeedbackQueue
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.recorder import Recorder
-from pointsman_gateway.request_log.redis_schema import last_days
+from pointsman_gateway.request_log.redis_schema import day_of, last_days
+from pointsman_gateway.request_log.spending import SpendingCounts, add_charges, charge_of_undecided
 from pointsman_gateway.request_log.store import Batch, RequestLogStore
 from pointsman_gateway.request_log.wal_records import FeedbackRecord
 from pointsman_gateway.request_log.wal_recovery import OrphanedLog, RecoveryBatch, lock_orphaned_logs
@@ -198,9 +199,14 @@ class OrphanRecovery:
 
 def _to_batch(number: int, missing: RecoveryBatch) -> Batch:
     entries = [to_entry(record.to_pending_entry(), store_messages=False) for record in missing.decided]
+    receipts = [(record.receipt(), record.unix_seconds) for record in missing.undecided]
+    spending: dict[str, SpendingCounts] = {}
+    add_charges(spending, [entry.charge for entry in entries])
+    add_charges(spending, [charge_of_undecided(receipt, day_of(unix_seconds)) for receipt, unix_seconds in receipts])
     return Batch(
         number,
         entries,
         sum_by_day(entry.counts for entry in entries if entry.counts),
-        [to_undecided_json(record.receipt(), record.unix_seconds) for record in missing.undecided],
+        spending,
+        [to_undecided_json(receipt, unix_seconds) for receipt, unix_seconds in receipts],
     )

@@ -17,6 +17,7 @@ from pointsman_gateway.http.console.site_check import check_site
 from pointsman_gateway.http.dependencies import caller_of_request, dependencies_of
 from pointsman_gateway.http.fields import StrictBody
 from pointsman_gateway.http.json_answer import json_answer
+from pointsman_gateway.request_log.spending import DAYS_KEPT
 
 MAX_PAGE_SIZE = 200
 
@@ -78,6 +79,11 @@ async def decision(decision_id: str, request: Request) -> Response:
     return json_answer(await console.decision(caller, decision_id))
 
 
+async def spending(request: Request, days: Annotated[int, Query(ge=1, le=DAYS_KEPT)] = 30) -> Response:
+    console, caller = _authorize(request)
+    return json_answer(await console.spending(caller, days))
+
+
 async def adapters(request: Request) -> Response:
     console, caller = _authorize(request)
     return json_answer({"models": await console.adapters(caller)})
@@ -124,6 +130,7 @@ def add_console(app: FastAPI) -> None:
         "/console/api/overview": overview,
         "/console/api/decisions": decisions,
         "/console/api/decisions/{decision_id}": decision,
+        "/console/api/spending": spending,
         "/console/api/adapters": adapters,
         "/console/{name}": asset,
     }

@@ -1,14 +1,15 @@
--- Adds a batch of decisions, receipts without a decision, and evidence counts; trims stream and index to the cap.
+-- Adds a batch of decisions, receipts without a decision, and counts of evidence and spending, by day; trims stream and
+-- index to the cap.
 -- Batches of a writer are numbered: one that was written before is ignored. A process that recovers an orphaned log
--- passes the number of the last batch that it knows of (ARGV[8]); if another batch has come since, nothing is written.
+-- passes the number of the last batch that it knows of (ARGV[7]); if another batch has come since, nothing is written.
 -- Decisions come as one argument in MessagePack: one argument per field would take the gateway five times as long.
 local stream, index, writer, samples = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local max_decisions, evidence_ttl, number = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local decisions, max_samples, new_samples = cmsgpack.unpack(ARGV[4]), tonumber(ARGV[5]), 0
+local max_decisions, number = tonumber(ARGV[1]), tonumber(ARGV[2])
+local decisions, max_samples, new_samples = cmsgpack.unpack(ARGV[3]), tonumber(ARGV[4]), 0
 if tonumber(redis.call('GET', writer) or '0') >= number then return redis.call('XLEN', stream) end
-local max_undecided, undecided = ARGV[6], tonumber(ARGV[7])
-if ARGV[8] ~= '' and (redis.call('GET', writer) or '0') ~= ARGV[8] then return -1 end
-for entry = 9, 8 + undecided do
+local max_undecided, undecided = ARGV[5], tonumber(ARGV[6])
+if ARGV[7] ~= '' and (redis.call('GET', writer) or '0') ~= ARGV[7] then return -1 end
+for entry = 8, 7 + undecided do
   redis.call('XADD', KEYS[5], 'MAXLEN', max_undecided, '*', 'entry', ARGV[entry])
 end
 for _, decision in ipairs(decisions) do
@@ -23,15 +24,15 @@ for _, decision in ipairs(decisions) do
     end
   end
 end
-local at = 9 + undecided
+local at = 8 + undecided
 for day = 6, #KEYS do
-  local counts = tonumber(ARGV[at])
-  at = at + 1
+  local counts, ttl = tonumber(ARGV[at]), ARGV[at + 1]
+  at = at + 2
   for _ = 1, counts do
     redis.call('HINCRBY', KEYS[day], ARGV[at], ARGV[at + 1])
     at = at + 2
   end
-  redis.call('EXPIRE', KEYS[day], evidence_ttl)
+  redis.call('EXPIRE', KEYS[day], ttl)
 end
 -- If the cap was lowered, the excess is trimmed over several batches: a script must not block Redis for long.
 local over = math.min(redis.call('XLEN', stream) - max_decisions, #decisions + 1000)

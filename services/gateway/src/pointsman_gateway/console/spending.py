@@ -1,0 +1,73 @@
+"""What the console shows of the spending: sums by day, tenant, key, path and model."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pointsman_gateway.domain import PICODOLLARS, Caller
+from pointsman_gateway.domain.request import UNRESTRICTED
+from pointsman_gateway.request_log import spending
+from pointsman_gateway.request_log.redis_schema import last_days
+from pointsman_gateway.request_log.spending import SpendingCounts, SpendingKey
+from pointsman_gateway.request_log.store import RequestLogReader
+
+
+@dataclass(frozen=True, slots=True)
+class SpendingRow:
+    day: str
+    """The day in UTC, such as 2026-12-01."""
+    tenant: str
+    key: str
+    """The key's id."""
+    path: str
+    """Empty for embeddings."""
+    model: str
+    """The base model, adapter version or embedding model; empty if none answered."""
+    requests: int
+    failed: int
+    """Requests that failed or were cancelled."""
+    prompt_tokens: int
+    cached_tokens: int
+    """Those of the prompt tokens that the engine had cached."""
+    completion_tokens: int
+    usd: float
+    unknown_costs: int
+    """Requests of which a part has no price, so that `usd` is too small."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    days: list[str]
+    """All days that were read, oldest first; the last one is today, which has not ended."""
+    rows: list[SpendingRow]
+    """Ordered by day, tenant, key, path and model."""
+    whole: bool
+    """Whether the rows are those of all tenants."""
+
+
+async def read_spending(log: RequestLogReader, caller: Caller, days: int, *, keys: bool) -> Spending:
+    """Reads the spending of the last `days` days (UTC), today included. `keys` says whether requests need a key.
+
+    If they do, only an admin sees all tenants; other callers see the rows of their tenant or, if their key has a scope,
+    those of their key. Raises Unavailable if Redis does not answer.
+    """
+    whole = not keys or caller.is_admin
+    names = last_days(days)[::-1]
+    rows = [row for name in names for row in _rows(_as_date(name), await log.spending(name), None if whole else caller)]
+    return Spending([_as_date(name) for name in names], rows, whole)
+
+
+def _as_date(day: str) -> str:
+    return f"{day[:4]}-{day[4:6]}-{day[6:]}"
+
+
+def _rows(date: str, counts: SpendingCounts, caller: Caller | None) -> Iterable[SpendingRow]:
+    """Yields the rows of a day that the caller may see; None sees all."""
+    for key in sorted(counts):
+        if caller is None or _may_see(caller, key):
+            sums = counts[key]
+            numbers = {name: sums.get(name, 0) for name in spending.COUNTS if name != spending.PICODOLLARS}
+            yield SpendingRow(date, *key, **numbers, usd=sums.get(spending.PICODOLLARS, 0) / PICODOLLARS)
+
+
+def _may_see(caller: Caller, key: SpendingKey) -> bool:
+    return key.tenant == caller.tenant and (caller.scope is UNRESTRICTED or key.key == caller.key)

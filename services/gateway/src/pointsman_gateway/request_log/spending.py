@@ -1,0 +1,115 @@
+"""Spending by UTC day, tenant, key, path and model: what requests have used and cost.
+
+A gateway adds it to Redis with the batch that has the requests' entries, so each request is counted once, also after a
+lost or repeated batch and after the recovery of a write-ahead log.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+from pointsman_gateway.domain import Receipt, Request, UndecidedReceipt, Usage
+from pointsman_gateway.domain.value import UNPRICED
+
+REQUESTS, FAILED, UNKNOWN_COSTS = "requests", "failed", "unknown_costs"
+PROMPT_TOKENS, CACHED_TOKENS, COMPLETION_TOKENS = "prompt_tokens", "cached_tokens", "completion_tokens"
+PICODOLLARS = "picodollars"
+COUNTS = (REQUESTS, FAILED, UNKNOWN_COSTS, PROMPT_TOKENS, CACHED_TOKENS, COMPLETION_TOKENS, PICODOLLARS)
+"""The names of the counts. `UNKNOWN_COSTS` are requests of which a part has no price, `FAILED` also cancelled ones, and
+`PROMPT_TOKENS` include `CACHED_TOKENS`."""
+
+DAYS_KEPT = 100
+"""Days for which Redis keeps a day's spending."""
+
+GOOD_OUTCOMES = ("ok", "routed")
+
+
+class SpendingKey(NamedTuple):
+    tenant: str
+    """Empty without authentication."""
+    key: str
+    """The key's id; empty without authentication."""
+    path: str
+    """Empty for embeddings, and for requests that ended before a path was chosen."""
+    model: str
+    """The base model or adapter version that answered, or the embedding model; empty if none did."""
+
+    def __str__(self) -> str:
+        return _to_json(self)
+
+
+@lru_cache(maxsize=4096)
+def _to_json(key: SpendingKey) -> str:
+    return json.dumps(key, separators=(",", ":"))
+
+
+SpendingCounts = dict[SpendingKey, dict[str, int]]
+"""Counts by key and name of the count; none is 0."""
+
+
+class Charge(NamedTuple):
+    """What one request adds to the spending of its day (YYYYMMDD, UTC)."""
+
+    key: SpendingKey
+    day: str
+    counts: tuple[tuple[str, int], ...]
+
+
+def charge_of(request: Request, receipt: Receipt, day: str) -> Charge:
+    key = SpendingKey(request.caller.tenant, request.caller.key, receipt.decision.path.name, receipt.model)
+    return Charge(key, day, _counts(receipt.outcome, receipt.usage, receipt.picodollars))
+
+
+def charge_of_undecided(receipt: UndecidedReceipt, day: str) -> Charge | None:
+    """Returns the charge of a request without a decision; None if it has used nothing, as if it was rejected."""
+    if not receipt.picodollars and not receipt.usage.prompt_tokens:
+        return None
+    key = SpendingKey(receipt.caller.tenant, receipt.caller.key, "", receipt.model)
+    return Charge(key, day, _counts(receipt.outcome, receipt.usage, receipt.picodollars))
+
+
+def _counts(outcome: str, usage: Usage, picodollars: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    return (
+        (REQUESTS, 1),
+        (FAILED, outcome not in GOOD_OUTCOMES),
+        (UNKNOWN_COSTS, UNPRICED in picodollars),
+        (PROMPT_TOKENS, usage.prompt_tokens),
+        (CACHED_TOKENS, usage.cached_tokens),
+        (COMPLETION_TOKENS, usage.completion_tokens),
+        (PICODOLLARS, sum(picodollars.values())),
+    )
+
+
+def add_charges(days: dict[str, SpendingCounts], charges: Iterable[Charge | None]) -> None:
+    """Adds charges to the sums in `days`, by day."""
+    for charge in charges:
+        if charge is None:
+            continue
+        sums = days.setdefault(charge.day, {}).setdefault(charge.key, {})
+        for name, number in charge.counts:
+            if number:
+                sums[name] = sums.get(name, 0) + int(number)
+
+
+def to_fields(counts: SpendingCounts) -> dict[str, int]:
+    """Converts counts to fields of a Redis hash: the key as JSON, followed by the name of the count."""
+    return {str(key) + name: number for key, sums in counts.items() for name, number in sums.items()}
+
+
+def from_fields(fields: Mapping[str, str]) -> tuple[SpendingCounts, list[str]]:
+    """Returns the counts in the fields of a Redis hash, and the names of the fields that cannot be parsed."""
+    counts: SpendingCounts = {}
+    unreadable = []
+    for field, text in fields.items():
+        key, bracket, name = field.rpartition("]")
+        try:
+            tenant, credential, path, model = json.loads(key + bracket)
+            number = int(text)
+            if name not in COUNTS or not all(isinstance(part, str) for part in (tenant, credential, path, model)):
+                raise ValueError("it is no count of spending")
+        except (ValueError, TypeError, RecursionError):
+            unreadable.append(field)
+            continue
+        counts.setdefault(SpendingKey(tenant, credential, path, model), {})[name] = number
+    return counts, unreadable
