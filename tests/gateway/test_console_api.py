@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
+from pointsman_gateway.console import stage
 from pointsman_gateway.extensions import Plan, Policy, PolicyContext, Requirements
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 
@@ -53,7 +54,7 @@ class Last(Policy):
 async def kept(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
     """Runs a gateway with a request log that stores texts, and a `best_value` policy."""
     neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
-    neighbours.config.rest_of_tasks["request_log"] = {"store_messages": True}
+    neighbours.config.rest_of_tasks["request_log"] = {"store_messages": True, "store_answers": True}
     neighbours.config.tasks["triage"]["policy"] = {"best_value": BEST_VALUE}
     await neighbours.ready()
     for version in (TRIAGE, OTHER, VOICE):
@@ -297,3 +298,84 @@ async def test_an_unavailable_lora_server_is_reported(
     lora_server.refuses = Unavailable("Redis does not answer", code="redis_unavailable")
     (engine,) = (await adapters(console))["engines"]
     assert engine == {"engine": "local", "problem": "Redis does not answer", "states": {}}
+
+
+# -- search
+
+
+async def found_by(console: httpx.AsyncClient, **query: Any) -> list[str]:
+    page = await console.get("/console/api/decisions", params=query)
+    assert page.status_code == 200, page.text
+    return [row["id"] for row in page.json()["decisions"]]
+
+
+async def test_decisions_are_found_by_their_stored_texts_task_path_and_ending(
+    console: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    engine.says(*answer("Good", " morning."))
+    chat = await ask(console, IN_CHAT)
+    engine.says(*answer('{"intent": "lost_item"}'))
+    triage = await ask(console, f"{IN_TRIAGE} My STRASSE is long")
+    route = (
+        await console.post("/v1/route", json={"model": "auto", "messages": [{"role": "user", "content": IN_CHAT}]})
+    ).json()["id"]
+    engine.refuses(500, {"error": {"message": "CUDA said no"}})
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
+    await console.post("/v1/chat/completions", json=body)
+    await overview(console, 3)
+    failed = (await console.get("/console/api/decisions")).json()["decisions"][0]["id"]
+
+    assert await found_by(console, text="my straße") == [triage]
+    assert await found_by(console, text="good MORNING") == [chat]
+    assert await found_by(console, text=chat[4:14]) == [chat]
+    assert await found_by(console, text=TRIAGE) == [triage]
+    assert await found_by(console, task="chat", text=IN_CHAT) == [route, chat]
+    assert await found_by(console, path="triage_adapter") == [triage]
+    assert await found_by(console, ending="failed") == [failed]
+    assert await found_by(console, ending="routed") == [route]
+    assert await found_by(console, ending="ok") == [triage, chat]
+    assert await found_by(console, text="nobody wrote this") == []
+    assert (await console.get("/console/api/decisions", params={"ending": "x"})).status_code == 400
+
+
+async def test_a_search_says_how_far_it_has_looked_and_goes_on_from_there(
+    console: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "MAX_SCANNED", 2)
+    monkeypatch.setattr(stage, "PAGE_SIZE", 2)
+    oldest = await ask(console, f"{IN_CHAT} needle")
+    for _ in range(4):
+        await ask(console, IN_CHAT)
+    await overview(console, 5)
+    before, pages = "", []
+    while not pages or pages[-1]["next"]:
+        query = {"text": "needle", "before": before}
+        pages.append((await console.get("/console/api/decisions", params=query)).json())
+        before = pages[-1]["next"]
+    assert [[row["id"] for row in page["decisions"]] for page in pages] == [[], [], [oldest]]
+    times = [page["since_unix_ms"] for page in pages]
+    assert times[0] >= times[1] > times[2] == 0
+
+
+async def test_an_answer_is_stored_only_if_configured(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> None:
+    neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        client.headers.update(OURS)
+        name = await ask(client, IN_CHAT)
+        await overview(client, 1)
+        assert (await client.get(f"/console/api/decisions/{name}")).json()["entry"]["answer"] is None
+
+
+async def test_a_stored_answer_is_shown_whole(console: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Good", " morning."))
+    name = await ask(console, IN_CHAT)
+    await overview(console, 1)
+    entry = (await console.get(f"/console/api/decisions/{name}")).json()["entry"]
+    assert entry["answer"] == "Good morning."
+    assert entry["messages"] == [{"role": "user", "content": IN_CHAT}]
+
+
+async def test_each_task_has_an_example_from_the_configuration(console: httpx.AsyncClient) -> None:
+    tasks = (await overview(console))["tasks"]
+    assert {task["task"] for task in tasks if task["example"]} == {"triage", "policy", "chat"}

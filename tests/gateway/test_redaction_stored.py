@@ -8,6 +8,7 @@ from pointsman_gateway.config.field_types import ConfigError
 from redis.asyncio import Redis
 
 from tests.gateway.doubles.config_folder import IN_CHAT
+from tests.gateway.doubles.engine import answer
 from tests.gateway.doubles.gateway import Neighbours, open_http_client
 from tests.gateway.doubles.request_logs import entries_of
 from tests.gateway.doubles.valkey import Valkey
@@ -19,7 +20,8 @@ CARD, MAIL = "4111 1111 1111 1111", "ann@example.org"
 @pytest.fixture
 def keeping(neighbours: Neighbours, valkey: Valkey) -> Neighbours:
     neighbours.settings |= {"redis_url": valkey.url, "redaction": "pointsman_gateway.redaction:redact_common"}
-    neighbours.config.rest_of_tasks["request_log"] = {"store_messages": True}
+    neighbours.config.rest_of_tasks["request_log"] = {"store_messages": True, "store_answers": True}
+    neighbours.engine.says(*answer("Dear ", MAIL))
     return neighbours
 
 
@@ -48,13 +50,14 @@ async def ask_and_say(neighbours: Neighbours, valkey: Valkey) -> tuple[dict[str,
         entry, kept = await found(both)
         assert CARD not in str((entry, kept))
         assert MAIL not in str((entry, kept))
-        assert gateway.metric("pointsman_redaction_failures_total") == (0 if entry["text"] == "stored" else 4)
+        assert gateway.metric("pointsman_redaction_failures_total") == (0 if entry["text"] == "stored" else 5)
     return entry, kept
 
 
 async def test_stored_texts_are_redacted(keeping: Neighbours, valkey: Valkey) -> None:
     entry, feedback = await ask_and_say(keeping, valkey)
     assert entry["messages"][0]["content"] == f"{IN_CHAT} I am [email], my card is [card]"
+    assert entry["answer"] == "Dear [email]"
     assert (entry["text"], entry["user"], entry["metadata"]) == ("stored", "[email]", {"from": "[email]"})
     assert (feedback["correction"], feedback["right_answer"]) == ("ask [email]", "paid with [card]")
 
@@ -64,8 +67,8 @@ async def test_if_the_hook_fails_everything_except_text_is_stored(
 ) -> None:
     keeping.settings["redaction"] = "failing_hook:redact"
     entry, feedback = await ask_and_say(keeping, valkey)
-    assert (entry["text"], entry["messages"], entry["user"], entry["metadata"]) == (
-        "not redacted", None, None, {"from": ""},
+    assert (entry["text"], entry["messages"], entry["user"], entry["metadata"], entry["answer"]) == (
+        "not redacted", None, None, {"from": ""}, None,
     )  # fmt: skip
     assert (entry["path"], entry["outcome"]) == ("small_talk", "ok")
     assert (feedback["rating"], feedback["correction"], feedback["right_answer"]) == ("0.5", "", "")

@@ -21,7 +21,7 @@ from pointsman_gateway.bootstrap.cache import open_cache
 from pointsman_gateway.bootstrap.capacity import Capacity, find_capacity
 from pointsman_gateway.bootstrap.catalog import to_catalog
 from pointsman_gateway.bootstrap.config_check import check_config, check_environment
-from pointsman_gateway.bootstrap.console import open_console
+from pointsman_gateway.bootstrap.console import example_requests, open_console
 from pointsman_gateway.bootstrap.conversations import open_conversations
 from pointsman_gateway.bootstrap.cost_metrics import CostMetrics
 from pointsman_gateway.bootstrap.documents import find_document_tasks
@@ -300,7 +300,8 @@ class _SnapshotBuilder:
         self._sketches.watched = documents
         may_be_stale = {name for task in config.tasks.tasks.values() if task.stale for name in task.policy.paths}
         self._freshness.monitored = MonitoredPaths([path for path in paths if path.name in may_be_stale], engines)
-        return ConfigSnapshot(stages, engines, models, embeddings, rerankers, paths, catalog)
+        examples = example_requests(config)
+        return ConfigSnapshot(stages, engines, models, embeddings, rerankers, paths, catalog, examples)
 
 
 def _run_until_closed(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:

@@ -1,7 +1,9 @@
-"""Opens the console's service, the administration of keys, and the audit of the configuration."""
+"""Opens the console's service, the administration of keys, and the audit of the configuration, and chooses the requests
+that the console suggests.
+"""
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.keys.administration import Administration
 
 from pointsman_gateway.bootstrap.persistence import Persistence
-from pointsman_gateway.config.load import watched_files
+from pointsman_gateway.config.load import Config, watched_files
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.pipeline.reload import ConfigReloader
 from pointsman_gateway.request_log.config_audit import ConfigAudit
@@ -19,6 +21,8 @@ from pointsman_gateway.settings import Settings
 
 CONSOLE_REDIS_TIMEOUT_SECONDS = 2.0
 """Maximum seconds for one call of Redis. People wait for these calls; requests for answers do not."""
+
+EXAMPLE_CHARACTERS = 60
 
 
 @asynccontextmanager
@@ -41,6 +45,15 @@ async def open_console(
             await stack.enter_async_context(audit.running())
         console = Console(lambda: reloader.current, persistence.evidence, reader, settings.auth == "on", hosts)
         yield console, administration
+
+
+def example_requests(config: Config) -> Mapping[str, str]:
+    """Returns the text of one example of each task, the one whose length is nearest to `EXAMPLE_CHARACTERS`."""
+    return {
+        task: min((example.text for example in examples), key=lambda text: abs(len(text) - EXAMPLE_CHARACTERS))
+        for task, examples in config.examples.items()
+        if examples
+    }
 
 
 def _editor(config: Path) -> Actor:

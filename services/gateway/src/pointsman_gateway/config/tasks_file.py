@@ -174,6 +174,9 @@ class RequestLogConfig(Strict):
     store_messages: bool = Field(
         default=False, description="store the messages too; without them a replay cannot classify again"
     )
+    store_answers: bool = Field(
+        default=False, description="store the texts of answers too, for the console; they may repeat what users wrote"
+    )
     max_feedback: int = Field(default=10_000, ge=100, description="decisions whose feedback is stored")
     max_undecided: int = Field(
         default=10_000, ge=100, description="receipts of requests without a decision: rejected ones, and embeddings"

@@ -103,6 +103,11 @@ def to_row(entry: LogEntry) -> DecisionRow | None:
     )
 
 
+def unix_ms_of(entry_id: str) -> int:
+    """Returns when an entry was written to the request log, in Unix milliseconds."""
+    return int(entry_id.partition("-")[0])
+
+
 def _text(messages: Sequence[Mapping[str, Any]]) -> str:
     texts = [str(message.get("content") or "") for message in messages if message.get("role") == "user"]
     return " ".join(texts[-1][: 2 * MAX_TEXT_CHARACTERS].split())[:MAX_TEXT_CHARACTERS] if texts else ""

@@ -95,6 +95,8 @@ class TaskView:
     """Whether another path answers instead if a validator rejects the answer of `choice`."""
     choice: str
     """The path that the policy would choose now."""
+    example: str
+    """An example request from the configuration; empty if the caller may not see it."""
     reason: str
     requests: int
     """The number of requests for an answer in the window."""
@@ -142,6 +144,8 @@ class DecisionPage:
     """The decisions, newest first."""
     next: str
     """The entry id to give as `before` for the next page; empty if this is the last one."""
+    since_unix_ms: int
+    """All decisions from this time on that fit are listed here or on pages before; 0 if there are no older ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +242,7 @@ def _quality(counted: PathEvidence, confidence: float) -> Quality | None:
     return Quality(counted.ratings, counted.quality, bound, now, counted.evaluated)
 
 
-def to_task_view(preview: PolicyPreview, rows: Sequence[DecisionRow], scope: Scope) -> TaskView:
+def to_task_view(preview: PolicyPreview, rows: Sequence[DecisionRow], scope: Scope, example: str) -> TaskView:
     policy = preview.policy
     required: Requirements = policy.implementation.requirements(policy.options)
     return TaskView(
@@ -249,6 +253,7 @@ def to_task_view(preview: PolicyPreview, rows: Sequence[DecisionRow], scope: Sco
         confidence=required.confidence,
         escalates=preview.escalates,
         choice=preview.choice,
+        example=example,
         reason=preview.reason,
         requests=sum(row.task == preview.task and row.is_request for row in rows),
         paths=[

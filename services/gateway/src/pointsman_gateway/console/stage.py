@@ -15,6 +15,7 @@ from pointsman_gateway.console.decisions import (
     RecentDecisions,
     by_path,
     to_row,
+    unix_ms_of,
     window_of,
 )
 from pointsman_gateway.console.overview import (
@@ -25,6 +26,7 @@ from pointsman_gateway.console.overview import (
     ModelAdapters,
     Overview,
 )
+from pointsman_gateway.console.search import EVERYTHING, DecisionQuery
 from pointsman_gateway.console.spending import Spending, read_spending
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.domain.path import AdapterListing, Alias, AliasMove
@@ -167,18 +169,22 @@ class Console:
         unavailable = {path.name: reason for path in paths if (reason := snapshot.engines.why_not(path))}
         versions = {path.name: snapshot.engines.version_of(path) for path in paths}
         configured = overview.to_path_views(paths, previews, self._evidence, figures, unavailable, versions)
+        examples = snapshot.examples if not self.keys or caller.is_operator or caller.is_admin else {}
         named = overview.to_named_views(rows, [path.name for path in snapshot.paths], figures)
         return Overview(
             CallerView(self.keys, caller.tenant, caller.is_operator, caller.is_admin),
             state,
             window,
             [*configured, *named],
-            [overview.to_task_view(preview, rows, caller.scope) for preview in previews],
+            [overview.to_task_view(p, rows, caller.scope, examples.get(p.task, "")) for p in previews],
             [overview.to_engine_view(state) for state in snapshot.engines.states],
         )
 
-    async def decisions(self, caller: Caller, before: str, count: int) -> DecisionPage:
-        """Returns at most `count` decisions older than the entry id `before`, newest first; "" begins at the newest.
+    async def decisions(
+        self, caller: Caller, before: str, count: int, query: DecisionQuery = EVERYTHING
+    ) -> DecisionPage:
+        """Returns at most `count` decisions older than the entry id `before` that fit the query, newest first; ""
+        begins at the newest.
 
         A page with fewer may have a next one, since at most `MAX_SCANNED` entries are read. Raises Unavailable if Redis
         does not answer, FailedPrecondition ("no_request_log") if there is none.
@@ -190,13 +196,13 @@ class Console:
             for entry in page:
                 before = entry.entry_id
                 row = to_row(entry)
-                if row is not None and self._is_visible(row, caller):
+                if row is not None and self._is_visible(row, caller) and query.matches(row, entry):
                     found.append(row)
                     if len(found) == count:
-                        return DecisionPage(found, before)
+                        return DecisionPage(found, before, unix_ms_of(before))
             if len(page) < PAGE_SIZE:
-                return DecisionPage(found, "")
-        return DecisionPage(found, before)
+                return DecisionPage(found, "", 0)
+        return DecisionPage(found, before, unix_ms_of(before))
 
     async def decision(self, caller: Caller, decision_id: str) -> DecisionView:
         """Returns one decision with the feedback on its answer.

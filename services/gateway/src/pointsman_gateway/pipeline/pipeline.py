@@ -187,6 +187,8 @@ class ConfigSnapshot:
     paths: Sequence[domain.Path]
     """The paths in the order of the configuration."""
     catalog: Catalog
+    examples: Mapping[str, str]
+    """An example request of each task, for the console."""
 
     @property
     def revision(self) -> str:

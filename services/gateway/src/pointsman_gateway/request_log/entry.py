@@ -43,7 +43,7 @@ class PendingEntry(msgspec.Struct):
     decision: Decision
     receipt: Receipt
     answers: tuple[CompletedAnswer, ...] = ()
-    """Answers for a training sample, the one that the caller got last; empty if none is to be stored."""
+    """The answers, the one that the caller got last; empty if none is to be stored."""
     wal_offset: int = 0
     """The receipt's offset in the write-ahead log; 0 if it is not in the log."""
     recovered: bool = False
@@ -80,7 +80,9 @@ class Entry(msgspec.Struct):
     """The approximate size in bytes; set when the entry is queued."""
 
 
-def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction = NO_REDACTION) -> Entry:
+def to_entry(
+    pending: PendingEntry, store_messages: bool, redaction: Redaction = NO_REDACTION, store_answers: bool = False
+) -> Entry:
     request, decision, receipt = pending.request, pending.decision, pending.receipt
     text, messages, user = ("not stored", None, None)
     if pending.recovered:
@@ -115,6 +117,7 @@ def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction =
         "text": text,
         "messages": messages,
         "user": user,
+        "answer": _stored_answer(pending, redaction) if store_answers else None,
         "tenant": request.caller.tenant,
         "key": request.caller.key,
         **_RECEIPT_FIELDS.read(receipt),
@@ -145,6 +148,18 @@ def _stored_text(request: Request, redaction: Redaction) -> tuple[str, list[dict
         return "stored", redaction.everywhere(messages), redaction.text(request.user)
     except NotRedacted:
         return "not redacted", None, None
+
+
+def _stored_answer(pending: PendingEntry, redaction: Redaction) -> str | None:
+    """Returns the redacted text of the answer that the caller got; None if it is unknown (as of an answer that calls
+    tools or was not completed), too long, or its redaction fails.
+    """
+    if not pending.answers or len(pending.answers[-1].text) > MAX_TEXT_BYTES:
+        return None
+    try:
+        return redaction.text(pending.answers[-1].text)
+    except NotRedacted:
+        return None
 
 
 def messages_of(request: Request) -> list[dict[str, Any]] | None:

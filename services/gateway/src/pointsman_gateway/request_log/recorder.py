@@ -80,7 +80,7 @@ class Recorder:
         self._writing = asyncio.Lock()
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
-        return stores_answers(self.store.learning, request, decision)
+        return self.store.config.store_answers or stores_answers(self.store.learning, request, decision)
 
     def note(
         self,
@@ -163,21 +163,21 @@ class Recorder:
             self._encoding = asyncio.get_running_loop().call_soon(self._encode_some)
 
     def _encode(self, count: int) -> None:
-        store_messages = self.store.config.store_messages
         for _ in range(min(count, len(self._pending))):
             pending = self._pending.popleft()
             try:
-                entry = self._entry(pending, store_messages)
+                entry = self._entry(pending)
             except Exception:  # one bad entry must not hold up the others
                 log.exception("decision %s cannot be written", pending.decision.id)
                 self._metrics.dropped.labels("unwritable").inc()
                 entry = empty_entry(pending)
             self._enqueue(entry)
 
-    def _entry(self, pending: PendingEntry, store_messages: bool) -> Entry:
-        entry = to_entry(pending, store_messages, self._redaction)
-        sample = to_training_sample(pending, self._redaction)
-        if sample:
+    def _entry(self, pending: PendingEntry) -> Entry:
+        config = self.store.config
+        entry = to_entry(pending, config.store_messages, self._redaction, config.store_answers)
+        is_sample = stores_answers(self.store.learning, pending.request, pending.decision)
+        if is_sample and (sample := to_training_sample(pending, self._redaction)):
             entry.tenant, entry.sample = pending.request.caller.tenant, sample
         return entry
 

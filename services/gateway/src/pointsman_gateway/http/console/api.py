@@ -7,6 +7,7 @@ from fastapi import FastAPI, Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from pointsman_gateway.console.search import DecisionQuery, Ending
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.domain.path import AliasMove
@@ -23,6 +24,8 @@ MAX_PAGE_SIZE = 200
 
 PAGE_CURSOR = r"^\d{1,20}-\d{1,20}$|^$"
 """Matches the id of an entry in the request log's stream, or an empty text."""
+
+Searched = Annotated[str, Query(max_length=500)]
 
 Handler = Callable[..., Awaitable[Response]]
 
@@ -69,9 +72,14 @@ async def decisions(
     request: Request,
     before: Annotated[str, Query(pattern=PAGE_CURSOR)] = "",
     count: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
+    text: Searched = "",
+    task: Searched = "",
+    path: Searched = "",
+    ending: Ending | None = None,
 ) -> Response:
     console, caller = _authorize(request)
-    return json_answer(await console.decisions(caller, before, count))
+    query = DecisionQuery(text.strip(), task, path, ending)
+    return json_answer(await console.decisions(caller, before, count, query))
 
 
 async def decision(decision_id: str, request: Request) -> Response:

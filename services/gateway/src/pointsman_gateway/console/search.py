@@ -1,0 +1,72 @@
+"""A search in the request log: which decisions the console lists."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from pointsman_gateway.console.decisions import DecisionRow
+from pointsman_gateway.request_log.store import LogEntry
+
+
+class Ending(StrEnum):
+    """How a request ended, as a search distinguishes it."""
+
+    OK = "ok"
+    FAILED = "failed"
+    """Neither the caller nor a limit was the cause."""
+    CANCELLED = "cancelled"
+    ESCALATED = "escalated"
+    """Another path answered, because a validator had rejected the first answer."""
+    ROUTED = "routed"
+    """Only the decision was requested."""
+
+
+_HAS_ENDED: Mapping[Ending, Callable[[DecisionRow], bool]] = {
+    Ending.OK: lambda row: row.outcome == "ok",
+    Ending.FAILED: lambda row: row.failed,
+    Ending.CANCELLED: lambda row: row.outcome == "cancelled",
+    Ending.ESCALATED: lambda row: bool(row.escalated_from),
+    Ending.ROUTED: lambda row: not row.is_request,
+}
+
+
+class _Texts(msgspec.Struct, frozen=True):
+    """The texts of a log entry in which a search looks."""
+
+    id: str
+    model: str = ""
+    messages: Sequence[Mapping[str, Any]] | None = None
+    answer: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Texts).decode
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionQuery:
+    """What a decision must have to be listed; empty fields allow everything."""
+
+    text: str = ""
+    """A part of a stored message or answer, of the id, or of the name of what answered; case does not matter."""
+    task: str = ""
+    path: str = ""
+    ending: Ending | None = None
+
+    def matches(self, row: DecisionRow, entry: LogEntry) -> bool:
+        """Returns whether the decision of `row`, which was made of `entry`, fits the query."""
+        if (self.task and row.task != self.task) or (self.path and row.path != self.path):
+            return False
+        if self.ending is not None and not _HAS_ENDED[self.ending](row):
+            return False
+        return not self.text or self._is_in(_decode(entry.json))
+
+    def _is_in(self, texts: _Texts) -> bool:
+        wanted = self.text.casefold()
+        messages = (str(message.get("content") or "") for message in texts.messages or ())
+        return any(wanted in text.casefold() for text in (texts.id, texts.model, texts.answer or "", *messages))
+
+
+EVERYTHING = DecisionQuery()
