@@ -8,6 +8,9 @@ const COLUMNS = [
   { name: "version" }, { name: "state" }, { name: "used as" }, { name: "measured" }, { name: "rank", kind: "number" },
   { name: "MiB", kind: "number" }, { name: "created", kind: "nowrap" }, { name: "" },
 ];
+/** The trainer's metrics, the strictest first, in words. */
+const METRICS = { exact: "exact", json_f1: "F1 of JSON fields", word_f1: "F1 of words", preference_accuracy: "preferred answers" };
+const SHOWN_METRICS = 2;
 const CHANGES = [{ name: "when" }, { name: "what" }, { name: "of" }, { name: "change" }, { name: "by" }];
 
 export function showAdapters(models, caller, engines) {
@@ -63,7 +66,6 @@ function switchOf(alias) {
 }
 
 function versionRow(model, version, may) {
-  const metrics = Object.entries(version.metrics).slice(0, 3).map(([name, value]) => `${name.replaceAll("_", " ")} ${Number(value.toPrecision(3))}`);
   const aliases = model.aliases.filter((alias) => alias.alias.startsWith(`${version.name}@`));
   const others = aliases.filter((alias) => alias.version !== version.version);
   const usable = !["failed", "retired", "draining"].includes(version.state);
@@ -71,11 +73,22 @@ function versionRow(model, version, may) {
     h("span", { class: "stop" }, h("code", {}, version.version), version.error && h("span", { class: "away" }, `${version.error} (${version.error_code})`)),
     life(version.state),
     [...version.aliases.map((name) => use(model, name, version)), ...(version.pinned ? ["pinned"] : [])].join(", ") || NOTHING,
-    metrics.join(", ") || NOTHING,
+    measured(version.metrics),
     count(version.rank), (version.bytes / 2 ** 20).toFixed(1), minute(version.created_unix_ms),
     may && usable && others.length > 0 ? h("button", { type: "button", class: "small", id: `promote-${version.version}`,
       "aria-label": `Promote ${version.version}`, click: () => promote(model, others[0], version.version) }, "Promote") : "",
   ], { "data-version": version.version });
+}
+
+/** The adapter's scores on held-out rows against those of prompting, and its loss before and after the training. */
+function measured(metrics) {
+  const short = (value) => String(Number(value.toPrecision(3)));
+  const scores = Object.entries(METRICS).filter(([name]) => `heldout_${name}` in metrics).slice(0, SHOWN_METRICS).map(([name, words]) =>
+    `${words} ${short(metrics[`heldout_${name}`])}${`prompt_path_${name}` in metrics ? `, prompting ${short(metrics[`prompt_path_${name}`])}` : ""}`);
+  const loss = "heldout_loss" in metrics && (`loss ${"heldout_loss_before" in metrics ? `${short(metrics.heldout_loss_before)} before, ` : ""}${short(metrics.heldout_loss)} after`);
+  const rows = "heldout_rows" in metrics && `on ${count(metrics.heldout_rows)} held-out rows`;
+  const lines = [...scores, loss, rows].filter(Boolean);
+  return lines.length ? h("span", { class: "stop" }, lines.map((line) => h("span", {}, line))) : NOTHING;
 }
 
 function use(model, name, version) {

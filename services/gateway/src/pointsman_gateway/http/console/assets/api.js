@@ -43,7 +43,8 @@ export const limitTenant = (tenant, limits) => admin(`tenants/${encodeURICompone
 export const revokeKey = (key) => admin(`keys/${encodeURIComponent(key)}`, undefined, "DELETE");
 export const overview = () => read("console/api/overview");
 export const adapters = () => read("console/api/adapters");
-export const decisions = (before, count) => read(`console/api/decisions?count=${count}&before=${before}`);
+export const decisions = (query) => read(`console/api/decisions?${new URLSearchParams(query)}`);
+export const spending = (days) => read(`console/api/spending?days=${days}`);
 export const decision = (id) => read(`console/api/decisions/${encodeURIComponent(id)}`);
 export const move = (step, body) => read(`console/api/adapters/${step}`, body);
 export const metrics = async () => (await send("metrics")).text();

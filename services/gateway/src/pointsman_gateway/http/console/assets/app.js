@@ -11,6 +11,7 @@ import { prepareKeys, showKeys } from "./keys.js";
 import { beginLogin, endLogin } from "./login.js";
 import { afterMove } from "./moves.js";
 import { showPaths } from "./paths.js";
+import { prepareSpend, showSpend } from "./spend.js";
 import { showTasks } from "./tasks.js";
 import { prepareTheme } from "./theme.js";
 import { plural, time } from "./words.js";
@@ -60,8 +61,8 @@ async function regret() {
   }
 }
 
-async function rare({ caller, engines }) {
-  const [{ models }] = await Promise.all([api.adapters(), showKeys(caller), showConfiguration(caller)]);
+async function rare({ caller, engines, request_log: requestLog }) {
+  const [{ models }] = await Promise.all([api.adapters(), showKeys(caller), showConfiguration(caller), showSpend(caller, requestLog)]);
   showAdapters(models, caller, engines);
   await regret();
 }
@@ -122,6 +123,7 @@ async function keepLooking() {
 prepareTheme();
 prepareAsk();
 prepareReport();
+prepareSpend();
 prepareKeys(async () => { turn = 0; await look(); });
 prepareDecisions(look);
 afterMove(async () => { turn = 0; await look(); });

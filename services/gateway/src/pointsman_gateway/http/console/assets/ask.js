@@ -1,16 +1,16 @@
 // The request box: the decision first, then the answers.
 import * as api from "./api.js";
 import { AnswerCard } from "./answers.js";
-import { at, h } from "./elements.js";
+import { at, h, show } from "./elements.js";
 import { points } from "./points.js";
 import { dollars, percent, plural, two } from "./words.js";
 
 /** Equal users are decided alike, so that the answer takes the path that the decision named. */
 const USER = `console-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
 
-const EXAMPLES = [
-  "Why is the sky blue?", "Write a polite reply to a customer whose parcel is late.", "Return JSON with city and day: two tickets to Saltby on Friday",
-];
+/** How many tasks' examples are offered. */
+const OFFERED = 4;
+const SHOWN_CHARACTERS = 70;
 
 let paths = [];
 let tasks = [];
@@ -19,6 +19,11 @@ let stopping = new AbortController();
 export function knowPaths(overview) {
   paths = overview.paths.filter((path) => path.configured);
   tasks = overview.tasks;
+  const examples = tasks.map((task) => task.example).filter(Boolean).slice(0, OFFERED);
+  show(at("start"), examples, () => examples.map((text) => h("button", { type: "button", class: "small", click: () => {
+    at("request").value = text;
+    at("ask-form").requestSubmit();
+  } }, text.length > SHOWN_CHARACTERS ? `${text.slice(0, SHOWN_CHARACTERS)}…` : text)));
 }
 
 export function prepareAsk() {
@@ -28,10 +33,6 @@ export function prepareAsk() {
   at("request").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) at("ask-form").requestSubmit();
   });
-  at("start").append(...EXAMPLES.map((text) => h("button", { type: "button", class: "small", click: () => {
-    at("request").value = text;
-    at("ask-form").requestSubmit();
-  } }, text)));
 }
 
 /** `from`: "chosen", "considered" or "all" paths; none where only the decision is wanted. */

@@ -56,3 +56,10 @@ export function look(title, content) {
     make: (close) => h("button", { type: "button", class: "primary", autofocus: true, click: () => close(null) }, "Close"),
   }, { class: "drawer" });
 }
+
+/** Shows things side by side before the page, until it is closed. */
+export function compareWide(title, content) {
+  return open(title, content, {
+    make: (close) => h("button", { type: "button", class: "primary", autofocus: true, click: () => close(null) }, "Close"),
+  }, { class: "wide" });
+}

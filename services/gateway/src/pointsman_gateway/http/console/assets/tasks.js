@@ -21,9 +21,12 @@ function card(task) {
   return h("article", { class: "panel task", "aria-labelledby": `task-${task.task}`, "data-task": task.task },
     h("header", {}, h("h3", { id: `task-${task.task}` }, task.task), h("span", { class: "made" }, plural(task.requests, "request"))),
     h("p", { class: "policy" }, ...policy(task)),
-    picture(task),
+    hasPicture(task) ? picture(task) : h("p", { class: "note empty" }, "No path is rated on this task yet; ", h("code", {}, "POST /v1/feedback"), " or ",
+      h("code", {}, "pointsman eval --as-ratings"), " draws quality against cost here."),
     table(`Paths of ${task.task}`, COLUMNS, task.paths.flatMap((path) => rows(task, path))));
 }
+
+const hasPicture = (task) => task.paths.some((path) => path.quality && path.usd_per_1k !== null);
 
 /** A path's figures, and below them what the policy says about it. */
 function rows(task, path) {
