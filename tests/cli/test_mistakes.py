@@ -33,6 +33,7 @@ PRICES = ", usd_per_million_tokens: {prompt: 1, cached: 0.5, completion: 2}"
 PROMPT = "Answer in one word."
 EXAMPLES = "[three boats, four boats]"
 URL = '"http://127.0.0.1:9"'
+INIT = "init new --base-model smollm2-135m --examples"
 PATH = "b: {model: m}"
 
 
@@ -40,6 +41,9 @@ PATH = "b: {model: m}"
     ("right", "wrong", "problem", "remedy"),
     [
         ("max_tokens: 9", "max_token: 9", "unknown key 'paths.a.max_token'", "known here: model, adapter"),
+        ("zero_shot: {prompt", "zero_shot: {promt", "unknown key", "known here: prompt"),
+        ("models:\n", "modells:\n", "unknown key 'modells'", "known here: "),
+        ("{policy: {fixed: a}", "{polcy: {fixed: a}", "unknown key 'tasks.y.polcy'", "known here: examples"),
         ("best_value:", "best_valu:", "the policy is 'best_valu', which is unknown", "use one of best_value"),
         (f"url: {URL}", f"provider: opnai, url: {URL}", "unknown provider 'opnai'", "did you mean 'openai'?"),
         ("  b: {", " b: {", "is not YAML: ", "keys of one level begin in the same column"),
@@ -53,6 +57,8 @@ PATH = "b: {model: m}"
         (EXAMPLES, "empty.jsonl", "task 'y' has 0 example(s)", "write two or more"),
         (EXAMPLES, "missing.jsonl", "missing.jsonl is missing", "(a task's examples)"),
         (EXAMPLES, "latin1.jsonl", "latin1.jsonl is not UTF-8 (line 2: byte 0xe9)", "save it as UTF-8"),
+        (EXAMPLES, "untexted.jsonl", "untexted.jsonl:1", "text"),
+        ("default_path: b\n", "", "default_path", "path"),
         (EXAMPLES, "[one message, c]", "tasks 'x' and 'y' share 1 example(s)", "an example belongs to one task"),
         (PRICES, "", "'models.m.usd_per_million_tokens' is missing", "write {prompt: DOLLARS, cached: DOLLARS"),
         (URL, '"127.0.0.1:9"', "pointsman.yaml: engine 'e': '127.0.0.1:9' is no URL", "write http://HOST:PORT"),
@@ -77,6 +83,7 @@ def test_a_mistake_in_the_configuration(
     monkeypatch.delenv("NO_SUCH_VAR", raising=False)
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "latin1.jsonl").write_bytes('{"text": "a"}\n{"text": "é"}\n'.encode("latin-1"))
+    (tmp_path / "untexted.jsonl").write_text('{"txt": "a"}\n' * 2)
     assert CONFIG.count(right) == 1
     (tmp_path / "pointsman.yaml").write_text(CONFIG.replace(right, wrong))
 
@@ -86,6 +93,12 @@ def test_a_mistake_in_the_configuration(
     text = " ".join(str(raised.value).split())
     assert problem in text
     assert remedy in text.partition(problem)[2]
+
+
+def test_a_configuration_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "pointsman.yaml").write_bytes(CONFIG.replace("Answer", "Réponds").encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"pointsman.yaml is not UTF-8 \(line \d+: byte 0xe9\); save it as UTF-8"):
+        check(tmp_path)
 
 
 def test_the_configuration_without_a_mistake_is_valid(tmp_path: Path) -> None:
@@ -107,9 +120,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "untasked.jsonl": '{"text": "a", "output": "b"}\n' * 100,
         "unlabelled.jsonl": '{"text": "a", "task": "x"}\n' * 7,
         "good.jsonl": '{"text": "a", "output": "b"}\n',
+        "columns.csv": "message,label\na,b\n",
+        "semicolons.csv": "text;task\na;b\n",
+        "empty.csv": "",
+        "unlabelled.csv": "text,task,output\na,x,\n",
+        "one_task.csv": "text,task\na,x\nb,x\n",
+        "list.json": '[{"text": "a"}]',
     }.items():
         (tmp_path / name).write_text(content)
     (tmp_path / "latin1.jsonl").write_bytes('{"text": "a"}\n{"text": "é"}\n'.encode("latin-1"))
+    (tmp_path / "utf16.csv").write_bytes("text,task\na,b\n".encode("utf-16"))
+    (tmp_path / "latin1.csv").write_bytes("text,task\na,é\n".encode("latin-1"))
     (tmp_path / "none").mkdir()
     for name, first in {
         "no_base": "base_model: ./nothing",
@@ -142,6 +163,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("up --engine http://127.0.0.1:9", "cannot be read: ", "start the engine, or check the host and port of"),
         ("up --engine http://127.0.0.1:9 --key-env NO_SUCH_VAR", "--key-env NO_SUCH_VAR", "variable is not set"),
         ("init none/.. --engine x", "exists and is not an empty folder", "name another one"),
+        ("init new --base-model smollm2-135m", "--examples is missing", "to copy an example: --example minimal"),
+        ("init new --base-model smollm2-135m --examples x.csv", "no file x.csv", "text and task"),
+        ("init new --base-model smolm2-135m --examples empty.csv", "'smolm2-135m'", "did you mean smollm2-135m?"),
+        ("init new --base-model smollm2-135m --engine groq", "--base-model excludes --engine", "--model"),
+        (f"{INIT} columns.csv", "has the columns message, label, and none called text or task", "name them text and"),
+        (f"{INIT} semicolons.csv", "has one column, 'text;task'", "separate its columns by commas"),
+        (f"{INIT} empty.csv", "empty.csv has no messages", "write some 30, each with a text and the task"),
+        (f"{INIT} utf16.csv", "utf16.csv is not UTF-8 (line 1: byte 0xff)", "save it as UTF-8"),
+        (f"{INIT} latin1.csv", "latin1.csv is not UTF-8 (line 2: byte 0xe9)", "save it as UTF-8"),
+        (f"{INIT} one_task.csv", "one_task.csv", "two"),
+        (f"{INIT} good.jsonl --usd-per-million-tokens 1,2", "--usd-per-million-tokens is '1,2'", "such as 0.15,0.075"),
         ("ask hi --url 127.0.0.1:9", "no gateway answers at http://127.0.0.1:9", "start one with `pointsman up"),
         ("ask hi --key-env NO_SUCH_VAR", "NO_SUCH_VAR holds no key", "set it, or leave --key-env out"),
         ("feedback d-1 --rating 7", "--rating", "less than or equal to 1"),
@@ -151,8 +183,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("eval unlabelled.jsonl", ":1 (and 6 more lines) has neither", 'an "output" nor "facts" to compare with'),
         ("eval latin1.jsonl --task x", "is not UTF-8 (line 2: byte 0xe9)", "save it as UTF-8"),
         ("eval good.jsonl --task x --url 127.0.0.1:9", "no gateway answers", "start one with `pointsman up"),
+        ("eval columns.csv --task x", "columns.csv has the columns message, label", "name them text and output in"),
+        ("eval list.json --task x", "list.json:1 is no JSON object", "write one JSON object a line"),
+        ("eval nothing.jsonl --task x", "cannot read nothing.jsonl", "No such file or directory"),
+        ("train --name a --data unlabelled.csv", "unlabelled.csv has no row", "with a text and its right output"),
+        ("train --name a --data nothing.csv", "--data nothing.csv is not a file", "one of labelled rows, .jsonl or"),
+        ("train --name a --data good.jsonl --out o", "the engine's Python is not at", "'pointsman[engine-cpu]'`, then"),
         ("train --path a --name Bank --data good.jsonl", "Bank cannot be an adapter's name", "1 to 64 of a-z, 0-9"),
         ("adapters canary a@prod x --weight 3", "--weight is 3", "above 0 and at most 1"),
+        ("adapters register bank nowhere", "nowhere is not a folder here", "absolute path of a folder on the lora-s"),
+        ("keys create x --tenant acme", "there is no Redis to keep keys in", "start `pointsman up FOLDER` here, or"),
+        ("keys create x --tenant acme --expires soon", "soon", "30d"),
+        ("keys limit", "error: ", "give either a key or --tenant"),
+        ("search d query --retriever 127.0.0.1:9", "retriever cannot be reached", "name its address with --retr"),
+        ("retrain x", "nothing runs here", "name the configuration folder with --config"),
         ("adapters list --lora-server 127.0.0.1:9", "lora-server cannot be reached", "start it with `pointsman up"),
         ("ingest d none", "there is nothing to ingest in none", "known endings: .md"),
         ("ingest d good.jsonl --retriever 127.0.0.1:9", "retriever cannot be reached", "name its address with --retr"),

@@ -227,7 +227,10 @@ def test_missing_data_is_named_before_anything_starts(cli: Cli, tmp_path: Path) 
     outcome = cli("train", "--name", "triage", "--data", tmp_path / "no.jsonl", "--out", tmp_path / "triage")
 
     assert outcome.code == 2
-    assert outcome.err == f"error: --data {tmp_path / 'no.jsonl'} is not a file\n"
+    assert (
+        outcome.err
+        == f"error: --data {tmp_path / 'no.jsonl'} is not a file; name one of labelled rows, .jsonl or .csv\n"
+    )
 
 
 def test_a_name_that_no_adapter_can_have_is_rejected_before_the_training(cli: Cli, data: Path, tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ def test_invalid_rows_are_reported_together_and_a_repeated_error_once(tmp_path: 
 
     file = tmp_path / "rows.jsonl"
     assert str(raised.value) == (
-        f'{file}:1 (and 6 more lines) has neither an "output" nor "facts" to compare with; {file}:8 is no JSON object'
+        f'{file}:1 (and 6 more lines) has neither an "output" nor "facts" to compare with; {file}:8 is no JSON object; '
+        'write one JSON object a line: {"text": ..., "output": ...}'
     )
 
 

@@ -153,7 +153,7 @@ def _row(line: str, number: int, task: str) -> Row:
     except ValueError as error:
         raise _BadRow(str(error)) from None
     if not isinstance(data, dict):
-        raise _BadRow("is no JSON object")
+        raise _BadRow(f"is no JSON object; {ROW_FORM}")
     of = data.get("task", task)
     if not isinstance(of, str) or not of:
         raise _BadRow('names no task; add "task", or name one for all with --task')

@@ -107,7 +107,10 @@ def run_on_keys(redis: str, data_dir: Path, work: Callable[[Administration], Awa
     """
     url = redis_url(redis, DataDir.at(data_dir))
     if not url:
-        raise UsageError("there is no Redis to keep keys in: nothing runs here, and no --redis was given")
+        raise UsageError(
+            "there is no Redis to keep keys in; start `pointsman up FOLDER` here, or name one with --redis "
+            "redis://HOST:PORT/0"
+        )
 
     async def run() -> T:
         async with AsyncExitStack() as stack:

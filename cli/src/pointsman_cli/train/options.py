@@ -160,7 +160,7 @@ class TrainingJob:
             raise UsageError(f"--name {self.name} cannot be an adapter's name: 1 to 64 of a-z, 0-9, '-' and '_'")
         for option, file in (("--data", self.data), ("--eval-data", self.heldout), ("--system", self.system)):
             if file is not None and not file.is_file():
-                raise UsageError(f"{option} {file} is not a file")
+                raise UsageError(f"{option} {file} is not a file; name one of labelled rows, .jsonl or .csv")
 
     def with_csv_as_json_lines(self, folder: Path) -> "TrainingJob":
         """Returns the job with files of JSON Lines, written to folders in `folder`, instead of its CSV files, of

@@ -175,7 +175,8 @@ def within_scope(scope: Scope, task: str, paths: Sequence[Path], plan: Plan) -> 
         return paths, plan
     allowed = [path for path in paths if path.name not in denied]
     if not allowed:
-        raise PermissionDenied(denied[paths[0].name], code="not_in_scope", param="model")
+        why = f"{denied[paths[0].name]}; GET /v1/models lists what it may use"
+        raise PermissionDenied(why, code="not_in_scope", param="model")
     reason = plan.reason if allowed[0] is paths[0] else "scope"
     return allowed, replace(plan, reason=reason, explanations={**plan.explanations, **denied})
 

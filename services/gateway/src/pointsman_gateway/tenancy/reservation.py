@@ -226,7 +226,10 @@ def exhausted(limit: LeasedLimit, need: int, now: float, without_redis: bool) ->
     """
     allowed = f"this {limit.owner} may have {LIMIT_TEXTS[limit.limit].format(_to_text(limit, limit.maximum))}"
     if need > limit.maximum:
-        message = f"{allowed}, and this request alone may need {_to_text(limit, need)}"
+        message = (
+            f"{allowed}, and this request alone may need {_to_text(limit, need)}; shorten it, lower max_tokens, or "
+            "have the limit raised (`pointsman keys limit`)"
+        )
         return ResourceExhausted(message, code=limit.limit)
     retry_after = max(_retry_after(limit, need, now, without_redis), 0.1)
     reason = ", and Redis, which distributes them, is unavailable" if without_redis else ""

@@ -46,7 +46,9 @@ class SourceFolder:
         try:
             descriptor = os.open(name, flags, dir_fd=self._descriptor)
         except FileNotFoundError:
-            raise _rejected(f"{self._folder} holds no {name}", code) from None
+            raise _rejected(
+                f"{self._folder} holds no {name}; name the folder that `pointsman train` or PEFT has saved", code
+            ) from None
         except OSError as error:
             raise _unsafe(self._folder / name, error) from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
