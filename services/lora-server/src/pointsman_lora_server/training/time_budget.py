@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pointsman_lora_server.training import heldout
 from pointsman_lora_server.training.dataset import BaseFolder, Dataset
+from pointsman_lora_server.training.deciding_rows import count_deciding_rows
 from pointsman_lora_server.training.encoding import Example
 from pointsman_lora_server.training.loop import Pace
 from pointsman_lora_server.training.options import TrainingOptions
@@ -63,8 +64,8 @@ class TimeBudget:
 def divide_time(options: TrainingOptions, dataset: Dataset, base: BaseFolder, pace: Pace, seconds: float) -> TimeBudget:
     """Divides `seconds`, the time left after the model was loaded, between training and evaluation.
 
-    At the end, the number of rows that are answered is halved until they fit into `MAX_ANSWER_SHARE`, but not with
-    --evaluate-only. The number of evaluations during training is limited by the options and by `MAX_EVALUATION_SHARE`,
+    The rows that are answered at the end may take `MAX_ANSWER_SHARE` of the time (`count_deciding_rows`); with
+    --evaluate-only all are answered. The number of evaluations during training is limited by the options and by `MAX_EVALUATION_SHARE`,
     but is at least 1.
     """
     tokens = options.recipe.tokens_per_step
@@ -78,20 +79,19 @@ def divide_time(options: TrainingOptions, dataset: Dataset, base: BaseFolder, pa
         both = (plain_questions(rows[:count]), few_shot[:count])
         return sum(heldout.estimate_answer_seconds(questions, tokens, pace) for questions in both)
 
-    count = len(rows)
-    while count and not options.evaluate_only and answer_seconds(count) > MAX_ANSWER_SHARE * seconds:
-        count //= 2
+    most = float("inf") if options.evaluate_only else MAX_ANSWER_SHARE * seconds
+    count = count_deciding_rows(len(rows), answer_seconds, most)
     loss = heldout.estimate_loss_seconds(dataset.heldout, tokens, pace)
     rows_during = min(count, MAX_ROWS_DURING)
     once = loss + heldout.estimate_answer_seconds(plain_questions(rows[:rows_during]), tokens, pace)
-    most = max(1, int(MAX_EVALUATION_SHARE * seconds / once)) if once else 1
+    evaluations = max(1, int(MAX_EVALUATION_SHARE * seconds / once)) if once else 1
     return TimeBudget(
         pace=pace,
         tokens_per_step=tokens,
         questions=rows[:count],
         few_shot_questions=few_shot[:count],
         rows_during=rows_during,
-        evaluations=min(options.evaluation.evaluations, most) if once else 1,
+        evaluations=min(options.evaluation.evaluations, evaluations) if once else 1,
         loss_seconds=loss,
         write_seconds=estimate_write_seconds(options),
     )
