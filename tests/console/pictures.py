@@ -2,12 +2,13 @@
 requests.
 
 In this copy of the help desk the policy of `triage` is `best_value`, so that the minimum score is visible. Its answers
-are rated with the held-out set: 1 if the JSON is exactly correct, else 0.
+are rated with the held-out set: 1 if the JSON is exactly correct, else 0. The spending of the days before is invented.
 """
 
 import argparse
 import asyncio
 import json
+import random
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,9 @@ from typing import Any
 import httpx
 import yaml
 from playwright.async_api import Browser, Page, async_playwright, expect
+from pointsman_gateway.request_log import spending
+from pointsman_gateway.request_log.redis_schema import SPENDING, last_days
+from pointsman_servicekit.redis_clients import open_client
 
 from tests.console.visitor import CHROMIUM, visiting
 from tests.ports import free_port
@@ -44,6 +48,8 @@ ASKED = [
     "Write a SQL query that joins two tables on their ids.",
 ]
 LATE = "The train from Penny Hill on 3 May was 50 minutes late. I want my compensation, booking LM-48213."
+SECTIONS = (("ask", ""), ("paths", ""), ("tasks", ".task:nth-child(4)"), ("adapters", ""), ("spend", ""))
+"""The sections of which pictures are taken, and the last element in each; empty: the whole section."""
 BEST_VALUE = {"quality_floor": 0.5, "min_samples": 5, "exploration_rate": 0.5}
 
 
@@ -55,6 +61,7 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         async with help_desk(Path(home)) as url:
             await live(url)
+            await spend(json.loads((Path(home) / "run.json").read_text())["redis_url"])
             async with async_playwright() as playwright:
                 browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
                 await take_pictures(browser, url, folder)
@@ -120,6 +127,35 @@ def pointsman(home: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+MONTH = {
+    ("policy_lookup", "smollm2-135m"): (900, 410, 61, 24_000_000),
+    ("triage_adapter", "triage@3f9a1c0b77de"): (1400, 96, 28, 2_600_000),
+    ("triage_few_shot", "smollm2-135m"): (240, 610, 33, 11_000_000),
+    ("small_talk", "smollm2-135m"): (310, 58, 44, 3_500_000),
+}
+"""By path and model: requests of a working day, and of one request the tokens in and out, and picodollars."""
+
+
+async def spend(redis: str) -> None:
+    """Adds a month of invented spending, by which weekends and the growth of a new installation can be seen."""
+    drawn = random.Random(7)
+    async with open_client(redis) as opened:
+        for age, day in enumerate(last_days(30)[1:], 1):
+            counts: spending.SpendingCounts = {}
+            weight = (0.35 if (age + 1) % 7 < 2 else 1) * (1 - age / 45)
+            for (path, model), (requests, tokens_in, tokens_out, picodollars) in MONTH.items():
+                number = round(requests * weight * drawn.uniform(0.8, 1.2))
+                counts[spending.SpendingKey("", "", path, model)] = {
+                    spending.REQUESTS: number,
+                    spending.FAILED: number // 190,
+                    spending.PROMPT_TOKENS: number * tokens_in,
+                    spending.CACHED_TOKENS: number * tokens_in // 3,
+                    spending.COMPLETION_TOKENS: number * tokens_out,
+                    spending.PICODOLLARS: number * picodollars,
+                }
+            await opened.client.hset(SPENDING + day, mapping=spending.to_fields(counts))
+
+
 async def live(url: str) -> None:
     rows = [json.loads(line) for line in (EXAMPLE / "heldout" / "triage.jsonl").read_text().splitlines()]
     async with httpx.AsyncClient(base_url=url, timeout=120) as client:
@@ -152,7 +188,8 @@ async def take_pictures(browser: Browser, url: str, folder: Path) -> None:
         await visitor.ask(LATE)
         await expect(page.locator("#ask-status")).to_contain_text("together", timeout=60_000)
         await expect(page.locator("[data-decision]").first).to_be_visible()
-        for name, last in (("ask", ""), ("paths", ""), ("tasks", ".task:nth-child(4)"), ("adapters", "")):
+        await expect(page.locator("#spend-total")).to_contain_text("in 30 days")
+        for name, last in SECTIONS:
             await section(page, name, folder, last)
         await page.locator("[data-decision]").filter(has_text="triage_adapter").first.locator("button").click()
         await expect(page.locator("dialog .considered")).to_be_visible()

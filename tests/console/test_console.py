@@ -67,7 +67,7 @@ async def test_an_answer_is_rated_and_the_rating_is_stored(visitor: Visitor, ser
 async def test_the_first_screen_shows_the_choice_its_price_and_the_alternatives(visitor: Visitor) -> None:
     await visitor.ask(IN_TRIAGE, "chosen")
     decision = visitor.page.locator("#decision")
-    await expect(decision).to_contain_text("expected price")
+    await expect(decision).to_contain_text("expected cost")
     for path in ("triage_adapter", "triage_few_shot"):
         considered = decision.locator(".considered li").filter(has_text=path)
         await expect(considered.locator(".price")).to_have_text(re.compile(r"^(about )?\$0\.\d+ per 1,000$"))

@@ -347,7 +347,7 @@ async def test_a_search_says_how_far_it_has_looked_and_goes_on_from_there(
     for _ in range(4):
         await ask(console, IN_CHAT)
     await overview(console, 5)
-    before, pages = "", []
+    before, pages = "", list[dict[str, Any]]()
     while not pages or pages[-1]["next"]:
         query = {"text": "needle", "before": before}
         pages.append((await console.get("/console/api/decisions", params=query)).json())

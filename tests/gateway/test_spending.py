@@ -151,13 +151,10 @@ async def test_a_key_sees_its_tenant_or_with_a_scope_itself_and_an_admin_all(
     neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal", "auth": "on"}
     await neighbours.ready()
     issued = {
-        name: await issue(valkey.url, **order)
-        for name, order in {
-            "wide": {"tenant": "acme"},
-            "narrow": {"tenant": "acme", "scope": KeyScope(paths=("small_talk",))},
-            "other": {"tenant": "other"},
-            "admin": {"tenant": "ops", "admin": True},
-        }.items()
+        "wide": await issue(valkey.url, tenant="acme"),
+        "narrow": await issue(valkey.url, tenant="acme", scope=KeyScope(paths=("small_talk",))),
+        "other": await issue(valkey.url, tenant="other"),
+        "admin": await issue(valkey.url, tenant="ops", admin=True),
     }
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         body = {"model": "auto", "messages": [{"role": "user", "content": IN_CHAT}]}

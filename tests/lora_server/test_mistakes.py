@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pointsman_lora_server.checks.base_layers import BaseModelSpec
 from pointsman_lora_server.store import ArtifactStore
-from pointsman_lora_server.training.data import DataError, read_conversations
+from pointsman_lora_server.training.data import read_conversations
+from pointsman_lora_server.training.exits import DataError
 from pointsman_servicekit.errors import PointsmanError
 
 from tests.lora_server.server_process import MakeAdapter

@@ -1,5 +1,6 @@
 """What the console shows of the spending: sums by day, tenant, key, path and model."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -64,9 +65,18 @@ def _rows(date: str, counts: SpendingCounts, caller: Caller | None) -> Iterable[
     """Yields the rows of a day that the caller may see; None sees all."""
     for key in sorted(counts):
         if caller is None or _may_see(caller, key):
-            sums = counts[key]
-            numbers = {name: sums.get(name, 0) for name in spending.COUNTS if name != spending.PICODOLLARS}
-            yield SpendingRow(date, *key, **numbers, usd=sums.get(spending.PICODOLLARS, 0) / PICODOLLARS)
+            number = defaultdict(int, counts[key])
+            yield SpendingRow(
+                date,
+                *key,
+                requests=number[spending.REQUESTS],
+                failed=number[spending.FAILED],
+                prompt_tokens=number[spending.PROMPT_TOKENS],
+                cached_tokens=number[spending.CACHED_TOKENS],
+                completion_tokens=number[spending.COMPLETION_TOKENS],
+                usd=number[spending.PICODOLLARS] / PICODOLLARS,
+                unknown_costs=number[spending.UNKNOWN_COSTS],
+            )
 
 
 def _may_see(caller: Caller, key: SpendingKey) -> bool:

@@ -96,7 +96,7 @@ function showDecision(decision, body) {
     h("dl", { class: "facts" },
       fact("task", decision.task, "big"), fact("confidence", likely.length ? two(decision.confidence) : "named", "big"),
       fact("path", decision.path, "big"), fact("reason", decision.reason), fact("decided by", decision.stage),
-      fact("expected price", dollars(decision.expected_cost_usd), "big")),
+      fact("expected cost", dollars(decision.expected_cost_usd), "big")),
     likely.length > 0 && h("ul", { class: "likely", "aria-label": "Probabilities of the tasks" }, likely.map(([task, p]) => h("li", {},
       h("span", {}, task), h("meter", { min: 0, max: 1, value: p, "aria-label": `${task} ${percent(p)}` }), h("span", { class: "number" }, percent(p))))),
     decision.notes.length > 0 && h("ul", { class: "notes" }, decision.notes.map((note) => h("li", {}, note))),

@@ -148,7 +148,7 @@ function content(entry, feedback) {
     answered: entry.model, "escalated from": entry.escalated_from, total: seconds(entry.seconds.total), TTFT: seconds(entry.seconds.first_token),
     tokens: entry.model && `${count(entry.usage.prompt_tokens)} + ${count(entry.usage.completion_tokens)}, ${count(entry.usage.cached_tokens)} cached`,
     "special tokens": details(entry.token_details),
-    dollars: `${dollars(entry.cost_usd)}, expected ${dollars(entry.expected_cost_usd)}`, tenant: entry.tenant, revision: entry.revision,
+    dollars: `${dollars(entry.cost_usd)}, expected cost ${dollars(entry.expected_cost_usd)}`, tenant: entry.tenant, revision: entry.revision,
     rating: feedback.rating, correction: feedback.correction, "right task": feedback.right_task, "right answer": feedback.right_answer,
   };
   return [
