@@ -65,8 +65,8 @@ def divide_time(options: TrainingOptions, dataset: Dataset, base: BaseFolder, pa
     """Divides `seconds`, the time left after the model was loaded, between training and evaluation.
 
     The rows that are answered at the end may take `MAX_ANSWER_SHARE` of the time (`count_deciding_rows`); with
-    --evaluate-only all are answered. The number of evaluations during training is limited by the options and by `MAX_EVALUATION_SHARE`,
-    but is at least 1.
+    --evaluate-only all are answered. The number of evaluations during training is limited by the options and by
+    `MAX_EVALUATION_SHARE`, but is at least 1.
     """
     tokens = options.recipe.tokens_per_step
     rows = dataset.questions
