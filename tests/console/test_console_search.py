@@ -92,6 +92,7 @@ async def test_no_more_than_four_answers_are_compared(visitor: Visitor, services
         await boxes.nth(number).check()
     await boxes.nth(4).click()
     await expect(boxes.nth(4)).not_to_be_checked()
+    await expect(visitor.page.locator("#find-status")).to_have_text("At most 4 answers can be compared at once.")
     await expect(visitor.page.locator("#compare-button")).to_have_text("Compare 4 answers")
 
 

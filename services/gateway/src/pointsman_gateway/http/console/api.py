@@ -25,7 +25,7 @@ MAX_PAGE_SIZE = 200
 PAGE_CURSOR = r"^\d{1,20}-\d{1,20}$|^$"
 """Matches the id of an entry in the request log's stream, or an empty text."""
 
-Searched = Annotated[str, Query(max_length=500)]
+Searched = Annotated[str, Field(max_length=500)]
 
 Handler = Callable[..., Awaitable[Response]]
 
@@ -60,6 +60,15 @@ class RollbackBody(_MoveBody):
         return AliasMove(self.alias, "", self.expected_version, author, reason=self.reason)
 
 
+class DecisionsQuery(StrictBody):
+    before: str = Field(default="", pattern=PAGE_CURSOR)
+    count: int = Field(default=50, ge=1, le=MAX_PAGE_SIZE)
+    text: Searched = ""
+    task: Searched = ""
+    path: Searched = ""
+    ending: Ending | None = None
+
+
 async def overview(request: Request) -> Response:
     """Returns the current state of paths, tasks, engines and the configuration."""
     console, caller = _authorize(request)
@@ -68,18 +77,10 @@ async def overview(request: Request) -> Response:
     return json_answer({"overview": await console.overview(caller), "configuration": status, "workers": workers})
 
 
-async def decisions(
-    request: Request,
-    before: Annotated[str, Query(pattern=PAGE_CURSOR)] = "",
-    count: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
-    text: Searched = "",
-    task: Searched = "",
-    path: Searched = "",
-    ending: Ending | None = None,
-) -> Response:
+async def decisions(request: Request, wanted: Annotated[DecisionsQuery, Query()]) -> Response:
     console, caller = _authorize(request)
-    query = DecisionQuery(text.strip(), task, path, ending)
-    return json_answer(await console.decisions(caller, before, count, query))
+    query = DecisionQuery(wanted.text.strip(), wanted.task, wanted.path, wanted.ending)
+    return json_answer(await console.decisions(caller, wanted.before, wanted.count, query))
 
 
 async def decision(decision_id: str, request: Request) -> Response:

@@ -87,8 +87,10 @@ export function noDecisions(problem) {
 }
 
 function pick(id, box) {
-  if (box.checked && picked.size >= MOST) box.checked = false;
-  else if (box.checked) picked.add(id);
+  if (box.checked && picked.size >= MOST) {
+    box.checked = false;
+    at("find-status").textContent = `At most ${MOST} answers can be compared at once.`;
+  } else if (box.checked) picked.add(id);
   else picked.delete(id);
   countPicked();
 }
