@@ -256,6 +256,10 @@ dashboards: $(VENV)/.done ## write Grafana's dashboards from their YAML files
 test-monitoring: models .venv-dashboards/.done ## real Prometheus, services and load; an engine dies; no panel may be empty (3 to 6 minutes)
 	$(BIN)/python -m pytest tests/monitoring
 
+.PHONY: dashboard-pictures
+dashboard-pictures: .venv-dashboards/.done ## draw the pictures of docs/howto/grafana.md from the last run of test-monitoring
+	.venv-dashboards/bin/python -m tests.monitoring.draw build/monitoring/panels.json build/monitoring docs/images
+
 .PHONY: monitoring-tools
 monitoring-tools: ## install Prometheus, promtool and Alertmanager (as root; without them test-rules checks less)
 	apt-get install -y --no-install-recommends prometheus promtool prometheus-alertmanager

@@ -1,6 +1,7 @@
 """Draws panels with matplotlib in Grafana's layout: `python -m tests.monitoring.draw PANELS.json FOLDER`.
 
-It writes one picture of each panel, in a folder for its dashboard, and one picture of each dashboard.
+It writes one picture of each panel, in a folder for its dashboard, and one picture of each dashboard. With a second
+folder it writes the pictures of docs/howto/grafana.md there instead (`FIRST_LOOKS`).
 """
 
 import json
@@ -26,10 +27,45 @@ PLOT = 0.72
 """Share of a panel's width for the plot; the rest is for the legend."""
 
 
+FIRST_LOOKS = {
+    "dashboard-hybrid-routing": (
+        "Hybrid routing/Routing/Share by path",
+        "Hybrid routing/Latency by path/First token by path, p95",
+        "Hybrid routing/Cost and break-even/Dollars for 1,000 requests",
+        "Hybrid routing/Resilience/Outcomes by fault",
+        "Hybrid routing/Resilience/Breakers",
+        "Hybrid routing/Resilience/Fallback share",
+    ),
+    "dashboard-adapters": (
+        "Adapters/Engines/Resident",
+        "Adapters/Engines/Loads",
+        "Adapters/Engines/Load time",
+        "Adapters/Versions/Versions by state",
+        "Adapters/Versions/Version skew",
+        "Adapters/Use/Requests",
+    ),
+    "dashboard-engine-and-gateway": (
+        "Engine and gateway/Engine/Queue",
+        "Engine and gateway/Engine/KV cache",
+        "Engine and gateway/Engine/First token, p95",
+        "Engine and gateway/Between gateway and engine/Attempts",
+        "Engine and gateway/Between gateway and engine/Ready and broken",
+        "Engine and gateway/Gateway/Outcomes",
+    ),
+}
+"""By picture: the panels (dashboard/row/title) that show first whether something is wrong, three beside each other."""
+BESIDE = 3
+
+
 def main() -> None:
     panels = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(sys.argv[2])
     monitored_run = _evening(panels)
+    if sys.argv[3:]:
+        by_place = {f"{panel['dashboard']}/{panel['row']}/{panel['title']}": panel for panel in panels}
+        for name, places in FIRST_LOOKS.items():
+            _draw_beside([by_place[place] for place in places], monitored_run, Path(sys.argv[3]) / f"{name}.png")
+        return
     for title in dict.fromkeys(panel["dashboard"] for panel in panels):
         own = [panel for panel in panels if panel["dashboard"] == title]
         _draw_dashboard(title, own, monitored_run, folder / f"{_slug(title)}.png")
@@ -58,6 +94,16 @@ def _draw_dashboard(title: str, panels: list[dict[str, Any]], monitored_run: tup
         left, width = (at["x"] + 0.7) / ACROSS, (at["w"] - 1.0) / ACROSS
         low, height = 1 - (at["y"] + 2 + at["h"] - 1.1) / (bottom + 2), (at["h"] - 2.0) / (bottom + 2)
         _draw(figure.add_axes((left, low, width * PLOT, height)), panel, monitored_run)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def _draw_beside(panels: list[dict[str, Any]], monitored_run: tuple[float, float], path: Path) -> None:
+    lines = -(-len(panels) // BESIDE)
+    figure = plt.figure(figsize=(5 * BESIDE, 2.4 * lines))
+    for number, panel in enumerate(panels):
+        left, low = (number % BESIDE + 0.1) / BESIDE, 1 - (number // BESIDE + 0.86) / lines
+        _draw(figure.add_axes((left, low, 0.55 / BESIDE, 0.7 / lines)), panel, monitored_run)
     figure.savefig(path, dpi=90)
     plt.close(figure)
 

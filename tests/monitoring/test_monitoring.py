@@ -102,6 +102,16 @@ def test_every_panel_is_drawn(monitored_run: MonitoredRun) -> None:
     assert len(drawn) == len(monitored_run.panels) + len({shown.panel.dashboard for shown in monitored_run.panels})
 
 
+def test_the_pictures_of_the_documentation_are_drawn(monitored_run: MonitoredRun, tmp_path: Path) -> None:
+    data = tmp_path / "panels.json"
+    data.write_text(json.dumps([_drawable(shown) for shown in monitored_run.panels]))
+    command = [str(TOOLS), "-m", "tests.monitoring.draw", str(data), str(tmp_path), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    documented = {picture.name for picture in (ROOT / "docs" / "images").glob("dashboard-*.png")}
+    assert {picture.name for picture in tmp_path.glob("*.png")} == documented
+
+
 def _drawable(shown: Shown) -> dict[str, Any]:
     panel = shown.panel
     series = [
