@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from pointsman_lora_server.checks.base_layers import BaseModelSpec
+from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_lora_server.store import ArtifactStore
 from pointsman_lora_server.training.data import read_conversations
 from pointsman_lora_server.training.exits import DataError
-from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.bounded_redis import BoundedRedis
+from pointsman_servicekit.errors import NotFound, PointsmanError
 
 from tests.lora_server.server_process import MakeAdapter
 
@@ -80,3 +82,11 @@ def test_a_mistake_in_training_data(tmp_path: Path, content: bytes | None, probl
         read_conversations(file)
     assert problem in str(caught.value)
     assert remedy in str(caught.value).partition(problem)[2]
+
+
+async def test_a_version_or_alias_that_is_not_registered(bounded_redis: BoundedRedis) -> None:
+    registry = AdapterRegistry(bounded_redis, "tiny-base")
+    with pytest.raises(NotFound, match="no version 'triage@000000000000' is registered; see `pointsman adapters list`"):
+        await registry.move_alias("triage@prod", "triage@000000000000", author="ann")
+    with pytest.raises(NotFound, match="there is no alias 'triage@prod'; see `pointsman adapters list`"):
+        await registry.roll_back("triage@prod", author="ann")
