@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.console.services import SAID, TRIAGE, ConsoleServices
+from tests.console.services import SAID, TRIAGE, VOICE, ConsoleServices
 from tests.console.visitor import Visitor, visiting
 from tests.gateway.doubles.config_folder import IN_CHAT, IN_TRIAGE
 
@@ -107,4 +107,4 @@ async def test_a_request_that_named_its_path_has_no_task_and_no_confidence(
     drawer = visitor.page.get_by_role("dialog")
     await expect(drawer).to_contain_text("none: the request named its path")
     await expect(drawer.locator(".facts")).not_to_contain_text("1.00")
-    await expect(drawer.locator("#stored-answer")).to_have_text(SAID["tiny"])
+    await expect(drawer.locator("#stored-answer")).to_have_text(SAID[VOICE])

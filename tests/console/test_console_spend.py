@@ -54,7 +54,7 @@ async def test_spending_is_grouped_and_filtered(visitor: Visitor, services: Cons
     line = page.locator("#spend-body tr[data-group='triage_adapter']")
     await expect(line.locator("[data-name='requests']")).to_have_text(str(sum(row["requests"] for row in adapter)))
     await expect(line.locator("[data-name='dollars']")).to_contain_text("$0.0")
-    await page.get_by_label("Path", exact=True).last.select_option(label="triage_adapter")
+    await page.locator("#spend-path").select_option(label="triage_adapter")
     await expect(page.locator("#spend-body tr[data-group]")).to_have_count(1)
     await page.get_by_label("By", exact=True).select_option("model")
     await expect(page.locator("#spend-body tr[data-group]")).to_contain_text(TRIAGE)
