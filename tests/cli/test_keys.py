@@ -188,7 +188,8 @@ def test_usage_is_shown_by_key_and_by_tenant_with_the_remaining_quota(keys: Keys
 
 
 def test_a_missing_redis_is_reported(cli: Callable[..., Any], tmp_path: Path, valkey: Valkey) -> None:
-    assert "nothing runs here, and no --redis was given" in cli("keys", "list", "--data-dir", tmp_path).err
+    refused = cli("keys", "list", "--data-dir", tmp_path).err
+    assert "there is no Redis to keep keys in; start `pointsman up FOLDER` here, or name one with --redis" in refused
     assert "no address of Redis" in cli("keys", "list", "--redis", "nowhere", "--data-dir", tmp_path).err
     valkey.kill()
     assert "Redis does not answer" in cli("keys", "list", "--redis", valkey.url, "--data-dir", tmp_path).err

@@ -146,7 +146,8 @@ def config(config_folder: ConfigFolder) -> Config:
 def remember(harness: RequestLogHarness, number: int, text: str, answer: str, tenant: str = "") -> str:
     path = Way("triage_few_shot", "tiny", fingerprint="f")
     made = decision(f"d{number}", task="triage", path=path)
-    request = Request("auto", (Message("user", text),), caller=Caller("k", tenant) if tenant else Caller())
+    caller = Caller("k", tenant, training_consent=frozenset({"triage"})) if tenant else Caller()
+    request = Request("auto", (Message("user", text),), caller=caller)
     answered = (CompletedAnswer("triage_few_shot", answer, (("regex", "accepted", ""),)),)
     harness.recorder.note(request, made, receipt(made), answered)
     return made.id

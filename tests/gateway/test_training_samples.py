@@ -152,3 +152,13 @@ def test_an_unknown_task_is_rejected_by_name(neighbours: Neighbours) -> None:
     neighbours.config.rest_of_tasks["learning"] = {"tasks": ["triag"]}
     with pytest.raises(ConfigError, match="learning names task 'triag'; did you mean 'triage'"):
         load_config(neighbours.config.write())
+
+
+async def test_answers_that_are_stored_for_the_console_are_no_samples_without_consent(
+    learning: Neighbours, valkey: Valkey
+) -> None:
+    learning.config.rest_of_tasks["learning"]["anonymous_consent"] = False
+    learning.config.rest_of_tasks["request_log"] = {"store_answers": True}
+    async with asked(learning, valkey, IN_TRIAGE):
+        assert await samples(valkey) == []
+        assert [entry["answer"] for entry in await decisions_in(valkey.url)] == [JSON]
