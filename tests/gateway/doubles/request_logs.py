@@ -13,6 +13,7 @@ from pointsman_gateway.domain import PICODOLLARS, Decision, Message, Path, Recei
 from pointsman_gateway.metering.aggregate import EndedRequest
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.evidence import UNITS_PER_RATING, EvidenceStore, from_fields
+from pointsman_gateway.request_log.export_log import NO_EXPORT, ExportSink
 from pointsman_gateway.request_log.feedback import FeedbackQueue
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.recorder import Recorder
@@ -96,7 +97,7 @@ class RequestLogHarness:
 
 @asynccontextmanager
 async def run_request_log(
-    url: str, folder: Folder | None = None, max_bytes: int = MAX_RECEIPT_BYTES
+    url: str, folder: Folder | None = None, max_bytes: int = MAX_RECEIPT_BYTES, export: ExportSink = NO_EXPORT
 ) -> AsyncIterator[RequestLogHarness]:
     """Yields a request log. `folder` is that of the write-ahead log; the default is a temporary one."""
     registry = CollectorRegistry()
@@ -107,10 +108,10 @@ async def run_request_log(
         folder = folder or Folder(stack.enter_context(TemporaryDirectory()))
         wal = WriteAheadLog(folder, store.writer, metrics, max_bytes)
         stack.callback(wal.close)
-        recorder, queue = Recorder(store, board, metrics, wal), FeedbackQueue(wal.feedback, metrics.feedback_bytes.set)
-        yield RequestLogHarness(
-            recorder, store, board, metrics, registry, queue, OrphanRecovery(store, queue, folder, metrics)
-        )
+        recorder = Recorder(store, board, metrics, wal, export=export)
+        queue = FeedbackQueue(wal.feedback, metrics.feedback_bytes.set)
+        recovery = OrphanRecovery(store, queue, folder, metrics, export)
+        yield RequestLogHarness(recorder, store, board, metrics, registry, queue, recovery)
 
 
 async def decisions_in(url: str) -> list[dict[str, Any]]:

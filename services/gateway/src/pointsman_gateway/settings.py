@@ -63,6 +63,12 @@ class Settings(BaseSettings):
     wal_dir: Path = Field(
         default=Path(".pointsman/wal"), description="folder of the write-ahead log of receipts and feedback"
     )
+    export_max_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="of records that wait in wal_dir/export for the exporter (docs/records.md), which also needs "
+        "redis_url; 0: nothing is exported",
+    )
     reload_seconds: float = Field(default=1.0, gt=0, description="interval of checks for a changed configuration")
     discovery_seconds: float = Field(
         default=5.0, gt=0, description="interval at which engines with `adapters: discover` list their adapters"

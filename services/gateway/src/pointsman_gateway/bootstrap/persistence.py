@@ -13,12 +13,14 @@ from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import Path
 from pointsman_gateway.redaction import InvalidHook, Redaction, load_hook
 from pointsman_gateway.request_log.evidence import EvidenceStore
+from pointsman_gateway.request_log.export_log import NO_EXPORT, ExportLog, ExportSink, export_dir
+from pointsman_gateway.request_log.exported_records import ExportedEvaluations
 from pointsman_gateway.request_log.feedback import FeedbackQueue, FeedbackService, NullFeedback
 from pointsman_gateway.request_log.feedback_store import EvaluationStore
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.recorder import NullRequestLog, Recorder
 from pointsman_gateway.request_log.store import RequestLogReader, RequestLogStore
-from pointsman_gateway.request_log.tasks import OrphanRecovery, RequestLogTasks
+from pointsman_gateway.request_log.tasks import OrphanRecovery, RequestLogTasks, maintaining
 from pointsman_gateway.request_log.wal import WriteAheadLog
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.shadow.budget import ShadowStore
@@ -35,10 +37,13 @@ class Persistence:
     """The store of shadow requests. Like `log_reader`, it is None without Redis."""
     log_reader: RequestLogReader | None = None
     redis_state: RedisState = field(default_factory=RedisState)
+    export: ExportSink = NO_EXPORT
 
     @property
     def evaluations(self) -> EvaluationStore:
-        return self.request_log.store if isinstance(self.request_log, Recorder) else NullFeedback()
+        if isinstance(self.request_log, Recorder):
+            return ExportedEvaluations(self.request_log.store, self.export)
+        return NullFeedback()
 
     def apply_config(self, config: Config, version_of: Callable[[Path], str]) -> None:
         """Uses the limits and tasks of a new configuration from now on.
@@ -75,9 +80,14 @@ async def open_persistence(
     """Opens the stores until the end of the block. Without Redis, the statistics of paths are only in this process, and
     neither receipts nor feedback are stored.
 
-    Raises ConfigError if the Redis URL is invalid, OSError if the write-ahead log cannot be created.
+    Raises ConfigError if the Redis URL is invalid, or missing although records are exported; OSError if the write-ahead
+    log or the export log cannot be created.
     """
     evidence = EvidenceStore(config.tasks.request_log.lookback_days)
+    if settings.export_max_bytes and not settings.redis_url:
+        raise ConfigError(
+            "POINTSMAN_GATEWAY_EXPORT_MAX_BYTES is set without POINTSMAN_GATEWAY_REDIS_URL: set that, too"
+        )
     if not settings.redis_url:
         yield Persistence(evidence, NullRequestLog(evidence), NullFeedback())
         return
@@ -88,10 +98,16 @@ async def open_persistence(
         store = RequestLogStore(redis, config.tasks.request_log)
         wal = WriteAheadLog(settings.wal_dir, store.writer, metrics)
         stack.callback(wal.close)
+        export: ExportSink = NO_EXPORT
+        if settings.export_max_bytes:
+            export_log = ExportLog(export_dir(settings.wal_dir), store.writer, metrics, settings.export_max_bytes)
+            await stack.enter_async_context(maintaining(export_log))
+            export = export_log
         queue = FeedbackQueue(wal.feedback, metrics.feedback_bytes.set)
-        recorder = Recorder(store, evidence, metrics, wal, redaction)
-        await stack.enter_async_context(OrphanRecovery(store, queue, settings.wal_dir, metrics).running())
+        recorder = Recorder(store, evidence, metrics, wal, redaction, export)
+        recovery = OrphanRecovery(store, queue, settings.wal_dir, metrics, export)
+        await stack.enter_async_context(recovery.running())
         await stack.enter_async_context(RequestLogTasks(store, recorder, evidence, queue, metrics).running())
-        feedback = FeedbackService(store, recorder, queue, metrics, redaction)
-        reader, shadows = RequestLogReader(redis), ShadowStore(redis, redaction)
-        yield Persistence(evidence, recorder, feedback, shadows, reader, state)
+        feedback = FeedbackService(store, recorder, queue, metrics, redaction, export)
+        reader, shadows = RequestLogReader(redis), ShadowStore(redis, redaction, export)
+        yield Persistence(evidence, recorder, feedback, shadows, reader, state, export)

@@ -79,6 +79,11 @@ class Entry(msgspec.Struct):
     size: int = 0
     """The approximate size in bytes; set when the entry is queued."""
 
+    @property
+    def exported(self) -> str:
+        """The record of the export log (`ExportSink.append`)."""
+        return f"{self.json}\t{self.evidence_key}"
+
 
 def to_entry(
     pending: PendingEntry, store_messages: bool, redaction: Redaction = NO_REDACTION, store_answers: bool = False

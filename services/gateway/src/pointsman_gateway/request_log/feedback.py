@@ -14,6 +14,8 @@ from pointsman_gateway.domain import UNKNOWN, Feedback, PathScore
 from pointsman_gateway.domain.decision import DECISION_ID_PREFIX
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.request_log.entry import NO_REDACTION
+from pointsman_gateway.request_log.export_log import FEEDBACK, NO_EXPORT, ExportSink
+from pointsman_gateway.request_log.exported_records import feedback_record
 from pointsman_gateway.request_log.feedback_store import FeedbackStore, StoredFeedback
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.recorder import Recorder
@@ -130,8 +132,10 @@ class FeedbackService:
         queue: FeedbackQueue,
         metrics: RequestLogMetrics,
         redaction: Redaction = NO_REDACTION,
+        export: ExportSink = NO_EXPORT,
     ) -> None:
         self._redaction = redaction
+        self._export = export
         self._store = store
         self._recorder = recorder
         self._queue = queue
@@ -155,6 +159,7 @@ class FeedbackService:
         except Unavailable:
             await self._queue.add(record)
             stored = StoredFeedback("wal")
+        self._export.append(FEEDBACK, [feedback_record(record)])  # a repetition has the same id
         self._metrics.feedback.labels("known" if stored.known_already else stored.where).inc()
         return stored
 

@@ -53,6 +53,14 @@ class RequestLogMetrics:
             "Size of the write-ahead log's feedback, which waits for Redis.",
             registry=registry,
         )
+        self.export_bytes = Gauge(
+            "pointsman_export_bytes", "Size of the records that wait for the exporter.", registry=registry
+        )
+        self.export_dropped = Counter(
+            "pointsman_export_dropped", "Records lost to the export.", ["reason"], registry=registry
+        )
+        for reason in ("full", "disk", "stopped"):
+            self.export_dropped.labels(reason)
         self.redis_up = Gauge("pointsman_redis_up", "1 while Redis answers all calls in time.", registry=registry)
         self.redis_up.set(1)
 

@@ -5,6 +5,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from pointsman_gateway.domain import CompletedAnswer, Decision, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.redaction import Redaction
@@ -19,9 +20,10 @@ from pointsman_gateway.request_log.entry import (
     to_undecided_json,
 )
 from pointsman_gateway.request_log.evidence import Counts, EvidenceStore
+from pointsman_gateway.request_log.export_log import DECISIONS, NO_EXPORT, UNDECIDED, ExportSink
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.redis_schema import day_of
-from pointsman_gateway.request_log.spending import SpendingCounts, add_charges, charge_of_undecided
+from pointsman_gateway.request_log.spending import Charge, SpendingCounts, add_charges, charge_of_undecided
 from pointsman_gateway.request_log.store import Batch, RequestLogStore
 from pointsman_gateway.request_log.wal import WriteAheadLog
 from pointsman_gateway.request_log.wal_records import NO_OFFSETS
@@ -39,6 +41,15 @@ ENCODED_AT_ONCE = 16
 to 50 µs."""
 
 
+class _Undecided(NamedTuple):
+    """A receipt without a decision that waits for a batch."""
+
+    json: str
+    """Its entry; empty if it cannot be encoded."""
+    wal_offset: int
+    charge: Charge | None
+
+
 class Recorder:
     """Records receipts; implements `RequestLog` of `ports.py`.
 
@@ -53,18 +64,21 @@ class Recorder:
         metrics: RequestLogMetrics,
         wal: WriteAheadLog,
         redaction: Redaction = NO_REDACTION,
+        export: ExportSink = NO_EXPORT,
     ) -> None:
         self.store = store
         self._evidence = evidence
         self._metrics = metrics
         self._wal = wal
         self._redaction = redaction
+        self._export = export
         self._pending: deque[PendingEntry] = deque()
         self._encoding: asyncio.Handle | None = None
         """The scheduled encoding, set while entries are pending. They are encoded in the next turns of the event loop,
         as long as their data is in the processor's caches; a busy gateway has no idle time in which to do it later."""
         self._undecided: deque[tuple[float, UndecidedReceipt, int]] = deque()
         """(Unix time of the end in seconds, receipt, offset in the write-ahead log)."""
+        self._encoded_undecided: deque[_Undecided] = deque()
         self._encoded: deque[Entry] = deque()
         """Entries that wait for a batch, already encoded, so that their requests need not stay in memory."""
         self._encoded_bytes = 0
@@ -104,8 +118,7 @@ class Recorder:
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
         """Does as `note` for a request without a decision: one for embeddings, or one that ended too early."""
         if len(self._undecided) >= MAX_WAITING:
-            self._upto = self._upto.and_undecided(self._undecided.popleft()[-1])
-            self._metrics.dropped.labels("full").inc()
+            self._encode_undecided()
         now = time.time()
         self._undecided.append((now, receipt, self._wal.append_undecided(now, receipt)))
 
@@ -113,13 +126,13 @@ class Recorder:
     def waiting(self) -> int:
         """Returns the number of receipts that Redis is not known to have, queued or sent."""
         sent = len(self._batch.entries) + len(self._batch.undecided) if self._batch else 0
-        return len(self._pending) + len(self._undecided) + len(self._encoded) + sent
+        return len(self._pending) + self._undecided_waiting + len(self._encoded) + sent
 
     @property
     def not_in_wal(self) -> int:
         """Returns how many receipts in `waiting` are not in the write-ahead log; they are lost if the process ends."""
         offsets = [one.wal_offset for one in self._pending] + [one.wal_offset for one in self._encoded]
-        offsets += [offset for *_, offset in self._undecided]
+        offsets += [offset for *_, offset in self._undecided] + [one.wal_offset for one in self._encoded_undecided]
         return offsets.count(0) + (self._batch.not_in_wal if self._batch else 0)
 
     async def write(self) -> None:
@@ -131,9 +144,10 @@ class Recorder:
                 for _ in range(0, len(self._pending), ENCODED_AT_ONCE):
                     self._encode(ENCODED_AT_ONCE)
                     await asyncio.sleep(0)
+                self._encode_undecided()
                 while batch := self._batch or self._next_batch():
                     await self._write(batch)
-                    if not (self._encoded or self._undecided or self._over_cap):
+                    if not (self._encoded or self._undecided_waiting or self._over_cap):
                         break  # evidence that was counted in the meantime goes with the next batch
             finally:
                 self._metrics.waiting.set(self.waiting)
@@ -163,6 +177,7 @@ class Recorder:
             self._encoding = asyncio.get_running_loop().call_soon(self._encode_some)
 
     def _encode(self, count: int) -> None:
+        entries = []
         for _ in range(min(count, len(self._pending))):
             pending = self._pending.popleft()
             try:
@@ -171,6 +186,9 @@ class Recorder:
                 log.exception("decision %s cannot be written", pending.decision.id)
                 self._metrics.dropped.labels("unwritable").inc()
                 entry = empty_entry(pending)
+            entries.append(entry)
+        self._export.append(DECISIONS, (entry.exported for entry in entries if entry.json))
+        for entry in entries:
             self._enqueue(entry)
 
     def _entry(self, pending: PendingEntry) -> Entry:
@@ -210,23 +228,42 @@ class Recorder:
             return None
         return self._numbered(entries, undecided, counts)
 
-    def _take_undecided(self) -> list[tuple[str, int]]:
-        """Removes up to `MAX_BATCH_ENTRIES` receipts without a decision from the queue. Returns the entry of each that
-        can be encoded, as JSON, and its offset in the write-ahead log.
-        """
+    @property
+    def _undecided_waiting(self) -> int:
+        return len(self._undecided) + len(self._encoded_undecided)
+
+    def _encode_undecided(self) -> None:
+        """Encodes and exports the waiting receipts without a decision; logs and drops those that cannot be encoded."""
         entries = []
-        for _ in range(min(len(self._undecided), MAX_BATCH_ENTRIES)):
+        while self._undecided:
             unix_seconds, receipt, offset = self._undecided.popleft()
-            self._upto = self._upto.and_undecided(offset)
-            add_charges(self._spending, [charge_of_undecided(receipt, day_of(unix_seconds))])
+            charge = charge_of_undecided(receipt, day_of(unix_seconds))
             try:
-                entries.append((to_undecided_json(receipt, unix_seconds), offset))
+                entries.append(_Undecided(to_undecided_json(receipt, unix_seconds), offset, charge))
             except Exception:  # one bad receipt must not hold up the others
+                self._release_undecided(_Undecided("", offset, charge))
                 log.exception("the receipt of a request without a decision cannot be written")
                 self._metrics.dropped.labels("unwritable").inc()
-        return entries
+        self._export.append(UNDECIDED, (entry.json for entry in entries))
+        self._encoded_undecided += entries
+        while len(self._encoded_undecided) > MAX_WAITING:
+            self._release_undecided(self._encoded_undecided.popleft())
+            self._metrics.dropped.labels("full").inc()
 
-    def _numbered(self, entries: list[Entry], undecided: list[tuple[str, int]], counts: Mapping[str, Counts]) -> Batch:
+    def _take_undecided(self) -> list[_Undecided]:
+        """Removes up to `MAX_BATCH_ENTRIES` encoded receipts without a decision from the queue, and returns them."""
+        self._encode_undecided()
+        taken = [self._encoded_undecided.popleft() for _ in range(min(len(self._encoded_undecided), MAX_BATCH_ENTRIES))]
+        self._release_undecided(*taken)
+        return taken
+
+    def _release_undecided(self, *oldest: _Undecided) -> None:
+        """Does as `_release` for receipts without a decision."""
+        for one in oldest:
+            self._upto = self._upto.and_undecided(one.wal_offset)
+        add_charges(self._spending, [one.charge for one in oldest])
+
+    def _numbered(self, entries: list[Entry], undecided: list[_Undecided], counts: Mapping[str, Counts]) -> Batch:
         self._number += 1
         spending, self._spending = self._spending, {}
         self._wal.mark_batch(self._number, self._upto)
@@ -235,9 +272,9 @@ class Recorder:
             entries,
             counts,
             spending,
-            [json for json, _ in undecided],
+            [one.json for one in undecided],
             self._upto,
-            sum(not entry.wal_offset for entry in entries) + sum(not offset for _, offset in undecided),
+            sum(not entry.wal_offset for entry in entries) + sum(not one.wal_offset for one in undecided),
         )
 
     def _next_entry(self) -> Entry:

@@ -13,6 +13,7 @@ from pointsman_servicekit.process import Schedule, running_periodically
 
 from pointsman_gateway.request_log.entry import to_entry, to_undecided_json
 from pointsman_gateway.request_log.evidence import EvidenceStore, sum_by_day
+from pointsman_gateway.request_log.export_log import DECISIONS, NO_EXPORT, UNDECIDED, ExportLog, ExportSink
 from pointsman_gateway.request_log.feedback import FeedbackQueue
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.recorder import Recorder
@@ -30,6 +31,8 @@ FEEDBACK_INTERVAL_SECONDS = 0.3
 """Seconds between two attempts to send queued feedback."""
 EVIDENCE_INTERVAL_SECONDS = 2.0
 """Seconds between two reads of what all gateways have counted."""
+EXPORT_INTERVAL_SECONDS = 1.0
+"""Seconds between two calls of `ExportLog.maintain`."""
 RECOVERY_INTERVAL_SECONDS = 10.0
 """Seconds between two searches for orphaned logs."""
 UNKNOWN_DECISION_RETRY_SECONDS = 15.0
@@ -126,6 +129,20 @@ class RequestLogTasks:
             )
 
 
+@asynccontextmanager
+async def maintaining(export: ExportLog) -> AsyncIterator[None]:
+    """Maintains the export log during the block, and closes it afterwards."""
+
+    async def maintain() -> None:
+        export.maintain()
+
+    try:
+        async with running_periodically(maintain, Schedule(EXPORT_INTERVAL_SECONDS), "maintain the export log"):
+            yield
+    finally:
+        export.close()
+
+
 class OrphanRecovery:
     """Writes the receipts in orphaned logs to Redis, each once, and queues the feedback in them.
 
@@ -133,8 +150,16 @@ class OrphanRecovery:
     again by the next recovery, is not written twice.
     """
 
-    def __init__(self, store: RequestLogStore, queue: FeedbackQueue, folder: Path, metrics: RequestLogMetrics) -> None:
+    def __init__(
+        self,
+        store: RequestLogStore,
+        queue: FeedbackQueue,
+        folder: Path,
+        metrics: RequestLogMetrics,
+        export: ExportSink = NO_EXPORT,
+    ) -> None:
         self._store = store
+        self._export = export
         self._queue = queue
         self._folder = folder
         self._metrics = metrics
@@ -187,6 +212,9 @@ class OrphanRecovery:
             number += 1
             orphan.mark_batch(number, missing.upto)
             batch = await asyncio.to_thread(_to_batch, number, missing)
+            # Before Redis has them: what is recovered twice has the same ids.
+            self._export.append(DECISIONS, (entry.exported for entry in batch.entries))
+            self._export.append(UNDECIDED, batch.undecided)
             if not await self._store.write_for(orphan.writer, last, batch):
                 return False
             last, found = number, found + missing.size

@@ -15,6 +15,8 @@ from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.redaction import NotRedacted, Redaction
+from pointsman_gateway.request_log.export_log import NO_EXPORT, SCORES, ExportSink
+from pointsman_gateway.request_log.exported_records import score_records
 from pointsman_gateway.request_log.redis_schema import PAIR_SCORES, SECONDS_PER_DAY, today
 from pointsman_gateway.shadow.pair import Pair, PairScores, Side
 
@@ -121,8 +123,9 @@ class ShadowStore:
     Pairs and scores wait in memory until `write`, which must be called regularly.
     """
 
-    def __init__(self, redis: BoundedRedis, redaction: Redaction) -> None:
+    def __init__(self, redis: BoundedRedis, redaction: Redaction, export: ExportSink = NO_EXPORT) -> None:
         self._redis = redis
+        self._export = export
         self._redaction = redaction
         self._waiting: deque[Pair] = deque(maxlen=MAX_WAITING_PAIRS)
         self._scores: deque[PairScores] = deque(maxlen=MAX_WAITING_PAIRS)
@@ -133,6 +136,7 @@ class ShadowStore:
 
     def keep_scores(self, scores: PairScores) -> None:
         self._scores.append(scores)
+        self._export.append(SCORES, score_records(scores.decision_id, scores.scores))
 
     async def write(self, on_written: Callable[[str], Awaitable[None]]) -> None:
         """Writes the waiting scores and pairs, and awaits `on_written` with the decision id of each written pair.

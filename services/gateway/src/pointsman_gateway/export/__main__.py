@@ -1,0 +1,83 @@
+"""Exports the records of the gateways that share a write-ahead log's folder: `python -m pointsman_gateway.export`."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from threading import Event
+
+from pointsman_servicekit import logs
+from pointsman_servicekit.logs import LogFormat, LogLevel
+from pointsman_servicekit.setting_names import UnknownSetting, require_known_settings
+from pointsman_servicekit.setting_values import WrongSetting
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pointsman_gateway.request_log.export_log import export_dir
+
+PREFIX = "POINTSMAN_EXPORT_"
+log = logging.getLogger(__name__)
+
+
+class ExportSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+
+    target: str = Field(default="", description="folder or URL of the Parquet files: s3://, gs:// or abfs://")
+    wal_dir: Path = Field(default=Path(".pointsman/wal"), description="the gateways' POINTSMAN_GATEWAY_WAL_DIR")
+    seconds: float = Field(default=60.0, ge=0, description="for which records are collected for a file")
+    log_level: LogLevel = "INFO"
+    log_format: LogFormat = "text"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m pointsman_gateway.export", description=__doc__)
+    parser.add_argument("--once", action="store_true", help="export all finished segments, and stop")
+    once: bool = parser.parse_args().once
+    try:
+        settings = _read_settings()
+    except (UnknownSetting, WrongSetting) as error:
+        return _fail(str(error))
+    logs.configure_logging("export", settings.log_level, settings.log_format)
+    try:
+        from pointsman_gateway.export.exporter import Exporter
+        from pointsman_gateway.export.segments import FolderInUse, SegmentFolder
+        from pointsman_gateway.export.target import WrongTarget, open_target
+    except ImportError as error:  # the gateway itself needs neither
+        return _fail(f"{error}: install pointsman-gateway[parquet]")
+    try:
+        target = open_target(settings.target)
+        segments = SegmentFolder(export_dir(settings.wal_dir))
+    except (WrongTarget, FolderInUse, OSError) as error:
+        return _fail(str(error))
+    exporter = Exporter(segments, target, 0.0 if once else settings.seconds)
+    if once:
+        try:
+            exporter.export_all()
+        except Exception as error:  # each store's library has errors of its own
+            return _fail(f"records wait on disk, because they cannot be exported: {type(error).__name__}: {error}")
+        return 0
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    log.info("records in %s are exported to %s", segments.folder, settings.target)
+    exporter.run(stop)
+    return 0
+
+
+def _read_settings() -> ExportSettings:
+    require_known_settings(PREFIX, ExportSettings.model_fields, os.environ)
+    try:
+        return ExportSettings()
+    except ValidationError as error:
+        raise WrongSetting(PREFIX, error.errors()) from error
+
+
+def _fail(reason: str) -> int:
+    print(f"error: {reason}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

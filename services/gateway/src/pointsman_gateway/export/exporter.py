@@ -1,0 +1,68 @@
+"""Exports segments: reads them, writes their records as Parquet files, and removes them once all files are stored."""
+
+import logging
+import time
+from collections import defaultdict
+from threading import Event
+
+from pointsman_gateway.export.rows import Partition, Row, read_records
+from pointsman_gateway.export.segments import Plan, SegmentFolder
+from pointsman_gateway.export.tables import path_of, to_parquet
+from pointsman_gateway.export.target import Target
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 30.0
+"""Seconds after a failure until the next attempt; they double with each failure."""
+
+
+class Exporter:
+    def __init__(self, segments: SegmentFolder, target: Target, min_age_seconds: float) -> None:
+        """Takes the age from which on segments are exported; the higher it is, the fewer and larger are the files."""
+        self._segments = segments
+        self._target = target
+        self._min_age_seconds = min_age_seconds
+        self.exported = 0
+        """The number of records that were exported."""
+
+    def export_all(self) -> None:
+        """Exports what is due. Raises whatever the disk or the target raises: the next call continues."""
+        self._segments.adopt()
+        while plan := self._segments.next_plan(self._min_age_seconds):
+            self._export(plan)
+
+    def run(self, stop: Event) -> None:
+        """Exports until `stop` is set. Failures are logged, and tried again."""
+        retry_seconds, began = MIN_RETRY_SECONDS, 0.0
+        while not stop.is_set():
+            try:
+                self.export_all()
+            except Exception as error:  # each store's library has errors of its own, and none may end the exporter
+                if not began:
+                    began = time.monotonic()
+                    log.warning("records wait on disk, because they cannot be exported: %s: %s", _name(error), error)
+                stop.wait(retry_seconds)
+                retry_seconds = min(2 * retry_seconds, MAX_RETRY_SECONDS)
+            else:
+                if began:
+                    log.info("records are exported again, after %.0f seconds", time.monotonic() - began)
+                retry_seconds, began = MIN_RETRY_SECONDS, 0.0
+                stop.wait(POLL_SECONDS)
+
+    def _export(self, plan: Plan) -> None:
+        rows: defaultdict[Partition, list[Row]] = defaultdict(list)
+        for segment, content in self._segments.read(plan):
+            records = read_records(content)
+            for partition, found in records.by_partition.items():
+                rows[partition] += found
+            if records.unreadable:
+                self._segments.keep_unreadable(segment, records.unreadable)
+        for partition, found in rows.items():
+            self._target.put(path_of(partition, plan.name), to_parquet(partition[0], found))
+        self._segments.finish(plan)
+        self.exported += sum(map(len, rows.values()))
+
+
+def _name(error: Exception) -> str:
+    return type(error).__name__

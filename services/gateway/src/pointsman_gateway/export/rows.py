@@ -1,0 +1,165 @@
+"""The records of the export log as the exporter reads them: the fields that have a column of their own."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Annotated, Any
+
+import msgspec
+
+from pointsman_gateway.request_log.export_log import DECISIONS, EVALUATIONS, FEEDBACK, SCORES, UNDECIDED
+
+EPOCH = date(1970, 1, 1)
+_MAX_UNIX_MS = 253_402_300_799_999
+"""The end of the year 9999, the last one of `date`."""
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""What fits into a column."""
+
+
+class Tokens(msgspec.Struct, frozen=True, gc=False):
+    prompt_tokens: _Count = 0
+    completion_tokens: _Count = 0
+    cached_tokens: _Count = 0
+
+
+class Seconds(msgspec.Struct, frozen=True, gc=False):
+    total: float | None = None
+    first_token: float | None = None
+
+
+NO_TOKENS, NO_SECONDS = Tokens(), Seconds()
+
+
+class Row(msgspec.Struct, kw_only=True, gc=False):
+    """What every record has. A field that an older gateway did not write has its default."""
+
+    unix_ms: Annotated[int, msgspec.Meta(ge=0, le=_MAX_UNIX_MS)]
+    id: str = ""
+    tenant: str = ""
+    entry: bytes = b""
+    """The whole record: JSON, in UTF-8. It is set after the others."""
+
+
+class ReceiptRow(Row, kw_only=True, gc=False):
+    request_id: str = ""
+    key: str = ""
+    model: str = ""
+    outcome: str = ""
+    fault: str = ""
+    usage: Tokens = NO_TOKENS
+    cost_usd: float | None = None
+    seconds: Seconds = NO_SECONDS
+
+
+class DecisionRow(ReceiptRow, kw_only=True, gc=False):
+    revision: str = ""
+    task: str = ""
+    confidence: float | None = None
+    stage: str = ""
+    path: str = ""
+    kind: str = ""
+    fingerprint: str = ""
+    reason: str = ""
+    requested: str = ""
+    expected_cost_usd: float | None = None
+    escalated_from: str = ""
+    cached: str = ""
+    engine: str = ""
+    text: str = ""
+    evidence_key: bytes = b""
+    """What Redis has under this name; not in the record's JSON."""
+
+
+class UndecidedRow(ReceiptRow, kw_only=True, gc=False):
+    operation: str = ""
+    counted: bool | None = None
+
+
+class FeedbackRow(Row, kw_only=True, gc=False):
+    decision: str
+    rating: float | None = None
+    right_task: str = ""
+
+
+class ScoreRow(Row, kw_only=True, gc=False):
+    of: str
+    task: str
+    path: str
+    fingerprint: str
+    version: str
+    rows: _Count
+    score: float
+
+
+_TYPES: dict[str, type[Row]] = {
+    DECISIONS: DecisionRow,
+    UNDECIDED: UndecidedRow,
+    FEEDBACK: FeedbackRow,
+    SCORES: ScoreRow,
+    EVALUATIONS: ScoreRow,
+}
+_DECODE: dict[bytes, Any] = {name.encode(): msgspec.json.Decoder(row).decode for name, row in _TYPES.items()}
+_DECISIONS = DECISIONS.encode()
+_MS_PER_DAY = 86_400_000
+Partition = tuple[str, str, str]
+"""The table, the UTC day (YYYY-MM-DD) and the tenant; the tenant is empty without authentication."""
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records of some segments."""
+
+    by_partition: Mapping[Partition, list[Row]]
+    unreadable: Sequence[bytes]
+    """The lines that are no records."""
+
+
+def read_records(segment: bytes) -> Records:
+    """Returns the records of a segment.
+
+    An incomplete last line is left out: its process ended while it wrote the line.
+    """
+    groups: defaultdict[tuple[bytes, int, str], list[Row]] = defaultdict(list)
+    unreadable = []
+    *lines, _incomplete = segment.split(b"\n")
+    for line in lines:
+        table, _, record = line.partition(b"\t")
+        entry, _, evidence_key = record.partition(b"\t")
+        try:
+            row = _DECODE[table](entry)
+            if not record.isascii():
+                record.decode()  # the decoder skips fields without a column
+        except (KeyError, ValueError):
+            unreadable.append(line)
+            continue
+        row.entry = entry
+        if table == _DECISIONS:
+            row.evidence_key = evidence_key
+        else:
+            _identify(row, entry)
+        groups[table, row.unix_ms // _MS_PER_DAY, row.tenant].append(row)
+    return Records(
+        {(table.decode(), _day(day), tenant): rows for (table, day, tenant), rows in groups.items()}, unreadable
+    )
+
+
+def _identify(row: Row, entry: bytes) -> None:
+    """Sets an id that no other record has. What replaces an earlier record has the same id."""
+    if isinstance(row, FeedbackRow):
+        row.id = f"{row.decision}:{row.id}"
+    elif isinstance(row, ScoreRow):
+        row.id = _digest(repr((row.of, row.task, row.path, row.fingerprint, row.version)).encode())
+    else:
+        row.id = _digest(entry)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _day(number: int) -> str:
+    return (EPOCH + timedelta(days=number)).isoformat()

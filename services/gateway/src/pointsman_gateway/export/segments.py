@@ -1,0 +1,127 @@
+"""The segments of the gateways' export logs, and the plan which of them is exported next.
+
+The plan is on disk before its first Parquet file is written. So an exporter that was killed writes the same files
+again, under the same names, and no record is in two files.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from pointsman_gateway.request_log.export_log import FINISHED, OPEN
+from pointsman_gateway.request_log.wal_files import LockedFile, lock_file
+
+log = logging.getLogger(__name__)
+
+MAX_BATCH_BYTES = 32 * 1024 * 1024
+"""Bytes of segments that are exported together; a single segment may have more."""
+_LOCK, _PLAN = "exporter.lock", "plan.json"
+UNREADABLE = ".unreadable"
+
+
+class FolderInUse(Exception):
+    """Another exporter works on the folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Consecutive segments of one process, which are exported together."""
+
+    segments: tuple[str, ...]
+    """The names of the files."""
+
+    @property
+    def name(self) -> str:
+        """Returns WRITER-FIRST-LAST, the name of the process and the numbers of the segments."""
+        (writer, first), (_, last) = _parts(self.segments[0]), _parts(self.segments[-1])
+        return f"{writer}-{first}-{last}"
+
+
+class SegmentFolder:
+    """A folder of segments, which this process alone exports. Each method raises OSError if the disk fails."""
+
+    def __init__(self, folder: Path) -> None:
+        """Creates the folder if necessary, and locks it; raises FolderInUse if another exporter has the lock."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        lock = lock_file(folder / _LOCK, os.O_CREAT)
+        if lock is None:
+            raise FolderInUse(f"another exporter works on {folder}: stop it, or use that one")
+        self._lock: LockedFile = lock
+
+    def close(self) -> None:
+        self._lock.close()
+
+    def adopt(self) -> None:
+        """Finishes the open segments of processes that have ended."""
+        for path in self.folder.glob(f"*{OPEN}"):
+            if segment := lock_file(path):
+                path.rename(path.with_suffix(FINISHED))
+                segment.close()
+
+    def next_plan(self, min_age_seconds: float) -> Plan | None:
+        """Returns the unfinished plan, or makes and stores a new one; None if there is nothing to export.
+
+        Segments are exported once the first of their process is `min_age_seconds` old, or there are enough of them.
+        """
+        return self._unfinished_plan() or self._new_plan(min_age_seconds)
+
+    def read(self, plan: Plan) -> list[tuple[str, bytes]]:
+        """Returns name and content of each segment. Empty if the plan is carried out but for the removal of segments:
+        a segment is removed only once all are stored.
+        """
+        paths = [self.folder / name for name in plan.segments]
+        return [(path.name, path.read_bytes()) for path in paths] if all(path.exists() for path in paths) else []
+
+    def keep_unreadable(self, segment: str, lines: Sequence[bytes]) -> None:
+        """Stores lines of a segment that are no records next to it."""
+        path = self.folder / (segment + UNREADABLE)
+        log.error("%d lines of %s are no records: they are in %s", len(lines), segment, path)
+        path.write_bytes(b"\n".join(lines) + b"\n")
+
+    def finish(self, plan: Plan) -> None:
+        """Removes the segments of a plan whose records are stored."""
+        for name in plan.segments:
+            (self.folder / name).unlink(missing_ok=True)
+        (self.folder / _PLAN).unlink(missing_ok=True)
+
+    def _unfinished_plan(self) -> Plan | None:
+        try:
+            return Plan(tuple(json.loads((self.folder / _PLAN).read_bytes())))
+        except FileNotFoundError:
+            return None
+
+    def _new_plan(self, min_age_seconds: float) -> Plan | None:
+        names = sorted(path.name for path in self.folder.glob(f"*{FINISHED}"))
+        for _, group in groupby(names, key=lambda name: _parts(name)[0]):
+            chosen, size, changed = list[str](), 0, time.time()
+            for name in group:
+                about = (self.folder / name).stat()
+                if chosen and size + about.st_size > MAX_BATCH_BYTES:
+                    size = MAX_BATCH_BYTES
+                    break
+                size, changed = size + about.st_size, min(changed, about.st_mtime)
+                chosen.append(name)
+            if size >= MAX_BATCH_BYTES or time.time() - changed >= min_age_seconds:
+                return self._store(Plan(tuple(chosen)))
+        return None
+
+    def _store(self, plan: Plan) -> Plan:
+        temporary = self.folder / (_PLAN + ".tmp")
+        with temporary.open("w") as file:
+            json.dump(plan.segments, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.folder / _PLAN)
+        return plan
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Returns the name of the process and the number of the segment; the number is empty if the name has none."""
+    writer, _, number = name.partition(".")[0].partition("-")
+    return writer, number

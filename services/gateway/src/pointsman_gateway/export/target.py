@@ -1,0 +1,81 @@
+"""Where the Parquet files go: a folder, or object storage through fsspec."""
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import fsspec
+
+OBJECT_STORES = ("s3", "gs", "abfs", "abfss", "az", "memory")
+"""fsspec's names of stores in which an object appears as a whole, and replaces the one of its name."""
+_PACKAGES = "s3fs for s3://, gcsfs for gs://, adlfs for abfs://"
+
+
+class WrongTarget(Exception):
+    """The target is none to which files can be written; the message says what would be right."""
+
+
+class Target(Protocol):
+    """Interface to a place for files; `FolderTarget` and `ObjectTarget` implement it."""
+
+    def put(self, path: str, content: bytes) -> None:
+        """Writes a file, or replaces it; a reader sees all of it or nothing. `path` is relative, with slashes.
+
+        Raises OSError or an error of the store's library. Then the file is as it was before, or it is complete.
+        """
+        ...
+
+
+class FolderTarget:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, path: str, content: bytes) -> None:
+        final = self._folder / path
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = final.with_name(final.name + ".tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(final)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        directory = os.open(final.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+class ObjectTarget:
+    """It lists nothing, so it makes no difference if the store's listings are stale."""
+
+    def __init__(self, store: Any, prefix: str) -> None:
+        """Takes a file system of fsspec, and the bucket with the path in it."""
+        self._store = store
+        self._prefix = prefix.rstrip("/")
+
+    def put(self, path: str, content: bytes) -> None:
+        self._store.pipe_file(f"{self._prefix}/{path}", content)
+
+
+def open_target(address: str) -> Target:
+    """Opens a folder or URL as a target; raises WrongTarget."""
+    scheme, separator, rest = address.partition("://")
+    if not address:
+        raise WrongTarget("POINTSMAN_EXPORT_TARGET is empty: set a folder, s3://, gs:// or abfs:// with a path")
+    if not separator or scheme == "file":
+        return FolderTarget(Path(rest if separator else address))
+    if scheme not in OBJECT_STORES or not rest.strip("/"):
+        raise WrongTarget(
+            f"'{address}' is no target for exports: use a folder, s3://BUCKET/PATH, gs://BUCKET/PATH or "
+            "abfs://CONTAINER/PATH"
+        )
+    try:
+        store, prefix = fsspec.core.url_to_fs(address)
+    except ImportError as error:
+        raise WrongTarget(f"'{address}' needs a package that is not installed ({_PACKAGES}): {error}") from error
+    return ObjectTarget(store, prefix)

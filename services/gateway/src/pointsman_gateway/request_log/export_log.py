@@ -1,0 +1,171 @@
+"""The export log of one gateway process: what the request log gets, on disk until the exporter has it.
+
+It is separate from the write-ahead log, so that neither Redis nor the exporter holds up the other. A process appends to
+a segment of its own, which it keeps locked; a finished segment has another name, and the exporter removes it once its
+records are stored. The exporter also takes the open segment of a process that has ended.
+"""
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from pointsman_gateway.request_log.metrics import RequestLogMetrics
+from pointsman_gateway.request_log.wal_files import LockedFile, lock_file
+
+log = logging.getLogger(__name__)
+
+DECISIONS, UNDECIDED, FEEDBACK, SCORES, EVALUATIONS = "decisions", "undecided", "feedback", "scores", "evaluations"
+"""The tables of records."""
+OPEN, FINISHED = ".open", ".jsonl"
+"""The ends of segments' names: of those that a process writes, and of those that are complete."""
+SEGMENT_BYTES = 4 * 1024 * 1024
+"""Bytes from which on a segment is finished."""
+SEGMENT_SECONDS = 10.0
+"""Seconds after its first record in which a segment is finished."""
+MAX_UNWRITTEN_BYTES = 64 * 1024 * 1024
+"""The most bytes of records that wait in memory while the disk cannot be written; beyond it the oldest are lost."""
+
+
+class ExportSink(Protocol):
+    """Interface to the exported records; `ExportLog` and `NullExportLog` implement it."""
+
+    def append(self, table: str, records: Iterable[str]) -> None:
+        """Appends records of one of the tables above: JSON, for `DECISIONS` followed by a tab and the evidence key."""
+        ...
+
+
+class NullExportLog:
+    """The `ExportSink` of a gateway from which nothing is exported."""
+
+    def append(self, table: str, records: Iterable[str]) -> None:
+        """Does nothing."""
+
+
+NO_EXPORT = NullExportLog()
+
+
+class ExportLog:
+    """Writes segments in a folder that several processes share.
+
+    All segments together have at most `max_bytes`, checked with what `maintain` has found last; records beyond that are
+    lost, and counted.
+    """
+
+    def __init__(self, folder: Path, writer: str, metrics: RequestLogMetrics, max_bytes: int) -> None:
+        """Creates the folder if necessary; raises OSError if that fails. `writer` is this process's own name."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._writer = writer
+        self._metrics = metrics
+        self._max_bytes = max_bytes
+        self._segment: LockedFile | None = None
+        self._number = 0
+        self._finish_at = 0.0
+        self._stored_bytes = 0
+        """The bytes in the folder at the last `maintain`, and those that were appended since."""
+        self._unwritten: deque[tuple[int, bytes]] = deque()
+        """Number of records, and their lines, which the disk has not taken."""
+        self._unwritten_bytes = 0
+        self._failing = ""
+
+    def append(self, table: str, records: Iterable[str]) -> None:
+        lines = [f"{table}\t{record}\n" for record in records]
+        if not lines:
+            return
+        data = "".join(lines).encode()
+        if self._stored_bytes + self._unwritten_bytes + len(data) > self._max_bytes:
+            self._drop("full", len(lines), f"{self._max_bytes} bytes wait for the exporter already")
+            return
+        self._unwritten.append((len(lines), data))
+        self._unwritten_bytes += len(data)
+        self._write()
+
+    def maintain(self) -> None:
+        """Measures the folder, writes again what the disk did not take, and finishes the segment if it is old enough.
+
+        To be called every second or so. Raises OSError if the folder cannot be read.
+        """
+        self._stored_bytes = segment_bytes(self._folder)
+        self._metrics.export_bytes.set(self._stored_bytes + self._unwritten_bytes)
+        self._write()
+        if self._segment is not None and time.monotonic() >= self._finish_at:
+            self._finish(self._segment)
+
+    def close(self) -> None:
+        """Finishes the segment. Records that the disk still does not take are lost, and counted."""
+        self._write()
+        if self._segment is not None:
+            self._finish(self._segment)
+        if self._unwritten:
+            self._drop("stopped", sum(count for count, _ in self._unwritten), "the gateway stops")
+
+    def _write(self) -> None:
+        try:
+            while self._unwritten:
+                count, data = self._unwritten[0]
+                segment = self._segment or self._create()
+                segment.append(data)
+                self._unwritten.popleft()
+                self._unwritten_bytes -= len(data)
+                self._stored_bytes += len(data)
+                if segment.size >= SEGMENT_BYTES:
+                    self._finish(segment)
+        except OSError as error:
+            self._report(f"exported records wait in memory: {error}")
+            while self._unwritten_bytes > MAX_UNWRITTEN_BYTES:
+                count, data = self._unwritten.popleft()
+                self._unwritten_bytes -= len(data)
+                self._drop("disk", count, str(error))
+        else:
+            if self._failing:
+                self._failing = ""
+                log.info("records are exported again")
+
+    def _create(self) -> LockedFile:
+        """Creates and locks the next segment; raises OSError if that fails."""
+        while True:
+            self._number += 1
+            path = self._folder / f"{self._writer}-{self._number:08d}{OPEN}"
+            segment = lock_file(path, os.O_CREAT | os.O_EXCL)
+            if segment is not None:  # otherwise the exporter took it for one of a process that has ended
+                self._segment, self._finish_at = segment, time.monotonic() + SEGMENT_SECONDS
+                return segment
+
+    def _finish(self, segment: LockedFile) -> None:
+        self._segment = None
+        try:
+            segment.cut()
+            segment.path.rename(segment.path.with_suffix(FINISHED))
+        except OSError as error:  # once it is unlocked, the exporter takes it as it is
+            log.warning("%s cannot be renamed: %s", segment.path, error)
+        segment.close()
+
+    def _drop(self, reason: str, count: int, why: str) -> None:
+        self._metrics.export_dropped.labels(reason).inc(count)
+        self._report(f"records are lost to the export: {why}")
+
+    def _report(self, what: str) -> None:
+        if self._failing != what:
+            self._failing = what
+            log.warning("%s", what)
+
+
+def export_dir(wal_dir: Path) -> Path:
+    """Returns the folder of the segments, which is in that of the write-ahead log."""
+    return wal_dir / "export"
+
+
+def segment_bytes(folder: Path) -> int:
+    """Returns the bytes of all segments in a folder; raises OSError if it cannot be read."""
+    total = 0
+    for entry in os.scandir(folder):
+        if entry.name.endswith((OPEN, FINISHED)):
+            try:
+                total += entry.stat().st_size
+            except FileNotFoundError:  # the exporter has just removed it
+                continue
+    return total
