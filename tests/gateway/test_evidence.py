@@ -8,7 +8,8 @@ from pointsman_gateway.domain import Feedback, PathEvidence, PathScore
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.evidence import EvidenceKey, EvidenceStore
 from pointsman_gateway.request_log.store import Batch
-from pointsman_lab.request_log import open_request_log, read_evidence
+from pointsman_lab.redis_log import open_redis_log
+from pointsman_lab.request_log import read_evidence
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_servicekit.redis_clients import open_client
 
@@ -93,7 +94,7 @@ async def test_offline_the_current_version_is_the_one_that_answered_not_the_one_
 ) -> None:
     answering, evaluated = "triage@111111111111", "triage@222222222222"
     made = decision("d1", "triage", ADAPTED)
-    async with open_request_log(valkey.url) as log:
+    async with open_redis_log(valkey.url) as log:
         await harness.store.add_evaluation("a", [PathScore("triage", ADAPTED, evaluated, 10, 1.0)])
         assert (await read_evidence(log, 2)).versions(ADAPTED) == evaluated
         harness.recorder.note(REQUEST, made, receipt(made, model=answering))

@@ -17,7 +17,7 @@ from pointsman_lab.datasets.build import BuildOrder, build, plan_report, read_ev
 from pointsman_lab.datasets.rows import Row, Source, WrittenDataSet, group_of, prompt_key, split
 from pointsman_lab.datasets.samples import AnswerFeedback, Extracted, ExtractionTerms, Sample, StoredAnswer, extract
 from pointsman_lab.prediction.evaluation import read_evaluation
-from pointsman_lab.request_log import open_request_log
+from pointsman_lab.redis_log import open_redis_log
 from redis.asyncio import Redis
 
 from tests.gateway.doubles.config_folder import IN_TRIAGE, ConfigFolder
@@ -154,7 +154,7 @@ def remember(harness: RequestLogHarness, number: int, text: str, answer: str, te
 
 
 async def built(config: Config, valkey: Valkey, root: Path, taught: Path | None = None) -> WrittenDataSet:
-    async with open_request_log(valkey.url) as log:
+    async with open_redis_log(valkey.url) as log:
         return await build(config, log, BuildOrder("triage", root, taught))
 
 

@@ -8,6 +8,7 @@ import pytest
 from pointsman_gateway.bootstrap.models import EmbeddingModels
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
+from pointsman_lab.log_source import LogSource
 from pointsman_lab.prediction.command import PredictOrder, learn
 from pointsman_lab.prediction.policy import Target
 from pointsman_lab.prediction.task_shares import shares_of_tasks
@@ -27,7 +28,7 @@ def models(model_folder: Path) -> EmbeddingModels:
 
 
 def order(tasks: tuple[str, ...], scores: Path) -> PredictOrder:
-    return PredictOrder(tasks, None, None, scores, False, "14d", "", Target(usd_per_wrong_answer=1.0))
+    return PredictOrder(tasks, None, None, scores, False, "14d", LogSource(), Target(usd_per_wrong_answer=1.0))
 
 
 def write_scores(file: Path, rows: int = 120) -> Path:

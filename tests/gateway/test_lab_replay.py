@@ -15,7 +15,7 @@ from pointsman_gateway.domain import Path as AnswerPath
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import PendingEntry, to_entry
 from pointsman_lab.__main__ import main
-from pointsman_lab.request_log import PAGE_SIZE
+from pointsman_lab.redis_log import PAGE_SIZE
 from redis.asyncio import Redis
 
 from tests.gateway.doubles.api_clients import HttpClient

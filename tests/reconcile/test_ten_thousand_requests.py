@@ -15,8 +15,8 @@ from pointsman_gateway.request_log import redis_schema
 from pointsman_lab.reconcile import causes
 from pointsman_lab.reconcile.reconciliation import ReconcileOrder, reconcile
 from pointsman_lab.reconcile.selection import Selection
+from pointsman_lab.redis_log import open_redis_log
 from pointsman_lab.report import Report
-from pointsman_lab.request_log import open_request_log
 from pointsman_servicekit.redis_clients import open_client
 
 from tests.gateway.doubles.valkey import Valkey, running_valkey
@@ -30,7 +30,7 @@ async def reconciled(simulated: Simulated, entries: Iterable[Entry], folder: Pat
     async with running_valkey(folder / "valkey") as valkey:
         await write(valkey, entries)
         order = ReconcileOrder(tuple(simulated.exports.values()), Fraction(0), selection=Selection(keys=KEYS))
-        async with open_request_log(valkey.url) as log:
+        async with open_redis_log(valkey.url) as log:
             return await reconcile(order, simulated.config, log)
 
 

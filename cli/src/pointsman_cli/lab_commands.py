@@ -18,7 +18,7 @@ from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.example import EXAMPLE_FILE, load_example
 from pointsman_cli.lab_process import LabJob, lab_facts, run_lab
 from pointsman_cli.optional import optional
-from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, redis_url
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RecordsOption, RedisOption, log_arguments
 
 TASKS_FILE = "tasks.yaml"
 
@@ -89,6 +89,7 @@ def lint(
     folder: FolderArgument,
     since: SinceOption = "24h",
     redis: RedisOption = "",
+    records: RecordsOption = "",
     write: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the proposed examples to this JSON Lines file for review."),
@@ -103,8 +104,7 @@ def lint(
     """
     at = DataDir.at(data_dir)
     arguments = ["suggest", str(config_folder(folder)), "--since", since]
-    if url := redis_url(redis, at):
-        arguments += ["--redis", url]
+    arguments += log_arguments(redis, records, at)
     if write is not None:
         arguments += ["--write", str(write.absolute())]
     run_interruptibly(run_lab(LabJob(arguments, at, as_json)))
@@ -114,6 +114,7 @@ def wrappers(
     folder: FolderArgument,
     since: SinceOption = "24h",
     redis: RedisOption = "",
+    records: RecordsOption = "",
     write: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the entries for tasks.yaml to this file for review.")
     ] = None,
@@ -126,8 +127,7 @@ def wrappers(
     """
     at = DataDir.at(data_dir)
     arguments = ["wrappers", str(config_folder(folder)), "--since", since]
-    if url := redis_url(redis, at):
-        arguments += ["--redis", url]
+    arguments += log_arguments(redis, records, at)
     if write is not None:
         arguments += ["--write", str(write.absolute())]
     run_interruptibly(run_lab(LabJob(arguments, at, as_json)))
@@ -175,8 +175,7 @@ def build(
     """
     at = DataDir.at(data_dir)
     arguments = ["data", str(config_folder_of(config, at)), task, "--out", str(datasets_folder(out, at))]
-    if url := redis_url(redis, at):
-        arguments += ["--redis", url]
+    arguments += log_arguments(redis, "", at)
     run_interruptibly(run_lab(LabJob(arguments, at, as_json)))
 
 
@@ -202,6 +201,7 @@ def predict(
     ] = False,
     since: Annotated[str, typer.Option(metavar="AGE", help="With --live: how old ratings may be.")] = "14d",
     redis: RedisOption = "",
+    records: RecordsOption = "",
     usd_per_wrong_answer: Annotated[
         float | None,
         optional("USD", "Dollars that a wrong answer costs you."),
@@ -231,6 +231,8 @@ def predict(
         raise UsageError("--usd-per-wrong-answer must be above 0 and finite, and excludes --quality")
     if (data is None) != (answers is None) or (data and scores) or not (data or scores or live):
         raise UsageError("name an evaluation by both --data and --answers, or --scores; add --live, or name it alone")
+    if records and not live:
+        raise UsageError("--from is read with --live only: add it")
     at = DataDir.at(data_dir)
     arguments = ["predict", str(config_folder_of(config, at)), *tasks, "--since", since]
     for name, number in (("--usd-per-wrong-answer", usd_per_wrong_answer), ("--quality", quality)):
@@ -242,8 +244,7 @@ def predict(
         arguments += ["--scores", str(scores)]
     if live:
         arguments.append("--live")
-        if url := redis_url(redis, at):
-            arguments += ["--redis", url]
+        arguments += log_arguments(redis, records, at)
     run_interruptibly(run_lab(LabJob(arguments, at, as_json)))
 
 
@@ -292,6 +293,7 @@ def replay(
     ],
     since: SinceOption = "24h",
     redis: RedisOption = "",
+    records: RecordsOption = "",
     examples: Annotated[int, typer.Option(min=0, max=100, help="Number of changed requests to show.")] = 10,
     fail_if_changed: Annotated[
         float | None,
@@ -306,10 +308,10 @@ def replay(
     nothing to an engine and writes nothing.
     """
     at = DataDir.at(data_dir)
-    url = redis_url(redis, at)
-    if not url:
-        raise UsageError("there is no request log to replay: nothing runs here, and no --redis was given")
-    arguments = ["replay", str(config_folder(folder)), "--since", since, "--redis", url]
+    source = log_arguments(redis, records, at)
+    if not source:
+        raise UsageError("there is no request log to replay: nothing runs here, and no --redis or --from was given")
+    arguments = ["replay", str(config_folder(folder)), "--since", since, *source]
     arguments += ["--examples", str(examples)]
     if fail_if_changed is not None:
         arguments += ["--fail-if-changed", str(fail_if_changed)]

@@ -57,6 +57,9 @@ RetrieverOption = Annotated[
 ]
 TenantOption = Annotated[str, typer.Option(metavar="NAME", help="The tenant that owns the collection.")]
 RedisOption = Annotated[str, optional("URL", "Redis; default: the running `pointsman up`.")]
+RecordsOption = Annotated[
+    str, optional("FOLDER|URL", "Read the exporter's Parquet files at its target, not Redis.", "--from")
+]
 AuthorOption = Annotated[str, optional("NAME", "Who makes the change, for the history; default: your user name.")]
 
 AdapterArgument = Annotated[
@@ -115,6 +118,19 @@ def redis_url(given: str, data_dir: DataDir) -> str:
     """
     running = read_run(data_dir.run_file)
     return given or (running.redis_url if running else "")
+
+
+def log_arguments(redis: str, records: str, data_dir: DataDir) -> list[str]:
+    """Returns the lab's arguments that say where the request log is; empty if there is none.
+
+    Raises UsageError if both are given, or as `redis_url` does.
+    """
+    if records:
+        if redis:
+            raise UsageError("give --redis or --from, not both")
+        return ["--from", records if "://" in records else str(Path(records).absolute())]
+    url = redis_url(redis, data_dir)
+    return ["--redis", url] if url else []
 
 
 def api_key(variable: str) -> str:

@@ -9,7 +9,7 @@ from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.lab_commands import ConfigOption, config_folder_of
 from pointsman_cli.lab_process import LabJob, run_lab
-from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, redis_url
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RecordsOption, RedisOption, log_arguments
 
 
 def reconcile(
@@ -59,6 +59,7 @@ def reconcile(
         str, typer.Option(metavar="AGE", help="Without an export: the time for engines of your own.")
     ] = "7d",
     redis: RedisOption = "",
+    records: RecordsOption = "",
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
@@ -77,6 +78,5 @@ def reconcile(
     repeated = {"--model": model, "--key": key, "--engine": engine, "--paid": paid}
     arguments += [part for name, values in repeated.items() for value in values or () for part in (name, value)]
     arguments += ["--time-zone", time_zone]
-    if url := redis_url(redis, at):
-        arguments += ["--redis", url]
+    arguments += log_arguments(redis, records, at)
     run_interruptibly(run_lab(LabJob(arguments, at, as_json, needs_model=False)))

@@ -1,10 +1,12 @@
 """`pointsman advise`: the command and its tables."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import typer
 from pointsman_servicekit.errors import NotFound
@@ -36,12 +38,14 @@ from pointsman_cli.advise.options import (
     MinScoreOption,
     MinValidOption,
     PowerOption,
+    RecordsOption,
     RegretOption,
     RequestsPerMonthOption,
     RetrainDaysOption,
     SampleOption,
     SeedOption,
     SigningKeyOption,
+    SinceOption,
     TrainerUsdPerHourOption,
     TrainingCostsOption,
     TrainingFilesOption,
@@ -59,8 +63,10 @@ from pointsman_cli.certificate.issue import Validity, make_statement
 from pointsman_cli.certificate.sample import Sampling
 from pointsman_cli.certificate.task_verdicts import VerdictTerms
 from pointsman_cli.certificate.verification import ConfigurationSource, Verification, fetch_catalog
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.eval.report import read_report
+from pointsman_cli.lab_process import LabJob, lab_facts
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     KEY_VARIABLE,
@@ -70,6 +76,7 @@ from pointsman_cli.options import (
     UrlOption,
     api_key,
     gateway_url,
+    log_arguments,
     print_json,
     table_console,
 )
@@ -81,6 +88,7 @@ _CERTIFICATE, _VERIFY = "--certificate", "--verify"
 _GATEWAY = ("gateway", "data_dir", "key_env")
 _OPTIONS = {
     "--live": _GATEWAY,
+    "--from": ("since", "data_dir"),
     "--against": ("gateway", "data_dir"),
     "--regret": ("gateway", "data_dir"),
     _CERTIFICATE: (*_GATEWAY, "adapters", "difference", "power", "valid_days", "max_price_change", "signing_key"),
@@ -89,13 +97,15 @@ _OPTIONS = {
 """The parameters of `advise_on` that each source of figures uses; those in no entry are for a report, with or without a
 certificate.
 """
-_ALWAYS = ("evaluation", "live", "against", "regret", "certificate", "verify_file", "as_json")
+_ALWAYS = ("evaluation", "live", "records", "against", "regret", "certificate", "verify_file", "as_json")
 
 
 def advise_on(
     context: typer.Context,
     evaluation: EvaluationArgument = None,
     live: LiveOption = False,
+    records: RecordsOption = "",
+    since: SinceOption = "14d",
     against: AgainstOption = "",
     regret: RegretOption = False,
     gateway: UrlOption = "",
@@ -131,8 +141,8 @@ def advise_on(
     """Compute from which volume an adapter pays off against each path without one, and recommend a path for each task.
 
     Uses the figures of an evaluation and the cost of training; sends no requests. With --live it uses the ratings that
-    a gateway has, and says how many more would settle what is open; with --against it compares what tokens cost on your
-    hardware with a provider.
+    a gateway has, with --from those in exported records, and says how many more would settle what is open; with
+    --against it compares what tokens cost on your hardware with a provider.
 
     With --regret it compares the cost, latency and quality of shadow requests with the paths that were chosen, in one
     gateway since its start, shown as chosen : shadow. Regret is what the shadow path would have saved (total dollars)
@@ -142,7 +152,15 @@ def advise_on(
     With --certificate the verdict is also written to a file, with all that it depends on, if the rows decide it; the
     exit status is 3 if they do not. --verify checks such a file: 0 is valid, 3 weakened, 4 invalid.
     """
-    _check_options(context, _source(evaluation, live, against, regret, certificate, verify_file))
+    given_sources = {
+        _REPORT: evaluation is not None,
+        "--live": live,
+        "--from": bool(records),
+        "--against": bool(against),
+        "--regret": regret,
+        _VERIFY: verify_file is not None,
+    }
+    _check_options(context, _source(given_sources, certificate))
     folders = parse_folders(adapters or ())
     if verify_file:
         source = ConfigurationSource("" if config else gateway_url(gateway, data_dir), api_key(key_env), config)
@@ -156,8 +174,13 @@ def advise_on(
         price = _named_price(against)
         _compare_hardware(find_services(gateway, "", "", data_dir).gateway, against, price, as_json)
         return
+    if records:
+        arguments = ["overview", "--since", since, *log_arguments("", records, DataDir.at(data_dir))]
+        job = LabJob(arguments, DataDir.at(data_dir), as_json, needs_model=False)
+        _advise_by_ratings(run_interruptibly(lab_facts(job))["tasks"], as_json)
+        return
     if evaluation is None:
-        _advise_live(gateway_url(gateway, data_dir), api_key(key_env), as_json)
+        _advise_by_ratings(fetch_tasks(gateway_url(gateway, data_dir), api_key(key_env)), as_json)
         return
     report = read_report(evaluation)
     check_selection(training_files or (), report.sha256)
@@ -190,25 +213,17 @@ def advise_on(
         print_advice(table_console(), advice)
 
 
-def _source(
-    evaluation: Path | None, live: bool, against: str, regret: bool, certificate: Path | None, verify_file: Path | None
-) -> str:
-    """Returns where the figures are from: _REPORT, or the option that says it.
+def _source(given: Mapping[str, bool], certificate: Path | None) -> str:
+    """Returns where the figures are from: _REPORT, or the option that says it. `given` are all sources, and whether
+    each is given.
 
     Raises UsageError unless exactly one source is given.
     """
-    given = {
-        _REPORT: evaluation is not None,
-        "--live": live,
-        "--against": bool(against),
-        "--regret": regret,
-        _VERIFY: verify_file is not None,
-    }
     chosen = [source for source, is_given in given.items() if is_given]
     if len(chosen) != 1:
         raise UsageError(
-            "give either a REPORT of `pointsman eval --json`, or --live, or --against MODEL, or --regret, or "
-            "--verify FILE"
+            "give either a REPORT of `pointsman eval --json`, or --live, or --from FOLDER, or --against MODEL, or "
+            "--regret, or --verify FILE"
         )
     if certificate and chosen[0] != _REPORT:
         raise UsageError(f"{_CERTIFICATE} is made of a REPORT, not of {chosen[0]}")
@@ -245,8 +260,8 @@ def _compare_hardware(url: str, against: str, price: PricedModel, as_json: bool)
         table_console().print(Group(*map(Text, hardware_lines(cost, str(prices_as_of())))))
 
 
-def _advise_live(url: str, key: str, as_json: bool) -> None:
-    found = [live_advice(task) for task in fetch_tasks(url, key)]
+def _advise_by_ratings(tasks: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    found = [live_advice(task) for task in tasks]
     if as_json:
         print_json([asdict(task) for task in found])
     else:

@@ -18,13 +18,17 @@ EvaluationArgument = Annotated[
     Path | None,
     typer.Argument(
         metavar="[REPORT]",
-        help="A report written by `pointsman eval --json`; or --live, --against or --regret.",
+        help="A report written by `pointsman eval --json`; or --live, --from, --against or --regret.",
         show_default=False,
     ),
 ]
 LiveOption = Annotated[
     bool, typer.Option("--live", help="Advise by the ratings of a running gateway: feedback and shadow requests.")
 ]
+RecordsOption = Annotated[
+    str, optional("FOLDER|URL", "Advise by the ratings and receipts in the exporter's Parquet files.", "--from")
+]
+SinceOption = Annotated[str, typer.Option(metavar="AGE", help="With --from: how old records may be, in whole days.")]
 AgainstOption = Annotated[
     str, optional("MODEL", "Compare the engines' hourly price with this model's list price, as in gpt-4o-mini.")
 ]

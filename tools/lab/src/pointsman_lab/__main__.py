@@ -25,15 +25,17 @@ from pointsman_lab.datasets.build import BuildOrder, build, data_report, plan_re
 from pointsman_lab.datasets.rendering import ChosenPassages, PathRenderer, QueryEmbedding, RenderOrder, render
 from pointsman_lab.fit import ARTIFACT, fit, fit_model
 from pointsman_lab.litellm_import import import_litellm
+from pointsman_lab.log_source import LogSource
 from pointsman_lab.prediction.command import PredictOrder, learn
 from pointsman_lab.prediction.policy import Target
 from pointsman_lab.prices.price_import import ImportOrder, import_prices
 from pointsman_lab.reconcile.arguments import add_arguments, read_order
 from pointsman_lab.reconcile.reconciliation import reconcile
+from pointsman_lab.redis_log import open_redis_log
 from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
-from pointsman_lab.request_log import open_request_log, parse_age, read_evidence
+from pointsman_lab.request_log import parse_age, read_evidence
 from pointsman_lab.starter import Answers, configuration, read_labelled, starter_report, token_prices, write_checked
 from pointsman_lab.suggestions import check_examples, check_log, suggest_report, write_proposals
 from pointsman_lab.wrappers import find_in_log, wrappers_report, write_entries
@@ -127,6 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     render_parser.add_argument("--eval-data", type=Path, metavar="FILE")
     render_parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     render_parser.add_argument("--seed", type=int, default=7)
+    overview_parser = commands.add_parser("overview", help="sum up each task's paths from exported records")
+    overview_parser.set_defaults(command=_overview)
+    overview_parser.add_argument("--since", default="14d", metavar="AGE", help="of whole days in UTC")
+    overview_parser.add_argument("--from", dest="records", required=True, metavar="FOLDER|URL")
     plan_parser = commands.add_parser("plan", help="print the flywheel configuration of a task")
     plan_parser.set_defaults(command=_plan)
     for subparser in (
@@ -143,6 +149,8 @@ def _parser() -> argparse.ArgumentParser:
         subparser.add_argument("--since", default="24h", metavar="AGE", help="30m, 24h, 7d")
     for subparser in (predict_parser, replay_parser, suggest_parser, wrappers_parser, data_parser, reconcile_parser):
         subparser.add_argument("--redis", metavar="URL", help="default: POINTSMAN_GATEWAY_REDIS_URL")
+        if subparser is not data_parser:
+            subparser.add_argument("--from", dest="records", metavar="FOLDER|URL", help="exported records, not Redis")
     return parser
 
 
@@ -189,7 +197,7 @@ async def _predict(options: argparse.Namespace, settings: Settings) -> Report:
         scores=options.scores,
         is_live=options.live,
         since=options.since,
-        redis_url=options.redis or settings.redis_url,
+        source=_source(options, settings),
         target=Target(options.usd_per_wrong_answer, options.quality),
     )
     return await learn(order, config, EmbeddingModels.load(settings.embedding_model, config.encoder), ProgressLines())
@@ -197,10 +205,7 @@ async def _predict(options: argparse.Namespace, settings: Settings) -> Report:
 
 async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
     seconds, config = parse_age(options.since), _load(options.folder)
-    url = options.redis or settings.redis_url
-    if not url:
-        raise ConfigError("there is no request log to replay; name its Redis by --redis or POINTSMAN_GATEWAY_REDIS_URL")
-    async with open_request_log(url) as log:
+    async with _source(options, settings).open() as log:
         evidence = await read_evidence(log, config.tasks.request_log.lookback_days)
         models = EmbeddingModels.load(settings.embedding_model, config.encoder)
         fitted = fit_model(config, models, ProgressLines()) if config.tasks.tasks else None
@@ -211,25 +216,31 @@ async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
 
 
 async def _reconcile(options: argparse.Namespace, settings: Settings) -> Report:
-    url = options.redis or settings.redis_url
-    if not url:
-        raise ConfigError("there is no request log; name its Redis by --redis or POINTSMAN_GATEWAY_REDIS_URL")
     order = read_order(options)
-    async with open_request_log(url) as log:
+    async with _source(options, settings).open() as log:
         return await reconcile(order, _load(options.folder), log)
+
+
+async def _overview(options: argparse.Namespace, settings: Settings) -> Report:
+    seconds = parse_age(options.since)
+    async with LogSource(records=options.records).open_records() as log:
+        from pointsman_lab.overview import overview  # it needs DuckDB, which has been found
+
+        return overview(log, seconds, ProgressLines())
+
+
+def _source(options: argparse.Namespace, settings: Settings) -> LogSource:
+    return LogSource(options.redis or settings.redis_url, options.records or "")
 
 
 async def _suggest(options: argparse.Namespace, settings: Settings) -> Report:
     seconds, config = parse_age(options.since), _load(options.folder)
-    models, progress, url = (
-        EmbeddingModels.load(settings.embedding_model, config.encoder),
-        ProgressLines(),
-        options.redis or settings.redis_url,
-    )
+    models, progress = EmbeddingModels.load(settings.embedding_model, config.encoder), ProgressLines()
+    source = _source(options, settings)
     in_examples = check_examples(config, models, progress)
-    if not url:
+    if not source.is_given:
         return suggest_report(in_examples, None, options.since, "")
-    async with open_request_log(url) as log:
+    async with source.open() as log:
         in_log = await check_log(config, models, log, seconds, progress)
     if options.write:
         write_proposals(in_log.proposals, options.write)
@@ -237,10 +248,8 @@ async def _suggest(options: argparse.Namespace, settings: Settings) -> Report:
 
 
 async def _wrappers(options: argparse.Namespace, settings: Settings) -> Report:
-    seconds, config, url = parse_age(options.since), _load(options.folder), options.redis or settings.redis_url
-    if not url:
-        raise ConfigError("there is no request log; name its Redis by --redis or POINTSMAN_GATEWAY_REDIS_URL")
-    async with open_request_log(url) as log:
+    seconds, config = parse_age(options.since), _load(options.folder)
+    async with _source(options, settings).open() as log:
         found = await find_in_log(config, log, seconds, ProgressLines())
     if options.write:
         write_entries(found.wrappers, options.write)
@@ -252,7 +261,7 @@ async def _data(options: argparse.Namespace, settings: Settings) -> Report:
     order = BuildOrder(options.task, options.out, options.teacher_answers)
     if not url:
         return data_report(await build(config, None, order))
-    async with open_request_log(url) as log:
+    async with open_redis_log(url) as log:
         return data_report(await build(config, log, order))
 
 

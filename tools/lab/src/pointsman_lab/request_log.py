@@ -1,33 +1,23 @@
-"""Reads the gateway's request log from Redis, page by page: decisions, feedback on them, and evidence per path."""
+"""Reads the gateway's request log: decisions, feedback on them, and evidence per path."""
 
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, TypeVar
+from typing import Any
 
 from pointsman_gateway.classification.document_signals import sketches_used
 from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Message, Path, Request, Sampling
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import VERSION
-from pointsman_gateway.request_log.evidence import ANSWERS, Counts, EvidenceKey, EvidenceStore, from_fields
+from pointsman_gateway.request_log.evidence import ANSWERS, Counts, EvidenceKey, EvidenceStore
 from pointsman_gateway.request_log.redis_schema import last_days
-from pointsman_servicekit.errors import InvalidArgument, Unavailable
-from pointsman_servicekit.keys import redis_layout
-from pointsman_servicekit.keys.records import TenantRecord
-from pointsman_servicekit.redis_clients import REDIS_ERRORS, RedisClient, open_client
-
-PAGE_SIZE = 100
-"""Entries read at once; each holds at most 64 KiB of text."""
-TIMEOUT_SECONDS = 5.0
-"""Seconds for each answer of Redis. No request waits for it, but an unreachable Redis must be reported."""
+from pointsman_servicekit.errors import InvalidArgument
 
 _AGE = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
-
-Reply = TypeVar("Reply")
 
 
 def parse_age(age: str) -> int:
@@ -94,25 +84,26 @@ class RatedRequest:
     """The last message; empty if it was not stored."""
 
 
-class RequestLog:
-    """Reads the request log; each method raises Unavailable ("redis_unavailable") if Redis does not answer."""
+class RequestLog(ABC):
+    """The entries of a request log, in Redis or in Parquet files. Each method raises Unavailable ("redis_unavailable")
+    if Redis does not answer, or FailedPrecondition ("unreadable_records") if the files cannot be read.
+    """
 
-    def __init__(self, redis: RedisClient, url: str) -> None:
-        self._redis = redis.client
-        self._url = url
-
+    @abstractmethod
     async def count(self, seconds: float) -> int:
-        """Estimates how many decisions the last `seconds` hold, as if decisions arrived at a constant rate."""
-        stream = redis_schema.DECISIONS
-        total = int(await self._reply(self._redis.xlen(stream)))
-        ends = [await self._reply(read(stream, count=1)) for read in (self._redis.xrange, self._redis.xrevrange)]
-        if not total or not all(ends):
-            return 0
-        first, last = (_unix_ms(entry[0][0]) for entry in ends)
-        begin = await self._begin(seconds)
-        if begin <= first:
-            return total
-        return max(0, round(total * (last - begin) / max(last - first, 1)))
+        """Returns about how many decisions the last `seconds` hold."""
+
+    @abstractmethod
+    def entries(self, stream: str, seconds: float = inf) -> AsyncIterator[tuple[str, dict[str, str]]]:
+        """Yields id and fields of each entry of the last `seconds` in a stream, oldest first, up to the call."""
+
+    @abstractmethod
+    async def evidence(self, days: list[str]) -> dict[str, Counts]:
+        """Returns the evidence of UTC days (YYYYMMDD)."""
+
+    @abstractmethod
+    async def complete_since(self, stream: str) -> float:
+        """Returns the Unix seconds since when the log has all entries of a stream; 0 if it has had them always."""
 
     async def decisions(self, seconds: float) -> AsyncIterator[RecordedDecision]:
         """Yields the decisions of the last `seconds`, oldest first, up to the time of the call."""
@@ -151,74 +142,6 @@ class RequestLog:
                 if fields["decision"] in requests:
                     requests[fields["decision"]].text = last_message(fields["entry"])
         return list(requests.values())
-
-    async def evidence(self, days: list[str]) -> dict[str, Counts]:
-        return {
-            day: from_fields(await self._reply(self._redis.hgetall(redis_schema.EVIDENCE + day)))[0] for day in days
-        }
-
-    async def tenants(self) -> dict[str, TenantRecord]:
-        """Returns the stored records of all tenants (limits, consent to training and others), by tenant name.
-
-        Raises FailedPrecondition if this version cannot read the format in which a tenant is stored.
-        """
-        read = await self._reply(self._redis.hgetall(redis_layout.TENANTS))
-        return {name: TenantRecord.from_json(text) for name, text in read.items()}
-
-    async def complete_since(self, stream: str) -> float:
-        """Returns the Unix seconds since when the log has all entries of a stream; 0 if none has been removed yet."""
-        if not await self._reply(self._redis.exists(stream)):
-            return 0.0
-        about: Any = await self._reply(self._redis.xinfo_stream(stream))
-        first = about["first-entry"]
-        if about["entries-added"] <= about["length"] or not first:
-            return 0.0
-        return _unix_ms(first[0]) / 1000
-
-    async def delete(self, stream: str, entry_ids: Sequence[str]) -> None:
-        """Deletes the entries with these ids from a Redis stream. They cannot be restored."""
-        for start in range(0, len(entry_ids), PAGE_SIZE):
-            await self._reply(self._redis.xdel(stream, *entry_ids[start : start + PAGE_SIZE]))
-
-    async def entries(self, stream: str, seconds: float = inf) -> AsyncIterator[tuple[str, dict[str, str]]]:
-        """Yields id and fields of each entry of the last `seconds` in a stream, oldest first, up to the call."""
-        newest = await self._reply(self._redis.xrevrange(stream, count=1))
-        if not newest:
-            return
-        last, start = newest[0][0], str(await self._begin(seconds))
-        while page := await self._reply(self._redis.xrange(stream, start, last, count=PAGE_SIZE)):
-            for entry in page:
-                yield entry
-            start = f"({page[-1][0]}"
-
-    async def _begin(self, seconds: float) -> int:
-        """Returns the time `seconds` ago in Unix milliseconds.
-
-        It is by the clock of Redis, because Redis makes the log's entry ids from its own clock.
-        """
-        if seconds == inf:
-            return 0
-        now, _ = await self._reply(self._redis.time())
-        return max(0, int((now - seconds) * 1000))
-
-    async def _reply(self, reply: Awaitable[Reply]) -> Reply:
-        try:
-            return await reply
-        except REDIS_ERRORS as error:
-            raise Unavailable(f"Redis at {self._url} does not answer: {error}", code="redis_unavailable") from error
-
-
-@asynccontextmanager
-async def open_request_log(url: str) -> AsyncIterator[RequestLog]:
-    """Opens the request log in Redis. Raises InvalidArgument, code "bad_redis_url", if `url` is not one of Redis."""
-    async with AsyncExitStack() as stack:
-        try:
-            opened = open_client(url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS)
-            client = await stack.enter_async_context(opened)
-        except ValueError as error:
-            message = f"'{_without_password(url)}' is not an address of Redis: {error}"
-            raise InvalidArgument(message, code="bad_redis_url") from error
-        yield RequestLog(client, _without_password(url))
 
 
 async def read_evidence(log: RequestLog, days: int) -> EvidenceStore:
@@ -303,11 +226,3 @@ def _labels(body: dict[str, Any]) -> Labels:
         in_distribution_score=body["in_distribution_score"],
         notes=tuple(body["notes"]),
     )
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"//[^@/]*@", "//", url)
-
-
-def _unix_ms(entry_id: str) -> int:
-    return int(entry_id.partition("-")[0])

@@ -173,7 +173,7 @@ class EvidenceStore:
         computed = self._computed.get(key)
         if computed is None:
             counts = self._sum.get(key)
-            computed = self._computed[key] = _evidence(counts) if counts else NO_EVIDENCE
+            computed = self._computed[key] = evidence_of(counts) if counts else NO_EVIDENCE
         return computed
 
     def count_answer(self, receipt: Receipt) -> None:
@@ -288,7 +288,7 @@ def _add(into: Counts, more: Counts, sign: int = 1) -> None:
             del into[key]
 
 
-def _evidence(counts: Mapping[str, int]) -> PathEvidence:
+def evidence_of(counts: Mapping[str, int]) -> PathEvidence:
     rated, answers, evaluated = counts.get(RATED, 0), counts.get(ANSWERS, 0), max(0, counts.get(EVALUATED, 0))
     buckets = {int(name[1:]): number for name, number in counts.items() if name[0] == BUCKET}
     return PathEvidence(

@@ -29,8 +29,8 @@ from pointsman_lab.datasets.rows import (
     write,
 )
 from pointsman_lab.datasets.samples import NO_SAMPLES, ExtractionTerms, StoredSamples, extract, read_samples
+from pointsman_lab.redis_log import RedisRequestLog
 from pointsman_lab.report import Report, Section
-from pointsman_lab.request_log import RequestLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def flywheel_of(config: Config, task: str) -> FlywheelConfig:
     return flywheel
 
 
-async def build(config: Config, log: RequestLog | None, order: BuildOrder) -> WrittenDataSet:
+async def build(config: Config, log: RedisRequestLog | None, order: BuildOrder) -> WrittenDataSet:
     """Builds and writes a data set; without a request log, from examples and teacher answers alone.
 
     Deletes stored answers of tenants that have withdrawn consent. Raises ConfigError, OSError or Unavailable.

@@ -11,7 +11,7 @@ from pointsman_gateway.request_log.entry import SAMPLE_VERSION
 from pointsman_servicekit.keys.records import TenantRecord
 
 from pointsman_lab.datasets.rows import PreferencePair, Row, Source, canonical, text_messages
-from pointsman_lab.request_log import RequestLog
+from pointsman_lab.redis_log import RedisRequestLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class StoredSamples:
 NO_SAMPLES = StoredSamples((), ())
 
 
-async def read_samples(log: RequestLog, learning: LearningConfig | None, task: str) -> StoredSamples:
+async def read_samples(log: RedisRequestLog, learning: LearningConfig | None, task: str) -> StoredSamples:
     """Reads a task's samples and deletes those whose tenant does not consent; anonymous ones are only left out.
 
     Does nothing if the configuration does not list the task for learning. Raises Unavailable.
@@ -102,7 +102,7 @@ async def read_samples(log: RequestLog, learning: LearningConfig | None, task: s
     return StoredSamples(tuple(found), tuple(withdrawn.values()))
 
 
-async def _feedback(log: RequestLog) -> AsyncIterator[tuple[str, AnswerFeedback]]:
+async def _feedback(log: RedisRequestLog) -> AsyncIterator[tuple[str, AnswerFeedback]]:
     async for _, fields in log.entries(redis_schema.FEEDBACK):
         rating = float(fields["rating"]) if fields["rating"] else None
         yield (

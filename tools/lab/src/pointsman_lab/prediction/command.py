@@ -14,6 +14,7 @@ from pointsman_gateway.request_log.evidence import path_key
 from threadpoolctl import threadpool_limits
 
 from pointsman_lab.datasets.rendering import QueryEmbedding
+from pointsman_lab.log_source import LogSource
 from pointsman_lab.prediction.evaluation import MIN_ROWS, Evaluation, read_evaluation, to_evaluation
 from pointsman_lab.prediction.inputs import Inputs
 from pointsman_lab.prediction.policy import Target
@@ -21,7 +22,7 @@ from pointsman_lab.prediction.report import predict
 from pointsman_lab.prediction.scores_file import read_scores
 from pointsman_lab.prediction.task_shares import shares_of_tasks
 from pointsman_lab.report import Progress, Report
-from pointsman_lab.request_log import open_request_log, parse_age, read_evidence
+from pointsman_lab.request_log import parse_age, read_evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class PredictOrder:
     """Whether the ratings in the request log count."""
     since: str
     """Their age, such as "14d"."""
-    redis_url: str
-    """The Redis URL of the request log; empty: there is none."""
+    source: LogSource
+    """Where the request log is; not read unless `is_live`."""
     target: Target
 
 
@@ -85,14 +86,12 @@ async def _with_live(evaluation: Evaluation | None, order: PredictOrder, config:
     """Returns the evaluation with the rated requests of the request log for its paths; without an evaluation, the rated
     requests alone, for the paths that all tasks have.
     """
-    if not order.redis_url:
-        raise ConfigError("there is no request log; name its Redis by --redis or POINTSMAN_GATEWAY_REDIS_URL")
     names = evaluation.paths if evaluation else _common_paths(order.tasks, config)
     if unknown := [name for name in names if name not in config.paths.paths]:
         raise ConfigError(f"path '{unknown[0]}' of the evaluation is not in this configuration")
     found, min_ratings = evaluation, 0 if evaluation else MIN_ROWS
     paths = [bootstrap.to_path(name, config.paths.paths[name], config) for name in names]
-    async with open_request_log(order.redis_url) as log:
+    async with order.source.open() as log:
         evidence = await read_evidence(log, config.tasks.request_log.lookback_days)
         for task in order.tasks:
             requests = await log.rated_requests(task, parse_age(order.since))

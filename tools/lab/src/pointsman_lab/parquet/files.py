@@ -1,0 +1,130 @@
+"""Queries over the exporter's Parquet files, by DuckDB within a limit of memory.
+
+A query's table has every column, also if all files are older than the column, and each id once.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import duckdb
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument
+
+VERSION = "1"
+"""The newest version of the tables that is read; `pointsman_gateway.export.tables` writes it."""
+VERSION_KEY = "pointsman.tables"
+MEMORY_LIMIT = "1200MB"
+"""DuckDB writes to its temporary folder what does not fit."""
+ROWS_AT_ONCE = 1000
+
+_SCORES = {
+    "id": "VARCHAR", "time": "TIMESTAMPTZ", "day": "DATE", "of": "VARCHAR", "task": "VARCHAR", "path": "VARCHAR",
+    "fingerprint": "VARCHAR", "version": "VARCHAR", "rows": "BIGINT", "score": "DOUBLE",
+}  # fmt: skip
+COLUMNS = {
+    "decisions": {
+        "id": "VARCHAR", "time": "TIMESTAMPTZ", "tenant": "VARCHAR", "day": "DATE", "kind": "VARCHAR",
+        "path": "VARCHAR", "outcome": "VARCHAR", "escalated_from": "VARCHAR", "cached": "VARCHAR", "text": "VARCHAR",
+        "evidence_key": "VARCHAR", "cost_usd": "DOUBLE", "seconds": "DOUBLE", "entry": "VARCHAR",
+    },
+    "undecided": {"id": "VARCHAR", "time": "TIMESTAMPTZ", "day": "DATE", "entry": "VARCHAR"},
+    "feedback": {
+        "id": "VARCHAR", "time": "TIMESTAMPTZ", "day": "DATE", "tenant": "VARCHAR", "decision": "VARCHAR",
+        "rating": "DOUBLE", "right_task": "VARCHAR", "entry": "VARCHAR",
+    },
+    "scores": _SCORES,
+    "evaluations": _SCORES,
+}  # fmt: skip
+"""The columns that are read, by table; `day` and `tenant` are in the files' paths."""
+_DAY = re.compile(r"/day=(\d{4}-\d{2}-\d{2})/")
+
+
+class RecordFiles:
+    """The files below a folder or URL. Each method raises FailedPrecondition ("unreadable_records") if they cannot be
+    read, or were written by a later version.
+    """
+
+    def __init__(self, location: str) -> None:
+        """Raises InvalidArgument ("bad_records") if nothing was exported to `location`."""
+        self._location = location.removeprefix("file://").rstrip("/")
+        self._connection = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "preserve_insertion_order": False})
+        self._connection.execute("SET TimeZone = 'UTC'")
+        if "://" in self._location:
+            self._register_store()
+        for table, columns in COLUMNS.items():
+            names = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
+            self._connection.execute(f"CREATE TABLE no_{table} ({names})")
+        if not self.days("decisions"):
+            raise InvalidArgument(
+                f"there are no exported decisions in {location}: use the POINTSMAN_EXPORT_TARGET of an exporter",
+                code="bad_records",
+            )
+        self._check_versions()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def days(self, table: str) -> list[str]:
+        """Returns the UTC days (YYYY-MM-DD) of which there are files of a table, oldest first."""
+        with self._reading():
+            found = self._connection.execute("SELECT file FROM glob(?)", [self._files(table)]).fetchall()
+        return sorted({match[1] for (file,) in found if (match := _DAY.search(str(file)))})
+
+    def query(self, sql: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        """Yields the rows of a query, over tables from `table`."""
+        with self._reading():
+            cursor = self._connection.cursor().execute(sql, values)
+            while rows := cursor.fetchmany(ROWS_AT_ONCE):
+                yield from rows
+
+    def table(self, name: str, day: str = "") -> str:
+        """Returns SQL for a table or one day (YYYY-MM-DD) of it, as it stands after FROM; ids may occur repeatedly."""
+        if not [one for one in self.days(name) if one == day or not day]:
+            return f"no_{name}"
+        names = ", ".join(f'"{column}"' for column in COLUMNS[name])
+        options = "hive_partitioning = true, hive_types = {'day': DATE, 'tenant': VARCHAR}, union_by_name = true"
+        files = self._files(name, day).replace("'", "''")
+        return (
+            f"(SELECT {names} FROM (SELECT * FROM no_{name} UNION ALL BY NAME "
+            f"SELECT * FROM read_parquet('{files}', {options})))"
+        )
+
+    def _files(self, table: str, day: str = "") -> str:
+        return f"{self._location}/{table}/day={day or '*'}/tenant=*/*.parquet"
+
+    def _register_store(self) -> None:
+        import fsspec
+
+        try:
+            store, _ = fsspec.core.url_to_fs(self._location, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise InvalidArgument(f"{self._location} cannot be opened: {error}", code="bad_records") from error
+        self._connection.register_filesystem(store)
+
+    def _check_versions(self) -> None:
+        for table in COLUMNS:
+            if not (days := self.days(table)):
+                continue
+            sql = "SELECT DISTINCT value::VARCHAR FROM parquet_kv_metadata(?) WHERE key::VARCHAR = ?"
+            for (version,) in self.query(sql, [self._files(table, days[-1]), VERSION_KEY]):
+                if version != VERSION:
+                    raise FailedPrecondition(
+                        f"the files of {days[-1]} in {self._location} have version {version} of the tables, and "
+                        f"this Pointsman reads version {VERSION}: use the version that exported them",
+                        code="unreadable_records",
+                    )
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return _reading(self._location)
+
+
+@contextmanager
+def _reading(location: str) -> Iterator[None]:
+    try:
+        yield
+    except (duckdb.Error, OSError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FailedPrecondition(
+            f"the records in {location} cannot be read: {why}", code="unreadable_records"
+        ) from error
