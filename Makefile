@@ -512,6 +512,10 @@ bench-metering: embedding-model ## measure what metering costs a request, compar
 bench-costs: embedding-model ## measure what hostile and big inputs cost a gateway, with and without a key, and print the worst twenty (4 minutes); ARGS="--only embeddings"
 	$(BIN)/python -m benchmarks.costs $(ARGS)
 
+.PHONY: bench-records
+bench-records: embedding-model ## measure `advise` over ten million exported receipts, and what exporting costs a request (5 minutes); ARGS="--only cost"
+	$(BIN)/python -m benchmarks.records $(ARGS)
+
 .PHONY: bench-anytime
 bench-anytime: $(VENV)/.done ## simulate how often live comparisons are wrong if they are looked at after each rating (3 minutes); ARGS="--only advise --streams 200"
 	$(BIN)/python -m benchmarks.anytime $(ARGS)
