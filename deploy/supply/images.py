@@ -43,7 +43,7 @@ IMAGES = (
     Image(  # with the command, which jobs in a cluster run, too
         "gateway",
         (*_SHARED, "libs/embedding", "libs/scoring", "services/gateway", "tools/lab", "cli"),
-        ("s3", "sso", "tracing"),
+        ("parquet", "s3", "sso", "tracing"),
     ),
     Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), ("cpu", *STORES, "tracing")),
     Image("lora-server", (*_SHARED, "services/lora-server"), ("hf", "s3", "tracing")),
