@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from redis import Redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
+from tests.gateway.doubles.exports import ExportHarness
 from tests.ports import free_port
 
 Cli = Callable[..., Any]
@@ -98,7 +100,7 @@ def test_replay_needs_a_request_log(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("replay", HELPDESK, "--data-dir", tmp_path)
 
     assert outcome.code == 2
-    assert "no --redis was given" in outcome.err
+    assert "no --redis or --from was given" in outcome.err
 
 
 def test_without_a_request_log_the_examples_are_checked_nevertheless(cli: Cli, data_dir: Path, example: Path) -> None:
@@ -130,6 +132,23 @@ def test_a_replay_is_shown_and_fails_if_too_much_would_change(
     assert refused.code == 1
     assert json.loads(refused.out)["changed"] == 1
     assert refused.err.splitlines()[-1] == "error: 50.0 % of the decisions would change, more than 10.0 %"
+
+
+def test_exported_records_are_replayed_as_those_in_redis(
+    cli: Cli, data_dir: Path, example: Path, tmp_path: Path
+) -> None:
+    exports = ExportHarness(tmp_path)
+    for name, path in (("d1", "small_talk"), ("d2", "handbook_answer")):
+        entry = _entry(name, path) | {"unix_ms": round(time.time() * 1000)}
+        exports.log.append("decisions", [json.dumps(entry) + "\t"])
+    exports.log.close()
+    exports.export()
+    outcome = cli("replay", example, "--from", exports.files, "--data-dir", data_dir)
+    assert outcome.code == 0, outcome.err
+    for text in ("2 decisions of the last 24h", "1 of 2 would change (50.0 %)", "handbook_answer -> small_talk", "d2"):
+        assert text in outcome.out
+    outcome = cli("replay", example, "--from", exports.files, "--redis", "redis://127.0.0.1:1", "--data-dir", data_dir)
+    assert (outcome.code, "give --redis or --from, not both" in outcome.err) == (2, True)
 
 
 def _entry(name: str, path: str) -> dict[str, Any]:

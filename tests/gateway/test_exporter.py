@@ -13,7 +13,7 @@ import pytest
 from pointsman_gateway.export import segments
 from pointsman_gateway.export.segments import FolderInUse, SegmentFolder
 from pointsman_gateway.export.tables import VERSION, VERSION_KEY
-from pointsman_gateway.export.target import Target, WrongTarget, open_target
+from pointsman_gateway.export.target import ExportTarget, WrongTarget, open_target
 from pointsman_gateway.request_log import export_log
 
 from tests.gateway.doubles.exports import NOON, ExportHarness, exported, files_in, ids_in, rows_in
@@ -25,7 +25,7 @@ DAY = 86_400
 class FailingTarget:
     """A target that fails after some files, until it works again."""
 
-    def __init__(self, inner: Target, files: int) -> None:
+    def __init__(self, inner: ExportTarget, files: int) -> None:
         self.inner = inner
         self.files = files
         self.attempts = 0
@@ -104,7 +104,7 @@ def test_an_exporter_that_was_killed_while_it_removed_segments_goes_on(harness: 
         gateway = harness.gateway(f"w{name}")
         gateway.append("decisions", [exported(name)])
         gateway.close()
-    plan = segments.Plan(("wd1-00000001.jsonl", "wd1-00000002.jsonl"))
+    plan = segments.ExportPlan(("wd1-00000001.jsonl", "wd1-00000002.jsonl"))
     with harness.exporter() as exporter:
         exporter.export_all()
         assert exporter.exported == 2

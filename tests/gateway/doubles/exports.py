@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from pointsman_gateway.export.exporter import Exporter
 from pointsman_gateway.export.segments import SegmentFolder
-from pointsman_gateway.export.target import FolderTarget, Target
+from pointsman_gateway.export.target import ExportTarget, FolderTarget
 from pointsman_gateway.request_log.entry import PendingEntry, to_entry
 from pointsman_gateway.request_log.export_log import DECISIONS, ExportLog
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
@@ -29,7 +29,7 @@ def exported(name: str, unix_seconds: float = NOON, **fields: Any) -> str:
 class ExportHarness:
     """An export log, and an exporter that writes to a folder or another target."""
 
-    def __init__(self, folder: Path, max_bytes: int = 10**9, target: Target | None = None) -> None:
+    def __init__(self, folder: Path, max_bytes: int = 10**9, target: ExportTarget | None = None) -> None:
         self.folder = folder / "export"
         self.files = folder / "records"
         self.registry = CollectorRegistry()

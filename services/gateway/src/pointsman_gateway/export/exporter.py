@@ -5,10 +5,10 @@ import time
 from collections import defaultdict
 from threading import Event
 
-from pointsman_gateway.export.rows import Partition, Row, read_records
-from pointsman_gateway.export.segments import Plan, SegmentFolder
+from pointsman_gateway.export.rows import ExportedRecord, Partition, read_records
+from pointsman_gateway.export.segments import ExportPlan, SegmentFolder
 from pointsman_gateway.export.tables import path_of, to_parquet
-from pointsman_gateway.export.target import Target
+from pointsman_gateway.export.target import ExportTarget
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 30.0
 
 
 class Exporter:
-    def __init__(self, segments: SegmentFolder, target: Target, min_age_seconds: float) -> None:
+    def __init__(self, segments: SegmentFolder, target: ExportTarget, min_age_seconds: float) -> None:
         """Takes the age from which on segments are exported; the higher it is, the fewer and larger are the files."""
         self._segments = segments
         self._target = target
@@ -50,8 +50,8 @@ class Exporter:
                 retry_seconds, began = MIN_RETRY_SECONDS, 0.0
                 stop.wait(POLL_SECONDS)
 
-    def _export(self, plan: Plan) -> None:
-        rows: defaultdict[Partition, list[Row]] = defaultdict(list)
+    def _export(self, plan: ExportPlan) -> None:
+        rows: defaultdict[Partition, list[ExportedRecord]] = defaultdict(list)
         for segment, content in self._segments.read(plan):
             records = read_records(content)
             for partition, found in records.by_partition.items():

@@ -12,10 +12,14 @@ import msgspec
 from pointsman_gateway.request_log.export_log import DECISIONS, EVALUATIONS, FEEDBACK, SCORES, UNDECIDED
 
 EPOCH = date(1970, 1, 1)
+_MS_PER_DAY = 86_400_000
+_DECISIONS = DECISIONS.encode()
 _MAX_UNIX_MS = 253_402_300_799_999
 """The end of the year 9999, the last one of `date`."""
 
 
+Partition = tuple[str, str, str]
+"""The table, the UTC day (YYYY-MM-DD) and the tenant; the tenant is empty without authentication."""
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """What fits into a column."""
 
@@ -34,7 +38,7 @@ class Seconds(msgspec.Struct, frozen=True, gc=False):
 NO_TOKENS, NO_SECONDS = Tokens(), Seconds()
 
 
-class Row(msgspec.Struct, kw_only=True, gc=False):
+class ExportedRecord(msgspec.Struct, kw_only=True, gc=False):
     """What every record has. A field that an older gateway did not write has its default."""
 
     unix_ms: Annotated[int, msgspec.Meta(ge=0, le=_MAX_UNIX_MS)]
@@ -44,7 +48,7 @@ class Row(msgspec.Struct, kw_only=True, gc=False):
     """The whole record: JSON, in UTF-8. It is set after the others."""
 
 
-class ReceiptRow(Row, kw_only=True, gc=False):
+class ExportedReceipt(ExportedRecord, kw_only=True, gc=False):
     request_id: str = ""
     key: str = ""
     model: str = ""
@@ -55,7 +59,7 @@ class ReceiptRow(Row, kw_only=True, gc=False):
     seconds: Seconds = NO_SECONDS
 
 
-class DecisionRow(ReceiptRow, kw_only=True, gc=False):
+class ExportedDecision(ExportedReceipt, kw_only=True, gc=False):
     revision: str = ""
     task: str = ""
     confidence: float | None = None
@@ -74,18 +78,18 @@ class DecisionRow(ReceiptRow, kw_only=True, gc=False):
     """What Redis has under this name; not in the record's JSON."""
 
 
-class UndecidedRow(ReceiptRow, kw_only=True, gc=False):
+class ExportedUndecided(ExportedReceipt, kw_only=True, gc=False):
     operation: str = ""
     counted: bool | None = None
 
 
-class FeedbackRow(Row, kw_only=True, gc=False):
+class ExportedFeedback(ExportedRecord, kw_only=True, gc=False):
     decision: str
     rating: float | None = None
     right_task: str = ""
 
 
-class ScoreRow(Row, kw_only=True, gc=False):
+class ExportedScore(ExportedRecord, kw_only=True, gc=False):
     of: str
     task: str
     path: str
@@ -95,25 +99,21 @@ class ScoreRow(Row, kw_only=True, gc=False):
     score: float
 
 
-_TYPES: dict[str, type[Row]] = {
-    DECISIONS: DecisionRow,
-    UNDECIDED: UndecidedRow,
-    FEEDBACK: FeedbackRow,
-    SCORES: ScoreRow,
-    EVALUATIONS: ScoreRow,
+_TYPES: dict[str, type[ExportedRecord]] = {
+    DECISIONS: ExportedDecision,
+    UNDECIDED: ExportedUndecided,
+    FEEDBACK: ExportedFeedback,
+    SCORES: ExportedScore,
+    EVALUATIONS: ExportedScore,
 }
 _DECODE: dict[bytes, Any] = {name.encode(): msgspec.json.Decoder(row).decode for name, row in _TYPES.items()}
-_DECISIONS = DECISIONS.encode()
-_MS_PER_DAY = 86_400_000
-Partition = tuple[str, str, str]
-"""The table, the UTC day (YYYY-MM-DD) and the tenant; the tenant is empty without authentication."""
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
     """The records of some segments."""
 
-    by_partition: Mapping[Partition, list[Row]]
+    by_partition: Mapping[Partition, list[ExportedRecord]]
     unreadable: Sequence[bytes]
     """The lines that are no records."""
 
@@ -123,7 +123,7 @@ def read_records(segment: bytes) -> Records:
 
     An incomplete last line is left out: its process ended while it wrote the line.
     """
-    groups: defaultdict[tuple[bytes, int, str], list[Row]] = defaultdict(list)
+    groups: defaultdict[tuple[bytes, int, str], list[ExportedRecord]] = defaultdict(list)
     unreadable = []
     *lines, _incomplete = segment.split(b"\n")
     for line in lines:
@@ -147,11 +147,11 @@ def read_records(segment: bytes) -> Records:
     )
 
 
-def _identify(row: Row, entry: bytes) -> None:
+def _identify(row: ExportedRecord, entry: bytes) -> None:
     """Sets an id that no other record has. What replaces an earlier record has the same id."""
-    if isinstance(row, FeedbackRow):
+    if isinstance(row, ExportedFeedback):
         row.id = f"{row.decision}:{row.id}"
-    elif isinstance(row, ScoreRow):
+    elif isinstance(row, ExportedScore):
         row.id = _digest(repr((row.of, row.task, row.path, row.fingerprint, row.version)).encode())
     else:
         row.id = _digest(entry)

@@ -29,7 +29,7 @@ class FolderInUse(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ExportPlan:
     """Consecutive segments of one process, which are exported together."""
 
     segments: tuple[str, ...]
@@ -64,14 +64,14 @@ class SegmentFolder:
                 path.rename(path.with_suffix(FINISHED))
                 segment.close()
 
-    def next_plan(self, min_age_seconds: float) -> Plan | None:
+    def next_plan(self, min_age_seconds: float) -> ExportPlan | None:
         """Returns the unfinished plan, or makes and stores a new one; None if there is nothing to export.
 
         Segments are exported once the first of their process is `min_age_seconds` old, or there are enough of them.
         """
         return self._unfinished_plan() or self._new_plan(min_age_seconds)
 
-    def read(self, plan: Plan) -> list[tuple[str, bytes]]:
+    def read(self, plan: ExportPlan) -> list[tuple[str, bytes]]:
         """Returns name and content of each segment. Empty if the plan is carried out but for the removal of segments:
         a segment is removed only once all are stored.
         """
@@ -84,19 +84,19 @@ class SegmentFolder:
         log.error("%d lines of %s are no records: they are in %s", len(lines), segment, path)
         path.write_bytes(b"\n".join(lines) + b"\n")
 
-    def finish(self, plan: Plan) -> None:
+    def finish(self, plan: ExportPlan) -> None:
         """Removes the segments of a plan whose records are stored."""
         for name in plan.segments:
             (self.folder / name).unlink(missing_ok=True)
         (self.folder / _PLAN).unlink(missing_ok=True)
 
-    def _unfinished_plan(self) -> Plan | None:
+    def _unfinished_plan(self) -> ExportPlan | None:
         try:
-            return Plan(tuple(json.loads((self.folder / _PLAN).read_bytes())))
+            return ExportPlan(tuple(json.loads((self.folder / _PLAN).read_bytes())))
         except FileNotFoundError:
             return None
 
-    def _new_plan(self, min_age_seconds: float) -> Plan | None:
+    def _new_plan(self, min_age_seconds: float) -> ExportPlan | None:
         names = sorted(path.name for path in self.folder.glob(f"*{FINISHED}"))
         for _, group in groupby(names, key=lambda name: _parts(name)[0]):
             chosen, size, changed = list[str](), 0, time.time()
@@ -108,10 +108,10 @@ class SegmentFolder:
                 size, changed = size + about.st_size, min(changed, about.st_mtime)
                 chosen.append(name)
             if size >= MAX_BATCH_BYTES or time.time() - changed >= min_age_seconds:
-                return self._store(Plan(tuple(chosen)))
+                return self._store(ExportPlan(tuple(chosen)))
         return None
 
-    def _store(self, plan: Plan) -> Plan:
+    def _store(self, plan: ExportPlan) -> ExportPlan:
         temporary = self.folder / (_PLAN + ".tmp")
         with temporary.open("w") as file:
             json.dump(plan.segments, file)

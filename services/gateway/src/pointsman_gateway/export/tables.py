@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pointsman_gateway.export.rows import Partition, Row
+from pointsman_gateway.export.rows import ExportedRecord, Partition
 from pointsman_gateway.request_log.export_log import DECISIONS, EVALUATIONS, FEEDBACK, SCORES, UNDECIDED
 
 VERSION = "1"
@@ -19,6 +19,8 @@ VERSION_KEY = "pointsman.tables"
 NO_TENANT = "_none"
 """Stands in a path for records without a tenant; no tenant can have this name."""
 
+_UNIQUE = {"id", "request_id", "entry"}
+"""Columns of texts in which a dictionary of the values would be as large as the values."""
 Column = tuple[str, pa.DataType, str]
 """The column's name, its type, and the attribute of a row."""
 
@@ -65,9 +67,6 @@ TABLES: dict[str, tuple[Column, ...]] = {
     SCORES: _SCORE,
     EVALUATIONS: _SCORE,
 }
-_UNIQUE = {"id", "request_id", "entry", "time"}
-"""Columns in which a dictionary of the values would be as large as the values."""
-
 SCHEMAS = {
     name: pa.schema([(column, kind) for column, kind, _ in columns], metadata={VERSION_KEY: VERSION})
     for name, columns in TABLES.items()
@@ -81,7 +80,7 @@ _DICTIONARIES = {
 }
 
 
-def to_parquet(table: str, rows: Sequence[Row]) -> bytes:
+def to_parquet(table: str, rows: Sequence[ExportedRecord]) -> bytes:
     """Returns a Parquet file. Equal rows make equal bytes."""
     arrays = [pa.array([value(row) for row in rows], kind) for value, kind in _GETTERS[table]]
     file = io.BytesIO()

@@ -15,7 +15,7 @@ class WrongTarget(Exception):
     """The target is none to which files can be written; the message says what would be right."""
 
 
-class Target(Protocol):
+class ExportTarget(Protocol):
     """Interface to a place for files; `FolderTarget` and `ObjectTarget` implement it."""
 
     def put(self, path: str, content: bytes) -> None:
@@ -62,7 +62,7 @@ class ObjectTarget:
         self._store.pipe_file(f"{self._prefix}/{path}", content)
 
 
-def open_target(address: str) -> Target:
+def open_target(address: str) -> ExportTarget:
     """Opens a folder or URL as a target; raises WrongTarget."""
     scheme, separator, rest = address.partition("://")
     if not address:
