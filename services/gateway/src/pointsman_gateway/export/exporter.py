@@ -33,7 +33,7 @@ class Exporter:
             self._export(plan)
 
     def run(self, stop: Event) -> None:
-        """Exports until `stop` is set. Failures are logged, and tried again."""
+        """Exports until `stop` is set, and then what is left. Failures are logged, and tried again until then."""
         retry_seconds, began = MIN_RETRY_SECONDS, 0.0
         while not stop.is_set():
             try:
@@ -49,6 +49,11 @@ class Exporter:
                     log.info("records are exported again, after %.0f seconds", time.monotonic() - began)
                 retry_seconds, began = MIN_RETRY_SECONDS, 0.0
                 stop.wait(POLL_SECONDS)
+        self._min_age_seconds = 0.0
+        try:
+            self.export_all()
+        except Exception as error:  # as above
+            log.warning("records stay on disk, because they cannot be exported: %s: %s", _name(error), error)
 
     def _export(self, plan: ExportPlan) -> None:
         rows: defaultdict[Partition, list[ExportedRecord]] = defaultdict(list)
