@@ -207,10 +207,13 @@ def test_a_wrong_target_is_named_with_what_would_be_right(
     assert message in str(raised.value)
 
 
+def environment(harness: ExportHarness, target: str) -> dict[str, str]:
+    return os.environ | {"POINTSMAN_EXPORT_TARGET": target, "POINTSMAN_EXPORT_WAL_DIR": str(harness.folder.parent)}
+
+
 def run_exporter(harness: ExportHarness, target: str, **more: str) -> subprocess.CompletedProcess[str]:
-    environment = {"POINTSMAN_EXPORT_TARGET": target, "POINTSMAN_EXPORT_WAL_DIR": str(harness.folder.parent)}
     program = [sys.executable, "-m", "pointsman_gateway.export", "--once"]
-    return subprocess.run(program, env=os.environ | environment | more, capture_output=True, text=True)
+    return subprocess.run(program, env=environment(harness, target) | more, capture_output=True, text=True)
 
 
 def test_the_command_exports_once_and_says_what_is_wrong(harness: ExportHarness) -> None:
@@ -222,4 +225,20 @@ def test_the_command_exports_once_and_says_what_is_wrong(harness: ExportHarness)
     in_the_way.write_text("")
     assert "records wait on disk, because they cannot be exported" in run_exporter(harness, str(in_the_way)).stderr
     assert run_exporter(harness, str(harness.files)).returncode == 0
+    assert ids_in(harness.files) == ["d1", "d2", "d3"]
+
+
+def test_a_stopped_exporter_first_exports_what_is_left(harness: ExportHarness) -> None:
+    two_days(harness)
+    environment = {
+        "POINTSMAN_EXPORT_TARGET": str(harness.files),
+        "POINTSMAN_EXPORT_WAL_DIR": str(harness.folder.parent),
+    }
+    program = [sys.executable, "-m", "pointsman_gateway.export"]
+    with subprocess.Popen(program, env=os.environ | environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert "are exported to" in process.stderr.readline()
+        assert ids_in(harness.files) == []  # the minute is not over
+        process.terminate()
+        assert process.wait(30) == 0
     assert ids_in(harness.files) == ["d1", "d2", "d3"]

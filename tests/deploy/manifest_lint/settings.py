@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 
+from pointsman_gateway.export.settings import ExportSettings
 from pointsman_gateway.settings import Settings as Gateway
 from pointsman_lora_server.settings import Settings as LoraServer
 from pointsman_retriever.settings import Settings as Retriever
@@ -22,10 +23,9 @@ _ADDRESS = re.compile(r"^(?:dns:///|https?://)?([a-z0-9-]+)(?:\.[a-z0-9-]+)*:(\d
 
 def known_names(cluster: Cluster) -> Iterator[Fault]:
     """Finds settings that no service has; a service ignores unknown ones, so a typing error would not be noticed."""
+    services: list[type[BaseSettings]] = [*SERVICES.values(), ExportSettings]
     known = {
-        f"{service.model_config['env_prefix']}{name}".upper()
-        for service in SERVICES.values()
-        for name in service.model_fields
+        f"{service.model_config['env_prefix']}{name}".upper() for service in services for name in service.model_fields
     }
     for workload, container, place in each_container(cluster):
         named = {*cluster.environment(workload, container), *(entry["name"] for entry in container.get("env", []))}

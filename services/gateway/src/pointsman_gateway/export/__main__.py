@@ -2,33 +2,18 @@
 
 import argparse
 import logging
-import os
 import signal
 import sys
-from pathlib import Path
 from threading import Event
 
 from pointsman_servicekit import logs
-from pointsman_servicekit.logs import LogFormat, LogLevel
-from pointsman_servicekit.setting_names import UnknownSetting, require_known_settings
+from pointsman_servicekit.setting_names import UnknownSetting
 from pointsman_servicekit.setting_values import WrongSetting
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from pointsman_gateway.export.settings import read_settings
 from pointsman_gateway.request_log.export_log import export_dir
 
-PREFIX = "POINTSMAN_EXPORT_"
 log = logging.getLogger(__name__)
-
-
-class ExportSettings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
-
-    target: str = Field(default="", description="folder or URL of the Parquet files: s3://, gs:// or abfs://")
-    wal_dir: Path = Field(default=Path(".pointsman/wal"), description="the gateways' POINTSMAN_GATEWAY_WAL_DIR")
-    seconds: float = Field(default=60.0, ge=0, description="for which records are collected for a file")
-    log_level: LogLevel = "INFO"
-    log_format: LogFormat = "text"
 
 
 def main() -> int:
@@ -36,7 +21,7 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="export all finished segments, and stop")
     once: bool = parser.parse_args().once
     try:
-        settings = _read_settings()
+        settings = read_settings()
     except (UnknownSetting, WrongSetting) as error:
         return _fail(str(error))
     logs.configure_logging("export", settings.log_level, settings.log_format)
@@ -64,14 +49,6 @@ def main() -> int:
     log.info("records in %s are exported to %s", segments.folder, settings.target)
     exporter.run(stop)
     return 0
-
-
-def _read_settings() -> ExportSettings:
-    require_known_settings(PREFIX, ExportSettings.model_fields, os.environ)
-    try:
-        return ExportSettings()
-    except ValidationError as error:
-        raise WrongSetting(PREFIX, error.errors()) from error
 
 
 def _fail(reason: str) -> int:
