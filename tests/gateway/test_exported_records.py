@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import re
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,6 +36,7 @@ from tests.gateway.doubles.valkey import Valkey
 from tests.gateway.test_export_log import REJECTED
 
 HOUR = 3600.0
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -218,3 +221,21 @@ async def test_nothing_where_records_should_be_is_said(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=r"there are no exported decisions in .*POINTSMAN_EXPORT_TARGET"):
         async with LogSource(records=str(tmp_path)).open():
             pass
+
+
+def test_the_queries_of_the_page_run_in_duckdb(harness: ExportHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness.log.append("decisions", [exported("d1"), exported("d2"), exported("d1")])
+    rating = {"id": "f1", "unix_ms": 1_800_014_400_000, "decision": "d1", "rating": 0.5}
+    harness.log.append("feedback", [json.dumps(rating)] * 2)
+    harness.log.close()
+    harness.export()
+    monkeypatch.chdir(harness.files.parent)
+    with duckdb.connect() as connection:
+        connection.execute((ROOT / "examples" / "records" / "duckdb.sql").read_text())
+        (block,) = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "records.md").read_text(), re.DOTALL)
+        days, paths, ratings = (connection.execute(query).fetchall() for query in block.strip().split("\n"))
+    assert [(str(day), tenant, usd, number) for day, tenant, usd, number in days] == [
+        ("2027-01-15", "_none", pytest.approx(2e-6), 2)
+    ]
+    assert [row[:2] for row in paths] == [("chat", "small_talk")]
+    assert ratings == [("small_talk", 0.5, 1)]
