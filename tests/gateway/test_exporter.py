@@ -137,7 +137,7 @@ def test_an_outage_of_the_target_delays_records_and_loses_none(
             stop.set()
             running.join()
     assert ids_in(harness.files) == [f"d{number:02d}" for number in range(20)]
-    assert caplog.text.count("records wait on disk, because they cannot be exported: ConnectionError: 503") == 1
+    assert caplog.text.count("records wait on disk, because they cannot be exported: 503") == 1
 
 
 def test_a_full_disk_under_the_target_delays_records_and_leaves_no_part_of_a_file(harness: ExportHarness) -> None:
@@ -147,6 +147,25 @@ def test_a_full_disk_under_the_target_delays_records_and_leaves_no_part_of_a_fil
     assert [path for path in harness.files.rglob("*") if path.is_file()] == []
     assert harness.export() == 3
     assert ids_in(harness.files) == ["d1", "d2", "d3"]
+
+
+class StoredFiles(dict[str, bytes]):
+    """A target that needs no disk."""
+
+    def put(self, path: str, content: bytes) -> None:
+        self[path] = content
+
+
+def test_a_full_disk_of_the_gateways_is_emptied_although_no_plan_can_be_written(
+    harness: ExportHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_log, "SEGMENT_BYTES", 1)
+    harness.note("d1", "d2")
+    harness.target = files = StoredFiles()
+    with no_file_longer_than(0):
+        assert harness.export() == 2
+    assert sorted(Path(path).stem for path in files) == ["writer-00000001-00000001", "writer-00000002-00000002"]
+    assert harness.waiting == []
 
 
 def test_lines_that_are_no_records_are_kept_apart(harness: ExportHarness, caplog: pytest.LogCaptureFixture) -> None:

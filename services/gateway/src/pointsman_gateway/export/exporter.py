@@ -41,7 +41,7 @@ class Exporter:
             except Exception as error:  # each store's library has errors of its own, and none may end the exporter
                 if not began:
                     began = time.monotonic()
-                    log.warning("records wait on disk, because they cannot be exported: %s: %s", _name(error), error)
+                    log.warning("records wait on disk, because they cannot be exported: %s", error)
                 stop.wait(retry_seconds)
                 retry_seconds = min(2 * retry_seconds, MAX_RETRY_SECONDS)
             else:
@@ -53,7 +53,7 @@ class Exporter:
         try:
             self.export_all()
         except Exception as error:  # as above
-            log.warning("records stay on disk, because they cannot be exported: %s: %s", _name(error), error)
+            log.warning("records stay on disk, because they cannot be exported: %s", error)
 
     def _export(self, plan: ExportPlan) -> None:
         rows: defaultdict[Partition, list[ExportedRecord]] = defaultdict(list)
@@ -67,7 +67,3 @@ class Exporter:
             self._target.put(path_of(partition, plan.name), to_parquet(partition[0], found))
         self._segments.finish(plan)
         self.exported += sum(map(len, rows.values()))
-
-
-def _name(error: Exception) -> str:
-    return type(error).__name__

@@ -112,11 +112,19 @@ class SegmentFolder:
         return None
 
     def _store(self, plan: ExportPlan) -> ExportPlan:
+        """Returns the plan once it is on disk. If the disk is full, which only an export can end, returns one for the
+        first segment alone: after a kill, its records may then be in two files.
+        """
         temporary = self.folder / (_PLAN + ".tmp")
-        with temporary.open("w") as file:
-            json.dump(plan.segments, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with temporary.open("w") as file:
+                json.dump(plan.segments, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            log.warning("a single segment is exported, since the plan cannot be written: %s", error)
+            temporary.unlink(missing_ok=True)
+            return ExportPlan(plan.segments[:1])
         temporary.replace(self.folder / _PLAN)
         return plan
 
