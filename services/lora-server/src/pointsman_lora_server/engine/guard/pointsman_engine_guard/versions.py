@@ -40,20 +40,24 @@ def passed_series(tested: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
     return sorted(passed, key=lambda series: [int(part) for part in series.split(".")], reverse=True)
 
 
-def check_version(version: str, environment: Mapping[str, str]) -> None:
+def check_version(
+    version: str, environment: Mapping[str, str], tested: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
     """Raises UnknownVersion if the guard did not pass its checks with the version's series, or only logs that if
-    `environment` says "warn". Raises ValueError for another value of the variable.
+    `environment` says "warn", or if `tested` (by default `read_tested`) has no version that passed. Raises ValueError
+    for another value of the variable.
 
     A patch release of a tested series is accepted: it repairs faults, and the guard checks the objects that it uses.
     """
     reaction = environment.get(UNKNOWN_VARIABLE) or "refuse"
     if reaction not in ("refuse", "warn"):
         raise ValueError(f"{UNKNOWN_VARIABLE} is {reaction!r}; use refuse or warn")
-    known = passed_series(read_tested())
+    known = passed_series(read_tested() if tested is None else tested)
     if series_of(version) in known:
         return
-    reason = f"the guard was tested with vLLM {', '.join(f'{each}.x' for each in known)}, and this is {version}"
-    if reaction == "refuse":
+    versions = f"vLLM {', '.join(f'{each}.x' for each in known)}" if known else "no vLLM"
+    reason = f"the guard was tested with {versions}, and this is {version}"
+    if known and reaction == "refuse":
         raise UnknownVersion(
             f"{reason}: install one of those, or the release of pointsman-engine-guard for this one. To try it, set "
             f"{UNKNOWN_VARIABLE}=warn, and run `pointsman conformance swap --control guard` before it gets requests"
