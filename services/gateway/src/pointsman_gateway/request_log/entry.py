@@ -21,7 +21,7 @@ from pointsman_gateway.domain.receipt_fields import Encoding, FieldReader
 from pointsman_gateway.redaction import NotRedacted, Redaction
 from pointsman_gateway.request_log.evidence import AnswerCounts, answer_counts, evidence_key
 from pointsman_gateway.request_log.redis_schema import day_of, hash_to_unit_interval
-from pointsman_gateway.request_log.spending import Charge, charge_of
+from pointsman_gateway.request_log.spending import SpendingCharge, charge_of
 
 VERSION = 1
 SAMPLE_VERSION = 1
@@ -72,7 +72,7 @@ class Entry(msgspec.Struct):
     """A training sample as JSON; empty if none is stored."""
     counts: AnswerCounts | None = None
     """What the answer adds to the evidence; None for nothing."""
-    charge: Charge | None = None
+    charge: SpendingCharge | None = None
     """What the request adds to the spending."""
     wal_offset: int = 0
 

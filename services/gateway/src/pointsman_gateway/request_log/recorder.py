@@ -23,7 +23,7 @@ from pointsman_gateway.request_log.evidence import Counts, EvidenceStore
 from pointsman_gateway.request_log.export_log import DECISIONS, NO_EXPORT, UNDECIDED, ExportSink
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.redis_schema import day_of
-from pointsman_gateway.request_log.spending import Charge, SpendingCounts, add_charges, charge_of_undecided
+from pointsman_gateway.request_log.spending import SpendingCharge, SpendingCounts, add_charges, charge_of_undecided
 from pointsman_gateway.request_log.store import Batch, RequestLogStore
 from pointsman_gateway.request_log.wal import WriteAheadLog
 from pointsman_gateway.request_log.wal_records import NO_OFFSETS
@@ -47,7 +47,7 @@ class _Undecided(NamedTuple):
     json: str
     """Its entry; empty if it cannot be encoded."""
     wal_offset: int
-    charge: Charge | None
+    charge: SpendingCharge | None
 
 
 class Recorder:

@@ -48,7 +48,7 @@ SpendingCounts = dict[SpendingKey, dict[str, int]]
 """Counts by key and name of the count; none is 0."""
 
 
-class Charge(NamedTuple):
+class SpendingCharge(NamedTuple):
     """What one request adds to the spending of its day (YYYYMMDD, UTC)."""
 
     key: SpendingKey
@@ -56,17 +56,17 @@ class Charge(NamedTuple):
     counts: tuple[tuple[str, int], ...]
 
 
-def charge_of(request: Request, receipt: Receipt, day: str) -> Charge:
+def charge_of(request: Request, receipt: Receipt, day: str) -> SpendingCharge:
     key = SpendingKey(request.caller.tenant, request.caller.key, receipt.decision.path.name, receipt.model)
-    return Charge(key, day, _counts(receipt.outcome, receipt.usage, receipt.picodollars))
+    return SpendingCharge(key, day, _counts(receipt.outcome, receipt.usage, receipt.picodollars))
 
 
-def charge_of_undecided(receipt: UndecidedReceipt, day: str) -> Charge | None:
+def charge_of_undecided(receipt: UndecidedReceipt, day: str) -> SpendingCharge | None:
     """Returns the charge of a request without a decision; None if it has used nothing, as if it was rejected."""
     if not receipt.picodollars and not receipt.usage.prompt_tokens:
         return None
     key = SpendingKey(receipt.caller.tenant, receipt.caller.key, "", receipt.model)
-    return Charge(key, day, _counts(receipt.outcome, receipt.usage, receipt.picodollars))
+    return SpendingCharge(key, day, _counts(receipt.outcome, receipt.usage, receipt.picodollars))
 
 
 def _counts(outcome: str, usage: Usage, picodollars: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
@@ -81,7 +81,7 @@ def _counts(outcome: str, usage: Usage, picodollars: Mapping[str, int]) -> tuple
     )
 
 
-def add_charges(days: dict[str, SpendingCounts], charges: Iterable[Charge | None]) -> None:
+def add_charges(days: dict[str, SpendingCounts], charges: Iterable[SpendingCharge | None]) -> None:
     """Adds charges to the sums in `days`, by day."""
     for charge in charges:
         if charge is None:
