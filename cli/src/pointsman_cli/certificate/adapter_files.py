@@ -16,23 +16,23 @@ WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
 """The files that determine an adapter's answers."""
 
 HASH = re.compile(r"[0-9a-f]{12}")
-"""What follows the "@" in the name of a lora-server's version: the first digits of `content_hash`."""
+"""The hash in a version's name at a lora-server, after the "@": the first 12 hexadecimal digits of `content_hash`."""
 
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterFiles:
-    """The files in an adapter's folder, and what its training.json says of its making."""
+    """Digests of the files in an adapter's folder, and what its training.json says about the training."""
 
     adapter: str
     """The adapter's name, such as "triage"."""
     sha256: Mapping[str, str]
-    """By the file's name: of those of WEIGHTS and TRAINING that there are."""
+    """The SHA-256 of each file by its name: of those files of WEIGHTS and TRAINING that exist."""
     data_sha256: str
-    """Of the training data; empty if it is unknown."""
+    """The SHA-256 of the training data; empty if it is unknown."""
     seed: int | None
-    """Of the training; None if it is unknown."""
+    """The random seed of the training; None if it is unknown."""
     content_hash: str = ""
     """The hash by which a lora-server names a version with these weights; empty without weights."""
 
@@ -41,14 +41,18 @@ class AdapterFiles:
         return bool(self.content_hash)
 
     def may_be(self, version: str) -> bool:
-        """Returns whether a version, such as "triage@3f9a1c0b77de", may have these weights: its hash is theirs, or it
-        has none.
+        """Returns whether the adapter version `version`, such as "triage@3f9a1c0b77de", may have these weights.
+
+        That is so if the hash in its name is the hash of these weights, or if its name has no hash.
         """
         return self.content_hash.startswith(hash_of(version))
 
 
 def parse_folders(texts: Iterable[str]) -> dict[str, Path]:
-    """Returns folders by the adapter's name from texts "NAME=FOLDER"; raises UsageError if a folder has no adapter."""
+    """Parses texts "NAME=FOLDER"; returns the folders by the adapter's name.
+
+    Raises UsageError if a text has another form, or a folder lacks one of the files WEIGHTS.
+    """
     folders = {}
     for text in texts:
         name, _, folder = text.partition("=")
@@ -62,9 +66,10 @@ def parse_folders(texts: Iterable[str]) -> dict[str, Path]:
 
 
 def read_adapters(training_files: Sequence[Path], folders: Mapping[str, Path]) -> Iterator[AdapterFiles]:
-    """Yields the files of adapters: of `folders`, which are by the adapter's name, and of those beside training files.
+    """Yields the file digests of all adapters in `folders` (by the adapter's name), then of those of `training_files`.
 
-    Raises UsageError if a file cannot be read, or a training.json is not one.
+    Each training file is a training.json in its adapter's folder; its adapter is left out if `folders` has one of the
+    same name. Raises UsageError if a file cannot be read, or a training.json is not JSON.
     """
     for name, folder in folders.items():
         yield read_adapter(folder, name)
@@ -75,9 +80,11 @@ def read_adapters(training_files: Sequence[Path], folders: Mapping[str, Path]) -
 
 
 def read_adapter(folder: Path, name: str, training: Path | None = None) -> AdapterFiles:
-    """Reads an adapter's folder; an empty `name` is replaced by that in the training file.
+    """Reads the files in an adapter's folder and returns their digests.
 
-    `training` is that file; by default the one in the folder, if there is one. Raises UsageError as `read_adapters`.
+    `name` is the adapter's name; if it is empty, the name in the training file is used. `training` is the path of the
+    training file, by default training.json in the folder; it may be missing. Raises UsageError if a file cannot be
+    read, or the training file is not JSON.
     """
     training = training or folder / TRAINING
     record = _record(training) if training.is_file() else {}
@@ -94,15 +101,19 @@ def read_adapter(folder: Path, name: str, training: Path | None = None) -> Adapt
 
 
 def hash_of(version: str) -> str:
-    """Returns the hash in the name of an adapter version; empty if it has none, as without a lora-server."""
+    """Returns the hash in the name of an adapter version: "3f9a1c0b77de" for "triage@3f9a1c0b77de".
+
+    It is empty if the name has no hash, because the version was not registered at a lora-server.
+    """
     digits = version.partition("@")[2]
     return digits if HASH.fullmatch(digits) else ""
 
 
 def content_hash(folder: Path) -> str:
-    """Returns the SHA-256 of the weights in a folder, as a lora-server computes it for the name of a version.
+    """Returns the SHA-256 (hexadecimal) of the files WEIGHTS in a folder, as a lora-server computes it for a version.
 
-    Each file is preceded by its name and length. Raises UsageError if a file cannot be read.
+    The hashed bytes are, for each file, its name, its length and its content. Raises UsageError if a file cannot be
+    read.
     """
     digest = hashlib.sha256()
     for name in WEIGHTS:

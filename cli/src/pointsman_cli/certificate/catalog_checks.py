@@ -11,7 +11,11 @@ from pointsman_cli.eval.catalog import Catalog, PathFacts
 
 
 def catalog_checks(statement: Statement, catalog: Catalog, folders: Mapping[str, Path]) -> Iterator[Check]:
-    """Compares the statement with the gateway's catalog; `folders` are those of adapters, by their names."""
+    """Compares the certified tasks, paths, adapters, base models and prices with those in the gateway's catalog.
+
+    Yields a check for each of them. `folders` are folders of adapters by the adapters' names; their files are compared
+    too. Raises UsageError if a file of an adapter cannot be read.
+    """
     for task in statement.tasks:
         yield from _task_checks(task, statement, catalog)
     fingerprints = {path.path: path.fingerprint for task in statement.report.tasks for path in task.paths}

@@ -24,14 +24,14 @@ from pointsman_cli.eval.statistics import compare_paths
 TOLERANCE = 1e-6
 """Figures that differ by less count as equal: floating point differs between machines."""
 LOOSE_TOLERANCE = 0.02
-"""The same for figures of other versions of the libraries that draw samples."""
+"""The tolerance if the certificate was made with other versions of numpy or scipy, which may draw other samples."""
 MAX_CLOCK_DIFFERENCE = timedelta(days=1)
 
 _SAMPLERS = ("numpy", "scipy")
 
 
 class Outcome(Enum):
-    """The outcome of one check, the worst last."""
+    """The outcome of one check; the members are in order, the best one first."""
 
     OK = "ok"
     NOT_CHECKED = "not checked"
@@ -41,16 +41,20 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was checked."""
+    """One thing that was checked, and the result."""
 
     subject: str
-    """Such as "age" or "path triage"."""
+    """What was checked, such as "age" or "path triage"."""
     outcome: Outcome
     detail: str
+    """An explanation for people."""
 
 
 def overall(checks: Iterable[Check]) -> str:
-    """Returns "valid", "weakened" or "invalid", by the worst outcome."""
+    """Returns the result of a verification: "valid", "weakened" or "invalid", by the worst outcome of its checks.
+
+    OK and NOT_CHECKED both count as valid.
+    """
     outcomes = {check.outcome for check in checks}
     if Outcome.INVALID in outcomes:
         return "invalid"
@@ -58,7 +62,10 @@ def overall(checks: Iterable[Check]) -> str:
 
 
 def file_checks(certificate: Certificate, trusted_key: Path | None, now: datetime) -> Iterator[Check]:
-    """Checks digest, signature and age; `trusted_key` is a key in PEM by which it must be signed, if given."""
+    """Yields a check each of the certificate's digest, signature and age at the time `now`.
+
+    If `trusted_key`, a PEM file with a key, is given, the certificate must be signed with this key.
+    """
     found = digest_of(certificate.content)
     intact = found == certificate.sha256
     yield Check(
@@ -95,10 +102,10 @@ def _signature_check(certificate: Certificate, trusted_key: Path | None) -> Chec
 
 
 def figures_check(statement: Statement) -> Check:
-    """Computes intervals, comparisons, costs and verdicts again from the scores and costs of the rows.
+    """Computes intervals, comparisons, costs and verdicts again from the rows' scores and costs; returns the check.
 
-    Other versions of the libraries may draw other samples, so figures that differ a little only weaken a certificate
-    then.
+    The outcome is INVALID if they differ from the certified ones. It is only WEAKENED if they differ by at most
+    LOOSE_TOLERANCE and the installed numpy or scipy is another version than the certificate's.
     """
     try:
         wrong = list(_wrong_figures(statement, TOLERANCE))
@@ -166,9 +173,10 @@ def _equal(one: Any, other: Any, tolerance: float) -> bool:
 
 
 def data_check(statement: Statement, file: Path | None) -> Check:
-    """Compares the data set's file with the evaluated one; raises UsageError if it cannot be read.
+    """Checks that `file` is the data set that was evaluated, by its SHA-256.
 
-    None means that it is not there to be compared.
+    If `file` is None, nothing is compared, and the check's outcome is WEAKENED. Raises UsageError if the file cannot be
+    read.
     """
     evaluated = statement.report
     if file is None:

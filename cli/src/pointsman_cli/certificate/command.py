@@ -21,16 +21,16 @@ from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.options import print_json, table_console
 
 EXIT_CODES = {"valid": 0, "weakened": 3, "invalid": 4}
-"""By the result of a verification."""
+"""The exit code of `--verify` by the result of the verification."""
 NO_VERDICT_EXIT_CODE = 3
-"""Of `--certificate`, if the rows of a task decide nothing."""
+"""The exit code of `--certificate` if the rows of a task do not decide a verdict."""
 
 
 def issue_certificate(statement: Statement, file: Path, signing_key: Path | None, as_json: bool) -> None:
-    """Writes the certificate, signed if there is a key, and prints its verdicts.
+    """Writes a certificate to `file` and prints its verdicts, as JSON if `as_json`.
 
-    Raises UsageError if a file cannot be read or written; ends the command with NO_VERDICT_EXIT_CODE if a task has no
-    verdict.
+    It is signed with the private key in the PEM file `signing_key`; None: not signed. Raises UsageError if a file
+    cannot be read or written. Ends the command with NO_VERDICT_EXIT_CODE if a task has no verdict.
     """
     content = to_json(statement)
     signature = sign(canonical(content), signing_key) if signing_key else None
@@ -48,10 +48,10 @@ def issue_certificate(statement: Statement, file: Path, signing_key: Path | None
 def verify_certificate(
     file: Path, source: ConfigurationSource, given: Verification, markdown: Path | None, as_json: bool
 ) -> None:
-    """Verifies a certificate, prints all checks, and ends the command with one of EXIT_CODES.
+    """Verifies the certificate in `file`, prints all checks, and ends the command with one of EXIT_CODES.
 
-    With `markdown` the result is written to this file, too. Raises as `verify` does, and UsageError if the file cannot
-    be written.
+    If `markdown` is a file, the result is also written to it as Markdown. Raises UsageError or CommandError as `verify`
+    does, and UsageError if the Markdown cannot be written.
     """
     certificate, checks = run_interruptibly(verify(file, source, given))
     result = overall(checks)

@@ -16,19 +16,19 @@ from pointsman_cli.eval.catalog import Catalog
 from pointsman_cli.eval.report import EvaluatedPath, Report
 
 SEED = 7
-"""The default of the intervals and tests, with which reports are made."""
+"""The random seed of the intervals and tests in a report: the default of the functions that compute them."""
 
 _LIBRARIES = ("pointsman", "numpy", "scipy")
 
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """When a certificate becomes invalid, although nothing else has changed."""
+    """The limits of time and of prices at which a certificate becomes invalid."""
 
     days: float
-    """Days from its issue."""
+    """Days from its issue until it expires."""
     max_price_change: float
-    """The share by which each price may change, if no verdict does."""
+    """The share by which each price may change, if no verdict changes: 0.2 is 20 %."""
 
 
 def make_statement(
@@ -40,11 +40,15 @@ def make_statement(
     adapters: Iterable[AdapterFiles],
     issued: datetime,
 ) -> Statement:
-    """Returns the statement on a report; `catalog` is what the gateway says now, `issued` the time in UTC.
+    """Returns the statement that certifies the verdicts on a report.
 
-    Raises UsageError if the report lacks the scores of rows, the configuration has changed since the evaluation, the
-    adapter of a path answered in more than one version or has other files than `adapters`, or a wrong answer has a
-    cost; also as `task_verdicts` does.
+    `catalog` are the gateway's tasks, paths and prices now, `given` the requirements and costs, `adapters` the digests
+    of adapter files to certify, and `issued` is the time in UTC.
+
+    Raises UsageError if the report lacks the scores of rows, if the configuration has changed since the evaluation, if
+    more than one version of an adapter answered on a path, if an adapter has other weights than the version that
+    answered, or if `given` sets a cost for wrong answers or requires a score of 1. Also raises UsageError as
+    `task_verdicts` does.
     """
     if given.terms.wrong_answer:
         raise UsageError("a certificate counts wrong answers by its scores alone; leave --wrong-answer-usd out")
@@ -86,12 +90,15 @@ def make_statement(
 
 
 def software_versions() -> dict[str, str]:
-    """Returns the versions of Python, of Pointsman, and of the libraries that compute intervals."""
+    """Returns the installed versions of Python, Pointsman, numpy and scipy, by their names."""
     return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
 
 
 def without_texts(report: Report) -> Report:
-    """Returns the report without texts of requests and answers; raises UsageError if it lacks the scores of rows."""
+    """Returns the report without its texts of requests and answers.
+
+    Raises UsageError if the report has no task, or lacks the score of each row.
+    """
     if not report.tasks:
         raise UsageError("the report has no task")
     for task in report.tasks:

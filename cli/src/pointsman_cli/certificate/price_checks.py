@@ -11,11 +11,15 @@ from pointsman_cli.eval.catalog import Catalog, ModelFacts
 from pointsman_cli.eval.report import EvaluatedPath
 
 ROUNDING = 1e-9
-"""A price at the end of its range is inside, whatever floating point makes of it."""
+"""The share by which a price may lie outside of its range because of rounding."""
 
 
 def price_checks(statement: Statement, catalog: Catalog) -> Iterator[Check]:
-    """Compares each price alone, then the prices that have no bounds, then all prices together."""
+    """Yields checks of the prices in `catalog`, the present ones, against the certified ones.
+
+    There is a check for each price that has bounds, and one for each model whose other prices have changed and are part
+    of a path's cost. If all of these are OK, a last check says whether all prices together change a verdict.
+    """
     old = PriceList(statement.paths, statement.models, statement.search_usd)
     models = {name: catalog.base_models.get(name, facts) for name, facts in statement.models.items()}
     new = replace(old, models=models, search_usd=catalog.search_usd)

@@ -29,10 +29,10 @@ AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Which rows are sent again."""
+    """How many rows of the data set are sent again, and the seed by which they are drawn."""
 
     rows: int
-    """Of each task, to each of its paths."""
+    """The number of rows of each task that are sent to each of its paths; 0: none are sent."""
     seed: int
 
 
@@ -49,10 +49,11 @@ class _Resent:
 async def sample_checks(
     client: httpx.AsyncClient, statement: Statement, catalog: Catalog, dataset: Dataset, sampling: Sampling
 ) -> list[Check]:
-    """Sends sampled rows to all certified paths, and returns a check for each.
+    """Sends sampled rows to all certified paths, and compares scores, costs and adapter versions with certified ones.
 
-    `dataset` must be the evaluated one, and `catalog` must have all certified paths. Raises UsageError if a metric or
-    its judge is unknown now, otherwise as `answer_row` does.
+    Returns one or more checks for each path. `dataset` must be the evaluated one, and `catalog` must have all certified
+    paths. Raises UsageError if a metric or its judge is unknown now, Unreachable if the gateway cannot be reached, and
+    CommandError if a metric fails.
     """
     draw = np.random.default_rng(sampling.seed)
     margins = {verdict.task: verdict.margin for verdict in statement.verdicts}

@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 
 ALGORITHM = "ed25519"
 CONTEXT = b"pointsman certificate 1\n"
-"""Precedes the statement in what is signed, so that no signature of something else passes for one of a certificate."""
+"""Bytes that are signed before the statement, so that a signature made for another purpose is not valid here."""
 
 _REMEDY = "pip install 'pointsman[signing]'"
 
 
 def sign(message: bytes, key_file: Path) -> Signature:
-    """Signs the canonical form of a statement with the private key in a PEM file.
+    """Signs `message`, the canonical form of a statement, with the private key in a PEM file.
 
-    Raises UsageError if the file cannot be read, has no Ed25519 key without a password, or cryptography is missing.
+    Raises UsageError if the file cannot be read, if its key is not an Ed25519 key or has a password, or if the package
+    cryptography is not installed.
     """
     ed25519, serialization = _library()
     try:
@@ -39,10 +40,11 @@ def sign(message: bytes, key_file: Path) -> Signature:
 
 
 def problem_of(message: bytes, signature: Signature, trusted_file: Path | None) -> str:
-    """Returns why a signature is not good, as a sentence; empty if it is good.
+    """Returns why `signature` is not a valid signature of `message`, as a sentence; empty if it is valid.
 
-    With `trusted_file`, a public or private key in PEM, it must be made with this key. Raises UsageError if that file
-    cannot be read or has no Ed25519 key, or if cryptography is missing.
+    If `trusted_file`, a PEM file with a public or private key, is given, the signature must be made with this key.
+    Raises UsageError if that file cannot be read or has no Ed25519 key, or if the package cryptography is not
+    installed.
     """
     ed25519, _ = _library()
     if signature.algorithm != ALGORITHM:

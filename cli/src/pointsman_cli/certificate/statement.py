@@ -31,12 +31,13 @@ MAX_PRICE_CHANGE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class PriceBound:
-    """A price, and the range in which it may change until the certificate is invalid."""
+    """A price, and the range outside of which the certificate is invalid; all three in dollars."""
 
     model: str
     """The base model; empty for the price of a search."""
     kind: str
-    """The kind of token, such as "prompt", with a price per million; or "retrieval", with a price per search."""
+    """What the price is for: a million tokens of a kind ("prompt", "cached", "completion"), or one "request", "image",
+    "tool" request or "retrieval" (a search)."""
     usd: float
     low: float
     high: float
@@ -48,19 +49,19 @@ class TaskVerdict:
 
     task: str
     verdict: str
-    """As in `advise`, such as "train"; empty if the rows do not decide it."""
+    """The verdict in the words of `pointsman advise`, such as "train"; empty if the rows do not decide it."""
     path: str
-    """The named path; empty if there is none."""
+    """The path to use; empty if the rows decide for none."""
     recommended: str
-    """The path that `advise` recommends without asking whether it is sure; empty if there is none."""
+    """The path that `pointsman advise` recommends, which does not ask whether the rows are enough; empty if none."""
     margin: float
-    """The smallest difference of scores that matters."""
+    """The smallest difference of mean scores (0 to 1) that matters."""
     rows_needed: int
-    """The rows in all that would decide it with the stated power; 0 if it is decided."""
+    """The number of rows in all that would decide the verdict with the probability `power`; 0 if it is decided."""
     standings: tuple[PathStanding, ...]
-    """Of the paths that meet the requirements on form and latency, in order of preference."""
+    """What the rows show about each path that meets the requirements on form and latency, preferred paths first."""
     left_out: Mapping[str, str]
-    """The other paths, with the reason."""
+    """The reasons for which other paths were not compared, by the path's name."""
     break_evens: tuple[BreakEven, ...]
 
     @property
@@ -70,21 +71,21 @@ class TaskVerdict:
 
 @dataclass(frozen=True, slots=True)
 class PathIdentity:
-    """What answered on a path, in addition to the path's fingerprint in the report."""
+    """The base model and the adapter version that answered on a path in the evaluation."""
 
     model: str
-    """The base model."""
+    """The name of the base model."""
     version: str
-    """The adapter version, which is named by the hash of its weights; empty without an adapter."""
+    """The adapter version, such as "triage@3f9a1c0b77de"; empty if the path has no adapter."""
 
 
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """All that a certificate states; each verdict follows from the rest."""
+    """All that a certificate states: the verdicts, and the figures from which they can be computed again."""
 
     format: int
-    """The version of this format, FORMAT."""
+    """The number of this file format: FORMAT."""
     issued: AwareDatetime
     expires: AwareDatetime
     software: Mapping[str, str]
@@ -92,33 +93,34 @@ class Statement:
     report: Report
     """The evaluation, with each row's score and without any text of requests and answers."""
     paths: Mapping[str, PathIdentity]
-    """By name, of all paths of the report."""
+    """What answered on each path of the report, by the path's name."""
     models: Mapping[str, ModelFacts]
-    """By name, of the base models of these paths."""
+    """Facts and prices of the base models of these paths, by the model's name."""
     search_usd: float
     """Dollars for one search of the retriever."""
     tasks: Mapping[str, CatalogTask]
-    """The evaluated tasks that the gateway knew, with all paths that could answer them."""
+    """The evaluated tasks that the gateway knew, by name, with all paths that could answer them."""
     adapters: tuple[AdapterFiles, ...]
-    """The files of adapters, as the issuer has named them."""
+    """Digests of the files of those adapters that the issuer named."""
     requirements: Requirements
     terms: CostTerms
     difference: Annotated[float, Field(ge=MIN_DIFFERENCE, le=MAX_DIFFERENCE)] | None
-    """The stated smallest difference that matters; None: that of `advise`."""
+    """The smallest difference of mean scores that matters; None: that of `pointsman advise`."""
     power: Annotated[float, Field(ge=MIN_POWER, le=MAX_POWER)]
-    """The probability with which the rows that are asked for suffice."""
+    """The probability with which as many rows as `TaskVerdict.rows_needed` decide a verdict, such as 0.8."""
     max_price_change: Annotated[float, Field(ge=0, le=MAX_PRICE_CHANGE)]
     """The share by which each price may change, if the verdict stays the same: 0.2 is 20 %."""
     price_bounds: tuple[PriceBound, ...]
     seed: int
-    """Of the bootstrap intervals and permutation tests."""
+    """The random seed of the bootstrap intervals and permutation tests."""
     resamples: int
+    """The number of random samples in each of these."""
     verdicts: tuple[TaskVerdict, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """An Ed25519 signature; all bytes are hexadecimal digits."""
+    """An Ed25519 signature; `public_key` and `value` are bytes as hexadecimal digits."""
 
     algorithm: str
     public_key: str
@@ -127,13 +129,15 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A certificate as it is in its file."""
+    """A certificate as it was read from its file; digest and signature are not checked yet."""
 
     content: Mapping[str, Any]
-    """The statement as JSON, which is what digest and signature are of."""
+    """The statement as JSON; the digest and the signature are computed from it."""
     statement: Statement
     sha256: str
+    """The digest that the file states, in hexadecimal digits."""
     signature: Signature | None
+    """The signature; None if the certificate is not signed."""
 
 
 _STATEMENT = TypeAdapter(Statement)
@@ -146,7 +150,10 @@ def to_json(statement: Statement) -> dict[str, Any]:
 
 
 def canonical(content: Mapping[str, Any]) -> bytes:
-    """Returns the canonical form of a statement as JSON; raises ValueError if a number or a text has none."""
+    """Returns a statement as canonical JSON (sorted keys, no spaces, UTF-8): the bytes that are hashed and signed.
+
+    Raises ValueError if a number is infinite or not a number, or a text cannot be encoded as UTF-8.
+    """
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 
@@ -156,7 +163,10 @@ def digest_of(content: Mapping[str, Any]) -> str:
 
 
 def write_certificate(content: Mapping[str, Any], signature: Signature | None, file: Path) -> None:
-    """Writes a certificate; raises UsageError if the file cannot be written."""
+    """Writes the statement `content`, its digest and `signature` to `file`; a signature of None is written as null.
+
+    Raises UsageError if the file cannot be written.
+    """
     signed = _SIGNATURE.dump_python(signature, mode="json")
     whole = {"statement": content, "sha256": digest_of(content), "signature": signed}
     try:
@@ -194,7 +204,7 @@ def _reject_constant(name: str) -> None:
 def read_certificate(file: Path) -> Certificate:
     """Reads a certificate without checking its digest and signature.
 
-    Raises UsageError if the file cannot be read, is no certificate, or has another format than FORMAT.
+    Raises UsageError if the file cannot be read, is not a certificate, or has another `format` than FORMAT.
     """
     try:
         whole = json.loads(file.read_bytes(), parse_constant=_reject_constant)

@@ -15,7 +15,7 @@ from pointsman_cli.eval.report import EvaluatedPath
 from pointsman_cli.options import plain_table
 
 MARKER = "<!-- pointsman certificate -->"
-"""The first line of the Markdown, by which a later run finds its comment."""
+"""The first line of the Markdown. A later run finds its comment on a pull request by this line, to replace it."""
 
 NO_VERDICT = "no verdict"
 
@@ -31,7 +31,7 @@ _STYLES = {Outcome.OK: "", Outcome.NOT_CHECKED: "dim", Outcome.WEAKENED: "yellow
 
 
 def verdict_lines(statement: Statement) -> RenderableType:
-    """Returns the verdicts with their paths, as they are stated."""
+    """Renders each task's certified verdict, with a table of the paths that were compared."""
     lines: list[RenderableType] = []
     for verdict, task in zip(statement.verdicts, statement.report.tasks, strict=True):
         paths = {path.path: path for path in task.paths}
@@ -78,7 +78,7 @@ def check_lines(checks: Sequence[Check]) -> Table:
 
 
 def to_markdown(name: str, certificate: Certificate, checks: Sequence[Check]) -> str:
-    """Returns the verdicts and the checks as Markdown; `name` is that of the certificate's file."""
+    """Returns the verdicts and the checks as Markdown, the worst check first; `name` is the certificate's file name."""
     return "\n".join(_markdown_lines(name, certificate.statement, checks)) + "\n"
 
 
@@ -110,7 +110,7 @@ def _cell(text: str) -> str:
 
 
 def checks_as_json(checks: Sequence[Check], statement: Statement) -> dict[str, Any]:
-    """Returns the result of a verification for programs."""
+    """Returns what `--verify --json` prints: `result` ("valid", "weakened" or "invalid"), `checks` and `verdicts`."""
     return {
         "result": overall(checks),
         "checks": [asdict(check) | {"outcome": check.outcome.value} for check in checks],

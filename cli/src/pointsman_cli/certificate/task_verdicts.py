@@ -25,24 +25,26 @@ from pointsman_cli.eval.catalog import ModelFacts
 from pointsman_cli.eval.report import EvaluatedPath, Report, TaskReport
 
 MIN_MARGIN = 0.005
-"""The smallest difference that matters is at least this, if none is stated: the best score may be 0."""
+"""The least difference of mean scores that matters, unless the user states one: the share of a best score of 0 is 0."""
 RETRIEVAL = "retrieval"
-"""The cost component of searches."""
+"""The name of the cost component for searches."""
 REQUEST = "request"
-"""The cost component of the charge for each answer; a model without that price charges 0."""
+"""The name of the cost component for a model's charge per answer; it is 0 for a model without that price."""
 CHARGES = (REQUEST, "image", "tool")
-"""The cost components of what a model charges in addition to tokens."""
+"""The names of the cost components for what a model charges in addition to tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerdictTerms:
-    """What verdicts depend on besides the report."""
+    """What verdicts depend on in addition to the report."""
 
     requirements: Requirements
     terms: CostTerms
-    """With training costs by the adapter's name."""
+    """Costs and volumes; its `training` is by the adapter's name, such as "triage"."""
     difference: float | None
+    """The smallest difference of mean scores that matters; None: that of `pointsman advise`."""
     power: float
+    """The probability with which as many rows as a verdict asks for decide it, such as 0.8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +52,16 @@ class PriceList:
     """The prices of the base models and of searches."""
 
     paths: Mapping[str, PathIdentity]
-    """By name; each has its base model."""
+    """The base model and adapter version of each path, by the path's name."""
     models: Mapping[str, ModelFacts]
+    """The base models with their prices, by the model's name."""
     search_usd: float
+    """Dollars for one search."""
 
     def price_of(self, path: str, component: str) -> tuple[str, str, float] | None:
-        """Returns the model, the kind and the dollars of the price of a path's cost component.
+        """Returns the price of a path's cost component, such as "prompt": the base model, the component, the dollars.
 
-        The model is empty for searches. Returns None if the component has no listed price, such as that of images.
+        The model is empty for searches. Returns None if the model's prices do not include this component.
         """
         if component == RETRIEVAL:
             return "", RETRIEVAL, self.search_usd
@@ -66,7 +70,10 @@ class PriceList:
         return None if usd is None else (model, component, usd)
 
     def usd(self, model: str, kind: str) -> float | None:
-        """Returns a price in dollars; None if it is unknown. The arguments are as `price_of` returns them."""
+        """Returns the price in dollars of the cost component `kind` of a base model; None if it is unknown.
+
+        If `model` is empty, it is the price of a search.
+        """
         if not model:
             return self.search_usd
         prices = self.models[model].prices if model in self.models else None
@@ -81,8 +88,9 @@ class PriceList:
 
 
 def task_verdicts(report: Report, given: VerdictTerms) -> tuple[TaskVerdict, ...]:
-    """Returns a verdict for each task; raises UsageError if the cost of training an adapter is missing, or two
-    paths have no scored row in common.
+    """Returns a verdict for each task of the report, in the report's order.
+
+    Raises UsageError if the cost of training an adapter is missing, or two paths have no scored row in common.
     """
     advice = advise(report, given.requirements, given.terms)
     priced = by_alias(report, given.terms)
@@ -130,9 +138,10 @@ def _left_out(task: TaskReport, needs: Requirements) -> Iterator[tuple[str, str]
 
 
 def reprice(report: Report, old: PriceList, new: PriceList) -> Report:
-    """Returns the report as it would be at other prices; components whose old price is 0 or unknown stay as they are.
+    """Returns the report with the paths' costs at the prices `new` instead of `old`.
 
-    `new` must have the models of `old`.
+    A cost component whose old price is 0, or whose old or new price is unknown, stays as it is. `new` must have the
+    paths and models of `old`.
     """
 
     def factor(path: str, component: str) -> float:
@@ -148,9 +157,10 @@ def reprice(report: Report, old: PriceList, new: PriceList) -> Report:
 
 
 def named_paths(report: Report, verdicts: Sequence[TaskVerdict], given: VerdictTerms) -> list[str]:
-    """Returns the path that each task's verdict names at the report's costs, if the scores are those of `verdicts`.
+    """Returns, for each task of the report, the path that its verdict would name at the report's costs.
 
-    The text is empty for a task whose scores do not decide which of its paths is named.
+    What the scores show about each path is taken from `verdicts`; only the order of preference, by cost, is computed
+    again. The text is empty for a task whose scores name no path in this order.
     """
     terms, named = by_alias(report, given.terms), []
     for task, verdict in zip(report.tasks, verdicts, strict=True):
@@ -164,10 +174,10 @@ def named_paths(report: Report, verdicts: Sequence[TaskVerdict], given: VerdictT
 def price_bounds(
     report: Report, prices: PriceList, given: VerdictTerms, verdicts: Sequence[TaskVerdict], max_change: float
 ) -> tuple[PriceBound, ...]:
-    """Returns the range of each price within which no verdict changes if this price alone does.
+    """Returns the range of each price within which no verdict changes if this price alone changes.
 
-    Prices are those that the paths' costs contain, and the charge for each request. A range is at most `max_change` of
-    the price to either side, and ends at a whole percent of the price.
+    There is a range for each price that is part of a path's cost, and for each model's charge per request. A range
+    extends by whole percents of the price to either side, at most by the share `max_change` (0.2 is 20 %).
     """
     used = dict.fromkeys(
         price

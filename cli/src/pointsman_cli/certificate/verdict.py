@@ -16,30 +16,30 @@ from pointsman_scoring.paired_limits import RowDifferences, Standing, difference
 from pointsman_scoring.rows_needed import MAX_ROWS, rows_needed
 
 Scores = NDArray[np.float64]
-"""By row; not-a-number without a score."""
+"""The scores of one path by row, (rows,); NaN for a row without a score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A path with its scores."""
+    """A path that a verdict may name, with its scores."""
 
     path: str
     scores: Sequence[float | None]
-    """From 0 to 1, by row, in the same order for all paths; None if a judge gave no score."""
+    """The score of each row, 0 to 1, in the same order for all paths; None if the judge gave no score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How sure a verdict must be, and about which difference."""
+    """The error probabilities of a verdict, and the differences that it must detect."""
 
     margin: float
     """The smallest difference of mean scores that matters, above 0 and below 1."""
     alpha: float
-    """The probability of a wrong verdict that is allowed, such as 0.05."""
+    """The allowed probability of a wrong verdict, such as 0.05."""
     power: float
-    """The probability with which the rows that are asked for suffice, such as 0.8."""
+    """The probability with which as many rows as `rows_needed` decide the verdict, such as 0.8."""
     floor: float | None = None
-    """The required score, below 1; None: as good as the best path."""
+    """The mean score that a path must reach, below 1; None: it must be as good as the best path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +48,28 @@ class PathStanding:
 
     path: str
     standing: Standing
-    """CLOSE: good enough; WORSE: not good enough; OPEN: not sure."""
+    """CLOSE: the path is good enough; WORSE: it is not; OPEN: the rows do not decide it."""
     against: str
-    """The path in the comparison that is hardest for this one; empty if there is none, or a score is required."""
+    """The path that this one is furthest behind, of those that decide its standing; empty if it is the only path, or if
+    a score is required."""
     behind: Interval | None
-    """How far the path's mean score is below that of `against`, or below the required score, with limits that hold at
-    any number of rows; None if there is nothing to compare it with."""
+    """How far the path's mean score is below that of `against`, or below the required score, with confidence limits
+    that hold at any number of rows; None if there is nothing to compare it with."""
     rows_needed: int = 0
-    """The rows that would decide it; 0 if it is decided."""
+    """The number of rows in all that would decide an OPEN path; 0 if the verdict does not need them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreVerdict:
-    """What the scores of a task decide."""
+    """The verdict on the paths of a task, by their scores."""
 
     path: str
-    """The named path; empty if it is not decided, or none of the paths is good enough."""
+    """The first path, in order of preference, that is good enough; empty if there is none, or it is not decided."""
     is_decided: bool
     rows_needed: int
-    """The rows in all that would decide it with the stated power; 0 if it is decided."""
+    """The number of rows in all that would decide the verdict with the probability `Precision.power`; 0: none more."""
     standings: tuple[PathStanding, ...]
-    """Of all paths, in order of preference."""
+    """What the rows show about each path, in order of preference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,10 @@ class _Contest:
 
 
 def decide(candidates: Sequence[Candidate], precision: Precision) -> ScoreVerdict:
-    """Returns the verdict on paths in order of preference, preferred ones first.
+    """Decides which of the paths is the first one that is good enough, or how many rows would decide it.
 
-    Raises ValueError if there are no paths, or two have no scored row in common.
+    `candidates` are in order of preference, the preferred path first. Raises ValueError if there are none, or two have
+    no scored row in common.
     """
     if not candidates:
         raise ValueError("there are no paths to decide between")
@@ -120,7 +122,7 @@ def _tried(standings: Sequence[PathStanding]) -> int:
 
 
 def first_close(standings: Sequence[PathStanding]) -> str:
-    """Returns the first path, in order of preference, that is good enough; empty if there is none."""
+    """Returns the first path whose standing is CLOSE (good enough); empty if there is none."""
     return next((each.path for each in standings if each.standing is Standing.CLOSE), "")
 
 

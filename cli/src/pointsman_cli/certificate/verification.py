@@ -23,7 +23,7 @@ from pointsman_cli.gateway_http import open_client
 from pointsman_cli.options import bearer
 
 ENTRY_POINT = "entry_point"
-"""The metric that is a function of the user's, which a certificate names."""
+"""The name of the metric that calls a function of the user; the certificate names the function."""
 
 _CATALOG_SECONDS = 60.0
 _LORA_SERVER = "127.0.0.1:8083"
@@ -32,13 +32,14 @@ _PAST_THE_CACHE = {"cache-control": "no-store"}
 
 @dataclass(frozen=True, slots=True)
 class ConfigurationSource:
-    """Where the configuration is read: of a gateway, or from a folder without one."""
+    """Where the present configuration is read: at a running gateway, or from a folder."""
 
     url: str
+    """The base URL of the gateway."""
     key: str
-    """An API key; empty: none is sent."""
+    """The API key for the gateway; empty: none is sent."""
     config: Path | None = None
-    """A configuration folder, which is read instead of asking the gateway; no sample is sent then."""
+    """A configuration folder to read instead of asking the gateway; no sample is sent then. None: ask the gateway."""
 
     def client(self) -> httpx.AsyncClient:
         return open_client(self.url, _PAST_THE_CACHE | bearer(self.key))
@@ -46,18 +47,23 @@ class ConfigurationSource:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """How a certificate is verified."""
+    """What a certificate is verified with."""
 
     data: Path | None
-    """The data set; None: it is not compared, and no sample is sent."""
+    """The file of the data set; None: it is not compared, and no sample is sent."""
     sampling: Sampling
     trusted_key: Path | None
+    """A PEM file with the key by which the certificate must be signed; None: any key, or no signature."""
     folders: Mapping[str, Path]
-    """Folders of adapters, by the adapters' names."""
+    """Folders of adapters whose files are compared, by the adapters' names."""
 
 
 async def fetch_catalog(source: ConfigurationSource) -> Catalog:
-    """Reads tasks, paths and prices; raises as `read_catalog` does, or CommandError if the folder is not valid."""
+    """Returns the present tasks, paths and prices, from the gateway or the configuration folder of `source`.
+
+    Raises Refused, Unreachable or CommandError if the gateway does not answer as expected, CommandError if the folder's
+    configuration is not valid.
+    """
     if source.config:
         return await asyncio.to_thread(_catalog_of_folder, source.config)
     async with source.client() as client:
@@ -79,10 +85,13 @@ def _catalog_of_folder(folder: Path) -> Catalog:
 
 
 async def verify(file: Path, source: ConfigurationSource, given: Verification) -> tuple[Certificate, list[Check]]:
-    """Verifies a certificate; returns it with all checks. Nothing is sampled if it is invalid without.
+    """Reads and verifies the certificate in `file`; returns it with the results of all checks.
 
-    Raises UsageError if a file cannot be read or an option is wrong, CommandError if the gateway or a configuration
-    folder fails. A gateway that cannot be reached is a check that weakens the certificate.
+    A sample of rows is sent to the gateway only if all other checks leave the certificate valid or weakened. If the
+    gateway cannot be reached before that, a check says so and weakens the certificate.
+
+    Raises UsageError if a file cannot be read or an option is wrong, CommandError if the gateway or the configuration
+    folder fails otherwise.
     """
     certificate = read_certificate(file)
     statement = certificate.statement
