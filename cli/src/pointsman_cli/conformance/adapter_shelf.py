@@ -12,27 +12,33 @@ from pointsman_cli.errors import UsageError
 from pointsman_cli.processes import run_to_end
 
 VERSIONS = 10
-"""Versions to choose from; four that are told apart are needed."""
+"""The number of adapter versions that are made. The test uses four of them whose answers differ."""
 UNFIT = ("other-names", "smaller-shapes")
-"""Adapters that an engine should refuse, by the names of their folders."""
+"""The names of the made adapters that do not fit the base model, so that an engine should refuse them."""
 HALF_BROKEN, NAN = "half-broken", "nan"
 SCRIPT = Path(__file__).parent / "make_adapters.py"
-"""Runs in the engine's environment: it needs torch, which this one lacks."""
+"""The script that makes the adapters. It needs torch, so it runs with the Python of the engine's environment."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterShelf:
-    """A folder with `made/` (the adapters) and `served/` (copies under the names at the engine)."""
+    """The folder with the swap test's adapters: the originals in `made/`, the copies for engines in `served/`.
+
+    Each copy has the name under which the engine loads it.
+    """
 
     folder: Path
     engine_folder: str
-    """The path at which the engine sees the folder."""
+    """The path of the same folder on the engine's machine."""
 
     def made(self, name: str) -> Path:
         return self.folder / "made" / name
 
     def versions(self) -> list[str]:
-        """Returns the names of all versions; raises UsageError if the folder was not made by `make_adapters.py`."""
+        """Returns the names of all adapter versions, "version-0" and so on.
+
+        Raises UsageError if the folder does not have the adapters that `make_adapters` makes.
+        """
         try:
             count = int(json.loads((self.folder / "made" / "adapters.json").read_text())["versions"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -42,10 +48,10 @@ class AdapterShelf:
         return [f"version-{number}" for number in range(count)]
 
     def serve(self, name: str, made: str, base_model: str = "") -> str:
-        """Copies an adapter to `served/NAME`, in place of the one there; returns the path at which the engine sees it.
+        """Copies the adapter `made` to `served/NAME`, and returns the copy's path on the engine's machine.
 
-        If `base_model` is not empty, the copy names it as its base model. Raises CannotTest if the disk is full or
-        the folder cannot be written.
+        Replaces an existing copy. If `base_model` is not empty, the copy's adapter_config.json names it as the base
+        model. Raises CannotTest if the copy cannot be written.
         """
         target, fresh, old = (self.folder / "served" / each for each in (name, f".{name}.new", f".{name}.old"))
         try:
@@ -65,21 +71,21 @@ class AdapterShelf:
         return self.served_at_engine(name)
 
     def withdraw(self, prefix: str, keep: Collection[str] = ()) -> None:
-        """Removes the copies whose names begin with `prefix`, but for those whose names begin with one of `keep`."""
+        """Removes the copies whose names begin with `prefix`, except those whose names begin with one of `keep`."""
         for folder in (self.folder / "served").glob(f"{prefix}*"):
             if not any(folder.name.startswith(each) for each in keep):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def served_at_engine(self, name: str) -> str:
-        """Returns the path at which the engine sees the copy of that name."""
+        """Returns the path on the engine's machine of the copy `name`, which need not exist."""
         return f"{self.engine_folder}/served/{name}"
 
 
 async def make_adapters(shelf: AdapterShelf, base: Path, served_name: str, python: Path) -> None:
-    """Makes the adapters for the base model in the folder `base`, unless they exist.
+    """Makes the swap test's adapters for the base model in the folder `base`, unless they exist.
 
-    `python` is of an environment with torch, transformers and PEFT. Raises UsageError if the folder has no config.json,
-    CannotTest if the adapters cannot be made.
+    `served_name` is the base model's name at the engine. `python` is the path of a Python that can import torch,
+    transformers and PEFT. Raises UsageError if `base` has no config.json, CannotTest if the adapters cannot be made.
     """
     config = base / "config.json"
     if not config.is_file():

@@ -15,26 +15,29 @@ TOLERANCE_NATS = 1.75
 Over 60 answers of vLLM 0.32 on a CPU, in batches of 12 and alone, the largest was 1.07, for random adapters.
 """
 MIN_DISTANCE_NATS = 2.5
-"""How far two versions must differ on each prompt, up to the first token that differs, to be told apart."""
+"""The least `distance` between the answers of two versions to each prompt that makes their answers distinguishable."""
 
 BASE = "base"
-"""The name of the base model among the versions."""
+"""The version name that stands for the base model without an adapter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
     name: str
-    """The token's number at the engine, as text, or its text if the engine reports no numbers."""
+    """The token's id as text; the token's text if the engine reports no ids."""
     logprobs: Mapping[str, float]
-    """Log-probabilities of the likeliest tokens at this position, in nats, by name; empty if none are reported."""
+    """Log-probabilities in nats of the likeliest tokens at this position, by their names; empty if not reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimedAnswer:
-    """The answer to one request, and its times on the clock of `time.monotonic`."""
+    """The answer to one request. `started`, `first_token` and `ended` are seconds of `time.monotonic`.
+
+    `first_token` is the time of the end if there was no token.
+    """
 
     model: str
-    """The model that was requested."""
+    """The model name in the request."""
     prompt: str
     tokens: tuple[Token, ...]
     text: str
@@ -42,25 +45,25 @@ class TimedAnswer:
     first_token: float
     ended: float
     error: str = ""
-    """Why it failed; empty if it is complete."""
+    """Why the request failed, including an answer without a token; empty if it did not fail."""
     status: int = 0
     """The HTTP status; 0 if there was no response."""
     is_complete: bool = False
-    """Whether the stream ended without an error, even if without a token."""
+    """Whether the stream reached its end without an error from the engine; also True if it had no token."""
     is_overload: bool = False
-    """Whether the engine asked to come again later, by status 429 or 503 with Retry-After."""
+    """Whether the engine was overloaded: it answered with status 429 or 503 and the header Retry-After."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How far an answer is that of one version."""
+    """How far an answer agrees with the known answer of one version; all fields are numbers of tokens."""
 
     agreeing: int
-    """Tokens before the first one that rounding does not explain."""
+    """The tokens before the first one whose log-probabilities differ by more than rounding (TOLERANCE_NATS)."""
     wrong: int
-    """Tokens from that one on; 0 if the answer is the version's."""
+    """The tokens from that one on; 0 if the answer is the version's."""
     compared: int
-    """Tokens that could be compared: up to the first difference, or the end of the shorter answer."""
+    """The tokens that could be compared: up to the first difference, or to the end of the shorter answer."""
 
     @property
     def is_same(self) -> bool:
@@ -68,7 +71,7 @@ class Comparison:
 
 
 class KnownAnswers:
-    """What each version answers to each prompt, learned while nothing else was loaded or replaced."""
+    """The answers of each version to each prompt, recorded while no other adapter was loaded or replaced."""
 
     def __init__(self) -> None:
         self._answers: dict[tuple[str, str], tuple[Token, ...]] = {}
@@ -77,30 +80,34 @@ class KnownAnswers:
         self._answers[version, answer.prompt] = answer.tokens
 
     def compare(self, answer: TimedAnswer, version: str) -> Comparison:
-        """Compares an answer with the version's known one to the same prompt, as far as both go."""
+        """Compares an answer with the version's known answer to the same prompt, to the end of the shorter one.
+
+        Raises KeyError if the version's answer to this prompt is not known.
+        """
         return compare(answer.tokens, self._answers[version, answer.prompt])
 
     def version_of(self, answer: TimedAnswer, candidates: Iterable[str]) -> str | None:
-        """Returns the first of the candidates whose known answer this is; None if there is none."""
+        """Returns the first of the versions `candidates` whose known answer is the same; None if there is none."""
         known = (version for version in candidates if (version, answer.prompt) in self._answers)
         return next((version for version in known if self.compare(answer, version).is_same), None)
 
     def are_distinct(self, version: str, other: str, prompts: Sequence[str]) -> bool:
-        """Returns whether two versions differ clearly on each prompt."""
+        """Returns whether the known answers of two versions to each prompt are at least MIN_DISTANCE_NATS apart."""
         return all(
             distance(self._answers[version, prompt], self._answers[other, prompt]) >= MIN_DISTANCE_NATS
             for prompt in prompts
         )
 
     def is_like(self, version: str, other: str, prompts: Sequence[str]) -> bool:
-        """Returns whether two versions answer each prompt alike."""
+        """Returns whether the known answers of two versions to each prompt are the same, apart from rounding."""
         return all(compare(self._answers[version, prompt], self._answers[other, prompt]).is_same for prompt in prompts)
 
 
 def compare(tokens: Sequence[Token], known: Sequence[Token]) -> Comparison:
-    """Compares two answers to one prompt up to the first token that differs: after it the contexts differ.
+    """Compares an answer with a known answer to the same prompt, up to the first token that differs.
 
-    An empty answer is not the same as one with tokens.
+    Later tokens cannot be compared, since they follow different texts. An answer without tokens counts as wrong if the
+    known one has tokens.
     """
     if not tokens and known:
         return Comparison(0, 1, 0)
@@ -112,7 +119,11 @@ def compare(tokens: Sequence[Token], known: Sequence[Token]) -> Comparison:
 
 
 def distance(tokens: Sequence[Token], known: Sequence[Token]) -> float:
-    """Returns the largest difference of log-probabilities, in nats, up to the first token that differs."""
+    """Returns the largest difference between the log-probabilities of two answers, in nats, up to the first token that
+    differs.
+
+    It is infinite if one of them has no tokens, or if tokens differ and have no log-probabilities.
+    """
     return max(_distances(tokens, known), default=math.inf)
 
 

@@ -14,7 +14,7 @@ from pointsman_cli.conformance.findings import Findings, Property
 from pointsman_cli.conformance.openai_api import OpenAIApi
 
 SHORT_TOKENS, LONG_TOKENS = 8, 40
-"""Tokens of an answer, and of one during which an adapter is replaced."""
+"""Maximum tokens of a usual answer, and of an answer during which an adapter is replaced."""
 
 _BODY = (
     "In the first years the town had one harbour, two mills and a market that was held on the third day of each month. "
@@ -30,21 +30,21 @@ PROMPTS = tuple(
 LONG_PROMPT = PROMPTS[0]
 
 ALIVE_SECONDS, RETRY_SECONDS = 20.0, 1.0
-"""How long an engine may not answer before it counts as stopped, and between two attempts."""
+"""Seconds after which an engine that does not answer counts as stopped; seconds between two attempts."""
 CLEAN_UP_SECONDS = 60.0
-"""How long one adapter's removal at the end may take."""
+"""Maximum seconds for the removal of one adapter at the end of the test."""
 MOVING_PART = "moving"
-"""A part of the names of adapters that are replaced."""
+"""A text that is in the names of those adapters that the test replaces, and in no others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The versions that the test uses, by their names on the shelf; all are told apart by their answers."""
+    """The names, in the AdapterShelf, of the four adapter versions that the test uses; each answers differently."""
 
     first: str
     second: str
     old: str
-    """The version that is replaced by `new`."""
+    """The version that the test replaces by `new`."""
     new: str
 
     @property
@@ -54,15 +54,17 @@ class Chosen:
 
 @dataclass(slots=True)
 class Bench:
+    """The state of one swap test: clients, known answers, loaded adapters and findings."""
+
     api: OpenAIApi
     control: AdapterControl
     shelf: AdapterShelf
     base_model: str
     """The base model's name at the engine."""
     prefix: str
-    """The beginning of the names of this run's adapters."""
+    """The beginning of the names of all adapters of this run."""
     say: Callable[[str], None]
-    """Reports progress."""
+    """Shows a line of progress."""
     findings: Findings = field(default_factory=Findings)
     known: KnownAnswers = field(default_factory=KnownAnswers)
     loaded: set[str] = field(default_factory=set)
@@ -71,7 +73,10 @@ class Bench:
         return f"{self.prefix}-{suffix}"
 
     async def load(self, name: str, made: str) -> None:
-        """Loads an adapter of the shelf; raises ControlRefused. `clean_up` unloads it if nothing else does."""
+        """Loads the version `made` of the shelf at the engine under `name`.
+
+        `clean_up` unloads it at the end, if nothing else did. Raises ControlRefused if the engine does not load it.
+        """
         self.loaded.add(name)
         await self.control.load(name, made)
 
@@ -81,9 +86,10 @@ class Bench:
 
     @asynccontextmanager
     async def holding(self, adapters: Mapping[str, str]) -> AsyncIterator[list[str]]:
-        """Loads adapters for the length of the block: the versions by the suffixes of their names. Yields the names.
+        """Loads adapters, yields their names at the engine, and unloads them when the block ends.
 
-        Raises ControlRefused if one cannot be loaded. One that cannot be unloaded is left to `clean_up`.
+        `adapters` maps suffixes, which make the names unique, to versions of the shelf. Raises ControlRefused if an
+        adapter cannot be loaded. An adapter that cannot be unloaded is noted in the findings, and left to `clean_up`.
         """
         names = [self.name(suffix) for suffix in adapters]
         try:
@@ -101,13 +107,17 @@ class Bench:
         return await self.api.complete(self.base_model, prompt, max_tokens)
 
     async def ask(self, name: str, prompt: str, max_tokens: int = SHORT_TOKENS) -> TimedAnswer:
-        """Asks the adapter of that name."""
+        """Sends `prompt` to the adapter `name`; returns its answer, which says whether it failed.
+
+        Raises LimitReached if the test may send no more requests.
+        """
         return await self.api.complete(self.control.model(name), prompt, max_tokens)
 
     def judge(self, answer: TimedAnswer, version: str, what: str, about: Property = Property.WRONG_VERSION) -> bool:
-        """Records for the property `about` whether the answer is that of the version; returns whether it is.
+        """Records as a finding on the property `about` whether the answer is the known one of `version`.
 
-        A failed request is recorded as `succeeded` does, and returns False. `what` describes the request in findings.
+        Returns whether it is. A failed request counts for the property FAILED_REQUESTS instead, and False is returned.
+        `what` describes the request in the findings.
         """
         if not self.succeeded(answer, what):
             return False
@@ -119,7 +129,10 @@ class Bench:
         return False
 
     def succeeded(self, answer: TimedAnswer, what: str) -> bool:
-        """Records whether the request was answered completely; returns whether it was."""
+        """Records as a finding whether the request succeeded, and returns it; `what` describes it in the findings.
+
+        A failure because the engine is overloaded is a weak finding.
+        """
         if not answer.error:
             self.findings.passed(Property.FAILED_REQUESTS)
         elif answer.is_overload:
@@ -129,7 +142,7 @@ class Bench:
         return not answer.error
 
     def describe(self, answer: TimedAnswer, version: str) -> str:
-        """Says whose the answer is, if not the version's."""
+        """Returns a text for findings on an answer that is not the one of `version`: which version's answer it is."""
         other = self.known.version_of(answer, (BASE, *self.shelf.versions()))
         whose = "of no version alone" if other is None else f"that of {other}"
         where = self.known.compare(answer, version).agreeing
@@ -137,8 +150,9 @@ class Bench:
         return f"instead of {version}'s answer, {start}{whose}: {answer.text[:60]!r}"
 
     async def is_alive(self) -> bool:
-        """Returns whether the engine ends an answer of the base model, even one without a token, within
-        `ALIVE_SECONDS`.
+        """Returns whether the engine completes an answer of the base model; tries it for ALIVE_SECONDS.
+
+        An answer without a token counts. If there is none, the findings get a note.
         """
         deadline = time.monotonic() + ALIVE_SECONDS
         while not (answer := await self.ask_base(PROMPTS[0], 1)).is_complete:
@@ -149,7 +163,10 @@ class Bench:
         return True
 
     async def check_base(self, what: str) -> bool:
-        """Asks the base model all prompts, one after the other; returns whether it answers as at the start."""
+        """Sends all prompts to the base model, one after the other; returns whether it answers as at the start.
+
+        The findings get the result of each; `what` describes these requests there.
+        """
         is_same = True
         for prompt in PROMPTS:
             answer = await self.ask_base(prompt)
@@ -161,10 +178,10 @@ class Bench:
         return is_same
 
     async def clean_up(self) -> None:
-        """Unloads what this run has loaded, and deletes the copies.
+        """Unloads all adapters that this run has loaded, and deletes their copies on the shelf.
 
-        What cannot be unloaded is noted, and its copy is kept: an engine that has evicted an adapter reads it again
-        when it is requested, and some end if it is gone.
+        If an adapter may still be loaded afterwards, the findings get a note, and its copy stays: the engine may read
+        it again, and some engines crash if it is missing.
         """
         kept = []
         for name in sorted(self.loaded):

@@ -45,6 +45,8 @@ EXIT_CODES = {Grade.FAIL: 1, Grade.UNTESTED: CannotTest.exit_code}
 
 
 class ControlKind(StrEnum):
+    """The values of `--control`: what loads, replaces and unloads the test's adapters."""
+
     VLLM = "vllm"
     SGLANG = "sglang"
     GUARD = "guard"
@@ -54,8 +56,11 @@ class ControlKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ControlOptions:
+    """The command's options on how adapters are changed; an option that the kind does not need is ignored."""
+
     kind: ControlKind
     lora_server: str
+    """The lora-server's address, HOST:PORT; empty for other kinds than POINTSMAN."""
     load_command: str
     unload_command: str
     model_form: str
@@ -122,7 +127,7 @@ def swap(
     engine_python: EnginePythonOption = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Load, replace, unload and evict small adapters under load, and judge each answer.
+    """Load, replace, unload and evict small adapters under load, and check each answer.
 
     Exit code 0 if nothing failed, 1 if a property failed, 3 if the test or a check of it cannot be carried out. Use it
     on an engine of your own: it adds load, and adapters under names of its own, which it unloads.

@@ -12,11 +12,15 @@ from pointsman_cli.errors import UsageError
 from pointsman_cli.processes import kill_processes, process_tree
 
 MAX_OUTPUT_BYTES = 4096
-"""How much of a failed command's output is read, from its end."""
+"""The number of bytes at the end of a failed command's output that are read."""
 
 
 class CommandControl:
-    """A command's arguments may contain {name} and {folder}. Replacing runs the load command again."""
+    """Loads and unloads adapters by running the user's commands; implements AdapterControl.
+
+    In a command's arguments, {name} is replaced by the adapter's name, and {folder} by its folder at the engine. To
+    replace an adapter, the load command runs again.
+    """
 
     forms = (IN_PLACE,)
     remains = ""
@@ -48,7 +52,10 @@ class CommandControl:
 
 
 def split_command(command: str, option: str) -> list[str]:
-    """Returns the arguments of a command line; raises UsageError, which names the option, if a quote is not closed."""
+    """Splits a command line into its arguments, as a shell does.
+
+    Raises UsageError, which names `option`, if a quote is not closed.
+    """
     try:
         return shlex.split(command)
     except ValueError as error:
@@ -56,10 +63,12 @@ def split_command(command: str, option: str) -> list[str]:
 
 
 async def run_command(arguments: list[str], max_seconds: float = LOAD_SECONDS) -> None:
-    """Runs a program of the caller to its end; raises ControlRefused if it does not start, fails or takes too long.
+    """Runs a command of the user and waits until it ends.
 
-    Programs that it leaves running in the background, such as a restarted engine, go on. On cancellation and after
-    `max_seconds` it is killed with them.
+    Programs that it leaves in the background, such as a restarted engine, keep running. If this call is cancelled or
+    takes longer than `max_seconds`, the command and all its descendants are killed.
+
+    Raises ControlRefused if the command does not start, ends with another exit code than 0, or takes too long.
     """
     with tempfile.TemporaryFile() as output:  # a pipe would stay open as long as such a program runs
         try:

@@ -17,42 +17,49 @@ IN_PLACE, RELOAD, NEW_NAME = "in place", "unload and load", "under a new name"
 
 
 class AdapterControl(Protocol):
-    """Interface for changing the adapters of an engine or fleet. All methods but `model` raise ControlRefused.
+    """Interface for loading, replacing and unloading the adapters of an engine or of several engines.
 
-    Adapters are named by the test; `made` is the name of an adapter of the shelf.
+    `name` is the name that the test gives an adapter, and `made` the adapter of the AdapterShelf with its weights.
+    `load`, `replace` and `unload` raise ControlRefused if the engine rejects the change or does not answer.
     """
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """Returns the ways in which `replace` can replace an adapter; the first is the usual one."""
+        """Returns the ways in which `replace` can replace an adapter, such as IN_PLACE; the usual one is the first."""
         ...
 
     async def load(self, name: str, made: str) -> None: ...
 
     async def replace(self, name: str, made: str, form: str) -> None:
-        """Replaces the weights under the name; when it returns, new requests should get the new ones."""
+        """Replaces the weights of the adapter `name` by those of `made`, in the way `form` (one of `forms`).
+
+        Requests that are sent after it has returned should be answered with the new weights.
+        """
         ...
 
     async def unload(self, name: str) -> None:
-        """Unloads the adapter, and what an interrupted `load` or `replace` of that name may have left."""
+        """Unloads the adapter `name`, including versions that an interrupted `load` or `replace` may have left."""
         ...
 
     def model(self, name: str) -> str:
-        """Returns the model that requests for the adapter name."""
+        """Returns the value of `model` in requests to the adapter `name`."""
         ...
 
     async def opens_to_anyone(self) -> bool:
-        """Returns whether the change of adapters needs no credential; False if it cannot be told."""
+        """Returns whether adapters can be changed without a key or other secret; False if this is not known."""
         ...
 
     @property
     def remains(self) -> str:
-        """Returns what cannot be removed again, as text; empty if nothing stays."""
+        """Returns a sentence on what the test leaves behind because it cannot be removed; empty if nothing."""
         ...
 
 
 class RuntimeControl:
-    """The routes of vLLM (VLLM_ALLOW_RUNTIME_LORA_UPDATING=True) or SGLang."""
+    """Changes adapters by the HTTP routes of vLLM or SGLang; implements AdapterControl.
+
+    vLLM has these routes only if its environment has VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.
+    """
 
     remains = ""
 
@@ -85,7 +92,10 @@ class RuntimeControl:
         return self._model_prefix + name
 
     async def opens_to_anyone(self) -> bool:
-        """Sends an empty name without a key: it changes nothing, and is answered with 400 if the route is open."""
+        """Returns whether the engine accepts a request to load an adapter without a key; False if it does not answer.
+
+        The request has an empty name, so that it changes nothing: status 200, 400 or 422 means that no key is needed.
+        """
         body = {"lora_name": "", "lora_path": ""}
         async with open_async_client(base_url=self._http.base_url, trust_env=False) as anonymous:
             try:
@@ -101,7 +111,10 @@ class RuntimeControl:
 async def call(
     http: httpx.AsyncClient, method: str, route: str, body: Any, headers: Mapping[str, str] | None = None
 ) -> None:
-    """Sends one administrative request; raises ControlRefused unless it is answered with 200."""
+    """Sends one administrative request to `route`, with the JSON `body`.
+
+    Raises ControlRefused if there is no answer, or its status is not 200.
+    """
     try:
         response = await http.request(method, route, json=body, headers=headers, timeout=LOAD_SECONDS)
     except httpx.HTTPError as error:

@@ -10,11 +10,14 @@ from pointsman_cli.errors import CommandError
 
 
 class ApiError(Exception):
-    """The URL does not list its models; the text is one line that says why."""
+    """The list of models at the tested URL cannot be read; the message is one line that says why."""
 
 
 class ControlRefused(Exception):
-    """The engine, or who manages its adapters, refused the change or did not answer; the text says why."""
+    """The engine, the lora-server or the user's command did not load, replace or unload an adapter.
+
+    The message says why.
+    """
 
     def __init__(self, message: str, status: int = 0) -> None:
         """Takes the HTTP status of the refusal, 0 if there is none."""
@@ -23,10 +26,10 @@ class ControlRefused(Exception):
 
 
 class LimitReached(Exception):
-    """The test has sent as many requests, or takes as long, as it may."""
+    """The test has reached its maximum number of requests or its maximum time; the message says which."""
 
 
 class CannotTest(CommandError):
-    """The test cannot be carried out."""
+    """The swap test cannot be carried out; the message says why. The command ends with exit code 3."""
 
     exit_code = 3

@@ -32,7 +32,7 @@ STATEMENTS: Mapping[Property, str] = {
 
 
 class Grade(StrEnum):
-    """The verdicts. A property has the worst grade that was observed of it."""
+    """The verdict on a property, by its worst observation; SCALE says what each means."""
 
     PASS = "pass"
     WEAK = "weak"
@@ -50,14 +50,16 @@ SCALE: Mapping[Grade, str] = {
 
 @dataclass(slots=True)
 class PropertyRecord:
+    """What was observed of one property: numbers of observations, and texts on some that were not as they should be."""
+
     observed: int = 0
     weak: int = 0
     failed: int = 0
     wrong_tokens: int = 0
     examples: list[str] = field(default_factory=list)
-    """Texts on the first failed observations, at most `MAX_EXAMPLES` different ones."""
+    """Texts on the first failed observations, at most MAX_EXAMPLES different ones."""
     weak_examples: list[str] = field(default_factory=list)
-    """The same of weak observations."""
+    """Texts on the first weak observations, at most MAX_EXAMPLES different ones."""
     why_untested: str = "its check was not carried out"
 
     @property
@@ -70,7 +72,7 @@ class PropertyRecord:
 
 
 class Findings:
-    """Collects observations of all properties."""
+    """The observations of all properties in one swap test, its notes, and the checks that were not carried out."""
 
     def __init__(self) -> None:
         self.records = {each: PropertyRecord() for each in Property}
@@ -96,7 +98,7 @@ class Findings:
         _add_example(record.examples, what)
 
     def skip(self, about: Property, why: str) -> None:
-        """Says why a property is not tested; an observation of it counts nevertheless."""
+        """Records why a property is not tested; the reason is shown only if there is no observation of it."""
         self.records[about].why_untested = why
 
     def note(self, text: str) -> None:
@@ -108,7 +110,7 @@ class Findings:
         return frozenset(about for about, record in self.records.items() if record.verdict is Grade.UNTESTED)
 
     def leave_out(self, check: str, why: str) -> None:
-        """Records that a check of the plan was not carried out, or not to its end."""
+        """Records that a planned check was not carried out, or not to its end, and why; the first reason stays."""
         self.not_done.setdefault(check, why)
 
     def is_failed(self, about: Property) -> bool:
@@ -116,7 +118,10 @@ class Findings:
 
     @property
     def overall(self) -> Grade:
-        """Returns the worst verdict of the properties; UNTESTED if none failed, and a check was not carried out."""
+        """Returns the verdict of the whole test: FAIL if a property failed; otherwise UNTESTED if a check was left out.
+
+        Otherwise it is WEAK if a property is, and else PASS.
+        """
         verdicts = {record.verdict for record in self.records.values()}
         if self.not_done and Grade.FAIL not in verdicts:
             return Grade.UNTESTED

@@ -12,13 +12,16 @@ from pointsman_cli.conformance.errors import ControlRefused
 
 DRAIN_SECONDS = 60.0
 SWITCH_SECONDS = 1.0
-"""How long requests that name a version before may still arrive after the switch to another one."""
+"""Seconds after a replacement in which requests that name the old version may still arrive."""
 SECRET_HEADER = "x-pointsman-secret"
 GUARD_ROUTE = "/pointsman/v1/adapters"
 
 
 class GuardControl:
-    """Versions get names of their own: a name never means other weights."""
+    """Changes adapters by the routes of Pointsman's guard in vLLM; implements AdapterControl.
+
+    Each loaded version gets a new name at the engine ("NAME.1", "NAME.2"), so a name never gets other weights.
+    """
 
     forms = (NEW_NAME,)
     remains = ""

@@ -9,11 +9,11 @@ from pointsman_cli.conformance.errors import ApiError, ControlRefused
 from pointsman_cli.conformance.findings import Property
 
 UP = "../" * 12
-"""A relative path to the root, from any folder of a usual depth."""
+"""A relative path that leads to the root folder from any folder up to 12 levels deep."""
 
 
 async def check_unfit_adapters(bench: Bench) -> None:
-    """Loads adapters for another base model, which an engine should refuse: it cannot answer with them."""
+    """Checks that the engine refuses to load adapters that are made for another base model."""
     for kind in UNFIT:
         name = bench.name(kind)
         try:
@@ -35,7 +35,12 @@ async def check_unfit_adapters(bench: Bench) -> None:
 
 
 async def check_file_names(bench: Bench) -> None:
-    """Requests models whose names are paths to an adapter that is not loaded, and looks for paths in /v1/models."""
+    """Checks that the engine does not read files by a request's model name, and does not reveal its folders.
+
+    Requests models whose names are paths of an adapter that is not loaded, looks for paths in /v1/models, and tries
+    whether adapters can be loaded without a key. Raises ControlRefused if an adapter cannot be loaded, or the models
+    cannot be listed.
+    """
     version = bench.shelf.versions()[0]
     # vLLM's resolver loads adapters whose config names the base model as the server does.
     roots = [model.get("root") for model in await _models(bench) if model["id"] == bench.base_model]

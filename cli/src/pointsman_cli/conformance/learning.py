@@ -13,8 +13,11 @@ NEEDED = 4
 
 
 async def learn(bench: Bench) -> Chosen:
-    """Loads each version under a name of its own, and learns its answers. Raises CannotTest if fewer than `NEEDED` can
-    be used; what the answers show is recorded before.
+    """Loads the versions one after the other, records their answers in `bench.known`, and returns the chosen versions.
+
+    Chooses the first NEEDED versions whose answers can be told apart. The findings get what the answers show. Raises
+    CannotTest if there are fewer such versions, a version cannot be loaded, or the base model does not answer or does
+    not repeat its answers.
     """
     for fields in LOGPROB_FIELDS:
         bench.api.logprob_fields = fields

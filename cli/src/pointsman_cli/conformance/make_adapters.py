@@ -47,10 +47,10 @@ def main() -> None:
 
 
 def adapter_form(base: Path, served_name: str, rank: int) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
-    """Returns the shape of each of the adapter's tensors by its name, and the content of adapter_config.json.
+    """Returns the shapes of an adapter's tensors by their names, and the content of its adapter_config.json.
 
-    The base model is built on the meta device, which takes no memory. Raises whatever transformers raises if it does
-    not know the architecture.
+    `base` is a folder with the base model's config.json, `served_name` the base model's name at the engine, and `rank`
+    the adapter's rank. No weights are read. Raises what transformers raises if it does not know the architecture.
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, local_files_only=True))
@@ -122,7 +122,7 @@ UNFIT: dict[str, Callable[[Tensors], Tensors]] = {
     "half-broken": _with_larger_end,
     "nan": _with_nan,
 }
-"""The kinds of unfit adapters, and how their weights are spoiled."""
+"""The functions that make unfit adapters from the weights of a good one, by the adapter's name."""
 
 
 if __name__ == "__main__":

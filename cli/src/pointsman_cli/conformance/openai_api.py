@@ -20,14 +20,16 @@ LOGPROB_FIELDS: tuple[Mapping[str, Any], ...] = (
     {"logprobs": 5},
     {},
 )
-"""How log-probabilities are requested, in the order in which it is tried. With vLLM's field tokens are named by their
-numbers: all tokens that are a part of a character have the same text."""
+"""The fields of a request that ask for log-probabilities; the first ones that the engine accepts are used.
+
+vLLM's `return_tokens_as_token_ids` names tokens by their ids: the texts of different parts of a character are equal.
+"""
 QUERY_SECONDS = 10.0
 MAX_ERROR_CHARACTERS = 200
 
 
 class OpenAIApi:
-    """Sends completions to one URL, and lists its models."""
+    """A client of one OpenAI-compatible URL: requests completions, and lists the models."""
 
     def __init__(self, http: httpx.AsyncClient, max_requests: int, max_seconds: float, timeout_seconds: float) -> None:
         """Takes the limits of the whole test, and the time that one answer may take before it counts as hanging."""
@@ -48,7 +50,10 @@ class OpenAIApi:
         return self._max_requests - self.requests
 
     async def models(self) -> list[dict[str, Any]]:
-        """Returns the entries of /v1/models. Raises ApiError if there is no answer, or none of that form."""
+        """Returns the entries of /v1/models, each a JSON object with the model's name as `id`.
+
+        Raises ApiError if there is no answer, its status is not 200, or it is not a list of models.
+        """
         try:
             response = await self._http.get("/v1/models", timeout=QUERY_SECONDS)
         except httpx.HTTPError as error:
@@ -65,9 +70,10 @@ class OpenAIApi:
     async def complete(
         self, model: str, prompt: str, max_tokens: int, on_token: Callable[[int], None] = lambda _: None
     ) -> TimedAnswer:
-        """Returns the greedy answer, streamed; a failure is in its `error`. `on_token` gets the tokens' number so far.
+        """Requests a completion of `prompt` at temperature 0 and returns the answer; a failure is in its `error`.
 
-        Raises LimitReached before a request that the limits do not allow.
+        The answer is streamed: `on_token` is called with the number of tokens so far. Raises LimitReached, without a
+        request, if the test has reached its maximum number of requests or its maximum time.
         """
         if self.requests >= self._max_requests:
             raise LimitReached(f"the limit of {self._max_requests} requests")
@@ -172,7 +178,10 @@ def _tokens(choice: Mapping[str, Any]) -> list[Token]:
 
 
 def error_text(body: bytes) -> str:
-    """Returns the message of an error's body in OpenAI's form, else the body's beginning."""
+    """Returns the message in the body of an error response, in one line of at most MAX_ERROR_CHARACTERS.
+
+    If the body is not an error in OpenAI's format, returns the beginning of the body.
+    """
     try:
         error = json.loads(body)["error"]
         text = str(error["message"] if isinstance(error, dict) else error)
@@ -185,7 +194,11 @@ def error_text(body: bytes) -> str:
 async def open_api(
     url: str, key: str, *, max_requests: int, max_seconds: float, timeout_seconds: float
 ) -> AsyncIterator[tuple[OpenAIApi, httpx.AsyncClient]]:
-    """Yields the API at a base URL without /v1, and the HTTP client that it uses, which sends the key, if any."""
+    """Opens a client of the API at `url`, a base URL without /v1; closes it after the block.
+
+    Yields the OpenAIApi and the HTTP client that it uses. `key` is the API key; empty: none is sent. `max_requests` and
+    `max_seconds` are limits of the whole test, `timeout_seconds` is that of one answer.
+    """
     limits = httpx.Limits(max_connections=64)
     async with open_async_client(base_url=url, headers=bearer(key), limits=limits, trust_env=False) as http:
         yield OpenAIApi(http, max_requests, max_seconds, timeout_seconds), http

@@ -8,13 +8,13 @@ from pointsman_cli.conformance.findings import Property
 from pointsman_cli.errors import UsageError
 
 NAME = "swap-test"
-"""The beginning of the names of all tests' adapters."""
+"""The beginning of the names of all adapters of all swap tests."""
 MOVING_ADAPTER = f"{NAME}-moving"
-"""An adapter that is registered at a lora-server, and stays there."""
+"""The name of the adapter that the test registers at a lora-server and replaces there; it stays registered."""
 ADAPTERS_AT_ONCE = 4
-"""How many adapters of the test are loaded at the same time, unless it fills the engine's slots."""
+"""The largest number of the test's adapters that are loaded at the same time, except in the test of eviction."""
 SELF_MANAGED = ("guard", "pointsman")
-"""Controls that never evict an adapter which is in use, or refuse to load one more."""
+"""The controls (`--control`) by which a new adapter never evicts one that others use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,23 +25,28 @@ class SwapPlan:
     control: str
     base_model: str
     other_adapters: tuple[str, ...]
-    """Adapters that the engine serves besides the test's."""
+    """The names of adapters that the engine serves already."""
     prefix: str
+    """The beginning of the names of this run's adapters."""
     slots: int
-    """How many adapters the engine holds; 0 if that is not known."""
+    """The number of adapters that the engine can hold; 0 if it is not known."""
     load_seconds: float
+    """How long requests are sent without a pause while adapters change."""
     concurrency: int
+    """The number of concurrent requests in that time."""
     max_requests: int
     max_seconds: float
     harmful: bool
+    """Whether to run the checks that can stop an engine (HARMS)."""
     restart_command: list[str]
+    """The command that restarts the engine, as arguments; empty: it is not restarted."""
 
     @property
     def may_evict(self) -> bool:
         return self.slots > 0 and not self.other_adapters
 
     def check(self) -> None:
-        """Raises UsageError if the test could harm adapters that others use."""
+        """Raises UsageError if the test could evict or stop adapters that others use, or an earlier test left some."""
         if not self.other_adapters:
             return
         named = ", ".join(self.other_adapters[:3])
@@ -63,7 +68,7 @@ class SwapPlan:
         return {} if self.restart_command else {Property.RESTART: "without --restart-command nothing is restarted"}
 
     def lines(self) -> list[str]:
-        """Returns what the test will do, as text."""
+        """Returns what the test will do, as lines of text for the terminal."""
         return [
             f"against {self.url}, base model {self.base_model}, adapters changed by {self.control}",
             f"names: {self.prefix}-*; at most {self.adapters_at_once} adapters at once; all are unloaded at the end",
@@ -73,7 +78,7 @@ class SwapPlan:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """Returns what the test will do, as JSON."""
+        """Returns what the test will do, as `--dry-run --json` prints it."""
         return {
             "test": "swap",
             "dry_run": True,
@@ -101,7 +106,11 @@ class SwapPlan:
 
 
 def base_model_of(models: Sequence[Mapping[str, Any]], given: str) -> str:
-    """Returns `given`, or the only model that is no adapter. Raises UsageError if that is not clear."""
+    """Returns the name of the base model: `given`, or if that is empty, the only model that is not an adapter.
+
+    `models` are entries of /v1/models. Raises UsageError if none of them has the given name, or if no name is given and
+    there is not exactly one model that is not an adapter.
+    """
     bases = [str(model["id"]) for model in models if not model.get("parent")]
     if given:
         if given not in {model["id"] for model in models}:
@@ -113,6 +122,9 @@ def base_model_of(models: Sequence[Mapping[str, Any]], given: str) -> str:
 
 
 def adapters_of(models: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Returns the names of the models that are adapters, by the field `parent`, but for the one that every test has."""
+    """Returns the names of those entries of /v1/models that are adapters (they have a `parent`).
+
+    Versions of MOVING_ADAPTER are left out, since every test uses them.
+    """
     names = (str(model["id"]) for model in models if model.get("parent"))
     return tuple(name for name in names if not name.startswith(f"{MOVING_ADAPTER}@"))

@@ -16,18 +16,16 @@ from pointsman_cli.grpc_clients import CALL_SECONDS, LOAD_SECONDS, call_lora_ser
 ALIAS_MOVE = "by an alias"
 ALIAS = "swap-test"
 MOVING = MOVING_ADAPTER
-"""The name under which all adapters that are replaced are registered. It is the same in each run, since its alias
-stays."""
+"""The name under which the adapters that are replaced are registered, in all runs, since their alias stays."""
 REGISTER_SECONDS = 600.0
-"""A registration may wait for a smoke test with PEFT."""
+"""Timeout of a registration, during which the lora-server may run a smoke test with PEFT."""
 
 
 class PointsmanControl:
-    """Loads and unloads the swap test's adapters through Pointsman's lora-server, and says by which model name requests
-    reach them.
+    """Loads and unloads the swap test's adapters through Pointsman's lora-server; implements AdapterControl.
 
-    An alias cannot be removed, so the last version of `MOVING` stays registered (see `remains`), placed on demand. Only
-    one adapter may move at a time.
+    Adapters with MOVING_PART in their names are replaced by moving the alias of MOVING, so there may be only one of
+    them at a time. An alias cannot be removed: the last version of MOVING stays registered, and no engine keeps it.
     """
 
     forms = (ALIAS_MOVE,)

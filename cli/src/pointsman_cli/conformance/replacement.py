@@ -10,16 +10,19 @@ from pointsman_cli.conformance.errors import ControlRefused
 from pointsman_cli.conformance.findings import Property
 
 WARM, *COLD = PROMPTS
-"""The prompts: one whose blocks are cached before each replacement, and for each replacement one that was not sent
-before."""
+"""The prompt that the engine has in its prefix cache before each replacement, and one new prompt per replacement."""
 TOKENS_BEFORE = 2
-"""Tokens of a stream after which its adapter is replaced."""
+"""The number of tokens of a streamed answer after which its adapter is replaced."""
 UNLOAD_DELAY_SECONDS = 5.0
-"""How long an unloaded adapter may still be served, by a fleet that follows a registry."""
+"""Seconds after unloading in which an adapter may still answer: several engines learn of it one after the other."""
 
 
 async def check_replacements(bench: Bench, chosen: Chosen) -> None:
-    """Replaces an adapter in each way that the control offers, back and forth."""
+    """Checks answers after replacing an adapter, and during it, in each way that the control offers.
+
+    Records whether the prefix cache keeps parts of the old version, and whether an answer in progress ends with the
+    version that began it. Raises ControlRefused if an adapter cannot be loaded.
+    """
     for number, form in enumerate(bench.control.forms):
         bench.say(f"replacing {form}")
         async with bench.holding({f"{MOVING_PART}-{number}": chosen.old}) as (name,):
@@ -54,7 +57,11 @@ async def _check_in_flight(bench: Bench, chosen: Chosen, name: str, form: str) -
 
 
 async def check_unloading(bench: Bench, chosen: Chosen) -> None:
-    """Unloads an adapter while it answers, and then requests it."""
+    """Unloads an adapter while it answers, then requests it again, and records what is answered.
+
+    The answer in progress should end as it began, and the later request should fail. Raises ControlRefused if the
+    adapter cannot be loaded.
+    """
     name = bench.name("leaving")
     await bench.load(name, chosen.first)
     async with _streaming(bench, name) as stream:

@@ -16,7 +16,11 @@ _STYLES = {Grade.PASS: "green", Grade.WEAK: "yellow", Grade.FAIL: "red", Grade.U
 def as_document(
     plan: SwapPlan, findings: Findings, server: Mapping[str, Any], requests: int, started: float
 ) -> dict[str, Any]:
-    """Returns the JSON document; `started` is on the clock of `time.monotonic`."""
+    """Returns the result of a swap test as `--json` prints it.
+
+    `server` is the answer of the engine's /version, `requests` the number of requests sent, and `started` the start of
+    the test in seconds of `time.monotonic`.
+    """
     return {
         "test": "swap",
         "pointsman": version("pointsman"),
@@ -38,7 +42,7 @@ def as_document(
 
 
 def print_table(document: Mapping[str, Any]) -> None:
-    """Prints the document's properties with their verdicts, then examples and notes."""
+    """Prints the result of a swap test (`as_document`): verdicts on properties, examples, omissions and notes."""
     console = table_console()
     table = plain_table("property", "verdict", right=("observed", "failed", "weak", "wrong tokens"))
     table.add_column("statement", overflow="fold")

@@ -13,9 +13,10 @@ START_SECONDS = 600.0
 
 
 async def check_restart(bench: Bench, chosen: Chosen, command: list[str]) -> None:
-    """Loads two adapters, restarts the engine, and requests them again.
+    """Loads two adapters, restarts the engine, requests them again, and records what is answered.
 
-    `command` must end when the old process has ended; the test waits up to `START_SECONDS` until the new one answers.
+    Each should answer as before or be refused. `command` must not end before the old process has ended. Raises
+    ControlRefused if an adapter cannot be loaded.
     """
     names = {bench.name("restarted-1"): chosen.first, bench.name("restarted-2"): chosen.new}
     for name, version in names.items():
@@ -40,9 +41,10 @@ async def check_restart(bench: Bench, chosen: Chosen, command: list[str]) -> Non
 
 
 async def restart(bench: Bench, command: list[str]) -> bool:
-    """Runs the command, and asks the base model until it answers, for `START_SECONDS` at most; judges its answer.
+    """Restarts the engine by `command`; returns whether the base model answers within START_SECONDS after that.
 
-    Returns whether it answered.
+    Its answer, or that there is none, is recorded as a finding. If the command fails, the restart is recorded as not
+    carried out.
     """
     try:
         await run_command(command, START_SECONDS)

@@ -14,15 +14,16 @@ from pointsman_cli.conformance.restart import check_restart
 from pointsman_cli.conformance.under_load import check_eviction, run_load
 
 HARM = "what can stop an engine"
-"""The check after which the engine may have stopped, which is a finding of it."""
+"""The name of the check that may stop the engine; no other check follows it."""
 
 Check = tuple[str, Callable[[], Awaitable[object]]]
 
 
 async def run_swap_test(bench: Bench, plan: SwapPlan) -> None:
-    """Fills `bench.findings`. Raises CannotTest if the versions cannot be told apart, and nothing failed before.
+    """Carries out the checks of the plan one after the other; the results are in `bench.findings`.
 
-    Whatever happens, the adapters of the test are unloaded at the end.
+    Raises CannotTest, as `learn` does, unless a property has already failed. The adapters of the test are unloaded in
+    any case.
     """
     for about, why in plan.untested().items():
         bench.findings.skip(about, why)

@@ -14,12 +14,12 @@ from pointsman_cli.conformance.findings import Property
 
 MOVE_INTERVAL_SECONDS = 1.0
 SWITCH_SECONDS = 0.5
-"""How long requests that begin after a replacement may still get the version before, in a fleet."""
+"""Seconds after a replacement in which a request may still get the old version, since engines change one by one."""
 FIRST, SECOND, MOVES = "first", "second", "moves"
 RESERVED_REQUESTS = 200
-"""Requests that the load leaves for the checks after it."""
+"""The number of requests, of the maximum, that are kept for the checks after the load."""
 STREAMS = (BASE, FIRST, SECOND, MOVES, FIRST, MOVES)
-"""The models that are requested at the same time, without a pause; a larger concurrency repeats the list."""
+"""What the concurrent requests ask: the base model, or one of three adapters. A higher concurrency repeats the list."""
 
 
 NOT_FOUND = (400, 404)
@@ -28,11 +28,14 @@ NOT_FOUND = (400, 404)
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A version that an adapter has got, with the times at which the change was made and had been made."""
+    """One replacement of an adapter's weights, with its times in seconds of `time.monotonic`."""
 
     version: str
+    """The version that the adapter got."""
     called: float
+    """When the replacement began."""
     returned: float
+    """When it had ended."""
 
 
 async def run_load(bench: Bench, chosen: Chosen, seconds: float, concurrency: int) -> None:
@@ -158,7 +161,10 @@ def _judge_moving(bench: Bench, answer: TimedAnswer, moves: Sequence[Move]) -> N
 
 
 async def check_eviction(bench: Bench, chosen: Chosen, slots: int) -> None:
-    """Loads one adapter more than the engine can hold, and requests all of them twice."""
+    """Loads one adapter more than the engine can hold (`slots`), requests each of them twice, and checks the answers.
+
+    If the engine refuses an adapter, those that are loaded are requested.
+    """
     versions = [chosen.all[number % len(chosen.all)] for number in range(slots + 1)]
     loaded: dict[str, str] = {}
     for number, version in enumerate(versions):
