@@ -26,7 +26,7 @@ PROVIDERS = {
         ("openai-compatible", "ENGINE_API_KEY"),
     ),
 }
-"""By LiteLLM's prefix: our name of the provider, and the variable from which LiteLLM reads its API key."""
+"""Pointsman's name of each provider and the variable with its API key in LiteLLM, by LiteLLM's prefix of models."""
 
 KEY_LIMITS = {
     "tpm_limit": "--tokens-per-minute",
@@ -63,7 +63,8 @@ ADVICE = {
     "base_model": "not needed: a model's price and context window are its own",
     "aws_region_name": "set AWS_REGION in the gateway's environment",
 }
-"""Advice by setting. If several names on the way to a setting have advice, the innermost one counts."""
+"""What to do about a setting of LiteLLM, by its name; if several names of a nested setting are here, the innermost one
+counts."""
 
 _SECRET = ("key", "secret", "password", "token", "credential", "database_url", "redis_url", "environment_variables")
 
@@ -75,29 +76,36 @@ NO_EQUIVALENT, NOT_UNDERSTOOD = "no equivalent", "not understood"
 
 
 def is_secret(names: Iterable[str]) -> bool:
-    """Returns whether the value of a setting with these names is a secret, which must not be shown."""
+    """Returns whether the value of a setting may be a secret, which must not be shown.
+
+    `names` are the names that lead to the setting; it is one if a name contains a word such as "key" or "password".
+    """
     return any(part in name.lower() for name in names for part in _SECRET)
 
 
 @dataclass
 class LiteLlmConfig:
-    """LiteLLM's configuration, and which of its values have been translated."""
+    """LiteLLM's configuration, and what has been translated of it. A location is a tuple of keys and list indexes."""
 
     content: dict[str, Any]
+    """The content of config.yaml."""
     taken: set[Location] = field(default_factory=set)
+    """The locations of values that have been read."""
     notes: dict[Location, str] = field(default_factory=dict)
-    """Notes on values that are not translated as they are."""
+    """For values that could not be translated unchanged: what to do about them."""
     commands: list[str] = field(default_factory=list)
+    """Commands that the user must run in addition to the translated configuration."""
     variables: dict[str, set[str]] = field(default_factory=dict)
-    """The environment variables that the translation reads, and what for."""
+    """The environment variables that the translation reads, each with the purposes for which it does."""
 
     def add_variable(self, name: str, use: str) -> None:
         self.variables.setdefault(name, set()).add(use)
 
     def take(self, *location: str | int, note: str = "", kind: type = object) -> Any:
-        """Returns a value of LiteLLM's configuration, and counts it as translated, or as reported with a note.
+        """Returns the value at a location of LiteLLM's configuration, and marks it as translated.
 
-        None if it is missing, or not of this kind, which is reported. Numbers may be written as texts.
+        If `note` is not empty, the report says this about the value. Returns None if the value is missing, or if it is
+        not of the type `kind`, which the report then says. For float, a text with a number is converted.
         """
         found: Any = self.content
         for part in location:
@@ -114,7 +122,7 @@ class LiteLlmConfig:
         return found
 
     def remaining(self) -> Iterator[tuple[str, str]]:
-        """Yields each value that is not translated, or only in part: its place, and what to do about it."""
+        """Yields the location of each value that is not or only partly translated, as text, and what to do about it."""
         for location, value in _leaves(self.content, ()):
             whole = next((location[:end] for end in range(1, len(location) + 1) if location[:end] in self.taken), None)
             if whole is not None:
@@ -147,9 +155,10 @@ def _dotted(location: Location) -> str:
 
 
 def find_problem(name: Any, upstream: Any, mode: str) -> str:
-    """Returns why an entry of model_list is not translated; empty if it can be.
+    """Returns why an entry of LiteLLM's model_list cannot be translated; empty if it can be.
 
-    `name`, `upstream` and `mode` are its `model_name`, `litellm_params.model` and `model_info.mode` (default: "chat").
+    `name` is its `model_name`, `upstream` its `litellm_params.model`, and `mode` its `model_info.mode` ("chat" if it
+    has none).
     """
     if not isinstance(name, str) or not isinstance(upstream, str):
         return "needs model_name and litellm_params.model"
@@ -171,9 +180,10 @@ def unknown_provider(prefix: str) -> str:
 
 
 def provider_and_name(upstream: str, stated: str | None, url: str) -> tuple[str, str]:
-    """Returns LiteLLM's name of the provider, and the provider's name of the model.
+    """Returns LiteLLM's name of a model's provider, and the provider's name of the model.
 
-    `upstream` is the model in LiteLLM's form, `stated` its `custom_llm_provider`, `url` its `api_base` (empty: none).
+    `upstream` is the model as LiteLLM writes it ("PROVIDER/MODEL"), `stated` its `custom_llm_provider` (None: none),
+    and `url` its `api_base` (empty: none).
     """
     prefix, slash, bare = upstream.partition("/")
     if stated:

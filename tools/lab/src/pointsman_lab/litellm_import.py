@@ -33,17 +33,17 @@ STARTER_TASKS = {
     "writing": ["Rewrite this paragraph in plain English", "Draft a short mail that declines an invitation"],
     "question": ["What is the capital of Norway?", "Why is the sky blue?"],
 }
-"""Two tasks for `model: auto`, which LiteLLM's configuration does not describe."""
+"""Two tasks, with examples, to begin with for `model: auto`; LiteLLM's configuration does not describe any."""
 
 
 _VARIABLES = "Environment variables that it reads; check them if others wrote the file"
 
 
 def import_litellm(file: Path, folder: Path) -> Report:
-    """Writes the translated pointsman.yaml and the report to `folder`.
+    """Translates `file`, LiteLLM's config.yaml, to pointsman.yaml in `folder`; also writes and returns the report.
 
-    Raises ConfigError if `file` cannot be read, has no usable model or has no valid translation; OSError if the folder
-    cannot be written.
+    Raises ConfigError if `file` cannot be read, has no model that can be translated, or has no valid translation;
+    OSError if the folder cannot be written.
     """
     source = LiteLlmConfig(_read(file))
     config = _Translation(source).config()

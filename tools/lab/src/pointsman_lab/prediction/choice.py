@@ -14,21 +14,23 @@ from pointsman_lab.prediction.inputs import Array, Indices
 
 ONE_SIDED_Z = 1.645
 STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
-"""The prices of a wrong answer that are tried, times a power of ten."""
+"""The dollars of a wrong answer that are tried are these numbers times powers of ten."""
 MAX_PRICE_IN_ANSWERS = 1000
-"""The highest price of a wrong answer that is tried, in answers of the dearest path."""
+"""The highest dollars of a wrong answer that are tried, as a multiple of the dearest path's mean dollars per answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What is predicted for rows and what is true, each (rows, paths), so that every choice can be measured."""
+    """Predicted and true scores and costs of each path's answer to each row; all arrays are (rows, paths)."""
 
     predicted: Array
-    """Probabilities of a good answer, from a fit to other rows."""
+    """The predicted probability of a good answer, 0 to 1, from a fit to other rows."""
     expected_usd: Array
-    """The predicted dollars of each path's answer."""
+    """The predicted dollars of the answer, from a fit to other rows."""
     scores: Array
+    """The true score, 0 to 1."""
     usd: Array
+    """The true dollars."""
 
     def rows(self, which: NDArray[np.bool_] | Indices) -> "Outcomes":
         return Outcomes(self.predicted[which], self.expected_usd[which], self.scores[which], self.usd[which])
@@ -36,7 +38,7 @@ class Outcomes:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """How much more utility some choices have than others on the same rows."""
+    """By how much the mean utility (see the module) of one choice of paths exceeds that of another on the same rows."""
 
     mean: float
     bound: float
@@ -45,42 +47,47 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class PolicyResult:
+    """What the policy `predicted` achieves on evaluated rows, compared with one fixed path."""
+
     shares: Array
-    """By path, its share of the rows."""
+    """The share of the rows for which each path is chosen, (paths,)."""
     quality: float
+    """Mean score of the chosen answers, 0 to 1."""
     usd: float
     """Mean dollars of the chosen answers."""
     gain: float
-    """Mean utility minus that of the best single path."""
+    """Mean utility (see the module) minus that of the best single path."""
     bound: float
     """One-sided lower bound of the gain, at 95 %."""
     gain_at_equal_cost: float
-    """Mean score minus that of fixed paths, mixed at random in hindsight so that they cost the same."""
+    """Mean score minus that of the best random mix of fixed paths (`best_mix`) that costs at most as much."""
     best: int
-    """The single path with the highest mean utility."""
+    """The column of the best single path; if it differs between folds, the most frequent one."""
 
 
 def choose(predicted: Array, expected_usd: Array, usd_per_wrong_answer: float | Array) -> Indices:
-    """Returns the path of each row, (rows,), as the policy `predicted` chooses it, at one price or one for each row.
+    """Returns the path (column) that the policy `predicted` chooses for each row, (rows,): the one of highest utility.
 
-    The first two arguments are (rows, paths).
+    `predicted` are probabilities of a good answer and `expected_usd` predicted dollars, both (rows, paths).
+    `usd_per_wrong_answer` are the dollars that a wrong answer costs: one number, or one for each row, (rows,).
     """
     price = np.reshape(usd_per_wrong_answer, (-1, 1))
     return np.asarray(np.argmax(predicted - expected_usd / price, axis=1))
 
 
 def best_single(scores: Array, usd: Array, usd_per_wrong_answer: float) -> int:
-    """Returns the path with the highest mean utility; `scores` and `usd` are (rows, paths)."""
+    """Returns the path (column) with the highest mean utility; `scores` (0 to 1) and `usd` are (rows, paths)."""
     return int(np.argmax(scores.mean(axis=0) - usd.mean(axis=0) / usd_per_wrong_answer))
 
 
 def measure_out_of_fold(outcomes: Outcomes, folds: Indices, prices: Sequence[float]) -> PolicyResult:
-    """Measures the policy at the price of a wrong answer of each fold, against the best single path.
+    """Measures the policy against the best single path.
 
-    `folds` is the fold of each row, (rows,), `prices` the price of each fold.
+    `folds` is the number of each row's fold, (rows,), and `prices` are each fold's dollars per wrong answer.
 
-    That is the path that is best on the other folds, or the one that is best in hindsight if this leaves less gain: if
-    paths are alike, the first is too easy to beat, since what is best by chance elsewhere is worse here.
+    The best single path is found in two ways: for each fold on the rows of the other folds, and on all rows. Returns
+    the result with the lower bound of the gain. The first way alone would be too easy to beat if paths are alike: the
+    path that is best by chance on some rows is not the best on others.
     """
     fixed, in_hindsight = np.empty(len(folds), np.intp), np.empty(len(folds), np.intp)
     for fold, price in enumerate(prices):
@@ -93,7 +100,11 @@ def measure_out_of_fold(outcomes: Outcomes, folds: Indices, prices: Sequence[flo
 
 
 def measure_policy(outcomes: Outcomes, prices: Array, fixed: Indices) -> PolicyResult:
-    """Measures the policy at each row's price of a wrong answer, (rows,), against each row's fixed path, (rows,)."""
+    """Measures the policy against fixed paths.
+
+    `prices` are the dollars of a wrong answer for each row, and `fixed` is the path (column) to compare with for each
+    row, both (rows,).
+    """
     rows, scores, usd = np.arange(len(prices)), outcomes.scores, outcomes.usd
     chosen = choose(outcomes.predicted, outcomes.expected_usd, prices)
     gain = measure_gain(outcomes, chosen, fixed, prices)
@@ -111,7 +122,10 @@ def measure_policy(outcomes: Outcomes, prices: Array, fixed: Indices) -> PolicyR
 
 
 def measure_gain(outcomes: Outcomes, chosen: Indices, others: Indices, prices: Array) -> Gain:
-    """Compares two choices of a path for each row, (rows,), at each row's price of a wrong answer, (rows,)."""
+    """Returns the gain in utility of the paths `chosen` over the paths `others`.
+
+    Both are columns of the outcomes for each row, (rows,); `prices` are each row's dollars per wrong answer, (rows,).
+    """
     rows, scores, usd = np.arange(len(prices)), outcomes.scores, outcomes.usd
     gains = scores[rows, chosen] - scores[rows, others] - (usd[rows, chosen] - usd[rows, others]) / prices
     mean, error = float(gains.mean()), float(gains.std(ddof=1)) / len(gains) ** 0.5
@@ -119,9 +133,10 @@ def measure_gain(outcomes: Outcomes, chosen: Indices, others: Indices, prices: A
 
 
 def prices_to_try(costs: Array) -> list[float]:
-    """Returns prices of a wrong answer: from an answer of the cheapest path that costs something, upwards.
+    """Returns the dollars per wrong answer to try, in ascending order.
 
-    `costs` is (paths,): mean dollars.
+    `costs` are the mean dollars of each path's answers, (paths,). The prices begin at the lowest cost above 0, and end
+    at MAX_PRICE_IN_ANSWERS times the highest one. If all paths are free, returns only 1.0.
     """
     if not costs.any():
         return [1.0]
@@ -132,9 +147,9 @@ def prices_to_try(costs: Array) -> list[float]:
 
 
 def price_for_quality(outcomes: Outcomes, prices: Sequence[float], target: float) -> float:
-    """Returns the lowest price of a wrong answer at which the choices reach the mean score `target`.
+    """Returns the lowest of `prices`, dollars per wrong answer, at which the choices reach the mean score `target`.
 
-    `prices` are in ascending order. If none does, it is the price with the highest mean score.
+    `prices` are in ascending order. If none reaches it, returns the one with the highest mean score.
     """
     rows = np.arange(len(outcomes.scores))
     reached = 0.0, prices[-1]
@@ -147,9 +162,11 @@ def price_for_quality(outcomes: Outcomes, prices: Sequence[float], target: float
 
 
 def best_mix(means: Array, costs: Array, usd: float) -> Array:
-    """Returns the share of requests to send to each path, (paths,), for the best mean score at `usd` or less a request.
+    """Returns the share of requests to send to each path, (paths,), for the highest mean score at a limited cost.
 
-    `means` and `costs` are each path's mean score and dollars. More than two paths never do better than two.
+    `means` and `costs` are the mean score and the mean dollars of each path, (paths,). `usd` is the highest mean cost
+    of a request in dollars; if every path costs more, all shares are 0. At most two shares are above 0, since a mix of
+    more paths is never better.
     """
     best, shares = -np.inf, np.zeros(len(costs))
     for one in range(len(costs)):

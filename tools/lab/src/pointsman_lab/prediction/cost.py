@@ -12,24 +12,27 @@ import numpy as np
 from pointsman_lab.prediction.inputs import FOLDS, Array, Inputs, folds_of, mix, task_means
 
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1e9)
-"""The last one leaves the line alone."""
+"""The penalties that are tried; the largest one switches the embedding off, so that only tasks and length count."""
 MIN_USD_SHARE = 1e-3
-"""The smallest cost, as a share of a path's mean dollars, since a logarithm needs more than 0."""
+"""Lower costs are raised to this share of a path's mean dollars, since 0 has no logarithm."""
 
 
 @dataclass(frozen=True, slots=True)
 class CostPrediction:
-    """A path's dollars for an answer: mean_usd x mean factor of the tasks x exp(bias + length_weight x log(length) +
-    weights . embedding).
+    """Predicts the dollars of a path's answer to a request.
+
+    They are mean_usd x (mean of `task_factors` by the tasks' probabilities) x exp(bias + length_weight x log(length) +
+    weights . embedding), where the length is in characters.
     """
 
     mean_usd: float
     task_factors: Array
-    """(tasks,): the mean dollars of a task's answers as a multiple of `mean_usd`; empty if there is one task."""
+    """The mean dollars of each task's answers as a multiple of `mean_usd`, (tasks,); empty if there is one task."""
     bias: float
     length_weight: float
-    """How much the length matters: from 0, if it makes no difference, to 1, if the dollars are in proportion to it."""
+    """The exponent of the length: from 0, if it makes no difference, to 1, if the dollars are in proportion to it."""
     weights: Array
+    """The weights of the embedding, (dimensions,)."""
 
     def of(self, inputs: Inputs) -> Array:
         logs = self.bias + self.length_weight * np.log(inputs.lengths) + inputs.vectors @ self.weights
@@ -37,7 +40,7 @@ class CostPrediction:
 
 
 def fit_cost(inputs: Inputs, usd: Array) -> CostPrediction:
-    """Fits the dollars of one path, `usd` (rows,); NaN dollars are left out."""
+    """Fits the prediction of one path to `usd`, the dollars of its answers, (rows,); rows with NaN are left out."""
     known = ~np.isnan(usd)
     inputs, usd = inputs.rows(known), usd[known]
     vectors, longer = inputs.vectors, np.log(inputs.lengths)
@@ -56,7 +59,10 @@ def fit_cost(inputs: Inputs, usd: Array) -> CostPrediction:
 
 
 def predict_costs_out_of_fold(inputs: Inputs, usd: Array) -> Array:
-    """Predicts the dollars of each row by a fit to other rows; `usd` and the result are (rows, paths)."""
+    """Predicts the dollars of each answer by a fit to the rows of other folds.
+
+    `usd`, the true dollars (NaN if unknown), and the result are (rows, paths).
+    """
     folds, predicted = folds_of(len(usd)), np.empty_like(usd)
     for fold in range(FOLDS):
         learned, tested = inputs.rows(folds != fold), inputs.rows(folds == fold)

@@ -20,17 +20,18 @@ from pointsman_lab.prediction.inputs import Array
 from pointsman_lab.request_log import RatedRequest
 
 MIN_ROWS = 100
-"""With fewer rows, a gain can hardly be distinguished from chance."""
+"""The least number of rows to learn from: with fewer, a gain can hardly be distinguished from chance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What the policy `predicted` learns from: each path's score for every request, and what its answers cost.
+    """What the policy `predicted` learns from: scores and costs of several paths' answers to the same requests.
 
-    The scores come from `pointsman eval`, from ratings, or from both.
+    The scores come from `pointsman eval`, from ratings, or from both. A row is a request; `paths` are the columns.
     """
 
     texts: Sequence[str]
+    """The text of each request, all different."""
     paths: tuple[str, ...]
     scores: Array
     """The score of each path for each request, (rows, paths); NaN if it is unknown."""
@@ -43,22 +44,22 @@ class Evaluation:
 
     @property
     def is_complete(self) -> NDArray[np.bool_]:
-        """Returns whether the scores of all paths are known, (rows,)."""
+        """Returns for each row whether the scores of all paths are known, (rows,)."""
         return np.asarray(~np.isnan(self.scores).any(axis=1))
 
     @property
     def filled_usd(self) -> Array:
-        """Returns the dollars of each answer, with the path's mean for those that are unknown, (rows, paths)."""
+        """Returns the dollars of each answer, (rows, paths); unknown ones are replaced by the path's mean."""
         return np.where(np.isnan(self.usd), self.mean_usd, self.usd)
 
     def with_mean_usd_in_rows(self) -> "Evaluation":
-        """Returns the evaluation with the path's mean for dollars that are unknown, unless that is unknown (0) too."""
+        """Returns a copy in which unknown dollars of an answer are the path's mean, if that is above 0."""
         return replace(self, usd=np.where(self.mean_usd > 0, self.filled_usd, self.usd))
 
     def with_rows(self, more: "Evaluation") -> "Evaluation":
-        """Returns both, with the paths and the costs of this one; of rows with the same text only this one's.
+        """Returns a copy with the rows of `more` added, except rows whose text this evaluation has already.
 
-        `more` must have all of these paths.
+        The paths and their mean dollars are those of this evaluation; `more` must have all of these paths.
         """
         at, texts = [more.paths.index(path) for path in self.paths], set(self.texts)
         new = [row for row, text in enumerate(more.texts) if text not in texts]
@@ -75,11 +76,13 @@ class Evaluation:
 def read_evaluation(
     dataset: Path, answers: Path | None, tasks: Collection[str], min_rows: int = MIN_ROWS
 ) -> Evaluation:
-    """Reads the data set and the answers of `pointsman eval` to the rows of these tasks; leaves out rows that not all
-    paths answered. Rows with the same text are one row with their mean scores, so that no row is predicted by its
-    copies.
+    """Reads a data set and the file of answers that `pointsman eval` stored for it.
 
-    Raises ConfigError.
+    Only rows of `tasks` to which all paths have a scored answer count. Rows with the same text become one row with
+    their mean scores, so that no row is predicted from its copies.
+
+    Raises ConfigError if there is no file of answers, a file cannot be read, fewer than two paths answered, or there
+    are fewer than `min_rows` rows.
     """
     if answers is None:
         raise ConfigError("name the answers of the evaluation as well (--answers)")
@@ -123,12 +126,14 @@ def _means_of_rows(rows: Mapping[str, Sequence[str]], values: Mapping[str, Mappi
 def to_evaluation(
     requests: Sequence[RatedRequest], known: Mapping[EvidenceKey, PathEvidence], min_ratings: int = MIN_ROWS
 ) -> Evaluation:
-    """Makes rows to learn from out of rated requests whose text is stored, for paths with `min_ratings` or more.
+    """Converts rated requests to rows to learn from; requests whose text was not stored are left out.
 
-    Requests with the same text become one row with the mean of their ratings: copies would predict each other.
+    `known` has the mean cost of each path that may be used. Paths with ratings of fewer than `min_ratings` texts are
+    left out. Requests with the same text become one row with the mean of their ratings, since copies would predict each
+    other.
 
-    Raises ConfigError if there are fewer than two such paths, or if the cost of one is not known; `min_ratings` 0 takes
-    all paths, and checks no cost.
+    Raises ConfigError if fewer than two paths are left, or if the cost of one is not known. With `min_ratings` 0, costs
+    may be unknown.
     """
     candidates, ratings = list(known), dict[str, list[list[float]]]()
     for request in requests:

@@ -10,21 +10,29 @@ Indices = NDArray[np.intp]
 
 FOLDS, SEED = 5, 7
 PRIOR_TASK_ROWS = 5.0
-"""Rows with the path's mean that are added to each task's, so that the mean of a task with few rows is near it."""
+"""The number of rows with the path's mean that are added to each task: the mean of a task with few rows is near it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
+    """What is known of requests before they are answered; a row is a request."""
+
     vectors: Array
-    """The embedding of each request, (rows, dimensions); without columns the predictions do not use it."""
+    """The embedding of each request, (rows, dimensions); with 0 dimensions, predictions do not use embeddings."""
     lengths: Array
     """The length of each request in characters, (rows,)."""
     shares: Array
-    """The probability of each task, (rows, tasks), which add up to 1 or less; without columns there is one task."""
+    """The probability of each task for each request, (rows, tasks); a row's sum is at most 1.
+
+    With 0 columns, all requests have the same task.
+    """
 
     @classmethod
     def of_one_task(cls, vectors: Array, lengths: Array | None = None) -> "Inputs":
-        """Makes the inputs of requests that all have the same task; without `lengths`, they are equal."""
+        """Returns the inputs of requests that all have the same task.
+
+        `vectors` are embeddings, (rows, dimensions), and `lengths` are in characters, (rows,); None: all are 1.
+        """
         rows = len(vectors)
         return cls(vectors, np.ones(rows) if lengths is None else lengths, np.empty((rows, 0)))
 
@@ -36,18 +44,22 @@ class Inputs:
 
 
 def task_means(shares: Array, values: Array, mean: float) -> Array:
-    """Returns each task's mean, (tasks,), of `values`, (rows,), shrunk towards `mean`.
+    """Returns the mean of `values`, (rows,), for each task, (tasks,).
 
-    A row counts for each task with the task's probability, `shares` (rows, tasks).
+    A row counts for each task with the task's probability, `shares` (rows, tasks). PRIOR_TASK_ROWS rows with the value
+    `mean` are added to each task.
     """
     return np.asarray((values @ shares + PRIOR_TASK_ROWS * mean) / (shares.sum(axis=0) + PRIOR_TASK_ROWS))
 
 
 def mix(shares: Array, means: Array, mean: float) -> Array:
-    """Returns the mean of each row's tasks by their probabilities, (rows,); what these lack to 1 counts as `mean`."""
+    """Returns the mean of the tasks' `means`, (tasks,), weighted by each row's probabilities of the tasks, (rows,).
+
+    `shares` are the probabilities, (rows, tasks). If a row's sum is below 1, the rest has the value `mean`.
+    """
     return np.asarray(mean + shares @ (means - mean))
 
 
 def folds_of(count: int) -> Indices:
-    """Assigns each of `count` rows at random to a fold from 0 to FOLDS - 1, the same for the same `count`."""
+    """Returns a fold for each of `count` rows, (rows,): a random number from 0 to FOLDS - 1, the same in each call."""
     return np.asarray(np.random.default_rng(SEED).permutation(count) % FOLDS)

@@ -29,54 +29,63 @@ from pointsman_lab.prediction.quality import Prediction, fit, predict_out_of_fol
 DEFAULT_QUALITY_SHARE = 0.95
 """The required quality, as a share of the best single path's, if neither a price nor a quality is given."""
 REQUESTS, TASKS = "requests", "tasks"
-"""What the predictions distinguish."""
+"""The two ways to predict: for each request by its text, or only by the request's task."""
 MIN_MEAN = 1e-4
-"""A mean score is written as at least this, and as at most 1 minus this."""
+"""The lowest mean score that is written; the highest one is 1 minus this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The point of the curve that the user wants; by default a share of the best single path's quality."""
+    """How the user weighs cost against quality: by one of the two fields, or by none.
+
+    If both are None, the required quality is DEFAULT_QUALITY_SHARE of the best single path's.
+    """
 
     usd_per_wrong_answer: float | None = None
+    """The dollars that a wrong answer costs."""
     quality: float | None = None
+    """The mean score that is required, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to predict, measured on the rows that have scores of all paths, each predicted without itself."""
+    """One way to predict, and what it achieves on the rows with scores of all paths; each is predicted from others."""
 
     name: str
     """What the predictions distinguish: `REQUESTS` or `TASKS`."""
     inputs: Inputs
-    """The inputs of all rows."""
+    """The inputs of all rows, including those without scores of all paths."""
     outcomes: Outcomes
+    """Predictions and true values of the rows with scores of all paths."""
     folds: Indices
     """The fold of each row, (rows,)."""
     price: float
-    """Dollars of a wrong answer, at the target."""
+    """The dollars of a wrong answer that meet the user's target."""
     fold_prices: tuple[float, ...]
-    """The price at which each fold is measured: for a quality, the one that the other folds choose."""
+    """The same for each fold, found on the rows of the other folds."""
     result: PolicyResult
-    """The result of the policy with `fold_prices`, a price for each fold."""
+    """What the policy achieves if each fold is decided with its price of `fold_prices`."""
 
     @property
     def chosen(self) -> Indices:
-        """Returns the path of each row at its fold's price."""
+        """Returns the path (column) that is chosen for each row at its fold's price, (rows,)."""
         return choose(self.outcomes.predicted, self.outcomes.expected_usd, np.array(self.fold_prices)[self.folds])
 
     def at(self, price: float) -> PolicyResult:
         return measure_out_of_fold(self.outcomes, self.folds, [price] * FOLDS)
 
     def gain_over(self, other: "Candidate") -> Gain:
-        """Returns what its choices gain over those of another way to predict, at the prices of this one."""
+        """Returns the gain in utility of this candidate's choices over the other's, at this candidate's prices."""
         prices = np.array(self.fold_prices)[self.folds]
         others = choose(other.outcomes.predicted, other.outcomes.expected_usd, prices)
         return measure_gain(self.outcomes, self.chosen, others, prices)
 
 
 def candidates_of(evaluation: Evaluation, inputs: Inputs, target: Target) -> list[Candidate]:
-    """Returns the ways to predict, the simplest first; by tasks only if there are several."""
+    """Measures the ways to predict: by tasks, if there are several, then by requests.
+
+    `inputs` has the rows of `evaluation`.
+    """
     found = [_measure(REQUESTS, evaluation, inputs, target)]
     if inputs.shares.shape[1]:
         found.insert(0, _measure(TASKS, evaluation, inputs.without_vectors(), target))
@@ -84,9 +93,10 @@ def candidates_of(evaluation: Evaluation, inputs: Inputs, target: Target) -> lis
 
 
 def best_of(candidates: list[Candidate]) -> Candidate:
-    """Returns the simplest candidate that gains over the best single path, unless a later one gains over it as well.
+    """Returns the first candidate that is better than the best single path, or a later one that is better than that.
 
-    If none gains, returns the last one.
+    Better means a gain in utility whose 95 % lower bound is above 0. If no candidate is better than the best single
+    path, returns the last one. `candidates` begin with the simplest one.
     """
     best: Candidate | None = None
     for candidate in candidates:
@@ -96,9 +106,9 @@ def best_of(candidates: list[Candidate]) -> Candidate:
 
 
 def options_of(candidate: Candidate, evaluation: Evaluation, tasks: tuple[str, ...], encoder: str) -> Mapping[str, Any]:
-    """Returns the options of the policy, learned from all rows.
+    """Returns the options of the policy `predicted` as in tasks.yaml, learned from all rows.
 
-    `tasks` are those of the columns of the inputs' shares. `encoder` is the fingerprint of the embedding model.
+    `tasks` are the names of the columns of `Inputs.shares`. `encoder` is the fingerprint of the embedding model.
     """
     paths = {}
     for at, path in enumerate(evaluation.paths):

@@ -15,18 +15,20 @@ from scipy.optimize import minimize  # type: ignore[import-untyped]  # it ships 
 from pointsman_lab.prediction.inputs import FOLDS, Array, Inputs, folds_of, mix, task_means
 
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1e6)
-"""The last one leaves the mean alone."""
+"""The penalties that are tried; the largest one switches the embedding off, so that only the mean scores count."""
 PRIOR_ROWS = 2.0
-"""Rows of a score of one half that are added to a path's mean, so that no probability is 0 or 1."""
+"""The number of rows with a score of 0.5 that are added to a path's mean, so that no probability is 0 or 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A path's probability of a good answer: sigmoid(bias + task_weight x logit(mean of the tasks) + weights .
-    embedding).
+    """Predicts the probability that a path answers a request well.
+
+    It is sigmoid(bias + task_weight x logit(mean score of the request's tasks) + weights . embedding).
     """
 
     mean: float
+    """The path's mean score, 0 to 1."""
     task_means: Array
     """The mean score of each task, (tasks,); empty if there is one task."""
     task_weight: float
@@ -41,7 +43,7 @@ class Prediction:
         return self.bias + self._of_tasks(inputs) + inputs.vectors @ self.weights
 
     def calibrated(self, shift: float, scale: float) -> "Prediction":
-        """Returns the prediction with the logits `shift + scale x logits`."""
+        """Returns a prediction whose logits are `shift + scale x logits` of this one."""
         bias, weights = shift + scale * self.bias, scale * self.weights
         return Prediction(self.mean, self.task_means, scale * self.task_weight, bias, weights)
 
@@ -52,7 +54,7 @@ class Prediction:
 
 
 def fit(inputs: Inputs, scores: Array) -> Prediction:
-    """Fits the prediction of one path from `scores` (rows,) from 0 to 1; rows whose score is NaN are left out."""
+    """Fits the prediction of one path to `scores`, (rows,), each 0 to 1; rows whose score is NaN are left out."""
     known = ~np.isnan(scores)
     inputs, scores = inputs.rows(known), scores[known]
     folds = np.arange(len(scores)) % FOLDS
@@ -71,9 +73,9 @@ def fit(inputs: Inputs, scores: Array) -> Prediction:
 
 
 def predict_out_of_fold(inputs: Inputs, scores: Array) -> Array:
-    """Predicts each row by a fit to other rows.
+    """Predicts the probability of a good answer for each row and path by a fit to the rows of other folds.
 
-    `scores` and the result are (rows, paths); scores that are unknown are NaN.
+    `scores` (0 to 1, NaN if unknown) and the result are (rows, paths).
     """
     folds, predicted = folds_of(len(scores)), np.empty_like(scores)
     for fold in range(FOLDS):

@@ -22,14 +22,17 @@ from pointsman_lab.prediction.policy import REQUESTS, Candidate, Target, best_of
 from pointsman_lab.report import Report, Section
 
 SHOWN_STEPS = ("1.0", "2.0", "5.0")
-"""The first digits of the prices in the table."""
+"""The table shows only prices of a wrong answer that begin with these digits, and the chosen one."""
 
 
 def predict(evaluation: Evaluation, inputs: Inputs, tasks: Sequence[str], encoder: str, target: Target) -> Report:
-    """Returns the policy's options; the report fails if the policy is not better than the best single path.
+    """Fits the policy `predicted`, and reports its options for tasks.yaml and what it gains.
 
-    `tasks` are those of the columns of the inputs' shares, or the only one. `encoder` is the fingerprint of the
-    embedding model. Raises ConfigError if too few rows have scores of all paths to measure the gain.
+    The report's `failure` is set if the policy is not better than the best single path. `inputs` has the rows of
+    `evaluation`. `tasks` are the names of the columns of `Inputs.shares`, or if it has none, the only task. `encoder`
+    is the fingerprint of the embedding model.
+
+    Raises ConfigError if fewer than MIN_ROWS rows have scores of all paths.
     """
     complete = evaluation.is_complete
     if complete.sum() < MIN_ROWS:

@@ -17,7 +17,7 @@ from pointsman_lab.prediction.evaluation import Evaluation
 
 MAX_PATHS = 50
 MAX_CELL_CHARACTERS = 10_000_000
-"""Of a CSV; Python's own limit is below the length of some prompts."""
+"""The longest cell of a CSV file that is read; Python's own limit is below the length of some prompts."""
 COLUMNS = ("text", "path", "score", "cost")
 
 Rows = Iterator[tuple[int, Mapping[str, Any]]]
@@ -25,9 +25,11 @@ Rows = Iterator[tuple[int, Mapping[str, Any]]]
 
 
 def read_scores(file: Path) -> Evaluation:
-    """Reads a file of scores; further answers of a path to the same text count with their mean.
+    """Reads a CSV, JSON Lines or Parquet file with the columns `text`, `path`, `score` (0 to 1) and `cost` (dollars).
 
-    Raises ConfigError if a row lacks a column or has a wrong value, or if there are not 2 to 50 paths with costs.
+    Several answers of a path to the same text become one with their mean score and cost. Raises ConfigError if the file
+    cannot be read, if a row lacks a column or has an invalid value, if there are not 2 to MAX_PATHS paths, or if a path
+    has no cost at all.
     """
     read = READERS.get(file.suffix.lower())
     if read is None:

@@ -16,7 +16,7 @@ from pointsman_lab.report import Progress
 def shares_of_tasks(
     texts: Sequence[str], tasks: Sequence[str], config: Config, models: EmbeddingModels, progress: Progress
 ) -> Array:
-    """Returns the probability of each of `tasks` for each text, (texts, tasks).
+    """Returns the classifier's probability of each of `tasks` for each text, (texts, tasks).
 
     If the classifier abstains, the task `UNKNOWN` has 1 and the others 0. A text that is one of the classifier's
     examples is classified by a classifier that was trained without it, since new requests are not among the examples

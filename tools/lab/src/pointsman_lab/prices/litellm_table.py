@@ -26,13 +26,13 @@ TOKEN_PRICES = {
     "output_cost_per_image_token": "completion_image",
     "output_cost_per_reasoning_token": "reasoning",
 }
-"""LiteLLM's names of prices, with the kinds of tokens that have them."""
+"""The kind of token that each price of LiteLLM's table is for, by LiteLLM's name of the price."""
 TIERS = ("flex", "priority")
-"""The service tiers whose prices are imported. Requests that pass a gateway are never part of a batch."""
+"""The service tiers whose prices are imported. Batch prices are not, since a gateway sends no batches."""
 UNCOUNTED_IF_FREE = frozenset({"cache_write", "cache_write_1h"})
-"""Kinds for which 0 means that the provider does not count them apart: such tokens then have no known price."""
+"""Kinds of tokens whose price of 0 means that the provider does not count them; it is not imported."""
 INSTALLED = "litellm"
-"""The name that stands for the table of the installed package."""
+"""The value of `--from` that stands for the price table of the installed package litellm."""
 
 _TABLE_FILE = "model_prices_and_context_window_backup.json"
 _PRICE = re.compile(rf"({'|'.join(TOKEN_PRICES)})(?:_above_(\d+)k_tokens)?(?:_({'|'.join(TIERS)}))?")
@@ -41,7 +41,7 @@ _TWICE = "\0twice"
 """The key that marks an entry which has two different values for one name, or stands twice with different ones."""
 
 KindPrices = dict[str, float]
-"""Dollars per million tokens by kind."""
+"""Dollars per million tokens, by kind of token ("prompt", "cached", ...)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +51,18 @@ class ImportedPrices:
     entry: str
     """LiteLLM's name of the model."""
     usd_per_million_tokens: Prices
+    """The prices of the standard tier."""
     service_tiers: Mapping[str, Prices] = field(default_factory=dict)
+    """The prices of other service tiers, by the tier's name, also in dollars per million tokens."""
     usd_per_request: float | None = None
+    """The dollars for a request, in addition to its tokens; None if there are none."""
 
 
 def read_table(source: str) -> dict[str, Any]:
-    """Returns the entries of the table by LiteLLM's names of the models.
+    """Reads a price table of LiteLLM; returns its entries by LiteLLM's names of the models.
 
-    `source` is `INSTALLED` or a file. Raises ConfigError if the package is not installed, or the file cannot be read as
-    such a table.
+    `source` is the path of a file, or INSTALLED for the table of the installed package. Raises ConfigError if the
+    package is not installed, or the file cannot be read or is no such table.
     """
     file = _installed_table() if source == INSTALLED else Path(source)
     try:
@@ -105,11 +108,13 @@ def _installed_table() -> Path:
 
 
 def to_prices(name: str, entry: Mapping[str, Any]) -> ImportedPrices:
-    """Converts the entry of one model.
+    """Converts the entry of the model `name` in LiteLLM's table.
 
-    A cached token without a price of its own costs as much as another one of the prompt. A service tier is left out if
-    it has no prices for some lengths of the prompt. Raises ConfigError if a price is negative or no number, or the
-    prices for lengths of the prompt are incomplete or contradict each other.
+    If cached tokens have no price, they get the price of other prompt tokens. A service tier is left out if it lacks
+    prices for a length of the prompt that the standard tier has prices for.
+
+    Raises ConfigError if a price is negative or not a number, if the price of prompt or answer is missing, or if the
+    prices for different lengths of the prompt contradict each other.
     """
     if _TWICE in entry:
         raise ConfigError(f"'{name}' has two different values in the table: keep one of them")
@@ -140,7 +145,7 @@ def to_prices(name: str, entry: Mapping[str, Any]) -> ImportedPrices:
 
 
 def within_window(prices: ImportedPrices, tokens: int) -> ImportedPrices:
-    """Returns the prices without those of prompts that are longer than a context window of so many tokens."""
+    """Returns the prices without those that apply only to longer prompts than a context window of `tokens` tokens."""
 
     def without_longer(of: Prices) -> Prices:
         return of.model_copy(update={"long_prompts": tuple(one for one in of.long_prompts if one.above < tokens)})

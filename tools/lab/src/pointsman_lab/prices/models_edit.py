@@ -15,10 +15,11 @@ _BY_HAND = "write its prices by hand"
 
 
 def with_keys(text: str, models: Mapping[str, Keys], top: Keys) -> str:
-    """Returns the text with these keys of each model, by the model's name, and with the keys `top` of the file itself.
+    """Sets keys in the YAML text of a models file, and returns the new text; other text and comments stay.
 
-    Values that were there are replaced, with comments in them. Raises ConfigError if a key cannot be set without
-    changing something else, as if models share a value by an alias.
+    `models` has the keys to set for each model, by the model's name, and `top` the keys to set at the top level. An
+    existing value of a key is replaced, with all comments inside of it. Raises ConfigError if a key cannot be set
+    without changing something else, for example because two models share a value by a YAML alias.
     """
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(root, yaml.MappingNode):
@@ -38,7 +39,10 @@ def with_keys(text: str, models: Mapping[str, Keys], top: Keys) -> str:
 
 
 def check_edit(before: str, after: str, models: Mapping[str, Keys], top: Keys) -> None:
-    """Raises ConfigError if the text `after` has other values than `before` with these keys."""
+    """Checks an edit of a models file: `after` must be the YAML text `before` with these keys set, and no other change.
+
+    `models` and `top` are as for `with_keys`. Raises ConfigError if this is not so.
+    """
     expected = strict_yaml.load(before)
     expected |= top
     for name, keys in models.items():
@@ -52,7 +56,7 @@ def check_edit(before: str, after: str, models: Mapping[str, Keys], top: Keys) -
 
 
 def written(value: Any) -> str:
-    """Returns a value as YAML in one line, for any place in a file."""
+    """Returns a value (mapping, list, day or number) as YAML in one line; raises TypeError for any other value."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {written(of)}" for key, of in value.items()) + "}"
     if isinstance(value, list | tuple):

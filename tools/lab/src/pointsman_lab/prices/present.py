@@ -14,7 +14,7 @@ from pointsman_lab.litellm_advice import PROVIDERS
 from pointsman_lab.prices.litellm_table import ImportedPrices
 
 Flat = dict[str, float]
-"""Dollars by what they are for, such as "prompt above 200,000" or "flex: cached"."""
+"""Prices in dollars, by a text that says what they are for: "prompt above 200,000", "flex: cached"."""
 
 
 def today() -> date:
@@ -22,7 +22,11 @@ def today() -> date:
 
 
 def candidate_entries(name: str, content: Mapping[str, Any]) -> Iterator[list[tuple[str, str]]]:
-    """Yields for each engine of a model the names that LiteLLM may have for it, each with LiteLLM's provider."""
+    """Yields, for each engine of the model `name`, the keys that it may have in LiteLLM's table, the likeliest first.
+
+    Each key comes with LiteLLM's name of the provider. `content` is the configuration with `models` and `engines`.
+    Engines whose provider LiteLLM does not know are left out.
+    """
     upstream = (content["models"][name] or {}).get("upstream")
     for engine in content["engines"].values():
         if engine.get("model") != name:
@@ -51,7 +55,10 @@ def _prefixes(provider: str) -> list[str]:
 
 
 def find_entry(keys: list[tuple[str, str]], table: Mapping[str, Any]) -> str:
-    """Returns the first name with an entry of its provider; empty if there is none."""
+    """Returns the first key that is in LiteLLM's table, with the same provider; empty if there is none.
+
+    `keys` are pairs of a key and a provider, as `candidate_entries` yields them.
+    """
     for key, provider in keys:
         owner = str(table.get(key, {}).get("litellm_provider", ""))
         if key in table and (owner == provider or owner.startswith(f"{provider}_")):
@@ -60,7 +67,11 @@ def find_entry(keys: list[tuple[str, str]], table: Mapping[str, Any]) -> str:
 
 
 def present_prices(name: str, content: Mapping[str, Any], day: date) -> Flat:
-    """Returns the prices that the configuration or else the price list has for a day; empty if they are unknown."""
+    """Returns the prices of the model `name` on a day, from the configuration, or if it has none, from the price list.
+
+    `content` is the configuration with `models` and `engines`. The result is empty if the prices are unknown. Raises
+    ConfigError if the model's keys are invalid.
+    """
     written = content["models"][name] or {}
     if "usd_per_million_tokens" not in written:
         for engine in content["engines"].values():
@@ -80,7 +91,7 @@ def present_prices(name: str, content: Mapping[str, Any], day: date) -> Flat:
 
 
 def checked_model(name: str, keys: Mapping[str, Any]) -> ModelConfig:
-    """Returns a model with these keys; raises ConfigError if they are invalid."""
+    """Returns the model `name` with these keys of models.yaml; raises ConfigError if they are invalid."""
     try:
         return ModelConfig.model_validate(keys)
     except ValidationError as error:

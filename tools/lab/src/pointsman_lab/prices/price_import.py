@@ -33,15 +33,18 @@ MODELS_FILE = "models.yaml"
 
 @dataclass(frozen=True, slots=True)
 class ImportOrder:
+    """Which prices to import, and into which configuration."""
+
     folder: Path
     """The configuration's folder or file."""
     source: str
-    """The source of prices, as `read_table` takes it."""
+    """The price table: a file, or "litellm" for the table of the installed package."""
     models: tuple[str, ...] = ()
-    """The models whose prices are compared; empty for all."""
+    """The names of the models whose prices are compared; empty for all."""
     starting: date | None = None
-    """The day from which on the new prices hold; None for now."""
+    """The day (UTC) from which on the new prices apply; None for now."""
     write: bool = False
+    """Whether to write the new prices into the configuration."""
 
 
 @dataclass
@@ -58,10 +61,10 @@ class _Comparison:
 
 
 def import_prices(order: ImportOrder) -> Report:
-    """Compares the prices, and writes the models' file if `order.write`.
+    """Compares LiteLLM's prices with the present ones of the models; writes them to the models file if `order.write`.
 
     Raises ConfigError if the table or the configuration cannot be read, a named model is unknown, or the file cannot be
-    changed; OSError if it cannot be written.
+    changed without changing something else; OSError if it cannot be written.
     """
     file = single_file(order.folder) or order.folder / MODELS_FILE
     text = read_text(file)

@@ -13,18 +13,24 @@ from pointsman_lab.reconcile.exports.lines import Number
 from pointsman_lab.reconcile.join import Amounts, ChargeGroup, Joined
 
 MAX_SHIFT_SECONDS = 14 * 60 * 60
-"""By how much the days of another time zone may begin earlier or later; receipts of this much more time are read."""
+"""How much earlier or later than ours an export's days may begin; receipts of this much more time are read."""
 
 _HALF_HOUR = 30 * 60
 _MAX_LEFT = Fraction(1, 20)
 """A cause explains differences if it leaves at most this share of them."""
 
 Rejoin = Callable[[Callable[[Charge], float], Sequence[Charge]], Joined]
-"""Joins the export again with charges, which the function assigns to days by the Unix seconds that it returns."""
+"""A function that joins the export again with the charges in its second argument.
+
+Its first argument returns the Unix seconds by which a charge belongs to a day.
+"""
 
 
 def day_boundary(joined: Joined, charges: Sequence[Charge], rejoin: Rejoin) -> str:
-    """Returns which other boundary of days explains the differences; empty if none does."""
+    """Returns a sentence on the other beginning of days that explains the differences, such as 08:00 UTC.
+
+    It is empty if no other beginning leaves at most 5 % of the differences. `charges` are those that were joined.
+    """
     before = _size(joined.groups.values(), joined)
     if not before or len({group.day for group in joined.groups}) < 2:
         return ""
@@ -51,7 +57,10 @@ def _shifted(seconds: int, charge: Charge) -> float:
 
 
 def swapped(joined: Joined) -> dict[ChargeGroup, str]:
-    """Returns the groups whose differences cancel out with those of other tiers, keys or models, with the cause."""
+    """Finds groups whose differences cancel each other: the export has charges under another tier, key or model.
+
+    Returns the cause, as text, by group.
+    """
     found: dict[ChargeGroup, str] = {}
     without: Mapping[str, Callable[[ChargeGroup], ChargeGroup]] = {
         "tier": lambda group: group._replace(tier=""),

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_order(options: argparse.Namespace) -> ReconcileOrder:
-    """Returns the order that the arguments say. Raises ConfigError or InvalidArgument if a value is wrong."""
+    """Converts the parsed command line to an order; raises ConfigError or InvalidArgument if a value is invalid."""
     return ReconcileOrder(
         tuple(options.export),
         _share(options.tolerance),

@@ -11,23 +11,27 @@ NOT_COUNTED = "a kind that was not counted"
 DAY, TIER, MODEL, KEY = "another day boundary", "another service tier", "another model", "another key"
 HEDGED, ESTIMATES, COUNTS = "hedged requests", "estimates", "other token counts"
 CAUSES = (MISSING, SURPLUS, PRICE, NO_PRICE, NOT_COUNTED, DAY, TIER, MODEL, KEY, HEDGED, ESTIMATES, COUNTS)
-"""The text of a cause begins with one of these, and may go on after a colon."""
+"""The kinds of causes. The text of a cause is one of these, or one of these, a colon and an explanation."""
 
 MIN_PICODOLLARS = 10**6
-"""Differences of so few picodollars (a millionth of a dollar) in one place come from rounding."""
+"""Differences in cost of up to so many picodollars (together a millionth of a dollar) count as rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One kind of a group for which the export and the receipts differ, in tokens (or requests) or in dollars."""
+    """A difference between export and receipts: in one kind of token, or in its cost, within one group of charges."""
 
     group: ChargeGroup
     kind: str
+    """The kind of token, such as "prompt"; or "requests", "tool" (the provider's tools) or "all"."""
     in_dollars: bool
-    """Whether the numbers are picodollars."""
+    """Whether `exported` and `received` are picodollars, instead of numbers of tokens or requests."""
     exported: Number
+    """The number in the export."""
     received: Number
+    """The number in the receipts."""
     cause: str = ""
+    """Why they differ (see CAUSES); empty if it was not looked for yet."""
 
     @property
     def size(self) -> Number:

@@ -15,18 +15,22 @@ from pointsman_lab.reconcile.within_group import GroupCauses
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over all groups, in tokens or in picodollars."""
+    """Sums over all groups of charges, in tokens or in picodollars."""
 
     exported: Number
+    """The sum in the export."""
     received: Number
+    """The sum in the receipts."""
     estimated: Number
+    """The part of `received` that is estimated."""
     differing: Number
-    """The sum of all differences, none of which cancels out another."""
+    """The sum of the differences of all groups and kinds, without their signs."""
 
     @property
     def share(self) -> Fraction:
-        """Returns the differences as a share of the larger total; if neither is above 0, as after refunds, 1 if there
-        are any.
+        """Returns `differing` as a share of the larger one of `exported` and `received`.
+
+        If neither is above 0, as after refunds, it is 1 with differences, and 0 without.
         """
         larger = max(self.exported, self.received)
         return Fraction(self.differing) / larger if larger > 0 else Fraction(bool(self.differing))
@@ -34,31 +38,36 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
+    """The result of comparing one export with receipts."""
+
     export: Export
     days: int
+    """The number of days that were compared."""
     tokens: Totals | None
     """The numbers of tokens; None if the export has none."""
     dollars: Totals | None
     """The costs in picodollars; None if the export has no costs."""
     differences: Sequence[Difference]
-    """The largest first; those in dollars come first if the export has both."""
+    """All differences with their causes: first those in dollars, then those in tokens; of each, the largest first."""
 
     @property
     def share(self) -> Fraction:
-        """Returns the larger share of differences: of tokens or of dollars."""
+        """Returns the share (0 or more) of differences, in tokens or in dollars: the larger one."""
         return max((of.share for of in (self.tokens, self.dollars) if of is not None), default=Fraction(0))
 
     @property
     def first_cause(self) -> str:
-        """Returns the cause of the largest difference; empty if there is none."""
+        """Returns the cause of the first one of `differences`; empty if there is none."""
         return self.differences[0].cause if self.differences else ""
 
 
 def compare(
     export: Export, charges: Sequence[Charge], days: Days, names: Names, tolerance: Fraction = Fraction(0)
 ) -> Comparison:
-    """Compares an export with charges. Numbers that differ by up to the share `tolerance` count as equal when a cause
-    is looked for.
+    """Compares an export with charges, and finds the cause of each difference.
+
+    `days` are the days to compare, and `names` translates the export's names of models and keys. While causes are
+    looked for, numbers that differ by up to the share `tolerance` count as equal.
     """
     joined = join(export, charges, days, names)
     found = list(_differences(joined))

@@ -14,9 +14,10 @@ _MAX_DAY_SECONDS = 25 * 60 * 60
 
 
 class Days:
-    """The days of an export: which there are, and in which of them a line or a time is.
+    """The days of an export that are compared, and the day of each line and of each time.
 
-    Intervals shorter than a day belong to the day (UTC) in which they begin; longer ones count as a day.
+    An interval of up to 12 hours belongs to the day (UTC) in which it begins; a longer one counts as a day of its own.
+    A day is named by the Unix seconds at which it begins.
     """
 
     def __init__(self, export: Export, until: float) -> None:
@@ -41,19 +42,19 @@ class Days:
         return len(self._days)
 
     def of_line(self, line: Line) -> float | None:
-        """Returns the Unix seconds at which the line's day begins; None if that day is left out."""
+        """Returns the day of a line; None if that day is not compared."""
         day = self._day(line.begin, line.end)
         return day if day in self._days else None
 
     def of_time(self, unix_seconds: float) -> float | None:
-        """Returns the Unix seconds at which the day of a time begins; None if the export does not have that time."""
+        """Returns the day of a time; None if the export does not cover that time or its day is not compared."""
         at = bisect_right(self._begins, unix_seconds) - 1
         if at < 0 or unix_seconds >= self._intervals[at][1]:
             return None
         return self._day(*self._intervals[at])
 
     def since(self, unix_seconds: float) -> list[float]:
-        """Leaves out the days that begin earlier, and returns them."""
+        """Removes the days that begin before `unix_seconds`, and returns the removed days in ascending order."""
         earlier = sorted(day for day in self._days if day < unix_seconds)
         self._intervals = [of for of in self._intervals if self._day(*of) not in earlier]
         self._begins = [begin for begin, _ in self._intervals]

@@ -13,7 +13,7 @@ from pointsman_lab.reconcile.days import Days
 from pointsman_lab.reconcile.exports.lines import ALL_KINDS, REQUESTS, TOOLS, Export, Number, size
 
 STANDARD_TIER, BATCH = "", "batch"
-"""Service tiers. No request that passes a gateway is part of a batch, so that all exports may tell batches apart."""
+"""The names of two service tiers. Batches are always compared apart: a gateway's requests are never part of one."""
 
 _SNAPSHOT = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|-\d{4}|-v\d+(:\d+)?|-\d+:\d+)$")
 """The end of a provider's name of a model that says which version of it, such as -2024-07-18 or -1:0."""
@@ -24,14 +24,16 @@ class ChargeGroup(NamedTuple):
 
     model: str
     day: float
-    """Unix seconds at which the day begins; a day may be any other interval of the export."""
+    """Unix seconds at which the day begins; it may be a longer interval, if the export has such."""
     key: str
+    """The name of the engine that uses the key; empty if keys are not compared, or none is named for it."""
     tier: str
+    """The service tier; empty for the standard one, or if tiers are not compared."""
 
 
 @dataclass(slots=True)
 class Amounts:
-    """The amounts of one kind in a group, according to the export and to the receipts."""
+    """The amounts of one kind of token in one group of charges, according to the export and to the receipts."""
 
     exported: Number = 0
     """The tokens or requests that the export states."""
@@ -40,13 +42,15 @@ class Amounts:
     estimated: Number = 0
     """The part of `received` that is estimated."""
     exported_usd: Number = 0
-    """The picodollars that the export states."""
+    """The cost that the export states, in picodollars."""
     received_usd: Number = 0
+    """The cost that the receipts state, in picodollars."""
     estimated_usd: Number = 0
+    """The part of `received_usd` that is estimated."""
 
     @property
     def difference(self) -> Number:
-        """Returns by how much the export has more tokens or requests than the receipts."""
+        """Returns the export's tokens or requests minus those of the receipts."""
         return self.exported - self.received
 
     @property
@@ -65,12 +69,15 @@ class Amounts:
 
 @dataclass
 class Joined:
-    """All groups, each with its amounts by kind, and facts about its receipts."""
+    """An export joined with charges: the amounts of both, by group of charges and by kind of token."""
 
     export: Export
     groups: dict[ChargeGroup, dict[str, Amounts]] = field(default_factory=dict)
+    """The amounts by group, then by kind."""
     hedged: dict[ChargeGroup, int] = field(default_factory=lambda: defaultdict(int))
+    """The number of charges of hedged requests, by group."""
     unpriced: dict[ChargeGroup, int] = field(default_factory=lambda: defaultdict(int))
+    """The number of charges whose cost is unknown, by group."""
 
     def amounts(self, group: ChargeGroup, kind: str) -> Amounts:
         return self.groups.setdefault(group, {}).setdefault(kind, Amounts())
@@ -78,21 +85,24 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names in an export of what the configuration calls otherwise."""
+    """Translates names of models and keys in an export, and those of charges, so that they can be compared."""
 
     models: Mapping[str, str] = field(default_factory=dict)
-    """By the export's name of a model, our name; empty for models that are left out."""
+    """The configuration's name of each model by its name in the export; an empty name leaves the model out."""
     keys: Mapping[str, str] = field(default_factory=dict)
-    """By the export's name of a key, the engine that uses it; empty for keys that are left out."""
+    """The engine that uses each key, by the key's name in the export; an empty name leaves the key out."""
     upstreams: Mapping[str, str] = field(default_factory=dict)
-    """By the engine's name, the provider's name of its model."""
+    """The provider's name of an engine's model, by the engine's name."""
     upstreams_by_model: Mapping[str, str] = field(default_factory=dict)
-    """By our name of a model, the provider's name, for receipts that do not name their engine."""
+    """The provider's name of a model by the configuration's name, for receipts that do not name their engine."""
     known: frozenset[str] = frozenset()
     """The providers' names of all models that the configuration uses."""
 
     def model_of_line(self, name: str) -> str | None:
-        """Returns the provider's usual name of a model in an export; None if the model is left out."""
+        """Returns the name under which a model of the export is compared; None if the model is left out.
+
+        It is the provider's name of a model in the configuration, if one matches, otherwise the name in the export.
+        """
         if name in self.models:
             ours = self.models[name]
             return self.upstreams_by_model.get(ours, ours) or None
@@ -102,7 +112,7 @@ class Names:
         return next((known for known in self.known if plain_model(known) == plain), name)
 
     def key_of_line(self, key: str | None) -> str | None:
-        """Returns the engine of a key, or "" if none is named for it; None if the key is left out."""
+        """Returns the engine that uses a key of the export; empty if none is named for it; None if it is left out."""
         if not self.keys or key is None:
             return ""
         return (self.keys[key] or None) if key in self.keys else ""
@@ -127,7 +137,11 @@ def join(
     names: Names,
     time_of: Callable[[Charge], float] = lambda charge: charge.ended,
 ) -> Joined:
-    """Joins the lines with the charges, which are assigned to days by `time_of`."""
+    """Adds up the lines of the export and the charges by group and kind, for the days in `days`.
+
+    `names` translates the export's names. `time_of` returns the Unix seconds by which a charge belongs to a day, by
+    default those at which its request ended.
+    """
     joined = Joined(export)
     by_tier = any(line.tier not in (None, BATCH) for line in export.lines)
     by_model = any(line.model for line in export.lines)
@@ -165,7 +179,10 @@ def join(
 
 
 def folded(kind: str, kinds: Iterable[str]) -> str:
-    """Returns the kind under which an export with these kinds has tokens of `kind`."""
+    """Returns the kind under which an export counts tokens of `kind`, such as "prompt" for "cached".
+
+    `kinds` are the kinds that the export distinguishes.
+    """
     if kind in kinds or kind in (TOOLS, REQUESTS):
         return kind
     if kind == "cache_write_1h" and "cache_write" in kinds:

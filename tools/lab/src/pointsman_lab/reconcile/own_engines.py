@@ -12,24 +12,25 @@ _PRICED_TOKENS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class EngineHours:
-    """One engine in a time."""
+    """What one engine of the user did and cost in a period."""
 
     engine: str
     members: int
-    """How many engines of a group answered; 1 for a single engine."""
+    """The number of engines behind this name that answered; at least 1."""
     hours: float
-    """Hours of the time, for all members together."""
+    """The length of the period in hours, times `members`."""
     busy_hours: float
-    """The hours in which at least one answer was in progress."""
+    """The hours in which a member answered at least one request, summed over the members."""
     tokens: int
+    """The number of tokens of all answered requests."""
     usd_per_hour: float
-    """The price in the configuration."""
+    """The price of one member in the configuration, in dollars an hour."""
     paid_usd: float | None = None
-    """What was paid for the time, in dollars; None if the user did not say."""
+    """What the user paid for the period, in dollars; None if the user did not say."""
 
     @property
     def usd(self) -> float:
-        """Returns the dollars of the hours at the configuration's price."""
+        """Returns the dollars for `hours` at the configuration's price."""
         return self.hours * self.usd_per_hour
 
     @property
@@ -38,20 +39,20 @@ class EngineHours:
 
     @property
     def usd_per_million_tokens(self) -> float | None:
-        """Returns the dollars for a million tokens at this utilization; None if there was no token."""
+        """Returns the dollars for a million tokens: what was paid, if known, or else `usd`. None without tokens."""
         paid = self.usd if self.paid_usd is None else self.paid_usd
         return paid / self.tokens * _PRICED_TOKENS if self.tokens else None
 
     @property
     def share(self) -> float:
-        """Returns by which share of what was paid the configuration's price differs from it; 0 without such a sum."""
+        """Returns the difference between `paid_usd` and `usd` as a share of the larger one; 0 if nothing was stated."""
         if self.paid_usd is None:
             return 0.0
         return abs(self.paid_usd - self.usd) / max(self.paid_usd, self.usd, 1e-12)
 
     @property
     def cause(self) -> str:
-        """Returns why the sums differ, as far as it can be told; empty if they agree."""
+        """Returns a text that explains the difference between `paid_usd` and `usd`; empty if they agree."""
         if self.paid_usd is None or self.share < 1e-9:
             return ""
         paid_hours = self.paid_usd / self.usd_per_hour
@@ -65,9 +66,10 @@ def engine_hours(
     period: tuple[float, float],
     paid_usd: Mapping[str, float],
 ) -> list[EngineHours]:
-    """Returns the hours of each engine in `usd_per_hour`, in a period of Unix seconds.
+    """Returns hours, tokens and costs of each engine in `usd_per_hour`, the prices in dollars an hour by engine.
 
-    `paid_usd` are the dollars of the invoice by engine, as far as they are known.
+    `period` is (begin, end) in Unix seconds; charges that ended outside are left out. `paid_usd` are the dollars that
+    were paid for the period, by engine, as far as they are known.
     """
     begin, end = period
     intervals: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in usd_per_hour}

@@ -15,7 +15,7 @@ from pointsman_lab.reconcile.own_engines import EngineHours
 from pointsman_lab.report import Report, Section, to_cell
 
 MAX_ROWS = 40
-"""The most differences in the table; JSON has all of them."""
+"""The maximum number of differences in the table; `--json` has all of them."""
 MAX_NAMES = 8
 
 Row = tuple[str, ...]
@@ -23,11 +23,13 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Compared:
+    """One export's comparison, with what the report says in addition."""
+
     comparison: Comparison
     notes: Sequence[str]
-    """What was left out, as sentences."""
+    """Sentences on what was left out."""
     unknown_models: Sequence[str]
-    """Models of the export that the configuration does not have."""
+    """The export's names of models that the configuration does not have."""
 
 
 def reconcile_report(compared: Sequence[Compared], engines: Sequence[EngineHours], tolerance: Fraction) -> Report:
@@ -189,7 +191,7 @@ def _engine_facts(one: EngineHours) -> dict[str, Any]:
 
 
 def day_of(unix_seconds: float) -> str:
-    """Returns a day as YYYY-MM-DD, with the time (UTC) if it does not begin at midnight."""
+    """Formats the beginning of a day in UTC: as YYYY-MM-DD, with the time if it is not midnight."""
     moment = datetime.fromtimestamp(unix_seconds, UTC)
     if unix_seconds % SECONDS_PER_DAY == 0:
         return moment.date().isoformat()

@@ -29,7 +29,7 @@ _NOT_EXPORTED = f"{SURPLUS}: the export does not have this model on this day"
 
 
 class GroupCauses:
-    """The causes of one group's differences."""
+    """Finds the causes of the differences within one group of charges, by comparing its kinds of tokens."""
 
     def __init__(self, joined: Joined, group: ChargeGroup, tolerance: Fraction) -> None:
         """Takes `tolerance`, the share up to which two numbers count as equal."""

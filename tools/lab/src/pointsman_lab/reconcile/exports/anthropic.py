@@ -40,13 +40,16 @@ _ANY_REGION = ("global", "not_available")
 
 
 def is_page(content: Any) -> bool:
-    """Returns whether a JSON value is an answer of these APIs."""
+    """Returns whether a JSON value is an answer of Anthropic's usage or cost report."""
     buckets = content.get("data") if isinstance(content, dict) else None
     return isinstance(buckets, list) and all(isinstance(one, dict) and "starting_at" in one for one in buckets)
 
 
 def read_page(page: Mapping[str, Any], where: str) -> list[Export]:
-    """Returns the exports in one answer. Raises ConfigError if it is not complete or has invalid values."""
+    """Returns the exports in one answer: usage, costs or both. `where` names the file in messages.
+
+    Raises ConfigError if further pages of the answer follow, or a value is invalid.
+    """
     check_page(page, where)
     usage: list[Line] = []
     costs: list[Line] = []

@@ -39,7 +39,11 @@ def is_table(columns: list[str]) -> bool:
 
 
 def read_table(rows: Iterator[tuple[int, Mapping[str, str]]], where: str, zone: tzinfo) -> list[Export]:
-    """Returns the export in a report, by its numbered rows. Raises ConfigError if a value is invalid."""
+    """Returns the export in a cost and usage report of AWS.
+
+    `rows` are pairs of line number and values by `plain_name` of the column, `where` names the file in messages, and
+    `zone` is the time zone of times without one. Raises ConfigError if a value is invalid.
+    """
     lines: list[Line] = []
     left_out: dict[str, Number] = {}
     for number, row in rows:

@@ -12,14 +12,13 @@ from pointsman_gateway.domain.usage import TOKEN_KINDS
 
 SECONDS_PER_DAY = 24 * 60 * 60
 REQUESTS, TOOLS, ALL_KINDS = "requests", "tool", "all"
-"""Kinds of lines that count no tokens: requests to models, requests to the provider's tools (in dollars: what they
-cost), and dollars that the export does not divide by kind."""
+"""Kinds of lines that are not tokens: requests to models, use of the provider's tools, undivided costs."""
 PLAIN_KINDS = ("prompt", "cached", "completion")
 KINDS = (*PLAIN_KINDS, *TOKEN_KINDS)
-"""The kinds of tokens, as `Usage.by_kind` divides them: no token is of two kinds."""
+"""The kinds of tokens, as in `Usage.by_kind`; each token is of exactly one kind."""
 
 Number = int | Fraction
-"""An exact number; whole ones are integers, with which sums are ten times as fast."""
+"""An exact number; whole numbers are integers, since sums of integers are ten times as fast."""
 
 _MAX_COUNT = 10**18
 _MAX_UNIX_SECONDS = 32_503_680_000  # the year 3000
@@ -29,15 +28,18 @@ _NUMBER = re.compile(r"[+-]?([0-9]+|[0-9]{1,3}(,[0-9]{3})+)?(\.[0-9]*)?([eE][+-]
 
 @dataclass(frozen=True, slots=True)
 class Line:
+    """What a provider counted or charged for one model and one kind of token in one interval of time."""
+
     begin: float
-    """Unix seconds at which the line's interval begins."""
+    """Unix seconds at which the interval begins."""
     end: float
+    """Unix seconds at which it ends."""
     model: str
     """The provider's name of the model; empty if the export is not divided by model."""
     kind: str
-    """One of `KINDS`, `REQUESTS`, `TOOLS` or `ALL_KINDS`, or the provider's word if it is none of them."""
+    """One of KINDS, REQUESTS, TOOLS or ALL_KINDS; or the provider's word for any other kind."""
     count: Number | None = None
-    """How many tokens or requests; None if the export does not say it."""
+    """The number of tokens or requests; None if the export does not state it."""
     picodollars: Number | None = None
     """The cost of the line in picodollars; None if the export does not state it."""
     key: str | None = None
@@ -51,18 +53,18 @@ class Export:
     """The lines of one or more files of one format."""
 
     format: str
-    """The format's name for people."""
+    """The format's name in reports, such as "OpenAI's usage"."""
     providers: tuple[str, ...]
-    """The providers in the configuration whose usage it can have."""
+    """The configuration's names of the providers whose usage or costs may be in it."""
     lines: Sequence[Line]
     kinds: Collection[str]
-    """The kinds that it divides tokens into. Tokens of other kinds are included in those of prompt or completion."""
+    """The kinds of tokens that it distinguishes. Tokens of other kinds are counted as "prompt" or "completion"."""
     notes: Sequence[str] = ()
-    """What was left out, as sentences."""
+    """Sentences on what was left out."""
     covered: Sequence[tuple[float, float]] = field(default_factory=list)
-    """The intervals (Unix seconds) that it describes, also those without a line."""
+    """The intervals (begin, end) in Unix seconds that it describes, also those without a line."""
     reports: Collection[Hashable] = ()
-    """What it reports of which interval. Another file with one of these would count the same again."""
+    """Keys of its contents (what it reports of which interval), by which a second file with the same is found."""
 
     @property
     def has_counts(self) -> bool:
@@ -74,7 +76,10 @@ class Export:
 
 
 def to_count(value: Any, where: str) -> Number:
-    """Converts a number of tokens or requests; None and empty are 0. Raises ConfigError if it is invalid."""
+    """Converts a number of tokens or requests; None and an empty text are 0.
+
+    Raises ConfigError, which names the value by `where`, if it is negative, too large or not a number.
+    """
     number = 0 if value is None or value == "" else exact(_fraction(value, where))
     if not 0 <= number <= _MAX_COUNT:
         raise ConfigError(f"{where} is {value}, and should be a number of tokens or requests")
@@ -82,7 +87,11 @@ def to_count(value: Any, where: str) -> Number:
 
 
 def to_picodollars(value: Any, currency: Any, where: str, units_per_dollar: int = 1) -> Number:
-    """Converts an amount of money. Raises ConfigError if it is no number, or not in dollars."""
+    """Converts an amount of money to picodollars.
+
+    `value` is in units of which `units_per_dollar` are one dollar (100: cents), and `currency` must be "USD". Raises
+    ConfigError, which names the value by `where`, if it is not a number or in another currency.
+    """
     if str(currency or "").upper() != "USD":
         shown = str(currency or "no currency")[:20]
         raise ConfigError(f"{where} is in {shown}, and receipts are in dollars: export the costs in USD")
@@ -90,7 +99,10 @@ def to_picodollars(value: Any, currency: Any, where: str, units_per_dollar: int 
 
 
 def check_interval(begin: float, end: float, where: str) -> tuple[float, float]:
-    """Returns an interval of Unix seconds; raises ConfigError if it is no time in which a receipt can be."""
+    """Returns the interval (`begin`, `end`) of Unix seconds unchanged.
+
+    Raises ConfigError, which names it by `where`, if it ends before it begins, or is before 1970 or after 3000.
+    """
     if begin >= end:
         raise ConfigError(f"{where}: the interval ends before it begins")
     if begin < 0 or end > _MAX_UNIX_SECONDS:
@@ -99,17 +111,17 @@ def check_interval(begin: float, end: float, where: str) -> tuple[float, float]:
 
 
 def exact(number: Number) -> Number:
-    """Returns the number as an integer if it is whole."""
+    """Returns the number, as an integer if it is whole."""
     return number.numerator if number.denominator == 1 else number
 
 
 def size(difference: Number) -> Number:
-    """Returns the number without its sign."""
+    """Returns the absolute value."""
     return difference if difference >= 0 else -difference
 
 
 def check_page(page: Mapping[str, Any], where: str) -> None:
-    """Raises ConfigError if further pages of an API's answer follow, since they would be missing."""
+    """Raises ConfigError, which names the file by `where`, if `page` is not the last page of an API's answer."""
     if page.get("has_more"):
         token = str(page.get("next_page") or "")[:60]
         raise ConfigError(f"{where} is not complete: get the next page (page={token}) and name both files")

@@ -20,13 +20,16 @@ MEANINGS = _INPUT | _OUTPUT | _CACHED | _WRITES | _AUDIO | _IMAGE | _ELSEWHERE |
 
 
 def words_of(text: str) -> list[str]:
-    """Returns the lower-case words of a name such as "gpt 4o Inp glbl Tokens" or "Claude4Sonnet-input-tokens"."""
+    """Returns the lower-case words and numbers of a name: ["gpt", "4", "o", "inp"] for "gpt 4o Inp"."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
     return _WORD.findall(spaced.lower())
 
 
 def kind_of(text: str) -> str | None:
-    """Returns the kind of token that a text names, such as "cached" for "cached input"; None if it names none."""
+    """Returns the kind of token (one of KINDS) that an invoice's text names: "cached" for "cached input".
+
+    Returns None if the text names no kind.
+    """
     words = {*words_of(text)}
     if words & _CACHED and words & _WRITES:
         return "cache_write_1h" if "1h" in text.lower() or "hour" in words else "cache_write"
@@ -41,5 +44,5 @@ def kind_of(text: str) -> str | None:
 
 
 def tier_of(text: str) -> str:
-    """Returns the service tier that a text names; empty for the standard one."""
+    """Returns the service tier that an invoice's text names: "flex", "priority" or "batch"; otherwise it is empty."""
     return next((tier for word, tier in _TIERS.items() if word in words_of(text)), "")

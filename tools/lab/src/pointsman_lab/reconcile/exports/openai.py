@@ -43,19 +43,22 @@ _MILLISECONDS = 10**11
 
 
 def is_page(content: Any) -> bool:
-    """Returns whether a JSON value is an answer of these APIs."""
+    """Returns whether a JSON value is an answer of OpenAI's usage or costs API."""
     return isinstance(content, dict) and content.get("object") == "page" and isinstance(content.get("data"), list)
 
 
 def is_table(columns: list[str]) -> bool:
-    """Returns whether a CSV file with these columns is one of the usage page."""
+    """Returns whether a CSV file with these columns (as `plain_name` returns them) is from OpenAI's usage page."""
     return {"start_time", "end_time"} <= {*columns} and bool(
         {"num_model_requests", "amount_value", "input_tokens", "num_requests"} & {*columns}
     )
 
 
 def read_page(page: Mapping[str, Any], where: str) -> list[Export]:
-    """Returns the exports in one answer. Raises ConfigError if it is not complete or has invalid values."""
+    """Returns the exports in one answer of the API: usage, costs or both. `where` names the file in messages.
+
+    Raises ConfigError if further pages of the answer follow, or a value is invalid.
+    """
     check_page(page, where)
     results, covered = [], []
     for number, bucket in enumerate(page["data"]):
@@ -68,7 +71,11 @@ def read_page(page: Mapping[str, Any], where: str) -> list[Export]:
 
 
 def read_table(rows: Iterator[tuple[int, Mapping[str, str]]], where: str) -> list[Export]:
-    """Returns the exports in a CSV file, by its numbered rows. Raises ConfigError if a value is invalid."""
+    """Returns the exports in a CSV file of OpenAI's usage page: usage, costs or both.
+
+    `rows` are pairs of line number and values by `plain_name` of the column, and `where` names the file in messages.
+    Raises ConfigError if a value is invalid.
+    """
     results = []
     for number, row in rows:
         at = f"{where}, row {number}"

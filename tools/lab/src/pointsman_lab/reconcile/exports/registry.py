@@ -17,9 +17,9 @@ from pointsman_lab.reconcile.exports.lines import Export, Line
 from pointsman_lab.reconcile.exports.tables import MAX_FILE_BYTES, open_text, plain_name, read_rows
 
 APIS = (openai, anthropic)
-"""Formats in JSON: answers of an API."""
+"""The modules that read JSON formats, which are answers of an API."""
 TABLES = (aws, azure)
-"""Formats in CSV, in addition to OpenAI's."""
+"""The modules that read CSV formats, except OpenAI's."""
 KNOWN = (
     "known are JSON of OpenAI's usage and costs APIs and of Anthropic's usage and cost reports, and CSV of OpenAI's "
     "usage page, of AWS's cost and usage report and of Azure's cost exports, each with the columns of its documentation"
@@ -27,10 +27,10 @@ KNOWN = (
 
 
 def read_exports(files: Sequence[Path], zone: tzinfo) -> list[Export]:
-    """Reads the files; those of one format become one export.
+    """Reads providers' exports; returns one export for each format, with the lines of all its files.
 
-    Times without a zone are of `zone`. Raises ConfigError if a file cannot be read, is of no known format, or repeats
-    what another one has.
+    `zone` is the time zone of times that do not name one. Raises ConfigError if a file cannot be read, has no known
+    format, or repeats what another file has.
     """
     found: dict[str, Export] = {}
     read: dict[str, Path] = {}

@@ -18,7 +18,7 @@ DAY_FORMATS = ("%m/%d/%Y", "%Y%m%d")
 
 
 def open_text(file: Path) -> io.TextIOBase:
-    """Opens a file of text, also one that is compressed by gzip. Raises OSError as `open` does."""
+    """Opens a UTF-8 text file, which may be compressed by gzip; raises OSError if it cannot be opened."""
     with file.open("rb") as beginning:
         is_compressed = beginning.read(2) == b"\x1f\x8b"
     if is_compressed:
@@ -33,9 +33,10 @@ def plain_name(column: str) -> str:
 
 
 def read_rows(text: io.TextIOBase, file: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """Yields the rows with the numbers of their lines, by `plain_name` of the columns.
+    """Yields each row of a CSV file as its line number and its values by column, named as by `plain_name`.
 
-    Raises ConfigError if a row has more or fewer values than there are columns, or the file is no CSV file.
+    `file` is the file's path for messages. Raises ConfigError if a row has more or fewer values than there are columns,
+    or the text is not CSV.
     """
     reader = csv.reader(text)
     try:
@@ -53,9 +54,11 @@ def read_rows(text: io.TextIOBase, file: Path) -> Iterator[tuple[int, Mapping[st
 
 
 def interval_of(begin: str, end: str, zone: tzinfo, where: str) -> tuple[float, float]:
-    """Returns the interval in Unix seconds. Without an `end`, it is a day if `begin` has no time, and else an hour.
+    """Converts two days or times to an interval in Unix seconds.
 
-    A time without a zone is one of `zone`. Raises ConfigError if it is no time.
+    If `end` is empty, the interval is one day if `begin` is a day, and one hour if it has a time. `zone` is the time
+    zone of times that do not name one. Raises ConfigError, which names the place by `where`, if a text is neither a day
+    nor a time, or the interval is not valid (see `check_interval`).
     """
     start, following = _moment(begin, zone, where)
     stop = _moment(end, zone, where)[0] if end else following
