@@ -12,7 +12,7 @@ from pointsman_cli.eval.report import EvaluatedPath
 _SECONDS_PER_HOUR = 3600.0
 
 TRAINING = "training"
-"""The name of the training cost among the cost components; the other names are those of a receipt."""
+"""The name of the cost component for training; the other components have the names in a receipt, such as "prompt"."""
 
 FACTORS = (0.5, 1.0, 2.0)
 
@@ -22,8 +22,10 @@ class CostTerms:
     """Costs and volumes that the evaluation does not measure."""
 
     training: Mapping[str, float] = field(default_factory=dict)
-    """Dollars for one training, by the adapter's name ("triage"); `path_cost` and what calls it need
-    `EvaluatedPath.adapter` ("triage@prod") as keys instead, which `advise` makes of the names.
+    """Dollars for one training, by adapter.
+
+    `advise` takes adapters' names ("triage") as keys. `path_cost`, `recommend` and the other functions on single paths
+    take aliases as in `EvaluatedPath.adapter` ("triage@prod"); `by_alias` converts the keys.
     """
     monthly: float | None = None
     """Requests a month; None if unknown."""
@@ -36,8 +38,8 @@ class CostTerms:
     wrong_answer: float = 0.0
     """Dollars that one wrong answer costs."""
     unfinished: Mapping[str, str] = field(default_factory=dict)
-    """For each adapter whose training was stopped while its score still improved: how much was done ("2 of 3 epochs").
-    """
+    """How much of a training was done ("2 of 3 epochs"), by the adapter's name, for trainings that were ended by their
+    time limit while the score still improved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +58,13 @@ class PathCost:
     """The path's mean score, 0 to 1."""
 
     def monthly(self, requests: float, months: float) -> float:
-        """Returns dollars a month for a number of requests a month, with one training paid off over `months`."""
+        """Returns the dollars a month at a volume of `requests` a month, with one training paid off over `months`."""
         return requests * self.request + self.training / months + self.month
 
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """From which volumes a trained path (with an adapter) costs less than an untrained one; None means never."""
+    """The volumes from which a trained path (with an adapter) costs less than an untrained one; None means never."""
 
     trained: str
     untrained: str
@@ -87,8 +89,8 @@ class BreakEven:
 def path_cost(path: EvaluatedPath, terms: CostTerms, prices: Mapping[str, float] | None = None) -> PathCost:
     """Computes the cost of a path, which must have a score.
 
-    If `path.adapter` is not empty, it must be a key of `terms.training`. `prices` are factors for cost components by
-    name, including TRAINING; 1 by default.
+    If `path.adapter` is not empty, it must be a key of `terms.training`. `prices` are factors by which the prices of
+    cost components, including TRAINING, are multiplied, by the component's name; a missing factor is 1.
     """
     assert path.score is not None
     factors = prices or {}
@@ -134,18 +136,18 @@ def _volume(spent: float, saving: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """How the volume from which an adapter pays off depends on one price."""
+    """The volumes from which an adapter pays off if one price were lower or higher."""
 
     price: str
     """The cost component: "prompt", "cached", "completion", "retrieval", "training", ..."""
     requests: tuple[float | None, ...]
-    """`BreakEven.requests` if the price is multiplied by each of FACTORS, in their order; None means never."""
+    """The number of requests after which one training is paid for, for the price times each of FACTORS; None: never."""
 
 
 def sensitivities(trained: EvaluatedPath, untrained: EvaluatedPath, terms: CostTerms) -> tuple[Sensitivity, ...]:
-    """Returns how the break-even volume depends on the price of each cost component and of training.
+    """Returns how the volume from which the adapter pays off depends on each price, including that of training.
 
-    One price at a time is multiplied by each of FACTORS, for both paths.
+    For each cost component, its price alone is multiplied by each of FACTORS, for both paths.
     """
     prices = dict.fromkeys((*trained.usd_per_1000, *untrained.usd_per_1000, TRAINING))
     return tuple(
@@ -155,10 +157,11 @@ def sensitivities(trained: EvaluatedPath, untrained: EvaluatedPath, terms: CostT
 
 
 def read_training_costs(files: Iterable[Path], hourly: float | None, given: Iterable[str]) -> dict[str, float]:
-    """Returns training costs in dollars by adapter name, from files training.json and the texts `given`, "NAME=USD".
+    """Returns the dollars of one training by the adapter's name.
 
-    A text replaces the cost from a file. `hourly` is the price in dollars of an hour of the training machine. Raises
-    UsageError if there are files and `hourly` is None, a file cannot be read, or a text is malformed.
+    `files` are training.json files with the seconds of a training, which are multiplied by `hourly`, the dollars of an
+    hour of the training machine. `given` are texts "NAME=USD", which replace costs from files. Raises UsageError if
+    there are files and `hourly` is None, a file cannot be read, or a text is malformed.
     """
     found = {}
     for file in files:
@@ -175,10 +178,10 @@ def read_training_costs(files: Iterable[Path], hourly: float | None, given: Iter
 
 
 def unfinished_trainings(files: Iterable[Path]) -> dict[str, str]:
-    """Returns "N of M epochs" by adapter name, for trainings that their time limit ended while they still improved.
+    """Returns "N of M epochs" by the adapter's name, for trainings that their time limit ended while they improved.
 
-    A training still improved if its last evaluation was the best. `files` are files training.json; raises UsageError if
-    one cannot be read.
+    A training still improved if its last evaluation was the best one. `files` are training.json files. Raises
+    UsageError if one cannot be read.
     """
     found = {}
     for file in files:
@@ -191,10 +194,10 @@ def unfinished_trainings(files: Iterable[Path]) -> dict[str, str]:
 
 
 def check_selection(files: Iterable[Path], evaluated_sha256: str) -> None:
-    """Raises UsageError if a training selected its weights on the evaluated rows: the score on them would be too high.
+    """Checks that no training selected its best weights on the evaluated rows, since their score would be too high.
 
-    `files` are files training.json; raises UsageError also if one cannot be read. `evaluated_sha256` is the digest of
-    the evaluated data set.
+    `files` are training.json files, and `evaluated_sha256` is the SHA-256 of the evaluated data set. Raises UsageError
+    if a training did so, or a file cannot be read.
     """
     for file in files:
         record = _record(file)

@@ -37,52 +37,54 @@ class RatedPath:
 
     path: str
     kind: str
-    """ "prompt", "rag", "lora", "tuned" or "hybrid"."""
+    """The kind of path: "prompt", "rag", "lora", "tuned" or "hybrid"."""
     ratings: float
     """The number of ratings."""
     mean: float
     """The mean rating, 0 to 1."""
     low: float
-    """The lower 95 % confidence limit of the mean that holds at any time, however often one looks."""
+    """The lower 95 % confidence limit of the mean; it is valid however often the ratings are looked at."""
     high: float
-    """The upper one."""
+    """The upper confidence limit of the same kind."""
     low_now: float
-    """The lower end of Wilson's 95 % interval, which holds for a single look."""
+    """The lower end of Wilson's 95 % interval of the mean, which is valid if the ratings are looked at only once."""
     high_now: float
-    """The upper end."""
+    """The upper end of Wilson's interval."""
     usd_per_1000: float | None
-    """Mean dollars of 1,000 receipts; None if unknown."""
+    """The dollars of 1,000 requests, by the mean of the path's receipts; None if unknown."""
     is_estimate: bool
     """Whether `usd_per_1000` is the expected cost, because the path has not answered yet."""
     p95_seconds: float
-    """The 95th percentile of the latency."""
+    """The 95th percentile of the latency in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveAdvice:
-    """What the ratings of a task's answers recommend."""
+    """The path of one task that the ratings of its answers recommend, and why."""
 
     task: str
     verdict: str
-    """One of VERDICTS, or NO_RATINGS."""
+    """The verdict in words: a value of VERDICTS, or NO_RATINGS."""
     path: str
     """The recommended path; empty without ratings."""
     settled: bool
-    """Whether there are other rated paths, and every comparison with them is decided (see `_is_settled`)."""
+    """Whether there are other rated paths, and the ratings are enough to decide each comparison with them."""
     further_ratings: Mapping[str, int]
-    """By path, how many more ratings would decide the comparisons, if the means stay as they are."""
+    """The number of further ratings that would decide the comparisons, if the means stay as they are, by path."""
     unrated: tuple[str, ...]
-    """Paths of the task without a rating, except the default path."""
+    """The names of the task's paths without a rating, except the default path."""
     paths: tuple[RatedPath, ...]
+    """The task's rated paths."""
     reasons: tuple[str, ...]
+    """Sentences on the ratings and the comparisons."""
 
 
 def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
-    """Returns the tasks of the overview in the gateway's console, with ratings and costs by path.
+    """Returns the tasks with ratings and costs of their paths, from the overview of the gateway's console.
 
-    A task has `task`, its name, and `paths`, a list of mappings with the fields that `_rated` reads. `url` is the
-    gateway's base URL, `key` an API key (empty: none is sent). Raises CommandError if the gateway cannot be reached,
-    has no console, or refuses the request.
+    Each is a JSON object with the task's name as `task` and a list `paths` of objects. `url` is the gateway's base URL,
+    and `key` an API key; empty: none is sent. Raises CommandError if the gateway cannot be reached, has no console, or
+    rejects the request.
     """
     headers = {"x-pointsman-console": "advise", **bearer(key)}
     try:
@@ -98,11 +100,11 @@ def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
 
 
 def live_advice(task: Mapping[str, Any]) -> LiveAdvice:
-    """Recommends the task's cheapest path that is rated as well as the best one.
+    """Recommends the cheapest of a task's paths that are rated as well as the best one.
 
-    A path counts as such if its mean rating is at most `allowed_gap` below the best mean, and not significantly below.
-    A path of unknown cost counts as the dearest. Without any ratings no path is recommended. `task` is an entry of
-    `fetch_tasks`.
+    `task` is one of the tasks that `fetch_tasks` returns. A path is rated as well if its mean rating is at most
+    `allowed_gap` below the best mean, and the difference is not significant. A path of unknown cost counts as the
+    dearest. Without ratings no path is recommended.
     """
     rated = tuple(_rated(path) for path in task["paths"] if path["quality"])
     unrated = tuple(str(path["path"]) for path in task["paths"] if not path["quality"] and path["role"] != "default")
@@ -152,7 +154,10 @@ def _rated(path: Mapping[str, Any]) -> RatedPath:
 
 
 def difference(one: RatedPath, other: RatedPath) -> tuple[float, float]:
-    """Returns the limits (low, high), which hold at any time, of the mean rating of `one` minus that of `other`."""
+    """Returns the 95 % confidence limits (low, high) of the mean rating of `one` minus that of `other`.
+
+    They are valid however often the ratings are looked at.
+    """
     low = lower_limit_of_difference(one.mean, one.low, other.mean, other.high)
     return low, -lower_limit_of_difference(other.mean, other.low, one.mean, one.high)
 
@@ -168,9 +173,10 @@ def _is_settled(chosen: RatedPath, other: RatedPath) -> bool:
 
 
 def ratings_to_settle(one: RatedPath, other: RatedPath) -> int:
-    """Returns how many ratings each of two paths needs in all to make their comparison settled (`_is_settled`).
+    """Returns how many ratings each of two paths needs in all, so that their comparison is decided.
 
-    It assumes that the means stay as they are. The result is at most 1 % too large.
+    It is decided if one path is significantly better, or the difference is surely at most MARGIN. The means are assumed
+    to stay as they are. The result is at most 1 % (or one rating) too large.
     """
     too_few, enough = 0, 1
     while not _is_settled(_with_ratings(one, enough), _with_ratings(other, enough)):
@@ -235,31 +241,35 @@ def _cost_notes(paths: Sequence[RatedPath]) -> Iterator[Text]:
 
 @dataclass(frozen=True, slots=True)
 class HardwareCost:
-    """The cost of tokens since the start of a gateway, on its engines with a price per hour and at a provider."""
+    """What the tokens since the start of a gateway cost on its own engines, and would cost at a provider.
+
+    Only engines with a price per hour count, and the tokens of the paths that they answered.
+    """
 
     against: str
     """The name of the provider's model."""
     engines: tuple[str, ...]
-    """The engines that have a price per hour."""
+    """The names of the engines that have a price per hour."""
     tokens: Mapping[str, float]
     """The number of tokens by type: "prompt", "cached", "completion"."""
     utilisation: float
-    """The share, 0 to 1, of the engines' cost during which they answered; the rest of the time they were idle."""
+    """The share (0 to 1) of the engines' cost that fell into times when they answered; the rest was idle time."""
     own_usd_per_million: float
     """Dollars for a million of these tokens on the engines, at this utilisation."""
     own_usd_per_million_at_full_use: float
-    """The same if the engines were never idle, with as many answers at once as now."""
+    """Dollars for a million of these tokens if the engines were never idle, with as many answers at once as now."""
     list_usd_per_million: float
     """Dollars for a million tokens at the provider, with the same shares of the types."""
     break_even_utilisation: float
-    """The utilisation from which the own hardware is cheaper; above 1 it never is."""
+    """The utilisation from which the engines are cheaper than the provider; if above 1, they never are."""
 
 
 def hardware_cost(scrape: Scrape, against: str, price: PricedModel) -> HardwareCost:
-    """Compares the cost of a gateway's engines, from its metrics, with a provider's list price.
+    """Compares the cost of a gateway's own engines with a provider's list price.
 
-    `against` is the name of the provider's model, and `price` its price. Raises CommandError if no engine has a price
-    per hour, the engines with one have not answered yet, or the provider's price is 0.
+    `scrape` are the gateway's metrics, `against` is the name of the provider's model, and `price` its price. Raises
+    CommandError if no engine has a price per hour, the engines with one have not answered yet, or the provider's price
+    is 0.
     """
     dollars = scrape.samples.get("pointsman_engine_cost_usd_total", {})
     shares = [(dict(labels)["engine"], dict(labels)["path"], usd) for labels, usd in dollars.items() if usd > 0]

@@ -21,12 +21,12 @@ _LOW_SCORE = 0.5  # scores below this are called low
 
 SIGNIFICANCE_LEVEL = 0.05
 MARGIN = 0.03
-"""A path may score this much below the best one and still count as equally good.
+"""The greatest difference of mean scores (0 to 1) up to which a path counts as equally good as the best one.
 
-On a small data set a test separates few paths, and a missing difference does not prove that paths are equal.
+A test of significance alone is not enough: on a small data set it finds few differences.
 """
 RELATIVE_MARGIN = 0.1
-"""MARGIN is reduced to this share of the best score: with a best score of 0.04, a path with 0.01 would be no equal."""
+"""The limit of MARGIN as a share of the best score: with a best score of 0.04, a path with 0.01 is not equally good."""
 
 VERDICTS = {
     "prompt": "stay with prompting",
@@ -45,7 +45,7 @@ def reasons(
     chosen: EvaluatedPath,
     terms: CostTerms,
 ) -> Iterator[str]:
-    """Yields sentences on accuracy, form, latency, cost, knowledge, training and prompt length, where these matter.
+    """Yields sentences that explain a recommendation by accuracy, form, latency, cost and so on, where these matter.
 
     `scored` are the paths with a score and a cost, `equals` those that are good enough, `chosen` the recommended one.
     """
@@ -155,14 +155,14 @@ def _window_reason(scored: Sequence[EvaluatedPath]) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """The user's requirements of a path's score, form and latency; None means no requirement."""
+    """What the user requires of a path; None means no requirement."""
 
     floor: float | None = None
-    """Required lower end of the score's interval."""
+    """The least value (0 to 1) of the lower confidence limit of the mean score."""
     form: float | None = None
-    """Required share, 0 to 1, of well-formed answers."""
+    """The least share (0 to 1) of well-formed answers."""
     p95_seconds: float | None = None
-    """Allowed 95th percentile of the latency."""
+    """The greatest 95th percentile of the latency, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class Recommendation:
 
     task: str
     verdict: str
-    """One of VERDICTS, or NONE_GOOD_ENOUGH."""
+    """The verdict in words: a value of VERDICTS, or NONE_GOOD_ENOUGH."""
     path: str
     """The recommended path; empty if none is good enough."""
     reasons: tuple[str, ...] = field(default_factory=tuple)
@@ -180,10 +180,10 @@ class Recommendation:
 def recommend(task: TaskReport, needs: Requirements, terms: CostTerms) -> Recommendation:
     """Recommends the cheapest of the task's paths that meet the requirements, with reasons.
 
-    Paths without a score or a cost are left out. If no score is required, the path must also be as good as the best of
-    those that meet the requirements (`_as_good_as_the_best`). If `terms.monthly` is None, a path without an adapter is
-    recommended even if one with an adapter is cheaper. If no path meets the requirements, the result's `path` is empty.
-    The `adapter` of each path that has one must be a key of `terms.training`.
+    Paths without a score or a cost are left out. If no score is required, the path must also be about as good as the
+    best of those that meet the requirements: at most `allowed_gap` worse, and not significantly. If `terms.monthly` is
+    None, paths without an adapter are preferred to those with one. If no path meets the requirements, the result's
+    `path` is empty. The `adapter` of each path that has one must be a key of `terms.training`.
     """
     scored = [path for path in task.paths if path.score and path.usd_per_1000]
     eligible = [path for path in scored if not any(unmet(path, needs))]
@@ -200,7 +200,10 @@ def recommend(task: TaskReport, needs: Requirements, terms: CostTerms) -> Recomm
 
 
 def unmet(path: EvaluatedPath, needs: Requirements) -> Iterator[str]:
-    """Yields a sentence without its subject for each requirement that a path with a score does not meet."""
+    """Yields a text for each requirement that the path, which must have a score, does not meet.
+
+    The path's name is the subject of the text: "takes 3.10 s at p95: 2 s are allowed".
+    """
     assert path.score is not None
     if needs.floor is not None and path.score.low < needs.floor:
         yield f"scores {path.score.mean:.3f}, surely no less than {path.score.low:.3f}: the floor is {needs.floor:g}"
@@ -234,9 +237,10 @@ def _cheapest(paths: Sequence[EvaluatedPath], terms: CostTerms) -> EvaluatedPath
 
 
 def by_preference(paths: Sequence[EvaluatedPath], terms: CostTerms) -> list[EvaluatedPath]:
-    """Returns equally good paths, the preferred ones first: by their cost a month at the volume of `terms`.
+    """Returns the paths, which must be equally good, in order of preference: the cheapest one first.
 
-    If the volume is unknown, the untrained paths come first, and both kinds are in the order of their cost per request.
+    The cost is that of a month at the volume of `terms`. If the volume is unknown, paths without an adapter come first,
+    and both kinds are in the order of their cost per request.
     """
     monthly = terms.monthly
     if monthly is not None:
@@ -267,9 +271,11 @@ class TaskAdvice:
     task: str
     recommendation: Recommendation
     break_evens: tuple[BreakEven, ...]
-    """One for each path with an adapter against each path without."""
+    """The comparisons of each path that has an adapter with each path that has none."""
     compared_pair: tuple[str, str] | None
-    """The best path with an adapter and the best one without, which `sensitivities` compares; None if one is missing.
+    """The names of the two paths that `sensitivities` compares: the best one with an adapter and the best one without.
+
+    None if one of them is missing.
     """
     sensitivities: tuple[Sensitivity, ...]
 
@@ -297,6 +303,9 @@ def _advise_task(task: TaskReport, needs: Requirements, terms: CostTerms) -> Tas
 
 
 def by_alias(report: Report, terms: CostTerms) -> CostTerms:
-    """Returns terms whose training costs are by `EvaluatedPath.adapter`; raises UsageError as `advise` does."""
+    """Converts the keys of `terms.training` from adapters' names ("triage") to the report's adapters ("triage@prod").
+
+    Raises UsageError if the training cost of an adapter in the report is missing.
+    """
     aliases = {path.adapter for task in report.tasks for path in task.paths if path.adapter}
     return replace(terms, training={alias: training_cost_of(alias, terms.training) for alias in sorted(aliases)})

@@ -25,19 +25,19 @@ _COLUMNS = ("task", "chosen", "shadow", "pairs", "$ per 1k", "seconds", "quality
 
 @dataclass(frozen=True, slots=True)
 class PathMeans:
-    """Means of one path over the requests that it and another path answered."""
+    """Mean cost, latency and score of one path over the requests that it and another path both answered."""
 
     usd: float
-    """Dollars for one request."""
+    """Mean dollars of a request."""
     seconds: float
-    """Latency of one request."""
+    """Mean latency of a request."""
     quality: float | None
-    """The mean score, 0 to 1, over the scored pairs; None if there are none."""
+    """Mean score, 0 to 1, over the requests whose answers were both scored; None if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathComparison:
-    """Costs, latencies and scores of one task's requests on the chosen path, and of their copies on one other path."""
+    """A task's requests on the chosen path, compared with shadow requests: copies that were sent to one other path."""
 
     task: str
     chosen: str
@@ -60,17 +60,21 @@ class JudgeFigures:
 
     task: str
     verdicts: Mapping[str, int]
-    """Number of pairs by outcome: "chosen", "shadow", "tie", "disagreement", "unparsable", ..."""
+    """The number of comparisons by outcome.
+
+    It is "chosen" or "shadow" for the better answer, "tie", "disagreement" if it depended on the order of the answers,
+    or else says why there is no verdict, such as "unparsable" for the judge's answer.
+    """
     spent_usd: float
     """What the judge cost, in dollars."""
     rated: int
-    """The number of judged answers that people have rated, too."""
+    """The number of judged answers that people have also rated."""
     agreed: int
-    """The number of these that judge and people both found good, or both bad."""
+    """The number of these that the judge and people both found good, or both found bad."""
     agreement: tuple[float, float]
-    """Wilson's 95 % interval of the share of `agreed` in `rated`, for a single look; (0, 1) without ratings."""
+    """Wilson's 95 % interval of `agreed` / `rated`, which is valid for a single look; (0, 1) without ratings."""
     agreement_at_any_time: tuple[float, float]
-    """The 95 % confidence limits of this share that hold however often one looks; (0, 1) without ratings."""
+    """The 95 % confidence limits of `agreed` / `rated` that are valid at each look; (0, 1) without ratings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +83,15 @@ class Regrets:
 
     comparisons: tuple[PathComparison, ...]
     outcomes: Mapping[str, int]
-    """Number of requests sampled for a shadow request, by the outcome of that: "ok", "crowded", "spent", ..."""
+    """The number of sampled requests by the outcome of their shadow request.
+
+    It is "ok", the code of an error, or why it did not run, such as "crowded" (the engines were busy) or "spent" (the
+    budget of the day was used up).
+    """
     spent_usd: float
     """What shadow requests cost, in dollars."""
     judges: tuple[JudgeFigures, ...] = ()
-    """One for each task that has a judge."""
+    """The figures of each task's judge, for tasks that have one."""
 
 
 def read_regrets(scrape: Scrape) -> Regrets:
@@ -152,7 +160,7 @@ def _sum(scrape: Scrape, name: str, labels: Mapping[str, str]) -> float:
 def fetch_regrets(url: str) -> Regrets:
     """Reads the figures on shadow requests from `url`, the full URL of a gateway's `/metrics`.
 
-    Raises CommandError as `fetch_metrics` does.
+    Raises CommandError if the metrics cannot be read.
     """
     return read_regrets(fetch_metrics(url))
 

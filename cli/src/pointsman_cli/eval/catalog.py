@@ -11,7 +11,7 @@ from pointsman_cli.errors import CommandError, Refused
 from pointsman_cli.gateway_http import get_json
 
 NO_MODELS: Mapping[str, Any] = MappingProxyType({"data": ()})
-"""An answer of `/v1/models` that lists nothing."""
+"""The JSON object of `/v1/models` if it lists no models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ class ModelFacts:
     """A base model as the gateway describes it."""
 
     fingerprint: str
-    """A digest of the engines' names for it, and of the model that it was tuned from."""
+    """A digest of the names under which engines serve the model, and of the model that it was fine-tuned from."""
     prices: Mapping[str, float] | None
-    """Dollars by component of the cost: per million tokens, such as "prompt", and per "image", "request" and "tool"
-    request; None if they are unknown."""
+    """Dollars by cost component: for a million tokens of a kind ("prompt", ...), or for one "image", "request" or
+    "tool" request; None if they are unknown."""
     other_prices: str = ""
     """A digest of the prices that are not in `prices`, such as those of long prompts; empty if there are none."""
 

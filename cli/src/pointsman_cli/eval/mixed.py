@@ -17,9 +17,7 @@ from pointsman_cli.eval.report import Choice, Mixed, Report
 from pointsman_cli.eval.runner import Answer
 
 RESAMPLES = 4999
-"""Number of bootstrap resamples of rows within each task. All choices use the same resamples, so differences are
-paired.
-"""
+"""The number of bootstrap resamples of the rows of each task; all choices are computed on the same resamples."""
 
 Column = NDArray[np.float64]
 
@@ -96,11 +94,11 @@ def compare_choices(
     chosen_by: Report | None,
     confidence: float,
 ) -> Mixed:
-    """Compares `model: auto` with rules that choose the path without it, such as one fixed path for each task.
+    """Compares `model: auto`, where the gateway chooses the path, with rules such as one fixed path for each task.
 
-    `shares` is each task's share of the requests, of any total; if it is empty, each task has the share of its rows.
-    `chosen_by` is an evaluation of other rows: its best path of each task is one of the rules. `confidence` is that of
-    the intervals, such as 0.95.
+    `answers` are those of all paths and of `auto` to the plan's rows. `shares` is each task's share of the requests, of
+    any total; if it is empty, each task has the share of its rows. `chosen_by` is an evaluation of other rows: its best
+    path of each task is one of the rules. `confidence` is that of the intervals, such as 0.95.
 
     A row counts only if `auto` and all paths have a score for it. Raises CommandError if no such row is of a task that
     has a share.

@@ -50,11 +50,13 @@ class EvaluatedPath:
     total: LatencyQuantiles | None
     """The time of the whole answer; None if no request succeeded."""
     prompt_tokens: float
-    """Mean over the successful answers, as the next two fields."""
+    """The mean number of tokens of the prompt, cached ones included, over the successful answers."""
     cached_tokens: float
+    """The mean number of cached tokens of the prompt over the successful answers."""
     completion_tokens: float
+    """The mean number of tokens of the answer over the successful answers."""
     prompt_tokens_p95: float
-    """The 95th percentile over the successful answers."""
+    """The 95th percentile of the number of tokens of the prompt over the successful answers."""
     context_window: int
     """Tokens of the context window of the path's model."""
     usd_per_1000: Mapping[str, float]
@@ -62,9 +64,10 @@ class EvaluatedPath:
     judge_usd: float
     """Total cost of the judge in dollars; it is in no other figure."""
     on_front: bool
-    """Whether no other path is at least as good for at most the same cost, and better in one of the two.
+    """Whether the path is on the line of best paths (Pareto front) in score and cost.
 
-    False for a path without a score or cost.
+    It is not if another path has at least its score for at most its cost, and is better in one of the two, or if it has
+    no score or cost.
     """
     fingerprint: str = ""
     """A digest of the path's configuration, prompts and examples; empty in a report of an earlier version."""
@@ -191,10 +194,10 @@ class Mixed:
     abstained: float
     """Share of the rows that got no task although they have one."""
     lost_score: float
-    """By how much the mean score of all rows would be higher if rows with a wrong or missing task had taken the best
-    path of their own task."""
+    """How much higher the mean score of all rows would be if each row with a wrong or missing task had been answered by
+    the best path of its own task."""
     lost_usd_per_1000: float
-    """By how many dollars 1,000 requests would be cheaper in that case; may be negative."""
+    """How many dollars less 1,000 requests would cost in that case; negative if they would cost more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,20 +205,20 @@ class Report:
     """The results of an evaluation, as `pointsman eval --json` writes them."""
 
     version: int
-    """The version of this format, VERSION."""
+    """The number of this file format: VERSION."""
     dataset: str
     """The name of the data set's file."""
     sha256: str
     """The SHA-256 of the data set."""
     revision: str
-    """The id of the configuration that answered."""
+    """The revision of the gateway's configuration that answered."""
     at_once: int
     """The number of concurrent requests; the latencies are those under this load."""
     confidence: float
     """The confidence level of all intervals, such as 0.95."""
     tasks: tuple[TaskReport, ...]
     mixed: Mixed | None = None
-    """The comparison of `pointsman eval --mixed`; None without this option."""
+    """The comparison that `pointsman eval --mixed` makes; None without this option."""
 
 
 _SHAPE = TypeAdapter(Report)

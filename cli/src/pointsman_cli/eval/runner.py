@@ -74,10 +74,9 @@ class Answer:
 
 
 def file_header(plan: EvaluationPlan) -> dict[str, Any]:
-    """Returns the first line of a file of answers: the data set, the tasks' metrics, digests of paths and base models,
-    and prices.
+    """Returns the first line of a file of answers, as JSON: data set, metrics, digests of paths and models, prices.
 
-    A file is continued only if these are the same, apart from the name of the data set's file.
+    A file of answers is continued only if all of these are the same; only the data set's file name may differ.
     """
     catalog, paths = plan.catalog, sorted({path for task in plan.tasks.values() for path in task.paths})
     models = {name: catalog.base_models[name] for name in sorted({catalog.paths[path].model for path in paths})}
@@ -177,12 +176,12 @@ class AnswerFile:
 def scores_of(file: Path) -> dict[str, Any]:
     """Returns the body of a request to `/v1/evaluations` from a file of answers.
 
-    `id` is the digest of the data set. `results` has the mean score and the number of rows for each combination of
-    task, path and answering model, and the path's fingerprint, without failed and unscored answers, those of `auto`,
-    and rows of no task.
+    `id` is the digest of the data set. `results` has an entry for each combination of task, path and answering model:
+    the mean score, the number of rows, and the path's fingerprint. Failed and unscored answers, answers of `auto`, and
+    rows of no task are left out.
 
-    `file` is one that `AnswerFile` has written; an incomplete last line is removed from it. Raises UsageError if it
-    cannot be read or changed.
+    `file` must be a file that `AnswerFile` has written; an incomplete last line is removed from it. Raises UsageError
+    if it cannot be read or changed.
     """
     (_, first), *lines = whole_lines(file)
     header, scores = json.loads(first), dict[tuple[str, str, str], list[float]]()
@@ -202,20 +201,22 @@ def scores_of(file: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class RowRequest:
+    """A row to send to a path, and how to score the answer."""
+
     row: Row
     path: str
     scorer: Scorer
 
     @property
     def place(self) -> tuple[str, str]:
-        """Returns the row's id and the path, by which the answer is found in the file of answers."""
+        """Returns the row's id and the path: the key by which the file of answers is searched for a stored answer."""
         return self.row.id, self.path
 
 
 async def answer_row(client: httpx.AsyncClient, work: RowRequest) -> Answer:
     """Requests the answer to a row and scores it; a failed request becomes an answer with an error code and score 0.
 
-    Raises Unreachable if the gateway cannot be reached, and CommandError as the scorer's `judge` does.
+    Raises Unreachable if the gateway cannot be reached, and CommandError if the metric fails.
     """
     answer = await _answer(client, work)
     if not answer.is_ok:

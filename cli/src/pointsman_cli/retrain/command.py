@@ -61,7 +61,7 @@ from pointsman_cli.train.options import DEFAULT_METHOD, ServedMethodOption
 from pointsman_cli.train.progress import Evaluation, Message, TrainingStep, to_event
 
 LINE_INTERVAL_SECONDS = 10.0
-"""Minimum time between two progress lines on the same subject."""
+"""The least seconds between two progress lines on the same subject."""
 
 RUNS_FOLDER = "retrain"
 """The folder of the data directory with the state of retraining runs, in a folder for each task."""
@@ -74,6 +74,8 @@ StepChoice = Enum("Step", {step: step for step in STEPS}, type=str)  # type: ign
 
 
 class ProgressLines:
+    """Prints the progress of a retraining as lines of text."""
+
     def __init__(self, console: Console) -> None:
         self._console = console
         self._said: dict[str, float] = {}
@@ -85,9 +87,10 @@ class ProgressLines:
         self._now_and_then(what, f"{what}: {done} of {total}", at_once=done >= total)
 
     def training(self, kind: str, facts: Mapping[str, object]) -> None:
-        """Prints an event of a training job (see `training_events`) if it is a step, an evaluation or a message.
+        """Prints an event of a training job if it is a step, an evaluation or a message.
 
-        Steps are printed at most once in LINE_INTERVAL_SECONDS.
+        `kind` and `facts` are the event's kind and fields, as `training_events` yields them. Steps are printed at most
+        once in LINE_INTERVAL_SECONDS.
         """
         event = to_event(kind, dict(facts))
         if isinstance(event, TrainingStep):
@@ -258,9 +261,9 @@ async def run_retraining(
     gateway: Gateway,
     console: Console,
 ) -> RunState:
-    """Runs a retraining, or continues that of `run_file`; returns the state that is reached.
+    """Runs the steps of a retraining that are not done yet in `run_file`, up to `wish.until`; returns the run's state.
 
-    Raises CommandError or PointsmanError if a step fails (see `run_steps`); then the same run can be continued.
+    Raises CommandError or PointsmanError if a step fails; the same run can be continued later.
     """
     lines = ProgressLines(console)
     registry = Registry(addresses.lora_server, f"retrain {run_file.state.run}")

@@ -20,18 +20,18 @@ from pointsman_cli.retrain.run_state import Facts, RetrainPlan, RunState, StepRe
 from pointsman_cli.retrain.training_method import RetrainMethod
 
 ROWS, ROWS_OF_PAIRS = ("rows", "train", "heldout"), ("pairs", "pairs", "heldout_pairs")
-"""For training on rows and on pairs: what they are called in messages, and the names of the data set's files for
-training and for evaluation, without ".jsonl"; its counts have the same names.
+"""Names for training on rows, and for training on pairs: what messages call them, then the data set's training file and
+held-out file without ".jsonl". The counts in the manifest have the names of the files.
 """
 
 CONCURRENCY = 4
 MAX_ATTEMPTS = 6
 RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 30.0
-"""The wait before a retry if the gateway names none, and the longest wait."""
+"""The seconds before a retry if the gateway states none, and the longest wait in seconds."""
 PROMPT_ERRORS = ("context_length_exceeded", "engine_refused")
-"""Codes of errors that the prompt itself causes: they count as a bad answer."""
+"""The codes of errors that the prompt itself causes; the request then counts as a bad answer."""
 FATAL_ERRORS = ("missing_key", "unknown_key", "revoked_key", "expired_key", "not_in_scope", "unknown_model")
-"""Codes of errors that every request would get: they end the step. All errors in neither list are retried."""
+"""The codes of errors that every request would get; they end the step. All other errors are retried."""
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -44,13 +44,13 @@ class ModelAnswer:
     """A digest of the request's body, by which the stored answer is found again."""
     text: str
     finish_reason: str
-    """In OpenAI's terms: "stop", "length"."""
+    """Why the answer ended, in OpenAI's terms: "stop", or "length" at the token limit."""
     error: str = ""
-    """The code if the answer is one of PROMPT_ERRORS; the text is empty then."""
+    """The error's code if the request failed with one of PROMPT_ERRORS; the text is empty then."""
 
 
 class AnswerSource(Protocol):
-    """Interface for requesting many answers; `Gateway` implements it and describes the method."""
+    """Interface for requesting answers to many prompts from one path or adapter; `Gateway` implements it."""
 
     async def answers(
         self,
@@ -74,7 +74,7 @@ class DatasetBuilder(Protocol):
 
 
 class RowRenderer(Protocol):
-    """Interface for rendering training rows; `run_retraining` makes one of `Rendering.render`."""
+    """Interface for turning training rows into the prompts that the trained path will receive."""
 
     async def __call__(self, data: Path, held_out: Path | None) -> tuple[Path, Path | None, str]:
         """Renders the rows of two files as prompts of the path that is trained, as `Rendering.render` does.
@@ -87,9 +87,10 @@ class RowRenderer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DataStep:
-    """Builds the next data set, with answers of the teacher path to new prompts if there are some; implements `Step`.
+    """Step 1 of a retraining: builds the next data set; implements `Step`.
 
-    It ends the run if there are too few rows to learn from.
+    If there is a file of new prompts, the teacher path answers them first. The run ends here if there are too few rows
+    to learn from.
     """
 
     plan: RetrainPlan
@@ -98,11 +99,11 @@ class DataStep:
     build: DatasetBuilder
     render: RowRenderer
     folder: Path
-    """Folder of the run."""
+    """The folder of the run, in which answers are stored."""
     texts: Path | None
     """The file of new prompts (see `read_prompts`); None: no new prompts."""
     progress: Callable[[str, int, int], None]
-    """Gets what is counted, how many of it are done, and how many there are."""
+    """Called with a name for what is counted, how many are done, and how many there are."""
     name: str = "data"
 
     async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
@@ -152,9 +153,9 @@ class DataStep:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """Reads the prompts of a file without repetitions: one a line, as plain text or {"text": "..."}.
+    """Reads the prompts in a file, each once: one per line, as plain text or as JSON {"text": "..."}.
 
-    Raises UsageError if the file cannot be read, or a line that begins with "{" is not of that form.
+    Raises UsageError if the file cannot be read, or a line that begins with "{" does not have this form.
     """
     return list(dict.fromkeys(_text(file, number, line.strip()) for number, line in numbered(text_of(file))))
 
@@ -173,6 +174,8 @@ def _text(file: Path, number: int, line: str) -> str:
 
 
 class Gateway:
+    """The client by which a retraining requests answers from the gateway; implements AnswerSource."""
+
     def __init__(self, url: str, key: str = "") -> None:
         """Takes the base URL of the gateway, and in `key` an API key if the gateway needs one."""
         self._url = url
@@ -189,14 +192,14 @@ class Gateway:
         file: Path,
         progress: Callable[[int, int], None],
     ) -> list[ModelAnswer]:
-        """Asks `model`, such as "path:NAME", each question, and returns the answers in the order of `questions`.
+        """Sends each of `questions` to `model`, such as "path:NAME"; returns the answers in the same order.
 
         Up to CONCURRENCY requests are sent at the same time, with the fields of `sampling` in their bodies. Each answer
-        is appended to `file` as it arrives, and an answer that the file has already is not requested again. `progress`
-        is called after each answer, with the number of answered questions and of all questions.
+        is appended to `file` as it arrives, and an answer that is in the file already is not requested again.
+        `progress` is called after each answer, with the numbers of answered questions and of all questions.
 
         If the prompt itself causes an error (PROMPT_ERRORS), the answer has its code as `error`. Raises CommandError if
-        a request fails otherwise, after retries if these may help, UsageError if `file` cannot be read.
+        a request fails otherwise, after retries if these may help, and UsageError if `file` cannot be read.
         """
         bodies = [{"model": model, "messages": list(question), "stream": False, **sampling} for question in questions]
         places = [_prompt_digest(body) for body in bodies]

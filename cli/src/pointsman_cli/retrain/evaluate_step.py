@@ -25,25 +25,26 @@ from pointsman_cli.retrain.run_state import Facts, GateTerms, RetrainPlan, RunSt
 from pointsman_cli.retrain.train_step import AliasLookup
 
 MAX_WORSE_ROWS = 5
-"""The number of rows with a worse answer that are kept in the state file."""
+"""The maximum number of rows with a worse answer that are kept in the state file."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """The comparison of the new version (candidate) with the path that it is to improve on (incumbent)."""
+    """The comparison of a new adapter version (candidate) with the path that it is to improve on (incumbent)."""
 
     rows: int
     """The number of rows that were compared."""
     incumbent: Interval
-    """The mean score, from 0 to 1, and its confidence interval."""
+    """The incumbent's mean score, from 0 to 1, with its confidence interval."""
     candidate: Interval
+    """The candidate's mean score, from 0 to 1, with its confidence interval."""
     gain: Interval
-    """The candidate's mean score minus the incumbent's."""
+    """The candidate's mean score minus the incumbent's, with its confidence interval."""
     p_value: float
     regressions: int
-    """The number of rows that the candidate answers worse."""
+    """The number of rows that the candidate answers worse than the incumbent."""
     objections: tuple[str, ...]
-    """A text for each gate that failed; empty if the candidate passes."""
+    """A text for each failed gate (`flywheel.gates` of tasks.yaml); empty if the candidate passes."""
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "objections": list(self.objections)}
@@ -57,9 +58,10 @@ class GateResult:
 
 
 def apply_gates(gates: GateTerms, incumbent: Sequence[float], candidate: Sequence[float]) -> GateResult:
-    """Compares the scores (0 to 1) of incumbent and candidate, which are of the same rows in the same order.
+    """Compares the scores (0 to 1) of incumbent and candidate, and checks the requirements `gates`.
 
-    Failed gates are in the result's `objections`. Raises ValueError if there are no rows, or the lengths differ.
+    The scores must be of the same rows in the same order. Failed requirements are in the result's `objections`. Raises
+    ValueError if there are no rows, or the lengths differ.
     """
     found = compare(candidate, incumbent, gates.confidence)
     regressions = sum(new < old for new, old in zip(candidate, incumbent, strict=True))
@@ -85,10 +87,10 @@ def _failed_gates(gates: GateTerms, gain: Interval, worse: float) -> Iterator[st
 
 
 def make_scorer(task: str, metric: Mapping[str, Any], client: httpx.AsyncClient) -> Scorer:
-    """Returns the scorer for the metric of `task`, which `metric` describes as in tasks.yaml.
+    """Returns the scorer for `metric`, the metric of `task` as in tasks.yaml.
 
-    The scorer of the metric `judge` calls a model through the gateway of `client`. Raises UsageError if the metric is
-    unknown or its options are invalid.
+    The scorer of the metric `judge` calls a model through `client`, which must be open to the gateway. Raises
+    UsageError if the metric is unknown or its options are invalid.
     """
     if JUDGE_METRIC in metric:
         return JudgeScorer(client, metric[JUDGE_METRIC]["model"], metric[JUDGE_METRIC].get("prompt", ""))
@@ -108,8 +110,8 @@ def check_rows(scorer: Scorer, rows: Sequence[Row]) -> None:
 async def score_answers(scorer: Scorer, rows: Sequence[Row], answers: Sequence[ModelAnswer]) -> list[float | None]:
     """Scores the answers, which are in the order of `rows`; returns scores from 0 to 1 in the same order.
 
-    The score is 0 if the request failed, and None if the judge gave no score. Raises CommandError as the scorer's
-    `judge` does.
+    The score is 0 if the request failed, and None if the judge gave no score. Raises CommandError if the metric fails,
+    or the judge's gateway cannot be reached.
     """
     return [
         0.0 if answer.error else (await scorer.judge(row, answer.text)).score
@@ -119,7 +121,9 @@ async def score_answers(scorer: Scorer, rows: Sequence[Row], answers: Sequence[M
 
 @dataclass(frozen=True, slots=True)
 class ScoredRow:
-    """One held-out row with the answers and scores of the incumbent (`now`, `old_score`) and of the new version."""
+    """A held-out row with the answers and scores of the incumbent (`now`, `old_score`) and of the new version (`new`,
+    `new_score`).
+    """
 
     row: Row
     now: ModelAnswer
@@ -138,9 +142,9 @@ class ScoredRow:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateStep:
-    """Compares the new version with the incumbent on held-out rows; implements `Step`.
+    """Step 3 of a retraining: compares the new version with the incumbent on held-out rows; implements `Step`.
 
-    It rejects the version if a gate fails.
+    It rejects the version if a requirement (`flywheel.gates` of tasks.yaml) is not met.
     """
 
     plan: RetrainPlan
@@ -149,9 +153,9 @@ class EvaluateStep:
     scorer: Scorer
     render: RowRenderer
     folder: Path
-    """Folder of the run."""
+    """The folder of the run, in which answers are stored."""
     progress: Callable[[str, int, int], None]
-    """Gets what is counted, how many of it are done, and how many there are."""
+    """Called with a name for what is counted, how many are done, and how many there are."""
     name: str = "evaluate"
 
     async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
@@ -219,10 +223,11 @@ class EvaluateStep:
 
 
 def heldout_rows(plan: RetrainPlan, state: RunState) -> Sequence[Row]:
-    """Returns the task's rows of the plan's held-out file; if it names none, those of the data set of the run.
+    """Returns the rows on which the new version is evaluated.
 
-    Raises UsageError if the file is invalid or has no row of the task, CommandError if the data set has no held-out
-    rows.
+    They are the task's rows in the plan's held-out file, or if the plan names no file, the held-out rows of the run's
+    data set. Raises UsageError if the file is invalid or has no row of the task, CommandError if the data set has no
+    held-out rows.
     """
     if plan.heldout:
         rows = [row for row in read_dataset(plan.heldout, plan.task).rows if row.task == plan.task]

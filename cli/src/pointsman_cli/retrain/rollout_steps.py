@@ -9,17 +9,17 @@ from typing import Protocol
 from pointsman_cli.retrain.run_state import CanaryTerms, Facts, RetrainPlan, RunState, StepResult
 
 POLL_SECONDS = 2.0
-"""Seconds between two polls, in which the lora-server analyses the canary at least once: it does so each second."""
+"""Seconds between two polls; the lora-server analyses the canary each second, so at least once between them."""
 
 
 @dataclass(frozen=True, slots=True)
 class AliasState:
-    """The version to which an alias points, and the alias's canary."""
+    """The version to which an alias points, and the version that is tried on a share of its users (canary)."""
 
     stable: str
-    """The version, such as "triage@3f9a1c0b77de"."""
+    """The version to which the alias points, such as "triage@3f9a1c0b77de"."""
     canary: str
-    """The version that is the canary; empty if there is none."""
+    """The version of the canary; empty if there is none."""
     requests: int
     """The number of requests that the canary has answered."""
 
@@ -28,7 +28,7 @@ class CanaryRegistry(Protocol):
     """Interface for setting and watching canaries at the lora-server; `Registry` implements it."""
 
     async def alias_state(self, alias: str) -> AliasState | None:
-        """Returns where the alias ("NAME@ALIAS") points; None if it does not exist."""
+        """Returns the version and the canary of the alias "NAME@ALIAS"; None if the alias does not exist."""
         ...
 
     async def set_canary(self, alias: str, version: str, terms: CanaryTerms, expected: str) -> None: ...
@@ -38,16 +38,16 @@ class CanaryRegistry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CanaryStep:
-    """Sends a share of the alias's users to the new version until it has answered enough requests; implements `Step`.
+    """Step 4 of a retraining: tries the new version as a canary, on a share of the alias's users; implements `Step`.
 
-    It rejects the version if the lora-server or a user ends this canary, or if it gets too few requests in time. It is
-    skipped if the alias points to no version yet.
+    It ends when the version has answered enough requests. It rejects the version if the lora-server or a user ends the
+    canary, or if the canary gets too few requests in time. It is skipped if the alias does not exist yet.
     """
 
     plan: RetrainPlan
     registry: CanaryRegistry
     progress: Callable[[str, int, int], None]
-    """Gets what is counted, how many of it are done, and how many there are."""
+    """Called with a name for what is counted, how many are done, and how many there are."""
     look_seconds: float = POLL_SECONDS
     name: str = "canary"
 
@@ -90,17 +90,17 @@ class AliasMover(Protocol):
     """Interface for moving an alias at the lora-server; `Registry` implements it."""
 
     async def move(self, alias: str, version: str, expected: str) -> None:
-        """Points the alias ("NAME@ALIAS") to a version; idempotent.
+        """Points the alias "NAME@ALIAS" to a version; does nothing if it points to it already.
 
-        `expected` is the version to which the alias must point now; "" for any. Raises PointsmanError if it points to
-        another one, or if the call fails.
+        `expected` is the version to which the alias must point before; empty: any. Raises PointsmanError if it points
+        to another one, or if the call fails.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PromoteStep:
-    """Moves the alias to the new version; implements `Step`.
+    """Step 5 of a retraining: moves the alias to the new version; implements `Step`.
 
     It fails with a PointsmanError if the alias points neither to the new version nor to the one from before the canary.
     """

@@ -19,15 +19,17 @@ WAITING, RUNNING, DONE, SKIPPED, REFUSED = "waiting", "running", "done", "skippe
 Facts = Mapping[str, Any]
 
 Retire = Callable[[str, str], Awaitable[None]]
-"""A function of an adapter version and a reason that retires the version; idempotent."""
+"""A function that retires an adapter version, given the version and a reason; repeated calls have no further effect."""
 
 PROMOTED, REJECTED = "promoted", "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class StepState:
+    """The state of one step of a retraining."""
+
     status: str = WAITING
-    """WAITING, RUNNING, DONE, SKIPPED or REFUSED; the last means that the step has rejected the version."""
+    """WAITING, RUNNING, DONE, SKIPPED, or REFUSED if the step has rejected the new version."""
     began: float = 0.0
     """When the step began, in Unix seconds; 0 if it has not."""
     ended: float = 0.0
@@ -42,22 +44,24 @@ class StepState:
 
 @dataclass(frozen=True, slots=True)
 class RunState:
+    """The state of one run of a retraining."""
+
     run: str
     """The start time in UTC, which names the run's folder: "20261125T221500123456Z"."""
     task: str
     method: str
     steps: Mapping[str, StepState]
     outcome: str = ""
-    """The result of the run: "promoted" or "refused"; empty while the run is unfinished."""
+    """The result of the run: "promoted", or "refused" if the new version was rejected; empty: the run is unfinished."""
     reason: str = ""
-    """Why the version was rejected."""
+    """Why the version was rejected; empty if it was not."""
 
     def facts(self, step: str) -> Facts:
         return self.steps[step].facts
 
     @property
     def version(self) -> str:
-        """Returns the adapter version that was trained; empty before that, or if training gave no new version."""
+        """Returns the adapter version that the run has trained; empty if there is none (yet)."""
         return next((str(step.facts["version"]) for step in self.steps.values() if step.facts.get("version")), "")
 
     def with_step(self, name: str, **changed: Any) -> "RunState":
@@ -65,6 +69,8 @@ class RunState:
 
 
 class RunFile:
+    """The state of a run together with the file in which each change of it is saved."""
+
     def __init__(self, folder: Path, state: RunState) -> None:
         self.folder = folder
         self.state = state
@@ -73,7 +79,7 @@ class RunFile:
         self._put(self.state.with_step(step, status=RUNNING, began=self.state.steps[step].began or time.time()))
 
     def note(self, step: str, facts: Facts) -> None:
-        """Adds facts to those of a running step, and saves them; the step can then continue after an interruption."""
+        """Adds facts to the state of a running step, and saves it: the step can continue after an interruption."""
         self._put(self.state.with_step(step, facts={**self.state.facts(step), **facts}))
 
     def end(self, step: str, status: str, facts: Facts) -> None:
@@ -116,13 +122,16 @@ def latest_run(runs_folder: Path) -> RunFile | None:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
+    """What a step of a retraining did."""
+
     summary: str
     """One line for the terminal."""
     facts: Facts
+    """The results, which are saved in the run's state."""
     refusal: str = ""
-    """Why the new version is rejected, which ends the run; empty if the run continues."""
+    """Why the step rejects the new version, which ends the run; empty if the run continues."""
     skipped: bool = False
-    """Whether there was nothing to do."""
+    """Whether the step had nothing to do."""
 
 
 class Step(Protocol):
@@ -135,10 +144,10 @@ class Step(Protocol):
     def name(self) -> str: ...
 
     async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
-        """Runs the step; `note` saves facts that it needs to continue after an interruption.
+        """Carries out the step; `state` is the state of the run.
 
-        Raises CommandError or PointsmanError if the step fails. When the retraining is continued after a failure or an
-        interruption, the step is called again, with these facts in `state`.
+        The step calls `note` with facts that it needs to continue after a failure or an interruption: it is then called
+        again with these facts in `state`. Raises CommandError or PointsmanError if it fails.
         """
         ...
 
@@ -148,9 +157,9 @@ async def run_steps(
 ) -> RunState:
     """Runs the steps that have not ended, up to and including the step named `until`; returns the state of the run.
 
-    If a step rejects the version, `retire` retires it and the outcome of the run is "refused". After all steps it is
-    "promoted"; if the run stops after `until`, the outcome is empty. `report_progress` gets a line of text after each
-    step. Raises what a step or `retire` raises.
+    If `until` is empty, all steps run. If a step rejects the new version, `retire` retires it, and the outcome of the
+    run is "refused". After all steps the outcome is "promoted"; after an earlier stop it is empty. `report_progress` is
+    called with a line of text after each step. Raises what a step or `retire` raises.
     """
     for step in steps:
         status = run_file.state.steps[step.name].status
@@ -228,13 +237,14 @@ class RetrainPlan:
     heldout: Path | None
     """The file of held-out rows that the configuration names; None if it names none."""
     collections: Sequence[str]
-    """Collections that the teacher searches."""
+    """The names of the collections that the teacher path searches."""
     training: Mapping[str, Any]
-    """Options of the training by their names in `TrainingRecipe`; None for a default."""
+    """Options of the training by their names in `TrainingRecipe` of training.proto; an option that is None has its
+    default."""
     gates: GateTerms
     canary: CanaryTerms
     is_rendered: bool = False
-    """Whether the student's prompt has more than the message, so that its strategies must render the rows."""
+    """Whether the student's prompts have more than the user's message, so that training rows must be rendered."""
 
     @property
     def adapter(self) -> str:

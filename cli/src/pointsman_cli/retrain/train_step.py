@@ -22,14 +22,14 @@ from pointsman_cli.retrain.training_method import RetrainMethod
 from pointsman_cli.retriever.command import fetch_sketch
 
 MIN_CANARY_REQUESTS = 20
-"""The lora-server's default number of requests per version before it compares a canary."""
+"""The lora-server's default for the number of requests of each version before it compares canary and stable version."""
 
 EXCLUDED_FOR_PAIRS = ("rank", "learning_rate")
-"""Options of the plan that do not apply to methods that learn from pairs: the rank is that of the starting version, and
-the learning rate would have to be about a tenth."""
+"""Training options in tasks.yaml that are not used for methods that learn from pairs: the rank is that of the starting
+version, and the learning rate would have to be about a tenth."""
 
 DATA_TIME_FACT = "data_unix"
-"""The manifest fact with the time of the data, in Unix seconds."""
+"""The name of the fact in an adapter's manifest that has the time of its training data, in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ class TrainingSpec:
     parent: str
     """The version to start from; empty: the base model."""
     recipe: Mapping[str, Any]
-    """The fields of `TrainingRecipe` in training.proto."""
+    """The training options, by the names of the fields of `TrainingRecipe` in training.proto."""
     facts: Mapping[str, str]
     """Facts for the adapter's manifest, by name."""
     author: str
-    """The name for the history, which also identifies the job of this retraining."""
+    """The author for the history of changes. It contains the retraining's run, so that the job is found again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,13 @@ class TrainingResult:
     """The registered version; empty if none was registered."""
     error: str = ""
     cut_short: str = ""
-    """Why the training ended before its last step, and what to do; empty if it did not."""
+    """Why the training ended before its last step, and what to do about it; empty if it did not."""
 
 
 def explain_end(done: Mapping[str, Any]) -> str:
-    """Returns why a training ended before its last step; empty if it did not.
+    """Returns a sentence on why a training ended before its last step; empty if it did not.
 
-    `done` has the fields of the trainer's event "done".
+    `done` has the fields of the trainer's last event, "done".
     """
     of_steps = f" of {done['of_steps']:.0f}" if "of_steps" in done else ""
     steps = f"{done.get('steps', 0):.0f}{of_steps} steps"
@@ -79,9 +79,9 @@ def explain_end(done: Mapping[str, Any]) -> str:
 
 
 class Registry:
-    """The aliases and versions of a lora-server; implements CanaryRegistry, AliasMover and AliasLookup.
+    """Reads and changes aliases and versions at a lora-server; implements CanaryRegistry, AliasMover and AliasLookup.
 
-    Every method raises a PointsmanError or CommandError as `call_lora_server` does.
+    Every method raises PointsmanError if the call fails, and CommandError if a token or TLS file cannot be used.
     """
 
     def __init__(self, address: str, author: str) -> None:
@@ -135,7 +135,7 @@ class Registry:
 class Trainer:
     """Starts and follows training jobs of a lora-server; implements TrainingService.
 
-    Every method raises as `call_training` does.
+    Every method raises PointsmanError if the call fails, and CommandError if a token or TLS file cannot be used.
     """
 
     def __init__(self, address: str, report_progress: Callable[[str, dict[str, object]], None]) -> None:
@@ -174,7 +174,7 @@ class Trainer:
         return next((str(job.id) for job in mine), "")
 
     async def follow(self, job: str) -> TrainingResult:
-        """Reports the job's events until it ends, and returns its result; raises as `call_training` does."""
+        """Reports the events of the job with id `job` until it ends, and returns its result."""
         cut_short = ""
         async for kind, facts in training_events(self._address, job):
             self._tell(kind, facts)
@@ -191,8 +191,8 @@ class TrainingService(Protocol):
     async def start(self, spec: TrainingSpec) -> str:
         """Starts a training job and returns its id.
 
-        If there already is a job with this name and author that has neither failed nor been cancelled, returns the id
-        of that job. Raises as `call_training` does.
+        If a job with this name and author exists that has neither failed nor been cancelled, returns the id of that job
+        instead. Raises PointsmanError if the call fails.
         """
         ...
 
@@ -203,12 +203,12 @@ class AliasLookup(Protocol):
     """Interface for looking up an alias; `Registry` implements it."""
 
     async def stable(self, alias: str) -> str:
-        """Returns the version that the alias ("NAME@ALIAS") points to; empty if there is none."""
+        """Returns the version to which the alias "NAME@ALIAS" points; empty if the alias does not exist."""
         ...
 
 
 class CollectionSketches(Protocol):
-    """Interface for describing the documents of a training; `CollectionDates` implements it."""
+    """Interface for summarizing the documents on which an adapter is trained; `CollectionDates` implements it."""
 
     async def __call__(self) -> Mapping[str, str]:
         """Returns facts for the adapter's manifest: the time, and sketches of the teacher path's collections.
@@ -220,9 +220,9 @@ class CollectionSketches(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainStep:
-    """Trains on the data set, and waits until the result is registered; implements `Step`.
+    """Step 2 of a retraining: trains on the data set, and waits until the result is registered; implements `Step`.
 
-    It ends the run if the alias points to the resulting version already.
+    The run ends here if the alias points to the resulting version already.
     """
 
     plan: RetrainPlan
@@ -267,7 +267,7 @@ class TrainStep:
 
 @dataclass(frozen=True, slots=True)
 class CollectionDates:
-    """Reads sketches of collections (see `document_sketch`), by which `adapters freshness` later measures changes.
+    """Reads sketches (summaries) of collections' documents, by which `adapters freshness` later measures changes.
 
     Implements CollectionSketches.
     """

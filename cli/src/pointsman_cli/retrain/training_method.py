@@ -10,16 +10,18 @@ from pointsman_cli.jobs import DESCRIBE_SECONDS, call_training
 
 @dataclass(frozen=True, slots=True)
 class RetrainMethod:
+    """A training method, as far as a retraining needs to know it."""
+
     name: str
     learns_from_pairs: bool = False
     """Whether it learns from pairs of a preferred and a rejected answer, instead of from conversations."""
 
 
 async def fetch_method(address: str, name: str) -> RetrainMethod:
-    """Asks the lora-server at `address` (HOST:PORT) for a training method.
+    """Asks the lora-server at `address` (HOST:PORT) for the training method `name`.
 
-    Raises UsageError if an engine cannot serve the method's result as an adapter, and as `call_training` does, also for
-    an unknown method.
+    Raises UsageError if an engine cannot serve the method's result as an adapter, and PointsmanError if the method is
+    unknown or the call fails.
     """
     request = training_pb2.DescribeTrainingMethodRequest(name=name)
     found = await call_training(address, lambda server: server.DescribeMethod(request, timeout=DESCRIBE_SECONDS))
