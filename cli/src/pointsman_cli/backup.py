@@ -68,25 +68,27 @@ def download(
 
 @dataclass(frozen=True, slots=True)
 class CopyStore:
-    """The copies below one URL.
+    """The copies of a folder at one URL in object storage; each has the time at which it was made as its name.
 
-    Methods also raise the errors of the storage's client library, which `storage_errors` converts.
+    A copy is complete once it has its SHA256SUMS. Methods also raise the errors of the storage's client library, which
+    `storage_errors` converts.
     """
 
     url: str
     """The URL without a slash at its end."""
     files: "fsspec.AbstractFileSystem"
+    """The storage."""
     root: str
-    """The path of the URL's folder in `files`."""
+    """The path of the URL in this storage."""
 
     def complete(self) -> list[str]:
         """Returns the names of the complete copies, oldest first."""
         return [name for name in self._names() if self.files.exists(f"{self.root}/{name}/{SUMS}")]
 
     def add(self, folder: Path, time: datetime) -> str:
-        """Copies all files of a folder; returns the name of the copy, which is `time` (in UTC) as text.
+        """Makes a copy of all files in a folder, including those in folders inside; returns the copy's name.
 
-        Raises UsageError if the folder has no files.
+        The name is `time`, which must be in UTC, as text. Raises UsageError if there are no files.
         """
         found = sorted(file for file in folder.rglob("*") if file.is_file())
         if not found:
@@ -113,8 +115,8 @@ class CopyStore:
     def fetch(self, name: str, folder: Path) -> None:
         """Fetches the complete copy `name` into `folder`, with its SHA256SUMS, and verifies each file's checksum.
 
-        Raises CommandError if a checksum is wrong, or a path is outside the folder. Files that were fetched before
-        stay there.
+        Raises CommandError if a checksum is wrong, or a file's path leads out of the folder; the files that were
+        fetched until then stay there.
         """
         sums = self.files.cat_file(f"{self.root}/{name}/{SUMS}").decode()
         for line in sums.splitlines():
@@ -140,8 +142,8 @@ class CopyStore:
 def open_store(url: str) -> CopyStore:
     """Opens the storage at `url`, such as "s3://BUCKET/FOLDER"; without a scheme it is a folder of this machine.
 
-    Raises CommandError if the client library of this kind of storage is not installed, UsageError if the URL names no
-    kind that is known.
+    Raises CommandError if the client library of this kind of storage is not installed, UsageError if the URL's scheme
+    is unknown.
     """
     try:
         from fsspec.core import url_to_fs
@@ -161,9 +163,9 @@ def open_store(url: str) -> CopyStore:
 
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """Converts an error of the block to a CommandError that names `url`, because each client library has other errors.
+    """Converts each error in the block to a CommandError that names `url`; a CommandError stays as it is.
 
-    A CommandError is raised as it is.
+    Each client library has its own errors.
     """
     try:
         yield

@@ -58,8 +58,8 @@ class DataDir:
     def token(self, name: str) -> Path:
         """Returns the path of a token file.
 
-        "cli" and "gateway" hold the token that each sends; "retriever" and "lora-server" list the peers that each
-        accepts.
+        `name` is "cli" or "gateway" for the file with the token that this client sends, and "retriever" or
+        "lora-server" for the file with the tokens that this service accepts.
         """
         return self.folder / "tokens" / name
 
@@ -69,6 +69,8 @@ class DataDir:
 
 @dataclass(frozen=True, slots=True)
 class RunningProcess:
+    """A service that `pointsman up` has started."""
+
     pid: int
     address: str
     log: str
@@ -76,6 +78,8 @@ class RunningProcess:
 
 @dataclass(frozen=True, slots=True)
 class Run:
+    """A running `pointsman up`: its services and their addresses, as run.json has them."""
+
     pid: int  # of `pointsman up` itself
     example: str
     http: str  # "http://127.0.0.1:8080"
@@ -167,10 +171,10 @@ def _write_private(file: Path, content: str) -> None:
 
 
 def authenticate_to(addresses: Iterable[str], data_dir: DataDir) -> None:
-    """Makes `token_for` return the command's token of this data directory for these addresses ("127.0.0.1:8082").
+    """Makes `token_for` return the command's token in this data directory for these addresses ("127.0.0.1:8082").
 
-    The addresses of the previous call no longer count. If the token file does not exist, neither do these. Has an
-    effect in the current context (of `contextvars`) only.
+    It then returns None for all other addresses, and also for these if the token file does not exist. Applies to the
+    current context (of `contextvars`) only.
     """
     file = data_dir.token("cli")
     _files_by_address.set(dict.fromkeys(addresses, file) if file.exists() else {})
@@ -193,7 +197,7 @@ def token_file_for(address: str) -> Path | None:
 
 
 def token_for(address: str) -> Token | None:
-    """Returns a function that returns the token for the service at `address`; None if no token file is known for it.
+    """Returns a function that returns the token to send to the service at `address`; None if no token is to be sent.
 
     Raises CommandError if the token file cannot be read, or its token is not valid.
     """

@@ -48,6 +48,8 @@ CONTEXT_VARIABLE, ARGUMENTS_VARIABLE = "POINTSMAN_LORA_MAX_MODEL_LEN", "POINTSMA
 
 @dataclass(frozen=True, slots=True)
 class EngineEnvironment:
+    """The Python of the engine's environment, which has vLLM, torch and the trainer's libraries."""
+
     python: Path
     variables: dict[str, str]  # environment variables that its modules need in addition to ours
 
@@ -146,6 +148,8 @@ async def prepare_embedding_model(python: str, data_dir: DataDir, on_line: _OnLi
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
+    """A base model, and how the engine is to serve it."""
+
     name: str
     """The name under which the engine serves the model, and which the configuration uses."""
     folder: Path
@@ -154,9 +158,9 @@ class BaseModel:
     context_window: int = 0
     """Tokens that the engine uses; 0 for the lora-server's default."""
     engine_arguments: str = ""
-    """More command-line arguments for vLLM, quoted as in a shell."""
+    """Further command-line arguments for vLLM, quoted as in a shell; empty: none."""
     is_built_in: bool = False
-    """Whether it is the model of `prepare_base_model`, which is created on first use."""
+    """Whether it is the built-in model, which `prepare_base_model` creates on first use."""
 
     @property
     def environment(self) -> dict[str, str]:

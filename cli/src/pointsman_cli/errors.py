@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class CommandError(Exception):
-    """A command failed; the message says why. The base of all errors of this module."""
+    """A command failed; the message says why. It is the base class of all errors of the commands."""
 
     exit_code = 1
 

@@ -26,6 +26,8 @@ _TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # seconds; shorter than the gatewa
 
 @dataclass(frozen=True, slots=True)
 class ConsideredPath:
+    """A path that the gateway considered for a request, and what became of it."""
+
     path: str
     outcome: str  # "chosen", "skipped", "fallback" or "escalation"
     reason: str
@@ -33,6 +35,8 @@ class ConsideredPath:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
+    """How the gateway routes a request: the task, the path and the reasons."""
+
     id: str
     task: str
     confidence: float  # the task's probability, 0 to 1; not a number if the gateway sent none

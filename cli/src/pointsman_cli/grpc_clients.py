@@ -192,6 +192,8 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class RegisteredAdapter:
+    """The adapter version that a registration has made, and the aliases that point to it."""
+
     version: str  # "triage@3f9a1c0b77de"
     aliases: tuple[str, ...]  # "triage@prod"
 

@@ -38,6 +38,8 @@ class IngestCounts:
 
 @dataclass(frozen=True, slots=True)
 class IngestTarget:
+    """The collection to which documents are sent, and the address of its retriever."""
+
     address: str
     tenant: str
     collection: str

@@ -41,10 +41,10 @@ async def call_training(address: str, call: Callable[[Any], Awaitable[Any]]) -> 
 
 
 async def training_events(address: str, job: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """Yields the kind and the fields of each event of a job, which `to_event` converts.
+    """Yields the kind ("step") and the fields of each event of the training job with id `job`.
 
-    Begins with the first event of the job, and ends when the job or the lora-server does. Raises as `call_training`
-    does.
+    Begins with the first event of the job, and ends when the job ends or the lora-server stops. `to_event` converts the
+    events. Raises a PointsmanError, UsageError or CommandError as `call_training` does.
     """
     _require_address(address)
     async with open_channel(address) as channel:
@@ -72,10 +72,10 @@ class TrainingOrder:
 
 
 async def start_job(address: str, order: TrainingOrder, console: Console, *, watched: bool) -> None:
-    """Queues a job and prints its id; with `watched`, then shows its progress as `follow_job` does.
+    """Queues a training job and prints its id; with `watched`, then shows its progress until it ends.
 
-    The job continues if this call is interrupted. Raises as `call_training` does, and with `watched` as `follow_job`
-    does.
+    The job continues if this call is interrupted. Raises a PointsmanError, UsageError or CommandError as
+    `call_training` does; with `watched`, also CommandError if the job fails or is cancelled.
     """
     started = await call_training(
         address, lambda server: server.CreateJob(training_request(order), timeout=TRAINING_CALL_SECONDS)

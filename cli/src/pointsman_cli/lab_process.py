@@ -39,9 +39,9 @@ class LabJob:
 
 
 async def run_lab(job: LabJob) -> None:
-    """Runs the lab and prints its report.
+    """Runs a command of `pointsman_lab` as a child process, shows its progress, and prints its report.
 
-    Raises CommandError if the embedding model cannot be prepared, or the lab ends with an exit code other than 0. If
+    Raises CommandError if the embedding model cannot be prepared, or the command ends with another exit code than 0. If
     that is the result of a check, such as `--fail-if-changed`, the report is printed first.
     """
     report, end = await _run(job)
@@ -52,9 +52,9 @@ async def run_lab(job: LabJob) -> None:
 
 
 async def lab_facts(job: LabJob) -> dict[str, Any]:
-    """Runs the lab and returns what `--json` would print of its report; the keys depend on the lab's command.
+    """Runs a command of `pointsman_lab` as a child process, and returns its report as JSON; prints progress only.
 
-    Prints progress only. Raises CommandError if the embedding model cannot be prepared, or the lab fails.
+    The keys depend on the command. Raises CommandError if the embedding model cannot be prepared, or the command fails.
     """
     report, end = await _run(job)
     if report is None or end.code != 0:

@@ -7,6 +7,10 @@ from typer.models import OptionInfo
 def optional(
     metavar: str, explanation: str, *names: str, low: float | None = None, high: float | None = None
 ) -> OptionInfo:
-    """Returns an option, a number from `low` to `high` if these are given, whose help shows no default value."""
+    """Returns a typer option whose help shows no default value.
+
+    `explanation` is its help, and `names` are its names, such as "--seed". `low` and `high` limit the value of an
+    option that is a number; None: no limit.
+    """
     option: OptionInfo = typer.Option(*names, metavar=metavar, help=explanation, min=low, max=high, show_default=False)
     return option

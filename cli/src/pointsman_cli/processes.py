@@ -23,12 +23,14 @@ _OnLine = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnd:
+    """How a program ended."""
+
     code: int  # the exit code; -N if signal N ended the process
     last_error: str  # the last line of its standard error, without "error: "; empty if there is none
 
     @property
     def reason(self) -> str:
-        """Returns the last line on standard error, or if there is none, "exit code 1" or "killed by SIGKILL"."""
+        """Returns `last_error`, or if that is empty, a text such as "exit code 1" or "killed by SIGKILL"."""
         return self.last_error or describe_exit(self.code)
 
 
@@ -120,6 +122,8 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Process:
+    """A process of this machine; another one that gets the same pid later is not equal to it."""
+
     pid: int
     started: int  # clock ticks since boot; unique together with the pid
 

@@ -66,9 +66,10 @@ def to_json(answer: pb.SearchResponse) -> dict[str, Any]:
 
 
 def to_lines(answer: pb.SearchResponse) -> Iterator[str]:
-    """Yields the lines that describe the passages that a search has found, best first: origin, scores and text of each.
+    """Yields lines of text on the passages that a search has found, best first: origin, scores and text of each.
 
-    The last lines explain the scores and say whether the result is relevant. The only line says so if nothing is found.
+    The last lines explain the scores and say whether the result is relevant. If nothing is found, there is only one
+    line, which says so.
     """
     if not answer.passages:
         yield "nothing is found; `pointsman retriever list` shows whether the collection has documents"

@@ -49,13 +49,15 @@ _LINE_END = re.compile(r"\r\n?|\n")  # Markdown's line ends; U+2028 and similar 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
+    """A file to ingest: one document, or in JSON Lines several."""
+
     id: str
     path: Path
     relative: str
     media_type: str
 
     def read(self) -> bytes:
-        """Returns the file's bytes; raises UsageError if they are more than MAX_FILE_BYTES or cannot be read."""
+        """Returns the file's content; raises UsageError if it has more than MAX_FILE_BYTES bytes or cannot be read."""
         try:
             size = self.path.stat().st_size
             if size > MAX_FILE_BYTES:
@@ -93,6 +95,8 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class FolderContent:
+    """The files below a folder, and the folders inside that cannot be read."""
+
     files: tuple[Path, ...]
     problems: tuple[str, ...]
     """One message for each folder that cannot be read; its files must not be taken for deleted."""
@@ -169,7 +173,7 @@ def _may_be_readable(file: Path) -> bool:
 
 
 def title_of(text: str) -> str:
-    """Returns the text of the first Markdown heading of level 1 ("# TEXT") outside fenced code; empty without one."""
+    """Returns the text of the first Markdown heading of level 1 ("# TEXT") outside code blocks; empty if none."""
     fenced = False
     for line in _LINE_END.split(text):
         if line.startswith(("```", "~~~")):

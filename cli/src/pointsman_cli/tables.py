@@ -15,7 +15,7 @@ from rich.text import Text
 _GAP = "  "
 _INDENT = "    "
 UNLIMITED = 1_000_000
-"""The width of a pipe, in terminal cells."""
+"""The width of a table, in terminal cells, if the output is not a terminal: practically unlimited."""
 
 
 def print_table(
@@ -24,9 +24,9 @@ def print_table(
     right: Collection[str] = (),
     console: Console | None = None,
 ) -> None:
-    """Prints rows of texts under the names of their columns; columns named in `right` are aligned to the right.
+    """Prints a table: the names of the columns, then the rows of texts; columns named in `right` are right-aligned.
 
-    The default for `console` is one on standard output.
+    It is printed to `console`; None: to standard output.
     """
     console = console or Console(highlight=False)
     width = console.width if console.is_terminal else UNLIMITED
@@ -35,7 +35,7 @@ def print_table(
 
 
 class FittingTable:
-    """A table as `print_table` prints it, to be printed together with other things by rich."""
+    """A table as `print_table` prints it, as a rich renderable that can be combined with others."""
 
     def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> None:
         self._columns, self._rows, self._right = columns, rows, right
@@ -51,9 +51,9 @@ def table_lines(
 ) -> Iterator[str]:
     """Yields the lines of a table, first the line with the names of the columns.
 
-    `width` is in terminal cells; `right` names the columns to align to the right. From the left, each column that still
-    fits into `width` becomes part of the row's line; the first one always does. The cells of the others follow on lines
-    below.
+    `width` is the maximum width in terminal cells; `right` names the columns to align to the right. If the columns do
+    not fit side by side, each one that does not fit next to those before it is left out of the row's line, and its
+    cells follow on lines below. The first column is never left out.
     """
     widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
     beside, used = [0], widths[0]

@@ -27,14 +27,16 @@ from pointsman_cli.retriever.command import fetch_sketch
 from pointsman_cli.tables import print_table
 
 DATA_TIME_FACT, DATA_SET_FACT = "data_unix", "data_set"
-"""Names of facts in an adapter's manifest that `pointsman retrain` writes: time (Unix seconds) and name of the data."""
+"""The names of two facts that `pointsman retrain` writes into an adapter's manifest: the time of its training data, in
+Unix seconds, and the name of this data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
     """How much the documents of one collection have changed since a serving adapter version was trained on them.
 
-    A version whose manifest has no sketch of a collection is listed once, with an empty `collection`.
+    A version whose manifest has no sketch (summary) of a collection's documents is listed once, with an empty
+    `collection`.
     """
 
     version: str

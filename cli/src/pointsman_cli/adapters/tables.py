@@ -67,9 +67,9 @@ def change_as_json(change: pb.Change) -> dict[str, Any]:
 def adapters_table(
     versions: Sequence[pb.AdapterVersion], aliases: Sequence[pb.Alias], placed: Sequence[pb.Placement] = ()
 ) -> RenderableType:
-    """Renders a table of versions, the errors of versions, and a table of aliases; "no adapters" without versions.
+    """Renders a table of versions, the errors of versions, and a table of aliases, or "no adapters" if there are none.
 
-    `placed` has an entry for each adapter that is not on every engine; a line below the tables names each.
+    `placed` has an entry for each adapter that is not loaded on every engine; each gets a line below the tables.
     """
     if not versions:
         return Text("no adapters")
@@ -153,7 +153,7 @@ def version_table(version: pb.AdapterVersion) -> RenderableType:
 
 
 def history_text(changes: Sequence[pb.Change]) -> RenderableType:
-    """Renders each change on one to three lines, so that long names are not cut."""
+    """Renders a history of changes, each on one to three lines, so that long names are not cut."""
     return Group(*map(_change, changes)) if changes else Text("nothing was changed")
 
 

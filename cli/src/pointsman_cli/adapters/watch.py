@@ -24,7 +24,7 @@ from pointsman_cli.options import (
 )
 
 POLL_SECONDS = 1.0
-"""Seconds between two lists of the adapters, unless the engine's state changes earlier."""
+"""Seconds until the adapters are listed again, if the engine's state does not change before."""
 
 _STATUS = {number: name.removeprefix("ENGINE_STATUS_").lower() for name, number in pb.EngineStatus.items()}
 

@@ -39,6 +39,8 @@ RETRIEVER, LORA_SERVER = "pointsman_retriever", "pointsman_lora_server"
 
 
 class Level(Enum):
+    """How serious a finding is; only FAIL makes `pointsman doctor` fail."""
+
     OK = "ok"
     WARN = "warn"
     FAIL = "fail"
@@ -46,6 +48,8 @@ class Level(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
+    """The result of one check."""
+
     level: Level
     what: str  # what was checked: "memory"
     detail: str  # what was found and, if it is not enough, what to do
@@ -65,6 +69,8 @@ def fail(what: str, detail: str) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
+    """What the checks need to know of this machine."""
+
     python: tuple[int, int]
     architecture: str  # "x86_64", "aarch64"
     cores: int  # usable by this process
@@ -173,8 +179,9 @@ def check_installation(
 ) -> Iterator[Finding]:
     """Yields findings on services, retriever, engine, Valkey, embedding model, and with `engine` on the base model.
 
-    `engine` says whether an engine is to run on this machine: without it, a missing vLLM is no failure. `engine_python`
-    is as for `python_path`, and `base_model` is the name of the model in the data directory.
+    `engine` says whether an engine is to run on this machine; if not, a missing vLLM is no failure. `engine_python` is
+    the path of the engine's Python, or None to look for it as `python_path` does. `base_model` is the name of the model
+    in the data directory.
     """
     yield _services()
     yield _retriever()
@@ -189,8 +196,10 @@ def check_installation(
 
 
 def has_engine(data_dir: DataDir, engine_python: Path | None) -> bool:
-    """Returns whether the engine's Python exists (see `python_path`), or is named by `engine_python` or by the
-    environment variable POINTSMAN_ENGINE_PYTHON, even if it does not exist.
+    """Returns whether the user wants or has an engine on this machine.
+
+    That is so if `engine_python` or the environment variable POINTSMAN_ENGINE_PYTHON names a Python, even if it does
+    not exist, or if the Python at `python_path` exists.
     """
     return python_path(data_dir, engine_python).exists() or bool(engine_python or os.environ.get(VARIABLE))
 

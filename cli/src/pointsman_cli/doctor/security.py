@@ -17,11 +17,13 @@ from pointsman_cli.doctor.running import check_tokens
 
 ANSWER_SECONDS = 5.0
 LOOPBACK = re.compile("(0{16}FFFF0000)?[0-9A-F]{6}7F|0{24}01000000")
-"""127.0.0.0/8, also mapped to IPv6, and ::1, as /proc/net/tcp and tcp6 write them on a little-endian machine."""
+"""A pattern of loopback addresses (127.0.0.0/8, also as IPv6, and ::1), as /proc/net/tcp and tcp6 write them on a
+little-endian machine."""
 LISTENING = "0A"
-"""The state of a listening socket in these files."""
+"""The state of a listening socket in /proc/net/tcp and tcp6."""
 MIN_DISTINCT_CHARACTERS = 8
-"""A token with fewer different characters is weak: `openssl rand -hex 32` prints about 16, placeholders have few."""
+"""The least number of different characters in a good token. `openssl rand -hex 32` prints about 16; placeholders have
+fewer."""
 MAX_NAMED = 3
 
 TLS_SETTINGS = {

@@ -36,9 +36,10 @@ async def fetch_collections(address: str, tenant: str) -> Sequence[pb.Collection
 
 
 async def fetch_sketch(address: str, tenant: str, collection: str) -> Sketch:
-    """Returns a sketch of a collection's documents, by which later changes can be measured (see `document_sketch`).
+    """Returns a sketch of a collection's documents: a small summary by which later changes can be measured.
 
-    Raises a PointsmanError as `service_errors` does, or CommandError as `open_channel` does.
+    `address` is the retriever's, HOST:PORT. Raises a PointsmanError if a call fails, or CommandError if a token or TLS
+    file cannot be used.
     """
     async with open_channel(address) as channel:
         with service_errors("retriever"):

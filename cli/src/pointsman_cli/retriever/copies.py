@@ -21,10 +21,11 @@ _EXTERNAL = "read_only_collection"
 
 
 async def write_snapshot(address: str, request: pb.SnapshotRequest, file: Path) -> pb.SnapshotPart:
-    """Writes a snapshot to `file`, which appears only when it is complete, and replaces an existing file.
+    """Fetches a snapshot of a collection from the retriever at `address`, and writes it to `file`.
 
-    Returns the last message of the retriever, which describes the snapshot. Raises a PointsmanError if the call fails
-    (see `service_errors`), CommandError if the data is damaged or the file cannot be written.
+    The file appears only when it is complete; an existing file is replaced then. Returns the last message of the
+    retriever, which describes the snapshot. Raises a PointsmanError if the call fails, CommandError if the data is
+    damaged or the file cannot be written.
     """
     unfinished = file.with_name(f".{file.name}.unfinished")
     digest, last = hashlib.sha256(), pb.SnapshotPart()
@@ -72,7 +73,8 @@ def snapshot_all(
 ) -> None:
     """Write a consistent copy of every collection of every tenant, while they serve.
 
-    Collections in stores of your own are left out. Exit code 1 if a collection cannot be copied; the others are.
+    Collections in stores of your own are left out. If a collection cannot be copied, the others still are, and the exit
+    code is 1.
     """
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty; name another folder")

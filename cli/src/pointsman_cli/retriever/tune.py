@@ -33,26 +33,31 @@ BATCH_SEARCHES = 50  # searches in one call
 
 @dataclass(frozen=True, slots=True)
 class LabelledQuery:
+    """A query, with the documents that a search for it should find."""
+
     query: str
     documents: frozenset[str]  # ids of the documents that answer the query; empty if none does
 
 
 @dataclass(frozen=True, slots=True)
 class BestScores:
-    """The best scores of any passage that a search found."""
+    """The best scores of the passages that a search found: the greatest cosine, and the greatest word coverage.
+
+    Both are from any passage, not necessarily the same one.
+    """
 
     dense: float  # the greatest cosine
     coverage: float  # the greatest share of the query's words in one passage, 0 to 1
 
 
 def search_candidates() -> SearchCandidates:
-    """Returns the search settings that `tune` compares, by the name to show; the first one is the default."""
+    """Returns the search settings that `tune` compares, by the names that it shows; the first one is the default."""
     weighed = {f"dense_weight {weight:.1f}": pb.SearchSettings(dense_weight=weight) for weight in _tenths(2, 10)}
     return {"by agreement": pb.SearchSettings(), **weighed, "ranks (RRF)": pb.SearchSettings(fusion=pb.RRF)}
 
 
 def read_labelled(file: Path) -> list[LabelledQuery]:
-    """Reads labelled queries, JSON Lines of {"query": ..., "documents": [ids]}.
+    """Reads labelled queries from a JSON Lines file; each line is {"query": ..., "documents": [ids]}.
 
     Raises UsageError if the file cannot be read, a line is invalid, or no query has a document.
     """
@@ -83,16 +88,15 @@ def ndcg(found: Sequence[str], wanted: frozenset[str]) -> float:
 
 
 def choose_settings(scores: Mapping[str, Sequence[float]]) -> str:
-    """Returns the name of the setting with the best mean of those that beat the default significantly.
+    """Returns the name of the setting with the best mean score of those that are significantly better than the default.
 
-    Returns the name of the default if none does. `scores` has the scores of each setting for the same queries in the
-    same order; the default is its first key.
+    Returns the name of the default if no setting is. `scores` has the scores of each setting, by its name, for the same
+    queries in the same order; the first key is the default.
 
-    This is a permutation test of the maximum (P. H. Westfall, S. S. Young, Resampling-Based Multiple Testing, 1993): if
-    a setting is as good as the default, each query might as well have favoured the other. So the signs of the
-    differences are flipped query by query, for all settings alike. A setting beats the default if the best of all
-    settings gets as far ahead in at most SIGNIFICANCE_LEVEL of the flips. This holds for few queries, and for many or
-    similar settings.
+    It is a permutation test of the maximum (P. H. Westfall, S. S. Young, Resampling-Based Multiple Testing, 1993). The
+    signs of the differences to the default are flipped at random, query by query, for all settings alike. A setting is
+    significantly better if the best of all settings gets as far ahead in at most SIGNIFICANCE_LEVEL of these flips. The
+    test is valid for few queries, and for many or similar settings.
     """
     first, *others = scores
     differences = np.array([np.subtract(scores[way], scores[first]) for way in others])
@@ -107,11 +111,12 @@ def choose_settings(scores: Mapping[str, Sequence[float]]) -> str:
 
 
 def thresholds(answered: Sequence[BestScores], unanswered: Sequence[BestScores]) -> tuple[float, float]:
-    """Returns the smallest cosine and the smallest word coverage, either of which makes a search's result relevant.
+    """Returns two thresholds: the cosine and the word coverage from which a search's result counts as relevant.
 
-    `answered` are the best scores for queries that documents answer, at least one; `unanswered` for the others. If
-    there are others, the thresholds are those of DENSE_THRESHOLDS and COVERAGE_THRESHOLDS that separate both kinds
-    best. Otherwise the cosine keeps about KEPT_SHARE of the answered queries, and the coverage is DEFAULT_COVERAGE.
+    One of the two is enough. `answered` are the best scores for queries that documents answer, at least one, and
+    `unanswered` those for queries that none answers. If there are both, the thresholds are those of DENSE_THRESHOLDS
+    and COVERAGE_THRESHOLDS that separate them best. Otherwise about KEPT_SHARE of the answered queries reach the
+    cosine, and the coverage is DEFAULT_COVERAGE.
     """
     if not unanswered:
         ranked = sorted(seen.dense for seen in answered)
@@ -135,6 +140,8 @@ def _tenths(first: int, last: int) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class TuningResult:
+    """The search settings that `tune` has chosen, and the scores of all settings."""
+
     scores: dict[str, list[float]]  # by the name of the setting: nDCG@10 of each query that documents answer
     chosen: str  # the name of the chosen setting
     settings: pb.SearchSettings  # the chosen setting with its thresholds

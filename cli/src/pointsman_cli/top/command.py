@@ -44,9 +44,9 @@ def top_view(view: View) -> RenderableType:
 def as_json(view: View) -> dict[str, Any]:
     """Returns what `--json` prints: the time `unix_ms`, and objects `gateway`, `lora_server` and `adapters`.
 
-    Each object has a `url` or `address`, a `problem` (empty if the service answers) and the fields of its figures: of
-    GatewayFigures, LoraFigures and EngineAdapters. These fields are missing if the service does not answer; those of
-    the first two also before the second poll.
+    Each object has a `url` or `address`, and a `problem` that is empty if the service answers. It also has the fields
+    of GatewayFigures, LoraFigures or EngineAdapters, unless the service does not answer. The fields of the first two
+    are missing before the second poll, too.
     """
     return {
         "unix_ms": view.unix_ms,

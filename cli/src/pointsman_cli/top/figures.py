@@ -23,10 +23,10 @@ GATEWAY_METRICS = (
     "pointsman_worker_restarts_total",
 )
 LORA_SERVER_METRICS = ("pointsman_lora_",)
-"""Prefixes of the names of the lora-server's metrics that are read, as GATEWAY_METRICS are of the gateway's."""
+"""The beginnings of the names of the lora-server's metrics that are read."""
 
 CLIENT_FAULTS = frozenset({"none", "caller", "limits"})
-"""Values of the label `fault` of pointsman_requests_total that do not count as failures of the service."""
+"""Values of the label `fault` of pointsman_requests_total whose requests do not count as failures of the service."""
 TOKENS = ("prompt", "cached", "completion", "replayed")
 
 

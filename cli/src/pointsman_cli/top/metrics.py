@@ -8,29 +8,31 @@ from math import inf
 from prometheus_client.parser import text_string_to_metric_families
 
 Labels = tuple[tuple[str, str], ...]
-"""The labels of a sample as pairs of name and value, sorted by name."""
+"""The labels of a metric's sample as pairs of name and value, sorted by name."""
 Samples = Mapping[str, Mapping[Labels, float]]
-"""Values by the name of the sample ("pointsman_requests_total", "pointsman_in_flight"), then by its labels."""
+"""The values of samples by the metric's name ("pointsman_requests_total"), then by the labels."""
 
 _COUNTERS = ("_total", "_bucket", "_count", "_sum")
 
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
+    """The metrics of a service at one time."""
+
     at: float  # time.monotonic()
     samples: Samples
 
     def value(self, name: str) -> float | None:
-        """Returns the sum of a metric over all its label values; None if the page does not have the metric."""
+        """Returns the sum of the metric `name` over all its labels; None if the service does not report it."""
         series = self.samples.get(name)
         return sum(series.values()) if series else None
 
 
 def parse_metrics(text: str, at: float, wanted: tuple[str, ...]) -> Scrape:
-    """Parses the text of /metrics, but only samples whose names start with one of `wanted`.
+    """Parses the text of a /metrics page; metrics whose names begin with none of `wanted` are left out.
 
-    `at` is the time of the scrape in seconds of `time.monotonic`. Raises ValueError if there is no such sample, or the
-    text is not in Prometheus's format.
+    `at` is the time of the scrape in seconds of `time.monotonic`. Raises ValueError if no metric is left, or the text
+    is not in Prometheus's format.
     """
     lines = "\n".join(line for line in text.split("\n") if line.startswith(wanted))
     if not lines:
@@ -44,7 +46,7 @@ def parse_metrics(text: str, at: float, wanted: tuple[str, ...]) -> Scrape:
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """The 50th, 95th and 99th percentile of a histogram; None if nothing was observed."""
+    """The 50th, 95th and 99th percentile of a histogram; all are None if nothing was observed."""
 
     p50: float | None = None
     p95: float | None = None
@@ -52,7 +54,7 @@ class Quantiles:
 
     @classmethod
     def of(cls, buckets: Mapping[float, float]) -> "Quantiles":
-        """Computes the quantiles; `buckets` maps upper edges, including infinity, to cumulative counts."""
+        """Computes the percentiles; `buckets` are a histogram's cumulative counts by upper edge, including infinity."""
         return cls(*(quantile(buckets, share) for share in (0.5, 0.95, 0.99)))
 
 
@@ -86,6 +88,8 @@ class _Step:
 
 
 class Window:
+    """The growth of counters over the last seconds, computed from scrapes of one service."""
+
     def __init__(self, length: float) -> None:
         """Starts without scrapes; `add` takes them.
 
@@ -106,13 +110,13 @@ class Window:
 
     @property
     def seconds(self) -> float:
-        """Returns the seconds that the figures cover; 0 until there are two scrapes."""
+        """Returns the seconds that the window covers; 0 until there are two scrapes."""
         return sum(step.seconds for step in self._steps)
 
     def growth(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
-        """Yields the labels and the growth of each series of the counter `name`.
+        """Yields labels and growth of the counter `name`, for each label set and each interval between two scrapes.
 
-        A series comes once for each interval between two scrapes in which it grew.
+        Intervals in which a label set did not grow are left out; add the growth up for the whole window.
         """
         for step in self._steps:
             for labels, amount in step.growth.get(name, {}).items():

@@ -29,11 +29,13 @@ ADAPTER_TIMEOUT_SECONDS = 2.0
 _WITH_THE_ENGINE = frozenset({"loading", "warm", "serving", "draining"})
 
 TIMEOUT_SECONDS = 2.0
-"""Timeout of one request to /metrics."""
+"""Timeout in seconds of one request to /metrics."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterView:
+    """One adapter version, as an engine holds it."""
+
     version: str  # "triage@3f9a1c0b77de"
     state: str  # "serving"
     resident: bool
@@ -44,6 +46,8 @@ class AdapterView:
 
 @dataclass(frozen=True, slots=True)
 class EngineAdapters:
+    """The state of a lora-server's engine, and its adapters."""
+
     engine: str  # name in the gateway's configuration
     status: str  # "ready"
     detail: str  # what the engine is doing, or why it is down
@@ -90,6 +94,8 @@ def _adapter(version: pb.AdapterVersion, aliases: Sequence[pb.Alias], resident: 
 
 @dataclass(frozen=True, slots=True)
 class ServiceAddresses:
+    """Where the polled services answer."""
+
     gateway: str  # "http://127.0.0.1:8080/metrics"
     lora_server: str  # "127.0.0.1:8083"
     lora_server_metrics: str  # "http://127.0.0.1:9083/metrics"
@@ -97,10 +103,10 @@ class ServiceAddresses:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One poll of all services.
+    """The result of one poll of all services.
 
-    The fields `..._problem` say why the poll of a service failed; they are empty if it succeeded. `gateway` and `lora`
-    are None if the poll failed, and before the second poll; `adapters` is None only if the poll failed.
+    A field `..._problem` says why the poll of a service failed; it is empty if it did not. The figures `gateway` and
+    `lora` are None if the poll failed, and until the second poll. `adapters` is None if the poll failed.
     """
 
     where: ServiceAddresses
@@ -114,6 +120,8 @@ class View:
 
 
 class Services:
+    """The connections to the gateway and the lora-server, with the figures of earlier polls."""
+
     def __init__(
         self, where: ServiceAddresses, window: float, client: httpx.AsyncClient, channel: grpc.aio.Channel
     ) -> None:
@@ -125,7 +133,7 @@ class Services:
         self._adapters_problem = ""
 
     async def look(self) -> View:
-        """Polls all services concurrently and returns their figures; never raises if one does not answer."""
+        """Polls all services concurrently and returns their figures; a service that does not answer is no error."""
         await asyncio.gather(self._gateway.look(), self._lora.look(), self._look_at_adapters())
         return View(
             where=self._where,

@@ -34,9 +34,9 @@ from pointsman_cli.train.options import TRAINER_MODULE, TrainingJob
 from pointsman_cli.train.progress import Done, TrainingProgress, parse_event
 
 FROM_CSV = "from_csv"
-"""The folder of training data that was CSV, in the data directory; it has a folder for each adapter name."""
+"""The folder of the data directory with training data that was converted from CSV, in a folder for each adapter."""
 RENDERED = "rendered"
-"""The folder of rendered rows in the data directory; it has a folder for each adapter name."""
+"""The folder of the data directory with rendered training rows, in a folder for each adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class TrainingTarget:
     """Where and how the trained adapter is registered."""
 
     address: str
-    """The lora-server's, HOST:PORT; empty: the adapter is not registered."""
+    """The lora-server's address, HOST:PORT; empty: the adapter is not registered."""
     alias: str
     """The alias to move to the new version; empty: none."""
     origin: Provenance

@@ -28,18 +28,19 @@ class DataReport:
     left_out: Mapping[str, int]
     """The numbers of rows that are not used, by reason: "duplicate", "held_out_too", "too_long"."""
     tokens: Mapping[str, int]
-    """The tokens of a row: "median", "p95" and "longest"."""
+    """The number of tokens of a row: its "median", "p95" (95th percentile) and "longest"."""
     labels: Mapping[str, Mapping[str, int]]
-    """The number of rows with each label, by the JSON field of the labels, or under "answer" if whole answers are."""
+    """The number of rows by label, for each JSON field that has labels; "answer" stands for labels that are whole
+    answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """One example of the training data, as the model reads it."""
+    """The prompt of one row of the training data, as the model reads it."""
 
     text: str
     row: str
-    """Where the example is from: its file and line."""
+    """The row's file and line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,12 @@ class Started:
     """The training has started."""
 
     facts: Mapping[str, Any]
-    """What the trainer reports of its options, by name."""
+    """The trainer's options and other facts, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingStep:
-    """The progress after an optimizer step."""
+    """The progress after an optimizer step: `step` of `steps`."""
 
     step: int
     steps: int
@@ -70,8 +71,8 @@ class Evaluation:
     loss: float | None  # None if it was not measured
     metrics: Mapping[str, float]  # by name, those of METRICS that were measured
     prompt_path: Mapping[str, float]
-    """The same metrics for the base model with examples in its prompt instead of the adapter; empty unless they were
-    measured."""
+    """The same metrics for prompting alone: the base model with examples in its prompt, without the adapter. Empty if
+    they were not measured."""
     best: bool  # whether it is the best evaluation so far
 
 
@@ -89,7 +90,7 @@ class Done:
     folder: Path
     seconds: float
     merged: Path | None
-    """The folder of the merged model, if one was written."""
+    """The folder of the merged model (base model with the adapter in its weights); None if none was written."""
     must_be_merged: bool
     """Whether an engine can serve only the merged model, not the adapter."""
     metrics: Mapping[str, float]
@@ -125,8 +126,9 @@ def parse_event(line: str) -> TrainerEvent:
 
 
 def to_event(kind: str, found: Mapping[str, Any]) -> TrainerEvent | None:
-    """Converts an event of the trainer, given its kind ("step") and its fields; returns None if it is unknown or
-    malformed.
+    """Converts an event of the trainer, given its kind ("step") and its fields.
+
+    Returns None if the kind is unknown or a field is missing or invalid.
 
     Whole numbers in `found` may be floats, as in protobuf structs.
     """
@@ -196,6 +198,8 @@ def _floats(found: Mapping[str, Any]) -> dict[str, float]:
 
 
 class TrainingProgress:
+    """Shows the events of a training: a progress bar, or lines if the output is not a terminal."""
+
     def __init__(self, console: Console, name: str) -> None:
         self._console = console
         self._bar = Progress(
@@ -239,7 +243,7 @@ class TrainingProgress:
                 self._say(", ".join([state, *more]))
 
     def remark(self, line: str) -> None:
-        """Prints a line of the trainer's standard error."""
+        """Prints a line that the trainer has written to standard error."""
         self._say(line)
 
     def _show_data(self, data: DataReport) -> None:

@@ -12,10 +12,10 @@ _EDIT = re.compile(r"the changed configuration is rejected, \S+ stays active: .+
 
 
 async def report_edits(log: Path, say: Callable[[str], None], seconds: float = _SECONDS) -> None:
-    """Reads what the gateway appends to its log, every `seconds`, until cancelled; calls `say` with each edit's result.
+    """Watches the gateway's log until cancelled, and calls `say` with the result of each edit of the configuration.
 
-    Equal results in succession, as several gateway processes log them, are reported once. Returns if the log cannot be
-    read.
+    Reads the log every `seconds`. Equal results in succession, as several gateway processes log them, are reported
+    once. Returns if the log cannot be read.
     """
     reported = ""
     with suppress(OSError), log.open("rb") as file:
@@ -32,9 +32,9 @@ async def report_edits(log: Path, say: Callable[[str], None], seconds: float = _
 
 
 def edit_of(line: str) -> str:
-    """Returns what a line of the gateway's log says about an edit of the configuration; empty for other lines.
+    """Returns the message in a line (text or JSON) of the gateway's log if it is about an edit of the configuration.
 
-    The line is text or JSON.
+    Returns an empty text for any other line.
     """
     if line.startswith("{"):
         try:

@@ -22,9 +22,9 @@ LIST_SECONDS = 10.0
 MAX_LIST_BYTES = 4 * 1024 * 1024
 MAX_MODELS = 200
 DEFAULT_CONTEXT_WINDOW = 128_000
-"""The context window in tokens that is written if the engine states none; it is shown to clients, and not enforced."""
+"""The context window, in tokens, of models for which the engine states none; clients see it, and it is not enforced."""
 PREFERRED = ("gpt-4o-mini", "gpt-4.1-mini", "mistral-small-latest", "gemini-2.5-flash", "deepseek-chat")
-"""The first of these models that an engine lists becomes the default model, unless `--model` names one."""
+"""Models by preference: the first one that an engine lists becomes the default model, unless `--model` names one."""
 _NOT_FOR_CHAT = re.compile(
     r"embed|whisper|tts|dall-e|image|audio|realtime|moderation|transcribe|sora|davinci|babbage|rerank|search", re.I
 )
@@ -42,7 +42,7 @@ class EngineOption:
 
     url: str
     key_env: str = ""
-    """The environment variable with the API key; empty: none."""
+    """The name of the environment variable with the API key; empty: no key is sent."""
     models: tuple[str, ...] = ()
     """The names of the models to use; empty: those that the engine lists."""
 
@@ -50,8 +50,8 @@ class EngineOption:
 def write_engine_config(option: EngineOption, data_dir: DataDir) -> Path:
     """Lists the engine's models, and writes a configuration for them; returns the folder of the configuration.
 
-    Raises UsageError if the URL is invalid, the variable with the API key is not set, or `list_models` or
-    `engine_config` raises it; OSError if the file cannot be written.
+    Raises UsageError if the URL is invalid, the variable with the API key is not set, the models cannot be listed, or
+    none of them can be used; OSError if the file cannot be written.
     """
     url = base_url(option.url)
     if option.key_env and not os.environ.get(option.key_env):

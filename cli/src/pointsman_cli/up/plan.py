@@ -25,7 +25,7 @@ HOST = "127.0.0.1"
 ENGINE_NAME = "local"
 
 MAX_SOCKET_PATH = 107
-"""Bytes that the kernel takes as the path of a Unix socket (unix(7))."""
+"""The most bytes that the path of a Unix socket may have (unix(7))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def choose_addresses(http: str, grpc: str) -> Addresses:
 
 
 def needed_addresses(addresses: Addresses, example: Example) -> Addresses:
-    """Returns the addresses, with "" for services that the example does not need."""
+    """Returns the addresses; those of services that the example does not need are empty."""
     if not example.needs_retriever:
         addresses = replace(addresses, retriever="", retriever_metrics="")
     if not example.base_model:
@@ -144,11 +144,11 @@ class UpPlan:
 def make_plan(
     example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs, base: BaseModel | None = None
 ) -> UpPlan:
-    """Describes the services of an example, without the retriever if it has no address, and without the lora-server if
-    the example has no base model. Prometheus is not among them.
+    """Returns the services that `pointsman up` must start for an example, without Prometheus.
 
-    `base` is the base model of the example if it has been prepared. If it is None, the model is located, and UsageError
-    is raised as by `locate_base_model`.
+    There is no retriever if it has no address, and no lora-server if the example has no base model. `base` is the
+    example's base model if it has been prepared already; if it is None, it is looked up, and UsageError is raised if
+    the name or folder is invalid.
     """
     if base is None and example.base_model:
         base = locate_base_model(example.base_model, example.folder, data_dir)

@@ -57,7 +57,7 @@ async def _answers_ok(client: httpx.AsyncClient, url: str) -> bool:
 
 
 async def wait_for_engine(address: str, say: Callable[[str], None]) -> None:
-    """Waits until the engine of the lora-server at `address` is ready; `say` gets status messages meanwhile.
+    """Waits until the engine of the lora-server at `address` is ready, and calls `say` with status messages meanwhile.
 
     Raises CommandError if the engine was restarted ENGINE_TRIES times, or is not ready after ENGINE_SECONDS.
     """

@@ -29,6 +29,8 @@ from pointsman_cli.up.supervisor import Supervisor
 
 
 class StartupOutput:
+    """Prints what `pointsman up` does while it starts."""
+
     def __init__(self, console: Console) -> None:
         self._console = console
 

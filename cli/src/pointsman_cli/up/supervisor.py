@@ -23,6 +23,8 @@ REAPER_GRACE_SECONDS = 35.0  # seconds; longer than the grace of any child
 
 
 class Child:
+    """A service that runs as a child process, and is restarted if it dies."""
+
     def __init__(self, service: Service, guard: int = -1) -> None:
         """Takes the service to run, and `guard`: the descriptor of the pipe for pids to the reaper; -1 without one."""
         self.service = service
@@ -32,7 +34,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Returns the process id of the current process, or of the last one if none runs."""
+        """Returns the id of the service's process; if none runs, that of the last one."""
         return self._running().pid
 
     async def start(self) -> None:
@@ -54,7 +56,7 @@ class Child:
         return describe_exit(await self._running().wait())
 
     async def keep_running(self, say: Callable[[str], None], backoff: Backoff) -> None:
-        """Restarts the process whenever it dies, until cancelled; `say` gets messages.
+        """Restarts the process whenever it dies, until cancelled; `say` is called with a message each time.
 
         `backoff` computes the delay before a restart, which grows while the process dies soon after its start.
         """
@@ -92,6 +94,8 @@ class Child:
 
 
 class Supervisor:
+    """The child processes of `pointsman up`, in the order in which they were started."""
+
     def __init__(self, guard: int = -1) -> None:
         """Starts without children; `guard` is the pipe to the reaper, as in Child."""
         self._guard = guard
@@ -130,7 +134,7 @@ class Supervisor:
                 tasks.create_task(child.keep_running(say, backoff))
 
     async def stop(self, say: Callable[[str], None]) -> None:
-        """Stops the children and removes them, the last one first; `say` gets a message for each.
+        """Stops the children and removes them, the last one first; `say` is called with a message for each.
 
         If stopping a child fails or is cancelled, the others are stopped before the error is raised.
         """
@@ -146,9 +150,9 @@ class Supervisor:
 
 @asynccontextmanager
 async def reaper_running(lock_file: Path, grace: float = REAPER_GRACE_SECONDS) -> AsyncIterator[int]:
-    """Locks the lock file and starts the reaper; yields the descriptor of the pipe for the children's pids.
+    """Locks the lock file and starts the reaper; yields the descriptor of a pipe to which children write their pids.
 
-    The reaper (see `reaper.py`) kills children that still run `grace` seconds after this process has died. It shares
+    The reaper is a process that kills children that still run `grace` seconds after this process has died. It shares
     the lock: after a kill -9 of this process, the lock is released only when the last old process is gone.
 
     Raises UsageError if another `pointsman up` holds the lock or the file cannot be written, CommandError if the reaper
@@ -182,7 +186,7 @@ async def reaper_running(lock_file: Path, grace: float = REAPER_GRACE_SECONDS) -
 def refuse_if_locked(lock_file: Path) -> None:
     """Raises UsageError if another `pointsman up` runs, or the lock file cannot be written.
 
-    Call it before the check of ports: that would report the ports of the other `pointsman up`, not the reason.
+    Call it before ports are checked: that check would only report that the other `pointsman up` uses them.
     """
     with _locked(lock_file):
         pass
