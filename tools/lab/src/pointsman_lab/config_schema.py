@@ -29,7 +29,7 @@ _DIALECT = "http://json-schema.org/draft-07/schema#"
 
 
 def schemas() -> Mapping[str, dict[str, Any]]:
-    """Returns the JSON Schemas by name: of the single file, `pointsman`, and of its parts, such as `models`."""
+    """Returns the JSON Schemas of configuration files by name: "pointsman" (the single file), "models", "tasks", ..."""
     return {"pointsman": _schema(_single_file()), **{name: _schema(file) for name, file in _FILES.items()}}
 
 

@@ -17,13 +17,15 @@ from pointsman_gateway.config.load import Config
 from pointsman_lab.report import Progress, Report, Section
 
 ARTIFACT = "classifier.artifact"
-"""Default name, in the configuration's folder."""
+"""The classifier's default file name in the configuration's folder."""
 
 KIB_IN_MIB = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ClassifierFile:
+    """A classifier that was written to a file."""
+
     file: Path
     digest: str
     size_bytes: int
@@ -31,9 +33,10 @@ class ClassifierFile:
 
 
 def fit(config: Config, models: EmbeddingModels, out: Path | None, progress: Progress) -> Report:
-    """Fits the classifier and writes it to `out`, by default into the configuration's folder.
+    """Trains the classifier on the examples of the configuration, writes it to a file, and reports on it.
 
-    Raises ConfigError, InvalidArgument or OSError.
+    The file is `out`; None: ARTIFACT in the configuration's folder. Raises ConfigError or InvalidArgument if the
+    classifier cannot be trained, OSError if the file cannot be written.
     """
     file = out or config.folder / ARTIFACT
     started = time.perf_counter()
@@ -44,7 +47,10 @@ def fit(config: Config, models: EmbeddingModels, out: Path | None, progress: Pro
 
 
 def fit_model(config: Config, models: EmbeddingModels, progress: Progress) -> ClassifierModel:
-    """Fits the classifier in this process, to show the progress; raises InvalidArgument."""
+    """Trains the classifier in this process and returns it; `progress` is called meanwhile.
+
+    Raises InvalidArgument if it cannot be trained.
+    """
     texts, intents, settings = example_texts(config), example_intents(config), fit_settings(config)
     return fit_classifier(
         texts, config.out_of_scope, models.static, models.encoder, settings, progress, intents=intents

@@ -28,7 +28,8 @@ from pointsman_lab.report import Progress
 from pointsman_lab.request_log import RecordedDecision, RequestLog
 
 PSEUDONYM_COUNT = 1 << 16
-"""With this many names, a user and the pseudonym are on different sides of a split once in about 65,536 requests."""
+"""The number of pseudonyms. With so many, a user and the pseudonym fall into different parts of a split about once in
+65,536 requests."""
 
 
 class ReplayContext:
@@ -41,11 +42,10 @@ class ReplayContext:
         self._pseudonyms = Pseudonyms()
 
     async def replay(self, recorded: RecordedDecision) -> ReplayedDecision:
-        """Decides a recorded request again: classifies its text if that was stored, else keeps the recorded labels.
+        """Decides a recorded request again, and returns both decisions.
 
-        Labels that may depend on sketches of documents are kept too, since the replay has no sketches.
-
-        A PointsmanError becomes the result's `failure`.
+        The text is classified again if it was stored. Otherwise the recorded task is kept, also if it may depend on
+        sketches of documents, which a replay lacks. An error of the decision is the result's `failure`.
         """
         task = recorded.labels.task
         if recorded.request.model == AUTO and not recorded.has_text and not self._has_task_of(recorded):
@@ -86,7 +86,11 @@ class ReplayContext:
 
 
 def build_context(config: Config, learned: LoadedModels, evidence: Evidence) -> ReplayContext:
-    """Builds a replay of one configuration; raises ConfigError."""
+    """Builds what decides requests with `config`; raises ConfigError if the configuration is invalid.
+
+    `learned` has the models that classify requests, and `evidence` the ratings and costs of paths. All engines count as
+    available.
+    """
     resident = frozenset(path.adapter for path in config.paths.paths.values() if path.adapter)
     engines = Engines([_available(name, engine, resident) for name, engine in config.models.engines.items()])
     around = Dependencies(
@@ -114,7 +118,7 @@ class _NoRetriever:
 
 
 class Pseudonyms:
-    """Names of users that fall into the same part of every split as users of whom only a digest is stored.
+    """Replaces users of whom only a digest is stored by made-up names that fall into the same part of each split.
 
     A split hashes the user's name to a point between 0 and 1. Construction hashes 65,536 names in about 0.1 s.
     """
@@ -123,15 +127,19 @@ class Pseudonyms:
         self._names = sorted((hash_to_unit_interval(name), name) for name in map(str, range(PSEUDONYM_COUNT)))
 
     def for_digest(self, user_digest: str) -> str:
-        """Returns the name whose hash point is nearest above that of the user with this digest."""
+        """Returns the made-up name for the user with this digest (hexadecimal).
+
+        It is the name with the next higher point, or the highest point if there is none.
+        """
         target = int(user_digest, 16) / 2 ** (4 * len(user_digest))
         return self._names[min(bisect_left(self._names, (target, "")), PSEUDONYM_COUNT - 1)][1]
 
 
 def with_pseudonym(request: Request, random_key: str, user_digest: str, pseudonyms: Pseudonyms) -> Request:
-    """Returns the request with the user by whom splits are sampled, as in the gateway: the request's own `user`, or the
-    pseudonym for `user_digest`, or, if that is empty because the request named no user, `random_key`: the key of its
-    conversation or the decision's id.
+    """Returns the request with the `user` by whom splits sample, so that they decide as the gateway did.
+
+    It is the request's own user; otherwise the pseudonym for `user_digest`, or if that is empty, `random_key` (the key
+    of the conversation, or the decision's id).
     """
     if request.user:
         return request
@@ -141,7 +149,10 @@ def with_pseudonym(request: Request, random_key: str, user_digest: str, pseudony
 async def replay(
     context: ReplayContext, log: RequestLog, seconds: float, examples: int, progress: Progress
 ) -> ReplayDiff:
-    """Replays the decisions of the last `seconds`; keeps at most `examples` requests of each kind of change."""
+    """Decides the requests of the last `seconds` in the log again, and returns what changes.
+
+    Keeps at most `examples` requests of each kind of change; `progress` is called after each request.
+    """
     diff, total = ReplayDiff(examples), await log.count(seconds)
     async for recorded in log.decisions(seconds):
         diff.add(await context.replay(recorded))

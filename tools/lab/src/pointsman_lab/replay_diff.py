@@ -13,7 +13,7 @@ from pointsman_lab.request_log import RecordedDecision
 FAILS = "(fails)"
 
 MAX_QUERY_CHARACTERS = 200
-"""Characters of the query that are kept of an example."""
+"""The number of characters of an example's query that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,25 +22,27 @@ class ReplayedDecision:
 
     recorded: RecordedDecision
     decision: Decision | None
-    """The decision of the new configuration; None if there would be none."""
+    """The decision of the other configuration; None if there is none."""
     failure: str = ""
-    """The error that the caller would get."""
+    """The error that the caller would get from the other configuration; empty if none."""
     not_comparable: str = ""
-    """Why the new decision cannot be determined."""
+    """Why the decision of the other configuration cannot be determined; empty if it can."""
     redrawn: bool = False
-    """Whether a random choice was made again, because it depends on a user's name that was not stored. The result is
-    the same in each replay."""
+    """Whether a random choice was made again, because it depends on a user's name that was not stored.
+
+    The choice is the same in each replay.
+    """
     by_evidence: bool = False
-    """Whether the policy decides by evidence; today's evidence is then used instead of that at the time."""
+    """Whether the policy decides by ratings and costs; the present ones are used instead of those at the time."""
 
     @property
     def moved(self) -> bool:
-        """Returns whether the other configuration chooses another path."""
+        """Returns whether the other configuration chooses another path; False if it has no decision."""
         return self.decision is not None and self.decision.path.name != self.recorded.path
 
     @property
     def relabelled(self) -> bool:
-        """Returns whether the other configuration finds another task."""
+        """Returns whether the other configuration finds another task; False if it has no decision."""
         return self.decision is not None and self.decision.task != self.recorded.labels.task
 
     @property
@@ -65,7 +67,7 @@ class _Mean:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A kind of change: from a path and task to a path and task. If both paths are equal, only the task changes."""
+    """A kind of change between two configurations: from one path and task to another path, another task or both."""
 
     path: str
     new_path: str
@@ -80,13 +82,15 @@ class Costs:
     before: float
     after: float
     estimated: tuple[str, ...]
-    """Paths that have never answered, so their cost is estimated from lengths and the price list."""
+    """The names of paths without recorded answers; their cost is estimated from lengths and prices."""
 
 
 @dataclass
 class ReplayDiff:
+    """Counts how the decisions of another configuration differ from the recorded ones; all numbers are of requests."""
+
     examples_per_move: int
-    """How many requests of each move are kept; those with the highest confidence."""
+    """How many requests of each kind of change are kept as examples: those with the highest confidence."""
     decisions: int = 0
     changed: int = 0
     moved: int = 0
@@ -98,9 +102,9 @@ class ReplayDiff:
     redrawn: int = 0
     by_evidence: int = 0
     by_sketch: Counter[str] = field(default_factory=Counter)
-    """Requests whose task may depend on a sketch of documents, by the sketch."""
+    """The number of requests whose task may depend on a sketch of documents, by the sketch's name."""
     on_modified_paths: Counter[str] = field(default_factory=Counter)
-    """Requests on a path that has the same name as before and another configuration."""
+    """The number of requests that stay on a path whose settings differ, by the path's name."""
     not_comparable: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     revisions: Counter[str] = field(default_factory=Counter)
@@ -139,11 +143,14 @@ class ReplayDiff:
 
     @property
     def changed_fraction(self) -> float:
-        """Returns the fraction of the compared decisions that changes."""
+        """Returns the fraction (0 to 1) of the comparable decisions that changes; 0 if none is comparable."""
         return self.changed / self.compared if self.compared else 0.0
 
     def costs(self) -> Costs | None:
-        """Returns the cost of 1,000 answers before and after, by each path's mean; None if a price is unknown."""
+        """Returns the dollars of 1,000 requests with both configurations; None if a price is unknown.
+
+        They are computed from each path's mean cost of an answer.
+        """
         answered = max(self._paths_after.total(), 1)
         means = {path: self._mean_cost(path) for path in {*self._paths_before, *self._paths_after}}
         before, after = (
@@ -155,7 +162,10 @@ class ReplayDiff:
         return Costs(before, after, tuple(sorted(path for path in means if path not in self._actual_cost)))
 
     def examples(self, limit: int) -> list[ReplayedDecision]:
-        """Returns examples of changes: the most certain of each move, frequent moves first; then the second ones."""
+        """Returns at most `limit` examples: one of each kind of change, then a second one of each, and so on.
+
+        Frequent kinds of change come first, and of each kind the requests with the highest confidence.
+        """
         ranked = [
             [replayed for _, _, replayed in sorted(self._examples[move], key=lambda entry: entry[:2], reverse=True)]
             for move, _ in self.moves.most_common()

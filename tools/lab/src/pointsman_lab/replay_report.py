@@ -14,8 +14,11 @@ MAX_ROWS = 50
 def replay_report(
     diff: ReplayDiff, revision: str, age: str, examples: int, max_changed_fraction: float | None
 ) -> Report:
-    """Makes the report; it fails if a larger fraction of decisions than `max_changed_fraction` changes. `revision`
-    identifies the replayed configuration.
+    """Makes the report of a replay.
+
+    Its `failure` is set if a larger fraction (0 to 1) of the decisions changes than `max_changed_fraction`; None: no
+    limit. `revision` identifies the replayed configuration, `age` says how far back the log was read ("24h"), and
+    `examples` is the maximum number of examples.
     """
     shown = diff.examples(examples)
     return Report(

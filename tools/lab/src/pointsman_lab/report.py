@@ -9,10 +9,11 @@ from typing import Any
 
 MAX_CELL_CHARACTERS = 100
 PROGRESS_INTERVAL_SECONDS = 0.1
-"""Seconds between two progress lines. The last line of each activity is always printed."""
+"""The least seconds between two progress lines; the last line of each activity is printed in any case."""
 
 Progress = Callable[[str, int, int], None]
-"""Reports progress: the name of the activity, how many items are done, how many there are."""
+"""A function that reports progress. Its arguments: the name of the activity, how many items are done, and of how many.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Report:
     """The report's facts, of JSON types only."""
     page: tuple[Section, ...]
     failure: str = ""
-    """Why the command exits with 1 although it has a result; empty if it succeeds."""
+    """Why the command ends with exit code 1 although it has a result; empty: it ends with 0."""
 
     def as_json(self) -> str:
         """Returns the report as one line of JSON."""
@@ -45,7 +46,7 @@ class Report:
 
 
 def to_cell(text: str) -> str:
-    """Makes a text fit for one table cell: one line, shortened, and without a terminal's control characters."""
+    """Returns the text for a table cell: in one line, shortened, and without control characters of terminals."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
     return line if len(line) <= MAX_CELL_CHARACTERS else line[: MAX_CELL_CHARACTERS - 1] + "…"
 

@@ -10,27 +10,30 @@ from pointsman_gateway.classification.words import words_of
 from scipy.cluster.hierarchy import fcluster, linkage  # type: ignore[import-untyped]  # it ships no types
 
 MAX_TEXTS = 5_000
-"""Distinct texts that are grouped; their distance matrix then takes 100 MB."""
+"""The maximum number of different texts that are grouped; their distance matrix then takes 100 MB."""
 MAX_GROUP_DISTANCE = 0.65
-"""Mean cosine distance up to which two clusters are merged."""
+"""The greatest mean cosine distance at which two clusters of texts are merged."""
 MIN_GROUP_TEXTS = 3
-"""A group is listed if it has at least this many different texts."""
+"""The least number of different texts in a group that is listed."""
 REPRESENTATIVES = 3
 NAME_WORDS = 4
 MIN_WORD_CHARACTERS = 3
 MIN_SIMILARITY = 0.88
-"""Cosine similarity from which two examples of different tasks are listed."""
+"""The least cosine similarity at which two examples of different tasks are listed."""
 ROWS_AT_ONCE = 512
-"""Rows of the similarity matrix that are computed at once, which bounds the memory."""
+"""The number of rows of the similarity matrix that are computed at once, which limits the memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
+    """A group of requests with similar texts, which may be a missing task."""
+
     requests: int
+    """The number of requests with one of the texts."""
     texts: tuple[str, ...]
-    """Distinct texts, the most typical first."""
+    """The different texts, the most typical first."""
     words: tuple[str, ...]
-    """Words frequent in this group and rare elsewhere, as candidates for the task's name."""
+    """Words that are frequent in this group and rare elsewhere: suggestions for the task's name."""
     tightness: float
     """Mean cosine similarity of the texts to their centroid."""
 
@@ -41,11 +44,12 @@ def group_texts(
     known_texts: Iterable[str],
     max_distance: float = MAX_GROUP_DISTANCE,
 ) -> list[Group]:
-    """Clusters texts by the meaning of their embeddings. Returns the largest group first.
+    """Groups texts with similar embeddings; returns the groups, that with the most requests first.
 
-    `counts` maps each text to its number of requests; `vectors` (texts, dimensions) are in the same order and have
-    length one. `known_texts` are examples of existing tasks, by which a group's words are weighted. A text that is
-    similar to fewer than two others is in no group.
+    `counts` maps each text to its number of requests. `vectors` are the texts' embeddings in the same order, (texts,
+    dimensions), each of length 1. `known_texts` are examples of existing tasks; words that are frequent in them are not
+    suggested. Two clusters are merged up to the mean cosine distance `max_distance`. Clusters of fewer than
+    MIN_GROUP_TEXTS texts are left out.
     """
     texts = list(counts)
     if len(texts) < MIN_GROUP_TEXTS:
@@ -94,7 +98,7 @@ def _words(texts: Sequence[str], overall: _WordFrequency) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An example message of a task, with its file and line."""
+    """An example message of a task, with the file and the line that it is in."""
 
     text: str
     task: str
@@ -104,7 +108,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class SimilarPair:
-    """Two examples of different tasks that say nearly the same: one is probably in the wrong file."""
+    """Two examples of different tasks with nearly the same meaning: one of them is probably in the wrong task."""
 
     one: Example
     other: Example
@@ -114,7 +118,11 @@ class SimilarPair:
 def near_duplicates(
     examples: Sequence[Example], vectors: NDArray[np.float32], min_similarity: float = MIN_SIMILARITY
 ) -> list[SimilarPair]:
-    """Returns similar examples of different tasks, most similar first; `vectors` (examples, dimensions): length 1."""
+    """Returns the pairs of examples of different tasks whose cosine similarity is `min_similarity` or more.
+
+    The most similar pair is the first. `vectors` are the examples' embeddings, (examples, dimensions), each of length
+    1.
+    """
     tasks = np.array([example.task for example in examples])
     pairs = [
         SimilarPair(examples[i], examples[j], cosine)

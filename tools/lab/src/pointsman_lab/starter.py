@@ -20,8 +20,7 @@ from pointsman_lab.report import Report, Section
 from pointsman_lab.suggestions import ExampleFindings, suggest_report
 
 DEFAULT_CONTEXT_WINDOW = 128_000
-"""The context window in tokens if neither the engine nor the price list states one; it is shown to clients, and not
-enforced."""
+"""The context window, in tokens, of a model for which neither engine nor price list states one; it is not enforced."""
 
 FIELDS = ("text", "task")
 """The fields that each labelled message needs."""
@@ -40,29 +39,36 @@ class Answers:
     engine: str
     """The URL of an engine, or the name of a provider."""
     models: tuple[str, ...]
-    """One or more models; each is tried if those before it fail."""
+    """The names of one or more models; a model is tried if all those before it fail."""
     api_key_env: str
+    """The environment variable with the engine's API key; empty: none."""
     context_windows: Mapping[str, int]
-    """Context windows in tokens, by model; only those that the engine states."""
+    """The context windows that the engine states, in tokens, by model."""
     base_model: str = ""
-    """What `pointsman up` serves by a vLLM of its own, instead of `engine`: a name at the hub, or a folder."""
+    """The model that `pointsman up` serves with its own vLLM, in place of `engine`: a folder, or a name at the Hugging
+    Face hub; empty: none."""
     prices: tuple[float, float, float] | None = None
-    """Dollars for a million tokens of the prompt, of its cached part and of the answer; None: unknown, or listed."""
+    """Dollars for a million tokens of the prompt, of its cached part and of the answer; None: those of the price list,
+    or unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledMessage:
+    """An example of a user's message with its task."""
+
     text: str
     task: str
     output: Any = None
-    """The right answer, if it is known."""
+    """The right answer; None if it is not known."""
     intent: str = ""
-    """The kind of request within the task; optional."""
+    """The kind of request within the task; empty if it has none."""
 
 
 def read_labelled(file: Path) -> list[LabelledMessage]:
-    """Reads a JSON Lines or CSV file with the fields `text`, `task` and perhaps `output` and `intent`, sorted by
-    task. Raises ConfigError.
+    """Reads labelled messages from a CSV file or, with another ending than .csv, a JSON Lines file.
+
+    The fields are `text`, `task` and, optionally, `output` and `intent`. Returns the messages sorted by task. Raises
+    ConfigError if the file is invalid, has no messages or fewer than two tasks, or a task's name is not allowed.
     """
     read = _csv_rows if file.suffix == ".csv" else _json_rows
     messages = [_to_message(row, f"{file}:{line}", is_csv=read is _csv_rows) for line, row in read(file)]
@@ -114,7 +120,10 @@ def _task_name(label: str, file: str) -> str:
 
 
 def token_prices(text: str) -> tuple[float, float, float]:
-    """Reads three prices, separated by commas. Raises ConfigError."""
+    """Parses "PROMPT,CACHED,COMPLETION": three prices in dollars for a million tokens.
+
+    Raises ConfigError if there are not three numbers from 0.
+    """
     try:
         prompt, cached, completion = (float(price) for price in text.split(","))
         is_valid = all(0 <= price < float("inf") for price in (prompt, cached, completion))
@@ -139,7 +148,10 @@ def starter_report(config: Config, found: ExampleFindings, api_key_env: str) -> 
 
 
 def write_checked(text: str, folder: Path) -> None:
-    """Writes a configuration to the folder if it is valid; else raises ConfigError."""
+    """Writes the text of a configuration as pointsman.yaml to the folder, which is created if it is missing.
+
+    Raises ConfigError, and writes nothing, if the configuration is invalid.
+    """
     with tempfile.TemporaryDirectory() as trial:
         Path(trial, SINGLE_FILE).write_text(text, "utf-8")
         try:
@@ -151,7 +163,11 @@ def write_checked(text: str, folder: Path) -> None:
 
 
 def configuration(answers: Answers, messages: Sequence[LabelledMessage], folder: str) -> str:
-    """Returns the text of pointsman.yaml; a comment names `folder`. Raises ConfigError for an unknown provider."""
+    """Returns the text of a pointsman.yaml for the answers, with the messages as the tasks' examples.
+
+    `messages` must be sorted by task. `folder` is only named in a comment. Raises ConfigError if the provider is
+    unknown.
+    """
     paths = _path_names(len(answers.models))
     return "\n".join(
         [

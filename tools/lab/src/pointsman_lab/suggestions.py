@@ -30,7 +30,7 @@ from pointsman_lab.similar_texts import (
 
 MAX_PROPOSALS = 1_000
 MAX_TEXT_CHARACTERS = 2_000
-"""Characters of a request that are used."""
+"""The number of characters at the beginning of a request's text that are used."""
 MISTAKES_PER_CONFUSION = 3
 
 MAX_ROWS = 30
@@ -38,45 +38,58 @@ MAX_ROWS = 30
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Examples of one task that a classifier trained without them assigns to another task."""
+    """The examples of one task that a classifier assigns to one other task, if it was trained without them."""
 
     task: str
+    """The examples' own task."""
     predicted: str
+    """The task that the classifier finds."""
     count: int
+    """The number of these examples."""
     worst: tuple[Example, ...]
-    """The mistakes with the highest confidence."""
+    """Some of these examples: those with the highest confidence."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleFindings:
+    """What is found in the examples of the configuration."""
+
     examples: int
+    """The number of all examples."""
     confusions: tuple[Confusion, ...]
     near_duplicates: tuple[SimilarPair, ...]
 
     @property
     def right(self) -> int:
-        """Returns how many examples get their own task from a classifier that was trained without them."""
+        """Returns the number of examples whose own task is found by a classifier that was trained without them."""
         return self.examples - sum(confusion.count for confusion in self.confusions)
 
 
 @dataclass(frozen=True, slots=True)
 class LogFindings:
+    """What is found in the request log."""
+
     abstained: int
-    """Requests that the classifier abstained from."""
+    """The number of requests from which the classifier abstained: it found no task."""
     without_text: int
-    """Abstained requests whose text was not stored."""
+    """The number of these requests whose text was not stored."""
     left_out: int
-    """Abstained requests left out because there are more distinct texts than `MAX_TEXTS`."""
+    """The number of these requests that were left out because there are more different texts than MAX_TEXTS."""
     groups: tuple[Group, ...]
+    """Groups of similar texts among these requests."""
     proposals: tuple[TaskCorrection, ...]
-    """Requests with stored text that feedback assigns to another task."""
+    """Requests with stored text for which feedback names another task: proposals for new examples."""
     corrections_without_text: int
+    """The number of requests for which feedback names another task, and whose text was not stored."""
     unknown_tasks: tuple[str, ...]
-    """Tasks that feedback names and the configuration does not have."""
+    """The tasks that feedback names and the configuration does not have."""
 
 
 def examples_of(config: Config) -> list[Example]:
-    """Returns all examples in the classifier's order (by task name), with their line numbers in the file."""
+    """Returns the examples of all tasks with their files and line numbers, in the order of the tasks' names.
+
+    For examples in the configuration itself, the file is the key, and the line is the number of the example.
+    """
     return [
         Example(example.text, task, _file_of(config, task), line)
         for task in sorted(config.examples)
@@ -99,7 +112,10 @@ def _lines_of(config: Config, task: str) -> list[int]:
 
 
 def check_examples(config: Config, models: EmbeddingModels, progress: Progress) -> ExampleFindings:
-    """Cross-validates the classifier and compares the examples of different tasks; finds nothing without tasks."""
+    """Cross-validates the classifier on the configuration's examples, and looks for near-duplicates between tasks.
+
+    Returns findings without examples if the configuration has no tasks.
+    """
     if not config.tasks.tasks:
         return ExampleFindings(0, (), ())
     tried = out_of_fold_results(
@@ -117,7 +133,10 @@ def check_examples(config: Config, models: EmbeddingModels, progress: Progress) 
 
 
 def confusions(data: Examples, judged: StageResults, examples: Sequence[Example]) -> list[Confusion]:
-    """Returns which tasks' examples are taken for which other task, the most frequent confusion first."""
+    """Returns the pairs of tasks that the classifier confuses, the most frequent pair first.
+
+    `judged` has its results for the rows of `data`, each from a fit to other rows; `examples` are in the same order.
+    """
     wrong = np.flatnonzero(data.inside & (judged.predicted != data.y))
     pairs = Counter((int(data.y[row]), int(judged.predicted[row])) for row in wrong)
     found = []
@@ -131,7 +150,11 @@ def confusions(data: Examples, judged: StageResults, examples: Sequence[Example]
 async def check_log(
     config: Config, models: EmbeddingModels, log: RequestLog, seconds: float, progress: Progress
 ) -> LogFindings:
-    """Groups the last `seconds`' requests that the classifier abstained from, and collects corrections of the task."""
+    """Examines the requests of the last `seconds` in the request log.
+
+    Groups the texts of requests from which the classifier abstained, and collects the requests for which feedback names
+    another task.
+    """
     total, read, abstained, without_text, left_out = await log.count(seconds), 0, 0, 0, 0
     counts: Counter[str] = Counter()
     async for recorded in log.decisions(seconds):
@@ -169,7 +192,7 @@ async def _proposals(log: RequestLog, seconds: float) -> tuple[tuple[TaskCorrect
 
 
 def write_proposals(proposals: Sequence[TaskCorrection], file: Path) -> None:
-    """Writes corrected texts as JSON Lines in the format of examples, each with the task that it belongs to."""
+    """Writes the proposals as JSON Lines: each request's `text`, the right `task`, and its id as `decision`."""
     rows = (
         {
             "text": correction.recorded.request.query,
@@ -182,9 +205,10 @@ def write_proposals(proposals: Sequence[TaskCorrection], file: Path) -> None:
 
 
 def suggest_report(in_examples: ExampleFindings, in_log: LogFindings | None, age: str, written: str) -> Report:
-    """Makes the report; `in_log` is None without a request log, `written` is the file of the proposals, if any.
+    """Makes the report on the examples and the request log.
 
-    `age` says for the heading how far back the log was read, such as "24h".
+    `in_log` is None if no log was read. `age` says how far back it was read ("24h"), and `written` is the file to which
+    the proposals were written; empty: none.
     """
     facts = _example_facts(in_examples) | {"request_log": _log_facts(in_log) if in_log else None}
     page = [_confusions(in_examples), _near_duplicates(in_examples)]

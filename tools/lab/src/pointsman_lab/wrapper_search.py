@@ -14,22 +14,21 @@ from statistics import median
 from pointsman_gateway.classification.wrappers import Wrapper
 
 MIN_TEXTS = 10
-"""Different messages that must have a wrapper."""
+"""The least number of different messages with the same wrapper."""
 MIN_COMMON_CHARACTERS = 30
-"""The least number of characters that messages of a wrapper have in common; people's questions often begin with the
+"""The least number of characters that all messages with a wrapper have in common: people's questions may begin with the
 same few words, too."""
 MIN_PIECE_CHARACTERS = 6
-"""The least number of characters of one common piece."""
+"""The least number of characters of one common text, unless it has a line break or ends all messages."""
 MIN_SHARE = 0.9
-"""The share of the messages in which the found marks must lead to the varying part."""
+"""The least share of the messages in which the found marks enclose exactly the varying part."""
 MIN_USER_WORDS = 3
-"""The least number of words of the varying part in the median message. Shorter parts, such as names and dates, are not
-the user's words."""
+"""The least median number of words of the varying part; shorter parts are names and dates, not the user's words."""
 MAX_COMPARED_TEXTS = 40
 MAX_TEXT_CHARACTERS = 4_000
 """Maximum length of a message; longer ones are not compared."""
 ALIKE_CHARACTERS = 20
-"""Messages are compared with each other if this many characters at their beginning or end are equal."""
+"""The number of equal characters at the beginning or end that makes two messages be compared."""
 MAX_MARK_CHARACTERS = 60
 
 _NUMBER = re.compile(r"\d+")
@@ -40,15 +39,20 @@ Pieces = list[str]
 
 @dataclass(frozen=True, slots=True)
 class FoundWrapper:
+    """A wrapper (text that a client writes around its user's words) that was found in messages."""
+
     wrapper: Wrapper
     texts: int
-    """Different messages that have it."""
+    """The number of different messages that have it."""
     read: tuple[str, ...]
-    """The texts that the classifier then reads of some of the messages."""
+    """What the classifier would read of some of these messages: the text inside of the wrapper."""
 
 
 def find_wrappers(texts: Sequence[str]) -> list[FoundWrapper]:
-    """Returns the wrappers around messages, that of the most messages first. A message counts for one of them only."""
+    """Finds the wrappers (texts that clients write around users' words) in messages, the most frequent one first.
+
+    A message counts for one wrapper only.
+    """
     left = dict.fromkeys(text for text in texts if len(text) <= MAX_TEXT_CHARACTERS)
     found: list[FoundWrapper] = []
     for end in (_beginning, _ending):
@@ -64,7 +68,7 @@ def find_wrappers(texts: Sequence[str]) -> list[FoundWrapper]:
 
 
 def to_entry(wrapper: Wrapper) -> dict[str, object]:
-    """Returns the entry of `classifier.wrappers` in tasks.yaml."""
+    """Returns the wrapper as an entry of `classifier.wrappers` in tasks.yaml."""
     entry: dict[str, object] = {"name": wrapper.name}
     for key in ("signs", "user", "drop"):
         value = getattr(wrapper, key)

@@ -14,20 +14,25 @@ from pointsman_lab.request_log import RequestLog
 from pointsman_lab.wrapper_search import MIN_TEXTS, FoundWrapper, find_wrappers, to_entry
 
 MAX_MESSAGES = 5_000
-"""Different messages that are compared."""
+"""The maximum number of different messages that are compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class WrapperFindings:
+    """The wrappers (texts that clients write around users' words) that were found in a request log."""
+
     messages: int
-    """Different last messages of users, as far as they are read now: without the wrappers that are known already."""
+    """The number of different messages that were compared, after known wrappers were removed from them."""
     without_text: int
-    """Requests whose text was not stored."""
+    """The number of requests whose text was not stored."""
     wrappers: tuple[FoundWrapper, ...]
 
 
 async def find_in_log(config: Config, log: RequestLog, seconds: float, progress: Progress) -> WrapperFindings:
-    """Looks for wrappers in the requests of the last `seconds`: in up to MAX_MESSAGES different last user messages."""
+    """Looks for wrappers in the requests of the last `seconds` in the request log.
+
+    Compares the last user messages of the requests, MAX_MESSAGES different ones at most.
+    """
     own = [to_wrapper(one.model_dump()) for one in config.tasks.classifier.wrappers]
     words = UserWordsFinder(own, known_wrappers())
     total, read, without_text = await log.count(seconds), 0, 0
@@ -44,7 +49,7 @@ async def find_in_log(config: Config, log: RequestLog, seconds: float, progress:
 
 
 def wrappers_yaml(found: Sequence[FoundWrapper]) -> str:
-    """Returns the entries for tasks.yaml."""
+    """Returns the wrappers as YAML text for tasks.yaml, under `classifier.wrappers`."""
     entries = {"classifier": {"wrappers": [to_entry(one.wrapper) for one in found]}}
     return yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
 
@@ -54,7 +59,10 @@ def write_entries(found: Sequence[FoundWrapper], file: Path) -> None:
 
 
 def wrappers_report(found: WrapperFindings, age: str, written: str) -> Report:
-    """Makes the report; `age` is how far back the log was read ("24h"), `written` the file of the entries, if any."""
+    """Makes the report; `age` says how far back the log was read ("24h").
+
+    `written` is the file to which the entries were written; empty: none.
+    """
     facts = {
         "messages": found.messages,
         "without_text": found.without_text,

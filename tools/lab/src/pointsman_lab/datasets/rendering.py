@@ -42,7 +42,7 @@ from pointsman_lab.report import Progress, Report, Section
 
 SHARE_WITHOUT_ANSWER = 0.2
 SEARCHED_IN_ADDITION = 6
-"""Passages that are searched in addition to those that a prompt shows."""
+"""The number of passages that are fetched in addition to those that a prompt shows."""
 MAX_SEARCHED_CHARACTERS = 8000
 """Maximum length of a question together with its answer, since the retriever rejects long queries."""
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -54,20 +54,22 @@ FORMS = '{"text", "output"}, {"messages"}, or for pairs {"prompt" or "messages",
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
+    """One row of training data: a prompt with its answer, or with a preferred and a rejected answer."""
+
     messages: tuple[Message, ...]
-    """The last one is the user's."""
+    """The messages of the prompt; the last one is the user's."""
     answers: Mapping[str, str]
-    """The answers by their field: `output`, or for preference pairs `chosen` and `rejected`."""
+    """The answer as `output`; for preference pairs, the two answers as `chosen` and `rejected`."""
     document: str = ""
-    """The id of the document that answers it; empty if it is not known."""
+    """The id of the document that answers the prompt; empty if it is not known."""
 
     @property
     def key(self) -> str:
-        """Returns a key that is equal for prompts that differ only by case and whitespace."""
+        """Returns a text that identifies the prompt; prompts that differ only in case and whitespace have the same."""
         return prompt_key([(message.role, message.content) for message in self.messages])
 
     def rendered(self, messages: Sequence[Message]) -> dict[str, Any]:
-        """Returns the row with these messages, in the format of the trainer."""
+        """Returns the row as a JSON object for the trainer, with `messages` as its prompt."""
         prompt = [{"role": message.role, "content": message.content} for message in messages]
         if "output" in self.answers:
             return {"messages": [*prompt, {"role": "assistant", "content": self.answers["output"]}]}
@@ -75,7 +77,11 @@ class TrainingRow:
 
 
 class ChosenPassages:
-    """Searches for training rows (implements `Search`): decides for each row whether the right passage is shown."""
+    """Searches passages for training rows, and decides for each row whether its right passage is shown.
+
+    The right passage is the one of the row's `document` that states most of the answer. A random share of the rows does
+    not get it, so that the adapter learns from both. Implements `Search`.
+    """
 
     def __init__(self, inner: Search, seed: int, share_without: float = SHARE_WITHOUT_ANSWER) -> None:
         self._inner, self._random, self._share_without = inner, random.Random(seed), share_without
@@ -86,8 +92,9 @@ class ChosenPassages:
         """The id of a document that was found for a row in place of its own."""
 
     def begin(self, row: TrainingRow | None) -> None:
-        """Prepares the searches for one row, before they are made: decides whether they return the row's right passage.
-        With None, as with a row that names no document, they return what the retriever finds.
+        """Sets the row to which the next searches belong, and decides at random whether they return its right passage.
+
+        If `row` is None, or names no document, searches return what the retriever finds.
         """
         self._row, self._is_hidden = row, self._random.random() < self._share_without
 
@@ -127,7 +134,7 @@ def _stated(answer: str, passage: Passage) -> int:
 
 @dataclass(frozen=True, slots=True)
 class QueryEmbedding:
-    """Embeds a training row's text as the gateway embeds a request's: of a long one only its beginning and end."""
+    """Embeds the text of a training row as the gateway does: of a long text, only the beginning and the end."""
 
     models: EmbeddingModels
 
@@ -136,7 +143,7 @@ class QueryEmbedding:
 
 
 class PathRenderer:
-    """Renders rows by the strategies of one path."""
+    """Turns training rows into the prompts of one path, by the path's prompt strategies."""
 
     def __init__(self, config: Config, path: str, search: Search, embedding: Embed) -> None:
         """Prepares the path's strategies; raises ConfigError if there is no such path."""
@@ -152,9 +159,11 @@ class PathRenderer:
         """The strategies with all examples."""
 
     async def render(self, row: TrainingRow, is_last: bool = False) -> dict[str, Any]:
-        """Renders a row; raises PointsmanError, or NothingRelevant if the path would leave the request to another one.
+        """Returns the row with the path's prompt, as a JSON object for the trainer.
 
-        `is_last` says that there is no other path, so that this one answers without passages.
+        Raises NothingRelevant if the search finds nothing and the path would then leave the request to the next path.
+        With `is_last` there is no next path, and the prompt has no passages in this case. Raises another PointsmanError
+        if the search fails.
         """
         strategies = await self._strategies_for(row.messages[-1].content)
         draft = await apply_all(strategies, Draft(Request("", row.messages), None, is_last=is_last))
@@ -189,7 +198,8 @@ class PathRenderer:
 def read_rows(file: Path) -> list[TrainingRow]:
     """Reads training rows from a JSON Lines file.
 
-    Raises ConfigError with the file's name, and the number of the first line that is not a training row.
+    Raises ConfigError if the file cannot be read, or a line is not a training row; the message names the first such
+    line.
     """
     try:
         text = file.read_text("utf-8-sig")
@@ -219,16 +229,26 @@ def _read_row(line: str, where: str) -> TrainingRow:
 
 @dataclass(frozen=True, slots=True)
 class RenderOrder:
+    """Which files of training rows to render for which path."""
+
     path: str
+    """The name of the path."""
     training: Path
+    """The file with the rows for training."""
     evaluation: Path | None
+    """The file with the held-out rows; None: there are none."""
     out: Path
     """The folder to write to."""
     seed: int
+    """The random seed of the choice of rows that do not get their right passage."""
 
 
 async def render(order: RenderOrder, renderer: PathRenderer, passages: ChosenPassages, progress: Progress) -> Report:
-    """Writes the rendered rows; `renderer` searches by `passages`. Raises ConfigError, PointsmanError or OSError."""
+    """Renders the rows of both files, writes them to the folder `order.out`, and reports their numbers.
+
+    `passages` must be the search of `renderer`. Raises ConfigError if a file is invalid or no search found the document
+    that its row names, PointsmanError if a search fails, OSError if a file cannot be written.
+    """
     rows = read_rows(order.training)
     held_out = read_rows(order.evaluation) if order.evaluation else []
     training = distinct(rows, {row.key for row in held_out})
@@ -273,9 +293,8 @@ def _check_documents(rows: Sequence[TrainingRow], passages: ChosenPassages) -> N
 
 
 def distinct(rows: Sequence[TrainingRow], held_out: Set[str]) -> list[TrainingRow]:
-    """Removes repeated rows, and rows whose request is also in the held-out data (`held_out` has the requests' keys).
+    """Returns the rows without repetitions, and without rows whose key is in `held_out`, the keys of held-out rows.
 
-    This must happen before rendering: equal requests can get different prompts, which the trainer cannot recognize as
-    the same.
+    Call it before rendering: afterwards equal requests may have different prompts.
     """
     return list({(row.key, *row.answers.values()): row for row in rows if row.key not in held_out}.values())

@@ -28,16 +28,16 @@ TRAIN, HELDOUT, PAIRS, HELDOUT_PAIRS = "train.jsonl", "heldout.jsonl", "pairs.js
 
 
 class Source(IntEnum):
-    """The kinds of sources of a right answer; of two rows with the same prompt, the one of the higher kind is kept."""
+    """Where a right answer comes from. Of two rows with the same prompt, the one with the higher source is kept."""
 
     TEACHER = 1
-    """The teacher path was asked for it, and the validators accepted it."""
+    """The teacher path answered a prompt that was sent to it for training; the validators accepted the answer."""
     ACCEPTED = 2
-    """The teacher path gave it to a caller, the validators accepted it, and nobody rated it."""
+    """The teacher path gave the answer to a caller; the validators accepted it, and nobody rated it."""
     RATED = 3
-    """Somebody rated it high."""
+    """A caller rated the answer high."""
     EXAMPLE = 4
-    """The row is among the task's examples."""
+    """The row is one of the task's examples in the configuration."""
     EXPERT = 5
     """Feedback stated the right answer."""
     RETRIEVAL_CORRECTED = 6
@@ -46,20 +46,24 @@ class Source(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
+    """A prompt with its right answer."""
+
     messages: tuple[tuple[str, str], ...]
     """The role and content of each message; the last message is the user's."""
     answer: str
     source: Source
     decision: str = ""
+    """The id of the request in the request log; empty for other rows."""
     tenant: str = ""
+    """The tenant of that request."""
 
     @property
     def key(self) -> str:
-        """Returns a key that is equal for prompts that differ only by case and whitespace."""
+        """Returns a text that identifies the prompt; prompts that differ only in case and whitespace have the same."""
         return prompt_key(self.messages)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the row in the format of `pointsman train`."""
+        """Returns the row as a JSON object in the format of `pointsman train`."""
         if len(self.messages) == 1:
             return {"text": self.messages[0][1], "output": self.answer}
         return {"messages": [*_as_messages(self.messages), {"role": "assistant", "content": self.answer}]}
@@ -84,12 +88,15 @@ def prompt_key(messages: Sequence[tuple[str, str]]) -> str:
 
 
 def group_of(key: str) -> str:
-    """Returns the prompt key with its numbers replaced; prompts of one group are held out together or not at all."""
+    """Returns the prompt key `key` with each number replaced by 0.
+
+    Prompts for which it is equal form a group, which is held out as a whole or not at all.
+    """
     return _DIGITS.sub("0", key)
 
 
 def canonical(answer: str) -> str:
-    """Formats JSON uniformly; strips whitespace around any other answer."""
+    """Returns a JSON object or array in a uniform format, and any other answer without whitespace at its ends."""
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError):
@@ -98,8 +105,10 @@ def canonical(answer: str) -> str:
 
 
 def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...] | None:
-    """Returns messages as (role, content), or None if the trainer cannot use them. That is so if one has more than text
-    (tool calls, images), a system message is not first, or the last one is not the user's.
+    """Converts messages to pairs of role and content; returns None if the trainer cannot use them.
+
+    The trainer needs messages that have only text (no tool calls, no images) and are not empty. A system message must
+    be the first one, and the last one must be the user's.
     """
     read = tuple((message.get("role"), message.get("content")) for message in messages)
     plain_texts = all(role in _ROLES and isinstance(content, str) and content.strip() for role, content in read)
@@ -116,25 +125,26 @@ def _as_messages(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """The rows of a data set, sorted by key, so that equal rows make byte-identical files."""
+    """The rows and preference pairs of a data set, sorted by key, so that equal rows make byte-identical files."""
 
     train: tuple[Row, ...]
     heldout: tuple[Row, ...]
     pairs: tuple[PreferencePair, ...]
     heldout_pairs: tuple[PreferencePair, ...]
     dropped: Mapping[str, int]
-    """Number of dropped rows by reason."""
+    """The number of rows that were left out, by the reason."""
 
 
 def split(
     rows: Iterable[Row], pairs: Iterable[PreferencePair], evaluation_keys: Set[str], heldout_fraction: float
 ) -> DataSet:
-    """Splits rows into training and held-out ones by prompt; a prompt stays on its side in every later version.
+    """Splits rows and pairs into training data and held-out data, by a hash of the prompt.
 
-    Keeps one row for each prompt, that of the best source, of equal ones the last.
+    A prompt is therefore on the same side in each later version. `heldout_fraction` is the held-out share, 0 to 1. Of
+    several rows with the same prompt, the one with the highest source is kept, and of these the last one.
 
-    `evaluation_keys` are prompts that decide whether the adapter is promoted. They and prompts that differ from them
-    only by numbers are dropped, since the adapter must not be trained on them.
+    `evaluation_keys` are the keys of prompts that decide whether the adapter is promoted. Rows with these prompts, also
+    with other numbers in them, are left out, since the adapter must not be trained on them.
     """
     dropped: Counter[str] = Counter()
     evaluation_groups = {group_of(key) for key in evaluation_keys}
@@ -182,25 +192,31 @@ class Origin:
 
     task: str
     configuration: str
-    """Digest of the configuration."""
+    """The digest of the configuration."""
     consent: Mapping[str, Any]
     dropped: Mapping[str, int]
+    """The number of rows that were left out, by the reason."""
     withdrawn: int
     collections: Sequence[str]
-    """Collections that the teacher path retrieves from."""
+    """The names of the collections that the teacher path searches."""
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenDataSet:
+    """A data set on disk."""
+
     folder: Path
     manifest: Mapping[str, Any]
+    """The content of its manifest.json."""
     is_new: bool
+    """Whether the folder was written now; False if one with the same content existed."""
 
 
 def write(data: DataSet, origin: Origin, root: Path) -> WrittenDataSet:
-    """Writes a data set to `root`/TASK/HASH, and names it in the file `root`/TASK/latest; raises OSError.
+    """Writes a data set to the folder `root`/TASK/HASH, and its HASH to the file `root`/TASK/latest.
 
-    A folder with that content is left unchanged.
+    HASH is a digest of the content; an existing folder with this name is left unchanged. Raises OSError if a file
+    cannot be written.
     """
     files: Mapping[str, Sequence[Row | PreferencePair]] = {
         TRAIN: data.train,
