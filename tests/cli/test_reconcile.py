@@ -153,9 +153,9 @@ def test_what_was_paid_for_an_engine_is_compared_with_its_hours(
         (["--key", "key_x=frist"], "unknown engine 'frist'; did you mean 'first'?"),
         (["--engine", "third"], "unknown engine 'third'; known: first, local"),
         (["--paid", "first=5"], "engine 'first' has no usd_per_hour"),
-        (["--paid", "local=much"], "'much' for 'local' should be dollars"),
-        (["--model", "gpt"], "'gpt' should be NAME=VALUE"),
-        (["--time-zone", "Mars/Olympus"], "'Mars/Olympus' is no time zone"),
+        (["--paid", "local=much"], "the sum paid for 'local' is 'much'; write dollars"),
+        (["--model", "gpt"], "'gpt' is not of the form NAME=VALUE"),
+        (["--time-zone", "Mars/Olympus"], "'Mars/Olympus' is not a time zone"),
         (["--since", "soon"], "'soon' is not an age"),
     ],
 )

@@ -432,7 +432,7 @@ def test_an_unreachable_lora_server_is_reported_and_the_rest_is_shown(cli: Cli, 
 @pytest.mark.parametrize(
     ("status", "body", "message"),
     [
-        (200, b"<html>hello</html>", "cannot be read: it tells nothing of Pointsman's"),
+        (200, b"<html>hello</html>", "cannot be read: it has no metric of this service"),
         (200, b'pointsman_queue_depth{a="1 2\n', "cannot be read: "),
         (503, b"", "answers 503"),
     ],

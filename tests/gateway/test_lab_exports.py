@@ -179,7 +179,7 @@ def changed(name: str, old: str, new: str) -> str:
         ("", "is empty: export it again"),
         ("[]", "has no answer of an API"),
         ("{", "is not JSON"),
-        ('{"data": 5}', "is no known export: known are JSON of OpenAI's usage and costs APIs"),
+        ('{"data": 5}', "is not an export of a known kind; known are JSON of OpenAI's usage and costs APIs"),
         (changed("openai_usage.json", '"has_more": false', '"has_more": true'), "is not complete: get the next page"),
         (changed("openai_usage.json", '"input_tokens": 1000', '"input_tokens": -1'), "input_tokens is -1"),
         (changed("openai_usage.json", '"input_tokens": 1000', '"input_tokens": "many"'), "is 'many', and should be"),

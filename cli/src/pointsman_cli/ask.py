@@ -168,7 +168,9 @@ def route(
     try:
         show_decision(console, to_decision(body))
     except (KeyError, TypeError) as error:
-        raise CommandError(f"the gateway's decision is not as expected: {error!r}; --json shows it") from error
+        raise CommandError(
+            f"the gateway's decision is not as expected: {error!r}; --json shows it; is it of another version?"
+        ) from error
     if explain:
         console.print("\n[dim]read by the classifier[/dim]")
         console.print(body.get("user_words") or "all of it", markup=False, highlight=False)

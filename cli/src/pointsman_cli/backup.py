@@ -92,7 +92,7 @@ class CopyStore:
         """
         found = sorted(file for file in folder.rglob("*") if file.is_file())
         if not found:
-            raise UsageError(f"{folder} has no files")
+            raise UsageError(f"{folder} has no files, so there is nothing to copy")
         name, sums = time.strftime(_TIME), ""
         for file in found:
             relative = file.relative_to(folder).as_posix()
@@ -155,7 +155,7 @@ def open_store(url: str) -> CopyStore:
             f"{url} needs a package that is not installed ({error}); for s3:// run: pip install 'pointsman[s3]'"
         ) from error
     except ValueError as error:
-        raise UsageError(f"'{url}' is no URL of a storage: {error}") from error
+        raise UsageError(f"'{url}' is not a URL of a known storage, such as s3://BUCKET/FOLDER: {error}") from error
     if isinstance(files, LocalFileSystem):
         files.auto_mkdir = True  # a bucket has no folders
     return CopyStore(url.rstrip("/"), files, root.rstrip("/"))

@@ -220,7 +220,7 @@ def _expecting_form(what: str) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise CommandError(f"the gateway's {what} is not as expected: {error!r}") from error
+        raise CommandError(f"the gateway's {what} is not as expected: {error!r}; is it of another version?") from error
 
 
 def _error_of(response: httpx.Response, content: bytes) -> CommandError:

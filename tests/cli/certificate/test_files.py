@@ -117,7 +117,7 @@ def test_a_signature_is_checked_with_the_trusted_key(tmp_path: Path, key: Path) 
     assert outcomes(file)["signature"][0] is Outcome.NOT_CHECKED
     ec = tmp_path / "ec.pem"
     ec.write_bytes(generate_private_key(SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    with pytest.raises(UsageError, match="is no Ed25519 key"):
+    with pytest.raises(UsageError, match="is not an Ed25519 key"):
         outcomes(file, ec)
     outcome, detail = outcomes(file, other)["signature"]
     assert outcome is Outcome.INVALID
@@ -217,19 +217,19 @@ def unknown_kind(statement: dict[str, Any]) -> None:
 def test_a_statement_whose_parts_do_not_fit_together_is_rejected(
     tmp_path: Path, edit: Callable[[dict[str, Any]], None]
 ) -> None:
-    with pytest.raises(UsageError, match="is no certificate of `pointsman advise`: ValueError"):
+    with pytest.raises(UsageError, match="with statement, sha256 and signature: ValueError"):
         read_certificate(edited(written(tmp_path), edit, True))
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("{", "is no certificate of `pointsman advise`: JSONDecodeError"),
-        ("[]", "is no certificate of `pointsman advise`: TypeError"),
+        ("{", "with statement, sha256 and signature: JSONDecodeError"),
+        ("[]", "with statement, sha256 and signature: TypeError"),
         ('{"statement": {"format": 2}}', "has the format 2; this command reads 1"),
-        ('{"statement": {"format": 1}}', "is no certificate of `pointsman advise`: issued: Field required"),
-        ('{"statement": {"format": NaN}}', "NaN is no number of JSON"),
-        ("[" * 100_000, "is no certificate of `pointsman advise`: RecursionError"),
+        ('{"statement": {"format": 1}}', "is not a certificate of `pointsman advise`: issued: Field required"),
+        ('{"statement": {"format": NaN}}', "NaN is not a number in JSON"),
+        ("[" * 100_000, "with statement, sha256 and signature: RecursionError"),
     ],
 )
 def test_a_file_that_is_no_certificate_is_rejected(tmp_path: Path, content: str, says: str) -> None:
@@ -262,7 +262,7 @@ def test_values_that_no_certificate_can_have_are_rejected(tmp_path: Path, field:
 def test_a_file_without_a_key_signs_nothing(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "bad.pem"
     file.write_bytes(content)
-    with pytest.raises(UsageError, match="is no private key in PEM"):
+    with pytest.raises(UsageError, match="is not a private key in PEM"):
         sign(b"", file)
     with pytest.raises(UsageError, match="cannot read"):
         sign(b"", tmp_path / "none.pem")
@@ -272,5 +272,5 @@ def test_a_key_of_another_algorithm_signs_nothing(tmp_path: Path) -> None:
     key = generate_private_key(SECP256R1())
     file = tmp_path / "ec.pem"
     file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    with pytest.raises(UsageError, match="is no Ed25519 key; make one with `openssl genpkey -algorithm ed25519`"):
+    with pytest.raises(UsageError, match="is not an Ed25519 key; make one with `openssl genpkey -algorithm ed25519`"):
         sign(b"", file)

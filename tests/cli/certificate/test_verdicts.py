@@ -111,8 +111,8 @@ def test_without_a_volume_an_equally_good_path_without_an_adapter_is_preferred()
 @pytest.mark.parametrize(
     ("terms", "needs", "says"),
     [
-        (CostTerms(wrong_answer=0.1), Requirements(), "leave --wrong-answer-usd out"),
-        (CostTerms(), Requirements(floor=1.0), "give a lower --min-score"),
+        (CostTerms(wrong_answer=0.1), Requirements(), "leave out --wrong-answer-usd"),
+        (CostTerms(), Requirements(floor=1.0), "give a --min-score below 1"),
     ],
 )
 def test_what_no_rows_can_show_is_rejected(terms: CostTerms, needs: Requirements, says: str) -> None:
@@ -144,5 +144,5 @@ def test_an_adapter_that_answered_in_two_versions_is_rejected() -> None:
     with pytest.raises(UsageError, match="end the canary, and evaluate again"):
         statement_of(report_of(mixed))
     moved = replace(adapter_of("adapter", RIGHT, 2.0), model="triage@0123456789ab")
-    with pytest.raises(UsageError, match=f"was answered by triage@0123456789ab, and now is by {VERSION}"):
+    with pytest.raises(UsageError, match=f"triage@0123456789ab answered in the evaluation, and {VERSION} would now"):
         statement_of(report_of(moved))

@@ -96,7 +96,7 @@ def test_an_interrupted_replacement_leaves_no_version_behind_the_guard(start_dou
     ("options", "code", "message"),
     [
         (("--control", "commands"), 2, "--control commands needs --load-command and --unload-command"),
-        (("--restart-command", "sh -c 'echo"), 2, '--restart-command "sh -c \'echo" is no command line'),
+        (("--restart-command", "sh -c 'echo"), 2, '--restart-command "sh -c \'echo" is not a valid command line'),
         (
             ("--control", "commands", "--load-command", "no-such-program", "--unload-command", "true"),
             3,

@@ -224,7 +224,7 @@ async def test_impossible_choices_of_a_mixed_stream_are_rejected_before_any_requ
     for shares, chosen_by, says in (
         ({"letter": 1.0}, None, "--shares names 'letter', of which there are no rows; there are: triage"),
         ({"triage": 0.0}, None, "--shares must have a share above 0"),
-        ({}, replace(same, sha256="", tasks=()), "--chosen-by has no path of task 'triage'"),
+        ({}, replace(same, sha256="", tasks=()), "the report has none of the compared paths of task 'triage'"),
         ({}, same, "--chosen-by is a report on the same data set"),
     ):
         terms = replace(TERMS, shares=shares, chosen_by=chosen_by)
@@ -326,7 +326,7 @@ async def test_existing_answers_are_never_overwritten(gateway: Gateway, engine: 
     file = rows(ROWS)
     await evaluate(gateway.url, file, Selection(paths=["triage_adapter"]))
     engine.bodies.clear()
-    with pytest.raises(UsageError, match=r"is there already; --resume .*answers.jsonl goes on with it"):
+    with pytest.raises(UsageError, match=r"exists already; --resume .*answers.jsonl continues it"):
         await evaluate(gateway.url, file, Selection(paths=["triage_adapter"]))
     assert engine.bodies == []
 
@@ -344,7 +344,7 @@ UNUSABLE = [
     ({}, Selection(paths=["nowhere"]), "there is no path 'nowhere'; known: handbook, letter, safe_start"),
     ({}, Selection(metric="exakt"), "unknown metric 'exakt'; known: exact, json_fields"),
     ({}, Selection(metric="regex=("), r"bad pattern '\('"),
-    ({}, Selection(metric="judge=nobody"), "the judge is to be 'nobody'; known: auto, tiny"),
+    ({}, Selection(metric="judge=nobody"), "there is no model 'nobody' for the judge; known: auto, tiny"),
     ({}, Selection(metric="contains"), r"row 1 \(task 'triage'\): a fact is a text"),
     ({"task": "chat"}, Selection(), "task 'chat' has no metric; write one in tasks.yaml, or name one with --metric"),
     ({"task": "sonnets"}, Selection(), "no task 'sonnets'; known: chat, policy, triage; for any other, give"),
@@ -490,7 +490,7 @@ async def test_the_api_key_is_taken_from_the_named_variable(neighbours: Neighbou
 
 
 async def test_a_server_that_is_not_a_gateway_is_reported(engine: ScriptedEngine, rows: Rows) -> None:
-    with pytest.raises(CommandError, match="knows no /v1/tasks: no gateway, or an old one"):
+    with pytest.raises(CommandError, match="has no /v1/tasks: it is not a Pointsman gateway"):
         await evaluate(engine.url, rows(ROWS))
 
 
@@ -544,5 +544,5 @@ async def test_scores_that_the_gateway_cannot_keep_are_in_the_file(gateway: Gate
     ended = await command("eval", file, "--url", gateway.url, "--data-dir", file.parent, "--as-ratings")
     assert ended.code == 1
     assert "triage_adapter" in ended.out  # the report
-    assert "the scores do not count: this gateway has no request log, so results cannot be kept" in ended.err
+    assert "did not take the scores as ratings: this gateway has no request log, so results cannot be kept" in ended.err
     assert "--as-ratings sends them again" in ended.err

@@ -230,7 +230,9 @@ def _record(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{file} is not a training record (training.json): {error!r}") from error
+        raise UsageError(
+            f"{file} is not a training record (training.json), a JSON object with name and seconds: {error!r}"
+        ) from error
 
 
 def _dollars(name: str, dollars: str, text: str) -> float:

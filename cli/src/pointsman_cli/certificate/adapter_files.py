@@ -133,7 +133,7 @@ def _record(file: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
     except ValueError as error:
-        raise UsageError(f"{file} is not a training record ({TRAINING}): {error!r}") from error
+        raise UsageError(f"{file} is not a training record ({TRAINING}): it is not JSON ({error})") from error
     return _mapping(record)
 
 

@@ -51,9 +51,9 @@ def make_statement(
     `task_verdicts` does.
     """
     if given.terms.wrong_answer:
-        raise UsageError("a certificate counts wrong answers by its scores alone; leave --wrong-answer-usd out")
+        raise UsageError("a certificate counts wrong answers by the scores alone; leave out --wrong-answer-usd")
     if given.requirements.floor is not None and given.requirements.floor >= 1:
-        raise UsageError("no number of rows shows that a score is 1; give a lower --min-score")
+        raise UsageError("no number of rows can show that the mean score is 1; give a --min-score below 1")
     report = without_texts(report)
     if report.revision != catalog.revision:
         raise UsageError(
@@ -100,7 +100,7 @@ def without_texts(report: Report) -> Report:
     Raises UsageError if the report has no task, or lacks the score of each row.
     """
     if not report.tasks:
-        raise UsageError("the report has no task")
+        raise UsageError("the report has no task, so there is nothing to certify; evaluate rows of a task")
     for task in report.tasks:
         if not task.row_ids or not all(path.row_scores and path.fingerprint for path in task.paths):
             raise UsageError(f"the report lacks the scores of each row of '{task.task}'; evaluate again to have them")
@@ -115,9 +115,15 @@ def _identity(path: EvaluatedPath, catalog: Catalog) -> PathIdentity:
         return PathIdentity(now.model, "")
     answered = [name for name in path.model.split(", ") if name]
     if len(answered) > 1:
-        raise UsageError(f"'{path.path}' was answered by {path.model}; end the canary, and evaluate again")
+        raise UsageError(
+            f"on path '{path.path}' {path.model} answered, and a certificate is on one version; end the canary, and "
+            "evaluate again"
+        )
     if answered and now.versions != tuple(answered):
-        raise UsageError(f"'{path.path}' was answered by {path.model}, and now is by {', '.join(now.versions)}")
+        raise UsageError(
+            f"on path '{path.path}' {path.model} answered in the evaluation, and {', '.join(now.versions)} would now; "
+            "evaluate again"
+        )
     return PathIdentity(now.model, answered[0] if answered else "")
 
 

@@ -32,9 +32,9 @@ def sign(message: bytes, key_file: Path) -> Signature:
     except OSError as error:
         raise UsageError(f"cannot read {key_file}: {error.strerror or error}") from error
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{key_file} is no private key in PEM without a password: {error}") from error
+        raise UsageError(f"{key_file} is not a private key in PEM without a password: {error}") from error
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise UsageError(f"{key_file} is no Ed25519 key; make one with `openssl genpkey -algorithm ed25519`")
+        raise UsageError(f"{key_file} is not an Ed25519 key; make one with `openssl genpkey -algorithm ed25519`")
     public = key.public_key().public_bytes_raw()
     return Signature(ALGORITHM, public.hex(), key.sign(CONTEXT + message).hex())
 
@@ -74,9 +74,9 @@ def _public_key(file: Path) -> "Ed25519PublicKey":
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{file} is no key in PEM: {error}") from error
+        raise UsageError(f"{file} is not a key in PEM: {error}") from error
     if not isinstance(key, ed25519.Ed25519PublicKey):
-        raise UsageError(f"{file} is no Ed25519 key")
+        raise UsageError(f"{file} is not an Ed25519 key, by which certificates are signed")
     public: Ed25519PublicKey = key
     return public
 

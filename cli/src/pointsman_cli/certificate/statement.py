@@ -183,7 +183,7 @@ def _check_names(statement: Statement) -> None:
     if unknown := {path.kind for task in statement.report.tasks for path in task.paths} - VERDICTS.keys():
         raise ValueError(f"there are no paths of the kind {min(unknown)!r}; known: {', '.join(VERDICTS)}")
     if [verdict.task for verdict in statement.verdicts] != tasks:
-        raise ValueError("its verdicts are of other tasks than its report")
+        raise ValueError("its verdicts are on other tasks than its report")
     for task, verdict in zip(statement.report.tasks, statement.verdicts, strict=True):
         paths = {path.path for path in task.paths}
         named = {*(each.path for each in verdict.standings), *verdict.left_out, *filter(None, [verdict.path])}
@@ -194,11 +194,11 @@ def _check_names(statement: Statement) -> None:
         raise ValueError("it describes tasks or paths that its report lacks")
     models = {identity.model for identity in statement.paths.values()}
     if not models | {bound.model for bound in statement.price_bounds} <= {"", *statement.models}:
-        raise ValueError("it has no facts on a model that it names")
+        raise ValueError("it names a base model, and has no facts and prices of it")
 
 
 def _reject_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def read_certificate(file: Path) -> Certificate:
@@ -220,6 +220,9 @@ def read_certificate(file: Path) -> Certificate:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
-        raise UsageError(f"{file} is no certificate of `pointsman advise`: {where}: {first['msg']}") from error
+        raise UsageError(f"{file} is not a certificate of `pointsman advise`: {where}: {first['msg']}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{file} is no certificate of `pointsman advise`: {error!r}") from error
+        raise UsageError(
+            f"{file} is not a certificate of `pointsman advise`, a JSON object with statement, sha256 and signature: "
+            f"{error!r}"
+        ) from error

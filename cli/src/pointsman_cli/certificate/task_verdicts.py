@@ -117,7 +117,9 @@ def _task_verdict(task: TaskReport, given: VerdictTerms, alpha: float) -> TaskVe
     try:
         found = decide(candidates, Precision(margin, alpha, given.power, floor))
     except ValueError as error:
-        raise UsageError(f"{task.task}: two paths have no row in common that has scores of both: {error}") from error
+        raise UsageError(
+            f"{task.task}: two paths have no row with a score of both, so they cannot be compared"
+        ) from error
     kinds = {path.path: VERDICTS[path.kind] for path in eligible}
     return replace(
         blank,

@@ -59,7 +59,7 @@ def split_command(command: str, option: str) -> list[str]:
     try:
         return shlex.split(command)
     except ValueError as error:
-        raise UsageError(f"{option} {command!r} is no command line: {error}") from error
+        raise UsageError(f"{option} {command!r} is not a valid command line: {error}") from error
 
 
 async def run_command(arguments: list[str], max_seconds: float = LOAD_SECONDS) -> None:

@@ -65,7 +65,7 @@ class OpenAIApi:
             entries = response.json()["data"]
             return [model for model in entries if isinstance(model, dict) and isinstance(model.get("id"), str)]
         except (ValueError, KeyError, TypeError):
-            raise ApiError(f"the answer is no list of models: {error_text(response.content)}") from None
+            raise ApiError(f"the answer is not a list of models: {error_text(response.content)}") from None
 
     async def complete(
         self, model: str, prompt: str, max_tokens: int, on_token: Callable[[int], None] = lambda _: None

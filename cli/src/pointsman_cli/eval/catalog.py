@@ -85,7 +85,9 @@ async def read_catalog(client: httpx.AsyncClient) -> Catalog:
     except Refused as error:
         if error.code in ("unknown_route", "http_404"):
             at = str(client.base_url).rstrip("/")
-            raise CommandError(f"whatever answers at {at} knows no /v1/tasks: no gateway, or an old one") from error
+            raise CommandError(
+                f"the server at {at} has no /v1/tasks: it is not a Pointsman gateway, or an old one; check --url"
+            ) from error
         raise
     return to_catalog(body, models)
 
@@ -95,7 +97,9 @@ def to_catalog(body: Mapping[str, Any], models: Mapping[str, Any] = NO_MODELS) -
     try:
         return _catalog(body, [model["id"] for model in models["data"]])
     except (KeyError, TypeError, AttributeError) as error:
-        raise CommandError(f"what the gateway says of its tasks is not as expected: {error!r}") from error
+        raise CommandError(
+            f"the gateway's list of tasks or models is not as expected: {error!r}; is it of another version?"
+        ) from error
 
 
 def _catalog(body: Mapping[str, Any], models: Sequence[str]) -> Catalog:

@@ -144,12 +144,14 @@ async def _send_scores(client: httpx.AsyncClient, kept: Path) -> None:
     """
     console, body = Console(stderr=True, highlight=False), scores_of(kept)
     if not body["results"]:
-        raise CommandError("no answer has a score, so nothing counts as a rating")
+        raise CommandError("no answer has a score, so there is nothing to send as ratings")
     try:
         async with client:
             reply = await post_json(client, "/v1/evaluations", body)
     except CommandError as error:
-        raise CommandError(f"the scores do not count: {error}; --resume {kept} --as-ratings sends them again") from None
+        raise CommandError(
+            f"the gateway did not take the scores as ratings: {error}; --resume {kept} --as-ratings sends them again"
+        ) from None
     for ignored in reply["ignored"]:
         _say(console, f"{ignored['task']}: {ignored['reason']}")
     rows = sum(result["rows"] for result in body["results"])

@@ -75,7 +75,9 @@ def check_choices(plan: EvaluationPlan, shares: Mapping[str, float], chosen_by: 
         raise UsageError("--chosen-by is a report on the same data set; choose the paths on other rows")
     for name, task in plan.tasks.items() if chosen_by else ():
         if name != UNKNOWN and not set(task.paths) & _known(chosen_by).get(name, {}).keys():
-            raise UsageError(f"--chosen-by has no path of task '{name}'")
+            raise UsageError(
+                f"--chosen-by: the report has none of the compared paths of task '{name}'; evaluate them on other rows"
+            )
 
 
 def _known(report: Report | None) -> dict[str, dict[str, tuple[float, float]]]:

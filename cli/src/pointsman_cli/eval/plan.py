@@ -220,7 +220,7 @@ def scorer_of(metric: Mapping[str, Any], catalog: Catalog, client: httpx.AsyncCl
     if JUDGE_METRIC in metric:
         model = metric[JUDGE_METRIC]["model"]
         if model not in catalog.models:
-            raise UsageError(f"the judge is to be '{model}'; known: {', '.join(catalog.models)}")
+            raise UsageError(f"there is no model '{model}' for the judge; known: {', '.join(catalog.models)}")
         return JudgeScorer(client, model, metric[JUDGE_METRIC]["prompt"])
     try:
         return MetricScorer(metric_from(metric))

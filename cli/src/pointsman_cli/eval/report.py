@@ -240,7 +240,10 @@ def read_report(file: Path) -> Report:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
-        raise UsageError(f"{file} is no report of `pointsman eval --json`: {where}: {first['msg']}") from error
+        raise UsageError(f"{file} is not a report of `pointsman eval --json`: {where}: {first['msg']}") from error
     if report.version != VERSION:
-        raise UsageError(f"{file} is of version {report.version}; this command reads {VERSION}")
+        raise UsageError(
+            f"{file} has version {report.version} of the report's format, and this command reads {VERSION}; "
+            "evaluate again"
+        )
     return report

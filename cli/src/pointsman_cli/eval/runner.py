@@ -122,7 +122,7 @@ class AnswerFile:
             if (
                 isinstance(error, FileExistsError) and self.file.exists()
             ):  # the error may instead come from a parent folder that is a file
-                raise UsageError(f"{self.file} is there already; --resume {self.file} goes on with it") from None
+                raise UsageError(f"{self.file} exists already; --resume {self.file} continues it") from None
             raise UsageError(f"cannot write {self.file}: {error.strerror or error}") from error
         if not self._resume:
             self._write(self._heading)
@@ -144,10 +144,10 @@ class AnswerFile:
         lines = self._objects()
         heading = next(lines, None)
         if heading is None:
-            raise UsageError(f"{self.file} holds no evaluation to go on with")
+            raise UsageError(f"{self.file} is empty, so there is no evaluation to continue; leave out --resume")
         _, first = heading
         if first.get("evaluation") != self._heading["evaluation"]:
-            raise UsageError(f"{self.file} is no file of answers")
+            raise UsageError(f"{self.file} is not a file of answers of `pointsman eval`")
         different = [key for key, value in self._heading.items() if key != "dataset" and first.get(key) != value]
         if different:
             raise UsageError(
@@ -163,14 +163,14 @@ class AnswerFile:
         try:
             return Answer(**data)
         except TypeError as error:
-            raise UsageError(f"{self.file}:{number} is no answer of `pointsman eval`: {error}") from None
+            raise UsageError(f"{self.file}:{number} is not an answer of `pointsman eval`: {error}") from None
 
     def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in whole_lines(self.file):
             try:
                 yield number, dict(json.loads(line))
             except (ValueError, TypeError) as error:
-                raise UsageError(f"{self.file}:{number} is no answer: {error}") from None
+                raise UsageError(f"{self.file}:{number} is not an answer of `pointsman eval`: {error}") from None
 
 
 def scores_of(file: Path) -> dict[str, Any]:

@@ -194,7 +194,7 @@ class EvaluateStep:
             if before is not None and after is not None
         ]
         if not marked:
-            raise CommandError("the judge could say nothing of any answer")
+            raise CommandError("the judge gave no valid score for any answer; check the model and prompt of the metric")
         return marked
 
     async def _prompts(self, rows: Sequence[Row]) -> Sequence[Messages]:

@@ -36,7 +36,7 @@ def parse_metrics(text: str, at: float, wanted: tuple[str, ...]) -> Scrape:
     """
     lines = "\n".join(line for line in text.split("\n") if line.startswith(wanted))
     if not lines:
-        raise ValueError("it tells nothing of Pointsman's")
+        raise ValueError("it has no metric of this service; check the address")
     samples: dict[str, dict[Labels, float]] = {}
     for family in text_string_to_metric_families(lines):
         for sample in family.samples:

@@ -69,7 +69,7 @@ async def fetch_adapter_view(channel: grpc.aio.Channel) -> EngineAdapters:
             watching.cancel()
         found = await server.List(pb.ListAdaptersRequest(), timeout=ADAPTER_TIMEOUT_SECONDS)
     if not isinstance(engine, pb.EngineState):
-        raise Unavailable("lora-server ended the watch before it said anything", code="lora_server_unavailable")
+        raise Unavailable("the lora-server sent no state of its engine", code="lora_server_unavailable")
     return _adapters(engine, found)
 
 
@@ -189,7 +189,7 @@ class _Metrics:
             answer = (await self._client.get(self._url)).raise_for_status()
             return parse_metrics(answer.text, time.monotonic(), self._wanted)
         except httpx.HTTPStatusError as error:
-            raise CommandError(f"{self._url} answers {error.response.status_code}") from error
+            raise CommandError(f"{self._url} answers {error.response.status_code} instead of metrics") from error
         except httpx.TimeoutException as error:
             raise CommandError(f"{self._url} does not answer within {TIMEOUT_SECONDS:g} s") from error
         except httpx.HTTPError as error:

@@ -23,7 +23,7 @@ def with_keys(text: str, models: Mapping[str, Keys], top: Keys) -> str:
     """
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(root, yaml.MappingNode):
-        raise ConfigError("the file holds no keys")
+        raise ConfigError("the models file has no keys; it should be a mapping with `models`")
     references = Counter(_references(root))
     edits: list[tuple[int, int, str]] = []
     section = _value(root, "models")

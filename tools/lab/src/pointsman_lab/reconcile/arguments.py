@@ -51,7 +51,7 @@ def _pairs(given: Sequence[str]) -> Iterator[tuple[str, str]]:
     for pair in given:
         name, separator, value = pair.rpartition("=")
         if not separator:
-            raise ConfigError(f"'{pair}' should be NAME=VALUE")
+            raise ConfigError(f"'{pair}' is not of the form NAME=VALUE")
         yield name, value
 
 
@@ -59,7 +59,7 @@ def _zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
-        raise ConfigError(f"'{name}' is no time zone, such as UTC or America/Los_Angeles") from error
+        raise ConfigError(f"'{name}' is not a time zone; write one such as UTC or America/Los_Angeles") from error
 
 
 def _usd(name: str, text: str) -> float:
@@ -68,5 +68,5 @@ def _usd(name: str, text: str) -> float:
     except ValueError:
         usd = -1.0
     if not 0 <= usd < math.inf:
-        raise ConfigError(f"'{text}' for '{name}' should be dollars")
+        raise ConfigError(f"the sum paid for '{name}' is '{text}'; write dollars, such as --paid {name}=12.50")
     return usd

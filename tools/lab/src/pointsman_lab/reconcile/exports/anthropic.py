@@ -58,7 +58,7 @@ def read_page(page: Mapping[str, Any], where: str) -> list[Export]:
         at = f"{where}: data[{number}]"
         results = bucket.get("results")
         if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
-            raise ConfigError(f"{at} is no bucket with results")
+            raise ConfigError(f"{at} has no list of results; get the report again")
         interval = check_interval(_time(bucket, "starting_at", at), _time(bucket, "ending_at", at), at)
         covered.append(interval)
         for result in results:

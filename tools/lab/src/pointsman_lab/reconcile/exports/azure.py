@@ -72,7 +72,7 @@ def _cost(row: Mapping[str, str], where: str) -> Number:
     for name, currency in _COSTS:
         if row.get(name):
             return to_picodollars(row[name], row.get(currency) if currency else "USD", f"{where}: {name}")
-    raise ConfigError(f"{where} has no cost")
+    raise ConfigError(f"{where} has no cost: all columns of costs are empty")
 
 
 def _unit(measure: str, meter: str, where: str) -> Fraction:

@@ -63,7 +63,7 @@ def read_page(page: Mapping[str, Any], where: str) -> list[Export]:
     results, covered = [], []
     for number, bucket in enumerate(page["data"]):
         if not isinstance(bucket, dict) or not isinstance(bucket.get("results"), list):
-            raise ConfigError(f"{where}: data[{number}] is no bucket with results")
+            raise ConfigError(f"{where}: data[{number}] has no list of results; get the report again")
         interval = _interval(bucket, f"{where}: data[{number}]")
         covered.append(interval)
         results += [(interval, result, f"{where}: data[{number}]") for result in bucket["results"]]

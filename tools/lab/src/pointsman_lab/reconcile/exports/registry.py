@@ -86,12 +86,12 @@ def _read_json(text: str, file: Path) -> list[Export]:
         raise ConfigError(f"{file} is not JSON: {error}") from error
     pages = content if isinstance(content, list) else [content]
     if not pages:
-        raise ConfigError(f"{file} has no answer of an API: {KNOWN}")
+        raise ConfigError(f"{file} has no answer of an API; {KNOWN}")
     exports: list[Export] = []
     for page in pages:
         api = next((one for one in APIS if one.is_page(page)), None)
         if api is None:
-            raise ConfigError(f"{file} is no known export: {KNOWN}")
+            raise ConfigError(f"{file} is not an export of a known kind; {KNOWN}")
         exports += api.read_page(page, str(file))
     return exports
 
