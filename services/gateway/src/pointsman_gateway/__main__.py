@@ -113,9 +113,10 @@ def check(folder: Path) -> int:
 
 
 def print_catalog(folder: Path) -> int:
-    """Prints a configuration's catalog as JSON, without engines, models and secrets; raises as `_load_checked` does.
+    """Prints the tasks, paths and prices of the configuration in `folder` as JSON; returns 0, the exit status.
 
-    No engine has reported its aliases, so the adapters are named as they are configured.
+    It needs no running engine, no embedding model and no secret, so it names the adapters as they are configured.
+    Raises ConfigError if the configuration is invalid, OSError if a file cannot be read.
     """
     config = load_config(folder)
     bootstrap.check_config(config)
@@ -138,9 +139,9 @@ async def check_engine_of(folder: Path, name: str) -> int:
     must_be_known("there is no engine", name, engines)
     settings = engines[name]
     if settings.lora_server or settings.group:
-        raise ConfigError(f"engine '{name}' is not one engine with a url; name one, or check the running deployment")
+        raise ConfigError(f"engine '{name}' is a group or has a lora_server; name a single engine that has a url")
     if settings.uses_litellm:
-        raise ConfigError(f"engine '{name}' cannot be checked: LiteLLM's SDK sends its requests; ask a path of it")
+        raise ConfigError(f"engine '{name}' is called by LiteLLM's SDK, so it cannot be checked; send a path a request")
     needed = {path.adapter for path in config.paths.paths.values() if path.adapter and path.model == settings.model}
     timeouts, failed = config.models.timeouts_of(name), False
     engine = bootstrap.to_engine(name, settings)

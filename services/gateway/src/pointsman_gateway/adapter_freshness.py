@@ -25,17 +25,20 @@ SketchByCollection = Mapping[str, Sketch]
 
 
 class FreshnessCache:
-    """Keeps the fraction of changed documents of each adapter version; implements `Freshness` of the router."""
+    """Stores, for each adapter version, the fraction of its documents that have changed since it was trained on them.
+
+    Implements the router's `Freshness`.
+    """
 
     def __init__(self) -> None:
         self._shares: Mapping[str, float] = {}
 
     def changed_share(self, version: str) -> float:
-        """Returns the fraction of changed documents for an adapter version, 0 to 1; 0 if it was not measured."""
+        """Returns the fraction of documents that changed since the version's training, 0 to 1; 0 if not measured."""
         return self._shares.get(version, 0.0)
 
     def put(self, shares: Mapping[str, float]) -> None:
-        """Replaces the fractions of changed documents (0 to 1) of all adapter versions."""
+        """Replaces all stored fractions by `shares`: by adapter version, the fraction of changed documents, 0 to 1."""
         self._shares = dict(shares)
 
 
@@ -93,12 +96,11 @@ class FreshnessMonitor:
         await run_periodically(self.measure, schedule, "measure the freshness of adapters")
 
     async def measure(self) -> None:
-        """Measures each version that the monitored paths may use, and replaces the cache's content by the results. Does
-        nothing if `monitored` has no `manifests`.
+        """Measures each adapter version of the `monitored` paths, and replaces the content of the cache by the results.
 
         The result of a version is the largest fraction of changed documents among its collections: 0 to 1, and 0 if its
         manifest has no valid sketch. If the lora-server or the retriever fails, the version keeps its previous result,
-        at first 0.
+        at first 0. Nothing is measured while `monitored.manifests` is None.
         """
         monitored, found = self.monitored, dict[str, float]()
         if monitored.manifests is None:

@@ -9,9 +9,11 @@ from pointsman_gateway.domain import Path
 
 
 def find_document_tasks(config: Config, paths: Sequence[Path], models: LoadedModels) -> DocumentTasks | None:
-    """Returns the tasks of a configuration whose policies have paths that search documents; None if there are none.
+    """Returns the tasks that the classifier may recognize by documents: those whose policies have a path that searches
+    documents. `paths` are all configured paths.
 
-    Tasks with `by_documents: false` are left out, and all if the classifier has no encoder stage.
+    Tasks with `by_documents: false` are left out. Returns None if no task is left, if there is no classifier, or if the
+    classifier has no encoder stage.
     """
     if models.classifier is None or "encoder" not in config.tasks.classifier.stages:
         return None

@@ -56,7 +56,10 @@ def to_engine(name: str, config: EngineConfig) -> Engine:
 
 
 def check_url(what: str, url: str) -> None:
-    """Raises ConfigError if `url` is not an http(s) URL; `what` says in the message whose URL it is."""
+    """Raises ConfigError if `url` is not an http(s) URL.
+
+    The error message begins with `what`, which names the owner of the URL, such as an engine.
+    """
     try:
         origin_of(url)
     except ValueError as error:

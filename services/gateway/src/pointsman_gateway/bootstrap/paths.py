@@ -9,9 +9,9 @@ from pointsman_gateway.domain import Path, Sampling
 from pointsman_gateway.domain.path import AnswerLimit, Kind
 
 ANSWER_TOKENS = {Kind.PROMPT: 4096, Kind.TUNED: 4096, Kind.RAG: 1024, Kind.LORA: 1024, Kind.HYBRID: 1024}
-"""The most tokens of an answer by the kind of its path, if neither request nor path sets `max_tokens`."""
+"""Maximum number of tokens of an answer by the kind of its path, if neither request nor path sets `max_tokens`."""
 WINDOW_PARTS = 8
-"""Such an answer has at most this part of the context window: small models often do not end their answers."""
+"""Such an answer also has at most 1 / WINDOW_PARTS of the context window, because small models often do not stop."""
 
 
 def to_sampling(path: PathConfig) -> Sampling:
@@ -49,8 +49,9 @@ def to_path(name: str, path: PathConfig, config: Config) -> Path:
 
 
 def default_answer_limit(kind: Kind, context_window: int) -> AnswerLimit:
-    """Returns the limit of answers of a path without `max_tokens`, for a model whose prompt and answer may have
-    `context_window` tokens together.
+    """Returns the answer limit for a path of this kind that sets no `max_tokens`.
+
+    `context_window` is the number of tokens that the model's prompt and answer may have together.
     """
     tokens = max(1, min(ANSWER_TOKENS[kind], context_window // WINDOW_PARTS))
     return AnswerLimit(tokens, max_prompt_tokens=context_window - tokens)

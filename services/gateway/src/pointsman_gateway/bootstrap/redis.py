@@ -9,10 +9,10 @@ from pointsman_gateway.config.field_types import ConfigError
 
 
 class RedisState:
-    """Tracks whether all connections to one Redis work, for a metric and the health check."""
+    """Tracks whether all of the gateway's connections to Redis work, for a metric and the health check."""
 
     def __init__(self, report: Callable[[bool], None] = lambda up: None) -> None:
-        """Takes `report`, which `set_up` calls with whether all connections work now."""
+        """Takes `report`, which is called after each `set_up`: with True if all connections work, otherwise False."""
         self._report = report
         self._down: set[str] = set()
 
@@ -22,10 +22,10 @@ class RedisState:
 
 
 async def connect(stack: AsyncExitStack, url: str, setting: str, set_up: Callable[[bool], None]) -> BoundedRedis:
-    """Opens a connection to Redis until `stack` is closed; `set_up` is called with whether Redis can be reached.
+    """Returns a Redis client for `url`, which is closed with `stack`.
 
-    Raises ConfigError if the URL is invalid; the message names the setting POINTSMAN_GATEWAY_`setting`. An outage of
-    Redis is no error.
+    `set_up` is called with True or False whenever Redis becomes reachable or unreachable; an unreachable Redis raises
+    no error here. Raises ConfigError if the URL is invalid; the message names the setting, POINTSMAN_GATEWAY_`setting`.
     """
     try:
         return await stack.enter_async_context(open_redis(url, set_up))

@@ -68,8 +68,10 @@ def _judge_settings(judge: ShadowJudgeConfig, config: Config) -> JudgeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ShadowWrappers:
-    """The wrapped request log, which starts shadow requests, and the feedback service. With Redis, the feedback service
-    is wrapped as well, and scores pairs of answers.
+    """The request log in a wrapper that starts shadow requests, and the feedback store.
+
+    With Redis, the feedback store is wrapped too: feedback then also scores pairs of answers, each of which has the
+    caller's answer and that of its shadow request.
     """
 
     request_log: RequestLog

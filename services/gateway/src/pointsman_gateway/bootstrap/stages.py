@@ -68,7 +68,7 @@ class Dependencies:
     path_statistics: PathStatistics = field(default_factory=PathStatistics)
     engine_costs: EngineCosts = field(default_factory=EngineCosts)
     lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Returns a context manager during which another request may use the slot of one that waits for an adapter."""
+    """Returns a context manager. While a request waits in it for an adapter, another request may use its slot."""
     litellm_client: EngineClient | None = None
     """The client for engines that are called through LiteLLM's SDK, in place of `client`; None: `client` is used for
     all engines."""
@@ -87,7 +87,8 @@ def build_stages(
 ) -> Stages:
     """Builds the stages of a configuration. Must be called in the event loop.
 
-    `documents` are its tasks that answer from documents; None: no text is recognized by documents.
+    `dependencies` outlive the configuration. `documents` are the tasks that the classifier also recognizes by their
+    documents; None if there are none.
 
     Raises ConfigError if validators or guardrails cannot be built, if a policy's options are for another embedding
     model, or if a path caches and there is no Redis; ValueError if a prompt strategy cannot be built.

@@ -23,15 +23,16 @@ from pointsman_gateway.tenancy.tasks import POLL_TIMEOUT_SECONDS
 async def open_tenancy(
     settings: Settings, registry: CollectorRegistry, state: RedisState
 ) -> AsyncIterator[OpenAccess | RedisTenancy]:
-    """Opens keys and limits in Redis until the end of the block; yields `OpenAccess` if authentication is off.
+    """Yields the object that identifies callers and enforces their limits, and closes it at the end of the block.
 
+    It is a `RedisTenancy` if authentication is on, and otherwise an `OpenAccess`, which accepts every caller.
     Raises ConfigError if authentication is on and the Redis URL is missing or invalid.
     """
     async with AsyncExitStack() as stack:
         tenancy: OpenAccess | RedisTenancy = OpenAccess()
         if settings.auth == "on":
             if not settings.redis_url:
-                raise ConfigError("POINTSMAN_GATEWAY_AUTH is on, and keys are kept in Redis: set its _REDIS_URL too")
+                raise ConfigError("POINTSMAN_GATEWAY_AUTH is on, which needs Redis: set POINTSMAN_GATEWAY_REDIS_URL")
             metrics = TenancyMetrics(registry)
             redis = await connect(stack, settings.redis_url, "REDIS_URL", partial(state.set_up, "keys"))
             watching = open_redis(settings.redis_url, partial(state.set_up, "changed keys"), POLL_TIMEOUT_SECONDS, 0.0)

@@ -92,12 +92,14 @@ class CacheKeyBuilder:
         self._embedding = embedding
 
     def keys_for(self, request: Request, prompt: Prompt, model: str) -> CacheKeys | None:
-        """Returns the cache keys of a request; None if the cache is not used for it.
+        """Returns the cache keys of a request, or None if the cache is not used for it.
 
-        It is not if the request switches it off (`Request.cache`), has media or a prompt of more than
-        `MAX_PROMPT_CHARACTERS`, lacks passages from one of the path's collections, has a temperature other than 0 that
-        the configuration does not allow, or has no `user` although answers are stored per user; nor if `model`, the
-        base model or adapter version that would answer, is empty (unknown).
+        `model` is the base model or adapter version that would answer. The cache is not used in any of these cases:
+        * the request switches it off (`Request.cache`), or has media;
+        * its temperature is not 0, and the configuration does not allow that;
+        * it has no `user`, and the configuration stores answers per user;
+        * the prompt has more than `MAX_PROMPT_CHARACTERS`, or the search of one of the path's collections failed;
+        * `model` is empty, because the adapter version is unknown.
         """
         mode = request.cache
         sampling = request.sampling.with_defaults(self._path.sampling)

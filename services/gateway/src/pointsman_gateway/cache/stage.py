@@ -121,11 +121,11 @@ class CachingBackend:
         version_of: Callable[[Path], str],
         embed: Embed | None = None,
     ) -> None:
-        """Takes the key builders by the path's name, only for paths that cache; `version_of` returns a path's adapter
-        version.
+        """Takes `keys`, the key builders of the paths that cache, by the path's name. A path without one always calls
+        `inner`. `version_of` returns a path's adapter version.
 
-        `embed` embeds a question if neither the classifier nor the prompt's strategies have. Without it, such questions
-        are not compared by similarity.
+        `embed` embeds those questions that neither the classifier nor a prompt strategy has embedded. If it is None,
+        these questions are not compared by similarity.
         """
         self._inner = inner
         self._cache = cache
@@ -134,11 +134,11 @@ class CachingBackend:
         self._embed = embed
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Answers from the cache, or calls the inner backend.
+        """Returns the stored answer or, if there is none, that of the inner backend. Raises only the latter's errors.
 
-        An answer of the inner backend is stored in the background after its `accepted` was called, if the request is
-        one to cache (`CacheKeyBuilder.keys_for`), the answer is complete (`Recording.complete`) and of the expected
-        model, and the writer does not reject it. Raises the inner backend's errors only.
+        An answer of the inner backend is stored in the background once its `accepted` is called. It is not stored if
+        the cache is not used for the request (`CacheKeyBuilder.keys_for`), if the answer is incomplete
+        (`Recording.complete`) or from another model than expected, or if the writer rejects it.
         """
         path = decision.path
         builder = self._keys.get(path.name)
