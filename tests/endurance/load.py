@@ -110,7 +110,7 @@ class Load:
             assert key is not None
             model, text = self._random.choice(self._models), self._random.choice(QUESTIONS)
             if protocol == SCHEMA or (protocol == "completions" and model == CLAUDE):
-                model = "auto"  # schemas are checked for a task; Anthropic's dialect continues no texts
+                model = "auto"  # schemas are checked for a task; Anthropic's dialect has no text completions
             record = Record(protocol, name, key.record.id, self._random.choice(DEADLINES))
             if model.endswith("@prod") and protocol not in ("route", "embeddings"):
                 record.adapter = model.partition("@")[0]

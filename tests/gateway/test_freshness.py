@@ -128,7 +128,7 @@ async def test_an_adapter_that_knows_nothing_of_its_topic_is_never_stale(sketch:
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("hand", "stale names path 'hand'; known: handbook"), ("small_talk", "'small_talk', which looks nothing up")],
+    [("hand", "stale names path 'hand'; known: handbook"), ("small_talk", "'small_talk', which has no retrieval")],
 )
 def test_an_invalid_path_for_stale_tasks_is_rejected(config_folder: ConfigFolder, path: str, message: str) -> None:
     config_folder.tasks["triage"]["stale"] = {"after_changed_share": 0.2, "path": path}

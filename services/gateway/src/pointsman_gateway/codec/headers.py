@@ -15,7 +15,7 @@ KEY_HEADERS = (b"api-key", b"x-api-key")
 
 
 async def identify_caller(tenancy: Tenancy, credential: str) -> Caller:
-    """Returns the caller of a key or token (`credential`, empty if there is none).
+    """Returns the caller that a key or token identifies; `credential` is empty if the request has none.
 
     Raises Unauthenticated, PermissionDenied or Unavailable, as `Tenancy.identify` does.
     """
@@ -24,10 +24,10 @@ async def identify_caller(tenancy: Tenancy, credential: str) -> Caller:
 
 
 def credential_of(headers: Mapping[bytes, bytes]) -> str:
-    """Returns the key or token in the header authorization ("Bearer KEY"). Without this header, it is the one in the
-    first of `KEY_HEADERS` with a value. It is empty if there is none, or authorization has another scheme.
+    """Returns the key or token in a request's headers; empty if there is none. Names in `headers` are in lower case.
 
-    Names in `headers` are in lower case.
+    It is the one in the header `authorization` ("Bearer KEY"). If this has another scheme, the result is empty. Without
+    this header, it is the value of the first of `KEY_HEADERS` that has one.
     """
     authorization = headers.get(b"authorization")
     if authorization is None:

@@ -18,17 +18,17 @@ _FUNCTION_FIELDS = frozenset({"name", "arguments"})
 
 
 class ChunkJoiner:
-    """Joins the consecutive chunks of one answer that add to the same text.
+    """Joins consecutive chunks of one answer that add to the same text, such as the content of one choice.
 
-    Of the engine's bytes (`Chunk.raw`), only the first of the answer and those that end a choice are kept. The others
-    are not needed, and would double the answer's memory.
+    To save memory, `Chunk.raw` (the engine's event) is kept only for the answer's first event and for events that end
+    a choice. In other chunks it becomes empty.
     """
 
     def __init__(self) -> None:
         self._has_raw = False
 
     def join(self, chunks: Chunks) -> Chunks:
-        """Returns chunks that result in the same answer, fewer if possible, with the same sum of `event_count`."""
+        """Returns the same text in fewer chunks if possible. A joined chunk's `event_count` is the sum of its parts."""
         if len(chunks) == 1:
             return (self._with_needed_raw(chunks[0], chunks[0].raw),)
         joined = []

@@ -44,11 +44,11 @@ TOKEN_ID_LIMITS = replace(LIMITS, max_values=320_000)
 
 
 def check_body(body: bytes, limits: BodyLimits = LIMITS, param: str | None = None) -> None:
-    """Raises InvalidArgument if undecoded JSON is not UTF-8, holds a zero byte, or exceeds a limit: its bytes, its
-    depth, or its number of objects and lists, of names and strings, or of values, which are counted by their commas.
+    """Checks JSON before it is decoded. Raises InvalidArgument if it is not UTF-8, holds a zero byte, or exceeds one of
+    the `limits` on bytes, depth, and the numbers of objects and lists, of names and strings, and of values.
 
-    Other malformed JSON is not rejected here: the decoder describes it better. `param` names the parameter that holds
-    the JSON, for the error; it is None if the JSON is the body itself.
+    Values are counted by their commas. Other malformed JSON is not rejected here, since the decoder describes it
+    better. `param` is the name of the parameter that holds the JSON, for the error; None if it is the body itself.
     """
     what = f"'{param}'" if param else "the body"
     if len(body) > limits.max_bytes:

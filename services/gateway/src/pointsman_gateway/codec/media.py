@@ -22,12 +22,15 @@ REMOTE_SCHEMES = ("https:", "http:")
 """The schemes of URLs that an engine has to fetch."""
 URL_SCHEMES = ("data:", *REMOTE_SCHEMES)
 IGNORED_FIELDS = frozenset({"cache_control", "prompt_cache_breakpoint"})
-"""Hints for a cache that clients add to parts; engines do not get them."""
+"""Fields by which clients mark parts for the provider's prompt cache. Media parts are rebuilt without them."""
 
 
 @dataclass(frozen=True, slots=True)
 class MediaForm:
-    """The form of a content part of a type T: {"type": T, T: {`data`: a URL, and the optional fields `more`}}."""
+    """The form of a content part of type T with a medium: {"type": T, T: {DATA: a URL, and optional fields}}.
+
+    `data` is the name DATA, and `more` are the names of the optional fields.
+    """
 
     medium: str
     """The kind of the medium: "image", "audio", "video" or "file"."""
@@ -38,7 +41,7 @@ class MediaForm:
     takes_base64: bool = False
     """Whether the field with the URL may also hold base64 without a URL around it."""
     expected: str = 'a "url" that begins with "data:", "https:" or "http:"'
-    """What an error message says is expected."""
+    """A description of the accepted form, for error messages."""
 
 
 MEDIA_PARTS: Mapping[str, MediaForm] = {
@@ -59,7 +62,7 @@ def is_media_url(text: str) -> bool:
 
 
 def may_have_media(role: str) -> bool:
-    """Returns whether messages of this role may have media; the decoders reject media in other messages."""
+    """Returns whether messages of this role may have media. The decoders reject media in messages of other roles."""
     return role in MEDIA_ROLES
 
 

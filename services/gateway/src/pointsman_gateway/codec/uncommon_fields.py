@@ -41,11 +41,11 @@ class ChatMessage(Undeclared, Protocol):
 
 
 def given_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[GivenField]:
-    """Yields (`kind`, name) for each field of the object `given` that is not in `known`, and not null, false, 0 or
-    empty. Yields nothing if `given` is no object.
+    """Yields (`kind`, name) for each field of `given` whose name is not in `known`, unless its value is null, false, 0
+    or empty. Yields nothing if `given` is not an object. `kind` says what kind of object it is, such as "tool_calls".
 
-    A name that is not an identifier of at most `MAX_NAME_CHARACTERS` becomes "others": it may be a text of the client,
-    and the names are stored in the decision's notes.
+    A name that is not an identifier of at most `MAX_NAME_CHARACTERS` is yielded as "others", because names are stored
+    in the decision's notes, and such a name may be any text of the client.
     """
     if isinstance(given, Mapping):
         for name, value in given.items():
@@ -54,7 +54,10 @@ def given_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[Give
 
 
 def unsent_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[GivenField]:
-    """Yields ("", "NAME of KIND") for each field that `given_fields` finds: "" marks it as sent to no engine."""
+    """Yields ("", "NAME of KIND") for each field that `given_fields` finds with the same arguments.
+
+    The "" in place of the kind marks a field that is sent to no engine.
+    """
     return (("", f"{name} of {kind}") for _, name in given_fields(kind, given, known))
 
 

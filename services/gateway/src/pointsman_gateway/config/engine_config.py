@@ -59,9 +59,10 @@ class DnsName:
 
 
 def parse_group(lora_server: str, url: str) -> DnsName | None:
-    """Returns the group that `lora_server` ("dns:///NAME:PORT") or `url` ("dns+http://NAME:PORT") names, else None.
+    """Returns the group of engines that `lora_server` ("dns:///NAME:PORT") or `url` ("dns+http://NAME:PORT") names.
 
-    Raises ValueError if one of them begins with "dns" and does not have this form, or has an address instead of a name.
+    Returns None if neither begins with "dns": then it is a single engine. Raises ValueError if one that begins with
+    "dns" has another form, or an IP address instead of a name.
     """
     if lora_server.startswith(LORA_SERVER_GROUP):
         return _parse(lora_server, "//" + lora_server.removeprefix(LORA_SERVER_GROUP), f"{LORA_SERVER_GROUP}NAME:PORT")
@@ -201,7 +202,7 @@ class EngineConfig(Strict):
         if self.lora_server:
             raise ValueError("'adapters' is for engines with a url; a lora_server reports the adapters itself")
         if self.preset.adapters is None:
-            raise ValueError(f"an engine of provider '{self.preset_name}' has no adapters; each is a model of its own")
+            raise ValueError(f"provider '{self.preset_name}' has no adapters; configure each as a model of its own")
         if self.discovers_adapters and self.preset.adapters == "named":
             raise ValueError(f"provider '{self.preset_name}' lists no adapters: write their names, adapters: [NAME]")
         return self
@@ -228,7 +229,7 @@ class EngineConfig(Strict):
 
     @property
     def upstream_name(self) -> str:
-        """Returns the engine's own name of the base model; for LiteLLM's SDK with the provider, "PROVIDER/NAME"."""
+        """Returns the engine's own name of the base model; "PROVIDER/NAME" if LiteLLM's SDK calls the engine."""
         name = self.upstream or self.preset.base_name or self.model
         return f"{self.preset_name.partition('/')[2]}/{name}" if self.uses_litellm else name
 
@@ -252,7 +253,9 @@ class EngineConfig(Strict):
 
     @property
     def is_watched(self) -> bool:
-        """Returns whether the engine is used only after its lora-server, its list of models or DNS has reported it."""
+        """Returns whether the engine gets requests only after a report about it: by its lora-server, by its list of
+        models or, for a group, by DNS.
+        """
         return bool(self.lora_server) or self.discovers_adapters or self.group is not None
 
     @property
@@ -280,7 +283,7 @@ class EngineConfig(Strict):
 
     @property
     def accepted_fields(self) -> RequestFields:
-        """Returns which request fields are sent to the engine, dropped, or rejected."""
+        """Returns how request fields are treated: which are sent to the engine, which dropped, and which rejected."""
         preset = self.preset
         kind = request_fields(preset.request_fields).with_forwarded(preset.accepts)
         advice = f"engine provider '{self.preset_name}' does not accept it"

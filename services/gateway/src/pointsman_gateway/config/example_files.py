@@ -72,10 +72,10 @@ def to_example(row: Any, where: str) -> Example:
 
 
 def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:
-    """Checks the examples of all tasks, given by task. Raises ConfigError.
-
-    A task needs two different examples and shares none with another task; texts are equal if `normalized_text` is.
-    A strategy that shows examples needs as many with an output as its `Resources` say.
+    """Checks the `examples` of all tasks, by task. Raises ConfigError in any of these cases:
+    * a task has fewer than two different examples (texts are compared by `normalized_text`);
+    * two tasks have the same example;
+    * a strategy of a path shows more examples with an output than the task has.
     """
     texts = {task: {normalized_text(row.text): row.text for row in rows} for task, rows in examples.items()}
     for task, different in texts.items():

@@ -43,7 +43,7 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 TopLogprobs = Annotated[int, Field(ge=0, le=20)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Dollars = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-"""A price. Picodollars of more would exceed the integers of Redis within a few requests."""
+"""A price in dollars. With a higher limit, sums in picodollars would exceed Redis's integers within a few requests."""
 
 
 class Strict(BaseModel):
@@ -53,7 +53,7 @@ class Strict(BaseModel):
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be used; the message tells its author what is wrong."""
+    """The configuration cannot be used; the message says what is wrong, and what would be right."""
 
 
 def must_be_known(what: str, name: str, known: Collection[str]) -> None:
@@ -69,9 +69,10 @@ def must_be_known(what: str, name: str, known: Collection[str]) -> None:
 
 
 def valid_options(name: str, implementation: Any, options: Any) -> Any:
-    """Returns the options of an extension as its class declares them in `Options`; without it, as they are.
+    """Returns an extension's options, converted to the type `Options` of its class `implementation`.
 
-    Raises pydantic's ValidationError, with `name` in the location, if they are not of that type.
+    If the class has no `Options`, returns them unchanged. Raises pydantic's ValidationError if they do not have this
+    type; `name`, the extension's name, is then in the error's location.
     """
     entry = _entry_model(name, options_type(implementation))
     return entry.model_validate({name: options}).options
@@ -91,7 +92,10 @@ def _entry_model(name: str, options: Any) -> Any:
 
 
 class ExtensionConfig(BaseModel):
-    """An extension's name with its options, which are validated by the `Options` of the extension's class."""
+    """The name and the options of an extension (such as a policy or a validator) in the configuration.
+
+    In a file it is written {NAME: OPTIONS}. The options are validated by the type `Options` of the extension's class.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     registry: ClassVar[Registry]

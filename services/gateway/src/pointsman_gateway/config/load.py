@@ -110,9 +110,9 @@ def load_config(at: FilePath, environment: Mapping[str, str] = os.environ) -> Co
 
 @contextmanager
 def errors_naming(single: FilePath | None) -> Iterator[None]:
-    """Replaces names such as "tasks.yaml" in messages of ConfigErrors that the block raises by the name of `single`.
+    """For the block, replaces names such as "tasks.yaml" in messages of ConfigErrors by the name of the file `single`.
 
-    Does nothing if `single` is None.
+    `single` is the file with the whole configuration. If it is None, errors are not changed.
     """
     try:
         yield
@@ -123,10 +123,10 @@ def errors_naming(single: FilePath | None) -> Iterator[None]:
 
 
 def single_file(at: FilePath) -> FilePath | None:
-    """Returns the file with the whole configuration: `at` itself, or pointsman.yaml in the folder `at`. None if the
-    folder has no such file.
+    """Returns the file with the whole configuration: `at` itself, or pointsman.yaml in the folder `at`.
 
-    Raises ConfigError if `at` does not exist, or has pointsman.yaml in addition to the files of the other form.
+    Returns None if the folder has no such file, so that its configuration is in several files. Raises ConfigError if
+    `at` does not exist, or if the folder has both pointsman.yaml and one of the several files.
     """
     if at.is_file():
         return at
@@ -142,10 +142,10 @@ def single_file(at: FilePath) -> FilePath | None:
 
 
 def watched_files(at: FilePath) -> list[FilePath]:
-    """Returns the folders and files that are watched for changes of the configuration `at`.
+    """Returns the folders and files to watch for changes of the configuration `at`.
 
-    They are the folder `at`; or the file `at` and the folders prompts and tasks beside it, but no other files there,
-    because these need not belong to it.
+    If `at` is a folder, it is watched. If it is a file, the file is watched with the folders prompts and tasks next to
+    it; other files in the same folder need not belong to the configuration.
     """
     return [at, at.parent / "prompts", at.parent / "tasks"] if at.is_file() else [at]
 

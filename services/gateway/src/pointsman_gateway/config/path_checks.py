@@ -13,7 +13,7 @@ from pointsman_gateway.domain.path import IDLE, OTHER
 RESERVED_PATH_NAMES = {IDLE: "an engine's time that nobody used", OTHER: "whatever the configuration does not name"}
 
 MANAGED_ADAPTER = re.compile(f"{NAME_PATTERN}@{NAME_PATTERN}")
-"""An alias or a version of an adapter on a lora-server."""
+"""Matches the name of an adapter's alias or version on a lora-server, such as "triage@prod"."""
 
 
 def check_paths(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:

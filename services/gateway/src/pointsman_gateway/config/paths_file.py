@@ -95,9 +95,9 @@ class PathConfig(Strict):
     @model_validator(mode="after")
     def _has_one_form(self) -> "PathConfig":
         if self.answers and (self.response_format or not FORM_FIELDS.isdisjoint(self.extra_body)):
-            raise ValueError("answers excludes response_format, and forms in extra_body: an answer has one form")
+            raise ValueError("answers cannot be combined with response_format or a form in extra_body; keep one")
         if len(set(self.answers)) < len(self.answers):
-            raise ValueError("answers has one of them twice")
+            raise ValueError("answers has one of them twice; write each once")
         return self
 
 

@@ -15,7 +15,7 @@ from pointsman_gateway.domain import UNKNOWN
 from pointsman_gateway.patterns import BadPattern, Pattern
 
 ALIAS = re.compile(f"{NAME_PATTERN}@(?![0-9a-f]{{12}}$){NAME_PATTERN}")
-"""An adapter's alias; a version ends in a hash instead."""
+"""Matches the name of an adapter's alias, such as "triage@prod"; a version has a hash after the @."""
 
 
 def check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
@@ -124,7 +124,7 @@ def check_learning(models: ModelsFile, paths: PathsFile, tasks: TasksFile) -> No
 def _check_stale(name: str, stale: StaleConfig, paths: PathsFile) -> None:
     must_be_known(f"tasks.yaml: task '{name}': stale names path", stale.path, paths.paths)
     if not any(strategy.resources.collections for strategy in paths.paths[stale.path].strategies):
-        raise ConfigError(f"tasks.yaml: task '{name}': stale names path '{stale.path}', which looks nothing up")
+        raise ConfigError(f"tasks.yaml: task '{name}': stale names path '{stale.path}', which has no retrieval")
 
 
 def _check_flywheel(name: str, flywheel: FlywheelConfig, paths: PathsFile) -> None:

@@ -27,7 +27,10 @@ def has_tools(request: Request) -> bool:
 
 
 def is_in_tool_loop(messages: Sequence[Message]) -> bool:
-    """Returns whether a tool's result follows the assistant's last message, or the last message is the assistant's."""
+    """Returns whether the conversation waits for the assistant to go on, and not for an answer to a new user message.
+
+    That is so if a tool's result follows the assistant's last message, or if the last message is the assistant's.
+    """
     for message in reversed(messages):
         if message.role in TOOL_ROLES:
             return True
@@ -41,21 +44,24 @@ def count_answers(messages: Sequence[Message]) -> int:
 
 
 def session_of(request: Request) -> str:
-    """Returns the conversation's id in the request's metadata, in the first of `SESSION_FIELDS` that is set; empty if
-    there is none.
+    """Returns the conversation's id that the client states in the request's metadata; empty if it states none.
+
+    It is the value of the first of `SESSION_FIELDS` that is set.
     """
     metadata = request.metadata
     return next((metadata[name] for name in SESSION_FIELDS if metadata.get(name)), "") if metadata else ""
 
 
 def conversation_ids(request: Request, session: str = "") -> Iterator[str]:
-    """Yields the ids that the request's conversation may have. The first one under which something is stored is the
-    right one; if there is none, the last one.
+    """Yields the ids that the request's conversation may have. The conversation's id is the first of them under which
+    something is stored; if nothing is stored, it is the last one.
 
-    With a `session` id, the only id is a hash of it. Otherwise the ids are hashes of the user's first message, of the
-    user's first two, and so on up to `MAX_TURNS`, because the first message may be an example that the client sends in
-    every request; without a message of the user there are none. These hashes include the request's `user` and
-    `prompt_cache_key` or, if it has neither, the system messages. All hashes include the caller's tenant and key.
+    With a `session` id from the client, the only id is a hash of it. Otherwise the ids are hashes of the user's first
+    message, of the first two, and so on up to `MAX_TURNS`. One message is not enough, because it may be an example that
+    the client sends in every request. Without a user message there are no ids.
+
+    Hashes of messages include the request's `user` and `prompt_cache_key` or, if it has neither, the system messages.
+    All hashes include the caller's tenant and key.
     """
     digest, caller = blake2b(digest_size=12), request.caller
     if session:

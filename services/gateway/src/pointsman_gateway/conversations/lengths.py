@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 MAX_KEYS = 1024
 MAX_REQUESTS = 64
-"""A conversation's request of this number and all its later requests are counted together."""
+"""The requests of one conversation with this number and higher ones share one count."""
 MAX_COUNT = 4096
 """If one of a key's counts exceeds this, all counts of the key are halved, so that old conversations weigh less."""
 PRIOR_CONVERSATIONS, PRIOR_REQUESTS = 4.0, 3.0
@@ -12,8 +12,10 @@ PRIOR_CONVERSATIONS, PRIOR_REQUESTS = 4.0, 3.0
 
 
 class ConversationLengths:
-    """Counts, for each API key, how many of its conversations have reached their first request, their second, and so
-    on. Beyond `MAX_KEYS` keys, forgets the key that was added, or last asked for by `requests_left`, longest ago.
+    """Counts, for each API key, how many of its conversations had a first request, how many a second, and so on.
+
+    From these counts it estimates how long a conversation will go on. It keeps at most `MAX_KEYS` keys; beyond that, it
+    forgets the key that was added or passed to `requests_left` longest ago.
     """
 
     def __init__(self) -> None:
@@ -32,8 +34,8 @@ class ConversationLengths:
             reached[:] = [count / 2 for count in reached]
 
     def requests_left(self, key: str, request: int) -> float:
-        """Returns the expected number of requests from request number `request`, which is included, to a conversation's
-        end: the mean residual life, by the counts of `key` and the prior.
+        """Returns how many requests a conversation of `key` is expected to have from its request number `request` on,
+        this one included: the mean residual life by the counts of `key` and the prior.
         """
         reached, number = self._reached.get(key), min(request, MAX_REQUESTS)
         following, here = PRIOR_CONVERSATIONS * PRIOR_REQUESTS, PRIOR_CONVERSATIONS

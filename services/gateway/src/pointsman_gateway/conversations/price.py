@@ -22,8 +22,8 @@ class PathPrices:
     cached: float
     """The price of a token of the prompt that is in the prefix cache."""
     reading: float
-    """What a token costs in addition if it has to be read again: `prompt` minus `cached`, or the time of an engine that
-    is paid by the hour."""
+    """The additional cost of a token that is no longer in the prefix cache: `prompt` minus `cached` or, for an engine
+    that is paid by the hour, the cost of the time to read the token."""
     answer: float
     """The price of the rest of one answer: its tokens, searches and embeddings."""
     added_tokens: float = 0.0
@@ -37,8 +37,10 @@ class PathPrices:
         return old_tokens * self.cached + new_tokens * self.prompt + self.answer
 
     def reading_usd(self, context_tokens: float, known_tokens: float = 0.0) -> float:
-        """Returns what it costs in addition, in dollars, to read `context_tokens` again, of which the first
-        `known_tokens` are still in the prefix cache.
+        """Returns the additional cost, in dollars, of a context that must be read again, apart from a cached beginning.
+
+        `context_tokens` is the number of its tokens, and `known_tokens` how many at its beginning are still in the
+        prefix cache.
         """
         added = 0.0 if known_tokens else self.added_tokens
         return max(0.0, context_tokens - known_tokens + added) * self.reading
@@ -76,10 +78,10 @@ class Change:
 
 
 def change_of(kept: PathPrices, other: PathPrices, state: ConversationState) -> Change:
-    """Computes gain and price of a change from the path that answered before (`kept`) to another one.
+    """Returns what the change from the path that answered before (`kept`) to the path `other` saves and costs.
 
-    After a pause of over `CACHE_SECONDS` the kept path must read the context again too, which lowers the price. The
-    price is never below 0.
+    The cost is that of reading the context again on the other path. After a pause of more than `CACHE_SECONDS` the kept
+    path would have to read it again too, so only the difference counts. The cost is never below 0.
     """
     tokens, new_tokens = state.tokens, state.new_tokens
     old_tokens = tokens - new_tokens
@@ -91,6 +93,6 @@ def change_of(kept: PathPrices, other: PathPrices, state: ConversationState) -> 
 
 
 def to_text(usd: float) -> str:
-    """Formats dollars with four decimals, or with more for two significant digits, but at most 12."""
+    """Formats dollars as "$0.0123": with four decimals, or with up to 12 if two significant digits need more."""
     decimals = 4 if usd <= 0 else min(12, max(4, 1 - floor(log10(usd))))
     return f"${usd:.{decimals}f}"

@@ -21,7 +21,8 @@ from pointsman_gateway.domain import AUTO, Decision, Labels, Path, Request
 from pointsman_gateway.domain.conversation import NOTHING_KEPT, ConversationMode, ConversationStep, KeptPath, Step
 
 PROTECTED_SECONDS = 600.0
-"""Seconds after a conversation's last request in which conversations that begin alike cannot change its path."""
+"""Seconds after a conversation's last request in which other conversations with the same beginning, and so the same id,
+cannot change its path."""
 DEFAULT_TTL_SECONDS = 14_400.0
 NO_NOTES: tuple[str, ...] = ()
 UNAVAILABLE_NOTE = "the conversation is not known here, and Redis is unavailable"
@@ -49,14 +50,17 @@ def terms_of(task: TaskConfig, paths: Mapping[str, Path]) -> ConversationTerms:
 
 
 def default_terms(policy: PolicyConfig, paths: Mapping[str, Path], fallback: tuple[str, ...] = ()) -> ConversationTerms:
-    """Returns the terms of a policy with the default settings for conversations."""
+    """Returns the default settings for the conversations of a task with this policy.
+
+    `paths` are the configured paths by name, and `fallback` the names of the task's fallback paths.
+    """
     adapters = any(paths[name].adapter for name in {*policy.paths, *fallback} if name in paths)
     return ConversationTerms(is_constant=policy.implementation.is_constant, has_adapters=adapters)
 
 
 @dataclass(frozen=True, slots=True)
 class ConversationBook:
-    """The stored conversations and their statistics, which all revisions of the configuration share."""
+    """The stored conversations and their statistics. They stay when the configuration is reloaded."""
 
     memory: ConversationMemory = field(default_factory=lambda: ConversationMemory(DEFAULT_TTL_SECONDS))
     store: ConversationStore = field(default_factory=NoConversationStore)
@@ -71,11 +75,11 @@ class Conversations:
         self._memory, self._store, self._lengths = book.memory, book.store, book.lengths
 
     async def recall(self, request: Request, labels: Labels) -> ConversationStep | None:
-        """Returns the request's place in its conversation; None if the conversation cannot affect the choice of the
-        path, as for a request that names a model, or has no message of the user.
+        """Returns the request's place in its conversation. Returns None if the conversation cannot affect the choice of
+        the path, for example if the request names a model or has no user message.
 
-        Reads the store only if another gateway may have answered the conversation's last request. If that fails, and
-        the conversation is not known in this process either, `notes` says so.
+        Reads Redis only if another gateway may have answered the conversation's last request. If that fails, and this
+        process does not know the conversation either, the result's `notes` say so.
         """
         if request.model != AUTO or request.operation != "chat":
             return None
@@ -131,17 +135,19 @@ class Conversations:
         return found_id, found, ()
 
     def remember(self, request: Request, step: ConversationStep, decision: Decision) -> None:
-        """Remembers the decision's path for the conversation's next request, and counts this request, from which
-        `requests_left` is estimated later. Call it once, before the path answers.
+        """Stores the decision's path for the conversation's next request, and counts this request.
+
+        The counts are the basis for later estimates of `requests_left`. Call it once per request, before the path
+        answers.
         """
         self._lengths.add(_key(request), step.answers + 1)
         self.replace_path(request, step, decision)
 
     def replace_path(self, request: Request, step: ConversationStep, decision: Decision) -> None:
-        """Remembers the decision's path instead of the one given to `remember`, because another path answers.
+        """Stores the decision's path instead of the one that `remember` has stored, because another path answers.
 
-        Other gateways get it through the store, in the background, if `step.is_shared` or the path's adapter has a
-        canary.
+        If `step.is_shared` is set, or if the path's adapter has a canary, it is also written to Redis for other
+        gateways, in the background.
         """
         now, adapter = self._memory.now(), decision.path.resolved_adapter
         is_under_way = step.has_tools or step.kind in (Step.TURN, Step.TOOL_LOOP)

@@ -96,7 +96,7 @@ class RedisConversations:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Writes conversations to Redis during the block; at its end, writes those that still wait if Redis is up."""
+        """Writes conversations to Redis during the block. At its end, writes the waiting ones if Redis answers."""
         schedule = Schedule(PROBE_SECONDS, wake=self._wake)
         async with running_periodically(self._write_or_probe, schedule, "write conversations"):
             yield

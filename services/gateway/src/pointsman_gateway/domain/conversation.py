@@ -56,13 +56,14 @@ class KeptPath:
     """The key of the random choices for the conversation, as `Decision.random_key`."""
     protected_until: float = 0.0
     """Time in Unix seconds until which a new conversation that begins exactly like this one stays on the path; 0 if
-    this one has only a first request."""
+    this one has only a first request without tools."""
     earlier: EarlierPath | None = None
     """The path before this one; None if the path has not changed."""
 
     def left_for(self, path: str) -> EarlierPath | None:
-        """Returns the value of `earlier` for the next request, which `path` answers: this object's path if `path` is
-        another one; otherwise `earlier` as it is.
+        """Returns the value that `earlier` has after the next request, which the path named `path` answers.
+
+        If the conversation changes its path, that is this object's path; otherwise it is the present `earlier`.
         """
         if not self.path or path == self.path:
             return self.earlier
@@ -104,10 +105,11 @@ class ConversationStep:
         return self.kind is not Step.FIRST
 
     def known_characters(self, path: str, cache_seconds: float) -> int:
-        """Returns how many characters of the conversation the prefix cache of `path` should still have, after the
-        conversation has left this path.
+        """Returns how many characters of the conversation should still be in the prefix cache of `path`, which the
+        conversation has left.
 
-        0 unless `path` is the one directly before the present path, and answered less than `cache_seconds` ago.
+        The result is 0 unless `path` is the one directly before the present path, and answered less than
+        `cache_seconds` ago.
         """
         earlier = self.kept.earlier
         if earlier is None or earlier.path != path:

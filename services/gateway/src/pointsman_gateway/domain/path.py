@@ -169,9 +169,9 @@ class Sampling:
         return self.response_format is not None or any(self.extra.get(name) for name in FORM_PARAMETERS)
 
     def default_max_tokens(self, default: "Sampling") -> int | None:
-        """Returns the `max_tokens` of `default`, the path's parameters, for a request with these parameters.
+        """Returns the limit that a request with these parameters takes from `default`, the path's parameters.
 
-        If `is_structured`, that is `structured_max_tokens`.
+        For a structured request it is `default.structured_max_tokens`, otherwise `default.max_tokens`; None: no limit.
         """
         return default.structured_max_tokens if self.is_structured else default.max_tokens
 

@@ -12,7 +12,7 @@ from pointsman_gateway.domain.receipt import Receipt, UndecidedReceipt
 
 
 class Encoding(Flag):
-    """The formats that have fields of receipts."""
+    """The formats in which receipts are written."""
 
     ANSWER = auto()
     """The object `pointsman` in answers over HTTP."""
@@ -23,9 +23,9 @@ class Encoding(Flag):
     WAL = auto()
     """A record of the write-ahead log, for both kinds of receipts."""
     SPAN = auto()
-    """Attributes of a trace's span, after "pointsman."."""
+    """Attributes of a trace's span, with the prefix "pointsman."."""
     UNDECIDED_SPAN = auto()
-    """The same for an `UndecidedReceipt`."""
+    """Attributes of a trace's span for an `UndecidedReceipt`, with the same prefix."""
     SERIES = auto()
     """What determines the metrics' series of a receipt, in addition to its decision, phases and cost components."""
 
@@ -37,12 +37,12 @@ NONE = Encoding(0)
 
 @dataclass(frozen=True, slots=True)
 class ReceiptField:
-    """One row of the table. It applies to each kind of receipt that has the attribute."""
+    """A field of receipts, and the encodings that have it. Kinds of receipts without its attribute lack the field."""
 
     name: str
     """The field's name in the encodings."""
     attribute: str
-    """The attribute of a receipt that has the value; a dot precedes an attribute of the value before it."""
+    """The path to the value from the receipt, such as "decision.path.name"."""
     encodings: Encoding
     omitted_if_none: Encoding = NONE
     """The encodings that do not have the field if its value is None."""

@@ -14,12 +14,12 @@ MAX_TOKEN_CHARACTERS = 32
 In no language are tokens that long on average."""
 
 SPLIT_CHARACTERS = 8
-"""Characters for each token of a window: so many of a long text are tokenized to find where the window ends. They are
-about twice as long as the window."""
+"""To find the end of a window of n tokens, the next n * SPLIT_CHARACTERS characters are tokenized, which is about twice
+the window's length."""
 
 
 class Tokenizer(Protocol):
-    """The part of `tokenizers.Tokenizer` that is used here."""
+    """Interface of the methods of `tokenizers.Tokenizer` that are used here."""
 
     def encode(self, sequence: str, /) -> Any:
         """Returns an object with the lists `ids`, `special_tokens_mask`, `word_ids` and `offsets`, by token."""
@@ -48,7 +48,7 @@ class WindowedAnswer:
     """Collects the vectors of one request, and encodes them as JSON in OpenAI's format."""
 
     def __init__(self, in_base64: bool) -> None:
-        """Takes whether vectors are written as base64 of little-endian 32-bit floats, or else as lists of numbers."""
+        """Writes vectors as base64 of little-endian 32-bit floats if `in_base64` is set, else as lists of numbers."""
         self.tokens = 0
         self._write = _base64 if in_base64 else _numbers
         self._objects: list[bytes] = []
