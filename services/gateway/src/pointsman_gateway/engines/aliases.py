@@ -36,11 +36,11 @@ class _Report:
 
 
 class Aliases:
-    """The aliases of each base model. If lora-servers report an alias differently, the highest revision counts; it
-    stays for `ALIAS_TTL_SECONDS` after the last lora-server has ceased to report it.
+    """The aliases of each base model, as the lora-servers of its engines report them.
 
-    The lora-servers of one model read the same registry, some of them later than others, so their engines have only a
-    few different catalogs.
+    If lora-servers report an alias differently, the report with the highest revision counts. An alias stays for
+    `ALIAS_TTL_SECONDS` after the last lora-server has ceased to report it. The lora-servers of one model read the same
+    registry, some of them later than others, so their engines have only a few different catalogs.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -62,9 +62,11 @@ class Aliases:
         return list(self._current.get(model, {}).values())
 
     def shared(self, model: str, catalog: AdapterCatalog) -> AdapterCatalog:
-        """Returns an equal catalog that another engine of the model has reported; `catalog` itself if there is none
-        among the `MAX_COMPARED` newest with as many entries. Equal catalogs are different objects if lora-servers have
-        reported the same changes in different steps.
+        """Returns a known catalog of the model with the same content, so that engines share one object. Returns
+        `catalog` itself if there is none.
+
+        Only the `MAX_COMPARED` newest catalogs with as many entries are compared. Equal catalogs are different objects
+        if lora-servers have reported the same changes in different steps.
         """
         known = self._catalogs.get(model)
         if not known or catalog in known:
@@ -78,8 +80,10 @@ class Aliases:
         return max(known, key=known.__getitem__) if known else EMPTY
 
     def update(self, engine: str, model: str, catalog: AdapterCatalog) -> None:
-        """Records that the engine named `engine` has this catalog now, instead of an earlier one, and moves aliases
-        accordingly. Of two reports of an alias with the same revision, the later one counts. Also lets aliases expire.
+        """Records that the engine named `engine` now has this catalog, and updates the model's aliases by it.
+
+        Of two reports of an alias with the same revision, the later one counts. Also removes aliases whose time
+        (`ALIAS_TTL_SECONDS`) is over.
         """
         before = self._reports.get(engine)
         if before is None or before.catalog is not catalog or before.model != model:
@@ -97,7 +101,7 @@ class Aliases:
         self._expire()
 
     def forget(self, engine: str) -> None:
-        """Drops the catalog of an engine that is no longer watched, and lets aliases expire."""
+        """Drops the catalog of an engine that is no longer watched, and removes aliases whose time is over."""
         report = self._reports.pop(engine, None)
         if report is not None and self._withdraw(report):
             self._check(report.model, report.catalog.aliases_since(self.latest(report.model)))

@@ -8,19 +8,21 @@ from pointsman_gateway.domain import Path, Prompt, Request, Sampling
 REASONING_FIELDS = frozenset({"reasoning_effort", "reasoning", "thinking"})
 """Parameters of models that reason before they answer; how many tokens that takes is not known."""
 TEMPLATE_TOKENS = 256
-"""Tokens that a chat template adds to a prompt at most, such as a system message of its own."""
+"""Maximum number of tokens that a chat template adds to a prompt, such as a system message of its own."""
 MESSAGE_TOKENS = 16
-"""Tokens that it adds to each message."""
+"""Maximum number of tokens that a chat template adds to each message."""
 MAX_NUMBER_TOKENS = 25
-"""Of a number, true, false or null as JSON."""
+"""Maximum number of tokens of a number, true, false or null as JSON."""
 
 
 def default_max_tokens(path: Path, request: Request, sampling: Sampling, prompt: Prompt) -> int | None:
-    """Returns the `max_tokens` for a request whose parameters, those of the path included, are `sampling`; None for no
-    limit beyond these.
+    """Returns the `max_tokens` that the gateway sets for a request; None if it sets no limit.
 
-    There is none for answers that are useless if they are cut off (`Sampling.is_structured`) or that begin with
-    reasoning, for raw completions, and for prompts that may leave too little room in the context window.
+    `sampling` are the request's parameters, completed by the path's. The gateway sets no limit in any of these cases:
+    * the path or the request has a limit already, or the path has no `answer_limit`;
+    * the request is a raw completion, or has media;
+    * the answer is useless if it is cut off (`Sampling.is_structured`), or begins with reasoning;
+    * the prompt may leave too little room in the context window.
     """
     limit = path.answer_limit
     if limit is None or sampling.max_tokens is not None or request.operation != "chat" or request.media:
@@ -38,8 +40,9 @@ def default_max_tokens(path: Path, request: Request, sampling: Sampling, prompt:
 
 
 def max_tokens_as_json(value: Any, enough: int) -> int:
-    """Returns the most tokens that `value` can have as JSON with at most one blank after each mark. Stops counting once
-    there are more than `enough`, so that the time does not depend on how large a value is.
+    """Returns an upper limit for the number of tokens of `value` as JSON with at most one blank after each mark.
+
+    Stops counting once there are more than `enough` tokens, so that the time is bounded for large values.
     """
     total, pending = 0, [value]
     while pending and total <= enough:

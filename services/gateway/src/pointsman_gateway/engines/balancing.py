@@ -31,7 +31,7 @@ _LOW = 0xFFFFFFFFFFFFFFFF
 
 
 class PromptKey(NamedTuple):
-    """Hashes of a prompt's beginning; all gateways, and all turns of a conversation, get the same hashes."""
+    """Hashes of a prompt's beginning. They are the same in all gateways, and for all turns of a conversation."""
 
     conversation: int
     """The hash of the system prompt and the user's first message."""
@@ -44,12 +44,12 @@ NO_KEY = PromptKey(0, 0)
 
 
 def hash_prompt(prompt: Sequence[Message], conversation: Sequence[Message]) -> PromptKey:
-    """Hashes what is before the first user message of `prompt` (the system prompt), and the first user message of
-    `conversation`, which are the messages that the client sent.
+    """Returns the hashes of a prompt's beginning: of the system prompt, which is everything before the first user
+    message of `prompt`, and of the first user message of `conversation`, the messages that the client sent.
 
-    The user's message is not taken from the prompt, because a prompt may begin with examples in the form of user
-    messages. Only the first `PREFIX_CHARACTERS` of the system prompt are hashed, and of a long user's message only
-    `END_CHARACTERS` at each end.
+    The user message is not taken from `prompt`, which may begin with examples in the form of user messages. Only the
+    first `PREFIX_CHARACTERS` of the system prompt are hashed, and only `END_CHARACTERS` at each end of a long user
+    message.
     """
     system = ""
     for message in prompt:
@@ -69,8 +69,9 @@ def hash_prompt(prompt: Sequence[Message], conversation: Sequence[Message]) -> P
 
 
 class SpillTargets:
-    """Remembers to which engine each conversation has spilled, for at most `max_conversations`; beyond that, forgets
-    the conversation that spilled longest ago.
+    """Remembers to which engine each conversation has spilled: was moved because its own engine had too many requests.
+
+    Holds at most `max_conversations`; beyond that, forgets the conversation that spilled longest ago.
     """
 
     def __init__(self, max_conversations: int = MAX_SPILLED) -> None:
@@ -110,9 +111,11 @@ class TargetQueue:
         spilled: SpillTargets | None = None,
         ring: Ring | None = None,
     ) -> None:
-        """Takes the engines, the prompt's hashes `key`, and the `bound`: an engine gets a request because of its cache
-        only while it has fewer requests in flight than `bound` times the mean. Spills are remembered in `spilled`, if
-        it is given. `ring` has the same engines, if they are many; None weighs each of them.
+        """Takes the engines (`targets`) and the hashes of the prompt (`key`).
+
+        An engine is preferred because of its prefix cache only while its number of requests in flight is below `bound`
+        times the mean. `spilled` remembers conversations that are moved to another engine; None remembers none. `ring`
+        is the ring of these engines if there are many; with None, all engines are weighed.
         """
         self._left = list(targets)
         available = (target for target in targets if target.state.is_available)
@@ -125,7 +128,10 @@ class TargetQueue:
         self._taken: list[Target] = []
 
     def take(self) -> Target | None:
-        """Removes and returns the best engine that is available; None if there is none. May record a spill."""
+        """Removes and returns the best available engine; None if no engine is available.
+
+        If the conversation's own engine has too many requests, remembers to which other engine it was moved.
+        """
         if len(self._left) == 1:
             target: Target | None = self._left[0]
         else:
@@ -223,7 +229,10 @@ class Rings:
         """By the `id` of the sequence. The sequence is stored too, so that no other object gets the same `id`."""
 
     def of(self, targets: Sequence[Target]) -> Ring | None:
-        """Returns the ring of these engines, cached for this very object; None if there are at most `MAX_WEIGHED`."""
+        """Returns the ring of these engines; None if there are at most `MAX_WEIGHED`.
+
+        The cache is by the identity of `targets`, so an equal sequence that is another object gets a new ring.
+        """
         if len(targets) <= MAX_WEIGHED:
             return None
         known = self._rings.get(id(targets))

@@ -57,8 +57,9 @@ async def _open(origin: Origin) -> EngineConnection:
 
 
 def close_unused(opening: "asyncio.Task[EngineConnection]") -> None:
-    """Closes the connection that `opening`, a task that has ended, has opened, since nobody waits for it any more.
-    Ignores a failed task.
+    """Closes the connection that the finished task `opening` has opened, if nothing waits for the connection any more.
+
+    Does nothing if the task has failed or was cancelled.
     """
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()

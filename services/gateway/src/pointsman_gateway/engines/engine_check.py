@@ -39,8 +39,8 @@ async def check_engine(
 ) -> AsyncIterator[EngineFinding]:
     """Checks an engine with real requests, and yields the findings one by one; a failure is a finding, not an error.
 
-    With `discovers` (the engine has `adapters: discover`), the engine must list its models, and the list must have the
-    `adapters`, which are those that the configured paths need.
+    `discovers` says whether the engine is configured with `adapters: discover`. Then it must list its models, and the
+    list must contain `adapters`, the names of the adapters that the configured paths need.
     """
     pool = Pool()
     http = PooledPoster(pool, str)

@@ -181,11 +181,15 @@ def refused(
     code: str = "",
     location: str = "",
 ) -> PointsmanError:
-    """Returns the error for an engine's error response, by its HTTP status.
+    """Returns the error for an engine's error response, by its HTTP status:
+    * 400, 413 and 422: InvalidArgument, but EngineFailed if `code` is one of `KEY_CODES`;
+    * 404: NotServed;
+    * 429 and 529 (overloaded): NotEngineFault;
+    * 502 to 504: TransientFailure;
+    * any other: EngineFailed.
 
-    It is InvalidArgument for 400, 413 and 422 unless `code` is one of `KEY_CODES`, NotEngineFault for 429 and 529,
-    NotServed for 404, TransientFailure for 502 to 504, and EngineFailed for any other. `message`, `param` and `code`
-    are those in the response's body, `location` is the target of a redirect, and `retry_after` is in seconds.
+    `message`, `param` and `code` are those in the response's body, `location` is the target of a redirect, and
+    `retry_after` is in seconds.
     """
     message, location = shown_error(message), shown_error(location, 200)
     param = param and shown_error(param, MAX_PARAM_CHARACTERS)
@@ -239,7 +243,7 @@ def unreadable(request: EngineRequest, bug: Exception) -> Unavailable:
 
 
 def too_long(request: EngineRequest) -> Unavailable:
-    """Returns the error for an answer of more than `request.max_bytes` bytes."""
+    """Returns the error for an answer that exceeds `request.max_bytes` and must be kept in memory until its end."""
     return broke_off(request, f"its answer has more than {request.max_bytes / 2**20:g} MiB, and is kept until its end")
 
 

@@ -23,8 +23,8 @@ class EngineSettings:
     """Whether `sends_priority` or `separates_tenants` is set; if not, `with_caller` need not be called."""
 
     def with_caller(self, sampling: Sampling, caller: Caller, adapter: str) -> Sampling:
-        """Returns `sampling` with two fields of vLLM: `priority`, the caller's priority negated, if `sends_priority`
-        is set; and `cache_salt`, a hash of tenant and `adapter`, if `separates_tenants` is set.
+        """Returns `sampling` with up to two of vLLM's request fields. With `sends_priority`, `priority` is the caller's
+        priority negated. With `separates_tenants`, `cache_salt` is a hash of tenant and `adapter`.
 
         `adapter` is the adapter version, or empty. It is in the salt because the keys of some external KV caches lack
         it (vllm-project/vllm#44250), so they would serve blocks that another adapter has computed. A priority of 0 is

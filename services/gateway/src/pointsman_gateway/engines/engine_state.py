@@ -100,10 +100,10 @@ class LoraServer(Protocol):
         ...
 
     async def ensure(self, version: str, seconds: float) -> None:
-        """Loads a version, and returns once the engine's state has it. Calls for one version at the same time share one
-        load, and the first call's time limit.
+        """Loads a version into the engine, and returns once the engine's state shows it as loaded.
 
-        Raises Unavailable if the load fails or takes longer than `seconds`.
+        Concurrent calls for the same version share one load and the time limit of the first call. Raises Unavailable if
+        the load fails or takes longer than `seconds`.
         """
         ...
 
@@ -173,8 +173,9 @@ class EngineState:
         return self.lora_server is not None and not self.lora_server.cooldown_left(version) and self.is_available
 
     def cool_down(self, seconds: float) -> None:
-        """Makes the engine unavailable for `seconds` from now, instead of the time of an earlier call, because it has
-        answered with a Retry-After. A retired engine stays unavailable.
+        """Makes the engine unavailable for `seconds` from now, because it has answered with a Retry-After.
+
+        This replaces the time of an earlier call. A retired engine stays unavailable.
         """
         if not self.is_retired:
             self._cooldown_until = self.clock() + seconds

@@ -92,8 +92,8 @@ class Engines:
             state.update(engine)
 
     def shared_catalog(self, model: str, catalog: AdapterCatalog) -> AdapterCatalog:
-        """Returns an equal catalog that another engine of the base model has reported, so that it is stored only once.
-        Returns `catalog` itself if `Aliases.shared` finds none.
+        """Returns a catalog of the base model with the same content that an engine has reported before, so that it is
+        stored only once; `catalog` itself if none is found.
         """
         return self._aliases.shared(model, catalog)
 

@@ -26,7 +26,7 @@ from pointsman_gateway.ports import AnswerStream
 DECAY_SECONDS = 10.0
 """Time constant of the exponential decay of a retry budget's counts."""
 MIN_DECAY_SECONDS = 0.001
-"""Shorter times are not worth computing a decay."""
+"""After less time than this, the decay of the counts is not computed."""
 
 PROBE_SECONDS = 1.0
 """Maximum number of seconds after which a request to an engine whose circuit breaker is not closed is hedged."""
@@ -158,8 +158,10 @@ class Hedging:
     """
 
     def __init__(self, inner: TargetCaller, after: float | None, budget: RetryBudget, metrics: EngineMetrics) -> None:
-        """Takes `after`, the seconds without a first token after which a request is hedged. A request that probes an
-        engine (its breaker is not closed) is hedged after `PROBE_SECONDS` at the latest; None hedges only these.
+        """Takes `after`, the seconds without a first token after which a request is sent to a second engine too.
+
+        If the first engine's circuit breaker is not closed, this happens after `PROBE_SECONDS` at the latest. If
+        `after` is None, only such requests are hedged.
         """
         self._inner = inner
         self._after = after

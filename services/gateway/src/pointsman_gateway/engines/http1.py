@@ -85,7 +85,7 @@ class EngineConnection(asyncio.Protocol):
             self._transport.writelines((head, body))
 
     async def wait_for_event(self) -> None:
-        """Waits for the next data or error to arrive; sets `on_event` meanwhile. What arrived before does not count."""
+        """Waits until data or an error arrives after the call. Uses `on_event`, which is None afterwards."""
         arrived = self._loop.create_future()
         self.on_event = lambda: None if arrived.done() else arrived.set_result(None)
         try:
@@ -118,9 +118,10 @@ class EngineConnection(asyncio.Protocol):
         return data
 
     def set_timeouts(self, idle_seconds: float, deadline: float) -> None:
-        """Sets the timeouts of the response, instead of earlier ones: unless it is complete by then, the connection
-        fails with TimedOut at `deadline` (on the event loop's clock), or if nothing arrives for `idle_seconds` although
-        all that has arrived was read.
+        """Sets the timeouts of the response, instead of earlier ones.
+
+        An incomplete response fails with TimedOut at `deadline` (on the event loop's clock), or if nothing arrives for
+        `idle_seconds`. The second limit does not apply while bytes that have arrived are still unread.
         """
         self._last, self._idle_seconds, self._deadline = self._loop.time(), idle_seconds, deadline
         due = min(self._last + idle_seconds, deadline)

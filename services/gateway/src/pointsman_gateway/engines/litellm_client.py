@@ -204,7 +204,7 @@ def _arguments(request: EngineRequest) -> dict[str, Any]:
     """
     if request.operation != "chat":
         raise InvalidArgument(
-            "this model continues no texts; send a chat completion", code="unsupported_parameter", param="prompt"
+            "this model has no text completions; send a chat completion", code="unsupported_parameter", param="prompt"
         )
     key = request.api.auth_header.strip().rpartition(" ")[2]
     limit = request.timeouts.first_token_seconds + request.timeouts.stream_idle_seconds

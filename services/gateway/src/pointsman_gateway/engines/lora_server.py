@@ -91,11 +91,11 @@ class LoraServerClient:
         return dict(adapter.facts)
 
     async def ensure(self, version: str, seconds: float) -> None:
-        """Loads a version. Calls for one version at the same time share one load, with the `seconds` of the first.
-        Cancelling a call does not stop the load, because others may wait for it.
+        """Loads a version into the engine. Concurrent calls for the same version share one load, and the time limit
+        `seconds` of the first call. Cancelling a call does not stop the load, because others may wait for it.
 
-        Raises Unavailable if the lora-server refuses, cannot be reached, takes longer than `seconds`, or is no longer
-        watched.
+        Raises Unavailable if the lora-server rejects the load, cannot be reached or takes longer than `seconds`, or if
+        the engine is removed from the configuration meanwhile.
         """
         load = self._loads.get(version)
         if load is None:
@@ -108,7 +108,8 @@ class LoraServerClient:
             waiter = asyncio.current_task()
             if load.cancelled() and waiter is not None and not waiter.cancelling():
                 # The load was cancelled, not the waiter: the engine was removed from the configuration.
-                raise Unavailable(f"engine '{self._name}' is not watched any more", code=_UNREACHABLE) from None
+                message = f"engine '{self._name}' was removed from the configuration or its group"
+                raise Unavailable(message, code=_UNREACHABLE) from None
             raise
 
     async def _load(self, version: str, seconds: float) -> None:

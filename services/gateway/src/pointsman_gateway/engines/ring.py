@@ -8,15 +8,16 @@ from pointsman_gateway.engines.lookups import Target
 POINTS, PROBES = 4, 8
 """The number of points of each engine on the circle, and of the places at which a key is looked up."""
 LOAD_SHARE = 16
-"""The total load is computed again after about n / LOAD_SHARE choices, where n is the number of engines."""
+"""The mean load of n engines is computed again after about n / LOAD_SHARE choices."""
 
 _CIRCLE = 0xFFFFFFFF
 
 
 class Ring:
-    """Engines on a circle, by multi-probe consistent hashing (Appleton and O'Reilly, 2015, arXiv 1505.00062).
+    """Assigns keys to engines by multi-probe consistent hashing (Appleton and O'Reilly, 2015, arXiv 1505.00062).
 
-    An engine that comes or goes moves only its own keys, as with rendezvous hashing, which weighs every engine.
+    If an engine is added or removed, only the keys of that engine change, as with rendezvous hashing. Unlike that, a
+    choice does not weigh every engine.
     """
 
     def __init__(self, targets: Sequence[Target]) -> None:
@@ -36,7 +37,7 @@ class Ring:
         return self._by_seed.get(seed)
 
     def near(self, key: int) -> Iterator[Target]:
-        """Yields `PROBES` engines for a key (a hash), the best one first; some may come more than once."""
+        """Yields `PROBES` engines for a key (a hash), the best one first. An engine may occur more than once."""
         points, found = self._points, []
         for probe in range(PROBES):
             place = _place(key, probe)
@@ -49,8 +50,9 @@ class Ring:
             yield self._targets[position]
 
     def mean_load(self) -> float:
-        """Returns the mean number of this gateway's requests in flight per engine, with the one to be sent. It may be
-        slightly out of date (`LOAD_SHARE`).
+        """Returns the mean number of this gateway's requests in flight per engine, including the one to be sent now.
+
+        The result may be slightly out of date (`LOAD_SHARE`).
         """
         if not self._choices_left:
             self._load = sum([target.state.in_flight for target in self._by_seed.values()])

@@ -69,9 +69,10 @@ class EngineBackend:
         """Calls an engine of the path, and others if it fails or is slow, as far as the configured retries and hedging
         allow. Returns once the first chunk has arrived.
 
-        Raises the errors of `Engines.targets` if no engine may be called now; Unavailable if those that were called
-        have failed (NotServed if they answered 404 and no engine of the model is unavailable); DeadlineExceeded if the
-        request's deadline passes; and InvalidArgument if an engine, or its settings, reject the request.
+        Raises the errors of `Engines.targets` if no engine may be called now, and Unavailable if all engines that were
+        called have failed. This is NotServed if they answered 404 and no other engine of the model can answer later.
+        Raises DeadlineExceeded if the request's deadline passes, and InvalidArgument if an engine or its settings
+        reject the request.
         """
         path = decision.path
         targets = self._engines.targets(path)
@@ -224,5 +225,6 @@ class _Load:
     async def _load_on(self, target: Target, version: str) -> None:
         server = target.state.lora_server
         if server is None:
-            raise Unavailable(f"engine '{target.engine.name}' is not watched any more", code="lora_server_unavailable")
+            message = f"engine '{target.engine.name}' was removed from the configuration or its group"
+            raise Unavailable(message, code="lora_server_unavailable")
         await server.ensure(version, self._loading.timeout)

@@ -62,13 +62,13 @@ class Plan:
     """Paths that are as good as the chosen one: a conversation on one of them leaves it only if that pays. None: all
     paths of the policy."""
     worth_usd: Mapping[str, float] = field(default_factory=dict)
-    """The value of an answer of each path in dollars, as the policy estimates it: a part of what a conversation gains
-    by a change of its path. Empty: the same for all paths."""
+    """The policy's estimate, by path, of what an answer is worth in dollars. The difference between two paths is added
+    to what a conversation gains by changing its path. Empty: an answer of each path is worth the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What a policy requires of the ratings of paths. The console shows the paths of a task accordingly."""
+    """What a policy requires of the ratings of paths. The console shows whether the paths of a task meet it."""
 
     quality_floor: float | None = None
     """The value that the lower confidence bound of a path's mean rating must reach; None: any will do."""

@@ -155,7 +155,7 @@ def _to_block(part: Mapping[str, Any]) -> Block:
         case "file":
             return _to_document(part["file"])
         case kind:
-            raise _unsupported(f"takes text, images, PDF and plain text, and no part of type '{kind}'")
+            raise _unsupported(f"takes text, images, PDF and plain text files, but no part of type '{kind}'")
 
 
 def _to_document(file: Mapping[str, Any]) -> Block:
@@ -173,7 +173,7 @@ def _to_source(url: str, kind: str) -> Block:
     if url[:5].lower() != "data:":
         if kind == "image":
             return {"type": "url", "url": url}
-        raise _unsupported('takes the data of a file as a "data:" URL')
+        raise _unsupported('takes files only as data: send the data of a file as a "data:" URL')
     described, comma, data = url[5:].partition(",")
     media_type, _, encoding = described.partition(";")
     if not comma or encoding.rpartition(";")[2].strip().lower() != "base64":

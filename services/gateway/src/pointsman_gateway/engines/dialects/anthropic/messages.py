@@ -39,7 +39,7 @@ def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, An
     """
     sampling = request.sampling
     if request.operation != "chat":
-        raise _unsupported("this model continues no texts; send a chat completion", "prompt")
+        raise _unsupported("this model has no text completions; send a chat completion", "prompt")
     extra, native = dict(sampling.extra), dict(sampling.anthropic or {})
     body: dict[str, Any] = {
         "model": request.model,
