@@ -12,8 +12,8 @@ from pointsman_gateway.classification.wrappers import labels_file
 
 MAX_NAME_WORDS = 5
 MIN_END_OF_COMPOUND, MIN_END_WITHOUT_SPACES = 4, 2
-"""Letters of a listed word that counts as the end of a compound word, in Latin letters and in scripts without spaces:
-"Kundennachricht" is a "Nachricht"."""
+"""Minimum number of letters of a listed word that is recognized at the end of a compound word, as "Nachricht" is in
+"Kundennachricht": the first for Latin and similar scripts, the second for scripts without spaces."""
 MAX_CACHED = 4_096
 MAX_CACHED_CHARACTERS = 80
 
@@ -53,15 +53,20 @@ def instructs_model(text: str) -> bool:
 
 
 def author_of(name: str, *, is_heading: bool = False) -> Author:
-    """Returns the author that the name of a tag, heading, label or field shows for the text that follows it."""
+    """Returns who wrote a text, by the `name` of its tag, heading, label or field; else `Author.UNKNOWN`.
+
+    `is_heading` says whether the name is a heading.
+    """
     if len(name) > MAX_CACHED_CHARACTERS:  # a sentence
         return Author.UNKNOWN
     return _author_of(name, is_heading)
 
 
 def within(outer: Author, inner: Author) -> Author:
-    """Returns who wrote a part of a text: `inner` is the author that the part's own name shows, `outer` the author of
-    the text around it. Everything inside others' text is theirs, and the user's parts of a history were said earlier.
+    """Returns the author of a part that is inside another text.
+
+    `inner` is the author by the part's own name, and `outer` the author of the text around it. A part of a text of
+    others is theirs too, whatever its name. A part of the user in a history is `Author.EARLIER`.
     """
     if outer is Author.HISTORY:
         return Author.EARLIER if inner is Author.USER else outer
@@ -69,7 +74,7 @@ def within(outer: Author, inner: Author) -> Author:
 
 
 def is_role(name: str) -> bool:
-    """Returns whether a name is only that of a role in a conversation, such as "Human"."""
+    """Returns whether a name is exactly the name of a role in a conversation, such as "Human"."""
     return name.lower() in _ROLES
 
 

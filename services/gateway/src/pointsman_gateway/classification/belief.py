@@ -23,7 +23,7 @@ nothing, they may belong to the conversation's task all the same."""
 MIN_RATIO = 0.05
 """Added to the ratio of a task's probability to the mean of all tasks, which may be 0."""
 TYPICAL_LOG_WORDS = 2.0
-"""The log of the number of words of a turn of usual length, plus one."""
+"""log(number of words + 1) of a turn of usual length."""
 MAX_COUNTED_CHARACTERS = 1_000
 """Of a longer turn only this beginning is counted."""
 
@@ -59,13 +59,15 @@ class TurnObservations:
 
 
 def user_features(turn: str, shape: Shape, reading: Reading, said_before: str) -> list[float]:
-    """Returns the 10 features of a user's turn. `shape` is its `shape_of`, and `said_before` the assistant's message
-    before it.
-
-    They are 1; the score of `reading`, cut to at most `MAX_SCORE` (for a follow-up `MAX_FOLLOW_UP_SCORE`) in both
-    directions; the difference between its two highest probabilities, or 0 without probabilities; the logarithm of the
-    number of words plus 1, less `TYPICAL_LOG_WORDS`; and as booleans whether the turn is self-contained, is without
-    content, is a closing, is a follow-up, refers back, and whether `said_before` ends with a question mark.
+    """Returns the 10 features of a user's turn. `shape` is what `shape_of` returns for it, `reading` the classifier's
+    result, and `said_before` the assistant's message before it. In order, the features are:
+    * 1;
+    * the reading's score, limited to `MAX_SCORE` in both directions (of a follow-up to `MAX_FOLLOW_UP_SCORE`);
+    * the difference between the reading's two highest probabilities, 0 without probabilities;
+    * log(number of words + 1) - `TYPICAL_LOG_WORDS`;
+    * whether the turn's kind is `WHOLE`, `BARE`, `CLOSING` or `FOLLOW_UP` (four booleans);
+    * whether the turn refers back;
+    * whether `said_before` ends with a question mark.
     """
     kind = shape.kind
     return [
@@ -92,10 +94,11 @@ def assistant_features(reading: Reading) -> list[float]:
 
 
 class ForwardPass:
-    """Computes the belief turn by turn: call `first`, then `before_next` and `next` for each further turn.
+    """Computes turn by turn the belief: how probable it is that a conversation is about each task, or about none.
 
-    Probabilities by task have the shape (tasks,), beliefs (tasks + 1,), in which the probability of no task is last.
-    All arrays may have further axes in front, for several conversations.
+    Call `first` for the first turn, then `before_next` and `next` for each further turn. A belief has the shape
+    (tasks + 1,), with the probability of no task last; probabilities by task have the shape (tasks,). All arrays may
+    have further axes in front, for several conversations.
     """
 
     def __init__(self, parameters: BeliefParameters, tasks: int) -> None:

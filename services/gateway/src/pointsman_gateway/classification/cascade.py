@@ -51,8 +51,9 @@ class StageOutput:
 
 
 class StageScorer:
-    """Computes a stage's logits and, separately, its in-distribution scores, which are not needed if the logits are too
-    close.
+    """Computes the logits and the in-distribution scores of one stage.
+
+    These are two methods, because the caller needs no score if the logits are too close to decide.
     """
 
     def __init__(self, stage: StageParameters) -> None:
@@ -61,17 +62,17 @@ class StageScorer:
         self._bias, self._scale, self._centroids = stage.bias, stage.scale, len(stage.centroids)
 
     def with_scale(self, scale: Scale) -> "StageScorer":
-        """Returns a scorer with another scale, which shares the arrays."""
+        """Returns a scorer that shares this one's arrays, but computes scores with `scale`."""
         other = copy(self)
         other._scale = scale
         return other
 
     def logits_of(self, vector: Vector) -> Floats:
-        """Returns the logit of each class, (classes,)."""
+        """Returns the logit of each class, (classes,), for a text's `vector`."""
         return np.asarray(self._weights @ vector + self._bias)
 
     def score(self, output: StageOutput) -> float:
-        """Computes how similar a text is to the examples of the tasks (its in-distribution score)."""
+        """Returns a text's in-distribution score, from the stage's output: how similar it is to the tasks' examples."""
         best, products = output.logits.argmax(), self._stored @ output.vector
         out_of_scope = products[self._centroids :]
         return self._scale.score_one(
@@ -143,16 +144,18 @@ class EncoderStage:
         self._encoder, self.scorer, self._static_share = encoder, StageScorer(stage), np.float32(static_share)
 
     def calibrated(self, alone: EncoderAlone) -> "EncoderStage":
-        """Returns the stage for texts that the static stage does not read; it shares the arrays."""
+        """Returns a stage that classifies without the static stage, by the parameters `alone`; it shares the arrays."""
         stage = copy(self)
         stage.temperature, stage.thresholds = alone.temperature, alone.thresholds
         stage.scorer = self.scorer.with_scale(alone.scale)
         return stage
 
     def evaluate(self, text: str, static: StageOutput | None) -> StageOutput:
-        """Returns the text's vector and logits; with the static stage's output, the weighted mean of both logits.
+        """Returns the encoder's output for a text.
 
-        Raises Unavailable if the embedding endpoint fails.
+        If `static`, the static stage's output, is given, the logits are the weighted mean of both stages' logits, and
+        the pair scores are those of `static`. Otherwise the pair scores are 0. Raises Unavailable if the embedding
+        endpoint fails.
         """
         vector = self._encoder.embed([text])[0]
         logits = self.scorer.logits_of(vector)
@@ -169,7 +172,10 @@ class TextEmbedder:
         self._encoder, self._tokenizer = encoder, tokenizer
 
     async def embed(self, text: str) -> Vector:
-        """Returns the unit vector of `text`, or of an excerpt if it is long: (dimensions,). Raises Unavailable."""
+        """Returns the unit vector, (dimensions,), of `text`, or of an excerpt if the text is long.
+
+        Raises Unavailable if the embedding endpoint fails.
+        """
         excerpt = token_excerpt(text, self._tokenizer)
         vectors = await asyncio.to_thread(self._encoder.embed, [excerpt.text])
         return np.asarray(vectors[0])
@@ -195,19 +201,23 @@ class CascadeClassifier:
         return self._model
 
     def with_documents(self, documents: DocumentSignals | None) -> "CascadeClassifier":
-        """Returns a classifier that also recognizes texts by documents, or rejects them (`DocumentSignals`), if the
-        encoder decides about them; it shares the arrays.
+        """Returns a classifier that shares this one's arrays, and compares texts with documents as well.
+
+        `DocumentSignals.reconsider` then corrects labels of the encoder, except a task that it assigns to a text in
+        another language. Labels of the static stage are not corrected.
         """
         other = copy(self)
         other._documents = documents
         return other
 
     async def classify(self, text: str, *, is_foreign: bool = False) -> Labels:
-        """Assigns a text to a task, or abstains; the encoder runs in a thread, only for texts that need it.
+        """Assigns a text to a task, or abstains. The encoder runs in a thread, and only for texts that need it.
 
-        A foreign text, one in another language than the examples, is classified by the encoder alone: of its words, the
-        static stage knows those that look alike. It does not raise if the embedding endpoint fails: then the static
-        stage decides, or without that stage it abstains, which the notes say.
+        `is_foreign` means that the text is in another language than the examples. Then the encoder decides alone, since
+        the static stage would know only words that happen to look the same in both languages.
+
+        If the embedding endpoint fails, nothing is raised: the static stage decides. If there is none, or the text is
+        foreign, the classifier abstains. A note in the labels says so.
         """
         excerpt = token_excerpt(text, self._tokenizer)
         if is_foreign and self._alone:
@@ -216,7 +226,7 @@ class CascadeClassifier:
         return labels if labels else await asyncio.to_thread(self._by_encoder, self._encoder, excerpt, output)
 
     def classify_now(self, text: str, *, is_foreign: bool = False) -> Labels:
-        """Classifies as `classify` does, and runs the encoder in the calling thread; for callers without a loop."""
+        """Does the same as `classify` for callers without an event loop: runs the encoder in the calling thread."""
         excerpt = token_excerpt(text, self._tokenizer)
         if is_foreign and self._alone:
             return self._by_encoder(self._alone, excerpt, None)

@@ -24,8 +24,9 @@ _HAS_TIME = re.compile(r"\d:\d\d")
 
 
 def label_messages(text: str) -> str:
-    """Returns the text with each message of a chat log as a line "speaker: text". Returns a text with fewer than
-    `MIN_MESSAGES` such messages unchanged.
+    """Rewrites each message of a chat log as a line "speaker: text", without its time.
+
+    Returns the text unchanged if it has fewer than `MIN_MESSAGES` messages with a time in one of the known formats.
     """
     if "\n" not in text or not _HAS_TIME.search(text):
         return text

@@ -20,7 +20,7 @@ class TaskClasses:
 
     @classmethod
     def of_counts(cls, counts: Sequence[int]) -> "TaskClasses":
-        """Takes the number of each task's classes, at least 1."""
+        """Makes the classes from `counts`: the number of classes of each task, 1 or more, in the tasks' order."""
         ends = np.cumsum(counts)
         return cls(np.asarray(ends - counts, np.intp), int(ends[-1]))
 

@@ -26,7 +26,8 @@ from pointsman_gateway.domain import UNKNOWN, Labels
 NOTE = "read with the turns before it"
 
 MAX_CACHED = 4096
-"""Turns and beginnings of conversations; with 100 tasks about 0.5 and 1 kB each."""
+"""Maximum number of cached turns, and of cached beginnings of conversations. With 100 tasks, a turn takes about 0.5 kB
+and a beginning 1 kB."""
 
 Cached = TypeVar("Cached")
 
@@ -50,7 +51,7 @@ class Prior:
     belief: Scores
     """The probability of each task, and last of none, (tasks + 1,)."""
     is_informed: bool
-    """Whether the classifier says something about one of the user's turns."""
+    """Whether the classifier has probabilities for at least one of the user's turns."""
 
 
 class Conversation:
@@ -70,11 +71,11 @@ class Conversation:
         """The forward pass over the turns; None before the first reading."""
 
     async def label(self, turns: Sequence[Turn]) -> Labels:
-        """Classifies the last of `turns` (one or more, oldest first) by what it says, and by the turns before it.
+        """Classifies the last of `turns` (one or more, oldest first) by its own text, and by the turns before it.
 
-        The earlier turns are ignored if the last one is in another language than the examples', and in some cases if it
-        is surely about a task or only ends the conversation. If the last turn says nothing by itself, and the
-        classifier could read none of the user's earlier turns, the labels are those of the turn before.
+        The earlier turns are ignored if the last one is in another language than the examples. They may also be ignored
+        if the last turn is clearly about one task, or closes the conversation. If the last turn has no content of its
+        own, such as "yes please", and no earlier turn has probabilities, the result is that of the turn before it.
         """
         last, said_before = turns[-1].text, turns[-1].said_before
         if len(turns) == 1:

@@ -24,13 +24,14 @@ log = logging.getLogger(__name__)
 NOTE = "documents"
 """The first word of the notes about a sketch."""
 RECOGNIZED, REJECTED, KNOWN = "is like", "is too unlike", "known are"
-"""Words in the notes about sketches: of a sketch by which a text was recognized, or lost its task, and of the sketches
-that several texts were compared with."""
+"""Words in the notes of a decision: for a sketch by which a text was recognized, for a sketch by which a text lost its
+task, and for the sketches that several texts may have been compared with."""
 
 SPREADS = 3.0
-"""An unrelated text is at most as similar as the mean of other tasks' examples, plus so many standard deviations."""
+"""A text counts as unrelated to the documents if its similarity to them is at most the mean similarity of other tasks'
+examples plus this many standard deviations."""
 TYPICAL_SHARE = 0.6
-"""Where the threshold of a task lies between that similarity (0) and the median of the task's own examples (1).
+"""Where a task's threshold lies between the limit by `SPREADS` (0) and the median of the task's own examples (1).
 
 Both were chosen on questions about 28 XQuAD articles, Cranfield, CISI and Python's FAQ, half of whose subjects had
 examples: of the texts that were abstained from, 71 % are recognized, and 0.2 % more of the out-of-scope texts are
@@ -40,19 +41,22 @@ accepted, 1 % with the worst collection.
 UNLIKE_SHARE = 0.02
 """A text is rejected if it is less similar than this share of the task's examples."""
 MIN_EXAMPLES_TO_REJECT = 50
-"""Of a task; so small a share of fewer examples is less than one."""
+"""A task with fewer examples rejects no text, since `UNLIKE_SHARE` of them would be less than one example."""
 
 _SKETCHES = re.compile(rf"{NOTE}: (?:{RECOGNIZED}|{REJECTED}|{KNOWN}) ([^()]+?)(?: \(.*\))?")
 
 MIN_EXAMPLES = 5
-"""The least number of examples of a task, and of all other tasks together; with fewer there is no signal."""
+"""Minimum number of examples of a task, and of all other tasks together. With fewer, documents are not compared."""
 MAX_COMPARED = 1000
-"""Examples of a task, and of the other tasks together, that are compared with the documents."""
+"""Maximum number of examples of a task, and of the other tasks together, that are compared with the documents."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSignal:
-    """The similarity to a task's documents from which on a text belongs to the task."""
+    """The limits of a text's similarity to a collection (greatest cosine, -1 to 1) for one task.
+
+    From `threshold` on, a text belongs to the task.
+    """
 
     task: str
     threshold: float
@@ -68,7 +72,7 @@ class TaskSignal:
 
 @dataclass(frozen=True, slots=True)
 class DocumentSignal:
-    """The sketch of one collection, prepared for comparisons."""
+    """The sketch of one collection (a sample of its chunks' vectors), prepared to be compared with texts."""
 
     name: str
     vectors: Floats
@@ -80,31 +84,37 @@ class DocumentSignal:
     """The vectors of other tasks' examples and of out-of-scope texts, (texts, dimensions)."""
 
     def similarity(self, vector: Vector) -> float:
-        """Returns the greatest cosine of a text's vector with one of the documents'."""
+        """Returns the greatest cosine, -1 to 1, of a text's unit `vector` with one of the sampled vectors."""
         return float(np.maximum.reduce(self.vectors @ vector))
 
     def is_nearer_to_others(self, vector: Vector, similarity: float) -> bool:
-        """Returns whether an example of another task, or an out-of-scope text, is at least as similar."""
+        """Returns whether the text is at least as similar to another task's example, or to an out-of-scope text, as to
+        the documents. `vector` is the text's unit vector, and `similarity` its similarity to the documents.
+        """
         return bool(np.maximum.reduce(self.others @ vector) >= similarity)
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentSignals:
-    """The signals of all collections; the result for a text depends on nothing else."""
+    """Corrects labels of the encoder stage by comparing texts with the sketches of all collections."""
 
     signals: tuple[DocumentSignal, ...]
 
     @property
     def note(self) -> str:
-        """Returns a note for decisions on several texts, which may depend on comparisons of any of them."""
+        """Returns a note that names all sketches, for a decision that is based on several texts, such as earlier turns.
+
+        Any of these texts may have been compared with any of the sketches.
+        """
         return f"{NOTE}: {KNOWN} {', '.join(signal.name for signal in self.signals)}"
 
     def reconsider(self, labels: Labels, vector: Vector) -> Labels:
-        """Returns the labels of the encoder stage for a text with a task, if it is like the documents of a task; or as
-        an abstention, if it is unlike all of those of its own task.
+        """Returns the encoder's `labels` of a text, corrected by the documents. `vector` is the text's unit vector.
 
-        `vector` is the encoder's. Notes say how similar the text is to each sketch that was compared with it; there are
-        none for a text that keeps its task.
+        * If `labels` abstain and the text is similar to a task's documents, the result has this task.
+        * If `labels` have a task and the text is unlike all documents of this task, the result is an abstention.
+        * Otherwise the labels stay. Notes with the similarity to each compared sketch are added, except for a text that
+          keeps its task.
         """
         return self._recognized(labels, vector) if labels.abstained else self._confirmed(labels, vector)
 
@@ -151,9 +161,10 @@ class DocumentSignals:
 def fit_signals(
     sketches: Collection[VectorSketch], searchers: Mapping[str, Collection[str]], model: ClassifierModel
 ) -> DocumentSignals | None:
-    """Returns the signals of the sketches, all by the model's own encoder; None if none says anything.
+    """Prepares the sketches for comparisons; returns None if no sketch helps to recognize a task.
 
-    `searchers` are the tasks that answer from each collection. Equal arguments give equal results.
+    The sketches must have been made with the encoder of `model`. `searchers` has, by collection, the tasks that answer
+    from it. Equal arguments give equal results.
     """
     fitted = (_fit_signal(sketch, searchers[sketch.collection], model) for sketch in sketches)
     signals = tuple(signal for signal in fitted if signal is not None)
@@ -161,9 +172,9 @@ def fit_signals(
 
 
 def sketches_used(notes: Sequence[str]) -> tuple[str, ...]:
-    """Returns the names of the sketches on which a decision's task may depend, from its notes.
+    """Returns the names of the sketches on which a decision's task may depend. `notes` are those of the decision.
 
-    A decision without such a note is the same without any sketch.
+    The result is empty if the task does not depend on any sketch.
     """
     found = (_SKETCHES.fullmatch(note) for note in notes)
     return tuple(dict.fromkeys(name for match in found if match for name in match[1].split(", ")))

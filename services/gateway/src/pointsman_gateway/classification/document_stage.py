@@ -10,13 +10,14 @@ from pointsman_gateway.domain import AUTO, Labels, Request
 
 
 class DocumentClassification:
-    """Adds the signals of documents' sketches to a classification stage; implements `Classifier`.
+    """A classification stage that also recognizes texts by their similarity to documents; implements `Classifier`.
 
-    A request is classified by the same sketches from start to end. Nothing that was cached by earlier ones is used.
+    It wraps a stage without documents, and uses samples of the documents' vectors (sketches). One request is classified
+    by the same sketches from start to end, and results that were cached with earlier sketches are not used.
     """
 
     def __init__(self, inner: Classification, classifier: CascadeClassifier, documents: DocumentTasks) -> None:
-        """Takes the stage without sketches, and the classifier that it uses."""
+        """Takes the stage to wrap, the classifier of that stage, and the tasks that answer from documents."""
         self._inner, self._classifier, self._documents = inner, classifier, documents
         self._signals: DocumentSignals | None = None
         self._informed = inner

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # not imported by a gateway without tasks, for the sake of it
 log = logging.getLogger(__name__)
 
 Sketches = Mapping[str, VectorSketch]
-"""By collection, its sketch."""
+"""The sketch of each collection, by the collection's name."""
 
 
 class SketchSource(Protocol):
@@ -38,10 +38,13 @@ class SketchSource(Protocol):
 
 
 class DocumentTasks:
-    """The tasks of one configuration whose paths search documents, and the signals of the documents' sketches."""
+    """The tasks of one configuration whose paths search documents, with the latest sketches of these documents.
+
+    A sketch is a sample of a collection's vectors. Texts are compared with it to recognize requests about documents.
+    """
 
     def __init__(self, paths: Mapping[str, Sequence[Path]], model: "ClassifierModel", fingerprint: str) -> None:
-        """Takes the `paths` that search documents by task, and the `fingerprint` of the classifier's encoder."""
+        """Takes the paths that search documents, by task, and the classifier's `model` and encoder's `fingerprint`."""
         searches: dict[str, list[tuple[str, Path]]] = {}
         for task, searching in paths.items():
             for path in searching:
@@ -59,9 +62,9 @@ class DocumentTasks:
         return sorted(self._searches)
 
     def use(self, sketches: Sketches) -> None:
-        """Replaces the signals by those of the sketches; takes up to a second of CPU time.
+        """Uses these sketches, by collection, from now on instead of earlier ones. Takes up to a second of CPU time.
 
-        Sketches of other collections are ignored, and those by another embedding model.
+        Ignores sketches of collections that no task searches, and those that another embedding model has made.
         """
         from pointsman_gateway.classification.document_signals import fit_signals
 
@@ -75,9 +78,10 @@ class DocumentTasks:
         self.sketches, self.signals = sketches, fit_signals(used, searchers, self._model)
 
     def may_use(self, scope: Scope) -> bool:
-        """Returns whether a key with this scope may search each of the collections.
+        """Returns whether a key with this scope may search every collection.
 
-        A decision would tell other keys how similar a text is to documents that they may not read.
+        Sketches are used only for such keys: a decision shows how similar a text is to the documents, which a key must
+        not learn about documents that it may not read.
         """
         return scope is UNRESTRICTED or all(
             any(scope.denial_reason(task, path) is None for task, path in searches)
@@ -103,10 +107,10 @@ class SketchMonitor:
         await run_periodically(self.refresh, Schedule(self._interval, run_at_start=True), "fetch document sketches")
 
     async def refresh(self) -> None:
-        """Fetches the sketches of collections that have changed, and hands them to `watched`.
+        """Fetches the sketches of collections that have changed, and passes all sketches to `watched.use`.
 
-        A collection keeps its sketch if the retriever fails. It loses it if the retriever has no such collection, or
-        cannot make sketches of it, because it is in a store of the user.
+        If the retriever fails, a collection keeps its earlier sketch. A collection has no sketch any more if the
+        retriever does not know it, or keeps it in an external store, of which it makes no sketches.
         """
         watched = self.watched
         if watched is None:

@@ -49,9 +49,11 @@ _AUTHORS = {
 
 
 def html_to_text(text: str) -> str:
-    """Returns the text of HTML: a line for each block, the cells of a table's row separated by "|", and without what is
-    not shown or is quoted. An element whose class, role or id names an author becomes a tag, `USER_TAG` or
-    `OTHERS_TAG`. Tags that are not HTML's are kept. Returns a text without HTML unchanged.
+    """Returns the visible text of HTML; returns a text without HTML unchanged.
+
+    Each block becomes a line, and cells in a row of a table are separated by "|". Hidden and quoted content is left
+    out. Around an element whose class, role or id names an author, the tag `USER_TAG` or `OTHERS_TAG` is written. Tags
+    that HTML does not define are kept.
     """
     if "&lt;/" in text and not _HTML.search(text):
         text = unescape(text)

@@ -20,11 +20,12 @@ _ENCODED = ("quoted-printable", "base64")
 
 
 def mime_to_text(text: str) -> str:
-    """Returns the text without an e-mail's headers, and only the first readable part of its body, decoded. What is
-    before the e-mail is kept, unless it instructs a model to do something with the e-mail.
+    """Replaces a raw e-mail at the end of a text by the first readable part of its body, decoded and without headers.
 
-    Returns the text unchanged if it has no e-mail with at least two headers that mail programs show, and one that they
-    do not.
+    Text before the e-mail is kept, unless it instructs a model to do something with the e-mail.
+
+    Lines count as a raw e-mail if they begin with headers, among them at least two of From, To, Subject and Date, and
+    one that mail programs hide, such as Received. Without such an e-mail, returns the text unchanged.
     """
     start = _start(text)
     if start is None or len(_NESTED.findall(text)) > MAX_NESTED:

@@ -154,7 +154,7 @@ class PairRatios:
     examples), smoothed by `Corpus.pair_ratios`, in units of `PAIR_RATIO_STEP`. A text's pair score for a class is
     the sum over its distinct pairs, divided by the square root of their number; an unknown pair adds 0."""
     means: Floats
-    """(tasks,): the mean pair score of each class's own examples, shrunk towards the mean of all examples."""
+    """(classes,): the mean pair score of each class's own examples, shrunk towards the mean of all examples."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ PENALTY_OF_DATA = 1.0
 PENALTY_OF_FEW_WORDS = 1.0
 MIN_WORDS = 3
 MAX_AMBIGUOUS_CHARACTERS = 240
-"""A longer text with a part that is named as the user's is not read as a whole."""
+"""If a part is named as the user's, the whole text can only be chosen up to this length."""
 UNREAD_SCORE = -3.0
 MAX_RIVALS = 2
 MIN_LEAD = 0.5
@@ -47,13 +47,15 @@ None if the text has no known word. `CascadeClassifier.glance` is such a functio
 def choose_parts(parts: Sequence[Part], glance: Glance) -> list[Part]:
     """Returns the part that is most likely the user's words, followed by its rivals; empty if no part has a known word.
 
-    It is the part with the highest score: that of `glance`, raised or lowered as the module describes. Of several parts
-    with the same label only the last competes. Only those compete whose author is known to be the user, and that are no
-    instruction; if none of these is a sentence or has a known word, those that the user said earlier; and then all. The
-    whole text competes with parts of the user only if it is short: a person may write "text my wife: I am late". If it
-    is chosen, there are no rivals.
-    Rivals are up to `MAX_RIVALS` competing parts, best first, whose most probable task is another one, and whose score
-    is lower by at most `MIN_LEAD`. There are none if the best score is below 0.
+    The part with the highest score is chosen. A score is that of `glance` plus a bonus or minus penalties, for example
+    for the part's author. Of parts with the same label, only the last is a candidate. The candidates are the first of
+    these groups that has a sentence or a known word:
+    1. parts of the user that are no instructions to a model, and the whole text if it is short;
+    2. such parts that the user said earlier in the conversation, and the whole text if it is short;
+    3. all parts.
+
+    Rivals are up to `MAX_RIVALS` other candidates, best first, whose most probable task is another one, and whose score
+    is lower by at most `MIN_LEAD`. There are none if the best score is below 0, or if the whole text is chosen.
     """
     last = [*{part.label or number: part for number, part in enumerate(parts)}.values()]  # of each label
     whole = [part for part in last if part.is_whole]

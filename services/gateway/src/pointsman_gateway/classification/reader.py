@@ -142,15 +142,15 @@ class LanguageDetector:
 
 class Classify(Protocol):
     def __call__(self, text: str, /, *, is_foreign: bool = False) -> Awaitable[Labels]:
-        """Classifies a text; one in another language than the examples (`is_foreign`) by the encoder alone."""
+        """Classifies a text. `is_foreign`: it is in another language than the examples; the encoder decides alone."""
         ...
 
 
 class Reader:
     """Classifies single texts of any length in bounded time.
 
-    Abstains for a text that is surely in another language than the examples', unless the encoder is multilingual, and
-    for one without letters and digits.
+    It abstains from texts without letters and digits. Unless the encoder is multilingual, it also abstains from texts
+    that are surely in another language than the examples.
     """
 
     def __init__(self, classify: Classify, languages: LanguageDetector, is_multilingual: bool = False) -> None:
@@ -161,7 +161,11 @@ class Reader:
         return Reader(classify, self._languages, self._is_multilingual)
 
     async def read(self, text: str) -> Labels:
-        """Classifies a text; a long one by its first and its last sentence, or as a whole if neither is conclusive."""
+        """Classifies a text of any length.
+
+        A text of more than `LONG_CHARACTERS` is classified by its first and its last sentence, whichever is closer to
+        the examples. If that result is not sure (`is_sure`), the text is classified as a whole.
+        """
         if len(text) <= LONG_CHARACTERS:
             return await self.classify_once(text)
         language, abstained = self._language_of(text)
@@ -197,7 +201,10 @@ def is_sure(labels: Labels) -> bool:
 
 
 def abstention(stage: str, *notes: str) -> Labels:
-    """Returns labels without a task or probabilities; `stage` and `notes` say what decided that, and why."""
+    """Returns labels that assign no task and have no probabilities.
+
+    `stage` names what decided to abstain (see `Labels.stage`), and `notes` give the reasons.
+    """
     return Labels(UNKNOWN, 0.0, (), abstained=True, stage=stage, notes=notes)
 
 

@@ -30,11 +30,11 @@ class RuleMatcher:
         ]
 
     def match(self, request: Request) -> RuleMatch | None:
-        """Returns the first rule that matches the request. If none does, returns None, or a match with an empty task if
-        there is a note on a pattern that took too long.
+        """Returns the first rule that matches the request; None if none matches.
 
-        Patterns are searched in `request.query`, or in an excerpt of a long one (`character_excerpt`). All of them
-        together have `SEARCH_TIMEOUT_SECONDS` of CPU time. A rule whose pattern is not found within it does not match.
+        Patterns are searched in `request.query`, or in an excerpt of it if it is long (`character_excerpt`). All
+        searches together have `SEARCH_TIMEOUT_SECONDS` of CPU time; a rule whose search is aborted does not match. If
+        no rule matches and a search was aborted, returns a match with an empty task, whose notes say so.
         """
         if not self._rules:
             return None

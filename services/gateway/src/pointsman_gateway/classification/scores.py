@@ -41,13 +41,14 @@ requests to the help desk's five tasks are detected at a coverage of 95 %, and 8
 
 
 def fit_temperature(logits: Floats, y: NDArray[np.intp], to_tasks: Callable[[Floats], Floats]) -> tuple[float, float]:
-    """Returns (temperature, loss): the divisor of the logits (rows, classes) with the least loss, and that loss. The
-    divisor is between `MIN_TEMPERATURE` and `MAX_TEMPERATURE`. The loss is the cross-entropy of tasks, plus a prior for
-    a temperature of 1 (`PRIOR_EXAMPLES`).
+    """Returns (temperature, loss): the divisor of the logits that gives the least loss, and that loss.
 
-    `y` are the rows' tasks, and `to_tasks` converts logits of classes to those of tasks (`TaskClasses`). This is
-    temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017). The rows must not be those that
-    the head was trained on.
+    `logits` are (rows, classes), `y` the rows' task numbers, (rows,), and `to_tasks` converts logits of classes to
+    those of tasks. The temperature is between `MIN_TEMPERATURE` and `MAX_TEMPERATURE`. The loss is the cross-entropy of
+    tasks, plus a prior for a temperature of 1 (`PRIOR_EXAMPLES`).
+
+    This is temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017). The rows must not be those
+    that the head was trained on.
     """
 
     def loss(log_temperature: float) -> float:

@@ -24,9 +24,10 @@ from pointsman_gateway.extensions import Embed
 from pointsman_gateway.ports import Classifier
 
 MAX_TURNS = 5
-"""The user's last turns that are considered."""
+"""Maximum number of the user's last turns that are considered."""
 MAX_SEARCHED_TURNS = 8
-"""The user's last messages in which these turns are looked for: some clients send messages without a user's words."""
+"""Maximum number of the user's last messages that are searched for these turns; some clients send messages of the user
+without a user's words."""
 
 MIN_PART_SCORE = 0.5
 """By how much a part's in-distribution score must exceed the threshold if other parts may be the user's as well."""
@@ -67,11 +68,12 @@ class Classification:
         knows_word: Callable[[str], bool] | None = None,
         is_multilingual: bool = False,
     ) -> None:
-        """Takes the ISO 639-1 codes of the examples' `languages`: a text that is surely in another one is not
-        classified, unless the encoder `is_multilingual`. If there are none, texts in every language are.
+        """Takes the ISO 639-1 codes of the examples' `languages`. A text that is surely in another language is not
+        classified, except if `languages` is empty, or if `is_multilingual` says that the encoder is multilingual.
 
-        `wrappers` describe what clients write around a user's words. These, from the configuration, are removed first,
-        and then those of known clients (`wrappers.toml`). `knows_word` is as in `LanguageDetector`.
+        `wrappers`, from the configuration, describe texts that clients write around a user's words. They are removed
+        first, and then those of known clients (`wrappers.toml`). `knows_word` returns whether a lower-case word is
+        English or one of the examples'.
         """
         self._rules = rules
         self._words = UserWordsFinder(wrappers, known_wrappers(), classifier.glance)
@@ -79,7 +81,10 @@ class Classification:
         self._conversation = Conversation(self._reader)
 
     def with_classifier(self, classifier: TextClassifier) -> "Classification":
-        """Returns a stage with another classifier, which must have the same `glance`, and with empty caches."""
+        """Returns a copy of this stage with another classifier and empty caches.
+
+        The other classifier's `glance` must give the same results, because the copy still uses the first one's.
+        """
         other = copy(self)
         other._reader = self._reader.with_classifier(classifier.classify)
         other._conversation = Conversation(other._reader)
@@ -171,8 +176,10 @@ class WordReader(Classifier, Protocol):
 
 
 class EmbeddedClassification:
-    """Adds the embedding of the user's last turn to labels that have none, if their task is one of `tasks`, whose
-    policies need it (`UNKNOWN` for abstentions); a note says if embedding failed. Implements `Classifier`.
+    """Wraps a classification stage, and adds the embedding of the user's last turn to its labels if they have none.
+
+    It does so only for labels whose task is one of `tasks`, the tasks whose policies need the embedding; the task of an
+    abstention is `UNKNOWN`. If the embedding fails, the labels get a note instead. Implements `Classifier`.
     """
 
     def __init__(self, inner: WordReader, embedding: Embed, tasks: Collection[str]) -> None:

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from pointsman_gateway.classification.wrappers import labels_file
 
 MAX_ROWS = 50
-"""Number of rows that are read at each end of a table, or of lines with JSON."""
+"""Number of rows that are read at each end of a table, and of lines at each end of a text with JSON."""
 MAX_CELLS = 40
 MIN_COLUMNS, MIN_ROWS = 2, 2
 MIN_COLUMNS_OF_COMMAS = 3
-"""Commas are frequent in sentences, too."""
+"""Minimum number of columns of a table whose cells are separated by commas or semicolons, which sentences have too."""
 MAX_NAME_CHARACTERS = 40
 """A longer cell of a first row is no name of a column."""
 MAX_JSON_CHARACTERS = 16_384
@@ -31,15 +31,17 @@ _DECODER = json.JSONDecoder()
 
 class Field(NamedTuple):
     names: tuple[str, ...]
-    """The names of a value, outermost first; none for a text beside JSON."""
+    """The names of the fields that contain the value, outermost first; empty for text that is not in JSON."""
     text: str
     speaker: str = ""
     """What another field or column in the same row says about the field's author, such as "customer"."""
 
 
 def fields_of_json(text: str) -> list[Field] | None:
-    """Returns the texts of the JSON that a text consists of, or of which some of its lines have one, perhaps after a
-    prefix such as the time of a log; the other lines have no name. None if the text has no JSON.
+    """Returns the strings in a text that is JSON, or that has lines with a JSON object; None if there is no JSON.
+
+    In the second case an object may stand after other text, such as the time in a log. Such text, and lines without
+    JSON, become fields without names.
     """
     if len(text) > MAX_JSON_CHARACTERS or not _JSON_START.search(text):
         return None

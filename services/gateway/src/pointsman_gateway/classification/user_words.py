@@ -24,7 +24,8 @@ MAX_LINES_PER_END = 250
 """In a longer text, only this many lines at each end are searched, so that the time is bounded."""
 
 MAX_CACHED, MAX_CACHED_CHARACTERS = 2_048, 600
-"""Earlier turns of conversations, which are sent again with each request: at most 5 MB."""
+"""Maximum number of earlier turns of conversations whose results are cached, and of characters of such a turn, since
+clients send these turns again with each request. The cache takes at most 5 MB."""
 
 _LABELS = labels_file()["labels"]
 _SOME_BEFORE = "|".join(map(re.escape, _LABELS["before"]))
@@ -61,9 +62,10 @@ class UserWordsFinder:
     def __init__(
         self, own: Sequence[Wrapper] = (), known: Sequence[Wrapper] = (), glance: Glance | None = None
     ) -> None:
-        """Takes the wrappers of the configuration (`own`) and of known clients, each in the order of their removal.
+        """Takes the wrappers of the configuration (`own`) and those of known clients (`known`), in the order in which
+        they are removed.
 
-        `glance` scores the parts of a text; without it no part is chosen.
+        `glance` scores the parts of a text. Without it, texts are not split into parts.
         """
         self._own, self._known = own, known
         self._restarts = tuple(text for wrapper in (*own, *known) for text in wrapper.restart)
@@ -71,20 +73,24 @@ class UserWordsFinder:
         self._known_turn = lru_cache(MAX_CACHED)(partial(self._find, may_judge=False))
 
     def find(self, text: str, may_judge: bool = True) -> UserWords:
-        """Returns the user's own words in a text, with the names of what was removed; if that is nothing, the whole
-        text.
+        """Returns the user's own words in a text, and the names of the wrappers that were removed.
 
-        Of a long text only both ends are searched (`MAX_CHARACTERS_PER_END`, `MAX_LINES_PER_END`); binary data is
-        returned as it is. With `may_judge`, a structured text is also split into parts, of which the one that is most
-        likely the user's is chosen; this takes about 3 ms at most. Without `may_judge`, the result for a text of up to
-        `MAX_CACHED_CHARACTERS` is cached.
+        If nothing was removed, the words are the whole text. Binary data is returned unchanged. If something is removed
+        from a long text, the result comes from its two ends only (`MAX_CHARACTERS_PER_END`, `MAX_LINES_PER_END`).
+
+        With `may_judge`, a structured text is also split into parts, and the part that is most likely the user's is
+        returned; this takes about 3 ms at most. Without it, results for texts of up to `MAX_CACHED_CHARACTERS` are
+        cached.
         """
         if not may_judge and len(text) <= MAX_CACHED_CHARACTERS:
             return self._known_turn(text)
         return self._find(text, may_judge)
 
     def restarts(self, text: str) -> bool:
-        """Returns whether a message of the user's role says that the messages before it are a client's examples."""
+        """Returns whether a user message marks the real beginning of a conversation.
+
+        Some clients send examples before it, and begin this message with one of `Wrapper.restart`.
+        """
         return text.startswith(self._restarts)
 
     def _find(self, text: str, may_judge: bool) -> UserWords:

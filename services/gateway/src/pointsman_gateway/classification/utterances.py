@@ -20,7 +20,8 @@ MAX_FOLLOW_UP_WORDS = 8
 
 MAX_SHORT_WORDS = 6
 MAX_SHORT_CONTENT_WORDS = 2
-"""A turn within both limits is short: it may depend on earlier turns."""
+"""A turn of at most MAX_SHORT_WORDS words, of which at most this many have content, is short, and may depend on earlier
+turns."""
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
@@ -52,8 +53,10 @@ class Shape(NamedTuple):
 
 
 def shape_of(turn: str) -> Shape:
-    """Returns the shape of a message. A message with more than `LONG_CHARACTERS` characters is `WHOLE`, and only the
-    first ones are searched for words that refer back.
+    """Returns how much a message says by itself, and whether it refers back to something named before.
+
+    A message of more than `LONG_CHARACTERS` is `WHOLE`; only that many characters of it are searched for words that
+    refer back.
     """
     words = _WORD.findall(turn[:LONG_CHARACTERS].lower())
     return Shape(_kind_of(turn, words), not REFERENCES.isdisjoint(words))

@@ -22,7 +22,7 @@ EDGE = ""
 """Marks the beginning and the end of a text in word pairs."""
 
 MAX_CACHED_WORDS = 8192
-"""13 MB of rows with 150 tasks."""
+"""Maximum number of words whose feature rows are cached; with 150 tasks, the rows take 13 MB."""
 NOT_CACHED = -1
 
 
@@ -39,10 +39,10 @@ def unique_words(words: Iterable[str]) -> list[str]:
 
 
 def pieces_of(word: str) -> list[str]:
-    """Returns the word, and then the different character n-grams of lengths 3 and 4 of its first `MAX_WORD_CHARACTERS`
-    characters, with "<" before and ">" after them.
+    """Returns the word, and then its distinct character n-grams of lengths 3 and 4, sorted.
 
-    The n-grams relate a word that was not in the examples to similar ones that were.
+    The n-grams are those of "<", the word's first `MAX_WORD_CHARACTERS` characters, and ">". They relate a word that is
+    in no example to similar words that are.
     """
     marked = f"<{word[:MAX_WORD_CHARACTERS]}>"
     runs = {marked[i : i + n] for n in PIECE_LENGTHS for i in range(len(marked) - n + 1)}
@@ -50,8 +50,9 @@ def pieces_of(word: str) -> list[str]:
 
 
 def pairs_of(words: list[str]) -> dict[tuple[str, str], None]:
-    """Returns the pairs of adjacent words as keys of a dict without values, each once, in order. The first and the last
-    word also form a pair with `EDGE`.
+    """Returns the pairs of adjacent words, in order and each once, as the keys of a dict whose values are None.
+
+    The first word also forms a pair with `EDGE` before it, and the last word with `EDGE` after it.
     """
     return dict.fromkeys(zip([EDGE, *words], [*words, EDGE], strict=True))
 
@@ -86,7 +87,7 @@ class WordRowCache:
         return np.asarray(np.add.reduce(snapshot.rows.take(numbers, axis=0)))
 
     def add(self, words: Iterable[str]) -> None:
-        """Computes the rows of words in advance, but of no more than the first ones that fill half of the cache."""
+        """Computes the rows of these words in advance, but only of as many as fill half of the cache."""
         self._with(list(words)[: self._max_words // 2])
 
     def _with(self, words: Sequence[str]) -> _Snapshot:

@@ -21,20 +21,21 @@ class Wrapper:
 
     name: str
     signs: tuple[str, ...] = ()
-    """Substrings that are all in each text of the client. Without any, every text may be the client's."""
+    """Substrings that every text of the client contains. If there are none, any text may be the client's."""
     unless: tuple[str, ...] = ()
-    """Substrings of which none is in a text of the client."""
+    """Substrings that no text of the client contains."""
     drop: tuple[Marks, ...] = ()
     """Marks of spans that are not the user's words; they are removed with their marks."""
     user: tuple[Marks, ...] = ()
     """Marks of spans of the user's words. If a text has such spans, only the content of the last one is kept."""
     restart: tuple[str, ...] = ()
-    """Beginnings of messages of the client after which the conversation begins: what is before are its examples."""
+    """Beginnings by which the first message of the real conversation is recognized. Messages before it are examples."""
 
     def unwrap(self, text: str) -> str:
-        """Returns the text without the spans of `drop`, and if spans of `user` are left, only the content of the last
-        one; the result may be empty. Returns the text unchanged if one of `signs` is missing, if one of `unless` is
-        not, or if there is no span.
+        """Returns the user's words in a text of this client; returns another client's text unchanged.
+
+        The text is this client's if it contains all of `signs` and none of `unless`. The spans of `drop` are removed.
+        If the rest has spans of `user`, only the content of the last one is returned. The result may be empty.
         """
         if not all(sign in text for sign in self.signs) or any(sign in text for sign in self.unless):
             return text

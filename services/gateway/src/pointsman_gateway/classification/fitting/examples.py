@@ -75,11 +75,11 @@ def collect_examples(
 ) -> Examples:
     """Cuts the training texts to the excerpts that the classifier reads, and assigns them to folds at random.
 
-    Raises InvalidArgument unless there are two tasks or more, each with an example. `tokens` splits texts for the
-    excerpts; `seed` is that of the random numbers.
+    `examples` has the texts of each task, and `out_of_scope` texts that belong to no task. `tokens` splits texts for
+    the excerpts; `seed` is that of the random numbers. An intent with at least `MIN_INTENT_TEXTS` different texts is a
+    class, for at most `MAX_INTENTS` intents of a task. The task's other examples together are one more class.
 
-    Each intent of `MIN_INTENT_TEXTS` different texts is a class, at most `MAX_INTENTS` of a task; the task's other
-    examples are one class together.
+    Raises InvalidArgument if there are fewer than two tasks, or a task has no example.
     """
     tasks = tuple(sorted(examples))
     empty = [task for task in tasks if not examples[task]]

@@ -98,10 +98,11 @@ def fit_head(
 
 
 def row_weights(y: NDArray[np.intp], classes: TaskClasses) -> Floats:
-    """Returns the weights of rows of the classes `y` in the loss, (rows,); their sum is 1.
+    """Returns the weight of each row in the loss, (rows,); the sum is 1. `y` are the rows' class numbers, (rows,).
 
-    Rows of a rare task weigh more, by the root of its rarity: halfway between what is frequent in the examples, which
-    need not be so in the traffic, and all tasks alike. So do rows of a rare class within its task.
+    A row's weight is proportional to 1 / sqrt(number of its task's rows), and classes within a task are weighted in the
+    same way. This is a compromise: with equal weights of rows, frequent tasks would dominate, although they need not be
+    frequent in the traffic; with equal weights of tasks, the few rows of a rare task would count too much.
     """
     counts = np.bincount(y, minlength=classes.count)
     weights = (1 / np.sqrt(counts[y])).astype(np.float32)

@@ -63,8 +63,8 @@ class StageResults:
 def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pairs: Floats) -> StageResults:
     """Fits the temperature and the scale of a stage, and returns its results on every text.
 
-    `logits` (texts, classes) replace those in `scores`: the same, or their mean with those of the static stage. `pairs`
-    (texts, classes) are the texts' pair scores minus `PairRatios.means`.
+    `logits`, (texts, classes), are used instead of `scores.logits`, so that a caller can pass their mean with those of
+    the static stage. `pairs`, (texts, classes), are the texts' pair scores minus `PairRatios.means`.
     """
     temperature, _ = fit_temperature(logits[data.inside], data.y[data.inside], data.classes.logits_of_tasks)
     best, rows = logits.argmax(axis=1), np.arange(len(logits))
@@ -88,7 +88,8 @@ def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pair
 def best_static_share(data: Examples, static: Floats, encoder: Floats) -> float:
     """Returns the best of `STATIC_SHARES`: the weight of the static stage's logits in their mean with the encoder's.
 
-    `static` and `encoder` are logits (texts, tasks). Best means the lowest loss of `fit_temperature` on in-scope texts.
+    `static` and `encoder` are logits, (texts, classes). The best weight has the lowest loss of `fit_temperature` on
+    in-scope texts.
     """
     y, inside, to_tasks = data.y[data.inside], data.inside, data.classes.logits_of_tasks
     return min(STATIC_SHARES, key=lambda share: fit_temperature(blend(static, encoder, share)[inside], y, to_tasks)[1])
