@@ -59,8 +59,9 @@ def _reject_surrogates(data: Any, path: str) -> None:
     except UnicodeEncodeError as error:
         param = find_json_path(data, _has_surrogate, path) or None
         where = f"'{param}'" if param else "the body"
-        message = f"{where} holds half of a surrogate pair, which is no character"
-        raise InvalidArgument(message, code="bad_text", param=param) from error
+        raise InvalidArgument(
+            f"{where} holds half of a surrogate pair, which is no character", code="bad_text", param=param
+        ) from error
 
 
 def find_json_path(data: Any, is_wrong: Callable[[Any], bool], path: str = "") -> str | None:

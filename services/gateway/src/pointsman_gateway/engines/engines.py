@@ -144,7 +144,7 @@ class Engines:
         """
         servers = [state.lora_server for state in self._states if state.engine.model == model and state.lora_server]
         if not servers:
-            raise Unavailable(f"no lora-server of '{model}' is known", code="lora_server_unavailable")
+            raise Unavailable(f"model '{model}' has no engine with a lora-server now", code="lora_server_unavailable")
         return await servers[0].facts(version)
 
     def model_of(self, adapter: str) -> str:

@@ -108,8 +108,9 @@ class LoraServerClient:
             waiter = asyncio.current_task()
             if load.cancelled() and waiter is not None and not waiter.cancelling():
                 # The load was cancelled, not the waiter: the engine was removed from the configuration.
-                message = f"engine '{self._name}' was removed from the configuration or its group"
-                raise Unavailable(message, code=_UNREACHABLE) from None
+                raise Unavailable(
+                    f"engine '{self._name}' was removed from the configuration or its group", code=_UNREACHABLE
+                ) from None
             raise
 
     async def _load(self, version: str, seconds: float) -> None:

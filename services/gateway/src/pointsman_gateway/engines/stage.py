@@ -225,6 +225,8 @@ class _Load:
     async def _load_on(self, target: Target, version: str) -> None:
         server = target.state.lora_server
         if server is None:
-            message = f"engine '{target.engine.name}' was removed from the configuration or its group"
-            raise Unavailable(message, code="lora_server_unavailable")
+            raise Unavailable(
+                f"engine '{target.engine.name}' was removed from the configuration or its group",
+                code="lora_server_unavailable",
+            )
         await server.ensure(version, self._loading.timeout)
