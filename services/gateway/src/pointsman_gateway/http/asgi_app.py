@@ -47,11 +47,11 @@ def needs_key(path: str) -> bool:
 
 
 def translate_azure_path(scope: Scope) -> None:
-    """Replaces a path of Azure's API in the scope by that of OpenAI's, and stores its deployment under `DEPLOYMENT`.
+    """Replaces a path of Azure's API in `scope` by the path of OpenAI's API, so /openai/X becomes /v1/X.
 
-    The path must begin with `AZURE_PREFIX`. Below /openai/deployments/ an unknown one is left as it is; any other
-    becomes a path below /v1/, whether or not there is a route for it. The scope itself is modified, not a copy, because
-    the server reads the callback under `ON_DISCONNECT` from it when the client disconnects.
+    The path must begin with `AZURE_PREFIX`. In a known path /openai/deployments/NAME/X, the NAME is stored in the scope
+    under `DEPLOYMENT`; an unknown path below /openai/deployments/ is not changed. Modifies the scope itself, not a
+    copy, because the server reads the callback under `ON_DISCONNECT` from it.
     """
     path: str = scope["path"]
     deployment = _DEPLOYMENT_PATH.fullmatch(path)
@@ -63,9 +63,10 @@ def translate_azure_path(scope: Scope) -> None:
 
 
 def name_model(body: bytes, scope: Scope) -> bytes:
-    """Returns a JSON body; if the request's path has a deployment, with the deployment's name as `model`.
+    """Returns the JSON body with its `model` set to the deployment in the request's path (`DEPLOYMENT` in `scope`).
 
-    Raises InvalidArgument if there is a deployment, and the body is no JSON object.
+    Without a deployment, returns the body unchanged. Raises InvalidArgument if there is a deployment and the body is
+    not a JSON object.
     """
     deployment = scope.get(DEPLOYMENT)
     if deployment is None:

@@ -12,10 +12,10 @@ from pointsman_gateway.domain.path import Catalog, CatalogModel
 def catalog_body(
     catalog: Catalog, revision: str, versions_of: Callable[[Path], Sequence[str]], day: date
 ) -> dict[str, Any]:
-    """Returns the catalog as a JSON object, with the prices of a day (UTC).
+    """Returns the catalog as a JSON object, with the prices of `day` (UTC).
 
-    `revision` is that of the configuration. `versions_of` returns the adapter versions that requests on a path may use:
-    the adapter's configured name if it is an alias that no engine has reported.
+    `revision` is that of the configuration. `versions_of` returns the adapter versions that requests on a path may use.
+    If the path's adapter is an alias that no engine has reported, it returns the alias.
     """
     return {
         "revision": revision,

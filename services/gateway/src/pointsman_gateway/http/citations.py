@@ -11,8 +11,9 @@ from pointsman_gateway.domain import Passage
 
 
 def chat_annotations(sources: Sequence[Passage], at: int) -> list[dict[str, Any]]:
-    """Returns the `annotations` of a message of chat completions, which exist only for sources with a URL; `at` is the
-    length of the message's text.
+    """Returns the `annotations` of a chat completion's message: one for each source that has a URL.
+
+    `at` is the length of the message's text, at whose end the annotations stand.
     """
     return [
         {"type": "url_citation", "url_citation": {**_url(source), "start_index": at, "end_index": at}}
@@ -22,8 +23,10 @@ def chat_annotations(sources: Sequence[Passage], at: int) -> list[dict[str, Any]
 
 
 def response_annotations(sources: Sequence[Passage], at: int) -> list[dict[str, Any]]:
-    """Returns the `annotations` of a text in the Responses API: URLs if they are known, else files, whose ids are those
-    of the documents. `at` is the text's length.
+    """Returns the `annotations` of a text in the Responses API, one for each source.
+
+    A source with a URL is a `url_citation`; any other is a `file_citation` with the document's id. `at` is the text's
+    length, at whose end the annotations stand.
     """
     return [
         {"type": "url_citation", **_url(source), "start_index": at, "end_index": at}
@@ -39,7 +42,7 @@ def response_annotations(sources: Sequence[Passage], at: int) -> list[dict[str, 
 
 
 def message_citations(sources: Sequence[Passage]) -> list[dict[str, Any]]:
-    """Returns the `citations` of a text block in Anthropic's format; of sources without text, none."""
+    """Returns the `citations` of a text block in Anthropic's format: one for each source that has a text."""
     return [
         {
             "type": "search_result_location",

@@ -14,8 +14,8 @@ from http import HTTPStatus
 from pointsman_gateway.http.dialects.registry import dialect_at
 
 MAX_DISCARDED_BYTES = 9 * 1024 * 1024
-"""The most bytes of a request that are discarded; as many as the largest body has with its framing. Discarding 1 MiB
-takes half a millisecond, all of it in the kernel."""
+"""Maximum number of bytes of a request that are read only to be discarded: the size of the largest body with its
+framing. Discarding 1 MiB takes half a millisecond, all of it in the kernel."""
 DISCARD_SECONDS = 10.0
 """Seconds for which the rest of a body is discarded before the connection is aborted."""
 RESERVED_CONNECTIONS = 16
@@ -84,9 +84,9 @@ def headers_too_large(message: str) -> Rejection:
 
 
 class DiscardingTransport:
-    """Replaces the transport in uvicorn while a request's body is incomplete.
+    """A transport for uvicorn while a request's body is incomplete: its `close` only calls the function `end`.
 
-    Its `close` only calls `end`, which may discard the rest of the body before it closes the transport.
+    `end` may discard the rest of the body before it closes the real transport.
     """
 
     def __init__(self, transport: asyncio.Transport, end: Callable[[], None]) -> None:

@@ -107,10 +107,10 @@ class HttpDependencies:
 
 
 async def respond(request: Request, decoded: domain.Request, encoder: AnswerEncoder, streams: bool) -> Response:
-    """Returns the response that runs a decoded request, and sends the answer in the encoder's format.
+    """Returns the response that runs the request `decoded`, and sends its answer in the encoder's format.
 
-    `streams` says whether the answer is a stream. The caller, the cache mode and `as_a_whole` in `decoded` are replaced
-    by what the HTTP request and `streams` say.
+    `streams` says whether the answer is a stream. In `decoded`, the caller and the cache mode are replaced by those of
+    the HTTP request, and `as_a_whole` by `not streams`.
     """
     decoded = _with_headers(request, decoded, streams)
     return AsgiAnswer(dependencies_of(request).pipeline, decoded, encoder, streams)
@@ -119,8 +119,9 @@ async def respond(request: Request, decoded: domain.Request, encoder: AnswerEnco
 async def respond_to_all(
     request: Request, decoded: Sequence[domain.Request], choices: int, encoder: AnswerEncoder, streams: bool
 ) -> Response:
-    """Returns one response for several decoded requests of one HTTP request, each with `choices` choices; see
-    `respond`.
+    """Returns one response for several decoded requests that one HTTP request contains, each with `choices` choices.
+
+    The other arguments are those of `respond`.
     """
     requests = [_with_headers(request, each, streams) for each in decoded]
     return BatchAnswer(dependencies_of(request).pipeline, requests, choices, encoder, streams)
@@ -149,18 +150,20 @@ def dependencies_of(request: Request) -> HttpDependencies:
 
 
 def deadline_of_request(request: Request) -> float:
-    """Returns the request's deadline in seconds on the event loop's clock (`deadline_after`).
+    """Returns the request's deadline, in seconds on the event loop's clock.
 
-    Raises InvalidArgument if the header x-request-timeout is no number.
+    It is set by the header x-request-timeout, but at most the gateway's `request_timeout` from now. Raises
+    InvalidArgument if the header is no number.
     """
     header = request.headers.get("x-request-timeout", "").encode("latin-1")
     return deadline_after(header, dependencies_of(request).request_timeout)
 
 
 def deadline_after(header: bytes | None, max_seconds: float) -> float:
-    """Converts an x-request-timeout header to a deadline in seconds on the event loop's clock.
+    """Converts an x-request-timeout header to a deadline, in seconds on the event loop's clock.
 
-    The arguments and the error are those of `parse_timeout`.
+    The deadline is at most `max_seconds` from now; without a header, it is `max_seconds` from now. Raises
+    InvalidArgument if the header is no number.
     """
     return asyncio.get_running_loop().time() + parse_timeout(header, max_seconds)
 

@@ -29,10 +29,11 @@ SINGLE_HEADERS = (b"authorization", *KEY_HEADERS, b"host")
 
 
 MAX_PIPELINED = 4
-"""The most pipelined requests that wait for earlier answers. If there are more, the connection is closed after these
-answers, and the client may send the rest again: so no client can cause hundreds of error responses by one packet."""
+"""Maximum number of pipelined requests that wait for earlier answers. If there are more, the connection is closed after
+these answers, so that no client can cause hundreds of error responses by one packet. It may send the rest again."""
 MAX_STRANGERS_CHECKED = 16
-"""The most connections that are considered for closing when a further one arrives at the limit."""
+"""If a connection arrives while the maximum number is open, at most this many connections without a valid key are
+checked for an idle one to close."""
 
 
 class _RejectedRequest(Exception):
@@ -217,8 +218,9 @@ class GuardedConnection(HttpToolsProtocol):
         self._trailers = self._trailer_bytes = self._bytes_without_body = 0
 
     def send_400_response(self, msg: str) -> None:
-        """Sends the current `Rejection`. After too many pipelined requests, only lets the connection close after the
-        last answer. uvicorn calls it if its parser stops.
+        """Rejects the current request with the current `Rejection`. uvicorn calls it if its parser has stopped.
+
+        After too many pipelined requests it sends nothing, but makes the connection close after the last answer.
         """
         if self._reads_no_more:
             self.pipeline[0][0].keep_alive = False  # the last one: the connection closes after its answer
@@ -228,8 +230,10 @@ class GuardedConnection(HttpToolsProtocol):
     # -- called by the server
 
     def check_timeouts(self, now: float) -> None:
-        """Closes the connection if its client is too slow: with status 408 if headers or a body are awaited, without an
-        answer if the client does not read or still sends after its answer. `now` is the event loop's time.
+        """Closes the connection if its client is too slow; `now` is the event loop's time in seconds.
+
+        A client whose headers or body are late gets the status 408. A client that does not read its answer, or still
+        sends after its answer, gets no response.
         """
         if now > self._read_deadline:
             self._limits.on_rejection("reads_nothing")

@@ -18,20 +18,22 @@ CONSOLE_HEADER = "x-pointsman-console"
 def check_site(request: Request, keys: bool, hosts: Sequence[str]) -> None:
     """Checks that the console's own page sends the request. `keys` says whether API keys are on.
 
-    Raises PermissionDenied ("other_site") without `CONSOLE_HEADER` or with another origin, PermissionDenied
-    ("unknown_host") if keys are off and the host is not localhost or a name under it, an IP address or one of `hosts`,
-    and InvalidArgument if the content type of a POST is not JSON.
+    Raises:
+    * PermissionDenied ("other_site") if `CONSOLE_HEADER` is missing, or the origin is another host;
+    * PermissionDenied ("unknown_host") if keys are off, and the request's host is none of these: localhost, a name
+      under it, an IP address, one of `hosts`;
+    * InvalidArgument if it is a POST whose content type is not JSON.
     """
     host = request.headers.get("host", "")
     if CONSOLE_HEADER not in request.headers or not _is_same_site(request.headers.get("origin"), host):
         raise PermissionDenied(
-            f"only the console's own page speaks to this route: same origin, and the header {CONSOLE_HEADER}",
+            f"only the console's own page may call this route: from the same origin, with the header {CONSOLE_HEADER}",
             code="other_site",
         )
     if not keys and not _is_local_or_allowed(host, hosts):
         raise PermissionDenied(
-            f"keys are off, so the console is served to this machine's own names only, not to '{host[:100]}'; "
-            "POINTSMAN_GATEWAY_CONSOLE_HOSTS names others",
+            f"keys are off, so the console is served only under this machine's own names, not under '{host[:100]}'; "
+            "to allow another name, add it to POINTSMAN_GATEWAY_CONSOLE_HOSTS",
             code="unknown_host",
         )
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -29,11 +29,12 @@ _TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true o
 
 
 def lay_out(converted: Sequence[Converted], text: str, reasoning: str, where: str) -> Blocks:
-    """Returns the `Blocks` of a message; empty if they would add nothing to the message's text and fields.
+    """Returns the `Blocks` of a message: how its text and fields are divided into the content blocks of the client.
 
-    `converted` are its content blocks; a tool result among them has only its media as parts. `text` and `reasoning` are
-    those of the message. `where` is the content's location in the body, for errors. Raises InvalidArgument for a field
-    of a wrong type.
+    Empty if they would add nothing to the message's text and fields. `converted` has the message's content blocks with
+    the parts to which they were converted; for a tool result these are only its media. `text` and `reasoning` are those
+    of the message. `where` is the content's location in the body, for errors. Raises InvalidArgument for a field of a
+    wrong type.
     """
     laid_out: list[Block] = []
     spans = _spans(converted, text)

@@ -106,7 +106,7 @@ def to_chat_choice(choice: Block, tools: Sequence[Block]) -> Any:
             raise bad_parameter(f"'tool_choice' names {str(choice.get('name'))[:64]!r}; known: {known}", "tool_choice")
         return {"type": "function", "function": {"name": choice["name"]}}
     if not isinstance(kind, str) or kind not in TOOL_CHOICES:
-        raise bad_parameter('\'tool_choice.type\' is "auto", "any", "tool" or "none"', "tool_choice.type")
+        raise bad_parameter('\'tool_choice.type\' must be "auto", "any", "tool" or "none"', "tool_choice.type")
     return TOOL_CHOICES[kind]
 
 
@@ -115,5 +115,5 @@ def to_response_format(output_format: Any) -> dict[str, Any] | None:
         return None
     schema = output_format.get("schema") if isinstance(output_format, dict) else None
     if not isinstance(schema, dict) or output_format.get("type") != "json_schema":
-        raise bad_parameter("the output's format is not a 'json_schema' with a 'schema'", "output_config.format")
+        raise bad_parameter("the output's format must be of type 'json_schema' with a 'schema'", "output_config.format")
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}

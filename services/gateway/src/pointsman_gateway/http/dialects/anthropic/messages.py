@@ -157,7 +157,7 @@ def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, 
     that is invalid or not supported.
     """
     if body.max_tokens is None:
-        raise bad_parameter("'max_tokens' is missing; it limits the answer", "max_tokens")
+        raise bad_parameter("'max_tokens' is missing; send the answer's maximum number of tokens", "max_tokens")
     if not body.messages:
         raise InvalidArgument("'messages' is empty; send at least one", code="empty_messages", param="messages")
     check_counts(body.messages, {"tools": body.tools} if body.tools else _NO_FIELDS)
@@ -226,7 +226,7 @@ def _split_metadata(metadata: Mapping[str, str | None]) -> tuple[str, Mapping[st
     """
     user = metadata.get("user_id") or ""
     if len(user) > MAX_USER_CHARACTERS:
-        raise bad_parameter(f"'metadata.user_id' may have {MAX_USER_CHARACTERS} characters", "metadata.user_id")
+        raise bad_parameter(f"'metadata.user_id' may have at most {MAX_USER_CHARACTERS} characters", "metadata.user_id")
     return user, {name: value for name, value in metadata.items() if name != "user_id" and value is not None}
 
 

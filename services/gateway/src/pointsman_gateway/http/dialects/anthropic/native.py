@@ -24,11 +24,12 @@ MAX_BETAS = 32
 def to_native(
     extra: Mapping[str, Any], thinking: Any, output: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]
 ) -> Mapping[str, Any] | None:
-    """Returns the fields that are sent only to engines with Anthropic's format; None if there are none.
+    """Returns the fields of a Messages API body that only engines with Anthropic's format get; None if there are none.
 
     `extra` are the body's undeclared fields, `thinking` and `tools` its fields of these names, and `output` is its
-    `output_config`. If a tool that the client runs has a type or a field that chat completions lack, the result has all
-    tools that the client runs.
+    `output_config`. If chat completions cannot express one of the tools that the client runs, the result has the field
+    `tools` with all tools that the client runs.
+
     Raises InvalidArgument if `betas` is not a list of at most `MAX_BETAS` strings.
     """
     native = {name: extra[name] for name in PASSED_FIELDS if extra.get(name) is not None}
@@ -63,5 +64,5 @@ def _without_server_fields(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 def check_betas(betas: Any) -> list[str]:
     """Returns `betas`; raises InvalidArgument if it is not a list of at most `MAX_BETAS` strings."""
     if not isinstance(betas, list) or len(betas) > MAX_BETAS or not all(isinstance(beta, str) for beta in betas):
-        raise bad_parameter(f"'betas' is a list of at most {MAX_BETAS} strings", "betas")
+        raise bad_parameter(f"'betas' must be a list of at most {MAX_BETAS} strings", "betas")
     return betas

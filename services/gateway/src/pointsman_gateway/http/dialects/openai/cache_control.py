@@ -16,7 +16,7 @@ Parts = Sequence[Mapping[str, Any]]
 def blocks_of(
     role: str, parts: Parts | None, *, texts: Sequence[str | None], text: str, calls: int, of_message: Any, where: str
 ) -> Blocks:
-    """Returns the `Blocks` of a message with a cache breakpoint; empty if it has none.
+    """Returns the `Blocks` of a message, with the fields `cache_control` of its parts; empty if no part has any.
 
     `parts` are its content parts (None if the content is a string), and `texts` has the text of each, None for media.
     `text` is the message's whole text, `calls` the number of its tool calls, `of_message` the message's own

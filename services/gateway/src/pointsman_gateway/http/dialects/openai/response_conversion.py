@@ -206,7 +206,7 @@ def to_chat_tools(tools: Sequence[Mapping[str, Any]] | None) -> ChatTools:
         if kind == "namespace":
             namespace, members = string_in(tool, "name", where), tool.get("tools")
             if not isinstance(members, list) or not all(isinstance(member, Mapping) for member in members):
-                raise bad_parameter(f"{where}.tools is no list of functions", f"{where}.tools")
+                raise bad_parameter(f"{where}.tools must be a list of functions", f"{where}.tools")
             for index, member in enumerate(members):
                 _add_tool(chat.functions, names, member, namespace, f"{where}.tools[{index}]")
         elif not is_run_by_openai(kind):
