@@ -146,8 +146,8 @@ class Reservation(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Returns OpenAI's `x-ratelimit-*` headers as of now, and a header with a warning if a budget is nearly spent;
-        empty without limits.
+        """Returns the present state of the limits as OpenAI's `x-ratelimit-*` headers, and a header with a warning if a
+        budget is nearly spent. Empty without limits.
         """
         ...
 
@@ -168,14 +168,15 @@ class Reservation(Protocol):
     async def afford(self, usd: float | None) -> None:
         """Reserves `usd` dollars more; asks Redis if necessary.
 
-        Raises ResourceExhausted as `afford_now` does, Unavailable if other requests always take what is free.
+        Raises ResourceExhausted as `afford_now` does. Raises Unavailable if in several attempts other requests have
+        taken the free amount first.
         """
         ...
 
     def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
         """Charges what the request used, and gives back the rest. To be called at the end of each request; idempotent.
 
-        If `usd` is None (unknown), the reserved dollars are charged. `outcome` is as in `Receipt`.
+        If `usd` is None (unknown), the reserved dollars are charged. `outcome` is "ok", "cancelled" or an error's code.
         """
         ...
 
@@ -206,7 +207,8 @@ class Tenancy(Protocol):
     async def enter(self, caller: Caller, tokens: int) -> Reservation:
         """Reserves as `enter_now` does; asks Redis if necessary.
 
-        Raises ResourceExhausted if a limit is used up, Unavailable if other requests always take what is free.
+        Raises ResourceExhausted if a limit is used up. Raises Unavailable if in several attempts other requests have
+        taken the free amount first.
         """
         ...
 

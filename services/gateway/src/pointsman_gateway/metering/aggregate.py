@@ -13,14 +13,14 @@ from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.metering.prometheus import GatewayMetrics, cost_column
 
 MAX_PENDING_RECEIPTS = 128
-"""The most receipts that wait to be converted to rows; each keeps its passages in memory."""
+"""Maximum number of receipts that wait to be converted to rows; each keeps its passages in memory."""
 MAX_PENDING_ROWS = 512
-"""The most rows that wait to be added to the metrics. They are numbers only; adding so many takes about 0.3 ms."""
+"""Maximum number of rows that wait to be added to the metrics. They hold only numbers; adding them takes 0.3 ms."""
 MAX_BATCHES = 4096
-"""The most batches that are kept; the limit is needed because names that callers make up are in the batches' keys."""
+"""Maximum number of batches that are kept. The limit is needed because their keys have names that callers make up."""
 FLUSHES_KEPT = 64
-"""A batch is dropped after so many flushes without a row, or up to twice as many: it may be of an adapter version that
-is gone. Each scrape flushes."""
+"""A batch without new rows is dropped after this number of flushes, or up to twice as many, since its adapter version
+may no longer exist. Each scrape flushes."""
 
 _SERIES_FIELDS = FieldReader(Encoding.SERIES, Receipt)
 
@@ -35,7 +35,7 @@ COLUMNS = (
     "decision_seconds",
     "confidence",  # the classifier's probability
 )
-"""The numbers of each row; the receipt's phases and cost components follow them."""
+"""The names of the first numbers in each row. The receipt's phases and cost components follow them."""
 
 EndedRequest = tuple[Receipt, Decision, Operation, str, int, bool]
 """A receipt; the first decision, before any failure; the operation and the model of the request; the tokens of its own
@@ -65,8 +65,10 @@ class MetricsAggregator:
     def set_label_values(
         self, labels: tuple[Collection[str], Collection[str]], names: tuple[Mapping[str, str], set[str], list[str]]
     ) -> None:
-        """Adds pending receipts, and then sets the label values of a new configuration. `labels` are the arguments of
-        `GatewayMetrics.set_label_values`, and `names` those of `GenAiMetrics.set_label_values`.
+        """Adds pending receipts, and then sets the label values of a new configuration.
+
+        `labels` are the names of paths and models, and of tasks (`GatewayMetrics.set_label_values`). `names` are the
+        provider's name by model, the names of adapters, and those of paths (`GenAiMetrics.set_label_values`).
         """
         self.flush()
         self._batches.clear()

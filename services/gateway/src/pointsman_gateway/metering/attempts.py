@@ -79,7 +79,10 @@ class PathAttempt:
         """When the attempt's work ended, if another attempt followed it."""
 
     def work(self, pricing: Pricing, request: Request) -> Work:
-        """Returns what the attempt has used and cost; estimates it if no engine has counted its tokens."""
+        """Returns the attempt's tokens, its cost in picodollars by component, and its seconds by phase.
+
+        If no engine has counted the tokens, they are estimated. `request` is the request that the attempt answers.
+        """
         usage = self.usage
         if usage is None:
             tier = pricing.tier_of(self.path.model, request) if self.pieces else ""
@@ -116,11 +119,10 @@ class PathAttempt:
             )
 
     def count_chunks(self, chunks: Chunks) -> None:
-        """Counts the pieces of the answer, and records when the first one came and why the answer ended. Has to be
-        called for every read of the engine's stream.
+        """Counts the pieces of the answer, and records when the first one came and why the answer ended.
 
-        Each event of the engine with text or other content is one piece: how many arrive at once depends on the network
-        and must not affect the cost.
+        Must be called with all chunks of the answer. Each event of the engine with text or other content is one piece,
+        however many arrive together, because that depends on the network and must not affect the cost.
         """
         pieces = self.pieces
         for chunk in chunks:

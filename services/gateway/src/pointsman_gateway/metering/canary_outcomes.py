@@ -20,7 +20,7 @@ ERRORS = frozenset(
 """Outcomes that count against the version: its engine failed and no other took over, or the request timed out."""
 
 MAX_VERSIONS = 256
-"""The most combinations of model, alias, revision and version that are counted between two reports."""
+"""Maximum number of combinations of model, alias, revision and version that are counted between two reports."""
 
 _Key = tuple[str, str, int, str]
 """Base model, alias, revision, version."""
@@ -34,18 +34,19 @@ class CanaryOutcomes:
     """Counts the outcomes of requests to aliases with a canary; counting takes a microsecond and never waits."""
 
     def __init__(self, dropped: Callable[[], None] = _ignore) -> None:
-        """`dropped` is called for each request that is not counted, because counts of `MAX_VERSIONS` versions are kept
-        already and its version is not one of them.
+        """Takes `dropped`, which is called for each request that is not counted.
+
+        That happens if `MAX_VERSIONS` versions are counted already, and the request's version is another one.
         """
         self._dropped = dropped
         self._counts: dict[_Key, RequestCounts] = {}
 
     def add(self, path: Path, adapter: ResolvedAdapter, outcome: str, refused: bool, seconds: float) -> None:
-        """Counts a request if its outcome is "ok" or one of `ERRORS`; other outcomes are due to the caller or an
-        overloaded engine, not to the version.
+        """Counts a request that used the version in `adapter`.
 
-        `outcome` is "ok", "cancelled" or an error's code, `refused` says whether a validator rejected the answer, and
-        `seconds` is the duration of a complete answer.
+        `outcome` is "ok", "cancelled" or an error's code. Only "ok" and the codes in `ERRORS` are counted: other
+        outcomes are due to the caller or an overloaded engine, not to the version. `refused` says whether a validator
+        rejected the answer, and `seconds` is the duration of a complete answer.
         """
         failed = outcome in ERRORS
         if not failed and outcome != "ok":
@@ -73,9 +74,7 @@ class CanaryOutcomes:
             counts.rating += round(1000 * rating)
 
     def take(self) -> dict[str, list[CanaryReport]]:
-        """Returns and resets the counts, by base model. The caller reports them to a lora-server, or returns them with
-        `give_back`.
-        """
+        """Returns the counts by base model, and resets them. The caller must report them, or call `give_back`."""
         taken, self._counts = self._counts, {}
         reports: dict[str, list[CanaryReport]] = {}
         for (model, alias, revision, version), counts in taken.items():

@@ -50,7 +50,7 @@ class PathCosts(Protocol):
 
 
 class CounterfactualCosts(Collector):
-    """Computes what all requests of a task would have cost if one path had answered all of them, for each path.
+    """Computes, for each path of a task, what all requests of the task would have cost if this path had answered them.
 
     Requests that the path itself answered count at their actual cost without the training of adapters, others at the
     path's estimate. A request without an answer counts at its actual cost on every path. Nothing is computed in a

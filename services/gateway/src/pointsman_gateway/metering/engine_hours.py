@@ -30,8 +30,8 @@ ALLOCATION_INTERVAL_SECONDS = 1.0
 """Seconds between two allocations; a scrape allocates too."""
 
 HourlyPrices = Callable[[], Mapping[str, float]]
-"""Returns dollars per hour of the current engines that have a price, by the engine's name. The names change, because
-members join and leave groups of engines."""
+"""A function that returns the dollars per hour of the current engines that have a price, by the engine's name. The
+names change, because members join and leave groups of engines."""
 
 
 class BusyInterval:

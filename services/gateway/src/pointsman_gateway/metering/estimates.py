@@ -8,14 +8,14 @@ from pointsman_gateway.metering.pricing import TOKEN_COMPONENTS
 
 CLIENT_LEFT, ENGINE_BROKE_OFF, HEDGED = "cancelled", "interrupted", "hedged"
 ESTIMATE_CAUSES = (CLIENT_LEFT, ENGINE_BROKE_OFF, HEDGED)
-"""The client disconnected during the answer; the answer broke off, or took too long; the prompt was sent to a second
-engine, and the slower one reports no tokens."""
+"""Why tokens are estimated. "cancelled": the client disconnected during the answer. "interrupted": the answer broke off
+or took too long. "hedged": the prompt was also sent to a second engine, and the slower one reports no tokens."""
 
 
 def estimated_picodollars(attempts: Iterable[tuple[PathAttempt, Work]], outcome: str) -> dict[str, int]:
-    """Returns the picodollars of estimated tokens by cause; empty if engines have counted all tokens.
+    """Returns the picodollars of estimated tokens by cause (`ESTIMATE_CAUSES`); empty if engines counted all tokens.
 
-    `outcome` is that of the request.
+    `attempts` are the request's attempts, each with the result of its `work`. `outcome` is that of the request.
     """
     found: dict[str, int] = {}
     for attempt, (usage, parts, _) in attempts:

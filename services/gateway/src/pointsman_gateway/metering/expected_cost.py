@@ -127,9 +127,10 @@ class CostEstimator:
         """Returns the expected dollars of a request on the path; None if a price is unknown. `is_embedded` says whether
         the query was embedded to classify it, which the request pays too.
 
-        They follow from the path's answers so far, and before the first one from the length of the request and its
-        `max_tokens` (see `estimate_answer_tokens`). An adapter's share of its training and images are added in both
-        cases. A request without text, as for a preview, counts as one of average length.
+        The estimate is based on the path's answers so far. Before the first answer, it is based on the length of the
+        request and its `max_tokens` (see `estimate_answer_tokens`). The costs of images, and of a share of the
+        adapter's training, are added in both cases. A request without text, as for a preview, counts as one of average
+        length.
         """
         pricing, means = self._pricing, self.statistics.of(path)
         prices = pricing.token_prices(path.model)
@@ -145,8 +146,10 @@ class CostEstimator:
         return (tokens + images + self.besides_tokens(path, is_embedded=is_embedded)) / PICODOLLARS
 
     def most_usd(self, path: Path, request: Request, *, is_embedded: bool = False) -> float | None:
-        """Returns the dollars of the request if all its expected tokens are of the most expensive kinds that it can
-        have; None if the price of the path's model is unknown. `is_embedded` is as in `usd`.
+        """Returns an upper estimate of the request's dollars on the path; None if the price of its model is unknown.
+
+        The number of tokens is the expected one, as in `usd`, but each token has the highest price that is possible for
+        the request. `is_embedded` says whether the query was embedded to classify it.
         """
         means, pricing = self.statistics.of(path), self._pricing
         own = estimate_own_tokens(request)
@@ -162,8 +165,10 @@ class CostEstimator:
         return (tokens + other + pricing.images(path.model, request.messages)) / PICODOLLARS
 
     def besides_tokens(self, path: Path, *, is_embedded: bool) -> float:
-        """Returns the expected picodollars of an answer on the path besides plain tokens and images: its share of the
-        adapter's training, embeddings, searches and the price of a request. `is_embedded` is as in `usd`.
+        """Returns the expected picodollars of an answer on the path, without its plain tokens and images.
+
+        They are the answer's share of the adapter's training, and the costs of embeddings, searches and the request
+        itself. `is_embedded` says whether the query was embedded to classify it.
         """
         means, pricing = self.statistics.of(path), self._pricing
         training = pricing.training(path.model, self._version_of(path)) if path.adapter else 0

@@ -29,10 +29,10 @@ class TierPrices:
     prices: tuple[KindPrices, ...]
     """The prices for each range of the prompt's length, the shortest one first."""
     limits: tuple[int, ...]
-    """The most tokens of a prompt for which each of `prices` holds, except for the last, which has no limit."""
+    """Maximum number of prompt tokens for which each of `prices` holds; the last one has no limit, and is left out."""
 
     def at(self, prompt_tokens: float) -> KindPrices:
-        """Returns the prices for a prompt of so many tokens."""
+        """Returns the prices for a prompt of `prompt_tokens` tokens."""
         return self.prices[bisect_left(self.limits, prompt_tokens)]
 
 
@@ -45,8 +45,9 @@ class PriceTable:
 
     @property
     def plain(self) -> tuple[int, int, int] | None:
-        """Returns the prices of prompt, cached prompt and completion if they are whole, and the same for every length
-        of the prompt; otherwise None.
+        """Returns the standard prices of a token of the prompt, of the cached prompt and of the answer, in picodollars.
+
+        Returns None if one of them is not a whole number, or if prices depend on the length of the prompt.
         """
         first = self.standard.prices[0]
         whole = [price for kind in ("prompt", "cached", "completion") if isinstance(price := first[kind], int)]
@@ -56,8 +57,8 @@ class PriceTable:
         return service_tier in self._tiers
 
     def missing(self, usage: Usage) -> str:
-        """Returns the kinds of tokens, or the service tier, that the usage has and the table has no price for, as text
-        for a message; empty if it has all.
+        """Returns a text that names the kinds of tokens, or the service tier, of the usage that have no price in this
+        table; empty if all have one.
         """
         tier = usage.details.service_tier if usage.details is not None else ""
         if tier not in self._tiers:
@@ -66,8 +67,8 @@ class PriceTable:
         return ", ".join(kind for kind in usage.by_kind() if kind not in prices and kind != "reasoning")
 
     def highest(self, request: Request, prompt_tokens: float) -> tuple[float, float]:
-        """Returns the highest prices, in picodollars, that a token of a request's prompt and one of its answer can
-        have.
+        """Returns the highest possible price of a token of the request's prompt, and of a token of its answer, in
+        picodollars. `prompt_tokens` is the expected length of the prompt.
         """
         prices = [self._tiers[tier].at(prompt_tokens) for tier in possible_tiers(request, self._tiers.keys())]
         kinds = (possible_prompt_kinds(request), possible_completion_kinds(request))

@@ -34,7 +34,7 @@ def _unknown_duration(model: str, version: str) -> float:
 
 
 class Pricing:
-    """The price list of a configuration, in picodollars. Prices are those of the present day (UTC)."""
+    """The prices of a configuration's models and services, in picodollars, as they are on the present day (UTC)."""
 
     def __init__(
         self,
@@ -92,16 +92,17 @@ class Pricing:
         return self._token_prices.get(model)
 
     def prices_at(self, model: str, prices: TokenPrices, prompt_tokens: float) -> TokenPrices:
-        """Returns the prices of a model's plain tokens for a prompt of that length; `prices` are the model's
-        `token_prices`.
+        """Returns the prices of a model's plain tokens for a prompt of `prompt_tokens` tokens.
+
+        `prices` are the model's `token_prices`, which are returned if prices do not depend on the length.
         """
         if not self._depends_on_length:
             return prices
         return _plain_prices(self._tables[model].standard.at(prompt_tokens))
 
     def highest_prices(self, model: str, request: Request, prompt_tokens: float) -> tuple[float, float] | None:
-        """Returns the highest prices, in picodollars, that a token of the request's prompt and one of its answer can
-        have; None if the model's prices are unknown.
+        """Returns the highest possible price of a token of the request's prompt, and of a token of its answer, in
+        picodollars; None if the model's prices are unknown. `prompt_tokens` is the expected length of the prompt.
         """
         if self._change is not None and self._clock() >= self._change:
             self._set_prices()
@@ -114,8 +115,8 @@ class Pricing:
         return tier if tier and table is not None and table.has_tier(tier) else ""
 
     def parts(self, model: str, usage: Usage) -> CostParts:
-        """Returns the picodollars of an engine's tokens by component, which is the kind of tokens, and as "tool" those
-        of the requests to tools that the provider ran.
+        """Returns the picodollars of a usage by component: the kinds of tokens and, as "tool", the requests to tools
+        that the provider has run.
 
         If a price is unknown, the result is {UNPRICED: 0}, or empty if there are neither tokens nor such requests.
         """
@@ -139,8 +140,9 @@ class Pricing:
         return parts
 
     def missing_price(self, model: str, usage: Usage) -> str:
-        """Returns a note on a price that the usage needs and the model's prices lack; empty if none is lacking, or the
-        model has no prices at all.
+        """Returns a note that names the price which the usage needs, but the model does not have.
+
+        Empty if no price is missing, or if the model has no prices at all.
         """
         table = self._tables.get(model)
         missing = table.missing(usage) if table is not None else ""
@@ -159,8 +161,9 @@ class Pricing:
         return tokens - sum(self.parts(model, replace(usage, details=None)).values())
 
     def add_charges(self, parts: CostParts, model: str, messages: Iterable[Message]) -> None:
-        """Adds to `parts` what the model's answer costs in addition to tokens, for the request and for each image in
-        `messages`.
+        """Adds to `parts` what the model charges in addition to tokens: "request", and "image" for those in `messages`.
+
+        A charge of 0 is not added.
         """
         if images := self.images(model, messages):
             parts["image"] = images
@@ -183,7 +186,7 @@ class Pricing:
         return count * self._search
 
     def embeddings(self, count: int) -> int:
-        """Returns the picodollars of embedding that many queries."""
+        """Returns the picodollars of embedding `count` queries."""
         return count * self._embedding
 
     def training_usd(self, model: str, version: str) -> float:

@@ -39,8 +39,9 @@ class _PathCounts:
 
 
 def has_token_times(receipt: Receipt) -> bool:
-    """Returns whether the time per token after the first one is known: there are at least two tokens of the answer, and
-    the first was sent.
+    """Returns whether the receipt shows the time per token after the first one.
+
+    For that, the answer must have at least two tokens, and the receipt the phase "generation".
     """
     return receipt.usage.completion_tokens > 1 and "generation" in receipt.seconds
 
@@ -159,8 +160,9 @@ class GatewayMetrics:
         self._generation.labels(revision).set(1)
 
     def decision_series(self, decision: Decision) -> Iterator[tuple[str, Series]]:
-        """Yields pairs (column, series) for a receipt's first decision. `MetricsAggregator` adds the number that the
-        receipt has in the column to the series.
+        """Yields the series that a request's first decision updates, as pairs (column, series).
+
+        `MetricsAggregator` adds to each series the number that the receipt has in this column.
         """
         task = self._task(decision.task)
         yield "requests", self._reasons.series(self._path(decision.path), task, decision.reason.partition(":")[0])
@@ -223,8 +225,9 @@ class GatewayMetrics:
             yield task, path, counts.totals()
 
     def receipt_series(self, receipt: Receipt) -> Iterator[tuple[str, Series]]:
-        """Yields pairs (column, series). `MetricsAggregator` adds the number that the receipt has in the column to the
-        series.
+        """Yields the series that a receipt updates, as pairs (column, series).
+
+        `MetricsAggregator` adds to each series the number that the receipt has in this column.
         """
         labels = self._labels(receipt)
         self._create_series(labels)

@@ -24,15 +24,16 @@ def estimate_total_tokens(request: Request) -> int:
 
 
 def estimate_answer_tokens(request: Request, default: int | None = None) -> int:
-    """Estimates the tokens of all choices. Each has as many as the request's `max_tokens`, else `default`, else
-    `TYPICAL_ANSWER_TOKENS`.
+    """Estimates the number of tokens of the answer: for each choice, the request's `max_tokens`.
+
+    If the request sets none, each choice counts as `default` tokens or, without this, as `TYPICAL_ANSWER_TOKENS`.
     """
     limit = request.sampling.max_tokens
     return (limit if limit is not None else default or TYPICAL_ANSWER_TOKENS) * choice_count(request)
 
 
 def choice_count(request: Request) -> int:
-    """Returns the number of choices that the request asks for: its `n` or 1, for a completion times its prompts."""
+    """Returns the number of choices that the request asks for: `n` (default 1), times the prompts of a completion."""
     extra = request.sampling.extra
     if not extra:
         return 1

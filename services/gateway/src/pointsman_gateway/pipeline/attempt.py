@@ -106,8 +106,10 @@ class Attempt:
         checks: AnswerChecks | None,
         reads: bool,
     ) -> None:
-        """Takes the answer of the decision's path. `checks` is None without validators; `reads` is set if the request
-        log needs the text.
+        """Takes the answer of the decision's path.
+
+        `checks` are the checks by validators; None without validators. `reads` says whether the request log needs the
+        text of the answer, which is then collected.
         """
         self.decision = decision
         self.answer = answer

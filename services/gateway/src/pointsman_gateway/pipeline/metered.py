@@ -44,8 +44,8 @@ class MeteredRequest:
         """Takes a slot, waiting for it if necessary, and reserves one request, one stream and the estimated tokens of
         the caller's limits. `estimate_tokens` is called after `Admission.enter` has checked the request.
 
-        Raises the errors of `Admission.enter` and `Admission.wait`; ResourceExhausted, with the limits' headers in
-        `limits`, if a limit is used up; and Unavailable as `Tenancy.enter` does.
+        Raises the errors of `Admission.enter`, `Admission.wait` and `Tenancy.enter`. If a limit is used up, that is
+        ResourceExhausted, whose attribute `limits` has the headers with the state of the limits.
         """
         admission, tenancy, request = self._pipeline.admission, self._pipeline.tenancy, self._request
         if not admission.enter(request):
@@ -66,9 +66,10 @@ class MeteredRequest:
         error: PointsmanError | None,
         answers: tuple[CompletedAnswer, ...] = (),
     ) -> None:
-        """Passes the receipt to the request log, and to the error that the caller gets; does not raise.
+        """Passes the receipt to the request log, and stores it in `error`, which the caller gets; does not raise.
 
-        `answers` go with a `Receipt` only, and should be given only if the log wants them (`RequestLog.wants_answers`).
+        `error` is None if the request succeeded. `answers` are for a `Receipt` only, and should be empty unless the log
+        wants them (`RequestLog.wants_answers`).
         """
         if error is not None:
             error.receipt = receipt
@@ -79,8 +80,11 @@ class MeteredRequest:
             self._pipeline.request_log.note_undecided(receipt)
 
     def release(self, receipt: Receipt | UndecidedReceipt | None) -> None:
-        """Gives back the slot, charges the receipt's usage and cost, or all reserved dollars if the cost is unknown,
-        and gives back the rest of the reservation. Without a receipt, because it could not be made, charges nothing.
+        """Gives back the slot, charges what the receipt says to the caller's limits, and gives back the rest of the
+        reservation.
+
+        If the receipt's cost is unknown, all reserved dollars are charged. If the receipt is None, because it could not
+        be made, nothing is charged.
         """
         if self._has_slot:
             self._pipeline.admission.leave(self._request)

@@ -12,12 +12,12 @@ from pointsman_gateway.ports import Reservation
 async def reserve_cost(
     decision: Decision, request: Request, reservation: Reservation, costs: CostEstimator
 ) -> tuple[Decision, float]:
-    """Reserves the most that the decision's path may cost. If the caller's budget does not allow that, tries the
-    decision's alternatives in order.
+    """Reserves an upper estimate of what the decision's path costs. If the caller's budget does not allow that, tries
+    the decision's alternatives in order. A budget does not allow a path of unknown cost.
 
     Returns the decision for the path whose cost was reserved, and the reserved dollars, which are 0 for a caller
-    without a budget in dollars. Raises the last path's ResourceExhausted if the budget allows none; with a budget, a
-    path of unknown cost is not allowed. Raises Unavailable as `Reservation.afford` does.
+    without a budget in dollars. Raises ResourceExhausted if the budget allows none of the paths, and Unavailable as
+    `Reservation.afford` does.
     """
     while True:
         usd = _cost_to_reserve(decision, request, reservation, costs)
@@ -36,11 +36,11 @@ async def reserve_cost(
 async def reserve_later_cost(
     decision: Decision, request: Request, reservation: Reservation, costs: CostEstimator, reserved_usd: float
 ) -> tuple[Decision, float]:
-    """Reserves the cost of a path that follows an earlier one, as `reserve_cost` does, but only what exceeds the
-    dollars that are already reserved (`reserved_usd`).
+    """Reserves the cost of the next path of a request whose first path failed or was rejected.
 
-    Returns the decision for the path whose cost was reserved, and all dollars that are reserved now. Raises the errors
-    of `reserve_cost`.
+    Does the same as `reserve_cost`, but reserves only what exceeds `reserved_usd`, the dollars that are reserved
+    already. Returns the decision for the path whose cost was reserved, and all dollars that are reserved now. Raises
+    the errors of `reserve_cost`.
     """
     while True:
         usd = _cost_to_reserve(decision, request, reservation, costs)

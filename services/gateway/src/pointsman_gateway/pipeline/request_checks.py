@@ -31,7 +31,7 @@ def check_request(request: Request) -> None:
     if request.metadata:
         _check_metadata(request.metadata)
     if len(request.user) > MAX_USER_CHARACTERS:
-        raise InvalidArgument(f"'user' may have {MAX_USER_CHARACTERS} characters", code="bad_parameter", param="user")
+        raise InvalidArgument(f"'user' has over {MAX_USER_CHARACTERS} characters", code="bad_parameter", param="user")
     if extra := request.sampling.extra:
         if (choices := extra.get("n")) is not None:
             _check_choices(choices)
@@ -59,7 +59,7 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
     too_long = any(len(k) > MAX_METADATA_KEY or len(v) > MAX_METADATA_VALUE for k, v in metadata.items())
     if len(metadata) > MAX_METADATA_ENTRIES or too_long:
         raise InvalidArgument(
-            f"'metadata' may have {MAX_METADATA_ENTRIES} entries, "
+            f"'metadata' may have at most {MAX_METADATA_ENTRIES} entries, "
             f"with keys of {MAX_METADATA_KEY} and values of {MAX_METADATA_VALUE} characters",
             code="bad_parameter",
             param="metadata",

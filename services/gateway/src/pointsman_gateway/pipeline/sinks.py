@@ -123,9 +123,9 @@ class ItemQueue(Generic[Item]):
     async def write_to(self, write: Callable[[Item], Awaitable[None]], deadline: float) -> None:
         """Passes every item to `write`, until `UNREAD_SECONDS` after the deadline (on the event loop's clock).
 
-        If it is not waiting for `write` at that time, but for the run, it waits up to `UNREAD_SECONDS` more, in case
-        the event loop has stalled. Raises the run's error; an error of `write`; or AnswerNotRead if the time is over.
-        The last two cancel the run.
+        If the run has not delivered the last item by then, the method waits up to `UNREAD_SECONDS` more, in case the
+        event loop has stalled. Raises the run's error, or an error of `write`, or AnswerNotRead if the time is over. In
+        the last two cases the run is cancelled.
         """
         try:
             if not await self._write_until(write, deadline + UNREAD_SECONDS) and not await self._write_until(

@@ -120,14 +120,14 @@ def _counted(context: Context, items: Any) -> Any:
         items = list(islice(items, budget[0] + 1))
     budget[0] -= len(items)
     if budget[0] < 0:
-        raise SecurityError(f"the loops of a prompt may take {MAX_STEPS} steps together")
+        raise SecurityError(f"the loops of a prompt may take at most {MAX_STEPS} steps together")
     return items
 
 
 def _range(*bounds: int) -> range:
     steps = range(*bounds)
     if len(steps) > MAX_STEPS:
-        raise SecurityError(f"range() may have {MAX_STEPS} steps")
+        raise SecurityError(f"range() may have at most {MAX_STEPS} steps")
     return steps
 
 
@@ -148,7 +148,7 @@ def _bounded(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _too_long() -> SecurityError:
-    return SecurityError(f"a prompt may have {MAX_CHARACTERS} characters")
+    return SecurityError(f"a prompt may have at most {MAX_CHARACTERS} characters")
 
 
 class PromptTemplates:

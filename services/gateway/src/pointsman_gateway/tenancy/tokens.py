@@ -90,7 +90,7 @@ class SingleSignOn:
         answer = await self.issuer.exchange(login, self._client_secret, form)
         identity = await self._verified_claims(str(answer.get("id_token", "")), [login.client_id])
         if identity.get("nonce") != code.nonce:
-            raise Unauthenticated("the ID token is of another login", code="login_failed")
+            raise Unauthenticated("the ID token belongs to another login; log in again", code="login_failed")
         token = str(answer.get(login.bearer, ""))
         record = await self.verify(token)
         assert record.expires is not None  # `exp` is required

@@ -170,4 +170,4 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _fetch_nothing(uri: str) -> NoReturn:
-    raise ValueError("schemas are not fetched; write it into the file, under $defs")
+    raise ValueError("schemas are not fetched; write the referenced schema into the file, under $defs")
