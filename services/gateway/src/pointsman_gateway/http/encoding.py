@@ -68,8 +68,9 @@ class AnswerEncoder(Protocol):
         ...
 
     def encode_chunks(self, chunks: Chunks) -> bytes:
-        """Returns the events for chunks that arrived together. Raises EngineFailed if the answer is too long to be
-        repeated at its end, as the Responses API demands.
+        """Returns the events for chunks that arrived together.
+
+        Raises EngineFailed if the answer is too long for an API that repeats the whole answer at its end.
         """
         ...
 

@@ -33,7 +33,7 @@ REQUEST_LINES = tuple(_READERS)
 """The first lines of the requests that are read here."""
 
 MAX_CACHED_HEADS = 256
-"""The most parsed heads that are cached, each of about 0.5 kB, since clients send the same head many times."""
+"""Maximum number of parsed heads that are cached, since clients send the same head many times. Each takes 0.5 kB."""
 MAX_HEAD_BYTES = 4096
 MAX_BODY_BYTES = 256 * 1024
 """Longer bodies are left to uvicorn."""
@@ -132,10 +132,11 @@ class ChatReader:
         self._clock = asyncio.get_running_loop().time  # before Python 3.12 each get_running_loop is a system call
 
     def start(self, connection: BufferingConnection, data: bytes, max_headers: int) -> ConnectionSink | int:
-        """Starts the request in `data`, and returns its sink; the request may have ended by then.
+        """Starts the request in `data`, which is everything that has arrived since the end of the last request.
 
-        Returns the request's length in bytes if it has not arrived completely, and 0 if it is left to uvicorn, as with
-        more than `max_headers` headers. `data` is all that has arrived since the end of the last request.
+        Returns the request's sink; the request may already have ended by then. If the request has not arrived
+        completely, returns its length in bytes. If it is left to uvicorn, for example because it has more than
+        `max_headers` headers, returns 0.
         """
         arrived = time.perf_counter()
         end = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)

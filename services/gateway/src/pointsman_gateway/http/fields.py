@@ -70,10 +70,10 @@ class StrictBody(BaseModel):
 
 
 def decode_body(kind: type[Body], body: bytes) -> Body:
-    """Decodes a JSON body, which `check_body` has accepted, and validates it as `kind`.
+    """Decodes a JSON body, which `check_body` has accepted, and validates it as the pydantic model `kind`.
 
-    Raises InvalidArgument for the first error; an empty body is an error too. pydantic's own decoder is not used,
-    because it first makes a tree of 32 bytes for each value, and then Python's objects in addition.
+    Raises InvalidArgument for the first error, also for an empty body. pydantic's own JSON decoder is not used, because
+    it needs more memory: 32 bytes for each value, in addition to Python's objects.
     """
     data = decode_json(body) if body else None
     try:
@@ -114,10 +114,10 @@ def invalid_field(item: Any) -> InvalidArgument:
 
 
 def strict_struct(model: type[BaseModel]) -> type[msgspec.Struct]:
-    """Returns a msgspec struct with a pydantic model's fields, defaults and numeric bounds; it decodes several times
-    faster.
+    """Returns a msgspec struct with the fields, defaults and numeric bounds of a pydantic model. JSON is decoded to it
+    several times faster than to the model.
 
-    The struct always rejects undeclared fields. Types that contain `Any` are left out of unions, so their values are
+    The struct rejects undeclared fields. Members of a union that contain `Any` are left out, so their values are
     rejected too. Its `model_extra` is always None.
     """
     fields = []

@@ -74,8 +74,9 @@ class HttpSink:
         raise NotImplementedError
 
     def send_part(self, part: bytes, *, may_wait: bool) -> None:
-        """Sends a part of a stream, which may be empty. With `may_wait` the next part, or the end, follows at once, so
-        that both may be sent together.
+        """Sends a part of a stream, which may be empty.
+
+        `may_wait` means that the next part, or the end, follows at once, so that both may be sent together.
         """
         raise NotImplementedError
 
@@ -123,8 +124,10 @@ class ConnectionSink(HttpSink):
     # -- called by the connection
 
     def pause(self) -> None:
-        """Pauses the run, since the client has stopped reading. Unless `resume` is called before that, cancels the run
-        with AnswerNotRead `UNREAD_SECONDS` after the request's deadline.
+        """Pauses the run, since the client has stopped reading.
+
+        If `resume` is not called, the run is cancelled with AnswerNotRead `UNREAD_SECONDS` after the request's
+        deadline.
         """
         run = self.run
         if run is not None:

@@ -17,16 +17,16 @@ from pointsman_gateway.request_log.config_values import FileValues, changes_betw
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 2.0
-"""Seconds between two looks at the active configuration; nothing is read from Redis unless it has changed."""
+"""Seconds between two checks of the active configuration. Redis is read only if the configuration has changed."""
 
 Running = Callable[[], tuple[str, Mapping[str, str]]]
-"""Returns the revision of the active configuration, and the texts of its files by their names."""
+"""A function that returns the revision of the active configuration, and the texts of its files by their names."""
 
 
 class ConfigAudit:
-    """Compares the active configuration with the last one that the audit log knows, and records what has changed.
+    """Compares the active configuration with the last one in the audit log, and records the changes there.
 
-    What changes while no gateway runs, or while Redis is unavailable, is recorded later.
+    Changes that are made while no gateway runs, or while Redis is unavailable, are recorded later.
     """
 
     def __init__(self, audit: AuditLog, running: Running, actor: Callable[[], Actor]) -> None:
@@ -44,7 +44,10 @@ class ConfigAudit:
             yield
 
     async def record(self) -> None:
-        """Records the active configuration, if that is not done. Raises Unavailable if Redis does not answer."""
+        """Records the active configuration in the audit log unless it is the last one there.
+
+        Raises Unavailable if Redis does not answer.
+        """
         revision, files = self._running()
         if revision == self._recorded:
             return

@@ -10,7 +10,7 @@ import yaml
 from pointsman_servicekit.audit.entries import AuditedChange
 
 MAX_VALUES_PER_FILE = 20_000
-"""Of a file with more values, only its digest is compared."""
+"""Maximum number of values of a file that is compared value by value. Of a larger file only a digest is compared."""
 
 _TEXT = ""
 """The path of the only value of a file that is no YAML: its digest."""
@@ -21,11 +21,15 @@ _ROLES_FILE = "access.yaml"
 _ROLES, _ALIASES = "single_sign_on", "aliases"
 
 FileValues = Mapping[str, Mapping[str, Any]]
-"""By a file's name its values, by their path, such as "models.mini.context_window"."""
+"""The values of each file, by the file's name and then by their path, such as "models.mini.context_window"."""
 
 
 def file_values(files: Mapping[str, str]) -> FileValues:
-    """Returns the values in files of the configuration, given by their names; of files beside `_FILES`, a digest."""
+    """Returns the values in the configuration's files. `files` has their texts by name.
+
+    A file that holds prompts or examples, is no YAML, or has more than `MAX_VALUES_PER_FILE` values has a digest of its
+    text as its only value.
+    """
     return {name: _values(name, text) for name, text in files.items()}
 
 
@@ -34,7 +38,10 @@ def to_json(values: FileValues) -> str:
 
 
 def changes_between(before: FileValues, after: FileValues) -> list[AuditedChange]:
-    """Returns the changes of each file: one for each kind of values."""
+    """Returns the differences between two versions of the configuration.
+
+    For each file that differs there is one entry per kind of value: "price", "role", "alias" or "configuration".
+    """
     changes = []
     for file in sorted(before.keys() | after.keys()):
         old, new = before.get(file, {}), after.get(file, {})

@@ -29,10 +29,10 @@ from pointsman_gateway.request_log.wal_records import (
 log = logging.getLogger(__name__)
 
 MAX_RECEIPT_BYTES = 16 * 1024 * 1024
-"""The most bytes of receipts in one process's log."""
+"""Maximum number of bytes of receipts in one process's log."""
 SEGMENT_BYTES = 512 * 1024
-"""Bytes from which on the other segment is written instead, once that is empty. The current segment is only emptied if
-it has at least an eighth of this size."""
+"""If the current segment has this number of bytes and the other one is empty, records are written to the other one. The
+current segment is only emptied if it has at least an eighth of this size."""
 
 
 class Segment:
@@ -87,10 +87,10 @@ class WriteAheadLog:
         return offset
 
     def mark_batch(self, number: int, upto: Offsets) -> None:
-        """Appends the mark of batch `number`, with which Redis will have all records up to `upto`. Has to be called
-        before the batch is sent.
+        """Appends a mark: once Redis has batch `number`, it has all records up to `upto`. Must be called before the
+        batch is sent.
 
-        If the mark cannot be written, empties both segments: recovered later, their receipts could be counted twice.
+        If the mark cannot be written, empties both segments, because a later recovery could count their receipts twice.
         """
         try:
             self._active.file.append(to_line(BatchMark(number, time.time(), *upto)))

@@ -78,9 +78,9 @@ class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     default_max_tokens: int | None = None
 
     def to_pending_entry(self) -> PendingEntry:
-        """Returns the entry that is to be logged, for another process than the one that wrote the record.
+        """Returns the request log's entry for this record, which the process that recovers the log writes.
 
-        It has no texts of the caller, because the record has none.
+        The entry has no texts of the caller, because the record has none.
         """
         receipt = self._receipt()
         extra = {"response_format": {"type": self.response_format}} if self.response_format else {}
@@ -208,7 +208,7 @@ def _restored(value_type: type[T], record: DecidedRecord | UndecidedRecord, **ot
 
 
 class Offsets(NamedTuple):
-    """The offsets of a record with a decision and of one without; they stand for all records up to these two."""
+    """A position in the log: the records with a decision up to `decided`, and those without up to `undecided`."""
 
     decided: int = 0
     undecided: int = 0

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 MAX_RECORDS_PER_BATCH = 256
-"""The most receipts with a decision, and the most without one, that are recovered in one batch."""
+"""Maximum number of receipts with a decision, and of receipts without one, that are recovered in one batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,9 @@ class LogContents:
     def missing(self, last_written: int | None) -> Iterator[RecoveryBatch]:
         """Yields the receipts that Redis does not have, in batches.
 
-        `last_written` is the number of the writer's last batch in Redis; None if Redis knows none, because there was
-        none or because it was more than `WRITER_TTL_SECONDS` ago: batches marked that long ago then count as written.
+        `last_written` is the number of the writer's last batch in Redis. It is None if Redis knows no batch of the
+        writer, because there was none, or because the last one was more than `WRITER_TTL_SECONDS` ago. In this case,
+        batches that were marked that long ago count as written.
         """
         since = time.time() - WRITER_TTL_SECONDS
         done = [

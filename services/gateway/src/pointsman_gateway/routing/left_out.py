@@ -9,7 +9,7 @@ from pointsman_gateway.domain import Path, Request
 NEUTRAL = (None, False, "auto", "default")
 """Values that mean the same as leaving the field out."""
 MAX_NAMES = 32
-"""A note names at most so many fields, and gives the number of others."""
+"""Maximum number of fields that a note names; of the others it gives the number."""
 
 
 class Format(Protocol):
@@ -43,11 +43,10 @@ class LeftOutFields:
         self._models = models
 
     def notes(self, request: Request, path: Path) -> tuple[str, ...]:
-        """Returns one note with the names of the request's fields that at least one engine of the path's model does not
-        get, at most `MAX_NAMES`; an empty tuple if all engines get all fields.
+        """Returns one note that names the request's fields which at least one engine of the path's model does not get.
 
-        `user` and `metadata` are always among them if the request has them. Ignored parameters with a value in
-        `NEUTRAL` are not.
+        `user` and `metadata` are such fields whenever the request has them; ignored parameters with a value in
+        `NEUTRAL` are not. The note names at most `MAX_NAMES` fields. Returns an empty tuple if there is none.
         """
         sampling = request.sampling
         fields = sampling.extra

@@ -31,8 +31,10 @@ class PathFacts:
     adapters: Adapters
 
     def resolved(self, name: str, key: str, pinned: PinnedVersion = NOT_PINNED) -> Path:
-        """Returns the path of this name with its adapter resolved to a version by `resolve_adapter`, which explains
-        `key` and `pinned`.
+        """Returns the path of this name with its adapter resolved to a version, the stable one or the canary.
+
+        `key` identifies the user or request, whose version stays the same. `pinned` is the version that a conversation
+        keeps, if any (see `resolve_adapter`).
         """
         path = self.paths[name]
         return resolve_adapter(path, key, self.adapters, pinned) if path.adapter else path
@@ -41,8 +43,8 @@ class PathFacts:
 class TaskContext:
     """What a policy may use to choose a path for one request; implements `PolicyContext`.
 
-    `key` identifies the user for random choices. Without it, as for previews, adapters are not resolved. `labels` are
-    the request's; None for previews.
+    `key` identifies the user for random choices. If it is None, as for previews, adapters are not resolved to versions.
+    `labels` are the request's labels; None for previews.
     """
 
     def __init__(

@@ -49,12 +49,12 @@ class PathKeeper:
         self._prices = prices
 
     def continue_with(self, plan: Plan, step: ConversationStep, request: Request, task: str) -> tuple[Plan, str]:
-        """Returns (plan, note) for a further request of a conversation. The argument `plan` is the plan that the
-        request would have without its conversation, and `task` the request's task.
+        """Returns (plan, note) for a further request of a conversation. The argument `plan` is the policy's plan for
+        the request, regardless of its conversation, and `task` is the request's task.
 
-        If the conversation's path is kept against the policy's choice, it is first in the new plan, with the reason
-        `KEPT`; otherwise the plan is unchanged. The note for the decision says why the conversation stays on its path
-        or leaves it. It may be empty, for example if the policy has chosen the same path.
+        If the conversation keeps its path although the policy has chosen another one, its path is first in the new
+        plan, with the reason `KEPT`. Otherwise the plan is unchanged. The note says why the conversation stays on its
+        path or leaves it; it may be empty, for example if the policy has chosen the same path.
         """
         kept = step.kept.path
         if plan.paths[0] == kept:

@@ -24,7 +24,7 @@ WEIGHT_TYPE = np.dtype("<f2")
 MAX_EXPONENT = 700.0
 """The largest exponent for `math.exp`, which fails a little above it."""
 MIN_MEAN = 1e-6
-"""A mean score is taken as at least this, and as at most 1 minus this, where its logit counts."""
+"""Mean scores are limited to MIN_MEAN and 1 - MIN_MEAN before their logits are computed."""
 
 
 class TaskPrediction(Strict):
@@ -175,8 +175,8 @@ class Predicted(Policy):
         return explore(chosen, unexplored, rate, context.position("trial"))
 
     def preview(self, context: PolicyContext) -> Plan:
-        """Returns the plan without exploration: the available paths (all, if none is available) by their expected
-        utility, the highest first.
+        """Returns the plan without exploration: the available paths in the order of their expected utility, the highest
+        first. If no path is available, the plan has all paths.
         """
         unavailable, price = context.unavailable(self.paths), self._options.usd_per_wrong_answer
         qualities, factors = self._predict(context)
@@ -227,8 +227,11 @@ class TaskMixture:
         self._by_task = np.array(rows).reshape(2 * self._count, len(self._tasks))
 
     def of(self, task: str, probabilities: Mapping[str, float]) -> tuple[list[float], list[float]]:
-        """Returns two lists in the order of the paths: the mean quality, and the mean cost as a multiple of the path's
-        mean cost on `task`. What the probabilities of the known tasks lack to 1 counts as the mean of all tasks.
+        """Returns two lists in the order of the paths: the mean quality of the path's answers, 0 to 1, and their mean
+        cost as a multiple of the path's mean cost on `task`.
+
+        Both are averages over tasks, weighted by `probabilities`. If these add up to less than 1, the rest counts with
+        the mean over all tasks.
         """
         mixed, count = self._all_tasks, self._count
         if not self._tasks:

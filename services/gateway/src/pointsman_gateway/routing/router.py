@@ -42,7 +42,7 @@ from pointsman_gateway.routing.policy_preview import PolicyPreview, preview_poli
 
 TEXT = ("text",)
 MAX_NAMES_IN_ERROR = 20
-"""The error for an unknown model names at most so many models and adapters."""
+"""Maximum number of models and adapters that the error for an unknown model names."""
 NO_INPUTS: Mapping[str, Collection[str]] = {}
 NO_FALLBACKS: Mapping[str, Sequence[Path]] = {}
 ALL_SENT = LeftOutFields()
@@ -114,9 +114,10 @@ class Router:
         self._keeper = PathKeeper(paths, self._policies, availability, change_prices)
 
     def decide(self, request: Request, labels: Labels, step: ConversationStep | None = None) -> Decision:
-        """Decides which path answers. If no path is available, the first that takes the request's media is chosen,
-        since its error says what is wrong. `step` is the request's place in its conversation; None if it is taken
-        alone. A path or model that the request names is taken whatever the conversation used before.
+        """Decides which path answers. `step` is the request's place in its conversation; None if the conversation does
+        not matter. A path or model that the request names is chosen regardless of the conversation.
+
+        If no path is available, chooses the first that accepts the request's media, since its error says what is wrong.
 
         Raises NotFound for an unknown model or path, PermissionDenied if the key's scope allows no path, and
         InvalidArgument if none of the paths that may answer takes the request's media.

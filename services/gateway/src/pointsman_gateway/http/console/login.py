@@ -12,7 +12,7 @@ from pointsman_gateway.http.json_answer import json_answer
 from pointsman_gateway.tenancy.login import LoginCode
 
 MAX_LOGIN_BYTES = 8192
-"""The most bytes of a login's body, which is limited because a login requires no credential."""
+"""Maximum number of bytes of a login's body. The limit is needed because a login requires no credential."""
 
 
 class LoginBody(StrictBody):

@@ -105,7 +105,12 @@ class MessagesBody(BaseModel):
     def to_request(
         self, deadline: float, caller: Caller = ANONYMOUS, cache: str = CACHE_USE, arrived: float = 0.0
     ) -> Request:
-        """Converts the body to a `Request`; its arguments and errors are those of `ConversationBody.to_request`."""
+        """Converts the body to a `Request`.
+
+        `deadline` is in seconds on the event loop's clock, `arrived` in seconds of `perf_counter` (0 if unknown), and
+        `cache` a result of `cache_mode`. Raises InvalidArgument if the body has no `max_tokens` or no messages, exceeds
+        a limit, or has content or a field that is invalid or not supported.
+        """
         return to_request(self, deadline, caller, cache, arrived)
 
     def encoder(self) -> AnswerEncoder:
@@ -138,10 +143,12 @@ _decode_plain = msgspec.json.Decoder(strict_struct(MessagesBody)).decode
 def read_plain_message(
     body: bytes, deadline: float, caller: Caller, cache: str, arrived: float
 ) -> tuple[Request, AnswerEncoder] | None:
-    """Decodes a body of the common form, several times faster than `decode_body`; implements `ReadPlain`.
+    """Decodes a Messages API body without objects in it, several times faster than `decode_body`.
 
-    Returns None if the body is invalid, has a field that is not declared, or a content or any other field that holds
-    objects, such as `tools`; `metadata` is allowed. Raises InvalidArgument as `to_request` does.
+    Implements `ReadPlain`.
+    Returns None if the body is invalid, has a field that is not declared, or has objects in a content or in a field
+    such as `tools`; only `metadata` may be an object. The other arguments and the errors are those of
+    `MessagesBody.to_request`.
     """
     try:
         message: MessagesBody = _decode_plain(body)  # type: ignore[assignment]  # a struct with the same fields
@@ -151,11 +158,7 @@ def read_plain_message(
 
 
 def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
-    """Converts a body of the Messages API as `ConversationBody.to_request` does, which describes the arguments.
-
-    Raises InvalidArgument if the body has no `max_tokens` or no messages, exceeds a limit, or has content or a field
-    that is invalid or not supported.
-    """
+    """Converts a Messages API body to a `Request`; the arguments and errors are as in `MessagesBody.to_request`."""
     if body.max_tokens is None:
         raise bad_parameter("'max_tokens' is missing; send the answer's maximum number of tokens", "max_tokens")
     if not body.messages:

@@ -80,7 +80,12 @@ class ChatBody(BaseModel):
     def to_request(
         self, deadline: float, caller: Caller = ANONYMOUS, cache: str = CACHE_USE, arrived: float = 0.0
     ) -> Request:
-        """Converts the body to a `Request`; its arguments and errors are those of `ConversationBody.to_request`."""
+        """Converts the body to a `Request`.
+
+        `deadline` is in seconds on the event loop's clock, `arrived` in seconds of `perf_counter` (0 if unknown), and
+        `cache` a result of `cache_mode`. Raises InvalidArgument if content is invalid or unknown, or a limit is
+        exceeded.
+        """
         return to_request(self, deadline, caller, cache, arrived)
 
     def encoder(self) -> AnswerEncoder:
@@ -103,10 +108,10 @@ _decode_plain = msgspec.json.Decoder(strict_struct(ChatBody)).decode
 def read_plain_chat(
     body: bytes, deadline: float, caller: Caller, cache: str, arrived: float
 ) -> tuple[Request, AnswerEncoder] | None:
-    """Decodes a chat body of the common form, several times faster than `decode_body`; implements `ReadPlain`.
+    """Decodes a chat body that has only declared fields, several times faster than `decode_body`.
 
-    Returns None if the body is invalid, has a field that is not declared, or has a message whose content is a list.
-    Raises InvalidArgument as `to_request` does.
+    Implements `ReadPlain`. Returns None if the body is invalid, has a field that is not declared, or has a message
+    whose content is a list. The other arguments and the errors are those of `ChatBody.to_request`.
     """
     try:
         chat: ChatBody = _decode_plain(body)  # type: ignore[assignment]  # a struct with the same fields
@@ -120,10 +125,7 @@ def read_plain_chat(
 
 
 def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
-    """Converts a chat body as `ConversationBody.to_request` does, which describes the arguments.
-
-    Raises InvalidArgument for unknown or invalid content, or if a limit is exceeded.
-    """
+    """Converts a chat body to a `Request`; the arguments and errors are those of `ChatBody.to_request`."""
     extra = body.model_extra or _NO_FIELDS
     check_counts(body.messages, extra)
     stop = _stop_sequences(body.stop)
