@@ -59,8 +59,8 @@ class Histogram:
         self.exemplars[bisect_left(self.bounds, value)] = (trace_id, value, unix_seconds)
 
     def buckets(self) -> list[Bucket]:
-        """Returns the buckets in ascending order as tuples: the upper bound as a text ("+Inf" at last), the cumulative
-        count and, if there is one, the exemplar.
+        """Returns the buckets in ascending order as tuples (upper bound, cumulative count), or with an exemplar as
+        (upper bound, cumulative count, exemplar). Upper bounds are texts; the last one is "+Inf".
         """
         total, buckets = 0, list[Bucket]()
         for number, bound in enumerate([*map(_to_label, self.bounds), "+Inf"]):

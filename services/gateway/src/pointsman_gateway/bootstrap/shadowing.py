@@ -37,7 +37,7 @@ class ActiveShadowSettings:
 
     tasks: Mapping[str, ShadowConfig] = field(default_factory=dict)
     scores: Mapping[str, ScoreFunction] = field(default_factory=dict)
-    """By task, the function that scores its answers once feedback has the right answer."""
+    """The function, by task, that scores an answer once feedback has the right answer."""
     paths: Mapping[str, Path] = field(default_factory=dict)
     """All configured paths by name."""
     judges: Mapping[str, JudgeSettings] = field(default_factory=dict)

@@ -25,7 +25,7 @@ MIN_RATIO = 0.05
 TYPICAL_LOG_WORDS = 2.0
 """log(number of words + 1) of a turn of usual length."""
 MAX_COUNTED_CHARACTERS = 1_000
-"""Of a longer turn only this beginning is counted."""
+"""The words of a turn are counted only in this number of characters at its beginning."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pointsman_gateway.classification.mail import own_words
 from pointsman_gateway.classification.tables import Field, fields_of_json, fields_of_table
 
 MAX_PARTS_PER_END = 24
-"""Of a text with more than twice as many parts, only so many at each end are scored."""
+"""If a text has more than twice this number of parts, only this number at each end is scored."""
 MAX_SEARCHED = 2_048
 """Characters at each end of an unstructured text that are searched for an instruction to a model."""
 MAX_PART_CHARACTERS, MAX_WHOLE_CHARACTERS = 600, 2_000
@@ -54,11 +54,12 @@ Item = TypeVar("Item")
 
 
 def split_into_parts(text: str) -> list[Part]:
-    """Returns the parts of a text in order, each once; of too many, only those at both ends (`MAX_PARTS_PER_END`).
+    """Returns the parts of a text in order, each once; if there are too many, only those at both ends
+    (`MAX_PARTS_PER_END`).
 
-    A part is also the whole text, if its structure is one that people write, such as "label: value" lines. A text
-    without structure is one part, or its lines are parts if there are at least `MIN_LINES`; both hold for texts of up
-    to `MAX_WHOLE_CHARACTERS`. Long sentences and values are cut to `MAX_PART_CHARACTERS`.
+    If people write texts of this structure too, such as "label: value" lines, the whole text is an additional part. A
+    text without structure is one part, or its lines are parts if there are at least `MIN_LINES`. Both apply to texts of
+    up to `MAX_WHOLE_CHARACTERS`. Long sentences and values are cut to `MAX_PART_CHARACTERS`.
     """
     fields = fields_of_json(text) if text[:1] in ("{", "[") else fields_of_table(text)
     if fields is not None:

@@ -30,7 +30,7 @@ MAX_SEARCHED_TURNS = 8
 without a user's words."""
 
 MIN_PART_SCORE = 0.5
-"""By how much a part's in-distribution score must exceed the threshold if other parts may be the user's as well."""
+"""Minimum of a part's in-distribution score above its threshold if other parts may be the user's words as well."""
 CONTRADICTION_NOTE = "parts of the text belong to different tasks"
 
 

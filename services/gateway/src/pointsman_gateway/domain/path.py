@@ -219,8 +219,8 @@ class AnswerLimit:
 
     tokens: int
     max_prompt_tokens: int
-    """The longest prompt that leaves room for so many tokens. For a longer one there is no limit, since engines reject
-    a request whose `max_tokens` does not fit into the context window."""
+    """The number of tokens of the longest prompt to which the limit applies. After a longer one, `tokens` may not fit
+    into the context window, and engines reject requests whose `max_tokens` does not fit."""
 
 
 @dataclass(frozen=True, slots=True)

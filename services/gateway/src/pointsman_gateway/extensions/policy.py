@@ -23,8 +23,8 @@ POLICIES = Registry(
 )
 
 MAX_EVALUATION_RATINGS = 100
-"""Default of `max_evaluation_ratings`: evaluated rows count as at most so many ratings, so that they do not outweigh
-those of traffic."""
+"""Default of `max_evaluation_ratings`: the rows of evaluations count as at most this many ratings, so as not to
+outweigh those of traffic."""
 
 TRIAL = "policy:trial"
 """The reason of a plan whose path was chosen to collect ratings for it, not because it is the best one."""

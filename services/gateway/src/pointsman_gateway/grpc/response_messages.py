@@ -70,8 +70,9 @@ def whole_response(started: Started, chunks: Sequence[Chunk], finished: Finished
 
 
 def route_response(routed: Routed, costs_usd: Mapping[str, float | None]) -> pb.RouteResponse:
-    """Converts a decision without an answer. `costs_usd` has the expected dollars of the request by path; unknown ones
-    (None) are left out.
+    """Converts a decision without an answer to a message.
+
+    `costs_usd` has the expected dollars of the request by path; a path of unknown cost (None) is left out.
     """
     messages = [pb.Message(role=m.role, content=m.content) for m in routed.prompt.messages] if routed.prompt else ()
     decision, costs = _decision(routed.decision), _known(costs_usd)

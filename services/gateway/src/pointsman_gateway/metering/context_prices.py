@@ -18,7 +18,7 @@ class ContextPricing:
     """Estimates the cost of path changes by the prices of one configuration; implements the router's `ChangePrices`."""
 
     def __init__(self, pricing: Pricing, costs: CostEstimator, usd_per_hour: Mapping[str, float]) -> None:
-        """Takes `usd_per_hour`: by model, the dollars per hour of one of its engines, if it is paid by the hour."""
+        """Takes `usd_per_hour`: the dollars per hour of one engine of each model that has hourly paid engines."""
         self._pricing = pricing
         self._costs = costs
         self._usd_per_second = {model: usd / SECONDS_PER_HOUR for model, usd in usd_per_hour.items()}

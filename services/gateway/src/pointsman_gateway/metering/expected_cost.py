@@ -12,8 +12,8 @@ SMOOTHING = 0.05
 """Weight of a new answer in its path's exponential moving averages: they cover about the last 20 answers."""
 
 MAX_PATHS = 4096
-"""The most configured paths, and the most paths that callers name, whose means are kept in memory. Beyond it the path
-that has been without an answer for longest is dropped."""
+"""Maximum number of configured paths, and of paths that callers name, whose means are kept in memory. Beyond it, the
+path that has been without an answer for longest is dropped."""
 
 
 @dataclass(slots=True)

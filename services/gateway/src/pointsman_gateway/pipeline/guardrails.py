@@ -209,8 +209,8 @@ def _check_findings(found: Sequence[Finding], texts: Sequence[GuardedText]) -> N
 def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
     """Returns the text with each span replaced by its kind in brackets, such as "[EMAIL_ADDRESS]".
 
-    The positions of spans are those in a longer text that contains `text` at position `start`. If a span begins before
-    `text` or within another span, its rest is removed without a replacement.
+    `text` may be a part of a longer text, in which it begins at position `start`; positions of spans are those in the
+    longer text. If a span begins before `text` or within another span, the rest of it is removed without a replacement.
     """
     pieces, position, end = [], start, start + len(text)
     for first, last, kind in sorted(spans):
@@ -226,9 +226,9 @@ def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = (), not_text: NotT
     """Returns a copy of decoded JSON in which each non-empty text is replaced by `visit(path, text)`; tuples become
     lists.
 
-    `at` is the path of `value` itself, with which all paths begin. In a path, an object in a list has its field `index`
-    if that is an integer, else its position. Strings in the fields of `not_text`, a `type` with one of `FIXED_TYPES`,
-    and names of fields are left as they are.
+    A path is the names and positions that lead to the text. It begins with `at`, the path of `value` itself. An object
+    in a list is named by its field `index` if that is an integer, otherwise by its position. Unchanged are strings in
+    the fields of `not_text`, a `type` with one of `FIXED_TYPES`, and names of fields.
     """
     if isinstance(value, str):
         return visit(at, value) if value else value

@@ -21,7 +21,7 @@ TIMEOUT_SECONDS = 120.0
 """Seconds that one call of the judge may take."""
 
 MAX_WAITING = 64
-"""Pairs that wait to be judged in one gateway; further ones are not judged."""
+"""Maximum number of pairs that wait to be judged in one gateway; further ones are not judged."""
 
 _LABELS = Labels(UNKNOWN, 1.0, (), abstained=True, stage="judge")
 """A judge's request belongs to no task, so that no task's validators apply to it."""
@@ -29,7 +29,7 @@ _LABELS = Labels(UNKNOWN, 1.0, (), abstained=True, stage="judge")
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """The model and the instructions by which the pairs of one task are judged, and the daily limit of dollars."""
+    """The settings of the language model that judges one task's pairs of answers, with its daily limit in dollars."""
 
     model: str
     """A model's name, or "path:NAME"."""
@@ -48,7 +48,10 @@ class JudgeJob:
 
 
 class PairJudge:
-    """Judges one pair after the other, and waits while regular requests need the capacity."""
+    """Asks a language model which answer of a pair is better, for one pair at a time.
+
+    It waits while regular requests need the capacity.
+    """
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ class Side:
     seconds: float
     """Seconds from the request's arrival to the answer's end."""
     text: str
-    """The text of the answer; empty if it has no text or more than one."""
+    """The text of the answer; empty if the answer has no text or several texts."""
     quality: float | None
     """The quality by the validators: 1 if all accepted the answer, 0 if one rejected it; None if there is no validator,
     or one of them could not judge the answer."""

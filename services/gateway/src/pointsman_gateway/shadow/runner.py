@@ -77,9 +77,10 @@ class ShadowPipeline:
         self._admission = Admission(max_concurrent, self._aggregator.metrics.in_flight)
 
     async def answer(self, request: Request, labels: Labels, report: Callable[[ShadowResult], None]) -> None:
-        """Answers a request with these labels instead of the classifier's, and raises the error with which it ends.
+        """Answers a request, with `labels` instead of those of the classifier, and discards the answer's events.
 
-        Calls `report` once at the end, also if the request fails or is cancelled.
+        Calls `report` with the result once at the end, also if the request fails or is cancelled. Raises the error with
+        which the request fails.
         """
         line, captured = self._current(), _CapturedLog()
         metering = line.metering.with_counters(self._aggregator, CanaryOutcomes())
@@ -124,8 +125,7 @@ class ShadowRunner:
         return len(self._running)
 
     def start(self, job: ShadowJob, report: Callable[[ShadowResult], None]) -> None:
-        """Starts a shadow request in the background if the daily budget and the load allow it; otherwise only counts
-        it.
+        """Starts a shadow request in the background. If the daily budget or the load does not allow it, only counts it.
 
         `report` is called with the result when a started request has ended, also if it failed or was cancelled.
         """

@@ -50,10 +50,12 @@ class PairScorer:
         self._scores = scores
 
     def add(self, pair: Pair, receipt: Receipt, config: ShadowConfig) -> None:
-        """Counts a pair of two complete answers. Scores it if its task rates by validators and they judged both; if the
-        task rates by right answers, stores it until there is one. If a judge scores the pair, `add_judgement` follows.
+        """Counts a pair of two complete answers, and scores or stores it by `config.rate_by`, the task's setting:
+        * validators: scores the pair, unless they could not judge both answers;
+        * right answers: stores the pair until feedback has the right answer;
+        * a judge: does nothing, since `add_judgement` follows.
 
-        `receipt` is that of the shadow request, and counts as evidence on its path. Neither waits nor raises.
+        `receipt` is that of the shadow request, and counts in the statistics of its path. Neither waits nor raises.
         """
         self._evidence.count_answer(receipt)
         self._metrics.count_pair(pair)
@@ -67,11 +69,11 @@ class PairScorer:
             self._pairs.keep(pair)
 
     def score(self, pair: Pair, right_answer: str, rated: bool) -> None:
-        """Scores both answers by the right one, and counts the scores as ratings. Does nothing if the task has no
-        scoring function now.
+        """Scores both answers of a pair by the right answer, and counts the scores as ratings of their paths.
 
-        `rated` means that a person has rated the caller's answer; then this rating counts instead of its score. Raises
-        ValueError if `right_answer` cannot be used.
+        `rated` says whether a person has rated the caller's answer; then that rating counts, and the score of this
+        answer does not. Does nothing if the task has no scoring function now. Raises ValueError if `right_answer`
+        cannot be used.
         """
         score = self._scores().get(pair.task)
         if score is None:
@@ -80,8 +82,10 @@ class PairScorer:
         self._count(pair, chosen, other, rated)
 
     def add_judgement(self, pair: Pair, score: PairScore) -> None:
-        """Counts a judge's scores as ratings (`first` is that of the caller's answer), and stores the pair with them,
-        to compare them with feedback of people. The texts are stored only if the task has a scoring function.
+        """Counts a judge's scores of a pair as ratings of its paths; `score.first` is that of the caller's answer.
+
+        Also stores the pair with the scores, to compare them later with the feedback of people. The texts of the
+        answers are stored only if the task has a scoring function.
         """
         self._count(pair, score.first, score.second)
         if self._pairs is not None:
@@ -89,10 +93,11 @@ class PairScorer:
             self._pairs.keep(judged if pair.task in self._scores() else _without_text(judged))
 
     def compare(self, pair: Pair, rating: float | None, right_answer: str) -> None:
-        """Counts for each answer that people have scored whether the judge's score agrees with theirs.
+        """Counts, for each answer of a pair that has a score from feedback, whether the judge's score agrees with it.
 
-        `rating`, 0 to 1 or None, is a person's score of the caller's answer. By `right_answer`, which may be empty,
-        both answers are scored; the rating has precedence. Raises ValueError if `right_answer` cannot be used.
+        The score of the caller's answer is `rating`, a person's rating from 0 to 1. If that is None, and for the other
+        answer, it is computed from `right_answer`; if this is empty, there is no score. Raises ValueError if
+        `right_answer` cannot be used.
         """
         score = self._scores().get(pair.task) if right_answer and pair.chosen.text else None
         humans = [score(side.text, right_answer) if score else None for side in (pair.chosen, pair.other)]

@@ -198,9 +198,9 @@ class ScoringFeedback:
         return stored
 
     async def score_by_stored_feedback(self, decision_id: str) -> None:
-        """Scores the stored pair of a decision, if any, by all feedback on the decision so far.
+        """Scores the stored pair of a decision by all feedback on the decision so far.
 
-        If the feedback or the pair cannot be read, or the pair cannot be scored, the pair is skipped.
+        Does nothing if there is no pair, or if the feedback or the pair cannot be read or used.
         """
         found = await self._stored.find_readable(decision_id)
         if found is None:  # such as a decision that is not written yet

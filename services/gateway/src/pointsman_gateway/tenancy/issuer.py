@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 TIMEOUT_SECONDS = 5.0
 """Seconds for one whole response of the issuer."""
 MAX_BYTES = 1024 * 1024
-"""The most bytes of one response of the issuer."""
+"""Maximum number of bytes of one response of the issuer."""
 MIN_REFRESH_INTERVAL_SECONDS = 10.0
 """Seconds between two reads of the keys, regardless of how many tokens name unknown keys."""
 MAX_WAITING = 64
-"""The most tokens that wait for a read of the keys; further tokens with unknown keys are rejected at once."""
+"""Maximum number of tokens that wait for a read of the keys; further tokens with unknown keys are rejected at once."""
 MAX_LOGINS = 8
-"""The most login codes that are exchanged at once; the limit is needed because a login requires no credential."""
+"""Maximum number of login codes that are exchanged at once. The limit is needed, since a login needs no credential."""
 MIN_RSA_BITS = 2048
 
 _KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}

@@ -18,11 +18,11 @@ from pointsman_gateway.tenancy.metrics import TenancyMetrics
 log = logging.getLogger(__name__)
 
 MAX_LIMITS_PER_CALL = 64
-"""The most limits in one call to Redis, which then takes a few hundred microseconds."""
+"""Maximum number of limits in one call to Redis, which then takes a few hundred microseconds."""
 _FIELDS_PER_ANSWER = 5
 
 Needs = Mapping[LeasedLimit, tuple[int, int]]
-"""By limit: the amount that one request needs, and the amount that all waiting requests need. All limits are of one
+"""For each limit, (amount that one request needs, amount that all waiting requests need). All limits are of one
 tenant."""
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, WINDOWS, Window, window_at
 
 LeaseReport = tuple[int, int, int, int, int]
-"""The number of the window, what was used in it, what was used after its end (carried), the wish (the amount to hold
-unused) and the need (what one request requires)."""
+"""A report on one limit for Redis: the number of the window, the amount used in it, the amount used after its end, the
+unused amount that this gateway wants to hold (the wish), and the amount that one request requires (the need)."""
 
 LEASE_SECONDS = 10.0
 """Seconds without a report after which other gateways may use the unused part of a lease."""
@@ -25,8 +25,8 @@ REFUSAL_TTL_SECONDS = 0.1
 FALLBACK_TTL_SECONDS = 1.0
 """Seconds for which a gateway uses its local fallback before it tries Redis again."""
 FIRST_LEASE_DIVISOR = 16
-"""While requests wait, the gateway wishes to hold at least the limit divided by this, since more requests will follow;
-but not more than its fair share of what is left."""
+"""While requests wait, the gateway asks for at least the limit divided by this number, since more requests will follow,
+but for no more than its fair share of what is left."""
 _MIN_MEASUREMENT_SECONDS = {Window.MINUTE: 0.1, Window.DAY: 10.0, Window.MONTH: 10.0}
 """Seconds over which the rate of usage is measured; a shorter time gives a poor estimate."""
 _LEASE_AHEAD_SECONDS = {Window.MINUTE: 2.0, Window.DAY: 900.0, Window.MONTH: 900.0}
@@ -37,7 +37,10 @@ _HALF_LIFE_SECONDS = {Window.NOW: 1.0, Window.MINUTE: 2.0, Window.DAY: 60.0, Win
 
 
 class LeasedLimit:
-    """One limit and this gateway's lease of it; reservations change `free` directly, since method calls cost more."""
+    """One limit of a key or tenant, and this gateway's lease: the part of the limit that Redis has granted to it.
+
+    Reservations change `free` directly, because calls of methods would cost more.
+    """
 
     __slots__ = (
         "_measured_at",
@@ -110,8 +113,8 @@ class LeasedLimit:
         return 1 - self.unspent / self.maximum if now < self.ends else 0.0
 
     def charge(self, amount: int, now: float) -> None:
-        """Takes the amount from the lease, even if less is free; after the window's end, counts it in the next window
-        instead. `now` is on the monotonic clock.
+        """Counts `amount` as used: takes it from the lease, even if less is free. After the end of the window, it
+        counts in the next window instead. `now` is on the monotonic clock.
         """
         if now >= self.ends:
             self.carried += amount
@@ -127,8 +130,7 @@ class LeasedLimit:
     # -- exchange with Redis
 
     def report(self, need: int, waiting: int, gateways: int, now: float) -> LeaseReport:
-        """Returns the report for Redis. Also gives back what is free of the lease beyond the wish, which is the unused
-        amount that this gateway should hold.
+        """Returns the report for Redis. Also gives back the free part of the lease that this gateway should not hold.
 
         `need` is the amount that one request requires, and `waiting` the amount that all waiting requests require.
         `gateways` is the number of gateways that share the limit. `now` is on the monotonic clock.
@@ -145,8 +147,10 @@ class LeasedLimit:
         return self.window_number, self.used, self.carried, wish, need
 
     def install(self, answer: list[int], report: LeaseReport, sent: float, now: float) -> None:
-        """Applies the `answer` that Redis gave to `report`: [the window's number, the milliseconds to its end, held,
-        left, unspent]. `sent` and `now` are when the report was sent and the answer arrived, on the monotonic clock.
+        """Applies the `answer` that Redis gave to `report`, a list of five numbers: the window's number, the
+        milliseconds to its end, the amount that this gateway holds, the amount that no gateway holds, and the amount
+        that no gateway has used. `sent` and `now` are when the report was sent and the answer arrived, on the monotonic
+        clock.
         """
         window, ends_in, held, self.left, self.unspent = answer
         if window == self.window_number:
@@ -164,11 +168,11 @@ class LeasedLimit:
             self.refused_until, self.refused_need = min(now + REFUSAL_TTL_SECONDS, self.ends), report[4]
 
     def use_local_fallback(self, redis_ms: int, gateways: int, now: float) -> None:
-        """Extends the lease by `FALLBACK_TTL_SECONDS` without Redis, to at least this gateway's share: the limit
-        divided by the number of gateways. A budget in dollars has no share: only what is unspent of the lease may be
-        used, also in the next window.
+        """Extends the lease by `FALLBACK_TTL_SECONDS` without Redis.
 
-        `redis_ms` is the estimated time of Redis in Unix milliseconds, `now` the same time on the monotonic clock.
+        The gateway may then use at least its share, which is the limit divided by the number of gateways. Of a budget
+        in dollars it may use only the unspent part of its lease, also in the next window. `redis_ms` is the estimated
+        time of Redis in Unix milliseconds, and `now` the same time on the monotonic clock.
         """
         share = 0 if self.is_budget else self.maximum // gateways
         if now >= self.ends:

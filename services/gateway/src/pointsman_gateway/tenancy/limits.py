@@ -126,7 +126,7 @@ class LimitRegistry:
         return usage
 
     def forget(self, key: str) -> None:
-        """Drops a key that is no longer cached; if usage of it is not reported yet, as soon as that is done."""
+        """Drops a key that is no longer cached. If some of its usage is not reported yet, drops it after the report."""
         usage = self.usages.get(key)
         if usage is not None:
             usage.is_forgotten = True
@@ -144,8 +144,10 @@ class LimitRegistry:
             self._drop(usage)
 
     def count_nearly_spent(self, limit: str, owner: str, clock: Callable[[], float]) -> int:
-        """Returns how many budgets of this name ("dollars_per_day") and owner ("key" or "tenant") are used to
-        `BUDGET_WARNING_SHARE` or more. `clock` is monotonic, in seconds.
+        """Returns the number of budgets that are nearly spent: used to `BUDGET_WARNING_SHARE` or more.
+
+        `limit` is the budgets' name, such as "dollars_per_day", and `owner` is "key" or "tenant". `clock` is monotonic,
+        in seconds.
         """
         now = clock()
         return sum(

@@ -162,8 +162,8 @@ class RedisTenancy:
     async def enter(self, caller: Caller, tokens: int) -> LeasedReservation:
         """Reserves as `enter_now` does, and leases more from Redis if necessary.
 
-        Raises ResourceExhausted, whose code is the limit's name, if too little is left, and Unavailable
-        ("limits_contended") if other requests take what was leased `MAX_TRIES` times.
+        Raises ResourceExhausted, whose code is the limit's name, if too little is left. Raises Unavailable
+        ("limits_contended") if `MAX_TRIES` times in a row other requests have taken the leased amount first.
         """
         assert isinstance(caller, VerifiedCaller)
         usage = caller.usage
@@ -190,7 +190,8 @@ class RedisTenancy:
             self._refuse(limit, need, now, without_redis=False)
 
     async def lease(self, tenant: TenantLimits, needs: Needs, next_needed: LeasedLimits = ()) -> None:
-        """Leases `needs` as far as Redis has them, and renews expired leases of `next_needed` in the same call.
+        """Asks Redis to lease the amounts in `needs`, of which it may grant less, and renews expired leases of the
+        limits in `next_needed` in the same call. Does nothing if this gateway already holds enough.
 
         Raises ResourceExhausted if Redis is unavailable and the local fallback does not suffice.
         """

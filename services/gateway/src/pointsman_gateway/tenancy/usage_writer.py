@@ -15,7 +15,7 @@ RETENTION_DAYS = 400
 """Days for which Redis keeps a day's usage after its last change."""
 
 MAX_COUNTS_PER_BATCH = 2000
-"""The most counts in one batch, which must be written within the time limit of a call to Redis."""
+"""Maximum number of counts in one batch, which must be written within the time limit of a call to Redis."""
 
 _COUNTERS = tuple(one.name for one in fields(UsageCounters))
 

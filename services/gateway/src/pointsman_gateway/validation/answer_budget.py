@@ -9,9 +9,10 @@ from pointsman_gateway.patterns import SearchBudget
 MAX_ANSWER_CHARACTERS = 64 * 1024
 MAX_ANSWER_VALUES = 5_000
 MAX_STEPS = 50_000
-"""Keywords of a schema that are evaluated; each takes about 100 ns."""
+"""Maximum number of schema keywords that are evaluated for one answer; each takes about 100 ns."""
 MAX_SEARCHES = 200_000
-"""The sum over pattern searches of (states of the pattern times characters of the text); each takes up to 25 ns."""
+"""Maximum sum, over the pattern searches for one answer, of the pattern's states times the text's characters; each unit
+takes up to 25 ns."""
 
 
 class NotJudged(Exception):
@@ -70,8 +71,7 @@ class BudgetedValidator(Validator):
 
     @abstractmethod
     def objection_within(self, budget: AnswerBudget, choice: Choice) -> str | None:
-        """Returns why the choice is rejected, None if it is accepted.
+        """Returns why the choice is rejected; None if it is accepted. Subtracts the work of the check from `budget`.
 
-        Subtracts the work of the check from `budget`. If too little of it is left, raises NotJudged or, if the
-        validator is a `RegexValidator`, rejects the choice.
+        If too little of the budget is left, raises NotJudged; a `RegexValidator` rejects the choice instead.
         """

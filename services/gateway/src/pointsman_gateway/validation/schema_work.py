@@ -43,7 +43,9 @@ class TooMuchWork(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SchemaWork:
-    """The work to check values by a schema, by the name of the innermost property that contains a value."""
+    """An estimate of the work to check values by a schema. It depends on the property that contains a value: keys of
+    `steps` and `pattern_states` are the names of the innermost properties.
+    """
 
     steps: Mapping[Name, int]
     """Keywords to evaluate for one value, each in about 100 ns."""

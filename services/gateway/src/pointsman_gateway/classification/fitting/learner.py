@@ -30,8 +30,8 @@ TOLERANCE = 0.01
 MAX_OUT_OF_SCOPE_CENTROIDS = 128
 
 EXAMPLES_PER_CENTROID = 20
-"""A class gets one centroid for every so many examples, since a class with many is more diverse: five centroids are too
-few for 640 triage messages."""
+"""A class gets one centroid for this number of examples, since a class with many examples is more diverse: five
+centroids are too few for 640 triage messages."""
 
 KMEANS_ROUNDS = 12
 
