@@ -247,7 +247,7 @@ def test_openais_host_is_recognized_without_its_name(config_folder: ConfigFolder
         ({"provider": "azure", "api_key_env": "K", "resource": "a/b"}, "'engines.cloud.resource'"),
         (
             {"provider": "ollama", "url": "http://x", "adapters": "discover"},
-            "'ollama' has no adapters; each is a model",
+            "'ollama' has no adapters; configure each as a model",
         ),
         ({"provider": "tgi", "url": "http://x", "adapters": "discover"}, "'tgi' lists no adapters: write their names"),
         ({"provider": "tgi", "lora_server": "h:1"}, "the engine of a lora_server is a vLLM or an SGLang, and no tgi"),
@@ -411,7 +411,10 @@ async def test_a_path_restricts_its_answers_unless_the_client_requires_another_f
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ({"answers": ["a", "b"], "response_format": {"type": "json_object"}}, "an answer has one form"),
+        (
+            {"answers": ["a", "b"], "response_format": {"type": "json_object"}},
+            "answers cannot be combined with response_format",
+        ),
         ({"answers": ["a", "a"]}, "answers has one of them twice"),
         ({"model": "gpt", "answers": ["a"]}, "path 'p' has answers, which 'o4-mini' of provider 'openai' cannot"),
         ({"extra_body": {"topk": 2}}, "path 'p': its engines do not accept the field 'topk'; did you mean 'top_k'?"),
