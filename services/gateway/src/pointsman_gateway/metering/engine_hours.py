@@ -35,8 +35,9 @@ names change, because members join and leave groups of engines."""
 
 
 class BusyInterval:
-    """The time interval for which one answer is in progress at the engine. Its `start` advances once the time before it
-    is allocated.
+    """The time interval in which an engine generates one answer for a path.
+
+    If a part of the interval is allocated before the answer's end, `start` moves to the end of this part.
     """
 
     __slots__ = ("allocator", "path", "start")
@@ -48,7 +49,10 @@ class BusyInterval:
 
 
 class EngineCostAllocator:
-    """Allocates one engine's price to paths; all times are seconds on one monotonic clock."""
+    """Divides the cost of one engine that is paid by the hour among the paths whose answers it generates.
+
+    All times are seconds on one monotonic clock.
+    """
 
     def __init__(self, usd_per_hour: float, start: float, max_lag: float = MAX_LAG_SECONDS) -> None:
         self.dollars: dict[str, float] = {IDLE: 0.0}
@@ -73,8 +77,8 @@ class EngineCostAllocator:
     def end(self, interval: BusyInterval, now: float, inference: float | None = None) -> None:
         """Ends an answer's interval at `now`.
 
-        The answer then counts for the last `inference` seconds of the interval, as the engine reported; None: for all
-        of it.
+        `inference` is the number of seconds of work that the engine reported; only so much at the end of the interval
+        counts for the answer. If it is None, the whole interval counts.
         """
         del self._open[interval]
         start = interval.start
@@ -84,8 +88,10 @@ class EngineCostAllocator:
             self._closed.append((start, now, interval.path))
 
     def allocate(self, now: float) -> None:
-        """Allocates the time until the start of the oldest answer in progress, but at least until `now` minus
-        `max_lag`; without an answer in progress, until `now`.
+        """Allocates the cost of the time up to the start of the oldest answer in progress, or up to `now` without one.
+
+        An answer that has been in progress for longer than `max_lag` seconds does not delay this: its time is allocated
+        up to `now` minus `max_lag`.
         """
         latest = now - self._max_lag
         for interval in self._open:

@@ -30,7 +30,7 @@ class Waiter:
 
 
 class FairQueue:
-    """Requests that wait for a slot."""
+    """The requests that wait for a slot. Higher priorities go first; among these, the tenant with the fewest slots."""
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
@@ -41,8 +41,9 @@ class FairQueue:
         return self._count
 
     def add(self, waiter: Waiter) -> Waiter | None:
-        """Adds a request. If the queue is full, returns the request to reject: a waiting one that was removed for the
-        new one, or the new one, which is then not added. Otherwise returns None.
+        """Adds a request, and returns the request to reject; None if the queue is not full.
+
+        In a full queue, either a waiting request is removed and returned, or the new one is returned and not added.
         """
         dropped = None
         if self._count >= self._max_waiting:
