@@ -32,7 +32,7 @@ _SUBJECTS = frozenset(_FILE["subjects"])
 _COMMAS = (",", "，", "、", "،")
 _NAME = re.compile(r"(?:[^\W\d_a-z][\w.'’-]{0,20} ?){1,3}")
 _MIN_LETTERS_OF_HEADER = 3
-"""A shorter name, such as "A", is a header only beside others."""
+"""A shorter name, such as "A", is a header only next to other headers."""
 
 
 def _any_of(phrases: Sequence[str]) -> str:
@@ -45,11 +45,11 @@ _BEFORE_CLOSING = re.compile(rf"(?:{_any_of(_FILE['before_closings'])})(?!\w)", 
 
 
 def own_words(mail: str) -> str:
-    """Returns the text without headers, greeting, signature, quoted e-mails, and white space at both ends. If the text
-    forwards another e-mail, returns only the words of that one.
+    """Returns the words that a person wrote in an e-mail, or in any other text that may have a greeting.
 
-    Returns the text unchanged if there is nothing but white space to remove, or if nothing would be left. It need not
-    be an e-mail: a greeting is removed from any text.
+    Removes headers, greeting, signature, quoted e-mails, and white space at both ends. If the text forwards another
+    e-mail, returns only the words of the forwarded one. Returns the text unchanged if there is nothing but white space
+    to remove, or if nothing would be left.
     """
     lines = _body(mail.strip().split("\n"))
     own = _without_signature(_without_quotes(lines))

@@ -17,7 +17,8 @@ KEY_HEADERS = (b"api-key", b"x-api-key")
 async def identify_caller(tenancy: Tenancy, credential: str) -> Caller:
     """Returns the caller that a key or token identifies; `credential` is empty if the request has none.
 
-    Raises Unauthenticated, PermissionDenied or Unavailable, as `Tenancy.identify` does.
+    Raises Unauthenticated if the credential is missing or invalid, PermissionDenied if a valid token has no rights, and
+    Unavailable if it cannot be checked now.
     """
     caller = tenancy.identify_now(credential)
     return await tenancy.identify(credential) if caller is None else caller

@@ -55,10 +55,10 @@ class TokenIds:
 
 
 def decode_with_token_ids(text: bytes, name: str) -> Any:
-    """Decodes a JSON object as `decode_json` does, but token ids in its field `name` become `TokenIds`.
+    """Decodes a JSON object, in which token ids in the field `name` become `TokenIds`.
 
     The field may be one list of token ids or a list of such lists; an empty list, or anything else, is decoded as
-    usual. Raises InvalidArgument as `decode_json` does.
+    usual. Raises InvalidArgument if the JSON is malformed, or has a lone surrogate or a number that is not finite.
     """
     try:
         fields = _decode_fields(text)

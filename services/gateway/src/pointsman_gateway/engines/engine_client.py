@@ -67,7 +67,7 @@ class CompletionRequest(msgspec.Struct, frozen=True):
     deadline: float
     """When the call must end, in seconds on the event loop's clock."""
     stall_seconds: float = STALL_SECONDS
-    """See `STALL_SECONDS`; `Hedging` sets it to the delay after which it hedges."""
+    """The call's limit for the rule that `STALL_SECONDS` describes. `Hedging` sets it to its delay."""
     operation: Operation = "chat"
     path: str = ""
     as_a_whole: bool = False

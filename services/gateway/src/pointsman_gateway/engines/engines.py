@@ -137,10 +137,10 @@ class Engines:
         return (alias.version, alias.canary_version) if alias.canary_version else (alias.version,)
 
     async def facts(self, model: str, version: str) -> Mapping[str, str]:
-        """Asks a lora-server of the base model `model` for the registry's notes on how an adapter version was made.
+        """Returns the registry's notes on how an adapter version was made: texts by name, such as "train_rows".
 
-        Returns them as `LoraServer.facts` does, and raises the same errors, or Unavailable if no lora-server of the
-        model is watched.
+        They are read from a lora-server of the base model `model`. Raises Unavailable if the model has no engine with a
+        lora-server now, and the errors of `LoraServer.facts`.
         """
         servers = [state.lora_server for state in self._states if state.engine.model == model and state.lora_server]
         if not servers:

@@ -118,8 +118,10 @@ class EngineMetrics:
         )
 
     def ended(self, request: EngineRequest, model: str, outcome: str, seconds: float) -> None:
-        """Counts a call that has ended, and records its duration; `model`, `outcome` and `seconds` are as in
-        `CallTimer.observe_call`.
+        """Counts a call that has ended, and records its duration in seconds.
+
+        `model` is the base model or the adapter version that was called. `outcome` is "ok", "cancelled", "internal" (a
+        bug of the gateway) or another error's code.
         """
         self._calls.observe_call(request.operation, model, outcome, seconds)
         self._attempts.series(request.engine, outcome).value += 1

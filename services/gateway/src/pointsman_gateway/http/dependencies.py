@@ -91,7 +91,7 @@ class HttpDependencies:
     async def build_metrics_page(self, format: str) -> MetricsPage:
         """Returns the metrics of all processes in a format of `metrics_page.format_of`; encodes them in a thread.
 
-        Raises Unavailable as `Workers.metrics_page` does, if there are several processes.
+        Raises Unavailable if there are several processes, and their supervisor does not answer.
         """
         if self.workers:
             return await self.workers.metrics_page(format)

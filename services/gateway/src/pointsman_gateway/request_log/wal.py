@@ -79,7 +79,9 @@ class WriteAheadLog:
         return offset
 
     def append_undecided(self, unix_seconds: float, receipt: UndecidedReceipt) -> int:
-        """Appends a receipt without a decision, as `append_decided` does; these records are numbered separately."""
+        """Appends a receipt without a decision; returns the record's number, counted from 1, or 0 if it could not be
+        written. These records are numbered separately from those with a decision.
+        """
         offset = self._last.undecided + 1
         if not self._append(undecided_record(offset, unix_seconds, receipt)):
             return 0

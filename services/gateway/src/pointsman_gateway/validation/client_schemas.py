@@ -71,7 +71,7 @@ class ClientSchema(BudgetedValidator):
     Options = dict[str, Any]
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        """Compiles the schema; raises TooMuchWork as `measure` does, and BadSchema if the schema is invalid."""
+        """Compiles the schema. Raises TooMuchWork if it is too large or complex, and BadSchema if it is invalid."""
         from jsonschema_rs import RegexOptions
 
         self._work = measure(options)

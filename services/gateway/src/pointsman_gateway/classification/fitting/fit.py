@@ -87,8 +87,8 @@ def fit_classifier(
 
     Equal arguments give equal results. Each stage is trained six times: with each fifth of the examples held out, to
     measure it on texts that are new to it, and on all of them. 15,000 examples of 150 tasks take two minutes on one
-    core, 1,000 examples two seconds. Raises InvalidArgument as `collect_examples` does, and Unavailable if the encoder
-    is an endpoint that fails.
+    core, 1,000 examples two seconds. Raises InvalidArgument if there are fewer than two tasks or a task has no example,
+    and Unavailable if the encoder is an endpoint that fails.
     """
     # BLAS threads busy-wait for each other: beside a busy engine two of them took four times as long as one.
     with threadpool_limits(limits=1):
