@@ -27,7 +27,7 @@ def has_tools(request: Request) -> bool:
 
 
 def is_in_tool_loop(messages: Sequence[Message]) -> bool:
-    """Returns whether the conversation waits for the assistant to go on, and not for an answer to a new user message.
+    """Returns whether the request continues the assistant's turn, as after a call of a tool.
 
     That is so if a tool's result follows the assistant's last message, or if the last message is the assistant's.
     """
