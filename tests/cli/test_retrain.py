@@ -68,6 +68,7 @@ class ScriptedServices:
     alias: AliasState | None = field(default_factory=lambda: AliasState(OLD, "", 0))
     trained: TrainingResult = field(default_factory=lambda: TrainingResult("succeeded", NEW))
     taken_back: str = ""
+    is_promoted_by_hand: bool = False
     calls: list[Any] = field(default_factory=list)
     first_questions: dict[str, Any] = field(default_factory=dict)
     """By model, the first question that it was sent."""
@@ -118,6 +119,8 @@ class ScriptedServices:
     async def alias_state(self, alias: str) -> AliasState | None:
         if self.alias and self.alias.canary:
             self.alias = replace(self.alias, canary="" if self.taken_back else NEW, requests=self.alias.requests + 2)
+            if self.is_promoted_by_hand:
+                self.alias = AliasState(NEW, "", 0)
         return self.alias
 
     async def set_canary(self, alias: str, version: str, terms: CanaryTerms, expected: str) -> None:
@@ -289,6 +292,13 @@ def test_a_rolled_back_canary_fails_the_run_with_its_reason(datasets: Path) -> N
     state = distill(services, datasets)
     assert state.reason == "the canary was taken back: error rate 0.30 of 40 against 0.00 of 58"
     assert services.calls[-1] == ("retire", NEW, state.reason)
+
+
+def test_a_canary_that_somebody_promotes_ends_the_run_with_success(datasets: Path) -> None:
+    services = ScriptedServices(is_promoted_by_hand=True)
+    state = distill(services, datasets)
+    assert not state.reason
+    assert "retire" not in services.names()
 
 
 def test_a_canary_without_traffic_is_abandoned(datasets: Path) -> None:

@@ -71,6 +71,8 @@ class CanaryStep:
         alias, terms, enough = self.plan.alias, self.plan.canary, 0
         while True:
             alias_state = await self.registry.alias_state(alias)
+            if alias_state is not None and alias_state.stable == version:
+                return StepResult(f"{alias} was moved to {version} meanwhile", facts)
             if alias_state is None or alias_state.canary != version:
                 reason = f"the canary was taken back: {await self.registry.why_taken_back(alias)}"
                 return StepResult(reason, facts, reason)
