@@ -138,7 +138,6 @@ class ExportLog:
     def _finish(self, segment: LockedFile) -> None:
         self._segment = None
         try:
-            segment.cut()
             segment.path.rename(segment.path.with_suffix(FINISHED))
         except OSError as error:  # once it is unlocked, the exporter takes it as it is
             log.warning("%s cannot be renamed: %s", segment.path, error)

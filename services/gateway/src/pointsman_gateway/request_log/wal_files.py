@@ -26,17 +26,13 @@ class LockedFile:
 
         If it raises OSError, part of the line may be in the file; the next append removes that part.
         """
-        self.cut()
+        if self._torn:
+            self.truncate(self.size)
         self._torn = True
         if os.write(self._descriptor, line) < len(line):
             raise OSError("the disk is full")
         self._torn = False
         self.size += len(line)
-
-    def cut(self) -> None:
-        """Removes an incomplete line at the end, if there may be one."""
-        if self._torn:
-            self.truncate(self.size)
 
     def append_and_sync(self, line: bytes) -> None:
         """Appends a line and synchronises it to disk; if that raises OSError, removes the line again."""
