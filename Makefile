@@ -257,7 +257,7 @@ test-monitoring: models .venv-dashboards/.done ## real Prometheus, services and 
 	$(BIN)/python -m pytest tests/monitoring
 
 .PHONY: dashboard-pictures
-dashboard-pictures: .venv-dashboards/.done ## draw the pictures of docs/howto/grafana.md from the last run of test-monitoring
+dashboard-pictures: .venv-dashboards/.done ## draw the panels that one looks at first into docs/images, from the last run of test-monitoring
 	.venv-dashboards/bin/python -m tests.monitoring.draw build/monitoring/panels.json build/monitoring docs/images
 
 .PHONY: monitoring-tools

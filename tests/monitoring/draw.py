@@ -1,7 +1,7 @@
 """Draws panels with matplotlib in Grafana's layout: `python -m tests.monitoring.draw PANELS.json FOLDER`.
 
 It writes one picture of each panel, in a folder for its dashboard, and one picture of each dashboard. With a second
-folder it writes the pictures of docs/howto/grafana.md there instead (`FIRST_LOOKS`).
+folder it writes pictures of the panels in `FIRST_LOOKS` there instead.
 """
 
 import json

@@ -108,8 +108,8 @@ def test_the_pictures_of_the_documentation_are_drawn(monitored_run: MonitoredRun
     command = [str(TOOLS), "-m", "tests.monitoring.draw", str(data), str(tmp_path), str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    documented = {picture.name for picture in (ROOT / "docs" / "images").glob("dashboard-*.png")}
-    assert {picture.name for picture in tmp_path.glob("*.png")} == documented
+    drawn = sorted(picture.name.removeprefix("dashboard-") for picture in tmp_path.glob("*.png"))
+    assert drawn == ["adapters.png", "engine-and-gateway.png", "hybrid-routing.png"]
 
 
 def _drawable(shown: Shown) -> dict[str, Any]:
