@@ -3,7 +3,7 @@ questions on documents, and texts in other languages.
 
     make bench-requests                                     # all tables; needs `make models`, but no service
     make bench-requests ARGS="--only texts"                 # within what clients write around them
-    make bench-requests ARGS="--only conversations"         # fits the model of conversations, and measures it
+    make bench-requests ARGS="--only conversations"         # --sgd CLONE also fits the model of conversations again
     make bench-requests ARGS="--only broad"                 # tasks of many kinds of requests, with and without intents
     make bench-requests ARGS="--only documents"             # questions on what a collection contains; with a retriever
     make bench-requests ARGS="--only languages"             # with the extra `multilingual`, if it is installed
@@ -134,17 +134,17 @@ async def main(options: argparse.Namespace) -> None:
     figures: dict[str, Any] = {}
     for part in PARTS if options.only is None else [options.only]:
         print(f"\n{part}", flush=True)
-        figures |= await measure_part(part, options.data, options.rows == "development")
+        figures |= await measure_part(part, options.data, options.rows == "development", options.sgd)
     print(json.dumps(figures))
 
 
-async def measure_part(part: str, data: Path, of_development: bool) -> Mapping[str, Any]:
-    """Prints the tables of one of `PARTS`; returns its figures for the JSON."""
+async def measure_part(part: str, data: Path, of_development: bool, sgd: Path | None = None) -> Mapping[str, Any]:
+    """Prints the tables of one of `PARTS`; returns its figures for the JSON. `sgd` is the folder of a clone of SGD."""
     routing = data / "routing"
     if part == "texts":
         return await measure_texts(routing, of_development)
     if part == "conversations":
-        return {part: await conversations.measure(routing, MODEL)}
+        return {part: await conversations.measure(routing, MODEL, sgd)}
     if part == "broad":
         return {part: broad_tasks.measure(routing, MODEL, development=of_development)}
     if part == "documents":
@@ -192,4 +192,5 @@ if __name__ == "__main__":
     parser.add_argument("--rows", choices=("reported", "development"), default="reported")
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--sgd", type=Path, metavar="CLONE", help="a clone of dstc8-schema-guided-dialogue")
     asyncio.run(main(parser.parse_args()))

@@ -1,18 +1,20 @@
 """The probabilities of a conversation's task, computed from the classifications of its turns by a forward pass."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from pointsman_gateway.classification.belief import (
+    MIN_RATIO,
     Reading,
     TurnObservations,
     assistant_features,
     believe,
+    context_features,
     probabilities_of,
     user_features,
 )
-from pointsman_gateway.classification.belief_parameters import COUNTS, PARAMETERS, BeliefParameters
+from pointsman_gateway.classification.belief_parameters import CONTEXT, COUNTS, PARAMETERS, BeliefParameters
 from pointsman_gateway.classification.utterances import shape_of
 
 TASKS = 4
@@ -92,3 +94,18 @@ def test_a_turn_of_any_length_and_score_gives_finite_numbers() -> None:
 def test_parameters_survive_the_way_through_a_vector() -> None:
     assert BeliefParameters.from_vector(PARAMETERS.to_vector()) == PARAMETERS
     assert len(PARAMETERS.to_vector()) == sum(COUNTS)
+
+
+def test_a_turn_that_fits_the_belief_before_it_is_less_likely_of_no_task() -> None:
+    parameters = replace(PARAMETERS, unknown=(*PARAMETERS.unknown[:-CONTEXT], 0.0, 0.0, -1.0))
+    turns = ((WHOLE, reading(2), NOTHING), ("on the 5th of March", reading(2, 0.5, -1.0), NOTHING))
+    without = replace(parameters, unknown=(*PARAMETERS.unknown[:-CONTEXT], 0.0, 0.0, 0.0))
+    assert believe(observations(*turns), parameters)[-1] < believe(observations(*turns), without)[-1]
+
+
+@pytest.mark.parametrize(("turn", "agreement"), [([0.0, 1.0], 0.6), ([1.0, 0.0], 1.2), ([0.5, 0.5], 0.9)])
+def test_a_turns_context_tells_what_was_believed_and_how_well_the_turn_agrees(
+    turn: list[float], agreement: float
+) -> None:
+    before = np.array([0.6, 0.3, 0.1])
+    assert context_features(before, np.array(turn)) == pytest.approx([0.1, 0.6, np.log(agreement + MIN_RATIO)])

@@ -3,7 +3,8 @@
 This is the forward pass of a hidden Markov model whose transitions depend on the turn (Bengio and Frasconi,
 Input-output HMMs, 1996). The state is the task, or none. After the first turn of the user, each further turn updates
 the belief in three steps: with the assistant's message before the turn, which is about the task so far; with the
-probability that the user has left this task; and with what the user says.
+probability that the user has left this task; and with what the user says. The last two also depend on how the turn fits
+the belief before it.
 """
 
 import math
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pointsman_gateway.classification.belief_parameters import BeliefParameters
+from pointsman_gateway.classification.belief_parameters import CONTEXT, BeliefParameters
 from pointsman_gateway.classification.scores import Floats, Scores
 from pointsman_gateway.classification.utterances import Shape, Utterance, is_question
 
@@ -26,6 +27,8 @@ TYPICAL_LOG_WORDS = 2.0
 """log(number of words + 1) of a turn of usual length."""
 MAX_COUNTED_CHARACTERS = 1_000
 """The words of a turn are counted only in this number of characters at its beginning."""
+NO_CONTEXT = np.zeros(CONTEXT)
+"""The `context_features` of a first turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,18 @@ def assistant_features(reading: Reading) -> list[float]:
     return [1.0, _cut(reading.score, MAX_SCORE), _margin(reading.probabilities)]
 
 
+def context_features(before: Scores, user: Scores) -> Scores:
+    """Returns the 3 features of how a user's turn fits the belief before it, (3,), with further axes in front.
+
+    `before` is that belief, (tasks + 1,), and `user` the tasks' probabilities by the turn, (tasks,). The features are
+    the probability of no task and the highest of a task, both before the turn, and the logarithm of how well both
+    agree: of the sum of their products times the number of tasks, raised by `MIN_RATIO`.
+    """
+    tasks = before[..., :-1]
+    agreement = np.add.reduce(tasks * user, axis=-1) * user.shape[-1]
+    return np.stack([before[..., -1], np.maximum.reduce(tasks, axis=-1), np.log(agreement + MIN_RATIO)], axis=-1)
+
+
 class ForwardPass:
     """Computes turn by turn the belief: how probable it is that a conversation is about each task, or about none.
 
@@ -102,8 +117,10 @@ class ForwardPass:
     """
 
     def __init__(self, parameters: BeliefParameters, tasks: int) -> None:
-        self._says, self._stays, self._unknown = map(
-            np.asarray, (parameters.says, parameters.stays, parameters.unknown)
+        fields = (parameters.says, parameters.stays, parameters.unknown)
+        self._says, self._stays, self._unknown = (np.asarray(weights[:-CONTEXT]) for weights in fields)
+        self._says_before, self._stays_before, self._unknown_before = (
+            np.asarray(weights[-CONTEXT:]) for weights in fields
         )
         self._assistant_says, self._assistant_unknown = map(
             np.asarray, (parameters.assistant_says, parameters.assistant_unknown)
@@ -115,7 +132,7 @@ class ForwardPass:
         """Returns the belief after the user's first turn, whose probabilities by task are `user`, and whose `features`
         are those of `user_features`.
         """
-        return _normalized(self._starts * self._of_user(user, features))
+        return _normalized(self._starts * self._of_user(user, features, NO_CONTEXT))
 
     def before_next(self, belief: Scores, assistant: Scores, features: Scores) -> Scores:
         """Returns the belief after an assistant's message, whose probabilities by task are `assistant`, and whose
@@ -128,11 +145,13 @@ class ForwardPass:
         """Returns the belief after a further turn of the user, with arguments as for `first`; `before` is what
         `before_next` has returned.
         """
-        stay = _column(_sigmoid(features @ self._stays))
-        return _normalized((stay * before + (1 - stay) * self._starts) * self._of_user(user, features))
+        context = context_features(before, user)
+        stay = _column(_sigmoid(features @ self._stays + context @ self._stays_before))
+        return _normalized((stay * before + (1 - stay) * self._starts) * self._of_user(user, features, context))
 
-    def _of_user(self, user: Scores, features: Scores) -> Scores:
-        return _likelihood(user, _softplus(features[..., :4] @ self._says), features @ self._unknown)
+    def _of_user(self, user: Scores, features: Scores, context: Scores) -> Scores:
+        strength = _softplus(features[..., : len(self._says)] @ self._says + context @ self._says_before)
+        return _likelihood(user, strength, features @ self._unknown + context @ self._unknown_before)
 
 
 def believe(observations: TurnObservations, parameters: BeliefParameters) -> Scores:
