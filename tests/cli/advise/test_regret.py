@@ -105,7 +105,7 @@ def test_the_command_reads_a_running_gateway(cli: Cli) -> None:
     [
         (
             ("--regret", "--live"),
-            "give either a REPORT of `pointsman eval --json`, or --live, or --against MODEL, or --reg",
+            "give either a REPORT of `pointsman eval --json`, or --live, or --from FOLDER, or --against MODEL, or",
         ),
         (("report.json", "--regret"), "give either a REPORT"),
         (("--regret", "--min-score", "0.5"), "--min-score is for a REPORT, not for --regret"),
