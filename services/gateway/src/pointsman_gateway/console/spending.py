@@ -20,7 +20,7 @@ class SpendingRow:
     key: str
     """The key's id."""
     path: str
-    """Empty for embeddings."""
+    """Empty for embeddings and reranking."""
     model: str
     """The base model, adapter version or embedding model; empty if none answered."""
     requests: int

@@ -116,7 +116,7 @@ class Recorder:
             self._encoding = asyncio.get_running_loop().call_soon(self._encode_some)
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
-        """Does as `note` for a request without a decision: one for embeddings, or one that ended too early."""
+        """Does as `note` for a request without a decision: one for embeddings or reranking, or one that ended early."""
         if len(self._undecided) >= MAX_WAITING:
             self._encode_undecided()
         now = time.time()

@@ -31,7 +31,7 @@ class SpendingKey(NamedTuple):
     key: str
     """The key's id; empty without authentication."""
     path: str
-    """Empty for embeddings, and for requests that ended before a path was chosen."""
+    """Empty for embeddings and reranking, and for requests that ended before a path was chosen."""
     model: str
     """The base model or adapter version that answered, or the embedding model; empty if none did."""
 

@@ -4,7 +4,7 @@ import { at, h, row, show, table } from "./elements.js";
 import { count, dollars, percent, plural, NOTHING } from "./words.js";
 
 const FIELDS = ["tenant", "key", "path", "model"];
-const NAMELESS = { tenant: "no tenant", key: "no key", path: "no path (embeddings)", model: "none answered" };
+const NAMELESS = { tenant: "no tenant", key: "no key", path: "no path (embeddings, reranking)", model: "none answered" };
 const SUMS = ["requests", "failed", "prompt_tokens", "cached_tokens", "completion_tokens", "usd", "unknown_costs"];
 const EXPORTED = ["day", ...FIELDS, ...SUMS];
 const COLUMNS = [
