@@ -43,7 +43,7 @@ SEEDS = (1, 2, 3)
 PREDICTED = "predicted"
 GAIN, COST_95, COST_99 = "gain, points", "cost for 95 %, %", "cost for 99 %, %"
 COLUMNS = ("AIQ", GAIN, COST_95, COST_99)
-TARGETS = {"gain": 2.5, "cost_95": 20.0, "dollars_off": 5.0}
+TARGETS = {"gain": 2.5, "cost_95": 20.0, "printed_off": 5.0}
 
 
 def read(data: Path) -> Split:
@@ -151,7 +151,7 @@ class Printed:
     the printed table at which the policy is better than the best single model.
     """
     printed_off: float
-    """Likewise, of the printed dollars, which are true ones of the learned rows."""
+    """The same for the printed dollars, which are true ones of the learned rows."""
 
 
 def _printed(split: Split, embedder: Embedder) -> Printed:

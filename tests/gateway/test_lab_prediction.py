@@ -13,13 +13,15 @@ from pointsman_gateway.routing.predicted import Predicted, PredictedOptions
 from pointsman_lab.prediction.choice import (
     Outcomes,
     best_mix,
+    choose,
     measure_out_of_fold,
     prices_to_try,
 )
 from pointsman_lab.prediction.cost import fit_cost
 from pointsman_lab.prediction.evaluation import Evaluation
 from pointsman_lab.prediction.inputs import FOLDS, Array, Inputs, folds_of, mix, task_means
-from pointsman_lab.prediction.policy import Target
+from pointsman_lab.prediction.policy import Target, candidates_of
+from pointsman_lab.prediction.policy import learn as learn_paths
 from pointsman_lab.prediction.quality import fit, predict_out_of_fold
 from pointsman_lab.prediction.report import predict
 from pointsman_lab.report import Report
@@ -141,6 +143,23 @@ def test_a_policy_that_is_not_better_than_the_best_single_path_is_reported_as_a_
     report = learn(evaluation(noisy), VECTORS, Target(usd_per_wrong_answer=100.0))
     assert "the policy is not better than always large" in report.failure
     assert "choose another price (it gains at 0.0" in report.failure
+
+
+def test_the_printed_dollars_are_those_of_later_requests() -> None:
+    rng = np.random.default_rng(9)
+    vectors = rng.normal(0, 0.5, (2400, 4))
+    chance = np.stack([1 / (1 + np.exp(-0.5 - 1.2 * vectors[:, 0])), np.full(2400, 0.8)], axis=1)
+    asked = evaluation((rng.random((2400, 2)) < chance).astype(float)[:400])
+    target, inputs = Target(usd_per_wrong_answer=0.04), Inputs.of_one_task(vectors[:400], asked.lengths)
+    learned = learn_paths(candidates_of(asked, inputs, target)[0], asked)
+    later = Inputs.of_one_task(vectors[400:], np.full(2000, 100.0))
+    chosen = choose(
+        np.stack([one.quality.of(later) for one in learned], axis=1),
+        np.stack([one.cost.of(later) for one in learned], axis=1),
+        0.04,
+    )
+    facts = learn(asked, vectors[:400], target).facts
+    assert facts["usd_per_1000"] == pytest.approx(1000 * COSTS[chosen].mean(), rel=0.1)  # out of fold 39 % more
 
 
 @pytest.mark.parametrize(("target", "quality"), [(Target(), 0.95), (Target(quality=0.8), 0.8), (Target(0.02), 0.95)])

@@ -4,7 +4,7 @@ By the tasks alone, every request of a task has the same predictions; by request
 taken unless the other one is clearly better.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,17 +105,50 @@ def best_of(candidates: list[Candidate]) -> Candidate:
     return best or candidates[-1]
 
 
-def options_of(candidate: Candidate, evaluation: Evaluation, tasks: tuple[str, ...], encoder: str) -> Mapping[str, Any]:
-    """Returns the options of the policy `predicted` as in tasks.yaml, learned from all rows.
+@dataclass(frozen=True, slots=True)
+class LearnedPath:
+    """The predictions for one path, learned from all rows."""
 
-    `tasks` are the names of the columns of `Inputs.shares`. `encoder` is the fingerprint of the embedding model.
+    quality: Prediction
+    cost: CostPrediction
+
+
+def learn(candidate: Candidate, evaluation: Evaluation) -> list[LearnedPath]:
+    """Learns the predictions for each path of `evaluation` from all of its rows, in the way of `candidate`."""
+    return [
+        LearnedPath(
+            fit(candidate.inputs, evaluation.scores[:, at]), fit_cost(candidate.inputs, evaluation.filled_usd[:, at])
+        )
+        for at in range(len(evaluation.paths))
+    ]
+
+
+def mean_usd_at(
+    prices: Sequence[float], learned: Sequence[LearnedPath], candidate: Candidate, evaluation: Evaluation
+) -> list[float]:
+    """Returns for each price of a wrong answer the mean true dollars of an answer, over the rows with costs of all
+    paths, if the paths are chosen by what was learned from all rows.
+
+    These are nearer to the dollars of later requests than those of choices out of fold: where a little more quality is
+    dear, each fold's policy chooses the dear paths for another share of the rows.
     """
-    paths = {}
-    for at, path in enumerate(evaluation.paths):
-        quality = fit(candidate.inputs, evaluation.scores[:, at])
-        paths[path] = _path_options(quality, fit_cost(candidate.inputs, evaluation.filled_usd[:, at]), tasks)
+    predicted = np.stack([one.quality.of(candidate.inputs) for one in learned], axis=1)[evaluation.is_complete]
+    expected = np.stack([one.cost.of(candidate.inputs) for one in learned], axis=1)[evaluation.is_complete]
+    usd, rows = evaluation.filled_usd[evaluation.is_complete], np.arange(len(predicted))
+    return [float(usd[rows, choose(predicted, expected, price)].mean()) for price in prices]
+
+
+def options_of(
+    candidate: Candidate, learned: Sequence[LearnedPath], paths: Sequence[str], tasks: tuple[str, ...], encoder: str
+) -> Mapping[str, Any]:
+    """Returns the options of the policy `predicted` as in tasks.yaml.
+
+    `learned` has the predictions for each of `paths`. `tasks` are the names of the columns of `Inputs.shares`.
+    `encoder` is the fingerprint of the embedding model.
+    """
+    options = {path: _path_options(one.quality, one.cost, tasks) for path, one in zip(paths, learned, strict=True)}
     embedded = {"encoder": encoder} if candidate.name == REQUESTS else {}
-    return embedded | {"usd_per_wrong_answer": candidate.price, "paths": paths}
+    return embedded | {"usd_per_wrong_answer": candidate.price, "paths": options}
 
 
 def _measure(name: str, evaluation: Evaluation, inputs: Inputs, target: Target) -> Candidate:

@@ -6,6 +6,7 @@ If the lower bound of the gain in utility over the best single path is not above
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -18,7 +19,16 @@ from pointsman_gateway.domain import UNKNOWN
 from pointsman_lab.prediction.choice import PolicyResult, prices_to_try
 from pointsman_lab.prediction.evaluation import MIN_ROWS, Evaluation
 from pointsman_lab.prediction.inputs import Inputs
-from pointsman_lab.prediction.policy import REQUESTS, Candidate, Target, best_of, candidates_of, options_of
+from pointsman_lab.prediction.policy import (
+    REQUESTS,
+    Candidate,
+    Target,
+    best_of,
+    candidates_of,
+    learn,
+    mean_usd_at,
+    options_of,
+)
 from pointsman_lab.report import Report, Section
 
 SHOWN_STEPS = ("1.0", "2.0", "5.0")
@@ -43,9 +53,11 @@ def predict(evaluation: Evaluation, inputs: Inputs, tasks: Sequence[str], encode
     candidates = candidates_of(evaluation, inputs, target)
     best = best_of(candidates)
     distinguished = tuple(tasks) if inputs.shares.shape[1] else ()
-    policy = {"predicted": options_of(best, evaluation, distinguished, encoder)}
+    learned = learn(best, evaluation)
+    policy = {"predicted": options_of(best, learned, evaluation.paths, distinguished, encoder)}
     shown = _shown(prices_to_try(best.outcomes.usd.mean(axis=0)), best.price)
-    curve = {price: best.at(price) for price in shown}
+    usd = mean_usd_at(shown, learned, best, evaluation)
+    curve = {price: replace(best.at(price), usd=of_price) for price, of_price in zip(shown, usd, strict=True)}
     facts = {
         "policy": policy,
         "tasks": list(tasks),
@@ -140,7 +152,8 @@ def _counts(evaluation: Evaluation) -> NDArray[np.int_]:
 
 def _curve_table(curve: Mapping[float, PolicyResult], paths: tuple[str, ...]) -> Section:
     lines = (
-        "Each row is predicted without itself. Utility: quality - lambda x dollars; lambda = 1 / $ of a wrong answer.",
+        "Each row is predicted without itself; only the dollars are those of the policy that all rows have taught.",
+        "Utility: quality - lambda x dollars; lambda = 1 / $ of a wrong answer.",
         "Gain: in utility over the best single path at this price, at least at 95 %; then in quality at equal cost.",
     )
     columns = (
