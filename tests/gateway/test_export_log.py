@@ -6,14 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from pointsman_gateway.bootstrap.persistence import open_persistence
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Feedback, PathScore, UndecidedReceipt
+from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.request_log import export_log
 from pointsman_gateway.request_log.evidence import EvidenceKey
 from pointsman_gateway.request_log.export_log import EVALUATIONS, FEEDBACK, SCORES, UNDECIDED
 from pointsman_gateway.request_log.exported_records import ExportedEvaluations, score_records
 from pointsman_gateway.request_log.feedback import FeedbackService, NullFeedback
+from pointsman_gateway.settings import Settings
 from pointsman_servicekit.errors import Unavailable
+from prometheus_client import CollectorRegistry
 
+from tests.gateway.doubles.config_folder import ConfigFolder
 from tests.gateway.doubles.exports import ExportHarness, exported, files_in, ids_in, rows_in
 from tests.gateway.doubles.request_logs import PLAIN, decisions_in, run_request_log
 from tests.gateway.doubles.valkey import Valkey
@@ -187,3 +194,10 @@ def test_the_segment_of_a_running_gateway_is_left_to_it_and_that_of_a_dead_one_t
     harness.log.close()
     harness.export()
     assert ids_in(harness.files) == ["d1", "d2"]
+
+
+async def test_an_export_without_redis_is_refused_with_the_remedy(config_folder: ConfigFolder) -> None:
+    settings, config = Settings(export_max_bytes=10**6, redis_url=""), load_config(config_folder.write())
+    with pytest.raises(ConfigError, match="without POINTSMAN_GATEWAY_REDIS_URL: set that, too"):
+        async with open_persistence(settings, config, CollectorRegistry(), Redaction()):
+            pass
