@@ -164,7 +164,7 @@ def _printed(split: Split, embedder: Embedder) -> Printed:
     for point in report.facts["curve"]:
         if point["lower_bound"] > 0:
             chosen = choose(own.predicted, own.expected_usd, point["usd_per_wrong_answer"])
-            true = split.tested.usd[rows, chosen].mean()
+            true = float(split.tested.usd[rows, chosen].mean())
             off.append(abs(float(own.expected_usd[rows, chosen].mean() / true) - 1))
             printed_off.append(abs(point["usd_per_1000"] / (1000 * true) - 1))
     return Printed(not report.failure, 100 * max(off), 100 * max(printed_off))
