@@ -46,9 +46,13 @@ def test_a_sound_engine_passes_through_the_guard(start_double: StartDouble, shel
 def test_a_sound_sglang_is_weak_in_refusing_requests_while_an_adapter_is_replaced(
     start_double: StartDouble, shelf: Path, cli: Cli
 ) -> None:
-    with start_double("", *SGLANG) as double:
-        outcome = cli(*swap_options(double, shelf, "--control", "sglang", "--json"))
-        assert_is_sound(outcome.out, outcome.code, shelf, double, failed_requests="weak")
+    for _ in range(3):  # on a busy machine, no request may arrive at the moment of a replacement
+        with start_double("", *SGLANG) as double:
+            outcome = cli(*swap_options(double, shelf, "--control", "sglang", "--json"))
+            if verdicts(json.loads(outcome.out))["failed-requests"] == "weak":
+                assert_is_sound(outcome.out, outcome.code, shelf, double, failed_requests="weak")
+                return
+    raise AssertionError("no run had a refused request")
 
 
 def test_a_sound_fleet_passes_by_commands(start_double: StartDouble, shelf: Path, cli: Cli) -> None:

@@ -421,7 +421,7 @@ async def test_a_written_report_is_read_back_unchanged(gateway: Gateway, rows: R
     write_report(found, tmp_path / "report.json")
     assert read_report(tmp_path / "report.json") == found
     (tmp_path / "bad.json").write_text('{"version": 1}')
-    with pytest.raises(UsageError, match="no report of `pointsman eval --json`: dataset: Field required"):
+    with pytest.raises(UsageError, match="is not a report of `pointsman eval --json`: dataset: Field required"):
         read_report(tmp_path / "bad.json")
 
 

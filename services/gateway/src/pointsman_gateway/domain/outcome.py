@@ -55,7 +55,7 @@ _BY_FAULT: Mapping[Fault, str] = {
         connect_timeout first_token_timeout stream_idle_timeout dns_failed model_not_served
     """,
     Fault.ADAPTER: "adapter_not_resident lora_server_unavailable",
-    Fault.RETRIEVER: "nothing_relevant retriever_unavailable",
+    Fault.RETRIEVER: "nothing_relevant reranker_failed retriever_unavailable",
     Fault.STATE: "redis_unavailable keys_unavailable limits_contended contended",
 }
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from pointsman_gateway.domain import Receipt, Request, UndecidedReceipt, Usage
+from pointsman_gateway.domain.outcome import OK, ROUTED
 from pointsman_gateway.domain.value import UNPRICED
 
 REQUESTS, FAILED, UNKNOWN_COSTS = "requests", "failed", "unknown_costs"
@@ -22,7 +23,7 @@ COUNTS = (REQUESTS, FAILED, UNKNOWN_COSTS, PROMPT_TOKENS, CACHED_TOKENS, COMPLET
 DAYS_KEPT = 100
 """Days for which Redis keeps a day's spending."""
 
-GOOD_OUTCOMES = ("ok", "routed")
+GOOD_OUTCOMES = (OK, ROUTED)
 
 
 class SpendingKey(NamedTuple):

@@ -7,7 +7,6 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import Unavailable
 
-from pointsman_gateway.domain.outcome import Fault
 from pointsman_gateway.reranking.stage import RerankRequest, Scores
 
 MAX_SECONDS = 60.0
@@ -35,12 +34,10 @@ class RetrieverReranker:
         deadline = min(inputs.request.deadline, asyncio.get_running_loop().time() + MAX_SECONDS)
         scores = tuple(await self._retriever.score(inputs.query, inputs.documents, deadline))
         if len(scores) != len(inputs.documents) or not all(map(isfinite, scores)):
-            failure = Unavailable(
+            raise Unavailable(
                 f"the retriever's reranker gave {len(scores)} scores for {len(inputs.documents)} documents, or one "
                 "that is not finite",
                 code="reranker_failed",
                 retry_after=1.0,
             )
-            failure.fault = Fault.RETRIEVER.value
-            raise failure
         return Scores(scores, inputs.estimate)
