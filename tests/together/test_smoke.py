@@ -58,7 +58,7 @@ from pathlib import Path
 from pointsman_lora_server.smoke.runner import SmokeWorker, worker_command
 async def main():
     command = worker_command(Path(sys.argv[1]), "pointsman_lora_server.smoke.worker", sys.argv[2])
-    child = await SmokeWorker.start(command)
+    child = await SmokeWorker.start(command, 0.5)
     await child.receive(120)
     print(child.pid, flush=True)
     await asyncio.sleep(600)
