@@ -35,6 +35,7 @@ import argparse
 import asyncio
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from aiohttp import web
 
 from tests.cli.conformance.double_model import BASE, NAN, Rounding, completion_event, read_weights
 
+MAX_REFUSAL_SECONDS = 10.0
 BUSY = 3
 """Number of requests in flight from which on faults "under load" occur."""
 
@@ -70,6 +72,9 @@ class Engine:
     failing: int = 0
     """How many of the next requests fail."""
     poisoned: bool = False
+    gone: dict[str, asyncio.Event] = field(default_factory=dict)
+    """Of an SGLang under load, the adapters that were unloaded and not loaded again; set once a request for one of them
+    was refused."""
     cached: dict[tuple[str, str], str] = field(default_factory=dict)
     """By model and prompt, the weights with which the prompt's cached blocks were computed."""
 
@@ -103,6 +108,9 @@ class Engine:
             weights = self.read(Path(path))
         except (OSError, ValueError) as reason:
             return error(400, f"{name} does not fit: {reason}")
+        if name in self.gone:  # a replacement under load: it takes until a request has come in between
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.gone.pop(name).wait(), MAX_REFUSAL_SECONDS)
         self.sent.append(f"load {name}")
         if self.fault != "stale-cache":
             self.cached = {key: value for key, value in self.cached.items() if key[0] != name}
@@ -120,6 +128,8 @@ class Engine:
             return error(500, "the adapter is kept")
         if self.adapters.pop(name, None) is None:
             return error(404, f"the adapter '{name}' cannot be found")
+        if self.api == "sglang" and self.in_flight >= BUSY:
+            self.gone[name] = asyncio.Event()
         return web.Response(text="Success")
 
     def read(self, folder: Path) -> str:
@@ -138,6 +148,8 @@ class Engine:
             if (folder / "adapter_model.safetensors").is_file():
                 self.adapters[model] = Adapter(str(folder), self.read(folder))
         if model != BASE and model not in self.adapters:
+            if model in self.gone:
+                self.gone[model].set()
             return error(400 if self.api == "sglang" else 404, f"The model `{model}` does not exist.")
         if model in self.adapters and not self._make_resident(model):
             return error(500, f"the weights of `{model}` cannot be read")
