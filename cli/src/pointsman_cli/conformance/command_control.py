@@ -9,8 +9,9 @@ from pointsman_cli.conformance.adapter_shelf import AdapterShelf
 from pointsman_cli.conformance.controls import IN_PLACE, LOAD_SECONDS
 from pointsman_cli.conformance.errors import ControlRefused
 from pointsman_cli.errors import UsageError
-from pointsman_cli.processes import kill_processes, process_tree
+from pointsman_cli.processes import alive_processes, kill_processes, process_tree
 
+KILL_POLL_SECONDS = 0.01
 MAX_OUTPUT_BYTES = 4096
 """The number of bytes at the end of a failed command's output that are read."""
 
@@ -97,8 +98,11 @@ async def run_command(arguments: list[str], max_seconds: float = LOAD_SECONDS) -
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kills the process and all that it has started; returns when they have ended."""
     descendants = process_tree(process.pid)
     with suppress(ProcessLookupError):
         process.kill()
     kill_processes(descendants)
     await process.wait()
+    while alive_processes(descendants):  # noqa: ASYNC110 -- they are children of nobody here, so nothing tells their end
+        await asyncio.sleep(KILL_POLL_SECONDS)
