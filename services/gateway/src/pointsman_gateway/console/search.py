@@ -8,26 +8,27 @@ from typing import Any
 import msgspec
 
 from pointsman_gateway.console.decisions import DecisionRow
+from pointsman_gateway.domain import outcome
 from pointsman_gateway.request_log.store import LogEntry
 
 
 class Ending(StrEnum):
     """How a request ended, as a search distinguishes it."""
 
-    OK = "ok"
+    OK = outcome.OK
     FAILED = "failed"
     """Neither the caller nor a limit was the cause."""
-    CANCELLED = "cancelled"
+    CANCELLED = outcome.CANCELLED
     ESCALATED = "escalated"
     """Another path answered, because a validator had rejected the first answer."""
-    ROUTED = "routed"
+    ROUTED = outcome.ROUTED
     """Only the decision was requested."""
 
 
 _HAS_ENDED: Mapping[Ending, Callable[[DecisionRow], bool]] = {
-    Ending.OK: lambda row: row.outcome == "ok",
+    Ending.OK: lambda row: row.outcome == outcome.OK,
     Ending.FAILED: lambda row: row.failed,
-    Ending.CANCELLED: lambda row: row.outcome == "cancelled",
+    Ending.CANCELLED: lambda row: row.outcome == outcome.CANCELLED,
     Ending.ESCALATED: lambda row: bool(row.escalated_from),
     Ending.ROUTED: lambda row: not row.is_request,
 }
