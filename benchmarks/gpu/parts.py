@@ -90,7 +90,11 @@ async def measure_all(folder: Path, sizes: Sizes, machine: Machine, limit: TimeL
 
 
 def variants(machine: Machine, limit: TimeLimit, *, dry: bool) -> list[Variant]:
-    """Returns the variants that this machine can measure, and notes the others as missing."""
+    """Returns the ways to run the engine that this machine's GPUs allow: with FP8 weights, and with tensor parallelism.
+
+    The others are passed to `limit.leave_out` with the reason. With `dry`, returns both, with arguments that change
+    nothing, so that the benchmark can be tested on a CPU.
+    """
     gpus = len(machine.gpus)
     parallel = 1 << (gpus.bit_length() - 1) if gpus else 0
     """The largest power of two: the number of a model's attention heads has to be a multiple."""

@@ -31,7 +31,9 @@ _STYLES = {Outcome.OK: "", Outcome.NOT_CHECKED: "dim", Outcome.WEAKENED: "yellow
 
 
 def verdict_lines(statement: Statement) -> RenderableType:
-    """Renders each task's certified verdict, with a table of the paths that were compared."""
+    """Returns, for the terminal, the verdict that the certificate states for each task, and a table of the task's paths
+    with how they compare.
+    """
     lines: list[RenderableType] = []
     for verdict, task in zip(statement.verdicts, statement.report.tasks, strict=True):
         paths = {path.path: path for path in task.paths}

@@ -60,10 +60,11 @@ class BoundedRedis:
         deadline: float = CALL_TIMEOUT_SECONDS,
         cooldown: float = COOLDOWN,
     ) -> None:
-        """Takes `tell`, which is called with False when Redis stops answering, and with True when it answers again.
+        """Wraps `redis`.
 
-        One attempt of a call may take `deadline` seconds. After a failed call, calls fail at once for `cooldown`
-        seconds.
+        `tell(False)` is called when Redis stops answering, and `tell(True)` when it answers again. A call is tried
+        again if it has no answer after `deadline` seconds. Once a call has failed, further ones fail without being sent
+        for `cooldown` seconds.
         """
         self.client: Any = redis.client
         self.errors = redis.errors

@@ -1,9 +1,9 @@
-"""Receives the request message of a gRPC call after its caller is authenticated, within limits of time and memory.
+"""Authenticates the caller of a gRPC method before its request message is received, and limits the message.
 
-In grpc.aio, the handler of a method with one request message runs only after the message was received and parsed.
-`RequestReceiver` therefore replaces it by a handler of a stream of requests, which reads the one message itself: first
-a `Gate` authenticates the caller by the call's metadata, then the message is received, its fields are counted, and it
-is parsed.
+grpc.aio calls the handler of a unary method only when it has received and parsed the message, so that a caller without
+a key could make it parse megabytes. `RequestReceiver` therefore registers each such method as one that receives a
+stream of messages, and reads the single message itself, in this order: a `Gate` authenticates the caller by the call's
+metadata; the message is received within a time limit; its fields are counted; it is parsed.
 """
 
 import asyncio

@@ -25,9 +25,9 @@ def _describe(prefix: str, error: Mapping[str, object]) -> str:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Splits "HOST:PORT" into the host, as it is written, and the port; the host may be empty.
+    """Splits "HOST:PORT" into host and port: "[::]:80" into "[::]" and 80, ":80" into "" and 80.
 
-    Raises ValueError, which says what to write, if the address has another form or the port is above `MAX_PORT`.
+    Raises ValueError if the address has another form, or the port is above `MAX_PORT`; the message says what to write.
     """
     host, colon, port = address.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > MAX_PORT:

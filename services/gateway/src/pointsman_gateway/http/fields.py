@@ -98,10 +98,11 @@ def string_in(fields: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def invalid_field(item: Any) -> InvalidArgument:
-    """Converts `item`, one dict of pydantic's `ValidationError.errors()`, to an InvalidArgument.
+    """Returns the error for a request in which pydantic found something invalid.
 
-    Its code is "bad_json" if pydantic could not decode the body, otherwise "bad_parameter". Its `param` is the location
-    of the field, cut to `MAX_LOCATION_CHARACTERS`; None for the body as a whole.
+    `item` is one dict of pydantic's `ValidationError.errors()`. The error's code is "bad_json" if the body is not JSON,
+    otherwise "bad_parameter". Its `param` names the field, such as "messages[0].role", and is cut to
+    `MAX_LOCATION_CHARACTERS`; it is None if the body as a whole is invalid.
     """
     parts = (f"[{part}]" if isinstance(part, int) else f".{part[:MAX_LOCATION_CHARACTERS]}" for part in item["loc"])
     location = "".join(parts).removeprefix(".")[:MAX_LOCATION_CHARACTERS]

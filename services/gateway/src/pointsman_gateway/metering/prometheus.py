@@ -39,9 +39,8 @@ class _PathCounts:
 
 
 def has_token_times(receipt: Receipt) -> bool:
-    """Returns whether the receipt shows the time per token after the first one.
-
-    For that, the answer must have at least two tokens, and the receipt the phase "generation".
+    """Returns whether the mean time between two tokens of the answer can be computed: it has at least two tokens, and
+    the receipt says how long their generation took.
     """
     return receipt.usage.completion_tokens > 1 and "generation" in receipt.seconds
 

@@ -112,7 +112,11 @@ class OrphanedLog:
         return [record for record in records if isinstance(record, FeedbackRecord)]
 
     def mark_batch(self, number: int, upto: Offsets) -> None:
-        """Appends the mark of a batch before it is sent, like `WriteAheadLog.mark_batch`, but ignores an OSError."""
+        """Appends a line that says which batch is about to be sent to Redis, and which receipts are in it.
+
+        `number` is the batch's number, and `upto` the position behind its last receipts. If the line cannot be written,
+        such as on a full disk, the batch is sent without it.
+        """
         with contextlib.suppress(OSError):
             self._segments[0].append(to_line(BatchMark(number, time.time(), *upto)))
 

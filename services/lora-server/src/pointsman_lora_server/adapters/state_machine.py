@@ -145,7 +145,9 @@ class VersionStateMachine:
         owner: str,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        """Takes `owner`, a name of this process that no other process has, as the owner of its leases."""
+        """Takes `owner`, which no other process may use: leases on versions in Redis are stored under this name, and
+        expire after `lease_seconds` unless they are renewed.
+        """
         self._registry = registry
         self._validator = validator
         self._promoter = promoter

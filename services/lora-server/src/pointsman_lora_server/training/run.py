@@ -1,4 +1,4 @@
-"""Carries out one training run, from checked rows to an adapter's folder, within its time limit."""
+"""Trains one adapter: from rows that have been checked to the folder with the adapter's files, within a time limit."""
 
 import json
 import math

@@ -153,7 +153,9 @@ class DataFolder:
         return self.folder(collection_id).with_suffix(_ASIDE)
 
     def _discard(self, folder: Path) -> None:
-        """Removes a folder atomically, and then deletes its files."""
+        """Deletes a folder. It is renamed first, so that after a crash either all of it is left at its place or
+        nothing; a renamed one is deleted by the next start.
+        """
         with self.scratch() as scratch, translate_disk_errors(folder):
             folder.rename(scratch / "removed")
             sync_folder(folder.parent)
