@@ -36,6 +36,19 @@ names = metrics.RequestLogMetrics(prometheus_client.CollectorRegistry())
 export_log.ExportLog(pathlib.Path(sys.argv[1]), "gone", names, 10**6).append("decisions", [sys.argv[2]])
 os.kill(os.getpid(), 9)
 """
+REMOVED = """
+import pathlib, prometheus_client, shutil, sys
+from pointsman_gateway.request_log import export_log, metrics
+folder, names = pathlib.Path(sys.argv[1]), metrics.RequestLogMetrics(prometheus_client.CollectorRegistry())
+log = export_log.ExportLog(folder, "gone", names, 10**6)
+log.append("decisions", [sys.argv[2]])
+shutil.rmtree(folder)
+log.maintain()
+log.close()
+shutil.rmtree(folder)
+log.append("decisions", [sys.argv[3]])
+log.close()
+"""
 
 
 @pytest.fixture
@@ -130,6 +143,16 @@ def test_part_of_a_line_on_a_full_disk_is_no_record(harness: ExportHarness) -> N
     assert harness.dropped("stopped") == 1
     assert harness.export() == 1
     assert not list(harness.folder.glob("*.unreadable"))
+
+
+def test_a_folder_that_was_removed_is_made_again(harness: ExportHarness) -> None:
+    harness.folder.rmdir()
+    appended = subprocess.run(
+        [sys.executable, "-c", REMOVED, str(harness.folder), exported("d1"), exported("d2")], timeout=10
+    )
+    assert appended.returncode == 0
+    assert harness.export() == 1
+    assert ids_in(harness.files) == ["d2"]
 
 
 def test_what_waits_for_a_full_disk_is_bounded_and_its_loss_counted(

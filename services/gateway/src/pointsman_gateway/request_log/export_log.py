@@ -89,6 +89,7 @@ class ExportLog:
 
         To be called every second or so. Raises OSError if the folder cannot be read.
         """
+        self._make_folder()
         self._stored_bytes = segment_bytes(self._folder)
         self._metrics.export_bytes.set(self._stored_bytes + self._unwritten_bytes)
         self._write()
@@ -129,11 +130,16 @@ class ExportLog:
         """Creates and locks the next segment; raises OSError if that fails."""
         while True:
             self._number += 1
+            self._make_folder()
             path = self._folder / f"{self._writer}-{self._number:08d}{OPEN}"
             segment = lock_file(path, os.O_CREAT | os.O_EXCL)
             if segment is not None:  # otherwise the exporter took it for one of a process that has ended
                 self._segment, self._finish_at = segment, time.monotonic() + SEGMENT_SECONDS
                 return segment
+
+    def _make_folder(self) -> None:
+        """Creates the folder again if somebody has removed it; raises OSError if that fails."""
+        self._folder.mkdir(parents=True, exist_ok=True)
 
     def _finish(self, segment: LockedFile) -> None:
         self._segment = None
