@@ -167,6 +167,37 @@ def test_what_waits_for_a_full_disk_is_bounded_and_its_loss_counted(
     assert ids_in(harness.files) == ["d2", "d3"]
 
 
+def test_a_failing_disk_is_reported_once_and_its_recovery_too(
+    harness: ExportHarness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(export_log, "MAX_UNWRITTEN_BYTES", len(exported("d1")) + 100)
+    harness.folder.rmdir()
+    harness.folder.touch()  # so no segment can be created
+    for _ in range(5):
+        harness.note("d1")
+    assert harness.dropped("disk") == 4
+    waits, lost = [one.message.partition(":")[0] for one in caplog.records]
+    assert (waits, lost) == ("exported records wait in memory", "records are lost to the export")
+    harness.folder.unlink()
+    harness.note("d2")
+    assert [one.message for one in caplog.records[2:]] == ["records are exported again"]
+
+
+def test_a_full_export_log_does_not_say_that_it_takes_records_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    harness = ExportHarness(tmp_path, max_bytes=len(exported("d1")) + 100)
+    harness.note("d1")
+    for _ in range(3):
+        harness.note("d2")
+        harness.log.maintain()
+    assert harness.dropped("full") == 3
+    assert len(caplog.records) == 1
+    assert caplog.records[0].message.startswith("records are lost to the export")
+
+
 def test_the_bytes_on_disk_are_bounded_over_all_gateways_and_the_loss_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -70,7 +70,8 @@ class ExportLog:
         self._unwritten: deque[tuple[int, bytes]] = deque()
         """Number of records, and their lines, which the disk has not taken."""
         self._unwritten_bytes = 0
-        self._failing = ""
+        self._reported: set[str] = set()
+        """The troubles that are in the log since records were written last."""
 
     def append(self, table: str, records: Iterable[str]) -> None:
         lines = [f"{table}\t{record}\n" for record in records]
@@ -113,18 +114,17 @@ class ExportLog:
                 self._unwritten.popleft()
                 self._unwritten_bytes -= len(data)
                 self._stored_bytes += len(data)
+                if self._reported:
+                    self._reported.clear()
+                    log.info("records are exported again")
                 if segment.size >= SEGMENT_BYTES:
                     self._finish(segment)
         except OSError as error:
-            self._report(f"exported records wait in memory: {error}")
+            self._report("exported records wait in memory", str(error))
             while self._unwritten_bytes > MAX_UNWRITTEN_BYTES:
                 count, data = self._unwritten.popleft()
                 self._unwritten_bytes -= len(data)
                 self._drop("disk", count, str(error))
-        else:
-            if self._failing:
-                self._failing = ""
-                log.info("records are exported again")
 
     def _create(self) -> LockedFile:
         """Creates and locks the next segment; raises OSError if that fails."""
@@ -151,12 +151,13 @@ class ExportLog:
 
     def _drop(self, reason: str, count: int, why: str) -> None:
         self._metrics.export_dropped.labels(reason).inc(count)
-        self._report(f"records are lost to the export: {why}")
+        self._report("records are lost to the export", why)
 
-    def _report(self, what: str) -> None:
-        if self._failing != what:
-            self._failing = what
-            log.warning("%s", what)
+    def _report(self, what: str, why: str) -> None:
+        """Logs a trouble once, until records are written again."""
+        if what not in self._reported:
+            self._reported.add(what)
+            log.warning("%s: %s", what, why)
 
 
 def export_dir(wal_dir: Path) -> Path:
