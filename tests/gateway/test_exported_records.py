@@ -65,6 +65,9 @@ async def test_redis_and_the_files_have_the_same_decisions_feedback_and_evidence
         await asyncio.sleep(0.002)  # times are in milliseconds
         await service.take(Feedback("d1", rating=0.75, right_task="chat", right_answer="Yes."))
         await service.take(Feedback("d2", rating=1.0))
+        for rating in (0.5, 0.0):  # the second has the first one's id, so it changes nothing
+            await service.take(Feedback("d5", id="f5", rating=rating, correction=f"worth {rating}"))
+            await asyncio.sleep(0.002)  # times are in milliseconds
         for rows in (8, 20):  # the second replaces the first
             evaluations = ExportedEvaluations(log.store, harness.log)
             await evaluations.add_evaluation("e1", [PathScore("triage", ADAPTED, "triage@abc", rows, 0.5)])

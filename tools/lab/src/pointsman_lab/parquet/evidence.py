@@ -35,10 +35,12 @@ GROUP BY ALL
 """
 MAY_RATE = "(f.tenant = '_none' OR d.tenant IN ('_none', f.tenant))"
 """Whether the sender's tenant may rate a decision, as in add_feedback.lua."""
+FEEDBACK = "(SELECT DISTINCT ON (id, tenant) * FROM {feedback} ORDER BY id, tenant, time)"
+"""Feedback with the id of earlier feedback changes nothing, as in add_feedback.lua."""
 _RATED = f"""
 WITH f AS (
   SELECT decision, tenant, arg_max(rating, time) AS rating, max(time) AS time
-  FROM {{feedback}} WHERE rating IS NOT NULL GROUP BY decision, tenant
+  FROM {FEEDBACK} WHERE rating IS NOT NULL GROUP BY decision, tenant
 )
 SELECT evidence_key, count(*), sum(round(rating * {UNITS_PER_RATING}))::HUGEINT FROM (
   SELECT any_value(d.evidence_key) AS evidence_key, arg_max(f.rating, f.time) AS rating

@@ -10,7 +10,7 @@ from typing import Any
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.evidence import Counts
 
-from pointsman_lab.parquet.evidence import MAY_RATE, count_day
+from pointsman_lab.parquet.evidence import FEEDBACK, MAY_RATE, count_day
 from pointsman_lab.parquet.files import RecordFiles
 from pointsman_lab.request_log import RequestLog
 
@@ -22,7 +22,7 @@ _FEEDBACK = f"""
 WITH f AS (
   SELECT *, json_extract_string(entry, '$.correction') AS correction,
     json_extract_string(entry, '$.right_answer') AS right_answer
-  FROM {{feedback}} WHERE epoch(time) >= ?
+  FROM {FEEDBACK} WHERE epoch(time) >= ?
 )
 SELECT d.id, epoch_ms(max(f.time)), arg_max(f.rating, f.time),
   arg_max(f.right_task, f.time) FILTER (f.right_task <> ''),
