@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from pointsman_lora_server.engine.command import SECRET_HEADER, SECRET_VARIABLE
 from pointsman_lora_server.engine.guard.pointsman_engine_guard import Guard
 from pointsman_lora_server.engine.guard.pointsman_engine_guard.asgi import NETWORKS_VARIABLE, SECRET_FILE_VARIABLE
@@ -193,25 +196,60 @@ async def test_lora_servers_of_the_named_networks_may_manage_adapters(
             assert (await client.get(ADAPTERS)).status_code == status
 
 
+async def startup_log(caplog: pytest.LogCaptureFixture, version: str = VERSION) -> tuple[bool, str]:
+    """Runs uvicorn's startup with the guard, which vLLM adds in this way; returns whether it goes on, and the log."""
+    app = FastAPI()
+    app.add_middleware(Guard, LoraRequest, lambda: version)
+    config = uvicorn.Config(app, log_config=None)
+    config.load()
+    startup = config.lifespan_class(config)
+    with caplog.at_level(logging.INFO):
+        await startup.startup()
+    if not startup.should_exit:
+        await startup.shutdown()
+    return not startup.should_exit, caplog.text
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [(SECRET_VARIABLE, ""), (SECRET_VARIABLE, "too short"), (NETWORKS_VARIABLE, "10.0.0.0/99")],
+    [
+        (SECRET_VARIABLE, ""),
+        (SECRET_VARIABLE, "too short"),
+        (SECRET_FILE_VARIABLE, "/no/file"),
+        (NETWORKS_VARIABLE, "10.0.0.0/99"),
+    ],
 )
-def test_without_a_good_secret_and_networks_the_engine_does_not_start(
-    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+async def test_without_a_good_secret_and_networks_the_engine_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(SECRET_VARIABLE, SECRET[SECRET_HEADER])
     monkeypatch.setenv(variable, value)
 
-    with pytest.raises(ValueError, match=variable):
-        Vllm()
+    goes_on, log = await startup_log(caplog)
+    assert not goes_on
+    assert "Error: the guard does not let vLLM start" in log
+    assert (value if variable == SECRET_FILE_VARIABLE else variable) in log
+    with pytest.raises((ValueError, OSError)):  # a server that ignores a failed startup gets no answer either
+        await Vllm()({"type": "http", "path": "/health", "headers": [], "method": "GET"}, None, None)
 
 
-def test_the_secret_may_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_with_an_unknown_vllm_the_engine_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(SECRET_VARIABLE, SECRET[SECRET_HEADER])
+    goes_on, log = await startup_log(caplog, "0.99.0")
+    assert not goes_on
+    assert "this is 0.99.0: install one of those" in log
+    assert (await startup_log(caplog, VERSION))[0]
+
+
+async def test_the_secret_may_be_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     (tmp_path / "secret").write_text(f"{SECRET[SECRET_HEADER]}\n")
     monkeypatch.delenv(SECRET_VARIABLE, raising=False)
     monkeypatch.setenv(SECRET_FILE_VARIABLE, str(tmp_path / "secret"))
-    Vllm()
+    assert (await startup_log(caplog))[0]
 
 
 async def test_the_report_states_the_run_of_the_engine_and_its_limits(vllm: Vllm, client: httpx.AsyncClient) -> None:

@@ -20,7 +20,7 @@ from .adapter_table import (
     vllm_request,
 )
 from .request_use import RequestUse, current_use
-from .versions import check_version, vllm_version
+from .versions import UnknownVersion, check_version, vllm_version
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -64,20 +64,31 @@ class Guard:
     ) -> None:
         """Wraps vLLM's `app`; reads the secret and the allowed networks from the environment. `version` returns vLLM's.
 
-        Raises ValueError if the secret is missing or too short (`MIN_SECRET_CHARACTERS`) or a network is malformed,
-        OSError if the secret's file cannot be read, and UnknownVersion as `check_version` does: no engine may start
-        unprotected.
+        The server does not start if the secret is missing or too short (`MIN_SECRET_CHARACTERS`), a network is
+        malformed, the secret's file cannot be read, or `check_version` raises: no engine may start unprotected. The
+        error is not raised here, because uvicorn would take it for an application without startup, and serve.
         """
-        check_version(version(), os.environ)
         self._app = app
         self._make_request = make_request
-        self._secret = _read_secret(os.environ).encode()
-        self._networks = _read_networks(os.environ)
+        self._refusal: Exception | None = None
+        try:
+            check_version(version(), os.environ)
+            self._secret = _read_secret(os.environ).encode()
+            self._networks = _read_networks(os.environ)
+        except (ValueError, OSError, UnknownVersion) as error:
+            self._refusal = error
         self._boot = secrets.token_hex(8)
         self._received = ReceivedAdapters(os.environ)
         self._table: AdapterTable | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles a request, or the server's startup; raises why the engine may not start to every request."""
+        if self._refusal is not None:
+            if scope["type"] != "lifespan":
+                raise self._refusal
+            message = f"Error: the guard does not let vLLM start: {self._refusal}"
+            await send({"type": "lifespan.startup.failed", "message": message})
+            return
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
