@@ -44,6 +44,15 @@ def test_an_unknown_version_is_refused_with_the_remedy(version: str) -> None:
     assert "pointsman conformance swap" in str(error.value)
 
 
+@pytest.mark.parametrize("version", ["0.32.1", "0.32.1+cu128"])
+def test_a_version_that_failed_is_refused_although_another_of_its_series_passed(version: str) -> None:
+    tested = TESTED | {"0.32.1": row(swaps="1 failed")}
+    with pytest.raises(UnknownVersion, match=r"it failed: swaps\), and this is 0\.32\.1.*: install one of"):
+        check_version(version, {}, tested)
+    for other in ("0.32.0", "0.32.2", "0.32.2.dev3+cu128"):
+        check_version(other, {}, tested)
+
+
 def test_an_unknown_version_is_only_reported_if_the_setting_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         check_version("0.33.0", {UNKNOWN_VARIABLE: "warn"}, TESTED)

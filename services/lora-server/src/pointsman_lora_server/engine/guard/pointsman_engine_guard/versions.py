@@ -14,6 +14,8 @@ UNKNOWN_VARIABLE = "POINTSMAN_ENGINE_UNKNOWN_VERSION"
 TESTED_FILE = "tested_versions.json"
 """The results of `make test-engines`: for each version the checks, each with "passed" or the reason why not."""
 
+PASSED = "passed"
+
 
 class UnknownVersion(RuntimeError):
     """The guard was not tested with this vLLM, or failed there; the message says what to do."""
@@ -36,27 +38,33 @@ def series_of(version: str) -> str:
 
 def passed_series(tested: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
     """Returns the series of all versions whose checks all passed, the newest first."""
-    passed = {series_of(version) for version, row in tested.items() if set(row["checks"].values()) == {"passed"}}
+    passed = {series_of(version) for version, row in tested.items() if set(row["checks"].values()) == {PASSED}}
     return sorted(passed, key=lambda series: [int(part) for part in series.split(".")], reverse=True)
 
 
 def check_version(
     version: str, environment: Mapping[str, str], tested: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
-    """Raises UnknownVersion if the guard did not pass its checks with the version's series, or only logs that if
-    `environment` says "warn", or if `tested` (by default `read_tested`) has no version that passed. Raises ValueError
-    for another value of the variable.
+    """Raises UnknownVersion if the guard failed a check with this version, or no version of its series passed all.
 
-    A patch release of a tested series is accepted: it repairs faults, and the guard checks the objects that it uses.
+    It only logs that if `environment` says "warn", or if `tested` (by default `read_tested`) has no version that
+    passed. Raises ValueError for another value of the variable.
+
+    An untested patch release of a tested series is accepted: it repairs faults, and the guard checks the objects that
+    it uses.
     """
     reaction = environment.get(UNKNOWN_VARIABLE) or "refuse"
     if reaction not in ("refuse", "warn"):
         raise ValueError(f"{UNKNOWN_VARIABLE} is {reaction!r}; use refuse or warn")
-    known = passed_series(read_tested() if tested is None else tested)
-    if series_of(version) in known:
+    tested = read_tested() if tested is None else tested
+    known = passed_series(tested)
+    row = tested.get(version.partition("+")[0], {"checks": {}})
+    failed = ", ".join(name for name, verdict in row["checks"].items() if verdict != PASSED)
+    if series_of(version) in known and not failed:
         return
     versions = f"vLLM {', '.join(f'{each}.x' for each in known)}" if known else "no vLLM"
-    reason = f"the guard was tested with {versions}, and this is {version}"
+    failure = f" (with {version} it failed: {failed})" if failed else ""
+    reason = f"the guard was tested with {versions}{failure}, and this is {version}"
     if known and reaction == "refuse":
         raise UnknownVersion(
             f"{reason}: install one of those, or the release of pointsman-engine-guard for this one. To try it, set "
