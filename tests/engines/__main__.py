@@ -13,6 +13,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from pointsman_lora_server.engine.guard.pointsman_engine_guard.versions import numbers_in
+
 from tests.engines.checks import TESTS, run_check
 from tests.engines.engine_releases import PACKAGE, ROOT, listed_releases, make_environment, newest_of_each_series
 
@@ -64,7 +66,7 @@ def with_table(page: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     rows: list[tuple[str, ...]] = [("vLLM", *TESTS, "date", "package"), ("---",) * (3 + len(TESTS))]
-    newest_first = sorted(results, key=lambda version: [int(part) for part in version.split(".")[:3]], reverse=True)
+    newest_first = sorted(results, key=numbers_in, reverse=True)
     for version in newest_first:
         row = results[version]
         rows.append((version, *(row["checks"][name] for name in TESTS), row["date"], row["package"]))

@@ -97,6 +97,15 @@ def test_the_guards_table_is_that_of_its_results() -> None:
     assert RESULTS.is_file()
 
 
+def test_the_table_takes_builds_between_releases() -> None:
+    tested = dict.fromkeys(["0.9.2", "0.33.0rc1", "0.32.1.dev3", "0.33.0", "dev"], row())
+    made = with_table(f"{BEGIN}{END}", tested)
+    listed = [line.split("|")[1].strip() for line in made.splitlines()[3:-1]]
+    assert listed[2:] == ["0.32.1.dev3", "0.9.2", "dev"]
+    assert set(listed[:2]) == {"0.33.0", "0.33.0rc1"}
+    assert passed_series(tested) == ["0.33", "0.32", "0.9", "dev"]
+
+
 def test_every_check_names_tests_that_exist() -> None:
     for arguments in TESTS.values():
         listed = subprocess.run(["git", "ls-files", arguments[0]], capture_output=True, text=True, check=True)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -39,7 +40,12 @@ def series_of(version: str) -> str:
 def passed_series(tested: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
     """Returns the series of all versions whose checks all passed, the newest first."""
     passed = {series_of(version) for version, row in tested.items() if set(row["checks"].values()) == {PASSED}}
-    return sorted(passed, key=lambda series: [int(part) for part in series.split(".")], reverse=True)
+    return sorted(passed, key=numbers_in, reverse=True)
+
+
+def numbers_in(version: str) -> Sequence[int]:
+    """Returns the first three numbers in a version, by which versions are sorted; none in "dev", as a build may say."""
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 def check_version(
