@@ -11,6 +11,7 @@ import grpc
 from benchmarks.gateway_load.machine import CannotMeasure
 
 Found = TypeVar("Found")
+NO_ANSWER = "it waited in vain for something"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,10 @@ class TimeLimit:
             return None
         print(f"{part} ... ({self.left / 60:.0f} minutes left)", flush=True)
         try:
-            async with asyncio.timeout(self.left):
+            async with asyncio.timeout(self.left) as time_limit:
                 return await measure()
-        except TimeoutError:
-            self.miss(part, self._over)
+        except TimeoutError as error:
+            self.miss(part, self._over if time_limit.expired() else str(error) or NO_ANSWER)
         except CannotMeasure as error:
             self.miss(part, str(error))
         except grpc.aio.AioRpcError as error:

@@ -42,6 +42,25 @@ async def test_a_part_ends_when_the_time_is_over_and_no_other_one_begins() -> No
     assert limit.has_failed
 
 
+async def late() -> int:
+    raise TimeoutError("no answer after 60 s")
+
+
+async def silent() -> int:
+    raise TimeoutError
+
+
+async def test_a_part_that_gave_up_waiting_is_not_said_to_lack_time() -> None:
+    limit = TimeLimit(60)
+    assert await limit.run("one", late) is None
+    assert await limit.run("two", silent) is None
+    assert await limit.run("three", seven) == 7
+    assert limit.missing == [
+        Missing("one", "no answer after 60 s", is_failure=True),
+        Missing("two", "it waited in vain for something", is_failure=True),
+    ]
+
+
 @pytest.mark.parametrize(
     ("gpus", "dry", "names", "left_out"),
     [
