@@ -18,7 +18,7 @@ ANSWERS_PER_PRICE = 1000
 
 
 def overview(log: ParquetRequestLog, since_seconds: float, progress: Progress) -> Report:
-    """Returns the tasks with the paths that have answered or were rated in the last `since_seconds`, of whole UTC days.
+    """Returns the tasks with the paths that have answered in the last `since_seconds`, of whole UTC days.
 
     Of a path that has changed, the configuration and version that answered last counts. Raises FailedPrecondition if
     the files cannot be read.
