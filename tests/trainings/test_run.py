@@ -122,7 +122,7 @@ def test_wrong_data_is_refused_with_file_and_line_and_nothing_is_written(tmp_pat
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n', "utf-8")
     run = train(tmp_path / "rows.jsonl", tmp_path / "out")
     assert (run.code, run.events) == (1, [])
-    assert "rows.jsonl:1: a row has" in run.warnings
+    assert 'rows.jsonl:1: a row needs "messages", or "text" and "output"; this one has "text"' in run.warnings
     assert not (tmp_path / "out").exists()
 
 
