@@ -14,7 +14,7 @@ MAX_NAME_WORDS = 5
 MIN_END_OF_COMPOUND, MIN_END_WITHOUT_SPACES = 4, 2
 """Minimum number of letters of a listed word that is recognized at the end of a compound word, as "Nachricht" is in
 "Kundennachricht": the first for Latin and similar scripts, the second for scripts without spaces."""
-MAX_CACHED = 4_096
+MAX_CACHED, MAX_RECENT = 4_096, 64
 MAX_CACHED_CHARACTERS = 80
 
 _FILE = labels_file()["parts"]
@@ -47,6 +47,7 @@ _AUTHORS = {
 }
 
 
+@lru_cache(MAX_RECENT)
 def instructs_model(text: str) -> bool:
     """Returns whether a text reads like an instruction to a model."""
     return bool(_INSTRUCTION.search(text.lower()))

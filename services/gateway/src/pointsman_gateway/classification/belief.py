@@ -8,7 +8,9 @@ the belief before it.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
@@ -104,8 +106,11 @@ def context_features(before: Scores, user: Scores) -> Scores:
     agree: of the sum of their products times the number of tasks, raised by `MIN_RATIO`.
     """
     tasks = before[..., :-1]
-    agreement = np.add.reduce(tasks * user, axis=-1) * user.shape[-1]
-    return np.stack([before[..., -1], np.maximum.reduce(tasks, axis=-1), np.log(agreement + MIN_RATIO)], axis=-1)
+    context = np.empty((*tasks.shape[:-1], CONTEXT))
+    context[..., 0] = before[..., -1]
+    context[..., 1] = np.maximum.reduce(tasks, axis=-1)
+    context[..., 2] = np.log(np.add.reduce(tasks * user, axis=-1) * user.shape[-1] + MIN_RATIO)
+    return context
 
 
 class ForwardPass:
@@ -118,10 +123,8 @@ class ForwardPass:
 
     def __init__(self, parameters: BeliefParameters, tasks: int) -> None:
         fields = (parameters.says, parameters.stays, parameters.unknown)
-        self._says, self._stays, self._unknown = (np.asarray(weights[:-CONTEXT]) for weights in fields)
-        self._says_before, self._stays_before, self._unknown_before = (
-            np.asarray(weights[-CONTEXT:]) for weights in fields
-        )
+        self._of_features = _matrix([weights[:-CONTEXT] for weights in fields])
+        self._of_context = _matrix([weights[-CONTEXT:] for weights in fields])
         self._assistant_says, self._assistant_unknown = map(
             np.asarray, (parameters.assistant_says, parameters.assistant_unknown)
         )
@@ -132,7 +135,8 @@ class ForwardPass:
         """Returns the belief after the user's first turn, whose probabilities by task are `user`, and whose `features`
         are those of `user_features`.
         """
-        return _normalized(self._starts * self._of_user(user, features, NO_CONTEXT))
+        says, _, unknown = self._sums(features, NO_CONTEXT)
+        return _normalized(self._starts * _likelihood(user, _softplus(says), unknown))
 
     def before_next(self, belief: Scores, assistant: Scores, features: Scores) -> Scores:
         """Returns the belief after an assistant's message, whose probabilities by task are `assistant`, and whose
@@ -145,13 +149,17 @@ class ForwardPass:
         """Returns the belief after a further turn of the user, with arguments as for `first`; `before` is what
         `before_next` has returned.
         """
-        context = context_features(before, user)
-        stay = _column(_sigmoid(features @ self._stays + context @ self._stays_before))
-        return _normalized((stay * before + (1 - stay) * self._starts) * self._of_user(user, features, context))
+        says, stays, unknown = self._sums(features, context_features(before, user))
+        stay = _column(_sigmoid(stays))
+        prior = stay * before + (1 - stay) * self._starts
+        return _normalized(prior * _likelihood(user, _softplus(says), unknown))
 
-    def _of_user(self, user: Scores, features: Scores, context: Scores) -> Scores:
-        strength = _softplus(features[..., : len(self._says)] @ self._says + context @ self._says_before)
-        return _likelihood(user, strength, features @ self._unknown + context @ self._unknown_before)
+    def _sums(self, features: Scores, context: Scores) -> Sequence[Scores | float]:
+        """Returns the weighted sums of a turn's features and context: those for how much the turn counts, for staying
+        with the task, and for the likelihood of no task. Of one conversation they are numbers.
+        """
+        sums = features @ self._of_features + context @ self._of_context
+        return np.moveaxis(sums, -1, 0) if sums.ndim > 1 else sums.tolist()
 
 
 def believe(observations: TurnObservations, parameters: BeliefParameters) -> Scores:
@@ -192,6 +200,11 @@ def _likelihood(probabilities: Scores, weight: Scores | float, log_unknown: Scor
 
 def _normalized(belief: Scores) -> Scores:
     return np.asarray(belief / np.add.reduce(belief, axis=-1, keepdims=True))
+
+
+def _matrix(columns: Sequence[Sequence[float]]) -> Scores:
+    """Returns a matrix with these columns; zeros fill up shorter ones."""
+    return np.array(list(zip_longest(*columns, fillvalue=0.0)))
 
 
 # The functions below take arrays, or one number, for which they are several times faster.

@@ -91,17 +91,19 @@ class StaticStage:
         self._model, self.scorer = model, StageScorer(stage)
         self._dimensions = len(stage.weights)
         self._pieces = {piece: number for number, piece in enumerate(vocabulary.pieces)}
-        self._pairs = {tuple(pair.split(" ")): number for number, pair in enumerate(vocabulary.pairs, start=1)}
+        self._followers: dict[str, dict[str, int]] = {}
+        """The number of each known pair, by its first and then by its second word."""
+        for number, pair in enumerate(vocabulary.pairs):
+            first, second = pair.split(" ")
+            self._followers.setdefault(first, {})[second] = number
         self._piece_rows = _feature_rows(vocabulary.piece_weights, vocabulary.piece_rarity)
-        pair_rows = _feature_rows(vocabulary.pair_weights, vocabulary.pair_rarity)
-        self._pair_rows = np.concatenate([np.zeros_like(pair_rows[:1]), pair_rows])
-        """Row 0 is unused, so that no pair has number 0 and `filter(None, ...)` drops unknown pairs only."""
-        ratios = vocabulary.pair_ratios.ratios
-        self._pair_ratios = np.ascontiguousarray(np.concatenate([np.zeros_like(ratios[:1]), ratios]))
+        self._pair_rows = _feature_rows(vocabulary.pair_weights, vocabulary.pair_rarity)
+        self._pair_ratios = np.ascontiguousarray(vocabulary.pair_ratios.ratios)
         """Its rows are contiguous: taking and adding some takes a tenth of the time that columns take."""
         self._pair_means = vocabulary.pair_ratios.means
         self._words = WordRowCache(self._row)
-        self._words.add(dict.fromkeys(word for pair in self._pairs for word in pair if word != EDGE))
+        words = (word for first, seconds in self._followers.items() for word in (first, *seconds) if word != EDGE)
+        self._words.add(dict.fromkeys(words))
 
     def evaluate(self, text: str) -> StageOutput | None:
         """Returns logits, pair scores and vector of a text; None if it has no letters and digits, or nothing in it is
@@ -110,9 +112,9 @@ class StaticStage:
         words = words_of(text)
         if not any(map(str.isalnum, words)):
             return None
-        total = self._words.sum_of(unique_words(words))
+        total, get = self._words.sum_of(unique_words(words)), self._followers.get
         adjacent = pairs_of(words)
-        pairs = list(filter(None, map(self._pairs.get, adjacent)))
+        pairs = [known[second] for first, second in adjacent if (known := get(first)) and second in known]
         lexical, typical = total[self._dimensions :], -self._pair_means
         if pairs:
             lexical = lexical + np.add.reduce(self._pair_rows.take(pairs, axis=0))  # indexing takes longer

@@ -143,7 +143,7 @@ def _without_quotes(lines: list[str]) -> list[str]:
     it that begin with ">" or, if none does, without all lines below it. Returns all lines if none introduces a mail.
     """
     first = next((number for number in range(1, len(lines)) if _introduces_quote(lines, number)), None)
-    if first is None and _introduces_quote(lines, 0) and any(line.startswith(">") for line in lines):
+    if first is None and any(line.startswith(">") for line in lines) and _introduces_quote(lines, 0):
         first = 0
     if first is None:
         return lines

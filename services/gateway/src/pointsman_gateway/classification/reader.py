@@ -111,7 +111,7 @@ class LanguageDetector:
             return NO_LANGUAGE
         if not self._known:
             return ""
-        words = _WORD.findall(text)
+        words = _WORD.findall(text.lower())
         other_script = self._latin_only and not text.isascii() and _is_mostly_other_letters(words)
         if not other_script and len(words) < MIN_WORDS:
             return ANOTHER_LANGUAGE if self._is_unfamiliar(text, words) else ""
@@ -129,14 +129,14 @@ class LanguageDetector:
         knows = self._knows_word
         if knows is None or not words:
             return False
-        stems = (max(_APOSTROPHE.split(word.lower()), key=len) for word in words)
+        stems = (max(_APOSTROPHE.split(word), key=len) for word in words)
         known = sum(stem in INFORMAL or knows(stem) for stem in stems)
         return 2 * known <= len(words) and _best_guess(text) not in self._known | {""}
 
     def _is_english(self, words: list[str]) -> bool:
         if "en" not in self._known:
             return False
-        count = sum(map(ENGLISH_ONLY.__contains__, map(str.lower, words)))
+        count = sum(map(ENGLISH_ONLY.__contains__, words))
         return count >= ENGLISH_SHARE * len(words)
 
 

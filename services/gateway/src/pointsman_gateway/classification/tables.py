@@ -61,6 +61,8 @@ def fields_of_table(text: str) -> list[Field] | None:
     """Returns the cells of a table in Markdown, CSV or tab-separated values, with the names of their columns. In a
     table of two columns the first cell of a row is the name of the second. None if the text is no table.
     """
+    if "\n" not in text:
+        return None
     lines = _both_ends([line for line in text.translate(_TO_PIPES).split("\n") if line.strip()])
     delimiter = next((one for one in _DELIMITERS if _separates(one, lines)), None)
     if delimiter is None:

@@ -17,7 +17,7 @@ from pointsman_gateway.classification.mail import own_words
 from pointsman_gateway.classification.mime import mime_to_text
 from pointsman_gateway.classification.part_choice import Glance, choose_parts
 from pointsman_gateway.classification.parts import split_into_parts
-from pointsman_gateway.classification.wrappers import Wrapper, labels_file, unwrap
+from pointsman_gateway.classification.wrappers import Wrapper, labels_file, marks_of, unwrap
 
 MAX_CHARACTERS_PER_END = 8_192
 MAX_LINES_PER_END = 250
@@ -39,8 +39,8 @@ _LAST_ARROW = re.compile(
 )
 _CUE = re.compile(rf"(?:^|(?<=[\s.!?:]))(?:{'|'.join(map(re.escape, _LABELS['cues']))})[.!:]*", re.IGNORECASE)
 _QUOTES = {'"': '"', "\N{LEFT DOUBLE QUOTATION MARK}": "\N{RIGHT DOUBLE QUOTATION MARK}"}
-_PLAIN = re.compile(r"[^\n<>&:：#*{\[|“„«「\"]*")
-"""A text without any mark of a known client and without structure."""
+_PLAIN = re.compile(r"(?:[^\n<>&:：#*{\[|“„«「\"]++|(?<=[0-9]):(?=[0-9]))*+")
+"""A text without any mark of a known client and without structure; times of day may be in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,7 @@ class UserWordsFinder:
         `glance` scores the parts of a text. Without it, texts are not split into parts.
         """
         self._own, self._known = own, known
+        self._known_marks = marks_of(known)
         self._restarts = tuple(text for wrapper in (*own, *known) for text in wrapper.restart)
         self._glance = glance
         self._known_turn = lru_cache(MAX_CACHED)(partial(self._find, may_judge=False))
@@ -101,7 +102,9 @@ class UserWordsFinder:
             found, more = _stripped(found, {"quotes": _without_quotes, "label": _without_cue})
             names += more
             return UserWords(found if names else text, len(text), tuple(names))
-        found, more = unwrap(found, self._known)
+        more = []
+        if any(map(found.__contains__, self._known_marks)):
+            found, more = unwrap(found, self._known)
         found, yet_more = _stripped(found, _STRIPS)
         names += [*more, *yet_more]
         glance = self._glance if may_judge else None

@@ -44,6 +44,17 @@ class Wrapper:
         return _last(text, self.user)
 
 
+def marks_of(wrappers: Sequence[Wrapper]) -> tuple[str, ...]:
+    """Returns substrings of which a text has at least one if one of the wrappers changes it."""
+    return tuple(
+        dict.fromkeys(
+            mark
+            for wrapper in wrappers
+            for mark in wrapper.signs[:1] or [begin for begin, _ in (*wrapper.drop, *wrapper.user)]
+        )
+    )
+
+
 def known_wrappers() -> list[Wrapper]:
     """Returns the wrappers in `wrappers.toml`, in its order."""
     return [to_wrapper(entry) for entry in _parsed("wrappers.toml")["wrappers"]]
