@@ -30,7 +30,8 @@ class Engine:
 
     def __init__(self) -> None:
         self.vllm_config = SimpleNamespace(
-            lora_config=SimpleNamespace(max_loras=1, max_cpu_loras=SLOTS, max_lora_rank=8)
+            lora_config=SimpleNamespace(max_loras=1, max_cpu_loras=SLOTS, max_lora_rank=8),
+            model_config=SimpleNamespace(model="some/model"),
         )
         self.errored = False
         self.loras: dict[int, str] = {}

@@ -34,7 +34,8 @@ class Engine:
     fault: str
     vllm_config: Any = field(
         default_factory=lambda: SimpleNamespace(
-            lora_config=SimpleNamespace(max_loras=2, max_cpu_loras=SLOTS, max_lora_rank=8)
+            lora_config=SimpleNamespace(max_loras=2, max_cpu_loras=SLOTS, max_lora_rank=8),
+            model_config=SimpleNamespace(model="some/model"),
         )
     )
     errored: bool = False

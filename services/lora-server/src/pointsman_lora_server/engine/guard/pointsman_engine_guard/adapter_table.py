@@ -7,6 +7,7 @@ from contextlib import aclosing
 from functools import wraps
 from typing import Any
 
+from .base_fit import BaseLayers
 from .request_use import ModelUsage, RequestUse, current_use
 
 MakeRequest = Callable[[str, int, str], Any]
@@ -81,6 +82,7 @@ class AdapterTable:
         self._engine = engine
         self._make_request = make_request
         config = engine.vllm_config.lora_config
+        self._base = BaseLayers(engine.vllm_config.model_config.model)
         self.limits: dict[str, int] = {
             "capacity": (config.max_cpu_loras or config.max_loras) if config else 0,
             "max_loras": config.max_loras if config else 0,
@@ -127,8 +129,9 @@ class AdapterTable:
     async def load(self, name: str, folder: str) -> None:
         """Loads an adapter. One that is loaded already is only opened to new requests, if it was closed.
 
-        Raises Refused if the engine rejects the adapter or the name is taken, NoFolder if the folder does not exist,
-        and NoSlot if the table is full. If the engine has died, raises the engine's own exception.
+        Raises Refused if the adapter does not fit the base model (`BaseLayers.why_unfit`), the engine rejects it, or
+        the name is taken; NoFolder if the folder does not exist; and NoSlot if the table is full. If the engine has
+        died, raises the engine's own exception.
         """
         async with self._lock:
             loaded = self._by_name.get(name)
@@ -137,6 +140,8 @@ class AdapterTable:
                 return
             if self._models.is_base_model(name) or name in self._static:
                 raise Refused(f"{name} is the name of the base model or of an adapter in --lora-modules")
+            if reason := await asyncio.to_thread(self._base.why_unfit, folder):
+                raise Refused(reason)
             if self._may_hold_unknown:
                 await self._remove_unknown()
             if len(self._by_name) >= self.capacity:

@@ -43,9 +43,9 @@ def passed_series(tested: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
     return sorted(passed, key=numbers_in, reverse=True)
 
 
-def numbers_in(version: str) -> Sequence[int]:
+def numbers_in(version: str) -> tuple[int, ...]:
     """Returns the first three numbers in a version, by which versions are sorted; none in "dev", as a build may say."""
-    return [int(number) for number in re.findall(r"\d+", version)[:3]]
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
 def check_version(
