@@ -159,7 +159,7 @@ class ForwardPass:
         with the task, and for the likelihood of no task. Of one conversation they are numbers.
         """
         sums = features @ self._of_features + context @ self._of_context
-        return np.moveaxis(sums, -1, 0) if sums.ndim > 1 else sums.tolist()
+        return list(np.moveaxis(sums, -1, 0)) if sums.ndim > 1 else sums.tolist()
 
 
 def believe(observations: TurnObservations, parameters: BeliefParameters) -> Scores:
