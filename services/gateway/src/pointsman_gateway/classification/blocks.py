@@ -40,6 +40,10 @@ _UNSURE_TITLES = ("underlined", "capitals", "numbered", "bold")
 """Titles that may be texts, if they name no author."""
 _PAIRED = re.compile(r"(?P<open>\[%?|\{\{ ?)/(?P<name>[A-Za-z][\w.-]{0,40})(?P<close>%?\]| ?\}\})")
 """A closing tag such as [/QUESTION], {{/question}} or [%/QUESTION%]."""
+_ATTRIBUTES = re.compile(
+    r"<(?P<tag>[A-Za-z_][\w.:-]{0,60})(?P<attributes>(?:\s{1,8}[\w.:-]{1,60}=\"[^\"<>]{0,4000}\"){1,30})\s{0,8}/>"
+)
+_ATTRIBUTE = re.compile(r"(?P<name>[\w.:-]{1,60})=\"(?P<value>[^\"]*)\"")
 _BOUNDARY_MARKS = ("\n", "<", "`")
 """A text without any of them is one line."""
 
@@ -105,12 +109,22 @@ def split_into_blocks(text: str) -> tuple[list[Part], Structure]:
 
 
 def _with_angle_tags(text: str) -> str:
-    """Returns the text with paired tags in other brackets, whose names show authors, as tags in angle brackets."""
+    """Returns the text with paired tags in other brackets, whose names show authors, as tags in angle brackets, and
+    with the attributes of empty XML elements as elements.
+    """
+    if "/>" in text:
+        text = _ATTRIBUTES.sub(_with_elements, text)
     pairs = {(tag["open"], tag["name"], tag["close"]) for tag in islice(_PAIRED.finditer(text), MAX_PAIRED)}
     for before, name, after in sorted(pairs):
         if author_of(name) is not Author.UNKNOWN:
             text = text.replace(f"{before}{name}{after}", f"<{name}>").replace(f"{before}/{name}{after}", f"</{name}>")
     return text
+
+
+def _with_elements(empty: re.Match[str]) -> str:
+    attributes = _ATTRIBUTE.finditer(empty["attributes"])
+    inner = "".join(f"<{one['name']}>{one['value']}</{one['name']}>" for one in attributes)
+    return f"<{empty['tag']}>{inner}</{empty['tag']}>"
 
 
 def _boundaries(text: str) -> Iterator[re.Match[str]]:

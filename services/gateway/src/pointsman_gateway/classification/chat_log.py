@@ -1,8 +1,12 @@
 """Writes the messages of a chat log with times, in the formats of many programs, as lines of one form."""
 
 import re
+from collections.abc import Sequence
+
+from pointsman_gateway.classification.authors import Author, author_of
 
 MIN_MESSAGES = 2
+ASKING = "User"
 MAX_SPEAKER_CHARACTERS = 40
 
 TIME = r"\d{1,2}:\d{2}(?::\d{2})?(?:[.,]\d{1,6})?(?:Z|[+-]\d{2}:?\d{2})?(?:[ \u202f]?[AaPp]\.?[Mm]\.?)?"
@@ -26,12 +30,27 @@ _HAS_TIME = re.compile(r"\d:\d\d")
 def label_messages(text: str) -> str:
     """Rewrites each message of a chat log as a line "speaker: text", without its time.
 
+    If no speaker's name shows that this is the user, the speaker of the last message that is not known to be by
+    somebody else becomes `ASKING`, since the log is sent to have this message answered.
     Returns the text unchanged if it has fewer than `MIN_MESSAGES` messages with a time in one of the known formats.
     """
     if "\n" not in text or not _HAS_TIME.search(text):
         return text
-    for messages in _MESSAGES:
-        labelled, count = messages.subn(lambda found: f"{found['speaker'].strip()}: {found['text']}", text)
-        if count >= MIN_MESSAGES:
-            return labelled
+    for form in _MESSAGES:
+        messages = list(form.finditer(text))
+        if len(messages) >= MIN_MESSAGES:
+            return _labelled(text, messages)
     return text
+
+
+def _labelled(text: str, messages: Sequence[re.Match[str]]) -> str:
+    authors = [author_of(message["speaker"].strip()) for message in messages]
+    asked = max((number for number, author in enumerate(authors) if author is Author.UNKNOWN), default=None)
+    if Author.USER in authors:
+        asked = None
+    lines, at = [], 0
+    for number, message in enumerate(messages):
+        speaker = ASKING if number == asked else message["speaker"].strip()
+        lines += [text[at : message.start()], f"{speaker}: {message['text']}"]
+        at = message.end()
+    return "".join([*lines, text[at:]])

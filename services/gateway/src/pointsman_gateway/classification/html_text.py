@@ -21,6 +21,7 @@ _HIDDEN = Wrapper(
         ("<?xml", "?>"),
     ),
 )
+_CDATA = re.compile(r"<!\[CDATA\[(?P<text>.*?)\]\]>", re.DOTALL)
 _TAG = re.compile(
     r"<(?P<close>/?)(?:(?P<office>(?:[movwx]|st1):\w{1,30})|(?P<name>[a-zA-Z][a-zA-Z0-9]{0,20}))"
     r"(?P<attributes>(?:\s[^<>]{0,500})?)/?>"
@@ -51,10 +52,12 @@ _AUTHORS = {
 def html_to_text(text: str) -> str:
     """Returns the visible text of HTML; returns a text without HTML unchanged.
 
-    Each block becomes a line, and cells in a row of a table are separated by "|". Hidden and quoted content is left
-    out. Around an element whose class, role or id names an author, the tag `USER_TAG` or `OTHERS_TAG` is written. Tags
-    that HTML does not define are kept.
+    CDATA sections of XML become their content. Each block becomes a line, and cells in a row of a table are separated
+    by "|". Hidden and quoted content is left out. Around an element whose class, role or id names an author, the tag
+    `USER_TAG` or `OTHERS_TAG` is written. Tags that HTML does not define are kept.
     """
+    if "<![CDATA[" in text:
+        text = _CDATA.sub(r"\g<text>", text)
     if "&lt;/" in text and not _HTML.search(text):
         text = unescape(text)
     if not _HTML.search(text):

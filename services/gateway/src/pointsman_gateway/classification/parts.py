@@ -39,7 +39,10 @@ _LINE = re.compile(
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?:])[\"')\]]*\s+|(?<=[。！？：])|\n")
 _QUOTES = " \t\n\"'“”«»„「」"
-_QUOTATION = re.compile(r"\"([^\"\n]+)\"|[“„]([^“”„\n]+)[”“]|«([^«»\n]+)»|「([^「」\n]+)」")
+_QUOTATION = re.compile(
+    r"\"([^\"\n]+)\"|[“„]([^“”„\n]+)[”“]|«([^«»\n]+)»|「([^「」\n]+)」|(?<!`)`([^`\n]+)`(?!`)"
+    r"|(?<!\w)'((?:[^'\n]|'(?=\w)){1,600})'(?!\w)"
+)
 _MENTION = re.compile(r"^(?:<?@[\w!&-]{1,40}>?[,:]?[ \t]{1,20})+")
 _MARKERS = re.compile(r"^[ \t]{0,20}(?:>|[-*•]|\d{1,2}[.)])[ \t]{1,20}", re.MULTILINE)
 _FIELD = re.compile(
