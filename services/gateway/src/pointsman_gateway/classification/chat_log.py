@@ -7,6 +7,8 @@ from pointsman_gateway.classification.authors import Author, author_of
 
 MIN_MESSAGES = 2
 ASKING = "User"
+MAX_CHARACTERS_AFTER = 40
+"""Characters after the last message that do not count, such as those of "Bob is typing"."""
 MAX_SPEAKER_CHARACTERS = 40
 
 TIME = r"\d{1,2}:\d{2}(?::\d{2})?(?:[.,]\d{1,6})?(?:Z|[+-]\d{2}:?\d{2})?(?:[ \u202f]?[AaPp]\.?[Mm]\.?)?"
@@ -30,8 +32,8 @@ _HAS_TIME = re.compile(r"\d:\d\d")
 def label_messages(text: str) -> str:
     """Rewrites each message of a chat log as a line "speaker: text", without its time.
 
-    If no speaker's name shows that this is the user, the speaker of the last message that is not known to be by
-    somebody else becomes `ASKING`, since the log is sent to have this message answered.
+    If the log ends the text, and no speaker's name shows that this is the user, the speaker of the last message that is
+    not known to be by somebody else becomes `ASKING`, since the log is sent to have this message answered.
     Returns the text unchanged if it has fewer than `MIN_MESSAGES` messages with a time in one of the known formats.
     """
     if "\n" not in text or not _HAS_TIME.search(text):
@@ -46,7 +48,7 @@ def label_messages(text: str) -> str:
 def _labelled(text: str, messages: Sequence[re.Match[str]]) -> str:
     authors = [author_of(message["speaker"].strip()) for message in messages]
     asked = max((number for number, author in enumerate(authors) if author is Author.UNKNOWN), default=None)
-    if Author.USER in authors:
+    if Author.USER in authors or len(text[messages[-1].end() :].strip()) > MAX_CHARACTERS_AFTER:
         asked = None
     lines, at = [], 0
     for number, message in enumerate(messages):
