@@ -44,6 +44,7 @@ _ATTRIBUTES = re.compile(
     r"<(?P<tag>[A-Za-z_][\w.:-]{0,60})(?P<attributes>(?:\s{1,8}[\w.:-]{1,60}=\"[^\"<>]{0,4000}\"){1,30})\s{0,8}/>"
 )
 _ATTRIBUTE = re.compile(r"(?P<name>[\w.:-]{1,60})=\"(?P<value>[^\"]*)\"")
+_TAG_ATTRIBUTES = r"(?:[ \t=][^\n\[\]{}]{0,200})?"
 _BOUNDARY_MARKS = ("\n", "<", "`")
 """A text without any of them is one line."""
 
@@ -110,21 +111,23 @@ def split_into_blocks(text: str) -> tuple[list[Part], Structure]:
 
 def _with_angle_tags(text: str) -> str:
     """Returns the text with paired tags in other brackets, whose names show authors, as tags in angle brackets, and
-    with the attributes of empty XML elements as elements.
+    with long attributes of empty XML elements as elements.
     """
     if "/>" in text:
         text = _ATTRIBUTES.sub(_with_elements, text)
     pairs = {(tag["open"], tag["name"], tag["close"]) for tag in islice(_PAIRED.finditer(text), MAX_PAIRED)}
     for before, name, after in sorted(pairs):
         if author_of(name) is not Author.UNKNOWN:
-            text = text.replace(f"{before}{name}{after}", f"<{name}>").replace(f"{before}/{name}{after}", f"</{name}>")
+            opening = f"{re.escape(before + name)}{_TAG_ATTRIBUTES}{re.escape(after)}"
+            text = re.sub(opening, f"<{name}>", text).replace(f"{before}/{name}{after}", f"</{name}>")
     return text
 
 
 def _with_elements(empty: re.Match[str]) -> str:
+    """Returns an empty element with those of its attributes as elements whose values may be sentences."""
     attributes = _ATTRIBUTE.finditer(empty["attributes"])
-    inner = "".join(f"<{one['name']}>{one['value']}</{one['name']}>" for one in attributes)
-    return f"<{empty['tag']}>{inner}</{empty['tag']}>"
+    inner = [f"<{name}>{value}</{name}>" for name, value in map(re.Match.groups, attributes) if value.count(" ") >= 2]
+    return f"<{empty['tag']}>{''.join(inner)}</{empty['tag']}>" if inner else empty[0]
 
 
 def _boundaries(text: str) -> Iterator[re.Match[str]]:
