@@ -11,6 +11,8 @@ from itertools import islice
 
 from pointsman_gateway.classification.authors import Author, author_of, within
 from pointsman_gateway.classification.chat_log import TIME
+from pointsman_gateway.classification.html_text import OTHERS_TAG
+from pointsman_gateway.classification.wrappers import labels_file
 
 MAX_BOUNDARIES = 400
 MAX_PAIRED = 40
@@ -45,6 +47,7 @@ _ATTRIBUTES = re.compile(
 )
 _ATTRIBUTE = re.compile(r"(?P<name>[\w.:-]{1,60})=\"(?P<value>[^\"]*)\"")
 _TAG_ATTRIBUTES = r"(?:[ \t=][^\n\[\]{}]{0,200})?"
+_QUOTED = frozenset(labels_file()["html"]["quoted"])
 _BOUNDARY_MARKS = ("\n", "<", "`")
 """A text without any of them is one line."""
 
@@ -119,7 +122,8 @@ def _with_angle_tags(text: str) -> str:
     for before, name, after in sorted(pairs):
         if author_of(name) is not Author.UNKNOWN:
             opening = f"{re.escape(before + name)}{_TAG_ATTRIBUTES}{re.escape(after)}"
-            text = re.sub(opening, f"<{name}>", text).replace(f"{before}/{name}{after}", f"</{name}>")
+            shown = OTHERS_TAG if name.lower() in _QUOTED else name  # in forums, what somebody else has said
+            text = re.sub(opening, f"<{shown}>", text).replace(f"{before}/{name}{after}", f"</{shown}>")
     return text
 
 
