@@ -6,6 +6,7 @@ import json
 from time import thread_time
 
 import pytest
+from pointsman_gateway.classification.chat_log import label_messages
 from pointsman_gateway.classification.rules import RuleMatcher
 from pointsman_gateway.classification.stage import CONTRADICTION_NOTE, Classification
 from pointsman_gateway.classification.user_words import UserWordsFinder
@@ -124,7 +125,7 @@ BY_PARTS = {
 }
 """The same, if the catalog's entry leaves several parts that may be the user's."""
 
-WITH_STRUCTURE = sorted(OF_CLIENTS.keys() - {"bulletin-board", "opencode", "open-webui-files"})
+WITH_STRUCTURE = sorted(OF_CLIENTS.keys() - {"opencode", "open-webui-files"})
 """Clients whose messages can be read without their entry."""
 
 MAILS = [
@@ -260,6 +261,29 @@ def test_each_known_client_has_an_example() -> None:
 @pytest.mark.parametrize("text", [*MAILS, *LABELLED, *HTML, *QUOTED])
 def test_mails_labels_and_html_are_read_without_their_dress(text: str) -> None:
     assert read(text) == WORDS
+
+
+MARKED = [
+    f"<request><channel>web</channel><body><![CDATA[{WORDS}]]></body></request>",
+    f'<message id="7" lang="en" from="visitor" text="{WORDS}"/>',
+    f"Summarize what the visitor says: `{WORDS}`",
+    f"Summarize what the visitor says: '{WORDS}'",
+    f"Maria\n10:14 AM\ndid you get the flyers?\n\nDeb\n10:16 AM\nyes thank you\n\nMaria\n10:21 AM\n{WORDS}",
+    f"[21:14] mika: anyone here\n[21:15] rowan: yes\n[21:16] mika: {WORDS}\n[21:16] helper-bot is typing...",
+]
+
+
+@pytest.mark.parametrize("text", MARKED)
+def test_words_within_marks_or_at_the_end_of_a_log_are_found(text: str) -> None:
+    assert UserWordsFinder((), (), glance).find(text).text == WORDS
+
+
+def test_a_log_that_is_not_the_end_of_the_text_shows_no_asking_person() -> None:
+    log = "[10:31] Sabine: is it fixed?\n[10:33] Chidi: on Wednesday\n[10:36] Per: thanks for this"
+    assert label_messages(log).endswith("User: thanks for this")
+    assert "User:" not in label_messages(
+        f"{log}\n\nOutput format:\n- one line for each person, with the open questions"
+    )
 
 
 @pytest.mark.parametrize("text", [*STRUCTURED, *(text for name in WITH_STRUCTURE for text in OF_CLIENTS[name])])
