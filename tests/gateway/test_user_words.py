@@ -125,7 +125,7 @@ BY_PARTS = {
 }
 """The same, if the catalog's entry leaves several parts that may be the user's."""
 
-WITH_STRUCTURE = sorted(OF_CLIENTS.keys() - {"opencode", "open-webui-files"})
+WITH_STRUCTURE = sorted(OF_CLIENTS.keys() - {"opencode"})
 """Clients whose messages can be read without their entry."""
 
 MAILS = [

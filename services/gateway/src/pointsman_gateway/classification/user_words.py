@@ -110,11 +110,11 @@ class UserWordsFinder:
         glance = self._glance if may_judge else None
         parts = split_into_parts(found) if glance else []
         count = sum(not part.is_whole for part in parts)
-        is_split = count > 1 or any(part.author is Author.USER for part in parts)
+        is_split = count > 1 or count == len(parts) or any(part.author is Author.USER for part in parts)
         chosen = choose_parts(parts, glance) if glance and is_split else []
         if not chosen or chosen[0].is_whole:
             return UserWords(found if names else text, len(text), tuple(names))
-        names.append(f"one of {count} parts")
+        names.append(f"one of {count} parts" if count > 1 else "markup")
         found, *rivals = [part.text for part in chosen]
         return UserWords(found, len(text), tuple(names), tuple(rivals))
 
