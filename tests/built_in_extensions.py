@@ -124,6 +124,20 @@ def check_vector_store(work: str, model: str) -> None:
     asyncio.run(_with_documents(search, work, model, vector_store="numpy"))
 
 
+def check_external_store(work: str, model: str) -> None:
+    rows = Path(work) / "rows.jsonl"
+    rows.write_text('{"body": "the cat", "page": "cat.md"}\n{"body": "the train", "page": "train.md"}\n')
+    config = Path(work) / "pointsman.yaml"
+    fields = "{text: body, source: page}"
+    config.write_text(f"collections: {{pages: {{store: json_lines, url: {rows}, fields: {fields}}}}}")
+
+    async def search(client: Client) -> None:
+        assert await client.found("the train", collection="pages") == ["train.md", "cat.md"]
+        assert (await client.collection("pages")).documents == 2
+
+    asyncio.run(_with_documents(search, work, model, collections=str(config)))
+
+
 def check_reranker(work: str, model: str) -> None:
     async def search(client: Client) -> None:
         request = pb.SearchRequest(collection="notes", query="the train", rerank=True, explain=True)

@@ -28,6 +28,7 @@ ADDITIONS = [
     ("gaussian_lora", "training_method", "GaussianLora", LORA_SERVER, "training/methods/gaussian.py",
      "training/methods/registry.py"),
     ("numpy", "vector_store", "NumpyStore", RETRIEVER, "index/numpy_index.py", "index/vector_stores.py"),
+    ("json_lines", "external_store", "JsonLinesFile", RETRIEVER, "external/json_lines.py", "external/stores.py"),
     ("word_overlap", "reranker", "WordOverlap", RETRIEVER, "rerank/word_overlap.py", "rerank/rerankers.py"),
 ]  # fmt: skip
 """The name, the example's file and class, and the package with the new file and the registry."""

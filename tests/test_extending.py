@@ -21,6 +21,7 @@ from pointsman_gateway.extensions import (
 from pointsman_gateway.prompts.templates import PromptTemplates
 from pointsman_lora_server.training.methods.registry import ENTRY_POINT_GROUP as TRAINING_METHODS
 from pointsman_lora_server.training.methods.registry import installed_methods, load_method
+from pointsman_retriever.external import stores
 from pointsman_retriever.index import vector_stores
 from pointsman_retriever.rerank import rerankers
 from pointsman_scoring import MetricError, is_user_metric, metric_from, spec_from_text
@@ -53,15 +54,17 @@ def request(text: str) -> Request:
 
 def test_the_page_shows_each_example_as_it_is() -> None:
     files = {file.read_text("utf-8") for file in PACKAGE.glob("pointsman_examples/*.py") if file.stem != "__init__"}
-    files.remove((PACKAGE / "pointsman_examples" / "vector_store.py").read_text("utf-8"))  # the page links to it
+    for linked in ("vector_store.py", "external_store.py"):
+        files.remove((PACKAGE / "pointsman_examples" / linked).read_text("utf-8"))
     assert set(blocks("python")) == files
     (entry_points,) = blocks("toml")
     assert entry_points in (PACKAGE / "pyproject.toml").read_text("utf-8")
 
 
 def test_there_is_an_example_for_each_entry_point_group() -> None:
+    retriever = {stores.GROUP, vector_stores.GROUP}
     gateway = {registry.group for registry in (POLICIES, STRATEGIES, VALIDATORS, GUARDRAILS)}
-    assert set(ENTRY_POINTS) == {*gateway, METRICS, rerankers.GROUP, vector_stores.GROUP, TRAINING_METHODS}
+    assert set(ENTRY_POINTS) == {*gateway, METRICS, rerankers.GROUP, *retriever, TRAINING_METHODS}
 
 
 @pytest.mark.parametrize("name", names("pointsman.policies"))

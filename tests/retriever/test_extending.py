@@ -1,4 +1,4 @@
-"""The reranker and the vector store of docs/extending.md, by entry point and as `module:attribute`."""
+"""The reranker and the two kinds of stores of docs/extending.md, by entry point and as `module:attribute`."""
 
 from pathlib import Path
 
@@ -32,3 +32,12 @@ async def test_a_vector_store(start: Start, name: str) -> None:
         await client.upsert(pb.Document(id="cat", text="The cat."), pb.Document(id="train", text="The train."))
         await client.delete("train")
         assert await client.found("kitten", dense_weight=1.0) == ["cat"]
+
+
+@pytest.mark.parametrize("name", names("pointsman.external_stores"))
+async def test_an_external_store(start: Start, tmp_path: Path, name: str) -> None:
+    rows, config = tmp_path / "rows.jsonl", tmp_path / "pointsman.yaml"
+    rows.write_text('{"body": "the cat"}\n{"body": "the train"}\n')
+    config.write_text(f"collections: {{pages: {{store: '{name}', url: {rows}, fields: {{text: body}}}}}}")
+    async with start(collections=config) as client:
+        assert await client.found("the train", collection="pages") == ["2", "1"]
