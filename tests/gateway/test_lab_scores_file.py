@@ -62,6 +62,13 @@ def test_a_mistake_is_named_with_its_row(tmp_path: Path, change: dict[str, Any],
         read_scores(write(tmp_path / "scores.csv", rows))
 
 
+def test_an_answer_of_unknown_cost_leaves_the_mean_of_the_others(tmp_path: Path) -> None:
+    rows = [*ROWS, ROWS[0] | {"cost": None}, ROWS[1] | {"score": 0.5, "cost": ""}]
+    found = read_scores(write(tmp_path / "scores.csv", rows))
+    np.testing.assert_allclose(found.usd[0], [0.002, 0.01])
+    np.testing.assert_allclose(found.scores[0], [1 / 3, 0.75])
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -27,9 +27,10 @@ Rows = Iterator[tuple[int, Mapping[str, Any]]]
 def read_scores(file: Path) -> Evaluation:
     """Reads a CSV, JSON Lines or Parquet file with the columns `text`, `path`, `score` (0 to 1) and `cost` (dollars).
 
-    Several answers of a path to the same text become one with their mean score and cost. Raises ConfigError if the file
-    cannot be read, if a row lacks a column or has an invalid value, if there are not 2 to MAX_PATHS paths, or if a path
-    has no cost at all.
+    Several answers of a path to the same text become one with their mean score and the mean of their known costs.
+
+    Raises ConfigError if the file cannot be read, if a row lacks a column or has an invalid value, if there are not 2
+    to MAX_PATHS paths, or if a path has no cost at all.
     """
     read = READERS.get(file.suffix.lower())
     if read is None:
@@ -52,10 +53,12 @@ def _to_evaluation(answers: Mapping[tuple[str, str], list[tuple[float, float]]],
     if not 2 <= len(paths) <= MAX_PATHS:
         number = f"{len(paths)} path{'s' * (len(paths) != 1)}"
         raise ConfigError(f"{file} has scores of {number}; 2 to {MAX_PATHS} are compared")
-    means = np.full((2, len(texts), len(paths)), np.nan)
+    scores, usd = np.full((2, len(texts), len(paths)), np.nan)
     for (text, path), pairs in answers.items():
-        means[:, texts[text], paths[path]] = np.mean(pairs, axis=0)
-    scores, usd = means
+        at = texts[text], paths[path]
+        scores[at] = np.mean([score for score, _ in pairs])
+        if known := [cost for _, cost in pairs if not np.isnan(cost)]:
+            usd[at] = np.mean(known)
     if unknown := [path for path, at in paths.items() if np.isnan(usd[:, at]).all()]:
         raise ConfigError(
             f"{file} has no cost of path '{unknown[0]}': write dollars into the column 'cost' of some of its rows"
