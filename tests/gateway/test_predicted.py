@@ -189,6 +189,14 @@ def test_an_evaluation_is_read_from_its_data_set_and_answers(tmp_path: Path) -> 
     np.testing.assert_allclose(found.mean_usd, [0.002, 0.02])
 
 
+@pytest.mark.parametrize("row", [{"id": "x"}, {"messages": []}, {"messages": [{"role": "user"}]}, [], 5])
+def test_a_row_of_an_evaluation_without_a_text_is_named(tmp_path: Path, row: object) -> None:
+    rows, answers = write_evaluation(tmp_path)
+    rows.write_text(rows.read_text() + json.dumps(row) + "\n")
+    with pytest.raises(ConfigError, match=r'rows\.jsonl, row 121 has neither a "text" nor "messages" with a content'):
+        read_evaluation(rows, answers, ("triage",))
+
+
 def test_rows_with_the_same_text_are_one_and_failed_answers_are_left_out(tmp_path: Path) -> None:
     rows, answers = write_evaluation(tmp_path)
     rows.write_text(rows.read_text().replace('"question 1"', '"question 0"'))

@@ -90,9 +90,9 @@ def read_evaluation(
     ids: dict[str, list[str]] = {}
     lengths: dict[str, int] = {}
     for number, row in _objects(dataset):
-        text = str(_question(row))
+        text, characters = _question(row, f"{dataset}, row {number}")
         ids.setdefault(text, []).append(str(row.get("id", number)))
-        lengths[text] = _characters(row)
+        lengths[text] = characters
     scores: dict[str, dict[str, float]] = {}
     usd: dict[str, dict[str, float]] = {}
     for _, answer in _objects(answers):
@@ -168,11 +168,12 @@ def _objects(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
         raise ConfigError(f"{file} cannot be read as JSON lines: {error}") from error
 
 
-def _question(row: Mapping[str, Any]) -> object:
-    return row["text"] if "text" in row else row["messages"][-1]["content"]
-
-
-def _characters(row: Mapping[str, Any]) -> int:
-    """Returns the length of all messages of a row."""
-    texts = [row["text"]] if "text" in row else [message["content"] for message in row["messages"]]
-    return sum(map(len, map(str, texts)))
+def _question(row: Any, where: str) -> tuple[str, int]:
+    """Returns the text of a row, or its last message, and the characters of all messages; raises ConfigError if it has
+    neither.
+    """
+    try:
+        texts = [row["text"]] if "text" in row else [message["content"] for message in row["messages"]]
+        return str(texts[-1]), sum(map(len, map(str, texts)))
+    except (LookupError, TypeError) as error:
+        raise ConfigError(f'{where} has neither a "text" nor "messages" with a content: add one of them') from error
