@@ -11,6 +11,7 @@ from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
 from pointsman_lab.prices.litellm_table import read_table, to_prices
 from pointsman_lab.prices.models_edit import check_edit, with_keys
+from pointsman_lab.prices.present import present_prices
 from pointsman_lab.prices.price_import import ImportOrder, import_prices
 from pointsman_lab.report import Report
 
@@ -282,6 +283,15 @@ def test_a_file_that_cannot_be_changed_safely_stays_as_it_is(folder: Path, old: 
         imported(folder, write=True)
     assert message in str(error.value)
     assert (folder / "pointsman.yaml").read_text() == text
+
+
+def test_a_model_whose_engines_are_listed_at_different_prices_has_no_present_price(folder: Path) -> None:
+    name = "openai/gpt-oss-120b"
+    engines = {provider: {"model": name, "provider": provider} for provider in ("groq", "together")}
+    content: dict[str, Any] = {"models": {name: {"context_window": 8192}}, "engines": engines}
+    assert present_prices(name, content, date(2027, 1, 1)) == {}
+    del engines["together"]
+    assert present_prices(name, content, date(2027, 1, 1))["cached"] == 0.075
 
 
 def test_an_unknown_model_is_named_with_the_known_ones(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.models_file import ModelConfig
 from pointsman_gateway.config.providers import find_price, preset_of, provider_at
 from pointsman_gateway.config.token_prices import Prices
+from pointsman_servicekit.prices import PricedModel
 from pydantic import ValidationError
 
 from pointsman_lab.litellm_advice import PROVIDERS
@@ -73,21 +74,26 @@ def present_prices(name: str, content: Mapping[str, Any], day: date) -> Flat:
     ConfigError if the model's keys are invalid.
     """
     written = content["models"][name] or {}
-    if "usd_per_million_tokens" not in written:
-        for engine in content["engines"].values():
-            if engine.get("model") == name:
-                upstream = engine.get("upstream") or written.get("upstream") or name
-                provider = engine.get("provider") or provider_at(str(engine.get("url") or ""))
-                listed = find_price(provider, (str(upstream), name))
-                if listed is not None:
-                    prices = {"prompt": listed.prompt, "cached": listed.cached, "completion": listed.completion}
-                    further = dict(listed.further)
-                    tiers = {"service_tiers": further.pop("service_tiers", {})}
-                    written = {**tiers, **written, "usd_per_million_tokens": {**prices, **further}}
+    if "usd_per_million_tokens" not in written and (listed := _listed_price(name, written, content)) is not None:
+        prices = {"prompt": listed.prompt, "cached": listed.cached, "completion": listed.completion}
+        further = dict(listed.further)
+        tiers = {"service_tiers": further.pop("service_tiers", {})}
+        written = {**tiers, **written, "usd_per_million_tokens": {**prices, **further}}
     model = checked_model(name, written).priced_on(day)
     if model.usd_per_million_tokens is None:
         return {}
     return flat(ImportedPrices(name, model.usd_per_million_tokens, model.service_tiers, model.usd_per_request))
+
+
+def _listed_price(name: str, written: Mapping[str, Any], content: Mapping[str, Any]) -> PricedModel | None:
+    """Returns the price list's entry of a model; None if it has none, or the providers of its engines differ."""
+    found = set()
+    for engine in content["engines"].values():
+        if engine.get("model") == name:
+            upstream = engine.get("upstream") or written.get("upstream") or name
+            provider = engine.get("provider") or provider_at(str(engine.get("url") or ""))
+            found.add(find_price(provider, (str(upstream), name)))
+    return found.pop() if len(found) == 1 else None
 
 
 def checked_model(name: str, keys: Mapping[str, Any]) -> ModelConfig:
