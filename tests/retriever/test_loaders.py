@@ -84,6 +84,13 @@ async def test_a_media_type_may_have_parameters_and_capitals(client: Client) -> 
     assert (await ingest(client, lines)).states == {"x": WRITTEN}
 
 
+@pytest.mark.parametrize("identifier", ["true", "1.5", "null", "[]"])
+def test_an_id_that_is_neither_text_nor_integer_is_refused(identifier: str) -> None:
+    ((number, error),) = read_lines(f'{{"id": {identifier}, "text": "x"}}'.encode())
+    assert (number, str(error)[:50]) == (1, "has an 'id' that is not a string or integer, or a ")
+    assert list(read_lines(b'{"id": 1, "text": "x"}')) == [(1, {"id": 1, "text": "x"})]
+
+
 async def test_an_unreadable_file_refuses_the_upsert(client: Client, refusal: Refusal) -> None:
     error = await refusal(
         client.upsert(

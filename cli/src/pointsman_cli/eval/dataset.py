@@ -161,7 +161,7 @@ def _row(line: str, number: int, task: str) -> Row:
     if output is None and facts is None:
         raise _BadRow('has neither an "output" nor "facts" to compare with')
     identifier = data.get("id", str(number))
-    if not isinstance(identifier, str | int):
+    if not isinstance(identifier, str | int) or isinstance(identifier, bool):
         raise _BadRow(f'has an "id" that is neither a text nor a whole number: {identifier!r}')
     return Row(str(identifier), of, tuple(_messages(data)), output, facts)
 

@@ -75,7 +75,9 @@ def _parse_line(line: str) -> Entry:
         raise UnreadableFile(f"has the unknown key {unknown[0]!r}; known: {', '.join(LINE_KEYS)}")
     if not isinstance(entry.get("text"), str):
         raise UnreadableFile("has no 'text' that is a string")
-    if not isinstance(entry.get("id", ""), str | int) or not isinstance(entry.get("title", ""), str):
+    identifier = entry.get("id", "")
+    is_id = isinstance(identifier, str | int) and not isinstance(identifier, bool)
+    if not is_id or not isinstance(entry.get("title", ""), str):
         raise UnreadableFile("has an 'id' that is not a string or integer, or a 'title' that is not a string")
     metadata = entry.get("metadata", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str | int | float) for value in metadata.values()):
