@@ -80,6 +80,27 @@ async def test_a_named_model_falls_back_to_the_models_that_it_lists(
     assert finished.receipt.model == "large"
 
 
+async def test_the_expected_cost_is_that_of_the_path_that_answered(
+    neighbours: Neighbours, engine: ScriptedEngine, second_engine: ScriptedEngine
+) -> None:
+    config = neighbours.config
+    dear = {"prompt": 100.0, "cached": 100.0, "completion": 100.0}
+    config.models["models"]["grand"] = {"context_window": 4096, "usd_per_million_tokens": dear}
+    config.models["engines"]["spare"]["model"] = "grand"
+    config.paths["dear"] = {"model": "grand", "strategies": []}
+    config.tasks["chat"]["fallback"] = ["dear"]
+    engine.refuses(500, "x")
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        deadline = asyncio.get_running_loop().time() + 10
+        named = Request("path:dear", (Message("user", IN_CHAT),), deadline=deadline)
+        expected = (await gateway.components.pipeline.decide(named)).decision.expected_cost_usd
+        started = (await answered(gateway))[0]
+        assert isinstance(started, Started)
+        assert started.decision.path.name == "dear"
+        assert started.decision.expected_cost_usd == expected
+
+
 async def test_there_is_no_retry_after_the_first_token(
     gateway: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
 ) -> None:

@@ -62,7 +62,7 @@ class _Mean:
 
     @property
     def value(self) -> float:
-        return self.total / self.count
+        return self.total / self.count if self.count else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ class ReplayDiff:
             return
         self._paths_before[recorded.path] += 1
         self._paths_after[decision.path.name] += 1
-        self._expected_cost[recorded.path].add(recorded.expected_cost_usd)
+        self._expected_cost[recorded.last_path].add(recorded.expected_cost_usd)
         self._expected_cost[decision.path.name].add(decision.expected_cost_usd)
         if not replayed.moved and recorded.fingerprint not in ("", decision.path.fingerprint):
             self.on_modified_paths[recorded.path] += 1

@@ -43,7 +43,9 @@ class RecordedDecision:
     user_digest: str
     """Digest of the user's name; empty if the request named no user."""
     expected_cost_usd: float | None
-    """The expected dollars; None if the price of the path's model was unknown."""
+    """The expected dollars on `last_path`; None if the price of its model was unknown."""
+    last_path: str
+    """The path that was tried last, which is not `path` after unavailability, a failure or an escalation."""
     answered_by: str = ""
     """The path that gave the complete answer; empty if none did."""
     cost_usd: float | None = 0.0
@@ -187,6 +189,7 @@ def to_recorded_decision(entry: str) -> RecordedDecision | None:
         revision=body["revision"],
         user_digest=body["user_digest"],
         expected_cost_usd=body["expected_cost_usd"],
+        last_path=body["path"],
         answered_by=(body["escalated_from"] or body["path"]) if answered else "",
         cost_usd=body["cost_usd"] if answered else 0.0,
         random_key=body.get("random_key", ""),

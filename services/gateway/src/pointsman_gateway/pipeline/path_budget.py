@@ -28,9 +28,7 @@ async def reserve_cost(
         except ResourceExhausted as error:
             if not decision.alternatives:
                 raise
-            decision = decision.with_fallback(error.code)
-            usd = costs.usd(decision.path, request, is_embedded=decision.vector is not None)
-            decision = replace(decision, expected_cost_usd=usd)
+            decision = _with_expected_cost(decision.with_fallback(error.code), request, costs)
 
 
 async def reserve_later_cost(
@@ -51,7 +49,13 @@ async def reserve_later_cost(
                 raise
             decision = decision.with_fallback(error.code)
         else:
-            return decision, max(usd or 0.0, reserved_usd)
+            return _with_expected_cost(decision, request, costs), max(usd or 0.0, reserved_usd)
+
+
+def _with_expected_cost(decision: Decision, request: Request, costs: CostEstimator) -> Decision:
+    """Returns the decision with the expected cost of its path, which replaces that of an earlier path."""
+    usd = costs.usd(decision.path, request, is_embedded=decision.vector is not None)
+    return replace(decision, expected_cost_usd=usd)
 
 
 def _cost_to_reserve(
