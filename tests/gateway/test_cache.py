@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pointsman_gateway.config.paths_file import CacheConfig
 from pointsman_gateway.domain import Chunk, Message, Path, Sampling, Usage
+from pointsman_gateway.metering.meter import NO_ATTEMPT
 from pointsman_servicekit.errors import Unavailable
 
 from tests.gateway.doubles.caching import GREEDY, PASSAGE, PATH, CacheHarness, Question, another, run_cache, steps_of
@@ -107,7 +108,7 @@ async def test_an_answer_of_another_version_than_expected_is_not_stored(harness:
 async def test_a_path_without_a_cache_is_not_affected(harness: CacheHarness) -> None:
     caching = harness.caching(EXACT, replace(PATH, name="another"))
     for _ in range(2):
-        opened = await caching.call(QUESTION.request(), QUESTION.decision(), QUESTION.prompt())
+        opened = await caching.call(QUESTION.request(), QUESTION.decision(), QUESTION.prompt(), NO_ATTEMPT)
         assert [chunks async for chunks in chunks_of(opened.source)] == harness.engine.says
     assert (harness.engine.times, harness.outcomes("lookups")) == (2, {})
 
@@ -167,7 +168,7 @@ async def test_an_incomplete_answer_is_not_stored(harness: CacheHarness, steps: 
 
 async def test_an_interrupted_answer_is_not_stored(harness: CacheHarness) -> None:
     harness.engine.error = Unavailable("it broke off", code="engine_unavailable")
-    opened = await harness.caching(EXACT).call(QUESTION.request(), QUESTION.decision(), QUESTION.prompt())
+    opened = await harness.caching(EXACT).call(QUESTION.request(), QUESTION.decision(), QUESTION.prompt(), NO_ATTEMPT)
     with pytest.raises(Unavailable):
         async for _ in chunks_of(opened.source):
             pass
@@ -177,7 +178,7 @@ async def test_an_interrupted_answer_is_not_stored(harness: CacheHarness) -> Non
 
 
 async def test_an_answer_whose_client_disconnects_is_stopped_and_not_stored(harness: CacheHarness) -> None:
-    opened = await harness.caching(EXACT).call(QUESTION.request(), QUESTION.decision(), QUESTION.prompt())
+    opened = await harness.caching(EXACT).call(QUESTION.request(), QUESTION.decision(), QUESTION.prompt(), NO_ATTEMPT)
     async with aclosing(chunks_of(opened.source)) as chunks:  # type: ignore[type-var]  # a generator's
         await anext(chunks)
     assert harness.engine.closed == 1
@@ -267,7 +268,9 @@ async def test_while_valkey_hangs_engines_answer_and_afterwards_the_cache_is_use
 
 async def test_valkey_that_hangs_during_an_answer_does_not_delay_it(valkey: Valkey) -> None:
     async with run_cache(valkey.url, deadline=0.05) as harness:
-        opened = await harness.caching(EXACT).call(QUESTION.request(), QUESTION.decision(), QUESTION.prompt())
+        opened = await harness.caching(EXACT).call(
+            QUESTION.request(), QUESTION.decision(), QUESTION.prompt(), NO_ATTEMPT
+        )
         answer = chunks_of(opened.source)
         first = await anext(answer)
         valkey.hang()

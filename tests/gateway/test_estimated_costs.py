@@ -1,7 +1,9 @@
 """Dollars of tokens that no engine has counted are added up by cause, separately from exact dollars."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from tests.gateway.doubles.config_folder import IN_CHAT, PRICES
 from tests.gateway.doubles.engine import BREAK, ScriptedEngine, answer, beginning
 from tests.gateway.doubles.gateway import Gateway, Neighbours
+from tests.gateway.doubles.lora_server import READY
 from tests.gateway.doubles.waiting import until
 
 ESTIMATED = "pointsman_estimated_cost_usd_total"
@@ -34,6 +37,58 @@ async def test_an_answer_whose_client_left_is_an_estimate(
     await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled") == 1)
     assert gateway.metric(ESTIMATED, cause="cancelled") == pytest.approx(tokens_usd(gateway)) != 0
     assert gateway.metric(ESTIMATED, cause="interrupted") == 0
+
+
+async def test_the_prompt_of_a_client_that_left_before_the_first_token_is_an_estimate(
+    gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    engine.says(asyncio.Event())
+    asking = asyncio.create_task(http.post("/v1/chat/completions", json=BODY))
+    await until(lambda: engine.running == 1)
+    asking.cancel()
+    await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled") == 1)
+    assert gateway.metric(ESTIMATED, cause="cancelled") == pytest.approx(tokens_usd(gateway)) != 0
+    assert gateway.metric("pointsman_cost_usd_total", component="completion") == 0
+
+
+async def test_the_prompt_of_an_engine_that_was_too_late_is_an_estimate(
+    neighbours: Neighbours, engine: ScriptedEngine, second_engine: ScriptedEngine
+) -> None:
+    neighbours.config.models["engines"]["spare"] = {"model": "tiny", "url": second_engine.url}
+    neighbours.config.models["resilience"] = {"timeouts": {"first_token_seconds": 0.1}}
+    await neighbours.ready()
+    engine.says(asyncio.Event())
+    second_engine.says(*answer("quick", prompt_tokens=100, cached_tokens=0))
+    async with neighbours.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
+        next(cell for cell in gateway.components.engines.states if cell.engine.name == "spare").in_flight += 100
+        assert (await http.post("/v1/chat/completions", json=BODY)).status_code == 200
+        assert gateway.metric(ESTIMATED) == pytest.approx(100 * PRICES["prompt"] / 1e6)
+
+
+@pytest.mark.parametrize("status", [400, 429, 500])
+async def test_an_engine_that_refused_the_prompt_is_not_paid(
+    gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine, status: int
+) -> None:
+    engine.refuses(status, {"error": {"message": "no"}})
+    assert (await http.post("/v1/chat/completions", json=BODY)).status_code >= 400
+    assert gateway.metric(ESTIMATED) == tokens_usd(gateway) == 0
+
+
+async def test_a_prompt_that_no_engine_got_is_not_paid(neighbours: Neighbours) -> None:
+    with ExitStack() as sockets:
+        deaf = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # once its queue is full, others wait for their connection
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(deaf.getsockname())
+        await neighbours.lora_server.say(
+            READY, url=f"http://127.0.0.1:{deaf.getsockname()[1]}", resident=[], aliases={}
+        )
+        async with neighbours.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url) as http:
+            with pytest.raises(httpx.ReadTimeout):
+                await http.post("/v1/chat/completions", json=BODY, timeout=0.5)
+            await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled") == 1)
+            assert gateway.metric(ESTIMATED) == 0
 
 
 async def test_an_answer_that_broke_off_is_an_estimate(

@@ -14,6 +14,7 @@ from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics, EngineStates
 from pointsman_gateway.engines.stage import EngineBackend
+from pointsman_gateway.metering.attempts import PathAttempt
 from pointsman_gateway.ports import AnswerStream
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from prometheus_client import CollectorRegistry
@@ -49,7 +50,8 @@ class Bench:
 
     async def call(self, seconds: float = 30.0) -> AnswerStream:
         deadline = asyncio.get_running_loop().time() + seconds
-        return await self._backends.call(Request("auto", PROMPT.messages, deadline=deadline), DECISION, PROMPT)
+        request, self.record = Request("auto", PROMPT.messages, deadline=deadline), PathAttempt(PLAIN, 0.0)
+        return await self._backends.call(request, DECISION, PROMPT, self.record)
 
     async def ask(self, seconds: float = 30.0) -> str:
         return text_of([chunks async for chunks in chunks_of((await self.call(seconds)).source)])
@@ -343,7 +345,7 @@ async def test_a_late_first_token_starts_a_hedge() -> None:
     answer = await bench.call()
     assert bench.client.asked == [first, second]
     assert bench.client.running[first] == 0  # let go of
-    assert answer.hedged == 1
+    assert bench.record.unanswered == 1
     assert text_of([chunks async for chunks in chunks_of(answer.source)]) == "hello"
     assert bench.metric("hedges_total", engine=first, outcome="won") == 1
 
@@ -364,7 +366,8 @@ async def test_the_first_engine_may_still_win() -> None:
 
 async def test_a_fast_engine_is_never_hedged() -> None:
     bench = Bench(hedge_after_seconds=30)
-    assert (await bench.call()).hedged == 0
+    await bench.call()
+    assert bench.record.unanswered == 0
     assert len(bench.client.asked) == 1
 
 

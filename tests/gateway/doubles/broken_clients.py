@@ -130,6 +130,7 @@ class SilentClient:
     def __init__(self, *pieces: str) -> None:
         self._pieces = pieces
         self.running = 0
+        self.is_sent = True
 
     def send(self, request: EngineRequest, sink: ChunkSink) -> "SilentClient":
         self.running += 1

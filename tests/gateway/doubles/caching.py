@@ -25,7 +25,8 @@ from pointsman_gateway.domain import (
     Usage,
     Vector,
 )
-from pointsman_gateway.ports import AnswerStream, ChunkSink
+from pointsman_gateway.metering.meter import NO_ATTEMPT
+from pointsman_gateway.ports import AnswerStream, CallRecord, ChunkSink
 from pointsman_servicekit.bounded_redis import open_redis
 from prometheus_client import CollectorRegistry
 
@@ -62,7 +63,7 @@ class Engine:
     error: Exception | None = None
     """The error with which the answer ends after its last step, if any."""
 
-    async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
+    async def call(self, request: Request, decision: Decision, prompt: Prompt, record: CallRecord) -> AnswerStream:
         self.times += 1
         return AnswerStream(self.model, _Saying(self))
 
@@ -156,7 +157,7 @@ class CacheHarness:
         stored first.
         """
         caching = self.caching(config, question.path, embed)
-        answer = await caching.call(question.request(), question.decision(), question.prompt())
+        answer = await caching.call(question.request(), question.decision(), question.prompt(), NO_ATTEMPT)
         steps = [chunks async for chunks in chunks_of(answer.source)]
         if accept and answer.accepted is not None:
             answer.accepted()

@@ -49,6 +49,7 @@ class ScriptedTransfer:
     """Implements `Transfer`."""
 
     def __init__(self, request: EngineRequest, steps: Sequence[Step], sink: ChunkSink, running: dict[str, int]) -> None:
+        self.is_sent = True
         self._request = request
         self._sink: ChunkSink | None = sink
         self._running = running

@@ -68,8 +68,6 @@ class AnswerStream:
     source: AnswerSource
     cached: str = ""
     """How the cache answered: "exact" or "semantic"; empty if an engine answers."""
-    hedged: int = 0
-    """The number of other engines that got the same prompt and were slower."""
     waited: float = 0.0
     """Seconds that the request waited for its adapter to be loaded."""
     embeddings: int = 0
@@ -127,11 +125,22 @@ class PromptBuilder(Protocol):
         ...
 
 
+class CallRecord(Protocol):
+    """Interface to what a backend reports of its calls besides an answer; `PathAttempt` implements it."""
+
+    def record_unanswered(self, engine: str, model: str) -> None:
+        """Records a call that was given up before its answer was used. The engine has got the prompt, reports no
+        tokens, and may charge for the prompt. `model` is the engine's name of the model.
+        """
+        ...
+
+
 class Backend(Protocol):
     """Interface to what answers prompts: the engines, the cache in front of them, or another wrapper around these."""
 
-    async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
-        """Sends the prompt, and returns once the answer's first chunk has arrived.
+    async def call(self, request: Request, decision: Decision, prompt: Prompt, record: CallRecord) -> AnswerStream:
+        """Sends the prompt, and returns once the answer's first chunk has arrived. Calls that were given up meanwhile
+        are reported to `record`.
 
         Raises Unavailable if the decision's next path should answer instead; any other PointsmanError, such as
         InvalidArgument, ends the request.

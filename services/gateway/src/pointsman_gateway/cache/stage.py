@@ -13,7 +13,7 @@ from pointsman_gateway.cache.recording import CacheableAnswer, Recording, Replay
 from pointsman_gateway.cache.store import CacheStore, SimilarQuestions
 from pointsman_gateway.domain import Decision, Path, Prompt, Request, Vector
 from pointsman_gateway.extensions import Embed
-from pointsman_gateway.ports import AnswerStream, Backend
+from pointsman_gateway.ports import AnswerStream, Backend, CallRecord
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class CachingBackend:
         self._version_of = version_of
         self._embed = embed
 
-    async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
+    async def call(self, request: Request, decision: Decision, prompt: Prompt, record: CallRecord) -> AnswerStream:
         """Returns the stored answer or, if there is none, that of the inner backend. Raises only the latter's errors.
 
         An answer of the inner backend is stored in the background once its `accepted` is called. It is not stored if
@@ -143,11 +143,11 @@ class CachingBackend:
         path = decision.path
         builder = self._keys.get(path.name)
         if builder is None:
-            return await self._inner.call(request, decision, prompt)
+            return await self._inner.call(request, decision, prompt, record)
         keys = builder.keys_for(request, prompt, self._version_of(path) if path.adapter else path.model)
         if keys is None:
             self._count(path.name, "unfit")
-            return await self._inner.call(request, decision, prompt)
+            return await self._inner.call(request, decision, prompt, record)
         vector = decision.vector if decision.vector is not None else prompt.vector
         lookup = _Lookup(self._cache, keys, builder.config.similarity_threshold or 1.0, vector, self._embed)
         found = None if keys.is_renewal else await self._find(lookup)
@@ -155,7 +155,7 @@ class CachingBackend:
             self._count(path.name, "renewed")
         if found is not None:
             return AnswerStream(found.model, Replay(found), lookup.outcome, embeddings=lookup.embeddings)
-        answer = await self._inner.call(replace(request, keeps_pieces=True), decision, prompt)
+        answer = await self._inner.call(replace(request, keeps_pieces=True), decision, prompt, record)
         if lookup.embeddings:
             answer = replace(answer, embeddings=lookup.embeddings)
         return self._record(answer, builder, lookup)

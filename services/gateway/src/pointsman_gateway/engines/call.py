@@ -11,6 +11,7 @@ from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavai
 from pointsman_gateway.domain import Chunks
 from pointsman_gateway.engines.balancing import TargetQueue
 from pointsman_gateway.engines.engine_client import (
+    FIRST_TOKEN_TIMEOUT,
     MAX_COOLDOWN_SECONDS,
     OVERLOADED,
     CompletionRequest,
@@ -26,7 +27,7 @@ from pointsman_gateway.engines.engine_client import (
 )
 from pointsman_gateway.engines.lookups import Target
 from pointsman_gateway.engines.metrics import EngineMetrics
-from pointsman_gateway.ports import AnswerStream, ChunkSink
+from pointsman_gateway.ports import AnswerStream, CallRecord, ChunkSink
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class EngineCall:
         "_has_ended",
         "_is_busy",
         "_last",
+        "_record",
         "_reported",
         "_request",
         "_sink",
@@ -142,6 +144,7 @@ class EngineCall:
             request.max_bytes,
         )
         self._stall_seconds = request.stall_seconds
+        self._record: CallRecord | None = request.record
         self._began_signal = Signal()
         self._sink: ChunkSink | None = None
         self._first: Chunks = ()
@@ -189,6 +192,8 @@ class EngineCall:
             self._transfer.resume()
 
     def close(self) -> None:
+        if self._sink is None and (self._has_begun or not self._has_ended):
+            self._record_unanswered()
         transfer, self._transfer, self._sink = self._transfer, None, None
         try:
             if transfer is not None:
@@ -219,6 +224,8 @@ class EngineCall:
         if self._has_ended:
             return
         self._has_ended = True
+        if not self._has_begun and _is_too_late(error):
+            self._record_unanswered()
         if error is None and not self._has_begun:
             error = broke_off(self._request, "it answered nothing")
         if isinstance(error, NotServed):
@@ -244,6 +251,12 @@ class EngineCall:
         if self._sink is None:
             self._awaits_sink = True
             self.pause()
+
+    def _record_unanswered(self) -> None:
+        """Reports, once, that the engine has the prompt, and that its answer is not used."""
+        record, self._record = self._record, None
+        if record is not None and self._transfer is not None and self._transfer.is_sent:
+            record.record_unanswered(self._target.engine.name, self._target.model)
 
     def _evicted(self, error: NotServed) -> PointsmanError:
         """Returns the error to report for a 404: NotResident if an adapter was requested, whose eviction is recorded;
@@ -283,6 +296,13 @@ class EngineCall:
         # The client or the deadline gave up: the engine has failed only if it was silent to all its requests.
         state = self._target.state
         return state.breaker.last_success < self._began_at <= state.clock() - self._stall_seconds
+
+
+def _is_too_late(error: Exception | None) -> bool:
+    """Returns whether a call ended because its engine took too long, and not because it failed or refused."""
+    return isinstance(error, PointsmanError) and (
+        isinstance(error, DeadlineExceeded) or error.code == FIRST_TOKEN_TIMEOUT
+    )
 
 
 def _inference_seconds(last: Chunks) -> float | None:

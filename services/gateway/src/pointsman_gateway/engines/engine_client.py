@@ -27,7 +27,7 @@ from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, NotFo
 from pointsman_gateway.config.engine_config import Timeouts
 from pointsman_gateway.config.providers import DEFAULT_API, EngineApi
 from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Operation, Sampling
-from pointsman_gateway.ports import ChunkSink
+from pointsman_gateway.ports import CallRecord, ChunkSink
 from pointsman_gateway.redaction import MAX_PARAM_CHARACTERS, shown_error
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,8 @@ class CompletionRequest(msgspec.Struct, frozen=True):
     caller: Caller = ANONYMOUS
     max_bytes: float = inf
     """Limit for the answer as the engine sends it: `MAX_COLLECTED_BYTES` if it is kept until its end, else infinite."""
+    record: CallRecord | None = None
+    """What hears of calls that were given up; None: nothing does."""
 
 
 class EngineRequest(msgspec.Struct, frozen=True):
@@ -102,6 +104,11 @@ class EngineRequest(msgspec.Struct, frozen=True):
 
 class Transfer(Protocol):
     """Interface of an answer that an `EngineClient` reads from an engine and pushes to a sink."""
+
+    @property
+    def is_sent(self) -> bool:
+        """Returns whether the engine has got the request, or a part of it."""
+        ...
 
     def pause(self) -> None:
         """Stops pushing until `resume`. Once the connection's buffer is full, the engine has to wait (backpressure)."""

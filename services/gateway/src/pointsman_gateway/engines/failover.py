@@ -9,7 +9,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 import msgspec.structs
@@ -218,7 +217,7 @@ class Hedging:
                 else:
                     if hedged:
                         self._metrics.hedged(slow.engine.name, "lost" if target is slow else "won")
-                    return replace(answer, hedged=len(race))
+                    return answer
 
 
 async def _stop(tasks: Sequence["asyncio.Task[AnswerStream]"]) -> None:

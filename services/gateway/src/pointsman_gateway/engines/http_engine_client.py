@@ -75,6 +75,7 @@ class HttpTransfer:
         "_received",
         "_request",
         "_sink",
+        "is_sent",
     )
 
     def __init__(self, client: HttpEngineClient, request: EngineRequest, sink: ChunkSink) -> None:
@@ -94,6 +95,7 @@ class HttpTransfer:
         """The next step of reading what has already arrived."""
         self._connecting: asyncio.Task[EngineConnection] | None = None
         self._connection: EngineConnection | None = None
+        self.is_sent = False
         message = self._message()  # a request that has no form fails before it takes or opens a connection
         connection = client.pool.idle(self._origin)
         if connection is None:
@@ -155,6 +157,7 @@ class HttpTransfer:
 
     def _post(self, connection: EngineConnection, message: Message) -> None:
         self._connection, request = connection, self._request
+        self.is_sent = True
         connection.post(*message)
         connection.set_timeouts(inf, min(self._client.clock() + request.timeouts.first_token_seconds, request.deadline))
         # Connections are opened in no request's context.

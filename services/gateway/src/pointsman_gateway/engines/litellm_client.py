@@ -76,6 +76,7 @@ class LiteLLMTransfer:
         self._request = request
         self._sink: ChunkSink | None = sink
         self._has_begun = False
+        self.is_sent = True
         self._received = 0
         """Number of bytes of the answer's events so far."""
         self._may_push = asyncio.Event()

@@ -32,7 +32,7 @@ from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.failover import Hedging, RetryBudget, Retrying
 from pointsman_gateway.engines.lookups import Target, shared_settings
 from pointsman_gateway.engines.metrics import EngineMetrics
-from pointsman_gateway.ports import AnswerStream, Backend
+from pointsman_gateway.ports import AnswerStream, Backend, CallRecord
 
 DEFAULTS = ResilienceConfig()
 
@@ -65,7 +65,7 @@ class EngineBackend:
         self._bound = resilience.load_bound
         self._spilled, self._rings = SpillTargets(), Rings()
 
-    async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
+    async def call(self, request: Request, decision: Decision, prompt: Prompt, record: CallRecord) -> AnswerStream:
         """Calls an engine of the path, and others if it fails or is slow, as far as the configured retries and hedging
         allow. Returns once the first chunk has arrived.
 
@@ -97,6 +97,7 @@ class EngineBackend:
             as_a_whole=request.as_a_whole and not request.keeps_pieces,
             caller=request.caller,
             max_bytes=MAX_COLLECTED_BYTES if is_collected else inf,
+            record=record,
         )
         try:
             answer = await self._retrying.call(first, queue, completion)
@@ -144,7 +145,7 @@ class AdapterLoading:
         self.timeout = resilience.adapter_load_timeout_seconds
         self.load_bound = resilience.load_bound
 
-    async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
+    async def call(self, request: Request, decision: Decision, prompt: Prompt, record: CallRecord) -> AnswerStream:
         """Loads the adapter if no available engine has it, then calls the inner backend. If an engine evicts the
         adapter before it answers, both are repeated, up to `MAX_EVICTIONS` times.
 
@@ -152,8 +153,8 @@ class AdapterLoading:
         load, and the inner backend's errors, of which a final NotResident becomes NotLoaded.
         """
         if not decision.path.adapter:
-            return await self.inner.call(request, decision, prompt)
-        return await _Load(self, request).call(decision, prompt)
+            return await self.inner.call(request, decision, prompt, record)
+        return await _Load(self, request).call(decision, prompt, record)
 
 
 class _Load:
@@ -166,14 +167,14 @@ class _Load:
         self._request = request
         self._waited = 0.0
 
-    async def call(self, decision: Decision, prompt: Prompt) -> AnswerStream:
+    async def call(self, decision: Decision, prompt: Prompt, record: CallRecord) -> AnswerStream:
         path, evictions = decision.path, 0
         version = self._engines.version_of(path)
         while True:
             if not self._engines.holds(path.model, version):
                 await self._load(path, version)
             try:
-                answer = await self._loading.inner.call(self._request, decision, prompt)
+                answer = await self._loading.inner.call(self._request, decision, prompt, record)
             except NotResident as error:
                 evictions += 1
                 if evictions > MAX_EVICTIONS or not self._is_obtainable(path, version):

@@ -36,7 +36,6 @@ class PathAttempt:
         "failure",
         "finish_reason",
         "first_piece",
-        "hedged",
         "loading_seconds",
         "model",
         "path",
@@ -45,6 +44,7 @@ class PathAttempt:
         "refused",
         "sent",
         "started",
+        "unanswered",
         "usage",
     )
 
@@ -65,7 +65,8 @@ class PathAttempt:
         self.model = ""
         self.engine = ""
         self.cached = ""
-        self.hedged = 0
+        self.unanswered = 0
+        """The number of calls that were given up before their answer was used, although the engine had the prompt."""
         self.embeddings = 0
         self.default_max_tokens: int | None = None
         """As in `AnswerStream`."""
@@ -81,13 +82,17 @@ class PathAttempt:
     def work(self, pricing: Pricing, request: Request) -> Work:
         """Returns the attempt's tokens, its cost in picodollars by component, and its seconds by phase.
 
-        If no engine has counted the tokens, they are estimated. `request` is the request that the attempt answers.
+        If no engine has counted the tokens, they are estimated: also those of the prompt of a call that was given up.
+        `request` is the request that the attempt answers.
         """
-        usage = self.usage
+        usage, others = self.usage, self.unanswered
         if usage is None:
-            tier = pricing.tier_of(self.path.model, request) if self.pieces else ""
-            usage = estimate_usage(self.prompt.messages, self.pieces, self.estimate, tier)
-        return usage, self._cost(pricing, usage), self._seconds(usage)
+            is_sent = bool(self.pieces or others)
+            tier = pricing.tier_of(self.path.model, request) if is_sent else ""
+            usage = estimate_usage(self.prompt.messages, self.pieces, self.estimate, tier, is_sent=is_sent)
+            if not self.pieces and others:
+                others -= 1  # the usage is that of one of them
+        return usage, self._cost(pricing, usage, others), self._seconds(usage)
 
     def set_prompt(self, prompt: Prompt) -> None:
         """Records that the prompt is complete and is sent to an engine now."""
@@ -98,25 +103,23 @@ class PathAttempt:
         model: str,
         engine: str = "",
         cached: str = "",
-        hedged: int = 0,
         loading_seconds: float = 0.0,
         embeddings: int = 0,
     ) -> None:
         """Records that the answer has begun, or was found in the cache (`cached`: "exact" or "semantic", else empty).
 
-        `model` is the engine's name of the model that answers, and `engine` the engine's name. `hedged` is the number
-        of other engines that got the same prompt and were cancelled before they answered, `embeddings` the number of
-        texts that were embedded to look the request up in the cache, and `loading_seconds` the time that the attempt
-        waited for its adapter.
+        `model` is the engine's name of the model that answers, and `engine` the engine's name. `embeddings` is the
+        number of texts that were embedded to look the request up in the cache, and `loading_seconds` the time that the
+        attempt waited for its adapter.
         """
         self.model, self.engine = model, engine
-        if cached or hedged or loading_seconds or embeddings:
-            self.cached, self.hedged, self.loading_seconds, self.embeddings = (
-                cached,
-                hedged,
-                loading_seconds,
-                embeddings,
-            )
+        if cached or loading_seconds or embeddings:
+            self.cached, self.loading_seconds, self.embeddings = cached, loading_seconds, embeddings
+
+    def record_unanswered(self, engine: str, model: str) -> None:
+        self.unanswered += 1
+        if not self.engine:
+            self.engine, self.model = engine, model
 
     def count_chunks(self, chunks: Chunks) -> None:
         """Counts the pieces of the answer, and records when the first one came and why the answer ended.
@@ -164,8 +167,9 @@ class PathAttempt:
             seconds["held"] = self.buffered_seconds
         return seconds
 
-    def _cost(self, pricing: Pricing, usage: Usage) -> CostParts:
-        """Returns the picodollars by component, with a share of the training cost if an adapter answered.
+    def _cost(self, pricing: Pricing, usage: Usage, others: int) -> CostParts:
+        """Returns the picodollars by component, with a share of the training cost if an adapter answered. `others` is
+        the number of further engines that got the prompt.
 
         If a price is unknown, `UNPRICED` is among the components; see `Pricing.parts`.
         """
@@ -175,9 +179,9 @@ class PathAttempt:
             parts = pricing.parts(self.path.model, usage)
             if pricing.charges_answers and self.pieces:
                 pricing.add_charges(parts, self.path.model, self.prompt.messages)
-            if self.hedged and "prompt" in parts:
-                # The cancelled engines have processed the prompt and report no usage, so that of the other is charged.
-                parts["hedge"] = sum(parts.get(component, 0) for component in _PROMPT_PARTS) * self.hedged
+            if others and "prompt" in parts:
+                # The cancelled engines may have processed the prompt and report no usage: that of the other is charged.
+                parts["hedge"] = sum(parts.get(component, 0) for component in _PROMPT_PARTS) * others
             if self.path.adapter and self.pieces:
                 training = pricing.training(self.path.model, self.model)
                 if training:

@@ -203,8 +203,10 @@ class Meter:
 
     @property
     def has_begun(self) -> bool:
-        """Returns whether an engine has sent a part of the current attempt's answer, which has to be paid."""
-        return bool(self._current.pieces)
+        """Returns whether the current attempt may have to be paid: an engine has sent a part of its answer, or had the
+        prompt when the call was given up.
+        """
+        return bool(self._current.pieces or self._current.unanswered)
 
     @property
     def elapsed(self) -> float:

@@ -41,14 +41,16 @@ def choice_count(request: Request) -> int:
     return count * len(request.messages) if request.operation == "completion" else count
 
 
-def estimate_usage(messages: Iterable[Message], pieces: int, reported: Usage | None, tier: str = "") -> Usage:
+def estimate_usage(
+    messages: Iterable[Message], pieces: int, reported: Usage | None, tier: str = "", *, is_sent: bool
+) -> Usage:
     """Estimates the usage of an answer that was cut off before the engine had counted all its tokens.
 
     The answer has at least one token for each of the `pieces` that arrived. The prompt has the tokens in `reported`, an
-    estimate made during the answer, or else as many as its length suggests, and the service tier `tier`. With neither
-    report nor pieces, all counts are 0.
+    estimate made during the answer, or else as many as its length suggests, and the service tier `tier`. If no engine
+    has got the prompt (`is_sent`), all counts are 0.
     """
     if reported is not None:
         return replace(reported, completion_tokens=max(reported.completion_tokens, pieces))
     details = replace(ESTIMATED, service_tier=tier) if tier else ESTIMATED
-    return Usage(estimate_tokens(messages), pieces, details=details) if pieces else Usage()
+    return Usage(estimate_tokens(messages), pieces, details=details) if is_sent else Usage()

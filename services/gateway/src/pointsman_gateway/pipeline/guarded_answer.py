@@ -8,7 +8,7 @@ from pointsman_gateway.domain import Chunk, Chunks, Decision, Prompt, Request, U
 from pointsman_gateway.metering.token_estimates import estimate_usage
 from pointsman_gateway.pipeline.answer_window import MAX_RELEASED_CHUNKS, AnswerWindow
 from pointsman_gateway.pipeline.guardrails import Guardrails, Verdicts, current_verdicts
-from pointsman_gateway.ports import AnswerSource, AnswerStream, Backend, ChunkSink
+from pointsman_gateway.ports import AnswerSource, AnswerStream, Backend, CallRecord, ChunkSink
 
 EVERY_CHARACTERS_AS_A_WHOLE = 16_384
 """Number of new characters before the next check of an answer that is not streamed."""
@@ -26,13 +26,13 @@ class GuardedBackend:
         self._overlap = max(config.overlap_characters for config in configs)
         self._every = max(config.every_characters for config in configs)
 
-    async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
+    async def call(self, request: Request, decision: Decision, prompt: Prompt, record: CallRecord) -> AnswerStream:
         """Returns the inner backend's answer, which is checked while it arrives; raises the inner backend's errors.
 
         If a guardrail blocks the answer, it ends with GuardrailBlocked; if one with `fail: closed` cannot check it,
         with GuardrailUnavailable.
         """
-        answer = await self._inner.call(request, decision, prompt)
+        answer = await self._inner.call(request, decision, prompt, record)
         every = EVERY_CHARACTERS_AS_A_WHOLE if request.as_a_whole else self._every
         window = AnswerWindow(self._overlap, every)
         return replace(answer, source=GuardedSource(answer.source, self._guardrails, window, prompt))
@@ -165,6 +165,6 @@ class GuardedSource:
         if check is not None:
             check.cancel()
         if sink is not None and self._pieces and (self._usage is None or self._usage.is_estimate):
-            usage = estimate_usage(self._prompt.messages, self._pieces, self._usage)
+            usage = estimate_usage(self._prompt.messages, self._pieces, self._usage, is_sent=bool(self._pieces))
             sink.chunks((Chunk(usage=usage),), False)
         return sink

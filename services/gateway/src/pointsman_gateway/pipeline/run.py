@@ -285,11 +285,9 @@ class RequestRun:
             raise
         path_attempt.set_prompt(prompt)
         engine_request = request if checks is None else checks.engine_request(request)
-        answer = await stages.backend.call(engine_request, decision, prompt)
+        answer = await stages.backend.call(engine_request, decision, prompt, path_attempt)
         self._source = answer.source
-        path_attempt.set_answer(
-            answer.model, answer.engine, answer.cached, answer.hedged, answer.waited, answer.embeddings
-        )
+        path_attempt.set_answer(answer.model, answer.engine, answer.cached, answer.waited, answer.embeddings)
         path_attempt.default_max_tokens = answer.default_max_tokens
         attempt = Attempt(decision, answer, self._meter, path_attempt, checks, self._reads)
         if self._reads:

@@ -49,6 +49,10 @@ class TracedTransfer:
             self._end(error)
             raise
 
+    @property
+    def is_sent(self) -> bool:
+        return self._transfer is not None and self._transfer.is_sent
+
     def pause(self) -> None:
         if self._transfer is not None:
             self._transfer.pause()

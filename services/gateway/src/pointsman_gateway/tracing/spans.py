@@ -11,7 +11,7 @@ from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.metering.gen_ai import GenAiMetrics
 from pointsman_gateway.model_calls.call import AnswerT, RequestT
 from pointsman_gateway.pipeline.pipeline import Stages
-from pointsman_gateway.ports import AnswerStream, Backend, Classifier, PromptBuilder, RequestLog
+from pointsman_gateway.ports import AnswerStream, Backend, CallRecord, Classifier, PromptBuilder, RequestLog
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.tracing import Instrumentation
 from pointsman_gateway.tracing.engine_calls import TracedClient
@@ -57,10 +57,10 @@ class TracedBackend:
         self._inner = inner
         self._spans = spans
 
-    async def call(self, request: Request, decision: Decision, prompt: Prompt) -> AnswerStream:
+    async def call(self, request: Request, decision: Decision, prompt: Prompt, record: CallRecord) -> AnswerStream:
         with self._spans.phase("first token") as span:
             span.set_attribute("pointsman.path", decision.path.name)
-            answer = await self._inner.call(request, decision, prompt)
+            answer = await self._inner.call(request, decision, prompt, record)
             span.set_attribute("pointsman.cached", answer.cached)
             return answer
 
