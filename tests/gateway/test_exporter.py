@@ -99,6 +99,27 @@ def test_an_exporter_that_was_killed_before_it_removed_segments_writes_nothing_t
     assert ids_in(harness.files) == ["d1", "d2", "d3", "d4"]
 
 
+def test_a_clock_that_was_set_back_does_not_stop_the_export(harness: ExportHarness) -> None:
+    two_days(harness)
+    (segment,) = harness.folder.glob("*.jsonl")
+    later = time.time() + DAY
+    os.utime(segment, (later, later))
+    with harness.exporter(min_age_seconds=60.0) as exporter:
+        exporter.export_all()
+    assert ids_in(harness.files) == ["d1", "d2", "d3"]
+
+
+@pytest.mark.parametrize("content", ["", '["writer-0000', "5"])
+def test_a_damaged_plan_does_not_stop_the_export(
+    harness: ExportHarness, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    two_days(harness)
+    (harness.folder / "plan.json").write_text(content)
+    assert harness.export() == 3
+    assert "plan.json is no plan" in caplog.text
+    assert harness.waiting == ["plan.json.unreadable"]
+
+
 def test_an_exporter_that_was_killed_while_it_removed_segments_goes_on(harness: ExportHarness) -> None:
     for name in ("d1", "d2"):
         gateway = harness.gateway(f"w{name}")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import inf
 from pathlib import Path
 
 from pointsman_gateway.request_log.export_log import FINISHED, OPEN
@@ -95,11 +96,16 @@ class SegmentFolder:
             return ExportPlan(tuple(json.loads((self.folder / _PLAN).read_bytes())))
         except FileNotFoundError:
             return None
+        except (ValueError, TypeError) as error:
+            path = self.folder / (_PLAN + UNREADABLE)
+            log.error("%s is no plan, and is now %s; records may be exported twice: %s", _PLAN, path, error)
+            (self.folder / _PLAN).replace(path)
+            return None
 
     def _new_plan(self, min_age_seconds: float) -> ExportPlan | None:
         names = sorted(path.name for path in self.folder.glob(f"*{FINISHED}"))
         for _, group in groupby(names, key=lambda name: _parts(name)[0]):
-            chosen, size, changed = list[str](), 0, time.time()
+            chosen, size, changed = list[str](), 0, inf
             for name in group:
                 about = (self.folder / name).stat()
                 if chosen and size + about.st_size > MAX_BATCH_BYTES:
@@ -107,7 +113,8 @@ class SegmentFolder:
                     break
                 size, changed = size + about.st_size, min(changed, about.st_mtime)
                 chosen.append(name)
-            if size >= MAX_BATCH_BYTES or time.time() - changed >= min_age_seconds:
+            age = time.time() - changed  # negative once the clock was set back
+            if size >= MAX_BATCH_BYTES or not 0 <= age < min_age_seconds:
                 return self._store(ExportPlan(tuple(chosen)))
         return None
 
