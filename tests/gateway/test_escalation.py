@@ -370,8 +370,9 @@ async def test_a_disconnect_during_the_second_attempt_stops_it_and_both_are_char
     await hung_up_once(gateway, lambda: large_engine.running == 1)
     await until(lambda: large_engine.running == 0)
     await until(lambda: gateway.metric("pointsman_requests_total", path="large", outcome="cancelled") == 1)
-    assert gateway.metric("pointsman_tokens_total", path="large", type="prompt") == 20
-    assert gateway.metric("pointsman_cost_usd_total", component="prompt") == pytest.approx(20e-6)
+    estimated = 18  # the second engine had the prompt, and did not say how many tokens it has
+    assert gateway.metric("pointsman_tokens_total", path="large", type="prompt") == 20 + estimated
+    assert gateway.metric("pointsman_cost_usd_total", component="prompt") == pytest.approx((20 + 10 * estimated) * 1e-6)
 
 
 async def test_a_disconnect_before_the_first_chunk_stops_a_stream_too(gateway: Gateway, engine: ScriptedEngine) -> None:
