@@ -57,7 +57,14 @@ async def test_spending_is_grouped_and_filtered(visitor: Visitor, services: Cons
     await page.locator("#spend-path").select_option(label="triage_adapter")
     await expect(page.locator("#spend-body tr[data-group]")).to_have_count(1)
     await page.get_by_label("By", exact=True).select_option("model")
-    await expect(page.locator("#spend-body tr[data-group]")).to_contain_text(TRIAGE)
+    models = {row["model"] for row in adapter}
+    assert TRIAGE in models
+    assert "" not in models  # each answered; a request for the decision only, as "Ask" sends one first, is not counted
+    for model in models:
+        answered = sum(row["requests"] for row in adapter if row["model"] == model)
+        line = page.locator(f"#spend-body tr[data-group='{model}']")
+        await expect(line.locator("[data-name='requests']")).to_have_text(str(answered))
+    await expect(page.locator("#spend-body tr[data-group]")).to_have_count(len(models))
     await page.get_by_label("By", exact=True).select_option("day")
     await expect(page.locator("#spend-body tr[data-group]").first).to_have_attribute("data-group", rows[-1]["day"])
     await expect(page.get_by_role("img", name="Dollars by day from")).to_be_visible()

@@ -25,6 +25,7 @@ from tests.gateway.doubles.request_logs import (
     RequestLogHarness,
     decision,
     receipt,
+    routed,
     run_request_log,
 )
 from tests.gateway.doubles.tenancy import issue
@@ -69,6 +70,17 @@ async def test_requests_are_added_up_by_tenant_key_path_and_model(harness: Reque
         },
         SpendingKey("other", "key-ben", "", "minilm"): {"requests": 1, "prompt_tokens": 7},
     }  # fmt: skip
+
+
+async def test_a_request_for_the_decision_only_is_not_counted(harness: RequestLogHarness, valkey: Valkey) -> None:
+    made = decision("d1", path=ADAPTED)
+    harness.recorder.note(replace(REQUEST, caller=ANN), made, routed(made))
+    note(harness, "d2", ANN, model=TRIAGE)
+    await harness.recorder.write()
+
+    spent = await spending_in(valkey)
+
+    assert [(key.model, counts["requests"]) for key, counts in spent.items()] == [(TRIAGE, 1)]
 
 
 async def test_a_batch_that_arrives_late_is_counted_once(harness: RequestLogHarness, valkey: Valkey) -> None:

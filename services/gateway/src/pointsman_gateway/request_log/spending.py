@@ -23,8 +23,6 @@ COUNTS = (REQUESTS, FAILED, UNKNOWN_COSTS, PROMPT_TOKENS, CACHED_TOKENS, COMPLET
 DAYS_KEPT = 100
 """Days for which Redis keeps a day's spending."""
 
-GOOD_OUTCOMES = (OK, ROUTED)
-
 
 class SpendingKey(NamedTuple):
     tenant: str
@@ -57,7 +55,10 @@ class SpendingCharge(NamedTuple):
     counts: tuple[tuple[str, int], ...]
 
 
-def charge_of(request: Request, receipt: Receipt, day: str) -> SpendingCharge:
+def charge_of(request: Request, receipt: Receipt, day: str) -> SpendingCharge | None:
+    """Returns the charge of a request with a decision; None if only the decision was asked for, which costs nothing."""
+    if receipt.outcome == ROUTED:
+        return None
     key = SpendingKey(request.caller.tenant, request.caller.key, receipt.decision.path.name, receipt.model)
     return SpendingCharge(key, day, _counts(receipt.outcome, receipt.usage, receipt.picodollars))
 
@@ -73,7 +74,7 @@ def charge_of_undecided(receipt: UndecidedReceipt, day: str) -> SpendingCharge |
 def _counts(outcome: str, usage: Usage, picodollars: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
     return (
         (REQUESTS, 1),
-        (FAILED, outcome not in GOOD_OUTCOMES),
+        (FAILED, outcome != OK),
         (UNKNOWN_COSTS, UNPRICED in picodollars),
         (PROMPT_TOKENS, usage.prompt_tokens),
         (CACHED_TOKENS, usage.cached_tokens),
