@@ -25,7 +25,8 @@ MAX_NAMES = 12
 """Maximum entries of a legend."""
 PLOT = 0.72
 """Share of a panel's width for the plot; the rest is for the legend."""
-
+UNITS = {"none": "", "percentunit": "", "currencyUSD": "", "bytes": "", "reqps": "requests/s", "cps": "1/s"}
+"""By Grafana's name of a unit, its text in a title; empty if the axis has the symbol or there is none."""
 
 FIRST_LOOKS = {
     "dashboard-hybrid-routing": (
@@ -34,14 +35,14 @@ FIRST_LOOKS = {
         "Hybrid routing/Cost and break-even/Dollars for 1,000 requests",
         "Hybrid routing/Resilience/Outcomes by fault",
         "Hybrid routing/Resilience/Breakers",
-        "Hybrid routing/Resilience/Fallback share",
+        "Hybrid routing/SLO burn/Burn rate: availability",
     ),
     "dashboard-adapters": (
         "Adapters/Engines/Resident",
         "Adapters/Engines/Loads",
         "Adapters/Engines/Load time",
         "Adapters/Versions/Versions by state",
-        "Adapters/Versions/Version skew",
+        "Adapters/Engines/Restarts and probes",
         "Adapters/Use/Requests",
     ),
     "dashboard-engine-and-gateway": (
@@ -100,11 +101,11 @@ def _draw_dashboard(title: str, panels: list[dict[str, Any]], monitored_run: tup
 
 def _draw_beside(panels: list[dict[str, Any]], monitored_run: tuple[float, float], path: Path) -> None:
     lines = -(-len(panels) // BESIDE)
-    figure = plt.figure(figsize=(5 * BESIDE, 2.4 * lines))
+    figure = plt.figure(figsize=(4.2 * BESIDE, 2.2 * lines))
     for number, panel in enumerate(panels):
         left, low = (number % BESIDE + 0.1) / BESIDE, 1 - (number // BESIDE + 0.86) / lines
-        _draw(figure.add_axes((left, low, 0.55 / BESIDE, 0.7 / lines)), panel, monitored_run)
-    figure.savefig(path, dpi=90)
+        _draw(figure.add_axes((left, low, 0.57 / BESIDE, 0.7 / lines)), panel, monitored_run)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
@@ -117,7 +118,8 @@ def _draw_alone(panel: dict[str, Any], monitored_run: tuple[float, float], path:
 
 def _draw(axes: Any, panel: dict[str, Any], monitored_run: tuple[float, float]) -> None:
     unit = panel["unit"].removeprefix("suffix: ")
-    axes.set_title(panel["title"] if unit == "none" else f"{panel['title']}  [{unit}]", fontsize=8, loc="left")
+    named = UNITS.get(unit, unit)
+    axes.set_title(f"{panel['title']}  [{named}]" if named else panel["title"], fontsize=8, loc="left")
     axes.tick_params(labelsize=6)
     if not panel["series"]:
         axes.text(0.5, 0.5, "nothing", ha="center", va="center", color="firebrick", transform=axes.transAxes)
