@@ -1,5 +1,5 @@
-"""Compares prompts, retrieval and adapters on the help desk's held-out requests, and writes the claims and the chart of
-docs/experiment.md and the tables of benchmarks/history/experiment.md.
+"""Compares prompts, retrieval and adapters on the help desk's held-out requests, and writes the chart of
+docs/experiment.md, and the claims and tables of benchmarks/history/experiment.md.
 
     make experiment                       # an hour on two cores, 8 minutes more if adapters have to be trained
     make experiment ARGS="--only triage --limit 20 --no-write"
@@ -25,7 +25,6 @@ from benchmarks.gateway_load.machine import CannotMeasure
 
 WORK = ROOT / ".pointsman/experiment"
 RESULTS = HERE / "results"
-PAGE = ROOT / "docs/experiment.md"
 DETAILS = ROOT / "benchmarks/history/experiment.md"
 CHART = ROOT / "docs/experiment.svg"
 CONCURRENCY = 32
@@ -71,15 +70,13 @@ def _options(task: str, limit: int | None, results: Path) -> list[str]:
 
 
 def write() -> None:
-    """Writes the generated parts of the page and of its details, and the chart, if there are results of all tasks."""
+    """Writes the generated part of the details, and the chart, if there are results of all tasks."""
     missing = [task for task in TASKS if not (RESULTS / f"{task}.json").is_file()]
     if missing:
-        print(f"docs/experiment.md is not updated; results are missing for {', '.join(missing)}")
+        print(f"the details are not updated; results are missing for {', '.join(missing)}")
         return
     reports: dict[str, Report] = {task: read_report(RESULTS / f"{task}.json") for task in TASKS}
     CHART.write_text(chart.draw_chart(reports), encoding="utf-8")
-    page = PAGE.read_text("utf-8") if PAGE.is_file() else table.NEW_PAGE
-    PAGE.write_text(table.insert_results(page, reports), encoding="utf-8")
     costs = table.training_costs(WORK / "adapters")
     DETAILS.write_text(table.insert_details(DETAILS.read_text("utf-8"), reports, costs), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Writes the experiment's tables, its claims with their results, and the advice, as Markdown."""
+"""Writes the experiment's claims with their results, its tables and the advice, as Markdown."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,31 +13,16 @@ from benchmarks.experiment.folder import EXAMPLE
 from benchmarks.experiment.tasks import short
 
 BEGIN, END = "<!-- results: written by `make experiment` -->", "<!-- end of results -->"
-NEW_PAGE = f"""# Prompting or fine-tuning: what mattered more here
-
-One small model (SmolLM2-135M), four tasks of the help desk, and for each task the same ways to answer: asked alone,
-with fixed examples, with the nearest examples, with the handbook, with an adapter, with adapter and prompt together.
-
-![Scores of all paths on four tasks](experiment.svg)
-
-{BEGIN}
-{END}
-"""
-"""A page without results. Hand-written text goes outside of the two markers."""
 USD_PER_HOUR = 0.04
 """The price of the machine in dollars per hour, as in models.yaml."""
 REQUESTS_PER_MONTH = 100_000
 
 
-def insert_results(page: str, reports: Mapping[str, Report]) -> str:
-    """Returns the page with the claims and whether they hold."""
-    return insert(page, BEGIN, "\n".join(_claims({task: report.tasks[0] for task, report in reports.items()})))
-
-
 def insert_details(page: str, reports: Mapping[str, Report], costs: Mapping[str, float]) -> str:
-    """Returns the page with a table of all paths for each task, and the advice."""
-    lines = [line for task, report in reports.items() for line in (*_task(task, report, costs), "")]
-    return insert(page, BEGIN, "\n".join(lines[:-1]))
+    """Returns the page with the claims and whether they hold, a table of all paths for each task, and the advice."""
+    claims = _claims({task: report.tasks[0] for task, report in reports.items()})
+    lines = [line for task, report in reports.items() for line in ("", *_task(task, report, costs))]
+    return insert(page, BEGIN, "\n".join((*claims, *lines)))
 
 
 def insert(page: str, begin: str, results: str) -> str:

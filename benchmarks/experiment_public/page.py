@@ -40,10 +40,10 @@ def write(
         chart = page.with_name(f"{page.stem}-{name}.svg")
         chart.write_text(charts.draw_costs(name, evidence.paths(name)), encoding="utf-8")
     page.with_name(f"{page.stem}-curves.svg").write_text(charts.draw_curves(evidence), encoding="utf-8")
-    _insert(page, (*_progress(evidence), *_curves_chart(page.stem), *_mixed(results / main_model)))
+    _insert(page, (*_progress(evidence), *_curves_chart(page.stem)))
     others = sorted({file.parent.name for file in results.glob("*/*.json")} - {main_model})
     lines = [line for name in SETS for line in _set(evidence, name, tests[name])]
-    of_mixed = _mixed_details(results / main_model)
+    of_mixed = (*_mixed(results / main_model), "", *_mixed_details(results / main_model))
     _insert(details, (*lines, *_curves(evidence), *of_mixed, *_models(results, (main_model, *others))))
 
 
