@@ -1,7 +1,7 @@
 """Draws panels with matplotlib in Grafana's layout: `python -m tests.monitoring.draw PANELS.json FOLDER`.
 
 It writes one picture of each panel, in a folder for its dashboard, and one picture of each dashboard. With a second
-folder it writes pictures of the panels in `FIRST_LOOKS` there instead.
+folder and names of pictures in `FIRST_LOOKS`, it writes those there instead.
 """
 
 import json
@@ -45,6 +45,11 @@ FIRST_LOOKS = {
         "Adapters/Engines/Restarts and probes",
         "Adapters/Use/Requests",
     ),
+    "dashboard-canary": (
+        "Adapters/Versions/Canaries",
+        "Hybrid routing/Routing/Validators",
+        "Hybrid routing/Routing/Escalations",
+    ),
     "dashboard-engine-and-gateway": (
         "Engine and gateway/Engine/Queue",
         "Engine and gateway/Engine/KV cache",
@@ -64,7 +69,8 @@ def main() -> None:
     monitored_run = _evening(panels)
     if sys.argv[3:]:
         by_place = {f"{panel['dashboard']}/{panel['row']}/{panel['title']}": panel for panel in panels}
-        for name, places in FIRST_LOOKS.items():
+        for name in sys.argv[4:]:
+            places = FIRST_LOOKS[name]
             _draw_beside([by_place[place] for place in places], monitored_run, Path(sys.argv[3]) / f"{name}.png")
         return
     for title in dict.fromkeys(panel["dashboard"] for panel in panels):
@@ -105,7 +111,7 @@ def _draw_beside(panels: list[dict[str, Any]], monitored_run: tuple[float, float
     for number, panel in enumerate(panels):
         left, low = (number % BESIDE + 0.1) / BESIDE, 1 - (number // BESIDE + 0.86) / lines
         _draw(figure.add_axes((left, low, 0.57 / BESIDE, 0.7 / lines)), panel, monitored_run)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, bbox_inches="tight")  # also the whole of long names
     plt.close(figure)
 
 
