@@ -6,72 +6,34 @@ real. The base model's folder is that of the clone, since the double does not re
 
 import re
 import shlex
-import shutil
 import stat
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.doc_blocks import SHELL
 from tests.gateway.doubles.waiting import found
 from tests.ports import free_address
-from tests.quickstart.installation import PYTHONS, ROOT, WHEELS, environment_of, run, running
+from tests.quickstart.user import PAGE, User, install, start_user
 
-PAGE = [block.text for block in SHELL if block.page.name == "csv-to-adapter.md"]
 ENGINE = Path(__file__).parent / "journey_engine.py"
 BILLED = "retrieval: {usd_per_search: 0.0000002, usd_per_embedding: 0.00000002}\n"
-
-
-@dataclass(frozen=True)
-class User:
-    folder: Path
-    environment: Mapping[str, str]
-
-    async def shell(self, script: str, code: int = 0) -> str:
-        """Runs a script as pasted into a terminal whose virtual environment is active; it stops at the first error."""
-        path = f"{self.folder / 'env/bin'}:{self.environment['PATH']}"
-        environment = {**self.environment, "PATH": path}
-        return await run(self.folder, environment, "bash", "-euo", "pipefail", "-c", script, code=code)
-
-    def up(self, http: str, **more: str) -> AbstractAsyncContextManager[None]:
-        """Runs `pointsman up desk` in a second terminal."""
-        command = (str(self.folder / "env/bin/pointsman"), "up", "desk", "--http", http, "--grpc", "127.0.0.1:0")
-        return running(self.folder, {**self.environment, **more}, *command)
-
-    def edit(self, pattern: str, replacement: str) -> None:
-        """Replaces the first match of a regular expression in the configuration."""
-        file = self.folder / "desk" / "pointsman.yaml"
-        text, count = re.subn(pattern, replacement, file.read_text(), count=1, flags=re.MULTILINE)
-        assert count == 1, pattern
-        file.write_text(text)
 
 
 @pytest.fixture
 async def user(tmp_path: Path) -> User:
     """A user with an empty folder, in which the wheels are installed."""
-    assert any(WHEELS.glob("pointsman-*.whl")), "make wheels"
-    folder, interpreter = tmp_path / "empty", shutil.which(PYTHONS[0])
-    assert interpreter
-    (folder / ".pointsman").mkdir(parents=True, mode=0o700)
-    (folder / ".pointsman" / "models").symlink_to(ROOT / ".pointsman" / "models")
-    engine = folder / "engine-python"
-    engine.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ENGINE}" "{folder}/messages" "$@"\n')
+    engine = tmp_path / "engine-python"
+    user = start_user(tmp_path, engine, POINTSMAN_LORA_SMOKE_TEST="off")
+    engine.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ENGINE}" "{user.folder}/messages" "$@"\n')
     engine.chmod(engine.stat().st_mode | stat.S_IXUSR)
-    settings = {"POINTSMAN_ENGINE_PYTHON": str(engine), "POINTSMAN_LORA_SMOKE_TEST": "off", "PYTHONPATH": ""}
-    user = User(folder, {**environment_of(tmp_path / "user"), **settings})
-    await run(folder, user.environment, interpreter, "-m", "venv", "env")
-    packages = ("pointsman[retriever]", "pointsman-lora-server")
-    await run(folder, user.environment, "env/bin/pip", "install", "-q", "--find-links", str(WHEELS), *packages)
+    await install(user)
     return user
 
 
 async def test_the_first_hour(user: User) -> None:
-    install, init, start, ask, train, compare, choose, replace = PAGE
-    assert "pip install 'pointsman[engine-cpu]'" in install
+    installed, init, start, ask, train, compare, choose, replace = PAGE
+    assert "pip install 'pointsman[engine-cpu]'" in installed
     assert "labelled.csv and " in await user.shell(init)
     edits, up = start.rstrip().rsplit("\n", 1)
     assert up == "pointsman up desk"
@@ -94,7 +56,7 @@ async def test_the_first_hour(user: User) -> None:
         assert "pays from " in compared or "pays against" in compared
 
         assert "path " in await user.shell(choose)
-        await until_routed(user, "policy:best_value")
+        await user.until_routed("policy:best_value")
 
         moved = await user.shell(replace)
         second = re.findall("for 0.1 of its users to (intent@[0-9a-f]{12})", moved)[0]
@@ -104,15 +66,6 @@ async def test_the_first_hour(user: User) -> None:
         await a_worse_version_is_kept_from_users(user)
 
     await documents_keys_and_budgets(user, free_address())
-
-
-async def until_routed(user: User, reason: str) -> None:
-    """Waits until the edited configuration serves."""
-
-    async def is_active() -> bool:
-        return reason in await user.shell('pointsman route "my booking was charged twice on my card"')
-
-    await found(is_active, within=60)
 
 
 async def a_worse_version_is_kept_from_users(user: User) -> None:
