@@ -257,8 +257,10 @@ test-monitoring: models .venv-dashboards/.done ## real Prometheus, services and 
 	$(BIN)/python -m pytest tests/monitoring
 
 .PHONY: dashboard-pictures
-dashboard-pictures: .venv-dashboards/.done ## draw the panels that one looks at first into docs/images, from the last run of test-monitoring
-	.venv-dashboards/bin/python -m tests.monitoring.draw build/monitoring/panels.json build/monitoring docs/images
+dashboard-pictures: models .venv-dashboards/.done ## draw the panels that one looks at first into docs/images, from the last run of test-monitoring, and a canary that is worse (2 minutes)
+	.venv-dashboards/bin/python -m tests.monitoring.draw build/monitoring/panels.json build/monitoring docs/images dashboard-hybrid-routing dashboard-adapters dashboard-engine-and-gateway
+	$(BIN)/python -m tests.monitoring.canary_run build/monitoring/canary.json
+	.venv-dashboards/bin/python -m tests.monitoring.draw build/monitoring/canary.json build/monitoring docs/images dashboard-canary
 
 .PHONY: monitoring-tools
 monitoring-tools: ## install Prometheus, promtool and Alertmanager (as root; without them test-rules checks less)
@@ -379,6 +381,10 @@ test-quickstart: wheels ## from `pip install` of the wheels in an empty folder t
 .PHONY: test-journey
 test-journey: wheels models ## a user's first hour from wheels: CSV, adapter, canary, promotion, documents, keys, budget; with a double of the engine (3 minutes)
 	QUICKSTART_PYTHONS="$(firstword $(QUICKSTART_PYTHONS))" $(BIN)/python -m pytest tests/quickstart/test_journey.py
+
+.PHONY: test-real-journey
+test-real-journey: wheels models ## the same hour with the real engine and a real training of the base model (20 minutes)
+	QUICKSTART_PYTHONS="$(firstword $(QUICKSTART_PYTHONS))" $(BIN)/python -m pytest tests/quickstart/test_real_journey.py
 
 .PHONY: test-wheel-platforms
 test-wheel-platforms: wheels .venv-supply/.done ## check by the index's metadata that every dependency has wheels for Linux (x86-64, arm64) and macOS (arm64)
@@ -541,7 +547,7 @@ bench-capacity: models ## measure one engine under closed loops and fit the figu
 	$(BIN)/python -m benchmarks.capacity measure $(ARGS)
 
 .PHONY: experiment
-experiment: models ## prompt or fine-tune: send the example's held-out sets along all kinds of paths, write docs/experiment.md (over 2 hours); ARGS="--only triage"
+experiment: models ## prompt or fine-tune: send the example's held-out sets along all kinds of paths, write benchmarks/history/experiment.md (over 2 hours); ARGS="--only triage"
 	$(BIN)/python -m benchmarks.experiment $(ARGS)
 
 .PHONY: experiment-public
