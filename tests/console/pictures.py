@@ -50,6 +50,8 @@ ASKED = [
 LATE = "The train from Penny Hill on 3 May was 50 minutes late. I want my compensation, booking LM-48213."
 SECTIONS = (("ask", ""), ("paths", ""), ("tasks", ".task:nth-child(4)"), ("adapters", ""), ("spend", ""))
 """The sections of which pictures are taken, and the last element in each; empty: the whole section."""
+WIDTH = 1360
+"""Pixels; below 1341 the page shows each row of a table as a block."""
 BEST_VALUE = {"quality_floor": 0.5, "min_samples": 5, "exploration_rate": 0.5}
 
 
@@ -128,7 +130,7 @@ def pointsman(home: Path, *arguments: str) -> str:
 
 
 MONTH = {
-    ("policy_lookup", "smollm2-135m"): (900, 410, 61, 24_000_000),
+    ("handbook_answer", "smollm2-135m"): (900, 410, 61, 24_000_000),
     ("triage_adapter", "triage@3f9a1c0b77de"): (1400, 96, 28, 2_600_000),
     ("triage_few_shot", "smollm2-135m"): (240, 610, 33, 11_000_000),
     ("small_talk", "smollm2-135m"): (310, 58, 44, 3_500_000),
@@ -183,7 +185,7 @@ def as_json(text: str) -> Any:
 
 
 async def take_pictures(browser: Browser, url: str, folder: Path) -> None:
-    async with visiting(browser, url, 1280) as visitor:
+    async with visiting(browser, url, WIDTH) as visitor:
         page = visitor.page
         await visitor.ask(LATE)
         await expect(page.locator("#ask-status")).to_contain_text("together", timeout=60_000)
@@ -191,10 +193,13 @@ async def take_pictures(browser: Browser, url: str, folder: Path) -> None:
         await expect(page.locator("#spend-total")).to_contain_text("in 30 days")
         for name, last in SECTIONS:
             await section(page, name, folder, last)
-        await page.locator("[data-decision]").filter(has_text="triage_adapter").first.locator("button").click()
+    async with visiting(browser, url, WIDTH, scheme="dark") as visitor:
+        page = visitor.page
+        by_policy = page.locator("[data-decision]").filter(has_text="triage_adapter").filter(has_text="policy:")
+        await by_policy.first.locator("button").click()
         await expect(page.locator("dialog .considered")).to_be_visible()
         await page.screenshot(path=folder / "console-decision.png")
-    async with visiting(browser, url, 400, scheme="dark") as visitor:
+    async with visiting(browser, url, 420, scheme="dark") as visitor:
         await visitor.ask(ASKED[0], "chosen")
         await expect(visitor.page.locator("#ask-status")).to_contain_text("together", timeout=60_000)
         await visitor.page.screenshot(path=folder / "console-narrow.png")
@@ -204,13 +209,16 @@ async def section(page: Page, name: str, folder: Path, last: str) -> None:
     """Takes a picture of a section of the page, from its top to the element `last`; an empty `last` means the whole
     section.
     """
+    if not last:  # the element's own picture is right even if the page above has grown meanwhile
+        await page.locator(f"section#{name}").screenshot(path=folder / f"console-{name}.png")
+        return
     box = await page.locator(f"section#{name}").bounding_box()
     end = await page.locator(f"section#{name} {last}").first.bounding_box()
     assert box is not None
     assert end is not None
     scrolled: float = await page.evaluate("scrollY")
     height = end["y"] + end["height"] - box["y"] + 8
-    clip = {"x": 0, "y": box["y"] + scrolled, "width": 1280, "height": height}
+    clip = {"x": 0, "y": box["y"] + scrolled, "width": WIDTH, "height": height}
     await page.screenshot(path=folder / f"console-{name}.png", full_page=True, clip=clip)  # type: ignore[arg-type]
 
 
