@@ -86,7 +86,7 @@ async def test_a_child_stops_immediately_if_up_is_killed(tmp_path: Path, until: 
 async def test_a_second_up_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     lock = tmp_path / "up.lock"
     async with reaper_running(lock):
-        with pytest.raises(UsageError, match=rf"already running \(pid {lock.read_text()}\)"):
+        with pytest.raises(UsageError, match=rf"already running \(pid {lock.read_text()}\); stop it with Ctrl-C"):
             async with reaper_running(lock):
                 pass
 
