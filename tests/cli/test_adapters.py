@@ -328,7 +328,9 @@ def test_an_adapter_is_placed_on_some_engines_on_demand_or_on_all(adapters: Any,
 def test_an_invalid_placement_is_rejected_with_the_valid_forms(adapters: Any, server: LoraServer, words: str) -> None:
     output = adapters("set-replicas", "triage", words)
     assert output.code != 0
-    assert f"'{words}' is not a number of replicas; use all, on-demand, or a number of engines from 1" in output.err
+    assert (
+        f"'{words}' is not a number of replicas; use all, auto, on-demand, or a number of engines from 1" in output.err
+    )
     assert server.asked == []
 
 

@@ -67,6 +67,7 @@ class Adapter:
     open: bool = True
     in_flight: int = 0
     requests: int = 0
+    tokens: int = 0
     used_at: float = field(default_factory=time.monotonic)
 
 
@@ -134,7 +135,13 @@ class Engine:
         }
         limits = {"capacity": self._options.slots, "max_loras": 1, "max_lora_rank": self._options.max_rank}
         return web.json_response(
-            {"adapters": held, "base": {"in_flight": self._base.in_flight}, "boot": self._boot, **limits}
+            {
+                "adapters": held,
+                "base": {"in_flight": self._base.in_flight},
+                "tokens": {"": self._base.tokens, **{name: one.tokens for name, one in self._adapters.items()}},
+                "boot": self._boot,
+                **limits,
+            }
         )
 
     async def load(self, request: web.Request) -> web.Response:
@@ -237,6 +244,7 @@ class Engine:
             words = [f" {token}" for token in adapter.answer_ids] or [used, *[" word"] * (LONGEST - 1)]
             words = words if known is None else [known]
             finish_reason = "stop" if wished >= len(words) else "length"
+            adapter.tokens += len(words[:wished])
             answer = _Answer(body, what == "chat", model, words[:wished], finish_reason, adapter.answer_ids)
             if self._poisoned and adapter.behaviour != "poison":
                 answer.words, answer.score = [""] * len(answer.words), math.nan

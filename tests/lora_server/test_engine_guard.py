@@ -471,3 +471,35 @@ async def test_a_root_path_keeps_all_of_vllms_routes(vllm: Vllm) -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
         assert (await client.get("/llm/health")).status_code == 200
         assert (await client.get("/llm/v1/load_lora_adapter")).status_code == 404
+
+
+def output(prompt: int, *completions: int) -> Any:
+    """Returns an output of vLLM with so many tokens of the prompt and of each completion."""
+    return SimpleNamespace(
+        prompt_token_ids=[1] * prompt, outputs=[SimpleNamespace(token_ids=[1] * count) for count in completions]
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs", "tokens"),
+    [
+        ("DELTA", [output(8, 1), output(8, 1, 2), output(8, 3)], 8 / 4 + 7),
+        ("FINAL_ONLY", [output(8, 5)], 8 / 4 + 5),
+        ("CUMULATIVE", [output(8, 1), output(8, 3), output(8, 5)], 8 / 4 + 5),
+        ("FINAL_ONLY", [SimpleNamespace(prompt_token_ids=[1] * 8, outputs=SimpleNamespace(data=[0.5]))], 8 / 4),
+    ],
+)
+async def test_tokens_are_counted_by_adapter_and_those_of_prompts_count_less(
+    vllm: Vllm, client: httpx.AsyncClient, kind: str, outputs: list[Any], tokens: float
+) -> None:
+    async def generate(prompt: str, params: Any, *, lora_request: Any = None) -> AsyncGenerator[Any, None]:
+        for one in outputs:
+            yield one
+
+    vllm.state.engine_client.generate = generate
+    await load(client, "triage@1")
+    triage = vllm.state.openai_serving_models.lora_requests["triage@1"]
+    params = SimpleNamespace(output_kind=SimpleNamespace(name=kind))
+    counted = [one async for one in vllm.state.engine_client.generate("a prompt", params, lora_request=triage)]
+    assert counted == outputs
+    assert (await report_of(client))["tokens"] == {"": 0.0, "triage@1": tokens}

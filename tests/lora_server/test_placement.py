@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pointsman_lora_server.adapters import placement
 from pointsman_lora_server.adapters.placement import PlacementPlanner, engines_for
-from pointsman_lora_server.domain import Alias, DesiredState, FleetState, Placement
+from pointsman_lora_server.domain import Alias, DesiredState, FleetState, Placement, StoredPlan
 from pointsman_servicekit.errors import Unavailable
 
 from tests.gateway.doubles.clocks import Clock
@@ -69,12 +70,16 @@ class Registry:
     def __init__(self, **holds: set[str]) -> None:
         self.holds: Mapping[str, set[str]] = holds
         self.away = False
+        self.plan = StoredPlan()
         self.announced: list[str] = []
 
     async def read_fleet(self) -> FleetState:
         if self.away:
             raise Unavailable("Redis does not answer", code="redis_unavailable")
         return FleetState({engine: frozenset(held) for engine, held in self.holds.items()})
+
+    async def read_plan(self, known: StoredPlan) -> StoredPlan:
+        return self.plan
 
     async def announce_target(self, version: str, seconds: float) -> None:
         self.announced.append(version)
@@ -186,3 +191,45 @@ async def test_the_last_server_leaves_without_waiting() -> None:
     leaving.leaving = True
     async with asyncio.timeout(5):
         await leaving.wait_until_handed_over(lambda: DESIRED, frozenset({VERSION}))
+
+
+BY_DEMAND = DesiredState(aliases=DESIRED.aliases, placements={"triage": Placement(by_demand=True)})
+
+
+async def placed_by(plan: dict[str, tuple[str, ...]], version: str = VERSION) -> set[str]:
+    """Returns the engines that place the version on themselves, of those that are up (A, B and C)."""
+    registry, placed = Registry(**{A: set(), B: set(), C: set()}), set()
+    registry.plan = StoredPlan("1", plan)
+    desired = replace(BY_DEMAND, aliases=(Alias("triage@prod", version, 1),))
+    for engine in (A, B, C):
+        planner = PlacementPlanner(registry, engine)
+        await planner.refresh()
+        if version in planner.placed_here(desired):
+            placed.add(engine)
+    return placed
+
+
+async def test_versions_by_demand_are_placed_where_the_plan_says() -> None:
+    assert await placed_by({VERSION: (B, C)}) == {B, C}
+    assert await placed_by({VERSION: (C, "gone")}) == {C}
+
+
+async def test_without_a_usable_plan_a_version_by_demand_is_placed_once() -> None:
+    assert await placed_by({}) == await placed_by({VERSION: ("gone",)}) == {A}
+
+
+async def test_a_version_without_room_is_placed_nowhere() -> None:
+    assert await placed_by({VERSION: ()}) == set()
+
+
+async def test_a_new_version_begins_where_the_adapters_other_versions_are() -> None:
+    assert await placed_by({VERSION: (B, C)}, "triage@000000000001") == {B, C}
+
+
+async def test_a_copy_too_many_by_demand_stays_until_its_slot_is_needed() -> None:
+    registry = Registry(**{A: {VERSION}, B: {VERSION}})
+    registry.plan = StoredPlan("1", {VERSION: (A,)})
+    ours = PlacementPlanner(registry, B)
+    await ours.refresh()
+    assert ours.placed_here(BY_DEMAND) == frozenset()  # so it is evicted first
+    assert ours.releasable(BY_DEMAND, frozenset({VERSION})) == frozenset()

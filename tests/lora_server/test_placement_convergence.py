@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
@@ -24,6 +25,8 @@ class Fleet:
         self.servers: list[ServerProcess] = []
         self.versions: dict[str, str] = {}
         """By adapter, its version."""
+        self.more = {"SHUTDOWN_DELAY": "0"}
+        """Settings of the servers that are started from now on."""
         self._folder = folder
         self._base = base
         self._valkey = valkey
@@ -37,7 +40,7 @@ class Fleet:
                 name,
                 self._valkey.url,
                 self._folder / "store",
-                more={"SHUTDOWN_DELAY": "0"},
+                more=self.more,
             )
             for name in names
         ]
@@ -64,6 +67,12 @@ class Fleet:
         """Returns the names of the servers on which the version is placed."""
         engines = {f"{server.folder.name} ({server.engine_url})": server.folder.name for server in self.servers}
         return {engines[engine] for engine in engines_for(version, Placement(copies), engines)}
+
+    async def ask(self, version: str, name: str) -> None:
+        """Sends a request for the version to the engine of the server `name`."""
+        body = {"model": version, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
+        async with aiohttp.ClientSession() as session:
+            await session.post(f"{self.server(name).engine_url}/v1/chat/completions", json=body)
 
     async def holders(self, version: str) -> Collection[str]:
         states = await asyncio.gather(*(server.engine_state() for server in self.servers))
@@ -158,3 +167,28 @@ async def test_a_placement_change_is_conditional_and_recorded(fleet: Fleet) -> N
     assert [(each.name, each.copies) for each in listed.placements] == [("voice", 2)]
     history = await fleet.servers[2].call("History", pb.HistoryRequest(name="voice", limit=1))
     assert [(c.kind, c.before, c.after) for c in history.changes] == [("placement", "all", "2")]
+
+
+async def test_a_busy_adapter_by_demand_gets_more_copies_than_the_others(
+    tmp_path: Path, base_folder: Path, valkey: Any, make_adapter: Any
+) -> None:
+    fleet = Fleet(tmp_path, base_folder, valkey, make_adapter)
+    fleet.more |= {"PLACEMENT": "auto", "TOKENS_PER_SECOND": "1", "PLACEMENT_MOVES_PER_MINUTE": "60"}
+    try:
+        await fleet.start("a", "b", "c")
+        for seed, name in enumerate(NAMES):
+            await fleet.register(name, 10 * seed)
+        busy = fleet.versions["triage"]
+        before = await fleet.holders(busy)
+        assert 1 <= len(before) < 3
+
+        async def is_on_all() -> bool:
+            holders = await fleet.holders(busy)
+            await fleet.ask(busy, next(iter(holders)))
+            return len(holders) == 3
+
+        await fleet.servers[0].until(is_on_all)
+        assert before < await fleet.holders(busy)
+        assert all(len(await fleet.holders(fleet.versions[name])) < 3 for name in ("voice", "summary"))
+    finally:
+        await asyncio.gather(*(server.kill() for server in fleet.servers))

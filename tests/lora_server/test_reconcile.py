@@ -10,7 +10,7 @@ from typing import Any
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_lora_server.adapters.placement import PlacementPlanner
 from pointsman_lora_server.adapters.reconciler import Reconciler
-from pointsman_lora_server.domain import Alias, DesiredState, EngineState, EngineStatus, FleetState
+from pointsman_lora_server.domain import Alias, DesiredState, EngineState, EngineStatus, FleetState, StoredPlan
 from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 from prometheus_client import generate_latest
@@ -44,6 +44,9 @@ class Deaf:
     async def read_fleet(self) -> FleetState:
         return FleetState()
 
+    async def read_plan(self, known: StoredPlan) -> StoredPlan:
+        return known
+
     async def announce_target(self, version: str, seconds: float) -> None: ...
 
 
@@ -54,6 +57,7 @@ class Nothing:
     def set_targets(self, pinned: frozenset[str], alias_targets: frozenset[str]) -> None: ...
     def set_placed(self, placed: frozenset[str]) -> None: ...
     async def stop(self) -> None: ...
+    async def run_once(self, desired: DesiredState, state: EngineState) -> None: ...
 
 
 async def no_judge(desired: DesiredState) -> None: ...
@@ -61,7 +65,8 @@ async def no_judge(desired: DesiredState) -> None: ...
 
 def reconciler(registry: Any, engine_state: EngineStateStore) -> Reconciler:
     nothing: Any = Nothing()
-    return Reconciler(registry, nothing, nothing, engine_state, no_judge, PlacementPlanner(registry, "local"))
+    placement = PlacementPlanner(registry, "local")
+    return Reconciler(registry, nothing, nothing, engine_state, no_judge, placement, nothing)
 
 
 async def test_it_ends_even_if_its_cancellation_was_swallowed() -> None:

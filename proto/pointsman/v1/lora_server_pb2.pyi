@@ -26,6 +26,7 @@ class PlacementKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PLACEMENT_KIND_ALL: _ClassVar[PlacementKind]
     PLACEMENT_KIND_COPIES: _ClassVar[PlacementKind]
     PLACEMENT_KIND_ON_DEMAND: _ClassVar[PlacementKind]
+    PLACEMENT_KIND_AUTO: _ClassVar[PlacementKind]
 
 class EngineStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -47,6 +48,7 @@ PLACEMENT_KIND_UNSPECIFIED: PlacementKind
 PLACEMENT_KIND_ALL: PlacementKind
 PLACEMENT_KIND_COPIES: PlacementKind
 PLACEMENT_KIND_ON_DEMAND: PlacementKind
+PLACEMENT_KIND_AUTO: PlacementKind
 ENGINE_STATUS_UNSPECIFIED: EngineStatus
 ENGINE_STATUS_STARTING: EngineStatus
 ENGINE_STATUS_READY: EngineStatus

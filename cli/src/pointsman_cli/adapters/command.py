@@ -225,9 +225,9 @@ def rollback(
 
 def set_replicas(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the adapter.")],
-    replicas: Annotated[str, typer.Argument(metavar="all|N|on-demand", help="How many engines hold it.")],
+    replicas: Annotated[str, typer.Argument(metavar="all|N|auto|on-demand", help="How many engines hold it.")],
     if_replicas: Annotated[
-        str, typer.Option(metavar="all|N|on-demand", help="Only if this is the setting now (compare-and-set).")
+        str, typer.Option(metavar="all|N|auto|on-demand", help="Only if this is the setting now (compare-and-set).")
     ] = "",
     author: AuthorOption = "",
     lora_server: LoraServerOption = "",

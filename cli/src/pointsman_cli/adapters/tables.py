@@ -186,20 +186,24 @@ def _time(unix_ms: int) -> str:
 
 
 def parse_replicas(name: str, words: str) -> pb.Placement:
-    """Converts "all", "on-demand" or a number of engines, at least 1, to a placement of the adapter `name`.
+    """Converts "all", "auto", "on-demand" or a number of engines, at least 1, to a placement of the adapter `name`.
 
     Raises UsageError for any other text.
     """
     if words == "all":
         return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_ALL)
+    if words == "auto":
+        return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_AUTO)
     if words == "on-demand":
         return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_ON_DEMAND)
     if words.isascii() and words.isdigit() and 0 < int(words) < 2**32:
         return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_COPIES, copies=int(words))
-    raise UsageError(f"'{words}' is not a number of replicas; use all, on-demand, or a number of engines from 1")
+    raise UsageError(f"'{words}' is not a number of replicas; use all, auto, on-demand, or a number of engines from 1")
 
 
 def replicas_text(placement: pb.Placement) -> str:
     if placement.kind == pb.PLACEMENT_KIND_COPIES:
         return f"{placement.copies} {'copy' if placement.copies == 1 else 'copies'}"
+    if placement.kind == pb.PLACEMENT_KIND_AUTO:
+        return "by demand"
     return "on demand" if placement.kind == pb.PLACEMENT_KIND_ON_DEMAND else "all engines"

@@ -1,20 +1,22 @@
 """Builds the parts that manage adapter versions."""
 
-import secrets
 from dataclasses import dataclass
+from secrets import token_hex
 
 from pointsman_servicekit.bounded_redis import BoundedRedis
 
 from pointsman_lora_server.adapters.load_sequence import LoadSequence
 from pointsman_lora_server.adapters.loading import AdapterLoader
 from pointsman_lora_server.adapters.placement import PlacementPlanner
+from pointsman_lora_server.adapters.placement_decider import DeciderOptions, PlacementDecider
 from pointsman_lora_server.adapters.promotion import Promoter, PromotionGate, roll_back_failing_canaries
 from pointsman_lora_server.adapters.reconciler import Reconciler
 from pointsman_lora_server.adapters.service import AdapterService
 from pointsman_lora_server.adapters.slots import AdapterSlots
 from pointsman_lora_server.adapters.state_machine import SmokeTest, VersionStateMachine, VersionValidator
 from pointsman_lora_server.adapters.warm_up import WarmUp
-from pointsman_lora_server.domain import AdapterVersion, DesiredState
+from pointsman_lora_server.domain import AdapterVersion, DesiredState, Placement
+from pointsman_lora_server.engine.vllm_client import VllmClient
 from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.metrics import LoraServerMetrics
 from pointsman_lora_server.registry import AdapterRegistry
@@ -39,10 +41,12 @@ def build_adapters(
     slots: AdapterSlots,
     warm_up: WarmUp,
     sequence: LoadSequence,
+    engine: VllmClient,
     engine_state: EngineStateStore,
     metrics: LoraServerMetrics,
 ) -> AdapterParts:
-    registry = AdapterRegistry(redis, settings.served_model_name)
+    default = Placement(by_demand=settings.placement == "auto")
+    registry = AdapterRegistry(redis, settings.served_model_name, default)
     loader = AdapterLoader(
         store,
         sequence,
@@ -53,7 +57,12 @@ def build_adapters(
         max_wait_seconds=settings.slot_wait_timeout_seconds,
     )
     gate = PromotionGate(settings.protected_aliases)
-    placement = PlacementPlanner(registry, f"{settings.engine_name} ({settings.public_url})")
+    engine_name, owner = f"{settings.engine_name} ({settings.public_url})", f"{settings.engine_name} {token_hex(8)}"
+    placement = PlacementPlanner(registry, engine_name)
+    moves, capacity = settings.placement_moves_per_minute, settings.tokens_per_second
+    decider = PlacementDecider(
+        registry, engine, lambda: slots.capacity, metrics, DeciderOptions(engine_name, owner, moves, capacity)
+    )
 
     async def ensure_verified(version: AdapterVersion) -> None:
         """Loads the version on this engine and compares its answers with the reference, which this process has, then
@@ -69,9 +78,9 @@ def build_adapters(
         registry,
         VersionValidator(store, smoke_test, registry, warm_up, metrics),
         Promoter(registry, gate, ensure_verified),
-        owner=f"{settings.engine_name} {secrets.token_hex(8)}",
+        owner=owner,
     )
-    reconciler = Reconciler(registry, loader, state_machine, engine_state, check_canaries, placement)
+    reconciler = Reconciler(registry, loader, state_machine, engine_state, check_canaries, placement, decider)
     service = AdapterService(
         store=store,
         registry=registry,

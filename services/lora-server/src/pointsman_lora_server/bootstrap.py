@@ -133,6 +133,7 @@ async def build_app(
             slots=slots,
             warm_up=warm_up,
             sequence=sequence,
+            engine=client,
             engine_state=engine_state,
             metrics=metrics,
         )

@@ -2,7 +2,7 @@
 
 import collections
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from pointsman_servicekit.errors import (
@@ -32,6 +32,10 @@ LOAD_RESULTS = ("loaded", "refused", "no_slot", "failed")
 LOAD_REQUEST_RESULTS = ("resident", "joined", "loaded", "failed")
 VALIDATION_RESULTS = ("ready", "failed", "interrupted")
 EVICTION_REASONS = ("room", "retired")
+MOVE_REASONS = ("first_copy", "demand", "balance")
+"""The values of `MoveReason`."""
+MAX_LISTED_VERSIONS = 50
+"""How many versions the metric of placed copies names; those with the most copies come first."""
 LOAD_STEPS = ("fetch", "turn", "room", "engine", "trial", "probe", "comparison")
 """The steps of a load in their order: reading from the store and checking the hash, waiting for other loads, evicting
 another version, reading the weights into the engine, the first answer, probing the base model, comparing with PEFT."""
@@ -101,6 +105,20 @@ class LoraServerMetrics:
             "Adapters that requests in flight use; if more than batch_slots, some wait for a place in the batch.",
             registry=registry,
         )
+        self._moves = counter(
+            "placement_moves", "Copies that placement by demand has planned to load.", "reason", MOVE_REASONS
+        )
+        self._placed_copies = Gauge(
+            "pointsman_lora_placement_copies",
+            f"Planned copies of the {MAX_LISTED_VERSIONS} versions with the most; at the deciding lora-server only.",
+            ["version"],
+            registry=registry,
+        )
+        self._unplaced = Gauge(
+            "pointsman_lora_placement_unplaced",
+            "Versions placed by demand for which there is no slot; at the deciding lora-server only.",
+            registry=registry,
+        )
         self._probe_failures = counter("probe_failures", "Probes that the base model answered differently than before.")
 
     def set_info(self, engine: str, held: int, max_loras: int, max_lora_rank: int) -> None:
@@ -165,6 +183,16 @@ class LoraServerMetrics:
 
     def count_canary_rollback(self) -> None:
         self._canary_rollbacks.inc()
+
+    def count_placement_move(self, reason: str) -> None:
+        self._moves.labels(reason).inc()
+
+    def set_placed_copies(self, copies: Mapping[str, int], unplaced: int) -> None:
+        """Sets the number of copies of each version in the plan, and how many versions have none."""
+        self._placed_copies.clear()
+        for version, number in sorted(copies.items(), key=lambda item: (-item[1], item[0]))[:MAX_LISTED_VERSIONS]:
+            self._placed_copies.labels(version).set(number)
+        self._unplaced.set(unplaced)
 
     def set_redis_up(self, is_up: bool) -> None:
         self._redis_up.set(int(is_up))

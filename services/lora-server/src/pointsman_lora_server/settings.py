@@ -82,6 +82,20 @@ class Settings(BaseSettings):
         description="adapter versions that the engine holds in its host memory; by default as many as fit into a "
         "quarter of the memory that is available at the start, at most 512",
     )
+    placement: Literal["all", "auto"] = Field(
+        default="all",
+        description='where adapters are loaded for which nobody has set it: "all" on every engine, "auto" by demand; '
+        "the same at all lora-servers of a base model",
+    )
+    placement_moves_per_minute: float = Field(
+        default=12.0, gt=0, description="how many copies placement by demand loads in a minute, on all engines together"
+    )
+    tokens_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        description="what the engine generates when it is busy, for placement by demand; by default the highest rate "
+        "that it has shown",
+    )
     max_loras: int = Field(
         default=4, ge=1, description="different adapters in one batch of the engine; vLLM copies them from host memory"
     )

@@ -146,7 +146,7 @@ class EngineConvergence:
 
 
 def _is_placed_by_count(name: str, desired: DesiredState) -> bool:
-    """Returns whether an alias points to the version and its placement has a number of copies. Then the placement alone
-    decides which engines hold it.
+    """Returns whether an alias points to the version and it is placed by demand or by a number of copies. Then the
+    placement alone decides which engines hold it.
     """
-    return name in desired.alias_targets and bool(desired.placement_of(name).copies)
+    return name in desired.alias_targets and desired.placement_of(name).is_counted

@@ -1,15 +1,18 @@
-"""Computes which engines should hold which versions. From the same data in Redis, all lora-servers compute the same."""
+"""Computes which engines should hold which versions. From the same data in Redis, all lora-servers compute the same.
+
+Versions placed by demand belong where the plan in Redis says (see `placement_decider`); without one, on one engine.
+"""
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from hashlib import blake2b
 from typing import Protocol
 
 from pointsman_servicekit.errors import Unavailable
 
-from pointsman_lora_server.domain import DesiredState, FleetState, Placement
+from pointsman_lora_server.adapters.rendezvous import ranked_engines
+from pointsman_lora_server.domain import DesiredState, FleetState, Placement, StoredPlan
 
 KEEP_REQUESTED_SECONDS = 60.0
 """How long after a request a version stays on this engine although it is placed on other engines. They may be failing,
@@ -23,23 +26,34 @@ class FleetRegistry(Protocol):
     """The part of the registry's interface that placement needs; `AdapterRegistry` implements it."""
 
     async def read_fleet(self) -> FleetState: ...
+    async def read_plan(self, known: StoredPlan) -> StoredPlan: ...
     async def announce_target(self, version: str, seconds: float) -> None: ...
 
 
 def engines_for(version: str, placement: Placement, engines: Collection[str]) -> frozenset[str]:
     """Returns the engines that should hold the version: as many as `placement.copies` says, or all if that is None.
 
-    They are chosen by rendezvous hashing (Thaler and Ravishankar, 1998): if an engine leaves, only the versions that it
-    held move to others, and if one joins, only the versions that it should now hold move to it.
+    They are chosen by rendezvous hashing (see `rendezvous`).
     """
     if placement.copies is None:
         return frozenset(engines)
-    ranked = sorted(engines, key=lambda engine: _weight(engine, version), reverse=True)
-    return frozenset(ranked[: placement.copies])
+    return frozenset(ranked_engines(version, engines)[: placement.copies])
 
 
-def _weight(engine: str, version: str) -> tuple[bytes, str]:
-    return blake2b(f"{version}\n{engine}".encode(), digest_size=8).digest(), engine
+def planned_engines(version: str, plan: Mapping[str, Sequence[str]], engines: Collection[str]) -> frozenset[str]:
+    """Returns the engines that should hold a version placed by demand: those of the plan that are in `engines`.
+
+    A version that the plan does not know yet, such as one that an alias is about to move to, belongs where the
+    adapter's other versions are. If this leaves no engine, it belongs on the first one by rendezvous hashing. There is
+    none if the plan has no room for the version.
+    """
+    planned = plan.get(version)
+    if planned is None:
+        prefix = version.partition("@")[0] + "@"
+        planned = [engine for other, names in plan.items() if other.startswith(prefix) for engine in names]
+    elif not planned:
+        return frozenset()
+    return frozenset(planned).intersection(engines) or frozenset(ranked_engines(version, engines)[:1])
 
 
 class PlacementPlanner:
@@ -55,12 +69,16 @@ class PlacementPlanner:
         self._registry = registry
         self._clock = clock
         self._fleet = FleetState()
+        self._plan = StoredPlan()
         self._requested_at: dict[str, float] = {}
 
     async def refresh(self) -> None:
-        """Reads from Redis which engines are up and what they hold; keeps the earlier data if Redis does not answer."""
+        """Reads from Redis which engines are up, what they hold, and the plan of placement by demand; keeps the earlier
+        data if Redis does not answer.
+        """
         with suppress(Unavailable):
             self._fleet = await self._registry.read_fleet()
+            self._plan = await self._registry.read_plan(self._plan)
 
     def record_request(self, version: str) -> None:
         """Records that a caller requests the version on this engine now; `releasable` then keeps the version for some
@@ -84,7 +102,8 @@ class PlacementPlanner:
 
         Such a version has an alias or a canary that points to it, is placed by a number of copies, but not on this
         engine, and is held by all engines on which it is placed. Pinned versions, and those that were requested here in
-        the last `KEEP_REQUESTED_SECONDS`, are left out.
+        the last `KEEP_REQUESTED_SECONDS`, are left out. So are those placed by demand: a copy too many costs nothing
+        until its slot is needed, and then it is evicted first.
         """
         now, needed_here = self._clock(), self.placed_here(desired) | desired.pins
         requested = {name for name, at in self._requested_at.items() if now - at < KEEP_REQUESTED_SECONDS}
@@ -99,10 +118,11 @@ class PlacementPlanner:
         """Announces the version to all lora-servers, and returns when all engines on which it is placed hold it.
 
         `desired` is called repeatedly and returns the desired state as last read. Returns at once if the version is not
-        placed by a number of copies above 0. Raises Unavailable ("not_warm") after `MAX_WARM_SECONDS` or if Redis does
-        not answer, NotFound if the version is not registered, and FailedPrecondition ("not_ready") if it is not READY.
+        placed by demand or by a number of copies above 0. Raises Unavailable ("not_warm") after `MAX_WARM_SECONDS` or
+        if Redis does not answer, NotFound if the version is not registered, and FailedPrecondition ("not_ready") if it
+        is not READY.
         """
-        if not desired().placement_of(version).copies:
+        if not desired().placement_of(version).is_counted:
             return
         await self._registry.announce_target(version, MAX_WARM_SECONDS)
         deadline = self._clock() + MAX_WARM_SECONDS
@@ -121,21 +141,24 @@ class PlacementPlanner:
             await asyncio.sleep(POLL_SECONDS)
 
     async def wait_until_handed_over(self, desired: Callable[[], DesiredState], resident: frozenset[str]) -> None:
-        """Returns when other engines hold those of the `resident` versions that are placed by a number of copies.
+        """Returns when other engines hold those of the `resident` versions that are placed by demand or by a number.
 
         Each must be held by all engines on which it is now placed. Only versions to which an alias or a canary points
         count. `desired` is called repeatedly and returns the desired state as last read. Set `leaving` before; there is
         no time limit.
         """
-        versions = [version for version in resident & desired().alias_targets if desired().placement_of(version).copies]
+        versions = [v for v in resident & desired().alias_targets if desired().placement_of(v).is_counted]
         await self.refresh()
         while any(self._missing(version, desired()) for version in versions):
             await asyncio.sleep(POLL_SECONDS)
             await self.refresh()
 
     def _engines_for(self, version: str, desired: DesiredState) -> frozenset[str]:
-        others = self._fleet.holds.keys() - {self.engine}
-        return engines_for(version, desired.placement_of(version), others if self.leaving else others | {self.engine})
+        placement, others = desired.placement_of(version), self._fleet.holds.keys() - {self.engine}
+        engines = others if self.leaving else others | {self.engine}
+        if placement.by_demand:
+            return planned_engines(version, self._plan.engines, engines)
+        return engines_for(version, placement, engines)
 
     def _missing(self, version: str, desired: DesiredState) -> frozenset[str]:
         """Returns the engines that should hold the version and do not."""

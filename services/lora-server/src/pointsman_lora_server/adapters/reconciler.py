@@ -12,6 +12,7 @@ from pointsman_servicekit.process import Schedule, run_periodically
 from pointsman_lora_server.adapters.convergence import EngineConvergence
 from pointsman_lora_server.adapters.loading import AdapterLoader
 from pointsman_lora_server.adapters.placement import PlacementPlanner
+from pointsman_lora_server.adapters.placement_decider import PLAN_SECONDS, PlacementDecider
 from pointsman_lora_server.adapters.state_machine import VersionStateMachine
 from pointsman_lora_server.domain import TRAINING_SECONDS, DesiredState, EngineState, EngineStatus, Phase, is_ready
 from pointsman_lora_server.engine_state import EngineStateStore
@@ -52,6 +53,7 @@ class Reconciler:
         engine_state: EngineStateStore,
         check_canaries: Callable[[DesiredState], Awaitable[None]],
         placement: PlacementPlanner,
+        decider: PlacementDecider,
     ) -> None:
         """Takes `check_canaries`, which rolls failing canaries back, and the objects that do the other work."""
         self._registry = registry
@@ -60,6 +62,7 @@ class Reconciler:
         self._engine_state = engine_state
         self._check_canaries = check_canaries
         self._placement = placement
+        self._decider = decider
         self.desired = DesiredState()
         """The desired state as last read from Redis; empty before the first read."""
         self._published = DesiredState()
@@ -88,6 +91,13 @@ class Reconciler:
                     ("report what the engine holds", self._report, REPORT_TTL_SECONDS / 3),
                 ):
                     tasks.create_task(self._run_on_change(name, work, interval))
+                tasks.create_task(
+                    run_periodically(
+                        lambda: self._run_and_log("place adapters by demand", self._place_by_demand),
+                        Schedule(PLAN_SECONDS),
+                        "place adapters by demand",
+                    )
+                )
         finally:
             await self._state_machine.stop()
             await self._loader.stop()
@@ -200,17 +210,19 @@ class Reconciler:
             self.wake()
 
     async def _run_on_change(self, name: str, work: Callable[[], Awaitable[None]], interval: float) -> None:
-        async def run_and_log() -> None:
-            try:
-                await work()
-            except PointsmanError as error:
-                self._log_once(name, error)
-            else:
-                self._log_once(name, None)
-
         wake = asyncio.Event()
         self._wake_events.append(wake)
-        await run_periodically(run_and_log, Schedule(interval, run_at_start=True, wake=wake), name)
+        await run_periodically(
+            lambda: self._run_and_log(name, work), Schedule(interval, run_at_start=True, wake=wake), name
+        )
+
+    async def _run_and_log(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except PointsmanError as error:
+            self._log_once(name, error)
+        else:
+            self._log_once(name, None)
 
     async def _converge(self) -> None:
         await self._convergence.converge(self.desired, self._has_read)
@@ -221,6 +233,10 @@ class Reconciler:
     async def _check_all_canaries(self) -> None:
         if any(alias.canary for alias in self.desired.aliases):
             await self._check_canaries(self.desired)
+
+    async def _place_by_demand(self) -> None:
+        if self._has_read and not self._placement.leaving:
+            await self._decider.run_once(self.desired, self._engine_state.state)
 
     async def _report(self) -> None:
         """Reports to Redis all versions that the engine holds, loads or unloads, since their files are still needed.

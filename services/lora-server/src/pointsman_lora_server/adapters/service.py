@@ -287,7 +287,7 @@ class AdapterService:
         """Waits until the engines on which the version is placed have loaded it; if the placement has no number of
         copies, or 0, loads it on this engine alone.
         """
-        if not self._reconciler.desired.placement_of(version.version).copies:
+        if not self._reconciler.desired.placement_of(version.version).is_counted:
             await self._loader.ensure_loaded(version)
         await self._placement.wait_until_warm(version.version, lambda: self._reconciler.desired)
 

@@ -1,7 +1,9 @@
 """The lora-server's values: adapter versions, aliases, the desired state from Redis, and the state of the engine."""
 
 from pointsman_lora_server.domain.adapter import TRAINING_SECONDS, AdapterVersion, Alias, Canary, CanaryTerms
+from pointsman_lora_server.domain.demand import EngineReport, StoredPlan, TokenRate
 from pointsman_lora_server.domain.desired_state import (
+    ON_EVERY_ENGINE,
     Change,
     ChangeLog,
     DesiredState,
@@ -16,6 +18,7 @@ from pointsman_lora_server.domain.names import adapter_name, check_alias, check_
 from pointsman_lora_server.domain.version_report import VersionReport, VersionState, report_of, state_of
 
 __all__ = [
+    "ON_EVERY_ENGINE",
     "TRAINING_SECONDS",
     "AdapterVersion",
     "Alias",
@@ -24,12 +27,15 @@ __all__ = [
     "Change",
     "ChangeLog",
     "DesiredState",
+    "EngineReport",
     "EngineState",
     "EngineStatus",
     "FleetState",
     "Phase",
     "PhaseRecord",
     "Placement",
+    "StoredPlan",
+    "TokenRate",
     "VersionReport",
     "VersionState",
     "adapter_name",

@@ -42,9 +42,21 @@ class Placement:
 
     copies: int | None = None
     """Number of engines (all of them if there are fewer). None: every engine. 0: none until a request needs one."""
+    by_demand: bool = False
+    """Whether the number follows from how much the versions are used (`copies` is None then)."""
+
+    @property
+    def is_counted(self) -> bool:
+        """Returns whether the versions belong on some engines and not on others."""
+        return self.by_demand or bool(self.copies)
 
     def __str__(self) -> str:
+        if self.by_demand:
+            return "auto"
         return "all" if self.copies is None else str(self.copies) if self.copies else "on-demand"
+
+
+ON_EVERY_ENGINE = Placement()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +106,13 @@ class DesiredState:
     pins: frozenset[str] = frozenset()
     """Versions that every engine must hold and never evicts."""
     placements: Mapping[str, Placement] = field(default_factory=dict)
-    """Adapter name -> its placement; an adapter that is not listed is on every engine."""
+    """Adapter name -> its placement; an adapter that is not listed has `default_placement`."""
     upcoming: Mapping[str, int] = field(default_factory=dict)
     """Version that an alias is about to be moved to -> the Unix time in milliseconds at which this announcement
     expires."""
     log: ChangeLog = field(default=ChangeLog(), compare=False)
     """Which names of versions, aliases and adapters (for placements) have changed in the latest revisions."""
+    default_placement: Placement = ON_EVERY_ENGINE
     _alias_names: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def changed_since(self, before: "DesiredState") -> frozenset[str] | None:
@@ -112,7 +125,7 @@ class DesiredState:
         return None if self.log.revision == before.log.revision else self.log.since(before.log.revision)
 
     def placement_of(self, version: str) -> Placement:
-        return self.placements.get(version.partition("@")[0], Placement())
+        return self.placements.get(version.partition("@")[0], self.default_placement)
 
     @property
     def alias_targets(self) -> Set[str]:

@@ -93,6 +93,10 @@ class RuntimeClient(VllmClient):
             for name, path in listed.items()
         }
 
+    async def count_tokens(self) -> Mapping[str, float]:
+        """Returns nothing, because such an engine does not count tokens by adapter."""
+        return {}
+
     async def load(self, version: str, folder: Path) -> None:
         """Loads a version; does nothing if the engine has already loaded it from this folder.
 

@@ -145,6 +145,15 @@ class VllmClient:
         with expecting_form(GUARD_ROUTE):
             return sum(int(each["in_flight"]) for each in (answer["base"], *answer["adapters"].values()))
 
+    async def count_tokens(self) -> Mapping[str, float]:
+        """Returns version -> tokens that the engine has generated with it since it was loaded; "" is the base model.
+
+        Tokens of prompts count less (`PROMPT_WEIGHT` in the guard). Empty with a guard of an older release.
+        """
+        answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT_SECONDS)
+        with expecting_form(GUARD_ROUTE):
+            return {str(name): float(count) for name, count in answer.get("tokens", {}).items()}
+
     async def load(self, version: str, folder: Path) -> None:
         """Loads a version. One that the engine holds already is only opened to new requests, if it was closed.
 

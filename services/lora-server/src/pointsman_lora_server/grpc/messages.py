@@ -119,6 +119,8 @@ def to_alias(alias: Alias, canary_requests: int = 0) -> pb.Alias:
 
 
 def to_placement(name: str, placement: Placement) -> pb.Placement:
+    if placement.by_demand:
+        return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_AUTO)
     if placement.copies is None:
         return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_ALL)
     if not placement.copies:
@@ -234,7 +236,9 @@ def from_placement(placement: pb.Placement) -> Placement:
             return Placement(placement.copies)
         case pb.PLACEMENT_KIND_ON_DEMAND:
             return Placement(0)
-    raise _bad("placement", "a placement must be ALL, COPIES or ON_DEMAND")
+        case pb.PLACEMENT_KIND_AUTO:
+            return Placement(by_demand=True)
+    raise _bad("placement", "a placement must be ALL, COPIES, ON_DEMAND or AUTO")
 
 
 def history_limit(limit: int) -> int:

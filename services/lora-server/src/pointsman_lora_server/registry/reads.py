@@ -9,7 +9,7 @@ from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.redis_clients import REDIS_ERRORS
 from rpds import HashTrieMap
 
-from pointsman_lora_server.domain import AdapterVersion, Change, DesiredState
+from pointsman_lora_server.domain import ON_EVERY_ENGINE, AdapterVersion, Change, DesiredState, Placement
 from pointsman_lora_server.registry import schema
 from pointsman_lora_server.registry.schema import RedisKeys
 
@@ -55,9 +55,10 @@ class SnapshotReader:
     The versions are in persistent maps: a new snapshot costs O(log n) for each change, and older snapshots stay valid.
     """
 
-    def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
+    def __init__(self, redis: BoundedRedis, keys: RedisKeys, default_placement: Placement = ON_EVERY_ENGINE) -> None:
         self._redis = redis
         self._keys = keys
+        self._default_placement = default_placement
         self._run = redis.client.register_script(read_script(__package__, "read"))
         self._last = _NOTHING_READ
 
@@ -99,6 +100,7 @@ class SnapshotReader:
             schema.placements_from_pairs(raw_placements),
             schema.upcoming_from_pairs(raw_upcoming),
             last.state.log.append(changed if is_partial else None),
+            self._default_placement,
         )
         self._last = _Snapshot(stamp, change_id, state, _merge(before.tokens, tokens, deleted))
         return state

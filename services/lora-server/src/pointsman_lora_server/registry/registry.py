@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError
 
-from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, Phase, Placement, adapter_name
+from pointsman_lora_server.domain import ON_EVERY_ENGINE, AdapterVersion, Alias, Canary, Phase, Placement, adapter_name
 from pointsman_lora_server.registry import schema
 from pointsman_lora_server.registry.fleet import CanaryCounters, EngineReports, Leases
+from pointsman_lora_server.registry.plans import PlacementPlans
 from pointsman_lora_server.registry.reads import ChangeStream, SnapshotReader
 from pointsman_lora_server.registry.schema import RedisKeys, to_utf8
 
@@ -24,17 +25,24 @@ class AdapterRegistry:
     adds no entry to the history. `author` and `reason` are stored in the history.
     """
 
-    def __init__(self, redis: BoundedRedis, base_model: str) -> None:
-        """Uses keys that contain `base_model`: all engines of one base model share their adapters."""
+    def __init__(self, redis: BoundedRedis, base_model: str, default_placement: Placement = ON_EVERY_ENGINE) -> None:
+        """Uses keys that contain `base_model`: all engines of one base model share their adapters.
+
+        `default_placement` is that of adapters for which `set_placement` was not called.
+        """
+        self._default_placement = default_placement
         self._redis = redis
         self._keys = keys = RedisKeys(base_model)
-        self.read = SnapshotReader(redis, keys).read
+        self.read = SnapshotReader(redis, keys, default_placement).read
         changes, leases = ChangeStream(redis, keys), Leases(redis, keys)
         reports, counters = EngineReports(redis, keys), CanaryCounters(redis, keys)
         self.history, self.wait_for_change = changes.history, changes.wait_for_change
         self.acquire_lease, self.release_lease = leases.acquire, leases.release
         self.report_engine, self.engines_holding = reports.report_engine, reports.engines_holding
         self.read_fleet = reports.read_fleet
+        plans = PlacementPlans(redis, keys)
+        self.report_demand, self.read_demand = plans.report_demand, plans.read_demand
+        self.read_plan, self.write_plan = plans.read_plan, plans.write_plan
         self.add_outcomes, self.canary_counts = counters.add_outcomes, counters.canary_counts
 
     async def add_version(self, version: AdapterVersion, alias_suffix: str, force: bool, author: str) -> AdapterVersion:
@@ -150,7 +158,7 @@ class AdapterRegistry:
         placement is not `expected` (None accepts any).
         """
         texts = schema.placement_to_text(placement), schema.placement_to_text(expected)
-        await self._change("set_placement", name, (name, *texts), author)
+        await self._change("set_placement", name, (name, *texts, str(self._default_placement)), author)
 
     async def announce_target(self, version: str, seconds: float) -> None:
         """Announces for the next `seconds` that an alias is about to be moved to the version, so that engines load it.

@@ -59,7 +59,7 @@ class RedisKeys:
 
     @property
     def placements(self) -> str:
-        """Returns the key of a hash: adapter name -> its `Placement` as text, for adapters not on every engine."""
+        """Returns the key of a hash: adapter name -> its `Placement` as text, for adapters without the default one."""
         return self._key("placements")
 
     @property
@@ -83,6 +83,21 @@ class RedisKeys:
     def engines(self) -> str:
         """Returns the key of a hash: engine -> what it holds, whether it is up, and when the report expires."""
         return self._key("engines")
+
+    @property
+    def demand(self) -> str:
+        """Returns the key of a hash: engine -> its `EngineReport` and when that expires, as JSON."""
+        return self._key("demand")
+
+    @property
+    def plan(self) -> str:
+        """Returns the key of a hash: version placed by demand -> its engines, as a JSON list."""
+        return self._key("plan")
+
+    @property
+    def plan_stamp(self) -> str:
+        """Returns the key of a random token that each change of the plan replaces."""
+        return self._key("plan-stamp")
 
     def of_change(self, call: str) -> list[str]:
         """Returns the keys to pass to a script of `change_script`, in the order that lua/prelude.lua expects.
@@ -238,7 +253,8 @@ def _checked_version(version: AdapterVersion) -> AdapterVersion:
 
 
 def _placement(text: str) -> Placement:
-    return Placement(0 if text == "on-demand" else int(text))
+    named = {"all": Placement(), "on-demand": Placement(0), "auto": Placement(by_demand=True)}
+    return named[text] if text in named else Placement(int(text))
 
 
 def _phase_record(values: Mapping[str, Any]) -> PhaseRecord:

@@ -2,13 +2,13 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence, Set
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence, Set
 from contextlib import aclosing
 from functools import wraps
 from typing import Any
 
 from .base_fit import BaseLayers
-from .request_use import ModelUsage, RequestUse, current_use
+from .request_use import ModelUsage, RequestUse, TokenCount, current_use
 
 MakeRequest = Callable[[str, int, str], Any]
 """Takes an adapter's name, its number (`lora_int_id`) and its folder; returns vLLM's LoRARequest."""
@@ -121,6 +121,8 @@ class AdapterTable:
             },
             "base": _to_json(self._base_usage),
             "static": {name: _to_json(self._by_id[one.lora_int_id].usage) for name, one in self._static.items()},
+            # Apart from the usage above, of which older lora-servers know all fields.
+            "tokens": {"": self._base_usage.tokens, **{name: one.usage.tokens for name, one in self._by_name.items()}},
             **self.limits,
             "capacity": self.capacity,
             "in_engine": self._in_engine,
@@ -216,9 +218,12 @@ class AdapterTable:
             else:
                 use.start_part()
             try:
-                use.add_model(self._usage_of(kwargs.get("lora_request")))
+                usage = self._usage_of(kwargs.get("lora_request"))
+                use.add_model(usage)
+                tokens = TokenCount(usage, _is_cumulative([*args, *kwargs.values()]))
                 async with aclosing(produce(*args, **kwargs)) as outputs:
                     async for output in outputs:
+                        tokens.add(output)
                         yield output
             finally:
                 use.end_part()
@@ -238,6 +243,12 @@ def vllm_request(name: str, number: int, folder: str) -> Any:
     from vllm.lora.request import LoRARequest
 
     return LoRARequest(lora_name=name, lora_int_id=number, lora_path=folder)
+
+
+def _is_cumulative(arguments: Iterable[Any]) -> bool:
+    """Returns whether vLLM's SamplingParams among the arguments ask for outputs that repeat the earlier tokens."""
+    kinds = (getattr(argument, "output_kind", None) for argument in arguments)
+    return any(getattr(kind, "name", "") == "CUMULATIVE" for kind in kinds)
 
 
 def _to_json(usage: ModelUsage) -> dict[str, Any]:

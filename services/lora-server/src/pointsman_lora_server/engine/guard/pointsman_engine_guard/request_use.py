@@ -1,22 +1,27 @@
-"""Counts how many requests use each model of the engine.
+"""Counts how many requests use each model of the engine, and how many tokens it reads and generates for them.
 
 A request uses a model from when it looks the model up until the last of its parts has ended (see `RequestUse`).
 """
 
 import time
 from contextvars import ContextVar
+from typing import Any
+
+PROMPT_WEIGHT = 0.25
+"""How many generated tokens a token of a prompt counts for: reading it takes the engine that much less time."""
 
 
 class ModelUsage:
     """Counts the requests to one model: those in flight, all so far, and when one last started or ended
-    (`time.monotonic`).
+    (`time.monotonic`). Also counts tokens; one of a prompt counts `PROMPT_WEIGHT`.
     """
 
-    __slots__ = ("in_flight", "requests", "used_at")
+    __slots__ = ("in_flight", "requests", "tokens", "used_at")
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.requests = 0
+        self.tokens = 0.0
         self.used_at = time.monotonic()
 
     def start_request(self) -> None:
@@ -31,6 +36,28 @@ class ModelUsage:
     @property
     def idle_seconds(self) -> float:
         return time.monotonic() - self.used_at
+
+
+class TokenCount:
+    """Adds the tokens of one generation to the usage of its model, output by output."""
+
+    __slots__ = ("_cumulative", "_generated", "_model", "_read")
+
+    def __init__(self, model: ModelUsage, cumulative: bool) -> None:
+        """Takes whether each output repeats the tokens of the outputs before."""
+        self._model, self._cumulative, self._generated, self._read = model, cumulative, 0, False
+
+    def add(self, output: Any) -> None:
+        """Takes one of vLLM's RequestOutputs, or an output of a pooling model, which has no generated tokens."""
+        if not self._read:
+            self._read = True
+            self._model.tokens += PROMPT_WEIGHT * len(getattr(output, "prompt_token_ids", None) or ())
+        completions = getattr(output, "outputs", None)
+        if not isinstance(completions, list):
+            return
+        generated = sum(len(completion.token_ids) for completion in completions)
+        self._model.tokens += generated - self._generated if self._cumulative else generated
+        self._generated = generated
 
 
 class RequestUse:

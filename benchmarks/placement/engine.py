@@ -1,0 +1,145 @@
+"""A simulated engine: continuous batching, adapters in slots of the host memory, and a few of them in one batch."""
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from benchmarks.placement.cases import Arrival
+
+PROMPT_WEIGHT = 0.25
+"""How many generated tokens a prompt token counts for, as in the guard's counters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Times in seconds, and sizes. The defaults are measured on two cores with SmolLM2-135M: steps and rows are those
+    of `benchmarks/capacity/two_cores.yaml`, loads those of "Hundreds of adapters" in RESULTS.md.
+    """
+
+    step: float = 0.034606
+    row: float = 0.003141
+    prompt_token: float = 0.001589
+    load: float = 0.21
+    """Time in which an adapter is loaded; loads of one engine follow each other."""
+    load_stall: float = 0.097
+    """The part of it in which the engine generates nothing."""
+    max_rows: int = 64
+    held: int = 8
+    """Adapters in host memory."""
+    in_batch: int = 4
+    """Different adapters in one batch."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """What the engine generates at most, with 16 answers at once."""
+        return 16 / (self.step + 16 * self.row)
+
+
+@dataclass(slots=True)
+class Job:
+    request: Arrival
+    version: str
+    unread: int
+    unwritten: int
+    first_token: float = -1.0
+
+
+@dataclass(slots=True)
+class SimulatedEngine:
+    """An engine that advances one step at a time; `step` must be called only while there are jobs."""
+
+    name: str
+    figures: Figures
+    now: float = 0.0
+    loads: int = 0
+    held: dict[str, float] = field(default_factory=dict)
+    """Version -> when it is loaded; the least recently used one is first."""
+    placed: frozenset[str] = frozenset()
+    """Versions that are evicted last."""
+    tokens: Counter[str] = field(default_factory=Counter)
+    """By version, tokens generated so far; those of prompts count `PROMPT_WEIGHT`."""
+    waiting: deque[Job] = field(default_factory=deque)
+    running: list[Job] = field(default_factory=list)
+    jobs: Counter[str] = field(default_factory=Counter)
+    """By version, its jobs."""
+    _loading_until: float = 0.0
+    _stalls: list[float] = field(default_factory=list)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.waiting) + len(self.running)
+
+    def is_ready(self, version: str, now: float) -> bool:
+        return self.held.get(version, float("inf")) <= now
+
+    def load(self, version: str, now: float, may_displace_placed: bool = True) -> bool:
+        """Starts to load a version, unless it is held. Evicts an idle version for it: first one that is not placed,
+        then the least recently used one; if none is idle, the one with the fewest jobs. Returns False if only placed
+        versions could be evicted, and they may not.
+        """
+        if version in self.held:
+            return True
+        if len(self.held) >= self.figures.held:
+            order = {name: number for number, name in enumerate(self.held)}
+            victims = [name for name in self.held if may_displace_placed or name not in self.placed]
+            if not victims:
+                return False
+            del self.held[
+                min(victims, key=lambda name: (self.jobs[name] > 0, name in self.placed, self.jobs[name], order[name]))
+            ]
+        self._loading_until = max(self._loading_until, now) + self.figures.load
+        self.held[version] = self._loading_until
+        self._stalls.append(self._loading_until - self.figures.load_stall)
+        self.loads += 1
+        return True
+
+    def add(self, request: Arrival, version: str) -> None:
+        if not self.in_flight:
+            self.now = max(self.now, request.at)
+        self.load(version, request.at)
+        self.held[version] = self.held.pop(version)  # the most recently used one
+        self.jobs[version] += 1
+        self.waiting.append(Job(request, version, request.prompt_tokens, request.completion_tokens))
+
+    def step(self) -> list[Job]:
+        """Runs one step; returns the jobs that it finished."""
+        self._admit()
+        if not self.running:
+            self.now = max(self.now, min(self.held.get(job.version, 0.0) for job in self.waiting))
+            self._admit()
+        figures, seconds = self.figures, self.figures.step
+        while self._stalls and self._stalls[0] <= self.now:
+            self._stalls.pop(0)
+            seconds += figures.load_stall
+        for job in self.running:
+            seconds += job.unread * figures.prompt_token if job.unread else figures.row
+        self.now += seconds
+        ended = []
+        for job in self.running:
+            if job.unread:
+                self.tokens[job.version] += job.unread * PROMPT_WEIGHT
+                job.unread = 0
+            if job.first_token < 0:
+                job.first_token = self.now
+            job.unwritten -= 1
+            self.tokens[job.version] += 1
+            if job.unwritten <= 0:
+                ended.append(job)
+                self.jobs[job.version] -= 1
+        if ended:
+            self.running = [job for job in self.running if job.unwritten > 0]
+        return ended
+
+    def _admit(self) -> None:
+        """Moves jobs into the batch, first come first served; skips those whose adapter is not loaded, or for which the
+        batch has no place."""
+        batch = {job.version for job in self.running}
+        skipped: deque[Job] = deque()
+        while self.waiting and len(self.running) < self.figures.max_rows:
+            job = self.waiting.popleft()
+            fits = job.version in batch or len(batch) < self.figures.in_batch
+            if fits and self.held.get(job.version, 0.0) <= self.now:
+                self.running.append(job)
+                batch.add(job.version)
+            else:
+                skipped.append(job)
+        self.waiting.extendleft(reversed(skipped))

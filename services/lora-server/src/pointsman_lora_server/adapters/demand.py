@@ -1,0 +1,71 @@
+"""Measures how many tokens per second an engine generates with each version, and limits how often copies move."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pointsman_lora_server.domain import TokenRate
+
+FAST_SECONDS, SLOW_SECONDS = 20.0, 120.0
+"""Time constants of the two moving averages."""
+MIN_RATE = 0.01
+"""Tokens per second below which a version counts as unused, and is forgotten."""
+PEAK_HALF_LIFE_SECONDS = 86_400.0
+"""Time in which the highest observed rate is halved, so that a wrong one is forgotten within days."""
+
+
+@dataclass(slots=True)
+class DemandMeter:
+    """Turns an engine's token counters into rates; `record` is called again and again."""
+
+    rates: dict[str, TokenRate] = field(default_factory=dict)
+    """Version -> its moving averages."""
+    peak: float = 0.0
+    """The highest rate of all versions together, base model included, that the engine has shown."""
+    _counted: dict[str, float] = field(default_factory=dict)
+    _at: float | None = None
+
+    def record(self, tokens: Mapping[str, float], now: float) -> None:
+        """Takes the tokens of each model since it was loaded, at the monotonic time `now` in seconds.
+
+        A counter that is lower than before has begun anew.
+        """
+        if self._at is None or now <= self._at:
+            self._counted, self._at = dict(tokens), now if self._at is None else self._at
+            return
+        seconds = now - self._at
+        rates = {name: _growth(count, self._counted.get(name, 0.0)) / seconds for name, count in tokens.items()}
+        self.peak = max(self.peak * 0.5 ** (seconds / PEAK_HALF_LIFE_SECONDS), sum(rates.values()))
+        fast, slow = math.exp(-seconds / FAST_SECONDS), math.exp(-seconds / SLOW_SECONDS)
+        updated = {}
+        for name in {*rates, *self.rates}:
+            before, rate = self.rates.get(name, TokenRate()), rates.get(name, 0.0)
+            after = TokenRate(before.fast * fast + rate * (1 - fast), before.slow * slow + rate * (1 - slow))
+            if max(after.fast, after.slow) >= MIN_RATE:
+                updated[name] = after
+        self.rates, self._counted, self._at = updated, dict(tokens), now
+
+
+def _growth(count: float, before: float) -> float:
+    return count - before if count >= before else count
+
+
+@dataclass(slots=True)
+class MoveBudget:
+    """Limits the number of moves per minute; moves that were not made add up to the moves of one minute."""
+
+    moves_per_minute: float
+    _left: float = 0.0
+    _at: float | None = None
+
+    def left(self, now: float) -> int:
+        """Returns how many moves may be made at the monotonic time `now` in seconds."""
+        if self._at is None:
+            self._left = self.moves_per_minute
+        else:
+            self._left = min(self.moves_per_minute, self._left + self.moves_per_minute * (now - self._at) / 60.0)
+        self._at = now
+        return int(self._left)
+
+    def spend(self, moves: int) -> None:
+        self._left -= moves

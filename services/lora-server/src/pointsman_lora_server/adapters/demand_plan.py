@@ -1,0 +1,297 @@
+"""Computes which engines should hold which versions from how much each version is used: a pure function of reports.
+
+A version gets as many copies as its tokens per second need, relative to what one engine can generate. Copies that
+exist are kept, and adopted where a request has loaded them; a load is planned only if a version has no copy, or if its
+copies or their engine are too busy.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pointsman_lora_server.adapters.rendezvous import ranked_engines
+from pointsman_lora_server.domain import EngineReport
+
+
+class MoveReason(StrEnum):
+    """Why a copy is loaded."""
+
+    FIRST_COPY = "first_copy"
+    DEMAND = "demand"
+    BALANCE = "balance"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A version that an engine is to load."""
+
+    version: str
+    engine: str
+    reason: MoveReason
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTerms:
+    """The thresholds of `next_plan`. Loads are shares of what one engine can generate."""
+
+    grow_above: float = 0.5
+    """Load per copy above which a version gets more copies, by the fast average."""
+    shrink_below: float = 0.2
+    """Load per copy, if there were one copy less, below which a version loses a copy, by both averages. The distance
+    from `grow_above` is the hysteresis.
+    """
+    displace_factor: float = 2.0
+    """How many times the load of a placed version another must have to take its slot."""
+    imbalance: float = 1.5
+    """How many times the mean load the busiest engine may have before a copy is added on another engine."""
+    busy_above: float = 0.6
+    """Load of an engine below which imbalance is ignored."""
+
+
+DEFAULT_TERMS = PlanTerms()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which engines should hold which versions, and the loads that lead from the plan before to this one."""
+
+    engines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Version -> the engines on which it is placed; a version for which there is no room is missing."""
+    moves: tuple[Move, ...] = ()
+
+
+def next_plan(
+    before: Plan,
+    reports: Sequence[EngineReport],
+    versions: Collection[str],
+    max_moves: int,
+    terms: PlanTerms = DEFAULT_TERMS,
+    kept: Collection[str] = frozenset(),
+) -> Plan:
+    """Returns the plan that follows `before`, with at most `max_moves` loads.
+
+    `reports` are those of the engines that are up, and `versions` those that are to be placed. A version with a copy in
+    `before` on an engine that is up keeps at least one, unless a version that is used far more needs the slot. Those in
+    `kept`, canaries for example, are placed first and lose no copy; a new one of them begins where `before` has the
+    adapter's other versions, because it is about to answer their requests.
+    """
+    if not reports:
+        return before
+    planner = _Planner(before, reports, versions, max_moves, terms, frozenset(kept))
+    planner.keep()
+    planner.place_first_copies()
+    planner.add_copies()
+    planner.balance()
+    return planner.result()
+
+
+class _Planner:
+    """The plan while it is made. Loads are shares of one engine's capacity; ties are broken by names."""
+
+    def __init__(
+        self,
+        before: Plan,
+        reports: Sequence[EngineReport],
+        versions: Collection[str],
+        max_moves: int,
+        terms: PlanTerms,
+        kept: frozenset[str],
+    ) -> None:
+        self._terms, self._before, self._left, self._kept = terms, before, max_moves, kept
+        self._reports = {report.engine: report for report in sorted(reports, key=lambda report: report.engine)}
+        self._moves: list[Move] = []
+        capacity = sum(report.tokens_per_second for report in reports) / len(reports)
+        self._fast, self._slow = _loads(self._reports.values(), versions, capacity)
+        self._holders: dict[str, list[str]] = {}
+        for report in self._reports.values():
+            for version in report.holds & self._fast.keys():
+                self._holders.setdefault(version, []).append(report.engine)
+        self._order = sorted(versions, key=lambda version: (-self._value(version), version))
+        room = {name: max(0, report.slots - report.reserved) for name, report in self._reports.items()}
+        self._fits = len(self._order) <= sum(room.values())
+        if not self._fits:  # some versions can only be loaded on request: each engine keeps a slot for them
+            room = {name: max(0, slots - 1) for name, slots in room.items()}
+        self._room = room
+        self._placed: dict[str, list[str]] = {}
+        self._on: dict[str, set[str]] = {name: set() for name in self._reports}
+        self._load = dict.fromkeys(self._reports, 0.0)
+
+    def keep(self) -> None:
+        """Keeps the copies of the plan before, the most used versions first, less those that are no longer needed."""
+        for version in self._order:
+            up = [engine for engine in self._engines_before(version) if engine in self._reports]
+            wanted = max(1, self._wanted(version, len(up)))
+            holding = [engine for engine in up if version in self._reports[engine].holds]
+            kept = sorted(up, key=lambda engine: engine not in holding)[:wanted]
+            self._set(version, [engine for engine in kept if self._has_room(engine)])
+
+    def place_first_copies(self) -> None:
+        """Places the versions that have no copy: where one has been loaded by a request, else by a move."""
+        for version in self._order:
+            if self._placed.get(version):
+                continue
+            if engine := self._adoptable(version):
+                self._set(version, [engine])
+            elif (self._fits or self._fast[version] > 0) and not self._held_by(version):
+                engine = self._choose(version, self._fast[version], self._with_room(version))
+                if engine is not None:
+                    self._move(version, engine, MoveReason.FIRST_COPY)
+
+    def add_copies(self) -> None:
+        """Adds copies of the versions whose copies are too busy, the busiest first."""
+        busy = [
+            version
+            for version in self._order
+            if self._wanted(version, len(self._copies(version))) > len(self._copies(version)) > 0
+        ]
+        for version in sorted(busy, key=lambda one: (-self._fast[one] / len(self._copies(one)), one)):
+            while len(self._copies(version)) < min(
+                self._wanted(version, len(self._copies(version))), len(self._reports)
+            ):
+                if not self._add_copy(version, MoveReason.DEMAND):
+                    break
+
+    def balance(self) -> None:
+        """Adds copies, on engines with less load, of the most used versions of engines with far more than the mean."""
+        mean = sum(self._load.values()) / len(self._load)
+        for engine in sorted(self._load, key=lambda name: (-self._load[name], name)):
+            if self._load[engine] <= max(self._terms.busy_above, self._terms.imbalance * mean):
+                return
+            on = sorted(self._on[engine], key=lambda version: (-self._share(version), version))
+            if on:
+                self._add_copy(on[0], MoveReason.BALANCE)
+
+    def result(self) -> Plan:
+        return Plan(
+            {version: tuple(engines) for version, engines in sorted(self._placed.items()) if engines},
+            tuple(self._moves),
+        )
+
+    def _engines_before(self, version: str) -> Iterable[str]:
+        engines = self._before.engines
+        if version in engines or version not in self._kept:
+            return engines.get(version, ())
+        return dict.fromkeys(
+            name for other, names in engines.items() if _adapter(other) == _adapter(version) for name in names
+        )
+
+    def _value(self, version: str) -> float:
+        if version in self._kept:
+            return math.inf
+        bonus = self._terms.displace_factor if version in self._before.engines else 1.0
+        return bonus * max(self._fast[version], self._slow[version])
+
+    def _copies(self, version: str) -> list[str]:
+        return self._placed.get(version, [])
+
+    def _share(self, version: str) -> float:
+        return self._fast[version] / max(1, len(self._copies(version)))
+
+    def _wanted(self, version: str, copies: int) -> int:
+        """Returns how many copies the version should have if it has `copies` now."""
+        grown = math.ceil(self._fast[version] / self._terms.grow_above)
+        if grown > copies:
+            return min(grown, len(self._reports))
+        load = math.inf if version in self._kept else max(self._fast[version], self._slow[version])
+        while copies > 1 and load / (copies - 1) < self._terms.shrink_below:
+            copies -= 1
+        return copies
+
+    def _add_copy(self, version: str, reason: MoveReason) -> bool:
+        share = self._fast[version] / (len(self._copies(version)) + 1)
+        others = [engine for engine in self._reports if engine not in self._copies(version)]
+        warm = [engine for engine in self._held_by(version) if engine in others and self._has_room(engine)]
+        if engine := self._choose(version, share, warm):
+            self._set(version, [*self._copies(version), engine])
+            return True
+        if self._left <= 0:
+            return False
+        engine = self._choose(version, share, self._with_room(version)) or self._displace(version, share, others)
+        if engine is None:
+            return False
+        self._move(version, engine, reason)
+        return True
+
+    def _displace(self, version: str, share: float, engines: Iterable[str]) -> str | None:
+        """Removes the least used version from the engine with the least load; returns that engine, None if no version
+        there is used far less than the new copy.
+        """
+        for engine in sorted(engines, key=lambda name: (self._load[name], name)):
+            weakest = min(self._on[engine], key=lambda one: (self._value(one), one), default="")
+            if weakest and self._value(weakest) * self._terms.displace_factor < share:
+                self._set(weakest, [each for each in self._copies(weakest) if each != engine])
+                return engine
+        return None
+
+    def _adoptable(self, version: str) -> str | None:
+        """Returns an engine that holds the version and has room for it, or makes room by taking the slot of a version
+        that is used far less; None if there is none.
+        """
+        holding = self._held_by(version)
+        if engine := self._choose(version, self._fast[version], [name for name in holding if self._has_room(name)]):
+            return engine
+        return self._displace(version, self._value(version), holding) if holding else None
+
+    def _held_by(self, version: str) -> list[str]:
+        return self._holders.get(version, [])
+
+    def _with_room(self, version: str) -> list[str]:
+        return [name for name in self._reports if self._has_room(name) and name not in self._copies(version)]
+
+    def _has_room(self, engine: str) -> bool:
+        return len(self._on[engine]) < self._room[engine]
+
+    def _choose(self, version: str, share: float, engines: Collection[str]) -> str | None:
+        """Returns the first of `engines` by rendezvous hashing whose load stays below `imbalance` times the mean, else
+        the one with the least load; None if there is no engine.
+        """
+        if not engines:
+            return None
+        bound = self._terms.imbalance * (sum(self._load.values()) + share) / len(self._load)
+        ranked = ranked_engines(version, engines)
+        for engine in ranked:
+            if self._load[engine] + share <= bound:
+                return engine
+        return min(ranked, key=lambda engine: self._load[engine])
+
+    def _move(self, version: str, engine: str, reason: MoveReason) -> None:
+        if self._left <= 0:
+            return
+        self._left -= 1
+        self._moves.append(Move(version, engine, reason))
+        self._set(version, [*self._copies(version), engine])
+
+    def _set(self, version: str, engines: list[str]) -> None:
+        """Places the version on `engines` and nowhere else, and updates the engines' loads."""
+        for engine in self._copies(version):
+            self._load[engine] -= self._share(version)
+            self._on[engine].discard(version)
+        self._placed[version] = engines
+        for engine in engines:
+            self._load[engine] += self._share(version)
+            self._on[engine].add(version)
+
+
+def _loads(
+    reports: Iterable[EngineReport], versions: Collection[str], capacity: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns the load of each version by the fast and by the slow average.
+
+    The load of a version that is no longer to be placed, because its alias has moved, counts for the adapter's others.
+    """
+    loads: dict[str, tuple[float, float]] = dict.fromkeys(versions, (0.0, 0.0))
+    moved: dict[str, tuple[float, float]] = {}
+    for report in reports:
+        for version, rate in report.rates.items():
+            of, name = (loads, version) if version in loads else (moved, _adapter(version))
+            fast, slow = of.get(name, (0.0, 0.0))
+            of[name] = fast + rate.fast / capacity, slow + rate.slow / capacity
+    for version, (fast, slow) in loads.items() if moved else ():
+        more_fast, more_slow = moved.get(_adapter(version), (0.0, 0.0))
+        loads[version] = fast + more_fast, slow + more_slow
+    return {v: fast for v, (fast, _) in loads.items()}, {v: slow for v, (_, slow) in loads.items()}
+
+
+def _adapter(version: str) -> str:
+    return version.partition("@")[0]

@@ -1,0 +1,142 @@
+"""Several deciders with one Redis: one of them decides, all follow, and another takes over if it stops."""
+
+import asyncio
+from collections.abc import Mapping
+
+from pointsman_lora_server.adapters import placement_decider
+from pointsman_lora_server.adapters.placement_decider import DeciderOptions, PlacementDecider, versions_by_demand
+from pointsman_lora_server.domain import (
+    AdapterVersion,
+    Alias,
+    Canary,
+    DesiredState,
+    EngineReport,
+    EngineState,
+    EngineStatus,
+    Phase,
+    PhaseRecord,
+    Placement,
+    StoredPlan,
+    TokenRate,
+)
+from pointsman_lora_server.metrics import LoraServerMetrics
+from pointsman_lora_server.registry import AdapterRegistry
+from pointsman_servicekit.bounded_redis import BoundedRedis
+
+from tests.gateway.doubles.clocks import Clock
+
+TRIAGE, VOICE = "triage@3f9a1c0b77de", "voice@0123456789ab"
+
+
+def desired(*versions: str, **more: object) -> DesiredState:
+    return DesiredState(
+        versions={v: AdapterVersion(v.partition("@")[0], v.partition("@")[2], "b", 8, (), 1, 1) for v in versions},
+        phases={version: PhaseRecord(Phase.READY) for version in versions},
+        aliases=tuple(Alias(f"{v.partition('@')[0]}@prod", v, 1) for v in versions),
+        default_placement=Placement(by_demand=True),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+class Server:
+    """One lora-server's decider, with an engine whose counters the test sets."""
+
+    def __init__(self, name: str, redis: BoundedRedis, clock: Clock) -> None:
+        self.name, self.clock = name, clock
+        self.tokens: dict[str, float] = {}
+        self.resident: set[str] = set()
+        self.registry = AdapterRegistry(redis, "tiny-base")
+        self.metrics = LoraServerMetrics("tiny-base")
+        options = DeciderOptions(name, owner=name, moves_per_minute=60.0, tokens_per_second=100.0)
+        self.decider = PlacementDecider(self.registry, self, lambda: 4, self.metrics, options, clock)
+
+    async def count_tokens(self) -> Mapping[str, float]:
+        return self.tokens
+
+    async def run(self, state: DesiredState) -> None:
+        engine = EngineState(EngineStatus.READY, resident=frozenset(self.resident))
+        await self.decider.run_once(state, engine)
+
+    async def plan(self) -> Mapping[str, tuple[str, ...]]:
+        return (await self.registry.read_plan(StoredPlan())).engines
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"pointsman_lora_placement_{name}", labels)
+
+
+async def test_one_of_several_decides_and_a_busy_version_gets_a_second_copy(bounded_redis: BoundedRedis) -> None:
+    clock, state = Clock(), desired(TRIAGE, VOICE)
+    servers = [Server(name, bounded_redis, clock) for name in "abc"]
+    for server in servers:
+        await server.run(state)
+    first = await servers[0].plan()
+    assert {version: len(engines) for version, engines in first.items()} == {TRIAGE: 1, VOICE: 1}
+    by_name = {server.name: server for server in servers}
+    busy = by_name[first[TRIAGE][0]]
+    for version, (engine,) in first.items():
+        by_name[engine].resident.add(version)
+    for _ in range(8):
+        clock.passes(5.0)
+        busy.tokens[TRIAGE] = busy.tokens.get(TRIAGE, 0.0) + 450.0  # 90 a second
+        for server in servers:
+            await server.run(state)
+    after = await servers[2].plan()
+    assert (len(after[TRIAGE]), len(after[VOICE])) == (2, 1)
+    assert set(first[TRIAGE]) < set(after[TRIAGE])
+    assert servers[0].sample("copies", version=TRIAGE) == 2
+    assert servers[0].sample("moves_total", reason="demand") == 1
+    assert servers[0].sample("moves_total", reason="first_copy") == 2
+    assert [server.sample("copies", version=TRIAGE) for server in servers[1:]] == [None, None]
+
+
+async def test_another_server_takes_over_and_keeps_the_plan(bounded_redis: BoundedRedis) -> None:
+    clock, state = Clock(), desired(TRIAGE)
+    first, second = Server("a", bounded_redis, clock), Server("b", bounded_redis, clock)
+    await first.run(state)
+    await second.run(state)
+    plan = await first.plan()
+    await first.registry.release_lease(placement_decider.LEASE, "a")
+    clock.passes(5.0)
+    second.resident = {TRIAGE}
+    await second.run(state)
+    assert await second.plan() == plan
+    assert second.sample("copies", version=TRIAGE) == 1
+
+
+async def test_a_decider_that_was_suspended_does_not_overwrite_a_newer_plan(bounded_redis: BoundedRedis) -> None:
+    registry = AdapterRegistry(bounded_redis, "tiny-base")
+    old = await registry.read_plan(StoredPlan())
+    new = await registry.write_plan(old, {TRIAGE: ["a"]})
+    assert new is not None
+    assert await registry.write_plan(old, {TRIAGE: ["b"]}) is None
+    read = await registry.read_plan(StoredPlan())
+    assert read == new
+    assert await registry.read_plan(read) is read
+    newest = await registry.write_plan(read, {VOICE: []})
+    assert await registry.read_plan(read) == newest
+    assert newest is not None
+    assert newest.engines == {VOICE: ()}
+
+
+async def test_reports_expire_and_those_of_another_form_are_left_out(bounded_redis: BoundedRedis) -> None:
+    registry = AdapterRegistry(bounded_redis, "tiny-base")
+    kept = EngineReport("a (http://a)", 4, 1, 50.0, frozenset({TRIAGE}), {TRIAGE: TokenRate(1.5, 2.5)})
+    await registry.report_demand(kept, 60.0)
+    await registry.report_demand(EngineReport("b", 4), 0.001)
+    await bounded_redis.client.hset("{pointsman:adapters:tiny-base}:demand", "c", "99999999999999 {}")
+    await asyncio.sleep(0.01)
+    assert await registry.read_demand() == [kept]
+
+
+def test_only_versions_with_an_alias_by_demand_and_without_a_pin_are_planned() -> None:
+    state = desired(TRIAGE, VOICE)
+    assert versions_by_demand(state) == {TRIAGE, VOICE}
+    assert versions_by_demand(desired(TRIAGE, VOICE, pins=frozenset({TRIAGE}))) == {VOICE}
+    assert versions_by_demand(desired(TRIAGE, VOICE, placements={"voice": Placement()})) == {TRIAGE}
+
+
+def test_canaries_are_kept() -> None:
+    state = desired(TRIAGE, VOICE)
+    canary = Alias("triage@prod", TRIAGE, 2, Canary(VOICE, 0.1))
+    with_canary = DesiredState(state.versions, state.phases, (canary,), default_placement=state.default_placement)
+    assert placement_decider.kept_versions(with_canary, {TRIAGE, VOICE}) == {VOICE}
