@@ -534,6 +534,10 @@ bench-certificates: $(VENV)/.done ## simulate how often a certificate's verdict 
 bench-fleet: $(VENV)/.done ## measure what 1 to 1,000 engines with 10,000 adapters cost one gateway (3 minutes); ARGS="--engines 1 100"
 	$(BIN)/python -m benchmarks.fleet $(ARGS)
 
+.PHONY: bench-placement
+bench-placement: $(VENV)/.done ## simulate placement by demand in five cases, compared with Dynamo's algorithms (5 minutes); ARGS="--only zipf --seeds 1"
+	$(BIN)/python -m benchmarks.placement $(ARGS)
+
 .PHONY: bench-adapters
 bench-adapters: models ## measure hot-swapping under load, promotion, slots and the CPU kernels; ARGS="--quick --only swap"
 	$(BIN)/python -m benchmarks.adapters $(ARGS)

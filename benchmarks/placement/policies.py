@@ -108,8 +108,8 @@ class ByDemand(ByPointsmansGateway):
                 placed[name].add(version)
         for name, engine in self.fleet.items():
             engine.placed = frozenset(placed[name])
-            for version in sorted(engine.placed):
-                engine.load(version, now, may_displace_placed=False)
+        for move in self.plan.moves:
+            self.fleet[move.engine].load(move.version, now, may_displace_placed=False)
 
 
 class Dynamo(Policy):

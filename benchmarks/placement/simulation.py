@@ -15,8 +15,8 @@ MakePolicy = Callable[[Mapping[str, SimulatedEngine], Sequence[str]], Policy]
 class Outcome:
     """The results of one run; seconds to the first token include loads."""
 
-    requests: int
-    loads: int
+    requests: float
+    loads: float
     first_token_p50: float
     first_token_p99: float
     tokens_per_second: float

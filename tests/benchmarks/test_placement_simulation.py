@@ -22,7 +22,7 @@ def test_a_case_is_the_same_for_one_seed_and_has_the_stated_mean(case: str) -> N
 
 def test_an_engine_generates_as_fast_as_its_figures_say() -> None:
     engine = SimulatedEngine("one", Figures())
-    for number in range(16):
+    for _ in range(16):
         engine.add(Arrival(0.0, 0, 1, 101), "a@1")
     began = engine.now
     while engine.in_flight:

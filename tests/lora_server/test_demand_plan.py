@@ -151,7 +151,7 @@ def test_a_version_that_is_used_far_more_takes_the_slot_of_another() -> None:
 
 
 def test_an_engine_with_far_more_load_than_others_shares_it() -> None:
-    heavy = {version: ("a",) for version in VERSIONS[:3]}
+    heavy = dict.fromkeys(VERSIONS[:3], ("a",))
     plan = next_plan(Plan(heavy), holding(Plan(heavy), v0=0.4, v1=0.3, v2=0.2), VERSIONS[:3], 9)
     assert plan.moves[0].reason is MoveReason.BALANCE
     assert plan.moves[0] == Move(HOT, plan.moves[0].engine, MoveReason.BALANCE)

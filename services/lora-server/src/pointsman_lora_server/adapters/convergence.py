@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 
 from pointsman_servicekit.errors import PointsmanError
 
@@ -13,6 +14,10 @@ from pointsman_lora_server.domain import DesiredState, EngineStatus, Phase, is_r
 from pointsman_lora_server.engine_state import EngineStateStore
 
 log = logging.getLogger(__name__)
+
+EVICTED_SECONDS = 60.0
+"""How long a version placed by demand is not loaded again after it was evicted for another one. If slots are scarce,
+the plan gives the copy up meanwhile; otherwise two versions would evict each other again and again."""
 
 
 class EngineConvergence:
@@ -32,6 +37,8 @@ class EngineConvergence:
         self._retries = RetryBackoff()
         self._life = 0
         self._settled_life = 0
+        self._held_at: dict[str, float] = {}
+        """By version placed here by demand, when the engine was last seen to hold it (`time.monotonic`)."""
         self._lost: set[str] = set()  # held before a restart of the engine and not loaded again yet
 
     @property
@@ -56,6 +63,7 @@ class EngineConvergence:
             self._life = state.life
             self._state_machine.retries.reset()
             self._retries.reset()
+            self._held_at.clear()
             self._lost |= self._engine_state.pop_lost()
         self.unload_not_ready(desired)
         await self._update_placement(desired)
@@ -120,7 +128,12 @@ class EngineConvergence:
         them.
         """
         await self._placement.refresh()
-        self._loader.set_placed(self._placement.placed_here(desired))
+        here = self._placement.placed_here(desired)
+        self._loader.set_placed(here)
+        now, resident = time.monotonic(), self._engine_state.state.resident
+        held = {name: now if name in resident else at for name, at in self._held_at.items() if name in here}
+        by_demand = (name for name in here & resident if desired.placement_of(name).by_demand)
+        self._held_at = held | dict.fromkeys(by_demand, now)
         for name in self._placement.releasable(desired, self._engine_state.state.resident):
             log.info("%s is placed on other engines, which hold it", name)
             self._loader.unload(name)
@@ -129,9 +142,12 @@ class EngineConvergence:
         """Returns the READY versions that this engine should hold, in the order in which they get the room.
 
         First come the pinned ones, then those placed here, then those held before a restart unless they are placed by a
-        number of copies; the newest first among each of these.
+        number of copies; the newest first among each of these. Those placed by demand that were evicted in the last
+        `EVICTED_SECONDS` are left out.
         """
-        here = self._placement.placed_here(desired)
+        resident, long_ago = self._engine_state.state.resident, time.monotonic() - EVICTED_SECONDS
+        evicted = {name for name, at in self._held_at.items() if name not in resident and at > long_ago}
+        here = self._placement.placed_here(desired) - evicted
 
         def priority(name: str) -> tuple[bool, bool, int, str]:
             return (

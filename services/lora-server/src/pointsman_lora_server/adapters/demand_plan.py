@@ -123,6 +123,8 @@ class _Planner:
             up = [engine for engine in self._engines_before(version) if engine in self._reports]
             wanted = max(1, self._wanted(version, len(up)))
             holding = [engine for engine in up if version in self._reports[engine].holds]
+            if not self._fits and version not in self._kept:
+                up = holding  # the others were evicted for versions that requests needed more
             kept = sorted(up, key=lambda engine: engine not in holding)[:wanted]
             self._set(version, [engine for engine in kept if self._has_room(engine)])
 
@@ -133,7 +135,7 @@ class _Planner:
                 continue
             if engine := self._adoptable(version):
                 self._set(version, [engine])
-            elif (self._fits or self._fast[version] > 0) and not self._held_by(version):
+            elif (self._fits or self._is_lost(version)) and not self._held_by(version):
                 engine = self._choose(version, self._fast[version], self._with_room(version))
                 if engine is not None:
                     self._move(version, engine, MoveReason.FIRST_COPY)
@@ -232,6 +234,11 @@ class _Planner:
         if engine := self._choose(version, self._fast[version], [name for name in holding if self._has_room(name)]):
             return engine
         return self._displace(version, self._value(version), holding) if holding else None
+
+    def _is_lost(self, version: str) -> bool:
+        """Returns whether the version had copies, and their engines are gone."""
+        engines = self._before.engines.get(version, ())
+        return bool(engines) and self._reports.keys().isdisjoint(engines)
 
     def _held_by(self, version: str) -> list[str]:
         return self._holders.get(version, [])

@@ -95,7 +95,7 @@ class PlacementDecider:
             self._slots(),
             len(reserved | desired.pins),
             self._options.tokens_per_second or max(1.0, self._meter.peak),
-            state.resident,
+            state.resident | state.loading,
             {version: rate for version, rate in self._meter.rates.items() if "@" in version},
         )
         await self._registry.report_demand(report, LEASE_SECONDS)
