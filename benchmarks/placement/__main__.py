@@ -1,11 +1,10 @@
-"""Simulates placement by demand on a fleet of engines, compared with Dynamo's algorithms and with fixed numbers of copies.
+"""Simulates placement by demand, compared with Dynamo's algorithms and with fixed numbers of copies.
 
     python -m benchmarks.placement [--tuning] [--seeds 5] [--only zipf mmpp]
 
-The cases are those of Dynamo's LoRA allocation controller, at its sizes: 100 adapters, 8 engines, 200 ticks of 3 s. Each
-is run with few slots (4 per engine, as there) and with enough for all adapters. `--tuning` uses the seeds and sizes on
-which the terms of `PlanTerms` were chosen; the others were not looked at before. The last line of output is one JSON
-object.
+The cases are those of Dynamo's LoRA allocation controller, at its sizes: 100 adapters, 8 engines, 200 ticks of 3 s.
+Each is run with few slots (4 per engine, as there) and with enough for all adapters. `--tuning` uses the seeds and
+sizes on which the terms of `PlanTerms` were chosen. The last line of output is one JSON object.
 """
 
 import argparse

@@ -1,7 +1,6 @@
 """A simulated engine: continuous batching, adapters in slots of the host memory, and a few of them in one batch."""
 
 from collections import Counter, deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from benchmarks.placement.cases import Arrival
@@ -56,8 +55,6 @@ class SimulatedEngine:
     """Version -> when it is loaded; the least recently used one is first."""
     placed: frozenset[str] = frozenset()
     """Versions that are evicted last."""
-    values: Mapping[str, float] = field(default_factory=dict)
-    """By version, its use; of versions that are otherwise equal, the least used one is evicted first."""
     tokens: Counter[str] = field(default_factory=Counter)
     """By version, tokens generated so far; those of prompts count `PROMPT_WEIGHT`."""
     waiting: deque[Job] = field(default_factory=deque)
@@ -86,8 +83,9 @@ class SimulatedEngine:
             victims = [name for name in self.held if may_displace_placed or name not in self.placed]
             if not victims:
                 return False
-            def order_of(name: str) -> tuple[bool, bool, int, float, int]:
-                return self.jobs[name] > 0, name in self.placed, self.jobs[name], self.values.get(name, 0.0), order[name]
+
+            def order_of(name: str) -> tuple[bool, bool, int, int]:
+                return self.jobs[name] > 0, name in self.placed, self.jobs[name], order[name]
 
             del self.held[min(victims, key=order_of)]
         self._loading_until = max(self._loading_until, now) + self.figures.load

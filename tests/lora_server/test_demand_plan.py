@@ -59,7 +59,8 @@ def test_a_plan_respects_slots_and_moves_and_is_the_same_everywhere(
     plan = next_plan(Plan(before), fleet, versions, moves, kept=kept)
     assert plan == next_plan(Plan(before), fleet[::-1], sorted(versions), moves, kept=sorted(kept))
     assert plan.engines.keys() <= versions
-    assert len(plan.moves) <= moves
+    lost = {v for v, engines in before.items() if engines and not set(engines) & {each.engine for each in fleet}}
+    assert len([move for move in plan.moves if move.version not in lost]) <= moves
     for each in fleet:
         placed = [version for version, engines in plan.engines.items() if each.engine in engines]
         assert len(placed) <= max(0, each.slots - each.reserved)
@@ -74,19 +75,23 @@ def test_a_plan_respects_slots_and_moves_and_is_the_same_everywhere(
 
 
 def test_every_version_gets_a_copy_if_there_is_room() -> None:
-    plan = next_plan(Plan(), [report(engine) for engine in "abcd"], VERSIONS, 100)
+    plan = Plan()
+    for _ in range(3):
+        plan = next_plan(plan, holding(plan), VERSIONS, 100)
+        assert [move.reason for move in plan.moves] == [MoveReason.FIRST_COPY] * 4
+        assert {move.engine for move in plan.moves} == set("abcd"), "one load at a time on each engine"
     assert plan.engines.keys() == set(VERSIONS)
     assert all(len(engines) == 1 for engines in plan.engines.values())
-    assert {move.reason for move in plan.moves} == {MoveReason.FIRST_COPY}
+    assert all(sum(engine in engines for engines in plan.engines.values()) == 3 for engine in "abcd")
 
 
 def test_an_unchanged_fleet_moves_nothing() -> None:
-    plan = next_plan(Plan(), [report(engine) for engine in "abcd"], VERSIONS, 100)
+    plan = Plan({version: ("abcd"[number % 4],) for number, version in enumerate(VERSIONS)})
     again = next_plan(plan, holding(plan, v0=0.4, v1=0.2), VERSIONS, 100)
     assert (again.engines, again.moves) == (plan.engines, ())
 
 
-@pytest.mark.parametrize(("share", "copies"), [(0.45, 1), (0.9, 2), (1.4, 3), (9.0, 4)])
+@pytest.mark.parametrize(("share", "copies"), [(0.75, 1), (0.9, 2), (2.0, 3), (9.0, 4)])
 def test_a_version_gets_as_many_copies_as_its_use_needs(share: float, copies: int) -> None:
     plan = next_plan(Plan({HOT: ("a",)}), holding(Plan({HOT: ("a",)}), v0=share), [HOT], 100)
     assert len(plan.engines[HOT]) == copies
@@ -138,7 +143,7 @@ def test_the_copy_of_a_lost_engine_is_replaced() -> None:
 
 def test_the_busiest_versions_move_first_if_few_may() -> None:
     one = Plan({HOT: ("a",), OTHER: ("b",)})
-    (move,) = next_plan(one, holding(one, v0=0.6, v1=2.0), [HOT, OTHER], 1).moves
+    (move,) = next_plan(one, holding(one, v0=0.9, v1=2.0), [HOT, OTHER], 1).moves
     assert (move.version, move.reason) == (OTHER, MoveReason.DEMAND)
 
 
@@ -152,7 +157,7 @@ def test_a_version_that_is_used_far_more_takes_the_slot_of_another() -> None:
 
 def test_an_engine_with_far_more_load_than_others_shares_it() -> None:
     heavy = dict.fromkeys(VERSIONS[:3], ("a",))
-    plan = next_plan(Plan(heavy), holding(Plan(heavy), v0=0.4, v1=0.3, v2=0.2), VERSIONS[:3], 9)
+    plan = next_plan(Plan(heavy), holding(Plan(heavy), v0=0.6, v1=0.4, v2=0.3), VERSIONS[:3], 9)
     assert plan.moves[0].reason is MoveReason.BALANCE
     assert plan.moves[0] == Move(HOT, plan.moves[0].engine, MoveReason.BALANCE)
 

@@ -196,11 +196,12 @@ async def test_the_last_server_leaves_without_waiting() -> None:
 BY_DEMAND = DesiredState(aliases=DESIRED.aliases, placements={"triage": Placement(by_demand=True)})
 
 
-async def placed_by(plan: dict[str, tuple[str, ...]], version: str = VERSION) -> set[str]:
+async def placed_by(plan: dict[str, tuple[str, ...]], version: str = VERSION, announced: bool = False) -> set[str]:
     """Returns the engines that place the version on themselves, of those that are up (A, B and C)."""
     registry, placed = Registry(**{A: set(), B: set(), C: set()}), set()
     registry.plan = StoredPlan("1", plan)
-    desired = replace(BY_DEMAND, aliases=(Alias("triage@prod", version, 1),))
+    upcoming = {version: int((time.time() + 60) * 1000)} if announced else {}
+    desired = replace(BY_DEMAND, aliases=(Alias("triage@prod", version, 1),), upcoming=upcoming)
     for engine in (A, B, C):
         planner = PlacementPlanner(registry, engine)
         await planner.refresh()
@@ -214,16 +215,17 @@ async def test_versions_by_demand_are_placed_where_the_plan_says() -> None:
     assert await placed_by({VERSION: (C, "gone")}) == {C}
 
 
-async def test_without_a_usable_plan_a_version_by_demand_is_placed_once() -> None:
-    assert await placed_by({}) == await placed_by({VERSION: ("gone",)}) == {A}
+async def test_a_version_whose_planned_engines_are_gone_is_placed_once() -> None:
+    assert await placed_by({VERSION: ("gone",)}) == {A}
 
 
 async def test_a_version_without_room_is_placed_nowhere() -> None:
-    assert await placed_by({VERSION: ()}) == set()
+    assert await placed_by({VERSION: ()}) == await placed_by({}) == set()
 
 
-async def test_a_new_version_begins_where_the_adapters_other_versions_are() -> None:
-    assert await placed_by({VERSION: (B, C)}, "triage@000000000001") == {B, C}
+async def test_an_announced_version_begins_where_the_adapters_other_versions_are() -> None:
+    assert await placed_by({VERSION: (B, C)}, "triage@000000000001", announced=True) == {B, C}
+    assert await placed_by({}, announced=True) == {A}
 
 
 async def test_a_copy_too_many_by_demand_stays_until_its_slot_is_needed() -> None:

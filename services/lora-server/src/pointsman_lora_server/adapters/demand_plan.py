@@ -35,9 +35,9 @@ class Move:
 class PlanTerms:
     """The thresholds of `next_plan`. Loads are shares of what one engine can generate."""
 
-    grow_above: float = 0.5
+    grow_above: float = 0.8
     """Load per copy above which a version gets more copies, by the fast average."""
-    shrink_below: float = 0.2
+    shrink_below: float = 0.3
     """Load per copy, if there were one copy less, below which a version loses a copy, by both averages. The distance
     from `grow_above` is the hysteresis.
     """
@@ -45,7 +45,7 @@ class PlanTerms:
     """How many times the load of a placed version another must have to take its slot."""
     imbalance: float = 1.5
     """How many times the mean load the busiest engine may have before a copy is added on another engine."""
-    busy_above: float = 0.6
+    busy_above: float = 0.9
     """Load of an engine below which imbalance is ignored."""
 
 
@@ -69,7 +69,8 @@ def next_plan(
     terms: PlanTerms = DEFAULT_TERMS,
     kept: Collection[str] = frozenset(),
 ) -> Plan:
-    """Returns the plan that follows `before`, with at most `max_moves` loads.
+    """Returns the plan that follows `before`, with at most `max_moves` loads, and at most one load of a first copy on
+    each engine, so that requests do not wait for many loads. Versions in `kept`, and those whose engines are gone, are loaded without these limits.
 
     `reports` are those of the engines that are up, and `versions` those that are to be placed. A version with a copy in
     `before` on an engine that is up keeps at least one, unless a version that is used far more needs the slot. Those in
@@ -130,14 +131,19 @@ class _Planner:
 
     def place_first_copies(self) -> None:
         """Places the versions that have no copy: where one has been loaded by a request, else by a move."""
+        free = set(self._reports)
         for version in self._order:
             if self._placed.get(version):
                 continue
             if engine := self._adoptable(version):
                 self._set(version, [engine])
-            elif (self._fits or self._is_lost(version)) and not self._held_by(version):
-                engine = self._choose(version, self._fast[version], self._with_room(version))
+                continue
+            is_urgent = version in self._kept or self._is_lost(version)
+            if is_urgent or (self._fits and self._left > 0):
+                room = self._with_room(version)
+                engine = self._choose(version, self._fast[version], room if is_urgent else free.intersection(room))
                 if engine is not None:
+                    free.discard(engine)
                     self._move(version, engine, MoveReason.FIRST_COPY)
 
     def add_copies(self) -> None:
@@ -221,7 +227,7 @@ class _Planner:
         """
         for engine in sorted(engines, key=lambda name: (self._load[name], name)):
             weakest = min(self._on[engine], key=lambda one: (self._value(one), one), default="")
-            if weakest and self._value(weakest) * self._terms.displace_factor < share:
+            if weakest and self._value(weakest) < share:
                 self._set(weakest, [each for each in self._copies(weakest) if each != engine])
                 return engine
         return None
@@ -250,21 +256,20 @@ class _Planner:
         return len(self._on[engine]) < self._room[engine]
 
     def _choose(self, version: str, share: float, engines: Collection[str]) -> str | None:
-        """Returns the first of `engines` by rendezvous hashing whose load stays below `imbalance` times the mean, else
-        the one with the least load; None if there is no engine.
+        """Returns the first of `engines` by rendezvous hashing whose load stays below `imbalance` times the mean and
+        which has no more versions than the mean, else the one with the least load; None if there is no engine.
         """
         if not engines:
             return None
         bound = self._terms.imbalance * (sum(self._load.values()) + share) / len(self._load)
+        most = math.ceil((sum(map(len, self._on.values())) + 1) / len(self._on))
         ranked = ranked_engines(version, engines)
         for engine in ranked:
-            if self._load[engine] + share <= bound:
+            if self._load[engine] + share <= bound and len(self._on[engine]) < most:
                 return engine
         return min(ranked, key=lambda engine: self._load[engine])
 
     def _move(self, version: str, engine: str, reason: MoveReason) -> None:
-        if self._left <= 0:
-            return
         self._left -= 1
         self._moves.append(Move(version, engine, reason))
         self._set(version, [*self._copies(version), engine])

@@ -1,6 +1,6 @@
 """Computes which engines should hold which versions. From the same data in Redis, all lora-servers compute the same.
 
-Versions placed by demand belong where the plan in Redis says (see `placement_decider`); without one, on one engine.
+Versions placed by demand belong where the plan in Redis says (see `placement_decider`).
 """
 
 import asyncio
@@ -40,15 +40,17 @@ def engines_for(version: str, placement: Placement, engines: Collection[str]) ->
     return frozenset(ranked_engines(version, engines)[: placement.copies])
 
 
-def planned_engines(version: str, plan: Mapping[str, Sequence[str]], engines: Collection[str]) -> frozenset[str]:
-    """Returns the engines that should hold a version placed by demand: those of the plan that are in `engines`.
+def planned_engines(
+    version: str, plan: Mapping[str, Sequence[str]], engines: Collection[str], is_announced: bool
+) -> frozenset[str]:
+    """Returns the engines that should hold a version placed by demand: those of the plan that are in `engines`; if
+    there are none any more, the first one by rendezvous hashing.
 
-    A version that the plan does not know yet, such as one that an alias is about to move to, belongs where the
-    adapter's other versions are. If this leaves no engine, it belongs on the first one by rendezvous hashing. There is
-    none if the plan has no room for the version.
+    A version that the plan does not place belongs nowhere, except if an alias is about to be moved to it: then where
+    the adapter's other versions are, or on the first engine by rendezvous hashing.
     """
-    planned = plan.get(version)
-    if planned is None:
+    planned = plan.get(version, ())
+    if not planned and is_announced:
         prefix = version.partition("@")[0] + "@"
         planned = [engine for other, names in plan.items() if other.startswith(prefix) for engine in names]
     elif not planned:
@@ -157,7 +159,8 @@ class PlacementPlanner:
         placement, others = desired.placement_of(version), self._fleet.holds.keys() - {self.engine}
         engines = others if self.leaving else others | {self.engine}
         if placement.by_demand:
-            return planned_engines(version, self._plan.engines, engines)
+            is_announced = desired.upcoming.get(version, 0) > time.time() * 1000
+            return planned_engines(version, self._plan.engines, engines, is_announced)
         return engines_for(version, placement, engines)
 
     def _missing(self, version: str, desired: DesiredState) -> frozenset[str]:
