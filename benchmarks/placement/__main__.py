@@ -27,7 +27,7 @@ from benchmarks.placement.policies import (
 )
 from benchmarks.placement.simulation import MakePolicy, Outcome, simulate
 
-FIRST_SEED, FIRST_TUNING_SEED = 101, 1
+FIRST_SEED, FIRST_TUNING_SEED = 201, 1
 BASELINES: Mapping[str, MakePolicy] = {
     "rendezvous": Dynamo,
     "min-cost flow": DynamoMinCostFlow,
@@ -58,6 +58,8 @@ TUNING_SIZES = {
     "few slots": Size(Load(60, 100, 30.0, 0.9), 6, Figures(held=6, in_batch=3)),
     "slots for all": Size(Load(60, 100, 24.0, 1.1), 6, Figures(held=12)),
     "very skewed": Size(Load(40, 100, 50.0, 1.2), 10, Figures(held=5)),
+    "fewer slots": Size(Load(80, 120, 34.0), 7, Figures(held=4)),
+    "slots for all of more": Size(Load(80, 120, 34.0), 7, Figures(held=14)),
 }
 
 

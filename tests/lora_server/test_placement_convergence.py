@@ -11,7 +11,9 @@ import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_lora_server.adapters.placement import engines_for
-from pointsman_lora_server.domain import Placement
+from pointsman_lora_server.domain import Placement, StoredPlan
+from pointsman_lora_server.registry import AdapterRegistry
+from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.grpc_errors import from_rpc_error
 
 from tests.lora_server.server_process import ServerProcess
@@ -173,22 +175,24 @@ async def test_a_busy_adapter_by_demand_gets_more_copies_than_the_others(
     tmp_path: Path, base_folder: Path, valkey: Any, make_adapter: Any
 ) -> None:
     fleet = Fleet(tmp_path, base_folder, valkey, make_adapter)
-    fleet.more |= {"PLACEMENT": "auto", "TOKENS_PER_SECOND": "1", "PLACEMENT_MOVES_PER_MINUTE": "60"}
+    fleet.more |= {"PLACEMENT": "auto", "TOKENS_PER_SECOND": "30", "PLACEMENT_MOVES_PER_MINUTE": "60"}
     try:
         await fleet.start("a", "b", "c")
         for seed, name in enumerate(NAMES):
             await fleet.register(name, 10 * seed)
         busy = fleet.versions["triage"]
-        before = await fleet.holders(busy)
-        assert 1 <= len(before) < 3
+
+        async def copies() -> dict[str, int]:
+            async with open_redis(valkey.url, lambda up: None, 5.0) as redis:
+                plan = await AdapterRegistry(redis, "tiny-base").read_plan(StoredPlan())
+            return {version: len(engines) for version, engines in plan.engines.items()}
 
         async def is_on_all() -> bool:
             holders = await fleet.holders(busy)
-            await fleet.ask(busy, next(iter(holders)))
-            return len(holders) == 3
+            await asyncio.gather(*(fleet.ask(busy, next(iter(holders))) for _ in range(20)))
+            return (await copies()).get(busy) == 3 and len(holders) == 3
 
         await fleet.servers[0].until(is_on_all)
-        assert before < await fleet.holders(busy)
-        assert all(len(await fleet.holders(fleet.versions[name])) < 3 for name in ("voice", "summary"))
+        assert await copies() == dict.fromkeys(fleet.versions.values(), 1) | {busy: 3}
     finally:
         await asyncio.gather(*(server.kill() for server in fleet.servers))

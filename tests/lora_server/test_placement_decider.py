@@ -75,7 +75,7 @@ async def test_one_of_several_decides_and_a_busy_version_gets_a_second_copy(boun
     busy = by_name[first[TRIAGE][0]]
     for version, (engine,) in first.items():
         by_name[engine].resident.add(version)
-    for _ in range(8):
+    for _ in range(16):
         clock.passes(5.0)
         busy.tokens[TRIAGE] = busy.tokens.get(TRIAGE, 0.0) + 450.0  # 90 a second
         for server in servers:

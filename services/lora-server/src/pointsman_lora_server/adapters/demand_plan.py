@@ -45,7 +45,7 @@ class PlanTerms:
     """How many times the load of a placed version another must have to take its slot."""
     imbalance: float = 1.5
     """How many times the mean load the busiest engine may have before a copy is added on another engine."""
-    busy_above: float = 0.9
+    busy_above: float = 0.6
     """Load of an engine below which imbalance is ignored."""
 
 
@@ -70,7 +70,8 @@ def next_plan(
     kept: Collection[str] = frozenset(),
 ) -> Plan:
     """Returns the plan that follows `before`, with at most `max_moves` loads, and at most one load of a first copy on
-    each engine, so that requests do not wait for many loads. Versions in `kept`, and those whose engines are gone, are loaded without these limits.
+    each engine, so that requests do not wait for many loads. Versions in `kept`, and those whose engines are gone, are
+    loaded without these limits.
 
     `reports` are those of the engines that are up, and `versions` those that are to be placed. A version with a copy in
     `before` on an engine that is up keeps at least one, unless a version that is used far more needs the slot. Those in
