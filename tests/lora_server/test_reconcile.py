@@ -66,7 +66,7 @@ async def no_judge(desired: DesiredState) -> None: ...
 def reconciler(registry: Any, engine_state: EngineStateStore) -> Reconciler:
     nothing: Any = Nothing()
     placement = PlacementPlanner(registry, "local")
-    return Reconciler(registry, nothing, nothing, engine_state, no_judge, placement, nothing)
+    return Reconciler(registry, nothing, nothing, engine_state, no_judge, placement=placement, decider=nothing)
 
 
 async def test_it_ends_even_if_its_cancellation_was_swallowed() -> None:

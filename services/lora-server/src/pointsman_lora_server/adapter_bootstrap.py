@@ -80,7 +80,9 @@ def build_adapters(
         Promoter(registry, gate, ensure_verified),
         owner=owner,
     )
-    reconciler = Reconciler(registry, loader, state_machine, engine_state, check_canaries, placement, decider)
+    reconciler = Reconciler(
+        registry, loader, state_machine, engine_state, check_canaries, placement=placement, decider=decider
+    )
     service = AdapterService(
         store=store,
         registry=registry,

@@ -52,6 +52,7 @@ class Reconciler:
         state_machine: VersionStateMachine,
         engine_state: EngineStateStore,
         check_canaries: Callable[[DesiredState], Awaitable[None]],
+        *,
         placement: PlacementPlanner,
         decider: PlacementDecider,
     ) -> None:
