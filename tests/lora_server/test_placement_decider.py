@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
+import pytest
 from pointsman_lora_server.adapters import placement_decider
 from pointsman_lora_server.adapters.placement_decider import DeciderOptions, PlacementDecider, versions_by_demand
 from pointsman_lora_server.domain import (
@@ -22,6 +23,7 @@ from pointsman_lora_server.domain import (
 from pointsman_lora_server.metrics import LoraServerMetrics
 from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_servicekit.bounded_redis import BoundedRedis
+from pointsman_servicekit.errors import FailedPrecondition
 
 from tests.gateway.doubles.clocks import Clock
 
@@ -84,7 +86,7 @@ async def test_one_of_several_decides_and_a_busy_version_gets_a_second_copy(boun
     assert (len(after[TRIAGE]), len(after[VOICE])) == (2, 1)
     assert set(first[TRIAGE]) < set(after[TRIAGE])
     assert servers[0].sample("copies", version=TRIAGE) == 2
-    assert servers[0].sample("moves_total", reason="demand") == 1
+    assert servers[0].sample("moves_total", reason="balance") == 1, "the other engines had nothing to do"
     assert servers[0].sample("moves_total", reason="first_copy") == 2
     assert [server.sample("copies", version=TRIAGE) for server in servers[1:]] == [None, None]
 
@@ -116,6 +118,14 @@ async def test_a_decider_that_was_suspended_does_not_overwrite_a_newer_plan(boun
     assert await registry.read_plan(read) == newest
     assert newest is not None
     assert newest.engines == {VOICE: ()}
+
+
+async def test_a_plan_that_cannot_be_read_is_named(bounded_redis: BoundedRedis) -> None:
+    registry = AdapterRegistry(bounded_redis, "tiny-base")
+    await registry.write_plan(await registry.read_plan(StoredPlan()), {TRIAGE: ["a"]})
+    await bounded_redis.client.hset("{pointsman:adapters:tiny-base}:plan", TRIAGE, "{")
+    with pytest.raises(FailedPrecondition, match=f"the engines of '{TRIAGE}' in the plan"):
+        await registry.read_plan(StoredPlan())
 
 
 async def test_reports_expire_and_those_of_another_form_are_left_out(bounded_redis: BoundedRedis) -> None:

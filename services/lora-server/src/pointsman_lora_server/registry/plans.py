@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
 
 from pointsman_lora_server.domain import EngineReport, StoredPlan, TokenRate
+from pointsman_lora_server.registry import schema
 from pointsman_lora_server.registry.schema import RedisKeys
 
 
@@ -33,13 +34,15 @@ class PlacementPlans:
         return sorted((report for report in reports if report is not None), key=lambda report: report.engine)
 
     async def read_plan(self, known: StoredPlan) -> StoredPlan:
-        """Returns the plan, `known` itself if it has not changed."""
+        """Returns the plan, `known` itself if it has not changed.
+
+        Raises FailedPrecondition ("unreadable_record") if a value cannot be parsed.
+        """
         keys = [self._keys.plan, self._keys.plan_stamp]
         stamp, *pairs = await self._redis.call(lambda: self._read_plan(keys=keys, args=[known.stamp]))
         if stamp == known.stamp:
             return known
-        engines = {version: tuple(json.loads(text)) for version, text in zip(pairs[::2], pairs[1::2], strict=True)}
-        return StoredPlan(stamp, engines)
+        return StoredPlan(stamp, schema.plan_from_pairs(pairs))
 
     async def write_plan(self, before: StoredPlan, engines: Mapping[str, Sequence[str]]) -> StoredPlan | None:
         """Replaces the plan `before` and returns the new one; returns None if another process has changed it since."""

@@ -217,6 +217,14 @@ def upcoming_from_pairs(raw: Sequence[str]) -> dict[str, int]:
     return upcoming
 
 
+def plan_from_pairs(raw: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    plan = {}
+    for version, text in zip(raw[::2], raw[1::2], strict=True):
+        with _reading(f"the engines of '{version}' in the plan", text):
+            plan[version] = tuple(str(engine) for engine in json.loads(text))
+    return plan
+
+
 def to_utf8(text: str, max_characters: int = 2000) -> str:
     """Returns the first `max_characters` characters of the text, with "?" for each that UTF-8 cannot encode (a
     surrogate).
