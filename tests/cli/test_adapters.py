@@ -321,6 +321,7 @@ def test_an_adapter_is_placed_on_some_engines_on_demand_or_on_all(adapters: Any,
         adapters("set-replicas", "triage", "on-demand", "--if-replicas", "2").out == "replicas of triage: on demand\n"
     )
     assert server.asked[-1].expected.copies == 2
+    assert adapters("set-replicas", "triage", "auto").out == "replicas of triage: by demand\n"
     assert adapters("set-replicas", "triage", "all").out == "replicas of triage: all engines\n"
 
 

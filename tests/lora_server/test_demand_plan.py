@@ -91,7 +91,7 @@ def test_an_unchanged_fleet_moves_nothing() -> None:
     assert (again.engines, again.moves) == (plan.engines, ())
 
 
-@pytest.mark.parametrize(("share", "copies"), [(0.75, 1), (0.9, 2), (2.0, 3), (9.0, 4)])
+@pytest.mark.parametrize(("share", "copies"), [(0.55, 1), (0.9, 2), (2.0, 3), (9.0, 4)])
 def test_a_version_gets_as_many_copies_as_its_use_needs(share: float, copies: int) -> None:
     plan = next_plan(Plan({HOT: ("a",)}), holding(Plan({HOT: ("a",)}), v0=share), [HOT], 100)
     assert len(plan.engines[HOT]) == copies

@@ -89,6 +89,7 @@ async def stub(rollout: Asked) -> AsyncIterator[lora_server_pb2_grpc.LoraServerS
 
 
 ALL, COPIES, ON_DEMAND = pb.PLACEMENT_KIND_ALL, pb.PLACEMENT_KIND_COPIES, pb.PLACEMENT_KIND_ON_DEMAND
+AUTO = pb.PLACEMENT_KIND_AUTO
 
 
 def _place(**placement: Any) -> pb.SetPlacementRequest:
@@ -100,12 +101,14 @@ async def test_a_placement_is_passed_unchanged(stub: Any, rollout: Asked) -> Non
     request.author = "ann"
     assert await stub.SetPlacement(request) == pb.Placement(name="triage", kind=COPIES, copies=3)
     assert await stub.SetPlacement(_place(kind=ON_DEMAND)) == pb.Placement(name="triage", kind=ON_DEMAND)
+    assert await stub.SetPlacement(_place(kind=AUTO)) == pb.Placement(name="triage", kind=AUTO)
     request = _place(kind=ALL)
     request.expected.kind = ON_DEMAND
     assert await stub.SetPlacement(request) == pb.Placement(name="triage", kind=ALL)
     assert rollout.calls == [
         ("set_placement", "triage", Placement(3), None, "ann"),
         ("set_placement", "triage", Placement(0), None, ""),
+        ("set_placement", "triage", Placement(by_demand=True), None, ""),
         ("set_placement", "triage", Placement(), Placement(0), ""),
     ]
 

@@ -2,10 +2,14 @@
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
-from pointsman_lora_server.adapters import placement_decider
+from pointsman_lora_server.adapters import convergence, placement_decider
+from pointsman_lora_server.adapters.convergence import EngineConvergence
+from pointsman_lora_server.adapters.placement import PlacementPlanner
 from pointsman_lora_server.adapters.placement_decider import DeciderOptions, PlacementDecider, versions_by_demand
+from pointsman_lora_server.adapters.state_machine import RetryBackoff, VersionStateMachine
 from pointsman_lora_server.domain import (
     AdapterVersion,
     Alias,
@@ -20,6 +24,7 @@ from pointsman_lora_server.domain import (
     StoredPlan,
     TokenRate,
 )
+from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.metrics import LoraServerMetrics
 from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_servicekit.bounded_redis import BoundedRedis
@@ -150,3 +155,59 @@ def test_canaries_are_kept() -> None:
     canary = Alias("triage@prod", TRIAGE, 2, Canary(VOICE, 0.1))
     with_canary = DesiredState(state.versions, state.phases, (canary,), default_placement=state.default_placement)
     assert placement_decider.kept_versions(with_canary, {TRIAGE, VOICE}) == {VOICE}
+
+
+async def test_adapters_are_placed_by_demand_if_nothing_else_is_set_for_them(bounded_redis: BoundedRedis) -> None:
+    auto, everywhere = Placement(by_demand=True), Placement()
+    by_demand = AdapterRegistry(bounded_redis, "tiny-base", default_placement=auto)
+    await by_demand.add_version(AdapterVersion("triage", "3f9a1c0b77de", "tiny-base", 8, (), 1, 1), "", False, "")
+    assert (await by_demand.read()).placement_of(TRIAGE) == auto
+    await by_demand.set_placement("triage", everywhere, None, "")
+    assert (await by_demand.read()).placement_of(TRIAGE) == everywhere
+    await by_demand.set_placement("triage", auto, everywhere, "")
+    assert (await by_demand.read()).placements == {}
+    other = AdapterRegistry(bounded_redis, "tiny-base")
+    await other.set_placement("triage", auto, everywhere, "")
+    assert (await other.read()).placements == {"triage": auto}
+
+
+class Loader:
+    """Holds what `EngineConvergence` loads, until the test evicts it."""
+
+    capacity = 8
+
+    def __init__(self, engine_state: EngineStateStore) -> None:
+        self.engine_state = engine_state
+        self.loads: list[str] = []
+
+    def set_placed(self, placed: frozenset[str]) -> None: ...
+
+    def rejection(self, version: str) -> None: ...
+
+    async def sync_with_engine(self, needed: object) -> None: ...
+
+    async def preload(self, version: AdapterVersion) -> bool:
+        self.loads.append(version.version)
+        self.engine_state.update(resident=self.engine_state.state.resident | {version.version})
+        return True
+
+
+async def test_a_version_evicted_for_another_is_not_loaded_again_at_once(
+    bounded_redis: BoundedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, state = AdapterRegistry(bounded_redis, "tiny-base"), desired(TRIAGE)
+    await registry.write_plan(await registry.read_plan(StoredPlan()), {TRIAGE: ["a"]})
+    engine_state, nothing = EngineStateStore(), VersionStateMachine.__new__(VersionStateMachine)
+    nothing.retries = RetryBackoff()
+    engine_state.update(status=EngineStatus.READY, life=1)
+    loader: Any = Loader(engine_state)
+    converge = EngineConvergence(loader, nothing, engine_state, PlacementPlanner(registry, "a")).converge
+    await converge(state, True)
+    await converge(state, True)
+    assert loader.loads == [TRIAGE]
+    engine_state.update(resident=frozenset())
+    await converge(state, True)
+    assert loader.loads == [TRIAGE]
+    monkeypatch.setattr(convergence, "EVICTED_SECONDS", 0.0)
+    await converge(state, True)
+    assert loader.loads == [TRIAGE, TRIAGE]

@@ -17,6 +17,7 @@ from pointsman_lora_server.adapters.reconciler import Reconciler
 from pointsman_lora_server.adapters.state_machine import VersionStateMachine
 from pointsman_lora_server.adapters.waiting import VersionWaiter
 from pointsman_lora_server.domain import (
+    ON_EVERY_ENGINE,
     AdapterVersion,
     Alias,
     Canary,
@@ -134,7 +135,8 @@ class AdapterService:
         versions.sort(key=lambda version: (version.name, -version.created_unix_ms, version.version))
         aliases = [alias for alias in desired.aliases if name in ("", adapter_name(alias.alias))]
         reports = [report_of(version.version, desired, self._engine_state.state) for version in versions]
-        placements = {adapter: placement for adapter, placement in desired.placements.items() if name in ("", adapter)}
+        placed = {version.name: desired.placement_of(version.name) for version in versions}
+        placements = {adapter: placement for adapter, placement in placed.items() if placement != ON_EVERY_ENGINE}
         return AdapterListing(reports, aliases, placements)
 
     async def count_canary_requests(self, alias: Alias) -> int:
