@@ -136,9 +136,14 @@ def test_a_copy_that_a_request_has_loaded_is_adopted_without_a_move() -> None:
     assert (plan.engines, plan.moves) == ({HOT: ("a",)}, ())
 
 
-def test_the_copy_of_a_lost_engine_is_replaced() -> None:
-    plan = next_plan(Plan({HOT: ("gone",)}), [report("a"), report("b")], [HOT], 1)
-    assert [(move.version, move.reason) for move in plan.moves] == [(HOT, MoveReason.FIRST_COPY)]
+def test_the_copies_of_a_lost_engine_are_replaced_at_once_and_evenly() -> None:
+    before = Plan({version: ("a",) if number < 3 else ("gone",) for number, version in enumerate(VERSIONS[:9])})
+    fleet = [report("a", 4, VERSIONS[:3]), report("b"), report("c")]
+    plan = next_plan(before, fleet, VERSIONS[:9], 0)
+    assert {move.version for move in plan.moves} == set(VERSIONS[3:9])
+    assert all(move.reason is MoveReason.FIRST_COPY for move in plan.moves)
+    counts = [sum(engine in engines for engines in plan.engines.values()) for engine in "abc"]
+    assert counts == [3, 3, 3]
 
 
 def test_the_busiest_versions_move_first_if_few_may() -> None:
