@@ -1,5 +1,7 @@
 """The simulation of placement by demand: it uses the lora-server's own code, and demand is met with fewer loads."""
 
+import random
+
 import pytest
 
 from benchmarks.placement.cases import CASES, Arrival, Load, arrivals
@@ -16,7 +18,7 @@ def test_a_case_is_the_same_for_one_seed_and_has_the_stated_mean(case: str) -> N
     drawn = arrivals(case, load, 1)
     assert drawn == arrivals(case, load, 1) != arrivals(case, load, 2)
     assert drawn == sorted(drawn, key=lambda each: each.at)
-    factors = CASES[case][0](load, __import__("random").Random(f"{case} 1"))
+    factors = CASES[case][0](load, random.Random(f"{case} 1"))
     assert len(drawn) == pytest.approx(10.0 * sum(factors), rel=0.05)
 
 

@@ -1,10 +1,10 @@
-"""Measures how many tokens per second an engine generates with each version, and limits how often copies move."""
+"""Measures how many tokens per second engines generate with each version, and limits how often copies move."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pointsman_lora_server.domain import TokenRate
+from pointsman_lora_server.domain import EngineReport, TokenRate, adapter_name
 
 FAST_SECONDS, SLOW_SECONDS = 20.0, 120.0
 """Time constants of the two moving averages."""
@@ -48,6 +48,26 @@ class DemandMeter:
 
 def _growth(count: float, before: float) -> float:
     return count - before if count >= before else count
+
+
+def version_loads(
+    reports: Iterable[EngineReport], versions: Collection[str], capacity: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns the load of each version by the fast and by the slow average, as shares of `capacity` (tokens per second).
+
+    The load of a version that is no longer to be placed, because its alias has moved, counts for the adapter's others.
+    """
+    loads: dict[str, tuple[float, float]] = dict.fromkeys(versions, (0.0, 0.0))
+    moved: dict[str, tuple[float, float]] = {}
+    for report in reports:
+        for version, rate in report.rates.items():
+            of, name = (loads, version) if version in loads else (moved, adapter_name(version))
+            fast, slow = of.get(name, (0.0, 0.0))
+            of[name] = fast + rate.fast / capacity, slow + rate.slow / capacity
+    for version, (fast, slow) in loads.items() if moved else ():
+        more_fast, more_slow = moved.get(adapter_name(version), (0.0, 0.0))
+        loads[version] = fast + more_fast, slow + more_slow
+    return {v: fast for v, (fast, _) in loads.items()}, {v: slow for v, (_, slow) in loads.items()}
 
 
 @dataclass(slots=True)

@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from pointsman_lora_server.adapters.demand import version_loads
 from pointsman_lora_server.adapters.rendezvous import ranked_engines
-from pointsman_lora_server.domain import EngineReport
+from pointsman_lora_server.domain import EngineReport, adapter_name
 
 
 class MoveReason(StrEnum):
@@ -104,7 +105,7 @@ class _Planner:
         self._reports = {report.engine: report for report in sorted(reports, key=lambda report: report.engine)}
         self._moves: list[Move] = []
         capacity = sum(report.tokens_per_second for report in reports) / len(reports)
-        self._fast, self._slow = _loads(self._reports.values(), versions, capacity)
+        self._fast, self._slow = version_loads(self._reports.values(), versions, capacity)
         self._holders: dict[str, list[str]] = {}
         for report in self._reports.values():
             for version in report.holds & self._fast.keys():
@@ -182,7 +183,7 @@ class _Planner:
         if version in engines or version not in self._kept:
             return engines.get(version, ())
         return dict.fromkeys(
-            name for other, names in engines.items() if _adapter(other) == _adapter(version) for name in names
+            name for other, names in engines.items() if adapter_name(other) == adapter_name(version) for name in names
         )
 
     def _value(self, version: str) -> float:
@@ -284,27 +285,3 @@ class _Planner:
         for engine in engines:
             self._load[engine] += self._share(version)
             self._on[engine].add(version)
-
-
-def _loads(
-    reports: Iterable[EngineReport], versions: Collection[str], capacity: float
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Returns the load of each version by the fast and by the slow average.
-
-    The load of a version that is no longer to be placed, because its alias has moved, counts for the adapter's others.
-    """
-    loads: dict[str, tuple[float, float]] = dict.fromkeys(versions, (0.0, 0.0))
-    moved: dict[str, tuple[float, float]] = {}
-    for report in reports:
-        for version, rate in report.rates.items():
-            of, name = (loads, version) if version in loads else (moved, _adapter(version))
-            fast, slow = of.get(name, (0.0, 0.0))
-            of[name] = fast + rate.fast / capacity, slow + rate.slow / capacity
-    for version, (fast, slow) in loads.items() if moved else ():
-        more_fast, more_slow = moved.get(_adapter(version), (0.0, 0.0))
-        loads[version] = fast + more_fast, slow + more_slow
-    return {v: fast for v, (fast, _) in loads.items()}, {v: slow for v, (_, slow) in loads.items()}
-
-
-def _adapter(version: str) -> str:
-    return version.partition("@")[0]
