@@ -68,7 +68,7 @@ def run_case(case: str, size: Size, seeds: Sequence[int]) -> dict[str, Outcome]:
     outcomes: dict[str, list[Outcome]] = {name: [] for name in (*BASELINES, *OTHERS)}
     for seed in seeds:
         requests = arrivals(case, size.load, seed)
-        for name, policy in (BASELINES | OTHERS).items():
+        for name, policy in {**BASELINES, **OTHERS}.items():
             outcomes[name].append(simulate(policy, requests, size.engines, size.figures))
     return {name: _mean(runs) for name, runs in outcomes.items()}
 

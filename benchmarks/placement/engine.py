@@ -1,6 +1,6 @@
 """A simulated engine: continuous batching, adapters in slots of the host memory, and a few of them in one batch."""
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 
 from benchmarks.placement.cases import Arrival
@@ -55,7 +55,7 @@ class SimulatedEngine:
     """Version -> when it is loaded; the least recently used one is first."""
     placed: frozenset[str] = frozenset()
     """Versions that are evicted last."""
-    tokens: Counter[str] = field(default_factory=Counter)
+    tokens: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """By version, tokens generated so far; those of prompts count `PROMPT_WEIGHT`."""
     waiting: deque[Job] = field(default_factory=deque)
     running: list[Job] = field(default_factory=list)

@@ -53,7 +53,7 @@ def _growth(count: float, before: float) -> float:
 def version_loads(
     reports: Iterable[EngineReport], versions: Collection[str], capacity: float
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Returns the load of each version by the fast and by the slow average, as shares of `capacity` (tokens per second).
+    """Returns the load of each version by the fast and by the slow average: its share of `capacity`, tokens per second.
 
     The load of a version that is no longer to be placed, because its alias has moved, counts for the adapter's others.
     """
