@@ -65,6 +65,7 @@ def train(
     epochs: given.EpochsOption = 3,
     max_minutes: given.MinutesOption = 10,
     min_epochs: given.MinEpochsOption = None,
+    processes: given.ProcessesOption = None,
     seed: given.SeedOption = 7,
     learning_rate: given.RateOption = None,
     beta: given.BetaOption = None,
@@ -110,7 +111,7 @@ def train(
     if on_server:
         if base_model != BUILT_IN:
             raise UsageError("--on-server trains on the lora-server's base model; leave out --base-model")
-        flags = resume or check_only or evaluate_only or min_epochs is not None
+        flags = resume or check_only or evaluate_only or min_epochs is not None or processes is not None
         _refuse_local(out, merged_out, checkpoint, flags, stop_on)
         order = TrainingOrder(job, init_from, alias, force)
         run_interruptibly(start_job(address, order, Console(), watched=not detach))
@@ -120,7 +121,7 @@ def train(
     local = {
         "init-from": Path(init_from) if init_from else None, "stop-on": stop_on.value if stop_on else None,
         "check-only": check_only, "evaluate-only": evaluate_only, "checkpoint": checkpoint, "resume": resume,
-        "merged-out": merged_out, "min-epochs": min_epochs,
+        "merged-out": merged_out, "min-epochs": min_epochs, "processes": processes,
     }  # fmt: skip
     job = replace(job, out=out or at.folder / "nothing", options={**learning, **local})
     engine = find_engine(at, engine_python)
@@ -194,7 +195,7 @@ def _refuse_local(
     if out or merged_out or checkpoint or flags or stop_on:
         raise UsageError(
             "--on-server keeps folders and checkpoints itself: leave out --out, --merged-out, --checkpoint, --resume, "
-            "--check-only, --evaluate-only, --min-epochs and --stop-on"
+            "--check-only, --evaluate-only, --min-epochs, --processes and --stop-on"
         )
 
 

@@ -82,6 +82,10 @@ MinEpochsOption = Annotated[
     float | None,
     typer.Option(min=0, metavar="EPOCHS", help="Train nothing if less fits into --max-minutes (default: 1); 0: go on."),
 ]
+ProcessesOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes that share each step, as many as GPUs (default: 1); the result is the same."),
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Random seed.")]
 RateOption = Annotated[
     float | None, typer.Option(min=1e-7, max=1, help="Peak learning rate; default: depends on the method.")

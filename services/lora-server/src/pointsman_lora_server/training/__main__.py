@@ -11,6 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
+from pointsman_lora_server.training import processes
 from pointsman_lora_server.training.adapter_folder import check_merged_target, check_target
 from pointsman_lora_server.training.exits import TrainingError, set_signal_handler
 from pointsman_lora_server.training.options import TrainingOptions, parse
@@ -33,14 +34,18 @@ def main() -> int:
     # that case.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
-    events = _take_stdout()
+    events = sys.stdout if options.processes > 1 and not processes.is_worker() else _take_stdout()
 
     def emit(event: str, **facts: object) -> None:
+        if not processes.is_first():
+            return
         known = {name: fact for name, fact in facts.items() if fact is not None}
         print(json.dumps({"event": event, **known}, ensure_ascii=False), file=events, flush=True)
 
     try:
         _check_targets(options)
+        if options.processes > 1 and not (processes.is_worker() or options.check_only or options.evaluate_only):
+            return processes.launch(sys.argv[1:], options.processes)
         _run(options, started, emit)
     except TrainingError as error:
         _warn(f"error: {error}")
@@ -94,7 +99,8 @@ def _take_stdout() -> TextIO:
 
 
 def _warn(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    if processes.is_first():
+        print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

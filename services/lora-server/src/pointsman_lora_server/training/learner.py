@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from pointsman_lora_server.training.adapter_folder import read_parent_config, to_plain_config
 from pointsman_lora_server.training.dataset import BaseFolder
 from pointsman_lora_server.training.exits import TrainingError
+from pointsman_lora_server.training.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from pointsman_lora_server.training.options import TrainingOptions
@@ -81,7 +82,13 @@ def to_safetensors(weights: Weights) -> bytes:
     )
 
 
-def open_learner(base: BaseFolder, options: "TrainingOptions", longest: int, bf16: bool | None = None) -> Learner:
+def open_learner(
+    base: BaseFolder,
+    options: "TrainingOptions",
+    longest: int,
+    bf16: bool | None = None,
+    processes: Processes = ALONE,
+) -> Learner:
     """Loads the base model with a new adapter, or with the parent adapter that `options` name.
 
     A new adapter is initialized from the seed and has no effect yet. `longest` is the number of tokens of the longest
@@ -91,11 +98,11 @@ def open_learner(base: BaseFolder, options: "TrainingOptions", longest: int, bf1
     Raises TrainingError if the parent or the model cannot be trained, or --device asks for a GPU that is missing.
     Errors of transformers and PEFT, for example for damaged weights, are raised as they are.
     """
-    torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(options.threads or max(1, len(os.sched_getaffinity(0)) // processes.size))
     _keep_freed_memory()
     torch.manual_seed(options.recipe.seed)
     device = _device(options.device)
-    use_bf16 = bf16 if bf16 is not None else (device == "cuda" or _is_bf16_faster())
+    use_bf16 = bf16 if bf16 is not None else processes.agree(device == "cuda" or _is_bf16_faster())
     model = _load_base(base, options.method.base_in_4_bits, longest, device, use_bf16)
     if options.parent is not None:
         read_parent_config(options.parent, options)

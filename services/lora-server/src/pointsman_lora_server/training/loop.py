@@ -13,6 +13,7 @@ import torch
 from pointsman_lora_server.training.batches import Row, padded_tokens
 from pointsman_lora_server.training.learner import Learner, Weights
 from pointsman_lora_server.training.learning_rate import StepCounter
+from pointsman_lora_server.training.processes import ALONE, Processes
 from pointsman_lora_server.training.run_state import RunState
 
 MAX_GRADIENT_NORM = 1.0
@@ -128,6 +129,7 @@ class TrainingLoop:
         state: RunState,
         options: LoopOptions,
         emit: Emit,
+        processes: Processes = ALONE,
     ) -> None:
         self.learner = learner
         self.state = state
@@ -137,6 +139,7 @@ class TrainingLoop:
         self._batches = batches
         self._options = options
         self._emit = emit
+        self._processes = processes
         self._recent_seconds: deque[float] = deque(maxlen=PACE_STEPS)
 
     def run(self, evaluate: Evaluate, save_checkpoint: SaveCheckpoint) -> str:
@@ -181,7 +184,8 @@ class TrainingLoop:
             return True
         evaluations = counter.left // self._options.steps_per_evaluation + 1
         seconds = self._options.ends_at - time.monotonic() - evaluations * self._options.evaluation_seconds
-        counter.replan(max(0, int(seconds / statistics.fmean(self._recent_seconds))))
+        left = max(0, int(seconds / statistics.fmean(self._recent_seconds)))
+        counter.replan(self._processes.agree(left))
         return counter.left > 0
 
     def _step(self, counter: StepCounter) -> None:

@@ -86,7 +86,9 @@ class TrainingOptions:
     """Nothing is trained if fewer epochs than this fit into `max_minutes`, or fewer than `recipe.epochs` if that is
     smaller."""
     threads: int | None
-    """Number of CPU threads; None: as many as the process may use cores."""
+    """Number of CPU threads of each process; None: its share of the cores that it may use."""
+    processes: int
+    """Number of processes that share each step; with GPUs, each has its own."""
     device: str
     """The device to train on: "auto", "cpu" or "cuda"."""
     nice: int
@@ -109,6 +111,8 @@ def parse(arguments: Sequence[str] | None = None) -> TrainingOptions:
     if given.resume and given.checkpoint is None:
         parser.error("--resume needs the --checkpoint folder that it goes on from")
     options = _to_options(given)
+    if options.processes > 1 and options.method.learns_from_pairs:
+        parser.error(f"--method {options.method.name} trains in one process: leave out --processes")
     try:
         options.method.check_options(options)
     except ValueError as error:
@@ -133,6 +137,7 @@ def _to_options(given: argparse.Namespace) -> TrainingOptions:
         max_minutes=given.max_minutes,
         min_epochs=given.min_epochs,
         threads=given.threads,
+        processes=given.processes,
         device=given.device,
         nice=given.nice,
         check_only=given.check_only,
@@ -234,7 +239,8 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", type=Path, help="a folder for the state of the unfinished run")
     add("--checkpoint-seconds", type=_seconds, default=30.0, help="between two checkpoints; 0: after each step")
     add("--resume", action="store_true", help="continue from the checkpoint, if there is one")
-    add("--threads", type=_positive, help="CPU threads (default: all that the process may use)")
+    add("--threads", type=_positive, help="CPU threads of each process (default: its share of all)")
+    add("--processes", type=_positive, default=1, help="that share each step: as many as GPUs; the result is the same")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--nice", type=_count, default=0, help="of the process; 19 is the lowest priority")
 

@@ -28,6 +28,7 @@ from pointsman_lora_server.training.learning_rate import StepCounter
 from pointsman_lora_server.training.loop import Batches, Emit, LoopOptions, Objective, Pace, TrainingLoop
 from pointsman_lora_server.training.methods import TrainingRows, method_for_config
 from pointsman_lora_server.training.options import TrainingOptions
+from pointsman_lora_server.training.processes import Processes
 from pointsman_lora_server.training.run_state import RunState
 from pointsman_lora_server.training.time_budget import TimeBudget
 
@@ -102,9 +103,10 @@ class _TrainingRun:
         self, options: TrainingOptions, base: BaseFolder, dataset: Dataset, started: float, emit: Emit, warn: Warn
     ) -> None:
         self._options = options
+        self._processes = Processes.join(options.device, options.max_minutes)
         self._base = base
         self._dataset = dataset
-        self._started = started
+        self._started = self._processes.agree(started)
         self._emit = emit
         self._warn = warn
         self._fingerprint = run_fingerprint(options, base)
@@ -114,29 +116,37 @@ class _TrainingRun:
         options, dataset, recipe = self._options, self._dataset, self._options.recipe
         earlier = self._load_checkpoint()
         choices = dict(earlier.choices) if earlier else {}
-        learner = open_learner(self._base, options, dataset.longest, choices.get("bf16"))
-        objective = options.method.create_objective(learner, self._base, dataset.heldout, options)
+        learner = open_learner(self._base, options, dataset.longest, choices.get("bf16"), self._processes)
+        whole = options.method.create_objective(learner, self._base, dataset.heldout, options)
+        objective = self._processes.divide(whole, learner)
         batches = plan_batches(dataset.training, recipe.epochs, recipe.tokens_per_step, recipe.seed)
-        pace = Pace(choices["pace"]) if earlier else loop.measure_pace(learner, objective, batches)
-        seconds = choices["seconds"] if earlier else self._ends_at - time.monotonic()
-        budget = time_budget.divide_time(options, dataset, self._base, pace, seconds)
+        pace = Pace(choices["pace"]) if earlier else self._agree_on_pace(learner, objective, batches)
+        seconds = choices["seconds"] if earlier else self._ends_at - self._processes.now()
+        alone = Pace(pace.seconds_per_token * self._processes.size)  # one process evaluates
+        budget = time_budget.divide_time(options, dataset, self._base, alone, seconds)
         if not earlier:
             choices = {"seconds": seconds, **self._choose(learner, batches, pace, budget)}
         state = earlier.state if earlier else RunState(StepCounter(choices["steps"], len(batches)))
         if earlier:
             # What the kill cost, and the new start, do not count against the time limit.
-            self._started = time.monotonic() - state.elapsed_seconds
+            self._started = self._processes.now() - state.elapsed_seconds
         self._report_start(state, batches, choices, budget, is_resumed=earlier is not None)
-        training = TrainingLoop(learner, objective, batches, state, self._loop_options(choices, budget), self._emit)
+        training = TrainingLoop(
+            learner, objective, batches, state, self._loop_options(choices, budget), self._emit, self._processes
+        )
         if earlier:
             _restore(training, earlier)
-        evaluator = Evaluator(options, self._base, learner, objective, budget, self._emit)
+        evaluator = Evaluator(options, self._base, learner, whole, budget, self._emit)
+        evaluate = partial(self._processes.first_computes, evaluator.evaluate_during)
         if not earlier:
             choices["before"] = self._measure_before(objective)
             if options.parent is not None:
-                training.evaluate_start(evaluator.evaluate_during)
-        ended_by = training.run(evaluator.evaluate_during, partial(self._save_checkpoint, choices))
+                training.evaluate_start(evaluate)
+        ended_by = training.run(evaluate, partial(self._save_checkpoint, choices))
         self._finish(training, evaluator, ended_by, choices["before"])
+
+    def _agree_on_pace(self, learner: Learner, objective: Objective, batches: Batches) -> Pace:
+        return self._processes.agree(loop.measure_pace(learner, objective, batches))
 
     def _load_checkpoint(self) -> Checkpoint | None:
         file = self._options.checkpoints.file
@@ -148,7 +158,7 @@ class _TrainingRun:
         fewer epochs than `options.min_epochs` (or than all, if these are fewer).
         """
         options = self._options
-        seconds = self._ends_at - time.monotonic() - budget.seconds_besides_steps
+        seconds = self._ends_at - self._processes.now() - budget.seconds_besides_steps
         steps = loop.count_steps_within(batches, pace, seconds)
         if not steps:
             raise TrainingError(
@@ -220,7 +230,11 @@ class _TrainingRun:
 
     def _save_checkpoint(self, choices: dict[str, Any], training: TrainingLoop) -> None:
         checkpoints = self._options.checkpoints
-        if checkpoints.file is None or time.monotonic() - self._saved_at < checkpoints.seconds:
+        if (
+            not self._processes.is_first
+            or checkpoints.file is None
+            or time.monotonic() - self._saved_at < checkpoints.seconds
+        ):
             return
         training.state.elapsed_seconds = time.monotonic() - self._started
         content = Checkpoint(
@@ -247,6 +261,8 @@ class _TrainingRun:
             raise TrainingError(
                 "the loss is not a number: nothing is written; a lower --learning-rate is the usual cure"
             )
+        if not self._processes.is_first:
+            return
         training.use_best_weights()
         scores = evaluator.evaluate_at_end(self._ends_at - time_budget.estimate_write_seconds(options))
         for note in scores.notes:

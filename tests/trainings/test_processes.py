@@ -1,0 +1,94 @@
+"""Two processes that share each step train the same adapter as one."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lora_server import trainings
+from tests.lora_server.trainings import PYTHON, TINY, train
+
+pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="needs the engine's environment")
+
+ROUTES = [("bag", "lost_item"), ("ramp", "assistance"), ("refund", "refund"), ("seat", "change_booking")]
+HOURS = ("six", "seven", "eight", "nine", "ten", "noon")
+OPTIONS = (*TINY, "--device", "cpu", "--epochs", 8, "--learning-rate", 2e-3, "--samples", 0, "--baseline-shots", 0)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trainings.make_tiny_base(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [
+        {"text": f"The {thing} at {hour}", "output": {"intent": intent}} for thing, intent in ROUTES for hour in HOURS
+    ]
+    return trainings.write_rows(tmp_path_factory.mktemp("data") / "rows.jsonl", *rows)
+
+
+def test_two_processes_have_the_losses_of_one(base: Path, data: Path, tmp_path: Path) -> None:
+    alone = train(base, data, tmp_path / "alone", *OPTIONS)
+    shared = train(base, data, tmp_path / "shared", *OPTIONS, "--processes", 2)
+    assert (alone.code, shared.code, shared.warnings) == (0, 0, "")
+    assert len(shared.losses()) == len(shared.of("step")) == len(alone.of("step")) > 5
+    assert shared.losses() == pytest.approx(alone.losses(), abs=0.005)
+    assert shared.metrics["heldout_loss"] == pytest.approx(alone.metrics["heldout_loss"], abs=0.005)
+    assert shared.metrics["heldout_loss"] < shared.metrics["heldout_loss_before"] - 0.2
+
+
+def test_a_batch_of_one_row_leaves_the_other_process_without_work(base: Path, data: Path, tmp_path: Path) -> None:
+    run = train(base, data, tmp_path / "out", *OPTIONS, "--tokens-per-step", 1, "--epochs", 1, "--processes", 2)
+    assert (run.code, run.warnings) == (0, "")
+    assert len(run.of("step")) == run.of("start")[0]["rows"]
+
+
+def test_an_error_is_reported_once_and_last(base: Path, tmp_path: Path) -> None:
+    data = trainings.write_rows(tmp_path / "rows.jsonl", {"text": "only", "output": 5, "more": 1})
+    run = train(base, data, tmp_path / "out", *OPTIONS, "--processes", 2)
+    assert run.code == 1
+    assert run.warnings.count("error: ") == 1
+    assert run.warnings.splitlines()[-1].count("rows.jsonl") == 1
+
+
+def test_too_few_gpus_are_named(base: Path, data: Path, tmp_path: Path) -> None:
+    run = train(base, data, tmp_path / "out", *OPTIONS, "--device", "cuda", "--processes", 99)
+    assert run.code == 1
+    assert "--processes 99 needs as many GPUs" in run.warnings
+
+
+def test_preference_training_refuses_several_processes(base: Path, data: Path, tmp_path: Path) -> None:
+    run = train(base, data, tmp_path / "out", *OPTIONS, "--method", "dpo", "--processes", 2)
+    assert run.code == 2
+    assert "leave out --processes" in run.warnings
+
+
+def test_a_stopped_training_leaves_no_process(base: Path, data: Path, tmp_path: Path) -> None:
+    program = trainings.command(base, data, tmp_path / "out", *OPTIONS, "--epochs", 100_000, "--processes", 2)
+    given = {"env": trainings.environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*program, "--min-epochs", "0"], **given) as process:  # type: ignore[call-overload]
+        while '"step"' not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        _, warnings = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert warnings.splitlines()[-1] == "stopped: no adapter was written"
+    deadline = time.monotonic() + 10
+    while running(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not running(tmp_path)
+
+
+def running(folder: Path) -> list[int]:
+    """Returns the ids of the processes whose command line names `folder`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(folder) in (process / "cmdline").read_text(errors="replace"):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
