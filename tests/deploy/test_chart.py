@@ -98,6 +98,19 @@ def test_a_training_job_passes_all_rules() -> None:
     assert [violations(own[0], version) for version in VERSIONS] == [[], []]
 
 
+def test_a_training_on_several_gpus_has_a_process_for_each(tmp_path: Path) -> None:
+    gpus = {"kind": "cuda", "gpu": {"count": 1}}
+    cluster = render(tmp_path, {"engineDefaults": gpus, "training": {"name": "triage", "gpus": 4}})
+    (container,) = cluster.workload("training-triage-1").pod["containers"]
+    assert "--processes=4" in container["args"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "4"
+
+
+def test_a_training_on_several_gpus_needs_an_engine_with_gpus(tmp_path: Path) -> None:
+    with pytest.raises(HelmError, match="the first engine has no GPU"):
+        render(tmp_path, {"training": {"name": "triage", "gpus": 2}})
+
+
 def test_with_a_bucket_training_and_lora_servers_share_the_given_claim(tmp_path: Path) -> None:
     store = {"url": "s3://bucket/adapters", "existingClaim": "training-data"}
     cluster = render(tmp_path, {"adapters": {"store": store}, "training": {"name": "triage"}})
