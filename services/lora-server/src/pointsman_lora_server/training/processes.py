@@ -83,7 +83,7 @@ class Processes:
     def join(cls, device: str, minutes: float) -> "Processes":
         """Waits for the other processes of the run; `device` is the option --device, `minutes` the run's time limit.
 
-        Raises TrainingError if there are fewer GPUs than processes.
+        Raises TrainingError if there are fewer GPUs than processes, or none with --device cuda.
         """
         size = int(os.environ.get(WORLD_SIZE, "1"))
         if size == 1:
@@ -92,7 +92,9 @@ class Processes:
         from accelerate import PartialState
 
         gpus = 0 if device == "cpu" else torch.cuda.device_count()
-        if (gpus or device == "cuda") and gpus < size:
+        if device == "cuda" and not gpus:
+            raise TrainingError("--device cuda: this environment's torch finds no GPU")
+        if 0 < gpus < size:
             raise TrainingError(f"--processes {size} needs as many GPUs, and there are {gpus}; give --processes {gpus}")
         # The others wait while the first one evaluates.
         PartialState(cpu=not gpus, timeout=timedelta(minutes=minutes + 30))
