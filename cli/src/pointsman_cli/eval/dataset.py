@@ -29,7 +29,7 @@ def text_of(file: Path) -> str:
     """
     try:
         text = file.read_bytes().decode("utf-8-sig")
-        return csv_as_json_lines(text, CSV_COLUMNS) if file.suffix == ".csv" else text
+        return csv_as_json_lines(text, CSV_COLUMNS) if file.suffix.lower() == ".csv" else text
     except InvalidCsv as error:
         raise UsageError(error.at(file)) from error
     except OSError as error:
@@ -121,7 +121,7 @@ def read_dataset(file: Path, task: str, limit: int | None = None) -> Dataset:
     text = text_of(file)
     rows = _rows(file, text, task)
     if not rows:
-        form = "a row has a text and its right output" if file.suffix == ".csv" else ROW_FORM
+        form = "a row has a text and its right output" if file.suffix.lower() == ".csv" else ROW_FORM
         raise UsageError(f"{file} has no rows; {form}")
     _must_differ(file, rows)
     return Dataset(file, hashlib.sha256(text.encode()).hexdigest(), tuple(rows[:limit]))

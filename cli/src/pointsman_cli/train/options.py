@@ -195,7 +195,7 @@ class TrainingJob:
 
 
 def _as_json_lines(file: Path, folder: Path) -> Path:
-    if file.suffix != ".csv":
+    if file.suffix.lower() != ".csv":
         return file
     rows = [_training_row(json.loads(line)) if line else "" for line in text_of(file).split("\n")]
     if not any(rows):

@@ -70,7 +70,7 @@ def read_labelled(file: Path) -> list[LabelledMessage]:
     The fields are `text`, `task` and, optionally, `output` and `intent`. Returns the messages sorted by task. Raises
     ConfigError if the file is invalid, has no messages or fewer than two tasks, or a task's name is not allowed.
     """
-    read = _csv_rows if file.suffix == ".csv" else _json_rows
+    read = _csv_rows if file.suffix.lower() == ".csv" else _json_rows
     messages = [_to_message(row, f"{file}:{line}", is_csv=read is _csv_rows) for line, row in read(file)]
     if not messages:
         raise ConfigError(f"{file} has no messages; write some 30, each with a text and the task that it belongs to")
