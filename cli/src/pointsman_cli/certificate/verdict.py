@@ -1,9 +1,10 @@
-"""Decides which path a task's scores surely recommend, or how many rows would decide it.
+"""Decides which path of a task the scores show to be the right one, or how many rows would decide it.
 
-The right verdict is the first path, in order of preference, that is good enough: at most the margin below each other
-path, or with a required score at or above it. The order is by cost. A path that is not good enough by more than the
-margin is named with a probability of at most alpha, and so is one although a preferred path is as good as the best.
-Preferred paths that are worse, but by less than the margin, may be named or passed over: both are right.
+The right path is the cheapest one that is good enough: at most the margin below each other path or, if a score is
+required, at or above it. There are two kinds of errors, each of which has a probability of at most alpha:
+* a path is named that is worse than another one by more than the margin, or whose score is below the required one;
+* a path is named although a cheaper one is as good as the best, or exceeds the required score by the margin.
+A cheaper path between these limits may be named or not: both are right.
 """
 
 from collections.abc import Iterator, Sequence

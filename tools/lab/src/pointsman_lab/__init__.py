@@ -1,1 +1,3 @@
-"""Offline tools for a gateway configuration: classifier training, replay of recorded decisions, and data sets."""
+"""Offline tools for a gateway configuration: they write or import one, train its classifier and the policy `predicted`,
+replay recorded decisions, suggest examples, compare prices and invoices, and make data sets.
+"""

@@ -11,9 +11,10 @@ def label_values(config: Config) -> tuple[list[str], list[str]]:
 
 
 def gen_ai_names(config: Config) -> tuple[dict[str, str], set[str], list[str]]:
-    """Returns `gen_ai.provider.name` by model, the names of adapters without alias or version, and the names of paths.
+    """Returns the `gen_ai.provider.name` of each model, the names of the adapters of paths, and the names of paths.
 
-    Models also appear under the names that their engines have for them.
+    A model is there by its own name and by the name that its engine has for it. From the name of an adapter, the part
+    from "@" on is cut off, which is an alias or a version.
     """
     names = dict.fromkeys(config.models.models, OPENAI)
     for engine in reversed(config.models.engines.values()):  # the first engine of a model counts

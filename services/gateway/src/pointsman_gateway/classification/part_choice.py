@@ -45,14 +45,16 @@ None if the text has no known word. `CascadeClassifier.glance` is such a functio
 
 
 def choose_parts(parts: Sequence[Part], glance: Glance) -> list[Part]:
-    """Returns the part that is most likely the user's words, followed by its rivals; empty if no part has a known word.
+    """Returns the part that is most likely the user's words, followed by its rivals.
 
-    The part with the highest score is chosen. A score is that of `glance` plus a bonus or minus penalties, for example
-    for the part's author. Of parts with the same label, only the last is a candidate. The candidates are the first of
-    these groups that has a sentence or a known word:
-    1. parts of the user that are no instructions to a model, and the whole text if it is short;
-    2. such parts that the user said earlier in the conversation, and the whole text if it is short;
-    3. all parts.
+    The part with the highest score is chosen: the score of `glance`, plus a bonus or minus penalties, for example for
+    the part's author. A part that `glance` does not know gets `UNREAD_SCORE` if it has at least `MIN_WORDS` words. Of
+    parts with the same label, only the last is a candidate. The candidates are the first of these groups with a score:
+    1. parts of the user that are no instructions to a model;
+    2. such parts that the user said earlier in the conversation;
+    3. all parts that `glance` knows.
+    If `glance` knows a part of group 1 or 2, the whole text is a candidate as well, unless it has more than
+    `MAX_AMBIGUOUS_CHARACTERS`. Without candidates the result is empty.
 
     Rivals are up to `MAX_RIVALS` other candidates, best first, whose most probable task is another one, and whose score
     is lower by at most `MIN_LEAD`. There are none if the best score is below 0, or if the whole text is chosen.

@@ -1,7 +1,7 @@
 """The sources of an answer as citations, in the fields that the APIs have for them.
 
-A source is a passage of the prompt. Which sentence of the answer it supports is not known, so that a citation stands at
-the end of the text.
+A source is a passage of the prompt. Which sentence of the answer it supports is not known. So a citation stands at the
+end of the text, or belongs to all of it.
 """
 
 from collections.abc import Sequence

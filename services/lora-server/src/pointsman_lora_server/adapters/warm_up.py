@@ -51,7 +51,8 @@ class WarmUp:
     def needs_reference(self, version: str) -> bool:
         """Returns whether the version needs reference answers from a smoke test.
 
-        It does not if some are stored, or `verify` has compared the last ones that were stored with success.
+        It needs none while some are stored, nor after `verify` has found that the engine's answers agree with those
+        that were stored last.
         """
         return version not in self._verified and version not in self._references
 

@@ -93,7 +93,7 @@ def open_folder(folder: Path) -> Iterator[SourceFolder]:
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """Parses a JSON object strictly, so that no two parsers can read it differently.
+    """Parses a JSON object strictly: rejects what parsers are known to read differently.
 
     Raises ValueError with the reason: not a JSON object, a repeated key, NaN or infinity, not UTF-8, half a surrogate
     pair, or nested more deeply than `MAX_JSON_DEPTH`.

@@ -132,8 +132,8 @@ def to_evaluation(
     left out. Requests with the same text become one row with the mean of their ratings, since copies would predict each
     other.
 
-    Raises ConfigError if fewer than two paths are left, or if the cost of one is not known. With `min_ratings` 0, costs
-    may be unknown.
+    Raises ConfigError if fewer than two paths are left, or if a path's mean cost is 0, which stands for an unknown one;
+    the latter not if `min_ratings` is 0.
     """
     candidates, ratings = list(known), dict[str, list[list[float]]]()
     for request in requests:

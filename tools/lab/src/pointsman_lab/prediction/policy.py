@@ -75,7 +75,10 @@ class Candidate:
         return measure_out_of_fold(self.outcomes, self.folds, [price] * FOLDS)
 
     def gain_over(self, other: "Candidate") -> Gain:
-        """Returns the gain in utility of this candidate's choices over the other's, at this candidate's prices."""
+        """Returns by how much the mean utility of this candidate's choices exceeds that of the other's choices.
+
+        Both choose on the same rows, at the dollars of a wrong answer of this candidate (`fold_prices`).
+        """
         prices = np.array(self.fold_prices)[self.folds]
         others = choose(other.outcomes.predicted, other.outcomes.expected_usd, prices)
         return measure_gain(self.outcomes, self.chosen, others, prices)
