@@ -1,8 +1,8 @@
 """Removes from sentence vectors what only tells their language, so that a text and its translation are nearer.
 
 The vectors of multilingual-e5-small are all similar (unrelated sentences have a cosine of 0.8), and those of a language
-more so: a classifier with English examples would find all other texts unusual. The method is a simple form of Yang et al., A
-Simple and Effective Method to Eliminate the Self Language Bias in Multilingual Representations (2021).
+more so: a classifier with English examples would find all other texts unusual. The method is a simple form of Yang et
+al., A Simple and Effective Method to Eliminate the Self Language Bias in Multilingual Representations (2021).
 """
 
 import tomllib
