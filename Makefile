@@ -447,7 +447,7 @@ schema: $(VENV)/.done ## write the JSON Schemas of the configuration, for editor
 
 .PHONY: stubs
 stubs: $(VENV)/.done ## generate the gRPC stubs from proto/
-	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto proto/pointsman/v1/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto proto/pointsman/*/*.proto
 
 # -- the example's adapters (up to ten minutes each, on two cores). A tenth of the rows selects the weights; heldout/ only tests them.
 

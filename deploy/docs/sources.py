@@ -135,7 +135,7 @@ def build_grpc_page() -> str:
 def _files() -> list[FileDescriptorProto]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "set.pb"
-        names = [str(file.relative_to(PROTO)) for file in sorted(PROTO.rglob("*.proto"))]
+        names = [str(file.relative_to(PROTO)) for file in sorted(PROTO.glob("pointsman/v1/*.proto"))]
         folders = [f"-I{PROTO}", f"-I{_GOOGLE}"]
         status = protoc.main(["protoc", *folders, "--include_source_info", f"--descriptor_set_out={out}", *names])
         if status:
