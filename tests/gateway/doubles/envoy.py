@@ -45,13 +45,13 @@ async def running_envoy(folder: Path, http: Sequence[str], grpc: Sequence[str]) 
     try:
         await envoy.start()
         for address in (envoy.url.removeprefix("http://"), envoy.grpc_address):
-            await found(partial(_accepts_connections, address))  # the log line precedes the listeners
+            await found(partial(accepts_connections, address))  # the log line precedes the listeners
         yield envoy
     finally:
         await envoy.kill()
 
 
-async def _accepts_connections(address: str) -> bool:
+async def accepts_connections(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
         _, writer = await asyncio.open_connection(host, int(port))

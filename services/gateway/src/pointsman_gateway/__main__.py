@@ -8,14 +8,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
+from pointsman.envoy import external_processor_pb2_grpc
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
@@ -24,9 +25,10 @@ from pointsman_servicekit.grpc_server import ServerLimits, serving
 from pointsman_servicekit.process import freeze_gc, start_worker_threads, trimming_heap, wait_for_stop_signal
 from pointsman_servicekit.setting_names import UnknownSetting
 from pointsman_servicekit.setting_values import WrongSetting
-from pointsman_servicekit.tls import server_tls
+from pointsman_servicekit.tls import ServerTls, server_tls
 from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting_spans, tracing_server_interceptors
 from pointsman_servicekit.workers import WORKER_OPTION, connect_supervisor
+from starlette.types import ASGIApp
 
 from pointsman_gateway import bootstrap
 from pointsman_gateway.codec.limits import LIMITS
@@ -34,6 +36,7 @@ from pointsman_gateway.config.field_types import ConfigError, must_be_known
 from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.config.up_folders import missing_folders
 from pointsman_gateway.engines.engine_check import NO_GUARANTEES, check_engine
+from pointsman_gateway.grpc import ext_proc
 from pointsman_gateway.grpc.servicer import SERVICE, Authentication, GatewayServicer
 from pointsman_gateway.http.app import build_app, build_metrics_app
 from pointsman_gateway.http.catalog import catalog_body
@@ -42,7 +45,7 @@ from pointsman_gateway.http.dependencies import HttpDependencies
 from pointsman_gateway.http.fast_reader import ChatReader
 from pointsman_gateway.http.server import serve_http
 from pointsman_gateway.pipeline.shutdown import DrainTimes, drain
-from pointsman_gateway.settings import Settings, read_settings
+from pointsman_gateway.settings import PREFIX, Settings, read_settings
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
@@ -63,6 +66,7 @@ def main() -> int:
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="check a configuration folder and stop")
     parser.add_argument("--catalog", type=Path, metavar="FOLDER", help="print what /v1/tasks would list, and stop")
     parser.add_argument("--engine", metavar="NAME", help="with --check: also send requests to this engine; prints JSON")
+    parser.add_argument("--ext-proc", type=int, metavar="PORT", help="also serve Envoy's external processing there")
     parser.add_argument(WORKER_OPTION, nargs=2, type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     folder: Path | None = given.check
@@ -71,6 +75,8 @@ def main() -> int:
             return asyncio.run(check_engine_of(folder, given.engine)) if given.engine else check(folder)
         if given.catalog:
             return print_catalog(given.catalog)
+        if given.ext_proc is not None:
+            os.environ.setdefault(f"{PREFIX}EXT_PROC_LISTEN", f"0.0.0.0:{given.ext_proc}")  # its workers inherit it
         settings = read_settings()
         name = f"gateway-{given.worker[0]}" if given.worker else "gateway"
         logs.configure_logging(name, settings.log_level, settings.log_format)
@@ -216,12 +222,15 @@ async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence
                 reuse_port=is_worker,
             ) as http_address,
             _serving_metrics(dependencies, settings.metrics_listen),
+            _serving_ext_proc(app, settings, tls, reuse_port=is_worker) as ext_proc_address,
             trimming_heap(),
         ):
             freeze_gc()
             if siblings:
                 await siblings.report_serving()
             log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)
+            if ext_proc_address:
+                log.info("external processing on %s", ext_proc_address)
             stopped_by = await stopping
             times = DrainTimes(settings.shutdown_delay, settings.shutdown_timeout)
             pipeline = components.pipeline
@@ -238,6 +247,30 @@ def _serving_metrics(dependencies: HttpDependencies, listen: str) -> AbstractAsy
         return nullcontext("")
     reuse_port = dependencies.workers is not None
     return serve_http(build_metrics_app(dependencies), listen, grace=FLUSH_SECONDS, reuse_port=reuse_port)
+
+
+@asynccontextmanager
+async def _serving_ext_proc(
+    app: ASGIApp, settings: Settings, tls: ServerTls | None, *, reuse_port: bool
+) -> AsyncIterator[str]:
+    """Serves Envoy's external processing at `settings.ext_proc_listen`, and yields the address; does nothing if that is
+    empty.
+
+    Entering it raises OSError if the port cannot be bound.
+    """
+    if not settings.ext_proc_listen:
+        yield ""
+        return
+    processor = ext_proc.ExternalProcessor(app)
+    async with serving(
+        settings.ext_proc_listen,
+        [ext_proc.SERVICE],
+        lambda server: external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(processor, server),
+        grace=FLUSH_SECONDS,
+        tls=tls,
+        reuse_port=reuse_port,
+    ) as server:
+        yield server.address
 
 
 if __name__ == "__main__":

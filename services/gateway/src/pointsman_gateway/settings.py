@@ -26,6 +26,10 @@ class Settings(BaseSettings):
         default="",
         description="HOST:PORT of /metrics, /openapi.json, /docs and health checks; empty: http_listen has them all",
     )
+    ext_proc_listen: str = Field(
+        default="",
+        description="HOST:PORT of the external processing server for Envoy; empty: there is none",
+    )
     grpc_max_connection_age: float = Field(
         default=0.0,
         ge=0,
@@ -167,7 +171,7 @@ class Settings(BaseSettings):
     def _is_grpc_address(cls, value: str) -> str:
         return require_grpc_address(value)
 
-    @field_validator("metrics_listen")
+    @field_validator("metrics_listen", "ext_proc_listen")
     @classmethod
     def _is_empty_or_address(cls, value: str) -> str:
         return value and require_address(value)

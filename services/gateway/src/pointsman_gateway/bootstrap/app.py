@@ -42,6 +42,7 @@ from pointsman_gateway.console.stage import Console
 from pointsman_gateway.engines.connection_pool import Pool
 from pointsman_gateway.engines.dns_groups import DnsResolver
 from pointsman_gateway.engines.engines import Engines
+from pointsman_gateway.engines.forwarding import ForwardingPool
 from pointsman_gateway.engines.http_engine_client import HttpEngineClient
 from pointsman_gateway.engines.http_post import PooledPoster
 from pointsman_gateway.engines.litellm_client import LiteLLMClient, load_litellm
@@ -138,7 +139,7 @@ async def build_gateway(
         capacity, queue = find_capacity(settings), QueueLimits(settings.queue_size, settings.queue_timeout)
         admission = Admission(capacity.requests, metrics.in_flight, queue, metrics.queue_depth, settings.tenant_share)
         metrics.max_in_flight.set(capacity.requests)
-        client = HttpEngineClient(pool)
+        client = HttpEngineClient(_open_forwarding(stack) if settings.ext_proc_listen else pool)
         dependencies = Dependencies(
             client=tracing.engine_client(client, gen_ai),
             search=ProtectedSearch(retriever, Breaker()),
@@ -201,6 +202,13 @@ async def build_gateway(
             administration=administration,
             capacity=capacity,
         )
+
+
+def _open_forwarding(stack: AsyncExitStack) -> Pool:
+    """Opens the pool for requests to engines that may go through Envoy; others have their own."""
+    pool = ForwardingPool()
+    stack.callback(pool.close)
+    return pool
 
 
 def _adapter_versions(snapshot: ConfigSnapshot) -> Mapping[str, str]:

@@ -132,7 +132,7 @@ async def supervise(settings: Settings) -> int:
     """
     with ExitStack() as stack:
         environment = dict(os.environ)
-        for name in ("http_listen", "grpc_listen", "metrics_listen"):
+        for name in ("http_listen", "grpc_listen", "metrics_listen", "ext_proc_listen"):
             if listen := getattr(settings, name):
                 environment[f"POINTSMAN_GATEWAY_{name.upper()}"] = stack.enter_context(_reserved(listen))
         if not settings.classifier and not settings.classifier_cache:

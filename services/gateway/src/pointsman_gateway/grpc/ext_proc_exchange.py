@@ -1,0 +1,224 @@
+"""One HTTP request that Envoy hands to the gateway by external processing, from its headers to its response's end.
+
+The request runs through the gateway's ASGI application, like one over HTTP. The first request that this sends to an
+engine is what Envoy sends on; the application's answer replaces the engine's. Without such a request, the application's
+answer is Envoy's immediate response.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from pointsman.envoy import external_processor_pb2 as pb
+from starlette.types import ASGIApp, Message, Scope
+
+from pointsman_gateway.engines.connection_pool import Origin
+from pointsman_gateway.engines.forwarding import ForwardedConnection, current_exchange
+from pointsman_gateway.grpc.ext_proc_messages import (
+    header_mutation,
+    header_pairs,
+    request_messages,
+    response_body,
+    response_headers,
+    response_trailers,
+    whole_response,
+)
+
+END_SECONDS = 5.0
+"""Seconds for the engine's response to end, once the answer is complete."""
+REMOVED_HEADERS = (
+    "authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "content-length", "transfer-encoding",
+)  # fmt: skip
+"""The client's headers that no engine gets: its credentials, and what describes the original body."""
+MODEL_HEADER = b"x-gateway-model-name"
+"""The engine's name of the model, for routes; the Gateway API Inference Extension names the header."""
+ENDPOINT_HEADER = b"x-gateway-destination-endpoint"
+"""HOST:PORT of the engine that the gateway chose, as an endpoint picker names it."""
+
+
+class Unanswerable(Exception):
+    """The answer cannot be completed over Envoy, which then fails the request."""
+
+
+class _Sent(msgspec.Struct):
+    model: str = ""
+
+
+_decode_sent = msgspec.json.Decoder(_Sent).decode
+
+
+class Exchange:
+    """Connects the ASGI application and Envoy for one request; implements `engines.forwarding.Exchange`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._outgoing = asyncio.Queue[pb.ProcessingResponse | None]()
+        self._request = asyncio.Queue[Message]()
+        self._connection: ForwardedConnection | None = None
+        self._origin: Origin | None = None
+        self._has_request_ended = self._is_closed = self._has_upstream_headers = self._has_trailers = False
+        self._upstream_ended = asyncio.Event()
+        self._start: Message | None = None
+        self._collected: list[bytes] = []
+        self._is_relaying = False
+        """Whether the response's headers were sent in answer to the engine's."""
+
+    async def responses(self, requests: AsyncIterator[pb.ProcessingRequest]) -> AsyncIterator[pb.ProcessingResponse]:
+        """Yields the messages to Envoy; raises Unanswerable if the answer cannot be completed."""
+        tasks = [asyncio.create_task(self._read(requests), name="ext-proc")]
+        first = await self._request.get()
+        if first["type"] == "http.scope":
+            tasks.append(asyncio.create_task(self._run(first["scope"]), name="ext-proc-request"))
+        try:
+            while (response := await self._outgoing.get()) is not None:
+                yield response
+            for task in tasks:
+                if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                    raise error
+        finally:
+            self._is_closed = True
+            if self._connection is not None:
+                self._connection.lose()
+            self._request.put_nowait({"type": "http.disconnect"})
+            if len(tasks) > 1:  # it writes its receipt
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await asyncio.shield(tasks[1])
+            tasks[0].cancel()
+            await asyncio.wait(tasks)
+
+    # -- from Envoy
+
+    async def _read(self, requests: AsyncIterator[pb.ProcessingRequest]) -> None:
+        try:
+            async for request in requests:
+                kind = request.WhichOneof("request")
+                if kind == "request_headers":
+                    self._begin(request)
+                elif kind == "request_body":
+                    self._put_body(request.request_body.body, request.request_body.end_of_stream)
+                elif kind == "request_trailers":
+                    self._put_body(b"", True)
+                elif self._connection is not None:
+                    await self._read_response(kind, request, self._connection)
+        finally:
+            self._request.put_nowait({"type": "http.disconnect"})
+            self._outgoing.put_nowait(None)
+
+    async def _read_response(
+        self, kind: str | None, request: pb.ProcessingRequest, connection: ForwardedConnection
+    ) -> None:
+        ends = False
+        if kind == "response_headers":
+            ends = request.response_headers.end_of_stream
+            self._has_upstream_headers = not ends  # without a body there is none to replace
+            connection.begin(header_pairs(request.response_headers.headers))
+        elif kind == "response_body":
+            ends = request.response_body.end_of_stream
+            if ends:
+                self._upstream_ended.set()
+            await connection.feed(request.response_body.body)
+        elif kind == "response_trailers":
+            ends = self._has_trailers = True
+        if ends:
+            self._upstream_ended.set()
+            connection.end()
+
+    def _begin(self, request: pb.ProcessingRequest) -> None:
+        headers = header_pairs(request.request_headers.headers)
+        special = {name: value for name, value in headers if name.startswith(b":")}
+        path, _, query = special.get(b":path", b"/").partition(b"?")
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": special.get(b":method", b"POST").decode("latin-1"),
+            "scheme": special.get(b":scheme", b"http").decode("latin-1"),
+            "path": path.decode("latin-1"),
+            "raw_path": path,
+            "query_string": query,
+            "root_path": "",
+            "headers": [
+                (b"host", special.get(b":authority", b"")),
+                *[(name, value) for name, value in headers if not name.startswith(b":")],
+            ],
+            "client": None,
+            "server": None,
+        }
+        self._request.put_nowait({"type": "http.scope", "scope": scope})
+        if request.request_headers.end_of_stream:
+            self._put_body(b"", True)
+
+    def _put_body(self, body: bytes, end: bool) -> None:
+        self._has_request_ended |= end
+        self._request.put_nowait({"type": "http.request", "body": body, "more_body": not end})
+
+    # -- the request to the engine
+
+    def take(self, origin: Origin) -> ForwardedConnection | None:
+        if self._connection is not None or self._is_closed or not self._has_request_ended:
+            return None
+        self._origin = origin
+        self._connection = ForwardedConnection(self._forward)
+        return self._connection
+
+    def _forward(self, head: bytes, body: bytes) -> None:
+        assert self._origin is not None  # `take` comes first
+        first, *lines = head.split(b"\r\n")
+        headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines if line)]
+        headers = [one for one in headers if one[0] != b"host"]
+        names = {name.decode("latin-1") for name, _ in headers}
+        headers += [
+            (b":path", first.split(b" ")[1]),
+            (MODEL_HEADER, _decode_sent(body).model.encode()),
+            (ENDPOINT_HEADER, f"{self._origin.host}:{self._origin.port}".encode()),
+        ]
+        mutation = header_mutation(headers, [name for name in REMOVED_HEADERS if name not in names])
+        for message in request_messages(mutation, body):
+            self._outgoing.put_nowait(message)
+
+    # -- the application
+
+    async def _run(self, scope: Scope) -> None:
+        current_exchange.set(self)
+        try:
+            await self._app(scope, self._request.get, self._send)
+        finally:
+            self._is_closed = True
+            self._outgoing.put_nowait(None)
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        assert self._start is not None
+        body, ends = message.get("body", b""), not message.get("more_body", False)
+        if not self._is_relaying and not self._has_upstream_headers:
+            self._collected.append(body)
+            if ends:
+                whole = whole_response(self._start["status"], self._start["headers"], b"".join(self._collected))
+                self._outgoing.put_nowait(whole)
+            return
+        if not self._is_relaying:
+            self._is_relaying = True
+            self._outgoing.put_nowait(response_headers(self._start["status"], self._start["headers"]))
+            body = b"".join([*self._collected, body])
+        if ends:
+            await self._end(body)
+        elif body:
+            self._put(response_body(body, False))
+
+    async def _end(self, body: bytes) -> None:
+        try:
+            await asyncio.wait_for(self._upstream_ended.wait(), END_SECONDS)
+        except TimeoutError:
+            self._put(response_body(body, False))
+            raise Unanswerable("the engine's response has not ended") from None
+        self._put(response_body(body, not self._has_trailers))
+        if self._has_trailers:
+            self._outgoing.put_nowait(response_trailers())
+
+    def _put(self, messages: Any) -> None:
+        for message in messages:
+            self._outgoing.put_nowait(message)
