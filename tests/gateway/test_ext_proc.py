@@ -156,3 +156,11 @@ async def test_a_wrong_processing_mode_is_named(processor: str, config: pb.Proto
 def to_json(event: Any) -> bytes:
 
     return json.dumps(event).encode()
+
+
+async def test_a_filter_that_sends_no_headers_is_told_the_setting(processor: str) -> None:
+    async with calling(processor) as call:
+        await call.send(request_body=pb.HttpBody(body=BODY, end_of_stream=True))
+        status, details = await call.status()
+    assert status is grpc.StatusCode.FAILED_PRECONDITION
+    assert "request_header_mode: SEND" in details

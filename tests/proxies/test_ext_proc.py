@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.gateway.doubles.config_folder import ConfigFolder
-from tests.gateway.doubles.engine import DONE, Refusal, ScriptedEngine, chunk, running_engine, usage
+from tests.gateway.doubles.engine import BREAK, DONE, Refusal, ScriptedEngine, chunk, running_engine, usage
 from tests.gateway.doubles.envoy_ext_proc import running_envoy_with_processor
 from tests.gateway.doubles.process_gateway import ProcessGateway, process_gateway
 from tests.gateway.doubles.waiting import until
@@ -97,7 +97,8 @@ async def test_each_event_arrives_before_the_engine_sends_the_next(carried: Carr
 
 
 async def test_a_refused_request_gets_the_error_of_a_direct_one(carried: Carried) -> None:
-    for more in ({"model": "unknown"}, {"messages": []}):
+    wrong: list[dict[str, Any]] = [{"model": "unknown"}, {"messages": []}]
+    for more in wrong:
         through, direct = await ask(carried.url, **more), await ask(carried.gateway.url, **more)
         assert (through.status_code, through.json()) == (direct.status_code, direct.json())
         assert through.status_code in (400, 404)
@@ -151,3 +152,17 @@ async def test_a_client_that_leaves_ends_the_request_and_its_work(carried: Carri
         assert carried.engine.running == 1
     await until(lambda: carried.engine.running == 0, within=PATIENCE)
     assert await carried.gateway.present_metric("pointsman_requests_total", outcome="cancelled") == 1
+
+
+async def test_an_answer_without_usage_is_metered_as_a_direct_one(carried: Carried) -> None:
+    carried.engine.says(chunk("a", role="assistant"), chunk("", finish="stop"), DONE)
+    through, direct = await ask(carried.url), await ask(carried.gateway.url)
+    assert without_ids(through.json()) == without_ids(direct.json())
+
+
+async def test_a_stream_that_its_engine_breaks_off_ends_for_the_client(carried: Carried) -> None:
+    carried.engine.says(chunk("a", role="assistant"), chunk("b"), BREAK)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await ask(carried.url, stream=True)
+    await until(lambda: carried.engine.running == 0)
+    assert await carried.gateway.present_metric("pointsman_in_flight") == 0

@@ -76,7 +76,7 @@ def main() -> int:
         if given.catalog:
             return print_catalog(given.catalog)
         if given.ext_proc is not None:
-            os.environ.setdefault(f"{PREFIX}EXT_PROC_LISTEN", f"0.0.0.0:{given.ext_proc}")  # its workers inherit it
+            os.environ.setdefault(f"{PREFIX}EXT_PROC_LISTEN", f"127.0.0.1:{given.ext_proc}")  # its workers inherit it
         settings = read_settings()
         name = f"gateway-{given.worker[0]}" if given.worker else "gateway"
         logs.configure_logging(name, settings.log_level, settings.log_format)

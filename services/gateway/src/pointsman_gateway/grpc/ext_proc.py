@@ -49,7 +49,7 @@ def _check_modes(first: pb.ProcessingRequest) -> None:
         )
     if first.WhichOneof("request") != "request_headers":
         raise FailedPrecondition(
-            "the ext_proc filter does not send the request's headers; set request_header_mode: SEND"
+            "the ext_proc filter does not send the request's headers; set request_header_mode: SEND", code=BAD_MODE
         )
     if not first.HasField("protocol_config"):
         return  # of older proxies

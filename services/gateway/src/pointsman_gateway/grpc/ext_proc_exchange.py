@@ -6,7 +6,6 @@ answer is Envoy's immediate response.
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -27,7 +26,12 @@ from pointsman_gateway.grpc.ext_proc_messages import (
 )
 
 END_SECONDS = 5.0
-"""Seconds for the engine's response to end, once the answer is complete."""
+"""Seconds for what remains once the answer is known: the rest of the request's body, or the end of the engine's
+response; and for a request that Envoy has dropped to end."""
+MAX_QUEUED_BYTES = 256 * 1024
+"""Bytes of the request's body that wait to be read; more are not taken from Envoy."""
+MAX_QUEUED_MESSAGES = 32
+"""Messages that wait for Envoy to read them; then the answer waits."""
 REMOVED_HEADERS = (
     "authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "content-length", "transfer-encoding",
 )  # fmt: skip
@@ -58,8 +62,10 @@ class Exchange:
         self._request = asyncio.Queue[Message]()
         self._connection: ForwardedConnection | None = None
         self._origin: Origin | None = None
-        self._has_request_ended = self._is_closed = self._has_upstream_headers = self._has_trailers = False
-        self._upstream_ended = asyncio.Event()
+        self._queued_bytes = 0
+        self._is_closed = self._has_upstream_headers = self._has_trailers = False
+        self._request_ended, self._upstream_ended = asyncio.Event(), asyncio.Event()
+        self._has_read, self._has_sent = asyncio.Event(), asyncio.Event()
         self._start: Message | None = None
         self._collected: list[bytes] = []
         self._is_relaying = False
@@ -74,19 +80,19 @@ class Exchange:
         try:
             while (response := await self._outgoing.get()) is not None:
                 yield response
+                self._has_sent.set()
             for task in tasks:
                 if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                     raise error
         finally:
             self._is_closed = True
+            self._has_sent.set()
+            self._request.put_nowait({"type": "http.disconnect"})
+            await asyncio.wait(tasks[1:] or tasks, timeout=END_SECONDS)  # the request writes its receipt
+            for task in tasks:
+                task.cancel()
             if self._connection is not None:
                 self._connection.lose()
-            self._request.put_nowait({"type": "http.disconnect"})
-            if len(tasks) > 1:  # it writes its receipt
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await asyncio.shield(tasks[1])
-            tasks[0].cancel()
-            await asyncio.wait(tasks)
 
     # -- from Envoy
 
@@ -98,6 +104,9 @@ class Exchange:
                     self._begin(request)
                 elif kind == "request_body":
                     self._put_body(request.request_body.body, request.request_body.end_of_stream)
+                    while self._queued_bytes > MAX_QUEUED_BYTES and self._start is None:
+                        self._has_read.clear()
+                        await self._has_read.wait()
                 elif kind == "request_trailers":
                     self._put_body(b"", True)
                 elif self._connection is not None:
@@ -151,13 +160,17 @@ class Exchange:
             self._put_body(b"", True)
 
     def _put_body(self, body: bytes, end: bool) -> None:
-        self._has_request_ended |= end
+        if end:
+            self._request_ended.set()
+        if self._start is not None:
+            return  # the request is answered already
+        self._queued_bytes += len(body)
         self._request.put_nowait({"type": "http.request", "body": body, "more_body": not end})
 
     # -- the request to the engine
 
     def take(self, origin: Origin) -> ForwardedConnection | None:
-        if self._connection is not None or self._is_closed or not self._has_request_ended:
+        if self._connection is not None or self._is_closed or not self._request_ended.is_set():
             return None
         self._origin = origin
         self._connection = ForwardedConnection(self._forward)
@@ -183,20 +196,29 @@ class Exchange:
     async def _run(self, scope: Scope) -> None:
         current_exchange.set(self)
         try:
-            await self._app(scope, self._request.get, self._send)
+            await self._app(scope, self._receive, self._send)
         finally:
             self._is_closed = True
             self._outgoing.put_nowait(None)
 
+    async def _receive(self) -> Message:
+        message = await self._request.get()
+        self._queued_bytes -= len(message.get("body", b""))
+        self._has_read.set()
+        return message
+
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._start = message
+            self._has_read.set()
             return
         assert self._start is not None
         body, ends = message.get("body", b""), not message.get("more_body", False)
         if not self._is_relaying and not self._has_upstream_headers:
             self._collected.append(body)
             if ends:
+                # A client that still sends would miss the response, because Envoy closes its connection.
+                await _wait(self._request_ended)
                 whole = whole_response(self._start["status"], self._start["headers"], b"".join(self._collected))
                 self._outgoing.put_nowait(whole)
             return
@@ -208,13 +230,14 @@ class Exchange:
             await self._end(body)
         elif body:
             self._put(response_body(body, False))
+            while self._outgoing.qsize() > MAX_QUEUED_MESSAGES and not self._is_closed:
+                self._has_sent.clear()
+                await self._has_sent.wait()
 
     async def _end(self, body: bytes) -> None:
-        try:
-            await asyncio.wait_for(self._upstream_ended.wait(), END_SECONDS)
-        except TimeoutError:
+        if not await _wait(self._upstream_ended):
             self._put(response_body(body, False))
-            raise Unanswerable("the engine's response has not ended") from None
+            raise Unanswerable("the engine's response has not ended")
         self._put(response_body(body, not self._has_trailers))
         if self._has_trailers:
             self._outgoing.put_nowait(response_trailers())
@@ -222,3 +245,11 @@ class Exchange:
     def _put(self, messages: Any) -> None:
         for message in messages:
             self._outgoing.put_nowait(message)
+
+
+async def _wait(event: asyncio.Event) -> bool:
+    """Waits for the event up to `END_SECONDS`; returns whether it has happened."""
+    if not event.is_set():
+        await asyncio.wait([waiting := asyncio.ensure_future(event.wait())], timeout=END_SECONDS)
+        waiting.cancel()
+    return event.is_set()
