@@ -538,6 +538,10 @@ bench-fleet: $(VENV)/.done ## measure what 1 to 1,000 engines with 10,000 adapte
 bench-placement: $(VENV)/.done ## simulate placement by demand in five cases, compared with Dynamo's algorithms (5 minutes); ARGS="--only zipf --seeds 1"
 	$(BIN)/python -m benchmarks.placement $(ARGS)
 
+.PHONY: bench-ext-proc
+bench-ext-proc: embedding-model ## measure what external processing adds to requests through Envoy (a minute); ARGS="--rate 300"
+	$(BIN)/python -m benchmarks.ext_proc $(ARGS)
+
 .PHONY: bench-adapters
 bench-adapters: models ## measure hot-swapping under load, promotion, slots and the CPU kernels; ARGS="--quick --only swap"
 	$(BIN)/python -m benchmarks.adapters $(ARGS)

@@ -74,7 +74,7 @@ class ForwardedConnection(EngineConnection):
             self._fail(ConnectionFailed("the proxy dropped the request"))
 
 
-class Exchange(Protocol):
+class ForwardingExchange(Protocol):
     """Interface of the proxy's exchange of one request and its response."""
 
     def take(self, origin: Origin) -> ForwardedConnection | None:
@@ -82,7 +82,7 @@ class Exchange(Protocol):
         ...
 
 
-current_exchange: ContextVar[Exchange | None] = ContextVar("current_exchange", default=None)
+current_exchange: ContextVar[ForwardingExchange | None] = ContextVar("current_exchange", default=None)
 """The exchange of the request that is handled in this context; None if it came directly."""
 
 

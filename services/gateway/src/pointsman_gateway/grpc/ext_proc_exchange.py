@@ -54,7 +54,7 @@ _decode_sent = msgspec.json.Decoder(_Sent).decode
 
 
 class Exchange:
-    """Connects the ASGI application and Envoy for one request; implements `engines.forwarding.Exchange`."""
+    """Connects the ASGI application and Envoy for one request; implements `ForwardingExchange`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
