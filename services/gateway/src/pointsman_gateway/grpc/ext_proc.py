@@ -7,9 +7,8 @@ import grpc
 from pointsman.envoy import external_processor_pb2 as pb
 from pointsman.envoy.processing_mode_pb2 import ProcessingMode
 from pointsman_servicekit.errors import FailedPrecondition
-from starlette.types import ASGIApp
 
-from pointsman_gateway.grpc.ext_proc_exchange import Exchange
+from pointsman_gateway.grpc.ext_proc_exchange import AsgiApp, Exchange
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ExternalProcessor"].full_name
 
@@ -22,7 +21,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class ExternalProcessor:
     """Answers Envoy's requests with the ASGI application `app`; one call is one HTTP request."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: AsgiApp) -> None:
         self._app = app
 
     async def Process(

@@ -6,12 +6,11 @@ answer is Envoy's immediate response.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 import msgspec
 from pointsman.envoy import external_processor_pb2 as pb
-from starlette.types import ASGIApp, Message, Scope
 
 from pointsman_gateway.engines.connection_pool import Origin
 from pointsman_gateway.engines.forwarding import ForwardedConnection, current_exchange
@@ -24,6 +23,10 @@ from pointsman_gateway.grpc.ext_proc_messages import (
     response_trailers,
     whole_response,
 )
+
+Message = MutableMapping[str, Any]
+AsgiApp = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+"""An ASGI application; its scope has the type of its messages."""
 
 END_SECONDS = 5.0
 """Seconds for what remains once the answer is known: the rest of the request's body, or the end of the engine's
@@ -56,7 +59,7 @@ _decode_sent = msgspec.json.Decoder(_Sent).decode
 class Exchange:
     """Connects the ASGI application and Envoy for one request; implements `ForwardingExchange`."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: AsgiApp) -> None:
         self._app = app
         self._outgoing = asyncio.Queue[pb.ProcessingResponse | None]()
         self._request = asyncio.Queue[Message]()
@@ -138,7 +141,7 @@ class Exchange:
         headers = header_pairs(request.request_headers.headers)
         special = {name: value for name, value in headers if name.startswith(b":")}
         path, _, query = special.get(b":path", b"/").partition(b"?")
-        scope: Scope = {
+        scope: Message = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
@@ -193,7 +196,7 @@ class Exchange:
 
     # -- the application
 
-    async def _run(self, scope: Scope) -> None:
+    async def _run(self, scope: Message) -> None:
         current_exchange.set(self)
         try:
             await self._app(scope, self._receive, self._send)
