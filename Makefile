@@ -327,10 +327,9 @@ chart: ## package the chart into dist/ with the registry of its images; REGISTRY
 
 .PHONY: test-k8s
 test-k8s: $(VENV)/.done ## check the chart and the manifests against schemas and each other (without Helm only the manifests)
-	$(BIN)/python -m pytest tests/deploy/test_manifests.py tests/deploy/test_chart.py tests/deploy/test_chart_backup.py \
-	    tests/deploy/test_chart_examples.py tests/deploy/test_chart_rollouts.py tests/deploy/test_chart_values.py \
-	    tests/deploy/test_first_installation.py tests/deploy/test_installations.py tests/deploy/test_real_api_server.py \
-	    tests/deploy/test_valkey.py
+	$(BIN)/python -m pytest tests/deploy/test_manifests.py $(wildcard tests/deploy/test_chart*.py) \
+	    tests/deploy/test_first_installation.py tests/deploy/test_gitops.py tests/deploy/test_installations.py \
+	    tests/deploy/test_pins.py tests/deploy/test_real_api_server.py tests/deploy/test_valkey.py
 
 KIND_IMAGES = $(addsuffix :$(shell sed -n 's/^appVersion: //p' deploy/helm/pointsman/Chart.yaml),pointsman-gateway pointsman-retriever pointsman-lora-server-cpu)
 

@@ -1,10 +1,17 @@
-"""Validates custom resources against the published schemas in crds/, which lack the descriptions."""
+"""Validates custom resources against the published schemas in crds/, which lack the descriptions.
+
+If the environment variable CRD_DEFINITIONS names a folder with operators' definitions (CRDs, as YAML files), kinds that
+it defines are validated by these, too: no installable package has those of LeaderWorkerSet, cert-manager, Argo CD,
+Flux and External Secrets.
+"""
 
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonschema.validators import Draft202012Validator
 
 FOLDER = Path(__file__).parent / "crds"
@@ -18,6 +25,30 @@ def violations(object: dict[str, Any]) -> list[str]:
     schema = _schema(object["kind"])
     wrong = [] if object["apiVersion"] == schema["apiVersion"] else [f"apiVersion is not {schema['apiVersion']}"]
     return wrong + [error.message for error in Draft202012Validator(schema).iter_errors(object)]
+
+
+def violations_of_given(object: dict[str, Any]) -> list[str]:
+    """Returns the errors by the definition in CRD_DEFINITIONS; none if there is no definition of this kind."""
+    group, _, version = object["apiVersion"].rpartition("/")
+    given = given_definitions().get((group, object["kind"]))
+    if given is None:
+        return []
+    served = {each["name"]: each["schema"]["openAPIV3Schema"] for each in given["spec"]["versions"] if each["served"]}
+    if version not in served:
+        return [f"{object['kind']} has the versions {', '.join(served)}, not {version}"]
+    return [error.message for error in Draft202012Validator(strict(served[version])).iter_errors(object)]
+
+
+def given_definitions() -> dict[tuple[str, str], dict[str, Any]]:
+    """Returns the definitions in the folder CRD_DEFINITIONS by group and kind."""
+    return _definitions(os.environ.get("CRD_DEFINITIONS", ""))
+
+
+@cache
+def _definitions(folder: str) -> dict[tuple[str, str], dict[str, Any]]:
+    files = sorted(Path(folder).glob("*.yaml")) if folder else []
+    found = [each for file in files for each in yaml.load_all(file.read_text(), yaml.CSafeLoader)]
+    return {(each["spec"]["group"], each["spec"]["names"]["kind"]): each for each in found}
 
 
 @cache

@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 
 from deploy.helm.render import CHART, HelmError, helm, template
+from tests.deploy import crd_schemas
 from tests.deploy.rendering import KUBECTL
 from tests.ports import free_port
 
@@ -46,8 +47,10 @@ KINDS = {
 
 
 def definitions() -> list[dict[str, Any]]:
-    """Returns definitions of the operators' kinds that accept any fields."""
-    return [_definition(name, kind) for name, kind in KINDS.items()]
+    """Returns the given definitions of the operators' kinds, and for other kinds one that accepts any fields."""
+    given = crd_schemas.given_definitions()
+    groups = {name: name.partition("/")[0].partition(".")[2] for name in KINDS}
+    return [given.get((groups[name], kind)) or _definition(name, kind) for name, kind in KINDS.items()]
 
 
 def _definition(name: str, kind: str) -> dict[str, Any]:
@@ -90,7 +93,7 @@ class ApiServer:
         """Creates the namespace and the operators' kinds; raises RuntimeError."""
         labels = {"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"}
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "pointsman", "labels": labels}}
-        made = self.kubectl("apply", "-f", "-", given=yaml.safe_dump_all([namespace, *definitions()]))
+        made = self.kubectl("apply", "--server-side", "-f", "-", given=yaml.safe_dump_all([namespace, *definitions()]))
         if made.returncode:
             raise RuntimeError(made.stderr)
         self.kubectl("wait", "--for=condition=Established", "--all", "crd", "--timeout=60s")

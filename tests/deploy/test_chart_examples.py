@@ -35,6 +35,24 @@ def test_an_example_passes_all_rules_and_schemas(name: str) -> None:
     ours = [each for each in cluster.objects if each["kind"] not in OPERATORS and "apiVersion" in each]
     assert [found for each in ours for version in VERSIONS for found in violations(each, version)] == []
     assert [found for each in cluster.all(*crd_schemas.KINDS) for found in crd_schemas.violations(each)] == []
+    assert [found for each in cluster.all(*OPERATORS) for found in crd_schemas.violations_of_given(each)] == []
+
+
+def test_objects_are_validated_by_the_definitions_that_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = {"type": "object", "properties": {"size": {"type": "integer"}}}
+    schema = {"type": "object", "properties": {"apiVersion": {}, "kind": {}, "spec": size}}
+    versions = [{"name": "v1", "served": True, "schema": {"openAPIV3Schema": schema}}]
+    spec = {"group": "example.org", "names": {"kind": "Group"}, "versions": versions}
+    (tmp_path / "group.yaml").write_text(yaml.safe_dump({"spec": spec}))
+    monkeypatch.setenv("CRD_DEFINITIONS", str(tmp_path))
+    group = {"apiVersion": "example.org/v1", "kind": "Group", "spec": {"size": 2}}
+    assert crd_schemas.violations_of_given(group) == []
+    assert "'sizes' was unexpected" in crd_schemas.violations_of_given({**group, "spec": {"sizes": 2}})[0]
+    assert crd_schemas.violations_of_given({**group, "apiVersion": "example.org/v2"}) == [
+        "Group has the versions v1, not v2"
+    ]
 
 
 def test_a_large_model_gets_all_gpus_and_their_network() -> None:
