@@ -110,6 +110,27 @@ async def test_another_server_takes_over_and_keeps_the_plan(bounded_redis: Bound
     assert second.sample("copies", version=TRIAGE) == 1
 
 
+async def test_after_redis_was_away_the_copies_stay_until_all_engines_have_reported(
+    bounded_redis: BoundedRedis,
+) -> None:
+    clock, state = Clock(), desired(TRIAGE, VOICE)
+    servers = [Server(name, bounded_redis, clock) for name in "abc"]
+    for server in (*servers, *servers):
+        await server.run(state)
+    plan = await servers[0].plan()
+    await bounded_redis.client.delete("{pointsman:adapters:tiny-base}:demand")  # as if all reports had expired
+    for server in servers:
+        clock.passes(2.0)
+        await server.run(state)
+        assert await server.plan() == plan
+    gone = next(server for server in servers[1:] if (server.name,) in plan.values())
+    await bounded_redis.client.hdel("{pointsman:adapters:tiny-base}:demand", gone.name)
+    for _ in range(3):
+        clock.passes(placement_decider.PLAN_SECONDS)
+        await servers[0].run(state)
+    assert gone.name not in {name for names in (await servers[0].plan()).values() for name in names}
+
+
 async def test_a_decider_that_was_suspended_does_not_overwrite_a_newer_plan(bounded_redis: BoundedRedis) -> None:
     registry = AdapterRegistry(bounded_redis, "tiny-base")
     old = await registry.read_plan(StoredPlan())

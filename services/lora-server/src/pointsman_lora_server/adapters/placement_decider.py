@@ -20,6 +20,10 @@ PLAN_SECONDS = 5.0
 LEASE_SECONDS = 3 * PLAN_SECONDS
 """Seconds after which another lora-server decides if the one that did has stopped. Reports expire after this time too.
 """
+GONE_SECONDS = 2 * PLAN_SECONDS
+"""How long an engine of the plan must be without a report until its versions are planned elsewhere. After Redis was
+away, all reports have expired, and the engines report again one after the other.
+"""
 LEASE = "placement"
 
 
@@ -70,6 +74,8 @@ class PlacementDecider:
         self._meter = DemandMeter()
         self._budget = MoveBudget(options.moves_per_minute)
         self._plan = StoredPlan()
+        self._missing: dict[str, float] = {}
+        """Engine of the plan without a report -> when that was first noticed."""
 
     async def run_once(self, desired: DesiredState, state: EngineState) -> None:
         """Reports the engine's use, and replaces the plan if this process has the lease.
@@ -84,6 +90,7 @@ class PlacementDecider:
             await self._report(desired, state, versions)
         if not await self._registry.acquire_lease(LEASE, self._options.owner, LEASE_SECONDS):
             self._metrics.set_placed_copies({}, 0)
+            self._missing.clear()
             return
         await self._decide(desired, versions)
 
@@ -103,6 +110,8 @@ class PlacementDecider:
     async def _decide(self, desired: DesiredState, versions: Collection[str]) -> None:
         self._plan = await self._registry.read_plan(self._plan)
         reports = await self._registry.read_demand()
+        if self._is_incomplete(reports):
+            return
         before = Plan({version: engines for version, engines in self._plan.engines.items() if engines})
         plan = next_plan(
             before, reports, versions, self._budget.left(self._clock()), kept=kept_versions(desired, versions)
@@ -119,6 +128,13 @@ class PlacementDecider:
                 self._metrics.count_placement_move(move.reason.value)
         unplaced = sum(not names for names in engines.values())
         self._metrics.set_placed_copies({version: len(names) for version, names in engines.items()}, unplaced)
+
+    def _is_incomplete(self, reports: Sequence[EngineReport]) -> bool:
+        """Returns whether an engine of the plan has no report, and may still be up (see `GONE_SECONDS`)."""
+        now, known = self._clock(), {report.engine for report in reports}
+        missing = {engine for engines in self._plan.engines.values() for engine in engines} - known
+        self._missing = {engine: self._missing.get(engine, now) for engine in missing}
+        return any(now - since < GONE_SECONDS for since in self._missing.values())
 
 
 def versions_by_demand(desired: DesiredState) -> frozenset[str]:
