@@ -131,6 +131,25 @@ async def test_after_redis_was_away_the_copies_stay_until_all_engines_have_repor
     assert gone.name not in {name for names in (await servers[0].plan()).values() for name in names}
 
 
+async def test_a_planned_copy_stays_while_its_engine_has_not_loaded_it_yet(bounded_redis: BoundedRedis) -> None:
+    versions = [f"adapter-{number}@{number:012x}" for number in range(9)]
+    clock, state = Clock(), desired(*versions)
+    a, b = (Server(name, bounded_redis, clock) for name in "ab")
+    a.resident, b.resident = set(versions[:3]), set(versions[3:6])
+    for _ in range(12):  # one version keeps the engine a busy, and there are more versions than slots
+        clock.passes(5.0)
+        a.tokens[versions[0]] = a.tokens.get(versions[0], 0.0) + 475.0
+        await b.registry.report_demand(EngineReport("b", 4, 0, 100.0, frozenset(b.resident)), 60.0)
+        await a.run(state)
+        if len((await a.plan())[versions[0]]) == 2:
+            break
+    moves = a.sample("moves_total", reason="demand"), a.sample("moves_total", reason="balance")
+    clock.passes(5.0)
+    await a.run(state)
+    assert len((await a.plan())[versions[0]]) == 2
+    assert (a.sample("moves_total", reason="demand"), a.sample("moves_total", reason="balance")) == moves
+
+
 async def test_a_decider_that_was_suspended_does_not_overwrite_a_newer_plan(bounded_redis: BoundedRedis) -> None:
     registry = AdapterRegistry(bounded_redis, "tiny-base")
     old = await registry.read_plan(StoredPlan())

@@ -5,7 +5,7 @@ Redis, computes the plan (`next_plan`) and stores it for all.
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pointsman_lora_server.adapters.demand import DemandMeter, MoveBudget
@@ -23,6 +23,10 @@ LEASE_SECONDS = 3 * PLAN_SECONDS
 GONE_SECONDS = 2 * PLAN_SECONDS
 """How long an engine of the plan must be without a report until its versions are planned elsewhere. After Redis was
 away, all reports have expired, and the engines report again one after the other.
+"""
+MOVE_SECONDS = 6 * PLAN_SECONDS
+"""How long a planned copy counts as held although its engine has not loaded it yet. If slots are scarce, copies that
+are not held are given up.
 """
 LEASE = "placement"
 
@@ -76,6 +80,8 @@ class PlacementDecider:
         self._plan = StoredPlan()
         self._missing: dict[str, float] = {}
         """Engine of the plan without a report -> when that was first noticed."""
+        self._moved_at: dict[tuple[str, str], float] = {}
+        """Engine and version of each copy that is being loaded -> when that was planned."""
 
     async def run_once(self, desired: DesiredState, state: EngineState) -> None:
         """Reports the engine's use, and replaces the plan if this process has the lease.
@@ -114,7 +120,11 @@ class PlacementDecider:
             return
         before = Plan({version: engines for version, engines in self._plan.engines.items() if engines})
         plan = next_plan(
-            before, reports, versions, self._budget.left(self._clock()), kept=kept_versions(desired, versions)
+            before,
+            self._with_moves(reports),
+            versions,
+            self._budget.left(self._clock()),
+            kept=kept_versions(desired, versions),
         )
         engines = {version: plan.engines.get(version, ()) for version in versions}
         if engines != self._plan.engines:
@@ -123,6 +133,7 @@ class PlacementDecider:
                 return  # another process has the lease by now
             self._plan = written
             self._budget.spend(len(plan.moves))
+            self._moved_at |= {(move.engine, move.version): self._clock() for move in plan.moves}
             for move in plan.moves:
                 log.info("%s is to be loaded on %s: %s", move.version, move.engine, move.reason.value)
                 self._metrics.count_placement_move(move.reason.value)
@@ -135,6 +146,18 @@ class PlacementDecider:
         missing = {engine for engines in self._plan.engines.values() for engine in engines} - known
         self._missing = {engine: self._missing.get(engine, now) for engine in missing}
         return any(now - since < GONE_SECONDS for since in self._missing.values())
+
+    def _with_moves(self, reports: Sequence[EngineReport]) -> list[EngineReport]:
+        """Returns the reports as if their engines already held the copies that were planned in the last `MOVE_SECONDS`.
+        Those that an engine has reported since are left to its reports.
+        """
+        held = {(report.engine, version) for report in reports for version in report.holds}
+        since = self._clock() - MOVE_SECONDS
+        self._moved_at = {move: at for move, at in self._moved_at.items() if at > since and move not in held}
+        coming: dict[str, set[str]] = {}
+        for engine, version in self._moved_at:
+            coming.setdefault(engine, set()).add(version)
+        return [replace(each, holds=each.holds | coming.get(each.engine, frozenset())) for each in reports]
 
 
 def versions_by_demand(desired: DesiredState) -> frozenset[str]:
