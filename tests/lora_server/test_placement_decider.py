@@ -28,7 +28,6 @@ from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.metrics import LoraServerMetrics
 from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_servicekit.bounded_redis import BoundedRedis
-from pointsman_servicekit.errors import FailedPrecondition
 
 from tests.gateway.doubles.clocks import Clock
 
@@ -165,12 +164,18 @@ async def test_a_decider_that_was_suspended_does_not_overwrite_a_newer_plan(boun
     assert newest.engines == {VOICE: ()}
 
 
-async def test_a_plan_that_cannot_be_read_is_named(bounded_redis: BoundedRedis) -> None:
-    registry = AdapterRegistry(bounded_redis, "tiny-base")
-    await registry.write_plan(await registry.read_plan(StoredPlan()), {TRIAGE: ["a"]})
+async def test_an_entry_of_the_plan_that_cannot_be_read_stops_nothing(
+    bounded_redis: BoundedRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    a = Server("a", bounded_redis, Clock())
+    await a.registry.write_plan(await a.registry.read_plan(StoredPlan()), {TRIAGE: ["a"], VOICE: ["a"]})
     await bounded_redis.client.hset("{pointsman:adapters:tiny-base}:plan", TRIAGE, "{")
-    with pytest.raises(FailedPrecondition, match=f"the engines of '{TRIAGE}' in the plan"):
-        await registry.read_plan(StoredPlan())
+    planner, state = PlacementPlanner(a.registry, "a"), desired(TRIAGE, VOICE)
+    await planner.refresh()
+    assert planner.placed_here(state) == {VOICE}
+    assert f"the engines of '{TRIAGE}' in the plan" in caplog.text
+    await a.run(state)
+    assert await a.plan() == {TRIAGE: ("a",), VOICE: ("a",)}
 
 
 async def test_reports_expire_and_those_of_another_form_are_left_out(bounded_redis: BoundedRedis) -> None:

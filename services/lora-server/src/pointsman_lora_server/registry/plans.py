@@ -34,10 +34,7 @@ class PlacementPlans:
         return sorted((report for report in reports if report is not None), key=lambda report: report.engine)
 
     async def read_plan(self, known: StoredPlan) -> StoredPlan:
-        """Returns the plan, `known` itself if it has not changed.
-
-        Raises FailedPrecondition ("unreadable_record") if a value cannot be parsed.
-        """
+        """Returns the plan, `known` itself if it has not changed; leaves out entries of an unknown form."""
         keys = [self._keys.plan, self._keys.plan_stamp]
         stamp, *pairs = await self._redis.call(lambda: self._read_plan(keys=keys, args=[known.stamp]))
         if stamp == known.stamp:

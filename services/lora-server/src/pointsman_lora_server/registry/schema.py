@@ -1,6 +1,7 @@
 """The keys in Redis, how the domain's values are stored there, and the Lua scripts that change them."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -11,6 +12,8 @@ from pointsman_servicekit.bounded_redis import read_script
 from pointsman_servicekit.errors import FailedPrecondition
 
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, Phase, PhaseRecord, Placement
+
+log = logging.getLogger(__name__)
 
 _VERSION_FIELDS = frozenset(each.name for each in fields(AdapterVersion))
 _TERMS_FIELDS = frozenset(each.name for each in fields(CanaryTerms))
@@ -218,10 +221,16 @@ def upcoming_from_pairs(raw: Sequence[str]) -> dict[str, int]:
 
 
 def plan_from_pairs(raw: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Parses the plan. Entries of another form are logged and left out: the next plan replaces them, and until then the
+    other versions must be loaded.
+    """
     plan = {}
     for version, text in zip(raw[::2], raw[1::2], strict=True):
-        with _reading(f"the engines of '{version}' in the plan", text):
-            plan[version] = tuple(str(engine) for engine in json.loads(text))
+        try:
+            with _reading(f"the engines of '{version}' in the plan", text):
+                plan[version] = tuple(str(engine) for engine in json.loads(text))
+        except FailedPrecondition as error:
+            log.error("%s", error.message)
     return plan
 
 
