@@ -235,3 +235,18 @@ async def test_a_copy_too_many_by_demand_stays_until_its_slot_is_needed() -> Non
     await ours.refresh()
     assert ours.placed_here(BY_DEMAND) == frozenset()  # so it is evicted first
     assert ours.releasable(BY_DEMAND, frozenset({VERSION})) == frozenset()
+
+
+async def test_a_version_is_not_warm_before_this_server_has_read_its_announcement() -> None:
+    new, clock = "triage@000000000001", Clock()
+
+    class Slow(Registry):
+        async def read_fleet(self) -> FleetState:
+            clock.passes(placement.MAX_WARM_SECONDS + 1)
+            return await super().read_fleet()
+
+    registry = Slow(**{A: {new}, B: set()})
+    registry.plan = StoredPlan("1", {VERSION: (B,)})
+    planner = PlacementPlanner(registry, A, clock)
+    with pytest.raises(Unavailable, match=f"{new} is not warm on {B}"):
+        await planner.wait_until_warm(new, lambda: BY_DEMAND)  # in which nothing is announced yet

@@ -130,7 +130,8 @@ class PlacementPlanner:
         deadline = self._clock() + MAX_WARM_SECONDS
         while True:
             await self.refresh()
-            missing = self._missing(version, desired())
+            # The announcement counts although the desired state may not have been read again since.
+            missing = self._missing(version, desired(), is_announced=True)
             if not missing:
                 return
             if self._clock() > deadline:
@@ -155,17 +156,15 @@ class PlacementPlanner:
             await asyncio.sleep(POLL_SECONDS)
             await self.refresh()
 
-    def _engines_for(self, version: str, desired: DesiredState) -> frozenset[str]:
+    def _engines_for(self, version: str, desired: DesiredState, is_announced: bool = False) -> frozenset[str]:
         placement, others = desired.placement_of(version), self._fleet.holds.keys() - {self.engine}
         engines = others if self.leaving else others | {self.engine}
         if placement.by_demand:
-            is_announced = desired.upcoming.get(version, 0) > time.time() * 1000
+            is_announced = is_announced or desired.upcoming.get(version, 0) > time.time() * 1000
             return planned_engines(version, self._plan.engines, engines, is_announced)
         return engines_for(version, placement, engines)
 
-    def _missing(self, version: str, desired: DesiredState) -> frozenset[str]:
+    def _missing(self, version: str, desired: DesiredState, is_announced: bool = False) -> frozenset[str]:
         """Returns the engines that should hold the version and do not."""
-        holds = self._fleet.holds
-        return frozenset(
-            engine for engine in self._engines_for(version, desired) if version not in holds.get(engine, frozenset())
-        )
+        holds, engines = self._fleet.holds, self._engines_for(version, desired, is_announced)
+        return frozenset(engine for engine in engines if version not in holds.get(engine, frozenset()))
