@@ -250,3 +250,18 @@ async def test_a_version_is_not_warm_before_this_server_has_read_its_announcemen
     planner = PlacementPlanner(registry, A, clock)
     with pytest.raises(Unavailable, match=f"{new} is not warm on {B}"):
         await planner.wait_until_warm(new, lambda: BY_DEMAND)  # in which nothing is announced yet
+
+
+async def test_after_redis_was_away_an_engine_places_only_its_own_share_on_itself() -> None:
+    registry, clock = Registry(**{A: set(), B: {VERSION}}), Clock()
+    registry.plan = StoredPlan("1", {VERSION: (B,)})
+    ours = PlacementPlanner(registry, A, clock)
+    await ours.refresh()
+    registry.away = True
+    await ours.refresh()
+    registry.away, registry.holds = False, {}  # all reports have expired
+    await ours.refresh()
+    assert ours.placed_here(BY_DEMAND) == ours.placed_here(DESIRED) - {VERSION} == frozenset()
+    clock.passes(placement.REPORT_AGAIN_SECONDS)
+    await ours.refresh()
+    assert ours.placed_here(BY_DEMAND) == {VERSION}

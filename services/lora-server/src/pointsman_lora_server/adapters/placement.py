@@ -20,6 +20,10 @@ since the request came here."""
 MAX_WARM_SECONDS = 60.0
 """How long the engines on which a version is placed may take until all of them hold it."""
 POLL_SECONDS = 0.1
+REPORT_AGAIN_SECONDS = 10.0
+"""How long after Redis was away the engines that were up before count as up. All reports have expired then, and the
+engines report again one after the other; each would load everything if it took the others for gone.
+"""
 
 
 class FleetRegistry(Protocol):
@@ -71,6 +75,7 @@ class PlacementPlanner:
         self._registry = registry
         self._clock = clock
         self._fleet = FleetState()
+        self._was_away, self._complete_at = False, 0.0
         self._plan = StoredPlan()
         self._requested_at: dict[str, float] = {}
 
@@ -78,8 +83,16 @@ class PlacementPlanner:
         """Reads from Redis which engines are up, what they hold, and the plan of placement by demand; keeps the earlier
         data if Redis does not answer.
         """
+        try:
+            fleet = await self._registry.read_fleet()
+        except Unavailable:
+            self._was_away = True
+            return
+        if self._was_away:
+            self._was_away, self._complete_at = False, self._clock() + REPORT_AGAIN_SECONDS
+        before = self._fleet.holds if self._clock() < self._complete_at else {}
+        self._fleet = FleetState({**before, **fleet.holds})
         with suppress(Unavailable):
-            self._fleet = await self._registry.read_fleet()
             self._plan = await self._registry.read_plan(self._plan)
 
     def record_request(self, version: str) -> None:
