@@ -188,3 +188,15 @@ def test_moves_that_were_not_made_add_up_to_those_of_a_minute() -> None:
     assert [budget.left(at) for at in (5.0, 10.0, 20.0)] == [0, 1, 2]
     budget.spend(2)
     assert budget.left(600.0) == 6
+
+
+def test_less_than_one_move_per_minute_is_made_in_the_end() -> None:
+    budget = MoveBudget(0.5)
+    assert [budget.left(at) for at in (0.0, 60.0, 120.0, 600.0)] == [0, 1, 1, 1]
+
+
+def test_urgent_moves_do_not_use_up_the_moves_of_later_minutes() -> None:
+    budget = MoveBudget(6.0)
+    assert budget.left(0.0) == 6
+    budget.spend(200)  # the versions of an engine that is gone
+    assert budget.left(60.0) == 6

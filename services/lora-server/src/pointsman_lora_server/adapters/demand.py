@@ -72,7 +72,10 @@ def version_loads(
 
 @dataclass(slots=True)
 class MoveBudget:
-    """Limits the number of moves per minute; moves that were not made add up to the moves of one minute."""
+    """Limits the number of moves per minute; moves that were not made add up to those of one minute, or to one move.
+
+    Moves beyond the limit, which are made for engines that are gone, do not count.
+    """
 
     moves_per_minute: float
     _left: float = 0.0
@@ -83,9 +86,10 @@ class MoveBudget:
         if self._at is None:
             self._left = self.moves_per_minute
         else:
-            self._left = min(self.moves_per_minute, self._left + self.moves_per_minute * (now - self._at) / 60.0)
+            more = self.moves_per_minute * (now - self._at) / 60.0
+            self._left = min(max(1.0, self.moves_per_minute), self._left + more)
         self._at = now
         return int(self._left)
 
     def spend(self, moves: int) -> None:
-        self._left -= moves
+        self._left = max(0.0, self._left - moves)
