@@ -74,3 +74,44 @@ def test_nothing_is_said_about_what_cannot_be_read(base: BaseLayers, tmp_path: P
         (broken / "adapter_model.safetensors").write_bytes(content)
         assert base.why_unfit(str(broken)) == ""
     assert base.why_unfit(str(tmp_path / "nothing")) == ""
+
+
+def test_adapters_of_fused_experts_fit(tmp_path: Path) -> None:
+    experts = "model.layers.0.mlp.experts"
+    shapes = {f"{LAYER}.weight": (OUTPUTS, INPUTS), f"{experts}.gate_up_proj_blocks": (2, 3, 4)}
+    base = BaseLayers(write(tmp_path / "base/model.safetensors", shapes))
+    for layer in (experts, f"{experts}.base_layer"):  # in PEFT's form, which vLLM reads
+        assert base.why_unfit(adapter(tmp_path, layer)) == ""
+    assert "no such layer" in base.why_unfit(adapter(tmp_path, "model.layers.1.mlp.experts.base_layer"))
+
+
+def test_adapters_fit_whether_each_expert_has_a_tensor_or_not(tmp_path: Path) -> None:
+    each = {f"model.layers.0.mlp.experts.{number}.up_proj.weight": (OUTPUTS, INPUTS) for number in range(2)}
+    base = BaseLayers(write(tmp_path / "each/model.safetensors", each))
+    assert base.why_unfit(adapter(tmp_path, "model.layers.0.mlp.experts.base_layer")) == ""
+    assert "has 9 inputs" in base.why_unfit(adapter(tmp_path, "model.layers.0.mlp.experts.1.up_proj", inputs=9))
+    base = BaseLayers(write(tmp_path / "all/model.safetensors", {"model.layers.0.mlp.experts.up_proj": (2, 6, 4)}))
+    assert base.why_unfit(adapter(tmp_path, "model.layers.0.mlp.experts.1.up_proj")) == ""
+
+
+def test_files_with_vllms_own_names_of_layers_are_not_read(tmp_path: Path) -> None:
+    fused = {"model.layers.0.self_attn.qkv_proj.weight": (OUTPUTS, INPUTS)}
+    base = BaseLayers(write(tmp_path / "base/model-rank-0-part-0.safetensors", fused))
+    assert base.why_unfit(adapter(tmp_path)) == ""
+
+
+def test_layers_that_could_not_be_read_are_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "base/model.safetensors"
+    base = BaseLayers(write(file, {f"{LAYER}.weight": (OUTPUTS, INPUTS)}))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:4])  # as slow network storage shows it at first
+    assert base.why_unfit(adapter(tmp_path, "model.layers.1.x")) == ""
+    file.write_bytes(whole)
+    assert "no such layer" in base.why_unfit(adapter(tmp_path, "model.layers.1.x"))
+
+
+def test_a_deeply_nested_header_is_left_to_the_engine(base: BaseLayers, tmp_path: Path) -> None:
+    text = b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/adapter_model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    assert base.why_unfit(str(tmp_path / "deep")) == ""
