@@ -473,11 +473,12 @@ async def test_a_root_path_keeps_all_of_vllms_routes(vllm: Vllm) -> None:
         assert (await client.get("/llm/v1/load_lora_adapter")).status_code == 404
 
 
-def output(prompt: int, *completions: int) -> Any:
-    """Returns an output of vLLM with so many tokens of the prompt and of each completion."""
-    return SimpleNamespace(
-        prompt_token_ids=[1] * prompt, outputs=[SimpleNamespace(token_ids=[1] * count) for count in completions]
-    )
+def output(prompt: int, *completions: int, cached: int | None = None, first: int = 0) -> Any:
+    """Returns an output of vLLM with so many tokens of the prompt and of each completion, the `first` one and those
+    after it; `cached` tokens of the prompt were in the prefix cache.
+    """
+    outputs = [SimpleNamespace(index=first + at, token_ids=[1] * count) for at, count in enumerate(completions)]
+    return SimpleNamespace(prompt_token_ids=[1] * prompt, num_cached_tokens=cached, outputs=outputs)
 
 
 @pytest.mark.parametrize(
@@ -486,6 +487,8 @@ def output(prompt: int, *completions: int) -> Any:
         ("DELTA", [output(8, 1), output(8, 1, 2), output(8, 3)], 8 / 4 + 7),
         ("FINAL_ONLY", [output(8, 5)], 8 / 4 + 5),
         ("CUMULATIVE", [output(8, 1), output(8, 3), output(8, 5)], 8 / 4 + 5),
+        ("CUMULATIVE", [output(8, 9), output(8, 2, first=1), output(8, 10)], 8 / 4 + 12),
+        ("DELTA", [output(8, 1, cached=6), output(8, 1, cached=6)], 2 / 4 + 2),
         ("FINAL_ONLY", [SimpleNamespace(prompt_token_ids=[1] * 8, outputs=SimpleNamespace(data=[0.5]))], 8 / 4),
     ],
 )

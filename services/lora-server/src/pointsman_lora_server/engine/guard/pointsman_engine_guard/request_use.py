@@ -45,19 +45,25 @@ class TokenCount:
 
     def __init__(self, model: ModelUsage, cumulative: bool) -> None:
         """Takes whether each output repeats the tokens of the outputs before."""
-        self._model, self._cumulative, self._generated, self._read = model, cumulative, 0, False
+        self._model, self._cumulative, self._read = model, cumulative, False
+        self._generated: dict[int, int] = {}
 
     def add(self, output: Any) -> None:
         """Takes one of vLLM's RequestOutputs, or an output of a pooling model, which has no generated tokens."""
         if not self._read:
             self._read = True
-            self._model.tokens += PROMPT_WEIGHT * len(getattr(output, "prompt_token_ids", None) or ())
+            prompt = len(getattr(output, "prompt_token_ids", None) or ())
+            cached = getattr(output, "num_cached_tokens", None) or 0  # in the prefix cache, so they are not read
+            self._model.tokens += PROMPT_WEIGHT * max(0, prompt - cached)
         completions = getattr(output, "outputs", None)
         if not isinstance(completions, list):
             return
-        generated = sum(len(completion.token_ids) for completion in completions)
-        self._model.tokens += generated - self._generated if self._cumulative else generated
-        self._generated = generated
+        for completion in completions:  # not always all that were asked for
+            generated = len(completion.token_ids)
+            self._model.tokens += generated
+            if self._cumulative:
+                self._model.tokens -= self._generated.get(completion.index, 0)
+                self._generated[completion.index] = generated
 
 
 class RequestUse:
