@@ -69,10 +69,14 @@ def _report_to_json(report: EngineReport) -> str:
 
 def _report_from_json(text: str) -> EngineReport | None:
     try:
-        values = json.loads(text)
+        values = json.loads(text, parse_constant=_refuse)
         rates = {str(version): TokenRate(float(fast), float(slow)) for version, (fast, slow) in values["rates"].items()}
         capacity = max(1e-6, float(values["tokens_per_second"]))
         slots, reserved = int(values["slots"]), int(values["reserved"])
         return EngineReport(str(values["engine"]), slots, reserved, capacity, frozenset(values["holds"]), rates)
     except (ValueError, TypeError, LookupError, AttributeError):
         return None  # of another release; without a report an engine gets no new copies
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number to compute with")
