@@ -1,6 +1,7 @@
 """Several deciders with one Redis: one of them decides, all follow, and another takes over if it stops."""
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -184,6 +185,8 @@ async def test_reports_expire_and_those_of_another_form_are_left_out(bounded_red
     await registry.report_demand(kept, 60.0)
     await registry.report_demand(EngineReport("b", 4), 0.001)
     await bounded_redis.client.hset("{pointsman:adapters:tiny-base}:demand", "c", "99999999999999 {}")
+    endless = EngineReport("d", 4, 1, 50.0, frozenset(), {TRIAGE: TokenRate(math.nan, math.inf)})
+    await registry.report_demand(endless, 60.0)
     await asyncio.sleep(0.01)
     assert await registry.read_demand() == [kept]
 
@@ -200,6 +203,11 @@ def test_canaries_are_kept() -> None:
     canary = Alias("triage@prod", TRIAGE, 2, Canary(VOICE, 0.1))
     with_canary = DesiredState(state.versions, state.phases, (canary,), default_placement=state.default_placement)
     assert placement_decider.kept_versions(with_canary, {TRIAGE, VOICE}) == {VOICE}
+
+
+def test_an_announcement_that_has_expired_keeps_no_version() -> None:
+    expired = desired(TRIAGE, VOICE, upcoming={TRIAGE: 1, VOICE: 2**53})
+    assert placement_decider.kept_versions(expired, {TRIAGE, VOICE}) == {VOICE}
 
 
 async def test_adapters_are_placed_by_demand_if_nothing_else_is_set_for_them(bounded_redis: BoundedRedis) -> None:

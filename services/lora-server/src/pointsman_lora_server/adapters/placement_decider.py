@@ -165,8 +165,7 @@ def versions_by_demand(desired: DesiredState) -> frozenset[str]:
 
     Pinned versions are left out, because they are on every engine.
     """
-    now = time.time() * 1000
-    targets = desired.alias_targets | {version for version, until in desired.upcoming.items() if until > now}
+    targets = desired.alias_targets | _announced(desired)
     return frozenset(
         version
         for version in targets - desired.pins
@@ -177,4 +176,9 @@ def versions_by_demand(desired: DesiredState) -> frozenset[str]:
 def kept_versions(desired: DesiredState, versions: Collection[str]) -> frozenset[str]:
     """Returns those of `versions` that lose no copy: canaries, and versions to which an alias is about to be moved."""
     canaries = {alias.canary.version for alias in desired.aliases if alias.canary}
-    return frozenset(versions) & (canaries | desired.upcoming.keys())
+    return frozenset(versions) & (canaries | _announced(desired))
+
+
+def _announced(desired: DesiredState) -> frozenset[str]:
+    now = time.time() * 1000
+    return frozenset(version for version, until in desired.upcoming.items() if until > now)
