@@ -28,6 +28,7 @@ from pointsman_gateway.conversations.stage import (
 from pointsman_gateway.domain import UNKNOWN, Path
 from pointsman_gateway.engines.dialects.sent_fields import CONTINUATION, SentFields
 from pointsman_gateway.engines.engine_client import EngineClient
+from pointsman_gateway.engines.endpoint_picker import EndpointPickers
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import AdapterLoading, EngineBackend
@@ -67,6 +68,7 @@ class Dependencies:
     freshness: Freshness = ALWAYS_FRESH
     path_statistics: PathStatistics = field(default_factory=PathStatistics)
     engine_costs: EngineCosts = field(default_factory=EngineCosts)
+    pickers: EndpointPickers = field(default_factory=EndpointPickers)
     lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
     """Returns a context manager. While a request waits in it for an adapter, another request may use its slot."""
     litellm_client: EngineClient | None = None
@@ -103,7 +105,9 @@ def build_stages(
     busy_times = dependencies.engine_costs if is_paid_hourly else None
     uses_litellm = any(engine.uses_litellm for engine in config.models.engines.values())
     client = (dependencies.litellm_client if uses_litellm else None) or dependencies.client
-    backend = EngineBackend(engines, client, now, resilience, dependencies.engine_metrics, busy_times)
+    backend = EngineBackend(
+        engines, client, now, resilience, dependencies.engine_metrics, busy_times, dependencies.pickers
+    )
     loading = AdapterLoading(backend, engines, now, resilience, dependencies.lend_slot)
     stages = Stages(
         revision=config.revision,

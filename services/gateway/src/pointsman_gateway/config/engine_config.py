@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from pointsman_gateway.config.endpoint_picker import EndpointPickerConfig
 from pointsman_gateway.config.field_types import Dollars, Strict
 from pointsman_gateway.config.providers import (
     LITELLM,
@@ -177,6 +178,10 @@ class EngineConfig(Strict):
         description="send a cache_salt of tenant and adapter version: no tenant can find out what others have asked",
     )
 
+    endpoint_picker: EndpointPickerConfig | None = Field(
+        default=None, description="a service that chooses among the engines that have the adapter version"
+    )
+
     @model_validator(mode="after")
     def _has_one_address(self) -> "EngineConfig":
         preset = self.preset
@@ -273,7 +278,7 @@ class EngineConfig(Strict):
 
         If the identity is the same after a reload of the configuration, the engine keeps its state.
         """
-        others = ("timeouts", "breaker", "usd_per_hour", "request_fields", *_CALLER_SETTINGS)
+        others = ("timeouts", "breaker", "usd_per_hour", "request_fields", "endpoint_picker", *_CALLER_SETTINGS)
         return self.model_copy(update={name: type(self).model_fields[name].default for name in others})
 
     @property

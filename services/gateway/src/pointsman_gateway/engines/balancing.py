@@ -9,6 +9,7 @@ because the turns since then are cached there.
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
 from typing import NamedTuple
 
 from pointsman_gateway.domain import Message
@@ -219,6 +220,18 @@ class TargetQueue:
         if self._spilled is not None:
             self._spilled.remember(self._key.conversation, target.state.seed)
         return target
+
+
+class OrderedQueue(TargetQueue):
+    """A queue whose order another component has chosen: `take` returns the first available engine."""
+
+    __slots__ = ()
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        super().__init__(targets, NO_KEY, inf)
+
+    def _best(self) -> Target | None:
+        return next((target for target in self._left if target.state.is_available), None)
 
 
 class Rings:

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, replace
 
+from pointsman_gateway.config.endpoint_picker import EndpointPickerConfig
 from pointsman_gateway.config.engine_config import BreakerConfig, EngineConfig, Timeouts
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.providers import DEFAULT_FIELDS, RequestFields, request_fields
@@ -21,6 +22,8 @@ class EngineSettings:
     separates_tenants: bool = False
     sends_caller: bool = False
     """Whether `sends_priority` or `separates_tenants` is set; if not, `with_caller` need not be called."""
+    picker: EndpointPickerConfig | None = None
+    """The service that chooses among the engines; None if the gateway chooses."""
 
     def with_caller(self, sampling: Sampling, caller: Caller, adapter: str) -> Sampling:
         """Returns `sampling` with up to two of vLLM's request fields. With `sends_priority`, `priority` is the caller's
@@ -55,4 +58,5 @@ def _settings(models: ModelsFile, name: str, engine: EngineConfig) -> EngineSett
         engine.priority_scheduling,
         engine.prefix_cache_per_tenant,
         engine.priority_scheduling or engine.prefix_cache_per_tenant,
+        engine.endpoint_picker,
     )

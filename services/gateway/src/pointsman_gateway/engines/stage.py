@@ -15,7 +15,15 @@ from prometheus_client import CollectorRegistry
 from pointsman_gateway.config.models_file import ResilienceConfig
 from pointsman_gateway.domain import Decision, Path, Prompt, Request, Sampling
 from pointsman_gateway.engines.answer_limits import default_max_tokens
-from pointsman_gateway.engines.balancing import NO_KEY, PromptKey, Rings, SpillTargets, TargetQueue, hash_prompt
+from pointsman_gateway.engines.balancing import (
+    NO_KEY,
+    OrderedQueue,
+    PromptKey,
+    Rings,
+    SpillTargets,
+    TargetQueue,
+    hash_prompt,
+)
 from pointsman_gateway.engines.call import BusyTimeTracker, EngineCaller, NullBusyTimeTracker
 from pointsman_gateway.engines.engine_client import (
     MAX_COLLECTED_BYTES,
@@ -28,6 +36,7 @@ from pointsman_gateway.engines.engine_client import (
     out_of_time,
     retryable,
 )
+from pointsman_gateway.engines.endpoint_picker import EndpointPickers, Pick, reporting
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.failover import Hedging, RetryBudget, Retrying
 from pointsman_gateway.engines.lookups import Target, shared_settings
@@ -51,9 +60,10 @@ class EngineBackend:
         resilience: ResilienceConfig = DEFAULTS,
         metrics: EngineMetrics | None = None,
         busy_times: BusyTimeTracker | None = None,
+        pickers: EndpointPickers | None = None,
     ) -> None:
         """Takes the event loop's `clock`, by which deadlines are measured; `busy_times` measures the use of engines
-        that are paid by the hour.
+        that are paid by the hour. `pickers` are the connections to endpoint pickers.
         """
         metrics = metrics or EngineMetrics(CollectorRegistry())
         self._clock = clock
@@ -62,6 +72,7 @@ class EngineBackend:
         hedging = Hedging(caller, resilience.hedge_after_seconds, budget, metrics)
         self._retrying = Retrying(hedging, resilience.retries, budget, metrics, clock)
         self._engines = engines
+        self._pickers = pickers or EndpointPickers()
         self._bound = resilience.load_bound
         self._spilled, self._rings = SpillTargets(), Rings()
 
@@ -69,7 +80,10 @@ class EngineBackend:
         """Calls an engine of the path, and others if it fails or is slow, as far as the configured retries and hedging
         allow. Returns once the first chunk has arrived.
 
-        Raises the errors of `Engines.targets` if no engine may be called now, and Unavailable if all engines that were
+        If the engine chosen first is of a group with an endpoint picker, the picker chooses among the engines of this
+        group; the other groups' engines follow.
+
+        Raises the errors of `Engines.targets` if no engine may be called now, those of `EndpointPickers.pick`, and Unavailable if all engines that were
         called have failed. This is NotServed if they answered 404 and no other engine of the model can answer later.
         Raises DeadlineExceeded if the request's deadline passes, and InvalidArgument if an engine or its settings
         reject the request.
@@ -100,13 +114,47 @@ class EngineBackend:
             record=record,
         )
         try:
-            answer = await self._retrying.call(first, queue, completion)
+            if first.settings.picker is None:
+                answer = await self._retrying.call(first, queue, completion)
+            else:
+                answer = await self._call_picked(first, queue, targets, completion)
             return answer if limit is None else replace(answer, default_max_tokens=limit)
         except NotServed as error:
             answering = sum(target.state.is_available for target in targets)
             if answering < self._engines.count(path.model):  # the others may answer later
                 raise retryable(error) from error
             raise
+
+    async def _call_picked(
+        self, first: Target, queue: TargetQueue, targets: Sequence[Target], completion: CompletionRequest
+    ) -> AnswerStream:
+        """Calls the engines that the picker of `first` chooses; `first` and `queue`, if it chooses none and its
+        failure mode is open.
+        """
+        config = first.settings.picker
+        assert config is not None
+        await in_task()  # the picker's time limit needs a task
+        own = [target for target in targets if target.settings.picker == config and target.state.is_available]
+        pick = await self._pickers.pick(config, own, completion, self._clock)
+        if pick is None:
+            return await self._retrying.call(first, queue, completion)
+        try:
+            return await self._call_in_order(pick, [target for target in targets if target not in own], completion)
+        except BaseException:
+            pick.end()
+            raise
+
+    async def _call_in_order(self, pick: Pick, rest: Sequence[Target], completion: CompletionRequest) -> AnswerStream:
+        queue = OrderedQueue([*pick.targets, *rest])
+        first = queue.take()
+        if first is None:
+            raise Unavailable(
+                "the engines that the endpoint picker chose became unavailable",
+                code="picker_no_endpoint",
+                retry_after=1,
+            )
+        answer = await self._retrying.call(first, queue, completion)
+        return reporting(answer, pick)
 
 
 def _select_fields(request: Request, targets: Sequence[Target]) -> Sampling:

@@ -1,0 +1,103 @@
+"""An endpoint picker that follows the Gateway API Inference Extension's protocol (proposal 004, version 1)."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc.aio
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
+from pointsman.envoy import core_pb2, http_status_pb2
+from pointsman.envoy import external_processor_pb2 as ext_proc
+from pointsman.envoy.external_processor_pb2_grpc import (
+    ExternalProcessorServicer,
+    add_ExternalProcessorServicer_to_server,
+)
+
+SUBSET = ("envoy.lb.subset_hint", "x-gateway-destination-endpoint-subset")
+ENDPOINT = "x-gateway-destination-endpoint"
+
+
+@dataclass
+class Asked:
+    """One request as the picker has seen it."""
+
+    headers: dict[str, str]
+    subset: list[str]
+    body: dict[str, Any] = field(default_factory=dict)
+    served: str = ""
+    has_ended: bool = False
+
+
+class PickerDouble(ExternalProcessorServicer):
+    """Picks the pool's endpoints in their order, as far as the subset hint has them; 503 if it has none."""
+
+    def __init__(self, pool: Sequence[str]) -> None:
+        self.pool = list(pool)
+        self.asked: list[Asked] = []
+        self.is_saturated = False
+        self.is_silent = False
+        self.ignores_subset = False
+        self.uses_metadata = True
+        self.uses_header = True
+
+    async def Process(self, request_iterator: Any, context: Any) -> AsyncIterator[ext_proc.ProcessingResponse]:
+        asked, body = Asked({}, []), b""
+        async for message in request_iterator:
+            kind = message.WhichOneof("request")
+            metadata = {key: MessageToDict(value) for key, value in message.metadata_context.filter_metadata.items()}
+            if kind == "request_headers":
+                asked.headers = {one.key: one.raw_value.decode() for one in message.request_headers.headers.headers}
+                asked.subset = metadata[SUBSET[0]][SUBSET[1]]
+            elif kind == "request_body":
+                body += message.request_body.body
+                if message.request_body.end_of_stream:
+                    asked.body = json.loads(body)
+                    self.asked.append(asked)
+                    if self.is_silent:
+                        await asyncio.sleep(3600)
+                    yield self._answer(asked, body)
+            elif kind == "response_headers":
+                asked.served = metadata["envoy.lb"]["x-gateway-destination-endpoint-served"]
+            elif kind == "response_body":
+                asked.has_ended = message.response_body.end_of_stream
+
+    def _answer(self, asked: Asked, body: bytes) -> ext_proc.ProcessingResponse:
+        if self.is_saturated:
+            return _immediate(429)
+        picked = [one for one in self.pool if self.ignores_subset or one in asked.subset]
+        if not picked:
+            return _immediate(503)
+        answer = ext_proc.ProcessingResponse(request_headers=ext_proc.HeadersResponse())
+        if self.uses_header:
+            option = core_pb2.HeaderValueOption(
+                header=core_pb2.HeaderValue(key=ENDPOINT, raw_value=",".join(picked).encode())
+            )
+            answer.request_headers.response.header_mutation.set_headers.append(option)
+        if self.uses_metadata:
+            named = Struct()
+            named.update({"envoy.lb": {ENDPOINT: ",".join(picked)}})
+            answer.dynamic_metadata.CopyFrom(named)
+        return answer
+
+
+def _immediate(status: int) -> ext_proc.ProcessingResponse:
+    code = http_status_pb2.HttpStatus()
+    code.code = status  # type: ignore[assignment]  # the enumeration is open
+    return ext_proc.ProcessingResponse(immediate_response=ext_proc.ImmediateResponse(status=code))
+
+
+@asynccontextmanager
+async def serving(picker: PickerDouble) -> AsyncIterator[tuple[str, grpc.aio.Server]]:
+    """Serves the picker on a free port; yields its URL and the server."""
+    server = grpc.aio.server()
+    add_ExternalProcessorServicer_to_server(picker, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"grpc://127.0.0.1:{port}", server
+    finally:
+        await server.stop(None)

@@ -1,0 +1,196 @@
+"""An endpoint picker chooses among the engines that have the version; without it, the gateway chooses."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pointsman_gateway.config.endpoint_picker import EndpointPickerConfig
+from pointsman_gateway.config.models_file import ResilienceConfig, RetryConfig
+from pointsman_gateway.domain import Caller, Decision, Message, Path, Prompt, Request
+from pointsman_gateway.engines.endpoint_picker import EndpointPickers
+from pointsman_gateway.engines.engine_settings import EngineSettings
+from pointsman_gateway.engines.engine_state import Engine, EngineState
+from pointsman_gateway.engines.engines import Engines
+from pointsman_gateway.engines.stage import EngineBackend
+from pointsman_servicekit.errors import DeadlineExceeded, ResourceExhausted, Unavailable
+
+from tests.gateway.doubles.clients import ScriptedClient, chunks_of
+from tests.gateway.doubles.endpoint_picker import PickerDouble, serving
+from tests.gateway.doubles.waiting import until
+
+A, B = "10.0.0.1:8000", "10.0.0.2:8000"
+PROMPT = Prompt((Message("user", "Hello"),))
+RETRIES = RetryConfig(backoff_seconds=0.0)
+
+
+class Bench:
+    """Two engines, `a` and `b`, of a group with an endpoint picker."""
+
+    def __init__(self, url: str, pickers: EndpointPickers, **settings: Any) -> None:
+        config = EndpointPickerConfig(url=url, **settings)
+        resilience = ResilienceConfig(retries=RETRIES)
+        self.client = ScriptedClient()
+        self.engines = Engines(
+            [EngineState(_engine("a", A)), EngineState(_engine("b", B))],
+            dict.fromkeys(("a", "b"), EngineSettings(picker=config)),
+        )
+        now = asyncio.get_running_loop().time
+        self.backend = EngineBackend(self.engines, self.client, now, resilience, pickers=pickers)
+
+    def hold(self, name: str, *versions: str) -> None:
+        self.engines.update(replace(self.engines.get(name), resident=frozenset(versions)))
+
+    async def ask(self, adapter: str = "", seconds: float = 10.0) -> str:
+        """Asks once; returns the name of the engine that has answered."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        caller = Caller(tenant="acme", priority=3)
+        decision = Decision("d", "chat", 1.0, Path("p", "tiny", adapter=adapter), "policy:fixed", "encoder", (), ())
+        answer = await self.backend.call(
+            Request("auto", PROMPT.messages, deadline=deadline, caller=caller), decision, PROMPT
+        )
+        async for _ in chunks_of(answer.source):
+            pass
+        answer.source.close()
+        return answer.engine
+
+
+def _engine(name: str, address: str) -> Engine:
+    return Engine(name, "tiny", f"http://{address}", ready=True)
+
+
+@asynccontextmanager
+async def picked_by(picker: PickerDouble, **settings: Any) -> AsyncIterator[tuple[Bench, Any]]:
+    pickers = EndpointPickers()
+    async with serving(picker) as (url, server):
+        try:
+            yield Bench(url, pickers, **settings), server
+        finally:
+            await pickers.close()
+
+
+@pytest.mark.parametrize("pool", [(A, B), (B, A)])
+@pytest.mark.parametrize("form", ["uses_header", "uses_metadata"])
+async def test_the_picked_engine_answers(pool: tuple[str, str], form: str) -> None:
+    picker = PickerDouble(pool)
+    picker.uses_header, picker.uses_metadata = form == "uses_header", form == "uses_metadata"
+    async with picked_by(picker) as (bench, _):
+        assert await bench.ask() == ("a" if pool[0] == A else "b")
+
+
+async def test_the_picker_gets_prompt_tenant_and_priority() -> None:
+    picker = PickerDouble([A])
+    async with picked_by(picker) as (bench, _):
+        await bench.ask()
+    asked = picker.asked[0]
+    assert asked.headers["x-llm-d-inference-fairness-id"] == "acme"
+    assert asked.headers["x-llm-d-inference-objective"] == "priority-3"
+    assert asked.headers[":path"] == "/v1/chat/completions"
+    assert asked.body["messages"] == [{"role": "user", "content": "Hello"}]
+
+
+async def test_only_engines_that_hold_the_version_are_offered() -> None:
+    picker = PickerDouble([A, B])
+    async with picked_by(picker) as (bench, _):
+        bench.hold("b", "triage@2")
+        assert await bench.ask("triage@2") == "b"
+    assert picker.asked[0].subset == [B]
+    assert picker.asked[0].body["model"] == "triage@2"
+
+
+async def test_an_engine_outside_of_the_subset_is_never_called() -> None:
+    picker = PickerDouble([A])
+    picker.ignores_subset = True
+    async with picked_by(picker) as (bench, _):
+        bench.hold("b", "triage@2")
+        assert await bench.ask("triage@2") == "b"
+    async with picked_by(picker, failure_mode="close") as (bench, _):
+        bench.hold("b", "triage@2")
+        with pytest.raises(Unavailable, match="named none of the engines"):
+            await bench.ask("triage@2")
+        assert bench.client.asked == []
+
+
+async def test_the_second_address_is_the_fallback() -> None:
+    picker = PickerDouble([B, A])
+    async with picked_by(picker) as (bench, _):
+        bench.client.fails("b", 503)
+        assert await bench.ask() == "a"
+        await until(lambda: picker.asked[0].has_ended)
+        assert picker.asked[0].served == A
+
+
+async def test_the_picker_hears_who_served_and_when_the_answer_ended() -> None:
+    picker = PickerDouble([B])
+    async with picked_by(picker) as (bench, _):
+        await bench.ask()
+        await until(lambda: picker.asked[0].has_ended)
+    assert picker.asked[0].served == B
+
+
+@pytest.mark.parametrize("mode", ["open", "close"])
+async def test_a_saturated_picker_sheds_the_request(mode: str) -> None:
+    picker = PickerDouble([A, B])
+    picker.is_saturated = True
+    async with picked_by(picker, failure_mode=mode) as (bench, _):
+        with pytest.raises(ResourceExhausted, match="sheds") as raised:
+            await bench.ask()
+    assert raised.value.retry_after == 1.0
+
+
+async def test_a_picker_without_an_endpoint_is_unavailable() -> None:
+    async with picked_by(PickerDouble([])) as (bench, _):
+        with pytest.raises(Unavailable, match="has no engine for the request"):
+            await bench.ask()
+        assert bench.client.asked == []
+
+
+async def test_requests_go_on_after_the_picker_was_killed() -> None:
+    async with picked_by(PickerDouble([A, B])) as (bench, server):
+        assert await bench.ask() == "a"
+        await server.stop(None)
+        assert [await bench.ask() in "ab" for _ in range(5)] == [True] * 5
+
+
+async def test_requests_fail_after_the_picker_was_killed_if_it_must_not_be_left_out() -> None:
+    async with picked_by(PickerDouble([A, B]), failure_mode="close") as (bench, server):
+        await server.stop(None)
+        with pytest.raises(Unavailable, match="endpoint picker"):
+            await bench.ask()
+
+
+async def test_a_silent_picker_delays_only_the_first_request() -> None:
+    picker = PickerDouble([A])
+    picker.is_silent = True
+    async with picked_by(picker, timeout_seconds=0.2) as (bench, _):
+        began = asyncio.get_running_loop().time()
+        for _ in range(5):
+            assert await bench.ask() in "ab"
+        assert 0.2 <= asyncio.get_running_loop().time() - began < 0.8
+    assert len(picker.asked) == 1
+
+
+async def test_the_deadline_holds_while_the_picker_is_silent() -> None:
+    picker = PickerDouble([A])
+    picker.is_silent = True
+    async with picked_by(picker) as (bench, _):
+        with pytest.raises(DeadlineExceeded):
+            await bench.ask(seconds=0.1)
+
+
+async def test_no_request_reaches_an_engine_without_its_version_during_20_swaps() -> None:
+    picker = PickerDouble([A, B])
+    wrong: list[str] = []
+    async with picked_by(picker) as (bench, server):
+        for number in range(20):
+            version, holder, other = f"triage@{number}", "ab"[number % 2], "ba"[number % 2]
+            bench.hold(other)
+            bench.hold(holder, version)
+            if number == 15:
+                await server.stop(None)
+            answered = await asyncio.gather(*(bench.ask(version) for _ in range(5)))
+            wrong += [name for name in answered if name != holder]
+    assert wrong == []
+    assert len(picker.asked) == 75
