@@ -27,8 +27,8 @@ from pointsman_gateway.conversations.stage import (
 )
 from pointsman_gateway.domain import UNKNOWN, Path
 from pointsman_gateway.engines.dialects.sent_fields import CONTINUATION, SentFields
-from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.endpoint_picker import EndpointPickers
+from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import AdapterLoading, EngineBackend

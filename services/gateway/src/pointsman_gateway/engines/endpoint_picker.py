@@ -83,9 +83,11 @@ class Pick:
             response_headers=ext_proc.HttpHeaders(headers=_header_map({":status": "200"})),
             metadata_context=core_pb2.Metadata(filter_metadata={ENDPOINT_NAMESPACE: served}),
         )
-        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
-            await self._stream.write(message)
-        self._is_served.set()
+        try:
+            with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+                await self._stream.write(message)
+        finally:
+            self._is_served.set()
 
     async def _finish(self) -> None:
         await self._is_served.wait()
@@ -121,7 +123,8 @@ class EndpointPickers:
         """
         now = clock()
         if now < self._away_until.get(config.url, 0.0):
-            return _failed(config, "has just failed")
+            _check_failure_mode(config, "has just failed")
+            return None
         stub: Any = ExternalProcessorStub(self._channel(config.url))
         stream = stub.Process()
         picked = None
@@ -132,17 +135,23 @@ class EndpointPickers:
             if clock() >= request.deadline:
                 raise out_of_time() from error
             self._away_until[config.url] = clock() + COOLDOWN_SECONDS
-            return _failed(config, f"has not answered in {config.timeout_seconds:g} s")
+            _check_failure_mode(config, f"has not answered in {config.timeout_seconds:g} s")
+            return None
         except grpc.RpcError as error:
             self._away_until[config.url] = clock() + COOLDOWN_SECONDS
             details = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
-            return _failed(config, f"has failed: {details}")
+            _check_failure_mode(config, f"has failed: {details}")
+            return None
         except asyncio.InvalidStateError:
-            return _failed(config, "has ended the stream")
+            _check_failure_mode(config, "has ended the stream")
+            return None
         finally:
             if not picked:
                 stream.cancel()
-        return Pick(picked, stream) if picked else _failed(config, "has named none of the engines that it was offered")
+        if picked:
+            return Pick(picked, stream)
+        _check_failure_mode(config, "has named none of the engines that it was offered")
+        return None
 
     async def close(self) -> None:
         for channel in self._channels.values():
@@ -266,7 +275,7 @@ def _refused(response: ext_proc.ImmediateResponse) -> ResourceExhausted | Unavai
     )
 
 
-def _failed(config: EndpointPickerConfig, reason: str) -> None:
+def _check_failure_mode(config: EndpointPickerConfig, reason: str) -> None:
     """Returns if the gateway may choose itself; raises Unavailable if not."""
     if config.failure_mode == "close":
         raise Unavailable(

@@ -25,6 +25,7 @@ from pointsman_gateway.engines.balancing import (
     hash_prompt,
 )
 from pointsman_gateway.engines.call import BusyTimeTracker, EngineCaller, NullBusyTimeTracker
+from pointsman_gateway.engines.endpoint_picker import EndpointPickers, Pick, reporting
 from pointsman_gateway.engines.engine_client import (
     MAX_COLLECTED_BYTES,
     CompletionRequest,
@@ -36,7 +37,6 @@ from pointsman_gateway.engines.engine_client import (
     out_of_time,
     retryable,
 )
-from pointsman_gateway.engines.endpoint_picker import EndpointPickers, Pick, reporting
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.failover import Hedging, RetryBudget, Retrying
 from pointsman_gateway.engines.lookups import Target, shared_settings
@@ -83,7 +83,8 @@ class EngineBackend:
         If the engine chosen first is of a group with an endpoint picker, the picker chooses among the engines of this
         group; the other groups' engines follow.
 
-        Raises the errors of `Engines.targets` if no engine may be called now, those of `EndpointPickers.pick`, and Unavailable if all engines that were
+        Raises the errors of `Engines.targets` if no engine may be called now, those of `EndpointPickers.pick`, and
+        Unavailable if all engines that were
         called have failed. This is NotServed if they answered 404 and no other engine of the model can answer later.
         Raises DeadlineExceeded if the request's deadline passes, and InvalidArgument if an engine or its settings
         reject the request.
