@@ -14,8 +14,10 @@ from pointsman_gateway.engines.endpoint_picker import EndpointPickers
 from pointsman_gateway.engines.engine_settings import EngineSettings
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines
+from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import EngineBackend
 from pointsman_servicekit.errors import DeadlineExceeded, ResourceExhausted, Unavailable
+from prometheus_client import CollectorRegistry
 
 from tests.gateway.doubles.clients import ScriptedClient, chunks_of
 from tests.gateway.doubles.endpoint_picker import PickerDouble, serving
@@ -31,6 +33,7 @@ class Bench:
 
     def __init__(self, url: str, pickers: EndpointPickers, **settings: Any) -> None:
         config = EndpointPickerConfig(url=url, **settings)
+        pickers.activate([config])
         resilience = ResilienceConfig(retries=RETRIES)
         self.client = ScriptedClient()
         self.engines = Engines(
@@ -63,7 +66,7 @@ def _engine(name: str, address: str) -> Engine:
 
 @asynccontextmanager
 async def picked_by(picker: PickerDouble, **settings: Any) -> AsyncIterator[tuple[Bench, Any]]:
-    pickers = EndpointPickers()
+    pickers = EndpointPickers(EngineMetrics(CollectorRegistry()))
     async with serving(picker) as (url, server):
         try:
             yield Bench(url, pickers, **settings), server

@@ -41,6 +41,8 @@ from pointsman_gateway.config.load import Config, load_config, watched_files
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.engines.connection_pool import Pool
 from pointsman_gateway.engines.dns_groups import DnsResolver
+from pointsman_gateway.engines.endpoint_picker import EndpointPickers
+from pointsman_gateway.engines.engine_settings import engine_pickers
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.forwarding import ForwardingPool
 from pointsman_gateway.engines.http_engine_client import HttpEngineClient
@@ -126,6 +128,8 @@ async def build_gateway(
             token=token,
         )
         await stack.enter_async_context(discovery)
+        pickers = EndpointPickers(engine_metrics, tls)
+        stack.push_async_callback(pickers.close)
         redaction = open_redaction(settings.redaction, registry)
         persistence = await stack.enter_async_context(open_persistence(settings, config, registry, redaction))
         cache = await stack.enter_async_context(open_cache(settings, registry, redaction))
@@ -155,6 +159,7 @@ async def build_gateway(
             http=http,
             conversations=conversations,
             guardrail_metrics=GuardrailMetrics(registry),
+            pickers=pickers,
         )
         model_calls = ModelCallDependencies(http, retriever, tracing, registry, gen_ai)
         shadow_settings = ActiveShadowSettings()
@@ -162,6 +167,7 @@ async def build_gateway(
             settings.config,
             models=models,
             discovery=discovery,
+            pickers=pickers,
             dependencies=dependencies,
             model_calls=model_calls,
             tracing=tracing,
@@ -241,6 +247,7 @@ class _SnapshotBuilder:
         *,
         models: ModelsOnDemand,
         discovery: EngineDiscovery,
+        pickers: EndpointPickers,
         dependencies: Dependencies,
         model_calls: ModelCallDependencies,
         tracing: Instrumentation,
@@ -255,6 +262,7 @@ class _SnapshotBuilder:
         self._active: Config | None = None
         self._models = models
         self._discovery = discovery
+        self._pickers = pickers
         self._dependencies = dependencies
         self._model_calls = model_calls
         self._tracing = tracing
@@ -288,6 +296,8 @@ class _SnapshotBuilder:
             await asyncio.to_thread(load_litellm)
         client_secret = await asyncio.to_thread(check_single_sign_on, config.access.single_sign_on)
         loaded = await asyncio.to_thread(self._models.get, config)
+        pickers = engine_pickers(config.models)
+        self._pickers.check(pickers)
         engines = await self._discovery.engines(config.models, engine_wait_seconds)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
         documents = find_document_tasks(config, paths, loaded)
@@ -300,6 +310,7 @@ class _SnapshotBuilder:
         # Everything that can fail is done. From here on the shared components follow the new configuration.
         self._active = config
         self._discovery.activate(engines, config.models)
+        self._pickers.activate(pickers)
         self._dependencies.counting.set_label_values(label_values(config), gen_ai_names(config))
         self._persistence.apply_config(config, engines.version_of)
         self._cost_metrics.apply_config(config, engines, stages.metering)

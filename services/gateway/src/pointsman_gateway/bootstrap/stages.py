@@ -68,7 +68,7 @@ class Dependencies:
     freshness: Freshness = ALWAYS_FRESH
     path_statistics: PathStatistics = field(default_factory=PathStatistics)
     engine_costs: EngineCosts = field(default_factory=EngineCosts)
-    pickers: EndpointPickers = field(default_factory=EndpointPickers)
+    pickers: EndpointPickers | None = None
     lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext
     """Returns a context manager. While a request waits in it for an adapter, another request may use its slot."""
     litellm_client: EngineClient | None = None

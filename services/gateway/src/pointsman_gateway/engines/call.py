@@ -87,6 +87,27 @@ class EngineCaller:
         return AnswerStream(target.model, call, engine=target.engine.name)
 
 
+def to_engine_request(target: Target, request: CompletionRequest) -> EngineRequest:
+    """Returns the request as it is sent to one engine."""
+    engine, settings, sampling = target.engine, target.settings, request.sampling
+    if settings.sends_caller:
+        sampling = settings.with_caller(sampling, request.caller, target.model if target.is_adapter else "")
+    return EngineRequest(
+        engine.name,
+        engine.url,
+        target.upstream_model,
+        request.messages,
+        sampling,
+        request.deadline,
+        engine.api,
+        settings.timeouts,
+        request.operation,
+        "",
+        request.as_a_whole,
+        request.max_bytes,
+    )
+
+
 class EngineCall:
     """Sends a request to one engine, and reads its answer; implements `AnswerSource`.
 
@@ -122,27 +143,11 @@ class EngineCall:
 
         Raises InvalidArgument if the engine's API cannot express the request, or Unavailable if sending fails at once.
         """
-        engine, state, settings = target.engine, target.state, target.settings
-        sampling = request.sampling
-        if settings.sends_caller:
-            sampling = settings.with_caller(sampling, request.caller, target.model if target.is_adapter else "")
+        engine, state = target.engine, target.state
         self._caller = caller
         self._target = target
         self._reported = engine
-        self._request = EngineRequest(
-            engine.name,
-            engine.url,
-            target.upstream_model,
-            request.messages,
-            sampling,
-            request.deadline,
-            engine.api,
-            settings.timeouts,
-            request.operation,
-            "",
-            request.as_a_whole,
-            request.max_bytes,
-        )
+        self._request = to_engine_request(target, request)
         self._stall_seconds = request.stall_seconds
         self._record: CallRecord | None = request.record
         self._began_signal = Signal()

@@ -1,112 +1,61 @@
 """A client of endpoint pickers: each chooses, for one request, among the engines that have the adapter version.
 
-The protocol is the Gateway API Inference Extension's (proposal 004, version 1): Envoy's external processing, with one
-stream for each request. The streams to one picker share a channel.
+The protocol (`picker_messages`) is Envoy's external processing, with one stream for each request. The streams to one
+picker share a connection. No wait is without a limit, even if a picker stops reading or answering.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
-import msgspec
-from google.protobuf.struct_pb2 import Struct
-from pointsman.envoy import core_pb2, processing_mode_pb2
 from pointsman.envoy import external_processor_pb2 as ext_proc
 from pointsman.envoy.external_processor_pb2_grpc import ExternalProcessorStub
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
+from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.tls import ClientTls
 
 from pointsman_gateway.config.endpoint_picker import EndpointPickerConfig
+from pointsman_gateway.config.field_types import ConfigError
+from pointsman_gateway.engines.call import to_engine_request
 from pointsman_gateway.engines.engine_client import CompletionRequest, out_of_time
 from pointsman_gateway.engines.lookups import Target
-from pointsman_gateway.ports import AnswerSource, AnswerStream, ChunkSink
+from pointsman_gateway.engines.metrics import EngineMetrics
+from pointsman_gateway.engines.pick import Pick, address_of
+from pointsman_gateway.engines.picker_messages import named_addresses, to_messages
 
 log = logging.getLogger(__name__)
 
-SUBSET_NAMESPACE = "envoy.lb.subset_hint"
-SUBSET_KEY = "x-gateway-destination-endpoint-subset"
-ENDPOINT_NAMESPACE = "envoy.lb"
-ENDPOINT_KEY = "x-gateway-destination-endpoint"
-SERVED_KEY = "x-gateway-destination-endpoint-served"
-FAIRNESS_HEADER = "x-llm-d-inference-fairness-id"
-OBJECTIVE_HEADER = "x-llm-d-inference-objective"
-
-BODY_BYTES = 62_000
-"""Maximum size of one part of a body: Envoy's implementations stop at 64 KB."""
 COOLDOWN_SECONDS = 1.0
 """For this time after a picker has failed, it is not asked."""
 
-_MODES = processing_mode_pb2.ProcessingMode
-_PROTOCOL = ext_proc.ProtocolConfiguration(
-    request_body_mode=_MODES.FULL_DUPLEX_STREAMED, response_body_mode=_MODES.FULL_DUPLEX_STREAMED
-)
-_PATHS = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
 
+class _Connection:
+    """The channel to one picker, and what is known about the picker."""
 
-class Pick:
-    """The picker's choice for one request, and the stream on which it hears who has served it."""
-
-    def __init__(self, targets: Sequence[Target], stream: Any) -> None:
-        """Takes the chosen engines, the best one first, and the stream to the picker."""
-        self.targets = targets
-        self._stream = stream
-        self._reports: set[asyncio.Task[None]] = set()
-        self._is_served = asyncio.Event()
-        self._has_ended = False
-
-    def served(self, target: Target) -> None:
-        """Tells the picker which engine has begun to answer."""
-        self._send(self._report(address_of(target)))
-
-    def end(self) -> None:
-        """Tells the picker that the answer has ended, and ends the stream. Idempotent."""
-        if not self._has_ended:
-            self._has_ended = True
-            if self._reports:
-                self._send(self._finish())
-            else:
-                self._stream.cancel()  # no engine has answered
-
-    def _send(self, report: Any) -> None:
-        task = asyncio.create_task(report, name="report to endpoint picker")
-        self._reports.add(task)
-
-    async def _report(self, address: str) -> None:
-        served = Struct()
-        served.update({SERVED_KEY: address})
-        message = ext_proc.ProcessingRequest(
-            response_headers=ext_proc.HttpHeaders(headers=_header_map({":status": "200"})),
-            metadata_context=core_pb2.Metadata(filter_metadata={ENDPOINT_NAMESPACE: served}),
-        )
-        try:
-            with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
-                await self._stream.write(message)
-        finally:
-            self._is_served.set()
-
-    async def _finish(self) -> None:
-        await self._is_served.wait()
-        end = ext_proc.ProcessingRequest(response_body=ext_proc.HttpBody(end_of_stream=True))
-        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError, TimeoutError):
-            async with asyncio.timeout(COOLDOWN_SECONDS):
-                await self._stream.write(end)
-                await self._stream.done_writing()
-                while await self._stream.read() is not grpc.aio.EOF:
-                    pass
-        self._stream.cancel()
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.streams = 0
+        """The number of open streams."""
+        self.away_until = 0.0
+        """When the picker may be asked again, on the event loop's clock."""
 
 
 class EndpointPickers:
-    """The connections to endpoint pickers, one for each address; they outlive configurations."""
+    """The connections to endpoint pickers, one for each URL; they outlive configurations."""
 
-    def __init__(self) -> None:
-        self._channels: dict[str, grpc.aio.Channel] = {}
-        self._away_until: dict[str, float] = {}
+    def __init__(self, metrics: EngineMetrics, tls: ClientTls | None = None) -> None:
+        """Takes `tls` for pickers with grpcs://."""
+        self._metrics = metrics
+        self._tls = tls
+        self._connections: dict[str, _Connection] = {}
+        self._configured: frozenset[str] = frozenset()
+        """The URLs in the active configuration."""
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def pick(
         self,
@@ -115,170 +64,150 @@ class EndpointPickers:
         request: CompletionRequest,
         clock: Callable[[], float],
     ) -> Pick | None:
-        """Asks the picker which of `targets` shall answer; None if it fails and its failure mode is open.
+        """Asks the picker which of `targets`, engines of one group, shall answer; None if it fails and its failure mode
+        is open. The caller must call the choice's `end`.
 
         Engines that the picker names and that are not in `targets` are ignored. Raises ResourceExhausted if the picker
         sheds the request (429), Unavailable if it has no engine for it (another status) or fails with failure mode
-        close, and DeadlineExceeded if the request's deadline passes.
+        close, DeadlineExceeded if the request's deadline passes, and InvalidArgument if the engines' API cannot express
+        the request.
         """
-        now = clock()
-        if now < self._away_until.get(config.url, 0.0):
-            _check_failure_mode(config, "has just failed")
-            return None
-        stub: Any = ExternalProcessorStub(self._channel(config.url))
-        stream = stub.Process()
-        picked = None
+        engine = targets[0].engine
+        group = engine.group or engine.name
         try:
-            async with asyncio.timeout_at(min(now + config.timeout_seconds, request.deadline)):
-                picked = await _ask(stream, targets, request)
+            pick = await self._ask(config, targets, request, clock)
+        except ResourceExhausted:
+            self._metrics.picked(group, "shed")
+            raise
+        except _NotPicked as failure:
+            self._metrics.picked(group, "failed")
+            if config.failure_mode == "close":
+                raise Unavailable(
+                    f"the endpoint picker {config.url} {failure}",
+                    code="picker_unavailable",
+                    retry_after=COOLDOWN_SECONDS,
+                ) from failure
+            log.debug("the endpoint picker %s %s; the gateway chooses the engine itself", config.url, failure)
+            return None
+        except Unavailable:
+            self._metrics.picked(group, "no_endpoint")
+            raise
+        self._metrics.picked(group, "picked")
+        return pick
+
+    async def _ask(
+        self,
+        config: EndpointPickerConfig,
+        targets: Sequence[Target],
+        request: CompletionRequest,
+        clock: Callable[[], float],
+    ) -> Pick:
+        connection, now = self._connection(config.url), clock()
+        if now < connection.away_until:
+            raise _NotPicked("has just failed")
+        by_address = {address_of(target): target for target in targets}
+        messages = to_messages(to_engine_request(targets[0], request), request.caller, by_address)
+        limit = min(now + config.timeout_seconds, request.deadline)
+        stub: Any = ExternalProcessorStub(connection.channel)
+        stream = stub.Process()
+        connection.streams += 1
+        pick = None
+        try:
+            async with asyncio.timeout_at(limit):
+                named = await self._exchange(stream, messages)
+            chosen = [by_address[address] for address in named if address in by_address]
+            if not chosen:
+                raise _NotPicked("has named none of the engines that it was offered")
+            pick = Pick(chosen, stream, self._start, partial(self._release, config.url, stream))
         except TimeoutError as error:
-            if clock() >= request.deadline:
+            if limit == request.deadline:
                 raise out_of_time() from error
-            self._away_until[config.url] = clock() + COOLDOWN_SECONDS
-            _check_failure_mode(config, f"has not answered in {config.timeout_seconds:g} s")
-            return None
+            connection.away_until = clock() + COOLDOWN_SECONDS
+            raise _NotPicked(f"has not answered in {config.timeout_seconds:g} s") from error
         except grpc.RpcError as error:
-            self._away_until[config.url] = clock() + COOLDOWN_SECONDS
+            connection.away_until = clock() + COOLDOWN_SECONDS
             details = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
-            _check_failure_mode(config, f"has failed: {details}")
-            return None
-        except asyncio.InvalidStateError:
-            _check_failure_mode(config, "has ended the stream")
-            return None
+            raise _NotPicked(f"has failed: {details}") from error
         finally:
-            if not picked:
-                stream.cancel()
-        if picked:
-            return Pick(picked, stream)
-        _check_failure_mode(config, "has named none of the engines that it was offered")
-        return None
+            if pick is None:
+                self._release(config.url, stream)
+        return pick
+
+    async def _exchange(self, stream: Any, messages: Sequence[ext_proc.ProcessingRequest]) -> Sequence[str]:
+        """Sends the messages, and returns the addresses of the first response that names any; empty if none does.
+
+        Reads while it writes: a picker may answer, or refuse, before it has read a long body.
+        """
+        writing = self._start(_write_all(stream, messages))
+        stream.add_done_callback(lambda _: writing.cancel())
+        while (response := await stream.read()) is not grpc.aio.EOF:
+            if named := named_addresses(response):
+                return named
+        return ()
+
+    def check(self, configs: Collection[EndpointPickerConfig]) -> None:
+        """Raises ConfigError if a picker cannot be called with this gateway's settings."""
+        for config in configs:
+            if _is_encrypted(config.url) and self._tls is None:
+                raise ConfigError(
+                    f"models.yaml: endpoint_picker {config.url}: set POINTSMAN_GATEWAY_CLIENT_TLS_CA to the CA of its "
+                    "certificate"
+                )
+
+    def activate(self, configs: Collection[EndpointPickerConfig]) -> None:
+        """Closes the connections to all pickers that are not in `configs`, those of the active configuration, each
+        after its last stream: requests that have begun with an earlier configuration go on.
+        """
+        self._configured = frozenset(config.url for config in configs)
+        for url in list(self._connections):
+            self._close_unused(url)
 
     async def close(self) -> None:
-        for channel in self._channels.values():
-            await channel.close()
-        self._channels.clear()
+        """Ends all streams and connections."""
+        connections = list(self._connections.values())
+        self._connections.clear()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for connection in connections:
+            await connection.channel.close()
 
-    def _channel(self, url: str) -> grpc.aio.Channel:
-        if url not in self._channels:
-            self._channels[url] = grpc.aio.insecure_channel(url.removeprefix("grpc://"))
-        return self._channels[url]
+    def _connection(self, url: str) -> _Connection:
+        if url not in self._connections:
+            address = url.partition("://")[2]
+            self._connections[url] = _Connection(open_channel(address, self._tls if _is_encrypted(url) else None))
+        return self._connections[url]
 
+    def _release(self, url: str, stream: Any) -> None:
+        """Cancels a stream to the picker at `url`, which has no effect if it has ended; to be called once a stream."""
+        stream.cancel()
+        if url in self._connections:  # not after `close`
+            self._connections[url].streams -= 1
+            self._close_unused(url)
 
-def address_of(target: Target) -> str:
-    """Returns the engine's HOST:PORT, by which pickers know it; an IPv6 address is in brackets."""
-    url = urlsplit(target.engine.url)
-    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
-    return f"{host}:{url.port or (443 if url.scheme == 'https' else 80)}"
+    def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Runs `work` in a task, which `close` cancels."""
+        task = asyncio.create_task(work, name="endpoint picker")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-
-def reporting(answer: AnswerStream, pick: Pick) -> AnswerStream:
-    """Returns the answer with a source that tells the picker who answers, and when the answer has ended."""
-    served = next((target for target in pick.targets if target.engine.name == answer.engine), None)
-    if served is None:  # an engine of another group has answered
-        pick.end()
-        return answer
-    pick.served(served)
-    return replace(answer, source=_Reporting(answer.source, pick))
-
-
-class _Reporting:
-    """An answer whose end a picker hears; implements `AnswerSource`."""
-
-    def __init__(self, inner: AnswerSource, pick: Pick) -> None:
-        self._inner = inner
-        self._pick = pick
-
-    def attach(self, sink: ChunkSink) -> None:
-        self._inner.attach(sink)
-
-    def pause(self) -> None:
-        self._inner.pause()
-
-    def resume(self) -> None:
-        self._inner.resume()
-
-    def close(self) -> None:
-        self._inner.close()
-        self._pick.end()
+    def _close_unused(self, url: str) -> None:
+        if url not in self._configured and not self._connections[url].streams:
+            self._start(self._connections.pop(url).channel.close())
 
 
-async def _ask(stream: Any, targets: Sequence[Target], request: CompletionRequest) -> Sequence[Target]:
-    """Sends headers and body, and returns the chosen engines of `targets`, possibly none."""
-    by_address = {address_of(target): target for target in targets}
-    hint = Struct()
-    hint.update({SUBSET_KEY: list(by_address)})
-    metadata = core_pb2.Metadata(filter_metadata={SUBSET_NAMESPACE: hint})
-    headers = ext_proc.HttpHeaders(headers=_header_map(_headers(request)))
-    await stream.write(
-        ext_proc.ProcessingRequest(request_headers=headers, metadata_context=metadata, protocol_config=_PROTOCOL)
-    )
-    body = _body(targets[0], request)
-    for start in range(0, len(body), BODY_BYTES):
-        part = ext_proc.HttpBody(body=body[start : start + BODY_BYTES], end_of_stream=start + BODY_BYTES >= len(body))
-        await stream.write(ext_proc.ProcessingRequest(request_body=part, metadata_context=metadata))
-    while (response := await stream.read()) is not grpc.aio.EOF:
-        if response.HasField("immediate_response"):
-            raise _refused(response.immediate_response)
-        if named := _endpoints(response):
-            return [by_address[address] for address in dict.fromkeys(named) if address in by_address]
-    return ()
+class _NotPicked(Exception):  # no error if the failure mode is open
+    """The picker has not chosen; the message continues "the endpoint picker URL"."""
 
 
-def _headers(request: CompletionRequest) -> dict[str, str]:
-    headers = {":method": "POST", ":path": _PATHS[request.operation], "content-type": "application/json"}
-    if request.caller.tenant:
-        headers[FAIRNESS_HEADER] = request.caller.tenant
-    if request.caller.priority:
-        headers[OBJECTIVE_HEADER] = f"priority-{request.caller.priority}"
-    return headers
+def _is_encrypted(url: str) -> bool:
+    return url.startswith("grpcs://")
 
 
-def _body(target: Target, request: CompletionRequest) -> bytes:
-    """Returns the request in OpenAI's format with what pickers read: the model, the prompt and the answer's limit."""
-    body: dict[str, Any] = {"model": target.upstream_model, "stream": True}
-    if request.operation == "completion":
-        body["prompt"] = "".join(message.content for message in request.messages)
-    else:
-        body["messages"] = [{"role": message.role, "content": message.content} for message in request.messages]
-    if request.sampling.max_tokens is not None:
-        body["max_tokens"] = request.sampling.max_tokens
-    return msgspec.json.encode(body)
-
-
-def _endpoints(response: ext_proc.ProcessingResponse) -> list[str]:
-    """Returns the addresses that a response names, by its metadata or its header; empty if it names none."""
-    spaces = response.dynamic_metadata.fields
-    value = ""
-    if ENDPOINT_NAMESPACE in spaces:
-        value = spaces[ENDPOINT_NAMESPACE].struct_value.fields[ENDPOINT_KEY].string_value
-    for common in (response.request_headers.response, response.request_body.response):
-        for option in common.header_mutation.set_headers:
-            if not value and option.header.key.lower() == ENDPOINT_KEY:
-                value = option.header.raw_value.decode("latin-1") or option.header.value
-    return [address.strip() for address in value.split(",") if address.strip()]
-
-
-def _header_map(headers: dict[str, str]) -> core_pb2.HeaderMap:
-    values = [core_pb2.HeaderValue(key=key, raw_value=value.encode()) for key, value in headers.items()]
-    return core_pb2.HeaderMap(headers=values)
-
-
-def _refused(response: ext_proc.ImmediateResponse) -> ResourceExhausted | Unavailable:
-    if response.status.code == 429:
-        return ResourceExhausted(
-            "the endpoint picker sheds the request: the engines are saturated", code="picker_shed", retry_after=1.0
-        )
-    return Unavailable(
-        f"the endpoint picker has no engine for the request (status {response.status.code})",
-        code="picker_no_endpoint",
-        retry_after=1.0,
-    )
-
-
-def _check_failure_mode(config: EndpointPickerConfig, reason: str) -> None:
-    """Returns if the gateway may choose itself; raises Unavailable if not."""
-    if config.failure_mode == "close":
-        raise Unavailable(
-            f"the endpoint picker {config.url} {reason}", code="picker_unavailable", retry_after=COOLDOWN_SECONDS
-        )
-    log.debug("the endpoint picker %s %s; the gateway chooses the engine itself", config.url, reason)
+async def _write_all(stream: Any, messages: Sequence[ext_proc.ProcessingRequest]) -> None:
+    with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):  # the reader gets the stream's error
+        for message in messages:
+            await stream.write(message)

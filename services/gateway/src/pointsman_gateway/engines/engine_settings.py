@@ -50,6 +50,11 @@ def engine_settings(models: ModelsFile) -> dict[str, EngineSettings]:
     return {name: _settings(models, name, engine) for name, engine in models.engines.items()}
 
 
+def engine_pickers(models: ModelsFile) -> list[EndpointPickerConfig]:
+    """Returns the endpoint pickers of all engines and groups that have one."""
+    return [engine.endpoint_picker for engine in models.engines.values() if engine.endpoint_picker]
+
+
 def _settings(models: ModelsFile, name: str, engine: EngineConfig) -> EngineSettings:
     return EngineSettings(
         models.timeouts_of(name),

@@ -42,7 +42,8 @@ class NullCallTimer:
 
 class EngineMetrics:
     """The metrics of what happens with engines: calls, opened circuit breakers, retries, hedges, adapter loads,
-    evictions and changes, reports of canary outcomes, lists of models, and changes of groups.
+    evictions and changes, reports of canary outcomes, lists of models, choices of endpoint pickers, and changes of
+    groups.
     """
 
     def __init__(self, registry: CollectorRegistry, calls: CallTimer | None = None) -> None:
@@ -95,6 +96,12 @@ class EngineMetrics:
             "pointsman_engine_group_changes",
             "Engines that joined (came) or left (went) a group.",
             ["group", "change"],
+            registry=registry,
+        )
+        self._picks = Counter(
+            "pointsman_endpoint_picks",
+            "Choices of endpoint pickers: picked, no_endpoint (503), shed (429) or failed.",
+            ["group", "result"],
             registry=registry,
         )
         self._listings = Counter(
@@ -157,6 +164,12 @@ class EngineMetrics:
     def looked_up(self, group: str, outcome: str) -> None:
         """Counts a DNS lookup of a group; `outcome` is "answered" or "failed"."""
         self._lookups.labels(group, outcome).inc()
+
+    def picked(self, group: str, result: str) -> None:
+        """Counts a request for which the endpoint picker of `group`, a group or a single engine, was to choose.
+        `result` is "picked", "no_endpoint" (it has none for the request), "shed" or "failed".
+        """
+        self._picks.labels(group, result).inc()
 
     def models_listed(self, engine: str, outcome: str) -> None:
         """Counts a poll of an engine's list of models; `outcome` is "listed" or that of a `NotListed`."""

@@ -25,7 +25,7 @@ from pointsman_gateway.engines.balancing import (
     hash_prompt,
 )
 from pointsman_gateway.engines.call import BusyTimeTracker, EngineCaller, NullBusyTimeTracker
-from pointsman_gateway.engines.endpoint_picker import EndpointPickers, Pick, reporting
+from pointsman_gateway.engines.endpoint_picker import EndpointPickers
 from pointsman_gateway.engines.engine_client import (
     MAX_COLLECTED_BYTES,
     CompletionRequest,
@@ -41,6 +41,7 @@ from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.failover import Hedging, RetryBudget, Retrying
 from pointsman_gateway.engines.lookups import Target, shared_settings
 from pointsman_gateway.engines.metrics import EngineMetrics
+from pointsman_gateway.engines.pick import Pick, reporting
 from pointsman_gateway.ports import AnswerStream, Backend, CallRecord
 
 DEFAULTS = ResilienceConfig()
@@ -72,7 +73,7 @@ class EngineBackend:
         hedging = Hedging(caller, resilience.hedge_after_seconds, budget, metrics)
         self._retrying = Retrying(hedging, resilience.retries, budget, metrics, clock)
         self._engines = engines
-        self._pickers = pickers or EndpointPickers()
+        self._pickers = pickers or EndpointPickers(metrics)
         self._bound = resilience.load_bound
         self._spilled, self._rings = SpillTargets(), Rings()
 
@@ -84,8 +85,8 @@ class EngineBackend:
         group; the other groups' engines follow.
 
         Raises the errors of `Engines.targets` if no engine may be called now, those of `EndpointPickers.pick`, and
-        Unavailable if all engines that were
-        called have failed. This is NotServed if they answered 404 and no other engine of the model can answer later.
+        Unavailable if all engines that were called have failed. This is NotServed if they answered 404 and no other
+        engine of the model can answer later.
         Raises DeadlineExceeded if the request's deadline passes, and InvalidArgument if an engine or its settings
         reject the request.
         """
@@ -134,13 +135,14 @@ class EngineBackend:
         """
         config = first.settings.picker
         assert config is not None
+        group = [target for target in targets if target.settings.picker == config]
+        offered = [target for target in group if target is first or target.state.is_available]
         await in_task()  # the picker's time limit needs a task
-        own = [target for target in targets if target.settings.picker == config and target.state.is_available]
-        pick = await self._pickers.pick(config, own, completion, self._clock)
+        pick = await self._pickers.pick(config, offered, completion, self._clock)
         if pick is None:
             return await self._retrying.call(first, queue, completion)
         try:
-            return await self._call_in_order(pick, [target for target in targets if target not in own], completion)
+            return await self._call_in_order(pick, [target for target in targets if target not in group], completion)
         except BaseException:
             pick.end()
             raise
