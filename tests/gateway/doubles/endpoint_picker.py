@@ -2,11 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import grpc
 import grpc.aio
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
@@ -16,9 +18,17 @@ from pointsman.envoy.external_processor_pb2_grpc import (
     ExternalProcessorServicer,
     add_ExternalProcessorServicer_to_server,
 )
+from pointsman_servicekit.tls import ServerTls
 
 SUBSET = ("envoy.lb.subset_hint", "x-gateway-destination-endpoint-subset")
 ENDPOINT = "x-gateway-destination-endpoint"
+
+
+Choice = Callable[[Sequence[str], Sequence[str]], Sequence[str]]
+
+
+def _offered(pool: Sequence[str], subset: Sequence[str]) -> Sequence[str]:
+    return [address for address in pool if address in subset]
 
 
 @dataclass
@@ -33,25 +43,42 @@ class Asked:
 
 
 class PickerDouble(ExternalProcessorServicer):
-    """Picks the pool's endpoints in their order, as far as the subset hint has them; 503 if it has none."""
+    """Names the endpoints of the pool that `chooses` returns: those of the subset hint, in the pool's order."""
 
     def __init__(self, pool: Sequence[str]) -> None:
         self.pool = list(pool)
         self.asked: list[Asked] = []
+        self.chooses: Choice = _offered
+        """Returns the addresses to name, of the pool and the subset hint; 503 if there are none."""
         self.is_saturated = False
         self.is_silent = False
-        self.ignores_subset = False
+        self.answers_headers = False
+        """Whether it answers the headers, and then reads no more."""
+        self.streams = 0
+        """The number of open streams."""
         self.uses_metadata = True
         self.uses_header = True
 
     async def Process(self, request_iterator: Any, context: Any) -> AsyncIterator[ext_proc.ProcessingResponse]:
+        self.streams += 1
+        try:
+            async for response in self._process(request_iterator):
+                yield response
+        finally:
+            self.streams -= 1
+
+    async def _process(self, messages: Any) -> AsyncIterator[ext_proc.ProcessingResponse]:
         asked, body = Asked({}, []), b""
-        async for message in request_iterator:
+        async for message in messages:
             kind = message.WhichOneof("request")
             metadata = {key: MessageToDict(value) for key, value in message.metadata_context.filter_metadata.items()}
             if kind == "request_headers":
                 asked.headers = {one.key: one.raw_value.decode() for one in message.request_headers.headers.headers}
                 asked.subset = metadata[SUBSET[0]][SUBSET[1]]
+                if self.answers_headers:
+                    self.asked.append(asked)
+                    yield self._answer(asked)
+                    await asyncio.sleep(3600)
             elif kind == "request_body":
                 body += message.request_body.body
                 if message.request_body.end_of_stream:
@@ -59,16 +86,16 @@ class PickerDouble(ExternalProcessorServicer):
                     self.asked.append(asked)
                     if self.is_silent:
                         await asyncio.sleep(3600)
-                    yield self._answer(asked, body)
+                    yield self._answer(asked)
             elif kind == "response_headers":
                 asked.served = metadata["envoy.lb"]["x-gateway-destination-endpoint-served"]
             elif kind == "response_body":
                 asked.has_ended = message.response_body.end_of_stream
 
-    def _answer(self, asked: Asked, body: bytes) -> ext_proc.ProcessingResponse:
+    def _answer(self, asked: Asked) -> ext_proc.ProcessingResponse:
         if self.is_saturated:
             return _immediate(429)
-        picked = [one for one in self.pool if self.ignores_subset or one in asked.subset]
+        picked = self.chooses(self.pool, asked.subset)
         if not picked:
             return _immediate(503)
         answer = ext_proc.ProcessingResponse(request_headers=ext_proc.HeadersResponse())
@@ -91,13 +118,25 @@ def _immediate(status: int) -> ext_proc.ProcessingResponse:
 
 
 @asynccontextmanager
-async def serving(picker: PickerDouble) -> AsyncIterator[tuple[str, grpc.aio.Server]]:
+async def serving(picker: PickerDouble, tls: ServerTls | None = None) -> AsyncIterator[tuple[str, grpc.aio.Server]]:
     """Serves the picker on a free port; yields its URL and the server."""
     server = grpc.aio.server()
     add_ExternalProcessorServicer_to_server(picker, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    if tls:
+        key, certificate, _ = tls.pem()
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        yield f"grpc://127.0.0.1:{port}", server
+        yield f"grpc{'s' if tls else ''}://127.0.0.1:{port}", server
     finally:
         await server.stop(None)
+
+
+def connections_to(url: str) -> int:
+    """Returns the number of open TCP connections to the port of a picker."""
+    port = f"{int(url.rpartition(':')[2]):04X}"
+    tables = [Path(f"/proc/self/net/{table}").read_text() for table in ("tcp", "tcp6")]  # gRPC maps IPv4 to IPv6
+    rows = [line.split() for table in tables for line in table.splitlines()[1:]]
+    return sum(remote.endswith(f":{port}") and state == "01" for _, _, remote, state, *_ in rows)

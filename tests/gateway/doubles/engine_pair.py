@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from pointsman.v1 import lora_server_pb2 as pb
 
@@ -69,13 +70,16 @@ async def run_engine_pair(
     resident: Mapping[str, Sequence[str]],
     loadable: Mapping[str, Sequence[str]] = {},
     reported: pb.Alias | None = None,
+    settings: Mapping[str, Any] = {},
 ) -> AsyncIterator[EnginePair]:
     """Runs the engines `local` and `second`, with the versions `resident` and `loadable` by engine. The first path uses
-    the adapter.
+    the adapter. Both engines are configured with `settings`.
     """
     async with running_engine() as engine, running_lora_server() as lora_server:
         sides = {"local": Side(neighbours.engine, neighbours.lora_server), "second": Side(engine, lora_server)}
-        neighbours.config.models["engines"]["second"] = {"model": "tiny", "lora_server": lora_server.address}
+        engines = neighbours.config.models["engines"]
+        engines["local"].update(settings)
+        engines["second"] = {"model": "tiny", "lora_server": lora_server.address, **settings}
         for name, side in sides.items():
             side.engine.script = answer_with_model_name()
             await side.say(reported or alias(OLD, 1), resident.get(name, ()), loadable.get(name, ()))
