@@ -223,8 +223,10 @@ async def test_no_picker_is_asked_for_embeddings_reranking_and_decisions(neighbo
 async def test_a_reload_closes_the_connection_to_a_picker_that_is_no_longer_configured(neighbours: Neighbours) -> None:
     neighbours.settings["reload_seconds"] = 0.05
     async with running_fleet(neighbours, PickerDouble([])) as fleet:
-        await fleet.ask()
-        assert connections_to(fleet.url) == 1
+        for _ in range(3):
+            await fleet.ask()
+            await until(lambda: fleet.picker.streams == 0)
+        assert (connections_to(fleet.url), len(fleet.picker.peers)) == (1, 1)
         for name in NAMES:
             del neighbours.config.models["engines"][name]["endpoint_picker"]
         neighbours.config.write()

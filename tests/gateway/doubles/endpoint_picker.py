@@ -56,11 +56,14 @@ class PickerDouble(ExternalProcessorServicer):
         """Whether it answers the headers, and then reads no more."""
         self.streams = 0
         """The number of open streams."""
+        self.peers: set[str] = set()
+        """The addresses of all connections that had a stream."""
         self.uses_metadata = True
         self.uses_header = True
 
     async def Process(self, request_iterator: Any, context: Any) -> AsyncIterator[ext_proc.ProcessingResponse]:
         self.streams += 1
+        self.peers.add(context.peer())
         try:
             async for response in self._process(request_iterator):
                 yield response
