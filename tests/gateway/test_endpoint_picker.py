@@ -18,6 +18,7 @@ from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.stage import EngineBackend
+from pointsman_gateway.metering.attempts import PathAttempt
 from pointsman_gateway.ports import AnswerStream
 from pointsman_servicekit.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from pointsman_servicekit.tls import ClientTls, ServerTls
@@ -73,7 +74,7 @@ class Bench:
         decision = Decision("d", "chat", 1.0, Path("p", "tiny", adapter=adapter), "policy:fixed", "encoder", (), ())
         prompt = Prompt((Message("user", text),))
         request = Request("auto", prompt.messages, deadline=deadline, caller=caller)
-        return await self.backend.call(request, decision, prompt)
+        return await self.backend.call(request, decision, prompt, PathAttempt(decision.path, 0.0))
 
 
 def _engine(name: str, address: str) -> Engine:

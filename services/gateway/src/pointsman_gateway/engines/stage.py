@@ -86,9 +86,8 @@ class EngineBackend:
 
         Raises the errors of `Engines.targets` if no engine may be called now, those of `EndpointPickers.pick`, and
         Unavailable if all engines that were called have failed. This is NotServed if they answered 404 and no other
-        engine of the model can answer later.
-        Raises DeadlineExceeded if the request's deadline passes, and InvalidArgument if an engine or its settings
-        reject the request.
+        engine of the model can answer later. Raises DeadlineExceeded if the request's deadline passes, and
+        InvalidArgument if an engine or its settings reject the request.
         """
         path = decision.path
         targets = self._engines.targets(path)
