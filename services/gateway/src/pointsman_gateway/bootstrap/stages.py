@@ -106,7 +106,7 @@ def build_stages(
     uses_litellm = any(engine.uses_litellm for engine in config.models.engines.values())
     client = (dependencies.litellm_client if uses_litellm else None) or dependencies.client
     backend = EngineBackend(
-        engines, client, now, resilience, dependencies.engine_metrics, busy_times, dependencies.pickers
+        engines, client, now, resilience, dependencies.engine_metrics, busy_times, pickers=dependencies.pickers
     )
     loading = AdapterLoading(backend, engines, now, resilience, dependencies.lend_slot)
     stages = Stages(

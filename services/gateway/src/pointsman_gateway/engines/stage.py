@@ -61,6 +61,7 @@ class EngineBackend:
         resilience: ResilienceConfig = DEFAULTS,
         metrics: EngineMetrics | None = None,
         busy_times: BusyTimeTracker | None = None,
+        *,
         pickers: EndpointPickers | None = None,
     ) -> None:
         """Takes the event loop's `clock`, by which deadlines are measured; `busy_times` measures the use of engines
