@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pointsman_gateway.config.endpoint_picker import EndpointPickerConfig
+from pointsman_gateway.config.engine_config import EngineConfig
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.models_file import ResilienceConfig, RetryConfig
 from pointsman_gateway.domain import Caller, Decision, Message, Path, Prompt, Request
@@ -268,3 +269,9 @@ def test_tls_without_an_authority_is_refused() -> None:
     pickers = EndpointPickers(EngineMetrics(CollectorRegistry()))
     with pytest.raises(ConfigError, match="grpcs://epp:9002: set POINTSMAN_GATEWAY_CLIENT_TLS_CA"):
         pickers.check([EndpointPickerConfig(url="grpcs://epp:9002")])
+
+
+def test_an_engine_without_an_address_has_no_picker() -> None:
+    config = {"model": "tiny", "provider": "litellm/groq", "endpoint_picker": {"url": "grpc://epp:9002"}}
+    with pytest.raises(ValueError, match="remove it, since LiteLLM's SDK calls litellm/groq"):
+        EngineConfig.model_validate(config)

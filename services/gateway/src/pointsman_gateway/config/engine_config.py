@@ -198,6 +198,11 @@ class EngineConfig(Strict):
             )
         if self.group is None and self.max_endpoints is not None:
             raise ValueError("'max_endpoints' is for groups of engines (dns:///NAME:PORT, dns+http://NAME:PORT) alone")
+        if self.endpoint_picker and self.uses_litellm:
+            raise ValueError(
+                "'endpoint_picker' is for engines with an address; "
+                f"remove it, since LiteLLM's SDK calls {self.provider}"
+            )
         return self
 
     @model_validator(mode="after")
