@@ -337,6 +337,7 @@ FAILURES: list[tuple[Any, int, str]] = [
     (Refusal(401, {"error": {"message": "bad key"}}), 503, "engine_error"),
     (Refusal(404, {"error": {"message": "no such model"}}), 404, "model_not_served"),
     (Refusal(429, "slow down"), 503, "engine_overloaded"),
+    (Refusal(529, "overloaded"), 503, "engine_overloaded"),
     (Refusal(500, {}), 503, "engine_error"),
     (b"<html>", 503, "engine_unavailable"),
     (b'{"data": [0.5', 503, "engine_unavailable"),

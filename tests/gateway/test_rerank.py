@@ -155,6 +155,7 @@ FAILURES: list[tuple[Any, int, str]] = [
     (Refusal(401, {"message": "invalid api token"}), 503, "engine_error"),
     (Refusal(404, {"error": {"message": "no such model"}}), 404, "model_not_served"),
     (Refusal(429, "slow down"), 503, "engine_overloaded"),
+    (Refusal(529, "overloaded"), 503, "engine_overloaded"),
     (b"<html>", 503, "engine_unavailable"),
     (b'{"results": 5}', 503, "engine_unavailable"),
     (b'{"results": [{"index": 0, "relevance_score": 0.5}]}', 503, "engine_unavailable"),

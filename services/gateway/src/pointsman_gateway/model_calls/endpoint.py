@@ -13,6 +13,9 @@ from pointsman_gateway.extensions.http_poster import HttpPoster, HttpReply, Http
 from pointsman_gateway.model_calls.call import Charge
 from pointsman_gateway.redaction import MAX_PARAM_CHARACTERS, shown_error
 
+OVERLOADED_STATUSES = (429, 529)
+"""529 is what some providers answer when they are overloaded."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelEndpoint:
@@ -83,7 +86,7 @@ class EndpointClient:
             return missing
         return Unavailable(
             text,
-            code="engine_overloaded" if reply.status == 429 else "engine_error",
+            code="engine_overloaded" if reply.status in OVERLOADED_STATUSES else "engine_error",
             retry_after=reply.retry_after or 1.0,
         )
 
