@@ -9,11 +9,9 @@ from pointsman_lora_server.training.data import (
     Conversation,
     Message,
     read_conversations,
-    read_split,
-    split,
-    split_by_share,
 )
 from pointsman_lora_server.training.exits import DataError
+from pointsman_lora_server.training.split import read_split, split, split_by_share
 
 Write = Callable[..., Path]
 

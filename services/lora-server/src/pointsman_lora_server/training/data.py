@@ -11,8 +11,7 @@ torch.
 
 import hashlib
 import json
-import random
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -55,36 +54,9 @@ class Conversation:
         return tuple((message.role, " ".join(message.content.casefold().split())) for message in self.prompt)
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    training: tuple[Conversation, ...]
-    heldout: tuple[Conversation, ...]
-    notes: tuple[str, ...]
-    """One line for each training row that was left out, with the reason."""
-
-    @property
-    def conversations(self) -> "Split":
-        """Returns this split, because its rows are conversations already; implements `TrainingRows`."""
-        return self
-
-
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_split(training: Path, heldout: Path | None, share: float, system: Path | None, seed: int) -> Split:
-    """Reads training and held-out rows. If `heldout` is None, holds out a random `share` of the prompts in `training`.
-
-    `system` is a file with the system message for rows that have none. Raises DataError if a file cannot be read, has
-    bad or no rows, two rows give different answers to the same prompt, no training rows are left, or a single prompt
-    would have to be split.
-    """
-    instruction = read_system(system)
-    rows = read_conversations(training, instruction)
-    if heldout is None:
-        return split_by_share(rows, share, seed)
-    return split(rows, read_conversations(heldout, instruction))
 
 
 def read_system(path: Path | None) -> str | None:
@@ -122,70 +94,10 @@ def read_rows(path: Path, parse: Callable[[dict[str, object]], _Parsed]) -> list
         except RowError as error:
             errors.setdefault(str(error), []).append(number)
     if errors:
-        raise DataError(_first_lines([f"{path}:{_numbers(lines)}: {problem}" for problem, lines in errors.items()]))
+        raise DataError(first_lines([f"{path}:{_numbers(lines)}: {problem}" for problem, lines in errors.items()]))
     if not rows:
         raise DataError(f'{path} has no rows; write one JSON object a line, such as {{"text": "...", "output": "..."}}')
     return rows
-
-
-def split(training: Sequence[Conversation], heldout: Sequence[Conversation]) -> Split:
-    """Returns the rows without training rows that are duplicates or whose prompt is held out.
-
-    Prompts are compared by `Conversation.key`. Raises DataError if no training rows are left, or two of them give
-    different answers to exactly the same prompt.
-    """
-    notes: list[str] = []
-    contradictions: list[str] = []
-    heldout_by_key = {row.key: row for row in heldout}
-    first: dict[tuple[Message, ...], Conversation] = {}
-    for row in training:
-        if row.key in heldout_by_key:
-            notes.append(f"{row.where}: left out, its prompt is held out too ({heldout_by_key[row.key].where})")
-        elif row.prompt not in first:
-            first[row.prompt] = row
-        elif row.answer == first[row.prompt].answer:
-            notes.append(f"{row.where}: left out, the same as {first[row.prompt].where}")
-        else:
-            contradictions.append(
-                f"{row.where}: its prompt is that of {first[row.prompt].where}, but its answer differs; "
-                "keep the one that is right"
-            )
-    if contradictions:
-        raise DataError(_first_lines(contradictions))
-    if not first:
-        raise DataError("no training rows are left: every one of them is held out too")
-    return Split(tuple(first.values()), tuple(heldout), tuple(notes))
-
-
-def split_by_share(rows: Sequence[Conversation], share: float, seed: int) -> Split:
-    """Removes duplicate rows, then holds out all rows of a random `share` of the prompts.
-
-    Raises DataError if there are no rows, two rows give different answers to exactly the same prompt, or `share` is
-    above 0 and there is only one prompt.
-    """
-    everything = split(rows, ())
-    heldout_keys = draw_prompts([row.key for row in everything.training], share, seed)
-    return Split(
-        tuple(row for row in everything.training if row.key not in heldout_keys),
-        tuple(row for row in everything.training if row.key in heldout_keys),
-        everything.notes,
-    )
-
-
-def draw_prompts(keys: Sequence[Key], share: float, seed: int) -> Set[Key]:
-    """Returns the keys of the prompts whose rows are held out: a random `share` of all prompts.
-
-    These are at least one prompt if `share` is above 0, and never all. `keys` has the key of each row. A share of the
-    prompts and not of the rows is drawn, because a held-out row whose prompt was learnt would measure memorization.
-    Raises DataError if `share` is above 0 and there is only one prompt.
-    """
-    if share == 0:
-        return frozenset()
-    prompts = list(dict.fromkeys(keys))
-    if len(prompts) < 2:
-        raise DataError("a single prompt cannot be split; add rows with other prompts, or name some with --eval-data")
-    count = min(max(1, round(len(prompts) * share)), len(prompts) - 1)
-    return frozenset(random.Random(seed).sample(prompts, count))
 
 
 def _read(path: Path) -> str:
@@ -199,7 +111,8 @@ def _numbers(lines: Sequence[int]) -> str:
     return f"{lines[0]} (and {len(lines) - 1} more lines)" if len(lines) > 1 else str(lines[0])
 
 
-def _first_lines(lines: Sequence[str]) -> str:
+def first_lines(lines: Sequence[str]) -> str:
+    """Joins the first `MAX_ERRORS` lines, and says how many more there are."""
     more = [f"... and {len(lines) - MAX_ERRORS} more lines"] if len(lines) > MAX_ERRORS else []
     return "\n".join([*lines[:MAX_ERRORS], *more])
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pointsman_lora_server.training import data, heldout, scoring
+from pointsman_lora_server.training import data, heldout_answers, scoring
 from pointsman_lora_server.training.dataset import BaseFolder, Dataset
 from pointsman_lora_server.training.encoding import Example
-from pointsman_lora_server.training.heldout import AnsweredSample
+from pointsman_lora_server.training.heldout_answers import AnsweredSample
 from pointsman_lora_server.training.learner import Learner
 from pointsman_lora_server.training.loop import Emit, Evaluated, Objective, recent_loss
 from pointsman_lora_server.training.options import STOP_ON_METRIC, TrainingOptions
@@ -65,7 +65,7 @@ class Evaluator:
             return None
         few = plain_questions(self._budget.questions[: self._budget.rows_during])
         ends_at = time.monotonic() + self._max_seconds(few)
-        answers = list(heldout.generate_answers(self._learner, self._base, few, ends_at))
+        answers = list(heldout_answers.generate_answers(self._learner, self._base, few, ends_at))
         scores = scoring.score([sample.scored for sample in answers])
         facts: dict[str, Any] = {**_rounded(measured), **_rounded(scores), "rows": len(answers)}
         if self._options.evaluation.stop_on != STOP_ON_METRIC:
@@ -113,7 +113,7 @@ class Evaluator:
         return answers
 
     def _answer(self, questions: Sequence[Question], ends_at: float) -> list[AnsweredSample]:
-        return list(heldout.generate_answers(self._learner, self._base, questions, ends_at))
+        return list(heldout_answers.generate_answers(self._learner, self._base, questions, ends_at))
 
     def _max_seconds(self, questions: Sequence[Question]) -> float:
         """Returns how many seconds the answers of one evaluation may take: three times the estimate, at least 5."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pointsman_lora_server.training import heldout
+from pointsman_lora_server.training import heldout_answers
 from pointsman_lora_server.training.dataset import BaseFolder, Dataset
 from pointsman_lora_server.training.deciding_rows import count_deciding_rows
 from pointsman_lora_server.training.encoding import Example
@@ -39,7 +39,7 @@ class TimeBudget:
     """Estimated time to write the result."""
 
     def answer_seconds(self, questions: Sequence[Question]) -> float:
-        return heldout.estimate_answer_seconds(questions, self.tokens_per_step, self.pace)
+        return heldout_answers.estimate_answer_seconds(questions, self.tokens_per_step, self.pace)
 
     @property
     def evaluation_seconds(self) -> float:
@@ -77,13 +77,13 @@ def divide_time(options: TrainingOptions, dataset: Dataset, base: BaseFolder, pa
 
     def answer_seconds(count: int) -> float:
         both = (plain_questions(rows[:count]), few_shot[:count])
-        return sum(heldout.estimate_answer_seconds(questions, tokens, pace) for questions in both)
+        return sum(heldout_answers.estimate_answer_seconds(questions, tokens, pace) for questions in both)
 
     most = float("inf") if options.evaluate_only else MAX_ANSWER_SHARE * seconds
     count = count_deciding_rows(len(rows), answer_seconds, most)
-    loss = heldout.estimate_loss_seconds(dataset.heldout, tokens, pace)
+    loss = heldout_answers.estimate_loss_seconds(dataset.heldout, tokens, pace)
     rows_during = min(count, MAX_ROWS_DURING)
-    once = loss + heldout.estimate_answer_seconds(plain_questions(rows[:rows_during]), tokens, pace)
+    once = loss + heldout_answers.estimate_answer_seconds(plain_questions(rows[:rows_during]), tokens, pace)
     evaluations = max(1, int(MAX_EVALUATION_SHARE * seconds / once)) if once else 1
     return TimeBudget(
         pace=pace,

@@ -18,9 +18,7 @@ from pointsman_lora_server.training.data import (
     Conversation,
     Message,
     RowError,
-    Split,
     check_text,
-    draw_prompts,
     parse_answer,
     parse_messages,
     read_rows,
@@ -30,6 +28,7 @@ from pointsman_lora_server.training.data import (
 from pointsman_lora_server.training.encoding import Render, encode, encode_pairs
 from pointsman_lora_server.training.exits import DataError
 from pointsman_lora_server.training.methods.method import EncodedRows, TrainingMethod
+from pointsman_lora_server.training.split import Split, draw_prompts
 
 if TYPE_CHECKING:  # these need torch
     from pointsman_lora_server.training.dataset import BaseFolder

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pointsman_lora_server.training.batches import Row
-from pointsman_lora_server.training.data import Split, read_split
 from pointsman_lora_server.training.encoding import Example, Render, encode
 from pointsman_lora_server.training.exits import TrainingError
+from pointsman_lora_server.training.split import Split, read_split
 
 if TYPE_CHECKING:
     from pointsman_lora_server.training.dataset import BaseFolder
