@@ -4,7 +4,7 @@ import pytest
 from pointsman_gateway.classification.chat_log import label_messages
 
 HELLO, WORDS = "Hello, what can I do?", "I left my umbrella on the ferry"
-LABELLED = f"Agent: {HELLO}\nMartha: {WORDS}"
+LABELLED = f"Agent: {HELLO}\nUser: {WORDS}"
 LOGS = [
     f"[10:12] Agent: {HELLO}\n[10:13] Martha: {WORDS}",
     f"2026-12-01T10:12:04Z Agent> {HELLO}\n2026-12-01T10:13:11Z Martha> {WORDS}",
@@ -22,8 +22,14 @@ LOGS = [
 
 
 @pytest.mark.parametrize("log", LOGS)
-def test_each_message_becomes_a_line_with_its_speaker(log: str) -> None:
+def test_each_message_becomes_a_line_with_its_speaker_and_the_last_one_is_the_users(log: str) -> None:
     assert label_messages(log) == LABELLED
+
+
+def test_the_speakers_keep_their_names_if_one_is_known_as_the_user() -> None:
+    assert (
+        label_messages(f"[10:12] Customer: {WORDS}\n[10:13] Martha: {HELLO}") == f"Customer: {WORDS}\nMartha: {HELLO}"
+    )
 
 
 @pytest.mark.parametrize(
