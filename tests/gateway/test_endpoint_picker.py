@@ -163,6 +163,7 @@ async def test_a_saturated_picker_sheds_the_request(mode: str) -> None:
             await bench.ask()
         assert bench.picks("shed") == 1
     assert raised.value.retry_after == 1.0
+    assert raised.value.fault == "engine"
 
 
 async def test_a_picker_without_an_endpoint_is_unavailable() -> None:

@@ -26,12 +26,13 @@ from pointsman_gateway.conversations.stage import (
     terms_of,
 )
 from pointsman_gateway.domain import UNKNOWN, Path
+from pointsman_gateway.engines.adapter_loading import AdapterLoading
 from pointsman_gateway.engines.dialects.sent_fields import CONTINUATION, SentFields
 from pointsman_gateway.engines.endpoint_picker import EndpointPickers
 from pointsman_gateway.engines.engine_client import EngineClient
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.metrics import EngineMetrics
-from pointsman_gateway.engines.stage import AdapterLoading, EngineBackend
+from pointsman_gateway.engines.stage import EngineBackend
 from pointsman_gateway.engines.token_counter import TokenCounter
 from pointsman_gateway.extensions import Search
 from pointsman_gateway.extensions.http_poster import HttpPoster

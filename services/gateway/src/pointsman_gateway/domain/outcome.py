@@ -53,6 +53,7 @@ _BY_FAULT: Mapping[Fault, str] = {
     Fault.ENGINE: """
         engine_not_ready engine_error engine_overloaded engine_unavailable breaker_open
         connect_timeout first_token_timeout stream_idle_timeout dns_failed model_not_served
+        picker_no_endpoint picker_shed picker_unavailable
     """,
     Fault.ADAPTER: "adapter_not_resident lora_server_unavailable",
     Fault.RETRIEVER: "nothing_relevant reranker_failed retriever_unavailable",

@@ -10,6 +10,7 @@ from pointsman.envoy import external_processor_pb2 as ext_proc
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
 
 from pointsman_gateway.domain import Caller
+from pointsman_gateway.domain.outcome import Fault
 from pointsman_gateway.engines.dialects.registry import ENGINE_DIALECTS
 from pointsman_gateway.engines.engine_client import EngineRequest
 
@@ -111,6 +112,8 @@ def _metadata(namespace: str, key: str, value: str | list[str]) -> core_pb2.Meta
 def _refusal(status: int) -> ResourceExhausted | Unavailable:
     if status == 429:
         message = "the endpoint picker sheds the request: the engines are saturated"
-        return ResourceExhausted(message, code="picker_shed", retry_after=RETRY_SECONDS)
+        shed = ResourceExhausted(message, code="picker_shed", retry_after=RETRY_SECONDS)
+        shed.fault = Fault.ENGINE.value  # no limit of the caller's key is reached
+        return shed
     message = f"the endpoint picker has no engine for the request (status {status})"
     return Unavailable(message, code="picker_no_endpoint", retry_after=RETRY_SECONDS)

@@ -1,24 +1,20 @@
-"""The backends that call engines: `EngineBackend` with failover, and `AdapterLoading`, which loads adapters first."""
+"""The backend that calls an engine of the path, and another one if it fails."""
 
-import asyncio
-import zlib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from math import inf
 from typing import Any
 
 from pointsman_servicekit.eager import in_task
-from pointsman_servicekit.errors import PointsmanError, Unavailable
+from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.config.models_file import ResilienceConfig
-from pointsman_gateway.domain import Decision, Path, Prompt, Request, Sampling
+from pointsman_gateway.domain import Decision, Prompt, Request, Sampling
 from pointsman_gateway.engines.answer_limits import default_max_tokens
 from pointsman_gateway.engines.balancing import (
     NO_KEY,
     OrderedQueue,
-    PromptKey,
     Rings,
     SpillTargets,
     TargetQueue,
@@ -30,9 +26,6 @@ from pointsman_gateway.engines.engine_client import (
     MAX_COLLECTED_BYTES,
     CompletionRequest,
     EngineClient,
-    NotLoaded,
-    NotLoadedInTime,
-    NotResident,
     NotServed,
     out_of_time,
     retryable,
@@ -42,12 +35,9 @@ from pointsman_gateway.engines.failover import Hedging, RetryBudget, Retrying
 from pointsman_gateway.engines.lookups import Target, shared_settings
 from pointsman_gateway.engines.metrics import EngineMetrics
 from pointsman_gateway.engines.pick import Pick, reporting
-from pointsman_gateway.ports import AnswerStream, Backend, CallRecord
+from pointsman_gateway.ports import AnswerStream, CallRecord
 
 DEFAULTS = ResilienceConfig()
-
-MAX_EVICTIONS = 2
-"""How often a request is sent again because an engine has evicted its adapter."""
 
 
 class EngineBackend:
@@ -173,112 +163,3 @@ def _select_fields(request: Request, targets: Sequence[Target]) -> Sampling:
     for settings in shared_settings(targets):
         fields = settings.accepted_fields.select(fields)
     return replace(sampling, extra={**fields, **own})
-
-
-class AdapterLoading:
-    """Loads the path's adapter into an engine if none has it, then calls another backend; implements `Backend`."""
-
-    def __init__(
-        self,
-        inner: Backend,
-        engines: Engines,
-        clock: Callable[[], float],
-        resilience: ResilienceConfig,
-        lend_slot: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:
-        """Takes the event loop's `clock`, and `lend_slot`, which lends a request's slot to another request while it
-        waits for a load (`Admission.lend`).
-        """
-        self.inner = inner
-        self.engines = engines
-        self.lend_slot = lend_slot
-        self.clock = clock
-        self.timeout = resilience.adapter_load_timeout_seconds
-        self.load_bound = resilience.load_bound
-
-    async def call(self, request: Request, decision: Decision, prompt: Prompt, record: CallRecord) -> AnswerStream:
-        """Loads the adapter if no available engine has it, then calls the inner backend. If an engine evicts the
-        adapter before it answers, both are repeated, up to `MAX_EVICTIONS` times.
-
-        Raises NotLoaded if the adapter cannot be loaded, NotLoadedInTime if the request's deadline passes during a
-        load, and the inner backend's errors, of which a final NotResident becomes NotLoaded.
-        """
-        if not decision.path.adapter:
-            return await self.inner.call(request, decision, prompt, record)
-        return await _Load(self, request).call(decision, prompt, record)
-
-
-class _Load:
-    """Calls the inner backend for one request, and loads the adapter first if no available engine has it."""
-
-    def __init__(self, loading: AdapterLoading, request: Request) -> None:
-        self._loading = loading
-        self._engines = loading.engines
-        self._clock = loading.clock
-        self._request = request
-        self._waited = 0.0
-
-    async def call(self, decision: Decision, prompt: Prompt, record: CallRecord) -> AnswerStream:
-        path, evictions = decision.path, 0
-        version = self._engines.version_of(path)
-        while True:
-            if not self._engines.holds(path.model, version):
-                await self._load(path, version)
-            try:
-                answer = await self._loading.inner.call(self._request, decision, prompt, record)
-            except NotResident as error:
-                evictions += 1
-                if evictions > MAX_EVICTIONS or not self._is_obtainable(path, version):
-                    raise NotLoaded(error.message, self._waited, error.retry_after or 1.0) from error
-            else:
-                return replace(answer, waited=self._waited) if self._waited else answer
-
-    def _is_obtainable(self, path: Path, version: str) -> bool:
-        return self._engines.holds(path.model, version) or self._engines.may_load(path.model, version)
-
-    async def _load(self, path: Path, version: str) -> None:
-        targets = self._engines.loading_targets(path)
-        if not targets:
-            return  # no engine can load it: the inner backend raises the reason
-        await in_task()  # `asyncio.timeout_at` needs a task
-        began = self._clock()
-        try:
-            with self._loading.lend_slot():
-                await self._load_on_one(targets, version, began)
-        finally:
-            self._waited += self._clock() - began
-
-    async def _load_on_one(self, targets: list[Target], version: str, began: float) -> None:
-        """Loads a version by trying one engine after another, in the order of `TargetQueue` by the version's hash, so
-        that all gateways begin with the same engine. Raises NotLoaded or NotLoadedInTime.
-        """
-        timeout = self._loading.timeout
-        key = zlib.crc32(version.encode())
-        queue = TargetQueue(targets, PromptKey(key, key), self._loading.load_bound)
-        failure: PointsmanError | None = None
-        try:
-            async with asyncio.timeout_at(min(began + timeout - self._waited, self._request.deadline)):
-                while (target := queue.take()) is not None:
-                    try:
-                        return await self._load_on(target, version)
-                    except Unavailable as error:
-                        failure = error
-            reason = f": {failure.message}" if failure else ""
-            waited = self._waited + self._clock() - began
-            raise NotLoaded(f"adapter '{version}' is not loaded{reason}", waited) from failure
-        except TimeoutError as error:
-            waited = self._waited + self._clock() - began
-            if self._clock() >= self._request.deadline:
-                raise NotLoadedInTime(waited) from error
-            raise NotLoaded(f"adapter '{version}' is not loaded within {timeout:g} s", waited) from error
-        finally:
-            del failure  # breaks the reference cycle between the error's traceback and this frame
-
-    async def _load_on(self, target: Target, version: str) -> None:
-        server = target.state.lora_server
-        if server is None:
-            raise Unavailable(
-                f"engine '{target.engine.name}' was removed from the configuration or its group",
-                code="lora_server_unavailable",
-            )
-        await server.ensure(version, self._loading.timeout)
