@@ -1,7 +1,8 @@
 """Bounds the CPU time of a child process while other processes need the cores.
 
-The lowest priority is not enough beside an engine on a CPU: its threads wait for each other at each layer, and in these
-gaps a process of any priority takes the core, and the caches that the engine had filled.
+A low priority is not enough beside an engine on a CPU: its threads wait for each other at each layer, and in these gaps
+a process of any priority takes the core, and the caches that the engine had filled. Between containers, and between
+sessions where the kernel groups processes by session, the priority has no effect at all.
 """
 
 import asyncio

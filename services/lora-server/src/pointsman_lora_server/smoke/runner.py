@@ -37,18 +37,18 @@ class SmokeLimits:
 
     prompts: int = 4
     """The largest number of prompts."""
-    max_tokens: int = 12
+    max_tokens: int = 8
     """The largest number of new tokens for each prompt."""
     idle_seconds: float = 60.0
     """The time without a test after which the worker is ended; the next start takes about 10 s."""
     start_seconds: float = 900.0
     """The time that the worker may take to load the base model.
 
-    Loading takes about 10 s of one core, but the worker has the lowest priority: on a busy machine it takes longer.
+    Loading takes about 10 s of one core, and ten times as long on a busy machine, since the priority is low.
     """
     trial_seconds: float = 900.0
-    """The time that one test may take; a test takes about 3 s of one core."""
-    cpu_share: float = 0.5
+    """The time that one test may take; a test takes about 2 s of one core with a model of 135 million parameters."""
+    cpu_share: float = 0.25
     """The share of one core that the worker may use while other processes use more than half of the machine's."""
 
 

@@ -32,6 +32,10 @@ CLEAR_DIFFERENCE = 1.0
 MAX_READ_TOKENS = 1024
 """A sample with more tokens is not used to check whether the adapter would end its turn after the sample's answer."""
 
+MAX_BASE_LOGITS = 64
+"""The number of prompts for which the base model's logits are kept; each takes 4 bytes for each token of the
+vocabulary."""
+
 MEMORY_FACTOR = 1.3
 """Memory that a model takes, relative to the size of its weights."""
 FP32_MEMORY_SHARE, MAX_MEMORY_SHARE = 0.5, 0.85
@@ -52,6 +56,7 @@ class TrialModel:
         self._tokenizer = AutoTokenizer.from_pretrained(base_model, local_files_only=True)
         self._model = AutoModelForCausalLM.from_pretrained(base_model, dtype=dtype, local_files_only=True).eval()
         self._end_tokens = _end_tokens(base_model, self._tokenizer)
+        self._base_logits: dict[tuple[int, ...], Any] = {}  # by prompt: versions of one adapter share their prompts
 
     def attach(self, folder: Path) -> Any:
         """Attaches the adapter in `folder` to the base model, and returns the PEFT model for `run` and `detach`.
@@ -117,11 +122,20 @@ class TrialModel:
         largest = 0.0
         with adapted.disable_adapter():
             for row, logits in zip(answers, first_logits, strict=True):
-                base = adapted(input_ids=torch.tensor([row["prompt_ids"]]), logits_to_keep=1).logits[0, -1].float()
+                base = self._logits_of_base(adapted, row["prompt_ids"])
                 largest = max(largest, float((logits - base).abs().max()) if row["finite"] else 0.0)
                 if largest > CLEAR_DIFFERENCE:
                     break
         return largest
+
+    def _logits_of_base(self, adapted: Any, prompt: list[int]) -> Any:
+        """Returns the logits of the token after the prompt; the adapter has to be disabled."""
+        key = tuple(prompt)
+        if key not in self._base_logits:
+            if len(self._base_logits) >= MAX_BASE_LOGITS:
+                self._base_logits.clear()
+            self._base_logits[key] = adapted(input_ids=torch.tensor([prompt]), logits_to_keep=1).logits[0, -1].float()
+        return self._base_logits[key]
 
     def _row(self, prompt: list[int], new: list[int], logits: Any) -> dict[str, Any]:
         ends = [position for position, token in enumerate(new) if token in self._end_tokens]
