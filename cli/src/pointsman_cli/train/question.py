@@ -21,11 +21,11 @@ class TrainingChoice:
     """How the question names it; its first letter is enough as an answer."""
     option: str
     """The option of the trainer that it sets, such as "max-minutes"."""
-    value: float
+    value: int
 
     @property
     def written(self) -> str:
-        return f"--{self.option} {self.value:g}"
+        return f"--{self.option} {self.value}"
 
 
 def can_ask() -> bool:
@@ -51,7 +51,7 @@ def ask_how_to_go_on(job: TrainingJob, found: TooShort) -> TrainingJob:
         for label, choice in choices.items():
             if answer and label.startswith(answer):
                 typer.echo(f"training with {choice.written}")
-                return replace(job, options={**job.options, choice.option: f"{choice.value:g}"})
+                return replace(job, options={**job.options, choice.option: choice.value})
         question = f"answer with {', '.join([STOP, *choices])}, or its first letter:"
 
 
