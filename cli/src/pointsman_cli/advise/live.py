@@ -94,6 +94,10 @@ def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
         if answer.is_success:
             return list(content["overview"]["tasks"])
         reason = content["error"]["message"]
+    except httpx.ConnectError as error:
+        raise CommandError(
+            f"no gateway answers at {url}; start one with `pointsman up EXAMPLE_FOLDER`, or name another with --gateway"
+        ) from error
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         raise CommandError(f"{url} cannot be read: {error or type(error).__name__}; is its console on?") from error
     raise CommandError(f"{url} does not show its ratings: {reason}")

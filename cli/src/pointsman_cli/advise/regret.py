@@ -171,6 +171,10 @@ def fetch_metrics(url: str) -> Scrape:
         with open_client(timeout=TIMEOUT_SECONDS, trust_env=False, headers={"accept": "text/plain"}) as client:
             answer = client.get(url).raise_for_status()
         return parse_metrics(answer.text, time.monotonic(), ("pointsman_",))
+    except httpx.ConnectError as error:
+        raise CommandError(
+            f"{url} has no metrics; start a gateway with `pointsman up EXAMPLE_FOLDER`, or name another with --gateway"
+        ) from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise CommandError(f"{url} cannot be read: {error or type(error).__name__}") from error
 
