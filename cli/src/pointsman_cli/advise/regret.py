@@ -184,7 +184,7 @@ def regret_table(regrets: Regrets) -> RenderableType:
     summary = Text(f"sampled: {outcomes or 'none'}; ${regrets.spent_usd:.6f} spent on shadows")
     judges = [Text(_judge_line(judge)) for judge in regrets.judges]
     if not regrets.comparisons:
-        return Group(Text("no shadow request has been answered; `shadow:` in tasks.yaml turns them on"), summary)
+        return Group(Text("no shadow request has been answered; `shadow:` of a task turns them on"), summary)
     table = plain_table(*_COLUMNS[:3], right=_COLUMNS[3:])
     for comparison in regrets.comparisons:
         table.add_row(*_row(comparison))
