@@ -98,6 +98,7 @@ def train(
     learning = {
         "rank": rank, "epochs": epochs, "max-minutes": max_minutes, "seed": seed, "learning-rate": learning_rate,
         "beta": beta, "samples": samples, "baseline-shots": baseline_shots, "patience": patience,
+        "min-epochs": min_epochs, "max-rows": max_rows,
     }  # fmt: skip
     job = TrainingJob(name, data, method, eval_data, system, out, learning)
     job.check()
@@ -114,8 +115,7 @@ def train(
     if on_server:
         if base_model != BUILT_IN:
             raise UsageError("--on-server trains on the lora-server's base model; leave out --base-model")
-        numbers = (min_epochs, max_rows, processes)
-        flags = resume or check_only or evaluate_only or any(number is not None for number in numbers)
+        flags = resume or check_only or evaluate_only or processes is not None
         _refuse_local(out, merged_out, checkpoint, flags, stop_on)
         order = TrainingOrder(job, init_from, alias, force)
         run_interruptibly(start_job(address, order, Console(), watched=not detach))
@@ -125,8 +125,7 @@ def train(
     local = {
         "init-from": Path(init_from) if init_from else None, "stop-on": stop_on.value if stop_on else None,
         "check-only": check_only, "evaluate-only": evaluate_only, "checkpoint": checkpoint, "resume": resume,
-        "merged-out": merged_out, "min-epochs": min_epochs, "max-rows": max_rows,
-        "processes": processes,
+        "merged-out": merged_out, "processes": processes,
     }  # fmt: skip
     job = replace(job, out=out or at.folder / "nothing", options={**learning, **local})
     engine = find_engine(at, engine_python)
@@ -209,7 +208,7 @@ def _refuse_local(
     if out or merged_out or checkpoint or flags or stop_on:
         raise UsageError(
             "--on-server keeps folders and checkpoints itself: leave out --out, --merged-out, --checkpoint, --resume, "
-            "--check-only, --evaluate-only, --min-epochs, --max-rows, --processes and --stop-on"
+            "--check-only, --evaluate-only, --processes and --stop-on"
         )
 
 
