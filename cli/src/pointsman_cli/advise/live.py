@@ -25,7 +25,7 @@ from pointsman_cli.top.metrics import Scrape
 
 CONFIDENCE = 0.95
 TIMEOUT_SECONDS = 10.0
-NO_RATINGS = "no path has ratings yet: send feedback, or turn shadow requests on"
+NO_RATINGS = "no path of its policy has ratings yet: send feedback, or turn shadow requests on"
 
 MILLION = 1e6
 TOKEN_TYPES = ("prompt", "cached", "completion")
