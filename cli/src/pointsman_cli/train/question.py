@@ -19,13 +19,12 @@ class TrainingChoice:
 
     label: str
     """How the question names it; its first letter is enough as an answer."""
-    option: str
-    """The option of the trainer that it sets, such as "max-minutes"."""
-    value: int
+    options: Mapping[str, int]
+    """The options of the trainer that it sets, such as "max-minutes"."""
 
     @property
     def written(self) -> str:
-        return f"--{self.option} {self.value}"
+        return " ".join(f"--{option} {value}" for option, value in self.options.items())
 
 
 def can_ask() -> bool:
@@ -51,15 +50,20 @@ def ask_how_to_go_on(job: TrainingJob, found: TooShort) -> TrainingJob:
         for label, choice in choices.items():
             if answer and label.startswith(answer):
                 typer.echo(f"training with {choice.written}")
-                return replace(job, options={**job.options, choice.option: choice.value})
+                return replace(job, options={**job.options, **choice.options})
         question = f"answer with {', '.join([STOP, *choices])}, or its first letter:"
 
 
 def choices_for(found: TooShort) -> Mapping[str, TrainingChoice]:
-    """Returns the answers that go on, by their names; those that would be refused again are left out."""
-    choices = {"longer": TrainingChoice(f"longer ({found.minutes} minutes)", "max-minutes", found.minutes)}
+    """Returns the answers that go on, by their names; those that would be refused again are left out.
+
+    All accept a part of an epoch, since the next run may be a little slower than this one.
+    """
+    part = {"min-epochs": 0}
+    choices = {"longer": TrainingChoice(f"longer ({found.minutes} minutes)", {"max-minutes": found.minutes, **part})}
     if found.epochs_within:
-        choices = {"go on": TrainingChoice("go on", "min-epochs", 0), **choices}
+        choices = {"go on": TrainingChoice("go on", part), **choices}
     if found.rows_within:
-        choices["fewer rows"] = TrainingChoice(f"fewer rows ({found.rows_within})", "max-rows", found.rows_within)
+        rows = {"max-rows": found.rows_within, **part}
+        choices["fewer rows"] = TrainingChoice(f"fewer rows ({found.rows_within})", rows)
     return choices
