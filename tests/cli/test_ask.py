@@ -51,6 +51,15 @@ def test_an_answer_is_streamed_and_then_explained_in_one_line(cli: Cli, gateway:
     ]
 
 
+def test_a_request_that_names_its_path_has_no_task(cli: Cli, gateway: Any) -> None:
+    gateway.stream = STREAM
+    gateway.headers = {"x-pointsman-task": "unknown", "x-pointsman-confidence": "1.0", "x-pointsman-reason": "forced"}
+
+    outcome = cli("ask", "x", "--model", "path:handbook", "--url", gateway.url)
+
+    assert outcome.out.splitlines()[1].startswith("path handbook · rag · forced · ")
+
+
 def test_a_streamed_answer_may_contain_unicode_line_separators(cli: Cli, gateway: Any) -> None:
     text = json.dumps(
         {"choices": [{"index": 0, "delta": {"content": "They\u2028travel\x85free."}}]}, ensure_ascii=False

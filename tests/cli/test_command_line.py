@@ -30,6 +30,15 @@ def test_without_arguments_the_commands_are_listed(cli: Cli) -> None:
         assert f"\n  {command} " in outcome.out
 
 
+@pytest.mark.parametrize("group", ["adapters", "keys", "jobs", "prices", "classifier"])
+def test_a_group_without_a_command_lists_its_commands(cli: Cli, group: str) -> None:
+    outcome = cli(group)
+
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"Usage: pointsman {group} ")
+    assert "\nCommands:\n" in outcome.err
+
+
 def test_the_version_is_printed(cli: Cli) -> None:
     assert cli("--version").out.strip()[0].isdigit()
 

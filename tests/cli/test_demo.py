@@ -1,7 +1,9 @@
 """The demo of the example: it fits a terminal of 100 columns, and checks its own answers."""
 
+import dataclasses
 import importlib.util
 import io
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,48 @@ def test_structured_answers_are_compared_as_json(demo: Any) -> None:
     question = demo.Question("?", "triage", output={"intent": "thanks", "slots": {}})
     assert demo.mistakes(question, outcome(demo, "triage", '{"slots": {}, "intent": "thanks"}')) == []
     assert demo.mistakes(question, outcome(demo, "triage", "thanks")) == ['expected {"intent": "thanks", "slots": {}}']
+
+
+def right_outcomes(demo: Any) -> list[Any]:
+    """Returns a right outcome of each question, along all kinds of path."""
+    return [
+        dataclasses.replace(
+            outcome(demo, question.task, " ".join(fact for fact, *_ in question.facts) or "Hello"),
+            kind=demo.KINDS[number % len(demo.KINDS)],
+            **({"answer": json.dumps(question.output)} if question.output else {}),
+        )
+        for number, question in enumerate(demo.QUESTIONS)
+    ]
+
+
+@pytest.mark.parametrize(("wrong", "found"), [(0, []), (3, []), (4, ["7 of 11 answers are right, fewer than 8"])])
+def test_the_demo_fails_below_eight_right_answers(demo: Any, wrong: int, found: list[str]) -> None:
+    outcomes = right_outcomes(demo)
+    outcomes[:wrong] = [dataclasses.replace(one, answer="No idea.") for one in outcomes[:wrong]]
+    assert demo.shortcomings(outcomes) == found
+
+
+def test_the_demo_fails_if_a_kind_of_path_or_an_answer_is_missing(demo: Any) -> None:
+    outcomes = [
+        dataclasses.replace(one, kind="rag" if one.kind == "lora" else one.kind) for one in right_outcomes(demo)
+    ]
+    outcomes[-2] = dataclasses.replace(outcomes[-2], answer=" ")
+    assert demo.shortcomings(outcomes) == [
+        "fewer than 2 answers by: lora",
+        "empty answers to: hello there, how are you today?",
+    ]
+
+
+def test_no_question_is_in_the_training_data(demo: Any) -> None:
+    files = [*FILE.parent.glob("training/*.jsonl"), *FILE.parent.glob("config/tasks/*.jsonl")]
+    learnt = {simplified(json.loads(line)["text"]) for file in files for line in file.read_text("utf-8").splitlines()}
+    assert len(learnt) > 500
+    assert [one.text for one in demo.QUESTIONS if simplified(one.text) in learnt] == []
+
+
+def simplified(text: str) -> str:
+    """Returns the words of a text without case and punctuation."""
+    return " ".join("".join(letter if letter.isalnum() else " " for letter in text.lower()).split())
 
 
 def test_every_question_fits_100_columns_with_a_verdict(demo: Any) -> None:

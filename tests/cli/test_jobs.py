@@ -77,6 +77,7 @@ def test_a_remote_training_is_started_and_followed_until_its_version_exists(
     outcome = cli(
         "train", "--name", "triage", "--data", data, "--on-server", "--lora-server", address, "--method", "qlora",
         "--init-from", "triage@000000000000", "--alias", "canary", "--epochs", 5, "--learning-rate", 0.001,
+        "--min-epochs", 0, "--max-rows", 40,
     )  # fmt: skip
 
     assert outcome.code == 0, outcome.err
@@ -84,8 +85,26 @@ def test_a_remote_training_is_started_and_followed_until_its_version_exists(
     assert (request.name, request.data, request.method) == ("triage", str(data), "qlora")
     assert (request.parent, request.alias, request.force) == ("triage@000000000000", "canary", False)
     assert (request.recipe.epochs, request.recipe.learning_rate, request.recipe.HasField("beta")) == (5, 0.001, False)
+    assert (request.recipe.HasField("min_epochs"), request.recipe.min_epochs, request.recipe.max_rows) == (True, 0, 40)
     assert "loss 0.5000" in outcome.out
     assert "succeeded, version triage@3f9a1c0b77de" in outcome.out
+
+
+def test_a_training_on_the_server_that_does_not_fit_is_not_asked_about(
+    cli: Cli, data: Path, training: tuple[Training, str]
+) -> None:
+    servicer, address = training
+    servicer.events = [
+        ("too_short", {"epochs": 3, "minutes": 25, "max_minutes": 8, "epochs_within": 0.2, "rows_within": 24}),
+        ("state", {"state": "failed", "error": "3 epochs (51 steps) take about 25 minutes here"}),
+    ]
+
+    outcome = cli("train", "--name", "triage", "--data", data, "--on-server", "--lora-server", address)
+
+    assert outcome.code == 1
+    assert outcome.err.endswith("failed: 3 epochs (51 steps) take about 25 minutes here\n")
+    assert "too_short" not in outcome.out + outcome.err
+    assert "stop (default)" not in outcome.out + outcome.err
 
 
 def test_a_detached_training_prints_its_id_only(cli: Cli, data: Path, training: tuple[Training, str]) -> None:

@@ -100,7 +100,7 @@ def test_replay_needs_a_request_log(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("replay", HELPDESK, "--data-dir", tmp_path)
 
     assert outcome.code == 2
-    assert "no --redis or --from was given" in outcome.err
+    assert "name the Redis with --redis, or a file with --from" in outcome.err
 
 
 def test_without_a_request_log_the_examples_are_checked_nevertheless(cli: Cli, data_dir: Path, example: Path) -> None:

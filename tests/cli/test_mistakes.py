@@ -200,6 +200,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("keys create x --tenant acme --expires soon", "--expires is 'soon'", "use an age (90m, 12h, 30d"),
         ("keys limit", "error: ", "give either a key or --tenant"),
         ("search d query --retriever 127.0.0.1:9", "retriever cannot be reached", "name its address with --retr"),
+        ("advise --live --gateway http://127.0.0.1:9", "no gateway answers at", "start one with `pointsman up"),
+        ("advise --regret --gateway 127.0.0.1:9", "has no metrics", "start a gateway with `pointsman up"),
+        ("jobs list", "there is no lora-server: nothing runs here", "or name its address with --lora-server"),
+        ("replay good", "there is no request log to replay", "name the Redis with --redis, or a file with --from"),
         ("retrain x", "nothing runs here", "name the configuration folder with --config"),
         ("adapters list --lora-server 127.0.0.1:9", "lora-server cannot be reached", "start it with `pointsman up"),
         ("ingest d none", "there is nothing to ingest in none", "known endings: .md"),
@@ -213,6 +217,13 @@ def test_a_mistake_at_the_command_line(cli: Cli, folder: Path, command: str, pro
     assert outcome.code != 0
     assert problem in output
     assert remedy in output.partition(problem)[2]
+
+
+def test_a_report_that_is_not_there(cli: Cli, folder: Path) -> None:
+    outcome = cli("advise", folder / "no.json")
+
+    assert outcome.code == 2
+    assert f"cannot read {folder}/no.json: No such file or directory; `pointsman eval --json" in outcome.err
 
 
 def test_a_port_in_use(cli: Cli, folder: Path) -> None:

@@ -21,6 +21,13 @@ GRAFANA = PROJECT / "deploy" / "grafana"
 
 DASHBOARDS = generate.dashboards()
 PANELS = generate.panels()
+FALLBACKS = [
+    (target.legend, target.expr)
+    for panel in PANELS
+    for target in panel.targets
+    if "{{" in target.legend and " or on (" in target.expr
+]
+"""The legends and expressions that show another series if there are none with the legend's labels."""
 EXPRESSIONS = sorted({target.expr for panel in PANELS for target in panel.targets})
 
 VARIABLES = ("datasource", "cluster", "namespace", "path", "task", "adapter")
@@ -252,6 +259,14 @@ def test_a_panel_has_a_description_a_unit_and_the_selected_data_source(panel: Pa
     assert panel.targets
     sources = [panel.written["datasource"], *(target["datasource"] for target in panel.written["targets"])]
     assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in sources)
+
+
+@pytest.mark.parametrize(("legend", "expr"), FALLBACKS)
+def test_a_line_that_stands_for_missing_series_has_a_name(legend: str, expr: str) -> None:
+    """A legend without the series' labels would be empty: " -> "."""
+    fallback = expr.partition(" or ")[2]
+    by, named = re.findall(r"^on \((\w*)\)", fallback), re.findall(r', "(\w+)", "none", "", ""\)', fallback)
+    assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= {*by, *named}
 
 
 def test_panel_titles_are_unique_within_a_dashboard() -> None:

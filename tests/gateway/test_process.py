@@ -175,7 +175,7 @@ async def test_the_check_names_missing_folders_of_the_base_model_and_adapters(tm
     assert base.startswith(f"pointsman.yaml: base_model: {tmp_path}/base is not a folder; create it, or correct")
     assert collection.startswith(f"pointsman.yaml: collections.handbook: {tmp_path}/docs is not a folder; create it")
     assert adapter.startswith(f"pointsman.yaml: adapters.triage.folder: {tmp_path}/triage has no adapter_config.json")
-    assert last.endswith("1 paths, 0 tasks, all well")
+    assert last.endswith("1 paths, 0 tasks, well for a gateway alone; see above what `pointsman up` needs")
 
 
 async def ended(process: asyncio.subprocess.Process) -> tuple[Any, str, str]:

@@ -90,6 +90,17 @@ def test_an_open_breaker_is_visible_on_its_panel(monitored_run: MonitoredRun) ->
     assert (values[0], max(values)) == (0.0, 1.0)
 
 
+def test_every_line_has_a_name(monitored_run: MonitoredRun) -> None:
+    unnamed = [
+        f"{shown.panel.name}: {target.legend}"
+        for shown in monitored_run.panels
+        for target in shown.panel.targets
+        for series in shown.series[target.letter]
+        if not all(series["metric"].get(label) for label in re.findall(r"\{\{(\w+)\}\}", target.legend))
+    ]
+    assert unnamed == []
+
+
 def test_every_panel_is_drawn(monitored_run: MonitoredRun) -> None:
     assert TOOLS.exists(), "what draws is not installed: make test-monitoring"
     PICTURES.mkdir(parents=True, exist_ok=True)

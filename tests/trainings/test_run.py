@@ -1,7 +1,6 @@
 """The real trainer in the engine's environment, with the real base model."""
 
 import json
-import re
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -110,12 +109,32 @@ def test_fewer_epochs_than_wanted_are_refused_with_the_time_that_all_take(data: 
     few = ("--epochs", "500", "--tokens-per-step", "300", "--max-minutes", "2", "--min-epochs", "500")
     refused = train(data, tmp_path / "out", *few)
     assert refused.code == 1
-    assert re.search(
-        r"500 epochs \(\d+ steps\) take about \d+ minutes here, and --max-minutes 2 has time for [\d.]+ epochs: "
-        r"raise it, train on at most \d+ rows, or accept a part of an epoch with --min-epochs 0",
-        refused.warnings,
-    )
+    (found,) = refused.of("too_short")
+    assert found["epochs"] == 500
+    assert found["minutes"] > found["max_minutes"] == 2
+    assert 0 < found["epochs_within"] < 500
+    assert 0 <= found["rows_within"] < 14
+    assert (
+        f"500 epochs ({found['steps']} steps) take about {found['minutes']} minutes here, and --max-minutes 2 has time "
+        f"for {found['epochs_within']:g} epochs: raise it, "
+    ) in refused.warnings
+    assert refused.warnings.endswith("or accept a part of an epoch with --min-epochs 0\n")
     assert not (tmp_path / "out").exists()
+
+
+def test_no_time_for_a_step_is_refused_with_the_time_that_all_take(data: Path, tmp_path: Path) -> None:
+    refused = train(data, tmp_path / "out", "--max-minutes", "0.01", "--min-epochs", "0")
+    assert refused.code == 1
+    (found,) = refused.of("too_short")
+    assert (found["epochs_within"], found["rows_within"]) == (0, 0)
+    assert f"take about {found['minutes']} minutes here, and --max-minutes 0.01 has no time for a" in refused.warnings
+
+
+def test_at_most_so_many_rows_are_trained_on(data: Path, tmp_path: Path) -> None:
+    run = train(data, tmp_path / "out", "--max-rows", "5", "--epochs", "1", "--samples", "0")
+    assert run.code == 0, run.warnings
+    assert (run.of("start")[0]["rows"], run.of("data")[0]["rows"]) == (5, 14)
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["data"]["rows"] == 5
 
 
 def test_wrong_data_is_refused_with_file_and_line_and_nothing_is_written(tmp_path: Path) -> None:

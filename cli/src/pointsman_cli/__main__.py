@@ -52,7 +52,11 @@ def run(arguments: Sequence[str]) -> int:
         result = build_app()(args=list(arguments), prog_name="pointsman", standalone_mode=False)
     except TyperException as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
-        return _fail(message, getattr(error, "exit_code", 2))
+        code = getattr(error, "exit_code", 2)
+        if message.startswith("Usage: "):  # the help of a group that was named without a command
+            print(message, file=sys.stderr)
+            return code
+        return _fail(message, code)
     except CommandError as error:
         code = error.code if isinstance(error, Refused) else ""
         return _fail(f"{error}{_REMEDIES.get(code, '')}", error.exit_code)

@@ -36,6 +36,8 @@ from pointsman_cli.options import (
     print_json,
 )
 
+_FORCED = "forced"
+"""The reason of a decision if the request named its path; no task was then chosen."""
 _BAR = 20  # characters of the bar for a probability of 1
 
 TextArgument = Annotated[str, typer.Argument(metavar="TEXT", help="The question; - reads it from standard input.")]
@@ -56,7 +58,7 @@ def receipt_line(decision: Decision, end: AnswerEnd, first_token: float | None, 
     elif end.path and end.path != decision.path:
         answered_by = f" (answered by {end.path})"
     parts = [
-        f"{decision.task} {decision.confidence:.2f}",
+        *([] if decision.reason == _FORCED else [f"{decision.task} {decision.confidence:.2f}"]),
         f"path {decision.path}{answered_by}",
         decision.kind,
         decision.reason,

@@ -55,7 +55,10 @@ async def training_events(address: str, job: str) -> AsyncIterator[tuple[str, di
 
 def _require_address(address: str) -> None:
     if not address:
-        raise UsageError("there is no lora-server: nothing runs here, and no --lora-server was given")
+        raise UsageError(
+            "there is no lora-server: nothing runs here; start it with `pointsman up EXAMPLE_FOLDER`, or name its "
+            "address with --lora-server"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -310,7 +310,9 @@ def replay(
     at = DataDir.at(data_dir)
     source = log_arguments(redis, records, at)
     if not source:
-        raise UsageError("there is no request log to replay: nothing runs here, and no --redis or --from was given")
+        raise UsageError(
+            "there is no request log to replay: nothing runs here; name the Redis with --redis, or a file with --from"
+        )
     arguments = ["replay", str(config_folder(folder)), "--since", since, *source]
     arguments += ["--examples", str(examples)]
     if fail_if_changed is not None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bpointsman/v1/training.proto\x12\x0cpointsman.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xc3\x02\n\x18\x43reateTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\t\x12\x0f\n\x07heldout\x18\x03 \x01(\t\x12\x0e\n\x06system\x18\x04 \x01(\t\x12\x0e\n\x06method\x18\x05 \x01(\t\x12\x0e\n\x06parent\x18\x06 \x01(\t\x12\r\n\x05\x61lias\x18\x07 \x01(\t\x12\r\n\x05\x66orce\x18\x08 \x01(\x08\x12\x0e\n\x06\x61uthor\x18\t \x01(\t\x12,\n\x06recipe\x18\n \x01(\x0b\x32\x1c.pointsman.v1.TrainingRecipe\x12@\n\x05\x66\x61\x63ts\x18\x0b \x03(\x0b\x32\x31.pointsman.v1.CreateTrainingJobRequest.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9a\x04\n\x0eTrainingRecipe\x12\x11\n\x04rank\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x12\n\x05\x61lpha\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x06\x65pochs\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x18\n\x0bmax_minutes\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\rH\x05\x88\x01\x01\x12\x1c\n\x0ftokens_per_step\x18\x07 \x01(\rH\x06\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x08 \x01(\rH\x07\x88\x01\x01\x12\x11\n\x04\x62\x65ta\x18\t \x01(\x01H\x08\x88\x01\x01\x12\x15\n\x08patience\x18\n \x01(\rH\t\x88\x01\x01\x12\x14\n\x07samples\x18\x0b \x01(\rH\n\x88\x01\x01\x12\x1b\n\x0e\x62\x61seline_shots\x18\x0c \x01(\rH\x0b\x88\x01\x01\x12\x1a\n\rheldout_share\x18\r \x01(\x01H\x0c\x88\x01\x01\x12\x14\n\x07threads\x18\x0e \x01(\rH\r\x88\x01\x01\x42\x07\n\x05_rankB\x08\n\x06_alphaB\x10\n\x0e_learning_rateB\t\n\x07_epochsB\x0e\n\x0c_max_minutesB\x07\n\x05_seedB\x12\n\x10_tokens_per_stepB\r\n\x0b_max_tokensB\x07\n\x05_betaB\x0b\n\t_patienceB\n\n\x08_samplesB\x11\n\x0f_baseline_shotsB\x10\n\x0e_heldout_shareB\n\n\x08_threads\"\xfd\x01\n\x0bTrainingJob\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.pointsman.v1.TrainingState\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x0f\n\x07resumed\x18\x06 \x01(\r\x12\x17\n\x0f\x63reated_unix_ms\x18\x07 \x01(\x03\x12\x17\n\x0fstarted_unix_ms\x18\x08 \x01(\x03\x12\x15\n\rended_unix_ms\x18\t \x01(\x03\x12\x0f\n\x07version\x18\n \x01(\t\x12\x0e\n\x06merged\x18\x0b \x01(\t\x12\x0e\n\x06\x61uthor\x18\x0c \x01(\t\"#\n\x15GetTrainingJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\'\n\x17ListTrainingJobsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"C\n\x18ListTrainingJobsResponse\x12\'\n\x04jobs\x18\x01 \x03(\x0b\x32\x19.pointsman.v1.TrainingJob\"3\n\x17WatchTrainingJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\"&\n\x18\x43\x61ncelTrainingJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"-\n\x1d\x44\x65scribeTrainingMethodRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Q\n\x0eTrainingMethod\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x11learns_from_pairs\x18\x02 \x01(\x08\x12\x16\n\x0emust_be_merged\x18\x03 \x01(\x08\"V\n\rTrainingEvent\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\r\n\x05\x65vent\x18\x02 \x01(\t\x12&\n\x05\x66\x61\x63ts\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct*\xbd\x01\n\rTrainingState\x12\x1e\n\x1aTRAINING_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15TRAINING_STATE_QUEUED\x10\x01\x12\x1a\n\x16TRAINING_STATE_RUNNING\x10\x02\x12\x1c\n\x18TRAINING_STATE_SUCCEEDED\x10\x03\x12\x19\n\x15TRAINING_STATE_FAILED\x10\x04\x12\x1c\n\x18TRAINING_STATE_CANCELLED\x10\x05\x32\xf1\x03\n\x08Training\x12N\n\tCreateJob\x12&.pointsman.v1.CreateTrainingJobRequest\x1a\x19.pointsman.v1.TrainingJob\x12\x45\n\x03Get\x12#.pointsman.v1.GetTrainingJobRequest\x1a\x19.pointsman.v1.TrainingJob\x12U\n\x04List\x12%.pointsman.v1.ListTrainingJobsRequest\x1a&.pointsman.v1.ListTrainingJobsResponse\x12M\n\x05Watch\x12%.pointsman.v1.WatchTrainingJobRequest\x1a\x1b.pointsman.v1.TrainingEvent0\x01\x12K\n\x06\x43\x61ncel\x12&.pointsman.v1.CancelTrainingJobRequest\x1a\x19.pointsman.v1.TrainingJob\x12[\n\x0e\x44\x65scribeMethod\x12+.pointsman.v1.DescribeTrainingMethodRequest\x1a\x1c.pointsman.v1.TrainingMethodb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bpointsman/v1/training.proto\x12\x0cpointsman.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xc3\x02\n\x18\x43reateTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\t\x12\x0f\n\x07heldout\x18\x03 \x01(\t\x12\x0e\n\x06system\x18\x04 \x01(\t\x12\x0e\n\x06method\x18\x05 \x01(\t\x12\x0e\n\x06parent\x18\x06 \x01(\t\x12\r\n\x05\x61lias\x18\x07 \x01(\t\x12\r\n\x05\x66orce\x18\x08 \x01(\x08\x12\x0e\n\x06\x61uthor\x18\t \x01(\t\x12,\n\x06recipe\x18\n \x01(\x0b\x32\x1c.pointsman.v1.TrainingRecipe\x12@\n\x05\x66\x61\x63ts\x18\x0b \x03(\x0b\x32\x31.pointsman.v1.CreateTrainingJobRequest.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe6\x04\n\x0eTrainingRecipe\x12\x11\n\x04rank\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x12\n\x05\x61lpha\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x06\x65pochs\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x18\n\x0bmax_minutes\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\rH\x05\x88\x01\x01\x12\x1c\n\x0ftokens_per_step\x18\x07 \x01(\rH\x06\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x08 \x01(\rH\x07\x88\x01\x01\x12\x11\n\x04\x62\x65ta\x18\t \x01(\x01H\x08\x88\x01\x01\x12\x15\n\x08patience\x18\n \x01(\rH\t\x88\x01\x01\x12\x14\n\x07samples\x18\x0b \x01(\rH\n\x88\x01\x01\x12\x1b\n\x0e\x62\x61seline_shots\x18\x0c \x01(\rH\x0b\x88\x01\x01\x12\x1a\n\rheldout_share\x18\r \x01(\x01H\x0c\x88\x01\x01\x12\x14\n\x07threads\x18\x0e \x01(\rH\r\x88\x01\x01\x12\x17\n\nmin_epochs\x18\x0f \x01(\x01H\x0e\x88\x01\x01\x12\x15\n\x08max_rows\x18\x10 \x01(\rH\x0f\x88\x01\x01\x42\x07\n\x05_rankB\x08\n\x06_alphaB\x10\n\x0e_learning_rateB\t\n\x07_epochsB\x0e\n\x0c_max_minutesB\x07\n\x05_seedB\x12\n\x10_tokens_per_stepB\r\n\x0b_max_tokensB\x07\n\x05_betaB\x0b\n\t_patienceB\n\n\x08_samplesB\x11\n\x0f_baseline_shotsB\x10\n\x0e_heldout_shareB\n\n\x08_threadsB\r\n\x0b_min_epochsB\x0b\n\t_max_rows\"\xfd\x01\n\x0bTrainingJob\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.pointsman.v1.TrainingState\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x0f\n\x07resumed\x18\x06 \x01(\r\x12\x17\n\x0f\x63reated_unix_ms\x18\x07 \x01(\x03\x12\x17\n\x0fstarted_unix_ms\x18\x08 \x01(\x03\x12\x15\n\rended_unix_ms\x18\t \x01(\x03\x12\x0f\n\x07version\x18\n \x01(\t\x12\x0e\n\x06merged\x18\x0b \x01(\t\x12\x0e\n\x06\x61uthor\x18\x0c \x01(\t\"#\n\x15GetTrainingJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\'\n\x17ListTrainingJobsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"C\n\x18ListTrainingJobsResponse\x12\'\n\x04jobs\x18\x01 \x03(\x0b\x32\x19.pointsman.v1.TrainingJob\"3\n\x17WatchTrainingJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04\x66rom\x18\x02 \x01(\x04\"&\n\x18\x43\x61ncelTrainingJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"-\n\x1d\x44\x65scribeTrainingMethodRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Q\n\x0eTrainingMethod\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x11learns_from_pairs\x18\x02 \x01(\x08\x12\x16\n\x0emust_be_merged\x18\x03 \x01(\x08\"V\n\rTrainingEvent\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\r\n\x05\x65vent\x18\x02 \x01(\t\x12&\n\x05\x66\x61\x63ts\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct*\xbd\x01\n\rTrainingState\x12\x1e\n\x1aTRAINING_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15TRAINING_STATE_QUEUED\x10\x01\x12\x1a\n\x16TRAINING_STATE_RUNNING\x10\x02\x12\x1c\n\x18TRAINING_STATE_SUCCEEDED\x10\x03\x12\x19\n\x15TRAINING_STATE_FAILED\x10\x04\x12\x1c\n\x18TRAINING_STATE_CANCELLED\x10\x05\x32\xf1\x03\n\x08Training\x12N\n\tCreateJob\x12&.pointsman.v1.CreateTrainingJobRequest\x1a\x19.pointsman.v1.TrainingJob\x12\x45\n\x03Get\x12#.pointsman.v1.GetTrainingJobRequest\x1a\x19.pointsman.v1.TrainingJob\x12U\n\x04List\x12%.pointsman.v1.ListTrainingJobsRequest\x1a&.pointsman.v1.ListTrainingJobsResponse\x12M\n\x05Watch\x12%.pointsman.v1.WatchTrainingJobRequest\x1a\x1b.pointsman.v1.TrainingEvent0\x01\x12K\n\x06\x43\x61ncel\x12&.pointsman.v1.CancelTrainingJobRequest\x1a\x19.pointsman.v1.TrainingJob\x12[\n\x0e\x44\x65scribeMethod\x12+.pointsman.v1.DescribeTrainingMethodRequest\x1a\x1c.pointsman.v1.TrainingMethodb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,32 +34,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CREATETRAININGJOBREQUEST_FACTSENTRY']._loaded_options = None
   _globals['_CREATETRAININGJOBREQUEST_FACTSENTRY']._serialized_options = b'8\001'
-  _globals['_TRAININGSTATE']._serialized_start=1657
-  _globals['_TRAININGSTATE']._serialized_end=1846
+  _globals['_TRAININGSTATE']._serialized_start=1733
+  _globals['_TRAININGSTATE']._serialized_end=1922
   _globals['_CREATETRAININGJOBREQUEST']._serialized_start=76
   _globals['_CREATETRAININGJOBREQUEST']._serialized_end=399
   _globals['_CREATETRAININGJOBREQUEST_FACTSENTRY']._serialized_start=355
   _globals['_CREATETRAININGJOBREQUEST_FACTSENTRY']._serialized_end=399
   _globals['_TRAININGRECIPE']._serialized_start=402
-  _globals['_TRAININGRECIPE']._serialized_end=940
-  _globals['_TRAININGJOB']._serialized_start=943
-  _globals['_TRAININGJOB']._serialized_end=1196
-  _globals['_GETTRAININGJOBREQUEST']._serialized_start=1198
-  _globals['_GETTRAININGJOBREQUEST']._serialized_end=1233
-  _globals['_LISTTRAININGJOBSREQUEST']._serialized_start=1235
-  _globals['_LISTTRAININGJOBSREQUEST']._serialized_end=1274
-  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=1276
-  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=1343
-  _globals['_WATCHTRAININGJOBREQUEST']._serialized_start=1345
-  _globals['_WATCHTRAININGJOBREQUEST']._serialized_end=1396
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=1398
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=1436
-  _globals['_DESCRIBETRAININGMETHODREQUEST']._serialized_start=1438
-  _globals['_DESCRIBETRAININGMETHODREQUEST']._serialized_end=1483
-  _globals['_TRAININGMETHOD']._serialized_start=1485
-  _globals['_TRAININGMETHOD']._serialized_end=1566
-  _globals['_TRAININGEVENT']._serialized_start=1568
-  _globals['_TRAININGEVENT']._serialized_end=1654
-  _globals['_TRAINING']._serialized_start=1849
-  _globals['_TRAINING']._serialized_end=2346
+  _globals['_TRAININGRECIPE']._serialized_end=1016
+  _globals['_TRAININGJOB']._serialized_start=1019
+  _globals['_TRAININGJOB']._serialized_end=1272
+  _globals['_GETTRAININGJOBREQUEST']._serialized_start=1274
+  _globals['_GETTRAININGJOBREQUEST']._serialized_end=1309
+  _globals['_LISTTRAININGJOBSREQUEST']._serialized_start=1311
+  _globals['_LISTTRAININGJOBSREQUEST']._serialized_end=1350
+  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=1352
+  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=1419
+  _globals['_WATCHTRAININGJOBREQUEST']._serialized_start=1421
+  _globals['_WATCHTRAININGJOBREQUEST']._serialized_end=1472
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=1474
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=1512
+  _globals['_DESCRIBETRAININGMETHODREQUEST']._serialized_start=1514
+  _globals['_DESCRIBETRAININGMETHODREQUEST']._serialized_end=1559
+  _globals['_TRAININGMETHOD']._serialized_start=1561
+  _globals['_TRAININGMETHOD']._serialized_end=1642
+  _globals['_TRAININGEVENT']._serialized_start=1644
+  _globals['_TRAININGEVENT']._serialized_end=1730
+  _globals['_TRAINING']._serialized_start=1925
+  _globals['_TRAINING']._serialized_end=2422
 # @@protoc_insertion_point(module_scope)

@@ -57,7 +57,7 @@ class CreateTrainingJobRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., data: _Optional[str] = ..., heldout: _Optional[str] = ..., system: _Optional[str] = ..., method: _Optional[str] = ..., parent: _Optional[str] = ..., alias: _Optional[str] = ..., force: _Optional[bool] = ..., author: _Optional[str] = ..., recipe: _Optional[_Union[TrainingRecipe, _Mapping]] = ..., facts: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class TrainingRecipe(_message.Message):
-    __slots__ = ("rank", "alpha", "learning_rate", "epochs", "max_minutes", "seed", "tokens_per_step", "max_tokens", "beta", "patience", "samples", "baseline_shots", "heldout_share", "threads")
+    __slots__ = ("rank", "alpha", "learning_rate", "epochs", "max_minutes", "seed", "tokens_per_step", "max_tokens", "beta", "patience", "samples", "baseline_shots", "heldout_share", "threads", "min_epochs", "max_rows")
     RANK_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,8 @@ class TrainingRecipe(_message.Message):
     BASELINE_SHOTS_FIELD_NUMBER: _ClassVar[int]
     HELDOUT_SHARE_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
+    MIN_EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
     rank: int
     alpha: int
     learning_rate: float
@@ -86,7 +88,9 @@ class TrainingRecipe(_message.Message):
     baseline_shots: int
     heldout_share: float
     threads: int
-    def __init__(self, rank: _Optional[int] = ..., alpha: _Optional[int] = ..., learning_rate: _Optional[float] = ..., epochs: _Optional[int] = ..., max_minutes: _Optional[float] = ..., seed: _Optional[int] = ..., tokens_per_step: _Optional[int] = ..., max_tokens: _Optional[int] = ..., beta: _Optional[float] = ..., patience: _Optional[int] = ..., samples: _Optional[int] = ..., baseline_shots: _Optional[int] = ..., heldout_share: _Optional[float] = ..., threads: _Optional[int] = ...) -> None: ...
+    min_epochs: float
+    max_rows: int
+    def __init__(self, rank: _Optional[int] = ..., alpha: _Optional[int] = ..., learning_rate: _Optional[float] = ..., epochs: _Optional[int] = ..., max_minutes: _Optional[float] = ..., seed: _Optional[int] = ..., tokens_per_step: _Optional[int] = ..., max_tokens: _Optional[int] = ..., beta: _Optional[float] = ..., patience: _Optional[int] = ..., samples: _Optional[int] = ..., baseline_shots: _Optional[int] = ..., heldout_share: _Optional[float] = ..., threads: _Optional[int] = ..., min_epochs: _Optional[float] = ..., max_rows: _Optional[int] = ...) -> None: ...
 
 class TrainingJob(_message.Message):
     __slots__ = ("id", "name", "method", "state", "error", "resumed", "created_unix_ms", "started_unix_ms", "ended_unix_ms", "version", "merged", "author")

@@ -116,4 +116,4 @@ def test_a_report_and_live_exclude_each_other(cli: Cli) -> None:
 def test_a_gateway_that_does_not_answer_is_named(cli: Cli) -> None:
     outcome = cli("advise", "--live", "--gateway", "http://127.0.0.1:9")
     assert outcome.code == 1
-    assert "http://127.0.0.1:9 cannot be read" in outcome.err
+    assert "no gateway answers at http://127.0.0.1:9; start one with `pointsman up EXAMPLE_FOLDER`" in outcome.err

@@ -25,7 +25,7 @@ from pointsman_cli.top.metrics import Scrape
 
 CONFIDENCE = 0.95
 TIMEOUT_SECONDS = 10.0
-NO_RATINGS = "no path has ratings yet: send feedback, or turn shadow requests on"
+NO_RATINGS = "no path of its policy has ratings yet: send feedback, or turn shadow requests on"
 
 MILLION = 1e6
 TOKEN_TYPES = ("prompt", "cached", "completion")
@@ -94,6 +94,10 @@ def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
         if answer.is_success:
             return list(content["overview"]["tasks"])
         reason = content["error"]["message"]
+    except httpx.ConnectError as error:
+        raise CommandError(
+            f"no gateway answers at {url}; start one with `pointsman up EXAMPLE_FOLDER`, or name another with --gateway"
+        ) from error
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         raise CommandError(f"{url} cannot be read: {error or type(error).__name__}; is its console on?") from error
     raise CommandError(f"{url} does not show its ratings: {reason}")

@@ -171,6 +171,10 @@ def fetch_metrics(url: str) -> Scrape:
         with open_client(timeout=TIMEOUT_SECONDS, trust_env=False, headers={"accept": "text/plain"}) as client:
             answer = client.get(url).raise_for_status()
         return parse_metrics(answer.text, time.monotonic(), ("pointsman_",))
+    except httpx.ConnectError as error:
+        raise CommandError(
+            f"{url} has no metrics; start a gateway with `pointsman up EXAMPLE_FOLDER`, or name another with --gateway"
+        ) from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise CommandError(f"{url} cannot be read: {error or type(error).__name__}") from error
 
@@ -180,7 +184,7 @@ def regret_table(regrets: Regrets) -> RenderableType:
     summary = Text(f"sampled: {outcomes or 'none'}; ${regrets.spent_usd:.6f} spent on shadows")
     judges = [Text(_judge_line(judge)) for judge in regrets.judges]
     if not regrets.comparisons:
-        return Group(Text("no shadow request has been answered; `shadow:` in tasks.yaml turns them on"), summary)
+        return Group(Text("no shadow request has been answered; `shadow:` of a task turns them on"), summary)
     table = plain_table(*_COLUMNS[:3], right=_COLUMNS[3:])
     for comparison in regrets.comparisons:
         table.add_row(*_row(comparison))

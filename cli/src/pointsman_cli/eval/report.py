@@ -236,7 +236,9 @@ def read_report(file: Path) -> Report:
     try:
         report = _SHAPE.validate_json(file.read_bytes())
     except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
+        raise UsageError(
+            f"cannot read {file}: {error.strerror or error}; `pointsman eval --json {file}` writes it"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"

@@ -31,7 +31,8 @@ from pointsman_cli.options import (
 from pointsman_cli.processes import run_to_end
 from pointsman_cli.train import options as given
 from pointsman_cli.train.options import TRAINER_MODULE, TrainingJob
-from pointsman_cli.train.progress import Done, TrainingProgress, parse_event
+from pointsman_cli.train.progress import Done, TooShort, TrainingProgress, parse_event
+from pointsman_cli.train.question import ask_how_to_go_on, can_ask
 
 FROM_CSV = "from_csv"
 """The folder of the data directory with training data that was converted from CSV, in a folder for each adapter."""
@@ -65,6 +66,7 @@ def train(
     epochs: given.EpochsOption = 3,
     max_minutes: given.MinutesOption = 10,
     min_epochs: given.MinEpochsOption = None,
+    max_rows: given.MaxRowsOption = None,
     processes: given.ProcessesOption = None,
     seed: given.SeedOption = 7,
     learning_rate: given.RateOption = None,
@@ -90,11 +92,13 @@ def train(
 ) -> None:
     """Train a LoRA adapter on examples and register it. Ctrl-C stops the training, unless it runs --on-server.
 
-    The adapter is evaluated on held-out examples and compared with prompting the base model alone.
+    The adapter is evaluated on held-out examples and compared with prompting the base model alone. If less than an
+    epoch fits into --max-minutes, a terminal is asked how to go on; elsewhere the command fails.
     """
     learning = {
         "rank": rank, "epochs": epochs, "max-minutes": max_minutes, "seed": seed, "learning-rate": learning_rate,
         "beta": beta, "samples": samples, "baseline-shots": baseline_shots, "patience": patience,
+        "min-epochs": min_epochs, "max-rows": max_rows,
     }  # fmt: skip
     job = TrainingJob(name, data, method, eval_data, system, out, learning)
     job.check()
@@ -111,7 +115,7 @@ def train(
     if on_server:
         if base_model != BUILT_IN:
             raise UsageError("--on-server trains on the lora-server's base model; leave out --base-model")
-        flags = resume or check_only or evaluate_only or min_epochs is not None or processes is not None
+        flags = resume or check_only or evaluate_only or processes is not None
         _refuse_local(out, merged_out, checkpoint, flags, stop_on)
         order = TrainingOrder(job, init_from, alias, force)
         run_interruptibly(start_job(address, order, Console(), watched=not detach))
@@ -121,14 +125,15 @@ def train(
     local = {
         "init-from": Path(init_from) if init_from else None, "stop-on": stop_on.value if stop_on else None,
         "check-only": check_only, "evaluate-only": evaluate_only, "checkpoint": checkpoint, "resume": resume,
-        "merged-out": merged_out, "min-epochs": min_epochs, "processes": processes,
+        "merged-out": merged_out, "processes": processes,
     }  # fmt: skip
     job = replace(job, out=out or at.folder / "nothing", options={**learning, **local})
     engine = find_engine(at, engine_python)
     base = locate_base_model(base_model, Path.cwd(), at)
     wanted = registered and not (check_only or evaluate_only)
     target = TrainingTarget(address, alias, Provenance(force=force)) if wanted else None
-    run_interruptibly(_train(job, at, engine, base, target, check_only))
+    while (too_short := run_interruptibly(_train(job, at, engine, base, target, check_only))) is not None:
+        job = ask_how_to_go_on(job, too_short)
 
 
 async def _rendered(job: TrainingJob, rendering: Rendering, data_dir: DataDir) -> TrainingJob:
@@ -144,7 +149,12 @@ async def _train(
     base: BaseModel,
     target: TrainingTarget | None,
     check_only: bool,
-) -> None:
+) -> TooShort | None:
+    """Trains and registers an adapter; returns None.
+
+    If too little fits into the time limit and a user can be asked what to do, nothing is trained, and returns what the
+    trainer says about it. Raises CommandError if the training fails.
+    """
     console = Console()
 
     def show(line: str) -> None:
@@ -157,10 +167,12 @@ async def _train(
     with TrainingProgress(console, job.name) as screen:
         program = engine.module(TRAINER_MODULE, *job.arguments(base.folder, base.name))
         ended = await run_to_end(program, engine.variables, lambda line: screen.show(parse_event(line)), screen.remark)
+    if ended.code != 0 and screen.too_short is not None and can_ask():
+        return screen.too_short
     if ended.code != 0:
         raise CommandError(f"the training of {job.name} failed: {ended.reason}")
     if check_only:
-        return
+        return None
     if screen.done is None:
         raise CommandError(f"the trainer of {job.name} ended without saying that it was done: {ended.reason}")
     _say(console, f"{screen.done.folder} after {screen.done.seconds:.0f} s")
@@ -170,6 +182,7 @@ async def _train(
         _say(console, f"not registered: an engine cannot serve {job.method} as an adapter; serve the merged model")
     elif target is not None:
         await _register(job, screen, screen.done, target, console)
+    return None
 
 
 async def _register(
@@ -195,7 +208,7 @@ def _refuse_local(
     if out or merged_out or checkpoint or flags or stop_on:
         raise UsageError(
             "--on-server keeps folders and checkpoints itself: leave out --out, --merged-out, --checkpoint, --resume, "
-            "--check-only, --evaluate-only, --min-epochs, --processes and --stop-on"
+            "--check-only, --evaluate-only, --processes and --stop-on"
         )
 
 

@@ -82,6 +82,9 @@ MinEpochsOption = Annotated[
     float | None,
     typer.Option(min=0, metavar="EPOCHS", help="Train nothing if less fits into --max-minutes (default: 1); 0: go on."),
 ]
+MaxRowsOption = Annotated[
+    int | None, typer.Option(min=1, metavar="ROWS", help="Train on at most so many rows, chosen at random.")
+]
 ProcessesOption = Annotated[
     int | None,
     typer.Option(min=1, help="Processes that share each step, as many as GPUs (default: 1); the result is the same."),

@@ -52,6 +52,21 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class TooShort:
+    """Too little of the training fits into its time limit, so nothing is trained."""
+
+    epochs: int
+    """The planned epochs."""
+    minutes: int
+    """How long all of them would take."""
+    max_minutes: float
+    epochs_within: float
+    """How many epochs fit into `max_minutes`; 0 if not even a step does."""
+    rows_within: int
+    """How many rows could be trained on in all epochs within `max_minutes`; may be 0."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingStep:
     """The progress after an optimizer step: `step` of `steps`."""
 
@@ -112,7 +127,16 @@ class Message:
 
 
 TrainerEvent = (
-    DataReport | RenderedPrompt | Started | TrainingStep | Evaluation | Sample | Done | StateChanged | Message
+    DataReport
+    | RenderedPrompt
+    | Started
+    | TooShort
+    | TrainingStep
+    | Evaluation
+    | Sample
+    | Done
+    | StateChanged
+    | Message
 )
 
 
@@ -148,6 +172,9 @@ def _read(kind: str, found: Mapping[str, Any]) -> TrainerEvent | None:
             return RenderedPrompt(str(found["text"]), str(found["row"]))
         case "start":
             return Started({key: _plain(value) for key, value in found.items()})
+        case "too_short":
+            limits = (float(found["max_minutes"]), float(found["epochs_within"]), int(found["rows_within"]))
+            return TooShort(int(found["epochs"]), int(found["minutes"]), *limits)
         case "step":
             rates = (found["loss"], found["tokens_per_second"], found["eta_seconds"])
             return TrainingStep(int(found["step"]), int(found["steps"]), *map(float, rates))
@@ -209,6 +236,7 @@ class TrainingProgress:
         self._task = self._bar.add_task(name, total=None, now="starting")
         self._said_at = 0.0
         self.facts: Mapping[str, object] = {}
+        self.too_short: TooShort | None = None
         self.done: Done | None = None
         self.state: StateChanged | None = None  # the latest state
 
@@ -229,6 +257,8 @@ class TrainingProgress:
             case Started(facts):
                 self.facts = dict(facts)
                 self._say("training: " + ", ".join(f"{key} {value}" for key, value in facts.items()))
+            case TooShort():
+                self.too_short = event  # the trainer's error says the same
             case TrainingStep():
                 self._show_step(event)
             case Evaluation():

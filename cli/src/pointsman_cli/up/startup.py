@@ -84,7 +84,7 @@ def _once_each(say: Callable[[str], None]) -> Callable[[str], None]:
 
 def example_curl(url: str, *, needs_key: bool) -> str:
     """Returns a `curl` command that asks the gateway at the base URL `url`, with the header for a key if needed."""
-    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "May I bring a bicycle?"}]})
+    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "Hello"}]})
     key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if needs_key else ""
     return f"curl -i {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'"
 

@@ -4,6 +4,7 @@ A rich status is a status with further messages: here an ErrorInfo with the erro
 help.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, TypeAlias, cast
@@ -16,6 +17,10 @@ from grpc_status import rpc_status
 from pointsman_servicekit.errors import FAMILIES, Internal, PointsmanError, Unavailable
 
 DOMAIN = "pointsman"
+_NO_CONNECTION = re.compile(
+    r"failed to connect to all addresses; last error: [A-Z_]+: (?:ipv[46]:)?(\S+): (?:.*: )?(.+)"
+)
+"""gRPC's text if no connection could be opened: the address and the reason."""
 _BY_STATUS = {family.grpc_status: family for family in FAMILIES}
 
 # What grpcio calls for one method; None if no servicer has it. Quoted: grpcio's classes are generic in its stubs only.
@@ -60,7 +65,13 @@ def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> PointsmanError:
             return family(message, code=reason, param=param, retry_after=retry_after)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return _BY_STATUS[code](f"{service} did not answer in time", code="deadline_exceeded")
-    return Unavailable(f"{service} cannot be reached: {message}", code=f"{service}_unavailable", retry_after=1.0)
+    refused = _NO_CONNECTION.fullmatch(message)
+    at = (
+        f"{service} cannot be reached at {refused[1]}: {refused[2]}"
+        if refused
+        else f"{service} cannot be reached: {message}"
+    )
+    return Unavailable(at, code=f"{service}_unavailable", retry_after=1.0)
 
 
 def _read_details(status: status_pb2.Status) -> tuple[str | None, str | None, float | None]:

@@ -112,9 +112,11 @@ def check(folder: Path) -> int:
             print(
                 f"engine '{name}' {'discovers' if engine.discovers_adapters else 'names'} its adapters: {NO_GUARANTEES}"
             )
-    for problem in missing_folders(config.single_file) if config.single_file else ():
+    problems = list(missing_folders(config.single_file)) if config.single_file else []
+    for problem in problems:
         print(problem)
-    print(f"{folder}: {len(config.paths.paths)} paths, {len(config.tasks.tasks)} tasks, all well")
+    verdict = "well for a gateway alone; see above what `pointsman up` needs" if problems else "all well"
+    print(f"{folder}: {len(config.paths.paths)} paths, {len(config.tasks.tasks)} tasks, {verdict}")
     return 0
 
 

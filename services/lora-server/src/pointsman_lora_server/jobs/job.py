@@ -26,6 +26,8 @@ OPTION_BOUNDS: dict[str, tuple[float, float]] = {
     "baseline-shots": (0, 64),
     "heldout-share": (0, 0.9),
     "threads": (1, 1024),
+    "min-epochs": (0, 10_000),
+    "max-rows": (1, 2**32 - 1),
 }
 
 FindVersion = Callable[[str], Awaitable[Path]]

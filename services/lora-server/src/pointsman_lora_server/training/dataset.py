@@ -116,7 +116,8 @@ class Dataset:
     """Held-out rows to which answers are generated, at most `EvaluationOptions.samples`."""
     first_example: Example
     known: tuple[Conversation, ...]
-    """Training rows that few-shot prompts may use; of pairs, only the preferred answers."""
+    """Rows that few-shot prompts may use: all training rows, also those beyond `TrainingOptions.max_rows`; of pairs,
+    only the preferred answers."""
     samples: tuple[Conversation, ...]
     """Held-out rows to store with the adapter, at most `MAX_SAMPLES`."""
     report: DataReport
@@ -143,7 +144,7 @@ def build_dataset(
         raise DataError(f"no training rows are left: all have more than {recipe.max_tokens} tokens")
     sources = {example.source for example in encoded.examples}
     return Dataset(
-        training=encoded.training,
+        training=tuple(_choose(encoded.training, options.max_rows or len(encoded.training), recipe.seed)),
         heldout=tuple(_choose(encoded.heldout, MAX_LOSS_ROWS, recipe.seed)),
         questions=tuple(_choose(encoded.heldout_answers, options.evaluation.samples, recipe.seed)),
         first_example=encoded.examples[0],
@@ -168,7 +169,7 @@ def run_fingerprint(options: TrainingOptions, base: BaseFolder) -> dict[str, str
     return {
         "recipe": repr(options.recipe),
         "base model": base.fingerprint(),
-        "training data": data.sha256(options.data),
+        "training data": data.sha256(options.data) + (f", {options.max_rows} rows" if options.max_rows else ""),
         "held-out data": data.sha256(options.heldout) if options.heldout else repr(options.heldout_share),
         "system message": data.sha256(options.system) if options.system else "",
         "parent": weights_digest(options.parent) if options.parent else "",

@@ -85,6 +85,8 @@ class TrainingOptions:
     min_epochs: float
     """Nothing is trained if fewer epochs than this fit into `max_minutes`, or fewer than `recipe.epochs` if that is
     smaller."""
+    max_rows: int | None
+    """The largest number of rows to train on; if there are more, as many are chosen at random."""
     threads: int | None
     """Number of CPU threads of each process; None: its share of the cores that it may use."""
     processes: int
@@ -136,6 +138,7 @@ def _to_options(given: argparse.Namespace) -> TrainingOptions:
         merged_out=given.merged_out.absolute() if given.merged_out else None,
         max_minutes=given.max_minutes,
         min_epochs=given.min_epochs,
+        max_rows=given.max_rows,
         threads=given.threads,
         processes=given.processes,
         device=given.device,
@@ -190,6 +193,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="JSON lines: messages, or text and output; dpo: prompt, chosen, rejected",
     )
+    add("--max-rows", type=_positive, help="train on at most so many rows, chosen at random (default: on all)")
     heldout = parser.add_mutually_exclusive_group()
     heldout.add_argument("--eval-data", type=Path, help="JSON lines that are evaluated and never learnt")
     heldout.add_argument(

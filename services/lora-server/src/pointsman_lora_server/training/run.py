@@ -31,6 +31,7 @@ from pointsman_lora_server.training.options import TrainingOptions
 from pointsman_lora_server.training.processes import Processes
 from pointsman_lora_server.training.run_state import RunState
 from pointsman_lora_server.training.time_budget import TimeBudget
+from pointsman_lora_server.training.too_short import TooShort
 
 Warn = Callable[[str], None]
 
@@ -61,7 +62,8 @@ def train(options: TrainingOptions, rows: TrainingRows, started: float, emit: Em
 
     Also writes the merged model, if the options or the method ask for it. `started` is the monotonic time from which
     `options.max_minutes` count. Raises TrainingError if the data, the base model, the parent or the checkpoint cannot
-    be used, no step or fewer epochs than `options.min_epochs` fit into the time, or the last losses are not finite.
+    be used, no step or fewer epochs than `options.min_epochs` fit into the time (after the event "too_short"), or the
+    last losses are not finite.
     """
     options = with_parent_recipe(options)
     base, dataset = prepare(options, rows, emit, warn)
@@ -160,16 +162,15 @@ class _TrainingRun:
         options = self._options
         seconds = self._ends_at - self._processes.now() - budget.seconds_besides_steps
         steps = loop.count_steps_within(batches, pace, seconds)
-        if not steps:
-            raise TrainingError(
-                f"--max-minutes {options.max_minutes:g} leaves no time for a single step; give more, or lower --samples"
-            )
+        epochs = options.recipe.epochs * steps / len(batches)
+        if not steps or (steps < len(batches) and epochs < options.min_epochs):
+            found = self._measure_missing_time(batches, steps, pace, budget)
+            self._emit("too_short", **found.facts())
+            raise TrainingError(found.message)
         if steps < len(batches):
-            if options.recipe.epochs * steps / len(batches) < options.min_epochs:
-                raise TrainingError(self._too_short(batches, steps, pace, budget))
             self._warn(
                 f"{len(batches)} steps do not fit into --max-minutes {options.max_minutes:g}: training {steps} steps "
-                f"({options.recipe.epochs * steps / len(batches):.1f} of {options.recipe.epochs} epochs)"
+                f"({epochs:.1f} of {options.recipe.epochs} epochs)"
             )
         steps_per_evaluation = math.ceil(steps / budget.evaluations)
         return {
@@ -179,16 +180,16 @@ class _TrainingRun:
             "steps_per_evaluation": steps_per_evaluation,
         }
 
-    def _too_short(self, batches: Batches, steps: int, pace: Pace, budget: TimeBudget) -> str:
-        """Returns why `steps` of `batches` are too few, and what to do."""
-        options, share = self._options, steps / len(batches)
+    def _measure_missing_time(self, batches: Batches, steps: int, pace: Pace, budget: TimeBudget) -> TooShort:
+        """Returns what all `batches` would take, and what the first `steps` of them, which fit into the time, are."""
         needed = loop.seconds_with_reserve(batches, pace) + budget.seconds_besides_steps
-        minutes = math.ceil((time.monotonic() - self._started + needed) / 60)
-        return (
-            f"{options.recipe.epochs} epochs ({len(batches)} steps) take about {minutes} minutes here, and "
-            f"--max-minutes {options.max_minutes:g} has time for {options.recipe.epochs * share:.1f} epochs: raise it, "
-            f"train on at most {int(share * len(self._dataset.training))} rows, or accept a part of an epoch with "
-            "--min-epochs 0"
+        return TooShort.of(
+            epochs=self._options.recipe.epochs,
+            steps=len(batches),
+            steps_within=steps,
+            rows=len(self._dataset.training),
+            seconds=time.monotonic() - self._started + needed,
+            max_minutes=self._options.max_minutes,
         )
 
     @property

@@ -347,7 +347,7 @@ class Collection:
 
 def unknown_collection(collection: CollectionId) -> NotFound:
     return NotFound(
-        f"there is no collection {str(collection)!r}; create it with CreateCollection",
+        f"there is no collection {str(collection)!r}; `pointsman ingest` or CreateCollection makes it",
         code="unknown_collection",
         param="collection",
     )

@@ -47,7 +47,8 @@ def flywheel_of(config: Config, task: str) -> FlywheelConfig:
         raise ConfigError(f"there is no task '{task}'; known: {', '.join(sorted(config.tasks.tasks))}")
     flywheel = config.tasks.tasks[task].flywheel
     if flywheel is None:
-        raise ConfigError(f"tasks.yaml: task '{task}' has no flywheel; write flywheel: {{student: ..., teacher: ...}}")
+        file = config.single_file.name if config.single_file else "tasks.yaml"
+        raise ConfigError(f"{file}: task '{task}' has no flywheel; write flywheel: {{student: ..., teacher: ...}}")
     return flywheel
 
 

@@ -1,0 +1,69 @@
+"""Asks at a terminal how to go on with a training that does not fit into its time limit."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import typer
+
+from pointsman_cli.errors import CommandError
+from pointsman_cli.train.options import TrainingJob
+from pointsman_cli.train.progress import TooShort
+
+STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingChoice:
+    """An answer that goes on with the training."""
+
+    label: str
+    """How the question names it; its first letter is enough as an answer."""
+    options: Mapping[str, int]
+    """The options of the trainer that it sets, such as "max-minutes"."""
+
+    @property
+    def written(self) -> str:
+        return " ".join(f"--{option} {value}" for option, value in self.options.items())
+
+
+def can_ask() -> bool:
+    """Returns whether a user reads the question and can answer it: both standard input and output are a terminal."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def ask_how_to_go_on(job: TrainingJob, found: TooShort) -> TrainingJob:
+    """Returns the job with the option that the user has chosen.
+
+    Raises CommandError if the user chooses to stop, which is the default.
+    """
+    choices = choices_for(found)
+    labels = [f"{STOP} (default)", *(choice.label for choice in choices.values())]
+    question = (
+        f"about {found.minutes} minutes here for {found.epochs} epochs; --max-minutes {found.max_minutes:g} trains "
+        f"{found.epochs_within:g} epochs: {', '.join(labels[:-1])}, or {labels[-1]}?"
+    )
+    while True:
+        answer = typer.prompt(question, default=STOP, show_default=False, prompt_suffix=" ").strip().lower()
+        if answer and STOP.startswith(answer):
+            raise CommandError(f"nothing was trained: {found.minutes} minutes are more than --max-minutes")
+        for label, choice in choices.items():
+            if answer and label.startswith(answer):
+                typer.echo(f"training with {choice.written}")
+                return replace(job, options={**job.options, **choice.options})
+        question = f"answer with {', '.join([STOP, *choices])}, or its first letter:"
+
+
+def choices_for(found: TooShort) -> Mapping[str, TrainingChoice]:
+    """Returns the answers that go on, by their names; those that would be refused again are left out.
+
+    All accept a part of an epoch, since the next run may be a little slower than this one.
+    """
+    part = {"min-epochs": 0}
+    choices = {"longer": TrainingChoice(f"longer ({found.minutes} minutes)", {"max-minutes": found.minutes, **part})}
+    if found.epochs_within:
+        choices = {"go on": TrainingChoice("go on", part), **choices}
+    if found.rows_within:
+        rows = {"max-rows": found.rows_within, **part}
+        choices["fewer rows"] = TrainingChoice(f"fewer rows ({found.rows_within})", rows)
+    return choices
