@@ -54,7 +54,8 @@ def _insert(file: Path, lines: Sequence[str]) -> None:
 def _progress(evidence: Evidence) -> Iterator[str]:
     cells = all_cells()
     done = [summary for cell in cells if (summary := evidence.results.summary(cell))]
-    yield f"{len(done)} of {len(cells)} cells have run. A row that says *not run* is in the plan and has no result yet."
+    missing = "" if len(done) == len(cells) else " The tables say *not run* for the others."
+    yield f"{len(done)} of {len(cells)} planned runs (a method, a data set, a number of rows) are done.{missing}"
     yield ""
 
 

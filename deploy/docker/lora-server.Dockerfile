@@ -1,4 +1,6 @@
-# The lora-server on top of an engine, which it starts as its child. From the repository's root:
+# The lora-server on top of an engine, which it starts as its child, so that neither outlives the other. A restart of the
+# container restarts the engine, which may take minutes; so the liveness probe checks the lora-server alone, which restarts
+# its engine itself. From the repository's root:
 #   docker build -f deploy/docker/lora-server.Dockerfile --build-arg ENGINE_IMAGE=pointsman-engine-cuda:0.1.0 \
 #     -t pointsman-lora-server-cuda:0.1.0 .
 ARG ENGINE_IMAGE=pointsman-engine-cpu:0.1.0

@@ -424,7 +424,7 @@ def test_the_page_reports_what_has_run_and_names_what_has_not(data: Path, tmp_pa
     assert written.startswith("Before.\n")
     assert written.endswith("\nAfter.\n")
     assert "STALE" not in written
-    assert f"6 of {len(all_cells())} cells have run" in written
+    assert f"6 of {len(all_cells())} planned runs" in written
     assert "| raft lora rag | hybrid | **0.700** |" in written
     assert "| 0.750, 0.650 |" in written
     assert "raft lora rag minus rag: +45.0 points" in written
@@ -445,5 +445,5 @@ def test_the_committed_page_is_made_of_the_committed_results() -> None:
     evidence = Evidence(ResultFolder(measure.RESULTS / folder.BASE_MODEL))
     written = page.PAGE.read_text("utf-8")
     done = [summary for cell in all_cells() if (summary := evidence.results.summary(cell))]
-    assert f"{len(done)} of {len(all_cells())} cells have run" in written
+    assert f"{len(done)} of {len(all_cells())} planned runs" in written
     assert sum(file.stat().st_size for file in measure.RESULTS.rglob("*") if file.is_file()) < 5_000_000

@@ -78,12 +78,18 @@ def with_table(page: str, results: Mapping[str, Any]) -> str:
 
 
 def render_table(results: Mapping[str, Any]) -> str:
-    """Returns the table in Markdown; only the first row of a client names its packages."""
-    rows: list[Sequence[str]] = [("client", "API", "engine", *FEATURES), ("---",) * (3 + len(FEATURES))]
+    """Returns the table in Markdown; only the first row of a client names its packages and engine."""
+    rows: list[Sequence[str]] = [("client", "engine", "API", "passed"), ("---",) * 4]
     for name in sorted(results):
-        packages = ", ".join(results[name]["versions"])
+        client = (", ".join(results[name]["versions"]), results[name]["engine"])
         for api, checks in results[name]["checks"].items():
-            marks = ({True: "yes", False: "**no**", None: ""}[checks.get(feature)] for feature in FEATURES)
-            rows.append((packages, api, results[name]["engine"], *marks))
-            packages = ""
+            rows.append((*client, api, render_checks(checks)))
+            client = ("", "")
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def render_checks(checks: Mapping[str, bool]) -> str:
+    """Returns the checks that passed and, in bold, those that failed: "all", or their names."""
+    if all(checks.get(feature) for feature in FEATURES):
+        return "all"
+    return ", ".join(name if checks[name] else f"**not {name}**" for name in FEATURES if name in checks)

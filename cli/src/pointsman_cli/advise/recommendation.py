@@ -155,7 +155,7 @@ def _window_reason(scored: Sequence[EvaluatedPath]) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What the user requires of a path; None means no requirement."""
+    """The requirements of the user on a path; None means no requirement."""
 
     floor: float | None = None
     """The least value (0 to 1) of the lower confidence limit of the mean score."""
@@ -167,7 +167,7 @@ class Requirements:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """What to do about a task, and why."""
+    """The recommended path for a task, with the reasons."""
 
     task: str
     verdict: str

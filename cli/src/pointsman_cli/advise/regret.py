@@ -66,7 +66,7 @@ class JudgeFigures:
     or else says why there is no verdict, such as "unparsable" for the judge's answer.
     """
     spent_usd: float
-    """What the judge cost, in dollars."""
+    """The cost of the judge, in dollars."""
     rated: int
     """The number of judged answers that people have also rated."""
     agreed: int
@@ -89,7 +89,7 @@ class Regrets:
     budget of the day was used up).
     """
     spent_usd: float
-    """What shadow requests cost, in dollars."""
+    """The cost of shadow requests, in dollars."""
     judges: tuple[JudgeFigures, ...] = ()
     """The figures of each task's judge, for tasks that have one."""
 

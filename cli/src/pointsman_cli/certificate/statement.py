@@ -1,4 +1,4 @@
-"""What a certificate states, and its file.
+"""The content of a certificate, and its file.
 
 The file is a JSON object: the statement, its SHA-256, and a signature or null. The digest and the signature are of the
 statement's canonical form, which is what Python's `json.dumps` returns with `sort_keys=True`, `separators=(",", ":")`

@@ -36,7 +36,7 @@ CHARGES = (REQUEST, "image", "tool")
 
 @dataclass(frozen=True, slots=True)
 class VerdictTerms:
-    """What verdicts depend on in addition to the report."""
+    """The terms on which verdicts depend in addition to the report."""
 
     requirements: Requirements
     terms: CostTerms

@@ -45,7 +45,7 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class PathStanding:
-    """What the rows show about one path."""
+    """The comparison of one path with the others, as far as the rows decide it."""
 
     path: str
     standing: Standing

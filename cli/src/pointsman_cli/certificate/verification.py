@@ -47,7 +47,7 @@ class ConfigurationSource:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What a certificate is verified with."""
+    """The data and settings with which a certificate is verified."""
 
     data: Path | None
     """The file of the data set; None: it is not compared, and no sample is sent."""

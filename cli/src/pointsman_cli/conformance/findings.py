@@ -50,7 +50,7 @@ SCALE: Mapping[Grade, str] = {
 
 @dataclass(slots=True)
 class PropertyRecord:
-    """What was observed of one property: numbers of observations, and texts on some that were not as they should be."""
+    """The observations of one property: numbers of observations, and texts on some that were not as they should be."""
 
     observed: int = 0
     weak: int = 0

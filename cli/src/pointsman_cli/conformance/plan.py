@@ -1,4 +1,4 @@
-"""What one run of the swap test does, and its limits."""
+"""The plan of one run of the swap test, and its limits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -69,7 +69,7 @@ def fail(what: str, detail: str) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the checks need to know of this machine."""
+    """The facts about this machine that the checks need."""
 
     python: tuple[int, int]
     architecture: str  # "x86_64", "aarch64"

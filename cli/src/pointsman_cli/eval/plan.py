@@ -35,7 +35,7 @@ class Verdict:
     note: str = ""
     """The judge's answer, or why there is none; empty for a metric."""
     usd: float = 0.0
-    """What the judge cost, in dollars."""
+    """The cost of the judge, in dollars."""
 
 
 class Scorer(Protocol):

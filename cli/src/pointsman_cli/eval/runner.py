@@ -61,7 +61,7 @@ class Answer:
     cost_parts_usd: Mapping[str, float] = field(default_factory=dict)
     """Dollars by component, such as "prompt"."""
     judge_usd: float = 0.0
-    """What the judge cost, in dollars."""
+    """The cost of the judge, in dollars."""
 
     @property
     def is_ok(self) -> bool:

@@ -122,7 +122,7 @@ def latest_run(runs_folder: Path) -> RunFile | None:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step of a retraining did."""
+    """The outcome of a step of a retraining."""
 
     summary: str
     """One line for the terminal."""
@@ -198,7 +198,7 @@ async def _reject_run(run_file: RunFile, retire: Retire, report_progress: Callab
 
 @dataclass(frozen=True, slots=True)
 class GateTerms:
-    """What a new version must achieve (`flywheel.gates` of tasks.yaml)."""
+    """The requirements on a new version (`flywheel.gates` of tasks.yaml)."""
 
     min_rows: int  # rows or pairs to train on; with fewer nothing is trained
     min_gain: float  # that the lower confidence bound of the gain must reach; scores are from 0 to 1
@@ -217,7 +217,7 @@ class CanaryTerms:
 
 @dataclass(frozen=True, slots=True)
 class RetrainPlan:
-    """What the configuration says about the retraining of a task."""
+    """The configuration of the retraining of a task."""
 
     task: str
     alias: str  # "triage@prod"

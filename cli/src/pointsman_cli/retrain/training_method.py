@@ -1,4 +1,4 @@
-"""What a retraining has to know of its training method, which only the lora-server knows."""
+"""The properties of its training method that a retraining gets from the lora-server."""
 
 from dataclasses import dataclass
 

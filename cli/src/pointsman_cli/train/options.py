@@ -145,7 +145,7 @@ StopOnOption = Annotated[StopOn | None, typer.Option(help="What selects the best
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """What to train an adapter on, and how."""
+    """The data and the options of a training of an adapter."""
 
     name: str
     """The name of the adapter."""

@@ -1,4 +1,4 @@
-"""What gateways report to lora-servers about the requests to aliases that have a canary."""
+"""The reports of gateways to lora-servers about the requests to aliases that have a canary."""
 
 from dataclasses import dataclass, field
 

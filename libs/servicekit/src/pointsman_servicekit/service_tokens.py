@@ -38,7 +38,7 @@ class TokenFileError(OSError):
 
 
 class Role(IntEnum):
-    """What a peer may do; each role includes the roles before it. `method_roles` assigns methods to roles."""
+    """The rights of a peer; each role includes the roles before it. `method_roles` assigns methods to roles."""
 
     READ = 1
     WRITE = 2

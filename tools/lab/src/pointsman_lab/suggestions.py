@@ -52,7 +52,7 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class ExampleFindings:
-    """What is found in the examples of the configuration."""
+    """The findings in the examples of the configuration."""
 
     examples: int
     """The number of all examples."""
@@ -67,7 +67,7 @@ class ExampleFindings:
 
 @dataclass(frozen=True, slots=True)
 class LogFindings:
-    """What is found in the request log."""
+    """The findings in the request log."""
 
     abstained: int
     """The number of requests from which the classifier abstained: it found no task."""

@@ -79,7 +79,7 @@ def to_entry(wrapper: Wrapper) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class _Marks:
-    """What is around the user's words: a mark before them, after them, or both."""
+    """The text around the user's words: a mark before them, after them, or both."""
 
     before: str
     after: str

@@ -1,4 +1,4 @@
-"""What `pointsman keys` and the admin API share: lists keys, changes limits, and reports usage and budgets."""
+"""Lists keys, changes limits, and reports usage and budgets, for `pointsman keys` and the admin API."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

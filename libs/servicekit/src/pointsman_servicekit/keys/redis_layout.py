@@ -118,7 +118,7 @@ def days_of_month(unix_seconds: float) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What was used today and in this month so far (UTC), by (tenant, key id)."""
+    """The usage of today and of this month so far (UTC), by (tenant, key id)."""
 
     today: Mapping[tuple[str, str], Counts]
     month: Mapping[tuple[str, str], Counts]

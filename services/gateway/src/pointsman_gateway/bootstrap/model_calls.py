@@ -27,7 +27,7 @@ RERANK_PATH = "/rerank"
 
 
 class ModelCallDependencies:
-    """What the models of all configurations share."""
+    """The objects that the models of all configurations share."""
 
     def __init__(
         self,

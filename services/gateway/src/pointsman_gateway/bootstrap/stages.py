@@ -57,7 +57,7 @@ from pointsman_gateway.validation.stage import Validation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
-    """What the stages of all configurations share."""
+    """The objects that the stages of all configurations share."""
 
     client: EngineClient
     search: Search

@@ -46,7 +46,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is known about a conversation's task before its last turn."""
+    """The known facts about a conversation's task before its last turn."""
 
     belief: Scores
     """The probability of each task, and last of none, (tasks + 1,)."""

@@ -154,7 +154,7 @@ class RetryConfig(Strict):
 
 
 class ResilienceConfig(Strict):
-    """What the gateway does about engines that fail or are slow."""
+    """The timeouts, retries and breakers for engines that fail or are slow."""
 
     timeouts: Timeouts = Timeouts()
     breaker: BreakerConfig = BreakerConfig()

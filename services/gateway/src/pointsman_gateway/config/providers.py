@@ -1,4 +1,4 @@
-"""What the gateway knows of providers: URLs, headers, names of parameters, and the request fields that they accept.
+"""The presets of providers: URLs, headers, names of parameters, and the request fields that they accept.
 
 It is read from providers.yaml and request_fields.yaml in this package.
 """

@@ -48,7 +48,7 @@ _decode = msgspec.json.Decoder(_Texts).decode
 
 @dataclass(frozen=True, slots=True)
 class DecisionQuery:
-    """What a decision must have to be listed; empty fields allow everything."""
+    """The conditions that a decision must fulfil to be listed; empty fields allow everything."""
 
     text: str = ""
     """A part of a stored message or answer, of the id, or of the name of what answered; case does not matter."""

@@ -1,4 +1,4 @@
-"""What the console shows of the spending: sums by day, tenant, key, path and model."""
+"""The spending that the console shows: sums by day, tenant, key, path and model."""
 
 from collections import defaultdict
 from collections.abc import Iterable

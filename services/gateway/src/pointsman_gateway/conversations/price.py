@@ -48,7 +48,7 @@ class PathPrices:
 
 @value
 class ConversationState:
-    """What has to be known of a conversation to price a change of its path."""
+    """The facts about a conversation from which a change of its path is priced."""
 
     tokens: float
     """Number of tokens of its messages, without what paths add."""

@@ -44,7 +44,7 @@ def cost_parts_usd(picodollars: Mapping[str, int]) -> dict[str, float | None]:
 
 @dataclass(frozen=True, slots=True)
 class AttemptCharge:
-    """What one engine's answer cost, for a request that several answers were charged for."""
+    """The cost of one engine's answer, for a request for which several answers were charged."""
 
     engine: str
     """The engine, named as in `Receipt.engine`."""
@@ -55,7 +55,7 @@ class AttemptCharge:
     """The cost by component, as in `Receipt.picodollars`."""
 
     def as_fields(self) -> dict[str, object]:
-        """Returns the fields by the names that a receipt's have in the request log."""
+        """Returns the fields by name, with the names that the same fields of a receipt have in the request log."""
         details = self.usage.details_by_name
         return {
             "engine": self.engine,

@@ -27,7 +27,7 @@ class Encoding(Flag):
     UNDECIDED_SPAN = auto()
     """Attributes of a trace's span for an `UndecidedReceipt`, with the same prefix."""
     SERIES = auto()
-    """What determines the metrics' series of a receipt, in addition to its decision, phases and cost components."""
+    """The fields that determine a receipt's series of metrics, with its decision, phases and cost components."""
 
 
 ANSWER, GRPC, LOG, WAL = Encoding.ANSWER, Encoding.GRPC, Encoding.LOG, Encoding.WAL

@@ -76,7 +76,7 @@ class CompletionRequest(msgspec.Struct, frozen=True):
     max_bytes: float = inf
     """Limit for the answer as the engine sends it: `MAX_COLLECTED_BYTES` if it is kept until its end, else infinite."""
     record: CallRecord | None = None
-    """What hears of calls that were given up; None: nothing does."""
+    """The receiver of reports about calls that were given up; None: there is none."""
 
 
 class EngineRequest(msgspec.Struct, frozen=True):

@@ -52,7 +52,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class GuardrailContext:
-    """What a guardrail's constructor gets in addition to the options."""
+    """The second argument of a guardrail's constructor, after the options."""
 
     name: str
     """The guardrail's name in the configuration."""

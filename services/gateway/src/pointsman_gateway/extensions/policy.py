@@ -68,7 +68,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What a policy requires of the ratings of paths. The console shows whether the paths of a task meet it."""
+    """The requirements of a policy on the ratings of paths. The console shows whether the paths of a task meet it."""
 
     quality_floor: float | None = None
     """The value that the lower confidence bound of a path's mean rating must reach; None: any will do."""

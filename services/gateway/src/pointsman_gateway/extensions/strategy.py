@@ -138,7 +138,7 @@ class Search(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StrategyContext:
-    """What a strategy's constructor gets in addition to the options."""
+    """The second argument of a strategy's constructor, after the options."""
 
     templates: Templates
     search: Search

@@ -51,7 +51,7 @@ _PER_REQUEST_HEADERS = frozenset({b"x-request-id", b"traceparent", b"tracestate"
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """What the gateway uses of the head of a request: of its first line and its headers."""
+    """The part of the first line and the headers of a request that the gateway uses."""
 
     length: int
     """Bytes of the body."""

@@ -1,1 +1,1 @@
-"""What embeddings and reranking share: models that are called once for a request, and priced by what they read."""
+"""Code of embeddings and reranking, whose models are called once for a request, and priced by what they read."""

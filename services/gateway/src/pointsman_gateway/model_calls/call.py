@@ -23,7 +23,7 @@ PRICE_UNIT_TOKENS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What a call is charged for."""
+    """The quantities for which a call is charged."""
 
     tokens: int = 0
     searches: int = 0
@@ -44,7 +44,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class CallKind:
-    """What embeddings and reranking call things."""
+    """The words that differ between embeddings and reranking."""
 
     operation: Operation
     component: str

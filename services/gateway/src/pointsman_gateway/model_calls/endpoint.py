@@ -22,7 +22,7 @@ class ModelEndpoint:
     """Where and how a remote model is called."""
 
     noun: str
-    """What it is, in messages, such as "embedding model"."""
+    """The kind of model, for messages, such as "embedding model"."""
     name: str
     """The name in the configuration."""
     url: str

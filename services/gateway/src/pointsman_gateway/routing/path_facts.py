@@ -1,4 +1,4 @@
-"""What is known about the configured paths, and the part of it that a task's policy gets."""
+"""The known facts about the configured paths, and the part of them that a task's policy gets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class PathFacts:
 
 
 class TaskContext:
-    """What a policy may use to choose a path for one request; implements `PolicyContext`.
+    """The facts that a policy may use to choose a path for one request; implements `PolicyContext`.
 
     `key` identifies the user for random choices. If it is None, as for previews, adapters are not resolved to versions.
     `labels` are the request's labels; None for previews.

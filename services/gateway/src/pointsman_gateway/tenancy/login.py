@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class LoginCode:
-    """What the console's page sends to log in: the issuer's authorization code, and values of the page's request."""
+    """The values with which the console's page logs in: the issuer's authorization code, and values of its request."""
 
     code: str
     verifier: str

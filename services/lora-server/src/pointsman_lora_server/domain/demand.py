@@ -14,7 +14,7 @@ class TokenRate:
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """What placement by demand needs to know about one engine that is up."""
+    """The facts about one running engine that placement by demand needs."""
 
     engine: str
     slots: int

@@ -47,7 +47,7 @@ class Placement:
 
     @property
     def is_counted(self) -> bool:
-        """Returns whether the versions belong on some engines and not on others."""
+        """Returns whether a version belongs on a number of engines, and not on all or only on those that need it."""
         return self.by_demand or bool(self.copies)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What lora-servers share in Redis besides the desired state: leases, the engines' reports, and counts of canaries.
+"""State of lora-servers in Redis besides the desired state: leases, the engines' reports, and counts of canaries.
 
 A lease names the process that works on a version. A report lists the versions that an engine holds. The counts are the
 outcomes of requests to aliases with a canary, summed over all gateways.

@@ -1,4 +1,4 @@
-"""What placement by demand keeps in Redis: the engines' reports of their use, and the plan that follows from them."""
+"""The state of placement by demand in Redis: the engines' reports of their use, and the plan that follows from them."""
 
 import json
 import secrets

@@ -45,7 +45,7 @@ class EvaluationOptions:
     evaluations: int
     """The largest number of evaluations during training."""
     stop_on: str
-    """What the best weights are chosen by: "loss" or "metric" (the share of exact answers)."""
+    """The measure by which the best weights are chosen: "loss" or "metric" (the share of exact answers)."""
     patience: int
     """Number of evaluations without an improvement after which training stops; 0: it never does."""
 

@@ -1,1 +1,1 @@
-"""What the service does with collections: searches, changes, ingests and maintenance."""
+"""The operations on collections: searches, changes, ingests and maintenance."""

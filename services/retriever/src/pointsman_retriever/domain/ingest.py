@@ -1,4 +1,4 @@
-"""What an ingest reports for each document and for the whole stream, and the message that ends the stream."""
+"""The reports of an ingest for each document and for the whole stream, and the message that ends the stream."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -12,7 +12,7 @@ class DocumentState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DocumentOutcome:
-    """What an ingest did with one document: its state, the number of new chunks, and the error if it failed."""
+    """The result of an ingest for one document: its state, the number of new chunks, and the error if it failed."""
 
     id: str
     state: DocumentState

@@ -63,7 +63,7 @@ class ExternalCollectionConfig(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class ExternalOptions:
-    """What an external store is opened with: URL, name of the collection in the store, key, timeout and fields."""
+    """The arguments to open an external store: URL, name of the collection in the store, key, timeout and fields."""
 
     url: str
     name: str

@@ -47,7 +47,7 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class PolicyResult:
-    """What the policy `predicted` achieves on evaluated rows, compared with one fixed path."""
+    """The result of the policy `predicted` on evaluated rows, compared with one fixed path."""
 
     shares: Array
     """The share of the rows for which each path is chosen, (paths,)."""

@@ -24,7 +24,7 @@ PRIOR_ROWS = 2.0
 class Prediction:
     """Predicts the probability that a path answers a request well.
 
-    It is sigmoid(bias + task_weight x logit(mean score of the request's tasks) + weights . embedding).
+    The probability is sigmoid(bias + task_weight x logit(mean score of the request's tasks) + weights . embedding).
     """
 
     mean: float

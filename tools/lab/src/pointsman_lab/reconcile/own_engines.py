@@ -1,4 +1,4 @@
-"""What engines of one's own cost: hours of their nodes, utilization, and dollars per million tokens at it."""
+"""The cost of the user's own engines: hours of their nodes, utilization, and dollars per million tokens at it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _PRICED_TOKENS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class EngineHours:
-    """What one engine of the user did and cost in a period."""
+    """The work and the cost of one engine of the user in a period."""
 
     engine: str
     members: int

@@ -13,7 +13,7 @@ from pointsman_lab.reconcile.join import Names
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the user says about the exports in addition to the configuration."""
+    """The options about the exports, which complete the configuration."""
 
     engines: Collection[str] = ()
     """The engines whose receipts are compared; empty for all engines of the export's provider."""
