@@ -192,13 +192,15 @@ def test_a_full_disk_of_the_gateways_is_emptied_although_no_plan_can_be_written(
 def test_lines_that_are_no_records_are_kept_apart(harness: ExportHarness, caplog: pytest.LogCaptureFixture) -> None:
     harness.log.append("decisions", [exported("d1"), "{broken", '{"unix_ms": 1e30}', '{"v": 1}'])
     harness.log.append("another", ["{}"])
+    names = ["t" * 300, "../acme", "_none", "acme\\n"]  # no gateway has such tenants
+    harness.log.append("decisions", [f'{{"unix_ms": 5, "tenant": "{name}"}}' for name in names])
     harness.log.close()
     (segment,) = harness.folder.glob("*.jsonl")
     segment.write_bytes(segment.read_bytes() + b'decisions\t{"unix_ms": 5, "x": "\xff"}\nhalf of a li')
     assert harness.export() == 1
     (kept,) = harness.folder.glob("*.unreadable")
-    assert len(kept.read_bytes().splitlines()) == 5
-    assert "5 lines of writer-00000001.jsonl are no records" in caplog.text
+    assert len(kept.read_bytes().splitlines()) == 9
+    assert "9 lines of writer-00000001.jsonl are no records" in caplog.text
 
 
 def test_a_record_of_an_older_gateway_has_what_it_has(harness: ExportHarness) -> None:
