@@ -1,6 +1,8 @@
 """The exporter before emulators of Azure's and Google's stores, which fail half-way. `make test-records` runs it."""
 
+import asyncio
 import shutil
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,6 +13,7 @@ from typing import Any
 import fsspec
 import pyarrow.parquet as pq
 import pytest
+from pointsman_gateway.export import target
 from pointsman_lab.parquet.log import open_parquet_log
 
 from tests.gateway.doubles.exports import NOON, ExportHarness, exported
@@ -147,3 +150,19 @@ async def test_a_store_that_fails_half_way_gets_each_record_once(
         assert store.exported() == sorted(known)
         async with open_parquet_log(store.url) as log:
             assert {one.id async for one in log.decisions(10**9)} == known
+
+
+@pytest.mark.parametrize("service", [azure, google])
+async def test_an_upload_to_a_silent_store_is_given_up(
+    service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target, "MAX_PUT_SECONDS", 2.0)
+    async with service(tmp_path, monkeypatch) as store:
+        store.files.mkdir(BUCKET)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            for name, value in store.exporter_settings.items():
+                monkeypatch.setenv(name, value.replace(str(store.relay.port), str(port)))
+            opened = target.open_target(store.url)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.to_thread(opened.put, "file", b"content"), 20)
