@@ -23,7 +23,7 @@ GUARD := services/lora-server/src/pointsman_lora_server/engine/guard
 MODELS := .pointsman/models
 INSTALL := $(PYTHON) deploy/supply/install.py
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults proxies rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents sign_on litellm restore fuzz reconcile)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults proxies rollout upgrades monitoring pgvector trainings flywheel policy images console swaps clients quickstart documents sign_on litellm restore fuzz reconcile records)
 # Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 OWN := tests/together/test_own_model.py tests/together/test_own_vllm.py
@@ -137,6 +137,19 @@ test-sign-on: $(VENV)/.done .venv-clients/oidc-provider/$(OIDC_PROVIDER) ## sing
 .PHONY: test-reconcile
 test-reconcile: embedding-model ## receipts of 10,000 simulated requests against a provider's ledger, then seeded faults (3 minutes); RECONCILE_REQUESTS=1000 for fewer
 	$(BIN)/python -m pytest tests/reconcile
+
+AZURITE := 3.35.0
+.venv-records/.done: tests/records/requirements.txt $(VENV)/.done
+	test -d $(@D) || $(PYTHON) -m venv $(@D)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')')" \
+	  >$$($(@D)/bin/python -c 'import site; print(site.getsitepackages()[0])')/services.pth
+	$(@D)/bin/python -m pip install --quiet -r $<
+	npm install --prefix $(@D)/azurite --no-audit --no-fund --loglevel error azurite@$(AZURITE)
+	touch $@
+
+.PHONY: test-records
+test-records: .venv-records/.done ## exported records in ClickHouse and BigQuery's dialect, and emulators of Azure's and Google's stores (needs npm; 600 MB)
+	.venv-records/bin/python -m pytest tests/records
 
 .PHONY: test-litellm
 test-litellm: .venv-litellm/.done ## engines through LiteLLM's SDK, in an environment of its own

@@ -120,20 +120,53 @@ def test_a_damaged_plan_does_not_stop_the_export(
     assert harness.waiting == ["plan.json.unreadable"]
 
 
-def test_an_exporter_that_was_killed_while_it_removed_segments_goes_on(harness: ExportHarness) -> None:
-    for name in ("d1", "d2"):
-        gateway = harness.gateway(f"w{name}")
-        gateway.append("decisions", [exported(name)])
-        gateway.close()
-    plan = segments.ExportPlan(("wd1-00000001.jsonl", "wd1-00000002.jsonl"))
-    with harness.exporter() as exporter:
-        exporter.export_all()
-        assert exporter.exported == 2
-    (harness.folder / "plan.json").write_text('["wd1-00000001.jsonl", "wd1-00000002.jsonl"]')
-    (harness.folder / plan.segments[1]).write_text(f"decisions\t{exported('d1')}\n")  # stored, and not removed yet
+def test_an_exporter_that_was_killed_while_it_removed_segments_goes_on(
+    harness: ExportHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_log, "SEGMENT_BYTES", 1)
+    harness.note("d1", "d2", "d3")
+    removed = Path.unlink
+
+    def unlink_the_first(path: Path, missing_ok: bool = False) -> None:
+        if "00000002" in path.name:
+            raise OSError("killed")
+        removed(path, missing_ok)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "unlink", unlink_the_first)
+        with pytest.raises(OSError, match="killed"):
+            harness.export()
+    assert [path.name for path in harness.folder.glob("*.jsonl")] != []
     assert harness.export() == 0
     assert harness.waiting == []
-    assert ids_in(harness.files) == ["d1", "d2"]
+    assert ids_in(harness.files) == ["d1", "d2", "d3"]
+
+
+@pytest.mark.parametrize("removed", [["1"], ["2"], ["3"], ["1", "3"], ["1", "2", "3"]])
+@pytest.mark.parametrize("files_stored", [0, 1])
+def test_a_segment_that_somebody_removed_takes_no_other_record_with_it(
+    harness: ExportHarness,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    removed: list[str],
+    files_stored: int,
+) -> None:
+    monkeypatch.setattr(export_log, "SEGMENT_BYTES", 1)
+    harness.log.append("decisions", [exported("d1")])
+    harness.log.append("decisions", [exported("d2")])
+    harness.log.append("decisions", [exported("d3"), exported("next day", NOON + DAY)])
+    harness.target = failing = FailingTarget(harness.target, files_stored)
+    with pytest.raises(ConnectionError):
+        harness.export()
+    for number in removed:
+        (harness.folder / f"writer-0000000{number}.jsonl").unlink()
+    failing.files = 99
+    harness.export()
+    kept = {f"d{number}" for number in "123" if files_stored or number not in removed}
+    assert set(ids_in(harness.files)) - {"next day"} == kept
+    assert f"writer-0000000{removed[0]}.jsonl" in caplog.text
+    assert "were removed, but not by the exporter" in caplog.text
+    assert harness.waiting == []
 
 
 def test_an_outage_of_the_target_delays_records_and_loses_none(
@@ -192,13 +225,15 @@ def test_a_full_disk_of_the_gateways_is_emptied_although_no_plan_can_be_written(
 def test_lines_that_are_no_records_are_kept_apart(harness: ExportHarness, caplog: pytest.LogCaptureFixture) -> None:
     harness.log.append("decisions", [exported("d1"), "{broken", '{"unix_ms": 1e30}', '{"v": 1}'])
     harness.log.append("another", ["{}"])
+    names = ["t" * 300, "../acme", "_none", "acme\\n"]  # no gateway has such tenants
+    harness.log.append("decisions", [f'{{"unix_ms": 5, "tenant": "{name}"}}' for name in names])
     harness.log.close()
     (segment,) = harness.folder.glob("*.jsonl")
     segment.write_bytes(segment.read_bytes() + b'decisions\t{"unix_ms": 5, "x": "\xff"}\nhalf of a li')
     assert harness.export() == 1
     (kept,) = harness.folder.glob("*.unreadable")
-    assert len(kept.read_bytes().splitlines()) == 5
-    assert "5 lines of writer-00000001.jsonl are no records" in caplog.text
+    assert len(kept.read_bytes().splitlines()) == 9
+    assert "9 lines of writer-00000001.jsonl are no records" in caplog.text
 
 
 def test_a_record_of_an_older_gateway_has_what_it_has(harness: ExportHarness) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,21 @@ async def test_a_former_fallback_does_not_count_as_a_change(
     _, found, _ = await replay(config_folder.write())
 
     assert (found["decisions"], found["changed"]) == (1, 0)
+
+
+async def test_a_fallbacks_expected_cost_is_not_taken_for_that_of_the_path_that_was_chosen(
+    valkey: Valkey, config_folder: ConfigFolder, replay: Replay
+) -> None:
+    adapter, spare = AnswerPath("triage_adapter", "tiny"), AnswerPath("triage_few_shot", "tiny")
+    chosen = Considered("triage_adapter", "chosen", "policy:fixed")
+    wanted = decision("d1", "triage", adapter, alternatives=(spare,), considered=(chosen,))
+    failed_over = replace(wanted.with_fallback("engine_error"), expected_cost_usd=5.0)
+    await _note(valkey, Request("auto", (Message("user", IN_TRIAGE),)), failed_over, store_messages=True)
+
+    _, found, _ = await replay(config_folder.write())
+
+    assert found["cost_per_1000_usd"]["estimated"] == ["triage_adapter"]
+    assert 0 < found["cost_per_1000_usd"]["before"] < 10
 
 
 async def test_exactly_the_requested_time_range_is_read(

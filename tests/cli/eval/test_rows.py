@@ -86,6 +86,7 @@ def test_a_mistake_in_a_csv_file_is_named(tmp_path: Path, content: str, says: st
         ('{"text": "a"}', 'has neither an "output" nor "facts"'),
         ('{"text": "a", "output": "x", "task": 3}', "names no task"),
         ('{"text": "a", "output": "x", "id": {}}', 'has an "id" that is neither'),
+        ('{"text": "a", "output": "x", "id": true}', 'has an "id" that is neither a text nor a whole number: True'),
         ('{"messages": [{"role": "tool", "content": "x"}], "output": "x"}', "a message has a role"),
         ('{"messages": [{"role": "assistant", "content": "x"}], "output": "x"}', "the last message must be the user"),
         ('{"text": "a", "output": "x", "id": "1"}', "two rows with the id '1'"),

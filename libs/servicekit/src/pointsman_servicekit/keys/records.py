@@ -31,7 +31,8 @@ MAX_DOLLARS = 10**6
 MAX_NAME_CHARACTERS = 100
 MAX_NAMES = 1000
 
-_TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+"""A tenant's name."""
 
 ALL_TASKS = "*"
 """Stands for all tasks in a tenant's list of tasks whose answers may be used for training."""
@@ -160,7 +161,7 @@ class TenantRecord:
 
     def __post_init__(self) -> None:
         """Raises InvalidArgument: "bad_tenant" if the name is not valid, "bad_consent" for the names of the tasks."""
-        if not _TENANT.fullmatch(self.name):
+        if not TENANT.fullmatch(self.name):
             raise InvalidArgument(
                 f"the tenant is '{self.name[:80]}'; it must be 1 to 64 of a-z, 0-9, '-' and '_'",
                 code="bad_tenant",

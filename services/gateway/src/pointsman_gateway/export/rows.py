@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from typing import Annotated, Any
 
 import msgspec
+from pointsman_servicekit.keys.records import TENANT
 
 from pointsman_gateway.request_log.export_log import DECISIONS, EVALUATIONS, FEEDBACK, SCORES, UNDECIDED
 
@@ -133,6 +134,9 @@ def read_records(segment: bytes) -> Records:
             row = _DECODE[table](entry)
             if not record.isascii():
                 record.decode()  # the decoder skips fields without a column
+            partition = (table, row.unix_ms // _MS_PER_DAY, row.tenant)
+            if partition not in groups:
+                _check_tenant(row.tenant)
         except (KeyError, ValueError):
             unreadable.append(line)
             continue
@@ -141,10 +145,16 @@ def read_records(segment: bytes) -> Records:
             row.evidence_key = evidence_key
         else:
             _identify(row, entry)
-        groups[table, row.unix_ms // _MS_PER_DAY, row.tenant].append(row)
+        groups[partition].append(row)
     return Records(
         {(table.decode(), _day(day), tenant): rows for (table, day, tenant), rows in groups.items()}, unreadable
     )
+
+
+def _check_tenant(name: str) -> None:
+    """Raises ValueError if no tenant can have the name: it becomes a part of paths."""
+    if name and not TENANT.fullmatch(name):
+        raise ValueError(f"the tenant is '{name[:80]}'")
 
 
 def _identify(row: ExportedRecord, entry: bytes) -> None:

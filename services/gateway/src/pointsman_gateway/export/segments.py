@@ -1,7 +1,8 @@
 """The segments of the gateways' export logs, and the plan which of them is exported next.
 
 The plan is on disk before its first Parquet file is written. So an exporter that was killed writes the same files
-again, under the same names, and no record is in two files.
+again, under the same names, and no record is in two files. Once all are written, the plan gets another name, and then
+its segments are removed.
 """
 
 import json
@@ -9,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from math import inf
@@ -21,7 +23,7 @@ log = logging.getLogger(__name__)
 
 MAX_BATCH_BYTES = 32 * 1024 * 1024
 """Bytes of segments that are exported together; a single segment may have more."""
-_LOCK, _PLAN = "exporter.lock", "plan.json"
+_LOCK, _PLAN, _EXPORTED_PLAN = "exporter.lock", "plan.json", "exported.json"
 UNREADABLE = ".unreadable"
 
 
@@ -73,11 +75,8 @@ class SegmentFolder:
         return self._unfinished_plan() or self._new_plan(min_age_seconds)
 
     def read(self, plan: ExportPlan) -> list[tuple[str, bytes]]:
-        """Returns name and content of each segment. Empty if the plan is carried out but for the removal of segments:
-        a segment is removed only once all are stored.
-        """
-        paths = [self.folder / name for name in plan.segments]
-        return [(path.name, path.read_bytes()) for path in paths] if all(path.exists() for path in paths) else []
+        """Returns name and content of each segment."""
+        return [(name, (self.folder / name).read_bytes()) for name in plan.segments]
 
     def keep_unreadable(self, segment: str, lines: Sequence[bytes]) -> None:
         """Stores lines of a segment that are no records next to it."""
@@ -87,19 +86,43 @@ class SegmentFolder:
 
     def finish(self, plan: ExportPlan) -> None:
         """Removes the segments of a plan whose records are stored."""
+        with suppress(FileNotFoundError):  # the disk was full when the plan was made
+            (self.folder / _PLAN).replace(self.folder / _EXPORTED_PLAN)
+        self._remove(plan)
+
+    def _remove(self, plan: ExportPlan) -> None:
         for name in plan.segments:
             (self.folder / name).unlink(missing_ok=True)
-        (self.folder / _PLAN).unlink(missing_ok=True)
+        (self.folder / _EXPORTED_PLAN).unlink(missing_ok=True)
 
     def _unfinished_plan(self) -> ExportPlan | None:
+        if exported := self._stored_plan(_EXPORTED_PLAN):
+            self._remove(exported)
+        if not (plan := self._stored_plan(_PLAN)):
+            return None
+        left = tuple(name for name in plan.segments if (self.folder / name).exists())
+        if left == plan.segments:
+            return plan
+        log.error(
+            "%s were removed, but not by the exporter; the records of %d other segments may be exported twice",
+            ", ".join(sorted(set(plan.segments) - set(left))), len(left),
+        )  # fmt: skip
+        if not left:
+            (self.folder / _PLAN).unlink()
+            return None
+        # The files of one segment have another name: those of the old plan may have the removed records already.
+        return self._store(ExportPlan(left[:1]))
+
+    def _stored_plan(self, name: str) -> ExportPlan | None:
+        path = self.folder / name
         try:
-            return ExportPlan(tuple(json.loads((self.folder / _PLAN).read_bytes())))
+            return ExportPlan(tuple(json.loads(path.read_bytes())))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
-            path = self.folder / (_PLAN + UNREADABLE)
-            log.error("%s is no plan, and is now %s; records may be exported twice: %s", _PLAN, path, error)
-            (self.folder / _PLAN).replace(path)
+            kept = self.folder / (name + UNREADABLE)
+            log.error("%s is no plan, and is now %s; records may be exported twice: %s", name, kept, error)
+            path.replace(kept)
             return None
 
     def _new_plan(self, min_age_seconds: float) -> ExportPlan | None:

@@ -1,5 +1,6 @@
 """Where the Parquet files go: a folder, or object storage through fsspec."""
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +9,8 @@ import fsspec
 
 OBJECT_STORES = ("s3", "gs", "abfs", "abfss", "az", "memory")
 """fsspec's names of stores in which an object appears as a whole, and replaces the one of its name."""
+MAX_PUT_SECONDS = 120.0
+"""Seconds after which an upload to object storage is given up; the exporter tries again."""
 _PACKAGES = "s3fs for s3://, gcsfs for gs://, adlfs for abfs://"
 
 
@@ -59,7 +62,13 @@ class ObjectTarget:
         self._prefix = prefix.rstrip("/")
 
     def put(self, path: str, content: bytes) -> None:
-        self._store.pipe_file(f"{self._prefix}/{path}", content)
+        name = f"{self._prefix}/{path}"
+        if not getattr(self._store, "async_impl", False):
+            self._store.pipe_file(name, content)
+            return
+        # gcsfs waits more than ten minutes for a server that accepts connections and is silent.
+        upload = asyncio.wait_for(self._store._pipe_file(name, content), MAX_PUT_SECONDS)
+        asyncio.run_coroutine_threadsafe(upload, self._store.loop).result()
 
 
 def open_target(address: str) -> ExportTarget:
