@@ -3,7 +3,10 @@
 from enum import Enum
 from typing import NamedTuple
 
-from pointsman_gateway.request_log.export_log import DECISIONS, EVALUATIONS, FEEDBACK, SCORES, UNDECIDED
+from pointsman_gateway.request_log.export_log import AUDIT, DECISIONS, EVALUATIONS, FEEDBACK, SCORES, UNDECIDED
+
+WITHOUT_TENANT = frozenset({AUDIT})
+"""Tables whose records belong to no tenant."""
 
 
 class ColumnType(Enum):
@@ -67,4 +70,13 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     SCORES: _SCORE,
     EVALUATIONS: _SCORE,
+    AUDIT: (
+        *_texts("id"),
+        _TIME,
+        *_texts("kind", "change", "subject", "who"),
+        Column("origin", ColumnType.TEXT, "where"),
+        Column("before", ColumnType.TEXT, "before_json"),
+        Column("after", ColumnType.TEXT, "after_json"),
+        *_texts("reason", "entry"),
+    ),
 }

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pointsman_gateway.export.columns import TABLES, ColumnType
+from pointsman_gateway.export.columns import TABLES, WITHOUT_TENANT, ColumnType
 from pointsman_gateway.export.rows import ExportedRecord, Partition
 
 VERSION = "1"
@@ -57,6 +57,10 @@ def to_parquet(table: str, rows: Sequence[ExportedRecord]) -> bytes:
 
 
 def path_of(partition: Partition, name: str) -> str:
-    """Returns the path of a file below the target: TABLE/day=YYYY-MM-DD/tenant=TENANT/NAME.parquet."""
+    """Returns the path of a file below the target: TABLE/day=YYYY-MM-DD/tenant=TENANT/NAME.parquet, or without the
+    tenant for a table of `WITHOUT_TENANT`.
+    """
     table, day, tenant = partition
+    if table in WITHOUT_TENANT:
+        return f"{table}/day={day}/{name}.parquet"
     return f"{table}/day={day}/tenant={quote(tenant, safe='') or NO_TENANT}/{name}.parquet"
