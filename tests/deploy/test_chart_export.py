@@ -40,6 +40,14 @@ def test_without_a_target_nothing_is_exported(tmp_path: Path) -> None:
     assert wal(pod) == "256Mi"
 
 
+@pytest.mark.parametrize(
+    "target", ["otlp+http://collector.observability.svc:4318", "gs://a, otlp+https://b/c,s3://d/e"]
+)
+def test_collectors_and_several_targets_are_taken(tmp_path: Path, target: str) -> None:
+    (exporter,) = gateway_pod(tmp_path, target=target)["initContainers"]
+    assert settings(exporter)["POINTSMAN_EXPORT_TARGET"] == target
+
+
 def test_the_exporter_is_a_sidecar_on_the_gateways_disk(tmp_path: Path) -> None:
     pod = gateway_pod(
         tmp_path,

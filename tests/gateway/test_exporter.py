@@ -11,9 +11,10 @@ from threading import Event, Thread
 import pyarrow.parquet as pq
 import pytest
 from pointsman_gateway.export import segments
+from pointsman_gateway.export.record_target import WrongTarget
 from pointsman_gateway.export.segments import FolderInUse, SegmentFolder
 from pointsman_gateway.export.tables import VERSION, VERSION_KEY
-from pointsman_gateway.export.target import ExportTarget, WrongTarget, open_target
+from pointsman_gateway.export.target import ExportTarget, open_target
 from pointsman_gateway.request_log import export_log
 
 from tests.gateway.doubles.exports import NOON, ExportHarness, exported, files_in, ids_in, rows_in

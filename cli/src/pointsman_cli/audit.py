@@ -1,15 +1,27 @@
 """`pointsman audit`: shows who has changed what, and from where."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pointsman_servicekit.audit.entries import KINDS, AuditEntry
+from pointsman_servicekit.audit.entries import KINDS, AuditEntry, from_json
 
-from pointsman_cli.errors import UsageError
+from pointsman_cli.data_dir import DataDir
+from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.keys.command import age_in_seconds, run_on_keys
-from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, print_json
+from pointsman_cli.lab_process import LabJob, lab_facts
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    DataDirOption,
+    JsonOption,
+    RecordsOption,
+    RedisOption,
+    log_arguments,
+    print_json,
+)
 from pointsman_cli.tables import print_table
 
 MAX_ENTRIES = 10_000
@@ -23,6 +35,7 @@ def audit(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=MAX_ENTRIES, metavar="N", help="The most changes.")] = 100,
     as_json: JsonOption = False,
+    records: RecordsOption = "",
     redis: RedisOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
@@ -36,7 +49,10 @@ def audit(
     seconds = age_in_seconds(since)
     if not seconds:
         raise UsageError(f"--since is '{since}'; use an age (90m, 24h, 7d, 8w)")
-    found = run_on_keys(redis, data_dir, lambda opened: opened.audit.read(seconds, kind or (), limit), "audit")
+    if records:
+        found = _exported(log_arguments(redis, records, DataDir.at(data_dir)), since, kind or (), limit, data_dir)
+    else:
+        found = run_on_keys(redis, data_dir, lambda opened: opened.audit.read(seconds, kind or (), limit), "audit")
     if as_json:
         print_json([entry.as_fields() for entry in found])
     elif not found:
@@ -45,6 +61,15 @@ def audit(
         columns = ("time (UTC)", "who", "where", "kind", "change", "what", "before", "after", "reason")
         shown = len(columns) if any(entry.reason for entry in found) else -1
         print_table(columns[:shown], [_row(entry)[:shown] for entry in found])
+
+
+def _exported(source: Sequence[str], since: str, kinds: Sequence[str], limit: int, data_dir: Path) -> list[AuditEntry]:
+    """Returns the changes in exported records, read by the lab; `source` are its arguments for the place of these."""
+    arguments = ["audit", "--since", since, "--limit", str(limit), *source]
+    arguments += [argument for kind in kinds for argument in ("--kind", kind)]
+    job = LabJob(arguments, DataDir.at(data_dir), as_json=True, needs_model=False)
+    changes = run_interruptibly(lab_facts(job))["changes"]
+    return [from_json(json.dumps(change), change["unix_ms"]) for change in changes]
 
 
 def _row(entry: AuditEntry) -> tuple[str, ...]:

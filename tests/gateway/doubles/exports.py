@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from pointsman_gateway.export.exporter import Exporter
+from pointsman_gateway.export.parquet_target import ParquetTarget
 from pointsman_gateway.export.segments import SegmentFolder
 from pointsman_gateway.export.target import ExportTarget, FolderTarget
 from pointsman_gateway.request_log.entry import PendingEntry, to_entry
@@ -48,7 +49,7 @@ class ExportHarness:
     def exporter(self, min_age_seconds: float = 0.0) -> Iterator[Exporter]:
         segments = SegmentFolder(self.folder)
         try:
-            yield Exporter(segments, self.target, min_age_seconds)
+            yield Exporter(segments, ParquetTarget(self.target), min_age_seconds)
         finally:
             segments.close()
 

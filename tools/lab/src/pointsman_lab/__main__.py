@@ -133,6 +133,12 @@ def _parser() -> argparse.ArgumentParser:
     overview_parser.set_defaults(command=_overview)
     overview_parser.add_argument("--since", default="14d", metavar="AGE", help="of whole days in UTC")
     overview_parser.add_argument("--from", dest="records", required=True, metavar="FOLDER|URL")
+    audit_parser = commands.add_parser("audit", help="list administrative changes in exported records")
+    audit_parser.set_defaults(command=_audit)
+    audit_parser.add_argument("--since", default="7d", metavar="AGE")
+    audit_parser.add_argument("--from", dest="records", required=True, metavar="FOLDER|URL")
+    audit_parser.add_argument("--kind", action="append", default=[])
+    audit_parser.add_argument("--limit", type=int, default=100)
     plan_parser = commands.add_parser("plan", help="print the flywheel configuration of a task")
     plan_parser.set_defaults(command=_plan)
     for subparser in (
@@ -227,6 +233,15 @@ async def _overview(options: argparse.Namespace, settings: Settings) -> Report:
         from pointsman_lab.overview import overview  # it needs DuckDB, which has been found
 
         return overview(log, seconds, ProgressLines())
+
+
+async def _audit(options: argparse.Namespace, settings: Settings) -> Report:
+    seconds = parse_age(options.since)
+    try:
+        from pointsman_lab.parquet.audit import read_audit
+    except ImportError as error:  # the other source of changes needs no DuckDB
+        raise ConfigError(f"{error}: install pointsman-lab[parquet]") from error
+    return read_audit(options.records, seconds, options.kind, options.limit)
 
 
 def _source(options: argparse.Namespace, settings: Settings) -> LogSource:

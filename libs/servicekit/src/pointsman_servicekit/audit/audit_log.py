@@ -22,6 +22,9 @@ ADAPTER_CHANGES = "{pointsman:adapters:*}:changes"
 ADAPTER_KINDS = ("alias", "canary", "rollback", "registered", "retired", "deleted", "pin", "placement")
 """The kinds of changes in these streams that a person causes. Entries of other kinds are steps of a lora-server."""
 
+EXPORTED = "{pointsman}:audit:exported"
+"""A Redis hash: by stream, the id of the last entry that is in an export log."""
+
 _PAGE = 500
 
 
@@ -43,7 +46,7 @@ class AuditLog:
         found: list[AuditEntry] = []
         names = [AUDIT]
         if not kinds or "alias" in kinds:
-            names += await self._redis.call(self._adapter_streams)
+            names = await self.streams()
         for name in names:
             parse = _own_entry if name == AUDIT else _adapter_entry
             count = 0
@@ -76,6 +79,25 @@ class AuditLog:
         entries = [to_json(actor, changed) for changed in changes]
         arguments = [replaced, revision, values, MAX_ENTRIES, *entries]
         return bool(await self._redis.call(lambda: self._record(keys=[CONFIGURATION, AUDIT], args=arguments)))
+
+    async def streams(self) -> list[str]:
+        """Returns the names of the streams of changes: the log's own, and those of the lora-servers' history."""
+        return [AUDIT, *await self._redis.call(self._adapter_streams)]
+
+    async def not_exported(self, stream: str) -> tuple[list[tuple[str, AuditEntry]], str]:
+        """Returns the oldest changes of a stream that are not exported yet, at most `_PAGE`, with ids that no other
+        change has, and the id to pass to `set_exported`, which is empty if there are no more.
+        """
+        after = await self._redis.call(lambda: self._redis.client.hget(EXPORTED, stream))
+        page = await self._redis.call(
+            lambda: self._redis.client.xrange(stream, f"({after}" if after else "-", "+", count=_PAGE)
+        )
+        parse = _own_entry if stream == AUDIT else _adapter_entry
+        found = [(f"{stream}:{name}", entry) for name, fields in page if (entry := parse(stream, name, fields))]
+        return found, page[-1][0] if page else ""
+
+    async def set_exported(self, stream: str, entry_id: str) -> None:
+        await self._redis.call(lambda: self._redis.client.hset(EXPORTED, stream, entry_id))
 
     async def _adapter_streams(self) -> list[str]:
         return sorted([name async for name in self._redis.client.scan_iter(match=ADAPTER_CHANGES, count=1000)])

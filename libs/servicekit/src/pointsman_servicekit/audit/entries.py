@@ -80,21 +80,24 @@ def to_json(actor: Actor, changed: AuditedChange) -> str:
 
 
 def from_json(text: str, unix_ms: int) -> AuditEntry:
-    """Parses an entry that `to_json` has written. Raises ValueError if the text is none, or has another version."""
+    """Parses an entry that `to_json` or an exporter has written.
+
+    Raises ValueError if the text is none, or has another version.
+    """
     try:
         read = json.loads(text)
         if read["v"] != VERSION:
             raise ValueError(f"its version is {str(read['v'])[:40]}, not {VERSION}")
         names = ("kind", "change", "subject", "before", "after")
         changed = AuditedChange(*(read[name] for name in names))
-        actor = Actor(read["who"], read["where"])
+        actor, reason = Actor(read["who"], read["where"]), read.get("reason", "")
     except (LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"it does not have the form of an entry: {type(error).__name__}: {error}") from error
-    texts = (actor.name, actor.origin, changed.kind, changed.change, changed.subject)
+    texts = (actor.name, actor.origin, changed.kind, changed.change, changed.subject, reason)
     sides = (changed.before, changed.after)
     if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, dict) for one in sides):
         raise ValueError("one of its fields has the wrong type")
-    return AuditEntry(unix_ms, actor, changed)
+    return AuditEntry(unix_ms, actor, changed, reason)
 
 
 def _shortened(values: Values) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from pointsman_gateway.bootstrap.persistence import Persistence
 from pointsman_gateway.config.load import Config, watched_files
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.pipeline.reload import ConfigReloader
+from pointsman_gateway.request_log.audit_export import AuditExport
 from pointsman_gateway.request_log.config_audit import ConfigAudit
+from pointsman_gateway.request_log.export_log import ExportLog
 from pointsman_gateway.request_log.store import RequestLogReader
 from pointsman_gateway.settings import Settings
 
@@ -43,6 +45,9 @@ async def open_console(
             reader, administration = RequestLogReader(redis), Administration(redis)
             audit = ConfigAudit(administration.audit, reloader.running_files, lambda: _editor(settings.config))
             await stack.enter_async_context(audit.running())
+            if isinstance(persistence.export, ExportLog):
+                exporting = AuditExport(administration.audit, persistence.export)
+                await stack.enter_async_context(exporting.running())
         console = Console(lambda: reloader.current, persistence.evidence, reader, settings.auth == "on", hosts)
         yield console, administration
 

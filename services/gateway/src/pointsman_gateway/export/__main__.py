@@ -10,6 +10,10 @@ from pointsman_servicekit import logs
 from pointsman_servicekit.setting_names import UnknownSetting
 from pointsman_servicekit.setting_values import WrongSetting
 
+from pointsman_gateway.export.exporter import Exporter
+from pointsman_gateway.export.open_targets import open_targets
+from pointsman_gateway.export.record_target import WrongTarget
+from pointsman_gateway.export.segments import FolderInUse, SegmentFolder
 from pointsman_gateway.export.settings import read_settings
 from pointsman_gateway.request_log.export_log import export_dir
 
@@ -26,13 +30,7 @@ def main() -> int:
         return _fail(str(error))
     logs.configure_logging("export", settings.log_level, settings.log_format)
     try:
-        from pointsman_gateway.export.exporter import Exporter
-        from pointsman_gateway.export.segments import FolderInUse, SegmentFolder
-        from pointsman_gateway.export.target import WrongTarget, open_target
-    except ImportError as error:  # the gateway itself needs neither
-        return _fail(f"{error}: install pointsman-gateway[parquet]")
-    try:
-        target = open_target(settings.target)
+        target = open_targets(settings.target)
         segments = SegmentFolder(export_dir(settings.wal_dir))
     except (WrongTarget, FolderInUse, OSError) as error:
         return _fail(str(error))

@@ -1,24 +1,25 @@
-"""Exports segments: reads them, writes their records as Parquet files, and removes them once all files are stored."""
+"""Exports segments: reads them, stores their records in a target, and removes them once all are stored."""
 
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from threading import Event
 
+from pointsman_gateway.export.record_target import RecordTarget
 from pointsman_gateway.export.rows import ExportedRecord, Partition, read_records
 from pointsman_gateway.export.segments import ExportPlan, SegmentFolder
-from pointsman_gateway.export.tables import path_of, to_parquet
-from pointsman_gateway.export.target import ExportTarget
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
+REFUSED = ".refused"
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 30.0
 """Seconds after a failure until the next attempt; they double with each failure."""
 
 
 class Exporter:
-    def __init__(self, segments: SegmentFolder, target: ExportTarget, min_age_seconds: float) -> None:
+    def __init__(self, segments: SegmentFolder, target: RecordTarget, min_age_seconds: float) -> None:
         """Takes the age from which on segments are exported; the higher it is, the fewer and larger are the files."""
         self._segments = segments
         self._target = target
@@ -63,7 +64,13 @@ class Exporter:
                 rows[partition] += found
             if records.unreadable:
                 self._segments.keep_unreadable(segment, records.unreadable)
-        for partition, found in rows.items():
-            self._target.put(path_of(partition, plan.name), to_parquet(partition[0], found))
+        if refused := self._target.store(plan.name, rows):
+            self._keep_refused(plan, refused)
         self._segments.finish(plan)
         self.exported += sum(map(len, rows.values()))
+
+    def _keep_refused(self, plan: ExportPlan, records: Sequence[ExportedRecord]) -> None:
+        """Stores records that a target refuses for good next to the segments."""
+        path = self._segments.folder / (plan.name + REFUSED)
+        log.error("the target refuses %d records: they are in %s", len(records), path)
+        path.write_bytes(b"".join(record.entry + b"\n" for record in records))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from pointsman_servicekit.keys.records import TENANT
 
-from pointsman_gateway.request_log.export_log import DECISIONS, EVALUATIONS, FEEDBACK, SCORES, UNDECIDED
+from pointsman_gateway.request_log.export_log import AUDIT, DECISIONS, EVALUATIONS, FEEDBACK, SCORES, UNDECIDED
 
 EPOCH = date(1970, 1, 1)
 _MS_PER_DAY = 86_400_000
@@ -100,12 +100,35 @@ class ExportedScore(ExportedRecord, kw_only=True, gc=False):
     score: float
 
 
+class ExportedChange(ExportedRecord, kw_only=True, gc=False):
+    """An administrative change."""
+
+    id: str
+    who: str
+    where: str
+    kind: str
+    change: str
+    subject: str
+    before: msgspec.Raw
+    after: msgspec.Raw
+    reason: str = ""
+
+    @property
+    def before_json(self) -> str:
+        return bytes(self.before).decode()
+
+    @property
+    def after_json(self) -> str:
+        return bytes(self.after).decode()
+
+
 _TYPES: dict[str, type[ExportedRecord]] = {
     DECISIONS: ExportedDecision,
     UNDECIDED: ExportedUndecided,
     FEEDBACK: ExportedFeedback,
     SCORES: ExportedScore,
     EVALUATIONS: ExportedScore,
+    AUDIT: ExportedChange,
 }
 _DECODE: dict[bytes, Any] = {name.encode(): msgspec.json.Decoder(row).decode for name, row in _TYPES.items()}
 
@@ -163,7 +186,7 @@ def _identify(row: ExportedRecord, entry: bytes) -> None:
         row.id = f"{row.decision}:{row.id}"
     elif isinstance(row, ExportedScore):
         row.id = _digest(repr((row.of, row.task, row.path, row.fingerprint, row.version)).encode())
-    else:
+    elif not isinstance(row, ExportedChange):
         row.id = _digest(entry)
 
 

@@ -15,7 +15,9 @@ PREFIX = "POINTSMAN_EXPORT_"
 class ExportSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
 
-    target: str = Field(default="", description="folder or URL of the Parquet files: s3://, gs:// or abfs://")
+    target: str = Field(
+        default="", description="targets, with commas: a folder or URL of Parquet files, otlp+http://HOST:4318"
+    )
     wal_dir: Path = Field(default=Path(".pointsman/wal"), description="the gateways' POINTSMAN_GATEWAY_WAL_DIR")
     seconds: float = Field(default=60.0, ge=0, description="for which records are collected for a file")
     log_level: LogLevel = "INFO"

@@ -7,15 +7,13 @@ from typing import Any, Protocol
 
 import fsspec
 
+from pointsman_gateway.export.record_target import WrongTarget
+
 OBJECT_STORES = ("s3", "gs", "abfs", "abfss", "az", "memory")
 """fsspec's names of stores in which an object appears as a whole, and replaces the one of its name."""
 MAX_PUT_SECONDS = 120.0
 """Seconds after which an upload to object storage is given up; the exporter tries again."""
 _PACKAGES = "s3fs for s3://, gcsfs for gs://, adlfs for abfs://"
-
-
-class WrongTarget(Exception):
-    """The target is none to which files can be written; the message says what would be right."""
 
 
 class ExportTarget(Protocol):
@@ -75,7 +73,9 @@ def open_target(address: str) -> ExportTarget:
     """Opens a folder or URL as a target; raises WrongTarget."""
     scheme, separator, rest = address.partition("://")
     if not address:
-        raise WrongTarget("POINTSMAN_EXPORT_TARGET is empty: set a folder, s3://, gs:// or abfs:// with a path")
+        raise WrongTarget(
+            "POINTSMAN_EXPORT_TARGET is empty: set a folder, s3://, gs:// or abfs:// with a path, or otlp+http://HOST:4318"
+        )
     if not separator or scheme == "file":
         return FolderTarget(Path(rest if separator else address))
     if scheme not in OBJECT_STORES or not rest.strip("/"):

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from pointsman_gateway.request_log.wal_files import LockedFile, lock_file
 log = logging.getLogger(__name__)
 
 DECISIONS, UNDECIDED, FEEDBACK, SCORES, EVALUATIONS = "decisions", "undecided", "feedback", "scores", "evaluations"
+AUDIT = "audit"
 """The tables of records."""
 OPEN, FINISHED = ".open", ".jsonl"
 """The ends of segments' names: of those that a process writes, and of those that are complete."""
@@ -84,6 +85,16 @@ class ExportLog:
         self._unwritten.append((len(lines), data))
         self._unwritten_bytes += len(data)
         self._write()
+
+    def append_now(self, table: str, records: Sequence[str]) -> bool:
+        """Appends records if the disk takes them at once; returns whether it has them. For records that are stored
+        elsewhere, too, and are not lost if they are not appended.
+        """
+        size = sum(len(record) for record in records) + self._stored_bytes
+        if self._unwritten or 2 * size > self._max_bytes:  # the second half is for records that would be lost
+            return False
+        self.append(table, records)
+        return not self._unwritten
 
     def maintain(self) -> None:
         """Measures the folder, writes again what the disk did not take, and finishes the segment if it is old enough.

@@ -35,8 +35,12 @@ COLUMNS = {
     },
     "scores": _SCORES,
     "evaluations": _SCORES,
+    "audit": {"id": "VARCHAR", "time": "TIMESTAMPTZ", "day": "DATE", "kind": "VARCHAR", "entry": "VARCHAR"},
 }  # fmt: skip
 """The columns that are read, by table; `day` and `tenant` are in the files' paths."""
+WITHOUT_TENANT = frozenset({"audit"})
+NAMES = {"audit": "administrative changes"}
+"""What is in a table whose name does not say it."""
 _DAY = re.compile(r"/day=(\d{4}-\d{2}-\d{2})/")
 
 
@@ -45,8 +49,8 @@ class RecordFiles:
     read, or were written by a later version.
     """
 
-    def __init__(self, location: str) -> None:
-        """Raises InvalidArgument ("bad_records") if nothing was exported to `location`."""
+    def __init__(self, location: str, needed: str = "decisions") -> None:
+        """Raises InvalidArgument ("bad_records") if nothing was exported to `location`: it has no table `needed`."""
         self._location = location.removeprefix("file://").rstrip("/")
         self._connection = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "preserve_insertion_order": False})
         self._connection.execute("SET TimeZone = 'UTC'")
@@ -55,9 +59,10 @@ class RecordFiles:
         for table, columns in COLUMNS.items():
             names = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
             self._connection.execute(f"CREATE TABLE no_{table} ({names})")
-        if not self.days("decisions"):
+        if not self.days(needed):
             raise InvalidArgument(
-                f"there are no exported decisions in {location}: use the POINTSMAN_EXPORT_TARGET of an exporter",
+                f"there are no exported {NAMES.get(needed, needed)} in {location}: use the POINTSMAN_EXPORT_TARGET "
+                "of an exporter",
                 code="bad_records",
             )
         self._check_versions()
@@ -83,7 +88,8 @@ class RecordFiles:
         if not [one for one in self.days(name) if one == day or not day]:
             return f"no_{name}"
         names = ", ".join(f'"{column}"' for column in COLUMNS[name])
-        options = "hive_partitioning = true, hive_types = {'day': DATE, 'tenant': VARCHAR}, union_by_name = true"
+        partitions = "'day': DATE" if name in WITHOUT_TENANT else "'day': DATE, 'tenant': VARCHAR"
+        options = f"hive_partitioning = true, hive_types = {{{partitions}}}, union_by_name = true"
         files = self._files(name, day).replace("'", "''")
         return (
             f"(SELECT {names} FROM (SELECT * FROM no_{name} UNION ALL BY NAME "
@@ -91,7 +97,8 @@ class RecordFiles:
         )
 
     def _files(self, table: str, day: str = "") -> str:
-        return f"{self._location}/{table}/day={day or '*'}/tenant=*/*.parquet"
+        tenants = "" if table in WITHOUT_TENANT else "tenant=*/"
+        return f"{self._location}/{table}/day={day or '*'}/{tenants}*.parquet"
 
     def _register_store(self) -> None:
         import fsspec

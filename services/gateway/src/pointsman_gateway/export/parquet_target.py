@@ -1,0 +1,18 @@
+"""Stores records as Parquet files, one for each partition."""
+
+from collections.abc import Sequence
+
+from pointsman_gateway.export.record_target import Rows
+from pointsman_gateway.export.rows import ExportedRecord
+from pointsman_gateway.export.tables import path_of, to_parquet
+from pointsman_gateway.export.target import ExportTarget
+
+
+class ParquetTarget:
+    def __init__(self, files: ExportTarget) -> None:
+        self._files = files
+
+    def store(self, name: str, rows: Rows) -> Sequence[ExportedRecord]:
+        for partition, found in rows.items():
+            self._files.put(path_of(partition, name), to_parquet(partition[0], found))
+        return ()

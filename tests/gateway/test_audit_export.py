@@ -1,0 +1,166 @@
+"""Administrative changes are exported, each at least once, whoever makes them and whatever fails."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman_gateway.request_log import audit_export, export_log
+from pointsman_gateway.request_log.audit_export import STREAMS_SECONDS, AuditExport
+from pointsman_lora_server.registry.schema import RedisKeys
+from pointsman_servicekit.audit import audit_log
+from pointsman_servicekit.audit.audit_log import AuditLog
+from pointsman_servicekit.audit.entries import from_json
+from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
+from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.keys.administration import Administration
+
+from tests.gateway.doubles.exports import ExportHarness, exported, files_in, rows_in
+from tests.gateway.doubles.gateway import Neighbours
+from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.waiting import until
+from tests.gateway.test_audit_log import ALICE
+from tests.gateway.test_wal import no_file_longer_than
+
+
+@pytest.fixture
+async def redis(valkey: Valkey) -> AsyncIterator[BoundedRedis]:
+    async with open_redis(valkey.url, lambda up: None, 5.0) as redis:
+        yield redis
+
+
+@pytest.fixture
+def admin(redis: BoundedRedis) -> Administration:
+    return Administration(redis, actor=ALICE)
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> ExportHarness:
+    return ExportHarness(tmp_path)
+
+
+async def change(admin: Administration, *limits: int) -> None:
+    for limit in limits:
+        await admin.change_limits({"requests_per_minute": limit}, tenant="acme")
+
+
+def changes(harness: ExportHarness) -> list[dict[str, Any]]:
+    """Returns the exported changes after the export of what waits, oldest first."""
+    harness.log.close()
+    harness.export()
+    return sorted(rows_in(harness.files, "audit"), key=lambda row: str(row["id"]))
+
+
+def limits(harness: ExportHarness) -> list[int]:
+    return [json.loads(row["after"])["requests_per_minute"] for row in changes(harness)]
+
+
+async def test_a_change_is_a_row_of_its_day(harness: ExportHarness, admin: Administration) -> None:
+    await change(admin, 5, 9)
+    await AuditExport(admin.audit, harness.log).copy()
+    _, row = changes(harness)
+    assert (row["kind"], row["change"], row["subject"]) == ("limit", "limited", "tenant acme")
+    assert (row["who"], row["origin"]) == (ALICE.name, ALICE.origin)
+    assert (row["before"], row["after"]) == ('{"requests_per_minute":5}', '{"requests_per_minute":9}')
+    (newest,) = await admin.audit.read(3600, limit=1)
+    assert from_json(row["entry"], newest.unix_ms) == newest
+    (file,) = files_in(harness.files)
+    assert str(file.relative_to(harness.files)) == f"audit/day={row['time']:%Y-%m-%d}/writer-00000001-00000001.parquet"
+
+
+async def test_changes_of_adapters_are_exported(
+    harness: ExportHarness, redis: BoundedRedis, admin: Administration
+) -> None:
+    now = 0.0
+    export = AuditExport(admin.audit, harness.log, lambda: now)
+    await change(admin, 5)
+    await export.copy()
+    for kind in ("ready", "alias"):
+        fields = {"kind": kind, "subject": "triage@prod", "after": "triage@2", "author": "bob", "reason": "better"}
+        await redis.client.xadd(RedisKeys("base").changes, fields)
+    await export.copy()
+    now = STREAMS_SECONDS
+    await export.copy()
+    moved, _ = changes(harness)
+    assert (moved["kind"], moved["subject"], moved["who"], moved["reason"]) == ("alias", "triage@prod", "bob", "better")
+
+
+async def test_only_new_changes_are_exported_also_after_a_restart(
+    harness: ExportHarness, admin: Administration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_log, "_PAGE", 2)
+    await change(admin, 1, 2, 3, 4, 5)
+    await AuditExport(admin.audit, harness.log).copy()
+    await change(admin, 6)
+    await AuditExport(admin.audit, harness.log).copy()
+    await AuditExport(admin.audit, harness.log).copy()
+    assert limits(harness) == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_gateway_that_is_killed_before_redis_knows_exports_a_change_again_with_its_id(
+    harness: ExportHarness, admin: Administration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await change(admin, 1, 2)
+    with monkeypatch.context() as killed:
+        killed.setattr(AuditLog, "set_exported", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await AuditExport(admin.audit, harness.log).copy()
+    await AuditExport(admin.audit, harness.log).copy()
+    assert limits(harness) == [1, 1, 2, 2]
+    assert len({row["id"] for row in changes(harness)}) == 2
+
+
+async def test_a_full_disk_leaves_changes_in_redis(harness: ExportHarness, admin: Administration) -> None:
+    await change(admin, 1)
+    export = AuditExport(admin.audit, harness.log)
+    with no_file_longer_than(0):
+        harness.note("d1")
+        for _ in range(3):
+            await export.copy()
+    assert harness.log._unwritten_bytes < 2 * len(exported("d1"))
+    harness.log.maintain()
+    await export.copy()
+    assert limits(harness) == [1]
+
+
+async def test_changes_leave_room_for_records_that_would_be_lost(
+    tmp_path: Path, admin: Administration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_log, "SEGMENT_BYTES", 1)
+    harness = ExportHarness(tmp_path, max_bytes=2 * len(exported("d1")))
+    harness.note("d1")
+    await change(admin, 1)
+    export = AuditExport(admin.audit, harness.log)
+    await export.copy()
+    assert harness.export() == 1
+    assert harness.dropped("full") == 0
+    harness.log.maintain()
+    await export.copy()
+    assert limits(harness) == [1]
+
+
+async def test_an_outage_of_redis_delays_changes(valkey: Valkey, harness: ExportHarness, admin: Administration) -> None:
+    await change(admin, 1)
+    export = AuditExport(admin.audit, harness.log)
+    valkey.kill()
+    with pytest.raises(Unavailable):
+        await export.copy()
+    await valkey.start()
+    async with open_redis(valkey.url, lambda up: None, 5.0) as redis:
+        await AuditExport(AuditLog(redis), harness.log).copy()
+    assert limits(harness) == [1]
+
+
+async def test_a_gateway_exports_its_configuration_and_what_others_change(
+    neighbours: Neighbours, valkey: Valkey, admin: Administration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_export, "INTERVAL_SECONDS", 0.05)
+    neighbours.settings |= {"redis_url": valkey.url, "export_max_bytes": 10**6, "wal_dir": tmp_path}
+    await neighbours.ready()
+    async with neighbours.gateway():
+        await change(admin, 3)
+        segments = tmp_path / "export"
+        await until(lambda: sum(file.read_text().count("audit\t") for file in segments.glob("*.open")) == 2)
+    harness = ExportHarness(tmp_path)
+    assert sorted(row["kind"] for row in changes(harness)) == ["configuration", "limit"]

@@ -1,0 +1,28 @@
+"""Administrative changes in exported records."""
+
+import json
+import time
+from collections.abc import Sequence
+
+from pointsman_lab.parquet.files import RecordFiles
+from pointsman_lab.report import Report
+
+_CHANGES = """
+SELECT any_value(entry) FROM {audit}
+WHERE epoch(time) >= ? AND (len(?) = 0 OR list_contains(?, kind))
+GROUP BY id ORDER BY max(time) DESC, id LIMIT ?
+"""
+
+
+def read_audit(location: str, seconds: float, kinds: Sequence[str], limit: int) -> Report:
+    """Returns the changes of the last `seconds`, the newest first, at most `limit`; `kinds` is empty for all kinds.
+
+    The facts have `changes`, the exported entries. Raises as `RecordFiles` does.
+    """
+    files = RecordFiles(location, "audit")
+    try:
+        values = [max(0.0, time.time() - seconds), list(kinds), list(kinds), limit]
+        rows = files.query(_CHANGES.format(audit=files.table("audit")), values)
+        return Report({"changes": [json.loads(entry) for (entry,) in rows]}, ())
+    finally:
+        files.close()
