@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import Any, Protocol
 
 from pointsman_gateway.classification.excerpt import CHARACTERS_PER_END, character_excerpt, is_binary, visible
+from pointsman_gateway.classification.spoken_words import APOSTROPHES, SpokenWords
 from pointsman_gateway.domain import UNKNOWN, Labels
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,8 @@ _MIN_SENTENCE_CHARACTERS = 30
 """A shorter sentence, such as "Hi there.", is read together with the next one."""
 
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?:])\s+|\n+")
-_APOSTROPHE = re.compile("['’]")
-_WORD = re.compile(rf"[^\W\d_]+(?:{_APOSTROPHE.pattern}[^\W\d_]+)*")
+_APOSTROPHE = re.compile(f"[{APOSTROPHES}]")
+_WORDS = SpokenWords(digits=False)
 
 _OTHER_SCRIPTS = frozenset(
     ["am", "ar", "be", "bg", "bn", "el", "fa", "gu", "he", "hi", "hy", "ja", "ka", "kk", "km", "kn", "ko", "ky", "lo",
@@ -111,7 +112,7 @@ class LanguageDetector:
             return NO_LANGUAGE
         if not self._known:
             return ""
-        words = _WORD.findall(text.lower())
+        words = _WORDS.find(text.lower())
         other_script = self._latin_only and not text.isascii() and _is_mostly_other_letters(words)
         if not other_script and len(words) < MIN_WORDS:
             return ANOTHER_LANGUAGE if self._is_unfamiliar(text, words) else ""

@@ -14,6 +14,7 @@ from pointsman_gateway.classification.reader import (
     REFERENCES,
     THANKS,
 )
+from pointsman_gateway.classification.spoken_words import SpokenWords
 
 MAX_FOLLOW_UP_WORDS = 8
 """A turn that opens like a follow-up but has more words is self-contained."""
@@ -23,7 +24,7 @@ MAX_SHORT_CONTENT_WORDS = 2
 """A turn of at most MAX_SHORT_WORDS words, of which at most this many have content, is short, and may depend on earlier
 turns."""
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_WORDS = SpokenWords(digits=True)
 
 _OPENS = re.compile(rf"\W*(?:{'|'.join(FOLLOW_UP_OPENINGS)})\b", re.IGNORECASE)
 
@@ -58,7 +59,7 @@ def shape_of(turn: str) -> Shape:
     A message of more than `LONG_CHARACTERS` is `WHOLE`; only that many characters of it are searched for words that
     refer back.
     """
-    words = _WORD.findall(turn[:LONG_CHARACTERS].lower())
+    words = _WORDS.find(turn[:LONG_CHARACTERS].lower())
     return Shape(_kind_of(turn, words), not REFERENCES.isdisjoint(words))
 
 
