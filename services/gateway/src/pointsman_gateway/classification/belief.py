@@ -11,12 +11,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from operator import mul
+from typing import TypeAlias
 
 import numpy as np
 
 from pointsman_gateway.classification.belief_parameters import CONTEXT, BeliefParameters
 from pointsman_gateway.classification.scores import Floats, Scores
 from pointsman_gateway.classification.utterances import Shape, Utterance, is_question
+
+Number: TypeAlias = Scores | float
+"""A number for one conversation, or an array with one for each of several conversations."""
 
 MAX_SCORE = 3.0
 """In-distribution scores are cut to this distance from the threshold."""
@@ -29,7 +34,7 @@ TYPICAL_LOG_WORDS = 2.0
 """log(number of words + 1) of a turn of usual length."""
 MAX_COUNTED_CHARACTERS = 1_000
 """The words of a turn are counted only in this number of characters at its beginning."""
-NO_CONTEXT = np.zeros(CONTEXT)
+NO_CONTEXT = (0.0,) * CONTEXT
 """The `context_features` of a first turn."""
 
 
@@ -98,19 +103,16 @@ def assistant_features(reading: Reading) -> list[float]:
     return [1.0, _cut(reading.score, MAX_SCORE), _margin(reading.probabilities)]
 
 
-def context_features(before: Scores, user: Scores) -> Scores:
-    """Returns the 3 features of how a user's turn fits the belief before it, (3,), with further axes in front.
+def context_features(before: Scores, user: Scores) -> list[Number]:
+    """Returns the 3 features of how a user's turn fits the belief before it.
 
     `before` is that belief, (tasks + 1,), and `user` the tasks' probabilities by the turn, (tasks,). The features are
     the probability of no task and the highest of a task, both before the turn, and the logarithm of how well both
     agree: of the sum of their products times the number of tasks, raised by `MIN_RATIO`.
     """
     tasks = before[..., :-1]
-    context = np.empty((*tasks.shape[:-1], CONTEXT))
-    context[..., 0] = before[..., -1]
-    context[..., 1] = np.maximum.reduce(tasks, axis=-1)
-    context[..., 2] = np.log(np.add.reduce(tasks * user, axis=-1) * user.shape[-1] + MIN_RATIO)
-    return context
+    agreement = np.vecdot(tasks, user) * user.shape[-1] + MIN_RATIO
+    return [_number(before[..., -1]), _number(np.maximum.reduce(tasks, axis=-1)), _log(_number(agreement))]
 
 
 class ForwardPass:
@@ -124,7 +126,7 @@ class ForwardPass:
     def __init__(self, parameters: BeliefParameters, tasks: int) -> None:
         fields = (parameters.says, parameters.stays, parameters.unknown)
         self._of_features = _matrix([weights[:-CONTEXT] for weights in fields])
-        self._of_context = _matrix([weights[-CONTEXT:] for weights in fields])
+        self._of_context = [weights[-CONTEXT:] for weights in fields]
         self._assistant_says, self._assistant_unknown = map(
             np.asarray, (parameters.assistant_says, parameters.assistant_unknown)
         )
@@ -154,12 +156,16 @@ class ForwardPass:
         prior = stay * before + (1 - stay) * self._starts
         return _normalized(prior * _likelihood(user, _softplus(says), unknown))
 
-    def _sums(self, features: Scores, context: Scores) -> Sequence[Scores | float]:
+    def _sums(self, features: Scores, context: Sequence[Number]) -> list[Number]:
         """Returns the weighted sums of a turn's features and context: those for how much the turn counts, for staying
-        with the task, and for the likelihood of no task. Of one conversation they are numbers.
+        with the task, and for the likelihood of no task.
         """
-        sums = features @ self._of_features + context @ self._of_context
-        return list(np.moveaxis(sums, -1, 0)) if sums.ndim > 1 else sums.tolist()
+        sums = features @ self._of_features
+        of_features = sums.tolist() if sums.ndim == 1 else np.moveaxis(sums, -1, 0)
+        return [
+            of_turn + sum(map(mul, weights, context))
+            for of_turn, weights in zip(of_features, self._of_context, strict=True)
+        ]
 
 
 def believe(observations: TurnObservations, parameters: BeliefParameters) -> Scores:
@@ -182,20 +188,23 @@ def probabilities_of(reading: Reading, tasks: int) -> Scores:
     """Returns the probabilities of `reading`, (tasks,), or uniform ones if it has none. `tasks` is their number."""
     if reading.probabilities is None:
         return np.full(tasks, 1 / tasks)
-    return reading.probabilities.astype(np.float64)
+    return reading.probabilities
 
 
-def _likelihood(probabilities: Scores, weight: Scores | float, log_unknown: Scores | float) -> Scores:
+def _likelihood(probabilities: Scores, weight: Number, log_unknown: Number) -> Scores:
     """Returns the likelihood of a turn given each task, and last given none, up to a factor: (tasks + 1,).
 
     Each task's likelihood is the ratio of its probability to the mean of all, raised by `MIN_RATIO` and taken to the
     power of `weight`; that of none is the exponential of `log_unknown`.
     """
-    ratios = (probabilities * probabilities.shape[-1] + MIN_RATIO) / (1 + MIN_RATIO)
-    logs = np.empty((*probabilities.shape[:-1], probabilities.shape[-1] + 1))
-    logs[..., :-1] = _column(weight) * np.log(ratios)
-    logs[..., -1] = log_unknown
-    return np.asarray(np.exp(logs - np.maximum.reduce(logs, axis=-1, keepdims=True)))  # `max()` takes twice as long
+    tasks = probabilities.shape[-1]
+    likelihood = np.empty((*probabilities.shape[:-1], tasks + 1))
+    of_tasks = likelihood[..., :-1]
+    np.multiply(probabilities, tasks / (1 + MIN_RATIO), out=of_tasks, dtype=np.float64)
+    of_tasks += MIN_RATIO / (1 + MIN_RATIO)
+    of_tasks **= _column(weight)
+    likelihood[..., -1] = _exp(log_unknown)
+    return likelihood
 
 
 def _normalized(belief: Scores) -> Scores:
@@ -208,20 +217,29 @@ def _matrix(columns: Sequence[Sequence[float]]) -> Scores:
 
 
 # The functions below take arrays, or one number, for which they are several times faster.
-def _column(values: Scores | float) -> Scores | float:
+def _number(values: Scores) -> Number:
+    """Returns an array without axes as a number, and another as it is."""
+    return values if values.ndim else float(values)
+
+
+def _column(values: Number) -> Number:
     return values if isinstance(values, float) else values[..., None]
 
 
-def _sigmoid(values: Scores | float) -> Scores | float:
-    if isinstance(values, float):
-        return 1 / (1 + math.exp(-values))
-    return np.asarray(1 / (1 + np.exp(-values)))
+def _log(values: Number) -> Number:
+    return math.log(values) if isinstance(values, float) else np.asarray(np.log(values))
 
 
-def _softplus(values: Scores | float) -> Scores | float:
-    if isinstance(values, float):
-        return math.log1p(math.exp(values))
-    return np.asarray(np.log1p(np.exp(values)))
+def _exp(values: Number) -> Number:
+    return math.exp(values) if isinstance(values, float) else np.asarray(np.exp(values))
+
+
+def _sigmoid(values: Number) -> Number:
+    return 1 / (1 + _exp(-values))
+
+
+def _softplus(values: Number) -> Number:
+    return math.log1p(math.exp(values)) if isinstance(values, float) else np.asarray(np.log1p(np.exp(values)))
 
 
 def _cut(score: float, most: float) -> float:

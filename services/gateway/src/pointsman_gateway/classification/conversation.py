@@ -92,9 +92,16 @@ class Conversation:
             return alone or await self.label(turns[:-1])
         features = np.array(user_features(last, shape, reading, said_before))
         belief = forward.next(prior.belief, probabilities_of(reading, len(self._tasks)), features)
-        labels = _labels(self._tasks, belief, alone)
-        stands = alone and labels.abstained and kind is Utterance.WHOLE and is_sure(alone)
-        return alone if alone and (stands or labels.task == alone.task) else labels
+        shares = belief.tolist()
+        task = self._task_of(shares)
+        stands = alone and task == UNKNOWN and kind is Utterance.WHOLE and is_sure(alone)
+        return alone if alone and (stands or task == alone.task) else _labels(self._tasks, task, shares, alone)
+
+    def _task_of(self, shares: Sequence[float]) -> str:
+        """Returns the most probable task by a belief's `shares`, or UNKNOWN if none is more probable."""
+        *of_tasks, of_none = shares
+        most = max(of_tasks)
+        return UNKNOWN if most < of_none else self._tasks[of_tasks.index(most)]
 
     async def _prior(self, turns: Sequence[Turn], said_before: str) -> Prior | None:
         """Returns what is believed after `turns` and what the assistant said then, which is `said_before`.
@@ -169,9 +176,9 @@ def _is_foreign(labels: Labels) -> bool:
 
 
 def _key(*texts: str) -> bytes:
-    """Returns a hash of one text, or of several in their order."""
-    digests = [blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts]
-    return digests[0] if len(digests) == 1 else blake2b(b"".join(digests), digest_size=16).digest()
+    """Returns a hash of texts in their order."""
+    written = f"{[*map(len, texts)]}{''.join(texts)}"  # the lengths tell where each text ends
+    return blake2b(written.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _add(cache: OrderedDict[bytes, Cached], key: bytes, value: Cached) -> None:
@@ -180,20 +187,20 @@ def _add(cache: OrderedDict[bytes, Cached], key: bytes, value: Cached) -> None:
         cache.popitem(last=False)
 
 
-def _labels(tasks: Sequence[str], belief: Scores, alone: Labels | None) -> Labels:
-    *shares, unknown = belief.tolist()
-    total = sum(shares)
-    likely = sorted(zip(tasks, (share / total for share in shares), strict=True), key=itemgetter(1), reverse=True)
-    best, confidence = likely[0]
-    score = math.log(confidence * total / unknown)
+def _labels(tasks: Sequence[str], task: str, shares: Sequence[float], alone: Labels | None) -> Labels:
+    """Makes labels with this `task` from a belief's `shares`; `alone` are those of the last turn by its own text."""
+    *of_tasks, unknown = shares
+    total = sum(of_tasks)
+    likely = sorted(zip(tasks, (share / total for share in of_tasks), strict=True), key=itemgetter(1), reverse=True)
+    confidence = likely[0][1]
     return Labels(
-        task=UNKNOWN if score < 0 else best,
+        task=task,
         confidence=confidence,
         probabilities=tuple(likely),
-        abstained=score < 0,
+        abstained=task == UNKNOWN,
         stage="conversation",
         vector=alone.vector if alone else None,
         margin=confidence - likely[1][1] if len(likely) > 1 else confidence,
-        in_distribution_score=score,
+        in_distribution_score=math.log(confidence * total / unknown),
         notes=(NOTE, *(alone.notes if alone else ())),
     )
