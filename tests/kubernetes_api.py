@@ -129,8 +129,8 @@ class KubernetesDouble:
         objects = self.objects.get(path, {})
         if verb == "list":
             items = [each for each in objects.values() if _matches(each, request)]
-            return web.json_response({"items": items, "metadata": {"resourceVersion": str(self.version)}})
-        return web.json_response(objects[name]) if name in objects else _missing(resource, name)
+            return _json({"items": items, "metadata": {"resourceVersion": str(self.version)}})
+        return _json(objects[name]) if name in objects else _missing(resource, name)
 
     async def _apply(self, request: web.Request, path: str, name: str) -> web.Response:
         assert request.content_type == "application/apply-patch+yaml"
@@ -138,10 +138,16 @@ class KubernetesDouble:
         body = yaml.safe_load(await request.text())
         if self.conflicts:
             self.conflicts -= 1
+            return _refused(409, f"Operation cannot be fulfilled on {name}: the object has been modified")
+        version = body["metadata"].pop("resourceVersion", None)
+        current = self.objects.get(path, {}).get(name)
+        if version is not None and (current is None or current["metadata"]["resourceVersion"] != version):
+            return _refused(409, f"Operation cannot be fulfilled on {name}: the object has been modified")
+        if request.query.get("force") != "true" and current and current["data"] != body["data"]:
             return _refused(409, f'Apply failed with 1 conflict: conflict with "kubectl" using {name}')
-        self.writes.append((dict(request.query), body))
+        self.writes.append((dict(request.query), deepcopy(body)))
         self._change(path, name, body)
-        return web.json_response(self.objects[path][name])
+        return _json(self.objects[path][name])
 
     async def _watch(self, request: web.Request, path: str) -> web.StreamResponse:
         seen = int(request.query.get("resourceVersion", self.version))
@@ -172,6 +178,11 @@ class KubernetesDouble:
         return answer
 
 
+def _json(body: Object, status: int = 200) -> web.Response:
+    # As the real server: without a charset.
+    return web.Response(body=json.dumps(body).encode(), status=status, headers={"content-type": "application/json"})
+
+
 async def _send(answer: web.StreamResponse, kind: str, object: Object) -> None:
     await answer.write(json.dumps({"type": kind, "object": object}).encode() + b"\n")
 
@@ -195,7 +206,7 @@ def _status(code: int, message: str) -> Object:
 
 
 def _refused(code: int, message: str) -> web.Response:
-    return web.json_response(_status(code, message), status=code)
+    return _json(_status(code, message), status=code)
 
 
 def _missing(resource: str, name: str) -> web.Response:
