@@ -43,10 +43,10 @@ IMAGES = (
     Image(  # with the command, which jobs in a cluster run, too
         "gateway",
         (*_SHARED, "libs/embedding", "libs/scoring", "services/gateway", "tools/lab", "cli"),
-        ("parquet", "s3", "sso", "tracing"),
+        ("kubernetes", "parquet", "s3", "sso", "tracing"),
     ),
     Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), ("cpu", *STORES, "tracing")),
-    Image("lora-server", (*_SHARED, "services/lora-server"), ("hf", "s3", "tracing")),
+    Image("lora-server", (*_SHARED, "services/lora-server"), ("hf", "kubernetes", "s3", "tracing")),
 )
 
 RETRIEVER_GPU = Image("retriever-gpu", IMAGES[1].distributions, ("gpu", *STORES, "tracing"))

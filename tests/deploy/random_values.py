@@ -10,8 +10,9 @@ from deploy.helm.render import CHART
 Schema = dict[str, Any]
 
 SCHEMA: Schema = json.loads((CHART / "values.schema.json").read_text())
-NOT_DRAWN = ("global", "resources", "extraObjects", "training", "updateStrategy")
-"""Keys that are not drawn: free-form objects, and values that only other templates use."""
+POOLS = ("inferencePool", "inferencePools", "publishAdapters")
+NOT_DRAWN = ("global", "resources", "extraObjects", "training", "updateStrategy", *POOLS)
+"""Keys that are not drawn: free-form objects, values that only other templates use, and what ci/llm-d.yaml has."""
 
 
 def random_values(seed: int) -> dict[str, Any]:

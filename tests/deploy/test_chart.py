@@ -25,7 +25,8 @@ from tests.deploy.test_manifests import CUSTOM
 Object = dict[str, Any]
 SEEDS = range(24)
 GOOGLES = {"BackendConfig", "GCPBackendPolicy", "HealthCheckPolicy"}
-OPERATORS = {*CUSTOM, *crd_schemas.KINDS, *GOOGLES, "Certificate", "LeaderWorkerSet"}
+LLM_D = {"InferencePool", "InferenceObjective"}
+OPERATORS = {*CUSTOM, *crd_schemas.KINDS, *GOOGLES, *LLM_D, "Certificate", "LeaderWorkerSet"}
 SERVICES = ("gateway", "retriever", "lora-server")
 GROUPS = ("keys", "adapters")
 POLICY_MAPS = ("pointsman-policy", "pointsman-policy-prompts", "pointsman-policy-tasks")

@@ -5,14 +5,16 @@ from dataclasses import replace
 from pathlib import Path as FilePath
 
 import pytest
-from pointsman_gateway.config.engine_config import BreakerConfig, DnsName, Timeouts
+from pointsman_gateway.config.engine_config import BreakerConfig, Timeouts
+from pointsman_gateway.config.engine_groups import DnsName, PoolName
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.config.providers import DEFAULT_API
 from pointsman_gateway.domain import Path
 from pointsman_gateway.engines.aliases import Aliases
 from pointsman_gateway.engines.balancing import NO_KEY, PromptKey, TargetQueue
-from pointsman_gateway.engines.dns_groups import EngineGroup
+from pointsman_gateway.engines.dns_groups import look_up
+from pointsman_gateway.engines.engine_group import EngineGroup
 from pointsman_gateway.engines.engine_settings import EngineSettings
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines
@@ -60,7 +62,7 @@ class Hall:
             "dns+http://engines.pointsman.svc:8000/base",
             api=replace(DEFAULT_API, auth_header="authorization: Bearer sk-1\r\n"),
         )
-        self.group = EngineGroup(empty, WHERE, most, self._seat, self._changed, EngineMetrics(self.registry))
+        self.group = EngineGroup(empty, most, self._seat, self._changed, EngineMetrics(self.registry), WHERE.path)
         self.engines = Engines(self.group.states, {"fleet": EngineSettings(Timeouts(stream_idle_seconds=9))}, Aliases())
 
     def _seat(self, engine: Engine) -> Seat:
@@ -73,7 +75,10 @@ class Hall:
 
     async def leads_to(self, *addresses: str) -> None:
         self.resolver.leads_to = frozenset(addresses)
-        await self.group.look_up(self.resolver)
+        await self.look_up()
+
+    async def look_up(self) -> None:
+        await look_up(self.group, WHERE, self.resolver)
 
     @property
     def places(self) -> Mapping[str, str]:
@@ -106,7 +111,7 @@ async def test_an_ipv6_address_is_bracketed_in_urls(hall: Hall) -> None:
 
 
 async def test_a_group_without_members_reports_the_reason(hall: Hall) -> None:
-    await hall.group.look_up(hall.resolver)
+    await hall.look_up()
     assert "fleet: DNS, asked for engines.pointsman.svc: there is no such name" in (hall.engines.why_not(PLAIN) or "")
     assert not hall.engines.any_ready
     await hall.leads_to("10.0.0.1")
@@ -173,7 +178,7 @@ async def test_members_stay_if_dns_fails(hall: Hall, caplog: pytest.LogCaptureFi
     before = hall.places
     hall.resolver.leads_to = None
     for _ in range(3):
-        await hall.group.look_up(hall.resolver)
+        await hall.look_up()
     assert hall.places == before
     assert hall.metric("lookups_total", outcome="failed") == 3
     assert caplog.text.count("there is no such name; 2 members") == 1
@@ -207,6 +212,10 @@ def test_a_group_is_written_by_its_name_in_dns(tmp_path: FilePath) -> None:
     assert (group.group, group.endpoint_limit) == (DnsName("lora-server.pointsman.svc", 8083), 3)  # type: ignore[attr-defined]  # an engine's
     plain = _engines(tmp_path, url="dns+http://engines:8000/v2/")["local"]
     assert (plain.group, plain.endpoint_limit) == (DnsName("engines", 8000, "/v2"), 64)  # type: ignore[attr-defined]  # an engine's
+    pods = _engines(tmp_path, url="inferencepool://models/llama")["local"]
+    assert pods.group == PoolName("models", "llama")  # type: ignore[attr-defined]  # an engine's
+    servers = _engines(tmp_path, lora_server="inferencepool://models/llama:8083")["local"]
+    assert servers.group == PoolName("models", "llama", 8083)  # type: ignore[attr-defined]  # an engine's
     assert _engines(tmp_path, url="http://engines:8000")["local"].group is None  # type: ignore[attr-defined]  # an engine's
 
 
@@ -218,6 +227,11 @@ def test_a_group_is_written_by_its_name_in_dns(tmp_path: FilePath) -> None:
         ({"url": "dns+https://engines:8000"}, "is no group of engines; write dns+http://NAME:PORT"),
         ({"url": "dns+http://engines:port"}, "is no group of engines; write dns+http://NAME:PORT"),
         ({"url": "dns+http://10.0.0.1:80"}, "'dns+http://10.0.0.1:80' is one address and no name"),
+        ({"url": "inferencepool://llama"}, "write inferencepool://NAMESPACE/NAME; the pool has the engines' ports"),
+        ({"url": "inferencepool://models/llama:8000"}, "; the pool has the engines' ports"),
+        ({"lora_server": "inferencepool://models/llama"}, "write inferencepool://NAMESPACE/NAME:PORT, with the lora"),
+        ({"lora_server": "inferencepool:/models/llama:8083"}, "is no group of engines; write inferencepool://NAMES"),
+        ({"lora_server": "inferencepool://models/llama:80830"}, "is no group of engines; write inferencepool://NAMES"),
         ({"url": "http://engines:8000", "max_endpoints": 3}, "'max_endpoints' is for groups of engines"),
     ],
 )

@@ -63,8 +63,12 @@ def a_size_that_fits(cluster: Cluster) -> Iterator[Fault]:
             yield Fault("ConfigMap too large", where(map_), f"{size} bytes; etcd takes 1 MiB")
 
 
+ELSEWHERE = ("Namespace", "Role", "RoleBinding")
+"""Kinds of which some objects belong into other namespaces: Roles let gateways read the pools there."""
+
+
 def one_namespace(cluster: Cluster) -> Iterator[Fault]:
-    named = {object["metadata"].get("namespace", "") for object in cluster.objects if object["kind"] != "Namespace"}
+    named = {object["metadata"].get("namespace", "") for object in cluster.objects if object["kind"] not in ELSEWHERE}
     if len(named) > 1:
         yield Fault("several namespaces", "", ", ".join(sorted(named)))
     for namespace in cluster.all("Namespace"):

@@ -25,6 +25,9 @@ SECRETS = {
 CLAIMS = {"existing", "llama", "shared-adapters"}
 """Volume claims that users create."""
 
+OF_EVERY_NAMESPACE = "kube-root-ca.crt"
+"""The ConfigMap with the API server's CA, which Kubernetes creates."""
+
 
 def scale_targets(cluster: Cluster) -> Iterator[Fault]:
     for scaler in cluster.all("HorizontalPodAutoscaler", "ScaledObject"):
@@ -36,7 +39,7 @@ def scale_targets(cluster: Cluster) -> Iterator[Fault]:
 def config_maps(cluster: Cluster) -> Iterator[Fault]:
     for workload in cluster.workloads:
         for name in _config_maps(workload.pod):
-            if not cluster.has("ConfigMap", name):
+            if name != OF_EVERY_NAMESPACE and not cluster.has("ConfigMap", name):
                 yield Fault("ConfigMap", workload.where, f"there is no ConfigMap {name}")
 
 

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
+from pointsman_servicekit.kubernetes import SERVICE_ACCOUNT
 from pointsman_servicekit.logs import LogFormat, LogLevel
 from pointsman_servicekit.setting_names import require_known_settings
 from pointsman_servicekit.setting_values import UNIX_PREFIX, WrongSetting, require_address, require_grpc_address
@@ -46,6 +47,9 @@ class Settings(BaseSettings):
     dns: str = Field(
         default="",
         description="HOST:PORT of the DNS server that resolves groups of engines; empty: that of /etc/resolv.conf",
+    )
+    service_account: Path = Field(
+        default=SERVICE_ACCOUNT, description="folder with the pod's token and the API server's CA, for InferencePools"
     )
     embedding_model: Path = Path(".pointsman/models/minilm")
     classifier: Path | None = Field(

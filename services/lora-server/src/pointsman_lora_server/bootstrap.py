@@ -22,6 +22,8 @@ from pointsman_lora_server.adapters.state_machine import NullSmokeTest, SmokeTes
 from pointsman_lora_server.adapters.trials import Trials
 from pointsman_lora_server.adapters.warm_up import WarmUp
 from pointsman_lora_server.checks.base_layers import read_base
+from pointsman_lora_server.config_map import ConfigMapPublisher
+from pointsman_lora_server.domain import Alias
 from pointsman_lora_server.engine.command import EngineCommand, GuardSecret
 from pointsman_lora_server.engine.completion import Probe, TimedEngine
 from pointsman_lora_server.engine.vllm_client import EngineFacts
@@ -149,6 +151,8 @@ async def build_app(
             tasks.create_task(adapters.reconciler.run()),
             tasks.create_task(_count_transitions(collector, engine_state)),
         ]
+        if settings.config_map:
+            background.append(tasks.create_task(_publisher(settings, adapters, engine_state).run()))
         try:
             async with _serving(settings, command, adapters, store, engine_state, metrics) as app:
                 yield app
@@ -156,6 +160,13 @@ async def build_app(
             engine_state.close()
             for task in background:
                 task.cancel()
+
+
+def _publisher(settings: Settings, adapters: AdapterParts, engine_state: EngineStateStore) -> ConfigMapPublisher:
+    def aliases() -> tuple[Alias, ...] | None:
+        return engine_state.state.aliases if adapters.reconciler.has_read else None
+
+    return ConfigMapPublisher(settings.config_map, settings.served_model_name, settings.service_account, aliases)
 
 
 def _apply_limits(

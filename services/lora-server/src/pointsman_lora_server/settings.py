@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
+from pointsman_servicekit.kubernetes import SERVICE_ACCOUNT
 from pointsman_servicekit.logs import LogFormat, LogLevel
 from pointsman_servicekit.setting_names import require_known_settings
 from pointsman_servicekit.setting_values import WrongSetting, require_address, require_grpc_address
@@ -81,6 +82,15 @@ class Settings(BaseSettings):
         ge=1,
         description="adapter versions that the engine holds in its host memory; by default as many as fit into a "
         "quarter of the memory that is available at the start, at most 512",
+    )
+    config_map: str = Field(
+        default="",
+        pattern=r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?$",
+        description="the ConfigMap in the pod's namespace that names the adapters for llm-d's payload processor; "
+        "empty: none is written",
+    )
+    service_account: Path = Field(
+        default=SERVICE_ACCOUNT, description="folder with the pod's token and the API server's CA, for config_map"
     )
     placement: Literal["all", "auto"] = Field(
         default="all",

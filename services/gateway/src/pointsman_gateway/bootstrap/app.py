@@ -123,6 +123,7 @@ async def build_gateway(
             resolver=DnsResolver(settings.dns),
             http=http,
             poll_seconds=settings.discovery_seconds,
+            service_account=settings.service_account,
             tls=tls,
             interceptors=calls,
             token=token,

@@ -6,23 +6,28 @@ After a reload, an engine keeps its state if its name and `EngineConfig.identity
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from pointsman_servicekit.grpc_client import Interceptors, Token
+from pointsman_servicekit.kubernetes import SERVICE_ACCOUNT
 from pointsman_servicekit.tls import ClientTls
 
-from pointsman_gateway.config.engine_config import DnsName, EngineConfig
+from pointsman_gateway.config.engine_config import EngineConfig
+from pointsman_gateway.config.engine_groups import DnsName, GroupName
 from pointsman_gateway.config.field_types import ConfigError
 from pointsman_gateway.config.models_file import ModelsFile
 from pointsman_gateway.config.providers import auth_header
 from pointsman_gateway.engines.adapter_discovery import AdapterDiscovery
 from pointsman_gateway.engines.aliases import Aliases
 from pointsman_gateway.engines.connection_pool import origin_of
-from pointsman_gateway.engines.dns_groups import EngineGroup, Resolver
+from pointsman_gateway.engines.dns_groups import Resolver, watch_dns
+from pointsman_gateway.engines.engine_group import EngineGroup
 from pointsman_gateway.engines.engine_settings import engine_settings
 from pointsman_gateway.engines.engine_state import Engine, EngineState
 from pointsman_gateway.engines.engines import Engines
 from pointsman_gateway.engines.http_post import PooledPoster
+from pointsman_gateway.engines.inference_pools import watch_pool
 from pointsman_gateway.engines.lora_server import watch_engine
 from pointsman_gateway.engines.metrics import EngineMetrics
 
@@ -130,17 +135,20 @@ class EngineDiscovery:
         resolver: Resolver,
         http: PooledPoster,
         poll_seconds: float,
+        service_account: Path = SERVICE_ACCOUNT,
         tls: ClientTls | None = None,
         interceptors: Interceptors = (),
         token: Token | None = None,
     ) -> None:
-        """Takes `http` to read engines' lists of models every `poll_seconds`, and `resolver` to look up groups.
+        """Takes `http` to read engines' lists of models every `poll_seconds`, and `resolver` and the folder
+        `service_account` to look up groups, by DNS and in Kubernetes.
 
         `tls`, `interceptors` and `token` are for the connections to lora-servers.
         """
         self.aliases = Aliases()
         self._metrics = metrics
         self._resolver = resolver
+        self._service_account = service_account
         self._http, self._poll_seconds = http, poll_seconds
         self._tls = tls
         self._interceptors = interceptors
@@ -193,15 +201,20 @@ class EngineDiscovery:
         state = EngineState(engine)
         return _TrackedEngine(state, self._watch(state, config, config.lora_server, self._tls))
 
-    def _track_group(self, engine: Engine, config: EngineConfig, name: DnsName) -> _TrackedGroup:
-        tls = self._tls and replace(self._tls, server_name=self._tls.server_name or name.host)
+    def _track_group(self, engine: Engine, config: EngineConfig, name: GroupName) -> _TrackedGroup:
+        tls = self._tls and replace(self._tls, server_name=self._tls.server_name or name.server_name)
 
         def track(member: Engine) -> _TrackedEngine:
             state = EngineState(replace(member, ready=member.ready and not config.discovers_adapters))
             return _TrackedEngine(state, self._watch(state, config, member.endpoint, tls), self.aliases)
 
-        group = EngineGroup(engine, name, config.endpoint_limit, track, self._update_active, self._metrics)
-        return _TrackedGroup(group, self._start(group.watch(self._resolver), f"look up {engine.name}"))
+        group = EngineGroup(engine, config.endpoint_limit, track, self._update_active, self._metrics, name.path)
+        watching = (
+            watch_dns(group, name, self._resolver)
+            if isinstance(name, DnsName)
+            else watch_pool(group, name, self._service_account)
+        )
+        return _TrackedGroup(group, self._start(watching, f"look up {engine.name}"))
 
     def _watch(
         self, state: EngineState, config: EngineConfig, address: str, tls: ClientTls | None

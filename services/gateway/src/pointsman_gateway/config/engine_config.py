@@ -1,14 +1,12 @@
 """The schema of one engine in models.yaml: its provider or address, its adapters, timeouts and circuit breaker."""
 
-import ipaddress
 import re
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pointsman_gateway.config.endpoint_picker import EndpointPickerConfig
+from pointsman_gateway.config.engine_groups import GroupName, parse_group
 from pointsman_gateway.config.field_types import Dollars, Strict
 from pointsman_gateway.config.providers import (
     LITELLM,
@@ -21,11 +19,6 @@ from pointsman_gateway.config.providers import (
     providers,
     request_fields,
 )
-
-LORA_SERVER_GROUP = "dns:///"
-"""The prefix of `lora_server` for a group, in gRPC's notation: each address of the name has a lora-server."""
-ENGINE_GROUP = "dns+http://"
-"""The prefix of `url` for a group: each address of the name is an OpenAI-compatible engine."""
 
 DEFAULT_MAX_ENDPOINTS = 64
 
@@ -43,57 +36,6 @@ def name_providers(schema: dict[str, Any]) -> None:
     """Changes the JSON Schema of `provider` to the allowed values: a known name, "litellm/NAME", or null."""
     known = [name for name in sorted(providers()) if name != LITELLM]
     schema["anyOf"] = [{"enum": known}, {"pattern": f"^{LITELLM}/.+"}, {"type": "null"}]
-
-
-@dataclass(frozen=True, slots=True)
-class DnsName:
-    """A DNS name and a port; each address of the name is one engine of a group."""
-
-    host: str
-    port: int
-    path: str = ""
-    """The path before the API's paths in the URL of each engine; usually empty."""
-
-    def endpoint(self, address: str) -> str:
-        """Returns HOST:PORT for `address`, an IP address of the name; an IPv6 address is put in brackets."""
-        return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
-
-
-def parse_group(lora_server: str, url: str) -> DnsName | None:
-    """Returns the group of engines that `lora_server` ("dns:///NAME:PORT") or `url` ("dns+http://NAME:PORT") names.
-
-    Returns None if neither begins with "dns": then it is a single engine. Raises ValueError if one that begins with
-    "dns" has another form, or an IP address instead of a name.
-    """
-    if lora_server.startswith(LORA_SERVER_GROUP):
-        return _parse(lora_server, "//" + lora_server.removeprefix(LORA_SERVER_GROUP), f"{LORA_SERVER_GROUP}NAME:PORT")
-    if url.startswith(ENGINE_GROUP):
-        return _parse(url, "//" + url.removeprefix(ENGINE_GROUP), f"{ENGINE_GROUP}NAME:PORT")
-    for setting, prefix in ((lora_server, LORA_SERVER_GROUP), (url, ENGINE_GROUP)):
-        if setting.startswith("dns"):
-            raise ValueError(f"'{setting}' is no group of engines; write {prefix}NAME:PORT")
-    return None
-
-
-def _parse(setting: str, location: str, expected: str) -> DnsName:
-    parts = urlsplit(location)
-    try:
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        host, port = "", None
-    if not host or port is None or parts.username or parts.query:
-        raise ValueError(f"'{setting}' is no group of engines; write {expected}")
-    if _is_address(host):
-        raise ValueError(f"'{setting}' is one address and no name; write it as a single engine, without dns")
-    return DnsName(host, port, parts.path.rstrip("/"))
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 class Timeouts(Strict):
@@ -140,9 +82,13 @@ class EngineConfig(Strict):
         pattern=UPSTREAM_PATTERN,
         description="the engine's name for the model, or a deployment's name; empty: the model's `upstream`",
     )
-    lora_server: str = Field(default="", description="HOST:PORT, or of a group dns:///NAME:PORT")
+    lora_server: str = Field(
+        default="", description="HOST:PORT, or of a group dns:///NAME:PORT or inferencepool://NAMESPACE/NAME:PORT"
+    )
     url: str = Field(
-        default="", description="http://HOST:PORT, or of a group dns+http://NAME:PORT; unset: that of the provider"
+        default="",
+        description="http://HOST:PORT, or of a group dns+http://NAME:PORT or inferencepool://NAMESPACE/NAME; "
+        "unset: that of the provider",
     )
     adapters: Annotated[Literal["discover"] | tuple[str, ...] | None, BeforeValidator(_check_adapters)] = Field(
         default=None,
@@ -197,7 +143,7 @@ class EngineConfig(Strict):
                 "and set that variable"
             )
         if self.group is None and self.max_endpoints is not None:
-            raise ValueError("'max_endpoints' is for groups of engines (dns:///NAME:PORT, dns+http://NAME:PORT) alone")
+            raise ValueError("'max_endpoints' is for groups of engines (dns:///, dns+http://, inferencepool://) alone")
         if self.endpoint_picker and self.uses_litellm:
             raise ValueError(
                 "'endpoint_picker' is for engines with an address; "
@@ -264,13 +210,13 @@ class EngineConfig(Strict):
     @property
     def is_watched(self) -> bool:
         """Returns whether the engine gets requests only after a report about it: by its lora-server, by its list of
-        models or, for a group, by DNS.
+        models or, for a group, by DNS or Kubernetes.
         """
         return bool(self.lora_server) or self.discovers_adapters or self.group is not None
 
     @property
-    def group(self) -> DnsName | None:
-        """Returns the DNS name of the group's members; None for a single engine."""
+    def group(self) -> GroupName | None:
+        """Returns the name of the group; None for a single engine."""
         return parse_group(self.lora_server, self.url)
 
     @property

@@ -52,7 +52,7 @@ _BY_FAULT: Mapping[Fault, str] = {
     """,
     Fault.ENGINE: """
         engine_not_ready engine_error engine_overloaded engine_unavailable breaker_open
-        connect_timeout first_token_timeout stream_idle_timeout dns_failed model_not_served
+        connect_timeout first_token_timeout stream_idle_timeout dns_failed kubernetes_api_failed model_not_served
         picker_no_endpoint picker_shed picker_unavailable
     """,
     Fault.ADAPTER: "adapter_not_resident lora_server_unavailable",

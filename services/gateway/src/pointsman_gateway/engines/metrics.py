@@ -88,7 +88,7 @@ class EngineMetrics:
         )
         self._lookups = Counter(
             "pointsman_engine_group_lookups",
-            "DNS lookups of engine groups: answered or failed.",
+            "Lookups of engine groups in DNS or Kubernetes: answered or failed.",
             ["group", "outcome"],
             registry=registry,
         )
@@ -119,7 +119,7 @@ class EngineMetrics:
         self._members = Gauge("pointsman_engine_group_members", "Members of a group.", ["group"], registry=registry)
         self._left_out = Gauge(
             "pointsman_engine_group_left_out",
-            "Addresses ignored because the group has max_endpoints members.",
+            "Endpoints ignored because the group has max_endpoints members.",
             ["group"],
             registry=registry,
         )
@@ -162,7 +162,7 @@ class EngineMetrics:
         self._canary_outcomes.labels(outcome).inc(requests)
 
     def looked_up(self, group: str, outcome: str) -> None:
-        """Counts a DNS lookup of a group; `outcome` is "answered" or "failed"."""
+        """Counts a lookup of a group; `outcome` is "answered" or "failed"."""
         self._lookups.labels(group, outcome).inc()
 
     def picked(self, group: str, result: str) -> None:

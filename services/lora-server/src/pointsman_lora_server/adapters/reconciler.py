@@ -73,7 +73,8 @@ class Reconciler:
         self._changed = asyncio.Event()
         self._wake_events: list[asyncio.Event] = []
         self._logged_errors: dict[str, str] = {}
-        self._has_read = False
+        self.has_read = False
+        """Whether `desired` has been read at least once."""
         self._convergence = EngineConvergence(loader, state_machine, engine_state, placement)
 
     async def run(self) -> None:
@@ -125,7 +126,7 @@ class Reconciler:
                 self.desired = desired
                 self._apply(desired, before)
                 self.wake()
-            self._has_read = True
+            self.has_read = True
             return desired
 
     def wake(self) -> None:
@@ -226,7 +227,7 @@ class Reconciler:
             self._log_once(name, None)
 
     async def _converge(self) -> None:
-        await self._convergence.converge(self.desired, self._has_read)
+        await self._convergence.converge(self.desired, self.has_read)
 
     async def _advance_versions(self) -> None:
         self._state_machine.advance(self.desired)
@@ -236,7 +237,7 @@ class Reconciler:
             await self._check_canaries(self.desired)
 
     async def _place_by_demand(self) -> None:
-        if self._has_read and not self._placement.leaving:
+        if self.has_read and not self._placement.leaving:
             await self._decider.run_once(self.desired, self._engine_state.state)
 
     async def _report(self) -> None:

@@ -1,0 +1,152 @@
+"""A group of engines, whose members are found by a lookup: of a DNS name, or of an InferencePool.
+
+An engine at a new endpoint gets requests; one that has disappeared finishes its requests and gets no new ones.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from pointsman_gateway.engines.engine_state import NOT_REPORTED, Engine, EngineState
+from pointsman_gateway.engines.metrics import EngineMetrics
+
+log = logging.getLogger(__name__)
+
+
+class TrackedMember(Protocol):
+    """Interface of a member of a group, whose lora-server is watched if it has one."""
+
+    @property
+    def state(self) -> EngineState: ...
+
+    def stop(self) -> None:
+        """Stops asking for the member's state; called when the lookup no longer finds the member."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _NumberedMember:
+    number: int
+    tracked: TrackedMember
+
+
+class EngineGroup:
+    """The engines of one group: one member for each endpoint that was found, up to `max_members`.
+
+    If a lookup fails, the members stay. The circuit breaker finds an engine that is really gone.
+    """
+
+    def __init__(
+        self,
+        template: Engine,
+        max_members: int,
+        track: Callable[[Engine], TrackedMember],
+        on_change: Callable[[], None],
+        metrics: EngineMetrics,
+        path: str = "",
+    ) -> None:
+        """Takes `template`, of which members are made as copies, and which represents the group while it has none, and
+        `path`, which is between the endpoint and the API's paths in a member's URL.
+
+        `track` makes a member's state and starts to watch its lora-server. `on_change` is called after `states` has
+        changed.
+        """
+        self._placeholder = EngineState(template)
+        self._path = path
+        self._max_members = max_members
+        self._track = track
+        self._on_change = on_change
+        self._metrics = metrics
+        self._members: dict[str, _NumberedMember] = {}
+        """By endpoint, the member."""
+        self._logged_problem = ""
+        metrics.group_has(template.name, 0, 0)
+
+    @property
+    def states(self) -> Sequence[EngineState]:
+        """Returns the members' states, ordered by the members' numbers; the template's state if there are none."""
+        members = sorted(self._members.values(), key=lambda member: member.number)
+        return [member.tracked.state for member in members] or [self._placeholder]
+
+    def set_endpoints(self, endpoints: Collection[str], why_none: str = "") -> None:
+        """Adds and removes members, so that there is one for each endpoint (HOST:PORT), up to `max_members`; calls
+        `on_change` if any was added or removed. Members that are removed finish their requests.
+
+        `why_none` is the reason that callers get if there are no endpoints.
+        """
+        removed = [endpoint for endpoint in self._members if endpoint not in endpoints]
+        new = sorted(endpoint for endpoint in endpoints if endpoint not in self._members)
+        free = self._max_members - len(self._members) + len(removed)
+        for endpoint in removed:
+            self._remove(endpoint)
+        for endpoint in new[:free]:
+            self._add(endpoint)
+        if not self._members:
+            self._explain(why_none)
+        excess = len(new) - free
+        self._log_once(
+            f"{excess} endpoints are ignored, max_endpoints is {self._max_members}" if excess > 0 else why_none
+        )
+        if removed or new[:free]:
+            self._on_change()
+        self._metrics.group_has(self.name, len(self._members), max(0, excess))
+
+    def lookup_succeeded(self, endpoints: Collection[str], why_none: str = "") -> None:
+        """Counts a lookup that was answered, and sets the members to what it found, as `set_endpoints` does."""
+        self._metrics.looked_up(self.name, "answered")
+        self.set_endpoints(endpoints, why_none)
+
+    def lookup_failed(self, reason: str) -> None:
+        """Records that a lookup has failed; the members stay. Callers get the reason if there are none."""
+        self._metrics.looked_up(self.name, "failed")
+        self._log_once(reason)
+        if not self._members:
+            self._explain(reason)
+
+    def stop(self) -> None:
+        """Stops watching the members, and removes the group's gauges. Requests in progress may still use members."""
+        for member in self._members.values():
+            member.tracked.stop()
+        self._metrics.remove_group(self.name)
+
+    def _explain(self, why_none: str) -> None:
+        self._placeholder.update(replace(self._placeholder.engine, detail=why_none))
+
+    def _add(self, endpoint: str) -> None:
+        used = {member.number for member in self._members.values()}
+        number = next(number for number in range(self._max_members) if number not in used)
+        engine = self._new_member(number, endpoint)
+        self._members[endpoint] = _NumberedMember(number, self._track(engine))
+        self._metrics.group_changed(self.name, "came")
+        log.info("engine %s: %s has joined", engine.name, endpoint)
+
+    def _new_member(self, number: int, endpoint: str) -> Engine:
+        group, has_url = self._placeholder.engine, bool(self._placeholder.engine.url)
+        return replace(
+            group,
+            name=f"{group.name}/{number}",
+            group=group.name,
+            endpoint=endpoint,
+            url=f"http://{endpoint}{self._path}" if has_url else "",
+            ready=has_url,
+            detail=NOT_REPORTED,
+        )
+
+    def _remove(self, endpoint: str) -> None:
+        tracked = self._members.pop(endpoint).tracked
+        tracked.state.retire()
+        tracked.stop()
+        self._metrics.group_changed(self.name, "went")
+        engine, in_flight = tracked.state.engine, tracked.state.in_flight
+        log.info("engine %s: %s has left, %d answers are in flight", engine.name, engine.endpoint, in_flight)
+
+    def _log_once(self, problem: str) -> None:
+        """Logs a problem when it begins or changes; an empty text ends it."""
+        if problem and problem != self._logged_problem:
+            log.warning("engines %s: %s; %d members", self.name, problem, len(self._members))
+        self._logged_problem = problem
+
+    @property
+    def name(self) -> str:
+        return self._placeholder.engine.name

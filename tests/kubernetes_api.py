@@ -1,0 +1,238 @@
+"""A Kubernetes API server's double, over TLS with tokens: it gets, lists, watches and applies objects of any kind."""
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from aiohttp import web
+
+from tests.gateway.doubles.certificates import Authority
+
+Object = dict[str, Any]
+
+POOLS = "apis/inference.networking.k8s.io/v1"
+REASONS = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "Conflict", 410: "Expired"}
+
+
+@dataclass(frozen=True)
+class Event:
+    version: int
+    kind: str
+    """ADDED, MODIFIED or DELETED."""
+    path: str
+    """The path of the object's collection, such as api/v1/namespaces/models/pods."""
+    object: Object
+    before: Object | None
+    """The object before the change."""
+
+
+@dataclass
+class KubernetesDouble:
+    """Objects by the path of their collection and their name, and all of their changes."""
+
+    service_account: Path
+    """The folder with the token that clients must send, as a pod has it."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    objects: dict[str, dict[str, Object]] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    version: int = 100
+    oldest: int = 0
+    """The oldest version from which a watch may start; an older one is answered with 410."""
+    forbidden: set[tuple[str, str]] = field(default_factory=set)
+    """Pairs of verb and resource, such as ("list", "pods"), that are answered with 403."""
+    kinds: set[str] = field(default_factory=lambda: {"pods", "configmaps", "inferencepools"})
+    """Resources that the cluster knows."""
+    conflicts: int = 0
+    """How many of the next writes are answered with 409."""
+    is_silent: bool = False
+    requests: list[str] = field(default_factory=list)
+    """Verb and resource of each request, such as "watch pods"."""
+    writes: list[tuple[Mapping[str, str], Object]] = field(default_factory=list)
+    """The query and the body of each write that was accepted."""
+    watchers: dict[asyncio.Task[Any], web.Request] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def token(self) -> str:
+        return (self.service_account / "token").read_text()
+
+    def put(self, root: str, resource: str, namespace: str, object: Object) -> None:
+        """Creates or replaces an object, such as put("api/v1", "pods", "models", {...})."""
+        path = f"{root}/namespaces/{namespace}/{resource}"
+        self._change(path, object["metadata"]["name"], deepcopy(object))
+
+    def delete(self, root: str, resource: str, namespace: str, name: str) -> None:
+        self._change(f"{root}/namespaces/{namespace}/{resource}", name, None)
+
+    def compact(self) -> None:
+        """Forgets all changes: watches that have not seen the newest must start anew."""
+        self.version += 1
+        self.oldest = self.version
+
+    def bookmark(self) -> None:
+        """Increases the version without a change of any object."""
+        self.version += 1
+        self._notify()
+
+    def disconnect(self) -> None:
+        """Aborts the connections of all watches in the middle of their answers."""
+        for request in self.watchers.values():
+            assert request.transport
+            request.transport.abort()
+
+    def _change(self, path: str, name: str, object: Object | None) -> None:
+        self.version += 1
+        collection = self.objects.setdefault(path, {})
+        before = collection.pop(name, None)
+        if object is not None:
+            collection[name] = object
+        newest = object or before
+        assert newest is not None
+        newest = deepcopy(newest)
+        newest["metadata"]["resourceVersion"] = str(self.version)
+        if object is not None:
+            collection[name] = newest
+        kind = "DELETED" if object is None else "MODIFIED" if before else "ADDED"
+        self.events.append(Event(self.version, kind, path, newest, before))
+        self._notify()
+
+    def _notify(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        root, _, rest = request.path.strip("/").partition("/namespaces/")
+        namespace, resource, name = [*rest.split("/"), "", ""][:3]
+        path, watches = f"{root}/namespaces/{namespace}/{resource}", request.query.get("watch") == "true"
+        verb = {"GET": "get" if name else "watch" if watches else "list"}.get(request.method, request.method.lower())
+        self.requests.append(f"{verb} {resource}")
+        if self.is_silent:
+            await asyncio.Event().wait()
+        if request.headers.get("authorization") != f"Bearer {self.token}":
+            return _refused(401, "Unauthorized")
+        if (verb, resource) in self.forbidden:
+            return _refused(403, f'{resource} is forbidden: cannot {verb} resource "{resource}" in "{namespace}"')
+        if resource not in self.kinds:
+            return web.Response(status=404, text="404 page not found\n")
+        if verb == "watch":
+            return await self._watch(request, path)
+        if verb == "patch":
+            return await self._apply(request, path, name)
+        objects = self.objects.get(path, {})
+        if verb == "list":
+            items = [each for each in objects.values() if _matches(each, request)]
+            return _json({"items": items, "metadata": {"resourceVersion": str(self.version)}})
+        return _json(objects[name]) if name in objects else _missing(resource, name)
+
+    async def _apply(self, request: web.Request, path: str, name: str) -> web.Response:
+        assert request.content_type == "application/apply-patch+yaml"
+        assert request.query["fieldManager"]
+        body = yaml.safe_load(await request.text())
+        if self.conflicts:
+            self.conflicts -= 1
+            return _refused(409, f"Operation cannot be fulfilled on {name}: the object has been modified")
+        version = body["metadata"].pop("resourceVersion", None)
+        current = self.objects.get(path, {}).get(name)
+        if version is not None and (current is None or current["metadata"]["resourceVersion"] != version):
+            return _refused(409, f"Operation cannot be fulfilled on {name}: the object has been modified")
+        if request.query.get("force") != "true" and current and current["data"] != body["data"]:
+            return _refused(409, f'Apply failed with 1 conflict: conflict with "kubectl" using {name}')
+        self.writes.append((dict(request.query), deepcopy(body)))
+        self._change(path, name, body)
+        return _json(self.objects[path][name])
+
+    async def _watch(self, request: web.Request, path: str) -> web.StreamResponse:
+        seen = int(request.query.get("resourceVersion", self.version))
+        answer = web.StreamResponse(headers={"content-type": "application/json"})
+        await answer.prepare(request)
+        task = asyncio.current_task()
+        assert task
+        self.watchers[task] = request
+        deadline = asyncio.get_running_loop().time() + float(request.query.get("timeoutSeconds", 1800))
+        try:
+            while (left := deadline - asyncio.get_running_loop().time()) > 0:
+                changed = self.changed
+                if seen < self.oldest:
+                    await _send(answer, "ERROR", _status(410, f"too old resource version: {seen} ({self.version})"))
+                    break
+                for event in [each for each in self.events if each.version > seen and each.path == path]:
+                    if kind := _seen_kind(event, request):
+                        await _send(answer, kind, event.object)
+                if self.version > seen and request.query.get("allowWatchBookmarks") == "true":
+                    await _send(answer, "BOOKMARK", {"metadata": {"resourceVersion": str(self.version)}})
+                seen = self.version
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await changed.wait()
+        finally:
+            del self.watchers[task]
+        await answer.write_eof()
+        return answer
+
+
+def _json(body: Object, status: int = 200) -> web.Response:
+    # As the real server: without a charset.
+    return web.Response(body=json.dumps(body).encode(), status=status, headers={"content-type": "application/json"})
+
+
+async def _send(answer: web.StreamResponse, kind: str, object: Object) -> None:
+    await answer.write(json.dumps({"type": kind, "object": object}).encode() + b"\n")
+
+
+def _seen_kind(event: Event, request: web.Request) -> str:
+    """Returns how a watch with a selector sees the event; empty if it does not."""
+    matched = event.before is not None and _matches(event.before, request)
+    if event.kind == "DELETED" or not _matches(event.object, request):
+        return "DELETED" if matched else ""
+    return "MODIFIED" if matched else "ADDED"
+
+
+def _matches(object: Object, request: web.Request) -> bool:
+    labels = object["metadata"].get("labels", {})
+    wanted = [pair.split("=") for pair in request.query.get("labelSelector", "").split(",") if pair]
+    return all(labels.get(name) == value for name, value in wanted)
+
+
+def _status(code: int, message: str) -> Object:
+    return {"kind": "Status", "status": "Failure", "code": code, "message": message, "reason": REASONS[code]}
+
+
+def _refused(code: int, message: str) -> web.Response:
+    return _json(_status(code, message), status=code)
+
+
+def _missing(resource: str, name: str) -> web.Response:
+    return _refused(404, f'{resource} "{name}" not found')
+
+
+@asynccontextmanager
+async def running_kubernetes(folder: Path, port: int = 0) -> AsyncIterator[KubernetesDouble]:
+    """Runs the double, and yields it once it answers; `folder` gets its certificates and the service account."""
+    authority = Authority(folder / "tls", "kubernetes")
+    signed = authority.sign("apiserver")
+    account = folder / "serviceaccount"
+    account.mkdir(exist_ok=True)
+    (account / "token").write_text("token-1")
+    (account / "namespace").write_text("pointsman")
+    (account / "ca.crt").write_bytes(authority.certificate.read_bytes())
+    double = KubernetesDouble(account)
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", double.answer)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(signed.certificate, signed.key)
+    await web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls).start()
+    double.port = runner.addresses[0][1]
+    try:
+        yield double
+    finally:
+        await runner.cleanup()
