@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     )
     smoke_test_prompts: int = Field(default=4, ge=1, le=64)
     smoke_test_cpu_share: float = Field(
-        default=0.25,
+        default=0.1,
         gt=0,
         le=1,
         description="share of one core that a test with PEFT may use while other processes, such as the engine, use "

@@ -46,9 +46,9 @@ class SmokeLimits:
 
     Loading takes about 10 s of one core, and ten times as long on a busy machine, since the priority is low.
     """
-    trial_seconds: float = 900.0
+    trial_seconds: float = 1800.0
     """The time that one test may take; a test takes about 2 s of one core with a model of 135 million parameters."""
-    cpu_share: float = 0.25
+    cpu_share: float = 0.1
     """The share of one core that the worker may use while other processes use more than half of the machine's."""
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
-NICE = 8
-"""The priority: a seventh of a core beside an engine whose threads take all cores.
+NICE = 10
+"""The priority: a tenth of a core beside an engine whose threads take all cores.
 
 At 19 a test of 2 s took 99 s beside such an engine, and with SCHED_IDLE it never ended.
 """
