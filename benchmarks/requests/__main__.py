@@ -122,6 +122,7 @@ def summary(alone: Result, results: Sequence[Result]) -> Mapping[str, float]:
         "right_within_2": sum(one.right >= alone.right - 2 for one in results),
         "right_within_12": sum(one.right >= alone.right - 12 for one in results),
         "right_within_25": sum(one.right >= alone.right - 25 for one in results),
+        "wrong_at_most_2_more": sum(one.wrong <= alone.wrong + 2 for one in results),
         "wrong_at_most_4_more": sum(one.wrong <= alone.wrong + 4 for one in results),
         "recognized_within_3": sum(one.recognized >= alone.recognized - 3 for one in results),
         "mean_right": round(statistics.fmean(one.right for one in results), 1),
