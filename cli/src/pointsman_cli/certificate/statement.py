@@ -109,7 +109,8 @@ class Statement:
     power: Annotated[float, Field(ge=MIN_POWER, le=MAX_POWER)]
     """The probability with which as many rows as `TaskVerdict.rows_needed` decide a verdict, such as 0.8."""
     max_price_change: Annotated[float, Field(ge=0, le=MAX_PRICE_CHANGE)]
-    """The share by which each price may change, if the verdict stays the same: 0.2 is 20 %."""
+    """The largest change of one price, as a share of it (0.2: 20 %), that leaves the certificate valid. `price_bounds`
+    are narrower where the verdict would change."""
     price_bounds: tuple[PriceBound, ...]
     seed: int
     """The random seed of the bootstrap intervals and permutation tests."""

@@ -35,7 +35,7 @@ EvalDataOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Examples to evaluate on; default: a held-out share of --data.")
 ]
 SystemOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="A file with the system message for every example.")
+    Path | None, typer.Option(metavar="FILE", help="A file with the system message for examples that have none.")
 ]
 PathOption = Annotated[
     str,
@@ -155,7 +155,7 @@ class TrainingJob:
     heldout: Path | None = None
     """The file of examples to evaluate on; None: a held-out share of `data`."""
     system: Path | None = None
-    """The file with the system message for every example."""
+    """The file with the system message for examples that have none."""
     out: Path | None = None
     """The folder to write the adapter to; None for a job of the lora-server."""
     options: Mapping[str, object] = field(default_factory=dict)

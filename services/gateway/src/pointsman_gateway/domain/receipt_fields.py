@@ -25,7 +25,7 @@ class Encoding(Flag):
     SPAN = auto()
     """Attributes of a trace's span, with the prefix "pointsman."."""
     UNDECIDED_SPAN = auto()
-    """Attributes of a trace's span for an `UndecidedReceipt`, with the same prefix."""
+    """Attributes of a trace's span for an `UndecidedReceipt`, with the prefix "pointsman."."""
     SERIES = auto()
     """The fields that determine a receipt's series of metrics, with its decision, phases and cost components."""
 

@@ -114,7 +114,7 @@ class FixedCosts:
     pricing: Pricing
     paths: Sequence[Path]
     version_of: Callable[[Path], str]
-    """Returns the adapter version that a path uses now."""
+    """Returns the adapter version that the path's alias names now, without a canary; "" if the path has no adapter."""
     trained_adapters: Callable[[], Iterable[tuple[str, str]]]
     """Returns (base model, version) of all adapters with a training report."""
     engines_usd_per_hour: Callable[[], Mapping[str, float]]

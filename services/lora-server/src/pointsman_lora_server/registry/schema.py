@@ -221,8 +221,10 @@ def upcoming_from_pairs(raw: Sequence[str]) -> dict[str, int]:
 
 
 def plan_from_pairs(raw: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Parses the plan. Entries of another form are logged and left out: the next plan replaces them, and until then the
-    other versions must be loaded.
+    """Returns the engines that hold each version, from a list in which versions alternate with JSON lists of engines.
+
+    An entry whose engines are not a JSON list is logged and left out: the next plan replaces it, and until then the
+    other versions must be loaded. Raises ValueError if the last version has no engines.
     """
     plan = {}
     for version, text in zip(raw[::2], raw[1::2], strict=True):

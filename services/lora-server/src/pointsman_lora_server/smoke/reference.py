@@ -66,8 +66,8 @@ class Agreement:
     same: int
     """The number of rows whose tokens are all the same."""
     near_ties: int
-    """The number of rows whose first difference is at a token with a gap under the tolerance. The tokens after it are
-    not compared."""
+    """The number of rows whose first difference is at a token that leads the second best one by less than `TOLERANCE`
+    (`BF16_TOLERANCE` if the reference is not exact). The tokens after it are not compared."""
     tokens: int
     """The number of tokens that are the same, up to the first difference of each row."""
 
