@@ -42,6 +42,8 @@ KINDS = {
     "gcpbackendpolicies.networking.gke.io/v1": "GCPBackendPolicy",
     "healthcheckpolicies.networking.gke.io/v1": "HealthCheckPolicy",
     "backendconfigs.cloud.google.com/v1": "BackendConfig",
+    "inferencepools.inference.networking.k8s.io/v1": "InferencePool",
+    "inferenceobjectives.llm-d.ai/v1alpha2": "InferenceObjective",
 }
 """The operators' kinds that the chart or its examples use, by PLURAL.GROUP/VERSION."""
 
