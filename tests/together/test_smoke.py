@@ -138,7 +138,7 @@ def test_the_process_has_low_priority_and_does_not_outlive_a_killed_server(
     holder: tuple["subprocess.Popen[str]", int],
 ) -> None:
     server, trial = holder
-    assert os.getpriority(os.PRIO_PROCESS, trial) == 10
+    assert os.getpriority(os.PRIO_PROCESS, trial) == min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19)
     assert os.sched_getscheduler(trial) == os.SCHED_OTHER  # with SCHED_IDLE it would get no time beside a busy engine
 
     server.send_signal(signal.SIGKILL)
