@@ -12,8 +12,8 @@ from pointsman_lora_server.adapters.demand_plan import Plan, PlanTerms, next_pla
 from pointsman_lora_server.adapters.placement import engines_for
 from pointsman_lora_server.adapters.rendezvous import ranked_engines
 from pointsman_lora_server.domain import EngineReport, Placement
-from scipy.optimize import linprog
-from scipy.sparse import coo_array
+from scipy.optimize import linprog  # type: ignore[import-untyped]  # it ships no types
+from scipy.sparse import coo_array  # type: ignore[import-untyped]  # it ships no types
 
 from benchmarks.placement.engine import SimulatedEngine
 
