@@ -39,7 +39,7 @@ def statements(name: str) -> list[str]:
 
 
 def in_order(rows: Sequence[Sequence[Any]]) -> Rows:
-    """Returns the rows sorted, with days as texts and sums without their last digits."""
+    """Returns the rows in a fixed order, with dates as text and numbers of 9 digits, in which databases agree."""
     plain = [tuple(f"{one:.9g}" if isinstance(one, float) else str(one) for one in row) for row in rows]
     return sorted(plain)
 

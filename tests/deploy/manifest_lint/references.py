@@ -55,8 +55,8 @@ def config_map_keys(cluster: Cluster) -> Iterator[Fault]:
 
 
 def part_of(cluster: Cluster) -> Iterator[Fault]:
-    """Finds objects without the label `app.kubernetes.io/part-of: pointsman`, with which users list and remove an
-    installation.
+    """Yields a fault for each object without the label `app.kubernetes.io/part-of: pointsman`, by which users list and
+    delete the objects of an installation.
     """
     for object in cluster.objects:
         if object["metadata"].get("labels", {}).get("app.kubernetes.io/part-of") != "pointsman":

@@ -177,10 +177,11 @@ def _is_settled(chosen: RatedPath, other: RatedPath) -> bool:
 
 
 def ratings_to_settle(one: RatedPath, other: RatedPath) -> int:
-    """Returns how many ratings each of two paths needs in all, so that their comparison is decided.
+    """Returns the number of ratings, old and new, that each of two paths needs until their comparison is decided.
 
-    It is decided if one path is significantly better, or the difference is surely at most MARGIN. The means are assumed
-    to stay as they are. The result is at most 1 % (or one rating) too large.
+    A comparison is decided if one path is significantly better, or if the difference of the means is at most `MARGIN`
+    with the same certainty. It is assumed that further ratings leave the means as they are. The result is at most 1 %
+    (or one rating) too large.
     """
     too_few, enough = 0, 1
     while not _is_settled(_with_ratings(one, enough), _with_ratings(other, enough)):

@@ -1,4 +1,4 @@
-"""Starts all services in order, and shows the progress and a summary."""
+"""Starts the services of `pointsman up`, each after those that it needs, and prints the progress and a summary."""
 
 import asyncio
 import json

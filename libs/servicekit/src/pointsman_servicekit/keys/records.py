@@ -226,7 +226,7 @@ class KeyRecord:
             )
 
     def state(self, unix_seconds: float) -> str:
-        """Returns "active", "expired" or "revoked", as of `unix_seconds`; a revoked key is "revoked" at any time."""
+        """Returns "revoked" if the key was ever revoked, else "active" or "expired" as of `unix_seconds`."""
         if self.revoked is not None:
             return "revoked"
         return "expired" if self.expires is not None and unix_seconds >= self.expires else "active"

@@ -250,7 +250,7 @@ def unreadable(request: EngineRequest, bug: Exception) -> Unavailable:
 
 
 def too_long(request: EngineRequest) -> Unavailable:
-    """Returns the error for an answer that exceeds `request.max_bytes` and must be kept in memory until its end."""
+    """Returns the error for an answer of more than `request.max_bytes` that cannot be passed on before its end."""
     return broke_off(request, f"its answer has more than {request.max_bytes / 2**20:g} MiB, and is kept until its end")
 
 

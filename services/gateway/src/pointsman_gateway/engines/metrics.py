@@ -26,9 +26,10 @@ class CallTimer(Protocol):
     """Interface for recording the duration of engine calls; `GenAiMetrics` implements it."""
 
     def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
-        """Adds the duration of one finished call to an engine, in seconds, to the histogram. `operation` is the kind of
-        request, and `model` the base model or the adapter version that was called. `outcome` is "ok", "cancelled",
-        "internal" (a bug of the gateway) or another error's code.
+        """Records how many `seconds` a finished call to an engine took.
+
+        `operation` is the kind of request, and `model` the base model or adapter version that was called. `outcome` is
+        "ok", "cancelled", "internal" (a bug of the gateway) or another error's code.
         """
         ...
 

@@ -57,8 +57,9 @@ def to_parquet(table: str, rows: Sequence[ExportedRecord]) -> bytes:
 
 
 def path_of(partition: Partition, name: str) -> str:
-    """Returns the path of a file below the target: TABLE/day=YYYY-MM-DD/tenant=TENANT/NAME.parquet, or without the
-    tenant for a table of `WITHOUT_TENANT`.
+    """Returns a file's path relative to the export target: TABLE/day=YYYY-MM-DD/tenant=TENANT/NAME.parquet.
+
+    Tables of `WITHOUT_TENANT` have no folder for the tenant.
     """
     table, day, tenant = partition
     if table in WITHOUT_TENANT:

@@ -23,6 +23,8 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class AuditExport:
+    """Copies administrative changes from the streams in Redis to the export log, at least once each."""
+
     def __init__(self, audit: AuditLog, export: ExportLog, clock: Callable[[], float] = time.monotonic) -> None:
         self._audit = audit
         self._export = export

@@ -72,7 +72,7 @@ class ExportLog:
         """Number of records, and their lines, which the disk has not taken."""
         self._unwritten_bytes = 0
         self._reported: set[str] = set()
-        """The troubles that are in the log since records were written last."""
+        """The problems that are in the log since records were written last."""
 
     def append(self, table: str, records: Iterable[str]) -> None:
         lines = [f"{table}\t{record}\n" for record in records]
@@ -165,7 +165,7 @@ class ExportLog:
         self._report("records are lost to the export", why)
 
     def _report(self, what: str, why: str) -> None:
-        """Logs a trouble once, until records are written again."""
+        """Logs why records are not written, unless the same problem is in the log since records were written last."""
         if what not in self._reported:
             self._reported.add(what)
             log.warning("%s: %s", what, why)

@@ -143,9 +143,9 @@ class PeftSmokeTest:
     def __init__(
         self, python: Path, base_model: Path, limits: SmokeLimits = SmokeLimits(), *, command: Sequence[str] = ()
     ) -> None:
-        """Takes the Python of the engine's environment, and the base model's folder; starts no process.
+        """Starts no process yet. `python` is the interpreter of the engine's environment, `base_model` a folder.
 
-        `command`, if it is not empty, replaces the command line of the worker.
+        `command` is the worker's command line, for tests; empty: the one that runs `worker.py` with `python`.
         """
         self._command = tuple(command) or worker_command(python, WORKER_MODULE, str(base_model.resolve()))
         self._limits = limits

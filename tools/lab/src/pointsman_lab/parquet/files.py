@@ -50,7 +50,10 @@ class RecordFiles:
     """
 
     def __init__(self, location: str, needed: str = "decisions") -> None:
-        """Raises InvalidArgument ("bad_records") if nothing was exported to `location`: it has no table `needed`."""
+        """Opens the exported records in `location`, a folder or a URL of an object store.
+
+        Raises InvalidArgument ("bad_records") if there are no files of the table `needed`.
+        """
         self._location = location.removeprefix("file://").rstrip("/")
         self._connection = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "preserve_insertion_order": False})
         self._connection.execute("SET TimeZone = 'UTC'")
