@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-KNOWN_VERSIONS = ("0.32.",)
+KNOWN_VERSIONS = ("0.30.", "0.31.", "0.32.")
 """Version prefixes of vLLM that the kernels are written for and tested with."""
 
 _OUTPUTS = _RANK = _INPUTS = 8
