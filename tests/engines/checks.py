@@ -43,5 +43,6 @@ def read_report(report: str) -> str:
     for case in cases:
         for problem in case:
             if problem.tag in ("failure", "error", "skipped"):
-                return f"{case.get('name')}: {problem.get('message', '')}"[:MAX_REASON_CHARACTERS]
+                reason = f"{case.get('name')}: {problem.get('message', '')}"
+                return " ".join(reason.split())[:MAX_REASON_CHARACTERS]  # it becomes a cell of a table
     return PASSED if cases else "no test ran"
