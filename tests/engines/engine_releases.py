@@ -54,7 +54,8 @@ def make_environment(release: str) -> Path:
         listed = subprocess.run([str(python), "-c", REQUIRED], capture_output=True, text=True, check=True, timeout=60)
         subprocess.run([*install, *LIBRARIES, *usable_requirements(listed.stdout)], check=True, timeout=3600)
         (folder / ".done").touch()
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(CPU_LORA)], check=True, timeout=600)
+    own = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(CPU_LORA)]
+    subprocess.run(own, check=True, timeout=600)
     return python
 
 
