@@ -143,7 +143,7 @@ class RetrieverServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Upsert(self, request, context):
-        """Adds or replaces documents by id, all or none; an id may stand in a call once. At most 1,000 documents and 32 MiB a call, 4 MiB a document.
+        """Adds or replaces documents by id, all or none; a call may contain an id only once. At most 1,000 documents and 32 MiB a call, 4 MiB a document.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

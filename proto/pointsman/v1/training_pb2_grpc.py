@@ -83,7 +83,7 @@ class TrainingServicer:
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """The newest first.
+        """Lists the jobs, the newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
