@@ -81,9 +81,9 @@ class Breaker:
     def failed(self, entry: int, config: BreakerConfig) -> bool:
         """Records the failure of the request with this `entry`; returns whether it opened the breaker.
 
-        A closed breaker opens after `consecutive_failures` in a row, or if in the window there were at least
-        `min_requests`, of which the share `failure_rate` failed. A failed probe opens it again, for twice the last
-        cooldown, at most `max_open_duration_seconds`. The failure is ignored if the breaker has opened or closed since
+        A closed breaker opens after `consecutive_failures` in a row, or if the share `failure_rate` of at least
+        `min_requests` in the window failed. A failed probe opens the breaker again, for twice the last cooldown, at
+        most `max_open_duration_seconds`. The failure is ignored if the breaker has opened or closed since
         `enter`, or if `config` disables it.
         """
         if entry != self._changes or not config.enabled:

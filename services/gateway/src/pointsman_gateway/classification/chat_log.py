@@ -32,8 +32,8 @@ _HAS_TIME = re.compile(r"\d:\d\d")
 def label_messages(text: str) -> str:
     """Rewrites each message of a chat log as a line "speaker: text", without its time.
 
-    If the log ends the text, and no speaker's name shows that this is the user, the speaker of the last message that is
-    not known to be by somebody else becomes `ASKING`, since the log is sent to have this message answered.
+    If the text ends with the log, and no speaker's name shows who the user is, the log was probably sent to have its
+    last message answered. Then `ASKING` replaces the speaker of the last message that may be the user's.
     Returns the text unchanged if it has fewer than `MIN_MESSAGES` messages with a time in one of the known formats.
     """
     if "\n" not in text or not _HAS_TIME.search(text):

@@ -27,8 +27,8 @@ async def identify_caller(tenancy: Tenancy, credential: str) -> Caller:
 def credential_of(headers: Mapping[bytes, bytes]) -> str:
     """Returns the key or token in a request's headers; empty if there is none. Names in `headers` are in lower case.
 
-    It is the one in the header `authorization` ("Bearer KEY"). If this has another scheme, the result is empty. Without
-    this header, it is the value of the first of `KEY_HEADERS` that has one.
+    The key is that of the header `authorization` ("Bearer KEY"); with another scheme, the result is empty. Without this
+    header, the key is the value of the first header of `KEY_HEADERS` that the request has.
     """
     authorization = headers.get(b"authorization")
     if authorization is None:

@@ -105,11 +105,11 @@ def outcome_of(outcome: str, error: CodedError | None) -> str:
 def fault_of(outcome: str, error: CodedError | None) -> str:
     """Returns the component at fault, a value of `Fault`.
 
-    * Without an error, it is the one of `outcome` in `OUTCOMES`, or "gateway" for an unknown outcome.
-    * An error's own `fault` counts if it is a value of `Fault`.
-    * Any other error is due to the "limits" if its status is 429, and to the "caller" if it is another one below 500.
-    * For a status of 500 or more, it is the one of the error's code in `OUTCOMES`; but "gateway" if that would be the
-      caller, or if the code is unknown.
+    * Without an error: the component that `OUTCOMES` states for `outcome`; "gateway" if the outcome is unknown.
+    * An error whose own `fault` is a value of `Fault`: that value.
+    * Any other error with the status 429: "limits"; with another status below 500: "caller".
+    * Any other error with a status of 500 or more: the component that `OUTCOMES` states for its code; "gateway" if that
+      is the caller, or if the code is unknown.
     """
     if error is None:
         return OUTCOMES.get(outcome, _GATEWAY)

@@ -105,7 +105,7 @@ class AdapterListing:
 class AliasMove:
     """A command to point an alias to a version, to set or end its canary, or to roll it back.
 
-    Which of these it is depends on the method of `AdapterAdminClient` that gets it.
+    The method of `AdapterAdminClient` that gets the command determines which of these it does.
     """
 
     alias: str

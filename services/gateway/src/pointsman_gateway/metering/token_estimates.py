@@ -46,9 +46,9 @@ def estimate_usage(
 ) -> Usage:
     """Estimates the usage of an answer that was cut off before the engine had counted all its tokens.
 
-    The answer has at least one token for each of the `pieces` that arrived. The prompt has the tokens in `reported`, an
-    estimate made during the answer, or else as many as its length suggests, and the service tier `tier`. If no engine
-    has got the prompt (`is_sent`), all counts are 0.
+    The answer has at least one token for each of the `pieces` that arrived. The tokens of the prompt are those in
+    `reported`, an estimate made during the answer; without it they follow from the prompt's length, and the service
+    tier is `tier`. Without `reported` and if no engine has got the prompt (`is_sent` is false), all counts are 0.
     """
     if reported is not None:
         return replace(reported, completion_tokens=max(reported.completion_tokens, pieces))

@@ -139,9 +139,9 @@ class EvidenceStore:
     """Holds the evidence on paths (ratings, costs, latencies) of the last days in memory, so that a lookup takes
     microseconds.
 
-    It is the sum of what Redis held at the last read and what this process has counted since. Counts of answers whose
-    log entries are not sent yet are called pending: they are sent to Redis in the same batch as their entries, so that
-    a batch that is lost or repeated cannot make log and evidence differ.
+    The evidence is the sum of what Redis held at the last read and what this process has counted since. Counts of
+    answers whose log entries are not sent yet are called pending: they are sent to Redis in the same batch as their
+    entries, so that a batch that is lost or repeated cannot make log and evidence differ.
     """
 
     def __init__(self, window: int = 14) -> None:

@@ -141,7 +141,7 @@ class ShadowStore:
     async def write(self, on_written: Callable[[str], Awaitable[None]]) -> None:
         """Writes the waiting scores and pairs, and awaits `on_written` with the decision id of each written pair.
 
-        Texts are redacted; a pair of which this fails is dropped. Raises Unavailable if Redis fails; what is not
+        Texts are redacted; a pair is dropped if its redaction fails. Raises Unavailable if Redis fails; what is not
         written yet keeps waiting.
         """
         await self._write_scores()

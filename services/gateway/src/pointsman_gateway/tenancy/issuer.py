@@ -65,7 +65,7 @@ class Issuer:
     async def find_key(self, key_id: str, algorithm: str) -> PyJWK:
         """Returns the signing key with this id and algorithm; an empty id stands for the algorithm's only key.
 
-        Reads the issuer's keys if it is unknown, but only once in `MIN_REFRESH_INTERVAL_SECONDS`. Raises
+        Reads the issuer's keys if the key is unknown, at most once in `MIN_REFRESH_INTERVAL_SECONDS`. Raises
         Unauthenticated ("unknown_signing_key") if the issuer does not publish such a key, or Unavailable
         ("issuer_unavailable") if the keys could not be read for so long that none is valid any more.
         """

@@ -172,7 +172,7 @@ class LeasedReservation:
 def headers_of(limits: LimitSet, now: float) -> dict[str, str]:
     """Returns OpenAI's `x-ratelimit-*` headers, and the header `BUDGET_WARNING` if a budget is nearly spent.
 
-    Of the key's and the tenant's limits of requests, and of tokens, the headers show the one of which less is left.
+    If key and tenant both have a limit of requests or of tokens, the headers show the one of which less is left.
     `now` is on the monotonic clock.
     """
     headers: dict[str, str] = {}

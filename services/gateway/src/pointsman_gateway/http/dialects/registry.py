@@ -35,7 +35,7 @@ _PATHS = [(tuple(route.path for route in dialect.routes), dialect) for dialect i
 
 
 def dialect_at(path: str) -> Dialect:
-    """Returns the dialect with one of whose paths `path` begins; OpenAI's chat completions if there is none."""
+    """Returns the dialect that has a path with which `path` begins; OpenAI's chat completions if there is none."""
     return next((dialect for paths, dialect in _PATHS if path.startswith(paths)), CHAT)
 
 
