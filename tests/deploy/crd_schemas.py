@@ -1,8 +1,10 @@
 """Validates custom resources against the published schemas in crds/, which lack the descriptions.
 
 If the environment variable CRD_DEFINITIONS names a folder with operators' definitions (CRDs, as YAML files), kinds that
-it defines are validated by these, too: no installable package has those of LeaderWorkerSet, cert-manager, Argo CD,
-Flux and External Secrets.
+it defines are validated by these, too. No installable package has LeaderWorkerSet's
+(github.com/kubernetes-sigs/lws, config/crd/bases) and those of Google's policies
+(github.com/GoogleCloudPlatform/gke-gateway-api, config/crd; none is published for BackendConfig). Other kinds are also
+validated by their types: operator_types.py.
 """
 
 import json

@@ -20,13 +20,13 @@ from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
 from tests.deploy.random_values import random_values
 from tests.deploy.rendering import chart, needs_helm, overlay, training
-from tests.deploy.test_manifests import CUSTOM
 
 Object = dict[str, Any]
 SEEDS = range(24)
 GOOGLES = {"BackendConfig", "GCPBackendPolicy", "HealthCheckPolicy"}
 LLM_D = {"InferencePool", "InferenceObjective"}
-OPERATORS = {*CUSTOM, *crd_schemas.KINDS, *GOOGLES, *LLM_D, "Certificate", "LeaderWorkerSet"}
+MONITORS = {"PodMonitor", "PrometheusRule"}
+OPERATORS = {*crd_schemas.KINDS, *GOOGLES, *LLM_D, *MONITORS, "Certificate", "LeaderWorkerSet", "ScaledObject"}
 SERVICES = ("gateway", "retriever", "lora-server")
 GROUPS = ("keys", "adapters")
 POLICY_MAPS = ("pointsman-policy", "pointsman-policy-prompts", "pointsman-policy-tasks")

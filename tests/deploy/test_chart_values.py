@@ -1,6 +1,5 @@
 """Values that users add to pods, containers and autoscalers, and those for engines on GPUs."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from tests.deploy import crd_schemas
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
 from tests.deploy.rendering import chart, needs_helm
-from tests.deploy.test_manifests import CUSTOM
 
 Object = dict[str, Any]
 GPUS: Object = {"name": "large", "kind": "cuda", "gpu": {"count": 8}, "model": {"source": "pvc:existing"}}
@@ -116,10 +114,7 @@ def test_keda_may_need_credentials_for_prometheus_and_have_more_triggers(tmp_pat
     engine = {**GPUS, "keda": {"enabled": True, "max": 1, **keda}}
     scaled = render(tmp_path, {"engines": [engine]}).get("ScaledObject", "lora-server-large")
     assert scaled
-    model = import_module(CUSTOM["ScaledObject"]).ScaledObject.model_validate(scaled)
-    triggers = scaled["spec"]["triggers"]
-    assert model.model_dump(mode="json", by_alias=True, exclude_none=True)["spec"]["triggers"] == triggers
-    *own, last = triggers
+    *own, last = scaled["spec"]["triggers"]
     assert [trigger["name"] for trigger in own] == ["requests", "first-token"]
     assert last == more
     for trigger in own:

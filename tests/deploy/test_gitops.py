@@ -6,7 +6,6 @@ import pytest
 import yaml
 
 from deploy.helm.render import CHART, PROJECT
-from tests.deploy import crd_schemas
 from tests.deploy.manifest_lint import Cluster
 from tests.deploy.rendering import chart, needs_helm
 
@@ -62,13 +61,6 @@ def test_gateways_are_restarted_for_the_keys_that_they_read_at_start() -> None:
     watched = gateway.template["metadata"]["annotations"]["secret.reloader.stakater.com/reload"]
     read = {source["secretRef"]["name"] for source in gateway.pod["containers"][0]["envFrom"]}
     assert set(watched.split(",")) == read
-
-
-@pytest.mark.parametrize("name", [file.stem for file in sorted(FOLDER.glob("*.yaml"))])
-def test_an_example_conforms_to_the_given_definitions(name: str) -> None:
-    if not crd_schemas.given_definitions():
-        pytest.skip("CRD_DEFINITIONS names no folder with the operators' definitions")
-    assert [found for each in objects(name).values() for found in crd_schemas.violations_of_given(each)] == []
 
 
 def test_argo_cd_and_flux_install_this_chart() -> None:

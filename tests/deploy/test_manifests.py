@@ -1,11 +1,9 @@
 """The Kubernetes manifests: rendered, validated against schemas, and checked for consistency."""
 
 import copy
-import json
 import os
 import re
 import shutil
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,11 @@ import yaml
 
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
+from tests.deploy.operator_types import is_typed
 from tests.deploy.planted import PLANTED, Planted
 from tests.deploy.rendering import K8S, OVERLAYS, PROJECT, overlay, rendered, unscoped
 
 RULES = PROJECT / "deploy" / "prometheus" / "rules"
-CUSTOM = {
-    "PodMonitor": "cloudcoil.models.prometheus_operator.v1",
-    "PrometheusRule": "cloudcoil.models.prometheus_operator.v1",
-    "ScaledObject": "cloudcoil.models.keda.v1alpha1",
-}
-"""Kinds of custom resources, with the modules of their models. They are imported only when needed, because each import
-takes seconds."""
 POLICY = {"pointsman-policy": "", "pointsman-policy-prompts": "prompts", "pointsman-policy-tasks": "tasks"}
 """The policy's ConfigMaps, with the folder in the configuration that each provides."""
 
@@ -39,7 +31,7 @@ def _objects(text: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("what", OVERLAYS)
 def test_every_object_conforms_to_kubernetes_schemas(what: str, version: str) -> None:
-    objects = [object for object in _objects(overlay(what)) if object["kind"] not in CUSTOM]
+    objects = [object for object in _objects(overlay(what)) if not is_typed(object)]
     assert [violation for object in objects for violation in violations(object, version)] == []
 
 
@@ -53,36 +45,8 @@ def test_an_unknown_field_and_a_removed_kind_are_rejected(version: str) -> None:
         violations({**deployment, "apiVersion": "extensions/v1beta1"}, version)
 
 
-@pytest.mark.parametrize("what", ["cpu", "gpu"])
-def test_custom_resources_conform_to_their_schemas(what: str) -> None:
-    custom = [object for object in _objects(overlay(what)) if object["kind"] in CUSTOM]
-    assert {object["kind"] for object in custom} >= {"PodMonitor", "PrometheusRule"}
-    assert [_lost(object) for object in custom] == [{}] * len(custom)
-
-
-def test_an_unknown_field_of_a_custom_resource_is_found() -> None:
-    monitor = next(object for object in _objects(overlay("cpu")) if object["kind"] == "PodMonitor")
-    assert _lost({**monitor, "spec": {**monitor["spec"], "samplesLimit": 5}}) == {"spec": {"samplesLimit": 5}}
-
-
-def _lost(object: dict[str, Any]) -> Any:
-    """Returns the fields of `object` that its model has dropped because it does not know them."""
-    model = getattr(import_module(CUSTOM[object["kind"]]), object["kind"])
-    taken = model.model_validate(object).model_dump(mode="json", by_alias=True, exclude_none=True)
-    return _without(object, taken)
-
-
-def _without(given: Any, taken: Any) -> Any:
-    if isinstance(given, dict) and isinstance(taken, dict):
-        pairs = {key: _without(value, taken.get(key)) for key, value in given.items()}
-        return {key: value for key, value in pairs.items() if value not in ({}, [], None)}
-    if isinstance(given, list) and isinstance(taken, list) and len(given) == len(taken):
-        return [lost for pair in zip(given, taken, strict=True) if (lost := _without(*pair)) not in ({}, [], None)]
-    return None if json.dumps(given) == json.dumps(taken) or str(given) == str(taken) else given
-
-
 def test_the_base_needs_no_custom_resource_definitions() -> None:
-    assert not {object["kind"] for object in _objects(overlay("dev"))} & CUSTOM.keys()
+    assert not any(map(is_typed, _objects(overlay("dev"))))
 
 
 # -- as a whole
