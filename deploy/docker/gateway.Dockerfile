@@ -1,17 +1,20 @@
 # The gateway with the embedding model, and the command `pointsman`. From the repository's root:
 #   docker build -f deploy/docker/gateway.Dockerfile -t pointsman-gateway:0.1.0 .
+# With LiteLLM's SDK, for `provider: litellm/NAME`:
+#   docker build -f deploy/docker/gateway.Dockerfile -t pointsman-gateway-litellm:0.1.0 --build-arg LOCK=gateway-litellm .
 ARG BASE_IMAGE=python:3.12-slim-trixie
 
 FROM ${BASE_IMAGE} AS build
+ARG LOCK=gateway
 ENV PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
-COPY deploy/docker/locks/build.txt deploy/docker/locks/gateway.txt locks/
+COPY deploy/docker/locks/build.txt deploy/docker/locks/gateway.txt deploy/docker/locks/gateway-litellm.txt locks/
 # pip's own configuration (an index, a certificate) comes as a secret and stays out of the image.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv /opt/build \
     && python3 -m venv /opt/pointsman/venv \
     && /opt/build/bin/pip install --require-hashes --only-binary :all: -r locks/build.txt \
-    && /opt/pointsman/venv/bin/pip install --require-hashes --only-binary :all: -r locks/gateway.txt
+    && /opt/pointsman/venv/bin/pip install --require-hashes --only-binary :all: -r "locks/${LOCK}.txt"
 COPY proto proto
 COPY libs libs
 COPY services/gateway services/gateway

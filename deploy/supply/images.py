@@ -17,6 +17,9 @@ _RETRIEVER = tomllib.loads((PROJECT / "services/retriever/pyproject.toml").read_
 STORES = tuple(sorted(_RETRIEVER["optional-dependencies"].keys() - {"cpu", "gpu", "multilingual", "tracing"}))
 """The retriever's extras that install the clients of stores."""
 
+OBJECT_STORAGE = ("azure", "gcs", "s3")
+"""The extras of the command and of the lora-server that install the clients of object storage."""
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -43,14 +46,17 @@ IMAGES = (
     Image(  # with the command, which jobs in a cluster run, too
         "gateway",
         (*_SHARED, "libs/embedding", "libs/scoring", "services/gateway", "tools/lab", "cli"),
-        ("kubernetes", "parquet", "s3", "sso", "tracing"),
+        (*OBJECT_STORAGE, "kubernetes", "parquet", "sso", "tracing"),
     ),
     Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), ("cpu", *STORES, "tracing")),
-    Image("lora-server", (*_SHARED, "services/lora-server"), ("hf", "kubernetes", "s3", "tracing")),
+    Image("lora-server", (*_SHARED, "services/lora-server"), (*OBJECT_STORAGE, "hf", "kubernetes", "tracing")),
 )
 
 RETRIEVER_GPU = Image("retriever-gpu", IMAGES[1].distributions, ("gpu", *STORES, "tracing"))
 """The retriever's image with FAISS for NVIDIA GPUs, whose CUDA libraries are under NVIDIA's own terms."""
+
+GATEWAY_LITELLM = Image("gateway-litellm", IMAGES[0].distributions, (*IMAGES[0].extras, "litellm"))
+"""The gateway's image with LiteLLM's SDK, which is larger than all else in it."""
 
 BUILD = Image("build", ())
 """Packages that build our wheels. They are not part of any image."""

@@ -14,6 +14,7 @@ from deploy.supply.images import (
     BUILD_REQUIREMENTS,
     ENGINE,
     ENGINE_REQUIREMENTS,
+    GATEWAY_LITELLM,
     IMAGES,
     PROJECT,
     RETRIEVER_GPU,
@@ -75,7 +76,7 @@ def _without_comments(text: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    for image in (*IMAGES, RETRIEVER_GPU):
+    for image in (*IMAGES, RETRIEVER_GPU, GATEWAY_LITELLM):
         lock(image, image.requirements, arguments)
     lock(BUILD, BUILD_REQUIREMENTS, arguments)
     lock_engine(arguments)

@@ -5,16 +5,20 @@ from pathlib import Path
 import pytest
 import yaml
 from fsspec.config import set_conf_env
+from fsspec.registry import known_implementations
 from pointsman_lora_server.settings import Settings as LoraSettings
 
 from deploy.helm.render import CHART, HelmError
-from deploy.supply.images import IMAGES
+from deploy.supply.images import GATEWAY_LITELLM, IMAGES, locked
 from tests.deploy import crd_schemas, leader_worker_set
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
 from tests.deploy.rendering import chart, needs_helm
 from tests.deploy.test_chart import OPERATORS, with_given_objects
 
+IMAGES_BY_NAME = {image.name: image for image in IMAGES}
+USE_STORAGE = ("gateway", "lora-server")
+"""The images that read or write object storage: copies, exports, models and adapters."""
 EXAMPLES = sorted(file.stem for file in (CHART / "ci").glob("*.yaml"))
 
 
@@ -112,8 +116,28 @@ def test_a_retriever_reads_stores_of_the_users_with_their_keys_and_their_authori
     authority = Path(settings["SSL_CERT_FILE"])
     assert folders[str(authority.parent)] == "company-ca"
     assert str(Path(settings["POINTSMAN_RETRIEVER_COLLECTIONS"]).parent) in folders
-    image = next(image for image in IMAGES if image.name == "retriever")
-    assert {"elasticsearch", "milvus", "opensearch", "pgvector", "qdrant"} <= {*image.extras}
+    extras = IMAGES_BY_NAME["retriever"].extras
+    assert {"elasticsearch", "milvus", "opensearch", "pgvector", "qdrant"} <= {*extras}
+
+
+@pytest.mark.parametrize("scheme", ["abfs", "az", "gs", "s3"])
+def test_the_images_have_the_client_of_each_object_storage(scheme: str) -> None:
+    package = known_implementations[scheme]["class"].partition(".")[0]
+    assert all(package in {each.name for each in locked(IMAGES_BY_NAME[name].lock)} for name in USE_STORAGE)
+
+
+def test_the_examples_for_clouds_use_the_images_as_they_are() -> None:
+    for name in ("gke", "aks", "eks-70b"):
+        engine = example(name).workload("lora-server").pod["containers"][0]
+        assert engine["image"].partition(":")[0] == "pointsman-lora-server-cuda"
+
+
+def test_a_gateway_may_have_the_image_with_the_sdk_of_litellm(tmp_path: Path) -> None:
+    image = "registry.example/team/pointsman-gateway-litellm:0.1.0"
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"gateway": {"container": {"image": image}}}))
+    cluster = Cluster.of(chart("-f", str(tmp_path / "values.yaml")))
+    assert cluster.workload("gateway").pod["containers"][0]["image"] == image
+    assert "litellm" in {each.name for each in locked(GATEWAY_LITELLM.lock)}
 
 
 def test_a_lora_server_attaches_to_an_engine_that_something_else_runs() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.supply.images import ENGINE, IMAGES, Image
+from deploy.supply.images import ENGINE, GATEWAY_LITELLM, IMAGES, RETRIEVER_GPU, Image
 from tests.deploy.manifest_lint import Cluster
 from tests.deploy.rendering import PROJECT, overlay
 
@@ -50,6 +50,14 @@ def test_an_image_installs_its_lock_file_with_hashes_and_its_own_distributions(i
     assert re.findall(r"\./(\S+)", re.findall(r"--wheel-dir wheels \\\n(.+?)\\\n", text)[0]) == list(
         image.distributions
     )
+
+
+@pytest.mark.parametrize("variant", [RETRIEVER_GPU, GATEWAY_LITELLM], ids=lambda image: image.name)
+def test_a_variant_of_an_image_is_built_with_its_own_lock_file(variant: Image) -> None:
+    (image,) = (each for each in IMAGES if each.distributions == variant.distributions)
+    text = (PROJECT / "deploy" / "docker" / f"{image.name}.Dockerfile").read_text()
+    assert f"--build-arg LOCK={variant.lock.stem}" in text
+    assert f"deploy/docker/locks/{variant.lock.name}" in _copied(text)
 
 
 def test_the_engine_image_installs_its_lock_file_with_hashes_and_torch_separately() -> None:

@@ -13,11 +13,22 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.supply import audit, versions
-from deploy.supply.images import BUILD, ENGINE, ENGINE_REQUIREMENTS, IMAGES, PROJECT, RETRIEVER_GPU, Image, locked
+from deploy.supply.images import (
+    BUILD,
+    ENGINE,
+    ENGINE_REQUIREMENTS,
+    GATEWAY_LITELLM,
+    IMAGES,
+    PROJECT,
+    RETRIEVER_GPU,
+    Image,
+    locked,
+)
 from deploy.supply.licences import is_accepted, licence_of, listed, packages
 from deploy.supply.lock import without_torch
 
-LOCKS = (*IMAGES, RETRIEVER_GPU, BUILD, ENGINE)
+VARIANTS = (RETRIEVER_GPU, GATEWAY_LITELLM)
+LOCKS = (*IMAGES, *VARIANTS, BUILD, ENGINE)
 
 
 def _named(image: Image) -> Any:
@@ -33,7 +44,7 @@ def test_every_locked_package_has_hashes_and_no_source_url(image: Image) -> None
     assert not re.search(r"://|--index|--find|@ file|@ git", image.lock.read_text())
 
 
-@pytest.mark.parametrize("image", [*IMAGES, RETRIEVER_GPU], ids=_named)
+@pytest.mark.parametrize("image", [*IMAGES, *VARIANTS], ids=_named)
 def test_a_lock_file_satisfies_all_requirements_of_its_distributions(image: Image) -> None:
     pins: dict[str, list[str]] = {}
     for each in locked(image.lock):

@@ -13,7 +13,7 @@ OBJECT_STORES = ("s3", "gs", "abfs", "abfss", "az", "memory")
 """fsspec's names of stores in which an object appears as a whole, and replaces the one of its name."""
 MAX_PUT_SECONDS = 120.0
 """Seconds after which an upload to object storage is given up; the exporter tries again."""
-_PACKAGES = "s3fs for s3://, gcsfs for gs://, adlfs for abfs://"
+_PACKAGES = "s3fs for s3://, gcsfs for gs://, adlfs for az:// and abfs://"
 
 
 class ExportTarget(Protocol):

@@ -52,7 +52,7 @@ class RemoteBackend:
         except ImportError as error:
             raise ValueError(
                 f"the store {url} needs a package that is not installed ({error}); "
-                "for s3:// install pointsman-lora-server[s3]"
+                "install pointsman-lora-server[s3], for gs:// [gcs], for az:// and abfs:// [azure]"
             ) from error
         self._cache = FolderBackend(cache_folder)
         self._max_cache_bytes = max_cache_bytes

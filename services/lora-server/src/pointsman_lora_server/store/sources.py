@@ -134,7 +134,8 @@ def _fetch_from_files(source: str, folder: Path, limits: dict[str, int]) -> None
         files, root = fsspec.core.url_to_fs(source.rstrip("/"), use_listings_cache=False)
     except ImportError as error:
         raise InvalidArgument(
-            f"'{source}' needs a package that is not installed ({error}); for s3:// install pointsman-lora-server[s3]",
+            f"'{source}' needs a package that is not installed ({error}); install pointsman-lora-server[s3], for gs:// "
+            "[gcs], for az:// and abfs:// [azure]",
             code="bad_source",
             param="folder",
         ) from error
