@@ -31,7 +31,8 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 
 FROM ${BASE_IMAGE}
 # vLLM's kernels are linked with libnuma, and it reads the topology by lscpu (util-linux). torch compiles some steps of
-# the sampler at the first answers, which takes a compiler and Python's headers; python:3.12 has the headers.
+# the sampler at the first answers, which takes a compiler and Python's headers, so g++ stays in the image; python:3.12 has
+# the headers.
 # hadolint ignore=DL3008  # the base image's date is the pin
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ libnuma1 libgomp1 libtcmalloc-minimal4t64 util-linux \

@@ -4,11 +4,11 @@ ARG BASE_IMAGE=vllm/vllm-openai:v0.32.0
 
 FROM ${BASE_IMAGE}
 USER 0
-COPY deploy/docker/engine-training.txt /tmp/engine-training.txt
+COPY deploy/docker/locks/engine-training.txt /tmp/engine-training.txt
 # An environment that sees vLLM's and adds to it: its python lies in the same place as in the engine for CPUs.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv --system-site-packages /opt/engine \
-    && /opt/engine/bin/python -m pip install --no-cache-dir --only-binary :all: -r /tmp/engine-training.txt \
+    && /opt/engine/bin/python -m pip install --no-cache-dir --require-hashes --no-deps --only-binary :all: -r /tmp/engine-training.txt \
     && rm /tmp/engine-training.txt \
     && chmod -R a+rX /opt/engine
 ARG VERSION=0.1.0

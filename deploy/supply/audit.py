@@ -15,7 +15,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from deploy.supply.images import BUILD, ENGINE, GATEWAY_LITELLM, IMAGES, RETRIEVER_GPU, Locked, locked
+from deploy.supply.images import BUILD, ENGINE, GATEWAY_LITELLM, IMAGES, RETRIEVER_GPU, TRAINING, Locked, locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def findings(advisories: Path) -> Iterator[Finding]:
                 by_name.setdefault(canonicalize_name(package["name"]), []).append((record, affected))
     if not by_name:
         raise ValueError(f"{advisories} holds no records of PyPI's packages: nothing would be found")
-    for image in (*IMAGES, RETRIEVER_GPU, GATEWAY_LITELLM, BUILD, ENGINE):
+    for image in (*IMAGES, RETRIEVER_GPU, GATEWAY_LITELLM, BUILD, ENGINE, TRAINING):
         for each in locked(image.lock):
             for record, affected in by_name.get(each.name, ()):
                 if is_affected(each.version, affected):

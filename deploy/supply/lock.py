@@ -6,24 +6,29 @@ Locked versions are kept as long as they satisfy the requirements; `--upgrade` t
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from deploy.supply.images import (
     BUILD,
     BUILD_REQUIREMENTS,
+    CUDA_ENGINE,
     ENGINE,
     ENGINE_REQUIREMENTS,
     GATEWAY_LITELLM,
     IMAGES,
     PROJECT,
     RETRIEVER_GPU,
+    TRAINING,
+    TRAINING_REQUIREMENTS,
     Image,
 )
 
 PYTHON = "3.11"  # the oldest supported version; the locks are valid for all later ones
+CUDA_PYTHON = "3.12"  # of vLLM's own image
 HEAD = "# Made by `make locks`: change the distributions' pyproject.toml.\n"
 ENGINE_HEAD = "# Made by `make locks`: change services/lora-server/engine/requirements-cpu.txt. torch comes apart.\n"
+TRAINING_HEAD = f"# Made by `make locks`: what training needs beside {CUDA_ENGINE}; change requirements-cpu.txt.\n"
 ENGINE_OVERRIDES = ("--override", "deploy/supply/engine-overrides.txt")
 TORCHS_OWN = ("torch=", "torchaudio=", "torchcodec=", "torchvision=", "cuda-", "nvidia-")
 OURS = (
@@ -40,7 +45,7 @@ def lock(image: Image, requirements: Sequence[str], more: Sequence[str]) -> None
     beside.write_text("\n".join(requirements) + "\n")
     written = image.lock.read_text() if image.lock.exists() else ""
     try:
-        subprocess.run([*_uv(image.lock), *more, beside.name], cwd=PROJECT, check=True)
+        subprocess.run([*_uv(image), *more, beside.name], cwd=PROJECT, check=True)
     except BaseException:
         image.lock.write_text(written)
         raise
@@ -55,17 +60,39 @@ def lock_engine(more: Sequence[str]) -> None:
     ENGINE.lock.write_text(ENGINE_HEAD + without_torch(ENGINE.lock.read_text().removeprefix(HEAD)))
 
 
+def lock_training(more: Sequence[str]) -> None:
+    """Writes the lock of what engine-cuda adds to vLLM's own image: everything that training requires and vLLM itself
+    does not, in versions that fit vLLM. Raises CalledProcessError, as `lock` does.
+    """
+    lock(TRAINING, (*TRAINING_REQUIREMENTS, CUDA_ENGINE), more)
+    whole = TRAINING.lock.read_text()
+    lock(TRAINING, (CUDA_ENGINE,), more)
+    TRAINING.lock.write_text(TRAINING_HEAD + without(names(TRAINING.lock.read_text()), whole.removeprefix(HEAD)))
+
+
+def names(text: str) -> set[str]:
+    """Returns the names of the packages in the text of a lock file."""
+    return set(re.findall(r"(?m)^([A-Za-z0-9_.-]+)==", text))
+
+
+def without(known: Collection[str], text: str) -> str:
+    """Removes the packages with these names from the text of a lock file."""
+    pins = re.split(r"(?m)^(?=\S)", text)
+    return "".join(pin for pin in pins if not names(pin) & {*known})
+
+
 def without_torch(text: str) -> str:
     """Removes torch, and the packages that only torch needs, from the text of a lock file."""
     pins = re.split(r"(?m)^(?=\S)", text)
     return "".join(pin for pin in pins if not pin.startswith(TORCHS_OWN))
 
 
-def _uv(out: Path) -> list[str]:
+def _uv(image: Image) -> list[str]:
     uv = str(Path(sys.executable).parent / "uv")
     # Keep package indexes and local paths out of the file.
-    options = ["--universal", "--python-version", PYTHON, "--generate-hashes", "--no-header", "--no-annotate"]
-    options += ["--no-emit-index-url", "--no-config", "--native-tls", "--quiet", "--output-file", str(out)]
+    python = CUDA_PYTHON if image == TRAINING else PYTHON
+    options = ["--universal", "--python-version", python, "--generate-hashes", "--no-header", "--no-annotate"]
+    options += ["--no-emit-index-url", "--no-config", "--native-tls", "--quiet", "--output-file", str(image.lock)]
     for name in OURS:
         options += ["--no-emit-package", name]
     return [uv, "pip", "compile", *options]
@@ -80,6 +107,7 @@ def main(arguments: Sequence[str]) -> None:
         lock(image, image.requirements, arguments)
     lock(BUILD, BUILD_REQUIREMENTS, arguments)
     lock_engine(arguments)
+    lock_training(arguments)
 
 
 if __name__ == "__main__":

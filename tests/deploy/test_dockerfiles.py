@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.supply.images import ENGINE, GATEWAY_LITELLM, IMAGES, RETRIEVER_GPU, Image
+from deploy.supply.images import ENGINE, GATEWAY_LITELLM, IMAGES, RETRIEVER_GPU, TRAINING, Image
 from tests.deploy.manifest_lint import Cluster
 from tests.deploy.rendering import PROJECT, overlay
 
@@ -69,6 +69,13 @@ def test_the_engine_image_installs_its_lock_file_with_hashes_and_torch_separatel
         '--only-binary :all: "${TORCH}" '
     ]
     assert f"-r locks/{ENGINE.lock.name}" in text
+
+
+def test_the_cuda_engine_installs_what_training_needs_with_hashes() -> None:
+    text = (PROJECT / "deploy" / "docker" / "engine-cuda.Dockerfile").read_text()
+    (install,) = re.findall(r"pip install ([^\\\n&]+)", text)
+    assert {"--require-hashes", "--no-deps", "--only-binary"} <= {*install.split()}
+    assert f"COPY deploy/docker/locks/{TRAINING.lock.name} {install.split()[-1]}\n" in text
 
 
 def test_the_build_context_equals_the_copied_files() -> None:

@@ -15,20 +15,23 @@ from packaging.utils import canonicalize_name
 from deploy.supply import audit, versions
 from deploy.supply.images import (
     BUILD,
+    CUDA_ENGINE,
     ENGINE,
     ENGINE_REQUIREMENTS,
     GATEWAY_LITELLM,
     IMAGES,
     PROJECT,
     RETRIEVER_GPU,
+    TRAINING,
+    TRAINING_REQUIREMENTS,
     Image,
     locked,
 )
 from deploy.supply.licences import is_accepted, licence_of, listed, packages
-from deploy.supply.lock import without_torch
+from deploy.supply.lock import without, without_torch
 
 VARIANTS = (RETRIEVER_GPU, GATEWAY_LITELLM)
-LOCKS = (*IMAGES, *VARIANTS, BUILD, ENGINE)
+LOCKS = (*IMAGES, *VARIANTS, BUILD, ENGINE, TRAINING)
 
 
 def _named(image: Image) -> Any:
@@ -83,8 +86,21 @@ def test_the_engines_lock_file_satisfies_vllm_and_the_trainer_except_torch() -> 
     assert [name for name in pins if name.startswith(("nvidia-", "cuda-"))] == []
 
 
-def test_vllm_is_the_same_in_the_image_as_on_this_machine() -> None:
+def test_vllm_is_the_same_in_the_images_as_on_this_machine() -> None:
     assert f"VLLM := {ENGINE_REQUIREMENTS[-1]}\n" in (PROJECT / "Makefile").read_text()
+    dockerfile = (PROJECT / "deploy" / "docker" / "engine-cuda.Dockerfile").read_text()
+    version = CUDA_ENGINE.partition("==")[2]
+    assert f"ARG BASE_IMAGE=vllm/vllm-openai:v{version}\n" in dockerfile
+    assert ENGINE_REQUIREMENTS[-1].endswith(f"=={version}")
+
+
+def test_trainings_on_gpus_have_the_versions_of_those_on_cpus_and_replace_nothing_of_vllm() -> None:
+    pins = {each.name: each.version for each in locked(TRAINING.lock)}
+    asked = [Requirement(text) for text in TRAINING_REQUIREMENTS]
+    assert {requirement.name for requirement in asked} == {"peft", "trl", "bitsandbytes"}
+    assert [str(r) for r in asked if not r.specifier.contains(pins.get(r.name, "0"))] == [], "make locks"
+    assert not pins.keys() & {"torch", "transformers", "numpy", "vllm", "triton"}
+    assert CUDA_ENGINE in TRAINING.lock.read_text().partition("\n")[0], "make locks"
 
 
 def test_a_lock_without_torch_keeps_all_others_whole() -> None:
@@ -93,6 +109,12 @@ def test_a_lock_without_torch_keeps_all_others_whole() -> None:
         name: f"{name}==1{hashed}" for name in ("cuda-toolkit", "numpy", "nvidia-nvtx", "torch", "torchao", "triton")
     }
     assert without_torch("".join(text.values())) == text["numpy"] + text["torchao"] + text["triton"]
+
+
+def test_a_lock_without_known_packages_keeps_all_others_whole() -> None:
+    hashed = " \\\n    --hash=sha256:" + "0" * 64 + "\n"
+    text = {name: f"{name}==1{hashed}" for name in ("numpy", "numpydoc", "peft")}
+    assert without({"numpy"}, "".join(text.values())) == text["numpydoc"] + text["peft"]
 
 
 def test_an_unpinned_line_is_rejected(tmp_path: Path) -> None:

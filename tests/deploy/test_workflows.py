@@ -4,6 +4,7 @@ be made."""
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,27 @@ def test_a_release_builds_and_signs_every_image_that_chart_and_compose_name() ->
     jobs = loaded(RELEASE)["jobs"]
     matrix = jobs["images"]["strategy"]["matrix"]
     built = {*matrix["image"], *(each["image"] for each in matrix["include"])}
-    built |= {f"lora-server-{kind}" for kind in jobs["lora-server"]["strategy"]["matrix"]["kind"]}
+    built |= {f"lora-server-{each['kind']}" for each in jobs["lora-server"]["strategy"]["matrix"]["include"]}
     assert named >= {"gateway", "retriever", "retriever-gpu", "lora-server-cpu", "lora-server-cuda", "engine-cuda"}
     assert built == named
     (signing,) = (step["run"] for step in jobs["sign"]["steps"] if "cosign sign" in step.get("run", ""))
     assert set(re.findall(r"for image in (.+); do", signing)[0].split()) == built
+
+
+def test_each_architecture_that_is_built_is_part_of_the_image_that_is_signed() -> None:
+    jobs = loaded(RELEASE)["jobs"]
+    matrix = jobs["images"]["strategy"]["matrix"]
+    built = [(image, runner) for image in matrix["image"] for runner in matrix["runner"]]
+    built += [(each["image"], each["runner"]) for each in matrix["include"]]
+    on = [(each["kind"], each["runner"]) for each in jobs["lora-server"]["strategy"]["matrix"]["include"]]
+    assert {(kind, runner) for name, runner in built if (kind := name.partition("engine-")[2])} == {*on}
+    built += [(f"lora-server-{kind}", runner) for kind, runner in on]
+    (signing,) = (step["run"] for step in jobs["sign"]["steps"] if "cosign sign" in step.get("run", ""))
+    (both,) = re.findall(r"(?m)^ *case \"\$image\" in (.+)\) parts\+=.*-arm64", signing)
+    signed = {image for image, _ in built if any(fnmatch(image, pattern) for pattern in both.split(" | "))}
+    assert {image for image, runner in built if runner.endswith("-arm")} == signed
+    tags = [step["run"] for step in jobs["images"]["steps"] if step.get("id") == "names"]
+    assert '"$BASE")-${tag##*-}"' in tags[0]  # the tag of an unchanged engine is that of its architecture
 
 
 def test_ci_builds_the_documentation_and_runs_its_commands() -> None:
