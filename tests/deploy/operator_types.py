@@ -24,6 +24,8 @@ PACKAGES = {
     "external-secrets.io": "external-secrets",
     "gateway.networking.k8s.io": "gateway-api",
     "helm.toolkit.fluxcd.io": "flux-cd",
+    "karpenter.k8s.aws": "karpenter",
+    "karpenter.sh": "karpenter",
     "keda.sh": "keda",
     "monitoring.coreos.com": "prometheus-operator",
     "source.toolkit.fluxcd.io": "flux-cd",

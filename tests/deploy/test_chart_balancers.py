@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from grpc import StatusCode
+from grpc_health.v1 import health
 from pointsman_gateway.http.asgi_app import needs_key
 from pointsman_gateway.settings import Settings
 
@@ -50,6 +52,27 @@ def test_an_alb_of_eks() -> None:
     seconds = {name: int(re.findall(r"=(\d+)$", value)[0]) for name, value in given.items() if "attributes" in name}
     idle, drain = (seconds[f"{ALB}/{name}-attributes"] for name in ("load-balancer", "target-group"))
     assert_fits(cluster, given[f"{ALB}/healthcheck-path"], idle, drain)
+
+
+def test_an_alb_that_carries_grpc_too() -> None:
+    cluster = example("eks-grpc")
+    plain = of(cluster, "Ingress")
+    grpc = cluster.get("Ingress", "gateway-grpc")
+    assert grpc
+    given, shared = (each["metadata"]["annotations"] for each in (grpc, plain))
+    own = {name: value for name, value in given.items() if shared.get(name) != value}
+    assert own == {
+        f"{ALB}/backend-protocol-version": "GRPC",
+        f"{ALB}/healthcheck-path": f"/{health.SERVICE_NAME}/Check",  # needs no key
+        f"{ALB}/success-codes": str(StatusCode.OK.value[0]),
+    }
+    assert f"{ALB}/group.name" in shared  # one ALB for both, which decides by the host
+    (rule,) = grpc["spec"]["rules"]
+    assert rule["host"] not in [each["host"] for each in plain["spec"]["rules"]]
+    backend = rule["http"]["paths"][0]["backend"]["service"]
+    service = cluster.get("Service", backend["name"])
+    assert service
+    assert backend["port"]["name"] in [port["name"] for port in service["spec"]["ports"]]
 
 
 def test_a_gateway_of_gke() -> None:

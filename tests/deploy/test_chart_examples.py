@@ -8,7 +8,7 @@ from fsspec.config import set_conf_env
 from fsspec.registry import known_implementations
 from pointsman_lora_server.settings import Settings as LoraSettings
 
-from deploy.helm.render import CHART, HelmError
+from deploy.helm.render import CHART, K8S, HelmError
 from deploy.supply.images import GATEWAY_LITELLM, IMAGES, locked
 from tests.deploy import crd_schemas, leader_worker_set
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
@@ -66,6 +66,20 @@ def test_a_large_model_gets_all_gpus_and_their_network() -> None:
     settings = cluster.environment(workload, workload.pod["containers"][0])
     assert settings["POINTSMAN_LORA_ENGINE_ARGS"] == "--tensor-parallel-size=8"
     assert settings["POINTSMAN_LORA_START_TIMEOUT"] == "5400"
+
+
+def test_the_nodes_for_a_large_model_take_its_pod_and_its_class_exists() -> None:
+    objects = {each["kind"]: each for each in yaml.safe_load_all((K8S / "nodes" / "eks-h100.yaml").read_text())}
+    priority = objects["PriorityClass"]
+    assert [violations(priority, version) for version in VERSIONS] == [[], []]
+    pod = example("eks-70b").workload("lora-server").pod
+    assert pod["priorityClassName"] == priority["metadata"]["name"]
+    template = objects["NodePool"]["spec"]["template"]["spec"]
+    offered = {each["key"]: each["values"] for each in template["requirements"]}
+    assert all(value in offered[key] for key, value in pod["nodeSelector"].items())
+    tolerated = {each["key"] for each in pod["tolerations"] if each["operator"] == "Exists"}
+    assert {taint["key"] for taint in template["taints"]} <= tolerated
+    assert template["nodeClassRef"]["name"] == objects["EC2NodeClass"]["metadata"]["name"]
 
 
 @pytest.mark.parametrize(

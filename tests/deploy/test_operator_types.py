@@ -62,6 +62,12 @@ def test_an_example_of_gitops_conforms_to_its_operators_types(file: Path) -> Non
     assert [found for each in objects for found in violations_of_given(each)] == []
 
 
+def test_nodes_for_an_example_conform_to_karpenters_types() -> None:
+    objects = list(yaml.safe_load_all((PROJECT / "deploy/k8s/nodes/eks-h100.yaml").read_text()))
+    assert [object["kind"] for object in filter(is_typed, objects)] == ["NodePool", "EC2NodeClass"]
+    assert violations(objects) == []
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
