@@ -21,6 +21,11 @@ def violations(object: dict[str, Any], version: str) -> list[str]:
     return [error.message for error in _validator(version, f"{object['kind'].lower()}-{group}").iter_errors(object)]
 
 
+def fields(kind: str, version: str) -> set[str]:
+    """Returns the names of the fields of a part of the core API, such as PodSpec."""
+    return set(_read(version, "_definitions")["$defs"][f"io.k8s.api.core.v1.{kind}"]["properties"])
+
+
 @cache
 def _validator(version: str, name: str) -> Draft202012Validator:
     registry: Registry[Any] = _definitions(version) @ Registry()

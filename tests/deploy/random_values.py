@@ -29,6 +29,9 @@ def _agree_on_gpus(values: dict[str, Any]) -> None:
         kind = engine.setdefault("kind", defaults.get("kind", "cpu"))
         gpu = engine.setdefault("gpu", {})
         gpu["count"] = 0 if kind == "cpu" else max(1, gpu.get("count", 1))
+        model = engine.setdefault("model", {})
+        if kind == "cuda" and model.get("source", "image") == "image":
+            model["source"] = "pvc:existing"  # the image for GPUs has no model
 
 
 def _agree_on_sources(values: dict[str, Any]) -> None:
@@ -42,6 +45,13 @@ def _agree_on_sources(values: dict[str, Any]) -> None:
         seed.pop("adapters", None)
     if not retriever.get("milvus", {}).get("url"):
         retriever.get("milvus", {}).pop("secret", None)
+    elif retriever.get("gpu"):
+        retriever["gpu"]["count"] = 0
+    files = policy.get("files") or {"models.yaml": "", "paths.yaml": "", "tasks.yaml": ""}
+    if not policy.get("configMaps", {}).get("policy"):
+        for value in ("embeddingConfig", "collections"):
+            if retriever.get(value) not in files:
+                retriever.pop(value, None)
 
 
 def _draw(schema: Schema, chance: random.Random, *, has_defaults: bool = True) -> Any:

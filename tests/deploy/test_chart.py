@@ -100,7 +100,7 @@ def test_a_training_job_passes_all_rules() -> None:
 
 
 def test_a_training_on_several_gpus_has_a_process_for_each(tmp_path: Path) -> None:
-    gpus = {"kind": "cuda", "gpu": {"count": 1}}
+    gpus = {"kind": "cuda", "gpu": {"count": 1}, "model": {"source": "pvc:existing"}}
     cluster = render(tmp_path, {"engineDefaults": gpus, "training": {"name": "triage", "gpus": 4}})
     (container,) = cluster.workload("training-triage-1").pod["containers"]
     assert "--processes=4" in container["args"]
@@ -328,7 +328,8 @@ def _fixed(cluster: Cluster) -> dict[str, Object]:
 
 
 def test_gpus_are_chosen_by_the_users_labels(tmp_path: Path) -> None:
-    engine = {"name": "local", "kind": "cuda", "gpu": {"count": 2}, "pod": {"nodeSelector": {"pool": "gpu"}}}
+    engine = {"kind": "cuda", "gpu": {"count": 2}, "model": {"source": "pvc:existing"}}
+    engine |= {"name": "local", "pod": {"nodeSelector": {"pool": "gpu"}}}
     pod = render(tmp_path, {"engines": [engine]}).workload("lora-server").pod
     assert pod["nodeSelector"] == {"pool": "gpu"}
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
@@ -371,12 +372,12 @@ def test_storage_is_configurable(tmp_path: Path) -> None:
 
 def test_a_large_policy_file_has_a_config_map_of_its_own_in_the_same_folder(tmp_path: Path) -> None:
     large = json.dumps({"text": "x" * 300_000})
-    files = {"models.yaml": "models: {}", "tasks/chat.jsonl": "{}", "tasks/big_one.jsonl": large}
+    files = {"pointsman.yaml": "models: {}", "tasks/chat.jsonl": "{}", "tasks/big_one.jsonl": large}
     cluster = render(tmp_path, {"policy": {"files": files}})
     maps = {m["metadata"]["name"]: set(m["data"]) for m in cluster.all("ConfigMap")}
     del maps["valkey-settings"]
     assert maps == {
-        "pointsman-policy": {"models.yaml"},
+        "pointsman-policy": {"pointsman.yaml"},
         "pointsman-policy-tasks": {"chat.jsonl"},
         "pointsman-policy-tasks-big-one-jsonl": {"big_one.jsonl"},
     }

@@ -47,7 +47,7 @@ def test_only_the_containers_that_reach_the_bucket_get_its_keys() -> None:
 
 
 def test_adapters_on_one_node_are_copied_there_even_if_it_has_gpus() -> None:
-    gpu = ",engines[0].name=local,engines[0].kind=cuda,engines[0].gpu.count=1"
+    gpu = ",engines[0].name=local,engines[0].kind=cuda,engines[0].gpu.count=1,engines[0].model.source=pvc:a"
     pod = Cluster.of(chart("--set", URL + gpu)).workload("backup").pod
     (near,) = pod["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert near["labelSelector"]["matchLabels"] == {"app.kubernetes.io/name": "lora-server"}

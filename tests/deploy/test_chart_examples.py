@@ -6,6 +6,7 @@ import pytest
 import yaml
 from fsspec.config import set_conf_env
 from fsspec.registry import known_implementations
+from pointsman_gateway.config.load import load_config
 from pointsman_lora_server.settings import Settings as LoraSettings
 
 from deploy.helm.render import CHART, K8S, HelmError
@@ -57,6 +58,20 @@ def test_objects_are_validated_by_the_definitions_that_are_given(
     assert crd_schemas.violations_of_given({**group, "apiVersion": "example.org/v2"}) == [
         "Group has the versions v1, not v2"
     ]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_gateway_would_accept_the_configuration_that_an_example_brings(name: str, tmp_path: Path) -> None:
+    cluster = Cluster.of(chart("-f", str(CHART / "ci" / f"{name}.yaml")))
+    for map_ in cluster.all("ConfigMap"):
+        folder = tmp_path / map_["metadata"]["name"].removeprefix("pointsman-policy").lstrip("-")
+        if map_["metadata"]["name"].startswith("pointsman-policy"):
+            folder.mkdir(exist_ok=True)
+            for file, text in map_["data"].items():
+                (folder / file).write_text(text)
+    if any(tmp_path.iterdir()):  # otherwise it is in ConfigMaps of the user's
+        workload = cluster.workload("gateway")
+        assert load_config(tmp_path, cluster.environment(workload, workload.pod["containers"][0])).paths
 
 
 def test_a_large_model_gets_all_gpus_and_their_network() -> None:

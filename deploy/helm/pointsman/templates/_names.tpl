@@ -48,6 +48,7 @@ annotations:
 {{- /* Each source has a folder of its own: while the next model is downloaded, engines can restart with theirs. */}}
 {{- $folder := contains "://" $engine.model.source | ternary (printf "/var/lib/pointsman/base-model/%s" (sha256sum $engine.model.source | trunc 12)) "/var/lib/pointsman/base-model" }}
 {{- $_ := set $engine "modelFolder" (eq $engine.model.source "image" | ternary "/opt/pointsman/models/smollm2-135m" $folder) }}
+{{- $_ := set $engine "ownImage" $engine.image }}
 {{- $_ := set $engine "image" ($engine.image | default (include "pointsman.image" (dict "root" $ "name" (printf "pointsman-lora-server-%s" $engine.kind)))) }}
 {{- $_ := set $engine "arguments" (include "pointsman.engineArguments" $engine) }}
 - {{ toJson $engine }}
@@ -84,6 +85,15 @@ annotations:
 {{- $arguments = append $arguments (regexMatch "[\"{}]" . | ternary (squote .) .) }}
 {{- end }}
 {{- join " " $arguments }}
+{{- end }}
+
+{{/* The number of GPUs that an engine's extraArgs ask for: the product of their parallelisms. */}}
+{{- define "pointsman.usedGpus" -}}
+{{- $uses := 1 }}
+{{- range regexFindAll `(^| )(--(tensor|pipeline|data)-parallel-size|-tp|-pp|-dp)[ =][0-9]+` (join " " .extraArgs) -1 }}
+{{- $uses = mul $uses (regexFind `[0-9]+$` .) }}
+{{- end }}
+{{- $uses }}
 {{- end }}
 
 {{/* A claim's name; call with (dict "name" NAME "storage" {accessMode}). The access mode of an existing claim cannot be

@@ -38,6 +38,14 @@ precedence. */}}
 {{- toYaml $spec }}
 {{- end }}
 
+{{/* A quantity, such as 250m or 2Gi, as a plain number. */}}
+{{- define "pointsman.amount" -}}
+{{- if kindIs "string" . }}
+{{- $number := regexFind `^[0-9.]+` . }}
+{{- mulf ($number | float64) (get (dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0) (trimPrefix $number .)) }}
+{{- else }}{{ . }}{{ end }}
+{{- end }}
+
 {{- define "pointsman.containerSecurity" -}}
 imagePullPolicy: IfNotPresent
 securityContext:
@@ -69,13 +77,13 @@ resources:
 {{- $_ := set $entries $pair._0 (include "pointsman.listening" (list $root $pair._1)) }}
 {{- end }}
 {{- end }}
-{{- range $name, $value := .set }}
-{{- $_ := set $entries $name $value }}
-{{- end }}
 {{- with .root.Values.tracing.endpoint }}
 {{- $_ := set $entries "OTEL_EXPORTER_OTLP_ENDPOINT" . }}
 {{- $_ := set $entries "OTEL_TRACES_SAMPLER" "parentbased_traceidratio" }}
 {{- $_ := set $entries "OTEL_TRACES_SAMPLER_ARG" $root.Values.tracing.ratio }}
+{{- end }}
+{{- range $name, $value := .set }}
+{{- $_ := set $entries $name $value }}
 {{- end }}
 {{- include "pointsman.variables" $entries }}
 {{- end }}
