@@ -529,3 +529,9 @@ def test_without_a_key_nobody_is_asked_to_send_a_request_with_one() -> None:
     assert "helm test" not in printed
     assert "helm test" in notes()
     assert Cluster.of(chart(*without, "--set", "gateway.auth=off")).has("Pod", "ask")
+
+
+def test_the_notes_warn_if_nothing_collects_the_metrics_that_scale_engines() -> None:
+    scaled = ("--set", "engineDefaults.keda.enabled=true,engineDefaults.keda.max=1")
+    assert "set monitoring.podMonitors" in notes(*scaled)
+    assert "set monitoring.podMonitors" not in notes(*scaled, "--set", "monitoring.podMonitors=true")

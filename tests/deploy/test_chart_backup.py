@@ -1,5 +1,7 @@
 """The chart's CronJob that copies all state, and the Job that restores it. tests/restore runs their commands."""
 
+import json
+
 import pytest
 
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
@@ -54,6 +56,19 @@ def test_adapters_on_one_node_are_copied_there_even_if_it_has_gpus() -> None:
     assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu"]
     anywhere = Cluster.of(chart("--set", f"{URL}{gpu},adapters.store.accessMode=ReadWriteMany")).workload("backup").pod
     assert "affinity" not in anywhere
+
+
+def test_a_bucket_in_the_cluster_can_be_reached_through_the_network_policies() -> None:
+    rule = {"to": [{"namespaceSelector": {}}], "ports": [{"port": 9000}]}
+    more = (
+        "--set",
+        f"{URL},networkPolicy.enabled=true",
+        "--set-json",
+        f"networkPolicy.egress.more.backup={json.dumps([rule])}",
+    )
+    policy = Cluster.of(chart(*more)).get("NetworkPolicy", "backup-to-outside")
+    assert policy
+    assert rule in policy["spec"]["egress"]
 
 
 def test_nothing_is_copied_by_default() -> None:

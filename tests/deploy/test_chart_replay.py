@@ -69,6 +69,13 @@ def test_it_has_the_gateways_settings_and_secrets(tmp_path: Path) -> None:
     assert not cluster.selected(cluster.get("Service", "gateway")["spec"]["selector"])[1:]  # type: ignore[index]  # it is there
 
 
+def test_it_runs_without_the_gateways_export_but_with_the_users_first_steps(tmp_path: Path) -> None:
+    first = {"name": "secrets", "image": "registry.example/secrets:1"}
+    gateway = {"pod": {"initContainers": [first]}}
+    _, job = render(tmp_path, {"export": {"target": "s3://a/b"}, "gateway": gateway, "policy": {"replay": REPLAY}})
+    assert job.pod["initContainers"] == [first]
+
+
 def test_configmaps_of_the_user_are_read_where_they_are(tmp_path: Path) -> None:
     maps = {"policy": ["pointsman-policy-v2"]}
     cluster, job = render(tmp_path, {"policy": {"configMaps": maps, "replay": REPLAY}, "redis": EXTERNAL})
