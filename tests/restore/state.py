@@ -1,6 +1,8 @@
 """Creates state of every kind in running services, and reads all of it for a comparison."""
 
 import hashlib
+import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,13 @@ from tests.security.target import Services
 TENANT = "acme"
 LIMITS = Limits(requests_per_minute=1000, dollars_per_month=100.0)
 PATIENCE = 60.0
+RECORDS = int(os.environ.get("RESTORE_RECORDS", "0"))
+"""Further records in Redis, of the size of receipts."""
+RECORD_BYTES = 900
+DOCUMENTS = int(os.environ.get("RESTORE_DOCUMENTS", "0"))
+"""Further documents of WORDS words."""
+WORDS = 1_000
+BATCH = 100
 PASSING = (":account:", ":engines", ":gateways")
 """Parts of the names of Redis keys that running services rewrite continually."""
 
@@ -51,7 +60,25 @@ async def make_state(services: Services) -> str:
         return round(used * PICODOLLARS) == receipts.picodollars().total() and of_the_budget >= used
 
     await found(is_written, PATIENCE)
+    await make_more(services)
     return key
+
+
+async def make_more(services: Services) -> None:
+    """Creates as many further records and documents as the environment variables say, to measure a restore."""
+    chance = random.Random(0)
+    async with open_client(services.valkey.url) as opened:
+        for first in range(0, RECORDS, 1000):
+            names = (f"record:{number}" for number in range(first, min(first + 1000, RECORDS)))
+            await opened.client.mset({name: chance.randbytes(RECORD_BYTES // 2).hex() for name in names})
+    async with open_channel(services.retriever.address, token=lambda: services.tokens["admin"]) as channel:
+        stub = retriever_pb2_grpc.RetrieverStub(channel)
+        for first in range(0, DOCUMENTS, BATCH):
+            texts = (" ".join(f"word{chance.randrange(5000)}" for _ in range(WORDS)) for _ in range(BATCH))
+            documents = [
+                pb.Document(id=f"{first + number}", title="More", text=text) for number, text in enumerate(texts)
+            ]
+            await stub.Upsert(pb.UpsertRequest(collection="handbook", tenant=TENANT, documents=documents))
 
 
 async def register(services: Services, seed: int) -> str:

@@ -1,5 +1,7 @@
 """The commands of docs/howto/backup-and-restore.md bring everything back."""
 
+import time
+
 import pytest
 
 from deploy.helm.render import helm_program
@@ -19,7 +21,9 @@ from tests.restore.state import (
 
 
 @pytest.mark.parametrize("section", ["Docker Compose", "Kubernetes"])
-async def test_what_was_lost_comes_back_by_the_commands_of_the_page(installation: Installation, section: str) -> None:
+async def test_what_was_lost_comes_back_by_the_commands_of_the_page(
+    installation: Installation, section: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     if section == "Kubernetes" and helm_program() is None:
         pytest.skip("helm is not installed: make helm-tools")
     services = installation.services
@@ -27,7 +31,9 @@ async def test_what_was_lost_comes_back_by_the_commands_of_the_page(installation
     key = await make_state(services)
     before = await describe(services)
 
+    began = time.perf_counter()
     await installation.run(back_up)
+    copied = time.perf_counter() - began
     await issue(services.valkey.url, tenant="later")
     await register(services, 7)
     await write_document(services, "later", "later.md", "Nobody has copied this.")
@@ -35,7 +41,10 @@ async def test_what_was_lost_comes_back_by_the_commands_of_the_page(installation
 
     await installation.lose_everything()
     assert (await describe(services))["versions"] == []
+    began = time.perf_counter()
     await installation.run(restore)
+    with capsys.disabled():
+        print(f"\n{section}: copied in {copied:.1f} s, restored in {time.perf_counter() - began:.1f} s")
 
     assert differences(before, await describe(services)) == {}
     receipts, budget = await used_budget(services)
