@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -15,6 +16,9 @@ SHARE, SECONDS = 0.2, 2.0
 TOLERANCE = 0.1
 """A tick may be late on a busy machine."""
 BUSY = "print(flush=True)\nwhile True: pass"
+
+
+LOWER_PRIORITY = f"import os\nos.nice(1)\n{BUSY}"
 
 
 def start(stack: ExitStack, program: str = BUSY) -> int:
@@ -76,18 +80,35 @@ async def test_it_ends_with_the_process() -> None:
             await CpuShare(pid, SHARE, lambda: True).enforce()
 
 
-def test_other_processes_crowd_a_core() -> None:
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    """This process, and those that it starts, run on one core."""
     cores = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(cores)})
-        with ExitStack() as stack:
-            itself = start(stack)
-            for _ in range(9):
-                start(stack)
-            crowding = Crowding(itself)
-            stop = os.times().elapsed + 1.0
-            while os.times().elapsed < stop:
-                pass
-            assert crowding.look()
-    finally:
-        os.sched_setaffinity(0, cores)
+    os.sched_setaffinity(0, {min(cores)})
+    yield
+    os.sched_setaffinity(0, cores)
+
+
+@pytest.mark.usefixtures("one_core")
+@pytest.mark.parametrize("itself", [BUSY, LOWER_PRIORITY])
+def test_other_processes_crowd_a_core(itself: str) -> None:
+    with ExitStack() as stack:
+        crowding = Crowding(start(stack, itself))
+        for _ in range(9):
+            start(stack)
+        crowding.look()
+        time.sleep(1.0)
+        assert crowding.look()
+
+
+@pytest.mark.usefixtures("one_core")
+@pytest.mark.skipif(os.getpriority(os.PRIO_PROCESS, 0) > 0, reason="counts lower priorities if it has one itself")
+@pytest.mark.parametrize("itself", [BUSY, LOWER_PRIORITY])
+def test_processes_of_a_lower_priority_crowd_nobody(itself: str) -> None:
+    with ExitStack() as stack:
+        crowding = Crowding(start(stack, itself))
+        for _ in range(9):
+            start(stack, LOWER_PRIORITY)
+        crowding.look()
+        time.sleep(1.0)
+        assert not crowding.look()

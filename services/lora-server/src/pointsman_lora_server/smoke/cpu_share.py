@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 TICK_SECONDS = 0.02
 MAX_SAVED_SECONDS = 0.05
@@ -64,10 +65,15 @@ class CpuShare:
 
 
 class Crowding:
-    """Measures whether processes other than one of ours use more than `CROWDED_SHARE` of the cores that we may use."""
+    """Measures whether processes other than one of ours use more than `CROWDED_SHARE` of the cores that we may use.
+
+    Processes of a lower priority than the normal one are not counted, unless this process itself has a lower priority:
+    then the engine that it started has one too.
+    """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
+        self._counts_nice = os.getpriority(os.PRIO_PROCESS, 0) > 0
         self._last = self._read()
 
     def look(self) -> bool:
@@ -90,17 +96,31 @@ class Crowding:
             if name in names:
                 ticks = [int(field) for field in fields[:8]]  # user, nice, system, idle, iowait, irq, softirq, steal
                 total += sum(ticks)
-                busy += sum(ticks) - ticks[3] - ticks[4]
-        own = cpu_seconds(self._pid) or 0.0
-        return busy / _TICKS_PER_SECOND - own, total / _TICKS_PER_SECOND
+                busy += sum(ticks) - ticks[3] - ticks[4] - (0 if self._counts_nice else ticks[1])
+        own = _read_times(self._pid)
+        if own:  # the user time of a process with a lower priority is in the ticks of `nice`
+            busy -= own.system + (own.user if self._counts_nice or not own.is_nice else 0)
+        return busy / _TICKS_PER_SECOND, total / _TICKS_PER_SECOND
+
+
+class _Times(NamedTuple):
+    """The CPU time of a process with all its threads, in ticks, and whether its priority is below the normal one."""
+
+    user: int
+    system: int
+    is_nice: bool
 
 
 def cpu_seconds(pid: int) -> float | None:
     """Returns the CPU time of a process with all its threads; None if it has ended, or the system does not tell."""
+    times = _read_times(pid)
+    return (times.user + times.system) / _TICKS_PER_SECOND if times else None
+
+
+def _read_times(pid: int) -> _Times | None:
+    """Returns the CPU time of a process; None if it has ended, or the system does not tell."""
     try:
         fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    if fields[0] in "ZX":
-        return None
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+    return None if fields[0] in "ZX" else _Times(int(fields[11]), int(fields[12]), int(fields[16]) > 0)
