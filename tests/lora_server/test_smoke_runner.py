@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
@@ -95,8 +96,20 @@ async def test_a_version_that_always_crashes_it_is_unavailable_and_not_invalid(
 
 async def test_a_smoke_test_has_a_time_limit(smoking: MakeSmoke, tmp_path: Path) -> None:
     async with smoking(limits=SmokeLimits(trial_seconds=0.05)) as smoke:
-        with pytest.raises(Unavailable, match=r"no answer within 0\.05 s"):
+        with pytest.raises(Unavailable, match=r"no answer within 0\.05 s.*POINTSMAN_LORA_SMOKE_TEST_CPU_SHARE"):
             await smoke.run(VERSION, tmp_path / "hang", ())
+
+
+async def test_time_without_a_core_does_not_count(smoking: MakeSmoke, tmp_path: Path) -> None:
+    """The test needs 0.5 s of CPU time, which take 5 s or more at a tenth of a core."""
+    async with smoking(limits=SmokeLimits(cpu_share=0.1, trial_seconds=2.0)) as smoke:
+        await smoke.run(VERSION, tmp_path / "good", ())
+        with ExitStack() as stack:
+            for _ in range(2 * len(os.sched_getaffinity(0))):
+                start(stack)
+            started = time.monotonic()
+            await smoke.run(VERSION, tmp_path / "busy", ())
+            assert time.monotonic() - started > 2.0
 
 
 async def test_a_cancelled_call_leaves_no_answer_for_the_next(smoking: MakeSmoke, tmp_path: Path) -> None:

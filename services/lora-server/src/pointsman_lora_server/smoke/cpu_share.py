@@ -8,6 +8,7 @@ sessions where the kernel groups processes by session, the priority has no effec
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,13 @@ class CpuShare:
         self._pid, self._share = pid, share
         self._is_crowded = is_crowded or Crowding(pid).look
         self._is_stopped = False
+        self._stopped_at = self._stopped_seconds = 0.0
+
+    @property
+    def waited_seconds(self) -> float:
+        """Returns how long the process has been stopped here, or has waited for a core that others used."""
+        now = time.monotonic() - self._stopped_at if self._is_stopped else 0.0
+        return self._stopped_seconds + now + _queued_seconds(self._pid)
 
     async def enforce(self) -> None:
         """Runs until the process ends or it is cancelled, and then lets the process continue."""
@@ -60,6 +68,10 @@ class CpuShare:
     def _set_stopped(self, is_stopped: bool) -> None:
         if is_stopped != self._is_stopped:
             self._is_stopped = is_stopped
+            if is_stopped:
+                self._stopped_at = time.monotonic()
+            else:
+                self._stopped_seconds += time.monotonic() - self._stopped_at
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGSTOP if is_stopped else signal.SIGCONT)
 
@@ -115,6 +127,14 @@ def cpu_seconds(pid: int) -> float | None:
     """Returns the CPU time of a process with all its threads; None if it has ended, or the system does not tell."""
     times = _read_times(pid)
     return (times.user + times.system) / _TICKS_PER_SECOND if times else None
+
+
+def _queued_seconds(pid: int) -> float:
+    """Returns how long the process's main thread could have run but had no core; 0 if the system does not tell."""
+    try:
+        return int((_PROC / str(pid) / "schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 def _read_times(pid: int) -> _Times | None:

@@ -42,12 +42,15 @@ class SmokeLimits:
     idle_seconds: float = 60.0
     """The time without a test after which the worker is ended; the next start takes about 10 s."""
     start_seconds: float = 900.0
-    """The time that the worker may take to load the base model.
+    """The time that the worker may take to load the base model, without the time in which it waits for a core.
 
-    Loading takes about 10 s of one core, and ten times as long on a busy machine, since the priority is low.
+    Loading takes about 10 s of one core.
     """
     trial_seconds: float = 1800.0
-    """The time that one test may take; a test takes about 2 s of one core with a model of 135 million parameters."""
+    """The time that one test may take, without the time in which it waits for a core.
+
+    A test takes about 2 s of one core with a model of 135 million parameters.
+    """
     cpu_share: float = 0.1
     """The share of one core that the worker may use while other processes use more than half of the machine's."""
 
@@ -61,7 +64,8 @@ class SmokeWorker:
 
     def __init__(self, process: asyncio.subprocess.Process, cpu_share: float) -> None:
         self._process = process
-        self._throttle = asyncio.create_task(CpuShare(process.pid, cpu_share).enforce(), name="smoke worker's share")
+        self._share = CpuShare(process.pid, cpu_share)
+        self._throttle = asyncio.create_task(self._share.enforce(), name="smoke worker's share")
         self._lines: deque[str] = deque(maxlen=20)
         self._log_reader = asyncio.create_task(self._read_log(), name="smoke worker log")
 
@@ -99,15 +103,27 @@ class SmokeWorker:
     async def receive(self, seconds: float) -> dict[str, Any]:
         """Returns the worker's next message.
 
-        If none comes within `seconds`, or the worker has ended, kills the worker and raises WorkerDied.
+        If none comes within `seconds`, or the worker has ended, kills the worker and raises WorkerDied. The time in
+        which the worker waits for a core does not count.
         """
         assert self._process.stdout
+        loop, waited_before = asyncio.get_running_loop(), self._share.waited_seconds
+        deadline = loop.time() + seconds
+        reading = asyncio.create_task(self._process.stdout.readline())
         try:
-            async with asyncio.timeout(seconds):
-                line = await self._process.stdout.readline()
-        except TimeoutError:
-            await self.end()
-            raise WorkerDied(f"no answer within {seconds:g} s") from None
+            while not reading.done():
+                waited = self._share.waited_seconds - waited_before
+                left = deadline + waited - loop.time()
+                if left <= 0:
+                    await self.end()
+                    raise WorkerDied(
+                        f"no answer within {seconds:g} s, not counting {waited:.0f} s in which it left the cores to "
+                        "other processes (POINTSMAN_LORA_SMOKE_TEST_CPU_SHARE)"
+                    )
+                await asyncio.wait({reading}, timeout=left)
+        finally:
+            reading.cancel()
+        line = reading.result()
         if not line.endswith(b"\n"):
             await self.end()
             raise WorkerDied(f"it ended with exit code {self._process.returncode}: {self._last_error_line()}")
