@@ -41,7 +41,7 @@ class Placement:
     """
 
     copies: int | None = None
-    """Number of engines (all of them if there are fewer). None: every engine. 0: none until a request needs one."""
+    """Number of engines, or all if there are fewer. 0: an engine loads a version when a request needs it. None: all."""
     by_demand: bool = False
     """Whether the number follows from how much the versions are used (`copies` is None then)."""
 

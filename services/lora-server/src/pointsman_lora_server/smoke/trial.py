@@ -33,8 +33,8 @@ MAX_READ_TOKENS = 1024
 """A sample with more tokens is not used to check whether the adapter would end its turn after the sample's answer."""
 
 MAX_BASE_LOGITS = 64
-"""The number of prompts for which the base model's logits are kept; each takes 4 bytes for each token of the
-vocabulary."""
+"""The largest number of prompts for which the base model's logits are kept; those of one prompt take 4 bytes for each
+token of the vocabulary."""
 
 MEMORY_FACTOR = 1.3
 """Memory that a model takes, relative to the size of its weights."""

@@ -20,7 +20,8 @@ from typing import Any, TextIO
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 NICE = 10
-"""The priority: a tenth of a core beside an engine whose threads take all cores.
+"""Added to the nice value of the lora-server, so that the worker gets a tenth of a core beside an engine whose threads
+take all cores.
 
 At 19 a test of 2 s took 99 s beside such an engine, and with SCHED_IDLE it never ended.
 """
