@@ -31,8 +31,8 @@ from pointsman_cli.options import (
 from pointsman_cli.processes import run_to_end
 from pointsman_cli.train import options as given
 from pointsman_cli.train.options import TRAINER_MODULE, TrainingJob
-from pointsman_cli.train.progress import Done, TooShort, TrainingProgress, parse_event
-from pointsman_cli.train.question import ask_how_to_go_on, can_ask
+from pointsman_cli.train.progress import Done, TrainingProgress, parse_event
+from pointsman_cli.train.question import TimeShortage, ask_how_to_go_on, can_ask
 
 FROM_CSV = "from_csv"
 """The folder of the data directory with training data that was converted from CSV, in a folder for each adapter."""
@@ -93,7 +93,7 @@ def train(
     """Train a LoRA adapter on examples and register it. Ctrl-C stops the training, unless it runs --on-server.
 
     The adapter is evaluated on held-out examples and compared with prompting the base model alone. If less than an
-    epoch fits into --max-minutes, a terminal is asked how to go on; elsewhere the command fails.
+    epoch fits into --max-minutes, the command asks at a terminal how to go on, and fails elsewhere.
     """
     learning = {
         "rank": rank, "epochs": epochs, "max-minutes": max_minutes, "seed": seed, "learning-rate": learning_rate,
@@ -132,8 +132,8 @@ def train(
     base = locate_base_model(base_model, Path.cwd(), at)
     wanted = registered and not (check_only or evaluate_only)
     target = TrainingTarget(address, alias, Provenance(force=force)) if wanted else None
-    while (too_short := run_interruptibly(_train(job, at, engine, base, target, check_only))) is not None:
-        job = ask_how_to_go_on(job, too_short)
+    while (shortage := run_interruptibly(_train(job, at, engine, base, target, check_only))) is not None:
+        job = ask_how_to_go_on(job, shortage)
 
 
 async def _rendered(job: TrainingJob, rendering: Rendering, data_dir: DataDir) -> TrainingJob:
@@ -149,11 +149,11 @@ async def _train(
     base: BaseModel,
     target: TrainingTarget | None,
     check_only: bool,
-) -> TooShort | None:
+) -> TimeShortage | None:
     """Trains and registers an adapter; returns None.
 
-    If too little fits into the time limit and a user can be asked what to do, nothing is trained, and returns what the
-    trainer says about it. Raises CommandError if the training fails.
+    Returns a TimeShortage, and trains nothing, if too little fits into the time limit and a user can be asked what to
+    do. Raises CommandError if the training fails.
     """
     console = Console()
 
@@ -168,7 +168,7 @@ async def _train(
         program = engine.module(TRAINER_MODULE, *job.arguments(base.folder, base.name))
         ended = await run_to_end(program, engine.variables, lambda line: screen.show(parse_event(line)), screen.remark)
     if ended.code != 0 and screen.too_short is not None and can_ask():
-        return screen.too_short
+        return TimeShortage(screen.too_short, ended.reason)
     if ended.code != 0:
         raise CommandError(f"the training of {job.name} failed: {ended.reason}")
     if check_only:

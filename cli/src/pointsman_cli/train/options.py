@@ -82,8 +82,11 @@ MinEpochsOption = Annotated[
     float | None,
     typer.Option(min=0, metavar="EPOCHS", help="Train nothing if less fits into --max-minutes (default: 1); 0: go on."),
 ]
+MAX_ROWS = 2**32 - 1
+"""The largest number that the protocol of training jobs can state."""
 MaxRowsOption = Annotated[
-    int | None, typer.Option(min=1, metavar="ROWS", help="Train on at most so many rows, chosen at random.")
+    int | None,
+    typer.Option(min=1, max=MAX_ROWS, metavar="ROWS", help="Train on at most so many rows, chosen at random."),
 ]
 ProcessesOption = Annotated[
     int | None,

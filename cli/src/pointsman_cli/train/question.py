@@ -1,6 +1,8 @@
 """Asks at a terminal how to go on with a training that does not fit into its time limit."""
 
+import os
 import sys
+import termios
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -11,6 +13,15 @@ from pointsman_cli.train.options import TrainingJob
 from pointsman_cli.train.progress import TooShort
 
 STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class TimeShortage:
+    """Why nothing was trained: too little fits into the time limit."""
+
+    found: TooShort
+    error: str
+    """The trainer's error, which names the remedies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +39,26 @@ class TrainingChoice:
 
 
 def can_ask() -> bool:
-    """Returns whether a user reads the question and can answer it: both standard input and output are a terminal."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def ask_how_to_go_on(job: TrainingJob, found: TooShort) -> TrainingJob:
-    """Returns the job with the option that the user has chosen.
-
-    Raises CommandError if the user chooses to stop, which is the default.
+    """Returns whether a user reads the question and can answer it: both standard input and output are a terminal, and
+    this process is not in the background, where the system would stop it as soon as it reads.
     """
+    return sys.stdin.isatty() and sys.stdout.isatty() and not _is_in_background()
+
+
+def _is_in_background() -> bool:
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp()
+    except OSError:  # a terminal that controls another session stops nobody here
+        return False
+
+
+def ask_how_to_go_on(job: TrainingJob, shortage: TimeShortage) -> TrainingJob:
+    """Returns the job with the options that the user has chosen.
+
+    What was typed before the question is no answer. Raises CommandError with the trainer's error if the user chooses to
+    stop, which is the default.
+    """
+    found = shortage.found
     choices = choices_for(found)
     labels = [f"{STOP} (default)", *(choice.label for choice in choices.values())]
     question = (
@@ -44,12 +66,14 @@ def ask_how_to_go_on(job: TrainingJob, found: TooShort) -> TrainingJob:
         f"{found.epochs_within:g} epochs: {', '.join(labels[:-1])}, or {labels[-1]}?"
     )
     while True:
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
         answer = typer.prompt(question, default=STOP, show_default=False, prompt_suffix=" ").strip().lower()
         if answer and STOP.startswith(answer):
-            raise CommandError(f"nothing was trained: {found.minutes} minutes are more than --max-minutes")
+            raise CommandError(f"nothing was trained: {shortage.error}")
         for label, choice in choices.items():
             if answer and label.startswith(answer):
-                typer.echo(f"training with {choice.written}")
+                again = "; give them again with --resume" if job.options.get("checkpoint") else ""
+                typer.echo(f"training with the options {choice.written}{again}")
                 return replace(job, options={**job.options, **choice.options})
         question = f"answer with {', '.join([STOP, *choices])}, or its first letter:"
 

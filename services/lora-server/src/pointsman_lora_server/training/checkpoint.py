@@ -67,7 +67,8 @@ def load(path: Path, fingerprint: Mapping[str, str]) -> Checkpoint | None:
         raise TrainingError(f"{path} was written by another version of the trainer; remove it to start anew")
     for key, value in fingerprint.items():
         if content["fingerprint"].get(key) != value:
-            raise TrainingError(f"{path} belongs to another run: its {key} differs; name another --checkpoint")
+            options = " (--data or --max-rows)" if key == "training data" else ""
+            raise TrainingError(f"{path} belongs to another run: its {key}{options} differs; name another --checkpoint")
     state = content["state"]
     return Checkpoint(
         content["fingerprint"],

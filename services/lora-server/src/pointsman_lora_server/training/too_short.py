@@ -2,6 +2,9 @@
 
 import math
 from dataclasses import asdict, dataclass
+from decimal import ROUND_FLOOR, Context
+
+_TWO_DIGITS = Context(prec=2, rounding=ROUND_FLOOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,7 @@ class TooShort:
     """How long the whole run would take on this machine, the time until now included."""
     max_minutes: float
     epochs_within: float
-    """How many epochs fit into `max_minutes`, to two digits; 0 if not even a step does."""
+    """How many epochs fit into `max_minutes`, rounded down to two digits; 0 if not even a step does."""
     rows_within: int
     """How many training rows could be trained on in all `epochs` within `max_minutes`; may be 0."""
 
@@ -27,10 +30,9 @@ class TooShort:
         """Takes the planned `epochs` and `steps`, how many of the steps fit into `max_minutes`, the number of training
         rows, and the seconds that the whole run would take.
         """
-        share = steps_within / steps
-        return cls(
-            epochs, steps, math.ceil(seconds / 60), max_minutes, float(f"{epochs * share:.2g}"), int(rows * share)
-        )
+        epochs_within = float(_TWO_DIGITS.create_decimal(repr(epochs * steps_within / steps)))
+        rows_within = rows * steps_within // steps
+        return cls(epochs, steps, math.ceil(seconds / 60), max_minutes, epochs_within, rows_within)
 
     def facts(self) -> dict[str, object]:
         """Returns the fields of the event."""
