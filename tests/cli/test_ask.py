@@ -183,6 +183,13 @@ def test_a_header_that_is_no_number_is_named(cli: Cli, gateway: Any, name: str) 
     assert (outcome.code, outcome.err) == (1, f"error: the gateway's header {name} is 'high', which is no number\n")
 
 
+def test_a_gateway_without_tls_is_named_with_the_reason(cli: Cli, gateway: Any) -> None:
+    outcome = cli("ask", "x", "--url", gateway.url.replace("http:", "https:"))
+
+    assert outcome.code == 1
+    assert "cannot be reached: [SSL" in outcome.err
+
+
 def test_if_no_gateway_runs_the_command_says_how_to_start_one(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("ask", "x", "--url", "127.0.0.1:1")
 

@@ -7,6 +7,8 @@ import asyncio
 import json
 import math
 import re
+import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -199,6 +201,24 @@ def open_client(url: str, headers: Mapping[str, str] | None = None) -> httpx.Asy
     )
 
 
+def unreachable(url: str, error: httpx.ConnectError, option: str) -> Unreachable:
+    """Returns the error of a gateway at `url` to which no connection can be opened; `option` sets the URL.
+
+    It states the reason if the host's name cannot be resolved or TLS fails.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, socket.gaierror | ssl.SSLError):
+            return Unreachable(
+                f"the gateway at {url} cannot be reached: {cause}; check the address and the certificates, or name "
+                f"another with {option}"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return Unreachable(
+        f"no gateway answers at {url}; start one with `pointsman up EXAMPLE_FOLDER`, or name another with {option}"
+    )
+
+
 @contextmanager
 def _connection_errors(url: str) -> Iterator[None]:
     url = url.rstrip("/")
@@ -207,9 +227,7 @@ def _connection_errors(url: str) -> Iterator[None]:
     except httpx.TimeoutException as error:
         raise CommandError(f"the gateway at {url} did not answer in time") from error
     except httpx.ConnectError as error:
-        raise Unreachable(
-            f"no gateway answers at {url}; start one with `pointsman up EXAMPLE_FOLDER`, or name another with --url"
-        ) from error
+        raise unreachable(url, error, "--url") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CommandError(f"the connection to the gateway at {url} failed: {error}") from error
 

@@ -128,4 +128,4 @@ def test_options_of_other_sources_are_rejected(cli: Cli, arguments: tuple[str, .
 def test_a_gateway_that_does_not_answer_is_named(cli: Cli) -> None:
     outcome = cli("advise", "--regret", "--gateway", "http://127.0.0.1:9")
     assert outcome.code == 1
-    assert "http://127.0.0.1:9/metrics has no metrics; start a gateway with" in outcome.err
+    assert "no gateway answers at http://127.0.0.1:9/metrics; start one with" in outcome.err

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from pointsman_cli.advise.recommendation import MARGIN, VERDICTS, allowed_gap
 from pointsman_cli.errors import CommandError
+from pointsman_cli.gateway_http import unreachable
 from pointsman_cli.options import bearer
 from pointsman_cli.tables import FittingTable
 from pointsman_cli.top.metrics import Scrape
@@ -95,9 +96,7 @@ def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
             return list(content["overview"]["tasks"])
         reason = content["error"]["message"]
     except httpx.ConnectError as error:
-        raise CommandError(
-            f"no gateway answers at {url}; start one with `pointsman up EXAMPLE_FOLDER`, or name another with --gateway"
-        ) from error
+        raise unreachable(url, error, "--gateway") from error
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         raise CommandError(f"{url} cannot be read: {error or type(error).__name__}; is its console on?") from error
     raise CommandError(f"{url} does not show its ratings: {reason}")

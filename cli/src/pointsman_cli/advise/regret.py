@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pointsman_cli.errors import CommandError
+from pointsman_cli.gateway_http import unreachable
 from pointsman_cli.options import plain_table
 from pointsman_cli.top.metrics import Scrape, parse_metrics
 
@@ -172,9 +173,7 @@ def fetch_metrics(url: str) -> Scrape:
             answer = client.get(url).raise_for_status()
         return parse_metrics(answer.text, time.monotonic(), ("pointsman_",))
     except httpx.ConnectError as error:
-        raise CommandError(
-            f"{url} has no metrics; start a gateway with `pointsman up EXAMPLE_FOLDER`, or name another with --gateway"
-        ) from error
+        raise unreachable(url, error, "--gateway") from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise CommandError(f"{url} cannot be read: {error or type(error).__name__}") from error
 
