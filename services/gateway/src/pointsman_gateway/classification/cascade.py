@@ -40,7 +40,7 @@ UNREADABLE_SCORE = -100.0
 UNREADABLE_NOTE = "nothing in it that can be read"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class StageOutput:
     """One stage's result for a text."""
 

@@ -78,7 +78,7 @@ class WordRowCache:
         self._write_lock = Lock()
 
     def sum_of(self, words: Sequence[str]) -> Floats:
-        """Returns the sum of the rows of `words`, which are at least one, and unique."""
+        """Returns a new array, which the caller may change: the sum of the rows of `words`, at least one and unique."""
         snapshot = self._snapshot
         numbers = list(map(snapshot.numbers.get, words, repeat(NOT_CACHED)))
         if NOT_CACHED in numbers:
