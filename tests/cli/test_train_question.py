@@ -177,5 +177,6 @@ def test_a_pipe_is_not_asked(command: Command, tmp_path: Path, typed: str) -> No
     ended = subprocess.run(command(), input=typed, capture_output=True, text=True, timeout=PATIENCE)
 
     assert (ended.returncode, len(runs(tmp_path))) == (1, 1)
-    assert ended.stderr == "error: the training of triage failed: 3 epochs take about 25 minutes here; raise --max-minutes\n"
+    error = "error: the training of triage failed: 3 epochs take about 25 minutes here; raise --max-minutes\n"
+    assert ended.stderr == error
     assert "stop (default)" not in ended.stdout

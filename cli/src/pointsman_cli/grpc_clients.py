@@ -44,8 +44,8 @@ _TIMEOUT_SECONDS = 130.0
 _REGISTER_SECONDS = 600.0
 """Timeout in seconds of a registration.
 
-It covers checks, a copy, a smoke test in a process that imports torch (up to a minute), loading and the first slow
-generation. Adapters registered at the same time are smoke-tested one after the other.
+It covers checks, a copy, a smoke test, loading and the first slow generation. The start of the smoke test's process and
+a test take 12 s of one core, of which they get a tenth beside a busy engine; tests run one after the other.
 """
 _LIST_SECONDS = 10.0
 
