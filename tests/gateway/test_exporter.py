@@ -4,14 +4,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event, Thread
 
 import pyarrow.parquet as pq
 import pytest
 from pointsman_gateway.export import segments
-from pointsman_gateway.export.record_target import WrongTarget
+from pointsman_gateway.export.exporter import Exporter
+from pointsman_gateway.export.record_target import Record, Rows, WrongTarget
 from pointsman_gateway.export.segments import FolderInUse, SegmentFolder
 from pointsman_gateway.export.tables import VERSION, VERSION_KEY
 from pointsman_gateway.export.target import ExportTarget, open_target
@@ -195,6 +196,34 @@ def test_an_outage_of_the_target_delays_records_and_loses_none(
     assert caplog.text.count("records wait on disk, because they cannot be exported: 503") == 1
 
 
+class Failing:
+    """A target that fails with one error after the other, and stops the exporter before the last one."""
+
+    def __init__(self, stop: Event, *errors: Exception) -> None:
+        self.stop = stop
+        self.errors = list(errors)
+
+    def store(self, name: str, rows: Rows) -> Sequence[Record]:
+        error = self.errors.pop(0)
+        if len(self.errors) <= 1:
+            self.stop.set()
+        raise error
+
+
+def test_each_cause_of_an_outage_is_in_the_log_once(
+    harness: ExportHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pointsman_gateway.export.exporter.MIN_RETRY_SECONDS", 0.0)
+    harness.note("d1")
+    harness.log.close()
+    stop, folder = Event(), SegmentFolder(harness.folder)
+    errors = [TimeoutError(), TimeoutError(), OSError("5 s"), OSError("6 s"), TimeoutError(), ValueError("last")]
+    Exporter(folder, Failing(stop, *errors, ValueError("last")), 0.0).run(stop)
+    folder.close()
+    causes = [one.message.rpartition(": ")[2] for one in caplog.records]
+    assert causes == ["TimeoutError", "5 s (OSError)", "TimeoutError", "last (ValueError)", "last (ValueError)"]
+
+
 def test_a_full_disk_under_the_target_delays_records_and_leaves_no_part_of_a_file(harness: ExportHarness) -> None:
     two_days(harness)
     with no_file_longer_than(1000), pytest.raises(OSError, match="File too large"):
@@ -234,7 +263,48 @@ def test_lines_that_are_no_records_are_kept_apart(harness: ExportHarness, caplog
     assert harness.export() == 1
     (kept,) = harness.folder.glob("*.unreadable")
     assert len(kept.read_bytes().splitlines()) == 9
-    assert "9 lines of writer-00000001.jsonl are no records" in caplog.text
+    assert "9 lines are no records in writer-00000001.jsonl" in caplog.text
+
+
+def test_a_time_that_a_target_cannot_have_is_no_record(harness: ExportHarness) -> None:
+    last = (2**64 - 1) // 10**6  # in nanoseconds, it fits into 64 bits
+    harness.log.append("decisions", [f'{{"id": "{number}", "unix_ms": {last + number}}}' for number in range(2)])
+    harness.log.close()
+    assert harness.export() == 1
+    (kept,) = harness.folder.glob("*.unreadable")
+    assert kept.read_bytes() == f'decisions\t{{"id": "1", "unix_ms": {last + 1}}}\n'.encode()
+
+
+def test_a_full_disk_and_a_line_that_is_no_record_do_not_stop_the_export(
+    harness: ExportHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.log.append("decisions", ["{broken", exported("d1")])
+    harness.log.close()
+    harness.target = files = StoredFiles()
+    with no_file_longer_than(0):
+        assert harness.export() == 1
+    assert len(files) == 1
+    assert harness.waiting == []
+    assert "1 lines are no records in writer-00000001.jsonl, and are lost" in caplog.text
+
+
+def test_the_lines_that_are_kept_are_bounded_and_whole(
+    harness: ExportHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(segments, "MAX_KEPT_BYTES", 50)
+    for line in ("{first", "{second", "{third"):
+        harness.log.append("decisions", [line])
+        harness.log.close()
+        harness.export()
+    kept = sorted(harness.folder.glob("*.unreadable"))
+    assert [one.read_bytes() for one in kept] == [b"decisions\t{second\n", b"decisions\t{third\n"]
+    assert "writer-00000001.jsonl.unreadable is removed" in caplog.text
+    harness.log.append("decisions", ["{" * 33, "{"])
+    harness.log.close()
+    harness.export()
+    (left,) = harness.folder.glob("*.unreadable")
+    assert left.read_bytes() == b"decisions\t" + b"{" * 33 + b"\n"
+    assert "1 lines are no records in writer-00000004.jsonl, and are lost" in caplog.text
 
 
 def test_a_record_of_an_older_gateway_has_what_it_has(harness: ExportHarness) -> None:

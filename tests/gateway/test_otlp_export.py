@@ -4,8 +4,13 @@ import asyncio
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
@@ -138,18 +143,83 @@ def test_a_record_that_the_collector_refuses_does_not_hold_up_the_others(
     collector.poison = NAMES[4]
     export(otlp(collector))
     assert collector.ids == NAMES[:4] + NAMES[5:10]
+    assert "refuses 1 of 10 records: 400 Bad Request: no field like this\n" in caplog.text
     (kept,) = harness.folder.glob("*.refused")
-    assert json.loads(kept.read_bytes())["id"] == NAMES[4]
-    assert "refuses a record: 400 Bad Request" in caplog.text
+    kept.rename(harness.folder / "again-00000001.jsonl")  # it is a segment
+    collector.poison = ""
+    export(otlp(collector))
+    assert collector.ids[9:] == [NAMES[4]]
+    assert collector.records[9].body.string_value == exported(NAMES[4]).partition("\t")[0]
 
 
-def test_records_that_a_collector_takes_and_drops_are_in_the_log(
-    harness: ExportHarness, collector: LogCollector, export: Export, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("content_type", "refusal"),
+    [
+        ("application/x-protobuf", b""),
+        ("application/json; charset=utf-8", b'{"code": 3, "message": "too old", "hint": 1}'),
+    ],
+)
+def test_a_request_of_which_each_record_is_refused_does_not_hold_up_the_export(
+    harness: ExportHarness, collector: LogCollector, export: Export, content_type: str, refusal: bytes
 ) -> None:
-    answer = ExportLogsServiceResponse()
-    answer.partial_success.rejected_log_records = 1
-    answer.partial_success.error_message = "too old"
-    collector.body = answer.SerializeToString()
+    harness.note(*NAMES[:3])
+    harness.log.close()
+    collector.status, collector.headers, collector.refusal = 400, {"Content-Type": content_type}, refusal
+    export(otlp(collector))
+    (kept,) = harness.folder.glob("*.refused")
+    assert len(kept.read_bytes().splitlines()) == 3
+
+
+def test_what_a_proxy_refuses_waits_for_the_collector(
+    harness: ExportHarness, collector: LogCollector, export: Export
+) -> None:
+    harness.note("d1")
+    harness.log.close()
+    collector.status, collector.headers = 400, {"Content-Type": "text/html"}
+    reason = r"400 Bad Request, but the answer \(text/html\) is not that of a collector"
+    with pytest.raises(CollectorFailed, match=reason):
+        export(otlp(collector))
+    collector.status = 200
+    export(otlp(collector))
+    assert collector.ids == ["d1"]
+    assert harness.waiting == []
+
+
+def test_records_that_were_sent_are_not_sent_again_if_the_segments_cannot_be_removed(
+    harness: ExportHarness, collector: LogCollector, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.note("d1", "d2")
+    harness.log.close()
+    with monkeypatch.context() as failing:
+        failing.setattr(SegmentFolder, "finish", lambda folder, plan: 1 / 0)
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                export(f"{harness.files}, {otlp(collector)}")
+    export(f"{harness.files}, {otlp(collector)}")
+    assert collector.ids == ["d1", "d2"]
+
+
+REJECTED = ExportLogsServiceResponse()
+REJECTED.partial_success.rejected_log_records = 1
+REJECTED.partial_success.error_message = "too old"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/x-protobuf", REJECTED.SerializeToString()),
+        ("application/json", b'{"partialSuccess": {"rejectedLogRecords": "1", "errorMessage": "too old"}}'),
+    ],
+)
+def test_records_that_a_collector_takes_and_drops_are_in_the_log(
+    harness: ExportHarness,
+    collector: LogCollector,
+    export: Export,
+    caplog: pytest.LogCaptureFixture,
+    content_type: str,
+    body: bytes,
+) -> None:
+    collector.headers, collector.body = {"Content-Type": content_type}, body
     harness.note("d1", "d2")
     harness.log.close()
     assert export(otlp(collector)) == 2
@@ -158,7 +228,12 @@ def test_records_that_a_collector_takes_and_drops_are_in_the_log(
 
 @pytest.mark.parametrize(
     ("status", "headers", "reason"),
-    [(200, {"Content-Type": "text/html"}, "is not that of a collector"), (302, {"Location": "/"}, "302 Found")],
+    [
+        (200, {"Content-Type": "text/html"}, "is not that of a collector"),
+        (200, {"Content-Type": "application/json"}, "is not that of a collector"),
+        (302, {"Location": "/"}, "302 Found"),
+        (307, {}, "307 Temporary Redirect"),
+    ],
 )
 def test_a_web_page_in_the_place_of_a_collector_takes_no_records(
     harness: ExportHarness, collector: LogCollector, export: Export, status: int, headers: dict[str, str], reason: str
@@ -169,6 +244,63 @@ def test_a_web_page_in_the_place_of_a_collector_takes_no_records(
     with pytest.raises(CollectorFailed, match=reason):
         export(otlp(collector))
     assert "writer-00000001.jsonl" in harness.waiting
+
+
+def test_an_endless_answer_is_not_read(harness: ExportHarness, collector: LogCollector, export: Export) -> None:
+    collector.body = b" " * 10_000_000 + b"{}"
+    collector.headers = {"Content-Type": "application/json"}
+    harness.note("d1")
+    harness.log.close()
+    with pytest.raises(CollectorFailed, match="is not that of a collector"):
+        export(otlp(collector))
+
+
+class Dripping(BaseHTTPRequestHandler):
+    """Answers with a byte each 20 ms."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        with suppress(ConnectionError):
+            for _ in range(1000):
+                self.wfile.write(b" ")
+                time.sleep(0.02)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Does nothing."""
+
+
+def test_an_answer_that_does_not_end_is_given_up(
+    harness: ExportHarness, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.3")
+    harness.note("d1")
+    harness.log.close()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dripping) as server:
+        serving = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        serving.start()
+        began = time.monotonic()
+        try:
+            with pytest.raises(CollectorFailed, match=r"the answer is not complete \(ReadTimeout\)"):
+                export(f"otlp+http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+            serving.join()
+        assert time.monotonic() - began < 5
+
+
+def test_an_outage_is_reported_with_its_cause(
+    harness: ExportHarness, collector: LogCollector, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.1")
+    harness.note("d1")
+    harness.log.close()
+    collector.stop()
+    with pytest.raises(CollectorFailed, match="Connection refused"):
+        export(otlp(collector))
+    collector.start()
 
 
 def test_several_targets_get_each_record_once_although_one_fails(
@@ -195,12 +327,26 @@ def test_several_targets_get_each_record_once_although_one_fails(
         ("otlp+grpc://host:4317", "'otlp+grpc://host:4317' is no collector: use otlp+http://HOST:4318"),
         ("otlp+http://", "'otlp+http://' is no collector"),
         ("/tmp/records,", "POINTSMAN_EXPORT_TARGET is empty"),
+        ("otlp+http://ann:secret@host:4318", "the URL of the collector host:4318 has a name or password: remove it"),
+        ("otlp+https://secret@host", "the URL of the collector host has a name or password"),
+        ("s3://key:secret@bucket/path", "the URL s3://...@bucket has a password: remove it"),
     ],
 )
 def test_a_wrong_collector_is_named_with_what_would_be_right(address: str, message: str) -> None:
     with pytest.raises(WrongTarget) as raised:
         open_targets(address)
     assert message in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS"])
+def test_the_credentials_of_one_collector_are_not_sent_to_another(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = "otlp+http://one:4318,otlp+http://two:4318"
+    open_targets(two)
+    monkeypatch.setenv(name, "authorization=Basic%20x")
+    open_targets("otlp+http://one:4318")
+    with pytest.raises(WrongTarget, match=f"{name} would be sent to each of the collectors"):
+        open_targets(two)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

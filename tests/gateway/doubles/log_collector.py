@@ -2,11 +2,12 @@
 
 import gzip
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
+from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
@@ -27,6 +28,8 @@ class LogCollector:
         """Larger requests are refused as too large."""
         self.poison = ""
         """A request with a record of this id is refused as bad."""
+        self.refusal = Status(message="no field\nlike this").SerializeToString()
+        """The answer to a request that is refused as bad or too large."""
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
 
@@ -43,12 +46,14 @@ class LogCollector:
                 if self.headers.get("Content-Encoding") == "gzip":
                     content = gzip.decompress(content)
                 status = collector.take(self.path, content)
+                body = collector.refusal if status in (400, 413) else collector.body
                 self.send_response(status)
                 for name, value in collector.headers.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(collector.body)))
+                self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(collector.body)
+                with suppress(ConnectionError):  # the exporter does not read all of a long answer
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Does nothing."""

@@ -11,6 +11,7 @@ from pointsman_servicekit.setting_names import UnknownSetting
 from pointsman_servicekit.setting_values import WrongSetting
 
 from pointsman_gateway.export.exporter import Exporter
+from pointsman_gateway.export.failures import cause_of
 from pointsman_gateway.export.open_targets import open_targets
 from pointsman_gateway.export.record_target import WrongTarget
 from pointsman_gateway.export.segments import FolderInUse, SegmentFolder
@@ -39,7 +40,7 @@ def main() -> int:
         try:
             exporter.export_all()
         except Exception as error:  # each store's library has errors of its own
-            return _fail(f"records wait on disk, because they cannot be exported: {type(error).__name__}: {error}")
+            return _fail(f"records wait on disk, because they cannot be exported: {cause_of(error)}")
         return 0
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):

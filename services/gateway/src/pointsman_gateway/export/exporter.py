@@ -1,21 +1,24 @@
 """Exports segments: reads them, stores their records in a target, and removes them once all are stored."""
 
 import logging
+import re
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from threading import Event
 
+from pointsman_gateway.export.failures import cause_of
 from pointsman_gateway.export.record_target import RecordTarget
-from pointsman_gateway.export.rows import ExportedRecord, Partition, read_records
-from pointsman_gateway.export.segments import ExportPlan, SegmentFolder
+from pointsman_gateway.export.rows import ExportedRecord, Partition, read_records, to_line
+from pointsman_gateway.export.segments import REFUSED, UNREADABLE, ExportPlan, SegmentFolder
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-REFUSED = ".refused"
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 30.0
 """Seconds after a failure until the next attempt; they double with each failure."""
+_VARIABLE = re.compile(r"0x[0-9a-f]+|\d+")
+"""Parts of an error's text that may differ although the cause is the same: addresses, durations, counts."""
 
 
 class Exporter:
@@ -34,43 +37,41 @@ class Exporter:
             self._export(plan)
 
     def run(self, stop: Event) -> None:
-        """Exports until `stop` is set, and then what is left. Failures are logged, and tried again until then."""
-        retry_seconds, began = MIN_RETRY_SECONDS, 0.0
+        """Exports until `stop` is set, and then what is left. Tries again after a failure, and logs each new cause."""
+        retry_seconds, began, logged = MIN_RETRY_SECONDS, 0.0, ""
         while not stop.is_set():
             try:
                 self.export_all()
             except Exception as error:  # each store's library has errors of its own, and none may end the exporter
-                if not began:
-                    began = time.monotonic()
-                    log.warning("records wait on disk, because they cannot be exported: %s", error)
+                began, cause = began or time.monotonic(), cause_of(error)
+                if (kind := _VARIABLE.sub("", cause)) != logged:
+                    logged = kind
+                    log.warning("records wait on disk, because they cannot be exported: %s", cause)
                 stop.wait(retry_seconds)
                 retry_seconds = min(2 * retry_seconds, MAX_RETRY_SECONDS)
             else:
                 if began:
                     log.info("records are exported again, after %.0f seconds", time.monotonic() - began)
-                retry_seconds, began = MIN_RETRY_SECONDS, 0.0
+                retry_seconds, began, logged = MIN_RETRY_SECONDS, 0.0, ""
                 stop.wait(POLL_SECONDS)
         self._min_age_seconds = 0.0
         try:
             self.export_all()
         except Exception as error:  # as above
-            log.warning("records stay on disk, because they cannot be exported: %s", error)
+            log.warning("records stay on disk, because they cannot be exported: %s", cause_of(error))
 
     def _export(self, plan: ExportPlan) -> None:
         rows: defaultdict[Partition, list[ExportedRecord]] = defaultdict(list)
+        unreadable: dict[str, Sequence[bytes]] = {}
         for segment, content in self._segments.read(plan):
             records = read_records(content)
             for partition, found in records.by_partition.items():
                 rows[partition] += found
-            if records.unreadable:
-                self._segments.keep_unreadable(segment, records.unreadable)
-        if refused := self._target.store(plan.name, rows):
-            self._keep_refused(plan, refused)
+            unreadable[segment] = records.unreadable
+        refused = self._target.store(plan.name, rows)
+        for segment, lines in unreadable.items():
+            self._segments.keep(segment + UNREADABLE, lines, f"are no records in {segment}")
+        lines = [to_line(table, record) for (table, _, _), record in refused]
+        self._segments.keep(plan.name + REFUSED, lines, "are refused by the target")
         self._segments.finish(plan)
         self.exported += sum(map(len, rows.values()))
-
-    def _keep_refused(self, plan: ExportPlan, records: Sequence[ExportedRecord]) -> None:
-        """Stores records that a target refuses for good next to the segments."""
-        path = self._segments.folder / (plan.name + REFUSED)
-        log.error("the target refuses %d records: they are in %s", len(records), path)
-        path.write_bytes(b"".join(record.entry + b"\n" for record in records))

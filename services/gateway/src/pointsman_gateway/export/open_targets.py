@@ -1,16 +1,45 @@
 """Opens the targets that `POINTSMAN_EXPORT_TARGET` names."""
 
+import os
+
 from pointsman_gateway.export.record_target import AllTargets, RecordTarget, WrongTarget
 
 SEPARATOR = ","
 OTLP = "otlp+"
 """Stands before the URL of an OpenTelemetry collector."""
+HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS")
+"""Variables with headers that OpenTelemetry's library sends to every collector."""
 
 
 def open_targets(addresses: str) -> RecordTarget:
     """Opens one target, or several with commas between them. Raises WrongTarget, also if a package is missing."""
-    targets = [_open(one.strip()) for one in addresses.split(SEPARATOR)]
+    found = [one.strip() for one in addresses.split(SEPARATOR)]
+    for address in found:
+        _check_userinfo(address)
+    if sum(one.startswith(OTLP) for one in found) > 1 and (name := next(filter(os.environ.get, HEADERS), "")):
+        raise WrongTarget(
+            f"{name} would be sent to each of the collectors of POINTSMAN_EXPORT_TARGET: name one collector, which "
+            "forwards the records to the others"
+        )
+    targets = [_open(one) for one in found]
     return targets[0] if len(targets) == 1 else AllTargets(targets)
+
+
+def _check_userinfo(address: str) -> None:
+    """Raises WrongTarget, without the password, if a URL has one: URLs are logged. A name alone is part of Azure's
+    URLs (abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH).
+    """
+    scheme, _, rest = address.partition("://")
+    userinfo, at, host = rest.partition("/")[0].rpartition("@")
+    if at and scheme.startswith(OTLP):
+        raise WrongTarget(
+            f"the URL of the collector {host} has a name or password: remove it, and set "
+            f"{HEADERS[0]}=authorization=Basic%20CREDENTIALS instead"
+        )
+    if ":" in userinfo:
+        raise WrongTarget(
+            f"the URL {scheme}://...@{host} has a password: remove it, and use the store's own environment variables"
+        )
 
 
 def _open(address: str) -> RecordTarget:

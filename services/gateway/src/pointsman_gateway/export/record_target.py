@@ -5,17 +5,18 @@ from typing import Protocol
 
 from pointsman_gateway.export.rows import ExportedRecord, Partition
 
+Record = tuple[Partition, ExportedRecord]
 Rows = Mapping[Partition, Sequence[ExportedRecord]]
 
 
 class WrongTarget(Exception):
-    """The target is none to which records can be written; the message says what would be right."""
+    """The setting of the target is wrong. The message says what is right."""
 
 
 class RecordTarget(Protocol):
     """Interface to a target; `ParquetTarget`, `OtlpTarget` and `AllTargets` implement it."""
 
-    def store(self, name: str, rows: Rows) -> Sequence[ExportedRecord]:
+    def store(self, name: str, rows: Rows) -> Sequence[Record]:
         """Stores records, and returns those that the target refuses for good.
 
         A call that failed is repeated with the same name and rows, also by another process. Raises OSError or an error
@@ -25,15 +26,18 @@ class RecordTarget(Protocol):
 
 
 class AllTargets:
-    """Stores records in several targets. One that fails delays the export, but the others get records once."""
+    """Stores records in several targets. While one target fails, no further records are exported to the others; those
+    that have the present records do not get them again.
+    """
 
     def __init__(self, targets: Sequence[RecordTarget]) -> None:
         self._targets = targets
         self._name = ""
-        self._stored: dict[int, Sequence[ExportedRecord]] = {}
-        """What each target that has the records of `_name` has refused, by its place in `_targets`."""
+        """The name of the last call of `store`."""
+        self._stored: dict[int, Sequence[Record]] = {}
+        """By the place in `_targets` of each target that has the records of `_name`: which of them it has refused."""
 
-    def store(self, name: str, rows: Rows) -> Sequence[ExportedRecord]:
+    def store(self, name: str, rows: Rows) -> Sequence[Record]:
         if name != self._name:
             self._name, self._stored = name, {}
         failure: Exception | None = None
@@ -45,5 +49,4 @@ class AllTargets:
                     failure = failure or error
         if failure is not None:
             raise failure
-        self._name = ""
         return [record for refused in self._stored.values() for record in refused]

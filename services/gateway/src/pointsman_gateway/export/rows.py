@@ -15,8 +15,8 @@ from pointsman_gateway.request_log.export_log import AUDIT, DECISIONS, EVALUATIO
 EPOCH = date(1970, 1, 1)
 _MS_PER_DAY = 86_400_000
 _DECISIONS = DECISIONS.encode()
-_MAX_UNIX_MS = 253_402_300_799_999
-"""The end of the year 9999, the last one of `date`."""
+_MAX_UNIX_MS = (2**64 - 1) // 1_000_000
+"""A time in the year 2554, the last one of OTLP, which has nanoseconds in 64 bits."""
 
 
 Partition = tuple[str, str, str]
@@ -172,6 +172,12 @@ def read_records(segment: bytes) -> Records:
     return Records(
         {(table.decode(), _day(day), tenant): rows for (table, day, tenant), rows in groups.items()}, unreadable
     )
+
+
+def to_line(table: str, row: ExportedRecord) -> bytes:
+    """Returns a record as a line of a segment, without the end of the line."""
+    line = table.encode() + b"\t" + row.entry
+    return line + b"\t" + row.evidence_key if isinstance(row, ExportedDecision) else line
 
 
 def _check_tenant(name: str) -> None:

@@ -1,8 +1,8 @@
 """The segments of the gateways' export logs, and the plan which of them is exported next.
 
-The plan is on disk before its first Parquet file is written. So an exporter that was killed writes the same files
-again, under the same names, and no record is in two files. Once all are written, the plan gets another name, and then
-its segments are removed.
+The plan is on disk before its first record is sent to a target. So an exporter that was killed writes the same Parquet
+files again, under the same names, and no record is in two files; a collector gets the records of the plan again. Once
+all records are stored, the plan gets another name, and then its segments are removed.
 """
 
 import json
@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from math import inf
 from pathlib import Path
 
@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 MAX_BATCH_BYTES = 32 * 1024 * 1024
 """Bytes of segments that are exported together; a single segment may have more."""
 _LOCK, _PLAN, _EXPORTED_PLAN = "exporter.lock", "plan.json", "exported.json"
-UNREADABLE = ".unreadable"
+UNREADABLE, REFUSED = ".unreadable", ".refused"
+"""The ends of names of files with lines that are not exported."""
+MAX_KEPT_BYTES = 64 * 1024 * 1024
+"""Bytes of all these files together; the oldest are removed for new ones."""
 
 
 class FolderInUse(Exception):
@@ -78,11 +81,37 @@ class SegmentFolder:
         """Returns name and content of each segment."""
         return [(name, (self.folder / name).read_bytes()) for name in plan.segments]
 
-    def keep_unreadable(self, segment: str, lines: Sequence[bytes]) -> None:
-        """Stores lines of a segment that are no records next to it."""
-        path = self.folder / (segment + UNREADABLE)
-        log.error("%d lines of %s are no records: they are in %s", len(lines), segment, path)
-        path.write_bytes(b"\n".join(lines) + b"\n")
+    def keep(self, name: str, lines: Sequence[bytes], why: str) -> None:
+        """Stores lines that are not exported in a file next to the segments, as many whole lines as the bound allows.
+        Raises nothing: what cannot be stored must not stop the export, and is logged as lost.
+        """
+        path, temporary = self.folder / name, self.folder / (name + ".tmp")
+        kept = sum(size <= MAX_KEPT_BYTES for size in accumulate(len(line) + 1 for line in lines))
+        try:
+            if kept:
+                content = b"\n".join(lines[:kept]) + b"\n"
+                self._make_room(path, MAX_KEPT_BYTES - len(content))
+                temporary.write_bytes(content)
+                temporary.replace(path)
+                log.error("%d lines %s: they are kept in %s", kept, why, path)
+        except OSError as error:
+            log.error("%d lines %s, and are lost, since they cannot be written to %s: %s", kept, why, path, error)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        if lost := len(lines) - kept:
+            log.error("%d lines %s, and are lost: %s has at most %d bytes", lost, why, path, MAX_KEPT_BYTES)
+
+    def _make_room(self, new: Path, room: int) -> None:
+        """Removes the oldest kept files until the others than `new` have at most `room` bytes."""
+        kept = [one for one in self.folder.iterdir() if one.suffix in (UNREADABLE, REFUSED) and one != new]
+        sizes = {one: one.stat().st_size for one in sorted(kept, key=lambda one: (one.stat().st_mtime, one.name))}
+        total = sum(sizes.values())
+        for oldest, size in sizes.items():
+            if total <= room:
+                return
+            oldest.unlink()
+            total -= size
+            log.error("%s is removed: newer lines that are not exported need its %d bytes", oldest, size)
 
     def finish(self, plan: ExportPlan) -> None:
         """Removes the segments of a plan whose records are stored."""
