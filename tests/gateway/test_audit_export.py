@@ -10,8 +10,8 @@ from pointsman_gateway.request_log import audit_export, export_log
 from pointsman_gateway.request_log.audit_export import STREAMS_SECONDS, AuditExport
 from pointsman_lora_server.registry.schema import RedisKeys
 from pointsman_servicekit.audit import audit_log
-from pointsman_servicekit.audit.audit_log import AuditLog
-from pointsman_servicekit.audit.entries import from_json
+from pointsman_servicekit.audit.audit_log import AUDIT, EXPORTED, AuditLog
+from pointsman_servicekit.audit.entries import Actor, from_json
 from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.keys.administration import Administration
@@ -19,7 +19,7 @@ from pointsman_servicekit.keys.administration import Administration
 from tests.gateway.doubles.exports import ExportHarness, exported, files_in, rows_in
 from tests.gateway.doubles.gateway import Neighbours
 from tests.gateway.doubles.valkey import Valkey
-from tests.gateway.doubles.waiting import until
+from tests.gateway.doubles.waiting import found, until
 from tests.gateway.test_audit_log import ALICE
 from tests.gateway.test_wal import no_file_longer_than
 
@@ -137,6 +137,91 @@ async def test_changes_leave_room_for_records_that_would_be_lost(
     assert harness.dropped("full") == 0
     harness.log.maintain()
     await export.copy()
+    assert limits(harness) == [1]
+
+
+async def test_a_page_that_is_larger_than_the_room_is_exported_in_parts(tmp_path: Path, admin: Administration) -> None:
+    await change(admin, 1, 2, 3, 4, 5)
+    whole = ExportHarness(tmp_path / "whole")
+    await AuditExport(admin.audit, whole.log).copy()
+    (segment,) = whole.folder.iterdir()
+    await admin.audit._redis.client.delete(EXPORTED)
+    harness = ExportHarness(tmp_path, max_bytes=segment.stat().st_size)  # half of them fit
+    await AuditExport(admin.audit, harness.log).copy()
+    assert limits(harness) == [1, 2]
+    harness.log.maintain()
+    await AuditExport(admin.audit, harness.log).copy()
+    assert limits(harness) == [1, 2, 3, 4]
+
+
+async def test_a_change_in_another_script_than_latin_is_not_lost_for_its_bytes(
+    tmp_path: Path, redis: BoundedRedis
+) -> None:
+    admin = Administration(redis, actor=Actor("\N{HIRAGANA LETTER A}" * 1000, "a laptop"))
+    await change(admin, 1)
+    harness = ExportHarness(tmp_path, max_bytes=2800)  # a thousand characters fit, three thousand bytes do not
+    await AuditExport(admin.audit, harness.log).copy()
+    assert harness.dropped("full") == 0
+    assert limits(harness) == []
+    larger = ExportHarness(tmp_path / "larger")
+    await AuditExport(admin.audit, larger.log).copy()
+    assert limits(larger) == [1]
+
+
+async def test_one_gateway_at_a_time_exports_changes(harness: ExportHarness, admin: Administration) -> None:
+    await change(admin, 1)
+    assert await admin.audit.lease_export("another gateway", 60.0)
+    await AuditExport(admin.audit, harness.log).copy()
+    assert limits(harness) == []
+    await admin.audit.end_export("a third one")
+    assert not await admin.audit.lease_export("a third one", 60.0)
+    await admin.audit.end_export("another gateway")
+    await AuditExport(admin.audit, harness.log).copy()
+    assert limits(harness) == [1]
+    assert await admin.audit.lease_export("another gateway", 0.05)  # and is killed
+    await change(admin, 2)
+
+    async def is_exported() -> bool:
+        await AuditExport(admin.audit, harness.log).copy()
+        return limits(harness) == [1, 2]
+
+    await found(is_exported)
+
+
+@pytest.mark.parametrize("stored", ["9-0", "10-9", "10-10"])
+async def test_what_is_exported_is_not_taken_back_by_a_slower_gateway(
+    redis: BoundedRedis, admin: Administration, stored: str
+) -> None:
+    await admin.audit.set_exported(AUDIT, stored)
+    await admin.audit.set_exported(AUDIT, "10-10")
+    for earlier in ("9-99", "10-9"):
+        await admin.audit.set_exported(AUDIT, earlier)
+    assert await redis.client.hget(EXPORTED, AUDIT) == "10-10"
+
+
+async def test_a_search_of_many_keys_is_done_in_short_calls_and_delays_no_change(
+    harness: ExportHarness, valkey: Valkey, admin: Administration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_log, "_SCANNED_KEYS", 1)
+    await change(admin, 1)
+    async with open_redis(valkey.url, lambda up: None, 5.0) as redis:
+        await redis.client.mset({f"key{number}": "" for number in range(300)})
+        await redis.client.xadd(RedisKeys("base").changes, {"kind": "alias", "subject": "triage@prod"})
+        calls = 0
+        made = redis.call
+
+        async def counted(call: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return await made(call)
+
+        monkeypatch.setattr(redis, "call", counted)
+        audit = AuditLog(redis)
+        assert await audit.streams() == [AUDIT, RedisKeys("base").changes]
+        assert calls > 10
+        monkeypatch.setattr(audit, "streams", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await AuditExport(audit, harness.log).copy()
     assert limits(harness) == [1]
 
 

@@ -3,7 +3,10 @@
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from functools import partial
 from typing import Any
+
+from redis.asyncio import RedisCluster
 
 from pointsman_servicekit.audit.entries import Actor, AuditedChange, AuditEntry, from_json, to_json
 from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
@@ -24,8 +27,12 @@ ADAPTER_KINDS = ("alias", "canary", "rollback", "registered", "retired", "delete
 
 EXPORTED = "{pointsman}:audit:exported"
 """A Redis hash: by stream, the id of the last entry that is in an export log."""
+EXPORT_LEASE = "{pointsman}:audit:export_lease"
+"""A Redis string: which gateway copies changes to its export log now."""
 
 _PAGE = 500
+_SCANNED_KEYS = 1000
+"""Keys that Redis goes through in one call in the search for streams."""
 
 
 class AuditLog:
@@ -35,6 +42,8 @@ class AuditLog:
         self._redis = redis
         self._wall = wall
         self._record = redis.client.register_script(read_script(__package__, "record_configuration"))
+        self._set_exported = redis.client.register_script(read_script(__package__, "set_exported"))
+        self._lease_export = redis.client.register_script(read_script(__package__, "lease_export"))
 
     async def read(self, seconds: float, kinds: Collection[str] = (), limit: int = 1000) -> list[AuditEntry]:
         """Returns the changes of the last `seconds` seconds, the newest first, at most `limit`.
@@ -82,7 +91,7 @@ class AuditLog:
 
     async def streams(self) -> list[str]:
         """Returns the names of the streams of changes: the log's own, and those of the lora-servers' history."""
-        return [AUDIT, *await self._redis.call(self._adapter_streams)]
+        return [AUDIT, *await self._adapter_streams()]
 
     async def not_exported(self, stream: str) -> tuple[list[tuple[str, AuditEntry]], str]:
         """Returns the oldest changes of a stream that are not exported yet, at most `_PAGE`, with ids that no other
@@ -97,10 +106,38 @@ class AuditLog:
         return found, page[-1][0] if page else ""
 
     async def set_exported(self, stream: str, entry_id: str) -> None:
-        await self._redis.call(lambda: self._redis.client.hset(EXPORTED, stream, entry_id))
+        """Stores the id of the last exported entry; does nothing if a later one is stored."""
+        await self._redis.call(lambda: self._set_exported(keys=[EXPORTED], args=[stream, entry_id]))
+
+    async def lease_export(self, holder: str, seconds: float) -> bool:
+        """Takes or renews the right to export changes; returns False if another holder has it."""
+        arguments = [holder, int(seconds * 1000)]
+        return bool(await self._redis.call(lambda: self._lease_export(keys=[EXPORT_LEASE], args=arguments)))
+
+    async def end_export(self, holder: str) -> None:
+        """Ends the lease, if the holder has it."""
+        await self.lease_export(holder, 0)
 
     async def _adapter_streams(self) -> list[str]:
-        return sorted([name async for name in self._redis.client.scan_iter(match=ADAPTER_CHANGES, count=1000)])
+        """Searches all keys of Redis, with a time limit for each call and not for the whole search."""
+        client = self._redis.client
+        nodes: list[dict[str, Any]] = [{}]
+        if isinstance(client, RedisCluster):
+            await self._redis.call(client.initialize)
+            nodes = [{"target_nodes": node} for node in client.get_primaries()]
+        return sorted({name for node in nodes async for name in self._scan(node)})
+
+    async def _scan(self, node: dict[str, Any]) -> AsyncIterator[str]:
+        cursor = 0
+        while True:
+            options = {"cursor": cursor, "match": ADAPTER_CHANGES, "count": _SCANNED_KEYS, **node}
+            cursor, names = await self._redis.call(partial(self._redis.client.scan, **options))
+            for name in names:
+                yield name
+            if isinstance(cursor, dict):  # by node
+                (cursor,) = cursor.values()
+            if not cursor:
+                return
 
     async def _newest_first(self, stream: str, oldest_ms: int) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         before = "+"

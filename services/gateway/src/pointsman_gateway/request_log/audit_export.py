@@ -1,16 +1,19 @@
 """Copies administrative changes from the audit log in Redis to the export log, each at least once.
 
 They are made by commands, the admin API, lora-servers and gateways, so one of the gateways that export reads them from
-Redis. Redis has the id of the last one that is in an export log.
+Redis, the one with the lease. Redis has the id of the last one that is in an export log.
 """
 
+import secrets
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
+from pointsman_servicekit.audit.audit_log import AUDIT as OWN_STREAM
 from pointsman_servicekit.audit.audit_log import AuditLog
 from pointsman_servicekit.audit.entries import VERSION, AuditEntry
+from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.process import Schedule, running_periodically
 
 from pointsman_gateway.request_log.export_log import AUDIT, ExportLog
@@ -18,6 +21,8 @@ from pointsman_gateway.request_log.export_log import AUDIT, ExportLog
 INTERVAL_SECONDS = 10.0
 STREAMS_SECONDS = 300.0
 """Seconds between two searches for streams of lora-servers, for which Redis goes through all its keys."""
+LEASE_SECONDS = 60.0
+"""Seconds after which another gateway exports changes if the one with the lease was killed."""
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -29,7 +34,8 @@ class AuditExport:
         self._audit = audit
         self._export = export
         self._clock = clock
-        self._streams: list[str] = []
+        self._holder = secrets.token_hex(8)
+        self._streams = [OWN_STREAM]
         self._search_at = float("-inf")
 
     @asynccontextmanager
@@ -39,20 +45,44 @@ class AuditExport:
             yield
 
     async def copy(self) -> None:
-        """Appends the changes that are not exported yet. They stay in Redis alone while the disk takes no records, or
-        half of what may wait there is used.
+        """Appends the changes that are not exported yet, unless another gateway does so now. They stay in Redis alone
+        while the disk takes no records, or half of what may wait there is used.
 
         Raises Unavailable if Redis does not answer. Then some changes may be exported twice, with the same id.
         """
-        if self._clock() >= self._search_at:
-            self._streams = await self._audit.streams()
-            self._search_at = self._clock() + STREAMS_SECONDS
-        for stream in self._streams:
-            while True:
+        if not await self._has_lease():
+            return
+        try:
+            await self._copy(self._streams)
+            if self._clock() >= self._search_at:
+                known, self._streams = self._streams, await self._audit.streams()
+                self._search_at = self._clock() + STREAMS_SECONDS
+                await self._copy(name for name in self._streams if name not in known)
+        finally:
+            with suppress(Unavailable):
+                await self._audit.end_export(self._holder)
+
+    async def _copy(self, streams: Iterable[str]) -> None:
+        for stream in streams:
+            while await self._has_lease():
                 found, last = await self._audit.not_exported(stream)
-                if not last or not self._export.append_now(AUDIT, [_record(*one) for one in found]):
+                if not last or not await self._append(stream, found, last):
                     break
-                await self._audit.set_exported(stream, last)
+
+    async def _append(self, stream: str, found: Sequence[tuple[str, AuditEntry]], last: str) -> bool:
+        """Appends the changes up to the id `last`, in parts if there is no room for all; returns whether it has all."""
+        if self._export.append_now(AUDIT, [_record(*one) for one in found]):
+            await self._audit.set_exported(stream, last)
+            return True
+        middle = len(found) // 2
+        if not middle:
+            return False
+        last_of_first = found[middle - 1][0].removeprefix(f"{stream}:")
+        is_first = await self._append(stream, found[:middle], last_of_first)
+        return is_first and await self._append(stream, found[middle:], last)
+
+    async def _has_lease(self) -> bool:
+        return await self._audit.lease_export(self._holder, LEASE_SECONDS)
 
 
 def _record(record_id: str, entry: AuditEntry) -> str:

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -75,26 +75,30 @@ class ExportLog:
         """The problems that are in the log since records were written last."""
 
     def append(self, table: str, records: Iterable[str]) -> None:
-        lines = [f"{table}\t{record}\n" for record in records]
-        if not lines:
+        count, data = _to_lines(table, records)
+        if not count:
             return
-        data = "".join(lines).encode()
         if self._stored_bytes + self._unwritten_bytes + len(data) > self._max_bytes:
-            self._drop("full", len(lines), f"{self._max_bytes} bytes wait for the exporter already")
-            return
-        self._unwritten.append((len(lines), data))
-        self._unwritten_bytes += len(data)
-        self._write()
+            self._drop("full", count, f"{self._max_bytes} bytes wait for the exporter already")
+        else:
+            self._append(count, data)
 
-    def append_now(self, table: str, records: Sequence[str]) -> bool:
+    def append_now(self, table: str, records: Iterable[str]) -> bool:
         """Appends records if the disk takes them at once; returns whether it has them. For records that are stored
         elsewhere, too, and are not lost if they are not appended.
         """
-        size = sum(len(record) for record in records) + self._stored_bytes
-        if self._unwritten or 2 * size > self._max_bytes:  # the second half is for records that would be lost
+        count, data = _to_lines(table, records)
+        # The second half of the room is for records that would be lost.
+        if self._unwritten or 2 * (self._stored_bytes + len(data)) > self._max_bytes:
             return False
-        self.append(table, records)
+        if count:
+            self._append(count, data)
         return not self._unwritten
+
+    def _append(self, count: int, data: bytes) -> None:
+        self._unwritten.append((count, data))
+        self._unwritten_bytes += len(data)
+        self._write()
 
     def maintain(self) -> None:
         """Measures the folder, writes again what the disk did not take, and finishes the segment if it is old enough.
@@ -169,6 +173,12 @@ class ExportLog:
         if what not in self._reported:
             self._reported.add(what)
             log.warning("%s: %s", what, why)
+
+
+def _to_lines(table: str, records: Iterable[str]) -> tuple[int, bytes]:
+    """Returns the number of records, and their lines."""
+    lines = [f"{table}\t{record}\n" for record in records]
+    return len(lines), "".join(lines).encode()
 
 
 def export_dir(wal_dir: Path) -> Path:
