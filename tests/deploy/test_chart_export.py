@@ -67,3 +67,20 @@ def test_the_exporter_is_a_sidecar_on_the_gateways_disk(tmp_path: Path) -> None:
     assert {"name": "wal", "mountPath": folder} in exporter["volumeMounts"]
     assert settings(gateway)["POINTSMAN_GATEWAY_EXPORT_MAX_BYTES"] == str(100 * 1024**2)
     assert wal(pod) == "356Mi"
+
+
+@pytest.mark.parametrize(
+    ("target", "ports"),
+    [
+        ("otlp+http://collector.observability.svc:4318", [4318]),
+        ("s3://a/b, otlp+https://one/path:1,otlp+http://two,otlp+http://three:4318/v1/logs", [443, 80, 4318]),
+        ("s3://a/b", []),
+    ],
+)
+def test_network_policies_let_the_exporter_reach_collectors(tmp_path: Path, target: str, ports: list[int]) -> None:
+    values = {"networkPolicy": {"enabled": True}, "export": {"target": target}}
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    policy = Cluster.of(chart("-f", str(tmp_path / "values.yaml"))).get("NetworkPolicy", "gateway-to-outside")
+    assert policy
+    anywhere = [rule["ports"] for rule in policy["spec"]["egress"] if "to" not in rule]
+    assert anywhere == [[{"protocol": "TCP", "port": port}] for port in ports]
