@@ -19,6 +19,7 @@ from pointsman_servicekit.keys.administration import Administration
 from tests.gateway.doubles.exports import ExportHarness, exported, files_in, rows_in
 from tests.gateway.doubles.gateway import Neighbours
 from tests.gateway.doubles.valkey import Valkey
+from tests.gateway.doubles.valkey_groups import running_cluster
 from tests.gateway.doubles.waiting import found, until
 from tests.gateway.test_audit_log import ALICE
 from tests.gateway.test_wal import no_file_longer_than
@@ -223,6 +224,16 @@ async def test_a_search_of_many_keys_is_done_in_short_calls_and_delays_no_change
         with pytest.raises(ZeroDivisionError):
             await AuditExport(audit, harness.log).copy()
     assert limits(harness) == [1]
+
+
+async def test_changes_of_adapters_in_a_redis_cluster_are_exported(tmp_path: Path) -> None:
+    harness = ExportHarness(tmp_path)
+    async with running_cluster(tmp_path, replicas=0) as cluster, open_redis(cluster.url, lambda up: None, 5.0) as redis:
+        for base in "abcdef":
+            await redis.client.xadd(RedisKeys(base).changes, {"kind": "alias", "subject": f"{base}@prod"})
+        audit = AuditLog(redis)
+        await AuditExport(audit, harness.log).copy()
+        assert sorted(row["subject"] for row in changes(harness)) == [f"{base}@prod" for base in "abcdef"]
 
 
 async def test_an_outage_of_redis_delays_changes(valkey: Valkey, harness: ExportHarness, admin: Administration) -> None:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from pointsman_gateway.domain import Feedback, PathScore
+from pointsman_gateway.export.columns import WITHOUT_TENANT
 from pointsman_gateway.export.tables import SCHEMAS, VERSION, VERSION_KEY
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.evidence import EvidenceKey
@@ -150,6 +151,7 @@ def test_the_columns_that_are_read_are_those_that_are_written() -> None:
         written = {field.name: field.type for field in SCHEMAS[table]}
         read = {name: kinds[kind] for name, kind in columns.items() if name not in ("day", "tenant")}
         assert read.items() <= written.items()
+    assert parquet_files.WITHOUT_TENANT == WITHOUT_TENANT
     assert (parquet_files.VERSION, parquet_files.VERSION_KEY) == (VERSION, VERSION_KEY)
 
 
