@@ -82,6 +82,47 @@ def test_each_kind_of_token_has_its_price() -> None:
     }  # fmt: skip
 
 
+FURTHER = {
+    "search_context_cost_per_query": {"search_context_size_low": 0.01, "search_context_size_high": 0.02},
+    "input_cost_per_token_ultrafast": 1e-6, "output_cost_per_token_above_200k_tokens_ultrafast": 2e-6,
+    "cache_read_input_token_cost_balanced": 1e-7, "input_cost_per_token_cache_hit": 1e-9,
+    "citation_cost_per_token": 2e-6,
+    "input_cost_per_token_priority": 1e-5, "output_cost_per_image": 0.0, "code_interpreter_cost_per_session": None,
+    "google_maps_grounding_cost_per_query": {"one": 0.0}, "input_cost_per_token_batches": 1e-9,
+}  # fmt: skip
+
+
+def test_prices_of_other_kinds_are_named() -> None:
+    assert to_prices("m", MINI | FURTHER).not_imported == (
+        "citation_cost_per_token", "input_cost_per_token_cache_hit", "search_context_cost_per_query",
+        "tier balanced", "tier priority", "tier ultrafast",
+    )  # fmt: skip
+    priority = {"input_cost_per_token_priority": 1e-5, "output_cost_per_token_priority": 5e-5}
+    assert to_prices("m", MINI | priority | {"input_cost_per_request": 0.1}).not_imported == ()
+    assert to_prices("m", OPUS | priority).not_imported == ("tier priority",)
+    incomplete = {name: price for name, price in OPUS.items() if "1hr_above_200k" not in name}
+    assert to_prices("m", incomplete).not_imported == ("cache_creation_input_token_cost_above_1hr",)
+    ranges = [{"range": [0, 1e6], "input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6, "video_cost": 1e-6}]
+    tiered = {"litellm_provider": "dashscope", "tiered_pricing": ranges}
+    assert to_prices("m", tiered).not_imported == ("video_cost",)
+
+
+def test_the_report_names_what_is_not_imported(folder: Path) -> None:
+    report = imported(folder, TABLE | {"gpt-9-mini": MINI | FURTHER})
+    assert report.facts["not_imported"].keys() == {"mini"}
+    (section,) = [one for one in report.page if one.heading == "Prices that are not imported"]
+    assert "has an unknown cost" in section.lines[0]
+    assert ("mini", "tier ultrafast") in section.rows
+
+
+def test_reasoning_of_long_prompts_is_never_cheaper_than_it_may_be() -> None:
+    prices = kinds({
+        "output_cost_per_reasoning_token": 2e-6, "input_cost_per_token_above_200k_tokens": 3e-7,
+        "output_cost_per_token_above_200k_tokens": 1e-6,
+    })  # fmt: skip
+    assert (prices["reasoning"], prices["long_prompts"][0]["reasoning"]) == (2.0, 2.0)
+
+
 def test_a_cached_token_without_a_price_costs_as_much_as_another() -> None:
     assert kinds({"cache_read_input_token_cost": None})["cached"] == 0.15
 

@@ -36,6 +36,8 @@ INSTALLED = "litellm"
 
 _TABLE_FILE = "model_prices_and_context_window_backup.json"
 _PRICE = re.compile(rf"({'|'.join(TOKEN_PRICES)})(?:_above_(\d+)k_tokens)?(?:_({'|'.join(TIERS)}))?")
+_PRICE_OF_A_TIER = re.compile(rf"(?:{'|'.join(TOKEN_PRICES)})(?:_above_\d+k_tokens)?_([a-z]+)")
+_ANY_PRICE = re.compile(r".*(cost|pricing).*(?<!_batches)")
 _MAX_FILE_BYTES = 64 * 1024 * 1024
 _TWICE = "\0twice"
 """The key that marks an entry which has two different values for one name, or stands twice with different ones."""
@@ -56,6 +58,8 @@ class ImportedPrices:
     """The prices of other service tiers, by the tier's name, also in dollars per million tokens."""
     usd_per_request: float | None = None
     """The dollars for a request, in addition to its tokens; None if there are none."""
+    not_imported: tuple[str, ...] = ()
+    """What else LiteLLM has prices for: its names of them, and "tier NAME"."""
 
 
 def read_table(source: str) -> dict[str, Any]:
@@ -141,7 +145,30 @@ def to_prices(name: str, entry: Mapping[str, Any]) -> ImportedPrices:
     }
     request = entry.get("input_cost_per_request")
     per_request = None if request is None else _number(name, "input_cost_per_request", request)
-    return ImportedPrices(name, _to_prices(name, standard), tiers, per_request or None)
+    imported = ImportedPrices(name, _to_prices(name, standard), tiers, per_request or None)
+    return replace(imported, not_imported=_not_imported(entry, imported))
+
+
+def _not_imported(entry: Mapping[str, Any], imported: ImportedPrices) -> tuple[str, ...]:
+    """Names the prices of an entry that are not in `imported`, except for those of 0 and of batches."""
+    names: dict[str, None] = {}
+    ranges = entry.get("tiered_pricing") or ()
+    for of, is_range in ((entry, False), *((tier, True) for tier in ranges)):
+        for field_name, value in of.items():
+            is_price = _ANY_PRICE.fullmatch(field_name) and (any(value.values()) if isinstance(value, dict) else value)
+            if is_price and not _is_imported(field_name, imported, is_range):
+                tier = _PRICE_OF_A_TIER.fullmatch(field_name)
+                names[f"tier {tier[1]}" if tier else field_name] = None
+    return tuple(sorted(names))
+
+
+def _is_imported(field_name: str, imported: ImportedPrices, is_range: bool) -> bool:
+    match = _PRICE.fullmatch(field_name)
+    if match is None or (is_range and field_name not in TOKEN_PRICES):
+        return field_name in ("input_cost_per_request", "tiered_pricing")
+    prices = imported.service_tiers.get(match[3]) if match[3] else imported.usd_per_million_tokens
+    # Reasoning tokens without a price of their own have that of the completion.
+    return prices is not None and (TOKEN_PRICES[match[1]] in prices.by_kind or TOKEN_PRICES[match[1]] == "reasoning")
 
 
 def within_window(prices: ImportedPrices, tokens: int) -> ImportedPrices:
@@ -217,6 +244,8 @@ def _to_prices(name: str, by_length: dict[int, KindPrices]) -> Prices:
                 f"'{name}' has no price of the {min(missing)} above {above:,} tokens, and one of the other part"
             )
         prices.setdefault("cached", prices["prompt"])
+        if "reasoning" in shorter:  # otherwise such tokens would have the completion's price, which may be lower
+            prices.setdefault("reasoning", max(shorter["reasoning"], prices["completion"]))
         shorter = prices
     tables = _common_kinds(by_length)
     first, *longer = sorted(tables)

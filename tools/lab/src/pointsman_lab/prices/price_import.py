@@ -29,6 +29,10 @@ from pointsman_lab.prices.present import (
 from pointsman_lab.report import Report, Section
 
 MODELS_FILE = "models.yaml"
+NOT_IMPORTED = (
+    "A request with such a tier, tokens or searches in its usage has an unknown cost, unless models.yaml has its "
+    "price; charges that no usage counts are not in its cost."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class _Comparison:
     same: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     """Why a model has no prices in the table."""
+    not_imported: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What else the table has prices for."""
     problems: dict[str, str] = field(default_factory=dict)
     """Why a model's entry is invalid, or why its prices cannot be written."""
 
@@ -122,6 +128,8 @@ def _compare(
     except ConfigError as error:
         found.problems[name] = str(error)
         return
+    if new.not_imported:
+        found.not_imported[name] = new.not_imported
     if any(flat(one) != flat(imported[0]) for one in imported[1:]):
         found.problems[name] = f"its providers' prices differ ({', '.join(dict.fromkeys(entries))}): write one of them"
     elif flat(new).items() <= present.items() and not _lost(present, new):
@@ -194,12 +202,16 @@ def _report(found: _Comparison, file: Path, order: ImportOrder, is_written: bool
     for heading, of in (("Not in the table", found.missing), ("Not imported", found.problems)):
         if of:
             page.append(Section(heading, (), ("model", "why"), tuple(of.items())))
+    if found.not_imported:
+        kinds = tuple((name, one) for name, names in found.not_imported.items() for one in names)
+        page.append(Section("Prices that are not imported", (NOT_IMPORTED,), ("model", "not imported"), kinds))
     page.append(Section(_outcome(found, file, order, is_written)))
     facts = {
         "changed": {name: {"present": present, "new": new} for name, (present, new, _) in found.changed.items()},
         "same": found.same,
         "missing": found.missing,
         "problems": found.problems,
+        "not_imported": {name: list(names) for name, names in found.not_imported.items()},
         "written": str(file) if is_written else "",
     }
     problem = next(iter(found.problems.items()), None)
