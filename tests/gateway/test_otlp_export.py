@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from pointsman_gateway.export import otlp_target
+from pointsman_gateway.export.collector_session import Answer
 from pointsman_gateway.export.exporter import Exporter
 from pointsman_gateway.export.open_targets import open_targets
 from pointsman_gateway.export.otlp_target import CollectorFailed, OtlpTarget
@@ -244,6 +245,11 @@ def test_a_web_page_in_the_place_of_a_collector_takes_no_records(
     with pytest.raises(CollectorFailed, match=reason):
         export(otlp(collector))
     assert "writer-00000001.jsonl" in harness.waiting
+
+
+def test_a_text_is_no_answer_of_a_collector_although_it_can_be_parsed() -> None:
+    assert Answer(200, "application/x-protobuf", b"\n\0").partial_success() is not None
+    assert Answer(200, "text/plain", b"\n\0").partial_success() is None
 
 
 def test_an_endless_answer_is_not_read(harness: ExportHarness, collector: LogCollector, export: Export) -> None:
