@@ -65,7 +65,7 @@ def test_a_checkpoint_of_other_data_or_settings_is_rejected_with_the_difference(
     train(base, data, tmp_path / "out", *TINY, *EPOCHS, *state, kill_at=at_step(3))
     other = trainings.write_rows(tmp_path / "rows.jsonl", *({"text": f"q{n}", "output": "a"} for n in range(20)))
 
-    for rows, options, what in ((other, (), "training data"), (data, ("--rank", 8), "recipe")):
+    for rows, options, what in ((other, (), "training data (--data or --max-rows)"), (data, ("--rank", 8), "recipe")):
         run = train(base, rows, tmp_path / "out", *TINY, *EPOCHS, *state, *options)
         assert run.code == 1
         assert f"belongs to another run: its {what} differs" in run.warnings
