@@ -21,6 +21,7 @@ logs.request_id.set("abc-123")
 log.info("opened %s", "handbook")
 log.debug("hidden")
 logging.getLogger("httpx").info("hidden")
+logging.getLogger("httpx2").info("hidden")
 """
 
 NAMING = """
