@@ -50,6 +50,12 @@ class KubernetesDouble:
     """Pairs of verb and resource, such as ("list", "pods"), that are answered with 403."""
     kinds: set[str] = field(default_factory=lambda: {"pods", "configmaps", "inferencepools"})
     """Resources that the cluster knows."""
+    replaces_token_after: str = ""
+    """The request, such as "get inferencepools", after which Kubernetes replaces the token."""
+    garbled: tuple[int, Mapping[str, str], bytes] | None = None
+    """Status, headers and body with which all requests are answered instead, as by a proxy before the server."""
+    ends_watches: bool = False
+    """Whether each watch ends at once, without an error."""
     conflicts: int = 0
     """How many of the next writes are answered with 409."""
     is_silent: bool = False
@@ -77,11 +83,6 @@ class KubernetesDouble:
         self.version += 1
         self.oldest = self.version
 
-    def bookmark(self) -> None:
-        """Increases the version without a change of any object."""
-        self.version += 1
-        self._notify()
-
     def disconnect(self) -> None:
         """Aborts the connections of all watches in the middle of their answers."""
         for request in self.watchers.values():
@@ -102,9 +103,6 @@ class KubernetesDouble:
             collection[name] = newest
         kind = "DELETED" if object is None else "MODIFIED" if before else "ADDED"
         self.events.append(Event(self.version, kind, path, newest, before))
-        self._notify()
-
-    def _notify(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
 
@@ -118,6 +116,12 @@ class KubernetesDouble:
             await asyncio.Event().wait()
         if request.headers.get("authorization") != f"Bearer {self.token}":
             return _refused(401, "Unauthorized")
+        if self.garbled:
+            status, headers, text = self.garbled
+            return web.Response(status=status, headers=headers, body=text)
+        if self.requests[-1] == self.replaces_token_after:
+            self.replaces_token_after = ""
+            (self.service_account / "token").write_text(f"{self.token}-replaced")
         if (verb, resource) in self.forbidden:
             return _refused(403, f'{resource} is forbidden: cannot {verb} resource "{resource}" in "{namespace}"')
         if resource not in self.kinds:
@@ -146,7 +150,7 @@ class KubernetesDouble:
         if request.query.get("force") != "true" and current and current["data"] != body["data"]:
             return _refused(409, f'Apply failed with 1 conflict: conflict with "kubectl" using {name}')
         self.writes.append((dict(request.query), deepcopy(body)))
-        self._change(path, name, body)
+        self._change(path, name, _merged(current or {}, body))
         return _json(self.objects[path][name])
 
     async def _watch(self, request: web.Request, path: str) -> web.StreamResponse:
@@ -158,7 +162,7 @@ class KubernetesDouble:
         self.watchers[task] = request
         deadline = asyncio.get_running_loop().time() + float(request.query.get("timeoutSeconds", 1800))
         try:
-            while (left := deadline - asyncio.get_running_loop().time()) > 0:
+            while not self.ends_watches and (left := deadline - asyncio.get_running_loop().time()) > 0:
                 changed = self.changed
                 if seen < self.oldest:
                     await _send(answer, "ERROR", _status(410, f"too old resource version: {seen} ({self.version})"))
@@ -166,8 +170,6 @@ class KubernetesDouble:
                 for event in [each for each in self.events if each.version > seen and each.path == path]:
                     if kind := _seen_kind(event, request):
                         await _send(answer, kind, event.object)
-                if self.version > seen and request.query.get("allowWatchBookmarks") == "true":
-                    await _send(answer, "BOOKMARK", {"metadata": {"resourceVersion": str(self.version)}})
                 seen = self.version
                 with suppress(TimeoutError):
                     async with asyncio.timeout(left):
@@ -176,6 +178,14 @@ class KubernetesDouble:
             del self.watchers[task]
         await answer.write_eof()
         return answer
+
+
+def _merged(current: Object, applied: Object) -> Object:
+    """Returns the object with the applied fields, and with those that others have set."""
+    both = {
+        name: _merged(current[name], value) for name, value in applied.items() if isinstance(current.get(name), dict)
+    }
+    return {**current, **applied, **both}
 
 
 def _json(body: Object, status: int = 200) -> web.Response:
@@ -210,7 +220,8 @@ def _refused(code: int, message: str) -> web.Response:
 
 
 def _missing(resource: str, name: str) -> web.Response:
-    return _refused(404, f'{resource} "{name}" not found')
+    status = _status(404, f'{resource} "{name}" not found')
+    return _json({**status, "details": {"name": name, "kind": resource}}, status=404)
 
 
 @asynccontextmanager

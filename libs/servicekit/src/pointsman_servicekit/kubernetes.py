@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pointsman_servicekit.errors import Unavailable
 
@@ -25,31 +25,76 @@ TIMEOUT_SECONDS = 5.0
 class ApiFailed(Unavailable):
     """The Kubernetes API refused a request, did not answer it, or answered something unreadable."""
 
-    def __init__(self, message: str, status: int = 0) -> None:
-        """`status` is the HTTP status of the refusal; 0 if there was no answer."""
+    def __init__(self, message: str, status: int = 0, missing: str = "") -> None:
+        """`status` is the HTTP status of the refusal; 0 if there was no answer. `missing` is the name of the object
+        that does not exist; empty if there is another reason, as when the cluster does not know the kind.
+        """
         super().__init__(message, code="kubernetes_api_failed")
         self.status = status
+        self.missing = missing
+
+    @property
+    def is_forbidden(self) -> bool:
+        """Returns whether the service account lacks a permission, or is not known."""
+        return self.status in (401, 403)
+
+    @property
+    def is_missing(self) -> bool:
+        """Returns whether the cluster knows the kind of object, and has none of this name."""
+        return self.status == 404 and bool(self.missing)
+
+    @property
+    def is_conflict(self) -> bool:
+        """Returns whether the object has changed since the version that the request names."""
+        return self.status == 409
+
+    @property
+    def is_expired(self) -> bool:
+        """Returns whether a watch began at a version that the API server has forgotten."""
+        return self.status == 410
+
+
+class WatchEnded(Exception):
+    """The API server has ended the watch without an error, as it does after its time limit."""
 
 
 @asynccontextmanager
 async def open_api(service_account: Path, field_manager: str = "") -> AsyncIterator["AsyncClient"]:
     """Yields a client of the API server that `KUBERNETES_SERVICE_HOST` names; raises ApiFailed for errors of the block.
 
+    A client has one watch, and raises WatchEnded when the server ends it: lightkube would repeat it without a pause.
     Token and CA are read from the folder `service_account` each time, and the token once more if it is refused, since
     Kubernetes replaces it. `field_manager` is the name under which fields are written.
     """
     api = await _connect(service_account, field_manager)
     from httpx2 import HTTPError
+    from lightkube import ConfigError
+    from lightkube.core.exceptions import NotReadyError
     from msgspec import MsgspecError
 
     try:
         yield api
-    except HTTPError as error:
+    except (HTTPError, ConfigError, OSError) as error:
         raise _failed(error) from error
-    except MsgspecError as error:
-        raise ApiFailed(f"the Kubernetes API sent an object that cannot be read: {error}") from error
+    except (MsgspecError, NotReadyError, KeyError, ValueError) as error:
+        raise _unreadable(error) from error
     finally:
         await api.close()
+
+
+async def get_or_none(api: "AsyncClient", resource: Any, name: str, namespace: str | None = None) -> Any:
+    """Returns the object `name` of the lightkube class `resource`; None if there is none of this name.
+
+    `namespace` is the pod's by default. Raises the library's errors, also if the cluster does not know the kind.
+    """
+    from lightkube import ApiError
+
+    try:
+        return await api.get(resource, name, namespace=namespace)
+    except ApiError as error:
+        if _failed(error).is_missing:
+            return None
+        raise
 
 
 async def _connect(service_account: Path, field_manager: str) -> "AsyncClient":
@@ -64,7 +109,11 @@ async def _connect(service_account: Path, field_manager: str) -> "AsyncClient":
         config = KubeConfig.from_service_account(service_account).get()
         # trust_env: the API is in the same cluster, and never behind the proxy that HTTPS_PROXY names for others.
         return AsyncClient(
-            config, timeout=Timeout(TIMEOUT_SECONDS), trust_env=False, field_manager=field_manager or None
+            config,
+            timeout=Timeout(TIMEOUT_SECONDS),
+            trust_env=False,
+            field_manager=field_manager or None,
+            transport=_one_watch_transport(service_account / "ca.crt"),
         )
     except ConfigError as error:
         raise ApiFailed(
@@ -77,13 +126,52 @@ async def _connect(service_account: Path, field_manager: str) -> "AsyncClient":
         raise ApiFailed(f"the service account in {service_account} cannot be used: {error}") from error
 
 
+def _one_watch_transport(authority: Path) -> Any:
+    from httpx2 import AsyncHTTPTransport, Request, Response
+
+    class OneWatchTransport(AsyncHTTPTransport):
+        has_watched = False
+
+        async def handle_async_request(self, request: Request) -> Response:
+            if request.url.params.get("watch") != "true":
+                return await super().handle_async_request(request)
+            if self.has_watched:
+                raise WatchEnded
+            response = await super().handle_async_request(request)
+            self.has_watched = response.status_code == 200  # otherwise it may be sent again with a new token
+            return response
+
+    return OneWatchTransport(verify=ssl.create_default_context(cafile=authority), trust_env=False)
+
+
 def _failed(error: Exception) -> ApiFailed:
     from httpx2 import HTTPStatusError
-    from lightkube import ApiError
+    from lightkube import ApiError, ConfigError
 
     if isinstance(error, ApiError):
-        return ApiFailed(f"the Kubernetes API answered: {error.status.message}", error.status.code or 0)
+        status, details = error.status, error.status.details
+        # An error event of a watch has no response of its own; `response` is then missing.
+        code = status.code or (error.response.status_code if error.response else 0)
+        message = status.message or status.reason or code
+        return ApiFailed(f"the Kubernetes API answered: {message}", code, (details and details.name) or "")
     if isinstance(error, HTTPStatusError):
-        status = error.response.status_code
-        return ApiFailed(f"the Kubernetes API answered {status}", status)
+        return _answered(error.response.status_code)
+    if isinstance(error, ConfigError | OSError):
+        return ApiFailed(f"the service account's token cannot be read: {error}")
     return ApiFailed(f"the Kubernetes API does not answer: {type(error).__name__}: {error}".removesuffix(": "))
+
+
+def _unreadable(error: Exception) -> ApiFailed:
+    """Returns the failure for an answer that the library cannot read; with its HTTP status if it is a refusal."""
+    from httpx2 import HTTPStatusError
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, HTTPStatusError):
+            return _answered(cause.response.status_code)
+        cause = cause.__context__
+    return ApiFailed(f"the Kubernetes API sent an object that cannot be read: {type(error).__name__}: {error}")
+
+
+def _answered(status: int) -> ApiFailed:
+    return ApiFailed(f"the Kubernetes API answered {status}", status)
