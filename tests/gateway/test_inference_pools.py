@@ -229,14 +229,77 @@ async def test_a_missing_permission_names_the_role(
         await cluster.until_watched()
 
 
-@pytest.mark.parametrize("cause", ["no pool", "no definition"])
-async def test_a_missing_pool_is_named(cluster: Cluster, cause: str) -> None:
-    if cause == "no pool":
-        cluster.api.delete(POOLS, "inferencepools", NAMESPACE, "llama")
-    else:
-        cluster.api.kinds.remove("inferencepools")
+async def test_a_watch_that_always_fails_is_logged_once_although_the_pods_are_listed(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(inference_pools, "RETRY_SECONDS", 0.01)
+    cluster.api.forbidden.add(("watch", "pods"))
     async with cluster.followed():
-        await until(lambda: "there is no InferencePool models/llama, or the cluster does not know" in cluster.reason)
+        await until(lambda: cluster.lookups("failed") >= 4)
+    assert caplog.text.count("may not read InferencePool models/llama") == 1
+    assert cluster.lookups("answered") >= 4
+
+
+async def test_failures_are_repeated_less_and_less_often(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference_pools, "RETRY_SECONDS", 0.05)
+    cluster.api.forbidden.add(("get", "inferencepools"))
+    async with cluster.followed():
+        await asyncio.sleep(1.0)
+    assert 3 <= cluster.lookups("failed") <= 7
+
+
+async def test_a_watch_that_the_server_ends_at_once_is_not_repeated_without_a_pause(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference_pools, "RETRY_SECONDS", 0.2)
+    cluster.api.ends_watches = True
+    async with cluster.followed():
+        await asyncio.sleep(0.8)
+    assert 1 <= cluster.api.requests.count("watch pods") <= 5
+    assert cluster.lookups("failed") == 0
+
+
+async def test_a_token_may_be_replaced_between_the_pool_and_its_pods(cluster: Cluster) -> None:
+    cluster.api.replaces_token_after = "get inferencepools"
+    async with cluster.followed():
+        await until(lambda: len(cluster.endpoints) == 2)
+        await cluster.until_watched()
+    assert cluster.api.requests == ["get inferencepools", "list pods", "list pods", "watch pods"]
+    assert cluster.lookups("failed") == 0
+
+
+async def test_a_watch_is_sent_again_with_a_replaced_token(cluster: Cluster) -> None:
+    cluster.api.replaces_token_after = "list pods"
+    async with cluster.followed():
+        await cluster.until_watched()
+    assert cluster.api.requests == ["get inferencepools", "list pods", "watch pods", "watch pods"]
+
+
+async def test_a_deleted_pool_has_no_engines(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference_pools, "WATCH_SECONDS", 0.1)
+    async with cluster.followed():
+        await until(lambda: len(cluster.endpoints) == 2)
+        cluster.api.delete(POOLS, "inferencepools", NAMESPACE, "llama")
+        await until(lambda: not cluster.endpoints)
+        assert cluster.reason == "there is no InferencePool models/llama"
+        assert cluster.lookups("failed") == 0
+        cluster.api.put(POOLS, "inferencepools", NAMESPACE, pool(8000))
+        await until(lambda: len(cluster.endpoints) == 2)
+
+
+async def test_pods_stay_if_the_cluster_does_not_know_pools(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference_pools, "WATCH_SECONDS", 0.1)
+    async with cluster.followed():
+        await until(lambda: len(cluster.endpoints) == 2)
+        cluster.api.kinds.remove("inferencepools")
+        await until(lambda: cluster.lookups("failed") >= 1)
+        assert len(cluster.endpoints) == 2
+
+
+async def test_a_missing_definition_of_pools_is_named(cluster: Cluster) -> None:
+    cluster.api.kinds.remove("inferencepools")
+    async with cluster.followed():
+        await until(lambda: "the cluster does not know inference.networking.k8s.io/v1; install" in cluster.reason)
         assert cluster.lookups("failed") >= 1
 
 

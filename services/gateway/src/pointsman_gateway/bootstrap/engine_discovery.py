@@ -208,7 +208,8 @@ class EngineDiscovery:
             state = EngineState(replace(member, ready=member.ready and not config.discovers_adapters))
             return _TrackedEngine(state, self._watch(state, config, member.endpoint, tls), self.aliases)
 
-        group = EngineGroup(engine, config.endpoint_limit, track, self._update_active, self._metrics, name.path)
+        path = name.path if isinstance(name, DnsName) else ""
+        group = EngineGroup(engine, config.endpoint_limit, track, self._update_active, self._metrics, path)
         watching = (
             watch_dns(group, name, self._resolver)
             if isinstance(name, DnsName)

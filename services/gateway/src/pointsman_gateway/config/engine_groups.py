@@ -42,7 +42,6 @@ class PoolName:
     name: str
     port: int | None = None
     """The port of the pods' lora-servers; None for engines, whose ports the pool names."""
-    path: str = ""
 
     @property
     def server_name(self) -> str:

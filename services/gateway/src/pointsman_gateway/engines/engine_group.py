@@ -60,7 +60,7 @@ class EngineGroup:
         self._metrics = metrics
         self._members: dict[str, _NumberedMember] = {}
         """By endpoint, the member."""
-        self._logged_problem = ""
+        self._logged_problem = self._logged_failure = ""
         metrics.group_has(template.name, 0, 0)
 
     @property
@@ -92,17 +92,28 @@ class EngineGroup:
             self._on_change()
         self._metrics.group_has(self.name, len(self._members), max(0, excess))
 
-    def lookup_succeeded(self, endpoints: Collection[str], why_none: str = "") -> None:
-        """Counts a lookup that was answered, and sets the members to what it found, as `set_endpoints` does."""
+    def lookup_succeeded(self, endpoints: Collection[str], why_none: str = "", *, ends_failure: bool = True) -> None:
+        """Counts a lookup that was answered, and sets the members to what it found, as `set_endpoints` does.
+
+        Unless `ends_failure`, a part of the lookup is to follow; call `end_failure` when it has succeeded.
+        """
         self._metrics.looked_up(self.name, "answered")
+        if ends_failure:
+            self.end_failure()
         self.set_endpoints(endpoints, why_none)
 
     def lookup_failed(self, reason: str) -> None:
         """Records that a lookup has failed; the members stay. Callers get the reason if there are none."""
         self._metrics.looked_up(self.name, "failed")
-        self._log_once(reason)
+        if reason != self._logged_failure:
+            self._logged_failure = reason
+            self._warn(reason)
         if not self._members:
             self._explain(reason)
+
+    def end_failure(self) -> None:
+        """Records that lookups succeed again, so that the next failure is logged even if its reason is the same."""
+        self._logged_failure = ""
 
     def stop(self) -> None:
         """Stops watching the members, and removes the group's gauges. Requests in progress may still use members."""
@@ -144,8 +155,11 @@ class EngineGroup:
     def _log_once(self, problem: str) -> None:
         """Logs a problem when it begins or changes; an empty text ends it."""
         if problem and problem != self._logged_problem:
-            log.warning("engines %s: %s; %d members", self.name, problem, len(self._members))
+            self._warn(problem)
         self._logged_problem = problem
+
+    def _warn(self, problem: str) -> None:
+        log.warning("engines %s: %s; %d members", self.name, problem, len(self._members))
 
     @property
     def name(self) -> str:

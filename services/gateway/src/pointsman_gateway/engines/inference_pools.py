@@ -6,12 +6,15 @@ pods are read anew: this also finds a changed pool, and repairs an expired versi
 
 import asyncio
 import logging
+import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pointsman_servicekit.kubernetes import ApiFailed, open_api
+from pointsman_servicekit.kubernetes import ApiFailed, WatchEnded, get_or_none, open_api
+from pointsman_servicekit.process import Backoff
 
 from pointsman_gateway.config.engine_groups import PoolName, endpoint
 from pointsman_gateway.engines.engine_group import EngineGroup
@@ -25,8 +28,10 @@ log = logging.getLogger(__name__)
 GROUP, VERSION = "inference.networking.k8s.io", "v1"
 WATCH_SECONDS = 30.0
 """How long pods are watched until pool and pods are read anew."""
-RETRY_SECONDS = 1.0
-"""Seconds between two readings of the pool if a watch or a reading fails."""
+RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 30.0
+"""Seconds until the pool is read again after a failed reading, or after a watch that was shorter than the first of
+these: doubled each time up to the second, and up to a half shorter at random. After a longer watch it is read at once.
+"""
 HTTP = "http"
 """The protocol of engines, and the default of a pool's `appProtocol`."""
 
@@ -34,48 +39,75 @@ HTTP = "http"
 async def watch_pool(group: EngineGroup, pool: PoolName, service_account: Path) -> None:
     """Keeps the group's members up to date with the pods of the pool, until cancelled.
 
-    If the API does not answer or refuses, the members stay. If it answers that no pod is ready, there are none.
+    If the API does not answer or refuses, the members stay. If it answers that there is no pool, or that no pod is
+    ready, there are none.
     """
+    wait, backoff = 0.0, Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)
     while True:
+        watch = _Watch(group, pool)
         try:
             async with open_api(service_account) as api:
-                await _follow(group, pool, api)
-                continue
+                await watch.follow(api)
         except ApiFailed as error:
-            if error.status != 410:  # the version has expired, as happens now and then: read anew
+            if not error.is_expired:  # a version expires now and then: read anew
                 group.lookup_failed(_explained(error, pool))
         except Exception:  # a bug must not end the loop: the members keep serving
             log.exception("engines %s: the lookup of InferencePool %s failed", group.name, pool)
-        await asyncio.sleep(RETRY_SECONDS)
+        if watch.seconds >= RETRY_SECONDS:
+            wait = 0.0
+            continue
+        wait = backoff.after(wait, 0.0)
+        await asyncio.sleep(wait * random.uniform(0.5, 1.0))
 
 
-async def _follow(group: EngineGroup, pool: PoolName, api: "AsyncClient") -> None:
-    """Reads the pool and its pods, then watches these for `WATCH_SECONDS`.
+@dataclass(slots=True)
+class _Watch:
+    """One reading of a pool and its pods, and the watch that follows it."""
 
-    Raises ApiFailed if the pool cannot be used, and the library's errors.
-    """
-    from lightkube.resources.core_v1 import Pod
+    group: EngineGroup
+    pool: PoolName
+    began: float | None = None
+    """When the watch was requested, by the loop's clock; None before."""
 
-    labels, ports = _read_spec(pool, await api.get(_resource(), pool.name, namespace=pool.namespace))
-    listing = api.list(Pod, namespace=pool.namespace, labels=labels)
-    endpoints = {_name(pod): _endpoints(pod, ports) async for pod in listing}
-    group.lookup_succeeded(*_found(pool, endpoints))
-    try:
-        async with asyncio.timeout(WATCH_SECONDS):
-            async for change, pod in api.watch(
-                Pod,
-                namespace=pool.namespace,
-                labels=labels,
-                resource_version=listing.resourceVersion,
-                server_timeout=round(WATCH_SECONDS) + 5,
-            ):
-                if change == "DELETED":
-                    endpoints.pop(_name(pod), None)
-                elif change in ("ADDED", "MODIFIED"):
-                    endpoints[_name(pod)] = _endpoints(pod, ports)
-                group.set_endpoints(*_found(pool, endpoints))
-    except TimeoutError:
-        pass
+    @property
+    def seconds(self) -> float:
+        """Returns for how long pods have been watched; 0 if the reading failed."""
+        return asyncio.get_running_loop().time() - self.began if self.began is not None else 0.0
+
+    async def follow(self, api: "AsyncClient") -> None:
+        """Reads the pool and its pods, then watches these for `WATCH_SECONDS`, or until the API server ends the watch.
+
+        Raises ApiFailed if the pool cannot be used, and the library's errors.
+        """
+        from lightkube.resources.core_v1 import Pod
+
+        group, pool = self.group, self.pool
+        read = await get_or_none(api, _resource(), pool.name, pool.namespace)
+        if read is None:
+            group.lookup_succeeded((), f"there is no InferencePool {pool}")
+            return
+        labels, ports = _read_spec(pool, read)
+        listing = api.list(Pod, namespace=pool.namespace, labels=labels)
+        endpoints = {_name(pod): _endpoints(pod, ports) async for pod in listing}
+        group.lookup_succeeded(*_found(pool, endpoints), ends_failure=False)
+        self.began = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(WATCH_SECONDS):
+                async for change, pod in api.watch(
+                    Pod,
+                    namespace=pool.namespace,
+                    labels=labels,
+                    resource_version=listing.resourceVersion,
+                    server_timeout=round(WATCH_SECONDS) + 5,
+                ):
+                    if change == "DELETED":
+                        endpoints.pop(_name(pod), None)
+                    else:
+                        endpoints[_name(pod)] = _endpoints(pod, ports)
+                    group.end_failure()
+                    group.set_endpoints(*_found(pool, endpoints))
+        except (TimeoutError, WatchEnded):
+            group.end_failure()
 
 
 @cache
@@ -126,10 +158,10 @@ def _found(pool: PoolName, endpoints: Mapping[str, Sequence[str]]) -> tuple[set[
 def _explained(error: ApiFailed, pool: PoolName) -> str:
     if error.status == 404:
         return (
-            f"there is no InferencePool {pool}, or the cluster does not know {GROUP}/{VERSION}, which belongs to the "
-            f"Gateway API Inference Extension ({error.message})"
+            f"InferencePool {pool}: the cluster does not know {GROUP}/{VERSION}; install the Gateway API Inference "
+            f"Extension ({error.message})"
         )
-    if error.status in (401, 403):
+    if error.is_forbidden:
         return (
             f"the gateway's service account may not read InferencePool {pool}: bind it to a Role in namespace "
             f"{pool.namespace} with get of inferencepools.{GROUP}, and list and watch of pods ({error.message})"
