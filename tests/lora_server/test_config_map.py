@@ -126,6 +126,27 @@ async def test_what_somebody_has_changed_is_repaired(running: Published, monkeyp
     await until(lambda: running.names)
     running.edit(baseModel="tiny", adapters="- mine", note="kept")
     await until(lambda: running.names == [TRIAGE, "triage@prod"])
+    assert running.config_map["data"]["note"] == "kept"
+
+
+async def test_names_are_not_removed_because_redis_has_lost_them(published: Published) -> None:
+    await published.publisher.publish([TRIAGE])
+    with pytest.raises(ApiFailed, match="Redis has no aliases, but the ConfigMap adapters-tiny names adapters"):
+        await published.publisher.publish([])
+    assert published.names == [TRIAGE]
+
+
+async def test_aliases_that_are_no_longer_fresh_are_not_written(
+    running: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_map, "REPAIR_SECONDS", 0.05)
+    running.aliases = (PROD,)
+    await until(lambda: running.names)
+    running.aliases = None
+    await asyncio.sleep(0.2)  # a write that was in progress
+    running.edit(baseModel="tiny", adapters="- newer")
+    await asyncio.sleep(0.3)
+    assert running.names == ["newer"]
 
 
 async def test_the_config_map_of_another_base_model_is_left_alone(published: Published) -> None:
@@ -147,7 +168,7 @@ async def test_a_missing_permission_names_the_role_once_and_is_tried_again(
 
 
 async def test_names_that_do_not_fit_are_refused(published: Published) -> None:
-    with pytest.raises(ApiFailed, match="50000 names do not fit in the ConfigMap adapters-tiny: retire versions"):
+    with pytest.raises(ApiFailed, match="50000 names do not fit in the ConfigMap adapters-tiny: unset POINTSMAN"):
         await published.publisher.publish([f"adapter-{number:06}@prod" for number in range(50_000)])
     assert published.api.requests == []
 

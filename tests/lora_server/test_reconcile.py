@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_lora_server.adapters.placement import PlacementPlanner
 from pointsman_lora_server.adapters.reconciler import Reconciler
@@ -48,6 +49,17 @@ class Deaf:
         return known
 
     async def announce_target(self, version: str, seconds: float) -> None: ...
+
+
+class FailingAtTimes:
+    """A registry without data, whose reads fail while `fails`."""
+
+    fails = False
+
+    async def read(self) -> DesiredState:
+        if self.fails:
+            raise Unavailable("Redis does not answer", code="redis_unavailable")
+        return DesiredState()
 
 
 class Nothing:
@@ -97,6 +109,20 @@ async def test_a_redis_without_its_data_removes_no_alias() -> None:
     await components.refresh()
 
     assert [alias.alias for alias in engine_state.state.aliases] == ["triage@prod"]
+
+
+async def test_a_failed_read_is_not_a_fresh_one() -> None:
+    registry: Any = FailingAtTimes()
+    reading = reconciler(registry, EngineStateStore())
+    assert not reading.has_read
+    await reading.refresh()
+    assert reading.has_read_within(60.0)
+    await asyncio.sleep(0.05)
+    registry.fails = True
+    with pytest.raises(Unavailable):
+        await reading.refresh()
+    assert reading.has_read
+    assert not reading.has_read_within(0.05)
 
 
 async def test_answers_of_the_old_version_are_completed_during_a_promotion(

@@ -22,7 +22,7 @@ from pointsman_lora_server.adapters.state_machine import NullSmokeTest, SmokeTes
 from pointsman_lora_server.adapters.trials import Trials
 from pointsman_lora_server.adapters.warm_up import WarmUp
 from pointsman_lora_server.checks.base_layers import read_base
-from pointsman_lora_server.config_map import ConfigMapPublisher
+from pointsman_lora_server.config_map import FRESH_SECONDS, ConfigMapPublisher
 from pointsman_lora_server.domain import Alias
 from pointsman_lora_server.engine.command import EngineCommand, GuardSecret
 from pointsman_lora_server.engine.completion import Probe, TimedEngine
@@ -164,7 +164,7 @@ async def build_app(
 
 def _publisher(settings: Settings, adapters: AdapterParts, engine_state: EngineStateStore) -> ConfigMapPublisher:
     def aliases() -> tuple[Alias, ...] | None:
-        return engine_state.state.aliases if adapters.reconciler.has_read else None
+        return engine_state.state.aliases if adapters.reconciler.has_read_within(FRESH_SECONDS) else None
 
     return ConfigMapPublisher(settings.config_map, settings.served_model_name, settings.service_account, aliases)
 

@@ -73,8 +73,8 @@ class Reconciler:
         self._changed = asyncio.Event()
         self._wake_events: list[asyncio.Event] = []
         self._logged_errors: dict[str, str] = {}
-        self.has_read = False
-        """Whether `desired` has been read at least once."""
+        self._read_at: float | None = None
+        """When the last successful read of `desired` began, by the loop's clock."""
         self._convergence = EngineConvergence(loader, state_machine, engine_state, placement)
 
     async def run(self) -> None:
@@ -112,6 +112,15 @@ class Reconciler:
         """
         return self._convergence.is_settled
 
+    @property
+    def has_read(self) -> bool:
+        """Returns whether `desired` has been read at least once."""
+        return self._read_at is not None
+
+    def has_read_within(self, seconds: float) -> bool:
+        """Returns whether `desired` was read successfully in the last `seconds`."""
+        return self._read_at is not None and asyncio.get_running_loop().time() - self._read_at < seconds
+
     async def refresh(self) -> DesiredState:
         """Reads the desired state from Redis, publishes it to watchers and returns it.
 
@@ -120,13 +129,14 @@ class Reconciler:
         ("unreadable_record") if a value in Redis cannot be parsed.
         """
         async with self._read_lock:
+            began = asyncio.get_running_loop().time()
             desired = await self._registry.read()
             before, changed = self.desired, desired.changed_since(self.desired)
             if changed or (changed is None and desired != before):
                 self.desired = desired
                 self._apply(desired, before)
                 self.wake()
-            self.has_read = True
+            self._read_at = began
             return desired
 
     def wake(self) -> None:
