@@ -44,8 +44,10 @@ MAX_ATTEMPTS = 5
 
 
 def published_names(aliases: Iterable[Alias]) -> Sequence[str]:
-    """Returns the names by which adapters are requested, sorted: the aliases, their versions and their canaries."""
-    return sorted({name for alias in aliases for name in (alias.alias, *alias.versions)})
+    """Returns the names of the aliases' versions, canaries included, sorted. Engines do not know aliases, so a route
+    by the base model must not lead a request for one to an engine.
+    """
+    return sorted({name for alias in aliases for name in alias.versions})
 
 
 @dataclass(frozen=True, slots=True)
