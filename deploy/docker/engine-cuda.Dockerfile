@@ -10,6 +10,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv --system-site-packages /opt/engine \
     && /opt/engine/bin/python -m pip install --no-cache-dir --require-hashes --no-deps --only-binary :all: -r /tmp/engine-training.txt \
     && rm /tmp/engine-training.txt \
+    && /opt/engine/bin/python -c "import torch, transformers, accelerate, peft, trl, bitsandbytes" \
     && chmod -R a+rX /opt/engine
 ARG VERSION=0.1.0
 # Where the source is, and its commit: a release gives both.

@@ -75,6 +75,7 @@ def test_the_cuda_engine_installs_what_training_needs_with_hashes() -> None:
     text = (PROJECT / "deploy" / "docker" / "engine-cuda.Dockerfile").read_text()
     (install,) = re.findall(r"pip install ([^\\\n&]+)", text)
     assert {"--require-hashes", "--no-deps", "--only-binary"} <= {*install.split()}
+    assert '-c "import torch, transformers, accelerate, peft, trl, bitsandbytes"' in text
     assert f"COPY deploy/docker/locks/{TRAINING.lock.name} {install.split()[-1]}\n" in text
 
 

@@ -147,9 +147,15 @@ def test_each_architecture_that_is_built_is_part_of_the_image_that_is_signed() -
     assert {(kind, runner) for name, runner in built if (kind := name.partition("engine-")[2])} == {*on}
     built += [(f"lora-server-{kind}", runner) for kind, runner in on]
     (signing,) = (step["run"] for step in jobs["sign"]["steps"] if "cosign sign" in step.get("run", ""))
-    (both,) = re.findall(r"(?m)^ *case \"\$image\" in (.+)\) parts\+=.*-arm64", signing)
-    signed = {image for image, _ in built if any(fnmatch(image, pattern) for pattern in both.split(" | "))}
+    (always,) = re.findall(r"(?m)^ *case \"\$image\" in (.+)\) parts\+=.*-arm64", signing)
+    (if_built,) = re.findall(r"if \[\[ \"\$image\" == (\S+) \]\] && docker buildx imagetools inspect .*-arm64", signing)
+    patterns = [*always.split(" | "), if_built]
+    signed = {image for image, _ in built if any(fnmatch(image, pattern) for pattern in patterns)}
     assert {image for image, runner in built if runner.endswith("-arm")} == signed
+    for job in (jobs["images"], jobs["lora-server"]):
+        assert job["continue-on-error"] == "${{ matrix.optional == true }}"
+        added = job["strategy"]["matrix"]["include"]
+        assert all(each.get("optional", False) == each["runner"].endswith("-arm") for each in added)
     tags = [step["run"] for step in jobs["images"]["steps"] if step.get("id") == "names"]
     assert '"$BASE")-${tag##*-}"' in tags[0]  # the tag of an unchanged engine is that of its architecture
 
