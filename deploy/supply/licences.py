@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import cast
 
-from deploy.supply.images import IMAGES, locked
+from deploy.supply.images import GATEWAY_LITELLM, IMAGES, locked
 
 PAGE = Path(__file__).with_name("licences.md")
 
@@ -47,7 +47,8 @@ _SAME = {
 
 _HEAD = """# Licences
 
-Licences of the packages in the images of the gateway, the retriever and the lora-server, from the packages' metadata.
+Licences of the packages in the images of the gateway, the retriever and the lora-server, from their metadata
+(gateway-litellm has the gateway's, and those that name it).
 The project's own code is under Apache-2.0. Versions are in `deploy/docker/locks`. `make licences` writes this page. A
 test fails if a licence is missing, unknown, or requires more than including its text. Not listed: the base images, and
 the contents of the engine image (vLLM: Apache-2.0; torch: BSD-3-Clause; CUDA libraries: NVIDIA's own terms).
@@ -60,9 +61,10 @@ the contents of the engine image (vLLM: Apache-2.0; torch: BSD-3-Clause; CUDA li
 def packages() -> dict[str, list[str]]:
     """Returns the images that contain each package, by package name."""
     found: dict[str, list[str]] = defaultdict(list)
-    for image in IMAGES:
+    for image in (*IMAGES, GATEWAY_LITELLM):
         for name in sorted({each.name for each in locked(image.lock) if each.is_for_linux}):
-            found[name].append(image.name)
+            if image != GATEWAY_LITELLM or IMAGES[0].name not in found[name]:  # it has all of the gateway's, too
+                found[name].append(image.name)
     return dict(sorted(found.items()))
 
 
@@ -72,7 +74,7 @@ def licence_of(name: str) -> str:
     expression = about.get("License-Expression")
     if expression:
         return str(expression)
-    written = (about.get("License") or "").strip()
+    written = (about.get("License") or "").strip().partition("\n")[0]  # some packages put the whole text there
     known = _SAME.get(written, written)
     if is_accepted(known):
         return known

@@ -6,7 +6,8 @@ Locked versions are kept as long as they satisfy the requirements; `--upgrade` t
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.supply.images import (
@@ -43,12 +44,9 @@ def lock(image: Image, requirements: Sequence[str], more: Sequence[str]) -> None
     """
     beside = PROJECT / f".lock-{image.name}.in"  # relative paths in this file are resolved from its folder
     beside.write_text("\n".join(requirements) + "\n")
-    written = image.lock.read_text() if image.lock.exists() else ""
     try:
-        subprocess.run([*_uv(image), *more, beside.name], cwd=PROJECT, check=True)
-    except BaseException:
-        image.lock.write_text(written)
-        raise
+        with restored_on_failure(image.lock):
+            subprocess.run([*_uv(image), *more, beside.name], cwd=PROJECT, check=True)
     finally:
         beside.unlink()
     image.lock.write_text(HEAD + _without_comments(image.lock.read_text()))
@@ -64,10 +62,26 @@ def lock_training(more: Sequence[str]) -> None:
     """Writes the lock of what engine-cuda adds to vLLM's own image: everything that training requires and vLLM itself
     does not, in versions that fit vLLM. Raises CalledProcessError, as `lock` does.
     """
-    lock(TRAINING, (*TRAINING_REQUIREMENTS, CUDA_ENGINE), more)
-    whole = TRAINING.lock.read_text()
-    lock(TRAINING, (CUDA_ENGINE,), more)
-    TRAINING.lock.write_text(TRAINING_HEAD + without(names(TRAINING.lock.read_text()), whole.removeprefix(HEAD)))
+    with restored_on_failure(TRAINING.lock):
+        TRAINING.lock.write_text(ENGINE.lock.read_text())  # uv prefers the versions in its output file
+        lock(TRAINING, (*TRAINING_REQUIREMENTS, CUDA_ENGINE), more)
+        whole = TRAINING.lock.read_text()
+        lock(TRAINING, (CUDA_ENGINE,), more)
+        TRAINING.lock.write_text(TRAINING_HEAD + without(names(TRAINING.lock.read_text()), whole.removeprefix(HEAD)))
+
+
+@contextmanager
+def restored_on_failure(file: Path) -> Iterator[None]:
+    """Gives the file its old content, or removes it if there was none, if the block raises an exception."""
+    written = file.read_text() if file.exists() else None
+    try:
+        yield
+    except BaseException:
+        if written is None:
+            file.unlink(missing_ok=True)
+        else:
+            file.write_text(written)
+        raise
 
 
 def names(text: str) -> set[str]:

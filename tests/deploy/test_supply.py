@@ -28,7 +28,7 @@ from deploy.supply.images import (
     locked,
 )
 from deploy.supply.licences import is_accepted, licence_of, listed, packages
-from deploy.supply.lock import without, without_torch
+from deploy.supply.lock import restored_on_failure, without, without_torch
 
 VARIANTS = (RETRIEVER_GPU, GATEWAY_LITELLM)
 LOCKS = (*IMAGES, *VARIANTS, BUILD, ENGINE, TRAINING)
@@ -99,6 +99,8 @@ def test_trainings_on_gpus_have_the_versions_of_those_on_cpus_and_replace_nothin
     asked = [Requirement(text) for text in TRAINING_REQUIREMENTS]
     assert {requirement.name for requirement in asked} == {"peft", "trl", "bitsandbytes"}
     assert [str(r) for r in asked if not r.specifier.contains(pins.get(r.name, "0"))] == [], "make locks"
+    on_cpus = {each.name: each.version for each in locked(ENGINE.lock)}
+    assert {name: on_cpus.get(name) for name in pins} == pins
     assert not pins.keys() & {"torch", "transformers", "numpy", "vllm", "triton"}
     assert CUDA_ENGINE in TRAINING.lock.read_text().partition("\n")[0], "make locks"
 
@@ -115,6 +117,22 @@ def test_a_lock_without_known_packages_keeps_all_others_whole() -> None:
     hashed = " \\\n    --hash=sha256:" + "0" * 64 + "\n"
     text = {name: f"{name}==1{hashed}" for name in ("numpy", "numpydoc", "peft")}
     assert without({"numpy"}, "".join(text.values())) == text["numpydoc"] + text["peft"]
+
+
+@pytest.mark.parametrize("before", ["numpy==1\n", None])
+def test_a_lock_file_that_could_not_be_written_is_as_before(before: str | None, tmp_path: Path) -> None:
+    lock = tmp_path / "lock.txt"
+    if before:
+        lock.write_text(before)
+
+    def fail() -> None:
+        with restored_on_failure(lock):
+            lock.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert (lock.read_text() if lock.exists() else None) == before
 
 
 def test_an_unpinned_line_is_rejected(tmp_path: Path) -> None:
