@@ -1,13 +1,11 @@
-"""Validates custom resources against the published schemas in crds/, which lack the descriptions.
+"""Validates custom resources by definitions (CRDs, as YAML files) in a folder that the environment variable
+CRD_DEFINITIONS names.
 
-If the environment variable CRD_DEFINITIONS names a folder with operators' definitions (CRDs, as YAML files), kinds that
-it defines are validated by these, too. No installable package has LeaderWorkerSet's
-(github.com/kubernetes-sigs/lws, config/crd/bases) and those of Google's policies
-(github.com/GoogleCloudPlatform/gke-gateway-api, config/crd; none is published for BackendConfig). Other kinds are also
-validated by their types: operator_types.py.
+No installable package has LeaderWorkerSet's (github.com/kubernetes-sigs/lws, config/crd/bases) and those of Google's
+policies (github.com/GoogleCloudPlatform/gke-gateway-api, config/crd; none is published for BackendConfig). Other kinds
+are validated by their types: operator_types.py.
 """
 
-import json
 import os
 from functools import cache
 from pathlib import Path
@@ -15,18 +13,6 @@ from typing import Any
 
 import yaml
 from jsonschema.validators import Draft202012Validator
-
-FOLDER = Path(__file__).parent / "crds"
-KINDS = frozenset(file.stem for file in FOLDER.glob("*.json"))
-
-
-def violations(object: dict[str, Any]) -> list[str]:
-    """Returns the errors with which an API server that knows the kind's definition would reject the object in a strict
-    request.
-    """
-    schema = _schema(object["kind"])
-    wrong = [] if object["apiVersion"] == schema["apiVersion"] else [f"apiVersion is not {schema['apiVersion']}"]
-    return wrong + [error.message for error in Draft202012Validator(schema).iter_errors(object)]
 
 
 def violations_of_given(object: dict[str, Any]) -> list[str]:
@@ -51,12 +37,6 @@ def _definitions(folder: str) -> dict[tuple[str, str], dict[str, Any]]:
     files = sorted(Path(folder).glob("*.yaml")) if folder else []
     found = [each for file in files for each in yaml.load_all(file.read_text(), yaml.CSafeLoader)]
     return {(each["spec"]["group"], each["spec"]["names"]["kind"]): each for each in found}
-
-
-@cache
-def _schema(kind: str) -> dict[str, Any]:
-    schema: dict[str, Any] = strict(json.loads((FOLDER / f"{kind}.json").read_text()))
-    return schema
 
 
 def strict(schema: Any) -> Any:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from deploy.helm.render import HelmError
+from tests.deploy.manifest_lint import Cluster
 from tests.deploy.rendering import needs_helm
 from tests.deploy.test_chart import env_of, render
 from tests.deploy.test_chart_examples import example
@@ -62,6 +63,34 @@ def test_without_these_values_nothing_may_speak_to_the_api(tmp_path: Path) -> No
     cluster = render(tmp_path, {})
     assert not cluster.all("Role", "RoleBinding", "InferencePool", "InferenceObjective")
     assert "serviceAccountToken" not in yaml.safe_dump(cluster.objects)
+
+
+def test_further_nodes_of_an_engine_have_no_token_for_the_api(tmp_path: Path) -> None:
+    nodes = {"name": "a", "kind": "cuda", "nodes": 2, "gpu": {"count": 1}, "model": {"source": "pvc:model"}}
+    store = {"adapters": {"store": {"accessMode": "ReadWriteMany"}}}
+    cluster = render(tmp_path, {"engines": [{**nodes, "publishAdapters": True}], **store})
+    (group,) = cluster.all("LeaderWorkerSet")
+    pods = group["spec"]["leaderWorkerTemplate"]
+    assert "serviceAccountToken" in yaml.safe_dump(pods["leaderTemplate"])
+    worker = yaml.safe_dump(pods["workerTemplate"])
+    assert not [word for word in ("serviceAccountToken", "kubernetes-api", "CONFIG_MAP") if word in worker]
+
+
+def test_policies_let_the_pools_gateway_in_and_lead_to_the_api_at_its_addresses_only(tmp_path: Path) -> None:
+    peers = [{"podSelector": {"matchLabels": {"app": "epp"}}}]
+    policy = {"enabled": True, "engineClients": peers, "egress": {"kubernetesApi": ["10.0.0.1/32"]}}
+    cluster = render(tmp_path, {"networkPolicy": policy, "gateway": {"inferencePools": [{"name": "llama"}]}})
+    (rule,) = _policy(cluster, "lora-server-from-engine-clients")["ingress"]
+    assert rule == {"from": peers, "ports": [{"protocol": "TCP", "port": "engine"}]}
+    egress = _policy(cluster, "gateway-to-outside")["egress"]
+    (api,) = (rule for rule in egress if 6443 in [port["port"] for port in rule["ports"]])
+    assert api["to"] == [{"ipBlock": {"cidr": "10.0.0.1/32"}}]
+
+
+def _policy(cluster: Cluster, name: str) -> Any:
+    found = cluster.get("NetworkPolicy", name)
+    assert found
+    return found["spec"]
 
 
 def test_policies_let_only_those_reach_the_api_that_need_it(tmp_path: Path) -> None:

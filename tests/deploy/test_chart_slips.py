@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
+from fsspec.registry import known_implementations
 from pointsman_lora_server.engine.command import _FORBIDDEN_OPTIONS, _SHORT_OPTIONS
 
-from deploy.helm.render import HelmError
+from deploy.helm.render import CHART, HelmError
+from deploy.supply.images import IMAGES, locked
 from tests.deploy.kubernetes_schemas import VERSIONS, fields
 from tests.deploy.manifest_lint import Cluster
 from tests.deploy.random_values import SCHEMA
@@ -61,7 +63,17 @@ def render(tmp_path: Path, values: Object) -> Cluster:
         (engine(model={"source": "hff://a/b"}), "engines: model.source: the image has no client for hff://"),
         (
             {**engine(), "adapters": {"store": {"url": "hf://a/b"}}},
-            "adapters.store.url: the image has no client for hf://",
+            "adapters.store.url: versions cannot be stored at hf://",
+        ),
+        ({"adapters": {"store": {"url": "https://a/b"}}}, "adapters.store.url: versions cannot be stored at https://"),
+        ({"adapters": {"store": {"url": "oss://a/b"}}}, "adapters.store.url: the image has no client for oss://"),
+        (
+            engine(model={"source": "oss://a/b"}, container={"image": "registry.example/mine:1"}),
+            "engines: model.source: the image has no client for oss://",
+        ),
+        (
+            engine(gpu={"count": 2}, resources={"requests": {"nvidia.com/gpu": 1}, "limits": {"nvidia.com/gpu": 2}}),
+            "gpu.count is 2, and resources have another number",
         ),
         (engine(kind="cpu", gpu={"count": 0}, nodes=2), "only engines with GPUs run on several nodes"),
         (
@@ -132,6 +144,16 @@ def test_options_of_vllm_that_the_lora_server_refuses_are_refused_at_once(tmp_pa
         engine(extraArgs=["--tensor-parallel-size=4"], gpu={"count": 4}),
         engine(model={"source": "image"}, image="registry.example/mine:1"),
         engine(model={"source": "oss://a/b"}, image="registry.example/mine:1"),
+        engine(model={"source": "image"}, container={"image": "registry.example/mine:1"}),
+        engine(container={"image": "registry.example/mine:1"}) | {"adapters": {"store": {"url": "oss://a/b"}}},
+        *[engine(model={"source": f"{scheme}://a/b"}) for scheme in ("s3a", "file", "https", "webhdfs", "hf")],
+        *[{"adapters": {"store": {"url": f"{scheme}://a/b"}}} for scheme in ("s3a", "file", "webhdfs", "abfss")],
+        engine(gpu={"count": 4}, resources={"requests": {"nvidia.com/gpu": "4"}}),
+        {"retriever": {"gpu": {"count": 1}, "resources": {"requests": {"nvidia.com/gpu": 1}}}},
+        engine(gpu={"count": 0}, resources={"limits": {"example.com/gpu-memory": 8}}),
+        engine(gpu={"count": 0}, model={"source": "pvc:a"}, attach={"url": "http://vllm:8000"}),
+        engine(extraArgs=["--data-parallel-size=4", "--data-parallel-size-local=1"]),
+        engine(gpu={"count": 4}, extraArgs=["--tensor_parallel_size=4"]),
         engine(resources={"requests": {"memory": "11000Mi", "cpu": 1.5}, "limits": {"memory": "11Gi", "cpu": "2500m"}}),
         gateway(env={"POINTSMAN_GATEWAY_EXT_PROC_LISTEN": "127.0.0.1:9"}),
         gateway(ingress={"enabled": True, "hosts": ["*.example.com"]}),
@@ -139,6 +161,16 @@ def test_options_of_vllm_that_the_lora_server_refuses_are_refused_at_once(tmp_pa
 )
 def test_values_that_look_unusual_are_accepted(tmp_path: Path, values: Object) -> None:
     assert render(tmp_path, values).workload("gateway")
+
+
+def test_clients_of_the_accepted_storage_are_in_the_image() -> None:
+    checks = (CHART / "templates" / "checks-engines.yaml").read_text()
+    lists = re.findall(r"\$written := (list .+) }}|concat \$written \((list .+?)\)", checks)
+    schemes = {scheme for found in lists for scheme in re.findall(r'"(\w+)"', "".join(found))}
+    assert schemes >= {"s3", "s3a", "file", "webhdfs", "hf", "https"}
+    packages = {each.name for each in locked(next(image for image in IMAGES if image.name == "lora-server").lock)}
+    modules = {known_implementations[scheme]["class"].partition(".")[0] for scheme in schemes}
+    assert {module.replace("_", "-") for module in modules} <= packages
 
 
 def test_the_schema_knows_every_field_of_pods_and_containers() -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy import crd_schemas
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
 from tests.deploy.rendering import chart, needs_helm
@@ -206,19 +205,16 @@ def _secret_volumes(pod: Object) -> list[Object]:
     return [volume for volume in pod.get("volumes", []) if "secret" in volume]
 
 
-def test_routes_of_the_gateway_api_conform_to_their_definitions(tmp_path: Path) -> None:
+def test_routes_of_the_gateway_api_lead_to_a_port_of_the_service(tmp_path: Path) -> None:
     route = {"enabled": True, "parentRefs": [{"name": "edge", "namespace": "infra"}], "hostnames": ["llm.example.com"]}
     cluster = render(tmp_path, {"gateway": {"httpRoute": route, "grpcRoute": route}, "tls": {"mode": "existing"}})
     routes = {kind: cluster.get(kind, "gateway") for kind in ("HTTPRoute", "GRPCRoute")}
     for found in routes.values():
         assert found
-        assert crd_schemas.violations(found) == []
         (backend,) = found["spec"]["rules"][0]["backendRefs"]
         service = cluster.get("Service", backend["name"])
         assert service
         assert backend["port"] in [port["port"] for port in service["spec"]["ports"]]
-    wrong = {**routes["HTTPRoute"], "spec": {"rules": [{"backendRefs": [{"nome": "gateway"}]}]}}  # type: ignore[dict-item]  # found above
-    assert any("nome" in violation for violation in crd_schemas.violations(wrong))
 
 
 def test_alerts_link_to_the_runbook_where_it_is_published(tmp_path: Path) -> None:

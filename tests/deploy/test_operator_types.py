@@ -1,15 +1,17 @@
 """The chart's, the overlays' and GitOps' objects of operators, validated by the types of the operators' own sources."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from deploy.helm.render import CHART, PROJECT
+from deploy.helm.render import CHART, PROJECT, HelmError
 from tests.deploy.crd_schemas import violations_of_given
 from tests.deploy.manifest_lint import Cluster
-from tests.deploy.operator_types import PACKAGES, is_typed, needs_operator_types, violations
+from tests.deploy.operator_types import INSTALLED, PACKAGES, is_typed, needs_operator_types, violations
+from tests.deploy.random_values import random_values
 from tests.deploy.rendering import OVERLAYS, chart, needs_helm, overlay
 from tests.deploy.test_chart import GOOGLES, LLM_D, OPERATORS
 
@@ -89,6 +91,25 @@ def test_a_version_that_an_operator_does_not_have_is_found() -> None:
     assert "Cannot find module" in found
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_objects_of_random_values_conform_to_their_operators_types(seed: int, tmp_path: Path) -> None:
+    needs_helm()
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(random_values(seed)))
+    try:
+        rendered = chart("-f", str(tmp_path / "values.yaml"))
+    except HelmError:
+        return  # test_chart.py has the values that the chart refuses
+    assert violations(Cluster.of(rendered).objects) == []
+
+
+def test_a_route_with_a_misspelt_field_is_found() -> None:
+    spec = {"rules": [{"backendRefs": [{"nome": "gateway"}]}]}
+    route = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "a"}, "spec": spec}
+    assert any("nome" in found for found in violations([route]))
+
+
 def test_every_package_is_installed_in_the_version_that_is_stated() -> None:
     stated = yaml.safe_load((PROJECT / "tests/deploy/operators/package.json").read_text())["dependencies"]
+    found = {name: json.loads((INSTALLED / name / "package.json").read_text())["version"] for name in stated}
+    assert found == stated, "make operator-types"
     assert {name.removeprefix("@kubernetes-models/") for name in stated} == {*PACKAGES.values(), "typescript"}

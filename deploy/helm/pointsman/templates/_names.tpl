@@ -74,7 +74,7 @@ annotations:
 {{- $arguments := list }}
 {{- $count := int .gpu.count }}
 {{- $nodes := int .nodes }}
-{{- if not (regexMatch `(^| )(--[a-z-]+-parallel-size|-tp|-pp|-dp)( |=|$)` (join " " .extraArgs)) }}
+{{- if not (regexMatch `(^| )(--[a-z]+[-_]parallel[-_]size|-tp|-pp|-dp)( |=|$)` (join " " .extraArgs)) }}
 {{- if gt $count 1 }}{{ $arguments = append $arguments (printf "--tensor-parallel-size=%d" $count) }}{{ end }}
 {{- if gt $nodes 1 }}{{ $arguments = append $arguments (printf "--pipeline-parallel-size=%d" $nodes) }}{{ end }}
 {{- end }}
@@ -90,8 +90,11 @@ annotations:
 {{/* The number of GPUs that an engine's extraArgs ask for: the product of their parallelisms. */}}
 {{- define "pointsman.usedGpus" -}}
 {{- $uses := 1 }}
-{{- range regexFindAll `(^| )(--(tensor|pipeline|data)-parallel-size|-tp|-pp|-dp)[ =][0-9]+` (join " " .extraArgs) -1 }}
-{{- $uses = mul $uses (regexFind `[0-9]+$` .) }}
+{{- $arguments := join " " .extraArgs }}
+{{- /* With one of these, engines elsewhere are part of the data parallelism. */}}
+{{- $spread := regexMatch `(^| )(--data[-_]parallel[-_](size[-_]local|rank|start[-_]rank|address|external[-_]lb|hybrid[-_]lb)|-dpl|-dpn|-dpr|-dpa|-dpe|-dph)( |=|$)` $arguments }}
+{{- range regexFindAll `(^| )(--(tensor|pipeline|data)[-_]parallel[-_]size|-tp|-pp|-dp)[ =][0-9]+` $arguments -1 }}
+{{- if not (and $spread (regexMatch `data|-dp` .)) }}{{ $uses = mul $uses (regexFind `[0-9]+$` .) }}{{ end }}
 {{- end }}
 {{- $uses }}
 {{- end }}

@@ -30,7 +30,7 @@ spec:
 {{/* The pod of a further node, from that of the first: the same engine without what only the lora-server needs. */}}
 {{- define "pointsman.nodePod" -}}
 {{- $pod := fromYaml . }}
-{{- $own := list "tokens" "tls" "seed" }}
+{{- $own := list "tokens" "tls" "seed" "kubernetes-api" }}
 {{- $container := first $pod.containers }}
 {{- range list "ports" "startupProbe" "readinessProbe" "livenessProbe" "lifecycle" }}{{ $_ := unset $container . }}{{ end }}
 {{- $_ := set $container "name" "engine-node" }}
@@ -39,7 +39,7 @@ spec:
 {{- range $container.volumeMounts }}{{ if not (has .name $own) }}{{ $mounts = append $mounts . }}{{ end }}{{ end }}
 {{- $_ := set $container "volumeMounts" $mounts }}
 {{- $settings := list }}
-{{- range $container.env }}{{ if not (regexMatch "_(REDIS_URL|TOKENS|TLS_[A-Z_]+)$" .name) }}{{ $settings = append $settings . }}{{ end }}{{ end }}
+{{- range $container.env }}{{ if not (regexMatch "_(REDIS_URL|TOKENS|CONFIG_MAP|TLS_[A-Z_]+)$" .name) }}{{ $settings = append $settings . }}{{ end }}{{ end }}
 {{- $_ := set $container "env" $settings }}
 {{- $volumes := list }}
 {{- range $pod.volumes }}{{ if not (has .name $own) }}{{ $volumes = append $volumes . }}{{ end }}{{ end }}
