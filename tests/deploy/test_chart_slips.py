@@ -169,7 +169,9 @@ def test_clients_of_the_accepted_storage_are_in_the_image() -> None:
     schemes = {scheme for found in lists for scheme in re.findall(r'"(\w+)"', "".join(found))}
     assert schemes >= {"s3", "s3a", "file", "webhdfs", "hf", "https"}
     packages = {each.name for each in locked(next(image for image in IMAGES if image.name == "lora-server").lock)}
-    modules = {known_implementations[scheme]["class"].partition(".")[0] for scheme in schemes}
+    classes = {name: known["class"] for name, known in known_implementations.items()}
+    classes["abfss"] = "adlfs.AzureBlobFileSystem"  # an entry point of adlfs
+    modules = {classes[scheme].partition(".")[0] for scheme in schemes}
     assert {module.replace("_", "-") for module in modules} <= packages
 
 
