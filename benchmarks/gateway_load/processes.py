@@ -89,12 +89,8 @@ class ManagedProcess:
 
 
 def _inherited() -> dict[str, str]:
-    """Returns the environment without settings of Pointsman, except those of the engine (`make test-engines`)."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith("POINTSMAN_ENGINE_") or not name.startswith("POINTSMAN_")
-    }
+    """Returns the environment without settings of Pointsman."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
 
 
 class Processes:
