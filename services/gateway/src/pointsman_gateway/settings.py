@@ -149,6 +149,11 @@ class Settings(BaseSettings):
         description="host names, separated by commas, that the console accepts without authentication; localhost and "
         "IP addresses are always accepted",
     )
+    console_records: str = Field(
+        default="",
+        description="folder or URL of exported Parquet files, from which the console reads decisions that Redis has no "
+        "longer; needs pointsman[parquet]; empty: none",
+    )
     cors_origins: str = Field(
         default="",
         description="origins, separated by commas, whose web pages may call the API (https://app.example.com), or *; "

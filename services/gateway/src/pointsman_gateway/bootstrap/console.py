@@ -13,6 +13,7 @@ from pointsman_servicekit.keys.administration import Administration
 
 from pointsman_gateway.bootstrap.persistence import Persistence
 from pointsman_gateway.config.load import Config, watched_files
+from pointsman_gateway.console.exported import ExportedDecisions
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.pipeline.reload import ConfigReloader
 from pointsman_gateway.request_log.audit_export import AuditExport
@@ -48,7 +49,14 @@ async def open_console(
             if isinstance(persistence.export, ExportLog):
                 exporting = AuditExport(administration.audit, persistence.export)
                 await stack.enter_async_context(exporting.running())
-        console = Console(lambda: reloader.current, persistence.evidence, reader, settings.auth == "on", hosts)
+        console = Console(
+            lambda: reloader.current,
+            persistence.evidence,
+            reader,
+            settings.auth == "on",
+            hosts,
+            ExportedDecisions(settings.console_records) if settings.console_records else None,
+        )
         yield console, administration
 
 

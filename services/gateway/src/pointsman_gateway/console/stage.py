@@ -1,6 +1,7 @@
 """The service behind the HTTP routes of the console: reads decisions and states, and moves adapter aliases."""
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
@@ -18,6 +19,7 @@ from pointsman_gateway.console.decisions import (
     unix_ms_of,
     window_of,
 )
+from pointsman_gateway.console.exported import CLOCK_SKEW_MS, CURSOR, ExportedDecisions, from_cursor, to_cursor
 from pointsman_gateway.console.overview import (
     CallerView,
     DecisionPage,
@@ -34,7 +36,7 @@ from pointsman_gateway.domain.request import AllowedNames
 from pointsman_gateway.engines.adapter_admin import AdapterAdminClient
 from pointsman_gateway.engines.engine_state import EngineState
 from pointsman_gateway.pipeline.pipeline import ConfigSnapshot
-from pointsman_gateway.request_log.store import RequestLogReader
+from pointsman_gateway.request_log.store import LogEntry, RequestLogReader
 from pointsman_gateway.routing.path_state import Evidence
 
 Action = Callable[[AdapterAdminClient, AliasMove], Awaitable[Alias]]
@@ -48,6 +50,10 @@ ACTIONS: Mapping[str, Action] = {
 MAX_SCANNED = 2_000
 """Maximum number of entries that are read for one page, since the caller may see only some of them; rounded up to
 `PAGE_SIZE`."""
+NO_TENANT = "_none"
+"""Stands in the paths of exported records without a tenant."""
+MAX_EXPORTED_SECONDS = 5.0
+"""Seconds after which a page of exported decisions ends with what was found; the next one goes on there."""
 
 
 async def read_adapters(states: Sequence[EngineState], allowed: AllowedNames) -> list[ModelAdapters]:
@@ -141,8 +147,10 @@ class Console:
         log: RequestLogReader | None,
         keys: bool,
         hosts: Sequence[str] = (),
+        exported: ExportedDecisions | None = None,
     ) -> None:
         """Takes `current`, which returns the active snapshot, and the request log, which is None without Redis.
+        `exported` has the decisions that Redis has no longer, if they are exported.
 
         `evidence` has the statistics of paths. `keys` says whether requests need a key; if not, the page is served only
         for localhost, IP addresses and the host names in `hosts`.
@@ -152,6 +160,7 @@ class Console:
         self._current = current
         self._evidence = evidence
         self._log = log
+        self._exported = exported
         self._recent = None if log is None else RecentCache(log)
 
     async def overview(self, caller: Caller) -> Overview:
@@ -183,12 +192,15 @@ class Console:
     async def decisions(
         self, caller: Caller, before: str, count: int, query: DecisionQuery = EVERYTHING
     ) -> DecisionPage:
-        """Returns at most `count` decisions older than the entry id `before` that fit the query, newest first; ""
-        begins at the newest.
+        """Returns at most `count` decisions older than `before`, `next` of an earlier page, that fit the query, newest
+        first; "" begins at the newest.
 
-        A page with fewer may have a next one, since at most `MAX_SCANNED` entries are read. Raises Unavailable if Redis
-        does not answer, FailedPrecondition ("no_request_log") if there is none.
+        After those in Redis come the exported ones. A page with fewer may have a next one, since at most `MAX_SCANNED`
+        entries are read. Raises Unavailable if Redis does not answer, FailedPrecondition ("no_request_log") if there is
+        none, and what `ExportedDecisions` raises.
         """
+        if before.startswith(CURSOR):
+            return await self._exported_decisions(caller, before, count, query)
         log, found, scanned = self._required_log(), list[DecisionRow](), 0
         while scanned < MAX_SCANNED:
             page = await log.before(before, "", PAGE_SIZE)
@@ -201,21 +213,54 @@ class Console:
                     if len(found) == count:
                         return DecisionPage(found, before, unix_ms_of(before))
             if len(page) < PAGE_SIZE:
-                return DecisionPage(found, "", 0)
+                return self._last_page_of_redis(found, before)
         return DecisionPage(found, before, unix_ms_of(before))
+
+    def _last_page_of_redis(self, found: list[DecisionRow], oldest: str) -> DecisionPage:
+        if self._exported is None:
+            return DecisionPage(found, "", 0)
+        since = unix_ms_of(oldest) if oldest else round(time.time() * 1000)
+        return DecisionPage(found, to_cursor((since + CLOCK_SKEW_MS, "")), since)
+
+    async def _exported_decisions(self, caller: Caller, before: str, count: int, query: DecisionQuery) -> DecisionPage:
+        """Returns exported decisions, without those that Redis still has, which were listed before."""
+        log, exported, found = self._required_log(), self._required_exported(), list[DecisionRow]()
+        at, until = from_cursor(before), time.monotonic() + MAX_EXPORTED_SECONDS
+        async with exported.older(at, self._tenant_of(caller), query) as batches:
+            async for batch in batches:
+                held = await log.held([name for _, name, _ in batch["found"]])
+                for unix_ms, name, text in batch["found"]:
+                    at, entry = (unix_ms, name), LogEntry("", text)
+                    row = to_row(entry)
+                    if row is None or name in held or not self._is_visible(row, caller):
+                        continue
+                    found.append(row)
+                    if len(found) == count:
+                        return DecisionPage(found, to_cursor(at), unix_ms)
+                at = (batch["at"][0], batch["at"][1])
+                if time.monotonic() > until:
+                    return DecisionPage(found, to_cursor(at), at[0])
+        return DecisionPage(found, "", 0)
 
     async def decision(self, caller: Caller, decision_id: str) -> DecisionView:
         """Returns one decision with the feedback on its answer.
 
         Raises NotFound ("unknown_decision") also for a decision that the caller may not see, Unavailable if Redis does
-        not answer, and FailedPrecondition if there is no request log or the entry cannot be read.
+        not answer, FailedPrecondition if there is no request log or the entry cannot be read, and what
+        `ExportedDecisions` raises.
         """
-        recorded = await self._required_log().find(decision_id)
-        entry = recorded.entry
-        if not self._may_see(caller, entry["tenant"], entry["path"], entry["task"]):
+        try:
+            recorded = await self._required_log().find(decision_id)
+            view = DecisionView(recorded.entry, recorded.feedback)
+        except NotFound:
+            found = self._exported and await self._exported.find(decision_id, self._tenant_of(caller))
+            if not found:
+                raise
+            view = DecisionView(json.loads(found["entry"]), found["feedback"])
+        if not self._may_see(caller, view.entry["tenant"], view.entry["path"], view.entry["task"]):
             message = f"the request log has no decision '{decision_id[:128]}', or no longer"
             raise NotFound(message, code="unknown_decision", param="decision_id")
-        return DecisionView(entry, recorded.feedback)
+        return view
 
     async def spending(self, caller: Caller, days: int) -> Spending:
         """Returns the spending of the last `days` days, as `read_spending` does.
@@ -260,6 +305,19 @@ class Console:
                 code="no_request_log",
             )
         return self._log
+
+    def _required_exported(self) -> ExportedDecisions:
+        if self._exported is None:
+            raise FailedPrecondition(
+                "this gateway does not read exported decisions; set POINTSMAN_GATEWAY_CONSOLE_RECORDS to the folder or "
+                "URL of an exporter and restart it",
+                code="no_records",
+            )
+        return self._exported
+
+    def _tenant_of(self, caller: Caller) -> str:
+        """Returns the tenant whose exported records the caller may see; empty for all."""
+        return (caller.tenant or NO_TENANT) if self.keys else ""
 
     def _is_visible(self, row: DecisionRow, caller: Caller) -> bool:
         return self._may_see(caller, row.tenant, row.path, row.task)

@@ -33,7 +33,7 @@ _BY_FAULT: Mapping[Fault, str] = {
         unknown_route not_in_scope missing_key unknown_key revoked_key expired_key empty_prompt empty_input
         too_many_prompts unsupported_prompt unsupported_parameter unsupported_content unsupported_item unsupported_tool
         empty_feedback guardrail_blocked unknown_decision missing_decision_id unknown_task unknown_path
-        no_request_log bad_message message_too_complex
+        no_request_log no_records bad_message message_too_complex
         bad_consent bad_limit bad_name bad_priority bad_scope bad_tenant no_examples
         body_too_complex body_too_deep too_many_messages too_many_tools too_many_functions
         other_site unknown_host bad_content_type not_operator missing_token bad_token unknown_token role_too_low
@@ -48,7 +48,7 @@ _BY_FAULT: Mapping[Fault, str] = {
         {INTERNAL} {UNFORESEEN} overloaded shutting_down deadline_exceeded too_many_unknown_keys
         gateway_unavailable guardrail_unavailable prompt_failed wal_full wal_unwritable corrupt_classifier
         stale_classifier one_task prefix_taken unreadable_record
-        unknown_extension extension_not_importable issuer_unavailable worker_unavailable
+        unknown_extension extension_not_importable issuer_unavailable worker_unavailable records_unavailable
     """,
     Fault.ENGINE: """
         engine_not_ready engine_error engine_overloaded engine_unavailable breaker_open

@@ -223,6 +223,14 @@ class RequestLogReader:
         )
         return [LogEntry(found, fields.get("entry", "")) for found, fields in read]
 
+    async def held(self, decision_ids: Sequence[str]) -> set[str]:
+        """Returns those of the ids whose decisions are in the stream."""
+        if not decision_ids:
+            return set()
+        index = redis_schema.INDEX
+        entry_ids = await self._redis.call(lambda: self._redis.client.hmget(index, list(decision_ids)))
+        return {name for name, entry_id in zip(decision_ids, entry_ids, strict=True) if entry_id}
+
     async def find(self, decision_id: str) -> RecordedDecision:
         """Returns a decision of any tenant, with its feedback.
 

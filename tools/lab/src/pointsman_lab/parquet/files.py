@@ -49,13 +49,13 @@ class RecordFiles:
     read, or were written by a later version.
     """
 
-    def __init__(self, location: str, needed: str = "decisions") -> None:
+    def __init__(self, location: str, needed: str = "decisions", memory_limit: str = MEMORY_LIMIT) -> None:
         """Opens the exported records in `location`, a folder or a URL of an object store.
 
         Raises InvalidArgument ("bad_records") if there are no files of the table `needed`.
         """
         self._location = location.removeprefix("file://").rstrip("/")
-        self._connection = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "preserve_insertion_order": False})
+        self._connection = duckdb.connect(config={"memory_limit": memory_limit, "preserve_insertion_order": False})
         self._connection.execute("SET TimeZone = 'UTC'")
         if "://" in self._location:
             self._register_store()
@@ -73,10 +73,11 @@ class RecordFiles:
     def close(self) -> None:
         self._connection.close()
 
-    def days(self, table: str) -> list[str]:
+    def days(self, table: str, tenant: str = "") -> list[str]:
         """Returns the UTC days (YYYY-MM-DD) of which there are files of a table, oldest first."""
         with self._reading():
-            found = self._connection.execute("SELECT file FROM glob(?)", [self._files(table)]).fetchall()
+            files = self._files(table, tenant=tenant)
+            found = self._connection.execute("SELECT file FROM glob(?)", [files]).fetchall()
         return sorted({match[1] for (file,) in found if (match := _DAY.search(str(file)))})
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
@@ -86,21 +87,24 @@ class RecordFiles:
             while rows := cursor.fetchmany(ROWS_AT_ONCE):
                 yield from rows
 
-    def table(self, name: str, day: str = "") -> str:
-        """Returns SQL for a table or one day (YYYY-MM-DD) of it, as it stands after FROM; ids may occur repeatedly."""
-        if not [one for one in self.days(name) if one == day or not day]:
+    def table(self, name: str, day: str = "", tenant: str = "") -> str:
+        """Returns SQL for a table, as it stands after FROM; ids may occur repeatedly.
+
+        It has only the files of the UTC day (YYYY-MM-DD) and of the tenant, if they are given.
+        """
+        if not [one for one in self.days(name, tenant) if one == day or not day]:
             return f"no_{name}"
         names = ", ".join(f'"{column}"' for column in COLUMNS[name])
         partitions = "'day': DATE" if name in WITHOUT_TENANT else "'day': DATE, 'tenant': VARCHAR"
         options = f"hive_partitioning = true, hive_types = {{{partitions}}}, union_by_name = true"
-        files = self._files(name, day).replace("'", "''")
+        files = self._files(name, day, tenant).replace("'", "''")
         return (
             f"(SELECT {names} FROM (SELECT * FROM no_{name} UNION ALL BY NAME "
             f"SELECT * FROM read_parquet('{files}', {options})))"
         )
 
-    def _files(self, table: str, day: str = "") -> str:
-        tenants = "" if table in WITHOUT_TENANT else "tenant=*/"
+    def _files(self, table: str, day: str = "", tenant: str = "") -> str:
+        tenants = "" if table in WITHOUT_TENANT else f"tenant={tenant or '*'}/"
         return f"{self._location}/{table}/day={day or '*'}/{tenants}*.parquet"
 
     def _register_store(self) -> None:

@@ -1,10 +1,11 @@
 """`/console/api`, the JSON API of the console's page, and all routes of the console. It may change with any version."""
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Request
-from pydantic import Field
+from pydantic import Field, field_validator
 from starlette.responses import Response
 
 from pointsman_gateway.console.search import DecisionQuery, Ending
@@ -22,8 +23,8 @@ from pointsman_gateway.request_log.spending import DAYS_KEPT
 
 MAX_PAGE_SIZE = 200
 
-PAGE_CURSOR = r"^\d{1,20}-\d{1,20}$|^$"
-"""Matches the id of an entry in the request log's stream, or an empty text."""
+PAGE_CURSOR = re.compile(r"(\d{1,20}-\d{1,20}|records:\d{1,14}:[!-~]{0,200})?", re.ASCII)
+"""Matches the id of an entry in the request log's stream, the place of an exported decision, or an empty text."""
 
 Searched = Annotated[str, Field(max_length=500)]
 
@@ -61,12 +62,19 @@ class RollbackBody(_MoveBody):
 
 
 class DecisionsQuery(StrictBody):
-    before: str = Field(default="", pattern=PAGE_CURSOR)
+    before: str = ""
     count: int = Field(default=50, ge=1, le=MAX_PAGE_SIZE)
     text: Searched = ""
     task: Searched = ""
     path: Searched = ""
     ending: Ending | None = None
+
+    @field_validator("before")
+    @classmethod
+    def _is_a_cursor(cls, value: str) -> str:
+        if not PAGE_CURSOR.fullmatch(value):
+            raise ValueError("give `next` of the page before, or nothing for the newest decisions")
+        return value
 
 
 async def overview(request: Request) -> Response:
