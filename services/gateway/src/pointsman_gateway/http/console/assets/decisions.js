@@ -12,9 +12,13 @@ const COLUMNS = [
   { name: "compare", kind: "number" },
 ];
 const PAGE = 25;
+/** The longest list that is read anew at each turn. */
+const MAX_LIST = 200;
 const FILTERS = ["text", "task", "path", "ending"];
 
 let pages = 1;
+/** The list as it was read last, and where older decisions are. */
+let newest = { found: [], next: "" };
 let kinds = new Map();
 /** What a search has found, and where it goes on; null without a search. */
 let search = null;
@@ -33,7 +37,7 @@ function offer(id, names) {
 }
 
 export function prepareDecisions(refresh) {
-  at("older-button").addEventListener("click", () => { if (search) return find(search.next); pages += 1; return refresh(); });
+  at("older-button").addEventListener("click", () => older(refresh));
   at("find-form").addEventListener("submit", (event) => { event.preventDefault(); begin(refresh); });
   at("find-form").addEventListener("change", () => begin(refresh));
   at("find-form").addEventListener("reset", () => setTimeout(() => begin(refresh)));
@@ -50,13 +54,24 @@ async function begin(refresh) {
   await (search ? find("") : refresh());
 }
 
+/** Shows one more page. From where the list no longer grows, it stands still, as the result of a search for everything. */
+async function older(refresh) {
+  if (!search && pages * PAGE < MAX_LIST && !newest.next.startsWith("records:")) { pages += 1; return refresh(); }
+  search ??= { query: {}, ...newest };
+  at("older-button").disabled = true;
+  at("find-status").textContent = "Searching …";
+  await find(search.next);
+  at("older-button").disabled = false;
+}
+
 /** Searches in entries older than `before`. What is found stays, since others may come meanwhile. */
 async function find(before) {
   const mine = search;
   try {
     const { decisions, next, since_unix_ms: since } = await api.decisions({ ...mine.query, before, count: PAGE });
     if (mine !== search) return; // something else is searched for meanwhile
-    Object.assign(mine, { found: [...mine.found, ...decisions], next });
+    const known = new Set(mine.found.map((one) => one.id));
+    Object.assign(mine, { found: [...mine.found, ...decisions.filter((one) => !known.has(one.id))], next });
     list(mine.found, "No decision fits.");
     at("find-status").textContent = `${plural(mine.found.length, "decision")} found ${next ? `since ${time(since)}; older ones are not searched yet` : "in the whole request log"}.`;
     at("older-button").hidden = !next;
@@ -69,10 +84,11 @@ async function find(before) {
 export async function showDecisions() {
   at("find-form").hidden = false;
   if (search) return;
-  const { decisions, next } = await api.decisions({ count: Math.min(200, pages * PAGE) });
+  const { decisions, next } = await api.decisions({ count: Math.min(MAX_LIST, pages * PAGE) });
   if (search) return; // begun meanwhile
   list(decisions, "There is no decision yet. ", h("a", { href: "#ask" }, "Ask something"), ", or send a request to /v1/chat/completions.");
-  at("older-button").hidden = !next || pages * PAGE >= 200;
+  newest = { found: decisions, next };
+  at("older-button").hidden = !next;
 }
 
 function list(decisions, ...none) {
