@@ -184,8 +184,8 @@ def _module(service: str) -> list[str]:
 def start_process(
     folder: Path, name: str, command: Sequence[str], settings: Mapping[str, str] | None = None
 ) -> Iterator[ManagedProcess]:
-    """Runs a program in its own process group until the end of the block, without inherited settings of Pointsman except
-    `UNKNOWN_VERSION`.
+    """Runs a program in its own process group until the end of the block, without inherited settings of Pointsman
+    except `UNKNOWN_VERSION`.
     """
     kept = (name for name in os.environ if name == UNKNOWN_VERSION or not name.startswith("POINTSMAN_"))
     inherited = {name: os.environ[name] for name in kept}
