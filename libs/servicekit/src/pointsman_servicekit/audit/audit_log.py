@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
-from redis.asyncio import RedisCluster
-
 from pointsman_servicekit.audit.entries import Actor, AuditedChange, AuditEntry, from_json, to_json
 from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
 
@@ -120,6 +118,8 @@ class AuditLog:
 
     async def _adapter_streams(self) -> list[str]:
         """Searches all keys of Redis, with a time limit for each call and not for the whole search."""
+        from redis.asyncio import RedisCluster  # it takes 7 MB, which a gateway without Redis does not need
+
         client = self._redis.client
         nodes: list[dict[str, Any]] = [{}]
         if isinstance(client, RedisCluster):
