@@ -142,7 +142,11 @@ class Bench:
         return not answer.error
 
     def describe(self, answer: TimedAnswer, version: str) -> str:
-        """Returns a text for findings on an answer that is not the one of `version`: which version's answer it is."""
+        """Returns a text for a finding on an answer that should be the known one of `version`, but is not.
+
+        The text names the version whose answer it is. If it is no single version's, the text says from which token on
+        it differs. 60 characters of the answer are quoted.
+        """
         other = self.known.version_of(answer, (BASE, *self.shelf.versions()))
         whose = "of no version alone" if other is None else f"that of {other}"
         where = self.known.compare(answer, version).agreeing

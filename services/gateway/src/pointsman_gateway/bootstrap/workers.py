@@ -56,9 +56,13 @@ class Siblings:
         return await asyncio.to_thread(decode_page, format, text, expires)
 
     async def states(self) -> list[dict[str, Any]]:
-        """Returns for each worker {"worker": NUMBER, "pid", "restarts", "revision", "problem", "in_flight"}.
+        """Returns a mapping for each worker, with these keys; the last three are missing if it does not answer:
 
-        The last three are missing if the worker does not answer. Raises Unavailable if the supervisor does not answer.
+        * "worker": its number, "pid": its process id, "restarts": how often its process was replaced;
+        * "revision": that of its configuration, "problem": why the current configuration files were rejected, or "";
+        * "in_flight": its requests in progress.
+
+        Raises Unavailable if the supervisor does not answer.
         """
         states: list[dict[str, Any]] = await self._supervisor.ask("states", None, MERGED_ANSWER_TIMEOUT_SECONDS)
         return states

@@ -90,7 +90,10 @@ class DocumentTasks:
 
 
 class SketchMonitor:
-    """Keeps the sketches of the active configuration's collections up to date."""
+    """Keeps the sketches of the active configuration's document collections up to date.
+
+    A sketch is a sample of the vectors of a collection, fetched from the retriever.
+    """
 
     def __init__(self, source: SketchSource, interval: float) -> None:
         """Takes the `interval` in seconds between checks of the collections."""

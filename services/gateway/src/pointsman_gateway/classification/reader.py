@@ -181,7 +181,11 @@ class Reader:
         return replace(surest, notes=(*surest.notes, note))
 
     async def classify_once(self, text: str) -> Labels:
-        """Classifies a text as a whole; calls the classifier at most once."""
+        """Returns the labels of a text that is classified as a whole, by one call of the classifier.
+
+        The labels abstain without a call if the text is binary or has no letters or digits, or if it is in another
+        language than the examples and the classifier is not multilingual.
+        """
         language, abstained = self._language_of(text)
         if abstained:
             return abstained

@@ -62,8 +62,10 @@ class ModelUsage:
             self.add_details(usage.details)
 
     def add_details(self, details: TokenDetails) -> None:
-        """Adds the tokens of special kinds. Those of a known modality move from the unknown one, under which `columns`
-        or `add` count all.
+        """Adds the audio, image, cache-write and reasoning tokens of a request to the counters.
+
+        Call it after all tokens were added with an unknown modality, by `add` or through `columns`: audio and image
+        tokens are subtracted there, so that no token counts twice.
         """
         counters = self._counters
         for whole, family, by_modality in (

@@ -150,7 +150,9 @@ class ModelCall(Generic[RequestT, AnswerT]):
         return answer
 
     def finish(self, outcome: str, error: PointsmanError | None = None) -> UndecidedReceipt:
-        """Makes and returns the receipt, and adds it to the metrics.
+        """Returns the receipt of this call (its outcome, duration, tokens and cost), and adds it to the metrics.
+
+        It is an `UndecidedReceipt`, because the caller names the model and no policy chooses a path.
 
         `outcome` is "ok", "cancelled", or the code of `error`, the error that the caller gets (None if there is none).
         """

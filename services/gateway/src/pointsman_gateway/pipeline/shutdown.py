@@ -14,12 +14,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DrainTimes:
-    """The times of a shutdown, in seconds."""
+    """How long each of the two steps of a shutdown may take, in seconds: `delay` first, then `timeout`."""
 
     delay: float
     """Time in which the gateway reports not ready but still serves requests, so that load balancers notice."""
     timeout: float
-    """Time for the requests in progress to end."""
+    """The longest time to wait for the requests in progress to end, after no more are admitted."""
 
 
 async def drain(

@@ -56,7 +56,7 @@ class NullSmokeTest:
 
 
 class VersionValidator:
-    """Runs the smoke tests of versions and records their results as phases.
+    """Runs the smoke tests of adapter versions, and sets a version's phase to READY if it passes or FAILED if not.
 
     It runs one test at a time, because they are heavy work on a machine whose engine serves users.
     """

@@ -53,9 +53,10 @@ def task_means(shares: Array, values: Array, mean: float) -> Array:
 
 
 def mix(shares: Array, means: Array, mean: float) -> Array:
-    """Returns the mean of the tasks' `means`, (tasks,), weighted by each row's probabilities of the tasks, (rows,).
+    """Returns the expected value of each row, (rows,): the mean of the tasks' values, weighted by their probabilities.
 
-    `shares` are the probabilities, (rows, tasks). If a row's sum is below 1, the rest has the value `mean`.
+    `shares` has each row's probabilities of the tasks, (rows, tasks), and `means` the tasks' values, (tasks,). If the
+    probabilities of a row have a sum below 1, what is missing is the weight of the value `mean`.
     """
     return np.asarray(mean + shares @ (means - mean))
 

@@ -39,9 +39,10 @@ def with_keys(text: str, models: Mapping[str, Keys], top: Keys) -> str:
 
 
 def check_edit(before: str, after: str, models: Mapping[str, Keys], top: Keys) -> None:
-    """Checks an edit of a models file: `after` must be the YAML text `before` with these keys set, and no other change.
+    """Checks that a models file was edited as wanted, and that nothing else in it has changed.
 
-    `models` and `top` are as for `with_keys`. Raises ConfigError if this is not so.
+    `before` and `after` are its YAML texts. `models` has the keys that were to be set for each model, by the model's
+    name, and `top` those at the top level. Raises ConfigError if `after` has other values.
     """
     expected = strict_yaml.load(before)
     expected |= top

@@ -95,8 +95,9 @@ class PreferenceSplit:
 def read_preference_split(
     training: Path, heldout: Path | None, share: float, system: Path | None, seed: int
 ) -> PreferenceSplit:
-    """Reads training and held-out pairs. If `heldout` is None, holds out a random `share` of the prompts in `training`.
+    """Reads files of preference pairs (a prompt, its preferred answer and a rejected one) for training and evaluation.
 
+    Without a file `heldout`, a random fraction `share` of the prompts in `training` is held out, drawn with `seed`.
     `system` is a file with the system message for rows that have none. Raises DataError if a file cannot be read or has
     bad rows, one pair prefers the opposite of another, no training pairs are left, or a single prompt would have to be
     split.

@@ -74,9 +74,10 @@ class ReceivedAdapters:
 
 
 async def check_content(folder: str, sha256: str) -> None:
-    """Compares an adapter's files with the digest that names its version, or the digest's first characters.
+    """Checks that the adapter's files in `folder` are those of its version.
 
-    Raises NoFolder if a file is missing, and OtherContent if the digest differs.
+    `sha256` is the version's SHA-256 in hexadecimal digits, or the first of these digits. Raises NoFolder if a file is
+    missing, and OtherContent if the files have another digest.
     """
     try:
         found = await asyncio.to_thread(content_hash, Path(folder))
