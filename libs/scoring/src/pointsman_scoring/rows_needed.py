@@ -27,8 +27,9 @@ def rows_needed(differences: RowDifferences, margin: float, alpha: float, power:
     """Estimates how many rows a comparison needs in all, so that `standing` decides it with the probability `power`.
 
     `differences` are the other path's scores minus the path's own on the rows so far, which count towards the result.
-    `margin` and `alpha` are as for `standing`. The result is at most MAX_ROWS. It is for the true difference that needs
-    most rows, and the largest spread, that the rows so far leave plausible with the confidence `power`.
+    `margin` (between 0 and 1) is the difference from which on it matters that the path is worse, and `alpha` the
+    probability of a wrong decision. The result is at most MAX_ROWS. Of the true differences and spreads that the rows
+    so far leave plausible with the confidence `power`, it assumes those that need most rows.
     """
     z = one_sided_z(power)
     values, shares = _spread_out(differences, z)

@@ -195,8 +195,9 @@ def _load_vector_store(
 ) -> VectorStore:
     """Opens the configured vector store, and closes it with `stack`.
 
-    `owner` and `count_search` are as in `VectorStoreOptions`. Raises FailedPrecondition if the store is unknown or
-    cannot be imported, and what its factory raises.
+    `owner` is the id of the retriever's data folder, and `count_search` is called with "gpu" or "cpu" for each search
+    of a store on a GPU. Raises FailedPrecondition if the store is unknown or cannot be imported, and what its factory
+    raises.
     """
     factory: vector_stores.VectorStoreFactory = load_extension(
         settings.vector_store,
