@@ -171,13 +171,27 @@ def test_a_request_of_which_each_record_is_refused_does_not_hold_up_the_export(
     assert len(kept.read_bytes().splitlines()) == 3
 
 
-def test_what_a_proxy_refuses_waits_for_the_collector(
-    harness: ExportHarness, collector: LogCollector, export: Export
+def test_records_wait_if_no_time_is_left_to_send_them(
+    harness: ExportHarness, collector: LogCollector, export: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness.note("d1")
     harness.log.close()
-    collector.status, collector.headers = 400, {"Content-Type": "text/html"}
-    reason = r"400 Bad Request, but the answer \(text/html\) is not that of a collector"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0")
+    with pytest.raises(CollectorFailed, match="no time is left"):
+        export(otlp(collector))
+    assert [*harness.folder.glob("*.refused")] == []
+
+
+@pytest.mark.parametrize(
+    ("content_type", "answer"), [("text/html", b""), ("application/json", b'{"error": {"message": "no key"}}')]
+)
+def test_what_a_proxy_refuses_waits_for_the_collector(
+    harness: ExportHarness, collector: LogCollector, export: Export, content_type: str, answer: bytes
+) -> None:
+    harness.note("d1")
+    harness.log.close()
+    collector.status, collector.headers, collector.refusal = 400, {"Content-Type": content_type}, answer
+    reason = rf"400 Bad Request, but the answer \({content_type}\) is not that of a collector"
     with pytest.raises(CollectorFailed, match=reason):
         export(otlp(collector))
     collector.status = 200

@@ -42,8 +42,11 @@ class Answer:
     @property
     def is_refusal(self) -> bool:
         """Whether a collector refuses the records for good. A 400 without the forms of OTLP is by another server, such
-        as one that expects TLS.
+        as one that expects TLS; in JSON, a collector's has a `code`.
         """
+        if self.status == HTTPStatus.BAD_REQUEST and self._media_type == _JSON:
+            status = Status()
+            return self._parse(status) and status.code != 0
         if self.status == HTTPStatus.BAD_REQUEST:
             return self._media_type in _MEDIA_TYPES
         return self.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
@@ -101,7 +104,10 @@ class CollectorSession(requests.Session):
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         """Sends a request, whose `timeout` is in seconds. Raises what requests raises."""
         if options["timeout"] <= 0:  # the library has waited for too long: what came before is the reason
-            raise requests.Timeout("no time is left for a further attempt")
+            timeout = requests.Timeout("no time is left for a further attempt")
+            if self.answer is None and self.error is None:
+                self.error = timeout
+            raise timeout
         self.forget()
         deadline = time.monotonic() + options["timeout"]
         try:
