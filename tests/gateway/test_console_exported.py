@@ -18,6 +18,7 @@ from pointsman_gateway.console.search import EVERYTHING, DecisionQuery, Ending
 from pointsman_gateway.export import tables
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.export_log import FEEDBACK
+from pointsman_gateway.settings import Settings
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 from pointsman_servicekit.keys.records import KeyScope
 from pointsman_servicekit.redis_clients import open_client
@@ -246,6 +247,32 @@ async def test_pages_go_on_in_the_files_with_no_decision_twice_or_missing(
     assert ids(read) == [*names, *older]
     assert [len(page["decisions"]) for page in read] == [5, 8, 8, 8, 6]
     assert all(page["next"].startswith("records:") for page in read[:-1])
+
+
+async def test_a_page_that_stops_early_comes_further_than_the_one_before(
+    console: httpx.AsyncClient, harness: ExportHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "MAX_EXPORTED_SECONDS", 0.0)
+    names = await ask(console, 1)
+    older = three_days(30, until=time.time() - 60)
+    export(harness, [*await in_redis(console, names), *older.values()])
+    async with asyncio.timeout(60):
+        assert ids(await pages(console, 10)) == [*names, *older]
+
+
+@pytest.mark.parametrize("place", ["/a,/b", "otlp+http://collector:4318", "ftp://user:secret@host/records"])
+def test_a_place_with_a_password_or_more_than_one_is_refused(place: str) -> None:
+    with pytest.raises(ValueError, match=r"console_records") as refused:
+        Settings(console_records=place)
+    assert "POINTSMAN_EXPORT_TARGET" in str(refused.value) or "has a password" in str(refused.value)
+
+
+async def test_a_reader_that_cannot_be_started_or_is_killed_while_it_writes_is_no_bug(tmp_path: Path) -> None:
+    torn = [sys.executable, "-c", "import sys; sys.stdin.read(); print('{\"found\": [', end='')"]
+    for reader in ([str(tmp_path / "none")], torn):
+        decisions = ExportedDecisions(str(tmp_path), reader)
+        with pytest.raises(Unavailable, match="cannot be read now"):
+            await decisions.find(decision_id(NOON, 1), "")
 
 
 async def test_decisions_that_have_left_redis_follow_those_that_it_has(

@@ -210,6 +210,15 @@ class Settings(BaseSettings):
         """Returns the origins in `cors_origins` as a tuple; empty if none is set."""
         return _split(self.cors_origins)
 
+    @field_validator("console_records")
+    @classmethod
+    def _is_one_place_without_password(cls, value: str) -> str:
+        if "," in value or value.startswith("otlp+"):
+            raise ValueError("name the one folder or URL of POINTSMAN_EXPORT_TARGET that has Parquet files")
+        if ":" in value.partition("://")[2].partition("/")[0].rpartition("@")[0]:  # the place is logged
+            raise ValueError("the URL has a password: remove it, and use the store's own environment variables")
+        return value
+
     @field_validator("dns")
     @classmethod
     def _is_an_address(cls, value: str) -> str:

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 READER = (sys.executable, "-m", "pointsman_lab.parquet.history")
 MAX_SECONDS = 30.0
 """For one page, including the wait for another page that is being read."""
+MAX_SECONDS_TO_END = 2.0
+"""For the end of a process that was killed."""
 MAX_LINE_BYTES = 16 * 2**20
 CURSOR = "records:"
 CLOCK_SKEW_MS = 2_000
@@ -88,20 +90,16 @@ class ExportedDecisions:
     async def _reading(self, wanted: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[Mapping[str, Any]]]:
         try:
             async with asyncio.timeout(self._max_seconds), self._one:
-                process = await asyncio.create_subprocess_exec(
-                    *self._reader,
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
-                    limit=MAX_LINE_BYTES,
-                )
+                process = await self._start()
                 try:
                     async with aclosing(_lines(process, json.dumps({**wanted, "location": self._location}))) as lines:
                         yield lines
                 finally:
                     with suppress(ProcessLookupError):
                         process.kill()
-                    await process.communicate()  # a wait for the process alone does not end while output is unread
+                    with suppress(TimeoutError):  # a process that waits for a disk cannot be killed
+                        async with asyncio.timeout(MAX_SECONDS_TO_END):
+                            await process.communicate()  # waiting alone does not end while output is unread
         except TimeoutError:
             log.warning("reading %s took more than %g s", self._location, self._max_seconds)
             raise Unavailable(
@@ -109,6 +107,18 @@ class ExportedDecisions:
                 "the store may be slow, or somebody else reads them; try again",
                 code="records_unavailable",
             ) from None
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        try:
+            return await asyncio.create_subprocess_exec(
+                *self._reader,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                limit=MAX_LINE_BYTES,
+            )
+        except OSError as error:  # no memory, or too many open files
+            raise _failed("", str(error)) from error
 
 
 async def _lines(process: asyncio.subprocess.Process, question: str) -> AsyncGenerator[Mapping[str, Any]]:
@@ -120,7 +130,10 @@ async def _lines(process: asyncio.subprocess.Process, question: str) -> AsyncGen
         await process.stdin.drain()
     process.stdin.close()
     async for text in process.stdout:
-        line = json.loads(text)
+        try:
+            line = json.loads(text)
+        except ValueError:  # the process was killed while it wrote the line
+            break
         if "error" in line:
             raise _failed(line["code"], line["error"])
         if "end" in line:

@@ -225,9 +225,10 @@ class Console:
     async def _exported_decisions(self, caller: Caller, before: str, count: int, query: DecisionQuery) -> DecisionPage:
         """Returns exported decisions, without those that Redis still has, which were listed before."""
         log, exported, found = self._required_log(), self._required_exported(), list[DecisionRow]()
-        at, until = from_cursor(before), time.monotonic() + MAX_EXPORTED_SECONDS
+        at, until = from_cursor(before), 0.0
         async with exported.older(at, self._tenant_of(caller), query) as batches:
             async for batch in batches:
+                until = until or time.monotonic() + MAX_EXPORTED_SECONDS
                 held = await log.held([name for _, name, _ in batch["found"]])
                 for unix_ms, name, text in batch["found"]:
                     at, entry = (unix_ms, name), LogEntry("", text)

@@ -21,9 +21,9 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_lab.parquet.evidence import FEEDBACK, MAY_RATE
 from pointsman_lab.parquet.files import RecordFiles
 
-MEMORY_LIMIT = "512MB"
+MEMORY_LIMIT = "384MB"
 """For DuckDB."""
-MAX_DATA_BYTES = 1024 * 2**20
+MAX_DATA_BYTES = 640 * 2**20
 """For the process, since a container that exceeds its memory ends as a whole, with its gateway."""
 MAX_SECONDS = 60
 """After which the process ends itself, also if its gateway was killed."""
@@ -82,9 +82,10 @@ def _pages(files: RecordFiles, before: Place, tenant: str) -> Iterator[list[tupl
             rows = [
                 (int(ms), str(name), str(entry)) for ms, name, entry in files.query(sql, [at[0], *at, ROWS_AT_ONCE])
             ]
-            yield rows
+            if rows:  # a caller may stop after each page, and must come further with it
+                yield rows
+                at = rows[-1][:2]
             more = len(rows) == ROWS_AT_ONCE
-            at = rows[-1][:2] if rows else at
 
 
 def one_decision(files: RecordFiles, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
