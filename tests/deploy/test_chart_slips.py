@@ -47,7 +47,7 @@ def render(tmp_path: Path, values: Object) -> Cluster:
         # resources
         (
             engine(resources={"requests": {"memory": "24Gi"}}),
-            "'a': resources: the request of 24Gi memory is more than the limit of 12Gi: set limits, too",
+            "'a': resources: the request of 24Gi memory is more than the limit of 12Gi: lower it or raise the limit",
         ),
         (gateway(resources={"limits": {"cpu": "500m"}}), "gateway.resources: the request of 1 cpu is more than"),
         (
@@ -134,6 +134,21 @@ def test_a_slip_is_refused_with_a_sentence(tmp_path: Path, values: Object, reaso
 def test_options_of_vllm_that_the_lora_server_refuses_are_refused_at_once(tmp_path: Path, option: str) -> None:
     with pytest.raises(HelmError, match=f"extraArgs: {option} is for the lora-server alone to set"):
         render(tmp_path, engine(extraArgs=[f"{option}=1"]))
+
+
+def test_a_model_that_the_defaults_name_can_be_downloaded_past_the_policies(tmp_path: Path) -> None:
+    defaults = {"kind": "cuda", "gpu": {"count": 1}, "model": {"source": "hf://a/b"}}
+    values = {"engineDefaults": defaults, "engines": [{"name": "a"}], "networkPolicy": {"enabled": True}}
+    assert render(tmp_path, values).has("NetworkPolicy", "model-to-outside")
+
+
+def test_more_rules_for_the_seed_are_rendered_with_a_redis_of_the_chart_too(tmp_path: Path) -> None:
+    rule = {"ports": [{"port": 8443}]}
+    policy = {"enabled": True, "egress": {"more": {"seed": [rule]}}}
+    cluster = render(tmp_path, {"networkPolicy": policy, "seed": {"adapters": [SEED]}})
+    found = cluster.get("NetworkPolicy", "seed-to-outside")
+    assert found
+    assert found["spec"]["egress"] == [rule]
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ class ConfigMapPublisher:
         if not data["adapters"] and has.get("adapters"):
             raise ApiFailed(
                 f"Redis has no aliases, but the ConfigMap {self.name} names adapters, and stays: if they are gone for "
-                "good, delete it"
+                f'good, run kubectl patch configmap {self.name} --type merge -p \'{{"data": {{"adapters": ""}}}}\''
             )
         is_labelled = metadata is not None and (metadata.labels or {}).get(MANAGED_LABEL) == "true"
         if is_labelled and data.items() <= has.items():

@@ -31,6 +31,11 @@ FINAL_OUTPUT_SECONDS = 2.0
 _START = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module({module!r}, run_name='__main__')"
 
 
+_NOT_INHERITED_PREFIXES = ("POINTSMAN_", "AWS_", "AZURE_", "GOOGLE_", "FSSPEC_")
+_NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "HF_TOKEN")
+"""Variables that the worker, which opens untried adapters, must not have."""
+
+
 @dataclass(frozen=True, slots=True)
 class SmokeLimits:
     """The extent of a smoke test, and the times allowed for it."""
@@ -41,12 +46,12 @@ class SmokeLimits:
     """The largest number of new tokens for each prompt."""
     idle_seconds: float = 60.0
     """The time without a test after which the worker is ended; the next start takes about 10 s."""
-    start_seconds: float = 900.0
+    start_seconds: float = 300.0
     """The time that the worker may take to load the base model, without the time in which it waits for a core.
 
     Loading takes about 10 s of one core.
     """
-    trial_seconds: float = 1800.0
+    trial_seconds: float = 600.0
     """The time that one test may take, without the time in which it waits for a core.
 
     A test takes about 2 s of one core with a model of 135 million parameters.
@@ -280,13 +285,13 @@ def worker_command(python: Path, module: str, *arguments: str) -> tuple[str, ...
 def _environment(own: Mapping[str, str]) -> dict[str, str]:
     """Returns the worker's environment variables, made from the lora-server's `own`.
 
-    Leaves out the lora-server's settings, credentials for AWS and the paths of its Python; adds variables that keep the
-    worker offline, on one thread and without a GPU.
+    Leaves out the lora-server's settings, credentials of object stores and of the hub, and the paths of its Python;
+    adds variables that keep the worker offline, on one thread and without a GPU.
     """
     inherited = {
         key: value
         for key, value in own.items()
-        if not key.startswith(("POINTSMAN_", "AWS_")) and key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+        if not key.startswith(_NOT_INHERITED_PREFIXES) and key not in _NOT_INHERITED
     }
     return inherited | {
         "HF_HUB_OFFLINE": "1",
