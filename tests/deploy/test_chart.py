@@ -18,7 +18,7 @@ from tests.deploy.api_server import api_server
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
 from tests.deploy.random_values import random_values
-from tests.deploy.rendering import chart, needs_helm, overlay, training
+from tests.deploy.rendering import chart, needs_helm, overlay, render, training
 
 Object = dict[str, Any]
 SEEDS = range(24)
@@ -40,11 +40,6 @@ CHOSEN = {"keys are off", "scales by what nobody measures", "names of the cluste
 @pytest.fixture(autouse=True)
 def _helm() -> None:
     needs_helm()
-
-
-def render(tmp_path: Path, values: Object) -> Cluster:
-    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
-    return Cluster.of(chart("-f", str(tmp_path / "values.yaml")))
 
 
 def env_of(cluster: Cluster, name: str) -> dict[str, str]:

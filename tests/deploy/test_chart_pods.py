@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from tests.deploy import rendering
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
 from tests.deploy.rendering import chart, needs_helm
@@ -31,8 +31,7 @@ def _helm() -> None:
 
 
 def render(tmp_path: Path, values: Object) -> Cluster:
-    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
-    cluster = Cluster.of(chart("-f", str(tmp_path / "values.yaml")))
+    cluster = rendering.render(tmp_path, values)
     assert [found for each in cluster.workloads for v in VERSIONS for found in violations(each.object, v)] == []
     return cluster
 

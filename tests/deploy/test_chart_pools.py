@@ -8,8 +8,8 @@ import yaml
 
 from deploy.helm.render import HelmError
 from tests.deploy.manifest_lint import Cluster
-from tests.deploy.rendering import needs_helm
-from tests.deploy.test_chart import env_of, render
+from tests.deploy.rendering import needs_helm, render
+from tests.deploy.test_chart import env_of
 from tests.deploy.test_chart_examples import example
 
 TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"

@@ -5,16 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from fsspec.registry import known_implementations
 from pointsman_lora_server.engine.command import _FORBIDDEN_OPTIONS, _SHORT_OPTIONS
 
 from deploy.helm.render import CHART, HelmError
 from deploy.supply.images import IMAGES, locked
 from tests.deploy.kubernetes_schemas import VERSIONS, fields
-from tests.deploy.manifest_lint import Cluster
 from tests.deploy.random_values import SCHEMA
-from tests.deploy.rendering import chart, needs_helm
+from tests.deploy.rendering import needs_helm, render
 
 Object = dict[str, Any]
 HF: Object = {"name": "a", "kind": "cuda", "gpu": {"count": 1}, "model": {"source": "hf://a/b"}}
@@ -34,11 +32,6 @@ def gateway(**more: Any) -> Object:
 @pytest.fixture(autouse=True)
 def _helm() -> None:
     needs_helm()
-
-
-def render(tmp_path: Path, values: Object) -> Cluster:
-    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
-    return Cluster.of(chart("-f", str(tmp_path / "values.yaml")))
 
 
 @pytest.mark.parametrize(

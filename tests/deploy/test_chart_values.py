@@ -8,7 +8,7 @@ import yaml
 
 from tests.deploy.kubernetes_schemas import VERSIONS, violations
 from tests.deploy.manifest_lint import Cluster, faults
-from tests.deploy.rendering import chart, needs_helm
+from tests.deploy.rendering import chart, needs_helm, render
 
 Object = dict[str, Any]
 GPUS: Object = {"name": "large", "kind": "cuda", "gpu": {"count": 8}, "model": {"source": "pvc:existing"}}
@@ -24,11 +24,6 @@ VALUES = {
 @pytest.fixture(autouse=True)
 def _helm() -> None:
     needs_helm()
-
-
-def render(tmp_path: Path, values: Object) -> Cluster:
-    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
-    return Cluster.of(chart("-f", str(tmp_path / "values.yaml")))
 
 
 def engine_of(tmp_path: Path, **more: Any) -> tuple[Object, dict[str, str]]:

@@ -33,7 +33,10 @@ def read_listing(answer: str) -> Sequence[str]:
 
 
 def newest_of_each_series(releases: Sequence[str], count: int) -> Sequence[str]:
-    """Returns the newest release of each of the `count` newest series, such as "0.32.1" of 0.32."""
+    """Returns one release for each of the `count` newest series: the newest, such as "0.32.1" for the series 0.32.
+
+    `releases` are versions, newest first.
+    """
     newest: dict[str, str] = {}
     for release in releases:
         newest.setdefault(".".join(release.split(".")[:2]), release)
