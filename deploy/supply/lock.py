@@ -53,7 +53,10 @@ def lock(image: Image, requirements: Sequence[str], more: Sequence[str]) -> None
 
 
 def lock_engine(more: Sequence[str]) -> None:
-    """Writes the engine's lock. Raises CalledProcessError, as `lock` does."""
+    """Resolves what the engine for CPUs requires, and writes its lock file. torch is left out: it is installed apart.
+
+    `more` are further options of uv. Raises CalledProcessError if no set of versions satisfies the requirements.
+    """
     lock(ENGINE, ENGINE_REQUIREMENTS, (*ENGINE_OVERRIDES, *more))
     ENGINE.lock.write_text(ENGINE_HEAD + without_torch(ENGINE.lock.read_text().removeprefix(HEAD)))
 

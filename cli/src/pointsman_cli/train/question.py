@@ -17,9 +17,10 @@ STOP = "stop"
 
 @dataclass(frozen=True, slots=True)
 class TimeShortage:
-    """Why nothing was trained: too little fits into the time limit."""
+    """The reason why the trainer stopped before training: the time limit suffices for too little of it."""
 
     found: TooShort
+    """How much would fit into the limit, and how long the whole training would take."""
     error: str
     """The trainer's error, which names the remedies."""
 

@@ -146,7 +146,10 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _traceback(error: BaseException, shows_all: bool) -> Iterator[str]:
-    """Yields the parts of the traceback, causes first; messages that may quote a request only with `shows_all`."""
+    """Yields the parts of an error's traceback as text, beginning with its first cause.
+
+    Without `shows_all`, messages of exceptions that may quote a request are left out.
+    """
     for before, link in _causes(error):
         yield from traceback.format_tb(before.__traceback__)
         yield f"{_named(before, shows_all)}\n\n{link}\n\n" if link else f"{_named(before, shows_all)}\n"

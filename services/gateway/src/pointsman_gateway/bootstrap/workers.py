@@ -77,7 +77,7 @@ class Siblings:
 
 
 class _Group:
-    """The supervisor of all workers, with their merged metrics."""
+    """Starts the worker processes with a supervisor, and merges their metrics to one page."""
 
     def __init__(self, environment: Mapping[str, str], workers: int) -> None:
         self._metrics = MergedMetrics(GAUGES)

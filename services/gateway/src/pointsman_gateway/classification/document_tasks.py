@@ -1,7 +1,8 @@
-"""The tasks that answer from documents, and the sketches by which questions on these documents are recognized.
+"""Recognizes questions on the documents of tasks, by sketches of the document collections.
 
-The sketches are fetched in the background; a request waits for none. While the retriever is away the last ones stay,
-and without any, requests are classified by the examples alone.
+A sketch is a sample of the vectors in a collection. Sketches are fetched from the retriever in the background, and no
+request waits for them. While the retriever does not answer, the last sketches stay in use; before the first ones have
+arrived, requests are classified by the tasks' examples alone.
 """
 
 import asyncio

@@ -164,9 +164,10 @@ class Console:
         self._recent = None if log is None else RecentCache(log)
 
     async def overview(self, caller: Caller) -> Overview:
-        """Returns the states of paths, tasks and engines, with figures of recent requests.
+        """Returns the states of paths, tasks and engines, with figures of the last 15 minutes' requests.
 
-        If the request log cannot be read, the figures are missing, and `request_log` says so.
+        The figures are missing if there is no request log or Redis does not answer: then `request_log` of the result is
+        "none" or "unavailable".
         """
         state, recent = await self._read_recent()
         snapshot, now = self._current(), round(time.time() * 1000)

@@ -35,7 +35,10 @@ class ExportSink(Protocol):
     """Interface to the exported records; `ExportLog` and `NullExportLog` implement it."""
 
     def append(self, table: str, records: Iterable[str]) -> None:
-        """Appends records of one of the tables above: JSON, for `DECISIONS` followed by a tab and the evidence key."""
+        """Appends records to the export; `table` is one of the constants above, such as `DECISIONS`.
+
+        A record is one line of JSON; a decision's is followed by a tab and the key under which its ratings are counted.
+        """
         ...
 
 

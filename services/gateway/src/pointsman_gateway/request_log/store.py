@@ -1,4 +1,7 @@
-"""Reads and writes the request log in Redis: batches and feedback are written, entries and evidence are read."""
+"""Reads and writes the request log in Redis.
+
+Writes batches of decisions, and users' feedback. Reads the entries of decisions, and the ratings by path.
+"""
 
 import json
 import logging

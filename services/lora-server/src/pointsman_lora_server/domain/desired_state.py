@@ -11,7 +11,10 @@ MAX_RECENT_REVISIONS = 64
 
 
 class Phase(enum.Enum):
-    """The state of a version for all engines together, which is stored in Redis."""
+    """How far an adapter version has come between its registration and its retirement.
+
+    It is stored in Redis and is the same for all engines. Whether an engine has loaded the version is no part of it.
+    """
 
     REGISTERED = "registered"  # stored, its files are checked
     VALIDATING = "validating"  # its smoke test runs
@@ -116,9 +119,8 @@ class DesiredState:
     _alias_names: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def changed_since(self, before: "DesiredState") -> frozenset[str] | None:
-        """Returns the names of versions, aliases and adapters that may differ from the earlier state `before`.
-
-        Returns None if everything may differ, because the changes since `before` are not all known.
+        """Returns the names of the versions, aliases and adapters that may have changed since the earlier state
+        `before`. Returns None if the log of changes does not say so; then everything may have changed.
         """
         if self is before:
             return frozenset()

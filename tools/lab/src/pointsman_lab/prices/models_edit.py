@@ -114,7 +114,10 @@ def _value(node: yaml.Node | None, key: str) -> yaml.Node | None:
 
 
 def _end(node: yaml.Node) -> int:
-    """Returns the index after a value; that of a block ends with its last scalar, before comments that follow."""
+    """Returns the index in the YAML text after the last character of a value.
+
+    A block mapping or sequence ends after its last scalar: PyYAML's own mark comes only after the comments that follow.
+    """
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         return _end(last[1] if isinstance(last, tuple) else last)
