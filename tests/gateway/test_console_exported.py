@@ -77,9 +77,8 @@ async def test_only_what_fits_the_query_is_read(harness: ExportHarness) -> None:
 async def test_only_files_of_the_tenant_are_read(harness: ExportHarness) -> None:
     records = three_days(6, "acme")
     export(harness, [*records.values(), *three_days(9, "other").values(), *three_days(3).values()])
-    newest = files_in(harness.files)[-1].parent.parent  # its files are opened to check their version
     for file in files_in(harness.files):
-        if "tenant=other" in str(file) and file.parent.parent != newest:
+        if "tenant=other" in str(file):
             file.write_bytes(b"damaged")
     assert await read(harness, tenant="acme") == list(records)
     assert len(await read(harness, tenant="_none")) == 3

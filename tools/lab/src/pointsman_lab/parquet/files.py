@@ -3,8 +3,9 @@
 A query's table has every column, also if all files are older than the column, and each id once.
 """
 
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -41,7 +42,7 @@ COLUMNS = {
 WITHOUT_TENANT = frozenset({"audit"})
 NAMES = {"audit": "administrative changes"}
 """What is in a table whose name does not say it."""
-_DAY = re.compile(r"/day=(\d{4}-\d{2}-\d{2})/")
+_DAY = re.compile(r"(?:^|/)day=(\d{4}-\d{2}-\d{2})(?:/|$)")
 
 
 class RecordFiles:
@@ -49,26 +50,39 @@ class RecordFiles:
     read, or were written by a later version.
     """
 
-    def __init__(self, location: str, needed: str = "decisions", memory_limit: str = MEMORY_LIMIT) -> None:
+    def __init__(
+        self,
+        location: str,
+        needed: str = "decisions",
+        memory_limit: str = MEMORY_LIMIT,
+        checked: Collection[str] = tuple(COLUMNS),
+    ) -> None:
         """Opens the exported records in `location`, a folder or a URL of an object store.
 
-        Raises InvalidArgument ("bad_records") if there are no files of the table `needed`.
+        The version of the newest day's files is checked for the tables in `checked`, and that of a day's files when
+        `table` is called for the day. Raises InvalidArgument ("bad_records") if there is no day of the table `needed`.
         """
         self._location = location.removeprefix("file://").rstrip("/")
         self._connection = duckdb.connect(config={"memory_limit": memory_limit, "preserve_insertion_order": False})
         self._connection.execute("SET TimeZone = 'UTC'")
+        self._store: Any = None
+        """The object store, by fsspec; None for a folder."""
+        self._checked: set[str] = set()
+        """The files, as `_files` names them, whose version was checked."""
         if "://" in self._location:
             self._register_store()
         for table, columns in COLUMNS.items():
             names = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
             self._connection.execute(f"CREATE TABLE no_{table} ({names})")
-        if not self.days(needed):
+        if not self.listed_days(needed):
             raise InvalidArgument(
                 f"there are no exported {NAMES.get(needed, needed)} in {location}: use the POINTSMAN_EXPORT_TARGET "
                 "of an exporter",
                 code="bad_records",
             )
-        self._check_versions()
+        for table in checked:
+            if days := self.days(table):
+                self._check_version(days[-1], self._files(table, days[-1]))
 
     def close(self) -> None:
         self._connection.close()
@@ -79,6 +93,18 @@ class RecordFiles:
             files = self._files(table, tenant=tenant)
             found = self._connection.execute("SELECT file FROM glob(?)", [files]).fetchall()
         return sorted({match[1] for (file,) in found if (match := _DAY.search(str(file)))})
+
+    def listed_days(self, table: str) -> list[str]:
+        """Returns the UTC days that have a folder in a table, oldest first. It takes one listing, while `days` takes
+        one or two for each day; a folder may have no files of a tenant, or none at all.
+        """
+        with self._reading():
+            try:
+                folder = f"{self._location}/{table}"
+                names = os.listdir(folder) if self._store is None else self._store.ls(folder, detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        return sorted({match[1] for name in names if (match := _DAY.search(str(name)))})
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
         """Yields the rows of a query, over tables from `table`."""
@@ -92,12 +118,15 @@ class RecordFiles:
 
         It has only the files of the UTC day (YYYY-MM-DD) and of the tenant, if they are given.
         """
-        if not [one for one in self.days(name, tenant) if one == day or not day]:
+        files = self._files(name, day, tenant)
+        if not self._count(files):
             return f"no_{name}"
+        if day:
+            self._check_version(day, files)
         names = ", ".join(f'"{column}"' for column in COLUMNS[name])
         partitions = "'day': DATE" if name in WITHOUT_TENANT else "'day': DATE, 'tenant': VARCHAR"
         options = f"hive_partitioning = true, hive_types = {{{partitions}}}, union_by_name = true"
-        files = self._files(name, day, tenant).replace("'", "''")
+        files = files.replace("'", "''")
         return (
             f"(SELECT {names} FROM (SELECT * FROM no_{name} UNION ALL BY NAME "
             f"SELECT * FROM read_parquet('{files}', {options})))"
@@ -111,23 +140,27 @@ class RecordFiles:
         import fsspec
 
         try:
-            store, _ = fsspec.core.url_to_fs(self._location, use_listings_cache=False)
+            self._store, _ = fsspec.core.url_to_fs(self._location, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise InvalidArgument(f"{self._location} cannot be opened: {error}", code="bad_records") from error
-        self._connection.register_filesystem(store)
+        self._connection.register_filesystem(self._store)
 
-    def _check_versions(self) -> None:
-        for table in COLUMNS:
-            if not (days := self.days(table)):
-                continue
-            sql = "SELECT DISTINCT value::VARCHAR FROM parquet_kv_metadata(?) WHERE key::VARCHAR = ?"
-            for (version,) in self.query(sql, [self._files(table, days[-1]), VERSION_KEY]):
-                if version != VERSION:
-                    raise FailedPrecondition(
-                        f"the files of {days[-1]} in {self._location} have version {version} of the tables, and "
-                        f"this Pointsman reads version {VERSION}: use the version that exported them",
-                        code="unreadable_records",
-                    )
+    def _count(self, files: str) -> int:
+        ((count,),) = self.query("SELECT count(*) FROM glob(?)", [files])
+        return int(count)
+
+    def _check_version(self, day: str, files: str) -> None:
+        if files in self._checked:
+            return
+        self._checked.add(files)
+        sql = "SELECT DISTINCT value::VARCHAR FROM parquet_kv_metadata(?) WHERE key::VARCHAR = ?"
+        for (version,) in self.query(sql, [files, VERSION_KEY]):
+            if version != VERSION:
+                raise FailedPrecondition(
+                    f"the files of {day} in {self._location} have version {version} of the tables, and this Pointsman "
+                    f"reads version {VERSION}: use the version that exported them",
+                    code="unreadable_records",
+                )
 
     def _reading(self) -> AbstractContextManager[None]:
         return _reading(self._location)

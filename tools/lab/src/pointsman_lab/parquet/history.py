@@ -75,10 +75,12 @@ def older_decisions(files: RecordFiles, question: Mapping[str, Any]) -> Iterator
 
 def _pages(files: RecordFiles, before: Place, tenant: str) -> Iterator[list[tuple[int, str, str]]]:
     newest = time.strftime("%Y-%m-%d", time.gmtime(before[0] / 1000))
-    for day in reversed(files.days("decisions", tenant)):
-        at, more = before, day <= newest
+    for day in reversed(files.listed_days("decisions")):
+        if day > newest:
+            continue
+        sql = _OLDER.format(decisions=files.table("decisions", day, tenant))
+        at, more = before, True
         while more:
-            sql = _OLDER.format(decisions=files.table("decisions", day, tenant))
             rows = [
                 (int(ms), str(name), str(entry)) for ms, name, entry in files.query(sql, [at[0], *at, ROWS_AT_ONCE])
             ]
@@ -107,7 +109,7 @@ def _feedback(files: RecordFiles, name: str, tenant: str, since: str) -> dict[st
 def answer(question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     read = {"decisions": older_decisions, "decision": one_decision}[question["wanted"]]
     try:
-        files = RecordFiles(question["location"], memory_limit=MEMORY_LIMIT)
+        files = RecordFiles(question["location"], memory_limit=MEMORY_LIMIT, checked=())
         try:
             yield from read(files, question)
         finally:
