@@ -53,7 +53,7 @@ def _helm() -> None:
         (engine(extraArgs=["--tensor-parallel-size=4", "-pp 2"]), "extraArgs use 8 GPUs, and the engine has 1"),
         (engine(extraArgs=["--max_model_len=8"]), "--max-model-len is for the lora-server alone to set: use model.max"),
         (engine(model={}), "the image for GPUs has no model: set model.source"),
-        (engine(model={"source": "hff://a/b"}), "engines: model.source: the image has no client for hff://"),
+        (engine(model={"source": "hff://a/b"}), "engines: 'a': model.source: the image has no client for hff://"),
         (
             {**engine(), "adapters": {"store": {"url": "hf://a/b"}}},
             "adapters.store.url: versions cannot be stored at hf://",
@@ -62,7 +62,7 @@ def _helm() -> None:
         ({"adapters": {"store": {"url": "oss://a/b"}}}, "adapters.store.url: the image has no client for oss://"),
         (
             engine(model={"source": "oss://a/b"}, container={"image": "registry.example/mine:1"}),
-            "engines: model.source: the image has no client for oss://",
+            "engines: 'a': model.source: the image has no client for oss://",
         ),
         (
             engine(gpu={"count": 2}, resources={"requests": {"nvidia.com/gpu": 1}, "limits": {"nvidia.com/gpu": 2}}),

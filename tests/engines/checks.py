@@ -44,5 +44,5 @@ def read_report(report: str) -> str:
         for problem in case:
             if problem.tag in ("failure", "error", "skipped"):
                 reason = f"{case.get('name')}: {problem.get('message', '')}"
-                return " ".join(reason.split())[:MAX_REASON_CHARACTERS]  # it becomes a cell of a table
+                return reason.splitlines()[0][:MAX_REASON_CHARACTERS]
     return PASSED if cases else "no test ran"

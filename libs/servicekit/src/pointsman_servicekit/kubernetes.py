@@ -4,6 +4,7 @@ It needs the extra `kubernetes` (lightkube), which is imported at the first conn
 """
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,8 @@ from pointsman_servicekit.errors import Unavailable
 if TYPE_CHECKING:  # most processes never connect, and the import takes 0.2 s and 11 MB
     from lightkube import AsyncClient
 
+log = logging.getLogger(__name__)
+
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """The folder in which Kubernetes mounts a pod's token, its namespace and the API server's CA."""
 TIMEOUT_SECONDS = 5.0
@@ -26,8 +29,9 @@ class ApiFailed(Unavailable):
     """The Kubernetes API refused a request, did not answer it, or answered something unreadable."""
 
     def __init__(self, message: str, status: int = 0, missing: str = "") -> None:
-        """`status` is the HTTP status of the refusal; 0 if there was no answer. `missing` is the name of the object
-        that does not exist; empty if there is another reason, as when the cluster does not know the kind.
+        """`status` is the HTTP status of the refusal; 0 if there was no answer. `missing` is the object's name
+        in the refusal. With status 404 it means that there is no such object, and without it that the cluster does not
+        know the kind.
         """
         super().__init__(message, code="kubernetes_api_failed")
         self.status = status
@@ -77,6 +81,7 @@ async def open_api(service_account: Path, field_manager: str = "") -> AsyncItera
     except (HTTPError, ConfigError, OSError) as error:
         raise _failed(error) from error
     except (MsgspecError, NotReadyError, KeyError, ValueError) as error:
+        log.debug("the Kubernetes API's object, or code that reads it", exc_info=error)
         raise _unreadable(error) from error
     finally:
         await api.close()
