@@ -135,7 +135,7 @@ class WordIndex:
         repeats = np.fromiter(terms.values(), np.float64, len(terms))
         which, rows, counts = self._postings(terms)
         frequency = np.bincount(which, minlength=len(terms))
-        idf = np.log1p((self.count - frequency + 0.5) / (frequency + 0.5))
+        idf = inverse_frequencies(self.count, frequency)
         share = repeats * idf
         weight = repeats * idf**IDF_EXPONENT * (K1 + 1.0)
         row_count = len(self.alive)
@@ -209,9 +209,7 @@ class WordIndex:
 
     def _saturations(self, rows: Ints) -> Scores:
         """Returns for each of the rows the part of BM25's denominator that depends on the row's length."""
-        mean = max(self.length, 1) / max(self.count, 1)
-        found: Scores = K1 * (1.0 - B + B / mean * self.lengths.first(len(self.alive))[rows])
-        return found
+        return saturations(self.lengths.first(len(self.alive))[rows], self.length, self.count)
 
     def _find_rows(self, ids: Ids) -> NDArray[np.intp]:
         """Returns the rows with these ids that are not deleted; ignores ids without such a row."""
@@ -270,6 +268,19 @@ class WordScores:
 
 def empty_word_index(analyzer: TermAnalyzer) -> WordIndex:
     return WordIndex(analyzer, {}, AppendOnlyArray(np.int64), AppendOnlyArray(np.int32), np.empty(0, np.bool_))
+
+
+def inverse_frequencies(chunks: int, frequencies: NDArray[np.int64]) -> Scores:
+    """Returns the IDF of terms that are in `frequencies` (terms,) of `chunks`."""
+    return np.asarray(np.log1p((chunks - frequencies + 0.5) / (frequencies + 0.5)), np.float64)
+
+
+def saturations(lengths: Ints, words: int, chunks: int) -> Scores:
+    """Returns the part of BM25's denominator that depends on the length of a chunk, for each of `lengths`.
+
+    All `chunks` of the collection have `words` words together.
+    """
+    return np.asarray(K1 * (1.0 - B + B / (max(words, 1) / max(chunks, 1)) * lengths), np.float64)
 
 
 def _sum_by_row(rows: Ints, values: Scores, row_count: int) -> Scores:

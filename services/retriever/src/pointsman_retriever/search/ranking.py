@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,7 +61,7 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidates:
+class ScoredCandidates:
     """The chunks that may be returned, as parallel arrays (candidates, ...) of ids, vectors and scores."""
 
     ids: Ids
@@ -75,8 +76,22 @@ def rank(snapshot: IndexSnapshot, query: ResolvedQuery, settings: SearchSettings
 
     `settings` are the collection's. Blocks.
     """
-    options, parameters = query.options, _resolve_fusion(query.options, settings)
+    parameters = resolve_fusion(query.options, settings)
     candidates = _find_candidates(snapshot, query, parameters)
+    return rank_candidates(candidates, query.options, parameters, settings, snapshot.metadata.documents_of)
+
+
+def rank_candidates(
+    candidates: ScoredCandidates,
+    options: SearchOptions,
+    parameters: FusionParameters,
+    settings: SearchSettings,
+    documents_of: Callable[[Ids], Ids],
+) -> Ranking:
+    """Orders the candidates of a search, and returns at most `options.top_k` of them.
+
+    `documents_of` returns the documents' numbers for chunk ids; `parameters` are those of `resolve_fusion`.
+    """
     if not len(candidates.ids):
         return EMPTY_RANKING
     fused = fuse(candidates.dense, candidates.sparse, candidates.vectors, parameters)
@@ -85,12 +100,12 @@ def rank(snapshot: IndexSnapshot, query: ResolvedQuery, settings: SearchSettings
     if options.diversity:
         order = _diversify(order, score, candidates.vectors, options)
     if options.per_document:
-        order = _limit_per_document(order, snapshot.metadata.documents_of(candidates.ids), options.per_document)
+        order = _limit_per_document(order, documents_of(candidates.ids), options.per_document)
     chunks = _to_ranked_chunks(order[: options.top_k], candidates, fused, score)
     return Ranking(chunks, _judge_relevance(candidates, settings))
 
 
-def _resolve_fusion(options: SearchOptions, settings: SearchSettings) -> FusionParameters:
+def resolve_fusion(options: SearchOptions, settings: SearchSettings) -> FusionParameters:
     """Returns the method and the weight of a query, or else of the collection.
 
     If the query sets a method, the collection's weight is ignored, since it is for the collection's method.
@@ -101,7 +116,7 @@ def _resolve_fusion(options: SearchOptions, settings: SearchSettings) -> FusionP
     return FusionParameters(weight, settings.method)
 
 
-def _find_candidates(snapshot: IndexSnapshot, query: ResolvedQuery, parameters: FusionParameters) -> _Candidates:
+def _find_candidates(snapshot: IndexSnapshot, query: ResolvedQuery, parameters: FusionParameters) -> ScoredCandidates:
     among = None if query.filter is None else snapshot.metadata.matching(query.filter)
     words = snapshot.words.score(query.text)
     by_meaning = by_words = np.empty(0, np.int64)
@@ -111,13 +126,19 @@ def _find_candidates(snapshot: IndexSnapshot, query: ResolvedQuery, parameters: 
         by_words = words.best(CANDIDATES_PER_SIDE, among)
     ids = np.union1d(by_meaning, by_words)
     vectors = snapshot.vectors.get(ids)
-    return _Candidates(
+    return ScoredCandidates(
         ids=ids,
         vectors=vectors,
-        dense=np.clip(vectors @ query.vector, -1.0, 1.0).astype(np.float64),
+        dense=cosines(vectors, query.vector),
         sparse=words.scores_of(ids),
         coverage=words.coverage(ids),
     )
+
+
+def cosines(vectors: Vectors, vector: Vectors) -> Scores:
+    """Returns the cosine of each of the unit `vectors` (candidates, dimensions) to a unit vector."""
+    found: Scores = np.clip(vectors @ vector, -1.0, 1.0).astype(np.float64)
+    return found
 
 
 def _diversify(order: Ids, score: Scores, vectors: Vectors, options: SearchOptions) -> Ids:
@@ -149,7 +170,7 @@ def _limit_per_document(order: Ids, documents: Ids, limit: int) -> Ids:
 
 
 def _to_ranked_chunks(
-    order: Ids, candidates: _Candidates, fused: FusedScores, score: Scores
+    order: Ids, candidates: ScoredCandidates, fused: FusedScores, score: Scores
 ) -> tuple[RankedChunk, ...]:
     dense_ranks, sparse_ranks = ranks(candidates.dense), ranks(candidates.sparse)
     return tuple(
@@ -171,6 +192,6 @@ def _to_ranked_chunks(
     )
 
 
-def _judge_relevance(candidates: _Candidates, settings: SearchSettings) -> Relevance:
+def _judge_relevance(candidates: ScoredCandidates, settings: SearchSettings) -> Relevance:
     dense, coverage = float(candidates.dense.max()), float(candidates.coverage.max())
     return Relevance(dense >= settings.least_dense or coverage >= settings.least_coverage, dense, coverage)

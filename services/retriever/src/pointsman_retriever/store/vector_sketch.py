@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pointsman_retriever.domain import CollectionInfo
+from pointsman_retriever.domain import CollectionInfo, Vectors
 from pointsman_retriever.store.store import Store, read_collection
 
 MAX_VECTORS = 2048
@@ -42,7 +42,17 @@ def read_vector_sketch(store: Store) -> VectorSketch:
     with store.connections.reader() as reader:
         reader.execute("BEGIN")
         info = read_collection(reader, store.id)
-        rows = reader.execute(_SELECT_SAMPLE, (min(MAX_VECTORS, MAX_BYTES // info.dimensions),)).fetchall()
+        rows = reader.execute(_SELECT_SAMPLE, (sample_size(info.dimensions),)).fetchall()
     vectors = np.frombuffer(b"".join(vector for (vector,) in rows), "<f4").reshape(-1, info.dimensions)
+    return sketch_vectors(info, vectors)
+
+
+def sample_size(dimensions: int) -> int:
+    """Returns how many vectors a sketch has at most."""
+    return min(MAX_VECTORS, MAX_BYTES // dimensions)
+
+
+def sketch_vectors(info: CollectionInfo, vectors: Vectors) -> VectorSketch:
+    """Makes a sketch of sampled `vectors` (sampled, dimensions)."""
     largest = np.abs(vectors).max(axis=1, initial=1e-12, keepdims=True)
     return VectorSketch(info, np.rint(vectors / largest * _MAX_VALUE).astype(np.int8).tobytes())
