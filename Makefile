@@ -236,17 +236,10 @@ test-restore: embedding-model ## the commands of docs/howto/backup-and-restore.m
 test-endurance: models ## the help desk under mixed load while processes, Valkey, disk, clock and configuration fail (as root; MINUTES=60); ARGS="--seed 7 --engine scripted"
 	$(BIN)/python -m tests.endurance --minutes $(MINUTES) $(ARGS)
 
-POSTGRES := /usr/lib/postgresql/17/bin
-POSTGRES_PORT ?= 5499
-
 .PHONY: test-pgvector
-test-pgvector: $(VENV)/.done ## read a real PostgreSQL with pgvector (as root on Debian, which installs both; a minute)
+test-pgvector: $(VENV)/.done ## read and share collections in a real PostgreSQL with pgvector (as root on Debian, which installs both; two minutes)
 	test -f /usr/share/postgresql/17/extension/vector.control || apt-get install --yes --no-install-recommends postgresql-17 postgresql-17-pgvector
-	folder=$$(mktemp -d); chown postgres $$folder; as="setpriv --reuid postgres --regid postgres --clear-groups env -C $$folder"; \
-	trap '$$as $(POSTGRES)/pg_ctl -D $$folder/data -m immediate stop >/dev/null; rm -rf $$folder' EXIT; \
-	$$as $(POSTGRES)/initdb -D $$folder/data -A trust >/dev/null; \
-	$$as $(POSTGRES)/pg_ctl -D $$folder/data -w -l $$folder/log -o "-p $(POSTGRES_PORT) -c listen_addresses=127.0.0.1 -c unix_socket_directories=$$folder" start >/dev/null; \
-	POINTSMAN_TEST_POSTGRES_PORT=$(POSTGRES_PORT) $(BIN)/python -m pytest tests/pgvector
+	$(BIN)/python -m pytest tests/pgvector
 
 .PHONY: test-trainings
 test-trainings: models ## train by every method on a tiny model, and on the real one; kill and resume (7 minutes)

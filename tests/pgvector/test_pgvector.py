@@ -1,7 +1,6 @@
-"""Collections in a table of a real PostgreSQL with pgvector, which `make test-pgvector` installs and starts."""
+"""Collections in a table of a real PostgreSQL with pgvector."""
 
 import json
-import os
 from collections.abc import Iterator
 
 import pg8000.dbapi as postgres
@@ -9,18 +8,8 @@ import pytest
 from pointsman_retriever.external.pgvector import PgvectorTable
 from pointsman_retriever.external.stores import ExternalOptions
 
+from tests.pgvector.conftest import Run
 from tests.retriever.external_conformance import DIMENSIONS, FIELDS, Conformance, payloads, rows
-
-PORT = int(os.environ.get("POINTSMAN_TEST_POSTGRES_PORT", "5499"))
-URL = f"postgresql://postgres@127.0.0.1:{PORT}/postgres"
-
-
-def run(*statements: str) -> None:
-    connection = postgres.connect(user="postgres", host="127.0.0.1", port=PORT, database="postgres")
-    connection.autocommit = True
-    for statement in statements:
-        connection.cursor().execute(statement)
-    connection.close()
 
 
 class TestPgvector(Conformance):
@@ -29,10 +18,9 @@ class TestPgvector(Conformance):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def options(cls) -> Iterator[ExternalOptions]:
+    def options(cls, url: str, run: Run) -> Iterator[ExternalOptions]:
         columns = ", ".join(f"{name} text" for name in payloads()[0])
         run(
-            "CREATE EXTENSION IF NOT EXISTS vector",
             "DROP TABLE IF EXISTS docs",
             f"CREATE TABLE docs (id int PRIMARY KEY, embedding vector({DIMENSIONS}), {columns})",
             *(
@@ -42,7 +30,7 @@ class TestPgvector(Conformance):
                 for row, payload in zip(rows(), payloads(), strict=True)
             ),
         )
-        yield ExternalOptions(URL, "docs", "", 5.0, FIELDS)
+        yield ExternalOptions(url, "docs", "", 5.0, FIELDS)
         run("DROP TABLE docs")
 
     @pytest.fixture

@@ -2,7 +2,10 @@
 
 from pointsman_retriever.domain.collection import (
     DEFAULT_TENANT,
+    EXTERNAL,
+    LOCAL,
     NAME_PATTERN,
+    SHARED,
     UNLIMITED,
     CollectionId,
     CollectionInfo,
@@ -41,7 +44,10 @@ from pointsman_retriever.domain.search_settings import (
 
 __all__ = [
     "DEFAULT_TENANT",
+    "EXTERNAL",
+    "LOCAL",
     "NAME_PATTERN",
+    "SHARED",
     "UNLIMITED",
     "Chunk",
     "ChunkDelta",

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 DEFAULT_TENANT = "default"
 
+LOCAL, SHARED, EXTERNAL = "local", "shared", "external"
+"""Where a collection is: in the data folder, in the store that several retrievers share, or in one of the user's."""
+
 
 # For tenants and collections. No dots and no slashes, because a name is also the name of a folder.
 NAME_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
@@ -48,6 +51,7 @@ class CollectionInfo:
     checksum: int = 0  # of all vectors: digests.checksum_vectors
     quota: Quota = UNLIMITED
     search_settings: str = "{}"  # a SearchSettings in JSON
+    store: str = LOCAL  # where it is
 
     @property
     def id(self) -> CollectionId:

@@ -1,0 +1,46 @@
+"""Rows in the binary form of PostgreSQL's COPY, which neither side needs to parse as text.
+
+https://www.postgresql.org/docs/current/sql-copy.html describes the form; that of a vector and of a tsvector is that of
+their functions vector_recv and tsvectorrecv.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+
+from pointsman_retriever.domain import Vectors
+
+MAX_COUNTED = 255  # positions of a term in a tsvector
+
+_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_TRAILER = b"\xff\xff"
+_POSITIONS = [struct.pack(f">{count + 1}H", count, *range(1, count + 1)) for count in range(MAX_COUNTED + 1)]
+
+
+def to_copy(rows: Iterable[Sequence[bytes]]) -> bytes:
+    """Returns the data of a COPY; the values of a row are in the binary form of their columns' types."""
+    parts = [_HEADER]
+    for row in rows:
+        parts.append(struct.pack(">h", len(row)))
+        for value in row:
+            parts += (struct.pack(">i", len(value)), value)
+    return b"".join((*parts, _TRAILER))
+
+
+def from_int(value: int) -> bytes:
+    return struct.pack(">i", value)
+
+
+def from_bigint(value: int) -> bytes:
+    return struct.pack(">q", value)
+
+
+def from_vector(vector: Vectors) -> bytes:
+    return struct.pack(">HH", len(vector), 0) + vector.astype(">f4").tobytes()
+
+
+def from_terms(counts: Mapping[str, int]) -> bytes:
+    """Returns a tsvector in which a term that occurs n times has the positions 1 to n."""
+    parts = [struct.pack(">i", len(counts))]
+    for term in sorted(counts):
+        parts += (term.encode(), b"\0", _POSITIONS[min(counts[term], MAX_COUNTED)])
+    return b"".join(parts)

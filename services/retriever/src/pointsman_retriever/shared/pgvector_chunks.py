@@ -1,0 +1,98 @@
+"""Writes chunks to PostgreSQL before their documents, so that this can be done before a collection is locked."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+from pointsman_retriever.domain import CollectionInfo, EncodedDocument
+from pointsman_retriever.index.term_analyzer import TermAnalyzer
+from pointsman_retriever.shared.binary_rows import from_bigint, from_int, from_terms, from_vector, to_copy
+from pointsman_retriever.shared.changes import to_record
+from pointsman_retriever.shared.pgvector_reader import PgvectorReader, Tables, to_term
+
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    number: int  # of the document's row, which does not exist yet
+    document: EncodedDocument
+    words: int
+    terms: Counter[str]  # term -> the document's chunks that have it
+
+
+class StagedChunks:
+    """Chunks that were written in the transaction of `cursor`; their documents are missing until it ends."""
+
+    def __init__(self, cursor: Any, analyzer: TermAnalyzer) -> None:
+        self._cursor = cursor
+        self._analyzer = analyzer
+        self._staged: dict[str, _Staged] = {}
+        self._unused: list[int] = []
+
+    def write_changed(self, tables: Tables, info: CollectionInfo, documents: Sequence[EncodedDocument]) -> None:
+        """Writes the chunks of those documents that are not stored equally."""
+        reader = PgvectorReader(self._cursor, tables, info, 0)
+        stored = reader.find([one.document.id for one in documents])
+        self.write(tables, [one for one in documents if stored.get(one.document.id) != to_record(one)])
+
+    def write(self, tables: Tables, documents: Sequence[EncodedDocument]) -> None:
+        """Writes the chunks of documents that are not written yet."""
+        new = [one for one in documents if not self._has(one)]
+        if not new:
+            return
+        self._cursor.execute(
+            "SELECT nextval(pg_get_serial_sequence(%s, 'number')) FROM generate_series(1, %s)",
+            (tables.documents, len(new)),
+        )
+        rows: list[tuple[bytes, ...]] = []
+        for document, (number,) in zip(new, self._cursor.fetchall(), strict=True):
+            words, terms = 0, Counter[str]()
+            for chunk, vector in zip(document.chunks, document.vectors, strict=True):
+                counts = _to_lexemes(self._analyzer.document_terms(chunk.embedded_text))
+                length = counts.total()
+                words += length
+                terms.update(counts.keys())
+                rows.append(
+                    (from_bigint(number), from_int(chunk.start), from_int(chunk.end), chunk.context.encode(),
+                     chunk.text.encode(), from_vector(vector), from_int(length), from_terms(counts))
+                )  # fmt: skip
+            if earlier := self._staged.get(document.document.id):
+                self._unused.append(earlier.number)
+            self._staged[document.document.id] = _Staged(number, document, words, terms)
+        columns = 'document, start, "end", context, text, vector, length, words'
+        self._cursor.execute(
+            f"COPY {tables.chunks} ({columns}) FROM STDIN WITH (FORMAT binary)", stream=BytesIO(to_copy(rows))
+        )
+
+    def number(self, document: EncodedDocument) -> int:
+        return self._staged[document.document.id].number
+
+    def words_and_terms(self, documents: Sequence[EncodedDocument]) -> tuple[int, Counter[str]]:
+        """Returns the number of words of the documents' chunks, and in how many chunks each term is."""
+        words, terms = 0, Counter[str]()
+        for one in documents:
+            staged = self._staged[one.document.id]
+            words += staged.words
+            terms.update(staged.terms)
+        return words, terms
+
+    def discard_others(self, tables: Tables, documents: Sequence[EncodedDocument]) -> None:
+        """Deletes all chunks that were written, except those of `documents`."""
+        kept = {one.document.id for one in documents}
+        others = [staged.number for document_id, staged in self._staged.items() if document_id not in kept]
+        others += self._unused
+        if others:
+            self._cursor.execute(f"DELETE FROM {tables.chunks} WHERE document = ANY(%s::bigint[])", (others,))
+
+    def _has(self, document: EncodedDocument) -> bool:
+        staged = self._staged.get(document.document.id)
+        return staged is not None and staged.document is document
+
+
+def _to_lexemes(counts: Mapping[str, int]) -> Counter[str]:
+    """Returns the terms as they are stored; very long ones are cut off, and may become equal."""
+    lexemes = Counter[str]()
+    for term, count in counts.items():
+        lexemes[to_term(term)] += count
+    return lexemes

@@ -1,0 +1,182 @@
+"""The interface of a store that several retrievers share, and the registry of its implementations.
+
+To add a store, write a module with a class and add one line to SHARED_STORES. Without changing this package, name
+`module:attribute` in POINTSMAN_RETRIEVER_SHARED_STORE, or publish the class as an entry point of the group
+`pointsman.shared_stores`. Every implementation must pass the tests in tests/retriever/shared_conformance.py.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman_retriever.domain import (
+    CollectionId,
+    CollectionInfo,
+    EncodedDocument,
+    Ids,
+    Passage,
+    Quota,
+    RankedChunk,
+    Vectors,
+)
+from pointsman_retriever.filters import Filter
+
+GROUP = "pointsman.shared_stores"
+SHARED_STORES: Mapping[str, str] = {
+    "pgvector": "pointsman_retriever.shared.pgvector:PgvectorStore",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SharedStoreOptions:
+    url: str
+    """The store's URL, without a password."""
+    token: str = ""
+    """The password or key; empty if there is none."""
+    prefix: str = "pointsman"
+    """Starts all names that are created in the store; an installation owns all names with its prefix."""
+    owner: str = "default"
+    """The installation: retrievers with equal owner and prefix share their collections."""
+    timeout_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRecord:
+    """What a change must know about a stored document."""
+
+    digest: bytes  # digests.hash_document
+    recipe: str
+    source: str
+    bytes: int
+    chunks: int
+    checksum: int  # of its id and vectors: checksum_document
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The chunks that a search may return, ascending by id, as parallel arrays (candidates, ...)."""
+
+    ids: Ids
+    documents: Ids  # the number of each chunk's document
+    vectors: Vectors
+    counts: NDArray[np.int32]  # (candidates, terms): how often a chunk contains each of the query's terms
+    lengths: NDArray[np.int32]  # in words
+    frequencies: NDArray[np.int64]  # (terms,): the chunks of the whole collection that contain each term
+    words: int  # of all chunks of the collection
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateQuery:
+    """What a search looks for: at most `count` chunks near to `vector`, and as many with some of `terms`.
+
+    With a `filter`, only chunks of documents that match it are candidates.
+    """
+
+    vector: Vectors | None  # of length 1; None: not by meaning
+    terms: Mapping[str, int]  # how often each term is in the query
+    by_words: bool  # if False, the terms are only counted in the candidates
+    filter: Filter | None
+    count: int
+
+
+class SharedReader(Protocol):
+    """Reads one version of a collection; changes made meanwhile are not seen."""
+
+    info: CollectionInfo
+
+    def candidates(self, query: CandidateQuery) -> Candidates:
+        """Returns the chunks nearest to the query's vector, and those with the best BM25 scores for its terms."""
+
+    def passages(self, ranked: Sequence[RankedChunk], neighbours: int) -> tuple[Passage, ...]:
+        """Returns the passages of chunks, in their order, each with up to `neighbours` chunks before and after it."""
+
+    def find(self, ids: Sequence[str]) -> Mapping[str, DocumentRecord]:
+        """Returns the records of those documents that are stored."""
+
+    def document(self, document_id: str) -> EncodedDocument | None:
+        """Returns a document, or None if it is not stored."""
+
+    def ids_of_source(self, source: str) -> list[str]: ...
+
+    def document_digests(self) -> Iterator[tuple[str, bytes]]:
+        """Yields the id and the digest (`digests.hash_document`) of each document."""
+
+    def documents(self, after: str, count: int) -> Sequence[EncodedDocument]:
+        """Returns up to `count` documents whose ids come after `after`, in the order of their UTF-8 bytes."""
+
+    def records(self, after: str, count: int) -> Sequence[tuple[str, DocumentRecord]]:
+        """Returns the ids and records of the same documents as `documents`."""
+
+    def sample_vectors(self, count: int) -> Vectors:
+        """Returns the vectors (sampled, dimensions) of at most `count` chunks; equal collections have equal samples."""
+
+
+class SharedChange(Protocol):
+    """One change of a collection. No other retriever changes the collection until it ends; searches go on."""
+
+    info: CollectionInfo
+    """The collection's state before the change."""
+
+    def find(self, ids: Sequence[str]) -> Mapping[str, DocumentRecord]:
+        """Returns the records of those documents that are stored."""
+
+    def commit(self, removed: Sequence[str], added: Sequence[EncodedDocument], after: CollectionInfo) -> None:
+        """Deletes the documents `removed`, writes `added`, and stores the counts `after`: all of it, or nothing."""
+
+    def documents(self, after: str, count: int) -> Sequence[EncodedDocument]:
+        """As `SharedReader.documents`."""
+
+    def records(self, after: str, count: int) -> Sequence[tuple[str, DocumentRecord]]:
+        """As `SharedReader.records`."""
+
+    def drop(self) -> None:
+        """Deletes the collection when the change ends."""
+
+    def replace_by(self, generation: CollectionId) -> None:
+        """Puts another collection in this one's place when the change ends, with this one's quota."""
+
+
+class SharedStore(Protocol):
+    """Interface of a shared store; its methods block, and any thread of any retriever may call them.
+
+    They raise FailedPrecondition if the store cannot be used as it is, InvalidArgument for a text that it cannot
+    store, Unavailable if it fails, and NotFound ("unknown_collection") if there is no such collection.
+    """
+
+    def collections(self) -> Sequence[CollectionInfo]: ...
+
+    def create(self, info: CollectionInfo) -> bool:
+        """Creates an empty collection; returns False if there is one with this id already."""
+
+    def drop(self, collection: CollectionId) -> bool:
+        """Deletes a collection; returns whether it existed."""
+
+    def rename(self, collection: CollectionId, to: CollectionId, above_version: int) -> bool:
+        """Gives a collection another id, and a version above `above_version`; returns False, and does nothing, if the
+        id is in use.
+        """
+
+    def configure(
+        self, collection: CollectionId, quota: Quota | None = None, search_settings: str | None = None
+    ) -> CollectionInfo:
+        """Sets the quota or the search settings of a collection, whichever is not None; returns the new state."""
+
+    def changing(
+        self, collection: CollectionId, prepared: Sequence[EncodedDocument] = ()
+    ) -> AbstractContextManager[SharedChange]:
+        """Locks a collection for a change. The change is undone if the block ends without `commit`.
+
+        `prepared` are documents, with different ids, that the change may add; a store may write what takes long before
+        it locks the collection, so that other retrievers need not wait.
+        """
+
+    def reading(self, collection: CollectionId) -> AbstractContextManager[SharedReader]: ...
+
+    def close(self) -> None: ...
+
+
+SharedStoreFactory = Callable[[SharedStoreOptions], SharedStore]
