@@ -45,6 +45,9 @@ def test_an_operator_lists_verifies_copies_and_restores(cli: Cli, tmp_path: Path
         assert "notes has 5 documents" in cli("retriever", "restore", "notes", copy, "--replace", *acme).out
         assert cli("retriever", "restore", "notes", copy, *at).code == 0  # now it belongs to another tenant
         assert "5 documents" in cli("retriever", "reembed", "notes", *acme).out  # there is nothing to do
+        assert "in the local store: 5 documents" in cli("retriever", "move", "notes", "--to", "local", *acme).out
+        assert "no shared store" in cli("retriever", "move", "notes", "--to", "shared", *acme).err
+        assert cli("retriever", "move", "notes", "--to", "elsewhere", *acme).code == 2
 
         with closing(sqlite3.connect(data / "acme" / "notes" / "store.sqlite3", isolation_level=None)) as file:
             file.execute("UPDATE chunks SET text = 'Another.' WHERE id = 1")

@@ -17,7 +17,7 @@ CONVEX: Fusion
 RRF: Fusion
 
 class Collection(_message.Message):
-    __slots__ = ("name", "fingerprint", "dimensions", "documents", "chunks", "version", "tenant", "bytes", "quota", "problem")
+    __slots__ = ("name", "fingerprint", "dimensions", "documents", "chunks", "version", "tenant", "bytes", "quota", "problem", "store")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class Collection(_message.Message):
     BYTES_FIELD_NUMBER: _ClassVar[int]
     QUOTA_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
     name: str
     fingerprint: str
     dimensions: int
@@ -38,7 +39,8 @@ class Collection(_message.Message):
     bytes: int
     quota: Quota
     problem: str
-    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dimensions: _Optional[int] = ..., documents: _Optional[int] = ..., chunks: _Optional[int] = ..., version: _Optional[int] = ..., tenant: _Optional[str] = ..., bytes: _Optional[int] = ..., quota: _Optional[_Union[Quota, _Mapping]] = ..., problem: _Optional[str] = ...) -> None: ...
+    store: str
+    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dimensions: _Optional[int] = ..., documents: _Optional[int] = ..., chunks: _Optional[int] = ..., version: _Optional[int] = ..., tenant: _Optional[str] = ..., bytes: _Optional[int] = ..., quota: _Optional[_Union[Quota, _Mapping]] = ..., problem: _Optional[str] = ..., store: _Optional[str] = ...) -> None: ...
 
 class Quota(_message.Message):
     __slots__ = ("documents", "chunks", "bytes")
@@ -51,16 +53,18 @@ class Quota(_message.Message):
     def __init__(self, documents: _Optional[int] = ..., chunks: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class CreateCollectionRequest(_message.Message):
-    __slots__ = ("name", "if_missing", "tenant", "quota")
+    __slots__ = ("name", "if_missing", "tenant", "quota", "store")
     NAME_FIELD_NUMBER: _ClassVar[int]
     IF_MISSING_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     QUOTA_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
     name: str
     if_missing: bool
     tenant: str
     quota: Quota
-    def __init__(self, name: _Optional[str] = ..., if_missing: _Optional[bool] = ..., tenant: _Optional[str] = ..., quota: _Optional[_Union[Quota, _Mapping]] = ...) -> None: ...
+    store: str
+    def __init__(self, name: _Optional[str] = ..., if_missing: _Optional[bool] = ..., tenant: _Optional[str] = ..., quota: _Optional[_Union[Quota, _Mapping]] = ..., store: _Optional[str] = ...) -> None: ...
 
 class ListCollectionsRequest(_message.Message):
     __slots__ = ("tenant", "all_tenants")
@@ -576,6 +580,26 @@ class ReembedRequest(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., collection: _Optional[str] = ...) -> None: ...
 
 class ReembedProgress(_message.Message):
+    __slots__ = ("documents", "total", "collection")
+    DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    documents: int
+    total: int
+    collection: Collection
+    def __init__(self, documents: _Optional[int] = ..., total: _Optional[int] = ..., collection: _Optional[_Union[Collection, _Mapping]] = ...) -> None: ...
+
+class MoveRequest(_message.Message):
+    __slots__ = ("tenant", "collection", "store")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    collection: str
+    store: str
+    def __init__(self, tenant: _Optional[str] = ..., collection: _Optional[str] = ..., store: _Optional[str] = ...) -> None: ...
+
+class MoveProgress(_message.Message):
     __slots__ = ("documents", "total", "collection")
     DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]

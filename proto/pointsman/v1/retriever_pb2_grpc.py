@@ -94,6 +94,11 @@ class RetrieverStub:
                 request_serializer=pointsman_dot_v1_dot_retriever__pb2.ReembedRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_retriever__pb2.ReembedProgress.FromString,
                 _registered_method=True)
+        self.Move = channel.unary_stream(
+                '/pointsman.v1.Retriever/Move',
+                request_serializer=pointsman_dot_v1_dot_retriever__pb2.MoveRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_retriever__pb2.MoveProgress.FromString,
+                _registered_method=True)
         self.SearchBatch = channel.unary_unary(
                 '/pointsman.v1.Retriever/SearchBatch',
                 request_serializer=pointsman_dot_v1_dot_retriever__pb2.SearchBatchRequest.SerializeToString,
@@ -208,6 +213,14 @@ class RetrieverServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Move(self, request, context):
+        """Moves a collection between the retriever's data folder and the shared store, with its vectors; searches and changes
+        go on until the last differences are copied. Does nothing if the collection is there already.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SearchBatch(self, request, context):
         """Runs several searches in one call, for example several wordings of a query; each has its own result.
         """
@@ -307,6 +320,11 @@ def add_RetrieverServicer_to_server(servicer, server):
                     servicer.Reembed,
                     request_deserializer=pointsman_dot_v1_dot_retriever__pb2.ReembedRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_retriever__pb2.ReembedProgress.SerializeToString,
+            ),
+            'Move': grpc.unary_stream_rpc_method_handler(
+                    servicer.Move,
+                    request_deserializer=pointsman_dot_v1_dot_retriever__pb2.MoveRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_retriever__pb2.MoveProgress.SerializeToString,
             ),
             'SearchBatch': grpc.unary_unary_rpc_method_handler(
                     servicer.SearchBatch,
@@ -658,6 +676,33 @@ class Retriever:
             '/pointsman.v1.Retriever/Reembed',
             pointsman_dot_v1_dot_retriever__pb2.ReembedRequest.SerializeToString,
             pointsman_dot_v1_dot_retriever__pb2.ReembedProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Move(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pointsman.v1.Retriever/Move',
+            pointsman_dot_v1_dot_retriever__pb2.MoveRequest.SerializeToString,
+            pointsman_dot_v1_dot_retriever__pb2.MoveProgress.FromString,
             options,
             channel_credentials,
             insecure,

@@ -22,6 +22,7 @@ from pointsman_cli.retriever.copies import restore_all, restore_snapshot, snapsh
 from pointsman_cli.retriever.tune import tune
 from pointsman_cli.tables import print_table
 
+STORES = ("local", "shared")
 _LIST_SECONDS = 30.0
 
 CollectionArgument = Annotated[str, typer.Argument(help="The collection.")]
@@ -71,9 +72,20 @@ def build_app() -> typer.Typer:
         help="Inspect, verify, copy and tune the retriever's collections.", no_args_is_help=True, rich_markup_mode=None
     )
     app.command("list")(list_collections)
-    for command in (verify, snapshot, snapshot_all, restore, restore_all, reembed, tune):
+    for command in (verify, snapshot, snapshot_all, restore, restore_all, reembed, move, tune):
         app.command()(command)
     return app
+
+
+async def move_collection(
+    address: str, request: pb.MoveRequest, progress: Callable[[pb.MoveProgress], None]
+) -> pb.Collection:
+    last = pb.MoveProgress()
+    async with open_channel(address) as channel:
+        with service_errors("retriever"):
+            async for last in retriever_stub(channel).Move(request):
+                progress(last)
+    return last.collection
 
 
 def list_collections(
@@ -89,12 +101,13 @@ def list_collections(
             f"{one.bytes / 2**20:.1f}",
             one.problem or "consistent",
             _quota(one.quota),
+            one.store,
             str(one.version),
             one.fingerprint,
         )
         for one in found
     ]
-    columns = ("collection", "documents", "chunks", "MiB", "state", "quota", "version", "model")
+    columns = ("collection", "documents", "chunks", "MiB", "state", "quota", "store", "version", "model")
     print_table(columns, rows, right=("documents", "chunks", "MiB", "version"))
 
 
@@ -167,6 +180,31 @@ def reembed(
     typer.echo(
         f"{collection} is of {migrated.fingerprint}: {migrated.documents:,} documents, {migrated.chunks:,} chunks"
     )
+
+
+def move(
+    collection: CollectionArgument,
+    to: Annotated[str, typer.Option("--to", help="`shared` (the store that several retrievers share) or `local`.")],
+    retriever: RetrieverOption = "",
+    tenant: TenantOption = "default",
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+) -> None:
+    """Move a collection between the retriever's data folder and the shared store while it is in use.
+
+    Vectors are copied, not made again. An interrupted move to the shared store continues.
+    """
+    if to not in STORES:
+        raise UsageError(f"--to is {to!r}; it is one of {', '.join(STORES)}")
+    request = pb.MoveRequest(tenant=tenant, collection=collection, store=to)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns) as bar:
+        task = bar.add_task(collection, total=None)
+
+        def show(progress: pb.MoveProgress) -> None:
+            bar.update(task, completed=progress.documents, total=progress.total)
+
+        moved = run_interruptibly(move_collection(retriever_address(retriever, data_dir), request, show))
+    typer.echo(f"{collection} is in the {moved.store} store: {moved.documents:,} documents, {moved.chunks:,} chunks")
 
 
 def _quota(quota: pb.Quota) -> str:

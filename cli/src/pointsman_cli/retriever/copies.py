@@ -17,7 +17,7 @@ from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RetrieverOpti
 PART_BYTES = 1024 * 1024
 SUFFIX = ".snapshot"
 _LIST_SECONDS = 30.0
-_EXTERNAL = "read_only_collection"
+_ELSEWHERE = ("read_only_collection", "shared_collection")  # collections that other stores have copies of
 
 
 async def write_snapshot(address: str, request: pb.SnapshotRequest, file: Path) -> pb.SnapshotPart:
@@ -73,8 +73,8 @@ def snapshot_all(
 ) -> None:
     """Write a consistent copy of every collection of every tenant, while they serve.
 
-    Collections in stores of your own are left out. If a collection cannot be copied, the others still are, and the exit
-    code is 1.
+    Collections in the shared store and in stores of your own are left out. If a collection cannot be copied, the
+    others still are, and the exit code is 1.
     """
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty; name another folder")
@@ -103,8 +103,8 @@ def restore_all(
 async def _write_all(address: str, folder: Path) -> list[str]:
     """Copies all collections into the folder; returns those that could not be copied, as TENANT/NAME.
 
-    Skips collections in external stores. Raises CommandError if a file cannot be written or does not arrive whole,
-    PointsmanError if the collections cannot be listed.
+    Skips collections in the shared store and in external stores. Raises CommandError if a file cannot be written or
+    does not arrive whole, PointsmanError if the collections cannot be listed.
     """
     failed = []
     for one in await _collections_of_all_tenants(address):
@@ -113,7 +113,7 @@ async def _write_all(address: str, folder: Path) -> list[str]:
         try:
             taken = await write_snapshot(address, pb.SnapshotRequest(tenant=one.tenant, collection=one.name), file)
         except PointsmanError as error:
-            if error.code != _EXTERNAL:
+            if error.code not in _ELSEWHERE:
                 typer.echo(f"{one.tenant}/{one.name}: {error.message} ({error.code})", err=True)
                 failed.append(f"{one.tenant}/{one.name}")
             continue

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_embedding import Encoder, Prefixed, open_encoder, read_encoder_config
 from pointsman_servicekit.calls_in_flight import CallsInFlight
+from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.event_loop_lag import measuring_event_loop_lag
 from pointsman_servicekit.extensions import load_extension
 from pointsman_servicekit.grpc_server import serving
@@ -26,11 +27,13 @@ from pointsman_retriever.chunking.prose import WINDOW_TOKENS
 from pointsman_retriever.chunking.sandboxed import SandboxedChunker, chunking_setup
 from pointsman_retriever.collections.collection import SnapshotFactory
 from pointsman_retriever.collections.external import ExternalCollection, ExternalCollections
+from pointsman_retriever.collections.moving import Mover
 from pointsman_retriever.collections.operations import Operations
 from pointsman_retriever.collections.registry import CollectionRegistry
 from pointsman_retriever.collections.reranking import RerankService
 from pointsman_retriever.collections.search import SearchService
 from pointsman_retriever.collections.service import CollectionService
+from pointsman_retriever.collections.shared import SharedCollections
 from pointsman_retriever.collections.writer import Compactor
 from pointsman_retriever.concurrency import ThreadPools, make_thread_pools
 from pointsman_retriever.domain import CollectionInfo, Quota
@@ -51,6 +54,8 @@ from pointsman_retriever.rerank import rerankers
 from pointsman_retriever.rerank.rerankers import Reranker, RerankerOptions
 from pointsman_retriever.sandbox import Sandbox
 from pointsman_retriever.settings import Settings
+from pointsman_retriever.shared import stores as shared_stores
+from pointsman_retriever.shared.stores import SharedStoreOptions
 from pointsman_retriever.store.data_folder import claim_data_folder
 
 if TYPE_CHECKING:
@@ -102,10 +107,20 @@ async def run_service(
         external = _load_external(stack, settings, model.fingerprint)
         counted = Metrics(metrics, labels, model.fingerprint)
         vector_store = _load_vector_store(stack, settings, data_folder.id(), counted.count_index_search)
-        registry = CollectionRegistry(data_folder, readers, snapshot_factory(vector_store), pools.write, external)
+        shared = _load_shared(stack, settings)
+        registry = CollectionRegistry(
+            data_folder,
+            readers,
+            snapshot_factory(vector_store),
+            pools.write,
+            external=external,
+            shared=shared,
+            shared_pool=pools.shared,
+        )
         stack.callback(registry.close)
         stack.callback(pools.close)
         await asyncio.to_thread(registry.load)
+        await _find_shared(shared)
         opened, closing = Event(), Event()
 
         def is_ready() -> bool:
@@ -159,8 +174,9 @@ async def _build_servicer(
     reranking = RerankService(_load_reranker(stack, settings), pools.reranks)
     search_service = SearchService(registry, encoder, model.tokenizer, observer, pools, reranking)
     operations = Operations(registry, service, encoder, pools)
+    mover = Mover(registry, service, pools)
     loader = Loader(reader, settings.max_bad_lines)
-    return RetrieverServicer(service, search_service, reranking, loader, operations, pools.ingests)
+    return RetrieverServicer(service, search_service, reranking, loader, operations, mover=mover, ingests=pools.ingests)
 
 
 def to_window(model: Encoder) -> int:
@@ -209,6 +225,39 @@ def _load_vector_store(
     store = factory(VectorStoreOptions(url, token, prefix, owner, count_search, settings.data))
     stack.callback(store.close)
     return store
+
+
+def _load_shared(stack: AsyncExitStack, settings: Settings) -> SharedCollections | None:
+    """Returns the collections of the shared store, without connecting to it; None if none is configured.
+
+    `stack` closes the store. Raises FailedPrecondition if the store is unknown or cannot be imported.
+    """
+    if not settings.shared_store:
+        return None
+    factory: shared_stores.SharedStoreFactory = load_extension(
+        settings.shared_store,
+        setting="POINTSMAN_RETRIEVER_SHARED_STORE",
+        group=shared_stores.GROUP,
+        builtins=shared_stores.SHARED_STORES,
+    )
+    url, token, prefix = settings.shared_store_url, settings.shared_store_token, settings.shared_store_prefix
+    options = SharedStoreOptions(url, token, prefix, settings.shared_store_owner, settings.shared_store_timeout)
+    shared = SharedCollections(partial(factory, options))
+    stack.callback(shared.close)
+    return shared
+
+
+async def _find_shared(shared: SharedCollections | None) -> None:
+    """Reads which collections the shared store has. If it does not answer, that is tried again at the next call.
+
+    Raises FailedPrecondition if the store refuses this retriever.
+    """
+    if shared is None:
+        return
+    try:
+        await asyncio.to_thread(shared.refresh)
+    except Unavailable as error:
+        log.warning("the shared store cannot be reached yet: %s", error)
 
 
 def _load_external(stack: AsyncExitStack, settings: Settings, fingerprint: str) -> ExternalCollections:

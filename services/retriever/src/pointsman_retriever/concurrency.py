@@ -12,6 +12,8 @@ from typing import ParamSpec, TypeVar
 
 from pointsman_servicekit.errors import ResourceExhausted
 
+SHARED_THREADS = 4  # changes of as many collections at once
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -67,7 +69,8 @@ class ThreadPools:
     """A thread pool for each kind of work, so that no kind waits for another's threads, and the limits on calls."""
 
     search: ThreadPool
-    external: ThreadPool  # searches in stores of the user, which may hang
+    external: ThreadPool  # searches in other stores, which may hang
+    shared: ThreadPool  # changes in the shared store
     ingest: ThreadPool
     write: ThreadPool  # a single thread: changes are applied one after the other
     maintenance: ThreadPool  # verification, snapshots, compaction
@@ -77,7 +80,7 @@ class ThreadPools:
     reranks: CallLimit
 
     def close(self) -> None:
-        for pool in (self.search, self.external, self.ingest, self.maintenance, self.write):
+        for pool in (self.search, self.external, self.shared, self.ingest, self.maintenance, self.write):
             pool.close()
 
 
@@ -85,6 +88,7 @@ def make_thread_pools(search_threads: int, ingest_threads: int) -> ThreadPools:
     return ThreadPools(
         search=ThreadPool("search", search_threads),
         external=ThreadPool("external", search_threads),
+        shared=ThreadPool("shared", SHARED_THREADS),
         ingest=ThreadPool("ingest", ingest_threads),
         write=ThreadPool("write", 1),
         maintenance=ThreadPool("maintenance", 1),

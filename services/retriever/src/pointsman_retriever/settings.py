@@ -56,6 +56,23 @@ class Settings(BaseSettings):
         max_length=80,
         description="starts the names of this retriever's collections in the vector store",
     )
+    shared_store: str = Field(
+        default="",
+        description="a store whose collections several retrievers share: a name of shared/stores.py, such as pgvector, "
+        "or of an entry point, or module:attribute; empty: none",
+    )
+    shared_store_url: str = Field(default="", description="for pgvector postgresql://USER@HOST:PORT/DATABASE")
+    shared_store_token: str = ""
+    shared_store_prefix: str = Field(
+        default="pointsman",
+        pattern="^[A-Za-z][A-Za-z0-9_]*$",
+        max_length=63,
+        description="starts the names in the shared store; for pgvector the schema",
+    )
+    shared_store_owner: str = Field(
+        default="default", description="retrievers with the same owner share collections; others are refused"
+    )
+    shared_store_timeout: float = Field(default=30.0, gt=0.0, description="seconds, for one call of the shared store")
     reranker_url: str = Field(default="", description="the complete address of a reranker; empty: no reranker")
     reranker_api: str = Field(
         default="",

@@ -11,7 +11,15 @@ from typing import Any
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, PointsmanError, Unavailable
 
 from pointsman_retriever.collections.collection import SearchResult
-from pointsman_retriever.domain import CollectionId, CollectionInfo, Explanation, Passage, Relevance, SearchSettings
+from pointsman_retriever.domain import (
+    EXTERNAL,
+    CollectionId,
+    CollectionInfo,
+    Explanation,
+    Passage,
+    Relevance,
+    SearchSettings,
+)
 from pointsman_retriever.external.stores import ExternalFields, ExternalStore, Hit, Layout
 from pointsman_retriever.index.term_analyzer import TermAnalyzer
 from pointsman_retriever.search.fusion import RRF_K
@@ -70,6 +78,7 @@ class ExternalCollection:
             layout.documents,
             layout.documents,
             tenant=self._id.tenant,
+            store=EXTERNAL,
         )
 
     @property

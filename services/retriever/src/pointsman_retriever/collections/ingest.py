@@ -142,7 +142,7 @@ class IngestStream:
         endpoint fails, storage errors (`translate_errors`), and what `requests` raises.
         """
         limits.check_source(self._source)
-        self._service.version(self._collection_id)
+        await self._service.version(self._collection_id)
         with limit.slot():
             reading = asyncio.create_task(self._read(requests))
             try:
@@ -217,7 +217,7 @@ class IngestStream:
         if remove and self._may_remove:
             removed = await self._service.delete_missing(self._collection_id, self._source, self._seen)
         log.info("ingested %s into collection %s: %s, removed %d", self._source, self._collection_id, summary, removed)
-        return replace(summary, removed=removed, version=self._service.version(self._collection_id))
+        return replace(summary, removed=removed, version=await self._service.version(self._collection_id))
 
     async def _process(self, batch: DocumentBatch) -> list[DocumentOutcome]:
         async with self._turns:

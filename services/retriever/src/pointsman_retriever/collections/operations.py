@@ -15,6 +15,7 @@ from pointsman_retriever import limits
 from pointsman_retriever.collections.collection import Collection
 from pointsman_retriever.collections.registry import CollectionRegistry
 from pointsman_retriever.collections.service import CollectionService
+from pointsman_retriever.collections.shared import SharedCollection
 from pointsman_retriever.concurrency import ThreadPools
 from pointsman_retriever.domain import CollectionId, CollectionInfo, EncodedDocument
 from pointsman_retriever.encoder import DocumentEncoder
@@ -77,10 +78,10 @@ class Operations:
         ("collection_damaged") if the indexes cannot be rebuilt because the file is damaged.
         """
         started = time.perf_counter()
-        collection = self._collection(collection_id)
+        collection = await self._collection(collection_id)
         findings = await self._pools.maintenance.run(collection.verify)
         repaired = False
-        if findings.problems and repair:
+        if findings.problems and repair and isinstance(collection, Collection):
             await self._pools.write.run(collection.refresh)
             repaired = not (await self._pools.maintenance.run(collection.verify)).problems
         for problem in findings.problems:
@@ -93,7 +94,8 @@ class Operations:
         A sketch has hashes of the documents, or of a sample if there are many. Comparing two of them shows how much has
         changed.
         """
-        return await self._pools.maintenance.run(self._collection(collection_id).store.sketch)
+        collection = await self._collection(collection_id)
+        return await self._pools.maintenance.run(collection.store.sketch)
 
     async def vector_sketch(self, collection_id: CollectionId, known_checksum: str) -> VectorSketch | None:
         """Returns a sample of a collection's vectors, or None if they have not changed.
@@ -101,14 +103,16 @@ class Operations:
         They have not if their checksum is `known_checksum`, 16 hexadecimal digits; with an empty one the sample is
         always returned.
         """
-        collection = self._collection(collection_id)
+        collection = await self._collection(collection_id)
+        if isinstance(collection, SharedCollection):
+            return await self._pools.maintenance.run(collection.store.vector_sketch, known_checksum)
         if f"{collection.info.checksum:016x}" == known_checksum:
             return None
         return await self._pools.maintenance.run(read_vector_sketch, collection.store)
 
     async def snapshot(self, collection_id: CollectionId) -> AsyncIterator[bytes | SnapshotTrailer]:
         """Yields a file with one version of a collection, in parts of at most SNAPSHOT_PART_BYTES, then the trailer."""
-        collection = self._collection(collection_id)
+        collection = await self._local_collection(collection_id)
         with self._registry.data_folder.scratch() as scratch:
             copied = await self._pools.maintenance.run(maintenance.copy_store, collection.store, scratch)
             digest = hashlib.sha256()
@@ -130,6 +134,9 @@ class Operations:
         raises.
         """
         limits.check_name(collection_id)
+        await self._registry.prepare(collection_id)
+        if self._registry.is_shared(collection_id) and replace:
+            raise _is_shared(collection_id)
         if self._registry.has(collection_id) and not replace:
             raise AlreadyExists(
                 f"there already is a collection {str(collection_id)!r}; set `replace`, or restore under another name",
@@ -153,7 +160,7 @@ class Operations:
         stored document cannot be chunked, Unavailable if the model's endpoint fails, and Unavailable
         ("collection_closed") or NotFound if the collection is replaced or deleted meanwhile.
         """
-        collection = self._collection(collection_id)
+        collection = await self._local_collection(collection_id)
         if collection_id in self._migrating:
             raise FailedPrecondition(
                 f"collection {str(collection_id)!r} is already being migrated; wait until that is done",
@@ -188,9 +195,25 @@ class Operations:
             return self._registry.replace(folder, collection_id)
         return self._registry.add(folder, collection_id)
 
-    def _collection(self, collection_id: CollectionId) -> Collection:
+    async def _collection(self, collection_id: CollectionId) -> Collection | SharedCollection:
         limits.check_name(collection_id)
+        await self._registry.prepare(collection_id)
         return self._registry.collection(collection_id)
+
+    async def _local_collection(self, collection_id: CollectionId) -> Collection:
+        collection = await self._collection(collection_id)
+        if isinstance(collection, SharedCollection):
+            raise _is_shared(collection_id)
+        return collection
+
+
+def _is_shared(collection_id: CollectionId) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"collection {str(collection_id)!r} is in the shared store, where this is not possible; move it to the local "
+        "store first (`pointsman retriever move`), or use the shared store's own backup",
+        code="shared_collection",
+        param="collection",
+    )
 
 
 async def _receive_file(parts: AsyncIterator[bytes | str], file: Path) -> None:

@@ -1,4 +1,4 @@
-"""All collections of this process: loaded ones, damaged ones, and those in external stores."""
+"""All collections: loaded and damaged ones of this process, those of the shared store, and those in external stores."""
 
 import logging
 from collections.abc import Mapping
@@ -11,9 +11,10 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_retriever.collections.collection import Collection, SnapshotFactory, unknown_collection
 from pointsman_retriever.collections.external import ExternalCollection, ExternalCollections, read_only
+from pointsman_retriever.collections.shared import SharedCollection, SharedCollections
 from pointsman_retriever.collections.writer import GroupCommitWriter
 from pointsman_retriever.concurrency import ThreadPool
-from pointsman_retriever.domain import UNLIMITED, CollectionId, CollectionInfo, Quota
+from pointsman_retriever.domain import SHARED, UNLIMITED, CollectionId, CollectionInfo, Quota
 from pointsman_retriever.events import CollectionSize
 from pointsman_retriever.store.data_folder import DataFolder
 from pointsman_retriever.store.store import Store, create_store
@@ -50,12 +51,19 @@ class CollectionRegistry:
         readers: int,
         make_snapshot: SnapshotFactory,
         write_pool: ThreadPool,
+        *,
         external: ExternalCollections = NO_EXTERNAL,
+        shared: SharedCollections | None = None,
+        shared_pool: ThreadPool | None = None,
     ) -> None:
         """Takes how many `readers` may read from one collection at once, and the collections in `external` stores.
 
-        `make_snapshot` makes an empty index, and the threads of `write_pool` make all changes.
+        `make_snapshot` makes an empty index, and the threads of `write_pool` make all changes, except those of the
+        collections in the `shared` store, if there is one, which are made in `shared_pool`.
         """
+        self.shared = shared
+        self._shared_pool = shared_pool or write_pool
+        self._shared_writers: dict[CollectionId, GroupCommitWriter] = {}
         self._external = external
         self.data_folder = data_folder
         self._readers = readers
@@ -75,6 +83,22 @@ class CollectionRegistry:
                 damaged = DamagedCollection(error, self._read_quota(collection_id))
                 self._damaged = {**self._damaged, collection_id: damaged}
 
+    async def prepare(self, collection_id: CollectionId) -> None:
+        """Looks for an unknown collection in the shared store, where another retriever may have created it.
+
+        To be called before other methods look up a collection. Raises what the store raises.
+        """
+        if self.shared is not None and not self.has(collection_id):
+            await self._shared_pool.run(self.shared.refresh)
+
+    def is_shared(self, collection_id: CollectionId) -> bool:
+        """Returns whether a collection is in the shared store; one of this process with the same id hides it."""
+        return self._shared(collection_id) is not None
+
+    def pool(self, collection_id: CollectionId) -> ThreadPool:
+        """Returns the threads in which a collection is changed and removed."""
+        return self._shared_pool if self.is_shared(collection_id) else self._write_pool
+
     def writer(self, collection_id: CollectionId) -> GroupCommitWriter:
         """Returns the writer of a collection.
 
@@ -86,9 +110,17 @@ class CollectionRegistry:
         if writer is not None:
             return writer
         damaged = self._damaged.get(collection_id)
-        raise damaged.error.copy() if damaged else unknown_collection(collection_id)
+        if damaged:
+            raise damaged.error.copy()
+        shared = self._shared(collection_id)
+        if shared is None:
+            raise unknown_collection(collection_id)
+        writer = self._shared_writers.get(collection_id)
+        if writer is None or writer.collection is not shared:
+            writer = self._shared_writers[collection_id] = GroupCommitWriter(shared, self._shared_pool)
+        return writer
 
-    def collection(self, collection_id: CollectionId) -> Collection:
+    def collection(self, collection_id: CollectionId) -> Collection | SharedCollection:
         """Returns a collection.
 
         Raises NotFound if there is none, FailedPrecondition ("read_only_collection") if it is in an external store, and
@@ -96,7 +128,7 @@ class CollectionRegistry:
         """
         return self.writer(collection_id).collection
 
-    def searchable(self, collection_id: CollectionId) -> Collection | ExternalCollection:
+    def searchable(self, collection_id: CollectionId) -> Collection | SharedCollection | ExternalCollection:
         """Returns a collection, which may be in an external store.
 
         Raises NotFound if there is none, and for a damaged collection the error with which it failed to load.
@@ -104,7 +136,12 @@ class CollectionRegistry:
         return self._external.get(collection_id) or self.collection(collection_id)
 
     def has(self, collection_id: CollectionId) -> bool:
-        return collection_id in self._external or collection_id in self._writers or collection_id in self._damaged
+        return (
+            collection_id in self._external
+            or collection_id in self._writers
+            or collection_id in self._damaged
+            or self.is_shared(collection_id)
+        )
 
     def quota(self, collection_id: CollectionId) -> Quota | None:
         """Returns a collection's quota; None if there is none on disk with this id, or its quota cannot be read."""
@@ -112,7 +149,8 @@ class CollectionRegistry:
         if writer is not None:
             return writer.collection.info.quota
         damaged = self._damaged.get(collection_id)
-        return damaged.quota if damaged else None
+        shared = self._shared(collection_id)
+        return damaged.quota if damaged else shared.info.quota if shared else None
 
     def statuses(self) -> list[CollectionStatus]:
         loaded = [
@@ -126,20 +164,27 @@ class CollectionRegistry:
             for one, damaged in self._damaged.items()
         ]
         external = [CollectionStatus(one.info, one.problem) for one in self._external.values()]
-        return sorted(loaded + damaged + external, key=lambda status: status.info.id)
+        problem = self.shared.problem if self.shared else ""
+        shared = [CollectionStatus(one.info, problem) for one in self._all_shared()]
+        return sorted(loaded + damaged + shared + external, key=lambda status: status.info.id)
 
     def sizes(self) -> list[CollectionSize]:
         damaged = [CollectionSize(str(one), 0, 0, 0, 0, 0.0, True) for one in self._damaged]
-        return [writer.collection.size() for writer in self._writers.values()] + damaged
+        shared = [one.size() for one in self._all_shared()]
+        return [writer.collection.size() for writer in self._writers.values()] + damaged + shared
 
     def count(self, tenant: str) -> int:
-        return sum(one.tenant == tenant for one in [*self._writers, *self._damaged])
+        shared = [one.info.id for one in self._all_shared()]
+        return sum(one.tenant == tenant for one in [*self._writers, *self._damaged, *shared])
 
     def create(self, info: CollectionInfo) -> CollectionInfo:
-        """Creates an empty collection with the id, model and quota of `info`; returns its state.
+        """Creates an empty collection with the id, model, quota and store of `info`; returns its state.
 
-        There must be none with this id. Raises storage errors (`translate_errors`).
+        There must be none with this id. Raises storage errors (`translate_errors`), and what the shared store raises.
         """
+        if info.store == SHARED:
+            assert self.shared is not None  # checked by the caller
+            return self.shared.create(info)
         with self.data_folder.scratch() as scratch:
             create_store(scratch, info)
             return self.add(scratch, info.id)
@@ -168,7 +213,7 @@ class CollectionRegistry:
         if writer is None:
             with self.data_folder.setting_aside(collection_id):
                 return self.add(folder, collection_id)
-        collection = writer.collection
+        collection = _local(writer)
 
         def swap() -> Store:
             collection.store.close()
@@ -185,18 +230,44 @@ class CollectionRegistry:
         storage errors (`translate_disk_errors`).
         """
         self._refuse_external(collection_id)
+        if self.shared is not None and self.is_shared(collection_id):
+            if not self.shared.drop(collection_id):
+                raise unknown_collection(collection_id)
+            return
+        self.remove_local(collection_id)
+
+    def release(self, collection_id: CollectionId) -> None:
+        """Deletes a collection of the data folder that is in the shared store by now, without a gap: new calls use that
+        one at once, and running searches are waited for.
+        """
+        writer = self._writers[collection_id]
+        self._writers = _without(self._writers, collection_id)
+        _local(writer).close()
+        self.data_folder.remove(collection_id)
+
+    def remove_local(self, collection_id: CollectionId) -> None:
+        """Closes and deletes a collection of the data folder; raises as `remove` does."""
         writer = self._writers.get(collection_id)
         if writer is None and collection_id not in self._damaged:
             raise unknown_collection(collection_id)
         if writer is not None:
-            writer.collection.close()
+            _local(writer).close()
         self.data_folder.remove(collection_id)
         self._writers = _without(self._writers, collection_id)
         self._damaged = _without(self._damaged, collection_id)
 
     def close(self) -> None:
         for writer in self._writers.values():
-            writer.collection.close()
+            _local(writer).close()
+
+    def _shared(self, collection_id: CollectionId) -> SharedCollection | None:
+        if self.shared is None or collection_id in self._writers or collection_id in self._damaged:
+            return None
+        return self.shared.known.get(collection_id)
+
+    def _all_shared(self) -> list[SharedCollection]:
+        known = self.shared.known.values() if self.shared else ()
+        return [one for one in known if self.is_shared(one.info.id)]
 
     def _refuse_external(self, collection_id: CollectionId) -> None:
         """Raises FailedPrecondition if the collection is in an external store."""
@@ -224,6 +295,12 @@ class CollectionRegistry:
         self._writers = {**self._writers, collection_id: writer}
         log.info("loaded collection %s: %d documents", collection_id, collection.info.documents)
         return writer
+
+
+def _local(writer: GroupCommitWriter) -> Collection:
+    collection = writer.collection
+    assert isinstance(collection, Collection)  # of the registry's own writers
+    return collection
 
 
 def _without(entries: Mapping[CollectionId, T], key: CollectionId) -> dict[CollectionId, T]:

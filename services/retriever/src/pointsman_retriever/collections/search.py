@@ -13,6 +13,8 @@ from pointsman_retriever.collections.collection import Collection
 from pointsman_retriever.collections.external import ExternalCollection
 from pointsman_retriever.collections.registry import CollectionRegistry
 from pointsman_retriever.collections.reranking import RerankService
+from pointsman_retriever.collections.service import GONE
+from pointsman_retriever.collections.shared import SharedCollection
 from pointsman_retriever.concurrency import ThreadPools
 from pointsman_retriever.domain import (
     CollectionId,
@@ -109,13 +111,15 @@ class SearchService:
                 code="invalid_least_dense",
                 param="least_dense",
             )
-        collection = self._registry.collection(collection_id)
+        await self._registry.prepare(collection_id)
+        writer = self._registry.writer(collection_id)
         with self._pools.changes.slot():
-            await self._pools.write.run(collection.set_search_settings, serialize_search_settings(settings))
+            await writer.run(writer.collection.set_search_settings, serialize_search_settings(settings))
         return settings
 
     async def _search(self, query: Query, started: float) -> SearchAnswer:
         limits.check_name(query.collection)
+        await self._registry.prepare(query.collection)
         collection = self._registry.searchable(query.collection)
         limits.check_query(query)
         self._encoder.check_model(collection.info)
@@ -123,8 +127,16 @@ class SearchService:
         fetched = max(top_k, MIN_RERANKED_PASSAGES) if query.options.rerank else top_k
         with self._pools.searches.slot():
             options = replace(query.options, top_k=fetched)
-            pool = self._pools.external if isinstance(collection, ExternalCollection) else self._pools.search
-            found = await pool.run(self._search_blocking, collection, query, options)
+            try:
+                found = await self._search_in(collection, query, options)
+            except PointsmanError as error:
+                if error.code not in GONE:
+                    raise
+                await self._registry.prepare(query.collection)
+                other = self._registry.searchable(query.collection)
+                if other.info.store == collection.info.store:  # it was deleted or replaced
+                    raise
+                found = await self._search_in(other, query, options)  # the collection was moved meanwhile
             if query.options.rerank:
                 found = await self._rerank(query.text, found, top_k)
         answer = SearchAnswer(
@@ -142,6 +154,12 @@ class SearchService:
         )
         return answer
 
+    async def _search_in(
+        self, collection: Collection | SharedCollection | ExternalCollection, query: Query, options: SearchOptions
+    ) -> MeasuredResult:
+        pool = self._pools.search if isinstance(collection, Collection) else self._pools.external
+        return await pool.run(self._search_blocking, collection, query, options)
+
     async def _search_or_error(self, query: Query) -> SearchAnswer | PointsmanError:
         try:
             return await self.search(query)
@@ -149,7 +167,7 @@ class SearchService:
             return error
 
     def _search_blocking(
-        self, collection: Collection | ExternalCollection, query: Query, options: SearchOptions
+        self, collection: Collection | SharedCollection | ExternalCollection, query: Query, options: SearchOptions
     ) -> MeasuredResult:
         """Does all blocking work of a search, in one call, since each return to the event loop would take time."""
         stopwatch = Stopwatch()

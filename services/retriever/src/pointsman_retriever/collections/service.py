@@ -1,17 +1,22 @@
 """Creates, changes and deletes collections and their documents."""
 
 import logging
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from contextlib import nullcontext, suppress
 from functools import partial
+from typing import TypeVar
 
-from pointsman_servicekit.errors import AlreadyExists, PointsmanError
+from pointsman_servicekit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PointsmanError, Unavailable
 
 from pointsman_retriever import limits
 from pointsman_retriever.collections.collection import Collection, StepResult
 from pointsman_retriever.collections.registry import CollectionRegistry, CollectionStatus
-from pointsman_retriever.collections.writer import Compactor, GroupCommitWriter
+from pointsman_retriever.collections.shared import SharedCollection
+from pointsman_retriever.collections.writer import AnyChange, Compactor, GroupCommitWriter
 from pointsman_retriever.concurrency import ThreadPools
 from pointsman_retriever.domain import (
+    LOCAL,
+    SHARED,
     CollectionId,
     CollectionInfo,
     DeleteResult,
@@ -23,9 +28,13 @@ from pointsman_retriever.domain import (
 from pointsman_retriever.encoder import DocumentEncoder, require
 from pointsman_retriever.events import CollectionDropped, DocumentsUpserted, Observer
 from pointsman_retriever.limits import TenantLimits
-from pointsman_retriever.store.transaction import Change
 
 log = logging.getLogger(__name__)
+
+GONE = ("unknown_collection", "collection_closed")
+"""Codes of the errors of a collection that was moved, deleted or replaced."""
+
+T = TypeVar("T")
 
 
 class CollectionService:
@@ -53,36 +62,74 @@ class CollectionService:
         self._compactor = compactor
         self._tenant_limits = tenant_limits
 
-    def list_collections(self, tenant: str | None) -> Sequence[CollectionStatus]:
-        """Returns the states of a tenant's collections, or of all tenants' if `tenant` is None, in the order of ids."""
+    async def list_collections(self, tenant: str | None) -> Sequence[CollectionStatus]:
+        """Returns the states of a tenant's collections, or of all tenants' if `tenant` is None, in the order of ids.
+
+        If the shared store fails, its collections have the states that were known before, and the problem.
+        """
+        if tenant is not None:
+            limits.check_name(CollectionId(tenant, "any"))
+        if self._registry.shared is not None:
+            with suppress(PointsmanError):
+                await self._pools.shared.run(self._registry.shared.refresh)
         if tenant is None:
             return self._registry.statuses()
-        limits.check_name(CollectionId(tenant, "any"))
         return [status for status in self._registry.statuses() if status.info.tenant == tenant]
 
-    async def create(self, collection_id: CollectionId, if_missing: bool, quota: Quota | None) -> CollectionInfo:
+    async def create(
+        self, collection_id: CollectionId, if_missing: bool, quota: Quota | None, store: str = ""
+    ) -> CollectionInfo:
         """Creates a collection and returns its state; with `if_missing`, returns the state of an existing one instead.
 
-        If `quota` is None, the new collection gets the default quota. Raises AlreadyExists ("collection_exists") if it
+        `store` is LOCAL, SHARED, or empty: in the shared store if there is one. If `quota` is None, the new collection
+        gets the default quota. Raises InvalidArgument ("unknown_store") for another store, FailedPrecondition
+        ("no_shared_store") if there is no shared one, AlreadyExists ("collection_exists") if it
         exists and `if_missing` is False, and ResourceExhausted ("quota_exceeded") if the tenant has the maximum number
         of collections. An existing collection that is damaged or in an external store always raises its error (see the
         class).
         """
         limits.check_name(collection_id)
+        store = self.store_named(store)
+        # A new collection of the data folder does not need the shared store.
+        with suppress(Unavailable) if store == LOCAL else nullcontext():
+            await self._registry.prepare(collection_id)
+        pool = self._pools.shared if store == SHARED else self._pools.write
         with self._pools.changes.slot():
-            return await self._pools.write.run(self._create, collection_id, if_missing, quota)
+            return await pool.run(self._create, collection_id, if_missing, quota, store)
+
+    def store_named(self, store: str) -> str:
+        """Returns LOCAL or SHARED for one of them, and the one for new collections for an empty name.
+
+        Raises InvalidArgument ("unknown_store"), and FailedPrecondition ("no_shared_store") if there is no shared one.
+        """
+        has_shared = self._registry.shared is not None
+        if store not in ("", LOCAL, SHARED):
+            raise InvalidArgument(
+                f"store is {store[:80]!r}; it is {LOCAL!r} (in the retriever's data folder), {SHARED!r} (in the store "
+                "that several retrievers share), or empty",
+                code="unknown_store",
+                param="store",
+            )
+        if store == SHARED and not has_shared:
+            raise FailedPrecondition(
+                "this retriever has no shared store; set POINTSMAN_RETRIEVER_SHARED_STORE and _URL",
+                code="no_shared_store",
+                param="store",
+            )
+        return store or (SHARED if has_shared else LOCAL)
 
     async def set_quota(self, collection_id: CollectionId, quota: Quota) -> CollectionInfo:
         """Sets a collection's quota, and returns its state; a collection that is above its quota cannot grow."""
-        collection = self._writer(collection_id).collection
+        writer = await self._writer(collection_id)
         with self._pools.changes.slot():
-            return await self._pools.write.run(collection.set_quota, quota)
+            return await writer.run(writer.collection.set_quota, quota)
 
     async def drop(self, collection_id: CollectionId) -> None:
         """Deletes a collection, which may be damaged, with its documents."""
         limits.check_name(collection_id)
+        await self._registry.prepare(collection_id)
         with self._pools.changes.slot():
-            await self._pools.write.run(self._drop, collection_id)
+            await self._registry.pool(collection_id).run(self._drop, collection_id)
 
     async def upsert(self, collection_id: CollectionId, documents: Sequence[Document]) -> UpsertResult:
         """Adds or replaces all documents, or none if it raises; documents that are stored unchanged are not written.
@@ -92,9 +139,8 @@ class CollectionService:
         another embedding model made the vectors of the collection or of a document, ResourceExhausted
         ("quota_exceeded"), and Unavailable if the model's endpoint fails.
         """
-        writer = self._writer(collection_id)
         with self._pools.changes.slot():
-            return await self._upsert(writer, documents)
+            return await self._with_writer(collection_id, lambda writer: self._upsert(writer, documents))
 
     async def upsert_each(
         self, collection_id: CollectionId, documents: Sequence[Document], source: str
@@ -105,7 +151,11 @@ class CollectionService:
         ''. Raises FailedPrecondition ("fingerprint_mismatch") if another embedding model made the collection's vectors,
         and Unavailable if the model's endpoint fails.
         """
-        writer = self._writer(collection_id)
+        return await self._with_writer(collection_id, lambda writer: self._upsert_each(writer, documents, source))
+
+    async def _upsert_each(
+        self, writer: GroupCommitWriter, documents: Sequence[Document], source: str
+    ) -> Sequence[UpsertResult | PointsmanError]:
         collection = writer.collection
         self._encoder.check_model(collection.info)
         checked = await self._pools.ingest.run(self._validate_each, documents)
@@ -114,7 +164,7 @@ class CollectionService:
         outcomes = await self._encode_and_write(writer, changed, source)
         unchanged = UpsertResult(1, 0, collection.info.version, 1)
         results = [one if isinstance(one, PointsmanError) else outcomes.get(one.id, unchanged) for one in checked]
-        self._report(collection_id, [one for one in results if isinstance(one, UpsertResult)])
+        self._report(collection.info.id, [one for one in results if isinstance(one, UpsertResult)])
         return results
 
     async def delete(self, collection_id: CollectionId, document_ids: Sequence[str]) -> DeleteResult:
@@ -122,22 +172,23 @@ class CollectionService:
 
         Raises InvalidArgument if an id is empty or has more than `limits.MAX_ID_BYTES`.
         """
-        writer = self._writer(collection_id)
+        await self._writer(collection_id)
         limits.check_ids(document_ids)
         with self._pools.changes.slot():
-            return await self._delete(writer, document_ids)
+            return await self._with_writer(collection_id, lambda writer: self._delete(writer, document_ids))
 
     async def delete_missing(self, collection_id: CollectionId, source: str, seen: Set[str]) -> int:
         """Deletes the documents of an ingest source whose ids are not in `seen`; returns how many were deleted.
 
         They are deleted in several commits of up to `limits.MAX_DOCUMENTS`, so after an error some may be deleted.
         """
-        writer = self._writer(collection_id)
+        writer = await self._writer(collection_id)
         stored = await self._pools.ingest.run(writer.collection.store.ids_of_source, source)
         missing = [document_id for document_id in stored if document_id not in seen]
         deleted = 0
         for start in range(0, len(missing), limits.MAX_DOCUMENTS):
-            deleted += (await self._delete(writer, missing[start : start + limits.MAX_DOCUMENTS])).documents
+            part = missing[start : start + limits.MAX_DOCUMENTS]
+            deleted += (await self._with_writer(collection_id, partial(self._delete, document_ids=part))).documents
         return deleted
 
     def quota(self, collection_id: CollectionId) -> Quota:
@@ -148,11 +199,28 @@ class CollectionService:
         quota = self._registry.quota(collection_id)
         return self._tenant_limits.quota if quota is None else quota
 
-    def version(self, collection_id: CollectionId) -> int:
-        return self._writer(collection_id).collection.info.version
+    async def version(self, collection_id: CollectionId) -> int:
+        return (await self._writer(collection_id)).collection.info.version
 
-    def _writer(self, collection_id: CollectionId) -> GroupCommitWriter:
+    async def _with_writer(self, collection_id: CollectionId, work: Callable[[GroupCommitWriter], Awaitable[T]]) -> T:
+        """Does `work` with a collection's writer; again with the new one if the collection was moved meanwhile.
+
+        So `work` must be idempotent.
+        """
+        writer = await self._writer(collection_id)
+        try:
+            return await work(writer)
+        except PointsmanError as error:
+            if error.code not in GONE:
+                raise
+            moved = await self._writer(collection_id)
+            if moved.collection.info.store == writer.collection.info.store:  # deleted or replaced
+                raise
+        return await work(moved)
+
+    async def _writer(self, collection_id: CollectionId) -> GroupCommitWriter:
         limits.check_name(collection_id)
+        await self._registry.prepare(collection_id)
         return self._registry.writer(collection_id)
 
     async def _upsert(self, writer: GroupCommitWriter, documents: Sequence[Document]) -> UpsertResult:
@@ -166,7 +234,9 @@ class CollectionService:
         if changed:
             encoded = await self._encoder.encode(changed, "", collection.store.known_vectors)
             valid_documents = [require(one) for one in encoded]
-            (chunks, same), after = await writer.write(lambda change: self._put(change, valid_documents))
+            (chunks, same), after = await writer.write(
+                lambda change: self._put(change, valid_documents), valid_documents
+            )
             unchanged, version = unchanged + same, after.version
             self._compactor.compact_if_needed(writer)
         self._observer.record(DocumentsUpserted(str(collection.info.id), len(valid), unchanged, chunks))
@@ -178,7 +248,8 @@ class CollectionService:
         """Encodes and writes documents; returns the result or the error of each by its id."""
         encoded = await self._encoder.encode(documents, source, writer.collection.store.known_vectors)
         valid = [one for one in encoded if isinstance(one, EncodedDocument)]
-        done = iter(await writer.write_each([partial(self._put, documents=[one]) for one in valid]) if valid else [])
+        steps = [partial(self._put, documents=[one]) for one in valid]
+        done = iter(await writer.write_each(steps, valid) if valid else [])
         outcomes = {
             document.id: one if isinstance(one, PointsmanError) else _to_result(next(done))
             for document, one in zip(documents, encoded, strict=True)
@@ -193,7 +264,7 @@ class CollectionService:
         return DeleteResult(deleted, after.version)
 
     async def _select_changed(
-        self, collection: Collection, documents: Sequence[Document], source: str
+        self, collection: Collection | SharedCollection, documents: Sequence[Document], source: str
     ) -> Sequence[Document]:
         """Returns the documents without those that are stored unchanged, which need not be embedded.
 
@@ -229,13 +300,13 @@ class CollectionService:
             DocumentsUpserted(str(collection_id), len(written), unchanged, chunks, calls=len(written))
         )
 
-    def _put(self, change: Change, documents: Sequence[EncodedDocument]) -> tuple[int, int]:
+    def _put(self, change: AnyChange, documents: Sequence[EncodedDocument]) -> tuple[int, int]:
         """Writes documents; returns the number of new chunks and the number of documents that were stored unchanged."""
         self._encoder.check_model(change.before)  # the collection may have been restored meanwhile
         chunks = sum(change.put(document) for document in documents)
         return chunks, change.unchanged
 
-    def _create(self, collection_id: CollectionId, if_missing: bool, quota: Quota | None) -> CollectionInfo:
+    def _create(self, collection_id: CollectionId, if_missing: bool, quota: Quota | None, store: str) -> CollectionInfo:
         if self._registry.has(collection_id):
             existing = self._registry.collection(collection_id).info
             if if_missing:
@@ -253,9 +324,10 @@ class CollectionService:
                 self._encoder.dimensions,
                 tenant=collection_id.tenant,
                 quota=self._tenant_limits.quota if quota is None else quota,
+                store=store,
             )
         )
-        log.info("created collection %s", collection_id)
+        log.info("created collection %s (%s)", collection_id, store)
         return created
 
     def _drop(self, collection_id: CollectionId) -> None:

@@ -4,14 +4,17 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_retriever.collections.collection import Collection, StepResult
+from pointsman_retriever.collections.shared import SharedCollection
 from pointsman_retriever.concurrency import ThreadPool, ThreadPools
-from pointsman_retriever.domain import CollectionInfo
+from pointsman_retriever.domain import CollectionInfo, EncodedDocument
+from pointsman_retriever.shared.changes import ChangeStep
 from pointsman_retriever.store.transaction import Change
 
 log = logging.getLogger(__name__)
@@ -19,8 +22,13 @@ log = logging.getLogger(__name__)
 MAX_STEPS_PER_COMMIT = 256  # every caller in a commit waits for all of its steps
 
 T = TypeVar("T")
-# One caller's steps, and the future that receives their results.
-_PendingSteps = tuple[Sequence[Callable[[Change], Any]], asyncio.Future[list[StepResult[Any]]]]
+R = TypeVar("R")
+P = ParamSpec("P")
+AnyChange = Change | ChangeStep
+# One caller's steps, the documents that they put, and the future that receives their results.
+_PendingSteps = tuple[
+    Sequence[Callable[[AnyChange], Any]], Sequence[EncodedDocument], asyncio.Future[list[StepResult[Any]]]
+]
 
 
 class GroupCommitWriter:
@@ -29,37 +37,47 @@ class GroupCommitWriter:
     Use from the event loop's thread only.
     """
 
-    def __init__(self, collection: Collection, write_pool: ThreadPool) -> None:
+    def __init__(self, collection: Collection | SharedCollection, write_pool: ThreadPool) -> None:
         self.collection = collection
         self._write_pool = write_pool
         self._pending: deque[_PendingSteps] = deque()
         self._drain: asyncio.Task[None] | None = None
 
-    async def write(self, step: Callable[[Change], T]) -> tuple[T, CollectionInfo]:
-        """Applies the change `step`; returns its result and the collection's state right after it.
+    async def write(
+        self, step: Callable[[AnyChange], T], documents: Sequence[EncodedDocument] = ()
+    ) -> tuple[T, CollectionInfo]:
+        """Applies the change `step`, which puts `documents`; returns its result and the collection's state after it.
 
         Raises what `step` raises, NotFound if the collection is closed, and storage errors (`translate_errors`) if the
         commit fails. If another change in the same commit raises an exception that is not a PointsmanError, that
         exception is raised here too, and nothing is applied. A call that is cancelled while it waits for an earlier
         commit is not applied.
         """
-        (done,) = await self.write_each([step])
+        (done,) = await self.write_each([step], documents)
         if isinstance(done.result, PointsmanError):
             raise done.result
         return done.result, done.info
 
-    async def write_each(self, steps: Sequence[Callable[[Change], T]]) -> list[StepResult[T]]:
+    async def write_each(
+        self, steps: Sequence[Callable[[AnyChange], T]], documents: Sequence[EncodedDocument] = ()
+    ) -> list[StepResult[T]]:
         """Applies several changes in one commit; returns the result or the PointsmanError of each, in order.
+
+        `documents` are those that the steps put: a shared collection writes most of them before it is locked.
 
         Raises NotFound if the collection is closed, and storage errors (`translate_errors`) if the commit fails. If any
         change in the commit, also another caller's, raises an exception that is not a PointsmanError, that is raised
         here, and nothing is applied.
         """
         results: asyncio.Future[list[StepResult[T]]] = asyncio.get_running_loop().create_future()
-        self._pending.append((steps, results))
+        self._pending.append((steps, documents, results))
         if self._drain is None:
             self._drain = asyncio.create_task(self._write_all())
         return await results
+
+    async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs a function in the threads that make the collection's changes."""
+        return await self._write_pool.run(work, *args, **kwargs)
 
     async def _write_all(self) -> None:
         try:
@@ -70,17 +88,21 @@ class GroupCommitWriter:
 
     async def _write_group(self) -> None:
         group = self._take_group()
+        change: Callable[[Sequence[Callable[[Any], Any]]], list[StepResult[Any]]] = self.collection.change
+        if isinstance(self.collection, SharedCollection):
+            documents = {one.document.id: one for _, put, _ in group for one in put}
+            change = partial(self.collection.change, prepared=list(documents.values()))
         try:
-            done = await self._write_pool.run(self.collection.change, [step for steps, _ in group for step in steps])
+            done = await self._write_pool.run(change, [step for steps, _, _ in group for step in steps])
         except BaseException as error:
-            for _, results in group:
+            for *_, results in group:
                 if not results.done():
                     results.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
             if not isinstance(error, Exception):
                 raise
         else:
             each = iter(done)
-            for steps, results in group:
+            for steps, _, results in group:
                 theirs = list(islice(each, len(steps)))
                 if not results.done():
                     results.set_result(theirs)
@@ -93,9 +115,9 @@ class GroupCommitWriter:
         group: list[_PendingSteps] = []
         count = 0
         while self._pending and count < MAX_STEPS_PER_COMMIT:
-            steps, results = self._pending.popleft()
+            steps, documents, results = self._pending.popleft()
             if not results.done():
-                group.append((steps, results))
+                group.append((steps, documents, results))
                 count += len(steps)
         return group
 
@@ -113,8 +135,9 @@ class Compactor:
 
     def compact_if_needed(self, writer: GroupCommitWriter) -> None:
         """Starts a compaction if the collection's indexes need one and none runs; to be called after each change."""
-        if writer.collection.needs_compaction and writer not in self._tasks:
-            task = asyncio.create_task(self._compact(writer.collection))
+        collection = writer.collection
+        if isinstance(collection, Collection) and collection.needs_compaction and writer not in self._tasks:
+            task = asyncio.create_task(self._compact(collection))
             self._tasks[writer] = task
             task.add_done_callback(lambda _: self._tasks.pop(writer))
 

@@ -12,6 +12,7 @@ from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 from pointsman_servicekit.service_tokens import method_roles
 
 from pointsman_retriever.collections.ingest import IngestStream
+from pointsman_retriever.collections.moving import Mover
 from pointsman_retriever.collections.operations import Operations, SnapshotTrailer
 from pointsman_retriever.collections.reranking import RerankService
 from pointsman_retriever.collections.search import SearchService
@@ -47,6 +48,7 @@ METHOD_ROLES = method_roles(
         "Snapshot",
         "Restore",
         "Reembed",
+        "Move",
     ],
 )
 """The role that a peer needs for each method, by the method's path. Verify needs WRITE because it may rebuild indexes,
@@ -65,6 +67,8 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
         reranking: RerankService,
         loader: Loader,
         operations: Operations,
+        *,
+        mover: Mover,
         ingests: CallLimit,
     ) -> None:
         """Takes the services that it calls; `ingests` limits the number of simultaneous ingest streams."""
@@ -73,16 +77,18 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
         self._reranking = reranking
         self._loader = loader
         self._operations = operations
+        self._mover = mover
         self._ingests = ingests
 
     async def CreateCollection(self, request: pb.CreateCollectionRequest, context: Context) -> pb.Collection:
         quota = to_quota(request.quota) if request.HasField("quota") else None
-        created = await self._service.create(to_collection_id(request.tenant, request.name), request.if_missing, quota)
+        collection_id = to_collection_id(request.tenant, request.name)
+        created = await self._service.create(collection_id, request.if_missing, quota, request.store)
         return from_collection(created)
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
         tenant = None if request.all_tenants else to_collection_id(request.tenant, "").tenant
-        statuses = self._service.list_collections(tenant)
+        statuses = await self._service.list_collections(tenant)
         return pb.ListCollectionsResponse(
             collections=[from_collection(status.info, status.problem) for status in statuses]
         )
@@ -168,6 +174,14 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
     async def Reembed(self, request: pb.ReembedRequest, context: Context) -> AsyncIterator[pb.ReembedProgress]:
         async for progress in self._operations.reembed(to_collection_id(request.tenant, request.collection)):
             yield pb.ReembedProgress(
+                documents=progress.documents,
+                total=progress.total,
+                collection=from_collection(progress.info) if progress.info else None,
+            )
+
+    async def Move(self, request: pb.MoveRequest, context: Context) -> AsyncIterator[pb.MoveProgress]:
+        async for progress in self._mover.move(to_collection_id(request.tenant, request.collection), request.store):
+            yield pb.MoveProgress(
                 documents=progress.documents,
                 total=progress.total,
                 collection=from_collection(progress.info) if progress.info else None,

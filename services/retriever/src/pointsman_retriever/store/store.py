@@ -97,6 +97,12 @@ class Store:
             writer.execute("COMMIT")
             return read_collection(writer, self.id)
 
+    def raise_version(self, version: int) -> None:
+        """Sets the collection's version, unless it is higher already."""
+        with self.connections.transaction() as writer:
+            writer.execute("UPDATE collection SET version = max(version, ?)", (version,))
+            writer.execute("COMMIT")
+
     def read_all_chunks(self) -> Iterator[IndexedChunks]:
         """Yields all chunks of one version in batches, ascending by id; changes made meanwhile are not seen."""
         with self.connections.reader() as reader:

@@ -1,0 +1,120 @@
+"""Copies the documents of a collection, with their vectors, to another one, while both may be in use."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from pointsman_retriever.domain import CollectionId, EncodedDocument
+from pointsman_retriever.shared.changes import to_record, write
+from pointsman_retriever.shared.stores import DocumentRecord, SharedChange, SharedStore
+from pointsman_retriever.store.documents import read_documents
+from pointsman_retriever.store.store import Store
+
+DOCUMENTS_PER_STEP = 64
+
+
+class DocumentSource(Protocol):
+    """Interface of a collection whose documents are copied."""
+
+    def documents(self, after: str, count: int) -> Sequence[EncodedDocument]:
+        """Returns up to `count` documents whose ids come after `after`, in the order of their UTF-8 bytes."""
+
+
+class DocumentTarget(Protocol):
+    """Interface of a collection that receives copies."""
+
+    def records(self, after: str, until: str | None) -> Mapping[str, DocumentRecord]:
+        """Returns the records of all documents whose ids come after `after`, up to `until`, or to the last."""
+
+    def write(self, added: Sequence[EncodedDocument], removed: Sequence[str]) -> None: ...
+
+
+def copy_differences(source: DocumentSource, target: DocumentTarget, report: Callable[[int], None]) -> int:
+    """Makes the target's documents equal to the source's; returns how many differed.
+
+    The source may change meanwhile, so only a copy during which it could not change is exact. `report` is called with
+    the number of documents that each step has copied; what it raises ends the copy.
+    """
+    after, differences = "", 0
+    while True:
+        documents = source.documents(after, DOCUMENTS_PER_STEP)
+        last = documents[-1].document.id if documents else None
+        stored = target.records(after, last)
+        present = {one.document.id for one in documents}
+        changed = [one for one in documents if stored.get(one.document.id) != to_record(one)]
+        gone = [document_id for document_id in stored if document_id not in present]
+        if changed or gone:
+            target.write(changed, gone)
+        differences += len(changed) + len(gone)
+        report(len(changed))
+        if last is None:
+            return differences
+        after = last
+
+
+class LocalDocuments:
+    """A collection in a file of its own; implements DocumentSource and DocumentTarget.
+
+    Its documents are written to the file alone, so no index of the collection may be in use then.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def documents(self, after: str, count: int) -> Sequence[EncodedDocument]:
+        return read_documents(self._store, after, count)
+
+    def records(self, after: str, until: str | None) -> Mapping[str, DocumentRecord]:
+        found: dict[str, DocumentRecord] = {}
+        while documents := self.documents(after, DOCUMENTS_PER_STEP):
+            for one in documents:
+                if until is not None and one.document.id > until:
+                    return found
+                found[one.document.id] = to_record(one)
+            after = documents[-1].document.id
+        return found
+
+    def write(self, added: Sequence[EncodedDocument], removed: Sequence[str]) -> None:
+        with self._store.transaction() as transaction:
+            with transaction.step() as change:
+                for document_id in removed:
+                    change.remove(document_id)
+                for document in added:
+                    change.put(document)
+            transaction.finish()
+            transaction.commit()
+
+
+class SharedStoreDocuments:
+    """A collection in a shared store; implements DocumentSource and DocumentTarget."""
+
+    def __init__(self, store: SharedStore, collection_id: CollectionId) -> None:
+        self._store = store
+        self._id = collection_id
+
+    def documents(self, after: str, count: int) -> Sequence[EncodedDocument]:
+        with self._store.reading(self._id) as reader:
+            return reader.documents(after, count)
+
+    def records(self, after: str, until: str | None) -> Mapping[str, DocumentRecord]:
+        found: dict[str, DocumentRecord] = {}
+        with self._store.reading(self._id) as reader:
+            while records := reader.records(after, DOCUMENTS_PER_STEP):
+                for document_id, record in records:
+                    if until is not None and document_id > until:
+                        return found
+                    found[document_id] = record
+                after = records[-1][0]
+        return found
+
+    def write(self, added: Sequence[EncodedDocument], removed: Sequence[str]) -> None:
+        write(self._store, self._id, added, removed)
+
+
+class LockedDocuments:
+    """A collection in a shared store during a change of it, which nobody else can change; implements DocumentSource."""
+
+    def __init__(self, change: SharedChange) -> None:
+        self._change = change
+
+    def documents(self, after: str, count: int) -> Sequence[EncodedDocument]:
+        return self._change.documents(after, count)
