@@ -18,15 +18,19 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import faiss
 import numpy as np
 from pointsman_embedding import MiniLM, prepare
 from pointsman_embedding.bert_graph import BertGraph
+from pointsman_retriever.domain import CollectionId
 from pointsman_retriever.filters import Eq
 from pointsman_retriever.index import faiss_index, metadata_index
-from retrieval_served import CachedModel, Chunks, Ranked, measure_set
+from pointsman_retriever.shared.pgvector import PgvectorStore
+from pointsman_retriever.shared.stores import SharedStoreOptions
+from retrieval_served import CachedModel, Chunks, Ranked, measure_rankings, measure_set
 from retrieval_sets import JudgedSet, read_set
 from threadpoolctl import threadpool_limits
 
@@ -46,6 +50,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(PARTS), choices=PARTS, help="parts to measure")
     parser.add_argument("--rows", type=int, default=1_000_000, help="vectors of the part `million`")
     parser.add_argument("--minutes", type=float, default=20.0, help="for each store of the part `million`")
+    parser.add_argument("--shared", default="", help="also measure the sets in this PostgreSQL: postgresql://...")
     options = parser.parse_args()
     faiss.omp_set_num_threads(1)
     threadpool_limits(1)  # one thread per search
@@ -53,7 +58,7 @@ def main() -> None:
     result: dict[str, object] = {}
     chunks: list[Chunks] = []
     if {"ndcg10", "ann"} & set(options.only):
-        result["ndcg10"], chunks = measure_quality([read_set(folder) for folder in folders])
+        result["ndcg10"], chunks = measure_quality([read_set(folder) for folder in folders], options.shared)
     if "ann" in options.only:
         result["ann"] = measure_neighbours(chunks)
     if "embed" in options.only:
@@ -75,19 +80,31 @@ def main() -> None:
 # -- quality
 
 
-def measure_quality(sets: list[JudgedSet]) -> tuple[dict[str, dict[str, float]], list[Chunks]]:
+def measure_quality(sets: list[JudgedSet], shared: str = "") -> tuple[dict[str, dict[str, float]], list[Chunks]]:
     model = CachedModel(MiniLM.load(MODEL), CACHE)
     table: dict[str, dict[str, float]] = {}
     chunks = []
     for judged in sets:
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
             measured, held = asyncio.run(measure_set(judged, model, Path(folder)))
+            if shared:
+                _compare_shared(judged, model, Path(folder), shared, measured)
         chunks.append(held)
         table[judged.name] = {name: ranked.mean for name, ranked in {**measured, **_peers(judged, held)}.items()}
         rivals = [(name, _difference(measured["default"], one)) for name, one in _peers_cached(judged).items()]
         print(_row(judged.name, table[judged.name], measured["default"], rivals), flush=True)
     _print_means(table)
     return table, chunks
+
+
+def _compare_shared(judged: JudgedSet, model: CachedModel, folder: Path, url: str, local: dict[str, Ranked]) -> None:
+    settings = {"shared_store": "pgvector", "shared_store_url": url, "shared_store_prefix": "pointsman_quality"}
+    with closing(PgvectorStore(SharedStoreOptions(url, prefix=settings["shared_store_prefix"]))) as store:
+        store.drop(CollectionId("default", "judged"))
+        found = asyncio.run(measure_rankings(judged, model, folder / "shared", **settings))
+        store.drop(CollectionId("default", "judged"))
+    cells = (f"{mode} {one.mean:.4f} ({_difference(one, local[mode])} to FAISS)" for mode, one in found.items())
+    print(f"{judged.name:<14} pgvector: {'  '.join(cells)}  ({found['default'].milliseconds:.1f} ms)", flush=True)
 
 
 _PEERS: dict[str, dict[str, Ranked]] = {}

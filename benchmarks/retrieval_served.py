@@ -97,7 +97,19 @@ class Chunks:
 
 
 async def measure_set(judged: JudgedSet, model: CachedModel, folder: Path) -> tuple[dict[str, Ranked], Chunks]:
-    settings = Settings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", data=folder / "data", search_threads=1)
+    names = {f"d{number}": document["id"] for number, document in enumerate(judged.documents)}
+    measured = await measure_rankings(judged, model, folder)
+    texts, owners, vectors = _chunks(folder / "data" / "default" / "judged" / "store.sqlite3")
+    asked = model.embed(list(judged.queries.values()))
+    held = Chunks([names[one] for one in owners], texts, vectors, list(judged.queries.values()), asked)
+    return measured, held
+
+
+async def measure_rankings(judged: JudgedSet, model: CachedModel, folder: Path, **further: str) -> dict[str, Ranked]:
+    """Ingests a set into a retriever with the settings `further`, and searches it in each mode."""
+    settings = Settings(
+        listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", data=folder / "data", search_threads=1, **further
+    )
     names = {f"d{number}": document["id"] for number, document in enumerate(judged.documents)}
     async with bootstrap.run_service(settings, model) as running, open_channel(running.address) as channel:
         stub = retriever_pb2_grpc.RetrieverStub(channel)
@@ -109,10 +121,7 @@ async def measure_set(judged: JudgedSet, model: CachedModel, folder: Path) -> tu
         for start in range(0, len(documents), AT_ONCE):
             await stub.Upsert(pb.UpsertRequest(collection="judged", documents=documents[start : start + AT_ONCE]))
         asked = model.embed(list(judged.queries.values()))
-        measured = {name: await _ranked(stub, judged, names, model, asked, mode) for name, mode in MODES.items()}
-    texts, owners, vectors = _chunks(folder / "data" / "default" / "judged" / "store.sqlite3")
-    held = Chunks([names[one] for one in owners], texts, vectors, list(judged.queries.values()), asked)
-    return measured, held
+        return {name: await _ranked(stub, judged, names, model, asked, mode) for name, mode in MODES.items()}
 
 
 async def _ranked(
