@@ -1,6 +1,7 @@
 """Reads a table of PostgreSQL, by vectors of pgvector if it has some, and by words with its full-text search."""
 
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Iterator, Sequence
@@ -128,17 +129,24 @@ class PgvectorTable:
 
     def _connect(self) -> Any:
         parts = urlsplit(self._options.url)
+        host = parts.hostname or "localhost"
+        sock = socket.create_connection((host, parts.port or 5432), self._options.timeout_seconds)
+        # The client sends a query and its vector in several parts; without TCP_NODELAY, that takes 40 ms.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         encrypted = parse_qs(parts.query).get("sslmode", [""])[0] in ("require", "verify-ca", "verify-full")
-        connection = postgres.connect(
-            user=unquote(parts.username or "postgres"),
-            password=self._options.key or None,
-            host=parts.hostname or "localhost",
-            port=parts.port or 5432,
-            database=parts.path.lstrip("/") or None,
-            timeout=self._options.timeout_seconds,
-            ssl_context=ssl.create_default_context() if encrypted else None,
-            application_name="pointsman",
-        )
+        try:
+            connection = postgres.connect(
+                user=unquote(parts.username or "postgres"),
+                password=self._options.key or None,
+                host=host,
+                sock=sock,
+                database=parts.path.lstrip("/") or None,
+                ssl_context=ssl.create_default_context() if encrypted else None,
+                application_name="pointsman",
+            )
+        except BaseException:
+            sock.close()
+            raise
         connection.autocommit = True
         cursor = connection.cursor()
         cursor.execute("SET default_transaction_read_only = on")
