@@ -171,10 +171,30 @@ async def test_what_is_not_possible_is_refused_with_the_remedy(pair: Pair, start
     await second.create()
     assert (await refusal(move(first, "shared"))).code == "collection_exists"
     assert (await refusal(move(first, "elsewhere"))).code == "unknown_store"
-    reembedding = second.stub.Reembed(pb.ReembedRequest(collection="notes"))
-    assert (await refusal(anext(aiter(reembedding)))).code == "shared_collection"
     nul = await refusal(second.upsert(pb.Document(id="nul", text="a \0 b")))
     assert (nul.code, "NUL" in nul.message) == ("nul_character", True)
+
+
+@pytest.mark.parametrize(
+    ("method", "remedy"),
+    [("Snapshot", "pg_dump"), ("Restore", "pg_restore"), ("Reembed", "pointsman retriever move --to local")],
+)
+async def test_an_operation_of_local_collections_names_what_works_instead(
+    pair: Pair,
+    refusal: Refusal,
+    method: str,
+    remedy: str,
+) -> None:
+    client, _ = pair
+    await client.create()
+    begin = pb.RestoreRequest(begin=pb.RestoreBegin(collection="notes", replace=True))
+    calls = {
+        "Snapshot": lambda: anext(aiter(client.stub.Snapshot(pb.SnapshotRequest(collection="notes")))),
+        "Restore": lambda: client.stub.Restore(iter([begin])),
+        "Reembed": lambda: anext(aiter(client.stub.Reembed(pb.ReembedRequest(collection="notes")))),
+    }
+    refused = await refusal(calls[method]())
+    assert (refused.code, remedy in refused.message) == ("shared_collection", True)
 
 
 async def test_without_a_shared_store_collections_are_local(start: Start, refusal: Refusal) -> None:

@@ -28,6 +28,12 @@ log = logging.getLogger(__name__)
 
 SNAPSHOT_PART_BYTES = 1024 * 1024
 DOCUMENTS_PER_MIGRATION_STEP = 16  # a migration can be interrupted between steps
+_NO_SNAPSHOT = "back up its database with pg_dump, or move it with `pointsman retriever move --to local` first"
+_NO_RESTORE = "restore its database with pg_restore, or restore the snapshot under another name"
+_NO_REEMBED = (
+    "move it with `pointsman retriever move --to local`, migrate it with `pointsman retriever reembed`, and move it "
+    "back with `--to shared`"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,7 @@ class Operations:
 
     async def snapshot(self, collection_id: CollectionId) -> AsyncIterator[bytes | SnapshotTrailer]:
         """Yields a file with one version of a collection, in parts of at most SNAPSHOT_PART_BYTES, then the trailer."""
-        collection = await self._local_collection(collection_id)
+        collection = await self._local_collection(collection_id, _NO_SNAPSHOT)
         with self._registry.data_folder.scratch() as scratch:
             copied = await self._pools.maintenance.run(maintenance.copy_store, collection.store, scratch)
             digest = hashlib.sha256()
@@ -136,7 +142,7 @@ class Operations:
         limits.check_name(collection_id)
         await self._registry.prepare(collection_id)
         if self._registry.is_shared(collection_id) and replace:
-            raise _is_shared(collection_id)
+            raise _is_shared(collection_id, _NO_RESTORE)
         if self._registry.has(collection_id) and not replace:
             raise AlreadyExists(
                 f"there already is a collection {str(collection_id)!r}; set `replace`, or restore under another name",
@@ -160,7 +166,7 @@ class Operations:
         stored document cannot be chunked, Unavailable if the model's endpoint fails, and Unavailable
         ("collection_closed") or NotFound if the collection is replaced or deleted meanwhile.
         """
-        collection = await self._local_collection(collection_id)
+        collection = await self._local_collection(collection_id, _NO_REEMBED)
         if collection_id in self._migrating:
             raise FailedPrecondition(
                 f"collection {str(collection_id)!r} is already being migrated; wait until that is done",
@@ -200,17 +206,16 @@ class Operations:
         await self._registry.prepare(collection_id)
         return self._registry.collection(collection_id)
 
-    async def _local_collection(self, collection_id: CollectionId) -> Collection:
+    async def _local_collection(self, collection_id: CollectionId, remedy: str) -> Collection:
         collection = await self._collection(collection_id)
         if isinstance(collection, SharedCollection):
-            raise _is_shared(collection_id)
+            raise _is_shared(collection_id, remedy)
         return collection
 
 
-def _is_shared(collection_id: CollectionId) -> FailedPrecondition:
+def _is_shared(collection_id: CollectionId, remedy: str) -> FailedPrecondition:
     return FailedPrecondition(
-        f"collection {str(collection_id)!r} is in the shared store, where this is not possible; move it to the local "
-        "store first (`pointsman retriever move`), or use the shared store's own backup",
+        f"collection {str(collection_id)!r} is in the shared store; {remedy}",
         code="shared_collection",
         param="collection",
     )
