@@ -108,7 +108,8 @@ def training_manifests(template: Object, job: TrainingJob, registration: Registr
     run = secrets.token_hex(3)
     name = f"training-{job.name.replace('_', '-')[:MAX_NAME].strip('-')}-{run}"
     files = {"data": job.data, "eval-data": job.heldout, "system": job.system}
-    config_map, paths = _config_map(name, {option: file for option, file in files.items() if file is not None})
+    config_map, paths = _config_map({option: file for option, file in files.items() if file is not None})
+    config_map["metadata"] = {"name": name, "labels": template["metadata"].get("labels", {})}
     container, pod = container_of(result), result["spec"]["template"]["spec"]
     options = _options(container["args"])
     own = {"name": job.name, "method": job.method, **paths, **job.options}
@@ -162,8 +163,8 @@ def _set_gpus(resources: Mapping[str, Object], count: object) -> None:
                 amounts[resource] = str(count)
 
 
-def _config_map(name: str, files: Mapping[str, Path]) -> tuple[Object, Mapping[str, str]]:
-    """Returns a ConfigMap with the files, and the paths of the files in the pod, by the trainer's options."""
+def _config_map(files: Mapping[str, Path]) -> tuple[Object, Mapping[str, str]]:
+    """Returns a ConfigMap without metadata that holds the files, and the trainer's options with the paths in the pod."""
     try:
         texts = {option: file.read_text("utf-8") for option, file in files.items()}
     except (OSError, UnicodeDecodeError) as error:
@@ -181,5 +182,5 @@ def _config_map(name: str, files: Mapping[str, Path]) -> tuple[Object, Mapping[s
             )
         keys = {option: f"{key}.gz" for option, key in keys.items()}
         body = {"binaryData": {keys[option]: base64.b64encode(each).decode() for option, each in packed.items()}}
-    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, **body}
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "immutable": True, **body}
     return config_map, {option: str(DATA_FOLDER / key) for option, key in keys.items()}
