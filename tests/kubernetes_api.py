@@ -1,9 +1,11 @@
-"""A Kubernetes API server's double, over TLS with tokens: it gets, lists, watches and applies objects of any kind."""
+"""A Kubernetes API server's double, over TLS with tokens: it gets, lists, watches, applies, creates and deletes objects
+of any kind, and streams the logs of pods.
+"""
 
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -48,7 +50,7 @@ class KubernetesDouble:
     """The oldest version from which a watch may start; an older one is answered with 410."""
     forbidden: set[tuple[str, str]] = field(default_factory=set)
     """Pairs of verb and resource, such as ("list", "pods"), that are answered with 403."""
-    kinds: set[str] = field(default_factory=lambda: {"pods", "configmaps", "inferencepools"})
+    kinds: set[str] = field(default_factory=lambda: {"pods", "configmaps", "inferencepools", "jobs", "trainjobs"})
     """Resources that the cluster knows."""
     replaces_token_after: str = ""
     """The request, such as "get inferencepools", after which Kubernetes replaces the token."""
@@ -63,6 +65,12 @@ class KubernetesDouble:
     """Verb and resource of each request, such as "watch pods"."""
     writes: list[tuple[Mapping[str, str], Object]] = field(default_factory=list)
     """The query and the body of each write that was accepted."""
+    logs: dict[str, list[str]] = field(default_factory=dict)
+    """The lines "TIME TEXT" of each pod's log, by the pod's name."""
+    controllers: dict[str, Callable[[str, Object], None]] = field(default_factory=dict)
+    """Functions that are called with the namespace and each object that is created, by the resource, such as jobs."""
+    deletions: list[tuple[str, str, str]] = field(default_factory=list)
+    """Resource, name and propagation policy of each deletion."""
     watchers: dict[asyncio.Task[Any], web.Request] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -108,9 +116,11 @@ class KubernetesDouble:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         root, _, rest = request.path.strip("/").partition("/namespaces/")
-        namespace, resource, name = [*rest.split("/"), "", ""][:3]
+        namespace, resource, name, sub = [*rest.split("/"), "", "", ""][:4]
         path, watches = f"{root}/namespaces/{namespace}/{resource}", request.query.get("watch") == "true"
         verb = {"GET": "get" if name else "watch" if watches else "list"}.get(request.method, request.method.lower())
+        verb = "create" if verb == "post" else verb
+        resource = f"{resource}/{sub}" if sub else resource
         self.requests.append(f"{verb} {resource}")
         if self.is_silent:
             await asyncio.Event().wait()
@@ -124,17 +134,58 @@ class KubernetesDouble:
             (self.service_account / "token").write_text(f"{self.token}-replaced")
         if (verb, resource) in self.forbidden:
             return _refused(403, f'{resource} is forbidden: cannot {verb} resource "{resource}" in "{namespace}"')
-        if resource not in self.kinds:
+        if resource.partition("/")[0] not in self.kinds:
             return web.Response(status=404, text="404 page not found\n")
         if verb == "watch":
             return await self._watch(request, path)
         if verb == "patch":
             return await self._apply(request, path, name)
         objects = self.objects.get(path, {})
+        if verb == "create":
+            return await self._create(request, path, namespace, resource)
+        if verb == "delete":
+            return self._delete(request, path, resource, name)
+        if sub == "log":
+            return await self._log(request, name)
         if verb == "list":
             items = [each for each in objects.values() if _matches(each, request)]
             return _json({"items": items, "metadata": {"resourceVersion": str(self.version)}})
         return _json(objects[name]) if name in objects else _missing(resource, name)
+
+    async def _create(self, request: web.Request, path: str, namespace: str, resource: str) -> web.Response:
+        assert request.query["fieldManager"]
+        body = await request.json()
+        name = body["metadata"]["name"]
+        if name in self.objects.get(path, {}):
+            return _refused(409, f'{resource} "{name}" already exists')
+        body["metadata"] |= {"uid": f"uid-{self.version}", "namespace": namespace}
+        self.writes.append((dict(request.query), deepcopy(body)))
+        self._change(path, name, body)
+        if controller := self.controllers.get(resource):
+            controller(namespace, deepcopy(self.objects[path][name]))
+        return _json(self.objects[path][name], status=201)
+
+    def _delete(self, request: web.Request, path: str, resource: str, name: str) -> web.Response:
+        """Deletes an object and, as the garbage collector does, the objects that it owns."""
+        if name not in self.objects.get(path, {}):
+            return _missing(resource, name)
+        self.deletions.append((resource, name, request.query.get("propagationPolicy", "")))
+        deleted = self.objects[path][name]
+        self._change(path, name, None)
+        for each, objects in self.objects.items():
+            for owned in [one for one in objects.values() if _owns(deleted, one)]:
+                self._change(each, owned["metadata"]["name"], None)
+        return _json(deleted)
+
+    async def _log(self, request: web.Request, pod: str) -> web.StreamResponse:
+        """Sends the whole log of a pod, whose time stamps are not those of this machine."""
+        answer = web.StreamResponse(headers={"content-type": "text/plain"})
+        await answer.prepare(request)
+        for line in self.logs.get(pod, []):
+            shown = line if request.query.get("timestamps") == "true" else line.partition(" ")[2]
+            await answer.write(f"{shown}\n".encode())
+        await answer.write_eof()
+        return answer
 
     async def _apply(self, request: web.Request, path: str, name: str) -> web.Response:
         assert request.content_type == "application/apply-patch+yaml"
@@ -186,6 +237,11 @@ def _merged(current: Object, applied: Object) -> Object:
         name: _merged(current[name], value) for name, value in applied.items() if isinstance(current.get(name), dict)
     }
     return {**current, **applied, **both}
+
+
+def _owns(owner: Object, owned: Object) -> bool:
+    uids = {each["uid"] for each in owned["metadata"].get("ownerReferences", ())}
+    return owner["metadata"].get("uid") in uids
 
 
 def _json(body: Object, status: int = 200) -> web.Response:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 from pointsman_cli.app import build_app
+from pointsman_cli.train.kubernetes_manifest import Registration, read_job, training_manifests
+from pointsman_cli.train.options import TrainingJob
 from pointsman_servicekit.keys.records import is_well_formed
 from typer.testing import CliRunner
 
@@ -92,6 +94,21 @@ def test_a_training_job_passes_all_rules() -> None:
     own[0]["metadata"]["namespace"] = "pointsman"
     assert faults(Cluster([*others, *own])) == []
     assert [violations(own[0], version) for version in VERSIONS] == [[], []]
+
+
+def test_a_training_of_the_command_passes_all_rules(tmp_path: Path) -> None:
+    data, file = tmp_path / "rows.jsonl", tmp_path / "job.yaml"
+    data.write_text('{"text": "lost my bag", "output": "lost_item"}\n')
+    file.write_text(training())
+    options = {"rank": 8, "processes": 2}
+    made = training_manifests(
+        read_job(file), TrainingJob("triage", data, "lora", options=options), Registration("triage")
+    )
+    own = [made.job, made.config_map]
+    for each in own:
+        each["metadata"]["namespace"] = "pointsman"
+    assert faults(Cluster([*Cluster.of(overlay("gpu")).objects, *own])) == []
+    assert [violations(each, version) for each in own for version in VERSIONS] == [[], []] * 2
 
 
 def test_a_training_on_several_gpus_has_a_process_for_each(tmp_path: Path) -> None:

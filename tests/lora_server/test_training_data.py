@@ -1,5 +1,6 @@
 """Training data is checked, split and described before training starts."""
 
+import gzip
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -130,6 +131,23 @@ def test_a_missing_file_and_one_of_another_encoding_are_refused_by_name(tmp_path
     (tmp_path / "latin.jsonl").write_bytes('{"text": "Zürich", "output": "b"}'.encode("latin-1"))
     with pytest.raises(DataError, match=r"latin.jsonl cannot be read"):
         read_conversations(tmp_path / "latin.jsonl")
+
+
+def test_a_compressed_file_has_the_same_rows(write: Write) -> None:
+    plain = write(example("Zürich?"), example("Bern?"))
+    packed = plain.with_name("rows.jsonl.gz")
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert texts(read_conversations(packed)) == texts(read_conversations(plain)) == ["Zürich?", "Bern?"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"no gzip", gzip.compress(b"cut short")[:-9], gzip.compress(b"{}")[:12] + b"?" * 9]
+)
+def test_a_damaged_compressed_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "rows.jsonl.gz"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"rows\.jsonl\.gz cannot be read"):
+        read_conversations(file)
 
 
 def test_held_out_prompts_are_removed_from_training_ignoring_case(write: Write) -> None:

@@ -1,4 +1,4 @@
-"""`pointsman jobs`: lists, follows and cancels training jobs of the lora-server; `pointsman train` starts them."""
+"""`pointsman jobs`: lists, follows and cancels training jobs, which `pointsman train` starts."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.grpc_clients import open_channel, service_errors, training_stub
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RunningLoraServerOption
 from pointsman_cli.tables import print_table
+from pointsman_cli.train.kubernetes_job import cancel_training, follow_training
 from pointsman_cli.train.options import TrainingJob
 from pointsman_cli.train.progress import Message, TrainingProgress, to_event
 
@@ -25,7 +26,10 @@ DESCRIBE_SECONDS = 70.0
 """Timeout of DescribeMethod, which may import torch; the lora-server gives up a little earlier."""
 STATE_NAMES = {number: name.removeprefix("TRAINING_STATE_").lower() for name, number in pb.TrainingState.items()}
 
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `jobs list` shows it.")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `train` or `jobs list` shows it.")]
+KubernetesOption = Annotated[
+    bool, typer.Option("--kubernetes", help="The job is one of `train --on-kubernetes`, in the kubeconfig's namespace.")
+]
 
 
 async def call_training(address: str, call: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -144,16 +148,32 @@ def list_jobs(
 
 
 def watch(
-    job: JobArgument, lora_server: RunningLoraServerOption = "", data_dir: DataDirOption = DEFAULT_DATA_DIR
+    job: JobArgument,
+    kubernetes: KubernetesOption = False,
+    lora_server: RunningLoraServerOption = "",
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show all progress of a job until it ends. Ctrl-C does not stop the job."""
+    """Show all progress of a job until it ends. Ctrl-C does not stop the job.
+
+    With --kubernetes and --lora-server, the result is registered then.
+    """
+    if kubernetes:
+        run_interruptibly(follow_training(job, lora_server, Console()))
+        return
     run_interruptibly(follow_job(_address(lora_server, data_dir), job, job, Console()))
 
 
 def cancel(
-    job: JobArgument, lora_server: RunningLoraServerOption = "", data_dir: DataDirOption = DEFAULT_DATA_DIR
+    job: JobArgument,
+    kubernetes: KubernetesOption = False,
+    lora_server: RunningLoraServerOption = "",
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
     """Stop a job; its progress is lost."""
+    if kubernetes:
+        run_interruptibly(cancel_training(job))
+        typer.echo(f"{job} is deleted once its pods have stopped")
+        return
     request = pb.CancelTrainingJobRequest(id=job)
     response = _call(lora_server, data_dir, lambda server: server.Cancel(request, timeout=TRAINING_CALL_SECONDS))
     typer.echo(f"{response.id} {_state(response)}")

@@ -50,9 +50,10 @@ def policy_without_hash(cluster: Cluster) -> Iterator[Fault]:
             for source in volume.get("projected", {}).get("sources", []):
                 if _HASHED.search(source.get("configMap", {}).get("name", "")):
                     yield Fault("policy's name", workload.where, f"{source['configMap']['name']} has a hash")
-        if any(_read_at_start(workload.pod)) and "checksum/settings" not in workload.template["metadata"].get(
-            "annotations", {}
-        ):
+        maps = [cluster.get("ConfigMap", name) or {} for name in _read_at_start(workload.pod)]
+        if not all(map_.get("immutable") for map_ in maps) and "checksum/settings" not in workload.template[
+            "metadata"
+        ].get("annotations", {}):
             yield Fault("settings without a hash", workload.where, "a change would start nothing anew")
 
 

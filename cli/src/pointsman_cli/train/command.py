@@ -1,8 +1,9 @@
-"""`pointsman train`: runs the trainer in the engine's environment, or as a job of the lora-server."""
+"""`pointsman train`: runs the trainer in the engine's environment, as a job of the lora-server, or of Kubernetes."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import typer
 from rich.console import Console
 
 from pointsman_cli.data_dir import DataDir, find_run
@@ -30,6 +31,8 @@ from pointsman_cli.options import (
 )
 from pointsman_cli.processes import run_to_end
 from pointsman_cli.train import options as given
+from pointsman_cli.train.kubernetes_job import create_training, follow_training
+from pointsman_cli.train.kubernetes_manifest import Manifests, Registration, as_train_job, read_job, training_manifests
 from pointsman_cli.train.options import TRAINER_MODULE, TrainingJob
 from pointsman_cli.train.progress import Done, TrainingProgress, parse_event
 from pointsman_cli.train.question import TimeShortage, ask_how_to_go_on, can_ask
@@ -84,13 +87,16 @@ def train(
     alias: given.AliasOption = "",
     force: given.ForceOption = False,
     on_server: given.OnServerOption = False,
+    on_kubernetes: given.OnKubernetesOption = None,
+    train_job: given.TrainJobOption = "",
+    dry_run: given.DryRunOption = False,
     detach: given.DetachOption = False,
     lora_server: RunningLoraServerOption = "",
     retriever: RetrieverOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     engine_python: EnginePythonOption = None,
 ) -> None:
-    """Train a LoRA adapter on examples and register it. Ctrl-C stops the training, unless it runs --on-server.
+    """Train a LoRA adapter on examples and register it. Ctrl-C stops it, unless it runs --on-server or --on-kubernetes.
 
     The adapter is evaluated on held-out examples and compared with prompting the base model alone. If less than an
     epoch fits into --max-minutes, the command asks at a terminal how to go on, and fails elsewhere.
@@ -112,11 +118,28 @@ def train(
         job = run_interruptibly(_rendered(job, rendering, at))
     running = find_run(data_dir)
     address = lora_server or (running.lora_server if running else "")
-    if on_server:
+    if on_kubernetes is None and (train_job or dry_run):
+        raise UsageError("--train-job and --dry-run are for --on-kubernetes FILE")
+    if on_server or on_kubernetes is not None:
+        where = "--on-server" if on_server else "--on-kubernetes"
         if base_model != BUILT_IN:
-            raise UsageError("--on-server trains on the lora-server's base model; leave out --base-model")
-        flags = resume or check_only or evaluate_only or processes is not None
-        _refuse_local(out, merged_out, checkpoint, flags, stop_on)
+            raise UsageError(f"{where} has its own base model; leave out --base-model")
+        _refuse_local(where, out, merged_out, checkpoint, resume or check_only or evaluate_only)
+    if on_kubernetes is not None:
+        if on_server or init_from:
+            raise UsageError("--on-kubernetes trains a new adapter in a Job; leave out --on-server and --init-from")
+        more = {"processes": processes, "stop-on": stop_on.value if stop_on else None}
+        job = replace(job, options={**learning, **more})
+        manifests = _manifests(on_kubernetes, job, train_job, Registration(name, alias, force, _facts(job)))
+        if dry_run:
+            typer.echo(manifests.as_yaml(), nl=False)
+            return
+        server = lora_server if registered else ""
+        run_interruptibly(_train_on_kubernetes(manifests, server, watched=not detach))
+        return
+    if on_server:
+        if processes is not None or stop_on:
+            raise UsageError("jobs of the lora-server have one process and their own --stop-on; leave out both")
         order = TrainingOrder(job, init_from, alias, force)
         run_interruptibly(start_job(address, order, Console(), watched=not detach))
         return
@@ -134,6 +157,24 @@ def train(
     target = TrainingTarget(address, alias, Provenance(force=force)) if wanted else None
     while (shortage := run_interruptibly(_train(job, at, engine, base, target, check_only))) is not None:
         job = ask_how_to_go_on(job, shortage)
+
+
+def _manifests(file: Path, job: TrainingJob, runtime: str, registration: Registration) -> Manifests:
+    made = training_manifests(read_job(file), job, registration)
+    if not runtime:
+        return made
+    train_job, lost = as_train_job(made.job, runtime)
+    if lost:
+        typer.echo(f"the runtime {runtime} decides instead of {file}: {', '.join(lost)}", err=True)
+    return replace(made, job=train_job)
+
+
+async def _train_on_kubernetes(manifests: Manifests, lora_server: str, *, watched: bool) -> None:
+    console = Console()
+    await create_training(manifests)
+    _say(console, manifests.name)
+    if watched:
+        await follow_training(manifests.name, lora_server, console)
 
 
 async def _rendered(job: TrainingJob, rendering: Rendering, data_dir: DataDir) -> TrainingJob:
@@ -191,7 +232,7 @@ async def _register(
     if not target.address:
         _say(console, "not registered, since nothing runs here; `pointsman up` registers what pointsman.yaml names")
         return
-    facts = {"method": job.method, "seed": str(job.options["seed"]), "train_file": job.data.name}
+    facts = _facts(job)
     if "rows" in screen.facts:
         facts["train_rows"] = str(screen.facts["rows"])
     if "heldout_loss" in done.metrics:
@@ -202,13 +243,17 @@ async def _register(
     _say(console, f"registered as {adapter}")
 
 
+def _facts(job: TrainingJob) -> dict[str, str]:
+    return {"method": job.method, "seed": str(job.options["seed"]), "train_file": job.data.name}
+
+
 def _refuse_local(
-    out: Path | None, merged_out: Path | None, checkpoint: Path | None, flags: bool, stop_on: object
+    where: str, out: Path | None, merged_out: Path | None, checkpoint: Path | None, has_flags: bool
 ) -> None:
-    if out or merged_out or checkpoint or flags or stop_on:
+    if out or merged_out or checkpoint or has_flags:
         raise UsageError(
-            "--on-server keeps folders and checkpoints itself: leave out --out, --merged-out, --checkpoint, --resume, "
-            "--check-only, --evaluate-only, --processes and --stop-on"
+            f"{where} keeps folders and checkpoints itself: leave out --out, --merged-out, --checkpoint, --resume, "
+            "--check-only and --evaluate-only"
         )
 
 

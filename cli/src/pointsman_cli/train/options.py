@@ -133,7 +133,22 @@ OnServerOption = Annotated[
         "--on-server", help="Train as a job of the lora-server; the job continues if this command is stopped."
     ),
 ]
-DetachOption = Annotated[bool, typer.Option("--detach", help="With --on-server: print the job's id and exit.")]
+OnKubernetesOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Train as the Kubernetes Job of this file, which the chart renders (docs/training.md); goes on after "
+        "Ctrl-C.",
+    ),
+]
+TrainJobOption = Annotated[
+    str,
+    typer.Option(metavar="RUNTIME", help="With --on-kubernetes: a TrainJob of this Kubeflow ClusterTrainingRuntime."),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="With --on-kubernetes: print the objects and exit.")]
+DetachOption = Annotated[
+    bool, typer.Option("--detach", help="With --on-server or --on-kubernetes: print the job's id and exit.")
+]
 
 TRAINER_MODULE = "pointsman_lora_server.training"
 

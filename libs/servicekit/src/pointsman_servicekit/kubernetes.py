@@ -1,4 +1,4 @@
-"""Connects to the Kubernetes API with the pod's service account, and turns its errors into sentences.
+"""Connects to the Kubernetes API as a pod or as kubectl does, and turns its errors into sentences.
 
 It needs the extra `kubernetes` (lightkube), which is imported at the first connection.
 """
@@ -63,12 +63,13 @@ class WatchEnded(Exception):
 
 
 @asynccontextmanager
-async def open_api(service_account: Path, field_manager: str = "") -> AsyncIterator["AsyncClient"]:
+async def open_api(service_account: Path | None, field_manager: str = "") -> AsyncIterator["AsyncClient"]:
     """Yields a client of the API server that `KUBERNETES_SERVICE_HOST` names; raises ApiFailed for errors of the block.
 
-    A client has one watch, and raises WatchEnded when the server ends it: lightkube would repeat it without a pause.
     Token and CA are read from the folder `service_account` each time, and the token once more if it is refused, since
-    Kubernetes replaces it. `field_manager` is the name under which fields are written.
+    Kubernetes replaces it. Such a client has one watch, and raises WatchEnded when the server ends it: lightkube would
+    repeat it without a pause. If `service_account` is None, the cluster and the user are those of `KUBECONFIG` or
+    ~/.kube/config; in a pod, those of the pod. `field_manager` is the name under which fields are written.
     """
     api = await _connect(service_account, field_manager)
     from httpx2 import HTTPError
@@ -102,7 +103,7 @@ async def get_or_none(api: "AsyncClient", resource: Any, name: str, namespace: s
         raise
 
 
-async def _connect(service_account: Path, field_manager: str) -> "AsyncClient":
+async def _connect(service_account: Path | None, field_manager: str) -> "AsyncClient":
     try:
         await asyncio.to_thread(import_module, "lightkube")
     except ModuleNotFoundError as error:
@@ -111,16 +112,20 @@ async def _connect(service_account: Path, field_manager: str) -> "AsyncClient":
     from lightkube import AsyncClient, ConfigError, KubeConfig
 
     try:
-        config = KubeConfig.from_service_account(service_account).get()
-        # trust_env: the API is in the same cluster, and never behind the proxy that HTTPS_PROXY names for others.
+        found = KubeConfig.from_service_account(service_account) if service_account else KubeConfig.from_env()
+        # trust_env: a pod's API is in the same cluster, and never behind the proxy that HTTPS_PROXY names for others.
         return AsyncClient(
-            config,
+            found.get(),
             timeout=Timeout(TIMEOUT_SECONDS),
-            trust_env=False,
+            trust_env=service_account is None,
             field_manager=field_manager or None,
-            transport=_one_watch_transport(service_account / "ca.crt"),
+            transport=_one_watch_transport(service_account / "ca.crt") if service_account else None,
         )
     except ConfigError as error:
+        if service_account is None:
+            raise ApiFailed(
+                f"there is no kubeconfig that can be used ({error}): set KUBECONFIG to the file that kubectl uses"
+            ) from error
         raise ApiFailed(
             f"there is no service account in {service_account} ({error}): run in a pod whose spec has "
             "automountServiceAccountToken: true"
@@ -128,7 +133,8 @@ async def _connect(service_account: Path, field_manager: str) -> "AsyncClient":
     except KeyError as error:
         raise ApiFailed(f"the environment has no {error.args[0]}, which Kubernetes sets in every pod") from error
     except (OSError, ssl.SSLError, ValueError) as error:
-        raise ApiFailed(f"the service account in {service_account} cannot be used: {error}") from error
+        source = f"the service account in {service_account}" if service_account else "the kubeconfig"
+        raise ApiFailed(f"{source} cannot be used: {error}") from error
 
 
 def _one_watch_transport(authority: Path) -> Any:

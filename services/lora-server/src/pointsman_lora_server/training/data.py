@@ -9,8 +9,10 @@ Only the last message is learnt. The module imports only the standard library, s
 torch.
 """
 
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,9 +103,12 @@ def read_rows(path: Path, parse: Callable[[dict[str, object]], _Parsed]) -> list
 
 
 def _read(path: Path) -> str:
+    """Returns the text of a file, which is compressed if its name ends in .gz."""
     try:
+        if path.suffix == ".gz":
+            return gzip.decompress(path.read_bytes()).decode("utf-8-sig")
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}; name a file of UTF-8 text") from error
 
 

@@ -1,0 +1,270 @@
+"""Trainings as Jobs of Kubernetes: creates, follows and deletes them as the user of the kubeconfig.
+
+The progress is the log of the Job's pods, one after the other: the trainer's events, one JSON object a line.
+"""
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pointsman_servicekit.kubernetes import ApiFailed, open_api
+from rich.console import Console
+
+from pointsman_cli.errors import CommandError
+from pointsman_cli.example import ExampleAdapter
+from pointsman_cli.grpc_clients import Provenance, register_adapter
+from pointsman_cli.train.kubernetes_manifest import (
+    ANNOTATION,
+    RUNTIME_JOB,
+    TRAIN_JOB_API,
+    Manifests,
+    Object,
+    Registration,
+)
+from pointsman_cli.train.progress import Done, Message, TrainingProgress, parse_event
+
+if TYPE_CHECKING:  # the extra `kubernetes`
+    from lightkube import AsyncClient
+
+FIELD_MANAGER = "pointsman"
+POLL_SECONDS = 1.0
+"""Seconds between two looks at the Job and its pods."""
+LOG_SECONDS = 300.0
+"""After this time a log is requested anew, because a connection that has died silently would never end."""
+LOG_MARGIN_SECONDS = 10
+"""How much of the log, before the last line that was read, is requested again. Lines that were read are left out."""
+MAX_FAILURES = 60
+"""After this many failures in a row to reach the API, following a Job ends."""
+WAITING_NORMALLY = ("", "ContainerCreating", "PodInitializing")
+NOT_FOUND = 404
+
+
+async def create_training(manifests: Manifests) -> None:
+    """Creates the Job, then the ConfigMap with its data, which belongs to it.
+
+    Raises ApiFailed if the API refuses one of them or does not answer; then the Job is deleted again.
+    """
+    async with open_api(None, FIELD_MANAGER) as api:
+        from lightkube.resources.core_v1 import ConfigMap
+
+        created = await api.create(_kind(manifests.job["apiVersion"])(manifests.job))
+        owner = {name: manifests.job[name] for name in ("apiVersion", "kind")}
+        owner |= {"name": manifests.name, "uid": created["metadata"]["uid"]}
+        metadata = {**manifests.config_map["metadata"], "ownerReferences": [owner]}
+        try:
+            config_map: Any = ConfigMap.from_dict({**manifests.config_map, "metadata": metadata})
+            await api.create(config_map)
+        except BaseException:
+            await _delete(api, manifests.job)
+            raise
+
+
+async def cancel_training(name: str) -> None:
+    """Deletes a training's Job, after its pods and its ConfigMap.
+
+    Raises CommandError if there is no such training, and ApiFailed if the API refuses or does not answer.
+    """
+    async with open_api(None, FIELD_MANAGER) as api:
+        await _delete(api, await _find(api, name))
+
+
+async def follow_training(name: str, lora_server: str, console: Console) -> None:
+    """Shows the progress of a training until it ends, then registers its adapter with the lora-server at the address.
+
+    If the address is empty, prints the command that registers it. Raises CommandError if the training fails or is
+    deleted, or the API cannot be reached; ApiFailed if it refuses; and what `register_adapter` raises.
+    """
+    with TrainingProgress(console, name) as screen:
+        log = _Log(screen)
+        job = await _follow(name, log)
+    done, registration = screen.done, _registration(job)
+    if problem := _failure(job):
+        raise CommandError(f"{name} failed: {log.error or problem}")
+    if done is None:
+        raise CommandError(f"{name} ended, and the end of its log is gone: look for the adapter in its --out")
+    _say(console, f"{done.folder} after {done.seconds:.0f} s")
+    if done.must_be_merged:
+        _say(console, "not registered: an engine cannot serve it as an adapter; serve the merged model")
+    else:
+        await _register(registration, done, lora_server, console)
+
+
+async def _register(registration: Registration, done: Done, lora_server: str, console: Console) -> None:
+    if not lora_server:
+        alias = f" --alias {registration.alias}" if registration.alias else ""
+        force = " --force" if registration.force else ""
+        _say(console, "not registered, because no --lora-server was named; this does it:")
+        _say(console, f"pointsman adapters register {registration.name} {done.folder}{alias}{force} --lora-server ...")
+        return
+    facts = dict(registration.facts)
+    if "heldout_loss" in done.metrics:
+        facts["heldout_loss"] = f"{done.metrics['heldout_loss']:.4f}"
+    adapter = ExampleAdapter(registration.name, done.folder, registration.alias)
+    registered = await register_adapter(lora_server, adapter, facts, Provenance(force=registration.force))
+    _say(console, f"registered as {registered}")
+
+
+@dataclass(slots=True)
+class _Log:
+    """The lines of the pods' logs that were shown, and the error that the last pod printed."""
+
+    screen: TrainingProgress
+    error: str = ""
+    read: set[str] = field(default_factory=set)
+    """The pods whose logs were read to the end."""
+    _pod: str = ""
+    _newest: tuple[str, str] = ("", "")
+    """The time stamp of the pod's last line: seconds, and nanoseconds with nine digits."""
+    _read_at: float = 0.0
+    _remarks: set[str] = field(default_factory=set)
+
+    def begin(self, pod: str) -> int | None:
+        """Begins or continues a pod's log; returns how many seconds of it to request, None for all."""
+        if pod != self._pod:
+            self._pod, self._newest, self.error = pod, ("", ""), ""
+            return None
+        return math.ceil(time.monotonic() - self._read_at) + LOG_MARGIN_SECONDS if any(self._newest) else None
+
+    def add(self, stamped: str) -> None:
+        """Takes a line "TIME TEXT"; shows it unless it was read before. Lines from "error: " on are the error."""
+        stamp, _, text = stamped.partition(" ")
+        seconds, _, fraction = stamp.removesuffix("Z").partition(".")
+        at = (seconds, fraction.ljust(9, "0"))
+        if at <= self._newest or not text.strip():
+            return
+        self._newest, self._read_at = at, time.monotonic()
+        event = parse_event(text)
+        if isinstance(event, Message) and (self.error or text.startswith("error: ")):
+            self.error = f"{self.error}\n{text.removeprefix('error: ')}".strip()
+        else:
+            self.screen.show(event)
+
+    def remark(self, line: str) -> None:
+        """Shows a line about the Job or a pod, once."""
+        if line not in self._remarks:
+            self._remarks.add(line)
+            self.screen.remark(line)
+
+
+async def _follow(name: str, log: _Log) -> Object:
+    """Passes on the logs of a training until it ends, and returns the Job."""
+    failures = 0
+    while True:
+        try:
+            async with open_api(None) as api:
+                while True:
+                    job = await _find(api, name)  # before the logs, which are complete if it has ended
+                    for pod in await _pods(api, job):
+                        await _read_pod(api, pod, log)
+                    failures = 0
+                    if _condition(job, "Complete") or _failure(job):
+                        return job
+                    if job["spec"].get("suspend"):
+                        log.remark(f"{name} is suspended until its queue admits it")
+                    await asyncio.sleep(POLL_SECONDS)
+        except ApiFailed as error:
+            failures += 1
+            if 400 <= error.status < 500 or failures > MAX_FAILURES:
+                raise CommandError(
+                    f"{error.message}; {name} goes on: `pointsman jobs watch {name} --kubernetes` continues"
+                ) from error
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def _pods(api: "AsyncClient", job: Object) -> Sequence[Any]:
+    from lightkube.resources.core_v1 import Pod
+
+    label = "jobset.sigs.k8s.io/jobset-name" if job["apiVersion"] == TRAIN_JOB_API else "batch.kubernetes.io/job-name"
+    found = [pod async for pod in api.list(Pod, labels={label: job["metadata"]["name"]})]
+    return sorted(found, key=lambda pod: str(pod.metadata.creationTimestamp))
+
+
+async def _read_pod(api: "AsyncClient", pod: Any, log: _Log) -> None:
+    """Passes on what a pod has logged since the last call and, while it runs, what it logs now."""
+    status = pod.status
+    for condition in (status and status.conditions) or ():
+        if condition.type == "PodScheduled" and condition.status == "False" and condition.message:
+            log.remark(f"waiting: {condition.message}")
+    containers = {each.name: each for each in (status and status.containerStatuses) or ()}
+    container = containers.get("training") or containers.get(RUNTIME_JOB)
+    state = container and container.state
+    if state and state.waiting and state.waiting.reason not in WAITING_NORMALLY:
+        log.remark(f"waiting: {state.waiting.reason}: {state.waiting.message or ''}".removesuffix(": "))
+    if container and state and (state.running or state.terminated) and pod.metadata.name not in log.read:
+        await _read_log(api, pod.metadata.name, container.name, log)
+        if state.terminated:
+            log.read.add(pod.metadata.name)
+
+
+async def _read_log(api: "AsyncClient", pod: str, container: str, log: _Log) -> None:
+    from httpx2 import HTTPError, HTTPStatusError
+
+    since = log.begin(pod)
+    try:
+        async with asyncio.timeout(LOG_SECONDS):
+            async for line in api.log(
+                pod, container=container, follow=True, since=since, timestamps=True, newlines=False
+            ):
+                log.add(line)
+    except TimeoutError:
+        return  # the next call continues
+    except RuntimeError:  # lightkube 1 cannot read the body of a refusal while it follows
+        async for line in api.log(pod, container=container, since=since, timestamps=True, newlines=False):
+            log.add(line)
+    except HTTPStatusError:
+        raise
+    except HTTPError:
+        return  # the connection broke; the next call continues
+
+
+async def _find(api: "AsyncClient", name: str) -> Object:
+    """Returns the Job or TrainJob of a training; raises CommandError if there is none."""
+    from httpx2 import HTTPStatusError
+
+    for version in ("batch/v1", TRAIN_JOB_API):
+        try:
+            found = await api.get(_kind(version), name)
+        except HTTPStatusError as error:
+            if error.response.status_code == NOT_FOUND:
+                continue
+            raise
+        if ANNOTATION in (found["metadata"].get("annotations") or {}):
+            return {"apiVersion": version, **found}
+    raise CommandError(f"there is no training {name} in the namespace {api.namespace}, or it was deleted")
+
+
+async def _delete(api: "AsyncClient", job: Object) -> None:
+    from lightkube.types import CascadeType
+
+    await api.delete(_kind(job["apiVersion"]), job["metadata"]["name"], cascade=CascadeType.FOREGROUND)
+
+
+def _kind(version: str) -> Any:
+    from lightkube.generic_resource import create_namespaced_resource
+
+    group, _, number = version.partition("/")
+    kind, plural = ("TrainJob", "trainjobs") if version == TRAIN_JOB_API else ("Job", "jobs")
+    return create_namespaced_resource(group, number, kind, plural)
+
+
+def _condition(job: Object, kind: str) -> Object | None:
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    return next((each for each in conditions if each["type"] == kind and each["status"] == "True"), None)
+
+
+def _failure(job: Object) -> str:
+    """Returns why a Job has failed; empty if it has not."""
+    failed = _condition(job, "Failed")
+    return str(failed.get("message") or failed.get("reason") or "it failed") if failed else ""
+
+
+def _registration(job: Object) -> Registration:
+    return Registration(**json.loads(job["metadata"]["annotations"][ANNOTATION]))
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,186 @@
+"""Makes the Kubernetes objects of a training: a Job or a TrainJob, and a ConfigMap with the data.
+
+The Job begins as one that the chart renders, which knows the image, the base model and the volumes of the installation.
+The command adds the data and its options, which replace those of the file.
+"""
+
+import base64
+import gzip
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from pointsman_cli.errors import UsageError
+from pointsman_cli.train.options import TrainingJob
+
+Object = dict[str, Any]
+
+DATA_FOLDER = PurePosixPath("/etc/pointsman/training")
+"""Where the ConfigMap is mounted in the pod."""
+DATA_VOLUME = "training-data"
+MAX_CONFIG_MAP_BYTES = 900_000
+"""Limit of the files in the ConfigMap, compressed if they are larger. Kubernetes allows 1 MiB with all metadata."""
+MAX_NAME = 32
+"""How much of the adapter's name is in the Job's name. The names of a TrainJob's pods have 15 more characters than the
+TrainJob's, and 63 at most.
+"""
+ANNOTATION = "pointsman/registration"
+"""The annotation that says how to register the result, as JSON: the fields of `Registration`."""
+
+TRAIN_JOB_API = "trainer.kubeflow.org/v1alpha1"
+RUNTIME_JOB = "node"
+"""The name that Kubeflow's runtimes for PyTorch give to both the job and the container that train."""
+MANAGER = "pointsman"
+PATCHED_FIELDS = (
+    "serviceAccountName", "volumes", "imagePullSecrets", "securityContext", "nodeSelector", "affinity", "tolerations"
+)  # fmt: skip
+"""The fields of a pod that a TrainJob may set. Its runtime decides the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """How the result of a training is registered."""
+
+    name: str
+    """The adapter's name."""
+    alias: str = ""
+    """The alias to move to the new version; empty: none."""
+    force: bool = False
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """The objects of a training. The ConfigMap has the Job's name, and is deleted with it."""
+
+    job: Object
+    config_map: Object
+
+    @property
+    def name(self) -> str:
+        return str(self.job["metadata"]["name"])
+
+    def as_yaml(self) -> str:
+        return yaml.safe_dump_all([self.config_map, self.job], sort_keys=False)
+
+
+def read_job(file: Path) -> Object:
+    """Returns the Job in a file of YAML; raises UsageError if there is not exactly one, or if it is no training."""
+    try:
+        objects = [each for each in yaml.safe_load_all(file.read_text("utf-8")) if isinstance(each, dict)]
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"--on-kubernetes {file} cannot be read: {error}") from error
+    jobs = [each for each in objects if each.get("kind") == "Job"]
+    try:
+        (job,) = jobs
+        options = _options(container_of(job)["args"])
+        complete = "base-model" in options and "out" in options
+    except (ValueError, KeyError, TypeError, AttributeError):
+        complete = False
+    if not complete:
+        raise UsageError(
+            f"--on-kubernetes {file} is not one Job of the trainer with --base-model and --out; render it: helm "
+            "template ... --show-only templates/training.yaml --set training.name=NAME"
+        )
+    return job
+
+
+def container_of(job: Object) -> Object:
+    """Returns the only container of a Job's pods."""
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert isinstance(container, dict)
+    return container
+
+
+def training_manifests(template: Object, job: TrainingJob, registration: Registration) -> Manifests:
+    """Returns the objects that train `job`, by a Job with a new name.
+
+    With the option "processes", each container gets as many GPUs, if the template's has any. Raises UsageError if the
+    job's files cannot be read or are too large for a ConfigMap.
+    """
+    result = deepcopy(template)
+    run = secrets.token_hex(3)
+    name = f"training-{job.name.replace('_', '-')[:MAX_NAME].strip('-')}-{run}"
+    files = {"data": job.data, "eval-data": job.heldout, "system": job.system}
+    config_map, paths = _config_map({option: file for option, file in files.items() if file is not None})
+    config_map["metadata"] = {"name": name, "labels": template["metadata"].get("labels", {})}
+    container, pod = container_of(result), result["spec"]["template"]["spec"]
+    options = _options(container["args"])
+    own = {"name": job.name, "method": job.method, **paths, **job.options}
+    for folder in ("out", "checkpoint"):  # of this run alone: another one may train the same adapter
+        if folder in options:
+            own[folder] = PurePosixPath(str(options[folder])).parent / f"{job.name}-{run}"
+    options |= {option: value for option, value in own.items() if value is not None and value is not False}
+    container["args"] = [f"--{option}" if value is True else f"--{option}={value}" for option, value in options.items()]
+    if processes := job.options.get("processes"):
+        _set_gpus(container.get("resources") or {}, processes)
+    pod.setdefault("volumes", []).append({"name": DATA_VOLUME, "configMap": {"name": name}})
+    mount = {"name": DATA_VOLUME, "mountPath": str(DATA_FOLDER), "readOnly": True}
+    container.setdefault("volumeMounts", []).append(mount)
+    metadata = result["metadata"] = {**result["metadata"], "name": name}
+    metadata["annotations"] = {**metadata.get("annotations", {}), ANNOTATION: json.dumps(asdict(registration))}
+    return Manifests(result, config_map)
+
+
+def as_train_job(job: Object, runtime: str) -> tuple[Object, Sequence[str]]:
+    """Returns the Job as a TrainJob of the ClusterTrainingRuntime `runtime`, and which fields of its pods are lost,
+    because the runtime decides them.
+    """
+    template, container, spec = job["spec"]["template"], container_of(job), job["spec"]
+    pod = template["spec"]
+    given = ("image", "command", "args", "env")
+    trainer = {name: container[name] for name in given if name in container} | {"numNodes": 1}
+    if "resources" in container:
+        trainer["resourcesPerNode"] = container["resources"]
+    patched = {name: container[name] for name in ("volumeMounts", "securityContext") if name in container}
+    pod_patch = {name: pod[name] for name in PATCHED_FIELDS if name in pod}
+    pod_patch["containers"] = [{"name": RUNTIME_JOB, **patched}]
+    labels = {name: of for name, of in template.get("metadata", {}).items() if name in ("labels", "annotations")}
+    jobs = [{"name": RUNTIME_JOB, "template": {"spec": {"template": {"metadata": labels, "spec": pod_patch}}}}]
+    patch = {"manager": MANAGER, "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": jobs}}}}
+    limits = {name: spec[name] for name in ("suspend", "activeDeadlineSeconds") if name in spec}
+    body = {"runtimeRef": {"name": runtime}, "trainer": trainer, "runtimePatches": [patch], **limits}
+    lost = sorted(set(pod) - {*PATCHED_FIELDS, "containers", "restartPolicy"})
+    return {"apiVersion": TRAIN_JOB_API, "kind": "TrainJob", "metadata": job["metadata"], "spec": body}, lost
+
+
+def _options(arguments: Sequence[str]) -> dict[str, object]:
+    """Returns the options of a command line whose arguments are "--name=value" or "--flag"."""
+    pairs = (argument.removeprefix("--").partition("=") for argument in arguments)
+    return {name: value if equals else True for name, equals, value in pairs}
+
+
+def _set_gpus(resources: Mapping[str, Object], count: object) -> None:
+    for amounts in resources.values():
+        for resource in amounts:
+            if resource.endswith("/gpu"):
+                amounts[resource] = str(count)
+
+
+def _config_map(files: Mapping[str, Path]) -> tuple[Object, Mapping[str, str]]:
+    """Returns a ConfigMap without metadata that holds the files, and the trainer's options with the paths in the pod."""
+    try:
+        texts = {option: file.read_text("utf-8") for option, file in files.items()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the training data cannot be read: {error}; name files of UTF-8 text") from error
+    keys = {option: f"{option}.txt" if option == "system" else f"{option}.jsonl" for option in texts}
+    text = {keys[option]: text for option, text in texts.items()}
+    body: Object = {"data": text}
+    if sum(len(each.encode()) for each in text.values()) > MAX_CONFIG_MAP_BYTES:
+        packed = {option: gzip.compress(text.encode(), mtime=0) for option, text in texts.items()}
+        if (size := sum(map(len, packed.values()))) > MAX_CONFIG_MAP_BYTES:
+            raise UsageError(
+                f"the training data have {size:,} bytes compressed, and a Job's ConfigMap holds "
+                f"{MAX_CONFIG_MAP_BYTES:,}: copy the data to the adapters' claim, and set training.data "
+                "(docs/kubernetes.md)"
+            )
+        keys = {option: f"{key}.gz" for option, key in keys.items()}
+        body = {"binaryData": {keys[option]: base64.b64encode(each).decode() for option, each in packed.items()}}
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "immutable": True, **body}
+    return config_map, {option: str(DATA_FOLDER / key) for option, key in keys.items()}
