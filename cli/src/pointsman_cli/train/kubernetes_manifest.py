@@ -164,7 +164,7 @@ def _set_gpus(resources: Mapping[str, Object], count: object) -> None:
 
 
 def _config_map(files: Mapping[str, Path]) -> tuple[Object, Mapping[str, str]]:
-    """Returns a ConfigMap without metadata that holds the files, and the trainer's options with the paths in the pod."""
+    """Returns a ConfigMap, without metadata, of the files; and the trainer's options with the paths in the pod."""
     try:
         texts = {option: file.read_text("utf-8") for option, file in files.items()}
     except (OSError, UnicodeDecodeError) as error:
