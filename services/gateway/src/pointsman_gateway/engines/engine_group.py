@@ -1,6 +1,6 @@
-"""A group of engines, whose members are found by a lookup: of a DNS name, or of an InferencePool.
+"""A group of engines whose members are discovered by a lookup, of a DNS name or of a Kubernetes InferencePool.
 
-An engine at a new endpoint gets requests; one that has disappeared finishes its requests and gets no new ones.
+An engine at a new endpoint joins the group; one that has disappeared finishes its requests and gets no new ones.
 """
 
 import logging
@@ -15,13 +15,13 @@ log = logging.getLogger(__name__)
 
 
 class TrackedMember(Protocol):
-    """Interface of a member of a group, whose lora-server is watched if it has one."""
+    """Interface of one engine of a group, with its state. The engine's lora-server is watched if it has one."""
 
     @property
     def state(self) -> EngineState: ...
 
     def stop(self) -> None:
-        """Stops asking for the member's state; called when the lookup no longer finds the member."""
+        """Stops watching the engine's lora-server; called when a lookup no longer finds the engine."""
         ...
 
 
@@ -32,9 +32,9 @@ class _NumberedMember:
 
 
 class EngineGroup:
-    """The engines of one group: one member for each endpoint that was found, up to `max_members`.
+    """A group of engines: one member for each endpoint that the last successful lookup found, up to `max_members`.
 
-    If a lookup fails, the members stay. The circuit breaker finds an engine that is really gone.
+    A failed lookup removes no member; the circuit breaker detects engines that are really gone.
     """
 
     def __init__(
@@ -65,15 +65,18 @@ class EngineGroup:
 
     @property
     def states(self) -> Sequence[EngineState]:
-        """Returns the members' states, ordered by the members' numbers; the template's state if there are none."""
+        """Returns the states of the group's engines, ordered by the members' numbers.
+
+        If the group has no members, returns one placeholder state, which is never ready and says why there are none.
+        """
         members = sorted(self._members.values(), key=lambda member: member.number)
         return [member.tracked.state for member in members] or [self._placeholder]
 
     def set_endpoints(self, endpoints: Collection[str], why_none: str = "") -> None:
-        """Adds and removes members, so that there is one for each endpoint (HOST:PORT), up to `max_members`; calls
-        `on_change` if any was added or removed. Members that are removed finish their requests.
+        """Adds and removes members, so that there is one for each endpoint (HOST:PORT), up to `max_members`.
 
-        `why_none` is the reason that callers get if there are no endpoints.
+        Calls `on_change` if any was added or removed. Removed members finish their requests. `why_none` is the reason
+        that clients are told if there are no endpoints.
         """
         removed = [endpoint for endpoint in self._members if endpoint not in endpoints]
         new = sorted(endpoint for endpoint in endpoints if endpoint not in self._members)
@@ -93,9 +96,10 @@ class EngineGroup:
         self._metrics.group_has(self.name, len(self._members), max(0, excess))
 
     def lookup_succeeded(self, endpoints: Collection[str], why_none: str = "", *, ends_failure: bool = True) -> None:
-        """Counts a lookup that was answered, and sets the members to what it found, as `set_endpoints` does.
+        """Counts a successful lookup in the metrics, and passes `endpoints` and `why_none` to `set_endpoints`.
 
-        Unless `ends_failure`, a part of the lookup is to follow; call `end_failure` when it has succeeded.
+        With `ends_failure=False`, the lookup has a second part that may still fail; call `end_failure` once that has
+        succeeded.
         """
         self._metrics.looked_up(self.name, "answered")
         if ends_failure:
@@ -103,7 +107,9 @@ class EngineGroup:
         self.set_endpoints(endpoints, why_none)
 
     def lookup_failed(self, reason: str) -> None:
-        """Records that a lookup has failed; the members stay. Callers get the reason if there are none."""
+        """Counts a failed lookup, logs a new `reason`, and keeps the members. If there are none, clients are told
+        `reason`.
+        """
         self._metrics.looked_up(self.name, "failed")
         if reason != self._logged_failure:
             self._logged_failure = reason
@@ -112,11 +118,13 @@ class EngineGroup:
             self._explain(reason)
 
     def end_failure(self) -> None:
-        """Records that lookups succeed again, so that the next failure is logged even if its reason is the same."""
+        """Records that lookups succeed again, so that the next failure is logged even if its reason is the same as
+        before.
+        """
         self._logged_failure = ""
 
     def stop(self) -> None:
-        """Stops watching the members, and removes the group's gauges. Requests in progress may still use members."""
+        """Stops watching the group's engines, and removes the group's gauges. Requests in progress may go on."""
         for member in self._members.values():
             member.tracked.stop()
         self._metrics.remove_group(self.name)

@@ -1,4 +1,4 @@
-"""The state of each engine: its last report, its circuit breaker and its load."""
+"""The mutable state of each engine: its last report, its circuit breaker and its number of requests in flight."""
 
 import math
 import time
@@ -20,7 +20,10 @@ NOT_REPORTED = "its state has not been reported yet"
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One engine, as configured and as last reported. It is immutable: each report makes a new one."""
+    """One engine, such as a vLLM server: its configuration and its last reported state.
+
+    Immutable: each new report makes a new object.
+    """
 
     name: str
     model: str
@@ -56,24 +59,24 @@ class Engine:
         return self.upstream or self.model
 
     def serves(self, model: str, version: str) -> bool:
-        """Returns whether the engine is ready, has the base model, and has loaded the adapter version, if one is given
-        (`version` is not empty).
+        """Returns whether the engine is ready, serves the base model `model`, and has loaded the adapter version
+        `version`. An empty `version` stands for the base model without an adapter.
         """
         return self.ready and self.model == model and (not version or version in self.resident)
 
     def can_load(self, version: str) -> bool:
-        """Returns whether the version is not resident, but known to the engine's lora-server, which can load it."""
+        """Returns whether the engine has not loaded the adapter version, but its lora-server can load it."""
         return version in self.catalog.versions and version not in self.resident
 
     def knows(self, version: str) -> bool:
         return version in self.resident or version in self.catalog.versions
 
     def with_adapter(self, version: str) -> "Engine":
-        """Returns a copy of the engine in which the version is resident."""
+        """Returns a copy of the engine that has the adapter version loaded."""
         return replace(self, resident=self.resident | {version}, catalog=self._catalog_with(version))
 
     def without_adapter(self, version: str) -> "Engine":
-        """Returns a copy of the engine in which the version is not resident, but can be loaded."""
+        """Returns a copy of the engine that does not have the adapter version loaded, but can load it."""
         return replace(self, resident=self.resident - {version}, catalog=self._catalog_with(version))
 
     def _catalog_with(self, version: str) -> AdapterCatalog:
@@ -88,7 +91,9 @@ class LoraServer(Protocol):
     """
 
     def cooldown_left(self, version: str) -> float:
-        """Returns the seconds until a version that failed to load may be requested again; 0 if it may be now."""
+        """Returns the seconds until the engine may be asked again to load an adapter version that has failed to load;
+        0 if it may be asked now.
+        """
         ...
 
     async def facts(self, version: str) -> Mapping[str, str]:
@@ -108,24 +113,27 @@ class LoraServer(Protocol):
         ...
 
     async def report(self, reports: Sequence[CanaryReport]) -> str:
-        """Sends canary reports to the lora-server.
+        """Sends the counts of a canary's outcomes (an adapter version under trial) to the lora-server.
 
-        Returns "sent", "refused" (the lora-server rejects them), "lost" (they may have arrived) or "kept" (they have
-        not arrived, and may be sent again).
+        Returns "sent", "refused" (the lora-server rejects them), "lost" (it is unknown whether they have arrived) or
+        "kept" (they have not arrived, and may be sent again).
         """
         ...
 
 
 class EngineObserver(Protocol):
-    """Interface of an object that is notified of the reports on engines; `Engines` implements it."""
+    """Interface of an object that is called after each report on an engine; `Engines` implements it."""
 
     def on_report(self, state: "EngineState", before: Engine) -> None:
-        """Called after a report has replaced `state.engine`; `before` is the earlier value."""
+        """Handles a report that has replaced `state.engine`; `before` is the engine as it was before the report."""
         ...
 
 
 class EngineState:
-    """The mutable state of one engine. All configurations that contain the engine share it."""
+    """The mutable state of one engine: its last report, circuit breaker, cooldown and number of requests in flight.
+
+    One object per engine is shared by all configurations that contain the engine.
+    """
 
     __slots__ = (
         "_cooldown_until",
@@ -161,10 +169,10 @@ class EngineState:
             observer.on_report(self, before)
 
     def mark_evicted(self, version: str, reported: Engine) -> None:
-        """Records that the engine no longer has a version, since it has rejected a request for it.
+        """Records that the engine no longer has the adapter version loaded, because it has rejected a request for it.
 
-        `reported` is the value of `engine` when the request was sent. If that has changed since, or the adapters are
-        configured (`has_fixed_adapters`), nothing is recorded.
+        `reported` is the value of `self.engine` when that request was sent. Does nothing if `self.engine` has changed
+        since then, or if the engine's adapters are set by the configuration (`has_fixed_adapters`).
         """
         if self.engine is reported and not reported.has_fixed_adapters:
             self.update(reported.without_adapter(version))
@@ -173,30 +181,36 @@ class EngineState:
         return self.lora_server is not None and not self.lora_server.cooldown_left(version) and self.is_available
 
     def cool_down(self, seconds: float) -> None:
-        """Makes the engine unavailable for `seconds` from now, because it has answered with a Retry-After.
+        """Makes the engine unavailable for `seconds` from now, because its answer had a Retry-After header.
 
-        This replaces the time of an earlier call. A retired engine stays unavailable.
+        Replaces the remaining time of an earlier call. Does nothing for a retired engine, which stays unavailable.
         """
         if not self.is_retired:
             self._cooldown_until = self.clock() + seconds
 
     def retire(self) -> None:
-        """Makes the engine unavailable for good, also to requests that have selected but not called it yet."""
+        """Makes the engine unavailable for good, because it has left its group.
+
+        This includes requests that have already selected the engine, but have not called it yet.
+        """
         self._cooldown_until = math.inf
 
     @property
     def is_retired(self) -> bool:
-        """Returns whether the engine no longer belongs to its group."""
+        """Returns whether `retire` was called, because the engine has left its group."""
         return self._cooldown_until == math.inf
 
     @property
     def cooldown_left(self) -> float:
-        """Returns the seconds that are left of `cool_down`; 0 if none are, infinite if the engine is retired."""
+        """Returns the seconds until the engine may be called again after a Retry-After; 0 if it may be called now.
+
+        Returns infinity if the engine is retired.
+        """
         return max(0.0, self._cooldown_until - self.clock()) if self._cooldown_until else 0.0
 
     @property
     def is_available(self) -> bool:
-        """Returns whether the circuit breaker and the cooldown let a request pass now; `ready` is not checked."""
+        """Returns whether the circuit breaker and the cooldown allow a request now. Does not check `engine.ready`."""
         if self.breaker.closed and not self._cooldown_until:
             return True
         return self.breaker.may_enter() and not self.cooldown_left

@@ -1,4 +1,4 @@
-"""All engines of one configuration: finds those that can answer on a path now, or the error to raise if none can."""
+"""All engines of one configuration: finds those that can answer a request now, or raises an error if none can."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +25,10 @@ class _Refusal:
 
 
 class Engines:
-    """The engines of one configuration. Which of them serve a model or adapter is cached (`ModelLookups`), and kept up
-    to date with their reports.
+    """The engines of one configuration, such as vLLM servers and providers' APIs.
+
+    Caches which engines serve each base model and adapter (`ModelLookups`), and updates this after each engine's
+    report.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class Engines:
                 self._aliases.update(state.engine.name, state.engine.model, state.engine.catalog)
 
     def set_states(self, states: Sequence[EngineState]) -> None:
-        """Replaces all engines, and observes the new ones; called when the members of a group have changed."""
+        """Replaces all engines of this configuration by `states`, and observes the reports on the new ones. Called when
+        engines have joined or left a group.
+        """
         before, after = set(self._states), set(states)
         for state in before - after:
             state.observers.discard(self)
@@ -69,8 +73,9 @@ class Engines:
         return self._models[model]
 
     def on_report(self, state: EngineState, before: Engine) -> None:
-        """Updates the cached lookups after a report has changed `state.engine` from `before`; implements
-        `EngineObserver`.
+        """Updates the cached lookups after a report has replaced `state.engine`; `before` is its earlier value.
+
+        Implements `EngineObserver`.
         """
         self._models[state.engine.model].on_report(state, before)
 
@@ -82,9 +87,10 @@ class Engines:
         return self._by_name[name]
 
     def update(self, engine: Engine) -> None:
-        """Stores `engine` as the latest report on the engine of this name, and updates the aliases by its catalog.
+        """Replaces the stored engine that has the name `engine.name` by `engine`, a new report, and updates the adapter
+        aliases from `engine.catalog`.
 
-        Raises KeyError if there is no engine of this name.
+        Raises KeyError if there is no engine with this name.
         """
         self._aliases.update(engine.name, engine.model, engine.catalog)
         state = self._by_name[engine.name]
@@ -92,13 +98,15 @@ class Engines:
             state.update(engine)
 
     def shared_catalog(self, model: str, catalog: AdapterCatalog) -> AdapterCatalog:
-        """Returns a catalog of the base model with the same content that an engine has reported before, so that it is
-        stored only once; `catalog` itself if none is found.
+        """Returns an equal catalog that an engine of the base model `model` has reported before, so that equal
+        catalogs are stored once; returns `catalog` itself if none is found.
         """
         return self._aliases.shared(model, catalog)
 
     def latest_catalog(self, model: str) -> AdapterCatalog:
-        """Returns the catalog that most engines of the base model have; an empty one if no engine has reported any."""
+        """Returns the adapter catalog that most engines of the base model `model` have reported; an empty one if none
+        has.
+        """
         return self._aliases.latest(model)
 
     def get(self, name: str) -> Engine:
@@ -113,12 +121,17 @@ class Engines:
         return any(state.engine.ready and not state.breaker.open for state in self._states)
 
     def alias_of(self, path: Path) -> Alias | None:
-        """Returns the alias that `path.adapter` names; None if it is empty, a version, or an unknown alias."""
+        """Returns the adapter alias that the path's `adapter` names.
+
+        Returns None if the path has no adapter, or if `adapter` is an adapter version or an unknown name.
+        """
         return self._aliases.get(path.model, path.adapter)
 
     def version_of(self, path: Path) -> str:
-        """Returns the path's adapter version: the one resolved for the request, else the stable version of the alias
-        that `path.adapter` names, else `path.adapter` itself. Without an adapter it is empty.
+        """Returns the adapter version to use on the path; empty if the path has no adapter.
+
+        It is the version that was resolved for this request (`path.resolved_adapter`). Without one, it is the stable
+        version of the alias `path.adapter`, or `path.adapter` itself if that is no alias.
         """
         if not path.adapter:
             return ""
@@ -128,8 +141,10 @@ class Engines:
         return path.adapter if alias is None else alias.version
 
     def versions_of(self, path: Path) -> Sequence[str]:
-        """Returns the adapter versions that requests on the path may use now: the stable version of its alias, and the
-        canary if there is one; `path.adapter` itself if it is no alias; nothing without an adapter.
+        """Returns the adapter versions that requests on the path may use now; empty if the path has no adapter.
+
+        If `path.adapter` is an alias, these are its stable version and, if there is one, its canary version; otherwise
+        it is `path.adapter` itself.
         """
         alias = self.alias_of(path)
         if alias is None:
@@ -139,8 +154,8 @@ class Engines:
     async def facts(self, model: str, version: str) -> Mapping[str, str]:
         """Returns the registry's notes on how an adapter version was made: texts by name, such as "train_rows".
 
-        They are read from a lora-server of the base model `model`. Raises Unavailable if the model has no engine with a
-        lora-server now, and the errors of `LoraServer.facts`.
+        Reads them from a lora-server (the service that loads adapters) of an engine of the base model `model`. Raises
+        Unavailable if the model has no engine with a lora-server now, and the errors of `LoraServer.facts`.
         """
         servers = [state.lora_server for state in self._states if state.engine.model == model and state.lora_server]
         if not servers:
@@ -148,7 +163,7 @@ class Engines:
         return await servers[0].facts(version)
 
     def model_of(self, adapter: str) -> str:
-        """Returns the base model that has an adapter alias or version of this name; empty if none has."""
+        """Returns the name of the base model with an adapter alias or version named `adapter`; empty if none has it."""
         for model, lookups in self._models.items():
             if lookups.states and (self._aliases.get(model, adapter) or lookups.knows(adapter)):
                 return model
@@ -162,7 +177,7 @@ class Engines:
         return [*sorted(aliases), *sorted(versions - aliases)]
 
     def trained(self) -> Sequence[tuple[str, str]]:
-        """Returns (base model, version) for each adapter version whose training time is known."""
+        """Returns a (base model, version) pair for each adapter version whose training time is known."""
         found = {
             (model, version): None
             for model, lookups in self._models.items()
@@ -179,15 +194,24 @@ class Engines:
         return 0.0
 
     def holds(self, model: str, version: str) -> bool:
-        """Returns whether an engine that has loaded the version is ready and available (`EngineState.is_available`)."""
+        """Returns whether an engine of the base model is ready and available and has loaded the adapter version.
+
+        An engine is available unless its circuit breaker or a Retry-After blocks requests.
+        """
         return any(target.state.is_available for target in self._serving(model, version))
 
     def may_load(self, model: str, version: str) -> bool:
-        """Returns whether a ready engine that has not loaded the version may load it now (`EngineState.may_load`)."""
+        """Returns whether an engine of the base model is ready and available and can load the adapter version now.
+
+        The engine must not have loaded the version yet, and its last attempt to load it must not just have failed.
+        """
         return any(target.state.may_load(version) for target in self._loading(model, version))
 
     def why_not(self, path: Path) -> str | None:
-        """Returns why the path cannot be used now; None if an engine can answer, or could after loading the adapter."""
+        """Returns the reason why no engine can answer requests on the path now, as text for a message.
+
+        Returns None if an engine can answer now, or can after loading the path's adapter.
+        """
         version = self.version_of(path) if path.adapter else ""
         serving = self._serving(path.model, version)
         for target in serving:
@@ -198,12 +222,12 @@ class Engines:
         return self._refusal(path, version, serving).reason
 
     def targets(self, path: Path) -> Sequence[Target]:
-        """Returns the ready engines that have loaded the path's adapter version, or that serve its base model if it has
-        no adapter. At least one of them is available now.
+        """Returns the ready engines that have loaded the path's adapter version, or that serve the path's base model
+        if the path has no adapter. At least one of the returned engines is available now.
 
         Raises NotResident if ready engines of the model exist, but none has loaded the version. Raises Unavailable if
-        no engine of the model is ready ("engine_not_ready"), or all that could answer are unavailable ("breaker_open"
-        or "engine_overloaded").
+        no engine of the model is ready ("engine_not_ready"), or if the circuit breaker ("breaker_open") or a
+        Retry-After ("engine_overloaded") of every such engine blocks requests.
         """
         version = self.version_of(path) if path.adapter else ""
         serving = self._serving(path.model, version)
@@ -213,7 +237,9 @@ class Engines:
         raise self._unavailable(path, version, serving)
 
     def count(self, model: str) -> int:
-        """Returns the number of engines of the base model, including those that cannot answer now."""
+        """Returns the number of engines that are configured for the base model `model`, whether or not they can answer
+        now.
+        """
         return len(self._models[model].states) if model in self._models else 0
 
     def loading_targets(self, path: Path) -> list[Target]:
