@@ -1,5 +1,6 @@
-"""The table of adapter aliases and their versions; all engines and configurations share it, so that an alias moves
-everywhere at once.
+"""The table of adapter aliases: each names an adapter version, such as "support" for "support@3f9a1c".
+
+All engines and configurations of a gateway share one table, so that an alias changes everywhere at once.
 """
 
 import time
@@ -36,11 +37,11 @@ class _Report:
 
 
 class Aliases:
-    """The aliases of each base model, as the lora-servers of its engines report them.
+    """The adapter aliases of each base model, merged from the catalogs that the lora-servers of its engines report.
 
-    If lora-servers report an alias differently, the report with the highest revision counts. An alias stays for
-    `ALIAS_TTL_SECONDS` after the last lora-server has ceased to report it. The lora-servers of one model read the same
-    registry, some of them later than others, so their engines have only a few different catalogs.
+    If catalogs differ on an alias, the one with the highest revision counts. An alias stays for `ALIAS_TTL_SECONDS`
+    after the last lora-server has ceased to report it. A catalog lists an engine's adapter versions and aliases; the
+    lora-servers of one model read the same registry, so there are only a few different catalogs.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -62,11 +63,11 @@ class Aliases:
         return list(self._current.get(model, {}).values())
 
     def shared(self, model: str, catalog: AdapterCatalog) -> AdapterCatalog:
-        """Returns a known catalog of the model with the same content, so that engines share one object. Returns
-        `catalog` itself if there is none.
+        """Returns an equal catalog that an engine of the base model `model` has reported, so that engines share one
+        object; returns `catalog` itself if none is found.
 
-        Only the `MAX_COMPARED` newest catalogs with as many entries are compared. Equal catalogs are different objects
-        if lora-servers have reported the same changes in different steps.
+        Compares only the `MAX_COMPARED` newest catalogs with the same numbers of entries. Equal catalogs can be
+        different objects if lora-servers have reported the same changes in different steps.
         """
         known = self._catalogs.get(model)
         if not known or catalog in known:
@@ -75,15 +76,18 @@ class Aliases:
         return next((other for other in candidates[-MAX_COMPARED:] if other.equals(catalog)), catalog)
 
     def latest(self, model: str) -> AdapterCatalog:
-        """Returns the catalog that most engines of the model have; an empty one if there is none."""
+        """Returns the catalog that most engines of the base model `model` have; an empty one if none has reported
+        any.
+        """
         known = self._catalogs.get(model)
         return max(known, key=known.__getitem__) if known else EMPTY
 
     def update(self, engine: str, model: str, catalog: AdapterCatalog) -> None:
-        """Records that the engine named `engine` now has this catalog, and updates the model's aliases by it.
+        """Stores `catalog` as the latest one of the engine named `engine`, and updates the aliases of the base model
+        `model`.
 
-        Of two reports of an alias with the same revision, the later one counts. Also removes aliases whose time
-        (`ALIAS_TTL_SECONDS`) is over.
+        An alias is replaced by one with the same or a higher revision. Also removes aliases that no engine has
+        reported for `ALIAS_TTL_SECONDS`.
         """
         before = self._reports.get(engine)
         if before is None or before.catalog is not catalog or before.model != model:
@@ -101,7 +105,10 @@ class Aliases:
         self._expire()
 
     def forget(self, engine: str) -> None:
-        """Drops the catalog of an engine that is no longer watched, and removes aliases whose time is over."""
+        """Removes the catalog of the engine named `engine`, which is not watched any more.
+
+        Also removes aliases that no engine has reported for `ALIAS_TTL_SECONDS`.
+        """
         report = self._reports.pop(engine, None)
         if report is not None and self._withdraw(report):
             self._check(report.model, report.catalog.aliases_since(self.latest(report.model)))

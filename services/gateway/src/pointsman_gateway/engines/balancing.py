@@ -1,9 +1,10 @@
-"""Load balancing: chooses the engine for a prompt by its conversation, within a bound on the engine's load.
+"""Load balancing: chooses an engine by the prompt's conversation, to reuse the engine's prefix cache, but avoids
+engines with too many requests.
 
-All gateways hash a conversation to the same engine, its home. If the home has too much load, the request spills to
-another engine, which is chosen by the hash of the system prompt, so that it probably has this prompt in its prefix
-cache. The conversation's later requests go to that engine too, as long as it is available and has not too much load,
-because the turns since then are cached there.
+All gateways hash a conversation to the same engine, its home. If the home has too many requests, the request spills:
+it moves to another engine, chosen by the hash of the system prompt, which is probably in that engine's prefix cache.
+Later requests of the conversation go to that engine too, where the newer turns are cached, as long as it is available
+and does not have too many requests either.
 """
 
 import zlib
@@ -32,7 +33,10 @@ _LOW = 0xFFFFFFFFFFFFFFFF
 
 
 class PromptKey(NamedTuple):
-    """Hashes of a prompt's beginning. They are the same in all gateways, and for all turns of a conversation."""
+    """Hashes of a prompt's beginning, by which an engine is chosen.
+
+    Equal in all gateways, and for all turns of one conversation.
+    """
 
     conversation: int
     """The hash of the system prompt and the user's first message."""
@@ -45,12 +49,12 @@ NO_KEY = PromptKey(0, 0)
 
 
 def hash_prompt(prompt: Sequence[Message], conversation: Sequence[Message]) -> PromptKey:
-    """Returns the hashes of a prompt's beginning: of the system prompt, which is everything before the first user
-    message of `prompt`, and of the first user message of `conversation`, the messages that the client sent.
+    """Returns the hashes of a prompt's beginning, by which an engine is chosen.
 
-    The user message is not taken from `prompt`, which may begin with examples in the form of user messages. Only the
-    first `PREFIX_CHARACTERS` of the system prompt are hashed, and only `END_CHARACTERS` at each end of a long user
-    message.
+    They cover the system prompt, which is everything before the first user message of `prompt`, and the first user
+    message of `conversation`, the messages that the client sent; `prompt` may begin with examples in the form of user
+    messages. Only the first `PREFIX_CHARACTERS` of the system prompt are hashed, and of a long user message only
+    `END_CHARACTERS` at each end.
     """
     system = ""
     for message in prompt:
@@ -70,9 +74,9 @@ def hash_prompt(prompt: Sequence[Message], conversation: Sequence[Message]) -> P
 
 
 class SpillTargets:
-    """Remembers to which engine each conversation has spilled: was moved because its own engine had too many requests.
+    """Remembers the engine to which each conversation was moved because its usual engine had too many requests.
 
-    Holds at most `max_conversations`; beyond that, forgets the conversation that spilled longest ago.
+    Holds at most `max_conversations`; beyond that, the conversation that was moved longest ago is forgotten.
     """
 
     def __init__(self, max_conversations: int = MAX_SPILLED) -> None:
@@ -84,8 +88,10 @@ class SpillTargets:
         return len(self._seeds)
 
     def seed_of(self, conversation: int) -> int | None:
-        """Returns the `EngineState.seed` of the engine that the conversation, given by its hash, has spilled to; None
-        if it has not spilled.
+        """Returns the seed (`EngineState.seed`) of the engine to which a conversation was moved; None if it was not
+        moved.
+
+        `conversation` is the conversation's hash (`PromptKey.conversation`).
         """
         return self._seeds.get(conversation)
 
@@ -100,7 +106,7 @@ class SpillTargets:
 
 
 class TargetQueue:
-    """The engines that a request may still be sent to. `take` removes the best one."""
+    """The engines that one request has not been sent to yet; `take` removes the best one for the prompt."""
 
     __slots__ = ("_bound", "_key", "_left", "_ring", "_spilled", "_taken", "alone")
 
@@ -129,9 +135,9 @@ class TargetQueue:
         self._taken: list[Target] = []
 
     def take(self) -> Target | None:
-        """Removes and returns the best available engine; None if no engine is available.
+        """Removes and returns the best available engine for the prompt; None if no engine is available.
 
-        If the conversation's own engine has too many requests, remembers to which other engine it was moved.
+        If the conversation's usual engine has too many requests, remembers the engine that is returned instead.
         """
         if len(self._left) == 1:
             target: Target | None = self._left[0]
@@ -144,7 +150,7 @@ class TargetQueue:
         return target
 
     def put_back(self, target: Target) -> None:
-        """Adds an engine that `take` has returned, so that it may be returned again."""
+        """Puts back an engine that `take` has removed, so that `take` can return it again."""
         self._left.append(target)
         self._taken.remove(target)
 
@@ -223,7 +229,7 @@ class TargetQueue:
 
 
 class OrderedQueue(TargetQueue):
-    """A queue whose order another component has chosen: `take` returns the first available engine."""
+    """A queue of engines in an order that another component has chosen: `take` removes the first available one."""
 
     __slots__ = ()
 
@@ -235,16 +241,16 @@ class OrderedQueue(TargetQueue):
 
 
 class Rings:
-    """Caches the rings of up to `MAX_RINGS` large sequences of engines; drops the oldest ring beyond that."""
+    """Caches the consistent-hashing rings of large sequences of engines: at most `MAX_RINGS`, the newest ones."""
 
     def __init__(self) -> None:
         self._rings: OrderedDict[int, tuple[Sequence[Target], Ring]] = OrderedDict()
         """By the `id` of the sequence. The sequence is stored too, so that no other object gets the same `id`."""
 
     def of(self, targets: Sequence[Target]) -> Ring | None:
-        """Returns the ring of these engines; None if there are at most `MAX_WEIGHED`.
+        """Returns the consistent-hashing ring of these engines; None if there are at most `MAX_WEIGHED` of them.
 
-        The cache is by the identity of `targets`, so an equal sequence that is another object gets a new ring.
+        The cache key is the identity of `targets`: an equal sequence that is another object gets a new ring.
         """
         if len(targets) <= MAX_WEIGHED:
             return None

@@ -33,18 +33,24 @@ log = logging.getLogger(__name__)
 
 
 class BusyTimeTracker(Protocol):
-    """Interface for measuring which paths keep an engine busy, to divide the cost of engines paid by the hour;
-    `EngineCosts` implements it.
+    """Interface for measuring how long the requests of each path keep an engine busy; `EngineCosts` implements it.
+
+    The cost of an engine that is paid by the hour is divided among the paths by these times.
     """
 
     def begin(self, engine: str, path: str) -> Any:
-        """Starts to measure an answer's time on the engine. Returns the `interval` for `end`, or None if the engine is
-        not paid by the hour; then `end` is not called.
+        """Starts to measure the time of an answer on the path `path` by the engine named `engine`.
+
+        Returns an interval to pass to `end`; None if the engine is not paid by the hour, and then `end` is not
+        called.
         """
         ...
 
     def end(self, interval: Any, inference: float | None) -> None:
-        """Ends an answer's interval; `inference` is the seconds of work that the engine reported, or None."""
+        """Ends the interval of an answer, as returned by `begin`.
+
+        `inference` is the seconds of work that the engine reported for the answer; None if it reported none.
+        """
         ...
 
 
@@ -71,10 +77,10 @@ class EngineCaller:
         self._clock = clock
 
     async def call(self, target: Target, others: TargetQueue, request: CompletionRequest) -> AnswerStream:
-        """Sends the request, and returns once the answer's first chunk has arrived. `others` is not used.
+        """Sends the request to the engine `target`, and returns the answer once its first chunk has arrived.
 
-        Raises EngineFailed or a subclass if the engine fails, DeadlineExceeded if the request's deadline passes, and
-        InvalidArgument if the engine rejects the request or its API cannot express it.
+        `others` is not used. Raises EngineFailed or a subclass if the engine fails, DeadlineExceeded if the request's
+        deadline passes, and InvalidArgument if the engine rejects the request or its API cannot express it.
         """
         if self._clock() >= request.deadline:
             raise out_of_time()
@@ -88,7 +94,7 @@ class EngineCaller:
 
 
 def to_engine_request(target: Target, request: CompletionRequest) -> EngineRequest:
-    """Returns the request as it is sent to one engine."""
+    """Returns the request to send to the engine of `target`, with the engine's URL, model name, API and timeouts."""
     engine, settings, sampling = target.engine, target.settings, request.sampling
     if settings.sends_caller:
         sampling = settings.with_caller(sampling, request.caller, target.model if target.is_adapter else "")
@@ -109,10 +115,10 @@ def to_engine_request(target: Target, request: CompletionRequest) -> EngineReque
 
 
 class EngineCall:
-    """Sends a request to one engine, and reads its answer; implements `AnswerSource`.
+    """One request to one engine, and the engine's answer; implements `AnswerSource` and `ChunkSink`.
 
-    The client pushes the answer to it, so it implements `ChunkSink` too. Until a sink is attached, only the first
-    chunks are read.
+    As a `ChunkSink`, it receives the answer from the engine's client. As an `AnswerSource`, it passes the answer on
+    to the attached sink; until one is attached, it holds the first chunks and pauses reading.
     """
 
     __slots__ = (
@@ -170,7 +176,10 @@ class EngineCall:
             raise
 
     async def first(self) -> None:
-        """Waits for the first chunk; raises the error (see `engine_client`) if the call ends without one."""
+        """Waits until the answer's first chunk has arrived.
+
+        Raises the call's error, one of those in the table of `engine_client`, if it ends without any chunk.
+        """
         await self._began_signal
         if not self._has_begun:
             raise take_error(self)

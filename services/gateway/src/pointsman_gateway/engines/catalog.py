@@ -17,7 +17,9 @@ _NONE: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class CatalogChange:
-    """The differences between a catalog and the one before it."""
+    """The differences between an adapter catalog and the catalog that replaces it: versions, aliases and training
+    times.
+    """
 
     added: frozenset[str] = _NONE
     removed: frozenset[str] = _NONE
@@ -31,8 +33,9 @@ class CatalogChange:
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class AdapterCatalog:
-    """The adapter versions and aliases that an engine's lora-server has reported. Engines with equal content should
-    share one object.
+    """The adapter versions, aliases and training times that an engine's lora-server has reported; immutable.
+
+    Engines whose catalogs are equal should share one object.
     """
 
     versions: frozenset[str] = _NONE
@@ -56,11 +59,11 @@ class AdapterCatalog:
         aliases: Iterable[Alias] = (),
         training_seconds: Mapping[str, float] | None = None,
     ) -> "AdapterCatalog":
-        """Returns the catalog after a report: with the versions in `reported`, without those in `removed`, and with
-        `aliases` instead of those of the same names. If nothing changes, it is this object.
+        """Returns the catalog after a report of changes; returns this object if nothing changes.
 
-        The training times of the versions in `reported` and `removed` are those in `training_seconds` (in seconds, by
-        version); a version that is missing there has no known time afterwards.
+        `reported` are versions to add, `removed` versions to remove, and `aliases` replace those of the same names.
+        `training_seconds` has the training times, in seconds by version, of the versions in `reported` and `removed`;
+        if one of these is missing there, its training time becomes unknown.
         """
         reported, removed, seconds = frozenset(reported), frozenset(removed), training_seconds or {}
         known = self.training_seconds
@@ -93,9 +96,7 @@ class AdapterCatalog:
         )
 
     def aliases_since(self, before: "AdapterCatalog") -> Iterable[str]:
-        """Returns the names of the aliases that differ from those of `before`, including those that only one of both
-        catalogs has.
-        """
+        """Returns the names of the aliases that differ between this catalog and `before`, or are only in one."""
         if self.aliases is before.aliases:
             return ()
         if self.made_from == before.number:

@@ -1,7 +1,7 @@
-"""Failover before the first token: retries within a budget, and hedging.
+"""Failover to another engine before an answer's first token: retries within a budget, and hedged requests.
 
-`Retrying` wraps `Hedging`, which wraps the call to one engine; all three implement `TargetCaller`. Engines come from
-`TargetQueue`.
+`Retrying` wraps `Hedging`, which wraps the call to one engine; all three implement `TargetCaller`. The engines to try
+come from a `TargetQueue`.
 """
 
 import asyncio
@@ -34,8 +34,9 @@ Race = dict["asyncio.Task[AnswerStream]", Target]
 
 
 class RetryBudget:
-    """Bounds retries and hedged requests to a share of the recent requests and a minimum, so that they cannot multiply
-    the load of failing engines.
+    """Limits retries and hedged requests to a fraction of the recent requests plus a fixed minimum.
+
+    Without this limit, retries would multiply the load of engines that fail.
     """
 
     def __init__(self, ratio: float, min_retries: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -52,7 +53,9 @@ class RetryBudget:
         self._requests += 1.0
 
     def spend(self) -> bool:
-        """Counts a retry or a hedged request if the budget allows it; returns whether it does."""
+        """Takes one retry or hedged request from the budget; returns False, and takes nothing, if the budget is used
+        up.
+        """
         self._decay()
         if self._spent + 1.0 > self._ratio * self._requests + self._min_retries:
             return False
@@ -72,21 +75,20 @@ class TargetCaller(Protocol):
     """Interface for getting an answer from engines; `EngineCaller`, `Hedging` and `Retrying` implement it."""
 
     async def call(self, target: Target, others: TargetQueue, request: CompletionRequest) -> AnswerStream:
-        """Calls `target`, and engines from `others` if necessary; returns once the first chunk of an answer has
-        arrived.
+        """Calls the engine `target` and, if it fails or is slow, engines from `others`; returns an answer once its
+        first chunk has arrived.
 
-        Raises Unavailable if no engine answers, DeadlineExceeded if the request's deadline passes, and InvalidArgument
-        if an engine rejects the request.
+        Raises Unavailable if no engine answers, DeadlineExceeded if the request's deadline passes, and
+        InvalidArgument if an engine rejects the request.
         """
         ...
 
 
 class Retrying:
-    """Retries a failed call, after a random pause, on the next engine, or on the same one if it is the only engine and
-    the failure is a `TransientFailure`. Implements `TargetCaller`.
+    """Calls an engine, and after a failure the next one, with a random pause between; implements `TargetCaller`.
 
-    Retries are limited by `config.max_retries` and the budget. NotResident, and errors other than Unavailable, are not
-    retried.
+    If only one engine is available, calls it again after a `TransientFailure`. `config.max_retries` and the retry
+    budget limit the retries. NotResident, and errors other than Unavailable, are raised at once.
     """
 
     def __init__(
@@ -152,8 +154,9 @@ class Retrying:
 
 
 class Hedging:
-    """Sends a request to a second engine too if the first token is late; the answer that begins first is used, and the
-    other call is cancelled. Implements `TargetCaller`.
+    """Sends a request also to a second engine if the first token is late; implements `TargetCaller`.
+
+    Uses the answer that begins first, and cancels the other call.
     """
 
     def __init__(self, inner: TargetCaller, after: float | None, budget: RetryBudget, metrics: EngineMetrics) -> None:
@@ -168,8 +171,10 @@ class Hedging:
         self._metrics = metrics
 
     async def call(self, target: Target, others: TargetQueue, request: CompletionRequest) -> AnswerStream:
-        """Calls `target` and, if no chunk has arrived after the delay and the retry budget allows it, one of `others`
-        too. Returns the answer that begins first; raises the error of the last call if all fail.
+        """Calls `target`; if it sends no chunk within the hedging delay, calls an engine from `others` too.
+
+        The second call is made only if the retry budget allows it. Returns the answer that begins first; if all calls
+        fail, raises the error of the last one.
         """
         is_probe = not target.state.breaker.closed
         delay = self._after if not is_probe else min(PROBE_SECONDS, self._after or PROBE_SECONDS)

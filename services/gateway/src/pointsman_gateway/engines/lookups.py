@@ -14,7 +14,7 @@ MAX_LOOKUPS = 16_384
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """An engine, and the base model or adapter version for which it is to be used."""
+    """An engine to which a request can be sent, and the base model or adapter version to use there."""
 
     model: str
     """The base model or an adapter version."""
@@ -25,7 +25,7 @@ class Target:
 
     @property
     def engine(self) -> Engine:
-        """Returns the engine as last reported."""
+        """Returns the engine's configuration and its last reported state."""
         return self.state.engine
 
     @property
@@ -34,7 +34,7 @@ class Target:
 
 
 class ModelLookups:
-    """The engines of one base model in one configuration, by the adapter version that they have loaded."""
+    """The engines of one base model in one configuration, with a cache of which of them serve each adapter version."""
 
     def __init__(self, model: str, settings: Mapping[str, EngineSettings], max_lookups: int = MAX_LOOKUPS) -> None:
         """Takes the base model, and the settings by the name of an engine or group; others get `DEFAULT_SETTINGS`."""
@@ -61,7 +61,10 @@ class ModelLookups:
         return self._catalogs.keys()
 
     def serving(self, version: str) -> tuple[Target, ...]:
-        """Returns the ready engines that have loaded a version; for "", the base model, all ready engines."""
+        """Returns the ready engines that have loaded the adapter version `version`.
+
+        For "", which stands for the base model without an adapter, returns all ready engines.
+        """
         found = self._serving.get(version)
         if found is None:
             return self._look_up(version)
@@ -69,7 +72,7 @@ class ModelLookups:
         return found
 
     def loading(self, version: str) -> Iterator[Target]:
-        """Yields the ready engines that have not loaded a version, but whose lora-server can load it."""
+        """Yields the ready engines that have not loaded the adapter version, but whose lora-server can load it."""
         if not any(version in catalog.versions for catalog in self._catalogs):
             return
         for state in self._states.values():
@@ -77,13 +80,13 @@ class ModelLookups:
                 yield self._target(state, version)
 
     def knows(self, version: str) -> bool:
-        """Returns whether an engine, ready or not, has loaded a version or can load it."""
+        """Returns whether any engine, ready or not, has loaded the adapter version or can load it."""
         if any(version in catalog.versions for catalog in self._catalogs):
             return True
         return EMPTY in self._catalogs and any(version in state.engine.resident for state in self._states.values())
 
     def versions(self) -> set[str]:
-        """Returns the versions that any engine has loaded or can load."""
+        """Returns the adapter versions that any engine, ready or not, has loaded or can load."""
         found = set[str]().union(*(catalog.versions for catalog in self._catalogs))
         if EMPTY in self._catalogs:
             unlisted = (state.engine.resident for state in self._states.values() if state.engine.catalog is EMPTY)
@@ -101,7 +104,7 @@ class ModelLookups:
         self._refresh(state, self._held(state.engine))
 
     def on_report(self, state: EngineState, before: Engine) -> None:
-        """Updates the cache after a report has changed an engine from `before`."""
+        """Updates the cache after a report has replaced `state.engine`; `before` is its earlier value."""
         engine = state.engine
         if engine.catalog is not before.catalog:
             self._catalogs[engine.catalog] += 1
@@ -150,5 +153,5 @@ class ModelLookups:
 
 
 def shared_settings(targets: Sequence[Target]) -> Sequence[EngineSettings]:
-    """Returns the settings of the available engines among `targets`, each object once."""
+    """Returns the different settings of those engines in `targets` that are available now, without repetitions."""
     return list({id(target.settings): target.settings for target in targets if target.state.is_available}.values())

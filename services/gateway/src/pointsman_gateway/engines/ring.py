@@ -1,4 +1,6 @@
-"""Consistent hashing for many engines: a choice costs the same for a hundred and for a thousand of them."""
+"""Consistent hashing of keys to engines, for many engines: a choice takes about as long for a thousand as for a
+hundred.
+"""
 
 from bisect import bisect
 from collections.abc import Iterator, Sequence
@@ -16,8 +18,8 @@ _CIRCLE = 0xFFFFFFFF
 class Ring:
     """Assigns keys to engines by multi-probe consistent hashing (Appleton and O'Reilly, 2015, arXiv 1505.00062).
 
-    If an engine is added or removed, only the keys of that engine change, as with rendezvous hashing. Unlike that, a
-    choice does not weigh every engine.
+    If an engine is added or removed, only the keys assigned to that engine change, as with rendezvous hashing. A
+    choice looks only at a few engines, while rendezvous hashing looks at all.
     """
 
     def __init__(self, targets: Sequence[Target]) -> None:
@@ -37,7 +39,7 @@ class Ring:
         return self._by_seed.get(seed)
 
     def near(self, key: int) -> Iterator[Target]:
-        """Yields `PROBES` engines for a key (a hash), the best one first. An engine may occur more than once."""
+        """Yields `PROBES` engines for `key`, a hash, the best one first. An engine may occur more than once."""
         points, found = self._points, []
         for probe in range(PROBES):
             place = _place(key, probe)
@@ -50,9 +52,10 @@ class Ring:
             yield self._targets[position]
 
     def mean_load(self) -> float:
-        """Returns the mean number of this gateway's requests in flight per engine, including the one to be sent now.
+        """Returns the mean number of this gateway's requests in flight per engine, including one that is about to be
+        sent.
 
-        The result may be slightly out of date (`LOAD_SHARE`).
+        The mean is only computed again after several calls (`LOAD_SHARE`), so it may be slightly out of date.
         """
         if not self._choices_left:
             self._load = sum([target.state.in_flight for target in self._by_seed.values()])
