@@ -24,7 +24,7 @@ MAX_IDLE_CONNECTIONS = 512
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The address of an engine: host, port and TLS, with the URL prefix and headers of every request to it."""
+    """The address of an engine: host, port and TLS settings, with the URL prefix and header lines for every request."""
 
     host: str
     port: int
@@ -37,7 +37,10 @@ class Origin:
 
 @lru_cache(maxsize=1024)
 def origin_of(url: str) -> Origin:
-    """Parses the URL of an engine; raises ValueError if it is no http(s) URL, or contains a user name or password."""
+    """Parses an engine's URL into its address.
+
+    Raises ValueError if the URL is not http or https, or contains a user name or password.
+    """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"'{url}' is no URL of an engine; write http://HOST:PORT")
@@ -57,7 +60,7 @@ async def _open(origin: Origin) -> EngineConnection:
 
 
 def close_unused(opening: "asyncio.Task[EngineConnection]") -> None:
-    """Closes the connection that the finished task `opening` has opened, if nothing waits for the connection any more.
+    """Closes the connection that the finished task `opening` has opened; called when its caller no longer wants it.
 
     Does nothing if the task has failed or was cancelled.
     """
@@ -66,7 +69,7 @@ def close_unused(opening: "asyncio.Task[EngineConnection]") -> None:
 
 
 class Pool:
-    """Keeps open connections for later requests, by origin."""
+    """Keeps open connections to engines for reuse, by the engine's address."""
 
     def __init__(self, max_idle_seconds: float = MAX_IDLE_SECONDS) -> None:
         self._max_idle_seconds = max_idle_seconds
@@ -74,8 +77,9 @@ class Pool:
         self._clock = asyncio.get_running_loop().time
 
     def idle(self, origin: Origin) -> EngineConnection | None:
-        """Removes and returns the open connection to the origin that was used last; None if there is none, or it has
-        been idle for too long. Closes the unusable ones that it finds.
+        """Removes and returns the most recently used idle connection to the address `origin`; None if there is none.
+
+        Closes connections that were lost, or that have been idle for too long, and does not return them.
         """
         idle = self._idle.get(origin)
         oldest = self._clock() - self._max_idle_seconds
@@ -87,9 +91,10 @@ class Pool:
         return None
 
     async def connect(self, origin: Origin, seconds: float, deadline: float) -> EngineConnection:
-        """Opens a connection; `deadline` is on the event loop's clock.
+        """Opens a new connection to the address `origin`.
 
-        Raises NotConnected after `seconds`, TimedOut at the deadline, and ConnectionFailed for other failures.
+        Raises NotConnected after `seconds`, TimedOut at `deadline` (on the event loop's clock), and ConnectionFailed
+        if the connection cannot be opened for another reason.
         """
         until = min(self._clock() + seconds, deadline)
         # The callbacks of a connection run in the context in which it was opened. It outlives the request, so that is
@@ -111,8 +116,10 @@ class Pool:
             del opening  # breaks the reference cycle: it holds the error, whose traceback holds this frame
 
     def release(self, origin: Origin, connection: EngineConnection) -> None:
-        """Takes back a connection. Keeps it for reuse if its response ends soon (`EngineConnection.finish`), and fewer
-        than `MAX_IDLE_CONNECTIONS` are kept; otherwise closes it.
+        """Takes back a connection after use, and keeps it for reuse once its response has ended.
+
+        Closes it if the response does not end soon (`EngineConnection.finish`), or if `MAX_IDLE_CONNECTIONS` to this
+        address are kept already.
         """
         connection.finish(lambda: self._keep(origin, connection))
 

@@ -1,8 +1,8 @@
-"""The interface of a client for engines: the request, the transfer of its answer, and the errors that may end it.
+"""The interface of clients that call engines: the request, the transfer of its answer, and its possible errors.
 
-The table shows whether an error counts as a failure for the engine's circuit breaker, and what follows the error.
+The table shows whether an error counts as a failure for the engine's circuit breaker, and what the gateway does next.
 
-code                     counts as a failure        before the first token
+code                     counts as a failure        what follows before the first token
 engine_refused           no (client's fault)        reported at once
 context_length_exceeded  no (client's fault)        reported at once
 engine_overloaded        no (429, 529)              another engine; this one gets no requests as long as it asks for
@@ -60,7 +60,7 @@ MAX_COOLDOWN_SECONDS = 30.0
 
 
 class CompletionRequest(msgspec.Struct, frozen=True):
-    """A request for an answer, before an engine is chosen for it."""
+    """A chat or text completion to request from an engine, before the engine is chosen."""
 
     messages: Sequence[Message]
     sampling: Sampling
@@ -80,7 +80,7 @@ class CompletionRequest(msgspec.Struct, frozen=True):
 
 
 class EngineRequest(msgspec.Struct, frozen=True):
-    """A request to one engine."""
+    """A chat or text completion to request from one chosen engine, with the engine's URL, model name and API."""
 
     engine: str
     """The engine's name (`Engine.name`), for error messages and metrics."""
@@ -103,22 +103,25 @@ class EngineRequest(msgspec.Struct, frozen=True):
 
 
 class Transfer(Protocol):
-    """Interface of an answer that an `EngineClient` reads from an engine and pushes to a sink."""
+    """Interface of one call to an engine in progress: an `EngineClient` reads the answer and pushes it to a sink."""
 
     @property
     def is_sent(self) -> bool:
-        """Returns whether the engine has got the request, or a part of it."""
+        """Returns whether the request, or a part of it, was sent to the engine."""
         ...
 
     def pause(self) -> None:
-        """Stops pushing until `resume`. Once the connection's buffer is full, the engine has to wait (backpressure)."""
+        """Stops pushing chunks to the sink until `resume`. Once the connection's buffer is full, the engine has to
+        wait.
+        """
         ...
 
     def resume(self) -> None: ...
 
     def close(self) -> None:
-        """Stops pushing for good, so that the sink's `ended` is not called later. Before the answer's end this aborts
-        the engine's work. Idempotent.
+        """Stops pushing to the sink for good, so that its `ended` is not called afterwards. Idempotent.
+
+        If the answer is not complete, this also stops the engine's work on it.
         """
         ...
 
@@ -127,22 +130,26 @@ class EngineClient(Protocol):
     """Interface of clients that send requests to engines; `HttpEngineClient` and `LiteLLMClient` implement it."""
 
     def send(self, request: EngineRequest, sink: ChunkSink) -> Transfer:
-        """Sends a request; pushes the answer to `sink`, beginning in a later iteration of the event loop.
+        """Sends a request to its engine, and pushes the answer to `sink`, beginning in a later iteration of the
+        event loop.
 
-        `sink.ended` gets None if the answer is complete, or an error: InvalidArgument if the client is at fault, else
-        Unavailable or DeadlineExceeded. The usage comes last, in a chunk of its own.
+        At the end calls `sink.ended` with None if the answer is complete, or else with the error: InvalidArgument if
+        the request is at fault, otherwise Unavailable or DeadlineExceeded. The last chunk holds only the token usage.
 
-        Raises InvalidArgument if the engine's API cannot express the request, or Unavailable if sending fails at once.
+        Raises InvalidArgument if the engine's API cannot express the request, and Unavailable if sending fails at
+        once.
         """
         ...
 
 
 class EngineFailed(Unavailable):
-    """The engine failed to answer the request, or to complete its answer."""
+    """An engine has failed to answer a request, or to complete its answer."""
 
 
 class NotEngineFault(EngineFailed):
-    """The engine did not answer, but this is no failure for its circuit breaker: it is overloaded, for example."""
+    """An engine has not answered, but its circuit breaker does not count this as a failure; for example, it is
+    overloaded.
+    """
 
 
 class NotServed(NotEngineFault):
@@ -150,11 +157,11 @@ class NotServed(NotEngineFault):
 
 
 class NotResident(NotEngineFault):
-    """No ready engine has the adapter version loaded, or the engine has evicted it since its last report."""
+    """No ready engine has loaded the adapter version, or the called engine has evicted it since its last report."""
 
 
 class NotLoaded(Unavailable):
-    """No engine has the adapter version, and it could not be loaded."""
+    """No engine has loaded the adapter version, and an attempt to load it has failed."""
 
     def __init__(self, message: str, waited: float = 0.0, retry_after: float = 5.0) -> None:
         """Takes `waited`, the seconds that the request waited for the load, and `retry_after`, in seconds."""
@@ -163,7 +170,7 @@ class NotLoaded(Unavailable):
 
 
 class NotLoadedInTime(DeadlineExceeded):
-    """The request's deadline has passed while its adapter was being loaded."""
+    """The request's deadline passed while an engine was loading the adapter."""
 
     def __init__(self, waited: float) -> None:
         super().__init__("the request's time ran out while its adapter was loaded", code="deadline_exceeded")
@@ -171,7 +178,7 @@ class NotLoadedInTime(DeadlineExceeded):
 
 
 class TransientFailure(EngineFailed):
-    """The engine failed, but may answer if it gets the same request again."""
+    """An engine has failed, but may answer if the same request is sent to it again."""
 
 
 def counts_against_engine(error: PointsmanError) -> bool:
@@ -223,12 +230,14 @@ def refused(
 
 
 def retryable(error: NotServed) -> NotEngineFault:
-    """Converts a 404 to an error that lets clients retry, because another engine may serve the model later."""
+    """Converts an engine's 404 to an error that tells clients to retry, because another engine may serve the model
+    later.
+    """
     return NotEngineFault(error.message, code=ERROR, retry_after=1.0)
 
 
 def not_served(error: NotServed) -> NotFound:
-    """Converts a 404 to the error for clients if no engine and no other path can answer: retries are useless."""
+    """Converts an engine's 404 to a NotFound for the client, since no engine and no other path can answer."""
     failure = NotFound(error.message, code=NOT_SERVED, param="model")
     failure.fault = "engine"
     return failure
@@ -239,18 +248,25 @@ def not_resident(engine: str, version: str) -> NotResident:
 
 
 def broke_off(request: EngineRequest, why: str) -> Unavailable:
-    """Returns the error for an engine that cannot be reached, or whose answer is cut off or invalid; `why` says why."""
+    """Returns the error for an engine that cannot be reached, or whose answer is cut off or invalid.
+
+    `why` is the cause, as text for the error's message.
+    """
     return TransientFailure(f"engine '{request.engine}' failed: {shown_error(why)}", code=UNAVAILABLE, retry_after=1.0)
 
 
 def unreadable(request: EngineRequest, bug: Exception) -> Unavailable:
-    """Logs `bug`, an exception while a request was sent or its answer read, and returns the error for the request."""
+    """Logs an unexpected exception of the gateway's own code for calling an engine, and returns the error for the
+    client.
+
+    `bug` is the exception; it was raised while `request` was sent or its answer was read.
+    """
     log.error("engine %s: its answer cannot be read", request.engine, exc_info=bug)
     return broke_off(request, f"its answer cannot be read ({type(bug).__name__})")
 
 
 def too_long(request: EngineRequest) -> Unavailable:
-    """Returns the error for an answer of more than `request.max_bytes` that cannot be passed on before its end."""
+    """Returns the error for an answer of more than `request.max_bytes` that has to be kept in memory until its end."""
     return broke_off(request, f"its answer has more than {request.max_bytes / 2**20:g} MiB, and is kept until its end")
 
 
@@ -267,7 +283,7 @@ def no_more_in_time(request: EngineRequest) -> Unavailable:
 
 
 def out_of_time() -> DeadlineExceeded:
-    """Returns the error for a request whose own deadline has passed."""
+    """Returns the error for a request whose deadline has passed."""
     return DeadlineExceeded("the request's time ran out", code="deadline_exceeded")
 
 

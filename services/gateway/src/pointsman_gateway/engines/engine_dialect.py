@@ -1,4 +1,4 @@
-"""The interface of engine dialects: how requests to an engine are written, and how its answers are parsed."""
+"""The interface of engine dialects, the API formats of engines: how requests are written and answers are parsed."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,8 +10,9 @@ from pointsman_gateway.engines.engine_client import EngineRequest
 
 
 class AnswerReader(Protocol):
-    """Interface of a parser of one answer, a stream of server-sent events; `EventReader` and `MessagesReader` implement
-    it.
+    """Interface of a parser for one streamed answer in server-sent events.
+
+    `EventReader` (OpenAI's format) and `MessagesReader` (Anthropic's) implement it.
     """
 
     done: bool
@@ -22,9 +23,10 @@ class AnswerReader(Protocol):
     """The "code" and "param" of an error that the stream reports in OpenAI's format; empty otherwise."""
 
     def read(self, piece: bytes) -> Chunks:
-        """Returns the chunks of all events that end in this piece, possibly none; the usage comes last.
+        """Parses the next bytes of the stream; returns the chunks of all events that are complete now, possibly none.
 
-        Sets `done` at the stream's end, and `failure` if the stream cannot be parsed or reports an error.
+        In the result, the token usage comes last. Sets `done` at the stream's end, and `failure` if the stream
+        cannot be parsed or reports an error.
         """
         ...
 
@@ -35,7 +37,7 @@ def _no_lines(request: EngineRequest) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineDialect:
-    """A format of requests to engines and of their answers."""
+    """An API format of engines, such as OpenAI's or Anthropic's: how requests are written and answers are parsed."""
 
     name: str
     """The name by which providers.yaml assigns the format to a provider."""

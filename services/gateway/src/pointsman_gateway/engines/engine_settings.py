@@ -13,7 +13,7 @@ from pointsman_gateway.engines.engine_client import DEFAULT_TIMEOUTS
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """The settings of one engine, or of all members of a group, in one configuration."""
+    """The settings of one engine, or of all members of an engine group, in one configuration."""
 
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     breaker: BreakerConfig = BreakerConfig()  # noqa: RUF009  # it is frozen
@@ -26,12 +26,12 @@ class EngineSettings:
     """The service that chooses among the engines; None if the gateway chooses."""
 
     def with_caller(self, sampling: Sampling, caller: Caller, adapter: str) -> Sampling:
-        """Returns `sampling` with up to two of vLLM's request fields. With `sends_priority`, `priority` is the caller's
-        priority negated. With `separates_tenants`, `cache_salt` is a hash of tenant and `adapter`.
+        """Returns `sampling` with up to two request fields for vLLM added, which depend on the caller.
 
-        `adapter` is the adapter version, or empty. It is in the salt because the keys of some external KV caches lack
-        it (vllm-project/vllm#44250), so they would serve blocks that another adapter has computed. A priority of 0 is
-        not sent, nor is a salt without tenant and adapter.
+        With `sends_priority`, `priority` is the caller's priority negated; a priority of 0 is not sent. With
+        `separates_tenants`, `cache_salt` is a hash of the caller's tenant and of `adapter`, the adapter version or
+        ""; it is not sent if both are empty. The adapter is in the salt because the keys of some external KV caches
+        lack it (vllm-project/vllm#44250), so they would serve blocks that another adapter has computed.
         """
         fields: dict[str, object] = {}
         if self.sends_priority and caller.priority:
@@ -46,12 +46,14 @@ DEFAULT_SETTINGS = EngineSettings()
 
 
 def engine_settings(models: ModelsFile) -> dict[str, EngineSettings]:
-    """Returns the settings of each engine or group, by its name in models.yaml."""
+    """Returns the settings of each engine and engine group, by its name in models.yaml."""
     return {name: _settings(models, name, engine) for name, engine in models.engines.items()}
 
 
 def engine_pickers(models: ModelsFile) -> list[EndpointPickerConfig]:
-    """Returns the endpoint pickers of all engines and groups that have one."""
+    """Returns the configurations of all endpoint pickers, the external services that choose an engine, in
+    models.yaml.
+    """
     return [engine.endpoint_picker for engine in models.engines.values() if engine.endpoint_picker]
 
 

@@ -41,7 +41,7 @@ class NotConnected(TimedOut):
 
 
 class EngineConnection(asyncio.Protocol):
-    """One HTTP connection to an engine, used by one request at a time."""
+    """One HTTP/1.1 connection to an engine; carries one request at a time."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -67,10 +67,10 @@ class EngineConnection(asyncio.Protocol):
     # -- called by the request
 
     def post(self, head: bytes, body: bytes) -> None:
-        """Sends a request and drops what is left of the previous response. `head` is the request line and the header
-        lines, each with its line end; the content length is added.
+        """Sends a POST request, and drops unread bytes of the previous response.
 
-        Raises ConnectionFailed if the connection is lost.
+        `head` is the request line and the header lines, each with its line end, but without a content-length, which
+        is added here. Raises ConnectionFailed if the connection is lost.
         """
         if self._pieces:
             self.read()  # drops what arrived after the previous response
@@ -85,7 +85,10 @@ class EngineConnection(asyncio.Protocol):
             self._transport.writelines((head, body))
 
     async def wait_for_event(self) -> None:
-        """Waits until data or an error arrives after the call. Uses `on_event`, which is None afterwards."""
+        """Waits until further data or an error arrives on the connection.
+
+        Replaces `on_event` while it waits, and sets it to None at the end.
+        """
         arrived = self._loop.create_future()
         self.on_event = lambda: None if arrived.done() else arrived.set_result(None)
         try:
@@ -94,7 +97,11 @@ class EngineConnection(asyncio.Protocol):
             self.on_event = None
 
     def read_some(self) -> bytes:
-        """Removes and returns at most `MAX_STEP_BYTES` of the buffered bytes; `unread` says how many are left."""
+        """Removes and returns at most `MAX_STEP_BYTES` buffered bytes of the response's body; empty if there are
+        none.
+
+        Afterwards `unread` is the number of bytes that are left.
+        """
         if self.unread <= MAX_STEP_BYTES:
             return self.read()
         pieces, taken, size = self._pieces, [], 0
@@ -105,7 +112,7 @@ class EngineConnection(asyncio.Protocol):
         return b"".join(taken)
 
     def read(self) -> bytes:
-        """Removes and returns the buffered bytes of the response's body; empty if nothing has arrived."""
+        """Removes and returns all buffered bytes of the response's body; empty if there are none."""
         pieces = self._pieces
         if not pieces:
             return b""
@@ -118,10 +125,11 @@ class EngineConnection(asyncio.Protocol):
         return data
 
     def set_timeouts(self, idle_seconds: float, deadline: float) -> None:
-        """Sets the timeouts of the response, instead of earlier ones.
+        """Replaces the timeouts of the current response; if one passes before the response's end, it fails with
+        TimedOut.
 
-        An incomplete response fails with TimedOut at `deadline` (on the event loop's clock), or if nothing arrives for
-        `idle_seconds`. The second limit does not apply while bytes that have arrived are still unread.
+        `deadline` is on the event loop's clock. `idle_seconds` is the longest time in which nothing arrives; it does
+        not count while bytes that have arrived are unread.
         """
         self._last, self._idle_seconds, self._deadline = self._loop.time(), idle_seconds, deadline
         due = min(self._last + idle_seconds, deadline)
@@ -131,15 +139,16 @@ class EngineConnection(asyncio.Protocol):
             self._start_timer(due)
 
     def close(self) -> None:
-        """Closes the connection at once; if a response is in progress, the engine stops working on it."""
+        """Closes the connection at once. An engine that is still answering stops its work."""
         self.on_event = None
         self._stop_timer()
         if self._transport is not None:
             self._transport.abort()
 
     def finish(self, then: Callable[[], None]) -> None:
-        """Discards the rest of the response, and calls `then` at its end, which may be at once. If the response does
-        not end within `FINISH_TIMEOUT_SECONDS`, the connection is closed, and `then` is not called.
+        """Discards the rest of the response, and calls `then` at the response's end, possibly before returning.
+
+        If the response does not end within `FINISH_TIMEOUT_SECONDS`, closes the connection and does not call `then`.
         """
         self.on_event = None
         if self._pieces:
@@ -152,17 +161,23 @@ class EngineConnection(asyncio.Protocol):
 
     @property
     def failure(self) -> ConnectionFailed | None:
-        """Returns the connection's error; None if there is none, or data that arrived before it has not been read."""
+        """Returns the error that ended the connection; None if there is none.
+
+        Also returns None until all data that arrived before the error has been read.
+        """
         return None if self._pieces else self._failure
 
     @property
     def has_failed(self) -> bool:
-        """Returns whether nothing more will arrive, even if there is something left to read."""
+        """Returns whether the connection has failed, so that nothing more will arrive; data may be left to read."""
         return self._failure is not None
 
     @property
     def retry_after(self) -> float | None:
-        """Returns the seconds that the response asks to wait, in any form of the header; None if it asks for none."""
+        """Returns how many seconds the response's headers ask to wait before a retry; None if they do not ask for it.
+
+        Reads `Retry-After` (seconds or a date) and `retry-after-ms`.
+        """
         for written, unit in ((self._retry_after_ms, 0.001), (self._retry_after, 1.0)):
             with suppress(ValueError):
                 seconds = float(written) * unit
