@@ -1,4 +1,4 @@
-"""The adapter registry of a lora-server, over gRPC: lists adapters and moves aliases, for the console."""
+"""A gRPC client for the adapter registry of a lora-server, for the console: lists adapters and moves aliases."""
 
 from collections.abc import Awaitable
 from typing import Any
@@ -22,10 +22,10 @@ _STATE = {number: name.removeprefix("ADAPTER_STATE_").lower() for name, number i
 
 
 class AdapterAdminClient:
-    """Lists adapters and moves aliases through a lora-server's gRPC API.
+    """Lists adapters and moves their aliases through the gRPC API of a lora-server, the service that loads adapters.
 
-    Each method raises the lora-server's own error, Unavailable ("lora_server_unavailable") if it cannot be reached, or
-    DeadlineExceeded after the timeout (`from_rpc_error`).
+    Each method raises the lora-server's own error, Unavailable ("lora_server_unavailable") if it cannot be reached,
+    or DeadlineExceeded if it does not answer in time.
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
@@ -41,21 +41,25 @@ class AdapterAdminClient:
         )
 
     async def set_alias(self, move: AliasMove) -> Alias:
-        """Points the alias to a version once that is loaded, and ends the alias's canary; returns the new alias."""
+        """Points an alias to another adapter version once that is loaded, and ends the alias's canary.
+
+        Returns the alias after the change.
+        """
         request = to_message(pb.SetAliasRequest, move)
         return to_alias(await _call(self._stub.SetAlias(request, timeout=LOAD_TIMEOUT_SECONDS)))
 
     async def set_canary(self, move: AliasMove) -> Alias:
-        """Makes the version the alias's canary once it is loaded; without a version and weight, ends the canary.
+        """Starts a canary on an alias: once the version is loaded, it gets a part of the alias's requests.
 
-        Returns the new alias.
+        If `move` has no version and no weight, ends the alias's canary. Returns the alias after the change.
         """
         request = to_message(pb.SetCanaryRequest, move, terms=None)
         return to_alias(await _call(self._stub.SetCanary(request, timeout=LOAD_TIMEOUT_SECONDS)))
 
     async def roll_back(self, move: AliasMove) -> Alias:
-        """Ends the alias's canary or, if it has none, points the alias back to its previous version; returns the new
-        alias.
+        """Ends the alias's canary or, if it has none, points the alias back to its previous version.
+
+        Returns the alias after the change.
         """
         request = to_message(pb.RollbackRequest, move)
         return to_alias(await _call(self._stub.Rollback(request, timeout=LOAD_TIMEOUT_SECONDS)))

@@ -1,7 +1,7 @@
-"""Discovers the adapters of an engine that no lora-server manages, from its `/v1/models`, and follows changes.
+"""Discovers the adapters of an engine that has no lora-server, by polling the engine's `/v1/models`.
 
-vLLM lists a base model without a `parent`, and a LoRA adapter with the base model's name as its `parent`. The last good
-list stays in use while the engine cannot be read, so that a failed poll stops no traffic.
+vLLM lists a base model without a `parent`, and a LoRA adapter with the base model's name as its `parent`. If a poll
+fails, the last good list stays in use, so that requests are not affected.
 """
 
 import asyncio
@@ -70,10 +70,11 @@ class DiscoveredAdapters:
 
 
 def find_adapters(models: Sequence[ListedModel], base: str, *, by_root: bool = False) -> DiscoveredAdapters:
-    """Returns the adapters in a list of models, and why some of them cannot be used with the base model `base`.
+    """Returns the adapters in an engine's list of models: the usable ones, and the others with the reason why not.
 
-    With `by_root`, a model without a `parent` whose `root` is `base` is an adapter too, unless its name is `base`.
-    Raises NotListed ("other_model") if the list lacks the base model.
+    `base` is the base model's name at the engine. With `by_root`, a model without a `parent` whose `root` is `base`
+    counts as an adapter too, unless its own name is `base`. Raises NotListed ("other_model") if the list lacks the
+    base model.
     """
     if by_root:
         models = [
@@ -122,7 +123,7 @@ def _why_unusable(name: str, entries: Sequence[ListedModel], parents: set[str]) 
 
 
 class AdapterDiscovery:
-    """Polls one engine's list of models, and updates the engine's state; a poll ends before the next one begins."""
+    """Polls one engine's list of models, and stores the adapters in the engine's state."""
 
     def __init__(
         self, engines: Engines, name: str, http: PooledPoster, metrics: EngineMetrics, interval_seconds: float
@@ -138,7 +139,10 @@ class AdapterDiscovery:
         self._logged_unusable: Mapping[str, str] = {}
 
     async def watch(self) -> None:
-        """Polls until cancelled, and waits `interval_seconds` between two polls, or longer if `poll` returns more."""
+        """Polls the engine until cancelled, with a pause of `interval_seconds` after each poll.
+
+        The pause is longer if the engine's response asked for it with a Retry-After.
+        """
         while True:
             wait = 0.0
             try:
@@ -148,10 +152,11 @@ class AdapterDiscovery:
             await asyncio.sleep(max(wait, self._interval_seconds))
 
     async def poll(self) -> float:
-        """Reads the list once and updates the engine's state. If that fails, the state is kept, unless no list was ever
-        read or the engine serves another model: then the engine is marked as not ready.
+        """Reads the engine's list of models once, and updates the engine's state.
 
-        Returns the seconds of the Retry-After in a failed response, at most `MAX_RETRY_AFTER_SECONDS`; 0 without one.
+        If the list cannot be read, the engine keeps its state, but is marked as not ready if no list was read before.
+        It is also marked as not ready if it serves another base model. Returns the seconds of a failed response's
+        Retry-After, at most `MAX_RETRY_AFTER_SECONDS`; 0 if it has none.
         """
         before = self._engines.get(self._name)
         try:
@@ -201,10 +206,10 @@ class AdapterDiscovery:
 
 
 async def list_models(http: PooledPoster, url: str, api: EngineApi) -> Sequence[ListedModel]:
-    """Requests the list of models of the engine with the base URL `url`; follows no redirects.
+    """Requests the list of models of an engine; `url` is the engine's base URL. Follows no redirects.
 
-    Raises NotListed if the provider has no such list, the whole response does not arrive within `LIST_TIMEOUT_SECONDS`
-    and `MAX_LIST_BYTES`, its status is not 200, or its body is not in OpenAI's format.
+    Raises NotListed if the provider has no such list, if the response does not arrive within `LIST_TIMEOUT_SECONDS`,
+    has more than `MAX_LIST_BYTES` or a status other than 200, or if its body is not in OpenAI's format.
     """
     if not api.models_path:
         raise NotListed("its provider lists no models", "missing")

@@ -1,7 +1,7 @@
-"""A client of endpoint pickers: each chooses, for one request, among the engines that have the adapter version.
+"""A client of endpoint pickers: external services, each of which chooses an engine of a group for each request.
 
-The protocol (`picker_messages`) is Envoy's external processing, with one stream for each request. The streams to one
-picker share a connection. No wait is without a limit, even if a picker stops reading or answering.
+The protocol is Envoy's external processing (see `picker_messages`), with one gRPC stream for each request; all
+streams to one picker share a connection. Every wait has a time limit, even if a picker stops reading or answering.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class _Connection:
 
 
 class EndpointPickers:
-    """The connections to endpoint pickers, one for each URL; they outlive configurations."""
+    """The connections to all endpoint pickers, one for each URL. They stay open when the configuration is reloaded."""
 
     def __init__(self, metrics: EngineMetrics, tls: ClientTls | None = None) -> None:
         """Takes `tls` for pickers with grpcs://."""
@@ -64,13 +64,15 @@ class EndpointPickers:
         request: CompletionRequest,
         clock: Callable[[], float],
     ) -> Pick | None:
-        """Asks the picker which of `targets`, engines of one group, shall answer; None if it fails and its failure mode
-        is open. The caller must call the choice's `end`.
+        """Asks the endpoint picker which of `targets`, the engines of one group, should answer the request.
 
-        Engines that the picker names and that are not in `targets` are ignored. Raises ResourceExhausted if the picker
-        sheds the request (429), Unavailable if it has no engine for it (another status) or fails with failure mode
-        close, DeadlineExceeded if the request's deadline passes, and InvalidArgument if the engines' API cannot express
-        the request.
+        Returns the picker's choice, whose `end` the caller must call; None if the picker fails and
+        `config.failure_mode` is "open". Ignores engines in the picker's answer that are not in `targets`. `clock` is
+        the event loop's.
+
+        Raises ResourceExhausted if the picker rejects the request for lack of capacity (429), Unavailable if it has
+        no engine for the request (another status) or fails with failure mode "close", DeadlineExceeded if the
+        request's deadline passes, and InvalidArgument if the engines' API cannot express the request.
         """
         engine = targets[0].engine
         group = engine.group or engine.name
@@ -146,7 +148,9 @@ class EndpointPickers:
         return ()
 
     def check(self, configs: Collection[EndpointPickerConfig]) -> None:
-        """Raises ConfigError if a picker cannot be called with this gateway's settings."""
+        """Checks that each picker in `configs` can be called with this gateway's TLS settings; raises ConfigError if
+        not.
+        """
         for config in configs:
             if _is_encrypted(config.url) and self._tls is None:
                 raise ConfigError(
@@ -155,8 +159,9 @@ class EndpointPickers:
                 )
 
     def activate(self, configs: Collection[EndpointPickerConfig]) -> None:
-        """Closes the connections to all pickers that are not in `configs`, those of the active configuration, each
-        after its last stream: requests that have begun with an earlier configuration go on.
+        """Makes `configs` the pickers of the active configuration, and closes the connections to all other pickers.
+
+        Such a connection is closed after its last stream, because requests may still use an earlier configuration.
         """
         self._configured = frozenset(config.url for config in configs)
         for url in list(self._connections):

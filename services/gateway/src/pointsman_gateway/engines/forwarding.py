@@ -1,7 +1,7 @@
-"""Sends a request to its engine through the proxy that asked for a decision, such as Envoy.
+"""Lets a proxy such as Envoy forward a request to the engine that the gateway has chosen.
 
-The proxy's exchange is in the request's context. It carries one request: further ones, such as retries on another
-engine, use connections of ours.
+This applies to requests that a proxy has passed to the gateway for a decision. The proxy forwards one call to an
+engine; further calls for the same request, such as retries, use the gateway's own connections.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class ForwardedConnection(EngineConnection):
-    """A response that a proxy passes on as it gets it from the engine."""
+    """A connection to an engine through a proxy, which sends the request and passes on the engine's response."""
 
     def __init__(self, forward: Callable[[bytes, bytes], None]) -> None:
         """Takes the function that sends the head and the body of a request, both as on an HTTP/1.1 connection."""
@@ -39,7 +39,7 @@ class ForwardedConnection(EngineConnection):
     # -- called by the proxy's exchange
 
     def begin(self, headers: Headers) -> None:
-        """Receives the response's headers; names are in lower case, and `:status` is the status."""
+        """Receives the headers of the engine's response: names in lower case, with the status code as `:status`."""
         status = 0
         for name, value in headers:
             if name == b":status":
@@ -50,7 +50,10 @@ class ForwardedConnection(EngineConnection):
         self._wake()
 
     async def feed(self, body: bytes) -> None:
-        """Receives a part of the response's body; waits while too much is unread."""
+        """Receives a part of the response's body.
+
+        Returns only when at most `MAX_UNREAD_BYTES` are buffered, so that the proxy has to wait (backpressure).
+        """
         if self.is_complete:
             return
         pieces = [body[at : at + MAX_STEP_BYTES] for at in range(0, len(body), MAX_STEP_BYTES)]
@@ -63,22 +66,27 @@ class ForwardedConnection(EngineConnection):
             await self._drained.wait()
 
     def end(self) -> None:
-        """Receives the response's end."""
+        """Records that the engine's response is complete."""
         if not self.is_complete:
             self.is_complete = True
             self._wake()
 
     def lose(self) -> None:
-        """Receives that the proxy has dropped the exchange."""
+        """Fails the connection with ConnectionFailed, because the proxy has dropped the request before the
+        response's end.
+        """
         if not self.is_complete:
             self._fail(ConnectionFailed("the proxy dropped the request"))
 
 
 class ForwardingExchange(Protocol):
-    """Interface of the proxy's exchange of one request and its response."""
+    """Interface of one request that a proxy has passed to the gateway, and can forward to an engine once."""
 
     def take(self, origin: Origin) -> ForwardedConnection | None:
-        """Returns the connection through the proxy to the engine at `origin`; None if it was taken before."""
+        """Returns a connection through the proxy to the engine at the address `origin`.
+
+        Returns None if this request's connection through the proxy was taken before.
+        """
         ...
 
 
@@ -87,7 +95,10 @@ current_exchange: ContextVar[ForwardingExchange | None] = ContextVar("current_ex
 
 
 class ForwardingPool(Pool):
-    """A pool whose first connection for a request that came through a proxy goes through that proxy."""
+    """A connection pool that sends a request's first call to an engine through the proxy from which the request came.
+
+    Further calls, and requests that came without a proxy, use the pool's own connections.
+    """
 
     def idle(self, origin: Origin) -> EngineConnection | None:
         exchange = current_exchange.get()

@@ -1,4 +1,6 @@
-"""The client of one engine's lora-server, over gRPC: watches the engine's state, loads adapters, reports outcomes."""
+"""A gRPC client for the lora-server of one engine: watches the engine's state, loads adapters, reports canary
+outcomes.
+"""
 
 import asyncio
 import ipaddress
@@ -45,7 +47,7 @@ _UNREACHABLE = "lora_server_unavailable"
 
 
 class ReportOutcome(StrEnum):
-    """Whether a report of canary outcomes has arrived at the lora-server."""
+    """What became of a report of canary outcomes: whether it has arrived at the lora-server, and was accepted."""
 
     SENT = "sent"
     KEPT = "kept"  # it did not arrive
@@ -54,7 +56,7 @@ class ReportOutcome(StrEnum):
 
 
 class LoraServerClient:
-    """Watches a lora-server, and loads adapters through it; implements `LoraServer`."""
+    """The client of an engine's lora-server, the service that loads its adapters; implements `LoraServer`."""
 
     def __init__(
         self,
@@ -91,11 +93,12 @@ class LoraServerClient:
         return dict(adapter.facts)
 
     async def ensure(self, version: str, seconds: float) -> None:
-        """Loads a version into the engine. Concurrent calls for the same version share one load, and the time limit
-        `seconds` of the first call. Cancelling a call does not stop the load, because others may wait for it.
+        """Loads an adapter version into the engine, and returns once it is loaded.
 
-        Raises Unavailable if the lora-server rejects the load, cannot be reached or takes longer than `seconds`, or if
-        the engine is removed from the configuration meanwhile.
+        Concurrent calls for one version share a load, which may take the `seconds` of the first call. Cancelling a
+        call does not stop the load, because others may wait for it. Raises Unavailable if the lora-server rejects the
+        load, cannot be reached or takes longer than `seconds`, or if the engine is removed from the configuration
+        during the load.
         """
         load = self._loads.get(version)
         if load is None:
@@ -154,8 +157,9 @@ class LoraServerClient:
         return ReportOutcome.SENT
 
     async def watch(self) -> None:
-        """Stores every report of the lora-server until cancelled. Reopens the stream half a second after it has ended,
-        failed, or been silent for `SILENCE_TIMEOUT_SECONDS`.
+        """Reads the lora-server's stream of reports, and stores each in the engine's state, until cancelled.
+
+        If the stream ends, fails, or is silent for `SILENCE_TIMEOUT_SECONDS`, opens it again after half a second.
         """
         logged = ""
         while True:
@@ -206,7 +210,7 @@ class LoraServerClient:
         self._engines.update(engine)
 
     async def close(self) -> None:
-        """Cancels the loads in progress, and waits for their end."""
+        """Cancels all adapter loads in progress, and waits until they have ended."""
         loads = list(self._loads.values())
         for task in loads:
             task.cancel()
@@ -224,9 +228,10 @@ async def watch_engine(
     interceptors: Interceptors = (),
     token: Token | None = None,
 ) -> None:
-    """Keeps the state of the engine `name` in `engines` up to date from the lora-server at `address`, until cancelled.
+    """Updates the state of the engine `name` in `engines` by the reports of its lora-server, until cancelled.
 
-    Meanwhile the engine's state has clients of the lora-server (`lora_server`, `adapter_admin`).
+    `address` is the lora-server's HOST:PORT. While this runs, the engine's state holds clients of the lora-server, in
+    `lora_server` and `adapter_admin`; otherwise these are None.
     """
     async with open_channel(address, tls, interceptors, token) as channel:
         server = LoraServerClient(engines, name, channel, metrics)

@@ -1,4 +1,8 @@
-"""The choice of an endpoint picker for one request, and the reports to the picker: who answers, and the end."""
+"""The choice that an endpoint picker has made for one request, and the gateway's reports back to the picker.
+
+An endpoint picker is an external service that chooses an engine. It is told which engine answers, and when the answer
+has ended.
+"""
 
 import asyncio
 import contextlib
@@ -22,7 +26,7 @@ Start = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 
 class Pick:
-    """The picker's choice for one request, and the stream on which it hears who has served it."""
+    """An endpoint picker's choice of engines for one request, with the open stream for reports to the picker."""
 
     def __init__(self, targets: Sequence[Target], stream: Any, start: Start, release: Callable[[], None]) -> None:
         """Takes the chosen engines, the best one first, and the open stream to the picker. `start` runs a coroutine in
@@ -34,11 +38,14 @@ class Pick:
         self._has_ended = False
 
     def served(self, target: Target) -> None:
-        """Tells the picker which engine has begun to answer."""
+        """Reports to the picker that the engine `target` has begun to answer."""
         self._served = self._start(self._write(served_message(address_of(target))))
 
     def end(self) -> None:
-        """Tells the picker that the answer has ended, and ends the stream. Idempotent."""
+        """Reports to the picker that the answer has ended, and ends the stream. Idempotent.
+
+        If no engine has begun to answer, ends the stream without a report.
+        """
         if self._has_ended:
             return
         self._has_ended = True
@@ -66,14 +73,17 @@ class Pick:
 
 
 def address_of(target: Target) -> str:
-    """Returns the engine's HOST:PORT, by which pickers know it; an IPv6 address is in brackets."""
+    """Returns the engine's address as HOST:PORT, as endpoint pickers expect it; an IPv6 address is in brackets."""
     url = urlsplit(target.engine.url)
     host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
     return f"{host}:{url.port or (443 if url.scheme == 'https' else 80)}"
 
 
 def reporting(answer: AnswerStream, pick: Pick) -> AnswerStream:
-    """Returns the answer with a source that tells the picker who answers, and when the answer has ended."""
+    """Reports to the picker that an engine has begun to answer; returns the same answer, whose end is reported too.
+
+    If the answer comes from an engine that the picker has not chosen, ends the pick and returns `answer` unchanged.
+    """
     served = next((target for target in pick.targets if target.engine.name == answer.engine), None)
     if served is None:  # an engine of another group has answered
         pick.end()

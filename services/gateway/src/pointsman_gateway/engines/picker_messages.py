@@ -1,4 +1,7 @@
-"""The messages to and from endpoint pickers, by the Gateway API Inference Extension's proposal 004, version 1."""
+"""Writes and reads the messages of endpoint pickers, external services that choose an engine for each request.
+
+Their protocol is proposal 004, version 1, of the Gateway API Inference Extension.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import urlsplit
@@ -36,10 +39,12 @@ _ANSWER_HEADERS = {":status": "200", "content-type": "text/event-stream"}
 
 
 def to_messages(request: EngineRequest, caller: Caller, offered: Iterable[str]) -> Sequence[ext_proc.ProcessingRequest]:
-    """Returns the messages that ask a picker: the headers, and the body in one or more parts.
+    """Returns the messages that ask a picker to choose an engine: one with headers, then the body in one or more
+    parts.
 
-    The body is that of `request`, as its engine would get it. `offered` are the addresses (HOST:PORT) to choose among.
-    Raises InvalidArgument if the engine's API cannot express the request.
+    The body is what the engine would get for `request`. `offered` are the addresses (HOST:PORT) of the engines to
+    choose from, and `caller` sets headers for the tenant and the priority. Raises InvalidArgument if the engine's API
+    cannot express the request.
     """
     endpoint = request.api.endpoints[request.operation]
     metadata = _metadata(SUBSET_NAMESPACE, SUBSET_KEY, list(offered))
@@ -52,7 +57,7 @@ def to_messages(request: EngineRequest, caller: Caller, offered: Iterable[str]) 
 
 
 def served_message(address: str) -> ext_proc.ProcessingRequest:
-    """Returns the message that the engine at `address` has begun to answer."""
+    """Returns the message that tells a picker which engine has begun to answer; `address` is the engine's HOST:PORT."""
     return ext_proc.ProcessingRequest(
         response_headers=ext_proc.HttpHeaders(headers=_header_map(_ANSWER_HEADERS)),
         metadata_context=_metadata(ENDPOINT_NAMESPACE, SERVED_KEY, address),
@@ -60,15 +65,16 @@ def served_message(address: str) -> ext_proc.ProcessingRequest:
 
 
 def end_message() -> ext_proc.ProcessingRequest:
-    """Returns the message that the answer has ended; its text is not sent."""
+    """Returns the message that tells a picker that the answer has ended; the answer's text is not sent to pickers."""
     return ext_proc.ProcessingRequest(response_body=ext_proc.HttpBody(end_of_stream=True))
 
 
 def named_addresses(response: ext_proc.ProcessingResponse) -> Sequence[str]:
-    """Returns the addresses that a response names in its metadata or its header, without repetitions; empty if it
+    """Returns the engine addresses (HOST:PORT) that a picker's response names, without repetitions; empty if it
     names none.
 
-    Raises ResourceExhausted if the picker sheds the request (429), Unavailable if it answers with another status.
+    They are read from the response's metadata or else from its header mutations. Raises ResourceExhausted if the
+    picker rejects the request for lack of capacity (429), and Unavailable if it answers with another status.
     """
     if response.HasField("immediate_response"):
         raise _refusal(response.immediate_response.status.code)
