@@ -1,4 +1,4 @@
-"""The limit of answers for which neither the request nor its path sets `max_tokens`."""
+"""The `max_tokens` that the gateway sets for answers if neither the request nor its path sets one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ MAX_NUMBER_TOKENS = 25
 
 
 def default_max_tokens(path: Path, request: Request, sampling: Sampling, prompt: Prompt) -> int | None:
-    """Returns the `max_tokens` that the gateway sets for a request; None if it sets no limit.
+    """Returns the `max_tokens` that the gateway sets for a request; None if it sets none.
 
     `sampling` are the request's parameters, completed by the path's. The gateway sets no limit in any of these cases:
     * the path or the request has a limit already, or the path has no `answer_limit`;
@@ -40,9 +40,10 @@ def default_max_tokens(path: Path, request: Request, sampling: Sampling, prompt:
 
 
 def max_tokens_as_json(value: Any, enough: int) -> int:
-    """Returns an upper limit for the number of tokens of `value` as JSON with at most one blank after each mark.
+    """Returns an upper bound for the number of tokens of `value`, if it is written as JSON.
 
-    Stops counting once there are more than `enough` tokens, so that the time is bounded for large values.
+    The JSON may have at most one space after each punctuation mark. Stops counting once the bound is over `enough`
+    tokens, and returns it, so that large values do not take long.
     """
     total, pending = 0, [value]
     while pending and total <= enough:

@@ -1,4 +1,4 @@
-"""Finds the members of a group of engines by DNS: each address of the name is one engine, looked up periodically."""
+"""Finds the engines of a group by DNS: each address of a name is one engine. The name is looked up periodically."""
 
 import asyncio
 import logging
@@ -23,12 +23,14 @@ LOOKUP_TIMEOUT_SECONDS = 2.0
 
 class Resolver(Protocol):
     async def addresses(self, host: str) -> frozenset[str]:
-        """Returns the IP addresses of `host`, at least one; raises Unavailable if DNS fails or has none."""
+        """Returns the IP addresses of the host name `host`, at least one; raises Unavailable if DNS fails or has
+        none.
+        """
         ...
 
 
 async def watch_dns(group: EngineGroup, name: DnsName, resolver: Resolver) -> None:
-    """Looks the group's name up every `LOOKUP_INTERVAL_SECONDS`, until cancelled."""
+    """Looks up `name` every `LOOKUP_INTERVAL_SECONDS`, and updates the group's engines, until cancelled."""
     while True:
         try:
             await look_up(group, name, resolver)
@@ -38,10 +40,10 @@ async def watch_dns(group: EngineGroup, name: DnsName, resolver: Resolver) -> No
 
 
 async def look_up(group: EngineGroup, name: DnsName, resolver: Resolver) -> None:
-    """Sets the group's members to the name's addresses.
+    """Looks up `name` in DNS once, and makes each of its addresses one engine of the group.
 
-    If DNS fails or lists no address, the members stay, so that a wrong DNS answer does not remove all engines that
-    work.
+    If DNS fails or has no address, the group keeps its engines, so that a wrong DNS answer does not remove working
+    ones.
     """
     try:
         addresses = await resolver.addresses(name.host)
@@ -52,7 +54,7 @@ async def look_up(group: EngineGroup, name: DnsName, resolver: Resolver) -> None
 
 
 class DnsResolver:
-    """Looks names up in DNS; /etc/hosts is not read. Implements `Resolver`."""
+    """Looks up host names in DNS, without reading /etc/hosts; implements `Resolver`."""
 
     def __init__(self, server: str = "") -> None:
         """Takes the name server's ADDRESS:PORT; if it is empty, those in /etc/resolv.conf are asked."""
@@ -60,10 +62,10 @@ class DnsResolver:
         self._resolver: NameServers | None = None
 
     async def addresses(self, host: str) -> frozenset[str]:
-        """Returns the IPv4 addresses of `host`, or the IPv6 ones if it has none, so that a machine with both is listed
-        once.
+        """Returns the IPv4 addresses of `host`; the IPv6 addresses if it has no IPv4 address.
 
-        Raises Unavailable if there is no answer within `LOOKUP_TIMEOUT_SECONDS`, no such name, or no address.
+        A machine with both is therefore listed once. Raises Unavailable if there is no answer within
+        `LOOKUP_TIMEOUT_SECONDS`, no such name, or no address.
         """
         if self._resolver is None:  # a reload may add the first group during streams, and the import takes 0.2 s
             await asyncio.to_thread(import_module, "dns.asyncresolver")

@@ -1,4 +1,6 @@
-"""Checks one engine with real requests: its models, its adapters, a streamed answer of one token, and its key."""
+"""Checks one engine with real requests: its list of models, its adapters, a streamed answer of one token, and its
+API key.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -37,10 +39,11 @@ class EngineFinding:
 async def check_engine(
     engine: Engine, timeouts: Timeouts, *, discovers: bool, adapters: Collection[str]
 ) -> AsyncIterator[EngineFinding]:
-    """Checks an engine with real requests, and yields the findings one by one; a failure is a finding, not an error.
+    """Checks an engine with real requests, and yields the findings one by one; a failed check is a finding, not an
+    error.
 
-    `discovers` says whether the engine is configured with `adapters: discover`. Then it must list its models, and the
-    list must contain `adapters`, the names of the adapters that the configured paths need.
+    `discovers` says whether the engine is configured with `adapters: discover`. If so, it must list its models, and
+    the list must contain `adapters`, the names of the adapters that the configured paths need.
     """
     pool = Pool()
     http = PooledPoster(pool, str)

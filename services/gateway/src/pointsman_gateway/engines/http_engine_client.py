@@ -1,6 +1,6 @@
-"""The HTTP client for engines: sends requests, and passes the chunks of answers to sinks as they arrive.
+"""The HTTP client for engines: sends requests, and pushes the chunks of streamed answers to sinks as they arrive.
 
-The engine's dialect (OpenAI's or Anthropic's API) writes the request and parses the answer.
+The engine's dialect (OpenAI's or Anthropic's API) writes the request's body and parses the answer.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ Message = tuple[bytes, bytes]
 
 
 class HttpEngineClient:
-    """Sends requests to engines by HTTP, with one pool of connections; implements `EngineClient`."""
+    """Sends requests to all engines over HTTP/1.1, from one pool of connections; implements `EngineClient`."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -50,14 +50,18 @@ class HttpEngineClient:
         return HttpTransfer(self, request, sink)
 
     async def connect(self, request: EngineRequest) -> EngineConnection:
-        """Opens a new connection to the request's engine; raises the errors of `Pool.connect`."""
+        """Opens a new connection to the engine of `request`.
+
+        Raises NotConnected after the engine's connect timeout, TimedOut at the request's deadline, and
+        ConnectionFailed for other failures.
+        """
         return await self.pool.connect(origin_of(request.url), request.timeouts.connect_seconds, request.deadline)
 
 
 class HttpTransfer:
-    """Sends one request, reads the answer in the connection's callbacks, without a task, and pushes it to a sink.
+    """One request to an engine over HTTP, whose answer is parsed and pushed to a sink; implements `Transfer`.
 
-    Implements `Transfer`.
+    Works in the connection's callbacks, without an asyncio task.
     """
 
     __slots__ = (

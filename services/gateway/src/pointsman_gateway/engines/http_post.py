@@ -1,4 +1,4 @@
-"""Requests to engines whose response is needed as a whole: embeddings, the list of models, and counts of tokens."""
+"""HTTP requests to engines whose response is needed as a whole: embeddings, lists of models, and counts of tokens."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,9 @@ Reserve = Callable[[int], None]
 
 
 class PooledPoster:
-    """Sends requests over the engines' connection pool; implements `HttpPoster`."""
+    """Sends HTTP requests over the connection pool of the engines, and returns whole responses; implements
+    `HttpPoster`.
+    """
 
     def __init__(self, pool: Pool, trace_headers: Callable[[], str]) -> None:
         """Takes `trace_headers`, which returns the header lines with the current request's trace context."""
@@ -39,10 +41,11 @@ class PooledPoster:
         return await self._send("POST", url, auth_header, body, deadline, _Limit(max_bytes, reserve))
 
     async def get(self, url: str, auth_header: str, deadline: float, max_bytes: int) -> HttpReply:
-        """Requests a URL by GET; `auth_header` is a header line, or empty. Error statuses and redirects are returned.
+        """Sends a GET request; returns the response whatever its status is, and follows no redirects.
 
-        Raises HttpUnreachable if there is no connection within `CONNECT_SECONDS`, no complete response by `deadline`
-        (on the event loop's clock), or more than `max_bytes` of a body, and if the connection is lost.
+        `auth_header` is a whole header line, or empty. Raises HttpUnreachable if there is no connection within
+        `CONNECT_SECONDS`, if the connection is lost, or if the response is not complete by `deadline` (on the event
+        loop's clock) or has a body of more than `max_bytes`.
         """
         return await self._send("GET", url, auth_header, b"", deadline, _Limit(max_bytes))
 

@@ -1,7 +1,8 @@
-"""Finds the members of a group of engines by an InferencePool: the ready pods that it selects, each with its ports.
+"""Finds the engines of a group by a Kubernetes InferencePool: the ready pods that it selects, each with the pool's
+ports.
 
-Pods are listed and then watched, so that a change is known at once. After `WATCH_SECONDS` or an error, pool and
-pods are read anew: this also finds a changed pool, and repairs an expired version and a dead connection.
+Pods are listed and then watched, so that a change is known at once. After `WATCH_SECONDS` or an error, pool and pods
+are read again: this also finds a changed pool, and replaces an expired resource version or a dead connection.
 """
 
 import asyncio
@@ -37,10 +38,11 @@ HTTP = "http"
 
 
 async def watch_pool(group: EngineGroup, pool: PoolName, service_account: Path) -> None:
-    """Keeps the group's members up to date with the pods of the pool, until cancelled.
+    """Updates the group's engines from the ready pods that the InferencePool selects, until cancelled.
 
-    If the API does not answer or refuses, the members stay. If it answers that there is no pool, or that no pod is
-    ready, there are none.
+    If the Kubernetes API does not answer or refuses, the group keeps its engines. If it answers that there is no such
+    pool, or that no pod is ready, the group has no engines. `service_account` is the folder with the API's
+    credentials.
     """
     wait, backoff = 0.0, Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)
     while True:

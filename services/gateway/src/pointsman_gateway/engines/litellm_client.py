@@ -1,7 +1,7 @@
-"""Engines of `provider: litellm/NAME`, through LiteLLM's SDK: for providers that have no preset.
+"""Calls engines with `provider: litellm/NAME` through LiteLLM's SDK, for providers that have no preset.
 
-It is slower than the gateway's own client: the SDK builds objects for each event, and its answers are serialized again,
-so that they are read like those of every other engine.
+This is slower than the gateway's own client, because the SDK builds objects for each event, which are then serialized
+again so that they can be parsed like the answers of other engines.
 """
 
 import asyncio
@@ -39,8 +39,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 def load_litellm() -> Any:
-    """Imports LiteLLM's SDK, which takes seconds, and returns the module. First sets environment variables that keep it
-    from downloading prices. Raises ConfigError if the SDK is not installed.
+    """Imports LiteLLM's SDK, which takes seconds, and returns its module; raises ConfigError if it is not installed.
+
+    First sets environment variables that keep the SDK from downloading prices.
     """
     # Otherwise its import downloads a list of prices, and reads a file .env.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -56,7 +57,10 @@ def load_litellm() -> Any:
 
 
 class LiteLLMClient:
-    """Calls engines through LiteLLM's SDK, and all others through `inner`; implements `EngineClient`."""
+    """Calls engines with `provider: litellm/NAME` through LiteLLM's SDK, and all others through the client `inner`.
+
+    Implements `EngineClient`.
+    """
 
     def __init__(self, inner: EngineClient) -> None:
         self._inner = inner
@@ -68,7 +72,7 @@ class LiteLLMClient:
 
 
 class LiteLLMTransfer:
-    """Sends one request through the SDK, and reads the answer in a task; implements `Transfer`."""
+    """One request to an engine through LiteLLM's SDK, whose answer a task pushes to a sink; implements `Transfer`."""
 
     def __init__(self, request: EngineRequest, sink: ChunkSink) -> None:
         """Starts the task. Raises InvalidArgument if the request is no chat, or has too many stop sequences."""

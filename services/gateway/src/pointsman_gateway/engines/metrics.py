@@ -1,6 +1,6 @@
-"""Prometheus metrics of the engines, and the canary outcomes that are reported to the lora-servers.
+"""Prometheus metrics of the engines, and the reports of canary outcomes to the lora-servers.
 
-The values of labels are bounded: names in models.yaml, numbers in a group, error codes, and fixed words.
+The values of labels are bounded: names in models.yaml, member numbers in a group, error codes, and fixed words.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ class CallTimer(Protocol):
     """Interface for recording the duration of engine calls; `GenAiMetrics` implements it."""
 
     def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
-        """Records how many `seconds` a finished call to an engine took.
+        """Records how long a call to an engine took, in `seconds`.
 
-        `operation` is the kind of request, and `model` the base model or adapter version that was called. `outcome` is
-        "ok", "cancelled", "internal" (a bug of the gateway) or another error's code.
+        `operation` is the kind of request, such as "chat", and `model` the base model or adapter version that was
+        called. `outcome` is "ok", "cancelled", "internal" (a bug of the gateway) or another error's code.
         """
         ...
 
@@ -42,9 +42,10 @@ class NullCallTimer:
 
 
 class EngineMetrics:
-    """The metrics of what happens with engines: calls, opened circuit breakers, retries, hedges, adapter loads,
-    evictions and changes, reports of canary outcomes, lists of models, choices of endpoint pickers, and changes of
-    groups.
+    """The counters and gauges of everything that happens to engines and engine groups, for Prometheus.
+
+    They cover calls, circuit breakers that open, retries, hedged requests, adapter loads, evictions and changes,
+    reports of canary outcomes, polls of lists of models, choices of endpoint pickers, and changes of groups.
     """
 
     def __init__(self, registry: CollectorRegistry, calls: CallTimer | None = None) -> None:
@@ -126,10 +127,10 @@ class EngineMetrics:
         )
 
     def ended(self, request: EngineRequest, model: str, outcome: str, seconds: float) -> None:
-        """Counts a call that has ended, and records its duration in seconds.
+        """Counts a call to an engine that has ended, and records its duration in `seconds`.
 
-        `model` is the base model or the adapter version that was called. `outcome` is "ok", "cancelled", "internal" (a
-        bug of the gateway) or another error's code.
+        `model` is the base model or the adapter version that was called. `outcome` is "ok", "cancelled", "internal"
+        (a bug of the gateway) or another error's code.
         """
         self._calls.observe_call(request.operation, model, outcome, seconds)
         self._attempts.series(request.engine, outcome).value += 1
@@ -138,18 +139,26 @@ class EngineMetrics:
         self._opened.labels(engine).inc()
 
     def retried(self, engine: str, outcome: str) -> None:
-        """Counts a retry after `engine` has failed; `outcome` is "sent", or "refused" by the retry budget."""
+        """Counts a retry after the engine named `engine` has failed.
+
+        `outcome` is "sent", or "refused" if the retry budget was used up and so the retry was not sent.
+        """
         self._retries.labels(engine, outcome).inc()
 
     def hedged(self, engine: str, outcome: str) -> None:
-        """Counts a hedged request whose first `engine` was slow. `outcome` is "won" (the second engine answered first),
-        "lost" (the first one did), "failed" (neither answered) or "refused" (by the retry budget).
+        """Counts a hedged request: one that was to be sent to a second engine because the first one, `engine`, was
+        slow.
+
+        `outcome` is "won" (the second engine answered first), "lost" (the first one did), "failed" (neither answered)
+        or "refused" (the retry budget was used up, so no second request was sent).
         """
         self._hedges.labels(engine, outcome).inc()
 
     def loaded(self, engine: str, outcome: str) -> None:
-        """Counts an adapter load; `outcome` is "loaded", "refused", "late" (timeout) or "away" (the lora-server is
-        unreachable).
+        """Counts an attempt to load an adapter into the engine named `engine`.
+
+        `outcome` is "loaded", "refused" (the lora-server rejected it), "late" (timeout) or "away" (the lora-server
+        cannot be reached).
         """
         self._loads.labels(engine, outcome).inc()
 
@@ -157,23 +166,29 @@ class EngineMetrics:
         self._evicted.labels(engine).inc()
 
     def canary_reported(self, requests: int, outcome: str) -> None:
-        """Counts `requests` whose canary outcomes were reported. `outcome` is "sent", "refused", "lost" (see
-        `LoraServer.report`), or "full" if they were dropped before a report.
+        """Counts a number of `requests` to aliases with a canary, whose outcomes were to be reported to a
+        lora-server.
+
+        `outcome` is "sent", "refused" (the lora-server rejected them), "lost" (it is unknown whether they have
+        arrived) or "full" (they were dropped before a report).
         """
         self._canary_outcomes.labels(outcome).inc(requests)
 
     def looked_up(self, group: str, outcome: str) -> None:
-        """Counts a lookup of a group; `outcome` is "answered" or "failed"."""
+        """Counts a lookup of an engine group in DNS or Kubernetes; `outcome` is "answered" or "failed"."""
         self._lookups.labels(group, outcome).inc()
 
     def picked(self, group: str, result: str) -> None:
-        """Counts a request for which the endpoint picker of `group`, a group or a single engine, was to choose.
-        `result` is "picked", "no_endpoint" (it has none for the request), "shed" or "failed".
+        """Counts a request for which an endpoint picker was asked to choose an engine of `group`, a group or a
+        single engine.
+
+        `result` is "picked", "no_endpoint" (the picker has no engine for the request), "shed" (it rejected the
+        request for lack of capacity) or "failed".
         """
         self._picks.labels(group, result).inc()
 
     def models_listed(self, engine: str, outcome: str) -> None:
-        """Counts a poll of an engine's list of models; `outcome` is "listed" or that of a `NotListed`."""
+        """Counts a poll of an engine's list of models; `outcome` is "listed" or a `NotListed.outcome`."""
         self._listings.labels(engine, outcome).inc()
 
     def adapters_changed(self, engine: str, came: int, went: int) -> None:
@@ -194,7 +209,9 @@ class EngineMetrics:
 
 
 class EngineStates(Collector):
-    """Gauges of the engines' load, readiness, adapters and breakers, read at each scrape."""
+    """Gauges of each engine's requests in flight, readiness, number of adapters and circuit breaker, read at each
+    scrape.
+    """
 
     def __init__(self, states: Callable[[], Sequence[EngineState]]) -> None:
         """Takes `states`, which returns the states of the active configuration's engines."""
@@ -211,7 +228,7 @@ class EngineStates(Collector):
         )
 
     def describe(self) -> Iterator[Metric]:
-        """Returns nothing: the registry calls this at registration, before there is any state to read."""
+        """Returns no metrics: Prometheus' registry calls this at registration, when there is no state to read yet."""
         return iter(())
 
     def _family(self, name: str, documentation: str, value: Callable[[EngineState], float]) -> GaugeMetricFamily:
@@ -222,22 +239,30 @@ class EngineStates(Collector):
 
 
 class CanaryOutcomeSource(Protocol):
-    """Interface of the counts of canary outcomes that are not reported yet; `CanaryOutcomes` implements it."""
+    """Interface of the counts of canary outcomes that have not been reported to a lora-server yet.
+
+    `CanaryOutcomes` implements it.
+    """
 
     def take(self) -> Mapping[str, Sequence[CanaryReport]]:
-        """Returns all counts by base model, and resets them."""
+        """Returns the unreported counts, as a list of reports for each base model's name, and resets all counts to
+        zero.
+        """
         ...
 
     def give_back(self, model: str, unreported: Sequence[CanaryReport]) -> None:
-        """Adds back counts that could not be reported, so that the next `take` returns them."""
+        """Adds the counts in `unreported` again, so that the next `take` returns them; `model` is the base model's
+        name.
+        """
         ...
 
 
 class CanaryReporter:
-    """Reports canary outcomes to the lora-servers about once a second, each outcome at most once.
+    """Reports the outcomes of requests to canaries to the lora-servers about once a second, each outcome at most
+    once.
 
-    A report that may have arrived is not repeated, so up to a second of outcomes is lost if a lora-server disappears or
-    times out during a call. A report that cannot have arrived is sent again with the next one.
+    A report that may have arrived is not repeated, so up to a second of outcomes is lost if a lora-server disappears
+    or times out during a call. A report that cannot have arrived is sent again with the next one.
     """
 
     def __init__(self, source: CanaryOutcomeSource, engines: Callable[[], Engines], metrics: EngineMetrics) -> None:
@@ -253,8 +278,9 @@ class CanaryReporter:
             await self.report()
 
     async def report(self) -> None:
-        """Reports the outcomes of each base model to one of its lora-servers, which share one registry. If none is
-        reachable, the outcomes are kept for the next report; if one refuses them, they are dropped.
+        """Reports the outcomes of each base model to one of the model's lora-servers, which share one registry.
+
+        If none can be reached, the outcomes are kept for the next report; if one rejects them, they are dropped.
         """
         for model, reports in self._source.take().items():
             await self._report(model, reports)

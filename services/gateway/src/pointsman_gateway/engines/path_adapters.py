@@ -1,4 +1,4 @@
-"""A metric of the adapter versions that paths use, by which dashboards show that an alias has moved."""
+"""A Prometheus metric of the adapter version that each path uses, so that dashboards show when an alias has moved."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -22,5 +22,5 @@ class PathAdapters(Collector):
         yield family
 
     def describe(self) -> Iterator[Metric]:
-        """Returns nothing: the registry calls this at registration, before there is a configuration."""
+        """Returns no metrics: Prometheus' registry calls this at registration, when there is no configuration yet."""
         return iter(())

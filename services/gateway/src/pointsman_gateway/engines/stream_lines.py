@@ -4,10 +4,10 @@ MAX_LINE_BYTES = 4 * 1024 * 1024
 
 
 def split_lines(rest: bytearray, piece: bytes) -> list[bytes]:
-    """Returns the lines that end in `piece`, without their line feeds.
+    """Splits the next piece of a stream into lines: returns the lines that are complete now, without line feeds.
 
-    `rest` is the unfinished line of the earlier pieces; the function replaces its content by the new unfinished line.
-    Only the new piece is searched, and `rest` is copied once, when its line ends.
+    `rest` holds the unfinished line of earlier pieces, and afterwards the new unfinished line. To take linear time,
+    only the new piece is searched, and `rest` is copied once, when its line ends.
     """
     if not rest:
         *lines, unfinished = piece.split(b"\n")

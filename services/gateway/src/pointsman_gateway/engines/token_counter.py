@@ -1,4 +1,4 @@
-"""Counts the tokens of a prompt by asking a vLLM engine of the path's base model; other engines cannot count."""
+"""Counts the tokens of a prompt by asking a vLLM engine; engines of other kinds cannot count."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -39,10 +39,12 @@ class TokenCounter:
     async def count(
         self, model: str, messages: Sequence[Message], fields: Mapping[str, Any], deadline: float
     ) -> int | None:
-        """Returns the number of tokens of a prompt for the base model `model`. Asks one available vLLM engine; returns
-        None if there is none, or if it fails or does not answer within `COUNT_SECONDS`.
+        """Returns the number of tokens of a prompt for the base model `model`, as one available vLLM engine counts
+        it.
 
-        `fields` are the other fields of the chat request, such as `tools`; `deadline` is on the event loop's clock.
+        Returns None if the model has no available vLLM engine, or if that fails or does not answer within
+        `COUNT_SECONDS`. `fields` are the other fields of the chat request, such as `tools`; `deadline` is on the
+        event loop's clock.
         """
         try:
             # An adapter has the tokenizer of its base model, and need not be loaded.
