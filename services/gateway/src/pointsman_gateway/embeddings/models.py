@@ -1,7 +1,7 @@
 """The two kinds of embedding models: remote ones at an OpenAI-compatible endpoint, and the gateway's own encoder.
 
-The response of an endpoint is relayed unchanged. The encoder runs in a worker thread of this process. A text that is
-too long for it is rejected, truncated, or split into windows whose vectors are averaged.
+An endpoint's response is passed to the client unchanged. The encoder runs in worker threads of this process. A text
+that is too long for it is rejected, truncated, or split into windows whose vectors are averaged.
 """
 
 import asyncio
@@ -39,15 +39,16 @@ BATCH_TEXTS = 16
 
 
 class RemoteEmbedder:
-    """Gets vectors from an OpenAI-compatible endpoint; implements `Embedder`."""
+    """Gets vectors from a model at an OpenAI-compatible endpoint; implements `Embedder`."""
 
     def __init__(self, endpoint: ModelEndpoint, http: HttpPoster) -> None:
         self._endpoint = EndpointClient(endpoint, http)
 
     async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        """Sends the texts to the endpoint, and relays its response unchanged.
+        """Sends the texts to the endpoint, and returns its response unchanged.
 
-        Raises InvalidArgument if `overflow` is not None or "error", and as `EndpointClient.post` does.
+        Raises InvalidArgument if `inputs.overflow` is neither None nor "error" or the endpoint rejects the request,
+        NotFound if the endpoint lacks the model, Unavailable if it fails, and what `inputs.reserve` raises.
         """
         if inputs.overflow not in (None, "error"):
             raise InvalidArgument(
@@ -102,33 +103,33 @@ def _usage(end: bytes) -> Mapping[str, Any] | None:
 
 
 class EmbeddingModel(Protocol):
-    """Interface to an embedding model that runs in this process; thread-safe. `Encoder` implements it."""
+    """Interface of an embedding model that runs in this process; `Encoder` implements it. Thread-safe."""
 
     @property
     def dimensions(self) -> int: ...
 
     @property
     def max_tokens(self) -> int:
-        """Returns how many tokens of a text the model reads, special ones included."""
+        """Returns how many tokens of a text the model can read, special tokens included."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Returns the name that identifies the exact model."""
+        """Returns the name that identifies the exact model; responses have it in their field `model`."""
         ...
 
     @property
     def tokenizer(self) -> Tokenizer: ...
 
     def embed(self, texts: Sequence[str]) -> Vector:
-        """Returns one row for each text: (texts, dimensions)."""
+        """Returns the vectors of the texts as a matrix with one row for each text: (texts, dimensions)."""
         ...
 
 
 class LocalEmbedder:
-    """Computes vectors in this process; implements `Embedder`.
+    """Computes vectors with a model in this process; implements `Embedder`.
 
-    Only one batch is computed at a time, so that the classifier has a free core.
+    Computes one batch at a time, so that a CPU core is left for the classifier.
     """
 
     def __init__(
@@ -140,14 +141,18 @@ class LocalEmbedder:
         self._lock = lock or asyncio.Semaphore(1)
 
     def with_overflow(self, overflow: Overflow) -> "LocalEmbedder":
-        """Returns an embedder of the same model with another `overflow`; both share the lock."""
+        """Returns an embedder of the same model that handles texts that are too long by `overflow` by default.
+
+        Both embedders share a lock, so that only one of them computes at a time.
+        """
         return LocalEmbedder(self._encoder, overflow, self._lock)
 
     async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        """Embeds the texts of a request in threads, in batches of `BATCH_TEXTS`.
+        """Computes the vectors of the request's texts in threads, in batches of `BATCH_TEXTS`, and returns the
+        response.
 
-        Raises InvalidArgument if `dimensions` is not the model's, if a text is too long and `overflow` is "error", or
-        if token ids are not those of the model's tokenizer.
+        Raises InvalidArgument if `inputs.dimensions` is not the model's, if a text is too long and the overflow is
+        "error", or if token ids are not those of the model's own tokenizer.
         """
         self._check(inputs)
         answer = WindowedAnswer(inputs.base64)

@@ -1,4 +1,4 @@
-"""A request for embeddings, the answer, and the interface of embedding models."""
+"""A request for embeddings, the response to it, and the interface of embedding models."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ EMBEDDINGS = CallKind(
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingRequest:
-    """A client's request for embeddings: texts or token ids, and the form of the vectors."""
+    """A client's request for embeddings: texts or token ids, and the wanted form of the vectors."""
 
     request: Request
     """The model, caller and deadline; its only message is the first text, or empty for token ids."""
@@ -46,14 +46,15 @@ class EmbeddingRequest:
 
     @property
     def max_tokens(self) -> int:
-        """Returns the largest possible number of tokens, without special ones: no tokenizer makes more than one token
-        of each UTF-8 byte.
+        """Returns the largest possible number of tokens in all texts, without special tokens.
+
+        No tokenizer makes more than one token of each UTF-8 byte.
         """
         return sum(len(t.encode()) for t in self.texts) + sum(self._id_counts)
 
     @property
     def count(self) -> int:
-        """Returns the number of texts."""
+        """Returns the number of texts, including those that are given as token ids."""
         return len(self.texts) + len(self._id_counts)
 
     @property
@@ -63,7 +64,7 @@ class EmbeddingRequest:
 
 @dataclass(frozen=True, slots=True)
 class EncodedEmbeddings:
-    """The response to a request for embeddings, as JSON in OpenAI's format."""
+    """The response to a request for embeddings, encoded as JSON in OpenAI's format, with the tokens to charge."""
 
     pieces: tuple[bytes, ...]
     """The body in pieces, because writing it at once would block the event loop."""
@@ -71,13 +72,13 @@ class EncodedEmbeddings:
 
 
 class Embedder(Protocol):
-    """Interface to an embedding model; `LocalEmbedder` and `RemoteEmbedder` implement it."""
+    """Interface of an embedding model, local or remote; `LocalEmbedder` and `RemoteEmbedder` implement it."""
 
     async def embed(self, inputs: EmbeddingRequest) -> EncodedEmbeddings:
-        """Returns the response with the vectors of the texts.
+        """Returns the response with one vector for each text of the request.
 
-        Raises InvalidArgument if the model cannot take the request, NotFound if its endpoint does not serve it, and
-        Unavailable if the endpoint fails. Cancelling the call stops the work.
+        Raises InvalidArgument if the model cannot take the request, NotFound if its endpoint does not serve the
+        model, and Unavailable if the endpoint fails. Cancelling the call stops the work.
         """
         ...
 

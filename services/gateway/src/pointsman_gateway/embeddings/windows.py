@@ -19,10 +19,14 @@ the window's length."""
 
 
 class Tokenizer(Protocol):
-    """Interface of the methods of `tokenizers.Tokenizer` that are used here."""
+    """Interface of a tokenizer: those methods of `tokenizers.Tokenizer` that are used here."""
 
     def encode(self, sequence: str, /) -> Any:
-        """Returns an object with the lists `ids`, `special_tokens_mask`, `word_ids` and `offsets`, by token."""
+        """Returns the tokens of a text, as an object with the lists `ids`, `special_tokens_mask`, `word_ids` and
+        `offsets`.
+
+        Each list has one item for each token; an offset is the (start, end) of a token in the text.
+        """
         ...
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
@@ -30,7 +34,7 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TextWindow:
-    """A text that fits the encoder: one of the request's texts, or a part of one."""
+    """A text that the encoder can read as a whole: one of the request's texts, or a part of one."""
 
     number: int
     """The index of the request's text."""
@@ -45,7 +49,7 @@ class TextWindow:
 
 
 class WindowedAnswer:
-    """Collects the vectors of one request, and encodes them as JSON in OpenAI's format."""
+    """Collects the vectors of one request's texts, and encodes the response as JSON in OpenAI's format."""
 
     def __init__(self, in_base64: bool) -> None:
         """Writes vectors as base64 of little-endian 32-bit floats if `in_base64` is set, else as lists of numbers."""
@@ -58,10 +62,10 @@ class WindowedAnswer:
         self._overflows: list[dict[str, Any]] = []
 
     def add(self, window: TextWindow, vector: Vector) -> None:
-        """Adds the vector of the next window.
+        """Adds the vector of the next window: of a whole text, or of a part of a text that is too long.
 
-        If the window's `overflow` is "mean", the vector of the text is the mean of the vectors of its windows, weighted
-        by tokens and normalized; else it is the vector of the only window.
+        Windows are added in the order of the texts. If the window's `overflow` is "mean", the text's vector is the
+        mean of its windows' vectors, weighted by their tokens and normalized; otherwise it is this vector.
         """
         self.tokens += window.tokens
         self._tokens_of_text += window.tokens
@@ -73,7 +77,10 @@ class WindowedAnswer:
             self._end_text(window, vector if self._sum is None else _normalized(self._sum))
 
     def pieces(self, model: str) -> tuple[bytes, ...]:
-        """Returns the body of the response in pieces; `model` is its field `model`."""
+        """Returns the JSON of the response in pieces, to be joined or written one after another.
+
+        `model` is the name of the model, for the response's field of this name.
+        """
         usage = {"prompt_tokens": self.tokens, "total_tokens": self.tokens}
         end: dict[str, Any] = {"model": model, "usage": usage}
         if self._overflows:
@@ -95,10 +102,11 @@ class WindowedAnswer:
 
 
 def split_text(number: int, text: str, tokenizer: Tokenizer, max_tokens: int) -> Iterator[TextWindow]:
-    """Yields the windows of a text that is too long, each of up to `max_tokens`, special ones included.
+    """Splits a text that is too long for the encoder; yields windows of at most `max_tokens`, special tokens
+    included.
 
-    The text is split between words; only a word that is too long itself is split. `number` is the index of the text in
-    the request.
+    `number` is the index of the text in the request. The text is split between words; only a word that is too long
+    itself is split.
     """
     start, pending = 0, None
     while start < len(text):

@@ -1,1 +1,1 @@
-"""The rerankers of `/v1/rerank`: that of the retriever, and remote ones."""
+"""The rerankers of `/v1/rerank`, which score documents for a query: the retriever's, and remote ones."""

@@ -1,4 +1,4 @@
-"""A reranker behind HTTP, in the API that Cohere, Jina and vLLM share."""
+"""A reranker at an HTTP endpoint, with the rerank API that Cohere, Jina and vLLM share."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,14 +22,16 @@ MAX_ADDED_TOKENS = 64
 
 
 class RemoteReranker:
-    """Implements `Reranker`."""
+    """Scores documents with a model at an HTTP endpoint; implements `Reranker`."""
 
     def __init__(self, endpoint: ModelEndpoint, http: HttpPoster) -> None:
         self._endpoint = EndpointClient(endpoint, http)
 
     async def rerank(self, inputs: RerankRequest) -> Scores:
-        """Sends query and documents to the endpoint. Raises as `EndpointClient.post` does, and Unavailable if the
-        answer has no finite score for each document.
+        """Sends the query and the documents to the endpoint, and returns the documents' scores.
+
+        Raises InvalidArgument if the endpoint rejects the request, NotFound if it lacks the model, Unavailable if it
+        fails or its response does not have a finite score for each document, and what `inputs.reserve` raises.
         """
         documents = inputs.documents
         body = {"query": inputs.query, "documents": documents, "top_n": len(documents)}

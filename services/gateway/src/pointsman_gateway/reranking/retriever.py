@@ -1,4 +1,4 @@
-"""The retriever's reranker."""
+"""A reranker that scores documents with the retriever service."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,18 +14,23 @@ MAX_SECONDS = 60.0
 
 
 class DocumentScorer(Protocol):
-    """Interface to the retriever; `RetrieverClient` implements it."""
+    """Interface of a client of the retriever, which scores documents for a query; `RetrieverClient` implements it."""
 
     async def score(self, query: str, documents: Sequence[str], deadline: float) -> Sequence[float]:
-        """Returns a score for each document; `deadline` is in seconds on the event loop's clock.
+        """Returns a score for each document, in the order of `documents`; a higher score is a better match to the
+        query.
 
-        Raises InvalidArgument and ResourceExhausted as the retriever does, and Unavailable for all its other errors.
+        `deadline` is in seconds on the event loop's clock. Raises InvalidArgument and ResourceExhausted if the
+        retriever answers with these errors, and Unavailable for all its other errors.
         """
         ...
 
 
 class RetrieverReranker:
-    """Implements `Reranker`. The retriever's rerankers count no tokens, which are estimated."""
+    """Scores documents with the retriever's reranker; implements `Reranker`.
+
+    The retriever reports no token counts, so the tokens to charge are estimated.
+    """
 
     def __init__(self, retriever: DocumentScorer) -> None:
         self._retriever = retriever

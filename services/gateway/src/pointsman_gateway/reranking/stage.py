@@ -1,4 +1,4 @@
-"""A request for reranking, the answer, and the interface of rerankers."""
+"""A request to rerank documents, the response to it, and the interface of rerankers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,9 @@ class RerankRequest:
 
     @cached_property
     def estimate(self) -> Charge:
-        """Returns the tokens of the query with each document, and the search units."""
+        """Returns the estimated tokens and the search units to charge; the query's tokens count once for each
+        document.
+        """
         characters = len(self.query) * len(self.documents) + sum(map(len, self.documents))
         return Charge(characters // CHARACTERS_PER_TOKEN + len(self.documents), self.searches)
 
@@ -46,37 +48,43 @@ class RerankRequest:
 
     @cached_property
     def document_bytes(self) -> int:
-        """Returns the size of all documents in UTF-8."""
+        """Returns the size of all documents together, in bytes of UTF-8."""
         return sum(len(document.encode()) for document in self.documents)
 
     @property
     def max_tokens(self) -> int:
-        """Returns the largest possible number of tokens, without special ones: one for each UTF-8 byte."""
+        """Returns the largest possible number of tokens to charge, without special tokens: one for each UTF-8 byte.
+
+        The query counts once for each document.
+        """
         return self.document_bytes + len(self.query.encode()) * len(self.documents)
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """A reranker's answer."""
+    """A reranker's scores for the documents of one request, with the tokens and search units to charge."""
 
     of_documents: tuple[float, ...]
     """In the order of the documents; greater is better."""
     charge: Charge
 
     def best(self, count: int) -> Sequence[int]:
-        """Returns the numbers of the best `count` documents, the best first."""
+        """Returns the indices of the `count` documents with the highest scores, the best one first."""
         order = sorted(range(len(self.of_documents)), key=lambda number: -self.of_documents[number])
         return order[:count]
 
 
 class Reranker(Protocol):
-    """Interface to a reranker; `RetrieverReranker` and `RemoteReranker` implement it."""
+    """Interface of a reranker, which scores documents for a query; `RetrieverReranker` and `RemoteReranker`
+    implement it.
+    """
 
     async def rerank(self, inputs: RerankRequest) -> Scores:
-        """Returns a score for each document.
+        """Returns a score for each document of the request, in the documents' order; a higher score is a better
+        match.
 
-        Raises InvalidArgument if the reranker cannot take the request, NotFound if its endpoint does not serve it, and
-        Unavailable if it fails. Cancelling the call stops the work.
+        Raises InvalidArgument if the reranker cannot take the request, NotFound if its endpoint does not serve the
+        model, and Unavailable if it fails. Cancelling the call stops the work.
         """
         ...
 

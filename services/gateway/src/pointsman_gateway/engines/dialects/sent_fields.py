@@ -1,4 +1,4 @@
-"""Which of a request's less common fields (`codec/uncommon_fields`) are sent to the engines of each format."""
+"""Finds which of a request's less common fields (`codec/uncommon_fields`) the engines of each API format do not get."""
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ CONTINUATION = frozenset({"continue_final_message", "add_generation_prompt"})
 
 @dataclass(frozen=True, slots=True)
 class SentFields:
-    """Finds the fields of requests that are not sent to the engines of one provider."""
+    """The fields that are sent to the engines of one provider; finds the fields of a request that are not."""
 
     dialect: str
     """The provider's format, a key of `SENT_FIELDS`."""
@@ -47,8 +47,10 @@ class SentFields:
     """The beta features of Anthropic's API that requests may use with this provider."""
 
     def unsent(self, request: Request) -> Set[str]:
-        """Returns the names of the request's fields that are not sent, such as "seed" or "detail of parts". `user` and
-        `metadata`, which no engine gets, are not among them.
+        """Returns the names of the request's fields that the provider's engines do not get, such as "seed" or
+        "detail of parts".
+
+        `user` and `metadata`, which are never sent to any engine, are left out.
         """
         names = {_shown(kind, name) for kind, name in request.uncommon if not self._is_sent(kind, name)}
         if self.dialect == "anthropic":

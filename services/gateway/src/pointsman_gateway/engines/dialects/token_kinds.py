@@ -1,4 +1,6 @@
-"""Reads the counts of special kinds of tokens from the usage that an engine reports. Invalid values count as 0."""
+"""Reads the counts of special kinds of tokens, such as cached ones, from an engine's usage. Invalid values count as
+0.
+"""
 
 from typing import Any
 
@@ -23,18 +25,21 @@ def count_in(details: Any, name: str) -> int:
 
 
 def cache_writes(written: int, by_time: Any) -> tuple[int, int]:
-    """Returns two counts of tokens that were written to the provider's prompt cache: for the usual time (5 minutes),
-    and for an hour.
+    """Returns the numbers of tokens written to a provider's prompt cache: first those kept for 5 minutes, the usual
+    time, then those kept for an hour.
 
-    `by_time` is Anthropic's `cache_creation`; `written` is the number of all tokens that were written.
+    `written` is the number of all tokens that were written, and `by_time` is the object `cache_creation` of
+    Anthropic's usage, which has a count for each time; other values of `by_time` are ignored.
     """
     usual, one_hour = (count_in(by_time, f"ephemeral_{time}_input_tokens") for time in ("5m", "1h"))
     return max(usual, written - one_hour), one_hour
 
 
 def service_tier_of(*names: Any) -> str:
-    """Returns the names of non-standard service tiers among the values that a provider reports, joined by "+" and cut
-    to 40 characters. It is empty if there are none.
+    """Returns the non-standard service tiers among `names`, the values that a provider reports; empty if there are
+    none.
+
+    Several tiers are joined by "+", and the result is cut to 40 characters.
     """
     special = [name for name in names if isinstance(name, str) and name and name not in (*STANDARD_TIERS, ANY_TIER)]
     return "+".join(special)[:_MAX_TIER_CHARACTERS]

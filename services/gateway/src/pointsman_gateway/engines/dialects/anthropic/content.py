@@ -1,4 +1,4 @@
-"""Converts the messages of a chat to turns of Anthropic's Messages API: content blocks of text, media and tools."""
+"""Converts chat messages to the turns of Anthropic's Messages API, which hold blocks of text, media and tool calls."""
 
 import base64
 import binascii
@@ -19,10 +19,11 @@ PDF, PLAIN_TEXT = "application/pdf", "text/plain"
 
 
 def to_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Merges messages into alternating user and assistant turns, as Anthropic requires, in the API's format. A tool's
-    result becomes part of a user turn; a message without text, media and tool calls is left out.
+    """Returns the messages as alternating user and assistant turns in the format of Anthropic's Messages API.
 
-    Raises InvalidArgument for media that the API does not take, and for malformed tool calls.
+    Consecutive messages that belong to the same turn are merged. A tool's result becomes part of a user turn; a
+    message without text, media and tool calls is left out. Raises InvalidArgument for media that the API does not
+    take, and for malformed tool calls.
     """
     turns: list[dict[str, Any]] = []
     for message in messages:
@@ -36,9 +37,10 @@ def to_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def to_blocks(message: Message) -> list[Block]:
-    """Converts the content and the tool calls of one message to content blocks. A message of a tool becomes one block.
+    """Returns the content and the tool calls of one message as content blocks of Anthropic's Messages API.
 
-    Raises InvalidArgument for media that the API does not take, and for malformed tool calls.
+    A message with a tool's result becomes one block. Raises InvalidArgument for media that the API does not take, and
+    for malformed tool calls.
     """
     laid_out = _lay_out(message) if message.blocks else None
     if message.role in ("tool", "function"):

@@ -1,7 +1,7 @@
 """Parses the server-sent events of Anthropic's Messages API into the chunks of an answer.
 
-Events are decoded into structs, so that a value of a wrong type is found here, and no later part has to expect one.
-Events, blocks and deltas of unknown types are skipped, as Anthropic asks its clients to do.
+Events are decoded into structs, so that values of a wrong type are found here and nowhere else. Events, blocks and
+deltas of unknown types are skipped, as Anthropic asks its clients to do.
 """
 
 from collections.abc import Mapping
@@ -98,7 +98,7 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 
 class MessagesReader:
-    """Parses one stream of the Messages API; implements `AnswerReader`."""
+    """Parses one streamed answer of Anthropic's Messages API; implements `AnswerReader`."""
 
     def __init__(self, as_a_whole: bool = False, choices: int = 1) -> None:
         """Joins chunks that arrive together if `as_a_whole`; `choices` is not used, since the API has one choice."""
@@ -119,10 +119,11 @@ class MessagesReader:
         """The numbers of the tool calls by the index of their block."""
 
     def read(self, piece: bytes) -> Chunks:
-        """Returns the chunks of all events that end in this piece; the usage comes last. After the first chunks comes
-        an estimated usage: the client has to pay the prompt even if it stops the answer.
+        """Parses the next bytes of the stream; returns the chunks of all events that are complete now; the usage
+        comes last.
 
-        Sets `done` at the stream's end, and `failure` if the stream cannot be read or reports an error.
+        The first chunks are followed by an estimated usage, because the prompt is paid even if the client stops the
+        answer. Sets `done` at the stream's end, and `failure` if the stream cannot be parsed or reports an error.
         """
         chunks: list[Chunk] = []
         for line in split_lines(self._rest, piece):

@@ -1,4 +1,4 @@
-"""Converts requests to Anthropic's Messages API. `events` reads the answers."""
+"""Converts chat requests to request bodies of Anthropic's Messages API. `events` parses the answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -73,13 +73,17 @@ def to_messages_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, An
 
 
 def is_thinking(thinking: Any) -> bool:
-    """Returns whether this value of the parameter `thinking` makes the model think."""
+    """Returns whether `thinking`, a value of the API's parameter of this name, makes the model think before it
+    answers.
+    """
     return isinstance(thinking, Mapping) and thinking.get("type") in ("enabled", "adaptive")
 
 
 def beta_header(request: EngineRequest) -> str:
-    """Returns the header line with the beta features that the request names and the provider's preset allows; empty if
-    there are none.
+    """Returns the header line `anthropic-beta` for a request, with its line end; empty if no beta feature is to be
+    used.
+
+    It lists the beta features that the request names and the provider's preset allows.
     """
     native = request.sampling.anthropic
     betas = [beta for beta in native.get("betas", ()) if beta in request.api.betas] if native else []

@@ -1,4 +1,4 @@
-"""Writes the bodies of chat and text completions. `events` reads the answers."""
+"""Writes request bodies of chat and text completions in OpenAI's format. `events` parses the answers."""
 
 from typing import Any
 
@@ -11,8 +11,10 @@ from pointsman_gateway.engines.engine_dialect import EngineDialect
 
 
 def openai_body(request: EngineRequest, endpoint: Endpoint) -> dict[str, Any]:
-    """Returns the body of a chat or text completion. Raises InvalidArgument for more stop sequences than the provider
-    takes (`request.api.max_stop`).
+    """Returns the body of a chat or text completion in OpenAI's format.
+
+    `endpoint` says how the engine names some of the fields. Raises InvalidArgument if the request has more stop
+    sequences than the provider accepts (`request.api.max_stop`).
     """
     sampling = request.sampling
     body: dict[str, Any] = {

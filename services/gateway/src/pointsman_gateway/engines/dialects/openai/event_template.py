@@ -1,4 +1,4 @@
-"""The template of a stream's events, with which an event's text is read without decoding the JSON around it."""
+"""Reads the text of a stream's events by a template, which is faster than decoding each event's JSON."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +18,16 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class EventTemplate:
-    """The bytes of an event before and after its text, which are the same in nearly all events of a stream."""
+    """The bytes before and after the text in an event, which are the same in nearly all events of a stream."""
 
     before: bytes
     after: bytes
 
     def text_in(self, event: bytes) -> str:
-        """Returns the text in an event, given with `BEGIN` and `END`; empty if the event does not fit the template."""
+        """Returns the text in an event; empty if the event does not fit the template.
+
+        `event` is the event as it arrives in the stream, with `BEGIN` before and `END` after its JSON.
+        """
         if not (event.startswith(self.before) and event.endswith(self.after)):
             return ""
         try:
@@ -34,9 +37,10 @@ class EventTemplate:
 
 
 def learn_template(data: bytes, text: str, event: Event) -> EventTemplate | None:
-    """Returns the template of `data`, which decodes as `event` with one delta whose content is `text`.
+    """Returns the template by which later events like this one can be read; None if they cannot be read safely.
 
-    Returns None unless `data` with another text instead decodes as the same event with that text.
+    `data` is the event's JSON, `event` is `data` decoded, and `text` is the content of its only delta. It is safe if
+    `data` with another text in its place decodes as the same event with that text.
     """
     before, found, after = data.partition(_BEFORE_TEXT + _encode(text) + b"}")
     if not found:

@@ -41,7 +41,9 @@ MAX_TEMPLATES = 3
 
 
 class EventReader:
-    """Parses one stream in OpenAI's format, in which each event's data is on one line; implements `AnswerReader`."""
+    """Parses one streamed answer in OpenAI's format; implements `AnswerReader`. Each event's data must be on one
+    line.
+    """
 
     def __init__(self, as_a_whole: bool = False, choices: int = 1) -> None:
         """Joins chunks that arrive together if `as_a_whole`; a choice with an index from `choices` on is a failure."""
@@ -69,9 +71,11 @@ class EventReader:
         """Created for the first delta that is not plain text."""
 
     def read(self, piece: bytes) -> Chunks:
-        """Returns the chunks of all events that end in this piece, up to [DONE]; the usage comes last.
+        """Parses the next bytes of the stream; returns the chunks of all events that are complete now; the usage
+        comes last.
 
-        Sets `done` at [DONE], and `failure` if the stream cannot be read or reports an error.
+        Events after [DONE] are ignored. Sets `done` at [DONE], and `failure` if the stream cannot be parsed or
+        reports an error.
         """
         chunks = self._read(piece)
         return chunks if self._joiner is None else self._joiner.join(chunks)

@@ -1,6 +1,6 @@
-"""The events of OpenAI-compatible streams: how they are decoded, and how other formats are converted to OpenAI's.
+"""The events of OpenAI-compatible streams: how they are decoded, and how variants are converted to OpenAI's format.
 
-Engines differ in the format of tool calls and of content in parts; `DeltaNormalizer` converts these to OpenAI's.
+Some engines write tool calls or content parts in another format; `DeltaNormalizer` converts these.
 """
 
 import json
@@ -52,7 +52,10 @@ class PromptDetails(msgspec.Struct, gc=False):
 
 
 class UsageFields(msgspec.Struct, gc=False):
-    """The token counts that an engine reports. In fields of type `Any`, values of a wrong type count as missing."""
+    """The token counts that an engine reports, in the `usage` of an event.
+
+    In fields of type `Any`, values of a wrong type are treated as missing.
+    """
 
     prompt_tokens: Count
     completion_tokens: Count | None = None
@@ -88,7 +91,7 @@ class ChunkChoice(msgspec.Struct, gc=False):
 
 
 class Event(msgspec.Struct, gc=False):
-    """An event whose deltas have no other fields than role and content, as most have."""
+    """A stream's event whose deltas have only the fields `role` and `content`, as most events do."""
 
     choices: list[ChunkChoice] | None = None
     usage: UsageFields | None = None
@@ -106,7 +109,7 @@ class AnyChoice(msgspec.Struct, gc=False):
 
 
 class AnyEvent(msgspec.Struct, gc=False):
-    """An event whose deltas may have any fields."""
+    """A stream's event whose deltas may have any fields, such as tool calls."""
 
     choices: list[AnyChoice] | None = None
     usage: UsageFields | None = None
@@ -142,7 +145,7 @@ decode_any_event = msgspec.json.Decoder(AnyEvent).decode
 
 
 class EngineError(msgspec.Struct, frozen=True):
-    """The content of an engine's error response."""
+    """The error that an engine describes in the body of its response: message, parameter, code, and time to wait."""
 
     message: str
     param: str | None = None
@@ -152,10 +155,10 @@ class EngineError(msgspec.Struct, frozen=True):
 
 
 def parse_error(body: bytes) -> EngineError:
-    """Reads an error in OpenAI's format, in Google's (in a list, with details), or without an `error` around it.
+    """Returns the error in the body of an engine's response.
 
-    For an HTML page the message says so; a body in no known format becomes the message, cut to
-    `MAX_MESSAGE_CHARACTERS`.
+    Reads OpenAI's format, Google's (in a list, with details), and one without an `error` object around it. For an
+    HTML page the message says so. A body in another format becomes the message, cut to `MAX_MESSAGE_CHARACTERS`.
     """
     shown = body[:MAX_MESSAGE_CHARACTERS].decode("utf-8", "replace")
     if shown.lstrip().startswith("<"):
@@ -186,7 +189,7 @@ def parse_error(body: bytes) -> EngineError:
 
 
 class UnreadableDelta(ValueError):
-    """A delta of the stream cannot be converted to OpenAI's format."""
+    """Raised for a delta of a stream that cannot be converted to OpenAI's format."""
 
 
 class _Alternative(msgspec.Struct, gc=False):
@@ -204,7 +207,7 @@ class _Logprobs(msgspec.Struct, gc=False):
 
 
 def are_logprobs(value: Any) -> bool:
-    """Returns whether `value` has OpenAI's format for log-probabilities."""
+    """Returns whether `value` has the format of log-probabilities in OpenAI's chat completions."""
     if not isinstance(value, dict):
         return False
     try:
@@ -215,19 +218,20 @@ def are_logprobs(value: Any) -> bool:
 
 
 class DeltaNormalizer:
-    """Converts the deltas of one stream to OpenAI's format: content in parts, and tool calls of other forms."""
+    """Converts the deltas of one stream to OpenAI's format, if content or tool calls are in another one."""
 
     def __init__(self) -> None:
         self._calls: dict[int, tuple[int, str]] = {}
         """By choice, the number and id of the last tool call that had no `index`."""
 
     def normalize(self, choice: int, delta: Mapping[str, Any]) -> tuple[str, dict[str, Any], bool]:
-        """Returns a delta's text, its other fields without the role and null fields, and whether nothing was changed.
+        """Returns a tuple: the delta's text, its other fields in OpenAI's format, and whether nothing had to be
+        converted.
 
-        `choice` is the index of the choice. Of content in parts, only the texts are kept. A tool call without `index`
-        gets the next number if it has a new id, or no id but a name; otherwise the number of the call before it.
-
-        Raises UnreadableDelta if a field has a type that cannot be converted.
+        The role and null fields are left out. `choice` is the index of the delta's choice. Of content in parts, only
+        the texts are kept. A tool call without `index` gets the next number if it has a new id, or no id but a name;
+        otherwise the number of the call before it. Raises UnreadableDelta if a field has a type that cannot be
+        converted.
         """
         content = delta.get("content")
         text = _text(content)
@@ -299,11 +303,11 @@ def _normalize_function(function: Any) -> dict[str, Any]:
 
 
 def is_deep(data: bytes, events: int) -> bool:
-    """Returns whether `data`, a JSON list of `events` events, has one with more than `MAX_EVENT_DEPTH` levels; takes
-    linear time.
+    """Returns whether an event in `data`, a JSON list of `events` events, is nested in more than `MAX_EVENT_DEPTH`
+    levels.
 
-    Data with up to `BRACKETS_PER_EVENT` objects and lists per event, plus `MAX_EVENT_DEPTH` in all, counts as not deep
-    without a closer look.
+    Takes linear time. If `data` has at most `BRACKETS_PER_EVENT` objects and lists per event, plus `MAX_EVENT_DEPTH`
+    in all, returns False without looking closer.
     """
     if data.count(b"[") + data.count(b"{") <= MAX_EVENT_DEPTH + BRACKETS_PER_EVENT * events:
         return False

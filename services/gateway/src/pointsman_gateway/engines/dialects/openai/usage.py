@@ -18,8 +18,9 @@ _NO_PROMPT_DETAILS = PromptDetails()
 
 
 def to_usage(event: Event | AnyEvent, is_estimate: bool = False) -> Usage:
-    """Converts the token counts and engine seconds of an event; `event.usage` must not be None. It is an estimate if
-    the answer goes on.
+    """Returns the token counts and engine seconds of an event, whose `usage` must not be None.
+
+    `is_estimate` says that the answer goes on after the event, so that the counts are not final.
     """
     usage, metrics = event.usage, event.metrics
     assert usage is not None
