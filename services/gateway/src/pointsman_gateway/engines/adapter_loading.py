@@ -1,4 +1,4 @@
-"""The backend that loads a path's adapter into an engine before the engine is called."""
+"""The backend that loads a path's adapter into an engine, if necessary, before it calls the engine."""
 
 import asyncio
 import zlib
@@ -22,7 +22,7 @@ MAX_EVICTIONS = 2
 
 
 class AdapterLoading:
-    """Loads the path's adapter into an engine if none has it, then calls another backend; implements `Backend`."""
+    """Loads a path's adapter if no available engine has it, then calls another backend; implements `Backend`."""
 
     def __init__(
         self,
@@ -43,11 +43,11 @@ class AdapterLoading:
         self.load_bound = resilience.load_bound
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt, record: CallRecord) -> AnswerStream:
-        """Loads the adapter if no available engine has it, then calls the inner backend. If an engine evicts the
-        adapter before it answers, both are repeated, up to `MAX_EVICTIONS` times.
+        """Loads the path's adapter if no available engine has it, and returns the answer of the inner backend.
 
-        Raises NotLoaded if the adapter cannot be loaded, NotLoadedInTime if the request's deadline passes during a
-        load, and the inner backend's errors, of which a final NotResident becomes NotLoaded.
+        If an engine evicts the adapter before it answers, loads it again and repeats the call, up to `MAX_EVICTIONS`
+        times. Raises NotLoaded if the adapter cannot be loaded or is evicted again, NotLoadedInTime if the request's
+        deadline passes during a load, and all other errors of the inner backend.
         """
         if not decision.path.adapter:
             return await self.inner.call(request, decision, prompt, record)

@@ -1,4 +1,4 @@
-"""The backend that calls an engine of the path, and another one if it fails."""
+"""The backend that answers requests by calling an engine, and another engine if the first one fails."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -41,7 +41,7 @@ DEFAULTS = ResilienceConfig()
 
 
 class EngineBackend:
-    """Answers with an engine, and with another one if it fails before its first token; implements `Backend`."""
+    """Gets answers from engines, and from another engine if one fails before its first token; implements `Backend`."""
 
     def __init__(
         self,
@@ -69,16 +69,16 @@ class EngineBackend:
         self._spilled, self._rings = SpillTargets(), Rings()
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt, record: CallRecord) -> AnswerStream:
-        """Calls an engine of the path, and others if it fails or is slow, as far as the configured retries and hedging
-        allow. Returns once the first chunk has arrived.
+        """Calls an engine that serves the decision's path, and others if it fails or is slow, as far as the
+        configured retries and hedging allow. Returns the answer once its first chunk has arrived.
 
-        If the engine chosen first is of a group with an endpoint picker, the picker chooses among the engines of this
-        group; the other groups' engines follow.
+        If the engine chosen first belongs to a group with an endpoint picker, that external service chooses among the
+        group's engines; engines of other groups are called after these.
 
-        Raises the errors of `Engines.targets` if no engine may be called now, those of `EndpointPickers.pick`, and
-        Unavailable if all engines that were called have failed. This is NotServed if they answered 404 and no other
-        engine of the model can answer later. Raises DeadlineExceeded if the request's deadline passes, and
-        InvalidArgument if an engine or its settings reject the request.
+        Raises Unavailable if no engine may be called now (see `Engines.targets`) or all called ones have failed:
+        NotResident if none has loaded the adapter, NotServed if they answered 404 and no other engine of the model
+        can answer later. Raises ResourceExhausted if the picker rejects the request, DeadlineExceeded if the
+        request's deadline passes, and InvalidArgument if an engine or its settings reject the request.
         """
         path = decision.path
         targets = self._engines.targets(path)
