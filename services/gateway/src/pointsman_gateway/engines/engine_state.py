@@ -86,8 +86,9 @@ class Engine:
 
 
 class LoraServer(Protocol):
-    """Interface of the client of one engine's lora-server, which loads the engine's adapters; `LoraServerClient`
-    implements it.
+    """Interface of a client for one engine's lora-server, the service that loads adapters into the engine.
+
+    `LoraServerClient` implements it.
     """
 
     def cooldown_left(self, version: str) -> float:
@@ -97,18 +98,18 @@ class LoraServer(Protocol):
         ...
 
     async def facts(self, version: str) -> Mapping[str, str]:
-        """Returns the registry's notes on how the version was made: texts by name ("train_rows", "heldout_loss").
+        """Returns the registry's notes on how the adapter version was made: texts by name, such as "train_rows".
 
         Raises the lora-server's own errors, such as NotFound for an unknown version; Unavailable if the lora-server
-        cannot be reached; and DeadlineExceeded if it is too slow.
+        cannot be reached; and DeadlineExceeded if it does not answer in time.
         """
         ...
 
     async def ensure(self, version: str, seconds: float) -> None:
-        """Loads a version into the engine, and returns once the engine's state shows it as loaded.
+        """Loads an adapter version into the engine, and returns once the engine's state shows it as loaded.
 
-        Concurrent calls for the same version share one load and the time limit of the first call. Raises Unavailable if
-        the load fails or takes longer than `seconds`.
+        Concurrent calls for the same version share one load and the time limit of the first call. Raises Unavailable
+        if the load fails or takes longer than `seconds`.
         """
         ...
 

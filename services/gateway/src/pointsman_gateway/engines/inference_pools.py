@@ -73,13 +73,15 @@ class _Watch:
 
     @property
     def seconds(self) -> float:
-        """Returns for how long pods have been watched; 0 if the reading failed."""
+        """Returns for how many seconds the pods have been watched so far; 0 if they could not be read."""
         return asyncio.get_running_loop().time() - self.began if self.began is not None else 0.0
 
     async def follow(self, api: "AsyncClient") -> None:
-        """Reads the pool and its pods, then watches these for `WATCH_SECONDS`, or until the API server ends the watch.
+        """Reads the InferencePool and its pods, then watches the pods and updates the group's engines after each
+        change.
 
-        Raises ApiFailed if the pool cannot be used, and the library's errors.
+        Ends after `WATCH_SECONDS`, or when the API server ends the watch. Raises ApiFailed if the pool cannot be
+        used, and the errors of the Kubernetes client library.
         """
         from lightkube.resources.core_v1 import Pod
 
