@@ -1,4 +1,6 @@
-"""The kinds of tokens and the service tiers that a request can incur, by which a budget reserves its cost."""
+"""The kinds of tokens and the service tiers that a request may be charged for, from which a budget's reservation
+follows.
+"""
 
 from collections.abc import Collection, Set
 
@@ -33,9 +35,10 @@ def requested_tier(request: Request) -> str:
 
 
 def possible_tiers(request: Request, priced: Set[str]) -> Set[str]:
-    """Returns which of the `priced` service tiers the answer can have; the standard one, "", is always among them.
+    """Returns which of the `priced` service tiers the provider may use for the answer; the standard one, "", is
+    always included.
 
-    Without a name, and with `ANY_TIER`, the provider chooses: OpenAI's projects, for example, have a setting for it.
+    If the request names no tier, `ANY_TIER` or a tier without a price, the provider may choose any priced one.
     """
     named = requested_tier(request)
     if named in STANDARD_TIERS:
