@@ -161,8 +161,8 @@ class VerifiedKeys:
             raise
 
     def forget_epoch(self) -> None:
-        """Makes the next `refresh` read all keys again, whatever epoch it gets: a Redis that has lost writes may
-        count an epoch (the number of changes of keys) twice.
+        """Makes the next `refresh` read all keys again, even if its epoch is the known one: a Redis that has lost
+        writes may return an epoch that it has returned before.
         """
         self._epoch = None
 

@@ -94,8 +94,10 @@ class LeaseStore:
             )
 
     def use_local_fallback(self, limits: Sequence[LeasedLimit]) -> None:
-        """Lets requests use the limits without Redis for `FALLBACK_TTL_SECONDS`: each gateway may use its part of
-        every limit.
+        """Lets requests use these limits without Redis for `FALLBACK_TTL_SECONDS`.
+
+        This gateway may then use the limit divided by the number of gateways, and of a budget in dollars only what
+        it has leased already.
         """
         now = self._clock.monotonic()
         redis_ms = int(now * 1000 + self._redis_offset_ms)
