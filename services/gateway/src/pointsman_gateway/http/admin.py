@@ -65,7 +65,9 @@ class LimitsBody(StrictBody):
     dollars_per_month: Usd | None = None
 
     def changes(self) -> dict[str, int | float | None]:
-        """Returns the limits that the body names, by field; None for a limit that is to be removed."""
+        """Returns the limits that the body contains, by the name of the limit; None stands for a limit that is to
+        be removed.
+        """
         return self.model_dump(exclude_unset=True)
 
 

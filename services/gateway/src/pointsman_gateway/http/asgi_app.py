@@ -1,6 +1,8 @@
-"""The ASGI application around FastAPI: sets the request id, checks the key before the body is read, and limits the
-body. Paths of Azure's API become those of OpenAI's. Dialects with a `DirectReading` go straight to their handler; all
-other routes go through FastAPI. CORS and tracing are layers around this application.
+"""The ASGI application around FastAPI: sets the request id, checks the API key before the body is read, and limits
+the body's size.
+
+Paths of Azure's API are replaced by those of OpenAI's. Frequent endpoints, those of dialects with a `DirectReading`,
+bypass FastAPI. CORS and tracing are further applications around this one.
 """
 
 import re

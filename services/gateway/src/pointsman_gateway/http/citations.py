@@ -1,7 +1,7 @@
-"""The sources of an answer as citations, in the fields that the APIs have for them.
+"""Converts the sources of an answer (the passages in its prompt) to citations in the fields of each API.
 
-A source is a passage of the prompt. Which sentence of the answer it supports is not known. So a citation stands at the
-end of the text, or belongs to all of it.
+It is not known which sentence of the answer a passage supports. So a citation is placed at the end of the text, or
+refers to all of it.
 """
 
 from collections.abc import Sequence

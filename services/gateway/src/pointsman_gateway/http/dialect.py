@@ -31,27 +31,29 @@ class ConversationBody(Protocol):
     stream: bool | None
 
     def to_request(self, deadline: float, caller: domain.Caller, cache: str, arrived: float) -> domain.Request:
-        """Converts the body to a `Request`.
+        """Converts the body to a `Request`, the form in which the pipeline runs requests of all APIs.
 
-        `deadline` is in seconds on the event loop's clock, `arrived` in seconds of `perf_counter` (0 if unknown), and
-        `cache` is a result of `cache_mode`. Raises InvalidArgument if content is invalid or unknown, or a limit is
-        exceeded.
+        `deadline` is in seconds on the event loop's clock, `arrived` in seconds of `perf_counter` (0 if unknown),
+        and `cache` says how the request uses the answer cache (a result of `cache_mode`). Raises InvalidArgument if
+        content is invalid or unknown, or a limit is exceeded.
         """
         ...
 
     def encoder(self) -> AnswerEncoder: ...
 
     def read_headers(self, headers: Mapping[bytes, bytes]) -> None:
-        """Adds what the dialect's own headers say to the body; called before `to_request`.
+        """Adds to the body what the API's own request headers say, such as `anthropic-beta`; called before
+        `to_request`.
 
-        `headers` are those of the request, by lower-case name. Raises InvalidArgument if body and headers do not fit.
+        `headers` are those of the request, by lower-case name. Raises InvalidArgument if body and headers contradict
+        each other.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectReading:
-    """How a dialect's requests are read without FastAPI."""
+    """The functions that decode an API's requests without FastAPI, which is faster."""
 
     decode: Callable[[bytes], ConversationBody]
     """Decodes the JSON of a body of any form; raises InvalidArgument if the body is invalid."""
@@ -92,7 +94,9 @@ class MeteredRoute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """An API, such as OpenAI's chat completions."""
+    """One API that the HTTP server offers, such as OpenAI's chat completions: its paths, handlers, error format and
+    options.
+    """
 
     path: str
     """Its main path, such as "/v1/messages", without parameters. Errors at all paths that begin with one of its paths

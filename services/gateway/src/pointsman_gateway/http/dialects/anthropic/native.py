@@ -1,4 +1,6 @@
-"""Keeps the fields of a request to the Messages API that chat completions do not have, for engines with this API."""
+"""Keeps the fields of a Messages API request that OpenAI's chat completions lack, for engines that have Anthropic's
+API.
+"""
 
 import re
 from collections.abc import Mapping, Sequence

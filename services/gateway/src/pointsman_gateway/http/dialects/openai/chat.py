@@ -160,10 +160,12 @@ def to_request(body: ChatBody, deadline: float, caller: Caller, cache: str, arri
 
 
 def as_chat_request(fields: Mapping[str, Any], deadline: float, uncommon: frozenset[GivenField] = NOTHING) -> Request:
-    """Converts the body of another endpoint to a `Request`; `fields` are its fields in the format of chat completions.
+    """Converts the body of another endpoint to a `Request`. `fields` are the body's fields, already in the format
+    of chat completions.
 
-    `deadline` is in seconds on the event loop's clock. `uncommon` are fields of the endpoint's own body that are not
-    sent to every engine; those in `fields` are added. Raises InvalidArgument as for a chat body.
+    `deadline` is in seconds on the event loop's clock. `uncommon` are fields of the endpoint's own body that not
+    every engine accepts; those found in `fields` are added. Raises InvalidArgument if content is invalid or unknown,
+    or a limit is exceeded.
     """
     try:
         body = ChatBody.model_validate(fields)
