@@ -111,8 +111,8 @@ class GuardedConnection(HttpToolsProtocol):
 
     @property
     def has_shown_key(self) -> bool:
-        """Returns whether the last request on this connection had a valid API key; always True if authentication is
-        off.
+        """Returns whether the last request on this connection had a valid API key. If authentication is off, every
+        request counts as having one.
         """
         return self.cycle is not None and CALLER in self.cycle.scope
 
