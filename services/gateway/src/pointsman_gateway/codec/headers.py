@@ -57,7 +57,7 @@ def cache_mode(cache_control: bytes | None) -> str:
 
 
 def decision_headers(started: Started) -> Headers:
-    """Returns the `x-pointsman-*` headers that describe the decision behind an answer."""
+    """Returns the `x-pointsman-*` headers that tell a client which path answers its request, and why."""
     decision, path = started.decision, started.decision.path
     headers = [
         (b"x-pointsman-decision-id", decision.id.encode()),

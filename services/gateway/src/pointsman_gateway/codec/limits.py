@@ -1,4 +1,6 @@
-"""Limits of a request: of its body, checked on the bytes before decoding, and of its messages, parts and tools."""
+"""Limits of a request: on its body, which is checked as bytes before decoding, and on its messages, content parts
+and tools.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
