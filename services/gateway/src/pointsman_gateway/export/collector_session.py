@@ -33,8 +33,8 @@ class Answer:
     content: bytes
 
     def partial_success(self) -> ExportLogsPartialSuccess | None:
-        """Returns the collector's message about records that it rejected, if the response is that of a collector
-        that took the others; otherwise None.
+        """Returns the part of a collector's response that tells which records it rejected (none: it is empty). None
+        if the response is not that of a collector that took the records.
         """
         if not 200 <= self.status < 300 or (self.content and self._media_type.startswith("text/")):
             return None
