@@ -80,7 +80,9 @@ def route_response(routed: Routed, costs_usd: Mapping[str, float | None]) -> pb.
 
 
 def path_info(path: Path, why_not: str | None) -> pb.PathInfo:
-    """Describes a path; `why_not` says why it cannot be used now, and is None if it can."""
+    """Returns the message that describes a path. `why_not` says why the path cannot be used at the moment; None if
+    it can.
+    """
     return pb.PathInfo(
         name=path.name,
         kind=path.kind.value,

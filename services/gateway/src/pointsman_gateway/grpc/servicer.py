@@ -1,6 +1,8 @@
-"""The gRPC service `pointsman.v1.Gateway`: authentication, conversion, and delegation to the pipeline.
+"""The gRPC service `pointsman.v1.Gateway`: authenticates calls, converts messages, and runs requests in the
+pipeline.
 
-The metadata of requests holds the credential and cache control; that of answers the decision, usage and cost.
+The metadata of a request holds the credential and cache control; that of an answer holds the decision, usage and
+cost.
 """
 
 import asyncio

@@ -174,7 +174,9 @@ async def list_tenants(request: Request) -> Response:
 
 
 async def find_tenant(tenant: TenantPath, request: Request) -> Response:
-    """Returns one tenant, as in the list; 404 if there is none."""
+    """Returns one tenant with its limits, and the tasks for which it consents to training; 404 if there is none of
+    this name.
+    """
     admin, _ = _authorize(request)
     found = (await admin.keys.tenants()).get(tenant)
     if found is None:

@@ -189,7 +189,9 @@ class _DisconnectWatch:
 async def send_error(
     send: Send, error: PointsmanError, extra_headers: Headers, error_format: ErrorFormat = OPENAI_ERRORS
 ) -> None:
-    """Sends a complete response that reports the error, with `extra_headers` in addition to those of the error."""
+    """Sends a complete response that reports the error, in the format of `error_format`; `extra_headers` are added
+    to the error's own.
+    """
     for message in _to_messages(*error_response(error, extra_headers, error_format)):
         await send(message)
 

@@ -13,7 +13,7 @@ from pointsman_gateway.domain import Passage
 def chat_annotations(sources: Sequence[Passage], at: int) -> list[dict[str, Any]]:
     """Returns the `annotations` of a chat completion's message: one for each source that has a URL.
 
-    `at` is the length of the message's text, at whose end the annotations stand.
+    `at` is the number of characters of the message's text; all annotations refer to its end.
     """
     return [
         {"type": "url_citation", "url_citation": {**_url(source), "start_index": at, "end_index": at}}
@@ -25,8 +25,8 @@ def chat_annotations(sources: Sequence[Passage], at: int) -> list[dict[str, Any]
 def response_annotations(sources: Sequence[Passage], at: int) -> list[dict[str, Any]]:
     """Returns the `annotations` of a text in the Responses API, one for each source.
 
-    A source with a URL is a `url_citation`; any other is a `file_citation` with the document's id. `at` is the text's
-    length, at whose end the annotations stand.
+    A source with a URL is a `url_citation`; any other is a `file_citation` with the document's id. `at` is the
+    number of characters of the text; all annotations refer to its end.
     """
     return [
         {"type": "url_citation", **_url(source), "start_index": at, "end_index": at}

@@ -1,7 +1,7 @@
-"""The interface of endpoint dialects. A dialect is one API for conversations, such as Anthropic's Messages API.
+"""The interface of dialects. A dialect is one API that the HTTP server offers, such as Anthropic's Messages API.
 
-Each dialect is declared in its own module of `dialects`, and listed in `dialects.registry`. Requests of all dialects
-become the same `Request`, and run in the same way.
+Each dialect is declared in its own module of `dialects`, and listed in `dialects.registry`. Conversations of all
+dialects are converted to the same `Request`, and run in the same way.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -128,5 +128,7 @@ class Dialect:
 
     @property
     def is_conversation(self) -> bool:
-        """Returns whether requests at `path` are answered by a path of the configuration."""
+        """Returns whether requests at the dialect's main path are conversations, which a path of the configuration
+        answers. Embeddings and reranking are not.
+        """
         return self.operation in ("chat", "completion")

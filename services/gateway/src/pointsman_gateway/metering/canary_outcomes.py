@@ -45,11 +45,11 @@ class CanaryOutcomes:
         self._counts: dict[_Key, RequestCounts] = {}
 
     def add(self, path: Path, adapter: ResolvedAdapter, outcome: str, refused: bool, seconds: float) -> None:
-        """Counts a request that used the version in `adapter`.
+        """Counts how a request ended that used the adapter version in `adapter`.
 
-        `outcome` is "ok", "cancelled" or an error's code. Only "ok" and the codes in `ERRORS` are counted: other
-        outcomes are due to the caller or an overloaded engine, not to the version. `refused` says whether a validator
-        rejected the answer, and `seconds` is the duration of a complete answer.
+        `outcome` is "ok", "cancelled" or an error's code. Only "ok" and the codes in `ERRORS` are counted, because
+        other ends are not the version's fault. `refused` says whether a validator rejected the answer, and `seconds`
+        is how long a complete answer took.
         """
         failed = outcome in ERRORS
         if not failed and outcome != "ok":

@@ -35,9 +35,9 @@ names change, because members join and leave groups of engines."""
 
 
 class BusyInterval:
-    """The time interval in which an engine generates one answer for a path.
+    """The time in which an engine works on one answer for a path, in monotonic seconds.
 
-    If a part of the interval is allocated before the answer's end, `start` moves to the end of this part.
+    If a part of this time is charged before the answer ends, `start` moves to the end of that part.
     """
 
     __slots__ = ("allocator", "path", "start")

@@ -1,9 +1,10 @@
-"""Metrics by OpenTelemetry's semantic conventions for generative AI, with the names that Prometheus gives them.
+"""Metrics as OpenTelemetry's semantic conventions for generative AI define them, with the names that Prometheus
+gives them.
 
-The conventions are those of opentelemetry.io/docs/specs/semconv/gen-ai as of semantic-conventions v1.41.0, the last
-release that has them; and in `gen_ai_usage` the tokens as in the first release, v0.1.0, of their new place,
-github.com/open-telemetry/semantic-conventions-genai. Label values come from the configuration, or are "other", so that
-neither callers nor new adapters create series.
+The conventions are those of semantic-conventions v1.41.0, the last release that contains them
+(opentelemetry.io/docs/specs/semconv/gen-ai). Token counters follow v0.1.0 of their new repository; see
+`gen_ai_usage`. Label values are names from the configuration, or "other", so that neither callers nor new adapters
+create series.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping

@@ -214,7 +214,7 @@ class Meter:
 
     @property
     def has_begun(self) -> bool:
-        """Returns whether the current attempt may have to be paid: an engine has sent a part of its answer, or had the
+        """Returns whether the current attempt may cost money: an engine has sent a part of its answer, or had the
         prompt when the call was given up.
         """
         return bool(self._current.pieces or self._current.unanswered)
@@ -239,11 +239,11 @@ class Meter:
         return self._answering
 
     def finish(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
-        """Makes the receipt, adds it to the metrics, to the means of its paths and to the counts of canaries, and
-        returns it; an UndecidedReceipt if there was no decision.
+        """Makes and returns the receipt, and adds it to the metrics, to the mean costs of its paths, and to the
+        counts of canaries.
 
-        `outcome` is "ok", "cancelled" or an error's code. `error` is the error that the caller gets; None if there is
-        none, or if it is a bug ("internal").
+        Returns an `UndecidedReceipt` if no path was chosen. `outcome` is "ok", "cancelled" or an error's code.
+        `error` is the error that the caller gets; None if there is none, or if it is a bug ("internal").
         """
         fault = NO_FAULT
         if outcome != OK:

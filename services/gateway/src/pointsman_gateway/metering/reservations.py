@@ -12,10 +12,11 @@ _ANSWER_KINDS = {"audio": "completion_audio", "image": "completion_image"}
 
 
 def possible_prompt_kinds(request: Request) -> Set[str]:
-    """Returns the kinds of tokens (see `domain.usage`) that the request's prompt can have.
+    """Returns the kinds of tokens that the request's prompt may be charged as, such as "prompt", "cached" or
+    "cache_write".
 
-    "cache_write" is always one, since some providers write to their cache unasked, and "cache_write_1h" only if the
-    request has a `cache_control`.
+    "cache_write" is always included, since some providers write to their cache unasked, and "cache_write_1h" only if
+    the request has a `cache_control`.
     """
     kinds = {kind for media, kind in _MEDIA_KINDS.items() if media in request.media}
     kinds |= {"prompt", "cached", "cache_write"}

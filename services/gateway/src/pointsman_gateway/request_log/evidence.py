@@ -174,8 +174,8 @@ class EvidenceStore:
         """Answers that are not added up yet: unsent ones in the first list, pending ones in the second."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
-        """Returns the evidence on a path, with the adapter version that it uses now, for a task; `NO_EVIDENCE` if there
-        is none in the window.
+        """Returns the ratings, costs and latencies of answers on a path for a task in the last days, with the
+        adapter version that the path uses now; `NO_EVIDENCE` if there were none.
         """
         self._add_uncounted()
         key = EvidenceKey(task, path.name, path.fingerprint, self.versions(path))

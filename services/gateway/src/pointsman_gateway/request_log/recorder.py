@@ -161,10 +161,11 @@ class Recorder:
                 self._metrics.waiting.set(self.waiting)
 
     async def read_evidence(self, day: str) -> None:
-        """Reads the evidence of a day (YYYYMMDD, UTC) from all gateways into the `EvidenceStore`.
+        """Reads the ratings, costs and latencies that all gateways counted on `day` (YYYYMMDD, UTC) into the
+        `EvidenceStore`.
 
-        Does nothing while it is unknown whether Redis has the last batch. Raises Unavailable if Redis does not answer
-        in time.
+        Does nothing while it is unknown whether Redis has the last batch. Raises Unavailable if Redis does not
+        answer in time.
         """
         async with self._writing:
             if self._batch is None:  # otherwise it is unknown whether Redis has counted it

@@ -131,11 +131,11 @@ class RequestLogStore:
         return int(await self._redis.call(lambda: self._write_script(keys=keys, args=arguments)))
 
     async def add_feedback(self, feedback: Feedback, unix_ms: int, call_id: str) -> str:
-        """Adds feedback to its decision, and the rating to the evidence.
+        """Adds feedback to the entry of its decision, and its rating to the ratings of the path.
 
-        Returns "stored", "known" (feedback with this id was stored before, and nothing changes) or "unknown" (there is
-        no decision of that id that the tenant may rate). `unix_ms` is when the feedback was accepted: what was accepted
-        later replaces earlier values. Retries with the same `call_id` get the same result.
+        Returns "stored", "known" (feedback with its id was stored before; nothing changes) or "unknown" (there is no
+        decision with its id that the tenant may rate). `unix_ms` is when the feedback was accepted; values accepted
+        later replace earlier ones. Retries with an equal `call_id` get an equal result.
         """
         keys = [
             redis_schema.DECISIONS,

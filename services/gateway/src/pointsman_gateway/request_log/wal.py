@@ -43,7 +43,7 @@ class Segment:
 
 
 class LogFull(Exception):
-    """A record would make the write-ahead log exceed its maximum size; not raised outside this module."""
+    """Raised inside this module if a record would make the write-ahead log exceed its maximum size."""
 
 
 class WriteAheadLog:

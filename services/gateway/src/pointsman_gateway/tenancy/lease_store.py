@@ -122,7 +122,8 @@ class LeaseStore:
         return int(epoch)
 
     async def leave(self) -> None:
-        """Unregisters this gateway, so that the shares of the others grow.
+        """Removes this gateway from the running ones in Redis, so that each of the others may use a larger part of
+        the limits.
 
         Raises Unavailable if Redis does not answer in time.
         """

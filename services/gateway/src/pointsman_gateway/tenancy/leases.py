@@ -107,8 +107,10 @@ class LeasedLimit:
         return self.held - self.free
 
     def spent_share(self, now: float) -> float:
-        """Returns the share of the limit that all gateways have used in this window, as Redis last reported: 0 to 1, or
-        more if the limit is exceeded; 0 once the window has ended. `now` is on the monotonic clock.
+        """Returns which fraction of the limit all gateways have used in the current window, as Redis last reported:
+        0 to 1, or more if the limit is exceeded.
+
+        Returns 0 once the window has ended. `now` is in monotonic seconds.
         """
         return 1 - self.unspent / self.maximum if now < self.ends else 0.0
 

@@ -73,11 +73,13 @@ class SingleSignOn:
         return {"endpoint": endpoint, "parameters": parameters}
 
     async def log_in(self, code: LoginCode) -> LoginSession:
-        """Exchanges an authorization code for tokens at the issuer, verifies the ID token and the token of the session,
-        and returns the session.
+        """Exchanges an issuer's authorization code for tokens, verifies the ID token and the session's token, and
+        returns the session.
 
-        Raises Unauthenticated ("login_failed") if no login is configured or the ID token is of another login; and
-        Unauthenticated, PermissionDenied or Unavailable as `verify` and `Issuer.exchange` do.
+        Raises Unauthenticated ("login_failed") if no login is configured, the issuer rejects the code or the ID
+        token is of another login. Also raises Unauthenticated for an invalid token, PermissionDenied if its claims
+        grant no rights or have no valid tenant, and Unavailable if the issuer does not answer or too many logins are
+        in progress.
         """
         login = self.config.login
         if login is None:

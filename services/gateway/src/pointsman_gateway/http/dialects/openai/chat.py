@@ -57,7 +57,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatBody(BaseModel):
-    """The body of `POST /v1/chat/completions`. Other fields than these are sent on if the engine accepts them."""
+    """The body of `POST /v1/chat/completions`. Undeclared fields are sent on if the engine accepts them."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -108,10 +108,12 @@ _decode_plain = msgspec.json.Decoder(strict_struct(ChatBody)).decode
 def read_plain_chat(
     body: bytes, deadline: float, caller: Caller, cache: str, arrived: float
 ) -> tuple[Request, AnswerEncoder] | None:
-    """Decodes a chat body that has only declared fields, several times faster than `decode_body`.
+    """Decodes a simple chat body, several times faster than `decode_body`; returns the request and the encoder of
+    its answer.
 
-    Implements `ReadPlain`. Returns None if the body is invalid, has a field that is not declared, or has a message
-    whose content is a list. The other arguments and the errors are those of `ChatBody.to_request`.
+    Returns None if the body is invalid, has a field that is not declared, or has a message whose content is a list.
+    `deadline` is in seconds on the event loop's clock, `arrived` in seconds of `perf_counter`, and `cache` a result
+    of `cache_mode`. Raises InvalidArgument if a limit is exceeded or a value is not supported.
     """
     try:
         chat: ChatBody = _decode_plain(body)  # type: ignore[assignment]  # a struct with the same fields
