@@ -84,6 +84,6 @@ def _route_headers(task: str, path: str, kind: str, reason: str) -> Headers:
 
 
 def cost_headers(receipt: Receipt) -> Headers:
-    """Returns the header with the cost of an answer in dollars; no header if the cost is unknown."""
+    """Returns the response header with the cost of an answer in dollars; empty if the cost is unknown."""
     cost = receipt.cost_usd
     return [] if cost is None else [(b"x-pointsman-cost-usd", b"%.9f" % cost)]

@@ -147,8 +147,8 @@ def check_counts(messages: Sequence[Any], extra: Mapping[str, Any], limits: Body
 
 
 def check_tool_count(count: int, param: str = "tools", limits: BodyLimits = LIMITS) -> None:
-    """Raises InvalidArgument ("too_many_" and `param`) if `count`, the number of tools in the parameter `param`, is
-    over the limit.
+    """Raises InvalidArgument if `count`, the number of tools in the request's parameter `param`, exceeds the limit.
+    The error's code is "too_many_" followed by `param`.
     """
     _check_count(count, limits.max_tools, param, param)
 

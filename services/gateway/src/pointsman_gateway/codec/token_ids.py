@@ -36,7 +36,7 @@ class TokenIds:
 
     @cached_property
     def counts(self) -> Sequence[int]:
-        """Returns the number of ids in each list."""
+        """Returns the number of token ids in each list, in the order of the lists."""
         return [count for _, _, count in self._spans]
 
     def decode(self, number: int) -> list[int]:

@@ -198,8 +198,8 @@ async def change_tenant(tenant: TenantPath, body: TenantBody, request: Request) 
 
 
 async def budgets(request: Request, tenant: OnlyTenant = "") -> Response:
-    """Lists the limits in dollars of keys and tenants, with the used amounts. They are changed as limits of the key or
-    the tenant.
+    """Lists the limits in dollars of keys and tenants, with what has been used of each. To change one, change the
+    limits of its key or tenant.
     """
     admin, _ = _authorize(request)
     return json_answer({"budgets": await admin.budgets(tenant)})

@@ -103,7 +103,12 @@ class RawRequest:
         self._reservation = reservation
 
     async def read_body(self, caller: Caller) -> bytes:
-        """Reads the whole body with `read_body`, and sets its model with `name_model`; raises the errors of both."""
+        """Reads and returns the whole body; for a path of Azure's API, its `model` is set to the deployment in the
+        path.
+
+        Raises InvalidArgument if the body exceeds a limit or is not valid, Unavailable if too many bytes of requests
+        are in memory, and ClientDisconnected if the client disconnects first.
+        """
         body = await read_body(self.receive, self.headers, caller.tenant, self._reservation)
         return name_model(body, self.scope)
 

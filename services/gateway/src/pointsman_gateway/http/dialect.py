@@ -84,7 +84,7 @@ class ModelForm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeteredRoute:
-    """A route whose requests get a receipt, also if they are rejected."""
+    """A route of the HTTP API whose requests get a receipt, even if they are rejected before they run."""
 
     path: str
     handler: Handler

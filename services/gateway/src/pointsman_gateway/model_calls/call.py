@@ -140,7 +140,7 @@ class ModelCall(Generic[RequestT, AnswerT]):
             )
 
     def mark_admitted(self) -> None:
-        """Records that the request was admitted, so that it counts in the usage of the caller's key."""
+        """Records that the request was admitted. Only then does it count as a request of the caller's key."""
         self._was_admitted = True
 
     async def compute(self) -> AnswerT:

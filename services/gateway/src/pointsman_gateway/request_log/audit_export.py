@@ -28,7 +28,7 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class AuditExport:
-    """Copies administrative changes from the streams in Redis to the export log, at least once each."""
+    """Copies administrative changes from the audit log in Redis to the export log on disk, each at least once."""
 
     def __init__(self, audit: AuditLog, export: ExportLog, clock: Callable[[], float] = time.monotonic) -> None:
         self._audit = audit

@@ -1,6 +1,7 @@
-"""An entry of the request log: a decision with its receipt, as JSON; docs/request_log.md describes each field.
+"""Makes the entries of the request log: each is a decision with its receipt, as JSON. docs/request_log.md describes
+the fields.
 
-A training sample, the request with its answers, is added if the task and the caller allow it.
+A training sample (the request with its answers) is added if the task and the caller allow it.
 """
 
 import hashlib

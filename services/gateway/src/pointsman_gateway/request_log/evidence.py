@@ -200,9 +200,8 @@ class EvidenceStore:
         self._collect(answer, pending=True)
 
     def release(self, answers: Iterable[AnswerCounts]) -> None:
-        """Makes the counts of these pending answers available to `take_unsent`.
-
-        To be called when the answers' entries join a batch or are dropped.
+        """Makes the counts of pending answers available to `take_unsent`. Call it when the log entries of these
+        answers join a batch or are dropped.
         """
         self._add_uncounted()
         for day, counts in sum_by_day(answers).items():

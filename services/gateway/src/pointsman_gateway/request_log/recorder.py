@@ -51,10 +51,11 @@ class _Undecided(NamedTuple):
 
 
 class Recorder:
-    """Records receipts; implements `RequestLog` of `ports.py`.
+    """Queues receipts of finished requests and writes them to Redis in batches; implements the gateway's interface
+    `RequestLog`.
 
-    While Redis is unavailable, receipts wait in memory up to limits (`MAX_WAITING`, `MAX_WAITING_BYTES`); beyond them
-    the oldest are dropped.
+    While Redis is unavailable, up to `MAX_WAITING` receipts with `MAX_WAITING_BYTES` wait in memory; beyond that the
+    oldest are dropped.
     """
 
     def __init__(
@@ -317,4 +318,4 @@ class NullRequestLog:
         self._evidence.count_answer(receipt)
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
-        """Does nothing: the metrics have counted the request."""
+        """Does nothing, because there is no log."""

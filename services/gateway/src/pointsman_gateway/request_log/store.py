@@ -57,7 +57,8 @@ class Batch:
 
 
 class RequestLogStore:
-    """Writes the request log, and reads evidence; implements `EvaluationStore`.
+    """Writes log entries and feedback to Redis, and reads what was counted of each path (ratings, costs,
+    latencies); implements `EvaluationStore`.
 
     Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time.
     """
@@ -196,7 +197,7 @@ class RequestLogStore:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """An entry of the request log, as it was read from the stream."""
+    """An entry of the request log, as read from Redis: its id in the stream, and its JSON."""
 
     entry_id: str
     """The id in the stream, "NUMBER-NUMBER"; ids compared as pairs of numbers are in the order of time."""
@@ -215,7 +216,7 @@ class RecordedDecision:
 
 
 class RequestLogReader:
-    """Reads the request log.
+    """Reads log entries, feedback and spending from Redis.
 
     Each method but `find_readable` raises Unavailable ("redis_unavailable") if Redis does not answer in time.
     """

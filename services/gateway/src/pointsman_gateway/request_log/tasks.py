@@ -169,7 +169,9 @@ class OrphanRecovery:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Recovers orphaned logs during the block; afterwards unlocks those that are not recovered."""
+        """Recovers the write-ahead logs of ended processes during the block; afterwards unlocks those that are not
+        recovered yet.
+        """
         schedule = Schedule(RECOVERY_INTERVAL_SECONDS, run_at_start=True)
         try:
             async with running_periodically(self.recover, schedule, "recover orphaned logs"):

@@ -31,7 +31,7 @@ MAX_RECORDS_PER_BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class RecoveryBatch:
-    """Receipts of an orphaned log that are written to Redis together."""
+    """Receipts from the write-ahead log of an ended process that are written to Redis together."""
 
     decided: Sequence[DecidedRecord]
     undecided: Sequence[UndecidedRecord]

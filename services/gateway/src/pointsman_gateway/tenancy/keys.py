@@ -1,5 +1,5 @@
-"""Verifies API keys and single sign-on tokens, and caches their records. While Redis answers, the copy of a revoked key
-is dropped within a second.
+"""Verifies API keys and single sign-on tokens, and keeps their records in memory. A revoked key is dropped within a
+second while Redis answers.
 """
 
 import asyncio

@@ -149,10 +149,10 @@ class LimitRegistry:
             self._drop(usage)
 
     def count_nearly_spent(self, limit: str, owner: str, clock: Callable[[], float]) -> int:
-        """Returns the number of budgets that are nearly spent: used to `BUDGET_WARNING_SHARE` or more.
+        """Returns the number of budgets of which the fraction `BUDGET_WARNING_SHARE` or more is used.
 
-        `limit` is the budgets' name, such as "dollars_per_day", and `owner` is "key" or "tenant". `clock` is monotonic,
-        in seconds.
+        `limit` is the budgets' name, such as "dollars_per_day", and `owner` is "key" or "tenant". `clock` returns
+        monotonic seconds.
         """
         now = clock()
         return sum(

@@ -22,7 +22,9 @@ class LoginCode:
 
 @dataclass(frozen=True, slots=True)
 class LoginSession:
-    """The result of a login: the token that the console's page uses as its credential."""
+    """The result of a login: the token that the console's page sends as its credential, and when it expires (Unix
+    seconds).
+    """
 
     token: str
     expires: float

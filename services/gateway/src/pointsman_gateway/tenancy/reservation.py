@@ -1,7 +1,9 @@
-"""Reservations: what an admitted request holds of each limit of its key and its tenant, from its admission to its end.
+"""Reservations: each holds what one admitted request may use of the limits of its key and tenant, until the request
+ends.
 
-A reservation takes the request's estimated use from the gateway's leases, and its settlement replaces the estimate by
-the actual use. Also creates the errors for limits that are reached.
+A reservation takes the request's estimated use from the gateway's leases (the parts of the limits that Redis has
+granted to it). At the end, the actual use replaces the estimate. Also creates the errors for limits that are
+reached.
 """
 
 import math
