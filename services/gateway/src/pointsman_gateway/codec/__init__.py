@@ -1,1 +1,1 @@
-"""The parts of decoding requests and encoding answers that the HTTP and the gRPC server share."""
+"""Decoding of requests and encoding of answers, as far as the HTTP and the gRPC server share it."""

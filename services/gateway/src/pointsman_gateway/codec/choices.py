@@ -1,4 +1,4 @@
-"""Joins the chunks of an answer to its choices, for answers that are sent as a whole."""
+"""Joins the chunks (pieces) of an answer to one complete message for each choice, for answers that are not streamed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class CollectedChoice:
 
 
 def collect_choices(chunks: Sequence[Chunk]) -> list[CollectedChoice]:
-    """Joins the chunks of an answer to its choices, in the order of their indexes."""
+    """Joins the chunks of an answer; returns one complete choice for each index, in the order of the indexes."""
     if {chunk.index for chunk in chunks} == {0}:
         return [_collect(0, chunks)]
     by_index: dict[int, list[Chunk]] = {}

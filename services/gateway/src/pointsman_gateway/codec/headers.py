@@ -57,7 +57,7 @@ def cache_mode(cache_control: bytes | None) -> str:
 
 
 def decision_headers(started: Started) -> Headers:
-    """Returns the `x-pointsman-*` headers that describe the decision behind an answer."""
+    """Returns the `x-pointsman-*` headers that tell a client which path answers its request, and why."""
     decision, path = started.decision, started.decision.path
     headers = [
         (b"x-pointsman-decision-id", decision.id.encode()),
@@ -84,6 +84,6 @@ def _route_headers(task: str, path: str, kind: str, reason: str) -> Headers:
 
 
 def cost_headers(receipt: Receipt) -> Headers:
-    """Returns the header with the cost of an answer in dollars; no header if the cost is unknown."""
+    """Returns the response header with the cost of an answer in dollars; empty if the cost is unknown."""
     cost = receipt.cost_usd
     return [] if cost is None else [(b"x-pointsman-cost-usd", b"%.9f" % cost)]

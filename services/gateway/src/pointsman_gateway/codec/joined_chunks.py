@@ -1,4 +1,6 @@
-"""Joins chunks that arrive together, for answers that are not streamed, to reduce the work for each chunk."""
+"""Joins chunks (pieces) of an answer that arrive together, if the answer is not streamed, to save work for each
+chunk.
+"""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -28,7 +30,9 @@ class ChunkJoiner:
         self._has_raw = False
 
     def join(self, chunks: Chunks) -> Chunks:
-        """Returns the same text in fewer chunks if possible. A joined chunk's `event_count` is the sum of its parts."""
+        """Returns the chunks with consecutive ones joined where possible. The `event_count` of a joined chunk is
+        the sum of its parts.
+        """
         if len(chunks) == 1:
             return (self._with_needed_raw(chunks[0], chunks[0].raw),)
         joined = []

@@ -65,11 +65,11 @@ def _reject_surrogates(data: Any, path: str) -> None:
 
 
 def find_json_path(data: Any, is_wrong: Callable[[Any], bool], path: str = "") -> str | None:
-    """Returns the path, such as "messages[0].content", of the first value in decoded JSON for which `is_wrong` returns
-    True; None if there is none. If it returns True for an object's name, the path is that of the object.
+    """Returns where in decoded JSON the first value is for which `is_wrong` returns True, such as
+    "messages[0].content"; None if there is none.
 
-    `is_wrong` is called with names and with values other than objects and lists. The returned path begins with `path`,
-    which is the path of `data` itself.
+    `is_wrong` is called with the names in objects, and with values other than objects and lists. For a name, the
+    result is the location of its object. The result begins with `path`, the location of `data` itself.
     """
     steps = _find_steps(data, is_wrong)
     if steps is None:

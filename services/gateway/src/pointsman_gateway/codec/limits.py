@@ -1,4 +1,6 @@
-"""Limits of a request: of its body, checked on the bytes before decoding, and of its messages, parts and tools."""
+"""Limits of a request: on its body, which is checked as bytes before decoding, and on its messages, content parts
+and tools.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,11 +46,12 @@ TOKEN_ID_LIMITS = replace(LIMITS, max_values=320_000)
 
 
 def check_body(body: bytes, limits: BodyLimits = LIMITS, param: str | None = None) -> None:
-    """Checks JSON before it is decoded. Raises InvalidArgument if it is not UTF-8, holds a zero byte, or exceeds one of
-    the `limits` on bytes, depth, and the numbers of objects and lists, of names and strings, and of values.
+    """Checks the bytes of JSON before it is decoded, so that too large a body costs little.
 
-    Values are counted by their commas. Other malformed JSON is not rejected here, since the decoder describes it
-    better. `param` is the name of the parameter that holds the JSON, for the error; None if it is the body itself.
+    Raises InvalidArgument if they are not UTF-8, hold a zero byte, or exceed one of the `limits` on bytes, depth,
+    and the numbers of objects and lists, of names and strings, and of values (counted by their commas). Other
+    malformed JSON is left to the decoder, which describes it better. `param` names the parameter that holds the
+    JSON, for the error; None if it is the body itself.
     """
     what = f"'{param}'" if param else "the body"
     if len(body) > limits.max_bytes:
@@ -144,8 +147,8 @@ def check_counts(messages: Sequence[Any], extra: Mapping[str, Any], limits: Body
 
 
 def check_tool_count(count: int, param: str = "tools", limits: BodyLimits = LIMITS) -> None:
-    """Raises InvalidArgument ("too_many_" and `param`) if `count`, the number of tools in the parameter `param`, is
-    over the limit.
+    """Raises InvalidArgument if `count`, the number of tools in the request's parameter `param`, exceeds the limit.
+    The error's code is "too_many_" followed by `param`.
     """
     _check_count(count, limits.max_tools, param, param)
 

@@ -27,9 +27,10 @@ IGNORED_FIELDS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 
 @dataclass(frozen=True, slots=True)
 class MediaForm:
-    """The form of a content part of type T with a medium: {"type": T, T: {DATA: a URL, and optional fields}}.
+    """How a content part holds a medium of one type, such as an image: {"type": T, T: {DATA: a URL, and optional
+    fields}}.
 
-    `data` is the name DATA, and `more` are the names of the optional fields.
+    `data` is the name DATA, `more` are the names of the optional fields, and `expected` describes the URL in errors.
     """
 
     medium: str
@@ -82,11 +83,12 @@ def media_of(messages: Iterable[Message]) -> frozenset[str]:
 
 
 def to_media_part(kind: str, given: Any, where: str) -> Part:
-    """Returns a content part of the type `kind`, a key of `MEDIA_PARTS`, with the known fields of the object `given`.
+    """Returns a content part of the type `kind`, such as "image_url", built from the known fields of the object
+    `given`.
 
-    `where` is the place of `given` in the body, for error messages. Raises InvalidArgument if `given` is no object, the
-    URL is missing or not accepted, a field is unknown (`reject_unknown_fields`), or an optional field is no text. Data
-    in the URL is not decoded.
+    `where` is the location of `given` in the body, for errors. Raises InvalidArgument if `given` is not an object,
+    the URL is missing or not accepted, a field is unknown, or an optional field is not a text. Data in the URL is
+    not decoded.
     """
     form = MEDIA_PARTS[kind]
     data = given.get(form.data) if isinstance(given, Mapping) else None
@@ -114,10 +116,10 @@ def reject_unknown_fields(fields: Mapping[str, Any], known: Collection[str], whe
 
 
 def reject_media_fields(part: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Raises InvalidArgument if a content part with a text also has a field for a medium (`_MEDIA_FIELDS`) that is not
-    null: the medium would be lost.
+    """Raises InvalidArgument if a content part that holds a text also has a field for a medium, such as
+    `image_url`, since the medium would be ignored.
 
-    `known` and `where` are only for the error message: the fields that the part may have, and its place in the body.
+    `known`, the fields that the part may have, and `where`, its location in the body, are for the error message.
     """
     if not _MEDIA_FIELDS.isdisjoint(part):
         for name in _MEDIA_FIELDS.intersection(part):

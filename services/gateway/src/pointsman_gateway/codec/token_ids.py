@@ -1,4 +1,4 @@
-"""Token ids in a client's JSON. They stay encoded until they are used, since Python's integers take six times the
+"""Keeps token ids of a client's JSON encoded until they are used, because Python's integers take six times the
 memory.
 """
 
@@ -27,7 +27,7 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class TokenIds:
-    """One list of token ids for each text; the lists stay encoded as JSON."""
+    """The token ids that a client sends instead of texts: one list for each text, kept as JSON until it is used."""
 
     def __init__(self, encoded: msgspec.Raw, spans: Sequence[tuple[int, int, int]]) -> None:
         """Takes the JSON of all lists, and for each list (start in the JSON, end in the JSON, number of ids)."""
@@ -36,7 +36,7 @@ class TokenIds:
 
     @cached_property
     def counts(self) -> Sequence[int]:
-        """Returns the number of ids in each list."""
+        """Returns the number of token ids in each list, in the order of the lists."""
         return [count for _, _, count in self._spans]
 
     def decode(self, number: int) -> list[int]:

@@ -1,7 +1,6 @@
-"""Finds the fields within a chat's messages and parameters that are not sent to every engine, such as the `detail` of
-an image.
+"""Finds fields in a chat's messages and parameters that not every engine accepts, such as the `detail` of an image.
 
-`engines/dialects/sent_fields` says which of them are sent to the engines of each format.
+`engines/dialects/sent_fields` lists which of them are sent to the engines of each API format.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -24,7 +23,7 @@ NOTHING: frozenset[GivenField] = frozenset()
 
 
 class Undeclared(Protocol):
-    """Interface of a decoded object of a body that keeps undeclared fields, such as a pydantic model."""
+    """Interface of a decoded object, such as a pydantic model, that keeps fields which its class does not declare."""
 
     @property
     def model_extra(self) -> Mapping[str, Any] | None:
@@ -41,11 +40,11 @@ class ChatMessage(Undeclared, Protocol):
 
 
 def given_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[GivenField]:
-    """Yields (`kind`, name) for each field of `given` whose name is not in `known`, unless its value is null, false, 0
-    or empty. Yields nothing if `given` is not an object. `kind` says what kind of object it is, such as "tool_calls".
+    """Yields a pair (`kind`, name) for each field of `given` that is set and whose name is not in `known`.
 
-    A name that is not an identifier of at most `MAX_NAME_CHARACTERS` is yielded as "others", because names are stored
-    in the decision's notes, and such a name may be any text of the client.
+    A value of null, false, 0 or empty counts as not set. Yields nothing if `given` is not an object. `kind` says
+    what kind of object it is, such as "tool_calls". A name that is not an identifier of at most
+    `MAX_NAME_CHARACTERS` is yielded as "others", because names are stored in the decision's notes.
     """
     if isinstance(given, Mapping):
         for name, value in given.items():
@@ -54,9 +53,9 @@ def given_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[Give
 
 
 def unsent_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[GivenField]:
-    """Yields ("", "NAME of KIND") for each field that `given_fields` finds with the same arguments.
+    """Yields a pair ("", "NAME of KIND") for each field of `given` that is set and whose name is not in `known`.
 
-    The "" in place of the kind marks a field that is sent to no engine.
+    The empty text marks a field that is sent to no engine. `kind` says what kind of object `given` is.
     """
     return (("", f"{name} of {kind}") for _, name in given_fields(kind, given, known))
 
@@ -64,8 +63,10 @@ def unsent_fields(kind: str, given: Any, known: Collection[str]) -> Iterator[Giv
 def of_chat(
     messages: Iterable[ChatMessage], parameters: Mapping[str, Any], stream_options: Undeclared | None
 ) -> frozenset[GivenField]:
-    """Returns the fields within a chat's messages, tools, response format and stream options that are not sent to every
-    engine. `parameters` are the fields that the body's class does not declare.
+    """Returns the fields in a chat's messages, tools, response format and stream options that not every engine
+    accepts.
+
+    `parameters` are the fields of the body that its class does not declare.
     """
     found: set[GivenField] = set()
     if stream_options is not None:
@@ -83,8 +84,8 @@ def of_chat(
 
 
 def of_message(role: str, fields: Mapping[str, Any]) -> Iterator[GivenField]:
-    """Yields the fields of a message and of its tool calls that are not sent to every engine. `fields` are all fields
-    of the message except role and content.
+    """Yields the fields of a message and its tool calls that not every engine accepts. `fields` are those of the
+    message except role and content.
     """
     known = MESSAGE_FIELDS
     if role == "function":
@@ -106,7 +107,7 @@ def _of_part(part: Mapping[str, Any]) -> Iterator[GivenField]:
 
 
 def of_parameters(parameters: Mapping[str, Any]) -> Iterator[GivenField]:
-    """Yields the fields within a body's `tools` and `response_format` that are not sent to every engine."""
+    """Yields the fields in a body's `tools` and `response_format` that not every engine accepts."""
     tools = parameters.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         function = tool.get("function") if isinstance(tool, Mapping) else None

@@ -1,1 +1,3 @@
-"""The exporter: a process that writes the records of the gateways on its machine to Parquet files."""
+"""The exporter: a process that writes the gateways' records (such as receipts and feedback) to Parquet files or an
+OpenTelemetry collector.
+"""

@@ -1,4 +1,4 @@
-"""Exports the records of the gateways that share a write-ahead log's folder: `python -m pointsman_gateway.export`."""
+"""Runs the exporter for all gateways that share a write-ahead log's folder: `python -m pointsman_gateway.export`."""
 
 import argparse
 import logging

@@ -1,6 +1,6 @@
-"""The HTTP session in which OpenTelemetry's library sends records, and the answers of collectors.
+"""The HTTP session in which OpenTelemetry's library sends records to a collector; it keeps the collector's answer.
 
-The library returns only whether the status was between 200 and 399.
+The library itself says only whether the status was between 200 and 399.
 """
 
 import time
@@ -26,14 +26,16 @@ _MEDIA_TYPES = (_PROTOBUF, _JSON)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer to a request with records, perhaps by a server that is no collector."""
+    """The HTTP response to a request that sent records. The server may be something other than a collector."""
 
     status: int
     content_type: str
     content: bytes
 
     def partial_success(self) -> ExportLogsPartialSuccess | None:
-        """Returns what a collector that has taken the records says about them; None for all other answers."""
+        """Returns the part of a collector's response that tells which records it rejected (none: it is empty). None
+        if the response is not that of a collector that took the records.
+        """
         if not 200 <= self.status < 300 or (self.content and self._media_type.startswith("text/")):
             return None
         response = ExportLogsServiceResponse()
@@ -41,8 +43,10 @@ class Answer:
 
     @property
     def is_refusal(self) -> bool:
-        """Whether a collector refuses the records for good. A 400 without the forms of OTLP is by another server, such
-        as one that expects TLS; in JSON, a collector's has a `code`.
+        """Returns whether a collector rejects the records for good, so that sending them again is useless.
+
+        A response 400 that is not in OTLP's format comes from another server, such as one that expects TLS, and does
+        not count.
         """
         if self.status == HTTPStatus.BAD_REQUEST and self._media_type == _JSON:
             status = Status()
@@ -53,7 +57,7 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        """Says why the records were not taken."""
+        """Returns a text for the log that says why the records were not taken."""
         known = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
         reason, details = known.get(self.status, str(self.status)), Status()
         if self.is_refusal:
@@ -82,8 +86,10 @@ class Answer:
 
 
 class CollectorSession(requests.Session):
-    """Keeps the last answer, or the error instead of one. It follows no redirects, and gives up an answer that is not
-    complete after the timeout; a timeout of requests is that of a single read.
+    """An HTTP session that keeps its last response or error. It follows no redirects, and aborts a response that is
+    not complete within the timeout.
+
+    The timeout of the `requests` library would hold for each single read.
     """
 
     def __init__(self) -> None:
@@ -96,13 +102,15 @@ class CollectorSession(requests.Session):
 
     @property
     def reason(self) -> str:
-        """Says why the records were not taken."""
+        """Returns a text for the log that says why the records of the last request were not taken."""
         if self.answer is not None:
             return self.answer.reason
         return "they cannot be encoded" if self.error is None else cause_of(self.error)
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        """Sends a request, whose `timeout` is in seconds. Raises what requests raises."""
+        """Sends a request and keeps its response or error. `timeout` in `options` is in seconds, for the whole
+        response. Raises the errors of the `requests` library.
+        """
         if options["timeout"] <= 0:  # the library has waited for too long: what came before is the reason
             timeout = requests.Timeout("no time is left for a further attempt")
             if self.answer is None and self.error is None:
@@ -120,11 +128,13 @@ class CollectorSession(requests.Session):
         return response
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Returns None. For a target, requests would read the whole answer first, whatever its length."""
+        """Returns None, so that no redirect is followed: `requests` would read the whole response first, however
+        long it is.
+        """
 
 
 def one_line(text: str) -> str:
-    """Returns a collector's text for the log, shortened, and without characters that would change the log's lines."""
+    """Returns a text from a collector for the log: shortened, and without line breaks and control characters."""
     words = "".join(one if one.isprintable() else " " for one in text[: 2 * MAX_TEXT_CHARACTERS]).split()
     line = " ".join(words)
     return line if len(line) <= MAX_TEXT_CHARACTERS else line[:MAX_TEXT_CHARACTERS] + "..."

@@ -1,4 +1,4 @@
-"""The columns of the exported tables, for every kind of target. docs/records.md describes them."""
+"""The names and types of the columns of exported tables; docs/records.md describes them."""
 
 from enum import Enum
 from typing import NamedTuple

@@ -1,4 +1,6 @@
-"""Exports segments: reads them, stores their records in a target, and removes them once all are stored."""
+"""Exports segments (files of the gateways' export logs): reads them, stores their records in a target, and then
+removes them.
+"""
 
 import logging
 import re
@@ -31,13 +33,17 @@ class Exporter:
         """The number of records that were exported."""
 
     def export_all(self) -> None:
-        """Exports what is due. Raises whatever the disk or the target raises: the next call continues."""
+        """Exports all segments that are old enough. Raises the errors of the disk and the target; the next call
+        then continues.
+        """
         self._segments.adopt()
         while plan := self._segments.next_plan(self._min_age_seconds):
             self._export(plan)
 
     def run(self, stop: Event) -> None:
-        """Exports until `stop` is set, and then what is left. Tries again after a failure, and logs each new cause."""
+        """Exports until `stop` is set, and then all that is left. After a failure it tries again, and logs each new
+        cause once.
+        """
         retry_seconds, began, logged = MIN_RETRY_SECONDS, 0.0, ""
         while not stop.is_set():
             try:

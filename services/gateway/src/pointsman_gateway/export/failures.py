@@ -1,4 +1,4 @@
-"""Says why an export has failed, for the log."""
+"""Describes why an export has failed, for the log."""
 
 
 def cause_of(error: BaseException) -> str:

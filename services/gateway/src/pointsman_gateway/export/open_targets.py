@@ -1,4 +1,4 @@
-"""Opens the targets that `POINTSMAN_EXPORT_TARGET` names."""
+"""Opens the export targets (places for records) that `POINTSMAN_EXPORT_TARGET` names."""
 
 import os
 
@@ -12,7 +12,11 @@ HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS")
 
 
 def open_targets(addresses: str) -> RecordTarget:
-    """Opens one target, or several with commas between them. Raises WrongTarget, also if a package is missing."""
+    """Opens the target at an address, or several at addresses with commas between them, and returns them as one
+    target.
+
+    Raises WrongTarget if an address is invalid, or needs a package that is not installed.
+    """
     found = [one.strip() for one in addresses.split(SEPARATOR)]
     for address in found:
         _check_userinfo(address)

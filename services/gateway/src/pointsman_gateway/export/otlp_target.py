@@ -39,7 +39,7 @@ _ATTRIBUTES: dict[str, list[tuple[str, Callable[[Any], Any]]]] = {
 
 
 class CollectorFailed(ConnectionError):
-    """The collector has not taken records."""
+    """The OpenTelemetry collector has not taken the records that were sent; they are sent again later."""
 
 
 class OtlpTarget:

@@ -1,4 +1,4 @@
-"""Stores records as Parquet files, one for each partition."""
+"""Stores records as Parquet files, one for each partition (table, day and tenant)."""
 
 from collections.abc import Sequence
 

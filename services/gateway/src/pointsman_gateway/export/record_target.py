@@ -1,4 +1,4 @@
-"""What the exporter sends records to: the interface, and several targets as one."""
+"""The interface of a target, to which the exporter sends records, and a class that treats several targets as one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -10,24 +10,28 @@ Rows = Mapping[Partition, Sequence[ExportedRecord]]
 
 
 class WrongTarget(Exception):
-    """The setting of the target is wrong. The message says what is right."""
+    """The setting of the export target is wrong; the message says what is allowed."""
 
 
 class RecordTarget(Protocol):
-    """Interface to a target; `ParquetTarget`, `OtlpTarget` and `AllTargets` implement it."""
+    """Interface to a place where records are exported to; `ParquetTarget`, `OtlpTarget` and `AllTargets` implement
+    it.
+    """
 
     def store(self, name: str, rows: Rows) -> Sequence[Record]:
-        """Stores records, and returns those that the target refuses for good.
+        """Stores records, and returns those that the target rejects for good.
 
-        A call that failed is repeated with the same name and rows, also by another process. Raises OSError or an error
-        of the target's library if not all records are stored yet.
+        `name` identifies the records: a failed call is repeated with the same `name` and `rows`, perhaps by another
+        process. Raises OSError or an error of the target's library if some records are not stored yet.
         """
         ...
 
 
 class AllTargets:
-    """Stores records in several targets. While one target fails, no further records are exported to the others; those
-    that have the present records do not get them again.
+    """Stores records in several targets.
+
+    If one target fails, the call is repeated for this target only, and the others get no further records until it
+    succeeds.
     """
 
     def __init__(self, targets: Sequence[RecordTarget]) -> None:

@@ -1,4 +1,4 @@
-"""The records of the export log as the exporter reads them: the fields that have a column of their own."""
+"""The records of the export log as the exporter decodes them: the fields that become columns."""
 
 import hashlib
 from collections import defaultdict
@@ -40,7 +40,9 @@ NO_TOKENS, NO_SECONDS = Tokens(), Seconds()
 
 
 class ExportedRecord(msgspec.Struct, kw_only=True, gc=False):
-    """What every record has. A field that an older gateway did not write has its default."""
+    """The fields that records of all tables have. A field that is missing, because an older gateway wrote the
+    record, has its default.
+    """
 
     unix_ms: Annotated[int, msgspec.Meta(ge=0, le=_MAX_UNIX_MS)]
     id: str = ""
@@ -101,7 +103,7 @@ class ExportedScore(ExportedRecord, kw_only=True, gc=False):
 
 
 class ExportedChange(ExportedRecord, kw_only=True, gc=False):
-    """An administrative change."""
+    """An administrative change: who changed what, and the values before and after."""
 
     id: str
     who: str
@@ -135,7 +137,7 @@ _DECODE: dict[bytes, Any] = {name.encode(): msgspec.json.Decoder(row).decode for
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The records of some segments."""
+    """The records of some segments by partition (table, day and tenant), and the lines that cannot be read."""
 
     by_partition: Mapping[Partition, list[ExportedRecord]]
     unreadable: Sequence[bytes]
@@ -143,9 +145,9 @@ class Records:
 
 
 def read_records(segment: bytes) -> Records:
-    """Returns the records of a segment.
+    """Decodes the records in the content of a segment; the result also has the lines that cannot be read.
 
-    An incomplete last line is left out: its process ended while it wrote the line.
+    An incomplete last line is left out: the process ended while it wrote the line.
     """
     groups: defaultdict[tuple[bytes, int, str], list[ExportedRecord]] = defaultdict(list)
     unreadable = []
@@ -175,7 +177,7 @@ def read_records(segment: bytes) -> Records:
 
 
 def to_line(table: str, row: ExportedRecord) -> bytes:
-    """Returns a record as a line of a segment, without the end of the line."""
+    """Encodes a record as a line of a segment of the table `table`, without the line break."""
     line = table.encode() + b"\t" + row.entry
     return line + b"\t" + row.evidence_key if isinstance(row, ExportedDecision) else line
 

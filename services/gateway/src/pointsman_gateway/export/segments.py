@@ -1,8 +1,8 @@
-"""The segments of the gateways' export logs, and the plan which of them is exported next.
+"""The segments (files) of the gateways' export logs, and the plan that says which of them are exported next.
 
-The plan is on disk before its first record is sent to a target. So an exporter that was killed writes the same Parquet
-files again, under the same names, and no record is in two files; a collector gets the records of the plan again. Once
-all records are stored, the plan gets another name, and then its segments are removed.
+The plan is on disk before its first record is sent to a target. So an exporter that was killed writes the same
+Parquet files again, under the same names, and no record is in two files; a collector gets the records of the plan
+again. Once all records are stored, the plan is renamed, and then its segments are removed.
 """
 
 import json
@@ -31,25 +31,29 @@ MAX_KEPT_BYTES = 64 * 1024 * 1024
 
 
 class FolderInUse(Exception):
-    """Another exporter works on the folder."""
+    """Raised if another exporter process already works on the folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """Consecutive segments of one process, which are exported together."""
+    """The names of consecutive segments (files of records) of one gateway process that are exported together."""
 
     segments: tuple[str, ...]
     """The names of the files."""
 
     @property
     def name(self) -> str:
-        """Returns WRITER-FIRST-LAST, the name of the process and the numbers of the segments."""
+        """Returns the plan's name WRITER-FIRST-LAST: the name of the gateway process, and the numbers of its first
+        and last segment.
+        """
         (writer, first), (_, last) = _parts(self.segments[0]), _parts(self.segments[-1])
         return f"{writer}-{first}-{last}"
 
 
 class SegmentFolder:
-    """A folder of segments, which this process alone exports. Each method raises OSError if the disk fails."""
+    """A folder of segments (files of records) that only this process exports. Each method but `keep` raises OSError
+    if the disk fails.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Creates the folder if necessary, and locks it; raises FolderInUse if another exporter has the lock."""
@@ -64,26 +68,30 @@ class SegmentFolder:
         self._lock.close()
 
     def adopt(self) -> None:
-        """Finishes the open segments of processes that have ended."""
+        """Marks the open segments of gateway processes that have ended as finished, so that they are exported."""
         for path in self.folder.glob(f"*{OPEN}"):
             if segment := lock_file(path):
                 path.rename(path.with_suffix(FINISHED))
                 segment.close()
 
     def next_plan(self, min_age_seconds: float) -> ExportPlan | None:
-        """Returns the unfinished plan, or makes and stores a new one; None if there is nothing to export.
+        """Returns the plan that an earlier exporter has not finished, or else makes and stores a new one; None if
+        there is nothing to export.
 
-        Segments are exported once the first of their process is `min_age_seconds` old, or there are enough of them.
+        Segments are exported once the first one of their process is `min_age_seconds` old, or there are enough of
+        them.
         """
         return self._unfinished_plan() or self._new_plan(min_age_seconds)
 
     def read(self, plan: ExportPlan) -> list[tuple[str, bytes]]:
-        """Returns name and content of each segment."""
+        """Returns a pair (name, content) for each segment of the plan."""
         return [(name, (self.folder / name).read_bytes()) for name in plan.segments]
 
     def keep(self, name: str, lines: Sequence[bytes], why: str) -> None:
-        """Stores lines that are not exported in a file next to the segments, as many whole lines as the bound allows.
-        Raises nothing: what cannot be stored must not stop the export, and is logged as lost.
+        """Stores lines that cannot be exported in the file `name` next to the segments, up to `MAX_KEPT_BYTES`;
+        `why` is for the log.
+
+        Raises nothing, so that the export goes on: lines that cannot be stored are logged as lost.
         """
         path, temporary = self.folder / name, self.folder / (name + ".tmp")
         kept = sum(size <= MAX_KEPT_BYTES for size in accumulate(len(line) + 1 for line in lines))
@@ -114,7 +122,7 @@ class SegmentFolder:
             log.error("%s is removed: newer lines that are not exported need its %d bytes", oldest, size)
 
     def finish(self, plan: ExportPlan) -> None:
-        """Removes the segments of a plan whose records are stored."""
+        """Removes the segments of a plan; call it when all their records are stored."""
         with suppress(FileNotFoundError):  # the disk was full when the plan was made
             (self.folder / _PLAN).replace(self.folder / _EXPORTED_PLAN)
         self._remove(plan)

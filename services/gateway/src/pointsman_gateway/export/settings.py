@@ -25,8 +25,9 @@ class ExportSettings(BaseSettings):
 
 
 def read_settings() -> ExportSettings:
-    """Reads the settings. Raises UnknownSetting if a variable with the prefix is no setting, WrongSetting if a value
-    cannot be used.
+    """Reads the exporter's settings from the environment.
+
+    Raises UnknownSetting if a variable with the prefix is not a setting, and WrongSetting if a value is invalid.
     """
     require_known_settings(PREFIX, ExportSettings.model_fields, os.environ)
     try:

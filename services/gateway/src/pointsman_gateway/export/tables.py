@@ -1,4 +1,4 @@
-"""Parquet files of exported records, and their places. docs/records.md describes them."""
+"""Encodes records as Parquet files, and names the files. docs/records.md describes the tables."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ _DICTIONARIES = {
 
 
 def to_parquet(table: str, rows: Sequence[ExportedRecord]) -> bytes:
-    """Returns a Parquet file. Equal rows make equal bytes."""
+    """Returns the rows as the bytes of a Parquet file of the table. Equal rows give equal bytes."""
     arrays = [pa.array([value(row) for row in rows], kind) for value, kind in _GETTERS[table]]
     file = io.BytesIO()
     pq.write_table(

@@ -1,4 +1,4 @@
-"""Where the Parquet files go: a folder, or object storage through fsspec."""
+"""The places for Parquet files: a folder, or object storage through the library fsspec."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ _PACKAGES = "s3fs for s3://, gcsfs for gs://, adlfs for az:// and abfs://"
 
 
 class ExportTarget(Protocol):
-    """Interface to a place for files; `FolderTarget` and `ObjectTarget` implement it."""
+    """Interface to a place for Parquet files; `FolderTarget` and `ObjectTarget` implement it."""
 
     def put(self, path: str, content: bytes) -> None:
         """Writes a file, or replaces it; a reader sees all of it or nothing. `path` is relative, with slashes.
@@ -52,7 +52,9 @@ class FolderTarget:
 
 
 class ObjectTarget:
-    """It lists nothing, so it makes no difference if the store's listings are stale."""
+    """Writes files to object storage, such as S3. It never lists files, because a store's listings may be out of
+    date.
+    """
 
     def __init__(self, store: Any, prefix: str) -> None:
         """Takes a file system of fsspec, and the bucket with the path in it."""
@@ -70,7 +72,9 @@ class ObjectTarget:
 
 
 def open_target(address: str) -> ExportTarget:
-    """Opens a folder or URL as a target; raises WrongTarget."""
+    """Returns the target for Parquet files at a folder or URL; raises WrongTarget if the address is invalid, or
+    needs a package that is not installed.
+    """
     scheme, separator, rest = address.partition("://")
     if not address:
         raise WrongTarget(

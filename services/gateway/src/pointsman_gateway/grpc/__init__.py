@@ -1,1 +1,1 @@
-"""The gateway's gRPC server: the servicer, and the conversion of its messages."""
+"""The gateway's gRPC server: its service, and the conversion of its messages to and from the domain's types."""

@@ -19,7 +19,9 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class ExternalProcessor:
-    """Answers Envoy's requests with the ASGI application `app`; one call is one HTTP request."""
+    """Implements Envoy's external processing: each call hands over one HTTP request, which the ASGI application
+    `app` answers.
+    """
 
     def __init__(self, app: AsgiApp) -> None:
         self._app = app

@@ -1,8 +1,9 @@
-"""One HTTP request that Envoy hands to the gateway by external processing, from its headers to its response's end.
+"""Handles one HTTP request that Envoy hands to the gateway by external processing, from its headers to the end of
+its response.
 
-The request runs through the gateway's ASGI application, like one over HTTP. The first request that this sends to an
-engine is what Envoy sends on; the application's answer replaces the engine's. Without such a request, the application's
-answer is Envoy's immediate response.
+The request runs through the gateway's ASGI application, as if it came over HTTP. When the application sends its
+first request to an engine, Envoy forwards that one to the engine, and later replaces the engine's response by the
+application's answer. If it sends none, its answer goes to the client at once.
 """
 
 import asyncio
@@ -46,7 +47,7 @@ ENDPOINT_HEADER = b"x-gateway-destination-endpoint"
 
 
 class Unanswerable(Exception):
-    """The answer cannot be completed over Envoy, which then fails the request."""
+    """The answer cannot be sent through Envoy, which then reports a failure to the client."""
 
 
 class _Sent(msgspec.Struct):
@@ -57,7 +58,9 @@ _decode_sent = msgspec.json.Decoder(_Sent).decode
 
 
 class Exchange:
-    """Connects the ASGI application and Envoy for one request; implements `ForwardingExchange`."""
+    """Passes the messages of one HTTP request between Envoy and the ASGI application; implements
+    `ForwardingExchange`.
+    """
 
     def __init__(self, app: AsgiApp) -> None:
         self._app = app
@@ -75,7 +78,10 @@ class Exchange:
         """Whether the response's headers were sent in answer to the engine's."""
 
     async def responses(self, requests: AsyncIterator[pb.ProcessingRequest]) -> AsyncIterator[pb.ProcessingResponse]:
-        """Yields the messages to Envoy; raises Unanswerable if the answer cannot be completed."""
+        """Runs the request that the messages `requests` from Envoy contain, and yields the messages for Envoy.
+
+        Raises Unanswerable if the answer cannot be completed.
+        """
         tasks = [asyncio.create_task(self._read(requests), name="ext-proc")]
         first = await self._request.get()
         if first["type"] == "http.scope":

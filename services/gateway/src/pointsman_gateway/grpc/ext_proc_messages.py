@@ -14,7 +14,7 @@ _OVERWRITE = core_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
 
 def header_mutation(headers: Headers, removed: Sequence[str] = ()) -> pb.HeaderMutation:
-    """Returns the instruction to set `headers`, and to remove those named in `removed`."""
+    """Returns an instruction to Envoy that sets `headers`, and removes the headers named in `removed`."""
     options = [
         core_pb2.HeaderValueOption(
             header=core_pb2.HeaderValue(key=name.decode("latin-1"), raw_value=value), append_action=_OVERWRITE
@@ -25,7 +25,9 @@ def header_mutation(headers: Headers, removed: Sequence[str] = ()) -> pb.HeaderM
 
 
 def request_messages(headers: pb.HeaderMutation, body: bytes) -> Iterator[pb.ProcessingResponse]:
-    """Yields the request for the engine: headers, by which Envoy chooses the route again, and body."""
+    """Yields the messages that make Envoy send a request with these headers and this body to the engine. Envoy
+    chooses its route again by the headers.
+    """
     common = pb.CommonResponse(header_mutation=headers, clear_route_cache=True)
     yield pb.ProcessingResponse(request_headers=pb.HeadersResponse(response=common))
     for at in range(0, len(body), MAX_PART_BYTES):
@@ -41,7 +43,9 @@ def response_headers(status: int, headers: Headers) -> pb.ProcessingResponse:
 
 
 def response_body(body: bytes, end: bool) -> Iterator[pb.ProcessingResponse]:
-    """Yields a part of the response's body, in messages of at most `MAX_PART_BYTES`; `end`: it is the last part."""
+    """Yields messages of at most `MAX_PART_BYTES` with a part of the response's body; `end` says whether it is the
+    last part.
+    """
     for at in range(0, len(body) or 1, MAX_PART_BYTES):
         common = _streamed(body[at : at + MAX_PART_BYTES], end and at + MAX_PART_BYTES >= len(body))
         yield pb.ProcessingResponse(response_body=pb.BodyResponse(response=common))
@@ -52,7 +56,7 @@ def response_trailers() -> pb.ProcessingResponse:
 
 
 def whole_response(status: int, headers: Headers, body: bytes) -> pb.ProcessingResponse:
-    """Returns a complete response, which ends the request without an engine."""
+    """Returns a message with a complete response, which Envoy sends to the client without calling an engine."""
     mutation = header_mutation([(name, value) for name, value in headers if name != b"content-length"])
     code = http_status_pb2.HttpStatus()
     code.code = status  # type: ignore[assignment]  # the enumeration is open

@@ -1,4 +1,4 @@
-"""Converts the requests of the gRPC contract to the gateway's domain types."""
+"""Converts request messages of the gateway's gRPC API to domain types."""
 
 import base64
 from collections.abc import Mapping
@@ -42,11 +42,12 @@ def to_request(
     arrived: float,
     as_a_whole: bool,
 ) -> Request:
-    """Converts a message to a request.
+    """Converts a gRPC message to a `Request`, the form in which the pipeline runs requests of all APIs.
 
-    `deadline` is in seconds on the event loop's clock, `arrived` in seconds of `perf_counter`, `cache` a result of
-    `cache_mode`, and `as_a_whole` says that the answer is not streamed. Raises InvalidArgument for a value, a content
-    part or an `extra_json` that is not valid, and for more than `BodyLimits.max_parts` parts.
+    `deadline` is in seconds on the event loop's clock, and `arrived` in seconds of `perf_counter`. `cache` says how
+    the request uses the answer cache (a result of `cache_mode`), and `as_a_whole` that the answer is not streamed.
+    Raises InvalidArgument for an invalid value, content part or `extra_json`, and for more than
+    `BodyLimits.max_parts` parts.
     """
     found: set[GivenField] = set()
     messages, media = _messages(request.messages, found)

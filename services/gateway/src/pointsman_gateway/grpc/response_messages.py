@@ -1,4 +1,4 @@
-"""Converts answers, decisions and receipts to the responses of the gRPC contract."""
+"""Converts answers, decisions and receipts to response messages of the gateway's gRPC API."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -31,8 +31,8 @@ def started_response(started: Started) -> pb.GenerateStreamResponse:
 
 
 def delta_responses(chunks: Chunks) -> Iterator[pb.GenerateStreamResponse]:
-    """Yields the messages for chunks that arrived together. Successive texts of one choice are joined, since a message
-    costs more than its text.
+    """Yields the messages of a stream for chunks of an answer that arrived together. Successive texts of one choice
+    are joined to one message.
     """
     for index, group in groupby(chunks, _index_of_text):
         texts = list(group)
@@ -70,9 +70,9 @@ def whole_response(started: Started, chunks: Sequence[Chunk], finished: Finished
 
 
 def route_response(routed: Routed, costs_usd: Mapping[str, float | None]) -> pb.RouteResponse:
-    """Converts a decision without an answer to a message.
+    """Returns the message for a request that asks only which path would be chosen.
 
-    `costs_usd` has the expected dollars of the request by path; a path of unknown cost (None) is left out.
+    `costs_usd` has the request's expected dollars by path; a path with an unknown cost (None) is left out.
     """
     messages = [pb.Message(role=m.role, content=m.content) for m in routed.prompt.messages] if routed.prompt else ()
     decision, costs = _decision(routed.decision), _known(costs_usd)
@@ -80,7 +80,9 @@ def route_response(routed: Routed, costs_usd: Mapping[str, float | None]) -> pb.
 
 
 def path_info(path: Path, why_not: str | None) -> pb.PathInfo:
-    """Describes a path; `why_not` says why it cannot be used now, and is None if it can."""
+    """Returns the message that describes a path. `why_not` says why the path cannot be used at the moment; None if
+    it can.
+    """
     return pb.PathInfo(
         name=path.name,
         kind=path.kind.value,

@@ -1,6 +1,8 @@
-"""The gRPC service `pointsman.v1.Gateway`: authentication, conversion, and delegation to the pipeline.
+"""The gRPC service `pointsman.v1.Gateway`: authenticates calls, converts messages, and runs requests in the
+pipeline.
 
-The metadata of requests holds the credential and cache control; that of answers the decision, usage and cost.
+The metadata of a request holds the credential and cache control; that of an answer holds the decision, usage and
+cost.
 """
 
 import asyncio
@@ -83,10 +85,10 @@ def initial_metadata(started: Started) -> Metadata:
 def trailing_metadata(
     decision: Decision | None, receipt: Receipt | None, limits: Mapping[str, str] = _NO_LIMITS
 ) -> Metadata:
-    """Returns the trailing metadata of a call: the request's id; with a decision its id, path and kind; with a receipt
-    cost and tokens.
+    """Returns the trailing metadata of a call: the request's id; with a decision, its id, path and kind; with a
+    receipt, cost and tokens.
 
-    `limits` are headers with the caller's limits, unless they were sent before.
+    `limits` are headers with what is left of the caller's limits; empty if they were sent before.
     """
     sent = [("x-pointsman-request-id", _to_ascii(request_id.get()))]
     if decision is not None:
@@ -167,8 +169,10 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
     async def GenerateStream(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
-        """Answers a request as a stream. Messages are written to the context, and none is yielded, because a generator
-        could not limit the time that the client takes to read.
+        """Answers a request as a stream of messages.
+
+        The messages are written to the context, and none is yielded, because a generator could not limit how long
+        the client takes to read.
         """
         sink = StreamSink(self._pipeline.admission.unread)
         try:
@@ -255,7 +259,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
 
 
 class StreamSink(EventQueue):
-    """Queues the events of a streamed answer, and keeps `start`, the first one, for the metadata of a later error."""
+    """Queues the events of one streamed answer. `start` is the first event, whose decision goes into the metadata
+    if an error follows.
+    """
 
     def __init__(self, unread: UnreadBudget) -> None:
         super().__init__(unread)

@@ -65,7 +65,9 @@ class LimitsBody(StrictBody):
     dollars_per_month: Usd | None = None
 
     def changes(self) -> dict[str, int | float | None]:
-        """Returns the limits that the body names, by field; None for a limit that is to be removed."""
+        """Returns the limits that the body contains, by the name of the limit; None stands for a limit that is to
+        be removed.
+        """
         return self.model_dump(exclude_unset=True)
 
 
@@ -172,7 +174,9 @@ async def list_tenants(request: Request) -> Response:
 
 
 async def find_tenant(tenant: TenantPath, request: Request) -> Response:
-    """Returns one tenant, as in the list; 404 if there is none."""
+    """Returns one tenant with its limits, and the tasks for which it consents to training; 404 if there is none of
+    this name.
+    """
     admin, _ = _authorize(request)
     found = (await admin.keys.tenants()).get(tenant)
     if found is None:
@@ -194,8 +198,8 @@ async def change_tenant(tenant: TenantPath, body: TenantBody, request: Request) 
 
 
 async def budgets(request: Request, tenant: OnlyTenant = "") -> Response:
-    """Lists the limits in dollars of keys and tenants, with the used amounts. They are changed as limits of the key or
-    the tenant.
+    """Lists the limits in dollars of keys and tenants, with what has been used of each. To change one, change the
+    limits of its key or tenant.
     """
     admin, _ = _authorize(request)
     return json_answer({"budgets": await admin.budgets(tenant)})

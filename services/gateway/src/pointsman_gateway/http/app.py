@@ -1,4 +1,6 @@
-"""Builds the ASGI application: the table of routes, the error handlers, and the layers around FastAPI."""
+"""Builds the gateway's ASGI application: its routes, its error handlers, and the applications wrapped around
+FastAPI.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -48,7 +50,7 @@ CORS_MAX_AGE_SECONDS = 600
 
 
 def build_app(dependencies: HttpDependencies, spans: "Spans | None" = None) -> ASGIApp:
-    """Builds the complete ASGI application; with `spans`, requests are traced (`TracingApp`)."""
+    """Builds the complete ASGI application. With `spans`, it records a trace span for each HTTP request."""
 
     def on_rejected(scope: Scope, error: PointsmanError) -> None:
         record_rejection(dependencies, scope, error)
@@ -70,11 +72,11 @@ def build_app(dependencies: HttpDependencies, spans: "Spans | None" = None) -> A
 
 
 class CorsApp:
-    """Wraps an application: lets web pages of the given origins ("*": all) call paths that begin with `CORS_PREFIXES`,
-    which excludes the console and the admin API.
+    """Wraps an ASGI application, and adds CORS: web pages of the given origins ("*": all) may call the APIs below
+    `CORS_PREFIXES`, but neither the console nor the admin API.
 
-    A preflight request is answered before the key is looked up. Credentials that a browser adds by itself (cookies) are
-    never allowed: a page has to know a key.
+    A browser's preflight request is answered without an API key. Cookies are never allowed: a page has to send a
+    key.
     """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
@@ -95,8 +97,11 @@ class CorsApp:
 
 
 def build_api(dependencies: HttpDependencies) -> FastAPI:
-    """Builds the FastAPI application, without the layers around it; its `openapi()` makes the OpenAPI document. It has
-    no routes for the console if that is not served, nor for metrics and schema if these have a port of their own.
+    """Builds the FastAPI application without the ASGI applications wrapped around it; its `openapi()` returns the
+    OpenAPI document.
+
+    It has no console routes if the console is off, and no routes for metrics and schema if they have a port of their
+    own.
     """
     # FastAPI's own pages would run scripts of another site on the console's origin.
     app = FastAPI(
@@ -155,10 +160,11 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def record_rejection(dependencies: HttpDependencies, scope: Scope, error: PointsmanError | None) -> None:
-    """Logs the receipt of a request that ended before it reached the pipeline, as with a missing key or a bad body.
+    """Logs the receipt of a request that was rejected before the pipeline got it, for example for a missing key or
+    an invalid body.
 
-    Does nothing unless the request is a POST to one of `METERED_ROUTES`, or if the pipeline writes the receipt. `error`
-    is what the client gets; None if the client has disconnected.
+    Does nothing unless it is a POST to one of `METERED_ROUTES`, or if the pipeline writes the receipt. `error` is
+    what the client gets; None if the client has disconnected.
     """
     operation = METERED_ROUTES.get(scope["path"])
     if operation is not None and scope["method"] == "POST" and HAS_RECEIPT not in scope:

@@ -1,4 +1,4 @@
-"""Sends one answer over ASGI, and cancels its run as soon as the client disconnects."""
+"""Sends one answer over ASGI, and cancels the request that generates it as soon as the client disconnects."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -38,7 +38,7 @@ class ClientDisconnected(Exception):
 
 
 class AsgiSink(HttpSink, ItemQueue[Message]):
-    """Queues an answer as ASGI messages; implements `AnswerSink`."""
+    """Queues an answer as ASGI messages, which `AsgiAnswer` sends; implements `AnswerSink`."""
 
     def __init__(
         self, encoder: AnswerEncoder, streams: bool, extra_headers: Sequence[tuple[bytes, bytes]], unread: UnreadBudget
@@ -71,9 +71,9 @@ class AsgiSink(HttpSink, ItemQueue[Message]):
 
 
 class AsgiAnswer(Response):
-    """A response that runs its request while it is sent, and cancels the run if the client disconnects.
+    """A response that generates its answer while it is sent, and cancels the request if the client disconnects.
 
-    FastAPI handlers return it; as an ASGI application it is also called directly.
+    FastAPI handlers return it. Code without FastAPI calls it directly, as an ASGI application.
     """
 
     def __init__(
@@ -119,7 +119,9 @@ class AsgiAnswer(Response):
 
 
 class BatchAnswer(AsgiAnswer):
-    """A response that runs several requests (`RequestBatch`) while their merged answer is sent."""
+    """A response to an HTTP request with several prompts: one request is run for each, and their answers are sent
+    as one.
+    """
 
     def __init__(
         self, pipeline: Pipeline, requests: Sequence[Request], choices: int, encoder: AnswerEncoder, streams: bool
@@ -187,7 +189,9 @@ class _DisconnectWatch:
 async def send_error(
     send: Send, error: PointsmanError, extra_headers: Headers, error_format: ErrorFormat = OPENAI_ERRORS
 ) -> None:
-    """Sends a complete response that reports the error, with `extra_headers` in addition to those of the error."""
+    """Sends a complete response that reports the error, in the format of `error_format`; `extra_headers` are added
+    to the error's own.
+    """
     for message in _to_messages(*error_response(error, extra_headers, error_format)):
         await send(message)
 

@@ -1,6 +1,8 @@
-"""The ASGI application around FastAPI: sets the request id, checks the key before the body is read, and limits the
-body. Paths of Azure's API become those of OpenAI's. Dialects with a `DirectReading` go straight to their handler; all
-other routes go through FastAPI. CORS and tracing are layers around this application.
+"""The ASGI application around FastAPI: sets the request id, checks the API key before the body is read, and limits
+the body's size.
+
+Paths of Azure's API are replaced by those of OpenAI's. Frequent endpoints, those of dialects with a `DirectReading`,
+bypass FastAPI. CORS and tracing are further applications around this one.
 """
 
 import re
@@ -101,7 +103,12 @@ class RawRequest:
         self._reservation = reservation
 
     async def read_body(self, caller: Caller) -> bytes:
-        """Reads the whole body with `read_body`, and sets its model with `name_model`; raises the errors of both."""
+        """Reads and returns the whole body; for a path of Azure's API, its `model` is set to the deployment in the
+        path.
+
+        Raises InvalidArgument if the body exceeds a limit or is not valid, Unavailable if too many bytes of requests
+        are in memory, and ClientDisconnected if the client disconnects first.
+        """
         body = await read_body(self.receive, self.headers, caller.tenant, self._reservation)
         return name_model(body, self.scope)
 

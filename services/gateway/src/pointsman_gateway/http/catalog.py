@@ -1,4 +1,4 @@
-"""The form of `GET /v1/tasks`, in which clients that compare paths read the catalog."""
+"""The JSON of `GET /v1/tasks`: the tasks, paths and models with their prices, for clients that compare paths."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -12,10 +12,10 @@ from pointsman_gateway.domain.path import Catalog, CatalogModel
 def catalog_body(
     catalog: Catalog, revision: str, versions_of: Callable[[Path], Sequence[str]], day: date
 ) -> dict[str, Any]:
-    """Returns the catalog as a JSON object, with the prices of `day` (UTC).
+    """Returns tasks, paths and models as a JSON object, with the prices that are valid on `day` (UTC).
 
-    `revision` is that of the configuration. `versions_of` returns the adapter versions that requests on a path may use.
-    If the path's adapter is an alias that no engine has reported, it returns the alias.
+    `revision` identifies the configuration. `versions_of` returns the adapter versions that requests on a path may
+    use; for an alias that no engine has reported yet, it returns the alias itself.
     """
     return {
         "revision": revision,

@@ -1,7 +1,7 @@
-"""The sources of an answer as citations, in the fields that the APIs have for them.
+"""Converts the sources of an answer (the passages in its prompt) to citations in the fields of each API.
 
-A source is a passage of the prompt. Which sentence of the answer it supports is not known. So a citation stands at the
-end of the text, or belongs to all of it.
+It is not known which sentence of the answer a passage supports. So a citation is placed at the end of the text, or
+refers to all of it.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from pointsman_gateway.domain import Passage
 def chat_annotations(sources: Sequence[Passage], at: int) -> list[dict[str, Any]]:
     """Returns the `annotations` of a chat completion's message: one for each source that has a URL.
 
-    `at` is the length of the message's text, at whose end the annotations stand.
+    `at` is the number of characters of the message's text; all annotations refer to its end.
     """
     return [
         {"type": "url_citation", "url_citation": {**_url(source), "start_index": at, "end_index": at}}
@@ -25,8 +25,8 @@ def chat_annotations(sources: Sequence[Passage], at: int) -> list[dict[str, Any]
 def response_annotations(sources: Sequence[Passage], at: int) -> list[dict[str, Any]]:
     """Returns the `annotations` of a text in the Responses API, one for each source.
 
-    A source with a URL is a `url_citation`; any other is a `file_citation` with the document's id. `at` is the text's
-    length, at whose end the annotations stand.
+    A source with a URL is a `url_citation`; any other is a `file_citation` with the document's id. `at` is the
+    number of characters of the text; all annotations refer to its end.
     """
     return [
         {"type": "url_citation", **_url(source), "start_index": at, "end_index": at}

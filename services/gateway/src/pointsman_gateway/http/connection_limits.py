@@ -53,14 +53,16 @@ class ConnectionLimits:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """An error response after which the connection is closed."""
+    """An error response to a request that breaks a limit; the connection is closed after it."""
 
     status: int
     code: str
     message: str
 
     def response(self, target: bytes) -> bytes:
-        """Returns the bytes of the response, in the dialect of the request's `target` (path and query)."""
+        """Returns the HTTP response as bytes. Its error has the format of the API to which `target`, the request's
+        path and query, belongs.
+        """
         error_format = dialect_at(target.decode("latin-1")).error_format
         content = error_format.encode_rejection(self.status, self.code, self.message)
         body = json.dumps(content, separators=(",", ":")).encode()
@@ -84,9 +86,10 @@ def headers_too_large(message: str) -> Rejection:
 
 
 class DiscardingTransport:
-    """A transport for uvicorn while a request's body is incomplete: its `close` only calls the function `end`.
+    """A transport that uvicorn gets while a request's body is incomplete: its `close` calls the function `end`, and
+    does not close the connection.
 
-    `end` may discard the rest of the body before it closes the real transport.
+    So `end` can discard the rest of the body first, and then close the real transport.
     """
 
     def __init__(self, transport: asyncio.Transport, end: Callable[[], None]) -> None:
@@ -100,9 +103,9 @@ class DiscardingTransport:
 
 
 class UnreadBody:
-    """Discards the bytes that a client still sends after its answer; stops reading after `MAX_DISCARDED_BYTES`.
+    """Discards the rest of a request's body that arrives after the answer, up to `MAX_DISCARDED_BYTES`.
 
-    The owner passes what it reads to `discard`, and aborts the connection at `deadline`.
+    Its owner passes what it reads to `discard`, and aborts the connection at the time `deadline`.
     """
 
     def __init__(self, transport: asyncio.Transport, clock: Callable[[], float]) -> None:

@@ -1,4 +1,4 @@
-"""The handler of conversations that bypasses FastAPI, for dialects with a `DirectReading`."""
+"""Handles requests for conversations without FastAPI, in those dialects (APIs) that declare a `DirectReading`."""
 
 import asyncio
 
@@ -11,7 +11,9 @@ from pointsman_gateway.pipeline.public_error import to_public_error
 
 
 class ConversationRoute:
-    """Handles the conversations of one dialect without FastAPI: checks the key, reads the body, and answers."""
+    """Handles the conversations of one dialect (such as OpenAI's chat completions) without FastAPI: checks the key,
+    reads the body, and answers.
+    """
 
     def __init__(self, dependencies: HttpDependencies, dialect: Dialect, reading: DirectReading) -> None:
         self._dependencies = dependencies

@@ -1,4 +1,4 @@
-"""The parts of the gateway that HTTP routes use, the request's caller and deadline, and the way to answer."""
+"""The parts of the gateway that HTTP routes use, the caller and deadline of a request, and functions that answer it."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -46,10 +46,11 @@ class Workers(Protocol):
     """Interface to all gateway processes on the same ports, this one included; `bootstrap.workers` implements it."""
 
     async def metrics_page(self, format: str) -> MetricsPage:
-        """Returns one page with the metrics of all processes, in a format of `metrics_page.format_of`.
+        """Returns one page with the metrics of all gateway processes; `format` is a result of
+        `metrics_page.format_of`.
 
-        Of a process that does not answer, it has the last known values. Raises Unavailable if the supervisor of the
-        processes does not answer.
+        A process that does not answer is included with its last known values. Raises Unavailable if the supervisor
+        of the processes does not answer.
         """
         ...
 
@@ -89,7 +90,8 @@ class HttpDependencies:
     """Administration of keys and tenants; None without Redis, because then there are no keys."""
 
     async def build_metrics_page(self, format: str) -> MetricsPage:
-        """Returns the metrics of all processes in a format of `metrics_page.format_of`; encodes them in a thread.
+        """Returns one page with the metrics of all gateway processes, encoded in a thread; `format` is a result of
+        `metrics_page.format_of`.
 
         Raises Unavailable if there are several processes, and their supervisor does not answer.
         """
@@ -99,18 +101,20 @@ class HttpDependencies:
         return await asyncio.to_thread(encode_page, format, metrics)
 
     async def states_of_workers(self) -> list[dict[str, Any]]:
-        """Returns the state of each process (`Workers.states`); empty if this is the only one.
+        """Returns the state of each gateway process as an object with its number, pid, restarts and configuration;
+        empty if there is only one process.
 
-        Raises Unavailable if the supervisor does not answer.
+        Raises Unavailable if the supervisor of the processes does not answer.
         """
         return await self.workers.states() if self.workers else []
 
 
 async def respond(request: Request, decoded: domain.Request, encoder: AnswerEncoder, streams: bool) -> Response:
-    """Returns the response that runs the request `decoded`, and sends its answer in the encoder's format.
+    """Returns a response that runs `decoded`, the request as the pipeline expects it, and sends the answer in the
+    format of `encoder`.
 
-    `streams` says whether the answer is a stream. In `decoded`, the caller and the cache mode are replaced by those of
-    the HTTP request, and `as_a_whole` by `not streams`.
+    `streams` says whether the answer is a stream. The caller and cache mode in `decoded` are replaced by those of
+    the HTTP request, and its `as_a_whole` by `not streams`.
     """
     decoded = _with_headers(request, decoded, streams)
     return AsgiAnswer(dependencies_of(request).pipeline, decoded, encoder, streams)
@@ -119,9 +123,10 @@ async def respond(request: Request, decoded: domain.Request, encoder: AnswerEnco
 async def respond_to_all(
     request: Request, decoded: Sequence[domain.Request], choices: int, encoder: AnswerEncoder, streams: bool
 ) -> Response:
-    """Returns one response for several decoded requests that one HTTP request contains, each with `choices` choices.
+    """Returns one response to an HTTP request with several prompts. `decoded` has a request for each prompt, each
+    with `choices` choices.
 
-    The other arguments are those of `respond`.
+    The answer is sent in the format of `encoder`, as a stream if `streams` is true.
     """
     requests = [_with_headers(request, each, streams) for each in decoded]
     return BatchAnswer(dependencies_of(request).pipeline, requests, choices, encoder, streams)
@@ -133,7 +138,7 @@ def _with_headers(request: Request, decoded: domain.Request, streams: bool) -> d
 
 
 def caller_in(scope: Scope) -> domain.Caller:
-    """Returns the caller of a request; `ANONYMOUS` if no valid key has been found yet."""
+    """Returns the caller that was identified for the request with this ASGI scope; `ANONYMOUS` if there is none."""
     caller: domain.Caller = scope.get(CALLER, domain.ANONYMOUS)
     return caller
 

@@ -17,7 +17,7 @@ from pointsman_gateway.http.encoding import to_json
 
 
 class SchemaPage:
-    """The OpenAPI schema as JSON. The first request builds it, in a thread, since that takes 0.2 s."""
+    """The OpenAPI schema as JSON. It is built in a thread at the first request, which takes 0.2 s, and then kept."""
 
     def __init__(self, build: Callable[[], dict[str, Any]]) -> None:
         self._build = build

@@ -1,7 +1,7 @@
-"""The interface of endpoint dialects. A dialect is one API for conversations, such as Anthropic's Messages API.
+"""The interface of dialects. A dialect is one API that the HTTP server offers, such as Anthropic's Messages API.
 
-Each dialect is declared in its own module of `dialects`, and listed in `dialects.registry`. Requests of all dialects
-become the same `Request`, and run in the same way.
+Each dialect is declared in its own module of `dialects`, and listed in `dialects.registry`. Conversations of all
+dialects are converted to the same `Request`, and run in the same way.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -31,27 +31,29 @@ class ConversationBody(Protocol):
     stream: bool | None
 
     def to_request(self, deadline: float, caller: domain.Caller, cache: str, arrived: float) -> domain.Request:
-        """Converts the body to a `Request`.
+        """Converts the body to a `Request`, the form in which the pipeline runs requests of all APIs.
 
-        `deadline` is in seconds on the event loop's clock, `arrived` in seconds of `perf_counter` (0 if unknown), and
-        `cache` is a result of `cache_mode`. Raises InvalidArgument if content is invalid or unknown, or a limit is
-        exceeded.
+        `deadline` is in seconds on the event loop's clock, `arrived` in seconds of `perf_counter` (0 if unknown),
+        and `cache` says how the request uses the answer cache (a result of `cache_mode`). Raises InvalidArgument if
+        content is invalid or unknown, or a limit is exceeded.
         """
         ...
 
     def encoder(self) -> AnswerEncoder: ...
 
     def read_headers(self, headers: Mapping[bytes, bytes]) -> None:
-        """Adds what the dialect's own headers say to the body; called before `to_request`.
+        """Adds to the body what the API's own request headers say, such as `anthropic-beta`; called before
+        `to_request`.
 
-        `headers` are those of the request, by lower-case name. Raises InvalidArgument if body and headers do not fit.
+        `headers` are those of the request, by lower-case name. Raises InvalidArgument if body and headers contradict
+        each other.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectReading:
-    """How a dialect's requests are read without FastAPI."""
+    """The functions that decode an API's requests without FastAPI, which is faster."""
 
     decode: Callable[[bytes], ConversationBody]
     """Decodes the JSON of a body of any form; raises InvalidArgument if the body is invalid."""
@@ -82,7 +84,7 @@ class ModelForm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeteredRoute:
-    """A route whose requests get a receipt, also if they are rejected."""
+    """A route of the HTTP API whose requests get a receipt, even if they are rejected before they run."""
 
     path: str
     handler: Handler
@@ -92,7 +94,9 @@ class MeteredRoute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """An API, such as OpenAI's chat completions."""
+    """One API that the HTTP server offers, such as OpenAI's chat completions: its paths, handlers, error format and
+    options.
+    """
 
     path: str
     """Its main path, such as "/v1/messages", without parameters. Errors at all paths that begin with one of its paths
@@ -124,5 +128,7 @@ class Dialect:
 
     @property
     def is_conversation(self) -> bool:
-        """Returns whether requests at `path` are answered by a path of the configuration."""
+        """Returns whether requests at the dialect's main path are conversations, which a path of the configuration
+        answers. Embeddings and reranking are not.
+        """
         return self.operation in ("chat", "completion")

@@ -1,4 +1,4 @@
-"""The parts that all responses share: the interfaces of encoders and error formats, JSON, usage and receipts."""
+"""What the responses of all APIs share: the interfaces of encoders and error formats, JSON, usage and receipts."""
 
 import hashlib
 import math
@@ -50,12 +50,13 @@ class ErrorFormat(Protocol):
 
 
 class AnswerEncoder(Protocol):
-    """Interface that encodes one answer for one endpoint, as a stream or as a whole; each dialect implements it.
+    """Interface that encodes one answer for one endpoint, as a stream or as one JSON body; each API (dialect)
+    implements it.
 
     The answer's id is the decision's id behind a prefix such as "chatcmpl-"; feedback may name the answer by either.
 
-    A stream is the results of `encode_start`, of `encode_chunks` any number of times, and of `encode_end` or
-    `encode_error`. Each of them is complete server-sent events, or empty.
+    To stream, the caller sends what `encode_start`, `encode_chunks` (any number of calls) and then `encode_end` or
+    `encode_error` return. Each result consists of complete server-sent events, or is empty.
     """
 
     @property
@@ -64,11 +65,11 @@ class AnswerEncoder(Protocol):
         ...
 
     def encode_start(self, started: Started) -> bytes:
-        """Returns the events that precede the first chunk."""
+        """Returns the server-sent events that come before the first chunk of the answer."""
         ...
 
     def encode_chunks(self, chunks: Chunks) -> bytes:
-        """Returns the events for chunks that arrived together.
+        """Returns the server-sent events for chunks of the answer that arrived together.
 
         Raises EngineFailed if the answer is too long for an API that repeats the whole answer at its end.
         """
@@ -77,7 +78,7 @@ class AnswerEncoder(Protocol):
     def encode_end(self, finished: Finished) -> bytes: ...
 
     def encode_error(self, error: PointsmanError) -> bytes:
-        """Returns the events that end a stream whose answer has failed."""
+        """Returns the server-sent events that end a stream whose answer has failed with `error`."""
         ...
 
     def encode_whole(self, started: Started, chunks: Sequence[Chunk], finished: Finished) -> bytes:
@@ -98,10 +99,10 @@ def error_headers(error: PointsmanError) -> dict[str, str]:
 def error_response(
     error: PointsmanError, extra_headers: Sequence[tuple[bytes, bytes]], error_format: ErrorFormat
 ) -> tuple[int, Headers, bytes]:
-    """Returns status, headers and body of a response that reports an error.
+    """Returns status, headers and body of a response that reports an error, in the format `error_format`.
 
-    The headers are `extra_headers`, the content type, `retry-after` if the error names a time, and the caller's limits
-    if one was exceeded.
+    The headers are `extra_headers`, the content type, `retry-after` if the error says when to retry, and the
+    caller's limits if one was exceeded.
     """
     status, body = error_format.encode(error)
     headers = [JSON_TYPE, *extra_headers, *encode_headers(error_headers(error)), *encode_headers(error.limits)]
@@ -150,7 +151,7 @@ def _add_details(body: dict[str, Any], details: TokenDetails) -> None:
 
 
 def receipt_body(receipt: Receipt) -> dict[str, Any]:
-    """Returns the object `pointsman` that answers contain: the fields with the encoding ANSWER in `RECEIPT_FIELDS`."""
+    """Returns the object `pointsman` in answers: the parts of the receipt (path, tokens, costs) that clients get."""
     fields = _RECEIPT_FIELDS.read(receipt)
     if receipt.sources:
         fields["sources"] = [_source(passage) for passage in receipt.sources]

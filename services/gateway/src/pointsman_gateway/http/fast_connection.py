@@ -1,4 +1,6 @@
-"""A client's connection that handles requests of the common form (see `fast_reader`), and leaves others to uvicorn."""
+"""One client's connection that handles frequent, simple requests itself (see `fast_reader`), and leaves all others
+to uvicorn.
+"""
 
 from typing import Any
 
@@ -14,7 +16,9 @@ from pointsman_gateway.http.sinks import ConnectionSink
 
 
 class FastConnection(GuardedConnection):
-    """One client connection; `ChatReader` handles requests of the common form, and uvicorn all others."""
+    """One client's connection. A `ChatReader` handles conversations of the common form, and uvicorn handles all
+    other requests.
+    """
 
     def __init__(
         self,
@@ -58,8 +62,10 @@ class FastConnection(GuardedConnection):
         return self._partial.split(b" ", 2)[1] if self._partial else super().request_target
 
     def reserve_buffer(self, tenant: str, count: int) -> bool:
-        """Reserves `count` bytes for the current request unless it has a reservation; returns False if too many bytes
-        of requests are buffered.
+        """Reserves `count` bytes of memory for the current request of `tenant`; does nothing if it has a
+        reservation.
+
+        Returns False if too many bytes of requests are in memory already.
         """
         if not self._reserved:
             try:

@@ -1,8 +1,9 @@
-"""Reads the common form of a conversation directly from the bytes of a connection, without uvicorn and ASGI.
+"""Reads conversations of the common form directly from the bytes of a connection, without uvicorn and ASGI, which
+is faster.
 
-A `ConnectionSink` writes the answer directly to the connection, too. Requests of every other form are left to uvicorn,
-which also reports errors: those without Content-Length, with content in parts, with undeclared fields, over
-`MAX_BODY_BYTES`, malformed, or with a key that has to be looked up, for example.
+A `ConnectionSink` writes the answer to the connection in the same way. uvicorn gets all other requests: for example
+those without Content-Length, with content in parts or undeclared fields, larger than `MAX_BODY_BYTES`, malformed, or
+with a key that is not in memory. It also sends the errors.
 """
 
 import asyncio
@@ -68,7 +69,7 @@ class RequestHead:
 
 
 class HeadParser:
-    """Parses the heads of requests, and caches the results."""
+    """Parses the request line and headers of requests, and keeps the results for identical ones."""
 
     def __init__(self, leaves_browsers: bool = False) -> None:
         """Takes `leaves_browsers`: whether requests of web pages are left to uvicorn, which adds CORS headers."""
@@ -76,9 +77,10 @@ class HeadParser:
         self._left_headers = _UNUSUAL_HEADERS | {b"origin"} if leaves_browsers else _UNUSUAL_HEADERS
 
     def parse(self, head: bytes) -> RequestHead | None:
-        """Parses the bytes from the request line to the empty line; returns None if the request is left to uvicorn.
+        """Parses a request's head: the bytes from the request line to the empty line. The request line must be one
+        of `REQUEST_LINES`.
 
-        The request line must be one of `REQUEST_LINES`.
+        Returns None if uvicorn has to handle the request.
         """
         cached = self._cache.get(head)
         if cached is not None:
@@ -114,14 +116,18 @@ class BufferingConnection(ClientConnection, Protocol):
     """Interface of the client's connection, as `ChatReader` uses it; `FastConnection` implements it."""
 
     def reserve_buffer(self, tenant: str, count: int) -> bool:
-        """Reserves `count` bytes for the current request unless it has a reservation; returns False if too many bytes
-        of requests are buffered.
+        """Reserves `count` bytes of memory for the current request of `tenant`; does nothing if it has a
+        reservation.
+
+        Returns False if too many bytes of requests are in memory already.
         """
         ...
 
 
 class ChatReader:
-    """Parses requests in the dialects that have a `DirectReading`, and starts their runs."""
+    """Reads requests from the bytes of a connection, for those APIs (dialects) that have a `DirectReading`, and
+    starts them.
+    """
 
     def __init__(self, dependencies: HttpDependencies) -> None:
         self.budget = dependencies.budget
@@ -132,11 +138,11 @@ class ChatReader:
         self._clock = asyncio.get_running_loop().time  # before Python 3.12 each get_running_loop is a system call
 
     def start(self, connection: BufferingConnection, data: bytes, max_headers: int) -> ConnectionSink | int:
-        """Starts the request in `data`, which is everything that has arrived since the end of the last request.
+        """Starts the request in `data`: all bytes that arrived since the end of the last request.
 
-        Returns the request's sink; the request may already have ended by then. If the request has not arrived
-        completely, returns its length in bytes. If it is left to uvicorn, for example because it has more than
-        `max_headers` headers, returns 0.
+        Returns the sink to which its answer is written; the request may already have ended. If a part of the request
+        is missing, returns the length of the whole request in bytes. Returns 0 if uvicorn has to handle it, for
+        example because it has more than `max_headers` headers.
         """
         arrived = time.perf_counter()
         end = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)

@@ -34,7 +34,9 @@ _BOUNDS = ("ge", "gt", "le", "lt")
 
 @dataclass(frozen=True)
 class Expected:
-    """Annotates a union: pydantic reports one error, "Input should be WHAT", instead of one for each of its types."""
+    """Annotates a union type, so that pydantic reports one error ("Input should be" and `what`) and not one for
+    each of its types.
+    """
 
     what: str
     """The accepted values, as in "a text, or a list of objects"."""

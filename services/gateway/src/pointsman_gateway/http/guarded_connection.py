@@ -41,7 +41,9 @@ class _RejectedRequest(Exception):
 
 
 class GuardedConnection(HttpToolsProtocol):
-    """One HTTP connection. The server has to call `check_timeouts` periodically, so that requests need no timers."""
+    """One HTTP connection with limits. The server has to call `check_timeouts` periodically; so no request needs a
+    timer.
+    """
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], limits: ConnectionLimits
@@ -109,7 +111,9 @@ class GuardedConnection(HttpToolsProtocol):
 
     @property
     def has_shown_key(self) -> bool:
-        """Returns whether the last request had a valid key; if authentication is off, every request has."""
+        """Returns whether the last request on this connection had a valid API key. If authentication is off, every
+        request counts as having one.
+        """
         return self.cycle is not None and CALLER in self.cycle.scope
 
     @property
@@ -119,7 +123,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Returns whether no request is in progress, apart from headers that are incomplete."""
+        """Returns whether no request is in progress. A request whose headers are still incomplete does not count."""
         return self.cycle is None or self.cycle.response_complete
 
     def _close_a_stranger(self) -> bool:
@@ -218,9 +222,10 @@ class GuardedConnection(HttpToolsProtocol):
         self._trailers = self._trailer_bytes = self._bytes_without_body = 0
 
     def send_400_response(self, msg: str) -> None:
-        """Rejects the current request with the current `Rejection`. uvicorn calls it if its parser has stopped.
+        """Sends the error response for the limit that the current request breaks, instead of uvicorn's own. uvicorn
+        calls it when its parser has stopped.
 
-        After too many pipelined requests it sends nothing, but makes the connection close after the last answer.
+        After too many pipelined requests it sends nothing, but the connection closes after the last answer.
         """
         if self._reads_no_more:
             self.pipeline[0][0].keep_alive = False  # the last one: the connection closes after its answer

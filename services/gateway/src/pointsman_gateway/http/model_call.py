@@ -1,4 +1,6 @@
-"""The HTTP response of a model that is called once: it is computed while it is sent, and ends if the client leaves."""
+"""The HTTP response of embeddings and reranking: calls the model while it is sent, and cancels the call if the
+client disconnects.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace

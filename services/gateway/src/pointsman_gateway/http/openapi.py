@@ -1,6 +1,5 @@
-"""The OpenAPI document: FastAPI's, with further constraints of requests, and the responses of all routes.
-
-`openapi.yaml` has the constraints and the schemas of the responses.
+"""Completes FastAPI's OpenAPI document with constraints of requests and with the responses of all routes, from
+`openapi.yaml`.
 """
 
 from importlib.resources import files
@@ -35,8 +34,8 @@ RETRY_AFTER: Schema = {"retry-after": {"description": "seconds", "schema": STRIN
 
 
 def describe_answers(app: FastAPI) -> None:
-    """Makes `app.openapi()` describe the responses of all routes that the application has at its first call, whose
-    result is then kept.
+    """Makes `app.openapi()` describe the responses of all routes too. Its first call fixes the result, so all
+    routes must have been added before.
     """
 
     building = Lock()

@@ -36,13 +36,13 @@ async def serve_http(
     chat_reader: ChatReader | None = None,
     reuse_port: bool = False,
 ) -> AsyncIterator[str]:
-    """Serves `app` at `listen` ("HOST:PORT", port 0: any free one) for the length of the block; yields the address in
-    the same form, with the actual port.
+    """Serves `app` at `listen` ("HOST:PORT"; port 0: any free port) during the block, and yields the address with
+    the actual port.
 
-    `chat_reader` handles conversations of the common form without ASGI. With `reuse_port` other processes may listen
-    there too, and the kernel distributes the connections. At the end of the block, requests in progress have `grace`
-    seconds to finish before they are aborted. Raises OSError if the port cannot be bound, TlsError if the files of
-    `tls` are unusable.
+    `chat_reader` handles conversations of the common form without ASGI. With `reuse_port`, several processes may
+    listen at the address, and the kernel distributes connections among them. At the end of the block, requests in
+    progress have `grace` seconds to finish before they are aborted. Raises OSError if the port cannot be bound,
+    TlsError if the files of `tls` are unusable.
     """
     reloading_tls = ReloadingTls(tls) if tls else None
     host, _, port = listen.rpartition(":")

@@ -1,4 +1,4 @@
-"""The sinks that encode one answer as an HTTP response; `ConnectionSink` writes it directly to a connection."""
+"""Sinks: each encodes one answer as an HTTP response. `ConnectionSink` writes the response directly to a connection."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,9 +25,10 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 class HttpSink:
-    """Encodes one answer as an HTTP response; a subclass sends it. Implements `AnswerSink` except for `closed`.
+    """Encodes one answer as an HTTP response, which a subclass sends; implements `AnswerSink` except for `closed`.
 
-    An error after a stream has begun becomes the last event of the stream, any other a response with its own status.
+    An error after a stream has begun becomes the stream's last event. Any other error becomes a response with its
+    own status.
     """
 
     def __init__(
@@ -74,9 +75,9 @@ class HttpSink:
         raise NotImplementedError
 
     def send_part(self, part: bytes, *, may_wait: bool) -> None:
-        """Sends a part of a stream, which may be empty.
+        """Sends a part of a streamed response, which may be empty.
 
-        `may_wait` means that the next part, or the end, follows at once, so that both may be sent together.
+        `may_wait` says that another part or the end follows at once, so that both may be sent together.
         """
         raise NotImplementedError
 
@@ -124,10 +125,9 @@ class ConnectionSink(HttpSink):
     # -- called by the connection
 
     def pause(self) -> None:
-        """Pauses the run, since the client has stopped reading.
+        """Makes the request wait, because the client has stopped reading its answer.
 
-        If `resume` is not called, the run is cancelled with AnswerNotRead `UNREAD_SECONDS` after the request's
-        deadline.
+        Unless `resume` is called, the request is cancelled with AnswerNotRead `UNREAD_SECONDS` after its deadline.
         """
         run = self.run
         if run is not None:
@@ -142,7 +142,7 @@ class ConnectionSink(HttpSink):
             self.run.resume()
 
     def cancel(self) -> None:
-        """Cancels the run, since the client has disconnected."""
+        """Cancels the request whose answer this sink writes, because the client has disconnected."""
         if self.run is not None:
             self.run.cancel()
 

@@ -1,1 +1,3 @@
-"""Computes what each request costs, makes its receipt, however it ends, and counts it in the metrics."""
+"""Computes the cost of each request, makes its receipt (the record of its path, tokens, costs and times), however the
+request ends, and counts it in the metrics.
+"""

@@ -1,4 +1,4 @@
-"""Adds receipts to the metrics in batches: to the gateway's own and to OpenTelemetry's."""
+"""Adds the numbers of finished requests' receipts to the Prometheus and OpenTelemetry metrics, in batches."""
 
 import time
 from collections.abc import Collection, Hashable, Iterator, Mapping
@@ -65,10 +65,10 @@ class MetricsAggregator:
     def set_label_values(
         self, labels: tuple[Collection[str], Collection[str]], names: tuple[Mapping[str, str], set[str], list[str]]
     ) -> None:
-        """Adds pending receipts, and then sets the label values of a new configuration.
+        """Adds pending receipts to the metrics, and then sets the label values that a new configuration allows.
 
-        `labels` are the names of paths and models, and of tasks (`GatewayMetrics.set_label_values`). `names` are the
-        provider's name by model, the names of adapters, and those of paths (`GenAiMetrics.set_label_values`).
+        `labels` is a pair: the names of paths and models, and the names of tasks. `names` is a triple: the provider's
+        name by model, the names of adapters, and the names of paths.
         """
         self.flush()
         self._batches.clear()
@@ -86,7 +86,9 @@ class MetricsAggregator:
 
     @property
     def pending(self) -> tuple[int, int]:
-        """Returns the number of pending receipts and of pending rows."""
+        """Returns how many receipts are waiting as objects, and how many are already converted to rows of numbers.
+        Neither are part of the metrics yet.
+        """
         return len(self._pending), self._pending_rows
 
     def flush(self) -> None:

@@ -1,4 +1,4 @@
-"""Records the work of one path for a request: its tokens, cost in picodollars (1e-12 dollars), and seconds."""
+"""Records one attempt to answer a request along a path: its tokens, cost in picodollars (1e-12 dollars) and seconds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
@@ -124,8 +124,8 @@ class PathAttempt:
     def count_chunks(self, chunks: Chunks) -> None:
         """Counts the pieces of the answer, and records when the first one came and why the answer ended.
 
-        Must be called with all chunks of the answer. Each event of the engine with text or other content is one piece,
-        however many arrive together, because that depends on the network and must not affect the cost.
+        Must be called with all chunks of the answer, in order. Each event of the engine that has text or other content
+        is one piece. How many events arrive together depends on the network, so it does not affect the count.
         """
         pieces = self.pieces
         for chunk in chunks:

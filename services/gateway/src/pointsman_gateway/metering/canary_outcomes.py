@@ -1,4 +1,7 @@
-"""Counts by version how requests to aliases that have a canary end, until the counts are reported to a lora-server."""
+"""Counts how requests to aliases with a canary (a new adapter version that gets a part of the traffic) ended.
+
+The counts are kept by version until they are reported to a lora-server.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -31,7 +34,7 @@ def _ignore() -> None:
 
 
 class CanaryOutcomes:
-    """Counts the outcomes of requests to aliases with a canary; counting takes a microsecond and never waits."""
+    """Counts in memory how requests to aliases with a canary (a new adapter version on trial) ended, by version."""
 
     def __init__(self, dropped: Callable[[], None] = _ignore) -> None:
         """Takes `dropped`, which is called for each request that is not counted.
@@ -42,11 +45,11 @@ class CanaryOutcomes:
         self._counts: dict[_Key, RequestCounts] = {}
 
     def add(self, path: Path, adapter: ResolvedAdapter, outcome: str, refused: bool, seconds: float) -> None:
-        """Counts a request that used the version in `adapter`.
+        """Counts how a request ended that used the adapter version in `adapter`.
 
-        `outcome` is "ok", "cancelled" or an error's code. Only "ok" and the codes in `ERRORS` are counted: other
-        outcomes are due to the caller or an overloaded engine, not to the version. `refused` says whether a validator
-        rejected the answer, and `seconds` is the duration of a complete answer.
+        `outcome` is "ok", "cancelled" or an error's code. Only "ok" and the codes in `ERRORS` are counted, because
+        other ends are not the version's fault. `refused` says whether a validator rejected the answer, and `seconds`
+        is how long a complete answer took.
         """
         failed = outcome in ERRORS
         if not failed and outcome != "ok":
@@ -74,7 +77,9 @@ class CanaryOutcomes:
             counts.rating += round(1000 * rating)
 
     def take(self) -> dict[str, list[CanaryReport]]:
-        """Returns the counts by base model, and resets them. The caller must report them, or call `give_back`."""
+        """Returns the counts as one list of reports for each base model, and resets them. The caller must either
+        report them to the lora-servers, or return them with `give_back`.
+        """
         taken, self._counts = self._counts, {}
         reports: dict[str, list[CanaryReport]] = {}
         for (model, alias, revision, version), counts in taken.items():
@@ -82,7 +87,7 @@ class CanaryOutcomes:
         return reports
 
     def give_back(self, model: str, unreported: Sequence[CanaryReport]) -> None:
-        """Adds counts that could not be reported to those that have been counted since.
+        """Adds the counts of reports for the base model `model` that could not be sent to the counts kept here.
 
         Counts of a version beyond `MAX_VERSIONS` are dropped, and `dropped` is called for each of their requests.
         """

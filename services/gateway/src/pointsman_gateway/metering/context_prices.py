@@ -1,4 +1,4 @@
-"""Prices the move of a conversation to another path, which has to read the conversation's tokens again."""
+"""Estimates what it costs to move a conversation to another path, whose engine has to read all its tokens again."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,9 @@ PREFILL_SECONDS_PER_TOKEN = 1 / 4000
 
 
 class ContextPricing:
-    """Estimates the cost of path changes by the prices of one configuration; implements the router's `ChangePrices`."""
+    """Estimates what conversations pay and save by a change of path, at the prices of one configuration; implements
+    the router's `ChangePrices`.
+    """
 
     def __init__(self, pricing: Pricing, costs: CostEstimator, usd_per_hour: Mapping[str, float]) -> None:
         """Takes `usd_per_hour`: the dollars per hour of one engine of each model that has hourly paid engines."""
@@ -24,8 +26,10 @@ class ContextPricing:
         self._usd_per_second = {model: usd / SECONDS_PER_HOUR for model, usd in usd_per_hour.items()}
 
     def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
-        """Returns what a change from the kept path to `other` would gain and cost (`Change`); None if a price is
-        unknown.
+        """Returns the dollars that the conversation would pay and save by moving from the path `kept` to `other`.
+
+        `request` is its present request, and `step` what is known of its earlier and expected requests. Returns None if
+        the price of one of the two models is unknown.
         """
         prices, other_prices = self._prices_of(kept, request), self._prices_of(other, request)
         if prices is None or other_prices is None:

@@ -1,4 +1,4 @@
-"""Metrics of costs that no receipt contains: what requests would have cost on other paths, and fixed costs per hour."""
+"""Metrics of costs that are in no receipt: what requests would have cost on other paths, and fixed costs per hour."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,9 @@ COUNTERFACTUAL_METRIC = "pointsman_counterfactual_cost_usd"
 
 @dataclass(frozen=True, slots=True)
 class PathTotals:
-    """Totals of the requests of one task that were routed to one path: answers, tokens and costs."""
+    """Totals of the requests of one task that were routed to one path: answers, tokens, and costs in picodollars
+    (1e-12 dollars).
+    """
 
     answered: int = 0
     tokens: int = 0
@@ -52,10 +54,9 @@ class PathCosts(Protocol):
 class CounterfactualCosts(Collector):
     """Computes, for each path of a task, what all requests of the task would have cost if this path had answered them.
 
-    Requests that the path itself answered count at their actual cost without the training of adapters, others at the
-    path's estimate. A request without an answer counts at its actual cost on every path. Nothing is computed in a
-    request: the estimate is linear in the length of a request, so the cost of many follows from the sum of their
-    lengths, at a scrape.
+    A request that the path itself answered counts at its actual cost without adapter training, and a request that
+    another path answered at the estimate for this path. A request without an answer counts at its actual cost. The
+    costs are computed from the requests' total number of tokens when the metrics are read, not in each request.
     """
 
     def __init__(self, totals: Callable[[], Iterable[tuple[str, str, PathTotals]]]) -> None:
@@ -69,7 +70,11 @@ class CounterfactualCosts(Collector):
         """The totals already included, by task, the path that was used, and the path of the series."""
 
     def apply_config(self, costs: PathCosts, paths_by_task: Mapping[str, Sequence[Path]]) -> None:
-        """Prices the requests so far, and then sets the estimator and the paths that each task may use."""
+        """Computes the costs of the requests so far with the old estimator, and then sets a new configuration's.
+
+        `costs` estimates the cost of requests on a path. `paths_by_task` has, by task name, the paths that the task may
+        use.
+        """
         self.update()
         self._costs, self._paths_by_task = costs, paths_by_task
 
@@ -82,11 +87,16 @@ class CounterfactualCosts(Collector):
         yield family
 
     def describe(self) -> Iterator[CounterMetricFamily]:
-        """Describes no metrics, so that the registration computes nothing."""
+        """Returns no metric descriptions, so that registering this collector with Prometheus does not compute any
+        costs.
+        """
         return iter(())
 
     def update(self) -> None:
-        """Adds the cost of the requests since the last update; on a path without an estimate, once it has one."""
+        """Adds the cost of the requests since the last update, for each task and each of its paths.
+
+        Requests on a path that has no estimate yet are added by the first update after it has one.
+        """
         for task, used_path, totals in self._totals():
             for path in self._paths_by_task.get(task, ()):
                 self._price(task, used_path, totals, path)
@@ -107,7 +117,9 @@ class CounterfactualCosts(Collector):
 
 @dataclass(frozen=True, slots=True)
 class FixedCosts:
-    """The costs of one configuration that do not depend on requests: hourly engines and trainings."""
+    """The costs of one configuration that do not depend on requests: engines paid by the hour, and training of
+    adapters.
+    """
 
     prices_as_of: date | None
     """The day on which somebody last checked the prices; None if nothing has a price."""
@@ -159,5 +171,7 @@ class FixedCostMetrics(Collector):
         yield GaugeMetricFamily("pointsman_prices_as_of_timestamp_seconds", documentation, value=day.timestamp())
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Describes no metrics, so that the registration computes nothing."""
+        """Returns no metric descriptions, so that registering this collector with Prometheus does not compute any
+        costs.
+        """
         return iter(())

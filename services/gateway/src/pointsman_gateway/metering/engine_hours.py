@@ -35,9 +35,9 @@ names change, because members join and leave groups of engines."""
 
 
 class BusyInterval:
-    """The time interval in which an engine generates one answer for a path.
+    """The time in which an engine works on one answer for a path, in monotonic seconds.
 
-    If a part of the interval is allocated before the answer's end, `start` moves to the end of this part.
+    If a part of this time is charged before the answer ends, `start` moves to the end of that part.
     """
 
     __slots__ = ("allocator", "path", "start")
@@ -75,10 +75,10 @@ class EngineCostAllocator:
         return interval
 
     def end(self, interval: BusyInterval, now: float, inference: float | None = None) -> None:
-        """Ends an answer's interval at `now`.
+        """Ends the interval of an answer that is complete, at the time `now` in monotonic seconds.
 
-        `inference` is the number of seconds of work that the engine reported; only so much at the end of the interval
-        counts for the answer. If it is None, the whole interval counts.
+        `inference` is the number of seconds that the engine reports to have worked on the answer. Only this many
+        seconds before `now` are charged for the answer; if it is None, the whole interval is.
         """
         del self._open[interval]
         start = interval.start
@@ -88,10 +88,11 @@ class EngineCostAllocator:
             self._closed.append((start, now, interval.path))
 
     def allocate(self, now: float) -> None:
-        """Allocates the cost of the time up to the start of the oldest answer in progress, or up to `now` without one.
+        """Divides the engine's cost among paths, up to the start of the oldest answer in progress, or up to `now` if
+        no answer is in progress.
 
-        An answer that has been in progress for longer than `max_lag` seconds does not delay this: its time is allocated
-        up to `now` minus `max_lag`.
+        An answer that has been in progress for longer than `max_lag` seconds does not delay the allocation: its time is
+        charged up to `now` minus `max_lag`. `now` is in monotonic seconds.
         """
         latest = now - self._max_lag
         for interval in self._open:
@@ -144,7 +145,9 @@ class EngineCostAllocator:
 
 
 class EngineCosts(Collector):
-    """The allocators of all engines that have or had a price, and the metric of the dollars that they allocate."""
+    """The cost allocators of all engines that have or had an hourly price, and the metric of the dollars that they
+    allocate.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -153,7 +156,7 @@ class EngineCosts(Collector):
         self._prices: HourlyPrices = dict
 
     def apply_config(self, prices: HourlyPrices, paths: Collection[str]) -> None:
-        """Sets the engines' prices, and the paths that may be label values; all other paths count as `OTHER`."""
+        """Sets the engines' hourly prices, and the names of paths that may be label values; others count as `OTHER`."""
         self._prices, self._paths = prices, frozenset(paths)
         self._apply_prices(self._clock())
 
@@ -205,5 +208,7 @@ class EngineCosts(Collector):
         yield family
 
     def describe(self) -> Iterator[CounterMetricFamily]:
-        """Describes no metrics, so that the registration does not allocate."""
+        """Returns no metric descriptions, so that registering this collector with Prometheus does not allocate any
+        costs.
+        """
         return iter(())

@@ -1,4 +1,4 @@
-"""Which dollars of a receipt are estimates, since no engine has counted the tokens, and why."""
+"""Finds which part of a request's cost rests on estimated tokens, because no engine counted them, and why."""
 
 from collections.abc import Iterable
 
@@ -14,9 +14,11 @@ two may have ended before the first token: then the prompt is estimated."""
 
 
 def estimated_picodollars(attempts: Iterable[tuple[PathAttempt, Work]], outcome: str) -> dict[str, int]:
-    """Returns the picodollars of estimated tokens by cause (`ESTIMATE_CAUSES`); empty if engines counted all tokens.
+    """Returns the cost of estimated tokens in picodollars by cause; empty if engines counted all tokens.
 
-    `attempts` are the request's attempts, each with the result of its `work`. `outcome` is that of the request.
+    The causes are "cancelled" (the client left), "interrupted" (the answer broke off) and "hedged" (a slower second
+    engine). `attempts` are the request's attempts, each with its tokens, costs and seconds. `outcome` is how the
+    request ended: "ok", "cancelled" or an error's code.
     """
     found: dict[str, int] = {}
     for attempt, (usage, parts, _) in attempts:

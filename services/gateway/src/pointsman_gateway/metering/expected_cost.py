@@ -1,4 +1,4 @@
-"""Estimates what requests cost before they are answered, by the answers that their path has given."""
+"""Estimates what a request will cost on a path, from the answers that the path has given so far."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,7 +18,9 @@ path that has been without an answer for longest is dropped."""
 
 @dataclass(slots=True)
 class PathMeans:
-    """Exponential moving averages over a path's answers: tokens, costs and seconds."""
+    """Exponential moving averages over one path's answers: tokens, picodollars (1e-12 dollars) and seconds of an
+    answer.
+    """
 
     added_tokens: float
     """Tokens that the path's prompt adds to the request's own."""
@@ -38,14 +40,18 @@ class PathMeans:
 
     @property
     def prefill_seconds_per_token(self) -> float | None:
-        """Returns the seconds for each prompt token that is not in the prefix cache; None if there was none."""
+        """Returns the mean seconds that an engine takes to read a prompt token which is not in its prefix cache; None
+        if all tokens so far were cached.
+        """
         return self.prefill_seconds / self.uncached_tokens if self.uncached_tokens else None
 
 
 class PathStatistics:
-    """The means of all paths, by name and fingerprint (a hash of the path's configuration). They survive a reload.
+    """Moving averages of the answers of all paths, by name and fingerprint (a hash of the path's configuration). They
+    are kept when the configuration is reloaded.
 
-    Paths that callers name, such as adapter versions, have no fingerprint, and are counted apart from configured ones.
+    A path that a caller names, such as an adapter version, has no fingerprint. Such paths have their own limit in
+    number, so that they cannot displace configured ones.
     """
 
     def __init__(self) -> None:
@@ -108,8 +114,8 @@ def _resolved_version(path: Path) -> str:
 
 
 class CostEstimator:
-    """Estimates the `cost_usd` of a request's receipt on a path, with all its components; implements the router's
-    `ExpectedCost`, and `PathCosts`.
+    """Estimates the dollars that a request will cost on a path, with all components of its receipt's `cost_usd`;
+    implements the router's `ExpectedCost`, and `PathCosts`.
     """
 
     def __init__(
@@ -124,13 +130,11 @@ class CostEstimator:
         self._version_of = version_of
 
     def usd(self, path: Path, request: Request, *, is_embedded: bool = False) -> float | None:
-        """Returns the expected dollars of a request on the path; None if a price is unknown. `is_embedded` says whether
-        the query was embedded to classify it, which the request pays too.
+        """Returns the expected dollars of a request on the path; None if a price is unknown.
 
-        The estimate is based on the path's answers so far. Before the first answer, it is based on the length of the
-        request and its `max_tokens` (see `estimate_answer_tokens`). The costs of images, and of a share of the
-        adapter's training, are added in both cases. A request without text, as for a preview, counts as one of average
-        length.
+        Before the path's first answer, the estimate follows from the length of the request and its `max_tokens`, later
+        from the path's answers. A request without text, as in a preview of routing, counts as one of average length.
+        `is_embedded` says whether the query was embedded to classify it, which the request pays too.
         """
         pricing, means = self._pricing, self.statistics.of(path)
         prices = pricing.token_prices(path.model)
@@ -148,8 +152,8 @@ class CostEstimator:
     def most_usd(self, path: Path, request: Request, *, is_embedded: bool = False) -> float | None:
         """Returns an upper estimate of the request's dollars on the path; None if the price of its model is unknown.
 
-        The number of tokens is the expected one, as in `usd`, but each token has the highest price that is possible for
-        the request. `is_embedded` says whether the query was embedded to classify it.
+        It takes the expected number of tokens, each at the highest price that is possible for the request.
+        `is_embedded` says whether the query was embedded to classify it, which the request pays too.
         """
         means, pricing = self.statistics.of(path), self._pricing
         own = estimate_own_tokens(request)
@@ -180,10 +184,10 @@ class CostEstimator:
         return training + other + pricing.embeddings(1) * (1 if is_embedded else own_embeddings)
 
     def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
-        """Returns the expected picodollars of `requests` requests whose own messages have `tokens` tokens together,
-        without training.
+        """Returns the expected cost of `requests` requests in picodollars (1e-12 dollars), without adapter training.
 
-        Returns None before the path's first answer, or if the price is unknown.
+        `tokens` is how many tokens the own messages of these requests have together. Returns None before the path's
+        first answer, or if the price is unknown.
         """
         means, prices = self.statistics.of(path), self._pricing.token_prices(path.model)
         if means is None or prices is None:

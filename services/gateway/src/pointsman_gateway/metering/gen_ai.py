@@ -1,9 +1,10 @@
-"""Metrics by OpenTelemetry's semantic conventions for generative AI, with the names that Prometheus gives them.
+"""Metrics as OpenTelemetry's semantic conventions for generative AI define them, with the names that Prometheus
+gives them.
 
-The conventions are those of opentelemetry.io/docs/specs/semconv/gen-ai as of semantic-conventions v1.41.0, the last
-release that has them; and in `gen_ai_usage` the tokens as in the first release, v0.1.0, of their new place,
-github.com/open-telemetry/semantic-conventions-genai. Label values come from the configuration, or are "other", so that
-neither callers nor new adapters create series.
+The conventions are those of semantic-conventions v1.41.0, the last release that contains them
+(opentelemetry.io/docs/specs/semconv/gen-ai). Token counters follow v0.1.0 of their new repository; see
+`gen_ai_usage`. Label values are names from the configuration, or "other", so that neither callers nor new adapters
+create series.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -81,10 +82,10 @@ class GenAiMetrics:
         self._durations.series(*labels, outcome).observe(seconds, sampled_trace_id())
 
     def receipt_series(self, operation: Operation, model: str, receipt: Receipt) -> Iterator[tuple[str, Series]]:
-        """Yields pairs (column, series). `MetricsAggregator` adds the number that the receipt has in the column to the
-        series.
+        """Yields the series that a receipt updates, as pairs of a column's name and a series.
 
-        `model` is the one that the request names.
+        `MetricsAggregator` later adds the receipt's number in the column, such as its tokens, to the series. `model` is
+        the model that the request names.
         """
         labels = self._server_labels(operation, model, receipt.model)
         if receipt.outcome != OK:
@@ -97,10 +98,10 @@ class GenAiMetrics:
             yield "per_token", self._per_token.series(*labels)
 
     def token_series(self, operation: Operation, model: str) -> Iterator[tuple[str, Series]]:
-        """Yields pairs (column, series) for the tokens of a receipt, as `receipt_series` does. To be used only if an
-        engine has counted them, because the conventions exclude estimates.
+        """Yields the series of tokens that a receipt updates, as pairs of a column's name and a series.
 
-        `model` is the engine's name of the model that answered.
+        Use it only if an engine has counted the tokens, because OpenTelemetry's conventions exclude estimates. `model`
+        is the engine's name of the model that answered.
         """
         series = self._client_series_of(operation, model)
         yield "prompt_tokens", series.input
@@ -108,7 +109,10 @@ class GenAiMetrics:
         yield from series.usage.columns()
 
     def count_details(self, operation: Operation, model: str, details: TokenDetails) -> None:
-        """Counts the tokens of special kinds of an answer whose other tokens `token_series` counts."""
+        """Counts an answer's tokens of special kinds: audio, image, cache-write and reasoning tokens.
+
+        Its plain tokens must have been counted before. `model` is the engine's name of the model that answered.
+        """
         self._client_series_of(operation, model).usage.add_details(details)
 
     def observe_call(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
@@ -120,7 +124,10 @@ class GenAiMetrics:
         durations.observe(seconds, sampled_trace_id())
 
     def observe_tokens(self, operation: Operation, model: str, usage: Usage) -> None:
-        """Observes the tokens of one of several answers to a request; `model` is the engine's name of the model."""
+        """Observes the prompt's and answer's tokens of one of several answers that engines generated for one request.
+
+        `model` is the engine's name of the model.
+        """
         series = self._client_series_of(operation, model)
         series.input.observe(usage.prompt_tokens)
         series.output.observe(usage.completion_tokens)

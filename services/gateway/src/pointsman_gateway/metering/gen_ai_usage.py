@@ -17,7 +17,7 @@ UNKNOWN, AUDIO, IMAGE = "unknown", "audio", "image"
 
 
 class TokenCounters:
-    """The counters, for all models."""
+    """The counters of input, output, cache-read, cache-write and reasoning tokens of all models."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         """Takes the names of the labels besides `MODALITY`."""
@@ -37,7 +37,10 @@ class TokenCounters:
 
 
 class ModelUsage:
-    """The series of one model. Those of tokens that an engine does not tell apart begin at zero."""
+    """The token counters of one model. Input, output and cache-read tokens are counted from the start, with unknown
+    modality; counters of audio, image, cache-write and reasoning tokens are created when the first such token is
+    reported.
+    """
 
     __slots__ = ("_counters", "_labels", "cache_read", "input", "output")
 
@@ -49,7 +52,9 @@ class ModelUsage:
         self.cache_read = counters.cache_read.series(*labels, UNKNOWN)
 
     def columns(self) -> Iterator[tuple[str, Count]]:
-        """Yields pairs (column, series) for what each receipt has, as `GenAiMetrics.receipt_series` does."""
+        """Yields pairs of a receipt's column ("prompt_tokens", "completion_tokens", "cached_tokens") and the counter
+        to which its number is added.
+        """
         yield "prompt_tokens", self.input
         yield "completion_tokens", self.output
         yield "cached_tokens", self.cache_read

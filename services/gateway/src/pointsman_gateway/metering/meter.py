@@ -1,4 +1,4 @@
-"""Meters one request: times its phases, prices its attempts, and makes its receipt, however it ends."""
+"""Meters one request: times its phases, prices its attempts along paths, and makes its receipt, however it ends."""
 
 import logging
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ _NOT_IN_MEANS = TOKEN_COMPONENTS | {"image", "training", "embedding"}
 
 
 class Metering:
-    """Holds the prices of one configuration, and the metrics; starts a meter for each request."""
+    """The prices and metrics that the requests of one configuration share; creates the meter of each request."""
 
     def __init__(
         self, pricing: Pricing, expected_cost: CostEstimator, aggregator: MetricsAggregator, canary: CanaryOutcomes
@@ -54,7 +54,9 @@ class Metering:
         self.canary = canary
 
     def with_counters(self, aggregator: MetricsAggregator, canary: CanaryOutcomes) -> "Metering":
-        """Returns a metering with the same prices, which counts with `aggregator` and `canary` instead."""
+        """Returns a copy with the same prices that counts requests in the metrics of `aggregator`, and canaries in
+        `canary`.
+        """
         return Metering(self.pricing, self.expected_cost, aggregator, canary)
 
     def start(self, request: Request) -> "Meter":
@@ -99,7 +101,7 @@ class Meter:
         """Remarks for the receipt's decision: on a usage that is impossible, and on prices that are missing."""
 
     def mark_admitted(self) -> None:
-        """Records that the request has a slot, and a reservation of its caller's limits."""
+        """Records the time at which the request was admitted: it got a slot, and its caller's limits allowed it."""
         self._admitted = perf_counter() - self._arrived
 
     def set_decision(self, decision: Decision) -> None:
@@ -107,7 +109,9 @@ class Meter:
         self._decided = perf_counter() - self._arrived
 
     def start_attempt(self, path: Path) -> PathAttempt:
-        """Ends the current attempt, and starts one along `path`. The caller reports progress to the returned one."""
+        """Ends the current attempt, and starts one along `path`. Returns the new attempt, to which the caller reports
+        what the engine does.
+        """
         now = perf_counter()
         if self._answering is not None and self._answering.ended is None:
             self._answering.ended = now
@@ -131,30 +135,37 @@ class Meter:
         self._metering.metrics.count_verdict(decision, validator, ruling)
 
     def record_escalation(self, source: Path, decision: Decision, validator: str) -> None:
-        """Records that `validator` refused the answer of `source`; `decision` names the next path."""
+        """Records that the validator named `validator` rejected the answer of the path `source`, so the request is
+        escalated to the path of `decision`.
+        """
         self._current.ended = perf_counter()
         self._decision, self._refused = decision, self._answering
         self._metering.metrics.count_escalation(source, decision, validator)
 
     def restore_refused(self, source: Path, decision: Decision) -> None:
-        """Records that `source`, to which the request was escalated, failed, so that the refused answer is sent after
-        all; `decision` names the path of the refused answer.
+        """Records that the path `source`, to which the request was escalated, failed, so the caller gets the first
+        answer, although a validator had rejected it.
+
+        `decision` names the path of that answer.
         """
         self._current.ended = perf_counter()
         self._answering, self._refused = self._refused, None
         self.record_fallback(source, decision)
 
     def send_refused(self, decision: Decision) -> None:
-        """Records that the refused answer is sent, because the next path could not be tried; `decision` says why."""
+        """Records that the caller gets an answer which a validator rejected, because the next path could not be tried;
+        the notes of `decision` say why.
+        """
         self._decision = decision
 
     def record_buffering(self) -> None:
-        """Records that the answer was buffered from its first piece until now."""
+        """Records that the answer was held back for a validator from its first piece until the time of this call."""
         self._current.buffered_seconds = perf_counter() - (self._current.first_piece or perf_counter())
 
     def set_usage(self, usage: Usage) -> None:
-        """Sets the usage of the current attempt, or its estimate if `usage` is one. A usage with more tokens than are
-        possible is cut, which is noted in the receipt and logged.
+        """Sets the tokens of the current attempt, as the engine counted or the gateway estimated them.
+
+        Counts that are higher than possible are cut, which the receipt notes and the log reports.
         """
         path = self._current.path
         window = self._metering.pricing.context_window(path.model)
@@ -203,7 +214,7 @@ class Meter:
 
     @property
     def has_begun(self) -> bool:
-        """Returns whether the current attempt may have to be paid: an engine has sent a part of its answer, or had the
+        """Returns whether the current attempt may cost money: an engine has sent a part of its answer, or had the
         prompt when the call was given up.
         """
         return bool(self._current.pieces or self._current.unanswered)
@@ -228,11 +239,11 @@ class Meter:
         return self._answering
 
     def finish(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
-        """Makes the receipt, adds it to the metrics, to the means of its paths and to the counts of canaries, and
-        returns it; an UndecidedReceipt if there was no decision.
+        """Makes and returns the receipt, and adds it to the metrics, to the mean costs of its paths, and to the
+        counts of canaries.
 
-        `outcome` is "ok", "cancelled" or an error's code. `error` is the error that the caller gets; None if there is
-        none, or if it is a bug ("internal").
+        Returns an `UndecidedReceipt` if no path was chosen. `outcome` is "ok", "cancelled" or an error's code.
+        `error` is the error that the caller gets; None if there is none, or if it is a bug ("internal").
         """
         fault = NO_FAULT
         if outcome != OK:
@@ -293,8 +304,10 @@ class Meter:
         return receipt
 
     def finish_route(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
-        """Makes the receipt of a request for the decision only, as `finish` does. It costs nothing, even if its prompt
-        was built, and its outcome is "routed" instead of "ok".
+        """Returns the receipt of a request that asks only which path would be chosen, and counts it in the metrics.
+
+        It costs nothing, and its outcome is "routed" instead of "ok". `outcome` is "ok", "cancelled" or an error's
+        code, and `error` the error that the caller gets. An `UndecidedReceipt` is returned if no path was chosen.
         """
         outcome = ROUTED if outcome == OK else outcome
         fault, outcome = fault_of(outcome, error), outcome_of(outcome, error)

@@ -24,7 +24,9 @@ KindPrices = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class TierPrices:
-    """The prices of one service tier."""
+    """The prices of one service tier (such as "flex" or "priority") of a model, in picodollars per token, by the
+    length of the prompt.
+    """
 
     prices: tuple[KindPrices, ...]
     """The prices for each range of the prompt's length, the shortest one first."""
@@ -32,12 +34,14 @@ class TierPrices:
     """Maximum number of prompt tokens for which each of `prices` holds; the last one has no limit, and is left out."""
 
     def at(self, prompt_tokens: float) -> KindPrices:
-        """Returns the prices for a prompt of `prompt_tokens` tokens."""
+        """Returns the picodollars per token, by kind of token, for a prompt of `prompt_tokens` tokens."""
         return self.prices[bisect_left(self.limits, prompt_tokens)]
 
 
 class PriceTable:
-    """All prices of one model's tokens: the standard ones, and those of its service tiers."""
+    """All prices of one model's tokens, in picodollars (1e-12 dollars): the standard ones, and those of its service
+    tiers.
+    """
 
     def __init__(self, standard: Prices, service_tiers: Mapping[str, Prices]) -> None:
         self.standard = _tier(standard)
@@ -45,7 +49,8 @@ class PriceTable:
 
     @property
     def plain(self) -> tuple[int, int, int] | None:
-        """Returns the standard prices of a token of the prompt, of the cached prompt and of the answer, in picodollars.
+        """Returns three standard prices in picodollars: of a token of the prompt, of a cached prompt token, and of an
+        answer token.
 
         Returns None if one of them is not a whole number, or if prices depend on the length of the prompt.
         """
@@ -57,8 +62,8 @@ class PriceTable:
         return service_tier in self._tiers
 
     def missing(self, usage: Usage) -> str:
-        """Returns a text that names the kinds of tokens, or the service tier, of the usage that have no price in this
-        table; empty if all have one.
+        """Returns a text that names the kinds of tokens in `usage`, or its service tier, for which this table has no
+        price; empty if nothing is missing.
         """
         tier = usage.details.service_tier if usage.details is not None else ""
         if tier not in self._tiers:
@@ -67,8 +72,10 @@ class PriceTable:
         return ", ".join(kind for kind in usage.by_kind() if kind not in prices and kind != "reasoning")
 
     def highest(self, request: Request, prompt_tokens: float) -> tuple[float, float]:
-        """Returns the highest possible price of a token of the request's prompt, and of a token of its answer, in
-        picodollars. `prompt_tokens` is the expected length of the prompt.
+        """Returns the highest price in picodollars that a prompt token, and that an answer token, of the request can
+        have.
+
+        `prompt_tokens` is the expected length of the prompt.
         """
         prices = [self._tiers[tier].at(prompt_tokens) for tier in possible_tiers(request, self._tiers.keys())]
         kinds = (possible_prompt_kinds(request), possible_completion_kinds(request))
@@ -76,7 +83,7 @@ class PriceTable:
         return prompt, completion
 
     def parts(self, usage: Usage) -> CostParts | None:
-        """Returns the picodollars of each kind of tokens in the usage; None if a price is missing.
+        """Returns the cost of the usage in picodollars, by kind of token; None if a price is missing.
 
         Reasoning tokens without a price of their own count as tokens of the completion.
         """
@@ -92,7 +99,7 @@ class PriceTable:
 
 
 def price_tables(models: Mapping[str, ModelConfig]) -> dict[str, PriceTable]:
-    """Returns the tables of all models with known prices, by the model's name."""
+    """Returns the price table of each model that has prices in the configuration, by the model's name."""
     return {
         name: PriceTable(model.usd_per_million_tokens, model.service_tiers)
         for name, model in models.items()

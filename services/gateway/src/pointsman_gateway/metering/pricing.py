@@ -86,23 +86,29 @@ class Pricing:
         return self._windows[model]
 
     def token_prices(self, model: str) -> TokenPrices | None:
-        """Returns the prices of a model's plain tokens, for short prompts; None if they are unknown."""
+        """Returns the standard prices of a model's prompt, cached and completion tokens in picodollars, for short
+        prompts; None if they are unknown.
+        """
         if self._change is not None and self._clock() >= self._change:
             self._set_prices()
         return self._token_prices.get(model)
 
     def prices_at(self, model: str, prices: TokenPrices, prompt_tokens: float) -> TokenPrices:
-        """Returns the prices of a model's plain tokens for a prompt of `prompt_tokens` tokens.
+        """Returns the prices of a model's prompt, cached and completion tokens in picodollars, for a prompt of
+        `prompt_tokens` tokens.
 
-        `prices` are the model's `token_prices`, which are returned if prices do not depend on the length.
+        `prices` is the result of `token_prices` for the model, and is returned unchanged if the price does not depend
+        on the length of the prompt.
         """
         if not self._depends_on_length:
             return prices
         return _plain_prices(self._tables[model].standard.at(prompt_tokens))
 
     def highest_prices(self, model: str, request: Request, prompt_tokens: float) -> tuple[float, float] | None:
-        """Returns the highest possible price of a token of the request's prompt, and of a token of its answer, in
-        picodollars; None if the model's prices are unknown. `prompt_tokens` is the expected length of the prompt.
+        """Returns the highest price in picodollars that a prompt token, and that an answer token, of the request can
+        have; None if the model's prices are unknown.
+
+        `prompt_tokens` is the expected length of the prompt.
         """
         if self._change is not None and self._clock() >= self._change:
             self._set_prices()
@@ -115,10 +121,10 @@ class Pricing:
         return tier if tier and table is not None and table.has_tier(tier) else ""
 
     def parts(self, model: str, usage: Usage) -> CostParts:
-        """Returns the picodollars of a usage by component: the kinds of tokens and, as "tool", the requests to tools
-        that the provider has run.
+        """Returns the cost of a usage in picodollars by component: each kind of token and, as "tool", the requests to
+        tools that the provider ran.
 
-        If a price is unknown, the result is {UNPRICED: 0}, or empty if there are neither tokens nor such requests.
+        If a price is unknown, the result is {UNPRICED: 0}. It is empty if there is neither a token nor a tool request.
         """
         if self._change is not None and self._clock() >= self._change:
             self._set_prices()
@@ -140,9 +146,8 @@ class Pricing:
         return parts
 
     def missing_price(self, model: str, usage: Usage) -> str:
-        """Returns a note that names the price which the usage needs, but the model does not have.
-
-        Empty if no price is missing, or if the model has no prices at all.
+        """Returns a sentence that names the price which the usage needs and the model lacks; empty if no price is
+        missing, or if the model has no prices at all.
         """
         table = self._tables.get(model)
         missing = table.missing(usage) if table is not None else ""
@@ -151,9 +156,11 @@ class Pricing:
         return f"cost unknown: model '{model}' lacks a price of {missing}" if missing else ""
 
     def surcharge(self, model: str, usage: Usage, parts: CostParts) -> int:
-        """Returns by how many picodollars an answer's tokens, priced in `parts`, cost more than as many plain tokens.
+        """Returns by how many picodollars the tokens of an answer cost more than the same number of plain (text,
+        uncached, standard tier) tokens would.
 
-        It is negative if they cost less, and 0 if a price is unknown.
+        `parts` has the cost of the tokens by kind. The result is negative if they cost less, and 0 if a price is
+        unknown.
         """
         if usage.details is None or UNPRICED in parts:
             return 0
@@ -161,9 +168,10 @@ class Pricing:
         return tokens - sum(self.parts(model, replace(usage, details=None)).values())
 
     def add_charges(self, parts: CostParts, model: str, messages: Iterable[Message]) -> None:
-        """Adds to `parts` what the model charges in addition to tokens: "request", and "image" for those in `messages`.
+        """Adds to `parts` what the model charges besides tokens, in picodollars: "request" for the request itself, and
+        "image" for the images in `messages`.
 
-        A charge of 0 is not added.
+        A charge of 0 is left out.
         """
         if images := self.images(model, messages):
             parts["image"] = images
@@ -199,12 +207,14 @@ class Pricing:
         return self._training_seconds(model, version) * terms.usd_per_hour / SECONDS_PER_HOUR
 
     def training(self, model: str, version: str) -> int:
-        """Returns one request's share of `training_usd`, in picodollars; 0 if that cost is unknown."""
+        """Returns the part of an adapter version's training cost that one request pays, in picodollars; 0 if the cost
+        is unknown.
+        """
         terms = self._training
         return round(self.training_usd(model, version) / terms.expected_requests * PICODOLLARS) if terms else 0
 
     def training_usd_per_hour(self, model: str, version: str) -> float:
-        """Returns `training_usd` divided by the hours for which a version is expected to be used; 0 if that cost is
+        """Returns the training cost of an adapter version in dollars per hour of its expected use; 0 if the cost is
         unknown.
         """
         terms = self._training

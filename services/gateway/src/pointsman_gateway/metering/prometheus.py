@@ -50,8 +50,10 @@ def cost_column(component: str) -> str:
 
 
 class GatewayMetrics:
-    """Counts requests. `MetricsAggregator` adds receipts to the series that `receipt_series` and `decision_series`
-    yield; all else is counted by methods.
+    """The Prometheus metrics of requests, by path and task.
+
+    A receipt's numbers are added later in batches by `MetricsAggregator`, to the series that `receipt_series` and
+    `decision_series` yield. The other methods count at once.
     """
 
     def __init__(self, registry: CollectorRegistry, flush: Callable[[], None] = nothing_pending) -> None:
@@ -150,7 +152,9 @@ class GatewayMetrics:
         self._paths, self._tasks = frozenset(paths), frozenset(tasks)
 
     def count_reload(self, outcome: str, revision: str) -> None:
-        """Counts a reload: `outcome` is "swapped" or "refused"; `revision` is that of the configuration then in use."""
+        """Counts a reload of the configuration: `outcome` is "swapped" (the new one is in use) or "refused";
+        `revision` identifies the configuration in use afterwards.
+        """
         self._reloads.labels(outcome).inc()
         self.set_revision(revision)
 
@@ -159,9 +163,10 @@ class GatewayMetrics:
         self._generation.labels(revision).set(1)
 
     def decision_series(self, decision: Decision) -> Iterator[tuple[str, Series]]:
-        """Yields the series that a request's first decision updates, as pairs (column, series).
+        """Yields the series that a request's first decision (before any fallback) updates, as pairs of a column's name
+        and a series.
 
-        `MetricsAggregator` adds to each series the number that the receipt has in this column.
+        `MetricsAggregator` later adds the receipt's number in this column to the series.
         """
         task = self._task(decision.task)
         yield "requests", self._reasons.series(self._path(decision.path), task, decision.reason.partition(":")[0])
@@ -176,7 +181,9 @@ class GatewayMetrics:
         self._capped.labels(self._path(path)).inc()
 
     def count_verdict(self, decision: Decision, validator: str, ruling: str) -> None:
-        """Counts a validator's ruling on an answer: "accepted", "refused" or "unjudged"."""
+        """Counts what the validator named `validator` said of an answer on the decision's path: "accepted", "refused"
+        or "unjudged".
+        """
         self._validations.labels(self._path(decision.path), self._task(decision.task), validator, ruling).inc()
 
     def count_escalation(self, source: Path, decision: Decision, validator: str) -> None:
@@ -208,25 +215,31 @@ class GatewayMetrics:
             self._tools.series(*labels).value += details.tool_requests
 
     def count_estimates(self, receipt: Receipt, picodollars: Mapping[str, int]) -> None:
-        """Counts what the receipt's estimated tokens cost, by cause; see `estimates.ESTIMATE_CAUSES`."""
+        """Counts the cost of the receipt's estimated tokens: `picodollars` has it by cause ("cancelled",
+        "interrupted", "hedged").
+        """
         labels = self._labels(receipt)
         for cause, amount in picodollars.items():
             self._estimated.series(*labels, cause).value += amount
 
     def count_rejected(self, outcome: str, fault: str) -> None:
-        """Counts a request that ended before it had a decision; `outcome` is "cancelled" or an error's code."""
+        """Counts a request that ended before a path was chosen. `outcome` is "cancelled" or an error's code, and
+        `fault` says who caused the end.
+        """
         self._rejected.series(outcome, fault).value += 1
 
     def path_totals(self) -> Iterator[tuple[str, str, PathTotals]]:
-        """Adds pending receipts, and yields (task, path, totals since the start of the process)."""
+        """Yields (task, path, totals) for every task and path, counted since the start of the process. Adds pending
+        receipts first.
+        """
         self._flush()
         for (task, path), counts in self._path_counts.items():
             yield task, path, counts.totals()
 
     def receipt_series(self, receipt: Receipt) -> Iterator[tuple[str, Series]]:
-        """Yields the series that a receipt updates, as pairs (column, series).
+        """Yields the series that a receipt updates, as pairs of a column's name and a series.
 
-        `MetricsAggregator` adds to each series the number that the receipt has in this column.
+        `MetricsAggregator` later adds the receipt's number in this column, such as its tokens, to the series.
         """
         labels = self._labels(receipt)
         self._create_series(labels)

@@ -1,4 +1,6 @@
-"""The kinds of tokens and the service tiers that a request can incur, by which a budget reserves its cost."""
+"""The kinds of tokens and the service tiers that a request may be charged for, from which a budget's reservation
+follows.
+"""
 
 from collections.abc import Collection, Set
 
@@ -10,10 +12,11 @@ _ANSWER_KINDS = {"audio": "completion_audio", "image": "completion_image"}
 
 
 def possible_prompt_kinds(request: Request) -> Set[str]:
-    """Returns the kinds of tokens (see `domain.usage`) that the request's prompt can have.
+    """Returns the kinds of tokens that the request's prompt may be charged as, such as "prompt", "cached" or
+    "cache_write".
 
-    "cache_write" is always one, since some providers write to their cache unasked, and "cache_write_1h" only if the
-    request has a `cache_control`.
+    "cache_write" is always included, since some providers write to their cache unasked, and "cache_write_1h" only if
+    the request has a `cache_control`.
     """
     kinds = {kind for media, kind in _MEDIA_KINDS.items() if media in request.media}
     kinds |= {"prompt", "cached", "cache_write"}
@@ -33,9 +36,10 @@ def requested_tier(request: Request) -> str:
 
 
 def possible_tiers(request: Request, priced: Set[str]) -> Set[str]:
-    """Returns which of the `priced` service tiers the answer can have; the standard one, "", is always among them.
+    """Returns which of the `priced` service tiers the provider may use for the answer; the standard one, "", is
+    always included.
 
-    Without a name, and with `ANY_TIER`, the provider chooses: OpenAI's projects, for example, have a setting for it.
+    If the request names no tier, `ANY_TIER` or a tier without a price, the provider may choose any priced one.
     """
     named = requested_tier(request)
     if named in STANDARD_TIERS:

@@ -19,21 +19,26 @@ def estimate_own_tokens(request: Request) -> int:
 
 
 def estimate_total_tokens(request: Request) -> int:
-    """Estimates the tokens of prompt and answer before a path is chosen, without what the path adds to the prompt."""
+    """Estimates the tokens of prompt and answer together, before a path is chosen. Text that a path adds to the prompt
+    is not included.
+    """
     return estimate_own_tokens(request) + estimate_answer_tokens(request)
 
 
 def estimate_answer_tokens(request: Request, default: int | None = None) -> int:
-    """Estimates the number of tokens of the answer: for each choice, the request's `max_tokens`.
+    """Estimates the tokens of all choices of the answer: each counts as the request's `max_tokens`.
 
-    If the request sets none, each choice counts as `default` tokens or, without this, as `TYPICAL_ANSWER_TOKENS`.
+    If the request has no `max_tokens`, each choice counts as `default` tokens, or as `TYPICAL_ANSWER_TOKENS` if
+    `default` is None.
     """
     limit = request.sampling.max_tokens
     return (limit if limit is not None else default or TYPICAL_ANSWER_TOKENS) * choice_count(request)
 
 
 def choice_count(request: Request) -> int:
-    """Returns the number of choices that the request asks for: `n` (default 1), times the prompts of a completion."""
+    """Returns the number of choices that the engine generates: the request's `n` (default 1) times the number of
+    prompts of a completion.
+    """
     extra = request.sampling.extra
     if not extra:
         return 1
@@ -44,11 +49,12 @@ def choice_count(request: Request) -> int:
 def estimate_usage(
     messages: Iterable[Message], pieces: int, reported: Usage | None, tier: str = "", *, is_sent: bool
 ) -> Usage:
-    """Estimates the usage of an answer that was cut off before the engine had counted all its tokens.
+    """Estimates the tokens of an answer that was cut off before the engine had reported its count.
 
-    The answer has at least one token for each of the `pieces` that arrived. The tokens of the prompt are those in
-    `reported`, an estimate made during the answer; without it they follow from the prompt's length, and the service
-    tier is `tier`. Without `reported` and if no engine has got the prompt (`is_sent` is false), all counts are 0.
+    `pieces` is the number of pieces that arrived; the answer has at least as many tokens. `reported` is an estimate
+    made during the answer, from which the prompt's tokens are taken; without it they follow from the length of
+    `messages`, and the service tier is `tier`. All counts are 0 if there is no `reported` and no engine got the prompt
+    (`is_sent` is false).
     """
     if reported is not None:
         return replace(reported, completion_tokens=max(reported.completion_tokens, pieces))

@@ -1,1 +1,3 @@
-"""Code of embeddings and reranking, whose models are called once for a request, and priced by what they read."""
+"""Shared code of embeddings and reranking, which call one model per request and charge for its input tokens or
+searches.
+"""

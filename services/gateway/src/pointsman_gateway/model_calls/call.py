@@ -1,4 +1,4 @@
-"""One call of a model: the processing of a request up to its receipt, and the models of a configuration."""
+"""Processes a request for embeddings or reranking up to its receipt, and holds the models of a configuration."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ PRICE_UNIT_TOKENS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """The quantities for which a call is charged."""
+    """The quantities for which one call of an embedding or reranking model is charged: tokens or searches."""
 
     tokens: int = 0
     searches: int = 0
@@ -44,7 +44,9 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class CallKind:
-    """The words that differ between embeddings and reranking."""
+    """What differs between embeddings and reranking in receipts, messages and settings; there is one instance of
+    each.
+    """
 
     operation: Operation
     component: str
@@ -59,11 +61,11 @@ class CallKind:
 
 
 class ModelRequest(Protocol):
-    """A decoded request for a call of a model."""
+    """A decoded request for embeddings or reranking."""
 
     @property
     def request(self) -> Request:
-        """Returns the model, the caller and the deadline."""
+        """Returns the general part of the request: its model, caller and deadline."""
         ...
 
     @property
@@ -91,7 +93,7 @@ class PricedModel(Generic[RequestT, AnswerT]):
 
 @dataclass(frozen=True, slots=True)
 class Called(Generic[AnswerT]):
-    """The answer to a call, with what the client is told about it."""
+    """A model's answer to a request, with its cost in dollars and the response headers for the client."""
 
     answer: AnswerT
     usd: float
@@ -100,7 +102,9 @@ class Called(Generic[AnswerT]):
 
 
 class ModelCall(Generic[RequestT, AnswerT]):
-    """Processes one request: checks the key's scope, calls the model, and makes the receipt."""
+    """Processes one request for embeddings or reranking: checks the scope of the caller's key, calls the model, and
+    makes the receipt.
+    """
 
     def __init__(
         self, kind: CallKind, model: PricedModel[RequestT, AnswerT], inputs: RequestT, metrics: CallMetrics
@@ -122,7 +126,7 @@ class ModelCall(Generic[RequestT, AnswerT]):
 
     @property
     def usd(self) -> float:
-        """Returns the cost in dollars, after `compute`."""
+        """Returns the cost of the call in dollars; valid after `compute`."""
         return self._usd(self._charge)
 
     def check_scope(self) -> None:
@@ -136,11 +140,15 @@ class ModelCall(Generic[RequestT, AnswerT]):
             )
 
     def mark_admitted(self) -> None:
-        """Records that the request was admitted, so that it counts in the usage of the caller's key."""
+        """Records that the request was admitted. Only then does it count as a request of the caller's key."""
         self._was_admitted = True
 
     async def compute(self) -> AnswerT:
-        """Returns the model's answer; raises what `PricedModel.call` raises, or DeadlineExceeded."""
+        """Calls the model and returns its answer.
+
+        Raises DeadlineExceeded ("deadline_exceeded") if the request's time runs out, and the errors of the model's
+        endpoint.
+        """
         try:
             async with asyncio.timeout_at(self.request.deadline):
                 answer = await self._model.call(self._inputs)
@@ -180,7 +188,9 @@ class ModelCall(Generic[RequestT, AnswerT]):
 
 
 class CallableModels(Generic[RequestT, AnswerT]):
-    """The models of one kind in one configuration, by the names that a request's `model` may have."""
+    """The embedding models, or the reranking models, of one configuration, by the names that a request's `model`
+    may have.
+    """
 
     def __init__(
         self,
@@ -205,7 +215,9 @@ class CallableModels(Generic[RequestT, AnswerT]):
         return BufferReservation(self._answer_budget)
 
     def call(self, inputs: RequestT) -> ModelCall[RequestT, AnswerT]:
-        """Returns the call for a request, for `Pipeline.call_model`; raises NotFound if its model is unknown."""
+        """Returns the `ModelCall` that processes a request; raises NotFound if the configuration has no model of
+        its name.
+        """
         name = inputs.request.model
         model = self._models.get(name)
         if model is None:

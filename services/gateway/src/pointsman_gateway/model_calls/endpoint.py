@@ -1,4 +1,6 @@
-"""The HTTP endpoint of a model: requests, errors in the API's terms, and the tokens that it reports."""
+"""Calls a remote embedding or reranking model over HTTP: sends requests, converts errors, and reads the reported
+tokens.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,7 +21,7 @@ OVERLOADED_STATUSES = (429, 529)
 
 @dataclass(frozen=True, slots=True)
 class ModelEndpoint:
-    """Where and how a remote model is called."""
+    """Where and how one remote embedding or reranking model is called."""
 
     noun: str
     """The kind of model, for messages, such as "embedding model"."""
@@ -45,10 +47,12 @@ class EndpointClient:
         max_bytes: int,
         reserve: Callable[[int], None] | None = None,
     ) -> HttpReply:
-        """Sends the body, with the model's name at the endpoint, and returns the response, whose status is 200.
+        """Sends `body`, to which the model's name is added, to the endpoint, and returns its response, whose status
+        is 200.
 
-        `deadline`, `max_bytes` and `reserve` are those of `HttpPoster.post`. Raises InvalidArgument if the endpoint
-        rejects the request, NotFound if it lacks the model, Unavailable if it fails, and what `reserve` raises.
+        `deadline`, `max_bytes` (of the response) and `reserve` are passed to `HttpPoster.post`. Raises
+        InvalidArgument if the endpoint rejects the request, NotFound if it lacks the model, Unavailable if it fails,
+        and what `reserve` raises.
         """
         endpoint = self.endpoint
         content = msgspec.json.encode({**body, "model": endpoint.model})
@@ -92,9 +96,11 @@ class EndpointClient:
 
 
 def charge_tokens(usage: Mapping[str, Any], estimate: Charge, most: int) -> Charge:
-    """Returns the estimate with the tokens that an endpoint reports; the estimate itself if it reports none.
+    """Returns `estimate` with the number of tokens that an endpoint reports in `usage`; `estimate` itself if it
+    reports none.
 
-    More than `most` are not possible: then these are charged, with a note; as is the estimate for what is no number.
+    A number above `most`, the highest possible one, is cut to `most`. If the report is not a valid number, the
+    estimate is kept. In both cases the charge has a note.
     """
     counted = usage.get("total_tokens") or usage.get("prompt_tokens")
     if counted is None:

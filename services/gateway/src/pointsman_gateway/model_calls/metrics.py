@@ -1,4 +1,4 @@
-"""The metrics of the calls of one kind, and of their costs."""
+"""The Prometheus metrics of calls of embedding or reranking models, and of their costs."""
 
 from typing import Protocol
 
@@ -21,7 +21,9 @@ class GenAi(Protocol):
 
 
 class CallMetrics:
-    """Records the metrics of one kind of calls. The label `model` is the model's name in the configuration."""
+    """Records the metrics of embeddings, or of reranking. The label `model` is the model's name in the
+    configuration.
+    """
 
     def __init__(self, registry: CollectorRegistry, gen_ai: GenAi, operation: Operation, prefix: str) -> None:
         """`prefix` is the beginning of the metrics' names, such as "pointsman_embedding"."""

@@ -1,1 +1,3 @@
-"""The request log: every decision and receipt in Redis, feedback on answers, and the evidence on paths."""
+"""The request log: keeps the decision and receipt of every request in Redis, and users' feedback on answers.
+Policies choose paths by the ratings, costs and latencies that it counts ("evidence").
+"""

@@ -1,7 +1,7 @@
-"""Copies administrative changes from the audit log in Redis to the export log, each at least once.
+"""Copies administrative changes from the audit log in Redis to the export log on disk, each at least once.
 
-They are made by commands, the admin API, lora-servers and gateways, so one of the gateways that export reads them from
-Redis, the one with the lease. Redis has the id of the last one that is in an export log.
+Commands, the admin API, lora-servers and gateways make such changes. At any time one gateway, the holder of a lease
+in Redis, copies them; Redis also keeps the id of the last change that was copied.
 """
 
 import secrets
@@ -28,7 +28,7 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class AuditExport:
-    """Copies administrative changes from the streams in Redis to the export log, at least once each."""
+    """Copies administrative changes from the audit log in Redis to the export log on disk, each at least once."""
 
     def __init__(self, audit: AuditLog, export: ExportLog, clock: Callable[[], float] = time.monotonic) -> None:
         self._audit = audit
@@ -45,10 +45,11 @@ class AuditExport:
             yield
 
     async def copy(self) -> None:
-        """Appends the changes that are not exported yet, unless another gateway does so now. They stay in Redis alone
-        while the disk takes no records, or half of what may wait there is used.
+        """Appends the administrative changes that are not exported yet to the export log; does nothing if another
+        gateway does so at the moment.
 
-        Raises Unavailable if Redis does not answer. Then some changes may be exported twice, with the same id.
+        Changes stay in Redis while the disk takes no records, or while the export log is more than half full. Raises
+        Unavailable if Redis does not answer; then some changes may be exported twice, with the same id.
         """
         if not await self._has_lease():
             return

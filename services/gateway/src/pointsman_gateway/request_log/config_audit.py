@@ -1,4 +1,4 @@
-"""Records each version of the configuration in the audit log, whichever gateway is the first to have it."""
+"""Records each new configuration in the audit log; the first gateway that has it does so."""
 
 import asyncio
 import json
@@ -44,7 +44,8 @@ class ConfigAudit:
             yield
 
     async def record(self) -> None:
-        """Records the active configuration in the audit log unless it is the last one there.
+        """Records the active configuration in the audit log, unless the latest entry there is the same
+        configuration.
 
         Raises Unavailable if Redis does not answer.
         """

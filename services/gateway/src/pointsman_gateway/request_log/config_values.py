@@ -25,10 +25,10 @@ FileValues = Mapping[str, Mapping[str, Any]]
 
 
 def file_values(files: Mapping[str, str]) -> FileValues:
-    """Returns the values in the configuration's files. `files` has their texts by name.
+    """Returns the values in the configuration's files, which are given as texts by file name.
 
-    A file that holds prompts or examples, is no YAML, or has more than `MAX_VALUES_PER_FILE` values has a digest of its
-    text as its only value.
+    A file that holds prompts or examples, that is not YAML, or that has more than `MAX_VALUES_PER_FILE` values,
+    counts as one value: a digest of its text.
     """
     return {name: _values(name, text) for name, text in files.items()}
 

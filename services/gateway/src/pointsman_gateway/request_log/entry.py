@@ -1,6 +1,7 @@
-"""An entry of the request log: a decision with its receipt, as JSON; docs/request_log.md describes each field.
+"""Makes the entries of the request log: each is a decision with its receipt, as JSON. docs/request_log.md describes
+the fields.
 
-A training sample, the request with its answers, is added if the task and the caller allow it.
+A training sample (the request with its answers) is added if the task and the caller allow it.
 """
 
 import hashlib
@@ -36,7 +37,9 @@ MAX_TEXT_BYTES = 64 * 1024
 
 
 class PendingEntry(msgspec.Struct):
-    """A finished request that waits to be logged; its `Entry` is made later, so that the request need not wait."""
+    """A finished request that waits to be logged. It is converted to an `Entry` in the background, so that the
+    request need not wait.
+    """
 
     unix_seconds: float
     request: Request
@@ -81,7 +84,9 @@ class Entry(msgspec.Struct):
 
     @property
     def exported(self) -> str:
-        """The record of the export log (`ExportSink.append`)."""
+        """Returns the entry as a line for the export log: its JSON, a tab, and the key under which ratings of the
+        answer are counted.
+        """
         return f"{self.json}\t{self.evidence_key}"
 
 
@@ -168,8 +173,8 @@ def _stored_answer(pending: PendingEntry, redaction: Redaction) -> str | None:
 
 
 def messages_of(request: Request) -> list[dict[str, Any]] | None:
-    """Returns the client's messages in the format of chat completions; None if they have media, or are longer than
-    `MAX_TEXT_BYTES` as JSON.
+    """Returns the messages of the client in OpenAI's chat format; None if they have images or other media, or are
+    longer than `MAX_TEXT_BYTES` as JSON.
     """
     if request.media or request.characters > MAX_TEXT_BYTES:
         return None
@@ -201,17 +206,19 @@ def _digest(request: Request) -> str:
 
 
 def to_undecided_json(receipt: UndecidedReceipt, unix_seconds: float) -> str:
-    """Returns the entry of a request without a decision, which ended at `unix_seconds`, as JSON."""
+    """Returns the log entry of a request for which no path was chosen, as JSON. `unix_seconds` is when the request
+    ended.
+    """
     fields = {"v": VERSION, "unix_ms": round(unix_seconds * 1000), **_UNDECIDED_FIELDS.read(receipt)}
     return _encode(fields).decode()
 
 
 def stores_answers(config: LearningConfig | None, request: Request, decision: Decision) -> bool:
-    """Returns whether the answers to this request are stored for training.
+    """Returns whether the answers to this request may be stored as training samples.
 
     The configuration must list the task, the caller's tenant must consent (without a tenant, the configuration), and
-    the decision must be in the configured sample. Answers in a form that the client required, such as JSON, are not
-    stored, because the task's adapter would learn that form.
+    the decision must be in the configured random sample. Answers in a form that the client demanded, such as JSON,
+    are not stored, because an adapter would learn that form.
     """
     if config is None or decision.task not in config.tasks or request.sampling.requires_form:
         return False
@@ -221,10 +228,10 @@ def stores_answers(config: LearningConfig | None, request: Request, decision: De
 
 
 def to_training_sample(pending: PendingEntry, redaction: Redaction) -> str:
-    """Returns a sample as JSON (see docs/flywheel.md).
+    """Returns a training sample (the request and its answers) as JSON; docs/flywheel.md describes the fields.
 
-    It is empty if there are no answers to store, the outcome is not "ok", the answer came from the cache, the messages
-    have media, the messages or the answers are too long (`MAX_TEXT_BYTES`), or a redaction fails.
+    Returns "" if there are no answers to store, the outcome is not "ok", the answer came from the cache, the
+    messages have media, the messages or the answers are longer than `MAX_TEXT_BYTES`, or a redaction fails.
     """
     receipt = pending.receipt
     if not pending.answers or receipt.outcome != "ok" or receipt.cached:

@@ -1,5 +1,8 @@
-"""Evidence on each path for each task: the ratings, costs and latencies of its answers, by which policies choose. Each
-gateway process counts its own answers; Redis adds up the counts, and each process reads the sums back.
+"""Evidence on each path for each task: the ratings, costs and latencies of its answers, by which policies choose a
+path.
+
+Each gateway process counts its own answers. Redis adds up the counts of all processes, and each process reads the
+sums.
 """
 
 import json
@@ -27,8 +30,8 @@ NO_EVIDENCE = PathEvidence()
 
 
 class EvidenceKey(NamedTuple):
-    """The task, the path, the hash of the path's configuration (`fingerprint`) and the adapter version that evidence is
-    about. If one of them changes, the path starts without evidence.
+    """What evidence (counted ratings, costs and latencies) is about: a task, a path, the hash of the path's
+    configuration (`fingerprint`) and an adapter version. If one of them changes, a path starts without evidence.
     """
 
     task: str
@@ -56,14 +59,16 @@ def evidence_key(receipt: Receipt) -> EvidenceKey:
 
 
 def path_key(task: str, path: Path, model: str) -> EvidenceKey:
-    """Returns the key of the evidence to which an answer on the path by `model`, a base model or an adapter version,
-    belongs.
+    """Returns the key of the evidence (ratings, costs, latencies) to which an answer on `path` is added. `model` is
+    the base model or adapter version that answered.
     """
     return EvidenceKey(task, path.name, path.fingerprint, model if path.adapter else "")
 
 
 class AnswerCounts(NamedTuple):
-    """What one answer adds to the evidence on its path; `day` is YYYYMMDD in UTC."""
+    """What one answer adds to the evidence (ratings, costs, latencies) on its path: pairs of a count's name and an
+    amount. `day` is YYYYMMDD in UTC.
+    """
 
     key: EvidenceKey
     day: str
@@ -72,9 +77,11 @@ class AnswerCounts(NamedTuple):
 
 
 def answer_counts(receipt: Receipt, day: str) -> AnswerCounts | None:
-    """Returns what a receipt adds to the evidence on its path on `day` (YYYYMMDD, UTC).
+    """Returns the numbers that a receipt adds to the evidence (ratings, costs, latencies) on its path for `day`
+    (YYYYMMDD, UTC).
 
-    None if the request did not end with "ok", was answered from the cache, or was escalated.
+    Returns None if the request did not end with "ok", was answered from the cache, or was escalated to a second
+    path.
     """
     if not _is_evidence(receipt):
         return None
@@ -101,12 +108,14 @@ def sum_by_day(answers: Iterable[AnswerCounts]) -> dict[str, Counts]:
 
 
 def to_fields(counts: Counts) -> dict[str, int]:
-    """Converts counts to fields of a Redis hash: the key as JSON, followed by the name of the count."""
+    """Converts counts to the fields of a Redis hash: each field's name is the key as JSON, followed by the name of
+    the count.
+    """
     return {str(key) + name: number for key, sums in counts.items() for name, number in sums.items()}
 
 
 def from_fields(fields: Mapping[str, str]) -> tuple[Counts, list[str]]:
-    """Returns the counts in the fields of a Redis hash, without zeros, and the names of the fields that cannot be
+    """Parses the fields of a Redis hash. Returns the counts that are not 0, and the names of fields that cannot be
     parsed.
     """
     counts: Counts = {}
@@ -136,12 +145,12 @@ def _from_json(text: str) -> EvidenceKey:
 
 
 class EvidenceStore:
-    """Holds the evidence on paths (ratings, costs, latencies) of the last days in memory, so that a lookup takes
-    microseconds.
+    """Holds the evidence on paths (ratings, costs and latencies of answers) of the last days in memory, for fast
+    lookups.
 
-    The evidence is the sum of what Redis held at the last read and what this process has counted since. Counts of
-    answers whose log entries are not sent yet are called pending: they are sent to Redis in the same batch as their
-    entries, so that a batch that is lost or repeated cannot make log and evidence differ.
+    It is the sum of what Redis held at the last read and what this process has counted since. A pending count
+    belongs to an answer whose log entry is not in Redis yet: both go to Redis in the same batch, so that a lost or
+    repeated batch cannot make log and evidence differ.
     """
 
     def __init__(self, window: int = 14) -> None:
@@ -165,8 +174,8 @@ class EvidenceStore:
         """Answers that are not added up yet: unsent ones in the first list, pending ones in the second."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
-        """Returns the evidence on a path, with the adapter version that it uses now, for a task; `NO_EVIDENCE` if there
-        is none in the window.
+        """Returns the ratings, costs and latencies of answers on a path for a task in the last days, with the
+        adapter version that the path uses now; `NO_EVIDENCE` if there were none.
         """
         self._add_uncounted()
         key = EvidenceKey(task, path.name, path.fingerprint, self.versions(path))
@@ -177,21 +186,22 @@ class EvidenceStore:
         return computed
 
     def count_answer(self, receipt: Receipt) -> None:
-        """Counts an answer that gets no log entry, unless `answer_counts` is None for its receipt; the next
-        `take_unsent` includes it.
+        """Counts an answer that gets no log entry; the next `take_unsent` includes it. Does nothing for answers
+        that are not evidence, such as cached ones.
         """
         answer = answer_counts(receipt, today())
         if answer is not None:
             self._collect(answer, pending=False)
 
     def count_pending(self, answer: AnswerCounts) -> None:
-        """Counts an answer whose log entry is not sent yet; its counts are not sent before `release`."""
+        """Counts an answer whose log entry is not in Redis yet; `take_unsent` leaves it out until `release` is
+        called for it.
+        """
         self._collect(answer, pending=True)
 
     def release(self, answers: Iterable[AnswerCounts]) -> None:
-        """Makes the counts of these pending answers available to `take_unsent`.
-
-        To be called when the answers' entries join a batch or are dropped.
+        """Makes the counts of pending answers available to `take_unsent`. Call it when the log entries of these
+        answers join a batch or are dropped.
         """
         self._add_uncounted()
         for day, counts in sum_by_day(answers).items():
@@ -215,9 +225,8 @@ class EvidenceStore:
                         self._count(for_redis, key, day, sums.items())
 
     def count_rating(self, key: EvidenceKey, day: str, rating: float) -> None:
-        """Counts a rating (0 to 1) that the gateway itself has given to an answer of that day (YYYYMMDD, UTC).
-
-        Ratings in feedback must not be counted here: Redis counts them when it stores the feedback.
+        """Counts a rating (0 to 1) that the gateway itself has given to an answer of `day` (YYYYMMDD, UTC). Users'
+        ratings must not be counted here: Redis counts them when it stores the feedback.
         """
         self._count(self._unsent, key, day, ((RATED, 1), (RATING, round(rating * UNITS_PER_RATING))))
 
@@ -237,15 +246,16 @@ class EvidenceStore:
         self._computed.pop(key, None)
 
     def take_unsent(self) -> dict[str, Counts]:
-        """Removes and returns, by day, the counts that Redis has not received, except for pending ones. The caller must
-        add them to Redis exactly once.
+        """Removes and returns, by day, the counts that are not in Redis yet. Counts of answers that are still
+        pending stay. The caller must add the result to Redis exactly once.
         """
         self._add_uncounted()
         unsent, self._unsent = self._unsent, {}
         return unsent
 
     def read(self, day: str, in_redis: Counts) -> None:
-        """Replaces a day's evidence by the sum of `in_redis`, the counts in Redis, and those that are not in Redis yet.
+        """Replaces the evidence of `day` by the sum of the counts in Redis, `in_redis`, and the counts of this
+        process that are not in Redis yet.
 
         `in_redis` must include all counts that `take_unsent` has returned.
         """

@@ -1,8 +1,9 @@
-"""The export log of one gateway process: what the request log gets, on disk until the exporter has it.
+"""The export log of one gateway process: files with its receipts, feedback and other records, until the exporter
+has stored them elsewhere.
 
-It is separate from the write-ahead log, so that neither Redis nor the exporter holds up the other. A process appends to
-a segment of its own, which it keeps locked; a finished segment has another name, and the exporter removes it once its
-records are stored. The exporter also takes the open segment of a process that has ended.
+It is separate from the write-ahead log, so that neither Redis nor the exporter delays the other. A process appends
+to its own file (segment), which it keeps locked. A finished segment gets another name, and the exporter removes it
+once its records are stored. The exporter also takes the open segment of a process that has ended.
 """
 
 import logging
@@ -32,31 +33,32 @@ MAX_UNWRITTEN_BYTES = 64 * 1024 * 1024
 
 
 class ExportSink(Protocol):
-    """Interface to the exported records; `ExportLog` and `NullExportLog` implement it."""
+    """Interface that takes the records to be exported; `ExportLog` and `NullExportLog` implement it."""
 
     def append(self, table: str, records: Iterable[str]) -> None:
-        """Appends records to the export; `table` is one of the constants above, such as `DECISIONS`.
+        """Appends records to the export log; `table` is the name of their table, such as "decisions" or "feedback".
 
-        A record is one line of JSON; a decision's is followed by a tab and the key under which its ratings are counted.
+        Each record is one line of JSON. That of a decision is followed by a tab and the key under which its ratings
+        are counted.
         """
         ...
 
 
 class NullExportLog:
-    """The `ExportSink` of a gateway from which nothing is exported."""
+    """The `ExportSink` of a gateway that exports nothing: it drops all records."""
 
     def append(self, table: str, records: Iterable[str]) -> None:
-        """Does nothing."""
+        """Drops the records."""
 
 
 NO_EXPORT = NullExportLog()
 
 
 class ExportLog:
-    """Writes segments in a folder that several processes share.
+    """Writes records to segments (files) in a folder that several gateway processes share.
 
-    All segments together have at most `max_bytes`, checked with what `maintain` has found last; records beyond that are
-    lost, and counted.
+    All segments together have at most `max_bytes`, as of the last call of `maintain`. Records beyond that are lost,
+    and counted in the metrics.
     """
 
     def __init__(self, folder: Path, writer: str, metrics: RequestLogMetrics, max_bytes: int) -> None:
@@ -87,8 +89,10 @@ class ExportLog:
             self._append(count, data)
 
     def append_now(self, table: str, records: Iterable[str]) -> bool:
-        """Appends records if the disk takes them at once; returns whether it has them. For records that are stored
-        elsewhere, too, and are not lost if they are not appended.
+        """Appends records if the export log is less than half full and the disk takes them at once; returns whether
+        it did.
+
+        For records that are also stored elsewhere, so that the caller can try again later.
         """
         count, data = _to_lines(table, records)
         # The second half of the room is for records that would be lost.
@@ -104,9 +108,10 @@ class ExportLog:
         self._write()
 
     def maintain(self) -> None:
-        """Measures the folder, writes again what the disk did not take, and finishes the segment if it is old enough.
+        """Measures the folder's size, writes records that the disk did not take before, and finishes the segment if
+        it is old enough.
 
-        To be called every second or so. Raises OSError if the folder cannot be read.
+        Call it about every second. Raises OSError if the folder cannot be read.
         """
         self._make_folder()
         self._stored_bytes = segment_bytes(self._folder)
@@ -116,7 +121,9 @@ class ExportLog:
             self._finish(self._segment)
 
     def close(self) -> None:
-        """Finishes the segment. Records that the disk still does not take are lost, and counted."""
+        """Writes the waiting records and finishes the segment. Records that the disk still does not take are lost,
+        and counted in the metrics.
+        """
         self._write()
         if self._segment is not None:
             self._finish(self._segment)
@@ -185,12 +192,12 @@ def _to_lines(table: str, records: Iterable[str]) -> tuple[int, bytes]:
 
 
 def export_dir(wal_dir: Path) -> Path:
-    """Returns the folder of the segments, which is in that of the write-ahead log."""
+    """Returns the folder of the export log's segments, which is inside the folder of the write-ahead log."""
     return wal_dir / "export"
 
 
 def segment_bytes(folder: Path) -> int:
-    """Returns the bytes of all segments in a folder; raises OSError if it cannot be read."""
+    """Returns the size in bytes of all export segments in a folder; raises OSError if the folder cannot be read."""
     total = 0
     for entry in os.scandir(folder):
         if entry.name.endswith((OPEN, FINISHED)):

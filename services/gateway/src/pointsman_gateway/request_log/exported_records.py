@@ -1,4 +1,4 @@
-"""Records of the export log besides receipts, as JSON: feedback, scores of shadow requests, and evaluations."""
+"""Encodes feedback, scores of shadow requests, and results of evaluations as JSON records for the export log."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -33,12 +33,14 @@ def feedback_record(record: FeedbackRecord) -> str:
 
 
 def score_records(decision_id: str, scores: Iterable[tuple[EvidenceKey, float]]) -> list[str]:
-    """Returns a record for each path's answer to the request of a decision, scored from 0 to 1."""
+    """Returns a JSON record for each pair in `scores`: the key of a path, and the score (0 to 1) of its answer to
+    the request of the decision.
+    """
     return [_score(decision_id, key, 1, score) for key, score in scores]
 
 
 class ExportedEvaluations:
-    """Wraps an `EvaluationStore`, and implements it: also exports the results."""
+    """An `EvaluationStore` that wraps another one, and also writes each result to the export log."""
 
     def __init__(self, inner: EvaluationStore, export: ExportSink) -> None:
         self._inner = inner

@@ -79,7 +79,8 @@ class FeedbackQueue:
                 self._report_bytes(self._bytes)
 
     async def adopt(self, orphans: Iterable[OrphanedLog]) -> None:
-        """Queues the feedback in orphaned logs; the caller must keep each log open until its `feedback_bytes` are 0.
+        """Queues the feedback in the logs of processes that have ended. The caller must keep each log open until
+        its `feedback_bytes` is 0.
 
         Raises OSError if a log cannot be read.
         """
@@ -146,9 +147,10 @@ class FeedbackService:
     async def take(self, feedback: Feedback) -> StoredFeedback:
         """Stores feedback, with redacted texts, in Redis or, if Redis does not answer in time, on disk.
 
-        Raises InvalidArgument (see `check`), NotFound ("unknown_decision") if Redis has no decision of that id that the
-        tenant may rate, or Unavailable ("wal_full", "wal_unwritable") if it can be stored in neither. On disk, also
-        feedback on an unknown decision is accepted, and dropped later.
+        Raises InvalidArgument if the feedback is invalid, NotFound ("unknown_decision") if Redis has no decision
+        with its id that the tenant may rate, or Unavailable ("wal_full", "wal_unwritable") if it cannot be stored on
+        disk either. Feedback on disk is not checked for its decision until Redis answers, and is dropped if that is
+        unknown.
         """
         check(feedback, self.tasks)
         record = FeedbackRecord(
@@ -188,11 +190,11 @@ class FeedbackService:
 
 
 def check(feedback: Feedback, tasks: Collection[str]) -> None:
-    """Checks feedback.
+    """Checks the fields of feedback; `tasks` are the names of the configured tasks.
 
-    Raises InvalidArgument if a text is too long (`MAX_BYTES`) or has an unpaired surrogate, the decision's id is
-    missing, nothing but ids is given, the rating is not from 0 to 1, or the right task is neither one of `tasks`, the
-    configured ones, nor `UNKNOWN`.
+    Raises InvalidArgument if a text is longer than `MAX_BYTES` or has an unpaired surrogate, the decision's id is
+    missing, there is nothing but ids, the rating is not from 0 to 1, or `right_task` is neither in `tasks` nor
+    `UNKNOWN`.
     """
     for param, max_bytes in MAX_BYTES.items():
         _check_text(param, getattr(feedback, param), max_bytes)
@@ -250,8 +252,8 @@ def _with_ids(feedback: Feedback) -> Feedback:
 
 
 class CanaryRatings:
-    """Wraps a `FeedbackStore`, and implements it: also counts ratings by adapter version, so that a canary can be
-    compared with the stable version.
+    """A `FeedbackStore` that wraps another one, and also counts ratings by adapter version, so that a canary (a new
+    version on trial) can be compared with the stable version.
     """
 
     def __init__(
@@ -274,7 +276,7 @@ class CanaryRatings:
 
 
 class NullFeedback:
-    """The `FeedbackStore` and `EvaluationStore` of a gateway without Redis: rejects everything."""
+    """The `FeedbackStore` and `EvaluationStore` of a gateway without Redis: each call raises FailedPrecondition."""
 
     async def take(self, feedback: Feedback) -> StoredFeedback:
         """Always raises FailedPrecondition ("no_request_log")."""

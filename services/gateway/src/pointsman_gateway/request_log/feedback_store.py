@@ -16,9 +16,7 @@ class StoredFeedback:
 
 
 class FeedbackStore(Protocol):
-    """Interface to store feedback; `FeedbackService`, its wrappers `ScoringFeedback` and `CanaryRatings`, and
-    `NullFeedback` implement it.
-    """
+    """Interface to store users' feedback on answers; `FeedbackService` and its wrappers implement it."""
 
     async def take(self, feedback: Feedback) -> StoredFeedback:
         """Stores feedback; returns once it is in Redis or on disk.
@@ -33,9 +31,9 @@ class EvaluationStore(Protocol):
     """Interface to store evaluations; `RequestLogStore` and `NullFeedback` implement it."""
 
     async def add_evaluation(self, evaluation_id: str, results: Sequence[PathScore]) -> None:
-        """Adds the results to the evidence on their paths, in place of those of an earlier call with the same id.
+        """Adds the scores of an evaluation to the ratings of the paths in `results`.
 
-        Raises Unavailable if Redis does not answer in time, and FailedPrecondition ("no_request_log") in a gateway
-        without Redis.
+        A second call with the same `evaluation_id` replaces the scores of the first. Raises Unavailable if Redis
+        does not answer in time, and FailedPrecondition ("no_request_log") in a gateway without Redis.
         """
         ...

@@ -1,4 +1,4 @@
-"""Queues receipts, within microseconds, and writes them to Redis in batches, for which requests do not wait."""
+"""Queues the receipts of finished requests in memory, and writes them to Redis in batches in the background."""
 
 import asyncio
 import logging
@@ -51,10 +51,11 @@ class _Undecided(NamedTuple):
 
 
 class Recorder:
-    """Records receipts; implements `RequestLog` of `ports.py`.
+    """Queues receipts of finished requests and writes them to Redis in batches; implements the gateway's interface
+    `RequestLog`.
 
-    While Redis is unavailable, receipts wait in memory up to limits (`MAX_WAITING`, `MAX_WAITING_BYTES`); beyond them
-    the oldest are dropped.
+    While Redis is unavailable, up to `MAX_WAITING` receipts with `MAX_WAITING_BYTES` wait in memory; beyond that the
+    oldest are dropped.
     """
 
     def __init__(
@@ -103,7 +104,11 @@ class Recorder:
         receipt: Receipt,
         answers: tuple[CompletedAnswer, ...] = (),
     ) -> None:
-        """Appends the receipt to the write-ahead log and queues it; drops the oldest if too many wait. Never raises."""
+        """Records a finished request: appends its receipt to the write-ahead log, and queues it for Redis. Never
+        raises.
+
+        `answers` are the answers for a training sample. If too many receipts wait, the oldest is dropped.
+        """
         if len(self._pending) >= MAX_WAITING:
             self._drop_oldest()
         now = time.time()
@@ -116,7 +121,9 @@ class Recorder:
             self._encoding = asyncio.get_running_loop().call_soon(self._encode_some)
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
-        """Does as `note` for a request without a decision: one for embeddings or reranking, or one that ended early."""
+        """Records a request for which no path was chosen (embeddings, reranking, or one that ended early): appends
+        its receipt to the write-ahead log, and queues it for Redis. Never raises.
+        """
         if len(self._undecided) >= MAX_WAITING:
             self._encode_undecided()
         now = time.time()
@@ -124,13 +131,15 @@ class Recorder:
 
     @property
     def waiting(self) -> int:
-        """Returns the number of receipts that Redis is not known to have, queued or sent."""
+        """Returns the number of receipts, queued or sent, of which it is not known that Redis has them."""
         sent = len(self._batch.entries) + len(self._batch.undecided) if self._batch else 0
         return len(self._pending) + self._undecided_waiting + len(self._encoded) + sent
 
     @property
     def not_in_wal(self) -> int:
-        """Returns how many receipts in `waiting` are not in the write-ahead log; they are lost if the process ends."""
+        """Returns how many of the waiting receipts are in memory only, not in the write-ahead log; they are lost if
+        the process ends.
+        """
         offsets = [one.wal_offset for one in self._pending] + [one.wal_offset for one in self._encoded]
         offsets += [offset for *_, offset in self._undecided] + [one.wal_offset for one in self._encoded_undecided]
         return offsets.count(0) + (self._batch.not_in_wal if self._batch else 0)
@@ -153,10 +162,11 @@ class Recorder:
                 self._metrics.waiting.set(self.waiting)
 
     async def read_evidence(self, day: str) -> None:
-        """Reads the evidence of a day (YYYYMMDD, UTC) from all gateways into the `EvidenceStore`.
+        """Reads the ratings, costs and latencies that all gateways counted on `day` (YYYYMMDD, UTC) into the
+        `EvidenceStore`.
 
-        Does nothing while it is unknown whether Redis has the last batch. Raises Unavailable if Redis does not answer
-        in time.
+        Does nothing while it is unknown whether Redis has the last batch. Raises Unavailable if Redis does not
+        answer in time.
         """
         async with self._writing:
             if self._batch is None:  # otherwise it is unknown whether Redis has counted it
@@ -292,7 +302,9 @@ class Recorder:
 
 
 class NullRequestLog:
-    """The `RequestLog` of a gateway without Redis: keeps evidence in memory, and no log."""
+    """The `RequestLog` of a gateway without Redis: counts ratings, costs and latencies of paths in memory, and logs
+    no requests.
+    """
 
     def __init__(self, evidence: EvidenceStore) -> None:
         self._evidence = evidence
@@ -306,4 +318,4 @@ class NullRequestLog:
         self._evidence.count_answer(receipt)
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
-        """Does nothing: the metrics have counted the request."""
+        """Does nothing, because there is no log."""

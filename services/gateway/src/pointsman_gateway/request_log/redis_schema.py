@@ -67,8 +67,8 @@ def last_days(count: int) -> list[str]:
 
 
 def hash_to_unit_interval(decision_id: str) -> float:
-    """Returns a number from 0 to 1 that is always the same for one id, and uniformly distributed over ids: those with a
-    number below 0.1 are a sample of a tenth of the decisions.
+    """Returns a number from 0 to 1 that depends only on the id, and is uniformly distributed over ids. So the ids
+    with a number below 0.1 are a random tenth of all decisions.
     """
     return int.from_bytes(hashlib.blake2b(f"sample {decision_id}".encode(), digest_size=8).digest()) / 2**64
 

@@ -1,7 +1,7 @@
-"""Spending by UTC day, tenant, key, path and model: what requests have used and cost.
+"""Spending: how many requests, tokens and dollars were used by UTC day, tenant, API key, path and model.
 
-A gateway adds it to Redis with the batch that has the requests' entries, so each request is counted once, also after a
-lost or repeated batch and after the recovery of a write-ahead log.
+A gateway adds it to Redis in the batch that has the requests' log entries. So each request is counted once, also if
+a batch is lost or repeated, or a write-ahead log is recovered.
 """
 
 import json
@@ -48,7 +48,7 @@ SpendingCounts = dict[SpendingKey, dict[str, int]]
 
 
 class SpendingCharge(NamedTuple):
-    """What one request adds to the spending of its day (YYYYMMDD, UTC)."""
+    """What one request adds to the spending of `day` (YYYYMMDD, UTC): pairs of a count's name and an amount."""
 
     key: SpendingKey
     day: str
@@ -56,7 +56,9 @@ class SpendingCharge(NamedTuple):
 
 
 def charge_of(request: Request, receipt: Receipt, day: str) -> SpendingCharge | None:
-    """Returns the charge of a request with a decision; None if only the decision was asked for, which costs nothing."""
+    """Returns what a request adds to the spending on `day` (YYYYMMDD, UTC); None if it asked only which path would
+    be chosen, which costs nothing.
+    """
     if receipt.outcome == ROUTED:
         return None
     key = SpendingKey(request.caller.tenant, request.caller.key, receipt.decision.path.name, receipt.model)
@@ -64,7 +66,9 @@ def charge_of(request: Request, receipt: Receipt, day: str) -> SpendingCharge | 
 
 
 def charge_of_undecided(receipt: UndecidedReceipt, day: str) -> SpendingCharge | None:
-    """Returns the charge of a request without a decision; None if it has used nothing, as if it was rejected."""
+    """Returns what a request without a chosen path, such as for embeddings, adds to the spending on `day`
+    (YYYYMMDD, UTC); None if it used nothing, such as a rejected request.
+    """
     if not receipt.picodollars and not receipt.usage.prompt_tokens:
         return None
     key = SpendingKey(receipt.caller.tenant, receipt.caller.key, "", receipt.model)
@@ -84,7 +88,7 @@ def _counts(outcome: str, usage: Usage, picodollars: Mapping[str, int]) -> tuple
 
 
 def add_charges(days: dict[str, SpendingCounts], charges: Iterable[SpendingCharge | None]) -> None:
-    """Adds charges to the sums in `days`, by day."""
+    """Adds each charge to the sums in `days`, which are by day (YYYYMMDD, UTC); None is skipped."""
     for charge in charges:
         if charge is None:
             continue
@@ -95,12 +99,16 @@ def add_charges(days: dict[str, SpendingCounts], charges: Iterable[SpendingCharg
 
 
 def to_fields(counts: SpendingCounts) -> dict[str, int]:
-    """Converts counts to fields of a Redis hash: the key as JSON, followed by the name of the count."""
+    """Converts sums of spending to the fields of a Redis hash: each field's name is the key as JSON, followed by
+    the name of the count.
+    """
     return {str(key) + name: number for key, sums in counts.items() for name, number in sums.items()}
 
 
 def from_fields(fields: Mapping[str, str]) -> tuple[SpendingCounts, list[str]]:
-    """Returns the counts in the fields of a Redis hash, and the names of the fields that cannot be parsed."""
+    """Parses the fields of a Redis hash. Returns the sums of spending, and the names of fields that cannot be
+    parsed.
+    """
     counts: SpendingCounts = {}
     unreadable = []
     for field, text in fields.items():

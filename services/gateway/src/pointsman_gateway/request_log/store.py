@@ -38,7 +38,9 @@ _ENTRY_TEXTS = ("tenant", "path", "task")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Entries and counts that are written atomically; sending a batch again is idempotent."""
+    """Log entries and counts that are written to Redis together. Sending a batch again changes nothing, because
+    Redis knows its number.
+    """
 
     number: int
     entries: Sequence[Entry]
@@ -55,7 +57,8 @@ class Batch:
 
 
 class RequestLogStore:
-    """Writes the request log, and reads evidence; implements `EvaluationStore`.
+    """Writes log entries and feedback to Redis, and reads what was counted of each path (ratings, costs,
+    latencies); implements `EvaluationStore`.
 
     Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time.
     """
@@ -76,21 +79,24 @@ class RequestLogStore:
         """The name under which batches are written, random for each start of the process."""
 
     async def write(self, batch: Batch) -> int:
-        """Writes a batch unless it was written before; returns the number of decisions in the stream afterwards."""
+        """Writes a batch, unless Redis has it already. Returns how many decisions the stream of the request log has
+        afterwards.
+        """
         return await self._send(self.writer, batch)
 
     async def write_for(self, writer: str, last_batch: int, batch: Batch) -> bool:
-        """Writes a batch under the name of a process that has ended (`writer`); returns whether it was written.
+        """Writes a batch in the name of `writer`, a gateway process that has ended; returns whether it was written.
 
-        It is not written if the writer's last batch in Redis is not `last_batch` (0 for none), because another batch
-        has arrived late.
+        It is not written if the last batch of that process in Redis is not `last_batch` (0: none), because another
+        batch has arrived late.
         """
         return await self._send(writer, batch, str(last_batch)) >= 0
 
     async def last_batch_of(self, writer: str) -> int | None:
-        """Returns the number of the writer's last batch in Redis; None if Redis knows none.
+        """Returns the number of the last batch that the gateway process `writer` wrote; None if Redis has no record
+        of it.
 
-        Also raises FailedPrecondition ("unreadable_record") if what Redis holds is no number.
+        Also raises FailedPrecondition ("unreadable_record") if the value in Redis is not a number.
         """
         key = redis_schema.WRITER + writer
         number = await self._redis.call(lambda: self._redis.client.get(key))
@@ -126,11 +132,11 @@ class RequestLogStore:
         return int(await self._redis.call(lambda: self._write_script(keys=keys, args=arguments)))
 
     async def add_feedback(self, feedback: Feedback, unix_ms: int, call_id: str) -> str:
-        """Adds feedback to its decision, and the rating to the evidence.
+        """Adds feedback to the entry of its decision, and its rating to the ratings of the path.
 
-        Returns "stored", "known" (feedback with this id was stored before, and nothing changes) or "unknown" (there is
-        no decision of that id that the tenant may rate). `unix_ms` is when the feedback was accepted: what was accepted
-        later replaces earlier values. Retries with the same `call_id` get the same result.
+        Returns "stored", "known" (feedback with its id was stored before; nothing changes) or "unknown" (there is no
+        decision with its id that the tenant may rate). `unix_ms` is when the feedback was accepted; values accepted
+        later replace earlier ones. Retries with an equal `call_id` get an equal result.
         """
         keys = [
             redis_schema.DECISIONS,
@@ -156,7 +162,9 @@ class RequestLogStore:
         return str(await self._redis.call(lambda: self._feedback_script(keys=keys, args=arguments)))
 
     async def add_evaluation(self, evaluation_id: str, results: Sequence[PathScore]) -> None:
-        """Adds the results to today's evidence (UTC), in place of those of an earlier call with the same id."""
+        """Adds the scores of an evaluation to today's (UTC) ratings of the paths in `results`; a second call with
+        the same `evaluation_id` replaces the scores of the first.
+        """
         arguments: list[Any] = [redis_schema.today(), self._evidence_ttl]
         for result in results:
             key = path_key(result.task, result.path, result.model)
@@ -165,10 +173,11 @@ class RequestLogStore:
         await self._redis.call(lambda: self._evaluation_script(keys=keys, args=arguments))
 
     async def evidence(self, day: str) -> Counts:
-        """Returns the evidence of a day (YYYYMMDD, UTC) from all gateways. Fields that cannot be parsed are logged and
-        skipped.
+        """Returns the evidence (ratings, costs and latencies by path) that all gateways counted on `day` (YYYYMMDD,
+        UTC).
 
-        Redis sends it as one JSON text, because redis-py would block for milliseconds to parse many fields.
+        Fields that cannot be parsed are logged and skipped. Redis sends one JSON text, because redis-py would block
+        for milliseconds to parse many fields.
         """
         key = redis_schema.EVIDENCE + day
         text = await self._redis.call(lambda: self._evidence_script(keys=[key]))
@@ -188,7 +197,7 @@ class RequestLogStore:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """An entry of the request log, as it was read from the stream."""
+    """An entry of the request log, as read from Redis: its id in the stream, and its JSON."""
 
     entry_id: str
     """The id in the stream, "NUMBER-NUMBER"; ids compared as pairs of numbers are in the order of time."""
@@ -198,7 +207,7 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class RecordedDecision:
-    """A decision with the feedback on it."""
+    """A decision's entry in the request log, with the feedback on its answer."""
 
     entry: Mapping[str, Any]
     """The fields of the entry, which docs/request_log.md describes."""
@@ -207,7 +216,7 @@ class RecordedDecision:
 
 
 class RequestLogReader:
-    """Reads the request log.
+    """Reads log entries, feedback and spending from Redis.
 
     Each method but `find_readable` raises Unavailable ("redis_unavailable") if Redis does not answer in time.
     """
@@ -219,7 +228,9 @@ class RequestLogReader:
         self._redis = redis
 
     async def before(self, entry_id: str, after: str, count: int) -> Sequence[LogEntry]:
-        """Returns up to `count` entries older than `entry_id` and newer than `after`, newest first; "" is no bound."""
+        """Returns up to `count` log entries that are older than the entry `entry_id` and newer than the entry
+        `after`, newest first. An empty id sets no bound.
+        """
         highest, lowest = f"({entry_id}" if entry_id else "+", f"({after}" if after else "-"
         read = await self._redis.call(
             lambda: self._redis.client.xrevrange(redis_schema.DECISIONS, highest, lowest, count=count)
@@ -227,7 +238,7 @@ class RequestLogReader:
         return [LogEntry(found, fields.get("entry", "")) for found, fields in read]
 
     async def held(self, decision_ids: Sequence[str]) -> set[str]:
-        """Returns those of the ids whose decisions are in the stream."""
+        """Returns those of the given ids whose decisions the request log in Redis still has."""
         if not decision_ids:
             return set()
         index = redis_schema.INDEX
@@ -235,9 +246,9 @@ class RequestLogReader:
         return {name for name, entry_id in zip(decision_ids, entry_ids, strict=True) if entry_id}
 
     async def find(self, decision_id: str) -> RecordedDecision:
-        """Returns a decision of any tenant, with its feedback.
+        """Returns the decision with this id, of any tenant, with its feedback.
 
-        Also raises NotFound ("unknown_decision") if the log does not have it, or no longer, and FailedPrecondition
+        Also raises NotFound ("unknown_decision") if the log does not have it, and FailedPrecondition
         ("unreadable_record") if its entry is damaged.
         """
         with_feedback = await self._at(redis_schema.FEEDBACK, redis_schema.FEEDBACK_INDEX, decision_id)
@@ -249,7 +260,9 @@ class RequestLogReader:
         return RecordedDecision(_entry_of(found, decision_id), {name: found[name] for name in names if found.get(name)})
 
     async def spending(self, day: str) -> SpendingCounts:
-        """Returns the spending of a day (YYYYMMDD, UTC). Fields that cannot be parsed are logged and skipped."""
+        """Returns the requests, tokens and dollars of `day` (YYYYMMDD, UTC) by tenant, API key, path and model.
+        Fields that cannot be parsed are logged and skipped.
+        """
         key, cursor = redis_schema.SPENDING + day, 0
         fields: dict[str, str] = {}
         while True:
@@ -264,7 +277,9 @@ class RequestLogReader:
         return counts
 
     async def find_readable(self, decision_id: str) -> RecordedDecision | None:
-        """Returns a decision as `find` does, or None if `find` raises an error. A damaged entry is logged."""
+        """Returns the decision with this id and its feedback; None if it cannot be found or read. A damaged entry
+        is logged.
+        """
         try:
             return await self.find(decision_id)
         except FailedPrecondition as error:

@@ -66,7 +66,8 @@ class RequestLogTasks:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Runs the tasks during the block; reads the evidence before it, and writes the waiting receipts after it.
+        """Runs the background tasks during the block. Reads the ratings, costs and latencies of paths before it,
+        and writes the waiting receipts after it.
 
         While Redis is unavailable, the tasks are retried. Receipts that cannot be written within
         `LAST_WRITE_TIMEOUT_SECONDS` stay in the write-ahead log.
@@ -131,7 +132,7 @@ class RequestLogTasks:
 
 @asynccontextmanager
 async def maintaining(export: ExportLog) -> AsyncIterator[None]:
-    """Maintains the export log during the block, and closes it afterwards."""
+    """Calls `export.maintain` periodically during the block, and closes the export log afterwards."""
 
     async def maintain() -> None:
         export.maintain()
@@ -144,10 +145,11 @@ async def maintaining(export: ExportLog) -> AsyncIterator[None]:
 
 
 class OrphanRecovery:
-    """Writes the receipts in orphaned logs to Redis, each once, and queues the feedback in them.
+    """Recovers orphaned logs, the write-ahead logs of processes that have ended: writes their receipts to Redis,
+    each once, and queues their feedback.
 
-    It continues the numbers of the ended process's batches. So a batch of that process that arrives late, or is sent
-    again by the next recovery, is not written twice.
+    Batches continue the numbers of the ended process. So a batch of that process that arrives late, or is sent again
+    by the next recovery, is not written twice.
     """
 
     def __init__(
@@ -167,7 +169,9 @@ class OrphanRecovery:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Recovers orphaned logs during the block; afterwards unlocks those that are not recovered."""
+        """Recovers the write-ahead logs of ended processes during the block; afterwards unlocks those that are not
+        recovered yet.
+        """
         schedule = Schedule(RECOVERY_INTERVAL_SECONDS, run_at_start=True)
         try:
             async with running_periodically(self.recover, schedule, "recover orphaned logs"):
@@ -177,9 +181,10 @@ class OrphanRecovery:
                 orphan.close()
 
     async def recover(self) -> None:
-        """Recovers all orphaned logs. If it raises Unavailable (Redis) or OSError (a file), the next call continues.
+        """Recovers all orphaned logs (of processes that have ended). If it raises Unavailable (Redis) or OSError (a
+        file), the next call continues.
 
-        If the number of a log's last batch in Redis is unreadable, the receipts stay in the log.
+        If the number of a log's last batch in Redis is unreadable, its receipts stay in the log.
         """
         found = await asyncio.to_thread(lock_orphaned_logs, self._folder)
         self._held += found

@@ -43,7 +43,7 @@ class Segment:
 
 
 class LogFull(Exception):
-    """A record would make the write-ahead log exceed its maximum size; not raised outside this module."""
+    """Raised inside this module if a record would make the write-ahead log exceed its maximum size."""
 
 
 class WriteAheadLog:
@@ -89,10 +89,11 @@ class WriteAheadLog:
         return offset
 
     def mark_batch(self, number: int, upto: Offsets) -> None:
-        """Appends a mark: once Redis has batch `number`, it has all records up to `upto`. Must be called before the
-        batch is sent.
+        """Appends a line that says: if Redis has batch `number`, it has all records up to the position `upto`. Call
+        it before the batch is sent.
 
-        If the mark cannot be written, empties both segments, because a later recovery could count their receipts twice.
+        If the line cannot be written, both segments are emptied, because a later recovery could write their receipts
+        twice.
         """
         try:
             self._active.file.append(to_line(BatchMark(number, time.time(), *upto)))
@@ -104,8 +105,10 @@ class WriteAheadLog:
             self._empty(self._active)
 
     def settle(self, upto: Offsets) -> None:
-        """Records that Redis has all records up to `upto`, and empties segments that hold no others; the current one
-        only if it is large enough (see `SEGMENT_BYTES`).
+        """Records that Redis has all records up to the position `upto`, and empties the segments (files) whose
+        records it all has.
+
+        The segment that is written at present is emptied only if it is large enough.
         """
         self._settled = upto
         if self._other.file.size and upto.covers(self._other.last):

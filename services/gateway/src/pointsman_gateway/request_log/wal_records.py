@@ -139,7 +139,9 @@ class BatchMark(msgspec.Struct, array_like=True, tag="b"):
 
 
 class FeedbackRecord(msgspec.Struct, array_like=True, tag="f", frozen=True):
-    """Feedback with the time and the id of its API call; in the log only if it was accepted without Redis."""
+    """Feedback on an answer, as the write-ahead log holds it while Redis is unavailable, with the time (Unix
+    milliseconds) and id of its API call.
+    """
 
     feedback: Feedback
     unix_ms: int
@@ -208,7 +210,7 @@ def _restored(value_type: type[T], record: DecidedRecord | UndecidedRecord, **ot
 
 
 class Offsets(NamedTuple):
-    """A position in the log: the records with a decision up to `decided`, and those without up to `undecided`."""
+    """A position in the write-ahead log: the numbers of the last record with a decision and of the last one without."""
 
     decided: int = 0
     undecided: int = 0

@@ -31,7 +31,7 @@ MAX_RECORDS_PER_BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class RecoveryBatch:
-    """Receipts of an orphaned log that are written to Redis together."""
+    """Receipts from the write-ahead log of an ended process that are written to Redis together."""
 
     decided: Sequence[DecidedRecord]
     undecided: Sequence[UndecidedRecord]
@@ -62,11 +62,11 @@ class LogContents:
         )
 
     def missing(self, last_written: int | None) -> Iterator[RecoveryBatch]:
-        """Yields the receipts that Redis does not have, in batches.
+        """Yields the receipts that Redis does not have yet, in batches.
 
-        `last_written` is the number of the writer's last batch in Redis. It is None if Redis knows no batch of the
-        writer, because there was none, or because the last one was more than `WRITER_TTL_SECONDS` ago. In this case,
-        batches that were marked that long ago count as written.
+        `last_written` is the number of the ended process's last batch in Redis, or None if Redis has no record of
+        one. Then there was none, or it was more than `WRITER_TTL_SECONDS` ago, so batches marked that long ago count
+        as written.
         """
         since = time.time() - WRITER_TTL_SECONDS
         done = [
@@ -121,10 +121,10 @@ class OrphanedLog:
             self._segments[0].append(to_line(BatchMark(number, time.time(), *upto)))
 
     def clear_receipts(self, last_batch: int, upto: Offsets) -> None:
-        """Empties the segments; to be called once Redis has all their receipts. Raises OSError if that fails.
+        """Empties the log's segments; call it once Redis has all their receipts. Raises OSError if that fails.
 
-        Before that, writes a mark that batch `last_batch` completed all receipts up to `upto`. The first segment, which
-        has the mark, is emptied last: a process that reads the log in between must not take its receipts for missing.
+        First writes a mark that batch `last_batch` completed all receipts up to `upto`. The segment with the mark is
+        emptied last, so that a process which reads the log in between does not send the receipts again.
         """
         if self.has_receipts:
             self.mark_batch(last_batch, upto)

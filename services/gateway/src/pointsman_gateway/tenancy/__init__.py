@@ -1,1 +1,3 @@
-"""API keys, tenants, their limits over all gateways, and usage; docs/keys.md describes the behaviour."""
+"""Identifies tenants by their API keys, enforces their limits over all gateways, and counts their usage; see
+docs/keys.md.
+"""

@@ -1,5 +1,5 @@
-"""Verifies API keys and single sign-on tokens, and caches their records. While Redis answers, the copy of a revoked key
-is dropped within a second.
+"""Verifies API keys and single sign-on tokens, and keeps their records in memory. A revoked key is dropped within a
+second while Redis answers.
 """
 
 import asyncio
@@ -96,7 +96,9 @@ class VerifiedKeys:
         """The verifier of JSON Web Tokens, which are then accepted in addition to keys; None if there is none."""
 
     def identify_now(self, credential: str) -> VerifiedCaller | None:
-        """Returns the caller of a key or token from its cached copy; None if there is no valid copy."""
+        """Returns the caller of an API key or token if a valid copy of its record is in memory. If it returns None,
+        `identify` has to be awaited, which asks Redis or the issuer.
+        """
         if (len(credential) != credentials.LENGTH and not self._may_be_token(credential)) or not credential.isascii():
             return None
         cached = self._cache.get(_digest(credential))
@@ -159,15 +161,17 @@ class VerifiedKeys:
             raise
 
     def forget_epoch(self) -> None:
-        """Makes the next `refresh` read all keys again, since a Redis that has lost writes may repeat an epoch."""
+        """Makes the next `refresh` read all keys again, even if its epoch is the known one: a Redis that has lost
+        writes may return an epoch that it has returned before.
+        """
         self._epoch = None
 
     async def refresh(self, epoch: int, key_store: KeyStore) -> None:
-        """Makes all copies valid for another `ttl_s` seconds. If `epoch` (see `LeaseStore.poll`) differs from that of
-        the last call, a key or limit has changed: then first reads all cached keys again from `key_store`, and drops
-        those that are revoked or expired, or whose record or tenant cannot be found.
+        """Makes all cached copies of keys valid for another `ttl_s` seconds.
 
-        Raises Unavailable if Redis does not answer in time.
+        `epoch` is a number that Redis changes whenever a key or limit changes. If it differs from that of the last
+        call, all cached keys are first read again from `key_store`, and those that are revoked, expired or unknown
+        are dropped. Raises Unavailable if Redis does not answer in time.
         """
         began_at = self._clock.monotonic()
         if epoch != self._epoch:

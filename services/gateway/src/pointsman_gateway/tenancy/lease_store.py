@@ -1,4 +1,6 @@
-"""Exchanges quota leases with Redis, atomically by Lua scripts."""
+"""Exchanges quota leases (the parts of a limit that Redis grants to one gateway) with Redis, atomically by Lua
+scripts.
+"""
 
 import logging
 import secrets
@@ -44,10 +46,11 @@ class LeaseStore:
         """Milliseconds by which the clock of Redis is at least ahead of this process's monotonic clock."""
 
     async def exchange(self, needs: Needs) -> None:
-        """Reports the usage of these limits to Redis, and sets their leases to what Redis grants.
+        """Reports to Redis what was used of the limits in `needs`, and sets this gateway's lease of each to what
+        Redis grants.
 
-        That may be less than they need. The caller has to ensure that only one exchange for each tenant runs at a time
-        (`TenantLimits.exchange_lock`). Raises Unavailable if Redis does not answer in time.
+        Redis may grant less than is needed. The caller must hold the tenant's `exchange_lock`. Raises Unavailable if
+        Redis does not answer in time.
         """
         limits = list(needs)
         for start in range(0, len(limits), MAX_LIMITS_PER_CALL):
@@ -91,7 +94,11 @@ class LeaseStore:
             )
 
     def use_local_fallback(self, limits: Sequence[LeasedLimit]) -> None:
-        """Lets each limit continue without Redis for `FALLBACK_TTL_SECONDS` (`LeasedLimit.use_local_fallback`)."""
+        """Lets requests use these limits without Redis for `FALLBACK_TTL_SECONDS`.
+
+        This gateway may then use the limit divided by the number of gateways, and of a budget in dollars only what
+        it has leased already.
+        """
         now = self._clock.monotonic()
         redis_ms = int(now * 1000 + self._redis_offset_ms)
         for limit in limits:
@@ -99,10 +106,11 @@ class LeaseStore:
         self.metrics.local_fallbacks.inc(len(limits))
 
     async def poll(self, redis: BoundedRedis) -> int:
-        """Registers this gateway as running for `LEASE_SECONDS`, and reads the number of running ones into `gateways`.
+        """Registers this gateway in Redis as running for `LEASE_SECONDS`, and sets `gateways` to the number of
+        running ones.
 
-        Uses the client `redis` instead of its own. Returns the keys' epoch (`redis_layout.EPOCH`), a number that is new
-        if keys or limits have changed. Raises Unavailable if Redis does not answer in time.
+        Uses the client `redis` instead of the store's own. Returns the epoch of the keys, a number that differs from
+        earlier ones if keys or limits have changed since. Raises Unavailable if Redis does not answer in time.
         """
         arguments = [self._clock.ahead_ms(), self.gateway, round(LEASE_SECONDS * 1000)]
         keys = [redis_layout.GATEWAYS, redis_layout.EPOCH]
@@ -114,7 +122,8 @@ class LeaseStore:
         return int(epoch)
 
     async def leave(self) -> None:
-        """Unregisters this gateway, so that the shares of the others grow.
+        """Removes this gateway from the running ones in Redis, so that each of the others may use a larger part of
+        the limits.
 
         Raises Unavailable if Redis does not answer in time.
         """

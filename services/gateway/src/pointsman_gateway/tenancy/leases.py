@@ -99,7 +99,7 @@ class LeasedLimit:
 
     @property
     def owner(self) -> str:
-        """Returns whose limit it is: "key" or "tenant"."""
+        """Returns whether the limit belongs to a "key" or to a "tenant"."""
         return "tenant" if f":account:{WHOLE_TENANT}:" in self.name else "key"
 
     @property
@@ -107,8 +107,10 @@ class LeasedLimit:
         return self.held - self.free
 
     def spent_share(self, now: float) -> float:
-        """Returns the share of the limit that all gateways have used in this window, as Redis last reported: 0 to 1, or
-        more if the limit is exceeded; 0 once the window has ended. `now` is on the monotonic clock.
+        """Returns which fraction of the limit all gateways have used in the current window, as Redis last reported:
+        0 to 1, or more if the limit is exceeded.
+
+        Returns 0 once the window has ended. `now` is in monotonic seconds.
         """
         return 1 - self.unspent / self.maximum if now < self.ends else 0.0
 
@@ -122,18 +124,21 @@ class LeasedLimit:
             self.free -= amount
 
     def is_refused(self, need: int, now: float) -> bool:
-        """Returns whether `need` is not available: it exceeds the whole limit, or Redis could not grant as much in the
-        last `REFUSAL_TTL_SECONDS`. `now` is on the monotonic clock.
+        """Returns whether a request that needs the amount `need` must be refused, without asking Redis.
+
+        So it is if `need` exceeds the whole limit, or if Redis could not grant so much in the last
+        `REFUSAL_TTL_SECONDS`. `now` is in monotonic seconds.
         """
         return need > self.maximum or (now < self.refused_until and need >= self.refused_need)
 
     # -- exchange with Redis
 
     def report(self, need: int, waiting: int, gateways: int, now: float) -> LeaseReport:
-        """Returns the report for Redis. Also gives back the free part of the lease that this gateway should not hold.
+        """Returns this limit's report for Redis: what was used, and what is needed. Also gives back the part of the
+        lease that this gateway should not hold.
 
-        `need` is the amount that one request requires, and `waiting` the amount that all waiting requests require.
-        `gateways` is the number of gateways that share the limit. `now` is on the monotonic clock.
+        `need` is the amount that one request requires, and `waiting` the amount that all waiting requests require
+        together. `gateways` is the number of gateways that share the limit. `now` is in monotonic seconds.
         """
         spare = max(self.free, 0)
         fair_share = (self.left + spare) // (2 * gateways)
@@ -206,7 +211,9 @@ class LeasedLimit:
 
     @property
     def is_settled(self) -> bool:
-        """Returns whether all usage is reported, no part of the lease is free, and no stream is in use."""
+        """Returns whether this gateway holds nothing of the limit: all usage is reported, no part of the lease is
+        left, and no stream is in use.
+        """
         return not (self._is_leased or self.carried or self.used != self._reported)
 
     @property
@@ -241,10 +248,11 @@ class LeasedLimit:
 
 
 class ExchangeLock:
-    """A lock for exchanges with Redis about one tenant's leases; all waiting requests continue when one ends.
+    """A lock that lets one exchange with Redis at a time concern a tenant's leases; when it ends, all waiting
+    requests continue at once.
 
-    `asyncio.Lock` would wake one request in each turn of the event loop. Under load a turn takes milliseconds, so the
-    last of hundreds of requests that wait for one lease would continue seconds after the lease has arrived.
+    `asyncio.Lock` would wake one request in each turn of the event loop. Under load a turn takes milliseconds, so
+    the last of hundreds of requests would wait for seconds.
     """
 
     def __init__(self) -> None:
@@ -256,7 +264,9 @@ class ExchangeLock:
         return not self._free.is_set()
 
     async def wait(self) -> None:
-        """Waits for the end of the current exchange, without taking the lock: another one may have begun by then."""
+        """Waits until the current exchange has ended. It does not take the lock, so another exchange may be running
+        on return.
+        """
         await self._free.wait()
 
     async def __aenter__(self) -> None:

@@ -1,4 +1,4 @@
-"""The limits that apply to each key, its own and those of its tenant, and what its requests have used."""
+"""The limits that apply to each API key (its own and those of its tenant), and what the key's requests have used."""
 
 import time
 from collections.abc import Callable
@@ -29,7 +29,9 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class LimitSet:
-    """The limits that apply to a key's requests. A request uses one set from start to end, even if limits change."""
+    """The limits that apply to the requests of one API key, by what they limit. A request uses one set from start
+    to end, even if limits change.
+    """
 
     requests: LeasedLimits
     streams: LeasedLimits
@@ -44,7 +46,9 @@ class LimitSet:
 
 @dataclass(slots=True)
 class UsageCounters:
-    """The usage of a key since the counters were last collected."""
+    """What an API key's requests have used since the counters were last collected: numbers of requests and tokens,
+    and picodollars (1e-12 dollars).
+    """
 
     requests: int = 0
     failed: int = 0
@@ -93,7 +97,7 @@ class KeyUsage:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedCaller(Caller):
-    """A caller whose key or token was verified, with the usage of the key or, for a token, of its user."""
+    """A caller whose API key or token was verified. `usage` belongs to the key or, for a token, to its user."""
 
     usage: KeyUsage = field(kw_only=True, repr=False, compare=False)
 
@@ -110,9 +114,8 @@ class LimitRegistry:
         self.dirty: set[KeyUsage] = set()
 
     def open(self, key: KeyRecord, tenant: TenantRecord) -> KeyUsage:
-        """Sets the limits of a key and its tenant to those in the records, and returns the key's usage.
-
-        The usage is created if the key is new.
+        """Sets the limits of a key and its tenant to those in the records, and returns the key's usage, which
+        starts empty for a new key.
         """
         tenant_limits = self.tenants.get(key.tenant)
         if tenant_limits is None:
@@ -126,7 +129,9 @@ class LimitRegistry:
         return usage
 
     def forget(self, key: str) -> None:
-        """Drops a key that is no longer cached. If some of its usage is not reported yet, drops it after the report."""
+        """Drops the usage and limits of the key with the id `key`. Usage that Redis does not have yet is kept until
+        it is written.
+        """
         usage = self.usages.get(key)
         if usage is not None:
             usage.is_forgotten = True
@@ -144,10 +149,10 @@ class LimitRegistry:
             self._drop(usage)
 
     def count_nearly_spent(self, limit: str, owner: str, clock: Callable[[], float]) -> int:
-        """Returns the number of budgets that are nearly spent: used to `BUDGET_WARNING_SHARE` or more.
+        """Returns the number of budgets of which the fraction `BUDGET_WARNING_SHARE` or more is used.
 
-        `limit` is the budgets' name, such as "dollars_per_day", and `owner` is "key" or "tenant". `clock` is monotonic,
-        in seconds.
+        `limit` is the budgets' name, such as "dollars_per_day", and `owner` is "key" or "tenant". `clock` returns
+        monotonic seconds.
         """
         now = clock()
         return sum(

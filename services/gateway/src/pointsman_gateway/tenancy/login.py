@@ -1,5 +1,5 @@
-"""The interface of the console's login at an OpenID Connect issuer; `tokens.SingleSignOn`, which needs optional
-libraries, implements it.
+"""The interface by which the console logs users in at an OpenID Connect issuer. `tokens.SingleSignOn` implements
+it; it needs optional libraries.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class LoginCode:
-    """The values with which the console's page logs in: the issuer's authorization code, and values of its request."""
+    """What the console's page sends to log in: the issuer's authorization code, and the PKCE verifier, redirect URI
+    and nonce of its request.
+    """
 
     code: str
     verifier: str
@@ -20,7 +22,9 @@ class LoginCode:
 
 @dataclass(frozen=True, slots=True)
 class LoginSession:
-    """The result of a login: the token that the console's page uses as its credential."""
+    """The result of a login: the token that the console's page sends as its credential, and when it expires (Unix
+    seconds).
+    """
 
     token: str
     expires: float
@@ -31,17 +35,18 @@ class Login(Protocol):
     """Interface of a login at an OpenID Connect issuer by authorization code."""
 
     async def login_request(self) -> Mapping[str, Any] | None:
-        """Returns `endpoint` (the authorization endpoint's URL) and its `parameters`.
+        """Returns where and how to start a login: `endpoint`, the URL of the issuer's authorization endpoint, and
+        its query `parameters`.
 
-        None if no login is configured, or the issuer is unavailable.
+        Returns None if no login is configured, or the issuer is unavailable.
         """
         ...
 
     async def log_in(self, code: LoginCode) -> LoginSession:
-        """Exchanges an authorization code for a session.
+        """Exchanges an issuer's authorization code for a session: a token for the console, and when it expires.
 
         Raises Unauthenticated if no login is configured, the issuer rejects the code or a token is invalid,
-        PermissionDenied if the user gets no rights or no valid tenant, and Unavailable if the issuer does not answer or
-        too many logins are in progress.
+        PermissionDenied if the user gets no rights or no valid tenant, and Unavailable if the issuer does not answer
+        or too many logins are in progress.
         """
         ...

@@ -1,4 +1,4 @@
-"""The metrics of keys and limits."""
+"""The Prometheus metrics of API keys and their limits."""
 
 from pointsman_servicekit.keys.redis_layout import WINDOWS
 from prometheus_client import CollectorRegistry, Counter, Gauge

@@ -1,7 +1,9 @@
-"""Reservations: what an admitted request holds of each limit of its key and its tenant, from its admission to its end.
+"""Reservations: each holds what one admitted request may use of the limits of its key and tenant, until the request
+ends.
 
-A reservation takes the request's estimated use from the gateway's leases, and its settlement replaces the estimate by
-the actual use. Also creates the errors for limits that are reached.
+A reservation takes the request's estimated use from the gateway's leases (the parts of the limits that Redis has
+granted to it). At the end, the actual use replaces the estimate. Also creates the errors for limits that are
+reached.
 """
 
 import math
@@ -41,25 +43,25 @@ LIMIT_TEXTS = {
 
 
 class Leasing(Protocol):
-    """Interface of what a reservation needs of the tenancy; `RedisTenancy` implements it."""
+    """Interface of the parts of the tenancy that a reservation uses; `RedisTenancy` implements it."""
 
     clock: Clock
     usage: UsageWriter
 
     def renew(self) -> None:
-        """Schedules the renewal of leases, because one runs low; does not wait for it."""
+        """Starts to renew leases in the background, because one of them is nearly used up. Returns at once."""
         ...
 
     def check_refusal(self, limit: LeasedLimit, need: int, now: float) -> None:
-        """Raises ResourceExhausted if `need` is not available (`LeasedLimit.is_refused`); `now` is on the monotonic
-        clock.
+        """Raises ResourceExhausted if the limit is known not to have the amount `need` left; `now` is in monotonic
+        seconds.
         """
         ...
 
     async def lease(self, tenant: TenantLimits, needs: Needs) -> None:
-        """Leases `needs` from Redis, as far as available.
+        """Asks Redis to lease the amounts in `needs` of the tenant's limits; it may grant less.
 
-        Raises ResourceExhausted if Redis is unavailable and the local fallback does not suffice.
+        Raises ResourceExhausted if Redis is unavailable and the amounts usable without it do not suffice.
         """
         ...
 
@@ -87,11 +89,11 @@ class LeasedReservation:
         return bool(self._limits.dollars)
 
     def afford_now(self, usd: float | None) -> bool:
-        """Reserves `usd` dollars more from the lease; returns False if `afford` has to be awaited instead. Without a
-        budget in dollars it returns True and does nothing.
+        """Reserves `usd` dollars more for the request from the budgets' leases; returns False if `afford` has to be
+        awaited instead.
 
-        Raises ResourceExhausted if it is known that so much is not available, or if the cost is unknown (None) and the
-        key or tenant has a budget in dollars.
+        Returns True and reserves nothing if neither key nor tenant has a budget in dollars. If one has, raises
+        ResourceExhausted if it is known that too little is left, or if the cost is unknown (`usd` is None).
         """
         dollars = self._limits.dollars
         if usd is None:
@@ -116,10 +118,11 @@ class LeasedReservation:
         return True
 
     async def afford(self, usd: float | None) -> None:
-        """Reserves `usd` dollars more, and leases them from Redis if necessary.
+        """Reserves `usd` dollars more for the request, and leases them from Redis if necessary.
 
-        Raises ResourceExhausted as `afford_now` and `Leasing.lease` do, or Unavailable ("limits_contended") if other
-        requests take what was leased `MAX_TRIES` times.
+        Raises ResourceExhausted if a budget is reached, if the cost is unknown (`usd` is None) and there is a
+        budget, or if Redis is unavailable and the local lease does not suffice. Raises Unavailable
+        ("limits_contended") if other requests take what was leased `MAX_TRIES` times.
         """
         if usd is None:
             self.afford_now(None)
@@ -158,7 +161,9 @@ class LeasedReservation:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Returns the headers with the limits now; see `headers_of`."""
+        """Returns OpenAI's `x-ratelimit-*` response headers with what is left of the limits now, and a header if a
+        budget is nearly spent.
+        """
         return headers_of(self._limits, self._leasing.clock.monotonic())
 
     def _settle_dollars(self, excess: int) -> None:
@@ -170,10 +175,11 @@ class LeasedReservation:
 
 
 def headers_of(limits: LimitSet, now: float) -> dict[str, str]:
-    """Returns OpenAI's `x-ratelimit-*` headers, and the header `BUDGET_WARNING` if a budget is nearly spent.
+    """Returns OpenAI's `x-ratelimit-*` response headers, and the header `BUDGET_WARNING` if a budget is nearly
+    spent.
 
-    If key and tenant both have a limit of requests or of tokens, the headers show the one of which less is left.
-    `now` is on the monotonic clock.
+    If key and tenant both have a limit of requests or of tokens, the headers show the limit of which less is left.
+    `now` is in monotonic seconds.
     """
     headers: dict[str, str] = {}
     if limits.requests:
@@ -205,7 +211,9 @@ def _add_headers(headers: dict[str, str], names: tuple[str, str, str], limits: L
 
 
 def to_duration(seconds: float) -> str:
-    """Formats seconds as in OpenAI's headers: "250ms", "12s", "6m0s". Rounds up, because clients wait so long."""
+    """Formats seconds as OpenAI's headers do: "250ms", "12s" or "6m0s". Rounds up, so that a client that waits so
+    long does not retry too early.
+    """
     milliseconds = math.ceil(seconds * 1000)
     if milliseconds < 1000:
         return f"{milliseconds}ms"

@@ -44,7 +44,9 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 
 class RedisTenancy:
-    """Identifies callers and enforces their limits with Redis; implements `Tenancy` of `ports.py`, and `Leasing`."""
+    """Identifies callers and enforces their limits with Redis; implements the gateway's interface `Tenancy`, and
+    `Leasing`.
+    """
 
     def __init__(
         self,
@@ -79,9 +81,11 @@ class RedisTenancy:
         return self._single_sign_on
 
     def use_single_sign_on(self, config: "SingleSignOnConfig | None", client_secret: str = "") -> None:
-        """Sets the issuer whose tokens are accepted (None: no tokens are), and drops the copies of all tokens.
+        """Sets the OpenID Connect issuer whose tokens are accepted, and drops all tokens verified so far; with
+        None, no tokens are accepted.
 
-        `client_secret` is that of the login; empty for a client without one. Does nothing if `config` is unchanged.
+        `client_secret` is that of the console's login; empty for a client without one. Does nothing if `config` is
+        unchanged.
         """
         if config == (self._single_sign_on and self._single_sign_on.config):
             return
@@ -115,7 +119,7 @@ class RedisTenancy:
             await self._single_sign_on.issuer.refresh_if_due()
 
     def identify_now(self, credential: str) -> Caller | None:
-        """Returns the caller from the cached copy of its key or token; None if `identify` has to be awaited."""
+        """Returns the caller of an API key or token from memory; None if `identify` has to be awaited instead."""
         return self._keys.identify_now(credential)
 
     async def identify(self, credential: str) -> Caller:
@@ -160,7 +164,8 @@ class RedisTenancy:
         return LeasedReservation(self, usage, tokens, now)
 
     async def enter(self, caller: Caller, tokens: int) -> LeasedReservation:
-        """Reserves as `enter_now` does, and leases more from Redis if necessary.
+        """Reserves one request, one stream and `tokens` of the caller's limits, and leases more from Redis if
+        necessary.
 
         Raises ResourceExhausted, whose code is the limit's name, if too little is left. Raises Unavailable
         ("limits_contended") if `MAX_TRIES` times in a row other requests have taken the leased amount first.
@@ -181,7 +186,7 @@ class RedisTenancy:
             usage.waiting_tokens -= tokens
 
     def headers(self, caller: Caller) -> Mapping[str, str]:
-        """Returns the headers with the caller's limits now; see `headers_of`."""
+        """Returns OpenAI's `x-ratelimit-*` response headers with what is left of the caller's limits now."""
         assert isinstance(caller, VerifiedCaller)
         return headers_of(caller.usage.limits, self._monotonic())
 
@@ -190,10 +195,11 @@ class RedisTenancy:
             self._refuse(limit, need, now, without_redis=False)
 
     async def lease(self, tenant: TenantLimits, needs: Needs, next_needed: LeasedLimits = ()) -> None:
-        """Asks Redis to lease the amounts in `needs`, of which it may grant less, and renews expired leases of the
-        limits in `next_needed` in the same call. Does nothing if this gateway already holds enough.
+        """Asks Redis to lease the amounts in `needs`, of which it may grant less; does nothing if this gateway
+        already holds enough.
 
-        Raises ResourceExhausted if Redis is unavailable and the local fallback does not suffice.
+        The same call renews expired leases of the limits in `next_needed`. Raises ResourceExhausted if Redis is
+        unavailable and the amounts usable without it do not suffice.
         """
         while (short := self._short(needs)) and tenant.exchange_lock.is_locked:
             await tenant.exchange_lock.wait()

@@ -82,7 +82,8 @@ class TenancyTasks:
             await self._shut_down(clock)
 
     async def renew(self, now: float) -> None:
-        """Reports usage and renews leases, for all limits in use that are due; `now` is on the monotonic clock.
+        """Reports usage to Redis and renews the leases of all limits in use whose renewal is due; `now` is in
+        monotonic seconds.
 
         Raises Unavailable if Redis does not answer in time.
         """
@@ -103,7 +104,8 @@ class TenancyTasks:
                 await self.leases.exchange(dict.fromkeys(limits, (0, 0)))
 
     async def poll(self) -> None:
-        """Registers this gateway as running, and reads cached keys again if a key has changed.
+        """Registers this gateway in Redis as running, and reads the cached API keys again if a key or limit has
+        changed.
 
         Raises Unavailable if Redis does not answer in time.
         """

@@ -60,9 +60,10 @@ class SingleSignOn:
         return self._to_record(claims, digest_of(token))
 
     async def login_request(self) -> Mapping[str, Any] | None:
-        """Returns `endpoint` (the authorization endpoint's URL) and its `parameters`.
+        """Returns where and how to start a login: `endpoint`, the URL of the issuer's authorization endpoint, and
+        its query `parameters`.
 
-        None if no login is configured, or the issuer is unavailable.
+        Returns None if no login is configured, or the issuer is unavailable.
         """
         login = self.config.login
         endpoint = (await self.issuer.find_metadata()).get("authorization_endpoint") if login else None
@@ -72,11 +73,13 @@ class SingleSignOn:
         return {"endpoint": endpoint, "parameters": parameters}
 
     async def log_in(self, code: LoginCode) -> LoginSession:
-        """Exchanges an authorization code for tokens at the issuer, verifies the ID token and the token of the session,
-        and returns the session.
+        """Exchanges an issuer's authorization code for tokens, verifies the ID token and the session's token, and
+        returns the session.
 
-        Raises Unauthenticated ("login_failed") if no login is configured or the ID token is of another login; and
-        Unauthenticated, PermissionDenied or Unavailable as `verify` and `Issuer.exchange` do.
+        Raises Unauthenticated ("login_failed") if no login is configured, the issuer rejects the code or the ID
+        token is of another login. Also raises Unauthenticated for an invalid token, PermissionDenied if its claims
+        grant no rights or have no valid tenant, and Unavailable if the issuer does not answer or too many logins are
+        in progress.
         """
         login = self.config.login
         if login is None:
@@ -166,7 +169,9 @@ class SingleSignOn:
 
 
 def subject_id(issuer: str, subject: str, tenant: str) -> str:
-    """Returns an id for the usage and limits of a user, in place of a key's id: "sso-" and 16 hexadecimal digits."""
+    """Returns the id under which the usage and limits of a single sign-on user are kept, in place of an API key's
+    id: "sso-" and 16 hexadecimal digits.
+    """
     return "sso-" + hashlib.sha256("\n".join((issuer, subject, tenant)).encode()).hexdigest()[:16]
 
 

@@ -22,7 +22,9 @@ _COUNTERS = tuple(one.name for one in fields(UsageCounters))
 
 @dataclass(frozen=True, slots=True)
 class UsageBatch:
-    """Usage counts that are written atomically; sending a batch again is idempotent."""
+    """The usage counts of one UTC day that are written to Redis together. Sending a batch again changes nothing,
+    because Redis knows its number.
+    """
 
     number: int
     day: str
@@ -50,7 +52,9 @@ class UsageWriter:
         """When the last moment was at which everything had been written, on the monotonic clock."""
 
     def count(self, key: KeyUsage, usage: Usage, picodollars: int, outcome: str) -> None:
-        """Counts a request that ends now, on the current UTC day; `outcome` is "ok", "cancelled" or an error's code."""
+        """Adds a request that ends now to the usage of its key, on the current UTC day; `outcome` is "ok",
+        "cancelled" or an error's code.
+        """
         if not self._day_began <= self._clock.wall() < self._day_ends:
             self._begin_day()
         counters = key.counters
@@ -75,7 +79,9 @@ class UsageWriter:
 
     @property
     def flush_lag(self) -> float:
-        """Returns the seconds since everything was written; usually below 1 while Redis is available."""
+        """Returns the seconds since the usage of all requests so far was last in Redis; usually below 1 while Redis
+        is available.
+        """
         return self._clock.monotonic() - self._written_at
 
     async def write(self) -> None:

@@ -1,4 +1,6 @@
-"""`/console/api`, the JSON API of the console's page, and all routes of the console. It may change with any version."""
+"""The JSON API of the console's page, `/console/api`, which is not stable between versions; adds all routes of the
+console.
+"""
 
 import re
 from collections.abc import Awaitable, Callable

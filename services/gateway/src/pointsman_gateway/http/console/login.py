@@ -23,8 +23,8 @@ class LoginBody(StrictBody):
 
 
 async def login_request(request: Request) -> Response:
-    """Returns the issuer's authorization endpoint and its parameters; null if there is no single sign-on, or the issuer
-    is unavailable.
+    """Returns how the page starts a login: the URL of the issuer's authorization endpoint, and its query
+    parameters; null if there is no single sign-on, or the issuer is unavailable.
     """
     check_site(request, True, ())
     login = dependencies_of(request).login()

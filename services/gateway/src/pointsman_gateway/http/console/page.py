@@ -1,4 +1,4 @@
-"""The console's page: its files, with headers that forbid all other content, and their handlers."""
+"""Serves the files of the console's page, with headers that forbid the browser to load any other content."""
 
 import gzip
 import hashlib

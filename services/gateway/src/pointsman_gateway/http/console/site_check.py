@@ -1,8 +1,8 @@
-"""Checks that the console's own page sends a request to its API, which no other site's page may call.
+"""Checks that a request to the console's API comes from the console's own page, not from another site's.
 
-Pages of other sites cannot send the required header without a CORS preflight request, which is never granted. If keys
-are off, the page's host must be local (localhost or an IP address) or configured, which prevents DNS rebinding: a name
-of an attacker that resolves to this machine. If keys are on, the attacker lacks the key.
+Pages of other sites cannot send the required header without a CORS preflight request, which is never granted. If API
+keys are off, the page's host must also be local (localhost or an IP address) or configured. That prevents DNS
+rebinding, in which an attacker's domain name resolves to this machine. If keys are on, the attacker lacks the key.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ CONSOLE_HEADER = "x-pointsman-console"
 
 
 def check_site(request: Request, keys: bool, hosts: Sequence[str]) -> None:
-    """Checks that the console's own page sends the request. `keys` says whether API keys are on.
+    """Checks that a request to the console's API comes from the console's own page. `keys` says whether API keys
+    are on.
 
     Raises:
     * PermissionDenied ("other_site") if `CONSOLE_HEADER` is missing, or the origin is another host;

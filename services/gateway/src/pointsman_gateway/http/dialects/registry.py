@@ -1,4 +1,5 @@
-"""The list of the HTTP API's dialects, and the functions that find the dialect of a request.
+"""Lists the HTTP API's dialects (each is one API, such as OpenAI's chat completions), and finds the dialect of a
+request.
 
 To add a dialect, write a module that declares it, and add one line to DECLARED.
 """
@@ -35,14 +36,16 @@ _PATHS = [(tuple(route.path for route in dialect.routes), dialect) for dialect i
 
 
 def dialect_at(path: str) -> Dialect:
-    """Returns the dialect that has a path with which `path` begins; OpenAI's chat completions if there is none."""
+    """Returns the dialect to whose endpoints the URL path `path` belongs; OpenAI's chat completions if it belongs
+    to none.
+    """
     return next((dialect for paths, dialect in _PATHS if path.startswith(paths)), CHAT)
 
 
 def dialect_of(scope: Scope) -> Dialect:
-    """Returns the dialect of a request by its path (`dialect_at`); for `MODELS_PATH` and below by its headers.
+    """Returns the dialect of a request with this ASGI scope, by its URL path.
 
-    Several APIs have the routes of models; `ModelForm.header` says which header their clients send.
+    Several APIs have the routes at `MODELS_PATH`; there the request's headers decide (`ModelForm.header`).
     """
     path: str = scope["path"]
     if not path.startswith(MODELS_PATH):

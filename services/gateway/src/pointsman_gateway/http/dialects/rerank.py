@@ -53,9 +53,10 @@ class RerankBody(StrictBody):
     user: str | None = None
 
     def to_wanted(self, deadline: float, caller: domain.Caller = domain.ANONYMOUS) -> RerankRequest:
-        """Converts the body to a request; `deadline` is in seconds on the event loop's clock.
+        """Converts the body to a `RerankRequest`; `deadline` is in seconds on the event loop's clock.
 
-        Raises InvalidArgument if the model, the query or a document is empty, or there are too many or too large ones.
+        Raises InvalidArgument if the model, the query or a document is empty, or there are too many or too long
+        documents.
         """
         if not self.model:
             raise InvalidArgument("'model' is empty; GET /v1/models lists them", code="missing_model", param="model")
@@ -112,7 +113,12 @@ def _check_text(name: str, text: str, most: int) -> None:
 def encode_scores(
     scores: Scores, wanted: RerankRequest, top_n: int | None, api_version: str, with_documents: bool
 ) -> tuple[bytes, ...]:
-    """Returns the body of the response: the best documents first."""
+    """Returns the JSON body of the response as a tuple of one item: the `top_n` best documents (None: all) with
+    their scores, the best first.
+
+    `wanted` is the request. `api_version` is the version of Cohere's API, and `with_documents` says whether each
+    result repeats its document.
+    """
     results = []
     for number in scores.best(top_n or len(wanted.documents)):
         result: dict[str, Any] = {"index": number, "relevance_score": scores.of_documents[number]}

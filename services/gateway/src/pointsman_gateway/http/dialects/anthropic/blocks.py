@@ -1,5 +1,5 @@
-"""Keeps the fields of Anthropic's content blocks that chat messages lack, as `domain.blocks.Blocks`, for engines with
-Anthropic's format.
+"""Keeps the fields of Anthropic's content blocks that OpenAI's chat messages cannot hold, for engines that have
+Anthropic's API.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,12 +29,12 @@ _TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true o
 
 
 def lay_out(converted: Sequence[Converted], text: str, reasoning: str, where: str) -> Blocks:
-    """Returns the `Blocks` of a message: how its text and fields are divided into the content blocks of the client.
+    """Returns how a message's text and fields are divided into the content blocks that the client sent; empty if
+    the text and fields say all.
 
-    Empty if they would add nothing to the message's text and fields. `converted` has the message's content blocks with
-    the parts to which they were converted; for a tool result these are only its media. `text` and `reasoning` are those
-    of the message. `where` is the content's location in the body, for errors. Raises InvalidArgument for a field of a
-    wrong type.
+    `converted` has the message's content blocks, each with the parts to which it was converted; of a tool result
+    only the media. `text` and `reasoning` are those of the message. `where` is the content's location in the body,
+    for errors. Raises InvalidArgument for a field of a wrong type.
     """
     laid_out: list[Block] = []
     spans = _spans(converted, text)
@@ -57,10 +57,12 @@ def lay_out(converted: Sequence[Converted], text: str, reasoning: str, where: st
 
 
 def lay_out_result(block: Mapping[str, Any], items: Sequence[Converted], text: str, where: str) -> Blocks:
-    """Returns the `Blocks` of a tool's result; empty if they would add nothing to the text of its chat message.
+    """Returns how the text of a tool's result is divided into the content blocks that the client sent; empty if the
+    text says all.
 
-    `block` is the result, `items` are the blocks of its content, and `text` is the text of the chat message. `where` is
-    the result's location in the body, for errors. Raises InvalidArgument for a field of a wrong type.
+    `block` is the tool's result, `items` are the blocks of its content, and `text` is the text of the chat message
+    to which it was converted. `where` is its location in the body, for errors. Raises InvalidArgument for a field of
+    a wrong type.
     """
     laid_out = [Block("tool_result", _kept(block, where))]
     spans = _spans(items, text)

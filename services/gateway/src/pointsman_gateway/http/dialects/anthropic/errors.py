@@ -32,8 +32,10 @@ class AnthropicErrors:
     schema: str = "AnthropicError"
 
     def encode(self, error: PointsmanError) -> tuple[int, dict[str, Any]]:
-        """Returns the status by `ERRORS`, or 413 for the code "body_too_large", and the body. An error with the code
-        `THREAD_UNSUPPORTED` has `details` in addition, by which clients recognize it.
+        """Returns the HTTP status and the JSON body for an error.
+
+        The status is 413 for the code "body_too_large", and otherwise follows from the error's class. An error with
+        the code `THREAD_UNSUPPORTED` has `details` in addition, by which clients recognize it.
         """
         status, kind = ERRORS.get(error.http_status, ERRORS[500])
         if error.code == "body_too_large":

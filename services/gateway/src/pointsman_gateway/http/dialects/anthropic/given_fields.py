@@ -1,4 +1,4 @@
-"""Finds the fields inside a body of the Messages API that some engines do not get, as `cache_control` of a block."""
+"""Finds fields in a body of the Messages API that some engines do not accept, such as `cache_control` of a block."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,9 +25,9 @@ REDACTED = "redacted_thinking"
 
 
 def of_contents(contents: Iterable[Any]) -> Iterator[GivenField]:
-    """Yields the fields inside contents of messages, or of the system prompt, that some engines do not get.
+    """Yields the fields in the contents of messages, or of the system prompt, that some engines do not accept.
 
-    A content that is not a list of blocks has none.
+    A content that is a plain text has no such fields.
     """
     for content in contents:
         if isinstance(content, list):
@@ -55,8 +55,8 @@ def _of_block(block: Any) -> Iterator[GivenField]:
 
 
 def of_tools(tools: Sequence[Mapping[str, Any]], choice: Any) -> Iterator[GivenField]:
-    """Yields the fields that some engines do not get, in the tools that the client runs and in `choice`, the body's
-    `tool_choice`.
+    """Yields the fields that some engines do not accept, of the tools that the client runs and of `choice`, the
+    body's `tool_choice`.
     """
     for tool in tools:
         if tool.get("type") in (None, "custom"):

@@ -66,7 +66,7 @@ class OpenBlock:
 
 
 class MessageEncoder:
-    """Encodes an answer as Anthropic's stream of events or message; implements `AnswerEncoder`."""
+    """Encodes one answer in Anthropic's format, as a stream of events or as one message; implements `AnswerEncoder`."""
 
     error_format = ANTHROPIC_ERRORS
 

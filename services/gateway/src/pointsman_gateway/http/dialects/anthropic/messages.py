@@ -74,8 +74,8 @@ class MessageParam(BaseModel):
 
 
 class MessagesBody(BaseModel):
-    """The body of `POST /v1/messages`. Other fields than these are sent on if the engine accepts them; a few are
-    ignored or rejected.
+    """The body of `POST /v1/messages`. Undeclared fields are sent on if the engine accepts them; a few are ignored
+    or rejected.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -143,12 +143,13 @@ _decode_plain = msgspec.json.Decoder(strict_struct(MessagesBody)).decode
 def read_plain_message(
     body: bytes, deadline: float, caller: Caller, cache: str, arrived: float
 ) -> tuple[Request, AnswerEncoder] | None:
-    """Decodes a Messages API body without objects in it, several times faster than `decode_body`.
+    """Decodes a simple Messages API body, several times faster than `decode_body`; returns the request and the
+    encoder of its answer.
 
-    Implements `ReadPlain`.
-    Returns None if the body is invalid, has a field that is not declared, or has objects in a content or in a field
-    such as `tools`; only `metadata` may be an object. The other arguments and the errors are those of
-    `MessagesBody.to_request`.
+    Returns None if the body is invalid, has a field that is not declared, or holds objects, in a message's content
+    or in a field such as `tools` (only `metadata` may be one). `deadline` is in seconds on the event loop's clock,
+    `arrived` in seconds of `perf_counter`, and `cache` a result of `cache_mode`. Raises InvalidArgument if
+    `max_tokens` or messages are missing, a limit is exceeded, or a value is not supported.
     """
     try:
         message: MessagesBody = _decode_plain(body)  # type: ignore[assignment]  # a struct with the same fields
@@ -158,7 +159,9 @@ def read_plain_message(
 
 
 def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
-    """Converts a Messages API body to a `Request`; the arguments and errors are as in `MessagesBody.to_request`."""
+    """Converts a Messages API body to a `Request`; does the same as `MessagesBody.to_request`, and raises its
+    InvalidArgument.
+    """
     if body.max_tokens is None:
         raise bad_parameter("'max_tokens' is missing; send the answer's maximum number of tokens", "max_tokens")
     if not body.messages:

@@ -1,4 +1,4 @@
-"""Anthropic's form of `GET /v1/models`, for its clients: they send the header `anthropic-version`."""
+"""The response of `GET /v1/models` in Anthropic's format, for clients that send the header `anthropic-version`."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ DEFAULT_LIMIT, MAX_LIMIT = 20, 1000
 
 
 def model_body(name: str, created: int) -> dict[str, Any]:
-    """Returns a model in Anthropic's form; `created` is in Unix seconds."""
+    """Returns the JSON object of one model in Anthropic's format; `created` is in Unix seconds."""
     return {
         "type": "model",
         "id": name,

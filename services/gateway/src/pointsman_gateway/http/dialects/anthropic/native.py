@@ -1,4 +1,6 @@
-"""Keeps the fields of a request to the Messages API that chat completions do not have, for engines with this API."""
+"""Keeps the fields of a Messages API request that OpenAI's chat completions lack, for engines that have Anthropic's
+API.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -24,13 +26,11 @@ MAX_BETAS = 32
 def to_native(
     extra: Mapping[str, Any], thinking: Any, output: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]
 ) -> Mapping[str, Any] | None:
-    """Returns the fields of a Messages API body that only engines with Anthropic's format get; None if there are none.
+    """Returns the fields of a Messages API body that only engines with Anthropic's API get; None if there are none.
 
-    `extra` are the body's undeclared fields, `thinking` and `tools` its fields of these names, and `output` is its
-    `output_config`. If chat completions cannot express one of the tools that the client runs, the result has the field
-    `tools` with all tools that the client runs.
-
-    Raises InvalidArgument if `betas` is not a list of at most `MAX_BETAS` strings.
+    `extra` are the body's undeclared fields, `thinking` and `tools` its fields with these names, and `output` its
+    `output_config`. `tools` is in the result, with all tools that the client runs, if chat completions cannot
+    express one of them. Raises InvalidArgument if `betas` is not a list of at most `MAX_BETAS` strings.
     """
     native = {name: extra[name] for name in PASSED_FIELDS if extra.get(name) is not None}
     if thinking:

@@ -15,10 +15,11 @@ _NO_FIELDS: Mapping[str, Any] = {}
 
 
 def to_parts(block: Any, where: str) -> list[Part]:
-    """Converts one block: a text, an image, a document or a search result.
+    """Converts one content block (a text, an image, a document or a search result) to content parts of chat
+    completions.
 
     `where` is the block's location in the body, such as "messages[0].content[1]", for errors. Raises InvalidArgument
-    for any other block, and for a field that is missing or wrong.
+    for a block of another type, and for a field that is missing or wrong.
     """
     block = block if isinstance(block, dict) else _NO_FIELDS
     source = block.get("source")

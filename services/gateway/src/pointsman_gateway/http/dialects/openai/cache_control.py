@@ -1,6 +1,7 @@
-"""Reads `cache_control` of chat completions: Anthropic's breakpoints of the prompt cache, at a message or its parts.
+"""Reads `cache_control` (where Anthropic's prompt cache may end a cached prefix) in a message or content part of
+chat completions.
 
-OpenAI's API has no such field. OpenRouter and LiteLLM accept it at the same places, so that their clients send it.
+OpenAI's API has no such field. OpenRouter and LiteLLM accept it at these places, so their clients send it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,13 @@ Parts = Sequence[Mapping[str, Any]]
 def blocks_of(
     role: str, parts: Parts | None, *, texts: Sequence[str | None], text: str, calls: int, of_message: Any, where: str
 ) -> Blocks:
-    """Returns the `Blocks` of a message, with the fields `cache_control` of its parts; empty if no part has any.
+    """Returns how a message is divided into content blocks, with the `cache_control` of each; empty if no part has
+    one.
 
-    `parts` are its content parts (None if the content is a string), and `texts` has the text of each, None for media.
-    `text` is the message's whole text, `calls` the number of its tool calls, `of_message` the message's own
-    `cache_control`, and `where` its location in the body. Raises InvalidArgument if a `cache_control` is no object.
+    `parts` are its content parts (None if the content is a string), and `texts` has the text of each, None for
+    media. `text` is the message's whole text, `calls` the number of its tool calls, `of_message` the message's own
+    `cache_control`, and `where` its location in the body. Raises InvalidArgument if a `cache_control` is not an
+    object.
     """
     fields = [_cache_control(part, f"{where}.content[{number}]") for number, part in enumerate(parts or ())]
     own = _cache_control({"cache_control": of_message}, where)

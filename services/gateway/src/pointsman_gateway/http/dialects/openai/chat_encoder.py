@@ -42,12 +42,11 @@ _decode_last_event = msgspec.json.Decoder(_LastEvent).decode
 
 
 class ChatEncoder:
-    """Encodes an answer as `chat.completion`, or as its chunks; implements `AnswerEncoder`.
+    """Encodes one answer as `chat.completion` objects, whole or in chunks; implements `AnswerEncoder`.
 
-    In a stream, the engine's events are passed on unchanged except for the id of the answer, and `"usage":null` if the
-    client wants the usage. The first event of each choice is encoded anew: it gets the role, and keeps the fields that
-    the gateway does not know. A chunk without an engine's event, or with one that does not begin with the same id as
-    the first, is also encoded anew.
+    In a stream, the engine's events are passed on with only the answer's id replaced (and `"usage":null` added if
+    the client wants the usage). Encoded anew are each choice's first event, to which the role is added, and chunks
+    whose engine's event is missing or does not begin with the usual id.
     """
 
     error_format = OPENAI_ERRORS

@@ -25,7 +25,7 @@ class _Choice:
 
 
 class CompletionEncoder:
-    """Encodes an answer as `text_completion`, whole or in chunks; implements `AnswerEncoder`."""
+    """Encodes one answer as `text_completion` objects, whole or in chunks; implements `AnswerEncoder`."""
 
     error_format = OpenAIErrors("prompt")
 

@@ -26,7 +26,7 @@ are the only accepted values."""
 
 
 class CompletionBody(BaseModel):
-    """The body of `POST /v1/completions`. Other fields than these are sent on if the engine accepts them."""
+    """The body of `POST /v1/completions`. Undeclared fields are sent on if the engine accepts them."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -26,7 +26,7 @@ TextsOrTokenIds = Annotated[str | FailFastList[str] | TokenIds, TEXTS_OR_TOKENS]
 
 
 class EmbeddingBody(BaseModel):
-    """The body of `POST /v1/embeddings`. Other fields than these are sent on if the engine accepts them."""
+    """The body of `POST /v1/embeddings`. Undeclared fields are sent on if the engine accepts them."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -1,4 +1,4 @@
-"""OpenAI's form of `GET /v1/models`."""
+"""The response of `GET /v1/models` in OpenAI's format."""
 
 from collections.abc import Sequence
 from typing import Any

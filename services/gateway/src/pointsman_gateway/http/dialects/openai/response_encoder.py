@@ -1,4 +1,4 @@
-"""Encodes answers of the Responses API, as a stream of numbered events or as a whole."""
+"""Encodes answers of the Responses API as a stream of numbered events, or as one JSON object."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,9 +35,9 @@ tokens have about as many."""
 
 
 class ResponseEncoder:
-    """Encodes an answer of the Responses API; implements `AnswerEncoder`.
+    """Encodes one answer of OpenAI's Responses API; implements `AnswerEncoder`.
 
-    An answer that is not streamed is the object that the last event of a stream holds.
+    The JSON body of an answer that is not streamed is the object which a stream would have in its last event.
     """
 
     error_format = OpenAIErrors("input")

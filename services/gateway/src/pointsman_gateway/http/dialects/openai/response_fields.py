@@ -1,4 +1,4 @@
-"""Finds the fields inside a body of the Responses API that are not sent to every engine, such as an item's `status`."""
+"""Finds fields in a body of the Responses API that not every engine accepts, such as an item's `status`."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

@@ -1,4 +1,6 @@
-"""The output items of the Responses API; their methods yield the stream's event for each change."""
+"""The output items (messages, reasoning, tool calls) of an answer in the Responses API; their methods yield the
+events that a stream sends for each change.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +27,7 @@ class Item(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PartKind:
-    """A type of content part, with the names by which its items, fields and events are known."""
+    """A kind of content part (text, refusal or reasoning), with the names that the Responses API uses for it."""
 
     type: str
     item: str
@@ -102,7 +104,9 @@ class Content:
         yield self._part_event(f"{kind.event}.delta", delta=text, **fields)
 
     def cite(self, sources: Sequence[Passage]) -> Iterator[Event]:
-        """Adds the sources to the text, if that is the last part; to be called before `end_events`."""
+        """Adds the sources as citations to the last part, if that is a text, and yields an event for each. Call it
+        before `end_events`.
+        """
         if not self._parts or self._parts[-1].kind is not TEXT:
             return
         part = self._parts[-1]

@@ -60,7 +60,7 @@ class TextBody(BaseModel):
 
 
 class ResponsesBody(BaseModel):
-    """The body of `POST /v1/responses`. Other fields than these are sent on if the engine accepts them."""
+    """The body of `POST /v1/responses`. Undeclared fields are sent on if the engine accepts them."""
 
     model_config = ConfigDict(extra="allow")
 
