@@ -64,7 +64,7 @@ class ConversationState:
 
 @value
 class Change:
-    """What a conversation's change to another path means in dollars: the savings until its end, and the cost at once."""
+    """What a change to another path means in dollars: what it saves until its end, and its cost now."""
 
     gain_usd: float
     price_usd: float

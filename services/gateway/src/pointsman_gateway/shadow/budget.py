@@ -51,7 +51,7 @@ _decode = msgspec.json.Decoder(Pair).decode
 
 
 class BudgetStore(Protocol):
-    """Interface of the store in which gateways add up the cost of their shadow requests; `ShadowStore` implements it."""
+    """Interface of the store in which gateways sum the cost of their shadow requests; `ShadowStore` implements it."""
 
     async def add(self, day: str, more: SpentByTask) -> SpentByTask:
         """Adds picodollars by task to the sums of a UTC day (YYYYMMDD); returns that day's sums of all gateways by
