@@ -1,6 +1,7 @@
-"""Tells whose words a part of a text is, by the name of its tag, heading, label or field, or by its wording.
+"""Guesses who wrote a part of a text: the user or others, from the name of its tag, heading, label or field, or its
+wording.
 
-The words are those of `labels.toml`.
+The names and phrases are those of `labels.toml`.
 """
 
 import re
@@ -64,10 +65,11 @@ def author_of(name: str, *, is_heading: bool = False) -> Author:
 
 
 def within(outer: Author, inner: Author) -> Author:
-    """Returns the author of a part that is inside another text.
+    """Returns the author of a part of a text, from the author of the text around it and the part's own name.
 
-    `inner` is the author by the part's own name, and `outer` the author of the text around it. A part of a text of
-    others is theirs too, whatever its name. A part of the user in a history is `Author.EARLIER`.
+    `outer` is the author of the surrounding text, and `inner` the one that the part's name shows. Whatever others wrote
+    stays theirs, regardless of names inside it. A part of the user in a history of the conversation is
+    `Author.EARLIER`.
     """
     if outer is Author.HISTORY:
         return Author.EARLIER if inner is Author.USER else outer

@@ -40,7 +40,7 @@ NO_CONTEXT = (0.0,) * CONTEXT
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The classifier's result for one message of the user or the assistant."""
+    """What the classifier found for one message of a conversation, by that message alone."""
 
     probabilities: Floats | None
     """The probability of each task, (tasks,), in the order of their names; None if the turn is not classified: it has
@@ -134,22 +134,28 @@ class ForwardPass:
         self._starts = np.append(np.full(tasks, (1 - unknown) / tasks), unknown)
 
     def first(self, user: Scores, features: Scores) -> Scores:
-        """Returns the belief after the user's first turn, whose probabilities by task are `user`, and whose `features`
-        are those of `user_features`.
+        """Returns the probabilities of all tasks, and last of none, after the user's first turn: (tasks + 1,).
+
+        `user` are the classifier's probabilities for this turn, (tasks,); `features` are those of `user_features`.
         """
         says, _, unknown = self._sums(features, NO_CONTEXT)
         return _normalized(self._starts * _likelihood(user, _softplus(says), unknown))
 
     def before_next(self, belief: Scores, assistant: Scores, features: Scores) -> Scores:
-        """Returns the belief after an assistant's message, whose probabilities by task are `assistant`, and whose
+        """Returns the probabilities of all tasks, and last of none, updated by an assistant's message: (tasks + 1,).
+
+        `belief` are those before it. `assistant` are the classifier's probabilities for the message, (tasks,);
         `features` are those of `assistant_features`.
         """
         weight = _softplus(features @ self._assistant_says) * features[..., 0]
         return _normalized(belief * _likelihood(assistant, weight, features[..., :2] @ self._assistant_unknown))
 
     def next(self, before: Scores, user: Scores, features: Scores) -> Scores:
-        """Returns the belief after a further turn of the user, with arguments as for `first`; `before` is what
-        `before_next` has returned.
+        """Returns the probabilities of all tasks, and last of none, updated by a further turn of the user: (tasks +
+        1,).
+
+        `before` is the result of `before_next`. `user` are the classifier's probabilities for the turn, (tasks,);
+        `features` are those of `user_features`.
         """
         says, stays, unknown = self._sums(features, context_features(before, user))
         stay = _column(_sigmoid(stays))

@@ -42,7 +42,7 @@ UNREADABLE_NOTE = "nothing in it that can be read"
 
 @dataclass(frozen=True, slots=True)
 class StageOutput:
-    """One stage's result for a text."""
+    """What one stage of the classifier (word vectors or encoder) computed for a text."""
 
     logits: Floats
     """The logit of each class, (classes,), not yet divided by the temperature."""
@@ -246,7 +246,9 @@ class CascadeClassifier:
         return labels if labels else await asyncio.to_thread(self._by_encoder, self._encoder, excerpt, output)
 
     def classify_now(self, text: str, *, is_foreign: bool = False) -> Labels:
-        """Does the same as `classify` for callers without an event loop: runs the encoder in the calling thread."""
+        """Assigns a text to a task, or abstains, as `classify` does, but blocks: the encoder runs in the calling
+        thread.
+        """
         excerpt = token_excerpt(text, self._tokenizer)
         if is_foreign and self._alone:
             return self._by_encoder(self._alone, excerpt, None)

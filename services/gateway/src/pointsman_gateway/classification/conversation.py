@@ -37,7 +37,7 @@ UNREAD = Reading(None, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A turn of the user."""
+    """One message of the user in a conversation, with the assistant's message before it."""
 
     text: str
     said_before: str = ""
@@ -46,7 +46,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """The known facts about a conversation's task before its last turn."""
+    """How probable each task is by a conversation's messages before the user's last one."""
 
     belief: Scores
     """The probability of each task, and last of none, (tasks + 1,)."""

@@ -35,7 +35,9 @@ class DocumentClassification:
         return replace(labels, notes=(*labels.notes, signals.note))
 
     def read(self, request: Request) -> str:
-        """Returns the last turn of the user in the user's own words; empty if there is none."""
+        """Returns the user's own words in the last message, without what clients write around them; empty if there are
+        none.
+        """
         return self._inner.read(request)
 
 

@@ -104,9 +104,11 @@ class LanguageDetector:
         self._latin_only = not self._known & _OTHER_SCRIPTS
 
     def foreign(self, text: str) -> str:
-        """Returns the language code of a text that is in no known language, `ANOTHER_SCRIPT` or `ANOTHER_LANGUAGE` if
-        which one is not known, or `NO_LANGUAGE` without a letter or digit. Returns "" if the text is in a known
-        language, or if that is uncertain.
+        """Returns the ISO 639-1 code of a text's language if it is surely not one of the examples' languages;
+        otherwise "".
+
+        Returns `ANOTHER_SCRIPT` or `ANOTHER_LANGUAGE` if it is foreign but its language is unknown, and `NO_LANGUAGE`
+        if it has no letter and no digit.
         """
         if not any(map(str.isalnum, text)):
             return NO_LANGUAGE
@@ -158,7 +160,9 @@ class Reader:
         self._classify, self._languages, self._is_multilingual = classify, languages, is_multilingual
 
     def with_classifier(self, classify: Classify) -> "Reader":
-        """Returns a reader with another classifier."""
+        """Returns a copy of this reader that classifies texts with the function `classify`, and detects the same
+        languages.
+        """
         return Reader(classify, self._languages, self._is_multilingual)
 
     async def read(self, text: str) -> Labels:

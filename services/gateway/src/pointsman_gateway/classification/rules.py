@@ -1,4 +1,4 @@
-"""The rules of tasks: conditions that decide without the classifier."""
+"""Matches requests against the rules of tasks: conditions that assign a request to a task without the classifier."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,9 @@ class RuleMatch:
 
 
 class RuleMatcher:
-    """The rules of all tasks, in the order of the configuration; the first that matches a request decides."""
+    """Tries the rules of all tasks on a request in the order of the configuration; the first that matches assigns the
+    task.
+    """
 
     def __init__(self, tasks: Mapping[str, TaskConfig]) -> None:
         self._rules = [

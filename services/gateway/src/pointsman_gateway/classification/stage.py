@@ -81,9 +81,9 @@ class Classification:
         self._conversation = Conversation(self._reader)
 
     def with_classifier(self, classifier: TextClassifier) -> "Classification":
-        """Returns a copy of this stage with another classifier and empty caches.
+        """Returns a copy of this stage that classifies texts with `classifier`; its caches are empty.
 
-        The other classifier's `glance` must give the same results, because the copy still uses the first one's.
+        The new classifier's `glance` must return the same as the first one's, which the copy still uses.
         """
         other = copy(self)
         other._reader = self._reader.with_classifier(classifier.classify)
@@ -112,7 +112,9 @@ class Classification:
         return replace(labels, notes=(*notes, *labels.notes)) if notes else labels
 
     def read(self, request: Request) -> str:
-        """Returns the last turn of the user in the user's own words; empty if there is none."""
+        """Returns the user's own words in the last message, without what clients write around them; empty if there are
+        none.
+        """
         turns = self._turns(request.messages)
         return turns[-1][0].text if turns else ""
 

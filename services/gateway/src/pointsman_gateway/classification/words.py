@@ -87,7 +87,9 @@ class WordRowCache:
         return np.asarray(np.add.reduce(snapshot.rows.take(numbers, axis=0)))
 
     def add(self, words: Iterable[str]) -> None:
-        """Computes the rows of these words in advance, but only of as many as fill half of the cache."""
+        """Computes and caches the feature rows of words before they are needed, at most as many as fill half of the
+        cache.
+        """
         self._with(list(words)[: self._max_words // 2])
 
     def _with(self, words: Sequence[str]) -> _Snapshot:

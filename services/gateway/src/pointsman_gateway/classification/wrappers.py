@@ -45,7 +45,7 @@ class Wrapper:
 
 
 def marks_of(wrappers: Sequence[Wrapper]) -> tuple[str, ...]:
-    """Returns substrings of which a text has at least one if one of the wrappers changes it."""
+    """Returns substrings for a quick check: a text that contains none of them is not changed by any of the wrappers."""
     return tuple(
         dict.fromkeys(
             mark

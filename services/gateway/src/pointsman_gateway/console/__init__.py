@@ -1,1 +1,3 @@
-"""Collects what the console shows: decisions in the request log, and states of paths, tasks, engines and adapters."""
+"""Collects what the web console shows: logged decisions, spending, and the states of paths, tasks, engines and
+adapters.
+"""

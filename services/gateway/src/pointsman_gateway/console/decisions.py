@@ -1,4 +1,4 @@
-"""Recent decisions of all gateways, read from the request log on demand, and figures of each path from these."""
+"""Recent routing decisions of all gateways, read from the request log, and statistics of each path made from them."""
 
 import asyncio
 import time
@@ -51,7 +51,7 @@ class _DecisionFields(msgspec.Struct, frozen=True, gc=False):
 
 
 class DecisionRow(_DecisionFields, frozen=True, gc=False):
-    """One decision, with the fields that the console's lists and figures need."""
+    """One logged request and the decision which path answers it, with the fields that the console lists or sums up."""
 
     entry_id: str
     """The entry's id in the Redis stream of decisions."""
@@ -66,12 +66,12 @@ class DecisionRow(_DecisionFields, frozen=True, gc=False):
 
     @property
     def is_request(self) -> bool:
-        """Returns whether an answer was requested, not only the decision."""
+        """Returns whether the caller requested an answer; False if it asked only which path would answer."""
         return self.outcome != ROUTED
 
     @property
     def failed(self) -> bool:
-        """Returns whether the request failed, and neither the caller nor a limit was the cause."""
+        """Returns whether the request failed, apart from failures that the caller or one of its limits caused."""
         return self.fault not in NOT_OURS
 
 
@@ -87,7 +87,7 @@ _decode = msgspec.json.Decoder(_EntryFields).decode
 
 
 def to_row(entry: LogEntry) -> DecisionRow | None:
-    """Converts a log entry to a row; returns None if its JSON is invalid or lacks a needed field."""
+    """Returns the row of an entry in the request log; None if the entry's JSON is invalid or lacks a needed field."""
     try:
         fields = _decode(entry.json)
     except (msgspec.MsgspecError, RecursionError):
@@ -104,7 +104,10 @@ def to_row(entry: LogEntry) -> DecisionRow | None:
 
 
 def unix_ms_of(entry_id: str) -> int:
-    """Returns when an entry was written to the request log, in Unix milliseconds."""
+    """Returns the Unix milliseconds at which a request log's entry was written, from its Redis stream id "MS-N".
+
+    Raises ValueError if `entry_id` does not begin with a number.
+    """
     return int(entry_id.partition("-")[0])
 
 
@@ -114,12 +117,13 @@ def _text(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 class EntrySource(Protocol):
-    """Interface to the request log; `RequestLogReader` implements it."""
+    """Interface that reads entries of the request log in pages; `RequestLogReader` implements it."""
 
     async def before(self, entry_id: str, after: str, count: int) -> Sequence[LogEntry]:
-        """Returns at most `count` entries older than `entry_id` and newer than `after`, the newest first.
+        """Returns at most `count` log entries older than the entry `entry_id` and newer than the entry `after`, newest
+        first.
 
-        An empty id is no limit. Raises Unavailable if Redis does not answer.
+        Both are ids in the Redis stream; an empty one sets no limit. Raises Unavailable if Redis does not answer.
         """
         ...
 
@@ -134,7 +138,7 @@ class RecentDecisions:
 
 
 class RecentCache:
-    """Caches the newest decisions, at most `MAX_ROWS`. `read` adds those that are new in the request log."""
+    """A copy in memory of the newest decisions in the request log, at most `MAX_ROWS`; `read` brings it up to date."""
 
     def __init__(self, log: EntrySource, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
@@ -147,9 +151,10 @@ class RecentCache:
         self._read_at = float("-inf")
 
     async def read(self) -> RecentDecisions:
-        """Returns the newest decisions, from a copy that is at most `MAX_AGE_SECONDS` old.
+        """Returns the newest decisions, oldest first, and from when on they are complete.
 
-        Raises Unavailable if Redis does not answer.
+        Reads Redis only if the last read is at least `MAX_AGE_SECONDS` ago. Raises Unavailable if Redis does not
+        answer.
         """
         async with self._reading:
             if self._clock() - self._read_at >= MAX_AGE_SECONDS:
@@ -182,7 +187,7 @@ class RecentCache:
 
 @dataclass(frozen=True, slots=True)
 class PathFigures:
-    """Figures of one path's requests in a `DecisionWindow`."""
+    """Statistics of the requests that one path answered in a `DecisionWindow` (the last 15 minutes)."""
 
     requests: int
     share: float
@@ -216,9 +221,10 @@ class DecisionWindow:
 
 
 def window_of(rows: Sequence[DecisionRow], since_unix_ms: int, now_ms: int) -> DecisionWindow:
-    """Returns the window of the last `WINDOW_MS` before `now_ms`, with the numbers of its `rows`.
+    """Returns the time window that ends at `now_ms` and begins `WINDOW_MS` earlier, with the numbers of its requests.
 
-    It begins at `since_unix_ms` if that is later, because earlier decisions are not known.
+    `rows` are the decisions in it. All times are Unix milliseconds. The window begins at `since_unix_ms` if that is
+    later, because not all earlier decisions are known.
     """
     requests = sum(row.is_request for row in rows)
     return DecisionWindow(max(since_unix_ms, now_ms - WINDOW_MS), now_ms, requests, len(rows))

@@ -45,16 +45,20 @@ def to_cursor(place: Place) -> str:
 
 
 def from_cursor(cursor: str) -> Place:
-    """Returns the place in a cursor of `to_cursor`. Raises ValueError for other texts."""
+    """Returns (Unix milliseconds, decision id) from a page cursor made by `to_cursor`.
+
+    Raises ValueError if the text has no number in front of the id.
+    """
     unix_ms, _, name = cursor.removeprefix(CURSOR).partition(":")
     return int(unix_ms), name
 
 
 class ExportedDecisions:
-    """Reads the decisions below a folder or URL, one page after the other.
+    """Reads decisions that were exported as Parquet files below a folder or URL, by one child process at a time.
 
-    Each method raises FailedPrecondition ("no_records") if there are no files or no package to read them, Unavailable
-    ("records_unavailable") if they cannot be read within `MAX_SECONDS`. The log has the reason: it may name tenants.
+    Each method raises FailedPrecondition ("no_records") if there are no files or no package to read them, and
+    Unavailable ("records_unavailable") if they cannot be read within `MAX_SECONDS`. The error does not say why, since
+    the reason may name tenants; the gateway's log does.
     """
 
     def __init__(self, location: str, reader: Sequence[str] = READER, max_seconds: float = MAX_SECONDS) -> None:
@@ -67,15 +71,22 @@ class ExportedDecisions:
     async def older(
         self, before: Place, tenant: str, query: DecisionQuery
     ) -> AsyncIterator[AsyncIterator[Mapping[str, Any]]]:
-        """Yields an iterator over batches, newest first: `found` has decisions that fit the query as [Unix
-        milliseconds, id, JSON], and all decisions down to the place `at` were compared. "" stands for all tenants.
+        """Yields an iterator over batches of the decisions before a place (Unix milliseconds, id) that fit a query,
+        newest first.
+
+        A batch is a dict: `found` has the decisions, each as [Unix milliseconds, id, JSON text], and `at` is the place
+        down to which all decisions have been searched. If `tenant` is "", all tenants' decisions are read.
         """
         wanted = {"wanted": "decisions", "before": before, "tenant": tenant, "query": asdict(query)}
         async with self._reading(wanted) as lines:
             yield lines
 
     async def find(self, decision_id: str, tenant: str) -> Mapping[str, Any] | None:
-        """Returns `entry` (JSON) and `feedback` of a decision; None if there is none. "" stands for all tenants."""
+        """Returns a dict of a decision's log `entry` (JSON) and the `feedback` on it; None if it is not among the
+        files.
+
+        If `tenant` is "", the decision may belong to any tenant.
+        """
         made = _ID.fullmatch(decision_id)
         if made is None:
             return None

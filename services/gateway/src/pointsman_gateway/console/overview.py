@@ -1,4 +1,4 @@
-"""The value objects that the console shows, and the conversion of paths, tasks and engines to them."""
+"""The value objects of the web console's pages, and functions that make them from paths, tasks and engines."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from pointsman_gateway.routing.wording import ANSWERS_PER_PRICE
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """The quality of a path, measured by ratings of its answers and by evaluations."""
+    """The mean rating (0 to 1) of a path's answers with its confidence bounds, from feedback and from evaluations."""
 
     ratings: float
     """The number of ratings, those from evaluations included."""
@@ -59,7 +59,9 @@ class PathView:
 
 @dataclass(frozen=True, slots=True)
 class CandidateView:
-    """A path that may answer requests of a task, with its quality, cost and latency."""
+    """A path that may answer requests of one task, as the console shows it: quality, cost, latency and why it is used
+    or not.
+    """
 
     path: str
     kind: str
@@ -183,10 +185,11 @@ def to_path_views(
     unavailable: Mapping[str, str],
     versions: Mapping[str, str],
 ) -> list[PathView]:
-    """Converts the configured paths for the console.
+    """Returns one view for each of the configured `paths`, in their order.
 
-    Three mappings are by path: the `figures` of the window, the reasons why paths are `unavailable`, and the adapter
-    `versions` in use. A path may be missing in each of them.
+    `previews` say which tasks may use a path, and `evidence` has its ratings. Three mappings are by path name and may
+    lack paths: `figures` has statistics of recent requests, `unavailable` why a path cannot be used, and `versions` the
+    adapter version in use.
     """
     tasks: dict[str, list[str]] = {}
     for preview in previews:
@@ -213,10 +216,10 @@ def to_path_views(
 def to_named_views(
     rows: Sequence[DecisionRow], configured: Iterable[str], figures: Mapping[str, PathFigures]
 ) -> list[PathView]:
-    """Returns the models and adapters that requests in `rows` have named and that are not among the `configured` paths,
-    in no particular order.
+    """Returns views of models and adapters that recent requests named directly instead of a configured path.
 
-    Those without `figures` are left out.
+    They are the paths of `rows` that have `figures` (statistics by path name) and are not in `configured`, the names of
+    the configured paths. They are in no particular order.
     """
     by_path = {row.path: row for row in rows if row.path in figures}
     return [

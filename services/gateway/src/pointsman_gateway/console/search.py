@@ -1,4 +1,4 @@
-"""A search in the request log: which decisions the console lists."""
+"""Search conditions for the console's list of decisions, and how an entry of the request log is compared with them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pointsman_gateway.request_log.store import LogEntry
 
 
 class Ending(StrEnum):
-    """How a request ended, as a search distinguishes it."""
+    """How a request ended: a filter of the console's search. One request can have several of these endings."""
 
     OK = outcome.OK
     FAILED = "failed"
@@ -48,7 +48,7 @@ _decode = msgspec.json.Decoder(_Texts).decode
 
 @dataclass(frozen=True, slots=True)
 class DecisionQuery:
-    """The conditions that a decision must fulfil to be listed; empty fields allow everything."""
+    """A search for decisions: those that fulfil all conditions are listed. An empty field or None is no condition."""
 
     text: str = ""
     """A part of a stored message or answer, of the id, or of the name of what answered; case does not matter."""
@@ -57,7 +57,10 @@ class DecisionQuery:
     ending: Ending | None = None
 
     def matches(self, row: DecisionRow, entry: LogEntry) -> bool:
-        """Returns whether the decision of `row`, which was made of `entry`, fits the query."""
+        """Returns whether a decision fulfils the query's conditions. `row` and `entry` are the same decision.
+
+        `row` has the task, the path and the ending; `entry` has the JSON with the texts to search.
+        """
         if (self.task and row.task != self.task) or (self.path and row.path != self.path):
             return False
         if self.ending is not None and not _HAS_ENDED[self.ending](row):

@@ -1,4 +1,4 @@
-"""The spending that the console shows: sums by day, tenant, key, path and model."""
+"""The spending table of the console: requests, tokens and dollars by day, tenant, key, path and model."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -46,10 +46,11 @@ class Spending:
 
 
 async def read_spending(log: RequestLogReader, caller: Caller, days: int, *, keys: bool) -> Spending:
-    """Reads the spending of the last `days` days (UTC), today included. `keys` says whether requests need a key.
+    """Returns the spending of the last `days` UTC days, today included, as far as the caller may see it.
 
-    If they do, only an admin sees all tenants; other callers see the rows of their tenant or, if their key has a scope,
-    those of their key. Raises Unavailable if Redis does not answer.
+    `keys` says whether the gateway requires API keys. If it does not, or if the caller is an admin, the rows are those
+    of all tenants. Otherwise they are those of the caller's tenant or, if its key has a scope, of its key. Raises
+    Unavailable if Redis does not answer.
     """
     whole = not keys or caller.is_admin
     names = last_days(days)[::-1]

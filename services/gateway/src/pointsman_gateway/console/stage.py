@@ -1,4 +1,4 @@
-"""The service behind the HTTP routes of the console: reads decisions and states, and moves adapter aliases."""
+"""The service behind the console's HTTP routes: reads decisions and states, and moves adapter aliases."""
 
 import asyncio
 import json
@@ -57,10 +57,10 @@ MAX_EXPORTED_SECONDS = 5.0
 
 
 async def read_adapters(states: Sequence[EngineState], allowed: AllowedNames) -> list[ModelAdapters]:
-    """Lists the adapters of each base model whose engines have lora-servers.
+    """Returns the adapter versions, aliases and changes of each base model whose engines have lora-servers.
 
-    Only adapters whose names are in `allowed` are listed; None allows all. If a lora-server cannot be read, the result
-    says why, and nothing is raised.
+    `allowed` are the names of the adapters to list; None lists all. Does not raise if a lora-server cannot be read:
+    that engine's `problem` in the result says why.
     """
     clients = [(state, state.adapter_admin) for state in states if state.adapter_admin is not None]
     listings = await asyncio.gather(*[_listing(client) for _, client in clients])
@@ -109,10 +109,11 @@ def _is_adapter_allowed(name: str, allowed: AllowedNames) -> bool:
 
 
 async def move_alias(states: Sequence[EngineState], model: str, action: str, wanted: AliasMove) -> Alias:
-    """Sends a command for an alias to the first lora-server of `model` that answers; returns the changed alias.
+    """Changes what an adapter's alias points to, by a command to the lora-server of `model`; returns the changed alias.
 
-    `action` is a key of `ACTIONS`. Raises NotFound ("unknown_model") if the model has no lora-server, Unavailable
-    ("lora_server_unavailable") if none answers, or the PointsmanError with which one answers.
+    `action` is "alias", "canary" or "rollback" (a key of `ACTIONS`). The lora-servers of the model are tried in order
+    until one answers. Raises NotFound ("unknown_model") if the model has none, Unavailable ("lora_server_unavailable")
+    if none answers, and the PointsmanError with which one answers.
     """
     clients = [(state.engine.model, state.adapter_admin) for state in states if state.adapter_admin is not None]
     admins = [client for of_model, client in clients if of_model == model]
@@ -134,10 +135,10 @@ async def move_alias(states: Sequence[EngineState], model: str, action: str, wan
 
 
 class Console:
-    """Reads what the console shows, and moves adapter aliases.
+    """Reads what the web console shows to a caller, and moves adapter aliases for it.
 
-    If keys are required, a caller sees only decisions of its own tenant, and only paths, tasks and adapters in the
-    scope of its key; all engines are shown. Without Redis there are no decisions.
+    If the gateway requires API keys, a caller sees only its own tenant's decisions, and only the paths, tasks and
+    adapters that its key may use; all engines are shown. Without Redis there are no decisions.
     """
 
     def __init__(
@@ -164,9 +165,9 @@ class Console:
         self._recent = None if log is None else RecentCache(log)
 
     async def overview(self, caller: Caller) -> Overview:
-        """Returns the states of paths, tasks and engines, with figures of the last 15 minutes' requests.
+        """Returns the states of paths, tasks and engines, with statistics of the requests of the last 15 minutes.
 
-        The figures are missing if there is no request log or Redis does not answer: then `request_log` of the result is
+        Without a request log, or if Redis does not answer, there are no statistics, and `request_log` of the result is
         "none" or "unavailable".
         """
         state, recent = await self._read_recent()
@@ -193,12 +194,13 @@ class Console:
     async def decisions(
         self, caller: Caller, before: str, count: int, query: DecisionQuery = EVERYTHING
     ) -> DecisionPage:
-        """Returns at most `count` decisions older than `before`, `next` of an earlier page, that fit the query, newest
-        first; "" begins at the newest.
+        """Returns a page of at most `count` decisions that fit the query, newest first: those in Redis, then the
+        exported ones.
 
-        After those in Redis come the exported ones. A page with fewer may have a next one, since at most `MAX_SCANNED`
-        entries are read. Raises Unavailable if Redis does not answer, FailedPrecondition ("no_request_log") if there is
-        none, and what `ExportedDecisions` raises.
+        `before` is `next` of the previous page, or "" to begin at the newest decision. A page with fewer decisions is
+        not always the last, since a call reads at most `MAX_SCANNED` entries: it is the last if its `next` is empty.
+        Raises Unavailable if Redis does not answer, FailedPrecondition ("no_request_log") if there is no request log,
+        and what `ExportedDecisions` raises.
         """
         if before.startswith(CURSOR):
             return await self._exported_decisions(caller, before, count, query)
@@ -245,10 +247,10 @@ class Console:
         return DecisionPage(found, "", 0)
 
     async def decision(self, caller: Caller, decision_id: str) -> DecisionView:
-        """Returns one decision with the feedback on its answer.
+        """Returns one decision's log entry and the feedback on its answer.
 
-        Raises NotFound ("unknown_decision") also for a decision that the caller may not see, Unavailable if Redis does
-        not answer, FailedPrecondition if there is no request log or the entry cannot be read, and what
+        Raises NotFound ("unknown_decision") if it does not exist or the caller may not see it, Unavailable if Redis
+        does not answer, FailedPrecondition if there is no request log or the entry cannot be read, and what
         `ExportedDecisions` raises.
         """
         try:
@@ -265,21 +267,25 @@ class Console:
         return view
 
     async def spending(self, caller: Caller, days: int) -> Spending:
-        """Returns the spending of the last `days` days, as `read_spending` does.
+        """Returns the spending of the last `days` UTC days by day, tenant, key, path and model, as far as the caller
+        may see it.
 
-        Raises Unavailable if Redis does not answer, and FailedPrecondition ("no_request_log") if there is none.
+        Raises Unavailable if Redis does not answer, and FailedPrecondition ("no_request_log") if there is no request
+        log.
         """
         return await read_spending(self._required_log(), caller, days, keys=self.keys)
 
     async def adapters(self, caller: Caller) -> list[ModelAdapters]:
-        """Lists the adapters that the caller's scope allows, as `read_adapters` does."""
+        """Returns, for each base model, the adapters that the caller's key may use, and why a lora-server cannot be
+        read, if so.
+        """
         return await read_adapters(self._current().engines.states, caller.scope.adapters)
 
     async def move(self, caller: Caller, model: str, action: str, move: AliasMove) -> Alias:
-        """Moves an alias as `move_alias` does; `action` is "alias", "canary" or "rollback".
+        """Changes what an adapter's alias points to for a caller who is an operator; returns the changed alias.
 
-        Raises PermissionDenied ("not_operator" or "not_in_scope") if the caller is no operator or the scope of its key
-        does not include the adapter, and what `move_alias` raises.
+        `action` is "alias", "canary" or "rollback". Raises PermissionDenied ("not_operator" or "not_in_scope") if the
+        caller is no operator or its key may not use the adapter, and what `move_alias` raises.
         """
         if not caller.is_operator:
             raise PermissionDenied(

@@ -1,1 +1,1 @@
-"""Remembers the path of each conversation, and computes whether a change to another path pays."""
+"""Remembers which path answered each conversation, and computes whether a change to another path saves dollars."""

@@ -1,4 +1,4 @@
-"""Recognizes the conversation to which a request belongs, by what its client sends again in each request."""
+"""Recognizes which conversation a request belongs to, by an id from the client or by the messages that it repeats."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
@@ -27,9 +27,10 @@ def has_tools(request: Request) -> bool:
 
 
 def is_in_tool_loop(messages: Sequence[Message]) -> bool:
-    """Returns whether the request continues the assistant's turn, as after a call of a tool.
+    """Returns whether the model is to go on with its turn, because a tool's result follows the assistant's last
+    message.
 
-    That is so if a tool's result follows the assistant's last message, or if the last message is the assistant's.
+    Also True if the assistant's message is the last of `messages`, so that the model continues it.
     """
     for message in reversed(messages):
         if message.role in TOOL_ROLES:
@@ -44,24 +45,24 @@ def count_answers(messages: Sequence[Message]) -> int:
 
 
 def session_of(request: Request) -> str:
-    """Returns the conversation's id that the client states in the request's metadata; empty if it states none.
-
-    It is the value of the first of `SESSION_FIELDS` that is set.
+    """Returns the conversation id in the request's metadata, from the first of `SESSION_FIELDS` that is set; empty if
+    none.
     """
     metadata = request.metadata
     return next((metadata[name] for name in SESSION_FIELDS if metadata.get(name)), "") if metadata else ""
 
 
 def conversation_ids(request: Request, session: str = "") -> Iterator[str]:
-    """Yields the ids that the request's conversation may have. The conversation's id is the first of them under which
-    something is stored; if nothing is stored, it is the last one.
+    """Yields the ids (hexadecimal hashes) under which the request's conversation may be stored, the shortest history
+    first.
 
-    With a `session` id from the client, the only id is a hash of it. Otherwise the ids are hashes of the user's first
-    message, of the first two, and so on up to `MAX_TURNS`. One message is not enough, because it may be an example that
-    the client sends in every request. Without a user message there are no ids.
+    The conversation's id is the first of them under which something is stored; if nothing is, the last one. With a
+    `session` id from the client, the only id is a hash of it. Otherwise the ids are hashes of the user's first message,
+    of the first two, and so on up to `MAX_TURNS`: one message is not enough, since clients may send the same example in
+    every request. Without a user message there are no ids.
 
-    Hashes of messages include the request's `user` and `prompt_cache_key` or, if it has neither, the system messages.
-    All hashes include the caller's tenant and key.
+    All hashes include the caller's tenant and key; those of messages include the request's `user` and
+    `prompt_cache_key` or, if it has neither, the system messages.
     """
     digest, caller = blake2b(digest_size=12), request.caller
     if session:

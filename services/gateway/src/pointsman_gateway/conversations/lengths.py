@@ -1,4 +1,4 @@
-"""Estimates how many requests a conversation still has, from the earlier conversations of its API key."""
+"""Estimates how many more requests a conversation will have, from earlier conversations with the same API key."""
 
 from collections import OrderedDict
 
@@ -12,10 +12,10 @@ PRIOR_CONVERSATIONS, PRIOR_REQUESTS = 4.0, 3.0
 
 
 class ConversationLengths:
-    """Counts, for each API key, how many of its conversations had a first request, how many a second, and so on.
+    """Counts for each API key how many conversations reached their first request, their second, and so on.
 
-    From these counts it estimates how long a conversation will go on. It keeps at most `MAX_KEYS` keys; beyond that, it
-    forgets the key that was added or passed to `requests_left` longest ago.
+    From the counts it estimates how many requests a conversation has left. It keeps at most `MAX_KEYS` keys; beyond
+    that, it forgets the key that was added or passed to `requests_left` longest ago.
     """
 
     def __init__(self) -> None:
@@ -34,8 +34,11 @@ class ConversationLengths:
             reached[:] = [count / 2 for count in reached]
 
     def requests_left(self, key: str, request: int) -> float:
-        """Returns how many requests a conversation of `key` is expected to have from its request number `request` on,
-        this one included: the mean residual life by the counts of `key` and the prior.
+        """Returns how many requests a conversation of the API key `key` probably has left, its current request
+        included.
+
+        `request` is the number of the current request; the first is number 1. The result is an average over the key's
+        earlier conversations that reached this number, and over the prior, so that it exists for a new key too.
         """
         reached, number = self._reached.get(key), min(request, MAX_REQUESTS)
         following, here = PRIOR_CONVERSATIONS * PRIOR_REQUESTS, PRIOR_CONVERSATIONS

@@ -21,10 +21,10 @@ class ConversationMemory:
         """By the conversation's id; the one that was stored longest ago comes first."""
 
     def find(self, ids: Iterable[str]) -> tuple[list[str], KeptPath]:
-        """Looks for the first of the `ids` under which a conversation is stored that has not expired.
+        """Looks for the first of `ids` under which a conversation is stored that has not expired.
 
-        Returns the ids up to and including this one, and the stored conversation. If there is none, returns all ids and
-        `NOTHING_KEPT`.
+        Returns (the ids up to and including that one, how the conversation's last request was answered). If there is
+        none, returns (all ids, `NOTHING_KEPT`).
         """
         seen: list[str] = []
         oldest = self.now() - self.ttl_seconds

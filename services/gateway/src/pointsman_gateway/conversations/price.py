@@ -1,8 +1,8 @@
-"""Computes whether it pays to change a conversation's path, apart from the quality of answers.
+"""Computes whether it saves dollars to change a conversation's path; the quality of answers does not count here.
 
-Each request of a conversation reads its whole context again. On the path that answered before, most of it is in the
-prefix cache of the engine or provider; another path has to read all of it once at the full price. The change pays if
-that price is less than what the other path saves in each request, times the number of requests that are left.
+Each request of a conversation reads all its messages again. On the path that answered before, most of them are in the
+prefix cache of the engine or provider; another path has to read all of them once at the full price. The change pays if
+that price is less than what the other path saves per request, times the number of requests that are left.
 """
 
 from math import floor, log10
@@ -15,7 +15,7 @@ CACHE_SECONDS = 300.0
 
 @value
 class PathPrices:
-    """The prices of one path's tokens and answers, in dollars."""
+    """One path's prices in dollars: per token of the prompt (new, cached or read again) and per answer."""
 
     prompt: float
     """The price of a new token of the prompt."""
@@ -30,17 +30,17 @@ class PathPrices:
     """Number of tokens that the path's own prompt adds to the conversation's messages."""
 
     def request_usd(self, context_tokens: float, new_tokens: float) -> float:
-        """Returns what a request costs, in dollars, if all its tokens except `new_tokens` are in the prefix cache.
-        `context_tokens` are those of all messages, including the new ones.
+        """Returns the dollars of a request with `context_tokens` tokens, of which all but `new_tokens` are in the
+        prefix cache.
         """
         old_tokens = max(0.0, context_tokens + self.added_tokens - new_tokens)
         return old_tokens * self.cached + new_tokens * self.prompt + self.answer
 
     def reading_usd(self, context_tokens: float, known_tokens: float = 0.0) -> float:
-        """Returns the additional cost, in dollars, of a context that must be read again, apart from a cached beginning.
+        """Returns the additional dollars of a request whose messages are not in the prefix cache and must be read in
+        full.
 
-        `context_tokens` is the number of its tokens, and `known_tokens` how many at its beginning are still in the
-        prefix cache.
+        `context_tokens` is the number of the messages' tokens. The first `known_tokens` of them are still in the cache.
         """
         added = 0.0 if known_tokens else self.added_tokens
         return max(0.0, context_tokens - known_tokens + added) * self.reading
@@ -48,7 +48,7 @@ class PathPrices:
 
 @value
 class ConversationState:
-    """The facts about a conversation from which a change of its path is priced."""
+    """The length, the pace and the expected end of a conversation, from which a change of its path is priced."""
 
     tokens: float
     """Number of tokens of its messages, without what paths add."""
@@ -64,7 +64,7 @@ class ConversationState:
 
 @value
 class Change:
-    """The dollars that a change to another path saves until the conversation's end, and those that it costs now."""
+    """What a change to another path means in dollars: what it saves until its end, and its cost now."""
 
     gain_usd: float
     price_usd: float
@@ -78,10 +78,10 @@ class Change:
 
 
 def change_of(kept: PathPrices, other: PathPrices, state: ConversationState) -> Change:
-    """Returns what the change from the path that answered before (`kept`) to the path `other` saves and costs.
+    """Returns what a conversation's change from the path `kept`, which answered before, to `other` saves and costs.
 
-    The cost is that of reading the context again on the other path. After a pause of more than `CACHE_SECONDS` the kept
-    path would have to read it again too, so only the difference counts. The cost is never below 0.
+    The cost is that of reading all earlier messages again on the other path. After a pause of more than `CACHE_SECONDS`
+    the kept path would have to read them again too, so only the difference counts. The cost is never below 0.
     """
     tokens, new_tokens = state.tokens, state.new_tokens
     old_tokens = tokens - new_tokens
@@ -93,6 +93,6 @@ def change_of(kept: PathPrices, other: PathPrices, state: ConversationState) -> 
 
 
 def to_text(usd: float) -> str:
-    """Formats dollars as "$0.0123": with four decimals, or with up to 12 if two significant digits need more."""
+    """Returns dollars as text, such as "$0.0123": four decimals, or up to 12 if two significant digits need more."""
     decimals = 4 if usd <= 0 else min(12, max(4, 1 - floor(log10(usd))))
     return f"${usd:.{decimals}f}"

@@ -1,4 +1,4 @@
-"""Finds a request's conversation and its path before the request is routed, and remembers the path afterwards."""
+"""Finds which path answered a request's conversation before, and stores which path answers it for the next request."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ UNAVAILABLE_NOTE = "the conversation is not known here, and Redis is unavailable
 
 @dataclass(frozen=True, slots=True)
 class ConversationTerms:
-    """The settings for the conversations of one task."""
+    """One task's settings for conversations: whether they stay on their path and on their adapter version."""
 
     mode: ConversationMode = "priced"
     pins_versions: bool = True
@@ -50,9 +50,10 @@ def terms_of(task: TaskConfig, paths: Mapping[str, Path]) -> ConversationTerms:
 
 
 def default_terms(policy: PolicyConfig, paths: Mapping[str, Path], fallback: tuple[str, ...] = ()) -> ConversationTerms:
-    """Returns the default settings for the conversations of a task with this policy.
+    """Returns the settings for conversations of a task with this policy, if the task's configuration sets none.
 
-    `paths` are the configured paths by name, and `fallback` the names of the task's fallback paths.
+    `paths` are the configured paths by name, and `fallback` the names of the task's fallback paths. Whether the policy
+    always chooses the same path, and whether a path has an adapter, is found from the arguments.
     """
     adapters = any(paths[name].adapter for name in {*policy.paths, *fallback} if name in paths)
     return ConversationTerms(is_constant=policy.implementation.is_constant, has_adapters=adapters)
@@ -60,7 +61,10 @@ def default_terms(policy: PolicyConfig, paths: Mapping[str, Path], fallback: tup
 
 @dataclass(frozen=True, slots=True)
 class ConversationBook:
-    """The stored conversations and their statistics. They stay when the configuration is reloaded."""
+    """All that the gateway remembers of conversations: in this process, in Redis, and the counts of their lengths.
+
+    It stays when the configuration is reloaded.
+    """
 
     memory: ConversationMemory = field(default_factory=lambda: ConversationMemory(DEFAULT_TTL_SECONDS))
     store: ConversationStore = field(default_factory=NoConversationStore)
@@ -68,18 +72,21 @@ class ConversationBook:
 
 
 class Conversations:
-    """Recalls and remembers conversations, by one configuration's settings for tasks."""
+    """Looks up which path answered a conversation before, and stores the path of each request, by the settings of its
+    task.
+    """
 
     def __init__(self, terms: Mapping[str, ConversationTerms], book: ConversationBook) -> None:
         self._terms = terms
         self._memory, self._store, self._lengths = book.memory, book.store, book.lengths
 
     async def recall(self, request: Request, labels: Labels) -> ConversationStep | None:
-        """Returns the request's place in its conversation. Returns None if the conversation cannot affect the choice of
-        the path, for example if the request names a model or has no user message.
+        """Returns the request's place in its conversation, with the path that answered before; None if that does not
+        matter.
 
-        Reads Redis only if another gateway may have answered the conversation's last request. If that fails, and this
-        process does not know the conversation either, the result's `notes` say so.
+        It does not matter if, for example, the request names a model or has no user message. Reads Redis only if
+        another gateway may have answered the conversation's last request. If Redis fails and this process does not know
+        the conversation, the result's `notes` say so.
         """
         if request.model != AUTO or request.operation != "chat":
             return None
@@ -135,16 +142,18 @@ class Conversations:
         return found_id, found, ()
 
     def remember(self, request: Request, step: ConversationStep, decision: Decision) -> None:
-        """Stores the decision's path for the conversation's next request, and counts this request.
+        """Stores which path was chosen, for the conversation's next request, and counts this request of the
+        conversation.
 
-        The counts are the basis for later estimates of `requests_left`. Call it once per request, before the path
-        answers.
+        `step` is what `recall` returned. Call it once per request, before the path answers. The counts are used to
+        estimate how many requests conversations have left.
         """
         self._lengths.add(_key(request), step.answers + 1)
         self.replace_path(request, step, decision)
 
     def replace_path(self, request: Request, step: ConversationStep, decision: Decision) -> None:
-        """Stores the decision's path instead of the one that `remember` has stored, because another path answers.
+        """Stores the path of `decision` as the one that answers the conversation, in place of the one that `remember`
+        stored.
 
         If `step.is_shared` is set, or if the path's adapter has a canary, it is also written to Redis for other
         gateways, in the background.

@@ -1,4 +1,4 @@
-"""Conversations in Redis, so that other gateways, and this one after a restart, know them.
+"""Stores conversations in Redis, so that other gateways, and this one after a restart, know which path answered them.
 
 Requests wait only for reads, and not while Redis is unavailable. Writes are done in the background, in batches.
 """
@@ -32,30 +32,34 @@ _decode = msgspec.json.Decoder(KeptPath).decode
 
 
 class ConversationStore(Protocol):
-    """Interface of a store of conversations that gateways share; `RedisConversations` and `NoConversationStore`
-    implement it.
+    """Interface of the store of conversations that gateways share; `RedisConversations` implements it.
+
+    `NoConversationStore` implements it for a gateway without Redis.
     """
 
     @property
     def is_up(self) -> bool:
-        """Returns whether `read` should be called; False if Redis did not answer the last call."""
+        """Returns whether the store can be read; False if Redis did not answer the last call."""
         ...
 
     async def read(self, ids: Sequence[str]) -> tuple[str, KeptPath]:
-        """Returns the first of the ids under which a conversation is stored, and what is stored; ("", NOTHING_KEPT) if
-        there is none.
+        """Returns (id, how the last request was answered) of the first of `ids` under which a conversation is stored.
 
-        Raises Unavailable if Redis does not answer in time.
+        Returns ("", NOTHING_KEPT) if there is none. Raises Unavailable if Redis does not answer in time.
         """
         ...
 
     def write(self, id: str, kept: KeptPath) -> None:
-        """Stores a conversation in the background; does not raise. It may be lost while the store is unavailable."""
+        """Stores under `id` how a conversation's last request was answered. Works in the background, and does not
+        raise.
+
+        The record may be lost while the store is unavailable.
+        """
         ...
 
 
 class NoConversationStore:
-    """Stores nothing, for a gateway without Redis; implements `ConversationStore`."""
+    """Implements `ConversationStore` for a gateway without Redis: stores nothing and finds nothing."""
 
     is_up = True
 
@@ -63,13 +67,14 @@ class NoConversationStore:
         return "", NOTHING_KEPT
 
     def write(self, id: str, kept: KeptPath) -> None:
-        """Does nothing."""
+        """Discards the conversation."""
 
 
 class RedisConversations:
-    """Stores conversations in Redis, where they expire after `ttl_seconds`; implements `ConversationStore`.
+    """Stores conversations in Redis, where each expires `ttl_seconds` after its last request; implements
+    `ConversationStore`.
 
-    Conversations are written only within `running`.
+    Writes wait in memory, and are sent to Redis only while the context manager `running` is entered.
     """
 
     def __init__(self, redis: BoundedRedis, ttl_seconds: float) -> None:
@@ -96,7 +101,10 @@ class RedisConversations:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Writes conversations to Redis during the block. At its end, writes the waiting ones if Redis answers."""
+        """Context manager that writes stored conversations to Redis in the background while it is entered.
+
+        On exit it writes those that still wait, if Redis answers.
+        """
         schedule = Schedule(PROBE_SECONDS, wake=self._wake)
         async with running_periodically(self._write_or_probe, schedule, "write conversations"):
             yield

@@ -1,1 +1,1 @@
-"""Decides which path answers a request, and which paths may replace it."""
+"""Decides which path (a model with an adapter or prompt strategies) answers a request, and which may replace it."""

@@ -38,7 +38,7 @@ class BestValueOptions(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """How the ratings and latencies of one path compare with the options of `best_value`."""
+    """Whether one path may be chosen by the policy `best_value`, judged by its ratings, its cost and its durations."""
 
     name: str
     cost_usd: float
@@ -67,8 +67,8 @@ class Assessment:
 class BestValue(Policy):
     """Chooses the cheapest path whose ratings and durations are good enough.
 
-    Explores paths until their ratings show whether they are. The path that it chose last, the incumbent, stays while it
-    is good enough, unless another one is cheaper by the option `hysteresis`, and good enough with a margin.
+    Paths with too few ratings are explored: a share of the requests tries them. The path that was chosen last stays
+    while it is good enough, unless another path is good enough with a margin and cheaper by the option `hysteresis`.
     """
 
     Options = BestValueOptions
@@ -93,10 +93,10 @@ class BestValue(Policy):
         return self._options.paths
 
     def plan(self, context: PolicyContext) -> Plan:
-        """Returns the plan for one request; for a share of requests, a path that needs exploration is first.
+        """Returns the paths that may answer one request, the preferred one first, with an explanation of each.
 
-        The choice without exploration becomes the incumbent of later requests, unless the present incumbent is
-        unavailable: then another path replaces it for this request alone.
+        For a share of the requests, a path with too few ratings is put first. The choice made without this exploration
+        is preferred for later requests too, unless it only stands in for a path that is unavailable.
         """
         unavailable = context.unavailable(self.paths)
         assessments = self._assessments(context, unavailable)
@@ -123,8 +123,10 @@ class BestValue(Policy):
 
 
 def assess(options: BestValueOptions, candidate: Candidate) -> Assessment:
-    """Assesses a path by its ratings, those of evaluations included, and by the 95th percentile of its durations if it
-    has at least `min_samples` answers.
+    """Returns whether a path is good enough and fast enough for the policy's options, with the reason if it is not.
+
+    Ratings from evaluations count up to the option's maximum. The 95th percentile of durations counts only with at
+    least `min_samples` answers.
     """
     limit, margin = options.p95_seconds or float("inf"), options.hysteresis
     evidence = candidate.evidence.with_evaluations(options.max_evaluation_ratings)
@@ -168,11 +170,10 @@ def _quality_fault(
 
 
 def choose(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
-    """Returns a plan with the cheapest path without a fault, followed by the others without a fault, by cost.
-    `incumbent` is the name of the path in use; if it has no fault, it stays first unless another one is `clear` and
-    cheaper by the hysteresis.
+    """Returns a plan of the paths that are good enough: the chosen one first, then the others by rising cost.
 
-    If every path has a fault, the plan has one path only, which `_nearest` chooses.
+    The cheapest is chosen. But `incumbent`, the path chosen last, stays if it is good enough, unless a `clear` one is
+    cheaper by the hysteresis. If no path is good enough, the plan has one path only, the one nearest to it.
     """
     good = sorted((a for a in assessments if not a.fault), key=lambda a: a.cost_usd)
     if not good:

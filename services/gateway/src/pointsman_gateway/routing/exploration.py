@@ -1,4 +1,4 @@
-"""Explores paths: sends a share of the users along paths that are not known well enough."""
+"""Explores paths: lets a share of the users try paths that have too few ratings to judge them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,10 +8,11 @@ from pointsman_gateway.extensions.policy import TRIAL
 
 
 def explore(plan: Plan, unexplored: Mapping[str, str], rate: float, position: float) -> Plan:
-    """Returns the plan with a path of `unexplored` in front, for the share `rate` of users, evenly among these paths.
+    """Returns the plan with an unexplored path put first, for a share `rate` (0 to 1) of the users.
 
-    `unexplored` has an explanation for each such path. `position` is a number from 0 to 1 that belongs to the request's
-    user; if it is `rate` or more, or `unexplored` has only the plan's first path, the plan is unchanged.
+    `unexplored` maps the name of each path with too few ratings to an explanation; users are distributed evenly over
+    these paths. `position` is the user's fixed number from 0 to 1: the plan is unchanged if it is `rate` or more, or if
+    no path but the plan's first is unexplored.
     """
     paths = [path for path in unexplored if path != plan.paths[0]]
     if position >= rate or not paths:

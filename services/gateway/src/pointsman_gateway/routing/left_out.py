@@ -1,4 +1,4 @@
-"""Makes the note of a decision that lists which fields of the request are not sent to the chosen path's engines."""
+"""Lists, as a note on a routing decision, the fields of a request that the chosen model's engines do not get."""
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ MAX_NAMES = 32
 
 
 class Format(Protocol):
-    """Interface of the format of the requests to an engine; `SentFields` implements it."""
+    """Interface of a wire format for requests to an engine, which may lack fields; `SentFields` implements it."""
 
     def unsent(self, request: Request) -> Set[str]:
         """Returns the names of the request's fields that are not sent in this format, apart from `user` and `metadata`,
@@ -24,7 +24,7 @@ class Format(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelFields:
-    """The fields of requests that the engines of one model do not get."""
+    """Which fields of requests are not sent to the engines (inference servers) of one model."""
 
     ignored: Set[str] = frozenset()
     """Names of parameters in `Sampling.extra` that at least one engine of the model does not get."""
@@ -36,17 +36,18 @@ NO_FIELDS = ModelFields()
 
 
 class LeftOutFields:
-    """Finds the fields of a request that are not sent to the engines of a path's model."""
+    """Finds which fields of a request are not sent to engines, for each configured model."""
 
     def __init__(self, models: Mapping[str, ModelFields] = {}) -> None:
         """Takes the fields by model; the engines of a model without an entry get all fields."""
         self._models = models
 
     def notes(self, request: Request, path: Path) -> tuple[str, ...]:
-        """Returns one note that names the request's fields which at least one engine of the path's model does not get.
+        """Returns a tuple with one note such as "left out: seed, user"; empty if every field is sent.
 
-        `user` and `metadata` are such fields whenever the request has them; ignored parameters with a value in
-        `NEUTRAL` are not. The note names at most `MAX_NAMES` fields. Returns an empty tuple if there is none.
+        The note names the request's fields that at least one engine of the path's model does not get, at most
+        `MAX_NAMES` of them. It names `user` and `metadata` whenever the request has them, since no engine gets them. It
+        skips ignored parameters whose value is in `NEUTRAL`.
         """
         sampling = request.sampling
         fields = sampling.extra

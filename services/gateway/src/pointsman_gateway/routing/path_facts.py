@@ -1,4 +1,4 @@
-"""The known facts about the configured paths, and the part of them that a task's policy gets."""
+"""What the gateway knows of each configured path (availability, cost, ratings), and what a policy sees of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ EMPTY_REQUEST = Request(AUTO, (Message("user", ""),))
 
 @dataclass(frozen=True, slots=True)
 class PathFacts:
-    """The configured paths by name, and what is known about them: availability, expected cost, statistics, adapters."""
+    """The configured paths by name, and where to look up their availability, expected cost, ratings and adapters."""
 
     paths: Mapping[str, Path]
     availability: Availability
@@ -31,20 +31,21 @@ class PathFacts:
     adapters: Adapters
 
     def resolved(self, name: str, key: str, pinned: PinnedVersion = NOT_PINNED) -> Path:
-        """Returns the path of this name with its adapter resolved to a version, the stable one or the canary.
+        """Returns the path `name` with its adapter's alias replaced by a version: the stable one or the canary.
 
-        `key` identifies the user or request, whose version stays the same. `pinned` is the version that a conversation
-        keeps, if any (see `resolve_adapter`).
+        `key` identifies a user or a request: equal keys get the same version. `pinned` is the version with which the
+        request's conversation began; it is preferred while an engine has loaded it. Raises KeyError for an unknown
+        name.
         """
         path = self.paths[name]
         return resolve_adapter(path, key, self.adapters, pinned) if path.adapter else path
 
 
 class TaskContext:
-    """The facts that a policy may use to choose a path for one request; implements `PolicyContext`.
+    """What a policy may know of the paths and of one request when it chooses a path; implements `PolicyContext`.
 
-    `key` identifies the user for random choices. If it is None, as for previews, adapters are not resolved to versions.
-    `labels` are the request's labels; None for previews.
+    `task` is the task's name. `key` identifies the user for random choices; None in previews, where adapters are not
+    resolved to versions. `labels` are the classifier's result for the request; None in previews.
     """
 
     def __init__(

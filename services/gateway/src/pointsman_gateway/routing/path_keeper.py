@@ -1,5 +1,6 @@
-"""Keeps a conversation on its path: while it calls tools, whatever the policy chooses, and otherwise unless a change is
-necessary or pays.
+"""Decides whether a conversation stays on the path that answered it before, or changes to the policy's choice.
+
+It stays while it calls tools. Otherwise it changes only if that is necessary or saves dollars.
 """
 
 from collections.abc import Mapping
@@ -17,24 +18,29 @@ KEPT = "conversation"
 
 
 class ChangePrices(Protocol):
-    """Interface that estimates what it costs a conversation to change its path, since the new path must read the
-    context again; `metering/context_prices.py` implements it.
+    """Interface that estimates what it costs a conversation to change its path: the new model must read all earlier
+    messages.
+
+    `metering/context_prices.py` implements it.
     """
 
     def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
-        """Returns the dollars that a change from `kept` to `other` costs and gains; None if a price is unknown."""
+        """Returns the dollars that the conversation's change from the path `kept` to the path `other` costs and gains.
+
+        `request` is its next request and `step` the place of that in the conversation. None if a price is unknown.
+        """
         ...
 
 
 class UnknownPrices:
-    """Implements `ChangePrices` without any prices, so that no conversation changes its path to save dollars."""
+    """Implements `ChangePrices` where no prices are known: conversations never change their path to save dollars."""
 
     def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
         return None
 
 
 class PathKeeper:
-    """Changes a policy's plan so that a conversation keeps its path, unless a change is necessary or pays."""
+    """Decides whether a conversation stays on its path although the policy prefers another one for its next request."""
 
     def __init__(
         self,
@@ -49,12 +55,12 @@ class PathKeeper:
         self._prices = prices
 
     def continue_with(self, plan: Plan, step: ConversationStep, request: Request, task: str) -> tuple[Plan, str]:
-        """Returns (plan, note) for a further request of a conversation. The argument `plan` is the policy's plan for
-        the request, regardless of its conversation, and `task` is the request's task.
+        """Returns (plan, note) for a later request of a conversation: the plan to follow, and why the path stays or
+        changes.
 
-        If the conversation keeps its path although the policy has chosen another one, its path is first in the new
-        plan, with the reason `KEPT`. Otherwise the plan is unchanged. The note says why the conversation stays on its
-        path or leaves it; it may be empty, for example if the policy has chosen the same path.
+        The argument `plan` is the policy's choice without regard to the conversation; `task` is the request's task. If
+        the conversation stays on a path that the policy has not chosen, the returned plan has that path first, with the
+        reason `KEPT`. Otherwise it is the argument itself. The note is empty if there is nothing to explain.
         """
         kept = step.kept.path
         if plan.paths[0] == kept:

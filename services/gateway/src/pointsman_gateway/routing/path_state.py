@@ -1,8 +1,9 @@
-"""Interfaces by which the router learns about paths (availability, statistics, cost, adapters), and steps of its work.
+"""What the router asks about paths (interfaces for availability, statistics, cost, adapters), and steps of its
+decision.
 
-`resolve_adapter` resolves an alias once for each request: to its own version, to its canary for a share of users, or to
-the version with which a conversation began. `within_scope` removes the paths that a key may not use, and
-`considered_paths` lists the paths that a decision considered.
+`resolve_adapter` replaces an adapter's alias by a version: the stable one, the canary for a share of users, or the one
+with which a conversation began. `within_scope` removes the paths that an API key may not use. `considered_paths` lists
+the paths that a decision considered.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,11 +29,14 @@ class Availability(Protocol):
 
 
 class Evidence(Protocol):
-    """Interface of the statistics of paths on tasks, such as ratings and costs; `EvidenceStore` implements it."""
+    """Interface that returns the statistics of paths on tasks: ratings, costs, durations; `EvidenceStore` implements
+    it.
+    """
 
     def of(self, task: str, path: Path) -> PathEvidence:
-        """Looks up in memory, and returns, the statistics of the path, in its present configuration, on a task; all
-        zeros if there are none.
+        """Returns the statistics of the path, as it is configured, on the task `task`; all zeros if there are none.
+
+        Reads memory only, so it is fast enough for each request.
         """
         ...
 
@@ -48,26 +52,29 @@ class ExpectedCost(Protocol):
     """Interface that estimates the cost of an answer before the request is sent; `CostEstimator` implements it."""
 
     def usd(self, path: Path, request: Request, *, is_embedded: bool = False) -> float | None:
-        """Returns the expected dollars of the path's answer to a request, as its receipt will state them; None if its
-        model's price is unknown. `is_embedded` says whether the query was embedded to classify it.
+        """Returns the dollars that the path's answer to the request is expected to cost; None if a price is unknown.
+
+        `is_embedded` says whether the gateway has embedded the request's text to classify it, which costs too.
         """
         ...
 
 
 class Freshness(Protocol):
-    """Interface that tells how many documents have changed since an adapter was trained on them; `FreshnessCache`
-    implements it.
+    """Interface that tells how many of the documents that an adapter was trained on have changed since.
+
+    `FreshnessCache` implements it.
     """
 
     def changed_share(self, version: str) -> float:
-        """Looks up in memory, and returns, the share of the adapter version's documents that have changed since its
-        training, 0 to 1; 0 if it is unknown.
+        """Returns which fraction (0 to 1) of an adapter version's training documents have changed; 0 if unknown.
+
+        Reads memory only.
         """
         ...
 
 
 class AlwaysFresh:
-    """Implements `Freshness` for configurations without tasks that need it: reports that no document has changed."""
+    """Implements `Freshness` where no task checks it: reports that no training document has changed."""
 
     def changed_share(self, version: str) -> float:
         return 0.0
@@ -77,12 +84,13 @@ ALWAYS_FRESH = AlwaysFresh()
 
 
 class Adapters(Protocol):
-    """Interface that tells which version an alias points to now, and which versions engines have loaded; `Engines`
-    implements it.
+    """Interface that tells which version an adapter's alias points to, and which versions engines have loaded.
+
+    `Engines` implements it.
     """
 
     def alias_of(self, path: Path) -> Alias | None:
-        """Returns the alias that `path.adapter` names; None if it is no known alias, and so taken for a version."""
+        """Returns the alias that `path.adapter` names; None if it is no known alias, and so a version's name."""
         ...
 
     def holds(self, model: str, version: str) -> bool:
@@ -96,7 +104,7 @@ class Adapters(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PinnedVersion:
-    """The adapter version with which a conversation began."""
+    """The adapter version with which a conversation began, and which its later requests should get."""
 
     version: str
     """The version; empty if none is pinned."""
@@ -167,8 +175,11 @@ def _is_canary_user(alias: Alias, key: str) -> bool:
 
 
 def within_scope(scope: Scope, task: str, paths: Sequence[Path], plan: Plan) -> tuple[Sequence[Path], Plan]:
-    """Returns (the paths that the scope allows, the plan with explanations why others are denied). The reason of the
-    plan becomes "scope" if the first path is denied. Raises PermissionDenied ("not_in_scope") if all paths are denied.
+    """Removes the paths that an API key may not use; returns (the allowed paths, the plan that explains what was
+    denied).
+
+    The reason of the returned plan is "scope" if the first path is denied. Raises PermissionDenied ("not_in_scope") if
+    all paths are denied.
     """
     denied = {path.name: why for path in paths if (why := scope.denial_reason(task, path))}
     if not denied:
@@ -184,14 +195,13 @@ def within_scope(scope: Scope, task: str, paths: Sequence[Path], plan: Plan) -> 
 def considered_paths(
     chosen: Path, paths: Sequence[Path], escalation: Sequence[Path], plan: Plan, unavailable: Mapping[str, str]
 ) -> tuple[Considered, ...]:
-    """Returns an entry for each path that a decision considered, with the outcome "chosen", "fallback", "skipped" or
-    "escalation", and the reason.
+    """Returns one entry for each path that a decision considered: its name, its outcome and the reason for that.
 
-    `paths` are the plan's that the scope allows, in order; `unavailable` says why some of them cannot be used, by name.
-    `escalation` are the paths that may answer if the answer of `chosen` is rejected; the first of them has the outcome
-    "escalation", unless the answer of `chosen` is streamed before it is validated. A path in `unavailable` is
-    "skipped", even if it is chosen because none is available. The entries are in the order of `paths`; those of paths
-    that only the plan explains follow.
+    The outcome is "chosen", "fallback", "skipped" or "escalation" (it may answer if the chosen path's answer is
+    rejected). `paths` are the plan's allowed paths in order; `unavailable` maps names to why they cannot be used, and
+    these are "skipped" even if one is chosen for lack of another. `escalation` are the paths after a rejection; only
+    the first of them is listed so, and none if the answer of `chosen` is streamed before it is validated. The entries
+    are in the order of `paths`, then come those that only the plan explains.
     """
     if not (unavailable or plan.explanations or escalation):
         return _in_order(tuple([path.name for path in paths]), plan.reason)

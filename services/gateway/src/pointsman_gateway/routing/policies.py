@@ -1,4 +1,4 @@
-"""The policies that use neither ratings nor costs: `fixed`, `split` and `escalate`."""
+"""Three policies that choose a path without ratings or costs: `fixed`, `split` and `escalate`."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -30,9 +30,9 @@ class Fixed(Policy):
 
 
 class Split(Policy):
-    """Distributes users over paths by weight. Users keep their path while the weights stay the same.
+    """Distributes users over paths by weight; a user stays on one path while the weights do not change.
 
-    If a request names no user, its conversation is distributed instead, or the request if it belongs to none.
+    A request without a user is distributed by its conversation, or on its own if it belongs to none.
     """
 
     Options = Weights
@@ -53,7 +53,7 @@ class Split(Policy):
         return Plan((self._path_at(context.position()),), "policy:split")
 
     def preview(self, context: PolicyContext) -> Plan:
-        """Returns the plan with the path of the largest weight."""
+        """Returns the plan whose first path is the one with the largest weight, instead of a random choice."""
         return Plan((max(self._weights, key=self._weights.__getitem__),), "policy:split")
 
     def _path_at(self, position: float) -> str:
@@ -85,7 +85,7 @@ class EscalateOptions(Strict):
 class Escalate(Policy):
     """Sends every request along the first path; if a validator rejects the answer, the next path answers instead, once.
 
-    Answers of the paths in `stream_unvalidated` are streamed before they are validated, so they are not replaced.
+    Paths in `stream_unvalidated` stream their answers before validation, so these answers are never replaced.
     """
 
     Options = EscalateOptions

@@ -1,4 +1,4 @@
-"""What a task's policy would choose now, for the console."""
+"""Previews for the console: which path a task's policy would choose now, and what it knows of each candidate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pointsman_gateway.routing.path_facts import EMPTY_REQUEST, PathFacts, TaskC
 
 @dataclass(frozen=True, slots=True)
 class CandidatePreview:
-    """A path that requests of a task may take, and what its policy knows of the path."""
+    """One path that may answer requests of a task, with its role, its statistics and why it would be chosen or not."""
 
     path: Path
     role: str
@@ -27,8 +27,9 @@ class CandidatePreview:
 
 @dataclass(frozen=True, slots=True)
 class PolicyPreview:
-    """The path that the next request of a task would take: by its policy, or a fallback or the default path if those of
-    the policy are unavailable. And all paths that requests of the task may take.
+    """The path that the next request of a task would take, and all paths that may answer requests of the task.
+
+    If the policy's own choice is unavailable, `choice` is a fallback or the default path.
     """
 
     task: str
@@ -42,10 +43,10 @@ class PolicyPreview:
 
 
 def preview_policy(name: str, task: TaskConfig, policy: Policy, default_path: str, facts: PathFacts) -> PolicyPreview:
-    """Returns what the policy of the task `name` would choose now for an empty request, without exploration.
+    """Returns which path the policy of the task `name` would choose now for an empty request, without exploration.
 
-    The choice is the first available path among the policy's, the task's fallbacks and the default path; if none is
-    available, the policy's first.
+    The choice is the first available path among the policy's, the task's fallbacks and `default_path`; if none is
+    available, it is the policy's first. `facts` tell the availability, the cost and the ratings of each path.
     """
     roles = _roles(task, policy, default_path)
     context = TaskContext(facts, name, EMPTY_REQUEST)

@@ -111,7 +111,9 @@ class PredictedOptions(Strict):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Returns the tasks that the predictions distinguish; empty if there is one task."""
+        """Returns the names of the tasks for which each path has a prediction of its own; empty if tasks are not
+        distinguished.
+        """
         return tuple(next(iter(self.paths.values())).tasks)
 
 
@@ -120,16 +122,17 @@ def encode_weights(weights: NDArray[np.floating]) -> str:
 
 
 def decode_weights(text: str) -> NDArray[np.float32]:
-    """Returns the weights that `encode_weights` has encoded, (dimensions,); raises ValueError if `text` is not such a
-    text.
+    """Returns an array of shape (dimensions,) with the weights that `encode_weights` wrote as base64.
+
+    Raises ValueError if `text` is not valid base64 of 16-bit floats.
     """
     return np.frombuffer(base64.b64decode(text, validate=True), WEIGHT_TYPE).astype(np.float32)
 
 
 class Predicted(Policy):
-    """Chooses the path with the highest expected utility: p(right) - dollars / `usd_per_wrong_answer`.
+    """Chooses the path with the highest expected utility: p(good answer) - expected dollars / `usd_per_wrong_answer`.
 
-    A share of the users (`exploration_rate`) gets a path with too few ratings instead.
+    For a share of the users (`exploration_rate`), chooses a path with fewer than `min_samples` ratings instead.
     """
 
     Options = PredictedOptions
@@ -216,7 +219,9 @@ class Predicted(Policy):
 
 
 class TaskMixture:
-    """The mean quality and cost of each path's answers, mixed by the probabilities of a request's tasks."""
+    """Each path's mean quality and cost for a request that may belong to several tasks, averaged by their
+    probabilities.
+    """
 
     def __init__(self, options: PredictedOptions) -> None:
         of_paths = options.paths.values()

@@ -50,21 +50,22 @@ NO_PRICES = UnknownPrices()
 
 
 class NamedPaths(Protocol):
-    """Interface that finds the path of a model or an adapter that a request names; `NamedModels` implements it. Such a
-    path has no prompt strategies.
+    """Interface that finds the path for a request that names a model or an adapter; `NamedModels` implements it.
+
+    Such a path has no prompt strategies: the request is sent as it is.
     """
 
     def path_of(self, model: str) -> Path | None:
-        """Returns the path of a base model or an adapter; None if the name is unknown."""
+        """Returns the path that calls the base model or adapter of this name; None if the name is unknown."""
         ...
 
     def names(self) -> Sequence[str]:
-        """Returns all values that a request's `model` may have."""
+        """Returns the names of all models and adapters that a request may put into its field `model`."""
         ...
 
 
 class Router:
-    """Decides which path answers a request, by the request and by the labels that classification has found."""
+    """Decides which path answers a request, by what the request names and by the task that the classifier found."""
 
     def __init__(
         self,
@@ -162,8 +163,10 @@ class Router:
         return replace(decision, random_key=step.key, notes=(*notes, *decision.notes))
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float | None]:
-        """Returns the expected dollars of the request on the chosen path and on each configured path that the decision
-        considered, by name; None if a price is unknown.
+        """Returns the expected dollars of the request by path name: on the chosen path and on each one that was
+        considered.
+
+        None for a path whose price is unknown; paths that the configuration does not have are missing.
         """
         names = dict.fromkeys((decision.path.name, *(considered.path for considered in decision.considered)))
         decided = {path.name: path for path in (*decision.alternatives, decision.path)}
@@ -172,7 +175,7 @@ class Router:
         return {name: usd(paths[name], request, is_embedded=is_embedded) for name in names if name in paths}
 
     def previews(self) -> list[PolicyPreview]:
-        """Returns what each task's policy would choose now; no state changes."""
+        """Returns, for each task, which path its policy would choose now; changes no state."""
         return [
             preview_policy(name, task, self._policies[name], self._default.name, self._facts)
             for name, task in self._tasks.items()

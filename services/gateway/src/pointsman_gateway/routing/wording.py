@@ -1,11 +1,11 @@
-"""Numbers as explanations and summaries show them."""
+"""Formats prices and shares for the texts that explain a policy's choice."""
 
 ANSWERS_PER_PRICE = 1000
 """Prices are quoted for 1,000 answers, which are easier to read than those for one."""
 
 
 def quoted(usd: float) -> str:
-    """Returns the dollars of one answer as a price for 1,000."""
+    """Returns a text such as "$1.2000 per 1,000": the price of 1,000 answers, from the dollars of one answer."""
     return f"${usd * ANSWERS_PER_PRICE:.4f} per 1,000"
 
 

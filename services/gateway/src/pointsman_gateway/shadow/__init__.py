@@ -1,1 +1,1 @@
-"""Shadow requests: answers a sample of requests a second time by another path, to measure that path."""
+"""Shadow requests: repeats a sample of requests on another path, whose answers nobody sees, to measure that path."""

@@ -1,6 +1,4 @@
-"""The daily limit of dollars for shadow requests over all gateways, and the store in Redis of what they have spent, of
-pairs of answers and of their scores.
-"""
+"""Limits what shadow requests may cost per day over all gateways, and stores in Redis what they cost and answered."""
 
 import logging
 import time
@@ -53,11 +51,14 @@ _decode = msgspec.json.Decoder(Pair).decode
 
 
 class BudgetStore(Protocol):
-    """Interface that adds up what all gateways have spent on shadow requests; `ShadowStore` implements it."""
+    """Interface of the store in which gateways sum the cost of their shadow requests; `ShadowStore` implements it."""
 
     async def add(self, day: str, more: SpentByTask) -> SpentByTask:
-        """Adds what this gateway has spent to the sums of a UTC day (YYYYMMDD); returns the sums of all gateways on
-        that day, `more` included. Raises Unavailable; then `more` may have been added or not.
+        """Adds picodollars by task to the sums of a UTC day (YYYYMMDD); returns that day's sums of all gateways by
+        task.
+
+        `more` is what this gateway has spent since the last call; the returned sums include it. Raises Unavailable if
+        the store fails; `more` may have been added or not in this case.
         """
         ...
 
@@ -65,9 +66,10 @@ class BudgetStore(Protocol):
 class DailyBudget:
     """Limits the dollars spent on shadow requests per task and UTC day, over all gateways that share a store.
 
-    `settle` must be called every `SETTLE_INTERVAL_SECONDS`. What gateways spend between two calls, and requests in
-    progress, can exceed the limit. Nothing may be spent if the last successful call was more than `MAX_AGE_SECONDS`
-    ago. Without a store the gateway counts only what it has spent itself.
+    `settle` must be called every `SETTLE_INTERVAL_SECONDS`: it exchanges the sums with the store. The limit can be
+    exceeded by what gateways spend between two calls and by requests in progress. Nothing may be spent if the last
+    successful call was more than `MAX_AGE_SECONDS` ago. If the store is None, the gateway counts only what it has spent
+    itself.
     """
 
     def __init__(self, store: BudgetStore | None) -> None:
@@ -79,8 +81,10 @@ class DailyBudget:
         self._settled_at = float("-inf")
 
     def denial_reason(self, task: str, limit_usd: float) -> str:
-        """Returns why nothing more may be spent today for the task: "spent" if the limit is reached, or "unsettled" if
-        it is unknown what other gateways have spent. Empty if more may be spent.
+        """Returns why the task may spend nothing more today; empty if it may.
+
+        The reason is "spent" if `limit_usd` (dollars per UTC day) is reached, or "unsettled" if it is unknown what
+        other gateways have spent.
         """
         self._start_new_day()
         if self._store is not None and time.monotonic() - self._settled_at > MAX_AGE_SECONDS:
@@ -118,9 +122,10 @@ class DailyBudget:
 
 
 class ShadowStore:
-    """Stores in Redis what was spent, pairs and their scores; implements `BudgetStore`, `PairStore` and `PairSource`.
+    """Stores in Redis what shadow requests cost, their answers (with the caller's, as pairs) and the scores of both.
 
-    Pairs and scores wait in memory until `write`, which must be called regularly.
+    Pairs and scores wait in memory until `write`, which must be called regularly. Implements `BudgetStore`, `PairStore`
+    and `PairSource`.
     """
 
     def __init__(self, redis: BoundedRedis, redaction: Redaction, export: ExportSink = NO_EXPORT) -> None:
@@ -139,9 +144,10 @@ class ShadowStore:
         self._export.append(SCORES, score_records(scores.decision_id, scores.scores))
 
     async def write(self, on_written: Callable[[str], Awaitable[None]]) -> None:
-        """Writes the waiting scores and pairs, and awaits `on_written` with the decision id of each written pair.
+        """Writes all waiting scores and pairs of answers to Redis, and awaits `on_written` with each written pair's
+        decision id.
 
-        Texts are redacted; a pair is dropped if its redaction fails. Raises Unavailable if Redis fails; what is not
+        Texts are redacted first; a pair is dropped if that fails. Raises Unavailable if Redis fails; what is not
         written yet keeps waiting.
         """
         await self._write_scores()
@@ -172,13 +178,17 @@ class ShadowStore:
                 self._scores.popleft()
 
     async def pair(self, decision_id: str) -> Pair | None:
-        """Removes and returns the pair of a decision; None if there is none or it cannot be read. Raises Unavailable if
-        Redis fails; the pair may be lost then.
+        """Removes and returns the pair of answers that a decision has stored to be scored by a right answer.
+
+        None if there is none or it cannot be read. Raises Unavailable if Redis fails; the pair may be lost then.
         """
         return await self._take(PAIR + decision_id)
 
     async def judged(self, decision_id: str) -> Pair | None:
-        """Removes and returns the judged pair of a decision; otherwise as `pair`."""
+        """Removes and returns a decision's pair of answers that a language model has scored.
+
+        None if there is none or it cannot be read. Raises Unavailable if Redis fails; the pair may be lost then.
+        """
         return await self._take(JUDGED + decision_id)
 
     async def _take(self, key: str) -> Pair | None:

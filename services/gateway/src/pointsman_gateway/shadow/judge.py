@@ -1,6 +1,4 @@
-"""Lets a configured model (the judge) compare pairs of answers in the background. Each task has a daily limit of
-dollars for its judge.
-"""
+"""Lets a language model, the judge, compare pairs of answers in the background, within a daily limit for each task."""
 
 import asyncio
 from collections import deque
@@ -29,7 +27,7 @@ _LABELS = Labels(UNKNOWN, 1.0, (), abstained=True, stage="judge")
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """The settings of the language model that judges one task's pairs of answers, with its daily limit in dollars."""
+    """The language model that compares one task's pairs of answers: its prompt, its sampling, its dollars per day."""
 
     model: str
     """A model's name, or "path:NAME"."""
@@ -48,9 +46,9 @@ class JudgeJob:
 
 
 class PairJudge:
-    """Asks a language model which answer of a pair is better, for one pair at a time.
+    """Asks a language model which of two answers to the same request is better, for one pair of answers at a time.
 
-    It waits while regular requests need the capacity.
+    Starts no comparison while regular requests need the gateway's capacity.
     """
 
     def __init__(
@@ -73,8 +71,10 @@ class PairJudge:
         self._worker: asyncio.Task[None] | None = None
 
     def start(self, job: JudgeJob) -> None:
-        """Queues a pair to be judged in the background. If one of its answers has no text, or `MAX_WAITING` pairs wait,
-        the pair is only counted.
+        """Queues a pair of answers to be compared in the background.
+
+        If an answer has no text, or `MAX_WAITING` pairs wait already, the pair is not compared, but counted in the
+        metrics.
         """
         if not job.pair.chosen.text or not job.pair.other.text:
             self._metrics.count_verdict(job.pair.task, "no_text")
@@ -86,7 +86,7 @@ class PairJudge:
                 self._worker = asyncio.create_task(self._work(), name="judge")
 
     async def stop(self) -> None:
-        """Cancels the judgement in progress, and counts the pairs that have not been judged as "stopped"."""
+        """Cancels the comparison in progress, and counts it and all waiting pairs as "stopped" in the metrics."""
         if self._worker is not None and not self._worker.done():
             self._worker.cancel()
             await asyncio.wait({self._worker})
@@ -144,7 +144,10 @@ class PairJudge:
 
 
 def budget_name(task: str) -> str:
-    """Returns the name under which `DailyBudget` counts the cost of the task's judge; no task can have this name."""
+    """Returns the name, in place of a task's, under which `DailyBudget` counts what the task's judge costs.
+
+    No task can have this name, since it contains a colon.
+    """
     return f"judge:{task}"
 
 
@@ -165,7 +168,8 @@ def _as_json(message: Message) -> dict[str, Any]:
 
 
 def judge_sampling(rejected: frozenset[str]) -> Sampling:
-    """Returns the sampling parameters of a judge's request: `MAX_TOKENS`, and a temperature of 0 unless `rejected`, the
-    parameters that the judge's engines reject, contains "temperature".
+    """Returns the sampling parameters for a judge's requests: `MAX_TOKENS` tokens at most, and a temperature of 0.
+
+    `rejected` are names of parameters that the judge's engines do not accept: with "temperature" in it, none is sent.
     """
     return Sampling(max_tokens=MAX_TOKENS, temperature=None if "temperature" in rejected else 0.0)

@@ -1,4 +1,4 @@
-"""The metrics of shadow requests: pairs of answers with their scores, costs and regret, and the verdicts of judges."""
+"""Metrics of shadow requests: their number and cost, the scores of both answers, the regret, and judges' verdicts."""
 
 from prometheus_client import CollectorRegistry, Counter
 
@@ -16,8 +16,9 @@ def _verdict(score: float) -> str:
 
 
 class ShadowMetrics:
-    """The Prometheus counters of shadow requests, of pairs of answers and of judges. The metrics of regular requests do
-    not count shadow requests; those of calls of engines do.
+    """The Prometheus metrics of shadow requests, of pairs of answers and of judges.
+
+    The metrics of regular requests leave shadow requests out; those of calls to engines include them.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -63,13 +64,14 @@ class ShadowMetrics:
         )
 
     def count_verdict(self, task: str, outcome: str) -> None:
-        """Counts a pair that a judge has compared, or should have.
+        """Counts the result of comparing a pair of answers by a language model (the judge), or why they were not
+        compared.
 
-        `outcome` is "chosen" or "shadow" for the better answer, "tie", "disagreement" if it depended on the order in
-        which the judge saw the answers, or why the pair was not judged: "unparsable" (the judge's answer), "no_text"
-        (one answer has none), "spent" (the day's limit is reached), "unsettled" (what other gateways have spent is
-        unknown), "too_many" (`MAX_WAITING` pairs wait), "stopped" (the gateway stops), or the code of the judge's
-        error.
+        `outcome` is "chosen" if the caller's answer was better, "shadow" if the other one was, "tie", or "disagreement"
+        if the result depended on the order of the two. Otherwise the pair was not compared: "unparsable" (the judge's
+        reply), "no_text" (an answer has none), "spent" (the day's limit is reached), "unsettled" (what other gateways
+        have spent is unknown), "too_many" (`MAX_WAITING` pairs wait), "stopped" (the gateway stops), or the code of the
+        judge's error.
         """
         self._verdicts.labels(task, outcome).inc()
 
@@ -77,7 +79,7 @@ class ShadowMetrics:
         self._judge_cost.labels(task).inc(usd)
 
     def count_agreement(self, task: str, judge: float, human: float) -> None:
-        """Counts one answer by whether a judge's score and a person's score, each 0 to 1, reach `GOOD`."""
+        """Counts one answer by whether the judge's score and a person's score (each 0 to 1) are at least `GOOD`."""
         self._agreements.labels(task, _verdict(judge), _verdict(human)).inc()
 
     def count_request(self, task: str, path: str, outcome: str, usd: float = 0.0) -> None:

@@ -1,5 +1,6 @@
-"""Pairs of answers to one request, the caller's and a shadow request's by another path; and the regret of the choice,
-which is by how much the other answer was better or cheaper.
+"""Pairs of answers to the same request, from the chosen path and from a shadow request, and the regret of the choice.
+
+The regret is by how much the other answer was better or cheaper.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ ACCEPTED, REFUSED = "accepted", "refused"
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two answers of a pair, with its cost and quality."""
+    """One of the two answers of a pair: its text, cost, duration and quality."""
 
     evidence_key: EvidenceKey
     """The path statistics to which its rating is added."""
@@ -32,7 +33,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to one request: the caller's, and a shadow request's."""
+    """Two answers to the same request: the one that the caller got, and that of a shadow request on another path."""
 
     decision_id: str
     day: str
@@ -48,7 +49,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class PairScores:
-    """The scores of both answers to one request, from which `pointsman predict` learns."""
+    """The scores of two answers to the same request by two paths, from which `pointsman predict` learns."""
 
     decision_id: str
     scores: tuple[tuple[EvidenceKey, float], tuple[EvidenceKey, float]]
@@ -57,8 +58,10 @@ class PairScores:
 
 @dataclass(frozen=True, slots=True)
 class Regret:
-    """What the choice of a path cost compared with the other path: the dollars that the other path would have saved,
-    and by how much the score of its answer was higher. Each is at least 0.
+    """What was lost for one request because another path was not chosen.
+
+    `usd` are the dollars that the other path would have saved, and `quality` by how much its answer's score (0 to 1)
+    was higher. Each is at least 0.
     """
 
     usd: float
@@ -73,8 +76,9 @@ def side_of(receipt: Receipt, answer: CompletedAnswer | None) -> Side:
 
 
 def regret_of(pair: Pair, chosen: float, other: float) -> Regret:
-    """Returns the regret of the choice, by the scores (0 to 1) of the chosen answer and of the other. A cheaper answer
-    saves nothing if its score is lower.
+    """Returns the dollars and the quality that were lost because the pair's other path was not chosen.
+
+    `chosen` and `other` are the scores (0 to 1) of the two answers. A cheaper answer with a lower score saves nothing.
     """
     saved = pair.chosen.cost_usd - pair.other.cost_usd if other >= chosen else 0.0
     return Regret(max(0.0, saved), max(0.0, other - chosen))

@@ -1,4 +1,4 @@
-"""Runs shadow requests through the pipeline: few at once, within the daily budget, and only while load is low."""
+"""Runs shadow requests in the background: few at once, within a daily budget, and only while the load is low."""
 
 import asyncio
 import logging
@@ -63,8 +63,9 @@ class ShadowResult:
 
 
 class ShadowPipeline:
-    """The pipeline of regular requests with an admission of its own. Limits of callers, the request log and the metrics
-    of regular requests do not apply.
+    """Answers shadow requests by the stages of regular requests, with a queue and a limit of concurrency of their own.
+
+    Limits of callers, the request log and the metrics of regular requests do not apply.
     """
 
     def __init__(self, current: Callable[[], Stages], max_concurrent: int) -> None:
@@ -77,10 +78,11 @@ class ShadowPipeline:
         self._admission = Admission(max_concurrent, self._aggregator.metrics.in_flight)
 
     async def answer(self, request: Request, labels: Labels, report: Callable[[ShadowResult], None]) -> None:
-        """Answers a request, with `labels` instead of those of the classifier, and discards the answer's events.
+        """Answers a request without a client: the chunks of the answer are discarded, and only the result is reported.
 
-        Calls `report` with the result once at the end, also if the request fails or is cancelled. Raises the error with
-        which the request fails.
+        The task comes from `labels`; the classifier does not run. `report` is called once at the end with the receipt
+        and the complete answer, even if the request fails or is cancelled. Raises the error with which the request
+        fails.
         """
         line, captured = self._current(), _CapturedLog()
         metering = line.metering.with_counters(self._aggregator, CanaryOutcomes())
@@ -96,7 +98,7 @@ class ShadowPipeline:
 
 @dataclass(frozen=True, slots=True)
 class ShadowJob:
-    """A request that is to be answered a second time, by another path."""
+    """A shadow request to run: a request that has been answered, to be answered again by another path."""
 
     request: Request
     """The request to send: its `model` is the path, as "path:NAME"."""
@@ -125,9 +127,11 @@ class ShadowRunner:
         return len(self._running)
 
     def start(self, job: ShadowJob, report: Callable[[ShadowResult], None]) -> None:
-        """Starts a shadow request in the background. If the daily budget or the load does not allow it, only counts it.
+        """Starts a shadow request in the background, or only counts it if the daily budget or the load does not allow
+        it.
 
-        `report` is called with the result when a started request has ended, also if it failed or was cancelled.
+        `report` is called with the result when the request has ended, even if it failed or was cancelled; it is not
+        called for a request that was not started.
         """
         reason = self._denial_reason(job)
         if reason:

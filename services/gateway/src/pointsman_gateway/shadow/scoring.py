@@ -1,4 +1,6 @@
-"""Scores the two answers of a pair: by validators, by a metric and the right answer, or by the judge."""
+"""Scores both answers of a pair (the caller's and a shadow request's): by validators, by the right answer, or by a
+model.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,18 +23,22 @@ class PairStore(Protocol):
     """Interface of a store for pairs of answers and for their scores; `ShadowStore` implements it."""
 
     def keep(self, pair: Pair) -> None:
-        """Stores a pair until feedback on its decision scores it or, if a judge has scored it, can be compared with the
-        judge's scores. Neither waits nor raises; a pair may be dropped.
+        """Stores a pair of answers until people's feedback arrives, which scores it or is compared with the judge's
+        scores.
+
+        Neither waits nor raises; a pair may be dropped.
         """
         ...
 
     def keep_scores(self, scores: PairScores) -> None:
-        """Stores the scores of a pair. Neither waits nor raises; scores may be dropped."""
+        """Stores the scores of both answers of a pair for `pointsman predict`. Neither waits nor raises; they may be
+        dropped.
+        """
         ...
 
 
 class PairScorer:
-    """Scores pairs of answers, and adds the scores to the statistics of their paths."""
+    """Scores pairs of answers, and counts the scores as ratings of the paths that gave the answers."""
 
     def __init__(
         self,
@@ -50,12 +56,13 @@ class PairScorer:
         self._scores = scores
 
     def add(self, pair: Pair, receipt: Receipt, config: ShadowConfig) -> None:
-        """Counts a pair of two complete answers, and scores or stores it by `config.rate_by`, the task's setting:
-        * validators: scores the pair, unless they could not judge both answers;
-        * right answers: stores the pair until feedback has the right answer;
-        * a judge: does nothing, since `add_judgement` follows.
+        """Counts a pair of complete answers, and scores or stores it as the task's setting `config.rate_by` says:
+        * "validators": scores both answers, if validators could judge both;
+        * "right_answers": stores the pair until feedback has the right answer;
+        * "judge": does nothing more, since `add_judgement` follows.
 
-        `receipt` is that of the shadow request, and counts in the statistics of its path. Neither waits nor raises.
+        `receipt` is that of the shadow request; its cost and duration are added to its path's statistics. Neither waits
+        nor raises.
         """
         self._evidence.count_answer(receipt)
         self._metrics.count_pair(pair)
@@ -69,11 +76,11 @@ class PairScorer:
             self._pairs.keep(pair)
 
     def score(self, pair: Pair, right_answer: str, rated: bool) -> None:
-        """Scores both answers of a pair by the right answer, and counts the scores as ratings of their paths.
+        """Scores both answers of a pair against the right answer, and counts the scores as ratings of their paths.
 
-        `rated` says whether a person has rated the caller's answer; then that rating counts, and the score of this
-        answer does not. Does nothing if the task has no scoring function now. Raises ValueError if `right_answer`
-        cannot be used.
+        With `rated`, a person has rated the caller's answer already, so only the other answer's score counts as a
+        rating. Does nothing if the configuration has no scoring function for the task. Raises ValueError if
+        `right_answer` cannot be used.
         """
         score = self._scores().get(pair.task)
         if score is None:
@@ -82,10 +89,10 @@ class PairScorer:
         self._count(pair, chosen, other, rated)
 
     def add_judgement(self, pair: Pair, score: PairScore) -> None:
-        """Counts a judge's scores of a pair as ratings of its paths; `score.first` is that of the caller's answer.
+        """Counts the scores that a language model (the judge) gave to both answers of a pair as ratings of their paths.
 
-        Also stores the pair with the scores, to compare them later with the feedback of people. The texts of the
-        answers are stored only if the task has a scoring function.
+        `score.first` is that of the caller's answer. Also stores the pair, to compare the scores later with people's
+        feedback; without the texts of the answers if the task has no scoring function.
         """
         self._count(pair, score.first, score.second)
         if self._pairs is not None:
@@ -93,11 +100,11 @@ class PairScorer:
             self._pairs.keep(judged if pair.task in self._scores() else _without_text(judged))
 
     def compare(self, pair: Pair, rating: float | None, right_answer: str) -> None:
-        """Counts, for each answer of a pair that has a score from feedback, whether the judge's score agrees with it.
+        """Counts, for each answer of a judged pair, whether the judge's score agrees with the score from people's
+        feedback.
 
-        The score of the caller's answer is `rating`, a person's rating from 0 to 1. If that is None, and for the other
-        answer, it is computed from `right_answer`; if this is empty, there is no score. Raises ValueError if
-        `right_answer` cannot be used.
+        `rating` is a person's rating (0 to 1) of the caller's answer; None if there is none. Other scores are computed
+        from `right_answer`; without it, an answer is not compared. Raises ValueError if `right_answer` cannot be used.
         """
         score = self._scores().get(pair.task) if right_answer and pair.chosen.text else None
         humans = [score(side.text, right_answer) if score else None for side in (pair.chosen, pair.other)]

@@ -1,4 +1,7 @@
-"""Wraps the request log and the feedback service: samples requests for shadowing, and scores pairs of answers."""
+"""Starts shadow requests for a sample of the answered requests, and scores pairs of answers when feedback arrives.
+
+It does so by wrapping the request log and the feedback store.
+"""
 
 import asyncio
 import logging
@@ -45,7 +48,7 @@ class ShadowSettings(Protocol):
 
     @property
     def judges(self) -> Mapping[str, JudgeSettings]:
-        """Returns the settings of the judges by task, for the tasks whose pairs a model judges."""
+        """Returns the judge's settings by task name, for the tasks whose pairs of answers a language model compares."""
         ...
 
     def is_allowed(self, request: Request, task: str, path: str) -> bool:
@@ -54,10 +57,10 @@ class ShadowSettings(Protocol):
 
 
 class Shadowing:
-    """Wraps a request log, and starts a shadow request after a sample of the requests; implements `RequestLog`.
+    """A request log that also starts a shadow request on another path for a sample of the requests that it logs.
 
-    Only chat requests without media are sampled, if an engine has answered completely and without an escalation, and if
-    the caller's key may use the other path.
+    Only chat requests without media are sampled, if an engine has answered completely, without an escalation to another
+    path, and the caller's key may use the shadow request's path. Implements `RequestLog` around another one.
     """
 
     def __init__(
@@ -138,8 +141,10 @@ def _labels(decision: Decision) -> Labels:
 
 
 def sampled_path(config: ShadowConfig | None, decision: Decision) -> str:
-    """Returns the path that answers a second time, chosen by a hash of the decision's id; empty if the request is not
-    sampled, as always if `config` is None or has no path but the decision's.
+    """Returns the name of the path for a decision's shadow request; empty if the request is not sampled.
+
+    A hash of the decision's id chooses requests and paths, so that equal decisions give equal results. Nothing is
+    sampled if `config` is None or has no path besides the decision's.
     """
     if config is None:
         return ""
@@ -169,11 +174,11 @@ class PairSource(Protocol):
 
 
 class ScoringFeedback:
-    """Wraps a feedback store: the first feedback with a right answer scores both answers of a pair; implements
-    `FeedbackStore`.
+    """A feedback store that also scores the stored pair of answers of the decision that the feedback is about.
 
-    The feedback may arrive before the shadow request's answer or after it. If a judge has scored the pair, its scores
-    are compared with the first feedback that has a rating or a right answer.
+    The first feedback with a right answer scores both answers; it may arrive before or after the shadow request's
+    answer. If a language model has scored the pair, its scores are compared with the first feedback that has a rating
+    or a right answer. Implements `FeedbackStore` around another one.
     """
 
     def __init__(
@@ -198,7 +203,7 @@ class ScoringFeedback:
         return stored
 
     async def score_by_stored_feedback(self, decision_id: str) -> None:
-        """Scores the stored pair of a decision by all feedback on the decision so far.
+        """Scores the stored pair of answers of a decision with all feedback that the decision has so far.
 
         Does nothing if there is no pair, or if the feedback or the pair cannot be read or used.
         """
