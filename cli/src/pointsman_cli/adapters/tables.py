@@ -69,8 +69,7 @@ def adapters_table(
 ) -> RenderableType:
     """Renders a table of adapter versions, their load errors, and a table of aliases; "no adapters" if there are none.
 
-    `placed` has an entry for each adapter that is loaded on only some of the engines; each gets a line below the
-    tables.
+    `placed` has the placement of each adapter that is not kept on every engine; each gets a line below the tables.
     """
     if not versions:
         return Text("no adapters")

@@ -273,7 +273,7 @@ def best_pair(task: TaskReport) -> tuple[EvaluatedPath, EvaluatedPath] | None:
 
 @dataclass(frozen=True, slots=True)
 class TaskAdvice:
-    """The recommended path of one task, and from how many requests on its adapter pays off against paths without one."""
+    """The recommended path of one task, and from how many requests on an adapter pays off in it."""
 
     task: str
     recommendation: Recommendation

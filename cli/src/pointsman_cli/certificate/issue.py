@@ -23,7 +23,7 @@ _LIBRARIES = ("pointsman", "numpy", "scipy")
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """The limits beyond which a certificate is no longer valid: its age in days, and the change of a price as a share."""
+    """The limits beyond which a certificate is invalid: its age in days, and the change of a price (0.2 is 20 %)."""
 
     days: float
     """Days from its issue until it expires."""

@@ -33,7 +33,7 @@ MAX_PRICE_CHANGE = 0.9
 class PriceBound:
     """One price of a certificate, and the range in which it must stay for the certificate to be valid, in dollars.
 
-    The price, `usd`, is that of a million tokens, or of one request or search, as `kind` says.
+    `kind` says what the price is for, such as a million tokens of the kind "prompt", or one "request".
     """
 
     model: str

@@ -33,7 +33,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The allowed error probability of a verdict, its statistical power, and the score difference that it must detect."""
+    """The score difference that a verdict must detect, its allowed error probability, and its statistical power."""
 
     margin: float
     """The smallest difference of mean scores that matters, above 0 and below 1."""
