@@ -203,8 +203,7 @@ def token_file_for(address: str) -> Path | None:
 
 
 def token_for(address: str) -> Token | None:
-    """Returns a function that returns the access token for the service at `address` ("HOST:PORT"); None if it needs
-    none.
+    """Returns a function that returns the access token to send to `address` ("HOST:PORT"); None if there is none.
 
     `authenticate_to` sets which addresses get a token. Raises CommandError if the token file cannot be read, or its
     token is not valid.

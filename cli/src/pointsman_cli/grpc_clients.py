@@ -110,8 +110,7 @@ def service_errors(service: str) -> Iterator[None]:
 
 
 async def call_lora_server(address: str, call: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Opens a channel to the lora-server at `address`, awaits `call` with its client stub, and returns the result of
-    `call`.
+    """Connects to the lora-server at `address`, awaits `call` with its client stub, and returns the result.
 
     Raises a PointsmanError if the call fails, and CommandError if a token or TLS file cannot be used.
     """

@@ -121,11 +121,10 @@ def redis_url(given: str, data_dir: DataDir) -> str:
 
 
 def log_arguments(redis: str, records: str, data_dir: DataDir) -> list[str]:
-    """Returns the options of a `pointsman_lab` command that name the request log: ["--redis", URL] or ["--from",
-    RECORDS].
+    """Returns the options that tell a command of `pointsman_lab` where the request log is; empty without a log.
 
-    The URL is that of the running `pointsman up` if `redis` and `records` are empty; without one, the result is empty.
-    Raises UsageError if both are given, or run.json cannot be opened.
+    They are ["--redis", URL] or ["--from", RECORDS]. The URL is that of the running `pointsman up` if `redis` and
+    `records` are empty. Raises UsageError if both are given, or run.json cannot be opened.
     """
     if records:
         if redis:

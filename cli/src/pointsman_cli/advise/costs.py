@@ -154,8 +154,7 @@ class Sensitivity:
 
 
 def sensitivities(trained: EvaluatedPath, untrained: EvaluatedPath, terms: CostTerms) -> tuple[Sensitivity, ...]:
-    """Returns, for each price, how many requests pay for one training of the adapter if that price is halved or
-    doubled.
+    """Returns, for each price, how many requests pay for one training if that price is halved, unchanged or doubled.
 
     The prices are those of the cost components of both paths, such as "prompt", and that of the training. Only one is
     changed at a time, for both paths alike.

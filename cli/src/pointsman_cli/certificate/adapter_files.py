@@ -41,8 +41,7 @@ class AdapterFiles:
         return bool(self.content_hash)
 
     def may_be(self, version: str) -> bool:
-        """Returns whether the adapter version `version`, such as "triage@3f9a1c0b77de", may have the weights in this
-        folder.
+        """Returns whether an adapter version, such as "triage@3f9a1c0b77de", may have the weights in this folder.
 
         The result is True if the hash in the version's name matches these weights, or if the name has no hash.
         """

@@ -22,9 +22,7 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A path that a verdict may recommend, with the score (0 to 1) of each evaluated row; None is a row without a
-    score.
-    """
+    """A path that a verdict may recommend, with the score (0 to 1) of each evaluated row; None: no score."""
 
     path: str
     scores: Sequence[float | None]

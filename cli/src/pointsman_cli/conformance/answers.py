@@ -56,9 +56,7 @@ class TimedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The numbers of tokens of an answer that agree and do not agree with the answer an adapter version is known to
-    give.
-    """
+    """How many tokens of an answer agree, or do not agree, with the reference answer of an adapter version."""
 
     agreeing: int
     """The tokens before the first one whose log-probabilities differ by more than rounding (TOLERANCE_NATS)."""
@@ -73,9 +71,7 @@ class Comparison:
 
 
 class KnownAnswers:
-    """The reference answers of each adapter version to each prompt, recorded while no other adapter was loaded or
-    replaced.
-    """
+    """Reference answers of adapter versions to prompts, recorded while no other adapter was loaded or replaced."""
 
     def __init__(self) -> None:
         self._answers: dict[tuple[str, str], tuple[Token, ...]] = {}
@@ -91,9 +87,7 @@ class KnownAnswers:
         return compare(answer.tokens, self._answers[version, answer.prompt])
 
     def version_of(self, answer: TimedAnswer, candidates: Iterable[str]) -> str | None:
-        """Returns the first of the adapter versions `candidates` that is known to give this answer; None if there is
-        none.
-        """
+        """Returns the first of the versions `candidates` that is known to give this answer; None if none is."""
         known = (version for version in candidates if (version, answer.prompt) in self._answers)
         return next((version for version in known if self.compare(answer, version).is_same), None)
 

@@ -58,9 +58,7 @@ class Chosen:
 
 @dataclass(slots=True)
 class Bench:
-    """The state of one swap test (loading and replacing adapters at one engine): clients, reference answers and
-    findings.
-    """
+    """The state of one swap test (replacing adapters at one engine): clients, reference answers and findings."""
 
     api: OpenAIApi
     control: AdapterControl
@@ -122,8 +120,7 @@ class Bench:
         return await self.api.complete(self.control.model(name), prompt, max_tokens)
 
     def judge(self, answer: TimedAnswer, version: str, what: str, about: Property = Property.WRONG_VERSION) -> bool:
-        """Records whether an answer is the reference answer of the adapter version `version`, and returns whether it
-        is.
+        """Records whether an answer is the reference answer of the adapter version `version`; returns True if it is.
 
         The finding is on the property `about`; `what` describes the request in it. A failed request is recorded for the
         property FAILED_REQUESTS instead, and False is returned.
@@ -138,8 +135,7 @@ class Bench:
         return False
 
     def succeeded(self, answer: TimedAnswer, what: str) -> bool:
-        """Records whether a request succeeded as a finding, in which `what` describes the request; returns whether it
-        did.
+        """Records as a finding whether a request succeeded; returns True if it did. `what` describes the request.
 
         A failure because the engine is overloaded is recorded as a weak finding, not as a failure.
         """
@@ -164,8 +160,7 @@ class Bench:
         return f"instead of {version}'s answer, {start}{whose}: {answer.text[:60]!r}"
 
     async def is_alive(self) -> bool:
-        """Returns whether the engine completes a request to the base model within ALIVE_SECONDS (20 s); retries until
-        then.
+        """Returns whether the engine completes a request to the base model; retries for ALIVE_SECONDS (20 s).
 
         An answer without tokens counts as complete. If there is none, the findings get a note.
         """

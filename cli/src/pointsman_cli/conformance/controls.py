@@ -43,9 +43,7 @@ class AdapterControl(Protocol):
         ...
 
     def model(self, name: str) -> str:
-        """Returns the value of the field `model` in completion requests to the adapter that is called `name` in the
-        test.
-        """
+        """Returns the value of the field `model` in completion requests to the test's adapter `name`."""
         ...
 
     async def opens_to_anyone(self) -> bool:

@@ -102,9 +102,7 @@ class Findings:
         _add_example(record.examples, what)
 
     def skip(self, about: Property, why: str) -> None:
-        """Records why a property of the engine is not tested; the reason is shown only if there is no observation of
-        it.
-        """
+        """Records why a property of the engine is not tested; the reason is shown only if nothing is observed of it."""
         self.records[about].why_untested = why
 
     def note(self, text: str) -> None:

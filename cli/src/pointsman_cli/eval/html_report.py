@@ -29,8 +29,9 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """One path in the plot of quality against cost; positions are in SVG units, `low` and `high` the ends of an error
-    bar.
+    """One path in the plot of quality against cost; positions are in SVG units.
+
+    `low` and `high` are the ends of the error bar.
     """
 
     number: int  # of the path in the report, from 1

@@ -160,8 +160,9 @@ class EvaluationPlan:
         return sum(len(task.rows) * len(self.choices(task)) for task in self.tasks.values())
 
     def choices(self, task: TaskPlan) -> tuple[str, ...]:
-        """Returns the paths to which each row of the task is sent; in a mixed evaluation also "auto" (the gateway
-        chooses).
+        """Returns the paths to which each row of the task is sent; in a mixed evaluation also "auto".
+
+        With "auto", the gateway chooses the path.
         """
         return (*task.paths, AUTO) if self.is_mixed else task.paths
 

@@ -261,8 +261,7 @@ async def run_retraining(
     gateway: Gateway,
     console: Console,
 ) -> RunState:
-    """Runs the steps of a retraining that `run_file` does not list as done, up to `wish.until`; returns the run's
-    state.
+    """Runs the steps that `run_file` does not list as done, up to `wish.until`; returns the retraining's state.
 
     Raises CommandError or PointsmanError if a step fails; calling it again with the same `run_file` continues the run.
     """

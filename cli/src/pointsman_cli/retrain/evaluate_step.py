@@ -101,8 +101,7 @@ def make_scorer(task: str, metric: Mapping[str, Any], client: httpx.AsyncClient)
 
 
 def check_rows(scorer: Scorer, rows: Sequence[Row]) -> None:
-    """Raises UsageError if the metric of `scorer` cannot use the expected answer of a row, for example if it is no
-    JSON.
+    """Raises UsageError if the metric of `scorer` cannot use the expected answer of a row.
 
     A metric that asks a judging model accepts all rows.
     """

@@ -59,8 +59,7 @@ class WorkerFigures:
 
 @dataclass(frozen=True, slots=True)
 class GatewayFigures:
-    """Figures of a gateway over the time window of `pointsman top`, from its metrics, and those of its paths and
-    workers.
+    """Figures of a gateway, its paths and its workers over the time window of `pointsman top`.
 
     A value is None if the gateway does not report the metric.
     """

@@ -120,9 +120,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """The paths of the programs that `pointsman up` starts: the engine's Python, the Valkey server, and the services'
-    Python.
-    """
+    """The paths of what `pointsman up` starts: the engine's Python, the Valkey server, the services' Python."""
 
     engine_python: Path | None
     valkey_server: Path

@@ -59,7 +59,7 @@ class Row:
 
     @property
     def key(self) -> str:
-        """Returns a text that identifies the prompt; prompts that differ only in case and whitespace have the same."""
+        """Returns a text that identifies the prompt: equal for prompts that differ only in case and whitespace."""
         return prompt_key(self.messages)
 
     def as_json(self) -> dict[str, Any]:
@@ -203,7 +203,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class WrittenDataSet:
-    """A data set on disk."""
+    """A data set that was written to disk: its folder, its manifest, and whether the folder is new."""
 
     folder: Path
     manifest: Mapping[str, Any]
