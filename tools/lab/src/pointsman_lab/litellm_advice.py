@@ -85,7 +85,10 @@ def is_secret(names: Iterable[str]) -> bool:
 
 @dataclass
 class LiteLlmConfig:
-    """LiteLLM's configuration, and what has been translated of it. A location is a tuple of keys and list indexes."""
+    """LiteLLM's configuration, with a record of which of its values have been translated to Pointsman's.
+
+    A location is a tuple of keys and list indexes that lead to a value.
+    """
 
     content: dict[str, Any]
     """The content of config.yaml."""

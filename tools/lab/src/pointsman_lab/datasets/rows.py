@@ -188,7 +188,7 @@ def _hash_to_unit_interval(group: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Facts on a data set's origin that its manifest states in addition to the rows."""
+    """What the manifest of a data set states on its origin: configuration, consents, left-out rows, collections."""
 
     task: str
     configuration: str

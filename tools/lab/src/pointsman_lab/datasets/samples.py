@@ -16,7 +16,10 @@ from pointsman_lab.redis_log import RedisRequestLog
 
 @dataclass(frozen=True, slots=True)
 class AnswerFeedback:
-    """The feedback on one decision; fields that were not given are empty."""
+    """A user's feedback on one answer: a rating, the right task and the right answer; empty or None if not given.
+
+    `unix_ms` is the time of the feedback in Unix milliseconds.
+    """
 
     rating: float | None = None
     right_task: str = ""
