@@ -163,9 +163,9 @@ def open_store(url: str) -> CopyStore:
 
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """Converts each error in the block to a CommandError that names `url`; a CommandError stays as it is.
+    """Converts any error in the `with` block to a CommandError that names `url`; a CommandError is raised unchanged.
 
-    Each client library has its own errors.
+    The client library of each kind of object storage has errors of its own.
     """
     try:
         yield

@@ -69,7 +69,10 @@ class DataDir:
 
 @dataclass(frozen=True, slots=True)
 class RunningProcess:
-    """A service that `pointsman up` has started."""
+    """A service that `pointsman up` has started: its process id, its address, and the path of its log.
+
+    The address is "HOST:PORT", or the path of a Unix socket.
+    """
 
     pid: int
     address: str
@@ -78,7 +81,10 @@ class RunningProcess:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A running `pointsman up`: its services and their addresses, as run.json has them."""
+    """A running `pointsman up`, as run.json describes it: its process id, and its services' addresses and processes.
+
+    The address of a service that does not run is empty.
+    """
 
     pid: int  # of `pointsman up` itself
     example: str
@@ -181,9 +187,9 @@ def authenticate_to(addresses: Iterable[str], data_dir: DataDir) -> None:
 
 
 def find_run(data_dir: Path) -> Run | None:
-    """Returns the running `pointsman up` as `read_run` does, and calls `authenticate_to` for its services.
+    """Returns the running `pointsman up` of a data directory, or None; sets the tokens to send to its services.
 
-    Returns None if none runs. Raises UsageError if run.json cannot be opened.
+    The tokens are set by `authenticate_to`. Raises UsageError if the directory's run.json cannot be opened.
     """
     at = DataDir.at(data_dir)
     run = read_run(at.run_file)
@@ -197,9 +203,10 @@ def token_file_for(address: str) -> Path | None:
 
 
 def token_for(address: str) -> Token | None:
-    """Returns a function that returns the token to send to the service at `address`; None if no token is to be sent.
+    """Returns a function that returns the access token to send to `address` ("HOST:PORT"); None if there is none.
 
-    Raises CommandError if the token file cannot be read, or its token is not valid.
+    `authenticate_to` sets which addresses get a token. Raises CommandError if the token file cannot be read, or its
+    token is not valid.
     """
     try:
         return open_token(token_file_for(address))

@@ -58,7 +58,7 @@ class EngineEnvironment:
 
 
 def find_engine(data_dir: DataDir, given: Path | None) -> EngineEnvironment:
-    """Finds the Python of the engine's environment as `python_path` does.
+    """Returns the Python that runs the inference engine (vLLM); `given` is the path from the user, None: search for it.
 
     If necessary, links the lora-server's package into the data directory, so that this Python can import it. Does not
     check whether vLLM can be imported.

@@ -69,7 +69,10 @@ class ExampleAdapter:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An example folder; all paths are absolute and existed when it was read."""
+    """The content of a folder's pointsman.yaml, which says what `pointsman up` runs: model, collections and adapters.
+
+    All paths are absolute and existed when the file was read.
+    """
 
     folder: Path
     base_model: str
@@ -88,11 +91,11 @@ class Example:
 
     @property
     def needs_retriever(self) -> bool:
-        """Returns whether the example has collections, a path that retrieves passages, or the retriever's reranker.
+        """Returns whether the example needs the retriever: for its collections, a path that searches, or a reranker.
 
-        A path is taken to retrieve if it has the strategy `retrieval`, or one of an extension while the configuration
-        states prices of retrieval. A configuration that cannot be read, is not valid YAML or lacks paths counts as one
-        that does not retrieve; the gateway will reject it.
+        A path searches if it has the strategy `retrieval`, or a strategy from an extension while the configuration
+        states prices of retrieval. A configuration that cannot be read or is invalid counts as one without such paths;
+        the gateway will reject it.
         """
         if self.collections or self.has_external_collections:
             return True

@@ -28,7 +28,7 @@ _TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # seconds; shorter than the gatewa
 
 @dataclass(frozen=True, slots=True)
 class ConsideredPath:
-    """A path that the gateway considered for a request, and what became of it."""
+    """A path that the gateway considered for a request, whether it was chosen, skipped or tried, and why."""
 
     path: str
     outcome: str  # "chosen", "skipped", "fallback" or "escalation"
@@ -86,7 +86,7 @@ Event = Decision | TextChunk | AnswerEnd
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A user's message, the request's `model` ("auto", "path:NAME"), and whether the answer is streamed."""
+    """What to ask the gateway: the user's message, the `model` ("auto" or "path:NAME"), and whether to stream."""
 
     text: str
     model: str
@@ -96,7 +96,9 @@ class Question:
 async def ask_http(url: str, question: Question, key: str = "") -> AsyncIterator[Event]:
     """Sends the question to the gateway at the base URL `url`, and yields the events of the answer.
 
-    `key` is the API key; none is sent if it is empty. Raises as `stream_answer` does.
+    The events are one Decision, the answer's TextChunks, and one AnswerEnd. `key` is the API key; none is sent if it is
+    empty. Raises Refused if the gateway answers with an error, Unreachable if no connection can be opened, and
+    CommandError for any other failure.
     """
     body = _body(question) | {"stream": question.stream}
     if question.stream:
@@ -137,7 +139,8 @@ async def stream_answer(client: httpx.AsyncClient, body: Mapping[str, Any]) -> A
 async def get_json(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
     """Gets `path` below the client's base URL, and returns the JSON object of the response.
 
-    Raises Refused, Unreachable or CommandError as `stream_answer` does.
+    Raises Refused if the gateway answers with an error, Unreachable if no connection can be opened, and CommandError if
+    it does not answer in time or not with a JSON object.
     """
     with _connection_errors(str(client.base_url)):
         response = await client.get(path)
@@ -147,10 +150,10 @@ async def get_json(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
 
 
 async def request_route(url: str, question: Question, key: str, include_prompt: bool) -> dict[str, Any]:
-    """Returns the JSON object of `/v1/route`: how the gateway would route the question (see `to_decision`).
+    """Asks `/v1/route` how the gateway would route the question, and returns the JSON object of the response.
 
-    With `include_prompt`, it also has the messages of the `prompt`. Raises Refused, Unreachable or CommandError as
-    `stream_answer` does.
+    `to_decision` converts it. With `include_prompt`, it also has the messages of the prompt, as `prompt`. Raises
+    Refused, Unreachable or CommandError, as `get_json` does.
     """
     return await _post(url, "/v1/route", _body(question) | {"include_prompt": include_prompt}, key)
 
@@ -173,7 +176,8 @@ async def _post(url: str, path: str, body: Mapping[str, Any], key: str) -> dict[
 async def post_json(client: httpx.AsyncClient, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """Posts `body` as JSON to `path` below the client's base URL, and returns the JSON object of the response.
 
-    Raises Refused, Unreachable or CommandError as `stream_answer` does.
+    Raises Refused if the gateway answers with an error, Unreachable if no connection can be opened, and CommandError if
+    it does not answer in time or not with a JSON object.
     """
     with _connection_errors(str(client.base_url)):
         response = await client.post(path, json=body)
@@ -202,9 +206,10 @@ def open_client(url: str, headers: Mapping[str, str] | None = None) -> httpx.Asy
 
 
 def unreachable(url: str, error: httpx.ConnectError, option: str) -> Unreachable:
-    """Returns the error of a gateway at `url` to which no connection can be opened; `option` sets the URL.
+    """Returns the error for a gateway at `url` to which no connection can be opened.
 
-    It states the reason if the host's name cannot be resolved or TLS fails.
+    The message names `option`, the command-line option that sets the URL, and the reason if the host's name cannot be
+    resolved or TLS fails.
     """
     cause: BaseException | None = error
     while cause is not None:

@@ -51,7 +51,7 @@ _LIST_SECONDS = 10.0
 
 
 def open_channel(address: str) -> grpc.aio.Channel:
-    """Opens a channel to the lora-server or the retriever at `address` ("HOST:PORT"), with the token of `token_for`.
+    """Opens a channel to the lora-server or the retriever at `address` ("HOST:PORT"), with the access token for it.
 
     Raises CommandError if the token file, or a TLS file that the environment names, cannot be used.
     """
@@ -59,10 +59,10 @@ def open_channel(address: str) -> grpc.aio.Channel:
 
 
 def open_anonymous_channel(address: str, token: grpc_client.Token | None = None) -> grpc.aio.Channel:
-    """Opens a channel to `address` ("HOST:PORT") without the token of `token_for`: for the gateway and health checks.
+    """Opens a channel to `address` ("HOST:PORT") without an access token from the data directory.
 
-    `token` is a function that returns the token to send. Raises CommandError if a TLS file that the environment names
-    cannot be used.
+    It is for the gateway and health checks. `token` is a function that returns another token to send; None: none is
+    sent. Raises CommandError if a TLS file that the environment names cannot be used.
     """
     try:
         return grpc_client.open_channel(address, _tls(), token=token)
@@ -98,10 +98,10 @@ def training_stub(channel: grpc.aio.Channel) -> training_pb2_grpc.TrainingStub:
 
 @contextmanager
 def service_errors(service: str) -> Iterator[None]:
-    """Converts the gRPC error of a failed call in the block to a PointsmanError, as `from_rpc_error` does.
+    """Converts the gRPC error of a call that fails in the `with` block to a PointsmanError that people can read.
 
-    It is the error that the service reported; otherwise DeadlineExceeded or Unavailable. `service` is the service's
-    name for the message.
+    It is the error that the service reported, else DeadlineExceeded or Unavailable. `service` is the service's name for
+    the message.
     """
     try:
         yield
@@ -110,9 +110,9 @@ def service_errors(service: str) -> Iterator[None]:
 
 
 async def call_lora_server(address: str, call: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Awaits `call` with a stub of the lora-server at `address`, and returns its result.
+    """Connects to the lora-server at `address`, awaits `call` with its client stub, and returns the result.
 
-    Raises a PointsmanError as `service_errors` does, or CommandError as `open_channel` does.
+    Raises a PointsmanError if the call fails, and CommandError if a token or TLS file cannot be used.
     """
     async with open_channel(address) as channel:
         with service_errors("lora-server"):
@@ -122,7 +122,8 @@ async def call_lora_server(address: str, call: Callable[[Any], Awaitable[Any]]) 
 async def fetch_adapters(address: str, name: str) -> pb.ListAdaptersResponse:
     """Returns the versions, aliases and placements of the adapter `name`; of all adapters if `name` is empty.
 
-    Raises a PointsmanError or CommandError as `call_lora_server` does.
+    `address` is that of the lora-server. Raises a PointsmanError if the call fails, and CommandError if a token or TLS
+    file cannot be used.
     """
     request = pb.ListAdaptersRequest(name=name)
     response: pb.ListAdaptersResponse = await call_lora_server(
@@ -180,7 +181,10 @@ def _answer_end(receipt: gateway_pb2.Receipt) -> AnswerEnd:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a registered adapter comes from, who registers it, and whether its alias is moved in any case."""
+    """The parent version and the author of an adapter to register, and whether to move its alias in any case.
+
+    With `force`, the alias is moved even if the evaluation found prompting to be as good.
+    """
 
     parent: str = ""
     """The version from which the training started, such as "triage@3f9a1c0b77de"; empty if from none."""
@@ -192,7 +196,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class RegisteredAdapter:
-    """The adapter version that a registration has made, and the aliases that point to it."""
+    """The result of a registration: the new adapter version ("triage@3f9a1c0b77de") and the aliases it has."""
 
     version: str  # "triage@3f9a1c0b77de"
     aliases: tuple[str, ...]  # "triage@prod"

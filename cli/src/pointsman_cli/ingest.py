@@ -25,7 +25,7 @@ _CREATE_SECONDS = 30.0
 
 @dataclass
 class IngestCounts:
-    """The numbers of documents that were processed so far, and what failed."""
+    """How many documents and chunks an ingestion has processed so far, by outcome, and messages on what failed."""
 
     answered: int = 0  # documents for which the retriever has reported an outcome
     written: int = 0
@@ -38,7 +38,7 @@ class IngestCounts:
 
 @dataclass(frozen=True, slots=True)
 class IngestTarget:
-    """The collection to which documents are sent, and the address of its retriever."""
+    """The retriever's address ("HOST:PORT"), tenant and collection to which documents are sent."""
 
     address: str
     tenant: str

@@ -27,7 +27,7 @@ _SHOWN_MODELS = 20
 
 
 def installed_path(name: str) -> Path:
-    """Returns the path of a folder of the repository, such as "examples/minimal".
+    """Returns the path of a folder of the Pointsman repository, such as "examples/minimal", in this installation.
 
     It is the copy that the wheel has installed, if it exists, otherwise the folder of the checkout. If neither exists,
     it is the path that the copy would have.

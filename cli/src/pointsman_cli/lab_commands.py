@@ -134,10 +134,10 @@ def wrappers(
 
 
 def config_folder_of(named: Path | None, data_dir: DataDir) -> Path:
-    """Returns the configuration folder of `named`, or if that is None, of the example that `pointsman up` runs.
+    """Returns the configuration folder in or of `named`; if that is None, that of the running `pointsman up`.
 
-    `named` may be an example folder, as for `config_folder`. Raises UsageError as `config_folder` does, if `named` is
-    None and nothing runs, and in any case if run.json cannot be opened.
+    `named` may be a configuration folder, or an example folder with a pointsman.yaml. Raises UsageError if it has no
+    configuration, if `named` is None and nothing runs, or if run.json cannot be opened.
     """
     running = read_run(data_dir.run_file)
     if named is None and running is None:
@@ -250,7 +250,7 @@ def predict(
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """Renders training rows as prompts of the path that the adapter will serve."""
+    """The settings for turning training rows into the prompts of the path that will serve the trained adapter."""
 
     config: Path
     """The configuration folder."""
@@ -263,10 +263,10 @@ class Rendering:
     seed: int
 
     async def render(self, data_dir: DataDir, data: Path, held_out: Path | None) -> tuple[Path, Path | None, str]:
-        """Renders the rows of the files `data` and `held_out`.
+        """Turns the rows of the files `data` and `held_out` into prompts, and writes them to files.
 
         Returns the file of training rows, the file of held-out rows (None if there are none), and a text with the
-        numbers of rows. Raises CommandError if the lab fails.
+        numbers of rows. Raises CommandError if the command of `pointsman_lab` that renders them fails.
         """
         arguments = ["render", str(self.config), self.path, "--data", str(data), "--out", str(self.out)]
         arguments += ["--seed", str(self.seed)]

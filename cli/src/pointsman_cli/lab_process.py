@@ -26,7 +26,7 @@ _PROGRESS_LINE = re.compile(r"(?P<stage>.+): (?P<done>\d+) of (?P<total>\d+)")
 
 @dataclass(frozen=True, slots=True)
 class LabJob:
-    """The arguments of one `pointsman_lab` command, and how to show its report."""
+    """One command of the package `pointsman_lab` to run as a child process: its arguments and environment."""
 
     arguments: Sequence[str]
     data_dir: DataDir
@@ -42,7 +42,7 @@ async def run_lab(job: LabJob) -> None:
     """Runs a command of `pointsman_lab` as a child process, shows its progress, and prints its report.
 
     Raises CommandError if the embedding model cannot be prepared, or the command ends with another exit code than 0. If
-    that is the result of a check, such as `--fail-if-changed`, the report is printed first.
+    the cause is a failed check, such as `--fail-if-changed`, the report is printed first.
     """
     report, end = await _run(job)
     if report is not None:

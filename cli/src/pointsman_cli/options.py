@@ -121,9 +121,10 @@ def redis_url(given: str, data_dir: DataDir) -> str:
 
 
 def log_arguments(redis: str, records: str, data_dir: DataDir) -> list[str]:
-    """Returns the lab's arguments that say where the request log is; empty if there is none.
+    """Returns the options that tell a command of `pointsman_lab` where the request log is; empty without a log.
 
-    Raises UsageError if both are given, or as `redis_url` does.
+    They are ["--redis", URL] or ["--from", RECORDS]. The URL is that of the running `pointsman up` if `redis` and
+    `records` are empty. Raises UsageError if both are given, or run.json cannot be opened.
     """
     if records:
         if redis:
@@ -134,9 +135,10 @@ def log_arguments(redis: str, records: str, data_dir: DataDir) -> list[str]:
 
 
 def api_key(variable: str) -> str:
-    """Returns the API key in the environment variable `variable`; "" if the default, KEY_VARIABLE, is empty or not set.
+    """Returns the API key in the environment variable `variable`, or "" if there is none to send.
 
-    Returns "" also if `variable` is empty. Raises UsageError if another variable is empty or not set.
+    There is none if `variable` is empty, or if it is KEY_VARIABLE (the default) and not set. Raises UsageError if any
+    other variable is empty or not set.
     """
     key = os.environ.get(variable, "") if variable else ""
     if not key and variable not in ("", KEY_VARIABLE):
@@ -145,7 +147,7 @@ def api_key(variable: str) -> str:
 
 
 def bearer(key: str) -> dict[str, str]:
-    """Returns the HTTP header "authorization" with the API key as a mapping, which is empty if `key` is empty."""
+    """Returns the HTTP headers {"authorization": "Bearer KEY"} for an API key; an empty mapping if `key` is empty."""
     return {"authorization": f"Bearer {key}"} if key else {}
 
 

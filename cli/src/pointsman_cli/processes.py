@@ -23,7 +23,7 @@ _OnLine = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnd:
-    """How a program ended."""
+    """How a program ended: its exit code (-N if signal N ended it) and the last error line it printed, or ""."""
 
     code: int  # the exit code; -N if signal N ended the process
     last_error: str  # the last line of its standard error, without "error: "; empty if there is none
@@ -37,8 +37,9 @@ class ProcessEnd:
 def launch_command(program: Sequence[str], reaper_pipe: int = -1) -> list[str]:
     """Returns a command line that runs `program` and, on Linux, sends it SIGTERM if this process dies, even by kill -9.
 
-    Start it from the main thread (see `launcher.py`). `reaper_pipe` is the descriptor of a pipe into which the child
-    first writes its pid, or -1 for none; the caller must let the child inherit the descriptor.
+    The command must be started from the main thread, since it ends with the thread that started it. `reaper_pipe` is
+    the descriptor of a pipe into which the child first writes its pid, or -1 for none; the caller must let the child
+    inherit the descriptor.
     """
     launcher_arguments = (str(int(signal.SIGTERM)), str(os.getpid()), str(reaper_pipe))
     return [sys.executable, "-I", str(Path(launcher.__file__)), *launcher_arguments, *program]
@@ -122,7 +123,7 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process of this machine; another one that gets the same pid later is not equal to it."""
+    """A process of this machine, identified by its pid and start time, so that a reused pid does not match it."""
 
     pid: int
     started: int  # clock ticks since boot; unique together with the pid
@@ -136,7 +137,7 @@ class _Stat:
 
 
 def process_tree(root: int) -> tuple[Process, ...]:
-    """Returns the process with pid `root` and then all its descendants, also those in other sessions.
+    """Returns the process with pid `root`, followed by all its descendants, including those in other sessions.
 
     Returns an empty tuple if the process does not exist.
     """

@@ -52,10 +52,10 @@ async def _search(address: str, request: pb.SearchRequest) -> pb.SearchResponse:
 
 
 def to_json(answer: pb.SearchResponse) -> dict[str, Any]:
-    """Returns what `--json` prints: `passages`, best first, and figures on all of them together.
+    """Returns what `pointsman search --json` prints for a search: `passages`, best first, and figures on all of them.
 
-    `relevant` says whether a passage is relevant by the collection's settings; `best_cosine` is the greatest cosine,
-    and `best_coverage` (0 to 1) the greatest share of the query's words in one passage.
+    `relevant` is true if a passage is relevant by the collection's settings; `best_cosine` is the greatest cosine
+    similarity to the query, and `best_coverage` (0 to 1) the greatest share of the query's words in one passage.
     """
     return {
         "relevant": answer.relevant,

@@ -49,7 +49,10 @@ _LINE_END = re.compile(r"\r\n?|\n")  # Markdown's line ends; U+2028 and similar 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file to ingest: one document, or in JSON Lines several."""
+    """A file to ingest: one document, or several documents if it is a JSON Lines file.
+
+    `relative` is its path inside the source folder.
+    """
 
     id: str
     path: Path
@@ -82,7 +85,10 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A folder to synchronize a collection with, or a single file to add to it."""
+    """A folder with which a collection is synchronized, or a single file to add to it, and the files in it.
+
+    `problems` are messages on folders that cannot be read, and `skipped` the paths of files with an unknown ending.
+    """
 
     name: str
     """The absolute path of the folder; empty for a single file."""

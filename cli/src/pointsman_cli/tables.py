@@ -35,7 +35,7 @@ def print_table(
 
 
 class FittingTable:
-    """A table as `print_table` prints it, as a rich renderable that can be combined with others."""
+    """A rich renderable that draws a table as `print_table` does, so that it can be combined with other renderables."""
 
     def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> None:
         self._columns, self._rows, self._right = columns, rows, right
@@ -49,11 +49,11 @@ class FittingTable:
 def table_lines(
     columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, right: Collection[str] = ()
 ) -> Iterator[str]:
-    """Yields the lines of a table, first the line with the names of the columns.
+    """Yields the lines of a table as text, first the line with the names of the columns.
 
     `width` is the maximum width in terminal cells; `right` names the columns to align to the right. If the columns do
-    not fit side by side, each one that does not fit next to those before it is left out of the row's line, and its
-    cells follow on lines below. The first column is never left out.
+    not fit side by side, those that do not fit are left out of the row's line, and their cells follow on lines below
+    it. The first column is never left out.
     """
     widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
     beside, used = [0], widths[0]

@@ -33,10 +33,11 @@ Unix seconds, and the name of this data."""
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How much the documents of one collection have changed since a serving adapter version was trained on them.
+    """How much the documents of one retrieval collection have changed since one adapter version was trained on them.
 
-    A version whose manifest has no sketch (summary) of a collection's documents is listed once, with an empty
-    `collection`.
+    `changed` is the share (0 to 1) of documents that were added, removed or changed, and `trained_on` the time of the
+    training data in Unix seconds. A version whose manifest has no sketch (summary) of a collection's documents is
+    listed once, with an empty `collection` and `changed` 0.
     """
 
     version: str

@@ -19,7 +19,10 @@ FACTORS = (0.5, 1.0, 2.0)
 
 @dataclass(frozen=True, slots=True)
 class CostTerms:
-    """Costs and volumes that the evaluation does not measure."""
+    """The user's costs in dollars and request volumes by which paths are compared, such as the cost of a training.
+
+    They are the inputs of `pointsman advise` that an evaluation does not measure.
+    """
 
     training: Mapping[str, float] = field(default_factory=dict)
     """Dollars for one training, by adapter.
@@ -64,7 +67,10 @@ class PathCost:
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """The volumes from which a trained path (with an adapter) costs less than an untrained one; None means never."""
+    """The numbers of requests from which a path with a trained adapter costs less than one without an adapter.
+
+    `trained` and `untrained` are the names of the two paths. A number is None if the adapter never pays off.
+    """
 
     trained: str
     untrained: str
@@ -87,10 +93,10 @@ class BreakEven:
 
 
 def path_cost(path: EvaluatedPath, terms: CostTerms, prices: Mapping[str, float] | None = None) -> PathCost:
-    """Computes the cost of a path, which must have a score.
+    """Computes the dollars for a request, a training and a month of an evaluated path, which must have a score.
 
-    If `path.adapter` is not empty, it must be a key of `terms.training`. `prices` are factors by which the prices of
-    cost components, including TRAINING, are multiplied, by the component's name; a missing factor is 1.
+    If `path.adapter` is not empty, it must be a key of `terms.training`. `prices` are factors by cost component
+    ("prompt", "completion", "training", ...), by which that component's price is multiplied; a missing factor is 1.
     """
     assert path.score is not None
     factors = prices or {}
@@ -136,7 +142,10 @@ def _volume(spent: float, saving: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """The volumes from which an adapter pays off if one price were lower or higher."""
+    """How the number of requests that pays for one training changes if one price is halved, unchanged or doubled.
+
+    `requests` has the number for each factor of FACTORS, in order; None means that the training is never paid for.
+    """
 
     price: str
     """The cost component: "prompt", "cached", "completion", "retrieval", "training", ..."""
@@ -145,9 +154,10 @@ class Sensitivity:
 
 
 def sensitivities(trained: EvaluatedPath, untrained: EvaluatedPath, terms: CostTerms) -> tuple[Sensitivity, ...]:
-    """Returns how the volume from which the adapter pays off depends on each price, including that of training.
+    """Returns, for each price, how many requests pay for one training if that price is halved, unchanged or doubled.
 
-    For each cost component, its price alone is multiplied by each of FACTORS, for both paths.
+    The prices are those of the cost components of both paths, such as "prompt", and that of the training. Only one is
+    changed at a time, for both paths alike.
     """
     prices = dict.fromkeys((*trained.usd_per_1000, *untrained.usd_per_1000, TRAINING))
     return tuple(
@@ -178,10 +188,10 @@ def read_training_costs(files: Iterable[Path], hourly: float | None, given: Iter
 
 
 def unfinished_trainings(files: Iterable[Path]) -> dict[str, str]:
-    """Returns "N of M epochs" by the adapter's name, for trainings that their time limit ended while they improved.
+    """Returns how far each training got ("2 of 3 epochs") that reached its time limit while its score still improved.
 
-    A training still improved if its last evaluation was the best one. `files` are training.json files. Raises
-    UsageError if one cannot be read.
+    The keys are adapters' names. A score still improved if the last evaluation was the best one. `files` are
+    training.json files. Raises UsageError if one cannot be read.
     """
     found = {}
     for file in files:

@@ -34,7 +34,11 @@ TOKEN_TYPES = ("prompt", "cached", "completion")
 
 @dataclass(frozen=True, slots=True)
 class RatedPath:
-    """The ratings and the cost of one path of a task, as a running gateway reports them."""
+    """The users' ratings and the cost of one path of a task, as a running gateway reports them.
+
+    `ratings` is a number of ratings, `mean` their mean (0 to 1), and `low` and `high` are confidence limits of the
+    mean.
+    """
 
     path: str
     kind: str
@@ -157,9 +161,9 @@ def _rated(path: Mapping[str, Any]) -> RatedPath:
 
 
 def difference(one: RatedPath, other: RatedPath) -> tuple[float, float]:
-    """Returns the 95 % confidence limits (low, high) of the mean rating of `one` minus that of `other`.
+    """Returns the 95 % confidence limits (low, high) of the mean rating of path `one` minus that of path `other`.
 
-    They are valid however often the ratings are looked at.
+    The limits hold at any number of ratings, so the comparison may be repeated as ratings arrive.
     """
     low = lower_limit_of_difference(one.mean, one.low, other.mean, other.high)
     return low, -lower_limit_of_difference(other.mean, other.low, one.mean, one.high)
@@ -245,9 +249,9 @@ def _cost_notes(paths: Sequence[RatedPath]) -> Iterator[Text]:
 
 @dataclass(frozen=True, slots=True)
 class HardwareCost:
-    """What the tokens since the start of a gateway cost on its own engines, and would cost at a provider.
+    """The cost of a gateway's tokens since its start on its own engines, and at a provider's list prices.
 
-    Only engines with a price per hour count, and the tokens of the paths that they answered.
+    Only engines with a price per hour count, and only the tokens of paths that these engines answered.
     """
 
     against: str

@@ -45,9 +45,10 @@ def reasons(
     chosen: EvaluatedPath,
     terms: CostTerms,
 ) -> Iterator[str]:
-    """Yields sentences that explain a recommendation by accuracy, form, latency, cost and so on, where these matter.
+    """Yields sentences that explain why a path is recommended for a task: by its score, valid form, latency or cost.
 
-    `scored` are the paths with a score and a cost, `equals` those that are good enough, `chosen` the recommended one.
+    `scored` are the task's paths with a score and a cost, `equals` those of them that are good enough, and `chosen` is
+    the recommended path.
     """
     yield from _accuracy_reason(task, scored, equals, chosen)
     yield from _validity_reason(scored, chosen)
@@ -155,7 +156,10 @@ def _window_reason(scored: Sequence[EvaluatedPath]) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """The requirements of the user on a path; None means no requirement."""
+    """The minimum score, the minimum share of valid answers and the maximum latency that the user requires of a path.
+
+    A field of None means no such requirement.
+    """
 
     floor: float | None = None
     """The least value (0 to 1) of the lower confidence limit of the mean score."""
@@ -200,9 +204,9 @@ def recommend(task: TaskReport, needs: Requirements, terms: CostTerms) -> Recomm
 
 
 def unmet(path: EvaluatedPath, needs: Requirements) -> Iterator[str]:
-    """Yields a text for each requirement that the path, which must have a score, does not meet.
+    """Yields a sentence for each of the user's requirements that a path, which must have a score, does not meet.
 
-    The path's name is the subject of the text: "takes 3.10 s at p95: 2 s are allowed".
+    The sentence lacks its subject, the path's name: "takes 3.10 s at p95: 2 s are allowed".
     """
     assert path.score is not None
     if needs.floor is not None and path.score.low < needs.floor:
@@ -228,7 +232,10 @@ def _as_good_as_the_best(paths: Sequence[EvaluatedPath], pairs: Sequence[Pair]) 
 
 
 def allowed_gap(best: float) -> float:
-    """Returns how far below the `best` mean score a path may score and still count as equally good."""
+    """Returns by how much a path's mean score may be below `best`, the best mean score, to count as equally good.
+
+    It is MARGIN (0.03), but at most a tenth of `best`.
+    """
     return min(MARGIN, RELATIVE_MARGIN * best)
 
 
@@ -266,7 +273,7 @@ def best_pair(task: TaskReport) -> tuple[EvaluatedPath, EvaluatedPath] | None:
 
 @dataclass(frozen=True, slots=True)
 class TaskAdvice:
-    """The advice on one task."""
+    """The recommended path of one task, and from how many requests on an adapter pays off in it."""
 
     task: str
     recommendation: Recommendation

@@ -26,7 +26,7 @@ _COLUMNS = ("task", "chosen", "shadow", "pairs", "$ per 1k", "seconds", "quality
 
 @dataclass(frozen=True, slots=True)
 class PathMeans:
-    """Mean cost, latency and score of one path over the requests that it and another path both answered."""
+    """Mean cost (dollars), latency (seconds) and score of one path over requests that a second path answered too."""
 
     usd: float
     """Mean dollars of a request."""

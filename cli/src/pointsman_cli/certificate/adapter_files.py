@@ -41,9 +41,9 @@ class AdapterFiles:
         return bool(self.content_hash)
 
     def may_be(self, version: str) -> bool:
-        """Returns whether the adapter version `version`, such as "triage@3f9a1c0b77de", may have these weights.
+        """Returns whether an adapter version, such as "triage@3f9a1c0b77de", may have the weights in this folder.
 
-        That is so if the hash in its name is the hash of these weights, or if its name has no hash.
+        The result is True if the hash in the version's name matches these weights, or if the name has no hash.
         """
         return self.content_hash.startswith(hash_of(version))
 

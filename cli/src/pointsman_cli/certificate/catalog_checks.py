@@ -11,10 +11,10 @@ from pointsman_cli.eval.catalog import Catalog, PathFacts
 
 
 def catalog_checks(statement: Statement, catalog: Catalog, folders: Mapping[str, Path]) -> Iterator[Check]:
-    """Compares the certified tasks, paths, adapters, base models and prices with those in the gateway's catalog.
+    """Compares the certified tasks, paths, adapters, base models and prices with those that the gateway has today.
 
-    Yields a check for each of them. `folders` are folders of adapters by the adapters' names; their files are compared
-    too. Raises UsageError if a file of an adapter cannot be read.
+    Yields a check for each of them. `catalog` is what the gateway has. `folders` are folders of adapters by the
+    adapters' names; their files are compared too. Raises UsageError if a file of an adapter cannot be read.
     """
     for task in statement.tasks:
         yield from _task_checks(task, statement, catalog)

@@ -31,7 +31,10 @@ _SAMPLERS = ("numpy", "scipy")
 
 
 class Outcome(Enum):
-    """The outcome of one check; the members are in order, the best one first."""
+    """The outcome of one check of a certificate, from OK (best) to INVALID (worst).
+
+    The order of the members is that of their severity.
+    """
 
     OK = "ok"
     NOT_CHECKED = "not checked"
@@ -41,7 +44,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was checked, and the result."""
+    """The result of one check in the verification of a certificate, such as that of its age or of one path."""
 
     subject: str
     """What was checked, such as "age" or "path triage"."""
@@ -62,9 +65,9 @@ def overall(checks: Iterable[Check]) -> str:
 
 
 def file_checks(certificate: Certificate, trusted_key: Path | None, now: datetime) -> Iterator[Check]:
-    """Yields a check each of the certificate's digest, signature and age at the time `now`.
+    """Yields one check each of the certificate's digest, its signature and its age at the time `now`.
 
-    If `trusted_key`, a PEM file with a key, is given, the certificate must be signed with this key.
+    If `trusted_key`, the path of a PEM file with a key, is given, the certificate must be signed with this key.
     """
     found = digest_of(certificate.content)
     intact = found == certificate.sha256

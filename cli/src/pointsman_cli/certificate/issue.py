@@ -23,7 +23,7 @@ _LIBRARIES = ("pointsman", "numpy", "scipy")
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """The limits of time and of prices at which a certificate becomes invalid."""
+    """The limits beyond which a certificate is invalid: its age in days, and the change of a price (0.2 is 20 %)."""
 
     days: float
     """Days from its issue until it expires."""

@@ -29,7 +29,7 @@ AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How many rows of the data set are sent again, and the seed by which they are drawn."""
+    """How many rows of the data set a verification sends to the gateway again, and the seed of their random choice."""
 
     rows: int
     """The number of rows of each task that are sent to each of its paths; 0: none are sent."""

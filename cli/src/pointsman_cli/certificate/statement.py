@@ -31,7 +31,10 @@ MAX_PRICE_CHANGE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class PriceBound:
-    """A price, and the range outside of which the certificate is invalid; all three in dollars."""
+    """One price of a certificate, and the range in which it must stay for the certificate to be valid, in dollars.
+
+    `kind` says what the price is for, such as a million tokens of the kind "prompt", or one "request".
+    """
 
     model: str
     """The base model; empty for the price of a search."""
@@ -45,7 +48,7 @@ class PriceBound:
 
 @dataclass(frozen=True, slots=True)
 class TaskVerdict:
-    """The verdict on one task, or the number of rows that would allow one."""
+    """What a certificate states about one task: which path to use, or how many rows would be needed to decide it."""
 
     task: str
     verdict: str
@@ -71,7 +74,7 @@ class TaskVerdict:
 
 @dataclass(frozen=True, slots=True)
 class PathIdentity:
-    """The base model and the adapter version that answered on a path in the evaluation."""
+    """The base model and the adapter version that answered requests on one path during the evaluation."""
 
     model: str
     """The name of the base model."""

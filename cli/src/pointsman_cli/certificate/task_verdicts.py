@@ -36,7 +36,10 @@ CHARGES = (REQUEST, "image", "tool")
 
 @dataclass(frozen=True, slots=True)
 class VerdictTerms:
-    """The terms on which verdicts depend in addition to the report."""
+    """The user's inputs for verdicts: requirements, costs, the score difference that matters, and statistical power.
+
+    `power` is the probability with which the stated number of rows decides a verdict.
+    """
 
     requirements: Requirements
     terms: CostTerms
@@ -59,9 +62,10 @@ class PriceList:
     """Dollars for one search."""
 
     def price_of(self, path: str, component: str) -> tuple[str, str, float] | None:
-        """Returns the price of a path's cost component, such as "prompt": the base model, the component, the dollars.
+        """Returns what a cost component of a path is charged as: (base model, component, dollars).
 
-        The model is empty for searches. Returns None if the model's prices do not include this component.
+        `component` is such as "prompt". The model is empty if the component is a search. Returns None if the model's
+        prices do not include the component.
         """
         if component == RETRIEVAL:
             return "", RETRIEVAL, self.search_usd
@@ -159,10 +163,10 @@ def reprice(report: Report, old: PriceList, new: PriceList) -> Report:
 
 
 def named_paths(report: Report, verdicts: Sequence[TaskVerdict], given: VerdictTerms) -> list[str]:
-    """Returns, for each task of the report, the path that its verdict would name at the report's costs.
+    """Returns, for each task of the report in order, the path that its verdict would name at the costs in the report.
 
-    What the scores show about each path is taken from `verdicts`; only the order of preference, by cost, is computed
-    again. The text is empty for a task whose scores name no path in this order.
+    Which paths are good enough is taken from `verdicts`; only their order by cost is computed again. An entry is empty
+    if the rows' scores do not decide for a path in this order.
     """
     terms, named = by_alias(report, given.terms), []
     for task, verdict in zip(report.tasks, verdicts, strict=True):

@@ -22,7 +22,7 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A path that a verdict may name, with its scores."""
+    """A path that a verdict may recommend, with the score (0 to 1) of each evaluated row; None: no score."""
 
     path: str
     scores: Sequence[float | None]
@@ -31,7 +31,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The error probabilities of a verdict, and the differences that it must detect."""
+    """The score difference that a verdict must detect, its allowed error probability, and its statistical power."""
 
     margin: float
     """The smallest difference of mean scores that matters, above 0 and below 1."""
@@ -45,7 +45,10 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class PathStanding:
-    """The comparison of one path with the others, as far as the rows decide it."""
+    """Whether one path's scores are good enough compared with the other paths: CLOSE (yes), WORSE (no) or OPEN.
+
+    OPEN means that the evaluated rows do not decide it; `rows_needed` is the number of rows that would.
+    """
 
     path: str
     standing: Standing
@@ -62,7 +65,7 @@ class PathStanding:
 
 @dataclass(frozen=True, slots=True)
 class ScoreVerdict:
-    """The verdict on the paths of a task, by their scores."""
+    """The result of comparing a task's paths by their scores: the path to use, or the number of rows still needed."""
 
     path: str
     """The first path, in order of preference, that is good enough; empty if there is none, or it is not decided."""
@@ -86,10 +89,10 @@ class _Contest:
 
 
 def decide(candidates: Sequence[Candidate], precision: Precision) -> ScoreVerdict:
-    """Decides which of the paths is the first one that is good enough, or how many rows would decide it.
+    """Decides which path to use: the first one in order of preference whose scores are good enough.
 
-    `candidates` are in order of preference, the preferred path first. Raises ValueError if there are none, or two have
-    no scored row in common.
+    If the rows do not decide it, the result has the number of rows that would. `candidates` are in order of preference,
+    the preferred path first. Raises ValueError if there are none, or two have no scored row in common.
     """
     if not candidates:
         raise ValueError("there are no paths to decide between")

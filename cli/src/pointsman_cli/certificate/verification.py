@@ -47,7 +47,7 @@ class ConfigurationSource:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The data and settings with which a certificate is verified."""
+    """The user's inputs to the verification of a certificate: data set, sampling, trusted key, adapter folders."""
 
     data: Path | None
     """The file of the data set; None: it is not compared, and no sample is sent."""

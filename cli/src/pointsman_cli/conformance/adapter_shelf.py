@@ -22,9 +22,10 @@ SCRIPT = Path(__file__).parent / "make_adapters.py"
 
 @dataclass(frozen=True, slots=True)
 class AdapterShelf:
-    """The folder with the swap test's adapters: the originals in `made/`, the copies for engines in `served/`.
+    """The folder of the swap test's adapters: the originals in `made/`, copies that engines load in `served/`.
 
-    Each copy has the name under which the engine loads it.
+    Each copy has the name under which the engine loads it. `folder` is the path on this machine, `engine_folder` the
+    path of the same folder on the engine's machine.
     """
 
     folder: Path
@@ -77,7 +78,7 @@ class AdapterShelf:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def served_at_engine(self, name: str) -> str:
-        """Returns the path on the engine's machine of the copy `name`, which need not exist."""
+        """Returns the path that the copy `name` in `served/` has, or would have, on the engine's machine."""
         return f"{self.engine_folder}/served/{name}"
 
 

@@ -56,7 +56,7 @@ class TimedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How far an answer agrees with the known answer of one version; all fields are numbers of tokens."""
+    """How many tokens of an answer agree, or do not agree, with the reference answer of an adapter version."""
 
     agreeing: int
     """The tokens before the first one whose log-probabilities differ by more than rounding (TOLERANCE_NATS)."""
@@ -71,7 +71,7 @@ class Comparison:
 
 
 class KnownAnswers:
-    """The answers of each version to each prompt, recorded while no other adapter was loaded or replaced."""
+    """Reference answers of adapter versions to prompts, recorded while no other adapter was loaded or replaced."""
 
     def __init__(self) -> None:
         self._answers: dict[tuple[str, str], tuple[Token, ...]] = {}
@@ -80,26 +80,29 @@ class KnownAnswers:
         self._answers[version, answer.prompt] = answer.tokens
 
     def compare(self, answer: TimedAnswer, version: str) -> Comparison:
-        """Compares an answer with the version's known answer to the same prompt, to the end of the shorter one.
+        """Compares an answer with the version's reference answer to the same prompt, up to the end of the shorter one.
 
-        Raises KeyError if the version's answer to this prompt is not known.
+        Raises KeyError if no reference answer of the version to this prompt was recorded.
         """
         return compare(answer.tokens, self._answers[version, answer.prompt])
 
     def version_of(self, answer: TimedAnswer, candidates: Iterable[str]) -> str | None:
-        """Returns the first of the versions `candidates` whose known answer is the same; None if there is none."""
+        """Returns the first of the versions `candidates` that is known to give this answer; None if none is."""
         known = (version for version in candidates if (version, answer.prompt) in self._answers)
         return next((version for version in known if self.compare(answer, version).is_same), None)
 
     def are_distinct(self, version: str, other: str, prompts: Sequence[str]) -> bool:
-        """Returns whether the known answers of two versions to each prompt are at least MIN_DISTANCE_NATS apart."""
+        """Returns whether the reference answers of two adapter versions differ clearly for each of the prompts.
+
+        They differ clearly if their `distance` in log-probabilities is at least MIN_DISTANCE_NATS (2.5 nats).
+        """
         return all(
             distance(self._answers[version, prompt], self._answers[other, prompt]) >= MIN_DISTANCE_NATS
             for prompt in prompts
         )
 
     def is_like(self, version: str, other: str, prompts: Sequence[str]) -> bool:
-        """Returns whether the known answers of two versions to each prompt are the same, apart from rounding."""
+        """Returns whether two adapter versions have the same reference answers to all prompts, apart from rounding."""
         return all(compare(self._answers[version, prompt], self._answers[other, prompt]).is_same for prompt in prompts)
 
 

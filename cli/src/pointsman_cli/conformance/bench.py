@@ -39,7 +39,11 @@ MOVING_PART = "moving"
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The names, in the AdapterShelf, of the four adapter versions that the test uses; each answers differently."""
+    """The names of the four test adapters that a swap test uses, whose answers can be told apart.
+
+    `new` replaces `old` during the test; `first` and `second` are loaded for comparison. All are in the AdapterShelf's
+    folder.
+    """
 
     first: str
     second: str
@@ -54,7 +58,7 @@ class Chosen:
 
 @dataclass(slots=True)
 class Bench:
-    """The state of one swap test: clients, known answers, loaded adapters and findings."""
+    """The state of one swap test (replacing adapters at one engine): clients, reference answers and findings."""
 
     api: OpenAIApi
     control: AdapterControl
@@ -73,9 +77,10 @@ class Bench:
         return f"{self.prefix}-{suffix}"
 
     async def load(self, name: str, made: str) -> None:
-        """Loads the version `made` of the shelf at the engine under `name`.
+        """Loads the test adapter `made` (a name in the AdapterShelf) at the engine under the name `name`.
 
-        `clean_up` unloads it at the end, if nothing else did. Raises ControlRefused if the engine does not load it.
+        `clean_up` unloads it at the end of the test if it is still loaded. Raises ControlRefused if the engine does not
+        load it.
         """
         self.loaded.add(name)
         await self.control.load(name, made)
@@ -86,10 +91,11 @@ class Bench:
 
     @asynccontextmanager
     async def holding(self, adapters: Mapping[str, str]) -> AsyncIterator[list[str]]:
-        """Loads adapters, yields their names at the engine, and unloads them when the block ends.
+        """Loads adapters, yields their names at the engine, and unloads them when the `async with` block ends.
 
-        `adapters` maps suffixes, which make the names unique, to versions of the shelf. Raises ControlRefused if an
-        adapter cannot be loaded. An adapter that cannot be unloaded is noted in the findings, and left to `clean_up`.
+        `adapters` maps suffixes, which make the names at the engine unique, to names of adapters in the AdapterShelf.
+        Raises ControlRefused if an adapter cannot be loaded. An adapter that cannot be unloaded is noted in the
+        findings, and unloaded by `clean_up`.
         """
         names = [self.name(suffix) for suffix in adapters]
         try:
@@ -114,10 +120,10 @@ class Bench:
         return await self.api.complete(self.control.model(name), prompt, max_tokens)
 
     def judge(self, answer: TimedAnswer, version: str, what: str, about: Property = Property.WRONG_VERSION) -> bool:
-        """Records as a finding on the property `about` whether the answer is the known one of `version`.
+        """Records whether an answer is the reference answer of the adapter version `version`; returns True if it is.
 
-        Returns whether it is. A failed request counts for the property FAILED_REQUESTS instead, and False is returned.
-        `what` describes the request in the findings.
+        The finding is on the property `about`; `what` describes the request in it. A failed request is recorded for the
+        property FAILED_REQUESTS instead, and False is returned.
         """
         if not self.succeeded(answer, what):
             return False
@@ -129,9 +135,9 @@ class Bench:
         return False
 
     def succeeded(self, answer: TimedAnswer, what: str) -> bool:
-        """Records as a finding whether the request succeeded, and returns it; `what` describes it in the findings.
+        """Records as a finding whether a request succeeded; returns True if it did. `what` describes the request.
 
-        A failure because the engine is overloaded is a weak finding.
+        A failure because the engine is overloaded is recorded as a weak finding, not as a failure.
         """
         if not answer.error:
             self.findings.passed(Property.FAILED_REQUESTS)
@@ -154,9 +160,9 @@ class Bench:
         return f"instead of {version}'s answer, {start}{whose}: {answer.text[:60]!r}"
 
     async def is_alive(self) -> bool:
-        """Returns whether the engine completes an answer of the base model; tries it for ALIVE_SECONDS.
+        """Returns whether the engine completes a request to the base model; retries for ALIVE_SECONDS (20 s).
 
-        An answer without a token counts. If there is none, the findings get a note.
+        An answer without tokens counts as complete. If there is none, the findings get a note.
         """
         deadline = time.monotonic() + ALIVE_SECONDS
         while not (answer := await self.ask_base(PROMPTS[0], 1)).is_complete:
@@ -167,9 +173,9 @@ class Bench:
         return True
 
     async def check_base(self, what: str) -> bool:
-        """Sends all prompts to the base model, one after the other; returns whether it answers as at the start.
+        """Sends all prompts to the base model in turn; returns whether all its answers are those recorded at the start.
 
-        The findings get the result of each; `what` describes these requests there.
+        The result of each is recorded as a finding, in which `what` describes these requests.
         """
         is_same = True
         for prompt in PROMPTS:

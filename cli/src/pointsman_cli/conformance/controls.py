@@ -19,8 +19,9 @@ IN_PLACE, RELOAD, NEW_NAME = "in place", "unload and load", "under a new name"
 class AdapterControl(Protocol):
     """Interface for loading, replacing and unloading the adapters of an engine or of several engines.
 
-    `name` is the name that the test gives an adapter, and `made` the adapter of the AdapterShelf with its weights.
-    `load`, `replace` and `unload` raise ControlRefused if the engine rejects the change or does not answer.
+    In its methods, `name` is the name that an adapter has in the test, and `made` the name of the adapter in the
+    AdapterShelf (the folder of test adapters) whose weights it gets. `load`, `replace` and `unload` raise
+    ControlRefused if the engine rejects the change or does not answer.
     """
 
     @property
@@ -42,7 +43,7 @@ class AdapterControl(Protocol):
         ...
 
     def model(self, name: str) -> str:
-        """Returns the value of `model` in requests to the adapter `name`."""
+        """Returns the value of the field `model` in completion requests to the test's adapter `name`."""
         ...
 
     async def opens_to_anyone(self) -> bool:

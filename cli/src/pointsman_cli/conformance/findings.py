@@ -32,7 +32,11 @@ STATEMENTS: Mapping[Property, str] = {
 
 
 class Grade(StrEnum):
-    """The verdict on a property, by its worst observation; SCALE says what each means."""
+    """The verdict on one property of an engine, such as "no wrong version answers", or on the whole swap test.
+
+    The worst observation decides: FAIL is a wrong answer or other violation, WEAK a request refused without need or
+    something exposed, UNTESTED no observation.
+    """
 
     PASS = "pass"
     WEAK = "weak"
@@ -50,7 +54,7 @@ SCALE: Mapping[Grade, str] = {
 
 @dataclass(slots=True)
 class PropertyRecord:
-    """The observations of one property: numbers of observations, and texts on some that were not as they should be."""
+    """The observations of one property in a swap test: how many there were, how many weak or failed, and examples."""
 
     observed: int = 0
     weak: int = 0
@@ -98,7 +102,7 @@ class Findings:
         _add_example(record.examples, what)
 
     def skip(self, about: Property, why: str) -> None:
-        """Records why a property is not tested; the reason is shown only if there is no observation of it."""
+        """Records why a property of the engine is not tested; the reason is shown only if nothing is observed of it."""
         self.records[about].why_untested = why
 
     def note(self, text: str) -> None:
@@ -118,9 +122,10 @@ class Findings:
 
     @property
     def overall(self) -> Grade:
-        """Returns the verdict of the whole test: FAIL if a property failed; otherwise UNTESTED if a check was left out.
+        """Returns the verdict of the whole test.
 
-        Otherwise it is WEAK if a property is, and else PASS.
+        It is FAIL if a property failed, else UNTESTED if a check was left out, else WEAK if a property is weak, else
+        PASS.
         """
         verdicts = {record.verdict for record in self.records.values()}
         if self.not_done and Grade.FAIL not in verdicts:

@@ -13,10 +13,11 @@ Harm = Callable[[Bench, Chosen, int], Awaitable[None]]
 
 
 async def check_harm(bench: Bench, chosen: Chosen, slots: int, restart_command: list[str]) -> None:
-    """Carries out the checks of HARMS, which may stop the engine or make its answers wrong.
+    """Carries out the checks that may stop the engine or make its answers wrong, such as loading an adapter with NaN.
 
     `slots` is the number of adapters that the engine holds. If a check stopped the engine or changed the base model's
-    answers, `restart_command` restarts the engine; if it is empty or fails, the remaining checks are left out.
+    answers, the command `restart_command` restarts the engine; if it is empty or fails, the remaining checks are left
+    out.
     """
     for name, harm in HARMS.items():
         bench.say(name)

@@ -13,11 +13,10 @@ NEEDED = 4
 
 
 async def learn(bench: Bench) -> Chosen:
-    """Loads the versions one after the other, records their answers in `bench.known`, and returns the chosen versions.
+    """Loads the test adapters one after the other, records their reference answers, and chooses four to test with.
 
-    Chooses the first NEEDED versions whose answers can be told apart. The findings get what the answers show. Raises
-    CannotTest if there are fewer such versions, a version cannot be loaded, or the base model does not answer or does
-    not repeat its answers.
+    Returns the first four whose answers can be told apart. The answers are stored in `bench.known`. Raises CannotTest
+    if there are fewer, an adapter cannot be loaded, or the base model does not answer or does not repeat its answers.
     """
     for fields in LOGPROB_FIELDS:
         bench.api.logprob_fields = fields

@@ -24,8 +24,9 @@ REGISTER_SECONDS = 600.0
 class PointsmanControl:
     """Loads and unloads the swap test's adapters through Pointsman's lora-server; implements AdapterControl.
 
-    Adapters with MOVING_PART in their names are replaced by moving the alias of MOVING, so there may be only one of
-    them at a time. An alias cannot be removed: the last version of MOVING stays registered, and no engine keeps it.
+    An adapter with "moving" in its name is replaced by pointing an alias to another version. All runs share this alias,
+    so there may be only one such adapter at a time. An alias cannot be removed: its last version stays registered, but
+    no engine keeps it loaded.
     """
 
     forms = (ALIAS_MOVE,)

@@ -18,7 +18,7 @@ UNLOAD_DELAY_SECONDS = 5.0
 
 
 async def check_replacements(bench: Bench, chosen: Chosen) -> None:
-    """Checks answers after replacing an adapter, and during it, in each way that the control offers.
+    """Checks answers during and after replacing an adapter, in each way that `bench.control` can replace one.
 
     Records whether the prefix cache keeps parts of the old version, and whether an answer in progress ends with the
     version that began it. Raises ControlRefused if an adapter cannot be loaded.

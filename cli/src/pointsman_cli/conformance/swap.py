@@ -20,10 +20,10 @@ Check = tuple[str, Callable[[], Awaitable[object]]]
 
 
 async def run_swap_test(bench: Bench, plan: SwapPlan) -> None:
-    """Carries out the checks of the plan one after the other; the results are in `bench.findings`.
+    """Carries out the checks of the plan one after the other, and records the results in `bench.findings`.
 
-    Raises CannotTest, as `learn` does, unless a property has already failed. The adapters of the test are unloaded in
-    any case.
+    Raises CannotTest if the engine's adapters cannot be loaded or told apart, unless a property has already failed. The
+    adapters of the test are unloaded in any case.
     """
     for about, why in plan.untested().items():
         bench.findings.skip(about, why)

@@ -39,7 +39,7 @@ RETRIEVER, LORA_SERVER = "pointsman_retriever", "pointsman_lora_server"
 
 
 class Level(Enum):
-    """How serious a finding is; only FAIL makes `pointsman doctor` fail."""
+    """How serious a finding of `pointsman doctor` is: OK, WARN or FAIL; with a FAIL, the command exits with code 1."""
 
     OK = "ok"
     WARN = "warn"
@@ -48,7 +48,7 @@ class Level(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check."""
+    """The result of one check of `pointsman doctor`: what was checked, what was found, and what to do about it."""
 
     level: Level
     what: str  # what was checked: "memory"
@@ -69,7 +69,7 @@ def fail(what: str, detail: str) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The facts about this machine that the checks need."""
+    """The facts about this machine that `pointsman doctor` checks, such as free memory and disk space in bytes."""
 
     python: tuple[int, int]
     architecture: str  # "x86_64", "aarch64"
@@ -180,8 +180,8 @@ def check_installation(
     """Yields findings on services, retriever, engine, Valkey, embedding model, and with `engine` on the base model.
 
     `engine` says whether an engine is to run on this machine; if not, a missing vLLM is no failure. `engine_python` is
-    the path of the engine's Python, or None to look for it as `python_path` does. `base_model` is the name of the model
-    in the data directory.
+    the path of the engine's Python; None: the usual places are searched. `base_model` is the name of the model in the
+    data directory.
     """
     yield _services()
     yield _retriever()
@@ -196,10 +196,10 @@ def check_installation(
 
 
 def has_engine(data_dir: DataDir, engine_python: Path | None) -> bool:
-    """Returns whether the user wants or has an engine on this machine.
+    """Returns whether an inference engine (vLLM) is installed on this machine, or the user has named a Python for it.
 
-    That is so if `engine_python` or the environment variable POINTSMAN_ENGINE_PYTHON names a Python, even if it does
-    not exist, or if the Python at `python_path` exists.
+    The result is True if `engine_python` or the environment variable POINTSMAN_ENGINE_PYTHON names a Python, even if
+    that does not exist, or if the Python at the default path (see `python_path`) exists.
     """
     return python_path(data_dir, engine_python).exists() or bool(engine_python or os.environ.get(VARIABLE))
 

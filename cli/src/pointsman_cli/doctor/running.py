@@ -24,10 +24,10 @@ _ADAPTERS = lora_server_pb2.ListAdaptersRequest()
 
 
 def check_ports(http: str, grpc_address: str, run: Run | None) -> list[Finding]:
-    """Checks the two ports of the gateway as `check_port` does.
+    """Checks that the gateway's HTTP and gRPC ports are free, or are used by the running `pointsman up`.
 
-    An empty address means that of the running `pointsman up`, or DEFAULT_HTTP or DEFAULT_GRPC if none runs. Raises
-    UsageError if an address is not HOST:PORT.
+    The addresses are "HOST:PORT". An empty one means that of the running `pointsman up`, or the default address if none
+    runs (`run` is None). Returns one finding for each port. Raises UsageError if an address is malformed.
     """
     http = http or (run.http.removeprefix("http://") if run else DEFAULT_HTTP)
     grpc_address = grpc_address or (run.grpc if run else DEFAULT_GRPC)
@@ -56,7 +56,7 @@ def check_port(what: str, address: str, option: str, run: Run | None) -> Finding
 async def check_running(run: Run | None, key: str = "") -> list[Finding]:
     """Checks the services of the running `pointsman up`, with their tokens, engine, configuration and Prometheus.
 
-    The only finding is a warning if none runs. `key` is an API key for the gateway.
+    If none runs (`run` is None), the only finding is a warning. `key` is an API key for the gateway.
     """
     if run is None:
         return [warn("running", "nothing; start it with `pointsman up EXAMPLE_FOLDER`")]

@@ -197,6 +197,6 @@ def _environment(pid: int) -> dict[str, str]:
 
 
 def summary(findings: list[Finding]) -> Finding:
-    """Returns the finding to show last: a failure that counts the failures in `findings`, or a success without any."""
+    """Returns the last line of a security report: a failure that counts the FAIL findings, or OK if there are none."""
     count = sum(finding.level is Level.FAIL for finding in findings)
     return fail("security", f"{count} findings to fix") if count else ok("security", "nothing is open that must not be")

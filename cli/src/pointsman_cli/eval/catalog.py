@@ -16,7 +16,7 @@ NO_MODELS: Mapping[str, Any] = MappingProxyType({"data": ()})
 
 @dataclass(frozen=True, slots=True)
 class CatalogTask:
-    """A task as the gateway describes it."""
+    """A task in the gateway's catalog: the paths that can answer it, and the metric that scores its answers."""
 
     paths: tuple[str, ...]
     """The names of all paths that can answer the task, in fallback order."""
@@ -26,7 +26,7 @@ class CatalogTask:
 
 @dataclass(frozen=True, slots=True)
 class PathFacts:
-    """A path as the gateway describes it."""
+    """A path (a way to answer requests, such as a prompt or an adapter) in the gateway's catalog."""
 
     kind: str
     """The kind of path: "prompt", "rag", "lora", "tuned" or "hybrid"."""
@@ -42,7 +42,7 @@ class PathFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """A base model as the gateway describes it."""
+    """A base model in the gateway's catalog: its prices in dollars, and digests that change with it."""
 
     fingerprint: str
     """A digest of the names under which engines serve the model, and of the model that it was fine-tuned from."""
@@ -55,7 +55,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The gateway's tasks, paths and models."""
+    """The tasks, paths, models and prices that one gateway offers, as its configuration states them."""
 
     revision: str
     """The revision of the gateway's configuration."""
@@ -74,10 +74,10 @@ class Catalog:
 
 
 async def read_catalog(client: httpx.AsyncClient) -> Catalog:
-    """Reads `/v1/tasks` and `/v1/models` of the gateway at the client's base URL.
+    """Reads the tasks, paths and models of the gateway at the client's base URL, from `/v1/tasks` and `/v1/models`.
 
-    Raises CommandError if the gateway does not answer as expected; otherwise Refused, Unreachable or CommandError as
-    `get_json` does.
+    Raises Refused if the gateway rejects the request, Unreachable if no connection can be opened, and CommandError if
+    it does not answer as expected.
     """
     try:
         body = await get_json(client, "/v1/tasks")
@@ -93,7 +93,10 @@ async def read_catalog(client: httpx.AsyncClient) -> Catalog:
 
 
 def to_catalog(body: Mapping[str, Any], models: Mapping[str, Any] = NO_MODELS) -> Catalog:
-    """Converts the JSON objects of `/v1/tasks` and `/v1/models`; raises CommandError if one has another form."""
+    """Converts the JSON bodies of `/v1/tasks` and `/v1/models`; raises CommandError if one has another form.
+
+    If `models` is not given, the catalog's list of models for requests is empty.
+    """
     try:
         return _catalog(body, [model["id"] for model in models["data"]])
     except (KeyError, TypeError, AttributeError) as error:

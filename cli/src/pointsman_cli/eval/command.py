@@ -161,11 +161,11 @@ async def _send_scores(client: httpx.AsyncClient, kept: Path) -> None:
 async def evaluated(
     client: httpx.AsyncClient, dataset: Dataset, wanted: Selection, kept: Path, resume: bool, terms: EvalSettings
 ) -> Report:
-    """Runs an evaluation, stores each answer in the file `kept`, and returns the report; closes `client`.
+    """Sends the rows of `dataset` to the paths that `wanted` selects, and returns the report; closes `client`.
 
-    With `resume`, the successful answers in the file are reused. Raises UsageError before the first row is sent if the
-    selection, the shares or the file do not fit the data set; CommandError if the evaluation cannot continue. Answers
-    that arrived before an error are in the file.
+    Each answer is stored in the file `kept`; with `resume`, the successful answers in it are reused. Raises UsageError
+    before the first row is sent if the selection, the shares or the file do not fit the data set; CommandError if the
+    evaluation cannot continue. Answers that arrived before an error are in the file.
     """
     console = Console(stderr=True, highlight=False)
     async with client:

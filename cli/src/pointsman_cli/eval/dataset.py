@@ -23,7 +23,7 @@ _ROLES = ("system", "developer", "user", "assistant")
 
 
 def text_of(file: Path) -> str:
-    """Reads a UTF-8 file with or without a byte-order mark, a CSV file as JSON Lines (`csv_as_json_lines`).
+    """Reads a UTF-8 file, with or without a byte-order mark; converts a CSV file to JSON Lines.
 
     Raises UsageError if it cannot be read.
     """
@@ -65,9 +65,10 @@ def parsed(line: str) -> Any:
 
 
 def whole_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Removes an incomplete last line, which a killed process may have left, from a file that will be appended to.
+    """Returns the complete lines of a file with their numbers (from 1), and truncates the file after the last of them.
 
-    Returns the other lines as `numbered` yields them. Raises UsageError if the file cannot be read or changed.
+    An incomplete last line may be left by a killed process; the file can be appended to afterwards. Blank lines are
+    left out. Raises UsageError if the file cannot be read or changed.
     """
     try:
         content = file.read_bytes()
@@ -81,7 +82,7 @@ def whole_lines(file: Path) -> Iterator[tuple[int, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One labelled request."""
+    """One labelled request of a data set: the messages to send, and the expected output or facts."""
 
     id: str
     """The row's own id; without one, the number of its line."""
@@ -101,7 +102,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The rows of a file."""
+    """A data set for evaluations: its labelled rows, and the SHA-256 of the file they come from."""
 
     file: Path
     digest: str

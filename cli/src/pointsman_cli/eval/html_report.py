@@ -29,7 +29,10 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """One path in the quality plot; positions are in SVG units."""
+    """One path in the plot of quality against cost; positions are in SVG units.
+
+    `low` and `high` are the ends of the error bar.
+    """
 
     number: int  # of the path in the report, from 1
     kind: str
@@ -216,8 +219,5 @@ def write_html(report: Report, file: Path) -> None:
 
 
 def shade(count: int, confusion: Confusion, row: int) -> int:
-    """Returns the darkness in percent of a cell with `count` in row number `row` of a confusion matrix.
-
-    It is the cell's share of its row.
-    """
+    """Returns the darkness of a cell of a confusion matrix, 0 to 100: `count` as a percentage of the sum of its row."""
     return round(100 * count / (sum(confusion.counts[row]) or 1))

@@ -61,8 +61,9 @@ class _TaskRows:
 
 
 def check_choices(plan: EvaluationPlan, shares: Mapping[str, float], chosen_by: Report | None) -> None:
-    """Checks the arguments of `compare_choices` before the first request.
+    """Checks before the first request that the routing of `model: auto` can be compared with fixed choices of paths.
 
+    `shares` are the tasks' shares of the requests, and `chosen_by` is an earlier evaluation that names the best paths.
     Raises UsageError if a share names a task without rows, shares are given but none is above 0, or `chosen_by` is on
     the same data set or has, for some task except `unknown`, none of the paths that are compared.
     """

@@ -28,7 +28,7 @@ JUDGE_METRIC = "judge"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The score of one answer."""
+    """The score of one answer (0 to 1; None: no valid score), the judge's remark, and the judge's cost in dollars."""
 
     score: float | None
     """The score from 0 to 1; None if the judge did not answer or gave no valid score."""
@@ -42,15 +42,16 @@ class Scorer(Protocol):
     """Interface for scoring answers; MetricScorer and JudgeScorer implement it."""
 
     async def judge(self, row: Row, answer: str) -> Verdict:
-        """Scores an answer to a row.
+        """Returns the score of the answer to a row.
 
-        Raises CommandError if the metric fails, Unreachable (a CommandError) if the judge's gateway cannot be reached.
+        Raises CommandError if the metric fails, Unreachable (a CommandError) if the gateway of a judging model cannot
+        be reached.
         """
         ...
 
 
 class MetricScorer:
-    """Scores answers by a metric of `pointsman_scoring`."""
+    """Scores answers by one of the metrics of the package `pointsman_scoring`, without a model."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
@@ -62,16 +63,16 @@ class MetricScorer:
             raise CommandError(f"row {row.id}: {error}") from error
 
     def expected(self, row: Row) -> Any:
-        """Returns what an answer is compared with: the row's output, or its facts.
+        """Returns what an answer to the row is compared with: the row's expected output, or the facts it must state.
 
-        The facts are used, if the row has some, for a metric that `compares_facts`, and if the row has no output.
+        The facts are used if the metric compares facts and the row has some, or if the row has no output.
         """
         if row.facts is not None and (row.output is None or getattr(self._metric, "compares_facts", False)):
             return row.facts
         return row.output
 
     def check(self, row: Row) -> None:
-        """Raises UsageError if the metric cannot use what `expected` returns for the row."""
+        """Raises UsageError if the metric cannot use the row's label (its expected output or facts)."""
         try:
             self._metric.score("", self.expected(row))
         except MetricError as error:
@@ -119,7 +120,7 @@ class JudgeScorer:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The paths and the metric that the command line selects."""
+    """Which paths to evaluate and by which metric, as the options of `pointsman eval` say."""
 
     paths: Sequence[str] = ()
     """The paths to evaluate; empty: all paths that can answer a row's task."""
@@ -133,7 +134,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class TaskPlan:
-    """How the rows of one task are evaluated."""
+    """The rows of one task in an evaluation, the paths to send them to, and how their answers are scored."""
 
     paths: tuple[str, ...]
     """The names of the paths to which each row is sent, without `auto`."""
@@ -159,7 +160,10 @@ class EvaluationPlan:
         return sum(len(task.rows) * len(self.choices(task)) for task in self.tasks.values())
 
     def choices(self, task: TaskPlan) -> tuple[str, ...]:
-        """Returns the paths to which each row of the task is sent; with `is_mixed` also AUTO."""
+        """Returns the paths to which each row of the task is sent; in a mixed evaluation also "auto".
+
+        With "auto", the gateway chooses the path.
+        """
         return (*task.paths, AUTO) if self.is_mixed else task.paths
 
 
@@ -216,7 +220,10 @@ def _known_task(task: str, catalog: Catalog, otherwise: str) -> CatalogTask:
 
 
 def scorer_of(metric: Mapping[str, Any], catalog: Catalog, client: httpx.AsyncClient) -> Scorer:
-    """Returns the scorer for a metric as in tasks.yaml; raises UsageError if the metric or its judge is unknown."""
+    """Returns the scorer for a metric, given as the mapping of settings that tasks.yaml has for it.
+
+    Raises UsageError if the metric or its judge is unknown.
+    """
     if JUDGE_METRIC in metric:
         model = metric[JUDGE_METRIC]["model"]
         if model not in catalog.models:

@@ -23,7 +23,7 @@ class LatencyQuantiles:
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedPath:
-    """The figures of one path on the rows of one task."""
+    """The results of one path on the rows of one task: scores, latencies in seconds, tokens and cost in dollars."""
 
     path: str
     kind: str
@@ -83,7 +83,7 @@ class EvaluatedPath:
 
     @property
     def cost(self) -> float:
-        """Returns the cost in dollars of 1,000 of the path's answers; 0 if no request succeeded."""
+        """Returns the dollars of 1,000 requests on the path; 0 if no request succeeded."""
         return sum(self.usd_per_1000.values())
 
     @property
@@ -93,7 +93,7 @@ class EvaluatedPath:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The comparison of the paths `first` and `second` on the rows for which both have a score."""
+    """The statistical comparison of two paths' scores, on the rows for which both have one."""
 
     first: str
     second: str
@@ -110,7 +110,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """How often one path answered each label, for each expected label.
+    """A confusion matrix of one path: how often it answered each label, for each expected label.
 
     Labels are the expected texts of the rows if there are only a few different ones, such as names of categories.
     """
@@ -151,7 +151,7 @@ class Disagreement:
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """The results of the rows of one task."""
+    """The results of all paths on the rows of one task in an evaluation, with comparisons of the paths."""
 
     task: str
     metric: str
@@ -172,7 +172,7 @@ class TaskReport:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A way to choose the paths for requests of several tasks, such as "auto" or "always rag", and its result."""
+    """A rule that chooses a path for each request, such as "auto" or "always rag", and its score and cost."""
 
     name: str
     score: Interval
@@ -184,7 +184,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """The result of `auto` on requests of several tasks; all figures are weighted by the tasks' shares."""
+    """How well the gateway chose paths itself (`model: auto`), compared with fixed rules, on requests of several tasks.
+
+    All figures are weighted by the tasks' shares of the requests.
+    """
 
     shares: Mapping[str, float]
     """The share of each task, by task; the sum is 1."""

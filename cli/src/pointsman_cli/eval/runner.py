@@ -96,7 +96,7 @@ def file_header(plan: EvaluationPlan) -> dict[str, Any]:
 
 
 class AnswerFile:
-    """A file to which the evaluation's answers are written: a new one, or one of an interrupted run to continue."""
+    """The file in which an evaluation stores its answers as JSON Lines, so that an interrupted run can be continued."""
 
     def __init__(self, file: Path, plan: EvaluationPlan, resume: bool) -> None:
         """Takes the path of the file, which is opened on entry; with `resume` it is continued, otherwise it is new.
@@ -209,12 +209,12 @@ class RowRequest:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Returns the row's id and the path: the key by which the file of answers is searched for a stored answer."""
+        """Returns (row id, path): the key by which a stored answer to this request is found in the file of answers."""
         return self.row.id, self.path
 
 
 async def answer_row(client: httpx.AsyncClient, work: RowRequest) -> Answer:
-    """Requests the answer to a row and scores it; a failed request becomes an answer with an error code and score 0.
+    """Sends a row to a path and scores the answer; a failed request becomes an Answer with an error code and score 0.
 
     Raises Unreachable if the gateway cannot be reached, and CommandError if the metric fails.
     """
@@ -284,7 +284,7 @@ def _failed_answer(work: RowRequest, code: str, error: str) -> Answer:
 
 
 class ProgressListener(Protocol):
-    """Interface for showing progress; `EvaluationProgress` implements it."""
+    """Interface for an object that shows the progress of an evaluation; `EvaluationProgress` implements it."""
 
     def came(self, answer: Answer) -> None:
         """Updates the display after an answer has arrived."""

@@ -38,7 +38,11 @@ OTHER, NO_JSON, FAILED = "(something else)", "(no JSON)", "(failed)"
 
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
-    """How an evaluation is run and reported."""
+    """The settings of an evaluation: concurrent requests, confidence of intervals, and number of examples to report.
+
+    `shares` are the tasks' shares of the requests, and `chosen_by` is an earlier report with the best path of each
+    task.
+    """
 
     at_once: int
     """The number of concurrent requests."""
@@ -192,9 +196,10 @@ def _pair(first: str, second: str, scores: Mapping[str, Sequence[float | None]],
 
 
 def confusions(rows: Mapping[str, Row], by_path: Mapping[str, Sequence[Answer]]) -> Iterator[Confusion]:
-    """Yields one confusion matrix for each path, of the field that `_label_field` finds; nothing if it finds none.
+    """Yields one confusion matrix for each path, of the answers' category; nothing if the rows have no such labels.
 
-    `rows` are by id, and `by_path` has the answers of each path.
+    `rows` are the data set's rows by their ids, and `by_path` has the answers of each path. The category is the whole
+    expected text or one field of it, whichever has only a few different values.
     """
     field = _label_field([row.output for row in rows.values()])
     if field is None:

@@ -64,9 +64,9 @@ ScopeOption = Annotated[
 def changed_limits(
     requests: int | None, tokens: int | None, concurrency: int | None, day: float | None, month: float | None
 ) -> dict[str, int | float | None]:
-    """Returns the limits that the command line gives, by their field of `Limits`.
+    """Returns the limits that the user gave as options, by their field of `Limits`; dollars for `day` and `month`.
 
-    An argument of None is not given, and is left out. An argument of 0 means no limit, and is None in the result.
+    Options that were not given (None) are left out. An option of 0 removes the limit, and is None in the result.
     """
     named = dict(zip(Limits.__dataclass_fields__, (requests, tokens, concurrency, day, month), strict=True))
     return {name: value or None for name, value in named.items() if value is not None}
@@ -93,17 +93,17 @@ def expiry_time(text: str, now: float) -> float | None:
 
 
 def age_in_seconds(text: str) -> int:
-    """Converts an age such as "90m", "12h", "30d" or "8w"; returns 0 for any other text."""
+    """Converts an age such as "90m", "12h", "30d" or "8w" to seconds; returns 0 for any text that is not an age."""
     age = _AGE.fullmatch(text)
     return int(age[1]) * _SECONDS[age[2]] if age else 0
 
 
 def run_on_keys(redis: str, data_dir: Path, work: Callable[[Administration], Awaitable[T]], command: str = "keys") -> T:
-    """Runs `work` on the administration of keys in Redis, and returns the result of `work`. The audit log names the
-    user of this process, the machine and the `command`.
+    """Calls `work` with the administration of the API keys in Redis, and returns the result of `work`.
 
-    `redis` is the URL of Redis; if it is empty, that of the running `pointsman up` is used. Raises UsageError if there
-    is no URL or it is invalid, Interrupted on Ctrl-C, and what `work` raises, such as Unavailable.
+    The audit log names the user of this process, the machine and the `command`. `redis` is the URL of Redis; if it is
+    empty, that of the running `pointsman up` is used. Raises UsageError if there is no URL or it is invalid,
+    Interrupted on Ctrl-C, and what `work` raises, such as Unavailable.
     """
     url = redis_url(redis, DataDir.at(data_dir))
     if not url:

@@ -208,7 +208,7 @@ def _show(run_file: RunFile | None, task: str, as_json: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RetrainAddresses:
-    """The addresses of the services that a retraining uses."""
+    """The addresses that a retraining needs: gateway URL, Redis URL, and retriever and lora-server as "HOST:PORT"."""
 
     url: str
     """The base URL of the gateway."""
@@ -221,10 +221,10 @@ class RetrainAddresses:
 
     @classmethod
     def of(cls, data_dir: DataDir, url: str, redis: str, retriever: str, lora_server: str) -> "RetrainAddresses":
-        """Returns the given addresses; in place of empty ones, those of the running `pointsman up`.
+        """Returns the given addresses; an empty one is replaced by that of the running `pointsman up`.
 
-        Raises UsageError if there is no address of a gateway or a lora-server, the gateway's is not a URL, or run.json
-        cannot be opened.
+        Raises UsageError if there is no address of a gateway or a lora-server, `url` is not a URL, or run.json cannot
+        be opened.
         """
         running = find_run(data_dir.folder)
         if running is not None:
@@ -237,7 +237,7 @@ class RetrainAddresses:
 
 @dataclass(frozen=True, slots=True)
 class RetrainRequest:
-    """The options of `pointsman retrain` that say what to do."""
+    """The options of `pointsman retrain`: the task, the configuration, the data, the method, and where to stop."""
 
     task: str
     config: Path
@@ -261,9 +261,9 @@ async def run_retraining(
     gateway: Gateway,
     console: Console,
 ) -> RunState:
-    """Runs the steps of a retraining that are not done yet in `run_file`, up to `wish.until`; returns the run's state.
+    """Runs the steps that `run_file` does not list as done, up to `wish.until`; returns the retraining's state.
 
-    Raises CommandError or PointsmanError if a step fails; the same run can be continued later.
+    Raises CommandError or PointsmanError if a step fails; calling it again with the same `run_file` continues the run.
     """
     lines = ProgressLines(console)
     registry = Registry(addresses.lora_server, f"retrain {run_file.state.run}")

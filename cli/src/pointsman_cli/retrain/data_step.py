@@ -38,7 +38,10 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswer:
-    """The answer to one request, as it is stored in a file."""
+    """A model's answer to one request of a retraining, as a line of the file that stores all its answers.
+
+    `place` is a digest of the request by which the answer is found again.
+    """
 
     place: str
     """A digest of the request's body, by which the stored answer is found again."""
@@ -87,10 +90,10 @@ class RowRenderer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DataStep:
-    """Step 1 of a retraining: builds the next data set; implements `Step`.
+    """Step 1 of a retraining: builds the task's next data set; implements `Step`.
 
-    If there is a file of new prompts, the teacher path answers them first. The run ends here if there are too few rows
-    to learn from.
+    If the user gave a file of prompts, the teacher path answers them first. The retraining ends after this step if
+    there are too few rows to learn from.
     """
 
     plan: RetrainPlan

@@ -87,7 +87,7 @@ def _failed_gates(gates: GateTerms, gain: Interval, worse: float) -> Iterator[st
 
 
 def make_scorer(task: str, metric: Mapping[str, Any], client: httpx.AsyncClient) -> Scorer:
-    """Returns the scorer for `metric`, the metric of `task` as in tasks.yaml.
+    """Returns the scorer of answers to `task`, given the metric that tasks.yaml has for the task.
 
     The scorer of the metric `judge` calls a model through `client`, which must be open to the gateway. Raises
     UsageError if the metric is unknown or its options are invalid.
@@ -101,7 +101,10 @@ def make_scorer(task: str, metric: Mapping[str, Any], client: httpx.AsyncClient)
 
 
 def check_rows(scorer: Scorer, rows: Sequence[Row]) -> None:
-    """Raises UsageError if the metric cannot use the expected answer of a row; a judge can use all."""
+    """Raises UsageError if the metric of `scorer` cannot use the expected answer of a row.
+
+    A metric that asks a judging model accepts all rows.
+    """
     if isinstance(scorer, MetricScorer):
         for row in rows:
             scorer.check(row)
@@ -121,8 +124,9 @@ async def score_answers(scorer: Scorer, rows: Sequence[Row], answers: Sequence[M
 
 @dataclass(frozen=True, slots=True)
 class ScoredRow:
-    """A held-out row with the answers and scores of the incumbent (`now`, `old_score`) and of the new version (`new`,
-    `new_score`).
+    """A held-out row, answered by the incumbent, the path to improve on (`now`), and the new adapter version (`new`).
+
+    `old_score` and `new_score` are the scores of the two answers, 0 to 1.
     """
 
     row: Row
@@ -142,9 +146,10 @@ class ScoredRow:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateStep:
-    """Step 3 of a retraining: compares the new version with the incumbent on held-out rows; implements `Step`.
+    """Step 3 of a retraining: compares the new version with the path to improve on; implements `Step`.
 
-    It rejects the version if a requirement (`flywheel.gates` of tasks.yaml) is not met.
+    Both answer the held-out rows. The step rejects the version if a requirement (`flywheel.gates` of tasks.yaml) is not
+    met.
     """
 
     plan: RetrainPlan
@@ -223,7 +228,7 @@ class EvaluateStep:
 
 
 def heldout_rows(plan: RetrainPlan, state: RunState) -> Sequence[Row]:
-    """Returns the rows on which the new version is evaluated.
+    """Returns the rows on which a retraining evaluates the new adapter version.
 
     They are the task's rows in the plan's held-out file, or if the plan names no file, the held-out rows of the run's
     data set. Raises UsageError if the file is invalid or has no row of the task, CommandError if the data set has no

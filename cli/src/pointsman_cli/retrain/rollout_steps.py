@@ -14,7 +14,10 @@ POLL_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class AliasState:
-    """The version to which an alias points, and the version that is tried on a share of its users (canary)."""
+    """The adapter version to which an alias points, and the one that a share of its users gets as a canary.
+
+    `canary` is empty if no canary runs.
+    """
 
     stable: str
     """The version to which the alias points, such as "triage@3f9a1c0b77de"."""
@@ -92,19 +95,19 @@ class AliasMover(Protocol):
     """Interface for moving an alias at the lora-server; `Registry` implements it."""
 
     async def move(self, alias: str, version: str, expected: str) -> None:
-        """Points the alias "NAME@ALIAS" to a version; does nothing if it points to it already.
+        """Points the alias "NAME@ALIAS" to `version`; does nothing if it points there already.
 
         `expected` is the version to which the alias must point before; empty: any. Raises PointsmanError if it points
-        to another one, or if the call fails.
+        to another version than `expected`, or if the call fails.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PromoteStep:
-    """Step 5 of a retraining: moves the alias to the new version; implements `Step`.
+    """Step 5 of a retraining: points the alias to the new adapter version; implements `Step`.
 
-    It fails with a PointsmanError if the alias points neither to the new version nor to the one from before the canary.
+    Fails with a PointsmanError if the alias points neither to the new version nor to the one from before the canary.
     """
 
     plan: RetrainPlan

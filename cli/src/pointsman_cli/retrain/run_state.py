@@ -26,7 +26,7 @@ PROMOTED, REJECTED = "promoted", "refused"
 
 @dataclass(frozen=True, slots=True)
 class StepState:
-    """The state of one step of a retraining."""
+    """The saved state of one step of a retraining: its status, start and end in Unix seconds, and results."""
 
     status: str = WAITING
     """WAITING, RUNNING, DONE, SKIPPED, or REFUSED if the step has rejected the new version."""
@@ -44,7 +44,10 @@ class StepState:
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """The state of one run of a retraining."""
+    """The saved state of one retraining of a task: the state of each step, and the outcome with its reason.
+
+    `outcome` is empty until the retraining has ended.
+    """
 
     run: str
     """The start time in UTC, which names the run's folder: "20261125T221500123456Z"."""
@@ -79,7 +82,7 @@ class RunFile:
         self._put(self.state.with_step(step, status=RUNNING, began=self.state.steps[step].began or time.time()))
 
     def note(self, step: str, facts: Facts) -> None:
-        """Adds facts to the state of a running step, and saves it: the step can continue after an interruption."""
+        """Adds facts to the state of a running step and saves it, so that an interrupted step can be continued."""
         self._put(self.state.with_step(step, facts={**self.state.facts(step), **facts}))
 
     def end(self, step: str, status: str, facts: Facts) -> None:
@@ -122,7 +125,10 @@ def latest_run(runs_folder: Path) -> RunFile | None:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """The outcome of a step of a retraining."""
+    """The result of one step of a retraining: a line for people, and facts for later steps.
+
+    `refusal` says why the step rejects the new adapter version; empty if it does not.
+    """
 
     summary: str
     """One line for the terminal."""
@@ -198,7 +204,7 @@ async def _reject_run(run_file: RunFile, retire: Retire, report_progress: Callab
 
 @dataclass(frozen=True, slots=True)
 class GateTerms:
-    """The requirements on a new version (`flywheel.gates` of tasks.yaml)."""
+    """The requirements that a new adapter version must meet in its evaluation (`flywheel.gates` of tasks.yaml)."""
 
     min_rows: int  # rows or pairs to train on; with fewer nothing is trained
     min_gain: float  # that the lower confidence bound of the gain must reach; scores are from 0 to 1
@@ -208,7 +214,7 @@ class GateTerms:
 
 @dataclass(frozen=True, slots=True)
 class CanaryTerms:
-    """How a new version is tried (`flywheel.canary` of tasks.yaml)."""
+    """On what share of users, and how long, a new adapter version is tried (`flywheel.canary` of tasks.yaml)."""
 
     weight: float  # share of users, above 0 up to 1
     min_requests: int  # that the canary must have answered
@@ -217,7 +223,11 @@ class CanaryTerms:
 
 @dataclass(frozen=True, slots=True)
 class RetrainPlan:
-    """The configuration of the retraining of a task."""
+    """The configuration for retraining one task's adapter: paths, data, training parameters and requirements.
+
+    `student` is the path that the adapter serves, `teacher` the path whose answers it learns from, `incumbent` the path
+    that it must improve on; empty: the student, or the teacher if the alias has no version yet.
+    """
 
     task: str
     alias: str  # "triage@prod"

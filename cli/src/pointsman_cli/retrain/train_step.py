@@ -52,7 +52,7 @@ class TrainingSpec:
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """How a training job ended."""
+    """How a training job ended: its final state, and the adapter version that it made or its error."""
 
     state: str
     """One of STATE_NAMES: "succeeded", "failed" or "cancelled"; another one if the lora-server stopped before."""
@@ -64,7 +64,7 @@ class TrainingResult:
 
 
 def explain_end(done: Mapping[str, Any]) -> str:
-    """Returns a sentence on why a training ended before its last step; empty if it did not.
+    """Returns a sentence on why a training ended before its last planned step; empty if it did all its steps.
 
     `done` has the fields of the trainer's last event, "done".
     """
@@ -220,9 +220,9 @@ class CollectionSketches(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainStep:
-    """Step 2 of a retraining: trains on the data set, and waits until the result is registered; implements `Step`.
+    """Step 2 of a retraining: trains on the data set, and waits until the new version is registered; implements `Step`.
 
-    The run ends here if the alias points to the resulting version already.
+    The retraining ends after this step if the alias already points to the resulting version.
     """
 
     plan: RetrainPlan
@@ -267,9 +267,10 @@ class TrainStep:
 
 @dataclass(frozen=True, slots=True)
 class CollectionDates:
-    """Reads sketches (summaries) of collections' documents, by which `adapters freshness` later measures changes.
+    """Reads sketches (small summaries) of the documents in `collections`; implements CollectionSketches.
 
-    Implements CollectionSketches.
+    The sketches are stored with the adapter, so that `pointsman adapters freshness` can measure later changes of the
+    documents.
     """
 
     retriever: str

@@ -10,7 +10,7 @@ from pointsman_cli.jobs import DESCRIBE_SECONDS, call_training
 
 @dataclass(frozen=True, slots=True)
 class RetrainMethod:
-    """A training method, as far as a retraining needs to know it."""
+    """A training method by name, and whether it learns from preference pairs instead of from conversations."""
 
     name: str
     learns_from_pairs: bool = False

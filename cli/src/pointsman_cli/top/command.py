@@ -42,11 +42,11 @@ def top_view(view: View) -> RenderableType:
 
 
 def as_json(view: View) -> dict[str, Any]:
-    """Returns what `--json` prints: the time `unix_ms`, and objects `gateway`, `lora_server` and `adapters`.
+    """Returns what `pointsman top --json` prints: `unix_ms`, the time of the poll, and one object for each service.
 
-    Each object has a `url` or `address`, and a `problem` that is empty if the service answers. It also has the fields
-    of GatewayFigures, LoraFigures or EngineAdapters, unless the service does not answer. The fields of the first two
-    are missing before the second poll, too.
+    The objects `gateway`, `lora_server` and `adapters` have a `url` or `address`, a `problem` that is empty if the
+    service answers, and then also the fields of GatewayFigures, LoraFigures or EngineAdapters. The fields of the first
+    two are missing until the second poll.
     """
     return {
         "unix_ms": view.unix_ms,
@@ -220,7 +220,7 @@ def top(
 
 
 def find_services(gateway: str, lora_server: str, lora_metrics: str, data_dir: Path) -> ServiceAddresses:
-    """Returns the given addresses; for each that is empty, that of the running `pointsman up`, else the usual port.
+    """Returns the addresses of the services to poll: as given, or of the running `pointsman up`, or by default.
 
     `gateway` and `lora_metrics` may leave out `http://` and `/metrics`, which are added. Raises UsageError if one of
     them is not a URL, or run.json cannot be opened.

@@ -32,7 +32,7 @@ TOKENS = ("prompt", "cached", "completion", "replayed")
 
 @dataclass(frozen=True, slots=True)
 class PathFigures:
-    """Figures of one path over the time window."""
+    """The requests, latency, tokens and cost of one path of a gateway over the time window of `pointsman top`."""
 
     path: str
     kind: str  # "prompt", "rag", "lora", "tuned" or "hybrid"
@@ -49,7 +49,7 @@ class PathFigures:
 
 @dataclass(frozen=True, slots=True)
 class WorkerFigures:
-    """The figures of one worker process of a gateway that has several."""
+    """Whether one worker process of a gateway runs, its requests in flight now, and its restarts since the start."""
 
     worker: str
     up: bool
@@ -59,7 +59,10 @@ class WorkerFigures:
 
 @dataclass(frozen=True, slots=True)
 class GatewayFigures:
-    """Figures of the gateway over the time window; a value is None if the gateway does not report the metric."""
+    """Figures of a gateway, its paths and its workers over the time window of `pointsman top`.
+
+    A value is None if the gateway does not report the metric.
+    """
 
     seconds: float  # that the window covers
     requests_per_second: float
@@ -74,7 +77,10 @@ class GatewayFigures:
 
 @dataclass(frozen=True, slots=True)
 class LoraFigures:
-    """Figures of the lora-server over the time window; a value is None if it does not report the metric."""
+    """Figures of a lora-server over the time window of `pointsman top`: its engine's state, adapter slots and loads.
+
+    A value is None if the lora-server does not report the metric.
+    """
 
     seconds: float  # that the window covers
     engine_up: bool | None
@@ -87,7 +93,7 @@ class LoraFigures:
 
 
 def gateway_figures(window: Window) -> GatewayFigures | None:
-    """Computes the gateway's figures over the window; None until there are two scrapes."""
+    """Computes a gateway's figures over the time window `window`; returns None until there are two scrapes."""
     if not window.seconds or window.latest is None:
         return None
     paths = _Paths(window)
@@ -116,7 +122,7 @@ def _workers(window: Window) -> Iterator[WorkerFigures]:
 
 
 def lora_figures(window: Window) -> LoraFigures | None:
-    """Computes the lora-server's figures over the window; None until there are two scrapes."""
+    """Computes a lora-server's figures over the time window `window`; returns None until there are two scrapes."""
     if not window.seconds or window.latest is None:
         return None
     return LoraFigures(

@@ -17,7 +17,7 @@ _COUNTERS = ("_total", "_bucket", "_count", "_sum")
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """The metrics of a service at one time."""
+    """The metrics of a service as read from its /metrics page at one time, `at`, in seconds of `time.monotonic`."""
 
     at: float  # time.monotonic()
     samples: Samples
@@ -88,7 +88,7 @@ class _Step:
 
 
 class Window:
-    """The growth of counters over the last seconds, computed from scrapes of one service."""
+    """How much the counters of one service grew over the last seconds, computed from scrapes of its metrics."""
 
     def __init__(self, length: float) -> None:
         """Starts without scrapes; `add` takes them.
@@ -114,9 +114,9 @@ class Window:
         return sum(step.seconds for step in self._steps)
 
     def growth(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
-        """Yields labels and growth of the counter `name`, for each label set and each interval between two scrapes.
+        """Yields (labels, growth) of the counter `name`, once for each label set and each interval between two scrapes.
 
-        Intervals in which a label set did not grow are left out; add the growth up for the whole window.
+        Intervals in which a label set did not grow are left out; the sum of the growths is that of the whole window.
         """
         for step in self._steps:
             for labels, amount in step.growth.get(name, {}).items():

@@ -34,7 +34,10 @@ TIMEOUT_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class AdapterView:
-    """One adapter version, as an engine holds it."""
+    """The state of one adapter version at an engine: whether it is loaded and pinned, and its aliases.
+
+    `canary` has the aliases that send it a share of their users, with the share (0 to 1).
+    """
 
     version: str  # "triage@3f9a1c0b77de"
     state: str  # "serving"
@@ -46,7 +49,10 @@ class AdapterView:
 
 @dataclass(frozen=True, slots=True)
 class EngineAdapters:
-    """The state of a lora-server's engine, and its adapters."""
+    """The status of the engine that a lora-server runs, and the adapter versions that it holds, loads or unloads.
+
+    `elsewhere` is the number of registered versions that this engine does not hold.
+    """
 
     engine: str  # name in the gateway's configuration
     status: str  # "ready"
@@ -56,9 +62,9 @@ class EngineAdapters:
 
 
 async def fetch_adapter_view(channel: grpc.aio.Channel) -> EngineAdapters:
-    """Returns the adapters of the lora-server's engine and their states; `channel` is open to the lora-server.
+    """Returns the state of a lora-server's engine and its adapters; `channel` is open to the lora-server.
 
-    Raises a PointsmanError as `service_errors` does, Unavailable also if the lora-server sends no state.
+    Raises a PointsmanError if the call fails, Unavailable also if the lora-server sends no state.
     """
     server = lora_server_stub(channel)
     with service_errors("lora-server"):
@@ -94,7 +100,7 @@ def _adapter(version: pb.AdapterVersion, aliases: Sequence[pb.Alias], resident: 
 
 @dataclass(frozen=True, slots=True)
 class ServiceAddresses:
-    """Where the polled services answer."""
+    """The addresses that `pointsman top` polls: two URLs of /metrics, and the lora-server's gRPC as "HOST:PORT"."""
 
     gateway: str  # "http://127.0.0.1:8080/metrics"
     lora_server: str  # "127.0.0.1:8083"
@@ -103,7 +109,7 @@ class ServiceAddresses:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The result of one poll of all services.
+    """The result of one poll of the gateway and the lora-server by `pointsman top`.
 
     A field `..._problem` says why the poll of a service failed; it is empty if it did not. The figures `gateway` and
     `lora` are None if the poll failed, and until the second poll. `adapters` is None if the poll failed.
@@ -120,7 +126,7 @@ class View:
 
 
 class Services:
-    """The connections to the gateway and the lora-server, with the figures of earlier polls."""
+    """The open connections to a gateway and a lora-server, with their earlier metrics, for polling them repeatedly."""
 
     def __init__(
         self, where: ServiceAddresses, window: float, client: httpx.AsyncClient, channel: grpc.aio.Channel
@@ -133,7 +139,10 @@ class Services:
         self._adapters_problem = ""
 
     async def look(self) -> View:
-        """Polls all services concurrently and returns their figures; a service that does not answer is no error."""
+        """Polls the gateway and the lora-server at the same time, and returns their figures.
+
+        If one does not answer, the result says so; no error is raised.
+        """
         await asyncio.gather(self._gateway.look(), self._lora.look(), self._look_at_adapters())
         return View(
             where=self._where,
@@ -155,7 +164,7 @@ class Services:
 
 @asynccontextmanager
 async def services(where: ServiceAddresses, window: float) -> AsyncIterator[Services]:
-    """Opens the connections for polling, and closes them after the block.
+    """Opens connections to the gateway and the lora-server for polling, and closes them after the `async with` block.
 
     Figures cover the last `window` seconds, and at least the last two polls. Raises CommandError if a file for TLS or
     tokens cannot be used.

@@ -155,8 +155,9 @@ def _prepared(model: BaseModel, environment: EngineEnvironment, arguments: Seque
 async def run_up(setup: StartPlan, screen: StartupOutput, backoff: Backoff) -> None:
     """Starts all services, restarts those that die, and stops them when it is cancelled or a start fails.
 
-    `backoff` computes the delay before a restart. Writes run.json when all services have started, and removes it
-    in the end. Raises as `start_all` and `reaper_running` do.
+    `backoff` computes the delay before a restart. Writes run.json when all services have started, and removes it in the
+    end. Raises UsageError if another `pointsman up` runs, CommandError or PointsmanError if a start fails, and OSError
+    if a file cannot be written.
     """
     async with reaper_running(setup.data_dir.lock_file) as guard:
         supervisor = Supervisor(guard)

@@ -32,9 +32,9 @@ async def report_edits(log: Path, say: Callable[[str], None], seconds: float = _
 
 
 def edit_of(line: str) -> str:
-    """Returns the message in a line (text or JSON) of the gateway's log if it is about an edit of the configuration.
+    """Returns the message of a line of the gateway's log that reports an edit of the configuration; else "".
 
-    Returns an empty text for any other line.
+    The line may be text or JSON.
     """
     if line.startswith("{"):
         try:

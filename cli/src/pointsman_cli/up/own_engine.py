@@ -38,7 +38,7 @@ HEADING = """\
 
 @dataclass(frozen=True, slots=True)
 class EngineOption:
-    """The values of `--engine` and of the options that belong to it."""
+    """The inference engine that the user names by `pointsman up --engine`: its URL, API key variable and models."""
 
     url: str
     key_env: str = ""
@@ -82,7 +82,7 @@ def base_url(url: str) -> str:
 
 
 def list_models(url: str, key_env: str) -> Sequence[Mapping[str, Any]]:
-    """Returns the entries of an engine's /v1/models that have an `id`; `url` is as `base_url` returns it.
+    """Returns the entries of an engine's /v1/models that have an `id`; `url` is the base URL without /v1.
 
     `key_env` names the environment variable with the API key, which must be set; empty: none. Raises UsageError if the
     list cannot be read within LIST_SECONDS, is a redirect or larger than MAX_LIST_BYTES, or is not in OpenAI's format.

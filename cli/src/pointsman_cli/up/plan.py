@@ -59,7 +59,7 @@ def choose_addresses(http: str, grpc: str) -> Addresses:
 
 
 def needed_addresses(addresses: Addresses, example: Example) -> Addresses:
-    """Returns the addresses; those of services that the example does not need are empty."""
+    """Returns `addresses`, with an empty address for each service that the example does not need."""
     if not example.needs_retriever:
         addresses = replace(addresses, retriever="", retriever_metrics="")
     if not example.base_model:
@@ -69,7 +69,7 @@ def needed_addresses(addresses: Addresses, example: Example) -> Addresses:
 
 @contextmanager
 def hold_port(address: str, option: str) -> Iterator[str]:
-    """Reserves the port of `address` ("HOST:PORT") for the duration of the block.
+    """Reserves the port of `address` ("HOST:PORT") until the `with` block ends, so that no other program takes it.
 
     Yields the address, with a free port in place of 0. Raises UsageError, which names `option`, if the address is
     malformed or the port cannot be reserved.
@@ -105,7 +105,10 @@ def split_address(address: str, option: str) -> tuple[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A process that `pointsman up` starts."""
+    """A process that `pointsman up` starts: its command line, environment, address, log file and grace period.
+
+    `grace` is the time in seconds from SIGTERM to SIGKILL.
+    """
 
     name: str
     program: tuple[str, ...]  # the command line
@@ -117,7 +120,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """The paths of the programs that `pointsman up` starts."""
+    """The paths of what `pointsman up` starts: the engine's Python, the Valkey server, the services' Python."""
 
     engine_python: Path | None
     valkey_server: Path
@@ -146,9 +149,9 @@ def make_plan(
 ) -> UpPlan:
     """Returns the services that `pointsman up` must start for an example, without Prometheus.
 
-    There is no retriever if it has no address, and no lora-server if the example has no base model. `base` is the
-    example's base model if it has been prepared already; if it is None, it is looked up, and UsageError is raised if
-    the name or folder is invalid.
+    There is no retriever if `addresses` has none for it, and no lora-server if the example has no base model. `base` is
+    the example's base model if it has been prepared already; if it is None, the model is looked up by its name, and
+    UsageError is raised if the name or folder is invalid.
     """
     if base is None and example.base_model:
         base = locate_base_model(example.base_model, example.folder, data_dir)
@@ -238,7 +241,7 @@ def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs
 
 
 def with_workers(gateway: Service, workers: int) -> Service:
-    """Returns the service with `workers` gateway processes on the same ports."""
+    """Returns the gateway's service with `workers` processes, which share the gateway's ports."""
     return replace(gateway, environment={**gateway.environment, "POINTSMAN_GATEWAY_WORKERS": str(workers)})
 
 

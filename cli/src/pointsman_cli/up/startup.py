@@ -91,7 +91,10 @@ def example_curl(url: str, *, needs_key: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StartPlan:
-    """The settings and services that `pointsman up` has chosen before it starts the first process."""
+    """What `pointsman up` has decided before it starts the first process: example, addresses, services, Python paths.
+
+    `engine` is None if no inference engine is started.
+    """
 
     example: Example
     data_dir: DataDir
@@ -106,8 +109,8 @@ async def start_all(setup: StartPlan, supervisor: Supervisor, screen: StartupOut
 
     Returns a text for each adapter version that the lora-server then has, such as "triage@3f9a1c0b77de (triage@prod)".
     Raises CommandError if the configuration is invalid, a model cannot be prepared, a service does not start, or a
-    document fails; PointsmanError if a service rejects a call; OSError if a file cannot be written. The caller then
-    stops the supervisor.
+    document fails; PointsmanError if a service rejects a call; OSError if a file cannot be written. Services that have
+    started by then keep running until the caller stops `supervisor`.
     """
     sources = {name: find_sources([folder]) for name, folder in setup.example.collections.items()}
     plan = setup.plan

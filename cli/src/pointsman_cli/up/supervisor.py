@@ -108,9 +108,10 @@ class Supervisor:
         return child
 
     async def unless_one_dies(self, work: Coroutine[Any, Any, T]) -> T:
-        """Awaits `work` and returns its result, or raises its error.
+        """Awaits `work` and returns its result, unless a child process dies before `work` ends.
 
-        If a child dies before, cancels `work` and raises CommandError with the last line of the child's log.
+        If one dies, cancels `work` and raises CommandError with the last line of the child's log. An error of `work` is
+        raised unchanged.
         """
         working = asyncio.ensure_future(work)
         endings = {asyncio.ensure_future(child.ended()): child for child in self.children}
@@ -128,7 +129,10 @@ class Supervisor:
             await asyncio.gather(working, *endings, return_exceptions=True)
 
     async def keep_running(self, say: Callable[[str], None], backoff: Backoff) -> None:
-        """Restarts each child that dies, until cancelled, as `Child.keep_running` does."""
+        """Restarts each child process that dies, until cancelled; `say` is called with a message each time.
+
+        `backoff` computes the delay before a restart.
+        """
         async with asyncio.TaskGroup() as tasks:
             for child in self.children:
                 tasks.create_task(child.keep_running(say, backoff))
@@ -150,10 +154,11 @@ class Supervisor:
 
 @asynccontextmanager
 async def reaper_running(lock_file: Path, grace: float = REAPER_GRACE_SECONDS) -> AsyncIterator[int]:
-    """Locks the lock file and starts the reaper; yields the descriptor of a pipe to which children write their pids.
+    """Locks `lock_file` and starts the reaper, a process that kills leftover children if this process dies.
 
-    The reaper is a process that kills children that still run `grace` seconds after this process has died. It shares
-    the lock: after a kill -9 of this process, the lock is released only when the last old process is gone.
+    Yields the descriptor of a pipe to which children write their pids. The reaper kills children that still run `grace`
+    seconds after this process has died. It shares the lock: after a kill -9 of this process, the lock is released only
+    when its last child is gone.
 
     Raises UsageError if another `pointsman up` holds the lock or the file cannot be written, CommandError if the reaper
     does not start.

@@ -76,16 +76,19 @@ NO_EQUIVALENT, NOT_UNDERSTOOD = "no equivalent", "not understood"
 
 
 def is_secret(names: Iterable[str]) -> bool:
-    """Returns whether the value of a setting may be a secret, which must not be shown.
+    """Returns whether a setting of LiteLLM's configuration may be a secret, whose value must not be shown.
 
-    `names` are the names that lead to the setting; it is one if a name contains a word such as "key" or "password".
+    `names` are the keys that lead to the setting; the result is True if one has a word such as "key" or "password".
     """
     return any(part in name.lower() for name in names for part in _SECRET)
 
 
 @dataclass
 class LiteLlmConfig:
-    """LiteLLM's configuration, and what has been translated of it. A location is a tuple of keys and list indexes."""
+    """LiteLLM's configuration, with a record of which of its values have been translated to Pointsman's.
+
+    A location is a tuple of keys and list indexes that lead to a value.
+    """
 
     content: dict[str, Any]
     """The content of config.yaml."""

@@ -24,7 +24,10 @@ class LogSource:
         return bool(self.redis_url or self.records)
 
     def open(self) -> AbstractAsyncContextManager[RequestLog]:
-        """Opens the request log; raises ConfigError if no source is given, or an error of that source's function."""
+        """Opens the request log in Redis or in exported records; raises ConfigError if neither was named.
+
+        Also raises InvalidArgument or FailedPrecondition if the log cannot be opened.
+        """
         if self.records:
             return self.open_records()
         if not self.redis_url:

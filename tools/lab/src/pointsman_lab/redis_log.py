@@ -31,7 +31,7 @@ class RedisRequestLog(RequestLog):
         self._url = url
 
     async def count(self, seconds: float) -> int:
-        """Estimates the number as if decisions arrived at a constant rate."""
+        """Estimates the number of decisions in the last `seconds`, as if they had arrived at a constant rate."""
         stream = redis_schema.DECISIONS
         total = int(await self._reply(self._redis.xlen(stream)))
         ends = [await self._reply(read(stream, count=1)) for read in (self._redis.xrange, self._redis.xrevrange)]

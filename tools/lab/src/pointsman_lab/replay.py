@@ -33,7 +33,7 @@ PSEUDONYM_COUNT = 1 << 16
 
 
 class ReplayContext:
-    """Decides recorded requests again with one configuration."""
+    """The classifier and router of one configuration, by which recorded requests are decided again."""
 
     def __init__(self, config: Config, engines: Engines, line: Stages) -> None:
         self._config = config
@@ -86,10 +86,10 @@ class ReplayContext:
 
 
 def build_context(config: Config, learned: LoadedModels, evidence: Evidence) -> ReplayContext:
-    """Builds what decides requests with `config`; raises ConfigError if the configuration is invalid.
+    """Builds the classifier and router of `config`, by which recorded requests are decided again.
 
     `learned` has the models that classify requests, and `evidence` the ratings and costs of paths. All engines count as
-    available.
+    available. Raises ConfigError if the configuration is invalid.
     """
     resident = frozenset(path.adapter for path in config.paths.paths.values() if path.adapter)
     engines = Engines([_available(name, engine, resident) for name, engine in config.models.engines.items()])
@@ -149,7 +149,7 @@ def with_pseudonym(request: Request, random_key: str, user_digest: str, pseudony
 async def replay(
     context: ReplayContext, log: RequestLog, seconds: float, examples: int, progress: Progress
 ) -> ReplayDiff:
-    """Decides the requests of the last `seconds` in the log again, and returns what changes.
+    """Decides the logged requests of the last `seconds` again with `context`, and returns how the decisions change.
 
     Keeps at most `examples` requests of each kind of change; `progress` is called after each request.
     """

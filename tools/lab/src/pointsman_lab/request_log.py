@@ -60,7 +60,7 @@ class RecordedDecision:
 
     @property
     def sketches(self) -> tuple[str, ...]:
-        """Returns the sketches of documents on which its task may depend."""
+        """Returns the names of document sketches (summaries of collections) on which the request's task may depend."""
         return sketches_used(self.labels.notes)
 
     @property
@@ -93,7 +93,7 @@ class RequestLog(ABC):
 
     @abstractmethod
     async def count(self, seconds: float) -> int:
-        """Returns about how many decisions the last `seconds` hold."""
+        """Returns the approximate number of decisions in the last `seconds`."""
 
     @abstractmethod
     def entries(self, stream: str, seconds: float = inf) -> AsyncIterator[tuple[str, dict[str, str]]]:
@@ -101,7 +101,7 @@ class RequestLog(ABC):
 
     @abstractmethod
     async def evidence(self, days: list[str]) -> dict[str, Counts]:
-        """Returns the evidence of UTC days (YYYYMMDD)."""
+        """Returns the ratings, evaluations and costs of paths on each of the UTC days (YYYYMMDD), by day."""
 
     @abstractmethod
     async def complete_since(self, stream: str) -> float:

@@ -52,7 +52,7 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class ExampleFindings:
-    """The findings in the examples of the configuration."""
+    """Problems in the configuration's training examples: confused tasks, and near-duplicates in different tasks."""
 
     examples: int
     """The number of all examples."""
@@ -61,13 +61,13 @@ class ExampleFindings:
 
     @property
     def right(self) -> int:
-        """Returns the number of examples whose own task is found by a classifier that was trained without them."""
+        """Returns the number of examples that a classifier trained without them assigns to their own task."""
         return self.examples - sum(confusion.count for confusion in self.confusions)
 
 
 @dataclass(frozen=True, slots=True)
 class LogFindings:
-    """The findings in the request log."""
+    """What requests in the request log suggest: groups of similar abstained requests, and corrected tasks."""
 
     abstained: int
     """The number of requests from which the classifier abstained: it found no task."""
@@ -135,7 +135,8 @@ def check_examples(config: Config, models: EmbeddingModels, progress: Progress) 
 def confusions(data: Examples, judged: StageResults, examples: Sequence[Example]) -> list[Confusion]:
     """Returns the pairs of tasks that the classifier confuses, the most frequent pair first.
 
-    `judged` has its results for the rows of `data`, each from a fit to other rows; `examples` are in the same order.
+    `judged` has the classifier's result for each row of `data`, from a fit to other rows; `examples` are the rows'
+    messages in the same order.
     """
     wrong = np.flatnonzero(data.inside & (judged.predicted != data.y))
     pairs = Counter((int(data.y[row]), int(judged.predicted[row])) for row in wrong)
@@ -205,10 +206,10 @@ def write_proposals(proposals: Sequence[TaskCorrection], file: Path) -> None:
 
 
 def suggest_report(in_examples: ExampleFindings, in_log: LogFindings | None, age: str, written: str) -> Report:
-    """Makes the report on the examples and the request log.
+    """Returns the report of the `suggest` command on the training examples and the request log.
 
-    `in_log` is None if no log was read. `age` says how far back it was read ("24h"), and `written` is the file to which
-    the proposals were written; empty: none.
+    `in_log` is None if no log was read. `age` says how far back the log was read ("24h"), and `written` is the file to
+    which proposed examples were written; empty: none.
     """
     facts = _example_facts(in_examples) | {"request_log": _log_facts(in_log) if in_log else None}
     page = [_confusions(in_examples), _near_duplicates(in_examples)]

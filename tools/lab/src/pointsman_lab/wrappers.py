@@ -59,9 +59,10 @@ def write_entries(found: Sequence[FoundWrapper], file: Path) -> None:
 
 
 def wrappers_report(found: WrapperFindings, age: str, written: str) -> Report:
-    """Makes the report; `age` says how far back the log was read ("24h").
+    """Returns the report on the wrappers (texts that clients write around users' words) that were found in a log.
 
-    `written` is the file to which the entries were written; empty: none.
+    `age` says how far back the log was read ("24h"). `written` is the file to which the entries for tasks.yaml were
+    written; empty: none.
     """
     facts = {
         "messages": found.messages,

@@ -65,7 +65,7 @@ class TrainingRow:
 
     @property
     def key(self) -> str:
-        """Returns a text that identifies the prompt; prompts that differ only in case and whitespace have the same."""
+        """Returns a text that identifies the prompt: equal for prompts that differ only in case and whitespace."""
         return prompt_key([(message.role, message.content) for message in self.messages])
 
     def rendered(self, messages: Sequence[Message]) -> dict[str, Any]:

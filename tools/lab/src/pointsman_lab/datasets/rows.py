@@ -59,7 +59,7 @@ class Row:
 
     @property
     def key(self) -> str:
-        """Returns a text that identifies the prompt; prompts that differ only in case and whitespace have the same."""
+        """Returns a text that identifies the prompt: equal for prompts that differ only in case and whitespace."""
         return prompt_key(self.messages)
 
     def as_json(self) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _hash_to_unit_interval(group: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Facts on a data set's origin that its manifest states in addition to the rows."""
+    """What the manifest of a data set states on its origin: configuration, consents, left-out rows, collections."""
 
     task: str
     configuration: str
@@ -203,7 +203,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class WrittenDataSet:
-    """A data set on disk."""
+    """A data set that was written to disk: its folder, its manifest, and whether the folder is new."""
 
     folder: Path
     manifest: Mapping[str, Any]

@@ -16,7 +16,10 @@ from pointsman_lab.redis_log import RedisRequestLog
 
 @dataclass(frozen=True, slots=True)
 class AnswerFeedback:
-    """The feedback on one decision; fields that were not given are empty."""
+    """A user's feedback on one answer: a rating, the right task and the right answer; empty or None if not given.
+
+    `unix_ms` is the time of the feedback in Unix milliseconds.
+    """
 
     rating: float | None = None
     right_task: str = ""
@@ -56,7 +59,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """Whose answers to one task may be used for training."""
+    """The consents of tenants to training on their stored answers to one task.
+
+    `anonymous_consent` says whether answers to anonymous requests may be used.
+    """
 
     task: str
     tenants: Mapping[str, TenantRecord]
@@ -128,7 +134,7 @@ class ExtractionTerms:
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """The row and the pairs that one sample contributes to the data set, or why it has no row."""
+    """What one stored request contributes to a data set: a row and preference pairs, or why it has no row."""
 
     row: Row | None = None
     pairs: tuple[PreferencePair, ...] = ()

@@ -15,9 +15,10 @@ GROUP BY id ORDER BY max(time) DESC, id LIMIT ?
 
 
 def read_audit(location: str, seconds: float, kinds: Sequence[str], limit: int) -> Report:
-    """Returns the changes of the last `seconds`, the newest first, at most `limit`; `kinds` is empty for all kinds.
+    """Reports the administrative changes of the last `seconds`, the newest first, from exported audit records.
 
-    The facts have `changes`, the exported entries. Raises as `RecordFiles` does.
+    At most `limit` changes are returned; `kinds` are the kinds to report, empty: all. The report's facts have
+    `changes`, the exported entries. Raises FailedPrecondition if the files cannot be read.
     """
     files = RecordFiles(location, "audit")
     try:

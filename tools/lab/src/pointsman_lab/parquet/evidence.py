@@ -62,7 +62,7 @@ WHERE {_IS_EVIDENCE} AND evidence_key <> '' GROUP BY ALL
 
 
 def count_day(files: RecordFiles, day: str) -> Counts:
-    """Returns the evidence of a UTC day (YYYY-MM-DD)."""
+    """Returns the ratings, evaluations and costs of paths that were recorded on a UTC day (YYYY-MM-DD)."""
     counts: Counts = {}
     decisions = files.table("decisions", day)
     for key, bucket, number, cost in files.query(_ANSWERS.format(decisions=decisions)):

@@ -107,14 +107,17 @@ class RecordFiles:
         return sorted({match[1] for name in names if (match := _DAY.search(str(name)))})
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
-        """Yields the rows of a query, over tables from `table`."""
+        """Yields the rows of a SQL query over exported records; `values` fill its placeholders.
+
+        The names of its tables come from the method `table`.
+        """
         with self._reading():
             cursor = self._connection.cursor().execute(sql, values)
             while rows := cursor.fetchmany(ROWS_AT_ONCE):
                 yield from rows
 
     def table(self, name: str, day: str = "", tenant: str = "") -> str:
-        """Returns SQL for a table, as it stands after FROM; ids may occur repeatedly.
+        """Returns the SQL to write after FROM in a query for the table `name`; ids may occur repeatedly.
 
         It has only the files of the UTC day (YYYY-MM-DD) and of the tenant, if they are given.
         """

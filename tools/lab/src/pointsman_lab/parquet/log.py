@@ -44,7 +44,7 @@ class ParquetRequestLog(RequestLog):
         self.files = files
 
     async def count(self, seconds: float) -> int:
-        """Counts duplicates, too, if there are any."""
+        """Returns the number of decisions in the last `seconds`; a decision that was exported twice counts twice."""
         sql = f"SELECT count(*) FROM {self.files.table('decisions')} WHERE epoch(time) >= ?"
         return next((int(number) for (number,) in self.files.query(sql, [_begin(seconds)])), 0)
 
@@ -62,7 +62,7 @@ class ParquetRequestLog(RequestLog):
         return {day: count_day(self.files, f"{day[:4]}-{day[4:6]}-{day[6:]}") for day in days}
 
     async def complete_since(self, stream: str) -> float:
-        """Returns the time of the first record: it is not known what was before the export."""
+        """Returns the Unix seconds of the first exported record, since what was before the export is unknown."""
         table = {redis_schema.DECISIONS: "decisions", redis_schema.UNDECIDED: "undecided"}[stream]
         for day in self.files.days(table)[:1]:
             for (first,) in self.files.query(f"SELECT epoch(min(time)) FROM {self.files.table(table, day)}"):

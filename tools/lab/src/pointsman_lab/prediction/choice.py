@@ -38,7 +38,11 @@ class Outcomes:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """By how much the mean utility (see the module) of one choice of paths exceeds that of another on the same rows."""
+    """By how much the mean utility of one choice of paths exceeds that of another choice on the same requests.
+
+    `bound` is the 95 % lower confidence bound. The utility of an answer is its score minus its dollars divided by the
+    dollars that a wrong answer costs.
+    """
 
     mean: float
     bound: float
@@ -81,13 +85,12 @@ def best_single(scores: Array, usd: Array, usd_per_wrong_answer: float) -> int:
 
 
 def measure_out_of_fold(outcomes: Outcomes, folds: Indices, prices: Sequence[float]) -> PolicyResult:
-    """Measures the policy against the best single path.
+    """Measures what the policy `predicted` gains over the best single path, and returns the more cautious result.
 
-    `folds` is the number of each row's fold, (rows,), and `prices` are each fold's dollars per wrong answer.
-
-    The best single path is found in two ways: for each fold on the rows of the other folds, and on all rows. Returns
-    the result with the lower bound of the gain. The first way alone would be too easy to beat if paths are alike: the
-    path that is best by chance on some rows is not the best on others.
+    `folds` is the number of each row's fold, (rows,), and `prices` are each fold's dollars per wrong answer. The best
+    single path is found for each fold on the rows of the other folds, and on all rows; of the two results, the one
+    whose gain has the lower confidence bound is returned. With the first way alone, a path that is best by chance on
+    some rows would be too easy to beat.
     """
     fixed, in_hindsight = np.empty(len(folds), np.intp), np.empty(len(folds), np.intp)
     for fold, price in enumerate(prices):
@@ -100,7 +103,7 @@ def measure_out_of_fold(outcomes: Outcomes, folds: Indices, prices: Sequence[flo
 
 
 def measure_policy(outcomes: Outcomes, prices: Array, fixed: Indices) -> PolicyResult:
-    """Measures the policy against fixed paths.
+    """Measures the score, the cost and the gain of the policy `predicted` against a fixed path for each row.
 
     `prices` are the dollars of a wrong answer for each row, and `fixed` is the path (column) to compare with for each
     row, both (rows,).

@@ -27,7 +27,7 @@ from pointsman_lab.request_log import parse_age, read_evidence
 
 @dataclass(frozen=True, slots=True)
 class PredictOrder:
-    """The data to learn from, and the tasks to learn for."""
+    """The options of the `predict` command: the tasks, and the scores or ratings from which to learn the policy."""
 
     tasks: tuple[str, ...]
     """The tasks to learn for; `UNKNOWN` stands for requests that fit no task."""
@@ -45,7 +45,10 @@ class PredictOrder:
 
 
 async def learn(order: PredictOrder, config: Config, models: EmbeddingModels, progress: Progress) -> Report:
-    """Learns the policy of the tasks; raises ConfigError or PointsmanError."""
+    """Learns the policy `predicted` of the order's tasks, and returns a report with its options and its gain.
+
+    Raises ConfigError or PointsmanError if the data or the configuration cannot be used.
+    """
     _check_tasks(order.tasks, config)
     evaluation = read_scores(order.scores) if order.scores else None
     if order.data:

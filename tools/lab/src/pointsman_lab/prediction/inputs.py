@@ -15,7 +15,10 @@ PRIOR_TASK_ROWS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What is known of requests before they are answered; a row is a request."""
+    """What is known of requests before they are answered: embeddings, lengths in characters, and task probabilities.
+
+    Each row of the arrays is a request.
+    """
 
     vectors: Array
     """The embedding of each request, (rows, dimensions); with 0 dimensions, predictions do not use embeddings."""

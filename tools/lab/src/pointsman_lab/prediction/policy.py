@@ -49,7 +49,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to predict, and what it achieves on the rows with scores of all paths; each is predicted from others."""
+    """One way to predict how well paths answer, by tasks or by requests, with its results on the evaluated rows.
+
+    Each row is predicted from other rows only.
+    """
 
     name: str
     """What the predictions distinguish: `REQUESTS` or `TASKS`."""

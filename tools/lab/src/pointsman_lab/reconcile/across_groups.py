@@ -27,9 +27,9 @@ Its first argument returns the Unix seconds by which a charge belongs to a day.
 
 
 def day_boundary(joined: Joined, charges: Sequence[Charge], rejoin: Rejoin) -> str:
-    """Returns a sentence on the other beginning of days that explains the differences, such as 08:00 UTC.
+    """Returns a sentence on another start of the provider's days, such as 08:00 UTC, that explains the differences.
 
-    It is empty if no other beginning leaves at most 5 % of the differences. `charges` are those that were joined.
+    It is empty if, for every other time, more than 5 % of the differences remain. `charges` are those that were joined.
     """
     before = _size(joined.groups.values(), joined)
     if not before or len({group.day for group in joined.groups}) < 2:

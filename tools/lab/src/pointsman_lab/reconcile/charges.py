@@ -17,7 +17,7 @@ _OF_REQUESTS = {"request": "request", "image": "image", TOOLS: TOOLS, "embedding
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One answer of an engine, or one request for embeddings or reranking."""
+    """What one engine's answer, or one request for embeddings or reranking, used and cost according to its receipt."""
 
     began: float
     """When the request began, in Unix seconds."""
@@ -46,8 +46,9 @@ class Charge:
 
 
 def charges_of(entry: str) -> Iterator[Charge]:
-    """Yields the charges in an entry of the request log, of either stream; none if it has another format version, no
-    engine was used, or the answer came from the cache.
+    """Yields the charges (usage and cost of each engine call) in one entry of the request log.
+
+    Yields none if the entry has another format version, no engine was used, or the answer came from the cache.
     """
     body = json.loads(entry)
     if body.get("v") != VERSION or body.get("cached"):

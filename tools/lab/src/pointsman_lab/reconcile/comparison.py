@@ -15,7 +15,7 @@ from pointsman_lab.reconcile.within_group import GroupCauses
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over all groups of charges, in tokens or in picodollars."""
+    """The sums of an export and of the receipts over all groups of charges, in tokens or in picodollars."""
 
     exported: Number
     """The sum in the export."""
@@ -38,7 +38,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The result of comparing one export with receipts."""
+    """The result of comparing a provider's export of usage or costs with the gateway's receipts."""
 
     export: Export
     days: int

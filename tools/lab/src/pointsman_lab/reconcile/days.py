@@ -54,7 +54,7 @@ class Days:
         return self._day(*self._intervals[at])
 
     def since(self, unix_seconds: float) -> list[float]:
-        """Removes the days that begin before `unix_seconds`, and returns the removed days in ascending order."""
+        """Removes the days that begin before `unix_seconds` from the comparison; returns them in ascending order."""
         earlier = sorted(day for day in self._days if day < unix_seconds)
         self._intervals = [of for of in self._intervals if self._day(*of) not in earlier]
         self._begins = [begin for begin, _ in self._intervals]

@@ -69,7 +69,7 @@ class Amounts:
 
 @dataclass
 class Joined:
-    """An export joined with charges: the amounts of both, by group of charges and by kind of token."""
+    """A provider's export joined with the receipts' charges: the amounts of both, by group and by kind of token."""
 
     export: Export
     groups: dict[ChargeGroup, dict[str, Amounts]] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Translates names of models and keys in an export, and those of charges, so that they can be compared."""
+    """Maps the names of models and keys in a provider's export and in charges, so that both can be compared."""
 
     models: Mapping[str, str] = field(default_factory=dict)
     """The configuration's name of each model by its name in the export; an empty name leaves the model out."""

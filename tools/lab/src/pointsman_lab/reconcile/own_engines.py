@@ -12,7 +12,7 @@ _PRICED_TOKENS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class EngineHours:
-    """The work and the cost of one engine of the user in a period."""
+    """The hours, tokens and dollars of one engine that the user operates, in one period."""
 
     engine: str
     members: int

@@ -23,7 +23,7 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One export's comparison, with what the report says in addition."""
+    """The comparison of one export with the receipts, with notes and unknown models for the report."""
 
     comparison: Comparison
     notes: Sequence[str]

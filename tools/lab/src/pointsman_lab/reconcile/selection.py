@@ -13,7 +13,7 @@ from pointsman_lab.reconcile.join import Names
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The options about the exports, which complete the configuration."""
+    """The options of the `reconcile` command that say which engines, models and keys an export is about."""
 
     engines: Collection[str] = ()
     """The engines whose receipts are compared; empty for all engines of the export's provider."""
@@ -23,9 +23,9 @@ class Selection:
     """The same as `Names.keys`."""
 
     def charges(self, charges: Sequence[Charge], export: Export, models: ModelsFile) -> list[Charge]:
-        """Returns the charges of the export's provider, or of the named engines.
+        """Returns the charges to compare with an export: of its provider's engines, or of those that the user names.
 
-        A receipt of an earlier version names no engine; it is chosen if its model has such an engine.
+        A receipt of an earlier version names no engine; its charge is included if such an engine serves its model.
         """
         chosen = {name for name, provider in providers_of(models).items() if provider in export.providers}
         if self.engines:

@@ -50,7 +50,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """The lines of one or more files of one format."""
+    """The lines of usage or costs in one or more files of the same provider's format."""
 
     format: str
     """The format's name in reports, such as "OpenAI's usage"."""
@@ -116,7 +116,7 @@ def exact(number: Number) -> Number:
 
 
 def size(difference: Number) -> Number:
-    """Returns the absolute value."""
+    """Returns the absolute value of a difference."""
     return difference if difference >= 0 else -difference
 
 
