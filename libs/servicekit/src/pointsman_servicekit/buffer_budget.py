@@ -19,7 +19,7 @@ class BufferedBytesBudget:
         self._by_tenant: dict[str, int] = {}
 
     def reserve(self, tenant: str, count: int) -> None:
-        """Reserves `count` bytes; the caller has to return them with `release`.
+        """Reserves `count` bytes of memory for a request of `tenant`; the caller has to return them with `release`.
 
         Raises Unavailable ("overloaded"), and reserves nothing, if the process or the tenant would exceed its limit.
         """
@@ -39,7 +39,7 @@ class BufferedBytesBudget:
 
     @contextmanager
     def reserved(self, tenant: str, count: int) -> Iterator[None]:
-        """Reserves `count` bytes for the length of the block.
+        """Reserves `count` bytes of memory for a request of `tenant` for the length of the block.
 
         Raises Unavailable ("overloaded") if the process or the tenant would exceed its limit.
         """

@@ -146,7 +146,9 @@ class GrpcServer:
         await asyncio.gather(*(_update_health(self._health.set(name, status)) for name in ("", *self._services)))
 
     async def start_shutdown(self) -> None:
-        """Sets the health to NOT_SERVING for good; calls are still answered."""
+        """Sets the health to NOT_SERVING until the process ends, so that load balancers send no more calls; calls are
+        still answered.
+        """
         await self.set_serving(False)  # each name on its own, in case a watcher of another one does not read
         await _update_health(self._health.enter_graceful_shutdown())
 

@@ -54,7 +54,9 @@ class ApiFailed(Unavailable):
 
     @property
     def is_expired(self) -> bool:
-        """Returns whether a watch began at a version that the API server has forgotten."""
+        """Returns whether the request asked for changes since a version of the objects that the API server has
+        forgotten.
+        """
         return self.status == 410
 
 

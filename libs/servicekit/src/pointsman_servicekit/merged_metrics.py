@@ -107,8 +107,8 @@ class MergedMetrics:
         self._ended: Dump = []
 
     def retire(self, last: Dump) -> None:
-        """Adds the counters, histograms and summaries in a process's last dump for good; to be called when it has
-        ended.
+        """Adds the counters, histograms and summaries of a process that has ended to the totals; `last` is its last
+        dump.
         """
         cumulative = [family for family in last if family[2] in CUMULATIVE]
         self._ended = dump_metrics(CollectedMetrics(merge([self._ended, cumulative], {})))  # type: ignore[arg-type]  # it only collects

@@ -136,7 +136,10 @@ class ThreadedMetricsPages:
         self._lock = Lock()
 
     def find(self, format: str) -> MetricsPage:
-        """Returns the page of a format, which is up to `MAX_AGE_SECONDS` old; raises what `build` raises."""
+        """Returns the page of a format, which is up to `MAX_AGE_SECONDS` old.
+
+        Raises what the function passed to the constructor raises when it builds a page.
+        """
         with self._lock:
             page = self._pages.get(format)
             if page is None or not page.is_fresh:
@@ -154,7 +157,10 @@ class MetricsPages:
         self._builds: dict[str, asyncio.Task[MetricsPage]] = {}
 
     async def find(self, format: str) -> MetricsPage:
-        """Returns the page of a format, which is up to `MAX_AGE_SECONDS` old; raises what `build` raises."""
+        """Returns the page of a format, which is up to `MAX_AGE_SECONDS` old.
+
+        Raises what the function passed to the constructor raises when it builds a page.
+        """
         page = self._pages.get(format)
         if page is not None and page.is_fresh:
             return page

@@ -129,7 +129,7 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How often `running_periodically` calls its function, and whether it starts at once."""
+    """How often `run_periodically` calls its function, and whether the first call is at once."""
 
     interval: float
     """Seconds from the end of one run to the start of the next, but see `MIN_DELAY_AFTER_ERROR`."""

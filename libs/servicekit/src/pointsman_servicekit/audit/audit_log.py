@@ -92,8 +92,11 @@ class AuditLog:
         return [AUDIT, *await self._adapter_streams()]
 
     async def not_exported(self, stream: str) -> tuple[list[tuple[str, AuditEntry]], str]:
-        """Returns the oldest changes of a stream that are not exported yet, at most `_PAGE`, with ids that no other
-        change has, and the id to pass to `set_exported`, which is empty if there are no more.
+        """Returns the oldest changes of a stream that are not exported yet, and the id to pass to `set_exported` once
+        they are.
+
+        Each change is a pair of an id that no other change has, and the change; there are at most `_PAGE`. The second
+        id is empty if nothing is left to export.
         """
         after = await self._redis.call(lambda: self._redis.client.hget(EXPORTED, stream))
         page = await self._redis.call(
@@ -108,12 +111,15 @@ class AuditLog:
         await self._redis.call(lambda: self._set_exported(keys=[EXPORTED], args=[stream, entry_id]))
 
     async def lease_export(self, holder: str, seconds: float) -> bool:
-        """Takes or renews the right to export changes; returns False if another holder has it."""
+        """Takes or renews, for `seconds` seconds, the right to export changes; returns False if another process has it.
+
+        `holder` is a text by which this process is known.
+        """
         arguments = [holder, int(seconds * 1000)]
         return bool(await self._redis.call(lambda: self._lease_export(keys=[EXPORT_LEASE], args=arguments)))
 
     async def end_export(self, holder: str) -> None:
-        """Ends the lease, if the holder has it."""
+        """Gives up the right to export changes (`lease_export`), if the process `holder` has it."""
         await self.lease_export(holder, 0)
 
     async def _adapter_streams(self) -> list[str]:

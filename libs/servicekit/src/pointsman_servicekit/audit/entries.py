@@ -80,9 +80,9 @@ def to_json(actor: Actor, changed: AuditedChange) -> str:
 
 
 def from_json(text: str, unix_ms: int) -> AuditEntry:
-    """Parses an entry that `to_json` or an exporter has written.
+    """Parses an entry that `to_json` or an exporter has written; `unix_ms` is its time, in Unix milliseconds.
 
-    Raises ValueError if the text is none, or has another version.
+    Raises ValueError if the text is no such entry, or has another version of the format.
     """
     try:
         read = json.loads(text)

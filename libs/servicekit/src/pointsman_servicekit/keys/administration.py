@@ -32,7 +32,8 @@ LimitChanges = Mapping[str, int | float | None]
 class UsageRow:
     """The usage of a key, or of a whole tenant if `key` is None.
 
-    `today` and `month` (so far) are days in UTC. `left` is what is left of each limit, by the limit's name.
+    `today` has the counters since midnight UTC, and `month` those since the first of the month. `left` is what is left
+    of each limit that is set, in the limit's unit, by the limit's name.
     """
 
     tenant: TenantRecord

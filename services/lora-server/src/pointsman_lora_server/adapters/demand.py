@@ -53,9 +53,11 @@ def _growth(count: float, before: float) -> float:
 def version_loads(
     reports: Iterable[EngineReport], versions: Collection[str], capacity: float
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Returns the load of each version by the fast and by the slow average: its share of `capacity`, tokens per second.
+    """Returns two dicts from version to load: the first by the average over 20 s, the second by that over 2 minutes.
 
-    The load of a version that is no longer to be placed, because its alias has moved, counts for the adapter's others.
+    A load is the version's tokens per second on all engines, divided by `capacity`, the tokens per second that one
+    engine can generate. Requests for a version that is not in `versions` because its alias has moved count for the
+    adapter's versions that are.
     """
     loads: dict[str, tuple[float, float]] = dict.fromkeys(versions, (0.0, 0.0))
     moved: dict[str, tuple[float, float]] = {}
@@ -72,9 +74,10 @@ def version_loads(
 
 @dataclass(slots=True)
 class MoveBudget:
-    """Limits the number of moves per minute; moves that were not made add up to those of one minute, or to one move.
+    """Limits how many copies are loaded per minute, so that engines are not busy with loads.
 
-    Moves beyond the limit, which are made for engines that are gone, do not count.
+    An unused allowance accumulates, up to that of one minute, and to one move at least. Loads that replace the copies
+    of an engine that is gone do not count.
     """
 
     moves_per_minute: float

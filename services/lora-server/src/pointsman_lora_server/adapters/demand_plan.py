@@ -34,7 +34,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class PlanTerms:
-    """The thresholds of `next_plan`. Loads are shares of what one engine can generate."""
+    """The thresholds of `next_plan`. A load is a share of the tokens per second that one engine can generate."""
 
     grow_above: float = 0.8
     """Load per copy above which a version gets more copies, by the fast average."""
@@ -121,7 +121,7 @@ class _Planner:
         self._load = dict.fromkeys(self._reports, 0.0)
 
     def keep(self) -> None:
-        """Keeps the copies of the plan before, the most used versions first, less those that are no longer needed."""
+        """Keeps the copies of the previous plan that are still needed, those of the most used versions first."""
         for version in self._order:
             up = [engine for engine in self._engines_before(version) if engine in self._reports]
             wanted = max(1, self._wanted(version, len(up)))
@@ -132,7 +132,9 @@ class _Planner:
             self._set(version, [engine for engine in kept if self._has_room(engine)])
 
     def place_first_copies(self) -> None:
-        """Places the versions that have no copy: where one has been loaded by a request, else by a move."""
+        """Gives each version without a copy one: on an engine that has loaded it for a request, or else by a planned
+        load.
+        """
         free = set(self._reports)
         for version in self._order:
             if self._placed.get(version):
@@ -163,7 +165,8 @@ class _Planner:
                     break
 
     def balance(self) -> None:
-        """Adds copies, on engines with less load, of the most used versions of engines with far more than the mean."""
+        """Adds copies of the most used versions of engines whose load is far above the mean, on engines with less load.
+        """
         mean = sum(self._load.values()) / len(self._load)
         for engine in sorted(self._load, key=lambda name: (-self._load[name], name)):
             if self._load[engine] <= max(self._terms.busy_above, self._terms.imbalance * mean):

@@ -1,4 +1,4 @@
-"""Steps of one load that call the engine: reading the weights, the trial, the comparison with PEFT."""
+"""The steps of one load that call the engine: reading the weights, and comparing the answers with those of PEFT."""
 
 from pathlib import Path
 

@@ -93,8 +93,8 @@ class AdapterLoader:
         self._rejected.pop(version, None)
 
     async def ensure_loaded(self, version: AdapterVersion) -> None:
-        """Returns when the engine holds the version and has answered with it. The version is then protected from
-        eviction for a moment, so that the caller can send a request (`AdapterSlots.reserve`).
+        """Returns when the engine holds the version and has generated an answer with it. For a short time the version
+        is then not evicted, so that the caller can send its request (`AdapterSlots.reserve`).
 
         Raises InvalidArgument if the engine rejects or has rejected the version, the version cannot answer, or its
         answers differ from the reference; NotFound if the store lacks it; FailedPrecondition if it is damaged there or

@@ -117,7 +117,7 @@ def _numbers(lines: Sequence[int]) -> str:
 
 
 def first_lines(lines: Sequence[str]) -> str:
-    """Joins the first `MAX_ERRORS` lines, and says how many more there are."""
+    """Joins the first `MAX_ERRORS` of the lines with line feeds; a last line says how many more there are."""
     more = [f"... and {len(lines) - MAX_ERRORS} more lines"] if len(lines) > MAX_ERRORS else []
     return "\n".join([*lines[:MAX_ERRORS], *more])
 
