@@ -44,10 +44,11 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How a passage's score was computed. Its three parts add up to a total.
+    """How a passage's score was computed: the sum of its three parts is a total, from which the score follows.
 
-    With CONVEX, the score is 1 / (1 + e^-total). With RRF, it is the total times (1 + `RRF_K`). In an external store,
-    it is the total itself.
+    The parts are from meaning (`dense_part`), from words (`sparse_part`) and from similar candidates (`support_part`).
+    With the fusion method CONVEX, the score is 1 / (1 + e^-total). With RRF, it is the total times (1 + `RRF_K`). In an
+    external store, it is the total itself. Ranks count from 1 for the best.
     """
 
     dense_rank: int  # among the candidates, 1 for the best
@@ -70,7 +71,7 @@ class RankedChunk:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A chunk shortly before or after a passage in its document."""
+    """A chunk shortly before or after a passage in its document; `start` and `end` are offsets in characters."""
 
     text: str
     start: int

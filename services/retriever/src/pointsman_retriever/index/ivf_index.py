@@ -36,7 +36,10 @@ MAX_GPU_PROBES = 2048
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU to which indexes are copied. FAISS's indexes on a GPU cannot filter, and serve one thread at a time."""
+    """A GPU to which vector indexes are copied.
+
+    FAISS's indexes on a GPU cannot filter by id, and serve one thread at a time, which holds `lock`.
+    """
 
     copy: Callable[[Any], Any]
     """Copies a FAISS index to the GPU, and returns the copy."""
@@ -47,8 +50,9 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class IvfIndex:
-    """An immutable approximate index. It groups similar vectors into lists (inverted lists, IVF), and stores values in
-    8 bits.
+    """An immutable approximate index of vectors by FAISS, which stores values in 8 bits.
+
+    It groups similar vectors into `lists` inverted lists (IVF), of which a search scans the `probes` nearest.
     """
 
     index: Any  # faiss.IndexIVFScalarQuantizer
@@ -171,5 +175,5 @@ def first_gpu(count_search: Callable[[str], None] = lambda device: None) -> Gpu 
 
 
 def use_one_thread() -> None:
-    """Makes FAISS use one thread for each search; searches run in several threads already."""
+    """Makes FAISS use a single thread for each search, because several searches run in threads at the same time."""
     faiss.omp_set_num_threads(1)
