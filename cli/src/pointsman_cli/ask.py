@@ -47,7 +47,7 @@ ModelOption = Annotated[
 
 
 def receipt_line(decision: Decision, end: AnswerEnd, first_token: float | None, total: float) -> str:
-    """Formats a decision and the end of its answer as one line.
+    """Formats how a request was routed and what its answer cost as one line: path, reason, times, tokens and dollars.
 
     `first_token` and `total` are the seconds from the request to the first token and to the end, measured by the
     client. If `first_token` is None, the line leaves it out.

@@ -69,7 +69,7 @@ class DataDir:
 
 @dataclass(frozen=True, slots=True)
 class RunningProcess:
-    """A service that `pointsman up` has started."""
+    """A process that `pointsman up` has started: its id, its address and the path of its log."""
 
     pid: int
     address: str
@@ -78,7 +78,10 @@ class RunningProcess:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A running `pointsman up`: its services and their addresses, as run.json has them."""
+    """A running `pointsman up`, as run.json describes it: the addresses of its services, and its processes by name.
+
+    `pid` is the process of `pointsman up` itself. An address is empty if the service does not run.
+    """
 
     pid: int  # of `pointsman up` itself
     example: str

@@ -28,7 +28,10 @@ _TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # seconds; shorter than the gatewa
 
 @dataclass(frozen=True, slots=True)
 class ConsideredPath:
-    """A path that the gateway considered for a request, and what became of it."""
+    """A path that the gateway considered for a request, whether it was chosen or skipped, and the reason.
+
+    `outcome` is "chosen", "skipped", "fallback" or "escalation".
+    """
 
     path: str
     outcome: str  # "chosen", "skipped", "fallback" or "escalation"
@@ -37,7 +40,11 @@ class ConsideredPath:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How the gateway routes a request: the task, the path and the reasons."""
+    """How the gateway routes a request: the task with its probability, the path, and the reasons.
+
+    `confidence` and `probabilities` are from 0 to 1. `stage` is the stage of the classifier that decided. `costs_usd`
+    are the expected dollars by path, and `margin` is the difference between the two highest probabilities.
+    """
 
     id: str
     task: str
@@ -86,7 +93,7 @@ Event = Decision | TextChunk | AnswerEnd
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A user's message, the request's `model` ("auto", "path:NAME"), and whether the answer is streamed."""
+    """A question to the gateway: a user's message, the request's `model` ("auto", "path:NAME"), and whether to stream."""
 
     text: str
     model: str
@@ -96,7 +103,9 @@ class Question:
 async def ask_http(url: str, question: Question, key: str = "") -> AsyncIterator[Event]:
     """Sends the question to the gateway at the base URL `url`, and yields the events of the answer.
 
-    `key` is the API key; none is sent if it is empty. Raises as `stream_answer` does.
+    They are a Decision, TextChunks and at last an AnswerEnd. `key` is the API key; none is sent if it is empty. Raises
+    Refused if the gateway answers or ends the stream with an error, Unreachable if no connection can be opened, and
+    CommandError for any other failure.
     """
     body = _body(question) | {"stream": question.stream}
     if question.stream:
@@ -137,7 +146,8 @@ async def stream_answer(client: httpx.AsyncClient, body: Mapping[str, Any]) -> A
 async def get_json(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
     """Gets `path` below the client's base URL, and returns the JSON object of the response.
 
-    Raises Refused, Unreachable or CommandError as `stream_answer` does.
+    Raises Refused if the gateway answers with an error, Unreachable if no connection can be opened, and CommandError
+    for any other failure.
     """
     with _connection_errors(str(client.base_url)):
         response = await client.get(path)
@@ -173,7 +183,8 @@ async def _post(url: str, path: str, body: Mapping[str, Any], key: str) -> dict[
 async def post_json(client: httpx.AsyncClient, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """Posts `body` as JSON to `path` below the client's base URL, and returns the JSON object of the response.
 
-    Raises Refused, Unreachable or CommandError as `stream_answer` does.
+    Raises Refused if the gateway answers with an error, Unreachable if no connection can be opened, and CommandError
+    for any other failure.
     """
     with _connection_errors(str(client.base_url)):
         response = await client.post(path, json=body)
@@ -202,9 +213,10 @@ def open_client(url: str, headers: Mapping[str, str] | None = None) -> httpx.Asy
 
 
 def unreachable(url: str, error: httpx.ConnectError, option: str) -> Unreachable:
-    """Returns the error of a gateway at `url` to which no connection can be opened; `option` sets the URL.
+    """Returns the error to raise if no connection to the gateway at `url` can be opened.
 
-    It states the reason if the host's name cannot be resolved or TLS fails.
+    Its message names `option`, the option that sets the URL, and the reason if the host's name cannot be resolved or
+    TLS fails.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -352,7 +364,7 @@ def _json(content: str | bytes) -> dict[str, Any]:
 
 
 async def run_concurrently(work: Callable[[Item], Awaitable[None]], items: Iterable[Item], at_once: int) -> None:
-    """Calls `work` for each item, with at most `at_once` calls at a time.
+    """Calls `work` for each of `items`, with at most `at_once` calls at a time, and waits for all of them.
 
     The first error cancels the calls in progress, and is raised when they have ended.
     """

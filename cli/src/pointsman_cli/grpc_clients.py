@@ -180,7 +180,10 @@ def _answer_end(receipt: gateway_pb2.Receipt) -> AnswerEnd:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a registered adapter comes from, who registers it, and whether its alias is moved in any case."""
+    """Where an adapter that is registered comes from, and who registers it.
+
+    `force` says whether its alias is moved even if the evaluation found prompting to be as good.
+    """
 
     parent: str = ""
     """The version from which the training started, such as "triage@3f9a1c0b77de"; empty if from none."""

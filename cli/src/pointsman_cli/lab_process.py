@@ -26,7 +26,9 @@ _PROGRESS_LINE = re.compile(r"(?P<stage>.+): (?P<done>\d+) of (?P<total>\d+)")
 
 @dataclass(frozen=True, slots=True)
 class LabJob:
-    """The arguments of one `pointsman_lab` command, and how to show its report."""
+    """One command of the offline tools (`pointsman_lab`) to run: its arguments, what it needs, and how to print its
+    report.
+    """
 
     arguments: Sequence[str]
     data_dir: DataDir

@@ -23,7 +23,9 @@ _OnLine = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnd:
-    """How a program ended."""
+    """How a program ended: its exit code (-N: killed by signal N), and the last line of its standard error if it ended
+    badly.
+    """
 
     code: int  # the exit code; -N if signal N ended the process
     last_error: str  # the last line of its standard error, without "error: "; empty if there is none
@@ -122,7 +124,10 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process of this machine; another one that gets the same pid later is not equal to it."""
+    """A process of this machine, identified by its pid and its start time (clock ticks since boot).
+
+    A later process with the same pid is therefore not equal to it.
+    """
 
     pid: int
     started: int  # clock ticks since boot; unique together with the pid

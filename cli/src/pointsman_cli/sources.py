@@ -49,7 +49,10 @@ _LINE_END = re.compile(r"\r\n?|\n")  # Markdown's line ends; U+2028 and similar 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file to ingest: one document, or in JSON Lines several."""
+    """A file to ingest. It is one document, or several if it is JSON Lines.
+
+    `id` is the document's id, and `relative` the file's path inside its folder.
+    """
 
     id: str
     path: Path

@@ -35,8 +35,9 @@ Unix seconds, and the name of this data."""
 class Freshness:
     """How much the documents of one collection have changed since a serving adapter version was trained on them.
 
-    A version whose manifest has no sketch (summary) of a collection's documents is listed once, with an empty
-    `collection`.
+    `changed` is a share from 0 to 1. `trained_on` is the time at which the training data was taken, in Unix seconds; 0
+    if it is unknown. A version whose manifest has no sketch (summary) of a collection's documents is listed once, with
+    an empty `collection`.
     """
 
     version: str

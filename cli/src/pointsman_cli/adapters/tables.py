@@ -67,9 +67,9 @@ def change_as_json(change: pb.Change) -> dict[str, Any]:
 def adapters_table(
     versions: Sequence[pb.AdapterVersion], aliases: Sequence[pb.Alias], placed: Sequence[pb.Placement] = ()
 ) -> RenderableType:
-    """Renders a table of versions, the errors of versions, and a table of aliases, or "no adapters" if there are none.
+    """Returns a table of adapter versions, their errors and a table of aliases; "no adapters" if there are none.
 
-    `placed` has an entry for each adapter that is not loaded on every engine; each gets a line below the tables.
+    `placed` has the setting of each adapter that is not loaded on every engine; each gets a line below the tables.
     """
     if not versions:
         return Text("no adapters")

@@ -19,7 +19,11 @@ FACTORS = (0.5, 1.0, 2.0)
 
 @dataclass(frozen=True, slots=True)
 class CostTerms:
-    """Costs and volumes that the evaluation does not measure."""
+    """The costs and volumes that the user states, because an evaluation does not measure them.
+
+    Costs are in dollars, and `monthly` is the number of requests a month. `training` is the cost of one training by
+    adapter.
+    """
 
     training: Mapping[str, float] = field(default_factory=dict)
     """Dollars for one training, by adapter.
@@ -44,7 +48,11 @@ class CostTerms:
 
 @dataclass(frozen=True, slots=True)
 class PathCost:
-    """The cost of one path in dollars, and its score; `training` and `month` are 0 for a path without an adapter."""
+    """The cost of one path in dollars, and its mean score (0 to 1).
+
+    `request` is for one request, with the expected cost of wrong answers; `tokens` is without it. `training` is for one
+    training and `month` for serving and retraining in a month; both are 0 for a path without an adapter.
+    """
 
     request: float
     """Dollars for one request, including the expected cost of wrong answers."""
@@ -64,7 +72,11 @@ class PathCost:
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """The volumes from which a trained path (with an adapter) costs less than an untrained one; None means never."""
+    """The volumes from which a path with an adapter (`trained`) costs less than a path without one (`untrained`).
+
+    `requests` and `right_answers` pay for one training; `requests_a_month` pays for the monthly costs too. None means
+    never.
+    """
 
     trained: str
     untrained: str
@@ -136,7 +148,10 @@ def _volume(spent: float, saving: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """The volumes from which an adapter pays off if one price were lower or higher."""
+    """How the volume from which an adapter pays off changes if the price of one cost component changes.
+
+    `requests` is the volume for the price times each of FACTORS; None means that it never pays off.
+    """
 
     price: str
     """The cost component: "prompt", "cached", "completion", "retrieval", "training", ..."""

@@ -34,7 +34,11 @@ TOKEN_TYPES = ("prompt", "cached", "completion")
 
 @dataclass(frozen=True, slots=True)
 class RatedPath:
-    """The ratings and the cost of one path of a task, as a running gateway reports them."""
+    """The ratings and the cost of one path of a task, as a running gateway reports them.
+
+    Ratings are from 0 to 1. `low` and `high` are confidence limits of the mean that are valid however often they are
+    looked at; `low_now` and `high_now` are those for a single look.
+    """
 
     path: str
     kind: str
@@ -61,7 +65,10 @@ class RatedPath:
 
 @dataclass(frozen=True, slots=True)
 class LiveAdvice:
-    """The path of one task that the ratings of its answers recommend, and why."""
+    """The recommended path of one task, by the ratings of its answers in a running gateway, with the reasons.
+
+    `settled` says whether the ratings are enough. `further_ratings` is, by path, the number of ratings that would be.
+    """
 
     task: str
     verdict: str
@@ -159,7 +166,7 @@ def _rated(path: Mapping[str, Any]) -> RatedPath:
 def difference(one: RatedPath, other: RatedPath) -> tuple[float, float]:
     """Returns the 95 % confidence limits (low, high) of the mean rating of `one` minus that of `other`.
 
-    They are valid however often the ratings are looked at.
+    They are valid however often they are computed while ratings arrive.
     """
     low = lower_limit_of_difference(one.mean, one.low, other.mean, other.high)
     return low, -lower_limit_of_difference(other.mean, other.low, one.mean, one.high)
@@ -245,7 +252,7 @@ def _cost_notes(paths: Sequence[RatedPath]) -> Iterator[Text]:
 
 @dataclass(frozen=True, slots=True)
 class HardwareCost:
-    """What the tokens since the start of a gateway cost on its own engines, and would cost at a provider.
+    """The cost per million tokens on the gateway's own engines, since its start, compared with a provider's list price.
 
     Only engines with a price per hour count, and the tokens of the paths that they answered.
     """

@@ -228,7 +228,9 @@ def _as_good_as_the_best(paths: Sequence[EvaluatedPath], pairs: Sequence[Pair]) 
 
 
 def allowed_gap(best: float) -> float:
-    """Returns how far below the `best` mean score a path may score and still count as equally good."""
+    """Returns by how much a path's mean score may be below `best`, the best mean score, and still count as equally
+    good.
+    """
     return min(MARGIN, RELATIVE_MARGIN * best)
 
 
@@ -266,7 +268,10 @@ def best_pair(task: TaskReport) -> tuple[EvaluatedPath, EvaluatedPath] | None:
 
 @dataclass(frozen=True, slots=True)
 class TaskAdvice:
-    """The advice on one task."""
+    """The advice on one task: the recommended path, and from which volume an adapter pays off against each other path.
+
+    `sensitivities` says how this volume depends on prices, for the two paths in `compared_pair`.
+    """
 
     task: str
     recommendation: Recommendation

@@ -1,4 +1,6 @@
-"""The checks of a certificate that cost nothing: its file, its figures, its data set, and what the paths are now."""
+"""The checks of a certificate that need no requests: its file, its figures, its data set, and the present
+configuration.
+"""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,7 +43,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was checked, and the result."""
+    """The result of one check of a certificate: what was checked, its outcome, and an explanation for people."""
 
     subject: str
     """What was checked, such as "age" or "path triage"."""

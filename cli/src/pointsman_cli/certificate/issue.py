@@ -23,7 +23,7 @@ _LIBRARIES = ("pointsman", "numpy", "scipy")
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """The limits of time and of prices at which a certificate becomes invalid."""
+    """How long a certificate is valid (`days`), and the share by which each price may change until it is invalid."""
 
     days: float
     """Days from its issue until it expires."""

@@ -31,7 +31,9 @@ MAX_PRICE_CHANGE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class PriceBound:
-    """A price, and the range outside of which the certificate is invalid; all three in dollars."""
+    """A price in a certificate with its allowed range, all in dollars; outside of `low` to `high` the certificate is
+    invalid.
+    """
 
     model: str
     """The base model; empty for the price of a search."""
@@ -45,7 +47,10 @@ class PriceBound:
 
 @dataclass(frozen=True, slots=True)
 class TaskVerdict:
-    """The verdict on one task, or the number of rows that would allow one."""
+    """The verdict on one task in a certificate: the path to use, or how many rows would be needed to decide it.
+
+    Scores are from 0 to 1. `standings` says how each path compares with the others.
+    """
 
     task: str
     verdict: str

@@ -36,7 +36,7 @@ CHARGES = (REQUEST, "image", "tool")
 
 @dataclass(frozen=True, slots=True)
 class VerdictTerms:
-    """The terms on which verdicts depend in addition to the report."""
+    """The user's requirements, costs and statistical settings, on which the verdicts of a certificate depend."""
 
     requirements: Requirements
     terms: CostTerms
@@ -49,7 +49,9 @@ class VerdictTerms:
 
 @dataclass(frozen=True, slots=True)
 class PriceList:
-    """The prices of the base models and of searches."""
+    """The prices by which the costs of an evaluation are computed: of each path's base model, and of a search, in
+    dollars.
+    """
 
     paths: Mapping[str, PathIdentity]
     """The base model and adapter version of each path, by the path's name."""
@@ -159,10 +161,10 @@ def reprice(report: Report, old: PriceList, new: PriceList) -> Report:
 
 
 def named_paths(report: Report, verdicts: Sequence[TaskVerdict], given: VerdictTerms) -> list[str]:
-    """Returns, for each task of the report, the path that its verdict would name at the report's costs.
+    """Returns for each task of the report the path to use at the report's costs, in the order of the tasks.
 
-    What the scores show about each path is taken from `verdicts`; only the order of preference, by cost, is computed
-    again. The text is empty for a task whose scores name no path in this order.
+    Which paths are good enough is taken from the earlier `verdicts`; only the order of preference, by cost, is computed
+    again. The text is empty for a task whose scores decide on no path in this order.
     """
     terms, named = by_alias(report, given.terms), []
     for task, verdict in zip(report.tasks, verdicts, strict=True):

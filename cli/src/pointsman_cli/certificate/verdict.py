@@ -31,7 +31,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The error probabilities of a verdict, and the differences that it must detect."""
+    """The statistical settings of a verdict: the allowed probability of an error, and the differences that must be
+    detected.
+    """
 
     margin: float
     """The smallest difference of mean scores that matters, above 0 and below 1."""
@@ -45,7 +47,10 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class PathStanding:
-    """The comparison of one path with the others, as far as the rows decide it."""
+    """Whether one path of a task is good enough, is not, or cannot be decided yet from the scored rows.
+
+    `behind` is how far its mean score is below that of the path `against`, or below the required score.
+    """
 
     path: str
     standing: Standing
@@ -62,7 +67,7 @@ class PathStanding:
 
 @dataclass(frozen=True, slots=True)
 class ScoreVerdict:
-    """The verdict on the paths of a task, by their scores."""
+    """The path of a task that the scores show to be the right one, or the number of rows that would decide it."""
 
     path: str
     """The first path, in order of preference, that is good enough; empty if there is none, or it is not decided."""
@@ -86,7 +91,7 @@ class _Contest:
 
 
 def decide(candidates: Sequence[Candidate], precision: Precision) -> ScoreVerdict:
-    """Decides which of the paths is the first one that is good enough, or how many rows would decide it.
+    """Finds the first path that is good enough by its scores, or how many rows are needed to decide that.
 
     `candidates` are in order of preference, the preferred path first. Raises ValueError if there are none, or two have
     no scored row in common.

@@ -47,7 +47,7 @@ class ConfigurationSource:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The data and settings with which a certificate is verified."""
+    """The options of `--verify`: the data set, the sample of rows to send again, the trusted key and adapters' folders."""
 
     data: Path | None
     """The file of the data set; None: it is not compared, and no sample is sent."""

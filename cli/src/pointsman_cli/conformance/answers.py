@@ -71,7 +71,10 @@ class Comparison:
 
 
 class KnownAnswers:
-    """The answers of each version to each prompt, recorded while no other adapter was loaded or replaced."""
+    """The answers of each adapter version to each prompt of the swap test, with which later answers are compared.
+
+    They were recorded while no other adapter was loaded or replaced.
+    """
 
     def __init__(self) -> None:
         self._answers: dict[tuple[str, str], tuple[Token, ...]] = {}
@@ -87,12 +90,19 @@ class KnownAnswers:
         return compare(answer.tokens, self._answers[version, answer.prompt])
 
     def version_of(self, answer: TimedAnswer, candidates: Iterable[str]) -> str | None:
-        """Returns the first of the versions `candidates` whose known answer is the same; None if there is none."""
+        """Returns the first of the versions `candidates` whose known answer to the prompt equals `answer`; None if
+        none does.
+
+        Answers are equal if they differ by no more than rounding.
+        """
         known = (version for version in candidates if (version, answer.prompt) in self._answers)
         return next((version for version in known if self.compare(answer, version).is_same), None)
 
     def are_distinct(self, version: str, other: str, prompts: Sequence[str]) -> bool:
-        """Returns whether the known answers of two versions to each prompt are at least MIN_DISTANCE_NATS apart."""
+        """Returns whether two versions answer each of the prompts differently enough to be told apart.
+
+        Their known answers' log-probabilities must differ by at least MIN_DISTANCE_NATS.
+        """
         return all(
             distance(self._answers[version, prompt], self._answers[other, prompt]) >= MIN_DISTANCE_NATS
             for prompt in prompts

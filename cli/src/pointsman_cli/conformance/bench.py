@@ -54,7 +54,11 @@ class Chosen:
 
 @dataclass(slots=True)
 class Bench:
-    """The state of one swap test: clients, known answers, loaded adapters and findings."""
+    """The shared state of one swap test (a test that replaces adapters under load): clients, known answers and
+    findings.
+
+    `loaded` are the names of the adapters that this run has loaded at the engine.
+    """
 
     api: OpenAIApi
     control: AdapterControl
@@ -114,10 +118,11 @@ class Bench:
         return await self.api.complete(self.control.model(name), prompt, max_tokens)
 
     def judge(self, answer: TimedAnswer, version: str, what: str, about: Property = Property.WRONG_VERSION) -> bool:
-        """Records as a finding on the property `about` whether the answer is the known one of `version`.
+        """Records in the findings on the property `about` whether `answer` is the known answer of `version`; returns
+        if it is.
 
-        Returns whether it is. A failed request counts for the property FAILED_REQUESTS instead, and False is returned.
-        `what` describes the request in the findings.
+        A failed request is recorded under the property FAILED_REQUESTS instead, and False is returned. `what` describes
+        the request in the findings.
         """
         if not self.succeeded(answer, what):
             return False
@@ -129,9 +134,9 @@ class Bench:
         return False
 
     def succeeded(self, answer: TimedAnswer, what: str) -> bool:
-        """Records as a finding whether the request succeeded, and returns it; `what` describes it in the findings.
+        """Records in the findings whether a request succeeded, and returns it; `what` describes the request.
 
-        A failure because the engine is overloaded is a weak finding.
+        A failure because the engine is overloaded counts as weak only.
         """
         if not answer.error:
             self.findings.passed(Property.FAILED_REQUESTS)

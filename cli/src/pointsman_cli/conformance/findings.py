@@ -1,4 +1,4 @@
-"""The properties that the swap test examines, what it observed of each, and the verdicts."""
+"""The properties that the swap test examines, its observations of each property, and the verdicts on them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ STATEMENTS: Mapping[Property, str] = {
 
 
 class Grade(StrEnum):
-    """The verdict on a property, by its worst observation; SCALE says what each means."""
+    """The verdict on a property, by the worst observation of it: pass, weak, fail or untested; SCALE explains each."""
 
     PASS = "pass"
     WEAK = "weak"
@@ -50,7 +50,11 @@ SCALE: Mapping[Grade, str] = {
 
 @dataclass(slots=True)
 class PropertyRecord:
-    """The observations of one property: numbers of observations, and texts on some that were not as they should be."""
+    """The observations of one property in a swap test: how many there are, how many are weak or failed, and texts on
+    these.
+
+    `wrong_tokens` is the number of tokens of wrong answers.
+    """
 
     observed: int = 0
     weak: int = 0

@@ -48,7 +48,9 @@ class Level(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check."""
+    """The result of one check of `pointsman doctor`: how serious it is, what was checked, and what was found or is to
+    be done.
+    """
 
     level: Level
     what: str  # what was checked: "memory"
@@ -69,7 +71,10 @@ def fail(what: str, detail: str) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The facts about this machine that the checks need."""
+    """The facts about this machine that `pointsman doctor` checks: Python's version, processor, memory and disk space.
+
+    `memory_available` and `disk_free` are in bytes; memory is 0 if it is unknown.
+    """
 
     python: tuple[int, int]
     architecture: str  # "x86_64", "aarch64"

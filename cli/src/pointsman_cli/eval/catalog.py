@@ -16,7 +16,7 @@ NO_MODELS: Mapping[str, Any] = MappingProxyType({"data": ()})
 
 @dataclass(frozen=True, slots=True)
 class CatalogTask:
-    """A task as the gateway describes it."""
+    """A task of the gateway: the paths that can answer it, in fallback order, and the metric that scores its answers."""
 
     paths: tuple[str, ...]
     """The names of all paths that can answer the task, in fallback order."""
@@ -26,7 +26,7 @@ class CatalogTask:
 
 @dataclass(frozen=True, slots=True)
 class PathFacts:
-    """A path as the gateway describes it."""
+    """A path of the gateway: its kind, base model and adapter, and a digest of its configuration."""
 
     kind: str
     """The kind of path: "prompt", "rag", "lora", "tuned" or "hybrid"."""
@@ -42,7 +42,7 @@ class PathFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """A base model as the gateway describes it."""
+    """A base model of the gateway: a digest that identifies it, and its prices in dollars."""
 
     fingerprint: str
     """A digest of the names under which engines serve the model, and of the model that it was fine-tuned from."""
@@ -55,7 +55,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The gateway's tasks, paths and models."""
+    """What a gateway's configuration has at one revision: its tasks, paths, models and prices."""
 
     revision: str
     """The revision of the gateway's configuration."""
@@ -93,7 +93,10 @@ async def read_catalog(client: httpx.AsyncClient) -> Catalog:
 
 
 def to_catalog(body: Mapping[str, Any], models: Mapping[str, Any] = NO_MODELS) -> Catalog:
-    """Converts the JSON objects of `/v1/tasks` and `/v1/models`; raises CommandError if one has another form."""
+    """Converts the JSON objects that `/v1/tasks` (`body`) and `/v1/models` return to a Catalog.
+
+    Raises CommandError if one of them has another form.
+    """
     try:
         return _catalog(body, [model["id"] for model in models["data"]])
     except (KeyError, TypeError, AttributeError) as error:

@@ -1,6 +1,6 @@
-"""Reads labelled requests from JSON Lines files: UTF-8, one JSON object per line. CSV files are read as such.
+"""Reads labelled requests from JSON Lines files (UTF-8, one JSON object per line); CSV files are converted.
 
-Other modules use the functions that read lines, too.
+Its functions that read lines are used for other JSON Lines files, too.
 """
 
 import hashlib
@@ -81,7 +81,7 @@ def whole_lines(file: Path) -> Iterator[tuple[int, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One labelled request."""
+    """One labelled request of a data set: its messages, and what a right answer is or must state."""
 
     id: str
     """The row's own id; without one, the number of its line."""
@@ -101,7 +101,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The rows of a file."""
+    """The labelled requests in a file, and the file's SHA-256."""
 
     file: Path
     digest: str

@@ -28,7 +28,7 @@ JUDGE_METRIC = "judge"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The score of one answer."""
+    """The score that a metric or a judge gave to one answer (0 to 1), with the judge's comment and cost."""
 
     score: float | None
     """The score from 0 to 1; None if the judge did not answer or gave no valid score."""
@@ -50,7 +50,7 @@ class Scorer(Protocol):
 
 
 class MetricScorer:
-    """Scores answers by a metric of `pointsman_scoring`."""
+    """Scores answers by comparing them with the labels of rows, by a metric of `pointsman_scoring`; implements Scorer."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
@@ -216,7 +216,11 @@ def _known_task(task: str, catalog: Catalog, otherwise: str) -> CatalogTask:
 
 
 def scorer_of(metric: Mapping[str, Any], catalog: Catalog, client: httpx.AsyncClient) -> Scorer:
-    """Returns the scorer for a metric as in tasks.yaml; raises UsageError if the metric or its judge is unknown."""
+    """Returns the scorer for a metric with its options, as in tasks.yaml.
+
+    `client` is open to the gateway whose model is the judge, if there is one. Raises UsageError if the metric or its
+    judge is unknown.
+    """
     if JUDGE_METRIC in metric:
         model = metric[JUDGE_METRIC]["model"]
         if model not in catalog.models:

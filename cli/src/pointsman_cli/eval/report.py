@@ -23,7 +23,9 @@ class LatencyQuantiles:
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedPath:
-    """The figures of one path on the rows of one task."""
+    """The results of one path on the rows of one task: score, latencies in seconds, tokens, and dollars for 1,000
+    answers.
+    """
 
     path: str
     kind: str
@@ -127,7 +129,7 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class PathAnswer:
-    """The answer of one path to a row."""
+    """The answer of one path to a row, with its score (0 to 1; None if the judge gave none)."""
 
     path: str
     score: float | None
@@ -151,7 +153,9 @@ class Disagreement:
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """The results of the rows of one task."""
+    """The results of an evaluation for the rows of one task: each path's figures, comparisons, and rows with
+    disagreement.
+    """
 
     task: str
     metric: str
@@ -184,7 +188,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """The result of `auto` on requests of several tasks; all figures are weighted by the tasks' shares."""
+    """How well `model: auto` chooses paths on requests of several tasks, compared with fixed choices.
+
+    All figures are weighted by the tasks' shares of the requests; shares are from 0 to 1, and costs in dollars.
+    """
 
     shares: Mapping[str, float]
     """The share of each task, by task; the sum is 1."""

@@ -96,7 +96,7 @@ def file_header(plan: EvaluationPlan) -> dict[str, Any]:
 
 
 class AnswerFile:
-    """A file to which the evaluation's answers are written: a new one, or one of an interrupted run to continue."""
+    """A JSON Lines file to which an evaluation writes each answer; it is new, or continues that of an interrupted run."""
 
     def __init__(self, file: Path, plan: EvaluationPlan, resume: bool) -> None:
         """Takes the path of the file, which is opened on entry; with `resume` it is continued, otherwise it is new.
@@ -201,7 +201,7 @@ def scores_of(file: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class RowRequest:
-    """A row to send to a path, and how to score the answer."""
+    """A request of an evaluation: a row to send to one path, and the scorer for the answer."""
 
     row: Row
     path: str
@@ -284,7 +284,7 @@ def _failed_answer(work: RowRequest, code: str, error: str) -> Answer:
 
 
 class ProgressListener(Protocol):
-    """Interface for showing progress; `EvaluationProgress` implements it."""
+    """Interface for showing the progress of an evaluation; `EvaluationProgress` implements it."""
 
     def came(self, answer: Answer) -> None:
         """Updates the display after an answer has arrived."""

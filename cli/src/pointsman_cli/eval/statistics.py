@@ -38,7 +38,9 @@ OTHER, NO_JSON, FAILED = "(something else)", "(no JSON)", "(failed)"
 
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
-    """How an evaluation is run and reported."""
+    """The settings of an evaluation: concurrent requests, the confidence level, numbers of examples, and shares of
+    tasks.
+    """
 
     at_once: int
     """The number of concurrent requests."""

@@ -38,7 +38,9 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswer:
-    """The answer to one request, as it is stored in a file."""
+    """The stored answer of a model to one request of a retraining; `place` is a digest of the request, by which it is
+    found.
+    """
 
     place: str
     """A digest of the request's body, by which the stored answer is found again."""
@@ -50,7 +52,7 @@ class ModelAnswer:
 
 
 class AnswerSource(Protocol):
-    """Interface for requesting answers to many prompts from one path or adapter; `Gateway` implements it."""
+    """Interface for getting answers to many prompts from one path or adapter of the gateway; `Gateway` implements it."""
 
     async def answers(
         self,
@@ -74,7 +76,7 @@ class DatasetBuilder(Protocol):
 
 
 class RowRenderer(Protocol):
-    """Interface for turning training rows into the prompts that the trained path will receive."""
+    """Interface for turning training rows into prompts as the trained path will write them for requests."""
 
     async def __call__(self, data: Path, held_out: Path | None) -> tuple[Path, Path | None, str]:
         """Renders the rows of two files as prompts of the path that is trained, as `Rendering.render` does.

@@ -121,8 +121,10 @@ async def score_answers(scorer: Scorer, rows: Sequence[Row], answers: Sequence[M
 
 @dataclass(frozen=True, slots=True)
 class ScoredRow:
-    """A held-out row with the answers and scores of the incumbent (`now`, `old_score`) and of the new version (`new`,
-    `new_score`).
+    """A held-out row with the answers and scores (0 to 1) of the incumbent and of the new version.
+
+    The incumbent is the path to improve on: its answer is `now` with `old_score`; the new version's is `new` with
+    `new_score`.
     """
 
     row: Row

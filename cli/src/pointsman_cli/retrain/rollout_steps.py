@@ -14,7 +14,10 @@ POLL_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class AliasState:
-    """The version to which an alias points, and the version that is tried on a share of its users (canary)."""
+    """The version to which an alias points, and the version that a share of its users gets on trial (the canary).
+
+    `requests` is the number of requests that the canary has answered.
+    """
 
     stable: str
     """The version to which the alias points, such as "triage@3f9a1c0b77de"."""

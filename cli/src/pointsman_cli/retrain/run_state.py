@@ -26,7 +26,7 @@ PROMOTED, REJECTED = "promoted", "refused"
 
 @dataclass(frozen=True, slots=True)
 class StepState:
-    """The state of one step of a retraining."""
+    """The status of one step of a retraining, when it began and ended (Unix seconds; 0: it has not), and its results."""
 
     status: str = WAITING
     """WAITING, RUNNING, DONE, SKIPPED, or REFUSED if the step has rejected the new version."""
@@ -44,7 +44,10 @@ class StepState:
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """The state of one run of a retraining."""
+    """The state of one run of `pointsman retrain`, which is saved in a file: its steps and its outcome.
+
+    `outcome` is "promoted" or "refused" with the `reason`; empty while the run is unfinished.
+    """
 
     run: str
     """The start time in UTC, which names the run's folder: "20261125T221500123456Z"."""
@@ -122,7 +125,7 @@ def latest_run(runs_folder: Path) -> RunFile | None:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """The outcome of a step of a retraining."""
+    """The result of one step of a retraining; a `refusal` says why the new version is rejected, and ends the run."""
 
     summary: str
     """One line for the terminal."""
@@ -198,7 +201,11 @@ async def _reject_run(run_file: RunFile, retire: Retire, report_progress: Callab
 
 @dataclass(frozen=True, slots=True)
 class GateTerms:
-    """The requirements on a new version (`flywheel.gates` of tasks.yaml)."""
+    """The requirements that a new version must meet (`flywheel.gates` of tasks.yaml).
+
+    `min_rows` is the number of rows to train on, `min_gain` the least lower bound of the gain in score (0 to 1), and
+    `max_regressions` the largest share (0 to 1) of rows that may be answered worse.
+    """
 
     min_rows: int  # rows or pairs to train on; with fewer nothing is trained
     min_gain: float  # that the lower confidence bound of the gain must reach; scores are from 0 to 1
@@ -208,7 +215,10 @@ class GateTerms:
 
 @dataclass(frozen=True, slots=True)
 class CanaryTerms:
-    """How a new version is tried (`flywheel.canary` of tasks.yaml)."""
+    """How a new version is tried on a share of the users (`flywheel.canary` of tasks.yaml), and when the trial ends.
+
+    `weight` is the share, 0 to 1. The trial passes once it has answered `min_requests`, and fails after `max_minutes`.
+    """
 
     weight: float  # share of users, above 0 up to 1
     min_requests: int  # that the canary must have answered
@@ -217,7 +227,12 @@ class CanaryTerms:
 
 @dataclass(frozen=True, slots=True)
 class RetrainPlan:
-    """The configuration of the retraining of a task."""
+    """The settings for retraining a task's adapter, from the configuration: paths, alias, metric, training options,
+    limits.
+
+    The `student` is the path that the adapter serves, the `teacher` the path whose answers it learns, and the
+    `incumbent` the path that a new version must improve on.
+    """
 
     task: str
     alias: str  # "triage@prod"

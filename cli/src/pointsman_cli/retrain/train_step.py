@@ -52,7 +52,10 @@ class TrainingSpec:
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """How a training job ended."""
+    """How a training job ended: its state, and the version that it registered (empty if none).
+
+    `cut_short` says why it ended before its last step; empty if it did not.
+    """
 
     state: str
     """One of STATE_NAMES: "succeeded", "failed" or "cancelled"; another one if the lora-server stopped before."""

@@ -32,7 +32,10 @@ TOKENS = ("prompt", "cached", "completion", "replayed")
 
 @dataclass(frozen=True, slots=True)
 class PathFigures:
-    """Figures of one path over the time window."""
+    """Traffic, latency, tokens, cost and failures of one path over the time window.
+
+    `share` is the path's part of all requests (0 to 1), and `fallbacks` counts requests that moved on to another path.
+    """
 
     path: str
     kind: str  # "prompt", "rag", "lora", "tuned" or "hybrid"
@@ -49,7 +52,7 @@ class PathFigures:
 
 @dataclass(frozen=True, slots=True)
 class WorkerFigures:
-    """The figures of one worker process of a gateway that has several."""
+    """One worker process of a gateway that has several: whether it is up, its running requests, and its restarts."""
 
     worker: str
     up: bool
@@ -59,7 +62,11 @@ class WorkerFigures:
 
 @dataclass(frozen=True, slots=True)
 class GatewayFigures:
-    """Figures of the gateway over the time window; a value is None if the gateway does not report the metric."""
+    """Figures of the gateway over a time window of `seconds`; a value is None if the gateway does not report the
+    metric.
+
+    `in_flight`, `waiting` and `open_breakers` (engines whose circuit breaker is open) are of the last scrape.
+    """
 
     seconds: float  # that the window covers
     requests_per_second: float
@@ -74,7 +81,11 @@ class GatewayFigures:
 
 @dataclass(frozen=True, slots=True)
 class LoraFigures:
-    """Figures of the lora-server over the time window; a value is None if it does not report the metric."""
+    """Figures of the lora-server over a time window of `seconds`; a value is None if it does not report the metric.
+
+    `slots` is how many adapters the engine can hold, and `resident` how many it holds. `loads` and `evictions` are
+    counts in the window.
+    """
 
     seconds: float  # that the window covers
     engine_up: bool | None

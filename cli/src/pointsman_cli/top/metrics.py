@@ -17,7 +17,7 @@ _COUNTERS = ("_total", "_bucket", "_count", "_sum")
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """The metrics of a service at one time."""
+    """The metrics that a service reported at one time; `at` is in seconds of `time.monotonic`."""
 
     at: float  # time.monotonic()
     samples: Samples

@@ -34,7 +34,10 @@ TIMEOUT_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class AdapterView:
-    """One adapter version, as an engine holds it."""
+    """One adapter version at a lora-server's engine: its state, and the aliases that point to it.
+
+    `canary` has the aliases that send a share of their users to it, with the share (0 to 1).
+    """
 
     version: str  # "triage@3f9a1c0b77de"
     state: str  # "serving"
@@ -46,7 +49,7 @@ class AdapterView:
 
 @dataclass(frozen=True, slots=True)
 class EngineAdapters:
-    """The state of a lora-server's engine, and its adapters."""
+    """The status of a lora-server's engine and its adapter versions; `elsewhere` counts versions that it does not hold."""
 
     engine: str  # name in the gateway's configuration
     status: str  # "ready"
@@ -94,7 +97,9 @@ def _adapter(version: pb.AdapterVersion, aliases: Sequence[pb.Alias], resident: 
 
 @dataclass(frozen=True, slots=True)
 class ServiceAddresses:
-    """Where the polled services answer."""
+    """The addresses that `pointsman top` polls: /metrics of the gateway and the lora-server (URLs), and the
+    lora-server's gRPC.
+    """
 
     gateway: str  # "http://127.0.0.1:8080/metrics"
     lora_server: str  # "127.0.0.1:8083"
@@ -103,7 +108,7 @@ class ServiceAddresses:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The result of one poll of all services.
+    """The result of polling all services once; `unix_ms` is its time in Unix milliseconds.
 
     A field `..._problem` says why the poll of a service failed; it is empty if it did not. The figures `gateway` and
     `lora` are None if the poll failed, and until the second poll. `adapters` is None if the poll failed.

@@ -38,7 +38,7 @@ HEADING = """\
 
 @dataclass(frozen=True, slots=True)
 class EngineOption:
-    """The values of `--engine` and of the options that belong to it."""
+    """The options of `pointsman up --engine`: the URL, the variable with the API key, and the models to use."""
 
     url: str
     key_env: str = ""

@@ -59,7 +59,7 @@ def choose_addresses(http: str, grpc: str) -> Addresses:
 
 
 def needed_addresses(addresses: Addresses, example: Example) -> Addresses:
-    """Returns the addresses; those of services that the example does not need are empty."""
+    """Returns a copy of the addresses in which those of services that the example does not need are empty."""
     if not example.needs_retriever:
         addresses = replace(addresses, retriever="", retriever_metrics="")
     if not example.base_model:
@@ -105,7 +105,10 @@ def split_address(address: str, option: str) -> tuple[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A process that `pointsman up` starts."""
+    """A process that `pointsman up` starts: its command line, added environment variables, address and log file.
+
+    `grace` is the time from SIGTERM to SIGKILL, in seconds.
+    """
 
     name: str
     program: tuple[str, ...]  # the command line

@@ -91,7 +91,10 @@ def example_curl(url: str, *, needs_key: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StartPlan:
-    """The settings and services that `pointsman up` has chosen before it starts the first process."""
+    """What `pointsman up` has chosen before it starts the first process: example, addresses and services.
+
+    `engine` is None if no engine is started. `python` is the path of the services' Python.
+    """
 
     example: Example
     data_dir: DataDir

@@ -56,8 +56,7 @@ Event = SearchCompleted | SearchFailed | DocumentsUpserted | CollectionDropped
 
 
 class Observer(Protocol):
-    """Interface for receiving the events of collections, such as a completed search; called from several threads.
-
+    """Interface of objects to which collections report events, such as searches and changes, from several threads.
     `Metrics` and `TracedObserver` implement it.
     """
 

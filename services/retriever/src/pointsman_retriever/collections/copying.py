@@ -26,10 +26,8 @@ class DocumentTarget(Protocol):
     """Interface of a collection to which documents are copied, such as LocalDocuments or SharedStoreDocuments."""
 
     def records(self, after: str, until: str | None) -> Mapping[str, DocumentRecord]:
-        """Returns by id the records (digests and sizes) of all documents whose ids are above `after` and at most
-        `until`.
-
-        If `until` is None, they are the records of all documents after `after`.
+        """Returns by document id the records of the documents whose ids come after `after` and not after `until`, in
+        the order of their UTF-8 bytes. None as `until` means up to the last.
         """
 
     def write(self, added: Sequence[EncodedDocument], removed: Sequence[str]) -> None: ...

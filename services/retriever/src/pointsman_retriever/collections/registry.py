@@ -241,9 +241,9 @@ class CollectionRegistry:
         self.remove_local(collection_id)
 
     def release(self, collection_id: CollectionId) -> None:
-        """Deletes a collection of the data folder after it has been moved to the shared store.
+        """Deletes a collection from the data folder after it was moved to the shared store.
 
-        New calls use the collection in the shared store at once; the deletion waits for searches that are running.
+        New calls use the collection in the shared store at once; running searches of the deleted one are waited for.
         """
         writer = self._writers[collection_id]
         self._writers = _without(self._writers, collection_id)
@@ -251,10 +251,7 @@ class CollectionRegistry:
         self.data_folder.remove(collection_id)
 
     def remove_local(self, collection_id: CollectionId) -> None:
-        """Closes and deletes a collection of the data folder, which may be damaged.
-
-        Raises NotFound if there is none, and storage errors (`translate_disk_errors`).
-        """
+        """Closes and deletes a collection of the data folder; raises the same errors as `remove`."""
         writer = self._writers.get(collection_id)
         if writer is None and collection_id not in self._damaged:
             raise unknown_collection(collection_id)

@@ -10,7 +10,7 @@ from pointsman_retriever.rerank.rerankers import Reranker
 
 
 class RerankService:
-    """Scores documents or passages for a query by the configured reranker. Use from the event loop's thread only."""
+    """Scores texts by the reranker of the configuration, if there is one. Use from the event loop's thread only."""
 
     def __init__(self, reranker: Reranker | None, calls: CallLimit) -> None:
         """Takes the reranker, None if there is none; `calls` limits the calls of `rerank` that are in progress."""
@@ -18,8 +18,7 @@ class RerankService:
         self._calls = calls
 
     async def rerank(self, query: str, documents: Sequence[str]) -> list[float]:
-        """Checks the limits of a request, and returns the reranker's score of each document, in their order; greater
-        is better.
+        """Returns the score of each document for the query, in their order; a greater one is better.
 
         Raises InvalidArgument if the query or a document is empty, or there are too many or too large ones;
         ResourceExhausted ("overloaded") if too many calls are in progress; FailedPrecondition ("no_reranker") if there

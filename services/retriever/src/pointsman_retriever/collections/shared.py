@@ -81,8 +81,8 @@ class SharedDocuments:
             return reader.info.version, sketch_of(reader.document_digests())
 
     def vector_sketch(self, known_checksum: str) -> VectorSketch | None:
-        """Returns a sample of the collection's vectors; None if the checksum of the collection is `known_checksum`
-        (hexadecimal).
+        """Returns a sample of the vectors, or None if they have not changed since their checksum was `known_checksum`,
+        in hexadecimal.
         """
         with self._open().reading(self._id) as reader:
             if f"{reader.info.checksum:016x}" == known_checksum:
@@ -224,9 +224,8 @@ class SharedCollections:
             return self._store
 
     def refresh(self) -> None:
-        """Reads all collections of the shared store with their states into `known`.
-
-        Raises the errors of the shared store; the message is then in `problem`.
+        """Reads from the store which collections there are, and their states. Raises Unavailable ("store_unavailable")
+        if the store fails.
         """
         try:
             infos = self.open().collections()

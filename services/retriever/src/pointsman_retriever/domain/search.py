@@ -44,11 +44,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How a passage's score was computed: the sum of its three parts is a total, from which the score follows.
+    """How a passage's score was computed: `dense_part`, `sparse_part` and `support_part` add up to a total.
 
-    The parts are from meaning (`dense_part`), from words (`sparse_part`) and from similar candidates (`support_part`).
-    With the fusion method CONVEX, the score is 1 / (1 + e^-total). With RRF, it is the total times (1 + `RRF_K`). In an
-    external store, it is the total itself. Ranks count from 1 for the best.
+    With CONVEX, the score is 1 / (1 + e^-total). With RRF, it is the total times (1 + `RRF_K`). In an external store,
+    it is the total itself.
     """
 
     dense_rank: int  # among the candidates, 1 for the best

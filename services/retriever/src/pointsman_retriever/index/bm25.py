@@ -130,9 +130,9 @@ class WordIndex:
         return following._append(first, added, texts)._merge_small_segments() if len(added) else following
 
     def score(self, query: str) -> "WordScores":
-        """Returns every row's BM25 score for a query, in which the IDF of each term has the exponent IDF_EXPONENT.
+        """Returns the BM25 score of every row for a query, and the share of the query's terms that each row contains.
 
-        The result also has the share of the query's terms that each row contains.
+        Unlike in plain BM25, the inverse document frequency (IDF) of each term is raised to the power IDF_EXPONENT.
         """
         # The postings of all terms are processed together: NumPy releases the GIL in each long step, and if other
         # threads are busy every step waits to get it back.

@@ -63,7 +63,8 @@ class IvfIndex:
     gpu_index: Any = None  # used if its results contain enough allowed rows
 
     def nearest(self, vector: Vectors, count: int, allowed: Mask | None) -> NDArray[np.intp]:
-        """Returns rows that probably contain the `count` rows nearest to `vector`; the caller compares them exactly.
+        """Returns the numbers of rows among which the `count` rows nearest to `vector` probably are; the caller
+        compares them exactly.
 
         There are at least `count` and at most `RESCORING_FACTOR` times `count` of them, or fewer if fewer rows are
         allowed. `allowed` has a flag for each row; None allows all rows.
