@@ -1,3 +1,4 @@
-"""The `pointsman` command line. It starts the services as processes, calls them over gRPC and HTTP, and imports none of
-them.
+"""The `pointsman` command line, which starts the services as processes, and calls them over gRPC and HTTP.
+
+It imports no service's code.
 """

@@ -48,7 +48,9 @@ CONTEXT_VARIABLE, ARGUMENTS_VARIABLE = "POINTSMAN_LORA_MAX_MODEL_LEN", "POINTSMA
 
 @dataclass(frozen=True, slots=True)
 class EngineEnvironment:
-    """The Python of the engine's environment, which has vLLM, torch and the trainer's libraries."""
+    """The Python with vLLM, torch and the trainer's libraries that engines and trainings use, and variables that it
+    needs.
+    """
 
     python: Path
     variables: dict[str, str]  # environment variables that its modules need in addition to ours

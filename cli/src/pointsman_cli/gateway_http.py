@@ -37,7 +37,11 @@ class ConsideredPath:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How the gateway routes a request: the task, the path and the reasons."""
+    """How the gateway routes a request: the task with its probability, the path, and the reasons.
+
+    `confidence` and `probabilities` are from 0 to 1. `stage` is the stage of the classifier that decided. `costs_usd`
+    are the expected dollars by path, and `margin` is the difference between the two highest probabilities.
+    """
 
     id: str
     task: str
@@ -357,7 +361,7 @@ def _json(content: str | bytes) -> dict[str, Any]:
 
 
 async def run_concurrently(work: Callable[[Item], Awaitable[None]], items: Iterable[Item], at_once: int) -> None:
-    """Calls `work` for each item, with at most `at_once` calls at a time.
+    """Calls `work` for each of `items`, with at most `at_once` calls at a time, and waits for all of them.
 
     The first error cancels the calls in progress, and is raised when they have ended.
     """

@@ -67,7 +67,10 @@ def _require_address(address: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOrder:
-    """A training job to start on the lora-server, and what to do with the adapter that it trains."""
+    """A training job to start on the lora-server, the version it starts from, and the alias to move to its result.
+
+    `force` says whether the alias is moved even if the evaluation found prompting to be as good.
+    """
 
     job: TrainingJob
     init_from: str

@@ -1,4 +1,4 @@
-"""An option that is unset by default."""
+"""Makes options of the command line whose help shows no default value."""
 
 import typer
 from typer.models import OptionInfo

@@ -78,7 +78,7 @@ def print_json(content: Any) -> None:
 
 
 def gateway_url(given: str, data_dir: Path) -> str:
-    """Returns the base URL of the gateway: `given`, else that of the running `pointsman up`, else DEFAULT_URL.
+    """Returns the base URL of the gateway: `given`, or if empty that of the running `pointsman up`, or DEFAULT_URL.
 
     Raises UsageError if `given` is not a URL (see `web_url`), or run.json cannot be opened.
     """
@@ -112,7 +112,7 @@ def retriever_address(given: str, data_dir: Path) -> str:
 
 
 def redis_url(given: str, data_dir: DataDir) -> str:
-    """Returns `given`, else the Redis URL of the running `pointsman up`; empty without either.
+    """Returns `given`, or if that is empty, the Redis URL of the running `pointsman up`; empty if there is none.
 
     Raises UsageError if run.json cannot be opened, even if `given` is not empty.
     """
@@ -152,7 +152,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def author_name(given: str) -> str:
-    """Returns `given`, else the system's name of the user who runs this process; "" if the system has none."""
+    """Returns `given`, or if that is empty, the system's name of the user who runs this process; "" if it has none."""
     try:
         return given or getpass.getuser()
     except (OSError, KeyError):

@@ -47,7 +47,11 @@ class CostTerms:
 
 @dataclass(frozen=True, slots=True)
 class PathCost:
-    """The cost of one path in dollars, and its score; `training` and `month` are 0 for a path without an adapter."""
+    """The cost of one path in dollars, and its mean score (0 to 1).
+
+    `request` is for one request, with the expected cost of wrong answers; `tokens` is without it. `training` is for one
+    training and `month` for serving and retraining in a month; both are 0 for a path without an adapter.
+    """
 
     request: float
     """Dollars for one request, including the expected cost of wrong answers."""

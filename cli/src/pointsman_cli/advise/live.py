@@ -65,7 +65,10 @@ class RatedPath:
 
 @dataclass(frozen=True, slots=True)
 class LiveAdvice:
-    """The path of one task that the ratings of its answers recommend, and why."""
+    """The recommended path of one task, by the ratings of its answers in a running gateway, with the reasons.
+
+    `settled` says whether the ratings are enough. `further_ratings` is, by path, the number of ratings that would be.
+    """
 
     task: str
     verdict: str

@@ -38,7 +38,12 @@ class PathMeans:
 
 @dataclass(frozen=True, slots=True)
 class PathComparison:
-    """A task's requests on the chosen path, compared with shadow requests: copies that were sent to one other path."""
+    """A task's requests on the path that was chosen, compared with shadow requests: copies that another path answered
+    too.
+
+    `pairs` is the number of requests and `scored` how many have scores for both answers. Regret is what the other path
+    would have saved (dollars) or gained (score), summed over the pairs in which it was better.
+    """
 
     task: str
     chosen: str

@@ -1,4 +1,4 @@
-"""Digests of an adapter's files, by which a change in a repository is noticed without any engine."""
+"""Computes digests of an adapter's files, by which changes are noticed without loading the adapter."""
 
 import hashlib
 import json

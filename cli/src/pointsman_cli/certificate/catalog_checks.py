@@ -1,4 +1,4 @@
-"""Compares what a certificate is about with the configuration now: tasks, paths, adapters, base models, prices."""
+"""Compares the tasks, paths, adapters, base models and prices in a certificate with those in the present configuration."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

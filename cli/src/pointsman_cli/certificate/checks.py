@@ -1,4 +1,6 @@
-"""The checks of a certificate that cost nothing: its file, its figures, its data set, and what the paths are now."""
+"""The checks of a certificate that need no requests: its file, its figures, its data set, and the present
+configuration.
+"""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Compares the prices of a certificate with those of now: each with its bound, and all together."""
+"""Compares the prices in a certificate with the present ones: each with its allowed range, and all of them together."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace

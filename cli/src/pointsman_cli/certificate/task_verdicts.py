@@ -52,7 +52,9 @@ class VerdictTerms:
 
 @dataclass(frozen=True, slots=True)
 class PriceList:
-    """The prices of the base models and of searches."""
+    """The prices by which the costs of an evaluation are computed: of each path's base model, and of a search, in
+    dollars.
+    """
 
     paths: Mapping[str, PathIdentity]
     """The base model and adapter version of each path, by the path's name."""

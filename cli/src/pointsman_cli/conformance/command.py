@@ -56,7 +56,10 @@ class ControlKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ControlOptions:
-    """The command's options on how adapters are changed; an option that the kind does not need is ignored."""
+    """The options of `pointsman conformance swap` that say how the test loads and unloads adapters.
+
+    An option that the chosen kind does not need is ignored.
+    """
 
     kind: ControlKind
     lora_server: str

@@ -52,7 +52,9 @@ class AdapterControl(Protocol):
 
     @property
     def remains(self) -> str:
-        """Returns a sentence on what the test leaves behind because it cannot be removed; empty if nothing."""
+        """Returns a sentence on what the test leaves at the engine or the lora-server, because it cannot be removed;
+        else empty.
+        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""The properties that the swap test examines, what it observed of each, and the verdicts."""
+"""The properties that the swap test examines, its observations of each property, and the verdicts on them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

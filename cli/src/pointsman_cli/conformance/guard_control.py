@@ -1,4 +1,4 @@
-"""Changes adapters by the routes of Pointsman's guard in a vLLM."""
+"""Loads and replaces the swap test's adapters through the routes that Pointsman's guard adds to vLLM."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Checks that may crash an engine, or make its answers wrong until its restart; they run only with --harmful."""
+"""The checks of the swap test that may crash an engine, or make its answers wrong until a restart; only with --harmful."""
 
 from collections.abc import Awaitable, Callable
 

@@ -1,4 +1,4 @@
-"""Adapters that do not fit the base model, and names of models that are paths."""
+"""Checks how an engine treats adapters that do not fit its base model, and requests whose model name is a file's path."""
 
 from typing import Any
 

@@ -19,7 +19,11 @@ SELF_MANAGED = ("guard", "pointsman")
 
 @dataclass(frozen=True, slots=True)
 class SwapPlan:
-    """The options of the command, checked against what the URL serves."""
+    """The plan of one swap test: the command's options, with what the tested URL serves.
+
+    `load_seconds` is how long requests are sent while adapters change, and `max_seconds` is the limit of the whole
+    test.
+    """
 
     url: str
     control: str

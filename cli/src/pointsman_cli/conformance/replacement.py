@@ -1,4 +1,4 @@
-"""Replaces and unloads adapters while nothing else happens, so that each answer has one explanation."""
+"""Checks of the swap test that replace and unload adapters while no other requests run, so that causes are clear."""
 
 import asyncio
 import time

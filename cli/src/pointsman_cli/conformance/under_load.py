@@ -28,7 +28,10 @@ NOT_FOUND = (400, 404)
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One replacement of an adapter's weights, with its times in seconds of `time.monotonic`."""
+    """One replacement of an adapter's weights under load: the version that it got, and when the replacement ran.
+
+    `called` and `returned` are its begin and end, in seconds of `time.monotonic`.
+    """
 
     version: str
     """The version that the adapter got."""

@@ -1,6 +1,6 @@
-"""Reads labelled requests from JSON Lines files: UTF-8, one JSON object per line. CSV files are read as such.
+"""Reads labelled requests from JSON Lines files (UTF-8, one JSON object per line); CSV files are converted.
 
-Other modules use the functions that read lines, too.
+Its functions that read lines are used for other JSON Lines files, too.
 """
 
 import hashlib

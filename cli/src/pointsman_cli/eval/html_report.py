@@ -62,7 +62,11 @@ class QualityPlot:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One path in the latency plot; positions are in SVG units."""
+    """One path in the plot of latencies: horizontal positions of its quantiles, in SVG units.
+
+    `first_token` is for the median time to the first token, `p50` and `p95` for quantiles of the whole answer's time.
+    `number` is the path's number in the report, from 1.
+    """
 
     number: int  # of the path in the report, from 1
     kind: str

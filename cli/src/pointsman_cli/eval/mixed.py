@@ -50,9 +50,9 @@ class _TaskRows:
         return [row[AUTO].decided_task for row in self._rows]
 
     def best(self, known: Mapping[str, tuple[float, float]]) -> str:
-        """Returns the path with the highest mean score in `known`; of equal ones, the cheapest.
+        """Returns the path with the highest mean score among those of `known`; of equal ones, the cheapest.
 
-        `known` has (mean score, cost) by path, and at least one of the task's paths.
+        `known` has (mean score, cost) by path; it must have at least one of the task's paths.
         """
         return max((path for path in self.paths if path in known), key=lambda path: (known[path][0], -known[path][1]))
 

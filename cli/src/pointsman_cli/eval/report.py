@@ -127,7 +127,7 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class PathAnswer:
-    """The answer of one path to a row."""
+    """The answer of one path to a row, with its score (0 to 1; None if the judge gave none)."""
 
     path: str
     score: float | None

@@ -201,7 +201,7 @@ def scores_of(file: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class RowRequest:
-    """A row to send to a path, and how to score the answer."""
+    """A request of an evaluation: a row to send to one path, and the scorer for the answer."""
 
     row: Row
     path: str

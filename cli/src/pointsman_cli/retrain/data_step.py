@@ -53,7 +53,7 @@ class ModelAnswer:
 
 
 class AnswerSource(Protocol):
-    """Interface for requesting answers to many prompts from one path or adapter; `Gateway` implements it."""
+    """Interface for getting answers to many prompts from one path or adapter of the gateway; `Gateway` implements it."""
 
     async def answers(
         self,
@@ -77,7 +77,7 @@ class DatasetBuilder(Protocol):
 
 
 class RowRenderer(Protocol):
-    """Interface for turning training rows into the prompts that the trained path will receive."""
+    """Interface for turning training rows into prompts as the trained path will write them for requests."""
 
     async def __call__(self, data: Path, held_out: Path | None) -> tuple[Path, Path | None, str]:
         """Renders the rows of two files as prompts of the path that is trained, as `Rendering.render` does.

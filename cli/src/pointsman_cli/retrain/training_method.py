@@ -1,4 +1,4 @@
-"""The properties of its training method that a retraining gets from the lora-server."""
+"""Reads from the lora-server what a retraining needs to know about its training method."""
 
 from dataclasses import dataclass
 

@@ -140,7 +140,7 @@ def _tenths(first: int, last: int) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class TuningResult:
-    """The search settings that `tune` has chosen, and the scores of all settings."""
+    """The search settings that `tune` has chosen, and the scores (nDCG@10) of each query with all settings, by name."""
 
     scores: dict[str, list[float]]  # by the name of the setting: nDCG@10 of each query that documents answer
     chosen: str  # the name of the chosen setting

@@ -44,9 +44,9 @@ NOT_FOUND = 404
 
 
 async def create_training(manifests: Manifests) -> None:
-    """Creates the Job, then the ConfigMap with its data, which belongs to it.
+    """Creates a training's Job in Kubernetes, then the ConfigMap with its data, which is deleted with the Job.
 
-    Raises ApiFailed if the API refuses one of them or does not answer; then the Job is deleted again.
+    Raises ApiFailed if the Kubernetes API rejects one of them or does not answer; the Job is then deleted again.
     """
     async with open_api(None, FIELD_MANAGER) as api:
         from lightkube.resources.core_v1 import ConfigMap
@@ -64,19 +64,21 @@ async def create_training(manifests: Manifests) -> None:
 
 
 async def cancel_training(name: str) -> None:
-    """Deletes a training's Job, after its pods and its ConfigMap.
+    """Deletes the Kubernetes Job of the training `name`, with its pods and its ConfigMap.
 
-    Raises CommandError if there is no such training, and ApiFailed if the API refuses or does not answer.
+    Raises CommandError if there is no such training, and ApiFailed if the Kubernetes API rejects the call or does not
+    answer.
     """
     async with open_api(None, FIELD_MANAGER) as api:
         await _delete(api, await _find(api, name))
 
 
 async def follow_training(name: str, lora_server: str, console: Console) -> None:
-    """Shows the progress of a training until it ends, then registers its adapter with the lora-server at the address.
+    """Shows the progress of the training `name` in Kubernetes until it ends, then registers its adapter.
 
-    If the address is empty, prints the command that registers it. Raises CommandError if the training fails or is
-    deleted, or the API cannot be reached; ApiFailed if it refuses; and what `register_adapter` raises.
+    `lora_server` is the address (HOST:PORT) of the lora-server; if it is empty, the command that registers the adapter
+    is printed. Raises CommandError if the training fails or is deleted, or the Kubernetes API cannot be reached;
+    ApiFailed if the API rejects a call; and a PointsmanError if the registration fails.
     """
     with TrainingProgress(console, name) as screen:
         log = _Log(screen)

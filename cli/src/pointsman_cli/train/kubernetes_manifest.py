@@ -45,7 +45,10 @@ PATCHED_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """How the result of a training is registered."""
+    """How the adapter that a training makes is registered: its name, the alias to move, and facts for its manifest.
+
+    `force` says whether the alias is moved even if the evaluation found prompting to be as good.
+    """
 
     name: str
     """The adapter's name."""
@@ -57,7 +60,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
-    """The objects of a training. The ConfigMap has the Job's name, and is deleted with it."""
+    """The Kubernetes objects of one training: the Job (or TrainJob), and a ConfigMap of the same name with the data."""
 
     job: Object
     config_map: Object
@@ -71,7 +74,10 @@ class Manifests:
 
 
 def read_job(file: Path) -> Object:
-    """Returns the Job in a file of YAML; raises UsageError if there is not exactly one, or if it is no training."""
+    """Reads the file of YAML with the Job that the chart has rendered for trainings, and returns the Job.
+
+    Raises UsageError if the file cannot be read, does not have exactly one Job, or the Job does not run the trainer.
+    """
     try:
         objects = [each for each in yaml.safe_load_all(file.read_text("utf-8")) if isinstance(each, dict)]
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -92,17 +98,17 @@ def read_job(file: Path) -> Object:
 
 
 def container_of(job: Object) -> Object:
-    """Returns the only container of a Job's pods."""
+    """Returns the container in the pod template of a Job, which must have exactly one."""
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert isinstance(container, dict)
     return container
 
 
 def training_manifests(template: Object, job: TrainingJob, registration: Registration) -> Manifests:
-    """Returns the objects that train `job`, by a Job with a new name.
+    """Returns the Kubernetes objects that run the training `job`, made from the Job `template` under a new name.
 
-    With the option "processes", each container gets as many GPUs, if the template's has any. Raises UsageError if the
-    job's files cannot be read or are too large for a ConfigMap.
+    The Job's annotation has `registration`. With the option "processes", each container gets as many GPUs, if the
+    template's has any. Raises UsageError if the job's files cannot be read or are too large for a ConfigMap.
     """
     result = deepcopy(template)
     run = secrets.token_hex(3)
@@ -129,8 +135,9 @@ def training_manifests(template: Object, job: TrainingJob, registration: Registr
 
 
 def as_train_job(job: Object, runtime: str) -> tuple[Object, Sequence[str]]:
-    """Returns the Job as a TrainJob of the ClusterTrainingRuntime `runtime`, and which fields of its pods are lost,
-    because the runtime decides them.
+    """Converts a training's Job to a TrainJob of the ClusterTrainingRuntime named `runtime`.
+
+    Also returns the names of the pod's fields that are lost, because the runtime decides them.
     """
     template, container, spec = job["spec"]["template"], container_of(job), job["spec"]
     pod = template["spec"]

@@ -45,7 +45,7 @@ class RenderedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The training has started."""
+    """An event: the training has started; `facts` are the fields that the trainer reports."""
 
     facts: Mapping[str, Any]
     """The trainer's options and other facts, by name."""
@@ -53,7 +53,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class TooShort:
-    """Too little of the training fits into its time limit, so nothing is trained."""
+    """An event: nothing is trained, since too little of the training fits into its time limit of `max_minutes`.
+
+    `minutes` is how long all `epochs` would take; `epochs_within` and `rows_within` would fit into the limit.
+    """
 
     epochs: int
     """The planned epochs."""
@@ -79,7 +82,10 @@ class TrainingStep:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The results of an evaluation on held-out rows."""
+    """An event: the loss and metrics of the adapter on held-out rows, before, during or at the end of the training.
+
+    `prompt_path` has the same metrics for prompting the base model without the adapter.
+    """
 
     when: str  # "before", "during", "end"
     step: int
@@ -100,7 +106,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The training has ended, and the adapter is written."""
+    """An event: the training has ended after `seconds`, and the adapter is written to `folder`.
+
+    `merged` is the folder of the base model with the adapter in its weights; None if none was written.
+    """
 
     folder: Path
     seconds: float
@@ -113,7 +122,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class StateChanged:
-    """A training job of the lora-server has reached a new state."""
+    """An event: a training job of the lora-server has reached the state `state`, such as "running"."""
 
     state: str  # one of STATE_NAMES in `jobs`: "queued", "running", "succeeded", "failed", "cancelled"
     facts: Mapping[str, Any]  # all fields of the event

@@ -27,7 +27,7 @@ class TimeShortage:
 
 @dataclass(frozen=True, slots=True)
 class TrainingChoice:
-    """An answer that goes on with the training."""
+    """One of the answers with which the user goes on with a training, and the trainer's options that it sets."""
 
     label: str
     """How the question names it; its first letter is enough as an answer."""
@@ -80,9 +80,10 @@ def ask_how_to_go_on(job: TrainingJob, shortage: TimeShortage) -> TrainingJob:
 
 
 def choices_for(found: TooShort) -> Mapping[str, TrainingChoice]:
-    """Returns the answers that go on, by their names; those that would be refused again are left out.
+    """Returns, by name, the answers with which the user can go on with a training that does not fit into its time
+    limit.
 
-    All accept a part of an epoch, since the next run may be a little slower than this one.
+    Answers that would not fit either are left out. All accept a part of an epoch, since the next run may be slower.
     """
     part = {"min-epochs": 0}
     choices = {"longer": TrainingChoice(f"longer ({found.minutes} minutes)", {"max-minutes": found.minutes, **part})}

@@ -34,7 +34,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Returns the id of the service's process; if none runs, that of the last one."""
+        """Returns the process id of the service; if it does not run, that of the process that ran last."""
         return self._running().pid
 
     async def start(self) -> None:

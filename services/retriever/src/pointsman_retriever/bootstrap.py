@@ -197,7 +197,9 @@ def _make_observer(metrics: Metrics, spans: "Spans | None") -> Observer:
 
 
 def snapshot_factory(vector_store: VectorStore) -> SnapshotFactory:
-    """Returns a function that makes an empty index snapshot for a collection."""
+    """Returns a function that makes, for a collection, empty indexes of vectors (in `vector_store`), words and
+    metadata.
+    """
     analyzer = TermAnalyzer()
 
     def make_snapshot(collection: CollectionInfo) -> IndexSnapshot:

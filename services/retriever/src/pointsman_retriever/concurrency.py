@@ -32,7 +32,7 @@ class ThreadPool:
         return await asyncio.wrap_future(self._executor.submit(context.run, partial(work, *args, **kwargs)))
 
     def close(self) -> None:
-        """Cancels queued calls and waits for the running ones."""
+        """Cancels the calls that wait for a thread, and waits until the running ones have ended."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
@@ -50,7 +50,9 @@ class CallLimit:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Occupies a slot during the block; raises ResourceExhausted ("overloaded") at once if none is free."""
+        """Counts the block as a call in progress; raises ResourceExhausted ("overloaded") at once if the limit is
+        reached.
+        """
         if self._used >= self._slots:
             raise ResourceExhausted(
                 f"the retriever is already working on {self._slots} {self._what}, its limit; try again later",
@@ -66,7 +68,10 @@ class CallLimit:
 
 @dataclass(frozen=True, slots=True)
 class ThreadPools:
-    """A thread pool for each kind of work, so that no kind waits for another's threads, and the limits on calls."""
+    """The thread pools of the service, one for each kind of work, and the limits on concurrent calls.
+
+    With separate pools, no kind of work waits for the threads of another one.
+    """
 
     search: ThreadPool
     external: ThreadPool  # searches in other stores, which may hang

@@ -27,7 +27,9 @@ def hash_document(title: str, text: str, metadata: Mapping[str, str]) -> bytes:
 
 
 def hash_chunk(embedded_text: str, vector: bytes) -> bytes:
-    """Returns an 8-byte hash of a chunk's embedded text and the bytes of its vector. It is stored to detect damage."""
+    """Returns an 8-byte hash of a chunk's embedded text and the bytes of its vector, by which damage on disk is
+    detected.
+    """
     digest = hashlib.blake2b(vector, digest_size=8)
     digest.update(embedded_text.encode())
     return digest.digest()

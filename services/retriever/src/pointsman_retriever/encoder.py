@@ -45,8 +45,7 @@ class Chunker(Protocol):
     """Interface for splitting documents into chunks; `SandboxedChunker` implements it."""
 
     def recipe(self, document: Document) -> str:
-        """Returns the recipe for a document: the name and version of the method by which it is chunked, such as
-        "markdown-3".
+        """Returns the name and version of the chunker for a document, such as "markdown-3"; it is called the recipe.
 
         A stored document that is sent again is chunked again if its recipe has changed.
         """
@@ -60,7 +59,9 @@ class Chunker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ChunkedDocument:
-    """A document in chunks, before they have vectors."""
+    """A document split into chunks that have no vectors yet; `recipe` names its chunker, and `source` its ingest
+    source.
+    """
 
     document: Document
     chunks: tuple[Chunk, ...]
@@ -73,7 +74,10 @@ class ChunkedDocument:
         return [chunk.embedded_text for chunk in self.chunks]
 
     def with_vectors(self, vectors: Mapping[str, Vectors]) -> EncodedDocument:
-        """Returns the document with the vectors of its chunks; `vectors` has a vector for each of `texts`."""
+        """Returns the document with the vectors of its chunks, ready to be written.
+
+        `vectors` has a vector for each text that `texts` returns, by the text.
+        """
         return EncodedDocument(
             document=self.document,
             chunks=self.chunks,
@@ -221,7 +225,7 @@ def _known_vectors(find_known: FindKnownVectors, chunked: ChunkedDocument) -> Ma
 
 
 def require(encoded: EncodedDocument | PointsmanError) -> EncodedDocument:
-    """Returns `encoded` if it is a document, and raises it if it is an error."""
+    """Returns `encoded` if it is a document; raises it if it is a PointsmanError."""
     if isinstance(encoded, PointsmanError):
         raise encoded
     return encoded

@@ -1,4 +1,6 @@
-"""The events that collections report, and the protocol of observers that count or trace them."""
+"""The events that collections report, such as a completed search, and the interface of observers that count or trace
+them.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -54,13 +56,17 @@ Event = SearchCompleted | SearchFailed | DocumentsUpserted | CollectionDropped
 
 
 class Observer(Protocol):
-    """Interface for receiving events, from several threads; `Metrics` and `TracedObserver` implement it."""
+    """Interface of objects to which collections report events, such as searches and changes, from several threads.
+    `Metrics` and `TracedObserver` implement it.
+    """
 
     def record(self, event: Event) -> None: ...
 
 
 class TracedObserver:
-    """Writes each completed search to the current trace span, and passes every event on to another observer."""
+    """An observer that writes each completed search to the current trace span, and passes all events on to another
+    observer.
+    """
 
     def __init__(self, inner: Observer, set_attributes: SetAttributes) -> None:
         """Takes the other observer, and a function that sets attributes of the span that is current at its call."""

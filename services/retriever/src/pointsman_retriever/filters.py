@@ -29,9 +29,10 @@ class Exists:
 
 @dataclass(frozen=True, slots=True)
 class NumberRange:
-    """Matches documents whose value for the key is a number within the bounds; a bound of None does not apply.
+    """A filter that matches documents whose metadata value for `key` is a number within the given bounds.
 
-    Metadata values are texts; those that Python's `float` can parse count as numbers.
+    The bounds are `gte` (>=), `gt` (>), `lte` (<=) and `lt` (<); None: no bound. Metadata values are texts; those that
+    Python's `float` can parse count as numbers.
     """
 
     key: str
@@ -43,9 +44,10 @@ class NumberRange:
 
 @dataclass(frozen=True, slots=True)
 class TextRange:
-    """Matches documents whose value for the key is within the bounds; a bound of None does not apply.
+    """A filter that matches documents whose metadata value for `key` is, as text, within the given bounds.
 
-    Values are compared by code points; for dates in one format of ISO 8601 this is the order in time.
+    The bounds are `gte` (>=), `gt` (>), `lte` (<=) and `lt` (<); None: no bound. Texts are compared by code points; for
+    dates in one format of ISO 8601 this is the order in time.
     """
 
     key: str
@@ -67,7 +69,7 @@ class Or:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """Matches documents that the inner filter does not match.
+    """A filter that matches the documents which the filter `part` does not match.
 
     A document without the key of a condition does not match the condition, so it matches its negation.
     """
@@ -91,8 +93,9 @@ def check_filter(root: Filter) -> None:
 
 
 def check_depth(depth: int) -> None:
-    """Raises InvalidArgument ("invalid_filter") if `depth`, the level of a part of a filter, exceeds `MAX_DEPTH`; the
-    whole filter has level 1.
+    """Raises InvalidArgument ("invalid_filter") if a part of a filter is nested deeper than `MAX_DEPTH` levels.
+
+    `depth` is the level of the part; the whole filter has level 1.
     """
     if depth > MAX_DEPTH:
         raise invalid_filter(f"its parts are nested more than {MAX_DEPTH} deep; flatten it")

@@ -165,9 +165,9 @@ def _check_options(options: SearchOptions) -> None:
 
 
 def check_share(what: str, value: float, span: str) -> None:
-    """Raises InvalidArgument ("invalid_WHAT") if `value` is not from 0 to 1.
+    """Raises InvalidArgument ("invalid_WHAT") if `value` is not from 0 to 1; WHAT is the request's field `what`.
 
-    `what` is the request's field, and `span` describes the range in the error's message.
+    `span` describes the allowed range in the error's message.
     """
     if not 0.0 <= value <= 1.0:  # NaN fails too
         raise InvalidArgument(f"{what} is {value}; it ranges from {span}", code=f"invalid_{what}", param=what)
@@ -239,7 +239,10 @@ class TenantLimits:
     quota: Quota = UNLIMITED  # of a collection that was created without one
 
     def check_one_more(self, tenant: str, collections: int) -> None:
-        """Raises ResourceExhausted ("quota_exceeded") if a tenant with `collections` collections may not add one."""
+        """Raises ResourceExhausted ("quota_exceeded") if `tenant` has the maximum number of collections already.
+
+        `collections` is the number of collections that the tenant has.
+        """
         if self.collections and collections >= self.collections:
             raise ResourceExhausted(
                 f"tenant {tenant!r} has {collections:,} collections, the maximum; delete one first",

@@ -34,8 +34,8 @@ _COSINES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 class BoundedLabels:
     """Limits the number of values of a metric's label, such as the names of collections.
 
-    The first `max_labels` names are their own label values; `label` returns OTHER_LABEL for every further name. Safe
-    for threads.
+    The first `max_labels` names are label values of their own; for all further names, `label` returns OTHER_LABEL. Any
+    thread may use it.
     """
 
     def __init__(self, max_labels: int = MAX_LABELS) -> None:
@@ -50,9 +50,7 @@ class BoundedLabels:
             return name if name in self._names else OTHER_LABEL
 
     def drop(self, name: str) -> bool:
-        """Frees the label value that a name has, so that another name can have one; returns whether the name had
-        one.
-        """
+        """Forgets a name, so that another name can have a label value of its own; returns whether `name` had one."""
         with self._lock:
             had = name in self._names
             self._names.discard(name)
@@ -92,7 +90,7 @@ class GenAiMetrics:
 
 
 class Metrics:
-    """Records the events of the module `events` in Prometheus metrics; implements `Observer`."""
+    """An observer that counts the events of collections (searches, changes, failures) in Prometheus metrics."""
 
     def __init__(self, registry: CollectorRegistry, labels: BoundedLabels, embedding_model: str) -> None:
         """Creates the metrics; `embedding_model` is the model's fingerprint."""

@@ -22,9 +22,7 @@ INHERITED_PREFIXES = ("LC_", "OMP_", "PYTHON")
 
 
 class SandboxError(Exception):
-    """An operation in the sandbox failed. The message is a predicate without its subject, such as "took more than 60
-    seconds".
-    """
+    """Raised if an operation in the sandbox failed; the message has no subject ("took more than 60 seconds")."""
 
 
 class Sandbox:

@@ -27,8 +27,9 @@ class Worker:
         self._chunkers: Mapping[str, Any] = {}
 
     def serve(self, requests: BinaryIO, answers: BinaryIO) -> None:
-        """Reads requests and writes their answers, one after the other, until `requests` ends; the module describes the
-        format.
+        """Reads requests from a binary stream and writes the answers to another one, in turn, until the requests end.
+
+        A request is a line of JSON and then its content; an answer is its size in eight bytes and then JSON.
         """
         while line := requests.readline():
             header = json.loads(line)

@@ -33,7 +33,10 @@ def chunk_tokens(window: int) -> int:
 
 
 class EmbeddingWindow:
-    """Makes chunks that fit into the embedding model's window, with as many of their titles as fit too."""
+    """Makes chunks of a document that fit into the embedding model's window (its maximum number of tokens).
+
+    A chunk gets as many titles of the document and of the sections around it as fit too.
+    """
 
     def __init__(self, tokenizer: Tokenizer, tokens: int = WINDOW_TOKENS) -> None:
         """Takes a `tokenizer` that does not truncate, and how many `tokens` a chunk may have with its context."""

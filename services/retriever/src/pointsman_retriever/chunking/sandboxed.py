@@ -59,16 +59,19 @@ def chunking_setup(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> bytes:
 
 
 def set_up_chunkers(setup: bytes) -> Mapping[str, TextChunker]:
-    """Returns the chunkers by kind of text, from what `chunking_setup` has returned; runs in the sandbox."""
+    """Makes the chunkers of the sandbox's subprocess; returns them by kind of text: "markdown", "plain" and "code".
+
+    `setup` is the JSON that `chunking_setup` has made in the service's process.
+    """
     settings = json.loads(setup)
     return make_chunkers(Tokenizer.from_str(settings["tokenizer"]), settings["window"])
 
 
 def recipe_for(media_type: str) -> str:
-    """Returns the recipe for a media type: the name and version of its chunker, such as "markdown-3".
+    """Returns the name and version of the chunker for a media type, such as "markdown-3"; it is called the recipe.
 
     The chunker is "markdown" for Markdown, HTML, JSON Lines and an empty type, "plain" for plain text, PDF and CSV, and
-    "code" for any other type.
+    "code" for any other type. The recipe is stored with each document.
     """
     if media_type in _MARKDOWN:
         return _RECIPES["markdown"]
@@ -80,7 +83,7 @@ def kind_of(recipe: str) -> str:
 
 
 class SandboxedChunker:
-    """Chunks documents in the sandbox; implements Chunker of encoder.py."""
+    """Splits documents into chunks in the sandbox's subprocess; implements the interface Chunker."""
 
     def __init__(self, sandbox: Sandbox, window: int = WINDOW_TOKENS, retry_seconds: float = RETRY_SECONDS) -> None:
         """Takes a `sandbox` whose setup is from `chunking_setup` with the same `window`.
@@ -99,9 +102,9 @@ class SandboxedChunker:
         """Returns the chunks of each document, in order; in the place of a document that cannot be chunked, an
         InvalidArgument.
 
-        Each document is given with its recipe (`recipe`). Consecutive small documents with the same recipe are sent to
-        the sandbox together, and one by one if that fails. A large document is sent in parts; between them, other calls
-        are served.
+        Each document is given with its recipe, the name and version of its chunker. Consecutive small documents with
+        the same recipe are sent to the sandbox together, and one by one if that fails. A large document is sent in
+        parts; between them, other calls are served.
         """
         results: list[Chunks | PointsmanError] = []
         for batch in _batches(documents):
@@ -174,7 +177,9 @@ def decode_part(encoded: Mapping[str, Any]) -> Part:
 
 
 def encode_chunked(chunked: ChunkedPart) -> Mapping[str, Any]:
-    """Returns a chunked part as values that fit into JSON, without the chunks' texts, which the receiver has."""
+    """Converts a chunked part of a document to JSON values; the chunks' texts are left out, since the receiver has the
+    document.
+    """
     chunks = [(chunk.start, chunk.end, chunk.context) for chunk in chunked.chunks]
     return {"chunks": chunks, "end": chunked.end, "path": chunked.path, "fence": chunked.fence}
 

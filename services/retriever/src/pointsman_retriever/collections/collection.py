@@ -51,7 +51,9 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class StepResult(Generic[T]):
-    """The result of one caller's change, or its error if it failed, and the collection's state right after it."""
+    """The result of one caller's change of a collection (or the error if it failed), and the collection's state after
+    it.
+    """
 
     result: T | PointsmanError
     info: CollectionInfo
@@ -200,7 +202,7 @@ class Collection:
         self._install(self.info, self._build_snapshot(self.info, self.store.read_all_chunks()))
 
     def refresh(self) -> None:
-        """Builds a new index from disk, while the old one is searched; to be called in the write thread.
+        """Builds a new index from disk while searches still use the old one; to be called in the write thread.
 
         Raises Internal ("collection_damaged") if the chunks do not match the collection's counts and checksum.
         """

@@ -1,4 +1,4 @@
-"""Copies the documents of a collection, with their vectors, to another one, while both may be in use."""
+"""Copies the documents of one collection to another one, with their vectors, while both may be in use."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -13,26 +13,31 @@ DOCUMENTS_PER_STEP = 64
 
 
 class DocumentSource(Protocol):
-    """Interface of a collection whose documents are copied."""
+    """Interface of a collection from which documents are copied, such as LocalDocuments or SharedStoreDocuments."""
 
     def documents(self, after: str, count: int) -> Sequence[EncodedDocument]:
-        """Returns up to `count` documents whose ids come after `after`, in the order of their UTF-8 bytes."""
+        """Returns up to `count` documents whose ids come after the id `after`, with their chunks and vectors.
+
+        They are in the order of the ids' UTF-8 bytes; an empty `after` begins with the first document.
+        """
 
 
 class DocumentTarget(Protocol):
-    """Interface of a collection that receives copies."""
+    """Interface of a collection to which documents are copied, such as LocalDocuments or SharedStoreDocuments."""
 
     def records(self, after: str, until: str | None) -> Mapping[str, DocumentRecord]:
-        """Returns the records of all documents whose ids come after `after`, up to `until`, or to the last."""
+        """Returns by document id the records of the documents whose ids come after `after` and not after `until`, in
+        the order of their UTF-8 bytes. None as `until` means up to the last.
+        """
 
     def write(self, added: Sequence[EncodedDocument], removed: Sequence[str]) -> None: ...
 
 
 def copy_differences(source: DocumentSource, target: DocumentTarget, report: Callable[[int], None]) -> int:
-    """Makes the target's documents equal to the source's; returns how many differed.
+    """Makes the documents of `target` equal to those of `source`; returns how many documents differed.
 
-    The source may change meanwhile, so only a copy during which it could not change is exact. `report` is called with
-    the number of documents that each step has copied; what it raises ends the copy.
+    Both are read in steps, so a document of the source that changes meanwhile may be missed. `report` is called after
+    each step with the number of documents that it has copied; an exception that it raises ends the copy.
     """
     after, differences = "", 0
     while True:
@@ -52,9 +57,9 @@ def copy_differences(source: DocumentSource, target: DocumentTarget, report: Cal
 
 
 class LocalDocuments:
-    """A collection in a file of its own; implements DocumentSource and DocumentTarget.
+    """The documents of a collection on this retriever's disk; implements DocumentSource and DocumentTarget.
 
-    Its documents are written to the file alone, so no index of the collection may be in use then.
+    Writes change the collection's file only, so no index of the collection may be in use at that time.
     """
 
     def __init__(self, store: Store) -> None:
@@ -85,7 +90,9 @@ class LocalDocuments:
 
 
 class SharedStoreDocuments:
-    """A collection in a shared store; implements DocumentSource and DocumentTarget."""
+    """The documents of a collection in the store that several retrievers share; implements DocumentSource and
+    DocumentTarget.
+    """
 
     def __init__(self, store: SharedStore, collection_id: CollectionId) -> None:
         self._store = store
@@ -111,7 +118,10 @@ class SharedStoreDocuments:
 
 
 class LockedDocuments:
-    """A collection in a shared store during a change of it, which nobody else can change; implements DocumentSource."""
+    """The documents of a collection in the shared store, while a change of it is open; implements DocumentSource.
+
+    No other retriever can change the collection meanwhile.
+    """
 
     def __init__(self, change: SharedChange) -> None:
         self._change = change

@@ -54,7 +54,10 @@ class _Copied:
 
 
 class Mover:
-    """Moves collections: copies the documents that differ until few do, and the last ones while changes wait."""
+    """Moves collections between this retriever's data folder and the shared store while they are in use.
+
+    It copies the documents that differ until only a few do, then makes changes wait, and copies the last ones.
+    """
 
     def __init__(self, registry: CollectionRegistry, service: CollectionService, pools: ThreadPools) -> None:
         self._registry = registry

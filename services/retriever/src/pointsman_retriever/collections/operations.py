@@ -46,7 +46,9 @@ class VerifyResult:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotTrailer:
-    """The end of a snapshot stream: the SHA-256 of the file in hexadecimal, and the state of the collection in it."""
+    """The last item of a snapshot stream: the SHA-256 of the file in hexadecimal, and the state of the collection in
+    it.
+    """
 
     sha256: str
     info: CollectionInfo
@@ -104,10 +106,10 @@ class Operations:
         return await self._pools.maintenance.run(collection.store.sketch)
 
     async def vector_sketch(self, collection_id: CollectionId, known_checksum: str) -> VectorSketch | None:
-        """Returns a sample of a collection's vectors, or None if they have not changed.
+        """Returns a sample of a collection's vectors; None if the caller's sample is still valid.
 
-        They have not if their checksum is `known_checksum`, 16 hexadecimal digits; with an empty one the sample is
-        always returned.
+        It is if the checksum of the collection's vectors is `known_checksum` (16 hexadecimal digits). If that is empty,
+        a sample is always returned.
         """
         collection = await self._collection(collection_id)
         if isinstance(collection, SharedCollection):

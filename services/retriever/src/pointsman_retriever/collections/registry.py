@@ -39,7 +39,7 @@ class CollectionStatus:
 
 
 class CollectionRegistry:
-    """Finds collections by id, and creates, replaces and removes them.
+    """All collections of this retriever, by id: finds, creates, replaces and removes them.
 
     Methods that only read may be called from any thread. The others block, and must run in the write thread, except
     `load` and `close`, during which no other method may be called.
@@ -84,26 +84,30 @@ class CollectionRegistry:
                 self._damaged = {**self._damaged, collection_id: damaged}
 
     async def prepare(self, collection_id: CollectionId) -> None:
-        """Looks for an unknown collection in the shared store, where another retriever may have created it.
+        """Reads the collections of the shared store again if there is none with this id yet: another retriever may
+        have made it.
 
-        To be called before other methods look up a collection. Raises what the store raises.
+        To be called before the methods that look up a collection. Raises the errors of the shared store.
         """
         if self.shared is not None and not self.has(collection_id):
             await self._shared_pool.run(self.shared.refresh)
 
     def is_shared(self, collection_id: CollectionId) -> bool:
-        """Returns whether a collection is in the shared store; one of this process with the same id hides it."""
+        """Returns whether a collection is in the shared store.
+
+        Returns False if a collection of the data folder has the same id, since that one is used.
+        """
         return self._shared(collection_id) is not None
 
     def pool(self, collection_id: CollectionId) -> ThreadPool:
-        """Returns the threads in which a collection is changed and removed."""
+        """Returns the thread pool in which a collection must be changed and removed."""
         return self._shared_pool if self.is_shared(collection_id) else self._write_pool
 
     def writer(self, collection_id: CollectionId) -> GroupCommitWriter:
-        """Returns the writer of a collection.
+        """Returns the object that applies changes to a collection.
 
-        Raises NotFound if there is none, FailedPrecondition ("read_only_collection") if it is in an external store, and
-        for a damaged collection the error with which it failed to load.
+        Raises NotFound if there is no such collection, FailedPrecondition ("read_only_collection") if it is in an
+        external store, and for a damaged collection the error with which it failed to load.
         """
         self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
@@ -237,8 +241,9 @@ class CollectionRegistry:
         self.remove_local(collection_id)
 
     def release(self, collection_id: CollectionId) -> None:
-        """Deletes a collection of the data folder that is in the shared store by now, without a gap: new calls use that
-        one at once, and running searches are waited for.
+        """Deletes a collection from the data folder after it was moved to the shared store.
+
+        New calls use the collection in the shared store at once; running searches of the deleted one are waited for.
         """
         writer = self._writers[collection_id]
         self._writers = _without(self._writers, collection_id)
@@ -246,7 +251,7 @@ class CollectionRegistry:
         self.data_folder.remove(collection_id)
 
     def remove_local(self, collection_id: CollectionId) -> None:
-        """Closes and deletes a collection of the data folder; raises as `remove` does."""
+        """Closes and deletes a collection of the data folder; raises the same errors as `remove`."""
         writer = self._writers.get(collection_id)
         if writer is None and collection_id not in self._damaged:
             raise unknown_collection(collection_id)

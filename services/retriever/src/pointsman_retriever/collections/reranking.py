@@ -10,7 +10,7 @@ from pointsman_retriever.rerank.rerankers import Reranker
 
 
 class RerankService:
-    """Used from the event loop's thread."""
+    """Scores texts by the reranker of the configuration, if there is one. Use from the event loop's thread only."""
 
     def __init__(self, reranker: Reranker | None, calls: CallLimit) -> None:
         """Takes the reranker, None if there is none; `calls` limits the calls of `rerank` that are in progress."""
@@ -18,10 +18,11 @@ class RerankService:
         self._calls = calls
 
     async def rerank(self, query: str, documents: Sequence[str]) -> list[float]:
-        """Returns the score of each document, in their order.
+        """Returns the score of each document for the query, in their order; a greater one is better.
 
         Raises InvalidArgument if the query or a document is empty, or there are too many or too large ones;
-        ResourceExhausted ("overloaded") if too many calls are in progress; and as `score` does.
+        ResourceExhausted ("overloaded") if too many calls are in progress; FailedPrecondition ("no_reranker") if there
+        is no reranker; and Unavailable if it fails.
         """
         limits.check_rerank(query, documents)
         with self._calls.slot():

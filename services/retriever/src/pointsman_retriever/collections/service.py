@@ -98,9 +98,11 @@ class CollectionService:
             return await pool.run(self._create, collection_id, if_missing, quota, store)
 
     def store_named(self, store: str) -> str:
-        """Returns LOCAL or SHARED for one of them, and the one for new collections for an empty name.
+        """Returns the store that a caller names, LOCAL or SHARED; for an empty name, the store in which new
+        collections are created.
 
-        Raises InvalidArgument ("unknown_store"), and FailedPrecondition ("no_shared_store") if there is no shared one.
+        Raises InvalidArgument ("unknown_store") for another name, and FailedPrecondition ("no_shared_store") for SHARED
+        if no shared store is configured.
         """
         has_shared = self._registry.shared is not None
         if store not in ("", LOCAL, SHARED):

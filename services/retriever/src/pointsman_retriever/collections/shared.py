@@ -1,4 +1,6 @@
-"""Collections in the store that several retrievers share: searched and changed there, with nothing in this process."""
+"""Collections in the store that several retrievers share: the store searches and changes them; this process keeps no
+index.
+"""
 
 import threading
 import time
@@ -44,7 +46,9 @@ OpenStore = Callable[[], SharedStore]
 
 
 class SharedDocuments:
-    """Reads the documents of a shared collection; its methods are those of `Store`, for a collection on disk."""
+    """Reads the documents of one collection in the shared store; its methods are those of Store for a collection on
+    disk.
+    """
 
     def __init__(self, collection_id: CollectionId, open_store: OpenStore) -> None:
         self._id = collection_id
@@ -77,7 +81,9 @@ class SharedDocuments:
             return reader.info.version, sketch_of(reader.document_digests())
 
     def vector_sketch(self, known_checksum: str) -> VectorSketch | None:
-        """Returns a sample of the vectors, or None if the collection's checksum, in hexadecimal, is the known one."""
+        """Returns a sample of the vectors, or None if they have not changed since their checksum was `known_checksum`,
+        in hexadecimal.
+        """
         with self._open().reading(self._id) as reader:
             if f"{reader.info.checksum:016x}" == known_checksum:
                 return None
@@ -85,9 +91,10 @@ class SharedDocuments:
 
 
 class SharedCollection:
-    """A collection in the shared store; its methods are those of `Collection`, and raise what `SharedStore` raises.
+    """A collection in the store that several retrievers share; has the methods of Collection, and raises SharedStore's
+    errors.
 
-    `info` is the state that this process has seen last; searches and changes use the store's.
+    `info` is the state that this process has seen last; searches and changes use the store's state.
     """
 
     fault = ""
@@ -100,9 +107,10 @@ class SharedCollection:
         self._changed_at = time.time()
 
     def search(self, query: ResolvedQuery) -> SearchResult:
-        """Searches the current version.
+        """Searches the version of the collection that is in the shared store now.
 
-        Raises FailedPrecondition ("fingerprint_mismatch") if another model made the collection's vectors.
+        Raises FailedPrecondition ("fingerprint_mismatch") if another embedding model made the collection's vectors, and
+        the errors of the shared store.
         """
         stopwatch = Stopwatch()
         with self._open().reading(self.info.id) as reader:
@@ -131,9 +139,12 @@ class SharedCollection:
     def change(
         self, steps: Sequence[Callable[[ChangeStep], T]], prepared: Sequence[EncodedDocument] = ()
     ) -> list[StepResult[T]]:
-        """Applies the changes of several callers in one transaction, as `Collection.change` does.
+        """Applies the changes of several callers in one transaction; returns the result or the PointsmanError of each,
+        in order.
 
-        `prepared` is as in `SharedStore.changing`.
+        A step that raises a PointsmanError changes nothing; the others are applied. `prepared` are documents that the
+        steps may add: the store may write parts of them before it locks the collection. Raises the errors of the shared
+        store.
         """
         done: list[StepResult[T]] = []
         with self._open().changing(self.info.id, prepared) as change:
@@ -164,7 +175,9 @@ class SharedCollection:
         return CollectionSize(str(info.id), info.documents, info.chunks, info.bytes, info.chunks, age, False)
 
     def verify(self) -> Findings:
-        """Reads all documents, and compares them with their records and with the collection's counts and checksum."""
+        """Reads all documents; returns how they disagree with their records and with the collection's counts and
+        checksum.
+        """
         counts = dict.fromkeys(("documents", "chunks", "bytes", "checksum"), 0)
         problems: list[str] = []
         with self._open().reading(self.info.id) as reader:
@@ -193,7 +206,7 @@ class SharedCollection:
 
 
 class SharedCollections:
-    """The shared collections that this process knows. Any thread may call its methods, which block."""
+    """The collections of the shared store that this process knows. Methods block; any thread may call them."""
 
     def __init__(self, connect: OpenStore) -> None:
         """Takes a function that opens the store; it is called again after it has failed."""
@@ -211,7 +224,9 @@ class SharedCollections:
             return self._store
 
     def refresh(self) -> None:
-        """Reads which collections there are, and their states; raises what the store raises."""
+        """Reads from the store which collections there are, and their states. Raises Unavailable ("store_unavailable")
+        if the store fails.
+        """
         try:
             infos = self.open().collections()
         except PointsmanError as error:
@@ -226,7 +241,10 @@ class SharedCollections:
             self.known = known
 
     def create(self, info: CollectionInfo) -> CollectionInfo:
-        """Creates a collection; returns the state of the one that there is, if another retriever was faster."""
+        """Creates a collection in the shared store; returns its state.
+
+        If another retriever has just created one with this id, returns the state of that one.
+        """
         self.open().create(info)
         self.refresh()
         found = self.known.get(info.id)
@@ -237,7 +255,7 @@ class SharedCollections:
         return found.info
 
     def drop(self, collection_id: CollectionId) -> bool:
-        """Deletes a collection; returns whether there was one."""
+        """Deletes a collection of the shared store; returns whether there was one."""
         dropped = self.open().drop(collection_id)
         self.refresh()
         return dropped

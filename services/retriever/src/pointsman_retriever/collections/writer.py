@@ -32,7 +32,8 @@ _PendingSteps = tuple[
 
 
 class GroupCommitWriter:
-    """Applies changes to one collection; changes that wait at the same time share a commit and its fsync.
+    """Applies changes to one collection; changes that wait at the same time are committed together, to save disk
+    writes.
 
     Use from the event loop's thread only.
     """
@@ -123,10 +124,9 @@ class GroupCommitWriter:
 
 
 class Compactor:
-    """Rebuilds indexes in the background when that makes searches faster or frees memory, for example after many
-    changes.
+    """Rebuilds a collection's indexes in the background if that makes searches faster or frees memory.
 
-    Use from the event loop's thread only.
+    That is so after many changes, for example. Use from the event loop's thread only.
     """
 
     def __init__(self, pools: ThreadPools) -> None:

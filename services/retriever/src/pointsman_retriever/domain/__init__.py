@@ -1,4 +1,4 @@
-"""Value objects of the retriever: collections, documents, queries and results, and the outcomes of an ingest."""
+"""The data types of the retriever: collections, documents, queries and results, and the outcomes of an ingest."""
 
 from pointsman_retriever.domain.collection import (
     DEFAULT_TENANT,

@@ -38,7 +38,10 @@ UNLIMITED = Quota()
 
 @dataclass(frozen=True, slots=True)
 class CollectionInfo:
-    """A collection's counts and settings at one version."""
+    """The state of a collection at one version: its counts, settings, embedding model, and a checksum of its vectors.
+
+    `fingerprint` identifies the embedding model, and `bytes` is the size of documents and vectors.
+    """
 
     name: str
     fingerprint: str  # of the embedding model that made its vectors

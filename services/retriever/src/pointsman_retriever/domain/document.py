@@ -103,7 +103,11 @@ class DeleteResult:
 
 @dataclass(frozen=True, slots=True)
 class IndexedChunks:
-    """Several chunks as parallel columns, with what the in-memory indexes need."""
+    """Several chunks as parallel columns, in the form that the in-memory indexes take; `vectors` is (chunks,
+    dimensions).
+
+    `documents` has the database row number of each chunk's document.
+    """
 
     ids: Ids  # ascending
     documents: Ids  # row number of each chunk's document
@@ -114,7 +118,7 @@ class IndexedChunks:
 
 @dataclass(frozen=True, slots=True)
 class ChunkDelta:
-    """The ids of the chunks that a change of a collection has removed, and the chunks that it has added."""
+    """What a change of a collection means for its indexes: the ids of the removed chunks, and the added chunks."""
 
     removed: Ids
     added: IndexedChunks

@@ -44,7 +44,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How a passage's score was computed. Its three parts add up to a total.
+    """How a passage's score was computed: `dense_part`, `sparse_part` and `support_part` add up to a total.
 
     With CONVEX, the score is 1 / (1 + e^-total). With RRF, it is the total times (1 + `RRF_K`). In an external store,
     it is the total itself.
@@ -70,7 +70,7 @@ class RankedChunk:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A chunk shortly before or after a passage in its document."""
+    """A chunk shortly before or after a passage in its document; `start` and `end` are offsets in characters."""
 
     text: str
     start: int

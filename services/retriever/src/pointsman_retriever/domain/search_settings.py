@@ -1,4 +1,4 @@
-"""A collection's search settings, and their form in its file."""
+"""The settings of searches that are stored with a collection, and their JSON text."""
 
 import json
 from dataclasses import asdict, dataclass

@@ -75,8 +75,10 @@ class ExternalOptions:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a search must know about a collection in an external store: whether it has vectors and a ranking by words,
-    and its size.
+    """What an external store has for searching a collection: vectors of how many dimensions, and a ranking by words or
+    not.
+
+    `documents` is the number of documents.
     """
 
     dimensions: int

@@ -208,9 +208,9 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
 
 
 async def discard_requests(requests: AsyncIterator[Any]) -> None:
-    """Reads and drops the rest of a stream whose call failed, for `DISCARD_SECONDS` at most.
+    """Reads and drops the messages that a client still sends after its call has failed, for `DISCARD_SECONDS` at most.
 
-    A client that still sends when its call ends would not receive the error.
+    A client that is still sending when its call ends would not receive the error.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(DISCARD_SECONDS):
@@ -219,10 +219,10 @@ async def discard_requests(requests: AsyncIterator[Any]) -> None:
 
 
 async def read_begin(requests: AsyncIterator[Any], what: str) -> Any:
-    """Returns the field `begin` of a stream's first message.
+    """Returns the message in the field `begin` of a stream's first message.
 
-    Raises InvalidArgument ("steps_out_of_order") if it is not set or there is no message; `what` is the subject of the
-    error's sentence, such as "an ingest".
+    Raises InvalidArgument ("steps_out_of_order") if the field is not set or the stream is empty; `what` is the subject
+    of the error's sentence, such as "an ingest".
     """
     async for request in requests:
         if request.HasField("begin"):

@@ -18,10 +18,10 @@ _GROWTH, _FILE_GROWTH = 2.0, 1.25
 
 
 class AppendOnlyArray:
-    """A growable array that one thread writes and any number of threads read.
+    """A growable array that one thread writes while any number of threads read, without a lock.
 
-    A reader passes to `first` the number of rows that its snapshot has. The writer must not write these rows again, not
-    even with equal values.
+    Each reader knows how many rows were committed when it began, and passes this number to `first`. The writer must not
+    write these rows again, not even with equal values.
     """
 
     def __init__(self, dtype: DTypeLike, width: int | None = None, folder: Path | None = None) -> None:
@@ -37,10 +37,10 @@ class AppendOnlyArray:
         self._array: NDArray[Any] = np.empty((0, *self._shape), dtype)
 
     def append(self, at: int, values: NDArray[Any]) -> None:
-        """Writes `values` from row `at` on; the array then ends after them.
+        """Writes `values` to the rows from number `at` on, and ends the array after them.
 
-        `at` is the number of committed rows. Rows after them, if there are any, are from a change that was not
-        committed, and are replaced.
+        `at` is the number of committed rows. Rows after them belong to a change that was not committed, and are
+        replaced.
         """
         self._reserve(at + len(values))
         self._array[at : at + len(values)] = values

@@ -34,7 +34,10 @@ _UNKNOWN_TERM = -1  # the number of a term that the collection has never contain
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The posting lists of some consecutive rows: which rows contain each term, and how often. Immutable."""
+    """The posting lists of consecutive rows (chunks): which rows contain each term, and how often. Immutable.
+
+    A term's postings are the entries of `rows` and `counts` from its value in `starts` to the next one.
+    """
 
     size: int  # rows it was built from
     terms: Ints  # ascending, unique
@@ -70,8 +73,9 @@ def build_segment(first: int, texts: Sequence[Mapping[str, int]], numbers: Mutab
 
 
 def merge_segments(segments: Sequence[Segment], alive: Mask) -> Segment:
-    """Merges the segments of adjacent rows into one, without the postings of rows that are not `alive` (one flag for
-    each row).
+    """Merges segments of adjacent rows into one segment, and leaves out the postings of deleted rows.
+
+    `alive` has a flag for each row: False if it is deleted.
     """
     terms = np.concatenate([np.repeat(segment.terms, np.diff(segment.starts)) for segment in segments])
     rows = np.concatenate([segment.rows for segment in segments])
@@ -96,9 +100,10 @@ def _sort_postings(size: int, terms: Ints, rows: Ints, counts: Ints) -> Segment:
 
 @dataclass(frozen=True, slots=True)
 class WordIndex:
-    """An immutable snapshot of a word index. `with_changes` makes the next one; this one stays valid for its readers.
+    """An immutable snapshot of a BM25 word index. `with_changes` makes the next snapshot; this one stays valid for
+    readers.
 
-    Snapshots share the append-only arrays; `alive` says which of their rows belong to this snapshot.
+    Snapshots share arrays to which rows are only appended; `alive` says which of the rows belong to this snapshot.
     """
 
     analyzer: TermAnalyzer
@@ -125,9 +130,9 @@ class WordIndex:
         return following._append(first, added, texts)._merge_small_segments() if len(added) else following
 
     def score(self, query: str) -> "WordScores":
-        """Returns every row's BM25 score for a query, in which the IDF of each term has the exponent IDF_EXPONENT.
+        """Returns the BM25 score of every row for a query, and the share of the query's terms that each row contains.
 
-        The result also has the share of the query's terms that each row contains.
+        Unlike in plain BM25, the inverse document frequency (IDF) of each term is raised to the power IDF_EXPONENT.
         """
         # The postings of all terms are processed together: NumPy releases the GIL in each long step, and if other
         # threads are busy every step waits to get it back.
@@ -223,7 +228,10 @@ class WordIndex:
 
 @dataclass(frozen=True, slots=True)
 class WordScores:
-    """The score of every row of a word index for one query; it is 0 for deleted rows."""
+    """The BM25 scores of all rows (chunks) of a word index for one query; 0 for deleted rows.
+
+    `shares` are sums of the IDFs of the query's terms that a row has, and `total_share` is the sum of all terms' IDFs.
+    """
 
     ids: Ids  # ascending
     scores: Scores  # BM25

@@ -15,7 +15,11 @@ from pointsman_retriever.index.vector_stores import VectorStoreOptions
 
 @dataclass(frozen=True, slots=True)
 class IndexThresholds:
-    """Limits that decide whether a search uses an IVF index or compares all vectors, and when an index is rebuilt."""
+    """Limits that decide whether a search uses an approximate (IVF) index or compares all vectors, and when it is
+    rebuilt.
+
+    They are numbers of vectors (`max_flat`, `max_exact_filtered`) and shares of all rows, 0 to 1.
+    """
 
     max_flat: int = 20_000  # vectors; up to here all are compared, which takes 2 ms, and lists would be too short
     max_exact_filtered: int = 1_000  # if a filter leaves at most so many vectors, they are compared exactly
@@ -25,9 +29,10 @@ class IndexThresholds:
 
 @dataclass(frozen=True, slots=True)
 class FaissIndex:
-    """An immutable snapshot of a collection's vectors; implements VectorIndex.
+    """An immutable snapshot of a collection's vectors in memory; implements VectorIndex.
 
-    Snapshots share the append-only arrays; `alive` says which of their rows belong to this snapshot.
+    Snapshots share arrays to which rows are only appended; `alive` says which of the rows belong to this snapshot.
+    `ivf` is the approximate index of the first rows; None: all vectors are compared.
     """
 
     ids: AppendOnlyArray  # chunk id of each row, ascending

@@ -36,7 +36,10 @@ MAX_GPU_PROBES = 2048
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU to which indexes are copied. FAISS's indexes on a GPU cannot filter, and serve one thread at a time."""
+    """A GPU to which vector indexes are copied.
+
+    FAISS's indexes on a GPU cannot filter by id, and serve one thread at a time, which holds `lock`.
+    """
 
     copy: Callable[[Any], Any]
     """Copies a FAISS index to the GPU, and returns the copy."""
@@ -47,8 +50,9 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class IvfIndex:
-    """An immutable approximate index. It groups similar vectors into lists (inverted lists, IVF), and stores values in
-    8 bits.
+    """An immutable approximate index of vectors by FAISS, which stores values in 8 bits.
+
+    It groups similar vectors into `lists` inverted lists (IVF), of which a search scans the `probes` nearest.
     """
 
     index: Any  # faiss.IndexIVFScalarQuantizer
@@ -59,7 +63,8 @@ class IvfIndex:
     gpu_index: Any = None  # used if its results contain enough allowed rows
 
     def nearest(self, vector: Vectors, count: int, allowed: Mask | None) -> NDArray[np.intp]:
-        """Returns rows that probably contain the `count` rows nearest to `vector`; the caller compares them exactly.
+        """Returns the numbers of rows among which the `count` rows nearest to `vector` probably are; the caller
+        compares them exactly.
 
         There are at least `count` and at most `RESCORING_FACTOR` times `count` of them, or fewer if fewer rows are
         allowed. `allowed` has a flag for each row; None allows all rows.
@@ -171,5 +176,5 @@ def first_gpu(count_search: Callable[[str], None] = lambda device: None) -> Gpu 
 
 
 def use_one_thread() -> None:
-    """Makes FAISS use one thread for each search; searches run in several threads already."""
+    """Makes FAISS use a single thread for each search, because several searches run in threads at the same time."""
     faiss.omp_set_num_threads(1)

@@ -1,6 +1,6 @@
-"""The metadata of chunks in memory, in a column for each key that stores each distinct value once, with a number.
+"""An index of the chunks' metadata in memory, by which filters are evaluated; a row is a chunk.
 
-So a filter tests each distinct value only once. A row is a chunk.
+Each metadata key has a column that stores each distinct value once, with a number, so a filter tests it only once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +21,8 @@ _MAX_DELETED_SHARE = 0.5  # of all rows; beyond it the index is rebuilt without 
 
 
 class Column:
-    """The values of one metadata key. Each distinct value is stored once and has a number; a row has the number of its
-    value.
+    """The values of one metadata key for all rows (chunks): each distinct value once, and the number of its value for
+    each row.
 
     One thread writes; any thread may read.
     """
@@ -48,7 +48,7 @@ class Column:
         self._rows.append(row, np.array([number], np.int32))
 
     def truncate(self, rows: int) -> None:
-        """Drops all but the first `rows` rows: rows of a change that was not committed."""
+        """Drops all rows after the first `rows` rows; they belong to a change that was not committed."""
         self._rows.truncate(rows)
 
     def rows(self, count: int) -> NDArray[np.int32]:
@@ -78,8 +78,9 @@ class Column:
         return mask
 
     def selected(self, rows: NDArray[np.intp], count: int) -> "Column":
-        """Returns a new column with the values of the given `rows` (ascending, below `count`), which get the numbers
-        from 0 on.
+        """Returns a new column with the values of some rows only, which are numbered from 0 on in it.
+
+        `rows` are their numbers in this column, ascending and below `count`.
         """
         numbers = self.rows(count)
         column = Column()
@@ -98,9 +99,9 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class MetadataIndex:
-    """An immutable snapshot of a metadata index. `with_changes` makes the next one; this one stays valid for readers.
+    """An immutable snapshot of a collection's metadata index. `with_changes` makes the next one; this one stays valid.
 
-    Snapshots share arrays and columns; `alive` says which of the first rows belong to this snapshot.
+    Snapshots share arrays and columns to which rows are only appended; `alive` says which rows belong to this snapshot.
     """
 
     ids: AppendOnlyArray  # chunk id of each row, ascending

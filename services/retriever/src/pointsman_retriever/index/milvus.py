@@ -30,7 +30,7 @@ MAX_HITS = 16_384  # Milvus's limit for one search
 
 
 class Client(Protocol):
-    """The methods of pymilvus's MilvusClient that an index uses."""
+    """Interface with the methods of pymilvus's MilvusClient that MilvusIndex and MilvusStore call."""
 
     def upsert(self, collection_name: str, data: list[dict[str, Any]]) -> Any: ...
 
@@ -45,7 +45,10 @@ class Client(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MilvusIndex:
-    """A snapshot of a collection's vectors in Milvus; implements VectorIndex."""
+    """A snapshot of a collection's vectors, of which Milvus holds a copy; implements VectorIndex.
+
+    Its searches ignore ids above `last`, and the ids in `leaving`, which the last change has removed.
+    """
 
     client: Client
     name: str  # of the collection in Milvus

@@ -1,4 +1,4 @@
-"""All indexes of a collection at one version: the same chunks by vector, by word and by metadata."""
+"""All indexes of a collection at one version: the same chunks indexed by vector, by word and by metadata."""
 
 from dataclasses import dataclass
 
@@ -56,7 +56,10 @@ class IndexSnapshot:
         )
 
     def with_parts(self, compacted: "CompactedParts") -> "IndexSnapshot":
-        """Returns a snapshot with the rebuilt indexes; where one is None, this snapshot's own index is used."""
+        """Returns a copy of this snapshot in which the indexes that a compaction has rebuilt replace the present ones.
+
+        An index that is None in `compacted` is kept.
+        """
         return IndexSnapshot(
             self.vectors if compacted.vectors is None else compacted.vectors,
             self.words if compacted.words is None else compacted.words,
@@ -69,10 +72,10 @@ class IndexSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class CompactedParts:
-    """The indexes that a compaction has rebuilt; None for an index that did not need it.
+    """The indexes of a collection that a compaction has rebuilt without deleted rows; None for one that did not need
+    it.
 
-    `with_changes` returns them with a change that was made during the compaction. Indexes that are None need no such
-    update: the latest snapshot's are used in their place.
+    Its `with_changes` applies a change that was made during the compaction to them.
     """
 
     vectors: VectorIndex | None

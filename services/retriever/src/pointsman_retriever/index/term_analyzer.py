@@ -33,7 +33,7 @@ _STOP_WORDS = frozenset(
 
 
 class TermAnalyzer:
-    """Splits texts into search terms (stems of words), and counts them. Safe for threads."""
+    """Splits texts into search terms (stems of words), and counts how often each occurs. Any thread may use it."""
 
     def __init__(self) -> None:
         self._stemmer = Stemmer.Stemmer("english")

@@ -85,7 +85,11 @@ class VectorStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class VectorStoreOptions:
-    """The settings that every factory of a vector store receives; an implementation may ignore some."""
+    """The settings that are passed to the factory of a vector store: address, token, names, and where temporary files
+    go.
+
+    `prefix` starts all names in the store, and `owner` is the id of the retriever's data folder.
+    """
 
     url: str = ""
     token: str = ""

@@ -1,4 +1,4 @@
-"""Reads plain text and JSON Lines, in the service's own process; defines types that the other readers use too."""
+"""Reads plain text and JSON Lines files in the service's own process; also has the types that all file readers use."""
 
 import codecs
 import json
@@ -23,9 +23,7 @@ class LoadedText:
 
 
 class UnreadableFile(Exception):
-    """A file, or a line of a file, cannot be read. The message is a predicate without its subject, such as "is
-    encrypted".
-    """
+    """Raised if a file, or a line of a file, cannot be read; the message has no subject ("is encrypted")."""
 
 
 def read_text(content: bytes) -> str:

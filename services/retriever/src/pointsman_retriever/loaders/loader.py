@@ -1,4 +1,4 @@
-"""Converts documents as clients send them, some with files, to documents with text."""
+"""Turns documents as clients send them, either texts or files, into documents with text."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,11 +37,10 @@ class Loader:
         self._max_bad_lines = max_bad_lines
 
     async def load_one(self, raw: RawDocument) -> Document:
-        """Returns the document with its text, or with the text of its file.
+        """Returns a document with its text; if the client sent a file, reads the text from the file.
 
         A document without a title gets that of its HTML or PDF file. Raises InvalidArgument if it has both a text and a
-        file, if the file cannot be read, or if the file's media type is unknown. JSON Lines files are read by `load`
-        only.
+        file, if the file cannot be read, or if its media type is unknown or JSON Lines (use `load`).
         """
         if not raw.content:
             return _to_document(raw, raw.title, raw.text)

@@ -34,7 +34,9 @@ class Reranker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RerankerOptions:
-    """The settings that every factory of a reranker receives; an implementation may ignore some."""
+    """The settings that are passed to the factory of a reranker: complete URL, model, API key, and seconds for one
+    answer.
+    """
 
     url: str = ""  # the complete address, for example http://reranker:8080/rerank
     model: str = ""

@@ -46,10 +46,11 @@ class FusionParameters:
 
 @dataclass(frozen=True, slots=True)
 class FusedScores:
-    """The three parts of the candidates' scores, each an array (candidates,), and the weight of the dense scores (0 to
-    1).
+    """The parts of the candidates' fused scores, from meaning (`dense`), words (`sparse`) and similar candidates
+    (`support`).
 
-    The parts include their weights: their sum is a candidate's total.
+    Each is an array (candidates,) and includes its weight; their sum is a candidate's total. `dense_weight` is the
+    weight of meaning, 0 to 1.
     """
 
     dense_weight: float
@@ -63,7 +64,9 @@ class FusedScores:
 
     @property
     def score(self) -> Scores:
-        """Returns each candidate's total, mapped to 0 to 1 by the logistic function. This is the score with CONVEX."""
+        """Returns the sum of each candidate's parts, mapped to 0 to 1 by the logistic function; used with the method
+        CONVEX.
+        """
         return 1.0 / (1.0 + np.exp(-self.total))
 
 

@@ -28,7 +28,9 @@ _RRF_SCALE = 1.0 + RRF_K  # gives a score of 1 to a chunk that is first on both 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedQuery:
-    """A query whose limits were checked, with its unit vector (dimensions,)."""
+    """A search query, checked against the limits, with the vector of its text (of length 1) and that model's
+    fingerprint.
+    """
 
     text: str
     vector: Vectors
@@ -72,9 +74,10 @@ class ScoredCandidates:
 
 
 def rank(snapshot: IndexSnapshot, query: ResolvedQuery, settings: SearchSettings) -> Ranking:
-    """Finds the best chunks of a snapshot for a query, at most the query's `top_k`, and whether the search is relevant.
+    """Returns the best chunks of an index snapshot for a query, at most the query's `top_k`, and whether they are
+    relevant.
 
-    `settings` are the collection's. Blocks.
+    `settings` are the search settings of the collection. Blocks.
     """
     parameters = resolve_fusion(query.options, settings)
     candidates = _find_candidates(snapshot, query, parameters)

@@ -1,7 +1,7 @@
-"""Rows in the binary form of PostgreSQL's COPY, which neither side needs to parse as text.
+"""Encodes rows in the binary format of PostgreSQL's COPY, which is faster to write and read than text.
 
-https://www.postgresql.org/docs/current/sql-copy.html describes the form; that of a vector and of a tsvector is that of
-their functions vector_recv and tsvectorrecv.
+https://www.postgresql.org/docs/current/sql-copy.html describes the format; that of a vector and of a tsvector is that
+of their functions vector_recv and tsvectorrecv.
 """
 
 import struct
@@ -17,7 +17,7 @@ _POSITIONS = [struct.pack(f">{count + 1}H", count, *range(1, count + 1)) for cou
 
 
 def to_copy(rows: Iterable[Sequence[bytes]]) -> bytes:
-    """Returns the data of a COPY; the values of a row are in the binary form of their columns' types."""
+    """Returns the bytes of a binary COPY of `rows`; each value must be encoded in its column's binary format."""
     parts = [_HEADER]
     for row in rows:
         parts.append(struct.pack(">h", len(row)))
@@ -39,7 +39,7 @@ def from_vector(vector: Vectors) -> bytes:
 
 
 def from_terms(counts: Mapping[str, int]) -> bytes:
-    """Returns a tsvector in which a term that occurs n times has the positions 1 to n."""
+    """Encodes term counts as a binary tsvector, in which a term that occurs n times has the positions 1 to n."""
     parts = [struct.pack(">i", len(counts))]
     for term in sorted(counts):
         parts += (term.encode(), b"\0", _POSITIONS[min(counts[term], MAX_COUNTED)])

@@ -1,4 +1,4 @@
-"""Puts and removes documents in a shared store, and keeps the collection's counts, quota and checksum right."""
+"""Adds and removes documents in a shared store, and updates the collection's counts, quota and checksum with them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -35,9 +35,10 @@ def to_record(encoded: EncodedDocument) -> DocumentRecord:
 
 @dataclass(slots=True)
 class ChangeStep:
-    """One caller's change of a shared collection. It is collected here, and written together with those of others.
+    """One caller's change of a collection in the shared store, which is collected and written together with other
+    callers'.
 
-    Its methods are those of `Change`, which changes a collection on disk.
+    It has the methods of Change, which changes a collection on disk. `before` is the collection's state before it.
     """
 
     before: CollectionInfo
@@ -51,9 +52,9 @@ class ChangeStep:
     def put(self, encoded: EncodedDocument) -> int:
         """Adds a document, or replaces the one with its id; returns the number of new chunks.
 
-        A document that is stored with equal content, vectors and source is not written again, and has none. All chunks
-        of a replaced document are new. Raises InvalidArgument ("nul_character") if its texts have a NUL character,
-        which stores do not accept.
+        If the document is stored with equal content, vectors and source, nothing is written, and 0 is returned. All
+        chunks of a replaced document are new. Raises InvalidArgument ("nul_character") if its texts have a NUL
+        character, which stores do not accept.
         """
         document = encoded.document
         texts = (document.id, document.title, document.text, *document.metadata, *document.metadata.values())
@@ -104,7 +105,7 @@ class ChangeStep:
 
 
 class PendingChange:
-    """The steps of several callers, which `finish` writes together."""
+    """The changes of several callers to a collection in the shared store, which `finish` writes in one transaction."""
 
     def __init__(self, change: SharedChange) -> None:
         self.info = change.info
@@ -115,12 +116,19 @@ class PendingChange:
         return ChangeStep(self.info, self._change, self._changed)
 
     def accept(self, step: ChangeStep) -> None:
-        """Adds a step that has ended; raises ResourceExhausted ("quota_exceeded"), and then leaves it out."""
+        """Adds a caller's change, after the caller has made it.
+
+        Raises ResourceExhausted ("quota_exceeded") if the collection would exceed its quota; the change is then left
+        out.
+        """
         self.info = step.info_after()
         self._changed |= step.changed
 
     def finish(self) -> CollectionInfo:
-        """Writes all accepted steps, in one version; returns the new state."""
+        """Writes all accepted changes to the shared store as one new version; returns the collection's new state.
+
+        Without changes, nothing is written, and the version stays.
+        """
         before = self._change.info
         if self._changed:
             self.info = replace(self.info, version=before.version + 1)

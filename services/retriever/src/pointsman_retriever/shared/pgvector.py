@@ -148,9 +148,10 @@ class PgvectorStore:
     def changing(
         self, collection: CollectionId, prepared: Sequence[EncodedDocument] = ()
     ) -> Iterator["PgvectorChange"]:
-        """As `SharedStore.changing`; the chunks of `prepared` are written before the lock.
+        """Locks a collection for a change; the change is undone if the block ends without its `commit`.
 
-        Most of the time goes into the index of their vectors, to which several retrievers can add at once.
+        The chunks of the documents `prepared`, which the change may add, are written before the lock, because adding
+        their vectors to the index takes most of the time, and several retrievers can do that at once.
         """
         with self._connections.transaction() as cursor:
             staged = StagedChunks(cursor, self._analyzer)

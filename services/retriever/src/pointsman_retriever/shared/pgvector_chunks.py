@@ -1,4 +1,6 @@
-"""Writes chunks to PostgreSQL before their documents, so that this can be done before a collection is locked."""
+"""Writes the chunks of documents to PostgreSQL before the documents, so that the collection is locked for a shorter
+time.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +24,10 @@ class _Staged:
 
 
 class StagedChunks:
-    """Chunks that were written in the transaction of `cursor`; their documents are missing until it ends."""
+    """Chunks that were written in the transaction of `cursor` before their documents are.
+
+    At the end of the transaction, `discard_others` must delete those whose documents were not written.
+    """
 
     def __init__(self, cursor: Any, analyzer: TermAnalyzer) -> None:
         self._cursor = cursor
@@ -31,13 +36,13 @@ class StagedChunks:
         self._unused: list[int] = []
 
     def write_changed(self, tables: Tables, info: CollectionInfo, documents: Sequence[EncodedDocument]) -> None:
-        """Writes the chunks of those documents that are not stored equally."""
+        """Writes the chunks of those documents that are new or differ from the stored ones."""
         reader = PgvectorReader(self._cursor, tables, info, 0)
         stored = reader.find([one.document.id for one in documents])
         self.write(tables, [one for one in documents if stored.get(one.document.id) != to_record(one)])
 
     def write(self, tables: Tables, documents: Sequence[EncodedDocument]) -> None:
-        """Writes the chunks of documents that are not written yet."""
+        """Writes the chunks of those documents for which this object has not written them yet."""
         new = [one for one in documents if not self._has(one)]
         if not new:
             return
@@ -69,7 +74,11 @@ class StagedChunks:
         return self._staged[document.document.id].number
 
     def words_and_terms(self, documents: Sequence[EncodedDocument]) -> tuple[int, Counter[str]]:
-        """Returns the number of words of the documents' chunks, and in how many chunks each term is."""
+        """Returns the number of words in all chunks of the documents, and for each term the number of chunks that have
+        it.
+
+        The chunks must have been written by this object.
+        """
         words, terms = 0, Counter[str]()
         for one in documents:
             staged = self._staged[one.document.id]

@@ -42,7 +42,9 @@ _COUNT = f"width_bucket(ts_rank('{{1,1,1,1}}', words, (SELECT %s::tsquery))::flo
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The names of a collection's tables, quoted."""
+    """The quoted SQL names of a collection's three tables: of documents, of chunks, and of terms with numbers of
+    chunks.
+    """
 
     documents: str
     chunks: str
@@ -247,7 +249,7 @@ class PgvectorReader:
 
 
 def to_term(term: str) -> str:
-    """Returns a term as it is stored."""
+    """Returns a search term in the form in which PostgreSQL stores it."""
     return term[:MAX_TERM_CHARACTERS]
 
 

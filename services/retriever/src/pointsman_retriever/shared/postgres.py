@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, kept open for the next transaction, and its errors as those of this service."""
+"""Transactions with a PostgreSQL server over connections that are reused; converts its errors to PointsmanErrors."""
 
 import socket
 import ssl
@@ -36,7 +36,7 @@ _NUL_STATES = ("22021", "22P05")
 
 
 class PostgresConnections:
-    """Transactions with a PostgreSQL server. Any thread may begin one; each has a connection of its own."""
+    """A pool of connections to a PostgreSQL server. Any thread may begin a transaction; each has its own connection."""
 
     def __init__(self, options: SharedStoreOptions) -> None:
         self._options = options
@@ -47,9 +47,9 @@ class PostgresConnections:
     def transaction(self, setting: str = "") -> Iterator[Any]:
         """Yields a cursor in a transaction, which is committed if the block ends without an error.
 
-        `setting` is a statement to begin with. After an error of the connection, all idle ones are closed, because the
-        server may have restarted. Raises Unavailable ("store_unavailable") if the server fails, and FailedPrecondition
-        ("store_unusable") if it refuses what a retry would not cure.
+        `setting` is an SQL statement that is executed first; empty: none. After an error of the connection, all idle
+        connections are closed, because the server may have restarted. Raises Unavailable ("store_unavailable") if the
+        server fails, and FailedPrecondition ("store_unusable") if it rejects a statement for a reason that lasts.
         """
         with self._lock:
             connection = self._idle.pop() if self._idle else None

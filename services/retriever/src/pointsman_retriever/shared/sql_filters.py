@@ -1,4 +1,4 @@
-"""Filters by metadata as conditions of PostgreSQL, with the same results as `MetadataIndex.matching`."""
+"""Converts metadata filters to SQL conditions of PostgreSQL, with the same results as the in-memory index."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,9 +11,9 @@ _OPERATORS = {"gte": ">=", "gt": ">", "lte": "<=", "lt": "<"}
 
 
 def to_condition(root: Filter) -> tuple[str, list[Any]]:
-    """Returns a condition on a row of documents, and its parameters.
+    """Returns a metadata filter as an SQL condition on a row of the documents' table, and the condition's parameters.
 
-    The row has the columns `metadata` and `numbers` (`parse_numbers`), both jsonb. The condition is never null.
+    The condition uses the jsonb columns `metadata` and `numbers` (see `parse_numbers`). Its value is never null.
     """
     match root:
         case And(parts) | Or(parts):
@@ -36,13 +36,18 @@ def to_condition(root: Filter) -> tuple[str, list[Any]]:
 
 
 def to_array(texts: Iterable[str]) -> str:
-    """Returns a parameter of the type text[]; the client library would pass the text "null" as a null."""
+    """Returns texts as an SQL parameter of the type text[], in PostgreSQL's notation with quotes.
+
+    The client library's own conversion would turn the text "null" into a null.
+    """
     quoted = ('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts)
     return "{" + ",".join(quoted) + "}"
 
 
 def parse_numbers(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Returns those entries whose values are numbers for Python, in a form that PostgreSQL reads as well."""
+    """Returns the metadata entries whose values are numbers for Python's `float`, in a notation that PostgreSQL can
+    parse.
+    """
     found = {}
     for key, value in metadata.items():
         try:

@@ -46,7 +46,11 @@ class SharedStoreOptions:
 
 @dataclass(frozen=True, slots=True)
 class DocumentRecord:
-    """What a change must know about a stored document."""
+    """The facts about a stored document by which a change decides whether it differs, and updates the collection's
+    counts.
+
+    `digest` and `checksum` are hashes of its content and of its id and vectors; `bytes` and `chunks` are its size.
+    """
 
     digest: bytes  # digests.hash_document
     recipe: str
@@ -58,7 +62,10 @@ class DocumentRecord:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The chunks that a search may return, ascending by id, as parallel arrays (candidates, ...)."""
+    """The chunks among which a search ranks, ascending by id, as parallel arrays (candidates, ...).
+
+    `counts` (candidates, terms), `lengths` (in words) and `frequencies` (chunks with each term) are what BM25 needs.
+    """
 
     ids: Ids
     documents: Ids  # the number of each chunk's document
@@ -71,7 +78,8 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class CandidateQuery:
-    """What a search looks for: at most `count` chunks near to `vector`, and as many with some of `terms`.
+    """A request for the candidates of a search: at most `count` chunks nearest to `vector`, and as many that match
+    `terms`.
 
     With a `filter`, only chunks of documents that match it are candidates.
     """
@@ -84,21 +92,21 @@ class CandidateQuery:
 
 
 class SharedReader(Protocol):
-    """Reads one version of a collection; changes made meanwhile are not seen."""
+    """Interface for reading one version of a collection in the shared store; changes made meanwhile are not seen."""
 
     info: CollectionInfo
 
     def candidates(self, query: CandidateQuery) -> Candidates:
-        """Returns the chunks nearest to the query's vector, and those with the best BM25 scores for its terms."""
+        """Returns the chunks that a search ranks: those nearest to the query's vector, and the best ones by BM25."""
 
     def passages(self, ranked: Sequence[RankedChunk], neighbours: int) -> tuple[Passage, ...]:
         """Returns the passages of chunks, in their order, each with up to `neighbours` chunks before and after it."""
 
     def find(self, ids: Sequence[str]) -> Mapping[str, DocumentRecord]:
-        """Returns the records of those documents that are stored."""
+        """Returns, by id, the records of those of the documents `ids` that are stored."""
 
     def document(self, document_id: str) -> EncodedDocument | None:
-        """Returns a document, or None if it is not stored."""
+        """Returns a document with its chunks and vectors; None if it is not stored."""
 
     def ids_of_source(self, source: str) -> list[str]: ...
 
@@ -106,38 +114,55 @@ class SharedReader(Protocol):
         """Yields the id and the digest (`digests.hash_document`) of each document."""
 
     def documents(self, after: str, count: int) -> Sequence[EncodedDocument]:
-        """Returns up to `count` documents whose ids come after `after`, in the order of their UTF-8 bytes."""
+        """Returns up to `count` documents whose ids come after the id `after`, with their chunks and vectors.
+
+        They are in the order of the ids' UTF-8 bytes; an empty `after` begins with the first document.
+        """
 
     def records(self, after: str, count: int) -> Sequence[tuple[str, DocumentRecord]]:
-        """Returns the ids and records of the same documents as `documents`."""
+        """Returns (id, record) of up to `count` documents whose ids come after `after`, in the order of the ids' UTF-8
+        bytes.
+        """
 
     def sample_vectors(self, count: int) -> Vectors:
-        """Returns the vectors (sampled, dimensions) of at most `count` chunks; equal collections have equal samples."""
+        """Returns the vectors of at most `count` chunks, (sampled, dimensions); collections with equal chunks have
+        equal samples.
+        """
 
 
 class SharedChange(Protocol):
-    """One change of a collection. No other retriever changes the collection until it ends; searches go on."""
+    """Interface for one change of a collection in the shared store, which is locked until the change ends.
+
+    Other retrievers cannot change the collection meanwhile, but still search it.
+    """
 
     info: CollectionInfo
     """The collection's state before the change."""
 
     def find(self, ids: Sequence[str]) -> Mapping[str, DocumentRecord]:
-        """Returns the records of those documents that are stored."""
+        """Returns, by id, the records of those of the documents `ids` that are stored."""
 
     def commit(self, removed: Sequence[str], added: Sequence[EncodedDocument], after: CollectionInfo) -> None:
-        """Deletes the documents `removed`, writes `added`, and stores the counts `after`: all of it, or nothing."""
+        """Deletes the documents with the ids `removed`, writes `added`, and stores the collection's new state `after`.
+
+        Either all of this is done, or nothing.
+        """
 
     def documents(self, after: str, count: int) -> Sequence[EncodedDocument]:
-        """As `SharedReader.documents`."""
+        """Returns up to `count` documents whose ids come after `after`, in the order of the ids' UTF-8 bytes."""
 
     def records(self, after: str, count: int) -> Sequence[tuple[str, DocumentRecord]]:
-        """As `SharedReader.records`."""
+        """Returns (id, record) of up to `count` documents whose ids come after `after`, in the order of the ids' UTF-8
+        bytes.
+        """
 
     def drop(self) -> None:
-        """Deletes the collection when the change ends."""
+        """Deletes the collection; this takes effect when the change ends."""
 
     def replace_by(self, generation: CollectionId) -> None:
-        """Puts another collection in this one's place when the change ends, with this one's quota."""
+        """Replaces the collection by the collection `generation`, which gets its id and its quota, when the change
+        ends.
+        """
 
 
 class SharedStore(Protocol):
@@ -156,8 +181,9 @@ class SharedStore(Protocol):
         """Deletes a collection; returns whether it existed."""
 
     def rename(self, collection: CollectionId, to: CollectionId, above_version: int) -> bool:
-        """Gives a collection another id, and a version above `above_version`; returns False, and does nothing, if the
-        id is in use.
+        """Gives a collection the id `to`, and a version above `above_version`; returns True if it has done so.
+
+        Returns False, and does nothing, if the id `to` is in use.
         """
 
     def configure(
@@ -168,10 +194,11 @@ class SharedStore(Protocol):
     def changing(
         self, collection: CollectionId, prepared: Sequence[EncodedDocument] = ()
     ) -> AbstractContextManager[SharedChange]:
-        """Locks a collection for a change. The change is undone if the block ends without `commit`.
+        """Locks a collection for a change by this retriever; the change is undone if the block ends without its
+        `commit`.
 
-        `prepared` are documents, with different ids, that the change may add; a store may write what takes long before
-        it locks the collection, so that other retrievers need not wait.
+        `prepared` are documents, with different ids, that the change may add. A store may write parts of them before it
+        locks the collection, so that other retrievers wait for a shorter time.
         """
 
     def reading(self, collection: CollectionId) -> AbstractContextManager[SharedReader]: ...

@@ -175,7 +175,7 @@ def _quote(file: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReadTransaction:
-    """Reads from one version of a collection, until the transaction of the connection `reader` ends."""
+    """Reads from one version of a collection on disk, within a transaction of the connection `reader`."""
 
     reader: sqlite3.Connection
     version: int

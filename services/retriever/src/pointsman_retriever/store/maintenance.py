@@ -181,9 +181,9 @@ def _damaged_snapshot(reason: str) -> InvalidArgument:
 
 @dataclass(frozen=True, slots=True)
 class PendingDocument:
-    """A stored document that a migration has not yet encoded for the new model.
+    """A stored document that a migration to another embedding model has not encoded yet.
 
-    `document` has id, title and text only.
+    `document` has id, title and text only; `row` is its row number, and `recipe` names its chunker and version.
     """
 
     row: int
@@ -192,9 +192,10 @@ class PendingDocument:
 
 
 def begin_migration(store: Store, fingerprint: str, dimensions: int) -> None:
-    """Starts a migration to another embedding model, or resumes an interrupted migration to the same model.
+    """Starts the migration of a collection to another embedding model, or resumes an interrupted one to the same model.
 
-    Deletes the chunks that an interrupted migration to a different model has made.
+    `fingerprint` and `dimensions` are those of the new model. Deletes the chunks that an interrupted migration to a
+    different model has made. Raises storage errors (`translate_errors`).
     """
     with store.connections.transaction() as writer:
         target = writer.execute("SELECT fingerprint, dimensions FROM next_model").fetchone()
@@ -223,8 +224,9 @@ def count_pending(store: Store) -> int:
 
 
 def store_migrated(store: Store, documents: Sequence[tuple[PendingDocument, EncodedDocument]]) -> None:
-    """Stores the chunks of documents that were encoded for the new model; skips documents that were deleted
-    meanwhile.
+    """Stores the chunks of documents that were encoded for the new embedding model.
+
+    Documents that were deleted meanwhile are skipped. Raises storage errors (`translate_errors`).
     """
     with store.connections.transaction() as writer:
         for pending, encoded in documents:

@@ -98,7 +98,7 @@ class Store:
             return read_collection(writer, self.id)
 
     def raise_version(self, version: int) -> None:
-        """Sets the collection's version, unless it is higher already."""
+        """Sets the collection's version number to `version`, unless it is higher already."""
         with self.connections.transaction() as writer:
             writer.execute("UPDATE collection SET version = max(version, ?)", (version,))
             writer.execute("COMMIT")
@@ -127,7 +127,7 @@ class Store:
         return found
 
     def known_vectors(self, document_id: str) -> Mapping[str, Vectors]:
-        """Returns embedded text -> vector for the stored chunks of a document; empty if the document is not stored."""
+        """Returns the vectors of a document's stored chunks by the embedded text; empty if it is not stored."""
         with self.connections.reader() as reader:
             rows = reader.execute(
                 "SELECT context, chunks.text, vector FROM documents JOIN chunks ON document = row "
@@ -140,9 +140,7 @@ class Store:
         }
 
     def ids_of_source(self, source: str) -> list[str]:
-        """Returns the ids of the documents whose ingest source is `source`: the source of the last call that sent
-        them.
-        """
+        """Returns the ids of the documents of an ingest source: those whose last upload named `source`."""
         with self.connections.reader() as reader:
             return [found for (found,) in reader.execute("SELECT id FROM documents WHERE source = ?", (source,))]
 

@@ -1,4 +1,4 @@
-"""Samples the vectors of a collection's chunks, so that others can judge what the collection may be about."""
+"""Samples the vectors of a collection, from which a gateway can judge what the collection's documents are about."""
 
 from dataclasses import dataclass
 
@@ -48,11 +48,15 @@ def read_vector_sketch(store: Store) -> VectorSketch:
 
 
 def sample_size(dimensions: int) -> int:
-    """Returns how many vectors a sketch has at most."""
+    """Returns the maximum number of vectors in a sample, given how many dimensions each has."""
     return min(MAX_VECTORS, MAX_BYTES // dimensions)
 
 
 def sketch_vectors(info: CollectionInfo, vectors: Vectors) -> VectorSketch:
-    """Makes a sketch of sampled `vectors` (sampled, dimensions)."""
+    """Rounds sampled `vectors` (sampled, dimensions) to signed bytes, and returns them with the collection's state
+    `info`.
+
+    Each vector is scaled so that its largest absolute value is 127.
+    """
     largest = np.abs(vectors).max(axis=1, initial=1e-12, keepdims=True)
     return VectorSketch(info, np.rint(vectors / largest * _MAX_VALUE).astype(np.int8).tobytes())
