@@ -1,4 +1,6 @@
-"""Compares the tasks, paths, adapters, base models and prices in a certificate with those in the present configuration."""
+"""Compares the tasks, paths, adapters, base models and prices in a certificate with those in the present
+configuration.
+"""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The checks of the swap test that may crash an engine, or make its answers wrong until a restart; only with --harmful."""
+"""The checks of the swap test that may crash an engine, or make its answers wrong until a restart; only with
+--harmful.
+"""
 
 from collections.abc import Awaitable, Callable
 

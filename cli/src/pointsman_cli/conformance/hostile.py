@@ -1,4 +1,6 @@
-"""Checks how an engine treats adapters that do not fit its base model, and requests whose model name is a file's path."""
+"""Checks how an engine treats adapters that do not fit its base model, and requests whose model name is a
+file's path.
+"""
 
 from typing import Any
 

@@ -53,7 +53,9 @@ class ModelAnswer:
 
 
 class AnswerSource(Protocol):
-    """Interface for getting answers to many prompts from one path or adapter of the gateway; `Gateway` implements it."""
+    """Interface for getting answers to many prompts from one path or adapter of the gateway; `Gateway`
+    implements it.
+    """
 
     async def answers(
         self,

@@ -165,8 +165,7 @@ class _Planner:
                     break
 
     def balance(self) -> None:
-        """Adds copies of the most used versions of engines whose load is far above the mean, on engines with less load.
-        """
+        """Adds copies of the most used versions of engines whose load is far above the mean, on less loaded engines."""
         mean = sum(self._load.values()) / len(self._load)
         for engine in sorted(self._load, key=lambda name: (-self._load[name], name)):
             if self._load[engine] <= max(self._terms.busy_above, self._terms.imbalance * mean):
