@@ -1,4 +1,6 @@
-"""Offline tools for a gateway configuration: init, import, fit, predict, replay, suggest, wrappers and others."""
+"""The command line of the offline tools (`python -m pointsman_lab`): init, import, fit, predict, replay, suggest and
+others.
+"""
 
 import argparse
 import asyncio
@@ -46,9 +48,10 @@ Command = Callable[[argparse.Namespace, Settings], Coroutine[Any, Any, Report]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command: progress goes to standard error, the report to standard output.
+    """Runs the command of the offline tools that `arguments` name; None: those of this process.
 
-    Returns the exit code: 0, 1 if the command or its check fails, 130 if it is interrupted. Exits for wrong arguments.
+    Prints progress to standard error, and the report to standard output. Returns the exit code: 0 if all is well, 1 if
+    the command or its check fails, 130 after Ctrl-C. Wrong arguments end the process with code 2.
     """
     options = _parser().parse_args(arguments)
     command: Command = options.command

@@ -29,7 +29,11 @@ _DIALECT = "http://json-schema.org/draft-07/schema#"
 
 
 def schemas() -> Mapping[str, dict[str, Any]]:
-    """Returns the JSON Schemas of configuration files by name: "pointsman" (the single file), "models", "tasks", ..."""
+    """Returns the JSON Schema of each configuration file by the file's name without its ending ("models", "tasks",
+    ...).
+
+    "pointsman" is the single file that has the content of all others.
+    """
     return {"pointsman": _schema(_single_file()), **{name: _schema(file) for name, file in _FILES.items()}}
 
 

@@ -105,10 +105,11 @@ class LiteLlmConfig:
         self.variables.setdefault(name, set()).add(use)
 
     def take(self, *location: str | int, note: str = "", kind: type = object) -> Any:
-        """Returns the value at a location of LiteLLM's configuration, and marks it as translated.
+        """Returns the value at a location of LiteLLM's configuration, and marks the value as translated.
 
-        If `note` is not empty, the report says this about the value. Returns None if the value is missing, or if it is
-        not of the type `kind`, which the report then says. For float, a text with a number is converted.
+        `location` are the keys and list indexes that lead to it. A `note` is shown with the value in the report.
+        Returns None if there is no value, or if it is not of the type `kind`, which is noted in the report. If `kind`
+        is float, a text with a number is converted.
         """
         found: Any = self.content
         for part in location:

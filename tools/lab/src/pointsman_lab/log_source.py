@@ -1,4 +1,4 @@
-"""Where the records are that a command reads: in Redis, or in the exporter's Parquet files."""
+"""Says where a command reads the request log: in Redis, or in the exporter's Parquet files."""
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -38,7 +38,11 @@ class LogSource:
         return open_redis_log(self.redis_url)
 
     def open_records(self) -> AbstractAsyncContextManager["ParquetRequestLog"]:
-        """Opens the exported records; raises ConfigError if DuckDB is not installed, or as `open_parquet_log` does."""
+        """Opens the exported records in the folder or URL `records`; use it as an asynchronous context manager.
+
+        Raises ConfigError if DuckDB is not installed, InvalidArgument if there are no records, and FailedPrecondition
+        if they cannot be read.
+        """
         try:
             from pointsman_lab.parquet.log import open_parquet_log
         except ImportError as error:  # only this source needs it

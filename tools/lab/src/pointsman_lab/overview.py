@@ -18,10 +18,11 @@ ANSWERS_PER_PRICE = 1000
 
 
 def overview(log: ParquetRequestLog, since_seconds: float, progress: Progress) -> Report:
-    """Returns the tasks with the paths that have answered in the last `since_seconds`, of whole UTC days.
+    """Returns a report on the paths of each task that have answered in the last `since_seconds`, in whole UTC days.
 
-    Of a path that has changed, the configuration and version that answered last counts. Raises FailedPrecondition if
-    the files cannot be read.
+    The facts have `days` and `tasks`; each path has its answers, ratings, dollars for 1,000 answers and 95th percentile
+    of seconds. If a path's configuration or adapter version has changed, only the one that answered last is reported.
+    Raises FailedPrecondition if the files of `log` cannot be read.
     """
     first = "" if since_seconds == inf else time.strftime("%Y-%m-%d", time.gmtime(time.time() - since_seconds))
     days = [day for day in log.files.days("decisions") if day >= first]

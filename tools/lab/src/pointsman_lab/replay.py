@@ -42,10 +42,11 @@ class ReplayContext:
         self._pseudonyms = Pseudonyms()
 
     async def replay(self, recorded: RecordedDecision) -> ReplayedDecision:
-        """Decides a recorded request again, and returns both decisions.
+        """Decides a recorded request again; returns the recorded decision and the one of this configuration.
 
-        The text is classified again if it was stored. Otherwise the recorded task is kept, also if it may depend on
-        sketches of documents, which a replay lacks. An error of the decision is the result's `failure`.
+        If the text was stored, it is classified again; otherwise the recorded task is used. The recorded task is also
+        used if it may depend on sketches (hashes of documents), which a replay does not have. If the decision fails,
+        the result has no decision, and the error's message as `failure`.
         """
         task = recorded.labels.task
         if recorded.request.model == AUTO and not recorded.has_text and not self._has_task_of(recorded):
@@ -118,28 +119,29 @@ class _NoRetriever:
 
 
 class Pseudonyms:
-    """Replaces users of whom only a digest is stored by made-up names that fall into the same part of each split.
+    """Finds made-up user names that traffic splits treat like the real users, of whom only digests are stored.
 
-    A split hashes the user's name to a point between 0 and 1. Construction hashes 65,536 names in about 0.1 s.
+    A split hashes the user's name to a point between 0 and 1. The constructor hashes 65,536 names in about 0.1 s.
     """
 
     def __init__(self) -> None:
         self._names = sorted((hash_to_unit_interval(name), name) for name in map(str, range(PSEUDONYM_COUNT)))
 
     def for_digest(self, user_digest: str) -> str:
-        """Returns the made-up name for the user with this digest (hexadecimal).
+        """Returns a made-up name that is hashed to nearly the same point (0 to 1) as the user with this digest
+        (hexadecimal).
 
-        It is the name with the next higher point, or the highest point if there is none.
+        It is the name with the next higher point, or if there is none, the name with the highest point.
         """
         target = int(user_digest, 16) / 2 ** (4 * len(user_digest))
         return self._names[min(bisect_left(self._names, (target, "")), PSEUDONYM_COUNT - 1)][1]
 
 
 def with_pseudonym(request: Request, random_key: str, user_digest: str, pseudonyms: Pseudonyms) -> Request:
-    """Returns the request with the `user` by whom splits sample, so that they decide as the gateway did.
+    """Returns the request with a `user` for whom traffic splits choose the same path as the gateway did.
 
-    It is the request's own user; otherwise the pseudonym for `user_digest`, or if that is empty, `random_key` (the key
-    of the conversation, or the decision's id).
+    It is the request's own user if it was stored; otherwise the pseudonym for `user_digest`, or if that is empty,
+    `random_key` (the key of the conversation, or the decision's id).
     """
     if request.user:
         return request

@@ -1,4 +1,4 @@
-"""Aggregates what a replay would change, one decision at a time, in bounded memory."""
+"""Counts what a replay of recorded requests would change, one decision at a time, in bounded memory."""
 
 import heapq
 import itertools
@@ -42,7 +42,7 @@ class ReplayedDecision:
 
     @property
     def relabelled(self) -> bool:
-        """Returns whether the other configuration finds another task; False if it has no decision."""
+        """Returns whether the other configuration assigns the request to another task; False if it has no decision."""
         return self.decision is not None and self.decision.task != self.recorded.labels.task
 
     @property
@@ -77,7 +77,9 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Dollars per thousand requests, before and after the change of configuration."""
+    """Mean dollars for 1,000 requests, with the recorded decisions (`before`) and with the other configuration
+    (`after`).
+    """
 
     before: float
     after: float
@@ -87,7 +89,13 @@ class Costs:
 
 @dataclass
 class ReplayDiff:
-    """Counts how the decisions of another configuration differ from the recorded ones; all numbers are of requests."""
+    """Counts how the decisions of another configuration differ from the recorded ones; all numbers are of requests.
+
+    `changed` requests get another path (`moved`), another task (`relabelled`) or an error (`failing`). For
+    `newly_abstained` requests the classifier then finds no task; for `no_longer_abstained` ones it then finds one.
+    `without_text` requests were stored without their text. The counters are by name: of sketches, paths, reasons,
+    errors, revisions of the configuration, and kinds of change.
+    """
 
     examples_per_move: int
     """How many requests of each kind of change are kept as examples: those with the highest confidence."""

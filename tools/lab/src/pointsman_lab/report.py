@@ -1,4 +1,4 @@
-"""Output of the commands: a report on standard output, progress lines on standard error."""
+"""The output of the offline tools: a report on standard output, lines of progress on standard error."""
 
 import json
 import sys
@@ -37,7 +37,7 @@ class Report:
     """Why the command ends with exit code 1 although it has a result; empty: it ends with 0."""
 
     def as_json(self) -> str:
-        """Returns the report as one line of JSON."""
+        """Returns the report as one line of JSON, with `facts` and `page`."""
         page = [asdict(section) for section in self.page]
         return json.dumps({"facts": self.facts, "page": page}, ensure_ascii=False)
 
@@ -46,7 +46,7 @@ class Report:
 
 
 def to_cell(text: str) -> str:
-    """Returns the text for a table cell: in one line, shortened, and without control characters of terminals."""
+    """Returns a text fit for a table cell: one line of at most MAX_CELL_CHARACTERS, without control characters."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
     return line if len(line) <= MAX_CELL_CHARACTERS else line[: MAX_CELL_CHARACTERS - 1] + "…"
 
@@ -66,7 +66,7 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 class ProgressLines:
-    """Prints progress as "ACTIVITY: DONE of TOTAL" to standard error, so that standard output holds only the report."""
+    """A progress function that prints "ACTIVITY: DONE of TOTAL" to standard error, at limited intervals."""
 
     def __init__(self) -> None:
         self._printed_at = 0.0

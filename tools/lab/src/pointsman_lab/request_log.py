@@ -1,4 +1,4 @@
-"""Reads the gateway's request log: decisions, feedback on them, and evidence per path."""
+"""Reads the gateway's request log: decisions, the feedback on them, and each path's ratings and costs (evidence)."""
 
 import json
 import re
@@ -21,7 +21,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 
 
 def parse_age(age: str) -> int:
-    """Converts an age such as "24h" to seconds; raises InvalidArgument."""
+    """Converts an age such as "24h" to seconds; raises InvalidArgument if it has another form."""
     match = _AGE.fullmatch(age.strip())
     if match is None:
         raise InvalidArgument(f"'{age}' is not an age; write 30m, 24h or 7d", code="bad_age")
@@ -55,7 +55,7 @@ class RecordedDecision:
 
     @property
     def adapter(self) -> str:
-        """Returns the adapter that the request asked for by name and got; empty for all other requests."""
+        """Returns the adapter if the request named it as its model and was routed to it; empty otherwise."""
         return self.request.model if self.path == f"adapter:{self.request.model}" else ""
 
     @property
@@ -70,7 +70,7 @@ class RecordedDecision:
 
 @dataclass(frozen=True, slots=True)
 class TaskCorrection:
-    """Feedback that says that a decision should have had another task."""
+    """Feedback that names the right task of a request which the gateway had assigned to another task."""
 
     recorded: RecordedDecision
     right_task: str
@@ -78,7 +78,7 @@ class TaskCorrection:
 
 @dataclass(slots=True)
 class RatedRequest:
-    """A request whose answers were rated, with the rating of each path's answer."""
+    """A request with the ratings of its answers; several paths may have answered it."""
 
     ratings: dict[EvidenceKey, float] = field(default_factory=dict)
     """Ratings from 0 to 1, by what was rated."""
@@ -97,7 +97,10 @@ class RequestLog(ABC):
 
     @abstractmethod
     def entries(self, stream: str, seconds: float = inf) -> AsyncIterator[tuple[str, dict[str, str]]]:
-        """Yields id and fields of each entry of the last `seconds` in a stream, oldest first, up to the call."""
+        """Yields the id and the fields of each entry in a stream of the log, oldest first.
+
+        Entries older than `seconds`, and entries that are added after the call, are left out.
+        """
 
     @abstractmethod
     async def evidence(self, days: list[str]) -> dict[str, Counts]:
@@ -105,7 +108,9 @@ class RequestLog(ABC):
 
     @abstractmethod
     async def complete_since(self, stream: str) -> float:
-        """Returns the Unix seconds since when the log has all entries of a stream; 0 if it has had them always."""
+        """Returns the time in Unix seconds from which on the log has all entries of a stream; 0 if none was ever
+        removed.
+        """
 
     async def decisions(self, seconds: float) -> AsyncIterator[RecordedDecision]:
         """Yields the decisions of the last `seconds`, oldest first, up to the time of the call."""
@@ -115,17 +120,18 @@ class RequestLog(ABC):
                 yield recorded
 
     async def task_corrections(self, seconds: float) -> AsyncIterator[TaskCorrection]:
-        """Yields feedback of the last `seconds` that names another task than the decision."""
+        """Yields the feedback of the last `seconds` that names another task than the gateway had found."""
         async for _, fields in self.entries(redis_schema.FEEDBACK, seconds):
             recorded = to_recorded_decision(fields["entry"]) if fields["right_task"] else None
             if recorded is not None and fields["right_task"] != recorded.labels.task:
                 yield TaskCorrection(recorded, fields["right_task"])
 
     async def rated_requests(self, task: str, seconds: float) -> list[RatedRequest]:
-        """Returns the task's requests of the last `seconds` that shadow requests (validators, right answers or a judge)
-        or people have rated.
+        """Returns the requests of a task in the last `seconds` whose answers have ratings, with the rating of each
+        path's answer.
 
-        If both rate an answer, the person's rating counts.
+        Ratings come from people, or from shadow requests, which are scored by validators, right answers or a judge. If
+        both rate an answer, the person's rating counts.
         """
         requests = dict[str, RatedRequest]()
         async for _, fields in self.entries(redis_schema.PAIR_SCORES, seconds):
@@ -147,10 +153,11 @@ class RequestLog(ABC):
 
 
 async def read_evidence(log: RequestLog, days: int) -> EvidenceStore:
-    """Reads the ratings and costs of paths that the gateways counted in the last `days`.
+    """Reads the ratings and costs of paths that gateways counted in the last `days`, and returns them as an
+    EvidenceStore.
 
-    Which adapter version an alias points to is not known offline, so the version that answered most recently along a
-    path is taken as its current one. If none has answered, the one that was evaluated most recently is taken.
+    Which adapter version an alias points to is not known offline, so the version that answered most recently on a path
+    counts as its present one. If none has answered, it is the version that was evaluated most recently.
     """
     store, versions, evaluated = EvidenceStore(days), dict[tuple[str, str], str](), dict[tuple[str, str], str]()
     for day, counts in (await log.evidence(last_days(days)[::-1])).items():
@@ -167,14 +174,17 @@ async def read_evidence(log: RequestLog, days: int) -> EvidenceStore:
 
 
 def last_message(entry: str) -> str:
-    """Returns the last message of a logged decision; empty if the messages were not stored, or it is not a text."""
+    """Returns the text of the last message in an entry (JSON) of the request log.
+
+    It is empty if the messages were not stored, or if the last one is not only text.
+    """
     messages = json.loads(entry)["messages"]
     content = messages[-1]["content"] if messages else ""
     return content if isinstance(content, str) else ""
 
 
 def to_recorded_decision(entry: str) -> RecordedDecision | None:
-    """Parses a logged decision; None if it has another format version."""
+    """Parses an entry (JSON) of the request log; returns None if the entry has another format version."""
     body = json.loads(entry)
     if body["v"] != VERSION:
         return None

@@ -44,12 +44,12 @@ def group_texts(
     known_texts: Iterable[str],
     max_distance: float = MAX_GROUP_DISTANCE,
 ) -> list[Group]:
-    """Groups texts with similar embeddings; returns the groups, that with the most requests first.
+    """Groups texts with similar embeddings; returns the groups, the one with the most requests first.
 
     `counts` maps each text to its number of requests. `vectors` are the texts' embeddings in the same order, (texts,
     dimensions), each of length 1. `known_texts` are examples of existing tasks; words that are frequent in them are not
-    suggested. Two clusters are merged up to the mean cosine distance `max_distance`. Clusters of fewer than
-    MIN_GROUP_TEXTS texts are left out.
+    suggested as names. Clusters are merged while their mean cosine distance is at most `max_distance`. Clusters of
+    fewer than MIN_GROUP_TEXTS texts are left out.
     """
     texts = list(counts)
     if len(texts) < MIN_GROUP_TEXTS:

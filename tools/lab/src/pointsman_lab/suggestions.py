@@ -38,7 +38,7 @@ MAX_ROWS = 30
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """The examples of one task that a classifier assigns to one other task, if it was trained without them."""
+    """How many examples of one task are classified as another task by a classifier that was trained without them."""
 
     task: str
     """The examples' own task."""
@@ -151,10 +151,10 @@ def confusions(data: Examples, judged: StageResults, examples: Sequence[Example]
 async def check_log(
     config: Config, models: EmbeddingModels, log: RequestLog, seconds: float, progress: Progress
 ) -> LogFindings:
-    """Examines the requests of the last `seconds` in the request log.
+    """Examines the requests of the last `seconds` in the request log, and returns what would improve the classifier.
 
-    Groups the texts of requests from which the classifier abstained, and collects the requests for which feedback names
-    another task.
+    Groups the texts of requests for which the classifier found no task, and collects the requests for which feedback
+    names another task.
     """
     total, read, abstained, without_text, left_out = await log.count(seconds), 0, 0, 0, 0
     counts: Counter[str] = Counter()

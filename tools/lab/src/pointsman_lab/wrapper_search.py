@@ -1,7 +1,7 @@
-"""Finds text that clients write around their users' words, by what many messages have in common.
+"""Finds text that clients write around their users' words (wrappers), by comparing many messages.
 
 Messages that begin or end alike are compared token by token. What all of them have in the same order is the client's;
-the words of the user are the part between that varies most like a sentence.
+the user's words are the part between that varies most like a sentence.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The `wrappers` command: proposes what the classifier should not read, from the messages in the request log."""
+"""The `wrappers` command: finds text around users' words that the classifier should ignore, in the request log."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,8 @@
-"""The `data` command builds the next version of a task's data set; `plan` reports a task's flywheel configuration."""
+"""Builds a task's next training data set (the `data` command), and reports its retraining settings (the `plan`
+command).
+
+These settings are called `flywheel` in tasks.yaml: answers of one path become training data for the next adapter.
+"""
 
 import json
 from collections import Counter
@@ -42,7 +46,10 @@ class BuildOrder:
 
 
 def flywheel_of(config: Config, task: str) -> FlywheelConfig:
-    """Returns a task's flywheel configuration; raises ConfigError if the task does not exist or has none."""
+    """Returns the retraining settings of a task (`flywheel` in tasks.yaml).
+
+    Raises ConfigError if the task does not exist or has no such settings.
+    """
     if task not in config.tasks.tasks:
         raise ConfigError(f"there is no task '{task}'; known: {', '.join(sorted(config.tasks.tasks))}")
     flywheel = config.tasks.tasks[task].flywheel
@@ -53,9 +60,12 @@ def flywheel_of(config: Config, task: str) -> FlywheelConfig:
 
 
 async def build(config: Config, log: RedisRequestLog | None, order: BuildOrder) -> WrittenDataSet:
-    """Builds and writes a data set; without a request log, from examples and teacher answers alone.
+    """Builds the training data set of the task in `order`, writes it, and returns its folder and manifest.
 
-    Deletes stored answers of tenants that have withdrawn consent. Raises ConfigError, OSError or Unavailable.
+    The rows come from the configuration's examples, from answers of the teacher path (the path that the adapter learns
+    from), and from answers in the request log `log`, if there is one. Stored answers of tenants that have withdrawn
+    consent are deleted. Raises ConfigError if the task or a file is invalid, OSError if a file cannot be read or
+    written, and Unavailable if Redis does not answer.
     """
     flywheel = flywheel_of(config, order.task)
     stored = await read_samples(log, config.tasks.learning, order.task) if log else NO_SAMPLES
@@ -103,9 +113,12 @@ def _consent(config: Config, stored: StoredSamples) -> dict[str, Any]:
 
 
 def read_teacher_answers(file: Path, validators: Sequence[Named]) -> tuple[tuple[Row, ...], int]:
-    """Reads JSON Lines of {"text", "answer"}; returns the rows that no validator refuses, and how many were refused.
+    """Reads prompts with answers of the teacher path, the path that the adapter learns from, and checks them with
+    validators.
 
-    Validators that need log-probabilities are skipped. Raises ConfigError for an invalid line, OSError for the file.
+    `file` has a JSON object {"text", "answer"} on each line. Returns the rows that all `validators` (each with its
+    name) accept, and the number of the rejected ones. Validators that need log-probabilities are skipped. Raises
+    ConfigError if a line is invalid, OSError if the file cannot be read.
     """
     applicable = [validator for _, validator in validators if not validator.needs_logprobs]
     answers = list(_teacher_answers(file))
@@ -124,9 +137,11 @@ def _teacher_answers(file: Path) -> Iterator[tuple[Row, Choice]]:
 
 
 def read_evaluation_keys(file: Path) -> set[str]:
-    """Returns the prompt keys of the rows that evaluate a new adapter, which must not be trained on them.
+    """Returns the prompt keys of the rows on which new adapters are evaluated; training data must not have these
+    prompts.
 
-    Lines have "text" or "messages", as `pointsman eval` reads them. Raises ConfigError.
+    A prompt key is a text that identifies a prompt apart from case and whitespace. Each line of the JSON Lines file has
+    "text" or "messages". Raises ConfigError if the file cannot be read or a line is invalid.
     """
     try:
         text = file.read_text("utf-8-sig")
@@ -176,7 +191,12 @@ def _counted(heading: str, counts: Mapping[str, Any]) -> Section:
 
 
 def plan_report(config: Config, task: str) -> Report:
-    """Reports what `pointsman retrain` needs to know of a task; raises ConfigError."""
+    """Returns a report with a task's retraining settings, from which `pointsman retrain` makes its plan.
+
+    Its facts are the settings under `flywheel` of tasks.yaml, and the adapter's alias, the sampling parameters, the
+    metric, the file of held-out rows and the collections. Raises ConfigError if the task is unknown or has no such
+    settings.
+    """
     flywheel = flywheel_of(config, task)
     metric = config.tasks.tasks[task].metric
     student = config.paths.paths[flywheel.student]

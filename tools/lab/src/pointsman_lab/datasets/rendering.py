@@ -69,7 +69,11 @@ class TrainingRow:
         return prompt_key([(message.role, message.content) for message in self.messages])
 
     def rendered(self, messages: Sequence[Message]) -> dict[str, Any]:
-        """Returns the row as a JSON object for the trainer, with `messages` as its prompt."""
+        """Returns the row as a JSON object for the trainer, with `messages` as its prompt in place of its own.
+
+        The object has `messages`, which end with the answer, or for a preference pair `messages`, `chosen` and
+        `rejected`.
+        """
         prompt = [{"role": message.role, "content": message.content} for message in messages]
         if "output" in self.answers:
             return {"messages": [*prompt, {"role": "assistant", "content": self.answers["output"]}]}
@@ -92,9 +96,10 @@ class ChosenPassages:
         """The id of a document that was found for a row in place of its own."""
 
     def begin(self, row: TrainingRow | None) -> None:
-        """Sets the row to which the next searches belong, and decides at random whether they return its right passage.
+        """Sets the training row for which the following searches are made, and decides at random if they return its
+        right passage.
 
-        If `row` is None, or names no document, searches return what the retriever finds.
+        If `row` is None or names no document, searches return what the retriever finds.
         """
         self._row, self._is_hidden = row, self._random.random() < self._share_without
 
@@ -134,7 +139,10 @@ def _stated(answer: str, passage: Passage) -> int:
 
 @dataclass(frozen=True, slots=True)
 class QueryEmbedding:
-    """Embeds the text of a training row as the gateway does: of a long text, only the beginning and the end."""
+    """Embeds texts for training and evaluation in the same way as the gateway embeds requests.
+
+    Of a text that is too long for the embedding model, only the beginning and the end are embedded.
+    """
 
     models: EmbeddingModels
 
@@ -143,7 +151,9 @@ class QueryEmbedding:
 
 
 class PathRenderer:
-    """Turns training rows into the prompts of one path, by the path's prompt strategies."""
+    """Writes the prompts of training rows as one path writes the prompts of requests, for example with examples or
+    passages.
+    """
 
     def __init__(self, config: Config, path: str, search: Search, embedding: Embed) -> None:
         """Prepares the path's strategies; raises ConfigError if there is no such path."""
@@ -293,8 +303,9 @@ def _check_documents(rows: Sequence[TrainingRow], passages: ChosenPassages) -> N
 
 
 def distinct(rows: Sequence[TrainingRow], held_out: Set[str]) -> list[TrainingRow]:
-    """Returns the rows without repetitions, and without rows whose key is in `held_out`, the keys of held-out rows.
+    """Returns the training rows without repetitions, and without rows whose prompt key is in `held_out`.
 
-    Call it before rendering: afterwards equal requests may have different prompts.
+    A prompt key (`TrainingRow.key`) identifies a prompt; `held_out` has those of the rows for evaluation. Call it
+    before rendering: afterwards equal requests may have different prompts.
     """
     return list({(row.key, *row.answers.values()): row for row in rows if row.key not in held_out}.values())

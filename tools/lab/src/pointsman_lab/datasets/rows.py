@@ -28,7 +28,10 @@ TRAIN, HELDOUT, PAIRS, HELDOUT_PAIRS = "train.jsonl", "heldout.jsonl", "pairs.js
 
 
 class Source(IntEnum):
-    """Where a right answer comes from. Of two rows with the same prompt, the one with the higher source is kept."""
+    """Where the right answer of a training row comes from, in ascending order of trust.
+
+    Of several rows with the same prompt, the one with the highest source is kept in the data set.
+    """
 
     TEACHER = 1
     """The teacher path answered a prompt that was sent to it for training; the validators accepted the answer."""
@@ -46,7 +49,9 @@ class Source(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A prompt with its right answer."""
+    """A training row: a prompt (`messages`: role and content of each) with its right answer, and where the answer
+    comes from.
+    """
 
     messages: tuple[tuple[str, str], ...]
     """The role and content of each message; the last message is the user's."""
@@ -71,7 +76,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
-    """A right and a wrong answer to the same prompt."""
+    """A preference pair for training: a row with the right answer to a prompt, and a wrong answer to this prompt."""
 
     right: Row
     wrong: str
@@ -88,15 +93,18 @@ def prompt_key(messages: Sequence[tuple[str, str]]) -> str:
 
 
 def group_of(key: str) -> str:
-    """Returns the prompt key `key` with each number replaced by 0.
+    """Returns the group of a prompt: the prompt key `key` with each number in it replaced by 0.
 
-    Prompts for which it is equal form a group, which is held out as a whole or not at all.
+    Prompts of one group, which differ only in numbers, are either all held out for evaluation or all used for training.
     """
     return _DIGITS.sub("0", key)
 
 
 def canonical(answer: str) -> str:
-    """Returns a JSON object or array in a uniform format, and any other answer without whitespace at its ends."""
+    """Returns an answer in a form in which equal answers are equal texts.
+
+    JSON objects and arrays get a uniform format; any other answer only loses the whitespace at its ends.
+    """
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError):

@@ -1,4 +1,7 @@
-"""Turns stored answers and their feedback into rows and preference pairs, if their tenants consent at the time."""
+"""Turns the answers that the gateway stored for training, and the feedback on them, into rows and preference pairs.
+
+Only answers of tenants that consent when the data set is built are used.
+"""
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -45,7 +48,11 @@ class StoredAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One request with its answers, as the gateway stores it for training."""
+    """One request with its answers, as the gateway stores it for training.
+
+    `decision` is the request's id in the request log, and `kind` the kind of path that answered the caller, such as
+    "rag".
+    """
 
     decision: str
     tenant: str
@@ -87,9 +94,11 @@ NO_SAMPLES = StoredSamples((), ())
 
 
 async def read_samples(log: RedisRequestLog, learning: LearningConfig | None, task: str) -> StoredSamples:
-    """Reads a task's samples and deletes those whose tenant does not consent; anonymous ones are only left out.
+    """Reads the requests of a task that the gateway stored for training, with their answers and the feedback on them.
 
-    Does nothing if the configuration does not list the task for learning. Raises Unavailable.
+    Entries of tenants that do not consent are deleted from Redis; entries without a tenant for which there is no
+    consent are only left out. Returns no samples if `learning` is None or does not list the task. Raises Unavailable if
+    Redis does not answer.
     """
     if learning is None or task not in learning.tasks:
         return NO_SAMPLES
@@ -143,7 +152,11 @@ class Extracted:
 
 
 def extract(sample: Sample, terms: ExtractionTerms) -> Extracted:
-    """Picks a sample's right answer: an expert's correction, else a highly rated, else a validated answer."""
+    """Returns the training row and the preference pairs of one stored request, or why it has none.
+
+    The right answer is an expert's correction, otherwise an answer with a rating of at least `terms.min_rating`,
+    otherwise an unrated answer of the path `terms.teacher` that all validators accepted.
+    """
     messages, feedback = text_messages(sample.messages), sample.feedback
     if messages is None:
         return Extracted(rejected="not only text")

@@ -1,4 +1,4 @@
-"""Administrative changes in exported records."""
+"""Reads administrative changes, such as of keys and aliases, from the exporter's Parquet files."""
 
 import json
 import time

@@ -1,4 +1,7 @@
-"""Counts evidence from exported records as Redis counts it: answers, their costs and seconds, ratings and scores."""
+"""Counts answers, their costs and seconds, ratings and scores of each path from exported records.
+
+These counts are called evidence. They are the same that the gateway keeps in Redis.
+"""
 
 import json
 from collections.abc import Mapping
@@ -86,7 +89,9 @@ class LatestAnswer:
 
 
 def latest_answers(files: RecordFiles, day: str) -> Mapping[EvidenceKey, LatestAnswer]:
-    """Returns the last answer of each path and version on a day (YYYY-MM-DD)."""
+    """Returns the last answer on a UTC day (YYYY-MM-DD) of each combination of task, path, configuration and adapter
+    version.
+    """
     rows = files.query(_LATEST.format(decisions=files.table("decisions", day)))
     return {_key(key): LatestAnswer(*of) for key, *of in rows}
 

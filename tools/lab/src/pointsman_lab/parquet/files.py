@@ -46,8 +46,10 @@ _DAY = re.compile(r"(?:^|/)day=(\d{4}-\d{2}-\d{2})(?:/|$)")
 
 
 class RecordFiles:
-    """The files below a folder or URL. Each method raises FailedPrecondition ("unreadable_records") if they cannot be
-    read, or were written by a later version.
+    """The exported Parquet files below a folder or URL, in which DuckDB runs SQL queries.
+
+    Each method raises FailedPrecondition ("unreadable_records") if the files cannot be read, or were written by a
+    version of the exporter with other tables.
     """
 
     def __init__(
@@ -88,15 +90,19 @@ class RecordFiles:
         self._connection.close()
 
     def days(self, table: str, tenant: str = "") -> list[str]:
-        """Returns the UTC days (YYYY-MM-DD) of which there are files of a table, oldest first."""
+        """Returns the UTC days (YYYY-MM-DD) for which there are files of `table`, such as "decisions", oldest first.
+
+        If `tenant` is not empty, only files of this tenant count.
+        """
         with self._reading():
             files = self._files(table, tenant=tenant)
             found = self._connection.execute("SELECT file FROM glob(?)", [files]).fetchall()
         return sorted({match[1] for (file,) in found if (match := _DAY.search(str(file)))})
 
     def listed_days(self, table: str) -> list[str]:
-        """Returns the UTC days that have a folder in a table, oldest first. It takes one listing, while `days` takes
-        one or two for each day; a folder may have no files of a tenant, or none at all.
+        """Returns the UTC days (YYYY-MM-DD) for which `table` has a folder, oldest first; the folder may be empty.
+
+        It lists one folder only and is therefore faster than `days`, which looks for files in the folder of each day.
         """
         with self._reading():
             try:

@@ -1,6 +1,6 @@
-"""Reads exported decisions for the gateway's console, as its child process: `python -m pointsman_lab.parquet.history`.
+"""Searches exported decisions for the gateway's console: `python -m pointsman_lab.parquet.history`, its child process.
 
-The question is a JSON object on standard input. The answer is lines of JSON on standard output; the last one is
+Standard input is a JSON object: what to search for. Standard output is one JSON object for each line; the last one is
 `{"end": true}`, or `{"error": TEXT, "code": CODE}`. The gateway stops the process once it has read enough lines.
 """
 
@@ -48,10 +48,12 @@ Place = tuple[int, str]
 
 
 def older_decisions(files: RecordFiles, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields the decisions before the place `before` that fit the `query`, newest first, each id once.
+    """Yields the exported decisions that match a search of the console, newest first, each id once.
 
-    Each object has `found`, at most `FOUND_AT_ONCE` decisions as [Unix milliseconds, id, JSON], and `at`, the place
-    down to which decisions were compared. `tenant` is the only one whose files are read; "" stands for all.
+    `question` has `query` (the fields of a DecisionQuery), `before` ([Unix milliseconds, id]: only older decisions are
+    returned) and `tenant` (only files of this tenant are read; empty: of all). Each yielded object has `found`, at most
+    `FOUND_AT_ONCE` decisions as [Unix milliseconds, id, JSON], and `at`, the [Unix milliseconds, id] of the oldest
+    decision that has been examined so far.
     """
     wanted = dict(question["query"])
     query = DecisionQuery(**{**wanted, "ending": Ending(wanted["ending"]) if wanted["ending"] else None})
@@ -91,7 +93,11 @@ def _pages(files: RecordFiles, before: Place, tenant: str) -> Iterator[list[tupl
 
 
 def one_decision(files: RecordFiles, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields `entry` (JSON) and `feedback` of the decision `id`, if one of the `days` has it."""
+    """Yields one object on the decision with the id `id` of `question`; nothing if it is not found.
+
+    The object has the decision's `entry` (JSON) and the `feedback` on it by field. Only the UTC days `days` of
+    `question` are searched, and only files of its `tenant`; empty: of all tenants.
+    """
     for day in question["days"]:
         table = files.table("decisions", day, question["tenant"])
         for entry, tenant in files.query(_ONE.format(decisions=table), [question["id"]]):

@@ -1,4 +1,4 @@
-"""The request log in exported records; each row has the fields that Redis' entry has."""
+"""Reads the request log from exported Parquet files; its entries have the same fields as those in Redis."""
 
 import json
 import time
@@ -111,7 +111,10 @@ class ParquetRequestLog(RequestLog):
 
 @asynccontextmanager
 async def open_parquet_log(location: str) -> AsyncIterator[ParquetRequestLog]:
-    """Opens the records below a folder or URL. Raises InvalidArgument or FailedPrecondition, as `RecordFiles` does."""
+    """Opens the exported records in the folder or URL `location`, and closes them after the block.
+
+    Raises InvalidArgument if there are none, and FailedPrecondition if they cannot be read.
+    """
     files = RecordFiles(location)
     try:
         yield ParquetRequestLog(files)

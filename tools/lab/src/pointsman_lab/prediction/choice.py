@@ -70,17 +70,23 @@ class PolicyResult:
 
 
 def choose(predicted: Array, expected_usd: Array, usd_per_wrong_answer: float | Array) -> Indices:
-    """Returns the path (column) that the policy `predicted` chooses for each row, (rows,): the one of highest utility.
+    """Returns for each row the path (column) with the highest expected utility, (rows,): what the policy `predicted`
+    chooses.
 
     `predicted` are probabilities of a good answer and `expected_usd` predicted dollars, both (rows, paths).
-    `usd_per_wrong_answer` are the dollars that a wrong answer costs: one number, or one for each row, (rows,).
+    `usd_per_wrong_answer` are the dollars that a wrong answer costs: one number, or one for each row, (rows,). The
+    utility is the probability minus the dollars divided by these dollars.
     """
     price = np.reshape(usd_per_wrong_answer, (-1, 1))
     return np.asarray(np.argmax(predicted - expected_usd / price, axis=1))
 
 
 def best_single(scores: Array, usd: Array, usd_per_wrong_answer: float) -> int:
-    """Returns the path (column) with the highest mean utility; `scores` (0 to 1) and `usd` are (rows, paths)."""
+    """Returns the column of the path with the highest mean utility, if all rows are sent to one path.
+
+    The utility of an answer is its score minus its dollars divided by `usd_per_wrong_answer`, the dollars that a wrong
+    answer costs. `scores` (0 to 1) and `usd` (dollars) are (rows, paths).
+    """
     return int(np.argmax(scores.mean(axis=0) - usd.mean(axis=0) / usd_per_wrong_answer))
 
 
@@ -125,9 +131,10 @@ def measure_policy(outcomes: Outcomes, prices: Array, fixed: Indices) -> PolicyR
 
 
 def measure_gain(outcomes: Outcomes, chosen: Indices, others: Indices, prices: Array) -> Gain:
-    """Returns the gain in utility of the paths `chosen` over the paths `others`.
+    """Returns by how much the paths `chosen` exceed the paths `others` in mean utility, with a lower confidence bound.
 
-    Both are columns of the outcomes for each row, (rows,); `prices` are each row's dollars per wrong answer, (rows,).
+    Both have a column of `outcomes` for each row, (rows,); `prices` are each row's dollars per wrong answer, (rows,).
+    Utility is the score minus the dollars of the answer divided by the row's price.
     """
     rows, scores, usd = np.arange(len(prices)), outcomes.scores, outcomes.usd
     gains = scores[rows, chosen] - scores[rows, others] - (usd[rows, chosen] - usd[rows, others]) / prices

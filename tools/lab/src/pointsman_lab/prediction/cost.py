@@ -40,7 +40,10 @@ class CostPrediction:
 
 
 def fit_cost(inputs: Inputs, usd: Array) -> CostPrediction:
-    """Fits the prediction of one path to `usd`, the dollars of its answers, (rows,); rows with NaN are left out."""
+    """Fits the cost prediction of one path to `usd`, the dollars of its answers, (rows,); rows with NaN are left out.
+
+    `inputs` has the embeddings, lengths and task probabilities of the same rows.
+    """
     known = ~np.isnan(usd)
     inputs, usd = inputs.rows(known), usd[known]
     vectors, longer = inputs.vectors, np.log(inputs.lengths)

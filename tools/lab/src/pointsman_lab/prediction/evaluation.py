@@ -1,6 +1,7 @@
-"""What `predict` learns from: the scores and costs of paths on the same requests, from an evaluation or from ratings.
+"""The data that `predict` learns from: scores and costs of paths on the same requests, from an evaluation or from
+ratings.
 
-A row may have scores of some of the paths only.
+For some requests, only some of the paths may have a score.
 """
 
 import json

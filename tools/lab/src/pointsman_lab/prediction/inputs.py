@@ -56,10 +56,11 @@ def task_means(shares: Array, values: Array, mean: float) -> Array:
 
 
 def mix(shares: Array, means: Array, mean: float) -> Array:
-    """Returns the expected value of each row, (rows,): the mean of the tasks' values, weighted by their probabilities.
+    """Returns the expected value of each row, (rows,): the mean of the tasks' values, weighted by the tasks'
+    probabilities.
 
     `shares` has each row's probabilities of the tasks, (rows, tasks), and `means` the tasks' values, (tasks,). If the
-    probabilities of a row have a sum below 1, what is missing is the weight of the value `mean`.
+    probabilities of a row add up to less than 1, the value `mean` gets the rest of the weight.
     """
     return np.asarray(mean + shares @ (means - mean))
 

@@ -1,7 +1,7 @@
-"""Chooses between two ways to predict, and makes the options of the policy `predicted`.
+"""Chooses between two ways to predict scores and costs of paths, and makes the options of the policy `predicted`.
 
-By the tasks alone, every request of a task has the same predictions; by requests, each has its own. The simpler way is
-taken unless the other one is clearly better.
+One way has the same predictions for all requests of a task; the other one predicts each request from its text. The
+first way, which is simpler, is taken unless the second one is clearly better.
 """
 
 from collections.abc import Mapping, Sequence
@@ -78,9 +78,10 @@ class Candidate:
         return measure_out_of_fold(self.outcomes, self.folds, [price] * FOLDS)
 
     def gain_over(self, other: "Candidate") -> Gain:
-        """Returns by how much the mean utility of this candidate's choices exceeds that of the other's choices.
+        """Returns by how much this candidate's choices of paths exceed the other candidate's in mean utility, with a
+        lower bound.
 
-        Both choose on the same rows, at the dollars of a wrong answer of this candidate (`fold_prices`).
+        Both choose for the same rows, with the dollars of a wrong answer in this candidate's `fold_prices`.
         """
         prices = np.array(self.fold_prices)[self.folds]
         others = choose(other.outcomes.predicted, other.outcomes.expected_usd, prices)
@@ -88,9 +89,10 @@ class Candidate:
 
 
 def candidates_of(evaluation: Evaluation, inputs: Inputs, target: Target) -> list[Candidate]:
-    """Measures the ways to predict: by tasks, if there are several, then by requests.
+    """Measures each way to predict by cross-validation: by tasks, if there are several, then by requests.
 
-    `inputs` has the rows of `evaluation`.
+    Returns one candidate for each way, the simpler one first. `inputs` has the rows of `evaluation`. `target` says how
+    cost is weighed against quality.
     """
     found = [_measure(REQUESTS, evaluation, inputs, target)]
     if inputs.shares.shape[1]:
@@ -99,10 +101,11 @@ def candidates_of(evaluation: Evaluation, inputs: Inputs, target: Target) -> lis
 
 
 def best_of(candidates: list[Candidate]) -> Candidate:
-    """Returns the first candidate that is better than the best single path, or a later one that is better than that.
+    """Returns the best way to predict; a later candidate replaces an earlier one only if it is significantly better.
 
-    Better means a gain in utility whose 95 % lower bound is above 0. If no candidate is better than the best single
-    path, returns the last one. `candidates` begin with the simplest one.
+    A candidate must be better than the best single path, and then better than the candidate chosen before: the 95 %
+    lower bound of its gain in utility is above 0. If no candidate is, returns the last one. `candidates` are in order,
+    the simplest first.
     """
     best: Candidate | None = None
     for candidate in candidates:
@@ -113,14 +116,19 @@ def best_of(candidates: list[Candidate]) -> Candidate:
 
 @dataclass(frozen=True, slots=True)
 class LearnedPath:
-    """The predictions for one path, learned from all rows."""
+    """The two functions learned for one path from all rows: one predicts the quality of its answers, the other their
+    cost.
+    """
 
     quality: Prediction
     cost: CostPrediction
 
 
 def learn(candidate: Candidate, evaluation: Evaluation) -> list[LearnedPath]:
-    """Learns the predictions for each path of `evaluation` from all of its rows, in the way of `candidate`."""
+    """Fits the predictions of quality and cost for each path of `evaluation`, in its order, to all rows.
+
+    `candidate` says what the predictions may use: the tasks alone, or the requests' embeddings too.
+    """
     return [
         LearnedPath(
             fit(candidate.inputs, evaluation.scores[:, at]), fit_cost(candidate.inputs, evaluation.filled_usd[:, at])
@@ -132,11 +140,14 @@ def learn(candidate: Candidate, evaluation: Evaluation) -> list[LearnedPath]:
 def mean_usd_at(
     prices: Sequence[float], learned: Sequence[LearnedPath], candidate: Candidate, evaluation: Evaluation
 ) -> list[float]:
-    """Returns for each price of a wrong answer the mean true dollars of an answer, over the rows with costs of all
-    paths, if the paths are chosen by what was learned from all rows.
+    """Returns for each of `prices`, dollars per wrong answer, the mean dollars of an answer if the learned policy
+    chooses.
 
-    These are nearer to the dollars of later requests than those of choices out of fold: where a little more quality is
-    dear, each fold's policy chooses the dear paths for another share of the rows.
+    `learned` has the predictions of each path, fitted to all rows. The mean is over the rows of `evaluation` with
+    scores of all paths; it uses the true dollars.
+
+    These dollars are nearer to those of later requests than in cross-validation: where a little more quality is
+    expensive, each fold's policy chooses the expensive paths for another share of the rows.
     """
     predicted = np.stack([one.quality.of(candidate.inputs) for one in learned], axis=1)[evaluation.is_complete]
     expected = np.stack([one.cost.of(candidate.inputs) for one in learned], axis=1)[evaluation.is_complete]

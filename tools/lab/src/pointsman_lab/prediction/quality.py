@@ -43,7 +43,10 @@ class Prediction:
         return self.bias + self._of_tasks(inputs) + inputs.vectors @ self.weights
 
     def calibrated(self, shift: float, scale: float) -> "Prediction":
-        """Returns a prediction whose logits are `shift + scale x logits` of this one."""
+        """Returns a copy whose logits are `shift` + `scale` times those of this prediction.
+
+        Such a linear change corrects probabilities that are too high, too low, too extreme or too cautious.
+        """
         bias, weights = shift + scale * self.bias, scale * self.weights
         return Prediction(self.mean, self.task_means, scale * self.task_weight, bias, weights)
 
@@ -54,7 +57,10 @@ class Prediction:
 
 
 def fit(inputs: Inputs, scores: Array) -> Prediction:
-    """Fits the prediction of one path to `scores`, (rows,), each 0 to 1; rows whose score is NaN are left out."""
+    """Fits the probability of a good answer of one path to `scores`, (rows,), each 0 to 1; rows with NaN are left out.
+
+    `inputs` has the embeddings and task probabilities of the same rows.
+    """
     known = ~np.isnan(scores)
     inputs, scores = inputs.rows(known), scores[known]
     folds = np.arange(len(scores)) % FOLDS

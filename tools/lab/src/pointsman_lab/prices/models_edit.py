@@ -1,4 +1,4 @@
-"""Sets keys of models in the text of a YAML file, and leaves everything else as it is, with its comments."""
+"""Changes keys of models in the text of a YAML file; comments and all other text stay as they are."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping

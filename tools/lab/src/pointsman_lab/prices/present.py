@@ -1,4 +1,4 @@
-"""Finds the prices that a configuration's models have now, and the entries of them in LiteLLM's table."""
+"""Finds the present prices of a configuration's models, and the entries of these models in LiteLLM's price table."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
@@ -97,7 +97,10 @@ def _listed_price(name: str, written: Mapping[str, Any], content: Mapping[str, A
 
 
 def checked_model(name: str, keys: Mapping[str, Any]) -> ModelConfig:
-    """Returns the model `name` with these keys of models.yaml; raises ConfigError if they are invalid."""
+    """Validates the settings `keys` of the model `name`, as in models.yaml, and returns them as a ModelConfig.
+
+    Raises ConfigError if they are invalid.
+    """
     try:
         return ModelConfig.model_validate(keys)
     except ValidationError as error:

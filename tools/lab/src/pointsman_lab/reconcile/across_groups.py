@@ -1,4 +1,8 @@
-"""Finds causes that concern several groups: another boundary of days, or receipts that stand in another group."""
+"""Finds causes of differences that concern several groups of charges at once.
+
+A group has the charges of one model, day, key and service tier. The causes are another boundary between days, or
+receipts that belong to another group in the export.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,9 +61,10 @@ def _shifted(seconds: int, charge: Charge) -> float:
 
 
 def swapped(joined: Joined) -> dict[ChargeGroup, str]:
-    """Finds groups whose differences cancel each other: the export has charges under another tier, key or model.
+    """Finds groups of charges whose differences cancel each other: the export has them under another tier, key or
+    model.
 
-    Returns the cause, as text, by group.
+    Returns the cause, as text, by the group that it concerns.
     """
     found: dict[ChargeGroup, str] = {}
     without: Mapping[str, Callable[[ChargeGroup], ChargeGroup]] = {

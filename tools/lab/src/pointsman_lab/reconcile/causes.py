@@ -1,4 +1,4 @@
-"""The causes for which an export and the receipts can differ, and the differences that have them."""
+"""The possible causes of differences between a provider's export and the gateway's receipts, and such a difference."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,6 @@
-"""Reads from receipts what each engine's answer was charged: tokens and dollars by kind, with its time."""
+"""Reads from the receipts in the request log what was charged for each engine's answer: tokens and cost by kind, and
+time.
+"""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Compares one export with the charges of receipts, and names the first cause of each difference."""
+"""Compares a provider's export with the charges in the gateway's receipts, and finds the cause of each difference."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,9 +28,10 @@ class Totals:
 
     @property
     def share(self) -> Fraction:
-        """Returns `differing` as a share of the larger one of `exported` and `received`.
+        """Returns the sum of all differences, divided by the total of the export or of the receipts, whichever is
+        larger.
 
-        If neither is above 0, as after refunds, it is 1 with differences, and 0 without.
+        If neither total is above 0, as after refunds, the result is 1 with differences, and 0 without.
         """
         larger = max(self.exported, self.received)
         return Fraction(self.differing) / larger if larger > 0 else Fraction(bool(self.differing))
@@ -52,7 +53,10 @@ class Comparison:
 
     @property
     def share(self) -> Fraction:
-        """Returns the share (0 or more) of differences, in tokens or in dollars: the larger one."""
+        """Returns how far export and receipts differ, as a share of the larger total (0: not at all).
+
+        It is computed in tokens and in dollars, as far as the export has them; the larger share is returned.
+        """
         return max((of.share for of in (self.tokens, self.dollars) if of is not None), default=Fraction(0))
 
     @property

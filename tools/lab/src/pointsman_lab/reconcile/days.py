@@ -42,12 +42,17 @@ class Days:
         return len(self._days)
 
     def of_line(self, line: Line) -> float | None:
-        """Returns the day of a line; None if that day is not compared."""
+        """Returns the day of a line of the export, by the Unix seconds at which the day begins; None if it is not
+        compared.
+        """
         day = self._day(line.begin, line.end)
         return day if day in self._days else None
 
     def of_time(self, unix_seconds: float) -> float | None:
-        """Returns the day of a time; None if the export does not cover that time or its day is not compared."""
+        """Returns the day that contains a time, by the Unix seconds at which the day begins.
+
+        Returns None if the export does not cover the time, or the day is not compared.
+        """
         at = bisect_right(self._begins, unix_seconds) - 1
         if at < 0 or unix_seconds >= self._intervals[at][1]:
             return None

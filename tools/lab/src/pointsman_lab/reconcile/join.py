@@ -1,4 +1,4 @@
-"""Joins the lines of an export with charges: by model, day, key, service tier and kind of token."""
+"""Adds up a provider's export and the receipts' charges by model, day, key, service tier and kind of token."""
 
 import re
 from collections import defaultdict
@@ -59,7 +59,7 @@ class Amounts:
 
     @property
     def size(self) -> Number:
-        """Returns the absolute value of `difference`."""
+        """Returns the absolute difference between export and receipts, in tokens or requests."""
         return size(self.exported - self.received)
 
     @property
@@ -112,7 +112,10 @@ class Names:
         return next((known for known in self.known if plain_model(known) == plain), name)
 
     def key_of_line(self, key: str | None) -> str | None:
-        """Returns the engine that uses a key of the export; empty if none is named for it; None if it is left out."""
+        """Returns the name of the engine that uses a key of the export, by the user's mapping of keys.
+
+        Returns "" if the mapping has no engine for it, and None if lines with this key are left out of the comparison.
+        """
         if not self.keys or key is None:
             return ""
         return (self.keys[key] or None) if key in self.keys else ""
@@ -137,10 +140,10 @@ def join(
     names: Names,
     time_of: Callable[[Charge], float] = lambda charge: charge.ended,
 ) -> Joined:
-    """Adds up the lines of the export and the charges by group and kind, for the days in `days`.
+    """Adds up the lines of the export and the charges by group and kind of token, for the days in `days`.
 
-    `names` translates the export's names. `time_of` returns the Unix seconds by which a charge belongs to a day, by
-    default those at which its request ended.
+    A group is one model, day, key and service tier. `names` translates the export's names. `time_of` returns the Unix
+    seconds by which a charge belongs to a day, by default those at which its request ended.
     """
     joined = Joined(export)
     by_tier = any(line.tier not in (None, BATCH) for line in export.lines)
@@ -179,9 +182,9 @@ def join(
 
 
 def folded(kind: str, kinds: Iterable[str]) -> str:
-    """Returns the kind under which an export counts tokens of `kind`, such as "prompt" for "cached".
+    """Returns the kind of token under which an export counts tokens of the finer kind `kind`: "prompt" for "cached".
 
-    `kinds` are the kinds that the export distinguishes.
+    `kinds` are the kinds that the export distinguishes; a kind among them is returned unchanged.
     """
     if kind in kinds or kind in (TOOLS, REQUESTS):
         return kind

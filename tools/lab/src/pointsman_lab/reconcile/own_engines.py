@@ -45,7 +45,7 @@ class EngineHours:
 
     @property
     def share(self) -> float:
-        """Returns the difference between `paid_usd` and `usd` as a share of the larger one; 0 if nothing was stated."""
+        """Returns how far `paid_usd` and `usd` differ, as a share of the larger one; 0 if `paid_usd` is None."""
         if self.paid_usd is None:
             return 0.0
         return abs(self.paid_usd - self.usd) / max(self.paid_usd, self.usd, 1e-12)

@@ -45,8 +45,11 @@ class ReconcileOrder:
 
 
 async def reconcile(order: ReconcileOrder, config: Config, log: RequestLog) -> Report:
-    """Compares exports with receipts. Raises ConfigError if an export, or a name in the order, is wrong; Unavailable if
-    Redis does not answer.
+    """Compares providers' exports with the receipts in the request log, and returns a report on the differences and
+    causes.
+
+    Without exports, the report is on the costs of the user's own engines only. Raises ConfigError if an export cannot
+    be read or `order` names an unknown engine, and Unavailable if Redis does not answer.
     """
     models, now = config.models, time.time()
     _check_names(order, models)

@@ -1,4 +1,4 @@
-"""Chooses the receipts that an export is about, and translates its names, by the configuration."""
+"""Selects the receipts to compare with an export, and the names of models and keys, by configuration and options."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,7 @@
-"""Finds the first cause of the differences of one group by comparing its kinds with each other."""
+"""Finds the first cause of the differences within one group of charges, by comparing its kinds of tokens.
+
+A group has the charges of one model, day, key and service tier.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace

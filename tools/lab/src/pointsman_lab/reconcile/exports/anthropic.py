@@ -46,9 +46,9 @@ def is_page(content: Any) -> bool:
 
 
 def read_page(page: Mapping[str, Any], where: str) -> list[Export]:
-    """Returns the exports in one answer: usage, costs or both. `where` names the file in messages.
+    """Reads the JSON answer `page` of Anthropic's usage or cost report; returns its exports: usage, costs or both.
 
-    Raises ConfigError if further pages of the answer follow, or a value is invalid.
+    `where` names the file in error messages. Raises ConfigError if the answer has further pages, or a value is invalid.
     """
     check_page(page, where)
     usage: list[Line] = []

@@ -39,10 +39,11 @@ def is_table(columns: list[str]) -> bool:
 
 
 def read_table(rows: Iterator[tuple[int, Mapping[str, str]]], where: str, zone: tzinfo) -> list[Export]:
-    """Returns the export in a cost and usage report of AWS.
+    """Reads a cost and usage report of AWS; returns a list with one `Export`.
 
-    `rows` are pairs of line number and values by `plain_name` of the column, `where` names the file in messages, and
-    `zone` is the time zone of times without one. Raises ConfigError if a value is invalid.
+    Each of `rows` is the number of a line and its values by column, whose names are converted by `plain_name`. `where`
+    names the file in error messages. `zone` is the time zone of times that state none. Raises ConfigError if a value is
+    invalid.
     """
     lines: list[Line] = []
     left_out: dict[str, Number] = {}

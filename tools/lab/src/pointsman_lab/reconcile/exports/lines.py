@@ -1,4 +1,4 @@
-"""The lines of a provider's export: what it counted or charged in one interval, in the words of receipts."""
+"""The lines of a provider's export: what was counted or charged for a kind of token in one interval of time."""
 
 import re
 from collections.abc import Collection, Hashable, Mapping, Sequence
@@ -111,7 +111,7 @@ def check_interval(begin: float, end: float, where: str) -> tuple[float, float]:
 
 
 def exact(number: Number) -> Number:
-    """Returns the number, as an integer if it is whole."""
+    """Returns the number unchanged, but as an int if it is a whole Fraction."""
     return number.numerator if number.denominator == 1 else number
 
 

@@ -1,4 +1,4 @@
-"""Reads the kind of token and the service tier out of the words by which invoices name what they charge."""
+"""Finds the kind of token and the service tier in the names that providers give to the items of their invoices."""
 
 import re
 

@@ -55,9 +55,9 @@ def is_table(columns: list[str]) -> bool:
 
 
 def read_page(page: Mapping[str, Any], where: str) -> list[Export]:
-    """Returns the exports in one answer of the API: usage, costs or both. `where` names the file in messages.
+    """Reads the JSON answer `page` of OpenAI's usage or costs API; returns its exports: usage, costs or both.
 
-    Raises ConfigError if further pages of the answer follow, or a value is invalid.
+    `where` names the file in error messages. Raises ConfigError if the answer has further pages, or a value is invalid.
     """
     check_page(page, where)
     results, covered = [], []
@@ -71,10 +71,10 @@ def read_page(page: Mapping[str, Any], where: str) -> list[Export]:
 
 
 def read_table(rows: Iterator[tuple[int, Mapping[str, str]]], where: str) -> list[Export]:
-    """Returns the exports in a CSV file of OpenAI's usage page: usage, costs or both.
+    """Reads a CSV file of OpenAI's usage page; returns its exports: usage, costs or both.
 
-    `rows` are pairs of line number and values by `plain_name` of the column, and `where` names the file in messages.
-    Raises ConfigError if a value is invalid.
+    Each of `rows` is the number of a line and its values by column, whose names are converted by `plain_name`. `where`
+    names the file in error messages. Raises ConfigError if a value is invalid.
     """
     results = []
     for number, row in rows:

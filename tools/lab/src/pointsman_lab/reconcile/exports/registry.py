@@ -1,5 +1,7 @@
-"""Detects the format of a provider's export of usage or costs, and reads it. A new format is a module in this folder
-and an entry in a list below."""
+"""Detects the format of a provider's export of usage or costs, and reads it.
+
+To add a format, write a module in this folder and add it to the list APIS (JSON) or TABLES (CSV).
+"""
 
 import hashlib
 import json
