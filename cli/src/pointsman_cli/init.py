@@ -176,10 +176,11 @@ def _check_key(variable: str) -> None:
 
 
 def _list(engine: str, key_env: str, *, required: bool) -> Mapping[str, Mapping[str, Any]]:
-    """Returns the engine's models, as `list_models` does, by name; empty if `engine` names a provider.
+    """Returns the models that the server at the URL `engine` lists: name -> the model's entry in `/v1/models`.
 
-    If the engine cannot list its models, raises UsageError if they are `required`; otherwise prints a warning and
-    returns an empty mapping.
+    Returns an empty mapping if `engine` is a provider's name and no URL. `key_env` names the environment variable with
+    the API key. If the server cannot list its models, raises UsageError if `required`, and otherwise prints a warning
+    and returns an empty mapping.
     """
     if "://" not in engine:
         return {}

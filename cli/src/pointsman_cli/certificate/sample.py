@@ -38,7 +38,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class _Resent:
-    """One path's answers to the sampled rows, with what is certified of the same rows."""
+    """The answers of one path to rows of the evaluation that were sent to it again, and the path's results in the
+    certificate.
+
+    `margin` is the largest mean loss of score at which the path still counts as good enough.
+    """
 
     task: TaskReport
     path: EvaluatedPath

@@ -102,7 +102,7 @@ def quality_plot(task: TaskReport) -> QualityPlot | None:
 
 
 def latency_plot(task: TaskReport) -> LatencyPlot | None:
-    """Returns a task's plot of latencies; None if no path answered."""
+    """Returns a chart of how long each path of a task took to answer; None if no path has answered."""
     shown = [(number, path) for number, path in enumerate(task.paths, 1) if path.total]
     if not shown:
         return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pointsman.v1 import retriever_pb2 as pb
@@ -56,15 +56,19 @@ async def verify_collection(address: str, request: pb.VerifyRequest) -> pb.Verif
     return found
 
 
-async def reembed_collection(
-    address: str, request: pb.ReembedRequest, progress: Callable[[pb.ReembedProgress], None]
+async def follow(
+    address: str, method: str, request: pb.ReembedRequest | pb.MoveRequest, progress: Callable[[Any], None]
 ) -> pb.Collection:
-    last = pb.ReembedProgress()
+    """Calls a method of the retriever, "Reembed" or "Move", and passes its messages to `progress`; returns the
+    collection in the last one.
+    """
+    last: Any = pb.MoveProgress()
     async with open_channel(address) as channel:
         with service_errors("retriever"):
-            async for last in retriever_stub(channel).Reembed(request):
+            async for last in getattr(retriever_stub(channel), method)(request):
                 progress(last)
-    return last.collection
+    collection: pb.Collection = last.collection
+    return collection
 
 
 def build_app() -> typer.Typer:
@@ -75,17 +79,6 @@ def build_app() -> typer.Typer:
     for command in (verify, snapshot, snapshot_all, restore, restore_all, reembed, move, tune):
         app.command()(command)
     return app
-
-
-async def move_collection(
-    address: str, request: pb.MoveRequest, progress: Callable[[pb.MoveProgress], None]
-) -> pb.Collection:
-    last = pb.MoveProgress()
-    async with open_channel(address) as channel:
-        with service_errors("retriever"):
-            async for last in retriever_stub(channel).Move(request):
-                progress(last)
-    return last.collection
 
 
 def list_collections(
@@ -176,7 +169,7 @@ def reembed(
         def show(progress: pb.ReembedProgress) -> None:
             bar.update(task, completed=progress.documents, total=progress.total)
 
-        migrated = run_interruptibly(reembed_collection(retriever_address(retriever, data_dir), request, show))
+        migrated = run_interruptibly(follow(retriever_address(retriever, data_dir), "Reembed", request, show))
     typer.echo(
         f"{collection} is of {migrated.fingerprint}: {migrated.documents:,} documents, {migrated.chunks:,} chunks"
     )
@@ -203,7 +196,7 @@ def move(
         def show(progress: pb.MoveProgress) -> None:
             bar.update(task, completed=progress.documents, total=progress.total)
 
-        moved = run_interruptibly(move_collection(retriever_address(retriever, data_dir), request, show))
+        moved = run_interruptibly(follow(retriever_address(retriever, data_dir), "Move", request, show))
     typer.echo(f"{collection} is in the {moved.store} store: {moved.documents:,} documents, {moved.chunks:,} chunks")
 
 

@@ -115,10 +115,10 @@ def to_engine_request(target: Target, request: CompletionRequest) -> EngineReque
 
 
 class EngineCall:
-    """One request to one engine, and the engine's answer; implements `AnswerSource` and `ChunkSink`.
+    """One request to one engine: receives the engine's answer in chunks, and passes the chunks on to a sink.
 
-    As a `ChunkSink`, it receives the answer from the engine's client. As an `AnswerSource`, it passes the answer on
-    to the attached sink; until one is attached, it holds the first chunks and pauses reading.
+    Until a sink is attached, it holds the first chunks and stops reading from the engine. Implements `ChunkSink`,
+    through which the HTTP client delivers the chunks, and `AnswerSource`, through which the pipeline attaches its sink.
     """
 
     __slots__ = (

@@ -85,7 +85,7 @@ def _config(app: ASGIApp, grace: int, limits: ConnectionLimits) -> uvicorn.Confi
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server with limited connections, and without signal handlers, because `serve_http` stops it."""
+    """A uvicorn server that limits its connections. It handles no signals: `serve_http` stops it."""
 
     def __init__(
         self,

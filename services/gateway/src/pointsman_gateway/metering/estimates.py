@@ -1,4 +1,7 @@
-"""Finds which part of a request's cost rests on estimated tokens, because no engine counted them, and why."""
+"""Finds which dollars of a request's cost are computed from estimated instead of counted tokens, and why.
+
+Tokens are estimated if no engine has reported them, for example because the client disconnected during the answer.
+"""
 
 from collections.abc import Iterable
 

@@ -85,8 +85,9 @@ class UsageWriter:
         return self._clock.monotonic() - self._written_at
 
     async def write(self) -> None:
-        """Writes all counts to Redis. Raises Unavailable if Redis does not answer in time; the counts that are not
-        written then stay for the next call.
+        """Adds all usage that was counted since the last successful call to the counters in Redis.
+
+        Raises Unavailable if Redis does not answer in time; the usage that was not written is kept for the next call.
         """
         async with self._writing:
             self._collect()

@@ -25,9 +25,10 @@ class LoadSequence:
     async def load(self, version: str, folder: Path) -> None:
         """Makes the engine read a version's weights from `folder`.
 
-        Raises InvalidArgument ("engine_refused") if the engine rejects the weights, after a check that the engine still
-        works; FailedPrecondition ("engine_store") if it does not see the folder; ResourceExhausted ("no_slot") if its
-        memory is full; and Unavailable if it does not answer.
+        Raises InvalidArgument ("engine_refused") if the engine rejects the weights; FailedPrecondition ("engine_store")
+        if the engine does not find `folder` on its disk; ResourceExhausted ("no_slot") if the engine's memory for
+        adapters is full; and Unavailable if the engine does not answer. After a rejection it also checks that the base
+        model still answers as before, and restarts the engine if it does not.
         """
         try:
             with self._metrics.time_load_step("engine"):

@@ -10,7 +10,10 @@ from pointsman_retriever.rerank.rerankers import Reranker
 
 
 class RerankService:
-    """Scores texts by the reranker of the configuration, if there is one. Use from the event loop's thread only."""
+    """Scores texts by the configured reranker; without one, each call raises FailedPrecondition ("no_reranker").
+
+    Use from the event loop's thread only.
+    """
 
     def __init__(self, reranker: Reranker | None, calls: CallLimit) -> None:
         """Takes the reranker, None if there is none; `calls` limits the calls of `rerank` that are in progress."""

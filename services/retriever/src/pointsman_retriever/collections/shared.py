@@ -81,8 +81,10 @@ class SharedDocuments:
             return reader.info.version, sketch_of(reader.document_digests())
 
     def vector_sketch(self, known_checksum: str) -> VectorSketch | None:
-        """Returns a sample of the vectors, or None if they have not changed since their checksum was `known_checksum`,
-        in hexadecimal.
+        """Returns a sample of the collection's vectors; None if the checksum of all its vectors still is
+        `known_checksum`.
+
+        A checksum is 16 hexadecimal digits.
         """
         with self._open().reading(self._id) as reader:
             if f"{reader.info.checksum:016x}" == known_checksum:

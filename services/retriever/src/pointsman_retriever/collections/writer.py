@@ -32,10 +32,10 @@ _PendingSteps = tuple[
 
 
 class GroupCommitWriter:
-    """Applies changes to one collection; changes that wait at the same time are committed together, to save disk
-    writes.
+    """Applies the changes of all callers to one collection, each caller's as a whole or not at all.
 
-    Use from the event loop's thread only.
+    Changes that wait at the same time share one commit, so that the disk is written less often. Use from the event
+    loop's thread only.
     """
 
     def __init__(self, collection: Collection | SharedCollection, write_pool: ThreadPool) -> None:

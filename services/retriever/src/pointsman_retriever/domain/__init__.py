@@ -35,6 +35,7 @@ from pointsman_retriever.domain.search import (
     Relevance,
     SearchAnswer,
     SearchOptions,
+    to_passage,
 )
 from pointsman_retriever.domain.search_settings import (
     SearchSettings,
@@ -79,4 +80,5 @@ __all__ = [
     "Vectors",
     "parse_search_settings",
     "serialize_search_settings",
+    "to_passage",
 ]

@@ -67,7 +67,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class EncodedDocument:
-    """A document with its chunks and vectors, ready to be written."""
+    """A document, its chunks, and a vector for each chunk: all that a collection stores of the document."""
 
     document: Document
     chunks: tuple[Chunk, ...]

@@ -1,8 +1,9 @@
 """A query, how its results are ranked, and its answer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from pointsman_retriever.domain.collection import CollectionId
 from pointsman_retriever.domain.document import NamedVector
@@ -92,6 +93,30 @@ class Passage:
     before: tuple[Neighbour, ...] = ()  # in document order
     after: tuple[Neighbour, ...] = ()
     heading: str = ""  # the document's title and the headings above the passage, as in "Fares > Bicycles"
+
+
+def to_passage(
+    ranked: RankedChunk, content: Sequence[Any], before: tuple[Neighbour, ...], after: tuple[Neighbour, ...]
+) -> Passage:
+    """Returns the passage of a ranked chunk, whose stored `content` is (document id, title, text, start, end, metadata,
+    heading), with the chunks before and after it in document order.
+    """
+    document_id, title, text, start, end, metadata, heading = content
+    return Passage(
+        document_id=document_id,
+        title=title,
+        text=text,
+        start=start,
+        end=end,
+        metadata=metadata,
+        heading=heading,
+        score=ranked.score,
+        dense_score=ranked.dense,
+        sparse_score=ranked.sparse,
+        explanation=ranked.explanation,
+        before=before,
+        after=after,
+    )
 
 
 @dataclass(frozen=True, slots=True)

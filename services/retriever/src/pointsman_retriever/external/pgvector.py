@@ -1,23 +1,14 @@
 """Reads a table of PostgreSQL, by vectors of pgvector if it has some, and by words with its full-text search."""
 
 import json
-import socket
-import ssl
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from pointsman_retriever.domain import Vectors
 from pointsman_retriever.external.stores import ExternalOptions, Hit, Layout, require_fields
+from pointsman_retriever.postgres_client import PostgresConnector, close
 
-try:
-    import pg8000.dbapi as postgres
-except ImportError as error:
-    raise ImportError("PostgreSQL's client is not installed: pip install 'pointsman-retriever[pgvector]'") from error
-
-MAX_IDLE_CONNECTIONS = 8
+READ_ONLY = "SET default_transaction_read_only = on"
 
 _COLUMNS = (
     "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
@@ -35,8 +26,9 @@ class PgvectorTable:
 
     def __init__(self, options: ExternalOptions) -> None:
         self._options = options
-        self._idle: list[Any] = []
-        self._lock = threading.Lock()
+        self._connector = PostgresConnector(
+            options.url, options.key, options.timeout_seconds, [READ_ONLY], autocommit=True
+        )
         self._key = "ctid"
         schema, _, table = options.name.rpartition(".")
         self._schema, self._table = schema or "public", table
@@ -100,72 +92,21 @@ class PgvectorTable:
         ]
 
     def _run(self, query: str, parameters: Sequence[Any]) -> list[Any]:
-        with self._connection() as connection:
+        connection = self._connector.take()
+        try:
             cursor = connection.cursor()
             cursor.execute(query, parameters)
             rows: list[Any] = list(cursor.fetchall())
-            return rows
-
-    @contextmanager
-    def _connection(self) -> Iterator[Any]:
-        """Yields an idle connection, or else a new one, for the length of the block.
-
-        If the block raises, closes it and all idle ones, because the server may have restarted.
-        """
-        with self._lock:
-            connection = self._idle.pop() if self._idle else None
-        connection = connection or self._connect()
-        try:
-            yield connection
         except BaseException:
-            _close(connection)
+            close(connection)
             self.close()
             raise
-        with self._lock:
-            if len(self._idle) < MAX_IDLE_CONNECTIONS:
-                self._idle.append(connection)
-                return
-        _close(connection)
-
-    def _connect(self) -> Any:
-        parts = urlsplit(self._options.url)
-        host = parts.hostname or "localhost"
-        sock = socket.create_connection((host, parts.port or 5432), self._options.timeout_seconds)
-        # The client sends a query and its vector in several parts; without TCP_NODELAY, that takes 40 ms.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        encrypted = parse_qs(parts.query).get("sslmode", [""])[0] in ("require", "verify-ca", "verify-full")
-        try:
-            connection = postgres.connect(
-                user=unquote(parts.username or "postgres"),
-                password=self._options.key or None,
-                host=host,
-                sock=sock,
-                database=parts.path.lstrip("/") or None,
-                ssl_context=ssl.create_default_context() if encrypted else None,
-                application_name="pointsman",
-            )
-        except BaseException:
-            sock.close()
-            raise
-        connection.autocommit = True
-        cursor = connection.cursor()
-        cursor.execute("SET default_transaction_read_only = on")
-        cursor.execute(f"SET statement_timeout = {round(self._options.timeout_seconds * 1000)}")
-        return connection
+        self._connector.give_back(connection)
+        return rows
 
     def close(self) -> None:
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            _close(connection)
+        self._connector.close_idle()
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def _close(connection: Any) -> None:
-    try:
-        connection.close()
-    except Exception:  # it is broken already, and whatever it raises has been reported
-        return

@@ -18,6 +18,7 @@ from pointsman_retriever.domain import (
     Passage,
     RankedChunk,
     Vectors,
+    to_passage,
 )
 from pointsman_retriever.index.bm25 import IDF_EXPONENT, K1, B, inverse_frequencies
 from pointsman_retriever.shared.sql_filters import to_array, to_condition
@@ -221,22 +222,11 @@ class PgvectorReader:
         )
 
     def _passage(self, ranked: RankedChunk, row: Sequence[Any], neighbours: int) -> Passage:
-        document, document_id, title, text, start, end, metadata, heading = row
-        return Passage(
-            document_id=document_id,
-            title=title,
-            text=text,
-            start=start,
-            end=end,
-            metadata=metadata,
-            heading=heading,
-            score=ranked.score,
-            dense_score=ranked.dense,
-            sparse_score=ranked.sparse,
-            explanation=ranked.explanation,
-            before=self._neighbours(document, "start < %s ORDER BY start DESC", start, neighbours)[::-1],
-            after=self._neighbours(document, "start > %s ORDER BY start", start, neighbours),
-        )
+        document, *content = row
+        start = content[3]
+        before = self._neighbours(document, "start < %s ORDER BY start DESC", start, neighbours)
+        after = self._neighbours(document, "start > %s ORDER BY start", start, neighbours)
+        return to_passage(ranked, content, before[::-1], after)
 
     def _neighbours(self, document: int, condition: str, start: int, count: int) -> tuple[Neighbour, ...]:
         if not count:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pointsman_servicekit.errors import Unavailable
 
-from pointsman_retriever.domain import Chunk, Ids, IndexedChunks, Neighbour, Passage, RankedChunk
+from pointsman_retriever.domain import Chunk, Ids, IndexedChunks, Neighbour, Passage, RankedChunk, to_passage
 from pointsman_retriever.store.errors import translate_errors
 
 _LOCK_TIMEOUT_SECONDS = 30.0  # seconds that SQLite waits for a lock on the file
@@ -192,22 +192,11 @@ class ReadTransaction:
         return tuple(self._passage(one, rows[one.chunk], neighbours) for one in ranked)
 
     def _passage(self, ranked: RankedChunk, row: list[Any], neighbours: int) -> Passage:
-        document, document_id, title, text, start, end, metadata, heading = row
-        return Passage(
-            document_id=document_id,
-            title=title,
-            text=text,
-            start=start,
-            end=end,
-            metadata=metadata,
-            heading=heading,
-            score=ranked.score,
-            dense_score=ranked.dense,
-            sparse_score=ranked.sparse,
-            explanation=ranked.explanation,
-            before=self._neighbours(document, "start < ? ORDER BY start DESC", start, neighbours)[::-1],
-            after=self._neighbours(document, "start > ? ORDER BY start", start, neighbours),
-        )
+        document, *content = row
+        start = content[3]
+        before = self._neighbours(document, "start < ? ORDER BY start DESC", start, neighbours)
+        after = self._neighbours(document, "start > ? ORDER BY start", start, neighbours)
+        return to_passage(ranked, content, before[::-1], after)
 
     def _neighbours(self, document: int, condition: str, start: int, count: int) -> tuple[Neighbour, ...]:
         if not count:

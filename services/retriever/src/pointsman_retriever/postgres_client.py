@@ -1,0 +1,144 @@
+"""Connects to PostgreSQL by URL, for tables that users have and for shared collections; keeps idle connections."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pointsman_servicekit.errors import FailedPrecondition
+
+try:
+    import pg8000.dbapi as postgres
+except ImportError as error:
+    raise ImportError("PostgreSQL's client is not installed: pip install 'pointsman-retriever[pgvector]'") from error
+
+PostgresError: type[Exception] = postgres.Error
+"""Base class of pg8000's errors; the first argument of one from the server is a dict with "C" (SQLSTATE) and "M"."""
+MAX_IDLE_CONNECTIONS = 8
+DEFAULT_PORT = 5432
+SCHEMES = ("postgresql", "postgres")
+PLAIN, ENCRYPTED = ("", "disable"), ("require", "verify-ca", "verify-full")
+"""Values of `sslmode`. With each of the second ones, the server's certificate and its name are checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresAddress:
+    """The parts of a URL such as postgresql://USER@HOST:PORT/DATABASE?sslmode=verify-full."""
+
+    host: str
+    port: int
+    user: str
+    database: str | None
+    is_encrypted: bool
+
+
+class PostgresConnector:
+    """Makes connections to one server, and keeps up to `MAX_IDLE_CONNECTIONS` for later use. Safe for threads."""
+
+    def __init__(
+        self, url: str, password: str, timeout_seconds: float, settings: Sequence[str], *, autocommit: bool = False
+    ) -> None:
+        """`settings` are SQL statements that are executed on each new connection. With `autocommit`, each statement is
+        a transaction of its own.
+
+        `timeout_seconds` limits connecting, each statement, and each wait for the network. Raises FailedPrecondition
+        ("store_unusable") if the URL cannot be used.
+        """
+        self._address = parse_url(url)
+        self._password, self._timeout = password, timeout_seconds
+        self._settings = (*settings, f"SET statement_timeout = {round(timeout_seconds * 1000)}")
+        self._autocommit = autocommit
+        self._idle: list[Any] = []
+        self._lock = threading.Lock()
+
+    def take(self) -> Any:
+        """Returns an idle connection or, if there is none, a new one; raises pg8000's errors and OSError."""
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
+        return connection or self._connect()
+
+    def give_back(self, connection: Any) -> None:
+        """Keeps a connection that is in no transaction for later use, or closes it if enough are kept."""
+        with self._lock:
+            if len(self._idle) < MAX_IDLE_CONNECTIONS:
+                self._idle.append(connection)
+                return
+        close(connection)
+
+    def close_idle(self) -> None:
+        """Closes the idle connections: at shutdown, and after an error, because the server may have restarted."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            close(connection)
+
+    def _connect(self) -> Any:
+        # The client sends a query and its vector in several parts; without TCP_NODELAY, each waits for 40 ms.
+        sock = socket.create_connection((self._address.host, self._address.port), self._timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        try:
+            connection = postgres.connect(
+                user=self._address.user,
+                password=self._password or None,
+                host=self._address.host,
+                sock=sock,
+                database=self._address.database,
+                ssl_context=ssl.create_default_context() if self._address.is_encrypted else None,
+                application_name="pointsman",
+            )
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            cursor = connection.cursor()
+            for statement in self._settings:
+                cursor.execute(statement)
+            connection.commit()
+            connection.autocommit = self._autocommit
+        except BaseException:
+            close(connection)
+            raise
+        return connection
+
+
+def parse_url(url: str) -> PostgresAddress:
+    """Parses PostgreSQL's URL. Raises FailedPrecondition ("store_unusable"), which says what to write, if it is not of
+    the form postgresql://USER@HOST[:PORT]/DATABASE[?sslmode=MODE].
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or DEFAULT_PORT
+    except ValueError:
+        raise _unusable("has a host or a port that is not valid") from None
+    if parts.scheme not in SCHEMES or not parts.hostname:
+        raise _unusable("names no server")
+    if parts.password is not None:
+        raise _unusable("contains a password; put it into the variable for the key or token")
+    options = parse_qs(parts.query, keep_blank_values=True)
+    if unknown := sorted(options.keys() - {"sslmode"}):
+        raise _unusable(f"has the option {unknown[0]!r}, which is not supported; only sslmode is")
+    mode = options.get("sslmode", [""])[-1]
+    if mode not in (*PLAIN, *ENCRYPTED):
+        raise _unusable(f"has sslmode={mode}; use disable, or one of {', '.join(ENCRYPTED)}")
+    database = unquote(parts.path.lstrip("/")) or None
+    return PostgresAddress(
+        parts.hostname, port, unquote(parts.username or "postgres"), database, is_encrypted=mode in ENCRYPTED
+    )
+
+
+def close(connection: Any) -> None:
+    """Closes a connection, which may be broken or closed already."""
+    with suppress(AttributeError, OSError, PostgresError):
+        connection.close()
+
+
+def _unusable(problem: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"the URL of PostgreSQL {problem}: write postgresql://USER@HOST:PORT/DATABASE?sslmode=verify-full",
+        code="store_unusable",
+    )
