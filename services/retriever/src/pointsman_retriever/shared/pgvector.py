@@ -256,17 +256,6 @@ class PgvectorChange(PgvectorReader):
     def drop(self) -> None:
         self._store._drop(self._cursor, self.info.id)
 
-    def replace_by(self, generation: CollectionId) -> None:
-        found = self._store._find(self._cursor, generation, "FOR UPDATE")
-        quota, of = self.info.quota, self.info.id
-        self._store._drop(self._cursor, of)
-        self._cursor.execute(
-            f"UPDATE {self._store._schema}.collections SET tenant = %s, name = %s, max_documents = %s, "
-            "max_chunks = %s, max_bytes = %s, version = %s WHERE number = %s",
-            (of.tenant, of.name, quota.documents, quota.chunks, quota.bytes,
-             max(self.info.version, found.info.version) + 1, found.number),
-        )  # fmt: skip
-
     def _delete(self, ids: Sequence[str]) -> tuple[int, Mapping[str, int]]:
         """Deletes documents; returns the number of words of their chunks, and in how many chunks each term was."""
         run, tables, given = self._cursor.execute, self._tables, (to_array(ids),)

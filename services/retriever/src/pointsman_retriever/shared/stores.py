@@ -159,11 +159,6 @@ class SharedChange(Protocol):
     def drop(self) -> None:
         """Deletes the collection; this takes effect when the change ends."""
 
-    def replace_by(self, generation: CollectionId) -> None:
-        """Replaces the collection by the collection `generation`, which gets its id and its quota, when the change
-        ends.
-        """
-
 
 class SharedStore(Protocol):
     """Interface of a shared store; its methods block, and any thread of any retriever may call them.
