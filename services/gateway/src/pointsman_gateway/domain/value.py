@@ -1,4 +1,4 @@
-"""What the other domain modules are built of: the decorator `value`, the vector type, and units."""
+"""The decorator `value`, the vector type and units, which the other domain modules use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
