@@ -1,4 +1,4 @@
-"""One path's answer on the way to the client: metered, collected for the validators, and buffered if necessary.
+"""The answer of one path on its way to the client: it is metered, collected for validators, and buffered if necessary.
 
 Chunks pass through these sinks, of which those in brackets are only there if they are needed:
 source -> [ValidatingSink] -> Attempt -> [BufferingSink] -> RequestRun -> AnswerSink
@@ -15,9 +15,9 @@ from pointsman_gateway.validation.stage import AnswerChecks, Transcript, Verdict
 
 
 class ValidatingSink:
-    """Collects an answer for validators and request log, and passes it on without what only the validators need.
+    """Collects the text of an answer for the validators and the request log, and passes the chunks on to another sink.
 
-    Implements `ChunkSink`.
+    What was requested from the engine only for the validators is removed from the chunks. Implements `ChunkSink`.
     """
 
     __slots__ = ("_checks", "_sink", "transcript")
@@ -43,7 +43,7 @@ class ValidatingSink:
 
 
 class BufferingSink:
-    """Buffers an answer until `release` passes it on; implements `ChunkSink`."""
+    """Buffers the chunks of an answer until `release` names the sink to send them to; implements `ChunkSink`."""
 
     def __init__(self) -> None:
         self.arrived = Signal()
@@ -79,8 +79,10 @@ class BufferingSink:
 
 
 class Attempt:
-    """One path's answer to a request, from its first chunk on: records its chunks and usage in the meter, and passes
-    the chunks on to a sink. Implements `ChunkSink` for the answer's source.
+    """The answer of one path to a request, from its first chunk on; a request has several if paths fail or are
+    rejected.
+
+    Counts the chunks and the usage, and passes the chunks on to a sink. Implements `ChunkSink` for the engine's answer.
     """
 
     __slots__ = (
@@ -145,8 +147,10 @@ class Attempt:
     # -- called by the run
 
     async def hold(self) -> None:
-        """Buffers the answer until it is complete, and runs the validators; an answer that is too long to be validated
-        is buffered up to that point. Raises the error with which the answer ends, if it fails.
+        """Waits until the whole answer is buffered, and runs the validators on it; `refusal` then has the result.
+
+        An answer that is too long to be validated is buffered up to that length. Raises the error with which the answer
+        fails.
         """
         buffer = self._buffer = BufferingSink()
         self._attach(buffer)
@@ -159,14 +163,18 @@ class Attempt:
         self._meter.record_buffering()
 
     def pass_on(self, sink: ChunkSink) -> None:
-        """Sends the answer to `sink`, starting with what is buffered."""
+        """Sends the answer to `sink`: first what is buffered, then each chunk as it arrives."""
         if self._buffer is not None:
             self._buffer.release(sink)
         else:
             self._attach(sink)
 
     def complete(self) -> None:
-        """Runs the validators on the complete answer and, if none rejects it, calls `answer.accepted`. Idempotent."""
+        """Runs the validators on the complete answer. If none rejects it, calls `answer.accepted` (to store it in the
+        cache).
+
+        Later calls do nothing.
+        """
         if self.is_complete:
             return
         self.is_complete = True
@@ -186,8 +194,10 @@ class Attempt:
 
     @property
     def answered(self) -> CompletedAnswer | None:
-        """Returns the answer for the request log; None unless it has exactly one choice, with a text and without tool
-        calls, and was not too long to collect. To be called only if the attempt `reads` or has `checks`.
+        """Returns the answer's text and verdicts for the request log; call it only if the text was collected.
+
+        None unless the answer has exactly one choice, with text and without tool calls, and was short enough to be
+        collected.
         """
         transcript = self._transcript
         assert transcript is not None  # called only if the answer is read

@@ -20,10 +20,10 @@ MAX_CONCURRENT_RUNS = 8
 
 @value
 class BatchFinished(Finished):
-    """The end of a batch.
+    """The last event of the merged answer to a batch, with the receipts of all its requests in `parts`.
 
-    `receipt` is the receipt of the first request, with three fields replaced: `usage` and `picodollars` are the sums
-    over all requests, and `seconds` holds only "total", that of the slowest request. `finish_reason` is empty.
+    `receipt` is that of the first request, with three fields replaced: `usage` and `picodollars` are the sums over all
+    requests, and `seconds` has only "total", that of the slowest request. `finish_reason` is empty.
     """
 
     parts: tuple[Receipt, ...] = ()
@@ -49,10 +49,10 @@ class RequestBatch:
         """Why the whole batch was cancelled; None if it was not, or if the client has disconnected."""
 
     def start(self) -> None:
-        """Starts the first request, whose decision the client gets. The others start once the first answer has begun;
-        at most `MAX_CONCURRENT_RUNS` requests run at once.
+        """Starts the first request, and when its answer begins, the others; at most `MAX_CONCURRENT_RUNS` run at once.
 
-        Must be called in the HTTP request's context, from which the runs take the request's id.
+        The client gets the decision of the first request. Must be called in the HTTP request's context, from which the
+        runs take the request's id.
         """
         self._start_waiting()
 

@@ -189,17 +189,18 @@ def _reject_token_ids(request: Request) -> None:
 
 
 class GuardedClassification:
-    """Checks a request before it is classified; implements `Classifier`."""
+    """Wraps the classification, and has guardrails check each request before it; implements `Classifier`."""
 
     def __init__(self, inner: Classifier, guardrails: Guardrails) -> None:
         self._inner = inner
         self._guardrails = guardrails
 
     async def label(self, request: Request) -> Labels:
-        """Checks the request, redacts it in place if necessary, and classifies it. Verdicts other than "passed" become
-        notes of the labels.
+        """Checks the request by guardrails, redacts it in place if necessary, and returns the result of its
+        classification.
 
-        Raises GuardrailBlocked, GuardrailUnavailable, or InvalidArgument for a prompt of token ids.
+        Rulings other than "passed" are added to the result's notes. Raises GuardrailBlocked, GuardrailUnavailable, or
+        InvalidArgument for a prompt of token ids, which guardrails cannot read.
         """
         _reject_token_ids(request)
         redacted = await _redacted(self._guardrails, "request", request.messages, request.sampling)
@@ -212,17 +213,20 @@ class GuardedClassification:
 
 
 class GuardedPrompts:
-    """Checks the complete prompt, with everything that its path has added; implements `PromptBuilder`."""
+    """Wraps the builder of prompts, and has guardrails check each complete prompt, with examples and passages.
+
+    Implements `PromptBuilder`.
+    """
 
     def __init__(self, inner: PromptBuilder, guardrails: Guardrails) -> None:
         self._inner = inner
         self._guardrails = guardrails
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
-        """Builds a prompt, checks it, and returns it redacted. If there is something to redact, also changes `request`
-        in place: its parameters, and the prompts of a completion.
+        """Builds a prompt, has guardrails check it, and returns it with their findings redacted.
 
-        Raises GuardrailBlocked, GuardrailUnavailable, InvalidArgument for a prompt of token ids, and the inner
+        Findings in the request's parameters, and in the prompts of a completion, are redacted in `request` itself.
+        Raises GuardrailBlocked, GuardrailUnavailable, InvalidArgument for a prompt of token ids, and the wrapped
         builder's errors.
         """
         _reject_token_ids(request)
@@ -237,7 +241,7 @@ class GuardedPrompts:
 
 
 class GuardedMetering(Metering):
-    """A metering whose receipts contain the guardrails' verdicts."""
+    """Wraps the metering, so that each receipt contains the verdicts of guardrails on its request."""
 
     def __init__(self, inner: Metering, metrics: GuardrailMetrics | None) -> None:
         """Takes the metering to extend. Without `metrics`, verdicts are not counted."""
@@ -248,7 +252,10 @@ class GuardedMetering(Metering):
         return GuardedMetering(super().with_counters(aggregator, canary), None)
 
     def start(self, request: Request) -> Meter:
-        """Starts a request's meter, and sets `current_verdicts` in the current context to an empty collection."""
+        """Returns the meter of a new request, which adds the verdicts of guardrails to the request's receipt.
+
+        Sets the context variable `current_verdicts` to an empty collection, to which guardrails add their verdicts.
+        """
         verdicts = Verdicts()
         current_verdicts.set(verdicts)
         return GuardedMeter(self, request, verdicts)

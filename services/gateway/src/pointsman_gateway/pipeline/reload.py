@@ -33,7 +33,7 @@ class ReloadStatus:
 
 @dataclass(frozen=True, slots=True)
 class ConfigVersion:
-    """The configuration's files at one time, and whether they were accepted."""
+    """The files of the configuration as they were at one time, and whether they were accepted or rejected."""
 
     revision: str
     """The configuration's revision; empty if the files were rejected."""
@@ -58,12 +58,16 @@ class ConfigHistory:
 
 class ReloadMetrics(Protocol):
     def count_reload(self, outcome: str, revision: str) -> None:
-        """Counts a reload: `outcome` is "swapped" or "refused", `revision` is that of the then active snapshot."""
+        """Counts a reload of the configuration.
+
+        `outcome` is "swapped" (the new one is active) or "refused"; `revision` is that of the configuration active
+        afterwards.
+        """
         ...
 
 
 class ConfigReloader:
-    """Holds the active snapshot, and replaces it after the configuration's files have changed."""
+    """Holds the objects built from the active configuration, and replaces them when its files change."""
 
     def __init__(
         self,
@@ -90,12 +94,17 @@ class ConfigReloader:
         return ReloadStatus(running.revision, running.unix, rejected.problem if rejected else "")
 
     def running_files(self) -> tuple[str, Mapping[str, str]]:
-        """Returns the active configuration's revision and files, as in `ConfigVersion`."""
+        """Returns the active configuration's revision, and its files: path in the configuration's folder -> text.
+
+        For a file that is too large, the text only states its size.
+        """
         return self.history.running.revision, self.history.running.files
 
     async def watch(self, seconds: float) -> None:
-        """Checks the files every `seconds`, until cancelled, and calls `reload` after an edit, once two checks in a row
-        have seen the same names, inodes, sizes and modification times.
+        """Checks every `seconds` whether the configuration's files have changed, and calls `reload` if so; never
+        returns.
+
+        To not read a half-written edit, it waits until two checks in a row see the same names, inodes, sizes and times.
         """
         built = seen = await asyncio.to_thread(_file_states, self._watched)
         while True:
@@ -106,11 +115,11 @@ class ConfigReloader:
                 await self.reload()
 
     async def reload(self) -> None:
-        """Builds a snapshot from the files and activates it. If `build` raises, the active snapshot stays; the problem
-        is logged, and recorded in `history` and `status`.
+        """Builds all objects from the configuration's present files, and makes them active.
 
-        A garbage collection then frees snapshots that no request uses any more: they contain reference cycles, and with
-        the thresholds that `freeze_gc` sets dozens of them would stay in memory.
+        If that fails, the old ones stay active, and the problem is logged and recorded in `history` and `status`;
+        nothing is raised. A garbage collection then frees objects that no request uses any more, since they contain
+        reference cycles.
         """
         files = await asyncio.to_thread(_texts, self._watched)
         try:

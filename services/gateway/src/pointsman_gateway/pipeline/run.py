@@ -43,15 +43,19 @@ if TYPE_CHECKING:
 
 
 def with_known_model(request: Request, resolve_model: Callable[[str], str]) -> Request:
-    """Returns the request with its `model` replaced by what `resolve_model` returns for it: the configuration may name
-    models for aliases, and one for unknown names.
+    """Returns the request with its `model` replaced by `resolve_model(model)`, for names that the configuration maps.
+
+    These are other names for a model, and unknown names if the configuration has a model for them.
     """
     model = resolve_model(request.model)
     return request if model == request.model else replace(request, model=model)
 
 
 class RequestRun:
-    """Answers one request, and makes its receipt whatever the outcome. Implements `ChunkSink` and `RunControl`."""
+    """Carries one request through all stages, sends the answer to a sink, and makes the receipt whatever the outcome.
+
+    Implements `ChunkSink` and `RunControl`.
+    """
 
     __slots__ = (
         "_attempts", "_checks", "_end", "_execution", "_has_first_token", "_is_paused",
@@ -87,7 +91,7 @@ class RequestRun:
         return self._execution.is_over
 
     def start(self) -> None:
-        """Runs the request until it has to wait for something, or ends."""
+        """Begins to handle the request; returns when the request first has to wait for something, or has ended."""
         self._pipeline.active_runs.add(self, self._request.deadline)
         self._execution.start()
 
@@ -105,8 +109,8 @@ class RequestRun:
             self._source.resume()
 
     def cancel(self, reason: PointsmanError | None = None) -> None:
-        """Ends the run, and stops the engine at once. The client gets the error `reason`; None means that the client
-        has disconnected. If it is called more than once, the first reason that is not None counts.
+        """Ends the request, and stops the engine at once. The client gets the error `reason`; None means that the
+        client has disconnected. If it is called more than once, the first reason that is not None counts.
         """
         if self._reason is None:
             self._reason = reason

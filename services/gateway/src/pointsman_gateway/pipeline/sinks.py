@@ -1,4 +1,4 @@
-"""Answer sinks from which a coroutine reads: for ASGI, gRPC, shadow requests and tests."""
+"""Sinks that store the events of an answer until a coroutine reads them: for ASGI, gRPC, shadow requests and tests."""
 
 import asyncio
 from collections import deque
@@ -22,14 +22,14 @@ Item = TypeVar("Item")
 
 
 class AnswerNotRead(DeadlineExceeded):
-    """The client did not read its answer before the deadline."""
+    """Raised if the client did not read its whole answer before the request's deadline."""
 
     def __init__(self) -> None:
         super().__init__("the answer was not read in the request's time", code="deadline_exceeded")
 
 
 class RunControl(Protocol):
-    """Interface by which a sink controls its run; `RequestRun` and `RequestBatch` implement it."""
+    """How the sink of an answer pauses, resumes or cancels the request; `RequestRun` and `RequestBatch` have it."""
 
     def pause(self) -> None:
         """Pauses the answer until `resume`, because the client does not read it (backpressure)."""
@@ -38,14 +38,16 @@ class RunControl(Protocol):
     def resume(self) -> None: ...
 
     def cancel(self, reason: PointsmanError | None = None) -> None:
-        """Ends the run with the error `reason`; None means that the client has disconnected (outcome "cancelled")."""
+        """Ends the request. The client gets the error `reason`; None means that it has disconnected (outcome
+        "cancelled").
+        """
         ...
 
 
 class ItemQueue(Generic[Item]):
-    """Passes a run's items, such as events, to one reader, and pauses the run while too many bytes wait to be read.
+    """Passes the items of one request's answer to one reader, and pauses the request while too many bytes are unread.
 
-    Items stay in the queue after the run's end, so a run does not keep its slot and engine for a slow reader.
+    Items stay in the queue after the request's end, so a request keeps no slot and no engine for a slow reader.
     """
 
     def __init__(self, unread: UnreadBudget | None = None) -> None:
@@ -83,13 +85,17 @@ class ItemQueue(Generic[Item]):
             self._unread_bytes = 0
 
     def close(self, error: Exception | None = None) -> None:
-        """Ends the queue: the reader gets the remaining items, then `error` if it is given. Later calls do nothing."""
+        """Marks the end of the items: the reader gets the remaining ones, then `error` if it is given. Later calls do
+        nothing.
+        """
         if not self._is_closed:
             self._is_closed, self.error = True, error
             self._wake()
 
     def detach(self) -> None:
-        """Records that the run has ended, and ends the queue if it has not ended yet."""
+        """Records that the request has ended, so that it is not paused or cancelled any more, and marks the end of the
+        items.
+        """
         self.run = None
         self.close()
         self._wake()
@@ -112,7 +118,7 @@ class ItemQueue(Generic[Item]):
         return self._items.popleft()
 
     async def aclose(self) -> None:
-        """Cancels the run if it has not ended, and returns once its receipt is written."""
+        """Cancels the request if it has not ended, and returns once its receipt is written."""
         self._release_unread()
         self._unread = None
         if self.run is not None:
@@ -121,11 +127,11 @@ class ItemQueue(Generic[Item]):
                 await self._wait()
 
     async def write_to(self, write: Callable[[Item], Awaitable[None]], deadline: float) -> None:
-        """Passes every item to `write`, until `UNREAD_SECONDS` after the deadline (on the event loop's clock).
+        """Passes every item to `write`, until `UNREAD_SECONDS` after `deadline` (seconds on the event loop's clock).
 
-        If the run has not delivered the last item by then, the method waits up to `UNREAD_SECONDS` more, in case the
-        event loop has stalled. Raises the run's error, or an error of `write`, or AnswerNotRead if the time is over. In
-        the last two cases the run is cancelled.
+        If the request has not delivered its last item by then, waits up to `UNREAD_SECONDS` more, in case the event
+        loop has stalled. Raises the error with which the request fails, an error of `write`, or AnswerNotRead if the
+        time is over. After the last two, the request is cancelled.
         """
         try:
             if not await self._write_until(write, deadline + UNREAD_SECONDS) and not await self._write_until(
@@ -171,7 +177,9 @@ class ItemQueue(Generic[Item]):
 
 
 class EventQueue(ItemQueue[Event]):
-    """A queue of the events of one answer; implements `AnswerSink`."""
+    """The queue of one answer's events, from the sink that the request writes to, to one reader; implements
+    `AnswerSink`.
+    """
 
     def started(self, started: Started) -> None:
         self.put(started, EVENT_BYTES)
@@ -190,7 +198,7 @@ class EventQueue(ItemQueue[Event]):
 
 
 class CollectedAnswer:
-    """Collects one answer; implements `AnswerSink`."""
+    """Collects the events of one answer, for code that wants it as a whole; implements `AnswerSink`."""
 
     def __init__(self) -> None:
         self.run: RunControl | None = None
@@ -203,9 +211,10 @@ class CollectedAnswer:
         self._over = asyncio.Event()
 
     async def whole(self) -> Finished:
-        """Waits until the answer is complete, and returns its last event; `start` and `pieces` then hold the rest.
+        """Waits until the answer is complete, and returns its last event, with the receipt.
 
-        Raises the PointsmanError with which the run ends, if it fails. Cancelling the call cancels the run.
+        The attributes `start` and `pieces` then hold the first event and the chunks. Raises the PointsmanError with
+        which the request fails. Cancelling the call cancels the request.
         """
         try:
             await self._over.wait()
