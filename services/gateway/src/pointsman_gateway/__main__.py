@@ -160,12 +160,12 @@ async def check_engine_of(folder: Path, name: str) -> int:
 
 
 async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence[int] | None = None) -> None:
-    """Serves until SIGINT or SIGTERM, then lets requests in progress finish, and ends those that take longer than
-    `settings.shutdown_timeout` seconds.
+    """Runs the HTTP and gRPC servers until SIGINT or SIGTERM, then lets requests in progress end.
 
-    `worker` is None if this is the only gateway process; else it has the process's number and the file descriptor of a
-    connection to the supervisor. Raises ConfigError if the configuration is invalid, ModelMissing or TlsError (both are
-    OSErrors), or another OSError, for example if a port is in use.
+    Those that take longer than `settings.shutdown_timeout` seconds are aborted. `worker` is None if this is the only
+    gateway process; else it has the process's number and the file descriptor of a connection to the supervisor. Raises
+    ConfigError if the configuration is invalid, ModelMissing or TlsError (both are OSErrors), or another OSError, for
+    example if a port is in use.
     """
     supervisor, is_worker = (await connect_supervisor(worker[1]) if worker else None), bool(worker)
     config = _load_checked(settings.config)

@@ -24,7 +24,9 @@ def to_catalog(config: Config) -> Catalog:
 
 
 def paths_of(task: TaskConfig, default: str) -> list[str]:
-    """Returns the names of all paths that may answer the task's requests, each once."""
+    """Returns the names of all paths that may answer the task's requests, each once; `default` is the default path's
+    name.
+    """
     return list(dict.fromkeys([*task.policy.paths, *task.fallback, default]))
 
 

@@ -1,4 +1,4 @@
-"""Follows the states of the engines that a configuration names, and the members of groups of engines.
+"""Keeps up to date which engines a configuration has (groups of engines grow and shrink), and which state each is in.
 
 After a reload, an engine keeps its state if its name and `EngineConfig.identity` are the same.
 """
@@ -38,7 +38,7 @@ _Key = tuple[str, EngineConfig]
 
 
 def to_engine(name: str, config: EngineConfig) -> Engine:
-    """Returns the engine `name` of a configuration, in its state before any report.
+    """Makes the engine called `name` from its configuration, in the state of an engine that has not reported yet.
 
     Raises ConfigError if the URL is invalid or the environment lacks the API key.
     """
@@ -72,15 +72,15 @@ def check_url(what: str, url: str) -> None:
 
 
 class TrackedEngines(Protocol):
-    """Interface to an engine or a group of engines that is followed."""
+    """Interface to one engine, or one group of engines, whose state background tasks keep up to date."""
 
     @property
     def states(self) -> Sequence[EngineState]:
-        """Returns the state of the engine, or of each present member of the group."""
+        """Returns the state of the engine as a list of one, or the states of the present engines of the group."""
         ...
 
     def stop(self) -> None:
-        """Stops following the engine or the group; the states stay as they are."""
+        """Ends the background tasks of the engine or the group; its states are not updated any more."""
         ...
 
 
@@ -123,9 +123,9 @@ class _TrackedGroup:
 
 
 class EngineDiscovery:
-    """Keeps the states of engines up to date, and the members of groups in the `Engines` of the active configuration.
+    """Runs the background tasks that keep the states of engines, and the members of groups of engines, up to date.
 
-    It is an async context manager: at its end, all background tasks are stopped.
+    It serves all configurations in turn. It is an async context manager: at its end, all background tasks are stopped.
     """
 
     def __init__(
@@ -158,10 +158,10 @@ class EngineDiscovery:
         self._active: tuple[Engines, Sequence[_Key]] | None = None
 
     async def engines(self, models: ModelsFile, wait_seconds: float = 0.0) -> Engines:
-        """Returns the engines of a configuration, and begins to follow those that are new.
+        """Returns the engines of a configuration, and starts the background tasks of those that no earlier one has.
 
-        Waits up to `wait_seconds` until all new engines with `EngineConfig.is_watched` have reported, since they get no
-        requests before. Raises ConfigError if a URL is invalid or an API key is missing.
+        New engines with `EngineConfig.is_watched` get no requests before their first report, so it waits for these, up
+        to `wait_seconds`. Raises ConfigError if a URL is invalid or an API key is missing.
         """
         keys = _keys(models.engines)
         added = {key: to_engine(*key) for key in keys if key not in self._tracked}
@@ -173,9 +173,9 @@ class EngineDiscovery:
         return Engines(self._states(keys), engine_settings(models), self.aliases)
 
     def activate(self, engines: Engines, models: ModelsFile) -> None:
-        """Makes `engines` the active ones, whose groups are kept up to date, and stops following all other engines.
+        """Makes `engines` those of the active configuration, and stops the background tasks of all other engines.
 
-        Requests that still use one of these see its last state.
+        Requests that still use one of the other engines see its last state.
         """
         keys = _keys(models.engines)
         for key in [key for key in self._tracked if key not in keys]:

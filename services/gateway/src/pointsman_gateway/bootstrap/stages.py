@@ -1,4 +1,4 @@
-"""Builds the stages of one configuration, wrapped in the cache and the guardrails."""
+"""Builds the stages of one configuration, through which requests pass, with cache and guardrails around them."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -57,7 +57,7 @@ from pointsman_gateway.validation.stage import Validation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
-    """The objects that the stages of all configurations share."""
+    """The objects that the stages of all configurations share, such as the HTTP client of engines and the metrics."""
 
     client: EngineClient
     search: Search

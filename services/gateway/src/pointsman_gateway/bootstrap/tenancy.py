@@ -1,4 +1,4 @@
-"""Opens keys and limits, and checks the requirements of single sign-on."""
+"""Builds the object that checks API keys and enforces limits, and checks what single sign-on needs."""
 
 import os
 from collections.abc import AsyncIterator
@@ -23,10 +23,11 @@ from pointsman_gateway.tenancy.tasks import POLL_TIMEOUT_SECONDS
 async def open_tenancy(
     settings: Settings, registry: CollectorRegistry, state: RedisState
 ) -> AsyncIterator[OpenAccess | RedisTenancy]:
-    """Yields the object that identifies callers and enforces their limits, and closes it at the end of the block.
+    """A context manager that yields the object that identifies callers and enforces their limits, and closes it at the
+    end.
 
-    It is a `RedisTenancy` if authentication is on, and otherwise an `OpenAccess`, which accepts every caller.
-    Raises ConfigError if authentication is on and the Redis URL is missing or invalid.
+    It is a `RedisTenancy` if authentication is on, and otherwise an `OpenAccess`, which accepts every caller. Raises
+    ConfigError if authentication is on and the Redis URL is missing or invalid.
     """
     async with AsyncExitStack() as stack:
         tenancy: OpenAccess | RedisTenancy = OpenAccess()

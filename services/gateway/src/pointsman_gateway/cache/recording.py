@@ -1,4 +1,4 @@
-"""Records an answer while it streams, and replays a stored one."""
+"""Records an answer for the cache while it streams to the client, and replays an answer from the cache as a stream."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ _decode_answer = msgspec.json.Decoder(_EncodedAnswer).decode
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer that was read from the cache."""
+    """An answer that was read from the cache: the model that made it, and its chunks."""
 
     model: str
     """The base model or adapter version that made it."""
@@ -51,7 +51,7 @@ class StoredAnswer:
 
 
 class Replay:
-    """Replays a stored answer; implements `AnswerSource`."""
+    """Pushes the chunks of an answer from the cache to a sink, as an engine would; implements `AnswerSource`."""
 
     def __init__(self, recorded: StoredAnswer) -> None:
         self._steps = recorded.steps
@@ -95,7 +95,9 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class CacheableAnswer:
-    """A complete answer that may be stored."""
+    """A complete answer that the cache may store: `json` is what is stored, `text` are its texts, to check for
+    personal data.
+    """
 
     json: str
     """The answer in the format that `parse_answer` reads."""
@@ -106,9 +108,10 @@ class CacheableAnswer:
 
 
 class Recording:
-    """Records an answer for the cache while passing it on from `source` to the attached sink.
+    """Records an answer for the cache while it passes the chunks on from `source`, an engine's answer, to the client's
+    sink.
 
-    Implements `AnswerSource`, and the `ChunkSink` of `source`.
+    Implements `AnswerSource` for the client's sink, and `ChunkSink` for `source`.
     """
 
     def __init__(self, model: str, source: AnswerSource) -> None:
@@ -153,8 +156,10 @@ class Recording:
 
     @property
     def complete(self) -> CacheableAnswer | None:
-        """Returns the recorded answer; None if it has not ended, has failed, has no text of any kind (see
-        `CacheableAnswer.text`), is `too_long`, or has a choice whose finish reason is not in `CLEAN_ENDS`.
+        """Returns the recorded answer if the cache may store it, else None.
+
+        None if it has not ended, has failed, has no text of any kind (`CacheableAnswer.text`), is `too_long`, or has a
+        choice whose finish reason is not in `CLEAN_ENDS`.
         """
         ends = self._ends.values()
         pieces = self._texts.values()
@@ -194,7 +199,7 @@ def _strings(value: Any, path: JsonPath) -> Iterator[tuple[JsonPath, str]]:
 
 
 def parse_answer(text: str) -> StoredAnswer | None:
-    """Parses a stored answer (`CacheableAnswer.json`); returns None if the text has another format."""
+    """Parses an answer from the JSON that the cache stores (`CacheableAnswer.json`); returns None if it is invalid."""
     try:
         stored = _decode_answer(text)
     except (msgspec.MsgspecError, RecursionError, ValueError):

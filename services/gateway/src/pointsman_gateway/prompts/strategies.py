@@ -153,9 +153,11 @@ class Retrieval(Strategy):
 
 
 def choose_passages(options: RetrievalOptions, found: Found) -> tuple[Passage, ...]:
-    """Returns the best passages that have the minimum score and together fit into `max_tokens`, in tokens of the
-    embedding model; none if `found` is not relevant. They are ordered by document and position, not by rank: prompts
-    with the same passages then begin with the same text, which the engine has in its prefix cache.
+    """Returns the best of the passages found that have the minimum score and together fit into `max_tokens`.
+
+    Tokens are those of the embedding model. Returns none if `found` is not relevant. They are ordered by document and
+    position, not by rank: prompts with the same passages then begin with the same text, which the engine has in its
+    prefix cache.
     """
     chosen, tokens_left = [], options.max_tokens
     for passage in found.passages if found.relevant else ():
@@ -166,7 +168,7 @@ def choose_passages(options: RetrievalOptions, found: Found) -> tuple[Passage, .
 
 
 class Prompts:
-    """Builds the prompt for a request and its decision; implements `PromptBuilder`."""
+    """Builds the prompt of each request by the strategies of the path that was chosen; implements `PromptBuilder`."""
 
     def __init__(self, strategies: Mapping[str, Sequence[Strategy]]) -> None:
         """Takes the strategies of each path; a path that is missing, such as a named model's, has none."""
@@ -175,10 +177,10 @@ class Prompts:
         """The system texts of paths whose strategies add nothing else, the same for every request."""
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
-        """Builds the prompt by the strategies of the decision's path.
+        """Builds the prompt for a request by the strategies of the decision's path.
 
-        Raises NothingRelevant, with its `spent` set, if the request should take its next path. Raises other errors of
-        the strategies, such as Unavailable if a required search fails.
+        Raises NothingRelevant if another path should answer, since a search found nothing; its `spent` has the searches
+        and embeddings to charge. Raises other errors of the strategies, such as Unavailable if a required search fails.
         """
         started = time.perf_counter()
         path = decision.path.name

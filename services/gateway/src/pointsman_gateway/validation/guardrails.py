@@ -32,9 +32,7 @@ Kind = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
 
 
 class RegexGuardrail(Guardrail):
-    """A guardrail that finds matches of regular expressions. The options are {KIND: PATTERN}; a finding has the kind of
-    its pattern.
-    """
+    """A guardrail that finds matches of regular expressions; its options are {KIND OF FINDING: PATTERN}."""
 
     Options = Annotated[dict[Kind, str], Field(min_length=1)]
 
@@ -183,7 +181,9 @@ class _Reply(msgspec.Struct):
 
 
 class HttpClassifier(Guardrail):
-    """A guardrail that calls an HTTP service; docs/guardrails.md describes its JSON."""
+    """A guardrail that sends the texts to an HTTP service, which returns findings; docs/guardrails.md describes its
+    JSON.
+    """
 
     Options = HttpOptions
 
@@ -198,8 +198,10 @@ class HttpClassifier(Guardrail):
             self._auth = f"authorization: Bearer {key}\r\n"
 
     async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> list[Finding]:
-        """Returns the findings of the service. Raises HttpUnreachable without a complete reply within
-        `MAX_GUARDRAIL_SECONDS` and `MAX_REPLY_BYTES`, and ValueError for a status other than 200 or an invalid body.
+        """Returns the findings of the service in the texts; `hook` says which texts these are.
+
+        Raises HttpUnreachable if there is no complete reply within `MAX_GUARDRAIL_SECONDS` and `MAX_REPLY_BYTES`, and
+        ValueError for a status other than 200 or an invalid body.
         """
         assert self._http is not None  # a configuration that is only checked has no requests
         body = msgspec.json.encode({"hook": hook, "texts": texts})

@@ -72,8 +72,9 @@ class MeanLogprob(Validator):
         self._minimum = options
 
     def objection(self, choice: Choice) -> str | None:
-        """Rejects a choice if the mean is too low, or unknown because the engine reported no log-probabilities. Without
-        log-probabilities, a choice that only calls tools is accepted.
+        """Returns the reason to reject the choice, if the mean of its log-probabilities is too low; None to accept it.
+
+        Also rejects a choice if the engine reported no log-probabilities, unless the choice only calls tools.
         """
         if not choice.logprobs:
             return None if choice.only_calls_tools else "the engine reported no log-probabilities"
