@@ -1,4 +1,4 @@
-"""What all configuration schemas share: strict models, bounds of sampling parameters, and entries of extensions."""
+"""What all configuration schemas share: the base class `Strict`, types of fields with their limits, and extensions."""
 
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
@@ -53,7 +53,7 @@ class Strict(BaseModel):
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be used; the message says what is wrong, and what would be right."""
+    """Raised if the configuration cannot be used; the message says what is wrong, and what would be right."""
 
 
 def must_be_known(what: str, name: str, known: Collection[str]) -> None:
@@ -144,7 +144,7 @@ class PolicyConfig(ExtensionConfig):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Returns every path that the policy may choose."""
+        """Returns the names of all paths that the policy may choose."""
         return tuple(self.build().paths)
 
 
@@ -153,7 +153,7 @@ class StrategyConfig(ExtensionConfig):
 
     @property
     def resources(self) -> Resources:
-        """Returns the prompts, examples and collections that the strategy's options refer to."""
+        """Returns the prompt files, examples and collections that the strategy's options refer to."""
         return self.implementation.resources(self.options)  # type: ignore[no-any-return]  # the class is found by name
 
 

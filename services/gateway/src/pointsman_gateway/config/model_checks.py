@@ -1,4 +1,4 @@
-"""Checks the models, engines, prices and aliases of models.yaml against the other files."""
+"""Checks that the models, engines, prices and aliases of models.yaml fit the other configuration files."""
 
 from collections.abc import Collection, Sequence
 
@@ -94,7 +94,10 @@ def _model_of(name: str, paths: PathsFile) -> str:
 
 
 def judge_rejects(models: ModelsFile, paths: PathsFile, judge: JudgeConfig) -> frozenset[str]:
-    """Returns the request fields that at least one engine of the judge's model rejects."""
+    """Returns the names of the request fields that at least one engine of the judge's model rejects.
+
+    A judge is a model that grades answers.
+    """
     model = _model_of(judge.model, paths)
     rejected = [engine.rejected_fields for engine in models.engines.values() if engine.model == model]
     return frozenset[str]().union(*rejected)

@@ -174,7 +174,7 @@ class ResilienceConfig(Strict):
 
 
 class EndpointConfig(Strict):
-    """A model that is called once for a request, and its endpoint."""
+    """An embedding model or a reranker, which is called once for a request, and the URL at which it is called."""
 
     url: str = Field(default="", description="unset: that of the provider; with or without the API's path")
     api_key_env: str = Field(default="", description="the environment variable with the API key")
@@ -187,7 +187,7 @@ class EndpointConfig(Strict):
 
     @property
     def is_own(self) -> bool:
-        """Returns whether the model is Pointsman's own, and not that of an endpoint."""
+        """Returns whether Pointsman runs the model itself, so that no URL is called."""
         raise NotImplementedError
 
     def _check_endpoint(self, noun: str, key: str) -> None:
@@ -207,17 +207,17 @@ class EndpointConfig(Strict):
 
     @property
     def url_parts(self) -> dict[str, str]:
-        """Returns the values for the placeholders in the provider's URL, by name."""
+        """Returns what replaces the placeholders in the URL of the model's provider: name -> value."""
         return {name: value for name in URL_PARTS if (value := getattr(self, name, None)) is not None}
 
     @property
     def base_url(self) -> str:
-        """Returns the URL of the model's endpoint, without the API's paths."""
+        """Returns the URL of the model's provider without the path of a request, such as "https://api.openai.com"."""
         return self.preset.resolve_url(self.url, self.url_parts)
 
 
 class EmbeddingConfig(EndpointConfig):
-    """A model of `/v1/embeddings`: the gateway's own, or that of an OpenAI-compatible endpoint."""
+    """A model of `/v1/embeddings`: the gateway's own, or one of an OpenAI-compatible endpoint."""
 
     usd_per_million_tokens: Dollars
     local: bool = False
@@ -238,7 +238,7 @@ class EmbeddingConfig(EndpointConfig):
 
 
 class RerankerConfig(EndpointConfig):
-    """A model of `/v1/rerank`: the retriever's reranker, or that of an endpoint such as vLLM, Cohere or Jina."""
+    """A model of `/v1/rerank`: the retriever's reranker, or one of an endpoint such as vLLM, Cohere or Jina."""
 
     retriever: bool = Field(default=False, description="whether it is the one that the retriever is set up with")
     usd_per_million_tokens: Dollars = Field(default=0.0, description="of queries and documents together")
@@ -266,7 +266,10 @@ class RetrievalPrices(Strict):
 
 
 class TrainingConfig(Strict):
-    """How requests pay for the training of their adapter, by the training time that the adapter's report states."""
+    """How the training of an adapter is paid for by the requests that the adapter answers.
+
+    Its training time is taken from the report of the training.
+    """
 
     usd_per_hour: Dollars = Field(gt=0, description="of the machine that trains")
     expected_requests: int = Field(ge=1, description="in the life of a version; each pays an equal part")
@@ -315,7 +318,7 @@ class ModelsFile(Strict):
 
     @property
     def called_once(self) -> Mapping[str, EndpointConfig]:
-        """Returns the embedding models and the rerankers, which answer no conversation, by name."""
+        """Returns the configuration of each embedding model and reranker, by name; these answer no conversations."""
         return {**self.embeddings, **self.rerankers}
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Checks the paths of paths.yaml against the other files: their models, engines, adapters, prompts and parameters."""
+"""Checks that the paths of paths.yaml fit the other configuration files: models, engines, adapters, prompts."""
 
 import re
 from collections.abc import Mapping

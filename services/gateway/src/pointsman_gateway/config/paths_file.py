@@ -86,7 +86,10 @@ class PathConfig(Strict):
 
     @property
     def extra_fields(self) -> dict[str, Any]:
-        """Returns the further fields that the path adds to requests: `extra_body`, and the form of the answer."""
+        """Returns the fields that the path adds to the body of requests to engines: field name -> value.
+
+        They are those of `extra_body`, and the field that sets the form of the answer.
+        """
         fields: dict[str, Any] = {"response_format": self.response_format} if self.response_format else {}
         if self.answers:
             fields["structured_outputs"] = {"choice": list(self.answers)}
