@@ -95,7 +95,7 @@ def main() -> int:
 
 
 def _load_checked(folder: Path) -> Config:
-    """Loads a configuration and runs `check_config` and `check_environment` on it.
+    """Returns the configuration in `folder`, after checks that need no other service, such as for missing API keys.
 
     Raises ConfigError if it is invalid, OSError if a file cannot be read.
     """
@@ -255,10 +255,10 @@ def _serving_metrics(dependencies: HttpDependencies, listen: str) -> AbstractAsy
 async def _serving_ext_proc(
     app: ASGIApp, settings: Settings, tls: ServerTls | None, *, reuse_port: bool
 ) -> AsyncIterator[str]:
-    """Serves Envoy's external processing at `settings.ext_proc_listen`, and yields the address; does nothing if that is
-    empty.
+    """A context manager that serves Envoy's external processing at `settings.ext_proc_listen`, and yields the address.
 
-    Entering it raises OSError if the port cannot be bound.
+    If that setting is empty, it does nothing and yields an empty text. Entering it raises OSError if the port cannot be
+    bound.
     """
     if not settings.ext_proc_listen:
         yield ""

@@ -130,7 +130,9 @@ class Breaker:
 
 
 class _Recent:
-    """Counts requests and failures in a sliding window that has two halves; each half expires as a whole."""
+    """Counts requests and failures in a sliding window of time. The window has two halves, each of which expires at
+    once.
+    """
 
     __slots__ = ("_failures", "_failures_before", "_since", "_total", "_total_before")
 

@@ -213,7 +213,10 @@ async def build_gateway(
 
 
 def _open_forwarding(stack: AsyncExitStack) -> Pool:
-    """Opens the pool for requests to engines that may go through Envoy; others have their own."""
+    """Opens the pool of HTTP connections for requests to engines that may go through Envoy, and closes it with `stack`.
+
+    Other requests to engines have a pool of their own.
+    """
     pool = ForwardingPool()
     stack.callback(pool.close)
     return pool
@@ -226,9 +229,10 @@ def _adapter_versions(snapshot: ConfigSnapshot) -> Mapping[str, str]:
 def _with_canary_ratings(
     feedback: FeedbackStore, persistence: Persistence, reloader: ConfigReloader, outcomes: CanaryOutcomes
 ) -> FeedbackStore:
-    """Wraps the feedback service, so that ratings also count for a canary. Returns it unchanged without Redis.
+    """Returns the feedback service, wrapped so that ratings also count for canaries; unchanged without Redis.
 
-    A rating counts if the alias of the path that answered has a canary now, and one of its two versions answered.
+    A rating counts if the alias of the path that answered has a canary at present, and one of its two versions
+    answered.
     """
 
     def count(path_name: str, version: str, rating: float) -> None:
@@ -241,7 +245,7 @@ def _with_canary_ratings(
 
 
 class _SnapshotBuilder:
-    """Builds the snapshot of each configuration, and applies the configuration to the components that all share."""
+    """Builds the objects of each configuration, and makes the components that all configurations share use it."""
 
     def __init__(
         self,

@@ -64,7 +64,7 @@ def _catalog_prices(model: ModelConfig, models: ModelsFile) -> CatalogPrices:
 
 
 def _charges(model: ModelConfig) -> Iterator[tuple[str, float]]:
-    """Yields what answers cost in addition to tokens, by the component of the cost."""
+    """Yields what a model's answers cost besides tokens: (component of the cost, such as "image", dollars for one)."""
     charges = {"image": model.usd_per_image, "request": model.usd_per_request, "tool": model.usd_per_tool_request}
     for component, usd in charges.items():
         if usd is not None:

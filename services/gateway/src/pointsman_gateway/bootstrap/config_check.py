@@ -46,8 +46,9 @@ def check_environment(config: Config) -> None:
 
 
 def _key_variables(config: Config) -> Iterator[tuple[str, str]]:
-    """Yields (name for the message, environment variable) for the API keys of the embedding model and of guardrails.
-    The variable is empty if there is no key.
+    """Yields the environment variables with the API keys of the embedding model and of guardrails.
+
+    Each is a pair (owner of the key, for messages; variable, empty if there is no key).
     """
     if config.models.embedding:
         yield "models.yaml: embedding", config.models.embedding.api_key_env
@@ -56,7 +57,7 @@ def _key_variables(config: Config) -> Iterator[tuple[str, str]]:
 
 
 class _NoSearch:
-    """Finds nothing; implements `Search` for a configuration that is only checked."""
+    """A search that finds nothing, for a configuration that is only checked; implements `Search`."""
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         return Found((), False)

@@ -74,8 +74,9 @@ def example_requests(config: Config) -> Mapping[str, str]:
 
 
 def _editor(config: Path) -> Actor:
-    """Returns the owner of the file of the configuration that was changed last, which is all that is known of who has
-    changed it, and this machine with the configuration's place.
+    """Returns who has probably changed the configuration: the owner of its file that was changed last.
+
+    With it come the name of this machine and the configuration's place. The owner is empty if it is not known.
     """
     place = f"{socket.gethostname()}: {config}"
     try:

@@ -86,7 +86,10 @@ class TrackedEngines(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _TrackedEngine:
-    """An engine that is followed; implements `TrackedEngines`, and `TrackedMember` for members of a group."""
+    """One engine whose state background tasks keep up to date.
+
+    Implements `TrackedEngines`, and `TrackedMember` for engines of a group.
+    """
 
     state: EngineState
     task: asyncio.Task[None] | None
@@ -108,7 +111,7 @@ class _TrackedEngine:
 
 @dataclass(frozen=True, slots=True)
 class _TrackedGroup:
-    """A group of engines that is followed; implements `TrackedEngines`."""
+    """A group of engines whose members and states background tasks keep up to date; implements `TrackedEngines`."""
 
     group: EngineGroup
     task: asyncio.Task[None]
@@ -220,9 +223,10 @@ class EngineDiscovery:
     def _watch(
         self, state: EngineState, config: EngineConfig, address: str, tls: ClientTls | None
     ) -> asyncio.Task[None] | None:
-        """Starts and returns a task that follows an engine, by its lora-server at `address` or its list of models.
+        """Starts the task that keeps an engine's state up to date, from its lora-server at `address` or its list of
+        models.
 
-        Returns None if the engine has no lora-server, and its adapters are not discovered.
+        Returns the task; None if the engine has no lora-server, and its adapters are not discovered.
         """
         name, engines = state.engine.name, Engines([state], aliases=self.aliases)
         if config.lora_server:

@@ -124,9 +124,10 @@ def to_rerank_endpoint(name: str, model: EndpointConfig) -> ModelEndpoint:
 def _to_endpoint(
     kind: CallKind, name: str, model: EndpointConfig, path_of: Callable[[EngineApi], str]
 ) -> ModelEndpoint:
-    """Returns the endpoint of a remote model called `name`.
+    """Returns the URL, API key and format by which the remote model called `name` is called.
 
-    Raises ConfigError if the URL is invalid or the environment lacks the API key.
+    `path_of` returns the path of the URL from the provider's API. Raises ConfigError if the URL is invalid or the
+    environment lacks the API key.
     """
     what, upstream = f"{kind.noun} '{name}'", model.upstream or name
     header = auth_header(what, model.preset, model.api_key_env)

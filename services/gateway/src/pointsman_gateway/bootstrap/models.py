@@ -126,7 +126,7 @@ def _load_stored(file: Path, fitted_on: FitOrigin) -> ClassifierModel | None:
 
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    """Waits until no other process has locked the file, and locks it for the length of the block.
+    """A context manager that waits until no other process has locked the file, and locks it during its block.
 
     Raises OSError if the file cannot be created.
     """

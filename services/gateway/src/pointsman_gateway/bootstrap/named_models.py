@@ -64,7 +64,7 @@ class NamedModels:
 
 
 def _sampling_of_adapters(config: Config) -> dict[str, Sampling]:
-    """Returns, by the name of each adapter, the sampling parameters of the paths with this adapter.
+    """Returns the sampling parameters of the paths with each adapter: adapter's name -> parameters.
 
     An adapter is left out if its paths have different parameters.
     """

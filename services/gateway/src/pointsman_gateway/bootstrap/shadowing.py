@@ -130,6 +130,9 @@ async def open_shadowing(
 
 
 def _is_busy(admission: Admission) -> bool:
-    """Returns whether no shadow request may start: requests wait for a slot, may have to soon, or the gateway stops."""
+    """Returns whether the gateway is too busy for shadow requests, since they could delay users' requests.
+
+    It is if requests wait for a slot, if half of the slots or `MAX_CALM_REQUESTS` are in use, or if the gateway stops.
+    """
     is_calm = admission.in_flight < MAX_CALM_REQUESTS and admission.in_flight * 2 < admission.max_in_flight
     return bool(admission.waiting) or not is_calm or not admission.is_ready

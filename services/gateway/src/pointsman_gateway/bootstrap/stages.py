@@ -142,14 +142,17 @@ def build_stages(
 
 
 def _conversation_terms(config: Config, paths: Mapping[str, Path]) -> Mapping[str, ConversationTerms]:
-    """Returns the terms of each task, and those of requests that fit none if a policy chooses for them."""
+    """Returns each task's settings for conversations: task -> settings.
+
+    "unknown" stands for requests that fit no task, if a policy chooses for these.
+    """
     terms = {name: terms_of(task, paths) for name, task in config.tasks.tasks.items()}
     policy = config.tasks.default_policy
     return terms | ({UNKNOWN: default_terms(policy, paths)} if policy else {})
 
 
 def _usd_per_hour(config: Config) -> Mapping[str, float]:
-    """Returns by model the dollars per hour of its first engine that has such a price."""
+    """Returns what an engine of each model costs per hour: model -> dollars, of its first engine with such a price."""
     return {of.model: of.usd_per_hour for of in reversed(config.models.engines.values()) if of.usd_per_hour}
 
 

@@ -46,8 +46,9 @@ def _compile_prompts(config: Config) -> "PromptTemplates | None":
 def _build_strategy(
     config: StrategyConfig, templates: "PromptTemplates", whole: Config, models: LoadedModels | None, search: Search
 ) -> Strategy:
-    """Builds the prompt strategy `config` of the configuration `whole`; raises ValueError, such as ConfigError, if it
-    cannot be used.
+    """Builds one prompt strategy of a path; raises ValueError, such as ConfigError, if its options cannot be used.
+
+    `whole` is the configuration that has the strategy, from which the examples are taken.
     """
     tasks = [task for task, _ in config.resources.examples]
     examples = {task: whole.examples[task] for task in tasks}
@@ -58,7 +59,7 @@ def _build_strategy(
 
 
 def _zeros(rows: int) -> Vector:
-    """Returns vectors of zeros, (rows, 1), to check a configuration without the embedding model."""
+    """Returns vectors of zeros in the shape (rows, 1), to check a configuration without the embedding model."""
     import numpy as np  # a gateway without tasks does not need it
 
     return np.zeros((rows, 1), np.float32)

@@ -77,7 +77,7 @@ class Siblings:
 
 
 class _Group:
-    """Starts the worker processes with a supervisor, and merges their metrics to one page."""
+    """The worker processes of this gateway: starts them under a supervisor, and merges their metrics to one page."""
 
     def __init__(self, environment: Mapping[str, str], workers: int) -> None:
         self._metrics = MergedMetrics(GAUGES)
@@ -92,9 +92,9 @@ class _Group:
         self._metrics.retire(self._dumps.pop(worker.number, ()))
 
     async def _page(self, format: str) -> tuple[str, float]:
-        """Returns the text of the metrics page, and the time at which it expires (`time.monotonic`).
+        """Returns the merged metrics of all workers as a text, and the `time.monotonic` at which the text expires.
 
-        Until then all workers get the same page, so that a counter never falls from one scrape to the next.
+        Until then all workers get the same text, so that a counter never falls from one scrape to the next.
         """
         found = await self._pages.find(format)
         return found.page.text.decode(), found.expires

@@ -209,9 +209,10 @@ def parse_answer(text: str) -> StoredAnswer | None:
 
 
 def _encode(chunk: Chunk) -> list[Any]:
-    """Returns a chunk for JSON: [index, content, finish reason, `extra`, token counts], None for what it lacks. The
-    counts are [prompt, completion, cached]. Everything else is left out, as the engine's bytes, which contain the time
-    and id of the recorded request.
+    """Returns a chunk as a list for the JSON of a stored answer.
+
+    It is [index, content, finish reason, `extra`, [prompt tokens, completion tokens, cached tokens]], with None for
+    what the chunk lacks. Left out are the engine's bytes, which contain the time and id of the recorded request.
     """
     usage = chunk.usage
     counted = None if usage is None else [usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens]
@@ -224,6 +225,6 @@ def _to_chunk(encoded: _EncodedChunk) -> Chunk:
 
 
 def _is_sound(chunk: Chunk) -> bool:
-    """Returns whether `delta` and `logprobs` of the chunk have the types that encoders of answers require."""
+    """Returns whether `delta` and `logprobs` in the chunk's `extra` have the types that encoders of answers require."""
     delta, logprobs = chunk.extra.get("delta", {}), chunk.extra.get("logprobs", {})
     return isinstance(delta, dict) and (not logprobs or are_logprobs(logprobs))

@@ -189,7 +189,7 @@ class CachingBackend:
 
 
 class _Lookup:
-    """One lookup of an answer: by the exact key, then by the question's similarity."""
+    """One search of the cache for an answer: first by the request's exact key, then by the question's similarity."""
 
     def __init__(
         self, cache: CacheResources, keys: CacheKeys, threshold: float, vector: Vector | None, embed: Embed | None

@@ -127,7 +127,7 @@ def parse_question(stream_id: str, fields: dict[str, str]) -> Question | None:
 
 
 def _order(stream_id: str) -> tuple[int, int]:
-    """Returns the sort key of a stream id, such as "1526919030474-55"; an empty id comes first."""
+    """Returns a Redis stream id, such as "1526919030474-55", as two numbers to sort by; an empty id comes first."""
     milliseconds, _, number = stream_id.partition("-")
     return int(milliseconds or 0), int(number or 0)
 
@@ -207,7 +207,9 @@ class CacheStore:
 
 
 def _prefix(tenant: str) -> str:
-    """Returns the prefix of a tenant's keys; its braces put them into one slot of a Redis Cluster."""
+    """Returns the beginning of the names of a tenant's Redis keys; its braces put them into one slot of a Redis
+    Cluster.
+    """
     return f"{{pointsman:cache:{tenant}}}:"
 
 

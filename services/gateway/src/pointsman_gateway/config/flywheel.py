@@ -42,10 +42,7 @@ class TrainingRecipe(Strict):
 
 
 class GatesConfig(Strict):
-    """What a new adapter version must reach before it gets requests: rows to train on, and a gain on other rows.
-
-    The gain is the mean score on rows that are not trained on, minus that of the `incumbent`.
-    """
+    """How many rows a training needs, and how much better than the `incumbent` the new version must do on others."""
 
     min_rows: int = Field(default=50, ge=1, description="rows or pairs to train on; with fewer nothing is trained")
     min_gain: float = Field(

@@ -191,7 +191,9 @@ class EndpointConfig(Strict):
         raise NotImplementedError
 
     def _check_endpoint(self, noun: str, key: str) -> None:
-        """Raises ValueError unless there is either an endpoint or the model of Pointsman's own that `key` names."""
+        """Raises ValueError unless the model has either an endpoint or the key `key`, which names a model of
+        Pointsman's own.
+        """
         if self.provider and self.preset.dialect == LITELLM:
             raise ValueError(f"LiteLLM's providers have no {noun}s here; write the url of one")
         if self.is_own == bool(self.url or self.provider):
@@ -331,11 +333,10 @@ class ModelsFile(Strict):
 
     @model_validator(mode="after")
     def _unset_values_are_listed(self) -> "ModelsFile":
-        """Sets missing context windows and prices from the price list, and the date of that list if nothing else has a
-        price.
+        """Fills context windows and prices that are not set from the built-in price list.
 
-        Raises ValueError if the list lacks a model, if the entries for its providers differ, or if there are other
-        prices and `prices_as_of` is missing.
+        The list's date becomes `prices_as_of` if nothing else has a price. Raises ValueError if the list lacks a model,
+        if the entries for its providers differ, or if there are other prices and `prices_as_of` is missing.
         """
         own_prices = self._is_anything_priced()
         for name, model in self.models.items():
@@ -388,7 +389,7 @@ class ModelsFile(Strict):
 
 
 def _listed_prices(found: PricedModel, model: ModelConfig) -> dict[str, Any]:
-    """Returns the prices in the entry of the price list, by the fields of `ModelConfig`.
+    """Returns a model's prices in the price list: name of the field of `ModelConfig` -> price.
 
     `usd_per_image` and `service_tiers` are left out if the configuration sets them.
     """

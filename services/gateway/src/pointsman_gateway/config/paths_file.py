@@ -19,7 +19,7 @@ MaxTokens = Annotated[int, Field(ge=1)] | Literal["unlimited"]
 
 
 def _check_max_tokens(value: Any) -> Any:
-    """Raises ValueError for what is neither a number from 1, nor "unlimited", nor None."""
+    """Returns the value of `max_tokens`; raises ValueError unless it is a number from 1, "unlimited" or None."""
     number = int(value) if isinstance(value, str) and value.isdecimal() else value
     if number is None or number == "unlimited" or (type(number) is int and number >= 1):
         return number

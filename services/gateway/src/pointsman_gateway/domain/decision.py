@@ -163,8 +163,9 @@ class Decision:
         return tuple(dict.fromkeys((*self.notes, *following.notes)))
 
     def _with_considered(self, *updates: Considered, last: Considered) -> "Decision":
-        """Returns the decision in which `updates` replace the entries of the same paths, and `last` is the last entry.
-        Updates of paths without an entry are dropped.
+        """Returns the decision with new entries in `considered`: `updates` replace the entries of their paths.
+
+        `last` becomes the last entry. Updates of paths without an entry are dropped.
         """
         by_path = {considered.path: considered for considered in updates}
         others = (by_path.get(c.path, c) for c in self.considered if c.path != last.path)

@@ -204,7 +204,9 @@ class Sampling:
         )
 
     def _extra_of(self, default: "Sampling") -> Mapping[str, Any]:
-        """Returns the `extra` parameters of `default`; for a structured request without `FORM_FIELDS`."""
+        """Returns the path's `extra` parameters for this request; for a structured request, without those of
+        `FORM_FIELDS`.
+        """
         if not self.is_structured:
             return default.extra
         return {name: one for name, one in default.extra.items() if name not in FORM_FIELDS}

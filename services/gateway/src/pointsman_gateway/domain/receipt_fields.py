@@ -112,7 +112,7 @@ class FieldReader:
 
 
 def _by_name(fields: Iterable[ReceiptField]) -> Callable[[Receipt | UndecidedReceipt], dict[str, Any]]:
-    """Returns a function that returns the values of a receipt by name.
+    """Returns a function from a receipt to the values of these fields: field name -> value.
 
     It is compiled, as the methods of dataclasses are, because every request needs it: reading the attributes in a loop
     takes three times as long.

@@ -87,7 +87,9 @@ class ActiveRuns:
 
 
 class _TaskRun:
-    """The block of `ActiveRuns.running`; implements `Run`."""
+    """The block of one `ActiveRuns.running`, as a run that can be cancelled: it cancels the task that executes the
+    block.
+    """
 
     def __init__(self) -> None:
         task = asyncio.current_task()
@@ -103,5 +105,7 @@ class _TaskRun:
 
 
 def _end(run: Run, error: PointsmanError) -> None:
-    """Ends a run in an event-loop callback of its own, so that an exception of its sink does not affect other runs."""
+    """Cancels a request with `error`, in an event-loop callback of its own, so that an exception in it affects no
+    other.
+    """
     asyncio.get_running_loop().call_soon(run.cancel, error)

@@ -214,8 +214,10 @@ class Admission:
             waiter.turn.set_exception(self._overloaded(waiter.tenant))
 
     def _enqueue(self, priority: int, tenant: str) -> Waiter:
-        """Adds a request to the queue. If the queue is full, raises Unavailable here, or in the `wait` of the request
-        that is dropped.
+        """Adds a request to the queue, and returns its entry.
+
+        If the queue is full, one request is rejected with Unavailable: this one, by raising here, or a waiting one, in
+        `wait`.
         """
         waiter = Waiter(priority, tenant, asyncio.get_running_loop().create_future())
         dropped = self._queue.add(waiter)
@@ -240,7 +242,7 @@ def _got_slot(waiter: Waiter) -> bool:
 
 
 class _Pace:
-    """Estimates the seconds between two requests that give their slots back: an exponential moving average."""
+    """Measures the mean number of seconds from one request's end to the next one's: an exponential moving average."""
 
     __slots__ = ("_clock", "_last", "seconds")
 

@@ -23,7 +23,9 @@ class ValidatingSink:
     __slots__ = ("_checks", "_sink", "transcript")
 
     def __init__(self, checks: AnswerChecks | None, sink: ChunkSink) -> None:
-        """Takes the `checks` of the answer, or None if only the request log needs it, and the sink to pass it on to."""
+        """Takes the sink to pass the answer on to, and the `checks` of the answer; None if only the request log reads
+        it.
+        """
         self.transcript = Transcript()
         self._checks = checks
         self._sink = sink

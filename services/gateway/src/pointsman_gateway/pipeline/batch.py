@@ -108,8 +108,9 @@ class RequestBatch:
             self._sink.closed()
 
     def _start_waiting(self) -> None:
-        """Starts waiting requests until `MAX_CONCURRENT_RUNS` run, or one until the first answer has begun. A call from
-        within another one has no effect.
+        """Starts more requests of the batch, until `MAX_CONCURRENT_RUNS` run, or one before the first answer has begun.
+
+        Does nothing if it is called while it is running.
         """
         if self._is_starting:
             return
@@ -126,7 +127,7 @@ class RequestBatch:
 
 
 class _Part:
-    """One request of a batch, and the `AnswerSink` of its run."""
+    """One request of a batch, which receives the answer to the request and passes it on to the batch."""
 
     def __init__(self, batch: RequestBatch, request: Request, first_index: int) -> None:
         self.request = request

@@ -103,7 +103,7 @@ class GuardedSource:
     # -- checks
 
     def _advance(self) -> None:
-        """Starts the next check if it is due, passes on cleared chunks, and pauses or resumes the inner source."""
+        """Starts the next check if it is due, sends cleared chunks, and pauses or resumes the engine's answer."""
         if self._sink is None:
             return
         if self._check is None and self._window.is_due:
@@ -156,7 +156,7 @@ class GuardedSource:
             sink.ended(error)
 
     def _stop(self) -> ChunkSink | None:
-        """Stops passing on chunks, and cancels the check. Returns the sink, or None if this was done already.
+        """Stops sending chunks, and cancels the check in progress. Returns the sink; None if it was stopped before.
 
         If the engine has not reported the final usage, the sink gets an estimate first.
         """

@@ -91,14 +91,14 @@ def _map_message(message: Message, visit: Visit) -> Message:
 
 
 def _map_block(block: Block, visit: Visit) -> Block:
-    """Applies `visit` to the texts that a block has but the message's content lacks, such as a document's title."""
+    """Returns the block with `visit` applied to the texts that only the block has, such as a document's title."""
     return replace(block, fields=map_texts(block.fields, visit, ("blocks",), _BLOCK)) if block.fields else block
 
 
 def _redact_message(message: Message, following: Iterator[Sequence[Span]]) -> Message:
     """Returns the message with its texts redacted; its blocks refer to the same parts in the redacted text.
 
-    `following` yields the spans of each text, in the order of `_map_message`.
+    `following` yields the spans to redact in each text, in the order in which `_map_message` visits the texts.
     """
     of_content: list[Span] = []
 
@@ -141,7 +141,7 @@ def _map_fields(fields: Mapping[str, Any], visit: Visit) -> Mapping[str, Any]:
 async def _redacted(
     guardrails: Guardrails, hook: Hook, messages: Sequence[Message], sampling: Sampling
 ) -> tuple[tuple[Message, ...], Sampling] | None:
-    """Checks the texts of messages and parameters; returns both redacted, or None if there is nothing to redact.
+    """Has guardrails check the texts of messages and parameters; returns both redacted, or None if nothing is found.
 
     Raises GuardrailBlocked or GuardrailUnavailable.
     """
@@ -168,8 +168,9 @@ async def _redacted(
 
 
 def _replace_messages(request: Request, messages: tuple[Message, ...]) -> None:
-    """Replaces the request's messages, and the prompts of a completion, in place, so that no later step, such as the
-    request log, sees the original text.
+    """Replaces the messages in `request` itself, and a completion's prompts, by the redacted ones.
+
+    So no later step, such as the request log, sees the original text.
     """
     request.messages, request._characters = messages, -1  # type: ignore[misc]
     sampling = request.sampling
@@ -244,7 +245,7 @@ class GuardedMetering(Metering):
     """Wraps the metering, so that each receipt contains the verdicts of guardrails on its request."""
 
     def __init__(self, inner: Metering, metrics: GuardrailMetrics | None) -> None:
-        """Takes the metering to extend. Without `metrics`, verdicts are not counted."""
+        """Takes the metering to wrap. Without `metrics`, verdicts are not counted in Prometheus."""
         super().__init__(inner.pricing, inner.expected_cost, inner.aggregator, inner.canary)
         self.guardrail_metrics = metrics
 

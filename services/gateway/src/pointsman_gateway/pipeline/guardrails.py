@@ -267,8 +267,10 @@ def _map_item(position: int, item: Any, visit: Visit, at: tuple[Any, ...], not_t
 
 
 def _number(position: int, value: Any) -> int:
-    """Returns an item's field `index`, if it is an integer, else its position in the list: pieces of one tool call may
-    be at different positions in different chunks.
+    """Returns the number by which a list item is named in a path: its field `index` if that is an integer, else
+    `position`.
+
+    Pieces of one tool call may be at different positions in different chunks, but have the same `index`.
     """
     index = value.get("index") if isinstance(value, Mapping) else None
     return index if type(index) is int else position

@@ -53,7 +53,7 @@ async def reserve_later_cost(
 
 
 def _with_expected_cost(decision: Decision, request: Request, costs: CostEstimator) -> Decision:
-    """Returns the decision with the expected cost of its path, which replaces that of an earlier path."""
+    """Returns the decision with `expected_cost_usd` computed for its present path."""
     usd = costs.usd(decision.path, request, is_embedded=decision.vector is not None)
     return replace(decision, expected_cost_usd=usd)
 
@@ -61,7 +61,9 @@ def _with_expected_cost(decision: Decision, request: Request, costs: CostEstimat
 def _cost_to_reserve(
     decision: Decision, request: Request, reservation: Reservation, costs: CostEstimator
 ) -> float | None:
-    """Returns the most that the decision's path may cost in dollars, None if that is unknown; 0 without a budget."""
+    """Returns the most dollars that the request may cost on the decision's path, None if unknown; 0 if there is no
+    budget.
+    """
     if not reservation.has_budget:
         return 0.0
     return costs.most_usd(decision.path, request, is_embedded=decision.vector is not None)

@@ -76,8 +76,10 @@ class ConfigReloader:
         build: Callable[[], Awaitable[ConfigSnapshot]],
         metrics: ReloadMetrics,
     ) -> None:
-        """Takes the `first` snapshot; `watched`, the files and folders to watch, beginning with the configuration's
-        folder or a file in it; and `build`, which makes a snapshot from them.
+        """Takes `first`, the objects of the configuration at the start, and `build`, which builds those of the present
+        files.
+
+        `watched` are the files and folders to watch, beginning with the configuration's folder or a file in it.
         """
         self.current = first
         self._watched = watched
@@ -140,8 +142,10 @@ class ConfigReloader:
         log.error("the changed configuration is rejected, %s stays active: %s", self.current.revision, problem)
 
     def _activate(self, snapshot: ConfigSnapshot, files: Mapping[str, str]) -> None:
-        """Activates the snapshot. One with the revision of the active one is activated too, since only the latest
-        snapshot's engines are watched, but is not counted or recorded as a new version.
+        """Makes the objects of a new configuration the active ones, and records the new version.
+
+        If its revision is that of the active one, it becomes active too, since only the latest objects' engines are
+        watched, but is not counted or recorded as a new version.
         """
         before, self.current = self.history.running, snapshot
         if snapshot.revision == before.revision:
@@ -153,7 +157,7 @@ class ConfigReloader:
 
 
 def _texts(watched: Sequence[Path]) -> dict[str, str]:
-    """Returns the texts of the configuration's files as in `ConfigVersion.files`."""
+    """Returns the configuration's files: path in the configuration's folder -> text, or the size of a large file."""
     folder = watched[0] if watched[0].is_dir() else watched[0].parent
     texts = {}
     for root in watched:

@@ -198,8 +198,10 @@ class RequestRun:
     # -- limits
 
     async def _afford_later(self, decision: Decision) -> Decision:
-        """Reserves what a path that follows an earlier one costs in addition (`reserve_later_cost`). Raises
-        ResourceExhausted or Unavailable.
+        """Reserves dollars for the next path of the request, beyond those that are reserved already.
+
+        Returns the decision for the path that is paid. Raises ResourceExhausted or Unavailable (see
+        `reserve_later_cost`).
         """
         reservation, costs = self._metered.reservation, self._stages.metering.expected_cost
         decision, self._reserved_usd = await reserve_later_cost(
@@ -210,10 +212,10 @@ class RequestRun:
     # -- one path after the other
 
     async def _accepted_attempt(self, decision: Decision) -> Attempt:
-        """Returns the attempt whose answer the client gets. If a validator rejects the first answer, it is that of the
-        next path, or the rejected answer after all if the next path fails or its cost cannot be reserved.
+        """Returns the attempt whose answer the client gets: the first one, unless a validator rejects its answer.
 
-        Raises the errors of `_first_attempt` for the first answer.
+        Then it is that of the next path, or the rejected one after all if the next path fails or its cost cannot be
+        reserved. Raises the errors of `_first_attempt` for the first answer.
         """
         attempt = await self._first_attempt(decision)
         verdict = attempt.refusal
@@ -239,8 +241,8 @@ class RequestRun:
             return attempt
 
     async def _first_attempt(self, decision: Decision) -> Attempt:
-        """Tries the decision's path and, after each Unavailable, the next alternative; returns the first attempt whose
-        answer has begun.
+        """Tries the decision's path and, after each Unavailable, the next alternative; returns the first whose answer
+        has begun.
 
         Raises the last path's Unavailable if none can answer, NotFound if all engines answered 404, any other error at
         once, and Unavailable as `_alternative` does.
@@ -264,8 +266,9 @@ class RequestRun:
                 decision = following
 
     async def _alternative(self, decision: Decision, reason: str) -> Decision | None:
-        """Returns the decision for the next path after the decision's path failed for `reason` (an error's code). None
-        if there is no alternative, or the budget allows none. Raises Unavailable as `Reservation.afford` does.
+        """Returns the decision for the next path after the decision's path failed with the error code `reason`.
+
+        None if there is no alternative, or the budget allows none. Raises Unavailable as `Reservation.afford` does.
         """
         if not decision.alternatives:
             return None
@@ -314,12 +317,14 @@ class RequestRun:
             source.close()
 
     def _answers(self) -> tuple[CompletedAnswer, ...]:
-        """Returns the complete answers for the request log; none if any of them has no `Attempt.answered`."""
+        """Returns the texts of the complete answers for the request log; none if one of them cannot be logged as a
+        text.
+        """
         found = [attempt.answered for attempt in self._attempts if attempt.is_complete]
         return tuple(answer for answer in found if answer is not None) if None not in found else ()
 
     def _release(self, receipt: Receipt | UndecidedReceipt | None) -> None:
-        """Gives back everything that the request has taken; `receipt` is None if it could not be made."""
+        """Gives back the slot, the reservation and the engine; `receipt` is None if it could not be made."""
         try:
             self._metered.release(receipt)
         finally:

@@ -51,7 +51,7 @@ class ItemQueue(Generic[Item]):
     """
 
     def __init__(self, unread: UnreadBudget | None = None) -> None:
-        """Takes the limit for unread bytes of all answers; without it, each item pauses the run until it is read."""
+        """Takes the limit of unread bytes over all answers; None: each item pauses the request until it is read."""
         self.run: RunControl | None = None
         """The run, set by the code that starts it; None after the run's end."""
         self._unread = unread
@@ -72,7 +72,7 @@ class ItemQueue(Generic[Item]):
         self._wake()
 
     def _may_wait(self, size: int) -> bool:
-        """Returns whether the run may go on while the item waits for the reader."""
+        """Returns whether the request may go on while an item of `size` bytes is unread; if so, counts the bytes."""
         unread = self._unread
         if unread is None or self._unread_bytes + size > MAX_UNREAD_BYTES_EACH or not unread.take(size):
             return False
@@ -104,7 +104,9 @@ class ItemQueue(Generic[Item]):
         return self
 
     async def __anext__(self) -> Item:
-        """Waits for the next item and returns it. After the last one, raises the run's error, or StopAsyncIteration."""
+        """Waits for the next item and returns it. After the last one, raises the request's error, or
+        StopAsyncIteration.
+        """
         while not self._items:
             self._release_unread()
             if self._is_closed:
@@ -146,10 +148,10 @@ class ItemQueue(Generic[Item]):
             await self.aclose()
 
     async def _write_until(self, write: Callable[[Item], Awaitable[None]], limit: float) -> bool:
-        """Passes items to `write` until `limit`, on the event loop's clock; returns whether the queue has ended and all
-        items are written.
+        """Passes items to `write` until the time `limit`, in seconds on the event loop's clock.
 
-        Raises TimeoutError if a call of `write` exceeds the limit, and otherwise the run's error or that of `write`.
+        Returns whether the queue has ended and all items are written. Raises TimeoutError if a call of `write` exceeds
+        the limit, and otherwise the request's error or that of `write`.
         """
         is_writing = False
         try:

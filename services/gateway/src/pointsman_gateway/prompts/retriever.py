@@ -104,8 +104,10 @@ class RetrieverClient:
         return scores
 
     def _bounded(self, code: str) -> str:
-        """Returns an error code of the retriever; `UNFORESEEN` for a further one than `MAX_CODES`, or one that is too
-        long.
+        """Returns an error code of the retriever, or "unforeseen" if it is too long or one too many, since codes label
+        metrics.
+
+        At most `MAX_CODES` different codes are returned.
         """
         if code not in self._codes:
             if len(self._codes) >= MAX_CODES or len(code) > MAX_CODE_CHARACTERS:

@@ -223,9 +223,7 @@ def _to_prompt(draft: Draft, vector_was_known: bool, started: float) -> Prompt:
 
 
 def _constant(strategies: Sequence[Strategy]) -> tuple[str, ...] | None:
-    """Returns the texts that the strategies of a path add to the system message; None if they depend on the request or
-    a strategy does more.
-    """
+    """Returns the texts that a path's strategies add to each system message, if that is all they do; otherwise None."""
     texts = [strategy.constant for strategy in strategies]
     known = [text for text in texts if text is not None]
     return tuple(known) if len(known) == len(strategies) else None

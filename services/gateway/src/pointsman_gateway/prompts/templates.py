@@ -114,8 +114,10 @@ def _names(node: nodes.Node) -> Iterator[str]:
 
 @pass_context
 def _counted(context: Context, items: Any) -> Any:
-    """Returns the items of a loop, and subtracts their number from the steps that the rendering has left. Raises
-    SecurityError if too few are left.
+    """Returns the items of a template's loop, and subtracts their number from the loop steps that the rendering has
+    left.
+
+    Raises SecurityError if too few steps are left.
     """
     budget = context[_BUDGET]
     if not hasattr(items, "__len__"):

@@ -51,8 +51,9 @@ class TracedRequestLog:
         self._inner.note_undecided(receipt)
 
     def _text_attributes(self, request: Request, answers: tuple[CompletedAnswer, ...]) -> dict[str, Attribute]:
-        """Returns the last messages of the conversation and the beginning of the answer, redacted, as attributes of the
-        conventions of OpenTelemetry and OpenInference. Raises NotRedacted if the redaction fails.
+        """Returns span attributes with the end of the conversation and the beginning of the answer, both redacted.
+
+        They are those of the conventions of OpenTelemetry and OpenInference. Raises NotRedacted if the redaction fails.
         """
         left, messages = self._max_characters, list[tuple[str, str]]()
         for message in reversed(request.messages):

@@ -108,8 +108,9 @@ class UncheckedSchema(Validator):
 
 
 def _is_too_long(schema: Any) -> bool:
-    """Returns whether a schema certainly has more than `MAX_SCHEMA_CHARACTERS` as JSON. It is not encoded: only a lower
-    bound of its length is counted.
+    """Returns whether a schema certainly has more than `MAX_SCHEMA_CHARACTERS` as JSON.
+
+    It is not encoded: only a lower bound of its length is counted.
     """
     characters, waiting = 0, [schema]
     while waiting and characters <= MAX_SCHEMA_CHARACTERS:

@@ -67,8 +67,10 @@ class CompiledSchema:
     def __init__(
         self, schema: Mapping[str, Any], patterns: "FancyRegexOptions | RegexOptions", work: SchemaWork | None
     ) -> None:
-        """Compiles the schema. `patterns` are limits of its regular expressions; `work` is what `measure` returned for
-        the schema, or None if that raised TooMuchWork. Raises BadSchema if the schema is not valid.
+        """Compiles the schema; raises BadSchema if it is not valid.
+
+        `patterns` are limits of its regular expressions. `work` is the estimate of `measure`; None if the schema
+        exceeds its limits.
         """
         self._validator = _compile(schema, patterns)
         self._names = frozenset(_names(schema))
@@ -92,9 +94,11 @@ class CompiledSchema:
         return UNEXPLAINED
 
     def _reason_work(self, value: Any, characters: int) -> float:
-        """Returns an upper bound of the characters that jsonschema_rs copies to explain why the value does not satisfy
-        the schema: the error of each alternative (`anyOf`, `oneOf`) contains the value. It is infinite if the schema
-        was not measured and may have alternatives.
+        """Returns an upper bound of the characters that are copied to explain why the value does not satisfy the
+        schema.
+
+        The error of each alternative (`anyOf`, `oneOf`) contains the value. The bound is infinite if the schema was not
+        measured and may have alternatives.
         """
         work = self._work
         if work is None:

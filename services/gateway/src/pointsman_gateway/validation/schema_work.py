@@ -94,7 +94,7 @@ def measure(schema: Mapping[str, Any]) -> SchemaWork:
 
 
 class _Place(NamedTuple):
-    """The position of a subschema: the property that contains the values that it checks, and its depth."""
+    """Where a subschema is in a schema: the name of the property whose values it checks, and its depth."""
 
     name: Name
     depth: int
@@ -103,8 +103,9 @@ class _Place(NamedTuple):
 
 
 class _Walk:
-    """Counts the work of a schema: visits its subschemas as jsonschema_rs compiles them, with the target of each `$ref`
-    in its place, up to the first recursion. `visit` raises TooMuchWork.
+    """Counts the work of a schema by a walk over its subschemas, as jsonschema_rs compiles them.
+
+    The target of each `$ref` is visited in its place, up to the first recursion. `visit` raises TooMuchWork.
     """
 
     def __init__(self, root: Mapping[str, Any]) -> None:
