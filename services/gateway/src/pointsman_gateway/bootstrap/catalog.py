@@ -13,7 +13,7 @@ from pointsman_gateway.domain.path import Catalog, CatalogModel, CatalogPrices, 
 
 
 def to_catalog(config: Config) -> Catalog:
-    """Returns the configured tasks, paths and models, with prices and metrics, for clients that compare paths."""
+    """Returns the configured tasks, paths and models, with metrics and prices, for clients that compare paths."""
     return Catalog(
         default_path=config.tasks.default_path,
         search_usd=config.models.retrieval.usd_per_search if config.models.retrieval else 0.0,

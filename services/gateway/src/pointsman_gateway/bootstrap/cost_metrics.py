@@ -21,7 +21,9 @@ from pointsman_gateway.metering.prometheus import GatewayMetrics
 
 @dataclass(frozen=True, slots=True)
 class CostMetrics:
-    """The Prometheus collectors of cost metrics, which all configurations share."""
+    """The Prometheus collectors of the gateway's cost metrics; they stay registered across reloads of the
+    configuration.
+    """
 
     engine_costs: EngineCosts
     counterfactual: CounterfactualCosts

@@ -55,7 +55,7 @@ class ModelCallDependencies:
 
 
 def build_embeddings(config: Config, loaded: LoadedModels, dependencies: ModelCallDependencies) -> Embeddings:
-    """Builds the configured models of `/v1/embeddings`, which clients name by name or alias, or by a local model's
+    """Builds the configured models of `/v1/embeddings`. Clients use a model's name or alias, or a local one's
     fingerprint.
 
     Raises ConfigError if a URL is invalid, an API key is missing, or a model is `local` although the embedding model
@@ -79,7 +79,7 @@ def build_embeddings(config: Config, loaded: LoadedModels, dependencies: ModelCa
 
 
 def build_rerankers(config: Config, dependencies: ModelCallDependencies) -> Rerankers:
-    """Builds the configured models of `/v1/rerank`, which clients name by name or alias.
+    """Builds the configured models of `/v1/rerank`. Clients use a model's name or its alias.
 
     Raises ConfigError if a URL is invalid or an API key is missing.
     """

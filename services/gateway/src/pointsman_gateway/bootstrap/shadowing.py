@@ -72,7 +72,8 @@ def _judge_settings(judge: ShadowJudgeConfig, config: Config) -> JudgeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ShadowWrappers:
-    """The request log and the feedback store, wrapped so that requests can be answered by another path too (shadowed).
+    """The request log and the feedback store, wrapped so that another path can answer a copy of a request (a shadow
+    request).
 
     The request log starts the shadow requests. With Redis, feedback on an answer also scores its comparison with the
     answer to the shadow request.

@@ -141,7 +141,7 @@ class LookupResult:
 
 
 class CacheStore:
-    """Reads and writes answers in Redis, with one index and one size limit per tenant.
+    """Reads and writes cached answers in Redis; each tenant has its own index and size limit.
 
     Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time.
     """

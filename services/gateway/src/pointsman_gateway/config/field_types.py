@@ -69,7 +69,7 @@ def must_be_known(what: str, name: str, known: Collection[str]) -> None:
 
 
 def valid_options(name: str, implementation: Any, options: Any) -> Any:
-    """Returns an extension's options, converted to the type `Options` of its class `implementation`.
+    """Returns the options of an extension, converted to the type `Options` of the extension's class, `implementation`.
 
     If the class has no `Options`, returns them unchanged. Raises pydantic's ValidationError if they do not have this
     type; `name`, the extension's name, is then in the error's location.

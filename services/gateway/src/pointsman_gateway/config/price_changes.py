@@ -12,7 +12,7 @@ from pointsman_gateway.domain.usage import ANY_TIER, STANDARD_TIERS
 
 
 class PriceChange(Strict):
-    """Prices that replace a model's earlier ones; of those that are unset the earlier ones stay."""
+    """New prices of a model from a day on. A price that is unset stays as it was before that day."""
 
     starting: date = Field(description="YYYY-MM-DD: from 00:00 UTC of this day on, requests have these prices")
     usd_per_million_tokens: Prices

@@ -61,7 +61,9 @@ class CompletedAnswer:
 
 @value
 class Started:
-    """The first event of an answer: the path is chosen, and the first chunk has arrived from an engine or the cache."""
+    """The first event of an answer, with the routing decision; the first chunk has arrived (from an engine or the
+    cache).
+    """
 
     decision: Decision
     model: str

@@ -175,8 +175,8 @@ class Decision:
 def planned_escalation(
     path: Path, escalation: Sequence[Path], stream_unvalidated: frozenset[str]
 ) -> tuple[Considered, ...]:
-    """Returns the entry for `Decision.considered` that names the path which answers if a validator rejects the answer
-    of `path`.
+    """Returns the entry for `Decision.considered` of the path that would answer after a validator's rejection
+    (escalation).
 
     That is the first path of `escalation`. Returns an empty tuple if `escalation` is empty, or if `path` is one of
     `stream_unvalidated`, whose answers are sent before they are validated.

@@ -11,9 +11,7 @@ OK, ROUTED, CANCELLED, INTERNAL = "ok", "routed", "cancelled", "internal"
 
 
 class Fault(StrEnum):
-    """The component that caused a failure, by which service level objectives and alerts distinguish requests; "none" if
-    there was no failure.
-    """
+    """The component at fault if a request fails, for service level objectives and alerts; "none" without a failure."""
 
     NONE = "none"
     CALLER = "caller"

@@ -81,7 +81,9 @@ class AdapterVersion:
 
 @dataclass(frozen=True, slots=True)
 class AdapterChange:
-    """One entry in the history of adapters: a change of a version or of an alias."""
+    """One entry in the history of adapters: a version or an alias was changed, by whom, when (Unix milliseconds), and
+    why.
+    """
 
     at_unix_ms: int
     kind: str

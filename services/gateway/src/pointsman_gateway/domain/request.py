@@ -76,7 +76,7 @@ class Scope:
         return model in allowed if allowed is not None else self == Scope()
 
     def visible(self, catalog: Catalog) -> Catalog:
-        """Returns the tasks, paths and models of the catalog that the key may use.
+        """Returns the part of the catalog that the key may use: its tasks, paths and models.
 
         If the key is limited to tasks, only paths of these tasks are included.
         """

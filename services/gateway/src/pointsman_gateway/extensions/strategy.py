@@ -26,7 +26,7 @@ STRATEGIES = Registry(
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An example of a task: the text of a request, and the right answer (`output`) if it is known."""
+    """An example request of a task, with the right answer (`output`) if it is known, which prompts may contain."""
 
     text: str
     output: str | None

@@ -31,10 +31,12 @@ class BatchFinished(Finished):
 
 
 class RequestBatch:
-    """Runs several requests, and sends their merged answers to one sink. Implements `RunControl`.
+    """Answers the prompts of one completion request, each as a request of its own, and merges their answers for one
+    sink.
 
-    The choices are numbered in the order of the requests. Every request has its own decision and receipt, and counts
-    separately in the caller's limits. The first error ends the batch, and cancels the other requests.
+    The choices are numbered in the order of the prompts. Every prompt has its own decision and receipt, and counts
+    separately in the caller's limits. The first error ends the batch, and cancels the other requests. Implements
+    `RunControl`.
     """
 
     def __init__(self, pipeline: Pipeline, requests: Sequence[Request], choices: int, sink: AnswerSink) -> None:

@@ -215,10 +215,11 @@ def _check_findings(found: Sequence[Finding], texts: Sequence[GuardedText]) -> N
 
 
 def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
-    """Returns the text with each span replaced by its kind in brackets, such as "[EMAIL_ADDRESS]".
+    """Returns the text with each finding replaced by its kind in brackets, such as "[EMAIL_ADDRESS]".
 
-    `text` may be a part of a longer text, in which it begins at position `start`; positions of spans are those in the
-    longer text. If a span begins before `text` or within another span, the rest of it is removed without a replacement.
+    `spans` are (start, end, kind) of the findings. `text` may be a part of a longer text, in which it begins at
+    position `start`; positions of spans are those in the longer text. If a span begins before `text` or within another
+    span, the rest of it is removed without a replacement.
     """
     pieces, position, end = [], start, start + len(text)
     for first, last, kind in sorted(spans):

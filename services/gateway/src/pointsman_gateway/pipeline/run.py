@@ -98,7 +98,7 @@ class RequestRun:
     # -- called by the server
 
     def pause(self) -> None:
-        """Stops the answer until `resume`, because the client does not read (backpressure)."""
+        """Stops sending the answer until `resume`, because its client reads too slowly (backpressure)."""
         self._is_paused = True
         if self._source is not None:
             self._source.pause()

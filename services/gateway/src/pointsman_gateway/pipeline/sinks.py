@@ -32,7 +32,7 @@ class RunControl(Protocol):
     """How the sink of an answer pauses, resumes or cancels the request; `RequestRun` and `RequestBatch` have it."""
 
     def pause(self) -> None:
-        """Pauses the answer until `resume`, because the client does not read it (backpressure)."""
+        """Stops sending the answer until `resume`, because its client reads too slowly (backpressure)."""
         ...
 
     def resume(self) -> None: ...
@@ -63,8 +63,9 @@ class ItemQueue(Generic[Item]):
         self._reader: asyncio.Future[None] | None = None
 
     def put(self, item: Item, size: int = 0) -> None:
-        """Adds an item of about `size` bytes. Pauses the run if too many bytes are unread, of this answer
-        (`MAX_UNREAD_BYTES_EACH`) or of all answers (`UnreadBudget`).
+        """Adds an item of about `size` bytes. Pauses the request if its client has too many bytes left to read.
+
+        The limits are `MAX_UNREAD_BYTES_EACH` for one answer, and `UnreadBudget` for all answers together.
         """
         self._items.append(item)
         if self.run is not None and not self._may_wait(size):

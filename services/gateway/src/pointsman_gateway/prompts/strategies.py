@@ -201,10 +201,10 @@ BUILT_IN = frozenset({Instruction, FewShot, Retrieval})
 
 
 async def apply_all(strategies: Sequence[Strategy], draft: Draft) -> Draft:
-    """Applies strategies to a draft in their order, and returns the result; raises the strategies' errors.
+    """Lets each strategy in turn add its part to the draft of a prompt, and returns the complete draft.
 
-    A strategy that is not built in runs in an asyncio task of its own. A request runs without a task until it waits,
-    but `asyncio.timeout` and HTTP clients need a task that they can cancel.
+    Raises the strategies' errors. A strategy that is not built in runs in an asyncio task of its own: a request runs
+    without a task until it waits, but `asyncio.timeout` and HTTP clients need a task that they can cancel.
     """
     for strategy in strategies:
         applied = strategy.apply(draft)

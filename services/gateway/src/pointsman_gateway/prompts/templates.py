@@ -56,9 +56,10 @@ class ForbiddenSyntax(TemplateSyntaxError):
 
 
 class PromptEnvironment(ImmutableSandboxedEnvironment):
-    """The Jinja environment of prompt files. Templates are rendered with the result of `values_of`, which limits loops.
+    """The sandboxed Jinja environment that compiles prompt files.
 
-    Compiling raises TemplateSyntaxError, for example ForbiddenSyntax.
+    Raises TemplateSyntaxError, such as ForbiddenSyntax, for an invalid file. Render templates with the result of
+    `values_of`, which limits loops.
     """
 
     def __init__(self) -> None:

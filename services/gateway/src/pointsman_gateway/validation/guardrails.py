@@ -76,7 +76,7 @@ class _Threads:
         self._executor = ThreadPoolExecutor(GUARDRAIL_THREADS, name)
 
     async def find(self, findings: Iterator[Finding | None]) -> list[Finding]:
-        """Runs the iterator in a thread, and returns its items that are not None. Raises what the iterator raises.
+        """Collects the items of `findings` that are not None, in a thread. Raises what the iterator raises.
 
         If the call is cancelled, the thread stops at the next item, so the iterator has to yield None while it finds
         nothing.
