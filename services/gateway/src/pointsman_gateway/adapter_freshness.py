@@ -38,12 +38,14 @@ class FreshnessCache:
         return self._shares.get(version, 0.0)
 
     def put(self, shares: Mapping[str, float]) -> None:
-        """Replaces all stored fractions by `shares`: by adapter version, the fraction of changed documents, 0 to 1."""
+        """Replaces all stored values by `shares`: adapter version -> fraction of changed documents, 0 to 1."""
         self._shares = dict(shares)
 
 
 class Manifests(Protocol):
-    """Interface to the adapters' manifests and aliases; `Engines` implements it."""
+    """Interface to the adapter versions in use, and to what was stored with each at its training; `Engines` implements
+    it.
+    """
 
     def versions_of(self, path: Path) -> Sequence[str]:
         """Returns the adapter versions that requests on the path may use now, the stable one and perhaps a canary.
@@ -62,7 +64,9 @@ class Manifests(Protocol):
 
 
 class Collections(Protocol):
-    """Interface to the retriever's collections of documents; `RetrieverClient` implements it."""
+    """Interface to the retriever's collections of documents, to see whether they have changed; `RetrieverClient` has
+    it.
+    """
 
     async def sketch(self, collection: str) -> Sketch:
         """Returns a small sample of the hashes of the collection's present documents.

@@ -37,7 +37,7 @@ class Histogram:
         """By the bucket's index, the last value in a recorded trace: trace id, value and Unix time in seconds."""
 
     def observe(self, value: float, trace_id: str = "") -> None:
-        """Counts a value. If `trace_id` is not empty, the trace becomes the exemplar of the value's bucket."""
+        """Counts a value in its bucket. If `trace_id` is given, this trace becomes the bucket's exemplar (example)."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
         if trace_id:
@@ -162,7 +162,7 @@ class Series(Protocol):
     """Interface to one time series of a metric; `Count` and `Histogram` implement it."""
 
     def add(self, numbers: Sequence[float]) -> None:
-        """Adds the numbers to a counter, or counts each as a value of a histogram."""
+        """Adds the numbers to a counter's value; a histogram counts each as one of its values."""
         ...
 
     def set_exemplar(self, number: float, trace_id: str, unix_seconds: float) -> None:

@@ -56,7 +56,7 @@ class AnswerSource(Protocol):
     def resume(self) -> None: ...
 
     def close(self) -> None:
-        """Ends the use of the engine; if the answer is not complete, the engine's work is aborted. Idempotent."""
+        """Stops the engine if the answer is not complete, and ends the use of it. Later calls do nothing."""
         ...
 
 
@@ -84,14 +84,14 @@ class AnswerStream:
 
 
 class AnswerSink(Protocol):
-    """Interface to what receives one answer for its client; `HttpSink` and others implement it.
+    """Interface to the receiver of one answer, which sends it to the client; `HttpSink` and others implement it.
 
-    The calls are `started`, `chunks` (any number), `finished`, `closed`. An error at any point leads to `failed`
-    and then `closed`; a client that has disconnected, to `closed` alone.
+    The calls are `started`, `chunks` (any number), `finished`, `closed`. An error at any point leads to `failed` and
+    then `closed`; a client that has disconnected, to `closed` alone.
     """
 
     def started(self, started: Started) -> None:
-        """Receives the decision; the first chunk follows immediately."""
+        """Receives the routing decision and the answer's model; the first chunk follows immediately."""
         ...
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
@@ -110,7 +110,7 @@ class AnswerSink(Protocol):
         ...
 
     def closed(self) -> None:
-        """Receives the last call, after the request has released its slot, reservation and engine."""
+        """Is called last, after the request has released its slot, reservation and engine."""
         ...
 
 
@@ -205,7 +205,10 @@ class Tenancy(Protocol):
     """
 
     def identify_now(self, credential: str) -> Caller | None:
-        """Returns the caller from a local copy of the key or token; None if `identify` has to be awaited."""
+        """Returns the caller whose API key or token is `credential`, if a local copy of it is known.
+
+        Otherwise returns None, and `identify` has to be awaited.
+        """
         ...
 
     async def identify(self, credential: str) -> Caller:
@@ -218,9 +221,10 @@ class Tenancy(Protocol):
         ...
 
     def enter_now(self, caller: Caller, tokens: int) -> Reservation | None:
-        """Reserves one request, one stream and `tokens` of the caller's limits; None if `enter` has to be awaited.
+        """Reserves one request, one stream (request in progress) and `tokens` tokens of the caller's limits.
 
-        Raises ResourceExhausted if a limit is used up.
+        Returns None if Redis must be asked first, so that `enter` has to be awaited. Raises ResourceExhausted if a
+        limit is used up.
         """
         ...
 
@@ -242,7 +246,7 @@ class RequestLog(Protocol):
     """Interface to the log that stores one receipt for each request. Its methods neither block nor raise."""
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
-        """Returns whether `note` should get the texts of the answers to this request."""
+        """Returns whether the log stores the texts of the answers to this request, so that `note` should get them."""
         ...
 
     def note(

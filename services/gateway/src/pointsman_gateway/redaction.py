@@ -92,7 +92,7 @@ class Redaction:
 
 
 def load_hook(name: str) -> Redact | None:
-    """Imports the hook that `name` ("module:function") names; returns None if `name` is empty.
+    """Imports the redaction hook, a function, from its `name` ("module:function"); None if `name` is empty.
 
     Raises InvalidHook if the name has another form, the import raises an exception, or the module has no such function.
     """

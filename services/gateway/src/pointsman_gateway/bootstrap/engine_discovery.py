@@ -63,7 +63,7 @@ def to_engine(name: str, config: EngineConfig) -> Engine:
 def check_url(what: str, url: str) -> None:
     """Raises ConfigError if `url` is not an http(s) URL.
 
-    The error message begins with `what`, which names the owner of the URL, such as an engine.
+    `what` is the beginning of the error message, and names what has the URL, such as an engine.
     """
     try:
         origin_of(url)

@@ -94,10 +94,11 @@ def origin(config: Config, models: EmbeddingModels) -> FitOrigin:
 
 
 def train_classifier(config: Config, models: EmbeddingModels, store: Path | None = None) -> LoadedModels:
-    """Loads the classifier from the folder `store`, or fits it in another process and stores it there.
+    """Returns the classifier and the embedding models; fits the classifier in another process unless `store` has it.
 
-    Of the classifiers in `store`, only the `MAX_STORED_CLASSIFIERS` that were used last are kept. If `store` is None,
-    the classifier is fitted and not stored. Raises ConfigError if fitting fails, OSError if a file cannot be written.
+    A fitted classifier is stored in the folder `store`, which keeps only the `MAX_STORED_CLASSIFIERS` that were used
+    last; if `store` is None, it is not stored. Raises ConfigError if fitting fails, OSError if a file cannot be
+    written.
     """
     fitted_on = origin(config, models)
     with tempfile.TemporaryDirectory(prefix="pointsman-fit-") as temporary:
@@ -174,7 +175,7 @@ def _reason(failed: subprocess.CompletedProcess[str]) -> str:
 
 
 def load_classifier(file: Path, config: Config, models: EmbeddingModels) -> LoadedModels:
-    """Loads a classifier from a file that `pointsman classifier fit` wrote.
+    """Returns the embedding models and a classifier from a file that `pointsman classifier fit` wrote.
 
     Raises ConfigError if the file is missing or cannot be read, or if the classifier was fitted on other examples,
     settings or models.

@@ -88,10 +88,10 @@ def build_stages(
     dependencies: Dependencies,
     documents: DocumentTasks | None = None,
 ) -> Stages:
-    """Builds the stages of a configuration. Must be called in the event loop.
+    """Builds the stages of a configuration, through which requests pass. Must be called in the event loop.
 
-    `dependencies` outlive the configuration. `documents` are the tasks that the classifier also recognizes by their
-    documents; None if there are none.
+    `dependencies` are shared by all configurations. `documents` are the tasks that the classifier also recognizes by
+    their documents; None if there are none.
 
     Raises ConfigError if validators or guardrails cannot be built, if a policy's options are for another embedding
     model, or if a path caches and there is no Redis; ValueError if a prompt strategy cannot be built.

@@ -44,7 +44,8 @@ async def open_tenancy(
 
 
 def check_single_sign_on(config: SingleSignOnConfig | None) -> str:
-    """Imports the libraries of single sign-on, and returns the client secret of the console's login.
+    """Checks that single sign-on can be used, and returns the client secret of the console's login from the
+    environment.
 
     The secret is empty without single sign-on, without a login, or for a public client. Raises ConfigError if a library
     is not installed, or the environment lacks the secret.

@@ -97,7 +97,7 @@ class SimilarQuestions:
         return known.questions[best].answer if cosines[best] >= threshold else ""
 
     def remove(self, partition: str, answer: str) -> None:
-        """Removes from the copy of a partition the questions whose answer has the key `answer`."""
+        """Removes from this process's copy of a partition the questions whose answer has the key `answer`."""
         known = self._partitions.get(partition)
         if known:
             known.questions = [question for question in known.questions if question.answer != answer]
@@ -115,7 +115,9 @@ def encode_vector(vector: Vector) -> str:
 
 
 def parse_question(stream_id: str, fields: dict[str, str]) -> Question | None:
-    """Parses a question from the fields of an entry in a Redis stream; returns None if they are invalid."""
+    """Makes a question from the fields of an entry in a Redis stream, whose id is `stream_id`; None if they are
+    invalid.
+    """
     import numpy as np
 
     try:

@@ -13,7 +13,7 @@ from pointsman_gateway.extensions import Example
 
 
 def read_text(file: FilePath) -> str:
-    """Reads a UTF-8 file, with or without a byte order mark.
+    """Returns the text of a UTF-8 file, with or without a byte order mark.
 
     Raises ConfigError if it is not UTF-8, OSError if it cannot be read.
     """
@@ -34,7 +34,7 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def read_examples(file: FilePath) -> tuple[Example, ...]:
-    """Reads a file of JSON lines, each of which is an object for `to_example`; blank lines are skipped.
+    """Reads the example requests of a task from a JSONL file, each line an object for `to_example`; skips blank lines.
 
     Raises ConfigError if the file is missing or not UTF-8, or a line is invalid, OSError if it cannot be read.
     """

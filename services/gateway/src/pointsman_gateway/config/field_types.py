@@ -132,7 +132,8 @@ class ExtensionConfig(BaseModel):
         return self.registry.find(self.name)
 
     def build(self, *context: Any) -> Any:
-        """Constructs the extension from its options and `context`, the further arguments of its constructor.
+        """Constructs the extension that the entry names, from its options and `context`, the other constructor
+        arguments.
 
         Raises ValueError if the options cannot be used.
         """

@@ -21,7 +21,7 @@ class JudgeConfig(Strict):
 
 
 class MetricConfig(BaseModel):
-    """How an answer is scored from 0 to 1 against the expected one: by one of these metrics, or one of your own."""
+    """How an answer is scored from 0 to 1 against the expected one: by one of these metrics, or by one of your own."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 

@@ -105,7 +105,7 @@ class ModelConfig(Strict):
     )
 
     def priced_on(self, day: date) -> "ModelConfig":
-        """Returns the model with the prices that hold on a day (UTC)."""
+        """Returns a copy of the model with the prices that hold on `day` (UTC), after the price changes until then."""
         due: dict[str, Any] = {}
         for change in self.price_changes:
             if change.starting <= day:

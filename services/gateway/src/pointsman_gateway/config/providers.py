@@ -84,7 +84,7 @@ DEFAULT_API = EngineApi({"chat": Endpoint("/v1/chat/completions"), "completion":
 
 
 class Provider(Strict):
-    """One entry of providers.yaml, where the keys are described."""
+    """The preset of one provider, such as OpenAI: an entry of providers.yaml, where the keys are described."""
 
     url: str = ""
     prefix: str = "/v1"
@@ -197,7 +197,7 @@ def preset_of(provider: str) -> Provider:
 
 
 def provider_at(url: str) -> str:
-    """Returns the name of the provider whose URL has the same host as `url`; else `DEFAULT_PROVIDER`."""
+    """Returns the name of the provider whose URL has the same host as `url`; `DEFAULT_PROVIDER` if there is none."""
     host = urlsplit(url).hostname
     return next(
         (name for name, of in providers().items() if host and urlsplit(of.url).hostname == host), DEFAULT_PROVIDER

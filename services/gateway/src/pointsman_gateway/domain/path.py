@@ -163,7 +163,9 @@ class Sampling:
 
     @property
     def response_format(self) -> Mapping[str, Any] | None:
-        """Returns OpenAI's parameter `response_format`; None if it is missing or has the type "text"."""
+        """Returns the parameter `response_format` of OpenAI's API, if it requires JSON; None if it is missing or of
+        type "text".
+        """
         response_format = self.extra.get("response_format")
         is_form = isinstance(response_format, Mapping) and response_format.get("type") != "text"
         return response_format if is_form else None
@@ -215,8 +217,10 @@ class Sampling:
 
 
 class Kind(StrEnum):
-    """What a path uses: only a prompt, retrieval ("rag"), an adapter ("lora"), a fully fine-tuned model ("tuned"), or
-    one of the last two together with retrieval or examples ("hybrid"). It is derived from the path, not configured.
+    """What a path uses to answer; it is derived from the path's configuration.
+
+    "prompt": only a prompt; "rag": retrieval; "lora": an adapter; "tuned": a fully fine-tuned model; "hybrid": one of
+    the last two together with retrieval or examples.
     """
 
     PROMPT = "prompt"

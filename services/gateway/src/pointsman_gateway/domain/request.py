@@ -100,7 +100,7 @@ UNRESTRICTED = Scope()
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The sender of a request, with the tenant, scope and rights of the API key or token."""
+    """The sender of a request, as its API key or token identifies it: tenant, scope (what it may use) and rights."""
 
     key: str = ""
     """The id of the key, never its secret; for a token, an id of its user. Empty if authentication is off."""

@@ -18,7 +18,7 @@ ANY_TIER = "auto"
 
 @dataclass(frozen=True, slots=True)
 class EngineSeconds:
-    """The seconds that an engine reports for one answer; None if it does not report a value."""
+    """How long an engine says that it took for one answer, in seconds; None for what it does not report."""
 
     queue: float | None = None
     """Seconds from the arrival at the engine until the engine begins to work on the request."""
@@ -127,7 +127,10 @@ class Usage:
 
     @property
     def details_by_name(self) -> Mapping[str, int | str | bool] | None:
-        """Returns the fields of `details` that are not 0, empty or False; None without details."""
+        """Returns the tokens of special kinds, and what else changes the price, by name; None if there are none.
+
+        Fields that are 0, empty or False are left out.
+        """
         return None if self.details is None else self.details.as_fields()
 
     def by_kind(self) -> dict[str, int]:

@@ -78,8 +78,10 @@ class _HeldChunk:
         return all(end <= channel.cleared for channel, _, end in self.pieces)
 
     def released(self) -> Chunk:
-        """Returns the chunk with its findings redacted, and marks its texts as passed on. A redacted chunk has no
-        log-probabilities and no bytes of the engine, which hold the text too.
+        """Returns the chunk to send, with the guardrails' findings in it redacted, and records that its texts were
+        sent.
+
+        A redacted chunk has no log-probabilities and no bytes of the engine, which hold the text too.
         """
         for channel, _, end in self.pieces:
             channel.released = end
@@ -122,7 +124,7 @@ class AnswerWindow:
 
     @property
     def characters(self) -> int:
-        """Returns the number of characters in the held chunks."""
+        """Returns the number of characters that wait to be checked or sent."""
         return sum([channel.end - channel.released for channel in self._channels.values()])
 
     def add(self, chunk: Chunk) -> None:

@@ -191,7 +191,11 @@ class Attempt:
 
     @property
     def refusal(self) -> Verdict | None:
-        """Returns the first verdict that rejects the answer; None if there is none, or the answer was not buffered."""
+        """Returns the verdict of the first validator that rejects the answer; None if none does, or if it was not
+        buffered.
+
+        An answer that was not buffered has been sent already, so its rejection has no consequence.
+        """
         return refusal(self.verdicts) if self._buffer is not None else None
 
     @property

@@ -62,7 +62,7 @@ class FairQueue:
         return dropped
 
     def remove(self, waiter: Waiter) -> bool:
-        """Removes a request; returns whether it was in the queue."""
+        """Removes a request from the queue; returns False if it was not in the queue, and otherwise True."""
         tenants = self._by_priority.get(waiter.priority, {})
         waiting = tenants.get(waiter.tenant)
         if waiting is None or waiter not in waiting:

@@ -99,8 +99,9 @@ class MeteredRequest:
 
 
 class MeteredBlock(MeteredRequest):
-    """A context manager for a block that handles one request. At the block's end, also if it raises, the receipt is
-    made and logged, and the caller's limits are charged.
+    """A context manager for a block that handles one request, such as one for embeddings.
+
+    At the block's end, also if it raises, the receipt is made and logged, and the caller's limits are charged.
     """
 
     __slots__ = ("_write_receipt",)

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 
 class Instrumentation:
-    """Wraps components so that they create spans. The subclass `SpanInstrumentation` does so; the methods of this
-    class, which is used without tracing, return the components unchanged.
+    """Wraps the gateway's components so that they create spans, if tracing is on.
+
+    The subclass `SpanInstrumentation` does so. This class is used without tracing: its methods return the components
+    unchanged.
     """
 
     grpc_interceptors: Interceptors = ()

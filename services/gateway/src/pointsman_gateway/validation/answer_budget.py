@@ -71,7 +71,7 @@ class AnswerBudget:
 
 
 class BudgetedValidator(Validator):
-    """A validator whose work is limited for an answer as a whole, not for each of its choices."""
+    """A validator that gets a limit of work for all choices of an answer together, not for each."""
 
     def objection(self, choice: Choice) -> str | None:
         return self.objection_within(AnswerBudget(), choice)

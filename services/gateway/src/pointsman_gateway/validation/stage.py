@@ -44,7 +44,7 @@ class Verdict:
 
 
 def refusal(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """Returns the first verdict that rejects the answer; None if no validator rejects it."""
+    """Returns the verdict of the first validator that rejects the answer; None if none does."""
     return next((verdict for verdict in verdicts if verdict.ruling is Ruling.REFUSED), None)
 
 

@@ -40,9 +40,10 @@ class Complete(Validator):
 
 
 class RegexValidator(BudgetedValidator):
-    """A validator that rejects a choice if a regular expression is not found in its first `MAX_SEARCHED_CHARACTERS`
-    characters, or if the time for the searches of the whole answer is used up (`SEARCH_TIMEOUT_SECONDS`). A choice that
-    only calls tools is accepted.
+    """A validator that rejects a choice if a regular expression is not found in it.
+
+    The first `MAX_SEARCHED_CHARACTERS` characters are searched. It also rejects a choice if the time for the searches
+    of the whole answer is used up (`SEARCH_TIMEOUT_SECONDS`). A choice that only calls tools is accepted.
     """
 
     Options = str
