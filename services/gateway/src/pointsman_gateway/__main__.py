@@ -95,7 +95,7 @@ def main() -> int:
 
 
 def _load_checked(folder: Path) -> Config:
-    """Loads a configuration and runs `check_config` and `check_environment` on it.
+    """Returns the configuration in `folder`, after checks that need no other service, such as for missing API keys.
 
     Raises ConfigError if it is invalid, OSError if a file cannot be read.
     """
@@ -160,12 +160,12 @@ async def check_engine_of(folder: Path, name: str) -> int:
 
 
 async def run(settings: Settings, spans: "Spans | None" = None, worker: Sequence[int] | None = None) -> None:
-    """Serves until SIGINT or SIGTERM, then lets requests in progress finish, and ends those that take longer than
-    `settings.shutdown_timeout` seconds.
+    """Runs the HTTP and gRPC servers until SIGINT or SIGTERM, then lets requests in progress end.
 
-    `worker` is None if this is the only gateway process; else it has the process's number and the file descriptor of a
-    connection to the supervisor. Raises ConfigError if the configuration is invalid, ModelMissing or TlsError (both are
-    OSErrors), or another OSError, for example if a port is in use.
+    Those that take longer than `settings.shutdown_timeout` seconds are aborted. `worker` is None if this is the only
+    gateway process; else it has the process's number and the file descriptor of a connection to the supervisor. Raises
+    ConfigError if the configuration is invalid, ModelMissing or TlsError (both are OSErrors), or another OSError, for
+    example if a port is in use.
     """
     supervisor, is_worker = (await connect_supervisor(worker[1]) if worker else None), bool(worker)
     config = _load_checked(settings.config)
@@ -255,10 +255,10 @@ def _serving_metrics(dependencies: HttpDependencies, listen: str) -> AbstractAsy
 async def _serving_ext_proc(
     app: ASGIApp, settings: Settings, tls: ServerTls | None, *, reuse_port: bool
 ) -> AsyncIterator[str]:
-    """Serves Envoy's external processing at `settings.ext_proc_listen`, and yields the address; does nothing if that is
-    empty.
+    """A context manager that serves Envoy's external processing at `settings.ext_proc_listen`, and yields the address.
 
-    Entering it raises OSError if the port cannot be bound.
+    If that setting is empty, it does nothing and yields an empty text. Entering it raises OSError if the port cannot be
+    bound.
     """
     if not settings.ext_proc_listen:
         yield ""

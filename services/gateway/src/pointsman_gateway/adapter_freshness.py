@@ -1,7 +1,7 @@
-"""Measures how much the documents have changed since an adapter version was trained on them.
+"""Measures how many documents have changed since an adapter version was trained on them.
 
 The manifest of an adapter version has a `Sketch` (a small sample of hashes) of each collection of documents, made at
-training. It is compared with a sketch of the collection as it is now.
+training. It is compared with a sketch of the collection's present documents.
 """
 
 import logging
@@ -38,12 +38,14 @@ class FreshnessCache:
         return self._shares.get(version, 0.0)
 
     def put(self, shares: Mapping[str, float]) -> None:
-        """Replaces all stored fractions by `shares`: by adapter version, the fraction of changed documents, 0 to 1."""
+        """Replaces all stored values by `shares`: adapter version -> fraction of changed documents, 0 to 1."""
         self._shares = dict(shares)
 
 
 class Manifests(Protocol):
-    """Interface to the adapters' manifests and aliases; `Engines` implements it."""
+    """Interface to the adapter versions in use, and to what was stored with each at its training; `Engines` implements
+    it.
+    """
 
     def versions_of(self, path: Path) -> Sequence[str]:
         """Returns the adapter versions that requests on the path may use now, the stable one and perhaps a canary.
@@ -53,19 +55,21 @@ class Manifests(Protocol):
         ...
 
     async def facts(self, model: str, version: str) -> Mapping[str, str]:
-        """Returns the entries in the manifest of an adapter version, texts by name. Those whose names begin with
-        `MANIFEST_KEY_PREFIX` are sketches of collections.
+        """Returns the manifest of an adapter version (what was stored with it at its training): name -> text.
 
-        Raises the PointsmanError that the lora-server of `model` reports, or Unavailable if none can be reached.
+        Entries whose names begin with `MANIFEST_KEY_PREFIX` are sketches of collections. Raises the PointsmanError that
+        the lora-server of `model` reports, or Unavailable if none can be reached.
         """
         ...
 
 
 class Collections(Protocol):
-    """Interface to the retriever's collections of documents; `RetrieverClient` implements it."""
+    """Interface to the retriever's collections of documents, to see whether they have changed; `RetrieverClient` has
+    it.
+    """
 
     async def sketch(self, collection: str) -> Sketch:
-        """Returns the sketch of a collection as it is now.
+        """Returns a small sample of the hashes of the collection's present documents.
 
         Raises the PointsmanError that the retriever reports, or Unavailable if it cannot be reached.
         """
@@ -91,14 +95,15 @@ class FreshnessMonitor:
         self._shares: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Calls `measure` at once and then at the interval, until cancelled."""
+        """Calls `measure` at once and then every `interval` seconds, until cancelled."""
         schedule = Schedule(self._interval, run_at_start=True)
         await run_periodically(self.measure, schedule, "measure the freshness of adapters")
 
     async def measure(self) -> None:
-        """Measures each adapter version of the `monitored` paths, and replaces the content of the cache by the results.
+        """Measures for each adapter version of the `monitored` paths how many documents have changed, and stores the
+        results.
 
-        The result of a version is the largest fraction of changed documents among its collections: 0 to 1, and 0 if its
+        The result is the largest fraction of changed documents among the version's collections: 0 to 1, and 0 if its
         manifest has no valid sketch. If the lora-server or the retriever fails, the version keeps its previous result,
         at first 0. Nothing is measured while `monitored.manifests` is None.
         """

@@ -1,4 +1,4 @@
-"""A circuit breaker: after repeated failures it blocks requests for a while, then lets a single one probe."""
+"""A circuit breaker: after repeated failures it blocks requests for a while, then lets one through as a test."""
 
 import time
 from collections.abc import Callable
@@ -7,9 +7,10 @@ from pointsman_gateway.config.engine_config import BreakerConfig
 
 
 class Breaker:
-    """A circuit breaker in one of three states. Closed: requests pass. Open: none pass until the cooldown ends. Half
-    open, after the cooldown: one request at a time passes as a probe. Its success closes the breaker, its failure opens
-    it again.
+    """A circuit breaker for one endpoint: it blocks requests for a while (the cooldown) after repeated failures.
+
+    It is in one of three states. Closed: requests pass. Open: none pass until the cooldown ends. Half open, after the
+    cooldown: one request at a time passes as a probe; its success closes the breaker, its failure opens it again.
 
     Callers ask `may_enter`, call `enter` before their request, and report its outcome to `succeeded`, `failed` or
     `undecided` with the number that `enter` returned. If the breaker has opened or closed since `enter`, the outcome
@@ -55,18 +56,20 @@ class Breaker:
         return self.closed or (not self._is_probing and self._clock() >= self._until)
 
     def enter(self) -> int:
-        """Begins a request, which is the probe unless the breaker is closed; does not check `may_enter`.
+        """Records that a request begins; it is the probe unless the breaker is closed. Call it only if `may_enter` is
+        True.
 
-        Returns the `entry` to give to `succeeded`, `failed` or `undecided`.
+        Returns a number to pass to `succeeded`, `failed` or `undecided` as `entry`.
         """
         if not self.closed:
             self._is_probing = True
         return self._changes
 
     def succeeded(self, entry: int, config: BreakerConfig) -> bool:
-        """Records the success of the request with this `entry`; returns whether it closed the breaker.
+        """Records that a request succeeded; returns whether that closed the breaker.
 
-        If the breaker has opened or closed since `enter`, only `last_success` is set.
+        `entry` is what `enter` returned for the request. If the breaker has opened or closed since then, only
+        `last_success` is set.
         """
         self.last_success = now = self._clock()
         if entry != self._changes:
@@ -79,12 +82,12 @@ class Breaker:
         return True
 
     def failed(self, entry: int, config: BreakerConfig) -> bool:
-        """Records the failure of the request with this `entry`; returns whether it opened the breaker.
+        """Records that a request failed; returns whether that opened the breaker.
 
-        A closed breaker opens after `consecutive_failures` in a row, or if the share `failure_rate` of at least
-        `min_requests` in the window failed. A failed probe opens the breaker again, for twice the last cooldown, at
-        most `max_open_duration_seconds`. The failure is ignored if the breaker has opened or closed since
-        `enter`, or if `config` disables it.
+        A closed breaker opens after `consecutive_failures` in a row, or if the fraction `failure_rate` of at least
+        `min_requests` in the sliding window failed. A failed probe opens the breaker again, for twice the last
+        cooldown, at most `max_open_duration_seconds`. `entry` is what `enter` returned for the request; the failure is
+        ignored if the breaker has opened or closed since then, or if `config` disables it.
         """
         if entry != self._changes or not config.enabled:
             self.undecided(entry)
@@ -102,7 +105,11 @@ class Breaker:
         return False
 
     def undecided(self, entry: int) -> None:
-        """Records that the request neither succeeded nor failed. If it was the probe, the next request may probe."""
+        """Records that a request ended without success or failure, for example cancelled. After a probe, another one
+        may follow.
+
+        `entry` is what `enter` returned for the request.
+        """
         if entry == self._changes:
             self._is_probing = False
 
@@ -123,7 +130,9 @@ class Breaker:
 
 
 class _Recent:
-    """Counts requests and failures in a sliding window that has two halves; each half expires as a whole."""
+    """Counts requests and failures in a sliding window of time. The window has two halves, each of which expires at
+    once.
+    """
 
     __slots__ = ("_failures", "_failures_before", "_since", "_total", "_total_before")
 
@@ -133,9 +142,11 @@ class _Recent:
         self._total_before = self._failures_before = 0
 
     def add(self, now: float, window: float, *, failed: int) -> tuple[int, int]:
-        """Adds a request that ends `now`, and returns (requests, failures) in the window, this one included.
+        """Counts a request that has ended, and returns (requests, failures) in the sliding window, with this one
+        included.
 
-        `failed` is 1 or 0; `now` and the length of the `window` are in seconds.
+        `failed` is 1 or 0. `now` is the time of the end on a monotonic clock, and `window` the window's length, in
+        seconds.
         """
         if now - self._since >= window / 2:
             old = now - self._since >= window

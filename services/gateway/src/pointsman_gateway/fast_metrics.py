@@ -22,7 +22,9 @@ Row = tuple[float, ...]
 
 
 class Histogram:
-    """One series of a histogram: the counts of its buckets, the sum of its values, and exemplars."""
+    """One time series of a histogram metric: the counts of its buckets, the sum of its values, and exemplars (trace
+    ids).
+    """
 
     __slots__ = ("bounds", "counts", "exemplars", "sum")
 
@@ -35,14 +37,14 @@ class Histogram:
         """By the bucket's index, the last value in a recorded trace: trace id, value and Unix time in seconds."""
 
     def observe(self, value: float, trace_id: str = "") -> None:
-        """Counts a value. If `trace_id` is not empty, the trace becomes the exemplar of the value's bucket."""
+        """Counts a value in its bucket. If `trace_id` is given, this trace becomes the bucket's exemplar (example)."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
         if trace_id:
             self.set_exemplar(value, trace_id, time.time())
 
     def add(self, values: Sequence[float]) -> None:
-        """Counts many values, as `observe` does for each."""
+        """Counts many values without exemplars, faster than one call of `observe` for each."""
         if len(values) < SORT_THRESHOLD:
             for value in values:
                 self.observe(value)
@@ -79,7 +81,7 @@ def _to_label(bound: float) -> str:
 
 
 class Family(Generic[Metric]):
-    """All series of one metric, by the values of its labels. `series` creates a series at its first use."""
+    """All time series of one metric, by the values of its labels; `series` creates a series when it is first needed."""
 
     def __init__(
         self, name: str, documentation: str, labels: Sequence[str], create: Callable[[], Metric], divisor: int = 1
@@ -100,7 +102,7 @@ class Family(Generic[Metric]):
 
 
 class Count:
-    """One series of a counter."""
+    """One time series of a counter metric."""
 
     __slots__ = ("value",)
 
@@ -125,11 +127,11 @@ def histogram(name: str, documentation: str, labels: Sequence[str], bounds: Sequ
 
 
 def nothing_pending() -> None:
-    """Does nothing; the `flush` of metrics that have no pending values."""
+    """Does nothing. It is the default `flush` of `FastCollector`, for metrics whose values are added at once."""
 
 
 class FastCollector:
-    """Exports families; implements prometheus_client's `Collector`."""
+    """Exports counters and histograms to Prometheus; implements prometheus_client's `Collector`."""
 
     def __init__(
         self,
@@ -157,23 +159,27 @@ class FastCollector:
 
 
 class Series(Protocol):
-    """Interface to one series of a metric; `Count` and `Histogram` implement it."""
+    """Interface to one time series of a metric; `Count` and `Histogram` implement it."""
 
     def add(self, numbers: Sequence[float]) -> None:
-        """Adds the numbers to a counter, or counts each as a value of a histogram."""
+        """Adds the numbers to a counter's value; a histogram counts each as one of its values."""
         ...
 
     def set_exemplar(self, number: float, trace_id: str, unix_seconds: float) -> None:
-        """Makes the trace the exemplar of the number's bucket; does not add the number. Counters ignore it."""
+        """Makes a trace the exemplar (example) of the histogram bucket that `number` falls into; the number is not
+        counted.
+
+        A counter ignores the call.
+        """
         ...
 
 
 class SeriesBatch:
-    """Collects the numbers of requests that update the same series, and adds many of them at a time.
+    """Collects the numbers of many requests that update the same time series, and adds them together, which is faster.
 
-    A request appends to `rows` one row, which has one number for each column. To add a single number takes up to 0.3
-    microseconds, and a row has about thirty; in a column of a hundred numbers each takes a tenth of that. So rows are
-    collected, and `flush` adds them column by column.
+    A request appends to `rows` one row, with one number for each column. To add a single number takes up to 0.3
+    microseconds, and a row has about thirty; in a column of a hundred numbers each takes a tenth of that. So `flush`
+    adds the rows column by column.
     """
 
     __slots__ = ("_columns", "rows")
@@ -191,7 +197,7 @@ class SeriesBatch:
         """Rows that are not added yet."""
 
     def flush(self) -> None:
-        """Adds the pending rows to their series."""
+        """Adds the numbers in `rows` to the time series of their columns, and empties `rows`."""
         if not self.rows:
             return
         for all_series, numbers in zip(self._columns, zip(*self.rows, strict=True), strict=True):
@@ -200,7 +206,9 @@ class SeriesBatch:
         self.rows.clear()
 
     def set_exemplar(self, row: Row, trace_id: str, unix_seconds: float) -> None:
-        """Makes the trace the exemplar of each number in the row, in all series of its column; does not add the row."""
+        """Makes a trace the exemplar of each number in `row`, in the time series of its column; the numbers are not
+        counted.
+        """
         for all_series, number in zip(self._columns, row, strict=True):
             for series in all_series:
                 series.set_exemplar(number, trace_id, unix_seconds)

@@ -1,4 +1,4 @@
-"""Regular expressions of the configuration for searches in untrusted texts, with a limit on the time of a search."""
+"""Regular expressions from the configuration, which search untrusted texts for a limited time."""
 
 from time import thread_time
 
@@ -8,11 +8,11 @@ all other requests."""
 
 
 class BadPattern(ValueError):
-    """A pattern is not a valid regular expression."""
+    """Raised if a pattern is not a valid regular expression."""
 
 
 class SearchTimeout(Exception):
-    """The search for a pattern was aborted, or not started, because the time for it is used up."""
+    """Raised if a search for a pattern was aborted, or not started, because the time for it is used up."""
 
 
 class Pattern:
@@ -36,7 +36,7 @@ class Pattern:
             raise self.given_up() from None
 
     def given_up(self) -> SearchTimeout:
-        """Returns the error to raise if the time for a search is used up."""
+        """Returns the exception for a search that has no time left; the caller raises it."""
         return SearchTimeout(f"the search for {self.text!r} was given up after {SEARCH_TIMEOUT_SECONDS * 1000:.0f} ms")
 
 
@@ -48,7 +48,10 @@ class SearchBudget:
         self._left = seconds
 
     def finds(self, pattern: Pattern, text: str) -> bool:
-        """Returns whether the text contains a match; raises SearchTimeout if the time of all searches is used up."""
+        """Returns whether the text contains a match of `pattern`.
+
+        Raises SearchTimeout if all searches together have used up the CPU time.
+        """
         if self._left <= 0:
             raise pattern.given_up()
         began = thread_time()

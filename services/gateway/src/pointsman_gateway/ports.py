@@ -28,7 +28,7 @@ from pointsman_gateway.domain.value import value
 
 
 class ChunkSink(Protocol):
-    """Interface to what receives the answer of one source: `chunks`, any number of times, and then `ended`."""
+    """Interface to a receiver of one answer's chunks: `chunks` is called any number of times, and then `ended`."""
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
         """Receives one or more chunks; `last` is set if `ended` is known to follow immediately."""
@@ -40,11 +40,12 @@ class ChunkSink(Protocol):
 
 
 class AnswerSource(Protocol):
-    """Interface to an answer whose first chunk has arrived. It pushes all chunks to the sink that is attached to it."""
+    """Interface to an answer that has begun to arrive from an engine or the cache; it pushes its chunks to one sink."""
 
     def attach(self, sink: ChunkSink) -> None:
-        """Attaches the sink; to be called once. What has arrived already, chunks and perhaps the end, is pushed to the
-        sink before the call returns.
+        """Sets the sink that gets all chunks and the end of the answer; to be called once.
+
+        What has arrived already is pushed to the sink before the call returns.
         """
         ...
 
@@ -55,13 +56,15 @@ class AnswerSource(Protocol):
     def resume(self) -> None: ...
 
     def close(self) -> None:
-        """Ends the use of the engine; if the answer is not complete, the engine's work is aborted. Idempotent."""
+        """Stops the engine if the answer is not complete, and ends the use of it. Later calls do nothing."""
         ...
 
 
 @value
 class AnswerStream:
-    """An answer whose first chunk has arrived, and how it was obtained."""
+    """An answer that has begun to arrive: the source of its chunks, and which engine and model, or cache, it comes
+    from.
+    """
 
     model: str
     """The engine's name of the model that answers: the base model or an adapter version."""
@@ -81,14 +84,14 @@ class AnswerStream:
 
 
 class AnswerSink(Protocol):
-    """Interface to what receives one answer for its client; `HttpSink` and others implement it.
+    """Interface to the receiver of one answer, which sends it to the client; `HttpSink` and others implement it.
 
-    The calls are `started`, `chunks` (any number), `finished`, `closed`. An error at any point leads to `failed`
-    and then `closed`; a client that has disconnected, to `closed` alone.
+    The calls are `started`, `chunks` (any number), `finished`, `closed`. An error at any point leads to `failed` and
+    then `closed`; a client that has disconnected, to `closed` alone.
     """
 
     def started(self, started: Started) -> None:
-        """Receives the decision; the first chunk follows immediately."""
+        """Receives the routing decision and the answer's model; the first chunk follows immediately."""
         ...
 
     def chunks(self, chunks: Chunks, last: bool) -> None:
@@ -107,7 +110,7 @@ class AnswerSink(Protocol):
         ...
 
     def closed(self) -> None:
-        """Receives the last call, after the request has released its slot, reservation and engine."""
+        """Is called last, after the request has released its slot, reservation and engine."""
         ...
 
 
@@ -126,37 +129,42 @@ class PromptBuilder(Protocol):
 
 
 class CallRecord(Protocol):
-    """Interface to what a backend reports of its calls besides an answer; `PathAttempt` implements it."""
+    """Interface by which a backend reports calls of engines without an answer, which may cost; `PathAttempt` has it."""
 
     def record_unanswered(self, engine: str, model: str) -> None:
-        """Records a call that was given up before its answer was used. The engine has got the prompt, reports no
-        tokens, and may charge for the prompt. `model` is the engine's name of the model.
+        """Records a call to an engine that was given up before its answer was used.
+
+        The engine has got the prompt, reports no tokens, and may charge for the prompt. `engine` is the engine's name,
+        and `model` its name for the model.
         """
         ...
 
 
 class Backend(Protocol):
-    """Interface to what answers prompts: the engines, the cache in front of them, or another wrapper around these."""
+    """Interface to what answers prompts: the engines, or a wrapper around them, such as the cache."""
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt, record: CallRecord) -> AnswerStream:
-        """Sends the prompt, and returns once the answer's first chunk has arrived. Calls that were given up meanwhile
-        are reported to `record`.
+        """Sends the prompt to an engine, and returns the answer once its first chunk has arrived.
 
-        Raises Unavailable if the decision's next path should answer instead; any other PointsmanError, such as
-        InvalidArgument, ends the request.
+        Calls that were given up meanwhile are reported to `record`. Raises Unavailable if the decision's next path
+        should answer instead; any other PointsmanError, such as InvalidArgument, ends the request.
         """
         ...
 
 
 class Reservation(Protocol):
-    """Interface to what one request has reserved of its caller's limits: one request, one stream (a request in
-    progress), tokens and dollars.
+    """Interface to the part of its caller's limits that one request has reserved: tokens, dollars, one request, one
+    stream.
+
+    A stream is a request in progress.
     """
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Returns the present state of the limits as OpenAI's `x-ratelimit-*` headers, and a header with a warning if a
-        budget is nearly spent. Empty without limits.
+        """Returns the HTTP headers with the state of the caller's limits: OpenAI's `x-ratelimit-*`, and perhaps a
+        warning.
+
+        The warning is that a budget is nearly spent. Empty without limits.
         """
         ...
 
@@ -166,55 +174,63 @@ class Reservation(Protocol):
         ...
 
     def afford_now(self, usd: float | None) -> bool:
-        """Reserves `usd` dollars more; returns False if `afford` has to be awaited instead. Without a limit in dollars
-        it returns True and does nothing.
+        """Reserves `usd` dollars more of the caller's budget; returns False if the caller must await `afford` instead.
 
-        Raises ResourceExhausted if a limit in dollars does not suffice, or if there is one and the cost is unknown
-        (None).
+        Without a budget in dollars it does nothing and returns True. Raises ResourceExhausted if a budget does not
+        suffice, or if there is one and the cost is unknown (None).
         """
         ...
 
     async def afford(self, usd: float | None) -> None:
-        """Reserves `usd` dollars more; asks Redis if necessary.
+        """Reserves `usd` dollars more of the caller's budget; asks Redis if necessary. Does nothing without a budget.
 
-        Raises ResourceExhausted as `afford_now` does. Raises Unavailable if in several attempts other requests have
-        taken the free amount first.
+        Raises ResourceExhausted if a budget does not suffice, or if there is one and the cost is unknown (None). Raises
+        Unavailable if in several attempts other requests have taken the free amount first.
         """
         ...
 
     def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
-        """Charges what the request used, and gives back the rest. To be called at the end of each request; idempotent.
+        """Charges what the request used to the caller's limits, and frees the rest reserved; to be called at each
+        request's end.
 
-        If `usd` is None (unknown), the reserved dollars are charged. `outcome` is "ok", "cancelled" or an error's code.
+        Later calls do nothing. If `usd` is None (unknown), the reserved dollars are charged. `outcome` is "ok",
+        "cancelled" or an error's code.
         """
         ...
 
 
 class Tenancy(Protocol):
-    """Interface to what identifies callers and enforces their limits; `RedisTenancy` and `OpenAccess` implement it."""
+    """Interface to the stage that identifies callers and enforces their limits; `RedisTenancy` and `OpenAccess` have
+    it.
+    """
 
     def identify_now(self, credential: str) -> Caller | None:
-        """Returns the caller from a local copy of the key or token; None if `identify` has to be awaited."""
+        """Returns the caller whose API key or token is `credential`, if a local copy of it is known.
+
+        Otherwise returns None, and `identify` has to be awaited.
+        """
         ...
 
     async def identify(self, credential: str) -> Caller:
-        """Returns the caller of a key or token.
+        """Returns the caller whose API key or token is `credential`.
 
         Raises Unauthenticated if the credential is missing or not valid, PermissionDenied if the configuration grants
-        nothing to a valid token, Unavailable if Redis or the issuer cannot be reached or too many callers are looked
-        up at once.
+        nothing to a valid token, Unavailable if Redis or the issuer cannot be reached or too many callers are looked up
+        at once.
         """
         ...
 
     def enter_now(self, caller: Caller, tokens: int) -> Reservation | None:
-        """Reserves one request, one stream and `tokens` of the caller's limits; None if `enter` has to be awaited.
+        """Reserves one request, one stream (request in progress) and `tokens` tokens of the caller's limits.
 
-        Raises ResourceExhausted if a limit is used up.
+        Returns None if Redis must be asked first, so that `enter` has to be awaited. Raises ResourceExhausted if a
+        limit is used up.
         """
         ...
 
     async def enter(self, caller: Caller, tokens: int) -> Reservation:
-        """Reserves as `enter_now` does; asks Redis if necessary.
+        """Reserves one request, one stream (request in progress) and `tokens` of the caller's limits; asks Redis if
+        necessary.
 
         Raises ResourceExhausted if a limit is used up. Raises Unavailable if in several attempts other requests have
         taken the free amount first.
@@ -222,23 +238,26 @@ class Tenancy(Protocol):
         ...
 
     def headers(self, caller: Caller) -> Mapping[str, str]:
-        """Returns the same headers as `Reservation.headers`, for a caller whose request is rejected."""
+        """Returns the HTTP headers with the state of the caller's limits, for a request that is rejected."""
         ...
 
 
 class RequestLog(Protocol):
-    """Interface to the log of receipts, one for each request. Its methods neither block nor raise."""
+    """Interface to the log that stores one receipt for each request. Its methods neither block nor raise."""
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
-        """Returns whether `note` should get the texts of the answers to this request."""
+        """Returns whether the log stores the texts of the answers to this request, so that `note` should get them."""
         ...
 
     def note(
         self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
     ) -> None:
-        """Records a request with a decision. `answers` are in the order of the attempts; the client got the last."""
+        """Stores the receipt of a request that has a decision.
+
+        `answers` are the texts of the answers that paths gave, in their order; the client got the last one.
+        """
         ...
 
     def note_undecided(self, receipt: UndecidedReceipt) -> None:
-        """Records a request without a decision, such as one for embeddings or a rejected one."""
+        """Stores the receipt of a request without a decision, such as one for embeddings or a rejected one."""
         ...

@@ -27,15 +27,15 @@ _DATE = re.compile(r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d
 
 
 class InvalidHook(ValueError):
-    """The setting for the redaction hook does not name a function that can be imported."""
+    """Raised if the setting for the redaction hook does not name a function that can be imported."""
 
 
 class NotRedacted(Exception):
-    """The hook failed, so the text must not be stored; the message does not contain the text."""
+    """Raised if the redaction hook fails, so the text must not be stored; the message does not contain the text."""
 
 
 class Redaction:
-    """Applies the redaction hook to texts. If the hook fails, the text must not be stored."""
+    """Removes personal data from texts before they are stored, by the function that the operator names (the hook)."""
 
     def __init__(self, hook: Redact | None = None, failed: Callable[[], None] = lambda: None) -> None:
         """Takes the `hook`; with None, texts are left unchanged. `failed` is called each time that the hook fails."""
@@ -43,7 +43,7 @@ class Redaction:
         self._failed = failed
 
     def text(self, text: str) -> str:
-        """Returns the text as the hook has redacted it; an empty text without calling the hook.
+        """Returns the text as the hook has redacted it; an empty text is returned without calling the hook.
 
         Raises NotRedacted if the hook raises an error or does not return a string.
         """
@@ -64,14 +64,14 @@ class Redaction:
         return redacted
 
     def or_nothing(self, text: str) -> str:
-        """Returns the redacted text; empty if the hook fails."""
+        """Returns the text as the hook has redacted it, or an empty text if the hook fails."""
         try:
             return self.text(text)
         except NotRedacted:
             return ""
 
     def everywhere(self, value: Any) -> Any:
-        """Returns a copy of a JSON value in which every string except keys is redacted; tuples become lists.
+        """Returns a copy of a JSON value with every string redacted, except the keys of objects; tuples become lists.
 
         Raises NotRedacted if the hook fails.
         """
@@ -84,7 +84,7 @@ class Redaction:
         return value
 
     def leaves(self, text: str) -> bool:
-        """Returns whether the hook leaves the text unchanged; False if it fails."""
+        """Returns whether the hook finds nothing to redact in the text; False if the hook fails."""
         try:
             return self.text(text) == text
         except NotRedacted:
@@ -92,7 +92,7 @@ class Redaction:
 
 
 def load_hook(name: str) -> Redact | None:
-    """Imports the hook that `name` ("module:function") names; returns None if `name` is empty.
+    """Imports the redaction hook, a function, from its `name` ("module:function"); None if `name` is empty.
 
     Raises InvalidHook if the name has another form, the import raises an exception, or the module has no such function.
     """
@@ -116,8 +116,9 @@ def load_hook(name: str) -> Redact | None:
 
 
 def shown_error(text: str, max_characters: int = MAX_ERROR_CHARACTERS) -> str:
-    """Returns an engine's message for clients: with secrets masked (`mask_secrets`), and cut after `max_characters`,
-    where "…" is added.
+    """Returns an engine's error message in a form that clients may see: secrets are masked (`mask_secrets`).
+
+    If it has more than `max_characters`, it is cut there, and ends with "…".
     """
     shown = mask_secrets(text[: 2 * MAX_ERROR_CHARACTERS])
     return shown if len(shown) <= max_characters else f"{shown[:max_characters]}…"

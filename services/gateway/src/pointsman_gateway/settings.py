@@ -233,7 +233,7 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """Reads the settings from the environment.
+    """Reads the settings from the environment variables with the prefix `POINTSMAN_GATEWAY_`.
 
     Raises UnknownSetting if a variable with the prefix is no setting, WrongSetting if a value cannot be used.
     """

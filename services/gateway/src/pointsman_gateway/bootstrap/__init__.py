@@ -1,4 +1,4 @@
-"""Builds the gateway, and the stages of each loaded configuration. Only this package chooses concrete classes."""
+"""Builds the gateway's objects at the start and at each reload. Only this package chooses concrete classes."""
 
 from pointsman_gateway.bootstrap.app import GatewayComponents, build_gateway
 from pointsman_gateway.bootstrap.catalog import to_catalog

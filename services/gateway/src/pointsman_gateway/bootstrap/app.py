@@ -1,4 +1,4 @@
-"""Builds the gateway: the components that live as long as the process, and a snapshot for each configuration."""
+"""Builds the gateway: the components that live as long as the process, and the objects of each loaded configuration."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
@@ -72,7 +72,7 @@ ENGINE_WAIT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayComponents:
-    """The components of the gateway that the HTTP and gRPC servers use."""
+    """What the HTTP and gRPC servers use of one gateway process, such as the pipeline, the stores and the metrics."""
 
     pipeline: Pipeline
     tenancy: OpenAccess | RedisTenancy
@@ -97,7 +97,8 @@ class GatewayComponents:
 async def build_gateway(
     settings: Settings, config: Config, spans: "Spans | None" = None, load_models: LoadModels | None = None
 ) -> AsyncIterator[GatewayComponents]:
-    """Builds all components for `config`, and closes them at the end of the block.
+    """A context manager that builds all components of the gateway for `config`, and closes them at the end of the
+    block.
 
     In the block, background tasks watch the engines and the folder `settings.config`. `spans` is None without tracing;
     `load_models` replaces the function that loads the embedding models. Raises ConfigError if the configuration or a
@@ -212,7 +213,10 @@ async def build_gateway(
 
 
 def _open_forwarding(stack: AsyncExitStack) -> Pool:
-    """Opens the pool for requests to engines that may go through Envoy; others have their own."""
+    """Opens the pool of HTTP connections for requests to engines that may go through Envoy, and closes it with `stack`.
+
+    Other requests to engines have a pool of their own.
+    """
     pool = ForwardingPool()
     stack.callback(pool.close)
     return pool
@@ -225,9 +229,10 @@ def _adapter_versions(snapshot: ConfigSnapshot) -> Mapping[str, str]:
 def _with_canary_ratings(
     feedback: FeedbackStore, persistence: Persistence, reloader: ConfigReloader, outcomes: CanaryOutcomes
 ) -> FeedbackStore:
-    """Wraps the feedback service, so that ratings also count for a canary. Returns it unchanged without Redis.
+    """Returns the feedback service, wrapped so that ratings also count for canaries; unchanged without Redis.
 
-    A rating counts if the alias of the path that answered has a canary now, and one of its two versions answered.
+    A rating counts if the alias of the path that answered has a canary at present, and one of its two versions
+    answered.
     """
 
     def count(path_name: str, version: str, rating: float) -> None:
@@ -240,7 +245,7 @@ def _with_canary_ratings(
 
 
 class _SnapshotBuilder:
-    """Builds the snapshot of each configuration, and applies the configuration to the components that all share."""
+    """Builds the objects of each configuration, and makes the components that all configurations share use it."""
 
     def __init__(
         self,
@@ -275,9 +280,10 @@ class _SnapshotBuilder:
         self._tenancy = tenancy
 
     async def build_from_folder(self) -> ConfigSnapshot:
-        """Loads and checks the configuration in the folder, and calls `build`.
+        """Loads and checks the configuration in the folder, and returns the objects that `build` makes of it.
 
-        Raises ConfigError, ModelMissing or OSError as `load_config`, the checks and `build` do.
+        Raises ConfigError if the configuration is invalid, ModelMissing if the embedding model is not installed, or
+        another OSError.
         """
         config = await asyncio.to_thread(load_config, self._folder)
         await asyncio.to_thread(check_config, config)  # which imports the libraries of new prompts and validators
@@ -287,11 +293,11 @@ class _SnapshotBuilder:
         return await self.build(config, ENGINE_WAIT_SECONDS)
 
     async def build(self, config: Config, engine_wait_seconds: float = 0.0) -> ConfigSnapshot:
-        """Builds the snapshot of a configuration, and makes it the active one in the shared components.
+        """Builds all objects of a configuration, and makes the shared components, such as metrics and stores, use it.
 
         Waits up to `engine_wait_seconds` for the first report of each new engine. Raises ConfigError if the
-        configuration cannot be used here, ModelMissing if the embedding model is not installed, or another OSError if
-        a classifier cannot be read or stored. After an error, requests use the earlier configuration as before.
+        configuration cannot be used here, ModelMissing if the embedding model is not installed, or another OSError if a
+        classifier cannot be read or stored. After an error, requests use the earlier configuration as before.
         """
         if any(engine.uses_litellm for engine in config.models.engines.values()):
             await asyncio.to_thread(load_litellm)

@@ -1,4 +1,4 @@
-"""Opens the connection and the writer of the response cache."""
+"""Connects to the Redis of the response cache, and starts the task that writes answers to it."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,9 +16,11 @@ from pointsman_gateway.settings import Settings
 async def open_cache(
     settings: Settings, registry: CollectorRegistry, redaction: Redaction
 ) -> AsyncIterator[CacheResources | None]:
-    """Opens the response cache for the length of the block; yields None if no Redis URL is set.
+    """A context manager that opens the response cache and closes it after the block; yields None if no Redis URL is
+    set.
 
-    Raises ConfigError if the URL is invalid.
+    An answer that `redaction` would change, since it has personal data, is not stored. Raises ConfigError if the URL is
+    invalid.
     """
     url = settings.cache_redis_url or settings.redis_url
     if not url:

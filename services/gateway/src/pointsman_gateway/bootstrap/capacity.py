@@ -28,7 +28,7 @@ OTHER_FILES = 256
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The limits of one gateway process on concurrent requests and connections."""
+    """How many requests in progress, HTTP connections and gRPC connections one gateway process accepts at most."""
 
     requests: int
     http_connections: int
@@ -36,7 +36,8 @@ class Capacity:
 
 
 def derive_capacity(settings: Settings, memory: int | None, open_files: int) -> Capacity:
-    """Returns the limits: those that the settings name, and the others derived from memory and open files.
+    """Returns how many requests and connections a gateway process accepts: as the settings say, or derived from
+    resources.
 
     `memory` is the number of bytes that all worker processes together may use; None if it is unknown. `open_files` is
     the number of files that one process may open.
@@ -54,9 +55,10 @@ def derive_capacity(settings: Settings, memory: int | None, open_files: int) -> 
 
 
 def find_capacity(settings: Settings) -> Capacity:
-    """Returns the limits for this process, and logs them with a warning if it may not open enough files for them.
+    """Returns how many requests and connections this process accepts, and logs it.
 
-    First raises the process's soft limit of open files to the hard limit, if that is allowed.
+    First raises the process's soft limit of open files to the hard limit, if that is allowed. Logs a warning if the
+    process may still open too few files.
     """
     open_files = raise_open_files_limit()
     capacity = derive_capacity(settings, memory_limit(), open_files)

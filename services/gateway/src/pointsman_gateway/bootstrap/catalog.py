@@ -13,7 +13,7 @@ from pointsman_gateway.domain.path import Catalog, CatalogModel, CatalogPrices, 
 
 
 def to_catalog(config: Config) -> Catalog:
-    """Returns the configured tasks, paths and models, with prices and metrics, for clients that compare paths."""
+    """Returns the configured tasks, paths and models, with metrics and prices, for clients that compare paths."""
     return Catalog(
         default_path=config.tasks.default_path,
         search_usd=config.models.retrieval.usd_per_search if config.models.retrieval else 0.0,
@@ -24,7 +24,9 @@ def to_catalog(config: Config) -> Catalog:
 
 
 def paths_of(task: TaskConfig, default: str) -> list[str]:
-    """Returns the names of all paths that may answer the task's requests, each once."""
+    """Returns the names of all paths that may answer the task's requests, each once; `default` is the default path's
+    name.
+    """
     return list(dict.fromkeys([*task.policy.paths, *task.fallback, default]))
 
 
@@ -62,7 +64,7 @@ def _catalog_prices(model: ModelConfig, models: ModelsFile) -> CatalogPrices:
 
 
 def _charges(model: ModelConfig) -> Iterator[tuple[str, float]]:
-    """Yields what answers cost in addition to tokens, by the component of the cost."""
+    """Yields what a model's answers cost besides tokens: (component of the cost, such as "image", dollars for one)."""
     charges = {"image": model.usd_per_image, "request": model.usd_per_request, "tool": model.usd_per_tool_request}
     for component, usd in charges.items():
         if usd is not None:

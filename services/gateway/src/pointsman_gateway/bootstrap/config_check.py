@@ -15,9 +15,9 @@ from pointsman_gateway.extensions import Found
 
 
 def check_config(config: Config) -> None:
-    """Builds the validators, guardrails and prompt strategies, and so renders each used prompt with sample values.
+    """Checks what a configuration builds: validators, guardrails and prompt strategies, with each prompt rendered once.
 
-    Raises ConfigError if one cannot be built.
+    Prompts are rendered with sample values. Raises ConfigError if one of these cannot be built.
     """
     with errors_naming(config.single_file):
         for name, task in config.tasks.tasks.items():
@@ -27,10 +27,11 @@ def check_config(config: Config) -> None:
 
 
 def check_environment(config: Config) -> None:
-    """Checks the URLs of engines, embedding models and rerankers, and that API keys, secrets and the libraries of
-    single sign-on are there.
+    """Checks what a configuration needs of its environment: API keys, secrets, the libraries of single sign-on, valid
+    URLs.
 
-    Raises ConfigError if not. It is a separate check, so that a configuration can be analysed without its keys.
+    Raises ConfigError if something is missing. It is separate from `check_config`, so that a configuration can be
+    analysed without its keys.
     """
     with errors_naming(config.single_file):
         for name, engine in config.models.engines.items():
@@ -45,8 +46,9 @@ def check_environment(config: Config) -> None:
 
 
 def _key_variables(config: Config) -> Iterator[tuple[str, str]]:
-    """Yields (name for the message, environment variable) for the API keys of the embedding model and of guardrails.
-    The variable is empty if there is no key.
+    """Yields the environment variables with the API keys of the embedding model and of guardrails.
+
+    Each is a pair (owner of the key, for messages; variable, empty if there is no key).
     """
     if config.models.embedding:
         yield "models.yaml: embedding", config.models.embedding.api_key_env
@@ -55,7 +57,7 @@ def _key_variables(config: Config) -> Iterator[tuple[str, str]]:
 
 
 class _NoSearch:
-    """Finds nothing; implements `Search` for a configuration that is only checked."""
+    """A search that finds nothing, for a configuration that is only checked; implements `Search`."""
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         return Found((), False)

@@ -1,5 +1,5 @@
-"""Opens the console's service, the administration of keys, and the audit of the configuration, and chooses the requests
-that the console suggests.
+"""Builds what the web console uses: its service, the administration of keys, the audit of configuration changes, and
+the example requests that it suggests.
 """
 
 import socket
@@ -32,7 +32,8 @@ EXAMPLE_CHARACTERS = 60
 async def open_console(
     settings: Settings, reloader: ConfigReloader, persistence: Persistence
 ) -> AsyncIterator[tuple[Console, Administration | None]]:
-    """Yields the console's service and the administration of keys, which is None without Redis.
+    """A context manager that yields the web console's service, and the administration of keys, which is None without
+    Redis.
 
     Both share a connection to Redis that requests do not use, so that a slow read does not count as an outage. It is
     closed at the end of the block.
@@ -61,7 +62,10 @@ async def open_console(
 
 
 def example_requests(config: Config) -> Mapping[str, str]:
-    """Returns the text of one example of each task, the one whose length is nearest to `EXAMPLE_CHARACTERS`."""
+    """Returns an example request of each task, for the web console: task -> text.
+
+    Of a task's examples, it is the one whose length is nearest to `EXAMPLE_CHARACTERS`.
+    """
     return {
         task: min((example.text for example in examples), key=lambda text: abs(len(text) - EXAMPLE_CHARACTERS))
         for task, examples in config.examples.items()
@@ -70,8 +74,9 @@ def example_requests(config: Config) -> Mapping[str, str]:
 
 
 def _editor(config: Path) -> Actor:
-    """Returns the owner of the file of the configuration that was changed last, which is all that is known of who has
-    changed it, and this machine with the configuration's place.
+    """Returns who has probably changed the configuration: the owner of its file that was changed last.
+
+    With it come the name of this machine and the configuration's place. The owner is empty if it is not known.
     """
     place = f"{socket.gethostname()}: {config}"
     try:

@@ -1,4 +1,4 @@
-"""Opens the memory of the path that each conversation uses. Gateways share it through Redis, if there is one."""
+"""Opens the store that remembers which path answers each conversation; with Redis, all gateways share it."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,9 +16,9 @@ from pointsman_gateway.settings import Settings
 
 @asynccontextmanager
 async def open_conversations(settings: Settings, state: RedisState) -> AsyncIterator[ConversationBook]:
-    """Yields the memory of conversations; with a Redis URL, it is shared through Redis until the end of the block.
+    """A context manager that yields the store of what is remembered about conversations, such as their paths.
 
-    Raises ConfigError if the URL is invalid.
+    With a Redis URL, the store is shared with other gateways through Redis. Raises ConfigError if the URL is invalid.
     """
     memory = ConversationMemory(settings.conversation_ttl)
     if not settings.redis_url:

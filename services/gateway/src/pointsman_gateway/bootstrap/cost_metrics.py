@@ -1,4 +1,4 @@
-"""The metrics of costs for a configuration."""
+"""Builds the Prometheus metrics of costs, and gives them the prices and paths of each new configuration."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,9 @@ from pointsman_gateway.metering.prometheus import GatewayMetrics
 
 @dataclass(frozen=True, slots=True)
 class CostMetrics:
-    """The Prometheus collectors of cost metrics, which all configurations share."""
+    """The Prometheus collectors of the gateway's cost metrics; they stay registered across reloads of the
+    configuration.
+    """
 
     engine_costs: EngineCosts
     counterfactual: CounterfactualCosts
@@ -35,7 +37,7 @@ class CostMetrics:
         return costs
 
     def apply_config(self, config: Config, engines: Engines, metering: Metering) -> None:
-        """Exports the prices and paths of this configuration from now on, instead of those of the earlier one."""
+        """Makes the metrics use the prices and paths of a new configuration, instead of those of the earlier one."""
         paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
         default = config.tasks.default_path
         choices = {name: [paths[p] for p in paths_of(task, default)] for name, task in config.tasks.tasks.items()}
@@ -58,18 +60,21 @@ class CostMetrics:
 
 @dataclass(frozen=True, slots=True)
 class HourlyPrices:
-    """The prices per hour of the engines of one configuration; each member of a group has the price of the group."""
+    """What the engines of one configuration cost per hour, for those with such a price, in dollars.
+
+    Each engine of a group has the price of the group.
+    """
 
     models: ModelsFile
     engines: Callable[[], Iterable[Engine]]
     """Returns the present engines, members of groups included."""
 
     def by_name(self) -> Mapping[str, float]:
-        """Returns the price of each present engine that has one, in dollars per hour."""
+        """Returns the price of each present engine that has one: name of the engine -> dollars per hour."""
         return {engine.name: price for engine, price in self._priced()}
 
     def by_model(self) -> Mapping[str, float]:
-        """Returns the sum of the prices of each base model's present engines, in dollars per hour."""
+        """Returns what the present engines of each base model cost together: name of the model -> dollars per hour."""
         sums: dict[str, float] = {}
         for engine, price in self._priced():
             sums[engine.model] = sums.get(engine.model, 0.0) + price

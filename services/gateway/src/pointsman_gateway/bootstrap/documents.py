@@ -1,4 +1,4 @@
-"""Finds the tasks that answer from documents."""
+"""Finds the tasks whose requests the classifier may recognize by the documents that answer them."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from pointsman_gateway.domain import Path
 
 
 def find_document_tasks(config: Config, paths: Sequence[Path], models: LoadedModels) -> DocumentTasks | None:
-    """Returns the tasks that the classifier may recognize by documents: those whose policies have a path that searches
-    documents. `paths` are all configured paths.
+    """Returns the tasks that the classifier may recognize by documents, since their policy has a path that searches
+    some.
 
-    Tasks with `by_documents: false` are left out. Returns None if no task is left, if there is no classifier, or if the
-    classifier has no encoder stage.
+    `paths` are all configured paths. Tasks with `by_documents: false` are left out. Returns None if no task is left, if
+    there is no classifier, or if the classifier has no encoder stage.
     """
     if models.classifier is None or "encoder" not in config.tasks.classifier.stages:
         return None

@@ -21,8 +21,9 @@ not None. Raises ConfigError and ModelMissing.
 
 
 def needs_models(config: Config) -> bool:
-    """Returns whether something in the configuration embeds texts here: the classifier, a local model of
-    `/v1/embeddings`, a semantic cache, or a prompt strategy.
+    """Returns whether this process must load the embedding models, since something in the configuration embeds texts.
+
+    That may be the classifier, a local model of `/v1/embeddings`, a semantic cache, or a prompt strategy.
     """
     paths = config.paths.paths.values()
     return (
@@ -49,11 +50,12 @@ class ModelsOnDemand:
 
     @property
     def fingerprint(self) -> str:
-        """Returns the fingerprint of the embedding model; empty until the model is loaded."""
+        """Returns the text that identifies the embedding model and its files; empty until the model is loaded."""
         return self._cache.fingerprint if self._cache else ""
 
     def get(self, config: Config) -> LoadedModels:
-        """Returns the models that a configuration needs; an empty `LoadedModels` if it needs none.
+        """Returns the classifier and the embedding model that a configuration needs; all fields are empty if it needs
+        none.
 
         Takes seconds if the models must be loaded or the classifier fitted. The first load also limits numerical
         libraries to one thread in the whole process. Raises ConfigError if the models do not suit the configuration or

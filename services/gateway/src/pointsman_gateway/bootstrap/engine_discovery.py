@@ -1,4 +1,4 @@
-"""Follows the states of the engines that a configuration names, and the members of groups of engines.
+"""Keeps up to date which engines a configuration has (groups of engines grow and shrink), and which state each is in.
 
 After a reload, an engine keeps its state if its name and `EngineConfig.identity` are the same.
 """
@@ -38,7 +38,7 @@ _Key = tuple[str, EngineConfig]
 
 
 def to_engine(name: str, config: EngineConfig) -> Engine:
-    """Returns the engine `name` of a configuration, in its state before any report.
+    """Makes the engine called `name` from its configuration, in the state of an engine that has not reported yet.
 
     Raises ConfigError if the URL is invalid or the environment lacks the API key.
     """
@@ -63,7 +63,7 @@ def to_engine(name: str, config: EngineConfig) -> Engine:
 def check_url(what: str, url: str) -> None:
     """Raises ConfigError if `url` is not an http(s) URL.
 
-    The error message begins with `what`, which names the owner of the URL, such as an engine.
+    `what` is the beginning of the error message, and names what has the URL, such as an engine.
     """
     try:
         origin_of(url)
@@ -72,21 +72,24 @@ def check_url(what: str, url: str) -> None:
 
 
 class TrackedEngines(Protocol):
-    """Interface to an engine or a group of engines that is followed."""
+    """Interface to one engine, or one group of engines, whose state background tasks keep up to date."""
 
     @property
     def states(self) -> Sequence[EngineState]:
-        """Returns the state of the engine, or of each present member of the group."""
+        """Returns the state of the engine as a list of one, or the states of the present engines of the group."""
         ...
 
     def stop(self) -> None:
-        """Stops following the engine or the group; the states stay as they are."""
+        """Ends the background tasks of the engine or the group; its states are not updated any more."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _TrackedEngine:
-    """An engine that is followed; implements `TrackedEngines`, and `TrackedMember` for members of a group."""
+    """One engine whose state background tasks keep up to date.
+
+    Implements `TrackedEngines`, and `TrackedMember` for engines of a group.
+    """
 
     state: EngineState
     task: asyncio.Task[None] | None
@@ -108,7 +111,7 @@ class _TrackedEngine:
 
 @dataclass(frozen=True, slots=True)
 class _TrackedGroup:
-    """A group of engines that is followed; implements `TrackedEngines`."""
+    """A group of engines whose members and states background tasks keep up to date; implements `TrackedEngines`."""
 
     group: EngineGroup
     task: asyncio.Task[None]
@@ -123,9 +126,9 @@ class _TrackedGroup:
 
 
 class EngineDiscovery:
-    """Keeps the states of engines up to date, and the members of groups in the `Engines` of the active configuration.
+    """Runs the background tasks that keep the states of engines, and the members of groups of engines, up to date.
 
-    It is an async context manager: at its end, all background tasks are stopped.
+    It serves all configurations in turn. It is an async context manager: at its end, all background tasks are stopped.
     """
 
     def __init__(
@@ -158,10 +161,10 @@ class EngineDiscovery:
         self._active: tuple[Engines, Sequence[_Key]] | None = None
 
     async def engines(self, models: ModelsFile, wait_seconds: float = 0.0) -> Engines:
-        """Returns the engines of a configuration, and begins to follow those that are new.
+        """Returns the engines of a configuration, and starts the background tasks of those that no earlier one has.
 
-        Waits up to `wait_seconds` until all new engines with `EngineConfig.is_watched` have reported, since they get no
-        requests before. Raises ConfigError if a URL is invalid or an API key is missing.
+        New engines with `EngineConfig.is_watched` get no requests before their first report, so it waits for these, up
+        to `wait_seconds`. Raises ConfigError if a URL is invalid or an API key is missing.
         """
         keys = _keys(models.engines)
         added = {key: to_engine(*key) for key in keys if key not in self._tracked}
@@ -173,9 +176,9 @@ class EngineDiscovery:
         return Engines(self._states(keys), engine_settings(models), self.aliases)
 
     def activate(self, engines: Engines, models: ModelsFile) -> None:
-        """Makes `engines` the active ones, whose groups are kept up to date, and stops following all other engines.
+        """Makes `engines` those of the active configuration, and stops the background tasks of all other engines.
 
-        Requests that still use one of these see its last state.
+        Requests that still use one of the other engines see its last state.
         """
         keys = _keys(models.engines)
         for key in [key for key in self._tracked if key not in keys]:
@@ -220,9 +223,10 @@ class EngineDiscovery:
     def _watch(
         self, state: EngineState, config: EngineConfig, address: str, tls: ClientTls | None
     ) -> asyncio.Task[None] | None:
-        """Starts and returns a task that follows an engine, by its lora-server at `address` or its list of models.
+        """Starts the task that keeps an engine's state up to date, from its lora-server at `address` or its list of
+        models.
 
-        Returns None if the engine has no lora-server, and its adapters are not discovered.
+        Returns the task; None if the engine has no lora-server, and its adapters are not discovered.
         """
         name, engines = state.engine.name, Engines([state], aliases=self.aliases)
         if config.lora_server:

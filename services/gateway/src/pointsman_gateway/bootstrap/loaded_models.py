@@ -1,4 +1,4 @@
-"""The classifier and the embedding model in the form in which the stages get them."""
+"""The classifier and the embedding model of a configuration, ready to use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # not imported by a gateway without tasks and prompts, for th
 
 @dataclass(frozen=True, slots=True)
 class LoadedModels:
-    """The classifier and the embedding model; what a configuration does not need is None or empty."""
+    """The classifier and the embedding model of a configuration; what it does not need is None or empty."""
 
     classifier: "CascadeClassifier | None" = None
     """The classifier; None if the configuration has no tasks."""

@@ -1,4 +1,4 @@
-"""The names in a configuration that may be label values of metrics."""
+"""Returns the names in a configuration that metrics may have as values of labels; all other names are not exported."""
 
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import UNKNOWN
@@ -6,15 +6,18 @@ from pointsman_gateway.metering.gen_ai import OPENAI
 
 
 def label_values(config: Config) -> tuple[list[str], list[str]]:
-    """Returns two lists: the names of paths and models; and the names of tasks, followed by `UNKNOWN`."""
+    """Returns two lists of names that metrics may have as values of labels: paths and models, and tasks.
+
+    The tasks end with `UNKNOWN`, for requests that fit no task.
+    """
     return [*config.paths.paths, *config.models.models], [*config.tasks.tasks, UNKNOWN]
 
 
 def gen_ai_names(config: Config) -> tuple[dict[str, str], set[str], list[str]]:
-    """Returns the `gen_ai.provider.name` of each model, the names of the adapters of paths, and the names of paths.
+    """Returns the names for metrics by OpenTelemetry's GenAI conventions: (model -> provider, adapters, paths).
 
-    A model is there by its own name and by the name that its engine has for it. From the name of an adapter, the part
-    from "@" on is cut off, which is an alias or a version.
+    The provider is a `gen_ai.provider.name`, by the model's own name and by the name that its engine has for it.
+    Adapters are those of the configured paths, without the alias or version after "@".
     """
     names = dict.fromkeys(config.models.models, OPENAI)
     for engine in reversed(config.models.engines.values()):  # the first engine of a model counts

@@ -1,4 +1,4 @@
-"""Builds the models that are called once for a request: those of `/v1/embeddings` and of `/v1/rerank`."""
+"""Builds the embedding models of `/v1/embeddings` and the rerankers of `/v1/rerank`."""
 
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -27,7 +27,7 @@ RERANK_PATH = "/rerank"
 
 
 class ModelCallDependencies:
-    """The objects that the models of all configurations share."""
+    """What the embedding models and rerankers of all configurations share, such as the HTTP client and the metrics."""
 
     def __init__(
         self,
@@ -55,7 +55,8 @@ class ModelCallDependencies:
 
 
 def build_embeddings(config: Config, loaded: LoadedModels, dependencies: ModelCallDependencies) -> Embeddings:
-    """Builds the models of `/v1/embeddings`. Their aliases, and a local model's fingerprint, are names of them too.
+    """Builds the configured models of `/v1/embeddings`. Clients use a model's name or alias, or a local one's
+    fingerprint.
 
     Raises ConfigError if a URL is invalid, an API key is missing, or a model is `local` although the embedding model
     has a URL.
@@ -78,8 +79,9 @@ def build_embeddings(config: Config, loaded: LoadedModels, dependencies: ModelCa
 
 
 def build_rerankers(config: Config, dependencies: ModelCallDependencies) -> Rerankers:
-    """Builds the models of `/v1/rerank`, with their aliases. Raises ConfigError if a URL is invalid or an API key is
-    missing.
+    """Builds the configured models of `/v1/rerank`. Clients use a model's name or its alias.
+
+    Raises ConfigError if a URL is invalid or an API key is missing.
     """
     models = {}
     for name, model in config.models.rerankers.items():
@@ -96,7 +98,7 @@ def build_rerankers(config: Config, dependencies: ModelCallDependencies) -> Rera
 
 
 def check_endpoints(config: Config) -> None:
-    """Raises ConfigError if the URL of a model is invalid, or its API key is missing."""
+    """Raises ConfigError if the URL of an embedding model or reranker is invalid, or its API key is missing."""
     for name, model in config.models.embeddings.items():
         if not model.is_own:
             to_embedding_endpoint(name, model)
@@ -110,7 +112,10 @@ def to_embedding_endpoint(name: str, model: EndpointConfig) -> ModelEndpoint:
 
 
 def to_rerank_endpoint(name: str, model: EndpointConfig) -> ModelEndpoint:
-    """Returns the endpoint; a URL that ends with /rerank is complete, because Cohere's has another prefix for it."""
+    """Returns the URL, API key and format by which the reranker called `name` is called.
+
+    A configured URL that ends with /rerank is used as it is, because Cohere's has another prefix.
+    """
     return _to_endpoint(
         RERANKING, name, model, lambda api: "" if model.base_url.endswith(RERANK_PATH) else api.rerank_path
     )
@@ -119,9 +124,10 @@ def to_rerank_endpoint(name: str, model: EndpointConfig) -> ModelEndpoint:
 def _to_endpoint(
     kind: CallKind, name: str, model: EndpointConfig, path_of: Callable[[EngineApi], str]
 ) -> ModelEndpoint:
-    """Returns the endpoint of a remote model called `name`.
+    """Returns the URL, API key and format by which the remote model called `name` is called.
 
-    Raises ConfigError if the URL is invalid or the environment lacks the API key.
+    `path_of` returns the path of the URL from the provider's API. Raises ConfigError if the URL is invalid or the
+    environment lacks the API key.
     """
     what, upstream = f"{kind.noun} '{name}'", model.upstream or name
     header = auth_header(what, model.preset, model.api_key_env)

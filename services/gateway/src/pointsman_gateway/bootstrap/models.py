@@ -47,7 +47,8 @@ class EmbeddingModels:
 
     @classmethod
     def load(cls, folder: Path, config: EncoderConfig | None = None) -> "EmbeddingModels":
-        """Loads the embedding models; `config` is None for MiniLM, and `folder` is MiniLM's in any case.
+        """Loads the embedding models. `config` describes the encoder; None stands for MiniLM, whose files are in
+        `folder`.
 
         Raises ModelMissing if files in `folder` are missing or incomplete, ConfigError if the configured model cannot
         be used.
@@ -62,12 +63,14 @@ class EmbeddingModels:
 
 
 def example_texts(config: Config) -> Mapping[str, Sequence[str]]:
-    """Returns the texts of each task's examples."""
+    """Returns the example requests of each task: task -> texts."""
     return {task: [example.text for example in examples] for task, examples in config.examples.items()}
 
 
 def example_intents(config: Config) -> Intents:
-    """Returns the intents of the examples of each task that has any."""
+    """Returns the intents (parts of a task) of the example requests, for each task with any: task -> intent of each
+    example.
+    """
     return {
         task: [example.intent for example in examples]
         for task, examples in config.examples.items()
@@ -82,16 +85,20 @@ def fit_settings(config: Config) -> FitSettings:
 
 
 def origin(config: Config, models: EmbeddingModels) -> FitOrigin:
-    """Returns what a fitted classifier depends on: hashes of examples, settings and models, and library versions."""
+    """Returns all that a fitted classifier depends on, to tell whether a stored one still suits the configuration.
+
+    These are hashes of examples, settings and models, and versions of libraries.
+    """
     texts, intents = example_texts(config), example_intents(config)
     return fit_origin(texts, config.out_of_scope, models.static, models.encoder, fit_settings(config), intents)
 
 
 def train_classifier(config: Config, models: EmbeddingModels, store: Path | None = None) -> LoadedModels:
-    """Loads the classifier from the folder `store`, or fits it in another process and stores it there.
+    """Returns the classifier and the embedding models; fits the classifier in another process unless `store` has it.
 
-    Of the classifiers in `store`, only the `MAX_STORED_CLASSIFIERS` that were used last are kept. If `store` is None,
-    the classifier is fitted and not stored. Raises ConfigError if fitting fails, OSError if a file cannot be written.
+    A fitted classifier is stored in the folder `store`, which keeps only the `MAX_STORED_CLASSIFIERS` that were used
+    last; if `store` is None, it is not stored. Raises ConfigError if fitting fails, OSError if a file cannot be
+    written.
     """
     fitted_on = origin(config, models)
     with tempfile.TemporaryDirectory(prefix="pointsman-fit-") as temporary:
@@ -120,7 +127,7 @@ def _load_stored(file: Path, fitted_on: FitOrigin) -> ClassifierModel | None:
 
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    """Waits until no other process has locked the file, and locks it for the length of the block.
+    """A context manager that waits until no other process has locked the file, and locks it during its block.
 
     Raises OSError if the file cannot be created.
     """
@@ -168,7 +175,7 @@ def _reason(failed: subprocess.CompletedProcess[str]) -> str:
 
 
 def load_classifier(file: Path, config: Config, models: EmbeddingModels) -> LoadedModels:
-    """Loads a classifier from a file that `pointsman classifier fit` wrote.
+    """Returns the embedding models and a classifier from a file that `pointsman classifier fit` wrote.
 
     Raises ConfigError if the file is missing or cannot be read, or if the classifier was fitted on other examples,
     settings or models.
@@ -182,7 +189,7 @@ def load_classifier(file: Path, config: Config, models: EmbeddingModels) -> Load
 
 
 class ClassifierCache:
-    """Fits the classifier of a configuration, or loads it from a file, and keeps the last one in memory."""
+    """Provides the classifier of each configuration, fitted or loaded from a file, and keeps the last one in memory."""
 
     def __init__(self, models: EmbeddingModels, file: Path | None, store: Path | None) -> None:
         """Takes a `file` with a classifier to use instead of fitting one, and a folder to `store` fitted ones."""
@@ -194,10 +201,11 @@ class ClassifierCache:
         return self._models.encoder.fingerprint
 
     def get(self, config: Config) -> LoadedModels:
-        """Returns a configuration's models; takes seconds if the classifier must be fitted.
+        """Returns the classifier and the embedding model of a configuration; takes seconds if the classifier must be
+        fitted.
 
-        Raises ConfigError if the configuration has another embedding model than at the start, and as `load_classifier`
-        and `train_classifier` do; OSError if a fitted classifier cannot be stored.
+        Raises ConfigError if the configuration has another embedding model than at the start, if fitting fails, or if
+        the classifier's file is missing or unsuitable; OSError if a fitted classifier cannot be stored.
         """
         if config.encoder != self._models.config:
             raise ConfigError("models.yaml: 'embedding' takes effect at the next start; restart gateway and retriever")
@@ -214,7 +222,7 @@ class ClassifierCache:
 
 
 def to_loaded(fitted: ClassifierModel | None, models: EmbeddingModels) -> LoadedModels:
-    """Combines the embedding models with the fitted classifier; `fitted` is None if there are no tasks."""
+    """Puts the fitted classifier and the embedding models together; `fitted` is None if there are no tasks."""
     return LoadedModels(
         CascadeClassifier(fitted, models.static, models.encoder) if fitted else None,
         fitted.vectors if fitted else {},

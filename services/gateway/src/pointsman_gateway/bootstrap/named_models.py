@@ -9,7 +9,9 @@ from pointsman_gateway.engines.engines import Engines
 
 
 class NamedModels:
-    """Finds the path for a model or an adapter that a request names; implements `NamedPaths` and `ModelNames`."""
+    """Finds what a request's `model` names: a base model, an adapter or an alias. Implements `NamedPaths` and
+    `ModelNames`.
+    """
 
     def __init__(self, config: Config, engines: Engines) -> None:
         self.plain = {name: Path(name, name, tuned_from=of.tuned_from) for name, of in config.models.models.items()}
@@ -23,8 +25,10 @@ class NamedModels:
         self._sampling = _sampling_of_adapters(config)
 
     def resolve(self, model: str) -> str:
-        """Returns the target of an alias, the configured `catch_all` for an unknown name, or else `model` itself. An
-        empty name, and "path:NAME" with an unknown NAME, stay as they are.
+        """Returns the name to use for a request's `model`.
+
+        That is the target of an alias, the configured `catch_all` for an unknown name, and otherwise `model` itself,
+        also if it is empty or "path:NAME".
         """
         if model == AUTO:
             return model
@@ -36,10 +40,11 @@ class NamedModels:
         return self._catch_all
 
     def path_of(self, model: str) -> Path | None:
-        """Returns a path without prompt strategies for a base model or an adapter; None if the name is unknown.
+        """Returns the path for a request that names a base model or an adapter, without prompt strategies; None if
+        unknown.
 
-        The path of an adapter has the sampling parameters of the configured paths with this adapter, if all have the
-        same.
+        For an adapter, it has the sampling parameters of the configured paths with this adapter, if these are all
+        equal.
         """
         if model in self.plain:
             return self.plain[model]
@@ -50,14 +55,16 @@ class NamedModels:
         return Path(f"adapter:{model}", base, adapter=model, sampling=sampling)
 
     def names(self) -> Sequence[str]:
-        """Returns all values that a request's `model` may have now, each once; without `catch_all`, which takes any."""
+        """Returns all names that a request's `model` may be at present, each once: "auto", aliases, models, paths,
+        adapters.
+        """
         paths = (PATH_PREFIX + name for name in self._paths)
         # A discovered adapter may be called like a model or an alias, which then has the name.
         return list(dict.fromkeys([AUTO, *self._aliases, *self.plain, *paths, *self._engines.adapters()]))
 
 
 def _sampling_of_adapters(config: Config) -> dict[str, Sampling]:
-    """Returns, by the name of each adapter, the sampling parameters of the paths with this adapter.
+    """Returns the sampling parameters of the paths with each adapter: adapter's name -> parameters.
 
     An adapter is left out if its paths have different parameters.
     """

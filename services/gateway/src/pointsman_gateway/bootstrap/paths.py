@@ -49,7 +49,7 @@ def to_path(name: str, path: PathConfig, config: Config) -> Path:
 
 
 def default_answer_limit(kind: Kind, context_window: int) -> AnswerLimit:
-    """Returns the answer limit for a path of this kind that sets no `max_tokens`.
+    """Returns the maximum length of answers for a path of this kind that sets no `max_tokens`.
 
     `context_window` is the number of tokens that the model's prompt and answer may have together.
     """

@@ -28,7 +28,7 @@ from pointsman_gateway.shadow.budget import ShadowStore
 
 @dataclass(frozen=True, slots=True)
 class Persistence:
-    """The stores of receipts, feedback and statistics of paths, which all configurations share."""
+    """The stores of receipts, feedback, shadow answers and statistics of paths; they stay open across reloads."""
 
     evidence: EvidenceStore
     request_log: NullRequestLog | Recorder
@@ -46,7 +46,7 @@ class Persistence:
         return NullFeedback()
 
     def apply_config(self, config: Config, version_of: Callable[[Path], str]) -> None:
-        """Uses the limits and tasks of a new configuration from now on.
+        """Makes the stores use the limits and tasks of a new configuration.
 
         `version_of` returns the present adapter version of a path; empty if it has no adapter.
         """
@@ -60,9 +60,10 @@ class Persistence:
 
 
 def open_redaction(hook: str, registry: CollectorRegistry) -> Redaction:
-    """Imports the redaction hook `hook` ("module:function", or empty for none) and counts its failures in a metric.
+    """Imports the operator's function that removes personal data from texts, and counts its failures in a metric.
 
-    Raises ConfigError if `hook` has another form, cannot be imported or is no function.
+    `hook` names it as "module:function"; with an empty `hook`, texts stay as they are. Raises ConfigError if `hook` has
+    another form, cannot be imported or is no function.
     """
     failures = Counter(
         "pointsman_redaction_failures", "Texts not stored because the redaction hook failed.", registry=registry
@@ -77,9 +78,9 @@ def open_redaction(hook: str, registry: CollectorRegistry) -> Redaction:
 async def open_persistence(
     settings: Settings, config: Config, registry: CollectorRegistry, redaction: Redaction
 ) -> AsyncIterator[Persistence]:
-    """Opens the stores until the end of the block. Without Redis, the statistics of paths are only in this process, and
-    neither receipts nor feedback are stored.
+    """A context manager that opens the stores and closes them after the block.
 
+    Without Redis, the statistics of paths are only in this process, and neither receipts nor feedback are stored.
     Raises ConfigError if the Redis URL is invalid, or missing although records are exported; OSError if the write-ahead
     log or the export log cannot be created.
     """

@@ -22,10 +22,10 @@ class RedisState:
 
 
 async def connect(stack: AsyncExitStack, url: str, setting: str, set_up: Callable[[bool], None]) -> BoundedRedis:
-    """Returns a Redis client for `url`, which is closed with `stack`.
+    """Returns a Redis client for `url`, which is closed with `stack`; an unreachable Redis raises no error here.
 
-    `set_up` is called with True or False whenever Redis becomes reachable or unreachable; an unreachable Redis raises
-    no error here. Raises ConfigError if the URL is invalid; the message names the setting, POINTSMAN_GATEWAY_`setting`.
+    `set_up` is called with True or False whenever Redis becomes reachable or unreachable. `setting` is the setting with
+    the URL, POINTSMAN_GATEWAY_`setting`, for messages. Raises ConfigError if the URL is invalid.
     """
     try:
         return await stack.enter_async_context(open_redis(url, set_up))

@@ -1,4 +1,4 @@
-"""Sets up shadow requests, by which another path answers a request too so that both answers can be compared."""
+"""Sets up shadow requests: copies of requests that another path answers too, so that both answers can be compared."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -33,7 +33,9 @@ MAX_CALM_REQUESTS = 128
 
 @dataclass(slots=True)
 class ActiveShadowSettings:
-    """The settings of shadow requests in the active configuration."""
+    """The settings of shadow requests (copies of requests for another path) in the active configuration, by task or
+    path.
+    """
 
     tasks: Mapping[str, ShadowConfig] = field(default_factory=dict)
     scores: Mapping[str, ScoreFunction] = field(default_factory=dict)
@@ -56,7 +58,9 @@ class ActiveShadowSettings:
         }
 
     def is_allowed(self, request: Request, task: str, path: str) -> bool:
-        """Returns whether the request's key may use the path for the task. Raises KeyError for an unknown path."""
+        """Returns whether the API key of the request may be used for `task` on `path`. Raises KeyError for an unknown
+        path.
+        """
         return request.caller.scope.denial_reason(task, self.paths[path]) is None
 
 
@@ -68,10 +72,11 @@ def _judge_settings(judge: ShadowJudgeConfig, config: Config) -> JudgeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ShadowWrappers:
-    """The request log in a wrapper that starts shadow requests, and the feedback store.
+    """The request log and the feedback store, wrapped so that another path can answer a copy of a request (a shadow
+    request).
 
-    With Redis, the feedback store is wrapped too: feedback then also scores pairs of answers, each of which has the
-    caller's answer and that of its shadow request.
+    The request log starts the shadow requests. With Redis, feedback on an answer also scores its comparison with the
+    answer to the shadow request.
     """
 
     request_log: RequestLog
@@ -86,10 +91,10 @@ async def open_shadowing(
     admission: Admission,
     registry: CollectorRegistry,
 ) -> AsyncIterator[ShadowWrappers]:
-    """Yields wrappers that run shadow requests during the block.
+    """A context manager that yields the request log and the feedback store, wrapped so that shadow requests are made.
 
-    At its end, those in progress are stopped, and with Redis their cost so far is stored. `stages` returns the stages
-    of the active configuration.
+    At the end of the block, shadow requests in progress are stopped, and with Redis their cost so far is stored.
+    `stages` returns the stages of the active configuration.
     """
     metrics, store = ShadowMetrics(registry), persistence.shadows
     budget = DailyBudget(store)
@@ -126,6 +131,9 @@ async def open_shadowing(
 
 
 def _is_busy(admission: Admission) -> bool:
-    """Returns whether no shadow request may start: requests wait for a slot, may have to soon, or the gateway stops."""
+    """Returns whether the gateway is too busy for shadow requests, since they could delay users' requests.
+
+    It is if requests wait for a slot, if half of the slots or `MAX_CALM_REQUESTS` are in use, or if the gateway stops.
+    """
     is_calm = admission.in_flight < MAX_CALM_REQUESTS and admission.in_flight * 2 < admission.max_in_flight
     return bool(admission.waiting) or not is_calm or not admission.is_ready

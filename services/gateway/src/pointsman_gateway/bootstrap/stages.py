@@ -1,4 +1,4 @@
-"""Builds the stages of one configuration, wrapped in the cache and the guardrails."""
+"""Builds the stages of one configuration, through which requests pass, with cache and guardrails around them."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -57,7 +57,7 @@ from pointsman_gateway.validation.stage import Validation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
-    """The objects that the stages of all configurations share."""
+    """The objects that the stages of all configurations share, such as the HTTP client of engines and the metrics."""
 
     client: EngineClient
     search: Search
@@ -88,10 +88,10 @@ def build_stages(
     dependencies: Dependencies,
     documents: DocumentTasks | None = None,
 ) -> Stages:
-    """Builds the stages of a configuration. Must be called in the event loop.
+    """Builds the stages of a configuration, through which requests pass. Must be called in the event loop.
 
-    `dependencies` outlive the configuration. `documents` are the tasks that the classifier also recognizes by their
-    documents; None if there are none.
+    `dependencies` are shared by all configurations. `documents` are the tasks that the classifier also recognizes by
+    their documents; None if there are none.
 
     Raises ConfigError if validators or guardrails cannot be built, if a policy's options are for another embedding
     model, or if a path caches and there is no Redis; ValueError if a prompt strategy cannot be built.
@@ -142,14 +142,17 @@ def build_stages(
 
 
 def _conversation_terms(config: Config, paths: Mapping[str, Path]) -> Mapping[str, ConversationTerms]:
-    """Returns the terms of each task, and those of requests that fit none if a policy chooses for them."""
+    """Returns each task's settings for conversations: task -> settings.
+
+    "unknown" stands for requests that fit no task, if a policy chooses for these.
+    """
     terms = {name: terms_of(task, paths) for name, task in config.tasks.tasks.items()}
     policy = config.tasks.default_policy
     return terms | ({UNKNOWN: default_terms(policy, paths)} if policy else {})
 
 
 def _usd_per_hour(config: Config) -> Mapping[str, float]:
-    """Returns by model the dollars per hour of its first engine that has such a price."""
+    """Returns what an engine of each model costs per hour: model -> dollars, of its first engine with such a price."""
     return {of.model: of.usd_per_hour for of in reversed(config.models.engines.values()) if of.usd_per_hour}
 
 

@@ -13,10 +13,10 @@ if TYPE_CHECKING:  # not imported by a gateway without tasks and prompts, for th
 
 
 def build_strategies(config: Config, models: LoadedModels | None, search: Search) -> dict[str, list[Strategy]]:
-    """Builds the prompt strategies of each path, by the path's name.
+    """Builds the prompt strategies of each path, which make the prompt in this order: path name -> strategies.
 
-    `models` is None if the configuration is only checked. Raises ConfigError if a prompt file is no valid template, or
-    a strategy raises ValueError.
+    `search` searches the retriever. `models` is None if the configuration is only checked. Raises ConfigError if a
+    prompt file is no valid template, or a strategy raises ValueError.
     """
     with errors_naming(config.single_file):
         templates = _compile_prompts(config)
@@ -46,8 +46,9 @@ def _compile_prompts(config: Config) -> "PromptTemplates | None":
 def _build_strategy(
     config: StrategyConfig, templates: "PromptTemplates", whole: Config, models: LoadedModels | None, search: Search
 ) -> Strategy:
-    """Builds the prompt strategy `config` of the configuration `whole`; raises ValueError, such as ConfigError, if it
-    cannot be used.
+    """Builds one prompt strategy of a path; raises ValueError, such as ConfigError, if its options cannot be used.
+
+    `whole` is the configuration that has the strategy, from which the examples are taken.
     """
     tasks = [task for task, _ in config.resources.examples]
     examples = {task: whole.examples[task] for task in tasks}
@@ -58,7 +59,7 @@ def _build_strategy(
 
 
 def _zeros(rows: int) -> Vector:
-    """Returns vectors of zeros, (rows, 1), to check a configuration without the embedding model."""
+    """Returns vectors of zeros in the shape (rows, 1), to check a configuration without the embedding model."""
     import numpy as np  # a gateway without tasks does not need it
 
     return np.zeros((rows, 1), np.float32)

@@ -1,4 +1,4 @@
-"""Opens keys and limits, and checks the requirements of single sign-on."""
+"""Builds the object that checks API keys and enforces limits, and checks what single sign-on needs."""
 
 import os
 from collections.abc import AsyncIterator
@@ -23,10 +23,11 @@ from pointsman_gateway.tenancy.tasks import POLL_TIMEOUT_SECONDS
 async def open_tenancy(
     settings: Settings, registry: CollectorRegistry, state: RedisState
 ) -> AsyncIterator[OpenAccess | RedisTenancy]:
-    """Yields the object that identifies callers and enforces their limits, and closes it at the end of the block.
+    """A context manager that yields the object that identifies callers and enforces their limits, and closes it at the
+    end.
 
-    It is a `RedisTenancy` if authentication is on, and otherwise an `OpenAccess`, which accepts every caller.
-    Raises ConfigError if authentication is on and the Redis URL is missing or invalid.
+    It is a `RedisTenancy` if authentication is on, and otherwise an `OpenAccess`, which accepts every caller. Raises
+    ConfigError if authentication is on and the Redis URL is missing or invalid.
     """
     async with AsyncExitStack() as stack:
         tenancy: OpenAccess | RedisTenancy = OpenAccess()
@@ -43,7 +44,8 @@ async def open_tenancy(
 
 
 def check_single_sign_on(config: SingleSignOnConfig | None) -> str:
-    """Imports the libraries of single sign-on, and returns the client secret of the console's login.
+    """Checks that single sign-on can be used, and returns the client secret of the console's login from the
+    environment.
 
     The secret is empty without single sign-on, without a login, or for a public client. Raises ConfigError if a library
     is not installed, or the environment lacks the secret.

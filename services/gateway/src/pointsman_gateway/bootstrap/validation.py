@@ -24,7 +24,7 @@ def to_validators(name: str, task: TaskConfig) -> list[Named]:
 
 
 def to_guardrails(config: Config, http: HttpPoster | None) -> list[ActiveGuardrail]:
-    """Builds the guardrails; `http` is None if the configuration is only checked.
+    """Builds the configured guardrails. `http` sends their requests; None if the configuration is only checked.
 
     Raises ConfigError if a guardrail's options cannot be used.
     """

@@ -1,4 +1,4 @@
-"""Runs several gateway processes (workers) on the same ports, under a supervisor that merges their metrics."""
+"""Runs several gateway processes (workers) on the same ports, under a supervisor process that merges their metrics."""
 
 import asyncio
 import os
@@ -38,7 +38,7 @@ KILL_AFTER_SECONDS = 10.0
 
 
 class Siblings:
-    """Reads the metrics and states of all workers, for one of them. Implements `Workers` of the HTTP server."""
+    """Lets one worker process read the metrics and states of all workers, from the supervisor. Implements `Workers`."""
 
     def __init__(self, supervisor: WorkerPeer, components: GatewayComponents) -> None:
         self._supervisor, self._components = supervisor, components
@@ -48,7 +48,7 @@ class Siblings:
         await self._supervisor.ask("serving")
 
     async def metrics_page(self, format: str) -> MetricsPage:
-        """Returns a page with the merged metrics of all workers, in one of Prometheus's formats.
+        """Returns the merged metrics of all workers as a page; `format` is one of Prometheus's media types for metrics.
 
         Raises Unavailable if the supervisor does not answer.
         """
@@ -77,7 +77,7 @@ class Siblings:
 
 
 class _Group:
-    """Starts the worker processes with a supervisor, and merges their metrics to one page."""
+    """The worker processes of this gateway: starts them under a supervisor, and merges their metrics to one page."""
 
     def __init__(self, environment: Mapping[str, str], workers: int) -> None:
         self._metrics = MergedMetrics(GAUGES)
@@ -92,9 +92,9 @@ class _Group:
         self._metrics.retire(self._dumps.pop(worker.number, ()))
 
     async def _page(self, format: str) -> tuple[str, float]:
-        """Returns the text of the metrics page, and the time at which it expires (`time.monotonic`).
+        """Returns the merged metrics of all workers as a text, and the `time.monotonic` at which the text expires.
 
-        Until then all workers get the same page, so that a counter never falls from one scrape to the next.
+        Until then all workers get the same text, so that a counter never falls from one scrape to the next.
         """
         found = await self._pages.find(format)
         return found.page.text.decode(), found.expires

@@ -1,5 +1,7 @@
-"""Computes cache keys. Requests with the same exact key share an answer; those in the same partition do if their
-questions are similar.
+"""Computes the keys under which answers are cached.
+
+Requests with the same exact key share an answer. Requests with the same partition (all but the question's wording is
+equal) share one if their questions are similar.
 """
 
 import hashlib
@@ -32,11 +34,11 @@ MAX_PROMPT_CHARACTERS = 64 * 1024
 
 
 def may_match_similar(request: Request, sampling: Sampling) -> bool:
-    """Returns whether the request may get the answer to a similar question.
+    """Returns whether the cache may answer the request with the answer to a similar question.
 
-    It may not if any of these holds: it offers tools or its messages contain tool calls or their results, since a call
-    would have the other question's arguments; it wants several choices, which are meant to differ; its last message is
-    not the user's; or the question is empty or longer than `MAX_QUESTION_CHARACTERS`.
+    It may not if any of these holds: the request offers tools or its messages contain tool calls or their results,
+    since a call would have the other question's arguments; it wants several choices, which are meant to differ; its
+    last message is not the user's; or the question is empty or longer than `MAX_QUESTION_CHARACTERS`.
     """
     extra = sampling.extra
     return (
@@ -49,11 +51,10 @@ def may_match_similar(request: Request, sampling: Sampling) -> bool:
 
 
 def distinguishing_words(question: str) -> list[str]:
-    """Returns those words of a question, in their order and in lower case, that have a digit, end with "n't", or are in
-    `DISTINGUISHING`.
+    """Returns the words of a question, in lower case, that must be equal in a similar question for the same answer.
 
-    Similar questions share an answer only if these words are equal: "Refund booking AB12" and "Refund booking CD34"
-    have almost the same vector, and never the same answer.
+    These have a digit, end with "n't", or are in `DISTINGUISHING`: "Refund booking AB12" and "Refund booking CD34" have
+    almost the same vector, and never the same answer.
     """
     words = (word.strip(PUNCTUATION).casefold() for word in question.replace("’", "'").split())
     return [word for word in words if word in DISTINGUISHING or word.endswith("n't") or any(map(str.isnumeric, word))]
@@ -61,7 +62,11 @@ def distinguishing_words(question: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class CacheKeys:
-    """The keys of one request on a path that caches."""
+    """The keys under which the answer to one request is cached, and what else the cache needs to know of the request.
+
+    `exact` is a digest of all that the answer depends on; `partition` a digest of all that similar questions must
+    share.
+    """
 
     path: str
     """The path's name."""
@@ -81,7 +86,7 @@ class CacheKeys:
 
 
 class CacheKeyBuilder:
-    """Computes the cache keys of the requests on one path."""
+    """Computes the cache keys of the requests on one path, by the path's cache settings."""
 
     def __init__(self, path: Path, config: CacheConfig, embedding: str) -> None:
         """Takes the path and its cache configuration. `embedding` is the fingerprint of the embedding model: vectors

@@ -1,4 +1,4 @@
-"""Records an answer while it streams, and replays a stored one."""
+"""Records an answer for the cache while it streams to the client, and replays an answer from the cache as a stream."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ _decode_answer = msgspec.json.Decoder(_EncodedAnswer).decode
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer that was read from the cache."""
+    """An answer that was read from the cache: the model that made it, and its chunks."""
 
     model: str
     """The base model or adapter version that made it."""
@@ -51,7 +51,7 @@ class StoredAnswer:
 
 
 class Replay:
-    """Replays a stored answer; implements `AnswerSource`."""
+    """Pushes the chunks of an answer from the cache to a sink, as an engine would; implements `AnswerSource`."""
 
     def __init__(self, recorded: StoredAnswer) -> None:
         self._steps = recorded.steps
@@ -95,7 +95,9 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class CacheableAnswer:
-    """A complete answer that may be stored."""
+    """A complete answer that the cache may store: `json` is what is stored, `text` are its texts, to check for
+    personal data.
+    """
 
     json: str
     """The answer in the format that `parse_answer` reads."""
@@ -106,9 +108,10 @@ class CacheableAnswer:
 
 
 class Recording:
-    """Records an answer for the cache while passing it on from `source` to the attached sink.
+    """Records an answer for the cache while it passes the chunks on from `source`, an engine's answer, to the client's
+    sink.
 
-    Implements `AnswerSource`, and the `ChunkSink` of `source`.
+    Implements `AnswerSource` for the client's sink, and `ChunkSink` for `source`.
     """
 
     def __init__(self, model: str, source: AnswerSource) -> None:
@@ -153,8 +156,10 @@ class Recording:
 
     @property
     def complete(self) -> CacheableAnswer | None:
-        """Returns the recorded answer; None if it has not ended, has failed, has no text of any kind (see
-        `CacheableAnswer.text`), is `too_long`, or has a choice whose finish reason is not in `CLEAN_ENDS`.
+        """Returns the recorded answer if the cache may store it, else None.
+
+        None if it has not ended, has failed, has no text of any kind (`CacheableAnswer.text`), is `too_long`, or has a
+        choice whose finish reason is not in `CLEAN_ENDS`.
         """
         ends = self._ends.values()
         pieces = self._texts.values()
@@ -194,7 +199,7 @@ def _strings(value: Any, path: JsonPath) -> Iterator[tuple[JsonPath, str]]:
 
 
 def parse_answer(text: str) -> StoredAnswer | None:
-    """Parses a stored answer (`CacheableAnswer.json`); returns None if the text has another format."""
+    """Parses an answer from the JSON that the cache stores (`CacheableAnswer.json`); returns None if it is invalid."""
     try:
         stored = _decode_answer(text)
     except (msgspec.MsgspecError, RecursionError, ValueError):
@@ -204,9 +209,10 @@ def parse_answer(text: str) -> StoredAnswer | None:
 
 
 def _encode(chunk: Chunk) -> list[Any]:
-    """Returns a chunk for JSON: [index, content, finish reason, `extra`, token counts], None for what it lacks. The
-    counts are [prompt, completion, cached]. Everything else is left out, as the engine's bytes, which contain the time
-    and id of the recorded request.
+    """Returns a chunk as a list for the JSON of a stored answer.
+
+    It is [index, content, finish reason, `extra`, [prompt tokens, completion tokens, cached tokens]], with None for
+    what the chunk lacks. Left out are the engine's bytes, which contain the time and id of the recorded request.
     """
     usage = chunk.usage
     counted = None if usage is None else [usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens]
@@ -219,6 +225,6 @@ def _to_chunk(encoded: _EncodedChunk) -> Chunk:
 
 
 def _is_sound(chunk: Chunk) -> bool:
-    """Returns whether `delta` and `logprobs` of the chunk have the types that encoders of answers require."""
+    """Returns whether `delta` and `logprobs` in the chunk's `extra` have the types that encoders of answers require."""
     delta, logprobs = chunk.extra.get("delta", {}), chunk.extra.get("logprobs", {})
     return isinstance(delta, dict) and (not logprobs or are_logprobs(logprobs))

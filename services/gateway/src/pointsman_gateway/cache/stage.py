@@ -48,10 +48,10 @@ class CacheMetrics:
 
 
 class AnswerWriter:
-    """Stores answers in the background, at most `MAX_CONCURRENT_WRITES` at a time; further ones are not stored.
+    """Writes answers to the cache in background tasks, so that requests do not wait for Redis.
 
-    It is an async context manager, whose end waits up to `SHUTDOWN_TIMEOUT_SECONDS` for writes in progress, and cancels
-    the rest.
+    At most `MAX_CONCURRENT_WRITES` are written at a time; further answers are not stored. It is an async context
+    manager, whose end waits up to `SHUTDOWN_TIMEOUT_SECONDS` for writes in progress, and cancels the rest.
     """
 
     def __init__(self, store: CacheStore, metrics: CacheMetrics, storable: IsStorable = lambda text: True) -> None:
@@ -99,7 +99,7 @@ class AnswerWriter:
 
 @dataclass(frozen=True, slots=True)
 class CacheResources:
-    """The objects of the cache that all revisions of the configuration share."""
+    """The parts of the answer cache that stay open across reloads: the store in Redis, the writer, and the metrics."""
 
     store: CacheStore
     writer: AnswerWriter
@@ -108,9 +108,9 @@ class CacheResources:
 
 
 class CachingBackend:
-    """Answers from the cache or by another backend; implements `Backend`.
+    """Wraps the backend that calls engines, and answers from the cache instead if it can; implements `Backend`.
 
-    If Redis does not answer in time, or the question cannot be embedded, the other backend answers.
+    If Redis does not answer in time, or the question cannot be embedded, the wrapped backend answers.
     """
 
     def __init__(
@@ -134,11 +134,12 @@ class CachingBackend:
         self._embed = embed
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt, record: CallRecord) -> AnswerStream:
-        """Returns the stored answer or, if there is none, that of the inner backend. Raises only the latter's errors.
+        """Returns the answer from the cache or, if there is none, calls the wrapped backend, and raises only its
+        errors.
 
-        An answer of the inner backend is stored in the background once its `accepted` is called. It is not stored if
-        the cache is not used for the request (`CacheKeyBuilder.keys_for`), if the answer is incomplete
-        (`Recording.complete`) or from another model than expected, or if the writer rejects it.
+        The wrapped backend's answer is stored in the background once its `accepted` is called, unless the cache is not
+        used for the request (`CacheKeyBuilder.keys_for`), the answer is incomplete (`Recording.complete`) or from
+        another model than expected, or the writer rejects it.
         """
         path = decision.path
         builder = self._keys.get(path.name)
@@ -188,7 +189,7 @@ class CachingBackend:
 
 
 class _Lookup:
-    """One lookup of an answer: by the exact key, then by the question's similarity."""
+    """One search of the cache for an answer: first by the request's exact key, then by the question's similarity."""
 
     def __init__(
         self, cache: CacheResources, keys: CacheKeys, threshold: float, vector: Vector | None, embed: Embed | None
@@ -204,7 +205,10 @@ class _Lookup:
         self._embed = embed
 
     async def run(self) -> StoredAnswer | None:
-        """Returns the stored answer, None if there is none; raises Unavailable if Redis or the embedding fails."""
+        """Returns the answer from the cache, by the exact key or by the question's similarity; None if there is none.
+
+        Raises Unavailable if Redis or the embedding fails.
+        """
         keys, similar = self.keys, self._cache.similar
         found = await self._cache.store.look_up(keys, similar.last_id(keys.partition))
         answer = parse_answer(found.answer) if found.answer is not None else None

@@ -28,7 +28,7 @@ MAX_TENANT_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question whose answer is cached."""
+    """A question whose answer is cached, with its embedding, to find it again by similarity."""
 
     stream_id: str
     """The id of its entry in the partition's Redis stream."""
@@ -47,24 +47,26 @@ class _Partition:
 
 
 class SimilarQuestions:
-    """Finds cached questions by similarity, in copies of the most recently updated partitions in this process.
+    """Finds cached questions that are similar to a new one, in this process's copies of the questions in Redis.
 
-    A partition is a set of questions that may share answers, and is named by `CacheKeys.partition`.
+    The copies are those of the `MAX_PARTITIONS` most recently updated partitions. A partition is a set of questions
+    that may share answers, and is named by `CacheKeys.partition`.
     """
 
     def __init__(self) -> None:
         self._partitions: OrderedDict[str, _Partition] = OrderedDict()
 
     def last_id(self, partition: str) -> str:
-        """Returns the Redis stream id of the newest question that was copied from a partition; empty if none was."""
+        """Returns the Redis stream id of the newest question in the copy of a partition; empty if there is no copy."""
         known = self._partitions.get(partition)
         return known.last if known else ""
 
     def update(self, partition: str, questions: Sequence[Question]) -> None:
-        """Adds to a partition's copy those `questions`, oldest first, that are newer than its last one. Keeps the
-        newest `MAX_QUESTIONS`, and of these only the ones with a vector as long as the last one's.
+        """Adds new questions, oldest first, to the copy of a partition (a set of questions that may share answers).
 
-        Beyond `MAX_PARTITIONS`, drops the copy that was updated longest ago.
+        Skips questions that are not newer than the copy's last one. Keeps the newest `MAX_QUESTIONS`, and of these only
+        the ones with a vector as long as the last one's. If there are over `MAX_PARTITIONS` copies, drops the one that
+        was updated longest ago.
         """
         known = self._partitions.setdefault(partition, _Partition())
         self._partitions.move_to_end(partition)
@@ -82,8 +84,10 @@ class SimilarQuestions:
             known.matrix = _stack(known.questions)
 
     def nearest(self, partition: str, vector: Vector, threshold: float) -> str:
-        """Returns the key of the answer to the partition's most similar question, by cosine similarity to `vector`,
-        which has unit length. It is empty if no question reaches the threshold, or vectors differ in length.
+        """Returns the key of the answer to the partition's question that is most similar to `vector`; empty if none is.
+
+        Similarity is the cosine, which must be at least `threshold`; `vector` has unit length. Also empty if the
+        vectors differ in length.
         """
         known = self._partitions.get(partition)
         if known is None or known.matrix is None or known.matrix.shape[1] != len(vector):
@@ -93,7 +97,7 @@ class SimilarQuestions:
         return known.questions[best].answer if cosines[best] >= threshold else ""
 
     def remove(self, partition: str, answer: str) -> None:
-        """Removes from the copy of a partition the questions whose answer has the key `answer`."""
+        """Removes from this process's copy of a partition the questions whose answer has the key `answer`."""
         known = self._partitions.get(partition)
         if known:
             known.questions = [question for question in known.questions if question.answer != answer]
@@ -111,7 +115,9 @@ def encode_vector(vector: Vector) -> str:
 
 
 def parse_question(stream_id: str, fields: dict[str, str]) -> Question | None:
-    """Parses a question from the fields of an entry in a Redis stream; returns None if they are invalid."""
+    """Makes a question from the fields of an entry in a Redis stream, whose id is `stream_id`; None if they are
+    invalid.
+    """
     import numpy as np
 
     try:
@@ -123,7 +129,7 @@ def parse_question(stream_id: str, fields: dict[str, str]) -> Question | None:
 
 
 def _order(stream_id: str) -> tuple[int, int]:
-    """Returns the sort key of a stream id, such as "1526919030474-55"; an empty id comes first."""
+    """Returns a Redis stream id, such as "1526919030474-55", as two numbers to sort by; an empty id comes first."""
     milliseconds, _, number = stream_id.partition("-")
     return int(milliseconds or 0), int(number or 0)
 
@@ -137,7 +143,7 @@ class LookupResult:
 
 
 class CacheStore:
-    """Reads and writes answers in Redis, with one index and one size limit per tenant.
+    """Reads and writes cached answers in Redis; each tenant has its own index and size limit.
 
     Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time.
     """
@@ -148,8 +154,11 @@ class CacheStore:
         self._write = redis.client.register_script(read_script(__package__, "store_answer"))
 
     async def look_up(self, keys: CacheKeys, after: str) -> LookupResult:
-        """Returns the answer with the exact key, and the partition's questions after the stream id `after`, at most
-        `MAX_QUESTIONS`, without those that cannot be parsed. If `keys.partition` is empty, there are no questions.
+        """Reads the answer with the exact key, and the partition's questions that are newer than the Redis stream id
+        `after`.
+
+        There are at most `MAX_QUESTIONS`, without those that cannot be parsed, and none if `keys.partition` is empty.
+        An empty `after` stands for all questions.
         """
         if not keys.partition:
             return LookupResult(await self.read(keys.tenant, keys.exact))
@@ -172,8 +181,11 @@ class CacheStore:
         return found
 
     async def write(self, keys: CacheKeys, answer: str, ttl_seconds: int, vector: Vector | None) -> None:
-        """Stores an answer (`CacheableAnswer.json`) for `ttl_seconds`. With `vector`, the question's embedding, similar
-        questions may get the answer too. Beyond the tenant's size limit, deletes the answers that would expire next.
+        """Stores an answer (`CacheableAnswer.json`) for `ttl_seconds`, and with it the embedding of its question, if
+        not None.
+
+        With `vector`, the embedding, similar questions may get the answer too. If the tenant's size limit is exceeded,
+        deletes the tenant's answers that would expire next.
         """
         partition = keys.partition if vector is not None else ""
         names = [
@@ -197,7 +209,9 @@ class CacheStore:
 
 
 def _prefix(tenant: str) -> str:
-    """Returns the prefix of a tenant's keys; its braces put them into one slot of a Redis Cluster."""
+    """Returns the beginning of the names of a tenant's Redis keys; its braces put them into one slot of a Redis
+    Cluster.
+    """
     return f"{{pointsman:cache:{tenant}}}:"
 
 

@@ -37,8 +37,9 @@ class SigningKeysConfig(Strict):
 
 
 class ScopeConfig(Strict):
-    """What a user may use, as in `KeyScope`. None allows all names, an empty list none; None as `embeddings` allows all
-    models only if every other field is None, too.
+    """What a user may use. An unset key (null) allows all names, an empty list none.
+
+    An unset `embeddings` or `rerankers` allows all models only if every other key is unset, too.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -66,7 +67,7 @@ class LimitsConfig(Strict):
 
 
 class GrantConfig(Strict):
-    """The tenant, scopes and limits of the users whose tokens have certain claims."""
+    """What users may do whose tokens have certain claims: their tenant, scope, limits and rights."""
 
     claims: dict[str, ClaimValues] = Field(
         default_factory=dict,

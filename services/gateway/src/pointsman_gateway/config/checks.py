@@ -1,4 +1,4 @@
-"""Checks the configuration files against each other."""
+"""Checks that the configuration files fit each other, for example that each path's model exists."""
 
 from collections.abc import Mapping
 
@@ -12,9 +12,9 @@ from pointsman_gateway.config.tasks_file import TasksFile
 
 
 def check_files(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:
-    """Checks that names refer to what exists, and that settings fit each other. Raises ConfigError.
+    """Raises ConfigError if a name in one file refers to nothing in the others, or if settings do not fit each other.
 
-    `prompts` are the prompt files' texts by name.
+    `prompts` are the texts of the prompt files, by the file's name.
     """
     check_models(models)
     check_prices(models, paths, tasks)

@@ -175,17 +175,20 @@ class EngineConfig(Strict):
 
     @property
     def url_parts(self) -> dict[str, str]:
-        """Returns the values for the placeholders in the provider's URL, by name."""
+        """Returns what replaces the placeholders in the URL of the provider, such as "region": name -> value."""
         return {name: value for name in URL_PARTS if (value := getattr(self, name)) is not None}
 
     @property
     def base_url(self) -> str:
-        """Returns the URL without the API's paths; empty if the engine has a lora-server, which reports the URL."""
+        """Returns the engine's URL without the path of a request, such as "https://api.openai.com".
+
+        Empty if the engine has a lora-server, which reports the URL.
+        """
         return "" if self.lora_server else self.preset.resolve_url(self.url, self.url_parts)
 
     @property
     def upstream_name(self) -> str:
-        """Returns the engine's own name of the base model; "PROVIDER/NAME" if LiteLLM's SDK calls the engine."""
+        """Returns the engine's name for the base model; "PROVIDER/NAME" if LiteLLM's SDK calls the engine."""
         name = self.upstream or self.preset.base_name or self.model
         return f"{self.preset_name.partition('/')[2]}/{name}" if self.uses_litellm else name
 
@@ -199,7 +202,7 @@ class EngineConfig(Strict):
 
     @property
     def named_adapters(self) -> frozenset[str]:
-        """Returns the adapters that the configuration names; empty if it names none or says `discover`."""
+        """Returns the names of the adapters that the configuration lists; empty if it lists none or says `discover`."""
         return frozenset(self.adapters) if isinstance(self.adapters, tuple) else frozenset()
 
     @property
@@ -209,14 +212,15 @@ class EngineConfig(Strict):
 
     @property
     def is_watched(self) -> bool:
-        """Returns whether the engine gets requests only after a report about it: by its lora-server, by its list of
-        models or, for a group, by DNS or Kubernetes.
+        """Returns whether the engine gets no requests until a report says that it is ready.
+
+        The report comes from its lora-server, its list of models or, for a group, from DNS or Kubernetes.
         """
         return bool(self.lora_server) or self.discovers_adapters or self.group is not None
 
     @property
     def group(self) -> GroupName | None:
-        """Returns the name of the group; None for a single engine."""
+        """Returns the DNS name or InferencePool with the engines of the group; None for a single engine."""
         return parse_group(self.lora_server, self.url)
 
     @property
@@ -225,7 +229,8 @@ class EngineConfig(Strict):
 
     @property
     def identity(self) -> "EngineConfig":
-        """Returns a copy in which the settings that do not identify the engine have their default values.
+        """Returns a copy with only the settings that make it this engine, such as the URL; all others have their
+        defaults.
 
         If the identity is the same after a reload of the configuration, the engine keeps its state.
         """
@@ -234,12 +239,14 @@ class EngineConfig(Strict):
 
     @property
     def rejected_fields(self) -> frozenset[str]:
-        """Returns the request fields that the engine's provider rejects, for every model or for this one."""
+        """Returns the names of the request fields that the engine's provider rejects, for any model or for this one."""
         return self.preset.rejected_by(self.upstream_name) | self.preset.rejected_by(self.model)
 
     @property
     def accepted_fields(self) -> RequestFields:
-        """Returns how request fields are treated: which are sent to the engine, which dropped, and which rejected."""
+        """Returns which fields of requests are sent to the engine, which are dropped, and which are rejected with an
+        error.
+        """
         preset = self.preset
         kind = request_fields(preset.request_fields).with_forwarded(preset.accepts)
         advice = f"engine provider '{self.preset_name}' does not accept it"

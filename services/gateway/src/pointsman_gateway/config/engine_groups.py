@@ -1,4 +1,4 @@
-"""The addresses of groups of engines in models.yaml: a DNS name, or an InferencePool of Kubernetes."""
+"""The addresses of groups of engines in models.yaml: a DNS name, or an InferencePool (a set of pods) of Kubernetes."""
 
 import ipaddress
 import re
@@ -18,7 +18,7 @@ _POOL = re.compile(r"(?P<namespace>[a-z0-9-]{1,63})/(?P<name>[a-z0-9.-]{1,253})(
 
 @dataclass(frozen=True, slots=True)
 class DnsName:
-    """A DNS name and a port; each address of the name is one engine of a group."""
+    """The address of a group of engines: a DNS name and a port. Each IP address of the name is one engine."""
 
     host: str
     port: int
@@ -27,7 +27,7 @@ class DnsName:
 
     @property
     def server_name(self) -> str:
-        """Returns the name that the certificates of the group's lora-servers must have."""
+        """Returns the host name that the certificates of the group's lora-servers must have: the DNS name."""
         return self.host
 
     def endpoint(self, address: str) -> str:
@@ -36,7 +36,10 @@ class DnsName:
 
 @dataclass(frozen=True, slots=True)
 class PoolName:
-    """An InferencePool; each ready pod that it selects has one lora-server, or an engine at each target port."""
+    """The address of a group of engines: the name of a Kubernetes InferencePool, which selects pods.
+
+    Each ready pod has one lora-server, or one engine at each target port.
+    """
 
     namespace: str
     name: str
@@ -45,7 +48,7 @@ class PoolName:
 
     @property
     def server_name(self) -> str:
-        """Returns the name that the certificates of the group's lora-servers must have."""
+        """Returns the host name that the certificates of the group's lora-servers must have: "NAME.NAMESPACE"."""
         return f"{self.name}.{self.namespace}"
 
     def __str__(self) -> str:
@@ -61,12 +64,11 @@ def endpoint(address: str, port: int) -> str:
 
 
 def parse_group(lora_server: str, url: str) -> GroupName | None:
-    """Returns the group of engines that `lora_server` or `url` names: "dns:///NAME:PORT" or
-    "inferencepool://NAMESPACE/NAME:PORT" of lora-servers, "dns+http://NAME:PORT" or "inferencepool://NAMESPACE/NAME" of
-    engines.
+    """Returns the address of a group of engines, which `lora_server` or `url` has; None if they are of a single engine.
 
-    Returns None if neither begins with "dns" or "inferencepool": then it is a single engine. Raises ValueError if one
-    that does has another form, or an IP address instead of a DNS name.
+    A group of lora-servers is "dns:///NAME:PORT" or "inferencepool://NAMESPACE/NAME:PORT", one of engines is
+    "dns+http://NAME:PORT" or "inferencepool://NAMESPACE/NAME". Raises ValueError if a text that begins with "dns" or
+    "inferencepool" has another form, or an IP address instead of a DNS name.
     """
     for setting, has_port in ((lora_server, True), (url, False)):
         if setting.startswith(POOL.removesuffix("//")):

@@ -1,4 +1,4 @@
-"""Reads the examples of tasks, and checks that there are enough and that no two tasks share one."""
+"""Reads the example requests of tasks, and checks that each task has enough and that no two tasks share one."""
 
 import json
 import unicodedata
@@ -13,7 +13,7 @@ from pointsman_gateway.extensions import Example
 
 
 def read_text(file: FilePath) -> str:
-    """Reads a UTF-8 file, with or without a byte order mark.
+    """Returns the text of a UTF-8 file, with or without a byte order mark.
 
     Raises ConfigError if it is not UTF-8, OSError if it cannot be read.
     """
@@ -34,7 +34,7 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def read_examples(file: FilePath) -> tuple[Example, ...]:
-    """Reads a file of JSON lines, each of which is an object for `to_example`; blank lines are skipped.
+    """Reads the example requests of a task from a JSONL file, each line an object for `to_example`; skips blank lines.
 
     Raises ConfigError if the file is missing or not UTF-8, or a line is invalid, OSError if it cannot be read.
     """
@@ -72,7 +72,7 @@ def to_example(row: Any, where: str) -> Example:
 
 
 def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:
-    """Checks the `examples` of all tasks, by task. Raises ConfigError in any of these cases:
+    """Raises ConfigError if the example requests (`examples`, by task) cannot be used, in any of these cases:
     * a task has fewer than two different examples (texts are compared by `normalized_text`);
     * two tasks have the same example;
     * a strategy of a path shows more examples with an output than the task has.
@@ -100,7 +100,10 @@ def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile
 
 
 def check_out_of_scope(out_of_scope: Iterable[str], examples: Mapping[str, tuple[Example, ...]]) -> None:
-    """Raises ConfigError if a text in `out_of_scope` is an example of a task too (compared by `normalized_text`)."""
+    """Raises ConfigError if an example of what belongs to no task (`out_of_scope`) is also an example of a task.
+
+    Texts are compared by `normalized_text`.
+    """
     owner = {normalized_text(row.text): task for task, rows in examples.items() for row in rows}
     for text in out_of_scope:
         if normalized_text(text) in owner:
@@ -110,8 +113,8 @@ def check_out_of_scope(out_of_scope: Iterable[str], examples: Mapping[str, tuple
 
 
 def normalized_text(text: str) -> str:
-    """Returns a form of the text that is equal for texts which differ only in case, white space or Unicode's
-    compatibility forms (NFKC).
+    """Returns a form of the text in which to compare it: without differences in case, white space or Unicode variants
+    (NFKC).
     """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 

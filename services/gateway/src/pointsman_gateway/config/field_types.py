@@ -1,4 +1,4 @@
-"""What all configuration schemas share: strict models, bounds of sampling parameters, and entries of extensions."""
+"""What all configuration schemas share: the base class `Strict`, types of fields with their limits, and extensions."""
 
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
@@ -53,7 +53,7 @@ class Strict(BaseModel):
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be used; the message says what is wrong, and what would be right."""
+    """Raised if the configuration cannot be used; the message says what is wrong, and what would be right."""
 
 
 def must_be_known(what: str, name: str, known: Collection[str]) -> None:
@@ -69,7 +69,7 @@ def must_be_known(what: str, name: str, known: Collection[str]) -> None:
 
 
 def valid_options(name: str, implementation: Any, options: Any) -> Any:
-    """Returns an extension's options, converted to the type `Options` of its class `implementation`.
+    """Returns the options of an extension, converted to the type `Options` of the extension's class, `implementation`.
 
     If the class has no `Options`, returns them unchanged. Raises pydantic's ValidationError if they do not have this
     type; `name`, the extension's name, is then in the error's location.
@@ -132,7 +132,8 @@ class ExtensionConfig(BaseModel):
         return self.registry.find(self.name)
 
     def build(self, *context: Any) -> Any:
-        """Constructs the extension from its options and `context`, the further arguments of its constructor.
+        """Constructs the extension that the entry names, from its options and `context`, the other constructor
+        arguments.
 
         Raises ValueError if the options cannot be used.
         """
@@ -144,7 +145,7 @@ class PolicyConfig(ExtensionConfig):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Returns every path that the policy may choose."""
+        """Returns the names of all paths that the policy may choose."""
         return tuple(self.build().paths)
 
 
@@ -153,7 +154,7 @@ class StrategyConfig(ExtensionConfig):
 
     @property
     def resources(self) -> Resources:
-        """Returns the prompts, examples and collections that the strategy's options refer to."""
+        """Returns the prompt files, examples and collections that the strategy's options refer to."""
         return self.implementation.resources(self.options)  # type: ignore[no-any-return]  # the class is found by name
 
 

@@ -1,6 +1,6 @@
-"""The schema of three keys of tasks.yaml: `learning`, and the keys `flywheel` and `stale` of a task.
+"""The schema of the keys in tasks.yaml that say how a task's adapter is retrained from answers: `learning`, `flywheel`.
 
-They say how an adapter learns from answers, and what is done once it is out of date.
+It also has the key `stale`: what is done once an adapter's documents have changed.
 """
 
 from pydantic import Field, model_validator
@@ -21,7 +21,7 @@ class LearningConfig(Strict):
 
 
 class DatasetConfig(Strict):
-    """Which answers become training rows."""
+    """Which answers become rows of training data."""
 
     min_rating: Share = Field(default=0.8, description="of an answer; one that is rated lower is left out")
     examples: bool = Field(default=True, description="whether the task's own examples with an output are rows too")
@@ -42,7 +42,7 @@ class TrainingRecipe(Strict):
 
 
 class GatesConfig(Strict):
-    """How many rows a training needs, and what its version must reach on other rows, compared with the `incumbent`."""
+    """How many rows a training needs, and how much better than the `incumbent` the new version must do on others."""
 
     min_rows: int = Field(default=50, ge=1, description="rows or pairs to train on; with fewer nothing is trained")
     min_gain: float = Field(
@@ -56,7 +56,7 @@ class GatesConfig(Strict):
 
 
 class CanaryConfig(Strict):
-    """How a version that passed the gates is tried on requests. The lora-server rolls it back if it is worse."""
+    """How a new adapter version is tried on a share of the requests. The lora-server rolls it back if it is worse."""
 
     weight: float = Field(default=0.1, gt=0, le=1, description="the share of users")
     min_requests: int = Field(default=50, ge=1, description="that it must have answered before it is promoted")
@@ -66,8 +66,8 @@ class CanaryConfig(Strict):
 
 
 class StaleConfig(Strict):
-    """The path that a task's requests take once more than `after_changed_share` of the documents on which its adapter
-    was trained have changed.
+    """Which path answers the task's requests once too many of the documents on which its adapter was trained have
+    changed.
     """
 
     after_changed_share: float = Field(

@@ -63,7 +63,7 @@ class _InlinePrompts(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The contents of all configuration files as they were read together; they are valid and fit each other."""
+    """One configuration: the contents of all its files, which are valid and fit each other."""
 
     folder: FilePath
     """The folder to which relative file names in the configuration refer."""
@@ -84,11 +84,14 @@ class Config:
 
     @property
     def encoder(self) -> EncoderConfig | None:
-        """Returns the settings of the embedding model, with its folder as an absolute path; None stands for MiniLM."""
+        """Returns the settings of the embedding model, with its folder as an absolute path; None for the default,
+        MiniLM.
+        """
         return self.models.embedding.relative_to(self.folder) if self.models.embedding else None
 
     def sharing_examples(self, earlier: "Config") -> "Config":
-        """Returns this configuration, in which tasks with unchanged examples share the objects of an earlier one.
+        """Returns a copy of this configuration that shares the examples of tasks with an earlier one, where they are
+        equal.
 
         Otherwise each reload would replace thousands of small objects and fragment the memory.
         """
@@ -97,9 +100,10 @@ class Config:
 
 
 def load_config(at: FilePath, environment: Mapping[str, str] = os.environ) -> Config:
-    """Reads and checks the configuration in the folder or file `at`; `${VARIABLE}` is replaced from `environment`.
+    """Reads and checks the configuration in the folder or file `at`.
 
-    Raises ConfigError if it is missing or invalid, OSError if a file cannot be read.
+    `${VARIABLE}` in a file is replaced by the value that `environment` has. Raises ConfigError if the configuration is
+    missing or invalid, OSError if a file cannot be read.
     """
     single = single_file(at)
     if single is None:
@@ -110,9 +114,10 @@ def load_config(at: FilePath, environment: Mapping[str, str] = os.environ) -> Co
 
 @contextmanager
 def errors_naming(single: FilePath | None) -> Iterator[None]:
-    """For the block, replaces names such as "tasks.yaml" in messages of ConfigErrors by the name of the file `single`.
+    """A context manager that corrects the file names in messages of ConfigErrors that its block raises.
 
-    `single` is the file with the whole configuration. If it is None, errors are not changed.
+    If the whole configuration is in the file `single`, its name replaces names such as "tasks.yaml". If `single` is
+    None, errors are not changed.
     """
     try:
         yield
@@ -142,10 +147,10 @@ def single_file(at: FilePath) -> FilePath | None:
 
 
 def watched_files(at: FilePath) -> list[FilePath]:
-    """Returns the folders and files to watch for changes of the configuration `at`.
+    """Returns the folders and files to watch for changes of the configuration, which is the folder or file `at`.
 
-    If `at` is a folder, it is watched. If it is a file, the file is watched with the folders prompts and tasks next to
-    it; other files in the same folder need not belong to the configuration.
+    A folder is watched itself. A file is watched with the folders prompts and tasks next to it; other files in the same
+    folder need not belong to the configuration.
     """
     return [at, at.parent / "prompts", at.parent / "tasks"] if at.is_file() else [at]
 

@@ -1,4 +1,4 @@
-"""The metric of a task: `judge` or `entry_point`, declared here, one of `pointsman_scoring`, or a user's."""
+"""The schema of a task's metric, which scores answers: a model (`judge`), a built-in metric, or a user's function."""
 
 import inspect
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class JudgeConfig(Strict):
 
 
 class MetricConfig(BaseModel):
-    """How an answer is scored from 0 to 1 against the expected one: by one of these metrics, or one of your own."""
+    """How an answer is scored from 0 to 1 against the expected one: by one of these metrics, or by one of your own."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -63,5 +63,5 @@ class MetricConfig(BaseModel):
 
     @property
     def is_self_contained(self) -> bool:
-        """Returns whether it needs neither a model nor code of the user."""
+        """Returns whether the metric is computed by Pointsman alone, without a model or a function of the user."""
         return self.name in BUILT_IN

@@ -1,4 +1,4 @@
-"""Checks the models, engines, prices and aliases of models.yaml against the other files."""
+"""Checks that the models, engines, prices and aliases of models.yaml fit the other configuration files."""
 
 from collections.abc import Collection, Sequence
 
@@ -23,7 +23,7 @@ def check_models(models: ModelsFile) -> None:
 
 
 def _check_media(name: str, engine: EngineConfig, taken: Sequence[str]) -> None:
-    """Raises ConfigError if the provider of engine `name` does not accept all media in `taken`, its model's `input`."""
+    """Raises ConfigError if the provider of the engine `name` does not accept `taken`, the media of its model."""
     accepted = engine.preset.media
     refused = [kind for kind in taken if accepted is not None and kind not in ("text", *accepted)]
     if accepted is not None and refused:
@@ -58,7 +58,10 @@ def check_prices(models: ModelsFile, paths: PathsFile, tasks: TasksFile) -> None
 
 
 def _check_compared(owner: str, compared: Sequence[str], paths: PathsFile, unpriced: Collection[str]) -> None:
-    """Raises ConfigError if the model of a path in `compared` is in `unpriced`."""
+    """Raises ConfigError if a path whose costs `owner` compares has a model without a known price.
+
+    `compared` are these paths, and `unpriced` the models without a known price.
+    """
     for name in compared:
         model = paths.paths[name].model if name in paths.paths else ""
         if model in unpriced:
@@ -94,7 +97,10 @@ def _model_of(name: str, paths: PathsFile) -> str:
 
 
 def judge_rejects(models: ModelsFile, paths: PathsFile, judge: JudgeConfig) -> frozenset[str]:
-    """Returns the request fields that at least one engine of the judge's model rejects."""
+    """Returns the names of the request fields that at least one engine of the judge's model rejects.
+
+    A judge is a model that grades answers.
+    """
     model = _model_of(judge.model, paths)
     rejected = [engine.rejected_fields for engine in models.engines.values() if engine.model == model]
     return frozenset[str]().union(*rejected)

@@ -105,7 +105,7 @@ class ModelConfig(Strict):
     )
 
     def priced_on(self, day: date) -> "ModelConfig":
-        """Returns the model with the prices that hold on a day (UTC)."""
+        """Returns a copy of the model with the prices that hold on `day` (UTC), after the price changes until then."""
         due: dict[str, Any] = {}
         for change in self.price_changes:
             if change.starting <= day:
@@ -174,7 +174,7 @@ class ResilienceConfig(Strict):
 
 
 class EndpointConfig(Strict):
-    """A model that is called once for a request, and its endpoint."""
+    """An embedding model or a reranker, which is called once for a request, and the URL at which it is called."""
 
     url: str = Field(default="", description="unset: that of the provider; with or without the API's path")
     api_key_env: str = Field(default="", description="the environment variable with the API key")
@@ -187,11 +187,13 @@ class EndpointConfig(Strict):
 
     @property
     def is_own(self) -> bool:
-        """Returns whether the model is Pointsman's own, and not that of an endpoint."""
+        """Returns whether Pointsman runs the model itself, so that no URL is called."""
         raise NotImplementedError
 
     def _check_endpoint(self, noun: str, key: str) -> None:
-        """Raises ValueError unless there is either an endpoint or the model of Pointsman's own that `key` names."""
+        """Raises ValueError unless the model has either an endpoint or the key `key`, which names a model of
+        Pointsman's own.
+        """
         if self.provider and self.preset.dialect == LITELLM:
             raise ValueError(f"LiteLLM's providers have no {noun}s here; write the url of one")
         if self.is_own == bool(self.url or self.provider):
@@ -207,17 +209,17 @@ class EndpointConfig(Strict):
 
     @property
     def url_parts(self) -> dict[str, str]:
-        """Returns the values for the placeholders in the provider's URL, by name."""
+        """Returns what replaces the placeholders in the URL of the model's provider: name -> value."""
         return {name: value for name in URL_PARTS if (value := getattr(self, name, None)) is not None}
 
     @property
     def base_url(self) -> str:
-        """Returns the URL of the model's endpoint, without the API's paths."""
+        """Returns the URL of the model's provider without the path of a request, such as "https://api.openai.com"."""
         return self.preset.resolve_url(self.url, self.url_parts)
 
 
 class EmbeddingConfig(EndpointConfig):
-    """A model of `/v1/embeddings`: the gateway's own, or that of an OpenAI-compatible endpoint."""
+    """A model of `/v1/embeddings`: the gateway's own, or one of an OpenAI-compatible endpoint."""
 
     usd_per_million_tokens: Dollars
     local: bool = False
@@ -238,7 +240,7 @@ class EmbeddingConfig(EndpointConfig):
 
 
 class RerankerConfig(EndpointConfig):
-    """A model of `/v1/rerank`: the retriever's reranker, or that of an endpoint such as vLLM, Cohere or Jina."""
+    """A model of `/v1/rerank`: the retriever's reranker, or one of an endpoint such as vLLM, Cohere or Jina."""
 
     retriever: bool = Field(default=False, description="whether it is the one that the retriever is set up with")
     usd_per_million_tokens: Dollars = Field(default=0.0, description="of queries and documents together")
@@ -266,7 +268,10 @@ class RetrievalPrices(Strict):
 
 
 class TrainingConfig(Strict):
-    """How requests pay for the training of their adapter, by the training time that the adapter's report states."""
+    """How the training of an adapter is paid for by the requests that the adapter answers.
+
+    Its training time is taken from the report of the training.
+    """
 
     usd_per_hour: Dollars = Field(gt=0, description="of the machine that trains")
     expected_requests: int = Field(ge=1, description="in the life of a version; each pays an equal part")
@@ -315,7 +320,7 @@ class ModelsFile(Strict):
 
     @property
     def called_once(self) -> Mapping[str, EndpointConfig]:
-        """Returns the embedding models and the rerankers, which answer no conversation, by name."""
+        """Returns the configuration of each embedding model and reranker, by name; these answer no conversations."""
         return {**self.embeddings, **self.rerankers}
 
     @model_validator(mode="after")
@@ -328,11 +333,10 @@ class ModelsFile(Strict):
 
     @model_validator(mode="after")
     def _unset_values_are_listed(self) -> "ModelsFile":
-        """Sets missing context windows and prices from the price list, and the date of that list if nothing else has a
-        price.
+        """Fills context windows and prices that are not set from the built-in price list.
 
-        Raises ValueError if the list lacks a model, if the entries for its providers differ, or if there are other
-        prices and `prices_as_of` is missing.
+        The list's date becomes `prices_as_of` if nothing else has a price. Raises ValueError if the list lacks a model,
+        if the entries for its providers differ, or if there are other prices and `prices_as_of` is missing.
         """
         own_prices = self._is_anything_priced()
         for name, model in self.models.items():
@@ -385,7 +389,7 @@ class ModelsFile(Strict):
 
 
 def _listed_prices(found: PricedModel, model: ModelConfig) -> dict[str, Any]:
-    """Returns the prices in the entry of the price list, by the fields of `ModelConfig`.
+    """Returns a model's prices in the price list: name of the field of `ModelConfig` -> price.
 
     `usd_per_image` and `service_tiers` are left out if the configuration sets them.
     """

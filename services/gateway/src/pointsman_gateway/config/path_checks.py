@@ -1,4 +1,4 @@
-"""Checks the paths of paths.yaml against the other files: their models, engines, adapters, prompts and parameters."""
+"""Checks that the paths of paths.yaml fit the other configuration files: models, engines, adapters, prompts."""
 
 import re
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ def check_paths(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts:
 
 
 def _check_parameters(name: str, path: PathConfig, models: ModelsFile) -> None:
-    """Checks that every engine that may answer on the path accepts the path's parameters. Raises ConfigError."""
+    """Raises ConfigError unless every engine that may answer on the path accepts the path's parameters."""
     own = {field for field in ("temperature", "top_p", "stop", "seed") if getattr(path, field) not in (None, ())}
     for engine in models.engines.values():
         if engine.model != path.model or (path.adapter and not engine.has_adapters):

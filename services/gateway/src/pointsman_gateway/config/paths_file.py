@@ -19,7 +19,7 @@ MaxTokens = Annotated[int, Field(ge=1)] | Literal["unlimited"]
 
 
 def _check_max_tokens(value: Any) -> Any:
-    """Raises ValueError for what is neither a number from 1, nor "unlimited", nor None."""
+    """Returns the value of `max_tokens`; raises ValueError unless it is a number from 1, "unlimited" or None."""
     number = int(value) if isinstance(value, str) and value.isdecimal() else value
     if number is None or number == "unlimited" or (type(number) is int and number >= 1):
         return number
@@ -86,7 +86,10 @@ class PathConfig(Strict):
 
     @property
     def extra_fields(self) -> dict[str, Any]:
-        """Returns the further fields that the path adds to requests: `extra_body`, and the form of the answer."""
+        """Returns the fields that the path adds to the body of requests to engines: field name -> value.
+
+        They are those of `extra_body`, and the field that sets the form of the answer.
+        """
         fields: dict[str, Any] = {"response_format": self.response_format} if self.response_format else {}
         if self.answers:
             fields["structured_outputs"] = {"choice": list(self.answers)}

@@ -1,4 +1,4 @@
-"""The schema of changes of a model's prices that take effect on a day, so that a receipt has the prices of its time."""
+"""The schema of changes of a model's prices from a given day on, so that a request has the prices of its day."""
 
 from collections.abc import Iterable, Sequence
 from datetime import date
@@ -12,7 +12,7 @@ from pointsman_gateway.domain.usage import ANY_TIER, STANDARD_TIERS
 
 
 class PriceChange(Strict):
-    """Prices that replace a model's earlier ones; of those that are unset the earlier ones stay."""
+    """New prices of a model from a day on. A price that is unset stays as it was before that day."""
 
     starting: date = Field(description="YYYY-MM-DD: from 00:00 UTC of this day on, requests have these prices")
     usd_per_million_tokens: Prices
@@ -25,12 +25,12 @@ class PriceChange(Strict):
 
     @property
     def replaced(self) -> dict[str, object]:
-        """Returns the prices that are set, by the names of the model's fields."""
+        """Returns the prices that this change sets: name of the model's field, such as "usd_per_image" -> new value."""
         return {name: getattr(self, name) for name in self.model_fields_set - {"starting"}}
 
 
 def check_tiers(names: Iterable[str]) -> None:
-    """Raises ValueError for a name of a service tier that no answer has, so that its prices would never hold."""
+    """Raises ValueError if a service tier has a name that answers never report, so its prices would be useless."""
     for name in names:
         if name in STANDARD_TIERS:
             raise ValueError(
@@ -43,8 +43,11 @@ def check_tiers(names: Iterable[str]) -> None:
 
 
 def check_price_changes(changes: Sequence[PriceChange], service_tiers: Sequence[str]) -> None:
-    """Raises ValueError if the changes of a model with these service tiers are not in the order of their days, or if
-    one leaves out the tiers.
+    """Raises ValueError if a model's price changes are not in the order of their days, or if one leaves out service
+    tiers.
+
+    `service_tiers` are the model's tiers with prices of their own; each change must state prices of tiers if there are
+    any.
     """
     for before, after in pairwise(changes):
         if after.starting <= before.starting:

@@ -1,6 +1,6 @@
-"""The presets of providers: URLs, headers, names of parameters, and the request fields that they accept.
+"""The presets of providers (such as OpenAI): URLs, headers, names of parameters, and the request fields they accept.
 
-It is read from providers.yaml and request_fields.yaml in this package.
+They are read from providers.yaml and request_fields.yaml in this package.
 """
 
 import os
@@ -39,7 +39,7 @@ LITELLM_URL = "http://litellm.invalid"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A URL path of an engine's API, and the names of parameters in requests to it."""
+    """One URL path of an engine's API, such as that of chat completions, and the names of parameters in requests."""
 
     path: str
     """The path with the query, to append to the base URL."""
@@ -53,7 +53,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class EngineApi:
-    """The URL paths, headers, names and limits of an engine's API."""
+    """How to call an engine's HTTP API: its URL paths, headers, names of parameters, and limits."""
 
     endpoints: Mapping[str, Endpoint]
     """The paths for answers, by operation: "chat" and "completion"."""
@@ -76,7 +76,7 @@ class EngineApi:
     """The values of a client's header `anthropic-beta` that are sent to the engine."""
 
     def name_of_adapter(self, adapter: str, base: str) -> str:
-        """Returns the value of `model` in requests for an adapter of the base model `base`."""
+        """Returns the name to send as `model` for an adapter of the base model `base`."""
         return adapter if self.adapter_name == "{adapter}" else self.adapter_name.format(adapter=adapter, base=base)
 
 
@@ -84,7 +84,7 @@ DEFAULT_API = EngineApi({"chat": Endpoint("/v1/chat/completions"), "completion":
 
 
 class Provider(Strict):
-    """One entry of providers.yaml, where the keys are described."""
+    """The preset of one provider, such as OpenAI: an entry of providers.yaml, where the keys are described."""
 
     url: str = ""
     prefix: str = "/v1"
@@ -113,11 +113,11 @@ class Provider(Strict):
     price_list: str = ""
 
     def resolve_url(self, url: str, options: Mapping[str, str]) -> str:
-        """Returns the base URL, to which the paths of `api` are appended.
+        """Returns the base URL of an engine of this provider, to which the URL paths of `api` are appended.
 
-        It is the engine's own `url` without the provider's `prefix` at its end, and with the path of the provider's URL
-        if it has no path. If `url` is empty, it is the provider's URL, filled with `options`. Raises ValueError if an
-        option is unknown, or is needed for the provider's URL and missing.
+        An engine's own `url` loses the provider's `prefix` at its end, and gets the path of the provider's URL if it
+        has no path. If `url` is empty, it is the provider's URL, with placeholders replaced by `options`. Raises
+        ValueError if an option is unknown, or is needed for the provider's URL and missing.
         """
         for name in options:
             if name not in self.options:
@@ -134,10 +134,10 @@ class Provider(Strict):
         return url + urlsplit(self.url).path if is_path_missing else url
 
     def api(self, model: str, options: Mapping[str, str], auth_header: str = "") -> EngineApi:
-        """Returns the API for a model; `model` is the provider's name of it.
+        """Returns how to call the provider's API for a model; `model` is the provider's name of it.
 
-        `options` fill placeholders in the provider's `query`. `auth_header` is the header line with the API key, as the
-        function `auth_header` returns it.
+        `options` replace placeholders in the provider's `query`. `auth_header` is the header line with the API key,
+        with its line break; empty without a key.
         """
         query = self.query.format_map({**self.options, **options})
         prefix = self.prefix.format(model=quote(model, safe=""))
@@ -163,7 +163,9 @@ class Provider(Strict):
         )
 
     def rejected_by(self, model: str) -> frozenset[str]:
-        """Returns the request fields that the provider rejects for `model`, which is the provider's name of it."""
+        """Returns the names of the request fields that the provider rejects for `model`, which is the provider's name
+        of it.
+        """
         own = [fields for pattern, fields in self.models.items() if re.fullmatch(pattern, model)]
         return frozenset(self.rejects).union(*own)
 
@@ -174,27 +176,28 @@ def _variables(template: str) -> list[str]:
 
 @lru_cache(maxsize=1)
 def providers() -> Mapping[str, Provider]:
-    """Returns the providers by name; providers.yaml is read once."""
+    """Returns the presets of all providers, by the provider's name; providers.yaml is read once."""
     return {name: Provider.model_validate(provider or {}) for name, provider in _read_table("providers.yaml").items()}
 
 
 def find_price(provider: str, names: Iterable[str]) -> PricedModel | None:
-    """Returns the entry in the provider's price list of the first model in `names` that has one; None if none has one.
+    """Returns the prices of a model in the provider's price list; None if the list has none of `names`.
 
-    Raises KeyError if the provider is unknown.
+    The first of the model's `names` that is in the list counts. Raises KeyError if the provider is unknown.
     """
     return prices.find_price(preset_of(provider).price_list or provider, names)
 
 
 def preset_of(provider: str) -> Provider:
-    """Returns the entry of a provider; those of LiteLLM, such as "litellm/groq", share one. Raises KeyError if the
-    provider is unknown.
+    """Returns the preset of the provider with this name; all of LiteLLM's, such as "litellm/groq", have the same one.
+
+    Raises KeyError if the provider is unknown.
     """
     return providers()[provider.partition("/")[0]]
 
 
 def provider_at(url: str) -> str:
-    """Returns the name of the provider whose URL has the same host as `url`; else `DEFAULT_PROVIDER`."""
+    """Returns the name of the provider whose URL has the same host as `url`; `DEFAULT_PROVIDER` if there is none."""
     host = urlsplit(url).hostname
     return next(
         (name for name, of in providers().items() if host and urlsplit(of.url).hostname == host), DEFAULT_PROVIDER
@@ -213,7 +216,7 @@ def _request_fields_table() -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class RejectedField:
-    """A field that requests must not have, and the advice in the error message."""
+    """A field that clients must not send in requests, with the advice for the error message."""
 
     advice: str
     """Says what to do instead, or why the field is not accepted."""
@@ -223,7 +226,7 @@ class RejectedField:
 
 @dataclass(frozen=True, slots=True)
 class RequestFields:
-    """Which request fields one kind of engine accepts in addition to those that the gateway itself reads."""
+    """Which fields of requests one kind of engine accepts, besides those that the gateway reads itself."""
 
     kind: str
     """The kind of engine: a key of request_fields.yaml, such as "vllm" or "openai"."""
@@ -240,8 +243,10 @@ class RequestFields:
         return replace(self, forwarded=self.forwarded.union(names))
 
     def without(self, rejected: Iterable[str], ignored: Iterable[str], advice: str) -> "RequestFields":
-        """Returns a copy that does not forward these fields: those in `rejected` are rejected with the `advice` in the
-        error message, and those in `ignored` are dropped without an error.
+        """Returns a copy by which some fields are not sent to the engine any more.
+
+        A request with one of `rejected` is an error with this `advice`; fields in `ignored` are dropped without an
+        error.
         """
         neutral = _request_fields_table()["neutral"]
         messages = {name: RejectedField(advice, neutral.get(name)) for name in rejected}
@@ -253,7 +258,7 @@ class RequestFields:
         )
 
     def select(self, fields: Mapping[str, Any], path: str = "") -> Mapping[str, Any]:
-        """Returns the fields of a request that are sent to the engine.
+        """Returns those fields of a request that are sent to the engine: field name -> value.
 
         Ignored fields are left out, as are rejected ones with the value null or `RejectedField.neutral`, and unknown
         ones with the value null. Raises InvalidArgument ("unsupported_parameter") for any other field; `path` precedes
@@ -282,7 +287,10 @@ class RequestFields:
 
 @lru_cache(maxsize=8)
 def request_fields(kind: str) -> RequestFields:
-    """Returns the fields that one kind of engine accepts. Raises KeyError if request_fields.yaml lacks the kind."""
+    """Returns which request fields a kind of engine accepts; `kind` is a key of request_fields.yaml, such as "vllm".
+
+    Raises KeyError if the file lacks the kind.
+    """
     table = _request_fields_table()
     names = {use: frozenset(_flatten(lists)) for use, lists in table["kinds"][kind].items()}
     rejected = {name: RejectedField(**field) for name, field in table["rejected"].items()}
@@ -305,9 +313,11 @@ def check_provider(name: str | None) -> str | None:
 
 
 def auth_header(what: str, provider: Provider, variable: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Returns the header line, with its line break, for the API key in an environment variable; empty if `variable` is.
+    """Returns the HTTP header line, with its line break, with the API key that is in the environment variable
+    `variable`.
 
-    Raises ConfigError if the variable is not set; `what` names the engine or model in the message.
+    Empty if `variable` is empty. Raises ConfigError if the variable is not set; `what` names the engine or model in the
+    message.
     """
     if not variable:
         return ""

@@ -1,4 +1,4 @@
-"""Turns pydantic's errors about a configuration file into messages; those about unknown keys list the known ones."""
+"""Turns pydantic's errors about a configuration file into messages for users; unknown keys get a list of known ones."""
 
 from collections.abc import Iterable
 from pathlib import Path as FilePath
@@ -11,9 +11,10 @@ from pointsman_gateway.config.tasks_file import FILE_TAG, ROWS_TAG
 
 
 def explain(file: FilePath, shape: type[BaseModel], item: Any) -> str:
-    """Returns a message that names the file and, unless a check of the whole file has failed, the key at fault.
+    """Returns a message for users about one error that pydantic has found in a configuration file.
 
-    `item` is one dict of `ValidationError.errors()`, and `shape` the model by which the file was validated.
+    `item` is one dict of `ValidationError.errors()`, and `shape` the model by which the file was validated. The message
+    names the file and, unless a check of the whole file has failed, the key at fault.
     """
     key = ".".join(str(part) for part in item["loc"] if part not in (FILE_TAG, ROWS_TAG))
     if item["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""Checks the tasks of tasks.yaml against the other files: their policies, shadows, metrics and learning."""
+"""Checks that the tasks of tasks.yaml fit the other configuration files: policies, shadows, metrics and learning."""
 
 import re
 from collections.abc import Mapping

@@ -25,7 +25,7 @@ FILE_TAG, ROWS_TAG = "[file]", "[rows]"
 
 
 class RuleConfig(Strict):
-    """Assigns a request to its task without the classifier, if all conditions that are set hold."""
+    """A rule that assigns a request to its task without the classifier, if all conditions that are set hold."""
 
     name: str = Field(pattern=r"^[!-~]([ -~]{0,62}[!-~])?$", description="printable ASCII, since HTTP headers carry it")
     metadata: dict[str, str] = Field(default_factory=dict)
@@ -41,7 +41,7 @@ class RuleConfig(Strict):
 
 
 class ShadowJudgeConfig(JudgeConfig):
-    """A model that scores the two answers to a shadowed request, twice: each of them comes first once."""
+    """A model that compares the two answers to one request, and scores them twice: each of them comes first once."""
 
     model: str = Field(description='as a request names it: "path:NAME" or a model\'s name; its price must be known')
     prompt: str = Field(default="", description="a file in prompts/ with the rubric; empty: a general one")
@@ -49,7 +49,9 @@ class ShadowJudgeConfig(JudgeConfig):
 
 
 class ShadowConfig(Strict):
-    """Sends a share of the task's answered requests to another path too. The caller does not wait for that answer."""
+    """Sends copies of a share of the task's requests to another path, to compare both answers; callers do not wait for
+    it.
+    """
 
     paths: tuple[str, ...] = Field(
         min_length=1, description="each request is shadowed on one of them, other than its own"
@@ -168,7 +170,7 @@ class ClassifierConfig(Strict):
 
 
 class RequestLogConfig(Strict):
-    """What the request log stores in Redis, and how many days of it count as evidence."""
+    """What the request log stores in Redis, and how many days of it count in the statistics of paths."""
 
     max_decisions: int = Field(default=100_000, ge=100, description="the oldest are deleted first")
     store_messages: bool = Field(
@@ -185,7 +187,7 @@ class RequestLogConfig(Strict):
 
 
 class GuardrailConfig(Strict):
-    """A check of the texts of requests, prompts and answers, whichever `hooks` names."""
+    """A check of texts by a guardrail: of requests, prompts or answers, as `hooks` says."""
 
     name: Name
     check: GuardrailCheck

@@ -30,7 +30,7 @@ class TokenPrices(Strict):
 
     @property
     def by_kind(self) -> Mapping[str, float]:
-        """Returns the known prices by kind of token, in dollars per million tokens."""
+        """Returns the prices that are set: kind of token, such as "prompt" -> dollars per million tokens."""
         prices = {kind: getattr(self, kind) for kind in TokenPrices.model_fields}
         return {kind: price for kind, price in prices.items() if price is not None}
 
@@ -40,8 +40,10 @@ class LongPromptPrices(TokenPrices):
 
 
 class Prices(TokenPrices):
-    """Dollars per million tokens; a kind of token that is used and has no price makes the cost unknown, except for
-    `reasoning`.
+    """Prices of a model's tokens, in dollars per million tokens.
+
+    If an answer has tokens of a kind without a price, its cost is unknown; only `reasoning` tokens then cost as much as
+    `completion`.
     """
 
     long_prompts: tuple[LongPromptPrices, ...] = Field(

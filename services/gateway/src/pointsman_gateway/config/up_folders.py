@@ -1,4 +1,4 @@
-"""Finds missing folders that pointsman.yaml names for `pointsman up`; the gateway itself reads none of them."""
+"""Finds folders that pointsman.yaml names for `pointsman up` and that do not exist; the gateway reads none of them."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -13,10 +13,10 @@ _ADAPTER_FILE = "adapter_config.json"
 
 
 def missing_folders(file: FilePath) -> Iterator[str]:
-    """Yields a message for each folder of the base model, a collection or an adapter that does not exist, and for each
-    adapter's folder without adapter_config.json.
+    """Yields a message for each folder that the configuration file names and that is missing or no adapter's folder.
 
-    `file` is a valid configuration. A base model is a folder if it begins with "/", "." or "~".
+    `file` is a valid configuration. Checked are the base model (a folder if it begins with "/", "." or "~"),
+    collections and adapters; an adapter's folder must have adapter_config.json.
     """
     content = strict_yaml.load(read_text(file), os.environ)
     base = content.get("base_model")

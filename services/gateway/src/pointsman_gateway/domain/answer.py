@@ -13,9 +13,10 @@ from pointsman_gateway.domain.value import value
 
 
 class Chunk(msgspec.Struct, gc=False, eq=False):
-    """One piece of an engine's answer, treated as immutable.
+    """One piece of an engine's streamed answer: some text, or the reason why the answer ended, or the token counts.
 
-    It is no dataclass, since that takes three times as long to construct, and each answer has dozens of chunks.
+    Treat it as immutable. It is no dataclass, since that takes three times as long to construct, and each answer has
+    dozens of chunks.
     """
 
     index: int = 0
@@ -46,8 +47,10 @@ Chunks = tuple[Chunk, ...]
 
 @dataclass(frozen=True, slots=True)
 class CompletedAnswer:
-    """The whole text of the answer of one path, with the verdicts of the validators. It is made only of an answer with
-    one choice that has text and calls no tools.
+    """The whole text with which one path (a configured way to answer) answered a request, and the verdicts of the
+    validators.
+
+    It is made only of an answer with one choice that has text and calls no tools.
     """
 
     path: str
@@ -58,7 +61,9 @@ class CompletedAnswer:
 
 @value
 class Started:
-    """The first event of an answer: the path is chosen, and the first chunk has arrived from an engine or the cache."""
+    """The first event of an answer, with the routing decision; the first chunk has arrived (from an engine or the
+    cache).
+    """
 
     decision: Decision
     model: str
@@ -73,7 +78,9 @@ class Started:
 
 @value
 class Finished:
-    """The last event of a complete answer."""
+    """The last event of a complete answer: why the answer ended, and the receipt with the tokens, cost and time of the
+    request.
+    """
 
     finish_reason: str
     receipt: Receipt

@@ -1,8 +1,8 @@
 """The content blocks of a message in Anthropic's format, for engines that have this format too.
 
-A message has its text, media and tool calls in the common form, which every engine gets. Its blocks refer to them, and
-add what the common form has no place for, such as `cache_control` and the signature of thinking. They have no copy of
-the message's text, so a text that a guardrail has redacted is redacted for every engine.
+Every engine gets a message's text, media and tool calls, which are stored with the message. Blocks refer to these by
+position, and add what only Anthropic's format has, such as `cache_control` and the signature of thinking. Blocks have
+no copy of the message's text, so a text that a guardrail has redacted is redacted for every engine.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +44,10 @@ Move = Callable[[int], int]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One content block, which refers to a part of its message (see `BlockKind`)."""
+    """One content block of a message in Anthropic's format. It refers to a part of the message instead of copying it.
+
+    `kind` says which part: for example a range of the text, or the next image or tool call.
+    """
 
     kind: BlockKind
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -66,14 +69,19 @@ Blocks = tuple[Block, ...]
 
 
 def move_texts(blocks: Blocks, move: Move) -> Blocks:
-    """Returns the blocks of a message whose text has changed, with positions in the text converted by `move`."""
+    """Returns the blocks of a message after its text was changed, so that they refer to positions in the changed text.
+
+    `move` converts a position in the original text, in characters, to the position in the changed text. Blocks that do
+    not refer to the text are returned unchanged.
+    """
     return tuple([replace(b, start=move(b.start), end=move(b.end)) if b.is_text else b for b in blocks])
 
 
 def join_blocks(pieces: Sequence[tuple[str, Blocks]], separator: str) -> Blocks:
-    """Returns the blocks for the text that joins the texts of these (text, blocks) pairs with `separator`.
+    """Joins the blocks of several texts into the blocks of one text.
 
-    A text without blocks becomes one block of the kind "text". There must be no block of the kind "thinking", since its
+    `pieces` are (text, blocks of this text) pairs, and the one text is made by joining the texts with `separator`. A
+    text without blocks becomes one block of the kind "text". There must be no block of the kind "thinking", since its
     positions are not in the text.
     """
     joined: list[Block] = []
@@ -86,9 +94,10 @@ def join_blocks(pieces: Sequence[tuple[str, Blocks]], separator: str) -> Blocks:
 
 
 def find_parts(text: str, parts: Sequence[str]) -> list[tuple[int, int]]:
-    """Returns (start, end) of each part, in characters, in a text that joins the parts in this order.
+    """Returns the (start, end) of each of `parts` in `text`, in characters; `text` must contain them one after another.
 
-    Each part must be in the text; it is taken where it first occurs after the part before it.
+    There may be other text between them, such as line breaks. Each part is taken where it first occurs after the part
+    before it.
     """
     spans, position = [], 0
     for part in parts:
@@ -104,10 +113,10 @@ def find_parts(text: str, parts: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def slice_texts(text: str, blocks: Blocks) -> list[str] | None:
-    """Returns the parts of a message's text to which its blocks refer, in their order.
+    """Returns the parts of a message's text to which its blocks refer, in the order of the blocks.
 
-    Blocks that do not refer to the text are skipped. Returns None if the others overlap, are out of order, or do not
-    cover the text (except white space): then the text was replaced after the blocks were made.
+    Blocks that do not refer to the text are skipped. Returns None if the text was replaced after the blocks were made:
+    the text blocks overlap, are out of order, or do not cover the text except white space.
     """
     slices, position = [], 0
     for block in blocks:

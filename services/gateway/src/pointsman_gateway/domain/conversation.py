@@ -1,4 +1,4 @@
-"""The remembered state of a conversation, and one request's place in it."""
+"""What is stored about a conversation for its next request, and the place of one request in its conversation."""
 
 from dataclasses import field
 from enum import Enum
@@ -10,9 +10,7 @@ ConversationMode = Literal["sticky", "priced", "off"]
 
 
 class Step(Enum):
-    """The place of a request in its conversation: it is the first one, has a further message of the user, or returns
-    the results of tools to the model.
-    """
+    """The place of a request in its conversation, such as the first one, or one that returns the results of tools."""
 
     FIRST = "first"
     """The conversation begins, or nothing is stored for it. The policy chooses the path."""
@@ -27,7 +25,11 @@ class Step(Enum):
 
 @value
 class EarlierPath:
-    """A path that a conversation has left; its engine may still have the conversation in the prefix cache."""
+    """The path that answered a conversation before its present path: its name, when it was last used, and for how much
+    text.
+
+    Its engine may still have that text in its prefix cache, which makes going back to this path cheaper.
+    """
 
     path: str
     used_at: float
@@ -38,7 +40,11 @@ class EarlierPath:
 
 @value
 class KeptPath:
-    """How the last request of a conversation was answered: what is stored for the conversation."""
+    """What is stored about a conversation for its next request: mainly which path (way to answer) answered the last
+    request.
+
+    It also has the time and length of that request, the adapter version that answered, and the path before this one.
+    """
 
     path: str
     task: str
@@ -61,9 +67,10 @@ class KeptPath:
     """The path before this one; None if the path has not changed."""
 
     def left_for(self, path: str) -> EarlierPath | None:
-        """Returns the value that `earlier` has after the next request, which the path named `path` answers.
+        """Returns the earlier path to store if the path named `path` answers the conversation's next request.
 
-        If the conversation changes its path, that is this object's path; otherwise it is the present `earlier`.
+        If that changes the conversation's path, it is the path stored in this object; otherwise `earlier`. None if
+        there is none.
         """
         if not self.path or path == self.path:
             return self.earlier
@@ -76,7 +83,11 @@ NOTHING_KEPT = KeptPath("", "", 0.0)
 
 @value
 class ConversationStep:
-    """A request's place in its conversation, and what is known about the conversation."""
+    """One request of a conversation: its place in the conversation, and what is stored or estimated about the
+    conversation.
+
+    Routing reads it, to decide whether the path of the last request also answers this one.
+    """
 
     id: str
     kind: Step
@@ -101,14 +112,15 @@ class ConversationStep:
 
     @property
     def continues(self) -> bool:
-        """Returns whether the path of an earlier request is stored and must be considered; False for `Step.FIRST`."""
+        """Returns whether routing must consider the path of an earlier request, since that path is stored; False for a
+        first request.
+        """
         return self.kind is not Step.FIRST
 
     def known_characters(self, path: str, cache_seconds: float) -> int:
-        """Returns how many characters of the conversation should still be in the prefix cache of `path`, which the
-        conversation has left.
+        """Returns how many characters of the conversation should still be in the prefix cache of the path named `path`.
 
-        The result is 0 unless `path` is the one directly before the present path, and answered less than
+        The result is 0 unless `path` answered directly before the conversation's present path, and less than
         `cache_seconds` ago.
         """
         earlier = self.kept.earlier

@@ -1,4 +1,4 @@
-"""The task that classification finds for a request, and the decision which path answers."""
+"""The task that classification finds for a request, and the routing decision: which path answers it, and why."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,10 @@ DECISION_ID_PREFIX = "dec_"
 
 @value
 class Labels:
-    """The result of classification: the task of a request, how certain it is, and how it was found."""
+    """The result of classifying one request: its task, with probabilities of all tasks, and how the task was found.
+
+    The task is `UNKNOWN` ("unknown") if the request fits no configured task.
+    """
 
     task: str
     confidence: float
@@ -42,7 +45,9 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """The role of one path in a decision, and why it has that role."""
+    """One path that routing considered for a request, its part in the decision (such as "chosen" or "fallback"), and
+    the reason.
+    """
 
     path: str
     outcome: str
@@ -53,7 +58,11 @@ class Considered:
 
 @value
 class Decision:
-    """The path that answers a request, why it was chosen, and the paths that may answer instead."""
+    """The routing decision for one request: the path that answers it, the reason, and the paths that may answer
+    instead.
+
+    A path is a configured way to answer: a model, prompt strategies, and perhaps an adapter.
+    """
 
     id: str
     task: str
@@ -83,16 +92,17 @@ class Decision:
 
     @property
     def is_buffered(self) -> bool:
-        """Returns whether the whole answer of `path` is validated before any of it is sent: if there is an escalation,
-        and `path` is not in `stream_unvalidated`.
+        """Returns whether the whole answer of `path` is validated before any of it is sent to the client.
+
+        It is if another path may answer after a rejection (`escalation`), and `path` is not in `stream_unvalidated`.
         """
         return _is_buffered(self.path, self.escalation, self.stream_unvalidated)
 
     def with_fallback(self, reason: str) -> "Decision":
-        """Returns the decision after `path` has failed for `reason`: the first of `alternatives`, which must not be
-        empty, takes its place.
+        """Returns the decision after the engine of `path` has failed: the first of `alternatives` becomes the path.
 
-        Of `escalation` only the paths after that one are kept, and none if it is not among them.
+        `reason` says why it failed, such as an error code. `alternatives` must not be empty. If the new path is also in
+        `escalation`, only the paths after it stay there; otherwise `escalation` becomes empty.
         """
         following, *rest = self.alternatives
         names = [path.name for path in self.escalation]
@@ -112,9 +122,9 @@ class Decision:
         )
 
     def with_escalation(self, validator: str, reason: str) -> "Decision":
-        """Returns the decision after `validator` has rejected the answer of `path` for `reason`.
+        """Returns the decision after the validator named `validator` has rejected the answer of `path`, for `reason`.
 
-        The first path of `escalation`, which must not be empty, takes its place. The result cannot be escalated again.
+        The first path of `escalation`, which must not be empty, becomes the path. The result cannot be escalated again.
         """
         following = self.escalation[0]
         others = tuple(path for path in self.alternatives if path.name != following.name)
@@ -135,10 +145,12 @@ class Decision:
         return replace(self, notes=(*self.notes, note))
 
     def with_failed_escalation(self, reason: str, following: "Decision", failure: str) -> "Decision":
-        """Returns the decision to send the answer of `path` although a validator has rejected it for `reason`.
+        """Returns the decision to send the answer of `path` although a validator has rejected it, since no other path
+        answered.
 
-        `following` is what `with_escalation` returned, and `failure` the code of the error that kept its path and its
-        alternatives from answering. The result has neither alternatives nor an escalation.
+        `reason` says why the answer was rejected, `following` is the decision that `with_escalation` returned, and
+        `failure` is the code of the error with which its paths failed. The result has neither alternatives nor an
+        escalation.
         """
         failed = (following.path, *following.alternatives)
         return replace(self, alternatives=(), escalation=())._with_considered(
@@ -151,8 +163,9 @@ class Decision:
         return tuple(dict.fromkeys((*self.notes, *following.notes)))
 
     def _with_considered(self, *updates: Considered, last: Considered) -> "Decision":
-        """Returns the decision in which `updates` replace the entries of the same paths, and `last` is the last entry.
-        Updates of paths without an entry are dropped.
+        """Returns the decision with new entries in `considered`: `updates` replace the entries of their paths.
+
+        `last` becomes the last entry. Updates of paths without an entry are dropped.
         """
         by_path = {considered.path: considered for considered in updates}
         others = (by_path.get(c.path, c) for c in self.considered if c.path != last.path)
@@ -162,9 +175,11 @@ class Decision:
 def planned_escalation(
     path: Path, escalation: Sequence[Path], stream_unvalidated: frozenset[str]
 ) -> tuple[Considered, ...]:
-    """Returns, for `Decision.considered`, the path that answers if a validator rejects the answer of `path`.
+    """Returns the entry for `Decision.considered` of the path that would answer after a validator's rejection
+    (escalation).
 
-    Empty if there is none, or if `path` is in `stream_unvalidated`.
+    That is the first path of `escalation`. Returns an empty tuple if `escalation` is empty, or if `path` is one of
+    `stream_unvalidated`, whose answers are sent before they are validated.
     """
     if not _is_buffered(path, escalation, stream_unvalidated):
         return ()

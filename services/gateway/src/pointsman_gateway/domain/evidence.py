@@ -26,7 +26,11 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class PathEvidence:
-    """Statistics of one path on one task: ratings, costs and latencies, from feedback, receipts and evaluations."""
+    """How well, how fast and at what cost one path has answered one task so far, as numbers for the choice between
+    paths.
+
+    They come from users' ratings, from the receipts of requests, and from evaluations on data sets.
+    """
 
     ratings: float = 0.0
     """The number of rated answers."""
@@ -43,10 +47,10 @@ class PathEvidence:
     """The mean score of these rows, 0 to 1."""
 
     def with_evaluations(self, max_ratings: float) -> "PathEvidence":
-        """Returns the statistics in which each evaluated row counts as a rating with the mean score of the rows.
+        """Returns the statistics with results of evaluations counted as ratings.
 
-        At most `max_ratings` rows count. `ratings` and `quality` of the result include them; `evaluated` is their
-        number.
+        Each evaluated row, up to `max_ratings` rows, counts as one rating with the rows' mean score. `ratings` and
+        `quality` of the result include these rows, and `evaluated` is the number of those that were counted.
         """
         if not self.evaluated:
             return self
@@ -58,7 +62,9 @@ class PathEvidence:
 
 @dataclass(frozen=True, slots=True)
 class PathScore:
-    """The mean score of one path in an evaluation."""
+    """The result of one evaluation for one path of a task: the mean score over the rows of a data set, and what
+    answered.
+    """
 
     task: str
     path: Path

@@ -11,9 +11,7 @@ OK, ROUTED, CANCELLED, INTERNAL = "ok", "routed", "cancelled", "internal"
 
 
 class Fault(StrEnum):
-    """The component that caused a failure, by which service level objectives and alerts distinguish requests; "none" if
-    there was no failure.
-    """
+    """The component at fault if a request fails, for service level objectives and alerts; "none" without a failure."""
 
     NONE = "none"
     CALLER = "caller"
@@ -75,12 +73,14 @@ _CALLER, _LIMITS, _GATEWAY = Fault.CALLER.value, Fault.LIMITS.value, Fault.GATEW
 
 
 def is_failure(outcome: str) -> bool:
-    """Returns whether the outcome is an error. "cancelled" is none: the client has disconnected."""
+    """Returns whether `outcome` is an error's code, and not "ok", "routed" (only the decision) or "cancelled" (by the
+    client).
+    """
     return outcome not in (OK, ROUTED, CANCELLED)
 
 
 class CodedError(Protocol):
-    """Interface to an error's code, HTTP status and fault; servicekit's `PointsmanError` implements it."""
+    """What outcomes need of an error: its code, HTTP status and fault. Servicekit's `PointsmanError` implements it."""
 
     @property
     def code(self) -> str: ...
@@ -93,9 +93,11 @@ class CodedError(Protocol):
 
 
 def outcome_of(outcome: str, error: CodedError | None) -> str:
-    """Returns `outcome`, or `UNFORESEEN` if `OUTCOMES` does not have it and the error does not state its own `fault`.
+    """Returns the outcome as it is stored in receipts and metrics: `outcome`, or "unforeseen" for an unknown error
+    code.
 
-    `outcome` is the error's code if there is an error.
+    `outcome` is the code of `error`, or "ok" or the like without an error. Codes of `OUTCOMES` are known, and also
+    those of errors that state their own `fault`.
     """
     if outcome in OUTCOMES or (error is not None and error.fault in _FAULTS):
         return outcome

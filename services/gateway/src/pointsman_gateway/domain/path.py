@@ -40,7 +40,9 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedAdapter:
-    """The adapter version for one request, determined with the decision; it does not change afterwards."""
+    """The adapter version that answers one request. It is determined with the routing decision and does not change
+    afterwards.
+    """
 
     version: str
     revision: int = 0
@@ -55,7 +57,7 @@ class ResolvedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
-    """One adapter version and its state on one engine."""
+    """One version of an adapter, as the lora-server of one engine reports it, with its state on this engine."""
 
     version: str
     name: str
@@ -79,7 +81,9 @@ class AdapterVersion:
 
 @dataclass(frozen=True, slots=True)
 class AdapterChange:
-    """One entry in the history of adapters: a change of a version or of an alias."""
+    """One entry in the history of adapters: a version or an alias was changed, by whom, when (Unix milliseconds), and
+    why.
+    """
 
     at_unix_ms: int
     kind: str
@@ -103,9 +107,10 @@ class AdapterListing:
 
 @dataclass(frozen=True, slots=True)
 class AliasMove:
-    """A command to point an alias to a version, to set or end its canary, or to roll it back.
+    """What an operator orders for an alias of adapter versions, such as "triage@prod": to move, canary or roll back.
 
-    The method of `AdapterAdminClient` that gets the command determines which of these it does.
+    The method of `AdapterAdminClient` to which it is passed determines the action; the fields are the action's
+    arguments.
     """
 
     alias: str
@@ -124,9 +129,9 @@ class AliasMove:
 
 @value
 class Sampling:
-    """Sampling parameters of a request or of a path.
+    """Sampling parameters of a request or of a path, such as `temperature`.
 
-    In a request, None stands for the path's setting; in a path, for the engine's default.
+    A None in a request means that the path's parameter applies; a None in a path, that the engine's default applies.
     """
 
     max_tokens: int | None = None
@@ -158,25 +163,33 @@ class Sampling:
 
     @property
     def response_format(self) -> Mapping[str, Any] | None:
-        """Returns OpenAI's parameter `response_format`; None if it is missing or has the type "text"."""
+        """Returns the parameter `response_format` of OpenAI's API, if it requires JSON; None if it is missing or of
+        type "text".
+        """
         response_format = self.extra.get("response_format")
         is_form = isinstance(response_format, Mapping) and response_format.get("type") != "text"
         return response_format if is_form else None
 
     @property
     def requires_form(self) -> bool:
-        """Returns whether the client requires a form of the answer, by `response_format` or by `FORM_PARAMETERS`."""
+        """Returns whether the client requires a form of the answer, such as a JSON schema or a regular expression.
+
+        The parameters for this are `response_format` and vLLM's `FORM_PARAMETERS`.
+        """
         return self.response_format is not None or any(self.extra.get(name) for name in FORM_PARAMETERS)
 
     def default_max_tokens(self, default: "Sampling") -> int | None:
-        """Returns the limit that a request with these parameters takes from `default`, the path's parameters.
+        """Returns the path's maximum number of tokens for the answer to a request with these parameters; None if it
+        has none.
 
-        For a structured request it is `default.structured_max_tokens`, otherwise `default.max_tokens`; None: no limit.
+        `default` are the path's parameters: its `structured_max_tokens` applies to structured requests, its
+        `max_tokens` to others.
         """
         return default.structured_max_tokens if self.is_structured else default.max_tokens
 
     def with_defaults(self, default: "Sampling") -> "Sampling":
-        """Returns these parameters; those that are not set are taken from `default`, the path's parameters.
+        """Returns a request's parameters with those of its path, `default`, in place of the ones that the request does
+        not set.
 
         A structured request without `max_tokens` gets `structured_max_tokens`, and no structured request gets stop
         sequences or `FORM_FIELDS` from `default`. `anthropic` is never taken from `default`.
@@ -195,15 +208,19 @@ class Sampling:
         )
 
     def _extra_of(self, default: "Sampling") -> Mapping[str, Any]:
-        """Returns the `extra` parameters of `default`; for a structured request without `FORM_FIELDS`."""
+        """Returns the path's `extra` parameters for this request; for a structured request, without those of
+        `FORM_FIELDS`.
+        """
         if not self.is_structured:
             return default.extra
         return {name: one for name, one in default.extra.items() if name not in FORM_FIELDS}
 
 
 class Kind(StrEnum):
-    """What a path uses: only a prompt, retrieval ("rag"), an adapter ("lora"), a fully fine-tuned model ("tuned"), or
-    one of the last two together with retrieval or examples ("hybrid"). It is derived from the path, not configured.
+    """What a path uses to answer; it is derived from the path's configuration.
+
+    "prompt": only a prompt; "rag": retrieval; "lora": an adapter; "tuned": a fully fine-tuned model; "hybrid": one of
+    the last two together with retrieval or examples.
     """
 
     PROMPT = "prompt"
@@ -215,7 +232,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AnswerLimit:
-    """The limit of an answer for which neither the request nor its path sets `max_tokens`."""
+    """The maximum number of tokens of an answer if neither the request nor its path sets `max_tokens`."""
 
     tokens: int
     max_prompt_tokens: int
@@ -251,7 +268,9 @@ class Path:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Returns the remarks on the path's resolved adapter; empty without one."""
+        """Returns the remarks on how the path's adapter version was determined; empty if the path has no resolved
+        adapter.
+        """
         return self.resolved_adapter.notes if self.resolved_adapter is not None else ()
 
     def __post_init__(self) -> None:

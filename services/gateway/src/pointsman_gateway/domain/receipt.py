@@ -18,7 +18,10 @@ its `fail` in the configuration says.
 
 @dataclass(frozen=True, slots=True)
 class GuardrailVerdict:
-    """The result of one guardrail at one hook; in a receipt, the most severe one for all texts of the request."""
+    """What one guardrail (a check of texts) found in one request at one hook: the request, the prompt or the answer.
+
+    If the guardrail checked several texts there, the verdict has the most severe ruling.
+    """
 
     guardrail: str
     """The guardrail's name in the configuration."""
@@ -35,7 +38,10 @@ class GuardrailVerdict:
 
 
 def cost_parts_usd(picodollars: Mapping[str, int]) -> dict[str, float | None]:
-    """Returns the dollars by component; None for `UNPRICED`."""
+    """Converts costs from picodollars (1e-12 dollars) to dollars: component of the cost, such as "prompt" -> dollars.
+
+    The value of `UNPRICED`, the component that stands for costs at unknown prices, becomes None.
+    """
     parts: dict[str, float | None] = {component: amount / PICODOLLARS for component, amount in picodollars.items()}
     if UNPRICED in parts:
         parts[UNPRICED] = None
@@ -44,7 +50,7 @@ def cost_parts_usd(picodollars: Mapping[str, int]) -> dict[str, float | None]:
 
 @dataclass(frozen=True, slots=True)
 class AttemptCharge:
-    """The cost of one engine's answer, for a request for which several answers were charged."""
+    """What one engine's answer cost, and its tokens, for a request that several engines' answers are charged for."""
 
     engine: str
     """The engine, named as in `Receipt.engine`."""
@@ -55,7 +61,11 @@ class AttemptCharge:
     """The cost by component, as in `Receipt.picodollars`."""
 
     def as_fields(self) -> dict[str, object]:
-        """Returns the fields by name, with the names that the same fields of a receipt have in the request log."""
+        """Returns the charge for an entry of the request log, by name: "engine", "model", "usage", "cost_parts_usd"
+        (dollars).
+
+        "token_details" is added if the answer has tokens of special kinds.
+        """
         details = self.usage.details_by_name
         return {
             "engine": self.engine,
@@ -68,7 +78,7 @@ class AttemptCharge:
 
 @dataclass(slots=True)
 class Receipt:
-    """The tokens, cost, time and outcome of a request that has a decision. All paths that it tried are included.
+    """The tokens, cost, time and outcome of one request that has a routing decision, over all paths that it tried.
 
     It is treated as immutable, but not frozen, because that would triple the time to construct it.
     """
@@ -112,19 +122,25 @@ class Receipt:
 
     @property
     def attempts_by_name(self) -> list[dict[str, object]] | None:
-        """Returns the fields of each of `attempts`; None if there is none."""
+        """Returns `attempts` as dicts for the request log (see `AttemptCharge.as_fields`); None if there are none."""
         return [charge.as_fields() for charge in self.attempts] if self.attempts else None
 
     @property
     def cost_parts_usd(self) -> dict[str, float | None]:
-        """Returns the dollars by component; None for `UNPRICED`. They are computed once."""
+        """Returns the dollars by component of the cost, such as "prompt"; None for costs at unknown prices
+        (`UNPRICED`).
+
+        They are computed once.
+        """
         if self._in_dollars is None:
             self._in_dollars = cost_parts_usd(self.picodollars)
         return self._in_dollars
 
     @property
     def rounded_seconds(self) -> dict[str, float]:
-        """Returns `seconds`, rounded to microseconds. They are computed once."""
+        """Returns the seconds by phase, such as "admission" and "total", rounded to microseconds. They are computed
+        once.
+        """
         if self._rounded is None:
             self._rounded = round_to_microseconds(self.seconds)
         return self._rounded
@@ -161,10 +177,10 @@ class UndecidedReceipt:
 
     @property
     def cost_parts_usd(self) -> dict[str, float]:
-        """Returns the dollars by component, such as "embedding"."""
+        """Returns the dollars by component of the cost, such as "embedding"."""
         return {component: amount / PICODOLLARS for component, amount in self.picodollars.items()}
 
     @property
     def rounded_seconds(self) -> dict[str, float]:
-        """Returns `seconds`, rounded to microseconds."""
+        """Returns the seconds by phase, such as "admission" and "total", rounded to microseconds."""
         return round_to_microseconds(self.seconds)

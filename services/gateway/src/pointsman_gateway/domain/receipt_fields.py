@@ -1,4 +1,4 @@
-"""The table of a receipt's fields: which encodings have a field, under which name, and where the receipt has its value.
+"""The table of a receipt's fields: each field's name, the attribute with its value, and the formats that include it.
 
 Every encoder of receipts takes its fields from this table, and converts only values that its format cannot hold.
 """
@@ -12,7 +12,7 @@ from pointsman_gateway.domain.receipt import Receipt, UndecidedReceipt
 
 
 class Encoding(Flag):
-    """The formats in which receipts are written."""
+    """The formats in which receipts are written, such as the request log and the gRPC API."""
 
     ANSWER = auto()
     """The object `pointsman` in answers over HTTP."""
@@ -37,7 +37,11 @@ NONE = Encoding(0)
 
 @dataclass(frozen=True, slots=True)
 class ReceiptField:
-    """A field of receipts, and the encodings that have it. Kinds of receipts without its attribute lack the field."""
+    """One field of receipts in the table: its name, the attribute of a receipt with its value, and the formats that
+    have it.
+
+    A class of receipts without this attribute lacks the field in all formats.
+    """
 
     name: str
     """The field's name in the encodings."""
@@ -85,7 +89,7 @@ RECEIPT_FIELDS = (
 
 
 class FieldReader:
-    """Reads the fields that one kind of receipt has in one encoding."""
+    """Reads from receipts of one class the fields that they have in one format, such as the request log."""
 
     def __init__(self, encoding: Encoding, receipt_type: type[Receipt] | type[UndecidedReceipt]) -> None:
         fields = [
@@ -99,7 +103,7 @@ class FieldReader:
         self._values = _by_name(fields)
 
     def read(self, receipt: Receipt | UndecidedReceipt) -> dict[str, Any]:
-        """Returns a receipt's values by name, without those that the encoding omits because they are None."""
+        """Returns the receipt's values by field name, without those that are None and that the format omits then."""
         values = self._values(receipt)
         for name in self._omitted_if_none:
             if values[name] is None:
@@ -108,7 +112,7 @@ class FieldReader:
 
 
 def _by_name(fields: Iterable[ReceiptField]) -> Callable[[Receipt | UndecidedReceipt], dict[str, Any]]:
-    """Returns a function that returns the values of a receipt by name.
+    """Returns a function from a receipt to the values of these fields: field name -> value.
 
     It is compiled, as the methods of dataclasses are, because every request needs it: reading the attributes in a loop
     takes three times as long.

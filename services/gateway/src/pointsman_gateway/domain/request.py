@@ -32,7 +32,7 @@ Operation = Literal["chat", "completion", "route", "embeddings", "rerank"]
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The tasks, paths, adapters, collections, embedding models and rerankers for which a key may be used."""
+    """What an API key may be used for: names of tasks, paths, adapters, collections, embedding models and rerankers."""
 
     tasks: AllowedNames = None
     paths: AllowedNames = None
@@ -45,7 +45,9 @@ class Scope:
     """Rerankers, by the same rule."""
 
     def denial_reason(self, task: str, path: Path) -> str | None:
-        """Returns the reason why `path` must not answer a request of `task`, for an error message; None if it may."""
+        """Returns why the key must not be used for a request of the task `task` on `path`, as an error message; None
+        if it may.
+        """
         if self.tasks is not None and task not in self.tasks:
             return f"the key is not for task '{task}'"
         if self.paths is not None and path.name not in self.paths:
@@ -60,7 +62,7 @@ class Scope:
         return None
 
     def allows(self, path: Path) -> bool:
-        """Returns whether the key may use the path; if the key is limited to tasks, for at least one of these."""
+        """Returns whether the key may use `path` for at least one task."""
         some_task = next(iter(self.tasks), "") if self.tasks is not None else ""
         return self.denial_reason(some_task, path) is None
 
@@ -74,7 +76,7 @@ class Scope:
         return model in allowed if allowed is not None else self == Scope()
 
     def visible(self, catalog: Catalog) -> Catalog:
-        """Returns the tasks, paths and models of the catalog that the key may use.
+        """Returns the part of the catalog that the key may use: its tasks, paths and models.
 
         If the key is limited to tasks, only paths of these tasks are included.
         """
@@ -98,7 +100,7 @@ UNRESTRICTED = Scope()
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The sender of a request, with the tenant, scope and rights of the API key or token."""
+    """The sender of a request, as its API key or token identifies it: tenant, scope (what it may use) and rights."""
 
     key: str = ""
     """The id of the key, never its secret; for a token, an id of its user. Empty if authentication is off."""
@@ -135,7 +137,10 @@ class Message:
 
 @value
 class Request:
-    """A decoded request; the form is the same for all APIs."""
+    """One request, decoded from the format of its API; later stages do not see that format.
+
+    `deadline` is by the clock of the event loop, `arrived_at` by `time.perf_counter`, both in seconds.
+    """
 
     model: str
     """What the client asked for: `AUTO`, "path:NAME", or the name of a model, an alias or an adapter."""
@@ -173,15 +178,18 @@ class Request:
 
     @property
     def query(self) -> str:
-        """Returns the text of the user's last message, which is searched for and embedded; if no message is the user's,
-        that of the last message.
+        """Returns the text of the user's last message, which is searched for and embedded.
+
+        If no message has the role "user", it is the text of the last message.
         """
         return next((m.content for m in reversed(self.messages) if m.role == "user"), self.messages[-1].content)
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A part of a document that the retriever has found."""
+    """A part of a document's text that a search of the retriever has found, with its score and its place in the
+    document.
+    """
 
     document_id: str
     title: str
@@ -196,7 +204,7 @@ class Passage:
 
 @value
 class Prompt:
-    """The messages for the engine, and the searches, embeddings and seconds that were needed to make them."""
+    """The messages that the engine gets for one request, and the searches, embeddings and seconds to make them."""
 
     messages: tuple[Message, ...]
     passages: tuple[Passage, ...] = ()
@@ -213,5 +221,5 @@ class Prompt:
 
     @property
     def sources(self) -> Sequence[Passage]:
-        """Returns the passages, which have another order in the messages, by their score, the highest first."""
+        """Returns the passages with the highest score first; in the messages, they have another order."""
         return sorted(self.passages, key=lambda passage: -passage.score) if self.passages else ()

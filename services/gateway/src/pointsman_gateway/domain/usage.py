@@ -18,7 +18,7 @@ ANY_TIER = "auto"
 
 @dataclass(frozen=True, slots=True)
 class EngineSeconds:
-    """The seconds that an engine reports for one answer; None if it does not report a value."""
+    """How long an engine says that it took for one answer, in seconds; None for what it does not report."""
 
     queue: float | None = None
     """Seconds from the arrival at the engine until the engine begins to work on the request."""
@@ -28,8 +28,11 @@ class EngineSeconds:
 
 @dataclass(frozen=True, slots=True)
 class TokenDetails:
-    """The numbers of tokens of the special kinds, whose prices and cost components have the same names; and what else
-    depends on the answer and changes its price.
+    """What an answer's price depends on besides its prompt and completion tokens: mainly tokens that have a special
+    price.
+
+    Examples are tokens of audio, of images and of reasoning. A field's name is also the name of its price and of its
+    cost component.
     """
 
     cache_write: int = 0
@@ -58,8 +61,11 @@ class TokenDetails:
         )
 
     def within(self, prompt: int, completion: int) -> "TokenDetails":
-        """Returns the details with at most `prompt` tokens of `PROMPT_KINDS` together, and at most `completion` of
-        `COMPLETION_KINDS`. If there are more, the kinds that are named last in these are cut first.
+        """Returns the details with the special kinds of tokens cut, so that their sum fits into the answer's token
+        counts.
+
+        The kinds of `PROMPT_KINDS` together get at most `prompt` tokens, those of `COMPLETION_KINDS` at most
+        `completion`; the last kinds of each list are cut first.
         """
         kept: dict[str, int] = {}
         for kinds, left in ((PROMPT_KINDS, prompt), (COMPLETION_KINDS, completion)):
@@ -74,7 +80,7 @@ class TokenDetails:
         )
 
     def as_fields(self) -> Mapping[str, int | str | bool]:
-        """Returns the fields that are not 0, empty or False, for JSON."""
+        """Returns the fields by name, for JSON, without those that are 0, empty or False."""
         return {one.name: set_value for one in fields(self) if (set_value := getattr(self, one.name))}
 
 
@@ -107,12 +113,12 @@ class Usage:
 
     @property
     def counts(self) -> tuple[int, int, int]:
-        """Returns the tokens of the prompt, of the completion, and those of the prompt that were cached."""
+        """Returns (prompt tokens, completion tokens, cached tokens); the prompt tokens include the cached ones."""
         return self.prompt_tokens, self.completion_tokens, self.cached_tokens
 
     @property
     def counts_by_name(self) -> dict[str, int]:
-        """Returns the numbers of `counts` by the names that all encodings have for them."""
+        """Returns the three counts in a dict with the keys "prompt_tokens", "completion_tokens" and "cached_tokens"."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -121,14 +127,17 @@ class Usage:
 
     @property
     def details_by_name(self) -> Mapping[str, int | str | bool] | None:
-        """Returns the fields of `details` that are not 0, empty or False; None without details."""
+        """Returns the tokens of special kinds, and what else changes the price, by name; None if there are none.
+
+        Fields that are 0, empty or False are left out.
+        """
         return None if self.details is None else self.details.as_fields()
 
     def by_kind(self) -> dict[str, int]:
-        """Returns the number of tokens of each kind, so that no token counts twice.
+        """Returns the number of tokens of each kind, so that each token counts once, as it is priced.
 
-        "prompt", "cached" and "completion" are always there, a special kind if it is not 0. "prompt" is without cached
-        and special tokens, "completion" without special ones.
+        The keys "prompt" (without cached and special tokens), "cached" and "completion" (without special tokens) are
+        always there; a special kind, such as "reasoning", is there if it is not 0.
         """
         prompt, completion = self.prompt_tokens - self.cached_tokens, self.completion_tokens
         counts = {"prompt": prompt, "cached": self.cached_tokens, "completion": completion}
@@ -141,7 +150,10 @@ class Usage:
         return counts
 
     def capped(self, prompt: int, completion: int) -> "Usage":
-        """Returns the usage with at most `prompt` and `completion` tokens, cached and special ones included."""
+        """Returns the usage cut to at most `prompt` prompt tokens and `completion` completion tokens.
+
+        Cached and special tokens are cut too, if they would be more than the tokens that include them.
+        """
         return detailed(
             min(self.prompt_tokens, prompt),
             min(self.completion_tokens, completion),
@@ -158,7 +170,10 @@ class Usage:
 def detailed(
     prompt: int, completion: int, cached: int, details: TokenDetails, seconds: EngineSeconds | None = None
 ) -> Usage:
-    """Returns a usage in which cached and special tokens are cut so that `prompt` and `completion` can include them."""
+    """Makes the usage of an answer of which an engine has reported the token counts, which may contradict each other.
+
+    `prompt` and `completion` are kept; `cached` and the special tokens in `details` are cut to at most these counts.
+    """
     cached = min(cached, prompt)
     details = details.within(prompt - cached, completion)
     return Usage(prompt, completion, cached, seconds, None if details == NO_DETAILS else details)

@@ -1,4 +1,4 @@
-"""What the other domain modules are built of: the decorator `value`, the vector type, and units."""
+"""The decorator `value`, the vector type and units, which the other domain modules use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,5 +38,8 @@ def value(of: type[Decorated]) -> type[Decorated]:
 
 
 def round_to_microseconds(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Returns the seconds by phase, rounded to six decimals. The built-in `round` would take three times as long."""
+    """Returns the seconds of each phase, rounded to six decimals.
+
+    The built-in `round` would take three times as long.
+    """
     return {phase: round(value * 1e6) / 1e6 for phase, value in seconds.items()}

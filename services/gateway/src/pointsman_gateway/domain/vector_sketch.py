@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class VectorSketch:
-    """A sample of the vectors of a collection's chunks, at most 2 MiB; the retriever makes it."""
+    """A sample of the vectors of one collection of documents, at most 2 MiB, which the retriever makes and the gateway
+    reads.
+    """
 
     collection: str
     checksum: str
@@ -19,5 +21,7 @@ class VectorSketch:
 
     @property
     def name(self) -> str:
-        """Returns the collection's name with the beginning of the checksum, for the notes of decisions."""
+        """Returns the collection's name and the first 8 digits of the checksum, such as "faq@1f3a90bc", for the notes
+        of decisions.
+        """
         return f"{self.collection}@{self.checksum[:8]}"

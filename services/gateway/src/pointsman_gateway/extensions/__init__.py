@@ -1,6 +1,6 @@
 """The interfaces of extensions: policies, prompt strategies, validators and guardrails.
 
-Users add extensions without changes to Pointsman's code (docs/extending.md).
+Users add extensions of their own without changes to Pointsman's code (docs/extending.md).
 """
 
 from pointsman_servicekit.extensions import Registry

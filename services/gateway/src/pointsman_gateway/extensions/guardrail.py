@@ -27,7 +27,7 @@ Hook = Literal["request", "prompt", "response"]
 
 
 class GuardedText(msgspec.Struct, frozen=True, gc=False):
-    """A text to check: a string in a message or in the request's parameters, or a part of an answer."""
+    """One text that guardrails check: a string in a message or in the request's parameters, or a part of an answer."""
 
     role: str
     """The role of the message, "assistant" for an answer, or `PARAMETER` of `pipeline/guarded_stages.py`."""
@@ -36,7 +36,11 @@ class GuardedText(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem that a guardrail has found in a text."""
+    """Something forbidden that a guardrail has found: its kind, and where it is.
+
+    `text` is the index of the text, and `start` to `end` the place in it, in characters. Without an `end`, it is the
+    whole text.
+    """
 
     kind: str
     """The kind of problem, such as "EMAIL_ADDRESS". It must not quote the text, since it is stored and shown to the
@@ -52,7 +56,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class GuardrailContext:
-    """The second argument of a guardrail's constructor, after the options."""
+    """What a guardrail's constructor gets after its options: the guardrail's name, and a client to call services."""
 
     name: str
     """The guardrail's name in the configuration."""
@@ -74,7 +78,7 @@ class Guardrail(Protocol):
         """Takes the options of the configuration. Raises ValueError if they cannot be used."""
 
     async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> Sequence[Finding]:
-        """Returns the findings in the texts; empty if all texts may pass.
+        """Returns what is forbidden in the texts; empty if all texts may pass. `hook` says which texts these are.
 
         The method runs on the event loop, so it must not block: use a thread or a service. If it raises an error or
         takes longer than `timeout_seconds`, the `fail` of the configuration says whether the texts pass.

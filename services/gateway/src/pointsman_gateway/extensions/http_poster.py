@@ -20,11 +20,11 @@ class HttpReply:
 
 
 class HttpUnreachable(Exception):
-    """An HTTP request got no complete response within its limits; the message gives the reason."""
+    """Raised if an HTTP request gets no complete response within its limits of time and size; the message says why."""
 
 
 class HttpPoster(Protocol):
-    """Interface of the client; `PooledPoster` in `engines/http_post.py` implements it."""
+    """Interface of an HTTP client that posts JSON; `PooledPoster` in `engines/http_post.py` implements it."""
 
     async def post(
         self,

@@ -32,7 +32,11 @@ TRIAL = "policy:trial"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A path, with its statistics and expected cost on the task."""
+    """One of the paths among which a policy chooses, with its statistics on the task, and the expected cost of an
+    answer.
+
+    `cost_usd` is in dollars, and infinite if the price of the path's model is unknown.
+    """
 
     name: str
     evidence: PathEvidence
@@ -43,7 +47,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A policy's choice for one request: the paths in their order, and the reason."""
+    """What a policy chooses for one request: the path, the paths that may replace it, in order, and the reason."""
 
     paths: tuple[str, ...]
     """The path to take, then those that may replace it, in order. The router appends the task's fallbacks."""
@@ -68,7 +72,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """The requirements of a policy on the ratings of paths. The console shows whether the paths of a task meet it."""
+    """What a policy requires of a path's ratings before it relies on the path; the console shows which paths meet it.
+
+    It is that the lower confidence bound of the mean rating reaches `quality_floor`.
+    """
 
     quality_floor: float | None = None
     """The value that the lower confidence bound of a path's mean rating must reach; None: any will do."""
@@ -79,7 +86,9 @@ class Requirements:
 
 
 class PolicyContext(Protocol):
-    """Interface to what a policy can know about one request and the paths; `TaskContext` implements it."""
+    """What a policy can read when it chooses a path: the request, and facts about the paths; `TaskContext` implements
+    it.
+    """
 
     @property
     def task(self) -> str: ...
@@ -89,36 +98,42 @@ class PolicyContext(Protocol):
 
     @property
     def vector(self) -> Vector | None:
-        """Returns the unit vector of the request's text; None if it was not computed (see `needs_vector`)."""
+        """Returns the embedding of the request's text, of unit length; None if it was not computed (see
+        `Policy.needs_vector`).
+        """
         ...
 
     @property
     def task_probabilities(self) -> Mapping[str, float]:
-        """Returns by task the probability that the request belongs to it, which add up to 1 or less.
+        """Returns the probability that the request belongs to each task: task -> probability, 0 to 1.
 
-        A task that a rule assigns has 1; so has "unknown" if classification abstains. Empty for previews.
+        They add up to 1 or less. If a rule has assigned the task, it has 1; if the classifier found no task, "unknown"
+        has 1. Empty for a preview of the next request.
         """
         ...
 
     def candidates(self, paths: Sequence[str]) -> list[Candidate]:
-        """Returns the statistics and expected costs of these paths, in the given order."""
+        """Returns the statistics and expected costs of the paths with these names, in the given order."""
         ...
 
     def unavailable(self, paths: Sequence[str]) -> Mapping[str, str]:
-        """Returns by name the paths that cannot be used now, each with the reason; empty if all can be used."""
+        """Returns those of the paths that cannot be used at present: path name -> reason; empty if all can be used."""
         ...
 
     def position(self, purpose: str = "") -> float:
-        """Returns a pseudo-random number from 0 to 1, which is the same for all requests of one user.
+        """Returns a pseudo-random number from 0 to 1 for random choices, equal for all requests of one user.
 
-        Over users it is uniformly distributed. Another `purpose` gives an independent number. If requests name no user,
-        each conversation has its own number, or else each request.
+        Over users it is uniformly distributed. Each `purpose` has its own, independent number. If requests name no
+        user, each conversation has its own number, or else each request.
         """
         ...
 
 
 class Policy(Protocol):
-    """Interface of a policy. One object is made for each task and revision of the configuration."""
+    """Interface of a policy, which chooses the path for each request of a task.
+
+    One object is made for each task in each revision of the configuration.
+    """
 
     Options: ClassVar[Any]
     """The type of the options in the configuration: any type that pydantic can validate."""
@@ -136,12 +151,14 @@ class Policy(Protocol):
 
     @classmethod
     def encoder(cls, options: Any) -> str:
-        """Returns the fingerprint of the embedding model that the options are for; empty if any model will do."""
+        """Returns the fingerprint of the embedding model for which the options were computed; empty if any model will
+        do.
+        """
         return ""
 
     @classmethod
     def summary(cls, options: Any) -> str:
-        """Returns in a few words what the options say, for the console; empty if the policy's name says enough."""
+        """Returns the options as a few words for the console; empty if the policy's name says enough."""
         return ""
 
     @classmethod
@@ -152,16 +169,17 @@ class Policy(Protocol):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Returns every path that the policy may choose."""
+        """Returns the names of all paths that the policy may choose."""
         ...
 
     def plan(self, context: PolicyContext) -> Plan:
-        """Returns the plan for one request; may change the policy's state."""
+        """Returns the choice of paths for one request; may change the policy's state."""
         ...
 
     def preview(self, context: PolicyContext) -> Plan:
-        """Returns the plan to show for the next request. A policy with random choices or state must override this, so
-        that nothing is random and no state changes.
+        """Returns the choice of paths that the next request would get, to show it; must not change the policy's state.
+
+        A policy with random choices or state must override this, and leave out what is random.
         """
         return self.plan(context)
 

@@ -26,7 +26,7 @@ STRATEGIES = Registry(
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An example of a task: the text of a request, and the right answer (`output`) if it is known."""
+    """An example request of a task, with the right answer (`output`) if it is known, which prompts may contain."""
 
     text: str
     output: str | None
@@ -36,7 +36,10 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """The prompts, examples and collections to which a strategy's options refer."""
+    """What the options of a prompt strategy refer to: prompt files, tasks whose examples are shown, and collections.
+
+    The gateway checks that they exist.
+    """
 
     prompts: tuple[str, ...] = ()
     """The names of files in prompts/."""
@@ -48,7 +51,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A prompt under construction, to which each strategy of a path adds its part."""
+    """The prompt of one request while it is built: each strategy of the path adds its part, in order."""
 
     request: Request
     vector: Vector | None
@@ -70,7 +73,7 @@ class Draft:
         return replace(self, system=(*self.system, text))
 
     def messages(self) -> tuple[Message, ...]:
-        """Returns the messages of the prompt: the system message, the examples, and the conversation."""
+        """Returns the messages for the engine: the system message, then the examples, then the conversation."""
         examples = tuple(
             message
             for question, answer in self.examples
@@ -82,7 +85,7 @@ class Draft:
 class Templates(Protocol):
     """Interface to the prompt files, which are Jinja templates; `PromptTemplates` implements it.
 
-    A `name` is that of a file in prompts/.
+    The `name` that methods take is that of a file in prompts/.
     """
 
     def constant(self, name: str) -> str | None:
@@ -102,19 +105,20 @@ class Templates(Protocol):
 
 
 class Embed(Protocol):
-    """Interface to the embedding model for single texts; `TextEmbedder` implements it."""
+    """Interface to the embedding model, to embed one text at a time; `TextEmbedder` implements it."""
 
     async def embed(self, text: str) -> Vector:
-        """Returns the unit vector of `text`, (dimensions,); of a long text, that of an excerpt.
+        """Returns the embedding of `text`: a vector of unit length, with the shape (dimensions,).
 
-        Raises Unavailable if the model is behind a URL that does not answer.
+        Of a text that is too long for the model, only a part is embedded. Raises Unavailable if the model is behind a
+        URL that does not answer.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The result of a search: the passages, and whether they are relevant."""
+    """The result of one search in a collection of documents: the passages, and whether any is relevant to the query."""
 
     passages: tuple[Passage, ...]
     """The passages found, best first."""
@@ -125,7 +129,7 @@ class Found:
 
 
 class Search(Protocol):
-    """Interface to searches by the retriever; `RetrieverClient` and `ProtectedSearch` implement it."""
+    """Interface to the retriever's searches in collections; `RetrieverClient` and `ProtectedSearch` implement it."""
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         """Returns up to `top_k` passages of a collection for `query`.
@@ -138,7 +142,7 @@ class Search(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StrategyContext:
-    """The second argument of a strategy's constructor, after the options."""
+    """What a prompt strategy's constructor gets after its options: prompt files, searches, embeddings, and examples."""
 
     templates: Templates
     search: Search
@@ -152,7 +156,10 @@ class StrategyContext:
 
 
 class Strategy(Protocol):
-    """Interface of a prompt strategy. One object is made for each use in a path and revision of the configuration."""
+    """Interface of a prompt strategy, which adds its part to the prompt of a request.
+
+    One object is made for each use in a path, in each revision of the configuration.
+    """
 
     Options: ClassVar[Any]
     """The type of the options in the configuration: any type that pydantic can validate."""
@@ -167,11 +174,13 @@ class Strategy(Protocol):
 
     @staticmethod
     def resources(options: Any) -> Resources:
-        """Returns the prompts, examples and collections that the options refer to."""
+        """Returns the prompt files, examples and collections that the options refer to, so that the gateway can check
+        them.
+        """
         return Resources()
 
     async def apply(self, draft: Draft) -> Draft:
-        """Returns the draft with this strategy's part.
+        """Returns a copy of the draft to which this strategy has added its part, such as a system text or passages.
 
         Raises Unavailable, such as NothingRelevant, if another path should answer; any other PointsmanError ends the
         request. Each call runs in its own asyncio task, except for the built-in strategies.
@@ -180,7 +189,7 @@ class Strategy(Protocol):
 
 
 class NothingRelevant(Unavailable):
-    """A search found nothing relevant, and the strategy's options say that the next path should answer then."""
+    """Raised if a search finds nothing relevant, and by the strategy's options another path should answer then."""
 
     def __init__(self, collection: str, draft: Draft) -> None:
         super().__init__(f"nothing in collection '{collection}' is relevant to the request", code="nothing_relevant")
@@ -193,7 +202,7 @@ class NothingRelevant(Unavailable):
 def build_messages(
     system: Sequence[str], messages: Sequence[Message], examples: tuple[Message, ...] = ()
 ) -> tuple[Message, ...]:
-    """Returns one system message, the `examples`, and the client's other messages.
+    """Returns the messages of a prompt: one system message, then `examples`, then the client's other messages.
 
     The system message has the texts of `system` and then those of the client's system messages, wherever these are in
     the conversation. It is left out if there are none.

@@ -49,9 +49,9 @@ class Validator(Protocol):
         """Takes the options of the configuration. Raises ValueError if they cannot be used."""
 
     def objection(self, choice: Choice) -> str | None:
-        """Returns why the choice is rejected, or None if it is accepted.
+        """Returns the reason to reject the choice, or None to accept it.
 
         The reason is stored in the request log, so it must not quote the answer. A built-in validator may also raise
-        `NotJudged`; then its verdict is "unjudged".
+        `NotJudged` if it can do neither; then its verdict is "unjudged".
         """
         ...

@@ -1,1 +1,3 @@
-"""The request path: one `RequestRun` for each request for an answer, with admission, guardrails and sinks around it."""
+"""The stages that every request passes, from admission to the receipt; one `RequestRun` carries each request through
+them.
+"""

@@ -1,7 +1,7 @@
-"""The runs in progress: ends those that outlive their deadline, and all of them when the gateway stops.
+"""Keeps the requests in progress ("runs"), to end those that outlive their deadline, and all of them at shutdown.
 
 Engines, retrieval and queues enforce the deadline themselves, with more precise errors. This is the last resort: a run
-ends even if the code that it waits for never does.
+ends even if the code that it waits for never returns.
 """
 
 import asyncio
@@ -22,12 +22,14 @@ would cost 2 to 4."""
 
 class Run(Protocol):
     def cancel(self, reason: PointsmanError | None = None) -> None:
-        """Ends the run; `reason` is the error that the caller gets, None if the caller has disconnected."""
+        """Ends the handling of the request. The caller gets the error `reason`; None means that the caller has
+        disconnected.
+        """
         ...
 
 
 class ActiveRuns:
-    """The runs that have started and not ended."""
+    """The requests in progress, with their deadlines. Each is cancelled soon after its deadline, or at shutdown."""
 
     def __init__(self) -> None:
         self._limits: dict[Run, float] = {}
@@ -48,10 +50,10 @@ class ActiveRuns:
 
     @contextmanager
     def running(self, deadline: float) -> Iterator[None]:
-        """Treats the block, in the current task, as a run with a deadline on the event loop's clock.
+        """A context manager that limits the time of its block, as for any request in progress.
 
-        The block is interrupted with DeadlineExceeded about `GRACE_SECONDS` after the deadline, and with Unavailable
-        ("shutting_down") when the gateway stops.
+        The block's task is cancelled about `GRACE_SECONDS` after `deadline` (seconds on the event loop's clock), and
+        the context manager then raises DeadlineExceeded; at shutdown, it raises Unavailable ("shutting_down").
         """
         run = _TaskRun()
         self.add(run, deadline)
@@ -67,7 +69,7 @@ class ActiveRuns:
             run.is_over = True
 
     def shut_down(self) -> None:
-        """Ends all runs with Unavailable ("shutting_down"), because the gateway stops."""
+        """Ends all requests in progress with Unavailable ("shutting_down"), because the gateway stops."""
         for run in self._limits:
             _end(run, Unavailable("the gateway is shutting down", code="shutting_down", retry_after=1.0))
 
@@ -85,7 +87,9 @@ class ActiveRuns:
 
 
 class _TaskRun:
-    """The block of `ActiveRuns.running`; implements `Run`."""
+    """The block of one `ActiveRuns.running`, as a run that can be cancelled: it cancels the task that executes the
+    block.
+    """
 
     def __init__(self) -> None:
         task = asyncio.current_task()
@@ -101,5 +105,7 @@ class _TaskRun:
 
 
 def _end(run: Run, error: PointsmanError) -> None:
-    """Ends a run in an event-loop callback of its own, so that an exception of its sink does not affect other runs."""
+    """Cancels a request with `error`, in an event-loop callback of its own, so that an exception in it affects no
+    other.
+    """
     asyncio.get_running_loop().call_soon(run.cancel, error)

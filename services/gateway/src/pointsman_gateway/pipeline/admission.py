@@ -34,10 +34,10 @@ class QueueLimits:
 
 
 class UnreadBudget:
-    """Limits the bytes that wait to be read by clients, over all answers together.
+    """Limits the bytes of answers that clients have not read yet, over all answers together.
 
-    Within the limit, an answer is generated to its end and gives its slot back, although its client is slow. Beyond it,
-    `take` returns False, and the caller has to pause the answer.
+    Within the limit, an engine generates an answer to its end although the client reads slowly. Beyond it, `take`
+    returns False, and the caller has to pause the answer.
     """
 
     def __init__(self, max_bytes: int = MAX_UNREAD_BYTES) -> None:
@@ -54,7 +54,7 @@ class UnreadBudget:
 
 
 class Admission:
-    """Gives each request one of a fixed number of slots."""
+    """Limits the requests in progress: each takes one of a fixed number of slots, or waits for one in a queue."""
 
     def __init__(
         self,
@@ -104,8 +104,8 @@ class Admission:
         return not (self.is_closed or self.is_draining)
 
     async def wait_until_empty(self, within: float) -> bool:
-        """Waits until no request has a slot or waits for one. Returns False if that takes longer than `within` seconds,
-        and otherwise True.
+        """Waits until no request is in progress or in the queue, but at most `within` seconds. Returns whether that is
+        so.
         """
         try:
             async with asyncio.timeout(within):
@@ -117,10 +117,10 @@ class Admission:
         return True
 
     def enter(self, request: Request) -> bool:
-        """Takes a slot for the request, which `leave` gives back. Returns False if there is none for its tenant now;
-        then the request must `wait`.
+        """Takes a slot for the request, which `leave` must give back. Returns False if no slot is free for the
+        request's tenant; the caller must then call `wait`.
 
-        Raises InvalidArgument if `check_request` rejects the request, and Unavailable ("shutting_down").
+        Raises InvalidArgument if `check_request` rejects the request, and Unavailable ("shutting_down") at shutdown.
         """
         check_request(request)
         if self.is_closed:
@@ -129,10 +129,10 @@ class Admission:
         return self._free > 0 and self._take(request.caller.tenant)
 
     async def wait(self, request: Request) -> None:
-        """Waits in the queue for a slot, which `leave` gives back.
+        """Waits in the queue until the request gets a slot, which `leave` must give back.
 
-        Raises Unavailable ("overloaded") if the request gets no place in a full queue or loses it to another one
-        (`FairQueue.add`), or if there is no slot before the queue's timeout or the request's deadline.
+        Raises Unavailable ("overloaded") if the queue is full, if another request takes this one's place in the full
+        queue, or if there is no slot before the queue's timeout or the request's deadline.
         """
         waiter = self._enqueue(request.caller.priority, request.caller.tenant)
         loop = asyncio.get_running_loop()
@@ -192,11 +192,11 @@ class Admission:
 
     @contextmanager
     def lend(self) -> Iterator[None]:
-        """Lends the request's slot to other requests during the block, in which it uses no engine: it waits until an
-        adapter is loaded, for example.
+        """A context manager that lets another request use this request's slot during a block that needs no engine.
 
-        At most `max_in_flight` slots are lent at once; beyond that, the block changes nothing. After the block the
-        request goes on at once, even if there are then more requests than slots.
+        Such a block waits until an adapter is loaded, for example. At most `max_in_flight` slots are lent at once;
+        beyond that, the block changes nothing. After the block the request continues at once, even if more requests are
+        then in progress than there are slots.
         """
         if self._lent >= self.max_in_flight:
             yield
@@ -214,8 +214,10 @@ class Admission:
             waiter.turn.set_exception(self._overloaded(waiter.tenant))
 
     def _enqueue(self, priority: int, tenant: str) -> Waiter:
-        """Adds a request to the queue. If the queue is full, raises Unavailable here, or in the `wait` of the request
-        that is dropped.
+        """Adds a request to the queue, and returns its entry.
+
+        If the queue is full, one request is rejected with Unavailable: this one, by raising here, or a waiting one, in
+        `wait`.
         """
         waiter = Waiter(priority, tenant, asyncio.get_running_loop().create_future())
         dropped = self._queue.add(waiter)
@@ -240,7 +242,7 @@ def _got_slot(waiter: Waiter) -> bool:
 
 
 class _Pace:
-    """Estimates the seconds between two requests that give their slots back: an exponential moving average."""
+    """Measures the mean number of seconds from one request's end to the next one's: an exponential moving average."""
 
     __slots__ = ("_clock", "_last", "seconds")
 

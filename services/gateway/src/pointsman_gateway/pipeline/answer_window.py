@@ -1,4 +1,6 @@
-"""The part of an answer that guardrails have not cleared: chunks are held until their text was checked in context."""
+"""Holds the newest part of a streamed answer until guardrails (checks of texts) have checked it together with its
+context.
+"""
 
 from collections import deque
 from collections.abc import Sequence
@@ -41,14 +43,17 @@ class _Channel:
         return self.start + len(self.text)
 
     def is_due(self, every: int) -> bool:
-        """Returns whether the text has `every` new characters, or is complete and not cleared to its end."""
+        """Returns whether the text should be checked now: `every` characters are unchecked, or a complete text is not
+        all cleared.
+        """
         return self.end - self.checked >= every or (self.is_final and self.cleared < self.end)
 
     def clear(self, end: int, is_final: bool, overlap: int, spans: Sequence[Span]) -> None:
-        """Records a check of the text up to position `end`, and clears it except for its last `overlap` characters.
+        """Records that the text was checked up to position `end`, and clears what may be sent to the client.
 
-        If the text is complete (`is_final`), all of it is cleared. `spans` are the parts to redact. One that extends
-        into the last `overlap` characters is held back, since it may go on, for up to `overlap` characters more.
+        All of it is cleared if the text is complete (`is_final`), otherwise all but the last `overlap` characters,
+        since a finding may go on in the text that follows. `spans` are the findings, to redact; one that extends into
+        the last `overlap` characters is held back for up to `overlap` characters more.
         """
         limit = end if is_final else max(self.cleared, end - overlap)
         if not is_final:
@@ -73,8 +78,10 @@ class _HeldChunk:
         return all(end <= channel.cleared for channel, _, end in self.pieces)
 
     def released(self) -> Chunk:
-        """Returns the chunk with its findings redacted, and marks its texts as passed on. A redacted chunk has no
-        log-probabilities and no bytes of the engine, which hold the text too.
+        """Returns the chunk to send, with the guardrails' findings in it redacted, and records that its texts were
+        sent.
+
+        A redacted chunk has no log-probabilities and no bytes of the engine, which hold the text too.
         """
         for channel, _, end in self.pieces:
             channel.released = end
@@ -93,9 +100,11 @@ class _HeldChunk:
 
 
 class AnswerWindow:
-    """Holds the chunks of an answer until their texts were checked together with the `overlap` characters after them.
+    """Holds the chunks of an answer until guardrails have checked their texts, each with `overlap` characters of
+    context.
 
-    To check, call `texts` when `is_due`, then `clear` with the result; `release` returns the cleared chunks.
+    When `is_due`, check what `texts` returns, and pass the result to `clear`; `release` then returns the chunks to
+    send.
     """
 
     def __init__(self, overlap: int, every: int) -> None:
@@ -115,7 +124,7 @@ class AnswerWindow:
 
     @property
     def characters(self) -> int:
-        """Returns the number of characters in the held chunks."""
+        """Returns the number of characters that wait to be checked or sent."""
         return sum([channel.end - channel.released for channel in self._channels.values()])
 
     def add(self, chunk: Chunk) -> None:
@@ -135,32 +144,39 @@ class AnswerWindow:
             self.finish(chunk.index)
 
     def finish(self, index: int | None = None) -> None:
-        """Records that the choice with this index is complete, or every choice if `index` is None."""
+        """Records that the texts of the choice with this index will not grow any more; those of every choice if
+        `index` is None.
+        """
         for key, channel in self._channels.items():
             if index is None or key[0] == index:
                 channel.is_final = True
 
     @property
     def is_due(self) -> bool:
-        """Returns whether a text has enough new characters for a check, or is complete but not cleared."""
+        """Returns whether some text should be checked now: it has enough new characters, or it is complete and not all
+        cleared.
+        """
         return any(channel.is_due(self._every) for channel in self._channels.values())
 
     def texts(self) -> tuple[list[GuardedText], list[int]]:
-        """Returns the texts to check now, and for each of them the number of characters at its beginning that are
-        cleared already. These only give context: findings that end within them are to be ignored.
+        """Returns the texts to check now, and for each text how many characters at its beginning were cleared before.
+
+        The cleared characters only give context: ignore findings that end within them.
         """
         changed = [channel for channel in self._channels.values() if channel.is_due(1)]
         self._asked = [(channel, channel.start, channel.end, channel.is_final) for channel in changed]
         return [GuardedText("assistant", c.text) for c in changed], [c.cleared - c.start for c in changed]
 
     def clear(self, spans: Sequence[Sequence[Span]]) -> None:
-        """Records the result of checking what `texts` last returned: for each text the spans to redact in it."""
+        """Records the result of the check: for each text that `texts` returned last, the spans to redact in it."""
         for (channel, start, end, is_final), found in zip(self._asked, spans, strict=True):
             moved = [(start + first, start + last, kind) for first, last, kind in found]
             channel.clear(end, is_final, self._overlap, moved)
 
     def release(self) -> list[Chunk]:
-        """Removes and returns the next cleared chunks, redacted and in order, at most `MAX_RELEASED_CHUNKS`."""
+        """Removes and returns the chunks that may be sent now, redacted and in order; at most `MAX_RELEASED_CHUNKS` of
+        them.
+        """
         released: list[Chunk] = []
         while self._held and len(released) < MAX_RELEASED_CHUNKS and self._held[0].is_cleared:
             released.append(self._held.popleft().released())

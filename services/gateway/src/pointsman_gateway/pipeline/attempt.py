@@ -1,4 +1,4 @@
-"""One path's answer on the way to the client: metered, collected for the validators, and buffered if necessary.
+"""The answer of one path on its way to the client: it is metered, collected for validators, and buffered if necessary.
 
 Chunks pass through these sinks, of which those in brackets are only there if they are needed:
 source -> [ValidatingSink] -> Attempt -> [BufferingSink] -> RequestRun -> AnswerSink
@@ -15,15 +15,17 @@ from pointsman_gateway.validation.stage import AnswerChecks, Transcript, Verdict
 
 
 class ValidatingSink:
-    """Collects an answer for validators and request log, and passes it on without what only the validators need.
+    """Collects the text of an answer for the validators and the request log, and passes the chunks on to another sink.
 
-    Implements `ChunkSink`.
+    What was requested from the engine only for the validators is removed from the chunks. Implements `ChunkSink`.
     """
 
     __slots__ = ("_checks", "_sink", "transcript")
 
     def __init__(self, checks: AnswerChecks | None, sink: ChunkSink) -> None:
-        """Takes the `checks` of the answer, or None if only the request log needs it, and the sink to pass it on to."""
+        """Takes the sink to pass the answer on to, and the `checks` of the answer; None if only the request log reads
+        it.
+        """
         self.transcript = Transcript()
         self._checks = checks
         self._sink = sink
@@ -43,7 +45,7 @@ class ValidatingSink:
 
 
 class BufferingSink:
-    """Buffers an answer until `release` passes it on; implements `ChunkSink`."""
+    """Buffers the chunks of an answer until `release` names the sink to send them to; implements `ChunkSink`."""
 
     def __init__(self) -> None:
         self.arrived = Signal()
@@ -79,8 +81,10 @@ class BufferingSink:
 
 
 class Attempt:
-    """One path's answer to a request, from its first chunk on: records its chunks and usage in the meter, and passes
-    the chunks on to a sink. Implements `ChunkSink` for the answer's source.
+    """The answer of one path to a request, from its first chunk on; a request has several if paths fail or are
+    rejected.
+
+    Counts the chunks and the usage, and passes the chunks on to a sink. Implements `ChunkSink` for the engine's answer.
     """
 
     __slots__ = (
@@ -145,8 +149,10 @@ class Attempt:
     # -- called by the run
 
     async def hold(self) -> None:
-        """Buffers the answer until it is complete, and runs the validators; an answer that is too long to be validated
-        is buffered up to that point. Raises the error with which the answer ends, if it fails.
+        """Waits until the whole answer is buffered, and runs the validators on it; `refusal` then has the result.
+
+        An answer that is too long to be validated is buffered up to that length. Raises the error with which the answer
+        fails.
         """
         buffer = self._buffer = BufferingSink()
         self._attach(buffer)
@@ -159,14 +165,18 @@ class Attempt:
         self._meter.record_buffering()
 
     def pass_on(self, sink: ChunkSink) -> None:
-        """Sends the answer to `sink`, starting with what is buffered."""
+        """Sends the answer to `sink`: first what is buffered, then each chunk as it arrives."""
         if self._buffer is not None:
             self._buffer.release(sink)
         else:
             self._attach(sink)
 
     def complete(self) -> None:
-        """Runs the validators on the complete answer and, if none rejects it, calls `answer.accepted`. Idempotent."""
+        """Runs the validators on the complete answer. If none rejects it, calls `answer.accepted` (to store it in the
+        cache).
+
+        Later calls do nothing.
+        """
         if self.is_complete:
             return
         self.is_complete = True
@@ -181,13 +191,19 @@ class Attempt:
 
     @property
     def refusal(self) -> Verdict | None:
-        """Returns the first verdict that rejects the answer; None if there is none, or the answer was not buffered."""
+        """Returns the verdict of the first validator that rejects the answer; None if none does, or if it was not
+        buffered.
+
+        An answer that was not buffered has been sent already, so its rejection has no consequence.
+        """
         return refusal(self.verdicts) if self._buffer is not None else None
 
     @property
     def answered(self) -> CompletedAnswer | None:
-        """Returns the answer for the request log; None unless it has exactly one choice, with a text and without tool
-        calls, and was not too long to collect. To be called only if the attempt `reads` or has `checks`.
+        """Returns the answer's text and verdicts for the request log; call it only if the text was collected.
+
+        None unless the answer has exactly one choice, with text and without tool calls, and was short enough to be
+        collected.
         """
         transcript = self._transcript
         assert transcript is not None  # called only if the answer is read

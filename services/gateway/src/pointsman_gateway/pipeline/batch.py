@@ -20,10 +20,10 @@ MAX_CONCURRENT_RUNS = 8
 
 @value
 class BatchFinished(Finished):
-    """The end of a batch.
+    """The last event of the merged answer to a batch, with the receipts of all its requests in `parts`.
 
-    `receipt` is the receipt of the first request, with three fields replaced: `usage` and `picodollars` are the sums
-    over all requests, and `seconds` holds only "total", that of the slowest request. `finish_reason` is empty.
+    `receipt` is that of the first request, with three fields replaced: `usage` and `picodollars` are the sums over all
+    requests, and `seconds` has only "total", that of the slowest request. `finish_reason` is empty.
     """
 
     parts: tuple[Receipt, ...] = ()
@@ -31,10 +31,12 @@ class BatchFinished(Finished):
 
 
 class RequestBatch:
-    """Runs several requests, and sends their merged answers to one sink. Implements `RunControl`.
+    """Answers the prompts of one completion request, each as a request of its own, and merges their answers for one
+    sink.
 
-    The choices are numbered in the order of the requests. Every request has its own decision and receipt, and counts
-    separately in the caller's limits. The first error ends the batch, and cancels the other requests.
+    The choices are numbered in the order of the prompts. Every prompt has its own decision and receipt, and counts
+    separately in the caller's limits. The first error ends the batch, and cancels the other requests. Implements
+    `RunControl`.
     """
 
     def __init__(self, pipeline: Pipeline, requests: Sequence[Request], choices: int, sink: AnswerSink) -> None:
@@ -49,10 +51,10 @@ class RequestBatch:
         """Why the whole batch was cancelled; None if it was not, or if the client has disconnected."""
 
     def start(self) -> None:
-        """Starts the first request, whose decision the client gets. The others start once the first answer has begun;
-        at most `MAX_CONCURRENT_RUNS` requests run at once.
+        """Starts the first request, and when its answer begins, the others; at most `MAX_CONCURRENT_RUNS` run at once.
 
-        Must be called in the HTTP request's context, from which the runs take the request's id.
+        The client gets the decision of the first request. Must be called in the HTTP request's context, from which the
+        runs take the request's id.
         """
         self._start_waiting()
 
@@ -108,8 +110,9 @@ class RequestBatch:
             self._sink.closed()
 
     def _start_waiting(self) -> None:
-        """Starts waiting requests until `MAX_CONCURRENT_RUNS` run, or one until the first answer has begun. A call from
-        within another one has no effect.
+        """Starts more requests of the batch, until `MAX_CONCURRENT_RUNS` run, or one before the first answer has begun.
+
+        Does nothing if it is called while it is running.
         """
         if self._is_starting:
             return
@@ -126,7 +129,7 @@ class RequestBatch:
 
 
 class _Part:
-    """One request of a batch, and the `AnswerSink` of its run."""
+    """One request of a batch, which receives the answer to the request and passes it on to the batch."""
 
     def __init__(self, batch: RequestBatch, request: Request, first_index: int) -> None:
         self.request = request

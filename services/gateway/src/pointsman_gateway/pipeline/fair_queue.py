@@ -16,7 +16,10 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """One request in the queue. Higher numbers of `priority` go first."""
+    """One request in the queue, with its tenant; one with a higher `priority` gets a slot earlier.
+
+    `turn` is a future that completes when the request gets a slot, and fails if it is dropped.
+    """
 
     priority: int
     tenant: str
@@ -30,7 +33,10 @@ class Waiter:
 
 
 class FairQueue:
-    """The requests that wait for a slot. Higher priorities go first; among these, the tenant with the fewest slots."""
+    """The requests that wait for a slot.
+
+    The highest priority goes first; among equal priorities, the tenant with the fewest slots.
+    """
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
@@ -41,9 +47,9 @@ class FairQueue:
         return self._count
 
     def add(self, waiter: Waiter) -> Waiter | None:
-        """Adds a request, and returns the request to reject; None if the queue is not full.
+        """Adds a request. Returns None, or if the queue is full, the request that the caller must reject.
 
-        In a full queue, either a waiting request is removed and returned, or the new one is returned and not added.
+        That is either a waiting request, which is removed to make room, or `waiter` itself, which is then not added.
         """
         dropped = None
         if self._count >= self._max_waiting:
@@ -56,7 +62,7 @@ class FairQueue:
         return dropped
 
     def remove(self, waiter: Waiter) -> bool:
-        """Removes a request; returns whether it was in the queue."""
+        """Removes a request from the queue; returns False if it was not in the queue, and otherwise True."""
         tenants = self._by_priority.get(waiter.priority, {})
         waiting = tenants.get(waiter.tenant)
         if waiting is None or waiter not in waiting:
@@ -72,7 +78,7 @@ class FairQueue:
     def next(self, held: Callable[[str], int], may_take: Callable[[str], bool]) -> Waiter | None:
         """Removes and returns the request that gets the next slot; None if no waiting tenant may take a slot.
 
-        `held` returns how many slots a tenant has, and `may_take` whether a tenant may take another one.
+        `held` returns how many slots the tenant has, by its name; `may_take` returns whether it may take another one.
         """
         for priority in sorted(self._by_priority, reverse=True):
             tenants = [tenant for tenant in self._by_priority[priority] if may_take(tenant)]

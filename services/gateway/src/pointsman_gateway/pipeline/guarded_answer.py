@@ -1,4 +1,4 @@
-"""Passes an engine's answer through guardrails: no text is sent before it has been checked."""
+"""Checks an answer by guardrails while it arrives from the engine: no text is sent to the client before its check."""
 
 import asyncio
 from contextvars import copy_context
@@ -17,7 +17,7 @@ MAX_HELD_CHARACTERS = 65_536
 
 
 class GuardedBackend:
-    """Checks the answers of another backend by guardrails, including answers from the cache; implements `Backend`."""
+    """Wraps a backend, and has guardrails check its answers, including those from the cache; implements `Backend`."""
 
     def __init__(self, inner: Backend, guardrails: Guardrails) -> None:
         configs = [active.config for active in guardrails.at("response")]
@@ -27,10 +27,10 @@ class GuardedBackend:
         self._every = max(config.every_characters for config in configs)
 
     async def call(self, request: Request, decision: Decision, prompt: Prompt, record: CallRecord) -> AnswerStream:
-        """Returns the inner backend's answer, which is checked while it arrives; raises the inner backend's errors.
+        """Calls the wrapped backend, and returns its answer, which guardrails check while it arrives.
 
-        If a guardrail blocks the answer, it ends with GuardrailBlocked; if one with `fail: closed` cannot check it,
-        with GuardrailUnavailable.
+        Raises the wrapped backend's errors. The answer itself ends with GuardrailBlocked if a guardrail blocks it, and
+        with GuardrailUnavailable if a guardrail with `fail: closed` cannot check it.
         """
         answer = await self._inner.call(request, decision, prompt, record)
         every = EVERY_CHARACTERS_AS_A_WHOLE if request.as_a_whole else self._every
@@ -39,10 +39,10 @@ class GuardedBackend:
 
 
 class GuardedSource:
-    """Passes on an answer as guardrails clear it; implements `AnswerSource`, and `ChunkSink` for the inner source.
+    """Passes an engine's answer on to a sink, each part after guardrails have checked it. Implements `AnswerSource`
+    for the code that reads the answer, and `ChunkSink` for the engine's source.
 
-    If a guardrail blocks the answer, the engine is stopped. The tokens that it has generated are then estimated, unless
-    it has reported them.
+    If a guardrail blocks the answer, the engine is stopped, and its tokens are estimated unless it has reported them.
     """
 
     def __init__(self, source: AnswerSource, guardrails: Guardrails, window: AnswerWindow, prompt: Prompt) -> None:
@@ -103,7 +103,7 @@ class GuardedSource:
     # -- checks
 
     def _advance(self) -> None:
-        """Starts the next check if it is due, passes on cleared chunks, and pauses or resumes the inner source."""
+        """Starts the next check if it is due, sends cleared chunks, and pauses or resumes the engine's answer."""
         if self._sink is None:
             return
         if self._check is None and self._window.is_due:
@@ -156,7 +156,7 @@ class GuardedSource:
             sink.ended(error)
 
     def _stop(self) -> ChunkSink | None:
-        """Stops passing on chunks, and cancels the check. Returns the sink, or None if this was done already.
+        """Stops sending chunks, and cancels the check in progress. Returns the sink; None if it was stopped before.
 
         If the engine has not reported the final usage, the sink gets an estimate first.
         """

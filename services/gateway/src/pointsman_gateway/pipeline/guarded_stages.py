@@ -91,14 +91,14 @@ def _map_message(message: Message, visit: Visit) -> Message:
 
 
 def _map_block(block: Block, visit: Visit) -> Block:
-    """Applies `visit` to the texts that a block has but the message's content lacks, such as a document's title."""
+    """Returns the block with `visit` applied to the texts that only the block has, such as a document's title."""
     return replace(block, fields=map_texts(block.fields, visit, ("blocks",), _BLOCK)) if block.fields else block
 
 
 def _redact_message(message: Message, following: Iterator[Sequence[Span]]) -> Message:
     """Returns the message with its texts redacted; its blocks refer to the same parts in the redacted text.
 
-    `following` yields the spans of each text, in the order of `_map_message`.
+    `following` yields the spans to redact in each text, in the order in which `_map_message` visits the texts.
     """
     of_content: list[Span] = []
 
@@ -141,7 +141,7 @@ def _map_fields(fields: Mapping[str, Any], visit: Visit) -> Mapping[str, Any]:
 async def _redacted(
     guardrails: Guardrails, hook: Hook, messages: Sequence[Message], sampling: Sampling
 ) -> tuple[tuple[Message, ...], Sampling] | None:
-    """Checks the texts of messages and parameters; returns both redacted, or None if there is nothing to redact.
+    """Has guardrails check the texts of messages and parameters; returns both redacted, or None if nothing is found.
 
     Raises GuardrailBlocked or GuardrailUnavailable.
     """
@@ -168,8 +168,9 @@ async def _redacted(
 
 
 def _replace_messages(request: Request, messages: tuple[Message, ...]) -> None:
-    """Replaces the request's messages, and the prompts of a completion, in place, so that no later step, such as the
-    request log, sees the original text.
+    """Replaces the messages in `request` itself, and a completion's prompts, by the redacted ones.
+
+    So no later step, such as the request log, sees the original text.
     """
     request.messages, request._characters = messages, -1  # type: ignore[misc]
     sampling = request.sampling
@@ -189,17 +190,18 @@ def _reject_token_ids(request: Request) -> None:
 
 
 class GuardedClassification:
-    """Checks a request before it is classified; implements `Classifier`."""
+    """Wraps the classification, and has guardrails check each request before it; implements `Classifier`."""
 
     def __init__(self, inner: Classifier, guardrails: Guardrails) -> None:
         self._inner = inner
         self._guardrails = guardrails
 
     async def label(self, request: Request) -> Labels:
-        """Checks the request, redacts it in place if necessary, and classifies it. Verdicts other than "passed" become
-        notes of the labels.
+        """Checks the request by guardrails, redacts it in place if necessary, and returns the result of its
+        classification.
 
-        Raises GuardrailBlocked, GuardrailUnavailable, or InvalidArgument for a prompt of token ids.
+        Rulings other than "passed" are added to the result's notes. Raises GuardrailBlocked, GuardrailUnavailable, or
+        InvalidArgument for a prompt of token ids, which guardrails cannot read.
         """
         _reject_token_ids(request)
         redacted = await _redacted(self._guardrails, "request", request.messages, request.sampling)
@@ -212,17 +214,20 @@ class GuardedClassification:
 
 
 class GuardedPrompts:
-    """Checks the complete prompt, with everything that its path has added; implements `PromptBuilder`."""
+    """Wraps the builder of prompts, and has guardrails check each complete prompt, with examples and passages.
+
+    Implements `PromptBuilder`.
+    """
 
     def __init__(self, inner: PromptBuilder, guardrails: Guardrails) -> None:
         self._inner = inner
         self._guardrails = guardrails
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
-        """Builds a prompt, checks it, and returns it redacted. If there is something to redact, also changes `request`
-        in place: its parameters, and the prompts of a completion.
+        """Builds a prompt, has guardrails check it, and returns it with their findings redacted.
 
-        Raises GuardrailBlocked, GuardrailUnavailable, InvalidArgument for a prompt of token ids, and the inner
+        Findings in the request's parameters, and in the prompts of a completion, are redacted in `request` itself.
+        Raises GuardrailBlocked, GuardrailUnavailable, InvalidArgument for a prompt of token ids, and the wrapped
         builder's errors.
         """
         _reject_token_ids(request)
@@ -237,10 +242,10 @@ class GuardedPrompts:
 
 
 class GuardedMetering(Metering):
-    """A metering whose receipts contain the guardrails' verdicts."""
+    """Wraps the metering, so that each receipt contains the verdicts of guardrails on its request."""
 
     def __init__(self, inner: Metering, metrics: GuardrailMetrics | None) -> None:
-        """Takes the metering to extend. Without `metrics`, verdicts are not counted."""
+        """Takes the metering to wrap. Without `metrics`, verdicts are not counted in Prometheus."""
         super().__init__(inner.pricing, inner.expected_cost, inner.aggregator, inner.canary)
         self.guardrail_metrics = metrics
 
@@ -248,7 +253,10 @@ class GuardedMetering(Metering):
         return GuardedMetering(super().with_counters(aggregator, canary), None)
 
     def start(self, request: Request) -> Meter:
-        """Starts a request's meter, and sets `current_verdicts` in the current context to an empty collection."""
+        """Returns the meter of a new request, which adds the verdicts of guardrails to the request's receipt.
+
+        Sets the context variable `current_verdicts` to an empty collection, to which guardrails add their verdicts.
+        """
         verdicts = Verdicts()
         current_verdicts.set(verdicts)
         return GuardedMeter(self, request, verdicts)

@@ -41,8 +41,9 @@ _ATOMS = frozenset({int, float, bool, type(None)})
 
 @dataclass(frozen=True, slots=True)
 class NotText:
-    """The fields of an object, or of each object in a list, whose strings are not checked, such as ids. Objects and
-    lists in these fields are checked all the same.
+    """The fields of a JSON object whose strings guardrails do not check, since they are no text, such as ids and types.
+
+    For a list, it holds for each object in it. Objects and lists in these fields are checked.
     """
 
     names: Set[str] = frozenset()
@@ -66,7 +67,9 @@ NOT_TEXT_IN_ANSWERS = NotText(
 
 
 class GuardrailBlocked(InvalidArgument):
-    """A guardrail blocks the request, the prompt or the answer."""
+    """Raised if a guardrail blocks the request, the prompt or the answer; the message names the guardrail and its
+    findings.
+    """
 
     def __init__(self, verdict: GuardrailVerdict) -> None:
         super().__init__(
@@ -76,8 +79,9 @@ class GuardrailBlocked(InvalidArgument):
 
 
 class GuardrailUnavailable(PointsmanError):
-    """A guardrail with `fail: closed` failed or timed out. The class is not an `Unavailable`, since that would cause a
-    fallback to another path.
+    """Raised if a guardrail with `fail: closed` fails or times out.
+
+    The class is no `Unavailable`, since that would make another path answer.
     """
 
     grpc_status = grpc.StatusCode.UNAVAILABLE
@@ -101,8 +105,9 @@ class GuardrailMetrics:
 
 
 class Verdicts:
-    """Collects the verdicts on one request. Iteration yields one for each guardrail and hook, with the severest ruling
-    and all kinds of findings.
+    """Collects the verdicts of guardrails on one request.
+
+    Iterate over it for one verdict for each guardrail and hook, with the most severe ruling and all kinds of findings.
     """
 
     def __init__(self) -> None:
@@ -110,8 +115,9 @@ class Verdicts:
         self._found: dict[tuple[str, str], set[str]] = {}
 
     def add(self, guardrail: str, hook: Hook, ruling: str, found: Iterable[str] = ()) -> GuardrailVerdict:
-        """Adds the verdict of one check, and returns it. `ruling` is one of `GUARDRAIL_RULINGS`, `found` are the kinds
-        of the findings.
+        """Adds the result of one check by the guardrail named `guardrail`, and returns it as a verdict.
+
+        `ruling` is one of `GUARDRAIL_RULINGS`; `found` are the kinds of its findings, such as "EMAIL_ADDRESS".
         """
         key, found = (guardrail, hook), tuple(sorted(set(found)))
         self._rulings[key] = max(self._rulings.get(key, ruling), ruling, key=GUARDRAIL_RULINGS.index)
@@ -134,7 +140,7 @@ class ActiveGuardrail:
 
 
 class Guardrails:
-    """The guardrails of a configuration."""
+    """The configured guardrails, which check texts of requests, prompts and answers."""
 
     def __init__(self, guardrails: Sequence[ActiveGuardrail], metrics: GuardrailMetrics) -> None:
         self._guardrails = guardrails
@@ -146,12 +152,14 @@ class Guardrails:
     async def check(
         self, hook: Hook, texts: Sequence[GuardedText], verdicts: Verdicts, checked: Sequence[int] = ()
     ) -> list[list[Span]]:
-        """Runs all guardrails of the hook concurrently, adds their verdicts to `verdicts`, and returns the spans to
-        redact in each text.
+        """Has all guardrails of the hook check the texts concurrently, and adds their verdicts to `verdicts`.
 
-        Findings that end within the first `checked[i]` characters of text i are ignored. Raises GuardrailBlocked if a
-        guardrail with `action: block` finds something, or any guardrail has a finding without an end, which cannot be
-        redacted; otherwise GuardrailUnavailable if a guardrail with `fail: closed` fails or times out.
+        Returns for each text the spans to redact: (start, end, kind), in characters. The first `checked[i]` characters
+        of text i were checked before; findings that end within them are ignored.
+
+        Raises GuardrailBlocked if a guardrail with `action: block` finds something, or any guardrail has a finding
+        without an end, which cannot be redacted; otherwise GuardrailUnavailable if a guardrail with `fail: closed`
+        fails or times out.
         """
         asked = self.at(hook)
         replies = await asyncio.gather(*(self._ask(active, hook, texts) for active in asked))
@@ -207,10 +215,11 @@ def _check_findings(found: Sequence[Finding], texts: Sequence[GuardedText]) -> N
 
 
 def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
-    """Returns the text with each span replaced by its kind in brackets, such as "[EMAIL_ADDRESS]".
+    """Returns the text with each finding replaced by its kind in brackets, such as "[EMAIL_ADDRESS]".
 
-    `text` may be a part of a longer text, in which it begins at position `start`; positions of spans are those in the
-    longer text. If a span begins before `text` or within another span, the rest of it is removed without a replacement.
+    `spans` are (start, end, kind) of the findings. `text` may be a part of a longer text, in which it begins at
+    position `start`; positions of spans are those in the longer text. If a span begins before `text` or within another
+    span, the rest of it is removed without a replacement.
     """
     pieces, position, end = [], start, start + len(text)
     for first, last, kind in sorted(spans):
@@ -223,12 +232,11 @@ def redact(text: str, spans: Iterable[Span], start: int = 0) -> str:
 
 
 def map_texts(value: Any, visit: Visit, at: tuple[Any, ...] = (), not_text: NotText = NOT_TEXT_IN_ANSWERS) -> Any:
-    """Returns a copy of decoded JSON in which each non-empty text is replaced by `visit(path, text)`; tuples become
-    lists.
+    """Returns a copy of decoded JSON in which `visit(path, text)` has replaced each text that is not empty.
 
-    A path is the names and positions that lead to the text. It begins with `at`, the path of `value` itself. An object
-    in a list is named by its field `index` if that is an integer, otherwise by its position. Unchanged are strings in
-    the fields of `not_text`, a `type` with one of `FIXED_TYPES`, and names of fields.
+    A path is the tuple of field names and list positions that lead to the text, after `at`, the path of `value` itself.
+    An object in a list has its field `index` for a position if that is an integer. Tuples become lists. Not replaced
+    are field names, strings in the fields that `not_text` names, and a `type` with one of `FIXED_TYPES`.
     """
     if isinstance(value, str):
         return visit(at, value) if value else value
@@ -260,8 +268,10 @@ def _map_item(position: int, item: Any, visit: Visit, at: tuple[Any, ...], not_t
 
 
 def _number(position: int, value: Any) -> int:
-    """Returns an item's field `index`, if it is an integer, else its position in the list: pieces of one tool call may
-    be at different positions in different chunks.
+    """Returns the number by which a list item is named in a path: its field `index` if that is an integer, else
+    `position`.
+
+    Pieces of one tool call may be at different positions in different chunks, but have the same `index`.
     """
     index = value.get("index") if isinstance(value, Mapping) else None
     return index if type(index) is int else position

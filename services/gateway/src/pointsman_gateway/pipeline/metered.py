@@ -24,7 +24,7 @@ gets, which may be None."""
 
 
 class MeteredRequest:
-    """One request, with the slot and the reservation that it holds."""
+    """One request with what it holds until its end: a slot of `Admission`, and a reservation of its caller's limits."""
 
     __slots__ = ("_has_slot", "_pipeline", "_request", "_reservation")
 
@@ -36,13 +36,14 @@ class MeteredRequest:
 
     @property
     def reservation(self) -> Reservation:
-        """Returns what `admit` has reserved."""
+        """Returns the part of the caller's limits that `admit` has reserved; `admit` must have been called."""
         assert self._reservation is not None  # `admit` comes first
         return self._reservation
 
     async def admit(self, estimate_tokens: Callable[[Request], int]) -> Reservation:
         """Takes a slot, waiting for it if necessary, and reserves one request, one stream and the estimated tokens of
-        the caller's limits. `estimate_tokens` is called after `Admission.enter` has checked the request.
+        the caller's limits. Returns the reservation. `estimate_tokens` is called after `Admission.enter` has checked
+        the request.
 
         Raises the errors of `Admission.enter`, `Admission.wait` and `Tenancy.enter`. If a limit is used up, that is
         ResourceExhausted, whose attribute `limits` has the headers with the state of the limits.
@@ -66,10 +67,11 @@ class MeteredRequest:
         error: PointsmanError | None,
         answers: tuple[CompletedAnswer, ...] = (),
     ) -> None:
-        """Passes the receipt to the request log, and stores it in `error`, which the caller gets; does not raise.
+        """Passes the receipt to the request log, and stores it in `error`, from which the server takes it; does not
+        raise.
 
-        `error` is None if the request succeeded. `answers` are for a `Receipt` only, and should be empty unless the log
-        wants them (`RequestLog.wants_answers`).
+        `error` is what the caller gets, None after a success. `answers` are for a `Receipt` only, and only if the log
+        stores texts (`RequestLog.wants_answers`).
         """
         if error is not None:
             error.receipt = receipt
@@ -80,8 +82,8 @@ class MeteredRequest:
             self._pipeline.request_log.note_undecided(receipt)
 
     def release(self, receipt: Receipt | UndecidedReceipt | None) -> None:
-        """Gives back the slot, charges what the receipt says to the caller's limits, and gives back the rest of the
-        reservation.
+        """Gives back the slot, charges the caller's limits with the receipt's usage and cost, and frees the rest
+        reserved.
 
         If the receipt's cost is unknown, all reserved dollars are charged. If the receipt is None, because it could not
         be made, nothing is charged.
@@ -97,8 +99,9 @@ class MeteredRequest:
 
 
 class MeteredBlock(MeteredRequest):
-    """A context manager for a block that handles one request. At the block's end, also if it raises, the receipt is
-    made and logged, and the caller's limits are charged.
+    """A context manager for a block that handles one request, such as one for embeddings.
+
+    At the block's end, also if it raises, the receipt is made and logged, and the caller's limits are charged.
     """
 
     __slots__ = ("_write_receipt",)
@@ -112,10 +115,10 @@ class MeteredBlock(MeteredRequest):
 
     @asynccontextmanager
     async def admitted(self, estimated_tokens: int) -> AsyncIterator[Reservation]:
-        """Admits the request, and yields the reservation; raises the errors of `admit`.
+        """A context manager: takes a slot and reserves limits for the request, and yields the reservation.
 
-        The inner block is interrupted with DeadlineExceeded soon after the deadline, and with Unavailable when the
-        gateway stops.
+        Raises the errors of `admit`. Its block is interrupted with DeadlineExceeded soon after the request's deadline,
+        and with Unavailable when the gateway stops.
         """
         with self._pipeline.active_runs.running(self._request.deadline):
             yield await self.admit(lambda request: estimated_tokens)

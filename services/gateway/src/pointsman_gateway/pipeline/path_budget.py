@@ -12,12 +12,12 @@ from pointsman_gateway.ports import Reservation
 async def reserve_cost(
     decision: Decision, request: Request, reservation: Reservation, costs: CostEstimator
 ) -> tuple[Decision, float]:
-    """Reserves an upper estimate of what the decision's path costs. If the caller's budget does not allow that, tries
-    the decision's alternatives in order. A budget does not allow a path of unknown cost.
+    """Reserves dollars of the caller's budget for the decision's path, or for the first alternative that the budget
+    allows.
 
-    Returns the decision for the path whose cost was reserved, and the reserved dollars, which are 0 for a caller
-    without a budget in dollars. Raises ResourceExhausted if the budget allows none of the paths, and Unavailable as
-    `Reservation.afford` does.
+    The amount is an upper estimate of the path's cost; a path of unknown cost is not allowed. Returns the decision for
+    the path that is paid, and the reserved dollars, 0 for a caller without a budget. Raises ResourceExhausted if the
+    budget allows no path, and Unavailable if concurrent requests keep taking the free amount (`Reservation.afford`).
     """
     while True:
         usd = _cost_to_reserve(decision, request, reservation, costs)
@@ -34,11 +34,11 @@ async def reserve_cost(
 async def reserve_later_cost(
     decision: Decision, request: Request, reservation: Reservation, costs: CostEstimator, reserved_usd: float
 ) -> tuple[Decision, float]:
-    """Reserves the cost of the next path of a request whose first path failed or was rejected.
+    """Reserves dollars for the next path of a request, after an earlier path has failed or its answer was rejected.
 
-    Does the same as `reserve_cost`, but reserves only what exceeds `reserved_usd`, the dollars that are reserved
-    already. Returns the decision for the path whose cost was reserved, and all dollars that are reserved now. Raises
-    the errors of `reserve_cost`.
+    `reserved_usd` are reserved already, so only what the path may cost beyond them is added. If the budget does not
+    allow that, tries the decision's alternatives. Returns the decision for the path that is paid, and all dollars that
+    are reserved then. Raises ResourceExhausted if the budget allows no path, and Unavailable as `reserve_cost` does.
     """
     while True:
         usd = _cost_to_reserve(decision, request, reservation, costs)
@@ -53,7 +53,7 @@ async def reserve_later_cost(
 
 
 def _with_expected_cost(decision: Decision, request: Request, costs: CostEstimator) -> Decision:
-    """Returns the decision with the expected cost of its path, which replaces that of an earlier path."""
+    """Returns the decision with `expected_cost_usd` computed for its present path."""
     usd = costs.usd(decision.path, request, is_embedded=decision.vector is not None)
     return replace(decision, expected_cost_usd=usd)
 
@@ -61,7 +61,9 @@ def _with_expected_cost(decision: Decision, request: Request, costs: CostEstimat
 def _cost_to_reserve(
     decision: Decision, request: Request, reservation: Reservation, costs: CostEstimator
 ) -> float | None:
-    """Returns the most that the decision's path may cost in dollars, None if that is unknown; 0 without a budget."""
+    """Returns the most dollars that the request may cost on the decision's path, None if unknown; 0 if there is no
+    budget.
+    """
     if not reservation.has_budget:
         return 0.0
     return costs.most_usd(decision.path, request, is_embedded=decision.vector is not None)

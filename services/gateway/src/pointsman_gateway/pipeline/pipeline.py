@@ -1,4 +1,4 @@
-"""The entry to the request path for every server, and the stages of a configuration, through which a request passes."""
+"""`Pipeline`, through which every server passes its requests, and the stages and objects of one configuration."""
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -34,7 +34,7 @@ from pointsman_gateway.validation.stage import Validation
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The stages of one configuration; a request uses the same stages from start to end."""
+    """The stages through which requests pass, built from one configuration; a request keeps them to its end."""
 
     revision: str
     """The configuration's revision, a digest of its files' content."""
@@ -52,7 +52,7 @@ class Stages:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """A decision without an answer."""
+    """The routing decision for a request that no engine has answered, and the prompt that an engine would get."""
 
     decision: Decision
     prompt: Prompt | None
@@ -70,16 +70,18 @@ class Pipeline:
     active_runs: ActiveRuns = field(default_factory=ActiveRuns)
 
     def run(self, request: Request, sink: AnswerSink) -> RequestRun:
-        """Returns a run that is not started. Must be called in the request's context, from which the run takes the
-        request's id.
+        """Returns the run that will send the answer of `request` to `sink`; call its `start` to begin.
+
+        Must be called in the request's context, from which the run takes the request's id.
         """
         return RequestRun(self, request, sink)
 
     def answer(self, request: Request) -> EventQueue:
-        """Starts a run, and returns its events to iterate over: Started, Chunks any number of times, and Finished.
+        """Starts to answer the request, and returns the events to iterate over: Started, Chunks any number of times,
+        Finished.
 
-        The iteration raises the PointsmanError with which the run ends, if it fails. `aclose` of the returned object
-        ends the run early, and stops the engine.
+        The iteration raises the PointsmanError with which the request fails. `aclose` of the returned object ends the
+        request early, and stops the engine.
         """
         events = EventQueue()
         events.run = run = self.run(request, events)
@@ -87,7 +89,8 @@ class Pipeline:
         return events
 
     async def decide(self, request: Request, with_prompt: bool = False) -> Routed:
-        """Chooses the path as for an answer, without calling an engine; `with_prompt` also builds the prompt.
+        """Returns the routing decision that the request would get, without calling an engine; builds the prompt on
+        demand.
 
         The request is admitted and metered. Raises the errors of `MeteredBlock.admitted`, `Router.decide` and the
         guardrails (`GuardedClassification.label`); with a prompt also those of `PromptBuilder.build`.
@@ -108,8 +111,9 @@ class Pipeline:
     async def call_model(self, call: ModelCall[RequestT, AnswerT]) -> Called[AnswerT]:
         """Calls an embedding model or a reranker for a request, which is admitted, metered, and charged to the caller.
 
-        Raises PermissionDenied if the caller may not use the model, ResourceExhausted if a limit or budget is exceeded,
-        and the errors of `MeteredBlock.admitted` and `ModelCall.compute`.
+        Returns the answer with its cost in dollars and the headers of the caller's limits. Raises PermissionDenied if
+        the caller may not use the model, ResourceExhausted if a limit or budget is exceeded, and the errors of
+        `MeteredBlock.admitted` and `ModelCall.compute`.
         """
         with MeteredBlock(self, call.request, call.finish) as metered:
             call.check_scope()
@@ -120,10 +124,11 @@ class Pipeline:
         return Called(answer, call.usd, reservation.headers)
 
     async def count_tokens(self, request: Request, routed: Routed) -> tuple[int, bool]:
-        """Returns the number of tokens of a decision's prompt, and whether an engine has counted them; if not, the
-        number is an estimate. `routed` is the result of `decide` for `request`, with the prompt.
+        """Returns the number of tokens in the prompt of `routed`, and True if an engine counted them, False for an
+        estimate.
 
-        Raises DeadlineExceeded after the request's deadline, and Unavailable when the gateway stops.
+        `routed` is what `decide` returned for `request`, with the prompt. Raises DeadlineExceeded after the request's
+        deadline, and Unavailable when the gateway stops.
         """
         assert routed.prompt is not None  # the decision was made with it
         messages, fields = routed.prompt.messages, request.sampling.extra
@@ -136,18 +141,19 @@ class Pipeline:
         return 1 + estimate_tokens(messages) + len(json.dumps(others)) // CHARACTERS_PER_TOKEN, False
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float | None]:
-        """Returns the expected cost of the request in dollars by path, for each path that the decision considered; None
-        if the cost is unknown.
+        """Returns the expected cost of the request on each path that the decision considered: path name -> dollars.
+
+        The value is None if the cost is unknown.
         """
         return self.current().router.costs(request, decision)
 
     def record_rejection(
         self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, *, caller: Caller
     ) -> None:
-        """Makes and logs the receipt of a request that a server rejected before its run.
+        """Makes and logs the receipt of a request that a server rejected before it reached the pipeline.
 
-        `error` is the error that the client got, None if the client disconnected; `arrived` is the time of the
-        request's arrival by `perf_counter`, 0 for now. `caller` is `ANONYMOUS` if the key was not checked yet.
+        `error` is what the client got, None if the client disconnected. `arrived` is the time of arrival in seconds of
+        `perf_counter`; 0 stands for the present. `caller` is `ANONYMOUS` if the key was not checked yet.
         """
         meter = self.current().metering.start(Request("", (), caller=caller, arrived_at=arrived, operation=operation))
         receipt = meter.finish(error.code if error else CANCELLED, error)
@@ -165,18 +171,19 @@ async def _prompt(stages: Stages, meter: Meter, request: Request, decision: Deci
 
 class ModelNames(Protocol):
     def names(self) -> Sequence[str]:
-        """Returns all values that a request's `model` may have."""
+        """Returns all values that a request's `model` may have, such as "auto", "path:NAME" and the names of models."""
         ...
 
     def path_of(self, model: str) -> domain.Path | None:
-        """Returns the path of a base model or an adapter; None if the name is unknown."""
+        """Returns the path that answers a request for this base model or adapter; None if the name is unknown."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigSnapshot:
-    """All objects that are built from one revision of the configuration. A request uses the snapshot that is active
-    when it starts.
+    """All objects that are built from one revision of the configuration.
+
+    A request uses the snapshot that is active when it starts, also after a reload.
     """
 
     stages: Stages
@@ -195,7 +202,7 @@ class ConfigSnapshot:
         return self.stages.revision
 
     def model_names(self, scope: Scope) -> Sequence[str]:
-        """Returns the values that a request's `model` may have for a key with this scope, for conversations."""
+        """Returns the values that a request's `model` may have if its API key has this scope."""
         names = self.models.names()
         if scope is UNRESTRICTED:
             return names

@@ -9,8 +9,9 @@ log = logging.getLogger(__name__)
 
 
 def to_public_error(error: Exception) -> PointsmanError:
-    """Returns the error to send to the client: a PointsmanError as it is. Any other exception is a bug: it is logged,
-    and becomes Internal, with only the request's id.
+    """Returns the error to send to the client for an exception: a PointsmanError itself, or Internal for any other one.
+
+    Any other exception is a bug: it is logged, and Internal tells the client only the request's id.
     """
     if isinstance(error, PointsmanError):
         return error

@@ -33,7 +33,7 @@ class ReloadStatus:
 
 @dataclass(frozen=True, slots=True)
 class ConfigVersion:
-    """The configuration's files at one time, and whether they were accepted."""
+    """The files of the configuration as they were at one time, and whether they were accepted or rejected."""
 
     revision: str
     """The configuration's revision; empty if the files were rejected."""
@@ -58,12 +58,16 @@ class ConfigHistory:
 
 class ReloadMetrics(Protocol):
     def count_reload(self, outcome: str, revision: str) -> None:
-        """Counts a reload: `outcome` is "swapped" or "refused", `revision` is that of the then active snapshot."""
+        """Counts a reload of the configuration.
+
+        `outcome` is "swapped" (the new one is active) or "refused"; `revision` is that of the configuration active
+        afterwards.
+        """
         ...
 
 
 class ConfigReloader:
-    """Holds the active snapshot, and replaces it after the configuration's files have changed."""
+    """Holds the objects built from the active configuration, and replaces them when its files change."""
 
     def __init__(
         self,
@@ -72,8 +76,10 @@ class ConfigReloader:
         build: Callable[[], Awaitable[ConfigSnapshot]],
         metrics: ReloadMetrics,
     ) -> None:
-        """Takes the `first` snapshot; `watched`, the files and folders to watch, beginning with the configuration's
-        folder or a file in it; and `build`, which makes a snapshot from them.
+        """Takes `first`, the objects of the configuration at the start, and `build`, which builds those of the present
+        files.
+
+        `watched` are the files and folders to watch, beginning with the configuration's folder or a file in it.
         """
         self.current = first
         self._watched = watched
@@ -90,12 +96,17 @@ class ConfigReloader:
         return ReloadStatus(running.revision, running.unix, rejected.problem if rejected else "")
 
     def running_files(self) -> tuple[str, Mapping[str, str]]:
-        """Returns the active configuration's revision and files, as in `ConfigVersion`."""
+        """Returns the active configuration's revision, and its files: path in the configuration's folder -> text.
+
+        For a file that is too large, the text only states its size.
+        """
         return self.history.running.revision, self.history.running.files
 
     async def watch(self, seconds: float) -> None:
-        """Checks the files every `seconds`, until cancelled, and calls `reload` after an edit, once two checks in a row
-        have seen the same names, inodes, sizes and modification times.
+        """Checks every `seconds` whether the configuration's files have changed, and calls `reload` if so; never
+        returns.
+
+        To not read a half-written edit, it waits until two checks in a row see the same names, inodes, sizes and times.
         """
         built = seen = await asyncio.to_thread(_file_states, self._watched)
         while True:
@@ -106,11 +117,11 @@ class ConfigReloader:
                 await self.reload()
 
     async def reload(self) -> None:
-        """Builds a snapshot from the files and activates it. If `build` raises, the active snapshot stays; the problem
-        is logged, and recorded in `history` and `status`.
+        """Builds all objects from the configuration's present files, and makes them active.
 
-        A garbage collection then frees snapshots that no request uses any more: they contain reference cycles, and with
-        the thresholds that `freeze_gc` sets dozens of them would stay in memory.
+        If that fails, the old ones stay active, and the problem is logged and recorded in `history` and `status`;
+        nothing is raised. A garbage collection then frees objects that no request uses any more, since they contain
+        reference cycles.
         """
         files = await asyncio.to_thread(_texts, self._watched)
         try:
@@ -131,8 +142,10 @@ class ConfigReloader:
         log.error("the changed configuration is rejected, %s stays active: %s", self.current.revision, problem)
 
     def _activate(self, snapshot: ConfigSnapshot, files: Mapping[str, str]) -> None:
-        """Activates the snapshot. One with the revision of the active one is activated too, since only the latest
-        snapshot's engines are watched, but is not counted or recorded as a new version.
+        """Makes the objects of a new configuration the active ones, and records the new version.
+
+        If its revision is that of the active one, it becomes active too, since only the latest objects' engines are
+        watched, but is not counted or recorded as a new version.
         """
         before, self.current = self.history.running, snapshot
         if snapshot.revision == before.revision:
@@ -144,7 +157,7 @@ class ConfigReloader:
 
 
 def _texts(watched: Sequence[Path]) -> dict[str, str]:
-    """Returns the texts of the configuration's files as in `ConfigVersion.files`."""
+    """Returns the configuration's files: path in the configuration's folder -> text, or the size of a large file."""
     folder = watched[0] if watched[0].is_dir() else watched[0].parent
     texts = {}
     for root in watched:

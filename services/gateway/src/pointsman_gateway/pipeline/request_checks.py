@@ -18,9 +18,10 @@ MAX_CHOICES = 128
 
 
 def check_request(request: Request) -> None:
-    """Raises InvalidArgument if a request has no model, no messages, or a role that is not in `ROLES`; if its metadata
-    or `user` exceed this module's limits (`MAX_METADATA_ENTRIES` and the following); if `n` is no whole number from 1
-    to `MAX_CHOICES`; or if `check_template_variables` rejects its `chat_template_kwargs`.
+    """Raises InvalidArgument if the request's fields are invalid; the same checks hold for every API.
+
+    Checked are an empty model or no messages, roles outside `ROLES`, the size of metadata and `user`
+    (`MAX_METADATA_ENTRIES` and the constants after it), `n` from 1 to `MAX_CHOICES`, and `chat_template_kwargs`.
     """
     if not request.model:
         raise InvalidArgument("'model' is empty; 'auto' lets the gateway choose", code="missing_model", param="model")

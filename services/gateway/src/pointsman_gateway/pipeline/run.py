@@ -43,15 +43,19 @@ if TYPE_CHECKING:
 
 
 def with_known_model(request: Request, resolve_model: Callable[[str], str]) -> Request:
-    """Returns the request with its `model` replaced by what `resolve_model` returns for it: the configuration may name
-    models for aliases, and one for unknown names.
+    """Returns the request with its `model` replaced by `resolve_model(model)`, for names that the configuration maps.
+
+    These are other names for a model, and unknown names if the configuration has a model for them.
     """
     model = resolve_model(request.model)
     return request if model == request.model else replace(request, model=model)
 
 
 class RequestRun:
-    """Answers one request, and makes its receipt whatever the outcome. Implements `ChunkSink` and `RunControl`."""
+    """Carries one request through all stages, sends the answer to a sink, and makes the receipt whatever the outcome.
+
+    Implements `ChunkSink` and `RunControl`.
+    """
 
     __slots__ = (
         "_attempts", "_checks", "_end", "_execution", "_has_first_token", "_is_paused",
@@ -87,14 +91,14 @@ class RequestRun:
         return self._execution.is_over
 
     def start(self) -> None:
-        """Runs the request until it has to wait for something, or ends."""
+        """Begins to handle the request; returns when the request first has to wait for something, or has ended."""
         self._pipeline.active_runs.add(self, self._request.deadline)
         self._execution.start()
 
     # -- called by the server
 
     def pause(self) -> None:
-        """Stops the answer until `resume`, because the client does not read (backpressure)."""
+        """Stops sending the answer until `resume`, because its client reads too slowly (backpressure)."""
         self._is_paused = True
         if self._source is not None:
             self._source.pause()
@@ -105,8 +109,8 @@ class RequestRun:
             self._source.resume()
 
     def cancel(self, reason: PointsmanError | None = None) -> None:
-        """Ends the run, and stops the engine at once. The client gets the error `reason`; None means that the client
-        has disconnected. If it is called more than once, the first reason that is not None counts.
+        """Ends the request, and stops the engine at once. The client gets the error `reason`; None means that the
+        client has disconnected. If it is called more than once, the first reason that is not None counts.
         """
         if self._reason is None:
             self._reason = reason
@@ -194,8 +198,10 @@ class RequestRun:
     # -- limits
 
     async def _afford_later(self, decision: Decision) -> Decision:
-        """Reserves what a path that follows an earlier one costs in addition (`reserve_later_cost`). Raises
-        ResourceExhausted or Unavailable.
+        """Reserves dollars for the next path of the request, beyond those that are reserved already.
+
+        Returns the decision for the path that is paid. Raises ResourceExhausted or Unavailable (see
+        `reserve_later_cost`).
         """
         reservation, costs = self._metered.reservation, self._stages.metering.expected_cost
         decision, self._reserved_usd = await reserve_later_cost(
@@ -206,10 +212,10 @@ class RequestRun:
     # -- one path after the other
 
     async def _accepted_attempt(self, decision: Decision) -> Attempt:
-        """Returns the attempt whose answer the client gets. If a validator rejects the first answer, it is that of the
-        next path, or the rejected answer after all if the next path fails or its cost cannot be reserved.
+        """Returns the attempt whose answer the client gets: the first one, unless a validator rejects its answer.
 
-        Raises the errors of `_first_attempt` for the first answer.
+        Then it is that of the next path, or the rejected one after all if the next path fails or its cost cannot be
+        reserved. Raises the errors of `_first_attempt` for the first answer.
         """
         attempt = await self._first_attempt(decision)
         verdict = attempt.refusal
@@ -235,8 +241,8 @@ class RequestRun:
             return attempt
 
     async def _first_attempt(self, decision: Decision) -> Attempt:
-        """Tries the decision's path and, after each Unavailable, the next alternative; returns the first attempt whose
-        answer has begun.
+        """Tries the decision's path and, after each Unavailable, the next alternative; returns the first whose answer
+        has begun.
 
         Raises the last path's Unavailable if none can answer, NotFound if all engines answered 404, any other error at
         once, and Unavailable as `_alternative` does.
@@ -260,8 +266,9 @@ class RequestRun:
                 decision = following
 
     async def _alternative(self, decision: Decision, reason: str) -> Decision | None:
-        """Returns the decision for the next path after the decision's path failed for `reason` (an error's code). None
-        if there is no alternative, or the budget allows none. Raises Unavailable as `Reservation.afford` does.
+        """Returns the decision for the next path after the decision's path failed with the error code `reason`.
+
+        None if there is no alternative, or the budget allows none. Raises Unavailable as `Reservation.afford` does.
         """
         if not decision.alternatives:
             return None
@@ -310,12 +317,14 @@ class RequestRun:
             source.close()
 
     def _answers(self) -> tuple[CompletedAnswer, ...]:
-        """Returns the complete answers for the request log; none if any of them has no `Attempt.answered`."""
+        """Returns the texts of the complete answers for the request log; none if one of them cannot be logged as a
+        text.
+        """
         found = [attempt.answered for attempt in self._attempts if attempt.is_complete]
         return tuple(answer for answer in found if answer is not None) if None not in found else ()
 
     def _release(self, receipt: Receipt | UndecidedReceipt | None) -> None:
-        """Gives back everything that the request has taken; `receipt` is None if it could not be made."""
+        """Gives back the slot, the reservation and the engine; `receipt` is None if it could not be made."""
         try:
             self._metered.release(receipt)
         finally:

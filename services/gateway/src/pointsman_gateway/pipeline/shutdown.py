@@ -28,11 +28,11 @@ async def drain(
     times: DrainTimes,
     report_not_serving: Callable[[], Awaitable[None]],
 ) -> bool:
-    """Reports not ready at once, stops admitting requests after `times.delay`, and then waits up to `times.timeout` for
-    the requests in progress or in the queue.
+    """Shuts down in steps: reports "not ready", admits no requests after `times.delay`, waits for those in progress.
 
-    Returns False if some remain; the caller has to abort them. `report_not_serving` sets gRPC's health status; /readyz
-    follows `admission.is_ready`. After SIGINT (Ctrl-C) there is no delay.
+    Returns True if all requests ended within `times.timeout` seconds; otherwise the caller has to abort the rest.
+    `report_not_serving` sets gRPC's health status; /readyz follows `admission.is_ready`. After SIGINT (Ctrl-C) there is
+    no delay.
     """
     admission.is_draining = True
     await report_not_serving()

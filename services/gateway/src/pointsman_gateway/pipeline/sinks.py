@@ -1,4 +1,4 @@
-"""Answer sinks from which a coroutine reads: for ASGI, gRPC, shadow requests and tests."""
+"""Sinks that store the events of an answer until a coroutine reads them: for ASGI, gRPC, shadow requests and tests."""
 
 import asyncio
 from collections import deque
@@ -22,34 +22,36 @@ Item = TypeVar("Item")
 
 
 class AnswerNotRead(DeadlineExceeded):
-    """The client did not read its answer before the deadline."""
+    """Raised if the client did not read its whole answer before the request's deadline."""
 
     def __init__(self) -> None:
         super().__init__("the answer was not read in the request's time", code="deadline_exceeded")
 
 
 class RunControl(Protocol):
-    """Interface by which a sink controls its run; `RequestRun` and `RequestBatch` implement it."""
+    """How the sink of an answer pauses, resumes or cancels the request; `RequestRun` and `RequestBatch` have it."""
 
     def pause(self) -> None:
-        """Pauses the answer until `resume`, because the client does not read it (backpressure)."""
+        """Stops sending the answer until `resume`, because its client reads too slowly (backpressure)."""
         ...
 
     def resume(self) -> None: ...
 
     def cancel(self, reason: PointsmanError | None = None) -> None:
-        """Ends the run with the error `reason`; None means that the client has disconnected (outcome "cancelled")."""
+        """Ends the request. The client gets the error `reason`; None means that it has disconnected (outcome
+        "cancelled").
+        """
         ...
 
 
 class ItemQueue(Generic[Item]):
-    """Passes a run's items, such as events, to one reader, and pauses the run while too many bytes wait to be read.
+    """Passes the items of one request's answer to one reader, and pauses the request while too many bytes are unread.
 
-    Items stay in the queue after the run's end, so a run does not keep its slot and engine for a slow reader.
+    Items stay in the queue after the request's end, so a request keeps no slot and no engine for a slow reader.
     """
 
     def __init__(self, unread: UnreadBudget | None = None) -> None:
-        """Takes the limit for unread bytes of all answers; without it, each item pauses the run until it is read."""
+        """Takes the limit of unread bytes over all answers; None: each item pauses the request until it is read."""
         self.run: RunControl | None = None
         """The run, set by the code that starts it; None after the run's end."""
         self._unread = unread
@@ -61,8 +63,9 @@ class ItemQueue(Generic[Item]):
         self._reader: asyncio.Future[None] | None = None
 
     def put(self, item: Item, size: int = 0) -> None:
-        """Adds an item of about `size` bytes. Pauses the run if too many bytes are unread, of this answer
-        (`MAX_UNREAD_BYTES_EACH`) or of all answers (`UnreadBudget`).
+        """Adds an item of about `size` bytes. Pauses the request if its client has too many bytes left to read.
+
+        The limits are `MAX_UNREAD_BYTES_EACH` for one answer, and `UnreadBudget` for all answers together.
         """
         self._items.append(item)
         if self.run is not None and not self._may_wait(size):
@@ -70,7 +73,7 @@ class ItemQueue(Generic[Item]):
         self._wake()
 
     def _may_wait(self, size: int) -> bool:
-        """Returns whether the run may go on while the item waits for the reader."""
+        """Returns whether the request may go on while an item of `size` bytes is unread; if so, counts the bytes."""
         unread = self._unread
         if unread is None or self._unread_bytes + size > MAX_UNREAD_BYTES_EACH or not unread.take(size):
             return False
@@ -83,13 +86,17 @@ class ItemQueue(Generic[Item]):
             self._unread_bytes = 0
 
     def close(self, error: Exception | None = None) -> None:
-        """Ends the queue: the reader gets the remaining items, then `error` if it is given. Later calls do nothing."""
+        """Marks the end of the items: the reader gets the remaining ones, then `error` if it is given. Later calls do
+        nothing.
+        """
         if not self._is_closed:
             self._is_closed, self.error = True, error
             self._wake()
 
     def detach(self) -> None:
-        """Records that the run has ended, and ends the queue if it has not ended yet."""
+        """Records that the request has ended, so that it is not paused or cancelled any more, and marks the end of the
+        items.
+        """
         self.run = None
         self.close()
         self._wake()
@@ -98,7 +105,9 @@ class ItemQueue(Generic[Item]):
         return self
 
     async def __anext__(self) -> Item:
-        """Waits for the next item and returns it. After the last one, raises the run's error, or StopAsyncIteration."""
+        """Waits for the next item and returns it. After the last one, raises the request's error, or
+        StopAsyncIteration.
+        """
         while not self._items:
             self._release_unread()
             if self._is_closed:
@@ -112,7 +121,7 @@ class ItemQueue(Generic[Item]):
         return self._items.popleft()
 
     async def aclose(self) -> None:
-        """Cancels the run if it has not ended, and returns once its receipt is written."""
+        """Cancels the request if it has not ended, and returns once its receipt is written."""
         self._release_unread()
         self._unread = None
         if self.run is not None:
@@ -121,11 +130,11 @@ class ItemQueue(Generic[Item]):
                 await self._wait()
 
     async def write_to(self, write: Callable[[Item], Awaitable[None]], deadline: float) -> None:
-        """Passes every item to `write`, until `UNREAD_SECONDS` after the deadline (on the event loop's clock).
+        """Passes every item to `write`, until `UNREAD_SECONDS` after `deadline` (seconds on the event loop's clock).
 
-        If the run has not delivered the last item by then, the method waits up to `UNREAD_SECONDS` more, in case the
-        event loop has stalled. Raises the run's error, or an error of `write`, or AnswerNotRead if the time is over. In
-        the last two cases the run is cancelled.
+        If the request has not delivered its last item by then, waits up to `UNREAD_SECONDS` more, in case the event
+        loop has stalled. Raises the error with which the request fails, an error of `write`, or AnswerNotRead if the
+        time is over. After the last two, the request is cancelled.
         """
         try:
             if not await self._write_until(write, deadline + UNREAD_SECONDS) and not await self._write_until(
@@ -140,10 +149,10 @@ class ItemQueue(Generic[Item]):
             await self.aclose()
 
     async def _write_until(self, write: Callable[[Item], Awaitable[None]], limit: float) -> bool:
-        """Passes items to `write` until `limit`, on the event loop's clock; returns whether the queue has ended and all
-        items are written.
+        """Passes items to `write` until the time `limit`, in seconds on the event loop's clock.
 
-        Raises TimeoutError if a call of `write` exceeds the limit, and otherwise the run's error or that of `write`.
+        Returns whether the queue has ended and all items are written. Raises TimeoutError if a call of `write` exceeds
+        the limit, and otherwise the request's error or that of `write`.
         """
         is_writing = False
         try:
@@ -171,7 +180,9 @@ class ItemQueue(Generic[Item]):
 
 
 class EventQueue(ItemQueue[Event]):
-    """A queue of the events of one answer; implements `AnswerSink`."""
+    """The queue of one answer's events, from the sink that the request writes to, to one reader; implements
+    `AnswerSink`.
+    """
 
     def started(self, started: Started) -> None:
         self.put(started, EVENT_BYTES)
@@ -190,7 +201,7 @@ class EventQueue(ItemQueue[Event]):
 
 
 class CollectedAnswer:
-    """Collects one answer; implements `AnswerSink`."""
+    """Collects the events of one answer, for code that wants it as a whole; implements `AnswerSink`."""
 
     def __init__(self) -> None:
         self.run: RunControl | None = None
@@ -203,9 +214,10 @@ class CollectedAnswer:
         self._over = asyncio.Event()
 
     async def whole(self) -> Finished:
-        """Waits until the answer is complete, and returns its last event; `start` and `pieces` then hold the rest.
+        """Waits until the answer is complete, and returns its last event, with the receipt.
 
-        Raises the PointsmanError with which the run ends, if it fails. Cancelling the call cancels the run.
+        The attributes `start` and `pieces` then hold the first event and the chunks. Raises the PointsmanError with
+        which the request fails. Cancelling the call cancels the request.
         """
         try:
             await self._over.wait()

@@ -1,4 +1,4 @@
-"""The client of the retriever, and a circuit breaker around its searches."""
+"""The client of the retriever service, and a wrapper that stops searching for a while after failures."""
 
 import asyncio
 import logging
@@ -54,8 +54,9 @@ def _to_passage(found: retriever_pb2.Passage) -> Passage:
 
 
 class RetrieverClient:
-    """Searches collections of the retriever, reads their sketches, and reranks; implements `Search`, `Collections`,
-    `SketchSource` and `DocumentScorer`. Queries of searches are cut after 16,384 characters.
+    """Calls the retriever service: searches collections, reads samples of them, and reranks documents.
+
+    Implements `Search`, `Collections`, `SketchSource` and `DocumentScorer`. Queries are cut after 16,384 characters.
     """
 
     def __init__(self, channel: grpc.aio.Channel, fingerprint: Callable[[], str]) -> None:
@@ -103,8 +104,10 @@ class RetrieverClient:
         return scores
 
     def _bounded(self, code: str) -> str:
-        """Returns an error code of the retriever; `UNFORESEEN` for a further one than `MAX_CODES`, or one that is too
-        long.
+        """Returns an error code of the retriever, or "unforeseen" if it is too long or one too many, since codes label
+        metrics.
+
+        At most `MAX_CODES` different codes are returned.
         """
         if code not in self._codes:
             if len(self._codes) >= MAX_CODES or len(code) > MAX_CODE_CHARACTERS:
@@ -113,8 +116,7 @@ class RetrieverClient:
         return code
 
     async def sketch(self, collection: str) -> Sketch:
-        """Returns a sketch (a small sample of hashes) of a collection's documents, from which the share of changed
-        documents can be estimated.
+        """Returns a small sample of the hashes of a collection's documents, to estimate later how many have changed.
 
         Raises the retriever's error, such as NotFound, or DeadlineExceeded or Unavailable if it does not answer (see
         `from_rpc_error`).
@@ -128,9 +130,10 @@ class RetrieverClient:
         return Sketch(answer.documents, tuple(answer.smallest))
 
     async def vector_sketch(self, collection: str, known_checksum: str) -> VectorSketch | None:
-        """Returns a sample of a collection's vectors; None if the checksum of all still is `known_checksum`.
+        """Returns a sample of a collection's vectors, or None if the collection's vectors have not changed.
 
-        Raises as `sketch` does.
+        `known_checksum` is the checksum in an earlier sample; empty if there is none. Raises the retriever's error,
+        such as NotFound, or DeadlineExceeded or Unavailable if it does not answer.
         """
         request = retriever_pb2.VectorSketchRequest(collection=collection, known_checksum=known_checksum)
         try:
@@ -143,7 +146,10 @@ class RetrieverClient:
 
 
 class ProtectedSearch:
-    """Wraps a search in a circuit breaker, so that only the first requests of an outage wait; implements `Search`."""
+    """Wraps a search in a circuit breaker, so that requests do not wait for a retriever that has just failed.
+
+    Implements `Search`.
+    """
 
     def __init__(
         self, inner: Search, breaker: Breaker, terms: BreakerConfig = BREAKER, timeout: float = SEARCH_TIMEOUT_SECONDS
@@ -154,10 +160,11 @@ class ProtectedSearch:
         self._timeout = timeout
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
-        """Searches a collection as `Search.search` does, for at most the constructor's `timeout` in seconds.
+        """Returns up to `top_k` passages for `query`, whose embedding is `vector` (None: not known).
 
-        Raises Unavailable if the search fails or takes longer, and at once while the breaker is open. Raises
-        DeadlineExceeded if the request's `deadline` comes first.
+        Raises Unavailable if the search fails or takes longer than the constructor's `timeout` in seconds, and at once
+        while the breaker is open. Raises DeadlineExceeded if the request's `deadline`, in seconds on the event loop's
+        clock, comes first.
         """
         if not self._breaker.may_enter():
             wait = max(1.0, self._breaker.cooldown_left)

@@ -153,9 +153,11 @@ class Retrieval(Strategy):
 
 
 def choose_passages(options: RetrievalOptions, found: Found) -> tuple[Passage, ...]:
-    """Returns the best passages that have the minimum score and together fit into `max_tokens`, in tokens of the
-    embedding model; none if `found` is not relevant. They are ordered by document and position, not by rank: prompts
-    with the same passages then begin with the same text, which the engine has in its prefix cache.
+    """Returns the best of the passages found that have the minimum score and together fit into `max_tokens`.
+
+    Tokens are those of the embedding model. Returns none if `found` is not relevant. They are ordered by document and
+    position, not by rank: prompts with the same passages then begin with the same text, which the engine has in its
+    prefix cache.
     """
     chosen, tokens_left = [], options.max_tokens
     for passage in found.passages if found.relevant else ():
@@ -166,7 +168,7 @@ def choose_passages(options: RetrievalOptions, found: Found) -> tuple[Passage, .
 
 
 class Prompts:
-    """Builds the prompt for a request and its decision; implements `PromptBuilder`."""
+    """Builds the prompt of each request by the strategies of the path that was chosen; implements `PromptBuilder`."""
 
     def __init__(self, strategies: Mapping[str, Sequence[Strategy]]) -> None:
         """Takes the strategies of each path; a path that is missing, such as a named model's, has none."""
@@ -175,10 +177,10 @@ class Prompts:
         """The system texts of paths whose strategies add nothing else, the same for every request."""
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
-        """Builds the prompt by the strategies of the decision's path.
+        """Builds the prompt for a request by the strategies of the decision's path.
 
-        Raises NothingRelevant, with its `spent` set, if the request should take its next path. Raises other errors of
-        the strategies, such as Unavailable if a required search fails.
+        Raises NothingRelevant if another path should answer, since a search found nothing; its `spent` has the searches
+        and embeddings to charge. Raises other errors of the strategies, such as Unavailable if a required search fails.
         """
         started = time.perf_counter()
         path = decision.path.name
@@ -199,10 +201,10 @@ BUILT_IN = frozenset({Instruction, FewShot, Retrieval})
 
 
 async def apply_all(strategies: Sequence[Strategy], draft: Draft) -> Draft:
-    """Applies strategies to a draft in their order, and returns the result; raises the strategies' errors.
+    """Lets each strategy in turn add its part to the draft of a prompt, and returns the complete draft.
 
-    A strategy that is not built in runs in an asyncio task of its own. A request runs without a task until it waits,
-    but `asyncio.timeout` and HTTP clients need a task that they can cancel.
+    Raises the strategies' errors. A strategy that is not built in runs in an asyncio task of its own: a request runs
+    without a task until it waits, but `asyncio.timeout` and HTTP clients need a task that they can cancel.
     """
     for strategy in strategies:
         applied = strategy.apply(draft)
@@ -221,9 +223,7 @@ def _to_prompt(draft: Draft, vector_was_known: bool, started: float) -> Prompt:
 
 
 def _constant(strategies: Sequence[Strategy]) -> tuple[str, ...] | None:
-    """Returns the texts that the strategies of a path add to the system message; None if they depend on the request or
-    a strategy does more.
-    """
+    """Returns the texts that a path's strategies add to each system message, if that is all they do; otherwise None."""
     texts = [strategy.constant for strategy in strategies]
     known = [text for text in texts if text is not None]
     return tuple(known) if len(known) == len(strategies) else None

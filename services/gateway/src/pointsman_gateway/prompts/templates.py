@@ -50,13 +50,16 @@ _FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError,
 
 
 class ForbiddenSyntax(TemplateSyntaxError):
-    """The template is valid Jinja, but uses syntax, a filter, a call or a name that is forbidden in prompt files."""
+    """Raised for a template that is valid Jinja, but uses syntax, a filter, a call or a name that prompt files must
+    not use.
+    """
 
 
 class PromptEnvironment(ImmutableSandboxedEnvironment):
-    """The Jinja environment of prompt files. Templates are rendered with the result of `values_of`, which limits loops.
+    """The sandboxed Jinja environment that compiles prompt files.
 
-    Compiling raises TemplateSyntaxError, for example ForbiddenSyntax.
+    Raises TemplateSyntaxError, such as ForbiddenSyntax, for an invalid file. Render templates with the result of
+    `values_of`, which limits loops.
     """
 
     def __init__(self) -> None:
@@ -80,7 +83,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
 
 
 def values_of(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the values for one rendering: `values`, and the number of loop steps that are left (`MAX_STEPS`)."""
+    """Returns the values to render a template with: `values`, and a limit of `MAX_STEPS` steps for its loops."""
     return values | {_BUDGET: [MAX_STEPS]}
 
 
@@ -112,8 +115,10 @@ def _names(node: nodes.Node) -> Iterator[str]:
 
 @pass_context
 def _counted(context: Context, items: Any) -> Any:
-    """Returns the items of a loop, and subtracts their number from the steps that the rendering has left. Raises
-    SecurityError if too few are left.
+    """Returns the items of a template's loop, and subtracts their number from the loop steps that the rendering has
+    left.
+
+    Raises SecurityError if too few steps are left.
     """
     budget = context[_BUDGET]
     if not hasattr(items, "__len__"):
@@ -152,7 +157,7 @@ def _too_long() -> SecurityError:
 
 
 class PromptTemplates:
-    """All prompt files, compiled once; implements the strategies' `Templates`."""
+    """All prompt files of a configuration as compiled templates; implements the strategies' `Templates`."""
 
     def __init__(self, sources: Mapping[str, str]) -> None:
         """Compiles the sources, by file name in prompts/; raises ConfigError if one is not a valid template."""
@@ -181,8 +186,10 @@ class PromptTemplates:
         return self._constant.get(name)
 
     def render(self, name: str, **values: Any) -> str:
-        """Renders a prompt file, and removes white space at both ends. Raises Internal ("prompt_failed") if that fails;
-        the message does not contain the values.
+        """Returns the text of a prompt file, rendered with the values of its variables, without white space at both
+        ends.
+
+        Raises Internal ("prompt_failed") if that fails; the message does not contain the values.
         """
         try:
             return self._render(name, values)

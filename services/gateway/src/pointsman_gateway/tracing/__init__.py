@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 
 class Instrumentation:
-    """Wraps components so that they create spans. The subclass `SpanInstrumentation` does so; the methods of this
-    class, which is used without tracing, return the components unchanged.
+    """Wraps the gateway's components so that they create spans, if tracing is on.
+
+    The subclass `SpanInstrumentation` does so. This class is used without tracing: its methods return the components
+    unchanged.
     """
 
     grpc_interceptors: Interceptors = ()
@@ -34,8 +36,10 @@ class Instrumentation:
     def model_call(
         self, call: Callable[[RequestT], Awaitable[AnswerT]], operation: Operation, name: str, provider: str
     ) -> Callable[[RequestT], Awaitable[AnswerT]]:
-        """Wraps the call of an embedding model or a reranker. `name` is the model's name in the configuration, and
-        `provider` the value of the attribute `gen_ai.provider.name`.
+        """Returns `call`, the call of an embedding model or a reranker, wrapped so that it creates a span.
+
+        `name` is the model's name in the configuration, and `provider` the value of the attribute
+        `gen_ai.provider.name`.
         """
         return call
 
@@ -44,9 +48,11 @@ class Instrumentation:
         return ""
 
     def request_log(self, request_log: RequestLog, max_characters: int, redaction: Redaction) -> RequestLog:
-        """Wraps a log so that it adds the decision, the receipt and redacted texts to the request's span.
+        """Returns the request log, wrapped so that it also adds the decision, the receipt and texts to the request's
+        span.
 
-        The span gets up to `max_characters` characters of the conversation, and as many of the answer; 0 means no text.
+        The span gets up to `max_characters` characters of the conversation, and as many of the answer, after
+        `redaction`; 0 means no text.
         """
         return request_log
 

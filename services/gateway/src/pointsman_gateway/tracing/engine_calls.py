@@ -1,4 +1,4 @@
-"""Spans of engine calls, with the attributes of OpenTelemetry's conventions for generative AI."""
+"""Creates the spans of calls to engines, with the attributes of OpenTelemetry's conventions for generative AI."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -17,8 +17,9 @@ _NAMES: Mapping[Operation, str] = {"chat": "chat", "completion": "text_completio
 
 
 class TracedClient:
-    """Creates a span for each call of an engine, and sends the span's trace headers to the engine; implements
-    `EngineClient`.
+    """Wraps the client of engines: creates a span for each call, and sends the span's trace headers to the engine.
+
+    Implements `EngineClient`.
     """
 
     def __init__(self, client: EngineClient, spans: Spans, provider: Callable[[str], str]) -> None:
@@ -35,7 +36,8 @@ class TracedClient:
 
 
 class TracedTransfer:
-    """One engine call and its span. The span ends when the answer is complete, when the call fails, or with `close`.
+    """One call to an engine together with its span, which ends when the answer is complete, the call fails, or at
+    `close`.
 
     Implements `Transfer`, and `ChunkSink` for the transfer that it wraps.
     """

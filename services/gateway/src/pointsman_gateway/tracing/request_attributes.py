@@ -17,10 +17,10 @@ _UNDECIDED_FIELDS = FieldReader(Encoding.UNDECIDED_SPAN, UndecidedReceipt)
 
 
 class TracedRequestLog:
-    """Wraps a request log: sets decision and receipt as attributes of the request's span; implements `RequestLog`.
+    """Wraps the request log, and also sets the decision and the receipt as attributes of the request's span.
 
-    Redacted texts are set as well: up to `max_characters` of the conversation, and as many of the answer. They are left
-    out if that is 0, or if the redaction fails.
+    Implements `RequestLog`. Redacted texts are set as well: up to `max_characters` of the conversation, and as many of
+    the answer. They are left out if that is 0, or if the redaction fails.
     """
 
     def __init__(self, inner: RequestLog, max_characters: int, redaction: Redaction) -> None:
@@ -51,8 +51,9 @@ class TracedRequestLog:
         self._inner.note_undecided(receipt)
 
     def _text_attributes(self, request: Request, answers: tuple[CompletedAnswer, ...]) -> dict[str, Attribute]:
-        """Returns the last messages of the conversation and the beginning of the answer, redacted, as attributes of the
-        conventions of OpenTelemetry and OpenInference. Raises NotRedacted if the redaction fails.
+        """Returns span attributes with the end of the conversation and the beginning of the answer, both redacted.
+
+        They are those of the conventions of OpenTelemetry and OpenInference. Raises NotRedacted if the redaction fails.
         """
         left, messages = self._max_characters, list[tuple[str, str]]()
         for message in reversed(request.messages):

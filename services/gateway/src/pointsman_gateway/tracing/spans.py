@@ -1,4 +1,4 @@
-"""Wrappers that create spans for the phases of a request and for calls of models, and `SpanInstrumentation`."""
+"""Wrappers of stages and clients that create spans, and `SpanInstrumentation`, which applies them."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from pointsman_gateway.tracing.request_attributes import TracedRequestLog
 
 
 class TracedClassification:
-    """Creates a span for each classification; implements `Classifier`."""
+    """Wraps the classification, and creates a span for each; implements `Classifier`."""
 
     def __init__(self, inner: Classifier, spans: Spans) -> None:
         self._inner = inner
@@ -33,7 +33,11 @@ class TracedClassification:
 
 
 class TracedPrompts:
-    """Creates a span for each prompt; the spans of its searches are its children. Implements `PromptBuilder`."""
+    """Wraps the builder of prompts, and creates a span for each prompt; spans of its searches are children of this
+    span.
+
+    Implements `PromptBuilder`.
+    """
 
     def __init__(self, inner: PromptBuilder, spans: Spans) -> None:
         self._inner = inner
@@ -48,7 +52,7 @@ class TracedPrompts:
 
 
 class TracedBackend:
-    """Creates a span for the time until an answer's first token; implements `Backend`.
+    """Wraps the backend, and creates a span for the time until an answer's first token; implements `Backend`.
 
     The time includes loading the adapter and calls of engines that failed.
     """

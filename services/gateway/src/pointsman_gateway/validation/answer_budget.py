@@ -1,4 +1,4 @@
-"""Limits of the work to check one answer, for all its choices and validators together."""
+"""Limits how much work the checks of one answer may take, for all its choices and validators together."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
@@ -16,15 +16,18 @@ takes up to 25 ns."""
 
 
 class NotJudged(Exception):
-    """A validator neither accepts nor rejects a choice, because the check would take too long or because the client's
-    schema cannot be used; the message is the reason.
+    """Raised by a validator that can neither accept nor reject a choice; the message is the reason.
+
+    For example, the check would take too long, or the client's schema cannot be used.
     """
 
 
 @dataclass(slots=True)
 class SchemaBudget:
-    """What is left of `MAX_ANSWER_CHARACTERS`, `MAX_ANSWER_VALUES`, `MAX_STEPS` and `MAX_SEARCHES` for the checks of
-    one answer by a client's schema.
+    """How much work may still be spent on checking one answer by the client's JSON Schema.
+
+    It is counted in characters and JSON values of the answer, steps (evaluated keywords), and searches (work of
+    patterns).
     """
 
     characters: int = MAX_ANSWER_CHARACTERS
@@ -33,8 +36,9 @@ class SchemaBudget:
     searches: int = MAX_SEARCHES
 
     def take_text(self, text: str) -> None:
-        """Subtracts the characters and the values (estimated without parsing) of a choice. Raises NotJudged if too few
-        are left.
+        """Subtracts a choice's number of characters and of JSON values, which is estimated without parsing.
+
+        Raises NotJudged if too few are left.
         """
         if len(text) > self.characters:
             raise NotJudged(f"the answer has over {MAX_ANSWER_CHARACTERS:,} characters")
@@ -45,7 +49,10 @@ class SchemaBudget:
         self.values -= values
 
     def take_work(self, steps: int, searches: int) -> None:
-        """Subtracts the steps and searches to check a choice; raises NotJudged if too few are left."""
+        """Subtracts the work to check a choice; raises NotJudged if too little is left.
+
+        `steps` are the keywords to evaluate, `searches` the states of patterns times the characters that they search.
+        """
         if steps > self.steps:
             raise NotJudged(f"the client's schema needs over {MAX_STEPS:,} steps to check the answer")
         if searches > self.searches:
@@ -56,7 +63,7 @@ class SchemaBudget:
 
 @dataclass(slots=True)
 class AnswerBudget:
-    """The work that is left for the checks of one answer."""
+    """How much work may still be spent on checking one answer, by the client's schema and by regular expressions."""
 
     schema: SchemaBudget = field(default_factory=SchemaBudget)
     search: SearchBudget = field(default_factory=SearchBudget)
@@ -64,14 +71,15 @@ class AnswerBudget:
 
 
 class BudgetedValidator(Validator):
-    """A validator whose work is limited for an answer as a whole, not for each of its choices."""
+    """A validator that gets a limit of work for all choices of an answer together, not for each."""
 
     def objection(self, choice: Choice) -> str | None:
         return self.objection_within(AnswerBudget(), choice)
 
     @abstractmethod
     def objection_within(self, budget: AnswerBudget, choice: Choice) -> str | None:
-        """Returns why the choice is rejected; None if it is accepted. Subtracts the work of the check from `budget`.
+        """Returns the reason to reject the choice, or None to accept it, and subtracts the work of the check from
+        `budget`.
 
         If too little of the budget is left, raises NotJudged; a `RegexValidator` rejects the choice instead.
         """

@@ -1,7 +1,8 @@
-"""The JSON Schemas that clients send in `response_format`.
+"""Validators for the JSON Schemas that clients send in `response_format`.
 
-A schema is compiled, and all choices of an answer checked by it, only if that takes at most about 10 ms and 4 MiB. What
-exceeds a limit is left to the engine, which enforces the schema while it generates; then the verdict is "unjudged".
+A schema is compiled, and all choices of an answer checked by it, only if that takes at most about 10 ms and 4 MiB. If
+it would take more, it is left to the engine, which enforces the schema while it generates; then the verdict is
+"unjudged".
 """
 
 import json
@@ -36,9 +37,9 @@ class ClientSchemas:
         self._characters = 0
 
     def validators(self, response_format: Mapping[str, Any]) -> list[Validator]:
-        """Returns one validator for the schema in a `response_format`; an empty list if it has none.
+        """Returns one validator for the JSON Schema in a client's `response_format`; an empty list if it has no schema.
 
-        For a schema that is too large, too complex or invalid it is an `UncheckedSchema`.
+        For a schema that is too large, too complex or invalid, it is an `UncheckedSchema`, which judges nothing.
         """
         wrapper = response_format.get("json_schema")
         schema = wrapper.get("schema") if isinstance(wrapper, Mapping) else None
@@ -65,7 +66,7 @@ class ClientSchema(BudgetedValidator):
     """A validator that rejects a choice that is not JSON or does not satisfy a client's schema.
 
     A choice that only calls tools is accepted. So is one that reached the request's length limit: its finish reason
-    says so, and another path would reach the limit as well.
+    says so, and another path's answer would reach the limit as well.
     """
 
     Options = dict[str, Any]
@@ -92,10 +93,9 @@ class ClientSchema(BudgetedValidator):
 
 
 class UncheckedSchema(Validator):
-    """A validator for a client's schema that is too large, too complex or invalid: it raises NotJudged for every
-    choice.
+    """A validator for a client's schema that cannot be checked, since it is too large, too complex or invalid.
 
-    The options are the reason.
+    It raises NotJudged for every choice, with its options (a text) as the reason.
     """
 
     Options = str
@@ -108,8 +108,9 @@ class UncheckedSchema(Validator):
 
 
 def _is_too_long(schema: Any) -> bool:
-    """Returns whether a schema certainly has more than `MAX_SCHEMA_CHARACTERS` as JSON. It is not encoded: only a lower
-    bound of its length is counted.
+    """Returns whether a schema certainly has more than `MAX_SCHEMA_CHARACTERS` as JSON.
+
+    It is not encoded: only a lower bound of its length is counted.
     """
     characters, waiting = 0, [schema]
     while waiting and characters <= MAX_SCHEMA_CHARACTERS:

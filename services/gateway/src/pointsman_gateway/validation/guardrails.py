@@ -32,9 +32,7 @@ Kind = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
 
 
 class RegexGuardrail(Guardrail):
-    """A guardrail that finds matches of regular expressions. The options are {KIND: PATTERN}; a finding has the kind of
-    its pattern.
-    """
+    """A guardrail that finds matches of regular expressions; its options are {KIND OF FINDING: PATTERN}."""
 
     Options = Annotated[dict[Kind, str], Field(min_length=1)]
 
@@ -55,9 +53,10 @@ class RegexGuardrail(Guardrail):
         return await self._threads.find(self._matches(texts, MAX_GUARDRAIL_SECONDS, concurrent=True))
 
     def _matches(self, texts: Sequence[GuardedText], timeout: float, **options: bool) -> Iterator[Finding | None]:
-        """Yields the findings, and None after each text that was searched; `options` are those of `regex.finditer`.
+        """Yields each match as a finding, and None after each text, so that the caller can stop the search in between.
 
-        Raises TimeoutError if all searches together take more than `timeout` seconds of CPU time.
+        `options` are those of `regex.finditer`. Raises TimeoutError if all searches together take more than `timeout`
+        seconds of CPU time.
         """
         deadline = time.thread_time() + timeout
         for kind, pattern in self._patterns.items():
@@ -69,13 +68,15 @@ class RegexGuardrail(Guardrail):
 
 
 class _Threads:
-    """The threads of one guardrail, apart from those of asyncio, so that slow texts do not keep other work waiting."""
+    """The threads in which one guardrail searches texts; asyncio's threads are not used, so that other work need not
+    wait.
+    """
 
     def __init__(self, name: str) -> None:
         self._executor = ThreadPoolExecutor(GUARDRAIL_THREADS, name)
 
     async def find(self, findings: Iterator[Finding | None]) -> list[Finding]:
-        """Runs the iterator in a thread, and returns its items that are not None. Raises what the iterator raises.
+        """Collects the items of `findings` that are not None, in a thread. Raises what the iterator raises.
 
         If the call is cancelled, the thread stops at the next item, so the iterator has to yield None while it finds
         nothing.
@@ -117,7 +118,9 @@ class Pii(Guardrail):
         return await self._threads.find(self._findings(texts))
 
     def _findings(self, texts: Sequence[GuardedText]) -> Iterator[Finding | None]:
-        """Yields the findings, and None after each call of a recognizer."""
+        """Yields personal data as findings, and None after each call of a recognizer, so that the search can be
+        stopped.
+        """
         wanted, least = set(self._options.entities), self._options.min_score
         for number, text in enumerate(texts):
             length = len(text.text)
@@ -132,9 +135,11 @@ class Pii(Guardrail):
 
 
 def _is_cut(finding: Finding, start: int, length: int) -> bool:
-    """Returns whether a finding touches an edge of its window and is short enough to be whole in the window beyond it.
+    """Returns whether a finding may be only a part of one that the next or the previous window of the text has as a
+    whole.
 
-    `start` is the window's position, and `length` that of the whole text, both in characters.
+    It is if it touches an edge of its window and is shorter than the windows' overlap. `start` is the window's
+    position, and `length` that of the whole text, both in characters.
     """
     end = min(start + PII_WINDOW, length)
     is_at_edge = finding.start == start > 0 or finding.end == end < length
@@ -183,7 +188,9 @@ class _Reply(msgspec.Struct):
 
 
 class HttpClassifier(Guardrail):
-    """A guardrail that calls an HTTP service; docs/guardrails.md describes its JSON."""
+    """A guardrail that sends the texts to an HTTP service, which returns findings; docs/guardrails.md describes its
+    JSON.
+    """
 
     Options = HttpOptions
 
@@ -198,8 +205,10 @@ class HttpClassifier(Guardrail):
             self._auth = f"authorization: Bearer {key}\r\n"
 
     async def find(self, hook: Hook, texts: Sequence[GuardedText]) -> list[Finding]:
-        """Returns the findings of the service. Raises HttpUnreachable without a complete reply within
-        `MAX_GUARDRAIL_SECONDS` and `MAX_REPLY_BYTES`, and ValueError for a status other than 200 or an invalid body.
+        """Returns the findings of the service in the texts; `hook` says which texts these are.
+
+        Raises HttpUnreachable if there is no complete reply within `MAX_GUARDRAIL_SECONDS` and `MAX_REPLY_BYTES`, and
+        ValueError for a status other than 200 or an invalid body.
         """
         assert self._http is not None  # a configuration that is only checked has no requests
         body = msgspec.json.encode({"hook": hook, "texts": texts})

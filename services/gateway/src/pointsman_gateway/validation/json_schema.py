@@ -1,4 +1,4 @@
-"""The validator `json_schema`, by a schema of the configuration.
+"""The validator `json_schema`, which checks answers by a JSON Schema from the configuration.
 
 The reasons of a rejection are stored even if messages are not, so they do not quote the answer: they name the schema's
 keyword that is not satisfied and the value's location, using only property names that the schema contains.
@@ -32,7 +32,7 @@ MAX_INTEGER_DIGITS = 100
 
 
 class BadSchema(ValueError):
-    """The JSON Schema of a validator is not valid."""
+    """Raised if the JSON Schema of a validator is not valid."""
 
 
 class JsonSchema(Validator):
@@ -67,18 +67,20 @@ class CompiledSchema:
     def __init__(
         self, schema: Mapping[str, Any], patterns: "FancyRegexOptions | RegexOptions", work: SchemaWork | None
     ) -> None:
-        """Compiles the schema. `patterns` are limits of its regular expressions; `work` is what `measure` returned for
-        the schema, or None if that raised TooMuchWork. Raises BadSchema if the schema is not valid.
+        """Compiles the schema; raises BadSchema if it is not valid.
+
+        `patterns` are limits of its regular expressions. `work` is the estimate of `measure`; None if the schema
+        exceeds its limits.
         """
         self._validator = _compile(schema, patterns)
         self._names = frozenset(_names(schema))
         self._work = work
 
     def objection(self, value: Any, characters: int, max_reason_work: int) -> str | None:
-        """Returns why the value does not satisfy the schema; None if it does.
+        """Returns a message that says why the value does not satisfy the schema; None if it does.
 
-        `characters` is the value's length as JSON. The reason has no details if finding them would copy more than
-        `max_reason_work` characters. Raises ValueError if the value is nested too deeply.
+        `value` is parsed JSON, and `characters` its length as text. The message has no details if finding them would
+        copy more than `max_reason_work` characters. Raises ValueError if the value is nested too deeply.
         """
         from jsonschema_rs import ValidationError
 
@@ -92,9 +94,11 @@ class CompiledSchema:
         return UNEXPLAINED
 
     def _reason_work(self, value: Any, characters: int) -> float:
-        """Returns an upper bound of the characters that jsonschema_rs copies to explain why the value does not satisfy
-        the schema: the error of each alternative (`anyOf`, `oneOf`) contains the value. It is infinite if the schema
-        was not measured and may have alternatives.
+        """Returns an upper bound of the characters that are copied to explain why the value does not satisfy the
+        schema.
+
+        The error of each alternative (`anyOf`, `oneOf`) contains the value. The bound is infinite if the schema was not
+        measured and may have alternatives.
         """
         work = self._work
         if work is None:
@@ -109,8 +113,9 @@ class CompiledSchema:
 
 
 def parse_json(text: str) -> Any:
-    """Parses JSON. Raises ValueError, also for `NaN`, `Infinity` and integers of over `MAX_INTEGER_DIGITS` digits, or
-    RecursionError if it is nested too deeply.
+    """Parses JSON strictly: `NaN`, `Infinity` and integers of over `MAX_INTEGER_DIGITS` digits are errors.
+
+    Raises ValueError if the text is invalid, RecursionError if it is nested too deeply.
     """
     return json.loads(text, parse_constant=_refuse_constant, parse_int=_parse_integer)
 

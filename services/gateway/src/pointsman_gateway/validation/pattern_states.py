@@ -1,4 +1,6 @@
-"""The size of a regular expression's automaton, estimated without compiling the expression."""
+"""Estimates how large the automaton of a regular expression is, and so how long a search may take, without compiling
+it.
+"""
 
 import re
 
@@ -15,7 +17,10 @@ _TOKEN = re.compile(
 
 
 def pattern_states(pattern: str) -> int:
-    """Returns an estimate of the number of states of a regular expression's automaton, with repetitions expanded."""
+    """Returns an estimate of the number of states in a regular expression's automaton, with repetitions written out.
+
+    For example, "a{3}" has three states.
+    """
     groups, last = [1], 0  # the states of each open group; those of the last atom or group
     for token in _TOKEN.finditer(pattern):
         if token["open"]:

@@ -1,4 +1,4 @@
-"""The work that a JSON Schema can cause, computed before it is compiled.
+"""Estimates how much work a JSON Schema can cause, before the schema is compiled.
 
 jsonschema_rs compiles the target of a `$ref` in its place, up to the first recursion, and evaluates a recursive `$ref`
 once for each value. So the work of compilation and evaluation is limited by the number of subschemas after the same
@@ -38,13 +38,15 @@ _UNLIMITED = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recu
 
 
 class TooMuchWork(ValueError):
-    """A schema could cause too much work, to compile it or to check values; the message says why."""
+    """Raised if a JSON Schema could take too much work to compile or to check values by; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaWork:
-    """An estimate of the work to check values by a schema. It depends on the property that contains a value: keys of
-    `steps` and `pattern_states` are the names of the innermost properties.
+    """An estimate of how much work it takes to check values by one JSON Schema.
+
+    The work for a value depends on the property that contains it: keys of `steps` and `pattern_states` are the names of
+    the innermost properties.
     """
 
     steps: Mapping[Name, int]
@@ -57,10 +59,11 @@ class SchemaWork:
     """The number of recursive `$ref`s."""
 
     def steps_and_searches(self, value: Any, max_steps: int) -> tuple[int, int]:
-        """Returns (steps, searches) to check a value: the keywords to evaluate, and the sum over pattern searches of
-        the pattern's states times the characters of the searched text.
+        """Returns how much work it takes to check a value, as (steps, searches).
 
-        Counting stops once the steps exceed `max_steps`; then both are too low.
+        Steps are keywords to evaluate. Searches are the sum, over all searches for a pattern, of the pattern's states
+        times the characters of the searched text. Counting stops once the steps exceed `max_steps`; then both are too
+        low.
         """
         steps = searches = 0
         steps_for_all, states_for_all = self.steps.get(None, 0), self.pattern_states.get(None, 0)
@@ -79,10 +82,10 @@ class SchemaWork:
 
 
 def measure(schema: Mapping[str, Any]) -> SchemaWork:
-    """Returns the work that a schema may cause.
+    """Returns an estimate of how much work it takes to check values by the schema.
 
-    Raises TooMuchWork if it exceeds one of this module's `MAX_` constants, or if it uses a keyword or a `$ref` whose
-    work cannot be limited.
+    Raises TooMuchWork if it exceeds one of this module's `MAX_` constants, or if the schema uses a keyword or a `$ref`
+    whose work cannot be limited.
     """
     walk = _Walk(schema)
     walk.visit(schema, _Place(None, 0, frozenset()))
@@ -91,7 +94,7 @@ def measure(schema: Mapping[str, Any]) -> SchemaWork:
 
 
 class _Place(NamedTuple):
-    """The position of a subschema: the property that contains the values that it checks, and its depth."""
+    """Where a subschema is in a schema: the name of the property whose values it checks, and its depth."""
 
     name: Name
     depth: int
@@ -100,8 +103,9 @@ class _Place(NamedTuple):
 
 
 class _Walk:
-    """Counts the work of a schema: visits its subschemas as jsonschema_rs compiles them, with the target of each `$ref`
-    in its place, up to the first recursion. `visit` raises TooMuchWork.
+    """Counts the work of a schema by a walk over its subschemas, as jsonschema_rs compiles them.
+
+    The target of each `$ref` is visited in its place, up to the first recursion. `visit` raises TooMuchWork.
     """
 
     def __init__(self, root: Mapping[str, Any]) -> None:
@@ -117,7 +121,10 @@ class _Walk:
         self._pattern_characters = 0
 
     def visit(self, schema: Any, place: _Place) -> None:
-        """Adds the work of a subschema and of the subschemas within it; raises TooMuchWork as `measure` does."""
+        """Counts the work of a subschema at `place`, and of the subschemas within it.
+
+        Raises TooMuchWork if a limit is exceeded, or if the work of a keyword cannot be limited.
+        """
         if not isinstance(schema, dict):
             return
         self._subschemas += 1
@@ -167,8 +174,10 @@ class _Walk:
             self.pattern_states[place.name] += self._states_of(value)
 
     def reference(self, value: Any, place: _Place) -> None:
-        """Visits the target of a `$ref`; a target that is being visited is only counted as a recursion. Raises
-        TooMuchWork as `measure` does.
+        """Counts the work of the schema to which a `$ref` points; if that is being counted already, only counts a
+        recursion.
+
+        Raises TooMuchWork if a limit is exceeded, or if the `$ref` is invalid or refers to itself for the same value.
         """
         target = self._target(value)
         if id(target) in place.followed:

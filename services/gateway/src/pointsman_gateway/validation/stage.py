@@ -1,4 +1,4 @@
-"""The validation stage: collects an answer while it streams, and checks it at its end."""
+"""The stage that checks answers: collects the text of an answer while it streams, and then runs the validators."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,11 @@ class Ruling(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One validator's ruling on an answer, with the reason unless it is "accepted"."""
+    """What one validator says about an answer: "accepted", "refused" or "unjudged" (it could not check), and the
+    reason.
+
+    The reason is empty if the answer is accepted.
+    """
 
     validator: str
     ruling: Ruling
@@ -40,12 +44,12 @@ class Verdict:
 
 
 def refusal(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """Returns the first verdict that rejects the answer; None if no validator rejects it."""
+    """Returns the verdict of the first validator that rejects the answer; None if none does."""
     return next((verdict for verdict in verdicts if verdict.ruling is Ruling.REFUSED), None)
 
 
 class Validation:
-    """The validators of all tasks; `checks` returns those for one request."""
+    """The validators of all tasks. `checks` makes the object that runs those of one request."""
 
     def __init__(self, validators: Mapping[str, Sequence[Named]]) -> None:
         """Takes the validators of each task; a task that is missing has none."""
@@ -53,11 +57,13 @@ class Validation:
         self._client_schemas = ClientSchemas()
 
     def has_checks(self, decision: Decision) -> bool:
-        """Returns whether the decision's task has validators. A schema of the client's does not count."""
+        """Returns whether validators are configured for the decision's task; a schema in the client's request does not
+        count.
+        """
         return bool(self._validators.get(decision.task))
 
     def checks(self, request: Request, decision: Decision) -> "AnswerChecks":
-        """Returns the checks of the answers to this request, by the validators of the decision's task.
+        """Returns the object that checks the answers to this request by the validators of the decision's task.
 
         If the client requires a form of the answer (`requires_form`), validators with `checks_format` are left out, and
         the schema in the client's `response_format`, if there is one, is checked instead.
@@ -72,7 +78,7 @@ class Validation:
 
 
 class AnswerChecks:
-    """Runs validators on the answers to one request, and requests the log-probabilities that the validators need."""
+    """Runs the validators on the answers to one request, and requests the log-probabilities that they need."""
 
     def __init__(self, validators: Sequence[Named], request: Request) -> None:
         self._validators = validators
@@ -81,14 +87,17 @@ class AnswerChecks:
         """Whether log-probabilities are requested for validation only, and removed from the client's answer."""
 
     def engine_request(self, request: Request) -> Request:
-        """Returns the request for the engine: it asks for log-probabilities if the client or a validator needs them."""
+        """Returns the request to send to the engine: the client's, which also asks for log-probabilities if a
+        validator needs them.
+        """
         if not self._strips:
             return request
         return replace(request, sampling=replace(request.sampling, extra={**request.sampling.extra, "logprobs": True}))
 
     def client_chunk(self, chunk: Chunk) -> Chunk | None:
-        """Returns the chunk for the client: without log-probabilities unless the client has requested them, and None if
-        nothing is left of it.
+        """Returns the chunk to send to the client: without log-probabilities that only a validator has asked for.
+
+        None if nothing else is in the chunk.
         """
         if not self._strips or "logprobs" not in chunk.extra:
             return chunk
@@ -97,8 +106,11 @@ class AnswerChecks:
         return None if stripped == Chunk(chunk.index) else stripped
 
     def verdicts(self, transcript: "Transcript") -> tuple[Verdict, ...]:
-        """Returns the verdict of each validator: "refused" if it rejects a choice, else "unjudged" if it could not
-        judge a choice or the answer is too long, else "accepted". All share one `AnswerBudget`.
+        """Runs each validator on the complete answer in `transcript`, and returns their verdicts; all share one work
+        limit.
+
+        A verdict is "refused" if the validator rejects a choice, else "unjudged" if it could not check a choice or the
+        answer is too long, else "accepted".
         """
         if transcript.too_long:
             return tuple(Verdict(name, Ruling.UNJUDGED, "the answer is too long") for name, _ in self._validators)
@@ -132,8 +144,10 @@ class _PartialChoice:
 
 
 class Transcript:
-    """Collects the choices of an answer from its chunks; drops them once the answer is `too_long`, which means over
-    `max_characters` or `MAX_CHUNKS`.
+    """Collects the choices of one answer from its chunks: text, finish reason, log-probabilities, whether tools are
+    called.
+
+    If the answer exceeds `max_characters` or `MAX_CHUNKS`, it is `too_long`, and what was collected is dropped.
     """
 
     def __init__(self, max_characters: int = MAX_CHARACTERS) -> None:
@@ -160,8 +174,9 @@ class Transcript:
         choice.logprobs.extend(_logprobs(chunk))
 
     def choices(self) -> list[Choice]:
-        """Returns the choices in the order of their index; one empty choice if no chunk was added, or the answer is
-        `too_long`.
+        """Returns the choices of the answer, in the order of their index.
+
+        It is one empty choice if no chunk was added, or the answer is `too_long`.
         """
         if not self._choices:
             return [Choice("")]

@@ -40,9 +40,10 @@ class Complete(Validator):
 
 
 class RegexValidator(BudgetedValidator):
-    """A validator that rejects a choice if a regular expression is not found in its first `MAX_SEARCHED_CHARACTERS`
-    characters, or if the time for the searches of the whole answer is used up (`SEARCH_TIMEOUT_SECONDS`). A choice that
-    only calls tools is accepted.
+    """A validator that rejects a choice if a regular expression is not found in it.
+
+    The first `MAX_SEARCHED_CHARACTERS` characters are searched. It also rejects a choice if the time for the searches
+    of the whole answer is used up (`SEARCH_TIMEOUT_SECONDS`). A choice that only calls tools is accepted.
     """
 
     Options = str
@@ -72,8 +73,9 @@ class MeanLogprob(Validator):
         self._minimum = options
 
     def objection(self, choice: Choice) -> str | None:
-        """Rejects a choice if the mean is too low, or unknown because the engine reported no log-probabilities. Without
-        log-probabilities, a choice that only calls tools is accepted.
+        """Returns the reason to reject the choice, if the mean of its log-probabilities is too low; None to accept it.
+
+        Also rejects a choice if the engine reported no log-probabilities, unless the choice only calls tools.
         """
         if not choice.logprobs:
             return None if choice.only_calls_tools else "the engine reported no log-probabilities"
