@@ -41,10 +41,10 @@ async def check_restart(bench: Bench, chosen: Chosen, command: list[str]) -> Non
 
 
 async def restart(bench: Bench, command: list[str]) -> bool:
-    """Restarts the engine by `command`; returns whether the base model answers within START_SECONDS after that.
+    """Restarts the engine by `command`, and records in `bench.findings` whether the base model answers as before.
 
-    Its answer, or that there is none, is recorded as a finding. If the command fails, the restart is recorded as not
-    carried out.
+    Returns True if the base model answers within START_SECONDS after the command has ended. Returns False if it does
+    not, or if the command fails; then the findings say that a restart was not tested.
     """
     try:
         await run_command(command, START_SECONDS)

@@ -196,10 +196,11 @@ def _pair(first: str, second: str, scores: Mapping[str, Sequence[float | None]],
 
 
 def confusions(rows: Mapping[str, Row], by_path: Mapping[str, Sequence[Answer]]) -> Iterator[Confusion]:
-    """Yields one confusion matrix for each path, of the answers' category; nothing if the rows have no such labels.
+    """Yields one confusion matrix for each path: which label its answers have on the rows of each expected label.
 
-    `rows` are the data set's rows by their ids, and `by_path` has the answers of each path. The category is the whole
-    expected text or one field of it, whichever has only a few different values.
+    A label is the whole expected text or, if all expected outputs are JSON objects, one of their fields: the first that
+    has 2 to `_MAX_LABELS` different values. Yields nothing if there is none. `rows` are the data set's rows by their
+    ids, and `by_path` has the answers of each path.
     """
     field = _label_field([row.output for row in rows.values()])
     if field is None:

@@ -14,11 +14,10 @@ MAX_ROWS = 50
 def replay_report(
     diff: ReplayDiff, revision: str, age: str, examples: int, max_changed_fraction: float | None
 ) -> Report:
-    """Makes the report of a replay.
+    """Makes the report of a replay: how many decisions change, and up to `examples` of the changed ones.
 
     Its `failure` is set if a larger fraction (0 to 1) of the decisions changes than `max_changed_fraction`; None: no
-    limit. `revision` identifies the replayed configuration, `age` says how far back the log was read ("24h"), and
-    `examples` is the maximum number of examples.
+    limit. `revision` identifies the replayed configuration, and `age` says how far back the log was read ("24h").
     """
     shown = diff.examples(examples)
     return Report(

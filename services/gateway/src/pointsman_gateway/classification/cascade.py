@@ -110,8 +110,9 @@ class StaticStage:
         self._words.add(dict.fromkeys(words))
 
     def evaluate(self, text: str) -> StageOutput | None:
-        """Returns logits, pair scores and vector of a text; None if it has no letters and digits, or nothing in it is
-        in the vocabulary.
+        """Returns how well a text fits each class, by its words and pairs of adjacent words (`StageOutput`).
+
+        Returns None if the text has neither letters nor digits, or nothing of it is in the vocabulary.
         """
         words = words_of(text)
         if not any(map(str.isalnum, words)):

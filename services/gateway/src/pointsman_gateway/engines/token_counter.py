@@ -39,12 +39,11 @@ class TokenCounter:
     async def count(
         self, model: str, messages: Sequence[Message], fields: Mapping[str, Any], deadline: float
     ) -> int | None:
-        """Returns the number of tokens of a prompt for the base model `model`, as one available vLLM engine counts
-        it.
+        """Asks one available vLLM engine of the base model `model` how many tokens a prompt has.
 
-        Returns None if the model has no available vLLM engine, or if that fails or does not answer within
-        `COUNT_SECONDS`. `fields` are the other fields of the chat request, such as `tools`; `deadline` is on the
-        event loop's clock.
+        Returns None if the model has no available vLLM engine, or the engine fails or does not answer within
+        `COUNT_SECONDS` and before `deadline`, seconds on the event loop's clock. `fields` are the other fields of the
+        chat request, such as `tools`.
         """
         try:
             # An adapter has the tokenizer of its base model, and need not be loaded.

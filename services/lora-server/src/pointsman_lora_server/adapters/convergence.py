@@ -50,7 +50,8 @@ class EngineConvergence:
         return state.status is EngineStatus.READY and state.life == self._settled_life
 
     async def converge(self, desired: DesiredState, has_read: bool) -> None:
-        """Unloads versions that must not serve, then loads those that are needed or were held before a restart.
+        """Unloads versions that must not serve, then loads those that are needed, or that the engine held before it
+        restarted.
 
         Does nothing unless the engine is READY. `has_read` says whether `desired` was read from Redis; if not, versions
         that this process does not know stay in the engine. A load that fails is recorded, and tried again by a later

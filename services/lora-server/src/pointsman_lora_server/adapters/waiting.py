@@ -59,8 +59,8 @@ class VersionWaiter:
         """Returns when `alias` points to `version`, or the version's request for that move no longer exists.
 
         The request is deleted, for example, if the alias is protected and refuses the version. Raises InvalidArgument
-        if the version FAILED, and Unavailable ("engine_not_ready") if the engine is not READY. If an attempt on the
-        version failed and is being retried, raises its error.
+        if the version is in the phase FAILED, and Unavailable ("engine_not_ready") if the engine is not READY. If
+        loading or checking the version failed and will be tried again, raises the error of the last try.
         """
         while True:
             desired = self._reconciler.desired

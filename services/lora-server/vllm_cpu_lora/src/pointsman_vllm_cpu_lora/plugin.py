@@ -14,7 +14,12 @@ log = init_logger("vllm.pointsman_cpu_lora")  # vLLM shows only its own loggers
 
 
 def register() -> None:
-    """Corrects vLLM's CPU kernels if this is a CPU; idempotent. Raises guard.UnknownVllm."""
+    """Replaces vLLM's LoRA kernels for CPUs, which answer some base-model requests with an adapter's weights;
+    idempotent.
+
+    Does nothing if vLLM does not run on a CPU, or its own kernels are right. Raises guard.UnknownVllm if they are wrong
+    in a vLLM that this package does not know.
+    """
     from vllm.platforms import (
         current_platform,
     )  # this import detects the hardware, so it does not happen when the module is imported
@@ -23,7 +28,11 @@ def register() -> None:
 
 
 def correct(*, is_cpu: bool, switch: str) -> None:
-    """Replaces vLLM's wrapper if it has the fault. Raises guard.UnknownVllm."""
+    """Replaces vLLM's class of LoRA kernels for CPUs if it has the fault that `register` describes.
+
+    `is_cpu` says whether vLLM runs on a CPU; the `switch` "off" turns the replacement off. Raises guard.UnknownVllm as
+    `register` does.
+    """
     if switch == "off":
         log.warning("CPU LoRA kernels of Pointsman are off: %s=off", SWITCH)
     elif not is_cpu:

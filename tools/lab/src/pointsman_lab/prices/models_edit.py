@@ -57,7 +57,10 @@ def check_edit(before: str, after: str, models: Mapping[str, Keys], top: Keys) -
 
 
 def written(value: Any) -> str:
-    """Returns a value (mapping, list, day or number) as YAML in one line; raises TypeError for any other value."""
+    """Returns a value as YAML in one line: a mapping or a list of such values, a `date`, or a number.
+
+    The keys of a mapping are written as they are. Raises TypeError for any other value, such as a string.
+    """
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {written(of)}" for key, of in value.items()) + "}"
     if isinstance(value, list | tuple):
