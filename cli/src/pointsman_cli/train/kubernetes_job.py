@@ -5,10 +5,6 @@ The progress is the log of the Job's pods, one after the other: the trainer's ev
 
 import asyncio
 import json
-import math
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pointsman_servicekit.kubernetes import ApiFailed, open_api
@@ -19,13 +15,13 @@ from pointsman_cli.example import ExampleAdapter
 from pointsman_cli.grpc_clients import Provenance, register_adapter
 from pointsman_cli.train.kubernetes_manifest import (
     ANNOTATION,
-    RUNTIME_JOB,
     TRAIN_JOB_API,
     Manifests,
     Object,
     Registration,
 )
-from pointsman_cli.train.progress import Done, Message, TrainingProgress, parse_event
+from pointsman_cli.train.kubernetes_pods import Log, list_pods, read_pod
+from pointsman_cli.train.progress import Done, TrainingProgress
 
 if TYPE_CHECKING:  # the extra `kubernetes`
     from lightkube import AsyncClient
@@ -33,13 +29,8 @@ if TYPE_CHECKING:  # the extra `kubernetes`
 FIELD_MANAGER = "pointsman"
 POLL_SECONDS = 1.0
 """Seconds between two looks at the Job and its pods."""
-LOG_SECONDS = 300.0
-"""After this time a log is requested anew, because a connection that has died silently would never end."""
-LOG_MARGIN_SECONDS = 10
-"""How much of the log, before the last line that was read, is requested again. Lines that were read are left out."""
 MAX_FAILURES = 60
 """After this many failures in a row to reach the API, following a Job ends."""
-WAITING_NORMALLY = ("", "ContainerCreating", "PodInitializing")
 NOT_FOUND = 404
 
 
@@ -81,7 +72,7 @@ async def follow_training(name: str, lora_server: str, console: Console) -> None
     ApiFailed if the API rejects a call; and a PointsmanError if the registration fails.
     """
     with TrainingProgress(console, name) as screen:
-        log = _Log(screen)
+        log = Log(screen)
         job = await _follow(name, log)
     done, registration = screen.done, _registration(job)
     if problem := _failure(job):
@@ -110,49 +101,7 @@ async def _register(registration: Registration, done: Done, lora_server: str, co
     _say(console, f"registered as {registered}")
 
 
-@dataclass(slots=True)
-class _Log:
-    """The lines of the pods' logs that were shown, and the error that the last pod printed."""
-
-    screen: TrainingProgress
-    error: str = ""
-    read: set[str] = field(default_factory=set)
-    """The pods whose logs were read to the end."""
-    _pod: str = ""
-    _newest: tuple[str, str] = ("", "")
-    """The time stamp of the pod's last line: seconds, and nanoseconds with nine digits."""
-    _read_at: float = 0.0
-    _remarks: set[str] = field(default_factory=set)
-
-    def begin(self, pod: str) -> int | None:
-        """Begins or continues a pod's log; returns how many seconds of it to request, None for all."""
-        if pod != self._pod:
-            self._pod, self._newest, self.error = pod, ("", ""), ""
-            return None
-        return math.ceil(time.monotonic() - self._read_at) + LOG_MARGIN_SECONDS if any(self._newest) else None
-
-    def add(self, stamped: str) -> None:
-        """Takes a line "TIME TEXT"; shows it unless it was read before. Lines from "error: " on are the error."""
-        stamp, _, text = stamped.partition(" ")
-        seconds, _, fraction = stamp.removesuffix("Z").partition(".")
-        at = (seconds, fraction.ljust(9, "0"))
-        if at <= self._newest or not text.strip():
-            return
-        self._newest, self._read_at = at, time.monotonic()
-        event = parse_event(text)
-        if isinstance(event, Message) and (self.error or text.startswith("error: ")):
-            self.error = f"{self.error}\n{text.removeprefix('error: ')}".strip()
-        else:
-            self.screen.show(event)
-
-    def remark(self, line: str) -> None:
-        """Shows a line about the Job or a pod, once."""
-        if line not in self._remarks:
-            self._remarks.add(line)
-            self.screen.remark(line)
-
-
-async def _follow(name: str, log: _Log) -> Object:
+async def _follow(name: str, log: Log) -> Object:
     """Passes on the logs of a training until it ends, and returns the Job."""
     failures = 0
     while True:
@@ -160,8 +109,8 @@ async def _follow(name: str, log: _Log) -> Object:
             async with open_api(None) as api:
                 while True:
                     job = await _find(api, name)  # before the logs, which are complete if it has ended
-                    for pod in await _pods(api, job):
-                        await _read_pod(api, pod, log)
+                    for pod in await list_pods(api, job):
+                        await read_pod(api, pod, log)
                     failures = 0
                     if _condition(job, "Complete") or _failure(job):
                         return job
@@ -175,52 +124,6 @@ async def _follow(name: str, log: _Log) -> Object:
                     f"{error.message}; {name} goes on: `pointsman jobs watch {name} --kubernetes` continues"
                 ) from error
             await asyncio.sleep(POLL_SECONDS)
-
-
-async def _pods(api: "AsyncClient", job: Object) -> Sequence[Any]:
-    from lightkube.resources.core_v1 import Pod
-
-    label = "jobset.sigs.k8s.io/jobset-name" if job["apiVersion"] == TRAIN_JOB_API else "batch.kubernetes.io/job-name"
-    found = [pod async for pod in api.list(Pod, labels={label: job["metadata"]["name"]})]
-    return sorted(found, key=lambda pod: str(pod.metadata.creationTimestamp))
-
-
-async def _read_pod(api: "AsyncClient", pod: Any, log: _Log) -> None:
-    """Passes on what a pod has logged since the last call and, while it runs, what it logs now."""
-    status = pod.status
-    for condition in (status and status.conditions) or ():
-        if condition.type == "PodScheduled" and condition.status == "False" and condition.message:
-            log.remark(f"waiting: {condition.message}")
-    containers = {each.name: each for each in (status and status.containerStatuses) or ()}
-    container = containers.get("training") or containers.get(RUNTIME_JOB)
-    state = container and container.state
-    if state and state.waiting and state.waiting.reason not in WAITING_NORMALLY:
-        log.remark(f"waiting: {state.waiting.reason}: {state.waiting.message or ''}".removesuffix(": "))
-    if container and state and (state.running or state.terminated) and pod.metadata.name not in log.read:
-        await _read_log(api, pod.metadata.name, container.name, log)
-        if state.terminated:
-            log.read.add(pod.metadata.name)
-
-
-async def _read_log(api: "AsyncClient", pod: str, container: str, log: _Log) -> None:
-    from httpx2 import HTTPError, HTTPStatusError
-
-    since = log.begin(pod)
-    try:
-        async with asyncio.timeout(LOG_SECONDS):
-            async for line in api.log(
-                pod, container=container, follow=True, since=since, timestamps=True, newlines=False
-            ):
-                log.add(line)
-    except TimeoutError:
-        return  # the next call continues
-    except RuntimeError:  # lightkube 1 cannot read the body of a refusal while it follows
-        async for line in api.log(pod, container=container, since=since, timestamps=True, newlines=False):
-            log.add(line)
-    except HTTPStatusError:
-        raise
-    except HTTPError:
-        return  # the connection broke; the next call continues
 
 
 async def _find(api: "AsyncClient", name: str) -> Object:

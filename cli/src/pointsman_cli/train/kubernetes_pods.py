@@ -1,0 +1,109 @@
+"""Reads the pods of a training's Job: passes on their logs, and why they wait."""
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pointsman_cli.train.kubernetes_manifest import RUNTIME_JOB, TRAIN_JOB_API, Object
+from pointsman_cli.train.progress import Message, TrainingProgress, parse_event
+
+if TYPE_CHECKING:  # the extra `kubernetes`
+    from lightkube import AsyncClient
+
+LOG_SECONDS = 300.0
+"""After this time a log is requested anew, because a connection that has died silently would never end."""
+LOG_MARGIN_SECONDS = 10
+"""How much of the log, before the last line that was read, is requested again. Lines that were read are left out."""
+WAITING_NORMALLY = ("", "ContainerCreating", "PodInitializing")
+
+
+@dataclass(slots=True)
+class Log:
+    """The lines of the pods' logs that were shown, and the error that the last pod printed."""
+
+    screen: TrainingProgress
+    error: str = ""
+    read: set[str] = field(default_factory=set)
+    """The pods whose logs were read to the end."""
+    _pod: str = ""
+    _newest: tuple[str, str] = ("", "")
+    """The time stamp of the pod's last line: seconds, and nanoseconds with nine digits."""
+    _read_at: float = 0.0
+    _remarks: set[str] = field(default_factory=set)
+
+    def begin(self, pod: str) -> int | None:
+        """Begins or continues a pod's log; returns how many seconds of it to request, None for all."""
+        if pod != self._pod:
+            self._pod, self._newest, self.error = pod, ("", ""), ""
+            return None
+        return math.ceil(time.monotonic() - self._read_at) + LOG_MARGIN_SECONDS if any(self._newest) else None
+
+    def add(self, stamped: str) -> None:
+        """Takes a line "TIME TEXT"; shows it unless it was read before. Lines from "error: " on are the error."""
+        stamp, _, text = stamped.partition(" ")
+        seconds, _, fraction = stamp.removesuffix("Z").partition(".")
+        at = (seconds, fraction.ljust(9, "0"))
+        if at <= self._newest or not text.strip():
+            return
+        self._newest, self._read_at = at, time.monotonic()
+        event = parse_event(text)
+        if isinstance(event, Message) and (self.error or text.startswith("error: ")):
+            self.error = f"{self.error}\n{text.removeprefix('error: ')}".strip()
+        else:
+            self.screen.show(event)
+
+    def remark(self, line: str) -> None:
+        """Shows a line about the Job or a pod, once."""
+        if line not in self._remarks:
+            self._remarks.add(line)
+            self.screen.remark(line)
+
+
+async def list_pods(api: "AsyncClient", job: Object) -> Sequence[Any]:
+    """Returns the pods of a Job or TrainJob, the oldest first."""
+    from lightkube.resources.core_v1 import Pod
+
+    label = "jobset.sigs.k8s.io/jobset-name" if job["apiVersion"] == TRAIN_JOB_API else "batch.kubernetes.io/job-name"
+    found = [pod async for pod in api.list(Pod, labels={label: job["metadata"]["name"]})]
+    return sorted(found, key=lambda pod: str(pod.metadata.creationTimestamp))
+
+
+async def read_pod(api: "AsyncClient", pod: Any, log: Log) -> None:
+    """Passes on what a pod has logged since the last call and, while it runs, what it logs now."""
+    status = pod.status
+    for condition in (status and status.conditions) or ():
+        if condition.type == "PodScheduled" and condition.status == "False" and condition.message:
+            log.remark(f"waiting: {condition.message}")
+    containers = {each.name: each for each in (status and status.containerStatuses) or ()}
+    container = containers.get("training") or containers.get(RUNTIME_JOB)
+    state = container and container.state
+    if state and state.waiting and state.waiting.reason not in WAITING_NORMALLY:
+        log.remark(f"waiting: {state.waiting.reason}: {state.waiting.message or ''}".removesuffix(": "))
+    if container and state and (state.running or state.terminated) and pod.metadata.name not in log.read:
+        await _read_log(api, pod.metadata.name, container.name, log)
+        if state.terminated:
+            log.read.add(pod.metadata.name)
+
+
+async def _read_log(api: "AsyncClient", pod: str, container: str, log: Log) -> None:
+    from httpx2 import HTTPError, HTTPStatusError
+
+    since = log.begin(pod)
+    try:
+        async with asyncio.timeout(LOG_SECONDS):
+            async for line in api.log(
+                pod, container=container, follow=True, since=since, timestamps=True, newlines=False
+            ):
+                log.add(line)
+    except TimeoutError:
+        return  # the next call continues
+    except RuntimeError:  # lightkube 1 cannot read the body of a refusal while it follows
+        async for line in api.log(pod, container=container, since=since, timestamps=True, newlines=False):
+            log.add(line)
+    except HTTPStatusError:
+        raise
+    except HTTPError:
+        return  # the connection broke; the next call continues
