@@ -209,6 +209,23 @@ def test_a_line_is_shown_once_although_a_running_pods_log_is_read_again(
     assert f"pointsman adapters register triage_v2 {ROOT}/trained/triage_v2-1 --lora-server" in outcome.out
 
 
+def test_lines_of_any_length_and_with_other_separators_lose_nothing(cluster: Cluster, train: Cli) -> None:
+    bars, long = "loading 10%\rloading 100%", "x" * 1_000_000
+    cluster.pods = [(stamped(bars, "wide\u2028space", long, done()), {"terminated": {"exitCode": 0}})]
+    outcome = train()
+    assert outcome.code == 0, outcome.err
+    for line in ("loading 10%", "loading 100%", "wide", "space", long):
+        assert f"{line}\n" in outcome.out
+
+
+def test_lines_of_a_node_with_a_local_clock_are_shown_also_after_summer_time(cluster: Cluster, train: Cli) -> None:
+    log = ["2026-10-25T02:59:59.9+02:00 summer", f"2026-10-25T02:00:00.100000001+01:00 {done()}"]
+    cluster.pods = [(log, {"terminated": {"exitCode": 0}})]
+    outcome = train()
+    assert outcome.code == 0, outcome.err
+    assert "summer\n" in outcome.out
+
+
 def _finish(cluster: Cluster) -> None:
     """Ends the training once its log was requested three times."""
     while cluster.api.requests.count("get pods/log") < 3:

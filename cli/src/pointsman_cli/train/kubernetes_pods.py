@@ -2,9 +2,11 @@
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pointsman_cli.train.kubernetes_manifest import RUNTIME_JOB, TRAIN_JOB_API, Object
@@ -17,6 +19,10 @@ LOG_SECONDS = 300.0
 """After this time a log is requested anew, because a connection that has died silently would never end."""
 LOG_MARGIN_SECONDS = 10
 """How much of the log, before the last line that was read, is requested again. Lines that were read are left out."""
+STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ?")
+"""The time before each line of a log: seconds, their fraction, and the zone of the node's clock."""
+NANOSECONDS = 9
+NEVER = (0.0, "")
 WAITING_NORMALLY = ("", "ContainerCreating", "PodInitializing")
 
 
@@ -29,26 +35,35 @@ class Log:
     read: set[str] = field(default_factory=set)
     """The pods whose logs were read to the end."""
     _pod: str = ""
-    _newest: tuple[str, str] = ("", "")
-    """The time stamp of the pod's last line: seconds, and nanoseconds with nine digits."""
+    _newest: tuple[float, str] = NEVER
+    """The time of the pod's last line: Unix seconds, and nine digits of nanoseconds."""
+    _is_new: bool = False
+    """Whether the last line was not read before."""
     _read_at: float = 0.0
     _remarks: set[str] = field(default_factory=set)
 
     def begin(self, pod: str) -> int | None:
         """Begins or continues a pod's log; returns how many seconds of it to request, None for all."""
         if pod != self._pod:
-            self._pod, self._newest, self.error = pod, ("", ""), ""
+            self._pod, self._newest, self.error = pod, NEVER, ""
             return None
-        return math.ceil(time.monotonic() - self._read_at) + LOG_MARGIN_SECONDS if any(self._newest) else None
+        return math.ceil(time.monotonic() - self._read_at) + LOG_MARGIN_SECONDS if self._newest > NEVER else None
 
-    def add(self, stamped: str) -> None:
-        """Takes a line "TIME TEXT"; shows it unless it was read before. Lines from "error: " on are the error."""
-        stamp, _, text = stamped.partition(" ")
-        seconds, _, fraction = stamp.removesuffix("Z").partition(".")
-        at = (seconds, fraction.ljust(9, "0"))
-        if at <= self._newest or not text.strip():
+    def add(self, line: str) -> None:
+        """Takes a line "TIME TEXT"; shows it unless it was read before. Lines from "error: " on are the error.
+
+        A line without a time continues the last one, which contains a character that lightkube takes for a line's end,
+        such as the carriage returns of a progress bar.
+        """
+        text = line
+        if found := STAMP.match(line):
+            at = (datetime.fromisoformat(found[1] + found[3]).timestamp(), (found[2] or "").ljust(NANOSECONDS, "0"))
+            self._is_new = at > self._newest
+            text = line[found.end() :]
+            if self._is_new:
+                self._newest, self._read_at = at, time.monotonic()
+        if not self._is_new or not text.strip():
             return
-        self._newest, self._read_at = at, time.monotonic()
         event = parse_event(text)
         if isinstance(event, Message) and (self.error or text.startswith("error: ")):
             self.error = f"{self.error}\n{text.removeprefix('error: ')}".strip()
