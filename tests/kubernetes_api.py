@@ -21,6 +21,7 @@ Object = dict[str, Any]
 
 POOLS = "apis/inference.networking.k8s.io/v1"
 REASONS = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "Conflict", 410: "Expired"}
+REASONS |= {400: "BadRequest", 429: "TooManyRequests", 503: "ServiceUnavailable"}
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,10 @@ class KubernetesDouble:
     """The query and the body of each write that was accepted."""
     logs: dict[str, list[str]] = field(default_factory=dict)
     """The lines "TIME TEXT" of each pod's log, by the pod's name."""
+    refusals: list[tuple[str, int]] = field(default_factory=list)
+    """Requests, such as "get jobs", each of which is answered once with a status."""
+    broken_logs: int = 0
+    """How many of the next logs end with their first line, because the connection breaks."""
     controllers: dict[str, Callable[[str, Object], None]] = field(default_factory=dict)
     """Functions that are called with the namespace and each object that is created, by the resource, such as jobs."""
     deletions: list[tuple[str, str, str]] = field(default_factory=list)
@@ -132,6 +137,9 @@ class KubernetesDouble:
         if self.requests[-1] == self.replaces_token_after:
             self.replaces_token_after = ""
             (self.service_account / "token").write_text(f"{self.token}-replaced")
+        for refusal in [each for each in self.refusals if each[0] == self.requests[-1]][:1]:
+            self.refusals.remove(refusal)
+            return _refused(refusal[1], f"{self.requests[-1]} is refused once")
         if (verb, resource) in self.forbidden:
             return _refused(403, f'{resource} is forbidden: cannot {verb} resource "{resource}" in "{namespace}"')
         if resource.partition("/")[0] not in self.kinds:
@@ -184,6 +192,11 @@ class KubernetesDouble:
         for line in self.logs.get(pod, []):
             shown = line if request.query.get("timestamps") == "true" else line.partition(" ")[2]
             await answer.write(f"{shown}\n".encode())
+            if self.broken_logs:
+                self.broken_logs -= 1
+                assert request.transport
+                request.transport.abort()
+                return answer
         await answer.write_eof()
         return answer
 

@@ -76,6 +76,7 @@ class Cluster:
     """The log and the container's state of each pod of a Job, in order."""
     ends: str = "Complete"
     """The Job's condition; empty: it runs on."""
+    restarts: int = 0
 
     def run(self, namespace: str, job: Object) -> None:
         name, is_plain = job["metadata"]["name"], job["kind"] == "Job"
@@ -84,7 +85,7 @@ class Cluster:
             pod = f"{name}-{number}"
             metadata = {"name": pod, "labels": {label: name}, "creationTimestamp": f"2026-12-02T10:00:0{number}Z"}
             container = {"name": "training" if is_plain else "node", "state": state, "image": "", "imageID": "",
-                         "ready": True, "restartCount": 0}  # fmt: skip
+                         "ready": True, "restartCount": self.restarts}  # fmt: skip
             self.api.logs[pod] = log
             self.api.put(
                 "api/v1", "pods", namespace, {"metadata": metadata, "status": {"containerStatuses": [container]}}
@@ -224,6 +225,54 @@ def test_lines_of_a_node_with_a_local_clock_are_shown_also_after_summer_time(clu
     outcome = train()
     assert outcome.code == 0, outcome.err
     assert "summer\n" in outcome.out
+
+
+def test_an_api_server_that_restarts_or_is_busy_loses_no_line(cluster: Cluster, train: Cli) -> None:
+    cluster.pods = [(stamped("first", "second", done()), {"terminated": {"exitCode": 0}})]
+    cluster.api.broken_logs = 2
+    busy = [("get jobs", 503), ("list pods", 429), ("get pods/log", 404), ("get pods/log", 503)]
+    cluster.api.refusals = [*busy, *busy]
+    outcome = train()
+    assert outcome.code == 0, outcome.err
+    assert [outcome.out.count(f"{line}\n") for line in ("first", "second")] == [1, 1]
+    assert cluster.api.refusals == []
+
+
+def test_a_log_that_stays_unreadable_does_not_keep_the_command(cluster: Cluster, train: Cli) -> None:
+    cluster.api.refusals = [("get pods/log", 404)] * 100
+    outcome = train()
+    assert (outcome.code, "the end of its log is gone" in outcome.err) == (1, True)
+
+
+def test_an_api_server_that_stays_away_ends_the_command_and_not_the_training(
+    cluster: Cluster, train: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes_job, "MAX_UNREACHABLE_SECONDS", 0.1)
+    cluster.api.refusals = [("get jobs", 503)] * 1000
+    outcome = train()
+    assert outcome.code == 1
+    assert "goes on: `pointsman jobs watch training-triage-v2-" in outcome.err
+    assert "metadata" in cluster.job
+
+
+def test_a_container_that_restarts_in_its_pod_is_read_again(cluster: Cluster, train: Cli) -> None:
+    cluster.pods, cluster.ends = [(stamped("error: before the restart"), {"terminated": {"exitCode": 3}})], ""
+    restarting = threading.Thread(target=_restart, args=(cluster,))
+    restarting.start()
+    outcome = train("--train-job", "torch-distributed")
+    restarting.join()
+    assert outcome.code == 0, outcome.err
+    assert "after the restart\n" in outcome.out
+
+
+def _restart(cluster: Cluster) -> None:
+    """Ends the training by the container's second run, once the log of its first was requested."""
+    while "get pods/log" not in cluster.api.requests:
+        time.sleep(0.01)
+    (job,) = cluster.all("apis/trainer.kubeflow.org/v1alpha1/trainjobs")
+    cluster.pods, cluster.ends = [(stamped("after the restart", done()), {"terminated": {"exitCode": 0}})], "Complete"
+    cluster.restarts = 1
+    cluster.run("ml", job)
 
 
 def _finish(cluster: Cluster) -> None:

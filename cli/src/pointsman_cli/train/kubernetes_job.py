@@ -5,6 +5,7 @@ The progress is the log of the Job's pods, one after the other: the trainer's ev
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 from pointsman_servicekit.kubernetes import ApiFailed, open_api
@@ -29,8 +30,10 @@ if TYPE_CHECKING:  # the extra `kubernetes`
 FIELD_MANAGER = "pointsman"
 POLL_SECONDS = 1.0
 """Seconds between two looks at the Job and its pods."""
-MAX_FAILURES = 60
-"""After this many failures in a row to reach the API, following a Job ends."""
+MAX_UNREACHABLE_SECONDS = 600.0
+"""After this time without an answer of the API, following a Job ends. A restart of the API server takes minutes."""
+LAST_LOOKS = 10
+"""How often the log of a Job that has ended is requested, if it cannot be read to the end."""
 NOT_FOUND = 404
 
 
@@ -103,23 +106,23 @@ async def _register(registration: Registration, done: Done, lora_server: str, co
 
 async def _follow(name: str, log: Log) -> Object:
     """Passes on the logs of a training until it ends, and returns the Job."""
-    failures = 0
+    answered, last_looks = time.monotonic(), LAST_LOOKS
     while True:
         try:
             async with open_api(None) as api:
                 while True:
                     job = await _find(api, name)  # before the logs, which are complete if it has ended
-                    for pod in await list_pods(api, job):
-                        await read_pod(api, pod, log)
-                    failures = 0
+                    read = [await read_pod(api, pod, log) for pod in await list_pods(api, job)]
+                    answered = time.monotonic()
                     if _condition(job, "Complete") or _failure(job):
-                        return job
-                    if job["spec"].get("suspend"):
+                        last_looks -= 1
+                        if all(read) or not last_looks:
+                            return job
+                    elif job["spec"].get("suspend"):
                         log.remark(f"{name} is suspended until its queue admits it")
                     await asyncio.sleep(POLL_SECONDS)
         except ApiFailed as error:
-            failures += 1
-            if 400 <= error.status < 500 or failures > MAX_FAILURES:
+            if error.is_forbidden or time.monotonic() - answered > MAX_UNREACHABLE_SECONDS:
                 raise CommandError(
                     f"{error.message}; {name} goes on: `pointsman jobs watch {name} --kubernetes` continues"
                 ) from error

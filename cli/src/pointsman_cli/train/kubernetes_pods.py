@@ -24,6 +24,10 @@ STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d
 NANOSECONDS = 9
 NEVER = (0.0, "")
 WAITING_NORMALLY = ("", "ContainerCreating", "PodInitializing")
+REFUSALS = (401, 403)
+"""HTTP statuses with which the API says that the user may not do this."""
+Run = tuple[str, int]
+"""A pod's name and how often its container was restarted, which begins a new log."""
 
 
 @dataclass(slots=True)
@@ -32,9 +36,9 @@ class Log:
 
     screen: TrainingProgress
     error: str = ""
-    read: set[str] = field(default_factory=set)
-    """The pods whose logs were read to the end."""
-    _pod: str = ""
+    read: set[Run] = field(default_factory=set)
+    """The containers whose logs were read to the end."""
+    _run: Run | None = None
     _newest: tuple[float, str] = NEVER
     """The time of the pod's last line: Unix seconds, and nine digits of nanoseconds."""
     _is_new: bool = False
@@ -42,10 +46,10 @@ class Log:
     _read_at: float = 0.0
     _remarks: set[str] = field(default_factory=set)
 
-    def begin(self, pod: str) -> int | None:
-        """Begins or continues a pod's log; returns how many seconds of it to request, None for all."""
-        if pod != self._pod:
-            self._pod, self._newest, self.error = pod, NEVER, ""
+    def begin(self, run: Run) -> int | None:
+        """Begins or continues a container's log; returns how many seconds of it to request, None for all."""
+        if run != self._run:
+            self._run, self._newest, self.error = run, NEVER, ""
             return None
         return math.ceil(time.monotonic() - self._read_at) + LOG_MARGIN_SECONDS if self._newest > NEVER else None
 
@@ -86,8 +90,11 @@ async def list_pods(api: "AsyncClient", job: Object) -> Sequence[Any]:
     return sorted(found, key=lambda pod: str(pod.metadata.creationTimestamp))
 
 
-async def read_pod(api: "AsyncClient", pod: Any, log: Log) -> None:
-    """Passes on what a pod has logged since the last call and, while it runs, what it logs now."""
+async def read_pod(api: "AsyncClient", pod: Any, log: Log) -> bool:
+    """Passes on what a pod has logged since the last call and, while it runs, what it logs now.
+
+    Returns whether the pod has logged nothing more yet.
+    """
     status = pod.status
     for condition in (status and status.conditions) or ():
         if condition.type == "PodScheduled" and condition.status == "False" and condition.message:
@@ -97,28 +104,39 @@ async def read_pod(api: "AsyncClient", pod: Any, log: Log) -> None:
     state = container and container.state
     if state and state.waiting and state.waiting.reason not in WAITING_NORMALLY:
         log.remark(f"waiting: {state.waiting.reason}: {state.waiting.message or ''}".removesuffix(": "))
-    if container and state and (state.running or state.terminated) and pod.metadata.name not in log.read:
-        await _read_log(api, pod.metadata.name, container.name, log)
-        if state.terminated:
-            log.read.add(pod.metadata.name)
+    if not container or not state or not (state.running or state.terminated):
+        return True
+    run = (pod.metadata.name, container.restartCount)
+    if run in log.read:
+        return True
+    is_complete = await _read_log(api, run, container.name, log)
+    if is_complete and state.terminated:
+        log.read.add(run)
+    return is_complete
 
 
-async def _read_log(api: "AsyncClient", pod: str, container: str, log: Log) -> None:
+async def _read_log(api: "AsyncClient", run: Run, container: str, log: Log) -> bool:
+    """Passes on the new lines of a log until the container or the connection ends; returns whether there are no more.
+
+    Raises HTTPStatusError if the user may not read logs.
+    """
     from httpx2 import HTTPError, HTTPStatusError
 
-    since = log.begin(pod)
+    request: Any = {"container": container, "since": log.begin(run), "timestamps": True, "newlines": False}
     try:
         async with asyncio.timeout(LOG_SECONDS):
-            async for line in api.log(
-                pod, container=container, follow=True, since=since, timestamps=True, newlines=False
-            ):
-                log.add(line)
+            try:
+                async for line in api.log(run[0], follow=True, **request):
+                    log.add(line)
+            except RuntimeError:  # lightkube 1 cannot read the body of a refusal while it follows
+                async for line in api.log(run[0], **request):
+                    log.add(line)
     except TimeoutError:
-        return  # the next call continues
-    except RuntimeError:  # lightkube 1 cannot read the body of a refusal while it follows
-        async for line in api.log(pod, container=container, since=since, timestamps=True, newlines=False):
-            log.add(line)
-    except HTTPStatusError:
-        raise
+        return False
+    except HTTPStatusError as error:
+        if error.response.status_code in REFUSALS:
+            raise
+        return False  # such as 404: the pod was deleted since it was listed
     except HTTPError:
-        return  # the connection broke; the next call continues
+        return False  # the connection broke
+    return True
