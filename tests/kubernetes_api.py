@@ -20,6 +20,7 @@ from tests.gateway.doubles.certificates import Authority
 Object = dict[str, Any]
 
 POOLS = "apis/inference.networking.k8s.io/v1"
+KINDS = ("pods", "configmaps", "events", "inferencepools", "jobs", "trainjobs")
 REASONS = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "Conflict", 410: "Expired"}
 REASONS |= {400: "BadRequest", 429: "TooManyRequests", 503: "ServiceUnavailable"}
 
@@ -51,7 +52,9 @@ class KubernetesDouble:
     """The oldest version from which a watch may start; an older one is answered with 410."""
     forbidden: set[tuple[str, str]] = field(default_factory=set)
     """Pairs of verb and resource, such as ("list", "pods"), that are answered with 403."""
-    kinds: set[str] = field(default_factory=lambda: {"pods", "configmaps", "inferencepools", "jobs", "trainjobs"})
+    kinds: set[str] = field(
+        default_factory=lambda: {"pods", "configmaps", "inferencepools", "jobs", "trainjobs", "events"}
+    )
     """Resources that the cluster knows."""
     replaces_token_after: str = ""
     """The request, such as "get inferencepools", after which Kubernetes replaces the token."""
@@ -276,8 +279,21 @@ def _seen_kind(event: Event, request: web.Request) -> str:
 
 def _matches(object: Object, request: web.Request) -> bool:
     labels = object["metadata"].get("labels", {})
-    wanted = [pair.split("=") for pair in request.query.get("labelSelector", "").split(",") if pair]
-    return all(labels.get(name) == value for name, value in wanted)
+    fields = [(_field(object, path), value) for path, value in _selected(request, "fieldSelector")]
+    return all(found == value for found, value in fields) and all(
+        labels.get(name) == value for name, value in _selected(request, "labelSelector")
+    )
+
+
+def _selected(request: web.Request, selector: str) -> list[list[str]]:
+    return [pair.split("=") for pair in request.query.get(selector, "").split(",") if pair]
+
+
+def _field(object: Object, path: str) -> Any:
+    """Returns the field at a path such as "involvedObject.name"."""
+    for name in path.split("."):
+        object = object.get(name, {})
+    return object
 
 
 def _status(code: int, message: str) -> Object:

@@ -8,6 +8,7 @@ import threading
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,14 @@ class Cluster:
     """A cluster whose Jobs end at once, with the pods and logs that `pods` lists."""
 
     api: KubernetesDouble
-    pods: list[tuple[list[str], Object]] = field(default_factory=list)
-    """The log and the container's state of each pod of a Job, in order."""
+    pods: list[tuple[list[str], Object | None]] = field(default_factory=list)
+    """The log and the container's state of each pod of a Job, in order; None if it has no container yet."""
+    last: Object = field(default_factory=dict)
+    """The state of the last run of each pod's container."""
+    status: Object = field(default_factory=dict)
+    """More of the status of each pod."""
+    warning: str = ""
+    """The message of an event for the newest pod, or for the Job if there is no pod; empty: none."""
     ends: str = "Complete"
     """The Job's condition; empty: it runs on."""
     restarts: int = 0
@@ -85,11 +92,16 @@ class Cluster:
             pod = f"{name}-{number}"
             metadata = {"name": pod, "labels": {label: name}, "creationTimestamp": f"2026-12-02T10:00:0{number}Z"}
             container = {"name": "training" if is_plain else "node", "state": state, "image": "", "imageID": "",
-                         "ready": True, "restartCount": self.restarts}  # fmt: skip
+                         "ready": True, "restartCount": self.restarts, "lastState": self.last}  # fmt: skip
             self.api.logs[pod] = log
-            self.api.put(
-                "api/v1", "pods", namespace, {"metadata": metadata, "status": {"containerStatuses": [container]}}
-            )
+            status = {**self.status, "containerStatuses": [container] if state else []}
+            self.api.put("api/v1", "pods", namespace, {"metadata": metadata, "status": status})
+        if self.warning:
+            owner = f"{name}-{len(self.pods) - 1}" if self.pods else name if is_plain else f"{name}-node-0"
+            for kind in ("Normal", "Warning"):
+                event = {"type": kind, "reason": "FailedSomehow", "message": self.warning,
+                         "involvedObject": {"name": owner}, "metadata": {"name": f"{owner}.{kind}"}}  # fmt: skip
+                self.api.put("api/v1", "events", namespace, event)
         if self.ends:
             condition = {"type": self.ends, "status": "True", "message": "the backoff limit is reached"}
             root, kinds = ("batch/v1", "jobs") if is_plain else ("trainer.kubeflow.org/v1alpha1", "trainjobs")
@@ -275,11 +287,11 @@ def _restart(cluster: Cluster) -> None:
     cluster.run("ml", job)
 
 
-def _finish(cluster: Cluster) -> None:
-    """Ends the training once its log was requested three times."""
-    while cluster.api.requests.count("get pods/log") < 3:
+def _finish(cluster: Cluster, request: str = "get pods/log") -> None:
+    """Ends the training once a request was made three times."""
+    while cluster.api.requests.count(request) < 3:
         time.sleep(0.01)
-    job = cluster.job
+    job = (cluster.all("apis/batch/v1/jobs") + cluster.all("apis/trainer.kubeflow.org/v1alpha1/trainjobs"))[0]
     cluster.pods, cluster.ends = (
         [(stamped("first", "second", "third", done()), {"terminated": {"exitCode": 0}})],
         "Complete",
@@ -296,15 +308,86 @@ def test_a_failed_training_says_what_the_trainer_said(cluster: Cluster, train: C
     assert "failed: data.jsonl:1: not JSON and more\n" in outcome.err
 
 
-def test_a_killed_training_says_why_kubernetes_gave_up(cluster: Cluster, train: Cli) -> None:
-    cluster.ends = "Failed"
-    assert "failed: the backoff limit is reached" in train().err
+@pytest.mark.parametrize(
+    ("state", "status", "why"),
+    [
+        ({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}, {}, "OOMKilled: it needs more memory"),
+        ({"terminated": {"exitCode": 3, "reason": "Error"}}, {}, "exit code 3"),
+        (None, {"phase": "Failed", "reason": "Evicted", "message": "low on memory"}, "Evicted: low on memory"),
+        (
+            {"terminated": {"exitCode": 143}},
+            {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "Preemption", "message": "a"}]},
+            "Preemption: a",
+        ),
+    ],
+)  # fmt: skip
+def test_a_killed_training_says_why_each_pod_stopped_and_why_the_job_ended(
+    cluster: Cluster, train: Cli, state: Object | None, status: Object, why: str
+) -> None:
+    cluster.pods, cluster.ends, cluster.status = [(stamped(STEPS[0]), state)] * 2, "Failed", status
+    outcome = train()
+    for number in (0, 1):
+        assert f"-{number} stopped: {why}" in outcome.out
+    assert "failed: the backoff limit is reached; training-triage-v2-" in outcome.err
+    assert f"-1 stopped: {why}" in outcome.err
+
+
+@pytest.mark.parametrize("more", [(), ("--train-job", "torch-distributed")])
+@pytest.mark.parametrize(("lines", "why"), [(["error: no rows"], "failed: no rows\n"), ([], "-0 stopped: OOMKilled: ")])
+def test_a_container_that_waits_for_its_restart_says_why_it_ended(
+    cluster: Cluster, train: Cli, more: tuple[str, ...], lines: list[str], why: str
+) -> None:
+    waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s"}}
+    cluster.pods, cluster.ends = [(stamped(*lines), waiting)], "Failed"
+    cluster.last = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+    assert why in train(*more).err
+
+
+def test_the_error_of_the_newest_pod_counts(cluster: Cluster, train: Cli) -> None:
+    failed = {"terminated": {"exitCode": 1}}
+    cluster.pods, cluster.ends = [(stamped(), failed), (stamped("error: no rows"), failed)], "Failed"
+    assert "failed: no rows\n" in train().err
 
 
 def test_a_pod_that_cannot_start_says_why(cluster: Cluster, train: Cli) -> None:
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
     cluster.pods, cluster.ends = [([], waiting)], "Failed"
     assert "waiting: ImagePullBackOff: no such image\n" in train().out
+
+
+def test_a_pod_that_no_node_takes_says_why_and_ends_by_a_deadline(cluster: Cluster, train: Cli, tmp_path: Path) -> None:
+    del (spec := deepcopy(TEMPLATE))["spec"]["activeDeadlineSeconds"]  # type: ignore[attr-defined]
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(spec))
+    unscheduled = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available: no GPU"}
+    cluster.pods, cluster.ends, cluster.status = [([], None)], "Failed", {"conditions": [unscheduled]}
+    outcome = train()
+    assert "waiting: 0/3 nodes are available: no GPU\n" in outcome.out
+    assert "the backoff limit is reached; waiting: 0/3 nodes are available: no GPU\n" in outcome.err
+    assert cluster.job["spec"]["activeDeadlineSeconds"] == 86_400
+
+
+@pytest.mark.parametrize("more", [(), ("--train-job", "torch-distributed")])
+@pytest.mark.parametrize("has_pod", [True, False])
+def test_events_say_what_keeps_a_container_from_starting(
+    cluster: Cluster, train: Cli, more: tuple[str, ...], has_pod: bool
+) -> None:
+    cluster.pods = [([], {"waiting": {"reason": "ContainerCreating"}})] if has_pod else []
+    cluster.ends, cluster.warning = "", "exceeded quota" if not has_pod else "claim not found"
+    finishing = threading.Thread(target=_finish, args=(cluster, "list events"))
+    finishing.start()
+    outcome = train(*more)
+    finishing.join()
+    assert f"waiting: FailedSomehow: {cluster.warning}\n" in outcome.out
+    assert outcome.code == 0, outcome.err
+
+
+def test_a_user_who_may_not_list_events_can_watch(cluster: Cluster, train: Cli) -> None:
+    cluster.pods, cluster.ends, cluster.api.forbidden = [], "", {("list", "events")}
+    finishing = threading.Thread(target=_finish, args=(cluster, "list events"))
+    finishing.start()
+    outcome = train()
+    finishing.join()
+    assert outcome.code == 0, outcome.err
 
 
 def test_a_job_can_be_watched_later_and_cancelled_with_all_that_it_owns(cluster: Cluster, train: Cli, cli: Cli) -> None:

@@ -22,13 +22,14 @@ from pointsman_cli.train.kubernetes_manifest import (
     Registration,
 )
 from pointsman_cli.train.kubernetes_pods import Log, list_pods, read_pod
+from pointsman_cli.train.kubernetes_reasons import warnings_of
 from pointsman_cli.train.progress import Done, TrainingProgress
 
 if TYPE_CHECKING:  # the extra `kubernetes`
     from lightkube import AsyncClient
 
 FIELD_MANAGER = "pointsman"
-POLL_SECONDS = 1.0
+POLL_SECONDS = 2.0
 """Seconds between two looks at the Job and its pods."""
 MAX_UNREACHABLE_SECONDS = 600.0
 """After this time without an answer of the API, following a Job ends. A restart of the API server takes minutes."""
@@ -79,7 +80,7 @@ async def follow_training(name: str, lora_server: str, console: Console) -> None
         job = await _follow(name, log)
     done, registration = screen.done, _registration(job)
     if problem := _failure(job):
-        raise CommandError(f"{name} failed: {log.error or problem}")
+        raise CommandError(f"{name} failed: {log.error or '; '.join(filter(None, (problem, log.reason)))}")
     if done is None:
         raise CommandError(f"{name} ended, and the end of its log is gone: look for the adapter in its --out")
     _say(console, f"{done.folder} after {done.seconds:.0f} s")
@@ -112,7 +113,8 @@ async def _follow(name: str, log: Log) -> Object:
             async with open_api(None) as api:
                 while True:
                     job = await _find(api, name)  # before the logs, which are complete if it has ended
-                    read = [await read_pod(api, pod, log) for pod in await list_pods(api, job)]
+                    pods = await list_pods(api, job)
+                    read = [await read_pod(api, pod, log) for pod in pods]
                     answered = time.monotonic()
                     if _condition(job, "Complete") or _failure(job):
                         last_looks -= 1
@@ -120,6 +122,9 @@ async def _follow(name: str, log: Log) -> Object:
                             return job
                     elif job["spec"].get("suspend"):
                         log.remark(f"{name} is suspended until its queue admits it")
+                    else:
+                        for warning in await warnings_of(api, job, pods):
+                            log.explain(f"waiting: {warning}")
                     await asyncio.sleep(POLL_SECONDS)
         except ApiFailed as error:
             if error.is_forbidden or time.monotonic() - answered > MAX_UNREACHABLE_SECONDS:

@@ -30,6 +30,8 @@ MAX_NAME = 32
 """How much of the adapter's name is in the Job's name. The names of a TrainJob's pods have 15 more characters than the
 TrainJob's, and 63 at most.
 """
+MAX_SECONDS = 86_400
+"""When a Job ends whose file names no deadline: also one that is never scheduled."""
 ANNOTATION = "pointsman/registration"
 """The annotation that says how to register the result, as JSON: the fields of `Registration`."""
 
@@ -129,6 +131,7 @@ def training_manifests(template: Object, job: TrainingJob, registration: Registr
     pod.setdefault("volumes", []).append({"name": DATA_VOLUME, "configMap": {"name": name}})
     mount = {"name": DATA_VOLUME, "mountPath": str(DATA_FOLDER), "readOnly": True}
     container.setdefault("volumeMounts", []).append(mount)
+    result["spec"].setdefault("activeDeadlineSeconds", MAX_SECONDS)
     metadata = result["metadata"] = {**result["metadata"], "name": name}
     metadata["annotations"] = {**metadata.get("annotations", {}), ANNOTATION: json.dumps(asdict(registration))}
     return Manifests(result, config_map)

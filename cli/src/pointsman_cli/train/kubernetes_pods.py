@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from pointsman_cli.train.kubernetes_manifest import RUNTIME_JOB, TRAIN_JOB_API, Object
+from pointsman_cli.train.kubernetes_manifest import TRAIN_JOB_API, Object
+from pointsman_cli.train.kubernetes_reasons import container_of, end_of, why_stopped, why_waiting
 from pointsman_cli.train.progress import Message, TrainingProgress, parse_event
 
 if TYPE_CHECKING:  # the extra `kubernetes`
@@ -23,7 +24,6 @@ STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d
 """The time before each line of a log: seconds, their fraction, and the zone of the node's clock."""
 NANOSECONDS = 9
 NEVER = (0.0, "")
-WAITING_NORMALLY = ("", "ContainerCreating", "PodInitializing")
 REFUSALS = (401, 403)
 """HTTP statuses with which the API says that the user may not do this."""
 Run = tuple[str, int]
@@ -36,6 +36,8 @@ class Log:
 
     screen: TrainingProgress
     error: str = ""
+    reason: str = ""
+    """Why nothing is trained now; empty if a container runs or nothing is known."""
     read: set[Run] = field(default_factory=set)
     """The containers whose logs were read to the end."""
     _run: Run | None = None
@@ -74,6 +76,11 @@ class Log:
         else:
             self.screen.show(event)
 
+    def explain(self, reason: str) -> None:
+        """Shows why nothing is trained now; it is also part of the error if the Job fails."""
+        self.reason, self.error = reason, ""
+        self.remark(reason)
+
     def remark(self, line: str) -> None:
         """Shows a line about the Job or a pod, once."""
         if line not in self._remarks:
@@ -95,24 +102,25 @@ async def read_pod(api: "AsyncClient", pod: Any, log: Log) -> bool:
 
     Returns whether the pod has logged nothing more yet.
     """
-    status = pod.status
-    for condition in (status and status.conditions) or ():
-        if condition.type == "PodScheduled" and condition.status == "False" and condition.message:
-            log.remark(f"waiting: {condition.message}")
-    containers = {each.name: each for each in (status and status.containerStatuses) or ()}
-    container = containers.get("training") or containers.get(RUNTIME_JOB)
-    state = container and container.state
-    if state and state.waiting and state.waiting.reason not in WAITING_NORMALLY:
-        log.remark(f"waiting: {state.waiting.reason}: {state.waiting.message or ''}".removesuffix(": "))
-    if not container or not state or not (state.running or state.terminated):
-        return True
-    run = (pod.metadata.name, container.restartCount)
+    container = container_of(pod)
+    run, end = (pod.metadata.name, container.restartCount if container else 0), end_of(container)
     if run in log.read:
         return True
-    is_complete = await _read_log(api, run, container.name, log)
-    if is_complete and state.terminated:
+    if not end and not (container and container.state and container.state.running):
+        if waiting := why_waiting(pod):
+            log.explain(f"waiting: {waiting}")
+        if why := why_stopped(pod):  # before it began
+            log.read.add(run)
+            log.explain(f"{run[0]} stopped: {why}")
+        return True
+    log.reason = ""
+    if not await _read_log(api, run, container.name, log):
+        return False
+    if end:
         log.read.add(run)
-    return is_complete
+        if not log.error and (why := why_stopped(pod)):
+            log.explain(f"{run[0]} stopped: {why}")
+    return True
 
 
 async def _read_log(api: "AsyncClient", run: Run, container: str, log: Log) -> bool:
