@@ -73,6 +73,8 @@ class KubernetesDouble:
     """The lines "TIME TEXT" of each pod's log, by the pod's name."""
     refusals: list[tuple[str, int]] = field(default_factory=list)
     """Requests, such as "get jobs", each of which is answered once with a status."""
+    unconfirmed: set[str] = field(default_factory=set)
+    """Creations, such as "create jobs", that are made and not answered."""
     broken_logs: int = 0
     """How many of the next logs end with their first line, because the connection breaks."""
     controllers: dict[str, Callable[[str, Object], None]] = field(default_factory=dict)
@@ -174,6 +176,8 @@ class KubernetesDouble:
         self._change(path, name, body)
         if controller := self.controllers.get(resource):
             controller(namespace, deepcopy(self.objects[path][name]))
+        if self.requests[-1] in self.unconfirmed:
+            await asyncio.Event().wait()
         return _json(self.objects[path][name], status=201)
 
     def _delete(self, request: web.Request, path: str, resource: str, name: str) -> web.Response:

@@ -4,6 +4,8 @@ import asyncio
 import gzip
 import json
 import random
+import signal
+import sys
 import threading
 import time
 from base64 import b64decode
@@ -17,11 +19,13 @@ import pytest
 import yaml
 from pointsman.v1 import lora_server_pb2, lora_server_pb2_grpc
 from pointsman_cli.train import kubernetes_job
+from pointsman_servicekit import kubernetes
 
 from tests.kubernetes_api import KubernetesDouble, Object, running_kubernetes
 
 Cli = Callable[..., Any]
 GrpcServer = Callable[..., str]
+Until = Callable[..., Any]
 
 ROOT = "/var/lib/pointsman/adapters"
 ROWS = '{"text": "lost my bag", "output": "lost_item"}\n'
@@ -413,6 +417,71 @@ def test_a_job_whose_data_are_refused_is_deleted_again(cluster: Cluster, train: 
     outcome = train()
     assert (outcome.code, "configmaps is forbidden" in outcome.err) == (1, True)
     assert cluster.all("apis/batch/v1/jobs") == []
+
+
+def test_a_job_whose_creation_is_not_confirmed_is_deleted(
+    cluster: Cluster, train: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes, "TIMEOUT_SECONDS", 0.3)
+    cluster.api.unconfirmed = {"create jobs"}
+    outcome = train()
+    assert (outcome.code, "does not answer" in outcome.err) == (1, True)
+    assert cluster.all("apis/batch/v1/jobs") == []
+
+
+def test_a_job_that_cannot_be_deleted_again_is_named_with_the_cause(cluster: Cluster, train: Cli) -> None:
+    cluster.api.forbidden = {("create", "configmaps"), ("delete", "jobs")}
+    outcome = train()
+    name = cluster.job["metadata"]["name"]
+    assert "configmaps is forbidden" in outcome.err
+    assert f"delete it: kubectl delete job/{name}" in outcome.err
+
+
+def test_a_job_of_another_with_the_same_name_is_kept(
+    cluster: Cluster, train: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secrets.token_hex", lambda length: "0a0b0c")
+    assert train("--detach").code == 0
+    before = cluster.job
+    outcome = train("--detach")
+    assert (outcome.code, "already exists" in outcome.err) == (1, True)
+    assert (cluster.job, cluster.api.deletions) == (before, [])
+
+
+def test_two_trainings_of_an_adapter_share_nothing(cluster: Cluster, train: Cli) -> None:
+    assert [train("--detach").code, train("--detach").code] == [0, 0]
+    first, second = cluster.all("apis/batch/v1/jobs")
+    folders = [
+        {part for part in each["spec"]["template"]["spec"]["containers"][0]["args"] if "=/var/lib" in part}
+        for each in (first, second)
+    ]
+    assert folders[0].isdisjoint(folders[1])
+    assert len(cluster.all("api/v1/configmaps")) == 2
+
+
+async def test_ctrl_c_leaves_the_training_and_says_how_to_go_on_or_delete_it(
+    cluster: Cluster, tmp_path: Path, train: Cli, until: Until
+) -> None:
+    cluster.pods, cluster.ends = [], ""
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pointsman_cli",
+        "train",
+        "--name",
+        "triage",
+        "--data",
+        tmp_path / "data.jsonl",
+    ]
+    command += ["--on-kubernetes", tmp_path / "job.yaml", "--data-dir", tmp_path / "home"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    await until(lambda: "list pods" in cluster.api.requests, "the training is watched")
+    process.send_signal(signal.SIGINT)
+    out, _ = await process.communicate()
+    name = cluster.job["metadata"]["name"]
+    assert process.returncode == 130
+    assert f"{name} goes on: `pointsman jobs watch {name} --kubernetes` follows it" in out.decode()
+    assert f"`pointsman jobs cancel {name} --kubernetes` deletes it" in out.decode()
 
 
 def test_a_user_who_may_not_read_logs_learns_it_and_how_to_go_on(cluster: Cluster, train: Cli) -> None:

@@ -41,21 +41,44 @@ NOT_FOUND = 404
 async def create_training(manifests: Manifests) -> None:
     """Creates a training's Job in Kubernetes, then the ConfigMap with its data, which is deleted with the Job.
 
-    Raises ApiFailed if the Kubernetes API rejects one of them or does not answer; the Job is then deleted again.
+    Raises ApiFailed if the Kubernetes API rejects one of them or does not answer; the Job is then deleted again. Raises
+    CommandError if that fails too.
     """
     async with open_api(None, FIELD_MANAGER) as api:
+        from httpx2 import HTTPStatusError
         from lightkube.resources.core_v1 import ConfigMap
 
-        created = await api.create(_kind(manifests.job["apiVersion"])(manifests.job))
+        try:
+            created = await api.create(_kind(manifests.job["apiVersion"])(manifests.job))
+        except HTTPStatusError:
+            raise
+        except BaseException as error:  # it may exist nevertheless
+            await _undo(api, manifests.job, error)
+            raise
         owner = {name: manifests.job[name] for name in ("apiVersion", "kind")}
         owner |= {"name": manifests.name, "uid": created["metadata"]["uid"]}
         metadata = {**manifests.config_map["metadata"], "ownerReferences": [owner]}
         try:
             config_map: Any = ConfigMap.from_dict({**manifests.config_map, "metadata": metadata})
             await api.create(config_map)
-        except BaseException:
-            await _delete(api, manifests.job)
+        except BaseException as error:
+            await _undo(api, manifests.job, error)
             raise
+
+
+async def _undo(api: "AsyncClient", job: Object, cause: BaseException) -> None:
+    """Deletes a Job if it exists; raises CommandError if that fails."""
+    from httpx2 import HTTPError, HTTPStatusError
+
+    try:
+        await _delete(api, job)
+    except HTTPError as error:
+        if isinstance(error, HTTPStatusError) and error.response.status_code == NOT_FOUND:
+            return
+        name = f"{job['kind'].lower()}/{job['metadata']['name']}"
+        raise CommandError(
+            f"{str(cause) or 'interrupted'}; {name} may exist without its data; delete it: kubectl delete {name}"
+        ) from error
 
 
 async def cancel_training(name: str) -> None:
@@ -77,7 +100,12 @@ async def follow_training(name: str, lora_server: str, console: Console) -> None
     """
     with TrainingProgress(console, name) as screen:
         log = Log(screen)
-        job = await _follow(name, log)
+        try:
+            job = await _follow(name, log)
+        except asyncio.CancelledError:
+            _say(console, f"{name} goes on: `pointsman jobs watch {name} --kubernetes` follows it, and")
+            _say(console, f"`pointsman jobs cancel {name} --kubernetes` deletes it with its pods")
+            raise
     done, registration = screen.done, _registration(job)
     if problem := _failure(job):
         raise CommandError(f"{name} failed: {log.error or '; '.join(filter(None, (problem, log.reason)))}")
