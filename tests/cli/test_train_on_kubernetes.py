@@ -5,6 +5,7 @@ import gzip
 import json
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -264,11 +265,27 @@ def test_an_api_server_that_stays_away_ends_the_command_and_not_the_training(
     cluster: Cluster, train: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kubernetes_job, "MAX_UNREACHABLE_SECONDS", 0.1)
-    cluster.api.refusals = [("get jobs", 503)] * 1000
+    cluster.ends, cluster.api.refusals = "", [("list events", 503), *[("list pods", 503)] * 1000]
     outcome = train()
     assert outcome.code == 1
     assert "goes on: `pointsman jobs watch training-triage-v2-" in outcome.err
     assert "metadata" in cluster.job
+
+
+def test_an_api_server_that_never_answered_is_not_waited_for(cluster: Cluster, cli: Cli, tmp_path: Path) -> None:
+    config = (tmp_path / "kubeconfig").read_text()
+    (tmp_path / "kubeconfig").write_text(config.replace(f":{cluster.api.port}", ":1"))
+    watched = cli("jobs", "watch", "training-x", "--kubernetes")
+    assert (watched.code, "does not answer: ConnectError" in watched.err) == (1, True)
+
+
+def test_progress_that_cannot_be_written_is_no_failure_of_the_api(cluster: Cluster, train: Cli) -> None:
+    name = train("--detach").out.strip()
+    command = [sys.executable, "-m", "pointsman_cli", "jobs", "watch", name, "--kubernetes"]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert "the output could not be written completely" in ended.stderr
+    assert cluster.api.requests.count("get jobs") == 1
 
 
 def test_a_container_that_restarts_in_its_pod_is_read_again(cluster: Cluster, train: Cli) -> None:
@@ -460,20 +477,12 @@ def test_two_trainings_of_an_adapter_share_nothing(cluster: Cluster, train: Cli)
 
 
 async def test_ctrl_c_leaves_the_training_and_says_how_to_go_on_or_delete_it(
-    cluster: Cluster, tmp_path: Path, train: Cli, until: Until
+    cluster: Cluster, train: Cli, tmp_path: Path, until: Until
 ) -> None:
     cluster.pods, cluster.ends = [], ""
-    command: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "pointsman_cli",
-        "train",
-        "--name",
-        "triage",
-        "--data",
-        tmp_path / "data.jsonl",
-    ]
-    command += ["--on-kubernetes", tmp_path / "job.yaml", "--data-dir", tmp_path / "home"]
+    command: list[str | Path] = [sys.executable, "-m", "pointsman_cli", "train", "--name", "triage"]
+    command += ["--data", tmp_path / "data.jsonl", "--on-kubernetes", tmp_path / "job.yaml"]
+    command += ["--data-dir", tmp_path / "home"]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     await until(lambda: "list pods" in cluster.api.requests, "the training is watched")
     process.send_signal(signal.SIGINT)

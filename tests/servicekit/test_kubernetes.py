@@ -8,6 +8,7 @@ from pointsman_servicekit.kubernetes import ApiFailed, get_or_none, open_api
 
 from tests.kubernetes_api import KubernetesDouble, running_kubernetes
 
+GET = "GET /api/v1/namespaces/pointsman/configmaps/names"
 JSON = {"content-type": "application/json"}
 
 
@@ -55,8 +56,8 @@ async def test_a_missing_permission_is_recognized(api: KubernetesDouble) -> None
 @pytest.mark.parametrize(
     ("status", "headers", "body", "message"),
     [
-        (502, {"content-type": "text/html"}, b"<p>Bad gateway", "the Kubernetes API answered 502"),
-        (502, JSON, b"<p>Bad gateway", "the Kubernetes API answered 502"),
+        (502, {"content-type": "text/html"}, b"<p>Bad gateway", f"the Kubernetes API answered 502 to {GET}"),
+        (502, JSON, b"<p>Bad gateway", f"the Kubernetes API answered 502 to {GET}"),
         (503, JSON, b'{"kind": "Status", "reason": "Busy"}', "the Kubernetes API answered: Busy"),
         (200, JSON, b"<p>Welcome", "the Kubernetes API sent an object that cannot be read"),
     ],
@@ -80,3 +81,32 @@ async def test_a_token_that_disappears_is_a_failure(api: KubernetesDouble) -> No
 
     with pytest.raises(ApiFailed, match="token cannot be read"):
         await read_without_token()
+
+
+@pytest.mark.parametrize(
+    ("users", "message"),
+    [
+        ("[]", "the kubeconfig names me, and does not define it"),
+        (
+            "[{name: me, user: {exec: {apiVersion: client.authentication.k8s.io/v1beta1, command: not-here}}}]",
+            "the kubeconfig's user cannot log in: .*not-here",
+        ),
+    ],
+)
+async def test_a_kubeconfig_that_gives_no_token_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users: str, message: str
+) -> None:
+    (tmp_path / "kubeconfig").write_text(
+        "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c, user: me}}], "
+        f"clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:1'}}}}], users: {users}}}"
+    )
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+
+    async def read_as_kubectl() -> None:
+        from lightkube.resources.core_v1 import ConfigMap
+
+        async with open_api(None) as client:
+            await client.get(ConfigMap, "names")
+
+    with pytest.raises(ApiFailed, match=message):
+        await read_as_kubectl()

@@ -135,7 +135,7 @@ async def _register(registration: Registration, done: Done, lora_server: str, co
 
 async def _follow(name: str, log: Log) -> Object:
     """Passes on the logs of a training until it ends, and returns the Job."""
-    answered, last_looks = time.monotonic(), LAST_LOOKS
+    answered, last_looks = 0.0, LAST_LOOKS
     while True:
         try:
             async with open_api(None) as api:
@@ -155,10 +155,13 @@ async def _follow(name: str, log: Log) -> Object:
                             log.explain(f"waiting: {warning}")
                     await asyncio.sleep(POLL_SECONDS)
         except ApiFailed as error:
-            if error.is_forbidden or time.monotonic() - answered > MAX_UNREACHABLE_SECONDS:
+            has_never_answered = not answered and not error.status
+            answered = answered or time.monotonic()
+            if has_never_answered or error.is_forbidden or time.monotonic() - answered > MAX_UNREACHABLE_SECONDS:
                 raise CommandError(
                     f"{error.message}; {name} goes on: `pointsman jobs watch {name} --kubernetes` continues"
                 ) from error
+            log.remark(f"trying again for {MAX_UNREACHABLE_SECONDS / 60:.0f} minutes: {error.message}")
             await asyncio.sleep(POLL_SECONDS)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pointsman_servicekit.errors import Unavailable
 
 if TYPE_CHECKING:  # most processes never connect, and the import takes 0.2 s and 11 MB
+    from httpx2 import HTTPStatusError
     from lightkube import AsyncClient
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,13 @@ async def open_api(service_account: Path | None, field_manager: str = "") -> Asy
 
     try:
         yield api
-    except (HTTPError, ConfigError, OSError) as error:
+    except (ConfigError, OSError) as error:
+        if service_account is None and not isinstance(error, ConfigError | FileNotFoundError | PermissionError):
+            raise  # not of a login: the block's own, such as of a full disk
+        if service_account is None:
+            raise ApiFailed(f"the kubeconfig's user cannot log in: {error}; does kubectl work?") from error
+        raise ApiFailed(f"the service account's token cannot be read: {error}") from error
+    except HTTPError as error:
         raise _failed(error) from error
     except (MsgspecError, NotReadyError, KeyError, ValueError) as error:
         log.debug("the Kubernetes API's object, or code that reads it", exc_info=error)
@@ -133,6 +140,8 @@ async def _connect(service_account: Path | None, field_manager: str) -> "AsyncCl
             "automountServiceAccountToken: true"
         ) from error
     except KeyError as error:
+        if service_account is None:
+            raise ApiFailed(f"the kubeconfig names {error.args[0]}, and does not define it") from error
         raise ApiFailed(f"the environment has no {error.args[0]}, which Kubernetes sets in every pod") from error
     except (OSError, ssl.SSLError, ValueError) as error:
         source = f"the service account in {service_account}" if service_account else "the kubeconfig"
@@ -159,7 +168,7 @@ def _one_watch_transport(authority: Path) -> Any:
 
 def _failed(error: Exception) -> ApiFailed:
     from httpx2 import HTTPStatusError
-    from lightkube import ApiError, ConfigError
+    from lightkube import ApiError
 
     if isinstance(error, ApiError):
         status, details = error.status, error.status.details
@@ -168,9 +177,7 @@ def _failed(error: Exception) -> ApiFailed:
         message = status.message or status.reason or code
         return ApiFailed(f"the Kubernetes API answered: {message}", code, (details and details.name) or "")
     if isinstance(error, HTTPStatusError):
-        return _answered(error.response.status_code)
-    if isinstance(error, ConfigError | OSError):
-        return ApiFailed(f"the service account's token cannot be read: {error}")
+        return _answered(error)
     return ApiFailed(f"the Kubernetes API does not answer: {type(error).__name__}: {error}".removesuffix(": "))
 
 
@@ -181,10 +188,11 @@ def _unreadable(error: Exception) -> ApiFailed:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, HTTPStatusError):
-            return _answered(cause.response.status_code)
+            return _answered(cause)
         cause = cause.__context__
     return ApiFailed(f"the Kubernetes API sent an object that cannot be read: {type(error).__name__}: {error}")
 
 
-def _answered(status: int) -> ApiFailed:
-    return ApiFailed(f"the Kubernetes API answered {status}", status)
+def _answered(error: "HTTPStatusError") -> ApiFailed:
+    request, status = error.request, error.response.status_code
+    return ApiFailed(f"the Kubernetes API answered {status} to {request.method} {request.url.path}", status)
