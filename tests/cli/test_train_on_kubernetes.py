@@ -493,13 +493,6 @@ async def test_ctrl_c_leaves_the_training_and_says_how_to_go_on_or_delete_it(
     assert f"`pointsman jobs cancel {name} --kubernetes` deletes it" in out.decode()
 
 
-def test_a_user_who_may_not_read_logs_learns_it_and_how_to_go_on(cluster: Cluster, train: Cli) -> None:
-    cluster.api.forbidden = {("get", "pods/log")}
-    outcome = train()
-    assert "pods/log is forbidden" in outcome.err
-    assert "goes on: `pointsman jobs watch training-triage-v2-" in outcome.err
-
-
 def test_large_data_are_compressed_and_too_large_ones_refused(cluster: Cluster, train: Cli, tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text(ROWS * 30_000)
     assert train("--detach").code == 0
@@ -550,6 +543,40 @@ def test_a_file_without_a_training_is_refused(train: Cli, tmp_path: Path, text: 
     (tmp_path / "job.yaml").write_text(text)
     outcome = train("--dry-run")
     assert (outcome.code, "--on-kubernetes" in outcome.err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PASSWORD"])
+def test_a_secret_in_the_file_is_refused_and_not_shown(train: Cli, tmp_path: Path, name: str) -> None:
+    (file := deepcopy(TEMPLATE))["spec"]["template"]["spec"]["containers"][0]["env"] = [  # type: ignore[index]
+        {"name": "TOKENIZERS_PARALLELISM", "value": "false"},
+        {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+    ]
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(file))
+    assert train("--dry-run").code == 0
+    file["spec"]["template"]["spec"]["containers"][0]["env"].append({"name": name, "value": "hunter2"})  # type: ignore[index]
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(file))
+    outcome = train("--dry-run")
+    assert (outcome.code, f"has the value of {name}" in outcome.err) == (2, True)
+    assert "hunter2" not in outcome.out + outcome.err
+
+
+def test_a_namespace_in_the_file_is_refused(train: Cli, tmp_path: Path) -> None:
+    (file := deepcopy(TEMPLATE))["metadata"]["namespace"] = "other"  # type: ignore[index]
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(file))
+    outcome = train("--dry-run")
+    assert (outcome.code, "names the namespace other: leave it out" in outcome.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "request_", [("create", "jobs"), ("create", "configmaps"), ("get", "jobs"), ("list", "pods"), ("get", "pods/log")]
+)
+def test_a_missing_permission_is_named_by_verb_and_resource(
+    cluster: Cluster, train: Cli, request_: tuple[str, str]
+) -> None:
+    cluster.api.forbidden = {request_}
+    outcome = train()
+    assert outcome.code == 1
+    assert f'cannot {request_[0]} resource "{request_[1]}" in "ml"' in outcome.err
 
 
 @pytest.mark.parametrize("option", [("--out", "x"), ("--check-only",), ("--on-server",), ("--base-model", "x")])

@@ -7,6 +7,7 @@ The command adds the data and its options, which replace those of the file.
 import base64
 import gzip
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -30,6 +31,8 @@ MAX_NAME = 32
 """How much of the adapter's name is in the Job's name. The names of a TrainJob's pods have 15 more characters than the
 TrainJob's, and 63 at most.
 """
+SECRET = re.compile(r"(?i)(token|secret|password|key)$")
+"""The names of environment variables whose values must not be in a Job."""
 MAX_SECONDS = 86_400
 """When a Job ends whose file names no deadline: also one that is never scheduled."""
 ANNOTATION = "pointsman/registration"
@@ -78,7 +81,8 @@ class Manifests:
 def read_job(file: Path) -> Object:
     """Reads the file of YAML with the Job that the chart has rendered for trainings, and returns the Job.
 
-    Raises UsageError if the file cannot be read, does not have exactly one Job, or the Job does not run the trainer.
+    Raises UsageError if the file cannot be read, does not have exactly one Job, or the Job does not run the trainer,
+    names a namespace or contains a secret.
     """
     try:
         objects = [each for each in yaml.safe_load_all(file.read_text("utf-8")) if isinstance(each, dict)]
@@ -88,7 +92,7 @@ def read_job(file: Path) -> Object:
     try:
         (job,) = jobs
         options = _options(container_of(job)["args"])
-        complete = "base-model" in options and "out" in options
+        complete = "base-model" in options and "out" in options and isinstance(job["metadata"], dict)
     except (ValueError, KeyError, TypeError, AttributeError):
         complete = False
     if not complete:
@@ -96,6 +100,17 @@ def read_job(file: Path) -> Object:
             f"--on-kubernetes {file} is not one Job of the trainer with --base-model and --out; render it: helm "
             "template ... --show-only templates/training.yaml --set training.name=NAME"
         )
+    if namespace := job["metadata"].get("namespace"):
+        raise UsageError(
+            f"--on-kubernetes {file} names the namespace {namespace}: leave it out, because the kubeconfig's counts "
+            f"(kubectl config set-context --current --namespace={namespace})"
+        )
+    for variable in container_of(job).get("env") or ():
+        if "value" in variable and SECRET.search(variable["name"]):
+            raise UsageError(
+                f"--on-kubernetes {file} has the value of {variable['name']}, which all who may read Jobs would "
+                "see: put it into a Secret and name that by valueFrom.secretKeyRef"
+            )
     return job
 
 
