@@ -49,6 +49,8 @@ def main() -> int:
         _run(options, started, emit)
     except TrainingError as error:
         _warn(f"error: {error}")
+        if not processes.is_first():
+            time.sleep(processes.REPORT_SECONDS)
         return 1
     except KeyboardInterrupt:
         set_signal_handler(signal.SIG_IGN)  # a second signal would only cut the message short

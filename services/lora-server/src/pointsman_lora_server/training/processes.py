@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pointsman_lora_server.training.loop import Objective
 
 TRAINER_MODULE = "pointsman_lora_server.training"
+REPORT_SECONDS = 10.0
+"""How long the first process may take to report an error that the others had too: torchrun stops it once one exits."""
 STOP_SECONDS = 10.0
 """Seconds from SIGTERM to SIGKILL of processes that are stopped."""
 RANK, LOCAL_RANK, WORLD_SIZE = "RANK", "LOCAL_RANK", "WORLD_SIZE"
