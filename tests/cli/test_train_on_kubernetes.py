@@ -549,6 +549,7 @@ def test_a_file_without_a_training_is_refused(train: Cli, tmp_path: Path, text: 
 def test_a_secret_in_the_file_is_refused_and_not_shown(train: Cli, tmp_path: Path, name: str) -> None:
     (file := deepcopy(TEMPLATE))["spec"]["template"]["spec"]["containers"][0]["env"] = [  # type: ignore[index]
         {"name": "TOKENIZERS_PARALLELISM", "value": "false"},
+        {"value": "of no name"},
         {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
     ]
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(file))

@@ -106,7 +106,7 @@ def read_job(file: Path) -> Object:
             f"(kubectl config set-context --current --namespace={namespace})"
         )
     for variable in container_of(job).get("env") or ():
-        if "value" in variable and SECRET.search(variable["name"]):
+        if isinstance(variable, dict) and "value" in variable and SECRET.search(str(variable.get("name"))):
             raise UsageError(
                 f"--on-kubernetes {file} has the value of {variable['name']}, which all who may read Jobs would "
                 "see: put it into a Secret and name that by valueFrom.secretKeyRef"
