@@ -4,7 +4,7 @@ import json
 import os
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,20 @@ def command(base: Path, data: Path, out: Path, *options: object) -> list[str]:
 
 
 def train(
-    base: Path, data: Path, out: Path, *options: object, kill_at: Callable[[dict[str, Any]], bool] = lambda event: False
+    base: Path,
+    data: Path,
+    out: Path,
+    *options: object,
+    kill_at: Callable[[dict[str, Any]], bool] = lambda event: False,
+    variables: Mapping[str, str] | None = None,
 ) -> Run:
-    """Runs a training. `kill_at` is called with each event; if it returns True, the trainer is killed with SIGKILL."""
+    """Runs a training. `kill_at` is called with each event; if it returns True, the trainer is killed with SIGKILL.
+
+    `variables` replaces `environment()`.
+    """
     program = command(base, data, out, *options)
     with subprocess.Popen(
-        program, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        program, env=variables or environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         events = []

@@ -1,5 +1,6 @@
 """Two processes that share each step train the same adapter as one."""
 
+import os
 import signal
 import subprocess
 import time
@@ -93,3 +94,60 @@ def running(folder: Path) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def test_a_process_that_would_abort_in_its_exit_does_not_fail_the_run(base: Path, data: Path, tmp_path: Path) -> None:
+    variables = executing(ABORT_IN_EXIT, tmp_path)
+    run = train(base, data, tmp_path / "out", *OPTIONS, "--epochs", 1, "--processes", 2, variables=variables)
+    assert (run.code, run.warnings) == (0, "")
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+def test_the_second_process_stays_until_the_first_has_written_the_adapter(
+    base: Path, data: Path, tmp_path: Path
+) -> None:
+    variables = executing(WAIT_FOR_THE_SECOND, tmp_path)
+    run = train(base, data, tmp_path / "out", *OPTIONS, "--epochs", 1, "--processes", 2, variables=variables)
+    assert (run.code, run.warnings) == (0, "")
+    assert (tmp_path / "second").read_text() == "stayed"
+
+
+def executing(code: str, folder: Path) -> dict[str, str]:
+    """Returns the variables with which each Python process executes `code` when it starts; FOLDER in it is `folder`."""
+    (folder / "start").mkdir()
+    (folder / "start" / "sitecustomize.py").write_text(f"FOLDER = {str(folder)!r}\n{code}")
+    variables = trainings.environment()
+    return variables | {"PYTHONPATH": f"{variables['PYTHONPATH']}{os.pathsep}{folder / 'start'}"}
+
+
+ABORT_IN_EXIT = """
+import atexit, os
+
+if "RANK" in os.environ:
+    atexit.register(os.abort)
+"""
+WAIT_FOR_THE_SECOND = """
+import fcntl, os, sys, time
+
+lock, rank = open(FOLDER + "/lock", "a"), os.environ.get("RANK")
+
+
+def wait(event, given):
+    if event != "tempfile.mkdtemp" or not given[0].startswith(FOLDER + "/.out."):
+        return
+    seen, end = "stayed", time.monotonic() + 3
+    while seen == "stayed" and time.monotonic() < end:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            seen = "left"
+        except BlockingIOError:
+            time.sleep(0.05)
+    with open(FOLDER + "/second", "w") as file:
+        file.write(seen)
+
+
+if rank == "1":
+    fcntl.flock(lock, fcntl.LOCK_EX)  # until the process ends
+elif rank == "0":
+    sys.addaudithook(wait)  # when it begins to write the adapter
+"""

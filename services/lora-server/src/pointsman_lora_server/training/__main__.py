@@ -106,4 +106,4 @@ def _warn(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    processes.leave(main())

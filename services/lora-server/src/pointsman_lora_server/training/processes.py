@@ -11,9 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pointsman_lora_server.training.exits import TrainingError, set_signal_handler
 
@@ -39,6 +40,18 @@ def is_worker() -> bool:
 
 def is_first() -> bool:
     return int(os.environ.get(RANK, "0")) == 0
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process with an exit code. A worker leaves out the interpreter's cleanup.
+
+    During that, a thread of torch sometimes aborts the process, and torchrun would report that the run has failed.
+    """
+    if is_worker():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def launch(arguments: Sequence[str], count: int) -> int:
@@ -122,6 +135,19 @@ class Processes:
     def first_computes(self, compute: Callable[[], T]) -> T:
         """Calls `compute` in the first process only, and returns its result in each."""
         return self.agree(compute() if self.is_first else None)  # type: ignore[return-value]  # the first one's
+
+    def finish(self) -> None:
+        """Waits until the first process has written the result, and ends the communication. Call it in each process.
+
+        A process that ends earlier and fails would make torchrun stop the first one while it writes.
+        """
+        if self.size == 1:
+            return
+        from accelerate import PartialState
+
+        with suppress(RuntimeError):  # another process failed, which reports it; this one has done its work
+            PartialState().wait_for_everyone()
+            PartialState().destroy_process_group()
 
     def divide(self, objective: "Objective", learner: "Learner") -> "Objective":
         """Returns the objective with the work of each step divided among the processes."""

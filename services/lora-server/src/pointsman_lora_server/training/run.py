@@ -146,6 +146,7 @@ class _TrainingRun:
                 training.evaluate_start(evaluate)
         ended_by = training.run(evaluate, partial(self._save_checkpoint, choices))
         self._finish(training, evaluator, ended_by, choices["before"])
+        self._processes.finish()
 
     def _agree_on_pace(self, learner: Learner, objective: Objective, batches: Batches) -> Pace:
         return self._processes.agree(loop.measure_pace(learner, objective, batches))
