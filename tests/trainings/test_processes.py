@@ -68,6 +68,14 @@ def test_preference_training_refuses_several_processes(base: Path, data: Path, t
     assert "leave out --processes" in run.warnings
 
 
+def test_fsdp_of_accelerate_is_refused(base: Path, data: Path, tmp_path: Path) -> None:
+    variables = trainings.environment() | {"ACCELERATE_USE_FSDP": "true"}
+    run = train(base, data, tmp_path / "out", *OPTIONS, "--processes", 2, variables=variables)
+    assert run.code == 1
+    assert run.warnings.startswith("error: accelerate's FSDP is not supported")
+    assert run.warnings.count("\n") == 1
+
+
 def test_a_stopped_training_leaves_no_process(base: Path, data: Path, tmp_path: Path) -> None:
     program = trainings.command(base, data, tmp_path / "out", *OPTIONS, "--epochs", 100_000, "--processes", 2)
     given = {"env": trainings.environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -29,6 +29,8 @@ STOP_SECONDS = 10.0
 """Seconds from SIGTERM to SIGKILL of processes that are stopped."""
 RANK, LOCAL_RANK, WORLD_SIZE = "RANK", "LOCAL_RANK", "WORLD_SIZE"
 """The environment variables by which torchrun and `accelerate launch` tell a process its number."""
+FSDP = "ACCELERATE_USE_FSDP"
+"""The environment variable by which `accelerate launch` asks for a base model that is divided among the processes."""
 
 T = TypeVar("T")
 
@@ -98,8 +100,14 @@ class Processes:
     def join(cls, device: str, minutes: float) -> "Processes":
         """Waits for the other processes of the run; `device` is the option --device, `minutes` the run's time limit.
 
-        Raises TrainingError if there are fewer GPUs than processes, or none with --device cuda.
+        Raises TrainingError if there are fewer GPUs than processes, or none with --device cuda, or if `accelerate
+        launch` asks for FSDP.
         """
+        if os.environ.get(FSDP, "").lower() in ("1", "true"):
+            raise TrainingError(
+                "accelerate's FSDP is not supported, because each process holds the whole base model: launch without "
+                "--use_fsdp; --method qlora needs less memory"
+            )
         size = int(os.environ.get(WORLD_SIZE, "1"))
         if size == 1:
             return cls()
