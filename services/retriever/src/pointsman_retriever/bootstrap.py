@@ -75,10 +75,11 @@ class RunningService:
 
 
 def load_model(settings: Settings) -> Encoder:
-    """Loads the embedding model that the file `settings.embedding_config` names; MiniLM if it is not set or names none.
+    """Loads the embedding model that the YAML file `settings.embedding_config` names.
 
-    Raises FailedPrecondition if the file cannot be read or its model cannot be used, Unavailable if its endpoint fails,
-    and ModelMissing if MiniLM's folder is needed (`open_encoder`) and incomplete or damaged.
+    Loads MiniLM, the default model, if no file is set or the file names no model. Raises FailedPrecondition if the file
+    cannot be read or the model that it names cannot be used, Unavailable if the endpoint of a remote model fails, and
+    ModelMissing if MiniLM's folder is needed (`open_encoder`) and incomplete or damaged.
     """
     config = read_encoder_config(settings.embedding_config) if settings.embedding_config else None
     return open_encoder(config, settings.embedding_model)
@@ -90,10 +91,11 @@ async def run_service(
 ) -> AsyncIterator[RunningService]:
     """Runs the service for the length of the block; it listens when all collections are loaded.
 
-    A damaged collection does not keep the service from being ready: searches and writes of it fail, and the metric
-    `pointsman_retriever_inconsistent` shows it. `spans` enables tracing. Raises what `claim_data_folder` raises;
-    FailedPrecondition if an extension or an external collection is not valid; OSError if a port is taken; TlsError and
-    TokenFileError for files of TLS and tokens; and what a vector store's client raises if the store cannot be reached.
+    The service becomes ready even if a collection is damaged: searches and writes of the damaged collection fail, and
+    the metric `pointsman_retriever_inconsistent` shows it. `spans` enables tracing. Raises what `claim_data_folder`
+    raises; FailedPrecondition if an extension or an external collection is not valid; OSError if a port is taken;
+    TlsError and TokenFileError for files of TLS and tokens; and what a vector store's client raises if the store cannot
+    be reached.
     """
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     gate = open_token_gate(settings.tokens, METHOD_ROLES, settings.listen, "POINTSMAN_RETRIEVER_TOKENS")
@@ -180,9 +182,10 @@ async def _build_servicer(
 
 
 def to_window(model: Encoder) -> int:
-    """Returns how many tokens a chunk may have with its titles and the model's special tokens.
+    """Returns the maximum number of tokens that a chunk may have, including its titles and the model's special tokens.
 
-    That is the number of tokens that the model reads, less those of its prefix for passages; at most `WINDOW_TOKENS`.
+    The maximum is the number of tokens that the model reads, less the tokens of the model's prefix for passages, but
+    never more than `WINDOW_TOKENS`.
     """
     prefix = model.tokenizer.encode(model.passage_prefix, add_special_tokens=False)
     return min(WINDOW_TOKENS, model.max_tokens - len(prefix.ids))
@@ -250,7 +253,7 @@ def _load_shared(stack: AsyncExitStack, settings: Settings) -> SharedCollections
 
 
 async def _find_shared(shared: SharedCollections | None) -> None:
-    """Reads which collections the shared store has. If it does not answer, that is tried again at the next call.
+    """Reads from the shared store which collections it has. If the store does not answer, the next call reads them.
 
     Raises FailedPrecondition if the store refuses this retriever.
     """

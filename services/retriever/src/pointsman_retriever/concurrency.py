@@ -43,7 +43,7 @@ class CallLimit:
     """
 
     def __init__(self, what: str, slots: int) -> None:
-        """Allows `slots` calls at once; `what` names them in the error message, in the plural."""
+        """Allows `slots` calls at once; `what` names the calls in the error message, in the plural ("searches")."""
         self._what = what
         self._slots = slots
         self._used = 0

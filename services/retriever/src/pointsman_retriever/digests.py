@@ -39,11 +39,11 @@ def checksum_vectors(ids: Ids, vectors: Vectors) -> int:
     """Returns a 64-bit checksum of `ids` (rows,) and their `vectors` (rows, dimensions). The order of the rows does not
     matter.
 
-    The XOR of the checksums of disjoint parts is the checksum of the whole. So after a change it can be updated without
-    reading all vectors.
+    The XOR of the checksums of disjoint parts is the checksum of the whole. So after a change the checksum can be
+    updated without reading all vectors.
 
-    It is a multilinear hash of each row (Lemire and Kaser, "Strongly universal string hashing is fast", 2014), finished
-    as in splitmix64. It detects accidental damage, not manipulation.
+    The checksum is a multilinear hash of each row (Lemire and Kaser, "Strongly universal string hashing is fast",
+    2014), finished as in splitmix64. It detects accidental damage, not manipulation.
     """
     whole = np.uint64(0)
     keys = _row_keys(vectors.shape[1])

@@ -37,7 +37,7 @@ class Embedder(Protocol):
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Returns (texts, dimensions): a vector of length 1 for each text. Blocks.
 
-        Raises Unavailable if the model is behind an endpoint and that fails.
+        Raises Unavailable if a model behind an endpoint does not answer.
         """
 
 
@@ -51,7 +51,7 @@ class Chunker(Protocol):
         """
 
     async def chunk(self, documents: Sequence[tuple[Document, str]]) -> list[tuple[Chunk, ...] | PointsmanError]:
-        """Returns the chunks of each document, given with its recipe, in the same order.
+        """Returns the chunks of each document, in the same order; each document is given with its recipe.
 
         In the place of a document that cannot be chunked, the list has an InvalidArgument.
         """
@@ -115,7 +115,7 @@ class DocumentEncoder:
         return GIVEN_VECTOR_RECIPE if document.vector is not None else self._chunker.recipe(document)
 
     def with_unit_vector(self, document: Document) -> Document:
-        """Returns the document; if it has a vector of its own, that is scaled to length 1.
+        """Returns the document; if the caller sent a vector with it, the vector is scaled to length 1.
 
         Raises InvalidArgument if the vector has wrong dimensions, is not finite or is zero, and FailedPrecondition
         ("fingerprint_mismatch") if another model made it.

@@ -41,7 +41,7 @@ class CollectionDropped:
 
 @dataclass(frozen=True, slots=True)
 class CollectionSize:
-    """The current size of a collection, for its metrics; not an event."""
+    """The current size of a collection, which the metrics read; not an event."""
 
     name: str
     documents: int
@@ -69,7 +69,7 @@ class TracedObserver:
     """
 
     def __init__(self, inner: Observer, set_attributes: SetAttributes) -> None:
-        """Takes the other observer, and a function that sets attributes of the span that is current at its call."""
+        """Takes `inner`, which gets all events, and a function that sets attributes of the current trace span."""
         self._inner = inner
         self._set_attributes = set_attributes
 

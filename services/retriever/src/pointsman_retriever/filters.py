@@ -31,8 +31,8 @@ class Exists:
 class NumberRange:
     """A filter that matches documents whose metadata value for `key` is a number within the given bounds.
 
-    The bounds are `gte` (>=), `gt` (>), `lte` (<=) and `lt` (<); None: no bound. Metadata values are texts; those that
-    Python's `float` can parse count as numbers.
+    The bounds are `gte` (>=), `gt` (>), `lte` (<=) and `lt` (<); a bound that is None does not apply. Metadata values
+    are texts; those that Python's `float` can parse count as numbers.
     """
 
     key: str
@@ -46,8 +46,8 @@ class NumberRange:
 class TextRange:
     """A filter that matches documents whose metadata value for `key` is, as text, within the given bounds.
 
-    The bounds are `gte` (>=), `gt` (>), `lte` (<=) and `lt` (<); None: no bound. Texts are compared by code points; for
-    dates in one format of ISO 8601 this is the order in time.
+    The bounds are `gte` (>=), `gt` (>), `lte` (<=) and `lt` (<); a bound that is None does not apply. Texts are
+    compared by code points, which for dates in one format of ISO 8601 is the order in time.
     """
 
     key: str
@@ -71,7 +71,7 @@ class Or:
 class Not:
     """A filter that matches the documents which the filter `part` does not match.
 
-    A document without the key of a condition does not match the condition, so it matches its negation.
+    A document without the key of a condition does not match the condition, so it matches `Not` of the condition.
     """
 
     part: "Filter"

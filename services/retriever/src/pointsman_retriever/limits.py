@@ -165,9 +165,10 @@ def _check_options(options: SearchOptions) -> None:
 
 
 def check_share(what: str, value: float, span: str) -> None:
-    """Raises InvalidArgument ("invalid_WHAT") if `value` is not from 0 to 1; WHAT is the request's field `what`.
+    """Raises InvalidArgument if `value` is not from 0 to 1.
 
-    `span` describes the allowed range in the error's message.
+    `what` is the name of the request's field; the error's code is "invalid_" and this name. `span` describes the
+    allowed range in the error's message.
     """
     if not 0.0 <= value <= 1.0:  # NaN fails too
         raise InvalidArgument(f"{what} is {value}; it ranges from {span}", code=f"invalid_{what}", param=what)

@@ -1,6 +1,7 @@
 """The Prometheus metrics of searches, changes and collections.
 
-The first MAX_LABELS collections have a label value of their own; the others share the value "other".
+The label `collection` has a value of its own for each of the first MAX_LABELS collections; all further collections
+share the value "other".
 """
 
 from collections.abc import Callable, Iterable, Mapping

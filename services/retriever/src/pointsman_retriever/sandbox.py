@@ -18,18 +18,22 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024  # more than a document may have
 
 INHERITED = ("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "VIRTUAL_ENV")
 INHERITED_PREFIXES = ("LC_", "OMP_", "PYTHON")
-"""The subprocess gets the environment variables whose names begin with one of these."""
+"""The sandbox's subprocess inherits the environment variables whose names begin with one of these prefixes."""
 
 
 class SandboxError(Exception):
-    """Raised if an operation in the sandbox failed; the message has no subject ("took more than 60 seconds")."""
+    """Raised if an operation in the sandbox failed.
+
+    The message is a predicate without a subject, such as "took more than 60 seconds"; the caller puts the document's id
+    before it.
+    """
 
 
 class Sandbox:
-    """Runs operations in one subprocess, which is started at the first call, and again at the next call after it was
-    killed.
+    """Runs operations in one subprocess, one call at a time; other calls wait.
 
-    It works on one call at a time; others wait. Use from the event loop's thread only.
+    The first call starts the subprocess. If the subprocess was killed, the next call starts a new one. Use from the
+    event loop's thread only.
     """
 
     def __init__(
@@ -115,8 +119,9 @@ class Sandbox:
 
 
 def _environment() -> dict[str, str]:
-    """Returns the environment of the subprocess: of this process's only what a Python program needs, since any other
-    variable may be a secret, such as a key that the configuration names.
+    """Returns the environment of the subprocess: only the variables that a Python program needs.
+
+    Other variables of this process may be secrets, such as a key that the configuration names.
     """
     inherited = {
         name: value for name, value in os.environ.items() if name in INHERITED or name.startswith(INHERITED_PREFIXES)

@@ -1,9 +1,10 @@
 """Processes a document in parts and blocks of limited size, so that the time of chunking grows linearly with its size.
 
-The time of the libraries that split text grows with the square of a line's length (192 kB without a line break took
-15 s) and of the number of Markdown elements, so they must never get a large text as a whole. A part is what one call to
-the sandbox processes: between parts other calls get a turn, and a call can be cancelled. A part consists of blocks,
-which end before a section or after a blank line if possible. A splitter gets one block, in which long lines are broken.
+The libraries that split text must never get a large text as a whole: their time grows with the square of a line's
+length (192 kB without a line break took 15 s) and of the number of Markdown elements. So a document is divided twice.
+One call to the sandbox processes one part; after each part, calls for other documents are served, and the call can be
+cancelled. A part consists of blocks, which end before a section or after a blank line if possible. A splitter gets one
+block at a time, in which long lines are broken.
 """
 
 import re
@@ -47,9 +48,9 @@ class TextChunker(Protocol):
     has_fences: bool  # whether the text may contain Markdown's code fences
 
     def is_section(self, line: str, after_blank: bool) -> bool:
-        """Returns whether a block should end before this line, because a section or definition probably starts there.
+        """Returns whether a block should end before `line`, because a section or definition probably starts there.
 
-        `after_blank` says whether the line follows a blank line or is the first.
+        `after_blank` says whether `line` follows a blank line or is the first line of the text.
         """
 
     def chunk(self, block: Block) -> ChunkedBlock: ...
@@ -108,10 +109,10 @@ class BlockSpan:
 def split_blocks(text: str, chunker: TextChunker, fence: str = "") -> Iterator[BlockSpan]:
     """Yields the blocks of a text in order, without gaps; `fence` is the code fence that is open at the start, or ''.
 
-    A block has at most `MAX_BLOCK_CHARACTERS` characters. It ends, if possible, before the last section that begins in
-    its second half, otherwise after the last blank line there, otherwise before its last line outside a code fence, and
-    otherwise before the first line that does not fit. If a code fence continues in the next block, that block ends with
-    the fence.
+    A block has at most `MAX_BLOCK_CHARACTERS` characters. Four places are tried for its end, in this order: before the
+    last section that begins in its second half, after the last blank line in its second half, before its last line
+    outside a code fence, and before the first line that does not fit. If a code fence continues in the next block, the
+    next block ends with the fence.
     """
     start, start_fence = 0, fence
     section = blank = outside = 0  # the last possible ends of each kind

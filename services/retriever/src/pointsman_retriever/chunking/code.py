@@ -43,13 +43,14 @@ class CodeLine:
 class CodeChunker:
     """Chunks source files; implements TextChunker.
 
-    A chunk's context is the document's title and the titles of the definitions that enclose the chunk.
+    Each chunk is embedded with a context before its text: the document's title, and the titles of the definitions that
+    enclose the chunk.
     """
 
     has_fences = False
 
     def __init__(self, tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> None:
-        """Takes a `tokenizer` that does not truncate; `window` is the most tokens that a chunk has with its context."""
+        """Takes a `tokenizer` that does not truncate; `window` is the maximum tokens of a chunk with its titles."""
         self._tokenizer = tokenizer
         self._tokens = chunk_tokens(window)
         self._plain = LengthSplitter(tokenizer, self._tokens)
@@ -139,7 +140,10 @@ def _enclosing_definitions(lines: list[CodeLine], start: int, path: Path) -> Pat
 
 
 def _open_definitions(lines: list[CodeLine], path: Path) -> Path:
-    """Returns the definitions that would enclose a line after the block with a deeper indentation than all in it."""
+    """Returns the definitions that would enclose the next line if it were indented deeper than all of `lines`.
+
+    `path` are the definitions that enclose the first of `lines`.
+    """
     deepest = max((line.indent for line in lines), default=0)
     return _definitions_above(lines, len(lines), deepest + 1, path)
 
@@ -147,9 +151,9 @@ def _open_definitions(lines: list[CodeLine], path: Path) -> Path:
 def _definitions_above(lines: list[CodeLine], here: int, indent: int, path: Path) -> Path:
     """Returns the definitions that enclose a line with the indentation `indent` at index `here`, outermost first.
 
-    These are the definitions in up to `MAX_LINES_BACK` lines above it that are indented less than `indent` and than
-    every line between. Before them come those of `path`, which enclose the first of `lines`, that are indented less
-    than all of these.
+    Searches up to `MAX_LINES_BACK` lines upwards. A definition there encloses the line if it is indented less than
+    `indent` and less than every line between the two. `path` are the definitions that enclose the first of `lines`;
+    those that are indented less than all definitions found are returned before them.
     """
     found: list[tuple[int, str]] = []
     for line in reversed(lines[max(0, here - MAX_LINES_BACK) : here]):

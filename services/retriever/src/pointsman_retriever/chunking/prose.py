@@ -26,8 +26,9 @@ _DEEP_NESTING = re.compile(r"^(?:[ \t]*(?:>|[*+-][ \t]|\d{1,9}[.)][ \t])){20}", 
 
 
 def chunk_tokens(window: int) -> int:
-    """Returns the maximum number of tokens of a chunk's own text, if it may have `window` tokens together with its
-    context.
+    """Returns the maximum number of tokens of a chunk's own text.
+
+    `window` is the maximum for the chunk's text together with its context, the titles that are put before the text.
     """
     return max(1, window * CHUNK_TOKENS // WINDOW_TOKENS)
 
@@ -35,11 +36,11 @@ def chunk_tokens(window: int) -> int:
 class EmbeddingWindow:
     """Makes chunks of a document that fit into the embedding model's window (its maximum number of tokens).
 
-    A chunk gets as many titles of the document and of the sections around it as fit too.
+    The titles of the document and of the sections that enclose a chunk are put before its text, as many as fit.
     """
 
     def __init__(self, tokenizer: Tokenizer, tokens: int = WINDOW_TOKENS) -> None:
-        """Takes a `tokenizer` that does not truncate, and how many `tokens` a chunk may have with its context."""
+        """Takes a `tokenizer` that does not truncate; `tokens` is the maximum of a chunk's text and titles together."""
         self._tokenizer = tokenizer
         self._tokens = tokens
 
@@ -97,12 +98,15 @@ class LengthSplitter:
 
 
 class PlainTextChunker:
-    """Chunks plain text; a chunk's context is the document's title. Implements TextChunker."""
+    """Chunks plain text; implements TextChunker.
+
+    Each chunk is embedded with a context before its text: the document's title.
+    """
 
     has_fences = False
 
     def __init__(self, tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> None:
-        """Takes a `tokenizer` that does not truncate; `window` is the most tokens that a chunk has with its context."""
+        """Takes a `tokenizer` that does not truncate; `window` is the maximum tokens of a chunk with its title."""
         self._splitter = LengthSplitter(tokenizer, chunk_tokens(window))
         self._window = EmbeddingWindow(tokenizer, window)
 
@@ -136,11 +140,12 @@ def find_headings(text: str) -> list[Heading]:
 
 
 def enclosing_sections(headings: list[Heading], starts: Sequence[int], path: Path = ()) -> tuple[list[Path], Path]:
-    """Returns for each offset in `starts`, which are ascending, the path of sections that enclose it, and the path at
-    the end.
+    """Returns two things: the path at each offset in `starts`, which are ascending, and the path at the end of the
+    text.
 
-    A path has (level, title) of each section, the outermost first. `path` is the path at the beginning of the text. If
-    a heading starts exactly at an offset, its own section is not in the path there.
+    The path at an offset has (level, title) of each section that encloses the offset, the outermost first. The argument
+    `path` is the path at the beginning of the text. If a heading starts exactly at an offset, the path at the offset
+    leaves out the section of this heading.
     """
     paths: list[Path] = []
     following = 0
@@ -177,13 +182,14 @@ def _above_level(path: Path, level: int) -> Path:
 class MarkdownChunker:
     """Chunks Markdown; implements TextChunker.
 
-    A chunk's context is the document's title and the headings of the sections that enclose the chunk.
+    Each chunk is embedded with a context before its text: the document's title, and the headings of the sections that
+    enclose the chunk.
     """
 
     has_fences = True
 
     def __init__(self, tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> None:
-        """Takes a `tokenizer` that does not truncate; `window` is the most tokens that a chunk has with its context."""
+        """Takes a `tokenizer` that does not truncate; `window` is the maximum tokens of a chunk with its titles."""
         self._markdown = MarkdownSplitter.from_huggingface_tokenizer(tokenizer, chunk_tokens(window))
         self._plain = LengthSplitter(tokenizer, chunk_tokens(window))
         self._window = EmbeddingWindow(tokenizer, window)

@@ -41,7 +41,7 @@ Chunks = tuple[Chunk, ...]
 def make_chunkers(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> Mapping[str, TextChunker]:
     """Returns the chunkers by kind of text: "markdown", "plain" and "code".
 
-    `tokenizer` must not truncate. `window` is the most tokens that a chunk has with its context.
+    `tokenizer` must not truncate. `window` is the maximum number of tokens of a chunk with its titles.
     """
     return {
         "markdown": MarkdownChunker(tokenizer, window),
@@ -51,9 +51,9 @@ def make_chunkers(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> Mapping[
 
 
 def chunking_setup(tokenizer: Tokenizer, window: int = WINDOW_TOKENS) -> bytes:
-    """Returns the argument `setup` for a `Sandbox` that chunks documents, in JSON.
+    """Returns the argument `setup` for a `Sandbox` that chunks documents: the tokenizer and `window`, in JSON.
 
-    `tokenizer` must not truncate. `window` is the most tokens that a chunk has with its context.
+    `tokenizer` must not truncate. `window` is the maximum number of tokens of a chunk with its titles.
     """
     return json.dumps({"tokenizer": tokenizer.to_str(), "window": window}).encode()
 
@@ -86,10 +86,10 @@ class SandboxedChunker:
     """Splits documents into chunks in the sandbox's subprocess; implements the interface Chunker."""
 
     def __init__(self, sandbox: Sandbox, window: int = WINDOW_TOKENS, retry_seconds: float = RETRY_SECONDS) -> None:
-        """Takes a `sandbox` whose setup is from `chunking_setup` with the same `window`.
+        """Takes a `sandbox` whose `setup` was made by `chunking_setup` with the same `window`.
 
-        If several documents that were sent together fail, they are tried one by one for `retry_seconds` in all; those
-        that are left then fail without another try.
+        If several documents that were sent together fail, they are tried one by one for `retry_seconds` in all. The
+        documents not tried by then fail without another try.
         """
         self._sandbox = sandbox
         self._retry_seconds = retry_seconds
@@ -103,8 +103,8 @@ class SandboxedChunker:
         InvalidArgument.
 
         Each document is given with its recipe, the name and version of its chunker. Consecutive small documents with
-        the same recipe are sent to the sandbox together, and one by one if that fails. A large document is sent in
-        parts; between them, other calls are served.
+        the same recipe are sent to the sandbox together; if the sandbox fails, they are sent one by one. A large
+        document is sent in parts, and other calls are served after each part.
         """
         results: list[Chunks | PointsmanError] = []
         for batch in _batches(documents):

@@ -51,8 +51,9 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class StepResult(Generic[T]):
-    """The result of one caller's change of a collection (or the error if it failed), and the collection's state after
-    it.
+    """The outcome of one caller's change of a collection.
+
+    `result` is what the change returned, or its error; `info` is the collection's state after the change.
     """
 
     result: T | PointsmanError
@@ -60,7 +61,7 @@ class StepResult(Generic[T]):
 
 
 class Collection:
-    """A loaded collection: a search sees the state before a change or after it, never a mixture.
+    """A loaded collection. A search sees the documents before a change or after it, never half of the change.
 
     Each version has an immutable index snapshot. A change publishes the next snapshot before its commit makes the new
     version visible, so no search waits for a change.
@@ -116,10 +117,11 @@ class Collection:
         )
 
     def change(self, steps: Sequence[Callable[[Change], T]]) -> list[StepResult[T]]:
-        """Applies the changes of several callers in one commit; returns the result of each, in order.
+        """Makes the changes of several callers in one commit; returns the result of each, in order.
 
-        A step that raises a PointsmanError changes nothing, and its result is that error; the other steps are applied.
-        If a step raises another exception, or the commit fails, this raises it, and no step was applied.
+        `steps` are functions, each of which makes the changes of one caller. If a step raises a PointsmanError, nothing
+        of this step is applied, its result is the error, and the other steps are applied. If a step raises another
+        exception, or the commit fails, this method raises the exception, and no step is applied.
         """
         if self._closed:
             raise unknown_collection(self.info.id)
@@ -177,10 +179,10 @@ class Collection:
     ) -> bool:
         """Lets `swap` replace all chunks in a transaction, and indexes the new chunks before they become visible.
 
-        `store` is the store in which the migration began. `swap` is called with the transaction's connection and the
-        collection's state, and returns the new state. If it returns None, nothing is changed, and this returns False;
-        otherwise it returns True. Raises Unavailable ("collection_closed") if the collection has another store by now,
-        and Internal ("collection_damaged") if the new chunks do not match the new state.
+        `store` is the store in which the migration began. `swap` gets the transaction's connection and the collection's
+        state, and returns the new state, or None if it changed nothing. Returns whether `swap` replaced the chunks.
+        Raises Unavailable ("collection_closed") if the collection has another store by now, and Internal
+        ("collection_damaged") if the new chunks do not match the new state.
         """
         self._check_open()
         with store.connections.transaction() as writer:
@@ -253,9 +255,10 @@ class Collection:
 
     def verify(self) -> maintenance.Findings:
         """Checks all rows of the file (`check_all`), and the indexes against the counts and checksum; returns the
-        problems found.
+        problems.
 
-        File and indexes may be read at different versions of the collection; each is checked by itself.
+        File and indexes may be read at different versions of the collection, since each is compared with its own
+        counts.
         """
         with self._lock.read():
             self._check_open()

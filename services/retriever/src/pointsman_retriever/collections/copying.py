@@ -26,8 +26,9 @@ class DocumentTarget(Protocol):
     """Interface of a collection to which documents are copied, such as LocalDocuments or SharedStoreDocuments."""
 
     def records(self, after: str, until: str | None) -> Mapping[str, DocumentRecord]:
-        """Returns by document id the records of the documents whose ids come after `after` and not after `until`, in
-        the order of their UTF-8 bytes. None as `until` means up to the last.
+        """Returns, by document id, the records of the documents with ids after `after` and up to `until`.
+
+        The order is that of the ids' UTF-8 bytes. If `until` is None, all documents after `after` are returned.
         """
 
     def write(self, added: Sequence[EncodedDocument], removed: Sequence[str]) -> None: ...
@@ -36,8 +37,9 @@ class DocumentTarget(Protocol):
 def copy_differences(source: DocumentSource, target: DocumentTarget, report: Callable[[int], None]) -> int:
     """Makes the documents of `target` equal to those of `source`; returns how many documents differed.
 
-    Both are read in steps, so a document of the source that changes meanwhile may be missed. `report` is called after
-    each step with the number of documents that it has copied; an exception that it raises ends the copy.
+    Source and target are read in steps, so a document of the source that is changed during the copy may be missed.
+    After each step, `report` is called with the number of documents copied in the step; if `report` raises an
+    exception, the copy ends with it.
     """
     after, differences = "", 0
     while True:
@@ -118,9 +120,9 @@ class SharedStoreDocuments:
 
 
 class LockedDocuments:
-    """The documents of a collection in the shared store, while a change of it is open; implements DocumentSource.
+    """The documents of a collection in the shared store, read through an open change of it; implements DocumentSource.
 
-    No other retriever can change the collection meanwhile.
+    While the change is open, no other retriever can change the collection.
     """
 
     def __init__(self, change: SharedChange) -> None:

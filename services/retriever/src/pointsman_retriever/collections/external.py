@@ -1,4 +1,4 @@
-"""Searches a collection in an external store: by meaning if it has vectors, and by words if the store ranks by them."""
+"""Searches a collection in an external store: by meaning if the collection has vectors, by words if the store can."""
 
 import logging
 import threading
@@ -28,9 +28,9 @@ from pointsman_retriever.search.ranking import CANDIDATES_PER_SIDE, ResolvedQuer
 log = logging.getLogger(__name__)
 
 RECHECK_SECONDS = 60.0
-"""Seconds after which a search reads the store's layout again."""
+"""An ExternalCollection reads the store's layout (dimensions, number of documents) again if it is older than this."""
 RETRY_SECONDS = 1.0
-"""Least `retry_after` of the error of a store that has failed, in seconds."""
+"""Minimum `retry_after`, in seconds, of the error that a search raises after its external store has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,10 @@ class _Candidate:
 
 
 class ExternalCollection:
-    """A read-only collection in an external store; results by meaning and by words are fused by reciprocal ranks.
+    """A read-only collection in a store of the user's, such as Qdrant or Elasticsearch.
 
-    All methods block, and may be called from any thread.
+    The results by meaning and by words are combined by reciprocal rank fusion. All methods block, and may be called
+    from any thread.
     """
 
     def __init__(
@@ -55,9 +56,9 @@ class ExternalCollection:
         connect: Callable[[], ExternalStore],
         fingerprint: str,
     ) -> None:
-        """Takes `connect`, which the first search calls, and the `fingerprint` of the model that embeds queries.
+        """Takes `connect`, which opens the store at the first search, and the names of the passages' `fields` in it.
 
-        `fields` are the names of the passages' fields in the store.
+        `fingerprint` identifies the model that embeds queries.
         """
         self._id, self._fields, self._connect, self._fingerprint = collection_id, fields, connect, fingerprint
         self._store: ExternalStore | None = None
@@ -85,7 +86,7 @@ class ExternalCollection:
     def problem(self) -> str:
         """Returns why the last search failed, or that there was no search yet; empty if the last search succeeded.
 
-        Searches that are refused because of a filter do not count.
+        A search that is refused because it has a filter does not change this.
         """
         return self._problem
 
@@ -95,8 +96,8 @@ class ExternalCollection:
         Leaves out hits without an id, a finite score or a text. The result's version is 0. Raises InvalidArgument
         ("filter_not_supported") if the query has a filter, FailedPrecondition if the store lacks the collection, a
         field, or both vectors and a ranking by words ("store_mismatch"), or has vectors of other dimensions
-        ("wrong_dimensions"), and Unavailable ("store_unavailable") if the store fails. After such a failure, searches
-        raise Unavailable at once, for as long as the failed search took.
+        ("wrong_dimensions"), and Unavailable ("store_unavailable") if the store fails. After the store has failed,
+        searches raise Unavailable at once, for as long as the failed search took.
         """
         if query.filter is not None:
             raise InvalidArgument(
@@ -254,9 +255,10 @@ def _dense_weight(wanted: float | None, layout: Layout) -> float:
 
 
 def _parts(one: _Candidate, weight: float) -> tuple[float, float]:
-    """Returns a passage's score by meaning and that by words, each 0 if it is not in that ranking.
+    """Returns a passage's score by meaning and its score by words; a score is 0 if its ranking lacks the passage.
 
-    `weight`, 0 to 1, is that of the meaning; words have the rest. The sum is 1 for the first in both rankings.
+    `weight`, 0 to 1, multiplies the score by meaning, and 1 - `weight` the score by words. The first passage of both
+    rankings has the sum 1.
     """
     dense = weight * (RRF_K + 1) / (RRF_K + one.dense_rank) if one.dense_rank else 0.0
     sparse = (1 - weight) * (RRF_K + 1) / (RRF_K + one.sparse_rank) if one.sparse_rank else 0.0

@@ -1,6 +1,6 @@
 """Ingests a stream of documents: writes them in small batches, reports each outcome, and limits memory.
 
-It reads no further documents while too many are being processed (backpressure).
+While too many documents are being processed, no further ones are read from the stream (backpressure).
 """
 
 import asyncio
@@ -40,7 +40,8 @@ BATCH_WAIT_SECONDS = 0.025  # a batch waits so long for more documents: a commit
 class InFlightBudget:
     """Limits the documents of an ingest that are being processed, to MAX_DOCUMENTS_IN_FLIGHT and MAX_BYTES_IN_FLIGHT.
 
-    A document of any size is admitted if there is no other. Only one caller at a time may wait in `acquire`.
+    If no document is being processed, the next one is admitted whatever its size. Only one caller at a time may wait in
+    `acquire`.
     """
 
     def __init__(self) -> None:
@@ -50,9 +51,9 @@ class InFlightBudget:
         self.is_cancelled = False
 
     def cancel(self) -> None:
-        """Makes `acquire` return at once from now on, so that its caller can read and drop the rest of the stream.
+        """Makes `acquire` return at once from now on, so that its caller can read and drop the rest of a failed stream.
 
-        A client receives an error only after it has finished sending.
+        The stream must be read to its end, because a client receives the error only after it has finished sending.
         """
         self.is_cancelled = True
         self._changed.set()
@@ -76,9 +77,10 @@ class InFlightBudget:
 
 
 class DocumentBatch:
-    """Documents that are processed together: those that arrive while earlier batches are processed, or shortly after.
+    """Documents of one ingest stream that are embedded and written together.
 
-    A batch is complete at MAX_DOCUMENTS_PER_BATCH or MAX_BYTES_PER_BATCH.
+    A batch takes the documents that arrive while earlier batches are processed, and for BATCH_WAIT_SECONDS more. It is
+    complete at MAX_DOCUMENTS_PER_BATCH or MAX_BYTES_PER_BATCH.
     """
 
     def __init__(self) -> None:
@@ -108,7 +110,8 @@ class DocumentBatch:
 class IngestStream:
     """Ingests the documents of one client's stream into a collection.
 
-    `source`, if it is not empty, is recorded as the documents' source.
+    `source` is the client's name for where the documents come from; if it is not empty, it is stored with each
+    document.
     """
 
     def __init__(self, service: CollectionService, loader: Loader, collection_id: CollectionId, source: str) -> None:
@@ -131,15 +134,16 @@ class IngestStream:
     ) -> AsyncIterator[Sequence[DocumentOutcome] | IngestSummary]:
         """Yields the outcomes of each batch, in the order of the documents, and at the end the summary.
 
-        `requests` yields the client's documents, and perhaps an IngestEnd. A document that cannot be read, is not
-        valid, exceeds the quota, or has the id of an earlier one in the stream has the outcome FAILED. Missing
-        documents are not removed if a JSON Lines file or a line of it could not be read, since the ids are unknown.
+        `requests` yields the client's documents, and perhaps an IngestEnd, which may ask to delete the source's
+        documents that the client has not sent. A document has the outcome FAILED if it cannot be read, is not valid,
+        exceeds the quota, or has the id of an earlier one in the stream. Nothing is deleted if a JSON Lines file or a
+        line of it could not be read, since the ids in it are unknown.
 
-        Each of these errors ends the stream: InvalidArgument if the source's name is too long or missing documents are
-        to be removed without a source, NotFound if there is no such collection, FailedPrecondition if the collection is
-        in an external store ("read_only_collection") or another embedding model made its vectors
-        ("fingerprint_mismatch"), ResourceExhausted ("overloaded") if `limit` is reached, Unavailable if the model's
-        endpoint fails, storage errors (`translate_errors`), and what `requests` raises.
+        Each of these errors ends the stream: InvalidArgument if the source's name is too long or documents are to be
+        deleted without a source, NotFound if there is no such collection, FailedPrecondition if the collection is in an
+        external store ("read_only_collection") or another embedding model made its vectors ("fingerprint_mismatch"),
+        ResourceExhausted ("overloaded") if `limit` is reached, Unavailable if the model's endpoint fails, storage
+        errors (`translate_errors`), and what `requests` raises.
         """
         limits.check_source(self._source)
         await self._service.version(self._collection_id)
@@ -235,7 +239,7 @@ class IngestStream:
             return outcomes + await self._write(pending)
 
     async def _load(self, raw: RawDocument) -> AsyncIterator[Document | DocumentOutcome]:
-        """Yields the documents of `raw`, and an outcome for each that cannot be read or whose id was there before."""
+        """Yields the documents of `raw`, and an outcome for each that cannot be read or repeats an id of the stream."""
         try:
             limits.check_content(raw)
         except InvalidArgument as error:
@@ -279,7 +283,8 @@ class IngestStream:
 def _to_outcome(document: Document, result: UpsertResult | PointsmanError) -> DocumentOutcome:
     """Converts a document's result to its outcome.
 
-    Raises an error other than InvalidArgument and "quota_exceeded", because the next documents would fail too.
+    If the result is an error that the next documents would meet too, raises it. Only InvalidArgument and
+    "quota_exceeded" become outcomes.
     """
     if isinstance(result, UpsertResult):
         state = DocumentState.UNCHANGED if result.unchanged else DocumentState.WRITTEN

@@ -41,7 +41,7 @@ class MoveProgress:
 
 
 class _Copied:
-    """Counts copied documents, and ends the copy after the client has gone."""
+    """Counts copied documents; makes the copy raise Unavailable ("move_cancelled") after the client has gone."""
 
     def __init__(self) -> None:
         self.documents = 0
@@ -56,7 +56,8 @@ class _Copied:
 class Mover:
     """Moves collections between this retriever's data folder and the shared store while they are in use.
 
-    It copies the documents that differ until only a few do, then makes changes wait, and copies the last ones.
+    A move copies the documents in passes, each of which copies what has changed since the one before. When a pass finds
+    few differences, changes of the collection wait while the last pass runs.
     """
 
     def __init__(self, registry: CollectionRegistry, service: CollectionService, pools: ThreadPools) -> None:
@@ -68,10 +69,11 @@ class Mover:
     async def move(self, collection_id: CollectionId, store: str) -> AsyncIterator[MoveProgress]:
         """Moves a collection to `store`, LOCAL or SHARED; yields the progress, and at the end the collection's state.
 
-        A move to the shared store that was interrupted continues where it was. Raises InvalidArgument for a name or a
-        store that is not valid, NotFound, FailedPrecondition if the collection is in an external store, if there is no
-        shared store ("no_shared_store") or if a move of the collection is running ("move_running"), AlreadyExists
-        ("collection_exists") if the other store has a collection with this id, and storage errors.
+        An interrupted move to the shared store is resumed: documents that were already copied are not copied again.
+        Raises InvalidArgument for a name or a store that is not valid, NotFound if there is no collection,
+        FailedPrecondition if the collection is in an external store, if there is no shared store ("no_shared_store") or
+        if a move of the collection is running ("move_running"), AlreadyExists ("collection_exists") if the other store
+        has a collection with this id, and storage errors.
         """
         limits.check_name(collection_id)
         to = self._service.store_named(store)
@@ -167,7 +169,7 @@ class Mover:
 
 
 def _begin(shared: SharedCollections, unfinished: CollectionId, info: CollectionInfo) -> None:
-    """Creates the copy, unless an interrupted move has done so with the same embedding model."""
+    """Creates the copy in the shared store, unless an interrupted move has created it for the same embedding model."""
     store = shared.open()
     if info.id in shared.known:
         raise _exists(info.id, SHARED)

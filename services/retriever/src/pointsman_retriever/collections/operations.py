@@ -66,7 +66,9 @@ class Operations:
 
     Methods raise InvalidArgument for a tenant or a name that is not valid, and storage errors (`translate_errors`).
     They raise FailedPrecondition ("read_only_collection") for a collection in an external store. All but `restore`
-    raise NotFound if there is no collection, and for a damaged one the error with which it failed to load.
+    raise NotFound if there is no collection; for a damaged collection they raise the error with which it failed to
+    load. `snapshot`, `reembed`, and `restore` with `replace`, raise FailedPrecondition ("shared_collection") for a
+    collection in the shared store.
     """
 
     def __init__(
@@ -81,9 +83,10 @@ class Operations:
     async def verify(self, collection_id: CollectionId, repair: bool) -> VerifyResult:
         """Reads all rows of a collection's file, and compares the indexes with the recorded counts and checksum.
 
-        If there are problems, `repair` rebuilds the indexes from the file. The result has the problems found before
-        that; `repaired` is true if the indexes were rebuilt and no problem was found afterwards. Raises Internal
-        ("collection_damaged") if the indexes cannot be rebuilt because the file is damaged.
+        If there are problems, `repair` rebuilds the indexes from the file; it has no effect in the shared store. The
+        result has the problems found before the repair, and `repaired`, which is true if the indexes were rebuilt and a
+        second check found no problem. Raises Internal ("collection_damaged") if the indexes cannot be rebuilt because
+        the file is damaged.
         """
         started = time.perf_counter()
         collection = await self._collection(collection_id)
@@ -99,17 +102,17 @@ class Operations:
     async def sketch(self, collection_id: CollectionId) -> tuple[int, Sketch]:
         """Returns a collection's version and a sketch of its documents.
 
-        A sketch has hashes of the documents, or of a sample if there are many. Comparing two of them shows how much has
-        changed.
+        A sketch has hashes of the documents, or of a sample if there are many. Comparing two sketches of a collection
+        shows how much it has changed.
         """
         collection = await self._collection(collection_id)
         return await self._pools.maintenance.run(collection.store.sketch)
 
     async def vector_sketch(self, collection_id: CollectionId, known_checksum: str) -> VectorSketch | None:
-        """Returns a sample of a collection's vectors; None if the caller's sample is still valid.
+        """Returns a sample of a collection's vectors; None if the sample that the caller already has is still valid.
 
-        It is if the checksum of the collection's vectors is `known_checksum` (16 hexadecimal digits). If that is empty,
-        a sample is always returned.
+        The caller passes the checksum of its sample as `known_checksum` (16 hexadecimal digits). The sample is valid if
+        the checksum of the collection's vectors is equal. If `known_checksum` is empty, a sample is always returned.
         """
         collection = await self._collection(collection_id)
         if isinstance(collection, SharedCollection):
@@ -135,10 +138,10 @@ class Operations:
     ) -> CollectionInfo:
         """Restores a collection and returns its state; `parts` yields the bytes of a snapshot file, then its SHA-256.
 
-        The collection keeps the quota of the one that it replaces. It gets the default quota if there is none, or its
-        quota cannot be read because it is damaged. Raises AlreadyExists ("collection_exists") if the collection exists,
-        also in an external store, and `replace` is False; InvalidArgument ("snapshot_damaged") if the snapshot is
-        incomplete or damaged; ResourceExhausted ("overloaded") if too many changes are in progress; and what `parts`
+        With `replace`, an existing collection is replaced, and its quota is kept. The default quota applies if there
+        was no collection, or its quota cannot be read. Raises AlreadyExists ("collection_exists") if the collection
+        exists, also in an external store, and `replace` is False; InvalidArgument ("snapshot_damaged") if the snapshot
+        is incomplete or damaged; ResourceExhausted ("overloaded") if too many changes are in progress; and what `parts`
         raises.
         """
         limits.check_name(collection_id)
@@ -162,11 +165,11 @@ class Operations:
     async def reembed(self, collection_id: CollectionId) -> AsyncIterator[MigrationProgress]:
         """Migrates a collection to the running embedding model, or resumes an interrupted migration to it.
 
-        Yields how many documents are done and how many there are, and at the end the collection's new state. Until
-        then, searches and upserts are refused, because the collection's vectors are of another model. Raises
-        FailedPrecondition ("migration_running") if the collection is being migrated already, InvalidArgument if a
-        stored document cannot be chunked, Unavailable if the model's endpoint fails, and Unavailable
-        ("collection_closed") or NotFound if the collection is replaced or deleted meanwhile.
+        Yields the number of migrated documents and of all documents, and at the end the collection's new state. Until
+        the end, searches and upserts raise FailedPrecondition, because the collection's vectors are of another model.
+        Raises FailedPrecondition ("migration_running") if the collection is being migrated already, InvalidArgument if
+        a stored document cannot be chunked, Unavailable if the model's endpoint fails, and Unavailable
+        ("collection_closed") or NotFound if the collection is replaced or deleted during the migration.
         """
         collection = await self._local_collection(collection_id, _NO_REEMBED)
         if collection_id in self._migrating:

@@ -1,4 +1,6 @@
-"""All collections: loaded and damaged ones of this process, those of the shared store, and those in external stores."""
+"""Finds any collection by its id: in this retriever's data folder (perhaps damaged), in the shared store, or in an
+external store.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -84,18 +86,18 @@ class CollectionRegistry:
                 self._damaged = {**self._damaged, collection_id: damaged}
 
     async def prepare(self, collection_id: CollectionId) -> None:
-        """Reads the collections of the shared store again if there is none with this id yet: another retriever may
-        have made it.
+        """Makes a collection known that another retriever may have created in the shared store.
 
-        To be called before the methods that look up a collection. Raises the errors of the shared store.
+        If no collection with this id is known, reads the list of the shared store's collections again. To be called
+        before the methods that look up a collection. Raises the errors of the shared store.
         """
         if self.shared is not None and not self.has(collection_id):
             await self._shared_pool.run(self.shared.refresh)
 
     def is_shared(self, collection_id: CollectionId) -> bool:
-        """Returns whether a collection is in the shared store.
+        """Returns whether the collection that is used for this id is in the shared store.
 
-        Returns False if a collection of the data folder has the same id, since that one is used.
+        Returns False if the data folder also has a collection with this id, since the data folder has precedence.
         """
         return self._shared(collection_id) is not None
 
@@ -125,7 +127,7 @@ class CollectionRegistry:
         return writer
 
     def collection(self, collection_id: CollectionId) -> Collection | SharedCollection:
-        """Returns a collection.
+        """Returns the collection in the data folder or in the shared store with this id.
 
         Raises NotFound if there is none, FailedPrecondition ("read_only_collection") if it is in an external store, and
         for a damaged collection the error with which it failed to load.
@@ -133,7 +135,7 @@ class CollectionRegistry:
         return self.writer(collection_id).collection
 
     def searchable(self, collection_id: CollectionId) -> Collection | SharedCollection | ExternalCollection:
-        """Returns a collection, which may be in an external store.
+        """Returns the collection with this id, also one in an external store, which `collection` refuses.
 
         Raises NotFound if there is none, and for a damaged collection the error with which it failed to load.
         """
@@ -148,7 +150,9 @@ class CollectionRegistry:
         )
 
     def quota(self, collection_id: CollectionId) -> Quota | None:
-        """Returns a collection's quota; None if there is none on disk with this id, or its quota cannot be read."""
+        """Returns a collection's quota; None if the collection is external or does not exist, or its quota is
+        unreadable.
+        """
         writer = self._writers.get(collection_id)
         if writer is not None:
             return writer.collection.info.quota
@@ -184,7 +188,8 @@ class CollectionRegistry:
     def create(self, info: CollectionInfo) -> CollectionInfo:
         """Creates an empty collection with the id, model, quota and store of `info`; returns its state.
 
-        There must be none with this id. Raises storage errors (`translate_errors`), and what the shared store raises.
+        The caller makes sure that there is no collection with this id. Raises storage errors (`translate_errors`), and
+        what the shared store raises.
         """
         if info.store == SHARED:
             assert self.shared is not None  # checked by the caller
@@ -194,23 +199,22 @@ class CollectionRegistry:
             return self.add(scratch, info.id)
 
     def add(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
-        """Moves a folder with a complete store into the data folder, and loads it as a new collection; returns its
-        state.
+        """Moves a folder with a complete collection's file into the data folder, and loads it as a new collection.
 
-        Raises storage errors (`translate_errors`), Internal ("collection_damaged") if the store is damaged, and
-        FailedPrecondition if it has another schema (`check_schema`). After an error the collection does not exist.
+        Returns the collection's state. Raises storage errors (`translate_errors`), Internal ("collection_damaged") if
+        the file is damaged, and FailedPrecondition if the file has another schema (`check_schema`). After an error the
+        collection does not exist.
         """
         with self.data_folder.installing(folder, collection_id):
             return self._open(collection_id).collection.info
 
     def replace(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
-        """Replaces the store of a collection by the store in `folder`; returns the new state. The old one may be
-        damaged.
+        """Replaces the file of a collection, which may be damaged, by the one in `folder`; returns the new state.
 
-        Raises FailedPrecondition ("read_only_collection") for a collection in an external store; for the new store
-        storage errors (`translate_errors`), Internal ("collection_damaged") if it is damaged, and FailedPrecondition if
-        it has another schema. After an error, a damaged collection is as before, and searches of any other one raise
-        Unavailable.
+        Raises FailedPrecondition ("read_only_collection") for a collection in an external store. For the new file,
+        raises storage errors (`translate_errors`), Internal ("collection_damaged") if it is damaged, and
+        FailedPrecondition if it has another schema. After an error, a damaged collection is as before; searches of any
+        other collection raise Unavailable.
         """
         self._refuse_external(collection_id)
         writer = self._writers.get(collection_id)
@@ -241,9 +245,9 @@ class CollectionRegistry:
         self.remove_local(collection_id)
 
     def release(self, collection_id: CollectionId) -> None:
-        """Deletes a collection from the data folder after it was moved to the shared store.
+        """Deletes a collection from the data folder after it was moved to the shared store; waits for its searches.
 
-        New calls use the collection in the shared store at once; running searches of the deleted one are waited for.
+        New calls use the collection in the shared store at once.
         """
         writer = self._writers[collection_id]
         self._writers = _without(self._writers, collection_id)
@@ -280,7 +284,7 @@ class CollectionRegistry:
             raise read_only(collection_id)
 
     def _read_quota(self, collection_id: CollectionId) -> Quota | None:
-        """Returns the quota of a collection that cannot be loaded; None if that cannot be read either."""
+        """Returns the quota of a collection that cannot be loaded; None if its quota cannot be read either."""
         try:
             with closing(Store(collection_id, self.data_folder.folder(collection_id), readers=1)) as store:
                 return store.collection().quota

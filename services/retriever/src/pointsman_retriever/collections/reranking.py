@@ -21,20 +21,20 @@ class RerankService:
         self._calls = calls
 
     async def rerank(self, query: str, documents: Sequence[str]) -> list[float]:
-        """Returns the score of each document for the query, in their order; a greater one is better.
+        """Returns the score of each document for the query, in the order of `documents`; a greater one is better.
 
-        Raises InvalidArgument if the query or a document is empty, or there are too many or too large ones;
-        ResourceExhausted ("overloaded") if too many calls are in progress; FailedPrecondition ("no_reranker") if there
-        is no reranker; and Unavailable if it fails.
+        Raises InvalidArgument if the query or a document is empty, or the documents are too many or too large;
+        ResourceExhausted ("overloaded") if too many calls are in progress; FailedPrecondition ("no_reranker") if no
+        reranker is configured; and Unavailable if the reranker fails.
         """
         limits.check_rerank(query, documents)
         with self._calls.slot():
             return await self.score(query, documents)
 
     async def score(self, query: str, texts: Sequence[str]) -> list[float]:
-        """Returns the score of each text, in their order; greater is better.
+        """Returns the score of each text for the query, in the order of `texts`; a greater one is better.
 
-        Raises FailedPrecondition ("no_reranker") if there is no reranker, and Unavailable if it fails.
+        Raises FailedPrecondition ("no_reranker") if no reranker is configured, and Unavailable if the reranker fails.
         """
         if self._reranker is None:
             raise FailedPrecondition(

@@ -1,4 +1,4 @@
-"""Runs searches: checks a query, embeds it, ranks passages of its collection, and has them reranked if it asks so."""
+"""Runs searches: checks a query, embeds its text, ranks passages of its collection, and reranks them if requested."""
 
 import asyncio
 import time
@@ -48,7 +48,10 @@ class MeasuredResult:
 
 
 class SearchService:
-    """Searches collections. Used from the event loop's thread; blocking work runs in threads."""
+    """Runs the searches of the retriever's collections.
+
+    All methods are called in the event loop's thread; blocking work runs in the threads of `ThreadPools`.
+    """
 
     def __init__(
         self,
@@ -172,7 +175,9 @@ class SearchService:
     def _search_blocking(
         self, collection: Collection | SharedCollection | ExternalCollection, query: Query, options: SearchOptions
     ) -> MeasuredResult:
-        """Does all blocking work of a search, in one call, since each return to the event loop would take time."""
+        """Does all blocking work of a search in one call, since each return to the event loop between steps would take
+        time.
+        """
         stopwatch = Stopwatch()
         resolved = ResolvedQuery(
             text=query.text,

@@ -32,7 +32,7 @@ from pointsman_retriever.limits import TenantLimits
 log = logging.getLogger(__name__)
 
 GONE = ("unknown_collection", "collection_closed")
-"""Codes of the errors of a collection that was moved, deleted or replaced."""
+"""Error codes which mean that a collection was moved, deleted or replaced during a call; the call is then repeated."""
 
 T = TypeVar("T")
 
@@ -42,8 +42,9 @@ class CollectionService:
 
     Methods raise InvalidArgument for a tenant or a name that is not valid. Methods that need an existing collection
     raise NotFound if there is none, FailedPrecondition ("read_only_collection") if it is in an external store, and, if
-    it is damaged, the error with which it failed to load. Changes raise storage errors (`translate_errors`), and,
-    except `upsert_each` and `delete_missing`, ResourceExhausted ("overloaded") if too many changes are in progress.
+    it is damaged, the error with which it failed to load. Methods that change something raise storage errors
+    (`translate_errors`), and, except `upsert_each` and `delete_missing`, ResourceExhausted ("overloaded") if too many
+    changes are in progress.
     """
 
     def __init__(
@@ -65,7 +66,8 @@ class CollectionService:
     async def list_collections(self, tenant: str | None) -> Sequence[CollectionStatus]:
         """Returns the states of a tenant's collections, or of all tenants' if `tenant` is None, in the order of ids.
 
-        If the shared store fails, its collections have the states that were known before, and the problem.
+        If the shared store fails, its collections are returned with the states last read from it and with the text of
+        the problem.
         """
         if tenant is not None:
             limits.check_name(CollectionId(tenant, "any"))
@@ -81,12 +83,12 @@ class CollectionService:
     ) -> CollectionInfo:
         """Creates a collection and returns its state; with `if_missing`, returns the state of an existing one instead.
 
-        `store` is LOCAL, SHARED, or empty: in the shared store if there is one. If `quota` is None, the new collection
-        gets the default quota. Raises InvalidArgument ("unknown_store") for another store, FailedPrecondition
-        ("no_shared_store") if there is no shared one, AlreadyExists ("collection_exists") if it
-        exists and `if_missing` is False, and ResourceExhausted ("quota_exceeded") if the tenant has the maximum number
-        of collections. An existing collection that is damaged or in an external store always raises its error (see the
-        class).
+        `store` is LOCAL, SHARED, or empty; empty chooses the shared store if there is one. If `quota` is None, the new
+        collection gets the default quota. Raises InvalidArgument ("unknown_store") for another `store`,
+        FailedPrecondition ("no_shared_store") for SHARED if no shared store is configured, AlreadyExists
+        ("collection_exists") if the collection exists and `if_missing` is False, and ResourceExhausted
+        ("quota_exceeded") if the tenant has the maximum number of collections. If the existing collection is damaged or
+        in an external store, raises its error (see the class) even with `if_missing`.
         """
         limits.check_name(collection_id)
         store = self.store_named(store)
@@ -98,11 +100,11 @@ class CollectionService:
             return await pool.run(self._create, collection_id, if_missing, quota, store)
 
     def store_named(self, store: str) -> str:
-        """Returns the store that a caller names, LOCAL or SHARED; for an empty name, the store in which new
-        collections are created.
+        """Returns LOCAL or SHARED for the name of a store that a caller gives.
 
-        Raises InvalidArgument ("unknown_store") for another name, and FailedPrecondition ("no_shared_store") for SHARED
-        if no shared store is configured.
+        For an empty name, returns SHARED if a shared store is configured, and LOCAL if none is. Raises InvalidArgument
+        ("unknown_store") for another name, and FailedPrecondition ("no_shared_store") for SHARED if no shared store is
+        configured.
         """
         has_shared = self._registry.shared is not None
         if store not in ("", LOCAL, SHARED):
@@ -136,10 +138,11 @@ class CollectionService:
     async def upsert(self, collection_id: CollectionId, documents: Sequence[Document]) -> UpsertResult:
         """Adds or replaces all documents, or none if it raises; documents that are stored unchanged are not written.
 
-        The documents then belong to no ingest source. Raises InvalidArgument if a document exceeds the limits
-        (`check_documents`), has an invalid vector or cannot be chunked, FailedPrecondition ("fingerprint_mismatch") if
-        another embedding model made the vectors of the collection or of a document, ResourceExhausted
-        ("quota_exceeded"), and Unavailable if the model's endpoint fails.
+        The documents' ingest source, which names where a stream of documents comes from, is cleared. Raises
+        InvalidArgument if a document exceeds the limits (`check_documents`), has an invalid vector or cannot be
+        chunked, FailedPrecondition ("fingerprint_mismatch") if another embedding model made the vectors of the
+        collection or of a document, ResourceExhausted ("quota_exceeded"), and Unavailable if the model's endpoint
+        fails.
         """
         with self._pools.changes.slot():
             return await self._with_writer(collection_id, lambda writer: self._upsert(writer, documents))
@@ -149,9 +152,9 @@ class CollectionService:
     ) -> Sequence[UpsertResult | PointsmanError]:
         """Adds or replaces documents, whose ids must differ; returns for each, in order, its result or its error.
 
-        An error of one document does not affect the others. `source` is the name of the documents' ingest source, or
-        ''. Raises FailedPrecondition ("fingerprint_mismatch") if another embedding model made the collection's vectors,
-        and Unavailable if the model's endpoint fails.
+        An error of one document does not affect the others. `source` names where the documents come from, and is stored
+        with them; it may be empty. Raises FailedPrecondition ("fingerprint_mismatch") if another embedding model made
+        the collection's vectors, and Unavailable if the model's endpoint fails.
         """
         return await self._with_writer(collection_id, lambda writer: self._upsert_each(writer, documents, source))
 
@@ -182,7 +185,8 @@ class CollectionService:
     async def delete_missing(self, collection_id: CollectionId, source: str, seen: Set[str]) -> int:
         """Deletes the documents of an ingest source whose ids are not in `seen`; returns how many were deleted.
 
-        They are deleted in several commits of up to `limits.MAX_DOCUMENTS`, so after an error some may be deleted.
+        A document belongs to the `source` with which it was last ingested. The documents are deleted in several commits
+        of up to `limits.MAX_DOCUMENTS`, so some may be deleted even if this raises.
         """
         writer = await self._writer(collection_id)
         stored = await self._pools.ingest.run(writer.collection.store.ids_of_source, source)
@@ -194,9 +198,10 @@ class CollectionService:
         return deleted
 
     def quota(self, collection_id: CollectionId) -> Quota:
-        """Returns a collection's quota, or the default for new collections if it does not exist or cannot be read.
+        """Returns a collection's quota; the default for new collections if it does not exist or its quota is
+        unreadable.
 
-        Unlike other methods, it raises nothing.
+        Unlike the other methods, this one raises nothing.
         """
         quota = self._registry.quota(collection_id)
         return self._tenant_limits.quota if quota is None else quota
@@ -205,7 +210,8 @@ class CollectionService:
         return (await self._writer(collection_id)).collection.info.version
 
     async def _with_writer(self, collection_id: CollectionId, work: Callable[[GroupCommitWriter], Awaitable[T]]) -> T:
-        """Does `work` with a collection's writer; again with the new one if the collection was moved meanwhile.
+        """Calls `work` with the collection's writer; calls it again with the new writer if the collection was moved
+        meanwhile.
 
         So `work` must be idempotent.
         """

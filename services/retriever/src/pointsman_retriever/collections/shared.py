@@ -46,8 +46,9 @@ OpenStore = Callable[[], SharedStore]
 
 
 class SharedDocuments:
-    """Reads the documents of one collection in the shared store; its methods are those of Store for a collection on
-    disk.
+    """Reads the documents of one collection in the shared store.
+
+    The methods are those that `Store` has for a collection on disk.
     """
 
     def __init__(self, collection_id: CollectionId, open_store: OpenStore) -> None:
@@ -141,12 +142,12 @@ class SharedCollection:
     def change(
         self, steps: Sequence[Callable[[ChangeStep], T]], prepared: Sequence[EncodedDocument] = ()
     ) -> list[StepResult[T]]:
-        """Applies the changes of several callers in one transaction; returns the result or the PointsmanError of each,
-        in order.
+        """Makes the changes of several callers in one transaction; returns the result or the PointsmanError of each, in
+        order.
 
-        A step that raises a PointsmanError changes nothing; the others are applied. `prepared` are documents that the
-        steps may add: the store may write parts of them before it locks the collection. Raises the errors of the shared
-        store.
+        `steps` are functions, each of which makes the changes of one caller. If a step raises a PointsmanError, nothing
+        of this step is applied, and the other steps are. `prepared` are the documents that the steps may add: the store
+        may write parts of them before it locks the collection. Raises the errors of the shared store.
         """
         done: list[StepResult[T]] = []
         with self._open().changing(self.info.id, prepared) as change:
@@ -208,10 +209,10 @@ class SharedCollection:
 
 
 class SharedCollections:
-    """The collections of the shared store that this process knows. Methods block; any thread may call them."""
+    """The collections of the shared store that this process has read. Methods block; any thread may call them."""
 
     def __init__(self, connect: OpenStore) -> None:
-        """Takes a function that opens the store; it is called again after it has failed."""
+        """Takes a function that opens the store. The first use calls it; if it fails, the next use calls it again."""
         self._connect = connect
         self._store: SharedStore | None = None
         self._lock = threading.Lock()
@@ -278,9 +279,10 @@ def _check_fingerprint(info: CollectionInfo, query: ResolvedQuery) -> None:
 
 
 def _score(found: Candidates, repeats: Sequence[int], vector: Vectors, chunks: int) -> ScoredCandidates:
-    """Computes the cosines, and BM25 and coverage as `WordIndex.score` does.
+    """Computes the scores of `found`: cosines, BM25, and the share of the query's words that each chunk contains.
 
-    `repeats` is how often the query has each term, and `chunks` the number of chunks of the collection.
+    `repeats` is how often the query has each term, `vector` the query's vector, and `chunks` the number of chunks of
+    the collection. The formulas are those of `WordIndex.score`.
     """
     idf = inverse_frequencies(chunks, found.frequencies)
     share = np.array(repeats, np.float64) * idf

@@ -32,10 +32,10 @@ _PendingSteps = tuple[
 
 
 class GroupCommitWriter:
-    """Applies the changes of all callers to one collection, each caller's as a whole or not at all.
+    """Applies changes to one collection; the change of each caller is applied as a whole or not at all.
 
-    Changes that wait at the same time share one commit, so that the disk is written less often. Use from the event
-    loop's thread only.
+    The changes of callers that wait at the same time share one commit, so that the disk is written less often. Use from
+    the event loop's thread only.
     """
 
     def __init__(self, collection: Collection | SharedCollection, write_pool: ThreadPool) -> None:
@@ -47,12 +47,12 @@ class GroupCommitWriter:
     async def write(
         self, step: Callable[[AnyChange], T], documents: Sequence[EncodedDocument] = ()
     ) -> tuple[T, CollectionInfo]:
-        """Applies the change `step`, which puts `documents`; returns its result and the collection's state after it.
+        """Calls `step` to change the collection; returns its result and the collection's state after it.
 
-        Raises what `step` raises, NotFound if the collection is closed, and storage errors (`translate_errors`) if the
-        commit fails. If another change in the same commit raises an exception that is not a PointsmanError, that
-        exception is raised here too, and nothing is applied. A call that is cancelled while it waits for an earlier
-        commit is not applied.
+        `documents` are those that `step` writes. Raises what `step` raises, NotFound if the collection is closed, and
+        storage errors (`translate_errors`) if the commit fails. If another change in the same commit raises an
+        exception that is not a PointsmanError, this method raises it too, and nothing is applied. A call that is
+        cancelled while it waits for an earlier commit is not applied.
         """
         (done,) = await self.write_each([step], documents)
         if isinstance(done.result, PointsmanError):
@@ -62,13 +62,14 @@ class GroupCommitWriter:
     async def write_each(
         self, steps: Sequence[Callable[[AnyChange], T]], documents: Sequence[EncodedDocument] = ()
     ) -> list[StepResult[T]]:
-        """Applies several changes in one commit; returns the result or the PointsmanError of each, in order.
+        """Calls several `steps`, each of which makes one change, in one commit.
 
-        `documents` are those that the steps put: a shared collection writes most of them before it is locked.
+        Returns the result or the PointsmanError of each step, in order. `documents` are those that the steps write; a
+        shared collection writes most of them before it is locked.
 
         Raises NotFound if the collection is closed, and storage errors (`translate_errors`) if the commit fails. If any
-        change in the commit, also another caller's, raises an exception that is not a PointsmanError, that is raised
-        here, and nothing is applied.
+        change in the commit, also another caller's, raises an exception that is not a PointsmanError, this method
+        raises it, and nothing is applied.
         """
         results: asyncio.Future[list[StepResult[T]]] = asyncio.get_running_loop().create_future()
         self._pending.append((steps, documents, results))
@@ -124,9 +125,10 @@ class GroupCommitWriter:
 
 
 class Compactor:
-    """Rebuilds a collection's indexes in the background if that makes searches faster or frees memory.
+    """Rebuilds a collection's indexes in the background, for example after many changes.
 
-    That is so after many changes, for example. Use from the event loop's thread only.
+    A rebuild leaves out deleted rows, which makes searches faster and frees memory. Use from the event loop's thread
+    only.
     """
 
     def __init__(self, pools: ThreadPools) -> None:

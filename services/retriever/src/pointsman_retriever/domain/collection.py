@@ -6,7 +6,9 @@ from dataclasses import dataclass
 DEFAULT_TENANT = "default"
 
 LOCAL, SHARED, EXTERNAL = "local", "shared", "external"
-"""Where a collection is: in the data folder, in the store that several retrievers share, or in one of the user's."""
+"""The three places of a collection: the retriever's data folder, the store that several retrievers share, and a store
+that the user already has and the retriever only reads.
+"""
 
 
 # For tenants and collections. No dots and no slashes, because a name is also the name of a folder.

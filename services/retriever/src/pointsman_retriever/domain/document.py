@@ -118,7 +118,7 @@ class IndexedChunks:
 
 @dataclass(frozen=True, slots=True)
 class ChunkDelta:
-    """What a change of a collection means for its indexes: the ids of the removed chunks, and the added chunks."""
+    """The effect of a change of a collection on its indexes: the ids of the removed chunks, and the added chunks."""
 
     removed: Ids
     added: IndexedChunks

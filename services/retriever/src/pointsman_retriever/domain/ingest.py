@@ -40,8 +40,8 @@ class IngestSummary:
 class IngestEnd:
     """The message with which a client ends an ingest stream.
 
-    With `remove_missing`, documents of the stream's source that were not sent are deleted. They are kept if a JSON
-    Lines file or a line of it could not be read.
+    With `remove_missing`, stored documents that have the stream's source and were not sent in the stream are deleted.
+    Nothing is deleted if a JSON Lines file or a line of it could not be read.
     """
 
     remove_missing: bool

@@ -121,10 +121,11 @@ def to_passage(
 
 @dataclass(frozen=True, slots=True)
 class Relevance:
-    """Whether a search found anything that answers the query, and the two measurements that decide it.
+    """Whether a search found anything that answers the query, and the two measurements that decide this.
 
-    A search is relevant if one of them reaches its threshold in the collection's `SearchSettings`. For a collection in
-    an external store, the default thresholds apply.
+    A search is relevant if `best_dense`, the best cosine, or `best_coverage`, the largest share of the query's words in
+    one candidate, reaches its threshold in the collection's `SearchSettings`. For a collection in an external store,
+    the default thresholds apply.
     """
 
     relevant: bool

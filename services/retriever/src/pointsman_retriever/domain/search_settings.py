@@ -11,8 +11,9 @@ from pointsman_retriever.domain.search import FusionMethod
 class SearchSettings:
     """A collection's default fusion method and dense weight, and the thresholds from which a search is relevant.
 
-    A query may set its own method; then the collection's weight does not apply to it. A search is relevant if a
-    candidate reaches one of the two thresholds.
+    If a query sets a fusion method, the collection's `dense_weight` is not used. A search is relevant if the best
+    cosine of its candidates reaches `least_dense`, or the largest share of the query's words in one candidate reaches
+    `least_coverage`.
     """
 
     dense_weight: float | None = None  # None: chosen in each search by the agreement of both sides

@@ -12,7 +12,9 @@ CANDIDATES_PER_HIT = 2
 
 
 class _Index:
-    """The code that stores in Elasticsearch and OpenSearch share: mappings, searches by words, and hits."""
+    """The code that ElasticsearchIndex and OpensearchIndex share: reading mappings, searching by words, converting
+    hits.
+    """
 
     def __init__(self, options: ExternalOptions, client: Any, missing: type[Exception]) -> None:
         self._options, self._client, self._missing = options, client, missing

@@ -57,9 +57,9 @@ class MilvusCollection:
         return [Hit(str(hit[self._key]), hit["entity"], self._cosine(hit["distance"])) for hit in hits]
 
     def _cosine(self, distance: float) -> float:
-        """Converts what Milvus reports for unit vectors to their cosine.
+        """Converts the distance that Milvus reports for unit vectors to their cosine.
 
-        For L2 that is the squared distance, for other metrics the cosine itself.
+        With the metric L2 the distance is squared; with other metrics it is the cosine itself.
         """
         return 1 - distance / 2 if self._metric == "L2" else distance
 

@@ -47,7 +47,7 @@ class ExternalFields(_Strict):
 
     @property
     def read(self) -> list[str]:
-        """Returns the distinct names of the fields to read for each hit, without the vector."""
+        """Returns the distinct names of the fields to read for each hit; the vector is not read."""
         return list(dict.fromkeys(name for name in (self.text, self.source, self.title, *self.metadata) if name))
 
 
@@ -75,8 +75,8 @@ class ExternalOptions:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What an external store has for searching a collection: vectors of how many dimensions, and a ranking by words or
-    not.
+    """What an external store offers for searching one collection: `dimensions` of its vectors, and whether it ranks by
+    words.
 
     `documents` is the number of documents.
     """

@@ -77,9 +77,9 @@ def from_collection(collection: CollectionInfo, problem: str = "") -> pb.Collect
 
 
 def from_ingest_event(event: Sequence[DocumentOutcome] | IngestSummary, together: bool) -> Iterator[pb.IngestResponse]:
-    """Yields the messages for one item that an ingest yields: the outcomes of a batch of documents, or the summary.
+    """Yields the gRPC messages for one event of an ingest: the outcomes of a batch of documents, or the summary.
 
-    With `together` a batch is one message; otherwise each of its outcomes is one.
+    With `together`, a batch becomes one message; without it, each outcome becomes a message.
     """
     if isinstance(event, IngestSummary):
         yield pb.IngestResponse(summary=to_message(pb.IngestSummary, event))

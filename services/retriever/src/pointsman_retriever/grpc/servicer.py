@@ -51,8 +51,10 @@ METHOD_ROLES = method_roles(
         "Move",
     ],
 )
-"""The role that a peer needs for each method, by the method's path. Verify needs WRITE because it may rebuild indexes,
-and Snapshot ADMIN because it exports a whole collection."""
+"""The role that a caller needs for each gRPC method, by the method's path ("/pointsman.v1.Retriever/Search").
+
+Verify needs WRITE because it may rebuild indexes, and Snapshot ADMIN because it exports a whole collection.
+"""
 
 DISCARD_SECONDS = 10.0
 
@@ -71,7 +73,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
         mover: Mover,
         ingests: CallLimit,
     ) -> None:
-        """Takes the services that it calls; `ingests` limits the number of simultaneous ingest streams."""
+        """Takes the services that the gRPC methods call; `ingests` limits the number of simultaneous ingest streams."""
         self._service = service
         self._search_service = search_service
         self._reranking = reranking

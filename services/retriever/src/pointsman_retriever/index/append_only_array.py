@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 MIN_FILE_BYTES = 64 * 1024 * 1024
-"""An array of fewer bytes is always in memory."""
+"""An AppendOnlyArray of fewer bytes is always in memory; a larger one may be in a file."""
 
 _MIN_CAPACITY = 1024
 _GROWTH, _FILE_GROWTH = 2.0, 1.25
@@ -37,10 +37,10 @@ class AppendOnlyArray:
         self._array: NDArray[Any] = np.empty((0, *self._shape), dtype)
 
     def append(self, at: int, values: NDArray[Any]) -> None:
-        """Writes `values` to the rows from number `at` on, and ends the array after them.
+        """Writes `values` as the row number `at` and the rows after it; the array then ends with the last of them.
 
-        `at` is the number of committed rows. Rows after them belong to a change that was not committed, and are
-        replaced.
+        `at` is the number of committed rows. Rows from `at` on that exist already belong to a change that was not
+        committed, and are overwritten.
         """
         self._reserve(at + len(values))
         self._array[at : at + len(values)] = values

@@ -36,7 +36,8 @@ _UNKNOWN_TERM = -1  # the number of a term that the collection has never contain
 class Segment:
     """The posting lists of consecutive rows (chunks): which rows contain each term, and how often. Immutable.
 
-    A term's postings are the entries of `rows` and `counts` from its value in `starts` to the next one.
+    The rows and counts of the term `terms[i]` are the entries of `rows` and `counts` from `starts[i]` to `starts[i +
+    1]`.
     """
 
     size: int  # rows it was built from
@@ -46,9 +47,7 @@ class Segment:
     counts: Ints
 
     def postings(self, terms: Ints) -> Iterator[Postings]:
-        """Yields the postings of each of the term numbers `terms` that is in the segment: (index in `terms`, rows,
-        counts).
-        """
+        """Yields (index in `terms`, rows, counts) for each number in `terms` whose term occurs in the segment."""
         if not len(self.terms):
             return
         places = np.minimum(self.terms.searchsorted(terms), len(self.terms) - 1)
@@ -188,7 +187,8 @@ class WordIndex:
     def _merge_small_segments(self) -> "WordIndex":
         """Merges the last two segments as long as the earlier one has less than twice the rows of the later one.
 
-        So each posting is copied a few times only. An earlier segment of `MAX_EAGER_MERGE_ROWS` or more is left alone.
+        Because the sizes of segments grow, each posting is copied a few times only. An earlier segment of
+        `MAX_EAGER_MERGE_ROWS` or more is left alone.
         """
         segments = list(self.segments)
         while len(segments) > 1 and segments[-2].size < min(2 * segments[-1].size, MAX_EAGER_MERGE_ROWS):
@@ -213,7 +213,7 @@ class WordIndex:
         return which[live], all_rows[live], all_counts[live]
 
     def _saturations(self, rows: Ints) -> Scores:
-        """Returns for each of the rows the part of BM25's denominator that depends on the row's length."""
+        """Returns the part of BM25's denominator that depends on the row's length, for each of the `rows`."""
         return saturations(self.lengths.first(len(self.alive))[rows], self.length, self.count)
 
     def _find_rows(self, ids: Ids) -> NDArray[np.intp]:
@@ -230,7 +230,8 @@ class WordIndex:
 class WordScores:
     """The BM25 scores of all rows (chunks) of a word index for one query; 0 for deleted rows.
 
-    `shares` are sums of the IDFs of the query's terms that a row has, and `total_share` is the sum of all terms' IDFs.
+    `shares` has, for each row, the sum of the inverse document frequencies (IDF) of the query's terms that the row
+    contains; `total_share` is the sum for all terms of the query.
     """
 
     ids: Ids  # ascending
@@ -239,8 +240,7 @@ class WordScores:
     total_share: float  # of all query terms; an unknown term counts as the rarest
 
     def best(self, count: int, among: Ids | None) -> Ids:
-        """Returns the ids of the chunks with the best scores above 0, at most `count`; they are ordered by id, not by
-        score.
+        """Returns the ids of the `count` chunks with the best scores above 0, or of fewer; ordered by id, not by score.
 
         Only ids in `among` are considered, unless it is None.
         """
@@ -262,10 +262,9 @@ class WordScores:
         return self._select(self.scores, ids)
 
     def coverage(self, ids: Ids) -> Scores:
-        """Returns for each of these chunks, which must exist, the share of the query's terms that it contains: (ids,),
-        0 to 1.
+        """Returns the share of the query's terms that each chunk contains, (ids,), 0 to 1; all `ids` must exist.
 
-        Terms are weighted by their IDF.
+        Terms are weighted by their inverse document frequency (IDF).
         """
         return self._select(self.shares, ids) / self.total_share if self.total_share else np.zeros(len(ids))
 
@@ -279,14 +278,17 @@ def empty_word_index(analyzer: TermAnalyzer) -> WordIndex:
 
 
 def inverse_frequencies(chunks: int, frequencies: NDArray[np.int64]) -> Scores:
-    """Returns the IDF of terms that are in `frequencies` (terms,) of `chunks`."""
+    """Returns the inverse document frequency (IDF) of each term, (terms,).
+
+    `frequencies` has the number of chunks that contain each term, and `chunks` is the number of all chunks.
+    """
     return np.asarray(np.log1p((chunks - frequencies + 0.5) / (frequencies + 0.5)), np.float64)
 
 
 def saturations(lengths: Ints, words: int, chunks: int) -> Scores:
-    """Returns the part of BM25's denominator that depends on the length of a chunk, for each of `lengths`.
+    """Returns the part of BM25's denominator that depends on a chunk's length, for each of `lengths` (words).
 
-    All `chunks` of the collection have `words` words together.
+    `chunks` and `words` are the number of chunks of the collection and of all their words.
     """
     return np.asarray(K1 * (1.0 - B + B / (max(words, 1) / max(chunks, 1)) * lengths), np.float64)
 

@@ -15,10 +15,12 @@ from pointsman_retriever.index.vector_stores import VectorStoreOptions
 
 @dataclass(frozen=True, slots=True)
 class IndexThresholds:
-    """Limits that decide whether a search uses an approximate (IVF) index or compares all vectors, and when it is
-    rebuilt.
+    """Limits that decide how a search compares vectors, and when the index is rebuilt.
 
-    They are numbers of vectors (`max_flat`, `max_exact_filtered`) and shares of all rows, 0 to 1.
+    Up to `max_flat` vectors, and up to `max_exact_filtered` vectors that pass a filter, a search compares all of them;
+    above, it uses an approximate (IVF) index. A rebuild is due if the share of rows that the IVF index lacks exceeds
+    `max_unindexed_share`, or the share of deleted rows exceeds `max_deleted_share` and their number a quarter of
+    `max_flat`. Shares are of all rows, 0 to 1.
     """
 
     max_flat: int = 20_000  # vectors; up to here all are compared, which takes 2 ms, and lists would be too short
@@ -32,7 +34,7 @@ class FaissIndex:
     """An immutable snapshot of a collection's vectors in memory; implements VectorIndex.
 
     Snapshots share arrays to which rows are only appended; `alive` says which of the rows belong to this snapshot.
-    `ivf` is the approximate index of the first rows; None: all vectors are compared.
+    `ivf` is the approximate index of the first rows; if it is None, a search compares all vectors.
     """
 
     ids: AppendOnlyArray  # chunk id of each row, ascending
@@ -95,7 +97,7 @@ class FaissIndex:
     def compacted(self) -> "FaissIndex":
         """Returns an index of the same vectors without deleted rows; takes seconds for a large one.
 
-        It has an IVF index if there are more than `thresholds.max_flat` vectors.
+        The new index is approximate (IVF) if there are more than `thresholds.max_flat` vectors.
         """
         rows = np.flatnonzero(self.alive)
         ids = AppendOnlyArray(np.int64)
@@ -146,9 +148,9 @@ class FaissIndex:
         return mask
 
     def _candidates(self, vector: Vectors, count: int, allowed: Mask | None, allowed_rows: int) -> NDArray[np.intp]:
-        """Returns rows that contain the `count` nearest to the vector, some of which an IVF index may miss.
+        """Returns allowed rows that contain the `count` nearest to the vector; with an IVF index some may be missing.
 
-        These are all allowed rows if they are few.
+        If few rows are allowed, all of them are returned.
         """
         if allowed_rows <= max(count, self.thresholds.max_exact_filtered):
             return np.arange(allowed_rows) if allowed is None else np.flatnonzero(allowed)

@@ -38,7 +38,7 @@ MAX_GPU_PROBES = 2048
 class Gpu:
     """A GPU to which vector indexes are copied.
 
-    FAISS's indexes on a GPU cannot filter by id, and serve one thread at a time, which holds `lock`.
+    FAISS's indexes on a GPU cannot filter by id, and only one thread at a time may use them: a search holds `lock`.
     """
 
     copy: Callable[[Any], Any]
@@ -63,11 +63,10 @@ class IvfIndex:
     gpu_index: Any = None  # used if its results contain enough allowed rows
 
     def nearest(self, vector: Vectors, count: int, allowed: Mask | None) -> NDArray[np.intp]:
-        """Returns the numbers of rows among which the `count` rows nearest to `vector` probably are; the caller
-        compares them exactly.
+        """Returns the numbers of rows that probably include the `count` rows nearest to `vector`.
 
-        There are at least `count` and at most `RESCORING_FACTOR` times `count` of them, or fewer if fewer rows are
-        allowed. `allowed` has a flag for each row; None allows all rows.
+        The caller compares these rows exactly. There are `count` to `RESCORING_FACTOR` times `count` of them, or fewer
+        if fewer rows are allowed. `allowed` has a flag for each row; None allows all rows.
         """
         allowed_rows = self.rows if allowed is None else int(np.count_nonzero(allowed))
         fetched = min(RESCORING_FACTOR * count, allowed_rows)
@@ -104,7 +103,7 @@ class IvfIndex:
 def build_ivf_index(vectors: Vectors, gpu: Gpu | None) -> IvfIndex:
     """Builds an approximate index (FAISS's inverted file, IVF) of `vectors`, (rows, dimensions), each of length 1.
 
-    With a `gpu`, there is a copy of it on the GPU. Takes seconds for 100,000 rows.
+    With a `gpu`, the index is also copied to the GPU. Building takes seconds for 100,000 rows.
     """
     rows, dimensions = vectors.shape
     lists = max(1, round(LISTS_PER_ROOT_ROW * sqrt(rows)))
@@ -132,8 +131,8 @@ def build_ivf_index(vectors: Vectors, gpu: Gpu | None) -> IvfIndex:
 def _calibrate_probes(ivf: IvfIndex, vectors: Vectors, random: np.random.Generator) -> int:
     """Returns how many lists a search has to scan to reach TARGET_RECALL, times PROBE_MARGIN.
 
-    It is found by doubling and bisection, and is at least MIN_PROBES and MIN_PROBED_SHARE of the lists, but at most all
-    lists.
+    The number is found by doubling and bisection. It is at least MIN_PROBES and MIN_PROBED_SHARE of the lists, but at
+    most all lists.
     """
     sample = vectors[random.permutation(ivf.rows)[:CALIBRATION_QUERIES]]
     _, truth = faiss.knn(sample, vectors, CALIBRATION_NEAREST + 1, metric=faiss.METRIC_INNER_PRODUCT)
@@ -167,7 +166,8 @@ def _search_parameters(probes: int, allowed: NDArray[np.uint8] | None = None) ->
 def first_gpu(count_search: Callable[[str], None] = lambda device: None) -> Gpu | None:
     """Returns the first GPU, or None if there is none or this build of FAISS is for CPUs only.
 
-    `count_search` is called once for each search of an index on it, with the device that answered: "gpu" or "cpu".
+    `count_search` is called once for each search of an index that is on the GPU, with the device that answered: "gpu"
+    or "cpu".
     """
     if not faiss.get_num_gpus():
         return None

@@ -1,6 +1,7 @@
 """An index of the chunks' metadata in memory, by which filters are evaluated; a row is a chunk.
 
-Each metadata key has a column that stores each distinct value once, with a number, so a filter tests it only once.
+Each metadata key has a column, which stores each distinct value once, with a number. So a filter tests each distinct
+value once, not once for each row.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +22,10 @@ _MAX_DELETED_SHARE = 0.5  # of all rows; beyond it the index is rebuilt without 
 
 
 class Column:
-    """The values of one metadata key for all rows (chunks): each distinct value once, and the number of its value for
-    each row.
+    """The values of one metadata key for all rows (chunks).
 
-    One thread writes; any thread may read.
+    Each distinct value is stored once, and for each row the number of its value. One thread writes; any thread may
+    read.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class Column:
     def put(self, row: int, value: str) -> None:
         """Sets the value of a row, which must be above all rows set before.
 
-        Rows between them that are not set have no value.
+        Rows that are left out, between the last row set before and this one, have no value.
         """
         number = self._numbers.get(value)
         if number is None:
@@ -59,9 +60,10 @@ class Column:
         return self._rows.first(count)
 
     def matches(self, condition: Condition) -> Mask:
-        """Returns a flag for each distinct value, by its number: whether it meets the condition, whose key is ignored.
+        """Returns a flag for each distinct value, in the order of the values' numbers: whether it meets `condition`.
 
-        There is one more flag at the end, which is False. It is for rows without a value, whose number is -1.
+        The key of the condition is ignored. One more flag at the end is False, for rows without a value, whose number
+        is -1.
         """
         match condition:
             case Exists():
@@ -78,9 +80,9 @@ class Column:
         return mask
 
     def selected(self, rows: NDArray[np.intp], count: int) -> "Column":
-        """Returns a new column with the values of some rows only, which are numbered from 0 on in it.
+        """Returns a new column with the values of some rows only, which are numbered from 0 on in the new column.
 
-        `rows` are their numbers in this column, ascending and below `count`.
+        `rows` are the numbers of these rows in the present column, ascending and below `count`.
         """
         numbers = self.rows(count)
         column = Column()

@@ -72,10 +72,10 @@ class IndexSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class CompactedParts:
-    """The indexes of a collection that a compaction has rebuilt without deleted rows; None for one that did not need
-    it.
+    """The indexes of a collection that a compaction has rebuilt without deleted rows.
 
-    Its `with_changes` applies a change that was made during the compaction to them.
+    An index that did not need to be rebuilt is None. `with_changes` applies a change that was made during the
+    compaction to the rebuilt indexes.
     """
 
     vectors: VectorIndex | None

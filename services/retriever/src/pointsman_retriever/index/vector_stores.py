@@ -24,10 +24,10 @@ class VectorIndex(Protocol):
     """Interface of an immutable snapshot of a collection's vectors (of length 1, by chunk id), searched by inner
     product.
 
-    `with_changes` makes the next snapshot, and this one stays valid, so readers never wait for a writer. It is called
-    by one thread at a time and only on the latest snapshot, because snapshots may share storage. If a change cannot be
-    committed, its snapshot is dropped, and the next change calls `with_changes` on the same snapshot again. FaissIndex
-    and MilvusIndex implement it.
+    `with_changes` makes the next snapshot, and the present one stays valid, so readers never wait for a writer. One
+    thread at a time calls `with_changes`, and only on the latest snapshot, because snapshots may share storage. If a
+    change cannot be committed, its snapshot is dropped, and the next change calls `with_changes` on the same snapshot
+    again. FaissIndex and MilvusIndex implement this interface.
     """
 
     @property

@@ -23,7 +23,10 @@ class LoadedText:
 
 
 class UnreadableFile(Exception):
-    """Raised if a file, or a line of a file, cannot be read; the message has no subject ("is encrypted")."""
+    """Raised if a file, or a line of a file, cannot be read.
+
+    The message is a predicate without a subject, such as "is encrypted"; the caller puts the document's id before it.
+    """
 
 
 def read_text(content: bytes) -> str:

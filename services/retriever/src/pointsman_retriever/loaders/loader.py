@@ -20,7 +20,8 @@ SANDBOXED_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/
 class FailedDocument:
     """The id of a document that could not be read, and the error.
 
-    For a line of a JSON Lines file, `id` is ID:LINE, with the id that the client gave the file and the line's number.
+    For a line of a JSON Lines file, `id` is FILE_ID:LINE, the id that the client gave the file and the number of the
+    line.
     """
 
     id: str
@@ -31,7 +32,8 @@ class Loader:
     def __init__(self, sandbox: Sandbox, max_bad_lines: int) -> None:
         """Takes the sandbox in which HTML and PDF files are read.
 
-        A JSON Lines file with more than `max_bad_lines` unreadable lines is read only up to the first line too many.
+        `max_bad_lines` is how many unreadable lines a JSON Lines file may have; the next unreadable line ends its
+        reading.
         """
         self._sandbox = sandbox
         self._max_bad_lines = max_bad_lines
@@ -39,8 +41,8 @@ class Loader:
     async def load_one(self, raw: RawDocument) -> Document:
         """Returns a document with its text; if the client sent a file, reads the text from the file.
 
-        A document without a title gets that of its HTML or PDF file. Raises InvalidArgument if it has both a text and a
-        file, if the file cannot be read, or if its media type is unknown or JSON Lines (use `load`).
+        A document without a title gets the title of its HTML or PDF file. Raises InvalidArgument if it has both a text
+        and a file, if the file cannot be read, or if its media type is unknown or JSON Lines (use `load`).
         """
         if not raw.content:
             return _to_document(raw, raw.title, raw.text)
@@ -66,10 +68,10 @@ class Loader:
         )
 
     async def load(self, raw: RawDocument) -> AsyncIterator[Document | FailedDocument]:
-        """Yields the document that a client has sent, or a document for each line of its JSON Lines file.
+        """Yields the document that a client has sent; if it is a JSON Lines file, a document for each line.
 
-        A line gets the metadata of `raw` in addition to its own, but not the title or vector of `raw`. In the place of
-        a document that cannot be read, a FailedDocument is yielded, and no error raised.
+        A line's document gets the metadata of `raw` in addition to its own, but not the title or vector of `raw`. In
+        the place of a document that cannot be read, a FailedDocument is yielded; no error is raised.
         """
         try:
             if raw.media_type != JSONL or not raw.content:

@@ -113,7 +113,7 @@ class _SimilarCandidates:
 def _centred_cosines(dense: Scores, vectors: Vectors) -> Scores:
     """Returns the cosines, up to a common factor, after subtraction of the candidates' centroid.
 
-    It is subtracted from the candidates' vectors and from the query's.
+    The centroid is subtracted from the candidates' vectors and from the query's.
     """
     centre = vectors.mean(axis=0)
     near, square = (vectors @ centre).astype(np.float64), float(centre @ centre)

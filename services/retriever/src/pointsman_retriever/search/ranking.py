@@ -28,8 +28,9 @@ _RRF_SCALE = 1.0 + RRF_K  # gives a score of 1 to a chunk that is first on both 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedQuery:
-    """A search query, checked against the limits, with the vector of its text (of length 1) and that model's
-    fingerprint.
+    """A search query, checked against the limits.
+
+    `vector` is the embedding of its text, of length 1, and `fingerprint` identifies the model that made the vector.
     """
 
     text: str
@@ -56,7 +57,7 @@ class Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, phase: str) -> None:
-        """Records the time since the last lap, or since the beginning, as the duration of `phase`."""
+        """Ends the phase `phase` of the search: records the time since the end of the phase before as its duration."""
         now = time.perf_counter()
         self.timings[phase] = now - self._last
         self._last = now
@@ -93,7 +94,7 @@ def rank_candidates(
 ) -> Ranking:
     """Orders the candidates of a search, and returns at most `options.top_k` of them.
 
-    `documents_of` returns the documents' numbers for chunk ids; `parameters` are those of `resolve_fusion`.
+    `documents_of` returns the row number of the document of each chunk id. `parameters` come from `resolve_fusion`.
     """
     if not len(candidates.ids):
         return EMPTY_RANKING
@@ -109,9 +110,9 @@ def rank_candidates(
 
 
 def resolve_fusion(options: SearchOptions, settings: SearchSettings) -> FusionParameters:
-    """Returns the method and the weight of a query, or else of the collection.
+    """Returns the fusion method and the dense weight that the query sets, or else those of the collection's settings.
 
-    If the query sets a method, the collection's weight is ignored, since it is for the collection's method.
+    If the query sets a method, the collection's weight is ignored, since it was chosen for the collection's method.
     """
     if options.method is not None:
         return FusionParameters(options.dense_weight, options.method)
@@ -147,8 +148,8 @@ def cosines(vectors: Vectors, vector: Vectors) -> Scores:
 def _diversify(order: Ids, score: Scores, vectors: Vectors, options: SearchOptions) -> Ids:
     """Moves candidates to the front by maximal marginal relevance (Carbonell and Goldstein, 1998).
 
-    These are `top_k`, or twice as many with a limit for each document, chosen one by one among all candidates. The
-    others follow in the order of `order`.
+    The front has `top_k` candidates, or twice as many if there is a limit for each document, chosen one by one among
+    all candidates. The remaining candidates follow in the order of `order`.
     """
     count = min(len(order), options.top_k * max(1, 2 * bool(options.per_document)))
     remaining, chosen = order.tolist(), [int(order[0])]
@@ -162,7 +163,7 @@ def _diversify(order: Ids, score: Scores, vectors: Vectors, options: SearchOptio
 
 
 def _limit_per_document(order: Ids, documents: Ids, limit: int) -> Ids:
-    """Keeps the first `limit` candidates of each document, in their order; `documents` has the document of each."""
+    """Keeps the first `limit` candidates of each document, in their order; `documents` is each candidate's document."""
     seen: Counter[int] = Counter()
     kept = []
     for place in order.tolist():

@@ -92,8 +92,8 @@ class Connections:
         """Copies the write-ahead log into the file, except what is newer than a running read; to be called in the write
         thread.
 
-        Otherwise SQLite would do this in a commit, and searches would wait for it. Raises storage errors
-        (`translate_errors`).
+        Without this call, SQLite would copy the log in a commit, and searches would wait for the commit. Raises storage
+        errors (`translate_errors`).
         """
         with translate_errors(self.file):
             self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")

@@ -76,9 +76,10 @@ class DataFolder:
 
     @contextmanager
     def installing(self, folder: Path, collection_id: CollectionId) -> Iterator[None]:
-        """Moves a folder with a complete store to a new collection's place, atomically even if the process crashes.
+        """Moves a folder with a complete collection's file to the place of a new collection.
 
-        The block loads the collection from its new place. If the block raises, the folder is removed.
+        The move is atomic, even if the process crashes. The block loads the collection from its new place. If the block
+        raises, the folder is removed.
         """
         target = self.folder(collection_id)
         with translate_disk_errors(target):
@@ -94,11 +95,11 @@ class DataFolder:
 
     @contextmanager
     def setting_aside(self, collection_id: CollectionId) -> Iterator[None]:
-        """Moves a collection's folder away for the length of the block, which installs another one in its place;
-        deletes it afterwards.
+        """Moves a collection's folder away for the length of the block, which installs another one in its place.
 
-        If the block raises, the folder is moved back. If the process is killed in the block, `finish_replacements`
-        moves it back at the next start, unless the other folder was installed.
+        After the block, the old folder is deleted; if the block raises, the old folder is moved back. If the process is
+        killed in the block, `finish_replacements` moves the old folder back at the next start, unless the new one was
+        installed.
         """
         folder, aside = self.folder(collection_id), self._aside(collection_id)
         try:
@@ -121,18 +122,19 @@ class DataFolder:
             sync_folder(target)
 
     def remove(self, collection_id: CollectionId) -> None:
-        """Removes a collection's folder, and an older one that a failed replacement has left; does nothing if there is
-        neither.
+        """Removes a collection's folder; does nothing if there is none.
+
+        Also removes an older folder of the collection that a failed replacement has left.
         """
         for folder in (self._aside(collection_id), self.folder(collection_id)):
             if folder.exists():
                 self._discard(folder)
 
     def finish_replacements(self) -> None:
-        """Finishes the replacements of collections that were interrupted because a process was killed; to be called at
+        """Finishes the replacements of collections' folders that a killed process has not finished; to be called at
         start.
 
-        The old folder is deleted if the new one was installed in its place, and moved back otherwise.
+        The old folder is deleted if the new one was installed in its place, and moved back if it was not.
         """
         for aside in list(self._root.glob(f"*/*{_ASIDE}")):
             folder = aside.with_suffix("")
@@ -142,7 +144,7 @@ class DataFolder:
                 _move(aside, folder)
 
     def clear_scratch(self) -> None:
-        """Empties the scratch folder, in which a killed process may have left half created or half removed collections.
+        """Empties the scratch folder, in which a killed process may have left collections half created or half removed.
 
         Raises OSError if the folder cannot be made again.
         """
@@ -153,8 +155,9 @@ class DataFolder:
         return self.folder(collection_id).with_suffix(_ASIDE)
 
     def _discard(self, folder: Path) -> None:
-        """Deletes a folder. It is renamed first, so that after a crash either all of it is left at its place or
-        nothing; a renamed one is deleted by the next start.
+        """Renames a folder, then deletes it, so that after a crash it is at its place as a whole or not at all.
+
+        A folder that was renamed and not deleted is deleted by the next start.
         """
         with self.scratch() as scratch, translate_disk_errors(folder):
             folder.rename(scratch / "removed")

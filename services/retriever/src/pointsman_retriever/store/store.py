@@ -112,7 +112,8 @@ class Store:
     def find_unchanged(self, documents: Sequence[Document], recipes: Sequence[str], source: str) -> set[str]:
         """Returns the ids of those `documents` that are stored with the same title, text, metadata, recipe and source.
 
-        `recipes` has the recipe of each document (the method by which it is chunked). Vectors are not compared.
+        `recipes` names the chunker of each document and its version, and `source` is where the documents come from.
+        Vectors are not compared.
         """
         found = set()
         with self.connections.reader() as reader:
@@ -127,7 +128,9 @@ class Store:
         return found
 
     def known_vectors(self, document_id: str) -> Mapping[str, Vectors]:
-        """Returns the vectors of a document's stored chunks by the embedded text; empty if it is not stored."""
+        """Returns the vectors of a document's stored chunks, by the text that was embedded; empty if there is no such
+        document.
+        """
         with self.connections.reader() as reader:
             rows = reader.execute(
                 "SELECT context, chunks.text, vector FROM documents JOIN chunks ON document = row "
@@ -147,8 +150,8 @@ class Store:
     def sketch(self) -> tuple[int, Sketch]:
         """Returns the collection's version and a sketch of its documents.
 
-        A sketch has hashes of the documents, or of a sample if there are many. Comparing two of them shows how much has
-        changed.
+        A sketch has hashes of the documents, or of a sample if there are many. Comparing two sketches of a collection
+        shows how much it has changed.
         """
         with self.connections.reader() as reader:
             reader.execute("BEGIN")

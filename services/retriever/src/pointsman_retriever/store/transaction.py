@@ -38,10 +38,10 @@ class Transaction:
 
     @contextmanager
     def step(self) -> Iterator["Change"]:
-        """Yields an object with which the block makes one caller's changes.
+        """Yields a `Change`, with which the block makes one caller's changes.
 
-        The changes are rolled back if the block raises, or if they grow the collection above its quota; then this
-        raises ResourceExhausted ("quota_exceeded").
+        If the block raises, its changes are rolled back. If its changes grow the collection above its quota, they are
+        rolled back, and this raises ResourceExhausted ("quota_exceeded").
         """
         self._connection.execute("SAVEPOINT step")
         change = Change(self._connection, self.info)
@@ -101,11 +101,11 @@ class Change:
         self._has_changes = False
 
     def put(self, encoded: EncodedDocument) -> int:
-        """Adds a document, or replaces the one with its id; returns the number of new chunks.
+        """Adds a document, or replaces the stored one with the same id; returns the number of new chunks.
 
-        If the document is already stored with the same title, text, metadata, recipe and vectors, only its source is
-        updated. Otherwise, chunks with the same `embedded_text` and vector keep their ids if the metadata is the same;
-        with other metadata all chunks are new.
+        If the document is already stored with the same title, text, metadata, recipe (its chunker) and vectors, only
+        its source is updated. If it differs but has the same metadata, chunks with the same `embedded_text` and vector
+        keep their ids. If its metadata differs, all chunks are new.
         """
         digest = digests.hash_document(encoded.document.title, encoded.document.text, encoded.document.metadata)
         stored = self._find(encoded.document.id)
@@ -201,7 +201,7 @@ class Change:
         )
 
     def _replace_chunks(self, row: int, encoded: EncodedDocument, keep_equal: bool) -> int:
-        """Replaces a document's chunks; returns the number of new ones. `keep_equal` keeps those with equal hashes."""
+        """Replaces a document's chunks; returns how many are new. `keep_equal` keeps chunks with equal hashes."""
         stored = self._chunks_of(row)
         ids_by_digest: dict[bytes, list[int]] = {}
         for chunk_id, (digest, _) in stored.items() if keep_equal else ():

@@ -1,4 +1,6 @@
-"""Samples the vectors of a collection, from which a gateway can judge what the collection's documents are about."""
+"""Samples the vectors of a collection, from which a gateway estimates whether a request is about the collection's
+documents.
+"""
 
 from dataclasses import dataclass
 
@@ -9,7 +11,7 @@ from pointsman_retriever.store.store import Store, read_collection
 
 MAX_VECTORS = 2048
 MAX_BYTES = 2 * 1024 * 1024
-"""Maximum size of a sketch; models of more than 1,024 dimensions get fewer vectors."""
+"""Maximum size of the vectors in a sample; for models of more than 1,024 dimensions, a sample has fewer vectors."""
 
 _MAX_VALUE = 127
 
@@ -29,15 +31,18 @@ class VectorSketch:
     info: CollectionInfo
     """The collection's state when the sample was taken."""
     vectors: bytes
-    """The sampled vectors as signed bytes, of shape (sampled chunks, dimensions), row by row. Each row is a vector
-    scaled so that its largest absolute value is 127."""
+    """The sampled vectors as signed bytes, of shape (sampled chunks, dimensions), row by row.
+
+    Each row is a vector scaled so that its largest absolute value is 127.
+    """
 
 
 def read_vector_sketch(store: Store) -> VectorSketch:
-    """Returns a sample of the vectors of one version of a collection; equal ids and vectors give equal samples.
+    """Returns a sample of the vectors of one version of a collection.
 
-    It has the vectors of the chunks with the smallest hashes of their ids: at most `MAX_VECTORS` vectors and
-    `MAX_BYTES` bytes. Raises storage errors (`translate_errors`).
+    The sample has the vectors of the chunks with the smallest hashes of their ids: at most `MAX_VECTORS` vectors and
+    `MAX_BYTES` bytes. So collections with equal ids and vectors have equal samples. Raises storage errors
+    (`translate_errors`).
     """
     with store.connections.reader() as reader:
         reader.execute("BEGIN")
