@@ -20,19 +20,20 @@ CALL_TIMEOUT_SECONDS = 0.05
 """Seconds that one attempt of a call may take, by default."""
 
 MAX_LATE_LOOKS = 6
-"""After its time limit, a call runs this many more iterations of the event loop, and accepts a result that has arrived.
+"""Iterations of the event loop for which a call waits after its time limit, to accept a result that has arrived.
 
-redis-py needs as many iterations to deliver a result. On an idle loop they take no time.
+redis-py needs this many iterations to deliver a result. On an idle loop they take no time.
 """
 MAX_LATE_LOOK_SECONDS = 0.12
-"""Seconds that these iterations may take, over all attempts of a call together."""
+"""Seconds that the iterations of `MAX_LATE_LOOKS` may take, in all attempts of a call together."""
 
 MAX_ATTEMPTS = 3
-"""How often a call that exceeds its time limit is tried; on a busy machine that happens by chance. Errors are not
-retried."""
+"""Attempts of a call that exceeds its time limit, as happens by chance on a busy machine. A call is not repeated after
+an error.
+"""
 
 COOLDOWN = 1.0
-"""Seconds after a failed call in which further calls fail at once, by default. Then one call is made as a probe."""
+"""Default seconds after a failed call in which further calls fail at once; then one call is sent as a probe."""
 
 MAX_DISCOVERY_SECONDS = 2.0
 """Seconds in which `BoundedRedis.find_primaries` must find the current primaries."""
@@ -41,8 +42,10 @@ MAX_CONCURRENT_CALLS = 8
 """Number of calls that run at the same time, each on its own connection; further calls wait."""
 
 ABOUT_A_VALUE = ("WRONGTYPE ", "user_script:")
-"""How the messages of errors begin that are about one stored value, which has an unexpected type or form. After such an
-error, other calls work as usual."""
+"""The first words of errors about one stored value, which has an unexpected type or form.
+
+Such an error does not start the cooldown: Redis works, and other calls are made as usual.
+"""
 
 Answer = TypeVar("Answer")
 
@@ -84,10 +87,11 @@ class BoundedRedis:
         First waits, without a time limit, while `MAX_CONCURRENT_CALLS` other calls run. An attempt that takes too long
         is repeated, up to `MAX_ATTEMPTS` attempts.
 
-        Raises Unavailable ("redis_unavailable") if Redis reports an error or no attempt ends in time. After such a
-        failure, calls raise it at once for `cooldown` seconds. Then one call, with a single attempt, probes whether
-        Redis answers again, and other calls fail at once meanwhile. An error about a stored value (`ABOUT_A_VALUE`)
-        raises Unavailable too, but later calls are made as usual. Other exceptions of `call` are raised as they are.
+        Raises Unavailable ("redis_unavailable") if Redis reports an error or no attempt ends in time. After a failed
+        call, all calls raise Unavailable at once for `cooldown` seconds. Then one call, with a single attempt, probes
+        whether Redis answers again; until it ends, other calls fail at once. An error about a stored value
+        (`ABOUT_A_VALUE`) raises Unavailable too, but later calls are made as usual. Other exceptions of `call` are
+        raised as they are.
         """
         await in_task()  # what follows sets a timeout
         async with self._places:
@@ -105,7 +109,7 @@ class BoundedRedis:
             self._probing = False
 
     async def _try(self, call: Callable[[], Awaitable[Answer]], tries: int, look: float) -> Answer:
-        """Makes up to `tries` attempts; `look` is what is left of `MAX_LATE_LOOK_SECONDS`."""
+        """Makes up to `tries` attempts; `look` is the unused part of `MAX_LATE_LOOK_SECONDS`."""
         due = asyncio.get_running_loop().time() + self._deadline
         try:
             answer = await self._by(due, due + look, call)
@@ -169,8 +173,8 @@ class BoundedRedis:
 async def _listening(due: float, latest: float) -> AsyncIterator[None]:
     """Limits the block's time like `asyncio.timeout_at(due)`, but waits a little longer if the event loop was busy.
 
-    Then the result may have arrived already: the block may take `MAX_LATE_LOOKS` more iterations of the loop, until
-    `latest`. Both times are on the loop's clock.
+    On a busy loop the result may have arrived by `due`: the block may take `MAX_LATE_LOOKS` more iterations of the
+    loop, until `latest`. `due` and `latest` are on the loop's clock.
     """
     async with asyncio.timeout(None) as limit:
         ear = _Ear(limit, due, latest)
@@ -241,8 +245,8 @@ async def open_redis(
 def parse_count(text: str, place: str) -> int:
     """Parses a whole number that was read from Redis.
 
-    `place` says where it was, for the message. Raises FailedPrecondition ("unreadable_record") if `text` is not a whole
-    number.
+    `place` is the number's place in Redis, for the error's message. Raises FailedPrecondition ("unreadable_record") if
+    `text` is not a whole number.
     """
     try:
         return int(text)

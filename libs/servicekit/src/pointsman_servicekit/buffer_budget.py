@@ -10,8 +10,8 @@ class BufferedBytesBudget:
     """Limits the bytes of all requests that a process holds in memory, and each tenant's share of them."""
 
     def __init__(self, max_bytes: int, max_share: float = 0.5) -> None:
-        """Limits all requests together to `max_bytes` bytes, and the requests of one tenant to the fraction `max_share`
-        of that.
+        """Limits all requests together to `max_bytes`, and the requests of one tenant to `max_share` (0 to 1) of
+        `max_bytes`.
         """
         self.max_bytes = max_bytes
         self._max_of_tenant = int(max_bytes * max_share)

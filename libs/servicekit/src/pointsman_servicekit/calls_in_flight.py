@@ -13,7 +13,8 @@ from pointsman_servicekit.grpc_errors import Context, Handler, HandlerIntercepto
 class CallsInFlight(HandlerInterceptor):
     """A server interceptor that exports the number of calls in progress, by method, as `pointsman_grpc_in_flight`.
 
-    It leaves out the health service's Watch. Unknown methods are not counted, so clients cannot create label values.
+    The method Watch of the health service is left out, because its calls last as long as a client watches. Unknown
+    methods are not counted, so that clients cannot create label values.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

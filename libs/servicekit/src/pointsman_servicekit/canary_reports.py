@@ -1,11 +1,11 @@
-"""The reports of gateways to lora-servers about the requests to aliases that have a canary."""
+"""The reports of gateways to lora-servers about canaries: new adapter versions that get part of an alias's requests."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
 class RequestCounts:
-    """Counts of the requests to one adapter version."""
+    """Counts of the requests to one version of a LoRA adapter."""
 
     requests: int = 0
     errors: int = 0
@@ -13,15 +13,18 @@ class RequestCounts:
     invalid: int = 0
     """Complete answers that a validator rejected."""
     milliseconds: dict[int, int] = field(default_factory=dict)
-    """Complete answers by total time: bucket k counts those of 2^((k-1)/4) to 2^(k/4) ms, bucket 0 those of up to 1 ms.
-    See `CANARY_LATENCY_BUCKETS` in statistics.py."""
+    """Number of complete answers by total time, as a dict from bucket to count.
+
+    Bucket 0 counts answers of up to 1 ms, bucket k those of 2^((k-1)/4) to 2^(k/4) ms. See `CANARY_LATENCY_BUCKETS` in
+    statistics.py.
+    """
     rated: int = 0
-    """Number of ratings by callers. It includes ratings of answers that were counted in an earlier report."""
+    """Number of ratings that callers gave to answers, also to answers that an earlier report has counted."""
     rating: int = 0
-    """The sum of these ratings (each 0 to 1), in thousandths."""
+    """The sum of the ratings that `rated` counts (each 0 to 1), in thousandths."""
 
     def add(self, other: "RequestCounts") -> None:
-        """Adds the counts of `other` to these."""
+        """Adds the counts of `other` to the counts of this object."""
         self.requests += other.requests
         self.errors += other.errors
         self.invalid += other.invalid
@@ -33,11 +36,11 @@ class RequestCounts:
 
 @dataclass(frozen=True, slots=True)
 class CanaryReport:
-    """The requests to one version of an alias with a canary that a gateway has counted since its last report."""
+    """The requests that a gateway has counted since its last report, to one version of an alias that has a canary."""
 
     alias: str
     revision: int
-    """The alias's revision at the time of the requests."""
+    """The revision number of the alias, which grows with each change of the alias, at the time of the requests."""
     version: str
-    """The alias's stable version or its canary."""
+    """The adapter version that answered: the one to which the alias points, or its canary."""
     counts: RequestCounts

@@ -35,9 +35,9 @@ _PRECISION = 1e-6
 def lower_limit(mean: float, count: float, alpha: float) -> float:
     """Returns a lower confidence limit of the true mean, from 0 to `mean`, that holds at all times.
 
-    That is, if it is computed after each observation, the probability that it is ever above the true mean is at most
-    `alpha` (above 0, below 1). `mean` is the mean of `count` observations from 0 to 1; an observation may have a weight
-    below one, so `count` need not be whole. Without observations the limit is 0.
+    If the limit is computed after each observation, the probability that any of these limits is above the true mean is
+    at most `alpha` (above 0, below 1). `mean` is the mean of `count` observations from 0 to 1; an observation may have
+    a weight below one, so `count` need not be whole. Without observations the limit is 0.
     """
     if count <= 0:
         return 0.0
@@ -54,17 +54,17 @@ def lower_limit(mean: float, count: float, alpha: float) -> float:
 def upper_limit(mean: float, count: float, alpha: float) -> float:
     """Returns an upper confidence limit of the true mean, from `mean` to 1, that holds at all times.
 
-    The probability that it is ever below the true mean is at most `alpha`. `mean` is the mean of `count` observations
-    from 0 to 1.
+    If the limit is computed after each observation, the probability that any of these limits is below the true mean is
+    at most `alpha`. `mean` is the mean of `count` observations from 0 to 1.
     """
     return 1 - lower_limit(1 - mean, count, alpha)
 
 
 def limits(mean: float, count: float, confidence: float) -> tuple[float, float]:
-    """Returns a lower and an upper confidence limit of the true mean.
+    """Returns a lower and an upper confidence limit of the true mean, from 0 to 1.
 
-    With the probability `confidence`, both hold at all times together. `mean` is the mean of `count` observations from
-    0 to 1.
+    If they are computed after each observation, the probability that all of these limits hold is at least `confidence`.
+    `mean` is the mean of `count` observations from 0 to 1.
     """
     alpha = (1 - confidence) / 2
     return lower_limit(mean, count, alpha), upper_limit(mean, count, alpha)
@@ -73,8 +73,9 @@ def limits(mean: float, count: float, confidence: float) -> tuple[float, float]:
 def log_evidence_above(tested: float, mean: float, count: float) -> float:
     """Returns the natural logarithm of the evidence that the true mean is above `tested`, which is from 0 to 1.
 
-    `mean` is the mean of `count` observations from 0 to 1. If the true mean is not above `tested`, the evidence (an
-    e-process) ever reaches 1 / alpha with a probability of at most alpha.
+    The evidence is a number that grows with the observations if the true mean is above `tested` (an e-process). If the
+    true mean is not, the probability that the evidence ever reaches 1 / alpha is at most alpha. `mean` is the mean of
+    `count` observations from 0 to 1.
     """
     gains = [count * (bet * mean - log1p(tested * growth)) for bet, growth in zip(BETS, _GROWTHS, strict=True)]
     largest = max(gains)

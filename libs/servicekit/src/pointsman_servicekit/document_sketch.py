@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from heapq import nsmallest
 
 MANIFEST_KEY_PREFIX = "documents."
-"""The key in an adapter's manifest of the sketch that a collection had at the time of the adapter's training; the
-collection's name follows."""
+"""The prefix of the keys under which an adapter's manifest has sketches of collections of documents.
+
+A collection's name follows. The sketch is that of the time when the adapter was trained.
+"""
 
 MAX_HASHES = 64
 
@@ -35,9 +37,10 @@ class Sketch:
 
 
 def sketch_of(documents: Iterable[tuple[str, bytes]]) -> Sketch:
-    """Makes a sketch of documents, by which later changes of them can be estimated.
+    """Makes a sketch of documents, by which later changes of the documents can be estimated.
 
-    A document is given as its id and a digest of its content. Equal pairs count once.
+    A document is given as its id and a digest of its content. A document that is given twice with the same digest
+    counts once.
     """
     hashes = {_hash(name, digest) for name, digest in documents}
     return Sketch(len(hashes), tuple(nsmallest(MAX_HASHES, hashes)))
@@ -59,10 +62,10 @@ def parse_sketch(text: str) -> Sketch:
 
 
 def changed_share(then: Sketch, now: Sketch) -> float:
-    """Returns the share (0 to 1) of the larger collection's documents that the other one does not have with equal
+    """Returns the share (0 to 1) of the larger collection's documents that the smaller one does not have with equal
     content.
 
-    It is an estimate if a collection has more than `MAX_HASHES` documents. Returns 0 if both are empty.
+    The share is an estimate if a collection has more than `MAX_HASHES` documents. Returns 0 if both are empty.
     """
     most = max(then.documents, now.documents)
     if not most:

@@ -30,9 +30,10 @@ class PointsmanError(Exception):
     http_status: ClassVar[int] = 500
 
     def __init__(self, message: str, *, code: str, param: str | None = None, retry_after: float | None = None) -> None:
-        """Makes an error; `code` names the mistake, and `param` the request's parameter that is wrong.
+        """Makes an error; `code` names the mistake ("unknown_model"), and `param` the request's parameter that is
+        wrong.
 
-        `retry_after` is the number of seconds after which a retry may succeed.
+        `retry_after` is the number of seconds after which a retry may succeed; None if no time is known.
         """
         super().__init__(message)
         self.message = message
@@ -40,17 +41,19 @@ class PointsmanError(Exception):
         self.param = param
         self.retry_after = retry_after
         self.receipt: object | None = None
-        """The gateway's receipt of the failed request, by which its HTTP and gRPC servers report the cost."""
+        """The gateway's receipt (tokens, times and cost) of the failed request, with which its servers answer; None
+        elsewhere.
+        """
         self.fault = ""
         """The component that caused the error, such as "engine"; empty if class and code imply it."""
         self.limits: Mapping[str, str] = {}
-        """The state of the caller's limits as HTTP headers, if the gateway has set it."""
+        """The caller's limits and their unused parts as HTTP headers, which the gateway sets; empty elsewhere."""
 
     def copy(self) -> Self:
-        """Returns a copy without a traceback. Raise it instead of an error that is stored and raised repeatedly.
+        """Returns a copy without a traceback. Raise a copy of an error that is stored and raised repeatedly.
 
-        Otherwise each `raise` would lengthen the traceback of the stored error, which keeps the frames of all requests
-        in memory.
+        If the stored error itself were raised, each `raise` would lengthen its traceback, which keeps the frames of all
+        requests in memory.
         """
         copied = type(self).__new__(type(self), *self.args)
         copied.args = self.args
@@ -146,11 +149,11 @@ class HoldsError(Protocol[E]):
 
 
 def take_error(holder: HoldsError[E]) -> E:
-    """Removes the error that `holder` stores and returns it, to be raised: `raise take_error(self)`. It must be there.
+    """Removes the error that `holder` stores and returns it, to be raised: `raise take_error(self)`.
 
-    A raised error refers to its traceback, and the traceback to all frames that the error passed through. If one of
-    these frames refers to the error, directly or through `holder`, they form a cycle, and only the garbage collector
-    frees the frames and the request's objects in them.
+    `holder` must store an error. A raised error refers to its traceback, and the traceback to all frames that the error
+    passed through. If one of these frames refers to the error, directly or through `holder`, they form a cycle, and
+    only the garbage collector frees the frames and the request's objects in them.
     """
     error, holder.error = holder.error, None
     assert error is not None

@@ -17,9 +17,9 @@ from pointsman_servicekit.errors import FailedPrecondition, PointsmanError
 def load_extension(name: str, *, setting: str, group: str, builtins: Mapping[str, str]) -> Any:
     """Imports and returns the object called `name`: a key of `builtins`, else an entry point, or `module:attribute`.
 
-    `builtins` maps names to `module:attribute`; only the module of `name` is imported, so optional dependencies stay
-    optional. `group` is the group of entry points in which packages publish extensions. `setting` names, in error
-    messages, the setting that `name` comes from.
+    `builtins` maps names to `module:attribute`; only the module of `name` is imported, so the dependencies of other
+    extensions need not be installed. `group` is the group of entry points in which packages publish extensions.
+    `setting` is the setting that has the value `name`, for error messages.
 
     Raises FailedPrecondition for an unknown name ("unknown_extension") and for an object that cannot be imported
     ("extension_not_importable").
@@ -65,13 +65,14 @@ def _import_attribute(path: str, name: str, setting: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """Finds the extensions of one kind.
+    """Finds the extensions of one kind, such as all policies.
 
-    They are built-in ones, entry points of installed packages, and any class as `module:attribute`.
+    An extension is a built-in one, an entry point of an installed package, or any class that is named as
+    `module:attribute`.
     """
 
     kind: str
-    """What the extensions are, such as "policy", for error messages."""
+    """The kind of the extensions, such as "policy", for error messages."""
     group: str
     """The entry point group in which packages publish their extensions."""
     builtins: Mapping[str, str]

@@ -23,8 +23,8 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """Opens a channel to `address` ("127.0.0.1:8082"), which connects at the first call.
 
-    After a failure it tries to connect again within a second. Each call sends what `token` returns as its bearer token,
-    or no token if `token` is None. Without `tls` the channel is not encrypted. Received messages may have
+    After a failure the channel connects again within a second. Each call sends what `token` returns as its bearer
+    token, or no token if `token` is None. Without `tls` the channel is not encrypted. Received messages may have
     `MAX_MESSAGE_BYTES` bytes. Raises TlsError if the files of `tls` cannot be read or used.
     """
     channel = _open_channel(address, tls, interceptors)
@@ -107,8 +107,8 @@ def to_message(kind: type[M], source: object, **fields: Any) -> M:
 def from_message(kind: type[T], message: Message, **fields: Any) -> T:
     """Creates an object of the dataclass `kind`.
 
-    Its fields are those in `fields`; each other field is the field of `message` with the same name. These are taken as
-    they are, so fields of message or repeated types must be given in `fields`.
+    Its fields are those in `fields`; each other field is copied from the field of `message` with the same name. Fields
+    of message or repeated types must be given in `fields`, because copied fields are not converted.
     """
     missing = {field.name for field in dataclasses.fields(kind)} - fields.keys()  # type: ignore[arg-type]  # it is one
     return kind(**{name: getattr(message, name) for name in missing}, **fields)

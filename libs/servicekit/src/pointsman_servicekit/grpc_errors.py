@@ -51,10 +51,10 @@ def to_status(error: PointsmanError) -> Any:
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> PointsmanError:
-    """Converts the error of a call back to the PointsmanError that the called service has raised.
+    """Converts the error of a gRPC call back to the PointsmanError that the called service has raised.
 
-    If the service has raised none, the result is DeadlineExceeded ("deadline_exceeded") after a timeout, and otherwise
-    Unavailable ("SERVICE_unavailable"). `service` is the called service's name, such as "retriever".
+    If the status has no PointsmanError, the result is DeadlineExceeded ("deadline_exceeded") after a timeout, and
+    Unavailable ("SERVICE_unavailable") in all other cases. `service` is the called service's name, such as "retriever".
     """
     code, message = error.code(), error.details() or ""
     status = rpc_status.from_call(cast(grpc.Call, error))  # it has what from_call reads
@@ -117,8 +117,8 @@ def wrap_handler(handler: Handler, unary: Wrap, stream: Wrap) -> Handler:
 class HandlerInterceptor(grpc.aio.ServerInterceptor):
     """Base class of server interceptors that replace the handler of each method by what `replace` returns.
 
-    Subclasses implement `replace`. It gets a handler and its method's path ("/pointsman.v1.Retriever/Search"), and is
-    called once for each method: the result is kept for later calls.
+    Subclasses implement `replace`. Its arguments are a handler and the path of the handler's method
+    ("/pointsman.v1.Retriever/Search"). It is called once for each method: the result is kept for later calls.
     """
 
     def __init__(self) -> None:

@@ -20,8 +20,11 @@ from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unava
 from pointsman_servicekit.grpc_errors import Context, Handler, HandlerInterceptor, Method
 
 SLOW_AFTER = 0.1
-"""Seconds after which an incomplete message counts as slow. gRPC does not report how much of a message has arrived, so
-from then on the size of the largest allowed message is reserved in the `BufferedBytesBudget`."""
+"""Seconds after which an incomplete message counts as slow.
+
+gRPC does not report how much of a message has arrived, so for a slow message the size of the largest allowed message is
+reserved in the `BufferedBytesBudget`.
+"""
 
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 """Wire types of protobuf."""
@@ -34,7 +37,8 @@ class Gate(Protocol):
     """
 
     async def admit(self, method: str, context: Context) -> str:
-        """Returns the name to which the message's memory is charged: the caller's tenant, or the peer's name.
+        """Returns whose share of memory the message counts towards: the name of the caller's tenant, or of the calling
+        service.
 
         `method` is the whole path ("/pointsman.v1.Gateway/Route"). If the caller may not make the call, raises a
         PointsmanError, such as Unauthenticated or PermissionDenied, or aborts the call.
@@ -108,14 +112,14 @@ class _Receive:
         self._descriptor = getattr(message_class, "DESCRIPTOR", None)
 
     async def admit(self, context: Context) -> str:
-        """Returns what `Gate.admit` returns, or "" without a gate; raises what it raises."""
+        """Returns what `Gate.admit` returns, or "" without a gate; raises what `Gate.admit` raises."""
         return "" if self._gate is None else await self._gate.admit(self._method, context)
 
     async def message(self, context: Context, tenant: str) -> bytes:
-        """Receives the message's bytes.
+        """Receives the message's bytes; `tenant` is what `admit` returned.
 
         Raises Unavailable ("overloaded") if the message is slow and its memory cannot be reserved, DeadlineExceeded if
-        it does not arrive within the limit, and InvalidArgument if the call ends without a message.
+        the message does not arrive within the limit, and InvalidArgument if the call ends without a message.
         """
         loop = asyncio.get_running_loop()
         reserved, refusal = 0, None

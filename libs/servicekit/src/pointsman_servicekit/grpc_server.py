@@ -31,12 +31,15 @@ UNIMPLEMENTED. gRPC checks the length of a message before it decompresses it and
 gigabytes."""
 
 MAX_READ_BYTES = 64 * 1024
-"""Bytes that one read of a connection takes at most. gRPC processes all of them before it closes the connection."""
+"""Maximum bytes of one read of a connection. gRPC processes all bytes of a read before it closes a bad connection."""
 
 UNLIMITED_PING_STRIKES = 0
-"""gRPC answers pings however often they come, and stops reading while 10,000 answers wait for the client. 300,000 pings
-(5 MB) cost 0.3 to 0.6 s of CPU time like this. With a limit, gRPC closes the connection after the third, but by then it
-parses what has arrived and builds an error for each further ping: 5 s."""
+"""The value of gRPC's option for the number of excess pings that a client may send; 0 allows any number.
+
+gRPC then answers all pings, and stops reading while 10,000 answers wait for the client: 300,000 pings (5 MB) cost 0.3
+to 0.6 s of CPU time. With a limit, gRPC closes the connection after the third excess ping, but first parses what has
+arrived and builds an error for each further ping, which costs 5 s.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +69,10 @@ class ServerLimits:
     """A connection of this age takes no new calls, so that its client resolves the server's name again; 0: no limit."""
 
     def options(self, reuse_port: bool) -> list[tuple[str, int]]:
-        """Returns these limits and constants of this module as options of a gRPC server.
+        """Returns the limits of this object, and constants of this module, as options of a gRPC server.
 
         With `reuse_port`, other processes may listen at the server's port. `max_message_fields` and `message_timeout`
-        are left out, because gRPC has no such limits.
+        are left out, because gRPC has no options for them.
         """
         ages = [("grpc.max_connection_age_ms", _ms(self.max_connection_age))] if self.max_connection_age else []
         return [

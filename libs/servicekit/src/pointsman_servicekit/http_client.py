@@ -14,8 +14,8 @@ _PLAIN = {"accept-encoding": "identity"}
 def open_client(**options: Any) -> httpx.Client:
     """Opens an httpx.Client with these options, which may not include `event_hooks`.
 
-    It asks for uncompressed answers, whatever the option `headers` says. A request whose answer is compressed raises
-    httpx.DecodingError before the body is read.
+    The client asks for uncompressed answers, whatever the option `headers` says. A request whose answer is compressed
+    raises httpx.DecodingError before the body is read.
     """
     return httpx.Client(event_hooks={"response": [_refuse_encoded]}, **_with_plain(options))
 
@@ -23,8 +23,8 @@ def open_client(**options: Any) -> httpx.Client:
 def open_async_client(**options: Any) -> httpx.AsyncClient:
     """Opens an httpx.AsyncClient with these options, which may not include `event_hooks`.
 
-    It asks for uncompressed answers. A request whose answer is compressed raises httpx.DecodingError before the body is
-    read.
+    The client asks for uncompressed answers. A request whose answer is compressed raises httpx.DecodingError before the
+    body is read.
     """
     return httpx.AsyncClient(event_hooks={"response": [_refuse_encoded_async]}, **_with_plain(options))
 
@@ -32,7 +32,7 @@ def open_async_client(**options: Any) -> httpx.AsyncClient:
 async def read_body(response: httpx.Response, max_bytes: int) -> bytes:
     """Returns the body of a streamed response.
 
-    Raises httpx.HTTPError if it cannot be received, and ValueError if it has more than `max_bytes` bytes.
+    Raises httpx.HTTPError if the body cannot be received, and ValueError if it has more than `max_bytes` bytes.
     """
     body = bytearray()
     async for piece in response.aiter_raw():

@@ -30,9 +30,10 @@ class ApiFailed(Unavailable):
     """The Kubernetes API refused a request, did not answer it, or answered something unreadable."""
 
     def __init__(self, message: str, status: int = 0, missing: str = "") -> None:
-        """`status` is the HTTP status of the refusal; 0 if there was no answer. `missing` is the object's name
-        in the refusal. With status 404 it means that there is no such object, and without it that the cluster does not
-        know the kind.
+        """Makes an error from a refusal of the Kubernetes API; `status` is its HTTP status, 0 if there was no answer.
+
+        `missing` is the object's name in the refusal. A refusal with status 404 and a name means that there is no such
+        object; without a name, that the cluster does not know the kind of object.
         """
         super().__init__(message, code="kubernetes_api_failed")
         self.status = status
@@ -69,10 +70,11 @@ class WatchEnded(Exception):
 async def open_api(service_account: Path | None, field_manager: str = "") -> AsyncIterator["AsyncClient"]:
     """Yields a client of the API server that `KUBERNETES_SERVICE_HOST` names; raises ApiFailed for errors of the block.
 
-    Token and CA are read from the folder `service_account` each time, and the token once more if it is refused, since
-    Kubernetes replaces it. Such a client has one watch, and raises WatchEnded when the server ends it: lightkube would
-    repeat it without a pause. If `service_account` is None, the cluster and the user are those of `KUBECONFIG` or
-    ~/.kube/config; in a pod, those of the pod. `field_manager` is the name under which fields are written.
+    Token and CA are read from the folder `service_account` for each client, and the token once more if the server
+    refuses it, since Kubernetes replaces it. A client with a `service_account` serves one watch, and raises WatchEnded
+    when the server ends the watch: lightkube would repeat the watch without a pause. If `service_account` is None, the
+    cluster and the user are those of `KUBECONFIG` or ~/.kube/config; in a pod, those of the pod. `field_manager` is the
+    name under which fields are written.
     """
     api = await _connect(service_account, field_manager)
     from httpx2 import HTTPError

@@ -7,15 +7,16 @@ from collections.abc import Iterator, Sequence
 
 
 class InvalidCsv(ValueError):
-    """A text is not CSV, or lacks a column.
+    """Raised if a text is not CSV, or lacks a column.
 
-    The message is a predicate without its subject ("has one column, ..."); `at` adds file and line.
+    The message is a predicate without its subject ("has one column, ..."); the method `at` puts file and line before
+    it.
     """
 
     def __init__(self, problem: str, line: int = 0) -> None:
         super().__init__(problem)
         self.line = line
-        """Counted from 1; 0 if the problem is that of the whole file."""
+        """The number of the wrong line, counted from 1; 0 if the whole file is wrong."""
 
     def at(self, file: object) -> str:
         """Returns the message with the name of the file and the line before it."""

@@ -26,7 +26,7 @@ PROCESS_GAUGES: Mapping[str, Combine] = {
     "process_max_fds": sum,
     "process_start_time_seconds": min,
 }
-"""How the gauges of prometheus_client's own collectors are combined."""
+"""The functions that combine the values of several processes, for the gauges of prometheus_client's own collectors."""
 
 
 def dump_metrics(registry: CollectorRegistry) -> Dump:
@@ -56,8 +56,8 @@ class _Series:
 def merge(dumps: Iterable[Dump], gauges: Mapping[str, Combine]) -> list[Metric]:
     """Combines the metrics of several processes, sample by sample.
 
-    Counters, histograms and summaries are added up; of their creation times the earliest is taken. `gauges` has the
-    function that combines a gauge's values, by its name; of other gauges the largest value is taken. The latest
+    Counters, histograms and summaries are added up; of their creation times the earliest is taken. `gauges` maps the
+    name of a gauge to the function that combines its values; of all other gauges the largest value is taken. The latest
     exemplar is kept.
     """
     families: dict[str, Metric] = {}
@@ -99,9 +99,9 @@ class MergedMetrics:
     """
 
     def __init__(self, gauges: Mapping[str, Combine]) -> None:
-        """Takes name of a gauge -> function that combines its values; of other gauges the largest value is taken.
+        """Takes name of a gauge -> function that combines its values; of all other gauges the largest value is taken.
 
-        The gauges in `PROCESS_GAUGES` are combined as stated there.
+        The gauges in `PROCESS_GAUGES` are combined by the functions there.
         """
         self._gauges = {**PROCESS_GAUGES, **gauges}
         self._ended: Dump = []

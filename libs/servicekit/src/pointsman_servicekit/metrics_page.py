@@ -19,7 +19,7 @@ from prometheus_client.exposition import choose_encoder
 from pointsman_servicekit.shared_page import SharedPage, to_shared_page
 
 MAX_AGE_SECONDS = 1.0
-"""Seconds for which a page is served again after it was built."""
+"""Seconds for which a page that was built is sent to further requests."""
 
 OPENMETRICS = "application/openmetrics-text"
 PLAIN = "text/plain"

@@ -52,8 +52,8 @@ async def wait_for_stop_signal() -> signal.Signals:
 async def delay_shutdown(received: signal.Signals, seconds: float) -> None:
     """Waits for `seconds` if the signal is SIGTERM; after SIGINT (Ctrl-C) it returns at once.
 
-    Before the call, the service must report that it is not ready, and it must go on serving meanwhile, until load
-    balancers have noticed.
+    Before the call, the service must report that it is not ready. During the wait, it must go on serving requests,
+    because load balancers take some time to notice.
     """
     if received == signal.SIGTERM and seconds:
         log.info("leaving: not ready any more, serving on for %g s", seconds)
@@ -63,8 +63,8 @@ async def delay_shutdown(received: signal.Signals, seconds: float) -> None:
 async def start_worker_threads(count: int = WORKER_THREADS) -> None:
     """Makes a pool of `count` threads for `asyncio.to_thread`, starts all of them, and limits malloc to one arena.
 
-    Threads are otherwise started when that many calls first overlap, perhaps after hours, and each takes memory. Raises
-    RuntimeError if they have not all started within `START_TIMEOUT_SECONDS`.
+    Without this call, a thread would be started whenever more calls overlap than before, perhaps after hours, and each
+    thread takes memory. Raises RuntimeError if the threads have not all started within `START_TIMEOUT_SECONDS`.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # another C library than glibc has none
@@ -89,8 +89,8 @@ def freeze_gc() -> None:
 async def trimming_heap(interval: float = TRIM_INTERVAL_SECONDS) -> AsyncIterator[None]:
     """Returns unused memory of malloc to the system every `interval` seconds during the block, in a worker thread.
 
-    By default malloc returns only the end of an arena. Code that allocates meanwhile waits: about 0.05 ms for each
-    returned megabyte. Does nothing if the C library has no `malloc_trim`.
+    Without this, malloc returns only the end of an arena. While memory is returned, other threads that allocate memory
+    wait, about 0.05 ms for each megabyte. Does nothing if the C library has no `malloc_trim`.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is None:  # another C library than glibc has none
@@ -106,7 +106,7 @@ async def trimming_heap(interval: float = TRIM_INTERVAL_SECONDS) -> AsyncIterato
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How many seconds to wait before a process that has died is replaced.
+    """Computes how many seconds to wait before a process that has died is replaced.
 
     The first wait is `first`; each later one is twice the one before, up to `longest`. After a process that lived for
     `calm` seconds, the next wait is `first` again.

@@ -42,8 +42,10 @@ RedisError."""
 @dataclass(frozen=True, slots=True)
 class RedisClient:
     client: Any
-    """A `Redis` or a `RedisCluster` that decodes responses. It has the type Any because redis-py's type stubs describe
-    neither that nor the results."""
+    """A `Redis` or a `RedisCluster` that decodes responses.
+
+    Its type is Any because redis-py's type stubs describe neither the decoding nor the results of calls.
+    """
     rediscover: Callable[[], Awaitable[None]] | None = None
     """Finds the current primaries, after a failover for example; None for a single server. May raise `errors`."""
     errors: tuple[type[Exception], ...] = REDIS_ERRORS

@@ -18,10 +18,10 @@ def memory_limit(root: Path = _ROOT) -> int | None:
 
 
 def raise_open_files_limit() -> int:
-    """Raises this process's soft limit of open files to the hard limit, and returns the limit that then applies.
+    """Raises this process's soft limit of open files to the hard limit, and returns the soft limit that then applies.
 
-    That is the old soft limit if the system refuses the new one. By default the soft limit is low for programs that
-    use `select`; this project's servers do not.
+    If the system refuses the new limit, the old one is returned. By default the soft limit is low for programs that use
+    `select`; this project's servers do not use it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

@@ -71,8 +71,8 @@ authenticated_peer: ContextVar[Peer | None] = ContextVar("authenticated_peer", d
 def author_of(claimed: str) -> str:
     """Returns the author to record for a change: "PEER (CLAIMED)".
 
-    PEER is the authenticated peer's name, and CLAIMED the author that the request names. It is PEER alone if `claimed`
-    is empty or the same name, and `claimed` alone without authentication.
+    PEER is the authenticated peer's name, and CLAIMED is `claimed`, the author that the request names. The result is
+    PEER alone if `claimed` is empty or equal to PEER, and `claimed` alone if the service does not authenticate.
     """
     peer = authenticated_peer.get()
     if peer is None:
@@ -99,8 +99,8 @@ class FollowedFile(Generic[T]):
     def value(self) -> T:
         """Returns the content of the last valid version of the file.
 
-        At most every `CHECK_SECONDS`, it checks whether the file has changed, and reads it again. If the new version
-        cannot be used, it logs why and returns the content as before.
+        At most once in `CHECK_SECONDS`, checks whether the file has changed, and reads a changed file again. If the new
+        version cannot be used, logs why and returns the content as before.
         """
         now = self._clock()
         if now >= self._checked_at + CHECK_SECONDS:
@@ -176,7 +176,8 @@ def parse_peers(text: str) -> Peers:
 def parse_token(text: str) -> str:
     """Returns the token in the text of a client's file, which must contain nothing else.
 
-    Raises TokenFileError if it has fewer than `MIN_TOKEN_CHARACTERS` characters, or is not one word of printable ASCII.
+    Raises TokenFileError if the token has fewer than `MIN_TOKEN_CHARACTERS` characters, or is not one word of printable
+    ASCII.
     """
     token = text.strip()
     _check_token(token)

@@ -47,7 +47,7 @@ def require_address(listen: str) -> str:
 def require_grpc_address(listen: str) -> str:
     """Returns `listen`, the address at which a gRPC server listens, if it is valid.
 
-    It is HOST:PORT, or that of a Unix socket ("unix:..."). Raises ValueError, which says what to write, if it is
-    neither.
+    A valid address is HOST:PORT, or that of a Unix socket ("unix:..."). Raises ValueError, which says what to write,
+    for any other text.
     """
     return listen if listen.startswith(UNIX_PREFIX) else require_address(listen)

@@ -65,7 +65,7 @@ class LogBuckets:
     def with_relative_error(cls, error: float, smallest: float, largest: float) -> "LogBuckets":
         """Makes buckets with which `quantile` has a relative error of at most `error` (0.025 is 2.5 %).
 
-        That holds for values from `smallest` to `largest`.
+        For values below `smallest` or above `largest`, the error may be larger.
         """
         return cls(1 / math.log2((1 + error) / (1 - error)), smallest, largest)
 
@@ -108,7 +108,7 @@ class LogBuckets:
 
 
 PATH_LATENCY_BUCKETS = LogBuckets.with_relative_error(0.025, smallest=0.001, largest=3600.0)
-"""Buckets for the seconds of requests by path, in the request log. There are 303."""
+"""The 303 buckets in which the request log counts requests by their seconds, for each path (way to answer)."""
 
 CANARY_LATENCY_BUCKETS = LogBuckets(per_doubling=4, smallest=0.001, largest=3600.0)
 """Buckets for the seconds of requests to a canary and to its stable version, as the call `ReportCanaryMetrics` sends

@@ -21,11 +21,11 @@ class ServerTls:
     """
 
     certificate: Path
-    """PEM: the server's own certificate first, then the intermediate ones."""
+    """The PEM file of the server's own certificate, followed by the intermediate ones."""
     key: Path
     """The file of the private key in PEM, not encrypted."""
     client_ca: Path | None = None
-    """PEM. If set, a client must present a certificate signed by one of the CAs in this file."""
+    """A PEM file of CAs; if it is set, a client must present a certificate signed by one of them."""
 
     def context(self) -> ssl.SSLContext:
         """Returns a new SSL context for the server, for TLS 1.2 or later.
@@ -65,7 +65,7 @@ class ClientTls:
     """The CA that a client trusts, and the certificate that it presents, if any."""
 
     ca: Path
-    """PEM: the CAs, one of which must have signed the server's certificate."""
+    """A PEM file of CAs, one of which must have signed the server's certificate."""
     certificate: Path | None = None
     key: Path | None = None
     server_name: str = ""
@@ -91,7 +91,7 @@ class ReloadingTls:
     """
 
     def __init__(self, tls: ServerTls) -> None:
-        """Loads the files. Raises TlsError if one cannot be read or used, or if key and certificate do not match."""
+        """Loads the files. Raises TlsError if a file cannot be read or used, or if key and certificate do not match."""
         self._tls = tls
         self._stamp = tls.stamp()
         self.context: ssl.SSLContext = tls.context()
@@ -99,7 +99,7 @@ class ReloadingTls:
     def follow(self) -> None:
         """Loads certificate and key again if a file has changed.
 
-        If they cannot be used, logs why and keeps the earlier ones.
+        If the new files cannot be used, logs why and keeps the earlier certificate and key.
         """
         now = self._tls.stamp()
         if now == self._stamp:
@@ -118,7 +118,7 @@ def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | Non
     """Returns the TLS of a server from its settings `tls_certificate`, `tls_key` and `tls_client_ca`.
 
     Returns None if all three are None. Raises TlsError if a file cannot be read or used, if certificate and key do not
-    match, if only one of these two is set, or if the client CA is set without them.
+    match, if only one of certificate and key is set, or if the client CA is set and they are not.
     """
     if certificate is None and key is None:
         if client_ca is not None:
@@ -137,7 +137,7 @@ def client_tls(ca: Path | None, certificate: Path | None, key: Path | None, serv
 
     The CA alone is enough. `server_name` is the name that the server's certificate must have; empty: the host name of
     the server's address. Raises TlsError if a file cannot be read or used, if certificate and key do not match, if only
-    one of these two is set, or if they are set without the CA.
+    one of certificate and key is set, or if they are set and the CA is not.
     """
     if ca is None:
         if certificate is not None or key is not None:

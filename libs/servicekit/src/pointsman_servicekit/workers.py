@@ -85,7 +85,7 @@ class WorkerPeer:
                     waiting.set_exception(ConnectionError())
 
     async def ask(self, question: str, argument: Any = None, seconds: float = ANSWER_TIMEOUT_SECONDS) -> Any:
-        """Asks the other process a question; returns the answer. It is None also if there is no handler for the
+        """Asks the other process a question; returns the answer, which is None also if there is no handler for the
         question.
 
         Raises Unavailable ("worker_unavailable") if the handler raised an exception, if the connection is or gets
@@ -181,7 +181,7 @@ class Supervisor:
         """Takes the command line `program`, to which `WORKER_OPTION` is added, and the number of `workers`.
 
         `environment` are the processes' environment variables. `on_death` is called when a worker's process has ended.
-        `backoff` says how long to wait before it is replaced.
+        `backoff` says how long to wait before a dead process is replaced.
         """
         self.workers = [Worker(number) for number in range(1, workers + 1)]
         self.handlers: dict[str, Handler] = {}

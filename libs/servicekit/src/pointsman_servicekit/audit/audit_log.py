@@ -12,25 +12,28 @@ from pointsman_servicekit.bounded_redis import BoundedRedis, read_script
 log = logging.getLogger(__name__)
 
 AUDIT = "{pointsman}:audit"
-"""The Redis stream of administrative changes; each entry has the field `entry` (JSON). The stream has the hash tag of
-the keys' records, so that one script can change a key and add the entry."""
+"""The Redis stream of administrative changes; each entry has the field `entry` (JSON).
+
+Its name has the same hash tag, `{pointsman}`, as the records of API keys, so that one script can change a key and add
+the entry, in a Redis cluster too.
+"""
 MAX_ENTRIES = 100_000
-"""The largest number of entries that the stream keeps, approximately."""
+"""The largest number of entries that the stream `AUDIT` keeps, approximately; older ones are dropped."""
 CONFIGURATION = "{pointsman}:audit:configuration"
 """A Redis hash with the configuration that was recorded last: `revision`, and `values` (JSON)."""
 ADAPTER_CHANGES = "{pointsman:adapters:*}:changes"
 """Pattern for the streams in which the lora-servers keep the history of their adapters (`RedisKeys.changes`)."""
 ADAPTER_KINDS = ("alias", "canary", "rollback", "registered", "retired", "deleted", "pin", "placement")
-"""The kinds of changes in these streams that a person causes. Entries of other kinds are steps of a lora-server."""
+"""The kinds of entries in the streams `ADAPTER_CHANGES` that a person causes. Others are steps of a lora-server."""
 
 EXPORTED = "{pointsman}:audit:exported"
-"""A Redis hash: by stream, the id of the last entry that is in an export log."""
+"""A Redis hash from the name of a stream of changes to the id of the stream's last entry that was exported."""
 EXPORT_LEASE = "{pointsman}:audit:export_lease"
-"""A Redis string: which gateway copies changes to its export log now."""
+"""A Redis string with the name of the gateway process that has the right to export changes now."""
 
 _PAGE = 500
 _SCANNED_KEYS = 1000
-"""Keys that Redis goes through in one call in the search for streams."""
+"""How many of its keys Redis examines in one call of the search for the streams `ADAPTER_CHANGES`."""
 
 
 class AuditLog:
@@ -68,9 +71,9 @@ class AuditLog:
         return found[:limit]
 
     async def configuration(self) -> tuple[str, str]:
-        """Returns (revision, values) of the configuration that was recorded last, with the values as they were passed.
+        """Returns (revision, values) of the configuration that `record_configuration` stored last.
 
-        Both are empty if none was recorded yet.
+        `values` is the text that was passed to it. Both are empty if none was stored yet.
         """
         found = await self._redis.call(lambda: self._redis.client.hmget(CONFIGURATION, ["revision", "values"]))
         return found[0] or "", found[1] or ""
@@ -80,8 +83,8 @@ class AuditLog:
     ) -> bool:
         """Adds the changes that led to `revision`, and stores the configuration's `values` for the next comparison.
 
-        Returns False, and adds nothing, if the revision recorded last is not `replaced`, because another gateway has
-        recorded a newer one.
+        `replaced` is the revision before. Returns False, and adds nothing, if another revision than `replaced` was
+        recorded last, because another gateway has recorded a newer one.
         """
         entries = [to_json(actor, changed) for changed in changes]
         arguments = [replaced, revision, values, MAX_ENTRIES, *entries]
@@ -92,11 +95,11 @@ class AuditLog:
         return [AUDIT, *await self._adapter_streams()]
 
     async def not_exported(self, stream: str) -> tuple[list[tuple[str, AuditEntry]], str]:
-        """Returns the oldest changes of a stream that are not exported yet, and the id to pass to `set_exported` once
-        they are.
+        """Returns the oldest changes of a stream that are not exported yet, and the id to pass to `set_exported`
+        afterwards.
 
-        Each change is a pair of an id that no other change has, and the change; there are at most `_PAGE`. The second
-        id is empty if nothing is left to export.
+        There are at most `_PAGE` changes, each as a pair of an id that no other change has, and the change. The id for
+        `set_exported` is empty if all changes are exported.
         """
         after = await self._redis.call(lambda: self._redis.client.hget(EXPORTED, stream))
         page = await self._redis.call(
@@ -107,13 +110,14 @@ class AuditLog:
         return found, page[-1][0] if page else ""
 
     async def set_exported(self, stream: str, entry_id: str) -> None:
-        """Stores the id of the last exported entry; does nothing if a later one is stored."""
+        """Stores the id of the last exported entry of a stream; does nothing if the id of a later entry is stored."""
         await self._redis.call(lambda: self._set_exported(keys=[EXPORTED], args=[stream, entry_id]))
 
     async def lease_export(self, holder: str, seconds: float) -> bool:
-        """Takes or renews, for `seconds` seconds, the right to export changes; returns False if another process has it.
+        """Takes or renews, for `seconds` seconds, the right to export changes; returns False if another process has the
+        right.
 
-        `holder` is a text by which this process is known.
+        `holder` is a name of this process that no other process has.
         """
         arguments = [holder, int(seconds * 1000)]
         return bool(await self._redis.call(lambda: self._lease_export(keys=[EXPORT_LEASE], args=arguments)))
@@ -171,7 +175,7 @@ def _own_entry(stream: str, entry_id: str, fields: dict[str, Any]) -> AuditEntry
 
 
 def _adapter_entry(stream: str, entry_id: str, fields: dict[str, Any]) -> AuditEntry | None:
-    """Converts an entry of a lora-server's history; None for one that nobody caused."""
+    """Converts an entry of a lora-server's history; None for a step that a lora-server took by itself."""
     kind = fields.get("kind", "")
     if kind not in ADAPTER_KINDS:
         return None

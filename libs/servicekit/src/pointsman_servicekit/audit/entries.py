@@ -7,16 +7,19 @@ from typing import Any, Literal, get_args
 
 VERSION = 1
 MAX_VALUES = 100
-"""The most values that an entry has before the change, and after it. If there are more, only the number of the others
-is kept."""
+"""The most values that `before` or `after` of a stored entry has; of further values only the number is stored."""
 MAX_VALUE_CHARACTERS = 300
 FURTHER = "..."
-"""The name under which an entry has the number of the values that it leaves out."""
+"""The key in `before` or `after` under which a stored entry has the number of values that it leaves out."""
 
 Kind = Literal["key", "role", "budget", "limit", "consent", "configuration", "price", "alias"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""What can change. "role" is the right to administer, of a key or of users of single sign-on; "budget" is a limit in
-dollars; "price" and "alias" are those of the configuration, and "alias" also an adapter's."""
+"""The kinds of administrative changes.
+
+"role" is a change of the right to administer, of a key or of users of single sign-on; "budget" of a limit in dollars,
+and "limit" of any other limit; "consent" of the permission to train with a tenant's answers; "price" and "alias" of
+prices and of adapter aliases in the configuration; "alias" also of a lora-server's adapters.
+"""
 
 Values = Mapping[str, Any]
 
@@ -43,8 +46,9 @@ class AuditedChange:
     subject: str
     """What was changed, such as "key key-1f" or "models.yaml"."""
     before: Values = field(default_factory=dict)
-    """The earlier values, by name, of all that has changed; empty if something new was created. `after` has the new
-    values."""
+    """The earlier values, by name, of everything that was changed; empty if something new was created. `after` has the
+    new values.
+    """
     after: Values = field(default_factory=dict)
 
 
@@ -72,7 +76,10 @@ class AuditEntry:
 
 
 def to_json(actor: Actor, changed: AuditedChange) -> str:
-    """Returns a change as JSON, as it is added to the stream in Redis. The time is not in it; Redis adds that."""
+    """Returns a change as JSON, in the form in which the stream in Redis has it.
+
+    The time is left out, since the id that Redis gives the entry contains the time.
+    """
     fields = AuditEntry(0, actor, changed).as_fields()
     shortened = {name: _shortened(fields[name]) for name in ("before", "after")}
     del fields["unix_ms"], fields["reason"]
@@ -82,7 +89,7 @@ def to_json(actor: Actor, changed: AuditedChange) -> str:
 def from_json(text: str, unix_ms: int) -> AuditEntry:
     """Parses an entry that `to_json` or an exporter has written; `unix_ms` is its time, in Unix milliseconds.
 
-    Raises ValueError if the text is no such entry, or has another version of the format.
+    Raises ValueError if the text does not have the form of an entry, or has another version of the format.
     """
     try:
         read = json.loads(text)

@@ -22,7 +22,7 @@ from pointsman_servicekit.keys.redis_layout import (
 )
 
 BUDGET_WARNING_SHARE = 0.8
-"""The share (0 to 1) of a limit in dollars from which it counts as nearly spent."""
+"""A budget (a limit in dollars) counts as nearly spent when this share of it, 0 to 1, is used."""
 
 LimitChanges = Mapping[str, int | float | None]
 """New values of limits, by their field in `Limits`; None removes a limit."""
@@ -50,13 +50,13 @@ class UsageRow:
 class Administration:
     """Lists keys, changes limits, and reports usage and budgets.
 
-    `keys` is the store for all other changes of keys and tenants, and `audit` the log of changes. Each asynchronous
-    method raises Unavailable ("redis_unavailable") if Redis does not answer, and FailedPrecondition
-    ("unreadable_record") if a record or a number in Redis cannot be parsed.
+    The attribute `keys` is a KeyStore, which makes all other changes of keys and tenants, and `audit` is the log of
+    changes. Each asynchronous method raises Unavailable ("redis_unavailable") if Redis does not answer, and
+    FailedPrecondition ("unreadable_record") if a record or a number in Redis cannot be parsed.
     """
 
     def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time, actor: Actor = NOBODY) -> None:
-        """Takes the `actor`, whom the audit log names for each change."""
+        """Takes `actor`, whom the audit log names for each change; `wall` returns the time in Unix seconds."""
         self.keys = KeyStore(redis, wall, actor)
         self.audit = AuditLog(redis, wall)
         self._redis = redis
@@ -64,7 +64,7 @@ class Administration:
         self._wall = wall
 
     def acting_as(self, actor: Actor) -> "Administration":
-        """Returns an administration whose changes the audit log attributes to `actor`."""
+        """Returns a copy of this Administration whose changes the audit log attributes to `actor`."""
         return Administration(self._redis, self._wall, actor)
 
     async def list_keys(self, tenant: str = "") -> list[KeyRecord]:

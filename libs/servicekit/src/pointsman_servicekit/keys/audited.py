@@ -1,4 +1,4 @@
-"""Describes changes of keys and tenants for the audit log. Neither secrets nor digests are part of them."""
+"""Describes changes of keys and tenants for the audit log. The descriptions contain no secrets and no digests."""
 
 from dataclasses import asdict
 from typing import Any

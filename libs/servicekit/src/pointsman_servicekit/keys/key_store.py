@@ -61,7 +61,7 @@ class KeyStore:
     """
 
     def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time, actor: Actor = NOBODY) -> None:
-        """Takes the `actor`, whom the audit log names for each change."""
+        """Takes `actor`, whom the audit log names for each change; `wall` returns the time in Unix seconds."""
         self._redis = redis
         self._wall = wall
         self._actor = actor
@@ -69,7 +69,7 @@ class KeyStore:
         self._change = redis.client.register_script(read_script(__package__, "change_record"))
 
     async def create(self, order: NewKey) -> IssuedKey:
-        """Creates a key, and its tenant (without limits) if that is new.
+        """Creates a key, and its tenant (without limits) if there is no tenant of this name yet.
 
         Raises InvalidArgument if the key's or the tenant's name or the priority is not valid, and AlreadyExists
         ("prefix_taken") if another key has the credential or its prefix.
@@ -110,7 +110,8 @@ class KeyStore:
     async def find(self, which: str) -> KeyRecord:
         """Returns the key that `which` names by its id, its prefix or its credential.
 
-        Of a credential only the prefix is compared. Raises NotFound ("unknown_key") if there is none.
+        If `which` is a credential, only its prefix is compared, not its secret. Raises NotFound ("unknown_key") if
+        there is none.
         """
         name = which.split("_")[1] if which.startswith("pm_") else which
         digest = await self._redis.call(lambda: self._redis.client.hget(redis_layout.INDEX, name))
@@ -208,7 +209,7 @@ class KeyStore:
         raise _contended(which)
 
     async def _put(self, name: str, field: str, before: str, after: str, audited: AuditedChange | None) -> bool:
-        """Replaces a record, unless it is not `before` any more, and records what has changed."""
+        """Replaces a record and logs `audited`; returns False, and changes nothing, if it is not `before` any more."""
         changed = audited or AuditedChange("key", "created", f"tenant {field}")
         arguments = [field, before, after, redis_layout.CHANGED, MAX_ENTRIES, to_json(self._actor, changed)]
         names = [name, redis_layout.EPOCH, AUDIT]

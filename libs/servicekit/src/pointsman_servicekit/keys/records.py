@@ -32,7 +32,7 @@ MAX_NAME_CHARACTERS = 100
 MAX_NAMES = 1000
 
 TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-"""A tenant's name."""
+"""The pattern that a tenant's name must match: up to 64 lowercase letters, digits, "_" and "-"."""
 
 ALL_TASKS = "*"
 """Stands for all tasks in a tenant's list of tasks whose answers may be used for training."""
@@ -47,12 +47,15 @@ _FORM = re.compile(rf"pm_[0-9A-Za-z]{{{PREFIX}}}_[0-9A-Za-z]{{{SECRET}}}")
 
 
 def nanodollars(usd: float) -> int:
-    """Converts dollars to nanodollars, rounded up, for limits; Redis's scripts are exact up to 9 million dollars."""
+    """Converts dollars to nanodollars, rounded up; amounts of limits are stored in nanodollars.
+
+    Redis's scripts compute exactly with amounts up to 9 million dollars.
+    """
     return -(-round(usd * PICO) // 1000)
 
 
 def picodollars(usd: float) -> int:
-    """Converts dollars to picodollars, rounded to the nearest, for usage.
+    """Converts dollars to picodollars, rounded to the nearest; the cost of usage is stored in picodollars.
 
     One picodollar is the price of a token if a million tokens cost 0.000001 dollars.
     """
@@ -63,7 +66,7 @@ def picodollars(usd: float) -> int:
 class Credential:
     text: str
     prefix: str
-    """Random and independent of the secret, so it may be shown; a key can be looked up by it."""
+    """The public part of a credential: random, independent of the secret, and enough to look up the key."""
 
 
 def new_credential() -> Credential:
@@ -103,7 +106,7 @@ class Limits:
     def __post_init__(self) -> None:
         """Raises InvalidArgument ("bad_limit") if a limit is out of range.
 
-        Dollars must be 1e-9 to `MAX_DOLLARS`, others whole numbers from 1 to `MAX_COUNT`.
+        Limits in dollars must be 1e-9 to `MAX_DOLLARS`, all other limits whole numbers from 1 to `MAX_COUNT`.
         """
         for one in fields(self):
             value = getattr(self, one.name)
@@ -118,10 +121,10 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class KeyScope:
-    """The names of tasks, paths, adapters, collections, embedding models and rerankers for which a key may be
-    used.
+    """The names of tasks, paths, adapters, collections, embedding models and rerankers for which a key may be used.
 
-    None allows all names (for `embeddings` and `rerankers` see there); an empty tuple allows none.
+    A field that is None allows all names (`embeddings` and `rerankers` have a further condition); an empty tuple allows
+    none.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -129,10 +132,16 @@ class KeyScope:
     adapters: tuple[str, ...] | None = None
     collections: tuple[str, ...] | None = None
     embeddings: tuple[str, ...] | None = None
-    """The embedding models that the key may use. None allows all if all other fields are None too, and otherwise
-    none."""
+    """The embedding models that the key may use.
+
+    None allows all of them if all other fields are None too; if another field lists names, None allows no embedding
+    model.
+    """
     rerankers: tuple[str, ...] | None = None
-    """The rerankers that the key may use, by the same rule."""
+    """The rerankers that the key may use.
+
+    None allows all of them if all other fields are None too; if another field lists names, None allows no reranker.
+    """
 
     def __post_init__(self) -> None:
         """Raises InvalidArgument ("bad_scope") if a field has more than `MAX_NAMES` names, or an empty or long one.
@@ -160,7 +169,7 @@ class TenantRecord:
     """The tasks whose answers the tenant allows to be used for training; `ALL_TASKS` stands for all."""
 
     def __post_init__(self) -> None:
-        """Raises InvalidArgument: "bad_tenant" if the name is not valid, "bad_consent" for the names of the tasks."""
+        """Raises InvalidArgument: "bad_tenant" for the tenant's name, "bad_consent" for the names in `learning`."""
         if not TENANT.fullmatch(self.name):
             raise InvalidArgument(
                 f"the tenant is '{self.name[:80]}'; it must be 1 to 64 of a-z, 0-9, '-' and '_'",

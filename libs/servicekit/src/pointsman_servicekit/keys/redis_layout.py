@@ -35,17 +35,23 @@ GATEWAYS = "{pointsman}:gateways"
 """A sorted set from a gateway's id to the time at which its lease ends, in Unix milliseconds."""
 
 USAGE = "{pointsman}:usage:"
-"""Prefix of the keys for usage; a day (YYYYMMDD, UTC) follows. Each is a hash from "TENANT:KEY:COUNTER" to a whole
-number."""
+"""Prefix of the names of Redis hashes with the usage of a day; the day (YYYYMMDD, UTC) follows.
+
+Each hash maps "TENANT:KEY:COUNTER" to a whole number.
+"""
 
 USAGE_WRITER = "{pointsman}:usage:writer:"
-"""Prefix of the keys for gateways that write usage; a gateway's id follows. Each is the number of the last batch that
-the gateway has written, so that no batch is added twice."""
+"""Prefix of the names of Redis values with the number of the last batch of usage that a gateway has written.
+
+The gateway's id follows. The number prevents a batch that is sent again from being added twice.
+"""
 
 COUNTERS = (
     "requests", "failed", "cancelled", "prompt_tokens", "cached_tokens", "completion_tokens", "picodollars"
 )  # fmt: skip
-"""The counters of usage. `requests` includes failed and cancelled ones, `prompt_tokens` includes `cached_tokens`."""
+"""The counters of usage. `requests` includes failed and cancelled requests, and `prompt_tokens` includes
+`cached_tokens`.
+"""
 
 WHOLE_TENANT = "tenant"
 """Used instead of a key's id for a limit that all keys of a tenant share."""
@@ -61,7 +67,7 @@ class Window(StrEnum):
     DAY = "day"
     MONTH = "month"
     NOW = "now"
-    """There is no period: the limit is on what runs at the same time."""
+    """For limits without a period, which apply to the requests that run at the same time."""
 
 
 WINDOWS = {
@@ -150,11 +156,11 @@ class UsageStore:
         return read
 
     async def left(self, tenant: str, whose: str, limits: Limits) -> Mapping[str, float]:
-        """Returns what is left of each limit that is set, by the limit's name, as the gateways last reported it.
+        """Returns the unused part of each limit that is set, by the limit's name, as the gateways last reported it.
 
-        That is the limit minus what was used and what running requests have reserved, in the limit's own unit (dollars
-        for budgets). It is negative if answers took more than was reserved for them. `whose` is a key's id or
-        `WHOLE_TENANT`.
+        The unused part is the limit minus what was used and what running requests have reserved, in the limit's own
+        unit (dollars for budgets). It is negative if answers took more than was reserved for them. `whose` is a key's
+        id or `WHOLE_TENANT`.
         """
         now = int(self._wall() * 1000)
         left: dict[str, float] = {}

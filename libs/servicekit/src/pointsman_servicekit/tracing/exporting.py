@@ -19,10 +19,10 @@ class OtelSettingsError(ValueError):
 
 
 def is_tracing_enabled(environment: Mapping[str, str]) -> bool:
-    """Returns whether traces are sent: whether one of the variables `ENDPOINTS` is set.
+    """Returns whether traces are sent: whether one of the environment variables `ENDPOINTS` is set.
 
-    OTEL_SDK_DISABLED "true" and OTEL_TRACES_EXPORTER "none" turn them off. Raises OtelSettingsError if traces would be
-    sent with an exporter other than "otlp" or a protocol other than `SPOKEN`.
+    Traces are off with OTEL_SDK_DISABLED "true" or OTEL_TRACES_EXPORTER "none". Raises OtelSettingsError if traces
+    would be sent with an exporter other than "otlp" or a protocol other than "http/protobuf".
     """
     if _said(environment, "OTEL_SDK_DISABLED") == "true" or not _first(environment, ENDPOINTS):
         return False

@@ -104,7 +104,7 @@ class TracedCalls(grpc.aio.UnaryUnaryClientInterceptor):
     ) -> Any:
         """Makes a call. Within a trace, records a span with the call's status.
 
-        In that case it returns only after the call has ended.
+        Outside a trace, returns at once; within a trace, returns only after the call has ended.
         """
         if not is_in_trace():
             return await continuation(client_call_details, request)

@@ -39,14 +39,14 @@ Attributes: TypeAlias = Mapping[str, Attribute]
 _w3c = TraceContextTextMapPropagator()
 
 LAST_SPANS = 5.0
-"""Seconds in which the last spans must be sent at shutdown, since the exporter's own timeout is too long for that."""
+"""Seconds at shutdown in which the last spans must be sent; the exporter's own timeout would be too long."""
 
 
 class Spans:
-    """Starts spans. OpenTelemetry's sampler decides at a request's span whether the request is recorded.
+    """Starts spans. OpenTelemetry's sampler decides for each request whether its spans are recorded.
 
-    By default it follows the caller's sampled flag. Under a request's span that is not recorded no further spans are
-    made, because no sampler of OpenTelemetry would record them.
+    By default the sampler follows the caller's sampled flag. If a request's own span is not recorded, no further spans
+    are made for the request, because no sampler of OpenTelemetry would record them.
     """
 
     def __init__(self, tracer: Tracer) -> None:
@@ -66,17 +66,18 @@ class Spans:
     def call(self, name: str, attributes: Attributes) -> Span:
         """Starts a span of a call to another service, as a child of the current span; the caller ends it.
 
-        Returns the current span itself if that is not recorded. Without a current span, begins a new trace.
+        If the current span is not recorded, returns the current span itself. Without a current span, begins a new
+        trace.
         """
         above = get_current_span()
         return above if _is_left_out(above) else self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Span]:
-        """Yields a new child of the current span, which is itself the current span for the length of the block.
+        """Yields a new child of the current span; the child is the current span for the length of the block.
 
-        An exception that the block raises is recorded by its code. If the current span is not recorded, yields that
-        span.
+        An exception that the block raises is recorded by its code. If the current span is not recorded, yields the
+        current span itself.
         """
         above = get_current_span()
         if _is_left_out(above):
