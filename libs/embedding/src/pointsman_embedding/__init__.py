@@ -35,7 +35,7 @@ _MODELS = {"MiniLM": "minilm", "StaticModel": "static_model"}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports MiniLM or StaticModel on first use, as NumPy and ONNX Runtime take 30 MB, which not every process needs.
+    """Imports MiniLM or StaticModel on first use, since their libraries take 30 MB, which not every process needs.
 
     Raises AttributeError for any other name.
     """

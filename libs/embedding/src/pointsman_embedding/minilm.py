@@ -27,10 +27,9 @@ GRAPH = "model.onnx"
 TOKENIZER = "tokenizer.json"
 MANIFEST = "manifest.json"
 WORDS = "words.npy"
-"""A file with a copy of the word vectors, which are three quarters of the graph. It is memory-mapped, so that processes
-share it.
+"""The file with a copy of MiniLM's word vectors, which are three quarters of its graph.
 
-Folders of earlier versions do not have it.
+The file is memory-mapped, so that several processes share the memory. Folders of earlier versions do not have it.
 """
 WORDS_IN_GRAPH = "embeddings.word_embeddings.weight"
 FINGERPRINT_PREFIX = "minilm-l6-v2-int8"
@@ -53,7 +52,11 @@ class MiniLM:
         fingerprint: str,
         constants: Mapping[str, onnxruntime.OrtValue] = {},
     ) -> None:
-        """Takes what `load` makes: a `tokenizer` that neither truncates nor pads, and the session's `constants`."""
+        """Takes the parts that `load` makes.
+
+        `tokenizer` must neither truncate nor pad. `constants` are values that the ONNX `session` uses and that must
+        exist as long as the session.
+        """
         self.fingerprint = fingerprint
         self._constants = constants
         self._session = session
@@ -163,9 +166,10 @@ def fingerprint(folder: Path) -> str:
 
 
 def write_manifest(folder: Path, words: Path) -> None:
-    """Writes the manifest atomically, with the hashes of graph and tokenizer, and of the file that will become WORDS.
+    """Writes the manifest of a folder atomically: the hashes of its graph and tokenizer, and of the word vectors.
 
-    `words` is the present path of that file. Raises ModelMissing if the graph or the tokenizer is missing.
+    `words` is the file of word vectors, which is renamed to WORDS afterwards. Raises ModelMissing if the graph or the
+    tokenizer is missing.
     """
     manifest = {"recipe": RECIPE, "fingerprint": fingerprint(folder), "words": sha256(words)}
     temporary = folder / f".{MANIFEST}"
@@ -174,10 +178,10 @@ def write_manifest(folder: Path, words: Path) -> None:
 
 
 def check(folder: Path) -> str:
-    """Returns the fingerprint of the folder's model.
+    """Returns the fingerprint of the folder's MiniLM.
 
     Raises ModelMissing if graph, tokenizer or manifest is missing, if a file was modified, or if the folder was made by
-    another RECIPE. WORDS may be missing.
+    a version of the code with another RECIPE. WORDS may be missing.
     """
     try:
         manifest = json.loads(_bytes_of(folder, MANIFEST))

@@ -31,11 +31,14 @@ REMEDY = (
 FINGERPRINT_PREFIX = "e5-small-int8"
 
 QUERY_PREFIX, PASSAGE_PREFIX = "query: ", "passage: "
-"""The prefixes with which the model was trained."""
+"""The texts that multilingual-e5-small needs before each query and each passage, because it was trained with them."""
 
 MAX_INT8 = 63
-"""Largest absolute value of the int8 weights. With 127, sums overflow on CPUs without VNNI, and the cosine to the
-vectors of the 4-bit weights falls from 0.996 to 0.995."""
+"""Largest absolute value of the int8 weights.
+
+With 127, sums overflow on CPUs without VNNI, and the cosine between the vectors of the int8 weights and those of the
+4-bit weights falls from 0.996 to 0.995.
+"""
 CHARACTERS_PER_TOKEN = 32
 
 Array = NDArray[np.float32]
@@ -64,7 +67,7 @@ class MultilingualEncoder:
 
     @classmethod
     def load(cls, config: EncoderConfig, package: str = PACKAGE) -> "MultilingualEncoder":
-        """Loads the model from the installed package, with the prefixes in `config` or else those of the training.
+        """Loads the model from the installed package. Prefixes that `config` does not set are those of the training.
 
         Raises FailedPrecondition if the package is not installed, or its model file is of another format.
         """
@@ -81,7 +84,7 @@ class MultilingualEncoder:
     def tokenizer(self) -> Tokenizer:
         """Returns the tokenizer, to count a text's tokens; it neither truncates nor pads. Do not modify it.
 
-        It is built on first use, within a second.
+        The tokenizer is built on first use, within a second.
         """
         file = read_e5_file(self._path)
         return full_tokenizer(file.vocabulary, file.begin, file.end, file.unknown)
@@ -89,8 +92,8 @@ class MultilingualEncoder:
     def embed(self, texts: Sequence[str]) -> Array:
         """Embeds the first 512 tokens of each of n texts: returns an array (n, 384) of vectors of length 1.
 
-        What depends only on a text's language is removed from its vector (`LanguageAxes`). Texts are run one at a time:
-        in a batch, int8 rounding would make a vector depend on the other texts.
+        The part of a vector that depends only on the text's language is removed (`LanguageAxes`). Texts are run one at
+        a time: in a batch, int8 rounding would make a vector depend on the other texts.
         """
         vectors = np.empty((len(texts), self.dimensions), np.float32)
         for row, text in enumerate(texts):
@@ -120,15 +123,16 @@ def find_model(package: str = PACKAGE) -> Path:
 
 
 def _fingerprint(path: Path, query_prefix: str) -> str:
-    """Returns the name of what vectors depend on: the model, and the sentences from which languages are learned."""
+    """Returns the model's name, derived from all that its vectors depend on: file, prefix, and parallel sentences."""
     digest = hashlib.sha256(f"{sha256(path)} {query_prefix}".encode() + sentences_file())
     return f"{FINGERPRINT_PREFIX}-{digest.hexdigest()[:12]}"
 
 
 class _Graph(BertGraph):
-    """Builds the graph from `tokens`, the vectors of words and positions, (texts, tokens, 384), to `embedding`.
+    """Builds the graph from the input `tokens`, (texts, tokens, 384), to the output `embedding`.
 
-    The vectors of words stay outside: 250,000 of them would take 380 MB as floats.
+    `tokens` are the sums of the vectors of words and positions. The table of word vectors is not in the graph, because
+    its 250,000 vectors would take 380 MB as floats.
     """
 
     name = "multilingual-e5-small"

@@ -24,8 +24,10 @@ MAX_LENGTH = 1_000_000
 """A stated maximum of this many tokens or more is ignored: some tokenizers state a huge number if they have no limit.
 """
 CHARACTERS_PER_TOKEN = 32
-"""A text is cut at this many characters for each allowed token before it is tokenized, to save time. In no language is
-the average token that long."""
+"""A text is cut at this many characters for each allowed token before it is tokenized, to save time.
+
+In no language is the average token as long as this.
+"""
 
 Array = NDArray[np.float32]
 
@@ -62,7 +64,7 @@ class OnnxEncoder:
         prefixes: tuple[str, str],
         fingerprint: str,
     ) -> None:
-        """Takes the parts that `load` makes. Use `load` instead: it also sets `dimensions`, which this leaves at 0."""
+        """Takes the parts that `load` makes; `dimensions` is 0 until `load` has set it, so use `load` instead."""
         self.fingerprint, self.max_tokens = fingerprint, layout.max_tokens
         self.query_prefix, self.passage_prefix = prefixes
         self._session, self._tokenizer, self._pool = session, tokenizer, POOLINGS[layout.pooling]
@@ -72,9 +74,9 @@ class OnnxEncoder:
 
     @classmethod
     def load(cls, config: EncoderConfig, threads: int = 1) -> "OnnxEncoder":
-        """Loads the configured folder and embeds two test texts; one text is embedded by `threads` threads.
+        """Loads the configured folder, and embeds two test texts to learn the dimensions of the vectors.
 
-        Raises FailedPrecondition if the folder is not usable as an encoder.
+        One text is embedded by `threads` threads. Raises FailedPrecondition if the folder is not usable as an encoder.
         """
         folder = config.folder
         assert folder is not None
@@ -170,8 +172,8 @@ class Layout:
 def _pooling(folder: Path) -> str:
     """Returns the key of POOLINGS that the folder's files name; "mean" if they name none.
 
-    Raises FailedPrecondition if they name several or another one, or a module other than Transformer, Pooling and
-    Normalize.
+    Raises FailedPrecondition if the files name several poolings or an unknown one, or a module other than Transformer,
+    Pooling and Normalize.
     """
     modules = {str(module.get("type")).rpartition(".")[2]: module for module in _read(folder, "modules.json", list)}
     further = modules.keys() - {"Transformer", "Pooling", "Normalize"}

@@ -1,4 +1,7 @@
-"""Downloads a package with pip, without its dependencies; an error names the package, the index, cause and remedy."""
+"""Downloads a package with pip, without its dependencies.
+
+The message of an error names the package, the index, the cause and the remedy.
+"""
 
 import re
 import subprocess
@@ -9,7 +12,7 @@ DEFAULT_INDEX = "https://pypi.org/simple"
 
 
 class DownloadFailed(Exception):
-    """pip could not download a package; the message says from where, why, and what to do."""
+    """Raised if pip could not download a package; the message says from where, why, and what to do."""
 
 
 def download(requirement: str, folder: Path) -> Path:

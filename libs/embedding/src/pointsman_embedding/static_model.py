@@ -29,7 +29,7 @@ SMOOTHING = 1e-3
 
 
 class StaticModel:
-    """A table of token vectors; one instance may be shared between threads."""
+    """A table with a vector for each token of MiniLM; one instance may be shared between threads."""
 
     dimensions: int = DIMENSIONS
 
@@ -63,7 +63,7 @@ class StaticModel:
     def sum_of(self, text: str) -> NDArray[np.float32]:
         """Returns the sum of the vectors of the text's tokens, an array (256,) that is not normalized.
 
-        So the sum of a text equals the sum over its words.
+        Since sums can be added, the sum of a text equals the sum over its words.
         """
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return np.asarray(self._table[ids].sum(axis=0, dtype=np.float32))
@@ -73,15 +73,16 @@ class StaticModel:
         return list(self._tokenizer.encode(text, add_special_tokens=False).offsets)
 
     def knows(self, word: str) -> bool:
-        """Returns whether a lower-case word is a token of its own, as the 20,000 most frequent English words are."""
+        """Returns whether a lower-case word is a single token, as the 20,000 most frequent English words are."""
         return self._tokenizer.token_to_id(word) is not None
 
 
 def fingerprint(of_encoder: str) -> str:
-    """Returns the name of a table, derived from the fingerprint of the encoder that it is made from, and from RECIPE.
+    """Returns the name of a table of token vectors, derived from the fingerprint of the encoder that it is made from,
+    and from RECIPE.
 
-    It does not depend on the table's bits: another CPU rounds the encoder's int8 products differently, and the vectors
-    can still be compared.
+    The name does not depend on the table's bits: another CPU rounds the encoder's int8 products differently, and the
+    vectors can still be compared.
     """
     return f"{FINGERPRINT_PREFIX}-{hashlib.sha256(f'{of_encoder} {RECIPE}'.encode()).hexdigest()[:12]}"
 
@@ -151,9 +152,9 @@ def _principal_axes(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _rarity(size: int) -> NDArray[np.float64]:
-    """Returns the weight of each token of a vocabulary of this size: rare tokens weigh more.
+    """Returns the weight of each token of a vocabulary of `size` tokens: rare tokens weigh more.
 
-    The vocabulary is roughly in order of frequency, which is taken to fall by Zipf's law.
+    The tokens are roughly in order of frequency, and the frequency is assumed to fall by Zipf's law.
     """
     share = 1 / np.arange(2, size + 2)
     share /= share.sum()

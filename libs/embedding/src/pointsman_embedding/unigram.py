@@ -1,7 +1,8 @@
-"""Splits texts into the tokens of XLM-RoBERTa's vocabulary, in a fifth of the memory that `tokenizers` takes for it.
+"""Splits texts into the tokens of XLM-RoBERTa's vocabulary, in a fifth of the memory that the package `tokenizers`
+takes.
 
-The result is the same (tests/embedding/test_multilingual.py). `tokenizers` builds a trie of 250,000 tokens, 250 MB that
-each process of the gateway would have; it is used where tokens' places in the text are needed.
+Both give the same tokens (tests/embedding/test_multilingual.py). `tokenizers` builds a trie of 250,000 tokens, 250 MB
+in each process of the gateway, so it is used only for finding the place of each token in a text.
 """
 
 import re
@@ -19,7 +20,7 @@ SPACE = "▁"
 """The character with which the first token of each word begins."""
 IGNORED = "[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]"
 SPACES = "[\u1680\u200b-\u200f\u2581\ufeff\ufffd]"
-"""A pattern of characters that separate words, in addition to those that Unicode lists as white space."""
+"""A regular expression for characters that separate words, in addition to those that Unicode lists as white space."""
 
 UNKNOWN_PENALTY = 10.0
 """The log probability of an unknown character is this much below that of the rarest token; SentencePiece's constant."""
@@ -30,7 +31,9 @@ _IGNORED, _SPACES = re.compile(IGNORED), re.compile(SPACES)
 
 
 class UnigramTokenizer:
-    """Splits each word into the tokens whose probabilities have the highest product (Kudo, 2018)."""
+    """Splits each word into the tokens whose probabilities have the highest product (Kudo, "Subword Regularization",
+    2018).
+    """
 
     def __init__(self, vocabulary: Vocabulary, begin: int, end: int, unknown: int) -> None:
         self._numbers = {token: number for number, (token, _) in enumerate(vocabulary)}
@@ -41,7 +44,7 @@ class UnigramTokenizer:
         self._cached = lru_cache(MAX_CACHED_WORDS)(self._split)
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text's tokens, between those that mark its begin and its end."""
+        """Returns the ids of a text's tokens; the first and the last id are those of the tokens for begin and end."""
         text = unicodedata.normalize("NFKC", _SPACES.sub(" ", _IGNORED.sub("", text)))
         numbers = [self._begin]
         for word in text.split():
@@ -50,7 +53,7 @@ class UnigramTokenizer:
         return [*numbers, self._end]
 
     def _split(self, word: str) -> Sequence[int]:
-        """Finds the best tokens by dynamic programming, from the best ones of each beginning of the word."""
+        """Finds the best tokens of a word by dynamic programming over the beginnings of the word."""
         best, last = [0.0, *[float("-inf")] * len(word)], [(0, self._unknown)] * (len(word) + 1)
         for start in range(len(word)):
             score = best[start]
@@ -63,7 +66,7 @@ class UnigramTokenizer:
         return self._trace(last)
 
     def _trace(self, last: Sequence[tuple[int, int]]) -> Sequence[int]:
-        """Returns the tokens from the links of each place to the one before; neighbouring unknown ones become one."""
+        """Returns the tokens of a word, by following the links from its end; neighbouring unknown tokens become one."""
         place, numbers = len(last) - 1, list[int]()
         while place > 0:
             place, number = last[place]
@@ -75,8 +78,8 @@ class UnigramTokenizer:
 def full_tokenizer(vocabulary: Vocabulary, begin: int, end: int, unknown: int) -> Tokenizer:
     """Builds a tokenizer of the package `tokenizers`, which also reports where in the text each token is.
 
-    It neither truncates nor pads. `begin`, `end` and `unknown` are the ids of the tokens before and after a text and of
-    the token for unknown characters.
+    The tokenizer neither truncates nor pads. `begin`, `end` and `unknown` are the ids of the tokens before and after a
+    text and of the token for unknown characters.
     """
     tokenizer = Tokenizer(models.Unigram(list(vocabulary), unk_id=unknown))
     ignored, spaces = normalizers.Replace(Regex(IGNORED), ""), normalizers.Replace(Regex(SPACES), " ")
