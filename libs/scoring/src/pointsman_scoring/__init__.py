@@ -1,4 +1,4 @@
-"""Metrics, which score answers from 0 to 1, confidence intervals of mean scores, and significance tests."""
+"""Metrics that score answers from 0 to 1, confidence intervals of mean scores, and significance tests."""
 
 from pointsman_scoring.metrics import Metric, MetricError
 from pointsman_scoring.registry import (

@@ -1,6 +1,6 @@
 """Confidence intervals of mean scores, and significance tests between two paths on the same rows.
 
-A path is one way to answer, such as a model with a prompt; a row is a request that both have answered.
+A path is one way to answer, such as a model with a prompt. A row is a request that both paths have answered.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and the ends of its confidence interval."""
+    """The mean of some scores, and the ends of its confidence interval."""
 
     mean: float
     low: float
@@ -32,7 +32,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The difference between the mean scores of two paths, first minus second, on the same rows."""
+    """The difference between the mean scores of two paths (ways to answer) on the same rows, first minus second."""
 
     difference: Interval
     p_value: float
@@ -44,10 +44,10 @@ class Comparison:
 def mean_interval(scores: Sequence[float], confidence: float = 0.95, seed: int = 7) -> Interval:
     """Returns the mean of scores from 0 to 1 with its two-sided confidence interval.
 
-    `confidence` is the level, above 0 and below 1; `seed` makes the bootstrap repeatable. For scores of only 0 and 1 it
-    is Wilson's interval (E. B. Wilson, JASA 22, 1927), otherwise a BCa bootstrap (B. Efron, JASA 82, 1987). If all
-    scores are equal, a bootstrap finds no spread, and Wilson's interval is used, which is then too wide rather than too
-    narrow. Raises ValueError if there are no scores, or one is not from 0 to 1.
+    `confidence` is the level, above 0 and below 1; `seed` makes the bootstrap repeatable. If all scores are 0 or 1, the
+    interval is Wilson's (E. B. Wilson, JASA 22, 1927); other scores get a BCa bootstrap (B. Efron, JASA 82, 1987). If
+    all scores are equal, a bootstrap finds no spread, and Wilson's interval is used, which is then too wide rather than
+    too narrow. Raises ValueError if there are no scores, or one is not from 0 to 1.
     """
     values = _checked(scores)
     if np.all((values == 0) | (values == 1)) or np.ptp(values) == 0:
@@ -57,11 +57,11 @@ def mean_interval(scores: Sequence[float], confidence: float = 0.95, seed: int =
 
 
 def compare(first: Sequence[float], second: Sequence[float], confidence: float = 0.95, seed: int = 7) -> Comparison:
-    """Compares the scores of two paths on the same rows, in the same order.
+    """Compares the scores of two paths (ways to answer) on the same rows, in the same order.
 
-    For scores of only 0 and 1 the test is McNemar's (Psychometrika 12, 1947) in its exact form, a binomial test on the
-    rows where one path alone is right. Otherwise it is a permutation test that flips the signs of the differences (R.
-    A. Fisher, The Design of Experiments, 1935).
+    If all scores are 0 or 1, the test is McNemar's (Psychometrika 12, 1947) in its exact form, a binomial test on the
+    rows where one path alone is right. For other scores the test is a permutation test that flips the signs of the
+    differences (R. A. Fisher, The Design of Experiments, 1935).
 
     The interval is a percentile bootstrap of the differences. If the differences are all equal, or too few for a
     significant result, its limits are replaced by wider ones that hold for any distribution.

@@ -1,6 +1,6 @@
-"""Prompts for judges (models that score answers), and functions that read scores from the answers of judges.
+"""Prompts for judges, which are language models that score answers, and functions that parse the judges' replies.
 
-The caller sends the prompts.
+The functions here call no model; their caller sends the prompts.
 """
 
 import json
@@ -28,7 +28,7 @@ PAIR_CRITERIA = (
     "You judge two answers to one request. A good answer does what was asked for, in the form that was asked for, is "
     "right, and says no more than is needed."
 )
-"""The default criteria by which a judge compares two answers if no expected answer is known."""
+"""The default criteria by which a judge compares two answers to one request without knowing the expected answer."""
 
 PAIR_INSTRUCTIONS = f"""
 
@@ -56,8 +56,8 @@ def _score_pattern(name: str) -> re.Pattern[str]:
 def parse_score(reply: str, name: str = "score") -> float | None:
     """Returns the score, N / 10, in the last line of a judge's reply that ends with "NAME: N".
 
-    `name` is matched in any case; Markdown marks and "/10" are allowed. Returns None if there is no such line, or N is
-    not a whole number from 0 to 10.
+    `name` stands for NAME and is matched in any case; Markdown marks and "/10" are allowed. Returns None if there is no
+    such line, or N is not a whole number from 0 to 10.
     """
     found = _score_pattern(name).findall(reply)
     if not found or not found[-1].isdecimal() or int(found[-1]) > MAX_SCORE:
@@ -66,7 +66,7 @@ def parse_score(reply: str, name: str = "score") -> float | None:
 
 
 def parse_pair(reply: str) -> tuple[float, float] | None:
-    """Returns the scores of the answers A and B in a judge's `reply`, from 0 to 1; None unless both are valid."""
+    """Returns the scores of the answers A and B in a judge's `reply`, from 0 to 1; None if a score is not valid."""
     first, second = parse_score(reply, "score a"), parse_score(reply, "score b")
     return None if first is None or second is None else (first, second)
 
@@ -81,25 +81,25 @@ def pair_case(messages: Sequence[Any], first: str, second: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PairScore:
-    """A judge's scores of two answers, from 0 to 1, that were shown in both orders."""
+    """The scores, from 0 to 1, of two answers that a judge has seen in both orders; `combine` computes them."""
 
     first: float
     second: float
     preference: Preference
-    """The better answer, "first" or "second", if a judge preferred it in both orders.
+    """The better answer, "first" or "second", if the judge preferred it in both orders.
 
-    "tie" if both answers had equal scores in each order, else "disagreement". In these two cases `first` and `second`
-    are equal.
+    It is "tie" if both answers had equal scores in each order, and "disagreement" in all other cases. With "tie" or
+    "disagreement", the scores `first` and `second` are equal.
     """
 
 
 def combine(in_order: tuple[float, float], swapped: tuple[float, float]) -> PairScore:
-    """Combines a judge's scores of two answers, which it has seen in both orders.
+    """Combines a judge's scores of two answers that it has seen in both orders.
 
     `in_order` are (first, second), the scores when the first answer was shown first. `swapped` are (second, first), the
-    scores when the second one was shown first. Judges favour a position (L. Zheng et al., Judging LLM-as-a-Judge,
-    2023), so a preference counts only if it is the same in both orders. Then the score of an answer is the mean of its
-    two scores; otherwise both answers get the mean of all four.
+    scores when the second answer was shown first. Judges favour a position (L. Zheng et al., Judging LLM-as-a-Judge,
+    2023), so a preference counts only if it is the same in both orders. If it is the same, the score of an answer is
+    the mean of its two scores; if not, both answers get the mean of all four.
     """
     differences = [in_order[0] - in_order[1], swapped[1] - swapped[0]]
     first, second = (in_order[0] + swapped[1]) / 2, (in_order[1] + swapped[0]) / 2

@@ -6,9 +6,10 @@ import unicodedata
 from typing import Any, Literal, Protocol
 
 Leaf = tuple[str, Any]
-"""A value with its type. The type is needed because True == 1 in Python but not in JSON.
+"""A value of a parsed JSON document that is no object or array with content, as (type, value).
 
-The type is "number", or the name of another Python class that JSON is parsed to ("str", "bool", "NoneType").
+The type is needed because True == 1 in Python but not in JSON. It is "number", or the name of another Python class that
+JSON is parsed to ("str", "bool", "NoneType").
 """
 
 NOTHING: Any = object()
@@ -54,15 +55,17 @@ def parsed(text: str) -> Any:
 
 
 def structure(expected: Any) -> Any:
-    """Returns a label that is an object or array, or the text of one in JSON, as that object or array; NOTHING for any
-    other label.
+    """Returns a label (expected answer) as an object or array, if the label is one or is the JSON text of one.
+
+    Returns NOTHING for any other label.
     """
     value = parsed(expected) if isinstance(expected, str) else expected
     return value if isinstance(value, dict | list) else NOTHING
 
 
 def leaves(value: Any) -> dict[tuple[str | int, ...], Leaf]:
-    """Flattens a JSON value: maps the path to each leaf, its object keys and array positions, to the leaf.
+    """Flattens a JSON value: returns path -> leaf, where a path has the object keys and array positions down to the
+    leaf.
 
     An empty object or array is a leaf.
     """
@@ -103,7 +106,7 @@ class WithoutOption:
 
 
 class Exact(WithoutOption):
-    """1 if the answer equals the label, else 0.
+    """A metric: 1 if the answer equals the label (expected answer), else 0.
 
     If the label is a JSON object or array, or the text of one, the answer must be JSON with equal values, strings
     included. Any other label must be a text; it is compared without regard to case and the number of spaces.
@@ -120,7 +123,7 @@ class Exact(WithoutOption):
 
 
 class Contains(WithoutOption):
-    """The fraction of the expected facts that the answer contains.
+    """A metric: the fraction of the expected facts that the answer contains.
 
     The label is one text, or a list of facts, each a text or a list of alternative texts. Case and the number of spaces
     are ignored. A fact counts only as whole words: "5 days" is not contained in "15 days", nor "40 dollars" in "2.40
@@ -151,10 +154,11 @@ def _stands_in(text: str, way: str) -> bool:
 
 
 class JsonFields(WithoutOption):
-    """F1 over the fields of a JSON value, so that a missing field lowers the score as much as an invented one.
+    """A metric: F1 over the fields of a JSON value, so that a missing field lowers the score as much as an invented
+    one.
 
-    A field is a leaf with the path to it (`leaves`). The label is an object or array, or the text of one. An answer
-    that is not JSON scores 0.
+    A field is a value with its path (`leaves`). The label (expected answer) is an object or array, or the text of one.
+    An answer that is not JSON scores 0.
     """
 
     def score(self, answer: str, expected: Any) -> float:
@@ -170,11 +174,11 @@ class JsonFields(WithoutOption):
 
 
 class Regex:
-    r"""1 if the pattern is found in the answer and, if there is a label, the last match equals the label; else 0.
+    r"""A metric: 1 if the pattern is found in the answer and, if there is a label, the last match equals it; else 0.
 
-    What is compared is the pattern's first group, or the whole match if it has none: r"total is (\S+)" extracts the sum
-    from an answer that reasons before it. Case and the number of spaces are ignored. A search that takes more than 50
-    ms finds nothing.
+    The text that is compared with the label (expected answer) is the pattern's first group, or the whole match if it
+    has none: r"total is (\S+)" extracts the sum from an answer that reasons before it. Case and the number of spaces
+    are ignored. A search that takes more than 50 ms finds nothing.
     """
 
     Options = str
@@ -211,10 +215,10 @@ class Regex:
 
 
 class RougeL(WithoutOption):
-    """ROUGE-L as F1 (C.-Y. Lin, "ROUGE", 2004): 2 LCS / (m + n) over words, without stemming.
+    """A metric: ROUGE-L as F1 (C.-Y. Lin, "ROUGE", 2004), which is 2 LCS / (m + n) over words, without stemming.
 
-    LCS is the length of the longest common subsequence of words, m and n are the numbers of words of answer and label.
-    The label is a text with at least one word.
+    LCS is the length of the longest common subsequence of words, m and n are the numbers of words of answer and label
+    (expected answer). The label is a text with at least one word.
     """
 
     def score(self, answer: str, expected: Any) -> float:

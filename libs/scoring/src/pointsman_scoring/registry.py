@@ -27,11 +27,11 @@ BUILT_IN: Mapping[str, str] = {
     "regex": "pointsman_scoring.metrics:Regex",
     "rouge_l": "pointsman_scoring.metrics:RougeL",
 }
-"""Name -> `module:class` of the metrics that need neither a model nor a user's code."""
+"""Name -> `module:class` of the metrics that need neither a language model nor a user's code."""
 
 FUNCTION = "entry_point"
 METRICS = (*BUILT_IN, FUNCTION)
-"""The names of the metrics that `metric_from` creates, without users' metrics."""
+"""The names of all metrics that `metric_from` creates, except users' metrics."""
 
 ENTRY_POINT_GROUP = "pointsman.metrics"
 
@@ -45,7 +45,7 @@ class EntryPoint:
     def __init__(self, name: str) -> None:
         """Imports the function, given as "module:function" or "FILE.py:function".
 
-        Raises MetricError if it cannot be loaded, or `name` is no text.
+        Raises MetricError if the function cannot be loaded, or `name` is no text.
         """
         if not isinstance(name, str):
             raise MetricError(f"entry_point is {name!r}; write module:function or FILE.py:function")
@@ -88,16 +88,16 @@ class UserMetric:
 def is_user_metric(name: str) -> bool:
     """Returns whether `name` looks like a user's metric: it has a ":", or an installed package publishes it.
 
-    False for a built-in name. Nothing is imported, so the metric may not exist.
+    Returns False for a built-in name. The metric is not imported, so True does not mean that it exists.
     """
     return name not in METRICS and (":" in name or name in entry_points(group=ENTRY_POINT_GROUP).names)
 
 
 def built_in_metric(name: str) -> Callable[[Any], Metric]:
-    """Imports and returns the class of a metric in `BUILT_IN`, which takes the metric's option.
+    """Imports and returns the class of a metric in `BUILT_IN`; its constructor takes the metric's option.
 
-    Its docstring describes the metric. Its attribute `Options` is the type of the option; without it, any value is
-    accepted. Its constructor raises ValueError if it cannot use an option.
+    The docstring of the class describes the metric. The class attribute `Options` is the type of the option; without
+    it, any value is accepted. The constructor raises ValueError if it cannot use an option.
     """
     return _load_class(name, BUILT_IN)
 

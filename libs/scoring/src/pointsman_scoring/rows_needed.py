@@ -1,8 +1,10 @@
-"""Estimates how many rows would decide a comparison of two paths that is open (`Standing.OPEN`).
+"""Estimates how many rows would decide a comparison of two paths that is still open (`Standing.OPEN`).
 
-The true difference is unknown. Of those that the rows make plausible, the estimate is for the one that needs most rows:
-if that is plausible, the one in the middle between no difference and the stated margin. So the number is enough with
-about the stated probability (the power) whatever the true difference is, and often too large.
+A path is one way to answer, and a row is a request that both paths have answered. The number depends on the true
+difference of their mean scores, which is unknown. So the estimate assumes, of all differences that the rows make
+plausible, the one that needs most rows: if plausible, the one in the middle between no difference and the stated
+margin. Therefore the number is enough with about the stated probability (the power) whatever the true difference is,
+and often too large.
 """
 
 from statistics import NormalDist
@@ -18,7 +20,7 @@ MAX_ROWS = 10_000_000
 
 _TILTS = 60
 _PRECISION = 0.01
-"""The estimate is at most this share too large for its assumptions."""
+"""Relative precision of the search for the number of rows: the result is at most this share too large."""
 
 Floats = NDArray[np.float64]
 
@@ -27,9 +29,9 @@ def rows_needed(differences: RowDifferences, margin: float, alpha: float, power:
     """Estimates how many rows a comparison needs in all, so that `standing` decides it with the probability `power`.
 
     `differences` are the other path's scores minus the path's own on the rows so far, which count towards the result.
-    `margin` (between 0 and 1) is the difference from which on it matters that the path is worse, and `alpha` the
-    probability of a wrong decision. The result is at most MAX_ROWS. Of the true differences and spreads that the rows
-    so far leave plausible with the confidence `power`, it assumes those that need most rows.
+    `margin` (between 0 and 1) is the smallest difference that matters if the path is worse, and `alpha` the probability
+    of a wrong decision. The result is at most MAX_ROWS. Of the true differences and spreads that the rows so far leave
+    plausible with the confidence `power`, the estimate assumes those that need most rows.
     """
     z = one_sided_z(power)
     values, shares = _spread_out(differences, z)
@@ -52,10 +54,10 @@ def rows_needed(differences: RowDifferences, margin: float, alpha: float, power:
 
 
 def _spread_out(differences: RowDifferences, z: float) -> tuple[Floats, Floats]:
-    """Returns values with their shares, of which some are moved to -1 and 1.
+    """Returns the differences and their shares after moving some of the shares to -1 and 1.
 
-    So many are moved that the mean square is the upper limit of the measured one (Wilson's, which holds for all values
-    from 0 to 1): a few rows may by chance have no difference at all.
+    The moved shares make the mean square of the differences equal to the upper limit of the measured mean square
+    (Wilson's, which holds for all values from 0 to 1), because a few rows may by chance have no difference at all.
     """
     shares = differences.counts / differences.rows
     square = float(shares @ differences.values**2)
@@ -81,9 +83,10 @@ def _tilted(values: Floats, shares: Floats, mean: float) -> Floats:
 
 
 class _Race:
-    """The chance that the evidence for one of both claims reaches its threshold, by the number of rows.
+    """Computes the chance that the evidence for CLOSE or for WORSE reaches its threshold, by the number of rows.
 
-    It is that of the best single stake, whose log capital is about normally distributed: somewhat too low.
+    It is the chance of the best single stake, whose log capital is about normally distributed; the true chance is
+    somewhat higher.
     """
 
     def __init__(self, growths: Floats, shares: Floats, alpha: float) -> None:
