@@ -73,14 +73,14 @@ class GatewayServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """The same in one message: the collected stream. Cancelling the call stops the engine's work.
+        """Answers one conversation with one message, which has the whole answer. Cancelling the call stops the engine's work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Route(self, request, context):
-        """Returns only the decision: what GenerateStream would do with this request now. Nothing is generated or charged.
+        """Returns the decision that GenerateStream would make for this request now. No answer is generated or charged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,7 +90,7 @@ class GatewayServicer:
         """Stores feedback on an answer, which is named by its decision's id. Idempotent.
         INVALID_ARGUMENT  no field is set ("empty_feedback"), a rating outside 0 to 1, an unknown task ("unknown_task")
         NOT_FOUND         the decision is not in the request log, or no longer ("unknown_decision")
-        While the request log cannot be reached, feedback is written to disk and delivered later: `stored` says which.
+        While the request log cannot be reached, feedback is written to disk (`stored` is "wal") and delivered later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

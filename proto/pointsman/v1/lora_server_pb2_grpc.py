@@ -111,7 +111,7 @@ class LoraServerServicer:
 
     def Register(self, request, context):
         """Checks an adapter, copies it into the store, runs a smoke test outside the engine, and loads it into the engine.
-        Idempotent: the same content has the same version. An alias given here is moved after the engine has loaded the
+        Idempotent: the same content has the same version. The alias in the request is moved after the engine has loaded the
         version. The operation is completed even if the caller disconnects or this server restarts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -159,7 +159,7 @@ class LoraServerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetPlacement(self, request, context):
-        """Sets how many engines hold those versions of an adapter that an alias or a canary points to; by default all engines.
+        """Sets how many engines hold the versions of an adapter to which an alias or a canary points; by default all engines.
         All lora-servers compute the same placement; a copy is loaded elsewhere before it is unloaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -168,7 +168,7 @@ class LoraServerServicer:
 
     def Retire(self, request, context):
         """Retires a version: it is drained, unloaded everywhere and not loaded again. Rejected while an alias or a canary points
-        to it. Registering the version again reverses it.
+        to it. Registering the version again makes it usable again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,7 +204,8 @@ class LoraServerServicer:
 
     def Watch(self, request, context):
         """Streams the complete state (resident versions and aliases) at the start, after each change, and at least every 10
-        seconds as a heartbeat. With `changes`, messages after the first hold only what has changed, if that is known.
+        seconds as a heartbeat. With `changes`, messages after the first have only the differences from the message before, if
+        they are known.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -104,7 +104,7 @@ class TrainingServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DescribeMethod(self, request, context):
-        """What a training method learns from, and what becomes of its result.
+        """Describes a training method: the kind of rows that it learns from, and whether its result is an adapter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
