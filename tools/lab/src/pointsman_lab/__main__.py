@@ -48,7 +48,7 @@ Command = Callable[[argparse.Namespace, Settings], Coroutine[Any, Any, Report]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command of the offline tools that `arguments` name; None: those of this process.
+    """Runs the command of the offline tools that `arguments` name; None: the arguments of this process.
 
     Prints progress to standard error, and the report to standard output. Returns the exit code: 0 if all is well, 1 if
     the command or its check fails, 130 after Ctrl-C. Wrong arguments end the process with code 2.

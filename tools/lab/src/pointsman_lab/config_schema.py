@@ -25,7 +25,7 @@ _FILES: Mapping[str, type[BaseModel]] = {
     "access": AccessFile,
 }
 _DIALECT = "http://json-schema.org/draft-07/schema#"
-"""The newest that the usual YAML language server supports fully."""
+"""The newest version of JSON Schema that the usual YAML language server supports fully."""
 
 
 def schemas() -> Mapping[str, dict[str, Any]]:

@@ -35,7 +35,7 @@ class ClassifierFile:
 
 
 def fit(config: Config, models: EmbeddingModels, out: Path | None, progress: Progress) -> Report:
-    """Trains the classifier on the examples of the configuration, writes it to a file, and returns a report on both.
+    """Trains the classifier on the examples of the configuration, writes it to a file, and returns a report.
 
     The file is `out`, by default ARTIFACT in the configuration's folder. The report has thresholds by task, and
     accuracy and coverage measured by cross-validation. `models` are the embedding models that the classifier uses.

@@ -26,7 +26,7 @@ PROVIDERS = {
         ("openai-compatible", "ENGINE_API_KEY"),
     ),
 }
-"""Pointsman's name of each provider and the variable with its API key in LiteLLM, by LiteLLM's prefix of models."""
+"""LiteLLM's prefix of a model -> (Pointsman's name of the provider, the variable that has its API key in LiteLLM)."""
 
 KEY_LIMITS = {
     "tpm_limit": "--tokens-per-minute",
@@ -63,8 +63,10 @@ ADVICE = {
     "base_model": "not needed: a model's price and context window are its own",
     "aws_region_name": "set AWS_REGION in the gateway's environment",
 }
-"""What to do about a setting of LiteLLM, by its name; if several names of a nested setting are here, the innermost one
-counts."""
+"""The name of a setting of LiteLLM -> what the user should do about it, because it is not translated.
+
+If several names on the way to a nested setting are here, the innermost name counts.
+"""
 
 _SECRET = ("key", "secret", "password", "token", "credential", "database_url", "redis_url", "environment_variables")
 
@@ -85,21 +87,21 @@ def is_secret(names: Iterable[str]) -> bool:
 
 @dataclass
 class LiteLlmConfig:
-    """LiteLLM's configuration, with a record of which of its values have been translated to Pointsman's.
+    """LiteLLM's configuration, with a record of the values that have been translated to Pointsman's configuration.
 
     A location is a tuple of keys and list indexes that lead to a value.
     """
 
     content: dict[str, Any]
-    """The content of config.yaml."""
+    """The parsed content of LiteLLM's config.yaml."""
     taken: set[Location] = field(default_factory=set)
-    """The locations of values that have been read."""
+    """The locations of the values that `take` has returned."""
     notes: dict[Location, str] = field(default_factory=dict)
-    """For values that could not be translated unchanged: what to do about them."""
+    """Location of a value that could not be translated unchanged -> what the user should do about it."""
     commands: list[str] = field(default_factory=list)
     """Commands that the user must run in addition to the translated configuration."""
     variables: dict[str, set[str]] = field(default_factory=dict)
-    """The environment variables that the translation reads, each with the purposes for which it does."""
+    """The environment variables that the translated configuration reads, each with its purposes."""
 
     def add_variable(self, name: str, use: str) -> None:
         self.variables.setdefault(name, set()).add(use)
@@ -107,7 +109,7 @@ class LiteLlmConfig:
     def take(self, *location: str | int, note: str = "", kind: type = object) -> Any:
         """Returns the value at a location of LiteLLM's configuration, and marks the value as translated.
 
-        `location` are the keys and list indexes that lead to it. A `note` is shown with the value in the report.
+        `location` are the keys and list indexes that lead to the value. A `note` is shown with the value in the report.
         Returns None if there is no value, or if it is not of the type `kind`, which is noted in the report. If `kind`
         is float, a text with a number is converted.
         """
@@ -126,7 +128,7 @@ class LiteLlmConfig:
         return found
 
     def remaining(self) -> Iterator[tuple[str, str]]:
-        """Yields the location of each value that is not or only partly translated, as text, and what to do about it."""
+        """Yields (location as text, advice) for each value that is not translated or only in part."""
         for location, value in _leaves(self.content, ()):
             whole = next((location[:end] for end in range(1, len(location) + 1) if location[:end] in self.taken), None)
             if whole is not None:
@@ -186,8 +188,8 @@ def unknown_provider(prefix: str) -> str:
 def provider_and_name(upstream: str, stated: str | None, url: str) -> tuple[str, str]:
     """Returns LiteLLM's name of a model's provider, and the provider's name of the model.
 
-    `upstream` is the model as LiteLLM writes it ("PROVIDER/MODEL"), `stated` its `custom_llm_provider` (None: none),
-    and `url` its `api_base` (empty: none).
+    The arguments are values of LiteLLM's entry: `upstream` is `model` ("PROVIDER/MODEL"), `stated` is
+    `custom_llm_provider` (None if missing), and `url` is `api_base` (empty if missing).
     """
     prefix, slash, bare = upstream.partition("/")
     if stated:

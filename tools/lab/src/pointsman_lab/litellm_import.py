@@ -33,7 +33,7 @@ STARTER_TASKS = {
     "writing": ["Rewrite this paragraph in plain English", "Draft a short mail that declines an invitation"],
     "question": ["What is the capital of Norway?", "Why is the sky blue?"],
 }
-"""Two tasks, with examples, to begin with for `model: auto`; LiteLLM's configuration does not describe any."""
+"""Two tasks, each with examples, for requests with `model: auto`, since LiteLLM's configuration describes no tasks."""
 
 
 _VARIABLES = "Environment variables that it reads; check them if others wrote the file"
@@ -131,7 +131,7 @@ class _Translation:
     # -- model_list
 
     def _add_entry(self, number: int) -> None:
-        """Adds the engine of one entry, and its model if it is the first of that name."""
+        """Adds the engine of one entry of LiteLLM's model_list, and a model if no earlier entry has its name."""
         at, take = ("model_list", number), self._source.take
         name, upstream = take(*at, "model_name"), take(*at, "litellm_params", "model")
         mode = take(*at, "model_info", "mode", kind=str) or "chat"
@@ -172,7 +172,7 @@ class _Translation:
         return engine
 
     def _variable(self, text: Any, use: str) -> str:
-        """Returns a text with LiteLLM's reference to an environment variable in our form."""
+        """Returns a text in which LiteLLM's reference to an environment variable has Pointsman's form, `${NAME}`."""
         found = re.fullmatch(r"os\.environ/([A-Za-z0-9_]+)", str(text))
         if not found:
             return str(text)

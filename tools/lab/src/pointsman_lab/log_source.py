@@ -1,4 +1,4 @@
-"""Says where a command reads the request log: in Redis, or in the exporter's Parquet files."""
+"""The place from which a command reads the request log: Redis, or the exporter's Parquet files."""
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 class LogSource:
     redis_url: str = ""
     records: str = ""
-    """The exporter's target, a folder or URL; if it is set, Redis is not read."""
+    """The folder or URL to which the exporter writes Parquet files; if it is set, Redis is not read."""
 
     @property
     def is_given(self) -> bool:
         return bool(self.redis_url or self.records)
 
     def open(self) -> AbstractAsyncContextManager[RequestLog]:
-        """Opens the request log in Redis or in exported records; raises ConfigError if neither was named.
+        """Opens the request log in Redis or in exported records; raises ConfigError if the user named neither.
 
-        Also raises InvalidArgument or FailedPrecondition if the log cannot be opened.
+        Raises InvalidArgument or FailedPrecondition if the log cannot be opened.
         """
         if self.records:
             return self.open_records()

@@ -21,8 +21,8 @@ def overview(log: ParquetRequestLog, since_seconds: float, progress: Progress) -
     """Returns a report on the paths of each task that have answered in the last `since_seconds`, in whole UTC days.
 
     The facts have `days` and `tasks`; each path has its answers, ratings, dollars for 1,000 answers and 95th percentile
-    of seconds. If a path's configuration or adapter version has changed, only the one that answered last is reported.
-    Raises FailedPrecondition if the files of `log` cannot be read.
+    of seconds. If a path's configuration or adapter version has changed, only the version that answered last is
+    reported. Raises FailedPrecondition if the files of `log` cannot be read.
     """
     first = "" if since_seconds == inf else time.strftime("%Y-%m-%d", time.gmtime(time.time() - since_seconds))
     days = [day for day in log.files.days("decisions") if day >= first]

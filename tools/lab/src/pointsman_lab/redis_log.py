@@ -18,7 +18,7 @@ from pointsman_lab.request_log import RequestLog
 PAGE_SIZE = 100
 """Entries read at once; each holds at most 64 KiB of text."""
 TIMEOUT_SECONDS = 5.0
-"""Seconds for each answer of Redis. No request waits for it, but an unreachable Redis must be reported."""
+"""Seconds in which Redis must answer each call; longer than in the gateway, since no request waits for the answer."""
 
 Reply = TypeVar("Reply")
 
@@ -81,9 +81,9 @@ class RedisRequestLog(RequestLog):
             start = f"({page[-1][0]}"
 
     async def _begin(self, seconds: float) -> int:
-        """Returns the time `seconds` ago in Unix milliseconds.
+        """Returns the time `seconds` ago in Unix milliseconds, by the clock of Redis.
 
-        It is by the clock of Redis, because Redis makes the log's entry ids from its own clock.
+        Redis makes the ids of the log's entries from its own clock.
         """
         if seconds == inf:
             return 0
@@ -99,7 +99,7 @@ class RedisRequestLog(RequestLog):
 
 @asynccontextmanager
 async def open_redis_log(url: str) -> AsyncIterator[RedisRequestLog]:
-    """Opens the request log in Redis. Raises InvalidArgument, code "bad_redis_url", if `url` is not one of Redis."""
+    """Opens the request log in Redis. Raises InvalidArgument ("bad_redis_url") if `url` is not a URL of Redis."""
     async with AsyncExitStack() as stack:
         try:
             opened = open_client(url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS)

@@ -28,12 +28,14 @@ from pointsman_lab.report import Progress
 from pointsman_lab.request_log import RecordedDecision, RequestLog
 
 PSEUDONYM_COUNT = 1 << 16
-"""The number of pseudonyms. With so many, a user and the pseudonym fall into different parts of a split about once in
-65,536 requests."""
+"""The number of pseudonyms that `Pseudonyms` makes.
+
+With this number, a user and the user's pseudonym fall into different parts of a split about once in 65,536 requests.
+"""
 
 
 class ReplayContext:
-    """The classifier and router of one configuration, by which recorded requests are decided again."""
+    """The classifier and router of one configuration, which decide recorded requests again."""
 
     def __init__(self, config: Config, engines: Engines, line: Stages) -> None:
         self._config = config
@@ -42,9 +44,9 @@ class ReplayContext:
         self._pseudonyms = Pseudonyms()
 
     async def replay(self, recorded: RecordedDecision) -> ReplayedDecision:
-        """Decides a recorded request again; returns the recorded decision and the one of this configuration.
+        """Decides a recorded request again; returns the recorded decision and the decision of this configuration.
 
-        If the text was stored, it is classified again; otherwise the recorded task is used. The recorded task is also
+        If the text was stored, it is classified again; if not, the recorded task is used. The recorded task is also
         used if it may depend on sketches (hashes of documents), which a replay does not have. If the decision fails,
         the result has no decision, and the error's message as `failure`.
         """
@@ -71,7 +73,9 @@ class ReplayContext:
         return recorded.labels.abstained or recorded.labels.task in self._config.tasks.tasks
 
     def _add_adapter(self, adapter: str) -> None:
-        """Marks an adapter as resident on every LoRA engine: requests may name ones that no configuration lists."""
+        """Marks an adapter as loaded on every LoRA engine, because requests may name adapters that no configuration
+        lists.
+        """
         for name, config in self._config.models.engines.items():
             engine = self._engines.get(name)
             if config.lora_server and adapter not in engine.resident:
@@ -87,7 +91,7 @@ class ReplayContext:
 
 
 def build_context(config: Config, learned: LoadedModels, evidence: Evidence) -> ReplayContext:
-    """Builds the classifier and router of `config`, by which recorded requests are decided again.
+    """Builds the classifier and router of `config`, which decide recorded requests again.
 
     `learned` has the models that classify requests, and `evidence` the ratings and costs of paths. All engines count as
     available. Raises ConfigError if the configuration is invalid.
@@ -128,10 +132,10 @@ class Pseudonyms:
         self._names = sorted((hash_to_unit_interval(name), name) for name in map(str, range(PSEUDONYM_COUNT)))
 
     def for_digest(self, user_digest: str) -> str:
-        """Returns a made-up name that is hashed to nearly the same point (0 to 1) as the user with this digest
+        """Returns a made-up name that is hashed to nearly the same point (0 to 1) as the user with `user_digest`
         (hexadecimal).
 
-        It is the name with the next higher point, or if there is none, the name with the highest point.
+        It is the name with the next higher point; if there is none, the name with the highest point.
         """
         target = int(user_digest, 16) / 2 ** (4 * len(user_digest))
         return self._names[min(bisect_left(self._names, (target, "")), PSEUDONYM_COUNT - 1)][1]
@@ -140,8 +144,8 @@ class Pseudonyms:
 def with_pseudonym(request: Request, random_key: str, user_digest: str, pseudonyms: Pseudonyms) -> Request:
     """Returns the request with a `user` for whom traffic splits choose the same path as the gateway did.
 
-    It is the request's own user if it was stored; otherwise the pseudonym for `user_digest`, or if that is empty,
-    `random_key` (the key of the conversation, or the decision's id).
+    The user's own name is taken if it was stored. If not, the pseudonym for `user_digest` is taken; if `user_digest` is
+    empty, `random_key` (the key of the conversation, or the decision's id).
     """
     if request.user:
         return request

@@ -13,16 +13,16 @@ from pointsman_lab.request_log import RecordedDecision
 FAILS = "(fails)"
 
 MAX_QUERY_CHARACTERS = 200
-"""The number of characters of an example's query that are kept."""
+"""The number of characters of a request's query that are kept if the request is an example in the report."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayedDecision:
-    """A recorded decision and what another configuration decides for the same request."""
+    """A recorded decision, and the decision of another configuration for the same request."""
 
     recorded: RecordedDecision
     decision: Decision | None
-    """The decision of the other configuration; None if there is none."""
+    """The decision of the other configuration; None if it fails or cannot be determined."""
     failure: str = ""
     """The error that the caller would get from the other configuration; empty if none."""
     not_comparable: str = ""
@@ -30,10 +30,12 @@ class ReplayedDecision:
     redrawn: bool = False
     """Whether a random choice was made again, because it depends on a user's name that was not stored.
 
-    The choice is the same in each replay.
+    The new choice is the same in each replay.
     """
     by_evidence: bool = False
-    """Whether the policy decides by ratings and costs; the present ones are used instead of those at the time."""
+    """Whether the policy decides by ratings and costs of paths; a replay uses the present ones, not those at the time
+    of the request.
+    """
 
     @property
     def moved(self) -> bool:
@@ -91,14 +93,15 @@ class Costs:
 class ReplayDiff:
     """Counts how the decisions of another configuration differ from the recorded ones; all numbers are of requests.
 
-    `changed` requests get another path (`moved`), another task (`relabelled`) or an error (`failing`). For
-    `newly_abstained` requests the classifier then finds no task; for `no_longer_abstained` ones it then finds one.
-    `without_text` requests were stored without their text. The counters are by name: of sketches, paths, reasons,
-    errors, revisions of the configuration, and kinds of change.
+    `changed` requests get another path (`moved`), another task (`relabelled`) or an error (`failing`).
+    `newly_abstained` are requests for which only the other configuration's classifier finds no task,
+    `no_longer_abstained` those for which only the recorded one found none. `without_text` requests were stored without
+    their text. The counters are by name: of sketches, paths, reasons, errors, revisions of the configuration, and kinds
+    of change.
     """
 
     examples_per_move: int
-    """How many requests of each kind of change are kept as examples: those with the highest confidence."""
+    """The number of requests of each kind of change that are kept as examples: those with the highest confidence."""
     decisions: int = 0
     changed: int = 0
     moved: int = 0
@@ -110,7 +113,9 @@ class ReplayDiff:
     redrawn: int = 0
     by_evidence: int = 0
     by_sketch: Counter[str] = field(default_factory=Counter)
-    """The number of requests whose task may depend on a sketch of documents, by the sketch's name."""
+    """The number of requests whose task may depend on a sketch (hashes of a collection's documents), by the sketch's
+    name.
+    """
     on_modified_paths: Counter[str] = field(default_factory=Counter)
     """The number of requests that stay on a path whose settings differ, by the path's name."""
     not_comparable: Counter[str] = field(default_factory=Counter)
@@ -157,7 +162,7 @@ class ReplayDiff:
     def costs(self) -> Costs | None:
         """Returns the dollars of 1,000 requests with both configurations; None if a price is unknown.
 
-        They are computed from each path's mean cost of an answer.
+        The dollars are computed from each path's mean cost of an answer.
         """
         answered = max(self._paths_after.total(), 1)
         means = {path: self._mean_cost(path) for path in {*self._paths_before, *self._paths_after}}

@@ -16,8 +16,9 @@ def replay_report(
 ) -> Report:
     """Makes the report of a replay: how many decisions change, and up to `examples` of the changed ones.
 
-    Its `failure` is set if a larger fraction (0 to 1) of the decisions changes than `max_changed_fraction`; None: no
-    limit. `revision` identifies the replayed configuration, and `age` says how far back the log was read ("24h").
+    The report's `failure` is set if a larger fraction (0 to 1) of the decisions changes than `max_changed_fraction`; if
+    it is None, there is no limit. `revision` identifies the replayed configuration, and `age` says how far back the log
+    was read ("24h").
     """
     shown = diff.examples(examples)
     return Report(

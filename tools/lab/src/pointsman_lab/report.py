@@ -9,10 +9,11 @@ from typing import Any
 
 MAX_CELL_CHARACTERS = 100
 PROGRESS_INTERVAL_SECONDS = 0.1
-"""The least seconds between two progress lines; the last line of each activity is printed in any case."""
+"""Minimum seconds between two progress lines; the last line of each activity is printed in any case."""
 
 Progress = Callable[[str, int, int], None]
-"""A function that reports progress. Its arguments: the name of the activity, how many items are done, and of how many.
+"""A function that reports progress; its arguments are the name of an activity, the number of items done, and of all
+items.
 """
 
 

@@ -34,9 +34,9 @@ class RecordedDecision:
     request: Request
     """The request; its messages have no content if the text was not stored."""
     labels: Labels
-    """The labels as they were when the request was decided."""
+    """The classifier's labels (task, confidence and others) at the time when the request was decided."""
     path: str
-    """The policy's first choice, even if that path was unavailable and another one answered."""
+    """The policy's first choice, even if this path was unavailable and another one answered."""
     fingerprint: str
     """The fingerprint of the path's configuration at the time."""
     revision: str
@@ -45,13 +45,13 @@ class RecordedDecision:
     expected_cost_usd: float | None
     """The expected dollars on `last_path`; None if the price of its model was unknown."""
     last_path: str
-    """The path that was tried last, which is not `path` after unavailability, a failure or an escalation."""
+    """The path that was tried last; it differs from `path` after unavailability, a failure or an escalation."""
     answered_by: str = ""
-    """The path that gave the complete answer; empty if none did."""
+    """The path that gave the complete answer; empty if no path did."""
     cost_usd: float | None = 0.0
-    """Cost of that answer."""
+    """The dollars of the answer by `answered_by`; None if they are unknown."""
     random_key: str = ""
-    """The text whose hash made the random choices if there was no user; empty: the decision's id."""
+    """The text whose hash made the random choices if the request named no user; if empty, the decision's id did."""
 
     @property
     def adapter(self) -> str:
@@ -81,14 +81,16 @@ class RatedRequest:
     """A request with the ratings of its answers; several paths may have answered it."""
 
     ratings: dict[EvidenceKey, float] = field(default_factory=dict)
-    """Ratings from 0 to 1, by what was rated."""
+    """Ratings from 0 to 1, by the path that was rated, with its configuration and adapter version (`EvidenceKey`)."""
     text: str = ""
-    """The last message; empty if it was not stored."""
+    """The request's last message; empty if it was not stored."""
 
 
 class RequestLog(ABC):
-    """The entries of a request log, in Redis or in Parquet files. Each method raises Unavailable ("redis_unavailable")
-    if Redis does not answer, or FailedPrecondition ("unreadable_records") if the files cannot be read.
+    """Interface for reading a request log, in Redis or in Parquet files.
+
+    Each method raises Unavailable ("redis_unavailable") if Redis does not answer, or FailedPrecondition
+    ("unreadable_records") if the files cannot be read.
     """
 
     @abstractmethod
@@ -108,7 +110,7 @@ class RequestLog(ABC):
 
     @abstractmethod
     async def complete_since(self, stream: str) -> float:
-        """Returns the time in Unix seconds from which on the log has all entries of a stream; 0 if none was ever
+        """Returns the Unix seconds from which on the log has all entries of a stream; 0 if no entry was ever
         removed.
         """
 
@@ -127,11 +129,10 @@ class RequestLog(ABC):
                 yield TaskCorrection(recorded, fields["right_task"])
 
     async def rated_requests(self, task: str, seconds: float) -> list[RatedRequest]:
-        """Returns the requests of a task in the last `seconds` whose answers have ratings, with the rating of each
-        path's answer.
+        """Returns the requests of a task in the last `seconds` whose answers have ratings, with the ratings by path.
 
-        Ratings come from people, or from shadow requests, which are scored by validators, right answers or a judge. If
-        both rate an answer, the person's rating counts.
+        Ratings come from people, or from shadow requests (copies sent to other paths), which are scored by validators,
+        right answers or a judge. If both rate an answer, the person's rating counts.
         """
         requests = dict[str, RatedRequest]()
         async for _, fields in self.entries(redis_schema.PAIR_SCORES, seconds):
@@ -176,7 +177,7 @@ async def read_evidence(log: RequestLog, days: int) -> EvidenceStore:
 def last_message(entry: str) -> str:
     """Returns the text of the last message in an entry (JSON) of the request log.
 
-    It is empty if the messages were not stored, or if the last one is not only text.
+    Returns '' if the messages were not stored, or if the last message is not only text.
     """
     messages = json.loads(entry)["messages"]
     content = messages[-1]["content"] if messages else ""
@@ -207,7 +208,7 @@ def to_recorded_decision(entry: str) -> RecordedDecision | None:
 
 
 def _first_choice(body: dict[str, Any]) -> str:
-    """Returns the path that the policy chose first, before unavailability, failure or escalation led to another."""
+    """Returns the path that the policy chose first, even if another path was used after a failure or an escalation."""
     went_elsewhere = body["reason"] in ("availability", "fallback") or body["reason"].startswith("escalated:")
     return str(body["considered"][0]["path"] if went_elsewhere and body["considered"] else body["path"])
 

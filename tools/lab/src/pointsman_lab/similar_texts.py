@@ -1,4 +1,4 @@
-"""Finds similar texts: groups of abstained requests that may be a missing task, and near-duplicate examples."""
+"""Finds similar texts: groups of requests without a task that may be a missing task, and near-duplicate examples."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,26 +12,28 @@ from scipy.cluster.hierarchy import fcluster, linkage  # type: ignore[import-unt
 MAX_TEXTS = 5_000
 """The maximum number of different texts that are grouped; their distance matrix then takes 100 MB."""
 MAX_GROUP_DISTANCE = 0.65
-"""The greatest mean cosine distance at which two clusters of texts are merged."""
+"""The maximum mean cosine distance at which two clusters of texts are merged."""
 MIN_GROUP_TEXTS = 3
-"""The least number of different texts in a group that is listed."""
+"""A group with fewer different texts is not listed."""
 REPRESENTATIVES = 3
 NAME_WORDS = 4
 MIN_WORD_CHARACTERS = 3
 MIN_SIMILARITY = 0.88
-"""The least cosine similarity at which two examples of different tasks are listed."""
+"""Two examples of different tasks are listed as near-duplicates from this cosine similarity on."""
 ROWS_AT_ONCE = 512
 """The number of rows of the similarity matrix that are computed at once, which limits the memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of requests with similar texts, which may be a missing task."""
+    """A group of requests with similar texts for which the classifier found no task; the group may be a missing
+    task.
+    """
 
     requests: int
-    """The number of requests with one of the texts."""
+    """The number of requests whose text is one of `texts`."""
     texts: tuple[str, ...]
-    """The different texts, the most typical first."""
+    """The different texts of the group, the most typical first."""
     words: tuple[str, ...]
     """Words that are frequent in this group and rare elsewhere: suggestions for the task's name."""
     tightness: float
@@ -75,7 +77,7 @@ def _group(
 
 
 class _WordFrequency:
-    """The fraction of some texts that contain each word."""
+    """For some texts, the fraction of the texts that contain each word."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = len(texts)
@@ -86,7 +88,9 @@ class _WordFrequency:
 
 
 def _words(texts: Sequence[str], overall: _WordFrequency) -> tuple[str, ...]:
-    """Returns the words of at least two texts, by how much more frequent they are in this group than overall."""
+    """Returns the words that at least two texts contain; words that are much more frequent here than overall come
+    first.
+    """
     inside = _WordFrequency(texts)
     scores = {
         word: inside.fraction(word) * float(np.log(inside.fraction(word) / overall.fraction(word)))
@@ -135,7 +139,10 @@ def near_duplicates(
 def _similar(
     tasks: NDArray[np.str_], vectors: NDArray[np.float32], start: int, min_similarity: float
 ) -> Iterator[tuple[int, int, float]]:
-    """Yields pairs of similar examples of different tasks: the rows from `start`, compared with all later ones."""
+    """Yields (row, row, similarity) of similar examples of different tasks.
+
+    The rows of a block, which begins at row `start`, are compared with all later rows.
+    """
     cosines = vectors[start : start + ROWS_AT_ONCE] @ vectors.T
     for row, column in np.argwhere(cosines >= min_similarity):
         if start + row < column and tasks[start + row] != tasks[column]:

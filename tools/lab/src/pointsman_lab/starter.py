@@ -34,22 +34,28 @@ HEADING = """\
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The user's answers to the questions of `pointsman init`."""
+    """The user's answers to the questions of `pointsman init`.
+
+    They are the input from which a configuration is written.
+    """
 
     engine: str
     """The URL of an engine, or the name of a provider."""
     models: tuple[str, ...]
     """The names of one or more models; a model is tried if all those before it fail."""
     api_key_env: str
-    """The environment variable with the engine's API key; empty: none."""
+    """The name of the environment variable with the engine's API key; empty if the engine needs no key."""
     context_windows: Mapping[str, int]
     """The context windows that the engine states, in tokens, by model."""
     base_model: str = ""
     """The model that `pointsman up` serves with its own vLLM, in place of `engine`: a folder, or a name at the Hugging
-    Face hub; empty: none."""
+    Face hub; empty if it serves none.
+    """
     prices: tuple[float, float, float] | None = None
-    """Dollars for a million tokens of the prompt, of its cached part and of the answer; None: those of the price list,
-    or unknown."""
+    """Dollars for a million tokens of the prompt, of its cached part and of the answer.
+
+    None: the prices of the price list apply, if it has the model.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +65,9 @@ class LabelledMessage:
     text: str
     task: str
     output: Any = None
-    """The right answer; None if it is not known."""
+    """The right answer to the message; None if it is not known."""
     intent: str = ""
-    """The kind of request within the task; empty if it has none."""
+    """The kind of request within the task; empty if the message has no intent."""
 
 
 def read_labelled(file: Path) -> list[LabelledMessage]:
@@ -122,7 +128,7 @@ def _task_name(label: str, file: str) -> str:
 def token_prices(text: str) -> tuple[float, float, float]:
     """Parses "PROMPT,CACHED,COMPLETION": three prices in dollars for a million tokens.
 
-    Raises ConfigError if there are not three numbers from 0.
+    Raises ConfigError unless there are three numbers of 0 or more.
     """
     try:
         prompt, cached, completion = (float(price) for price in text.split(","))

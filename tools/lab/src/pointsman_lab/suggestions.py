@@ -30,7 +30,7 @@ from pointsman_lab.similar_texts import (
 
 MAX_PROPOSALS = 1_000
 MAX_TEXT_CHARACTERS = 2_000
-"""The number of characters at the beginning of a request's text that are used."""
+"""Only this many characters at the beginning of a request's text are embedded and compared."""
 MISTAKES_PER_CONFUSION = 3
 
 MAX_ROWS = 30
@@ -41,13 +41,13 @@ class Confusion:
     """How many examples of one task are classified as another task by a classifier that was trained without them."""
 
     task: str
-    """The examples' own task."""
+    """The task to which the confused examples belong in the configuration."""
     predicted: str
-    """The task that the classifier finds."""
+    """The task that the classifier finds for the confused examples."""
     count: int
-    """The number of these examples."""
+    """The number of examples of `task` that are classified as `predicted`."""
     worst: tuple[Example, ...]
-    """Some of these examples: those with the highest confidence."""
+    """Some of the confused examples: those with the highest confidence of the classifier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class ExampleFindings:
     """Problems in the configuration's training examples: confused tasks, and near-duplicates in different tasks."""
 
     examples: int
-    """The number of all examples."""
+    """The number of all examples in the configuration."""
     confusions: tuple[Confusion, ...]
     near_duplicates: tuple[SimilarPair, ...]
 
@@ -67,16 +67,18 @@ class ExampleFindings:
 
 @dataclass(frozen=True, slots=True)
 class LogFindings:
-    """What requests in the request log suggest: groups of similar abstained requests, and corrected tasks."""
+    """The suggestions from the request log: groups of similar requests without a task, and requests with a corrected
+    task.
+    """
 
     abstained: int
     """The number of requests from which the classifier abstained: it found no task."""
     without_text: int
-    """The number of these requests whose text was not stored."""
+    """The number of abstained requests whose text was not stored."""
     left_out: int
-    """The number of these requests that were left out because there are more different texts than MAX_TEXTS."""
+    """The number of abstained requests that were not grouped, because there are more different texts than MAX_TEXTS."""
     groups: tuple[Group, ...]
-    """Groups of similar texts among these requests."""
+    """Groups of abstained requests with similar texts."""
     proposals: tuple[TaskCorrection, ...]
     """Requests with stored text for which feedback names another task: proposals for new examples."""
     corrections_without_text: int
@@ -88,7 +90,8 @@ class LogFindings:
 def examples_of(config: Config) -> list[Example]:
     """Returns the examples of all tasks with their files and line numbers, in the order of the tasks' names.
 
-    For examples in the configuration itself, the file is the key, and the line is the number of the example.
+    For examples that are written in the configuration itself, the key takes the place of the file, and the number of
+    the example the place of the line.
     """
     return [
         Example(example.text, task, _file_of(config, task), line)
@@ -98,7 +101,7 @@ def examples_of(config: Config) -> list[Example]:
 
 
 def _file_of(config: Config, task: str) -> str:
-    """Returns the file with a task's examples; for those in the configuration itself, the key."""
+    """Returns the file with a task's examples; the key in the configuration if the examples are written there."""
     written = config.tasks.tasks[task].examples
     return written if isinstance(written, str) else f"tasks.{task}.examples"
 
@@ -151,7 +154,8 @@ def confusions(data: Examples, judged: StageResults, examples: Sequence[Example]
 async def check_log(
     config: Config, models: EmbeddingModels, log: RequestLog, seconds: float, progress: Progress
 ) -> LogFindings:
-    """Examines the requests of the last `seconds` in the request log, and returns what would improve the classifier.
+    """Examines the requests of the last `seconds` in the request log, and returns suggestions for improving the
+    classifier.
 
     Groups the texts of requests for which the classifier found no task, and collects the requests for which feedback
     names another task.

@@ -1,7 +1,8 @@
 """Finds text that clients write around their users' words (wrappers), by comparing many messages.
 
-Messages that begin or end alike are compared token by token. What all of them have in the same order is the client's;
-the user's words are the part between that varies most like a sentence.
+Messages that begin or end alike are compared token by token. The tokens that all of them have in the same order are the
+client's text. The user's words are the shortest part before, between or after the client's texts that differs in most
+messages and is long enough for a sentence.
 """
 
 import re
@@ -14,21 +15,28 @@ from statistics import median
 from pointsman_gateway.classification.wrappers import Wrapper
 
 MIN_TEXTS = 10
-"""The least number of different messages with the same wrapper."""
+"""Fewer messages that begin or end alike are not searched for a wrapper."""
 MIN_COMMON_CHARACTERS = 30
-"""The least number of characters that all messages with a wrapper have in common: people's questions may begin with the
-same few words, too."""
+"""The minimum length of the text of a wrapper, because people's own questions may begin with the same few words,
+too.
+"""
 MIN_PIECE_CHARACTERS = 6
-"""The least number of characters of one common text, unless it has a line break or ends all messages."""
+"""The minimum length of each piece of a wrapper's text; shorter pieces count if they have a line break or end all
+messages.
+"""
 MIN_SHARE = 0.9
-"""The least share of the messages in which the found marks enclose exactly the varying part."""
+"""The minimum share of the messages in which a wrapper's marks (texts before and after the user's words) enclose
+exactly these words.
+"""
 MIN_USER_WORDS = 3
-"""The least median number of words of the varying part; shorter parts are names and dates, not the user's words."""
+"""The minimum median number of words in the part that differs; shorter parts are names and dates, not the user's
+words.
+"""
 MAX_COMPARED_TEXTS = 40
 MAX_TEXT_CHARACTERS = 4_000
 """Maximum length of a message; longer ones are not compared."""
 ALIKE_CHARACTERS = 20
-"""The number of equal characters at the beginning or end that makes two messages be compared."""
+"""Messages are compared with each other if they have this many equal characters at the beginning or at the end."""
 MAX_MARK_CHARACTERS = 60
 
 _NUMBER = re.compile(r"\d+")
@@ -43,9 +51,9 @@ class FoundWrapper:
 
     wrapper: Wrapper
     texts: int
-    """The number of different messages that have it."""
+    """The number of different messages that have the wrapper."""
     read: tuple[str, ...]
-    """What the classifier would read of some of these messages: the text inside of the wrapper."""
+    """For some of these messages, the text inside the wrapper, which is all that the classifier would read."""
 
 
 def find_wrappers(texts: Sequence[str]) -> list[FoundWrapper]:
@@ -110,7 +118,7 @@ def _alike(texts: Sequence[str], end: Callable[[str], str]) -> Iterator[list[str
 
 
 def _find_in(texts: Sequence[str]) -> _Marks | None:
-    """Returns the marks around the user's words in messages that begin or end alike; None without such."""
+    """Returns the marks around the user's words in messages that begin or end alike; None if no marks are found."""
     if len(texts) < MIN_TEXTS:
         return None
     pieces = _common_pieces(texts)
@@ -131,7 +139,7 @@ def _find_in(texts: Sequence[str]) -> _Marks | None:
 
 
 def _common_pieces(texts: Sequence[str]) -> Pieces:
-    """Returns what all messages have in the same order."""
+    """Returns the pieces of text that all messages have in the same order."""
     step = max(1, len(texts) // MAX_COMPARED_TEXTS)
     first, *others = texts[::step][:MAX_COMPARED_TEXTS]
     pieces = [first]
@@ -157,12 +165,16 @@ def _common(pieces: Pieces, text: str) -> Pieces:
 
 
 def _is_piece(piece: str, *, is_end: bool) -> bool:
-    """Returns whether a common text says something about the client; at the end of messages even a quote does."""
+    """Returns whether a common text counts as a piece of a client's text: if it is long, has a line break, or ends the
+    messages.
+    """
     return len(piece.strip()) >= MIN_PIECE_CHARACTERS or "\n" in piece or (is_end and bool(piece.strip()))
 
 
 def _between(text: str, pieces: Pieces) -> list[str] | None:
-    """Returns what is before, between and after the pieces; None if the text does not have all of them in order."""
+    """Returns the texts before, between and after the pieces in `text`; None if it does not have all pieces in
+    order.
+    """
     slots, at = [], 0
     for piece in pieces:
         first = text.find(piece, at)
@@ -185,13 +197,13 @@ def _users_slot(slots: Sequence[Sequence[str]]) -> int | None:
 
 
 def _last_mark(piece: str) -> str:
-    """Returns the end of a piece: its last line that is not blank, with what follows."""
+    """Returns the end of a piece: its last line that is not blank, with the blank text after the line."""
     at = piece.rstrip().rfind("\n") + 1
     return piece[at:][-MAX_MARK_CHARACTERS:]
 
 
 def _first_mark(piece: str) -> str:
-    """Returns the beginning of a piece: its first line that is not blank, with the line break before."""
+    """Returns the beginning of a piece: its first line that is not blank, with the line break before the line."""
     stripped = piece.lstrip()
     end = stripped.find("\n")
     begin = len(piece) - len(stripped)

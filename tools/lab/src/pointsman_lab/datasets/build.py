@@ -1,7 +1,8 @@
 """Builds a task's next training data set (the `data` command), and reports its retraining settings (the `plan`
 command).
 
-These settings are called `flywheel` in tasks.yaml: answers of one path become training data for the next adapter.
+The retraining settings are called `flywheel` in tasks.yaml: answers of one path become training data for the next
+adapter.
 """
 
 import json
@@ -42,7 +43,9 @@ class BuildOrder:
     task: str
     root: Path
     teacher_answers: Path | None = None
-    """A file with answers that the teacher path was asked for."""
+    """A file with prompts and the answers that the teacher path (the path that the adapter learns from) gave to
+    them.
+    """
 
 
 def flywheel_of(config: Config, task: str) -> FlywheelConfig:
@@ -113,11 +116,10 @@ def _consent(config: Config, stored: StoredSamples) -> dict[str, Any]:
 
 
 def read_teacher_answers(file: Path, validators: Sequence[Named]) -> tuple[tuple[Row, ...], int]:
-    """Reads prompts with answers of the teacher path, the path that the adapter learns from, and checks them with
-    validators.
+    """Reads prompts with answers of the teacher path, the path that the adapter learns from, and validates the answers.
 
     `file` has a JSON object {"text", "answer"} on each line. Returns the rows that all `validators` (each with its
-    name) accept, and the number of the rejected ones. Validators that need log-probabilities are skipped. Raises
+    name) accept, and the number of the rejected rows. Validators that need log-probabilities are skipped. Raises
     ConfigError if a line is invalid, OSError if the file cannot be read.
     """
     applicable = [validator for _, validator in validators if not validator.needs_logprobs]
@@ -194,8 +196,8 @@ def plan_report(config: Config, task: str) -> Report:
     """Returns a report with a task's retraining settings, from which `pointsman retrain` makes its plan.
 
     Its facts are the settings under `flywheel` of tasks.yaml, and the adapter's alias, the sampling parameters, the
-    metric, the file of held-out rows and the collections. Raises ConfigError if the task is unknown or has no such
-    settings.
+    metric, the file of held-out rows and the collections. Raises ConfigError if the task is unknown or has no settings
+    under `flywheel`.
     """
     flywheel = flywheel_of(config, task)
     metric = config.tasks.tasks[task].metric
@@ -225,6 +227,6 @@ def _collections(config: Config, task: str, flywheel: FlywheelConfig) -> list[st
 
 
 def _sampling(student: PathConfig) -> dict[str, Any]:
-    """Returns the student path's sampling parameters, also used for a version that no path names yet."""
+    """Returns the sampling parameters of `student`, the path that will use the new adapter."""
     values = {"max_tokens": student.max_tokens, "temperature": student.temperature, "stop": list(student.stop) or None}
     return {name: value for name, value in values.items() if value is not None}

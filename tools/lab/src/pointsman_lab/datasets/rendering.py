@@ -42,7 +42,7 @@ from pointsman_lab.report import Progress, Report, Section
 
 SHARE_WITHOUT_ANSWER = 0.2
 SEARCHED_IN_ADDITION = 6
-"""The number of passages that are fetched in addition to those that a prompt shows."""
+"""The number of passages that a search fetches in addition to the passages that a prompt shows."""
 MAX_SEARCHED_CHARACTERS = 8000
 """Maximum length of a question together with its answer, since the retriever rejects long queries."""
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -69,7 +69,8 @@ class TrainingRow:
         return prompt_key([(message.role, message.content) for message in self.messages])
 
     def rendered(self, messages: Sequence[Message]) -> dict[str, Any]:
-        """Returns the row as a JSON object for the trainer, with `messages` as its prompt in place of its own.
+        """Returns the row as a JSON object for the trainer, with the prompt `messages` in place of the row's own
+        prompt.
 
         The object has `messages`, which end with the answer, or for a preference pair `messages`, `chosen` and
         `rejected`.
@@ -83,8 +84,9 @@ class TrainingRow:
 class ChosenPassages:
     """Searches passages for training rows, and decides for each row whether its right passage is shown.
 
-    The right passage is the one of the row's `document` that states most of the answer. A random share of the rows does
-    not get it, so that the adapter learns from both. Implements `Search`.
+    The right passage is the one of the row's `document` that states most of the answer. The share `share_without` of
+    the rows, chosen at random, does not get it, so that the adapter learns from both kinds of prompts. Implements
+    `Search`.
     """
 
     def __init__(self, inner: Search, seed: int, share_without: float = SHARE_WITHOUT_ANSWER) -> None:
@@ -93,13 +95,15 @@ class ChosenPassages:
         self._is_hidden = False
         self.counts: Counter[str] = Counter()
         self.found_instead = ""
-        """The id of a document that was found for a row in place of its own."""
+        """The id of a document that a search returned when it did not find the row's own document; empty if there is
+        none.
+        """
 
     def begin(self, row: TrainingRow | None) -> None:
-        """Sets the training row for which the following searches are made, and decides at random if they return its
-        right passage.
+        """Sets the training row for which the following searches are made.
 
-        If `row` is None or names no document, searches return what the retriever finds.
+        Decides at random whether these searches return the row's right passage. If `row` is None or names no document,
+        they return what the retriever finds.
         """
         self._row, self._is_hidden = row, self._random.random() < self._share_without
 
@@ -141,7 +145,7 @@ def _stated(answer: str, passage: Passage) -> int:
 class QueryEmbedding:
     """Embeds texts for training and evaluation in the same way as the gateway embeds requests.
 
-    Of a text that is too long for the embedding model, only the beginning and the end are embedded.
+    If a text is too long for the embedding model, only its beginning and its end are embedded.
     """
 
     models: EmbeddingModels
@@ -151,8 +155,8 @@ class QueryEmbedding:
 
 
 class PathRenderer:
-    """Writes the prompts of training rows as one path writes the prompts of requests, for example with examples or
-    passages.
+    """Writes the prompts of training rows as one path writes the prompts of requests, for example with few-shot
+    examples or retrieved passages.
     """
 
     def __init__(self, config: Config, path: str, search: Search, embedding: Embed) -> None:
@@ -166,21 +170,23 @@ class PathRenderer:
         self._examples = {task: config.examples[task] for task in sorted(shown)}
         self._vectors: dict[str, NDArray[np.float32]] = {}
         self._complete: list[Strategy] = []
-        """The strategies with all examples."""
+        """The path's strategies, with all few-shot examples that the configuration has for them."""
 
     async def render(self, row: TrainingRow, is_last: bool = False) -> dict[str, Any]:
         """Returns the row with the path's prompt, as a JSON object for the trainer.
 
-        Raises NothingRelevant if the search finds nothing and the path would then leave the request to the next path.
-        With `is_last` there is no next path, and the prompt has no passages in this case. Raises another PointsmanError
-        if the search fails.
+        If the search finds nothing relevant, a path may leave a request to the next path: then this raises
+        NothingRelevant. With `is_last` there is no next path, and the prompt has no passages. Raises another
+        PointsmanError if the search fails.
         """
         strategies = await self._strategies_for(row.messages[-1].content)
         draft = await apply_all(strategies, Draft(Request("", row.messages), None, is_last=is_last))
         return row.rendered(draft.messages())
 
     async def _strategies_for(self, text: str) -> list[Strategy]:
-        """Returns the path's strategies. No example has this text: a row must not be shown its answer."""
+        """Returns the path's strategies without few-shot examples that have the text `text`: a row must not be shown
+        its answer.
+        """
         if not self._vectors:
             self._vectors = {task: await self._embed(rows) for task, rows in self._examples.items()}
             self._complete = self._build({task: range(len(rows)) for task, rows in self._examples.items()})
@@ -305,7 +311,7 @@ def _check_documents(rows: Sequence[TrainingRow], passages: ChosenPassages) -> N
 def distinct(rows: Sequence[TrainingRow], held_out: Set[str]) -> list[TrainingRow]:
     """Returns the training rows without repetitions, and without rows whose prompt key is in `held_out`.
 
-    A prompt key (`TrainingRow.key`) identifies a prompt; `held_out` has those of the rows for evaluation. Call it
+    A prompt key (`TrainingRow.key`) identifies a prompt; `held_out` has the keys of the rows for evaluation. Call this
     before rendering: afterwards equal requests may have different prompts.
     """
     return list({(row.key, *row.answers.values()): row for row in rows if row.key not in held_out}.values())

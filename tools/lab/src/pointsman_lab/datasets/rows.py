@@ -1,6 +1,7 @@
-"""Rows of a data set: where their answers come from, how they are split, and the folder that they are written to.
+"""Rows of a data set: the sources of their answers, their split into training and held-out rows, and their folder.
 
-A split has training and held-out rows. The folder is named by its content, with a manifest of where the rows come from.
+The folder to which a data set is written is named by a digest of its content. Its manifest states where the rows come
+from.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ TRAIN, HELDOUT, PAIRS, HELDOUT_PAIRS = "train.jsonl", "heldout.jsonl", "pairs.js
 
 
 class Source(IntEnum):
-    """Where the right answer of a training row comes from, in ascending order of trust.
+    """The source of the right answer of a training row, in ascending order of trust.
 
     Of several rows with the same prompt, the one with the highest source is kept in the data set.
     """
@@ -49,18 +50,18 @@ class Source(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A training row: a prompt (`messages`: role and content of each) with its right answer, and where the answer
-    comes from.
-    """
+    """A training row: a prompt with its right answer, and the source of the answer."""
 
     messages: tuple[tuple[str, str], ...]
     """The role and content of each message; the last message is the user's."""
     answer: str
     source: Source
     decision: str = ""
-    """The id of the request in the request log; empty for other rows."""
+    """The id of the request in the request log from which the row was made; empty if it was made from something
+    else.
+    """
     tenant: str = ""
-    """The tenant of that request."""
+    """The tenant whose request `decision` names; empty if there is none."""
 
     @property
     def key(self) -> str:
@@ -76,7 +77,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
-    """A preference pair for training: a row with the right answer to a prompt, and a wrong answer to this prompt."""
+    """A training row with the right answer to a prompt, and a wrong answer to the same prompt, which training
+    rejects.
+    """
 
     right: Row
     wrong: str
@@ -133,14 +136,16 @@ def _as_messages(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """The rows and preference pairs of a data set, sorted by key, so that equal rows make byte-identical files."""
+    """The rows and preference pairs of a data set, sorted by prompt key, so that equal rows make byte-identical
+    files.
+    """
 
     train: tuple[Row, ...]
     heldout: tuple[Row, ...]
     pairs: tuple[PreferencePair, ...]
     heldout_pairs: tuple[PreferencePair, ...]
     dropped: Mapping[str, int]
-    """The number of rows that were left out, by the reason."""
+    """The number of rows that were left out of the data set, by the reason."""
 
 
 def split(
@@ -148,8 +153,9 @@ def split(
 ) -> DataSet:
     """Splits rows and pairs into training data and held-out data, by a hash of the prompt.
 
-    A prompt is therefore on the same side in each later version. `heldout_fraction` is the held-out share, 0 to 1. Of
-    several rows with the same prompt, the one with the highest source is kept, and of these the last one.
+    Because of the hash, a prompt stays on the same side in each later version of the data set. `heldout_fraction` is
+    the held-out share, 0 to 1. Of several rows with the same prompt, the one with the highest source is kept; if
+    several have it, the last one.
 
     `evaluation_keys` are the keys of prompts that decide whether the adapter is promoted. Rows with these prompts, also
     with other numbers in them, are left out, since the adapter must not be trained on them.
@@ -180,7 +186,10 @@ def split(
 
 
 def _distinct(pairs: Iterable[PreferencePair], chosen: Mapping[str, Row]) -> Sequence[PreferencePair]:
-    """Returns each pair once, with the right answer chosen for its prompt, unless that is the pair's wrong answer."""
+    """Returns each pair once, with the right answer that `chosen` has for its prompt.
+
+    A pair whose wrong answer is this right answer is left out.
+    """
     found = {}
     for pair in pairs:
         right = chosen.get(pair.right.key)
@@ -190,20 +199,22 @@ def _distinct(pairs: Iterable[PreferencePair], chosen: Mapping[str, Row]) -> Seq
 
 
 def _hash_to_unit_interval(group: str) -> float:
-    """Maps a group of prompts to a point from 0 to 1, by its text only, so that it stays on its side of a split."""
+    """Maps a group of prompts to a number from 0 to 1 by its text only, so that the group stays on its side of a
+    split.
+    """
     return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest()) / 2**64
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What the manifest of a data set states on its origin: configuration, consents, left-out rows, collections."""
+    """The facts in the manifest of a data set about its origin: configuration, consents, left-out rows, collections."""
 
     task: str
     configuration: str
     """The digest of the configuration."""
     consent: Mapping[str, Any]
     dropped: Mapping[str, int]
-    """The number of rows that were left out, by the reason."""
+    """The number of rows that were left out of the data set, by the reason."""
     withdrawn: int
     collections: Sequence[str]
     """The names of the collections that the teacher path searches."""
@@ -215,9 +226,9 @@ class WrittenDataSet:
 
     folder: Path
     manifest: Mapping[str, Any]
-    """The content of its manifest.json."""
+    """The content of the data set's file manifest.json."""
     is_new: bool
-    """Whether the folder was written now; False if one with the same content existed."""
+    """Whether the folder was written now; False if a folder with the same content existed."""
 
 
 def write(data: DataSet, origin: Origin, root: Path) -> WrittenDataSet:
@@ -291,7 +302,7 @@ def _latest(versions: Path) -> str:
 
 
 def _set_latest(versions: Path, name: str) -> None:
-    """Replaces the file that names the latest version, atomically."""
+    """Replaces the content of the file `latest`, which names the newest folder of a data set, atomically."""
     temporary = versions / f".{LATEST}"
     temporary.write_text(name + "\n", "utf-8")
     temporary.replace(versions / LATEST)

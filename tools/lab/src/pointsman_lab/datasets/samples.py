@@ -19,9 +19,10 @@ from pointsman_lab.redis_log import RedisRequestLog
 
 @dataclass(frozen=True, slots=True)
 class AnswerFeedback:
-    """A user's feedback on one answer: a rating, the right task and the right answer; empty or None if not given.
+    """A user's feedback on one answer.
 
-    `unix_ms` is the time of the feedback in Unix milliseconds.
+    A rating, right task or right answer that was not given is None or empty. `unix_ms` is the time of the feedback in
+    Unix milliseconds.
     """
 
     rating: float | None = None
@@ -38,7 +39,7 @@ class StoredAnswer:
     path: str
     text: str
     rulings: tuple[str, ...] = ()
-    """The rulings of the task's validators."""
+    """The ruling of each validator of the task: "accepted", or how it rejected the answer."""
 
     @property
     def accepted(self) -> bool:
@@ -60,7 +61,9 @@ class Sample:
     """Kind of the path that answered the caller."""
     messages: tuple[Mapping[str, Any], ...]
     answers: tuple[StoredAnswer, ...]
-    """The last one went to the caller; validators refused those before it."""
+    """All answers to the request, in order; the caller received the last one, and validators rejected the earlier
+    ones.
+    """
     feedback: AnswerFeedback = NO_FEEDBACK
 
 
@@ -87,7 +90,7 @@ class StoredSamples:
     samples: tuple[Sample, ...]
     """The samples, oldest first."""
     withdrawn: tuple[str, ...]
-    """Decisions whose tenant has withdrawn its consent. They have been deleted from Redis."""
+    """The ids of requests whose tenant has withdrawn its consent; the requests have been deleted from Redis."""
 
 
 NO_SAMPLES = StoredSamples((), ())
@@ -137,25 +140,28 @@ def _sample(body: Mapping[str, Any], feedback: AnswerFeedback) -> Sample:
 class ExtractionTerms:
     task: str
     teacher: str
-    """The path whose unrated answers are used. A student path's are not: it must not train on its own output."""
+    """The path whose unrated answers become training data.
+
+    Unrated answers of other paths do not, since the path that is trained must not learn from its own output.
+    """
     min_rating: float
 
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """What one stored request contributes to a data set: a row and preference pairs, or why it has no row."""
+    """The training row and preference pairs that one stored request contributes, or the reason why there is no row."""
 
     row: Row | None = None
     pairs: tuple[PreferencePair, ...] = ()
     rejected: str = ""
-    """Why there is no row."""
+    """The reason why the request contributes no row; empty if it contributes one."""
 
 
 def extract(sample: Sample, terms: ExtractionTerms) -> Extracted:
     """Returns the training row and the preference pairs of one stored request, or why it has none.
 
-    The right answer is an expert's correction, otherwise an answer with a rating of at least `terms.min_rating`,
-    otherwise an unrated answer of the path `terms.teacher` that all validators accepted.
+    Three answers are tried as the right answer, in this order: an expert's correction, an answer with a rating of at
+    least `terms.min_rating`, and an unrated answer of the path `terms.teacher` that all validators accepted.
     """
     messages, feedback = text_messages(sample.messages), sample.feedback
     if messages is None:
@@ -184,8 +190,9 @@ def _right_answer(sample: Sample, terms: ExtractionTerms) -> tuple[str, Source |
 
 
 def _pairs(row: Row, sample: Sample) -> Iterator[PreferencePair]:
-    """Yields the right answer paired with each wrong one. Wrong answers are those that validators refused and, if an
-    expert corrected it, the one that the caller got.
+    """Yields the right answer paired with each wrong answer to the request.
+
+    Wrong are the answers that validators rejected, and the caller's answer if an expert corrected it.
     """
     for answer in _wrong_answers(sample):
         if canonical(answer.text) != row.answer:

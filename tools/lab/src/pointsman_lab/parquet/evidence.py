@@ -1,6 +1,6 @@
 """Counts answers, their costs and seconds, ratings and scores of each path from exported records.
 
-These counts are called evidence. They are the same that the gateway keeps in Redis.
+These counts are called evidence. They equal the counts that the gateway keeps in Redis.
 """
 
 import json
@@ -28,7 +28,7 @@ _BUCKET = (
     f"CASE WHEN seconds <= {PATH_LATENCY_BUCKETS.smallest} THEN 0 ELSE ceil({PATH_LATENCY_BUCKETS.per_doubling!r} * "
     f"log2(least(seconds, {PATH_LATENCY_BUCKETS.largest}) / {PATH_LATENCY_BUCKETS.smallest}))::INTEGER END"
 )
-"""`LogBuckets.index` in SQL."""
+"""The SQL expression that computes what `PATH_LATENCY_BUCKETS.index` computes for the column `seconds`."""
 _IS_EVIDENCE = "outcome = 'ok' AND coalesce(escalated_from, '') = '' AND coalesce(cached, '') = ''"
 _ANSWERS = f"""
 SELECT evidence_key, {_BUCKET} AS bucket, count(*), sum(round(coalesce(cost_usd, 0) * {PICODOLLARS}))::HUGEINT
@@ -37,9 +37,12 @@ FROM (SELECT DISTINCT ON (id) evidence_key, seconds, cost_usd FROM {{decisions}}
 GROUP BY ALL
 """
 MAY_RATE = "(f.tenant = '_none' OR d.tenant IN ('_none', f.tenant))"
-"""Whether the sender's tenant may rate a decision, as in add_feedback.lua."""
+"""A SQL condition: the tenant that sent the feedback `f` may rate the decision `d`, by the rule of add_feedback.lua."""
 FEEDBACK = "(SELECT DISTINCT ON (id, tenant) * FROM {feedback} ORDER BY id, tenant, time)"
-"""Feedback with the id of earlier feedback changes nothing, as in add_feedback.lua."""
+"""A SQL subquery for feedback without repetitions: of entries with one id and tenant only the first counts.
+
+The script add_feedback.lua has the same rule.
+"""
 _RATED = f"""
 WITH f AS (
   SELECT decision, tenant, arg_max(rating, time) AS rating, max(time) AS time
@@ -83,9 +86,9 @@ def count_day(files: RecordFiles, day: str) -> Counts:
 class LatestAnswer:
     unix_seconds: float
     kind: str
-    """The kind of the path."""
+    """The kind of the path that answered, such as "rag"."""
     is_priced: bool
-    """Whether the cost of all answers is known."""
+    """Whether the cost is known for all answers of the day, not only for the last one."""
 
 
 def latest_answers(files: RecordFiles, day: str) -> Mapping[EvidenceKey, LatestAnswer]:

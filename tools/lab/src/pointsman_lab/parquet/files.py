@@ -1,6 +1,6 @@
-"""Queries over the exporter's Parquet files, by DuckDB within a limit of memory.
+"""Runs queries over the exporter's Parquet files, by DuckDB within a limit of memory.
 
-A query's table has every column, also if all files are older than the column, and each id once.
+A query sees every column in `COLUMNS`, also if all files are older than the column.
 """
 
 import os
@@ -16,7 +16,7 @@ VERSION = "1"
 """The newest version of the tables that is read; `pointsman_gateway.export.tables` writes it."""
 VERSION_KEY = "pointsman.tables"
 MEMORY_LIMIT = "1200MB"
-"""DuckDB writes to its temporary folder what does not fit."""
+"""The memory that DuckDB may use; data that does not fit is written to its temporary folder."""
 ROWS_AT_ONCE = 1000
 
 _SCORES = {
@@ -41,7 +41,7 @@ COLUMNS = {
 """The columns that are read, by table; `day` and `tenant` are in the files' paths."""
 WITHOUT_TENANT = frozenset({"audit"})
 NAMES = {"audit": "administrative changes"}
-"""What is in a table whose name does not say it."""
+"""Descriptions of tables for messages, for tables whose own name does not say what they have."""
 _DAY = re.compile(r"(?:^|/)day=(\d{4}-\d{2}-\d{2})(?:/|$)")
 
 
@@ -61,14 +61,15 @@ class RecordFiles:
     ) -> None:
         """Opens the exported records in `location`, a folder or a URL of an object store.
 
-        The version of the newest day's files is checked for the tables in `checked`, and that of a day's files when
-        `table` is called for the day. Raises InvalidArgument ("bad_records") if there is no day of the table `needed`.
+        For the tables in `checked`, the version of the newest day's files is checked now, and the version of another
+        day's files when `table` is called for the day. Raises InvalidArgument ("bad_records") if there is no day of the
+        table `needed`.
         """
         self._location = location.removeprefix("file://").rstrip("/")
         self._connection = duckdb.connect(config={"memory_limit": memory_limit, "preserve_insertion_order": False})
         self._connection.execute("SET TimeZone = 'UTC'")
         self._store: Any = None
-        """The object store, by fsspec; None for a folder."""
+        """The object store as a file system of fsspec; None if the records are in a folder."""
         self._checked: set[str] = set()
         """The files, as `_files` names them, whose version was checked."""
         if "://" in self._location:
@@ -115,7 +116,7 @@ class RecordFiles:
     def query(self, sql: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
         """Yields the rows of a SQL query over exported records; `values` fill its placeholders.
 
-        The names of its tables come from the method `table`.
+        Write the result of the method `table` for the tables in the query.
         """
         with self._reading():
             cursor = self._connection.cursor().execute(sql, values)
@@ -125,7 +126,7 @@ class RecordFiles:
     def table(self, name: str, day: str = "", tenant: str = "") -> str:
         """Returns the SQL to write after FROM in a query for the table `name`; ids may occur repeatedly.
 
-        It has only the files of the UTC day (YYYY-MM-DD) and of the tenant, if they are given.
+        If a UTC `day` (YYYY-MM-DD) or a `tenant` is given, only its files are read.
         """
         files = self._files(name, day, tenant)
         if not self._count(files):

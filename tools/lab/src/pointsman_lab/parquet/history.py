@@ -1,7 +1,7 @@
 """Searches exported decisions for the gateway's console: `python -m pointsman_lab.parquet.history`, its child process.
 
-Standard input is a JSON object: what to search for. Standard output is one JSON object for each line; the last one is
-`{"end": true}`, or `{"error": TEXT, "code": CODE}`. The gateway stops the process once it has read enough lines.
+Standard input is a JSON object that describes the search. Standard output is one JSON object for each line; the last
+one is `{"end": true}`, or `{"error": TEXT, "code": CODE}`. The gateway stops the process once it has read enough lines.
 """
 
 import json
@@ -22,11 +22,14 @@ from pointsman_lab.parquet.evidence import FEEDBACK, MAY_RATE
 from pointsman_lab.parquet.files import RecordFiles
 
 MEMORY_LIMIT = "384MB"
-"""For DuckDB."""
+"""The memory that DuckDB may use in this process."""
 MAX_DATA_BYTES = 640 * 2**20
-"""For the process, since a container that exceeds its memory ends as a whole, with its gateway."""
+"""The memory that this process may use.
+
+Without this limit, the process could exceed the memory of the container, and the container would end with its gateway.
+"""
 MAX_SECONDS = 60
-"""After which the process ends itself, also if its gateway was killed."""
+"""Seconds after which this process ends itself, even if its gateway was killed and cannot stop it."""
 NICENESS = 10
 ROWS_AT_ONCE = 500
 FOUND_AT_ONCE = 10
@@ -44,7 +47,9 @@ FROM {FEEDBACK} f, (SELECT ? AS tenant) d WHERE {MAY_RATE}
 """
 
 Place = tuple[int, str]
-"""Unix milliseconds and id of a decision; the newest decision has the largest place."""
+"""The position of a decision in the order of time: (Unix milliseconds, id). The newest decision has the largest
+place.
+"""
 
 
 def older_decisions(files: RecordFiles, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -93,10 +98,11 @@ def _pages(files: RecordFiles, before: Place, tenant: str) -> Iterator[list[tupl
 
 
 def one_decision(files: RecordFiles, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields one object on the decision with the id `id` of `question`; nothing if it is not found.
+    """Yields one object on the decision whose id is `question["id"]`; yields nothing if it is not found.
 
-    The object has the decision's `entry` (JSON) and the `feedback` on it by field. Only the UTC days `days` of
-    `question` are searched, and only files of its `tenant`; empty: of all tenants.
+    The object has the decision's `entry` (JSON) and the `feedback` on it by field. Only the UTC days in
+    `question["days"]` are searched, and only files of the tenant `question["tenant"]`; if it is empty, files of all
+    tenants.
     """
     for day in question["days"]:
         table = files.table("decisions", day, question["tenant"])

@@ -62,7 +62,7 @@ class ParquetRequestLog(RequestLog):
         return {day: count_day(self.files, f"{day[:4]}-{day[4:6]}-{day[6:]}") for day in days}
 
     async def complete_since(self, stream: str) -> float:
-        """Returns the Unix seconds of the first exported record, since what was before the export is unknown."""
+        """Returns the Unix seconds of the first exported record, since earlier entries of the log may be missing."""
         table = {redis_schema.DECISIONS: "decisions", redis_schema.UNDECIDED: "undecided"}[stream]
         for day in self.files.days(table)[:1]:
             for (first,) in self.files.query(f"SELECT epoch(min(time)) FROM {self.files.table(table, day)}"):
@@ -78,7 +78,9 @@ class ParquetRequestLog(RequestLog):
             yield name, {"entry": entry}
 
     def _by_day(self, table: str, begin: float, preferred: str) -> Iterator[tuple[Any, ...]]:
-        """Yields id and entry of each record, oldest first. One day after the other needs less memory."""
+        """Yields id and entry of each record, oldest first. It reads one day after the other, which needs less
+        memory.
+        """
         first = time.strftime("%Y-%m-%d", time.gmtime(begin))
         for day in self.files.days(table):
             if day >= first:

@@ -1,7 +1,8 @@
 """Chooses paths by expected utility, and measures what the choices gain over the best single path.
 
 The utility of an answer is its score minus its dollars divided by the dollars that a wrong answer costs. No mix of
-fixed paths has a higher mean utility than the best single one, so a gain in utility is also one over every mix.
+fixed paths has a higher mean utility than the best single path, so a gain over the best single path is also a gain over
+every mix.
 """
 
 from collections.abc import Sequence
@@ -14,23 +15,25 @@ from pointsman_lab.prediction.inputs import Array, Indices
 
 ONE_SIDED_Z = 1.645
 STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
-"""The dollars of a wrong answer that are tried are these numbers times powers of ten."""
+"""The prices of a wrong answer that `prices_to_try` returns are these numbers times powers of ten, in dollars."""
 MAX_PRICE_IN_ANSWERS = 1000
-"""The highest dollars of a wrong answer that are tried, as a multiple of the dearest path's mean dollars per answer."""
+"""The highest price of a wrong answer that is tried, as a multiple of the most expensive path's mean dollars per
+answer.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Predicted and true scores and costs of each path's answer to each row; all arrays are (rows, paths)."""
+    """Predicted and true scores and costs of each path's answer to each request; all arrays are (rows, paths)."""
 
     predicted: Array
-    """The predicted probability of a good answer, 0 to 1, from a fit to other rows."""
+    """The predicted probability that the answer is good, 0 to 1; each row is predicted by a fit to other rows."""
     expected_usd: Array
-    """The predicted dollars of the answer, from a fit to other rows."""
+    """The predicted dollars of the answer; each row is predicted by a fit to other rows."""
     scores: Array
-    """The true score, 0 to 1."""
+    """The true score of the answer, 0 to 1."""
     usd: Array
-    """The true dollars."""
+    """The true dollars of the answer."""
 
     def rows(self, which: NDArray[np.bool_] | Indices) -> "Outcomes":
         return Outcomes(self.predicted[which], self.expected_usd[which], self.scores[which], self.usd[which])
@@ -46,7 +49,7 @@ class Gain:
 
     mean: float
     bound: float
-    """One-sided lower bound of the mean, at 95 %."""
+    """The one-sided lower confidence bound of the mean gain in utility, at 95 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +63,25 @@ class PolicyResult:
     usd: float
     """Mean dollars of the chosen answers."""
     gain: float
-    """Mean utility (see the module) minus that of the best single path."""
+    """Mean utility of the chosen answers (see the module) minus the mean utility of the best single path's answers."""
     bound: float
     """One-sided lower bound of the gain, at 95 %."""
     gain_at_equal_cost: float
-    """Mean score minus that of the best random mix of fixed paths (`best_mix`) that costs at most as much."""
+    """Mean score of the chosen answers minus that of the best random mix of fixed paths at the same cost.
+
+    `best_mix` finds the mix, which costs at most as much as the chosen answers.
+    """
     best: int
     """The column of the best single path; if it differs between folds, the most frequent one."""
 
 
 def choose(predicted: Array, expected_usd: Array, usd_per_wrong_answer: float | Array) -> Indices:
-    """Returns for each row the path (column) with the highest expected utility, (rows,): what the policy `predicted`
-    chooses.
+    """Returns for each row the path (column) that the policy `predicted` chooses, (rows,): the highest expected
+    utility.
 
     `predicted` are probabilities of a good answer and `expected_usd` predicted dollars, both (rows, paths).
     `usd_per_wrong_answer` are the dollars that a wrong answer costs: one number, or one for each row, (rows,). The
-    utility is the probability minus the dollars divided by these dollars.
+    expected utility is the probability minus `expected_usd` divided by `usd_per_wrong_answer`.
     """
     price = np.reshape(usd_per_wrong_answer, (-1, 1))
     return np.asarray(np.argmax(predicted - expected_usd / price, axis=1))
@@ -94,9 +100,9 @@ def measure_out_of_fold(outcomes: Outcomes, folds: Indices, prices: Sequence[flo
     """Measures what the policy `predicted` gains over the best single path, and returns the more cautious result.
 
     `folds` is the number of each row's fold, (rows,), and `prices` are each fold's dollars per wrong answer. The best
-    single path is found for each fold on the rows of the other folds, and on all rows; of the two results, the one
-    whose gain has the lower confidence bound is returned. With the first way alone, a path that is best by chance on
-    some rows would be too easy to beat.
+    single path is found in two ways: for each fold on the rows of the other folds, and on all rows. The result whose
+    gain has the lower confidence bound is returned. With the first way alone, a path that is best by chance on some
+    rows would be too easy to beat.
     """
     fixed, in_hindsight = np.empty(len(folds), np.intp), np.empty(len(folds), np.intp)
     for fold, price in enumerate(prices):
@@ -133,8 +139,8 @@ def measure_policy(outcomes: Outcomes, prices: Array, fixed: Indices) -> PolicyR
 def measure_gain(outcomes: Outcomes, chosen: Indices, others: Indices, prices: Array) -> Gain:
     """Returns by how much the paths `chosen` exceed the paths `others` in mean utility, with a lower confidence bound.
 
-    Both have a column of `outcomes` for each row, (rows,); `prices` are each row's dollars per wrong answer, (rows,).
-    Utility is the score minus the dollars of the answer divided by the row's price.
+    `chosen` and `others` have a column of `outcomes` for each row, (rows,); `prices` are each row's dollars per wrong
+    answer, (rows,). Utility is the score minus the dollars of the answer divided by the row's price.
     """
     rows, scores, usd = np.arange(len(prices)), outcomes.scores, outcomes.usd
     gains = scores[rows, chosen] - scores[rows, others] - (usd[rows, chosen] - usd[rows, others]) / prices
@@ -146,7 +152,7 @@ def prices_to_try(costs: Array) -> list[float]:
     """Returns the dollars per wrong answer to try, in ascending order.
 
     `costs` are the mean dollars of each path's answers, (paths,). The prices begin at the lowest cost above 0, and end
-    at MAX_PRICE_IN_ANSWERS times the highest one. If all paths are free, returns only 1.0.
+    at MAX_PRICE_IN_ANSWERS times the highest cost. If all paths are free, returns only 1.0.
     """
     if not costs.any():
         return [1.0]
@@ -159,7 +165,7 @@ def prices_to_try(costs: Array) -> list[float]:
 def price_for_quality(outcomes: Outcomes, prices: Sequence[float], target: float) -> float:
     """Returns the lowest of `prices`, dollars per wrong answer, at which the choices reach the mean score `target`.
 
-    `prices` are in ascending order. If none reaches it, returns the one with the highest mean score.
+    `prices` are in ascending order. If no price reaches the target, returns the price with the highest mean score.
     """
     rows = np.arange(len(outcomes.scores))
     reached = 0.0, prices[-1]

@@ -32,15 +32,15 @@ class PredictOrder:
     tasks: tuple[str, ...]
     """The tasks to learn for; `UNKNOWN` stands for requests that fit no task."""
     data: Path | None
-    """The data set that was evaluated; None without an evaluation."""
+    """The file of the data set that `pointsman eval` has evaluated; None if no evaluation is used."""
     answers: Path | None
     scores: Path | None
     is_live: bool
-    """Whether the ratings in the request log count."""
+    """Whether the policy also learns from the ratings in the request log."""
     since: str
-    """Their age, such as "14d"."""
+    """The age up to which ratings in the request log are used, such as "14d"."""
     source: LogSource
-    """Where the request log is; not read unless `is_live`."""
+    """The place of the request log, Redis or exported files; it is read only if `is_live`."""
     target: Target
 
 
@@ -86,8 +86,9 @@ def _check_tasks(tasks: Sequence[str], config: Config) -> None:
 
 
 async def _with_live(evaluation: Evaluation | None, order: PredictOrder, config: Config) -> Evaluation:
-    """Returns the evaluation with the rated requests of the request log for its paths; without an evaluation, the rated
-    requests alone, for the paths that all tasks have.
+    """Returns the evaluation with rows for the rated requests in the request log, for the evaluation's paths.
+
+    Without an evaluation, returns the rated requests alone, for the paths that all tasks have.
     """
     names = evaluation.paths if evaluation else _common_paths(order.tasks, config)
     if unknown := [name for name in names if name not in config.paths.paths]:

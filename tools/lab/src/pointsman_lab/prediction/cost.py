@@ -1,8 +1,9 @@
 """Learns for each path what its answer to a request will cost.
 
-The logarithm of an answer's dollars is that of the mean of the request's tasks, a line in the logarithm of the
-request's length, and a ridge regression on the embedding (A. E. Hoerl, R. W. Kennard, Technometrics 12, 1970), whose
-penalty leave-one-out errors choose.
+The logarithm of an answer's dollars is predicted as a sum of three parts: the logarithm of the mean dollars of the
+request's tasks, a linear function of the logarithm of the request's length, and a ridge regression on the request's
+embedding (A. E. Hoerl, R. W. Kennard, Technometrics 12, 1970). The penalty of the regression is the one with the least
+leave-one-out error.
 """
 
 from dataclasses import dataclass
@@ -12,17 +13,20 @@ import numpy as np
 from pointsman_lab.prediction.inputs import FOLDS, Array, Inputs, folds_of, mix, task_means
 
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1e9)
-"""The penalties that are tried; the largest one switches the embedding off, so that only tasks and length count."""
+"""The penalties that are tried for the ridge regression.
+
+The largest one makes the embedding count for nothing, so that only tasks and length matter.
+"""
 MIN_USD_SHARE = 1e-3
-"""Lower costs are raised to this share of a path's mean dollars, since 0 has no logarithm."""
+"""Dollars of an answer that are below this share of the path's mean are raised to it, since 0 has no logarithm."""
 
 
 @dataclass(frozen=True, slots=True)
 class CostPrediction:
     """Predicts the dollars of a path's answer to a request.
 
-    They are mean_usd x (mean of `task_factors` by the tasks' probabilities) x exp(bias + length_weight x log(length) +
-    weights . embedding), where the length is in characters.
+    The prediction is mean_usd x (mean of `task_factors` by the tasks' probabilities) x exp(bias + length_weight x
+    log(length) + weights . embedding), where the length is in characters.
     """
 
     mean_usd: float
@@ -30,7 +34,9 @@ class CostPrediction:
     """The mean dollars of each task's answers as a multiple of `mean_usd`, (tasks,); empty if there is one task."""
     bias: float
     length_weight: float
-    """The exponent of the length: from 0, if it makes no difference, to 1, if the dollars are in proportion to it."""
+    """The exponent of the request's length, 0 (the length makes no difference) to 1 (dollars are proportional to the
+    length).
+    """
     weights: Array
     """The weights of the embedding, (dimensions,)."""
 
@@ -75,7 +81,7 @@ def predict_costs_out_of_fold(inputs: Inputs, usd: Array) -> Array:
 
 
 def _ridge(centered: Array, values: Array) -> Array:
-    """Returns the weights, (dimensions,), with the penalty that has the least leave-one-out error."""
+    """Returns the weights of the regression, (dimensions,), with the penalty that has the least leave-one-out error."""
     if not centered.shape[1]:
         return np.zeros(0)
     left, singular, right = np.linalg.svd(centered, full_matrices=False)

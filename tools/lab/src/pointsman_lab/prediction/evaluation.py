@@ -1,5 +1,4 @@
-"""The data that `predict` learns from: scores and costs of paths on the same requests, from an evaluation or from
-ratings.
+"""The data from which `predict` learns: scores and costs of paths on the same requests, from an evaluation or ratings.
 
 For some requests, only some of the paths may have a score.
 """
@@ -26,13 +25,14 @@ MIN_ROWS = 100
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What the policy `predicted` learns from: scores and costs of several paths' answers to the same requests.
+    """The data from which the policy `predicted` learns: scores and costs of several paths' answers to the same
+    requests.
 
     The scores come from `pointsman eval`, from ratings, or from both. A row is a request; `paths` are the columns.
     """
 
     texts: Sequence[str]
-    """The text of each request, all different."""
+    """The text of each request; all texts are different."""
     paths: tuple[str, ...]
     scores: Array
     """The score of each path for each request, (rows, paths); NaN if it is unknown."""
@@ -54,7 +54,9 @@ class Evaluation:
         return np.where(np.isnan(self.usd), self.mean_usd, self.usd)
 
     def with_mean_usd_in_rows(self) -> "Evaluation":
-        """Returns a copy in which unknown dollars of an answer are the path's mean, if that is above 0."""
+        """Returns a copy in which unknown dollars of an answer are replaced by the path's mean, if the mean is
+        above 0.
+        """
         return replace(self, usd=np.where(self.mean_usd > 0, self.filled_usd, self.usd))
 
     def with_rows(self, more: "Evaluation") -> "Evaluation":
@@ -133,8 +135,8 @@ def to_evaluation(
     left out. Requests with the same text become one row with the mean of their ratings, since copies would predict each
     other.
 
-    Raises ConfigError if fewer than two paths are left, or if a path's mean cost is 0, which stands for an unknown one;
-    the latter not if `min_ratings` is 0.
+    Raises ConfigError if fewer than two paths are left. Also raises ConfigError if a path's mean cost is 0, which
+    stands for an unknown cost, unless `min_ratings` is 0.
     """
     candidates, ratings = list(known), dict[str, list[list[float]]]()
     for request in requests:
@@ -170,8 +172,9 @@ def _objects(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
 
 
 def _question(row: Any, where: str) -> tuple[str, int]:
-    """Returns the text of a row, or its last message, and the characters of all messages; raises ConfigError if it has
-    neither.
+    """Returns the text of a row, or its last message, and the number of characters of all messages.
+
+    Raises ConfigError if the row has neither a text nor messages.
     """
     try:
         texts = [row["text"]] if "text" in row else [message["content"] for message in row["messages"]]

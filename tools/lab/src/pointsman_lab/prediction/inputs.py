@@ -1,4 +1,4 @@
-"""What is known of requests before they are answered: their embeddings, lengths and probable tasks."""
+"""The facts about requests from which quality and cost are predicted: their embeddings, lengths and probable tasks."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ Indices = NDArray[np.intp]
 
 FOLDS, SEED = 5, 7
 PRIOR_TASK_ROWS = 5.0
-"""The number of rows with the path's mean that are added to each task: the mean of a task with few rows is near it."""
+"""`task_means` adds this many rows with the path's mean to each task, so that a task with few rows is near the mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What is known of requests before they are answered: embeddings, lengths in characters, and task probabilities.
+    """The facts about requests from which quality and cost are predicted, before the requests are answered.
 
     Each row of the arrays is a request.
     """
@@ -34,7 +34,8 @@ class Inputs:
     def of_one_task(cls, vectors: Array, lengths: Array | None = None) -> "Inputs":
         """Returns the inputs of requests that all have the same task.
 
-        `vectors` are embeddings, (rows, dimensions), and `lengths` are in characters, (rows,); None: all are 1.
+        `vectors` are embeddings, (rows, dimensions), and `lengths` are in characters, (rows,); if `lengths` is None,
+        every length is 1.
         """
         rows = len(vectors)
         return cls(vectors, np.ones(rows) if lengths is None else lengths, np.empty((rows, 0)))

@@ -1,7 +1,7 @@
 """Chooses between two ways to predict scores and costs of paths, and makes the options of the policy `predicted`.
 
-One way has the same predictions for all requests of a task; the other one predicts each request from its text. The
-first way, which is simpler, is taken unless the second one is clearly better.
+The simpler way has the same predictions for all requests of a task; the other way predicts each request from its text.
+The simpler way is chosen unless the other one is significantly better.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,18 +27,18 @@ from pointsman_lab.prediction.inputs import FOLDS, Indices, Inputs, folds_of
 from pointsman_lab.prediction.quality import Prediction, fit, predict_out_of_fold
 
 DEFAULT_QUALITY_SHARE = 0.95
-"""The required quality, as a share of the best single path's, if neither a price nor a quality is given."""
+"""If the user states neither a price nor a quality, the required mean score is this share of the best single path's."""
 REQUESTS, TASKS = "requests", "tasks"
 """The two ways to predict: for each request by its text, or only by the request's task."""
 MIN_MEAN = 1e-4
-"""The lowest mean score that is written; the highest one is 1 minus this."""
+"""The lowest mean score that the policy's options may state; the highest mean score is 1 minus this number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """How the user weighs cost against quality: by one of the two fields, or by none.
+    """The user's weighing of cost against quality, stated by one of the two fields, or by none.
 
-    If both are None, the required quality is DEFAULT_QUALITY_SHARE of the best single path's.
+    If both are None, the required mean score is DEFAULT_QUALITY_SHARE of the best single path's.
     """
 
     usd_per_wrong_answer: float | None = None
@@ -55,19 +55,21 @@ class Candidate:
     """
 
     name: str
-    """What the predictions distinguish: `REQUESTS` or `TASKS`."""
+    """The way to predict: `REQUESTS` (each request by its text) or `TASKS` (only by the request's task)."""
     inputs: Inputs
     """The inputs of all rows, including those without scores of all paths."""
     outcomes: Outcomes
     """Predictions and true values of the rows with scores of all paths."""
     folds: Indices
-    """The fold of each row, (rows,)."""
+    """The number of the cross-validation fold of each row of `outcomes`, (rows,)."""
     price: float
     """The dollars of a wrong answer that meet the user's target."""
     fold_prices: tuple[float, ...]
-    """The same for each fold, found on the rows of the other folds."""
+    """The dollars of a wrong answer for each fold, found like `price`, but on the rows of the other folds."""
     result: PolicyResult
-    """What the policy achieves if each fold is decided with its price of `fold_prices`."""
+    """The score, cost and gain of the policy if the rows of each fold are decided with the fold's price in
+    `fold_prices`.
+    """
 
     @property
     def chosen(self) -> Indices:
@@ -78,10 +80,10 @@ class Candidate:
         return measure_out_of_fold(self.outcomes, self.folds, [price] * FOLDS)
 
     def gain_over(self, other: "Candidate") -> Gain:
-        """Returns by how much this candidate's choices of paths exceed the other candidate's in mean utility, with a
-        lower bound.
+        """Returns by how much this candidate's choices of paths exceed the other candidate's in mean utility.
 
-        Both choose for the same rows, with the dollars of a wrong answer in this candidate's `fold_prices`.
+        The result has a lower confidence bound. Both candidates choose for the same rows, with the dollars of a wrong
+        answer in this candidate's `fold_prices`.
         """
         prices = np.array(self.fold_prices)[self.folds]
         others = choose(other.outcomes.predicted, other.outcomes.expected_usd, prices)
@@ -91,8 +93,8 @@ class Candidate:
 def candidates_of(evaluation: Evaluation, inputs: Inputs, target: Target) -> list[Candidate]:
     """Measures each way to predict by cross-validation: by tasks, if there are several, then by requests.
 
-    Returns one candidate for each way, the simpler one first. `inputs` has the rows of `evaluation`. `target` says how
-    cost is weighed against quality.
+    Returns one candidate for each way, the simpler one first. `inputs` has the rows of `evaluation`. `target` is the
+    user's weighing of cost against quality.
     """
     found = [_measure(REQUESTS, evaluation, inputs, target)]
     if inputs.shares.shape[1]:
@@ -103,9 +105,9 @@ def candidates_of(evaluation: Evaluation, inputs: Inputs, target: Target) -> lis
 def best_of(candidates: list[Candidate]) -> Candidate:
     """Returns the best way to predict; a later candidate replaces an earlier one only if it is significantly better.
 
-    A candidate must be better than the best single path, and then better than the candidate chosen before: the 95 %
-    lower bound of its gain in utility is above 0. If no candidate is, returns the last one. `candidates` are in order,
-    the simplest first.
+    A candidate must be significantly better than the best single path, and then than the candidate chosen before: the
+    95 % lower bound of its gain in utility is above 0. If no candidate is, returns the last one. `candidates` are in
+    order, the simplest first.
     """
     best: Candidate | None = None
     for candidate in candidates:
@@ -116,9 +118,7 @@ def best_of(candidates: list[Candidate]) -> Candidate:
 
 @dataclass(frozen=True, slots=True)
 class LearnedPath:
-    """The two functions learned for one path from all rows: one predicts the quality of its answers, the other their
-    cost.
-    """
+    """The two predictions learned for one path from all rows: the quality of its answers, and their cost."""
 
     quality: Prediction
     cost: CostPrediction
@@ -140,14 +140,14 @@ def learn(candidate: Candidate, evaluation: Evaluation) -> list[LearnedPath]:
 def mean_usd_at(
     prices: Sequence[float], learned: Sequence[LearnedPath], candidate: Candidate, evaluation: Evaluation
 ) -> list[float]:
-    """Returns for each of `prices`, dollars per wrong answer, the mean dollars of an answer if the learned policy
-    chooses.
+    """Returns the mean dollars of an answer that the learned policy chooses, for each of `prices` (dollars per wrong
+    answer).
 
     `learned` has the predictions of each path, fitted to all rows. The mean is over the rows of `evaluation` with
     scores of all paths; it uses the true dollars.
 
-    These dollars are nearer to those of later requests than in cross-validation: where a little more quality is
-    expensive, each fold's policy chooses the expensive paths for another share of the rows.
+    This mean is nearer to the dollars of later requests than the mean in cross-validation: at prices where a little
+    more quality is expensive, each fold's policy chooses the expensive paths for another share of the rows.
     """
     predicted = np.stack([one.quality.of(candidate.inputs) for one in learned], axis=1)[evaluation.is_complete]
     expected = np.stack([one.cost.of(candidate.inputs) for one in learned], axis=1)[evaluation.is_complete]
@@ -179,7 +179,9 @@ def _measure(name: str, evaluation: Evaluation, inputs: Inputs, target: Target) 
 
 
 def _prices(outcomes: Outcomes, folds: Indices, target: Target) -> tuple[float, tuple[float, ...]]:
-    """Returns the price of a wrong answer at the target, and the one that all folds but one choose, for each fold."""
+    """Returns the price of a wrong answer that meets `target`, found on all rows, and for each fold on the other
+    folds.
+    """
     if target.usd_per_wrong_answer is not None:
         return target.usd_per_wrong_answer, (target.usd_per_wrong_answer,) * FOLDS
     prices = prices_to_try(outcomes.usd.mean(axis=0))

@@ -15,7 +15,10 @@ from scipy.optimize import minimize  # type: ignore[import-untyped]  # it ships 
 from pointsman_lab.prediction.inputs import FOLDS, Array, Inputs, folds_of, mix, task_means
 
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1e6)
-"""The penalties that are tried; the largest one switches the embedding off, so that only the mean scores count."""
+"""The penalties that are tried for the logistic regression.
+
+The largest one makes the embedding count for nothing, so that only the mean scores matter.
+"""
 PRIOR_ROWS = 2.0
 """The number of rows with a score of 0.5 that are added to a path's mean, so that no probability is 0 or 1."""
 
@@ -128,7 +131,9 @@ def _calibrate(logits: Array, scores: Array) -> tuple[float, float]:
 
 
 def _minimize(gradient: Callable[[Array], tuple[float, Array]], start: Array) -> Array:
-    """Returns the parameters with the least value; `gradient` returns (value, gradient)."""
+    """Returns the parameters for which a function has the least value; `gradient` returns (value, gradient) of the
+    function.
+    """
     return np.asarray(minimize(gradient, start, jac=True, method="L-BFGS-B", options={"maxiter": 100}).x)
 
 

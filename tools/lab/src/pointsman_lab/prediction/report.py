@@ -1,8 +1,8 @@
 """The report of the `predict` command: the policy `predicted`, and what it gains at each price of a wrong answer.
 
 The policy chooses for each request the path with the highest probability of a good answer minus expected dollars
-divided by the price of a wrong answer. Every row is predicted, and the price for a quality is chosen, without that row.
-If the lower bound of the gain in utility over the best single path is not above 0, the command exits with 1.
+divided by the price of a wrong answer. In the measurement, a row is predicted, and its price is chosen, without the row
+itself. If the lower bound of the gain in utility over the best single path is not above 0, the command exits with 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,8 +39,8 @@ def predict(evaluation: Evaluation, inputs: Inputs, tasks: Sequence[str], encode
     """Fits the policy `predicted`, and reports its options for tasks.yaml and what it gains.
 
     The report's `failure` is set if the policy is not better than the best single path. `inputs` has the rows of
-    `evaluation`. `tasks` are the names of the columns of `Inputs.shares`, or if it has none, the only task. `encoder`
-    is the fingerprint of the embedding model.
+    `evaluation`. `tasks` are the names of the columns of `Inputs.shares`, or the only task if there are no columns.
+    `encoder` is the fingerprint of the embedding model.
 
     Raises ConfigError if fewer than MIN_ROWS rows have scores of all paths.
     """
@@ -77,7 +77,7 @@ def predict(evaluation: Evaluation, inputs: Inputs, tasks: Sequence[str], encode
 
 
 def _shown(prices: list[float], price: float) -> list[float]:
-    """Returns the prices that begin with 1, 2 or 5, and the chosen one."""
+    """Returns the prices that begin with a digit in SHOWN_STEPS, and the chosen price."""
     return sorted({*(one for one in prices if f"{one:.1e}"[:3] in SHOWN_STEPS), price})
 
 
@@ -94,7 +94,7 @@ def _point(price: float, result: PolicyResult, paths: tuple[str, ...]) -> dict[s
 
 
 def _failure(best: Candidate, curve: Mapping[float, PolicyResult], paths: tuple[str, ...]) -> str:
-    """Returns why the policy must not be used; empty if it gains."""
+    """Returns why the policy must not be used; empty if it is significantly better than the best single path."""
     result = best.result
     if result.bound > 0:
         return ""
@@ -125,7 +125,9 @@ def _paths_table(evaluation: Evaluation) -> Section:
 def _tasks_section(
     candidates: list[Candidate], best: Candidate, evaluation: Evaluation, inputs: Inputs, tasks: tuple[str, ...]
 ) -> Section:
-    """Returns what the tasks' means gain, what requests gain over them, and for each task its best path."""
+    """Returns a section of the report: the gain of choosing by task, the further gain of choosing by request, and for
+    each task its best path.
+    """
     by_task, by_request = candidates
     more = by_request.gain_over(by_task)
     lines = (
@@ -170,8 +172,9 @@ def _curve_table(curve: Mapping[float, PolicyResult], paths: tuple[str, ...]) ->
 
 
 def _yaml(policy: Mapping[str, Any], tasks: Sequence[str]) -> tuple[str, ...]:
-    """Returns the lines for tasks.yaml: for one task its policy, for several the same one for each, and for requests of
-    no task the default policy.
+    """Returns the lines for tasks.yaml: the policy of the only task, or the same policy for each of several tasks.
+
+    For requests of no task, it is written as the default policy.
     """
     named = [task for task in tasks if task != UNKNOWN]
     written: dict[str, Any] = {"policy": policy} if len(tasks) == len(named) == 1 else {}

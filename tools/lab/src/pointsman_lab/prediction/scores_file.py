@@ -17,17 +17,17 @@ from pointsman_lab.prediction.evaluation import Evaluation
 
 MAX_PATHS = 50
 MAX_CELL_CHARACTERS = 10_000_000
-"""The longest cell of a CSV file that is read; Python's own limit is below the length of some prompts."""
+"""The longest cell of a CSV file that is read; Python's default limit is too low for some prompts."""
 COLUMNS = ("text", "path", "score", "cost")
 
 Rows = Iterator[tuple[int, Mapping[str, Any]]]
-"""The rows of a file with their numbers, from 1."""
+"""The rows of a file as (number from 1, values by column)."""
 
 
 def read_scores(file: Path) -> Evaluation:
     """Reads a CSV, JSON Lines or Parquet file with the columns `text`, `path`, `score` (0 to 1) and `cost` (dollars).
 
-    Several answers of a path to the same text become one with their mean score and the mean of their known costs.
+    Several answers of a path to the same text become one answer with the mean of their scores and of their known costs.
 
     Raises ConfigError if the file cannot be read, if a row lacks a column or has an invalid value, if there are not 2
     to MAX_PATHS paths, or if a path has no cost at all.

@@ -40,7 +40,7 @@ def _probabilities(labels: Labels) -> Mapping[str, float]:
 
 
 def _fit_without(left_out: set[str], config: Config, models: EmbeddingModels, progress: Progress) -> CascadeClassifier:
-    """Fits the classifier without these examples; a task keeps its first one at least."""
+    """Fits the classifier without the examples `left_out`; a task keeps at least its first example."""
     texts, intents, settings = example_texts(config), example_intents(config), fit_settings(config)
     kept = {
         task: [row for row, text in enumerate(of_task) if text not in left_out] or [0]

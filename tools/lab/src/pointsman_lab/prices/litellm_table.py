@@ -26,11 +26,11 @@ TOKEN_PRICES = {
     "output_cost_per_image_token": "completion_image",
     "output_cost_per_reasoning_token": "reasoning",
 }
-"""The kind of token that each price of LiteLLM's table is for, by LiteLLM's name of the price."""
+"""LiteLLM's name of a price -> the kind of token that the price is for, by Pointsman's name."""
 TIERS = ("flex", "priority")
-"""The service tiers whose prices are imported. Batch prices are not, since a gateway sends no batches."""
+"""The service tiers whose prices are imported. Batch prices are not imported, since a gateway sends no batches."""
 UNCOUNTED_IF_FREE = frozenset({"cache_write", "cache_write_1h"})
-"""Kinds of tokens whose price of 0 means that the provider does not count them; it is not imported."""
+"""Kinds of tokens that a provider does not count if their price is 0; this price is not imported."""
 INSTALLED = "litellm"
 """The value of `--from` that stands for the price table of the installed package litellm."""
 
@@ -40,7 +40,9 @@ _PRICE_OF_A_TIER = re.compile(rf"(?:{'|'.join(TOKEN_PRICES)})(?:_above_\d+k_toke
 _ANY_PRICE = re.compile(r".*(cost|pricing).*(?<!_batches)")
 _MAX_FILE_BYTES = 64 * 1024 * 1024
 _TWICE = "\0twice"
-"""The key that marks an entry which has two different values for one name, or stands twice with different ones."""
+"""The key that marks a contradictory entry: one that has two values for one name, or that the table has twice with
+different values.
+"""
 
 KindPrices = dict[str, float]
 """Dollars per million tokens, by kind of token ("prompt", "cached", ...)."""
@@ -53,20 +55,20 @@ class ImportedPrices:
     entry: str
     """LiteLLM's name of the model."""
     usd_per_million_tokens: Prices
-    """The prices of the standard tier."""
+    """The dollars per million tokens in the standard service tier."""
     service_tiers: Mapping[str, Prices] = field(default_factory=dict)
     """The prices of other service tiers, by the tier's name, also in dollars per million tokens."""
     usd_per_request: float | None = None
-    """The dollars for a request, in addition to its tokens; None if there are none."""
+    """The dollars for a request, in addition to its tokens; None if a request costs only its tokens."""
     not_imported: tuple[str, ...] = ()
-    """What else LiteLLM has prices for: its names of them, and "tier NAME"."""
+    """LiteLLM's names of the prices that were not imported, and "tier NAME" for each further service tier."""
 
 
 def read_table(source: str) -> dict[str, Any]:
     """Reads a price table of LiteLLM; returns its entries by LiteLLM's names of the models.
 
     `source` is the path of a file, or INSTALLED for the table of the installed package. Raises ConfigError if the
-    package is not installed, or the file cannot be read or is no such table.
+    package is not installed, or the file cannot be read or is not a price table of LiteLLM.
     """
     file = _installed_table() if source == INSTALLED else Path(source)
     try:
@@ -88,7 +90,10 @@ def read_table(source: str) -> dict[str, Any]:
 
 
 def _marking_contradictions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Converts an object of JSON, in which a name may stand several times."""
+    """Converts the (name, value) pairs of a JSON object to a dict.
+
+    If a name occurs with different values, the dict or the value gets the key `_TWICE`.
+    """
     found: dict[str, Any] = {}
     for name, value in pairs:
         if found.get(name, value) == value:
@@ -183,7 +188,9 @@ def within_window(prices: ImportedPrices, tokens: int) -> ImportedPrices:
 
 
 def _by_range(name: str, ranges: Any) -> dict[int, KindPrices]:
-    """Converts `tiered_pricing`: a list of prices, each with the `range` of the prompt's tokens for which it holds."""
+    """Converts `tiered_pricing`, a list of prices by `range` of the prompt's tokens, to prices by the range's lower
+    bound.
+    """
     found: dict[int, KindPrices] = {}
     end = 0
     if not isinstance(ranges, list) or not ranges:
@@ -229,10 +236,10 @@ def _number(name: str, field_name: str, value: Any) -> float:
 
 
 def _to_prices(name: str, by_length: dict[int, KindPrices]) -> Prices:
-    """Returns the prices of a model or tier from those of each range of the prompt's length, by its lower bound.
+    """Returns the prices of a model or tier from the prices in `by_length`, by the least tokens of the prompt.
 
-    A kind that lacks a price for some lengths is left out: tokens of it then have no known price. Raises ConfigError if
-    prompt or completion lack one.
+    A kind of token that lacks a price for some lengths is left out: its tokens then have no known price. Raises
+    ConfigError if prompt or completion lack a price.
     """
     shorter: KindPrices = {}
     for above, prices in sorted(by_length.items()):

@@ -18,7 +18,7 @@ def with_keys(text: str, models: Mapping[str, Keys], top: Keys) -> str:
     """Sets keys in the YAML text of a models file, and returns the new text; other text and comments stay.
 
     `models` has the keys to set for each model, by the model's name, and `top` the keys to set at the top level. An
-    existing value of a key is replaced, with all comments inside of it. Raises ConfigError if a key cannot be set
+    existing value of a key is replaced, with all comments inside the value. Raises ConfigError if a key cannot be set
     without changing something else, for example because two models share a value by a YAML alias.
     """
     root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -42,7 +42,7 @@ def check_edit(before: str, after: str, models: Mapping[str, Keys], top: Keys) -
     """Checks that a models file was edited as wanted, and that nothing else in it has changed.
 
     `before` and `after` are its YAML texts. `models` has the keys that were to be set for each model, by the model's
-    name, and `top` those at the top level. Raises ConfigError if `after` has other values.
+    name, and `top` the keys that were to be set at the top level. Raises ConfigError if `after` has other values.
     """
     expected = strict_yaml.load(before)
     expected |= top
@@ -119,7 +119,8 @@ def _value(node: yaml.Node | None, key: str) -> yaml.Node | None:
 def _end(node: yaml.Node) -> int:
     """Returns the index in the YAML text after the last character of a value.
 
-    A block mapping or sequence ends after its last scalar: PyYAML's own mark comes only after the comments that follow.
+    For a block mapping or sequence, this is the end of its last scalar: PyYAML's own mark comes only after the comments
+    that follow.
     """
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]

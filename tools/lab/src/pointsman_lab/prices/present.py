@@ -15,7 +15,9 @@ from pointsman_lab.litellm_advice import PROVIDERS
 from pointsman_lab.prices.litellm_table import ImportedPrices
 
 Flat = dict[str, float]
-"""Prices in dollars, by a text that says what they are for: "prompt above 200,000", "flex: cached"."""
+"""Prices in dollars, by a text that names the kind of token and the condition: "prompt above 200,000", "flex:
+cached".
+"""
 
 
 def today() -> date:
@@ -40,7 +42,7 @@ def candidate_entries(name: str, content: Mapping[str, Any]) -> Iterator[list[tu
 
 
 def _prefixes(provider: str) -> list[str]:
-    """Returns LiteLLM's names of a provider; those of the provider whose prices it has come last."""
+    """Returns LiteLLM's names of a provider; the name under which the provider's prices are listed comes last."""
     ours, slash, theirs = provider.partition("/")
     if slash:
         return [theirs]
@@ -68,7 +70,8 @@ def find_entry(keys: list[tuple[str, str]], table: Mapping[str, Any]) -> str:
 
 
 def present_prices(name: str, content: Mapping[str, Any], day: date) -> Flat:
-    """Returns the prices of the model `name` on a day, from the configuration, or if it has none, from the price list.
+    """Returns the prices of the model `name` on a day, from the configuration or, if it states none, from the price
+    list.
 
     `content` is the configuration with `models` and `engines`. The result is empty if the prices are unknown. Raises
     ConfigError if the model's keys are invalid.
@@ -99,7 +102,7 @@ def _listed_price(name: str, written: Mapping[str, Any], content: Mapping[str, A
 def checked_model(name: str, keys: Mapping[str, Any]) -> ModelConfig:
     """Validates the settings `keys` of the model `name`, as in models.yaml, and returns them as a ModelConfig.
 
-    Raises ConfigError if they are invalid.
+    Raises ConfigError if the settings are invalid.
     """
     try:
         return ModelConfig.model_validate(keys)

@@ -37,7 +37,7 @@ NOT_IMPORTED = (
 
 @dataclass(frozen=True, slots=True)
 class ImportOrder:
-    """Which prices to import, and into which configuration."""
+    """The options of the price import: the price table, the models, the configuration, and whether to change it."""
 
     folder: Path
     """The configuration's folder or file."""
@@ -56,12 +56,14 @@ class _Comparison:
     """The results of a comparison for the models of a configuration, each by the model's name."""
 
     changed: dict[str, tuple[Flat, Flat, ImportedPrices]] = field(default_factory=dict)
-    """The present prices and LiteLLM's."""
+    """Models whose prices differ, with (present prices, LiteLLM's prices, LiteLLM's prices in the form of
+    models.yaml).
+    """
     same: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
-    """Why a model has no prices in the table."""
+    """Models without prices in LiteLLM's table, with the reason."""
     not_imported: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """What else the table has prices for."""
+    """LiteLLM's names of the prices of a model that cannot be imported."""
     problems: dict[str, str] = field(default_factory=dict)
     """Why a model's entry is invalid, or why its prices cannot be written."""
 
@@ -70,7 +72,7 @@ def import_prices(order: ImportOrder) -> Report:
     """Compares LiteLLM's prices with the present ones of the models; writes them to the models file if `order.write`.
 
     Raises ConfigError if the table or the configuration cannot be read, a named model is unknown, or the file cannot be
-    changed without changing something else; OSError if it cannot be written.
+    changed without changing something else; OSError if the file cannot be written.
     """
     file = single_file(order.folder) or order.folder / MODELS_FILE
     text = read_text(file)
@@ -152,7 +154,7 @@ def _lost(present: Flat, new: ImportedPrices) -> list[str]:
 
 
 def _keys(content: Mapping[str, Any], name: str, new: ImportedPrices, starting: date | None) -> dict[str, Any]:
-    """Returns the keys of a model to write."""
+    """Returns the keys and values to write for a model in models.yaml."""
     written = content["models"][name] or {}
     own_tiers = written.get("service_tiers") or {}
     tiers = own_tiers | {tier: _as_keys(prices) for tier, prices in new.service_tiers.items()}
@@ -176,7 +178,7 @@ def _as_keys(prices: TokenPrices) -> dict[str, Any]:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Writes the file as a whole or not at all, with the permissions that it had."""
+    """Writes the file atomically, with the permissions that it had."""
     new = file.with_name(f".{file.name}.new")
     try:
         new.write_text(text, "utf-8")

@@ -1,1 +1,1 @@
-"""Compares what providers charge, as their exports say it, with the receipts in the request log."""
+"""Compares the costs in providers' exports with the receipts in the gateway's request log."""

@@ -17,7 +17,9 @@ from pointsman_lab.reconcile.exports.lines import Number
 from pointsman_lab.reconcile.join import Amounts, ChargeGroup, Joined
 
 MAX_SHIFT_SECONDS = 14 * 60 * 60
-"""How much earlier or later than ours an export's days may begin; receipts of this much more time are read."""
+"""How much earlier or later than the days in UTC an export's days may begin; receipts of this much more time are
+read.
+"""
 
 _HALF_HOUR = 30 * 60
 _MAX_LEFT = Fraction(1, 20)
@@ -26,14 +28,15 @@ _MAX_LEFT = Fraction(1, 20)
 Rejoin = Callable[[Callable[[Charge], float], Sequence[Charge]], Joined]
 """A function that joins the export again with the charges in its second argument.
 
-Its first argument returns the Unix seconds by which a charge belongs to a day.
+Its first argument is a function that returns the Unix seconds by which a charge belongs to a day.
 """
 
 
 def day_boundary(joined: Joined, charges: Sequence[Charge], rejoin: Rejoin) -> str:
-    """Returns a sentence on another start of the provider's days, such as 08:00 UTC, that explains the differences.
+    """Returns a sentence that explains the differences by the provider's days, such as that they begin at 08:00 UTC.
 
-    It is empty if, for every other time, more than 5 % of the differences remain. `charges` are those that were joined.
+    Tries other starts of the days, and also the time at which requests began. Returns '' if more than 5 % of the
+    differences remain in each case. `charges` are those that `joined` has.
     """
     before = _size(joined.groups.values(), joined)
     if not before or len({group.day for group in joined.groups}) < 2:
@@ -61,10 +64,9 @@ def _shifted(seconds: int, charge: Charge) -> float:
 
 
 def swapped(joined: Joined) -> dict[ChargeGroup, str]:
-    """Finds groups of charges whose differences cancel each other: the export has them under another tier, key or
-    model.
+    """Finds groups of charges whose differences cancel each other, because the export has another tier, key or model.
 
-    Returns the cause, as text, by the group that it concerns.
+    Returns the cause as text for each group that is part of such a pair or set.
     """
     found: dict[ChargeGroup, str] = {}
     without: Mapping[str, Callable[[ChargeGroup], ChargeGroup]] = {
@@ -85,7 +87,7 @@ def swapped(joined: Joined) -> dict[ChargeGroup, str]:
 
 
 def _move(groups: Sequence[ChargeGroup], joined: Joined, field: str) -> str:
-    """Returns which value of the field in the receipts is which other one in the export."""
+    """Returns a text which says that one value of the field in the receipts is another value in the export."""
 
     def surplus(group: ChargeGroup) -> Number:
         return sum((of.received - of.exported for of in joined.groups[group].values()), 0)

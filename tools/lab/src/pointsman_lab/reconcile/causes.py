@@ -1,4 +1,6 @@
-"""The possible causes of differences between a provider's export and the gateway's receipts, and such a difference."""
+"""The possible causes of differences between a provider's export and the gateway's receipts, and the class
+Difference.
+"""
 
 from dataclasses import dataclass
 
@@ -11,15 +13,15 @@ NOT_COUNTED = "a kind that was not counted"
 DAY, TIER, MODEL, KEY = "another day boundary", "another service tier", "another model", "another key"
 HEDGED, ESTIMATES, COUNTS = "hedged requests", "estimates", "other token counts"
 CAUSES = (MISSING, SURPLUS, PRICE, NO_PRICE, NOT_COUNTED, DAY, TIER, MODEL, KEY, HEDGED, ESTIMATES, COUNTS)
-"""The kinds of causes. The text of a cause is one of these, or one of these, a colon and an explanation."""
+"""The kinds of causes. The text of a cause is one of these, perhaps followed by a colon and an explanation."""
 
 MIN_PICODOLLARS = 10**6
-"""Differences in cost of up to so many picodollars (together a millionth of a dollar) count as rounding."""
+"""A difference in cost of up to this many picodollars (a millionth of a dollar) counts as rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A difference between export and receipts: in one kind of token, or in its cost, within one group of charges."""
+    """A difference between export and receipts within one group of charges: in one kind of token, or in its cost."""
 
     group: ChargeGroup
     kind: str
@@ -27,11 +29,11 @@ class Difference:
     in_dollars: bool
     """Whether `exported` and `received` are picodollars, instead of numbers of tokens or requests."""
     exported: Number
-    """The number in the export."""
+    """The number or cost in the provider's export."""
     received: Number
-    """The number in the receipts."""
+    """The number or cost in the gateway's receipts."""
     cause: str = ""
-    """Why they differ (see CAUSES); empty if it was not looked for yet."""
+    """The reason why `exported` and `received` differ (see CAUSES); empty until a cause is found."""
 
     @property
     def size(self) -> Number:

@@ -1,6 +1,4 @@
-"""Reads from the receipts in the request log what was charged for each engine's answer: tokens and cost by kind, and
-time.
-"""
+"""Reads the charges from the receipts in the request log: tokens, cost by kind, and time of each engine's answer."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,24 +12,26 @@ from pointsman_lab.reconcile.exports.lines import KINDS, TOOLS
 
 _DETAILS = frozenset(TokenDetails.__dataclass_fields__)
 _OF_REQUESTS = {"request": "request", "image": "image", TOOLS: TOOLS, "embedding": "prompt", "rerank": "prompt"}
-"""Cost components that are no tokens, with the kinds under which a provider's export has them."""
+"""Components of a receipt's cost that are no kinds of tokens -> the kind under which a provider's export has them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What one engine's answer, or one request for embeddings or reranking, used and cost according to its receipt."""
+    """The tokens and cost of one engine's answer, or of one request for embeddings or reranking, by its receipt."""
 
     began: float
     """When the request began, in Unix seconds."""
     ended: float
     engine: str
-    """The engine's name in the configuration, without the number of a group's member; empty in receipts of earlier
-    versions."""
+    """The engine's name in the configuration, without the number of a group's member.
+
+    Empty in receipts of earlier versions.
+    """
     model: str
     """The model's name in the configuration."""
     tier: str
     counts: Mapping[str, int]
-    """Tokens by kind, each once; and the requests to tools as `TOOLS`."""
+    """The number of tokens by kind, where each token has one kind, and the number of requests to tools as `TOOLS`."""
     picodollars: Mapping[str, int]
     """The cost by kind of token, and by "request" and "image"."""
     is_priced: bool = True
@@ -40,9 +40,9 @@ class Charge:
     is_hedged: bool = False
     """Whether a second engine got the same prompt, whose tokens are in no receipt."""
     busy: tuple[float, float] = (0.0, 0.0)
-    """When the engine worked on it, in Unix seconds."""
+    """The begin and the end of the engine's work on the request, in Unix seconds."""
     member: str = ""
-    """The engine's name with the number of a group's member."""
+    """The engine's name in the configuration, with the number of a group's member."""
     requests: int = 1
     """The number of requests; more than 1 for a sum of charges."""
 

@@ -15,7 +15,10 @@ from pointsman_lab.reconcile.within_group import GroupCauses
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """The sums of an export and of the receipts over all groups of charges, in tokens or in picodollars."""
+    """The sums of an export and of the receipts over all groups of charges, in tokens or in picodollars.
+
+    A group has the charges of one model, day, key and service tier.
+    """
 
     exported: Number
     """The sum in the export."""
@@ -24,7 +27,7 @@ class Totals:
     estimated: Number
     """The part of `received` that is estimated."""
     differing: Number
-    """The sum of the differences of all groups and kinds, without their signs."""
+    """The sum of the absolute differences of all groups of charges and kinds of tokens."""
 
     @property
     def share(self) -> Fraction:
@@ -55,13 +58,13 @@ class Comparison:
     def share(self) -> Fraction:
         """Returns how far export and receipts differ, as a share of the larger total (0: not at all).
 
-        It is computed in tokens and in dollars, as far as the export has them; the larger share is returned.
+        The share is computed in tokens and in dollars, as far as the export has them; the larger share is returned.
         """
         return max((of.share for of in (self.tokens, self.dollars) if of is not None), default=Fraction(0))
 
     @property
     def first_cause(self) -> str:
-        """Returns the cause of the first one of `differences`; empty if there is none."""
+        """Returns the cause of the first of `differences`; empty if there are no differences."""
         return self.differences[0].cause if self.differences else ""
 
 
@@ -70,8 +73,8 @@ def compare(
 ) -> Comparison:
     """Compares an export with charges, and finds the cause of each difference.
 
-    `days` are the days to compare, and `names` translates the export's names of models and keys. While causes are
-    looked for, numbers that differ by up to the share `tolerance` count as equal.
+    `days` are the days to compare, and `names` translates the export's names of models and keys. In the search for
+    causes, numbers that differ by up to the share `tolerance` count as equal.
     """
     joined = join(export, charges, days, names)
     found = list(_differences(joined))
@@ -101,7 +104,7 @@ def _explained(joined: Joined, found: Sequence[Difference], tolerance: Fraction)
 
 
 def _totals(joined: Joined, in_dollars: bool) -> Totals | None:
-    """Returns the totals; None if the export does not have these numbers."""
+    """Returns the totals in dollars or in tokens; None if the export does not have these numbers."""
     if not (joined.export.has_dollars if in_dollars else joined.export.has_counts):
         return None
     sums: list[Number] = [0, 0, 0, 0]

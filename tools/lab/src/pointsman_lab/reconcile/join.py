@@ -13,10 +13,13 @@ from pointsman_lab.reconcile.days import Days
 from pointsman_lab.reconcile.exports.lines import ALL_KINDS, REQUESTS, TOOLS, Export, Number, size
 
 STANDARD_TIER, BATCH = "", "batch"
-"""The names of two service tiers. Batches are always compared apart: a gateway's requests are never part of one."""
+"""The names of two service tiers.
+
+Batches are always compared separately, because a gateway's requests are never part of a batch.
+"""
 
 _SNAPSHOT = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|-\d{4}|-v\d+(:\d+)?|-\d+:\d+)$")
-"""The end of a provider's name of a model that says which version of it, such as -2024-07-18 or -1:0."""
+"""The pattern of the version at the end of a provider's name of a model, such as -2024-07-18 or -1:0."""
 
 
 class ChargeGroup(NamedTuple):
@@ -24,11 +27,13 @@ class ChargeGroup(NamedTuple):
 
     model: str
     day: float
-    """Unix seconds at which the day begins; it may be a longer interval, if the export has such."""
+    """Unix seconds at which the day begins. If the export has longer intervals, an interval takes the place of the
+    day.
+    """
     key: str
-    """The name of the engine that uses the key; empty if keys are not compared, or none is named for it."""
+    """The name of the engine that uses the key; empty if keys are not compared, or no engine is known for the key."""
     tier: str
-    """The service tier; empty for the standard one, or if tiers are not compared."""
+    """The service tier; empty for the standard tier, or if tiers are not compared."""
 
 
 @dataclass(slots=True)
@@ -50,7 +55,7 @@ class Amounts:
 
     @property
     def difference(self) -> Number:
-        """Returns the export's tokens or requests minus those of the receipts."""
+        """Returns the export's tokens or requests minus the receipts' tokens or requests."""
         return self.exported - self.received
 
     @property
@@ -69,15 +74,19 @@ class Amounts:
 
 @dataclass
 class Joined:
-    """A provider's export joined with the receipts' charges: the amounts of both, by group and by kind of token."""
+    """A provider's export joined with the receipts' charges: the amounts in both, by group of charges and kind of
+    token.
+
+    A group has the charges of one model, day, key and service tier.
+    """
 
     export: Export
     groups: dict[ChargeGroup, dict[str, Amounts]] = field(default_factory=dict)
-    """The amounts by group, then by kind."""
+    """The amounts, by group of charges, then by kind of token."""
     hedged: dict[ChargeGroup, int] = field(default_factory=lambda: defaultdict(int))
-    """The number of charges of hedged requests, by group."""
+    """The number of charges of hedged requests (sent to two engines at once), by group of charges."""
     unpriced: dict[ChargeGroup, int] = field(default_factory=lambda: defaultdict(int))
-    """The number of charges whose cost is unknown, by group."""
+    """The number of charges whose cost is unknown, by group of charges."""
 
     def amounts(self, group: ChargeGroup, kind: str) -> Amounts:
         return self.groups.setdefault(group, {}).setdefault(kind, Amounts())
@@ -85,7 +94,9 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Maps the names of models and keys in a provider's export and in charges, so that both can be compared."""
+    """Maps the names of models and keys in a provider's export and in receipts, so that export and receipts can be
+    compared.
+    """
 
     models: Mapping[str, str] = field(default_factory=dict)
     """The configuration's name of each model by its name in the export; an empty name leaves the model out."""
@@ -101,7 +112,8 @@ class Names:
     def model_of_line(self, name: str) -> str | None:
         """Returns the name under which a model of the export is compared; None if the model is left out.
 
-        It is the provider's name of a model in the configuration, if one matches, otherwise the name in the export.
+        The result is the provider's name of a model in the configuration if one matches, and the name in the export if
+        none does.
         """
         if name in self.models:
             ours = self.models[name]
@@ -114,7 +126,8 @@ class Names:
     def key_of_line(self, key: str | None) -> str | None:
         """Returns the name of the engine that uses a key of the export, by the user's mapping of keys.
 
-        Returns "" if the mapping has no engine for it, and None if lines with this key are left out of the comparison.
+        Returns "" if the mapping has no engine for the key, and None if lines with this key are left out of the
+        comparison.
         """
         if not self.keys or key is None:
             return ""

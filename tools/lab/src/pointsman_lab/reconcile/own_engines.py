@@ -1,4 +1,4 @@
-"""The cost of the user's own engines: hours of their nodes, utilization, and dollars per million tokens at it."""
+"""The cost of the user's own engines: hours of their nodes, utilization, and dollars per million tokens."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ class EngineHours:
     usd_per_hour: float
     """The price of one member in the configuration, in dollars an hour."""
     paid_usd: float | None = None
-    """What the user paid for the period, in dollars; None if the user did not say."""
+    """The dollars that the user paid for the period; None if the user did not state them."""
 
     @property
     def usd(self) -> float:
-        """Returns the dollars for `hours` at the configuration's price."""
+        """Returns the dollars for `hours` hours at the price in the configuration."""
         return self.hours * self.usd_per_hour
 
     @property
@@ -39,13 +39,15 @@ class EngineHours:
 
     @property
     def usd_per_million_tokens(self) -> float | None:
-        """Returns the dollars for a million tokens: what was paid, if known, or else `usd`. None without tokens."""
+        """Returns the dollars for a million tokens, from `paid_usd` if it is known, or else from `usd`; None without
+        tokens.
+        """
         paid = self.usd if self.paid_usd is None else self.paid_usd
         return paid / self.tokens * _PRICED_TOKENS if self.tokens else None
 
     @property
     def share(self) -> float:
-        """Returns how far `paid_usd` and `usd` differ, as a share of the larger one; 0 if `paid_usd` is None."""
+        """Returns the difference between `paid_usd` and `usd` as a share of the larger one; 0 if `paid_usd` is None."""
         if self.paid_usd is None:
             return 0.0
         return abs(self.paid_usd - self.usd) / max(self.paid_usd, self.usd, 1e-12)

@@ -27,21 +27,21 @@ STREAMS = (redis_schema.DECISIONS, redis_schema.UNDECIDED)
 DEFAULT_TOLERANCE = Fraction(1, 100)
 
 _LATE_SECONDS = 60
-"""An entry may be written so much later than the answer ended."""
+"""An entry of the request log may be written this many seconds after its answer ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReconcileOrder:
     exports: Sequence[Path] = ()
     tolerance: Fraction = DEFAULT_TOLERANCE
-    """The share of differences up to which an export and the receipts agree."""
+    """An export and the receipts agree if their differences are at most this share of the larger total."""
     zone: tzinfo = UTC
-    """The time zone of times in the exports that name none."""
+    """The time zone of times in the exports that state no time zone."""
     selection: Selection = field(default_factory=Selection)
     paid_usd: Mapping[str, float] = field(default_factory=dict)
-    """Dollars that were paid for engines of one's own, by their names."""
+    """Name of an engine that the user operates -> dollars that the user paid for it."""
     since_seconds: float = 0.0
-    """Without exports: for how many of the last seconds the user's own engines are examined."""
+    """The period in seconds, up to now, for which the user's own engines are reported if there are no exports."""
 
 
 async def reconcile(order: ReconcileOrder, config: Config, log: RequestLog) -> Report:
@@ -82,7 +82,9 @@ def _check_names(order: ReconcileOrder, models: ModelsFile) -> None:
 
 
 def _left_out(days: Days, complete_since: float) -> list[str]:
-    """Leaves out the days that the request log does not have any more, and says which days are left out."""
+    """Removes the days whose entries the request log does not have any more from `days`; returns sentences about
+    them.
+    """
     notes = [f"the day of {_day(day)} is not over: it is left out" for day in days.unfinished]
     earlier = days.since(complete_since)
     if earlier:
@@ -94,7 +96,9 @@ def _left_out(days: Days, complete_since: float) -> list[str]:
 
 
 async def _charges(log: RequestLog, begin: float, end: float, now: float) -> AsyncIterator[Charge]:
-    """Yields the charges of a time, and of so much more on both sides as other time zones need."""
+    """Yields the charges from `begin` to `end` (Unix seconds), and of some time before and after for other time
+    zones.
+    """
     begin, end = begin - MAX_SHIFT_SECONDS, end + MAX_SHIFT_SECONDS
     for stream in STREAMS:
         async for _, fields in log.entries(stream, max(0.0, now - begin) + _LATE_SECONDS):

@@ -1,4 +1,4 @@
-"""The report of `pointsman reconcile`: totals, a table of differences with their causes, and engines of one's own."""
+"""The report of `pointsman reconcile`: totals, a table of differences with their causes, and the user's own engines."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Compared:
 
     comparison: Comparison
     notes: Sequence[str]
-    """Sentences on what was left out."""
+    """Sentences for the report on lines and days that were left out."""
     unknown_models: Sequence[str]
     """The export's names of models that the configuration does not have."""
 

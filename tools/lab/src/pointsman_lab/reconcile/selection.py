@@ -18,14 +18,19 @@ class Selection:
     engines: Collection[str] = ()
     """The engines whose receipts are compared; empty for all engines of the export's provider."""
     models: Mapping[str, str] = field(default_factory=dict)
-    """The same as `Names.models`, but with our names of the models too."""
+    """Name of a model in the export -> its name in the configuration or at the provider, as in `Names.models`.
+
+    An empty name leaves the model out.
+    """
     keys: Mapping[str, str] = field(default_factory=dict)
-    """The same as `Names.keys`."""
+    """Name of a key in the export -> the engine that uses it, as in `Names.keys`; an empty name leaves the key out."""
 
     def charges(self, charges: Sequence[Charge], export: Export, models: ModelsFile) -> list[Charge]:
-        """Returns the charges to compare with an export: of its provider's engines, or of those that the user names.
+        """Returns the charges to compare with an export: those of its provider's engines, or of the engines that the
+        user names.
 
-        A receipt of an earlier version names no engine; its charge is included if such an engine serves its model.
+        A receipt of an earlier version names no engine; its charge is included if one of these engines serves its
+        model.
         """
         chosen = {name for name, provider in providers_of(models).items() if provider in export.providers}
         if self.engines:
@@ -45,7 +50,7 @@ class Selection:
 
 
 def providers_of(models: ModelsFile) -> dict[str, str]:
-    """Returns the provider of each engine, embedding model and reranker, by its name."""
+    """Returns name -> provider for each engine, embedding model and reranker."""
     found = {name: engine.preset_name for name, engine in models.engines.items()}
     return found | {
         name: model.provider or provider_at(model.url) for name, model in models.called_once.items() if not model.is_own

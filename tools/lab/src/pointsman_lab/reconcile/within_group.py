@@ -1,6 +1,7 @@
 """Finds the first cause of the differences within one group of charges, by comparing its kinds of tokens.
 
-A group has the charges of one model, day, key and service tier.
+A group has the charges of one model, day, key and service tier. A difference has a cause such as that requests are
+missing in the export.
 """
 
 from collections.abc import Mapping
@@ -35,7 +36,11 @@ class GroupCauses:
     """Finds the causes of the differences within one group of charges, by comparing its kinds of tokens."""
 
     def __init__(self, joined: Joined, group: ChargeGroup, tolerance: Fraction) -> None:
-        """Takes `tolerance`, the share up to which two numbers count as equal."""
+        """Takes an export joined with charges, and one of its groups; numbers that differ by up to `tolerance` count as
+        equal.
+
+        `tolerance` is a share, 0 to 1.
+        """
         self._kinds: Mapping[str, Amounts] = joined.groups[group]
         self._tokens = {kind: of for kind, of in self._kinds.items() if kind not in (REQUESTS, TOOLS)}
         self._hedged, self._unpriced = joined.hedged[group], joined.unpriced[group]
@@ -55,9 +60,9 @@ class GroupCauses:
         return _price(of) if is_same else self._of_counts(one.kind, of)
 
     def _number_of_requests(self) -> str:
-        """Returns the cause that the number of requests shows; empty if it agrees.
+        """Returns the cause that a difference in the number of requests shows; empty if the numbers agree.
 
-        Without such numbers, requests are missing if all kinds differ in the same direction.
+        If the export states no number of requests, requests are missing if all kinds differ in the same direction.
         """
         requests = self._kinds.get(REQUESTS)
         if requests is not None:
@@ -93,7 +98,7 @@ class GroupCauses:
         return f"{COUNTS}: {'fewer' if of.difference > 0 else 'more'} in the receipts, for the same requests"
 
     def _of_dollars(self, of: Amounts) -> str:
-        """Returns the cause for an export that has dollars alone."""
+        """Returns the cause of a difference if the export has only dollars and no tokens."""
         if not any(one.received_usd for one in self._kinds.values()):
             return _NO_RECEIPTS
         if not any(one.exported_usd for one in self._kinds.values()):
@@ -111,7 +116,7 @@ class GroupCauses:
 
 
 def _including(kind: str) -> str:
-    """Returns the kind as which tokens of another one are counted if they are not told apart."""
+    """Returns the kind of token under which tokens of `kind` are counted if the two kinds are not distinguished."""
     if kind in PROMPT_KINDS or kind == "cached":
         return "prompt"
     return "completion" if kind in KINDS else kind

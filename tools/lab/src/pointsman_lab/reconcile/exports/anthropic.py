@@ -32,7 +32,9 @@ KINDS = {
     "cache_creation.ephemeral_5m_input_tokens": "cache_write",
     "cache_creation.ephemeral_1h_input_tokens": "cache_write_1h",
 }
-"""The kinds by the values of `token_type` in the cost report, which are the fields of the usage report."""
+"""Value of `token_type` in the cost report -> Pointsman's kind of token. The values are the fields of the usage
+report.
+"""
 CENTS = 100
 
 _TIER_FIELDS = ("service_tier", "speed", "inference_geo")

@@ -21,7 +21,7 @@ REQUIRED = {
     "line_item_currency_code",
 }  # fmt: skip
 CHARGES = ("Usage", "DiscountedUsage", "SavingsPlanCoveredUsage")
-"""The values of `line_item_line_item_type` that are usage; others are taxes, credits and fees."""
+"""The values of `line_item_line_item_type` for usage; lines with other values are taxes, credits and fees."""
 
 _REGION = re.compile(r"^(?:[A-Z]{2,4}\d+|us|eu|ap|apac|global)[-:]")
 _TOKENS = re.compile(
@@ -94,7 +94,10 @@ def _charged(usage_type: str, row: Mapping[str, str]) -> tuple[str, str, str] | 
 
 
 def _unit(row: Mapping[str, str], where: str) -> int:
-    """Returns the tokens of a unit, such as 1000 for "1K tokens". Of a marketplace's units the description says it."""
+    """Returns how many tokens one unit is, such as 1000 for "1K tokens".
+
+    For models of the marketplace, the number is read from the description of the line.
+    """
     written, description = row.get("pricing_unit", ""), row.get("line_item_line_item_description", "")
     match = re.search(r"\b(\d*)\s*(k|m|million|thousand)?\s*(?:input |output )?tokens?\b", written.lower())
     if match is None:

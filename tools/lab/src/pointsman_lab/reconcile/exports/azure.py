@@ -19,12 +19,15 @@ from pointsman_lab.reconcile.exports.tables import interval_of
 PROVIDERS = ("azure", "azure-deployments", "litellm/azure", "litellm/azure_ai")
 FORMAT = "Azure's cost export"
 USAGE = "usage"
-"""The value of `ChargeType` for usage; others are purchases, refunds and taxes."""
+"""The value of `ChargeType` for usage; lines with other values are purchases, refunds and taxes."""
 
 _DAYS = ("date", "usage_date_time", "usage_date")
 _COSTS = (("cost_in_usd", ""), ("cost_in_billing_currency", "billing_currency"), ("cost", "billing_currency_code"),
           ("pre_tax_cost", "currency"))  # fmt: skip
-"""Columns of the cost, the first that there is, with the column of its currency; that of the first is dollars."""
+"""Columns that may have the cost, each with the column of its currency; the first column that exists is used.
+
+The currency of a column without a currency column is dollars.
+"""
 _UNIT = re.compile(r"(\d+(?:\.\d+)?)?\s*([km])?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1000, "m": 1_000_000}
 
@@ -63,7 +66,7 @@ def read_table(rows: Iterator[tuple[int, Mapping[str, str]]], where: str, zone: 
 
 
 def _is_of_models(row: Mapping[str, str]) -> bool:
-    """Returns whether a row is about a model; the export has all of a subscription's services."""
+    """Returns whether a row is about a model; the export has rows for all services of a subscription."""
     category = f"{row.get('meter_category', '')} {row.get('meter_sub_category', '')}".lower()
     of_service = any(name in category for name in ("openai", "foundry models", "cognitive services", "azure ai"))
     return of_service and "token" in f"{row['meter_name']} {row.get('unit_of_measure', '')}".lower()
@@ -88,12 +91,14 @@ def _unit(measure: str, meter: str, where: str) -> Fraction:
 
 
 def _model(meter: str) -> str:
-    """Returns the words of a meter's name that are left without those of the kind, the tier and the deployment."""
+    """Returns the model's name in a meter's name: the words that name neither kind, nor tier, nor deployment."""
     meanings = MEANINGS | {"1k", "1m"}
     return " ".join([word for word in re.split(r"[\s-]+", meter) if word.lower() not in meanings])
 
 
 def _resource(row: Mapping[str, str]) -> str | None:
-    """Returns the name of the resource, by which its keys are known."""
+    """Returns the name of the Azure resource that was charged, by which the user maps keys; None if it is not
+    stated.
+    """
     found = row.get("resource_name") or row.get("resource_id") or row.get("instance_name") or row.get("instance_id")
     return found.rstrip("/").rsplit("/", 1)[-1] if found else None

@@ -1,4 +1,4 @@
-"""The lines of a provider's export: what was counted or charged for a kind of token in one interval of time."""
+"""The lines of a provider's export: the count or cost of one kind of token in one interval of time."""
 
 import re
 from collections.abc import Collection, Hashable, Mapping, Sequence
@@ -23,29 +23,31 @@ Number = int | Fraction
 _MAX_COUNT = 10**18
 _MAX_UNIX_SECONDS = 32_503_680_000  # the year 3000
 _NUMBER = re.compile(r"[+-]?([0-9]+|[0-9]{1,3}(,[0-9]{3})+)?(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
-"""What is taken for a number: a comma separates thousands, and an exponent is so small that it can be computed."""
+"""The pattern of a number: a comma separates thousands, and an exponent has at most three digits so that it can be
+computed.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What a provider counted or charged for one model and one kind of token in one interval of time."""
+    """The count or cost that a provider states for one model and one kind of token in one interval of time."""
 
     begin: float
     """Unix seconds at which the interval begins."""
     end: float
-    """Unix seconds at which it ends."""
+    """Unix seconds at which the interval ends."""
     model: str
     """The provider's name of the model; empty if the export is not divided by model."""
     kind: str
     """One of KINDS, REQUESTS, TOOLS or ALL_KINDS; or the provider's word for any other kind."""
     count: Number | None = None
-    """The number of tokens or requests; None if the export does not state it."""
+    """The number of tokens or requests; None if the export states only costs."""
     picodollars: Number | None = None
     """The cost of the line in picodollars; None if the export does not state it."""
     key: str | None = None
-    """The provider's id of the key, project, workspace or resource; None if the export is not divided by it."""
+    """The provider's id of the key, project, workspace or resource; None if the export is not divided by key."""
     tier: str | None = None
-    """The service tier, empty for the standard one; None if the export is not divided by tier."""
+    """The service tier, empty for the standard tier; None if the export is not divided by tier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +55,20 @@ class Export:
     """The lines of usage or costs in one or more files of the same provider's format."""
 
     format: str
-    """The format's name in reports, such as "OpenAI's usage"."""
+    """The name of the provider's format in reports, such as "OpenAI's usage"."""
     providers: tuple[str, ...]
-    """The configuration's names of the providers whose usage or costs may be in it."""
+    """The configuration's names of the providers whose usage or costs may be in the export."""
     lines: Sequence[Line]
     kinds: Collection[str]
-    """The kinds of tokens that it distinguishes. Tokens of other kinds are counted as "prompt" or "completion"."""
+    """The kinds of tokens that the export distinguishes. Tokens of other kinds are counted as "prompt" or
+    "completion".
+    """
     notes: Sequence[str] = ()
-    """Sentences on what was left out."""
+    """Sentences for the report on lines of the files that were left out."""
     covered: Sequence[tuple[float, float]] = field(default_factory=list)
-    """The intervals (begin, end) in Unix seconds that it describes, also those without a line."""
+    """The intervals (begin, end) in Unix seconds that the export describes, also those without a line."""
     reports: Collection[Hashable] = ()
-    """Keys of its contents (what it reports of which interval), by which a second file with the same is found."""
+    """Keys that say what is reported for which interval, by which two files with the same content are detected."""
 
     @property
     def has_counts(self) -> bool:
@@ -78,7 +82,7 @@ class Export:
 def to_count(value: Any, where: str) -> Number:
     """Converts a number of tokens or requests; None and an empty text are 0.
 
-    Raises ConfigError, which names the value by `where`, if it is negative, too large or not a number.
+    Raises ConfigError, which names the value by `where`, if the value is negative, too large or not a number.
     """
     number = 0 if value is None or value == "" else exact(_fraction(value, where))
     if not 0 <= number <= _MAX_COUNT:
@@ -90,7 +94,7 @@ def to_picodollars(value: Any, currency: Any, where: str, units_per_dollar: int 
     """Converts an amount of money to picodollars.
 
     `value` is in units of which `units_per_dollar` are one dollar (100: cents), and `currency` must be "USD". Raises
-    ConfigError, which names the value by `where`, if it is not a number or in another currency.
+    ConfigError, which names the value by `where`, if the value is not a number or in another currency.
     """
     if str(currency or "").upper() != "USD":
         shown = str(currency or "no currency")[:20]
@@ -101,7 +105,8 @@ def to_picodollars(value: Any, currency: Any, where: str, units_per_dollar: int 
 def check_interval(begin: float, end: float, where: str) -> tuple[float, float]:
     """Returns the interval (`begin`, `end`) of Unix seconds unchanged.
 
-    Raises ConfigError, which names it by `where`, if it ends before it begins, or is before 1970 or after 3000.
+    Raises ConfigError, which names the interval by `where`, if it ends before it begins, or is before 1970 or after
+    3000.
     """
     if begin >= end:
         raise ConfigError(f"{where}: the interval ends before it begins")

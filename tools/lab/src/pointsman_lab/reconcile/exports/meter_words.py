@@ -14,7 +14,7 @@ _ELSEWHERE = {
     "text", "token", "tokens", "count", "cross", "region", "geo", "mantle", "standard", "txt", "m", "k", "long",
     "context", "units",
 }  # fmt: skip
-"""Words that say where a model runs or how tokens are counted."""
+"""Words in the names of invoice items that are ignored: they say where a model runs or how tokens are counted."""
 
 MEANINGS = _INPUT | _OUTPUT | _CACHED | _WRITES | _AUDIO | _IMAGE | _ELSEWHERE | _TIERS.keys()
 
@@ -44,5 +44,5 @@ def kind_of(text: str) -> str | None:
 
 
 def tier_of(text: str) -> str:
-    """Returns the service tier that an invoice's text names: "flex", "priority" or "batch"; otherwise it is empty."""
+    """Returns the service tier that an invoice's text names: "flex", "priority" or "batch"; empty if it names none."""
     return next((tier for word, tier in _TIERS.items() if word in words_of(text)), "")

@@ -31,15 +31,15 @@ _TOKENS = {
     "output_audio_tokens": "completion_audio",
     "output_image_tokens": "completion_image",
 }
-"""Fields of special kinds, which `input_tokens` or `output_tokens` include."""
+"""Fields with tokens of special kinds -> the kind. `input_tokens` or `output_tokens` include them."""
 _PARTS = {
     "input_uncached_tokens", "input_text_tokens", "input_image_tokens", "input_cached_text_tokens",
     "input_cached_audio_tokens", "input_cached_image_tokens", "output_text_tokens",
 }  # fmt: skip
-"""Fields that divide the others in another way."""
+"""Fields that are ignored, because they divide tokens of other fields in another way."""
 _STANDARD_TIERS = ("", "default", "standard", "auto")
 _MILLISECONDS = 10**11
-"""Times of this century are Unix milliseconds if they are greater."""
+"""A time above this number is in Unix milliseconds; a smaller one is in Unix seconds."""
 
 
 def is_page(content: Any) -> bool:

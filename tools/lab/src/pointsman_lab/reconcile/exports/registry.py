@@ -31,8 +31,8 @@ KNOWN = (
 def read_exports(files: Sequence[Path], zone: tzinfo) -> list[Export]:
     """Reads providers' exports; returns one export for each format, with the lines of all its files.
 
-    `zone` is the time zone of times that do not name one. Raises ConfigError if a file cannot be read, has no known
-    format, or repeats what another file has.
+    `zone` is the time zone of times that state no time zone. Raises ConfigError if a file cannot be read, has no known
+    format, or repeats the content of another file.
     """
     found: dict[str, Export] = {}
     read: dict[str, Path] = {}
@@ -112,7 +112,7 @@ def _joined(one: Export, other: Export, file: Path) -> Export:
 
 
 def _check_once(lines: Sequence[Line], name: str) -> None:
-    """Raises ConfigError if intervals overlap without being the same, as those of two exports of the same days do."""
+    """Raises ConfigError if two intervals overlap and are not equal, as happens with two exports of the same days."""
     intervals = sorted({(line.begin, line.end) for line in lines})
     for (_, end), (begin, _) in pairwise(intervals):
         if begin < end:

@@ -67,7 +67,10 @@ def interval_of(begin: str, end: str, zone: tzinfo, where: str) -> tuple[float, 
 
 
 def _moment(text: str, zone: tzinfo, where: str) -> tuple[float, float]:
-    """Returns Unix seconds, and those an hour later or, for a day without a time, at the begin of the next day."""
+    """Returns the Unix seconds of `text`, and the Unix seconds at which the time that it names ends.
+
+    A day without a time ends at the begin of the next day, a time one hour later.
+    """
     text = text.strip()
     for day_format in DAY_FORMATS:
         try:
