@@ -1,19 +1,20 @@
-"""Confidence limits of a mean that hold at any time, for observations that are looked at while they accumulate.
+"""Confidence limits of a mean that hold at any time, for observations that are evaluated while they accumulate.
 
-A fixed-sample interval such as Wilson's holds at one number of observations that was chosen beforehand. Whoever looks
-after each observation, and acts on the first interval that suits, is wrong far more often than it says. The limits
-here form a confidence sequence: with probability `1 - alpha` the limit is right at all numbers of observations at once.
+A fixed-sample interval such as Wilson's holds at one number of observations that was chosen beforehand. Whoever
+computes an interval after each observation, and acts on the first interval that suits, is wrong far more often than the
+interval's confidence says. The limits here form a confidence sequence: with probability `1 - alpha` the limit is right
+at all numbers of observations at once.
 
 The observations lie from 0 to 1, and only their number and mean are needed. For a mean p and a bet b > 0,
 
     exp(b * sum - count * log(1 - p + p * exp(b)))
 
-is a supermartingale that starts at 1, also if the observations are not 0 or 1 and if earlier ones influence which
-come next. So is the weighted mean over several bets; by Ville's inequality it ever reaches 1 / alpha with a probability
-of at most alpha. The lower limit is the largest p that is refuted in this way. Sources: S. R. Howard, A. Ramdas,
-J. McAuliffe and J. Sekhon, "Time-uniform, nonparametric, nonasymptotic confidence sequences", Annals of Statistics 49
-(2021), 1055-1080 (sub-Bernoulli processes, discrete mixtures); I. Waudby-Smith and A. Ramdas, "Estimating means of
-bounded random variables by betting", JRSS B 86 (2024), 1-27.
+is a supermartingale that starts at 1, also if the observations are not 0 or 1 and if earlier observations influence
+later ones. The weighted mean over several bets is a supermartingale too; by Ville's inequality it ever reaches 1 /
+alpha with a probability of at most alpha. The lower limit is the largest p that is refuted in this way. Sources: S. R.
+Howard, A. Ramdas, J. McAuliffe and J. Sekhon, "Time-uniform, nonparametric, nonasymptotic confidence sequences", Annals
+of Statistics 49 (2021), 1055-1080 (sub-Bernoulli processes, discrete mixtures); I. Waudby-Smith and A. Ramdas,
+"Estimating means of bounded random variables by betting", JRSS B 86 (2024), 1-27.
 """
 
 from functools import lru_cache

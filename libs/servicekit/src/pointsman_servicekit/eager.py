@@ -63,7 +63,7 @@ class EagerRun:
     current: "EagerRun | None" = None
     """The EagerRun whose coroutine is running at this moment without a task; None if there is none.
 
-    It is a variable of the class, so that `Signal` finds it. A context variable would be copied to the tasks that the
+    This is a variable of the class, so that `Signal` finds it. A context variable would be copied to the tasks that the
     coroutine creates.
     """
 

@@ -52,8 +52,10 @@ class ReceiveLimits:
 
     max_bytes: int
     max_fields: int
-    """Maximum number of fields of a message, including all messages in it. A message with more is rejected before it is
-    parsed, since 8 MiB of empty messages become 200 MiB of objects."""
+    """Maximum number of fields of a message, including all messages in it.
+
+    A message with more fields is rejected before it is parsed, since 8 MiB of empty messages become 200 MiB of objects.
+    """
     timeout: float
     """Time limit in seconds from the call's authentication until its message is complete; the caller's own deadline may
     be earlier."""

@@ -57,8 +57,8 @@ def configure_logging(service: str, level: LogLevel = "INFO", form: LogFormat = 
     """Makes the root logger write to standard error only; of httpx and httpx2 only warnings and errors are logged.
 
     With the form "text", a record is the line `time level service [request_id] module: message`, followed by the
-    traceback if there is one. With "json", it is a line with a JSON object of the same fields, and the ids of decision,
-    trace and span if they are set.
+    traceback if there is one. With "json", a record is a line with a JSON object of the same fields, and the ids of
+    decision, trace and span if they are set.
     """
     logging.basicConfig(level=level, handlers=[make_handler(sys.stderr, service, level, form)], force=True)
     for client in ("httpx", "httpx2"):  # they log each request; httpx2 is the Kubernetes client's

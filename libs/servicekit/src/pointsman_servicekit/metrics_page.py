@@ -1,7 +1,8 @@
-"""A service's metrics as the text that Prometheus reads.
+"""The page with a service's metrics, as the text that Prometheus reads.
 
-Encoding all metrics takes tens of milliseconds, and whoever reaches the port may ask for them. So the page of each
-format is built at most once a second, while other requests wait for it, and all of them get the same bytes.
+Encoding all metrics takes tens of milliseconds, and anybody who reaches the port may request the page. So the page of
+each format is built at most once a second; requests that arrive while it is built wait for it, and all requests get the
+same bytes.
 """
 
 import asyncio

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 WORKER_THREADS = 6
 """Number of threads for work that would block the event loop: files, models, the encoder."""
 START_TIMEOUT_SECONDS = 10.0
-"""Seconds in which all threads must have started."""
+"""Seconds in which all threads of `start_worker_threads` must have started."""
 MAX_MALLOC_ARENAS = 1
 """Memory pools (arenas) of malloc. By default each thread has its own, which keeps the memory of the largest work that
 the thread ever did: 8 MB after 40 reloads of the help desk's configuration. `malloc_trim` returns the end of the main
@@ -28,7 +28,7 @@ M_ARENA_MAX = -8  # mallopt(3)
 TRIM_INTERVAL_SECONDS = 10.0
 
 MIN_DELAY_AFTER_ERROR = 1.0
-"""Least seconds from an unexpected error to the next run, so that short intervals do not fill the log."""
+"""Minimum seconds from an error of a periodic task to its next run, so that short intervals do not fill the log."""
 
 
 async def wait_for_stop_signal() -> signal.Signals:
@@ -132,7 +132,7 @@ class Schedule:
     """How often `run_periodically` calls its function, and whether the first call is at once."""
 
     interval: float
-    """Seconds from the end of one run to the start of the next, but see `MIN_DELAY_AFTER_ERROR`."""
+    """Seconds from the end of one run to the start of the next; after an error at least `MIN_DELAY_AFTER_ERROR`."""
     jitter: float = 0.0
     """Fraction of the interval by which each wait is varied at random, so that replicas do not all run at once: with
     0.1, waits are spread evenly over 0.9 to 1.1 intervals."""

@@ -81,10 +81,10 @@ def author_of(claimed: str) -> str:
 
 
 class FollowedFile(Generic[T]):
-    """The parsed content of a file, which is read again after changes."""
+    """The parsed content of a file; the file is read again after it has changed."""
 
     def __init__(self, path: Path, parse: Callable[[str], T], clock: Callable[[], float] = time.monotonic) -> None:
-        """Reads the file; `parse` converts its text, and raises TokenFileError if it is not valid.
+        """Reads the file; `parse` converts its text, and raises TokenFileError if the text is not valid.
 
         Raises TokenFileError if the file cannot be read, is not UTF-8, or is not valid. `clock` is in seconds.
         """

@@ -38,7 +38,7 @@ def split_address(address: str) -> tuple[str, int]:
 def require_address(listen: str) -> str:
     """Returns `listen`, the address at which a server listens, if it is valid.
 
-    Raises ValueError, which says what to write, if it is not HOST:PORT.
+    Raises ValueError, whose message says what to write, if `listen` is not HOST:PORT.
     """
     split_address(listen)
     return listen

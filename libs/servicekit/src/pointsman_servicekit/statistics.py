@@ -40,9 +40,9 @@ def wilson_interval(mean: float, count: float, z: float) -> tuple[float, float]:
 def lower_limit_of_difference(mean: float, lower_limit: float, other: float, upper_limit: float) -> float:
     """Returns the lower confidence limit of `mean - other`, two means that are measured independently.
 
-    `lower_limit` is that of `mean`, and `upper_limit` that of `other`, each at the desired confidence. With Wilson's
-    limits it is method 10 of R. G. Newcombe (Statistics in Medicine 17, 1998, 873-890), with others MOVER (G. Y. Zou
-    and A. Donner, Statistics in Medicine 27, 2008, 1693-1702).
+    `lower_limit` is a confidence limit of `mean`, and `upper_limit` of `other`, each at the desired confidence. If they
+    are Wilson's limits, the method is number 10 of R. G. Newcombe (Statistics in Medicine 17, 1998, 873-890); for other
+    limits it is MOVER (G. Y. Zou and A. Donner, Statistics in Medicine 27, 2008, 1693-1702).
     """
     return mean - other - math.hypot(mean - lower_limit, upper_limit - other)
 

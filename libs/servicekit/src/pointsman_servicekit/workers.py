@@ -1,8 +1,8 @@
 """Runs several processes of one service, the workers, on the same ports.
 
-A supervisor process starts the workers, replaces those that die, and stops them. It is connected to each of them by a
-socket pair, on which both may ask questions: named requests with an argument in JSON. If one end dies, the other
-notices at once: the supervisor replaces a dead worker, and a worker without a supervisor drains and exits.
+A supervisor process starts the workers, replaces workers that die, and stops all of them. A socket pair connects the
+supervisor to each worker; both may ask questions on it: named requests with an argument in JSON. If one process dies,
+the other notices at once: the supervisor replaces a dead worker, and a worker without a supervisor drains and exits.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ Handler = Callable[[Any], Awaitable[Any]]
 
 
 class AnswerFailed(Exception):
-    """The handler in the other process raised an exception; only used within this module."""
+    """Raised in this module if the handler of a question raised an exception in the other process."""
 
 
 class WorkerPeer:
@@ -194,10 +194,10 @@ class Supervisor:
         self._failed = False
 
     async def run(self, stopping: Awaitable[signal.Signals], kill_after: float) -> int:
-        """Runs the workers until `stopping` returns a signal, and sends them that signal.
+        """Runs the workers until `stopping` returns a signal, and sends them this signal.
 
         Workers that still run `kill_after` seconds later are killed. If a worker ends before all have served for the
-        first time, the others get SIGTERM, since its error is likely to affect all of them.
+        first time, the other workers get SIGTERM, since the error that ended it is likely to affect all of them.
 
         Returns 1 if a worker had to be killed, ended before all had served, or ended with a positive status after the
         signal; else 0.

@@ -31,8 +31,9 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     """Serves the retriever until the process gets SIGINT or SIGTERM.
 
     `spans` enables tracing. After SIGTERM, new calls are still answered for `settings.shutdown_delay` seconds. Then
-    calls in progress have `settings.shutdown_timeout` seconds to finish. All acknowledged writes are on disk by then.
-    Raises a PointsmanError, ModelMissing or OSError, with a message for the user, if the service cannot be started.
+    calls in progress have `settings.shutdown_timeout` seconds to finish. All acknowledged writes are on disk when this
+    returns. Raises a PointsmanError, ModelMissing or OSError, with a message for the user, if the service cannot be
+    started.
     """
     async with bootstrap.run_service(settings, bootstrap.load_model(settings), spans) as running:
         received = await wait_for_stop_signal()

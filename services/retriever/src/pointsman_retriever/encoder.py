@@ -45,7 +45,7 @@ class Chunker(Protocol):
     """Interface for splitting documents into chunks; `SandboxedChunker` implements it."""
 
     def recipe(self, document: Document) -> str:
-        """Returns the name and version of the chunker for a document, such as "markdown-3"; it is called the recipe.
+        """Returns the recipe of a document: the name and version of the chunker for it, such as "markdown-3".
 
         A stored document that is sent again is chunked again if its recipe has changed.
         """
@@ -138,11 +138,12 @@ class DocumentEncoder:
     async def encode(
         self, documents: Sequence[Document], source: str, find_known: FindKnownVectors
     ) -> list[EncodedDocument | PointsmanError]:
-        """Returns each document with chunks and vectors, in the same order, or InvalidArgument if it cannot be chunked.
+        """Returns each document with chunks and vectors, in the same order, or an InvalidArgument for one that cannot
+        be chunked.
 
         A document with its own vector, which must be of length 1 (`with_unit_vector`), becomes a single chunk. Texts
-        for which `find_known` returns a vector are not embedded again. `source` is recorded in the results. Raises
-        Unavailable if the model's endpoint fails, and what `find_known` raises.
+        for which `find_known` returns a vector are not embedded again. `source` names where the documents come from;
+        the results contain it. Raises Unavailable if the model's endpoint fails, and what `find_known` raises.
         """
         chunked = await self._chunk([(document, self.recipe(document)) for document in documents], source)
         return await self._add_vectors(chunked, find_known)

@@ -54,8 +54,8 @@ class Sandbox:
 
         `operation` is "read" (the option `media_type`: an HTML or PDF file; answers its "title" and "text") or "chunk"
         (the option `kind`: parts of documents in JSON; answers their chunks as "parts"). Raises SandboxError if the
-        operation fails, exceeds a limit, or ends the subprocess. If a call is cancelled while it is worked on, the
-        subprocess is killed.
+        operation fails, exceeds a limit, or ends the subprocess. If a call is cancelled while the subprocess works on
+        it, the subprocess is killed.
         """
         async with self._lock:
             try:

@@ -115,7 +115,8 @@ class Settings(BaseSettings):
 def read_settings() -> Settings:
     """Reads the settings from the environment.
 
-    Raises UnknownSetting if a variable with the prefix is no setting, WrongSetting if a value cannot be used.
+    Raises UnknownSetting if a variable that begins with POINTSMAN_RETRIEVER_ is not a setting, WrongSetting if a value
+    cannot be used.
     """
     require_known_settings(PREFIX, Settings.model_fields, os.environ)
     try:

@@ -52,8 +52,8 @@ def fit(config: Config, models: EmbeddingModels, out: Path | None, progress: Pro
 def fit_model(config: Config, models: EmbeddingModels, progress: Progress) -> ClassifierModel:
     """Trains the classifier on the examples of the configuration, and returns it without writing a file.
 
-    `models` are the embedding models that the classifier uses; `progress` is called while it is trained. Raises
-    InvalidArgument if it cannot be trained.
+    `models` are the embedding models that the classifier uses; `progress` is called during the training. Raises
+    InvalidArgument if the classifier cannot be trained.
     """
     texts, intents, settings = example_texts(config), example_intents(config), fit_settings(config)
     return fit_classifier(

@@ -163,8 +163,8 @@ def _dotted(location: Location) -> str:
 def find_problem(name: Any, upstream: Any, mode: str) -> str:
     """Returns why an entry of LiteLLM's model_list cannot be translated; empty if it can be.
 
-    `name` is its `model_name`, `upstream` its `litellm_params.model`, and `mode` its `model_info.mode` ("chat" if it
-    has none).
+    The arguments are values of the entry: `name` is its `model_name`, `upstream` its `litellm_params.model`, and `mode`
+    its `model_info.mode` ("chat" if it has none).
     """
     if not isinstance(name, str) or not isinstance(upstream, str):
         return "needs model_name and litellm_params.model"

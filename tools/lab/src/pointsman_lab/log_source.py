@@ -38,10 +38,10 @@ class LogSource:
         return open_redis_log(self.redis_url)
 
     def open_records(self) -> AbstractAsyncContextManager["ParquetRequestLog"]:
-        """Opens the exported records in the folder or URL `records`; use it as an asynchronous context manager.
+        """Opens the exported records in the folder or URL `records`; use the result as an asynchronous context manager.
 
         Raises ConfigError if DuckDB is not installed, InvalidArgument if there are no records, and FailedPrecondition
-        if they cannot be read.
+        if the records cannot be read.
         """
         try:
             from pointsman_lab.parquet.log import open_parquet_log

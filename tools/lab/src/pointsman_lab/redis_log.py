@@ -66,7 +66,7 @@ class RedisRequestLog(RequestLog):
         return _unix_ms(first[0]) / 1000
 
     async def delete(self, stream: str, entry_ids: Sequence[str]) -> None:
-        """Deletes the entries with these ids from a Redis stream. They cannot be restored."""
+        """Deletes the entries with these ids from a Redis stream; deleted entries cannot be restored."""
         for start in range(0, len(entry_ids), PAGE_SIZE):
             await self._reply(self._redis.xdel(stream, *entry_ids[start : start + PAGE_SIZE]))
 

@@ -144,8 +144,8 @@ class Pseudonyms:
 def with_pseudonym(request: Request, random_key: str, user_digest: str, pseudonyms: Pseudonyms) -> Request:
     """Returns the request with a `user` for whom traffic splits choose the same path as the gateway did.
 
-    The user's own name is taken if it was stored. If not, the pseudonym for `user_digest` is taken; if `user_digest` is
-    empty, `random_key` (the key of the conversation, or the decision's id).
+    The `user` is the first of these that is known: the user's own name, the pseudonym for `user_digest`, and
+    `random_key` (the key of the conversation, or the decision's id).
     """
     if request.user:
         return request

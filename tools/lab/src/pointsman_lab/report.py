@@ -35,7 +35,7 @@ class Report:
     """The report's facts, of JSON types only."""
     page: tuple[Section, ...]
     failure: str = ""
-    """Why the command ends with exit code 1 although it has a result; empty: it ends with 0."""
+    """The reason why the command ends with exit code 1 although it has a result; empty if it ends with 0."""
 
     def as_json(self) -> str:
         """Returns the report as one line of JSON, with `facts` and `page`."""

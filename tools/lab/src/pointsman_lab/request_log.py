@@ -38,7 +38,7 @@ class RecordedDecision:
     path: str
     """The policy's first choice, even if this path was unavailable and another one answered."""
     fingerprint: str
-    """The fingerprint of the path's configuration at the time."""
+    """The fingerprint of the path's configuration at the time of the request."""
     revision: str
     user_digest: str
     """Digest of the user's name; empty if the request named no user."""
@@ -55,7 +55,7 @@ class RecordedDecision:
 
     @property
     def adapter(self) -> str:
-        """Returns the adapter if the request named it as its model and was routed to it; empty otherwise."""
+        """Returns the adapter if the request named it as its model and was routed to it; empty if not."""
         return self.request.model if self.path == f"adapter:{self.request.model}" else ""
 
     @property
@@ -157,8 +157,9 @@ async def read_evidence(log: RequestLog, days: int) -> EvidenceStore:
     """Reads the ratings and costs of paths that gateways counted in the last `days`, and returns them as an
     EvidenceStore.
 
-    Which adapter version an alias points to is not known offline, so the version that answered most recently on a path
-    counts as its present one. If none has answered, it is the version that was evaluated most recently.
+    Offline, it is not known to which adapter version an alias points, so the version that answered most recently on a
+    path counts as the path's present version. If none has answered, the version that was evaluated most recently
+    counts.
     """
     store, versions, evaluated = EvidenceStore(days), dict[tuple[str, str], str](), dict[tuple[str, str], str]()
     for day, counts in (await log.evidence(last_days(days)[::-1])).items():

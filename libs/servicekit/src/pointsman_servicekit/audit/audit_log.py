@@ -49,8 +49,8 @@ class AuditLog:
     async def read(self, seconds: float, kinds: Collection[str] = (), limit: int = 1000) -> list[AuditEntry]:
         """Returns the changes of the last `seconds` seconds, the newest first, at most `limit`.
 
-        `kinds` are some of `KINDS`; empty for all. Changes of adapters are read from the lora-servers' history, if they
-        use the same Redis. Entries that cannot be read are logged and left out.
+        `kinds` are some of `KINDS`; empty for all. Changes of adapters are read from the lora-servers' history, if the
+        lora-servers use the same Redis. Entries that cannot be read are logged and left out.
         """
         oldest = max(0, int((self._wall() - seconds) * 1000))
         found: list[AuditEntry] = []

@@ -32,8 +32,8 @@ LimitChanges = Mapping[str, int | float | None]
 class UsageRow:
     """The usage of a key, or of a whole tenant if `key` is None.
 
-    `today` has the counters since midnight UTC, and `month` those since the first of the month. `left` is what is left
-    of each limit that is set, in the limit's unit, by the limit's name.
+    `today` has the counters since midnight UTC, and `month` the counters since the first of the month. `left` has the
+    unused part of each limit that is set, in the limit's unit, by the limit's name.
     """
 
     tenant: TenantRecord
@@ -88,8 +88,8 @@ class Administration:
     async def usage(self, tenant: str = "") -> list[UsageRow]:
         """Returns for each tenant, or only for `tenant`, a row of the whole tenant, followed by a row for each key.
 
-        After a tenant's keys come its users of single sign-on who have used something this month. They have no key, so
-        their rows have a KeyRecord that is made for the row. An unknown tenant has no rows.
+        After a tenant's keys come its users of single sign-on who have sent requests this month. These users have no
+        key, so their rows have a KeyRecord that is made for the row. An unknown tenant has no rows.
         """
         used, records = await self._usage.read(), await self.keys.keys()
         rows = []

@@ -194,8 +194,8 @@ class TenantRecord:
     def from_json(cls, text: str, at: str = "") -> "TenantRecord":
         """Parses a tenant's record in JSON.
 
-        Raises FailedPrecondition ("unreadable_record") if it is not valid or of another version. The message names
-        `at`, the record's place in Redis.
+        Raises FailedPrecondition ("unreadable_record") if the text is not a valid record or is of another version. The
+        message names `at`, the record's place in Redis.
         """
         with _reading("tenant", text, at) as read:
             return _typed(cls(read["name"], Limits(**read["limits"]), _names(read.get("learning", []))))
@@ -247,8 +247,8 @@ class KeyRecord:
     def from_json(cls, text: str, at: str = "") -> "KeyRecord":
         """Parses a key's record in JSON.
 
-        Raises FailedPrecondition ("unreadable_record") if it is not valid or of another version. The message names
-        `at`, the record's place in Redis.
+        Raises FailedPrecondition ("unreadable_record") if the text is not a valid record or is of another version. The
+        message names `at`, the record's place in Redis.
         """
         with _reading("key", text, at) as read:
             scope = {name: None if names is None else _names(names) for name, names in read.pop("scope").items()}

@@ -85,11 +85,11 @@ def limit_key(tenant: str, whose: str, limit: str) -> str:
 
     `whose` is a key's id or `WHOLE_TENANT`, and `limit` a field of `Limits`.
 
-    The hash has these fields. `window` is the number of the window (see `window_at`). For each gateway's lease there is
-    a field with the text "HELD USED NUMBER EXPIRES": USED is what the gateway has used, HELD is USED plus what it may
-    still use, NUMBER is that of the gateway's last report, and EXPIRES is in Unix milliseconds. `used` and `held` are
-    the sums over all leases. Amounts of dollars are in nanodollars. All limits of a tenant are in one slot of a
-    cluster.
+    The hash has the following fields. `window` is the number of the window (see `window_at`). For each gateway's lease,
+    the part of the limit that the gateway may use without asking Redis, there is a field with the text "HELD USED
+    NUMBER EXPIRES": USED is what the gateway has used, HELD is USED plus what the gateway may still use, NUMBER is the
+    number of the gateway's last report, and EXPIRES is in Unix milliseconds. `used` and `held` are the sums over all
+    leases. Amounts of dollars are in nanodollars. All limits of a tenant are in one slot of a cluster.
     """
     return f"{{pointsman:{tenant}}}:account:{whose}:{limit}"
 

@@ -68,7 +68,7 @@ def set_up_chunkers(setup: bytes) -> Mapping[str, TextChunker]:
 
 
 def recipe_for(media_type: str) -> str:
-    """Returns the name and version of the chunker for a media type, such as "markdown-3"; it is called the recipe.
+    """Returns the recipe for a media type: the name and version of the chunker, such as "markdown-3".
 
     The chunker is "markdown" for Markdown, HTML, JSON Lines and an empty type, "plain" for plain text, PDF and CSV, and
     "code" for any other type. The recipe is stored with each document.

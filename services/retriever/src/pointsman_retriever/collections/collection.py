@@ -220,16 +220,17 @@ class Collection:
         """Begins a compaction (a rebuild of the indexes without deleted rows); returns a function that does the slow
         part.
 
-        The function may be called in any thread. Pass its result to `finish_compaction`; if it raises an error, call
-        `abort_compaction`. These three methods must be called in the write thread.
+        The function may be called in any thread. Pass its result to `finish_compaction`; if the function raises an
+        error, call `abort_compaction`. `begin_compaction`, `finish_compaction` and `abort_compaction` must be called in
+        the write thread.
         """
         self._changes_since_compaction = []
         return self._snapshot.compacted
 
     def finish_compaction(self, compacted: CompactedParts) -> None:
-        """Puts the rebuilt indexes into use, after applying the changes made since `begin_compaction` to them.
+        """Puts the rebuilt indexes into use, after applying to them the changes made since `begin_compaction`.
 
-        Does nothing if the whole index was replaced meanwhile.
+        Does nothing if the whole index was replaced since then, for example by `refresh`.
         """
         if self._changes_since_compaction is None:
             return  # the whole index was replaced meanwhile

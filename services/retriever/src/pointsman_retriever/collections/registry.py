@@ -58,10 +58,11 @@ class CollectionRegistry:
         shared: SharedCollections | None = None,
         shared_pool: ThreadPool | None = None,
     ) -> None:
-        """Takes how many `readers` may read from one collection at once, and the collections in `external` stores.
+        """Takes where collections are: in `data_folder`, in `external` stores, and in the `shared` store if there is
+        one.
 
-        `make_snapshot` makes an empty index, and the threads of `write_pool` make all changes, except those of the
-        collections in the `shared` store, if there is one, which are made in `shared_pool`.
+        Up to `readers` threads read from one collection at once. `make_snapshot` makes an empty index. Changes are made
+        by the threads of `write_pool`, those of shared collections by the threads of `shared_pool`.
         """
         self.shared = shared
         self._shared_pool = shared_pool or write_pool

@@ -1,4 +1,4 @@
-"""A collection: its name, its quota, and what it holds."""
+"""A collection: its name, its quota, and its state at one version."""
 
 import re
 from dataclasses import dataclass

@@ -36,7 +36,7 @@ class Document:
 class RawDocument:
     """A document as the client sent it: with its text, or with a file, whose bytes are in `content`.
 
-    `media_type` is that of the file, or of the text if there is no file. It is in lower case, without parameters.
+    `media_type` is the type of the file, or of the text if there is no file, in lower case, without parameters.
     """
 
     id: str

@@ -22,7 +22,9 @@ class FusionMethod(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """How a search ranks passages, how many it returns, and what it returns with each of them."""
+    """The options of a search: how passages are ranked, how many are returned, and what is returned with each
+    passage.
+    """
 
     top_k: int = 0  # passages; 0 means limits.DEFAULT_TOP_K
     dense_weight: float | None = None  # 0 (words only) to 1 (meaning only); None: the collection's setting
@@ -45,10 +47,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How a passage's score was computed: `dense_part`, `sparse_part` and `support_part` add up to a total.
+    """How a passage's score was computed from `dense_part`, `sparse_part` and `support_part`, which add up to a total.
 
-    With CONVEX, the score is 1 / (1 + e^-total). With RRF, it is the total times (1 + `RRF_K`). In an external store,
-    it is the total itself.
+    With the fusion method CONVEX, the score is 1 / (1 + e^-total). With RRF, the score is the total times (1 +
+    `RRF_K`). In an external store, the score is the total itself.
     """
 
     dense_rank: int  # among the candidates, 1 for the best

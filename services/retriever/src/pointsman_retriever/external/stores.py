@@ -99,9 +99,9 @@ class Hit:
 class ExternalStore(Protocol):
     """Interface of one collection in an external store; its methods block, and write nothing.
 
-    Several threads may call them. `read_layout` is called before any search. It raises LookupError, with a message for
-    the user, if the collection or a field is missing or not usable. Methods may raise any other error if the store
-    fails.
+    Several threads may call the methods. `read_layout` is called before any search; it raises LookupError, with a
+    message for the user, if the collection or a field is missing or cannot be used. Methods may raise any other error
+    if the store fails.
     """
 
     def read_layout(self) -> Layout: ...

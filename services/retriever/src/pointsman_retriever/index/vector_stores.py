@@ -60,14 +60,12 @@ class VectorIndex(Protocol):
     def compacted(self) -> "VectorIndex":
         """Returns an index of the same vectors that is faster to search and shares no storage with this one.
 
-        Called only if `needs_compaction` is true, in any thread; may take seconds. Changes that are made meanwhile are
-        applied to the result with `with_changes`.
+        Called only if `needs_compaction` is true, in any thread; may take seconds. The caller applies the changes made
+        during the call to the result with `with_changes`.
         """
 
     def close(self) -> None:
-        """Releases the external storage of all snapshots of the index; called when none of them is searched any
-        more.
-        """
+        """Releases the external storage of all snapshots of the index; called when no snapshot is searched any more."""
 
 
 class VectorStore(Protocol):

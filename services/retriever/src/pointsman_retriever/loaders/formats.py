@@ -32,7 +32,7 @@ class UnreadableFile(Exception):
 def read_text(content: bytes) -> str:
     """Decodes a text file in UTF-8, or in UTF-16 with a byte order mark.
 
-    Raises UnreadableFile if it cannot be decoded or contains a null character.
+    Raises UnreadableFile if the file cannot be decoded or contains a null character.
     """
     try:
         text = content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")

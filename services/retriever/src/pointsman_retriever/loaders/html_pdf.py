@@ -18,7 +18,8 @@ def read_html(content: bytes) -> LoadedText:
     """Converts an HTML page to Markdown, and returns it with the page's title.
 
     Keeps headings, lists, tables and code; drops scripts, navigation, forms, footers, images and the targets of links.
-    Uses the encoding that the page declares, or else guesses it. Raises UnreadableFile if it is nested too deeply.
+    Uses the encoding that the page declares, or else guesses the encoding. Raises UnreadableFile if the page is nested
+    too deeply.
     """
     try:
         page = BeautifulSoup(content, "html.parser")
@@ -34,7 +35,7 @@ def read_html(content: bytes) -> LoadedText:
 def read_pdf(content: bytes) -> LoadedText:
     """Extracts the title and the text of all pages of a PDF file.
 
-    Raises UnreadableFile if it is not a PDF, needs a password, has more than `MAX_PAGES` pages, or has no text (a
+    Raises UnreadableFile if the file is not a PDF, needs a password, has more than `MAX_PAGES` pages, or has no text (a
     scan).
     """
     try:

@@ -41,8 +41,8 @@ class Loader:
     async def load_one(self, raw: RawDocument) -> Document:
         """Returns a document with its text; if the client sent a file, reads the text from the file.
 
-        A document without a title gets the title of its HTML or PDF file. Raises InvalidArgument if it has both a text
-        and a file, if the file cannot be read, or if its media type is unknown or JSON Lines (use `load`).
+        A document without a title gets the title of its HTML or PDF file. Raises InvalidArgument if `raw` has both a
+        text and a file, if the file cannot be read, or if the media type is unknown or JSON Lines (use `load`).
         """
         if not raw.content:
             return _to_document(raw, raw.title, raw.text)

@@ -23,7 +23,7 @@ class Reranker(Protocol):
     """Interface for scoring passages for a query; used from the event loop's thread. `HttpReranker` implements it."""
 
     async def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
-        """Returns a score for each text, in their order, on any scale; greater is better.
+        """Returns a score for each text, in the order of `texts`, on any scale; a greater one is better.
 
         `texts` is not empty. Raises Unavailable if the texts cannot be scored.
         """

@@ -71,11 +71,11 @@ class FusedScores:
 
 
 def fuse(dense: Scores, sparse: Scores, vectors: Vectors, parameters: FusionParameters) -> FusedScores:
-    """Combines dense scores (cosines) and sparse scores (BM25; 0 without any query word) of the candidates, both
-    (candidates,).
+    """Combines the dense scores (cosines) and the sparse scores (BM25) of the candidates, both (candidates,).
 
-    `vectors` are the candidates' unit vectors, (candidates, dimensions). If `parameters` has no dense weight, CONVEX
-    chooses it by how well both scores correlate, and takes 1 for a single candidate; RRF takes 0.5.
+    A sparse score is 0 if the candidate has no word of the query. `vectors` are the candidates' unit vectors,
+    (candidates, dimensions). If `parameters` has no dense weight, CONVEX chooses it by how well both scores correlate,
+    and takes 1 for a single candidate; RRF takes 0.5.
     """
     if parameters.method is FusionMethod.RRF:
         return _fuse_by_rank(dense, sparse, 0.5 if parameters.dense_weight is None else parameters.dense_weight)

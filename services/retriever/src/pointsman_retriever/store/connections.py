@@ -89,7 +89,7 @@ class Connections:
         return wal.stat().st_size if wal.exists() else 0
 
     def checkpoint(self) -> None:
-        """Copies the write-ahead log into the file, except what is newer than a running read; to be called in the write
+        """Copies the write-ahead log into the file, except changes newer than a running read; call it in the write
         thread.
 
         Without this call, SQLite would copy the log in a commit, and searches would wait for the commit. Raises storage
@@ -210,7 +210,7 @@ class ReadTransaction:
 def read_all_chunks(connection: sqlite3.Connection) -> Iterator[IndexedChunks]:
     """Yields all chunks of a collection in batches of up to `ROWS_PER_BATCH`, ascending by id.
 
-    `connection` must be in a transaction; otherwise the metadata may be newer than the chunks.
+    `connection` must be in a transaction, because without one the metadata may be newer than the chunks.
     """
     cursor = connection.execute(f"{_SELECT_CHUNKS} ORDER BY id")
     while rows := cursor.fetchmany(ROWS_PER_BATCH):
@@ -220,7 +220,7 @@ def read_all_chunks(connection: sqlite3.Connection) -> Iterator[IndexedChunks]:
 def read_chunks(connection: sqlite3.Connection, ids: Ids, dimensions: int) -> IndexedChunks:
     """Returns the chunks with these ids, ascending by id; all must exist.
 
-    `dimensions` is the number of dimensions of a vector. It is used only if `ids` is empty, for the shape of `vectors`.
+    `dimensions`, the number of dimensions of a vector, is used only if `ids` is empty, for the shape of `vectors`.
     """
     rows = connection.execute(
         f"{_SELECT_CHUNKS} WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (json.dumps(ids.tolist()),)

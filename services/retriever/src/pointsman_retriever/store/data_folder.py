@@ -44,9 +44,10 @@ class DataFolder:
         )
 
     def id(self) -> str:
-        """Returns the random id of the data folder, 12 hexadecimal digits; makes and stores one if none is valid.
+        """Returns the random id of the data folder, 12 hexadecimal digits.
 
-        Raises OSError if it cannot be read or written, or storage errors (`translate_disk_errors`).
+        Makes and stores a new id if there is no valid one. Raises OSError if the file with the id cannot be read or
+        written, or storage errors (`translate_disk_errors`).
         """
         file = self._root / _ID
         if file.exists() and re.fullmatch(rb"[0-9a-f]{%d}" % (2 * _ID_BYTES), known := file.read_bytes()):
@@ -66,7 +67,9 @@ class DataFolder:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Yields a new empty folder on the same file system; removes it after the block unless it was moved away."""
+        """Yields a new empty folder on the data folder's file system; removes it after the block unless it was moved
+        away.
+        """
         with translate_disk_errors(self._scratch):
             folder = Path(tempfile.mkdtemp(dir=self._scratch))
         try:
@@ -166,10 +169,11 @@ class DataFolder:
 
 @contextmanager
 def claim_data_folder(root: Path) -> Iterator[DataFolder]:
-    """Locks the data folder for this process during the block; creates it if it is missing.
+    """Locks the data folder `root` for this process during the block; creates the folder if it is missing.
 
-    Raises FailedPrecondition if another process has locked it ("data_in_use"), or if it cannot be written
-    ("data_folder_unusable"), and storage errors (`translate_disk_errors`) if a replacement cannot be finished.
+    Raises FailedPrecondition if another process has locked the folder ("data_in_use"), or if the folder cannot be
+    written ("data_folder_unusable"), and storage errors (`translate_disk_errors`) if an interrupted replacement of a
+    collection cannot be finished.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,7 @@ class Findings:
 def quick_check(store: Store) -> None:
     """Checks the structure of the pages of a collection's file, by SQLite's `quick_check`.
 
-    Raises Internal ("collection_damaged") if they are damaged, and storage errors (`translate_errors`).
+    Raises Internal ("collection_damaged") if the pages are damaged, and storage errors (`translate_errors`).
     """
     with store.connections.reader() as reader:
         if found := _run_check(reader, "quick_check"):
@@ -127,7 +127,8 @@ def _run_check(reader: sqlite3.Connection, check: str) -> list[str]:
 def copy_store(store: Store, target: Path) -> CollectionInfo:
     """Copies one version of a collection to the file `STORE_FILE` in the folder `target`; returns the copy's state.
 
-    The store may be in use meanwhile. `target` is created if it is missing. Raises storage errors (`translate_errors`).
+    The store may be used during the copy. `target` is created if it is missing. Raises storage errors
+    (`translate_errors`).
     """
     target.mkdir(exist_ok=True)
     file = target / STORE_FILE
@@ -143,10 +144,10 @@ def copy_store(store: Store, target: Path) -> CollectionInfo:
 
 
 def accept_snapshot(collection_id: CollectionId, folder: Path, quota: Quota) -> CollectionInfo:
-    """Checks all rows of the snapshot file in `folder`, and writes `quota` into it; returns the file's state.
+    """Checks all rows of the snapshot file in `folder`, and writes `quota` into the file; returns the file's state.
 
-    Raises InvalidArgument ("snapshot_damaged") if the file is damaged, is not that of a collection or has another
-    schema version, and storage errors (`translate_errors`) if this service or its disk fails.
+    Raises InvalidArgument ("snapshot_damaged") if the file is damaged, is not a collection's file or has another schema
+    version, and storage errors (`translate_errors`) if this service or its disk fails.
     """
     _check_format(folder / STORE_FILE)
     try:
@@ -192,10 +193,11 @@ class PendingDocument:
 
 
 def begin_migration(store: Store, fingerprint: str, dimensions: int) -> None:
-    """Starts the migration of a collection to another embedding model, or resumes an interrupted one to the same model.
+    """Starts the migration of a collection to another embedding model.
 
-    `fingerprint` and `dimensions` are those of the new model. Deletes the chunks that an interrupted migration to a
-    different model has made. Raises storage errors (`translate_errors`).
+    If a migration to the same model was interrupted, it is resumed. Chunks that an interrupted migration to a different
+    model has made are deleted. `fingerprint` and `dimensions` are those of the new model. Raises storage errors
+    (`translate_errors`).
     """
     with store.connections.transaction() as writer:
         target = writer.execute("SELECT fingerprint, dimensions FROM next_model").fetchone()
@@ -226,7 +228,7 @@ def count_pending(store: Store) -> int:
 def store_migrated(store: Store, documents: Sequence[tuple[PendingDocument, EncodedDocument]]) -> None:
     """Stores the chunks of documents that were encoded for the new embedding model.
 
-    Documents that were deleted meanwhile are skipped. Raises storage errors (`translate_errors`).
+    A document that was deleted since `find_pending` returned it is skipped. Raises storage errors (`translate_errors`).
     """
     with store.connections.transaction() as writer:
         for pending, encoded in documents:

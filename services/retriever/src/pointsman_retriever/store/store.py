@@ -49,8 +49,9 @@ class Store:
     ) -> None:
         """Opens the file that `create_store` has made in `folder`, for up to `readers` simultaneous reads.
 
-        Raises FailedPrecondition if another release or program has written it (`check_schema`), and storage errors
-        (`translate_errors`) if it cannot be read.
+        `checkpoint` copies the write-ahead log into the file when the log has more than `checkpoint_bytes`. Raises
+        FailedPrecondition if another release or program has written the file (`check_schema`), and storage errors
+        (`translate_errors`) if the file cannot be read.
         """
         self.id = collection_id
         self.folder = folder
@@ -77,7 +78,9 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Yields a transaction for changes. It is rolled back if the block does not call its method `commit`."""
+        """Yields a transaction for changes. The changes are rolled back if the block does not call the transaction's
+        `commit`.
+        """
         with self.connections.transaction() as writer:
             yield Transaction(writer, read_collection(writer, self.id))
 
@@ -98,13 +101,13 @@ class Store:
             return read_collection(writer, self.id)
 
     def raise_version(self, version: int) -> None:
-        """Sets the collection's version number to `version`, unless it is higher already."""
+        """Sets the collection's version number to `version`, unless the number is higher already."""
         with self.connections.transaction() as writer:
             writer.execute("UPDATE collection SET version = max(version, ?)", (version,))
             writer.execute("COMMIT")
 
     def read_all_chunks(self) -> Iterator[IndexedChunks]:
-        """Yields all chunks of one version in batches, ascending by id; changes made meanwhile are not seen."""
+        """Yields all chunks of one version in batches, ascending by id; changes made during the read are not seen."""
         with self.connections.reader() as reader:
             reader.execute("BEGIN")
             yield from connections.read_all_chunks(reader)
@@ -160,7 +163,7 @@ class Store:
 
     @contextmanager
     def read_transaction(self) -> Iterator[ReadTransaction]:
-        """Yields an object that reads one version of the collection; changes made meanwhile are not seen."""
+        """Yields an object that reads one version of the collection; changes made during the block are not seen."""
         with self.connections.reader() as reader:
             reader.execute("BEGIN")
             (version,) = reader.execute("SELECT version FROM collection").fetchone()

@@ -2,9 +2,10 @@
 
 The path's own strategies write each prompt. Few-shot examples are chosen as for a request, but never the row itself.
 Passages follow RAFT (T. Zhang et al., arXiv 2403.10131): if a training row names the document that answers it, the
-prompt has the passage of that document that states most of the answer, and others that the retriever finds. One such
-row in five has only the others, so that the adapter also learns the answers themselves. Rows without a document, and
-evaluation rows, have the passages that the retriever finds, as a request would.
+prompt has the passage of this document that states most of the answer, and other passages that the retriever finds. One
+in five of the rows with a document gets only the other passages, so that the adapter also learns the answers
+themselves. Rows without a document, and evaluation rows, have the passages that the retriever finds, as a request
+would.
 """
 
 import json

@@ -115,7 +115,7 @@ class ParquetRequestLog(RequestLog):
 async def open_parquet_log(location: str) -> AsyncIterator[ParquetRequestLog]:
     """Opens the exported records in the folder or URL `location`, and closes them after the block.
 
-    Raises InvalidArgument if there are none, and FailedPrecondition if they cannot be read.
+    Raises InvalidArgument if there are no records, and FailedPrecondition if the records cannot be read.
     """
     files = RecordFiles(location)
     try:

@@ -41,7 +41,7 @@ class Outcomes:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """By how much the mean utility of one choice of paths exceeds that of another choice on the same requests.
+    """The mean utility of one choice of paths minus the mean utility of another choice on the same requests.
 
     `bound` is the 95 % lower confidence bound. The utility of an answer is its score minus its dollars divided by the
     dollars that a wrong answer costs.
@@ -54,7 +54,10 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class PolicyResult:
-    """The result of the policy `predicted` on evaluated rows, compared with one fixed path."""
+    """The result of the policy `predicted` (which chooses a path for each request) on evaluated rows.
+
+    It is compared with one fixed path, that is, one way to answer all requests.
+    """
 
     shares: Array
     """The share of the rows for which each path is chosen, (paths,)."""
@@ -72,7 +75,7 @@ class PolicyResult:
     `best_mix` finds the mix, which costs at most as much as the chosen answers.
     """
     best: int
-    """The column of the best single path; if it differs between folds, the most frequent one."""
+    """The column of the best single path; if the folds have different best paths, the most frequent one."""
 
 
 def choose(predicted: Array, expected_usd: Array, usd_per_wrong_answer: float | Array) -> Indices:

@@ -20,7 +20,7 @@ from pointsman_lab.prediction.inputs import Array
 from pointsman_lab.request_log import RatedRequest
 
 MIN_ROWS = 100
-"""The least number of rows to learn from: with fewer, a gain can hardly be distinguished from chance."""
+"""The minimum number of rows to learn from: with fewer rows, a gain can hardly be distinguished from chance."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,9 +46,9 @@ class Prediction:
         return self.bias + self._of_tasks(inputs) + inputs.vectors @ self.weights
 
     def calibrated(self, shift: float, scale: float) -> "Prediction":
-        """Returns a copy whose logits are `shift` + `scale` times those of this prediction.
+        """Returns a copy whose logits are `shift` + `scale` times the logits of this prediction.
 
-        Such a linear change corrects probabilities that are too high, too low, too extreme or too cautious.
+        A linear change of logits corrects probabilities that are too high, too low, too extreme or too cautious.
         """
         bias, weights = shift + scale * self.bias, scale * self.weights
         return Prediction(self.mean, self.task_means, scale * self.task_weight, bias, weights)

@@ -18,9 +18,9 @@ def shares_of_tasks(
 ) -> Array:
     """Returns the classifier's probability of each of `tasks` for each text, (texts, tasks).
 
-    If the classifier abstains, the task `UNKNOWN` has 1 and the others 0. A text that is one of the classifier's
-    examples is classified by a classifier that was trained without it, since new requests are not among the examples
-    either. Raises InvalidArgument if the classifier cannot be trained.
+    If the classifier finds no task (abstains), the task `UNKNOWN` has 1 and all other tasks have 0. A text that is one
+    of the classifier's examples is classified by a classifier that was trained without this example, since new requests
+    are not among the examples either. Raises InvalidArgument if the classifier cannot be trained.
     """
     examples = {text for of_task in example_texts(config).values() for text in of_task}
     is_example, shares = np.array([text in examples for text in texts]), np.zeros((len(texts), len(tasks)))

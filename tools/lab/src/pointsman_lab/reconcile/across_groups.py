@@ -23,7 +23,7 @@ read.
 
 _HALF_HOUR = 30 * 60
 _MAX_LEFT = Fraction(1, 20)
-"""A cause explains differences if it leaves at most this share of them."""
+"""A cause explains differences if at most this share of the differences remains."""
 
 Rejoin = Callable[[Callable[[Charge], float], Sequence[Charge]], Joined]
 """A function that joins the export again with the charges in its second argument.
@@ -66,7 +66,7 @@ def _shifted(seconds: int, charge: Charge) -> float:
 def swapped(joined: Joined) -> dict[ChargeGroup, str]:
     """Finds groups of charges whose differences cancel each other, because the export has another tier, key or model.
 
-    Returns the cause as text for each group that is part of such a pair or set.
+    Returns a dict from each of these groups to the cause, as text.
     """
     found: dict[ChargeGroup, str] = {}
     without: Mapping[str, Callable[[ChargeGroup], ChargeGroup]] = {

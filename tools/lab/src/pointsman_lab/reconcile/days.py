@@ -31,7 +31,7 @@ class Days:
 
     @property
     def begin(self) -> float:
-        """Returns the Unix seconds at which the first day begins; infinite if there is none."""
+        """Returns the Unix seconds at which the first day begins; infinite if no day is compared."""
         return min(self._begins, default=inf)
 
     @property

@@ -156,7 +156,7 @@ def join(
     """Adds up the lines of the export and the charges by group and kind of token, for the days in `days`.
 
     A group is one model, day, key and service tier. `names` translates the export's names. `time_of` returns the Unix
-    seconds by which a charge belongs to a day, by default those at which its request ended.
+    seconds by which a charge belongs to a day, by default the time at which the charge's request ended.
     """
     joined = Joined(export)
     by_tier = any(line.tier not in (None, BATCH) for line in export.lines)

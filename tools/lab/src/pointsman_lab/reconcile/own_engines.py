@@ -16,7 +16,7 @@ class EngineHours:
 
     engine: str
     members: int
-    """The number of engines behind this name that answered; at least 1."""
+    """The number of engines with this name in the configuration (members of a group) that answered; at least 1."""
     hours: float
     """The length of the period in hours, times `members`."""
     busy_hours: float

@@ -1,4 +1,4 @@
-"""Reads CSV files whose columns are named in different ways, and the days in them."""
+"""Reads CSV files whose columns are named in different ways, and converts the days and times in these files."""
 
 import csv
 import gzip
@@ -54,12 +54,12 @@ def read_rows(text: io.TextIOBase, file: Path) -> Iterator[tuple[int, Mapping[st
 
 
 def interval_of(begin: str, end: str, zone: tzinfo, where: str) -> tuple[float, float]:
-    """Converts two days or times to an interval in Unix seconds: its begin, and its end, which is not part of it.
+    """Converts two days or times to an interval in Unix seconds: (begin, end), where the end is exclusive.
 
     A day stands for its first moment, also as `end`. If `end` is empty, the interval is one day if `begin` is a day,
-    and one hour if it has a time. `zone` is the time zone of days, and of times that name none. Raises ConfigError,
-    which names the place by `where`, if a text is neither a day nor a time, or the interval is not valid (see
-    `check_interval`).
+    and one hour if `begin` has a time. `zone` is the time zone of days, and of times that state no time zone. Raises
+    ConfigError, which names the place by `where`, if a text is neither a day nor a time, or the interval is not valid
+    (see `check_interval`).
     """
     start, following = _moment(begin, zone, where)
     stop = _moment(end, zone, where)[0] if end else following
