@@ -18,7 +18,6 @@ from pathlib import Path
 from statistics import mean
 
 import aiohttp
-from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_servicekit.keys.key_store import NewKey
 from pointsman_servicekit.keys.records import Limits
 from pointsman_servicekit.redis_clients import RedisClient, open_client

@@ -1,4 +1,5 @@
-"""Sends mixed requests for a long time and checks that the gateway's memory does not grow."""
+"""Sends mixed requests for a long time and checks that the gateway's memory does not grow; then measures what 1,000
+concurrent streams add to it, and what is left of that after a minute."""
 
 import asyncio
 import json
@@ -11,10 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t  # type: ignore[import-untyped]  # it ships no types
 
+from benchmarks.gateway_load.contenders import Contender, ours
 from benchmarks.gateway_load.http_client import get
 from benchmarks.gateway_load.junk import count_series
-from benchmarks.gateway_load.mixed_load import MIX, mixed_load
+from benchmarks.gateway_load.mixed_load import MIX, PACE, mixed_load
 from benchmarks.gateway_load.our_gateway import Gateway
+from benchmarks.gateway_load.request_bodies import read_texts, request_bodies
+from benchmarks.gateway_load.streams import STREAMS_1000, StreamStatistics, run_round
 from benchmarks.gateway_load.ticker import Ticker
 
 MIN_MEASUREMENTS = 8
@@ -22,6 +26,9 @@ MIN_MEASUREMENTS = 8
 SAMPLE_SECONDS = 2.0
 SAMPLES_PER_LINE = 30
 """Number of samples between two lines of progress."""
+STREAM_ROUNDS = 5
+REST_SECONDS = 60.0
+"""Seconds after the streams after which memory is measured again."""
 WARM_UP = 0.2
 """Share of the time, at the start, in which memory may still grow."""
 
@@ -41,6 +48,17 @@ class Slope:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamMemory:
+    """The gateway's resident memory in megabytes before, during and after concurrent streams."""
+
+    before_mb: float
+    peak_mb: float
+    after_mb: float
+    """`REST_SECONDS` after the last stream."""
+    incomplete: int
+
+
+@dataclass(frozen=True, slots=True)
 class SoakResult:
     seconds: float
     outcomes: dict[str, int]
@@ -55,6 +73,7 @@ class SoakResult:
     files: tuple[int, int]
     in_flight: float
     """Requests that the gateway still counts as in flight after the end; should be 0."""
+    streams: StreamMemory
 
     @property
     def unexpected(self) -> int:
@@ -84,6 +103,7 @@ async def soak(gateway: Gateway, minutes: float, rate: int) -> SoakResult:
                 await asyncio.wait_for(ticker.finished.wait(), SAMPLE_SECONDS)
     await load.close()
     in_flight = await _requests_in_flight(gateway)
+    files_after, series_after = gateway.process.open_files(), await count_series(gateway)
     counted = sum(1 for moment in moments if moment < WARM_UP * seconds)
     moments, resident_mb = moments[counted:], resident_mb[counted:]
     tenth = max(len(resident_mb) // 10, 1)
@@ -93,10 +113,28 @@ async def soak(gateway: Gateway, minutes: float, rate: int) -> SoakResult:
         memory=fit_slope(moments, resident_mb),
         first_mb=sum(resident_mb[:tenth]) / tenth,
         last_mb=sum(resident_mb[-tenth:]) / tenth,
-        series=(series_before, await count_series(gateway)),
-        files=(files, gateway.process.open_files()),
+        series=(series_before, series_after),
+        files=(files, files_after),
         in_flight=in_flight,
+        streams=await measure_streams(ours(gateway)),
     )
+
+
+async def measure_streams(gateway: Contender) -> StreamMemory:
+    """Runs `STREAM_ROUNDS` rounds of 1,000 concurrent streams one after another."""
+    bodies = list(request_bodies(read_texts().test, STREAMS_1000.count))
+    before = peak = gateway.resident_mb()
+
+    async def rounds() -> list[StreamStatistics]:
+        return [await run_round(gateway, bodies, PACE, STREAMS_1000) for _ in range(STREAM_ROUNDS)]
+
+    running = asyncio.create_task(rounds())
+    while not running.done():
+        peak = max(peak, gateway.resident_mb())
+        await asyncio.wait([running], timeout=0.1)
+    await asyncio.sleep(REST_SECONDS)
+    incomplete = sum(found.incomplete for found in running.result())
+    return StreamMemory(before, peak, gateway.resident_mb(), incomplete)
 
 
 async def _requests_in_flight(gateway: Gateway) -> float:
@@ -113,7 +151,7 @@ async def _requests_in_flight(gateway: Gateway) -> float:
 
 def format_report(result: SoakResult) -> str:
     """Returns a table, with one JSON object as its last line."""
-    memory = result.memory
+    memory, streams = result.memory, result.streams
     lines = [f"{result.seconds / 60:.1f} min, {sum(result.outcomes.values())} requests:"]
     lines += [f"  {count:8} {outcome}" for outcome, count in result.outcomes.items()]
     verdict = "flat" if memory.flat else "grows"
@@ -122,6 +160,8 @@ def format_report(result: SoakResult) -> str:
         f"{memory.per_hour:+.2f} MB/h, 95 % interval [{memory.low:+.2f}, {memory.high:+.2f}]: {verdict}",
         f"series of the metrics: {result.series[0]} -> {result.series[1]}; open files: "
         f"{result.files[0]} -> {result.files[1]}; in flight at the end: {result.in_flight:g}",
+        f"1,000 streams: {streams.before_mb:.1f} MB before, {streams.peak_mb:.1f} at the peak, {streams.after_mb:.1f} "
+        f"a minute later; incomplete: {streams.incomplete}",
     ]
     summary = {
         "minutes": round(result.seconds / 60, 2),
@@ -134,6 +174,8 @@ def format_report(result: SoakResult) -> str:
         "last_mb": round(result.last_mb, 1),
         "series_before": result.series[0],
         "series_after": result.series[1],
+        "streams_mb": [round(mb, 1) for mb in (streams.before_mb, streams.peak_mb, streams.after_mb)],
+        "streams_incomplete": streams.incomplete,
     }
     return "\n".join([*lines, json.dumps(summary)])
 

@@ -92,12 +92,13 @@ async def measure(
     found: dict[str, list[StreamStatistics]] = {one.name: [] for one in contenders}
     for _ in range(rounds):
         for one in contenders:
-            found[one.name].append(await _round(one, bodies, pace, load))
+            found[one.name].append(await run_round(one, bodies, pace, load))
             await one.wait_until_idle()
     return {name: _median_over(each) for name, each in found.items()}
 
 
-async def _round(one: Contender, bodies: list[dict[str, object]], pace: Pace, load: StreamLoad) -> StreamStatistics:
+async def run_round(one: Contender, bodies: list[dict[str, object]], pace: Pace, load: StreamLoad) -> StreamStatistics:
+    """Runs all streams of `load` at once through one contender, up to the end of the last one."""
     requests = load.encode_requests(one, bodies)
     connections = [await Connection.to(one.paced.port) for _ in requests]
     started = time.monotonic()
