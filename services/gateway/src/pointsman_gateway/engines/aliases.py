@@ -12,17 +12,18 @@ from pointsman_gateway.domain import Alias
 from pointsman_gateway.engines.catalog import EMPTY, AdapterCatalog
 
 ALIAS_TTL_SECONDS = 60.0
-"""Seconds for which an alias keeps its version after the last lora-server has ceased to report it.
+"""Seconds for which an alias keeps its version after the last lora-server has ceased to report its current revision.
 
-A lora-server that restarts, and has not read the registry yet, therefore moves no alias back. A registry that was
-emptied, and counts revisions from 1 again, is accepted after this time."""
+For this time, reports with a lower revision change nothing: they may come from a lora-server that has restarted and not
+read the registry yet. Afterwards they count, because the registry may have been emptied, and begin again at revision 1.
+"""
 
 MAX_EXPIRED = 1000
 """Maximum number of aliases that expire at one report, so that it does not delay the event loop; others expire at the
 next report."""
 
 MAX_COMPARED = 3
-"""Maximum number of catalogs with which a new one is compared: the newest ones with as many entries."""
+"""Maximum number of earlier catalogs that `Aliases.shared` compares with a new one."""
 
 _Key = tuple[str, str]
 """The base model and the name of an alias."""
@@ -63,8 +64,8 @@ class Aliases:
         return list(self._current.get(model, {}).values())
 
     def shared(self, model: str, catalog: AdapterCatalog) -> AdapterCatalog:
-        """Returns an equal catalog that an engine of the base model `model` has reported, so that engines share one
-        object; returns `catalog` itself if none is found.
+        """Returns the stored catalog of the base model `model` that equals `catalog`, so that engines with equal
+        catalogs share one object. Returns `catalog` itself if none is found.
 
         Compares only the `MAX_COMPARED` newest catalogs with the same numbers of entries. Equal catalogs can be
         different objects if lora-servers have reported the same changes in different steps.

@@ -18,14 +18,15 @@ from pointsman_gateway.engines.lookups import Target
 from pointsman_gateway.engines.ring import Ring
 
 PREFIX_CHARACTERS = 512
-"""Number of characters of the system prompt that are hashed. An engine is not chosen by a shorter one alone."""
+"""Number of characters at the system prompt's beginning that are hashed. If a system prompt is shorter, an engine is
+chosen by the hash of the whole conversation's beginning instead."""
 END_CHARACTERS = 256
-"""Number of characters that are hashed at each end of the user's first message: some clients begin it with constant
-texts."""
+"""Number of characters that are hashed at each end of the user's first message. The end is hashed too because some
+clients begin each message with the same text."""
 MAX_SPILLED = 16_384
 """Maximum number of conversations whose spill target is remembered; they take 2 MB."""
 MAX_WEIGHED = 64
-"""Up to this number of engines, all are weighed for each request; with more, a `Ring` is used."""
+"""Maximum number of engines that are all compared for each request; if there are more, a `Ring` finds a few of them."""
 MAX_RINGS = 64
 
 _SPREAD = 0x9E3779B97F4A7C15  # Fibonacci hashing: 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # imported at the first lookup: without groups a gateway does
 log = logging.getLogger(__name__)
 
 LOOKUP_INTERVAL_SECONDS = 1.0
-"""Seconds between two lookups. The records' TTL is ignored here: the name server that caches them applies it."""
+"""Seconds between two lookups of a name. The TTL of DNS records is ignored, because the name server that caches the
+records applies it."""
 LOOKUP_TIMEOUT_SECONDS = 2.0
 """Time limit for one lookup of one record type, over all name servers."""
 

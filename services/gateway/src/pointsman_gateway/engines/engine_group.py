@@ -46,11 +46,12 @@ class EngineGroup:
         metrics: EngineMetrics,
         path: str = "",
     ) -> None:
-        """Takes `template`, of which members are made as copies, and which represents the group while it has none, and
-        `path`, which is between the endpoint and the API's paths in a member's URL.
+        """Takes `template`, the settings from which each member's `Engine` is copied. While the group has no members,
+        an engine that is never ready represents it. `path` stands between the endpoint and the API's paths in a
+        member's URL.
 
-        `track` makes a member's state and starts to watch its lora-server. `on_change` is called after `states` has
-        changed.
+        `track` makes a member's state and starts to watch the member's lora-server. `on_change` is called after
+        `states` has changed.
         """
         self._placeholder = EngineState(template)
         self._path = path
@@ -76,7 +77,7 @@ class EngineGroup:
         """Adds and removes members, so that there is one for each endpoint (HOST:PORT), up to `max_members`.
 
         Calls `on_change` if any was added or removed. Removed members finish their requests. `why_none` is the reason
-        that clients are told if there are no endpoints.
+        in the error that clients get if there are no endpoints.
         """
         removed = [endpoint for endpoint in self._members if endpoint not in endpoints]
         new = sorted(endpoint for endpoint in endpoints if endpoint not in self._members)
@@ -107,8 +108,8 @@ class EngineGroup:
         self.set_endpoints(endpoints, why_none)
 
     def lookup_failed(self, reason: str) -> None:
-        """Counts a failed lookup, logs a new `reason`, and keeps the members. If there are none, clients are told
-        `reason`.
+        """Counts a failed lookup, logs `reason` if it is new, and keeps the members. If there are no members, clients
+        get `reason` in their error.
         """
         self._metrics.looked_up(self.name, "failed")
         if reason != self._logged_failure:

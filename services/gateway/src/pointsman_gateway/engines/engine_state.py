@@ -114,7 +114,7 @@ class LoraServer(Protocol):
         ...
 
     async def report(self, reports: Sequence[CanaryReport]) -> str:
-        """Sends the counts of a canary's outcomes (an adapter version under trial) to the lora-server.
+        """Sends the lora-server the counts of outcomes of requests to a canary, an adapter version under trial.
 
         Returns "sent", "refused" (the lora-server rejects them), "lost" (it is unknown whether they have arrived) or
         "kept" (they have not arrived, and may be sent again).
@@ -161,7 +161,8 @@ class EngineState:
         self.seed = zlib.crc32((engine.endpoint or engine.name).encode())
         """A hash of the endpoint or name, by which `balancing` chooses engines; the same in every gateway."""
         self.observers = WeakSet[EngineObserver]()
-        """Held weakly: an observer of an old configuration disappears with the last request that uses it."""
+        """The objects to call after each report on the engine. They are held weakly: the `Engines` of an old
+        configuration disappear with the last request that uses them."""
         self._cooldown_until = 0.0
 
     def update(self, engine: Engine) -> None:
@@ -182,9 +183,9 @@ class EngineState:
         return self.lora_server is not None and not self.lora_server.cooldown_left(version) and self.is_available
 
     def cool_down(self, seconds: float) -> None:
-        """Makes the engine unavailable for `seconds` from now, because its answer had a Retry-After header.
+        """Makes the engine unavailable for `seconds` from now, because its response had a Retry-After header.
 
-        Replaces the remaining time of an earlier call. Does nothing for a retired engine, which stays unavailable.
+        Replaces the remaining time of an earlier cooldown. Does nothing for a retired engine, which stays unavailable.
         """
         if not self.is_retired:
             self._cooldown_until = self.clock() + seconds
