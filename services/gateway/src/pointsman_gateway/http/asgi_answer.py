@@ -27,8 +27,9 @@ CALLER = "pointsman.caller"
 ON_DISCONNECT = "pointsman.on_disconnect"
 """Key in the ASGI scope for a callback, which the server calls if the client disconnects before its answer is complete.
 
-A server that supports it stores None at first, and `DISCONNECTED` once the client has disconnected. To wait for
-`receive` instead would need a task for each request, which costs more than reading the request.
+A server that supports the callback stores None under this key at first, and `DISCONNECTED` once the client has
+disconnected. The alternative, to wait for `receive`, would need a task for each request, which costs more than reading
+the request.
 """
 DISCONNECTED = "disconnected"
 

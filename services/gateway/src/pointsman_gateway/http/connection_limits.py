@@ -21,7 +21,8 @@ DISCARD_SECONDS = 10.0
 RESERVED_CONNECTIONS = 16
 """Connections beyond `max_connections`, for health checks while all others are in use by clients with keys."""
 READ_ANSWER_SECONDS = 1.0
-"""Seconds that a client which sends more than `MAX_DISCARDED_BYTES` has to read its answer."""
+"""Seconds after which the connection of a client that has sent more than `MAX_DISCARDED_BYTES` is aborted. In this
+time, the client can read its answer."""
 
 
 def _ignore_rejection(code: str) -> None:
@@ -46,7 +47,8 @@ class ConnectionLimits:
     idle_timeout: float = 30.0
     """How long a connection may be idle between two requests."""
     stall_timeout: float = 30.0
-    """Time in which a client must read something of an answer that is ready for it."""
+    """Time after which a connection is closed because its client has not read enough of an answer to make room in the
+    send buffer."""
     on_rejection: Callable[[str], None] = _ignore_rejection
     """Called with the error code of each rejection."""
 
@@ -109,7 +111,7 @@ class UnreadBody:
     """
 
     def __init__(self, transport: asyncio.Transport, clock: Callable[[], float]) -> None:
-        """Half-closes the connection (not with TLS), which shows the client that the answer is complete.
+        """Half-closes the connection of `transport` (not with TLS), which shows the client that the answer is complete.
 
         `clock` returns the event loop's time in seconds.
         """

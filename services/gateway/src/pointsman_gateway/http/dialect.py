@@ -99,11 +99,11 @@ class Dialect:
     """
 
     path: str
-    """Its main path, such as "/v1/messages", without parameters. Errors at all paths that begin with one of its paths
-    have its format."""
+    """The dialect's main path, such as "/v1/messages", without parameters. Errors have the dialect's format at this
+    path, at the paths of `further`, and at all paths that begin with one of them."""
     handler: Handler
     error_format: ErrorFormat
-    """The format of errors that are reported before an encoder is known."""
+    """The format of errors of requests that are rejected before they have an encoder, which has a format of its own."""
     operation: domain.Operation = "chat"
     """The operation in the receipt of a rejected request."""
     further: tuple[MeteredRoute, ...] = ()

@@ -49,9 +49,9 @@ class Asset:
 
     content: bytes
     compressed: bytes
-    """The content, compressed with gzip."""
+    """The file's content, compressed with gzip."""
     kind: str
-    """The content type."""
+    """The value of the header `content-type`, such as "text/css"."""
     etag: str
 
     def answer(self, request: Request) -> Response:

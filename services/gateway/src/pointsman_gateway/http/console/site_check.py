@@ -43,7 +43,9 @@ def check_site(request: Request, keys: bool, hosts: Sequence[str]) -> None:
 
 
 def _is_same_site(origin: str | None, host: str) -> bool:
-    """Returns whether the origin is a page of `host`, or there is none, as with a client that is not a browser."""
+    """Returns whether the `Origin` header names a page of `host`. Also true without such a header, since clients that
+    are no browsers send none.
+    """
     if origin is None:
         return True
     try:

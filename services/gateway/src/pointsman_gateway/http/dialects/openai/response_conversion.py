@@ -13,9 +13,9 @@ from pointsman_gateway.codec.parts import text_of
 from pointsman_gateway.http.fields import bad_parameter, string_in
 
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
-"""The content parts with a text, and the name of the field that holds it."""
+"""The name of the field with the text, by the type of a content part with text."""
 MEDIA = {"input_image": "image_url", "input_file": "file", "input_audio": "input_audio"}
-"""The content parts with media, and their types in chat completions."""
+"""The type in chat completions, by the type of a content part with media."""
 
 OUTPUTS = ("function_call_output", "custom_tool_call_output")
 ROLES = ("user", "assistant", "system", "developer")
@@ -27,7 +27,8 @@ OPENAI_TOOLS = frozenset(
 "web_search". They are not sent to engines, as in vLLM."""
 
 CUSTOM_PARAMETERS = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
-"""The parameters of the function that replaces a custom tool."""
+"""The JSON schema of the parameters of the function that engines get instead of a custom tool, whose input is a
+text."""
 
 Message = dict[str, Any]
 
