@@ -17,10 +17,11 @@ MAX_PENDING_RECEIPTS = 128
 MAX_PENDING_ROWS = 512
 """Maximum number of rows that wait to be added to the metrics. They hold only numbers; adding them takes 0.3 ms."""
 MAX_BATCHES = 4096
-"""Maximum number of batches that are kept. The limit is needed because their keys have names that callers make up."""
+"""Maximum number of batches that are kept; each has the rows of receipts with equal labels. The limit is needed because
+callers can make up names, such as models, and so create batches."""
 FLUSHES_KEPT = 64
-"""A batch without new rows is dropped after this number of flushes, or up to twice as many, since its adapter version
-may no longer exist. Each scrape flushes."""
+"""Number of flushes after which a batch without new rows is dropped, at the latest after twice as many. Its adapter
+version may no longer exist. Each scrape flushes."""
 
 _SERIES_FIELDS = FieldReader(Encoding.SERIES, Receipt)
 

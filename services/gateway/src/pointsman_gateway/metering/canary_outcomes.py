@@ -37,9 +37,9 @@ class CanaryOutcomes:
     """Counts in memory how requests to aliases with a canary (a new adapter version on trial) ended, by version."""
 
     def __init__(self, dropped: Callable[[], None] = _ignore) -> None:
-        """Takes `dropped`, which is called for each request that is not counted.
+        """Takes `dropped`, a function that is called for each request that is not counted.
 
-        That happens if `MAX_VERSIONS` versions are counted already, and the request's version is another one.
+        A request is not counted if `MAX_VERSIONS` versions have counts already, and the request's version has none.
         """
         self._dropped = dropped
         self._counts: dict[_Key, RequestCounts] = {}
