@@ -82,7 +82,9 @@ class Meter:
     )
 
     def __init__(self, metering: Metering, request: Request) -> None:
-        """Measures all times of the request from its arrival (`Request.arrived`) or, if that is 0, from this call."""
+        """Measures all times of the request from its arrival (`Request.arrived_at`) or, if that is 0, from this
+        call.
+        """
         self._metering = metering
         self._request = request
         self._arrived = request.arrived_at or perf_counter()

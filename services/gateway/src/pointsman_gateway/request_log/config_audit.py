@@ -35,7 +35,7 @@ class ConfigAudit:
         self._running = running
         self._actor = actor
         self._recorded = ""
-        """The revision that is known to be recorded."""
+        """The revision of the configuration that the audit log is known to have; empty if it is not known."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -64,7 +64,9 @@ class ConfigAudit:
 
 
 def _with_revisions(changes: list[AuditedChange], replaced: str, revision: str) -> list[AuditedChange]:
-    """Adds the revisions to each change. Without a change, as if only examples differ, one has the revisions alone."""
+    """Adds both revisions to each change. If there are no changes, as when only examples differ, returns one with just
+    the revisions.
+    """
     before = {"revision": replaced} if replaced else {}
     if not changes:
         changes = [AuditedChange("configuration", "changed" if replaced else "first seen", "configuration")]

@@ -21,15 +21,16 @@ log = logging.getLogger(__name__)
 
 DECISIONS, UNDECIDED, FEEDBACK, SCORES, EVALUATIONS = "decisions", "undecided", "feedback", "scores", "evaluations"
 AUDIT = "audit"
-"""The tables of records."""
+"""The name of the table of administrative changes; the names of the other tables are above."""
 OPEN, FINISHED = ".open", ".jsonl"
-"""The ends of segments' names: of those that a process writes, and of those that are complete."""
+"""The endings of file names: of segments that a process still writes, and of finished segments."""
 SEGMENT_BYTES = 4 * 1024 * 1024
-"""Bytes from which on a segment is finished."""
+"""Size at which a segment is finished."""
 SEGMENT_SECONDS = 10.0
-"""Seconds after its first record in which a segment is finished."""
+"""Seconds after a segment's first record at which the segment is finished, even if it is small."""
 MAX_UNWRITTEN_BYTES = 64 * 1024 * 1024
-"""The most bytes of records that wait in memory while the disk cannot be written; beyond it the oldest are lost."""
+"""Maximum number of bytes of records that wait in memory while the disk takes none; if there are more, the oldest are
+lost."""
 
 
 class ExportSink(Protocol):

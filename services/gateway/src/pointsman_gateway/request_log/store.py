@@ -45,13 +45,13 @@ class Batch:
     number: int
     entries: Sequence[Entry]
     counts: Mapping[str, Counts] = field(default_factory=dict)
-    """What is added to the evidence, by day (YYYYMMDD, UTC)."""
+    """The counts to add to the evidence (ratings, costs, latencies), by day (YYYYMMDD, UTC)."""
     spending: Mapping[str, SpendingCounts] = field(default_factory=dict)
-    """What is added to the spending, by day (YYYYMMDD, UTC)."""
+    """The counts to add to the spending (requests, tokens, dollars), by day (YYYYMMDD, UTC)."""
     undecided: Sequence[str] = ()
-    """Entries of requests without a decision, JSON."""
+    """The log entries of requests without a decision, as JSON."""
     upto: Offsets = NO_OFFSETS
-    """Positions in the write-ahead log up to which Redis has all receipts once this batch is written."""
+    """The offsets in the write-ahead log up to which Redis has all receipts once this batch is written."""
     not_in_wal: int = 0
     """The number of the batch's receipts that the write-ahead log does not hold."""
 
@@ -67,7 +67,8 @@ class RequestLogStore:
         self.config = config
         """The settings of the request log; each configuration sets them anew."""
         self.learning: LearningConfig | None = None
-        """Which answers are stored for training; None: none. Set anew with each configuration."""
+        """The settings that say which answers are stored for training; None if no answers are. Set anew with each
+        configuration."""
         self._redis = redis
         self._write_script = redis.client.register_script(
             f"local WRITER_TTL_SECONDS = {redis_schema.WRITER_TTL_SECONDS}\n" + read_script(__package__, "write")

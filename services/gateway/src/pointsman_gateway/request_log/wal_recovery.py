@@ -47,7 +47,7 @@ class RecoveryBatch:
 class LogContents:
     decided: Sequence[DecidedRecord]
     undecided: Sequence[UndecidedRecord]
-    """Both sequences are in the order of their offsets."""
+    """The receipts without a decision. Like `decided`, they are in the order of their offsets."""
     marks: Sequence[BatchMark]
 
     @property
