@@ -23,7 +23,8 @@ from pointsman_gateway.tenancy.metrics import TenancyMetrics
 log = logging.getLogger(__name__)
 
 MAX_LOOKUPS = 256
-"""The most keys that are looked up in Redis at once. So many unknown keys come only from a caller who invents them."""
+"""Maximum number of keys that are looked up in Redis at once. Only a caller who invents keys has so many
+unknown ones."""
 READ_BATCH = 500
 
 _digest = lru_cache(maxsize=1024)(credentials.digest_of)
@@ -53,7 +54,7 @@ class _CachedKey:
     caller: VerifiedCaller
     record: KeyRecord
     until: float
-    """When the key expires, on the monotonic clock."""
+    """The time on the monotonic clock at which the key expires."""
     used_at: float
     is_token: bool
     """Whether the credential is a single sign-on token, of which Redis has no record."""
@@ -62,10 +63,10 @@ class _CachedKey:
 @dataclass(frozen=True, slots=True)
 class KeyCacheConfig:
     ttl_s: float = 900.0
-    """Seconds for which the copies stay valid after Redis has last answered."""
+    """Seconds for which the cached copies of keys stay valid after Redis has last answered."""
     max_keys: int = 10_000
     evicted_at_once: int = 1_000
-    """Number of least recently used copies that are dropped if the cache is full."""
+    """Number of least recently used copies of keys that are dropped together if the cache is full."""
 
 
 class VerifiedKeys:
@@ -85,7 +86,7 @@ class VerifiedKeys:
         self._cache: dict[str, _CachedKey] = {}
         """The copies, by the credential's digest."""
         self._valid_until = -inf
-        """When all cached copies become invalid, on the monotonic clock."""
+        """The time on the monotonic clock at which all cached copies of API keys become invalid."""
         self._epoch: int | None = None
         self._refreshes = 0
         """How often a refresh of all copies has started, or the copies of tokens were dropped."""

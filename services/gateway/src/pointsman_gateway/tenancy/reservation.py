@@ -24,9 +24,10 @@ from pointsman_gateway.tenancy.limits import Clock, KeyUsage, LeasedLimits, Limi
 from pointsman_gateway.tenancy.usage_writer import UsageWriter
 
 MAX_TRIES = 20
-"""How often a request tries to take what was leased for it; other requests may take it first."""
+"""Maximum number of times that one request asks Redis for a lease; other requests may take the leased amount first."""
 RETRY_AFTER_SECONDS = 1.0
-"""Seconds after which other gateways have returned unused parts of their leases, so that a retry may succeed."""
+"""The `retry_after` of errors for limits that are leased to other gateways, which return unused parts within
+this time."""
 
 _REQUEST_HEADERS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
 _TOKEN_HEADERS = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")

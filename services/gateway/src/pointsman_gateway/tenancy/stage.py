@@ -56,8 +56,8 @@ class RedisTenancy:
         clock: Clock = _SYSTEM_CLOCK,
         watching: BoundedRedis | None = None,
     ) -> None:
-        """Takes the Redis client for requests. `watching` is one with a longer timeout (`POLL_TIMEOUT_SECONDS`), with
-        which changed keys are polled for if `redis` does not answer in time.
+        """Takes the Redis client for requests (`redis`) and, as `watching`, one with a longer timeout
+        (`POLL_TIMEOUT_SECONDS`). The second one polls for changed keys if the first one does not answer in time.
         """
         self.clock = clock
         self._metrics = metrics
