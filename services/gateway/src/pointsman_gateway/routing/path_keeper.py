@@ -1,6 +1,6 @@
 """Decides whether a conversation stays on the path that answered it before, or changes to the policy's choice.
 
-It stays while it calls tools. Otherwise it changes only if that is necessary or saves dollars.
+The conversation stays while it calls tools. Otherwise it changes only if that is necessary, or worth its price.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,8 @@ class ChangePrices(Protocol):
     def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
         """Returns the dollars that the conversation's change from the path `kept` to the path `other` costs and gains.
 
-        `request` is its next request and `step` the place of that in the conversation. None if a price is unknown.
+        `request` is the conversation's next request, and `step` that request's place in the conversation. Returns None
+        if a price is unknown.
         """
         ...
 
