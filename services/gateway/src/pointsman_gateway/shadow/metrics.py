@@ -5,7 +5,7 @@ from prometheus_client import CollectorRegistry, Counter
 from pointsman_gateway.shadow.pair import Pair, Regret
 
 GOOD = 0.5
-"""A score of at least this (of 0 to 1) counts as good when the scores of a judge are compared with those of people."""
+"""Scores (0 to 1) of at least this value count as good when a judge's scores are compared with people's."""
 
 
 BY_PAIR = ["task", "chosen", "path"]

@@ -31,7 +31,7 @@ class PairStore(Protocol):
         ...
 
     def keep_scores(self, scores: PairScores) -> None:
-        """Stores the scores of both answers of a pair for `pointsman predict`. Neither waits nor raises; they may be
+        """Stores the scores of both answers of a pair for `pointsman predict`. Neither waits nor raises; scores may be
         dropped.
         """
         ...
