@@ -17,15 +17,15 @@ from pointsman_gateway.validation.json_schema import BadSchema, CompiledSchema, 
 from pointsman_gateway.validation.schema_work import TooMuchWork, measure
 
 MAX_SCHEMA_CHARACTERS = 64 * 1024
-"""A longer schema, as JSON, is not compiled."""
+"""Maximum length of a schema, as JSON; a longer schema is not compiled."""
 MAX_PATTERN_BYTES = 64 * 1024
-"""Memory of a compiled pattern. One Unicode class takes up to 40 kB."""
+"""Maximum memory of one compiled pattern; a Unicode class such as `\\p{L}` takes up to 40 kB."""
 MAX_REASON_WORK = 100_000
-"""Characters that the error of a rejected choice may copy, which takes up to 5 ms and 2 MiB. The first rejection ends
-the checks."""
+"""Maximum number of characters that are copied to explain a rejection, which takes up to 5 ms and 2 MiB. Only one
+choice of an answer is explained, since the first rejection ends the checks."""
 CACHED_SCHEMAS = 32
 CACHED_CHARACTERS = 8 * MAX_SCHEMA_CHARACTERS
-"""Characters of all cached schemas together, as JSON. A compiled schema takes up to 40 bytes per character."""
+"""Maximum length of all cached schemas together, as JSON. A compiled schema takes up to 40 bytes per character."""
 
 
 class ClientSchemas:
@@ -65,8 +65,8 @@ class ClientSchemas:
 class ClientSchema(BudgetedValidator):
     """A validator that rejects a choice that is not JSON or does not satisfy a client's schema.
 
-    A choice that only calls tools is accepted. So is one that reached the request's length limit: its finish reason
-    says so, and another path's answer would reach the limit as well.
+    A choice that only calls tools is accepted. A choice that reached the request's length limit is accepted too: its
+    finish reason says that it is cut off, and another path's answer would reach the limit as well.
     """
 
     Options = dict[str, Any]
@@ -110,7 +110,7 @@ class UncheckedSchema(Validator):
 def _is_too_long(schema: Any) -> bool:
     """Returns whether a schema certainly has more than `MAX_SCHEMA_CHARACTERS` as JSON.
 
-    It is not encoded: only a lower bound of its length is counted.
+    Counts only a lower bound of the length, without encoding the schema.
     """
     characters, waiting = 0, [schema]
     while waiting and characters <= MAX_SCHEMA_CHARACTERS:

@@ -18,14 +18,17 @@ from pointsman_gateway.config.field_types import MAX_GUARDRAIL_SECONDS, Strict
 from pointsman_gateway.extensions.guardrail import Finding, GuardedText, Guardrail, GuardrailContext, Hook
 
 MAX_INLINE_CHARACTERS = 4096
-"""Longer texts are searched in a thread. A window of a streamed answer is shorter."""
+"""Maximum length of a text that is searched in the event loop; longer ones are searched in a thread. The windows in
+which a streamed answer is searched are shorter."""
 INLINE_TIMEOUT_SECONDS = 0.05
-"""CPU seconds for all patterns on short texts: a pattern such as `(a+)+$` could take years."""
+"""Maximum CPU time for all patterns on a short text. The limit is needed because a pattern such as `(a+)+$` could take
+years."""
 GUARDRAIL_THREADS = 2
 PII_WINDOW = 2048
-"""Characters that are analyzed at once. Presidio takes up to 0.4 ms for one, and cannot be interrupted."""
+"""Number of characters that Presidio analyzes in one call, which takes up to 0.4 ms per character and cannot be
+interrupted."""
 PII_OVERLAP = 256
-"""Characters that two neighbouring windows share. A shorter finding is complete in one of them."""
+"""Number of characters that two neighbouring windows share, so that a shorter finding is complete in one of them."""
 MAX_REPLY_BYTES = 1024 * 1024
 Kind = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
 """The kind of a finding, such as "EMAIL_ADDRESS"."""

@@ -12,13 +12,13 @@ from pointsman_gateway.validation.answer_budget import AnswerBudget, BudgetedVal
 from pointsman_gateway.validation.client_schemas import ClientSchemas
 
 MAX_CHARACTERS = 1_000_000
-"""An answer with more characters is not checked ("unjudged")."""
+"""Maximum number of characters of an answer that is checked; the verdict on a longer one is "unjudged"."""
 MAX_CHUNKS = 32_768
 CLIENT_SCHEMA = "json_schema"
-"""The validator's name in verdicts and metrics for the schema in a request's `response_format`."""
+"""Name, in verdicts and metrics, of the validator for the schema in a client's `response_format`."""
 
 Named = tuple[str, Validator]
-"""A validator's name in the configuration, and the validator."""
+"""A pair of a validator's name in the configuration and the validator."""
 
 
 class Ruling(StrEnum):
@@ -29,8 +29,8 @@ class Ruling(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one validator says about an answer: "accepted", "refused" or "unjudged" (it could not check), and the
-    reason.
+    """The result of one validator for an answer, with the reason: "accepted", "refused" or "unjudged" (the validator
+    could not check the answer).
 
     The reason is empty if the answer is accepted.
     """
@@ -97,7 +97,7 @@ class AnswerChecks:
     def client_chunk(self, chunk: Chunk) -> Chunk | None:
         """Returns the chunk to send to the client: without log-probabilities that only a validator has asked for.
 
-        None if nothing else is in the chunk.
+        Returns None if the chunk has nothing else.
         """
         if not self._strips or "logprobs" not in chunk.extra:
             return chunk

@@ -18,10 +18,10 @@ CUT_OFF = {
     "abort": "broken off",
     "error": "broken off",
 }
-"""The objection to a choice by its finish reason, for the reasons that mean an incomplete text."""
+"""The reason to reject a choice, by its finish reason, for those finish reasons that mean an incomplete text."""
 
 MAX_SEARCHED_CHARACTERS = 65_536
-"""Only this many characters at the start of a text are searched."""
+"""Number of characters at the start of a text that are searched; the rest of a longer text is ignored."""
 
 
 class Complete(Validator):
