@@ -51,9 +51,10 @@ MAX_SCANNED = 2_000
 """Maximum number of entries that are read for one page, since the caller may see only some of them; rounded up to
 `PAGE_SIZE`."""
 NO_TENANT = "_none"
-"""Stands in the paths of exported records without a tenant."""
+"""The folder name for records without a tenant in the paths of exported files."""
 MAX_EXPORTED_SECONDS = 5.0
-"""Seconds after which a page of exported decisions ends with what was found; the next one goes on there."""
+"""Seconds after which the search for one page of exported decisions ends with the decisions found so far; the next page
+continues there."""
 
 
 async def read_adapters(states: Sequence[EngineState], allowed: AllowedNames) -> list[ModelAdapters]:
@@ -226,7 +227,9 @@ class Console:
         return DecisionPage(found, to_cursor((since + CLOCK_SKEW_MS, "")), since)
 
     async def _exported_decisions(self, caller: Caller, before: str, count: int, query: DecisionQuery) -> DecisionPage:
-        """Returns exported decisions, without those that Redis still has, which were listed before."""
+        """Returns a page of exported decisions. Leaves out decisions that Redis still has, because earlier pages list
+        them.
+        """
         log, exported, found = self._required_log(), self._required_exported(), list[DecisionRow]()
         at, until = from_cursor(before), 0.0
         async with exported.older(at, self._tenant_of(caller), query) as batches:

@@ -18,8 +18,8 @@ from pointsman_gateway.config.field_types import MAX_GUARDRAIL_SECONDS, Strict
 from pointsman_gateway.extensions.guardrail import Finding, GuardedText, Guardrail, GuardrailContext, Hook
 
 MAX_INLINE_CHARACTERS = 4096
-"""Maximum length of a text that is searched in the event loop; longer ones are searched in a thread. The windows in
-which a streamed answer is searched are shorter."""
+"""Maximum number of characters of all texts together that are searched in the event loop; longer texts are searched in
+a thread. The windows in which a streamed answer is searched are shorter."""
 INLINE_TIMEOUT_SECONDS = 0.05
 """Maximum CPU time for all patterns on a short text. The limit is needed because a pattern such as `(a+)+$` could take
 years."""
