@@ -17,24 +17,26 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsPar
 from pointsman_gateway.export.failures import cause_of
 
 MAX_ANSWER_BYTES = 64 * 1024
-"""Bytes that are read of an answer. A collector's answer has fewer."""
+"""Approximate maximum of bytes that are read of a response; a collector's response has fewer."""
 MAX_TEXT_CHARACTERS = 300
-"""Characters of a collector's text that are logged."""
+"""Maximum number of characters of a collector's message that are logged."""
 _PROTOBUF, _JSON = "application/x-protobuf", "application/json"
 _MEDIA_TYPES = (_PROTOBUF, _JSON)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The HTTP response to a request that sent records. The server may be something other than a collector."""
+    """The HTTP response to a request that sent records. It may come from a server that is no collector."""
 
     status: int
     content_type: str
     content: bytes
 
     def partial_success(self) -> ExportLogsPartialSuccess | None:
-        """Returns the part of a collector's response that tells which records it rejected (none: it is empty). None
-        if the response is not that of a collector that took the records.
+        """Returns the part of a collector's response that says which records it rejected; the part is empty if it
+        rejected none.
+
+        Returns None if the response is not that of a collector that took the records.
         """
         if not 200 <= self.status < 300 or (self.content and self._media_type.startswith("text/")):
             return None

@@ -37,9 +37,10 @@ class AllTargets:
     def __init__(self, targets: Sequence[RecordTarget]) -> None:
         self._targets = targets
         self._name = ""
-        """The name of the last call of `store`."""
+        """The argument `name` of the last call of `store`."""
         self._stored: dict[int, Sequence[Record]] = {}
-        """By the place in `_targets` of each target that has the records of `_name`: which of them it has refused."""
+        """The records that a target has rejected, by the index in `_targets` of each target that has stored the records
+        of `_name`."""
 
     def store(self, name: str, rows: Rows) -> Sequence[Record]:
         if name != self._name:
