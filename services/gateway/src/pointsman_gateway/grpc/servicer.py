@@ -52,14 +52,14 @@ DEADLINE_MARGIN = 0.05
 The caller then receives the status with its details, decision and cost, before its own timer ends the call."""
 
 authenticated_caller: ContextVar[Caller] = ContextVar("authenticated_caller")
-"""The authenticated caller of the current task's call."""
+"""The caller of the gRPC call that the current task handles, once the caller was authenticated."""
 
 OPERATIONS: dict[str, Operation] = {
     f"/{SERVICE}/GenerateStream": "chat",
     f"/{SERVICE}/Generate": "chat",
     f"/{SERVICE}/Route": "route",
 }
-"""Methods whose rejected calls get a receipt, and the receipt's operation."""
+"""The operation in the receipt of a rejected call, by method. Rejected calls of other methods get no receipt."""
 
 
 def authorization(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
