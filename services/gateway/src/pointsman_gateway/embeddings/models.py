@@ -26,16 +26,17 @@ from pointsman_gateway.model_calls.call import Charge
 from pointsman_gateway.model_calls.endpoint import EndpointClient, ModelEndpoint, charge_tokens, shown_text
 
 MAX_REPLY_BYTES = 128 * 1024 * 1024
-"""Maximum length of an endpoint's response in bytes; 2048 vectors of 3072 numbers with all digits fit."""
+"""Maximum length of an endpoint's response; 2048 vectors of 3072 numbers with all digits fit."""
 MAX_HELD_BYTES = 2 * MAX_REPLY_BYTES
 """Maximum number of bytes of endpoints' responses that a gateway holds at a time for its clients."""
 MAX_ADDED_TOKENS = 64
-"""Tokens that an endpoint may add to each text: special tokens, and a prompt that the model needs."""
+"""Maximum number of tokens that an endpoint may add to each text: special tokens, and a prompt that the model needs."""
 USAGE_SEARCH_BYTES = 4096
-"""Bytes at the start and the end of a response that are searched for its usage."""
+"""Number of bytes at the start and at the end of a response that are searched for the field `usage`."""
 
 BATCH_TEXTS = 16
-"""Texts that are embedded at a time, in about 30 ms. A cancelled request ends after its current batch."""
+"""Maximum number of texts that the encoder reads at once, which takes about 30 ms. A cancelled request ends after its
+current batch."""
 
 
 class RemoteEmbedder:
@@ -61,7 +62,7 @@ class RemoteEmbedder:
         return EncodedEmbeddings(reply.pieces, self._charge(reply, inputs))
 
     def _charge(self, reply: HttpReply, inputs: EmbeddingRequest) -> Charge:
-        """Returns what the response's usage says.
+        """Returns the tokens that the response's usage reports, as a `Charge`.
 
         Only the start and the end of the response are searched, since it may have megabytes. Raises Unavailable if the
         response is no JSON object.
