@@ -155,9 +155,9 @@ class AdapterDiscovery:
     async def poll(self) -> float:
         """Reads the engine's list of models once, and updates the engine's state.
 
-        If the list cannot be read, the engine keeps its state, but is marked as not ready if no list was read before.
-        It is also marked as not ready if it serves another base model. Returns the seconds of a failed response's
-        Retry-After, at most `MAX_RETRY_AFTER_SECONDS`; 0 if it has none.
+        If the list cannot be read, the engine keeps its state; it is marked as not ready if no list was read before.
+        The engine is also marked as not ready if its list lacks the configured base model. Returns the seconds of a
+        failed response's Retry-After, at most `MAX_RETRY_AFTER_SECONDS`; 0 without a failure or a Retry-After.
         """
         before = self._engines.get(self._name)
         try:

@@ -19,8 +19,8 @@ read the registry yet. Afterwards they count, because the registry may have been
 """
 
 MAX_EXPIRED = 1000
-"""Maximum number of aliases that expire at one report, so that it does not delay the event loop; others expire at the
-next report."""
+"""Maximum number of aliases that expire when an engine's report arrives, so that the event loop is not delayed; further
+aliases expire at the next report."""
 
 MAX_COMPARED = 3
 """Maximum number of earlier catalogs that `Aliases.shared` compares with a new one."""
@@ -38,10 +38,11 @@ class _Report:
 
 
 class Aliases:
-    """The adapter aliases of each base model, merged from the catalogs that the lora-servers of its engines report.
+    """The adapter aliases of each base model, merged from the catalogs that the lora-servers of the model's engines
+    report.
 
-    If catalogs differ on an alias, the one with the highest revision counts. An alias stays for `ALIAS_TTL_SECONDS`
-    after the last lora-server has ceased to report it. A catalog lists an engine's adapter versions and aliases; the
+    A catalog lists an engine's adapter versions and aliases. If catalogs differ on an alias, the alias with the highest
+    revision counts. An alias stays for `ALIAS_TTL_SECONDS` after the last lora-server has ceased to report it. The
     lora-servers of one model read the same registry, so there are only a few different catalogs.
     """
 
@@ -77,8 +78,8 @@ class Aliases:
         return next((other for other in candidates[-MAX_COMPARED:] if other.equals(catalog)), catalog)
 
     def latest(self, model: str) -> AdapterCatalog:
-        """Returns the catalog that most engines of the base model `model` have; an empty one if none has reported
-        any.
+        """Returns the adapter catalog that the most engines of the base model `model` have reported; an empty one if no
+        engine has reported a catalog.
         """
         known = self._catalogs.get(model)
         return max(known, key=known.__getitem__) if known else EMPTY

@@ -1,7 +1,7 @@
 """A pool of open connections to engines, by the engine's address.
 
 A caller gets a connection from `Pool.idle` or else `Pool.connect`, sends a request with `EngineConnection.post`, reads
-what has arrived with `read` or `read_some`, and gives the connection back with `Pool.release`, or closes it.
+the response as it arrives with `read` or `read_some`, and gives the connection back with `Pool.release`, or closes it.
 """
 
 import asyncio

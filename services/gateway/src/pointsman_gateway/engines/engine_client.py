@@ -70,7 +70,7 @@ class CompletionRequest(msgspec.Struct, frozen=True):
     messages: Sequence[Message]
     sampling: Sampling
     deadline: float
-    """When the call must end, in seconds on the event loop's clock."""
+    """The time by which the call must end, in seconds on the event loop's clock."""
     stall_seconds: float = STALL_SECONDS
     """Seconds after which a call to a silent engine counts as the engine's failure (see `STALL_SECONDS`). `Hedging`
     sets it to its own delay."""
@@ -98,7 +98,7 @@ class EngineRequest(msgspec.Struct, frozen=True):
     messages: Sequence[Message]
     sampling: Sampling
     deadline: float
-    """When the call must end, in seconds on the event loop's clock."""
+    """The time by which the call must end, in seconds on the event loop's clock."""
     api: EngineApi = DEFAULT_API
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     operation: Operation = "chat"
@@ -188,7 +188,7 @@ class NotLoadedInTime(DeadlineExceeded):
 
 
 class TransientFailure(EngineFailed):
-    """An engine has failed, but may answer if the same request is sent to it again."""
+    """An engine has failed, but may answer if the request is sent to it again."""
 
 
 def counts_against_engine(error: PointsmanError) -> bool:

@@ -1,6 +1,7 @@
 """A group of engines whose members are discovered by a lookup, of a DNS name or of a Kubernetes InferencePool.
 
-An engine at a new endpoint joins the group; one that has disappeared finishes its requests and gets no new ones.
+An engine at a new endpoint joins the group. An engine whose endpoint has disappeared finishes its requests, and gets no
+new ones.
 """
 
 import logging
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class TrackedMember(Protocol):
-    """Interface of one engine of a group, with its state. The engine's lora-server is watched if it has one."""
+    """Interface of one engine of a group, with its state. If the engine has a lora-server, the gateway watches it."""
 
     @property
     def state(self) -> EngineState: ...
@@ -68,7 +69,8 @@ class EngineGroup:
     def states(self) -> Sequence[EngineState]:
         """Returns the states of the group's engines, ordered by the members' numbers.
 
-        If the group has no members, returns one placeholder state, which is never ready and says why there are none.
+        If the group has no members, returns one placeholder state, which is never ready, with the reason why there are
+        no members.
         """
         members = sorted(self._members.values(), key=lambda member: member.number)
         return [member.tracked.state for member in members] or [self._placeholder]

@@ -45,7 +45,8 @@ class Engine:
     group: str = ""
     """If the engine is a member of a group, the group's name in models.yaml; `name` is then "GROUP/NUMBER"."""
     endpoint: str = ""
-    """HOST:PORT of a group's member. Gateways may number the members differently, but use the same endpoints."""
+    """HOST:PORT of a group's member; empty for an engine outside groups. Gateways may number the members differently,
+    but all use the same endpoints."""
     unusable: Mapping[str, str] = field(default_factory=dict)
     """The reason by name for each adapter that the engine lists but no request may use; only with
     `adapters: discover`."""
@@ -151,7 +152,8 @@ class EngineState:
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self.engine = engine
         self.lora_server: LoraServer | None = None
-        """The client of the engine's lora-server; None if the engine has none, or while it is not watched."""
+        """The client of the engine's lora-server; None if the engine has no lora-server, or while the gateway does not
+        watch it."""
         self.adapter_admin: AdapterAdminClient | None = None
         """The client that administers the engine's adapters; it is set and unset together with `lora_server`."""
         self.clock = clock

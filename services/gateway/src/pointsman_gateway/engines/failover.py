@@ -175,7 +175,7 @@ class Hedging:
         """Calls `target`; if it sends no chunk within the hedging delay, calls an engine from `others` too.
 
         The second call is made only if the retry budget allows it. Returns the answer that begins first; if all calls
-        fail, raises the error of the last one.
+        fail, raises the error of the call that failed last.
         """
         is_probe = not target.state.breaker.closed
         delay = self._after if not is_probe else min(PROBE_SECONDS, self._after or PROBE_SECONDS)

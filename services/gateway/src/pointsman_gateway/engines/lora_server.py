@@ -49,7 +49,9 @@ _UNREACHABLE = "lora_server_unavailable"
 
 
 class ReportOutcome(StrEnum):
-    """What became of a report of canary outcomes: whether it has arrived at the lora-server, and was accepted."""
+    """The result of sending a report of canary outcomes: whether it has arrived at the lora-server, and was
+    accepted.
+    """
 
     SENT = "sent"
     KEPT = "kept"  # it did not arrive

@@ -39,12 +39,12 @@ _ANSWER_HEADERS = {":status": "200", "content-type": "text/event-stream"}
 
 
 def to_messages(request: EngineRequest, caller: Caller, offered: Iterable[str]) -> Sequence[ext_proc.ProcessingRequest]:
-    """Returns the messages that ask a picker to choose an engine: one with headers, then the body in one or more
-    parts.
+    """Returns the messages that ask a picker to choose an engine: a message with headers, then one or more with the
+    parts of the body.
 
-    The body is what the engine would get for `request`. `offered` are the addresses (HOST:PORT) of the engines to
-    choose from, and `caller` sets headers for the tenant and the priority. Raises InvalidArgument if the engine's API
-    cannot express the request.
+    The body is the one that an engine would get for `request`. `offered` are the addresses (HOST:PORT) of the engines
+    to choose from, and `caller` sets headers for the tenant and the priority. Raises InvalidArgument if the engine's
+    API cannot express the request.
     """
     endpoint = request.api.endpoints[request.operation]
     metadata = _metadata(SUBSET_NAMESPACE, SUBSET_KEY, list(offered))

@@ -41,8 +41,8 @@ class TokenCounter:
     ) -> int | None:
         """Asks one available vLLM engine of the base model `model` how many tokens a prompt has.
 
-        Returns None if the model has no available vLLM engine, or the engine fails or does not answer within
-        `COUNT_SECONDS` and before `deadline`, seconds on the event loop's clock. `fields` are the other fields of the
+        Returns None if the model has no available vLLM engine, if the engine fails, or if it does not answer within
+        `COUNT_SECONDS` or by `deadline`, in seconds on the event loop's clock. `fields` are the other fields of the
         chat request, such as `tools`.
         """
         try:

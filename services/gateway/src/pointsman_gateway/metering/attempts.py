@@ -82,7 +82,7 @@ class PathAttempt:
     def work(self, pricing: Pricing, request: Request) -> Work:
         """Returns the attempt's tokens, its cost in picodollars by component, and its seconds by phase.
 
-        If no engine has counted the tokens, they are estimated: also those of the prompt of a call that was given up.
+        Tokens that no engine has counted are estimated, including the prompt's tokens of calls that were given up.
         `request` is the request that the attempt answers.
         """
         usage, others = self.usage, self.unanswered

@@ -77,8 +77,8 @@ class CanaryOutcomes:
             counts.rating += round(1000 * rating)
 
     def take(self) -> dict[str, list[CanaryReport]]:
-        """Returns the counts as one list of reports for each base model, and resets them. The caller must either
-        report them to the lora-servers, or return them with `give_back`.
+        """Returns the counts as a list of reports for each base model's name, and resets all counts to zero. The caller
+        must either report the counts to the lora-servers, or return them with `give_back`.
         """
         taken, self._counts = self._counts, {}
         reports: dict[str, list[CanaryReport]] = {}

@@ -48,11 +48,11 @@ class PathMeans:
 
 
 class PathStatistics:
-    """Moving averages of the answers of all paths, by name and fingerprint (a hash of the path's configuration). They
-    are kept when the configuration is reloaded.
+    """Moving averages of the answers of all paths, by name and fingerprint (a hash of the path's configuration). The
+    averages are kept when the configuration is reloaded.
 
     A path that a caller names, such as an adapter version, has no fingerprint. Such paths have their own limit in
-    number, so that they cannot displace configured ones.
+    number, so that they cannot displace configured paths.
     """
 
     def __init__(self) -> None:

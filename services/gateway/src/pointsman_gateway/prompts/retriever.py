@@ -19,7 +19,7 @@ from pointsman_gateway.domain.vector_sketch import VectorSketch
 from pointsman_gateway.extensions import Found, Search
 
 MAX_SEARCH_SECONDS = 5.0
-"""Maximum timeout of one search by the retriever; it also applies if the request has no deadline."""
+"""Maximum timeout of a call of the retriever for a request; the request's deadline may shorten it."""
 
 MAX_SKETCH_SECONDS = 30.0
 """Timeout of reading a sample of vectors from the retriever; no request waits for it."""

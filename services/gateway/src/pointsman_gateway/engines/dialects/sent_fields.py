@@ -41,7 +41,9 @@ it. A request's fields in this set are therefore not reported as unsent."""
 
 @dataclass(frozen=True, slots=True)
 class SentFields:
-    """The fields that are sent to the engines of one provider; finds the fields of a request that are not."""
+    """The fields of requests that are sent to the engines of one provider; `unsent` finds the fields of a request that
+    are not sent.
+    """
 
     dialect: str
     """The provider's format, a key of `SENT_FIELDS`."""

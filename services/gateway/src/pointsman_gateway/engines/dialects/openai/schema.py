@@ -160,8 +160,9 @@ class EngineError(msgspec.Struct, frozen=True):
 def parse_error(body: bytes) -> EngineError:
     """Returns the error in the body of an engine's response.
 
-    Reads OpenAI's format, Google's (in a list, with details), and one without an `error` object around it. For an
-    HTML page the message says so. A body in another format becomes the message, cut to `MAX_MESSAGE_CHARACTERS`.
+    Reads OpenAI's format, Google's (in a list, with details), and a format without an `error` object around the
+    message. The message for an HTML page says that the body is HTML. A body in another format becomes the message, cut
+    to `MAX_MESSAGE_CHARACTERS`.
     """
     shown = body[:MAX_MESSAGE_CHARACTERS].decode("utf-8", "replace")
     if shown.lstrip().startswith("<"):
@@ -221,7 +222,7 @@ def are_logprobs(value: Any) -> bool:
 
 
 class DeltaNormalizer:
-    """Converts the deltas of one stream to OpenAI's format, if content or tool calls are in another one."""
+    """Converts the deltas of one stream to OpenAI's format, if their content or tool calls are in another format."""
 
     def __init__(self) -> None:
         self._calls: dict[int, tuple[int, str]] = {}
