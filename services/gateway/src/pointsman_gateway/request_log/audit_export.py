@@ -1,7 +1,7 @@
 """Copies administrative changes from the audit log in Redis to the export log on disk, each at least once.
 
-Commands, the admin API, lora-servers and gateways make such changes. At any time one gateway, the holder of a lease
-in Redis, copies them; Redis also keeps the id of the last change that was copied.
+Commands, the admin API, lora-servers and gateways make administrative changes. At any time one gateway, the holder of a
+lease in Redis, copies them. Redis also keeps the id of the last change that was copied.
 """
 
 import secrets

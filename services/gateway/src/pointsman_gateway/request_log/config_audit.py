@@ -30,7 +30,9 @@ class ConfigAudit:
     """
 
     def __init__(self, audit: AuditLog, running: Running, actor: Callable[[], Actor]) -> None:
-        """Takes `actor`, which returns who has changed the files, as far as it is known."""
+        """Takes `running`, which returns the active configuration, and `actor`, which returns the person or program
+        that has changed the files, as far as it is known.
+        """
         self._audit = audit
         self._running = running
         self._actor = actor

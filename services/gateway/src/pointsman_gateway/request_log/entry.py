@@ -33,7 +33,8 @@ _encode = msgspec.json.Encoder().encode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 MAX_PROBABILITIES = 8
 MAX_TEXT_BYTES = 64 * 1024
-"""The most bytes of a request's messages, or of its answers, that are stored; longer ones are left out, never cut."""
+"""Maximum number of bytes of a request's messages, and of its answers, that are stored; longer ones are left out, never
+cut."""
 
 
 class PendingEntry(msgspec.Struct):
@@ -46,7 +47,7 @@ class PendingEntry(msgspec.Struct):
     decision: Decision
     receipt: Receipt
     answers: tuple[CompletedAnswer, ...] = ()
-    """The answers, the one that the caller got last; empty if none is to be stored."""
+    """The answers to the request; the last one is the answer that the caller got. Empty if none is to be stored."""
     wal_offset: int = 0
     """The receipt's offset in the write-ahead log; 0 if it is not in the log."""
     recovered: bool = False

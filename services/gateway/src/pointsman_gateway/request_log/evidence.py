@@ -21,8 +21,8 @@ EVALUATED, SCORE = "evaluated", "score"
 in `PATH_LATENCY_BUCKETS` follows the name BUCKET."""
 
 UNITS_PER_RATING = 10**6
-"""Ratings and scores are counted in millionths and costs in picodollars: whole numbers give the same sum in any order,
-and can be subtracted exactly."""
+"""Number of units that a rating or score of 1 is counted as. Counts are whole numbers, which give the same sum in any
+order and can be subtracted exactly; costs are counted in picodollars for this reason."""
 
 MAX_UNCOUNTED = 256
 """Number of collected answers at which they are added to the sums, all together."""
@@ -152,9 +152,9 @@ class EvidenceStore:
     """Holds the evidence on paths (ratings, costs and latencies of answers) of the last days in memory, for fast
     lookups.
 
-    It is the sum of what Redis held at the last read and what this process has counted since. A pending count
-    belongs to an answer whose log entry is not in Redis yet: both go to Redis in the same batch, so that a lost or
-    repeated batch cannot make log and evidence differ.
+    The evidence is the sum of the counts that Redis held at the last read and the counts that this process has added
+    since. A pending count belongs to an answer whose log entry is not in Redis yet. The count and the entry go to Redis
+    in the same batch, so that a lost or repeated batch cannot make log and evidence differ.
     """
 
     def __init__(self, window: int = 14) -> None:

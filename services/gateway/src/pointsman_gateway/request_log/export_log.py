@@ -1,9 +1,9 @@
-"""The export log of one gateway process: files with its receipts, feedback and other records, until the exporter
-has stored them elsewhere.
+"""The export log of one gateway process: files with its receipts, feedback and other records, until the exporter has
+stored them elsewhere.
 
-It is separate from the write-ahead log, so that neither Redis nor the exporter delays the other. A process appends
-to its own file (segment), which it keeps locked. A finished segment gets another name, and the exporter removes it
-once its records are stored. The exporter also takes the open segment of a process that has ended.
+The export log is separate from the write-ahead log, so that neither Redis nor the exporter delays the other. A process
+appends to its own file (segment), which it keeps locked. A finished segment gets another name, and the exporter removes
+it once its records are stored. The exporter also takes the open segment of a process that has ended.
 """
 
 import logging
@@ -39,8 +39,8 @@ class ExportSink(Protocol):
     def append(self, table: str, records: Iterable[str]) -> None:
         """Appends records to the export log; `table` is the name of their table, such as "decisions" or "feedback".
 
-        Each record is one line of JSON. That of a decision is followed by a tab and the key under which its ratings
-        are counted.
+        Each record is one line of JSON. In the line of a decision, the JSON is followed by a tab and the key under
+        which ratings of the answer are counted.
         """
         ...
 

@@ -35,8 +35,8 @@ RETRY_DELAY_SECONDS = 0.3
 
 
 class FeedbackQueue:
-    """Feedback that waits on disk until Redis is available: in this process's write-ahead log, or in those of processes
-    that have ended (orphaned logs). A record stays on disk until it has been sent.
+    """Feedback that waits on disk until Redis is available, in this process's write-ahead log and in orphaned logs (of
+    processes that have ended). A record stays on disk until it has been sent.
     """
 
     def __init__(self, file: LockedFile, report_bytes: Callable[[int], None], max_bytes: int = MAX_QUEUE_BYTES) -> None:

@@ -38,8 +38,8 @@ MAX_BATCH_ENTRIES = 256
 MAX_BATCH_BYTES = 512 * 1024
 """Approximate maximum size of a batch's entries; Redis must write a batch within the time limit of one call."""
 ENCODED_AT_ONCE = 16
-"""Entries that are encoded in one turn of the event loop, or half of the waiting ones if these are more. Each takes 10
-to 50 µs."""
+"""Number of entries that are encoded in one turn of the event loop; if more than twice as many wait, half of the
+waiting entries. Each takes 10 to 50 µs."""
 
 
 class _Undecided(NamedTuple):

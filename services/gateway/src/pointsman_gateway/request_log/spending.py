@@ -1,7 +1,7 @@
-"""Spending: how many requests, tokens and dollars were used by UTC day, tenant, API key, path and model.
+"""Spending: the numbers of requests, tokens and dollars by UTC day, tenant, API key, path and model.
 
-A gateway adds it to Redis in the batch that has the requests' log entries. So each request is counted once, also if
-a batch is lost or repeated, or a write-ahead log is recovered.
+A gateway writes the spending of requests to Redis in the batch that has their log entries. Each request is therefore
+counted once, even if a batch is lost or repeated, or a write-ahead log is recovered.
 """
 
 import json

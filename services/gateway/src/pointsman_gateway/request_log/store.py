@@ -57,8 +57,8 @@ class Batch:
 
 
 class RequestLogStore:
-    """Writes log entries and feedback to Redis, and reads what was counted of each path (ratings, costs,
-    latencies); implements `EvaluationStore`.
+    """Writes log entries and feedback to Redis, and reads the ratings, costs and latencies that were counted for each
+    path; implements `EvaluationStore`.
 
     Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time.
     """
@@ -203,7 +203,7 @@ class LogEntry:
     entry_id: str
     """The id in the stream, "NUMBER-NUMBER"; ids compared as pairs of numbers are in the order of time."""
     json: str
-    """The entry; docs/request_log.md describes its fields. Empty if the stream's entry has none."""
+    """The entry as JSON, whose fields docs/request_log.md describes; empty if the stream's entry has no JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,8 @@ class RecordedDecision:
     entry: Mapping[str, Any]
     """The fields of the entry, which docs/request_log.md describes."""
     feedback: Mapping[str, str]
-    """Of `rating`, `correction`, `right_task` and `right_answer`, the ones that were given."""
+    """The fields of the feedback, by name: those of `rating`, `correction`, `right_task` and `right_answer` that were
+    given."""
 
 
 class RequestLogReader:
@@ -223,7 +224,7 @@ class RequestLogReader:
     """
 
     def __init__(self, redis: BoundedRedis) -> None:
-        """Takes a Redis client. For `before`, which may read much, it must be one that nothing else uses: after a
+        """Takes a Redis client. If `before` is called, which may read much, no other object may use the client: after a
         timeout, the client treats Redis as unavailable for a while.
         """
         self._redis = redis

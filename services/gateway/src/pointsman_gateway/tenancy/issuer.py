@@ -105,9 +105,10 @@ class Issuer:
     async def exchange(self, login: LoginConfig, secret: str, form: Mapping[str, str]) -> Mapping[str, Any]:
         """Posts `form` to the token endpoint, and returns the JSON object with the tokens.
 
-        `secret` is the client's; empty for a client without one. Raises Unauthenticated ("login_failed") if the issuer
-        rejects the form, Unavailable ("issuer_unavailable") if it does not answer properly or its metadata has not been
-        read, and Unavailable ("too_many_logins") beyond `MAX_LOGINS` at once.
+        `secret` is the secret of the OpenID Connect client; empty for a client without one. Raises Unauthenticated
+        ("login_failed") if the issuer rejects the form, Unavailable ("issuer_unavailable") if it does not answer
+        properly or its metadata has not been read, and Unavailable ("too_many_logins") if `MAX_LOGINS` logins are in
+        progress.
         """
         if self._logins >= MAX_LOGINS:
             raise Unavailable("too many logins at once; try again", code="too_many_logins", retry_after=1.0)

@@ -94,7 +94,7 @@ class VerifiedKeys:
         self._copies: Counter[str] = Counter()
         """Number of cached copies by key id; a user may have several tokens."""
         self.tokens: TokenVerifier | None = None
-        """The verifier of JSON Web Tokens, which are then accepted in addition to keys; None if there is none."""
+        """The verifier of single sign-on tokens (JSON Web Tokens). If it is None, only API keys are accepted."""
 
     def identify_now(self, credential: str) -> VerifiedCaller | None:
         """Returns the caller of an API key or token if a valid copy of its record is in memory. If it returns None,
@@ -162,17 +162,17 @@ class VerifiedKeys:
             raise
 
     def forget_epoch(self) -> None:
-        """Makes the next `refresh` read all keys again, even if its epoch is the known one: a Redis that has lost
-        writes may return an epoch that it has returned before.
+        """Makes the next `refresh` read all keys again, even if its epoch equals the last one. This is needed because a
+        Redis that has lost writes may return an epoch that it has returned before.
         """
         self._epoch = None
 
     async def refresh(self, epoch: int, key_store: KeyStore) -> None:
         """Makes all cached copies of keys valid for another `ttl_s` seconds.
 
-        `epoch` is a number that Redis changes whenever a key or limit changes. If it differs from that of the last
-        call, all cached keys are first read again from `key_store`, and those that are revoked, expired or unknown
-        are dropped. Raises Unavailable if Redis does not answer in time.
+        `epoch` is a number that Redis changes whenever a key or limit changes. If it differs from the epoch of the last
+        call, all cached keys are first read again from `key_store`, and revoked, expired and unknown keys are dropped.
+        Raises Unavailable if Redis does not answer in time.
         """
         began_at = self._clock.monotonic()
         if epoch != self._epoch:

@@ -1,9 +1,9 @@
 """One limit of a key or tenant, of which this gateway holds a lease: a part that Redis has granted to it.
 
-All amounts are integers: requests, tokens, streams or nanodollars. `held` is the whole lease, and `free` what may still
-be taken of it; `free` falls below 0 if answers use more than they reserved. `held - free` is this gateway's usage in
-the current window. If all gateways together use more than the limit, each gateway's lease shrinks, so that reservations
-which are returned first make up for the excess.
+All amounts are integers: requests, tokens, streams or nanodollars. `held` is the whole lease, and `free` the amount
+that may still be taken of it; `free` falls below 0 if answers use more than they reserved. `held - free` is this
+gateway's usage in the current window. If all gateways together use more than the limit, each gateway's lease shrinks,
+so that reservations which are returned first make up for the excess.
 """
 
 import asyncio
@@ -143,7 +143,7 @@ class LeasedLimit:
     # -- exchange with Redis
 
     def report(self, need: int, waiting: int, gateways: int, now: float) -> LeaseReport:
-        """Returns this limit's report for Redis: what was used, and what is needed. Also gives back the part of the
+        """Returns this limit's report for Redis, on the used and the needed amount. Also gives back the part of the
         lease that this gateway should not hold.
 
         `need` is the amount that one request requires, and `waiting` the amount that all waiting requests require
@@ -273,8 +273,8 @@ class ExchangeLock:
         return not self._free.is_set()
 
     async def wait(self) -> None:
-        """Waits until the current exchange has ended. It does not take the lock, so another exchange may be running
-        on return.
+        """Waits until the current exchange has ended, without taking the lock. Another exchange may be running on
+        return.
         """
         await self._free.wait()
 

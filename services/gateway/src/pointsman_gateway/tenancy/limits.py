@@ -1,4 +1,4 @@
-"""The limits that apply to each API key (its own and those of its tenant), and what the key's requests have used."""
+"""The limits that apply to each API key (its own and its tenant's), and the usage of the key's requests."""
 
 import time
 from collections.abc import Callable

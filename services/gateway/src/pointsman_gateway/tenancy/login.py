@@ -28,7 +28,7 @@ class LoginSession:
 
     token: str
     expires: float
-    """When the login expires, in Unix seconds."""
+    """The time at which the login expires, in Unix seconds."""
 
 
 class Login(Protocol):

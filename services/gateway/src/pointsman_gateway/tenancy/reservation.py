@@ -1,9 +1,8 @@
-"""Reservations: each holds what one admitted request may use of the limits of its key and tenant, until the request
-ends.
+"""Reservations: each holds the amounts that one admitted request may use of the limits of its key and tenant, until the
+request ends.
 
 A reservation takes the request's estimated use from the gateway's leases (the parts of the limits that Redis has
-granted to it). At the end, the actual use replaces the estimate. Also creates the errors for limits that are
-reached.
+granted to it). At the end, the actual use replaces the estimate. Also creates the errors for limits that are reached.
 """
 
 import math
@@ -136,8 +135,8 @@ class LeasedReservation:
         raise contended()
 
     def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
-        """Gives back the stream and the unused tokens and dollars at the request's end, charges what was used in excess
-        of the reservation, and counts the usage of the key; only the first call has an effect.
+        """Gives back the stream and the unused tokens and dollars at the request's end, charges tokens and dollars that
+        were used in excess of the reservation, and counts the usage of the key. Only the first call has an effect.
 
         The excess counts in the current window; an unused part is returned only in the window from which it was taken.
         If `usd` is None (unknown), all reserved dollars are charged. `outcome` is "ok", "cancelled" or an error's code.
@@ -162,8 +161,8 @@ class LeasedReservation:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Returns OpenAI's `x-ratelimit-*` response headers with what is left of the limits now, and a header if a
-        budget is nearly spent.
+        """Returns OpenAI's `x-ratelimit-*` response headers with the amounts that are left of the limits now, and a
+        header if a budget is nearly spent.
         """
         return headers_of(self._limits, self._leasing.clock.monotonic())
 
