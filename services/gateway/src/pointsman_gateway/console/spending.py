@@ -42,14 +42,14 @@ class Spending:
     rows: list[SpendingRow]
     """The table's rows, ordered by day, tenant, key, path and model."""
     whole: bool
-    """Whether the rows are those of all tenants."""
+    """Whether the rows include all tenants, and not only the caller's tenant or key."""
 
 
 async def read_spending(log: RequestLogReader, caller: Caller, days: int, *, keys: bool) -> Spending:
     """Returns the spending of the last `days` UTC days, today included, as far as the caller may see it.
 
-    `keys` says whether the gateway requires API keys. If it does not, or if the caller is an admin, the rows are those
-    of all tenants. Otherwise they are those of the caller's tenant or, if its key has a scope, of its key. Raises
+    `keys` says whether the gateway requires API keys. If it does not, or if the caller is an admin, the rows are of all
+    tenants. In all other cases they are of the caller's tenant or, if its key has a scope, of its key. Raises
     Unavailable if Redis does not answer.
     """
     whole = not keys or caller.is_admin

@@ -1,7 +1,7 @@
-"""The two kinds of embedding models: remote ones at an OpenAI-compatible endpoint, and the gateway's own encoder.
+"""The two kinds of embedding models: models at an OpenAI-compatible endpoint, and the gateway's own encoder.
 
 An endpoint's response is passed to the client unchanged. The encoder runs in worker threads of this process. A text
-that is too long for it is rejected, truncated, or split into windows whose vectors are averaged.
+that is too long for the encoder is rejected, truncated, or split into windows whose vectors are averaged.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class RemoteEmbedder:
         """Sends the texts to the endpoint, and returns its response unchanged.
 
         Raises InvalidArgument if `inputs.overflow` is neither None nor "error" or the endpoint rejects the request,
-        NotFound if the endpoint lacks the model, Unavailable if it fails, and what `inputs.reserve` raises.
+        NotFound if the endpoint lacks the model, Unavailable if it fails, and the errors of `inputs.reserve`.
         """
         if inputs.overflow not in (None, "error"):
             raise InvalidArgument(
@@ -136,7 +136,9 @@ class LocalEmbedder:
     def __init__(
         self, encoder: EmbeddingModel, overflow: Overflow = "error", lock: asyncio.Semaphore | None = None
     ) -> None:
-        """Takes the `overflow` for requests that name none, and the `lock` that embedders of the same model share."""
+        """Takes the default for requests without an `overflow` (how texts that are too long are handled), and the
+        `lock` that embedders of the same model share.
+        """
         self._encoder = encoder
         self._overflow = overflow
         self._lock = lock or asyncio.Semaphore(1)
@@ -153,7 +155,7 @@ class LocalEmbedder:
         response.
 
         Raises InvalidArgument if `inputs.dimensions` is not the model's, if a text is too long and the overflow is
-        "error", or if token ids are not those of the model's own tokenizer.
+        "error", or if token ids were made by another tokenizer than the model's own.
         """
         self._check(inputs)
         answer = WindowedAnswer(inputs.base64)

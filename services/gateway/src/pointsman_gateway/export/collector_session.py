@@ -47,8 +47,8 @@ class Answer:
     def is_refusal(self) -> bool:
         """Returns whether a collector rejects the records for good, so that sending them again is useless.
 
-        A response 400 that is not in OTLP's format comes from another server, such as one that expects TLS, and does
-        not count.
+        False for a response with status 400 that is not in OTLP's format: it comes from another server, such as one
+        that expects TLS.
         """
         if self.status == HTTPStatus.BAD_REQUEST and self._media_type == _JSON:
             status = Status()
@@ -88,10 +88,10 @@ class Answer:
 
 
 class CollectorSession(requests.Session):
-    """An HTTP session that keeps its last response or error. It follows no redirects, and aborts a response that is
-    not complete within the timeout.
+    """An HTTP session that keeps its last response or error. The session follows no redirects, and aborts a response
+    that is not complete within the timeout.
 
-    The timeout of the `requests` library would hold for each single read.
+    The timeout of the `requests` library applies to each read of data, and not to the whole response.
     """
 
     def __init__(self) -> None:

@@ -12,8 +12,7 @@ HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS")
 
 
 def open_targets(addresses: str) -> RecordTarget:
-    """Opens the target at an address, or several at addresses with commas between them, and returns them as one
-    target.
+    """Opens the targets at one or more addresses, with commas between them, and returns them as one target.
 
     Raises WrongTarget if an address is invalid, or needs a package that is not installed.
     """

@@ -30,8 +30,8 @@ class RecordTarget(Protocol):
 class AllTargets:
     """Stores records in several targets.
 
-    If one target fails, the call is repeated for this target only, and the others get no further records until it
-    succeeds.
+    If one target fails, the call is repeated for this target only, and the other targets get no further records until
+    it succeeds.
     """
 
     def __init__(self, targets: Sequence[RecordTarget]) -> None:

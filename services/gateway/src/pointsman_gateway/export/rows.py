@@ -103,7 +103,9 @@ class ExportedScore(ExportedRecord, kw_only=True, gc=False):
 
 
 class ExportedChange(ExportedRecord, kw_only=True, gc=False):
-    """An administrative change: who changed what, and the values before and after."""
+    """An administrative change: the person or program that made it, the changed object, and the values before and
+    after.
+    """
 
     id: str
     who: str

@@ -1,6 +1,6 @@
 """The segments (files) of the gateways' export logs, and the plan that says which of them are exported next.
 
-The plan is on disk before its first record is sent to a target. So an exporter that was killed writes the same
+The plan is on disk before its first record is sent to a target. An exporter that was killed therefore writes the same
 Parquet files again, under the same names, and no record is in two files; a collector gets the records of the plan
 again. Once all records are stored, the plan is renamed, and then its segments are removed.
 """

@@ -47,12 +47,12 @@ class EndpointClient:
         max_bytes: int,
         reserve: Callable[[int], None] | None = None,
     ) -> HttpReply:
-        """Sends `body`, to which the model's name is added, to the endpoint, and returns its response, whose status
-        is 200.
+        """Sends `body`, to which the model's name is added, to the endpoint, and returns its response, whose status is
+        200.
 
-        `deadline`, `max_bytes` (of the response) and `reserve` are passed to `HttpPoster.post`. Raises
-        InvalidArgument if the endpoint rejects the request, NotFound if it lacks the model, Unavailable if it fails,
-        and what `reserve` raises.
+        `deadline`, `max_bytes` (of the response) and `reserve` are passed to `HttpPoster.post`. Raises InvalidArgument
+        if the endpoint rejects the request, NotFound if it lacks the model, Unavailable if it fails, and the errors of
+        `reserve`.
         """
         endpoint = self.endpoint
         content = msgspec.json.encode({**body, "model": endpoint.model})

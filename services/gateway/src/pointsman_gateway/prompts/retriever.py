@@ -61,8 +61,8 @@ class RetrieverClient:
     """
 
     def __init__(self, channel: grpc.aio.Channel, fingerprint: Callable[[], str]) -> None:
-        """Takes `fingerprint`, which returns the fingerprint of the model that computes the vectors of queries. It is
-        called only for queries with a vector.
+        """Takes `fingerprint`, a function that returns the fingerprint of the model which computes the vectors of
+        queries. The function is called only for queries with a vector.
         """
         self._stub = retriever_pb2_grpc.RetrieverStub(channel)
         self._fingerprint = fingerprint

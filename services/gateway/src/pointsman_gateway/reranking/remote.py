@@ -32,7 +32,7 @@ class RemoteReranker:
         """Sends the query and the documents to the endpoint, and returns the documents' scores.
 
         Raises InvalidArgument if the endpoint rejects the request, NotFound if it lacks the model, Unavailable if it
-        fails or its response does not have a finite score for each document, and what `inputs.reserve` raises.
+        fails or its response does not have a finite score for each document, and the errors of `inputs.reserve`.
         """
         documents = inputs.documents
         body = {"query": inputs.query, "documents": documents, "top_n": len(documents)}

@@ -38,7 +38,9 @@ class BestValueOptions(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """Whether one path may be chosen by the policy `best_value`, judged by its ratings, its cost and its durations."""
+    """Says whether one path may be chosen by the policy `best_value`, judged by its ratings, its cost and its
+    durations.
+    """
 
     name: str
     cost_usd: float

@@ -7,7 +7,7 @@ from typing import Protocol
 from pointsman_gateway.domain import Path, Request
 
 NEUTRAL = (None, False, "auto", "default")
-"""Values that mean the same as leaving the field out."""
+"""Values with which a field has the same effect as if it were left out."""
 MAX_NAMES = 32
 """Maximum number of fields that a note names; the note gives only the number of further fields."""
 

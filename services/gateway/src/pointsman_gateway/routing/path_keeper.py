@@ -18,7 +18,7 @@ KEPT = "conversation"
 
 
 class ChangePrices(Protocol):
-    """Interface that estimates what it costs a conversation to change its path: the new model must read all earlier
+    """Interface that estimates the cost of a conversation's change to another path, whose model must read all earlier
     messages.
 
     `metering/context_prices.py` implements it.
@@ -61,7 +61,8 @@ class PathKeeper:
 
         The argument `plan` is the policy's choice without regard to the conversation; `task` is the request's task. If
         the conversation stays on a path that the policy has not chosen, the returned plan has that path first, with the
-        reason `KEPT`. Otherwise it is the argument itself. The note is empty if there is nothing to explain.
+        reason `KEPT`. If it does not, the argument `plan` is returned. The note is empty if there is nothing to
+        explain.
         """
         kept = step.kept.path
         if plan.paths[0] == kept:

@@ -34,7 +34,8 @@ class Evidence(Protocol):
     """
 
     def of(self, task: str, path: Path) -> PathEvidence:
-        """Returns the statistics of the path, as it is configured, on the task `task`; all zeros if there are none.
+        """Returns the statistics of the path, with its present configuration, on the task `task`; all zeros if there
+        are no answers.
 
         Reads memory only, so it is fast enough for each request.
         """
@@ -176,7 +177,7 @@ def _is_canary_user(alias: Alias, key: str) -> bool:
 
 
 def within_scope(scope: Scope, task: str, paths: Sequence[Path], plan: Plan) -> tuple[Sequence[Path], Plan]:
-    """Removes the paths that an API key may not use; returns (the allowed paths, the plan that explains what was
+    """Removes the paths that an API key may not use; returns (the allowed paths, a plan that explains which paths were
     denied).
 
     The reason of the returned plan is "scope" if the first path is denied. Raises PermissionDenied ("not_in_scope") if

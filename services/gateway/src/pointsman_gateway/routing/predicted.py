@@ -236,8 +236,8 @@ class TaskMixture:
         """Returns two lists in the order of the paths: the mean quality of the path's answers, 0 to 1, and their mean
         cost as a multiple of the path's mean cost on `task`.
 
-        Both are averages over tasks, weighted by `probabilities`. If these add up to less than 1, the rest counts with
-        the mean over all tasks.
+        Both are averages over tasks, weighted by `probabilities`. If the probabilities add up to less than 1, the
+        missing weight goes to the mean over all tasks.
         """
         mixed, count = self._all_tasks, self._count
         if not self._tasks:

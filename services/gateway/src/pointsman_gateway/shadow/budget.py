@@ -87,8 +87,8 @@ class DailyBudget:
     def denial_reason(self, task: str, limit_usd: float) -> str:
         """Returns why the task may spend nothing more today; empty if it may.
 
-        The reason is "spent" if `limit_usd` (dollars per UTC day) is reached, or "unsettled" if it is unknown what
-        other gateways have spent.
+        The reason is "spent" if `limit_usd` (dollars per UTC day) is reached, or "unsettled" if the spending of other
+        gateways is unknown.
         """
         self._start_new_day()
         if self._store is not None and time.monotonic() - self._settled_at > MAX_AGE_SECONDS:
@@ -101,10 +101,10 @@ class DailyBudget:
         self._unreported[task] = self._unreported.get(task, 0) + round(usd * PICO_PER_DOLLAR)
 
     async def settle(self) -> None:
-        """Adds what this gateway has spent since the last call to the store, and reads the sums of all gateways. Does
-        nothing without a store.
+        """Adds this gateway's spending since the last call to the sums in the store, and reads the sums of all
+        gateways. Does nothing without a store.
 
-        Raises Unavailable if the store fails; then the next call on the same UTC day adds the same amounts again.
+        Raises Unavailable if the store fails; then the next call on the same UTC day adds the amounts again.
         """
         self._start_new_day()
         if self._store is None:
@@ -149,11 +149,11 @@ class ShadowStore:
         self._export.append(SCORES, score_records(scores.decision_id, scores.scores))
 
     async def write(self, on_written: Callable[[str], Awaitable[None]]) -> None:
-        """Writes all waiting scores and pairs of answers to Redis, and awaits `on_written` with each written pair's
-        decision id.
+        """Writes all waiting scores and pairs of answers to Redis, and awaits `on_written` with the decision id of each
+        written pair.
 
-        Texts are redacted first; a pair is dropped if that fails. Raises Unavailable if Redis fails; what is not
-        written yet keeps waiting.
+        Texts are redacted first; a pair whose redaction fails is dropped. Raises Unavailable if Redis fails; unwritten
+        scores and pairs keep waiting.
         """
         await self._write_scores()
         while self._waiting:

@@ -144,7 +144,7 @@ class PairJudge:
 
 
 def budget_name(task: str) -> str:
-    """Returns the name, in place of a task's, under which `DailyBudget` counts what the task's judge costs.
+    """Returns the name, in place of a task's, under which `DailyBudget` counts the cost of the task's judge.
 
     No task can have this name, since it contains a colon.
     """
@@ -170,6 +170,7 @@ def _as_json(message: Message) -> dict[str, Any]:
 def judge_sampling(rejected: frozenset[str]) -> Sampling:
     """Returns the sampling parameters for a judge's requests: `MAX_TOKENS` tokens at most, and a temperature of 0.
 
-    `rejected` are names of parameters that the judge's engines do not accept: with "temperature" in it, none is sent.
+    `rejected` are names of parameters that the judge's engines do not accept. If "temperature" is among them, no
+    temperature is sent.
     """
     return Sampling(max_tokens=MAX_TOKENS, temperature=None if "temperature" in rejected else 0.0)

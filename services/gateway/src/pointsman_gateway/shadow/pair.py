@@ -23,8 +23,8 @@ class Side:
     text: str
     """The text of the answer; empty if the answer has no text or several texts."""
     quality: float | None
-    """The quality by the validators: 1 if all accepted the answer, 0 if one rejected it; None if there is no validator,
-    or one of them could not judge the answer."""
+    """The validators' result for the answer: 1 if all accepted it, 0 if one rejected it. None if there is no validator,
+    or if one of them could not judge the answer."""
 
     @property
     def path(self) -> str:
@@ -33,7 +33,9 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to the same request: the one that the caller got, and that of a shadow request on another path."""
+    """Two answers to the same request: the answer that the caller got, and the answer of a shadow request on another
+    path.
+    """
 
     decision_id: str
     day: str

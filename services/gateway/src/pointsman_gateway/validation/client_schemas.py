@@ -1,7 +1,7 @@
 """Validators for the JSON Schemas that clients send in `response_format`.
 
-A schema is compiled, and all choices of an answer checked by it, only if that takes at most about 10 ms and 4 MiB. If
-it would take more, it is left to the engine, which enforces the schema while it generates; then the verdict is
+The gateway checks an answer by the client's schema only if compiling the schema and checking all choices take at most
+about 10 ms and 4 MiB. Otherwise only the engine enforces the schema, while it generates the answer, and the verdict is
 "unjudged".
 """
 
@@ -29,7 +29,7 @@ CACHED_CHARACTERS = 8 * MAX_SCHEMA_CHARACTERS
 
 
 class ClientSchemas:
-    """Makes validators from clients' schemas, and caches those of the most recently used schemas."""
+    """Makes validators from clients' schemas, and caches the validators of the most recently used schemas."""
 
     def __init__(self) -> None:
         self._cached: OrderedDict[bytes, tuple[Validator, int]] = OrderedDict()
@@ -39,7 +39,8 @@ class ClientSchemas:
     def validators(self, response_format: Mapping[str, Any]) -> list[Validator]:
         """Returns one validator for the JSON Schema in a client's `response_format`; an empty list if it has no schema.
 
-        For a schema that is too large, too complex or invalid, it is an `UncheckedSchema`, which judges nothing.
+        For a schema that is too large, too complex or invalid, the validator is an `UncheckedSchema`, whose verdict is
+        always "unjudged".
         """
         wrapper = response_format.get("json_schema")
         schema = wrapper.get("schema") if isinstance(wrapper, Mapping) else None

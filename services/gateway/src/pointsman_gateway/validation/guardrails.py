@@ -79,7 +79,7 @@ class _Threads:
         self._executor = ThreadPoolExecutor(GUARDRAIL_THREADS, name)
 
     async def find(self, findings: Iterator[Finding | None]) -> list[Finding]:
-        """Collects the items of `findings` that are not None, in a thread. Raises what the iterator raises.
+        """Collects the items of `findings` that are not None, in a thread. Raises the iterator's errors.
 
         If the call is cancelled, the thread stops at the next item, so the iterator has to yield None while it finds
         nothing.

@@ -1,8 +1,8 @@
 """Estimates how much work a JSON Schema can cause, before the schema is compiled.
 
-jsonschema_rs compiles the target of a `$ref` in its place, up to the first recursion, and evaluates a recursive `$ref`
-once for each value. So the work of compilation and evaluation is limited by the number of subschemas after the same
-expansion, which is counted here.
+jsonschema_rs compiles the target of a `$ref` in place of the `$ref`, up to the first recursion, and evaluates a
+recursive `$ref` once for each value. The work of compilation and evaluation is therefore limited by the number of
+subschemas after this expansion, which is counted here.
 """
 
 from collections import Counter
@@ -28,8 +28,8 @@ COMPARISON_STEPS = 10
 MULTIPLE_STEPS = 250
 UNIQUE_STEPS = 10
 RECURSIVE_UNIQUE_STEPS = 640
-"""Steps that `uniqueItems` counts as in a schema with a recursive `$ref`: it reads all values in an array, and those of
-nested arrays again for each level."""
+"""Number of steps that `uniqueItems` counts as in a schema with a recursive `$ref`. There it reads all values in an
+array, and reads the values of nested arrays again for each level."""
 
 Name = str | None
 """The name of the innermost property that contains a value; None stands for properties of any name."""

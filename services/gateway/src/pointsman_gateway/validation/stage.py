@@ -49,7 +49,7 @@ def refusal(verdicts: Sequence[Verdict]) -> Verdict | None:
 
 
 class Validation:
-    """The validators of all tasks. `checks` makes the object that runs those of one request."""
+    """The validators of all tasks. `checks` makes the object that runs the validators of one request."""
 
     def __init__(self, validators: Mapping[str, Sequence[Named]]) -> None:
         """Takes the validators of each task; a task that is missing has none."""
@@ -147,7 +147,7 @@ class Transcript:
     """Collects the choices of one answer from its chunks: text, finish reason, log-probabilities, whether tools are
     called.
 
-    If the answer exceeds `max_characters` or `MAX_CHUNKS`, it is `too_long`, and what was collected is dropped.
+    If the answer exceeds `max_characters` or `MAX_CHUNKS`, it is `too_long`, and the collected choices are dropped.
     """
 
     def __init__(self, max_characters: int = MAX_CHARACTERS) -> None:
@@ -176,7 +176,7 @@ class Transcript:
     def choices(self) -> list[Choice]:
         """Returns the choices of the answer, in the order of their index.
 
-        It is one empty choice if no chunk was added, or the answer is `too_long`.
+        Returns one empty choice if no chunk was added, or if the answer is `too_long`.
         """
         if not self._choices:
             return [Choice("")]

@@ -40,10 +40,10 @@ class Complete(Validator):
 
 
 class RegexValidator(BudgetedValidator):
-    """A validator that rejects a choice if a regular expression is not found in it.
+    """A validator that rejects a choice if a regular expression does not match any part of its text.
 
-    The first `MAX_SEARCHED_CHARACTERS` characters are searched. It also rejects a choice if the time for the searches
-    of the whole answer is used up (`SEARCH_TIMEOUT_SECONDS`). A choice that only calls tools is accepted.
+    Only the first `MAX_SEARCHED_CHARACTERS` characters are searched. A choice is also rejected if the time for the
+    searches of the whole answer is used up (`SEARCH_TIMEOUT_SECONDS`). A choice that only calls tools is accepted.
     """
 
     Options = str
