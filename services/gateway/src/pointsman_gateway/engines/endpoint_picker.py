@@ -46,7 +46,9 @@ class _Connection:
 
 
 class EndpointPickers:
-    """The connections to all endpoint pickers, one for each URL. They stay open when the configuration is reloaded."""
+    """The connections to all endpoint pickers (external services that choose engines), one for each URL. The
+    connections stay open when the configuration is reloaded.
+    """
 
     def __init__(self, metrics: EngineMetrics, tls: ClientTls | None = None) -> None:
         """Takes `tls`, the gateway's certificates for pickers whose URL begins with grpcs://."""

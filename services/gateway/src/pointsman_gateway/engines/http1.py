@@ -129,8 +129,8 @@ class EngineConnection(asyncio.Protocol):
         return data
 
     def set_timeouts(self, idle_seconds: float, deadline: float) -> None:
-        """Replaces the timeouts of the current response; if one passes before the response's end, it fails with
-        TimedOut.
+        """Replaces the timeouts of the current response; the response fails with TimedOut if a timeout passes before
+        its end.
 
         `deadline` is on the event loop's clock. `idle_seconds` is the longest time in which nothing arrives; it does
         not count while bytes that have arrived are unread.

@@ -120,8 +120,8 @@ class AsgiAnswer(Response):
 
 
 class BatchAnswer(AsgiAnswer):
-    """A response to an HTTP request with several prompts: one request is run for each, and their answers are sent
-    as one.
+    """A response to an HTTP request with several prompts: a request is run for each prompt, and all answers are sent as
+    one answer.
     """
 
     def __init__(

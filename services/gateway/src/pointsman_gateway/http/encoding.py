@@ -103,8 +103,8 @@ def error_response(
 ) -> tuple[int, Headers, bytes]:
     """Returns status, headers and body of a response that reports an error, in the format `error_format`.
 
-    The headers are `extra_headers`, the content type, `retry-after` if the error says when to retry, and the
-    caller's limits if one was exceeded.
+    The headers are `extra_headers`, the content type, `retry-after` if the error says when to retry, and, if one of the
+    caller's limits was exceeded, the headers that show the limits.
     """
     status, body = error_format.encode(error)
     headers = [JSON_TYPE, *extra_headers, *encode_headers(error_headers(error)), *encode_headers(error.limits)]

@@ -29,8 +29,11 @@ SINGLE_HEADERS = (b"authorization", *KEY_HEADERS, b"host")
 
 
 MAX_PIPELINED = 4
-"""Maximum number of pipelined requests that wait for earlier answers. If there are more, the connection is closed after
-these answers, so that no client can cause hundreds of error responses by one packet. It may send the rest again."""
+"""Maximum number of pipelined requests that wait for earlier answers.
+
+If there are more, the connection is closed after the waiting requests were answered, so that no client can cause
+hundreds of error responses by one packet. The client may send the unanswered requests again.
+"""
 MAX_STRANGERS_CHECKED = 16
 """Maximum number of connections without a valid key that are checked when a client connects and the maximum number of
 connections is open. The first idle one of them is closed, to make room."""

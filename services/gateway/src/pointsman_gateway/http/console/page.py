@@ -45,7 +45,7 @@ HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """One file of the console's page, as it is served."""
+    """One file of the console's page, ready to be sent."""
 
     content: bytes
     compressed: bytes

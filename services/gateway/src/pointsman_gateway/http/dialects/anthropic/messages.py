@@ -161,8 +161,8 @@ def read_plain_message(
 
 
 def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
-    """Converts a Messages API body to a `Request`; does the same as `MessagesBody.to_request`, and raises its
-    InvalidArgument.
+    """Converts a Messages API body to a `Request`; the arguments and errors are the same as of
+    `MessagesBody.to_request`.
     """
     if body.max_tokens is None:
         raise bad_parameter("'max_tokens' is missing; send the answer's maximum number of tokens", "max_tokens")

@@ -36,8 +36,8 @@ Message = dict[str, Any]
 def to_messages(items: str | Sequence[Mapping[str, Any]]) -> list[Message]:
     """Converts input items to chat messages; raises InvalidArgument for unknown or invalid items.
 
-    A string becomes one user message. Reasoning items are left out. The media in outputs of tools move to the message
-    after them if that is the user's; otherwise they become a user message of their own.
+    A string becomes one user message. Reasoning items are left out. Media in the outputs of tools move to the next
+    message if it is a user message; if it is not, they become a user message of their own.
     """
     if isinstance(items, str):
         return [{"role": "user", "content": items}]
@@ -250,8 +250,8 @@ def _add_tool(
 
 
 def to_chat_choice(choice: str | Mapping[str, Any] | None, tools: ChatTools) -> Any:
-    """Converts `tool_choice` to that of chat completions; returns None if it is not given, or if it is "auto" or "none"
-    and there are no tools.
+    """Converts the `tool_choice` of the Responses API to the `tool_choice` of chat completions. Returns None if it is
+    not given, or if it is "auto" or "none" and there are no tools.
 
     Raises InvalidArgument for an unknown choice or tool, and if a call is demanded but there are no tools.
     """
