@@ -1,3 +1,3 @@
-"""Collects what the web console shows: logged decisions, spending, and the states of paths, tasks, engines and
+"""Collects the data that the web console shows: logged decisions, spending, and the states of paths, tasks, engines and
 adapters.
 """

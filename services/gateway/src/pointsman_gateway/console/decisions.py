@@ -15,20 +15,23 @@ from pointsman_gateway.request_log.store import LogEntry
 
 MAX_TEXT_CHARACTERS = 200
 NOT_OURS = frozenset({Fault.NONE.value, Fault.CALLER.value, Fault.LIMITS.value})
-"""Faults that are not failures of Pointsman or of a service behind it."""
+"""Values of a receipt's `fault` with which a request does not count as failed: nobody, the caller or a limit is at
+fault."""
 
 MAX_ROWS = 5_000
 MAX_READ = 2_000
-"""Maximum number of new entries that one read takes, rounded up to pages. If there may be more, older rows are dropped,
-because there would be a gap before the new ones."""
+"""Maximum number of new entries that one call of `RecentCache.read` reads, rounded up to whole pages. If there may be
+more, the older cached rows are dropped, because the rows would have a gap."""
 PAGE_SIZE = 100
-"""Entries that are read at a time, so that neither Redis nor the event loop is blocked for long."""
+"""Number of log entries that one call reads from Redis, so that neither Redis nor the event loop is blocked for
+long."""
 MAX_AGE_SECONDS = 0.5
-"""Seconds after a read during which the cache is returned without another read."""
+"""Seconds after a read from Redis for which the cached rows are returned without another read."""
 
 WINDOW_MS = 15 * 60 * 1000
 BARS = 30
-"""The number of equal intervals of `WINDOW_MS` for which requests are counted."""
+"""Number of equal intervals into which the window of `WINDOW_MS` milliseconds is divided; requests are counted for
+each."""
 
 
 class _DecisionFields(msgspec.Struct, frozen=True, gc=False):
@@ -56,9 +59,9 @@ class DecisionRow(_DecisionFields, frozen=True, gc=False):
     entry_id: str
     """The entry's id in the Redis stream of decisions."""
     seconds: float
-    """Seconds from arrival to end."""
+    """Seconds from the request's arrival to its end."""
     first_token: float
-    """Seconds from arrival to the first token; 0 if there was none."""
+    """Seconds from the request's arrival to the first token of its answer; 0 if there was none."""
     prompt_tokens: int
     completion_tokens: int
     text: str
@@ -133,8 +136,8 @@ class RecentDecisions:
     rows: Sequence[DecisionRow]
     """The decisions, oldest first."""
     since_unix_ms: int
-    """All decisions from this time on are included; 0 if these are all of the request log. It is the time of the read
-    if no row could be read of the newest entries."""
+    """The time, in Unix milliseconds, from which on `rows` has all decisions; 0 if `rows` has all of the request log.
+    It is the time of the read if none of the newest entries could be read."""
 
 
 class RecentCache:
@@ -144,7 +147,7 @@ class RecentCache:
         self._log = log
         self._clock = clock
         self._rows: deque[DecisionRow] = deque(maxlen=MAX_ROWS)
-        """The oldest first, without gaps."""
+        """The cached decisions without gaps, the oldest first."""
         self._has_oldest = True
         """Whether the request log has no decisions that are older than the cached ones."""
         self._reading = asyncio.Lock()
@@ -191,33 +194,34 @@ class PathFigures:
 
     requests: int
     share: float
-    """The fraction of all requests in the window, 0 to 1."""
+    """The path's fraction of all requests in the window, 0 to 1."""
     failures: int
-    """Requests that failed, except those for which the caller or a limit was the cause."""
+    """Number of failed requests, without those for which the caller or a limit was the cause."""
     cancelled: int
     escalated: int
-    """Requests that this path answered because a validator had rejected the answer of another path."""
+    """Number of requests that this path answered because a validator had rejected the answer of another path."""
     p50_seconds: float | None
-    """Median time from arrival to end of complete answers; None if there are none."""
+    """Median seconds from a request's arrival to its end, over complete answers; None if there are none."""
     p95_seconds: float | None
-    """95th percentile of the same time."""
+    """95th percentile of the seconds from a request's arrival to its end, over complete answers; None if there are
+    none."""
     first_token_p50_seconds: float | None
-    """Median time from arrival to the first token of complete answers; None if there are none."""
+    """Median seconds from a request's arrival to its first token, over complete answers; None if there are none."""
     usd_per_1k: float | None
-    """Mean dollars for 1,000 requests, over those whose cost is known; None if there are none."""
+    """Mean dollars for 1,000 requests, over the requests whose cost is known; None if there are none."""
     bars: tuple[int, ...]
-    """The number of requests in each of `BARS` intervals, the newest last."""
+    """The number of the path's requests in each of the window's `BARS` intervals, the newest last."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionWindow:
     since_unix_ms: int
-    """All decisions from this time to `until_unix_ms` are included."""
+    """The start of the window in Unix milliseconds. The window has all decisions from this time to `until_unix_ms`."""
     until_unix_ms: int
     requests: int
-    """The number of requests for an answer."""
+    """Number of requests in the window that asked for an answer."""
     decisions: int
-    """The number of all requests, including those for only the decision."""
+    """Number of all requests in the window, including those that asked only which path would answer."""
 
 
 def window_of(rows: Sequence[DecisionRow], since_unix_ms: int, now_ms: int) -> DecisionWindow:

@@ -24,20 +24,20 @@ log = logging.getLogger(__name__)
 
 READER = (sys.executable, "-m", "pointsman_lab.parquet.history")
 MAX_SECONDS = 30.0
-"""For one page, including the wait for another page that is being read."""
+"""Time limit for reading one page, including the wait for another page that is being read."""
 MAX_SECONDS_TO_END = 2.0
-"""For the end of a process that was killed."""
+"""Maximum number of seconds to wait for the end of a child process that was killed."""
 MAX_LINE_BYTES = 16 * 2**20
 CURSOR = "records:"
 CLOCK_SKEW_MS = 2_000
-"""By which the clock of a gateway may be ahead of Redis' clock."""
+"""Maximum number of milliseconds by which a gateway's clock may be ahead of the clock of Redis."""
 _SETTING = "POINTSMAN_GATEWAY_CONSOLE_RECORDS"
 _ID = re.compile(rf"{DECISION_ID_PREFIX}([0-9a-f]{{11}})[0-9a-f]{{12}}")
-"""The digits in parentheses are the Unix milliseconds at which the decision was made."""
+"""Matches a decision's id. The group is the time of the decision: Unix milliseconds in hexadecimal digits."""
 _MS_PER_DAY = 86_400_000
 
 Place = tuple[int, str]
-"""Unix milliseconds and id of a decision."""
+"""The position of a decision in the order of all decisions: its time in Unix milliseconds, and its id."""
 
 
 def to_cursor(place: Place) -> str:
@@ -71,11 +71,11 @@ class ExportedDecisions:
     async def older(
         self, before: Place, tenant: str, query: DecisionQuery
     ) -> AsyncIterator[AsyncIterator[Mapping[str, Any]]]:
-        """Yields an iterator over batches of the decisions before a place (Unix milliseconds, id) that fit a query,
-        newest first.
+        """Yields an iterator over batches of the decisions that fit a query and come before the position `before` (Unix
+        milliseconds, id), newest first.
 
-        A batch is a dict: `found` has the decisions, each as [Unix milliseconds, id, JSON text], and `at` is the place
-        down to which all decisions have been searched. If `tenant` is "", all tenants' decisions are read.
+        A batch is a dict: `found` has the decisions, each as [Unix milliseconds, id, JSON text], and `at` is the
+        position down to which all decisions have been searched. If `tenant` is "", all tenants' decisions are read.
         """
         wanted = {"wanted": "decisions", "before": before, "tenant": tenant, "query": asdict(query)}
         async with self._reading(wanted) as lines:

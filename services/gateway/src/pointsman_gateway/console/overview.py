@@ -28,9 +28,11 @@ class Quality:
     mean: float
     """The mean rating, 0 to 1."""
     bound: float
-    """The one-sided lower confidence bound of `mean` that holds at any time, by which policies act."""
+    """The one-sided lower confidence bound of `mean` by which policies decide. It holds at all times at once, however
+    often it is looked at."""
     bound_now: float
-    """The same bound for a single look at these ratings, by Wilson's formula."""
+    """The one-sided lower confidence bound of `mean` by Wilson's formula, which holds for a single look at the
+    ratings."""
     evaluated: float
     """The number of ratings that come from evaluations."""
 
@@ -42,19 +44,19 @@ class PathView:
     model: str
     adapter: str
     version: str
-    """The adapter version that the path uses now; if it is not `configured`, the model that answered last."""
+    """The adapter version that the path uses now. For a path that is not `configured`, the model that answered last."""
     strategies: Sequence[str]
     tasks: Sequence[str]
     """The tasks whose requests or shadow requests the path may answer."""
     unavailable: str
-    """Why the path cannot be used now; empty if it can be used."""
+    """The reason why the path cannot be used now; empty if it can be used."""
     configured: bool
-    """Whether the configuration has the path. Otherwise it stands for a model or an adapter that requests have
-    named."""
+    """Whether the path is in the configuration. Otherwise it stands for a model or an adapter that requests
+    have named."""
     quality: Quality | None
-    """The quality over all tasks; None if there are no ratings."""
+    """The quality of the path's answers on all tasks together; None if there are no ratings."""
     now: PathFigures | None
-    """Figures of the window; None if the path had no requests in it."""
+    """The path's statistics in the last 15 minutes; None if the path had no requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +70,18 @@ class CandidateView:
     role: str
     """The path's role, as in `CandidatePreview`: "policy", "fallback", "default" or "shadow"."""
     quality: Quality | None
-    """The quality on the task; None if there are no ratings."""
+    """The quality of the path's answers on the task; None if there are no ratings."""
     answers: float
-    """The number of answers from which cost and latency are known."""
+    """Number of the path's answers on the task from which cost and latency are computed."""
     usd_per_1k: float | None
-    """Expected dollars for 1,000 answers; None if a price is unknown."""
+    """Expected dollars for 1,000 answers on the path; None if a price is unknown."""
     estimated: bool
     """Whether the cost is an estimate, because the path has not answered yet."""
     p95_seconds: float
     unavailable: str
-    """Why the path cannot be used now; empty if it can be used."""
+    """The reason why the path cannot be used now; empty if it can be used."""
     explanation: str
-    """Why the policy would choose the path or not; empty if the policy does not say."""
+    """The reason why the policy would choose the path or not; empty if the policy gives none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +90,11 @@ class TaskView:
     policy: str
     """The policy's name, such as "best_value"."""
     summary: str
-    """What the policy's options say (`Policy.summary`); may be empty."""
+    """The policy's options in words (`Policy.summary`); may be empty."""
     quality_floor: float | None
-    """The quality that the policy requires of a path; None if it requires none."""
+    """The quality (0 to 1) that the policy requires of a path; None if it requires none."""
     confidence: float
-    """The confidence of the bounds of qualities."""
+    """The confidence level of the candidates' quality bounds, such as 0.95."""
     escalates: bool
     """Whether another path answers instead if a validator rejects the answer of `choice`."""
     choice: str
@@ -101,7 +103,7 @@ class TaskView:
     """An example request from the configuration; empty if the caller may not see it."""
     reason: str
     requests: int
-    """The number of requests for an answer in the window."""
+    """Number of requests for an answer to this task in the last 15 minutes."""
     paths: Sequence[CandidateView]
 
 
@@ -111,7 +113,7 @@ class EngineView:
     model: str
     ready: bool
     cooling_down: bool
-    """Whether the engine has failed or was overloaded, and gets no request now, or only one that probes it."""
+    """Whether the engine has failed or was overloaded, so that it gets no request now, or only a probe."""
     in_flight: int
     resident: Sequence[str]
     detail: str
@@ -120,7 +122,7 @@ class EngineView:
 @dataclass(frozen=True, slots=True)
 class CallerView:
     keys: bool
-    """Whether requests need a key."""
+    """Whether the gateway requires an API key of each request."""
     tenant: str
     operator: bool
     """Whether the caller may move adapter aliases."""
@@ -145,26 +147,28 @@ class DecisionPage:
     decisions: Sequence[DecisionRow]
     """The decisions, newest first."""
     next: str
-    """The entry id to give as `before` for the next page; empty if this is the last one."""
+    """The value of `before` for the next page; empty if this is the last page."""
     since_unix_ms: int
-    """All decisions from this time on that fit are listed here or on pages before; 0 if there are no older ones."""
+    """The time, in Unix milliseconds, from which on this page and the pages before it list all decisions that fit the
+    query; 0 if there are no older ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionView:
     entry: Mapping[str, Any]
-    """The entry of the request log, as JSON."""
+    """The decision's entry in the request log, whose fields docs/request_log.md describes."""
     feedback: Mapping[str, str]
-    """The stored fields of feedback on the answer; empty if there is none."""
+    """The texts of the feedback on the answer by field, such as `rating`; empty if there is no feedback."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineAdapters:
     engine: str
     problem: str
-    """Why the engine's lora-server cannot be read; empty if it can be read."""
+    """The reason why the engine's lora-server cannot be read; empty if it can be read."""
     states: Mapping[str, str]
-    """The state of each adapter version on this engine, as `AdapterVersion.state`."""
+    """The state of each adapter version on this engine, by the version's name; the values are those of
+    `AdapterVersion.state`."""
 
 
 @dataclass(frozen=True, slots=True)

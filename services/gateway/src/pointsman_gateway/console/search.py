@@ -13,16 +13,18 @@ from pointsman_gateway.request_log.store import LogEntry
 
 
 class Ending(StrEnum):
-    """How a request ended: a filter of the console's search. One request can have several of these endings."""
+    """A way in which a request can end, as a filter of the console's search. Several of them can apply to one
+    request.
+    """
 
     OK = outcome.OK
     FAILED = "failed"
-    """Neither the caller nor a limit was the cause."""
+    """The request failed, and neither the caller nor a limit was the cause."""
     CANCELLED = outcome.CANCELLED
     ESCALATED = "escalated"
-    """Another path answered, because a validator had rejected the first answer."""
+    """Another path answered the request, because a validator had rejected the first answer."""
     ROUTED = outcome.ROUTED
-    """Only the decision was requested."""
+    """The caller asked only for the decision, not for an answer."""
 
 
 _HAS_ENDED: Mapping[Ending, Callable[[DecisionRow], bool]] = {
@@ -51,7 +53,8 @@ class DecisionQuery:
     """A search for decisions: those that fulfil all conditions are listed. An empty field or None is no condition."""
 
     text: str = ""
-    """A part of a stored message or answer, of the id, or of the name of what answered; case does not matter."""
+    """A text to find in the stored messages and answers, in the decision's id, or in the name of the model or adapter
+    version that answered; case does not matter. Empty: no condition."""
     task: str = ""
     path: str = ""
     ending: Ending | None = None

@@ -18,38 +18,38 @@ class SpendingRow:
     """The day in UTC, such as 2026-12-01."""
     tenant: str
     key: str
-    """The key's id."""
+    """The id of the API key."""
     path: str
-    """Empty for embeddings and reranking."""
+    """The name of the path; empty for embeddings and reranking."""
     model: str
-    """The base model, adapter version or embedding model; empty if none answered."""
+    """The base model, adapter version, embedding model or reranker that answered; empty if no model did."""
     requests: int
     failed: int
-    """Requests that failed or were cancelled."""
+    """Number of requests that failed or were cancelled."""
     prompt_tokens: int
     cached_tokens: int
-    """Those of the prompt tokens that the engine had cached."""
+    """Number of prompt tokens that were in the engine's prefix cache."""
     completion_tokens: int
     usd: float
     unknown_costs: int
-    """Requests of which a part has no price, so that `usd` is too small."""
+    """Number of requests of which a part has no price, so that `usd` is too low."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spending:
     days: list[str]
-    """All days that were read, oldest first; the last one is today, which has not ended."""
+    """The days that were read, oldest first; the last one is today, which has not ended."""
     rows: list[SpendingRow]
-    """Ordered by day, tenant, key, path and model."""
+    """The table's rows, ordered by day, tenant, key, path and model."""
     whole: bool
-    """Whether the rows are those of all tenants."""
+    """Whether the rows include all tenants, and not only the caller's tenant or key."""
 
 
 async def read_spending(log: RequestLogReader, caller: Caller, days: int, *, keys: bool) -> Spending:
     """Returns the spending of the last `days` UTC days, today included, as far as the caller may see it.
 
-    `keys` says whether the gateway requires API keys. If it does not, or if the caller is an admin, the rows are those
-    of all tenants. Otherwise they are those of the caller's tenant or, if its key has a scope, of its key. Raises
+    `keys` says whether the gateway requires API keys. If it does not, or if the caller is an admin, the rows are of all
+    tenants. In all other cases they are of the caller's tenant or, if its key has a scope, of its key. Raises
     Unavailable if Redis does not answer.
     """
     whole = not keys or caller.is_admin

@@ -48,12 +48,13 @@ ACTIONS: Mapping[str, Action] = {
 }
 
 MAX_SCANNED = 2_000
-"""Maximum number of entries that are read for one page, since the caller may see only some of them; rounded up to
-`PAGE_SIZE`."""
+"""Maximum number of log entries that are read from Redis for one page, rounded up to whole `PAGE_SIZE`s. The limit is
+needed because the caller may be allowed to see only a few of the entries."""
 NO_TENANT = "_none"
-"""Stands in the paths of exported records without a tenant."""
+"""The folder name for records without a tenant in the paths of exported files."""
 MAX_EXPORTED_SECONDS = 5.0
-"""Seconds after which a page of exported decisions ends with what was found; the next one goes on there."""
+"""Seconds after which the search for one page of exported decisions ends with the decisions found so far; the next page
+continues there."""
 
 
 async def read_adapters(states: Sequence[EngineState], allowed: AllowedNames) -> list[ModelAdapters]:
@@ -109,11 +110,12 @@ def _is_adapter_allowed(name: str, allowed: AllowedNames) -> bool:
 
 
 async def move_alias(states: Sequence[EngineState], model: str, action: str, wanted: AliasMove) -> Alias:
-    """Changes what an adapter's alias points to, by a command to the lora-server of `model`; returns the changed alias.
+    """Changes the version to which an adapter's alias points, or its canary, by a command to a lora-server of `model`;
+    returns the changed alias.
 
     `action` is "alias", "canary" or "rollback" (a key of `ACTIONS`). The lora-servers of the model are tried in order
-    until one answers. Raises NotFound ("unknown_model") if the model has none, Unavailable ("lora_server_unavailable")
-    if none answers, and the PointsmanError with which one answers.
+    until one answers. Raises NotFound ("unknown_model") if the model has no lora-server, Unavailable
+    ("lora_server_unavailable") if no lora-server answers, and the PointsmanError with which a lora-server answers.
     """
     clients = [(state.engine.model, state.adapter_admin) for state in states if state.adapter_admin is not None]
     admins = [client for of_model, client in clients if of_model == model]
@@ -135,7 +137,7 @@ async def move_alias(states: Sequence[EngineState], model: str, action: str, wan
 
 
 class Console:
-    """Reads what the web console shows to a caller, and moves adapter aliases for it.
+    """Collects the data that the web console shows to a caller, and moves adapter aliases for it.
 
     If the gateway requires API keys, a caller sees only its own tenant's decisions, and only the paths, tasks and
     adapters that its key may use; all engines are shown. Without Redis there are no decisions.
@@ -200,7 +202,7 @@ class Console:
         `before` is `next` of the previous page, or "" to begin at the newest decision. A page with fewer decisions is
         not always the last, since a call reads at most `MAX_SCANNED` entries: it is the last if its `next` is empty.
         Raises Unavailable if Redis does not answer, FailedPrecondition ("no_request_log") if there is no request log,
-        and what `ExportedDecisions` raises.
+        and the errors of `ExportedDecisions`.
         """
         if before.startswith(CURSOR):
             return await self._exported_decisions(caller, before, count, query)
@@ -226,7 +228,9 @@ class Console:
         return DecisionPage(found, to_cursor((since + CLOCK_SKEW_MS, "")), since)
 
     async def _exported_decisions(self, caller: Caller, before: str, count: int, query: DecisionQuery) -> DecisionPage:
-        """Returns exported decisions, without those that Redis still has, which were listed before."""
+        """Returns a page of exported decisions. Leaves out decisions that Redis still has, because earlier pages list
+        them.
+        """
         log, exported, found = self._required_log(), self._required_exported(), list[DecisionRow]()
         at, until = from_cursor(before), 0.0
         async with exported.older(at, self._tenant_of(caller), query) as batches:
@@ -249,9 +253,9 @@ class Console:
     async def decision(self, caller: Caller, decision_id: str) -> DecisionView:
         """Returns one decision's log entry and the feedback on its answer.
 
-        Raises NotFound ("unknown_decision") if it does not exist or the caller may not see it, Unavailable if Redis
-        does not answer, FailedPrecondition if there is no request log or the entry cannot be read, and what
-        `ExportedDecisions` raises.
+        Raises NotFound ("unknown_decision") if the decision does not exist or the caller may not see it, Unavailable if
+        Redis does not answer, FailedPrecondition if there is no request log or the entry cannot be read, and the errors
+        of `ExportedDecisions`.
         """
         try:
             recorded = await self._required_log().find(decision_id)
@@ -282,10 +286,11 @@ class Console:
         return await read_adapters(self._current().engines.states, caller.scope.adapters)
 
     async def move(self, caller: Caller, model: str, action: str, move: AliasMove) -> Alias:
-        """Changes what an adapter's alias points to for a caller who is an operator; returns the changed alias.
+        """Changes the version to which an adapter's alias points, or its canary, for a caller who is an operator;
+        returns the changed alias.
 
         `action` is "alias", "canary" or "rollback". Raises PermissionDenied ("not_operator" or "not_in_scope") if the
-        caller is no operator or its key may not use the adapter, and what `move_alias` raises.
+        caller is no operator or its key may not use the adapter, and the errors of `move_alias`.
         """
         if not caller.is_operator:
             raise PermissionDenied(

@@ -1,7 +1,7 @@
-"""The two kinds of embedding models: remote ones at an OpenAI-compatible endpoint, and the gateway's own encoder.
+"""The two kinds of embedding models: models at an OpenAI-compatible endpoint, and the gateway's own encoder.
 
 An endpoint's response is passed to the client unchanged. The encoder runs in worker threads of this process. A text
-that is too long for it is rejected, truncated, or split into windows whose vectors are averaged.
+that is too long for the encoder is rejected, truncated, or split into windows whose vectors are averaged.
 """
 
 import asyncio
@@ -26,16 +26,17 @@ from pointsman_gateway.model_calls.call import Charge
 from pointsman_gateway.model_calls.endpoint import EndpointClient, ModelEndpoint, charge_tokens, shown_text
 
 MAX_REPLY_BYTES = 128 * 1024 * 1024
-"""Maximum length of an endpoint's response in bytes; 2048 vectors of 3072 numbers with all digits fit."""
+"""Maximum length of an endpoint's response; 2048 vectors of 3072 numbers with all digits fit."""
 MAX_HELD_BYTES = 2 * MAX_REPLY_BYTES
 """Maximum number of bytes of endpoints' responses that a gateway holds at a time for its clients."""
 MAX_ADDED_TOKENS = 64
-"""Tokens that an endpoint may add to each text: special tokens, and a prompt that the model needs."""
+"""Maximum number of tokens that an endpoint may add to each text: special tokens, and a prompt that the model needs."""
 USAGE_SEARCH_BYTES = 4096
-"""Bytes at the start and the end of a response that are searched for its usage."""
+"""Number of bytes at the start and at the end of a response that are searched for the field `usage`."""
 
 BATCH_TEXTS = 16
-"""Texts that are embedded at a time, in about 30 ms. A cancelled request ends after its current batch."""
+"""Maximum number of texts that the encoder reads at once, which takes about 30 ms. A cancelled request ends after its
+current batch."""
 
 
 class RemoteEmbedder:
@@ -48,7 +49,7 @@ class RemoteEmbedder:
         """Sends the texts to the endpoint, and returns its response unchanged.
 
         Raises InvalidArgument if `inputs.overflow` is neither None nor "error" or the endpoint rejects the request,
-        NotFound if the endpoint lacks the model, Unavailable if it fails, and what `inputs.reserve` raises.
+        NotFound if the endpoint lacks the model, Unavailable if it fails, and the errors of `inputs.reserve`.
         """
         if inputs.overflow not in (None, "error"):
             raise InvalidArgument(
@@ -61,7 +62,7 @@ class RemoteEmbedder:
         return EncodedEmbeddings(reply.pieces, self._charge(reply, inputs))
 
     def _charge(self, reply: HttpReply, inputs: EmbeddingRequest) -> Charge:
-        """Returns what the response's usage says.
+        """Returns the tokens that the response's usage reports, as a `Charge`.
 
         Only the start and the end of the response are searched, since it may have megabytes. Raises Unavailable if the
         response is no JSON object.
@@ -135,7 +136,9 @@ class LocalEmbedder:
     def __init__(
         self, encoder: EmbeddingModel, overflow: Overflow = "error", lock: asyncio.Semaphore | None = None
     ) -> None:
-        """Takes the `overflow` for requests that name none, and the `lock` that embedders of the same model share."""
+        """Takes the default for requests without an `overflow` (how texts that are too long are handled), and the
+        `lock` that embedders of the same model share.
+        """
         self._encoder = encoder
         self._overflow = overflow
         self._lock = lock or asyncio.Semaphore(1)
@@ -152,7 +155,7 @@ class LocalEmbedder:
         response.
 
         Raises InvalidArgument if `inputs.dimensions` is not the model's, if a text is too long and the overflow is
-        "error", or if token ids are not those of the model's own tokenizer.
+        "error", or if token ids were made by another tokenizer than the model's own.
         """
         self._check(inputs)
         answer = WindowedAnswer(inputs.base64)

@@ -25,20 +25,23 @@ class EmbeddingRequest:
     """A client's request for embeddings: texts or token ids, and the wanted form of the vectors."""
 
     request: Request
-    """The model, caller and deadline; its only message is the first text, or empty for token ids."""
+    """The general part of the request: model, caller and deadline. Its only message is the first text, or is empty for
+    token ids."""
     texts: tuple[str, ...] = ()
     token_ids: TokenIds | None = None
     """The texts as token ids, instead of `texts`; None if the client sent texts."""
     base64: bool = False
     """Whether vectors are returned as base64 of little-endian 32-bit floats; otherwise they are lists of numbers."""
     dimensions: int | None = None
-    """The requested length of the vectors; None: that of the model."""
+    """The requested length of the vectors; None stands for the model's own."""
     overflow: Overflow | None = None
-    """What is done with texts that are too long; None: what the model's configuration says."""
+    """How texts that are too long are handled, such as "error" or "truncate"; None: as the model's
+    configuration says."""
     body: Mapping[str, Any] = field(default_factory=dict)
-    """The body for a remote model, in which `model` will be replaced."""
+    """The JSON body to send to a remote model; its field `model` is replaced by the model's name at the endpoint."""
     reserve: Callable[[int], None] | None = None
-    """Reserves memory for so many further bytes of a remote model's response; raises Unavailable if there is none."""
+    """Function that reserves memory for a number of further bytes of a remote model's response; raises Unavailable if
+    there is no memory left."""
 
     @property
     def estimate(self) -> Charge:
@@ -67,7 +70,7 @@ class EncodedEmbeddings:
     """The response to a request for embeddings, encoded as JSON in OpenAI's format, with the tokens to charge."""
 
     pieces: tuple[bytes, ...]
-    """The body in pieces, because writing it at once would block the event loop."""
+    """The body of the response in pieces, because writing it at once would block the event loop."""
     charge: Charge
 
 

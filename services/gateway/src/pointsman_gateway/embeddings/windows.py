@@ -10,12 +10,12 @@ import msgspec
 from pointsman_gateway.domain import Vector
 
 MAX_TOKEN_CHARACTERS = 32
-"""A text with more characters than this for each token that the encoder reads is too long; its tokens are not counted.
-In no language are tokens that long on average."""
+"""Maximum mean length of a token, in characters, for which tokens are counted; in no language are tokens longer on
+average. A text with more characters, for the number of tokens that the encoder reads, is too long without counting."""
 
 SPLIT_CHARACTERS = 8
-"""To find the end of a window of n tokens, the next n * SPLIT_CHARACTERS characters are tokenized, which is about twice
-the window's length."""
+"""Number of characters that are tokenized for each token of a window, to find the window's end. A window has about half
+as many characters."""
 
 
 class Tokenizer(Protocol):
@@ -37,10 +37,10 @@ class TextWindow:
     """A text that the encoder can read as a whole: one of the request's texts, or a part of one."""
 
     number: int
-    """The index of the request's text."""
+    """The index, in the request, of the text to which the window belongs."""
     text: str
     tokens: int
-    """The number of tokens that the encoder reads, special ones included."""
+    """The number of the window's tokens that the encoder reads, special ones included."""
     is_last: bool = True
     """Whether this is the last window of the request's text."""
     overflow: str = ""

@@ -13,9 +13,9 @@ from pointsman_gateway.domain import Alias
 from pointsman_gateway.domain.path import AdapterChange, AdapterListing, AdapterVersion, AliasMove
 
 READ_TIMEOUT_SECONDS = 5.0
-"""Timeout of calls that are answered from Redis."""
+"""Timeout of calls to the lora-server that only read its registry, which is in Redis."""
 LOAD_TIMEOUT_SECONDS = 180.0
-"""Timeout of calls that wait until an engine has loaded a version."""
+"""Timeout of calls to the lora-server that change an alias, which may wait until an engine has loaded a version."""
 MAX_CHANGES = 30
 
 _STATE = {number: name.removeprefix("ADAPTER_STATE_").lower() for name, number in pb.AdapterState.items()}

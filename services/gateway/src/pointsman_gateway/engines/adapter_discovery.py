@@ -27,7 +27,7 @@ LIST_TIMEOUT_SECONDS = 5.0
 MAX_LIST_BYTES = 4 * 1024 * 1024
 """Limit for a response body; vLLM writes about 450 bytes for each adapter."""
 MAX_RETRY_AFTER_SECONDS = 60.0
-"""Longer Retry-After values are cut to this."""
+"""Maximum pause after a failed request, in seconds; a longer Retry-After of the engine is cut to this."""
 MAX_NAME_LENGTH = 200
 MAX_LOGGED_NAMES = 10
 
@@ -39,7 +39,8 @@ class ListedModel(msgspec.Struct):
     parent: str | None = None
     """The base model's id, if this is an adapter; not every engine lists it."""
     root: str | None = None
-    """Where the weights are; on engines with `EngineApi.lists_adapters_by_root` the base model's name."""
+    """The folder or name of the model's weights. Engines with `EngineApi.lists_adapters_by_root` write the base model's
+    name here if the model is an adapter."""
 
 
 class _ModelList(msgspec.Struct):
@@ -66,15 +67,15 @@ class NotListed(Exception):
 class DiscoveredAdapters:
     usable: frozenset[str]
     unusable: Mapping[str, str] = field(default_factory=dict)
-    """The reason by the adapter's name."""
+    """The adapters that the engine lists but requests cannot use: the reason, as text, by the adapter's name."""
 
 
 def find_adapters(models: Sequence[ListedModel], base: str, *, by_root: bool = False) -> DiscoveredAdapters:
-    """Returns the adapters in an engine's list of models: the usable ones, and the others with the reason why not.
+    """Returns the usable and the unusable adapters in an engine's list of models.
 
     `base` is the base model's name at the engine. With `by_root`, a model without a `parent` whose `root` is `base`
-    counts as an adapter too, unless its own name is `base`. Raises NotListed ("other_model") if the list lacks the
-    base model.
+    counts as an adapter too, unless its own name is `base`. Raises NotListed ("other_model") if the list lacks the base
+    model.
     """
     if by_root:
         models = [
@@ -154,9 +155,9 @@ class AdapterDiscovery:
     async def poll(self) -> float:
         """Reads the engine's list of models once, and updates the engine's state.
 
-        If the list cannot be read, the engine keeps its state, but is marked as not ready if no list was read before.
-        It is also marked as not ready if it serves another base model. Returns the seconds of a failed response's
-        Retry-After, at most `MAX_RETRY_AFTER_SECONDS`; 0 if it has none.
+        If the list cannot be read, the engine keeps its state; it is marked as not ready if no list was read before.
+        The engine is also marked as not ready if its list lacks the configured base model. Returns the seconds of a
+        failed response's Retry-After, at most `MAX_RETRY_AFTER_SECONDS`; 0 without a failure or a Retry-After.
         """
         before = self._engines.get(self._name)
         try:

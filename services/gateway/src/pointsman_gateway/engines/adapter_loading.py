@@ -18,11 +18,13 @@ from pointsman_gateway.engines.lookups import Target
 from pointsman_gateway.ports import AnswerStream, Backend, CallRecord
 
 MAX_EVICTIONS = 2
-"""How often a request is sent again because an engine has evicted its adapter."""
+"""Maximum number of times that one request is sent again because an engine has evicted its adapter."""
 
 
 class AdapterLoading:
-    """Loads a path's adapter if no available engine has it, then calls another backend; implements `Backend`."""
+    """Loads a path's adapter if no available engine has it, then calls another `Backend`; implements `Backend`
+    itself.
+    """
 
     def __init__(
         self,

@@ -12,17 +12,18 @@ from pointsman_gateway.domain import Alias
 from pointsman_gateway.engines.catalog import EMPTY, AdapterCatalog
 
 ALIAS_TTL_SECONDS = 60.0
-"""Seconds for which an alias keeps its version after the last lora-server has ceased to report it.
+"""Seconds for which an alias keeps its version after the last lora-server has ceased to report its current revision.
 
-A lora-server that restarts, and has not read the registry yet, therefore moves no alias back. A registry that was
-emptied, and counts revisions from 1 again, is accepted after this time."""
+For this time, reports with a lower revision change nothing: they may come from a lora-server that has restarted and not
+read the registry yet. Afterwards they count, because the registry may have been emptied, and begin again at revision 1.
+"""
 
 MAX_EXPIRED = 1000
-"""Maximum number of aliases that expire at one report, so that it does not delay the event loop; others expire at the
-next report."""
+"""Maximum number of aliases that expire when an engine's report arrives, so that the event loop is not delayed; further
+aliases expire at the next report."""
 
 MAX_COMPARED = 3
-"""Maximum number of catalogs with which a new one is compared: the newest ones with as many entries."""
+"""Maximum number of earlier catalogs that `Aliases.shared` compares with a new one."""
 
 _Key = tuple[str, str]
 """The base model and the name of an alias."""
@@ -37,10 +38,11 @@ class _Report:
 
 
 class Aliases:
-    """The adapter aliases of each base model, merged from the catalogs that the lora-servers of its engines report.
+    """The adapter aliases of each base model, merged from the catalogs that the lora-servers of the model's engines
+    report.
 
-    If catalogs differ on an alias, the one with the highest revision counts. An alias stays for `ALIAS_TTL_SECONDS`
-    after the last lora-server has ceased to report it. A catalog lists an engine's adapter versions and aliases; the
+    A catalog lists an engine's adapter versions and aliases. If catalogs differ on an alias, the alias with the highest
+    revision counts. An alias stays for `ALIAS_TTL_SECONDS` after the last lora-server has ceased to report it. The
     lora-servers of one model read the same registry, so there are only a few different catalogs.
     """
 
@@ -63,8 +65,8 @@ class Aliases:
         return list(self._current.get(model, {}).values())
 
     def shared(self, model: str, catalog: AdapterCatalog) -> AdapterCatalog:
-        """Returns an equal catalog that an engine of the base model `model` has reported, so that engines share one
-        object; returns `catalog` itself if none is found.
+        """Returns the stored catalog of the base model `model` that equals `catalog`, so that engines with equal
+        catalogs share one object. Returns `catalog` itself if none is found.
 
         Compares only the `MAX_COMPARED` newest catalogs with the same numbers of entries. Equal catalogs can be
         different objects if lora-servers have reported the same changes in different steps.
@@ -76,8 +78,8 @@ class Aliases:
         return next((other for other in candidates[-MAX_COMPARED:] if other.equals(catalog)), catalog)
 
     def latest(self, model: str) -> AdapterCatalog:
-        """Returns the catalog that most engines of the base model `model` have; an empty one if none has reported
-        any.
+        """Returns the adapter catalog that the most engines of the base model `model` have reported; an empty one if no
+        engine has reported a catalog.
         """
         known = self._catalogs.get(model)
         return max(known, key=known.__getitem__) if known else EMPTY

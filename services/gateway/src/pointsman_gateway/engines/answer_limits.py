@@ -6,13 +6,14 @@ from typing import Any
 from pointsman_gateway.domain import Path, Prompt, Request, Sampling
 
 REASONING_FIELDS = frozenset({"reasoning_effort", "reasoning", "thinking"})
-"""Parameters of models that reason before they answer; how many tokens that takes is not known."""
+"""Request parameters that make a model reason before it answers. The gateway sets no limit for requests with one of
+them, because the number of reasoning tokens is unknown."""
 TEMPLATE_TOKENS = 256
 """Maximum number of tokens that a chat template adds to a prompt, such as a system message of its own."""
 MESSAGE_TOKENS = 16
 """Maximum number of tokens that a chat template adds to each message."""
 MAX_NUMBER_TOKENS = 25
-"""Maximum number of tokens of a number, true, false or null as JSON."""
+"""Maximum number of tokens of a number, `true`, `false` or `null` in JSON."""
 
 
 def default_max_tokens(path: Path, request: Request, sampling: Sampling, prompt: Prompt) -> int | None:
@@ -40,10 +41,10 @@ def default_max_tokens(path: Path, request: Request, sampling: Sampling, prompt:
 
 
 def max_tokens_as_json(value: Any, enough: int) -> int:
-    """Returns an upper bound for the number of tokens of `value`, if it is written as JSON.
+    """Returns an upper bound for the number of tokens of `value` as JSON text.
 
-    The JSON may have at most one space after each punctuation mark. Stops counting once the bound is over `enough`
-    tokens, and returns it, so that large values do not take long.
+    The text may have at most one space after each punctuation mark. Counting stops once the bound is over `enough`
+    tokens, so that large values do not take long; the result is then over `enough`, but no bound for the whole value.
     """
     total, pending = 0, [value]
     while pending and total <= enough:
@@ -62,5 +63,7 @@ def max_tokens_as_json(value: Any, enough: int) -> int:
 
 
 def _max_tokens_of(text: str) -> int:
-    """Returns the most tokens that a text can have: none is shorter than a byte of UTF-8."""
+    """Returns an upper bound for the number of tokens of a text: its bytes in UTF-8, since no token is shorter than a
+    byte.
+    """
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

@@ -1,10 +1,10 @@
 """Load balancing: chooses an engine by the prompt's conversation, to reuse the engine's prefix cache, but avoids
 engines with too many requests.
 
-All gateways hash a conversation to the same engine, its home. If the home has too many requests, the request spills:
-it moves to another engine, chosen by the hash of the system prompt, which is probably in that engine's prefix cache.
-Later requests of the conversation go to that engine too, where the newer turns are cached, as long as it is available
-and does not have too many requests either.
+All gateways hash a conversation to the same engine, its home. If the home has too many requests, the request spills: it
+moves to another engine. This engine is chosen by the hash of the system prompt, which is probably in the engine's
+prefix cache. Later requests of the conversation go to the second engine too, which has cached the newer turns, as long
+as it is available and does not have too many requests either.
 """
 
 import zlib
@@ -18,14 +18,15 @@ from pointsman_gateway.engines.lookups import Target
 from pointsman_gateway.engines.ring import Ring
 
 PREFIX_CHARACTERS = 512
-"""Number of characters of the system prompt that are hashed. An engine is not chosen by a shorter one alone."""
+"""Number of characters at the system prompt's beginning that are hashed. If a system prompt is shorter, an engine is
+chosen by the hash of the whole conversation's beginning instead."""
 END_CHARACTERS = 256
-"""Number of characters that are hashed at each end of the user's first message: some clients begin it with constant
-texts."""
+"""Number of characters that are hashed at each end of the user's first message. The end is hashed too because some
+clients begin each message with the same text."""
 MAX_SPILLED = 16_384
 """Maximum number of conversations whose spill target is remembered; they take 2 MB."""
 MAX_WEIGHED = 64
-"""Up to this number of engines, all are weighed for each request; with more, a `Ring` is used."""
+"""Maximum number of engines that are all compared for each request; if there are more, a `Ring` finds a few of them."""
 MAX_RINGS = 64
 
 _SPREAD = 0x9E3779B97F4A7C15  # Fibonacci hashing: 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4)
@@ -35,7 +36,7 @@ _LOW = 0xFFFFFFFFFFFFFFFF
 class PromptKey(NamedTuple):
     """Hashes of a prompt's beginning, by which an engine is chosen.
 
-    Equal in all gateways, and for all turns of one conversation.
+    The hashes are equal in all gateways, and for all turns of one conversation.
     """
 
     conversation: int
@@ -76,7 +77,7 @@ def hash_prompt(prompt: Sequence[Message], conversation: Sequence[Message]) -> P
 class SpillTargets:
     """Remembers the engine to which each conversation was moved because its usual engine had too many requests.
 
-    Holds at most `max_conversations`; beyond that, the conversation that was moved longest ago is forgotten.
+    Holds at most `max_conversations`; if there are more, the conversation that was moved longest ago is forgotten.
     """
 
     def __init__(self, max_conversations: int = MAX_SPILLED) -> None:
@@ -127,7 +128,7 @@ class TargetQueue:
         self._left = list(targets)
         available = (target for target in targets if target.state.is_available)
         self.alone = next(available, None) is not None and next(available, None) is None
-        """Whether exactly one engine was available at the start."""
+        """Whether exactly one engine was available when the queue was made."""
         self._key = key
         self._bound = bound
         self._spilled = spilled

@@ -145,7 +145,7 @@ class EngineCall:
     )
 
     def __init__(self, caller: EngineCaller, target: Target, request: CompletionRequest) -> None:
-        """Sends the request, and counts the call as in flight until the answer's end or `close`.
+        """Sends `request` to the engine `target`, and counts the call as in flight until the answer's end or `close`.
 
         Raises InvalidArgument if the engine's API cannot express the request, or Unavailable if sending fails at once.
         """
@@ -178,7 +178,8 @@ class EngineCall:
     async def first(self) -> None:
         """Waits until the answer's first chunk has arrived.
 
-        Raises the call's error, one of those in the table of `engine_client`, if it ends without any chunk.
+        If the call ends without a chunk, raises its error: InvalidArgument, Unavailable or DeadlineExceeded, with a
+        code from the table in `engine_client`.
         """
         await self._began_signal
         if not self._has_begun:

@@ -1,7 +1,8 @@
-"""The adapter versions, aliases and training times that a lora-server reports, in an immutable table.
+"""An immutable table of the adapter versions, aliases and training times that a lora-server reports.
 
-The lora-servers of one model read the same registry, so all engines that have reported the same share one
-`AdapterCatalog`. The first engine that reports a change makes the new catalog; the others get the same object.
+The lora-servers of one model read the same registry, so their engines usually have equal tables, and share one
+`AdapterCatalog`. The first engine that reports a change makes the new catalog; for the other engines, an equal report
+gives the same object.
 """
 
 from collections.abc import Iterable, Mapping
@@ -39,15 +40,15 @@ class AdapterCatalog:
     """
 
     versions: frozenset[str] = _NONE
-    """The versions that are loaded in the engine, and those that its lora-server can load into it; none without a
-    lora-server."""
+    """The adapter versions that are loaded in the engine, and those that its lora-server can load into it; none without
+    a lora-server."""
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     training_seconds: Mapping[str, float] = field(default_factory=dict)
     """The seconds that a version was trained, by version; only of versions for which they are known."""
     number: int = field(default_factory=_numbers.__next__)
     """Identifies the catalog in this process."""
     made_from: int = 0
-    """The `number` of the catalog from which `after` made this one; 0 if this one was made otherwise."""
+    """The `number` of the catalog from which `after` made this one; 0 if `after` did not make it."""
     moved: tuple[str, ...] = ()
     """The names of the aliases that `after` changed when it made this catalog."""
     _successors: WeakValueDictionary[CatalogChange, "AdapterCatalog"] = field(default_factory=WeakValueDictionary)
@@ -61,9 +62,9 @@ class AdapterCatalog:
     ) -> "AdapterCatalog":
         """Returns the catalog after a report of changes; returns this object if nothing changes.
 
-        `reported` are versions to add, `removed` versions to remove, and `aliases` replace those of the same names.
-        `training_seconds` has the training times, in seconds by version, of the versions in `reported` and `removed`;
-        if one of these is missing there, its training time becomes unknown.
+        `reported` are versions to add, and `removed` versions to remove. Each alias in `aliases` replaces the alias of
+        its name. `training_seconds` has the training times, in seconds by version, of the versions in `reported` and
+        `removed`; the training time of a version that is missing in `training_seconds` becomes unknown.
         """
         reported, removed, seconds = frozenset(reported), frozenset(removed), training_seconds or {}
         known = self.training_seconds

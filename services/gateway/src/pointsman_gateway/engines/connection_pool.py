@@ -1,7 +1,7 @@
 """A pool of open connections to engines, by the engine's address.
 
 A caller gets a connection from `Pool.idle` or else `Pool.connect`, sends a request with `EngineConnection.post`, reads
-what has arrived with `read` or `read_some`, and gives the connection back with `Pool.release`, or closes it.
+the response as it arrives with `read` or `read_some`, and gives the connection back with `Pool.release`, or closes it.
 """
 
 import asyncio
@@ -15,9 +15,12 @@ from urllib.parse import urlsplit
 from pointsman_gateway.engines.http1 import ConnectionFailed, EngineConnection, NotConnected, TimedOut
 
 MAX_IDLE_SECONDS = 60.0
-"""Seconds that an unused connection is kept. Opening some hundred connections at once takes longer than the requests
-on them. vLLM closes idle connections after 5 s by default, and after 75 s under the lora-server: either the close is
-seen, or the request is sent again on a new connection."""
+"""Seconds after which an unused connection is closed.
+
+Connections are kept because opening hundreds of them at once takes longer than the requests on them. vLLM closes idle
+connections earlier by default, after 5 s, and later under the lora-server, after 75 s. If an engine has closed a
+connection, the pool does not use it, or the request is sent again on a new one.
+"""
 MAX_IDLE_CONNECTIONS = 512
 """Maximum number of unused connections that are kept for one engine."""
 
@@ -118,8 +121,8 @@ class Pool:
     def release(self, origin: Origin, connection: EngineConnection) -> None:
         """Takes back a connection after use, and keeps it for reuse once its response has ended.
 
-        Closes it if the response does not end soon (`EngineConnection.finish`), or if `MAX_IDLE_CONNECTIONS` to this
-        address are kept already.
+        Closes the connection if the response does not end soon (`EngineConnection.finish`), or if the pool already
+        keeps `MAX_IDLE_CONNECTIONS` to the address `origin`.
         """
         connection.finish(lambda: self._keep(origin, connection))
 

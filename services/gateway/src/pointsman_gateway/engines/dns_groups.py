@@ -1,4 +1,6 @@
-"""Finds the engines of a group by DNS: each address of a name is one engine. The name is looked up periodically."""
+"""Finds the engines of a group by DNS: each IP address of a host name is one engine. The name is looked up
+periodically.
+"""
 
 import asyncio
 import logging
@@ -16,15 +18,16 @@ if TYPE_CHECKING:  # imported at the first lookup: without groups a gateway does
 log = logging.getLogger(__name__)
 
 LOOKUP_INTERVAL_SECONDS = 1.0
-"""Seconds between two lookups. The records' TTL is ignored here: the name server that caches them applies it."""
+"""Seconds between two lookups of a name. The TTL of DNS records is ignored, because the name server that caches the
+records applies it."""
 LOOKUP_TIMEOUT_SECONDS = 2.0
-"""Time limit for one lookup of one record type, over all name servers."""
+"""Time limit for the lookup of one kind of DNS record (IPv4 or IPv6 addresses), over all name servers."""
 
 
 class Resolver(Protocol):
     async def addresses(self, host: str) -> frozenset[str]:
-        """Returns the IP addresses of the host name `host`, at least one; raises Unavailable if DNS fails or has
-        none.
+        """Returns the IP addresses of the host name `host`, at least one; raises Unavailable if DNS fails or has no
+        address.
         """
         ...
 

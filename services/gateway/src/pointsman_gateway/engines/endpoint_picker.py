@@ -31,25 +31,27 @@ from pointsman_gateway.engines.picker_messages import named_addresses, to_messag
 log = logging.getLogger(__name__)
 
 COOLDOWN_SECONDS = 1.0
-"""For this time after a picker has failed, it is not asked."""
+"""Seconds after a picker's failure in which the gateway does not call the picker."""
 
 
 class _Connection:
-    """The channel to one picker, and what is known about the picker."""
+    """The channel to one picker, the number of its open streams, and the end of the picker's cooldown."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
         self.streams = 0
         """The number of open streams."""
         self.away_until = 0.0
-        """When the picker may be asked again, on the event loop's clock."""
+        """The end of the picker's cooldown, on the event loop's clock; the gateway does not call the picker before."""
 
 
 class EndpointPickers:
-    """The connections to all endpoint pickers, one for each URL. They stay open when the configuration is reloaded."""
+    """The connections to all endpoint pickers (external services that choose engines), one for each URL. The
+    connections stay open when the configuration is reloaded.
+    """
 
     def __init__(self, metrics: EngineMetrics, tls: ClientTls | None = None) -> None:
-        """Takes `tls` for pickers with grpcs://."""
+        """Takes `tls`, the gateway's certificates for pickers whose URL begins with grpcs://."""
         self._metrics = metrics
         self._tls = tls
         self._connections: dict[str, _Connection] = {}
@@ -66,13 +68,13 @@ class EndpointPickers:
     ) -> Pick | None:
         """Asks the endpoint picker which of `targets`, the engines of one group, should answer the request.
 
-        Returns the picker's choice, whose `end` the caller must call; None if the picker fails and
+        Returns the picker's choice, whose `end` the caller must call. Returns None if the picker fails and
         `config.failure_mode` is "open". Ignores engines in the picker's answer that are not in `targets`. `clock` is
         the event loop's.
 
-        Raises ResourceExhausted if the picker rejects the request for lack of capacity (429), Unavailable if it has
-        no engine for the request (another status) or fails with failure mode "close", DeadlineExceeded if the
-        request's deadline passes, and InvalidArgument if the engines' API cannot express the request.
+        Raises ResourceExhausted if the picker rejects the request for lack of capacity (status 429), Unavailable if the
+        picker answers with another status or fails with failure mode "close", DeadlineExceeded if the request's
+        deadline passes, and InvalidArgument if the engines' API cannot express the request.
         """
         engine = targets[0].engine
         group = engine.group or engine.name
@@ -205,7 +207,9 @@ class EndpointPickers:
 
 
 class _NotPicked(Exception):  # no error if the failure mode is open
-    """The picker has not chosen; the message continues "the endpoint picker URL"."""
+    """The picker has failed to choose an engine. The message is a predicate, such as "has failed", without the
+    subject.
+    """
 
 
 def _is_encrypted(url: str) -> bool:

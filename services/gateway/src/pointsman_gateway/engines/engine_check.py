@@ -42,8 +42,8 @@ async def check_engine(
     """Checks an engine with real requests, and yields the findings one by one; a failed check is a finding, not an
     error.
 
-    `discovers` says whether the engine is configured with `adapters: discover`. If so, it must list its models, and
-    the list must contain `adapters`, the names of the adapters that the configured paths need.
+    `discovers` says whether the engine is configured with `adapters: discover`. Such an engine must list its models,
+    and the list must contain `adapters`, the names of the adapters that the configured paths need.
     """
     pool = Pool()
     http = PooledPoster(pool, str)

@@ -35,13 +35,18 @@ log = logging.getLogger(__name__)
 DEFAULT_TIMEOUTS = Timeouts()
 
 STALL_SECONDS = 5.0
-"""A call that its client or its deadline ended counts as the engine's failure if it lasted this many seconds, and the
-engine sent no chunk on any call in that time."""
+"""Seconds after which a call to a silent engine counts as the engine's failure.
+
+The rule applies to a call that the client has cancelled or whose deadline has passed. The engine has failed if the call
+lasted this long, and the engine answered none of this gateway's calls in that time.
+"""
 
 MAX_COLLECTED_BYTES = 64 * 1024 * 1024
-"""Limit for an engine's answer that is kept in memory until it is complete, because it is not streamed, is validated
-first, or is repeated by the last events of its API. A longer answer fails. The longest answers of today's models, of
-128,000 tokens, have 30 MB of events."""
+"""Maximum number of bytes of an engine's answer that is kept in memory until it is complete; a longer answer fails.
+
+Answers are kept if they are not streamed, are validated first, or are repeated by the last events of the client's API.
+The longest answers of today's models, of 128,000 tokens, have 30 MB of events.
+"""
 
 OVERLOADED = "engine_overloaded"
 ERROR = "engine_error"
@@ -53,10 +58,10 @@ NOT_SERVED = "model_not_served"
 NOT_RESIDENT = "adapter_not_resident"
 
 KEY_CODES = ("invalid_api_key", "API_KEY_INVALID")
-"""Codes of errors for a wrong API key; Google sends the second one with status 400."""
+"""Error codes in an engine's response that mean a wrong API key; Google sends the second one with status 400."""
 
 MAX_COOLDOWN_SECONDS = 30.0
-"""Longer Retry-After values of engines are cut to this."""
+"""Maximum number of seconds for which an engine gets no requests; a longer Retry-After of the engine is cut to this."""
 
 
 class CompletionRequest(msgspec.Struct, frozen=True):
@@ -65,18 +70,20 @@ class CompletionRequest(msgspec.Struct, frozen=True):
     messages: Sequence[Message]
     sampling: Sampling
     deadline: float
-    """When the call must end, in seconds on the event loop's clock."""
+    """The time by which the call must end, in seconds on the event loop's clock."""
     stall_seconds: float = STALL_SECONDS
-    """The call's limit for the rule that `STALL_SECONDS` describes. `Hedging` sets it to its delay."""
+    """Seconds after which a call to a silent engine counts as the engine's failure (see `STALL_SECONDS`). `Hedging`
+    sets it to its own delay."""
     operation: Operation = "chat"
     path: str = ""
     as_a_whole: bool = False
-    """Chunks that arrive together may be joined."""
+    """Whether chunks that arrive together may be joined to one."""
     caller: Caller = ANONYMOUS
     max_bytes: float = inf
-    """Limit for the answer as the engine sends it: `MAX_COLLECTED_BYTES` if it is kept until its end, else infinite."""
+    """Maximum size of the answer as the engine sends it: `MAX_COLLECTED_BYTES` if the gateway keeps the answer in
+    memory until it is complete, otherwise infinite."""
     record: CallRecord | None = None
-    """The receiver of reports about calls that were given up; None: there is none."""
+    """The receiver of reports about calls that got the prompt but whose answer is not used; None: nobody needs them."""
 
 
 class EngineRequest(msgspec.Struct, frozen=True):
@@ -91,15 +98,16 @@ class EngineRequest(msgspec.Struct, frozen=True):
     messages: Sequence[Message]
     sampling: Sampling
     deadline: float
-    """When the call must end, in seconds on the event loop's clock."""
+    """The time by which the call must end, in seconds on the event loop's clock."""
     api: EngineApi = DEFAULT_API
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     operation: Operation = "chat"
     trace_headers: str = ""
-    """Header lines with the trace context; empty without tracing."""
+    """HTTP header lines with the request's trace context; empty without tracing."""
     as_a_whole: bool = False
     max_bytes: float = inf
-    """The same limit as `CompletionRequest.max_bytes`."""
+    """Maximum size of the answer as the engine sends it; infinite unless the gateway keeps the answer in memory until
+    it is complete."""
 
 
 class Transfer(Protocol):
@@ -111,15 +119,15 @@ class Transfer(Protocol):
         ...
 
     def pause(self) -> None:
-        """Stops pushing chunks to the sink until `resume`. Once the connection's buffer is full, the engine has to
-        wait.
+        """Stops pushing chunks to the sink until `resume`. Once the connection's buffer is full, the engine cannot send
+        more.
         """
         ...
 
     def resume(self) -> None: ...
 
     def close(self) -> None:
-        """Stops pushing to the sink for good, so that its `ended` is not called afterwards. Idempotent.
+        """Stops pushing to the sink for good; the sink's method `ended` is not called afterwards. Idempotent.
 
         If the answer is not complete, this also stops the engine's work on it.
         """
@@ -164,7 +172,9 @@ class NotLoaded(Unavailable):
     """No engine has loaded the adapter version, and an attempt to load it has failed."""
 
     def __init__(self, message: str, waited: float = 0.0, retry_after: float = 5.0) -> None:
-        """Takes `waited`, the seconds that the request waited for the load, and `retry_after`, in seconds."""
+        """Takes `waited`, the seconds that the request waited for the load, and `retry_after`, the seconds after which
+        the client may send the request again.
+        """
         super().__init__(message, code=NOT_RESIDENT, retry_after=retry_after)
         self.waited = waited
 
@@ -178,7 +188,7 @@ class NotLoadedInTime(DeadlineExceeded):
 
 
 class TransientFailure(EngineFailed):
-    """An engine has failed, but may answer if the same request is sent to it again."""
+    """An engine has failed, but may answer if the request is sent to it again."""
 
 
 def counts_against_engine(error: PointsmanError) -> bool:

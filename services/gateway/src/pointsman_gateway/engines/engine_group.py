@@ -1,6 +1,7 @@
 """A group of engines whose members are discovered by a lookup, of a DNS name or of a Kubernetes InferencePool.
 
-An engine at a new endpoint joins the group; one that has disappeared finishes its requests and gets no new ones.
+An engine at a new endpoint joins the group. An engine whose endpoint has disappeared finishes its requests, and gets no
+new ones.
 """
 
 import logging
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class TrackedMember(Protocol):
-    """Interface of one engine of a group, with its state. The engine's lora-server is watched if it has one."""
+    """Interface of one engine of a group, with its state. If the engine has a lora-server, the gateway watches it."""
 
     @property
     def state(self) -> EngineState: ...
@@ -46,11 +47,12 @@ class EngineGroup:
         metrics: EngineMetrics,
         path: str = "",
     ) -> None:
-        """Takes `template`, of which members are made as copies, and which represents the group while it has none, and
-        `path`, which is between the endpoint and the API's paths in a member's URL.
+        """Takes `template`, the settings from which each member's `Engine` is copied. While the group has no members,
+        an engine that is never ready represents it. `path` stands between the endpoint and the API's paths in a
+        member's URL.
 
-        `track` makes a member's state and starts to watch its lora-server. `on_change` is called after `states` has
-        changed.
+        `track` makes a member's state and starts to watch the member's lora-server. `on_change` is called after
+        `states` has changed.
         """
         self._placeholder = EngineState(template)
         self._path = path
@@ -67,7 +69,8 @@ class EngineGroup:
     def states(self) -> Sequence[EngineState]:
         """Returns the states of the group's engines, ordered by the members' numbers.
 
-        If the group has no members, returns one placeholder state, which is never ready and says why there are none.
+        If the group has no members, returns one placeholder state, which is never ready, with the reason why there are
+        no members.
         """
         members = sorted(self._members.values(), key=lambda member: member.number)
         return [member.tracked.state for member in members] or [self._placeholder]
@@ -76,7 +79,7 @@ class EngineGroup:
         """Adds and removes members, so that there is one for each endpoint (HOST:PORT), up to `max_members`.
 
         Calls `on_change` if any was added or removed. Removed members finish their requests. `why_none` is the reason
-        that clients are told if there are no endpoints.
+        in the error that clients get if there are no endpoints.
         """
         removed = [endpoint for endpoint in self._members if endpoint not in endpoints]
         new = sorted(endpoint for endpoint in endpoints if endpoint not in self._members)
@@ -107,8 +110,8 @@ class EngineGroup:
         self.set_endpoints(endpoints, why_none)
 
     def lookup_failed(self, reason: str) -> None:
-        """Counts a failed lookup, logs a new `reason`, and keeps the members. If there are none, clients are told
-        `reason`.
+        """Counts a failed lookup, logs `reason` if it is new, and keeps the members. If there are no members, clients
+        get `reason` in their error.
         """
         self._metrics.looked_up(self.name, "failed")
         if reason != self._logged_failure:

@@ -23,7 +23,7 @@ class EngineSettings:
     sends_caller: bool = False
     """Whether `sends_priority` or `separates_tenants` is set; if not, `with_caller` need not be called."""
     picker: EndpointPickerConfig | None = None
-    """The service that chooses among the engines; None if the gateway chooses."""
+    """The endpoint picker, an external service that chooses among the engines; None if the gateway chooses."""
 
     def with_caller(self, sampling: Sampling, caller: Caller, adapter: str) -> Sampling:
         """Returns `sampling` with up to two request fields for vLLM added, which depend on the caller.

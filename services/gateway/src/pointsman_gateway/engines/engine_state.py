@@ -45,7 +45,8 @@ class Engine:
     group: str = ""
     """If the engine is a member of a group, the group's name in models.yaml; `name` is then "GROUP/NUMBER"."""
     endpoint: str = ""
-    """HOST:PORT of a group's member. Gateways may number the members differently, but use the same endpoints."""
+    """HOST:PORT of a group's member; empty for an engine outside groups. Gateways may number the members differently,
+    but all use the same endpoints."""
     unusable: Mapping[str, str] = field(default_factory=dict)
     """The reason by name for each adapter that the engine lists but no request may use; only with
     `adapters: discover`."""
@@ -114,7 +115,7 @@ class LoraServer(Protocol):
         ...
 
     async def report(self, reports: Sequence[CanaryReport]) -> str:
-        """Sends the counts of a canary's outcomes (an adapter version under trial) to the lora-server.
+        """Sends the lora-server the counts of outcomes of requests to a canary, an adapter version under trial.
 
         Returns "sent", "refused" (the lora-server rejects them), "lost" (it is unknown whether they have arrived) or
         "kept" (they have not arrived, and may be sent again).
@@ -151,7 +152,8 @@ class EngineState:
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self.engine = engine
         self.lora_server: LoraServer | None = None
-        """The client of the engine's lora-server; None if the engine has none, or while it is not watched."""
+        """The client of the engine's lora-server; None if the engine has no lora-server, or while the gateway does not
+        watch it."""
         self.adapter_admin: AdapterAdminClient | None = None
         """The client that administers the engine's adapters; it is set and unset together with `lora_server`."""
         self.clock = clock
@@ -161,7 +163,8 @@ class EngineState:
         self.seed = zlib.crc32((engine.endpoint or engine.name).encode())
         """A hash of the endpoint or name, by which `balancing` chooses engines; the same in every gateway."""
         self.observers = WeakSet[EngineObserver]()
-        """Held weakly: an observer of an old configuration disappears with the last request that uses it."""
+        """The objects to call after each report on the engine. They are held weakly: the `Engines` of an old
+        configuration disappear with the last request that uses them."""
         self._cooldown_until = 0.0
 
     def update(self, engine: Engine) -> None:
@@ -182,9 +185,9 @@ class EngineState:
         return self.lora_server is not None and not self.lora_server.cooldown_left(version) and self.is_available
 
     def cool_down(self, seconds: float) -> None:
-        """Makes the engine unavailable for `seconds` from now, because its answer had a Retry-After header.
+        """Makes the engine unavailable for `seconds` from now, because its response had a Retry-After header.
 
-        Replaces the remaining time of an earlier call. Does nothing for a retired engine, which stays unavailable.
+        Replaces the remaining time of an earlier cooldown. Does nothing for a retired engine, which stays unavailable.
         """
         if not self.is_retired:
             self._cooldown_until = self.clock() + seconds

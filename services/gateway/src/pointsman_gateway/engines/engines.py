@@ -27,7 +27,7 @@ class _Refusal:
 class Engines:
     """The engines of one configuration, such as vLLM servers and providers' APIs.
 
-    Caches which engines serve each base model and adapter (`ModelLookups`), and updates this after each engine's
+    Caches which engines serve each base model and adapter (`ModelLookups`), and updates the cache after each engine's
     report.
     """
 
@@ -130,8 +130,8 @@ class Engines:
     def version_of(self, path: Path) -> str:
         """Returns the adapter version to use on the path; empty if the path has no adapter.
 
-        It is the version that was resolved for this request (`path.resolved_adapter`). Without one, it is the stable
-        version of the alias `path.adapter`, or `path.adapter` itself if that is no alias.
+        If the adapter was resolved for this request (`path.resolved_adapter`), this is the resolved version. Otherwise
+        it is the stable version of the alias `path.adapter`, or `path.adapter` itself if that is no alias.
         """
         if not path.adapter:
             return ""

@@ -25,10 +25,11 @@ from pointsman_gateway.ports import AnswerStream
 DECAY_SECONDS = 10.0
 """Time constant of the exponential decay of a retry budget's counts."""
 MIN_DECAY_SECONDS = 0.001
-"""After less time than this, the decay of the counts is not computed."""
+"""Minimum time between two computations of the decay of a retry budget's counts."""
 
 PROBE_SECONDS = 1.0
-"""Maximum number of seconds after which a request to an engine whose circuit breaker is not closed is hedged."""
+"""Maximum delay of the second, hedged call if the first engine's circuit breaker is not closed, so that the first call
+is only a probe."""
 
 Race = dict["asyncio.Task[AnswerStream]", Target]
 
@@ -174,7 +175,7 @@ class Hedging:
         """Calls `target`; if it sends no chunk within the hedging delay, calls an engine from `others` too.
 
         The second call is made only if the retry budget allows it. Returns the answer that begins first; if all calls
-        fail, raises the error of the last one.
+        fail, raises the error of the call that failed last.
         """
         is_probe = not target.state.breaker.closed
         delay = self._after if not is_probe else min(PROBE_SECONDS, self._after or PROBE_SECONDS)

@@ -39,7 +39,9 @@ class ForwardedConnection(EngineConnection):
     # -- called by the proxy's exchange
 
     def begin(self, headers: Headers) -> None:
-        """Receives the headers of the engine's response: names in lower case, with the status code as `:status`."""
+        """Receives the headers of the engine's response, as (name, value) pairs. Names are in lower case; the status
+        code is the header `:status`.
+        """
         status = 0
         for name, value in headers:
             if name == b":status":
@@ -52,7 +54,8 @@ class ForwardedConnection(EngineConnection):
     async def feed(self, body: bytes) -> None:
         """Receives a part of the response's body.
 
-        Returns only when at most `MAX_UNREAD_BYTES` are buffered, so that the proxy has to wait (backpressure).
+        Returns only once at most `MAX_UNREAD_BYTES` are buffered, so that the proxy cannot send faster than the gateway
+        reads (backpressure).
         """
         if self.is_complete:
             return
@@ -91,7 +94,8 @@ class ForwardingExchange(Protocol):
 
 
 current_exchange: ContextVar[ForwardingExchange | None] = ContextVar("current_exchange", default=None)
-"""The exchange of the request that is handled in this context; None if it came directly."""
+"""The exchange with the proxy that has passed the current request to the gateway; None if the request came without a
+proxy."""
 
 
 class ForwardingPool(Pool):

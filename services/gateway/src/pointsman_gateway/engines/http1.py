@@ -12,20 +12,23 @@ from typing import cast
 import httptools
 
 MAX_UNREAD_BYTES = 256 * 1024
-"""Number of buffered bytes of a body beyond which reading is paused, so that the engine has to wait."""
+"""Number of buffered bytes of a response's body beyond which reading is paused, so that the engine cannot send more."""
 MAX_STEP_BYTES = 32 * 1024
 """Maximum number of bytes of a stream that are handled in one iteration of the event loop: some hundred events, which
 take milliseconds to decode, check and encode."""
 MAX_OVERHEAD_BYTES = 256 * 1024
-"""Bytes that may arrive without any part of a body, such as headers and trailers; beyond them the connection fails."""
+"""Maximum number of bytes, such as headers and trailers, that may arrive in a row without a part of a response's body;
+the connection fails if there are more."""
 MAX_COPIED_BYTES = 64 * 1024
-"""A request's body up to this size is joined with the head and written with it. uvloop also writes two pieces by one
-call, but asyncio and TLS may send two packets."""
+"""Maximum size of a request's body that is joined with the request's head, so that both are written as one piece. Two
+pieces may become two packets with asyncio or TLS, but not with uvloop."""
 FINISH_TIMEOUT_SECONDS = 1.0
-"""Seconds for a response to end after its last event, so that the connection can be reused."""
+"""Seconds that a response may take to end after its last event; if it takes longer, the connection is closed and not
+reused."""
 
 _LENGTHS_OF_READ_HEADERS = frozenset(map(len, (b"location", b"retry-after", b"retry-after-ms")))
-"""Most headers are skipped by their length: this runs for each header of each answer."""
+"""The lengths of the names of the headers that are read; a header of another length is skipped without a closer look.
+"""
 
 
 class ConnectionFailed(Exception):
@@ -62,7 +65,8 @@ class EngineConnection(asyncio.Protocol):
         self._last = self._idle_seconds = self._deadline = self._due = 0.0
         self._at_end: Callable[[], None] | None = None
         self.on_event: Callable[[], None] | None = None
-        """Called after data or an error has arrived; `status`, `read`, `is_complete` and `failure` tell which."""
+        """Called without arguments after data or an error has arrived. `status`, `read`, `is_complete` and `failure`
+        then show what has arrived."""
 
     # -- called by the request
 
@@ -125,8 +129,8 @@ class EngineConnection(asyncio.Protocol):
         return data
 
     def set_timeouts(self, idle_seconds: float, deadline: float) -> None:
-        """Replaces the timeouts of the current response; if one passes before the response's end, it fails with
-        TimedOut.
+        """Replaces the timeouts of the current response; the response fails with TimedOut if a timeout passes before
+        its end.
 
         `deadline` is on the event loop's clock. `idle_seconds` is the longest time in which nothing arrives; it does
         not count while bytes that have arrived are unread.

@@ -31,12 +31,13 @@ from pointsman_gateway.engines.http1 import ConnectionFailed, EngineConnection, 
 from pointsman_gateway.ports import ChunkSink
 
 MAX_REFUSAL_BYTES = 64 * 1024
-"""Bytes of an error response after which the client does not wait for its end."""
+"""Number of bytes of an error response after which the client reports the error, without waiting for the response's
+end."""
 
 _encode = msgspec.json.Encoder().encode
 
 Message = tuple[bytes, bytes]
-"""The head and the body of a request."""
+"""The head and the body of a request to an engine, as bytes."""
 
 
 class HttpEngineClient:
@@ -94,9 +95,10 @@ class HttpTransfer:
         self._received = 0
         """Number of bytes of the answer that have been read."""
         self._context = copy_context()
-        """A copy of the request's context: code in it may resume the request's run, which enters the original."""
+        """A copy of the request's context for this transfer's callbacks. The original cannot be used: a callback may
+        resume the request's run, which enters the original context itself."""
         self._next_step: asyncio.Handle | None = None
-        """The next step of reading what has already arrived."""
+        """The scheduled call that reads more of the data that has already arrived; None if there is no such call."""
         self._connecting: asyncio.Task[EngineConnection] | None = None
         self._connection: EngineConnection | None = None
         self.is_sent = False

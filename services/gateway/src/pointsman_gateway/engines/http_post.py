@@ -16,7 +16,8 @@ CONNECT_SECONDS = 2.0
 
 
 Reserve = Callable[[int], None]
-"""Reserves memory for a number of bytes of a response; the PointsmanError that it raises ends the request."""
+"""Function that reserves memory for a number of bytes of a response. If it raises a PointsmanError, the request ends
+with this error."""
 
 
 class PooledPoster:

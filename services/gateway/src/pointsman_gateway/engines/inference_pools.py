@@ -28,13 +28,15 @@ log = logging.getLogger(__name__)
 
 GROUP, VERSION = "inference.networking.k8s.io", "v1"
 WATCH_SECONDS = 30.0
-"""How long pods are watched until pool and pods are read anew."""
+"""Maximum number of seconds for which the pods are watched; afterwards the pool and its pods are read again."""
 RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 30.0
-"""Seconds until the pool is read again after a failed reading, or after a watch that was shorter than the first of
-these: doubled each time up to the second, and up to a half shorter at random. After a longer watch it is read at once.
+"""Bounds of the pause before the pool is read again, in seconds.
+
+There is a pause if the pods could not be read, or were watched for less than `RETRY_SECONDS`. It begins at
+`RETRY_SECONDS`, and doubles each time up to `MAX_RETRY_SECONDS`; a random part of up to a half is subtracted.
 """
 HTTP = "http"
-"""The protocol of engines, and the default of a pool's `appProtocol`."""
+"""The protocol that engines must speak: the default of the field `appProtocol` in a pool."""
 
 
 async def watch_pool(group: EngineGroup, pool: PoolName, service_account: Path) -> None:
@@ -69,7 +71,7 @@ class _Watch:
     group: EngineGroup
     pool: PoolName
     began: float | None = None
-    """When the watch was requested, by the loop's clock; None before."""
+    """The time on the event loop's clock at which the watch was requested; None before."""
 
     @property
     def seconds(self) -> float:
@@ -151,7 +153,9 @@ def _name(pod: "Pod") -> str:
 
 
 def _found(pool: PoolName, endpoints: Mapping[str, Sequence[str]]) -> tuple[set[str], str]:
-    """Returns all endpoints, given those of each pod, and why there are none."""
+    """Returns the endpoints of all pods, and the reason if there are none. `endpoints` are those of each pod,
+    by name.
+    """
     found = {each for of_pod in endpoints.values() for each in of_pod}
     if found:
         return found, ""

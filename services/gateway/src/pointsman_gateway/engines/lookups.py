@@ -17,7 +17,7 @@ class Target:
     """An engine to which a request can be sent, and the base model or adapter version to use there."""
 
     model: str
-    """The base model or an adapter version."""
+    """The name of the base model or the adapter version, as in the gateway's configuration."""
     state: EngineState
     settings: EngineSettings
     upstream_model: str = ""
@@ -37,7 +37,9 @@ class ModelLookups:
     """The engines of one base model in one configuration, with a cache of which of them serve each adapter version."""
 
     def __init__(self, model: str, settings: Mapping[str, EngineSettings], max_lookups: int = MAX_LOOKUPS) -> None:
-        """Takes the base model, and the settings by the name of an engine or group; others get `DEFAULT_SETTINGS`."""
+        """Takes the base model's name, and the settings by the name of an engine or group; engines without settings get
+        `DEFAULT_SETTINGS`. `max_lookups` is the maximum number of versions in the cache.
+        """
         self._model = model
         self._max = max_lookups
         self._settings = settings

@@ -32,7 +32,8 @@ from pointsman_gateway.engines.metrics import EngineMetrics
 log = logging.getLogger(__name__)
 
 SILENCE_TIMEOUT_SECONDS = 25.0
-"""Seconds without a message until the stream is reopened; the lora-server sends one every 10 s."""
+"""Seconds without a message after which the stream of reports is opened again; the lora-server sends a message at least
+every 10 s."""
 
 LOAD_COOLDOWN_SECONDS = 5.0
 """Seconds until a version that could not be loaded may be requested again."""
@@ -41,13 +42,16 @@ REPORT_TIMEOUT_SECONDS = 2.0
 FACTS_TIMEOUT_SECONDS = 2.0
 
 SLICE = 500
-"""Number of entries of a complete report that are read before other work of the event loop gets a turn."""
+"""Number of entries of a complete report that are read in one go; afterwards other tasks of the event loop get a turn.
+"""
 
 _UNREACHABLE = "lora_server_unavailable"
 
 
 class ReportOutcome(StrEnum):
-    """What became of a report of canary outcomes: whether it has arrived at the lora-server, and was accepted."""
+    """The result of sending a report of canary outcomes: whether it has arrived at the lora-server, and was
+    accepted.
+    """
 
     SENT = "sent"
     KEPT = "kept"  # it did not arrive
@@ -74,8 +78,8 @@ class LoraServerClient:
         self._metrics = metrics
         self._clock = clock
         self._reported = engines.get(name)
-        """The engine as last reported, without what answers of the engine or replies of the lora-server have shown
-        since."""
+        """The engine as in the lora-server's last report, without later changes, which come from the engine's answers
+        and the lora-server's replies."""
         self._replies: dict[str, int] = {}
         """Versions that were loaded for this gateway since the last report, with the sequence number of the reply."""
         self._loads: dict[str, asyncio.Task[None]] = {}

@@ -280,7 +280,8 @@ class CanaryReporter:
     async def report(self) -> None:
         """Reports the outcomes of each base model to one of the model's lora-servers, which share one registry.
 
-        If none can be reached, the outcomes are kept for the next report; if one rejects them, they are dropped.
+        If no lora-server can be reached, the outcomes are kept for the next report; if a lora-server rejects them, they
+        are dropped.
         """
         for model, reports in self._source.take().items():
             await self._report(model, reports)

@@ -1,7 +1,7 @@
 """The choice that an endpoint picker has made for one request, and the gateway's reports back to the picker.
 
-An endpoint picker is an external service that chooses an engine. It is told which engine answers, and when the answer
-has ended.
+An endpoint picker is an external service that chooses an engine. The gateway reports to it which engine answers, and
+when the answer has ended.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from pointsman_gateway.engines.picker_messages import end_message, served_messag
 from pointsman_gateway.ports import AnswerSource, AnswerStream, ChunkSink
 
 REPORT_SECONDS = 1.0
-"""Time limit for each message of a report, and for the picker's end of the stream."""
+"""Time limit for sending one report to the picker, and for the picker to end the stream afterwards."""
 
 Start = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
@@ -30,7 +30,7 @@ class Pick:
 
     def __init__(self, targets: Sequence[Target], stream: Any, start: Start, release: Callable[[], None]) -> None:
         """Takes the chosen engines, the best one first, and the open stream to the picker. `start` runs a coroutine in
-        a task, and `release` gives the stream back; it is called once.
+        a task, and `release`, which is called once, closes the stream.
         """
         self.targets = targets
         self._stream, self._start, self._release = stream, start, release
@@ -80,7 +80,8 @@ def address_of(target: Target) -> str:
 
 
 def reporting(answer: AnswerStream, pick: Pick) -> AnswerStream:
-    """Reports to the picker that an engine has begun to answer; returns the same answer, whose end is reported too.
+    """Reports to the picker that an engine has begun to answer. Returns the same answer, with a source that reports the
+    answer's end too.
 
     If the answer comes from an engine that the picker has not chosen, ends the pick and returns `answer` unchanged.
     """
@@ -93,7 +94,7 @@ def reporting(answer: AnswerStream, pick: Pick) -> AnswerStream:
 
 
 class _Reporting:
-    """An answer whose end a picker hears; implements `AnswerSource`."""
+    """The source of an answer, which reports the answer's end to a picker; implements `AnswerSource`."""
 
     def __init__(self, inner: AnswerSource, pick: Pick) -> None:
         self._inner = inner

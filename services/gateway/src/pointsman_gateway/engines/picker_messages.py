@@ -26,25 +26,25 @@ FAIRNESS_HEADER = "x-llm-d-inference-fairness-id"
 OBJECTIVE_HEADER = "x-llm-d-inference-objective"
 
 BODY_BYTES = 62_000
-"""Maximum size of one part of a body: Envoy's implementations stop at 64 KB."""
+"""Maximum number of bytes of a request's body in one message; Envoy's own limit is 64 KB."""
 RETRY_SECONDS = 1.0
-"""The Retry-After of errors, since pickers report none."""
+"""The Retry-After in errors for clients, in seconds; pickers give none themselves."""
 
 _MODES = processing_mode_pb2.ProcessingMode
 _PROTOCOL = ext_proc.ProtocolConfiguration(
     request_body_mode=_MODES.FULL_DUPLEX_STREAMED, response_body_mode=_MODES.FULL_DUPLEX_STREAMED
 )
 _ANSWER_HEADERS = {":status": "200", "content-type": "text/event-stream"}
-"""Engines are always asked for a stream."""
+"""The headers of the engine's answer that the gateway reports: engines are always asked for a stream."""
 
 
 def to_messages(request: EngineRequest, caller: Caller, offered: Iterable[str]) -> Sequence[ext_proc.ProcessingRequest]:
-    """Returns the messages that ask a picker to choose an engine: one with headers, then the body in one or more
-    parts.
+    """Returns the messages that ask a picker to choose an engine: a message with headers, then one or more with the
+    parts of the body.
 
-    The body is what the engine would get for `request`. `offered` are the addresses (HOST:PORT) of the engines to
-    choose from, and `caller` sets headers for the tenant and the priority. Raises InvalidArgument if the engine's API
-    cannot express the request.
+    The body is the one that an engine would get for `request`. `offered` are the addresses (HOST:PORT) of the engines
+    to choose from, and `caller` sets headers for the tenant and the priority. Raises InvalidArgument if the engine's
+    API cannot express the request.
     """
     endpoint = request.api.endpoints[request.operation]
     metadata = _metadata(SUBSET_NAMESPACE, SUBSET_KEY, list(offered))

@@ -10,7 +10,7 @@ from pointsman_gateway.engines.lookups import Target
 POINTS, PROBES = 4, 8
 """The number of points of each engine on the circle, and of the places at which a key is looked up."""
 LOAD_SHARE = 16
-"""The mean load of n engines is computed again after about n / LOAD_SHARE choices."""
+"""Says how often the engines' mean load is computed: with n engines, after about n / LOAD_SHARE choices."""
 
 _CIRCLE = 0xFFFFFFFF
 
@@ -39,7 +39,9 @@ class Ring:
         return self._by_seed.get(seed)
 
     def near(self, key: int) -> Iterator[Target]:
-        """Yields `PROBES` engines for `key`, a hash, the best one first. An engine may occur more than once."""
+        """Yields `PROBES` engines for `key`, the hash of a prompt, the best one first. An engine may occur more than
+        once.
+        """
         points, found = self._points, []
         for probe in range(PROBES):
             place = _place(key, probe)

@@ -14,13 +14,13 @@ from pointsman_gateway.engines.lookups import Target
 from pointsman_gateway.extensions.http_poster import HttpPoster, HttpUnreachable
 
 COUNT_SECONDS = 5.0
-"""Seconds for an engine to count tokens."""
+"""Time limit for one request to an engine that counts tokens."""
 
 MAX_COUNT_BYTES = 32 * 1024 * 1024
-"""Limit for an engine's response, which lists all tokens."""
+"""Maximum size of an engine's response, which lists the ids of all tokens."""
 
 TOKENIZE_FIELDS = ("tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs")
-"""Fields of a chat request that change its prompt, and that vLLM's `/tokenize` takes."""
+"""Fields of a chat request that change the number of its prompt's tokens, and that vLLM's `/tokenize` accepts."""
 
 
 class _Counted(msgspec.Struct):
@@ -41,8 +41,8 @@ class TokenCounter:
     ) -> int | None:
         """Asks one available vLLM engine of the base model `model` how many tokens a prompt has.
 
-        Returns None if the model has no available vLLM engine, or the engine fails or does not answer within
-        `COUNT_SECONDS` and before `deadline`, seconds on the event loop's clock. `fields` are the other fields of the
+        Returns None if the model has no available vLLM engine, if the engine fails, or if it does not answer within
+        `COUNT_SECONDS` or by `deadline`, in seconds on the event loop's clock. `fields` are the other fields of the
         chat request, such as `tools`.
         """
         try:

@@ -17,24 +17,26 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsPar
 from pointsman_gateway.export.failures import cause_of
 
 MAX_ANSWER_BYTES = 64 * 1024
-"""Bytes that are read of an answer. A collector's answer has fewer."""
+"""Approximate maximum of bytes that are read of a response; a collector's response has fewer."""
 MAX_TEXT_CHARACTERS = 300
-"""Characters of a collector's text that are logged."""
+"""Maximum number of characters of a collector's message that are logged."""
 _PROTOBUF, _JSON = "application/x-protobuf", "application/json"
 _MEDIA_TYPES = (_PROTOBUF, _JSON)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The HTTP response to a request that sent records. The server may be something other than a collector."""
+    """The HTTP response to a request that sent records. It may come from a server that is no collector."""
 
     status: int
     content_type: str
     content: bytes
 
     def partial_success(self) -> ExportLogsPartialSuccess | None:
-        """Returns the part of a collector's response that tells which records it rejected (none: it is empty). None
-        if the response is not that of a collector that took the records.
+        """Returns the part of a collector's response that says which records it rejected; the part is empty if it
+        rejected none.
+
+        Returns None if the response is not that of a collector that took the records.
         """
         if not 200 <= self.status < 300 or (self.content and self._media_type.startswith("text/")):
             return None
@@ -45,8 +47,8 @@ class Answer:
     def is_refusal(self) -> bool:
         """Returns whether a collector rejects the records for good, so that sending them again is useless.
 
-        A response 400 that is not in OTLP's format comes from another server, such as one that expects TLS, and does
-        not count.
+        False for a response with status 400 that is not in OTLP's format: it comes from another server, such as one
+        that expects TLS.
         """
         if self.status == HTTPStatus.BAD_REQUEST and self._media_type == _JSON:
             status = Status()
@@ -86,10 +88,10 @@ class Answer:
 
 
 class CollectorSession(requests.Session):
-    """An HTTP session that keeps its last response or error. It follows no redirects, and aborts a response that is
-    not complete within the timeout.
+    """An HTTP session that keeps its last response or error. The session follows no redirects, and aborts a response
+    that is not complete within the timeout.
 
-    The timeout of the `requests` library would hold for each single read.
+    The timeout of the `requests` library applies to each read of data, and not to the whole response.
     """
 
     def __init__(self) -> None:

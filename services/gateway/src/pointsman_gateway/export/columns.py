@@ -6,7 +6,7 @@ from typing import NamedTuple
 from pointsman_gateway.request_log.export_log import AUDIT, DECISIONS, EVALUATIONS, FEEDBACK, SCORES, UNDECIDED
 
 WITHOUT_TENANT = frozenset({AUDIT})
-"""Tables whose records belong to no tenant."""
+"""Names of the tables whose records belong to no tenant."""
 
 
 class ColumnType(Enum):
@@ -15,14 +15,14 @@ class ColumnType(Enum):
     COUNT = "count"
     FLAG = "flag"
     TIME = "time"
-    """Unix milliseconds."""
+    """A time in Unix milliseconds."""
 
 
 class Column(NamedTuple):
     name: str
     type: ColumnType
     attribute: str
-    """The attribute of a row with the value, such as "usage.prompt_tokens"."""
+    """The attribute of a record from which the column's value is read, such as "usage.prompt_tokens"."""
 
 
 def _texts(*names: str) -> tuple[Column, ...]:

@@ -18,14 +18,16 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 30.0
-"""Seconds after a failure until the next attempt; they double with each failure."""
+"""Pause after the first failure, and the longest pause. The pause doubles with each further failure."""
 _VARIABLE = re.compile(r"0x[0-9a-f]+|\d+")
-"""Parts of an error's text that may differ although the cause is the same: addresses, durations, counts."""
+"""Matches the parts of an error's text that may differ although the cause is the same: addresses, durations, counts."""
 
 
 class Exporter:
     def __init__(self, segments: SegmentFolder, target: RecordTarget, min_age_seconds: float) -> None:
-        """Takes the age from which on segments are exported; the higher it is, the fewer and larger are the files."""
+        """Takes `min_age_seconds`, the age at which segments are exported: the higher it is, the fewer and larger are
+        the files.
+        """
         self._segments = segments
         self._target = target
         self._min_age_seconds = min_age_seconds
@@ -41,8 +43,8 @@ class Exporter:
             self._export(plan)
 
     def run(self, stop: Event) -> None:
-        """Exports until `stop` is set, and then all that is left. After a failure it tries again, and logs each new
-        cause once.
+        """Exports until `stop` is set, and then once more all segments that are left. After a failure it tries again,
+        and logs each new cause once.
         """
         retry_seconds, began, logged = MIN_RETRY_SECONDS, 0.0, ""
         while not stop.is_set():

@@ -6,14 +6,13 @@ from pointsman_gateway.export.record_target import AllTargets, RecordTarget, Wro
 
 SEPARATOR = ","
 OTLP = "otlp+"
-"""Stands before the URL of an OpenTelemetry collector."""
+"""The prefix of an address that is the URL of an OpenTelemetry collector."""
 HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS")
-"""Variables with headers that OpenTelemetry's library sends to every collector."""
+"""Environment variables with headers that OpenTelemetry's library sends to every collector."""
 
 
 def open_targets(addresses: str) -> RecordTarget:
-    """Opens the target at an address, or several at addresses with commas between them, and returns them as one
-    target.
+    """Opens the targets at one or more addresses, with commas between them, and returns them as one target.
 
     Raises WrongTarget if an address is invalid, or needs a package that is not installed.
     """
@@ -30,8 +29,11 @@ def open_targets(addresses: str) -> RecordTarget:
 
 
 def _check_userinfo(address: str) -> None:
-    """Raises WrongTarget, without the password, if a URL has one: URLs are logged. A name alone is part of Azure's
-    URLs (abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH).
+    """Raises WrongTarget if a URL has a password, because URLs are logged; the error's text does not contain the
+    password.
+
+    A user name alone is accepted, since it is part of Azure's URLs
+    (abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH).
     """
     scheme, _, rest = address.partition("://")
     userinfo, at, host = rest.partition("/")[0].rpartition("@")

@@ -25,11 +25,12 @@ log = logging.getLogger(__name__)
 LOGS_PATH = "/v1/logs"
 SERVICE = "pointsman-gateway"
 RECORD_ID = "log.record.uid"
-"""OpenTelemetry's attribute for an id by which duplicates can be removed."""
+"""Name of OpenTelemetry's attribute for a record's id, by which the collector's users can remove duplicates."""
 PREFIX = "pointsman."
-"""The beginning of event names and of all other attributes."""
+"""The beginning of the names of events, and of all attributes except `RECORD_ID`."""
 MAX_REQUEST_BYTES = 1024 * 1024
-"""Approximate bytes of the records of one request; a single record may have more. Collectors take 4 MiB or more."""
+"""Approximate maximum size of the records in one request; only a single record may be larger. Collectors accept 4 MiB
+or more."""
 _BYTES_OF_ATTRIBUTES = 1000
 _NO_ATTRIBUTE = frozenset({"id", "time", "entry"})
 _ATTRIBUTES: dict[str, list[tuple[str, Callable[[Any], Any]]]] = {
@@ -51,13 +52,13 @@ class OtlpTarget:
         self._exporter = OTLPLogExporter(self._url, session=self._session)
         self._resource = Resource.create({"service.name": SERVICE})
         self._name = ""
-        """The name of the last call of `store`."""
+        """The argument `name` of the last call of `store`."""
         self._sent = 0
         """How many requests with the records of `_name` the collector has answered for good."""
         self._refused: list[Record] = []
         """The records of `_name` that the collector has refused."""
         self._refusal = ""
-        """Why the last one of them was refused."""
+        """The collector's reason for the last record in `_refused`."""
 
     def store(self, name: str, rows: Rows) -> Sequence[Record]:
         if name != self._name:

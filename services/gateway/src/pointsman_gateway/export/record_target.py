@@ -30,16 +30,17 @@ class RecordTarget(Protocol):
 class AllTargets:
     """Stores records in several targets.
 
-    If one target fails, the call is repeated for this target only, and the others get no further records until it
-    succeeds.
+    If one target fails, the call is repeated for this target only, and the other targets get no further records until
+    it succeeds.
     """
 
     def __init__(self, targets: Sequence[RecordTarget]) -> None:
         self._targets = targets
         self._name = ""
-        """The name of the last call of `store`."""
+        """The argument `name` of the last call of `store`."""
         self._stored: dict[int, Sequence[Record]] = {}
-        """By the place in `_targets` of each target that has the records of `_name`: which of them it has refused."""
+        """The records that a target has rejected, by the index in `_targets` of each target that has stored the records
+        of `_name`."""
 
     def store(self, name: str, rows: Rows) -> Sequence[Record]:
         if name != self._name:

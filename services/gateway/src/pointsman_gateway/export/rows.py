@@ -16,13 +16,13 @@ EPOCH = date(1970, 1, 1)
 _MS_PER_DAY = 86_400_000
 _DECISIONS = DECISIONS.encode()
 _MAX_UNIX_MS = (2**64 - 1) // 1_000_000
-"""A time in the year 2554, the last one of OTLP, which has nanoseconds in 64 bits."""
+"""The latest time that OTLP can express, in Unix milliseconds, in the year 2554: OTLP has nanoseconds in 64 bits."""
 
 
 Partition = tuple[str, str, str]
 """The table, the UTC day (YYYY-MM-DD) and the tenant; the tenant is empty without authentication."""
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""What fits into a column."""
+"""A whole number from 0 to the largest one that a column can hold."""
 
 
 class Tokens(msgspec.Struct, frozen=True, gc=False):
@@ -48,7 +48,7 @@ class ExportedRecord(msgspec.Struct, kw_only=True, gc=False):
     id: str = ""
     tenant: str = ""
     entry: bytes = b""
-    """The whole record: JSON, in UTF-8. It is set after the others."""
+    """The whole record as JSON, in UTF-8; set after the other fields were decoded."""
 
 
 class ExportedReceipt(ExportedRecord, kw_only=True, gc=False):
@@ -78,7 +78,7 @@ class ExportedDecision(ExportedReceipt, kw_only=True, gc=False):
     engine: str = ""
     text: str = ""
     evidence_key: bytes = b""
-    """What Redis has under this name; not in the record's JSON."""
+    """The key under which Redis counts ratings of the answer; the record's JSON does not contain it."""
 
 
 class ExportedUndecided(ExportedReceipt, kw_only=True, gc=False):
@@ -103,7 +103,9 @@ class ExportedScore(ExportedRecord, kw_only=True, gc=False):
 
 
 class ExportedChange(ExportedRecord, kw_only=True, gc=False):
-    """An administrative change: who changed what, and the values before and after."""
+    """An administrative change: the person or program that made it, the changed object, and the values before and
+    after.
+    """
 
     id: str
     who: str
@@ -141,7 +143,7 @@ class Records:
 
     by_partition: Mapping[Partition, list[ExportedRecord]]
     unreadable: Sequence[bytes]
-    """The lines that are no records."""
+    """The lines of the segments that cannot be decoded as records."""
 
 
 def read_records(segment: bytes) -> Records:
@@ -189,7 +191,9 @@ def _check_tenant(name: str) -> None:
 
 
 def _identify(row: ExportedRecord, entry: bytes) -> None:
-    """Sets an id that no other record has. What replaces an earlier record has the same id."""
+    """Sets the record's id, which no other record has, except a record that replaces an earlier one: it has the same
+    id.
+    """
     if isinstance(row, ExportedFeedback):
         row.id = f"{row.decision}:{row.id}"
     elif isinstance(row, ExportedScore):

@@ -1,6 +1,6 @@
 """The segments (files) of the gateways' export logs, and the plan that says which of them are exported next.
 
-The plan is on disk before its first record is sent to a target. So an exporter that was killed writes the same
+The plan is on disk before its first record is sent to a target. An exporter that was killed therefore writes the same
 Parquet files again, under the same names, and no record is in two files; a collector gets the records of the plan
 again. Once all records are stored, the plan is renamed, and then its segments are removed.
 """
@@ -22,12 +22,14 @@ from pointsman_gateway.request_log.wal_files import LockedFile, lock_file
 log = logging.getLogger(__name__)
 
 MAX_BATCH_BYTES = 32 * 1024 * 1024
-"""Bytes of segments that are exported together; a single segment may have more."""
+"""Maximum size of the segments that are exported together; only a single segment may be larger."""
 _LOCK, _PLAN, _EXPORTED_PLAN = "exporter.lock", "plan.json", "exported.json"
 UNREADABLE, REFUSED = ".unreadable", ".refused"
-"""The ends of names of files with lines that are not exported."""
+"""Endings of the names of files with lines that are not exported: lines that are no records, and records that a target
+rejected."""
 MAX_KEPT_BYTES = 64 * 1024 * 1024
-"""Bytes of all these files together; the oldest are removed for new ones."""
+"""Maximum size of all files with lines that are not exported; the oldest files are removed to make room for new
+ones."""
 
 
 class FolderInUse(Exception):
@@ -39,7 +41,7 @@ class ExportPlan:
     """The names of consecutive segments (files of records) of one gateway process that are exported together."""
 
     segments: tuple[str, ...]
-    """The names of the files."""
+    """The segments' file names, in the order in which the process wrote them."""
 
     @property
     def name(self) -> str:
@@ -110,7 +112,9 @@ class SegmentFolder:
             log.error("%d lines %s, and are lost: %s has at most %d bytes", lost, why, path, MAX_KEPT_BYTES)
 
     def _make_room(self, new: Path, room: int) -> None:
-        """Removes the oldest kept files until the others than `new` have at most `room` bytes."""
+        """Removes the oldest files with lines that are not exported, until all but the file `new` have at most `room`
+        bytes.
+        """
         kept = [one for one in self.folder.iterdir() if one.suffix in (UNREADABLE, REFUSED) and one != new]
         sizes = {one: one.stat().st_size for one in sorted(kept, key=lambda one: (one.stat().st_mtime, one.name))}
         total = sum(sizes.values())

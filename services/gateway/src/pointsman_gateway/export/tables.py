@@ -17,10 +17,11 @@ VERSION = "1"
 change it."""
 VERSION_KEY = "pointsman.tables"
 NO_TENANT = "_none"
-"""Stands in a path for records without a tenant; no tenant can have this name."""
+"""The folder name for records without a tenant in the path of a file; no tenant can have this name."""
 
 _UNIQUE = {"id", "request_id", "entry"}
-"""Columns of texts in which a dictionary of the values would be as large as the values."""
+"""Names of text columns that are written without a dictionary of their values, which would be as large as the
+values."""
 _ARROW: dict[ColumnType, pa.DataType] = {
     ColumnType.TEXT: pa.string(),
     ColumnType.NUMBER: pa.float64(),

@@ -10,7 +10,8 @@ import fsspec
 from pointsman_gateway.export.record_target import WrongTarget
 
 OBJECT_STORES = ("s3", "gs", "abfs", "abfss", "az", "memory")
-"""fsspec's names of stores in which an object appears as a whole, and replaces the one of its name."""
+"""fsspec's names of object stores. In these stores, a new object appears as a whole, and replaces the one with its
+name."""
 MAX_PUT_SECONDS = 120.0
 """Seconds after which an upload to object storage is given up; the exporter tries again."""
 _PACKAGES = "s3fs for s3://, gcsfs for gs://, adlfs for az:// and abfs://"

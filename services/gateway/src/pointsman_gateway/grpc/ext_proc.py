@@ -19,7 +19,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class ExternalProcessor:
-    """Implements Envoy's external processing: each call hands over one HTTP request, which the ASGI application
+    """Implements Envoy's external processing. In each call, Envoy passes one HTTP request, which the ASGI application
     `app` answers.
     """
 
@@ -34,7 +34,9 @@ class ExternalProcessor:
 
 
 async def _checked(requests: AsyncIterator[pb.ProcessingRequest]) -> AsyncIterator[pb.ProcessingRequest]:
-    """Yields the requests; raises FailedPrecondition if the filter's modes cannot be served."""
+    """Yields the requests; raises FailedPrecondition if Envoy's filter is configured with a mode that the gateway does
+    not support.
+    """
     is_first = True
     async for request in requests:
         if is_first:

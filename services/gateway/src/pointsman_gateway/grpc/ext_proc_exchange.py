@@ -1,9 +1,9 @@
-"""Handles one HTTP request that Envoy hands to the gateway by external processing, from its headers to the end of
-its response.
+"""Handles one HTTP request that Envoy passes to the gateway by external processing, from its headers to the end of its
+response.
 
-The request runs through the gateway's ASGI application, as if it came over HTTP. When the application sends its
-first request to an engine, Envoy forwards that one to the engine, and later replaces the engine's response by the
-application's answer. If it sends none, its answer goes to the client at once.
+The gateway's ASGI application handles the request as if it came over HTTP. When the application sends its first request
+to an engine, Envoy forwards this request to the engine, and later replaces the engine's response by the application's
+answer. If the application sends no request to an engine, its answer goes to the client at once.
 """
 
 import asyncio
@@ -27,23 +27,26 @@ from pointsman_gateway.grpc.ext_proc_messages import (
 
 Message = MutableMapping[str, Any]
 AsgiApp = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
-"""An ASGI application; its scope has the type of its messages."""
+"""An ASGI application. Its first argument, the scope, is a dict like the messages that the other two receive
+and send."""
 
 END_SECONDS = 5.0
-"""Seconds for what remains once the answer is known: the rest of the request's body, or the end of the engine's
-response; and for a request that Envoy has dropped to end."""
+"""Seconds for each wait at the end of a request. Once the answer is known, the gateway waits for the end of the
+client's body or of the engine's response; after Envoy has dropped the request, it waits for the application to end."""
 MAX_QUEUED_BYTES = 256 * 1024
-"""Bytes of the request's body that wait to be read; more are not taken from Envoy."""
+"""Maximum number of bytes of the request's body that wait for the application; the gateway reads no more from Envoy."""
 MAX_QUEUED_MESSAGES = 32
-"""Messages that wait for Envoy to read them; then the answer waits."""
+"""Maximum number of messages that wait for Envoy to read them; if there are more, the application has to wait."""
 REMOVED_HEADERS = (
     "authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie", "content-length", "transfer-encoding",
 )  # fmt: skip
-"""The client's headers that no engine gets: its credentials, and what describes the original body."""
+"""Headers of the client that Envoy must not forward to an engine: credentials, and those that describe the client's
+body."""
 MODEL_HEADER = b"x-gateway-model-name"
-"""The engine's name of the model, for routes; the Gateway API Inference Extension names the header."""
+"""Header with the engine's name of the model, by which Envoy can choose a route. The Gateway API Inference Extension
+defines its name."""
 ENDPOINT_HEADER = b"x-gateway-destination-endpoint"
-"""HOST:PORT of the engine that the gateway chose, as an endpoint picker names it."""
+"""Header with the HOST:PORT of the engine that the gateway has chosen; endpoint pickers set the same header."""
 
 
 class Unanswerable(Exception):
@@ -75,7 +78,7 @@ class Exchange:
         self._start: Message | None = None
         self._collected: list[bytes] = []
         self._is_relaying = False
-        """Whether the response's headers were sent in answer to the engine's."""
+        """Whether the answer's headers were sent to Envoy, as a replacement of the headers of the engine's response."""
 
     async def responses(self, requests: AsyncIterator[pb.ProcessingRequest]) -> AsyncIterator[pb.ProcessingResponse]:
         """Runs the request that the messages `requests` from Envoy contain, and yields the messages for Envoy.

@@ -6,7 +6,7 @@ from pointsman.envoy import core_pb2, http_status_pb2
 from pointsman.envoy import external_processor_pb2 as pb
 
 MAX_PART_BYTES = 62 * 1024
-"""Bytes of a body in one message; Envoy recommends at most 64 KiB."""
+"""Maximum number of bytes of a body in one message; Envoy recommends at most 64 KiB."""
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -25,8 +25,8 @@ def header_mutation(headers: Headers, removed: Sequence[str] = ()) -> pb.HeaderM
 
 
 def request_messages(headers: pb.HeaderMutation, body: bytes) -> Iterator[pb.ProcessingResponse]:
-    """Yields the messages that make Envoy send a request with these headers and this body to the engine. Envoy
-    chooses its route again by the headers.
+    """Yields the messages that make Envoy send a request with these headers and this body to the engine. Envoy chooses
+    the request's route again, by the new headers.
     """
     common = pb.CommonResponse(header_mutation=headers, clear_route_cache=True)
     yield pb.ProcessingResponse(request_headers=pb.HeadersResponse(response=common))

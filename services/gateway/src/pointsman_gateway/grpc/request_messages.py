@@ -28,7 +28,7 @@ RESERVED_MESSAGE_NAMES = frozenset({"role", "content", "name"})
 """Names that the `extra_json` of a message must not contain, because the message has fields for them."""
 
 AUDIO_FORMATS = {"audio/mpeg": "mp3", "audio/x-wav": "wav", "audio/wave": "wav"}
-"""OpenAI's name of an audio format by media type, where it is not the part of the media type after the slash."""
+"""OpenAI's name of an audio format by media type. For other media types, the name is the part after the slash."""
 
 _DEFAULT_SAMPLING = Sampling()
 _NO_FIELDS: Mapping[str, Any] = {}

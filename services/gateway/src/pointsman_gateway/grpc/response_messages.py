@@ -171,7 +171,7 @@ _CONVERSIONS: Sequence[tuple[str, Callable[[Any], Any]]] = (
     ("sources", _sources),
     ("guardrails", _verdicts),
 )
-"""How the fields of a receipt that are messages are made, by the field's name."""
+"""The functions that convert a receipt's fields to messages, by the field's name."""
 
 
 def _known(costs: Mapping[str, float | None]) -> Mapping[str, float]:

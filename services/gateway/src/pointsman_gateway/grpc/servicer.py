@@ -1,8 +1,7 @@
-"""The gRPC service `pointsman.v1.Gateway`: authenticates calls, converts messages, and runs requests in the
-pipeline.
+"""The gRPC service `pointsman.v1.Gateway`: authenticates calls, converts messages, and runs requests in the pipeline.
 
-The metadata of a request holds the credential and cache control; that of an answer holds the decision, usage and
-cost.
+The metadata of a request holds the credential and cache control; the metadata of an answer holds the decision, usage
+and cost.
 """
 
 import asyncio
@@ -52,14 +51,14 @@ DEADLINE_MARGIN = 0.05
 The caller then receives the status with its details, decision and cost, before its own timer ends the call."""
 
 authenticated_caller: ContextVar[Caller] = ContextVar("authenticated_caller")
-"""The authenticated caller of the current task's call."""
+"""The caller of the gRPC call that the current task handles, once the caller was authenticated."""
 
 OPERATIONS: dict[str, Operation] = {
     f"/{SERVICE}/GenerateStream": "chat",
     f"/{SERVICE}/Generate": "chat",
     f"/{SERVICE}/Route": "route",
 }
-"""Methods whose rejected calls get a receipt, and the receipt's operation."""
+"""The operation in the receipt of a rejected call, by method. Rejected calls of other methods get no receipt."""
 
 
 def authorization(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
@@ -88,7 +87,7 @@ def trailing_metadata(
     """Returns the trailing metadata of a call: the request's id; with a decision, its id, path and kind; with a
     receipt, cost and tokens.
 
-    `limits` are headers with what is left of the caller's limits; empty if they were sent before.
+    `limits` are headers with the amounts that are left of the caller's limits; empty if they were sent before.
     """
     sent = [("x-pointsman-request-id", _to_ascii(request_id.get()))]
     if decision is not None:

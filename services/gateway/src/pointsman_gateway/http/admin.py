@@ -52,7 +52,7 @@ AuditLimit = Annotated[int, Query(ge=1, le=MAX_AUDIT_ENTRIES)]
 SECONDS_PER_DAY = 24 * 60 * 60
 
 MAX_UNIX_SECONDS = 253402300800
-"""The end of the year 9999."""
+"""The Unix time, in seconds, at which the year 9999 ends; keys must expire before it."""
 
 PREFIX = "/admin/v1"
 

@@ -160,11 +160,11 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def record_rejection(dependencies: HttpDependencies, scope: Scope, error: PointsmanError | None) -> None:
-    """Logs the receipt of a request that was rejected before the pipeline got it, for example for a missing key or
-    an invalid body.
+    """Logs the receipt of a request that was rejected before the pipeline got it, for example for a missing key or an
+    invalid body.
 
-    Does nothing unless it is a POST to one of `METERED_ROUTES`, or if the pipeline writes the receipt. `error` is
-    what the client gets; None if the client has disconnected.
+    Does nothing for requests other than a POST to one of `METERED_ROUTES`, and if the pipeline writes the receipt.
+    `error` is the error that the client gets; None if the client has disconnected.
     """
     operation = METERED_ROUTES.get(scope["path"])
     if operation is not None and scope["method"] == "POST" and HAS_RECEIPT not in scope:

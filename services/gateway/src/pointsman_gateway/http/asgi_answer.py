@@ -27,8 +27,9 @@ CALLER = "pointsman.caller"
 ON_DISCONNECT = "pointsman.on_disconnect"
 """Key in the ASGI scope for a callback, which the server calls if the client disconnects before its answer is complete.
 
-A server that supports it stores None at first, and `DISCONNECTED` once the client has disconnected. To wait for
-`receive` instead would need a task for each request, which costs more than reading the request.
+A server that supports the callback stores None under this key at first, and `DISCONNECTED` once the client has
+disconnected. The alternative, to wait for `receive`, would need a task for each request, which costs more than reading
+the request.
 """
 DISCONNECTED = "disconnected"
 
@@ -119,8 +120,8 @@ class AsgiAnswer(Response):
 
 
 class BatchAnswer(AsgiAnswer):
-    """A response to an HTTP request with several prompts: one request is run for each, and their answers are sent
-    as one.
+    """A response to an HTTP request with several prompts: a request is run for each prompt, and all answers are sent as
+    one answer.
     """
 
     def __init__(

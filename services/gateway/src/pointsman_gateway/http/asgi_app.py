@@ -1,7 +1,7 @@
-"""The ASGI application around FastAPI: sets the request id, checks the API key before the body is read, and limits
-the body's size.
+"""The ASGI application around FastAPI: sets the request id, checks the API key before the body is read, and limits the
+body's size.
 
-Paths of Azure's API are replaced by those of OpenAI's. Frequent endpoints, those of dialects with a `DirectReading`,
+Paths of Azure's API are replaced by the paths of OpenAI's. Frequent endpoints, whose dialects have a `DirectReading`,
 bypass FastAPI. CORS and tracing are further applications around this one.
 """
 
@@ -122,7 +122,7 @@ async def read_body(
 ) -> bytes:
     """Reads the whole body, and reserves its bytes for `tenant` as they arrive; the caller releases `reservation`.
 
-    `headers` are those of the request, by lower-case name. Raises InvalidArgument if the body exceeds one of the
+    `headers` are the request's headers, by lower-case name. Raises InvalidArgument if the body exceeds one of the
     `limits` or is not UTF-8, Unavailable if too many bytes of requests are buffered, and ClientDisconnected if the
     client disconnects before the end of the body.
     """

@@ -1,7 +1,7 @@
 """Converts the sources of an answer (the passages in its prompt) to citations in the fields of each API.
 
-It is not known which sentence of the answer a passage supports. So a citation is placed at the end of the text, or
-refers to all of it.
+It is not known which sentence of the answer a passage supports. Each citation is therefore placed at the end of the
+text, or refers to the whole text.
 """
 
 from collections.abc import Sequence

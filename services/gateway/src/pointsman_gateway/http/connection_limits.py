@@ -17,11 +17,12 @@ MAX_DISCARDED_BYTES = 9 * 1024 * 1024
 """Maximum number of bytes of a request that are read only to be discarded: the size of the largest body with its
 framing. Discarding 1 MiB takes half a millisecond, all of it in the kernel."""
 DISCARD_SECONDS = 10.0
-"""Seconds for which the rest of a body is discarded before the connection is aborted."""
+"""Seconds for which the rest of a request's body is discarded before the connection is aborted."""
 RESERVED_CONNECTIONS = 16
 """Connections beyond `max_connections`, for health checks while all others are in use by clients with keys."""
 READ_ANSWER_SECONDS = 1.0
-"""Seconds that a client which sends more than `MAX_DISCARDED_BYTES` has to read its answer."""
+"""Seconds after which the connection of a client that has sent more than `MAX_DISCARDED_BYTES` is aborted. In this
+time, the client can read its answer."""
 
 
 def _ignore_rejection(code: str) -> None:
@@ -33,10 +34,10 @@ class ConnectionLimits:
     """Limits on HTTP connections; times are in seconds."""
 
     max_connections: int = 2000
-    """Concurrent connections of all clients together; all other limits are of one connection."""
+    """Maximum number of concurrent connections of all clients together; all other limits are of one connection."""
     max_headers: int = 100
     max_header_bytes: int = 32 * 1024
-    """Bytes of the request line and all headers together."""
+    """Maximum number of bytes of the request line and all headers together."""
     handshake_timeout: float = 10.0
     """Time limit of the TLS handshake."""
     header_timeout: float = 10.0
@@ -46,7 +47,8 @@ class ConnectionLimits:
     idle_timeout: float = 30.0
     """How long a connection may be idle between two requests."""
     stall_timeout: float = 30.0
-    """Time in which a client must read something of an answer that is ready for it."""
+    """Time after which a connection is closed because its client has not read enough of an answer to make room in the
+    send buffer."""
     on_rejection: Callable[[str], None] = _ignore_rejection
     """Called with the error code of each rejection."""
 
@@ -89,7 +91,7 @@ class DiscardingTransport:
     """A transport that uvicorn gets while a request's body is incomplete: its `close` calls the function `end`, and
     does not close the connection.
 
-    So `end` can discard the rest of the body first, and then close the real transport.
+    The function `end` can therefore discard the rest of the body first, and then close the real transport.
     """
 
     def __init__(self, transport: asyncio.Transport, end: Callable[[], None]) -> None:
@@ -105,11 +107,11 @@ class DiscardingTransport:
 class UnreadBody:
     """Discards the rest of a request's body that arrives after the answer, up to `MAX_DISCARDED_BYTES`.
 
-    Its owner passes what it reads to `discard`, and aborts the connection at the time `deadline`.
+    Its owner passes all bytes that it reads to `discard`, and aborts the connection at the time `deadline`.
     """
 
     def __init__(self, transport: asyncio.Transport, clock: Callable[[], float]) -> None:
-        """Half-closes the connection (not with TLS), which shows the client that the answer is complete.
+        """Half-closes the connection of `transport` (not with TLS), which shows the client that the answer is complete.
 
         `clock` returns the event loop's time in seconds.
         """

@@ -81,9 +81,9 @@ class HttpDependencies:
     has_metrics_port: bool = False
     """Whether metrics and schema are served on a port of their own, and not with the API."""
     cors_origins: tuple[str, ...] = ()
-    """Origins whose web pages may call the API; "*": all. Empty: none."""
+    """Origins whose web pages may call the API; ("*",) allows all, and () allows none."""
     workers: Workers | None = None
-    """The other processes of this gateway; None if this is the only one."""
+    """All processes of this gateway, if there are several; None if this is the only one."""
     login: Callable[[], Login | None] = lambda: None
     """Returns the login of the active configuration; None if it has no single sign-on."""
     administration: Administration | None = None
@@ -113,8 +113,8 @@ async def respond(request: Request, decoded: domain.Request, encoder: AnswerEnco
     """Returns a response that runs `decoded`, the request as the pipeline expects it, and sends the answer in the
     format of `encoder`.
 
-    `streams` says whether the answer is a stream. The caller and cache mode in `decoded` are replaced by those of
-    the HTTP request, and its `as_a_whole` by `not streams`.
+    `streams` says whether the answer is a stream. The caller and cache mode in `decoded` are replaced by the caller and
+    cache mode of the HTTP request, and its `as_a_whole` by `not streams`.
     """
     decoded = _with_headers(request, decoded, streams)
     return AsgiAnswer(dependencies_of(request).pipeline, decoded, encoder, streams)
@@ -157,8 +157,8 @@ def dependencies_of(request: Request) -> HttpDependencies:
 def deadline_of_request(request: Request) -> float:
     """Returns the request's deadline, in seconds on the event loop's clock.
 
-    It is set by the header x-request-timeout, but at most the gateway's `request_timeout` from now. Raises
-    InvalidArgument if the header is no number.
+    The header x-request-timeout sets it, up to the gateway's `request_timeout` from now, which applies without a header
+    too. Raises InvalidArgument if the header is no number.
     """
     header = request.headers.get("x-request-timeout", "").encode("latin-1")
     return deadline_after(header, dependencies_of(request).request_timeout)

@@ -42,10 +42,10 @@ class ConversationBody(Protocol):
     def encoder(self) -> AnswerEncoder: ...
 
     def read_headers(self, headers: Mapping[bytes, bytes]) -> None:
-        """Adds to the body what the API's own request headers say, such as `anthropic-beta`; called before
+        """Adds the data in the API's own request headers, such as `anthropic-beta`, to the body; called before
         `to_request`.
 
-        `headers` are those of the request, by lower-case name. Raises InvalidArgument if body and headers contradict
+        `headers` are the request's headers, by lower-case name. Raises InvalidArgument if body and headers contradict
         each other.
         """
         ...
@@ -60,9 +60,11 @@ class DirectReading:
     read_plain: ReadPlain
     """Decodes a body of the common form, for `fast_reader`."""
     queries: tuple[str, ...] = ()
-    """Query strings that `fast_reader` accepts in addition to none, such as "?beta=true"."""
+    """Query strings, such as "?beta=true", that `fast_reader` accepts; requests without a query string are always
+    accepted."""
     rare_headers: frozenset[bytes] = frozenset()
-    """Lower-case names of headers that only `read_headers` reads; `fast_reader` leaves requests with one to uvicorn."""
+    """Lower-case names of headers that only `read_headers` reads. `fast_reader` leaves requests with such a header to
+    uvicorn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +101,11 @@ class Dialect:
     """
 
     path: str
-    """Its main path, such as "/v1/messages", without parameters. Errors at all paths that begin with one of its paths
-    have its format."""
+    """The dialect's main path, such as "/v1/messages", without parameters. Errors have the dialect's format at this
+    path, at the paths of `further`, and at all paths that begin with one of them."""
     handler: Handler
     error_format: ErrorFormat
-    """The format of errors that are reported before an encoder is known."""
+    """The format of errors of requests that are rejected before they have an encoder, which has a format of its own."""
     operation: domain.Operation = "chat"
     """The operation in the receipt of a rejected request."""
     further: tuple[MeteredRoute, ...] = ()

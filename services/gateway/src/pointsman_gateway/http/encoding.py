@@ -1,4 +1,6 @@
-"""What the responses of all APIs share: the interfaces of encoders and error formats, JSON, usage and receipts."""
+"""The parts that the responses of all APIs share: the interfaces of encoders and error formats, JSON, usage and
+receipts.
+"""
 
 import hashlib
 import math
@@ -53,10 +55,10 @@ class AnswerEncoder(Protocol):
     """Interface that encodes one answer for one endpoint, as a stream or as one JSON body; each API (dialect)
     implements it.
 
-    The answer's id is the decision's id behind a prefix such as "chatcmpl-"; feedback may name the answer by either.
+    The answer's id is the decision's id behind a prefix such as "chatcmpl-"; feedback may name the answer by either id.
 
-    To stream, the caller sends what `encode_start`, `encode_chunks` (any number of calls) and then `encode_end` or
-    `encode_error` return. Each result consists of complete server-sent events, or is empty.
+    To stream, the caller sends the results of `encode_start`, of any number of calls of `encode_chunks`, and then of
+    `encode_end` or `encode_error`. Each result consists of complete server-sent events, or is empty.
     """
 
     @property
@@ -101,8 +103,8 @@ def error_response(
 ) -> tuple[int, Headers, bytes]:
     """Returns status, headers and body of a response that reports an error, in the format `error_format`.
 
-    The headers are `extra_headers`, the content type, `retry-after` if the error says when to retry, and the
-    caller's limits if one was exceeded.
+    The headers are `extra_headers`, the content type, `retry-after` if the error says when to retry, and, if one of the
+    caller's limits was exceeded, the headers that show the limits.
     """
     status, body = error_format.encode(error)
     headers = [JSON_TYPE, *extra_headers, *encode_headers(error_headers(error)), *encode_headers(error.limits)]

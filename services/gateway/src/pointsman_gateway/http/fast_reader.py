@@ -37,7 +37,7 @@ MAX_CACHED_HEADS = 256
 """Maximum number of parsed heads that are cached, since clients send the same head many times. Each takes 0.5 kB."""
 MAX_HEAD_BYTES = 4096
 MAX_BODY_BYTES = 256 * 1024
-"""Longer bodies are left to uvicorn."""
+"""Maximum length of a body that is read here; uvicorn reads longer ones."""
 
 _END_OF_HEAD = b"\r\n\r\n"
 _HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n)+\r\n")
@@ -45,7 +45,7 @@ _HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n)+\r\n
 _UNUSUAL_HEADERS = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer"}).union(
     *[reading.rare_headers for _, reading in _READINGS]
 )
-"""Requests with one of these are left to uvicorn."""
+"""Lower-case names of headers: uvicorn handles all requests with one of these headers."""
 _PER_REQUEST_HEADERS = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
 """Heads with one of these are not cached, since they differ between requests."""
 
@@ -65,7 +65,7 @@ class RequestHead:
     cache: str
     header_count: int
     read_body: ReadPlain
-    """The `read_plain` of the request's dialect."""
+    """The function that decodes the body, from the request's API (`DirectReading.read_plain`)."""
 
 
 class HeadParser:

@@ -29,15 +29,18 @@ SINGLE_HEADERS = (b"authorization", *KEY_HEADERS, b"host")
 
 
 MAX_PIPELINED = 4
-"""Maximum number of pipelined requests that wait for earlier answers. If there are more, the connection is closed after
-these answers, so that no client can cause hundreds of error responses by one packet. It may send the rest again."""
+"""Maximum number of pipelined requests that wait for earlier answers.
+
+If there are more, the connection is closed after the waiting requests were answered, so that no client can cause
+hundreds of error responses by one packet. The client may send the unanswered requests again.
+"""
 MAX_STRANGERS_CHECKED = 16
-"""If a connection arrives while the maximum number is open, at most this many connections without a valid key are
-checked for an idle one to close."""
+"""Maximum number of connections without a valid key that are checked when a client connects and the maximum number of
+connections is open. The first idle one of them is closed, to make room."""
 
 
 class _RejectedRequest(Exception):
-    """Raised within the parser's callbacks to stop it at a request that is rejected, or not read."""
+    """Raised within the parser's callbacks to make it stop at a request that is rejected, or whose body is not read."""
 
 
 class GuardedConnection(HttpToolsProtocol):
@@ -63,7 +66,8 @@ class GuardedConnection(HttpToolsProtocol):
         self._deadline = NEVER
         """When the awaited headers or body must be complete, on the event loop's clock."""
         self._read_deadline = NEVER
-        """When the client must have read something of its answer, on the event loop's clock."""
+        """The time on the event loop's clock at which the connection is closed unless the client reads more of its
+        answer."""
         self._rejection = BAD_HTTP
         """The response that is sent if the parser stops."""
         self._has_headers = False

@@ -83,8 +83,10 @@ def _with_required(schema: Any) -> Any:
 
 
 def _add_constraints(body: Schema, constraints: Schema) -> None:
-    """Replaces the schemas of fields in a body's schema by those in `constraints["properties"]`. Each of these may be
-    null, except for the field that `constraints["required"]` names; if there is one, `model` is required too.
+    """Replaces the schemas of fields in a body's schema by those in `constraints["properties"]`.
+
+    Each of the new schemas also allows null, except that of the field in `constraints["required"]`. With such a field,
+    `model` is required too.
     """
     required, properties = constraints.get("required"), body["properties"]
     for field, schema in constraints["properties"].items():

@@ -22,7 +22,7 @@ from pointsman_gateway.http.fields import FailFastList, StrictBody
 from pointsman_gateway.pipeline.pipeline import Routed
 
 MAX_EVALUATED_ROWS = 1_000_000
-"""The most rows that one score of an evaluation may stand for, so that the sum of their scores stays exact."""
+"""Maximum number of evaluated rows per score in an evaluation, so that the sum of the rows' scores stays exact."""
 
 
 async def route(body: RouteBody, request: Request) -> Response:

@@ -19,7 +19,7 @@ from pointsman_gateway.http.guarded_connection import GuardedConnection
 CONNECTION_LIMITS = ConnectionLimits()
 
 TICKS_PER_CHECK = 5
-"""Timeouts are checked at every fifth tick of uvicorn's server, which ticks ten times a second."""
+"""Number of ticks of uvicorn's server between two checks of timeouts; there are ten ticks a second."""
 
 TLS_SHUTDOWN_TIMEOUT_SECONDS = 5.0
 """Seconds that a client has to close its side of TLS when the gateway closes the connection."""

@@ -20,7 +20,7 @@ EVENT_STREAM_HEADERS = [
 ]
 CHUNKED = (b"transfer-encoding", b"chunked")
 MAX_JOINED_BYTES = 64 * 1024
-"""The longest body that is written together with its head; for a longer one, copying would cost too much."""
+"""Maximum length of a body that is copied behind its head, so that both are written together."""
 LAST_CHUNK = b"0\r\n\r\n"
 
 

@@ -15,12 +15,14 @@ from pointsman_gateway.metering.prometheus import GatewayMetrics, cost_column
 MAX_PENDING_RECEIPTS = 128
 """Maximum number of receipts that wait to be converted to rows; each keeps its passages in memory."""
 MAX_PENDING_ROWS = 512
-"""Maximum number of rows that wait to be added to the metrics. They hold only numbers; adding them takes 0.3 ms."""
+"""Maximum number of rows (receipts converted to numbers) that wait to be added to the metrics. Adding them takes 0.3
+ms."""
 MAX_BATCHES = 4096
-"""Maximum number of batches that are kept. The limit is needed because their keys have names that callers make up."""
+"""Maximum number of batches that are kept; each has the rows of receipts with equal labels. The limit is needed because
+callers can make up names, such as models, and so create batches."""
 FLUSHES_KEPT = 64
-"""A batch without new rows is dropped after this number of flushes, or up to twice as many, since its adapter version
-may no longer exist. Each scrape flushes."""
+"""Number of flushes after which a batch without new rows is dropped, at the latest after twice as many. Its adapter
+version may no longer exist. Each scrape flushes."""
 
 _SERIES_FIELDS = FieldReader(Encoding.SERIES, Receipt)
 
@@ -43,7 +45,8 @@ messages; whether the receipt's tokens are one engine's own count of one answer.
 
 
 class MetricsAggregator:
-    """Collects receipts and adds them to the metrics in batches, in a third of the time of adding each by itself.
+    """Collects receipts, and adds them to the metrics in batches, which takes a third of the time of adding them one by
+    one.
 
     Exported metrics include all receipts, because pending ones are added before each export. Not thread-safe: receipts
     and scrapes are handled in the event loop's thread.

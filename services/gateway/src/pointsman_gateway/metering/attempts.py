@@ -69,20 +69,20 @@ class PathAttempt:
         """The number of calls that were given up before their answer was used, although the engine had the prompt."""
         self.embeddings = 0
         self.default_max_tokens: int | None = None
-        """As in `AnswerStream`."""
+        """The `max_tokens` that the gateway set, since neither the request nor the path did; None if it set none."""
         self.loading_seconds = 0.0
         """Seconds for which the attempt waited for its adapter, whether it was loaded in the end or not."""
         self.failure = ""
-        """The code of the error that prevented an answer."""
+        """The code of the error that prevented an answer; empty if the attempt has not failed."""
         self.refused = False
         """Whether a validator refused the answer."""
         self.ended: float | None = None
-        """When the attempt's work ended, if another attempt followed it."""
+        """The time at which the attempt ended because another attempt followed; None if none followed."""
 
     def work(self, pricing: Pricing, request: Request) -> Work:
         """Returns the attempt's tokens, its cost in picodollars by component, and its seconds by phase.
 
-        If no engine has counted the tokens, they are estimated: also those of the prompt of a call that was given up.
+        Tokens that no engine has counted are estimated, including the prompt's tokens of calls that were given up.
         `request` is the request that the attempt answers.
         """
         usage, others = self.usage, self.unanswered
@@ -143,7 +143,9 @@ class PathAttempt:
         return self.prompt.embeddings + self.embeddings
 
     def overhead(self) -> float:
-        """Returns the seconds from the attempt's start until its prompt was sent, without retrieval; 0 if none was."""
+        """Returns the seconds from the attempt's start until its prompt was sent, without retrieval; 0 if no prompt was
+        sent.
+        """
         return 0.0 if self.sent is None else self.sent - self.started - self.prompt.seconds.get("retrieval", 0.0)
 
     def _seconds(self, usage: Usage) -> dict[str, float]:

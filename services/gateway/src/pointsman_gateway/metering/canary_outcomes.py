@@ -37,9 +37,9 @@ class CanaryOutcomes:
     """Counts in memory how requests to aliases with a canary (a new adapter version on trial) ended, by version."""
 
     def __init__(self, dropped: Callable[[], None] = _ignore) -> None:
-        """Takes `dropped`, which is called for each request that is not counted.
+        """Takes `dropped`, a function that is called for each request that is not counted.
 
-        That happens if `MAX_VERSIONS` versions are counted already, and the request's version is another one.
+        A request is not counted if `MAX_VERSIONS` versions have counts already, and the request's version has none.
         """
         self._dropped = dropped
         self._counts: dict[_Key, RequestCounts] = {}
@@ -77,8 +77,8 @@ class CanaryOutcomes:
             counts.rating += round(1000 * rating)
 
     def take(self) -> dict[str, list[CanaryReport]]:
-        """Returns the counts as one list of reports for each base model, and resets them. The caller must either
-        report them to the lora-servers, or return them with `give_back`.
+        """Returns the counts as a list of reports for each base model's name, and resets all counts to zero. The caller
+        must either report the counts to the lora-servers, or return them with `give_back`.
         """
         taken, self._counts = self._counts, {}
         reports: dict[str, list[CanaryReport]] = {}

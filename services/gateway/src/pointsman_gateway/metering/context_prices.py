@@ -1,4 +1,4 @@
-"""Estimates what it costs to move a conversation to another path, whose engine has to read all its tokens again."""
+"""Estimates the cost of moving a conversation to another path, whose engine has to read all earlier tokens again."""
 
 from collections.abc import Mapping
 
@@ -15,8 +15,8 @@ PREFILL_SECONDS_PER_TOKEN = 1 / 4000
 
 
 class ContextPricing:
-    """Estimates what conversations pay and save by a change of path, at the prices of one configuration; implements
-    the router's `ChangePrices`.
+    """Estimates the dollars that conversations pay and save by a change of path, at the prices of one configuration;
+    implements the router's `ChangePrices`.
     """
 
     def __init__(self, pricing: Pricing, costs: CostEstimator, usd_per_hour: Mapping[str, float]) -> None:
@@ -28,8 +28,8 @@ class ContextPricing:
     def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
         """Returns the dollars that the conversation would pay and save by moving from the path `kept` to `other`.
 
-        `request` is its present request, and `step` what is known of its earlier and expected requests. Returns None if
-        the price of one of the two models is unknown.
+        `request` is the conversation's present request, and `step` describes its earlier and expected requests. Returns
+        None if the price of one of the two models is unknown.
         """
         prices, other_prices = self._prices_of(kept, request), self._prices_of(other, request)
         if prices is None or other_prices is None:

@@ -128,7 +128,7 @@ class FixedCosts:
     version_of: Callable[[Path], str]
     """Returns the adapter version that the path's alias names now, without a canary; "" if the path has no adapter."""
     trained_adapters: Callable[[], Iterable[tuple[str, str]]]
-    """Returns (base model, version) of all adapters with a training report."""
+    """Returns a (base model, version) pair for each adapter version whose training report is known."""
     engines_usd_per_hour: Callable[[], Mapping[str, float]]
     """Returns dollars per hour of the current engines, by base model."""
 

@@ -11,9 +11,12 @@ from pointsman_gateway.metering.pricing import TOKEN_COMPONENTS
 
 CLIENT_LEFT, ENGINE_BROKE_OFF, HEDGED = "cancelled", "interrupted", "hedged"
 ESTIMATE_CAUSES = (CLIENT_LEFT, ENGINE_BROKE_OFF, HEDGED)
-"""Why tokens are estimated. "cancelled": the client disconnected during the answer. "interrupted": the answer broke off
-or took too long. "hedged": the prompt was also sent to a second engine, and the slower one reports no tokens. The first
-two may have ended before the first token: then the prompt is estimated."""
+"""The causes of estimated tokens, in place of counted ones.
+
+"cancelled": the client disconnected during the answer. "interrupted": the answer broke off or took too long. "hedged":
+the prompt was also sent to a second engine, and the slower engine reports no tokens. If a request was cancelled or
+interrupted before its first token, the prompt's tokens are estimated.
+"""
 
 
 def estimated_picodollars(attempts: Iterable[tuple[PathAttempt, Work]], outcome: str) -> dict[str, int]:

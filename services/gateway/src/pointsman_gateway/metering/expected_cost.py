@@ -23,20 +23,21 @@ class PathMeans:
     """
 
     added_tokens: float
-    """Tokens that the path's prompt adds to the request's own."""
+    """Mean number of tokens that the path's prompt adds to the request's own messages."""
     cached_fraction: float
-    """Fraction (0 to 1) of the prompt that was in the engine's prefix cache."""
+    """Mean fraction (0 to 1) of the prompt's tokens that were in the engine's prefix cache."""
     completion_tokens: float
     other_picodollars: float
-    """Cost of the request, searches and hedges, and what special tokens cost more than plain ones."""
+    """Mean picodollars of an answer besides plain tokens, images, embeddings and training: the price of the request
+    itself, searches, hedged calls, and the surcharge of special kinds of tokens."""
     embeddings: float
-    """Queries embedded for an answer, by the classifier or the path."""
+    """Mean number of queries that were embedded for an answer, by the classifier or by the path."""
     own_embeddings: float
-    """Queries that the path embeds for an answer if the classifier has not embedded the query."""
+    """Mean number of queries that the path embeds for an answer if the classifier has not embedded the query."""
     uncached_tokens: float = 0.0
-    """Tokens of the prompt that were not in the prefix cache."""
+    """Mean number of the prompt's tokens that were not in the engine's prefix cache."""
     prefill_seconds: float = 0.0
-    """Seconds from sending the prompt to the first token, without the engine's queue."""
+    """Mean seconds from sending the prompt to the first token, without the wait in the engine's queue."""
 
     @property
     def prefill_seconds_per_token(self) -> float | None:
@@ -47,16 +48,17 @@ class PathMeans:
 
 
 class PathStatistics:
-    """Moving averages of the answers of all paths, by name and fingerprint (a hash of the path's configuration). They
-    are kept when the configuration is reloaded.
+    """Moving averages of the answers of all paths, by name and fingerprint (a hash of the path's configuration). The
+    averages are kept when the configuration is reloaded.
 
     A path that a caller names, such as an adapter version, has no fingerprint. Such paths have their own limit in
-    number, so that they cannot displace configured ones.
+    number, so that they cannot displace configured paths.
     """
 
     def __init__(self) -> None:
         self._configured: OrderedDict[tuple[str, str], PathMeans] = OrderedDict()
-        """The path that has been without an answer for longest comes first, also in `_named`."""
+        """The means of configured paths, by name and fingerprint. As in `_named`, the path that has been without an
+        answer for longest comes first."""
         self._named: OrderedDict[tuple[str, str], PathMeans] = OrderedDict()
         self.request_tokens = 0.0
         """Exponential moving average of the tokens of all requests' own messages."""
@@ -77,10 +79,10 @@ class PathStatistics:
     ) -> None:
         """Adds a complete answer to its path's means.
 
-        `own_tokens` is the number of tokens of the request's own messages, `other_picodollars` what the answer cost
-        besides plain tokens, images, embeddings and training, and `prefill_seconds` the time from sending the prompt to
-        the first token, without the engine's queue. `embeddings` are the queries that the path embedded; None if the
-        query was embedded to classify it.
+        `own_tokens` is the number of tokens of the request's own messages, `other_picodollars` the cost of the answer
+        without plain tokens, images, embeddings and training, and `prefill_seconds` the time from sending the prompt to
+        the first token, without the engine's queue. `embeddings` is the number of queries that the path embedded; None
+        if the query was embedded to classify it.
         """
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         cached = usage.cached_tokens / prompt if prompt else 0.0

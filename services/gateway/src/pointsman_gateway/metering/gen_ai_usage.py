@@ -13,14 +13,15 @@ from pointsman_gateway.fast_metrics import Count, Family, Labels, counter
 PREFIX = "gen_ai_client_inference_usage_"
 MODALITY = "gen_ai_token_modality"
 UNKNOWN, AUDIO, IMAGE = "unknown", "audio", "image"
-"""The values of `MODALITY`. Engines count text only together with what they do not tell apart."""
+"""Values of the label `MODALITY`. There is no value for text: engines do not report text tokens separately, so all
+tokens that are not reported as audio or image count as "unknown"."""
 
 
 class TokenCounters:
     """The counters of input, output, cache-read, cache-write and reasoning tokens of all models."""
 
     def __init__(self, labels: Sequence[str]) -> None:
-        """Takes the names of the labels besides `MODALITY`."""
+        """Takes the names of the counters' labels, without `MODALITY`, which is added."""
         names = [*labels, MODALITY]
         self.input = counter(f"{PREFIX}input_tokens", "Tokens of prompts, cached ones included.", names)
         self.output = counter(f"{PREFIX}output_tokens", "Tokens of answers, reasoning included.", names)

@@ -54,8 +54,8 @@ class Metering:
         self.canary = canary
 
     def with_counters(self, aggregator: MetricsAggregator, canary: CanaryOutcomes) -> "Metering":
-        """Returns a copy with the same prices that counts requests in the metrics of `aggregator`, and canaries in
-        `canary`.
+        """Returns a copy that has the same prices, counts requests in the metrics of `aggregator`, and counts the
+        outcomes of canaries in `canary`.
         """
         return Metering(self.pricing, self.expected_cost, aggregator, canary)
 
@@ -82,7 +82,9 @@ class Meter:
     )
 
     def __init__(self, metering: Metering, request: Request) -> None:
-        """Measures time from the request's arrival or, if that is not set, from now."""
+        """Measures all times of the request from its arrival (`Request.arrived_at`) or, if that is 0, from this
+        call.
+        """
         self._metering = metering
         self._request = request
         self._arrived = request.arrived_at or perf_counter()
@@ -209,7 +211,9 @@ class Meter:
 
     @property
     def finish_reason(self) -> str:
-        """Returns the engine's finish reason of the answer that the caller gets, such as "stop"; empty if none came."""
+        """Returns the engine's finish reason of the answer that the caller gets, such as "stop"; empty if there is no
+        reason.
+        """
         return self._current.finish_reason
 
     @property

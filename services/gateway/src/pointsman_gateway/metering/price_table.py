@@ -31,7 +31,8 @@ class TierPrices:
     prices: tuple[KindPrices, ...]
     """The prices for each range of the prompt's length, the shortest one first."""
     limits: tuple[int, ...]
-    """Maximum number of prompt tokens for which each of `prices` holds; the last one has no limit, and is left out."""
+    """Maximum number of prompt tokens for which each of `prices` holds. There is no entry for the last one, which has
+    no limit."""
 
     def at(self, prompt_tokens: float) -> KindPrices:
         """Returns the picodollars per token, by kind of token, for a prompt of `prompt_tokens` tokens."""

@@ -124,7 +124,8 @@ class Pricing:
         """Returns the cost of a usage in picodollars by component: each kind of token and, as "tool", the requests to
         tools that the provider ran.
 
-        If a price is unknown, the result is {UNPRICED: 0}. It is empty if there is neither a token nor a tool request.
+        If a price is unknown, the result is {UNPRICED: 0}. If the usage has neither tokens nor tool requests, the
+        result is empty.
         """
         if self._change is not None and self._clock() >= self._change:
             self._set_prices()
@@ -168,7 +169,7 @@ class Pricing:
         return tokens - sum(self.parts(model, replace(usage, details=None)).values())
 
     def add_charges(self, parts: CostParts, model: str, messages: Iterable[Message]) -> None:
-        """Adds to `parts` what the model charges besides tokens, in picodollars: "request" for the request itself, and
+        """Adds to `parts` the model's charges besides tokens, in picodollars: "request" for the request itself, and
         "image" for the images in `messages`.
 
         A charge of 0 is left out.

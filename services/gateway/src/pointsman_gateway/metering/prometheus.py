@@ -181,8 +181,8 @@ class GatewayMetrics:
         self._capped.labels(self._path(path)).inc()
 
     def count_verdict(self, decision: Decision, validator: str, ruling: str) -> None:
-        """Counts what the validator named `validator` said of an answer on the decision's path: "accepted", "refused"
-        or "unjudged".
+        """Counts one result of the validator named `validator` for an answer on the decision's path: `ruling` is
+        "accepted", "refused" or "unjudged".
         """
         self._validations.labels(self._path(decision.path), self._task(decision.task), validator, ruling).inc()
 
@@ -215,8 +215,9 @@ class GatewayMetrics:
             self._tools.series(*labels).value += details.tool_requests
 
     def count_estimates(self, receipt: Receipt, picodollars: Mapping[str, int]) -> None:
-        """Counts the cost of the receipt's estimated tokens: `picodollars` has it by cause ("cancelled",
-        "interrupted", "hedged").
+        """Counts the dollars of a receipt that come from estimated tokens.
+
+        `picodollars` has their amount by cause: "cancelled", "interrupted" or "hedged" (see `ESTIMATE_CAUSES`).
         """
         labels = self._labels(receipt)
         for cause, amount in picodollars.items():

@@ -29,7 +29,7 @@ class Charge:
     searches: int = 0
     """Cohere's search units: each stands for one query with up to 100 documents."""
     note: str = ""
-    """Says that the endpoint reported an impossible number of tokens; otherwise empty."""
+    """A note that the endpoint has reported an impossible number of tokens; empty if it has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +44,19 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class CallKind:
-    """What differs between embeddings and reranking in receipts, messages and settings; there is one instance of
-    each.
+    """The names that differ between embeddings and reranking in receipts, messages and settings; there is one instance
+    of each.
     """
 
     operation: Operation
     component: str
-    """The component of the cost, in receipts."""
+    """The name of the cost component in receipts, such as "embedding"."""
     noun: str
-    """A model, in messages."""
+    """The name of such a model in messages, such as "embedding model"."""
     config_key: str
-    """The key of the models in models.yaml."""
+    """The key in models.yaml under which such models are configured, such as "embeddings"."""
     key_option: str
-    """The option of `pointsman keys create` that names models."""
+    """The option of `pointsman keys create` that names the models which a key may use, such as "--embedding"."""
     allows: Callable[[Scope, str], bool]
 
 
@@ -98,7 +98,7 @@ class Called(Generic[AnswerT]):
     answer: AnswerT
     usd: float
     headers: Mapping[str, str]
-    """The state of the caller's limits, as `x-ratelimit-*` headers."""
+    """The response headers with the state of the caller's limits (`x-ratelimit-*`)."""
 
 
 class ModelCall(Generic[RequestT, AnswerT]):
@@ -114,7 +114,7 @@ class ModelCall(Generic[RequestT, AnswerT]):
         self._started = time.perf_counter()
         self._was_admitted = False
         self._charge = Charge()
-        """Nothing unless the model has answered."""
+        """The quantities to charge for; none before the model has answered."""
 
     @property
     def estimated_tokens(self) -> int:

@@ -16,17 +16,17 @@ from pointsman_gateway.model_calls.call import Charge
 from pointsman_gateway.redaction import MAX_PARAM_CHARACTERS, shown_error
 
 OVERLOADED_STATUSES = (429, 529)
-"""529 is what some providers answer when they are overloaded."""
+"""HTTP statuses that mean an overloaded endpoint; some providers send 529."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelEndpoint:
-    """Where and how one remote embedding or reranking model is called."""
+    """The address and the names by which one remote embedding or reranking model is called."""
 
     noun: str
     """The kind of model, for messages, such as "embedding model"."""
     name: str
-    """The name in the configuration."""
+    """The model's name in the configuration."""
     url: str
     """The full URL to which requests are posted."""
     model: str
@@ -47,12 +47,12 @@ class EndpointClient:
         max_bytes: int,
         reserve: Callable[[int], None] | None = None,
     ) -> HttpReply:
-        """Sends `body`, to which the model's name is added, to the endpoint, and returns its response, whose status
-        is 200.
+        """Sends `body`, to which the model's name is added, to the endpoint, and returns its response, whose status is
+        200.
 
-        `deadline`, `max_bytes` (of the response) and `reserve` are passed to `HttpPoster.post`. Raises
-        InvalidArgument if the endpoint rejects the request, NotFound if it lacks the model, Unavailable if it fails,
-        and what `reserve` raises.
+        `deadline`, `max_bytes` (of the response) and `reserve` are passed to `HttpPoster.post`. Raises InvalidArgument
+        if the endpoint rejects the request, NotFound if it lacks the model, Unavailable if it fails, and the errors of
+        `reserve`.
         """
         endpoint = self.endpoint
         content = msgspec.json.encode({**body, "model": endpoint.model})
@@ -96,11 +96,11 @@ class EndpointClient:
 
 
 def charge_tokens(usage: Mapping[str, Any], estimate: Charge, most: int) -> Charge:
-    """Returns `estimate` with the number of tokens that an endpoint reports in `usage`; `estimate` itself if it
-    reports none.
+    """Returns a copy of `estimate` with the number of tokens that an endpoint reports in `usage`; `estimate` itself if
+    it reports none.
 
-    A number above `most`, the highest possible one, is cut to `most`. If the report is not a valid number, the
-    estimate is kept. In both cases the charge has a note.
+    A number above `most`, the highest possible one, is cut to `most`. If the report is not a valid number, the estimate
+    is kept. In both cases the charge has a note.
     """
     counted = usage.get("total_tokens") or usage.get("prompt_tokens")
     if counted is None:

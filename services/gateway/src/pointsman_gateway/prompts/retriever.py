@@ -19,10 +19,10 @@ from pointsman_gateway.domain.vector_sketch import VectorSketch
 from pointsman_gateway.extensions import Found, Search
 
 MAX_SEARCH_SECONDS = 5.0
-"""Timeout of one call of the retriever, also if the request has no deadline."""
+"""Maximum timeout of a call of the retriever for a request; the request's deadline may shorten it."""
 
 MAX_SKETCH_SECONDS = 30.0
-"""Timeout of reading a sample of vectors, for which no request waits."""
+"""Timeout of reading a sample of vectors from the retriever; no request waits for it."""
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +35,13 @@ AWAY = "retriever_unavailable"
 LATE = "deadline_exceeded"
 
 MAX_CODES = 100
-"""The most different error codes of the retriever that become outcomes of requests, which are labels of metrics."""
+"""Maximum number of different error codes of the retriever that become outcomes of requests. It bounds the metrics'
+series, since outcomes are label values."""
 MAX_CODE_CHARACTERS = 64
 
 
 URL_KEY = "url"
-"""The key of a document's metadata with the document's address."""
+"""The key in a document's metadata under which the document's URL is stored."""
 
 
 def _to_passage(found: retriever_pb2.Passage) -> Passage:
@@ -60,8 +61,8 @@ class RetrieverClient:
     """
 
     def __init__(self, channel: grpc.aio.Channel, fingerprint: Callable[[], str]) -> None:
-        """Takes `fingerprint`, which returns the fingerprint of the model that computes the vectors of queries. It is
-        called only for queries with a vector.
+        """Takes `fingerprint`, a function that returns the fingerprint of the model which computes the vectors of
+        queries. The function is called only for queries with a vector.
         """
         self._stub = retriever_pb2_grpc.RetrieverStub(channel)
         self._fingerprint = fingerprint

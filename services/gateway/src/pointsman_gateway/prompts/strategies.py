@@ -174,7 +174,7 @@ class Prompts:
         """Takes the strategies of each path; a path that is missing, such as a named model's, has none."""
         self._strategies = strategies
         self._constant = {path: texts for path, row in strategies.items() if (texts := _constant(row)) is not None}
-        """The system texts of paths whose strategies add nothing else, the same for every request."""
+        """By path, the system texts of those paths whose strategies add nothing else; the same for every request."""
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
         """Builds the prompt for a request by the strategies of the decision's path.

@@ -19,10 +19,10 @@ from pointsman_servicekit.errors import Internal
 from pointsman_gateway.config.field_types import ConfigError
 
 MAX_STEPS = 100_000
-"""The maximum number of loop steps in one rendering, over all loops."""
+"""Maximum number of steps of all loops together in one rendering of a template."""
 
 MAX_CHARACTERS = 32 * 1024 * 1024
-"""The maximum length of a rendered prompt."""
+"""Maximum number of characters of a rendered prompt file."""
 
 _NODES = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.List, nodes.Tuple, nodes.Dict,
@@ -30,15 +30,15 @@ _NODES = (
     nodes.Test, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Concat, nodes.Add, nodes.Sub,
     nodes.Neg, nodes.Call, nodes.Keyword,
 )  # fmt: skip
-"""The allowed syntax. Without macros, imports, assignments and multiplication, the output is proportional to the
-input."""
+"""The classes of syntax that prompt files may use. Macros, imports, assignments and multiplication are not among them,
+so the output's length is proportional to the input's."""
 
 FILTERS = (
     "abs", "capitalize", "count", "d", "default", "escape", "first", "float", "int", "join", "last", "length", "list",
     "lower", "reverse", "round", "sort", "string", "title", "tojson", "trim", "truncate", "unique", "upper",
     "wordcount",
 )  # fmt: skip
-"""The allowed filters. Their results are not much longer than their inputs."""
+"""Names of the filters that prompt files may use. Their results are not much longer than their inputs."""
 
 _BUDGET = "_steps_left"
 _COUNTED = "_counted"
@@ -46,7 +46,7 @@ _COUNTED = "_counted"
 log = logging.getLogger(__name__)
 
 _FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
-"""What rendering may raise, depending on the values."""
+"""The exceptions that rendering a template may raise, depending on the values."""
 
 
 class ForbiddenSyntax(TemplateSyntaxError):
@@ -164,7 +164,7 @@ class PromptTemplates:
         environment = PromptEnvironment()
         self._templates = {}
         self._constant: dict[str, str] = {}
-        """Rendered texts of templates without variables, as most instructions are."""
+        """The rendered text, by file name, of prompt files without variables, as most instructions are."""
         for name, source in sources.items():
             try:
                 self._templates[name] = environment.from_string(source)

@@ -1,7 +1,7 @@
 """Copies administrative changes from the audit log in Redis to the export log on disk, each at least once.
 
-Commands, the admin API, lora-servers and gateways make such changes. At any time one gateway, the holder of a lease
-in Redis, copies them; Redis also keeps the id of the last change that was copied.
+Commands, the admin API, lora-servers and gateways make administrative changes. At any time one gateway, the holder of a
+lease in Redis, copies them. Redis also keeps the id of the last change that was copied.
 """
 
 import secrets
@@ -20,9 +20,10 @@ from pointsman_gateway.request_log.export_log import AUDIT, ExportLog
 
 INTERVAL_SECONDS = 10.0
 STREAMS_SECONDS = 300.0
-"""Seconds between two searches for streams of lora-servers, for which Redis goes through all its keys."""
+"""Seconds between two searches in Redis for the audit streams of lora-servers; a search goes through all keys
+of Redis."""
 LEASE_SECONDS = 60.0
-"""Seconds after which another gateway exports changes if the one with the lease was killed."""
+"""Seconds that the lease lasts: if the gateway that holds it is killed, another one exports changes after this time."""
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -71,7 +72,9 @@ class AuditExport:
                     break
 
     async def _append(self, stream: str, found: Sequence[tuple[str, AuditEntry]], last: str) -> bool:
-        """Appends the changes up to the id `last`, in parts if there is no room for all; returns whether it has all."""
+        """Appends the changes `found` up to the id `last`, in parts if there is no room for all. Returns whether all
+        were appended.
+        """
         if self._export.append_now(AUDIT, [_record(*one) for one in found]):
             await self._audit.set_exported(stream, last)
             return True

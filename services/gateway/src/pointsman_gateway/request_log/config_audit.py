@@ -30,12 +30,14 @@ class ConfigAudit:
     """
 
     def __init__(self, audit: AuditLog, running: Running, actor: Callable[[], Actor]) -> None:
-        """Takes `actor`, which returns who has changed the files, as far as it is known."""
+        """Takes `running`, which returns the active configuration, and `actor`, which returns the person or program
+        that has changed the files, as far as it is known.
+        """
         self._audit = audit
         self._running = running
         self._actor = actor
         self._recorded = ""
-        """The revision that is known to be recorded."""
+        """The revision of the configuration that the audit log is known to have; empty if it is not known."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -64,7 +66,9 @@ class ConfigAudit:
 
 
 def _with_revisions(changes: list[AuditedChange], replaced: str, revision: str) -> list[AuditedChange]:
-    """Adds the revisions to each change. Without a change, as if only examples differ, one has the revisions alone."""
+    """Adds both revisions to each change. If there are no changes, as when only examples differ, returns one with just
+    the revisions.
+    """
     before = {"revision": replaced} if replaced else {}
     if not changes:
         changes = [AuditedChange("configuration", "changed" if replaced else "first seen", "configuration")]

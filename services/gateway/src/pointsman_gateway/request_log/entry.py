@@ -33,7 +33,8 @@ _encode = msgspec.json.Encoder().encode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 MAX_PROBABILITIES = 8
 MAX_TEXT_BYTES = 64 * 1024
-"""The most bytes of a request's messages, or of its answers, that are stored; longer ones are left out, never cut."""
+"""Maximum number of bytes of a request's messages, and of its answers, that are stored; longer ones are left out, never
+cut."""
 
 
 class PendingEntry(msgspec.Struct):
@@ -46,15 +47,16 @@ class PendingEntry(msgspec.Struct):
     decision: Decision
     receipt: Receipt
     answers: tuple[CompletedAnswer, ...] = ()
-    """The answers, the one that the caller got last; empty if none is to be stored."""
+    """The answers to the request; the last one is the answer that the caller got. Empty if none is to be stored."""
     wal_offset: int = 0
     """The receipt's offset in the write-ahead log; 0 if it is not in the log."""
     recovered: bool = False
-    """Whether it was restored from the write-ahead log, which does not hold what the caller wrote."""
+    """Whether the entry was restored from the write-ahead log, which does not hold the caller's texts."""
     day: str = ""
     """The UTC day of `unix_seconds`, YYYYMMDD."""
     counts: AnswerCounts | None = None
-    """What the answer adds to the evidence; None for nothing."""
+    """The amounts that the answer adds to the evidence on its path (ratings, costs, latencies); None if it adds
+    none."""
 
     def __post_init__(self) -> None:
         self.day = day_of(self.unix_seconds)
@@ -64,9 +66,10 @@ class PendingEntry(msgspec.Struct):
 class Entry(msgspec.Struct):
     decision_id: str
     evidence_key: str
-    """The key of the evidence to which a rating of the answer is added; empty if there was no answer."""
+    """The key of the evidence (ratings, costs, latencies) to which a rating of the answer is added; empty if there was
+    no answer."""
     day: str
-    """The day of that evidence, YYYYMMDD in UTC."""
+    """The day of the evidence to which a rating is added, YYYYMMDD in UTC."""
     json: str
     """The entry as JSON; empty if it cannot be encoded."""
     tenant: str = ""
@@ -74,9 +77,10 @@ class Entry(msgspec.Struct):
     sample: str = ""
     """A training sample as JSON; empty if none is stored."""
     counts: AnswerCounts | None = None
-    """What the answer adds to the evidence; None for nothing."""
+    """The amounts that the answer adds to the evidence on its path (ratings, costs, latencies); None if it adds
+    none."""
     charge: SpendingCharge | None = None
-    """What the request adds to the spending."""
+    """The amounts that the request adds to the day's spending (requests, tokens, dollars); None if it adds none."""
     wal_offset: int = 0
 
     size: int = 0

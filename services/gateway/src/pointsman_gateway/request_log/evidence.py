@@ -17,28 +17,31 @@ from pointsman_gateway.request_log.redis_schema import last_days, today
 
 ANSWERS, COST, RATED, RATING, BUCKET = "answers", "cost", "rated", "rating", "b"
 EVALUATED, SCORE = "evaluated", "score"
-"""Names of the counts, together with those above. BUCKET is followed by a bucket's number in `PATH_LATENCY_BUCKETS`."""
+"""The last two of seven names of counts: ANSWERS, COST, RATED, RATING, BUCKET, EVALUATED and SCORE. A bucket's number
+in `PATH_LATENCY_BUCKETS` follows the name BUCKET."""
 
 UNITS_PER_RATING = 10**6
-"""Ratings and scores are counted in millionths and costs in picodollars: whole numbers give the same sum in any order,
-and can be subtracted exactly."""
+"""Number of units that a rating or score of 1 is counted as. Counts are whole numbers, which give the same sum in any
+order and can be subtracted exactly; costs are counted in picodollars for this reason."""
 
 MAX_UNCOUNTED = 256
-"""The number of answers that are collected, and then added to the sums together."""
+"""Number of collected answers at which they are added to the sums, all together."""
 
 NO_EVIDENCE = PathEvidence()
 
 
 class EvidenceKey(NamedTuple):
-    """What evidence (counted ratings, costs and latencies) is about: a task, a path, the hash of the path's
-    configuration (`fingerprint`) and an adapter version. If one of them changes, a path starts without evidence.
+    """Identifies the answers whose ratings, costs and latencies ("evidence") are counted together.
+
+    They are the answers for one task, on one path with one configuration (`fingerprint`, a hash), by one adapter
+    version. If one of these changes, the path starts without evidence.
     """
 
     task: str
     path: str
     fingerprint: str
     version: str
-    """Adapter version; empty for a path without an adapter."""
+    """The adapter version that answered; empty for a path without an adapter."""
 
     def __str__(self) -> str:
         return _to_json(self)
@@ -50,7 +53,8 @@ def _to_json(key: EvidenceKey) -> str:
 
 
 Counts = dict[EvidenceKey, dict[str, int]]
-"""Counts by evidence key and name of the count; none is 0."""
+"""Whole numbers by evidence key, and then by the name of the count, such as "answers" or "cost". Counts of 0 are left
+out."""
 
 
 def evidence_key(receipt: Receipt) -> EvidenceKey:
@@ -66,14 +70,14 @@ def path_key(task: str, path: Path, model: str) -> EvidenceKey:
 
 
 class AnswerCounts(NamedTuple):
-    """What one answer adds to the evidence (ratings, costs, latencies) on its path: pairs of a count's name and an
-    amount. `day` is YYYYMMDD in UTC.
+    """The amounts that one answer adds to the evidence (ratings, costs, latencies) on its path, on `day` (YYYYMMDD,
+    UTC).
     """
 
     key: EvidenceKey
     day: str
     counts: Sequence[tuple[str, int]]
-    """The numbers to add, by the name of the count."""
+    """Pairs of a count's name, such as "answers" or "cost", and the amount to add."""
 
 
 def answer_counts(receipt: Receipt, day: str) -> AnswerCounts | None:
@@ -148,9 +152,9 @@ class EvidenceStore:
     """Holds the evidence on paths (ratings, costs and latencies of answers) of the last days in memory, for fast
     lookups.
 
-    It is the sum of what Redis held at the last read and what this process has counted since. A pending count
-    belongs to an answer whose log entry is not in Redis yet: both go to Redis in the same batch, so that a lost or
-    repeated batch cannot make log and evidence differ.
+    The evidence is the sum of the counts that Redis held at the last read and the counts that this process has added
+    since. A pending count belongs to an answer whose log entry is not in Redis yet. The count and the entry go to Redis
+    in the same batch, so that a lost or repeated batch cannot make log and evidence differ.
     """
 
     def __init__(self, window: int = 14) -> None:
@@ -165,7 +169,7 @@ class EvidenceStore:
         self._computed: dict[EvidenceKey, PathEvidence] = {}
         """A cache of the results of `of`, by key."""
         self._days: dict[str, Counts] = {}
-        """The summands of `_sum` by day: what Redis held, and what it has not received."""
+        """The parts of `_sum` by day: the counts in Redis, as last read, and the counts that Redis has not received."""
         self._unsent: dict[str, Counts] = {}
         """By day, the counts that the next batch may include."""
         self._pending: dict[str, Counts] = {}

@@ -1,9 +1,9 @@
-"""The export log of one gateway process: files with its receipts, feedback and other records, until the exporter
-has stored them elsewhere.
+"""The export log of one gateway process: files with its receipts, feedback and other records, until the exporter has
+stored them elsewhere.
 
-It is separate from the write-ahead log, so that neither Redis nor the exporter delays the other. A process appends
-to its own file (segment), which it keeps locked. A finished segment gets another name, and the exporter removes it
-once its records are stored. The exporter also takes the open segment of a process that has ended.
+The export log is separate from the write-ahead log, so that neither Redis nor the exporter delays the other. A process
+appends to its own file (segment), which it keeps locked. A finished segment gets another name, and the exporter removes
+it once its records are stored. The exporter also takes the open segment of a process that has ended.
 """
 
 import logging
@@ -21,15 +21,16 @@ log = logging.getLogger(__name__)
 
 DECISIONS, UNDECIDED, FEEDBACK, SCORES, EVALUATIONS = "decisions", "undecided", "feedback", "scores", "evaluations"
 AUDIT = "audit"
-"""The tables of records."""
+"""The name of the table of administrative changes; the names of the other tables are above."""
 OPEN, FINISHED = ".open", ".jsonl"
-"""The ends of segments' names: of those that a process writes, and of those that are complete."""
+"""The endings of file names: of segments that a process still writes, and of finished segments."""
 SEGMENT_BYTES = 4 * 1024 * 1024
-"""Bytes from which on a segment is finished."""
+"""Size at which a segment is finished."""
 SEGMENT_SECONDS = 10.0
-"""Seconds after its first record in which a segment is finished."""
+"""Seconds after a segment's first record at which the segment is finished, even if it is small."""
 MAX_UNWRITTEN_BYTES = 64 * 1024 * 1024
-"""The most bytes of records that wait in memory while the disk cannot be written; beyond it the oldest are lost."""
+"""Maximum number of bytes of records that wait in memory while the disk takes none; if there are more, the oldest are
+lost."""
 
 
 class ExportSink(Protocol):
@@ -38,8 +39,8 @@ class ExportSink(Protocol):
     def append(self, table: str, records: Iterable[str]) -> None:
         """Appends records to the export log; `table` is the name of their table, such as "decisions" or "feedback".
 
-        Each record is one line of JSON. That of a decision is followed by a tab and the key under which its ratings
-        are counted.
+        Each record is one line of JSON. In the line of a decision, the JSON is followed by a tab and the key under
+        which ratings of the answer are counted.
         """
         ...
 

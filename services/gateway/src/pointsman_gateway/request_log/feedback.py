@@ -25,18 +25,18 @@ from pointsman_gateway.request_log.wal_records import FeedbackRecord, to_line
 from pointsman_gateway.request_log.wal_recovery import OrphanedLog
 
 MAX_BYTES = {"decision_id": 128, "id": 128, "correction": 4 * 1024, "right_task": 64, "right_answer": 64 * 1024}
-"""The most bytes (in UTF-8) of each text field."""
+"""Maximum number of bytes, in UTF-8, of each text field of feedback, by the field's name."""
 
 MAX_QUEUE_BYTES = 16 * 1024 * 1024
-"""The most bytes of feedback that wait for Redis in one process, on disk and in memory."""
+"""Maximum number of bytes of feedback that waits for Redis in one process; the feedback is on disk and in memory."""
 
 RETRY_DELAY_SECONDS = 0.3
 """Seconds after which an unknown decision is looked up again: another gateway may not have written it yet."""
 
 
 class FeedbackQueue:
-    """Feedback that waits on disk until Redis is available: in this process's write-ahead log, or in those of processes
-    that have ended (orphaned logs). A record stays on disk until it has been sent.
+    """Feedback that waits on disk until Redis is available, in this process's write-ahead log and in orphaned logs (of
+    processes that have ended). A record stays on disk until it has been sent.
     """
 
     def __init__(self, file: LockedFile, report_bytes: Callable[[int], None], max_bytes: int = MAX_QUEUE_BYTES) -> None:
@@ -142,7 +142,7 @@ class FeedbackService:
         self._queue = queue
         self._metrics = metrics
         self.tasks: Collection[str] = ()
-        """The configured tasks, one of which `right_task` may be."""
+        """The names of the configured tasks; feedback may name one of them in `right_task`."""
 
     async def take(self, feedback: Feedback) -> StoredFeedback:
         """Stores feedback, with redacted texts, in Redis or, if Redis does not answer in time, on disk.

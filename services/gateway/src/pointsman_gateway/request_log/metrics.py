@@ -6,8 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 class RequestLogMetrics:
     """The metrics of the request log.
 
-    The series of `dropped`, `wal_skipped` and `feedback` are created with the value 0. Otherwise Prometheus's `rate`,
-    which measures changes between samples, would miss the first event of each.
+    The series of `dropped`, `wal_skipped` and `feedback` are created with the value 0, because Prometheus's `rate`
+    measures changes between samples, and would miss the first event of a series that begins above 0.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

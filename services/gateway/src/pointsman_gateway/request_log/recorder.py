@@ -31,21 +31,22 @@ from pointsman_gateway.request_log.wal_records import NO_OFFSETS
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 10_000
-"""The most receipts with a decision, and the most without one, that wait for Redis."""
+"""Maximum number of receipts that wait for Redis; it applies to receipts with a decision and to those without one,
+each."""
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 MAX_BATCH_ENTRIES = 256
 MAX_BATCH_BYTES = 512 * 1024
-"""About the most bytes of a batch's entries: a batch has to be written within the time limit of a call to Redis."""
+"""Approximate maximum size of a batch's entries; Redis must write a batch within the time limit of one call."""
 ENCODED_AT_ONCE = 16
-"""Entries that are encoded in one turn of the event loop, or half of the waiting ones if these are more. Each takes 10
-to 50 µs."""
+"""Number of entries that are encoded in one turn of the event loop; if more than twice as many wait, half of the
+waiting entries. Each takes 10 to 50 µs."""
 
 
 class _Undecided(NamedTuple):
     """A receipt without a decision that waits for a batch."""
 
     json: str
-    """Its entry; empty if it cannot be encoded."""
+    """The receipt's log entry as JSON; empty if it cannot be encoded."""
     wal_offset: int
     charge: SpendingCharge | None
 
@@ -89,9 +90,10 @@ class Recorder:
         """The batch that was sent and is not known to be written."""
         self._number = 0
         self._upto = NO_OFFSETS
-        """Positions in the write-ahead log up to which no receipt waits here: all were sent or dropped."""
+        """The offsets in the write-ahead log up to which no receipt waits here, because all were sent or dropped."""
         self._over_cap = False
-        """Whether the stream of decisions is longer than `max_decisions`, as after that was lowered."""
+        """Whether the stream of decisions is longer than `max_decisions` allows, for example because `max_decisions`
+        was lowered."""
         self._writing = asyncio.Lock()
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
@@ -268,7 +270,7 @@ class Recorder:
         return taken
 
     def _release_undecided(self, *oldest: _Undecided) -> None:
-        """Does as `_release` for receipts without a decision."""
+        """Does the same as `_release`, for receipts without a decision."""
         for one in oldest:
             self._upto = self._upto.and_undecided(one.wal_offset)
         add_charges(self._spending, [one.charge for one in oldest])

@@ -12,43 +12,50 @@ from functools import lru_cache
 SECONDS_PER_DAY = 24 * 60 * 60
 
 DECISIONS = "{pointsman}:decisions"
-"""Stream of decisions: `decision` (the id), `entry` (JSON), and the `evidence_key` and `day` to which ratings of the
-answer are added."""
+"""Key of the stream of decisions. Its fields are `decision` (the id), `entry` (JSON), and `evidence_key` and `day`, to
+which ratings of the answer are added."""
 
 INDEX = "{pointsman}:decisions:index"
-"""Hash from a decision's id to its entry id in the stream."""
+"""Key of a hash that has, by decision id, the id of the decision's entry in the stream of decisions."""
 
 UNDECIDED = "{pointsman}:undecided"
-"""Stream of the receipts of requests without a decision: `entry` (JSON)."""
+"""Key of the stream of the receipts of requests without a decision. Its field is `entry` (JSON)."""
 
 FEEDBACK = "{pointsman}:feedback"
-"""Stream of feedback, with one entry for each decision that has feedback."""
+"""Key of the stream of feedback, with one entry for each decision that has feedback."""
 
 FEEDBACK_INDEX = "{pointsman}:feedback:index"
-"""Hash from a decision's id to its entry id in the stream of feedback."""
+"""Key of a hash that has, by decision id, the id of the decision's entry in the stream of feedback."""
 
 EVIDENCE = "{pointsman}:evidence:"
-"""Followed by a day (YYYYMMDD, UTC): a hash from an evidence key (JSON), followed by a count's name, to the count."""
+"""Prefix of a day's key; the day follows (YYYYMMDD, UTC). The value is a hash with the evidence of the day: each
+field's name is an evidence key as JSON and a count's name, its value the count."""
 
 EVALUATION = "{pointsman}:evaluation:"
-"""Followed by an evaluation's id: a hash from an evidence key to what the evaluation has added to that evidence: "DAY
-ROWS SUM_OF_SCORES", the sum in millionths."""
+"""Prefix of an evaluation's key; the evaluation's id follows. The value is a hash with the amounts that the evaluation
+has added: by evidence key, "DAY ROWS SUM_OF_SCORES", with the sum in millionths."""
 
 SPENDING = "{pointsman}:spending:"
-"""Followed by a day (YYYYMMDD, UTC): a hash from a spending key (JSON), followed by a count's name, to the count."""
+"""Prefix of a day's key; the day follows (YYYYMMDD, UTC). The value is a hash with the spending of the day: each
+field's name is a spending key as JSON and a count's name, its value the count."""
 
 PAIR_SCORES = "{pointsman}:shadow:scores"
-"""Stream of scored shadow requests: `decision`, and `scores` (JSON: an evidence key and a score for both answers)."""
+"""Key of the stream of scored shadow requests. Its fields are `decision` (the id) and `scores` (JSON: an evidence key
+and a score for each of the two answers)."""
 
 TRAINING_SAMPLES = "{pointsman}:training_samples"
-"""Stream of answers that may be used for training: `decision`, `tenant` and `sample` (JSON)."""
+"""Key of the stream of answers that may be used for training. Its fields are `decision` (the id), `tenant` and `sample`
+(JSON)."""
 
 WRITER = "{pointsman}:writer:"
-"""Followed by a writer's id, which is new at each start of a gateway: the number of the last batch that it wrote."""
+"""Prefix of a writer's key; the writer's id follows, which is new at each start of a gateway process. The value is the
+number of the last batch that the writer wrote."""
 
 WRITER_TTL_SECONDS = 14 * SECONDS_PER_DAY
-"""Seconds for which Redis keeps the number of a writer's last batch. For so long after it, the write-ahead log of a
-process that has ended can be recovered without counting a receipt twice."""
+"""Seconds for which Redis keeps the number of a writer's last batch.
+
+In this time, the write-ahead log of a process that has ended can be recovered without counting a receipt twice.
+"""
 
 
 def today() -> str:

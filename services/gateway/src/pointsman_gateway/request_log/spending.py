@@ -1,7 +1,7 @@
-"""Spending: how many requests, tokens and dollars were used by UTC day, tenant, API key, path and model.
+"""Spending: the numbers of requests, tokens and dollars by UTC day, tenant, API key, path and model.
 
-A gateway adds it to Redis in the batch that has the requests' log entries. So each request is counted once, also if
-a batch is lost or repeated, or a write-ahead log is recovered.
+A gateway writes the spending of requests to Redis in the batch that has their log entries. Each request is therefore
+counted once, even if a batch is lost or repeated, or a write-ahead log is recovered.
 """
 
 import json
@@ -17,8 +17,8 @@ REQUESTS, FAILED, UNKNOWN_COSTS = "requests", "failed", "unknown_costs"
 PROMPT_TOKENS, CACHED_TOKENS, COMPLETION_TOKENS = "prompt_tokens", "cached_tokens", "completion_tokens"
 PICODOLLARS = "picodollars"
 COUNTS = (REQUESTS, FAILED, UNKNOWN_COSTS, PROMPT_TOKENS, CACHED_TOKENS, COMPLETION_TOKENS, PICODOLLARS)
-"""The names of the counts. `UNKNOWN_COSTS` are requests of which a part has no price, `FAILED` also cancelled ones, and
-`PROMPT_TOKENS` include `CACHED_TOKENS`."""
+"""The names of the counts. `UNKNOWN_COSTS` counts requests with a part that has no price. `FAILED` includes cancelled
+requests, and `PROMPT_TOKENS` includes `CACHED_TOKENS`."""
 
 DAYS_KEPT = 100
 """Days for which Redis keeps a day's spending."""
@@ -26,13 +26,14 @@ DAYS_KEPT = 100
 
 class SpendingKey(NamedTuple):
     tenant: str
-    """Empty without authentication."""
+    """The caller's tenant; empty without authentication."""
     key: str
-    """The key's id; empty without authentication."""
+    """The id of the caller's API key; empty without authentication."""
     path: str
-    """Empty for embeddings and reranking, and for requests that ended before a path was chosen."""
+    """The name of the path; empty for embeddings and reranking, and for requests that ended before a path was
+    chosen."""
     model: str
-    """The base model or adapter version that answered, or the embedding model; empty if none did."""
+    """The base model or adapter version that answered, or the embedding model or reranker; empty if no model did."""
 
     def __str__(self) -> str:
         return _to_json(self)
@@ -44,11 +45,13 @@ def _to_json(key: SpendingKey) -> str:
 
 
 SpendingCounts = dict[SpendingKey, dict[str, int]]
-"""Counts by key and name of the count; none is 0."""
+"""Whole numbers by spending key, and then by the name of the count (one of `COUNTS`). Counts of 0 are left out."""
 
 
 class SpendingCharge(NamedTuple):
-    """What one request adds to the spending of `day` (YYYYMMDD, UTC): pairs of a count's name and an amount."""
+    """The amounts that one request adds to the spending of `day` (YYYYMMDD, UTC), as pairs of a count's name and a
+    number.
+    """
 
     key: SpendingKey
     day: str

@@ -45,20 +45,20 @@ class Batch:
     number: int
     entries: Sequence[Entry]
     counts: Mapping[str, Counts] = field(default_factory=dict)
-    """What is added to the evidence, by day (YYYYMMDD, UTC)."""
+    """The counts to add to the evidence (ratings, costs, latencies), by day (YYYYMMDD, UTC)."""
     spending: Mapping[str, SpendingCounts] = field(default_factory=dict)
-    """What is added to the spending, by day (YYYYMMDD, UTC)."""
+    """The counts to add to the spending (requests, tokens, dollars), by day (YYYYMMDD, UTC)."""
     undecided: Sequence[str] = ()
-    """Entries of requests without a decision, JSON."""
+    """The log entries of requests without a decision, as JSON."""
     upto: Offsets = NO_OFFSETS
-    """Positions in the write-ahead log up to which Redis has all receipts once this batch is written."""
+    """The offsets in the write-ahead log up to which Redis has all receipts once this batch is written."""
     not_in_wal: int = 0
     """The number of the batch's receipts that the write-ahead log does not hold."""
 
 
 class RequestLogStore:
-    """Writes log entries and feedback to Redis, and reads what was counted of each path (ratings, costs,
-    latencies); implements `EvaluationStore`.
+    """Writes log entries and feedback to Redis, and reads the ratings, costs and latencies that were counted for each
+    path; implements `EvaluationStore`.
 
     Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time.
     """
@@ -67,7 +67,8 @@ class RequestLogStore:
         self.config = config
         """The settings of the request log; each configuration sets them anew."""
         self.learning: LearningConfig | None = None
-        """Which answers are stored for training; None: none. Set anew with each configuration."""
+        """The settings that say which answers are stored for training; None if no answers are. Set anew with each
+        configuration."""
         self._redis = redis
         self._write_script = redis.client.register_script(
             f"local WRITER_TTL_SECONDS = {redis_schema.WRITER_TTL_SECONDS}\n" + read_script(__package__, "write")
@@ -202,7 +203,7 @@ class LogEntry:
     entry_id: str
     """The id in the stream, "NUMBER-NUMBER"; ids compared as pairs of numbers are in the order of time."""
     json: str
-    """The entry; docs/request_log.md describes its fields. Empty if the stream's entry has none."""
+    """The entry as JSON, whose fields docs/request_log.md describes; empty if the stream's entry has no JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +213,8 @@ class RecordedDecision:
     entry: Mapping[str, Any]
     """The fields of the entry, which docs/request_log.md describes."""
     feedback: Mapping[str, str]
-    """Of `rating`, `correction`, `right_task` and `right_answer`, the ones that were given."""
+    """The fields of the feedback, by name: those of `rating`, `correction`, `right_task` and `right_answer` that were
+    given."""
 
 
 class RequestLogReader:
@@ -222,7 +224,7 @@ class RequestLogReader:
     """
 
     def __init__(self, redis: BoundedRedis) -> None:
-        """Takes a Redis client. For `before`, which may read much, it must be one that nothing else uses: after a
+        """Takes a Redis client. If `before` is called, which may read much, no other object may use the client: after a
         timeout, the client treats Redis as unavailable for a while.
         """
         self._redis = redis

@@ -30,7 +30,7 @@ WRITE_INTERVAL_SECONDS = 0.05
 FEEDBACK_INTERVAL_SECONDS = 0.3
 """Seconds between two attempts to send queued feedback."""
 EVIDENCE_INTERVAL_SECONDS = 2.0
-"""Seconds between two reads of what all gateways have counted."""
+"""Seconds between two reads from Redis of the ratings, costs and latencies that all gateways have counted."""
 EXPORT_INTERVAL_SECONDS = 1.0
 """Seconds between two calls of `ExportLog.maintain`."""
 RECOVERY_INTERVAL_SECONDS = 10.0

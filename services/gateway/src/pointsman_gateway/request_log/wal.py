@@ -31,15 +31,15 @@ log = logging.getLogger(__name__)
 MAX_RECEIPT_BYTES = 16 * 1024 * 1024
 """Maximum number of bytes of receipts in one process's log."""
 SEGMENT_BYTES = 512 * 1024
-"""If the current segment has this number of bytes and the other one is empty, records are written to the other one. The
-current segment is only emptied if it has at least an eighth of this size."""
+"""Size at which the process goes on in the other segment, if the other one is empty. The segment that is written at
+present is only emptied if it has at least an eighth of this size."""
 
 
 class Segment:
     def __init__(self, file: LockedFile) -> None:
         self.file = file
         self.last = NO_OFFSETS
-        """The offsets of the last records in it."""
+        """The offsets of the last records in the segment."""
 
 
 class LogFull(Exception):

@@ -64,7 +64,7 @@ class LockedFile:
 
 
 def lock_file(path: Path, flags: int = 0) -> LockedFile | None:
-    """Opens and locks a file; `flags` are added to those of `os.open`.
+    """Opens and locks a file; `flags` are passed to `os.open` in addition to the usual ones.
 
     Returns None if the file does not exist, or another process holds the lock or has just removed the file. Raises
     OSError for any other error.

@@ -47,7 +47,7 @@ class RecoveryBatch:
 class LogContents:
     decided: Sequence[DecidedRecord]
     undecided: Sequence[UndecidedRecord]
-    """Both sequences are in the order of their offsets."""
+    """The receipts without a decision. Like `decided`, they are in the order of their offsets."""
     marks: Sequence[BatchMark]
 
     @property
@@ -64,9 +64,9 @@ class LogContents:
     def missing(self, last_written: int | None) -> Iterator[RecoveryBatch]:
         """Yields the receipts that Redis does not have yet, in batches.
 
-        `last_written` is the number of the ended process's last batch in Redis, or None if Redis has no record of
-        one. Then there was none, or it was more than `WRITER_TTL_SECONDS` ago, so batches marked that long ago count
-        as written.
+        `last_written` is the number of the ended process's last batch in Redis. None means that Redis has no record of
+        one: either there was no batch, or the last one was more than `WRITER_TTL_SECONDS` ago. Batches that were marked
+        that long ago then count as written.
         """
         since = time.time() - WRITER_TTL_SECONDS
         done = [

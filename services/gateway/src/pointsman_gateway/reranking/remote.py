@@ -13,12 +13,13 @@ from pointsman_gateway.model_calls.endpoint import EndpointClient, ModelEndpoint
 from pointsman_gateway.reranking.stage import RerankRequest, Scores
 
 MAX_ROW_BYTES = 1024
-"""Bytes of a response for each document, in addition to the document itself, which some endpoints repeat."""
+"""Maximum number of bytes of a response for each document, without the document itself, which some endpoints repeat."""
 MAX_OTHER_BYTES = 64 * 1024
 MAX_ESCAPE = 6
-"""Bytes of JSON for one byte of a text, such as \\u0000."""
+"""Maximum number of bytes of JSON for one byte of a text: an escape such as \\u0000 has six."""
 MAX_ADDED_TOKENS = 64
-"""Tokens that an endpoint may add to each pair of query and document: special tokens, and a prompt."""
+"""Maximum number of tokens that an endpoint may add to each pair of query and document: special tokens, and a
+prompt."""
 
 
 class RemoteReranker:
@@ -31,7 +32,7 @@ class RemoteReranker:
         """Sends the query and the documents to the endpoint, and returns the documents' scores.
 
         Raises InvalidArgument if the endpoint rejects the request, NotFound if it lacks the model, Unavailable if it
-        fails or its response does not have a finite score for each document, and what `inputs.reserve` raises.
+        fails or its response does not have a finite score for each document, and the errors of `inputs.reserve`.
         """
         documents = inputs.documents
         body = {"query": inputs.query, "documents": documents, "top_n": len(documents)}
@@ -49,9 +50,11 @@ class RemoteReranker:
 
 
 def _charge(found: Mapping[str, Any], inputs: RerankRequest) -> Charge:
-    """Returns what the answer states: tokens, as Jina and vLLM do, or search units, as Cohere does; else the estimate.
+    """Returns the quantities that the endpoint reports: tokens, as Jina and vLLM do, or search units, as Cohere does.
+    If it reports none, returns the estimate.
 
-    One document is a unit's hundredth, and a long one is several: https://docs.cohere.com/docs/how-does-cohere-pricing-work
+    One document is a hundredth of a search unit, and a long one counts as several:
+    https://docs.cohere.com/docs/how-does-cohere-pricing-work
     """
     usage = found.get("usage")
     most = inputs.max_tokens + MAX_ADDED_TOKENS * len(inputs.documents)

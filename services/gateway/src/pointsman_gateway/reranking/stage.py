@@ -11,7 +11,8 @@ from pointsman_gateway.domain.value import CHARACTERS_PER_TOKEN
 from pointsman_gateway.model_calls.call import CallableModels, CallKind, Charge, ModelCall
 
 SEARCH_DOCUMENTS = 100
-"""Documents of one search unit, in which Cohere bills: https://docs.cohere.com/docs/how-does-cohere-pricing-work"""
+"""Number of documents in one search unit, by which Cohere bills:
+https://docs.cohere.com/docs/how-does-cohere-pricing-work"""
 
 RERANKING = CallKind(
     operation="rerank",
@@ -28,11 +29,12 @@ class RerankRequest:
     """A client's request to score documents by how well they answer a query."""
 
     request: Request
-    """The model, caller and deadline; its only message is the query."""
+    """The general part of the request: model, caller and deadline. Its only message is the query."""
     query: str
     documents: tuple[str, ...]
     reserve: Callable[[int], None] | None = None
-    """Reserves memory for so many further bytes of an endpoint's response; raises Unavailable if there is none."""
+    """Function that reserves memory for a number of further bytes of an endpoint's response; raises Unavailable if
+    there is no memory left."""
 
     @cached_property
     def estimate(self) -> Charge:
@@ -65,7 +67,7 @@ class Scores:
     """A reranker's scores for the documents of one request, with the tokens and search units to charge."""
 
     of_documents: tuple[float, ...]
-    """In the order of the documents; greater is better."""
+    """The score of each document, in the order of the request's documents; a higher score is a better match."""
     charge: Charge
 
     def best(self, count: int) -> Sequence[int]:

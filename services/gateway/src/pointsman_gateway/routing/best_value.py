@@ -38,26 +38,30 @@ class BestValueOptions(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """Whether one path may be chosen by the policy `best_value`, judged by its ratings, its cost and its durations."""
+    """Says whether one path may be chosen by the policy `best_value`, judged by its ratings, its cost and its
+    durations.
+    """
 
     name: str
     cost_usd: float
-    """Expected dollars of one answer."""
+    """Expected dollars of one answer on the path."""
     bound: float
-    """Lower confidence bound of its mean rating, 0 to 1, which holds at any time."""
+    """Lower confidence bound, 0 to 1, of the path's mean rating; it holds at all times at once, however often it is
+    looked at."""
     has_samples: bool
-    """Whether it has at least `min_samples` ratings."""
+    """Whether the path has at least `min_samples` ratings."""
     undecided: bool
-    """Whether it has, and the floor lies between the confidence bounds of its mean rating."""
+    """Whether the path has enough ratings, but the quality floor lies between the confidence bounds of its mean
+    rating."""
     slow: bool
-    """Whether the 95th percentile of its durations is above the option `p95_seconds`."""
+    """Whether the 95th percentile of the path's durations is above the option `p95_seconds`."""
     of_evaluations: str
-    """Text for an explanation: how many of its ratings are from evaluations; empty if none is."""
+    """Text for an explanation: how many of the path's ratings are from evaluations; empty if none is."""
     fault: str
-    """Why it must not be chosen; empty if it is good enough and fast enough."""
+    """The reason why the path must not be chosen; empty if it is good enough and fast enough."""
     clear: bool
-    """Whether it is good and fast enough with a margin (the option `hysteresis`), so that a few more ratings would not
-    change that."""
+    """Whether the path is good and fast enough with a margin (the option `hysteresis`), so that a few more ratings
+    would not change that."""
 
     @property
     def needs_exploration(self) -> bool:
@@ -172,8 +176,9 @@ def _quality_fault(
 def choose(options: BestValueOptions, assessments: Sequence[Assessment], incumbent: str) -> Plan:
     """Returns a plan of the paths that are good enough: the chosen one first, then the others by rising cost.
 
-    The cheapest is chosen. But `incumbent`, the path chosen last, stays if it is good enough, unless a `clear` one is
-    cheaper by the hysteresis. If no path is good enough, the plan has one path only, the one nearest to it.
+    The cheapest path is chosen. But `incumbent`, the path chosen last, stays if it is good enough, unless a path that
+    is good enough with a margin (`clear`) is cheaper by the option `hysteresis`. If no path is good enough, the plan
+    has one path only, the one that comes nearest to it by its ratings.
     """
     good = sorted((a for a in assessments if not a.fault), key=lambda a: a.cost_usd)
     if not good:

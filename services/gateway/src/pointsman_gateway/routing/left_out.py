@@ -7,9 +7,9 @@ from typing import Protocol
 from pointsman_gateway.domain import Path, Request
 
 NEUTRAL = (None, False, "auto", "default")
-"""Values that mean the same as leaving the field out."""
+"""Values with which a field has the same effect as if it were left out."""
 MAX_NAMES = 32
-"""Maximum number of fields that a note names; of the others it gives the number."""
+"""Maximum number of fields that a note names; the note gives only the number of further fields."""
 
 
 class Format(Protocol):
@@ -24,7 +24,7 @@ class Format(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelFields:
-    """Which fields of requests are not sent to the engines (inference servers) of one model."""
+    """The fields of requests that are not sent to the engines (inference servers) of one model."""
 
     ignored: Set[str] = frozenset()
     """Names of parameters in `Sampling.extra` that at least one engine of the model does not get."""

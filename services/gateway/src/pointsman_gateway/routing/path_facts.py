@@ -1,4 +1,6 @@
-"""What the gateway knows of each configured path (availability, cost, ratings), and what a policy sees of it."""
+"""The gateway's data on each configured path (availability, cost, ratings), and the part of the data that a policy
+gets.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +44,7 @@ class PathFacts:
 
 
 class TaskContext:
-    """What a policy may know of the paths and of one request when it chooses a path; implements `PolicyContext`.
+    """The data on the paths and on one request by which a policy chooses a path; implements `PolicyContext`.
 
     `task` is the task's name. `key` identifies the user for random choices; None in previews, where adapters are not
     resolved to versions. `labels` are the classifier's result for the request; None in previews.

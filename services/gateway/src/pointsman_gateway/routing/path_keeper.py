@@ -1,6 +1,6 @@
 """Decides whether a conversation stays on the path that answered it before, or changes to the policy's choice.
 
-It stays while it calls tools. Otherwise it changes only if that is necessary or saves dollars.
+The conversation stays while it calls tools. Otherwise it changes only if that is necessary, or worth its price.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ KEPT = "conversation"
 
 
 class ChangePrices(Protocol):
-    """Interface that estimates what it costs a conversation to change its path: the new model must read all earlier
+    """Interface that estimates the cost of a conversation's change to another path, whose model must read all earlier
     messages.
 
     `metering/context_prices.py` implements it.
@@ -27,7 +27,8 @@ class ChangePrices(Protocol):
     def change(self, kept: Path, other: Path, request: Request, step: ConversationStep) -> Change | None:
         """Returns the dollars that the conversation's change from the path `kept` to the path `other` costs and gains.
 
-        `request` is its next request and `step` the place of that in the conversation. None if a price is unknown.
+        `request` is the conversation's next request, and `step` that request's place in the conversation. Returns None
+        if a price is unknown.
         """
         ...
 
@@ -60,7 +61,8 @@ class PathKeeper:
 
         The argument `plan` is the policy's choice without regard to the conversation; `task` is the request's task. If
         the conversation stays on a path that the policy has not chosen, the returned plan has that path first, with the
-        reason `KEPT`. Otherwise it is the argument itself. The note is empty if there is nothing to explain.
+        reason `KEPT`. If it does not, the argument `plan` is returned. The note is empty if there is nothing to
+        explain.
         """
         kept = step.kept.path
         if plan.paths[0] == kept:

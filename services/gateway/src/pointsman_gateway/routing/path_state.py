@@ -1,4 +1,4 @@
-"""What the router asks about paths (interfaces for availability, statistics, cost, adapters), and steps of its
+"""The interfaces by which the router looks up a path's availability, statistics, cost and adapters, and steps of its
 decision.
 
 `resolve_adapter` replaces an adapter's alias by a version: the stable one, the canary for a share of users, or the one
@@ -34,7 +34,8 @@ class Evidence(Protocol):
     """
 
     def of(self, task: str, path: Path) -> PathEvidence:
-        """Returns the statistics of the path, as it is configured, on the task `task`; all zeros if there are none.
+        """Returns the statistics of the path, with its present configuration, on the task `task`; all zeros if there
+        are no answers.
 
         Reads memory only, so it is fast enough for each request.
         """
@@ -107,9 +108,9 @@ class PinnedVersion:
     """The adapter version with which a conversation began, and which its later requests should get."""
 
     version: str
-    """The version; empty if none is pinned."""
+    """The name of the adapter version; empty if none is pinned."""
     replaces: str = ""
-    """The version that a rollback of `version` restores; empty if it is unknown."""
+    """The adapter version that answers again if `version` is rolled back; empty if it is unknown."""
 
 
 NOT_PINNED = PinnedVersion("")
@@ -118,10 +119,11 @@ NOT_PINNED = PinnedVersion("")
 def resolve_adapter(path: Path, key: str, adapters: Adapters, pinned: PinnedVersion = NOT_PINNED) -> Path:
     """Returns the path with its adapter resolved to a version; unchanged if it has no adapter.
 
-    A version that the path names is used as it is. An alias becomes its own version or, for a share of the keys, its
-    canary's if an available engine has loaded that. `key` identifies the user: equal keys belong to the same share
-    while the alias does not change. A `pinned` version replaces both of the alias's versions, unless it was rolled
-    back, its canary was ended, or no available engine has loaded it. Notes in the resolved adapter tell what happened.
+    A version that the path names is used as it is. An alias becomes its stable version or, for a share of the users,
+    its canary version if an available engine has loaded the canary. `key` identifies the user: equal keys belong to the
+    same share while the alias does not change. A `pinned` version replaces both of the alias's versions, unless the
+    pinned version was rolled back, its canary was ended, or no available engine has loaded it. Notes in the resolved
+    adapter say which of these cases applied.
     """
     if not path.adapter:
         return path
@@ -175,7 +177,7 @@ def _is_canary_user(alias: Alias, key: str) -> bool:
 
 
 def within_scope(scope: Scope, task: str, paths: Sequence[Path], plan: Plan) -> tuple[Sequence[Path], Plan]:
-    """Removes the paths that an API key may not use; returns (the allowed paths, the plan that explains what was
+    """Removes the paths that an API key may not use; returns (the allowed paths, a plan that explains which paths were
     denied).
 
     The reason of the returned plan is "scope" if the first path is denied. Raises PermissionDenied ("not_in_scope") if
@@ -195,13 +197,14 @@ def within_scope(scope: Scope, task: str, paths: Sequence[Path], plan: Plan) -> 
 def considered_paths(
     chosen: Path, paths: Sequence[Path], escalation: Sequence[Path], plan: Plan, unavailable: Mapping[str, str]
 ) -> tuple[Considered, ...]:
-    """Returns one entry for each path that a decision considered: its name, its outcome and the reason for that.
+    """Returns one entry for each path that a decision considered: its name, its outcome and the reason for the outcome.
 
-    The outcome is "chosen", "fallback", "skipped" or "escalation" (it may answer if the chosen path's answer is
-    rejected). `paths` are the plan's allowed paths in order; `unavailable` maps names to why they cannot be used, and
-    these are "skipped" even if one is chosen for lack of another. `escalation` are the paths after a rejection; only
-    the first of them is listed so, and none if the answer of `chosen` is streamed before it is validated. The entries
-    are in the order of `paths`, then come those that only the plan explains.
+    The outcome is "chosen", "fallback", "skipped" or "escalation" (the path may answer if the chosen path's answer is
+    rejected). `paths` are the plan's allowed paths in order. `unavailable` has the reason by the name of each path that
+    cannot be used; these paths are "skipped", even if one is chosen for lack of another. `escalation` are the paths
+    that may follow a rejection; only the first of them is listed as "escalation", and none if the answer of `chosen` is
+    streamed before it is validated. The entries are in the order of `paths`, followed by paths that only the plan
+    explains.
     """
     if not (unavailable or plan.explanations or escalation):
         return _in_order(tuple([path.name for path in paths]), plan.reason)

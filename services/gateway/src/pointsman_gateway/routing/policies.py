@@ -32,7 +32,7 @@ class Fixed(Policy):
 class Split(Policy):
     """Distributes users over paths by weight; a user stays on one path while the weights do not change.
 
-    A request without a user is distributed by its conversation, or on its own if it belongs to none.
+    A request without a user is distributed by its conversation, or on its own if it belongs to no conversation.
     """
 
     Options = Weights

@@ -1,4 +1,4 @@
-"""Previews for the console: which path a task's policy would choose now, and what it knows of each candidate."""
+"""Previews for the console: which path a task's policy would choose now, and the statistics of each candidate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class CandidatePreview:
     known: Candidate
     """The path's statistics on the task, and its expected cost."""
     unavailable: str
-    """Why it cannot be used now; empty if it can."""
+    """The reason why the path cannot be used now; empty if it can."""
     explanation: str
-    """Why the policy would choose it or not; empty if the policy does not say."""
+    """The reason why the policy would choose the path or not; empty if the policy gives none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class PolicyPreview:
     task: str
     policy: PolicyConfig
     choice: str
-    """The path that the next request would take, apart from exploration; of a split the one with the largest weight."""
+    """The path that the next request would take, without exploration; with the policy `split` the path with the largest
+    weight."""
     reason: str
     escalates: bool
     """Whether another path answers instead if a validator rejects the answer of `choice`."""

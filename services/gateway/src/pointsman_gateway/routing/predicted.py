@@ -1,9 +1,9 @@
 """The policy `predicted`: chooses the path with the highest expected utility for this request.
 
-The utility is p(right) - expected dollars of the request / dollars that a wrong answer costs. `pointsman predict`
-learns the predictions from an evaluation and from ratings of traffic, and writes the policy's options: a logistic
-regression on the request's embedding, shrunk towards the path's mean, or towards its means on the tasks that the
-request may belong to.
+The utility is the probability of a right answer, minus the request's expected dollars divided by the dollars that a
+wrong answer costs. `pointsman predict` learns the predictions from an evaluation and from ratings of traffic, and
+writes the policy's options: a logistic regression on the request's embedding, shrunk towards the path's mean, or
+towards its means on the tasks that the request may belong to.
 """
 
 import base64
@@ -22,7 +22,7 @@ from pointsman_gateway.routing.wording import quoted
 
 WEIGHT_TYPE = np.dtype("<f2")
 MAX_EXPONENT = 700.0
-"""The largest exponent for `math.exp`, which fails a little above it."""
+"""The largest exponent that is passed to `math.exp`, which raises OverflowError for slightly larger ones."""
 MIN_MEAN = 1e-6
 """Mean scores are limited to MIN_MEAN and 1 - MIN_MEAN before their logits are computed."""
 
@@ -130,7 +130,8 @@ def decode_weights(text: str) -> NDArray[np.float32]:
 
 
 class Predicted(Policy):
-    """Chooses the path with the highest expected utility: p(good answer) - expected dollars / `usd_per_wrong_answer`.
+    """Chooses the path with the highest expected utility: the probability of a good answer, minus its expected dollars
+    divided by `usd_per_wrong_answer`.
 
     For a share of the users (`exploration_rate`), chooses a path with fewer than `min_samples` ratings instead.
     """
@@ -235,8 +236,8 @@ class TaskMixture:
         """Returns two lists in the order of the paths: the mean quality of the path's answers, 0 to 1, and their mean
         cost as a multiple of the path's mean cost on `task`.
 
-        Both are averages over tasks, weighted by `probabilities`. If these add up to less than 1, the rest counts with
-        the mean over all tasks.
+        Both are averages over tasks, weighted by `probabilities`. If the probabilities add up to less than 1, the
+        missing weight goes to the mean over all tasks.
         """
         mixed, count = self._all_tasks, self._count
         if not self._tasks:

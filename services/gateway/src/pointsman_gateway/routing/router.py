@@ -42,7 +42,7 @@ from pointsman_gateway.routing.policy_preview import PolicyPreview, preview_poli
 
 TEXT = ("text",)
 MAX_NAMES_IN_ERROR = 20
-"""Maximum number of models and adapters that the error for an unknown model names."""
+"""Maximum number of models and adapters that are listed in the error for an unknown model."""
 NO_INPUTS: Mapping[str, Collection[str]] = {}
 NO_FALLBACKS: Mapping[str, Sequence[Path]] = {}
 ALL_SENT = LeftOutFields()

@@ -1,7 +1,7 @@
 """Formats prices and shares for the texts that explain a policy's choice."""
 
 ANSWERS_PER_PRICE = 1000
-"""Prices are quoted for 1,000 answers, which are easier to read than those for one."""
+"""Number of answers for which explanations state a price, because the price of one answer is hard to read."""
 
 
 def quoted(usd: float) -> str:

@@ -1,1 +1,3 @@
-"""Shadow requests: repeats a sample of requests on another path, whose answers nobody sees, to measure that path."""
+"""Shadow requests: a sample of the requests is answered again on another path. No caller gets these answers; they serve
+to measure the other path.
+"""

@@ -1,4 +1,6 @@
-"""Limits what shadow requests may cost per day over all gateways, and stores in Redis what they cost and answered."""
+"""Limits the cost of shadow requests per day over all gateways, and stores their cost, their answers and the answers'
+scores in Redis.
+"""
 
 import logging
 import time
@@ -21,30 +23,33 @@ from pointsman_gateway.shadow.pair import Pair, PairScores, Side
 log = logging.getLogger(__name__)
 
 PICO_PER_DOLLAR = 10**12
-"""Dollars are counted in whole picodollars, which give the same sum in any order."""
+"""Picodollars in a dollar. Costs are counted in whole picodollars, which give the same sum in any order."""
 
 SETTLE_INTERVAL_SECONDS = 1.0
 """Seconds between two calls of `DailyBudget.settle`."""
 
 MAX_AGE_SECONDS = 10.0
-"""Seconds after the last successful `DailyBudget.settle` in which requests may start."""
+"""Seconds after the last successful `DailyBudget.settle` for which shadow requests may still start."""
 
 SpentByTask = dict[str, int]
-"""Picodollars by task. The budget of a task's judge has a name of its own (`judge.budget_name`)."""
+"""Picodollars by the name of a task. The cost of a task's judge is counted under a name of its own
+(`judge.budget_name`)."""
 
 PAIR = "{pointsman}:shadow:pair:"
-"""Prefix of a Redis key, followed by a decision's id: a pair as JSON, until a right answer scores it."""
+"""Prefix of a Redis key; a decision's id follows. The value is a pair of answers as JSON, until a right answer scores
+it."""
 JUDGED = "{pointsman}:shadow:judged:"
-"""Prefix of a Redis key, followed by a decision's id: a judged pair as JSON, until it is compared with feedback."""
+"""Prefix of a Redis key; a decision's id follows. The value is a pair of answers, as JSON, that a language model has
+scored, until it is compared with feedback."""
 SPENT = "{pointsman}:shadow:spent:"
-"""Prefix of a Redis key, followed by a UTC day (YYYYMMDD): a hash with picodollars by task."""
+"""Prefix of a Redis key; a UTC day (YYYYMMDD) follows. The value is a hash with picodollars by task."""
 PAIR_TTL_SECONDS = 14 * SECONDS_PER_DAY
 MAX_CHARACTERS = 32 * 1024
-"""Characters of both answers together; pairs with more are not stored."""
+"""Maximum number of characters of the two answers of a pair together; a longer pair is not stored."""
 MAX_WAITING_PAIRS = 256
-"""The maximum number of pairs, and of scores, that wait to be written; further ones replace the oldest."""
+"""Maximum number of pairs that wait to be written to Redis, and of pairs' scores; further ones replace the oldest."""
 MAX_PAIR_SCORES = 20_000
-"""The number of scored pairs in Redis; the oldest are deleted."""
+"""Maximum number of pairs' scores in Redis; the oldest are deleted."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Pair).decode
@@ -54,11 +59,10 @@ class BudgetStore(Protocol):
     """Interface of the store in which gateways sum the cost of their shadow requests; `ShadowStore` implements it."""
 
     async def add(self, day: str, more: SpentByTask) -> SpentByTask:
-        """Adds picodollars by task to the sums of a UTC day (YYYYMMDD); returns that day's sums of all gateways by
-        task.
+        """Adds picodollars by task to the sums of a UTC day (YYYYMMDD); returns the day's sums of all gateways by task.
 
         `more` is what this gateway has spent since the last call; the returned sums include it. Raises Unavailable if
-        the store fails; `more` may have been added or not in this case.
+        the store fails; the store may have added `more` or not in this case.
         """
         ...
 
@@ -67,9 +71,9 @@ class DailyBudget:
     """Limits the dollars spent on shadow requests per task and UTC day, over all gateways that share a store.
 
     `settle` must be called every `SETTLE_INTERVAL_SECONDS`: it exchanges the sums with the store. The limit can be
-    exceeded by what gateways spend between two calls and by requests in progress. Nothing may be spent if the last
-    successful call was more than `MAX_AGE_SECONDS` ago. If the store is None, the gateway counts only what it has spent
-    itself.
+    exceeded by the spending of gateways between two calls, and by requests in progress. Nothing may be spent if the
+    last successful call was more than `MAX_AGE_SECONDS` ago. If the store is None, the gateway counts only its own
+    spending.
     """
 
     def __init__(self, store: BudgetStore | None) -> None:
@@ -83,8 +87,8 @@ class DailyBudget:
     def denial_reason(self, task: str, limit_usd: float) -> str:
         """Returns why the task may spend nothing more today; empty if it may.
 
-        The reason is "spent" if `limit_usd` (dollars per UTC day) is reached, or "unsettled" if it is unknown what
-        other gateways have spent.
+        The reason is "spent" if `limit_usd` (dollars per UTC day) is reached, or "unsettled" if the spending of other
+        gateways is unknown.
         """
         self._start_new_day()
         if self._store is not None and time.monotonic() - self._settled_at > MAX_AGE_SECONDS:
@@ -97,10 +101,10 @@ class DailyBudget:
         self._unreported[task] = self._unreported.get(task, 0) + round(usd * PICO_PER_DOLLAR)
 
     async def settle(self) -> None:
-        """Adds what this gateway has spent since the last call to the store, and reads the sums of all gateways. Does
-        nothing without a store.
+        """Adds this gateway's spending since the last call to the sums in the store, and reads the sums of all
+        gateways. Does nothing without a store.
 
-        Raises Unavailable if the store fails; then the next call on the same UTC day adds the same amounts again.
+        Raises Unavailable if the store fails; then the next call on the same UTC day adds the amounts again.
         """
         self._start_new_day()
         if self._store is None:
@@ -122,7 +126,8 @@ class DailyBudget:
 
 
 class ShadowStore:
-    """Stores in Redis what shadow requests cost, their answers (with the caller's, as pairs) and the scores of both.
+    """Stores in Redis the cost of shadow requests, pairs of answers (the caller's and the shadow request's), and the
+    scores of both answers.
 
     Pairs and scores wait in memory until `write`, which must be called regularly. Implements `BudgetStore`, `PairStore`
     and `PairSource`.
@@ -144,11 +149,11 @@ class ShadowStore:
         self._export.append(SCORES, score_records(scores.decision_id, scores.scores))
 
     async def write(self, on_written: Callable[[str], Awaitable[None]]) -> None:
-        """Writes all waiting scores and pairs of answers to Redis, and awaits `on_written` with each written pair's
-        decision id.
+        """Writes all waiting scores and pairs of answers to Redis, and awaits `on_written` with the decision id of each
+        written pair.
 
-        Texts are redacted first; a pair is dropped if that fails. Raises Unavailable if Redis fails; what is not
-        written yet keeps waiting.
+        Texts are redacted first; a pair whose redaction fails is dropped. Raises Unavailable if Redis fails; unwritten
+        scores and pairs keep waiting.
         """
         await self._write_scores()
         while self._waiting:
@@ -178,16 +183,18 @@ class ShadowStore:
                 self._scores.popleft()
 
     async def pair(self, decision_id: str) -> Pair | None:
-        """Removes and returns the pair of answers that a decision has stored to be scored by a right answer.
+        """Removes and returns the decision's pair of answers that waits for a right answer.
 
-        None if there is none or it cannot be read. Raises Unavailable if Redis fails; the pair may be lost then.
+        Returns None if there is no such pair, or if it cannot be read. Raises Unavailable if Redis fails; the pair may
+        be lost then.
         """
         return await self._take(PAIR + decision_id)
 
     async def judged(self, decision_id: str) -> Pair | None:
-        """Removes and returns a decision's pair of answers that a language model has scored.
+        """Removes and returns the decision's pair of answers that a language model has scored.
 
-        None if there is none or it cannot be read. Raises Unavailable if Redis fails; the pair may be lost then.
+        Returns None if there is no such pair, or if it cannot be read. Raises Unavailable if Redis fails; the pair may
+        be lost then.
         """
         return await self._take(JUDGED + decision_id)
 

@@ -16,13 +16,13 @@ from pointsman_gateway.shadow.pair import Pair
 from pointsman_gateway.shadow.runner import LOAD_CHECK_INTERVAL_SECONDS, ShadowPipeline, ShadowResult
 
 TIMEOUT_SECONDS = 120.0
-"""Seconds that one call of the judge may take."""
+"""Time limit for one call of the judge, a language model."""
 
 MAX_WAITING = 64
-"""Maximum number of pairs that wait to be judged in one gateway; further ones are not judged."""
+"""Maximum number of pairs of answers that wait to be judged in one gateway; further pairs are not judged."""
 
 _LABELS = Labels(UNKNOWN, 1.0, (), abstained=True, stage="judge")
-"""A judge's request belongs to no task, so that no task's validators apply to it."""
+"""The labels of a judge's requests. They have no task, so that no task's validators check the judge's replies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class JudgeSettings:
     """The language model that compares one task's pairs of answers: its prompt, its sampling, its dollars per day."""
 
     model: str
-    """A model's name, or "path:NAME"."""
+    """The language model: the name of a model, or "path:NAME" for a path."""
     instructions: str
-    """The system message."""
+    """The system message of each request to the judge."""
     usd_per_day: float
     sampling: Sampling
 
@@ -41,7 +41,7 @@ class JudgeSettings:
 class JudgeJob:
     pair: Pair
     messages: Sequence[Message]
-    """The conversation that both answers are for."""
+    """The messages of the request that both answers are for."""
     settings: JudgeSettings
 
 
@@ -144,7 +144,7 @@ class PairJudge:
 
 
 def budget_name(task: str) -> str:
-    """Returns the name, in place of a task's, under which `DailyBudget` counts what the task's judge costs.
+    """Returns the name, in place of a task's, under which `DailyBudget` counts the cost of the task's judge.
 
     No task can have this name, since it contains a colon.
     """
@@ -170,6 +170,7 @@ def _as_json(message: Message) -> dict[str, Any]:
 def judge_sampling(rejected: frozenset[str]) -> Sampling:
     """Returns the sampling parameters for a judge's requests: `MAX_TOKENS` tokens at most, and a temperature of 0.
 
-    `rejected` are names of parameters that the judge's engines do not accept: with "temperature" in it, none is sent.
+    `rejected` are names of parameters that the judge's engines do not accept. If "temperature" is among them, no
+    temperature is sent.
     """
     return Sampling(max_tokens=MAX_TOKENS, temperature=None if "temperature" in rejected else 0.0)

@@ -5,7 +5,7 @@ from prometheus_client import CollectorRegistry, Counter
 from pointsman_gateway.shadow.pair import Pair, Regret
 
 GOOD = 0.5
-"""A score of at least this (of 0 to 1) counts as good when the scores of a judge are compared with those of people."""
+"""Scores (0 to 1) of at least this value count as good when a judge's scores are compared with people's."""
 
 
 BY_PAIR = ["task", "chosen", "path"]
@@ -18,7 +18,7 @@ def _verdict(score: float) -> str:
 class ShadowMetrics:
     """The Prometheus metrics of shadow requests, of pairs of answers and of judges.
 
-    The metrics of regular requests leave shadow requests out; those of calls to engines include them.
+    The metrics of regular requests leave shadow requests out; the metrics of calls to engines include them.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -64,14 +64,14 @@ class ShadowMetrics:
         )
 
     def count_verdict(self, task: str, outcome: str) -> None:
-        """Counts the result of comparing a pair of answers by a language model (the judge), or why they were not
-        compared.
+        """Counts the result of the judge (a language model) for a pair of answers, or the reason why the pair was not
+        judged.
 
-        `outcome` is "chosen" if the caller's answer was better, "shadow" if the other one was, "tie", or "disagreement"
-        if the result depended on the order of the two. Otherwise the pair was not compared: "unparsable" (the judge's
-        reply), "no_text" (an answer has none), "spent" (the day's limit is reached), "unsettled" (what other gateways
-        have spent is unknown), "too_many" (`MAX_WAITING` pairs wait), "stopped" (the gateway stops), or the code of the
-        judge's error.
+        `outcome` is "chosen" if the caller's answer was better, "shadow" if the shadow request's answer was, "tie", or
+        "disagreement" if the result depended on the order of the answers. If the pair was not judged, `outcome` is
+        "unparsable" (the judge's reply), "no_text" (an answer has none), "spent" (the day's limit is reached),
+        "unsettled" (the spending of other gateways is unknown), "too_many" (`MAX_WAITING` pairs wait), "stopped" (the
+        gateway stops), or the code of the judge's error.
         """
         self._verdicts.labels(task, outcome).inc()
 

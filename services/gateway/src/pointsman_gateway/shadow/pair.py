@@ -1,6 +1,6 @@
 """Pairs of answers to the same request, from the chosen path and from a shadow request, and the regret of the choice.
 
-The regret is by how much the other answer was better or cheaper.
+The regret is the amount by which the answer of the other path was better or cheaper.
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ class Side:
     """One of the two answers of a pair: its text, cost, duration and quality."""
 
     evidence_key: EvidenceKey
-    """The path statistics to which its rating is added."""
+    """The key of the path's statistics, to which a rating of the answer is added."""
     cost_usd: float
     seconds: float
     """Seconds from the request's arrival to the answer's end."""
     text: str
     """The text of the answer; empty if the answer has no text or several texts."""
     quality: float | None
-    """The quality by the validators: 1 if all accepted the answer, 0 if one rejected it; None if there is no validator,
-    or one of them could not judge the answer."""
+    """The validators' result for the answer: 1 if all accepted it, 0 if one rejected it. None if there is no validator,
+    or if one of them could not judge the answer."""
 
     @property
     def path(self) -> str:
@@ -33,7 +33,9 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to the same request: the one that the caller got, and that of a shadow request on another path."""
+    """Two answers to the same request: the answer that the caller got, and the answer of a shadow request on another
+    path.
+    """
 
     decision_id: str
     day: str
@@ -53,15 +55,16 @@ class PairScores:
 
     decision_id: str
     scores: tuple[tuple[EvidenceKey, float], tuple[EvidenceKey, float]]
-    """The statistics' key and the score from 0 to 1, of the caller's answer and then of the shadow request's."""
+    """A (key of the path's statistics, score from 0 to 1) pair for each answer: the caller's first, the shadow
+    request's second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Regret:
-    """What was lost for one request because another path was not chosen.
+    """The loss for one request because another path was not chosen.
 
-    `usd` are the dollars that the other path would have saved, and `quality` by how much its answer's score (0 to 1)
-    was higher. Each is at least 0.
+    `usd` are the dollars that the other path would have saved. `quality` is the amount by which the score (0 to 1) of
+    the other path's answer was higher. Each is at least 0.
     """
 
     usd: float

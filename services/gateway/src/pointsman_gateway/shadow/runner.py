@@ -46,7 +46,7 @@ class _CapturedLog:
 
 @dataclass(frozen=True, slots=True)
 class _FixedLabels:
-    """Returns the labels of a request that is classified already; implements `Classifier`."""
+    """A classifier that returns given labels for a request that was classified before; implements `Classifier`."""
 
     labels: Labels
 
@@ -101,7 +101,7 @@ class ShadowJob:
     """A shadow request to run: a request that has been answered, to be answered again by another path."""
 
     request: Request
-    """The request to send: its `model` is the path, as "path:NAME"."""
+    """The request to send to the other path; its `model` names that path as "path:NAME"."""
     labels: Labels
     path: str
     config: ShadowConfig

@@ -31,7 +31,7 @@ class PairStore(Protocol):
         ...
 
     def keep_scores(self, scores: PairScores) -> None:
-        """Stores the scores of both answers of a pair for `pointsman predict`. Neither waits nor raises; they may be
+        """Stores the scores of both answers of a pair for `pointsman predict`. Neither waits nor raises; scores may be
         dropped.
         """
         ...
@@ -56,13 +56,13 @@ class PairScorer:
         self._scores = scores
 
     def add(self, pair: Pair, receipt: Receipt, config: ShadowConfig) -> None:
-        """Counts a pair of complete answers, and scores or stores it as the task's setting `config.rate_by` says:
+        """Counts a pair of complete answers, and scores or stores it according to the task's setting `config.rate_by`:
         * "validators": scores both answers, if validators could judge both;
         * "right_answers": stores the pair until feedback has the right answer;
         * "judge": does nothing more, since `add_judgement` follows.
 
-        `receipt` is that of the shadow request; its cost and duration are added to its path's statistics. Neither waits
-        nor raises.
+        `receipt` is the receipt of the shadow request; its cost and duration are added to its path's statistics.
+        Neither waits nor raises.
         """
         self._evidence.count_answer(receipt)
         self._metrics.count_pair(pair)
@@ -91,8 +91,8 @@ class PairScorer:
     def add_judgement(self, pair: Pair, score: PairScore) -> None:
         """Counts the scores that a language model (the judge) gave to both answers of a pair as ratings of their paths.
 
-        `score.first` is that of the caller's answer. Also stores the pair, to compare the scores later with people's
-        feedback; without the texts of the answers if the task has no scoring function.
+        `score.first` is the score of the caller's answer. Also stores the pair, to compare the scores later with
+        people's feedback; without the texts of the answers if the task has no scoring function.
         """
         self._count(pair, score.first, score.second)
         if self._pairs is not None:
@@ -103,8 +103,9 @@ class PairScorer:
         """Counts, for each answer of a judged pair, whether the judge's score agrees with the score from people's
         feedback.
 
-        `rating` is a person's rating (0 to 1) of the caller's answer; None if there is none. Other scores are computed
-        from `right_answer`; without it, an answer is not compared. Raises ValueError if `right_answer` cannot be used.
+        `rating` is a person's rating (0 to 1) of the caller's answer; None if there is no rating. Without a rating,
+        people's score of an answer is computed from `right_answer`; without a right answer too, the answer is not
+        compared. Raises ValueError if `right_answer` cannot be used.
         """
         score = self._scores().get(pair.task) if right_answer and pair.chosen.text else None
         humans = [score(side.text, right_answer) if score else None for side in (pair.chosen, pair.other)]

@@ -37,7 +37,7 @@ from pointsman_gateway.shadow.scoring import PairScorer
 log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 120.0
-"""Seconds that a shadow request may take."""
+"""Time limit for one shadow request."""
 
 
 class ShadowSettings(Protocol):
@@ -120,8 +120,8 @@ class Shadowing:
 
 
 def _shadow_request(path: str, request: Request) -> Request:
-    """Returns the request for another path: without a caller and without the cache; its deadline is `TIMEOUT_SECONDS`
-    from now.
+    """Returns a copy of the request for the path named `path`: without a caller and without the cache; its deadline is
+    `TIMEOUT_SECONDS` from now.
     """
     deadline = asyncio.get_running_loop().time() + TIMEOUT_SECONDS
     return replace(request, model=f"path:{path}", caller=ANONYMOUS, deadline=deadline, cache="off", arrived_at=0.0)
@@ -143,8 +143,8 @@ def _labels(decision: Decision) -> Labels:
 def sampled_path(config: ShadowConfig | None, decision: Decision) -> str:
     """Returns the name of the path for a decision's shadow request; empty if the request is not sampled.
 
-    A hash of the decision's id chooses requests and paths, so that equal decisions give equal results. Nothing is
-    sampled if `config` is None or has no path besides the decision's.
+    The sample of requests, and the path for each, follow from a hash of the decision's id, so the same decision gives
+    the same result everywhere. Nothing is sampled if `config` is None or has no path besides the decision's.
     """
     if config is None:
         return ""

@@ -18,11 +18,11 @@ from pointsman_gateway.config.access_file import LoginConfig, SingleSignOnConfig
 log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 5.0
-"""Seconds for one whole response of the issuer."""
+"""Time limit for one request to the issuer, up to the end of the response."""
 MAX_BYTES = 1024 * 1024
 """Maximum number of bytes of one response of the issuer."""
 MIN_REFRESH_INTERVAL_SECONDS = 10.0
-"""Seconds between two reads of the keys, regardless of how many tokens name unknown keys."""
+"""Minimum number of seconds between two reads of the issuer's keys, even if many tokens name unknown keys."""
 MAX_WAITING = 64
 """Maximum number of tokens that wait for a read of the keys; further tokens with unknown keys are rejected at once."""
 MAX_LOGINS = 8
@@ -105,9 +105,10 @@ class Issuer:
     async def exchange(self, login: LoginConfig, secret: str, form: Mapping[str, str]) -> Mapping[str, Any]:
         """Posts `form` to the token endpoint, and returns the JSON object with the tokens.
 
-        `secret` is the client's; empty for a client without one. Raises Unauthenticated ("login_failed") if the issuer
-        rejects the form, Unavailable ("issuer_unavailable") if it does not answer properly or its metadata has not been
-        read, and Unavailable ("too_many_logins") beyond `MAX_LOGINS` at once.
+        `secret` is the secret of the OpenID Connect client; empty for a client without one. Raises Unauthenticated
+        ("login_failed") if the issuer rejects the form, Unavailable ("issuer_unavailable") if it does not answer
+        properly or its metadata has not been read, and Unavailable ("too_many_logins") if `MAX_LOGINS` logins are in
+        progress.
         """
         if self._logins >= MAX_LOGINS:
             raise Unavailable("too many logins at once; try again", code="too_many_logins", retry_after=1.0)

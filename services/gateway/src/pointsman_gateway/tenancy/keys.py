@@ -23,7 +23,8 @@ from pointsman_gateway.tenancy.metrics import TenancyMetrics
 log = logging.getLogger(__name__)
 
 MAX_LOOKUPS = 256
-"""The most keys that are looked up in Redis at once. So many unknown keys come only from a caller who invents them."""
+"""Maximum number of keys that are looked up in Redis at once. Only a caller who invents keys has so many
+unknown ones."""
 READ_BATCH = 500
 
 _digest = lru_cache(maxsize=1024)(credentials.digest_of)
@@ -53,7 +54,7 @@ class _CachedKey:
     caller: VerifiedCaller
     record: KeyRecord
     until: float
-    """When the key expires, on the monotonic clock."""
+    """The time on the monotonic clock at which the key expires."""
     used_at: float
     is_token: bool
     """Whether the credential is a single sign-on token, of which Redis has no record."""
@@ -62,10 +63,10 @@ class _CachedKey:
 @dataclass(frozen=True, slots=True)
 class KeyCacheConfig:
     ttl_s: float = 900.0
-    """Seconds for which the copies stay valid after Redis has last answered."""
+    """Seconds for which the cached copies of keys stay valid after Redis has last answered."""
     max_keys: int = 10_000
     evicted_at_once: int = 1_000
-    """Number of least recently used copies that are dropped if the cache is full."""
+    """Number of least recently used copies of keys that are dropped together if the cache is full."""
 
 
 class VerifiedKeys:
@@ -85,7 +86,7 @@ class VerifiedKeys:
         self._cache: dict[str, _CachedKey] = {}
         """The copies, by the credential's digest."""
         self._valid_until = -inf
-        """When all cached copies become invalid, on the monotonic clock."""
+        """The time on the monotonic clock at which all cached copies of API keys become invalid."""
         self._epoch: int | None = None
         self._refreshes = 0
         """How often a refresh of all copies has started, or the copies of tokens were dropped."""
@@ -93,7 +94,7 @@ class VerifiedKeys:
         self._copies: Counter[str] = Counter()
         """Number of cached copies by key id; a user may have several tokens."""
         self.tokens: TokenVerifier | None = None
-        """The verifier of JSON Web Tokens, which are then accepted in addition to keys; None if there is none."""
+        """The verifier of single sign-on tokens (JSON Web Tokens). If it is None, only API keys are accepted."""
 
     def identify_now(self, credential: str) -> VerifiedCaller | None:
         """Returns the caller of an API key or token if a valid copy of its record is in memory. If it returns None,
@@ -161,17 +162,17 @@ class VerifiedKeys:
             raise
 
     def forget_epoch(self) -> None:
-        """Makes the next `refresh` read all keys again, even if its epoch is the known one: a Redis that has lost
-        writes may return an epoch that it has returned before.
+        """Makes the next `refresh` read all keys again, even if its epoch equals the last one. This is needed because a
+        Redis that has lost writes may return an epoch that it has returned before.
         """
         self._epoch = None
 
     async def refresh(self, epoch: int, key_store: KeyStore) -> None:
         """Makes all cached copies of keys valid for another `ttl_s` seconds.
 
-        `epoch` is a number that Redis changes whenever a key or limit changes. If it differs from that of the last
-        call, all cached keys are first read again from `key_store`, and those that are revoked, expired or unknown
-        are dropped. Raises Unavailable if Redis does not answer in time.
+        `epoch` is a number that Redis changes whenever a key or limit changes. If it differs from the epoch of the last
+        call, all cached keys are first read again from `key_store`, and revoked, expired and unknown keys are dropped.
+        Raises Unavailable if Redis does not answer in time.
         """
         began_at = self._clock.monotonic()
         if epoch != self._epoch:

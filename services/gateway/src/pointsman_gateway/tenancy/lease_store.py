@@ -24,8 +24,8 @@ MAX_LIMITS_PER_CALL = 64
 _FIELDS_PER_ANSWER = 5
 
 Needs = Mapping[LeasedLimit, tuple[int, int]]
-"""For each limit, (amount that one request needs, amount that all waiting requests need). All limits are of one
-tenant."""
+"""By limit, a pair: the amount that one request needs, and the amount that all waiting requests need. All limits are of
+one tenant."""
 
 
 class LeaseStore:
@@ -46,8 +46,8 @@ class LeaseStore:
         """Milliseconds by which the clock of Redis is at least ahead of this process's monotonic clock."""
 
     async def exchange(self, needs: Needs) -> None:
-        """Reports to Redis what was used of the limits in `needs`, and sets this gateway's lease of each to what
-        Redis grants.
+        """Reports this gateway's usage of the limits in `needs` to Redis, and sets the gateway's lease of each limit to
+        the amount that Redis grants.
 
         Redis may grant less than is needed. The caller must hold the tenant's `exchange_lock`. Raises Unavailable if
         Redis does not answer in time.
@@ -96,8 +96,8 @@ class LeaseStore:
     def use_local_fallback(self, limits: Sequence[LeasedLimit]) -> None:
         """Lets requests use these limits without Redis for `FALLBACK_TTL_SECONDS`.
 
-        This gateway may then use the limit divided by the number of gateways, and of a budget in dollars only what
-        it has leased already.
+        This gateway may then use the limit divided by the number of gateways; of a budget in dollars only the amount
+        that it has leased already.
         """
         now = self._clock.monotonic()
         redis_ms = int(now * 1000 + self._redis_offset_ms)
@@ -106,8 +106,8 @@ class LeaseStore:
         self.metrics.local_fallbacks.inc(len(limits))
 
     async def poll(self, redis: BoundedRedis) -> int:
-        """Registers this gateway in Redis as running for `LEASE_SECONDS`, and sets `gateways` to the number of
-        running ones.
+        """Registers this gateway in Redis as running for `LEASE_SECONDS`, and sets `gateways` to the number of running
+        gateways.
 
         Uses the client `redis` instead of the store's own. Returns the epoch of the keys, a number that differs from
         earlier ones if keys or limits have changed since. Raises Unavailable if Redis does not answer in time.
@@ -122,8 +122,8 @@ class LeaseStore:
         return int(epoch)
 
     async def leave(self) -> None:
-        """Removes this gateway from the running ones in Redis, so that each of the others may use a larger part of
-        the limits.
+        """Removes this gateway from the running gateways in Redis, so that each of the other gateways may use a larger
+        part of the limits.
 
         Raises Unavailable if Redis does not answer in time.
         """

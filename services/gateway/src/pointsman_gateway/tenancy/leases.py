@@ -1,9 +1,9 @@
 """One limit of a key or tenant, of which this gateway holds a lease: a part that Redis has granted to it.
 
-All amounts are integers: requests, tokens, streams or nanodollars. `held` is the whole lease, and `free` what may still
-be taken of it; `free` falls below 0 if answers use more than they reserved. `held - free` is this gateway's usage in
-the current window. If all gateways together use more than the limit, each gateway's lease shrinks, so that reservations
-which are returned first make up for the excess.
+All amounts are integers: requests, tokens, streams or nanodollars. `held` is the whole lease, and `free` the amount
+that may still be taken of it; `free` falls below 0 if answers use more than they reserved. `held - free` is this
+gateway's usage in the current window. If all gateways together use more than the limit, each gateway's lease shrinks,
+so that reservations which are returned first make up for the excess.
 """
 
 import asyncio
@@ -17,23 +17,29 @@ LeaseReport = tuple[int, int, int, int, int]
 unused amount that this gateway wants to hold (the wish), and the amount that one request requires (the need)."""
 
 LEASE_SECONDS = 10.0
-"""Seconds without a report after which other gateways may use the unused part of a lease."""
+"""Seconds that a lease lasts after a gateway's last report; afterwards other gateways may use its unused part."""
 REPORT_INTERVAL_SECONDS = 0.5
-"""Seconds after which new usage is reported to Redis."""
+"""Seconds between two reports of a limit's usage to Redis; if the lease of the limit runs low, the report is sent at
+once."""
 REFUSAL_TTL_SECONDS = 0.1
-"""Seconds for which Redis's answer that too little is left is cached, so that not every rejected request asks Redis."""
+"""Seconds for which the gateway rejects requests without asking Redis again, after Redis could not grant enough."""
 FALLBACK_TTL_SECONDS = 1.0
 """Seconds for which a gateway uses its local fallback before it tries Redis again."""
 FIRST_LEASE_DIVISOR = 16
-"""While requests wait, the gateway asks for at least the limit divided by this number, since more requests will follow,
-but for no more than its fair share of what is left."""
+"""While requests wait, the gateway asks Redis for at least the limit divided by this number, because more requests will
+probably follow. It never asks for more than its fair share of what is left, unless a request needs more."""
 _MIN_MEASUREMENT_SECONDS = {Window.MINUTE: 0.1, Window.DAY: 10.0, Window.MONTH: 10.0}
-"""Seconds over which the rate of usage is measured; a shorter time gives a poor estimate."""
+"""Minimum time over which the rate of usage is measured, by the limit's window; a shorter time gives a poor
+estimate."""
 _LEASE_AHEAD_SECONDS = {Window.MINUTE: 2.0, Window.DAY: 900.0, Window.MONTH: 900.0}
-"""Seconds of usage at the current rate that a gateway tries to hold. Limits of a minute have a local fallback without
-Redis. Budgets in dollars have none, so the gateway holds enough for as long as verified keys stay valid."""
+"""Seconds of usage at the current rate that a gateway tries to hold, by the limit's window.
+
+For limits per minute, the gateway has a local fallback without Redis. For budgets in dollars it has none, so it tries
+to hold enough for as long as verified keys stay valid.
+"""
 _HALF_LIFE_SECONDS = {Window.NOW: 1.0, Window.MINUTE: 2.0, Window.DAY: 60.0, Window.MONTH: 60.0}
-"""Half-life with which the measured rate of use decays; for streams, that of the measured concurrency."""
+"""Half-life with which the measured rate of usage decays, by the limit's window; for limits of streams (`Window.NOW`),
+with which the measured concurrency decays."""
 
 
 class LeasedLimit:
@@ -76,17 +82,20 @@ class LeasedLimit:
         self.window = WINDOWS[limit]
         self.window_number = 0 if self.window is Window.NOW else -1
         self.held = self.free = self.carried = 0
-        """The module describes `held` and `free`; `carried` was used after the window's end, and counts in the next."""
+        """`held` is the whole lease, and `free` the amount that may still be taken from it. `carried` is the amount
+        that was used after the window's end, and counts in the next window."""
         self.began = self.until = -inf
-        """When the first lease in the window began, and when the present one ends, on the monotonic clock."""
+        """The start of the first lease in the window (`began`) and the end of the present lease (`until`), on the
+        monotonic clock."""
         self.ends = inf if self.window is Window.NOW else -inf
         """The window's end on the monotonic clock, a little early."""
         self.low = 0
-        """The lease is renewed if less than this is free."""
+        """The amount below which the free part of the lease is low, so that the lease is renewed."""
         self.closing = False
-        """Whether the gateway is shutting down, so that no more is asked for."""
+        """Whether the gateway is shutting down; then it asks Redis for no further part of the limit."""
         self.left = self.unspent = maximum
-        """What no gateway holds (`left`), and what no gateway has used (`unspent`), as Redis last reported."""
+        """The amount that no gateway holds (`left`), and the amount that no gateway has used (`unspent`), as last
+        reported by Redis."""
         self.refused_until, self.refused_need = -inf, 0
         self._rate = 0.0
         self._measured_at = self._synced_at = -inf
@@ -124,9 +133,9 @@ class LeasedLimit:
             self.free -= amount
 
     def is_refused(self, need: int, now: float) -> bool:
-        """Returns whether a request that needs the amount `need` must be refused, without asking Redis.
+        """Returns whether a request that needs the amount `need` is rejected without asking Redis.
 
-        So it is if `need` exceeds the whole limit, or if Redis could not grant so much in the last
+        This is the case if `need` exceeds the whole limit, or if Redis could not grant `need` in the last
         `REFUSAL_TTL_SECONDS`. `now` is in monotonic seconds.
         """
         return need > self.maximum or (now < self.refused_until and need >= self.refused_need)
@@ -134,7 +143,7 @@ class LeasedLimit:
     # -- exchange with Redis
 
     def report(self, need: int, waiting: int, gateways: int, now: float) -> LeaseReport:
-        """Returns this limit's report for Redis: what was used, and what is needed. Also gives back the part of the
+        """Returns this limit's report for Redis, on the used and the needed amount. Also gives back the part of the
         lease that this gateway should not hold.
 
         `need` is the amount that one request requires, and `waiting` the amount that all waiting requests require
@@ -248,11 +257,11 @@ class LeasedLimit:
 
 
 class ExchangeLock:
-    """A lock that lets one exchange with Redis at a time concern a tenant's leases; when it ends, all waiting
+    """A lock for the exchanges with Redis about one tenant's leases: one runs at a time, and at its end all waiting
     requests continue at once.
 
-    `asyncio.Lock` would wake one request in each turn of the event loop. Under load a turn takes milliseconds, so
-    the last of hundreds of requests would wait for seconds.
+    `asyncio.Lock` would wake one request in each turn of the event loop. Under load a turn takes milliseconds, so the
+    last of hundreds of requests would wait for seconds.
     """
 
     def __init__(self) -> None:
@@ -264,8 +273,8 @@ class ExchangeLock:
         return not self._free.is_set()
 
     async def wait(self) -> None:
-        """Waits until the current exchange has ended. It does not take the lock, so another exchange may be running
-        on return.
+        """Waits until the current exchange has ended, without taking the lock. Another exchange may be running on
+        return.
         """
         await self._free.wait()
 

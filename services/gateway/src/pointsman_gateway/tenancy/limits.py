@@ -1,4 +1,4 @@
-"""The limits that apply to each API key (its own and those of its tenant), and what the key's requests have used."""
+"""The limits that apply to each API key (its own and its tenant's), and the usage of the key's requests."""
 
 import time
 from collections.abc import Callable
@@ -24,13 +24,14 @@ class Clock:
     wall: Callable[[], float] = time.time
     """Returns Unix seconds, for the expiry of keys and the day of usage."""
     ahead_ms: Callable[[], int] = lambda: 0
-    """Milliseconds that scripts in Redis add to its clock; 0 except in tests that let time pass."""
+    """Returns the milliseconds that scripts in Redis add to the clock of Redis; 0 except in tests that let time
+    pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class LimitSet:
-    """The limits that apply to the requests of one API key, by what they limit. A request uses one set from start
-    to end, even if limits change.
+    """The limits that apply to the requests of one API key, grouped by unit. A request uses one set from start to end,
+    even if limits change.
     """
 
     requests: LeasedLimits
@@ -38,7 +39,7 @@ class LimitSet:
     tokens: LeasedLimits
     dollars: LeasedLimits
     units: LeasedLimits
-    """The limits of requests and of streams; a request takes one of each."""
+    """The limits that count requests, and the limits of concurrent streams; each request takes 1 from each of them."""
     all: LeasedLimits
     nearly_spent: AbstractSet[LeasedLimit]
     """The budgets of all keys in this gateway that are nearly spent (`LeaseStore.nearly_spent`)."""
@@ -46,8 +47,8 @@ class LimitSet:
 
 @dataclass(slots=True)
 class UsageCounters:
-    """What an API key's requests have used since the counters were last collected: numbers of requests and tokens,
-    and picodollars (1e-12 dollars).
+    """The usage of an API key since the counters were last collected: numbers of requests and tokens, and picodollars
+    (1e-12 dollars).
     """
 
     requests: int = 0
@@ -66,7 +67,7 @@ class TenantLimits:
         self.tenant = tenant
         self.exchange_lock = ExchangeLock()
         self.limits: dict[tuple[str, str], LeasedLimit] = {}
-        """By owner (a key's id, or `WHOLE_TENANT`) and name of the limit."""
+        """The limits by owner (a key's id, or `WHOLE_TENANT`) and by the name of the limit."""
         self.keys: set[str] = set()
 
 
@@ -87,12 +88,13 @@ class KeyUsage:
         self.key, self.tenant, self.limits = key, tenant, limits
         self.counters = UsageCounters()
         self.is_dirty = False
-        """Whether there may be something to report to Redis."""
+        """Whether the key may have usage or leases that have to be reported to Redis."""
         self.is_forgotten = False
-        """Whether the key is no longer cached."""
+        """Whether the key is no longer cached, so that this object can be dropped once Redis has its usage."""
         self.in_flight = 0
         self.waiting = self.waiting_tokens = 0
-        """The number of requests that wait for a lease, and of the tokens that they need."""
+        """The number of requests that wait for a lease (`waiting`), and the sum of the tokens that they need
+        (`waiting_tokens`)."""
 
 
 @dataclass(frozen=True, slots=True)

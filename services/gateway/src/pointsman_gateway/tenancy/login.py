@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class LoginCode:
-    """What the console's page sends to log in: the issuer's authorization code, and the PKCE verifier, redirect URI
-    and nonce of its request.
+    """The data that the console's page sends to log in: the issuer's authorization code, and the PKCE verifier,
+    redirect URI and nonce of the page's request to the issuer.
     """
 
     code: str
@@ -28,7 +28,7 @@ class LoginSession:
 
     token: str
     expires: float
-    """When the login expires, in Unix seconds."""
+    """The time at which the login expires, in Unix seconds."""
 
 
 class Login(Protocol):

@@ -1,9 +1,8 @@
-"""Reservations: each holds what one admitted request may use of the limits of its key and tenant, until the request
-ends.
+"""Reservations: each holds the amounts that one admitted request may use of the limits of its key and tenant, until the
+request ends.
 
 A reservation takes the request's estimated use from the gateway's leases (the parts of the limits that Redis has
-granted to it). At the end, the actual use replaces the estimate. Also creates the errors for limits that are
-reached.
+granted to it). At the end, the actual use replaces the estimate. Also creates the errors for limits that are reached.
 """
 
 import math
@@ -24,9 +23,10 @@ from pointsman_gateway.tenancy.limits import Clock, KeyUsage, LeasedLimits, Limi
 from pointsman_gateway.tenancy.usage_writer import UsageWriter
 
 MAX_TRIES = 20
-"""How often a request tries to take what was leased for it; other requests may take it first."""
+"""Maximum number of times that one request asks Redis for a lease; other requests may take the leased amount first."""
 RETRY_AFTER_SECONDS = 1.0
-"""Seconds after which other gateways have returned unused parts of their leases, so that a retry may succeed."""
+"""The `retry_after` of errors for limits that are leased to other gateways, which return unused parts within
+this time."""
 
 _REQUEST_HEADERS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
 _TOKEN_HEADERS = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
@@ -135,8 +135,8 @@ class LeasedReservation:
         raise contended()
 
     def settle(self, usage: Usage, usd: float | None, outcome: str) -> None:
-        """Gives back the stream and the unused tokens and dollars at the request's end, charges what was used in excess
-        of the reservation, and counts the usage of the key; only the first call has an effect.
+        """Gives back the stream and the unused tokens and dollars at the request's end, charges tokens and dollars that
+        were used in excess of the reservation, and counts the usage of the key. Only the first call has an effect.
 
         The excess counts in the current window; an unused part is returned only in the window from which it was taken.
         If `usd` is None (unknown), all reserved dollars are charged. `outcome` is "ok", "cancelled" or an error's code.
@@ -161,8 +161,8 @@ class LeasedReservation:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Returns OpenAI's `x-ratelimit-*` response headers with what is left of the limits now, and a header if a
-        budget is nearly spent.
+        """Returns OpenAI's `x-ratelimit-*` response headers with the amounts that are left of the limits now, and a
+        header if a budget is nearly spent.
         """
         return headers_of(self._limits, self._leasing.clock.monotonic())
 

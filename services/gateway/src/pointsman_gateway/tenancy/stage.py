@@ -1,9 +1,9 @@
 """Identifies callers and enforces their limits over all gateways; docs/keys.md says how exact the limits are.
 
-While Redis is available, the leases of all gateways together are within the limit, so the usage in a window exceeds it
-only by what answers in progress use beyond their reservations. A gateway that loses Redis, or is killed, may add the
-lease that it held or its share of the limit, whichever is more. The share is the limit divided by the number of
-gateways; limits in dollars have none.
+While Redis is available, the leases of all gateways together are within the limit. The usage in a window then exceeds
+the limit only by the amounts that answers in progress use beyond their reservations. A gateway that loses Redis, or is
+killed, may add the lease that it held or its share of the limit, whichever is more. The share is the limit divided by
+the number of gateways; limits in dollars have none.
 """
 
 import logging
@@ -56,8 +56,8 @@ class RedisTenancy:
         clock: Clock = _SYSTEM_CLOCK,
         watching: BoundedRedis | None = None,
     ) -> None:
-        """Takes the Redis client for requests. `watching` is one with a longer timeout (`POLL_TIMEOUT_SECONDS`), with
-        which changed keys are polled for if `redis` does not answer in time.
+        """Takes the Redis client for requests (`redis`) and, as `watching`, one with a longer timeout
+        (`POLL_TIMEOUT_SECONDS`). The second one polls for changed keys if the first one does not answer in time.
         """
         self.clock = clock
         self._metrics = metrics
@@ -81,11 +81,11 @@ class RedisTenancy:
         return self._single_sign_on
 
     def use_single_sign_on(self, config: "SingleSignOnConfig | None", client_secret: str = "") -> None:
-        """Sets the OpenID Connect issuer whose tokens are accepted, and drops all tokens verified so far; with
-        None, no tokens are accepted.
+        """Sets the OpenID Connect issuer whose tokens are accepted, and drops all tokens verified so far; with None, no
+        tokens are accepted.
 
-        `client_secret` is that of the console's login; empty for a client without one. Does nothing if `config` is
-        unchanged.
+        `client_secret` is the secret of the client for the console's login; empty for a client without one. Does
+        nothing if `config` is unchanged.
         """
         if config == (self._single_sign_on and self._single_sign_on.config):
             return
@@ -186,7 +186,9 @@ class RedisTenancy:
             usage.waiting_tokens -= tokens
 
     def headers(self, caller: Caller) -> Mapping[str, str]:
-        """Returns OpenAI's `x-ratelimit-*` response headers with what is left of the caller's limits now."""
+        """Returns OpenAI's `x-ratelimit-*` response headers with the amounts that are left of the caller's
+        limits now.
+        """
         assert isinstance(caller, VerifiedCaller)
         return headers_of(caller.usage.limits, self._monotonic())
 

@@ -20,14 +20,14 @@ from pointsman_gateway.tenancy.usage_writer import UsageWriter
 log = logging.getLogger(__name__)
 
 RENEW_INTERVAL_SECONDS = 0.1
-"""Seconds between two checks of the leases, unless one runs low."""
+"""Maximum number of seconds between two checks of the leases; a lease that runs low is checked at once."""
 POLL_INTERVAL_SECONDS = 0.4
 """Seconds between two polls for changed keys, since a published message can be lost."""
 POLL_TIMEOUT_SECONDS = 0.5
-"""Seconds for a call to Redis in a poll that has failed with the shorter timeout of requests. Without the longer one, a
-gateway on an overloaded machine might never be in time to learn of a revocation."""
+"""Timeout of a poll's second call to Redis, after a call with the shorter timeout of requests has failed. With the
+shorter timeout alone, a gateway on an overloaded machine might never learn of a revocation."""
 WRITE_INTERVAL_SECONDS = 0.25
-"""Seconds between two batches of usage."""
+"""Seconds between two writes of the usage of keys to Redis."""
 SUBSCRIBE_TIMEOUT_SECONDS = 5.0
 SHUTDOWN_TIMEOUT_SECONDS = 1.0
 """Seconds for writing the last usage and returning the leases when the gateway stops."""

@@ -31,7 +31,7 @@ _REFUSALS: Mapping[type[jwt.InvalidTokenError], tuple[str, str]] = {
 Claims = Mapping[str, Any]
 
 MAX_UNIX_SECONDS = 2.0**53
-"""The limit of a token's times; larger whole numbers in JSON are not exact in all programs."""
+"""Maximum of the times in a token; JSON libraries may read larger whole numbers inexactly."""
 
 
 class SingleSignOn:

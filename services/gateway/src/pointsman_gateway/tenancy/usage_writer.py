@@ -30,7 +30,7 @@ class UsageBatch:
     day: str
     """The day of the usage, YYYYMMDD in UTC."""
     counts: Mapping[str, int]
-    """By "TENANT:KEY:COUNTER", the amount to add."""
+    """The amount to add to each counter in Redis, by "TENANT:KEY:COUNTER"."""
 
 
 class UsageWriter:
@@ -49,7 +49,7 @@ class UsageWriter:
         self._number = 0
         self._writing = asyncio.Lock()
         self._written_at = clock.monotonic()
-        """When the last moment was at which everything had been written, on the monotonic clock."""
+        """The last time on the monotonic clock at which Redis had all usage."""
 
     def count(self, key: KeyUsage, usage: Usage, picodollars: int, outcome: str) -> None:
         """Adds a request that ends now to the usage of its key, on the current UTC day; `outcome` is "ok",

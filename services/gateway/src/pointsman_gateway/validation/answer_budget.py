@@ -11,8 +11,8 @@ MAX_ANSWER_VALUES = 5_000
 MAX_STEPS = 50_000
 """Maximum number of schema keywords that are evaluated for one answer; each takes about 100 ns."""
 MAX_SEARCHES = 200_000
-"""Maximum sum, over the pattern searches for one answer, of the pattern's states times the text's characters; each unit
-takes up to 25 ns."""
+"""Maximum work of all pattern searches for one answer. The work of a search is the number of the pattern's states times
+the number of characters searched; a unit of it takes up to 25 ns."""
 
 
 class NotJudged(Exception):
@@ -24,7 +24,7 @@ class NotJudged(Exception):
 
 @dataclass(slots=True)
 class SchemaBudget:
-    """How much work may still be spent on checking one answer by the client's JSON Schema.
+    """The amount of work that may still be spent on checking one answer by the client's JSON Schema.
 
     It is counted in characters and JSON values of the answer, steps (evaluated keywords), and searches (work of
     patterns).
@@ -49,9 +49,10 @@ class SchemaBudget:
         self.values -= values
 
     def take_work(self, steps: int, searches: int) -> None:
-        """Subtracts the work to check a choice; raises NotJudged if too little is left.
+        """Subtracts the work to check a choice; raises NotJudged if too little work is left.
 
-        `steps` are the keywords to evaluate, `searches` the states of patterns times the characters that they search.
+        `steps` is the number of keywords to evaluate. `searches` is the sum over all pattern searches of the pattern's
+        states times the characters searched.
         """
         if steps > self.steps:
             raise NotJudged(f"the client's schema needs over {MAX_STEPS:,} steps to check the answer")
@@ -63,15 +64,17 @@ class SchemaBudget:
 
 @dataclass(slots=True)
 class AnswerBudget:
-    """How much work may still be spent on checking one answer, by the client's schema and by regular expressions."""
+    """The amount of work that may still be spent on checking one answer, by the client's schema and by regular
+    expressions.
+    """
 
     schema: SchemaBudget = field(default_factory=SchemaBudget)
     search: SearchBudget = field(default_factory=SearchBudget)
-    """The time of all `regex` validators together."""
+    """The time that the searches of all `regex` validators may still take."""
 
 
 class BudgetedValidator(Validator):
-    """A validator that gets a limit of work for all choices of an answer together, not for each."""
+    """A validator whose work is limited for all choices of an answer together, and not for each choice."""
 
     def objection(self, choice: Choice) -> str | None:
         return self.objection_within(AnswerBudget(), choice)

@@ -1,7 +1,7 @@
 """Validators for the JSON Schemas that clients send in `response_format`.
 
-A schema is compiled, and all choices of an answer checked by it, only if that takes at most about 10 ms and 4 MiB. If
-it would take more, it is left to the engine, which enforces the schema while it generates; then the verdict is
+The gateway checks an answer by the client's schema only if compiling the schema and checking all choices take at most
+about 10 ms and 4 MiB. Otherwise only the engine enforces the schema, while it generates the answer, and the verdict is
 "unjudged".
 """
 
@@ -17,19 +17,19 @@ from pointsman_gateway.validation.json_schema import BadSchema, CompiledSchema, 
 from pointsman_gateway.validation.schema_work import TooMuchWork, measure
 
 MAX_SCHEMA_CHARACTERS = 64 * 1024
-"""A longer schema, as JSON, is not compiled."""
+"""Maximum length of a schema, as JSON; a longer schema is not compiled."""
 MAX_PATTERN_BYTES = 64 * 1024
-"""Memory of a compiled pattern. One Unicode class takes up to 40 kB."""
+"""Maximum memory of one compiled pattern; a Unicode class such as `\\p{L}` takes up to 40 kB."""
 MAX_REASON_WORK = 100_000
-"""Characters that the error of a rejected choice may copy, which takes up to 5 ms and 2 MiB. The first rejection ends
-the checks."""
+"""Maximum number of characters that are copied to explain a rejection, which takes up to 5 ms and 2 MiB. Only one
+choice of an answer is explained, since the first rejection ends the checks."""
 CACHED_SCHEMAS = 32
 CACHED_CHARACTERS = 8 * MAX_SCHEMA_CHARACTERS
-"""Characters of all cached schemas together, as JSON. A compiled schema takes up to 40 bytes per character."""
+"""Maximum length of all cached schemas together, as JSON. A compiled schema takes up to 40 bytes per character."""
 
 
 class ClientSchemas:
-    """Makes validators from clients' schemas, and caches those of the most recently used schemas."""
+    """Makes validators from clients' schemas, and caches the validators of the most recently used schemas."""
 
     def __init__(self) -> None:
         self._cached: OrderedDict[bytes, tuple[Validator, int]] = OrderedDict()
@@ -39,7 +39,8 @@ class ClientSchemas:
     def validators(self, response_format: Mapping[str, Any]) -> list[Validator]:
         """Returns one validator for the JSON Schema in a client's `response_format`; an empty list if it has no schema.
 
-        For a schema that is too large, too complex or invalid, it is an `UncheckedSchema`, which judges nothing.
+        For a schema that is too large, too complex or invalid, the validator is an `UncheckedSchema`, whose verdict is
+        always "unjudged".
         """
         wrapper = response_format.get("json_schema")
         schema = wrapper.get("schema") if isinstance(wrapper, Mapping) else None
@@ -65,8 +66,8 @@ class ClientSchemas:
 class ClientSchema(BudgetedValidator):
     """A validator that rejects a choice that is not JSON or does not satisfy a client's schema.
 
-    A choice that only calls tools is accepted. So is one that reached the request's length limit: its finish reason
-    says so, and another path's answer would reach the limit as well.
+    A choice that only calls tools is accepted. A choice that reached the request's length limit is accepted too: its
+    finish reason says that it is cut off, and another path's answer would reach the limit as well.
     """
 
     Options = dict[str, Any]
@@ -110,7 +111,7 @@ class UncheckedSchema(Validator):
 def _is_too_long(schema: Any) -> bool:
     """Returns whether a schema certainly has more than `MAX_SCHEMA_CHARACTERS` as JSON.
 
-    It is not encoded: only a lower bound of its length is counted.
+    Counts only a lower bound of the length, without encoding the schema.
     """
     characters, waiting = 0, [schema]
     while waiting and characters <= MAX_SCHEMA_CHARACTERS:

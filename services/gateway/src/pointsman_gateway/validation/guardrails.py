@@ -18,14 +18,17 @@ from pointsman_gateway.config.field_types import MAX_GUARDRAIL_SECONDS, Strict
 from pointsman_gateway.extensions.guardrail import Finding, GuardedText, Guardrail, GuardrailContext, Hook
 
 MAX_INLINE_CHARACTERS = 4096
-"""Longer texts are searched in a thread. A window of a streamed answer is shorter."""
+"""Maximum number of characters of all texts together that are searched in the event loop; longer texts are searched in
+a thread. The windows in which a streamed answer is searched are shorter."""
 INLINE_TIMEOUT_SECONDS = 0.05
-"""CPU seconds for all patterns on short texts: a pattern such as `(a+)+$` could take years."""
+"""Maximum CPU time for all patterns on a short text. The limit is needed because a pattern such as `(a+)+$` could take
+years."""
 GUARDRAIL_THREADS = 2
 PII_WINDOW = 2048
-"""Characters that are analyzed at once. Presidio takes up to 0.4 ms for one, and cannot be interrupted."""
+"""Number of characters that Presidio analyzes in one call, which takes up to 0.4 ms per character and cannot be
+interrupted."""
 PII_OVERLAP = 256
-"""Characters that two neighbouring windows share. A shorter finding is complete in one of them."""
+"""Number of characters that two neighbouring windows share, so that a shorter finding is complete in one of them."""
 MAX_REPLY_BYTES = 1024 * 1024
 Kind = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
 """The kind of a finding, such as "EMAIL_ADDRESS"."""
@@ -76,7 +79,7 @@ class _Threads:
         self._executor = ThreadPoolExecutor(GUARDRAIL_THREADS, name)
 
     async def find(self, findings: Iterator[Finding | None]) -> list[Finding]:
-        """Collects the items of `findings` that are not None, in a thread. Raises what the iterator raises.
+        """Collects the items of `findings` that are not None, in a thread. Raises the iterator's errors.
 
         If the call is cancelled, the thread stops at the next item, so the iterator has to yield None while it finds
         nothing.

@@ -15,20 +15,22 @@ if TYPE_CHECKING:  # imported with the first schema: without one a gateway does 
     from jsonschema_rs import Draft202012Validator, FancyRegexOptions, RegexOptions, ValidationError
 
 MAX_REASON_CHARACTERS = 300
-"""Longer error messages are cut, since one may quote a large schema."""
+"""Maximum length of the reason for a rejection; a longer reason is cut, since it may quote a large schema."""
 MAX_REASON_WORK = 1_000_000
-"""Characters that may be copied to explain a rejection; each takes 50 ns. Beyond that, the reason has no details."""
+"""Maximum number of characters that may be copied to explain a rejection, in 50 ns each. If more would be copied, the
+reason has no details."""
 UNEXPLAINED = "the schema is not satisfied"
 THE_VALUE = "the value"
-"""Replaces the value that an error is about."""
+"""The text that stands in a reason in place of the answer's value."""
 NAMING = frozenset(
     {"additionalProperties", "unevaluatedProperties", "propertyNames", "additionalItems", "unevaluatedItems"}
 )
-"""Keywords whose errors quote property names of the answer."""
+"""Schema keywords whose error messages quote property names of the answer; a reason only names such a keyword."""
 MAX_BACKTRACKING = 10_000
-"""Backtracking steps of a `pattern`; if it needs more, it counts as not satisfied."""
+"""Maximum number of backtracking steps of a `pattern`; a text that needs more counts as no match."""
 MAX_INTEGER_DIGITS = 100
-"""Longer integers count as invalid JSON: to compare one of 4,000 digits takes a millisecond."""
+"""Maximum number of digits of an integer; JSON with a longer one is invalid. The comparison of an integer of 4,000
+digits takes a millisecond."""
 
 
 class BadSchema(ValueError):

@@ -5,7 +5,8 @@ it.
 import re
 
 UNICODE_STATES = 300
-"""States of a Unicode class such as `\\p{L}`; a character or another class has one."""
+"""Number of states that a Unicode class such as `\\p{L}` counts as; a character or another class counts as one
+state."""
 
 _CLASS = r"\\[pP](?:\{[^}]*\}|.)"
 _UNICODE = re.compile(_CLASS, re.DOTALL)

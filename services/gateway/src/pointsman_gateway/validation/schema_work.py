@@ -1,8 +1,8 @@
 """Estimates how much work a JSON Schema can cause, before the schema is compiled.
 
-jsonschema_rs compiles the target of a `$ref` in its place, up to the first recursion, and evaluates a recursive `$ref`
-once for each value. So the work of compilation and evaluation is limited by the number of subschemas after the same
-expansion, which is counted here.
+jsonschema_rs compiles the target of a `$ref` in place of the `$ref`, up to the first recursion, and evaluates a
+recursive `$ref` once for each value. The work of compilation and evaluation is therefore limited by the number of
+subschemas after this expansion, which is counted here.
 """
 
 from collections import Counter
@@ -14,24 +14,25 @@ from urllib.parse import unquote
 from pointsman_gateway.validation.pattern_states import pattern_states
 
 MAX_SUBSCHEMAS = 1_000
-"""Subschemas, after each `$ref` was replaced by its target."""
+"""Maximum number of subschemas in a schema, after each `$ref` was replaced by its target."""
 MAX_SCHEMA_DEPTH = 100
-"""Levels of subschemas, after each `$ref` was replaced by its target."""
+"""Maximum number of levels of subschemas in a schema, after each `$ref` was replaced by its target."""
 MAX_PATTERNS = 20
 MAX_PATTERN_CHARACTERS = 1_000
 MAX_PATTERN_STATES = 1_500
-"""States of the automata of all patterns, which limit the time to compile them and to search with them."""
+"""Maximum number of states in the automata of all patterns of a schema, so that compiling and searching take limited
+time."""
 
 COMPARISON_STEPS = 10
 """Steps that `minimum`, `maximum` and their exclusive forms count as, since numbers may have many digits."""
 MULTIPLE_STEPS = 250
 UNIQUE_STEPS = 10
 RECURSIVE_UNIQUE_STEPS = 640
-"""Steps that `uniqueItems` counts as in a schema with a recursive `$ref`: it reads all values in an array, and those of
-nested arrays again for each level."""
+"""Number of steps that `uniqueItems` counts as in a schema with a recursive `$ref`. There it reads all values in an
+array, and reads the values of nested arrays again for each level."""
 
 Name = str | None
-"""The name of the innermost property that contains a value; None stands for any name."""
+"""The name of the innermost property that contains a value; None stands for properties of any name."""
 
 _UNLIMITED = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef", "dependencies")
 """Keywords whose work is not limited by the number of subschemas."""
@@ -50,20 +51,22 @@ class SchemaWork:
     """
 
     steps: Mapping[Name, int]
-    """Keywords to evaluate for one value, each in about 100 ns."""
+    """Number of keywords to evaluate for one value, by the name of the property that contains the value. Each keyword
+    takes about 100 ns."""
     pattern_states: Mapping[Name, int]
-    """States of the patterns that search a value if it is a string: each takes up to 25 ns for each character."""
+    """Number of states of the patterns that search a value if it is a string, by the name of the property that contains
+    the value. Each state takes up to 25 ns for each character."""
     alternatives: int
-    """The number of subschemas of `anyOf` and `oneOf`; each has an error of its own, which contains the value."""
+    """Number of subschemas of `anyOf` and `oneOf`. Each of them has an error of its own, which contains the value."""
     recursions: int
-    """The number of recursive `$ref`s."""
+    """Number of `$ref`s in the schema that are recursive."""
 
     def steps_and_searches(self, value: Any, max_steps: int) -> tuple[int, int]:
         """Returns how much work it takes to check a value, as (steps, searches).
 
         Steps are keywords to evaluate. Searches are the sum, over all searches for a pattern, of the pattern's states
-        times the characters of the searched text. Counting stops once the steps exceed `max_steps`; then both are too
-        low.
+        times the characters of the searched text. Counting stops once the steps exceed `max_steps`; both results are
+        then too low.
         """
         steps = searches = 0
         steps_for_all, states_for_all = self.steps.get(None, 0), self.pattern_states.get(None, 0)
@@ -256,4 +259,4 @@ _VISITS: Mapping[str, Callable[[_Walk, Any, _Place], None]] = {
     "$id": _Walk.identifier,
     **dict.fromkeys(_UNLIMITED, _Walk.unlimited),
 }
-"""By keyword, the function that counts its steps. Other keywords take one step."""
+"""The function that counts the steps of a keyword, by the keyword. Keywords without a function take one step."""

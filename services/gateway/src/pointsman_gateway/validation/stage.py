@@ -12,13 +12,13 @@ from pointsman_gateway.validation.answer_budget import AnswerBudget, BudgetedVal
 from pointsman_gateway.validation.client_schemas import ClientSchemas
 
 MAX_CHARACTERS = 1_000_000
-"""An answer with more characters is not checked ("unjudged")."""
+"""Maximum number of characters of an answer that is checked; the verdict on a longer one is "unjudged"."""
 MAX_CHUNKS = 32_768
 CLIENT_SCHEMA = "json_schema"
-"""The validator's name in verdicts and metrics for the schema in a request's `response_format`."""
+"""Name, in verdicts and metrics, of the validator for the schema in a client's `response_format`."""
 
 Named = tuple[str, Validator]
-"""A validator's name in the configuration, and the validator."""
+"""A pair of a validator's name in the configuration and the validator."""
 
 
 class Ruling(StrEnum):
@@ -29,8 +29,8 @@ class Ruling(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one validator says about an answer: "accepted", "refused" or "unjudged" (it could not check), and the
-    reason.
+    """The result of one validator for an answer, with the reason: "accepted", "refused" or "unjudged" (the validator
+    could not check the answer).
 
     The reason is empty if the answer is accepted.
     """
@@ -49,7 +49,7 @@ def refusal(verdicts: Sequence[Verdict]) -> Verdict | None:
 
 
 class Validation:
-    """The validators of all tasks. `checks` makes the object that runs those of one request."""
+    """The validators of all tasks. `checks` makes the object that runs the validators of one request."""
 
     def __init__(self, validators: Mapping[str, Sequence[Named]]) -> None:
         """Takes the validators of each task; a task that is missing has none."""
@@ -97,7 +97,7 @@ class AnswerChecks:
     def client_chunk(self, chunk: Chunk) -> Chunk | None:
         """Returns the chunk to send to the client: without log-probabilities that only a validator has asked for.
 
-        None if nothing else is in the chunk.
+        Returns None if the chunk has nothing else.
         """
         if not self._strips or "logprobs" not in chunk.extra:
             return chunk
@@ -147,7 +147,7 @@ class Transcript:
     """Collects the choices of one answer from its chunks: text, finish reason, log-probabilities, whether tools are
     called.
 
-    If the answer exceeds `max_characters` or `MAX_CHUNKS`, it is `too_long`, and what was collected is dropped.
+    If the answer exceeds `max_characters` or `MAX_CHUNKS`, it is `too_long`, and the collected choices are dropped.
     """
 
     def __init__(self, max_characters: int = MAX_CHARACTERS) -> None:
@@ -176,7 +176,7 @@ class Transcript:
     def choices(self) -> list[Choice]:
         """Returns the choices of the answer, in the order of their index.
 
-        It is one empty choice if no chunk was added, or the answer is `too_long`.
+        Returns one empty choice if no chunk was added, or if the answer is `too_long`.
         """
         if not self._choices:
             return [Choice("")]

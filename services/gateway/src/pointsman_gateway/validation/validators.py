@@ -18,10 +18,10 @@ CUT_OFF = {
     "abort": "broken off",
     "error": "broken off",
 }
-"""The objection to a choice by its finish reason, for the reasons that mean an incomplete text."""
+"""The reason to reject a choice, by its finish reason, for those finish reasons that mean an incomplete text."""
 
 MAX_SEARCHED_CHARACTERS = 65_536
-"""Only this many characters at the start of a text are searched."""
+"""Number of characters at the start of a text that are searched; the rest of a longer text is ignored."""
 
 
 class Complete(Validator):
@@ -40,10 +40,10 @@ class Complete(Validator):
 
 
 class RegexValidator(BudgetedValidator):
-    """A validator that rejects a choice if a regular expression is not found in it.
+    """A validator that rejects a choice if a regular expression does not match any part of its text.
 
-    The first `MAX_SEARCHED_CHARACTERS` characters are searched. It also rejects a choice if the time for the searches
-    of the whole answer is used up (`SEARCH_TIMEOUT_SECONDS`). A choice that only calls tools is accepted.
+    Only the first `MAX_SEARCHED_CHARACTERS` characters are searched. A choice is also rejected if the time for the
+    searches of the whole answer is used up (`SEARCH_TIMEOUT_SECONDS`). A choice that only calls tools is accepted.
     """
 
     Options = str

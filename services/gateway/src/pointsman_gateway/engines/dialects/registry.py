@@ -1,4 +1,4 @@
-"""The engine dialects, the API formats of engines, by name; providers.yaml assigns one to each provider."""
+"""The engine dialects (API formats of engines) by name; providers.yaml assigns a dialect to each provider."""
 
 from collections.abc import Mapping
 from dataclasses import replace

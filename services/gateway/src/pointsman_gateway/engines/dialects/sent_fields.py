@@ -10,7 +10,7 @@ from pointsman_gateway.domain import Request, Sampling
 from pointsman_gateway.engines.dialects.anthropic.messages import MIN_THINKING_TOP_P, SERVICE_TIERS, is_thinking
 
 ALL = None
-"""In `SENT_FIELDS`: every field of the object is sent."""
+"""A value in `SENT_FIELDS` which says that engines get every field of objects of this kind."""
 
 _AS_OPENAI: Mapping[str, Set[str] | None] = {
     "messages": request_fields(MESSAGE_FIELDS).forwarded,
@@ -31,15 +31,19 @@ SENT_FIELDS: Mapping[str, Mapping[str, Set[str] | None]] = {
         "tools": ALL,
     },
 }
-"""The less common fields that are sent, by format and by the kind of object that has the field (`GivenField`)."""
+"""The less common fields that engines get, by API format and by the kind of object that has the field, such as
+"messages" or "tool_calls" (the kinds of `GivenField`)."""
 TOOLS = "tools"
 CONTINUATION = frozenset({"continue_final_message", "add_generation_prompt"})
-"""Fields that may be left out without a remark: Anthropic's API always continues a last message of the assistant."""
+"""Fields that continue the assistant's last message; Anthropic's API has no such fields, because it always continues
+it. A request's fields in this set are therefore not reported as unsent."""
 
 
 @dataclass(frozen=True, slots=True)
 class SentFields:
-    """The fields that are sent to the engines of one provider; finds the fields of a request that are not."""
+    """The fields of requests that are sent to the engines of one provider; `unsent` finds the fields of a request that
+    are not sent.
+    """
 
     dialect: str
     """The provider's format, a key of `SENT_FIELDS`."""

@@ -26,7 +26,8 @@ from pointsman_gateway.request_log.spending import DAYS_KEPT
 MAX_PAGE_SIZE = 200
 
 PAGE_CURSOR = re.compile(r"(\d{1,20}-\d{1,20}|records:\d{1,14}:[!-~]{0,200})?", re.ASCII)
-"""Matches the id of an entry in the request log's stream, the place of an exported decision, or an empty text."""
+"""Matches a cursor of the list of decisions: an empty text for the first page, the id of an entry in the request log's
+stream, or the position of a decision in the exported records."""
 
 Searched = Annotated[str, Field(max_length=500)]
 

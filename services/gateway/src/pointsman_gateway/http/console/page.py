@@ -45,13 +45,13 @@ HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """One file of the console's page, as it is served."""
+    """One file of the console's page, ready to be sent."""
 
     content: bytes
     compressed: bytes
-    """The content, compressed with gzip."""
+    """The file's content, compressed with gzip."""
     kind: str
-    """The content type."""
+    """The value of the header `content-type`, such as "text/css"."""
     etag: str
 
     def answer(self, request: Request) -> Response:

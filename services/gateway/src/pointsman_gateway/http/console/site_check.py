@@ -1,7 +1,7 @@
 """Checks that a request to the console's API comes from the console's own page, not from another site's.
 
 Pages of other sites cannot send the required header without a CORS preflight request, which is never granted. If API
-keys are off, the page's host must also be local (localhost or an IP address) or configured. That prevents DNS
+keys are off, the page's host must also be local (localhost or an IP address) or configured. This check prevents DNS
 rebinding, in which an attacker's domain name resolves to this machine. If keys are on, the attacker lacks the key.
 """
 
@@ -43,7 +43,9 @@ def check_site(request: Request, keys: bool, hosts: Sequence[str]) -> None:
 
 
 def _is_same_site(origin: str | None, host: str) -> bool:
-    """Returns whether the origin is a page of `host`, or there is none, as with a client that is not a browser."""
+    """Returns whether the `Origin` header names a page of `host`. Also true without such a header, since clients that
+    are no browsers send none.
+    """
     if origin is None:
         return True
     try:

@@ -40,7 +40,7 @@ Document = Annotated[str | DocumentObject, Expected('a text, or an object with a
 
 
 class RerankBody(StrictBody):
-    """The body of `POST /v2/rerank`, whose answer repeats no document, as Cohere's does not."""
+    """The body of `POST /v2/rerank`. The answer does not repeat the documents, like that of Cohere's API."""
 
     model: str = Field(default="", description="a name out of models.yaml's `rerankers`")
     query: str
@@ -82,7 +82,9 @@ class RerankBody(StrictBody):
 
 
 class RerankBodyV1(RerankBody):
-    """The body of `POST /v1/rerank`."""
+    """The body of `POST /v1/rerank`: the fields of v2, and those that only older clients of Cohere, Jina and
+    vLLM send.
+    """
 
     return_documents: bool = Field(default=True, description="whether the results repeat the documents, as Jina's do")
     rank_fields: FailFastList[str] | None = Field(default=None, description='of Cohere\'s clients: only ["text"]')

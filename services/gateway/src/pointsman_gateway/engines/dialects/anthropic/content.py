@@ -106,7 +106,7 @@ def _laid_out_text(text: str, block: domain.Block) -> list[Block]:
 
 
 def _to_group(block: domain.Block) -> tuple[Block, list[Block]]:
-    """Returns a document or a search result, and the empty list in it to which its content is to be added."""
+    """Returns a document or a search result as a block, and the empty list in the block that is to get its content."""
     content: list[Block] = []
     if block.fields["type"] == "document":
         return {**block.fields, "source": {"type": "content", "content": content}}, content
@@ -249,7 +249,7 @@ def _to_tool_use(call: Mapping[str, Any]) -> Block:
 
 
 def _to_input(arguments: Any) -> dict[str, Any]:
-    """Returns a tool call's arguments as an object. If they are no JSON object, it is {"arguments": the text}."""
+    """Returns a tool call's arguments as an object: {"arguments": TEXT} if they are no JSON object."""
     try:
         decoded = msgspec.json.decode(arguments or "{}") if isinstance(arguments, str) else arguments
     except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):

@@ -223,7 +223,9 @@ class MessagesReader:
 
 
 def _region_of(geo: Any) -> str:
-    """Returns the region in which an answer had to be made, which some models charge for; empty for any."""
+    """Returns the region in which the answer had to be made, since some models cost more then; empty if any was
+    allowed.
+    """
     return geo if isinstance(geo, str) and geo not in ("global", "not_available") else ""
 
 
@@ -233,7 +235,9 @@ def _end(reason: str, sequence: str | None) -> Chunk:
 
 
 def _detail(index: int, kind: str, **fields: str) -> Chunk:
-    """Returns a chunk with an entry of `reasoning_details`: Anthropic needs it to accept its own thinking later."""
+    """Returns a chunk with one entry of `reasoning_details`, which clients must send back for Anthropic to accept its
+    own thinking in later requests.
+    """
     detail = {"type": kind, **fields, "format": ANTHROPIC_THINKING, "index": index}
     return Chunk(extra={"delta": {"reasoning_details": [detail]}})
 

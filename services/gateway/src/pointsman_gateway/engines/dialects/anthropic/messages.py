@@ -13,9 +13,9 @@ from pointsman_gateway.engines.engine_client import EngineRequest
 from pointsman_gateway.engines.engine_dialect import EngineDialect
 
 DEFAULT_MAX_TOKENS = 4096
-"""The limit for requests and paths without one, since the API requires a limit."""
+"""The `max_tokens` of requests for which neither the client nor the path sets one; the API requires a value."""
 MAX_TEMPERATURE = 1.0
-"""The API's highest temperature; OpenAI's go up to 2, and are cut to this."""
+"""The API's highest temperature. OpenAI's API allows up to 2; higher values are cut to this one."""
 
 MIN_THINKING_TOP_P = 0.95
 SYSTEM_ROLES = ("system", "developer")

@@ -8,7 +8,8 @@ import msgspec
 from pointsman_gateway.engines.dialects.openai.schema import UNREADABLE, Event, decode_event
 
 BEGIN, END = b"data: ", b"\n\n"
-"""What all known engines write around the data of an event. Other line ends are read too, but more slowly."""
+"""The bytes that all known engines write before and after the JSON of an event. Events with other line ends do not fit
+a template, so they are decoded as JSON, which is slower."""
 
 _BEFORE_TEXT = b'"delta":{"content":'
 _ANY_TEXT = b'"?"'
@@ -37,10 +38,10 @@ class EventTemplate:
 
 
 def learn_template(data: bytes, text: str, event: Event) -> EventTemplate | None:
-    """Returns the template by which later events like this one can be read; None if they cannot be read safely.
+    """Returns the template by which later events like this one can be read; None if the template would not be safe.
 
-    `data` is the event's JSON, `event` is `data` decoded, and `text` is the content of its only delta. It is safe if
-    `data` with another text in its place decodes as the same event with that text.
+    `data` is the event's JSON, `event` is `data` decoded, and `text` is the content of the event's only delta. The
+    template is safe if `data` with another text in place of `text` decodes as an equal event with the other text.
     """
     before, found, after = data.partition(_BEFORE_TEXT + _encode(text) + b"}")
     if not found:

@@ -46,7 +46,9 @@ class EventReader:
     """
 
     def __init__(self, as_a_whole: bool = False, choices: int = 1) -> None:
-        """Joins chunks that arrive together if `as_a_whole`; a choice with an index from `choices` on is a failure."""
+        """Takes `as_a_whole`, whether to join chunks that arrive together, and `choices`, the number of choices that
+        were requested. A chunk of a choice with the index `choices` or higher is a failure.
+        """
         self._as_a_whole = as_a_whole
         self._joiner = ChunkJoiner() if as_a_whole else None
         self._choices = choices
@@ -66,9 +68,10 @@ class EventReader:
         self._ended_choices: set[int] = set()
         """The indices of the choices whose finish reason has arrived."""
         self._running: Event | AnyEvent | None = None
-        """The last event with a usage, if other choices of it have not ended: some engines report one in each event."""
+        """The last event with a usage, if some choices have not ended yet, because some engines report a usage in every
+        event. None otherwise."""
         self._normalizer: DeltaNormalizer | None = None
-        """Created for the first delta that is not plain text."""
+        """The normalizer of this stream's deltas; None before the first delta that is not plain text."""
 
     def read(self, piece: bytes) -> Chunks:
         """Parses the next bytes of the stream; returns the chunks of all events that are complete now; the usage

@@ -14,7 +14,7 @@ import msgspec
 MAX_EVENT_DEPTH = 64
 """Maximum number of levels of objects and lists within each other in an event."""
 MAX_FLAT_BYTES = 512
-"""Data up to this length is not checked for its depth."""
+"""Maximum length of events whose depth is not checked, because they are too short to be deep."""
 BRACKETS_PER_EVENT = 8
 """Number of objects and lists that `is_deep` expects in an ordinary event."""
 
@@ -26,10 +26,10 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""The errors of decoding JSON that an engine sent."""
+"""The exceptions that decoding an engine's JSON can raise."""
 
 MAX_MESSAGE_CHARACTERS = 500
-"""Limit for an error message that is taken from a body in no known format."""
+"""Maximum number of characters that are taken as the error message from a response body in no known format."""
 
 _TEXT_FIELDS = frozenset({"reasoning", "reasoning_content", "refusal"})
 """Fields of a delta that are texts, in addition to its content."""
@@ -38,17 +38,19 @@ _TEXT_FIELDS = frozenset({"reasoning", "reasoning_content", "refusal"})
 class PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: Count | None = None
     cache_write_tokens: Any = None
-    """Sent by OpenAI and OpenRouter."""
+    """Number of tokens written to the prompt cache, in the usage of OpenAI and OpenRouter."""
     cache_creation_tokens: Any = None
-    """A field of LiteLLM's SDK, which also sends `cache_creation_token_details` in Anthropic's format."""
+    """Number of tokens written to the prompt cache, in the usage of LiteLLM's SDK. The SDK also sends
+    `cache_creation_token_details`, with a count for each time that the tokens are kept."""
     cache_creation_token_details: Any = None
     cache_creation_input_tokens: Any = None
-    """Sent by Alibaba Cloud, with `cache_creation` in Anthropic's format."""
+    """Number of tokens written to the prompt cache, in the usage of Alibaba Cloud. It also sends `cache_creation`, with
+    a count for each time that the tokens are kept."""
     cache_creation: Any = None
     audio_tokens: Any = None
     image_tokens: Any = None
     web_search_requests: Any = None
-    """Sent by LiteLLM's SDK."""
+    """Number of web searches that the provider has made, in the usage of LiteLLM's SDK."""
 
 
 class UsageFields(msgspec.Struct, gc=False):
@@ -63,17 +65,18 @@ class UsageFields(msgspec.Struct, gc=False):
     completion_tokens_details: Any = None
     total_tokens: Any = None
     prompt_cache_hit_tokens: Any = None
-    """A field of DeepSeek's usage."""
+    """Number of prompt tokens read from the prompt cache, in DeepSeek's usage."""
     cached_tokens: Any = None
-    """A field of Moonshot's usage."""
+    """Number of prompt tokens read from the prompt cache, in Moonshot's usage."""
     cache_creation_input_tokens: Any = None
-    """Sent by LiteLLM's proxy for Anthropic's models; `prompt_tokens` includes these tokens."""
+    """Number of tokens written to the prompt cache, in the usage of LiteLLM's proxy for Anthropic's models.
+    `prompt_tokens` includes these tokens."""
     server_tool_use: Any = None
-    """Sent by OpenRouter, in Anthropic's format."""
+    """Counts of the tools that the provider ran, such as web searches, in OpenRouter's usage; in Anthropic's format."""
     num_sources_used: Any = None
-    """Sent by xAI, which bills the sources of its search."""
+    """Number of sources that xAI's search has used, in xAI's usage; xAI bills each source."""
     num_search_queries: Any = None
-    """A field of Perplexity's usage."""
+    """Number of web searches, in Perplexity's usage."""
 
 
 class Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -157,8 +160,9 @@ class EngineError(msgspec.Struct, frozen=True):
 def parse_error(body: bytes) -> EngineError:
     """Returns the error in the body of an engine's response.
 
-    Reads OpenAI's format, Google's (in a list, with details), and one without an `error` object around it. For an
-    HTML page the message says so. A body in another format becomes the message, cut to `MAX_MESSAGE_CHARACTERS`.
+    Reads OpenAI's format, Google's (in a list, with details), and a format without an `error` object around the
+    message. The message for an HTML page says that the body is HTML. A body in another format becomes the message, cut
+    to `MAX_MESSAGE_CHARACTERS`.
     """
     shown = body[:MAX_MESSAGE_CHARACTERS].decode("utf-8", "replace")
     if shown.lstrip().startswith("<"):
@@ -218,7 +222,7 @@ def are_logprobs(value: Any) -> bool:
 
 
 class DeltaNormalizer:
-    """Converts the deltas of one stream to OpenAI's format, if content or tool calls are in another one."""
+    """Converts the deltas of one stream to OpenAI's format, if their content or tool calls are in another format."""
 
     def __init__(self) -> None:
         self._calls: dict[int, tuple[int, str]] = {}

@@ -18,7 +18,7 @@ _NO_PROMPT_DETAILS = PromptDetails()
 
 
 def to_usage(event: Event | AnyEvent, is_estimate: bool = False) -> Usage:
-    """Returns the token counts and engine seconds of an event, whose `usage` must not be None.
+    """Returns an event's token counts and the seconds that the engine reports. The event's `usage` must not be None.
 
     `is_estimate` says that the answer goes on after the event, so that the counts are not final.
     """

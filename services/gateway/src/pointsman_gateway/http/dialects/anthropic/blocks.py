@@ -24,17 +24,17 @@ KEPT_FIELDS: Mapping[str, Mapping[str, type]] = {
 }
 """The fields that are kept of each type of block, with their Python types."""
 HINTS: Mapping[str, type] = {"cache_control": dict}
-"""The fields that are kept of the types of blocks that `KEPT_FIELDS` does not list."""
+"""The fields that are kept of blocks whose type `KEPT_FIELDS` does not list, with their Python types."""
 _TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
 
 
 def lay_out(converted: Sequence[Converted], text: str, reasoning: str, where: str) -> Blocks:
-    """Returns how a message's text and fields are divided into the content blocks that the client sent; empty if
-    the text and fields say all.
+    """Returns how a message's text and fields are divided into the content blocks that the client sent. Empty if the
+    blocks can be made from the text and the fields without it.
 
-    `converted` has the message's content blocks, each with the parts to which it was converted; of a tool result
-    only the media. `text` and `reasoning` are those of the message. `where` is the content's location in the body,
-    for errors. Raises InvalidArgument for a field of a wrong type.
+    `converted` has the message's content blocks, each with the parts to which it was converted; of a tool result only
+    the media. `text` and `reasoning` are those of the message. `where` is the content's location in the body, for
+    errors. Raises InvalidArgument for a field of a wrong type.
     """
     laid_out: list[Block] = []
     spans = _spans(converted, text)
@@ -57,12 +57,12 @@ def lay_out(converted: Sequence[Converted], text: str, reasoning: str, where: st
 
 
 def lay_out_result(block: Mapping[str, Any], items: Sequence[Converted], text: str, where: str) -> Blocks:
-    """Returns how the text of a tool's result is divided into the content blocks that the client sent; empty if the
-    text says all.
+    """Returns how the text of a tool's result is divided into the content blocks that the client sent. Empty if the
+    blocks can be made from the text without it.
 
-    `block` is the tool's result, `items` are the blocks of its content, and `text` is the text of the chat message
-    to which it was converted. `where` is its location in the body, for errors. Raises InvalidArgument for a field of
-    a wrong type.
+    `block` is the tool's result, `items` are the blocks of its content, and `text` is the text of the chat message to
+    which it was converted. `where` is its location in the body, for errors. Raises InvalidArgument for a field of a
+    wrong type.
     """
     laid_out = [Block("tool_result", _kept(block, where))]
     spans = _spans(items, text)

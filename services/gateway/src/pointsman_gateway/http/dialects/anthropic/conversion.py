@@ -26,9 +26,9 @@ _NO_FIELDS: Mapping[str, Any] = {}
 def to_messages(role: str, blocks: Sequence[Block], where: str) -> Iterator[Message]:
     """Yields the chat messages for the content of one message of the Messages API.
 
-    There is one for each tool result, followed by a message with all other blocks and the media of the tool results.
-    That message is left out if it would be empty after tool results. `where` is the content's location in the body,
-    such as "messages[0].content", for errors. Raises InvalidArgument for a block that is unknown or invalid.
+    Each tool result becomes a message. A last message has all other blocks and the media of the tool results; it is
+    left out if it would be empty and there are tool results. `where` is the content's location in the body, such as
+    "messages[0].content", for errors. Raises InvalidArgument for a block that is unknown or invalid.
     """
     parts: list[Part] = []
     converted: list[Converted] = []

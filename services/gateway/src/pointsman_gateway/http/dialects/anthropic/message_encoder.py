@@ -24,7 +24,7 @@ DELTAS = {
     THINKING: ("thinking_delta", "thinking"),
     TOOL_USE: ("input_json_delta", "partial_json"),
 }
-"""By the type of a block: the type of its deltas, and their field that holds the text."""
+"""The type of a block's deltas, and the name of the field with a delta's text, by the type of the block."""
 _TEXT_DELTA = (
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
     b'"delta":{"type":"text_delta","text":%b}}\n\n'

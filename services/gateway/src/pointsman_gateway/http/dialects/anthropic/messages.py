@@ -53,13 +53,15 @@ IGNORED_FIELDS = frozenset(
     {"betas", "billing_policy", "cache_control", "context_management", "diagnostics", "fallback_credit_token",
      "fallbacks", "inference_geo", "service_tier", "speed", "user_profile_id", "workspace_id"}
 )  # fmt: skip
-"""Fields that are accepted, but sent to no engine of another API. Engines with Anthropic's API get `NATIVE_FIELDS`."""
+"""Fields that are accepted, but not sent to engines with another API than Anthropic's. Of these fields, engines with
+Anthropic's API get those in `NATIVE_FIELDS`."""
 REJECTED_FIELDS = {
     "compaction": "the gateway compacts no conversations; ask for a summary in a message",
     "container": "the gateway runs no code",
     "mcp_servers": "the gateway calls no tools; let the client call the server, and send its tools as 'tools'",
 }
-"""Fields that are rejected unless they are empty, and what the error says: why, or what to do instead."""
+"""Fields that are rejected unless they are empty. The values are the texts of the errors, which say why the field is
+rejected, or what to do instead."""
 THREAD = "thread"
 """Anthropic's field for a conversation that the server stores, so that clients send only new messages. The gateway
 rejects it with the code `THREAD_UNSUPPORTED`; clients then send the whole conversation without the field."""
@@ -131,7 +133,7 @@ class MessagesBody(BaseModel):
 
 
 class CountTokensBody(MessagesBody):
-    """`POST /v1/messages/count_tokens`: a conversation whose tokens are counted."""
+    """The body of `POST /v1/messages/count_tokens`: a conversation whose tokens are counted."""
 
     max_tokens: MaxTokens | None = 1
     stream: Literal[False] | None = False
@@ -159,8 +161,8 @@ def read_plain_message(
 
 
 def to_request(body: MessagesBody, deadline: float, caller: Caller, cache: str, arrived: float) -> Request:
-    """Converts a Messages API body to a `Request`; does the same as `MessagesBody.to_request`, and raises its
-    InvalidArgument.
+    """Converts a Messages API body to a `Request`; the arguments and errors are the same as of
+    `MessagesBody.to_request`.
     """
     if body.max_tokens is None:
         raise bad_parameter("'max_tokens' is missing; send the answer's maximum number of tokens", "max_tokens")

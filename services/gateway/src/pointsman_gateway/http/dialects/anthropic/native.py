@@ -13,11 +13,11 @@ PASSED_FIELDS = ("cache_control", "context_management", "service_tier")
 NATIVE_FIELDS = frozenset({*PASSED_FIELDS, "betas"})
 """Undeclared fields of a body that only engines with Anthropic's format get."""
 COMMON_OUTPUT = frozenset({"format", "effort"})
-"""Fields of `output_config` that chat completions have too."""
+"""Fields of `output_config` in the Messages API that have an equivalent in chat completions."""
 CLIENT_TOOL = re.compile(r"(bash|text_editor|computer|memory)_20\d{6}")
 """Matches the type of a tool that Anthropic has trained its models for, and that the client runs."""
 COMMON_TOOL = frozenset({"type", "name", "description", "input_schema", "strict"})
-"""Fields of a tool that chat completions have too."""
+"""Fields of a tool in the Messages API that have an equivalent in chat completions."""
 SERVER_TOOL_FIELDS = frozenset({"defer_loading", "allowed_callers"})
 """Fields of a tool that refer to tools which Anthropic runs itself. The gateway leaves out both."""
 MAX_BETAS = 32

@@ -17,13 +17,12 @@ Parts = Sequence[Mapping[str, Any]]
 def blocks_of(
     role: str, parts: Parts | None, *, texts: Sequence[str | None], text: str, calls: int, of_message: Any, where: str
 ) -> Blocks:
-    """Returns how a message is divided into content blocks, with the `cache_control` of each; empty if no part has
-    one.
+    """Returns how a message is divided into content blocks, with the `cache_control` of each; empty if neither the
+    message nor a part of it has a `cache_control`.
 
-    `parts` are its content parts (None if the content is a string), and `texts` has the text of each, None for
-    media. `text` is the message's whole text, `calls` the number of its tool calls, `of_message` the message's own
-    `cache_control`, and `where` its location in the body. Raises InvalidArgument if a `cache_control` is not an
-    object.
+    `parts` are its content parts (None if the content is a string), and `texts` has the text of each, None for media.
+    `text` is the message's whole text, `calls` the number of its tool calls, `of_message` the message's own
+    `cache_control`, and `where` its location in the body. Raises InvalidArgument if a `cache_control` is not an object.
     """
     fields = [_cache_control(part, f"{where}.content[{number}]") for number, part in enumerate(parts or ())]
     own = _cache_control({"cache_control": of_message}, where)

@@ -96,7 +96,7 @@ class ChatBody(BaseModel):
 
 
 class RouteBody(ChatBody):
-    """`POST /v1/route`: a chat request, and whether the answer should include the prompt."""
+    """The body of `POST /v1/route`: a chat request, and whether the answer should include the prompt."""
 
     include_prompt: bool = False
     stream: Literal[False] | None = False
@@ -182,7 +182,9 @@ def includes_usage(options: StreamOptions | None) -> bool:
 
 
 def _stop_sequences(stop: str | list[str] | None) -> tuple[str, ...] | None:
-    """Returns the request's stop sequences, which may be empty; None for "", which stands for those of the path."""
+    """Returns the request's stop sequences, which may be none; None for "", with which the path's stop
+    sequences apply.
+    """
     if isinstance(stop, str):
         return (stop,) if stop else None
     return tuple(stop or ())

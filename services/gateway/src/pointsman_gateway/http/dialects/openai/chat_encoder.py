@@ -142,7 +142,7 @@ def _with_null_usage(event: bytes) -> bytes:
 def completion(started: Started, chunks: Sequence[Chunk], finished: Finished) -> dict[str, Any]:
     """Returns the `chat.completion` object of an answer that is not streamed.
 
-    Fields that the gateway does not know are taken from the engine's first event, and those of a choice from the
+    Fields that the gateway does not know are copied from the engine's first event; unknown fields of a choice from the
     choice's last event.
     """
     first = next((chunk.raw for chunk in chunks if chunk.raw), b"")

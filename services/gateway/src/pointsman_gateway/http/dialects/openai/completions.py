@@ -21,8 +21,8 @@ from pointsman_gateway.http.fields import FailFastDict, StopSequences, TextsOrTo
 from pointsman_gateway.pipeline.request_checks import MAX_CHOICES
 
 COMPLETION_ONLY = {"echo": False, "suffix": "", "best_of": 1}
-"""Parameters that only an engine's own `/v1/completions` supports. If the prompt is answered as a conversation, these
-are the only accepted values."""
+"""Parameters that only an engine's own `/v1/completions` supports. If the prompt is answered as a conversation, each
+parameter must be missing or have the value given here."""
 
 
 class CompletionBody(BaseModel):

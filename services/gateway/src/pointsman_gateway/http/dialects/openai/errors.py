@@ -23,7 +23,8 @@ class OpenAIErrors:
     """OpenAI's errors; implements `ErrorFormat`."""
 
     conversation: str = "messages"
-    """The endpoint's field with the conversation, which replaces "messages" as the `param` of errors."""
+    """The name of the endpoint's field that holds the conversation, such as "input". It is reported as the `param` of
+    errors whose `param` is "messages"."""
     schema: str = "Error"
 
     def encode(self, error: PointsmanError) -> tuple[int, dict[str, Any]]:

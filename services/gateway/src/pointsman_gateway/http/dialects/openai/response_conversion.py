@@ -13,9 +13,9 @@ from pointsman_gateway.codec.parts import text_of
 from pointsman_gateway.http.fields import bad_parameter, string_in
 
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
-"""The content parts with a text, and the name of the field that holds it."""
+"""The name of the field with the text, by the type of a content part with text."""
 MEDIA = {"input_image": "image_url", "input_file": "file", "input_audio": "input_audio"}
-"""The content parts with media, and their types in chat completions."""
+"""The type in chat completions, by the type of a content part with media."""
 
 OUTPUTS = ("function_call_output", "custom_tool_call_output")
 ROLES = ("user", "assistant", "system", "developer")
@@ -27,7 +27,8 @@ OPENAI_TOOLS = frozenset(
 "web_search". They are not sent to engines, as in vLLM."""
 
 CUSTOM_PARAMETERS = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
-"""The parameters of the function that replaces a custom tool."""
+"""The JSON schema of the parameters of the function that engines get instead of a custom tool, whose input is a
+text."""
 
 Message = dict[str, Any]
 
@@ -35,8 +36,8 @@ Message = dict[str, Any]
 def to_messages(items: str | Sequence[Mapping[str, Any]]) -> list[Message]:
     """Converts input items to chat messages; raises InvalidArgument for unknown or invalid items.
 
-    A string becomes one user message. Reasoning items are left out. The media in outputs of tools move to the message
-    after them if that is the user's; otherwise they become a user message of their own.
+    A string becomes one user message. Reasoning items are left out. Media in the outputs of tools move to the next
+    message if it is a user message; if it is not, they become a user message of their own.
     """
     if isinstance(items, str):
         return [{"role": "user", "content": items}]
@@ -249,8 +250,8 @@ def _add_tool(
 
 
 def to_chat_choice(choice: str | Mapping[str, Any] | None, tools: ChatTools) -> Any:
-    """Converts `tool_choice` to that of chat completions; returns None if it is not given, or if it is "auto" or "none"
-    and there are no tools.
+    """Converts the `tool_choice` of the Responses API to the `tool_choice` of chat completions. Returns None if it is
+    not given, or if it is "auto" or "none" and there are no tools.
 
     Raises InvalidArgument for an unknown choice or tool, and if a call is demanded but there are no tools.
     """

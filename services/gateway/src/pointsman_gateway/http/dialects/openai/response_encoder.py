@@ -30,8 +30,8 @@ INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 ERRORS = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
 """OpenAI's error codes by HTTP status; all others are "server_error"."""
 MAX_CHARACTERS = 4 * 1024 * 1024
-"""Maximum number of characters of texts and arguments in one stream; its last events repeat them four times. A million
-tokens have about as many."""
+"""Maximum number of characters of texts and arguments in one stream, whose last events repeat them four times. It is
+about the length of a million tokens."""
 
 
 class ResponseEncoder:

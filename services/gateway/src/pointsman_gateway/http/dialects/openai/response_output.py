@@ -31,11 +31,11 @@ class PartKind:
 
     type: str
     item: str
-    """The type of the item that contains it."""
+    """The type of the output item that contains parts of this kind."""
     key: str
-    """The name of the field with its text."""
+    """The name of the part's field that holds the text."""
     event: str
-    """The beginning of the names of its events."""
+    """The beginning of the names of this kind's events."""
 
 
 TEXT = PartKind("output_text", "message", "text", "response.output_text")
@@ -104,8 +104,8 @@ class Content:
         yield self._part_event(f"{kind.event}.delta", delta=text, **fields)
 
     def cite(self, sources: Sequence[Passage]) -> Iterator[Event]:
-        """Adds the sources as citations to the last part, if that is a text, and yields an event for each. Call it
-        before `end_events`.
+        """Adds the sources as citations to the last part, if that part is a text, and yields an event for each. Must be
+        called before `end_events`.
         """
         if not self._parts or self._parts[-1].kind is not TEXT:
             return
