@@ -116,9 +116,9 @@ def _fetch(scratch: Path, folder: Path, report: _Report) -> Path:
 
 
 def explain_failure(requirement: str, output: str, errors: str) -> str:
-    """Returns the error message for a failed download by pip, in one line.
+    """Returns the message for a failed download, one line.
 
-    `output` and `errors` are what pip has printed to stdout and stderr.
+    `output` and `errors` are what pip has printed on standard output and standard error.
     """
     named = re.search(r"^Looking in indexes: (\S+?),?$", output, re.MULTILINE)
     index = named[1] if named else DEFAULT_INDEX
