@@ -1,1 +1,3 @@
-"""The lora-server of one engine: loads adapters into the engine, reports the engine's state, and trains adapters."""
+"""The lora-server: loads adapters into one inference engine, reports the engine's state to gateways, and trains
+adapters.
+"""

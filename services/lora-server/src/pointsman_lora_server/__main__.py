@@ -1,4 +1,4 @@
-"""Runs the lora-server and its engine until SIGINT or SIGTERM."""
+"""Runs the lora-server and its inference engine until SIGINT or SIGTERM."""
 
 import asyncio
 import logging
@@ -37,9 +37,9 @@ def main() -> int:
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     """Serves until SIGINT or SIGTERM, then shuts down in these steps.
 
-    Other engines get time to load the versions that are placed on this one; the engine is reported as DOWN to the
-    gateways; requests in progress may finish; the engine is stopped, if it was started here. Raises ValueError or
-    OSError if the settings cannot be used.
+    First, other engines get time to load the adapter versions that are placed on this one. Then the engine is reported
+    as DOWN to the gateways, and requests in progress may finish. Last, the engine is stopped, if this process started
+    it. Raises ValueError or OSError if the settings cannot be used.
     """
     engine_bootstrap.require_engine(settings)
     settings = engine_bootstrap.with_held(engine_bootstrap.with_context_window(settings))

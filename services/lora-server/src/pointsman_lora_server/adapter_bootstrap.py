@@ -1,4 +1,4 @@
-"""Builds the parts that manage adapter versions."""
+"""Builds the objects that manage adapter versions, from the settings."""
 
 from dataclasses import dataclass
 from secrets import token_hex
@@ -26,7 +26,7 @@ from pointsman_lora_server.store import ArtifactStore
 
 @dataclass(frozen=True, slots=True)
 class AdapterParts:
-    """The objects of adapter management that the rest of the server uses."""
+    """The objects of adapter management that the rest of the lora-server uses."""
 
     service: AdapterService
     reconciler: Reconciler
@@ -65,8 +65,8 @@ def build_adapters(
     )
 
     async def ensure_verified(version: AdapterVersion) -> None:
-        """Loads the version on this engine and compares its answers with the reference, which this process has, then
-        waits until the engines on which the version is placed hold it.
+        """Loads the version on this engine and compares its answers with the reference answers, which only this process
+        has. Then waits until all engines on which the version is placed hold it.
         """
         await loader.ensure_verified(version)
         await placement.wait_until_warm(version.version, lambda: reconciler.desired)

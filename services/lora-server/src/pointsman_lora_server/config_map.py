@@ -1,8 +1,9 @@
-"""Publishes which adapters a base model has, in the ConfigMap that llm-d's inference payload processor reads.
+"""Publishes the names of a base model's adapter versions in the Kubernetes ConfigMap that llm-d's inference payload
+processor reads.
 
-The processor finds the base model of a request by it, and sets the header X-Gateway-Base-Model-Name for the route:
-https://github.com/llm-d/llm-d-inference-payload-processor, pkg/plugins/basemodelextractor. All lora-servers of a base
-model write the same content, from the aliases in Redis.
+With it, the processor finds the base model of a request and sets the header X-Gateway-Base-Model-Name, by which the
+request is routed: https://github.com/llm-d/llm-d-inference-payload-processor, pkg/plugins/basemodelextractor. All
+lora-servers of a base model write the same content, from the aliases in Redis.
 """
 
 import asyncio
@@ -25,44 +26,48 @@ if TYPE_CHECKING:  # imported at the first write
 log = logging.getLogger(__name__)
 
 MANAGED_LABEL = "inference.llm-d.ai/ipp-managed"
-"""The label, with the value "true", of the ConfigMaps that the processor reads."""
+"""The label of the ConfigMaps that llm-d's processor reads; its value is "true"."""
 FIELD_MANAGER = "pointsman-lora-server"
 MAX_BYTES = 900_000
-"""Limit of the list of names. A ConfigMap is limited to 1 MiB."""
+"""The largest size of the list of names, in bytes. Kubernetes limits a ConfigMap to 1 MiB."""
 CHECK_SECONDS = 2.0
 """Seconds between two checks whether the aliases have changed."""
 FRESH_SECONDS = 60.0
-"""The ConfigMap is written only if the aliases were read from Redis within so many seconds: a lora-server that has lost
-Redis must not undo what others write."""
+"""The ConfigMap is only written if the aliases were read from Redis within this many seconds, because a lora-server
+without Redis must not undo changes of the others."""
 REPAIR_SECONDS = 300.0
-"""Seconds between two reads of the ConfigMap while no alias changes; a change by somebody else is then undone."""
+"""Seconds between two reads of the ConfigMap while no alias changes. If somebody else has changed the ConfigMap, it is
+written again then."""
 MAX_RETRY_SECONDS = 60.0
-"""Maximum of the seconds between two attempts if writes fail: these begin with `CHECK_SECONDS` and are doubled, and up
-to a half shorter at random."""
+"""The longest wait between two attempts if writes fail, in seconds. The waits begin with `CHECK_SECONDS` and are
+doubled; each is shortened at random by up to a half."""
 MAX_ATTEMPTS = 5
-"""How often a write is tried if other lora-servers write at the same time."""
+"""The largest number of attempts to write if other lora-servers write at the same time."""
 
 
 def published_names(aliases: Iterable[Alias]) -> Sequence[str]:
-    """Returns the names of the aliases' versions, canaries included, sorted. Engines do not know aliases, so a route
-    by the base model must not lead a request for one to an engine.
+    """Returns the names of the versions to which the aliases point, canaries included, sorted. The aliases themselves
+    are left out: engines do not know them, so a request for an alias must not be routed to an engine.
     """
     return sorted({name for alias in aliases for name in alias.versions})
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigMapPublisher:
-    """Keeps the ConfigMap `name`, in the pod's namespace, equal to the names of the current aliases."""
+    """Keeps the list of names in the ConfigMap `name`, in the pod's namespace, equal to the names of the current
+    aliases' versions.
+    """
 
     name: str
     base_model: str
     service_account: Path
     aliases: Callable[[], tuple[Alias, ...] | None]
-    """Returns the aliases; None while they are not known or not fresh, and nothing is to be written."""
+    """A function that returns the current aliases, or None if they are unknown or were not read recently; nothing is
+    written then."""
 
     async def run(self) -> None:
-        """Writes the ConfigMap after each change of the aliases, until cancelled. A failure is logged once, and the
-        write is tried again.
+        """Writes the ConfigMap after each change of the aliases, until cancelled. A write that fails is retried, and
+        its error is logged once.
         """
         loop, written, read_at, problem = asyncio.get_running_loop(), None, 0.0, ""
         wait, backoff = 0.0, Backoff(CHECK_SECONDS, MAX_RETRY_SECONDS)
@@ -85,10 +90,11 @@ class ConfigMapPublisher:
             await asyncio.sleep(wait * random.uniform(0.5, 1.0) if failed else CHECK_SECONDS)
 
     async def publish(self, names: Sequence[str]) -> None:
-        """Makes the ConfigMap have these names, and no others; writes nothing if it has them already.
+        """Makes the ConfigMap contain exactly these names; writes nothing if it already does.
 
-        Raises ApiFailed if the API refuses or does not answer, if the ConfigMap is that of another base model, if the
-        names do not fit in it, or if there are none and the ConfigMap has some: aliases are never deleted.
+        Raises ApiFailed if the Kubernetes API rejects the write or does not answer, if the ConfigMap belongs to another
+        base model, or if the names do not fit in it. Also raises ApiFailed if `names` is empty but the ConfigMap has
+        names: aliases are never deleted, so Redis must have lost its data.
         """
         data = {"baseModel": self.base_model, "adapters": "".join(f"- {json.dumps(name)}\n" for name in names)}
         if len(data["adapters"]) > MAX_BYTES:

@@ -1,4 +1,6 @@
-"""Starts the engine as a child process or attaches to a running one, as the settings say."""
+"""Starts the inference engine as a child process, or attaches to an engine that is already running, depending on the
+settings.
+"""
 
 import logging
 import os
@@ -35,14 +37,14 @@ from pointsman_lora_server.settings import Settings
 log = logging.getLogger(__name__)
 
 NO_PARSER = ("auto", "off")
-"""Values of `Settings.tool_call_parser` that name no parser."""
+"""Values of `Settings.tool_call_parser` that are not the name of a parser."""
 
 
 class EngineMonitor(Protocol):
     """Interface for monitoring the engine; `Supervisor` and `Attachment` implement it.
 
-    `run` publishes the engine's status until it is cancelled. `restart` takes the engine out of use at once because it
-    is corrupted.
+    `run` publishes the engine's status until it is cancelled. `restart` takes an engine that is corrupted out of use at
+    once.
     """
 
     async def run(self) -> None: ...
@@ -50,7 +52,9 @@ class EngineMonitor(Protocol):
 
 
 def require_engine(settings: Settings) -> None:
-    """Raises FileNotFoundError if `engine_python` does not exist but is needed, for the engine or for smoke tests."""
+    """Raises FileNotFoundError if the Python interpreter `settings.engine_python` is needed, for the engine or for
+    smoke tests, but does not exist.
+    """
     if settings.is_attached and settings.smoke_test == "off":
         return
     if not settings.engine_python.is_file():
@@ -60,10 +64,11 @@ def require_engine(settings: Settings) -> None:
 
 
 def with_context_window(settings: Settings) -> Settings:
-    """Returns the settings; if `max_model_len` is 0, with the context window in tokens from the base model's
-    config.json.
+    """Returns the settings. If `max_model_len` is 0, it is replaced by the context window, in tokens, that the base
+    model's config.json states.
 
-    Raises ValueError if it is 0 and the file states no context window, or the engine is an attached one.
+    Raises ValueError if `max_model_len` is 0 and either the file states no context window, or the engine is attached
+    and not started here.
     """
     if settings.max_model_len:
         return settings
@@ -78,8 +83,8 @@ def with_context_window(settings: Settings) -> Settings:
 
 
 def with_held(settings: Settings) -> Settings:
-    """Returns the settings; if `held` is unset and the engine is started here, with a number derived from the machine's
-    free memory (`machine.default_held`).
+    """Returns the settings. If `held` (the number of adapters that the engine can hold) is unset and this process
+    starts the engine, it is derived from the machine's free memory (`machine.default_held`).
 
     Raises OSError if the base model does not exist or is damaged.
     """
@@ -92,12 +97,12 @@ def with_held(settings: Settings) -> Settings:
 
 
 def adapter_limit(settings: Settings, facts: EngineFacts | None = None) -> int:
-    """Returns how many versions the engine may hold.
+    """Returns the number of adapter versions that the engine may hold.
 
-    For an engine that is started here this is `settings.held`; raises ValueError if that is unset (see `with_held`).
-    For an attached engine it is the lower one of the engine's own limit in `facts` and `settings.held`, which counts as
-    `MAX_DEFAULT_HELD` if it is unset. If `facts` state no limit, it is `settings.held`; if that is unset too, it is the
-    number of adapters in one batch, because every engine holds as many.
+    For an engine that this process starts, this is `settings.held`; raises ValueError if that is unset (see
+    `with_held`). For an attached engine, it is the lower of `settings.held` (`MAX_DEFAULT_HELD` if unset) and the
+    engine's own limit in `facts`. If `facts` have no limit, it is `settings.held`; if that is unset too, it is the
+    number of adapters in one batch, because every engine can hold as many.
     """
     if not settings.is_attached:
         if settings.held is None:
@@ -110,7 +115,9 @@ def adapter_limit(settings: Settings, facts: EngineFacts | None = None) -> int:
 
 
 def limits_note(settings: Settings, facts: EngineFacts) -> str:
-    """Returns a text that names each setting above the attached engine's limit, with both values; empty if none is."""
+    """Returns a text that names each setting that is above the attached engine's limit, with both values; empty if
+    there is none.
+    """
     limits = (
         ("HELD", settings.held, facts.held, "--max-cpu-loras, without --lora-modules"),
         ("MAX_LORA_RANK", settings.max_lora_rank, facts.max_lora_rank, "--max-lora-rank"),
@@ -124,10 +131,10 @@ def limits_note(settings: Settings, facts: EngineFacts) -> str:
 
 
 def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCommand | None:
-    """Returns the command that starts the engine on this machine; None if the engine is an attached one.
-    `environment` is this process's own.
+    """Returns the command that starts the engine on this machine; None if the settings attach to a running engine.
+    `environment` is this process's environment.
 
-    Raises as `require_engine`, `adapter_limit` and `build_command` do.
+    Raises the errors of `require_engine`, `adapter_limit` and `build_command`.
     """
     require_engine(settings)
     if settings.is_attached:
@@ -153,10 +160,10 @@ def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCom
 async def open_engine(
     settings: Settings, command: EngineCommand | None, secret: GuardSecret
 ) -> AsyncIterator[VllmClient]:
-    """Yields a client of the engine; the client is closed after the block.
+    """Yields a client of the engine, which is closed after the block.
 
-    With `command` it is a client of the engine that is started here, whose guard expects `secret`, else of the attached
-    engine.
+    If `command` is given, the client is for the engine that this process starts, whose guard expects `secret`;
+    otherwise for the attached engine.
     """
     if command:
         api_key, url = command.environment.get("VLLM_API_KEY", ""), f"http://{settings.engine_listen}"
@@ -184,9 +191,10 @@ def create_runner(
     probe: Probe,
     apply_limits: Callable[[EngineFacts], str],
 ) -> EngineMonitor:
-    """Returns a `Supervisor` for an engine that is started here with `command`, or an `Attachment` if that is None.
+    """Returns a `Supervisor`, which starts the engine with `command`, or if that is None, an `Attachment`, which
+    watches a running engine.
 
-    `apply_limits` is as in `Attachment`; a `Supervisor` does not need it.
+    `apply_limits` is passed to the `Attachment`; a `Supervisor` does not need it.
     """
     if command:
         return Supervisor(
@@ -211,9 +219,9 @@ def create_runner(
 
 
 def path_at_engine(store: Path, store_at_engine: str, folder: Path) -> str:
-    """Returns the path at which the engine sees `folder`, which is below `store` here.
+    """Returns the path at which the engine sees `folder`, a folder below `store` on this machine.
 
-    That is the same path below `store_at_engine`, or `folder` itself if `store_at_engine` is empty.
+    The result is the same relative path below `store_at_engine`, or `folder` itself if `store_at_engine` is empty.
     """
     if not store_at_engine:
         return str(folder)
@@ -221,5 +229,7 @@ def path_at_engine(store: Path, store_at_engine: str, folder: Path) -> str:
 
 
 def attached_parser(settings: Settings) -> str:
-    """Returns the tool-call parser of an attached engine; empty if the settings do not name it."""
+    """Returns the name of the attached engine's tool-call parser, as set by the user; empty if the settings name
+    none.
+    """
     return "" if settings.tool_call_parser in NO_PARSER else settings.tool_call_parser

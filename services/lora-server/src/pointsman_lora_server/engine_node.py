@@ -1,7 +1,8 @@
-"""Runs the workers of an engine that spans several nodes: `python -m pointsman_lora_server.engine_node`.
+"""Runs the vLLM workers on the further nodes of an engine that spans several nodes: `python -m
+pointsman_lora_server.engine_node`.
 
-The lora-server runs on the engine's first node, where it starts vLLM and manages the adapters. On each other node this
-program runs, with the same settings, and becomes vLLM's workers, which read adapters from the same folders.
+The lora-server runs on the engine's first node, where it starts vLLM and manages the adapters. This program runs on
+each other node, with the same settings. It becomes vLLM's workers there, which read adapters from the same folders.
 """
 
 import os
@@ -32,8 +33,8 @@ def main() -> None:
 def node_command(settings: Settings) -> EngineCommand:
     """Returns the command that starts vLLM's workers on this node.
 
-    Raises ValueError if the setting HELD is missing, since each node would otherwise derive another number from its own
-    memory, if the engine is one that runs already, or if another setting is not valid.
+    Raises ValueError if the setting HELD is missing (each node would derive another number from its own memory), if the
+    settings attach to a running engine, or if another setting is not valid.
     """
     if settings.held is None:
         raise ValueError("set POINTSMAN_LORA_HELD: all nodes of an engine hold the same number of adapters")
@@ -44,9 +45,9 @@ def node_command(settings: Settings) -> EngineCommand:
 
 
 def headless(arguments: tuple[str, ...]) -> tuple[str, ...]:
-    """Converts the command that starts vLLM's API server to one that starts only its workers.
+    """Converts the command that starts vLLM's API server to a command that starts only its workers.
 
-    Raises ValueError if `arguments` are not such a command.
+    Raises ValueError if `arguments` do not start vLLM's API server.
     """
     python, *server, model_option, model = arguments[:5]
     if (*server, model_option) != (*_SERVER, "--model"):

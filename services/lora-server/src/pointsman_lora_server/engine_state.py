@@ -1,4 +1,6 @@
-"""Stores the latest known state of the engine for all parts of this process, and yields its changes to watchers."""
+"""Stores the latest known state of the inference engine for all parts of this process, and notifies watchers of its
+changes.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -14,15 +16,15 @@ _EMPTY: frozenset[str] = frozenset()
 
 
 class EngineStateStore:
-    """Holds the engine's state, and notifies watchers of its changes.
+    """Stores the engine's state, and notifies watchers of its changes.
 
-    It keeps two invariants: an engine that is not READY holds, loads and drains nothing, and a resident version is not
-    listed as loading or draining.
+    It maintains two invariants: an engine that is not READY holds, loads and drains no versions, and a resident version
+    is neither loading nor draining.
     """
 
     def __init__(self, heartbeat: float = 5.0) -> None:
-        """Takes `heartbeat`: the seconds after which watchers get an unchanged state again. The API promises at most
-        10.
+        """`heartbeat` is the number of seconds after which watchers receive an unchanged state again. The API promises
+        at most 10.
         """
         self._heartbeat = heartbeat
         self._state = EngineState()
@@ -41,14 +43,16 @@ class EngineStateStore:
         return self._closed
 
     def update(self, **changes: Any) -> None:
-        """Sets the named fields of the `EngineState`, then restores the invariants that the class describes.
+        """Sets the given fields of the `EngineState`, then restores the invariants that the class describes.
 
         Watchers are not notified if nothing changes. After `start_shutdown`, the status stays DOWN.
         """
         self._update(_EMPTY, changes)
 
     def _update(self, changed_names: frozenset[str] | None, changes: Mapping[str, Any]) -> None:
-        """Does the work of `update`; `changed_names` are the aliases and ready versions that differ (None: any may)."""
+        """Implements `update`. `changed_names` are the aliases and READY versions that have changed; None if any may
+        have changed.
+        """
         before, changed = self._state, replace(self._state, **changes)
         if self._shutting_down:
             changed = replace(changed, status=EngineStatus.DOWN, detail=SHUTTING_DOWN)
@@ -72,10 +76,10 @@ class EngineStateStore:
     def set_desired(
         self, aliases: tuple[Alias, ...], ready: Mapping[str, float | None], changed: frozenset[str] | None = None
     ) -> None:
-        """Publishes where the aliases point, and which versions any engine may load.
+        """Publishes to which versions the aliases point, and which versions any engine may load.
 
-        `ready` maps these versions to the seconds that their training took, None if unknown. `changed` has the names of
-        the aliases and versions that differ from the last call; None if any may differ.
+        `ready` maps the loadable versions to the seconds that their training took, None if unknown. `changed` has the
+        names of the aliases and versions that have changed since the last call; None if any may have changed.
         """
         self._update(changed, {"aliases": aliases, "ready": ready})
 
@@ -83,15 +87,15 @@ class EngineStateStore:
         self.update(loading=self._state.loading | {version}, draining=self._state.draining - {version})
 
     def cancel_loading(self, version: str) -> None:
-        """Records that the load of the version failed or was given up."""
+        """Records that loading the version has failed or was cancelled."""
         self.update(loading=self._state.loading - {version})
 
     def mark_resident(self, version: str) -> None:
-        """Publishes that the engine holds the version, so that gateways send requests for it."""
+        """Publishes that the engine holds the version, so that gateways send requests to it."""
         self.update(resident=self._state.resident | {version})
 
     def mark_draining(self, version: str) -> None:
-        """Publishes that the version is being unloaded, so that gateways send no new requests for it."""
+        """Publishes that the version is being unloaded, so that gateways send it no new requests."""
         self.update(resident=self._state.resident - {version}, draining=self._state.draining | {version})
 
     def mark_unloaded(self, version: str) -> None:
@@ -101,13 +105,16 @@ class EngineStateStore:
     def pop_lost(self) -> frozenset[str]:
         """Returns the versions that the engine held when it went down, and forgets them.
 
-        If it went down several times since the last call, these are the versions that it held at any of these times.
+        If the engine went down several times since the last call, the result has all versions that it held at any of
+        these times.
         """
         lost, self._lost = self._lost, _EMPTY
         return lost
 
     def start_shutdown(self) -> None:
-        """Reports the engine as DOWN from now on, so that gateways use other engines. Requests in flight finish."""
+        """Reports the engine as DOWN from now on, so that gateways use other engines. Requests in flight still
+        finish.
+        """
         self._shutting_down = True
         self.update()
 
@@ -117,7 +124,8 @@ class EngineStateStore:
         self._notify()
 
     async def watch(self) -> AsyncIterator[EngineState]:
-        """Yields the current state, then the new state after each change, and the same again after each heartbeat.
+        """Yields the current state, then the new state after each change, and the unchanged state after each heartbeat
+        without a change.
 
         Changes in quick succession may be combined. Ends after `close`.
         """
@@ -125,10 +133,10 @@ class EngineStateStore:
             yield state
 
     async def watch_changes(self) -> AsyncIterator[tuple[EngineState, frozenset[str] | None]]:
-        """Yields the state at first, after each change and after each heartbeat, with the names that have changed.
+        """Yields (state, changed names) at first, after each change, and after each heartbeat without a change.
 
-        These are the versions and aliases that have changed since the state before; None if any may have changed, as
-        for the first state. Changes in quick succession may be combined. Ends after `close`.
+        The names are those of the versions and aliases that have changed since the last yielded state; None if any may
+        have changed, as for the first state. Changes in quick succession may be combined. Ends after `close`.
         """
         sequence = 0
         while not self._closed:
@@ -140,7 +148,7 @@ class EngineStateStore:
                     await changed.wait()
 
     async def wait_for_other_than(self, known: EngineState, timeout_seconds: float) -> None:
-        """Waits until the engine's state is another object than `known`, or for `timeout_seconds`.
+        """Waits until the engine's state is no longer the object `known`, but for `timeout_seconds` at most.
 
         Returns at once after `close`.
         """

@@ -1,9 +1,10 @@
-"""Copies a model from a hub or a bucket: `python -m pointsman_lora_server.fetch_model URL FOLDER`.
+"""Copies a model from a model hub or a bucket: `python -m pointsman_lora_server.fetch_model URL FOLDER`.
 
-FOLDER must hold no other model. URL is hf://ORGANISATION/MODEL@REVISION (in an environment with huggingface_hub), or a
-URL of fsspec, such as s3://BUCKET/FOLDER (with s3fs). Runs as a Kubernetes Job before the engine starts. A complete
-folder is not fetched again, and an interrupted download is continued. Of the other models that were fetched into
-folders next to FOLDER, only the one that was completed last is kept, because engines may still run with it.
+URL is hf://ORGANISATION/MODEL@REVISION (in an environment with huggingface_hub), or a URL of fsspec, such as
+s3://BUCKET/FOLDER (with s3fs). FOLDER must not have another model. The program runs as a Kubernetes Job before the
+engine starts. A complete folder is not fetched again, and an interrupted download is continued. Of the models that were
+fetched earlier into folders next to FOLDER, only the one that was completed last is kept, because engines may still use
+it.
 """
 
 import shutil
@@ -17,12 +18,13 @@ import fsspec
 from pointsman_lora_server.model_folder import PATTERNS, UNNEEDED
 
 MARKER = ".source"
-"""The file that contains the URL. It is written last, so a folder with this file is complete."""
+"""The name of the file that contains the model's URL. It is written last, so a folder with this file is complete."""
 _STARTED = ".fetching"
-"""The file that contains the URL from the start of the download on."""
+"""The name of the file that contains the model's URL from the start of the download on."""
 
 HubDownload = Callable[[str, str | None, Path], None]
-"""Downloads the missing files of a Hugging Face repository, at a revision (None: the latest), into a folder."""
+"""A function that downloads the missing files of a Hugging Face repository, at a revision (None: the latest), into a
+folder."""
 
 
 class FetchError(Exception):
@@ -38,10 +40,10 @@ def download_from_hub(repository: str, revision: str | None, folder: Path) -> No
 
 
 def fetch(url: str, folder: Path, hub_download: HubDownload = download_from_hub) -> bool:
-    """Fetches the model at `url` into `folder`; returns False if it is there already, else True.
+    """Fetches the model at `url` into `folder`; returns False if it was already there, and otherwise True.
 
     Before a download, deletes the models that were fetched into folders next to `folder`, except the one that was
-    completed last. Raises FetchError if the download fails, the result has no config.json, or the folder holds another
+    completed last. Raises FetchError if the download fails, the result has no config.json, or the folder has another
     model.
     """
     if _text_of(folder / MARKER) == url:
@@ -68,7 +70,9 @@ def fetch(url: str, folder: Path, hub_download: HubDownload = download_from_hub)
 
 
 def _copy_from_bucket(url: str, folder: Path) -> None:
-    """Copies the files that are missing in `folder` or have another size there, without those of `UNNEEDED`."""
+    """Copies the files that are missing in `folder` or have another size there; files that match `UNNEEDED` are left
+    out.
+    """
     files, path = fsspec.core.url_to_fs(url)
     root = path.rstrip("/")
     if not files.isdir(root):

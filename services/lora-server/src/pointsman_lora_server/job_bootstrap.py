@@ -1,4 +1,6 @@
-"""Builds what training jobs need: the environment of their processes, and their access to adapter versions."""
+"""Builds the objects that training jobs need: the environment of their processes, and functions to access adapter
+versions.
+"""
 
 import asyncio
 import os
@@ -12,9 +14,9 @@ from pointsman_lora_server.training.methods import installed_methods
 
 
 def job_environment(settings: Settings) -> JobEnvironment:
-    """Returns what training jobs need from the settings.
+    """Returns the settings that all training jobs share.
 
-    Their environment variables are those of this process, without `POINTSMAN_*`, which contain secrets.
+    Their environment variables are those of this process without `POINTSMAN_*`, since these contain secrets.
     """
     return JobEnvironment(
         folder=settings.jobs,
@@ -28,7 +30,9 @@ def job_environment(settings: Settings) -> JobEnvironment:
 
 
 def job_callbacks(service: AdapterService, store: ArtifactStore) -> tuple[RegisterAdapter, FindVersion]:
-    """Returns two functions for training jobs: one registers the result, one fetches the folder of a parent version."""
+    """Returns two functions for training jobs: one registers the trained adapter, the other returns the folder of a
+    parent version.
+    """
 
     async def register(trained: TrainedAdapter) -> str:
         report = await service.register(

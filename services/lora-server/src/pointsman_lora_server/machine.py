@@ -1,17 +1,20 @@
-"""Properties of this machine: its free memory, how many adapter versions fit into it, its processor and its GPU."""
+"""Properties of this machine: its free memory, the number of adapter versions that fit into it, its processor and its
+GPU.
+"""
 
 import os
 from pathlib import Path
 
 HELD_MEMORY_SHARE = 0.25
-"""Share of the free memory for adapters. The rest is for the base model, the KV cache, smoke tests and training."""
+"""The fraction of the free memory that adapters in the engine may use. The rest is for the base model, the KV cache,
+smoke tests and training."""
 MAX_DEFAULT_HELD = 512
-"""The largest default for the number of held versions. It is limited because the engine loads the version of each alias
-when it starts."""
+"""The largest default for the number of adapter versions that an engine holds. It is limited because the engine loads
+the version of each alias when it starts."""
 
 
 def free_memory() -> int:
-    """Returns the free memory of the machine in bytes, or of the container if that has less."""
+    """Returns the free memory of the machine in bytes, or that of the container if it is less."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else ():
         if line.startswith("MemAvailable:"):
@@ -26,18 +29,20 @@ def free_memory() -> int:
 
 
 def default_held(adapter_bytes: int, max_loras: int, free_bytes: int) -> int:
-    """Returns how many versions the engine holds if the settings do not say.
+    """Returns the number of adapter versions that the engine holds if the settings do not name a number.
 
-    These are as many of `adapter_bytes` bytes as fit into the share `HELD_MEMORY_SHARE` of `free_bytes`, at most
-    `MAX_DEFAULT_HELD`. They are at least `max_loras`, the adapters of one batch, because the engine must hold these
-    too.
+    It is the number of versions of `adapter_bytes` bytes that fit into the fraction `HELD_MEMORY_SHARE` of
+    `free_bytes`, at most `MAX_DEFAULT_HELD`. It is at least `max_loras`, the number of adapters in one batch, because
+    the engine must hold these too.
     """
     fitting = int(HELD_MEMORY_SHARE * free_bytes) // adapter_bytes
     return max(max_loras, min(fitting, MAX_DEFAULT_HELD))
 
 
 def cpu_flags() -> frozenset[str]:
-    """Returns the flags that /proc/cpuinfo lists for the first core, such as "avx2"; empty on systems without it."""
+    """Returns the flags that /proc/cpuinfo lists for the first core, such as "avx2"; empty on systems without this
+    file.
+    """
     info = Path("/proc/cpuinfo")
     for line in info.read_text().splitlines() if info.exists() else ():
         name, _, flags = line.partition(":")

@@ -22,27 +22,30 @@ from pointsman_lora_server.domain import DesiredState, EngineState, EngineStatus
 DURATION_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 
 GEN_AI_BUCKETS = (.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)  # fmt: skip
-"""Seconds; recommended by OpenTelemetry's conventions for generative AI (semantic-conventions v1.41.0)."""
+"""Histogram buckets for durations of requests to models, in seconds, as recommended by OpenTelemetry's conventions for
+generative AI (semantic-conventions v1.41.0)."""
 
 ANY_ADAPTER = "other"
-"""The label value that `observe_completion` uses for all adapters, since the number of a label's values must be
-limited."""
+"""The value of the model label that `observe_completion` uses for all adapters, since the number of values of a label
+must be limited."""
 
 LOAD_RESULTS = ("loaded", "refused", "no_slot", "failed")
 LOAD_REQUEST_RESULTS = ("resident", "joined", "loaded", "failed")
 VALIDATION_RESULTS = ("ready", "failed", "interrupted")
 EVICTION_REASONS = ("room", "retired")
 MOVE_REASONS = ("first_copy", "demand", "balance")
-"""The values of `MoveReason`."""
+"""The values of the reason label of planned loads, equal to those of `MoveReason`."""
 MAX_LISTED_VERSIONS = 50
-"""How many versions the metric of placed copies names; those with the most copies come first."""
+"""The largest number of adapter versions that the metric of placed copies names; those with the most copies are
+named."""
 LOAD_STEPS = ("fetch", "turn", "room", "engine", "trial", "probe", "comparison")
-"""The steps of a load in their order: reading from the store and checking the hash, waiting for other loads, evicting
-another version, reading the weights into the engine, the first answer, probing the base model, comparing with PEFT."""
+"""The steps of loading an adapter version, in order: reading it from the store and checking the hash, waiting for other
+loads, evicting another version, reading the weights into the engine, the first answer, probing the base model,
+comparing with PEFT."""
 
 
 class LoraServerMetrics:
-    """The metrics that other modules update, in a `registry` of their own."""
+    """The Prometheus metrics that other modules of the lora-server update, in their own `registry`."""
 
     def __init__(self, base_model: str) -> None:
         """Creates the metrics; `base_model` is the name under which the engine serves the base model."""
@@ -144,7 +147,7 @@ class LoraServerMetrics:
 
     @contextmanager
     def time_load_step(self, step: str) -> Iterator[None]:
-        """Records how many seconds the block takes, also if it fails; `step` is one of LOAD_STEPS."""
+        """Records the duration of the block, even if the block fails. `step` is one of LOAD_STEPS."""
         started = time.perf_counter()
         try:
             yield
@@ -178,7 +181,7 @@ class LoraServerMetrics:
         self._load_steps.labels("room").observe(seconds)
 
     def set_in_use(self, adapters: int) -> None:
-        """Sets how many adapters were in use by requests when the engine was last asked."""
+        """Sets the number of adapters that requests were using when the engine was last asked."""
         self._in_use.set(adapters)
 
     def count_canary_rollback(self) -> None:
@@ -188,7 +191,9 @@ class LoraServerMetrics:
         self._moves.labels(reason).inc()
 
     def set_placed_copies(self, copies: Mapping[str, int], unplaced: int) -> None:
-        """Sets the number of copies of each version in the plan, and how many versions have none."""
+        """Sets the number of copies of each adapter version in the placement plan, and the number of versions without a
+        copy.
+        """
         self._placed_copies.clear()
         for version, number in sorted(copies.items(), key=lambda item: (-item[1], item[0]))[:MAX_LISTED_VERSIONS]:
             self._placed_copies.labels(version).set(number)
@@ -208,10 +213,10 @@ class LoraServerMetrics:
 
 
 class VersionStateCollector(Collector):
-    """Exports gauges and counters of the engine and of the adapter versions, computed at each scrape.
+    """Exports metrics of the engine and of the adapter versions' states, computed at each scrape.
 
-    Only the counter of version transitions is computed before: call `count_transitions` after each change. Labels are
-    states, never version names.
+    Only the counter of version transitions is not computed at the scrape: call `count_transitions` after each change.
+    Labels are states, never version names.
     """
 
     def __init__(
@@ -224,9 +229,9 @@ class VersionStateCollector(Collector):
     ) -> None:
         """Registers the collector with `registry`.
 
-        `desired` and `engine` return the current states, and `slots` the number of adapters that the engine can hold.
-        They are called in the scrape's thread, so they must return immutable values. `batch_slots` is the number of
-        different adapters in one batch.
+        `desired` and `engine` are functions that return the current states, and `slots` returns the number of adapters
+        that the engine can hold. They are called in the thread of the scrape, so they must return immutable values.
+        `batch_slots` is the number of different adapters in one batch.
         """
         self._desired = desired
         self._engine = engine
@@ -235,13 +240,13 @@ class VersionStateCollector(Collector):
         self._seen: DesiredState | None = None
         self._held: frozenset[str] = frozenset()
         self._states: dict[str, VersionState] = {}
-        """The state of each version at the last call of `count_transitions`; `_seen` and `_held` are of that time too.
-        """
+        """The state of each version at the last call of `count_transitions`; `_seen` and `_held` were also set in that
+        call."""
         self._transitions: collections.Counter[VersionState] = collections.Counter()
         registry.register(self)
 
     def count_transitions(self) -> None:
-        """Counts one transition for each version whose state differs from that at the last call.
+        """Counts one transition for each adapter version whose state has changed since the last call.
 
         The first call counts nothing. States that a version entered and left between two calls are missed.
         """
@@ -259,7 +264,7 @@ class VersionStateCollector(Collector):
         self._seen, self._held = desired, held
 
     def describe(self) -> Iterable[Metric]:
-        """Returns no descriptions; without this method the registry would call `collect` before the server starts."""
+        """Returns no descriptions. Without this method, the registry would call `collect` before the server starts."""
         return []
 
     def collect(self) -> Iterable[Metric]:

@@ -1,4 +1,4 @@
-"""Reads a base model's folder in Hugging Face's format: which files are needed, and the context window."""
+"""Reads a base model's folder in Hugging Face's format: which files are needed, and the size of the context window."""
 
 import json
 from collections.abc import Mapping
@@ -8,14 +8,16 @@ from typing import Any
 from pointsman_lora_server.base_model import BaseModelError
 
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
-"""Files of a repository that are needed; others hold the same weights again, in other formats."""
+"""Patterns of the files of a model repository that are needed. Other files often have the same weights in other
+formats."""
 UNNEEDED = ("original/*", "consolidated*", "onnx/*")
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
-"""The keys in config.json by which architectures state the context window, in the order in which they are tried."""
+"""The keys in config.json under which different architectures state the context window, in the order in which they are
+tried."""
 
 
 def read_json(file: Path) -> Mapping[str, Any]:
-    """Returns the object in a JSON file; raises BaseModelError if the file cannot be read or holds no object."""
+    """Returns the JSON object in a file. Raises BaseModelError if the file cannot be read or has no object."""
     try:
         content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -26,9 +28,9 @@ def read_json(file: Path) -> Mapping[str, Any]:
 
 
 def read_context_window(folder: Path) -> int:
-    """Returns the context window in tokens that the folder's config.json states, by one of `CONTEXT_KEYS`.
+    """Returns the context window, in tokens, that the folder's config.json states under one of `CONTEXT_KEYS`.
 
-    Raises BaseModelError if it states none, or cannot be read.
+    Raises BaseModelError if config.json states none or cannot be read.
     """
     config = read_json(folder / "config.json")
     text = config.get("text_config")  # of models that read images too

@@ -226,7 +226,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_attached(self) -> "Settings":
-        """Raises ValueError for settings that have no effect with an engine of this kind (attached or started here)."""
+        """Raises ValueError for a setting that has no effect with this kind of engine (attached, or started by this
+        process).
+        """
         if self.is_attached:
             given = {"engine_args": self.engine_args}
             reason = "is for an engine that is started here; give it to the engine at POINTSMAN_LORA_ENGINE_URL"
@@ -258,14 +260,16 @@ class Settings(BaseSettings):
 
     @property
     def local_store(self) -> Path:
-        """Returns the folder on this machine with the adapters: `store`, or `store_cache` if `store` is a URL."""
+        """Returns the folder on this machine from which adapters are loaded: `store`, or `store_cache` if `store` is a
+        URL.
+        """
         return self.store_cache if "://" in self.store else Path(self.store)
 
 
 def read_settings() -> Settings:
-    """Reads the settings from the environment.
+    """Reads the settings from the environment variables `POINTSMAN_LORA_*`.
 
-    Raises UnknownSetting if a variable with the prefix is no setting, WrongSetting if a value cannot be used.
+    Raises UnknownSetting if a variable with this prefix is not a setting, and WrongSetting if a value cannot be used.
     """
     # The command and the configuration use POINTSMAN_LORA_SERVER, often in the same environment.
     require_known_settings(PREFIX, Settings.model_fields, os.environ, {"POINTSMAN_LORA_SERVER"})

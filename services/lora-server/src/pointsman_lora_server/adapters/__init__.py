@@ -1,1 +1,3 @@
-"""Adapter versions: registering, checking, loading, placing and promoting them."""
+"""Manages adapter versions (immutable LoRA weights): registering, checking, loading, promoting, and placing them on
+engines.
+"""

@@ -1,4 +1,6 @@
-"""Makes the engine hold the adapter versions that the desired state asks for, and no version that must not serve."""
+"""Makes the engine hold the adapter versions that the desired state in Redis requires, and none that must not serve
+requests.
+"""
 
 import asyncio
 import logging
@@ -16,12 +18,15 @@ from pointsman_lora_server.engine_state import EngineStateStore
 log = logging.getLogger(__name__)
 
 EVICTED_SECONDS = 60.0
-"""How long a version placed by demand is not loaded again after it was evicted for another one. If slots are scarce,
-the plan gives the copy up meanwhile; otherwise two versions would evict each other again and again."""
+"""How long an adapter version that is placed by demand is not loaded again after the engine evicted it for another
+version. Otherwise two versions could evict each other again and again. If slots are scarce, the placement plan drops
+the evicted copy in this time."""
 
 
 class EngineConvergence:
-    """Loads and unloads versions until the engine holds those that it should; `converge` is called again and again."""
+    """Loads and unloads adapter versions until the engine holds those that it should; the reconciler calls `converge`
+    periodically.
+    """
 
     def __init__(
         self,
@@ -38,24 +43,25 @@ class EngineConvergence:
         self._life = 0
         self._settled_life = 0
         self._held_at: dict[str, float] = {}
-        """By version placed here by demand, when the engine was last seen to hold it (`time.monotonic`)."""
+        """Version placed here by demand -> when the engine was last seen to hold it, on the clock of
+        `time.monotonic`."""
         self._lost: set[str] = set()  # held before a restart of the engine and not loaded again yet
 
     @property
     def is_settled(self) -> bool:
-        """Returns whether the engine is READY and, since its last start, `converge` has run with a state that was read
-        from Redis.
+        """Returns whether the engine is READY and `converge` has run since the engine's last start with a desired state
+        that was read from Redis.
         """
         state = self._engine_state.state
         return state.status is EngineStatus.READY and state.life == self._settled_life
 
     async def converge(self, desired: DesiredState, has_read: bool) -> None:
-        """Unloads versions that must not serve, then loads those that are needed, or that the engine held before it
-        restarted.
+        """Unloads adapter versions that must not serve, then loads those that this engine should hold, and those that
+        it held before it restarted.
 
         Does nothing unless the engine is READY. `has_read` says whether `desired` was read from Redis; if not, versions
-        that this process does not know stay in the engine. A load that fails is recorded, and tried again by a later
-        call. Raises Unavailable if the engine does not answer.
+        in the engine that this process does not know stay loaded. A load that fails is recorded, and a later call tries
+        it again. Raises Unavailable if the engine does not answer.
         """
         state = self._engine_state.state
         if state.status is not EngineStatus.READY:
@@ -75,9 +81,10 @@ class EngineConvergence:
             self._settled_life = state.life
 
     def unload_not_ready(self, desired: DesiredState) -> None:
-        """Starts to unload the versions in the engine whose phase is not READY.
+        """Starts to unload the adapter versions in the engine whose phase in `desired` is not READY, such as retired
+        ones.
 
-        Versions that `desired` does not contain stay.
+        Versions that `desired` does not contain stay loaded.
         """
         for name in self._engine_state.state.resident:
             record = desired.phases.get(name)
@@ -96,9 +103,11 @@ class EngineConvergence:
                 return  # there is no room for versions of lower priority either
 
     async def _load_one(self, name: str, desired: DesiredState) -> bool:
-        """Loads a version unless it is resident, rejected, or failed too recently; records a failure.
+        """Loads a version unless the engine holds it, has rejected it, or failed to load it too recently; records a
+        failure.
 
-        Returns False if there is no room for it and it is not pinned: versions of lower priority need not be tried.
+        Returns False if there is no room for the version and it is not pinned; versions of lower priority need not be
+        tried then.
         """
         if name in self._engine_state.state.resident:
             self._lost.discard(name)
@@ -114,9 +123,9 @@ class EngineConvergence:
         return loaded or name in desired.pins
 
     async def _load(self, name: str, desired: DesiredState) -> bool:
-        """Loads a version; returns False if there is no room for it (see `AdapterLoader.preload`). A version that an
-        alias is about to be moved to is loaded as for a request (`AdapterLoader.ensure_loaded`), because a caller waits
-        for it.
+        """Loads a version; returns False if there is no room for it (see `AdapterLoader.preload`). If an alias is about
+        to be moved to the version, it is loaded as for a request (`AdapterLoader.ensure_loaded`), because a caller
+        waits for the move.
         """
         version = desired.versions[name]
         if name not in desired.upcoming:
@@ -125,8 +134,8 @@ class EngineConvergence:
         return True
 
     async def _update_placement(self, desired: DesiredState) -> None:
-        """Reads from Redis what all engines hold, and unloads versions that are placed on other engines, which hold
-        them.
+        """Reads from Redis which versions all engines hold. Unloads versions that are placed only on other engines,
+        once those engines hold them.
         """
         await self._placement.refresh()
         here = self._placement.placed_here(desired)
@@ -140,11 +149,11 @@ class EngineConvergence:
             self._loader.unload(name)
 
     def _needed(self, desired: DesiredState) -> list[str]:
-        """Returns the READY versions that this engine should hold, in the order in which they get the room.
+        """Returns the READY versions that this engine should hold, in the order in which they get slots.
 
-        First come the pinned ones, then those placed here, then those held before a restart unless they are placed by a
-        number of copies; the newest first among each of these. Those placed by demand that were evicted in the last
-        `EVICTED_SECONDS` are left out.
+        Pinned versions come first, then versions placed here, then versions that the engine held before a restart,
+        unless they are placed by a number of copies. Within each group, the newest come first. Versions placed by
+        demand that were evicted in the last `EVICTED_SECONDS` are left out.
         """
         resident, long_ago = self._engine_state.state.resident, time.monotonic() - EVICTED_SECONDS
         evicted = {name for name, at in self._held_at.items() if name not in resident and at > long_ago}
@@ -163,7 +172,7 @@ class EngineConvergence:
 
 
 def _is_placed_by_count(name: str, desired: DesiredState) -> bool:
-    """Returns whether an alias points to the version and it is placed by demand or by a number of copies. Then the
-    placement alone decides which engines hold it.
+    """Returns whether an alias points to the version and its adapter is placed by demand or by a number of copies. If
+    so, the placement alone decides which engines hold the version.
     """
     return name in desired.alias_targets and desired.placement_of(name).is_counted

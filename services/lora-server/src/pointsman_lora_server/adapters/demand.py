@@ -1,4 +1,6 @@
-"""Measures how many tokens per second engines generate with each version, and limits how often copies move."""
+"""Measures how many tokens per second engines generate with each adapter version, and limits how many copies are loaded
+per minute.
+"""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -7,28 +9,33 @@ from dataclasses import dataclass, field
 from pointsman_lora_server.domain import EngineReport, TokenRate, adapter_name
 
 FAST_SECONDS, SLOW_SECONDS = 20.0, 120.0
-"""Time constants of the two moving averages."""
+"""Time constants, in seconds, of the two exponential moving averages of a version's tokens per second."""
 MIN_RATE = 0.01
-"""Tokens per second below which a version counts as unused, and is forgotten."""
+"""A version that generates fewer tokens per second than this counts as unused, and its averages are dropped."""
 PEAK_HALF_LIFE_SECONDS = 86_400.0
-"""Time in which the highest observed rate is halved, so that a wrong one is forgotten within days."""
+"""Seconds in which an engine's highest observed rate (`DemandMeter.peak`) is halved, so that a wrong measurement loses
+its effect within days."""
 
 
 @dataclass(slots=True)
 class DemandMeter:
-    """Turns an engine's token counters into rates; `record` is called again and again."""
+    """Converts an engine's token counters into moving averages of tokens per second. Pass the counters to `record`
+    periodically.
+    """
 
     rates: dict[str, TokenRate] = field(default_factory=dict)
-    """Version -> its moving averages."""
+    """Adapter version or base model -> the moving averages of its tokens per second."""
     peak: float = 0.0
-    """The highest rate of all versions together, base model included, that the engine has shown."""
+    """The highest number of tokens per second that the engine has generated with all models together, the base model
+    included."""
     _counted: dict[str, float] = field(default_factory=dict)
     _at: float | None = None
 
     def record(self, tokens: Mapping[str, float], now: float) -> None:
-        """Takes the tokens of each model since it was loaded, at the monotonic time `now` in seconds.
+        """Updates the averages with the engine's counters; `now` is the monotonic time in seconds.
 
-        A counter that is lower than before has begun anew.
+        `tokens` maps each model or adapter version to the number of tokens generated with it since it was loaded. If a
+        counter is lower than in the last call, it was reset to 0 in between.
         """
         if self._at is None or now <= self._at:
             self._counted, self._at = dict(tokens), now if self._at is None else self._at
@@ -53,11 +60,12 @@ def _growth(count: float, before: float) -> float:
 def version_loads(
     reports: Iterable[EngineReport], versions: Collection[str], capacity: float
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Returns two dicts from version to load: the first by the average over 20 s, the second by that over 2 minutes.
+    """Returns two dictionaries from version to load: by the average over `FAST_SECONDS`, and by that over
+    `SLOW_SECONDS`.
 
     A load is the version's tokens per second on all engines, divided by `capacity`, the tokens per second that one
-    engine can generate. Requests for a version that is not in `versions` because its alias has moved count for the
-    adapter's versions that are.
+    engine can generate. If an engine reports tokens for a version that is not in `versions`, because its alias has
+    moved, they are added to each version of the same adapter in `versions`.
     """
     loads: dict[str, tuple[float, float]] = dict.fromkeys(versions, (0.0, 0.0))
     moved: dict[str, tuple[float, float]] = {}
@@ -74,10 +82,10 @@ def version_loads(
 
 @dataclass(slots=True)
 class MoveBudget:
-    """Limits how many copies are loaded per minute, so that engines are not busy with loads.
+    """Limits how many copies of versions are loaded per minute, so that engines do not spend too much time on loads.
 
-    An unused allowance accumulates, up to that of one minute, and to one move at least. Loads that replace the copies
-    of an engine that is gone do not count.
+    Unused allowance accumulates, up to the moves of one minute, but at least one move. Loads that replace the copies of
+    an engine that has gone also use up allowance, but are made even if none is left.
     """
 
     moves_per_minute: float
@@ -85,7 +93,7 @@ class MoveBudget:
     _at: float | None = None
 
     def left(self, now: float) -> int:
-        """Returns how many moves may be made at the monotonic time `now` in seconds."""
+        """Returns how many copies may be loaded now; `now` is the monotonic time in seconds."""
         if self._at is None:
             self._left = self.moves_per_minute
         else:

@@ -1,8 +1,9 @@
-"""Computes which engines should hold which versions from how much each version is used: a pure function of reports.
+"""Computes which engines should hold which adapter versions from how much each version is used. The result depends only
+on the arguments.
 
-A version gets as many copies as its tokens per second need, relative to what one engine can generate. Copies that
-exist are kept, and adopted where a request has loaded them; a load is planned only if a version has no copy, or if its
-copies or their engine are too busy.
+A version gets as many copies as its tokens per second need, relative to what one engine can generate. Existing copies
+are kept, and a copy that an engine has loaded for a request becomes part of the plan. The plan only adds a load if a
+version has no copy, or if its copies or their engine are too busy.
 """
 
 import math
@@ -16,7 +17,9 @@ from pointsman_lora_server.domain import EngineReport, adapter_name
 
 
 class MoveReason(StrEnum):
-    """Why a copy is loaded."""
+    """Why the plan adds a copy of a version: it has none (FIRST_COPY), its copies are too busy (DEMAND), or their
+    engine is (BALANCE).
+    """
 
     FIRST_COPY = "first_copy"
     DEMAND = "demand"
@@ -25,7 +28,7 @@ class MoveReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A version that an engine is to load."""
+    """A load that the plan requires: the engine has to load the adapter version."""
 
     version: str
     engine: str
@@ -34,20 +37,21 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class PlanTerms:
-    """The thresholds of `next_plan`. A load is a share of the tokens per second that one engine can generate."""
+    """The thresholds of `next_plan`. A "load" is tokens per second, as a fraction of what one engine can generate."""
 
     grow_above: float = 0.8
-    """Load per copy above which a version gets more copies, by the fast average."""
+    """A version gets more copies if its load per copy, by the fast average, is above this."""
     shrink_below: float = 0.3
-    """Load per copy, if there were one copy less, below which a version loses a copy, by both averages. The distance
-    from `grow_above` is the hysteresis.
-    """
+    """A version loses a copy if, by both averages, its load per copy would be below this with one copy less. The
+    distance from `grow_above` prevents copies from being added and removed again and again."""
     displace_factor: float = 2.0
-    """How many times the load of a placed version another must have to take its slot."""
+    """A version only takes the slot of a version that is already placed if its load is more than this many times that
+    version's."""
     imbalance: float = 1.5
-    """How many times the mean load the busiest engine may have before a copy is added on another engine."""
+    """If an engine's load is above the mean load of all engines times this factor, a copy of one of its versions is
+    added on another engine."""
     busy_above: float = 0.6
-    """Load of an engine below which imbalance is ignored."""
+    """Copies are only added for balance if the engine's load is above this."""
 
 
 DEFAULT_TERMS = PlanTerms()
@@ -55,10 +59,10 @@ DEFAULT_TERMS = PlanTerms()
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which engines should hold which versions, and the loads that lead from the plan before to this one."""
+    """Which engines should hold which adapter versions, and the loads that change the previous plan into this one."""
 
     engines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Version -> the engines on which it is placed; a version for which there is no room is missing."""
+    """Adapter version -> the engines on which it is placed; a version for which no engine has room is missing."""
     moves: tuple[Move, ...] = ()
 
 
@@ -71,13 +75,13 @@ def next_plan(
     kept: Collection[str] = frozenset(),
 ) -> Plan:
     """Returns the plan that follows `before`, with at most `max_moves` loads, and at most one load of a first copy on
-    each engine, so that requests do not wait for many loads. Versions in `kept`, and those whose engines are gone, are
-    loaded without these limits.
+    each engine, so that requests do not wait for many loads. These limits do not apply to versions in `kept`, and to
+    first copies of versions whose engines have gone.
 
-    `reports` are those of the engines that are up, and `versions` those that are to be placed. A version with a copy in
-    `before` on an engine that is up keeps at least one, unless a version that is used far more needs the slot. Those in
-    `kept`, canaries for example, are placed first and lose no copy; a new one of them begins where `before` has the
-    adapter's other versions, because it is about to answer their requests.
+    `reports` has a report for each engine that is up, and `versions` the versions to place. A version with a copy in
+    `before` on an engine that is up keeps at least one copy, unless a version that is used much more needs the slot.
+    Versions in `kept`, such as canaries, are placed first and lose no copy. A new version in `kept` is placed on the
+    engines where `before` has the adapter's other versions, because it is about to answer their requests.
     """
     if not reports:
         return before
@@ -90,7 +94,9 @@ def next_plan(
 
 
 class _Planner:
-    """The plan while it is made. Loads are shares of one engine's capacity; ties are broken by names."""
+    """Builds the next plan in four steps, which `next_plan` calls in order. Loads are fractions of one engine's
+    capacity; ties are broken by names.
+    """
 
     def __init__(
         self,
@@ -121,7 +127,7 @@ class _Planner:
         self._load = dict.fromkeys(self._reports, 0.0)
 
     def keep(self) -> None:
-        """Keeps the copies of the previous plan that are still needed, those of the most used versions first."""
+        """Keeps the copies of the previous plan that are still needed, starting with the most used versions."""
         for version in self._order:
             up = [engine for engine in self._engines_before(version) if engine in self._reports]
             wanted = max(1, self._wanted(version, len(up)))
@@ -132,8 +138,8 @@ class _Planner:
             self._set(version, [engine for engine in kept if self._has_room(engine)])
 
     def place_first_copies(self) -> None:
-        """Gives each version without a copy one: on an engine that has loaded it for a request, or else by a planned
-        load.
+        """Gives each version without a copy one: on an engine that has already loaded it for a request, or else by a
+        planned load.
         """
         free = set(self._reports)
         for version in self._order:
@@ -151,7 +157,7 @@ class _Planner:
                     self._move(version, engine, MoveReason.FIRST_COPY)
 
     def add_copies(self) -> None:
-        """Adds copies of the versions whose copies are too busy, the busiest first."""
+        """Adds copies of the versions whose copies are too busy, starting with the highest load per copy."""
         busy = [
             version
             for version in self._order
@@ -165,7 +171,7 @@ class _Planner:
                     break
 
     def balance(self) -> None:
-        """Adds copies of the most used versions of engines whose load is far above the mean, on less loaded engines."""
+        """If an engine's load is far above the mean, adds a copy of its most used version on a less loaded engine."""
         mean = sum(self._load.values()) / len(self._load)
         for engine in sorted(self._load, key=lambda name: (-self._load[name], name)):
             if self._load[engine] <= max(self._terms.busy_above, self._terms.imbalance * mean):
@@ -226,8 +232,8 @@ class _Planner:
         return True
 
     def _displace(self, version: str, share: float, engines: Iterable[str]) -> str | None:
-        """Removes the least used version from the engine with the least load; returns that engine, None if no version
-        there is used far less than the new copy.
+        """Removes the least used version from the engine with the least load to make room for a copy of `version` with
+        the load `share`. Returns the engine; None if no engine has a version that is used much less than the new copy.
         """
         for engine in sorted(engines, key=lambda name: (self._load[name], name)):
             weakest = min(self._on[engine], key=lambda one: (self._value(one), one), default="")
@@ -237,8 +243,8 @@ class _Planner:
         return None
 
     def _adoptable(self, version: str) -> str | None:
-        """Returns an engine that holds the version and has room for it, or makes room by taking the slot of a version
-        that is used far less; None if there is none.
+        """Returns an engine that already holds the version and has room for it in the plan, or on which it takes the
+        slot of a version that is used much less; None if there is no such engine.
         """
         holding = self._held_by(version)
         if engine := self._choose(version, self._fast[version], [name for name in holding if self._has_room(name)]):
@@ -246,7 +252,7 @@ class _Planner:
         return self._displace(version, self._value(version), holding) if holding else None
 
     def _is_lost(self, version: str) -> bool:
-        """Returns whether the version had copies, and their engines are gone."""
+        """Returns whether the version had copies in the previous plan and all their engines have gone."""
         engines = self._before.engines.get(version, ())
         return bool(engines) and self._reports.keys().isdisjoint(engines)
 
@@ -260,8 +266,9 @@ class _Planner:
         return len(self._on[engine]) < self._room[engine]
 
     def _choose(self, version: str, share: float, engines: Collection[str]) -> str | None:
-        """Returns the first of `engines` by rendezvous hashing whose load stays below `imbalance` times the mean and
-        which has no more versions than the mean, else the one with the least load; None if there is no engine.
+        """Returns the first of `engines`, ordered by rendezvous hashing, whose load with the new copy stays below
+        `imbalance` times the mean and which has no more versions than the mean. If there is none, returns the engine
+        with the least load; None if `engines` is empty.
         """
         if not engines:
             return None

@@ -1,4 +1,4 @@
-"""Checks that the engine applies a version: its log-probabilities differ from the base model's."""
+"""Checks that the engine really applies an adapter version: its log-probabilities must differ from the base model's."""
 
 import asyncio
 import logging
@@ -18,22 +18,23 @@ PROMPTS = (
 )
 MAX_TOKENS = 8
 ATTEMPTS = 3
-"""How often a version that seems to have no effect is compared, since rounding on a busy engine can hide a weak
-effect."""
+"""How often the comparison is made with a version that seems to have no effect, since rounding on a busy engine can
+hide a weak effect."""
 
 CLEAR_DIFFERENCE = 0.5
-"""A change of a log-probability, in nats, that rounding cannot explain: bfloat16 rounding changes one by 0.1 or 0.2."""
+"""A difference of a log-probability, in nats, that cannot result from rounding: rounding to bfloat16 causes 0.1 or
+0.2."""
 MIN_DIFFERENCE = 1e-3
-"""A smaller change, in nats, is no effect. An engine that ignores an adapter repeats the base model's log-probabilities
-exactly, except for rounding if requests are batched differently."""
+"""A difference of a log-probability, in nats, below which a version has no effect. An engine that ignores an adapter
+repeats the base model's log-probabilities exactly, except for rounding if it batches requests differently."""
 
 
 class EffectCheck:
-    """Checks that a version changes the base model's answers in this engine.
+    """Checks that an adapter version changes the base model's answers in this engine.
 
-    If the version's effect is clear, this costs a single request to the base model for each start of this process.
-    Otherwise the version is asked `PROMPTS` once and the base model twice; the difference between the base model's two
-    answers measures what rounding can explain.
+    If the version's effect is clear, one request to the base model suffices, and its answer is reused for all later
+    versions. Otherwise `PROMPTS` are sent to the version once and to the base model twice. The difference between the
+    base model's two answers measures how much rounding contributes.
     """
 
     def __init__(self, engine: CompletionClient, base_model: str) -> None:
@@ -43,11 +44,12 @@ class EffectCheck:
         self._base_answers: dict[str, GreedyAnswer] = {}
 
     async def check(self, version: str, prompt: str, answer: GreedyAnswer) -> None:
-        """Raises InvalidArgument ("no_effect") if the version answers as the base model does.
+        """Raises InvalidArgument ("no_effect") if the version's answers do not differ from the base model's.
 
-        `answer` is the version's greedy answer to `prompt`; use the same prompt in each call. Does nothing if the base
-        model cannot answer; the engine's probe reports that. Also raises InvalidArgument if the version cannot answer,
-        NotFound if the engine does not hold it, and Unavailable if the engine does not answer.
+        `answer` is the version's greedy answer to `prompt`; use the same prompt in each call, because the base model's
+        answer to it is cached. The check is skipped if the base model cannot answer; the engine's probe reports this.
+        Also raises InvalidArgument if the version cannot answer, NotFound if the engine does not hold it, and
+        Unavailable if the engine does not answer.
         """
         try:
             base_answer = await self._base_answer(prompt, len(answer.token_ids))
@@ -69,8 +71,9 @@ class EffectCheck:
         )
 
     async def _measure(self, version: str) -> tuple[float, float]:
-        """Returns the largest difference, in nats, between the version and the base model, and between two answers of
-        the base model, over all prompts. All are requested at once, so that the engine computes them in one batch.
+        """Returns the largest difference, in nats, between the answers of the version and the base model, and between
+        two answers of the base model, over all prompts. All answers are requested at once, so that the engine computes
+        them in one batch.
         """
         of_version, first, second = await asyncio.gather(
             asyncio.gather(*(self._engine.complete(version, prompt, MAX_TOKENS) for prompt in PROMPTS)),
@@ -92,15 +95,15 @@ class EffectCheck:
 
 
 class _BaseFailed(Exception):
-    """The base model gives no answer."""
+    """The base model cannot answer a prompt."""
 
 
 def difference(answer: GreedyAnswer, other: GreedyAnswer) -> float:
-    """Returns the largest difference between two answers' log-probabilities, in nats, up to the first token that
-    differs.
+    """Returns the largest difference between two answers' log-probabilities, in nats, up to and including the first
+    token that differs.
 
-    The log-probabilities of that token count too. Returns infinity if one of the answers was certain of it, since then
-    rounding cannot explain the other token.
+    Returns infinity if one of the answers was nearly certain of its token at this position, since rounding cannot
+    explain the other token then.
     """
     largest = 0.0
     for token, logprob, other_token, other_logprob in zip(

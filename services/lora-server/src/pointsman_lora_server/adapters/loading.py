@@ -19,17 +19,19 @@ from pointsman_lora_server.metrics import LoraServerMetrics
 log = logging.getLogger(__name__)
 
 MAX_WAIT_SECONDS = 30.0
-"""How long a load may wait, from its start, for other loads before it and for a free slot in the engine."""
+"""How long a load may wait for earlier loads and for a free slot in the engine, in seconds since it was requested."""
 
 
 class ArtifactFetcher(Protocol):
-    """Interface for getting the folder of a stored version; `ArtifactStore` implements it."""
+    """Interface of a store that copies a version's files to the local disk and returns their folder; `ArtifactStore`
+    implements it.
+    """
 
     def fetch(self, version: AdapterVersion) -> Path: ...
 
 
 class PhaseStore(Protocol):
-    """Interface for recording the phase of a version; `AdapterRegistry` implements it."""
+    """Interface for recording the phase of a version, such as FAILED; `AdapterRegistry` implements it with Redis."""
 
     async def set_phase(
         self, version: str, phase: Phase, *, expected: Phase | None = None, error_code: str = "", error: str = ""
@@ -37,10 +39,10 @@ class PhaseStore(Protocol):
 
 
 class AdapterLoader:
-    """Loads versions; concurrent requests for one version share one load (single-flight).
+    """Loads adapter versions into the engine; concurrent requests for one version share one load (single-flight).
 
-    Loads of different versions take turns at making room and reading weights. After that, a version that has not
-    answered since the engine's last start is tried out (see `Trials`), together with others that wait for the same.
+    Only one load at a time makes room in the engine and reads weights. Then a version that has not answered since the
+    engine's last start goes through a trial (see `Trials`), together with other versions that wait for a trial.
     """
 
     def __init__(
@@ -68,38 +70,44 @@ class AdapterLoader:
         self._alias_targets: Set[str] = frozenset()
 
     def set_targets(self, pinned: frozenset[str], alias_targets: Set[str]) -> None:
-        """Sets the versions that are never evicted (`pinned`), and those to which aliases or canaries point.
+        """Sets the versions that the engine never evicts (`pinned`), and the versions to which aliases or canaries
+        point.
 
-        If this engine rejects one of the `alias_targets`, it is not marked as FAILED, because other engines may serve
-        it.
+        If this engine rejects a version in `alias_targets`, the version is not marked as FAILED, because other engines
+        may serve it.
         """
         self._slots.pinned, self._alias_targets = pinned, alias_targets
 
     def set_placed(self, placed: frozenset[str]) -> None:
-        """Sets the versions that this engine should hold; they are evicted last."""
+        """Sets the versions that are assigned to this engine; the engine evicts all other versions that are not pinned
+        first.
+        """
         self._slots.placed = placed
 
     @property
     def capacity(self) -> int:
-        """Returns how many versions the engine can hold at most."""
+        """Returns the largest number of adapter versions that the engine can hold."""
         return self._slots.capacity
 
     def rejection(self, version: str) -> InvalidArgument | None:
-        """Returns the error with which this engine has rejected the version; None if it has not rejected it."""
+        """Returns the error because of which this engine has rejected the version; None if it has not."""
         return self._rejected.get(version)
 
     def clear_rejection(self, version: str) -> None:
-        """Allows loads of a version that this engine has rejected; to be called when it was registered again."""
+        """Allows this engine to load a version again that it has rejected. Call it when the version was registered
+        again.
+        """
         self._rejected.pop(version, None)
 
     async def ensure_loaded(self, version: AdapterVersion) -> None:
-        """Returns when the engine holds the version and has generated an answer with it. For a short time the version
-        is then not evicted, so that the caller can send its request (`AdapterSlots.reserve`).
+        """Loads the version if needed; returns when the engine holds it and has generated an answer with it. The
+        version is then protected from eviction for a short time, so that the caller can send its request
+        (`AdapterSlots.reserve`).
 
         Raises InvalidArgument if the engine rejects or has rejected the version, the version cannot answer, or its
-        answers differ from the reference; NotFound if the store lacks it; FailedPrecondition if it is damaged there or
-        the engine does not see its folder; ResourceExhausted if no slot is free in time or the store's disk is full;
-        and Unavailable if the engine or the store is not ready or the engine is restarted meanwhile.
+        answers differ from the reference; NotFound if the store lacks its files; FailedPrecondition if the files are
+        damaged or the engine cannot see their folder; ResourceExhausted if no slot is free in time or the store's disk
+        is full; and Unavailable if the engine or the store is not ready or the engine is restarted meanwhile.
         """
         name, result = version.version, "resident"
         try:
@@ -113,9 +121,10 @@ class AdapterLoader:
         self._metrics.count_load_request(result)
 
     async def ensure_verified(self, version: AdapterVersion) -> None:
-        """Loads the version if needed, and compares its answers with its reference if that has not been done yet.
+        """Loads the version if needed, and compares its answers with its reference answers unless this was done
+        already.
 
-        If the version is evicted before that, the comparison is made at its next load. Raises the errors of
+        If the version is evicted before the comparison, its next load makes the comparison. Raises the errors of
         `ensure_loaded`.
         """
         await self.ensure_loaded(version)
@@ -128,24 +137,25 @@ class AdapterLoader:
             raise
 
     async def preload(self, version: AdapterVersion) -> bool:
-        """Loads a version that nobody has requested, if the engine has a slot for it or can evict an unused version.
+        """Loads a version without a request for it, if the engine has a free slot or can evict an unused version.
 
-        Returns True when the engine holds it, False if there is no slot. Raises the errors of `ensure_loaded`.
+        Returns True when the engine holds the version, and False if there is no slot. Raises the errors of
+        `ensure_loaded`.
         """
         return await asyncio.shield(self._load_once(version, make_room=False))
 
     def unload(self, version: str) -> None:
-        """Starts to unload the version in the background: gateways stop using it at once, and its weights are removed
-        when its last answer has ended, however long that takes.
+        """Starts to unload the version in the background. Gateways send it no new requests from now on; its weights are
+        removed when its last running request has ended, without a time limit.
         """
         if version not in self._drains:
             self._drains[version] = _start_task(self._drains, version, self._drain(version))
 
     async def sync_with_engine(self, needed: Collection[str] = ()) -> None:
-        """Asks the engine which versions it holds, and corrects what is published about it.
+        """Asks the engine which versions it holds, and corrects the published state of the engine.
 
-        Versions that it no longer holds, or no longer offers to new requests, are no longer published as resident.
-        Versions that this process does not know are unloaded, except those in `needed`.
+        A version that the engine no longer holds, or that accepts no new requests, is no longer published as resident.
+        Versions in the engine that this process does not know are unloaded, except those in `needed`.
 
         Does nothing while a load makes room or reads weights, or if the engine is restarted meanwhile. Raises
         Unavailable if the engine is not READY or does not answer.
@@ -221,8 +231,8 @@ class AdapterLoader:
     async def _try_out(self, version: AdapterVersion, life: int, deadline: float) -> None:
         """Runs the version's trial, unless it has passed one since the engine's start number `life`.
 
-        Raises as `Trials.run` does, and ResourceExhausted ("no_slot") if its turn has not come at `deadline`, on the
-        clock of `time.monotonic`.
+        Raises the errors of `Trials.run`, and ResourceExhausted ("no_slot") if earlier trials last beyond `deadline`, a
+        time of `time.monotonic`.
         """
         trials = self._sequence.trials
         if not trials.is_needed(version.version, life):
@@ -236,16 +246,16 @@ class AdapterLoader:
             trials.withdraw(trial)
 
     def _check_life(self, life: int) -> None:
-        """Raises Unavailable if the engine is not READY, or was restarted since its start number `life` and so does not
-        hold the version any more.
+        """Raises Unavailable if the engine is not READY, or was restarted after its start number `life` and so no
+        longer holds the version.
         """
         if self._ready_state().life != life:
             raise Unavailable("the engine was restarted during the load", code="engine_not_ready", retry_after=5)
 
     async def _reject(self, name: str, error: InvalidArgument) -> None:
-        """Unloads a version that the engine rejected, and refuses its loads in this process from now on. It is marked
-        FAILED for all engines only if no alias points to it, so one bad engine cannot take a serving adapter away from
-        the others.
+        """Unloads a version that the engine rejected, and rejects its loads in this process from now on. The version is
+        marked FAILED for all engines only if no alias points to it. So one bad engine cannot stop the other engines
+        from serving it.
         """
         self._rejected[name] = error
         self.unload(name)
@@ -298,7 +308,9 @@ class AdapterLoader:
 def _start_task(
     tasks: "dict[str, asyncio.Task[Any]]", name: str, work: Coroutine[Any, Any, Any]
 ) -> "asyncio.Task[Any]":
-    """Starts a task that removes itself from `tasks` when done; its errors reach only those who await it."""
+    """Starts a task that removes itself from `tasks` when it has ended. Its errors are raised only where it is
+    awaited.
+    """
     task = asyncio.create_task(work, name=name)
 
     def remove(task: "asyncio.Task[Any]") -> None:

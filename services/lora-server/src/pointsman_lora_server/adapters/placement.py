@@ -1,6 +1,7 @@
-"""Computes which engines should hold which versions. From the same data in Redis, all lora-servers compute the same.
+"""Computes which engines should hold which adapter versions. All lora-servers read the same data from Redis, so all
+compute the same result.
 
-Versions placed by demand belong where the plan in Redis says (see `placement_decider`).
+Versions placed by demand belong on the engines that the plan in Redis names (see `placement_decider`).
 """
 
 import asyncio
@@ -15,19 +16,20 @@ from pointsman_lora_server.adapters.rendezvous import ranked_engines
 from pointsman_lora_server.domain import DesiredState, FleetState, Placement, StoredPlan
 
 KEEP_REQUESTED_SECONDS = 60.0
-"""How long after a request a version stays on this engine although it is placed on other engines. They may be failing,
-since the request came here."""
+"""How long after a request for a version this engine keeps the version although it is placed on other engines only. The
+request came here, so the other engines may be failing."""
 MAX_WARM_SECONDS = 60.0
-"""How long the engines on which a version is placed may take until all of them hold it."""
+"""How long to wait, in seconds, until all engines on which a version is placed have loaded it; see
+`wait_until_warm`."""
 POLL_SECONDS = 0.1
 REPORT_AGAIN_SECONDS = 10.0
-"""How long after Redis was away the engines that were up before count as up. All reports have expired then, and the
-engines report again one after the other; each would load everything if it took the others for gone.
-"""
+"""How long after an outage of Redis engines that were up before the outage count as up without a report. All reports
+have expired by then, and the engines report again one after the other. If an engine counted the missing ones as down,
+it would load all their versions."""
 
 
 class FleetRegistry(Protocol):
-    """The part of the registry's interface that placement needs; `AdapterRegistry` implements it."""
+    """The methods of the registry in Redis that placement needs; `AdapterRegistry` implements them."""
 
     async def read_fleet(self) -> FleetState: ...
     async def read_plan(self, known: StoredPlan) -> StoredPlan: ...
@@ -35,7 +37,8 @@ class FleetRegistry(Protocol):
 
 
 def engines_for(version: str, placement: Placement, engines: Collection[str]) -> frozenset[str]:
-    """Returns the engines that should hold the version: as many as `placement.copies` says, or all if that is None.
+    """Returns the engines out of `engines` that should hold the version: as many as `placement.copies` says, or all if
+    that is None.
 
     They are chosen by rendezvous hashing (see `rendezvous`).
     """
@@ -47,11 +50,12 @@ def engines_for(version: str, placement: Placement, engines: Collection[str]) ->
 def planned_engines(
     version: str, plan: Mapping[str, Sequence[str]], engines: Collection[str], is_announced: bool
 ) -> frozenset[str]:
-    """Returns the engines that should hold a version placed by demand: those of the plan that are in `engines`; if
-    there are none any more, the first one by rendezvous hashing.
+    """Returns the engines out of `engines` that should hold a version placed by demand: those that `plan` (version ->
+    engines) names. If all of these have gone, returns the version's first engine by rendezvous hashing.
 
-    A version that the plan does not place belongs nowhere, except if an alias is about to be moved to it: then where
-    the adapter's other versions are, or on the first engine by rendezvous hashing.
+    If the plan does not place the version, returns no engines, unless `is_announced`: an alias is about to be moved to
+    the version. It is then placed on the engines of the adapter's other versions, or on its first engine by rendezvous
+    hashing.
     """
     planned = plan.get(version, ())
     if not planned and is_announced:
@@ -63,15 +67,17 @@ def planned_engines(
 
 
 class PlacementPlanner:
-    """Decides which versions this engine should hold, based on all engines' reports in Redis as last read by
-    `refresh`.
+    """Decides which adapter versions this engine should hold, from the reports of all engines in Redis that `refresh`
+    has read.
     """
 
     def __init__(self, registry: FleetRegistry, engine: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Takes this engine's name, unique among the engines of its base model, and a monotonic clock in seconds."""
+        """`engine` is this engine's name, unique among the engines of its base model. `clock` returns monotonic
+        seconds.
+        """
         self.engine = engine
         self.leaving = False
-        """Whether the server is about to shut down; versions are then placed on the other engines only."""
+        """Whether this server is about to shut down; if so, versions are placed on the other engines only."""
         self._registry = registry
         self._clock = clock
         self._fleet = FleetState()
@@ -80,8 +86,8 @@ class PlacementPlanner:
         self._requested_at: dict[str, float] = {}
 
     async def refresh(self) -> None:
-        """Reads from Redis which engines are up, what they hold, and the plan of placement by demand; keeps the earlier
-        data if Redis does not answer.
+        """Reads from Redis which engines are up, which versions each holds, and the plan of placement by demand. If
+        Redis does not answer, the data of the last read stays in use.
         """
         try:
             fleet = await self._registry.read_fleet()
@@ -96,17 +102,18 @@ class PlacementPlanner:
             self._plan = await self._registry.read_plan(self._plan)
 
     def record_request(self, version: str) -> None:
-        """Records that a caller requests the version on this engine now; `releasable` then keeps the version for some
-        time.
+        """Records that a caller requests the version on this engine now. The engine then keeps the version for
+        `KEEP_REQUESTED_SECONDS` (see `releasable`).
         """
         now = self._clock()
         self._requested_at = {name: at for name, at in self._requested_at.items() if now - at < KEEP_REQUESTED_SECONDS}
         self._requested_at[version] = now
 
     def placed_here(self, desired: DesiredState) -> frozenset[str]:
-        """Returns the versions that are placed on this engine.
+        """Returns the adapter versions that are placed on this engine.
 
-        Only versions count to which an alias or a canary points, or is about to be moved (`DesiredState.upcoming`).
+        Only versions are included to which an alias or a canary points, or to which an alias is about to be moved
+        (`DesiredState.upcoming`).
         """
         now = time.time() * 1000
         targets = desired.alias_targets | {version for version, until in desired.upcoming.items() if until > now}
@@ -115,10 +122,10 @@ class PlacementPlanner:
     def releasable(self, desired: DesiredState, resident: frozenset[str]) -> frozenset[str]:
         """Returns the `resident` versions that this engine may unload because other engines hold them instead.
 
-        Such a version has an alias or a canary that points to it, is placed by a number of copies, but not on this
-        engine, and is held by all engines on which it is placed. Pinned versions, and those that were requested here in
-        the last `KEEP_REQUESTED_SECONDS`, are left out. So are those placed by demand: a copy too many costs nothing
-        until its slot is needed, and then it is evicted first.
+        An alias or a canary points to each of these versions. Each is placed by a number of copies, but not on this
+        engine, and all engines on which it is placed hold it. Pinned versions, and versions requested here in the last
+        `KEEP_REQUESTED_SECONDS`, are left out. Versions placed by demand are left out too: an extra copy costs nothing
+        until its slot is needed, and is evicted first then.
         """
         now, needed_here = self._clock(), self.placed_here(desired) | desired.pins
         requested = {name for name, at in self._requested_at.items() if now - at < KEEP_REQUESTED_SECONDS}
@@ -130,12 +137,13 @@ class PlacementPlanner:
         )
 
     async def wait_until_warm(self, version: str, desired: Callable[[], DesiredState]) -> None:
-        """Announces the version to all lora-servers, and returns when all engines on which it is placed hold it.
+        """Announces to all lora-servers that an alias is about to be moved to the version, and returns when all engines
+        on which the version is placed hold it.
 
-        `desired` is called repeatedly and returns the desired state as last read. Returns at once if the version is not
-        placed by demand or by a number of copies above 0. Raises Unavailable ("not_warm") after `MAX_WARM_SECONDS` or
-        if Redis does not answer, NotFound if the version is not registered, and FailedPrecondition ("not_ready") if it
-        is not READY.
+        `desired` is a function that returns the desired state as last read; it is called repeatedly. Returns at once if
+        the version's adapter is not placed by demand or by a number of copies above 0. Raises Unavailable ("not_warm")
+        after `MAX_WARM_SECONDS`, Unavailable if Redis does not answer, NotFound if the version is not registered, and
+        FailedPrecondition ("not_ready") if it is not READY.
         """
         if not desired().placement_of(version).is_counted:
             return
@@ -157,11 +165,12 @@ class PlacementPlanner:
             await asyncio.sleep(POLL_SECONDS)
 
     async def wait_until_handed_over(self, desired: Callable[[], DesiredState], resident: frozenset[str]) -> None:
-        """Returns when other engines hold those of the `resident` versions that are placed by demand or by a number.
+        """Returns when the other engines hold the `resident` versions of this engine that are placed by demand or by a
+        number of copies.
 
-        Each must be held by all engines on which it is now placed. Only versions to which an alias or a canary points
-        count. `desired` is called repeatedly and returns the desired state as last read. Set `leaving` before; there is
-        no time limit.
+        Each version must be held by all engines on which it is now placed. Versions to which no alias or canary points
+        are ignored. `desired` is a function that returns the desired state as last read; it is called repeatedly. Set
+        `leaving` before the call; there is no time limit.
         """
         versions = [v for v in resident & desired().alias_targets if desired().placement_of(v).is_counted]
         await self.refresh()
@@ -178,6 +187,6 @@ class PlacementPlanner:
         return engines_for(version, placement, engines)
 
     def _missing(self, version: str, desired: DesiredState, is_announced: bool = False) -> frozenset[str]:
-        """Returns the engines that should hold the version and do not."""
+        """Returns the engines that should hold the version but do not."""
         holds, engines = self._fleet.holds, self._engines_for(version, desired, is_announced)
         return frozenset(engine for engine in engines if version not in holds.get(engine, frozenset()))

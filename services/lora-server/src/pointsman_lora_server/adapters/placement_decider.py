@@ -1,5 +1,5 @@
-"""Decides the plan of placement by demand. Each lora-server reports its engine's use; one of them, which has a lease in
-Redis, computes the plan (`next_plan`) and stores it for all.
+"""Decides on which engines adapter versions are placed by demand. Each lora-server reports how much its engine's
+versions are used. The lora-server that holds a lease in Redis computes the plan (`next_plan`) and stores it for all.
 """
 
 import logging
@@ -16,23 +16,21 @@ from pointsman_lora_server.metrics import LoraServerMetrics
 log = logging.getLogger(__name__)
 
 PLAN_SECONDS = 5.0
-"""Seconds between two plans, and between two reports of an engine."""
+"""Seconds between two computations of the plan, and between two reports of an engine."""
 LEASE_SECONDS = 3 * PLAN_SECONDS
-"""Seconds after which another lora-server decides if the one that did has stopped. Reports expire after this time too.
-"""
+"""Seconds after which the lease of a lora-server that has stopped expires, so that another one computes the plan. An
+engine's report expires after this time too."""
 GONE_SECONDS = 2 * PLAN_SECONDS
-"""How long an engine of the plan must be without a report until its versions are planned elsewhere. After Redis was
-away, all reports have expired, and the engines report again one after the other.
-"""
+"""How long an engine in the plan must be without a report before its versions are planned on other engines. After an
+outage of Redis, all reports have expired, and the engines report again one after the other."""
 MOVE_SECONDS = 6 * PLAN_SECONDS
-"""How long a planned copy counts as held although its engine has not loaded it yet. If slots are scarce, copies that
-are not held are given up.
-"""
+"""How long a newly planned copy counts as held although the engine has not loaded it yet. If slots are scarce, the plan
+drops copies that are not held."""
 LEASE = "placement"
 
 
 class PlanRegistry(Protocol):
-    """The part of the registry's interface that the decider needs; `AdapterRegistry` implements it."""
+    """The methods of the registry in Redis that the decider needs; `AdapterRegistry` implements them."""
 
     async def report_demand(self, report: EngineReport, seconds: float) -> None: ...
     async def read_demand(self) -> list[EngineReport]: ...
@@ -42,7 +40,9 @@ class PlanRegistry(Protocol):
 
 
 class TokenCounters(Protocol):
-    """The part of `VllmClient`'s interface that the decider needs."""
+    """Interface of an engine's client that returns the number of generated tokens by model; `VllmClient` implements
+    it.
+    """
 
     async def count_tokens(self) -> Mapping[str, float]: ...
 
@@ -52,16 +52,19 @@ class DeciderOptions:
     """The settings of a `PlacementDecider`."""
 
     engine: str
-    """The engine's name in reports and plans, unique among those of the base model."""
+    """The engine's name in reports and plans, unique among the engines of its base model."""
     owner: str
-    """The process's name as the owner of the lease."""
+    """The name under which this process holds the lease in Redis; no other process may use it."""
     moves_per_minute: float
     tokens_per_second: float | None = None
-    """What the engine can generate; None takes the highest rate that it has shown."""
+    """The largest number of tokens per second that the engine can generate; None uses the highest rate that it has
+    shown."""
 
 
 class PlacementDecider:
-    """Measures the engine's use, and decides the plan while it has the lease; `run_once` is called again and again."""
+    """Measures how much the engine's adapter versions are used, and computes the placement plan for all engines while
+    this process holds the lease in Redis. `run_once` is called every `PLAN_SECONDS`.
+    """
 
     def __init__(
         self,
@@ -72,21 +75,24 @@ class PlacementDecider:
         options: DeciderOptions,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Takes `slots`, which returns how many versions the engine can hold, and a monotonic clock in seconds."""
+        """`slots` is a function that returns how many versions the engine can hold. `clock` returns monotonic
+        seconds.
+        """
         self._registry, self._engine, self._slots, self._metrics = registry, engine, slots, metrics
         self._options, self._clock = options, clock
         self._meter = DemandMeter()
         self._budget = MoveBudget(options.moves_per_minute)
         self._plan = StoredPlan()
         self._missing: dict[str, float] = {}
-        """Engine of the plan without a report -> when that was first noticed."""
+        """Engine in the plan that has no report -> the time at which this was first noticed."""
         self._moved_at: dict[tuple[str, str], float] = {}
-        """Engine and version of each copy that is being loaded -> when that was planned."""
+        """(engine, version) of each copy that is being loaded -> the time at which the copy was planned."""
 
     async def run_once(self, desired: DesiredState, state: EngineState) -> None:
-        """Reports the engine's use, and replaces the plan if this process has the lease.
+        """Reports to Redis how much this engine's versions are used. If this process holds the lease, it also computes
+        the next plan and stores it.
 
-        Does nothing if no adapter is placed by demand. Raises Unavailable if Redis or the engine does not answer.
+        Does nothing if no version is placed by demand. Raises Unavailable if Redis or the engine does not answer.
         """
         versions = versions_by_demand(desired)
         if not versions:
@@ -141,15 +147,15 @@ class PlacementDecider:
         self._metrics.set_placed_copies({version: len(names) for version, names in engines.items()}, unplaced)
 
     def _is_incomplete(self, reports: Sequence[EngineReport]) -> bool:
-        """Returns whether an engine of the plan has no report, and may still be up (see `GONE_SECONDS`)."""
+        """Returns whether an engine in the plan has no report but may still be up (see `GONE_SECONDS`)."""
         now, known = self._clock(), {report.engine for report in reports}
         missing = {engine for engines in self._plan.engines.values() for engine in engines} - known
         self._missing = {engine: self._missing.get(engine, now) for engine in missing}
         return any(now - since < GONE_SECONDS for since in self._missing.values())
 
     def _with_moves(self, reports: Sequence[EngineReport]) -> list[EngineReport]:
-        """Returns the reports as if their engines already held the copies that were planned in the last `MOVE_SECONDS`.
-        Those that an engine has reported since are left to its reports.
+        """Returns the reports, changed as if the engines already held the copies that were planned for them in the last
+        `MOVE_SECONDS`. Once an engine has reported a copy, only its reports count for this copy.
         """
         held = {(report.engine, version) for report in reports for version in report.holds}
         since = self._clock() - MOVE_SECONDS
@@ -161,9 +167,10 @@ class PlacementDecider:
 
 
 def versions_by_demand(desired: DesiredState) -> frozenset[str]:
-    """Returns the READY versions that are placed by demand, and to which an alias or a canary points or is about to.
+    """Returns the READY versions that are placed by demand, and to which an alias or a canary points or an alias is
+    about to be moved.
 
-    Pinned versions are left out, because they are on every engine.
+    Pinned versions are left out, because every engine holds them.
     """
     targets = desired.alias_targets | _announced(desired)
     return frozenset(
@@ -174,7 +181,9 @@ def versions_by_demand(desired: DesiredState) -> frozenset[str]:
 
 
 def kept_versions(desired: DesiredState, versions: Collection[str]) -> frozenset[str]:
-    """Returns those of `versions` that lose no copy: canaries, and versions to which an alias is about to be moved."""
+    """Returns those of `versions` that must not lose a copy: canaries, and versions to which an alias is about to be
+    moved.
+    """
     canaries = {alias.canary.version for alias in desired.aliases if alias.canary}
     return frozenset(versions) & (canaries | _announced(desired))
 

@@ -1,7 +1,8 @@
 """Moves the alias that a registration has requested, and rolls back canaries that are significantly worse than the
 stable version or no longer READY.
 
-A protected alias rejects a version that is known not to beat prompting, unless the move is forced.
+A protected alias is not moved to a version that scored no better than prompting the base model, unless the move is
+forced.
 """
 
 import logging
@@ -19,43 +20,43 @@ from pointsman_lora_server.registry import AdapterRegistry
 log = logging.getLogger(__name__)
 
 METRICS = ("exact", "json_f1", "word_f1")
-"""The metrics on held-out rows, the strictest first: share of exact answers, F1 of JSON fields, F1 of words."""
+"""Names of the scores on held-out rows, the strictest first: share of exact answers, F1 of JSON fields, F1 of words."""
 
 
 Z_95 = 1.96
-"""Standard deviations of a 95 % interval."""
+"""Half the width of a two-sided 95 % confidence interval, in standard deviations."""
 
 ROLLBACK_AUTHOR = "pointsman"
-"""The author of automatic rollbacks in the history."""
+"""The author of automatic rollbacks in the history of changes."""
 
 ALPHA = 0.05 / 4
-"""The probability with which one of a canary's four limits ends it by chance, over all checks together.
+"""The probability that one of a canary's four limits rolls back a canary that is not worse, over all checks together.
 
-A canary is checked every second, so its confidence limits must hold at all times together (confidence sequences).
-"""
+A canary is checked every second, so its confidence limits must hold at all times together (confidence sequences)."""
 
 HOPELESS_ERROR_RATE = 0.5
-"""A canary is rolled back if its error rate is with high confidence above this, even if the stable version has too few
+"""A canary is rolled back if its error rate is above this with high confidence, even if the stable version has too few
 requests for a comparison."""
 
 _TAIL = 0.95
 
 
 class PromotionGate:
-    """Decides whether a version may get a protected alias, as its stable version or as its canary.
+    """Decides whether an adapter version may become the stable version or the canary of a protected alias.
 
-    A version passes if its score on held-out rows is higher than that of the trainer's few-shot prompt to the base
-    model, or if no metric was measured for both. Both scores are in the version's metrics.
+    A version passes if its score on held-out rows is higher than the score of few-shot prompts to the base model, or if
+    no metric was measured for both. The trainer has written both scores into the version's metrics.
     """
 
     def __init__(self, protected: frozenset[str]) -> None:
-        """Takes the suffixes (the part after the "@") of the aliases that are protected."""
+        """`protected` has the suffixes (the part after the "@") of the protected aliases."""
         self._protected = protected
 
     def check(self, version: AdapterVersion, alias_suffix: str, force: bool) -> None:
-        """Raises FailedPrecondition ("not_better") if the alias is protected and the version does not pass.
+        """Raises FailedPrecondition ("not_better") if the alias is protected and the version does not score better than
+        prompting.
 
-        `alias_suffix` is the part of the alias after the "@". With `force` the version always passes.
+        `alias_suffix` is the part of the alias after the "@". If `force` is true, every version passes.
         """
         if force or alias_suffix not in self._protected:
             return
@@ -76,10 +77,10 @@ class PromotionGate:
 
 
 def _strictest_scores(metrics: Mapping[str, float]) -> tuple[str, float, float]:
-    """Returns the name of the metric to compare by, the adapter's score and the prompt's.
+    """Returns the name of the metric to compare by, the adapter's score, and the score of the few-shot prompts.
 
-    It is the strictest metric on which either scores above 0, because free text is rarely answered exactly; if both
-    score 0 on all metrics, it is the last one. The name is empty if no metric was measured for both.
+    The metric is the strictest one on which either scores above 0, because free text is rarely answered exactly; if
+    both score 0 on all metrics, it is the last one. The name is empty if no metric was measured for both.
     """
     scores = "", 0.0, 0.0
     for metric in METRICS:
@@ -93,7 +94,7 @@ def _strictest_scores(metrics: Mapping[str, float]) -> tuple[str, float, float]:
 
 
 class Promoter:
-    """Moves the alias that was requested when a version was registered."""
+    """Moves the alias that the caller requested when registering an adapter version."""
 
     def __init__(
         self,
@@ -101,17 +102,20 @@ class Promoter:
         gate: PromotionGate,
         ensure_loaded: Callable[[AdapterVersion], Awaitable[None]],
     ) -> None:
-        """Takes `ensure_loaded`, which returns when this server's engine holds a version and can answer with it."""
+        """`ensure_loaded` is a function that returns when this server's engine holds a version and can answer with
+        it.
+        """
         self._registry = registry
         self._gate = gate
         self._ensure_loaded = ensure_loaded
 
     async def promote(self, version: AdapterVersion, alias_suffix: str, force: bool) -> None:
-        """Loads the version, moves the alias NAME@`alias_suffix` to it, and deletes the request for that move.
+        """Loads the version, moves the alias NAME@`alias_suffix` to it, and deletes the request for this move from
+        Redis.
 
-        With `force`, also a protected alias is moved to a version that does not beat prompting. Without it, such a
-        version is refused: that is logged, and only the request is deleted. If the load or the move fails, the request
-        stays, so that the move can be retried, and the error is raised.
+        If the alias is protected and the version did not score better than prompting, the alias is only moved if
+        `force` is true. Otherwise a warning is logged, and only the request is deleted. If the load or the move fails,
+        the error is raised and the request stays, so that the move can be retried.
         """
         try:
             self._gate.check(version, alias_suffix, force)
@@ -130,11 +134,11 @@ class Promoter:
 async def roll_back_failing_canaries(
     registry: AdapterRegistry, desired: DesiredState, count_rollback: Callable[[], None] = lambda: None
 ) -> None:
-    """Rolls back each canary in `desired` that is not READY any more, or for which `rollback_reason` returns a reason.
+    """Rolls back each canary in `desired` that is no longer READY, or for which `rollback_reason` returns a reason.
 
     If several lora-servers detect the same failing canary, only one of them rolls it back. An alias that was changed
-    after `desired` was read is left alone. `count_rollback` is called once for each rollback made here. Raises
-    Unavailable if Redis does not answer; then the remaining canaries are not checked.
+    after `desired` was read is not touched. `count_rollback` is called once for each rollback that this call makes.
+    Raises Unavailable if Redis does not answer; the remaining canaries are not checked then.
     """
     for alias in desired.aliases:
         reason = await _reason_against(registry, alias, desired)
@@ -164,14 +168,15 @@ async def _reason_against(registry: AdapterRegistry, alias: Alias, desired: Desi
 
 
 def rollback_reason(terms: CanaryTerms, stable: RequestCounts, canary: RequestCounts) -> str | None:
-    """Returns why the canary should be rolled back, as text; None if there is no reason or too little data.
+    """Returns the reason to roll the canary back, as a text; None if there is no reason or too little data.
 
-    There is a reason if the canary is with high confidence worse than one of the limits in `terms`: the lower
-    confidence limit of a measured difference or ratio is above it. These confidence limits hold at all times together
-    (see `ALPHA`), and are combined by `lower_limit_of_difference`, for the p95 latencies from their logarithms. Mean
-    ratings are compared only if both versions have `min_requests` ratings.
+    `stable` and `canary` have the counts of both versions' requests. There is a reason if the canary is worse than the
+    stable version by more than a limit in `terms`, with high confidence: the lower confidence limit of the difference
+    or ratio is above it. The confidence limits hold at all times together (see `ALPHA`). They are combined by
+    `lower_limit_of_difference`, for p95 latencies as logarithms. Mean ratings are only compared if both versions have
+    `min_requests` ratings.
 
-    Both versions need `min_requests` requests, with one exception, since at a canary weight of 1 the stable version
+    Both versions need `min_requests` requests, with one exception, because at a canary weight of 1 the stable version
     receives none. If only the stable version has too few, the canary is rolled back if the lower limit of its error
     rate is above `HOPELESS_ERROR_RATE` and the stable version's error rate is not.
     """
@@ -215,7 +220,7 @@ def _describe_rates(name: str, hits: tuple[float, float], totals: tuple[int, int
 def min_rate_excess(hits: tuple[float, float], totals: tuple[int, int]) -> float:
     """Returns the lower confidence limit of the canary's rate minus the stable version's rate.
 
-    `hits` and `totals` are pairs (stable, canary); a rate is hits divided by total.
+    `hits` and `totals` are pairs (stable version, canary); a version's rate is its hits divided by its total.
     """
     stable, canary = (_rate(*each) for each in zip(hits, totals, strict=True))
     return lower_limit_of_difference(
@@ -235,7 +240,8 @@ def _min_p95_ratio(stable: Mapping[int, int], canary: Mapping[int, int]) -> floa
 
 
 def _p95_with_limits(buckets: Mapping[int, int]) -> tuple[float, float, float]:
-    """Returns the p95 in milliseconds and its lower and upper confidence limits, for counts by latency bucket.
+    """Returns the p95 latency in milliseconds and its lower and upper confidence limits. `buckets` maps latency bucket
+    -> number of requests.
 
     The limits are the quantiles at the confidence limits of a rate of 0.95.
     """

@@ -1,4 +1,6 @@
-"""Reads each change of the desired state in Redis, publishes it to watchers, and runs the work that follows from it."""
+"""Reads each change of the desired state (adapter versions, aliases, placements) from Redis, publishes it to watchers,
+and runs the work that follows from the change.
+"""
 
 import asyncio
 import logging
@@ -20,18 +22,18 @@ from pointsman_lora_server.engine_state import EngineStateStore
 log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 2.0
-"""Seconds between two runs of the periodic work if nothing changes."""
+"""Seconds between two runs of the periodic work if no state changes."""
 
 REDIS_RETRY_SECONDS = 0.5
 CANARY_CHECK_SECONDS = 1.0
 REPORT_TTL_SECONDS = 15.0
-"""Seconds after which this engine's report in Redis expires. It is renewed after a third of that."""
+"""Seconds after which this engine's report in Redis expires. The report is renewed three times in this period."""
 
 _STATE_POLL_SECONDS = 60.0
 
 
 class DesiredStateSource(Protocol):
-    """The part of the registry's interface that the reconciler needs; `AdapterRegistry` implements it."""
+    """The methods of the registry in Redis that the reconciler needs; `AdapterRegistry` implements them."""
 
     async def read(self) -> DesiredState: ...
     async def wait_for_change(self, last_id: str, seconds: float) -> str: ...
@@ -39,10 +41,10 @@ class DesiredStateSource(Protocol):
 
 
 class Reconciler:
-    """Runs the periodic work of the lora-server: it loads and unloads versions, advances unfinished ones, checks
-    canaries, and reports to Redis what the engine holds.
+    """Runs the periodic work of the lora-server: loads and unloads adapter versions, advances unfinished versions,
+    checks canaries, and reports to Redis which versions the engine holds.
 
-    Each of these runs at its own interval, and after each change of the desired state or of the engine's state.
+    Each kind of work runs at its own interval, and after each change of the desired state or of the engine's state.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Reconciler:
         placement: PlacementPlanner,
         decider: PlacementDecider,
     ) -> None:
-        """Takes `check_canaries`, which rolls failing canaries back, and the objects that do the other work."""
+        """`check_canaries` is a function that rolls failing canaries back. The other arguments are the objects that do
+        the remaining work.
+        """
         self._registry = registry
         self._loader = loader
         self._state_machine = state_machine
@@ -68,17 +72,17 @@ class Reconciler:
         """The desired state as last read from Redis; empty before the first read."""
         self._published = DesiredState()
         self._ready: dict[str, float | None] = {}
-        """The READY versions -> the seconds that their training took (see `EngineState.ready`)."""
+        """READY version -> the seconds that its training took, None if unknown (see `EngineState.ready`)."""
         self._read_lock = asyncio.Lock()
         self._changed = asyncio.Event()
         self._wake_events: list[asyncio.Event] = []
         self._logged_errors: dict[str, str] = {}
         self._read_at: float | None = None
-        """When the last successful read of `desired` began, by the loop's clock."""
+        """When the last successful read of `desired` began, on the event loop's clock; None before the first."""
         self._convergence = EngineConvergence(loader, state_machine, engine_state, placement)
 
     async def run(self) -> None:
-        """Runs the periodic work until cancelled, then stops the loads and validations that are in progress.
+        """Runs the periodic work until cancelled, then cancels the loads and validations that are in progress.
 
         Work that fails is retried; a repeated error is logged once.
         """
@@ -106,19 +110,19 @@ class Reconciler:
 
     @property
     def is_settled(self) -> bool:
-        """Returns whether the engine is READY and has loaded the versions that it should hold, since its last start.
+        """Returns whether the engine is READY and, since its last start, has loaded the versions that it should hold.
 
-        Versions whose load failed, or for which there was no room, count as done.
+        Versions whose load failed, or for which the engine had no room, count as loaded.
         """
         return self._convergence.is_settled
 
     @property
     def has_read(self) -> bool:
-        """Returns whether `desired` has been read at least once."""
+        """Returns whether the desired state has been read from Redis at least once."""
         return self._read_at is not None
 
     def has_read_within(self, seconds: float) -> bool:
-        """Returns whether `desired` was read successfully in the last `seconds`."""
+        """Returns whether the desired state was read from Redis successfully in the last `seconds`."""
         return self._read_at is not None and asyncio.get_running_loop().time() - self._read_at < seconds
 
     async def refresh(self) -> DesiredState:
@@ -140,16 +144,15 @@ class Reconciler:
             return desired
 
     def wake(self) -> None:
-        """Makes all periodic work run now instead of at its next interval, and makes `wait_for_change` return."""
+        """Runs all periodic work now instead of at its next interval, and makes calls of `wait_for_change` return."""
         self._changed.set()
         self._changed = asyncio.Event()
         for event in self._wake_events:
             event.set()
 
     async def wait_for_change(self, timeout_seconds: float) -> None:
-        """Returns after the next change of the desired state or of the engine's state, or after a call of `wake`.
-
-        Returns after `timeout_seconds` at the latest.
+        """Returns after the next change of the desired state or of the engine's state, or after a call of `wake`, but
+        after `timeout_seconds` at the latest.
         """
         changed = asyncio.ensure_future(self._changed.wait())
         engine = asyncio.ensure_future(
@@ -162,10 +165,12 @@ class Reconciler:
             engine.cancel()
 
     async def hand_over(self, timeout_seconds: float) -> None:
-        """Before this engine stops, makes other engines load the versions that are placed on it.
+        """Makes other engines load the versions that are placed on this engine, which is about to stop; returns when
+        they hold them.
 
-        Only versions that are placed by a number of copies count, since others are on all engines or on none. Returns
-        when the other engines hold them. After `timeout_seconds`, or if Redis fails, it logs a warning and returns too.
+        Only versions that are placed by demand or by a number of copies are handed over; other versions are on all
+        engines, or are loaded when a request needs them. After `timeout_seconds`, or if Redis fails, the method logs a
+        warning and returns.
         """
         self._placement.leaving = True
         try:
@@ -251,7 +256,8 @@ class Reconciler:
             await self._decider.run_once(self.desired, self._engine_state.state)
 
     async def _report(self) -> None:
-        """Reports to Redis all versions that the engine holds, loads or unloads, since their files are still needed.
+        """Reports to Redis all versions that the engine holds, loads or unloads. The files of these versions must not
+        be deleted yet.
 
         During `hand_over` and after it, the engine is reported as not READY, so that nothing is placed on it.
         """
@@ -262,7 +268,9 @@ class Reconciler:
         await self._registry.report_engine(self._placement.engine, replace(state, resident=held), REPORT_TTL_SECONDS)
 
     def _log_once(self, name: str, error: PointsmanError | None) -> None:
-        """Logs an error when its code changes, not each time it repeats."""
+        """Logs an error of the work `name` if its code differs from the last one's; None says that the work
+        succeeded.
+        """
         code = error.code if error else ""
         if error and self._logged_errors.get(name) != code:
             log.warning("cannot %s: %s; the engine keeps serving what it holds", name, error.message)

@@ -1,7 +1,7 @@
-"""Rendezvous hashing (Thaler and Ravishankar, 1998): an order of the engines that is different for each version.
+"""Rendezvous hashing (Thaler and Ravishankar, 1998): orders the engines differently for each adapter version.
 
-If an engine leaves, only the versions that it held move to others, and if one joins, only the versions that it should
-now hold move to it.
+If an engine leaves, only the versions that it held move to other engines. If an engine joins, only the versions that
+now belong on it move.
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,9 @@ from hashlib import blake2b
 
 
 def ranked_engines(version: str, engines: Iterable[str]) -> list[str]:
-    """Returns the engines in the version's order; a version with N copies belongs on the first N."""
+    """Returns the engines in the order that belongs to the version. A version that should have N copies is placed on
+    the first N engines.
+    """
     return sorted(engines, key=lambda engine: _weight(engine, version), reverse=True)
 
 

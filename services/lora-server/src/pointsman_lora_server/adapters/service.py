@@ -48,16 +48,17 @@ class AdapterListing:
     versions: Sequence[VersionReport]
     aliases: Sequence[Alias]
     placements: Mapping[str, Placement]
-    """Adapter name -> placement, for adapters that are not on every engine."""
+    """Adapter name -> placement; adapters that are placed on every engine are missing."""
 
 
 class AdapterService:
-    """Carries out the calls of the adapter API. `author` and `reason` are stored in the history.
+    """Implements the operations of the adapter API. `author` and `reason` arguments are stored in the history of
+    changes.
 
-    Methods that change something, and `ensure_loaded`, raise InvalidArgument for a malformed name, version or alias;
-    `report_canary_metrics` and the methods that only read do not check these. Methods that call Redis raise Unavailable
-    ("redis_unavailable") if it does not answer, and those that read or return a record FailedPrecondition
-    ("unreadable_record") if it cannot be parsed.
+    Methods that change something, and `ensure_loaded`, raise InvalidArgument if an adapter name, version or alias is
+    malformed; `report_canary_metrics` and the methods that only read do not check these. Methods that call Redis raise
+    Unavailable ("redis_unavailable") if it does not answer. Methods that read or return a record raise
+    FailedPrecondition ("unreadable_record") if it cannot be parsed.
     """
 
     def __init__(
@@ -93,17 +94,18 @@ class AdapterService:
         author: str,
         force: bool,
     ) -> VersionReport:
-        """Stores an adapter from the folder or URL `source`, and moves an alias to it if `alias_suffix` is set.
+        """Stores an adapter from the folder or URL `source` as a new version, and moves an alias to it if
+        `alias_suffix` is not empty.
 
         Returns when this engine holds the version and the alias points to it. `alias_suffix` is the part of the alias
-        after the "@"; empty moves none. `facts` are stored with the version. `parent` is the version that training
-        started from, empty if none. `force` moves a protected alias even if the version did not beat prompting. Once
-        the version is recorded in Redis, the work continues even if the caller disconnects.
+        after the "@". `facts` are stored with the version. `parent` is the version from which training started, or
+        empty. `force` moves a protected alias even if the version did not score better than prompting. Once the version
+        is recorded in Redis, the work continues even if the caller disconnects.
 
         Raises InvalidArgument if the adapter fails a check or a test, NotFound if there is no such folder or
-        repository, and FailedPrecondition if a protected alias rejects the version ("not_better"; the version is
-        registered all the same) or it was retired meanwhile ("not_ready"). Raises Unavailable or ResourceExhausted if
-        the work cannot be done now; once the version is recorded, it is retried in the background.
+        repository, and FailedPrecondition if a protected alias rejects the version ("not_better"; the version stays
+        registered) or the version was retired meanwhile ("not_ready"). Raises Unavailable or ResourceExhausted if the
+        work cannot be done now; if the version is already recorded, the work is retried in the background.
         """
         check_name(name)
         if alias_suffix:
@@ -126,7 +128,7 @@ class AdapterService:
         return report_of(version.version, self._reconciler.desired, self._engine_state.state)
 
     async def list(self, name: str) -> AdapterListing:
-        """Lists the versions, aliases and placement of the adapter `name`, or of all adapters if it is empty.
+        """Lists the versions, aliases and placement of the adapter `name`, or of all adapters if `name` is empty.
 
         Versions are sorted by adapter name, then newest first.
         """
@@ -140,8 +142,8 @@ class AdapterService:
         return AdapterListing(reports, aliases, placements)
 
     async def count_canary_requests(self, alias: Alias) -> int:
-        """Returns how many requests gateways have reported for the alias's canary since the alias was last changed
-        (`alias.revision`); 0 without a canary.
+        """Returns how many requests the alias's canary has received since the alias was last changed, as reported by
+        gateways; 0 if it has no canary.
         """
         if alias.canary is None:
             return 0
@@ -149,7 +151,9 @@ class AdapterService:
         return counts.requests if counts else 0
 
     async def get(self, version_or_alias: str) -> VersionReport:
-        """Reports on a version, or on an alias's stable version; raises NotFound if neither of that name exists."""
+        """Returns a report on a version, or on the stable version of an alias. Raises NotFound if no version or alias
+        has this name.
+        """
         desired = await self._reconciler.refresh()
         alias = next((alias for alias in desired.aliases if alias.alias == version_or_alias), None)
         version = alias.version if alias else version_or_alias
@@ -159,10 +163,10 @@ class AdapterService:
     async def set_alias(self, alias: str, version: str, expected: str, author: str, force: bool) -> Alias:
         """Loads a version, then points an alias to it.
 
-        If the adapter is placed by a number of copies above 0, the engines on which the version is placed load it;
-        otherwise this engine alone does. `expected` is the version that the alias points to now; empty accepts any. It
-        is not compared if the alias points to `version` already and has no canary. `force` moves a protected alias even
-        if the version did not beat prompting.
+        If the adapter is placed by demand or by a number of copies above 0, all engines on which the version is placed
+        load it first; otherwise this engine alone does. `expected` is the version to which the alias must point now;
+        empty accepts any. If the alias already points to `version` and has no canary, `expected` is ignored. `force`
+        moves a protected alias even if the version did not score better than prompting.
 
         Raises InvalidArgument for a malformed name or a version of another adapter, NotFound for an unknown version,
         FailedPrecondition ("not_ready", "alias_moved", or "not_better" if a protected alias rejects the version), and
@@ -176,11 +180,13 @@ class AdapterService:
     async def set_canary(
         self, alias: str, version: str, weight: float, terms: CanaryTerms, *, author: str, expected: str, force: bool
     ) -> Alias:
-        """Loads a version, then makes it the alias's canary for a share of its users, or ends the alias's canary.
+        """Loads a version, then makes it the canary of an alias: the version serves a fraction of the alias's users. Or
+        ends the alias's canary.
 
-        The share is `weight`, above 0 and at most 1; weight 0 and an empty version end the canary. `terms` say when the
-        canary is rolled back automatically. `expected` is the stable version that the alias points to now; empty
-        accepts any. `force` allows a version that did not beat prompting as canary of a protected alias.
+        `weight` is the fraction, above 0 and at most 1; weight 0 and an empty version end the canary. `terms` are the
+        limits beyond which the canary is rolled back automatically. `expected` is the stable version to which the alias
+        must point now; empty accepts any. `force` allows a version that did not score better than prompting as the
+        canary of a protected alias.
 
         Raises InvalidArgument for a weight out of range or a version of another adapter, NotFound for an unknown alias
         or version, FailedPrecondition ("not_ready", "alias_moved", "not_better", or "canary_is_stable" if the alias
@@ -197,14 +203,15 @@ class AdapterService:
         return await self._finish_move(await self._registry.set_canary(alias, canary, expected, author))
 
     async def roll_back(self, alias: str, expected: str, author: str, reason: str) -> Alias:
-        """Ends the alias's canary; if it has none, returns the alias to its previous version.
+        """Ends the alias's canary; if the alias has no canary, moves the alias back to its previous version.
 
-        Before a return, this engine loads the previous version if that is READY; other engines are not waited for. If
-        the load raises Unavailable, for example because the engine is down, the alias is moved all the same; other
-        errors of the load are raised. `expected` is the stable version that the alias points to now; empty accepts any.
+        Before moving the alias back, this engine loads the previous version if it is READY; the other engines are not
+        waited for. If the load raises Unavailable, for example because the engine is down, the alias is moved anyway;
+        other errors of the load are raised. `expected` is the stable version to which the alias must point now; empty
+        accepts any.
 
         Raises NotFound for an unknown alias, and FailedPrecondition if the alias does not point to `expected`
-        ("alias_moved"), there is no previous version ("nothing_to_roll_back") or that is not READY ("not_ready").
+        ("alias_moved"), or its previous version does not exist ("nothing_to_roll_back") or is not READY ("not_ready").
         """
         check_alias(alias)
         desired = await self._reconciler.refresh()
@@ -223,9 +230,11 @@ class AdapterService:
         await self._publish_change()
 
     async def pin(self, version: str, pinned: bool, author: str) -> VersionReport:
-        """Pins or unpins a version (a pinned version is never evicted), and reports on it.
+        """Pins or unpins a version, and returns a report on it. Every engine holds a pinned version and never evicts
+        it.
 
-        Raises NotFound if it is not registered, and FailedPrecondition ("not_ready") to pin a RETIRED or FAILED one.
+        Raises NotFound if the version is not registered, and FailedPrecondition ("not_ready") when pinning a RETIRED or
+        FAILED version.
         """
         check_version(version)
         await self._registry.set_pinned(version, pinned, author)
@@ -238,11 +247,11 @@ class AdapterService:
         return await self.get(version)
 
     async def delete(self, version: str, author: str) -> None:
-        """Deletes a RETIRED or FAILED version and its files, once no engine holds it.
+        """Deletes the record and the files of a RETIRED or FAILED version, once no engine holds it.
 
-        Raises NotFound if it is not registered, and FailedPrecondition if it is in another phase ("not_retired"), or if
-        an alias points to it or an engine holds it after `RELEASE_SECONDS` ("in_use"). If the store then raises
-        Unavailable ("store_unavailable"), the record is deleted and the files are not.
+        Raises NotFound if the version is not registered, and FailedPrecondition if it is in another phase
+        ("not_retired"), or if an alias points to it or an engine still holds it after `RELEASE_SECONDS` ("in_use"). If
+        the store raises Unavailable ("store_unavailable"), the record has been deleted, but the files have not.
         """
         check_version(version)
         desired = await self._reconciler.refresh()
@@ -255,14 +264,16 @@ class AdapterService:
         await self._reconciler.refresh()
 
     async def history(self, name: str, limit: int) -> "builtins.list[Change]":
-        """Returns the last `limit` changes of the adapter `name`, or of all adapters if it is empty, newest first."""
+        """Returns the latest changes of the adapter `name`, or of all adapters if `name` is empty; at most `limit`,
+        newest first.
+        """
         return await self._registry.history(name, limit)
 
     async def ensure_loaded(self, version: str) -> EngineState:
-        """Returns the engine's state once the engine holds the version.
+        """Loads the version into the engine if needed; returns the engine's state once the engine holds the version.
 
-        A version that is neither resident nor READY according to the last read is looked up in Redis again. Then raises
-        NotFound if it is not registered, and FailedPrecondition ("not_ready") if it is not READY. The load raises
+        If the version is neither in the engine nor READY according to the last read, Redis is read again. Then raises
+        NotFound if the version is not registered, and FailedPrecondition ("not_ready") if it is not READY. Raises
         InvalidArgument if the engine rejects the version, ResourceExhausted if no slot is free in time, and Unavailable
         if the engine or the store is not ready.
         """
@@ -278,24 +289,24 @@ class AdapterService:
         return self._engine_state.state
 
     async def report_canary_metrics(self, outcomes: Sequence[CanaryReport]) -> None:
-        """Adds the outcomes of requests to aliases with a canary, which a gateway has counted, to the counts in Redis.
+        """Adds request outcomes that a gateway has counted, for aliases with a canary, to the counts in Redis.
 
-        Outcomes for another revision than the alias's current one, or for a version that is neither the alias's stable
-        version nor its canary, are dropped.
+        An outcome is ignored if it belongs to another revision of the alias than the current one, or to a version that
+        is neither the alias's stable version nor its canary.
         """
         await self._registry.add_outcomes(outcomes)
 
     async def _load_for_move(self, version: AdapterVersion) -> None:
-        """Waits until the engines on which the version is placed have loaded it; if the placement has no number of
-        copies, or 0, loads it on this engine alone.
+        """If the adapter is placed by demand or by a number of copies above 0, waits until all engines on which the
+        version is placed have loaded it. Otherwise loads it on this engine alone.
         """
         if not self._reconciler.desired.placement_of(version.version).is_counted:
             await self._loader.ensure_loaded(version)
         await self._placement.wait_until_warm(version.version, lambda: self._reconciler.desired)
 
     async def _check_move(self, alias: str, version: str, expected: str) -> AdapterVersion:
-        """Returns the version's record. Raises what moving the alias would raise, before a load that takes seconds; the
-        move checks again.
+        """Returns the version's record. Raises the errors that moving the alias would raise, because the load before
+        the move takes seconds; the move itself checks again.
         """
         check_alias(alias)
         check_version(version)
@@ -324,8 +335,8 @@ class AdapterService:
         return alias
 
     async def _publish_change(self) -> None:
-        """Reads a change that was just made and publishes it to watchers; if Redis does not answer, logs that this will
-        be done later.
+        """Reads a change that was just made and publishes it to watchers. If Redis does not answer, logs that this is
+        done later.
         """
         try:
             await self._reconciler.refresh()
@@ -341,7 +352,7 @@ class AdapterService:
 
 
 def _known(version: str, desired: DesiredState) -> AdapterVersion:
-    """Returns what is registered of the version; raises NotFound ("unknown_version") if it is not registered."""
+    """Returns the record of the version; raises NotFound ("unknown_version") if it is not registered."""
     if version not in desired.versions:
         kind = "version" if is_version(version) else "version or alias"
         raise NotFound(

@@ -1,5 +1,7 @@
-"""The engine's adapter slots, that is, the places in its host memory: which version is evicted next, and how it is
-evicted without failing a request. Which of the held versions are in the current batch is up to vLLM's scheduler."""
+"""Manages the engine's adapter slots, the places for adapter versions in the engine's host memory: chooses which
+version to evict, and evicts it without failing a request. vLLM's scheduler decides which of the held versions are in
+the current batch.
+"""
 
 import asyncio
 import math
@@ -14,21 +16,23 @@ from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_lora_server.metrics import LoraServerMetrics
 
 POLL_SECONDS = 0.05
-"""Seconds between two checks of whether an adapter or a slot has become free."""
+"""Seconds between two checks of whether a version or a slot has become free."""
 
 MAX_IDLE_WAIT_SECONDS = 1.0
-"""How long a load waits for an adapter without requests, which it can evict. After that the adapter with the fewest
-requests takes no new ones, because under a steady load there might never be one without."""
+"""How long a load waits, in seconds, for a version without running requests, which can be evicted at once. Then the
+version with the fewest requests is closed to new requests, because under a steady load every version may always have
+some."""
 
 RESERVATION_SECONDS = 1.0
-"""How long a version that is reserved for a coming request is protected from eviction, at most."""
+"""The longest time, in seconds, for which a version is protected from eviction because a caller is about to send a
+request for it."""
 
 
 class AdapterSlots:
-    """Makes room for versions in the engine by evicting others; the engine holds at most `capacity` of them.
+    """Makes room for adapter versions in the engine by evicting others; the engine holds at most `capacity` versions.
 
-    `pinned` versions are never evicted, `placed` ones last. `make_room` and `try_make_room` must not be called at the
-    same time. Methods that call the engine raise Unavailable if it does not answer.
+    Versions in `pinned` are never evicted, and versions in `placed` (assigned to this engine) last. `make_room` and
+    `try_make_room` must not run at the same time. Methods that call the engine raise Unavailable if it does not answer.
     """
 
     def __init__(
@@ -44,11 +48,11 @@ class AdapterSlots:
         self._reserved_at: dict[str, float] = {}
 
     async def list_loaded(self) -> Mapping[str, LoadedAdapter]:
-        """Returns version -> `LoadedAdapter` for the adapters that the engine reports."""
+        """Returns version -> `LoadedAdapter` for the adapter versions that the engine reports as loaded."""
         return await self._engine.list_adapters()
 
     def remember_folder(self, version: str, folder: Path) -> None:
-        """Stores the folder of a version that is about to be loaded: `evict` needs it to undo an eviction."""
+        """Stores the folder of a version that is about to be loaded. `evict` needs the folder to undo an eviction."""
         self._folders[version] = folder
 
     def reserve(self, version: str) -> None:
@@ -65,10 +69,10 @@ class AdapterSlots:
     async def make_room(self, version: str, deadline: float) -> None:
         """Returns when the engine holds `version` or has a free slot for it.
 
-        If all slots are taken, evicts a version without requests. If there is none for `MAX_IDLE_WAIT_SECONDS`, it
-        evicts the least used one, after that one's last answer. Pinned versions, and those being loaded, are never
-        evicted. `deadline` is a time of `time.monotonic`. Raises ResourceExhausted ("no_slot") when it has passed, or
-        if all versions that the engine holds are pinned.
+        If all slots are taken, evicts a version without running requests. If none is without requests for
+        `MAX_IDLE_WAIT_SECONDS`, evicts the least used version, once its last request has ended. Pinned versions, and
+        versions that are being loaded, are never evicted. `deadline` is a time of `time.monotonic`. Raises
+        ResourceExhausted ("no_slot") when the deadline has passed, or at once if all versions in the engine are pinned.
         """
         started = time.monotonic()
         while True:
@@ -95,8 +99,9 @@ class AdapterSlots:
     async def try_make_room(self, version: str) -> bool:
         """Returns whether the engine holds `version` or has a free slot for it, without waiting for requests to end.
 
-        If all slots are taken, a version without requests is evicted, but only if `version` is pinned or placed. A
-        pinned one replaces any version that is not pinned, a placed one any version that is neither pinned nor placed.
+        If all slots are taken, a version without running requests is evicted, but only if `version` is pinned or placed
+        on this engine. A pinned version may replace any version that is not pinned; a placed version, any that is
+        neither pinned nor placed.
         """
         listed_at = time.monotonic()
         loaded = await self._engine.list_adapters()
@@ -116,11 +121,11 @@ class AdapterSlots:
 
     async def evict(self, version: str, deadline: float = math.inf, reason: str = "room") -> bool:
         """Unloads a version: gateways stop using it, the engine rejects new requests for it, and its weights are
-        removed after its last answer.
+        removed after its last running request.
 
-        Returns True when they are removed. Returns False if requests are still running at `deadline` (a time of
-        `time.monotonic`). The version is then offered to requests again if its folder is known. It is not if an earlier
-        process has loaded the version; then it stays closed until it is loaded again or
+        Returns True when the weights are removed. Returns False if requests are still running at `deadline` (a time of
+        `time.monotonic`). The version is then opened to requests again if its folder is known. If an earlier process
+        loaded the version, the folder is not known, and the version stays closed until it is loaded again or
         `AdapterLoader.sync_with_engine` unloads it. `reason` is one of `metrics.EVICTION_REASONS`.
         """
         self._engine_state.mark_draining(version)
@@ -137,12 +142,13 @@ class AdapterSlots:
         return True
 
     def _idle_victim(self, loaded: Mapping[str, LoadedAdapter], listed_at: float) -> str | None:
-        """Returns the version to evict, of those in `loaded` without requests; None if there is none.
+        """Returns the version to evict: one of the versions in `loaded` without running requests; None if there is
+        none.
 
-        It prefers a version that takes no new requests, then one that other engines are to hold, then one that is not
-        reserved, then the one that has had no request for longest. If even this one is reserved for a request that is
-        about to come, returns None, since reservations end soon. `listed_at` is the time of `time.monotonic` at which
-        the engine was asked for `loaded`.
+        Preferred is a version that is closed to new requests, then one that is not placed on this engine, then one that
+        is not reserved, then the one without a request for the longest time. Returns None if even this version is
+        reserved for a coming request, since reservations end soon. `listed_at` is the time of `time.monotonic` at which
+        the engine returned `loaded`.
         """
 
         def priority(name: str) -> tuple[bool, bool, bool, float]:
@@ -172,7 +178,7 @@ class AdapterSlots:
     async def _wait_for_reservation(self, version: str) -> None:
         """Makes gateways stop using the version, and waits until its reservation is used or expires.
 
-        Under a steady load the version would be reserved again and again if gateways still used it.
+        If gateways still used the version, a steady load would reserve it again and again.
         """
         self._engine_state.mark_draining(version)
         while True:

@@ -1,7 +1,8 @@
-"""The state machine of adapter versions: REGISTERED -> VALIDATING -> READY or FAILED, then the move of an alias.
+"""The state machine of adapter versions: REGISTERED -> VALIDATING -> READY or FAILED, then the move of the requested
+alias.
 
-The lora-server that holds a version's lease in Redis advances the version. All progress is in Redis: if a process dies
-at any point, another one continues.
+The lora-server that holds a lease on the version in Redis advances the version. All progress is stored in Redis: if a
+lora-server dies at any point, another one continues.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from pointsman_lora_server.store import ArtifactStore
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 10.0
-"""Seconds after which another lora-server takes over from one that died."""
+"""Seconds after which the lease of a lora-server that died expires, so that another one can take over its versions."""
 
 _RENEWALS_PER_LEASE = 3
 
@@ -35,20 +36,20 @@ MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 30.0
 
 
 class SmokeTest(Protocol):
-    """Interface of a smoke test, which runs a version outside the engine; `PeftSmokeTest` and `NullSmokeTest` implement
-    it.
+    """Interface of a smoke test, which runs a version outside the engine before any engine loads it; `PeftSmokeTest`
+    and `NullSmokeTest` implement it.
 
-    `run` takes the folder of the version's files and the version's samples (`attachments.Sample`), which may be none.
-    It returns the answers that the engine should give. It raises InvalidArgument if the version must not serve, and
-    Unavailable if the test cannot be run.
+    The arguments of `run` are the folder of the version's files and the version's sample rows (`attachments.Sample`),
+    which may be empty. The result has the answers that the engine should give. `run` raises InvalidArgument if the
+    version must not serve, and Unavailable if the test cannot be run.
     """
 
     async def run(self, version: AdapterVersion, folder: Path, samples: Sequence[Any]) -> Reference: ...
 
 
 class NullSmokeTest:
-    """Implements `SmokeTest` without running a test. Its reference has no answers, so the engine's are not compared
-    with it.
+    """Implements `SmokeTest` without running a test. Its reference has no answers, so the engine's answers are not
+    compared.
     """
 
     async def run(self, version: AdapterVersion, folder: Path, samples: Sequence[Any]) -> Reference:
@@ -56,9 +57,9 @@ class NullSmokeTest:
 
 
 class VersionValidator:
-    """Runs the smoke tests of adapter versions, and sets a version's phase to READY if it passes or FAILED if not.
+    """Runs the smoke tests of adapter versions, and sets a version's phase to READY if it passes and to FAILED if not.
 
-    It runs one test at a time, because they are heavy work on a machine whose engine serves users.
+    It runs one test at a time, because a test is heavy work on a machine whose engine serves users.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class VersionValidator:
         self._lock = asyncio.Lock()
 
     async def validate(self, version: AdapterVersion, phase: Phase) -> None:
-        """Runs the version's smoke test and moves the version to READY, or to FAILED if it fails the test or its files
+        """Runs the version's smoke test, and sets its phase to READY, or to FAILED if it fails the test or its files
         are missing or damaged.
 
         `phase` is the version's phase as last read: REGISTERED, or VALIDATING if a process died during the validation.
@@ -100,12 +101,13 @@ class VersionValidator:
                 await self._registry.set_phase(name, Phase.READY, expected=Phase.VALIDATING)
 
     async def ensure_reference(self, version: AdapterVersion) -> bool:
-        """Makes sure that a READY version has reference answers, unless the engine was compared with them already.
+        """Makes sure that reference answers of a READY version are stored, unless the engine's answers were already
+        compared with them.
 
-        Runs the smoke test if there are none (`WarmUp.needs_reference`). Returns False if the version fails the test;
-        it is then marked as FAILED. Otherwise returns True. Raises Unavailable if the test cannot be run, the store
-        cannot be reached or Redis does not answer, ResourceExhausted if the disk is full, and NotFound or
-        FailedPrecondition if the version's files are missing or damaged.
+        Runs the smoke test if needed (`WarmUp.needs_reference`). Returns False if the version fails the test, and marks
+        it as FAILED; otherwise returns True. Raises Unavailable if the test cannot be run, the store cannot be reached
+        or Redis does not answer, ResourceExhausted if the disk is full, and NotFound or FailedPrecondition if the
+        version's files are missing or damaged.
         """
         async with self._lock:
             try:
@@ -117,8 +119,8 @@ class VersionValidator:
             return True
 
     async def _compute_reference(self, version: AdapterVersion) -> None:
-        """Runs the smoke test and stores the answers that the engine should give. Raises as `SmokeTest.run` and
-        `ArtifactStore.samples` do.
+        """Runs the smoke test and stores the answers that the engine should give. Raises the errors of `SmokeTest.run`
+        and of the store.
         """
         folder = await asyncio.to_thread(self._store.fetch, version)
         samples = await asyncio.to_thread(self._store.samples, version)
@@ -132,7 +134,7 @@ class VersionValidator:
 
 
 class VersionStateMachine:
-    """Advances unfinished versions in background tasks, at most one for each version.
+    """Advances unfinished adapter versions in background tasks, at most one task for each version.
 
     A version is unfinished if it is REGISTERED or VALIDATING, or if it is READY and an alias is to be moved to it.
     """
@@ -145,8 +147,8 @@ class VersionStateMachine:
         owner: str,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        """Takes `owner`, which no other process may use: leases on versions in Redis are stored under this name, and
-        expire after `lease_seconds` unless they are renewed.
+        """`owner` is the name under which this process holds leases on versions in Redis; no other process may use it.
+        A lease expires after `lease_seconds` unless it is renewed.
         """
         self._registry = registry
         self._validator = validator
@@ -160,8 +162,8 @@ class VersionStateMachine:
         self.retries = RetryBackoff()
 
     def advance(self, desired: DesiredState) -> None:
-        """Starts a task for each unfinished version in `desired` that has no task here and may be tried now (see
-        `retries`).
+        """Starts a task for each unfinished version in `desired` that has no task in this process and that `retries`
+        allows to be tried now.
 
         Call it after each change of the desired state, and periodically for the retries.
         """
@@ -178,8 +180,8 @@ class VersionStateMachine:
         del self._tasks[name]
 
     async def stop(self) -> None:
-        """Cancels the tasks and waits up to 2 seconds while they release their leases, so that other lora-servers can
-        take over at once.
+        """Cancels the tasks and waits up to 2 seconds until they have released their leases, so that other lora-servers
+        can take over at once.
         """
         tasks = list(self._tasks.values())
         for task in tasks:
@@ -203,7 +205,9 @@ class VersionStateMachine:
             self.retries.record_success(name)
 
     async def _run_steps(self, name: str) -> None:
-        """Advances one version, after reading its state again: another process may have held the lease until now."""
+        """Advances one version. Its state is read again first, because another process may have advanced it until
+        now.
+        """
         desired = await self._registry.read()
         if not _is_unfinished(name, desired):
             return
@@ -223,7 +227,9 @@ class VersionStateMachine:
 
     @asynccontextmanager
     async def _lease(self, key: str) -> AsyncIterator[bool]:
-        """Yields whether the lease `key` was acquired; it is then renewed during the block and released at its end."""
+        """Yields whether the lease `key` in Redis was acquired. If so, it is renewed during the block and released at
+        its end.
+        """
         if not await self._registry.acquire_lease(key, self._owner, self._lease_seconds):
             yield False
             return
@@ -258,30 +264,31 @@ class _Failure:
     backoff: float
     not_before: float
     since: float
-    """When the version first failed with this error code, on the clock of `time.monotonic`, like `not_before`."""
+    """When the version first failed with this error code. Both this and `not_before` are times of `time.monotonic`."""
 
 
 class RetryBackoff:
-    """Decides when work on a version that has failed may be tried again.
+    """Decides when work on an adapter version that has failed may be tried again.
 
-    The wait doubles with each failure, from `MIN_BACKOFF_SECONDS` to `MAX_BACKOFF_SECONDS`. An error is logged if its
-    code differs from that of the failure before.
+    The wait doubles with each failure, from `MIN_BACKOFF_SECONDS` to `MAX_BACKOFF_SECONDS`. An error is only logged if
+    its code differs from that of the version's last failure.
     """
 
     def __init__(self) -> None:
         self._failures: dict[str, _Failure] = {}
 
     def is_due(self, version: str) -> bool:
-        """Returns whether work on the version may be tried now: it has not failed, or the wait after its last failure
-        is over.
+        """Returns whether work on the version may be tried now: it has not failed since its last success, or the wait
+        after its last failure is over.
         """
         failure = self._failures.get(version)
         return failure is None or time.monotonic() >= failure.not_before
 
     def last_error(self, version: str, redis_tolerance: float = 0.0) -> PointsmanError | None:
-        """Returns the error of the last attempt on the version; None if it succeeded, or there was none since `reset`.
+        """Returns the error of the last attempt on the version; None if that succeeded, or if there was no attempt
+        since `reset`.
 
-        An error "redis_unavailable" that first occurred less than `redis_tolerance` seconds ago counts as None too.
+        Also returns None for an error "redis_unavailable" that first occurred less than `redis_tolerance` seconds ago.
         """
         failure = self._failures.get(version)
         if failure is None:
@@ -301,5 +308,7 @@ class RetryBackoff:
         self._failures.pop(version, None)
 
     def reset(self) -> None:
-        """Forgets all failures, so that every version is due, for example because the engine is ready again."""
+        """Forgets all failures, so that every version may be tried at once. Called, for example, when the engine has
+        restarted.
+        """
         self._failures.clear()

@@ -1,4 +1,6 @@
-"""Trials of versions: their first answers, in groups, and whether the base model still answers as before."""
+"""Trials of adapter versions after their load: the first answers are requested in groups, and the base model is probed
+to see whether it still answers as before.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,7 +13,8 @@ from pointsman_lora_server.engine.completion import EngineCorrupted, Probe
 from pointsman_lora_server.metrics import LoraServerMetrics
 
 MAX_GROUP = 16
-"""Versions whose first answers are requested at once; they share one probe of the base model."""
+"""The largest number of versions whose first answers are requested at once; one probe of the base model follows for all
+of them."""
 
 
 def _new_future() -> "asyncio.Future[None]":
@@ -20,14 +23,14 @@ def _new_future() -> "asyncio.Future[None]":
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A version that waits for its trial.
+    """An adapter version that waits for its trial, and the trial's future result.
 
     In a trial, the version gives its first answer, and the base model must still answer as before.
     """
 
     version: AdapterVersion
     life: int
-    """The number of the engine's start (`EngineState.life`) after which it read the version's weights."""
+    """The number of the engine's start (`EngineState.life`) after which the engine read the version's weights."""
     result: "asyncio.Future[None]" = field(default_factory=_new_future)
 
     @property
@@ -40,12 +43,12 @@ class Trial:
 
 
 class Trials:
-    """Tries versions out in groups: those that arrive while a trial is running are tried together after it.
+    """Runs trials of adapter versions in groups: versions that arrive while a trial is running form the next group.
 
-    A trial requests a version's first answer. It then checks that the base model still answers as before, if a version
-    of the group has not passed a trial in this process or cannot answer. If anything is wrong in a group, no version is
-    blamed: each is tried again alone, at once or, if the engine has to be restarted, at its next load. After each start
-    of the engine, a version must pass one trial.
+    A trial requests each version's first answer. It then probes whether the base model still answers as before, if a
+    version of the group cannot answer or has not passed a trial in this process yet. If anything is wrong in a group,
+    each of its versions is tried again alone: at once or, if the engine has to be restarted, at its next load. After
+    each start of the engine, a version must pass one trial.
     """
 
     def __init__(
@@ -55,13 +58,14 @@ class Trials:
         restart_engine: Callable[[str], None],
         metrics: LoraServerMetrics,
     ) -> None:
-        """Takes `warm_up`, which requests a version's first answer, and raises InvalidArgument if the version cannot
-        answer or has no effect, NotFound if it was evicted, and Unavailable if the engine does not answer.
+        """`warm_up` is a function that requests a version's first answer. It raises InvalidArgument if the version
+        cannot answer or has no effect, NotFound if the version was evicted, and Unavailable if the engine does not
+        answer.
 
-        `restart_engine` is called with the reason if the base model's answers have changed.
+        `restart_engine` is called with the reason, as a text, if the base model's answers have changed.
         """
         self.turn = asyncio.Lock()
-        """The lock that a caller of `run` must hold."""
+        """A lock that the caller must hold while it calls `run`."""
         self._warm_up = warm_up
         self._probe = probe
         self._restart_engine = restart_engine
@@ -72,7 +76,7 @@ class Trials:
         self._answered_in: dict[str, int] = {}  # the last life of the engine in which the version has answered
 
     def is_needed(self, version: str, life: int) -> bool:
-        """Returns whether the version has yet to pass a trial after the engine's start number `life`
+        """Returns whether the version has not yet passed a trial after the engine's start number `life`
         (`EngineState.life`).
         """
         return version not in self._harmless or self._answered_in.get(version) != life
@@ -83,17 +87,20 @@ class Trials:
         return trial
 
     def withdraw(self, trial: Trial) -> None:
-        """Removes and cancels a trial that its caller no longer needs; does nothing if it has taken place."""
+        """Removes and cancels a trial whose result the caller no longer needs; has no effect if the trial has already
+        been run.
+        """
         if trial in self._waiting:
             self._waiting.remove(trial)
         trial.result.cancel()
 
     async def run(self, trial: Trial) -> None:
-        """Runs groups of trials until `trial`, which `enqueue` returned, has taken place; the caller must hold `turn`.
+        """Runs groups of waiting trials until `trial`, which `enqueue` returned, is done. The caller must hold the lock
+        `turn`.
 
         Raises InvalidArgument if the version cannot answer or corrupts the engine. Raises Unavailable if the engine
-        does not answer, or is restarted before it is known which version of the group is at fault; then the version may
-        be loaded again.
+        does not answer, or is restarted before it is known which version of the group is at fault; the version may be
+        loaded again then.
         """
         while not trial.result.done():
             group = self._next_group()
@@ -108,10 +115,11 @@ class Trials:
         trial.result.result()
 
     async def check_engine(self, cause: str) -> bool:
-        """Returns whether the base model answers as before; if it does not, restarts the engine (`restart_engine`).
+        """Returns whether the base model still answers as before; if not, restarts the engine by calling
+        `restart_engine`.
 
-        `cause` is a text that names the versions loaded before, for the reason of the restart. Raises Unavailable if
-        the engine does not answer.
+        `cause` names the versions that were loaded before, for the text of the reason. Raises Unavailable if the engine
+        does not answer.
         """
         try:
             with self._metrics.time_load_step("probe"):

@@ -1,4 +1,6 @@
-"""Waits until the lora-servers have finished the background work on a version, and reports what prevents it."""
+"""Waits until the lora-servers have finished their background work on an adapter version, and raises the error that
+prevents it.
+"""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -11,18 +13,19 @@ from pointsman_lora_server.domain import EngineStatus, Phase
 from pointsman_lora_server.engine_state import EngineStateStore
 
 POLL_SECONDS = 0.25
-"""Seconds between two checks if nothing changes."""
+"""Seconds between two checks of the version if no change is reported."""
 REDIS_TOLERANCE_SECONDS = 3.0
-"""Seconds before an outage of Redis is reported: on a busy machine a call can exceed its time limit by chance."""
+"""An outage of Redis is only reported to the caller after this many seconds, because a single call can exceed its time
+limit by chance on a busy machine."""
 ENGINE_DOWN_SECONDS = 1.0
-"""How long the engine must be down before that is reported. A version that crashes the engine is marked as FAILED
-within that time, and its error is the more useful one."""
+"""The caller only gets an error about the engine after the engine was down for this many seconds. If a version crashes
+the engine, it is marked as FAILED within this time, and its error tells the caller more."""
 RELEASE_SECONDS = 5.0
-"""How long a deletion waits for engines that still hold the version."""
+"""How long the deletion of a version waits, in seconds, for engines that still hold the version."""
 
 
 class VersionWaiter:
-    """Waits for changes of a version on behalf of a gRPC call."""
+    """Waits for changes of an adapter version on behalf of a gRPC call."""
 
     def __init__(self, reconciler: Reconciler, retries: RetryBackoff, engine_state: EngineStateStore) -> None:
         self._reconciler = reconciler
@@ -30,12 +33,12 @@ class VersionWaiter:
         self._engine_state = engine_state
 
     async def wait_until_ready(self, version: str) -> None:
-        """Returns when the version and the engine are READY.
+        """Returns when both the adapter version and the engine are READY.
 
         Raises FailedPrecondition ("not_ready") if the version was retired, or is still not registered after
         `REDIS_TOLERANCE_SECONDS`, and InvalidArgument if it FAILED. Raises Unavailable ("engine_not_ready") if the
-        engine is not READY when the version is, or is not for `ENGINE_DOWN_SECONDS`. If an attempt on the version
-        failed and is being retried, raises its error.
+        engine is not READY when the version is, or was not READY for `ENGINE_DOWN_SECONDS`. If the last attempt on the
+        version failed and will be retried, raises its error.
         """
         start = engine_up_at = time.monotonic()
         while True:
@@ -56,11 +59,12 @@ class VersionWaiter:
             await self._wait_for_change(version)
 
     async def wait_until_alias_moved(self, alias: str, version: str) -> None:
-        """Returns when `alias` points to `version`, or the version's request for that move no longer exists.
+        """Returns when `alias` points to `version`, or when the request to move it there no longer exists.
 
-        The request is deleted, for example, if the alias is protected and refuses the version. Raises InvalidArgument
-        if the version is in the phase FAILED, and Unavailable ("engine_not_ready") if the engine is not READY. If
-        loading or checking the version failed and will be tried again, raises the error of the last try.
+        The request is deleted, for example, if the alias is protected and the version did not score better than
+        prompting. Raises InvalidArgument if the version is in the phase FAILED, and Unavailable ("engine_not_ready") if
+        the engine is not READY. If the last attempt to load or check the version failed and will be retried, raises its
+        error.
         """
         while True:
             desired = self._reconciler.desired
@@ -76,10 +80,10 @@ class VersionWaiter:
             await self._wait_for_change(version)
 
     async def wait_until_released(self, version: str, holders_of: Callable[[str], Awaitable[list[str]]]) -> None:
-        """Returns when no engine holds the version any more; `holders_of` returns the names of the engines that hold
-        one.
+        """Returns when no engine holds the version any more. `holders_of` is a function that returns the names of the
+        engines that hold a version.
 
-        Raises FailedPrecondition ("in_use") after `RELEASE_SECONDS`, and what `holders_of` raises.
+        Raises FailedPrecondition ("in_use") after `RELEASE_SECONDS`, and the errors of `holders_of`.
         """
         deadline = time.monotonic() + RELEASE_SECONDS
         while holders := await holders_of(version):

@@ -1,5 +1,6 @@
-"""Requests a version's first answer, which warms the engine up, and compares its answers with the base model's and
-with those of PEFT."""
+"""Requests an adapter version's first answer, which warms the engine up, and compares its answers with those of the
+base model and with reference answers computed by PEFT.
+"""
 
 import asyncio
 import logging
@@ -16,19 +17,21 @@ PROMPT = (
     "done next. Message: I was charged twice for the same train ticket last Friday and the shop tells me to ask you. "
     "Answer:"
 )
-"""A prompt of typical length, because the engine's first prefill with an adapter is slow."""
+"""The prompt of the first request to a version. It has a typical length, because the engine's first prefill with an
+adapter is slow."""
 
 MAX_TOKENS = 4
-"""Tokens of the answer; more than one, so that decoding is warmed up as well."""
+"""Number of tokens of a version's first answer. More than one token is requested, so that decoding is warmed up as
+well."""
 
 MAX_REFERENCES = 64
-"""The largest number of reference answers (some kilobytes for each version) that wait to be compared."""
+"""The largest number of versions (some kilobytes each) whose reference answers are stored until they are compared."""
 
 
 class WarmUp:
-    """Requests the first answers of a version from the engine.
+    """Requests the first answers of an adapter version from the engine.
 
-    It compares them with the base model's answers, and with the reference answers of the smoke test.
+    Compares them with the base model's answers, and with the reference answers that the smoke test computed with PEFT.
     """
 
     def __init__(self, engine: CompletionClient, base_model: str) -> None:
@@ -39,9 +42,9 @@ class WarmUp:
         self._verified: set[str] = set()
 
     def set_reference(self, version: str, reference: Reference) -> None:
-        """Stores the reference answers with which `verify` compares the version's answers.
+        """Stores the version's reference answers, with which `verify` compares the engine's answers.
 
-        If there are `MAX_REFERENCES` already, the oldest one is dropped.
+        If there are already `MAX_REFERENCES` references, the oldest one is dropped.
         """
         self._verified.discard(version)
         while len(self._references) >= MAX_REFERENCES:
@@ -49,31 +52,34 @@ class WarmUp:
         self._references[version] = reference
 
     def needs_reference(self, version: str) -> bool:
-        """Returns whether the version needs reference answers from a smoke test.
+        """Returns whether a smoke test has to compute reference answers for the version.
 
-        It needs none while some are stored, nor after `verify` has found that the engine's answers agree with those
-        that were stored last.
+        It does not have to while some are stored, nor after `verify` has found that the engine's answers agree with the
+        last ones.
         """
         return version not in self._verified and version not in self._references
 
     def has_reference(self, version: str) -> bool:
-        """Returns whether reference answers are stored that `verify` has yet to compare."""
+        """Returns whether reference answers of the version are stored with which `verify` has yet to compare the
+        engine's answers.
+        """
         return version in self._references
 
     async def warm(self, version: AdapterVersion) -> None:
-        """Requests a first answer of the version, and checks that the version has an effect.
+        """Requests a first answer of the version, and checks that the version changes the base model's answers.
 
-        Raises InvalidArgument if it cannot answer or answers as the base model does ("no_effect"), NotFound if the
-        engine does not hold it, and Unavailable if the engine does not answer.
+        Raises InvalidArgument if the version cannot answer or answers as the base model does ("no_effect"), NotFound if
+        the engine does not hold it, and Unavailable if the engine does not answer.
         """
         answer = await self._engine.complete(version.version, PROMPT, MAX_TOKENS)
         await self._effect.check(version.version, PROMPT, answer)
 
     async def verify(self, version: str) -> None:
-        """Compares the engine's answers with the version's reference, and drops the reference if they agree.
+        """Compares the engine's answers with the version's reference answers, and drops these if they agree. Does
+        nothing if there are none.
 
-        Does nothing without a reference. Raises InvalidArgument if they differ (see `reference.compare`) or the version
-        cannot answer, NotFound if it was evicted meanwhile, and Unavailable if the engine does not answer.
+        Raises InvalidArgument if the answers differ (see `reference.compare`) or the version cannot answer, NotFound if
+        the version was evicted meanwhile, and Unavailable if the engine does not answer.
         """
         reference = self._references.get(version)
         if reference is None:

@@ -1,1 +1,3 @@
-"""Checks of an adapter before the engine sees it: the engine accepts many adapters that it then computes wrongly."""
+"""Checks an adapter before an engine loads it, because the engine accepts many adapters whose answers it then computes
+wrongly.
+"""

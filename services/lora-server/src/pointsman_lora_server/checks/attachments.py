@@ -28,18 +28,21 @@ _METRIC = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class TrainingReport:
-    """The fields of training.json that are used. They are the author's statements; nothing has verified them."""
+    """The fields of an adapter's training.json that are used. The author of the adapter wrote them; they are not
+    verified.
+    """
 
     data_sha256: str = ""
     base_digest: str = ""
     """SHA-256 of the base model's weights."""
     parent: str = ""
-    """The version that training started from."""
+    """The adapter version from which training started; empty if there is none."""
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_report(raw: bytes) -> TrainingReport:
-    """Parses training.json. Ignores unknown fields, malformed values, and metrics beyond the first `MAX_METRICS`.
+    """Parses an adapter's training.json. Unknown fields, malformed values, and metrics beyond the first `MAX_METRICS`
+    are ignored.
 
     Raises InvalidArgument ("bad_report") if the file is not a JSON object, or exceeds the limits of `parse_object`.
     """
@@ -90,18 +93,18 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A held-out row that the smoke test uses as a prompt."""
+    """A held-out row whose messages the smoke test uses as a prompt."""
 
     messages: tuple[Turn, ...]
-    """The prompt; the last message is the user's."""
+    """The messages of the prompt; the last one is the user's."""
     answer: str
 
 
 def read_samples(raw: bytes) -> tuple[Sample, ...]:
-    """Parses samples.jsonl, the held-out rows in an adapter's folder.
+    """Parses samples.jsonl, the file with held-out rows in an adapter's folder.
 
-    Raises InvalidArgument ("bad_samples") if a row is malformed, has more than `MAX_ROW_BYTES`, or there are more than
-    `MAX_ROWS`.
+    Raises InvalidArgument ("bad_samples") if a row is malformed or has more than `MAX_ROW_BYTES`, or there are more
+    than `MAX_ROWS` rows.
     """
     if len(raw) > MAX_SAMPLES_BYTES:
         raise _rejected(f"has more than {MAX_SAMPLES_BYTES} bytes")
@@ -112,7 +115,9 @@ def read_samples(raw: bytes) -> tuple[Sample, ...]:
 
 
 def write_samples(samples: Sequence[Sample]) -> bytes:
-    """Returns samples as compact JSON lines, so that rows within the size limits stay within them when read again."""
+    """Returns samples as JSON lines without extra white space, so that `read_samples` does not find a row too long that
+    was accepted before.
+    """
     rows = (
         {
             "messages": [{"role": turn.role, "content": turn.content} for turn in sample.messages],

@@ -1,4 +1,6 @@
-"""Reads what the checks need of the base model: its names, its linear layers and their weights, and its digests."""
+"""Reads the properties of the base model that the checks of adapters need: its names, its linear layers and their
+weights, and its digests.
+"""
 
 import hashlib
 import json
@@ -14,24 +16,27 @@ from safetensors import SafetensorError, safe_open
 FP32_BYTES = 4
 MAX_HEADER_BYTES = 1 << 20
 NOT_ADAPTABLE = ("embed_tokens", "lm_head")
-"""The embedding and the output layer, for which the engine supports adapters in a limited way only."""
+"""The last parts of the names of the embedding and the output layer. The engine has only limited support for adapters
+of these layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     dtype: str
-    """The number type as the file names it: "F32", "BF16", ..."""
+    """The number type, as named in the safetensors file: "F32", "BF16", ..."""
     shape: tuple[int, ...]
     start: int
-    """Where the values begin in the file, in bytes from its start; `end` is where they end."""
+    """The offset in bytes from the start of the file at which the tensor's values begin; they end before the offset
+    `end`."""
     end: int
 
 
 def read_header(path: Path) -> Mapping[str, TensorInfo]:
-    """Returns the type, shape and place of each tensor in a safetensors file, by name.
+    """Returns tensor name -> type, shape and position of each tensor in a safetensors file.
 
-    The safetensors library validates the file (offsets, overlaps, length). The values are read here, since its numpy
-    interface does not support bf16. Raises ValueError if the file is damaged, OSError if it cannot be read.
+    The safetensors library validates the file (offsets, overlaps, length). Its numpy interface does not support bf16,
+    so this module reads the tensors' values itself. Raises ValueError if the file is damaged, and OSError if it cannot
+    be read.
     """
     try:
         with safe_open(path, framework="numpy"):
@@ -52,19 +57,19 @@ def read_header(path: Path) -> Mapping[str, TensorInfo]:
 
 
 def map_bytes(path: Path) -> NDArray[np.uint8]:
-    """Maps the file into memory, read-only; pages are read from disk when they are accessed."""
+    """Maps the file into memory, read-only; its pages are read from disk when they are accessed."""
     return np.memmap(path, dtype=np.uint8, mode="r")
 
 
 def is_readable(info: TensorInfo) -> bool:
-    """Returns whether `values` supports the tensor's type, one of `READABLE_TYPES`."""
+    """Returns whether `values` can read a tensor of this type, one of `READABLE_TYPES`."""
     return info.dtype in READABLE_TYPES
 
 
 def values(data: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.float32]:
-    """Returns the values of a tensor in its shape; `data` is the content of the whole safetensors file.
+    """Returns a tensor's values in its shape. `data` is the content of the whole safetensors file.
 
-    Raises KeyError if `is_readable` is False for the tensor's type.
+    Raises KeyError if the tensor's type is not one of `READABLE_TYPES`.
     """
     return READABLE_TYPES[info.dtype](data[info.start : info.end]).reshape(info.shape)
 
@@ -75,7 +80,9 @@ def _from_bf16(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Builds a JSON object; raises ValueError if a name appears twice, since parsers differ in which entry they use."""
+    """Builds a JSON object from its pairs. Raises ValueError if a name occurs twice, since parsers differ in which of
+    the values they use.
+    """
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a name appears twice in its header")
@@ -93,27 +100,27 @@ READABLE_TYPES: Mapping[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]
 class BaseModelSpec:
     served_name: str
     names: frozenset[str]
-    """The names by which an adapter may state this base model."""
+    """The names that an adapter's configuration may state for this base model."""
     layers: Mapping[str, tuple[int, int]]
-    """Linear layer, such as "model.layers.0.self_attn.q_proj", -> (outputs, inputs)."""
+    """Name of each linear layer, such as "model.layers.0.self_attn.q_proj" -> (outputs, inputs)."""
     digest: str = ""
-    """SHA-256 of the weights, empty if the model's folder does not state it."""
+    """SHA-256 of the weights; empty if the model's folder does not state it."""
     chat_template_sha256: str = ""
     places: Mapping[str, tuple[Path, TensorInfo]] = field(default_factory=dict)
-    """Linear layer -> the file that contains its weight, and the weight's place in it."""
+    """Name of each linear layer -> the file with its weight, and the position of the weight in the file."""
 
     def max_adapter_bytes(self, rank: int) -> int:
-        """Returns the largest size of an adapter's weights file in bytes.
+        """Returns the largest possible size, in bytes, of the weights file of an adapter with this rank.
 
-        That is the size with all layers in fp32 at this rank, and a DoRA magnitude for each output.
+        An adapter of this size changes all layers in fp32 and has a DoRA magnitude for each output.
         """
         return MAX_HEADER_BYTES + sum(
             (rank * (rows + columns) + rows) * FP32_BYTES for rows, columns in self.layers.values()
         )
 
     def weight(self, module: str) -> NDArray[np.float32] | None:
-        """Returns a module's weight [outputs, inputs]; None if the module is unknown, or quantized, which cannot be
-        read.
+        """Returns the weight of a linear layer, shape [outputs, inputs]; None if `module` is not a known layer, or its
+        weight is quantized and cannot be read.
         """
         path, info = self.places.get(module, (None, None))
         if path is None or info is None or not is_readable(info):
@@ -122,10 +129,11 @@ class BaseModelSpec:
 
 
 def read_base(folder: Path, served_name: str, other_names: Collection[str] = ()) -> BaseModelSpec:
-    """Reads a base model's names, digests and linear layers (without NOT_ADAPTABLE) from its folder, but no weights.
+    """Reads a base model's names, digests and linear layers (without NOT_ADAPTABLE) from its folder. The weights
+    themselves are not read.
 
-    These names are accepted as the base model of an adapter: `served_name`, `other_names`, the folder's path, and the
-    name and digest in pointsman.json. Raises OSError if `folder` contains no model, or damaged weights.
+    An adapter may state the base model by `served_name`, `other_names`, the folder's path, and the name and digest in
+    pointsman.json. Raises OSError if `folder` contains no model, or its weights files are damaged.
     """
     shards = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not shards:
@@ -170,7 +178,7 @@ def _chat_template_sha256(folder: Path) -> str:
 
 
 def _json_object(path: Path) -> Mapping[str, Any]:
-    """Reads a JSON object; returns an empty one if the file does not exist or holds something else."""
+    """Reads a JSON object; returns an empty one if the file cannot be read or has other content."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):

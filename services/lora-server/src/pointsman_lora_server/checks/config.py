@@ -1,4 +1,6 @@
-"""Checks adapter_config.json: a LoRA for this base model, with a rank and features that the engine supports."""
+"""Checks an adapter's adapter_config.json: it must be a LoRA for this base model, with a rank and features that the
+engine supports.
+"""
 
 import math
 import re
@@ -26,12 +28,13 @@ UNSUPPORTED_FEATURES: Mapping[str, tuple[Any, ...]] = {
     "kasa_config": ({},),
     "monteclora_config": ({},),
 }
-"""Keys of features that the engine does not compute, with the values that mean "not used". DoRA is handled by
-`weights.convert_dora`."""
+"""Key in adapter_config.json of each feature that the engine does not support -> the values that mean "not used". DoRA
+is handled by `weights.convert_dora`."""
 
 HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-"""The values of init_lora_weights with which PEFT keeps the base model's weights, if it is a text. Others change these
-weights, so the adapter would fit another base model (see vllm/lora/peft_helper.py)."""
+"""Texts that `init_lora_weights` in adapter_config.json may have, because PEFT then keeps the base model's weights.
+With other texts, PEFT changes these weights, so the adapter would fit another base model (see
+vllm/lora/peft_helper.py)."""
 
 MAX_ALPHA = 1e6
 
@@ -41,15 +44,17 @@ _LAYER_NUMBER = re.compile(r".*\.[^.]*\.(\d+)\.")  # as PEFT finds it if no laye
 
 @dataclass(frozen=True, slots=True)
 class TargetModules:
-    """The modules that an adapter changes, as `target_modules` in adapter_config.json names them."""
+    """The modules (layers of the base model) that an adapter changes, according to `target_modules` in
+    adapter_config.json.
+    """
 
     names: tuple[str, ...]
-    """Names of modules, or the last parts of names. Empty if `by_pattern`."""
+    """Names of modules, or the last parts of their names; empty if `by_pattern` is true."""
     by_pattern: bool
-    """Whether `target_modules` is a pattern or "all-linear". Then the modules are those with tensors in the weights
-    file."""
+    """Whether `target_modules` is a regular expression or "all-linear". The pattern is not evaluated; the modules are
+    then those with tensors in the weights file."""
     required: frozenset[str]
-    """Modules of the base for which the weights file must contain tensors."""
+    """Modules of the base model for which the weights file must contain tensors."""
 
     def includes(self, module: str) -> bool:
         return self.by_pattern or any(_has_suffix(module, name) for name in self.names)
@@ -59,7 +64,7 @@ class TargetModules:
 class AdapterConfig:
     values: Mapping[str, Any]
     rank: int
-    """The largest rank if modules have different ones."""
+    """The LoRA rank; the largest one if modules have different ranks."""
     targets: TargetModules
     is_dora: bool
 
@@ -67,7 +72,8 @@ class AdapterConfig:
         return int(self._pattern_value("rank_pattern", module, self.values["r"]))
 
     def scaling_of(self, module: str) -> float:
-        """Returns the factor by which PEFT and vLLM multiply the module's B @ A.
+        """Returns the scaling of the adapter's change to a module: PEFT and vLLM multiply the product B @ A of its LoRA
+        factors by it.
 
         Raises InvalidArgument ("bad_config") if `rank_pattern` or `alpha_pattern` gives the module several values.
         """
@@ -76,8 +82,8 @@ class AdapterConfig:
         return alpha / math.sqrt(rank) if self.values.get("use_rslora") else alpha / rank
 
     def _pattern_value(self, key: str, module: str, default: Any) -> Any:
-        """Returns a module's value in `rank_pattern` or `alpha_pattern` (`key`), or `default`, by PEFT's rule
-        (`get_pattern_key`): a pattern matches a module's whole name, or the end of it after a dot.
+        """Returns a module's value in `rank_pattern` or `alpha_pattern` (`key`); `default` if it has none. As in PEFT
+        (`get_pattern_key`), a pattern matches a module's whole name, or the end of the name after a dot.
         """
         matches = {
             value
@@ -90,9 +96,9 @@ class AdapterConfig:
 
 
 def read_config(raw: bytes, base: BaseModelSpec, max_rank: int) -> AdapterConfig:
-    """Parses and checks adapter_config.json against the base model and the highest rank of the engine.
+    """Parses adapter_config.json, and checks it against the base model and the highest rank that the engine supports.
 
-    Raises InvalidArgument; its code is bad_config, unsupported_feature, wrong_base_model, unknown_module or
+    Raises InvalidArgument with the code bad_config, unsupported_feature, wrong_base_model, unknown_module or
     rank_too_high.
     """
     try:
@@ -107,10 +113,10 @@ def read_config(raw: bytes, base: BaseModelSpec, max_rank: int) -> AdapterConfig
 
 
 def canonical_config(config: AdapterConfig, modules: Sequence[str]) -> bytes:
-    """Returns the adapter_config.json that is stored, hashed and read by the engine, as bytes.
+    """Returns the content of the adapter_config.json that is stored and hashed, and that the engine reads.
 
-    If the adapter names its modules by a pattern, that is replaced by `modules`, the modules in the weights file. A
-    DoRA is written as a plain LoRA, because its weights are converted before.
+    If the adapter names its modules by a pattern, the pattern is replaced by `modules`, the modules in the weights
+    file. A DoRA is written as a plain LoRA, because `weights.convert_dora` converts its weights.
     """
     values = dict(config.values)
     if config.targets.by_pattern:
@@ -121,9 +127,9 @@ def canonical_config(config: AdapterConfig, modules: Sequence[str]) -> bytes:
 
 
 def read_targets(values: Mapping[str, Any], base: BaseModelSpec) -> TargetModules:
-    """Returns the modules that the parsed adapter_config.json names.
+    """Returns the modules that `target_modules` in the parsed adapter_config.json names.
 
-    Raises InvalidArgument; its code is bad_config, unsupported_feature (embedding or output layer) or unknown_module.
+    Raises InvalidArgument with the code bad_config, unsupported_feature (embedding or output layer) or unknown_module.
     """
     targets = values.get("target_modules")
     if isinstance(targets, str) and targets:
@@ -234,8 +240,8 @@ def _check_scaling(values: Mapping[str, Any]) -> None:
 def _pattern_values(values: Mapping[str, Any], key: str) -> list[Any]:
     """Returns the values of `rank_pattern` or `alpha_pattern` (`key`), which maps module names to numbers.
 
-    PEFT and vLLM use its keys as regular expressions, and some of these never finish. So InvalidArgument is raised for
-    keys that are not plain names.
+    PEFT and vLLM use the names as regular expressions, and some regular expressions never finish. So InvalidArgument is
+    raised for a name that is not plain.
     """
     patterns = values.get(key) or {}
     if not isinstance(patterns, dict):

@@ -1,4 +1,6 @@
-"""Reads files and JSON from an untrusted folder: no links, no pickles, bounded sizes, unambiguous JSON."""
+"""Reads files and JSON from an untrusted folder. Links and pickles are rejected, sizes are limited, and JSON must be
+unambiguous.
+"""
 
 import json
 import os
@@ -18,17 +20,17 @@ MAX_JSON_DEPTH = 64
 
 
 class SourceFolder:
-    """An open folder. Files in it are opened without following links, and only if they are regular files."""
+    """An open folder with untrusted files. Links are not followed, and only regular files are opened."""
 
     def __init__(self, folder: Path, descriptor: int) -> None:
         self._folder = folder
         self._descriptor = descriptor
 
     def read(self, name: str, code: str) -> bytes:
-        """Reads a file of at most `MAX_TEXT_BYTES`.
+        """Returns the content of the file `name`, of at most `MAX_TEXT_BYTES`.
 
-        Raises InvalidArgument, with the given `code` if the file is missing or larger, "unreadable" if the lora-server
-        lacks the permission, or "unsafe_file" if it is a link or not a regular file.
+        Raises InvalidArgument with the code `code` if the file is missing or larger, "unreadable" if the lora-server
+        lacks the permission, or "unsafe_file" if the file is a link or not regular.
         """
         with self.open(name, code) as file:
             raw = file.read(MAX_TEXT_BYTES + 1)
@@ -58,8 +60,8 @@ class SourceFolder:
             yield file
 
     def check(self) -> None:
-        """Raises InvalidArgument ("unsafe_file") if the folder contains a file that may be a pickle by its suffix
-        (`PICKLE_SUFFIXES`). Folders in it are not searched.
+        """Raises InvalidArgument ("unsafe_file") if a file in the folder may be a pickle, according to its suffix
+        (`PICKLE_SUFFIXES`). Subfolders are not searched.
         """
         for name in sorted(os.listdir(self._descriptor)):
             if Path(name).suffix.lower() in PICKLE_SUFFIXES:
@@ -68,11 +70,11 @@ class SourceFolder:
 
 @contextmanager
 def open_folder(folder: Path) -> Iterator[SourceFolder]:
-    """Opens a folder for reading during the block.
+    """Returns a context manager that opens an untrusted folder for reading during its block.
 
-    Raises NotFound if there is none. Raises InvalidArgument with the code "path_outside" if the path is not absolute or
-    contains "..", "unreadable" if the lora-server lacks the permission, or "unsafe_file" if it is a symbolic link,
-    whose target could change after the check, is no folder, or contains a file that may be a pickle by its name.
+    Raises NotFound if the folder does not exist. Raises InvalidArgument with the code "path_outside" if the path is not
+    absolute or contains "..", "unreadable" if the lora-server lacks the permission, or "unsafe_file" if `folder` is a
+    symbolic link (its target could change after the check), is not a folder, or contains a file that may be a pickle.
     """
     if not folder.is_absolute() or ".." in folder.parts or "\0" in str(folder):
         raise InvalidArgument(f"'{folder}' must be an absolute path without '..'", code="path_outside", param="folder")
@@ -93,10 +95,10 @@ def open_folder(folder: Path) -> Iterator[SourceFolder]:
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """Parses a JSON object strictly: rejects what parsers are known to read differently.
+    """Parses a JSON object strictly, so that no other parser can read it differently.
 
-    Raises ValueError with the reason: not a JSON object, a repeated key, NaN or infinity, not UTF-8, half a surrogate
-    pair, or nested more deeply than `MAX_JSON_DEPTH`.
+    Raises ValueError with the reason if `raw` is not a JSON object or not UTF-8, has a repeated key, NaN, infinity or
+    half a surrogate pair, or is nested more deeply than `MAX_JSON_DEPTH`.
     """
     try:
         values = json.loads(raw.decode("utf-8"), parse_constant=_reject_constant, object_pairs_hook=_unique_keys)
@@ -111,9 +113,9 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def canonical_json(values: Mapping[str, Any]) -> bytes:
-    """Returns a JSON object as UTF-8, such that equal content becomes equal bytes.
+    """Returns a JSON object as UTF-8. Objects with equal content give equal bytes.
 
-    Raises ValueError for NaN, infinity, or half a surrogate pair in a text.
+    Raises ValueError if the object has NaN, infinity, or half a surrogate pair in a text.
     """
     return (json.dumps(values, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 

@@ -1,4 +1,6 @@
-"""Checks adapter_model.safetensors: tensor names, shapes and values. Converts a DoRA into a LoRA if that is exact."""
+"""Checks an adapter's adapter_model.safetensors: tensor names, shapes and values. Converts a DoRA to a plain LoRA if
+the result is exact.
+"""
 
 import math
 import re
@@ -24,18 +26,19 @@ from pointsman_lora_server.checks.config import AdapterConfig
 from pointsman_lora_server.checks.untrusted_input import WEIGHTS
 
 MAX_WEIGHT = 1000.0
-"""The largest absolute value of a weight. Weights of trained LoRAs are far smaller; weights far above it make
-activations overflow, after which the engine may stop answering."""
+"""The largest absolute value that a weight may have. Weights of trained LoRAs are far smaller. Weights far above this
+make activations overflow, after which the engine may stop answering."""
 
 MAX_GAIN = 1000.0
-"""The largest factor by which an adapter may multiply a layer's input. A linear layer of a model turns an input of size
-1 into an output of about 1. Trained adapters add less than that, and random ones that drown out the base about 5."""
+"""The largest factor by which an adapter's change of a layer may multiply the size of the layer's input. The layer
+itself turns an input of size 1 into an output of about 1. Trained adapters add less than that, and random ones that
+outweigh the base model about 5."""
 
 MIN_GAIN = 1e-9
 
 MAX_DORA_DEVIATION = 2.0**-8
-"""By how much a DoRA's magnitudes may differ from the norms that make it a LoRA: the relative error of rounding to
-bf16, in which the engine computes."""
+"""The largest relative difference between a DoRA's magnitudes and the norms with which the DoRA would be a plain LoRA.
+It is the relative error of rounding to bf16, in which the engine computes."""
 
 MERGE_COMMAND = "python -m pointsman_lora_server.smoke.merge --base BASE --adapter FOLDER --out NEW_FOLDER"
 
@@ -46,7 +49,9 @@ _BIAS = re.compile(r".+\.(lora_B\.)?bias")
 
 @dataclass(frozen=True, slots=True)
 class LoraPair:
-    """The two factors of one module's change B @ A: `a` is [rank, inputs], `b` is [outputs, rank]."""
+    """The two LoRA factors of one module, whose change is B @ A: `a` has the shape [rank, inputs], `b` [outputs,
+    rank].
+    """
 
     a: TensorInfo
     b: TensorInfo
@@ -54,20 +59,21 @@ class LoraPair:
 
 @dataclass(slots=True)
 class TensorLayout:
-    """The places of the tensors in an adapter's weights file, by the module of the base model that they adapt."""
+    """The positions of the tensors in an adapter's weights file, by the module of the base model that they change."""
 
     header: Mapping[str, TensorInfo]
-    """All tensors by their names in the file."""
+    """Name of each tensor in the file -> its type, shape and position."""
     pairs: dict[str, LoraPair] = field(default_factory=dict)
-    """Module -> its factors."""
+    """Module -> its two LoRA factors."""
     magnitudes: dict[str, TensorInfo] = field(default_factory=dict)
     """Module -> its DoRA magnitudes; empty unless the adapter is a DoRA."""
 
 
 def read_layout(path: Path, config: AdapterConfig, base: BaseModelSpec) -> TensorLayout:
-    """Reads which tensors an adapter's weights file has; checks names and shapes against configuration and base model.
+    """Reads the names and shapes of the tensors in an adapter's weights file, and checks them against its configuration
+    and the base model.
 
-    Raises InvalidArgument; its code is bad_weights, unpaired_tensor, missing_tensors, unsupported_feature,
+    Raises InvalidArgument with the code bad_weights, unpaired_tensor, missing_tensors, unsupported_feature,
     unknown_module, wrong_rank, wrong_shape or bad_config.
     """
     try:
@@ -86,7 +92,7 @@ def read_layout(path: Path, config: AdapterConfig, base: BaseModelSpec) -> Tenso
 def check_values(path: Path, layout: TensorLayout, config: AdapterConfig) -> None:
     """Checks the values of an adapter's tensors.
 
-    Raises InvalidArgument; its code is not_finite (NaN or infinity), absurd_scale (values that would overflow),
+    Raises InvalidArgument with the code not_finite (NaN or infinity), absurd_scale (values that would overflow),
     no_effect (the adapter changes nothing) or bad_config.
     """
     data = map_bytes(path)
@@ -108,15 +114,16 @@ def check_values(path: Path, layout: TensorLayout, config: AdapterConfig) -> Non
 
 
 def convert_dora(path: Path, layout: TensorLayout, config: AdapterConfig, base: BaseModelSpec) -> float:
-    """Converts a DoRA's weights file at `path` to a plain LoRA, by dropping the magnitudes, if that changes nothing.
+    """Converts the weights file of a DoRA at `path` to a plain LoRA by removing the magnitudes, if this does not change
+    the adapter's effect.
 
-    Returns the largest relative deviation of a magnitude from the norm that it should equal. DoRA computes m * (W + s B
-    A) / |W + s B A| with the norm of each row (https://arxiv.org/abs/2402.09353), where W is the base's weight, s the
-    scaling, and A and B are the LoRA's factors. If the magnitude m equals that norm, this is W + s B A, the plain LoRA,
-    which is all that the engine can compute.
+    Returns the largest relative difference between a magnitude and the norm to which it should be equal. DoRA computes
+    m * (W + s B A) / |W + s B A| with the norm of each row (https://arxiv.org/abs/2402.09353), where m is the
+    magnitude, W the base model's weight, s the scaling, and A and B the LoRA factors. If m is equal to the norm, the
+    result is W + s B A, the plain LoRA, which is all that the engine can compute.
 
-    Raises InvalidArgument ("dora_not_exact") if a magnitude deviates by more than `MAX_DORA_DEVIATION`, or the base's
-    weight is quantized and so cannot be compared; then the file stays as it is.
+    Raises InvalidArgument ("dora_not_exact") if a magnitude differs by more than `MAX_DORA_DEVIATION`, or the base
+    model's weight is quantized and cannot be compared. The file is not changed then.
     """
     data = map_bytes(path)
     worst, worst_module = 0.0, ""
@@ -268,8 +275,8 @@ def _check_tensor(name: str, tensor: NDArray[np.float32]) -> None:
 
 
 def _gain(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Returns the factor by which B @ A multiplies the size of a random input. That is the Frobenius norm of B @ A, the
-    square root of trace(BᵀB AAᵀ), divided by the square root of its number of rows.
+    """Returns the factor by which B @ A multiplies the size of a random input: the Frobenius norm of B @ A, which is
+    the square root of trace(BᵀB AAᵀ), divided by the square root of the number of rows of B @ A.
     """
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     square = float(((wide_b.T @ wide_b) * (wide_a @ wide_a.T)).sum())

@@ -1,4 +1,6 @@
-"""The lora-server's values: adapter versions, aliases, the desired state from Redis, and the state of the engine."""
+"""The value objects of the lora-server: adapter versions, aliases, the desired state from Redis, and the state of the
+engine.
+"""
 
 from pointsman_lora_server.domain.adapter import TRAINING_SECONDS, AdapterVersion, Alias, Canary, CanaryTerms
 from pointsman_lora_server.domain.demand import EngineReport, StoredPlan, TokenRate

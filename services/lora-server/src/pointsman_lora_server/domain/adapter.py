@@ -1,4 +1,4 @@
-"""An adapter version, and the aliases and canaries that point to versions."""
+"""Defines an adapter version, and the aliases and canaries that point to versions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,76 +6,80 @@ from dataclasses import dataclass, field
 from pointsman_lora_server.domain.names import HASH_DIGITS
 
 TRAINING_SECONDS = "training_seconds"
-"""The key in `AdapterVersion.metrics` of how many seconds the training took."""
+"""The key in `AdapterVersion.metrics` under which the duration of the training is stored, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
-    """The record of one version of an adapter. The record, the adapter's configuration and its weights never change."""
+    """The record of one version of an adapter (LoRA weights). The record, the adapter's configuration and its weights
+    never change.
+    """
 
     name: str
-    """The adapter's name, which all its versions share."""
+    """The adapter's name, which all versions of the adapter share."""
     sha256: str
-    """Hash of the adapter's configuration and weights (`store.layout.content_hash`)."""
+    """SHA-256 of the adapter's configuration and weights, in hexadecimal (`store.layout.content_hash`)."""
     base_model: str
     rank: int
-    """The largest rank of a module."""
+    """The largest LoRA rank among the adapter's layers."""
     target_modules: tuple[str, ...]
     bytes: int
-    """Size of the weights file."""
+    """Size of the weights file in bytes."""
     created_unix_ms: int
     facts: Mapping[str, str] = field(default_factory=dict)
-    """Notes from the registration request and from the import, such as the training job's id."""
+    """Name -> value of notes from the registration request and from the import, such as the training job's id."""
     base_digest: str = ""
     """SHA-256 of the base model's weights, empty if the base model's folder does not state it."""
     chat_template_sha256: str = ""
     training_data_sha256: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Figures from its training report, such as "heldout_exact", "prompt_path_exact" and "heldout_loss"."""
+    """Numbers from the adapter's training report, such as "heldout_exact", "prompt_path_exact" and "heldout_loss"."""
     parent: str = ""
-    """The version that its training started from; empty if none."""
+    """The version from which this version's training started; empty if there is none."""
     author: str = ""
 
     @property
     def version(self) -> str:
-        """Returns "NAME@HASH", with the first `HASH_DIGITS` digits of `sha256`."""
+        """Returns the version's name "NAME@HASH", in which HASH is the first `HASH_DIGITS` digits of `sha256`."""
         return f"{self.name}@{self.sha256[:HASH_DIGITS]}"
 
 
 @dataclass(frozen=True, slots=True)
 class CanaryTerms:
-    """By how much a canary may be worse than the stable version before it is rolled back.
+    """The limits by which a canary may be worse than the alias's stable version before it is rolled back.
 
     `promotion.rollback_reason` applies these limits.
     """
 
     min_requests: int = 20
-    """Number of requests that both versions must have before they are compared."""
+    """The number of requests that each of the two versions must have received before they are compared."""
     max_error_excess: float = 0.02
-    """Limit of the canary's error rate minus the stable version's."""
+    """Limit of the canary's error rate minus the stable version's error rate."""
     max_invalid_excess: float = 0.05
     """Limit of the canary's rate of answers that a validator rejected, minus the stable version's rate."""
     max_rating_loss: float = 0.1
     """Limit of the stable version's mean rating (0 to 1) minus the canary's."""
     max_latency_ratio: float = 1.5
-    """Limit of the canary's p95 latency divided by the stable version's."""
+    """Limit of the canary's p95 latency divided by the stable version's p95 latency."""
 
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A version that serves a share of an alias's users, so that it can be compared with the alias's stable version."""
+    """A version that serves a fraction of an alias's users, so that it can be compared with the alias's stable
+    version.
+    """
 
     version: str
     weight: float
-    """Fraction of the users, above 0 and up to 1."""
+    """Fraction of the alias's users that the canary serves, above 0 and up to 1."""
     terms: CanaryTerms = CanaryTerms()
 
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """A name that points to a version and can be moved to another one.
+    """A name, such as "triage@prod", that points to an adapter version and can be moved to another version.
 
-    `revision` is incremented by each move and each change of the canary.
+    `version` is the stable version. `revision` is incremented by each move and each change of the canary.
     """
 
     alias: str
@@ -83,9 +87,9 @@ class Alias:
     revision: int
     canary: Canary | None = None
     previous: str = ""
-    """The version before the last move, to which a rollback returns; empty if there is none."""
+    """The version to which the alias pointed before its last move. A rollback returns to it; empty if there is none."""
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """Returns the stable version, and after it the canary's version if there is a canary."""
+        """Returns the stable version, followed by the canary's version if there is a canary."""
         return (self.version, self.canary.version) if self.canary else (self.version,)

@@ -1,4 +1,6 @@
-"""The desired state of all engines of one base model, as stored in Redis, and the log of its changes."""
+"""The desired state that Redis stores for all engines of one base model (adapter versions, aliases, placements), and
+the log of its changes.
+"""
 
 import enum
 from collections.abc import Mapping, Set
@@ -7,13 +9,14 @@ from dataclasses import dataclass, field
 from pointsman_lora_server.domain.adapter import AdapterVersion, Alias
 
 MAX_RECENT_REVISIONS = 64
-"""Number of revisions that a `ChangeLog` keeps. A reader that is further behind must read everything again."""
+"""Number of revisions whose changes a `ChangeLog` keeps. A reader that has missed more revisions must read the whole
+state again."""
 
 
 class Phase(enum.Enum):
-    """How far an adapter version has come between its registration and its retirement.
+    """The stage of an adapter version's life, from its registration to its retirement.
 
-    It is stored in Redis and is the same for all engines. Whether an engine has loaded the version is no part of it.
+    It is stored in Redis and is the same for all engines. It does not say whether an engine has loaded the version.
     """
 
     REGISTERED = "registered"  # stored, its files are checked
@@ -25,32 +28,36 @@ class Phase(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class PhaseRecord:
-    """The phase of a version, the reason if it failed, and the alias that is waiting to be moved to it."""
+    """The phase of an adapter version, the error if it failed, and the alias that is to be moved to the version."""
 
     phase: Phase
     error_code: str = ""
     error: str = ""
     alias_suffix: str = ""
-    """The part after the "@" of the alias to move to this version once an engine holds it; empty if there is none."""
+    """The part after the "@" of the alias that is moved to this version once an engine holds it; empty if no move was
+    requested."""
     force: bool = False
-    """Whether the alias is moved even if the evaluation shows no gain over prompting."""
+    """Whether a protected alias is moved even if the version did not score better than prompting the base model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """How many engines keep an adapter's versions loaded.
 
-    It applies only to versions to which an alias points, as its stable version or as its canary.
+    It only applies to versions to which an alias points, as its stable version or as its canary.
     """
 
     copies: int | None = None
-    """Number of engines, or all if there are fewer. 0: an engine loads a version when a request needs it. None: all."""
+    """Number of engines that hold each version, or all engines if there are fewer. With 0, an engine loads a version
+    when a request needs it. None means all engines."""
     by_demand: bool = False
-    """Whether the number follows from how much the versions are used (`copies` is None then)."""
+    """Whether the number of engines depends on how much each version is used; `copies` is None then."""
 
     @property
     def is_counted(self) -> bool:
-        """Returns whether a version belongs on a number of engines, and not on all or only on those that need it."""
+        """Returns whether the versions are placed on a number of engines, fixed or by demand; False if they are on all
+        engines, or only loaded when requests need them.
+        """
         return self.by_demand or bool(self.copies)
 
     def __str__(self) -> str:
@@ -64,29 +71,35 @@ ON_EVERY_ENGINE = Placement()
 
 @dataclass(frozen=True, slots=True)
 class FleetState:
-    """The engines that are up according to a recent report of their lora-server, and the versions that each holds."""
+    """The engines that are up, according to recent reports of their lora-servers, and the adapter versions that each
+    engine holds.
+    """
 
     holds: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Engine name -> the versions that it holds, loads or unloads."""
+    """Engine name -> the adapter versions that the engine holds, loads or unloads."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeLog:
-    """Which names (of versions, aliases and adapters) have changed in each of the latest revisions of a state."""
+    """The names of the versions, aliases and adapters that have changed in each of the latest revisions of a desired
+    state.
+    """
 
     revision: int = 0
     recent: tuple[frozenset[str], ...] = ()
     """One set of names for each of the latest revisions, at most `MAX_RECENT_REVISIONS`, the newest last."""
 
     def append(self, names: frozenset[str] | None) -> "ChangeLog":
-        """Returns a new log with one more revision, in which `names` have changed; None if everything may have
+        """Returns a new log with one more revision, in which `names` have changed. Pass None if everything may have
         changed.
         """
         recent = () if names is None else (*self.recent, names)[-MAX_RECENT_REVISIONS:]
         return ChangeLog(self.revision + 1, recent)
 
     def since(self, revision: int) -> frozenset[str] | None:
-        """Returns the names that have changed since `revision`; None if everything may have changed."""
+        """Returns the names that have changed after `revision`; None if the log does not reach back so far, so that
+        everything may have changed.
+        """
         missing = self.revision - revision
         if not 0 <= missing <= len(self.recent):
             return None
@@ -95,10 +108,10 @@ class ChangeLog:
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """A consistent snapshot of what Redis says about the adapter versions of a base model.
+    """A consistent snapshot of what Redis stores about the adapter versions of one base model.
 
-    It says which versions there are, in which phase, which aliases point to them, and which engines should hold them
-    (pins and placements).
+    It contains all versions, their phases, the aliases that point to them, and which engines should hold them (pins and
+    placements).
     """
 
     versions: Mapping[str, AdapterVersion] = field(default_factory=dict)
@@ -109,18 +122,20 @@ class DesiredState:
     pins: frozenset[str] = frozenset()
     """Versions that every engine must hold and never evicts."""
     placements: Mapping[str, Placement] = field(default_factory=dict)
-    """Adapter name -> its placement; an adapter that is not listed has `default_placement`."""
+    """Adapter name -> its placement; `default_placement` applies to adapters that are missing."""
     upcoming: Mapping[str, int] = field(default_factory=dict)
-    """Version that an alias is about to be moved to -> the Unix time in milliseconds at which this announcement
+    """Version to which an alias is about to be moved -> the Unix time, in milliseconds, at which this announcement
     expires."""
     log: ChangeLog = field(default=ChangeLog(), compare=False)
-    """Which names of versions, aliases and adapters (for placements) have changed in the latest revisions."""
+    """The names of versions, aliases and adapters (if their placement changed) that have changed in the latest
+    revisions."""
     default_placement: Placement = ON_EVERY_ENGINE
     _alias_names: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def changed_since(self, before: "DesiredState") -> frozenset[str] | None:
         """Returns the names of the versions, aliases and adapters that may have changed since the earlier state
-        `before`. Returns None if the log of changes does not say so; then everything may have changed.
+        `before`. Returns None if the log of changes does not reach back to `before`, so that everything may have
+        changed.
         """
         if self is before:
             return frozenset()
@@ -141,7 +156,7 @@ class DesiredState:
         return self._alias_names.keys()
 
     def aliases_of(self, version: str) -> tuple[str, ...]:
-        """Returns the names of the aliases that point to the version, directly or by their canary."""
+        """Returns the names of the aliases to which the version belongs, as the stable version or as the canary."""
         return self._alias_names[version] if version in self.alias_targets else ()
 
 
@@ -150,17 +165,18 @@ class Change:
     """One entry in the history of versions, aliases and placements: who changed what, when and why."""
 
     id: str
-    """The entry's id in the Redis stream of changes; a later entry has a greater one."""
+    """The entry's id in the Redis stream of changes; a later entry has a greater id."""
     at_unix_ms: int
     kind: str
-    """The kind of change: "registered", "deleted", "pin", "placement", "alias" (a move), "canary", "rollback", or a
-    `Phase` value."""
+    """The kind of change: "registered", "deleted", "pin", "placement", "alias" (the alias was moved), "canary",
+    "rollback", or a `Phase` value."""
     subject: str
     """The version, alias or adapter that was changed."""
     before: str
-    """The earlier phase, placement, pin ("pinned" or empty) or target of the alias, as text; empty if none."""
+    """The value before the change, as text: a phase, a placement, "pinned" or empty, or the version to which the alias
+    pointed; empty if there was none."""
     after: str
-    """The new phase, placement, pin or target, in the same form as `before`."""
+    """The value after the change, in the same form as `before`."""
     author: str
     reason: str
 

@@ -1,4 +1,4 @@
-"""The state of the engine: its status, and the versions that it holds, loads and unloads."""
+"""The state of the inference engine: its status, and the adapter versions that it holds, loads and unloads."""
 
 import enum
 from collections.abc import Mapping
@@ -15,25 +15,25 @@ class EngineStatus(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """A snapshot of the engine's status and of the versions that it holds, as gateways see it."""
+    """A snapshot of the engine's status and of its adapter versions, as published to gateways."""
 
     status: EngineStatus = EngineStatus.STARTING
     life: int = 0
-    """How often the engine was started, the present run included. For an engine that is not started here, an outage
-    counts like a restart."""
+    """Number of the engine's starts, including the current run. If the lora-server did not start the engine itself, an
+    outage of the engine counts as a restart."""
     detail: str = "not started yet"
-    """A text for people that explains the status."""
+    """A text that explains the status to people."""
     resident: frozenset[str] = frozenset()
-    """Versions that gateways may request: loaded, warmed up and not about to be evicted."""
+    """Adapter versions that gateways may request: they are loaded, warmed up and not about to be evicted."""
     loading: frozenset[str] = frozenset()
     draining: frozenset[str] = frozenset()
-    """Versions that are being unloaded; gateways send no new requests for them."""
+    """Adapter versions that are being unloaded; gateways send no new requests to them."""
     aliases: tuple[Alias, ...] = ()
     ready: Mapping[str, float | None] = field(default_factory=dict, hash=False, compare=False)
-    """Versions that any engine may load -> the seconds that their training took, None if unknown. All snapshots share
-    this mapping, which is changed in place, so it always has the newest content."""
+    """Version in phase READY, which any engine may load -> the seconds that its training took, None if unknown. All
+    snapshots share this mapping, which is changed in place, so it always has the newest content."""
     sequence: int = 1
-    """Increased by 1 with each change that watchers are notified of."""
+    """A number that increases by 1 with each change that watchers are notified of."""
 
     @property
     def restarts(self) -> int:
@@ -41,9 +41,9 @@ class EngineState:
 
     @property
     def loadable(self) -> frozenset[str]:
-        """Returns the versions that are not resident and can be loaded on demand.
+        """Returns the adapter versions that are not resident and that the engine can load on demand.
 
-        There are none if the engine is not READY.
+        The set is empty if the engine is not READY.
         """
         return frozenset(self.ready.keys() - self.resident) if self.status is EngineStatus.READY else frozenset()
 

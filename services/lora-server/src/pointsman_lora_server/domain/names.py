@@ -1,4 +1,4 @@
-"""The names of adapters, versions and aliases."""
+"""Checks the names of adapters ("triage"), versions ("triage@3f9a1c0b77de") and aliases ("triage@prod")."""
 
 import re
 
@@ -14,7 +14,9 @@ _HASH = re.compile(rf"[0-9a-f]{{{HASH_DIGITS}}}")
 
 
 def check_name(name: str) -> None:
-    """Raises InvalidArgument unless `name` is a valid adapter name. A valid name is also safe as a folder name."""
+    """Raises InvalidArgument unless `name` is a valid adapter name: 1 to 64 of a-z, 0-9, "-" and "_". Such a name is
+    also safe as a folder name.
+    """
     if not _NAME.fullmatch(name):
         raise InvalidArgument(
             f"'{name}' cannot be an adapter's name: 1 to 64 of a-z, 0-9, '-' and '_'", code="bad_name", param="name"
@@ -38,7 +40,9 @@ def is_version(version: str) -> bool:
 
 
 def check_alias(alias: str) -> None:
-    """Raises InvalidArgument unless `alias` is "NAME@SUFFIX" and the suffix does not look like a version's hash."""
+    """Raises InvalidArgument unless `alias` is "NAME@SUFFIX" and the suffix does not look like the hash of a
+    version.
+    """
     name, _, suffix = alias.partition("@")
     if not (_NAME.fullmatch(name) and _NAME.fullmatch(suffix)) or _HASH.fullmatch(suffix):
         raise InvalidArgument(
@@ -50,5 +54,5 @@ def check_alias(alias: str) -> None:
 
 
 def adapter_name(version_or_alias: str) -> str:
-    """Returns the adapter's name: the part of a version or an alias before the "@"."""
+    """Returns the adapter's name, which is the part of a version or an alias before the "@"."""
     return version_or_alias.partition("@")[0]

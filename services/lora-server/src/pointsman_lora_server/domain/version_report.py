@@ -1,4 +1,6 @@
-"""The state of a version as seen from one engine: what Redis wants, combined with what the engine holds."""
+"""The state of an adapter version on one engine: the version's phase in Redis, combined with whether this engine holds
+it.
+"""
 
 import enum
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from pointsman_lora_server.domain.engine import EngineState
 
 
 class VersionState(enum.Enum):
-    """The state of a version as seen from this engine."""
+    """The state of an adapter version on this lora-server's engine."""
 
     REGISTERED = "registered"
     VALIDATING = "validating"
@@ -24,23 +26,25 @@ class VersionState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class VersionReport:
-    """A version with its state, as the API reports it."""
+    """An adapter version with its state, as the API reports it."""
 
     version: AdapterVersion
     state: VersionState
     aliases: tuple[str, ...]
-    """The aliases that point to it, as their stable version or as their canary."""
+    """The aliases to which the version belongs, as their stable version or as their canary."""
     pinned: bool = False
     error_code: str = ""
-    """The code of the error because of which the version FAILED, empty in other states; `error` is its message."""
+    """The code of the error that made the version FAILED; empty in other states. `error` is the message of this
+    error."""
     error: str = ""
 
 
 def state_of(version: str, desired: DesiredState, engine: EngineState) -> VersionState:
-    """Returns the state of a registered version on this engine; raises KeyError if `desired` does not contain it.
+    """Returns the state of a registered version on this engine; raises KeyError if `desired` does not contain the
+    version.
 
-    A version that the engine is unloading is DRAINING, whatever its phase is. Otherwise a phase other than READY is its
-    state, and what the engine holds decides only for READY versions.
+    If the engine is unloading the version, its state is DRAINING. Otherwise the state is the version's phase, unless
+    the phase is READY; then the state depends on whether the engine holds or loads the version.
     """
     phase = desired.phases[version].phase
     if version in engine.draining:

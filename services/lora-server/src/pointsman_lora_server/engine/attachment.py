@@ -1,4 +1,6 @@
-"""Watches an attached engine: detects that it is unreachable, was restarted, serves another model or is corrupted."""
+"""Watches an engine that this lora-server did not start: detects that it is unreachable, was restarted, serves another
+model or is corrupted.
+"""
 
 import asyncio
 import logging
@@ -19,9 +21,9 @@ POLL_SECONDS = 1.0
 
 
 class Attachment:
-    """Watches an engine that was not started here, and publishes its status and the number of its runs (`life`).
+    """Watches an engine that this process did not start, and publishes its status and the number of its runs (`life`).
 
-    A run ends when the engine is restarted or cannot be used for a time. Implements `EngineMonitor`.
+    A run ends when the engine is restarted, or cannot be used for some time. Implements `EngineMonitor`.
     """
 
     def __init__(
@@ -35,9 +37,9 @@ class Attachment:
         apply_limits: Callable[[EngineFacts], str],
         probe_interval: float = PROBE_INTERVAL_SECONDS,
     ) -> None:
-        """Takes `apply_limits`, which is called at the start of each run with what the engine reports about itself, and
-        returns a note for the status, which may be empty. `url` is the engine's base URL, `base_model` the name under
-        which it must serve the base model. `probe_interval` is in seconds.
+        """`url` is the engine's base URL, and `base_model` the name under which it must serve the base model.
+        `apply_limits` is called at the start of each run with the properties that the engine reports; it returns a note
+        for the status text, which may be empty. `probe_interval` is the time between two probes in seconds.
         """
         self._url = url
         self._base_model = base_model
@@ -47,17 +49,17 @@ class Attachment:
         self._apply_limits = apply_limits
         self._probe_interval = probe_interval
         self._boot = ""
-        """The boot id of the last observed run; empty if the engine reports none."""
+        """The boot id that the engine reported for the last observed run; empty if it reports none."""
         self._is_away = True
         """Whether the engine was unusable at the last check."""
         self._corruption = ""
         self._held_before: frozenset[str] = frozenset()
-        """The versions that the engine held when corruption was detected."""
+        """The adapter versions that the engine held when its corruption was detected."""
         self._answered_at = time.monotonic()
         self._probe_due_at = 0.0
 
     async def run(self) -> None:
-        """Checks the engine every `POLL_SECONDS` until cancelled; the engine keeps running."""
+        """Checks the engine every `POLL_SECONDS` until cancelled. The engine keeps running afterwards."""
         while True:
             try:
                 await self._check()
@@ -67,8 +69,8 @@ class Attachment:
             await asyncio.sleep(POLL_SECONDS)
 
     def restart(self, reason: str) -> None:
-        """Publishes the engine as DOWN, with `reason` in the detail, until somebody has restarted it. This process
-        cannot, since it has not started the engine.
+        """Publishes the engine as DOWN, with `reason` in the status text, until somebody has restarted the engine. This
+        process did not start the engine, so it cannot restart it.
         """
         self._held_before = self._engine_state.state.resident
         self._corruption = f"{reason}; restart the engine at {self._url}, which was not started here"
@@ -95,9 +97,9 @@ class Attachment:
             await self._check_answers(self._probe.check)
 
     async def _is_restarted(self, facts: EngineFacts) -> bool:
-        """Returns whether the engine was restarted since the last check, by its boot id.
+        """Returns whether the engine was restarted since the last check. A restarted engine reports another boot id.
 
-        An engine that reports no boot id counts as restarted if it was unusable at the last check or has lost all the
+        An engine that reports no boot id counts as restarted if it was unusable at the last check, or has lost all the
         versions that it held.
         """
         if facts.boot or self._boot:
@@ -129,8 +131,8 @@ class Attachment:
         return False
 
     def _report_problem(self, error: PointsmanError) -> None:
-        """Publishes the engine as DOWN. Ignores timeouts until the engine was silent for `MAX_SILENT_SECONDS`, since it
-        may be busy.
+        """Publishes the engine as DOWN. A timeout is ignored until the engine has not answered for
+        `MAX_SILENT_SECONDS`, since it may be busy.
         """
         silent_seconds = time.monotonic() - self._answered_at
         if isinstance(error.__cause__, TimeoutError) and silent_seconds < MAX_SILENT_SECONDS:

@@ -1,9 +1,10 @@
-"""Runs a command that cannot outlive its starter: `python child_launcher.py COMMAND...`. Standard library only.
+"""Runs a command that ends when the process that started this launcher ends: `python child_launcher.py COMMAND...`.
+Imports the standard library only.
 
-The starter holds the write end of a pipe that is this process's stdin. When that end closes, however the starter died
+The starter holds the write end of a pipe that is the launcher's stdin. When this end closes, however the starter died
 (kill -9 included), the whole process group is killed: vLLM's API server and the children that it leaves behind. SIGTERM
-is passed on to the command alone, so that it can shut down by itself. The starter must start this process in a new
-session, which makes it the leader of its process group.
+is passed on to the command alone, so that it can shut down by itself. The starter must start the launcher in a new
+session, which makes the launcher the leader of its process group.
 """
 
 import ctypes
@@ -35,7 +36,9 @@ def _kill_group_at_end_of_stdin() -> None:
 
 
 def _die_with_parent() -> None:
-    """Makes the kernel kill the command if the launcher dies (Linux only). Runs in the child before the command."""
+    """Makes the kernel kill the command if the launcher dies (Linux only). Called in the child process before the
+    command is executed.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

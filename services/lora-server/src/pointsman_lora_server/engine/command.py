@@ -1,4 +1,6 @@
-"""Builds the command that starts vLLM: its arguments, its environment, and the secret for the guard's routes."""
+"""Builds the command that starts vLLM: its arguments, its environment, and the secret for the routes of the guard (our
+middleware in vLLM).
+"""
 
 import os
 import secrets
@@ -10,19 +12,20 @@ from pathlib import Path
 from pointsman_lora_server.engine.tool_calls import NO_TOOL_CALLING, ToolCalling
 
 DRAIN_SECONDS = 5
-"""How long vLLM lets requests finish after SIGTERM. These are only the ones that arrived at the last moment: the
-supervisor waits for earlier requests before it stops vLLM, since vLLM's own drain was observed to cut answers short."""
+"""Seconds for which vLLM lets running requests finish after SIGTERM. Only requests that arrived at the last moment are
+left then: the supervisor waits for earlier requests before it stops vLLM, because vLLM's own drain was observed to cut
+answers short."""
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM's --max-lora-rank accepts."""
 
 SECRET_HEADER = "x-pointsman-secret"
 SECRET_VARIABLE = "POINTSMAN_ENGINE_SECRET"
-"""The environment variable that carries the secret to the engine. Only the same user can read a process's environment;
-its arguments are visible to everyone."""
+"""The environment variable in which the engine receives the guard's secret. Only the same user can read a process's
+environment, whereas every user can see its arguments."""
 
 _UNKNOWN_VERSION_VARIABLE = "POINTSMAN_ENGINE_UNKNOWN_VERSION"
-"""The environment variable that says what the guard does with a vLLM that it was not tested with."""
+"""The environment variable that says whether the guard starts with a vLLM version that it was not tested with."""
 
 GUARD = "pointsman_engine_guard.Guard"
 GUARD_FOLDER = Path(__file__).parent / "guard"
@@ -30,11 +33,11 @@ GUARD_FOLDER = Path(__file__).parent / "guard"
 _TRACES_OPTION = "--otlp-traces-endpoint"
 _STRUCTURED_OUTPUTS_OPTION = "--structured-outputs-config"
 COMPACT_JSON = '{"backend": "xgrammar", "disable_any_whitespace": true}'
-"""Forbids white space between JSON tokens: small models would write it until the context is full.
-Only two backends can disable it. Guidance supports more of JSON Schema than xgrammar does, but rejects the grammars of
-vLLM's tool-call parsers."""
+"""vLLM's setting for structured outputs. It forbids white space between JSON tokens, because small models would write
+it until the context is full. Only two backends can forbid it. Guidance supports more of JSON Schema than xgrammar does,
+but rejects the grammars of vLLM's tool-call parsers."""
 NATIVE_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""Flags in /proc/cpuinfo of CPUs that multiply bfloat16; the last one is Arm's."""
+"""Flags in /proc/cpuinfo of CPUs that can multiply bfloat16 numbers; the last flag is for Arm CPUs."""
 _HAS_SETTING = "has a setting of the lora-server"
 _FORBIDDEN_OPTIONS = {
     "--middleware": "must be the guard alone",
@@ -80,18 +83,18 @@ class EngineSettings:
     base_model: Path
     served_model_name: str
     held: int
-    """How many adapters the engine holds in its host memory."""
+    """The number of adapters that the engine can hold in its host memory."""
     max_loras: int
-    """How many different adapters one batch can use; vLLM's scheduler copies them from the host memory."""
+    """The number of different adapters that one batch can use. vLLM's scheduler copies them from the host memory."""
     max_lora_rank: int
     max_model_len: int
     dtype: str = "auto"
-    """vLLM's name of the number type of weights and activations."""
+    """The number type of weights and activations, by vLLM's name, such as "bfloat16"."""
     extra_arguments: str = ""
     """More command-line arguments for vLLM, quoted as in a shell."""
     tool_calling: ToolCalling = NO_TOOL_CALLING
     traces_url: str = ""
-    """Where vLLM sends its spans (OTLP over HTTP); empty: nowhere."""
+    """The URL to which vLLM sends its trace spans (OTLP over HTTP); empty turns tracing off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +102,14 @@ class EngineCommand:
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
     traced: bool = False
-    """Whether vLLM sends spans of its requests."""
+    """Whether vLLM sends trace spans of its requests."""
     tool_call_parser: str = ""
 
 
 class GuardSecret:
-    """The secret for the routes that our middleware (the guard) adds to vLLM; `repr` does not show it.
+    """The secret that protects the routes of the guard, our middleware in vLLM; `repr` does not show it.
 
-    Each run of an engine that is started here gets a new one.
+    A new secret is created for each start of an engine by this process.
     """
 
     def __init__(self) -> None:
@@ -123,10 +126,10 @@ class GuardSecret:
 
 
 def choose_dtype(setting: str, cpu_flags: Collection[str], has_gpu: bool) -> str:
-    """Returns the engine's number type: `setting`, except for "auto" without a GPU.
+    """Returns the engine's number type: `setting`, unless that is "auto" and there is no GPU.
 
-    Then it is "bfloat16" if one of `cpu_flags` is in `NATIVE_BFLOAT16`, else "float32". With AVX2 alone, SmolLM2-135M
-    generated 138 tokens/s in float32 and 39 in bfloat16, with 16 streams on two cores.
+    Without a GPU, "auto" becomes "bfloat16" if one of `cpu_flags` is in `NATIVE_BFLOAT16`, else "float32". With AVX2
+    alone, SmolLM2-135M generated 138 tokens/s in float32 and 39 in bfloat16, with 16 streams on two cores.
     """
     if setting != "auto" or has_gpu:
         return setting
@@ -134,13 +137,13 @@ def choose_dtype(setting: str, cpu_flags: Collection[str], has_gpu: bool) -> str
 
 
 def build_command(settings: EngineSettings, environment: Mapping[str, str], cores: Iterable[int]) -> EngineCommand:
-    """Returns vLLM's command, without the guard's secret, which `with_secrets` adds. vLLM for CPUs binds its threads to
-    `cores`, the numbers of CPU cores.
+    """Returns the command that starts vLLM, without the guard's secret, which `with_secrets` adds. vLLM on a CPU binds
+    its threads to `cores`, the numbers of CPU cores.
 
-    `environment` is this process's own. vLLM inherits it without our settings and unsafe variables (see `_inherited`);
-    other variables in it take precedence over the defaults here. Raises ValueError if the extra arguments cannot be
-    split or contain one that the lora-server must control (`_FORBIDDEN_OPTIONS`), or if `max_lora_rank` is above vLLM's
-    highest.
+    `environment` is this process's environment. vLLM inherits it without the lora-server's settings and unsafe
+    variables (see `_inherited`); the remaining variables override this function's defaults. Raises ValueError if the
+    extra arguments cannot be split or contain one that the lora-server must control (`_FORBIDDEN_OPTIONS`), or if
+    `max_lora_rank` is above vLLM's highest.
     """
     host, _, port = settings.listen.rpartition(":")
     rank = min(rank for rank in LORA_RANKS if rank >= settings.max_lora_rank)
@@ -186,8 +189,8 @@ def build_command(settings: EngineSettings, environment: Mapping[str, str], core
 
 
 def with_secrets(command: EngineCommand, secret: GuardSecret) -> Callable[[], EngineCommand]:
-    """Returns a function that renews `secret` and returns the command for the engine's next run, with the new secret in
-    the environment.
+    """Returns a function for the next start of the engine: it renews `secret`, and returns the command with the new
+    secret in its environment.
     """
     return lambda: replace(command, environment={**command.environment, SECRET_VARIABLE: secret.renew()})
 
@@ -216,7 +219,7 @@ def _has_option(arguments: Sequence[str], option: str) -> bool:
 
 
 def _option_name(argument: str) -> str:
-    """Returns the option that an argument names, as vLLM reads it: "_" counts as "-", "=" ends the name, and
+    """Returns the option that an argument sets, as vLLM reads it: "_" is equal to "-", "=" ends the name, and
     "--lora-config.x=1" sets --lora-config.
     """
     name = argument.partition("=")[0].partition(".")[0].replace("_", "-")
@@ -224,19 +227,23 @@ def _option_name(argument: str) -> str:
 
 
 def _may_be(name: str, option: str) -> bool:
-    """Returns whether vLLM may read the argument `name` as `option`: it accepts any unambiguous prefix of an option."""
+    """Returns whether vLLM may read the argument `name` as `option`, because vLLM accepts any unambiguous prefix of an
+    option.
+    """
     return name == option or (len(name) > 3 and name.startswith("--") and option.startswith(name))
 
 
 def _tracing_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns variables that make vLLM send spans by HTTP, under the service name "vllm" if `environment` has none."""
+    """Returns environment variables that make vLLM send trace spans by HTTP, under the service name "vllm" unless
+    `environment` has a name.
+    """
     has_name = "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     return {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"} | ({} if has_name else {"OTEL_SERVICE_NAME": "vllm"})
 
 
 def _inherited(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables that the engine inherits: all but the lora-server's settings (`POINTSMAN_*`, except
-    `_UNKNOWN_VERSION_VARIABLE`), those of vLLM's LoRA resolvers, and `_NOT_INHERITED`.
+    """Returns the environment variables that the engine inherits. Left out are the lora-server's settings
+    (`POINTSMAN_*`, except `_UNKNOWN_VERSION_VARIABLE`), the variables of vLLM's LoRA resolvers, and `_NOT_INHERITED`.
     """
     return {
         key: value

@@ -1,4 +1,4 @@
-"""Greedy completions by an engine, and probes that detect when the base model's completions change."""
+"""Greedy completions by an engine, and a probe that detects that the base model's completions have changed."""
 
 import asyncio
 import logging
@@ -13,28 +13,29 @@ from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanErro
 log = logging.getLogger(__name__)
 
 PROMPTS = ("1, 2, 3,", "A, B, C, D, E, F, G,", "one, two, three, four, five,")
-"""Prompts that any language model continues with certainty. The first is short on purpose: data that other requests
-left in a block of the KV cache affects a short prompt and is overwritten by a long one."""
+"""Prompts of the probe, which any language model continues with near certainty. The first is short on purpose: wrong
+data that other requests left in a block of the KV cache affects a short prompt, whereas a long prompt overwrites it."""
 
 MAX_TOKENS = 8
 CERTAIN_LOGPROB = math.log(0.7)
-"""A token with at least this log-probability is certain, that is, the most likely one in any batch: its logit is 0.85
-above the next one's, and bfloat16 moves logits by 0.1 or 0.2."""
+"""A token with at least this log-probability counts as certain: it is the most likely token in any batch, since its
+logit is 0.85 above the next one's, and rounding to bfloat16 moves logits by 0.1 or 0.2."""
 
 MIN_CERTAIN_TOKENS = 3
-"""How many certain tokens a continuation must begin with to be used as the expected one."""
+"""A continuation is only used as the expected one if it begins with at least this many certain tokens (see
+`CERTAIN_LOGPROB`)."""
 ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class GreedyAnswer:
-    """An answer at temperature 0, token by token."""
+    """A model's answer at temperature 0, with its tokens and their log-probabilities."""
 
     token_ids: tuple[int, ...]
-    """Includes the end-of-sequence token if that ended the answer."""
+    """The ids of the answer's tokens, including the end-of-sequence token if this ended the answer."""
     text: str
     logprobs: tuple[float, ...]
-    """One for each token; all are finite."""
+    """The log-probability of each token, in nats; all are finite."""
     finish_reason: str
     """Why the answer ended: "stop" or "length"."""
 
@@ -42,10 +43,10 @@ class GreedyAnswer:
 def scored_answer(
     model: str, token_ids: Iterable[int], text: str, logprobs: Sequence[float | None], finish_reason: str
 ) -> GreedyAnswer:
-    """Returns a `GreedyAnswer` of these parts.
+    """Returns a `GreedyAnswer` with these values, of which `logprobs` are checked.
 
-    Raises InvalidArgument ("cannot_answer"), with `model` in the message, if there is no token, or one without a finite
-    log-probability.
+    Raises InvalidArgument ("cannot_answer") if there are no log-probabilities, or one is None or not finite. The
+    message names `model`.
     """
     finite = tuple(p for p in logprobs if isinstance(p, int | float) and math.isfinite(p))
     if not logprobs:
@@ -59,10 +60,10 @@ def scored_answer(
 
 
 class CompletionClient(Protocol):
-    """Interface of an engine that completes prompts; `VllmClient` and `TimedEngine` implement it.
+    """Interface of a client that requests completions from an engine; `VllmClient` and `TimedEngine` implement it.
 
     `complete` returns the greedy answer to a prompt (text or token ids), and `count_corrupted` the number of requests
-    whose logits were NaN. `VllmClient` describes their errors.
+    whose logits were NaN. Their errors are described at `VllmClient`.
     """
 
     async def complete(self, model: str, prompt: str | Sequence[int], max_tokens: int) -> GreedyAnswer: ...
@@ -70,12 +71,13 @@ class CompletionClient(Protocol):
 
 
 class TimedEngine:
-    """Wraps a `CompletionClient` and reports the duration of each completion; implements the same interface."""
+    """Forwards calls to a `CompletionClient`, and reports the duration of each completion."""
 
     def __init__(self, engine: CompletionClient, observe: Callable[[str, str, float], None]) -> None:
-        """Takes `observe`, which is called after each completion with the model, a code and the seconds.
+        """`observe` is called after each completion with the model, a code and the duration in seconds.
 
-        The code is empty after a success, the code of a PointsmanError, or "cancelled" after any other exception.
+        The code is empty after a success, the error's code after a PointsmanError, and "cancelled" after any other
+        exception.
         """
         self._engine = engine
         self._observe = observe
@@ -97,7 +99,9 @@ class TimedEngine:
 
 
 class EngineCorrupted(Unavailable):
-    """The engine no longer answers as before (code "engine_poisoned"); it must be restarted."""
+    """The base model in the engine no longer answers as before (code "engine_poisoned"); the engine must be
+    restarted.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code="engine_poisoned", retry_after=5.0)
@@ -107,18 +111,19 @@ class EngineCorrupted(Unavailable):
 class _Expected:
     prompt: str
     token_ids: tuple[int, ...]
-    """The leading certain tokens of the continuation."""
+    """The certain tokens with which the model's continuation begins."""
 
 
 class Probe:
-    """Checks that the engine still works: that the base model continues a prompt as at the first `start`.
+    """Checks that the engine works: the base model must continue a prompt in the same way as at the first call of
+    `start`.
 
-    If the model is not certain of any continuation, it only checks that the model answers. The time limit of `engine`
-    must be long, so that a busy engine does not count as one that does not answer.
+    If the model is not certain of any continuation, the probe only checks that the model answers. The client `engine`
+    must have a long time limit, because a busy engine answers late.
     """
 
     def __init__(self, engine: CompletionClient, base_model: str, count_failure: Callable[[], None]) -> None:
-        """Takes the name under which the engine serves the base model.
+        """`base_model` is the name under which the engine serves the base model.
 
         `count_failure` is called before a check raises EngineCorrupted.
         """
@@ -129,20 +134,20 @@ class Probe:
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
-        """Learns the expected continuation at the first call, then checks the engine as `check` does.
+        """Records the base model's continuation of a prompt at the first call, then checks the engine as `check` does.
 
         Call it after each start of the engine, before adapters are loaded. Raises EngineCorrupted if the base model
-        gives no answer or another one than expected, and Unavailable if the engine does not answer.
+        gives no answer, or another answer than the recorded one, and Unavailable if the engine does not answer.
         """
         if self._expected is None:
             self._expected = await self._learn()
         await self.check()
 
     async def check(self) -> None:
-        """Raises EngineCorrupted if the base model does not answer as expected, in any of `ATTEMPTS` attempts.
+        """Raises EngineCorrupted if the base model gives another answer than the recorded one in all of `ATTEMPTS`
+        attempts, or if the engine has counted requests with NaN logits.
 
-        Also raises it if the engine has counted requests with NaN logits. Raises Unavailable if the engine does not
-        answer, or `start` was not called before.
+        Raises Unavailable if the engine does not answer, or `start` was not called before.
         """
         expected = self._expected
         if expected is None:
@@ -162,7 +167,9 @@ class Probe:
             raise EngineCorrupted(f"the base model {problem}")
 
     async def _problem(self, expected: _Expected) -> str:
-        """Requests the expected continuation again; returns how it differs, as text, empty if it does not."""
+        """Requests the continuation of the expected prompt again. Returns how it differs from the expected one, as a
+        text; empty if it is equal.
+        """
         try:
             answer = await self._engine.complete(self._base_model, expected.prompt, MAX_TOKENS)
         except (InvalidArgument, NotFound) as error:
@@ -172,8 +179,8 @@ class Probe:
         return ""
 
     async def _learn(self) -> _Expected:
-        """Returns the prompt that the model continues with the most certain tokens, and these tokens; no tokens if
-        they are fewer than `MIN_CERTAIN_TOKENS`. Raises EngineCorrupted if the engine rejects a prompt.
+        """Returns the prompt for which the model's continuation begins with the most certain tokens, and these tokens;
+        no tokens if they are fewer than `MIN_CERTAIN_TOKENS`. Raises EngineCorrupted if the engine rejects a prompt.
         """
         candidates = []
         for prompt in PROMPTS:
@@ -192,5 +199,5 @@ class Probe:
 
 
 def _count_certain(logprobs: Sequence[float]) -> int:
-    """Returns how many tokens at the answer's start are certain, by their log-probabilities."""
+    """Returns the number of tokens at the start of an answer that are certain (`CERTAIN_LOGPROB`)."""
     return next((index for index, logprob in enumerate(logprobs) if logprob < CERTAIN_LOGPROB), len(logprobs))

@@ -1,4 +1,4 @@
-"""Builds the errors of calls to the engine."""
+"""Builds the errors of HTTP calls to the engine."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +9,10 @@ from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 
 @contextmanager
 def expecting_form(route: str) -> Iterator[None]:
-    """Raises Unavailable if the block cannot read an answer of `route` because it has an unexpected form.
+    """Returns a context manager for a block that reads an engine's response to `route`. If the response has an
+    unexpected form, such as a proxy's error page, it raises Unavailable.
 
-    An example is a proxy's error page. Converts LookupError, TypeError, ValueError and AttributeError.
+    It converts LookupError, TypeError, ValueError and AttributeError.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive the lora-server; the engine is one of them."""
+"""Child processes that end when the lora-server ends, even if it is killed. The engine is such a process."""
 
 import asyncio
 import logging
@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 engine_log = logging.getLogger("engine")
 
 STOP_SECONDS = DRAIN_SECONDS + 10
-"""Seconds from SIGTERM to SIGKILL: vLLM finishes its last requests, then needs some more time to exit."""
+"""Seconds between SIGTERM and SIGKILL when the engine is stopped: `DRAIN_SECONDS` for vLLM's last requests, and more
+time to exit."""
 
 _MAX_LOG_LINE_BYTES = 4096  # a longer line of the engine's log is split
 _MAX_KEPT_LINES = 50
@@ -26,14 +27,15 @@ _FINAL_OUTPUT_SECONDS = 2.0  # to read what was written just before the process 
 
 
 class SupervisedChild:
-    """A child process in a process group of its own, which is killed if this process dies (see `child_launcher`).
+    """A child process in its own process group, which is killed if this process dies (see `child_launcher`).
 
-    The owner waits for the end of `process`, then calls `kill`, which ends the rest of the group, and `release`.
+    The owner waits for the end of `process`, then calls `kill`, which ends the other processes of the group, and
+    `release`.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, lifeline: int) -> None:
-        """Takes the launcher's process and `lifeline`, the file descriptor of the write end of its stdin. When that is
-        closed, the process group is killed.
+        """`process` is the launcher's process, and `lifeline` the file descriptor of the write end of its stdin. When
+        `lifeline` is closed, the launcher kills the process group.
         """
         self.process = process
         self._lifeline: int | None = lifeline
@@ -46,10 +48,11 @@ class SupervisedChild:
         stdout: int | IO[bytes],
         stderr: int,
     ) -> "SupervisedChild":
-        """Starts a command. `environment` has all its variables; `stdout` and `stderr` are as in `subprocess`.
+        """Starts a command through the launcher (see `child_launcher`). `environment` has all variables of the new
+        process; `stdout` and `stderr` are as in `subprocess`.
 
-        Raises OSError if no process can be created. If the command's program does not exist, the process ends with
-        exit code 127.
+        Raises OSError if no process can be created. If the command's program does not exist, the process ends with exit
+        code 127.
         """
         child_end, lifeline = os.pipe()
         try:
@@ -78,14 +81,14 @@ class SupervisedChild:
             self.process.terminate()
 
     def kill(self) -> None:
-        """Kills the whole process group of the child; does nothing if none of it is left."""
+        """Kills all processes of the child's process group; does nothing if none is left."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def release(self) -> None:
         """Closes this process's end of the pipe that keeps the child alive.
 
-        Call it when the process has ended; before that, it would kill the group.
+        Call it only when the process has ended, because it would kill a process group that is still running.
         """
         if self._lifeline is not None:
             os.close(self._lifeline)
@@ -93,13 +96,13 @@ class SupervisedChild:
 
 
 class EngineProcess:
-    """One run of the engine's program, in a process group of its own.
+    """One run of the engine's program, in its own process group.
 
     Once `wait` or `stop` has returned, no process of the group is left.
     """
 
     def __init__(self, child: SupervisedChild, pipe: asyncio.ReadTransport, output: asyncio.StreamReader) -> None:
-        """Logs the engine's output, which arrives in `output` through `pipe`."""
+        """Starts a task that logs the engine's output, which is read from `output`; `pipe` is closed at the end."""
         self._child = child
         self._pipe = pipe
         self._last_lines: deque[str] = deque(maxlen=_MAX_KEPT_LINES)
@@ -130,7 +133,7 @@ class EngineProcess:
         return self._child.group
 
     async def wait(self) -> int:
-        """Waits until the engine ends, kills what is left of its process group, and returns the exit code.
+        """Waits until the engine ends, kills the remaining processes of its process group, and returns the exit code.
 
         The exit code is 128 + the signal's number if a signal ended the engine, and -9 if the whole group was killed.
         """
@@ -160,10 +163,11 @@ class EngineProcess:
         self._child.kill()
 
     def last_error_line(self) -> str:
-        """Returns the last line of the engine's output that contains "error" or "Error", or else the last line.
+        """Returns the last line of the engine's output that contains "error" or "Error", or if there is none, the last
+        line.
 
         Only the last `_MAX_KEPT_LINES` lines that are not blank are searched, and the result is cut to 300 characters.
-        It is empty if the engine has printed nothing.
+        The result is empty if the engine has printed nothing.
         """
         lines = [line for line in self._last_lines if line]
         errors = [line for line in lines if "Error" in line or "error" in line]
@@ -187,5 +191,5 @@ class EngineProcess:
 
 
 def _printable(arguments: Sequence[str]) -> str:
-    """Formats a command on one line; arguments of several lines, such as chat templates, become "..."."""
+    """Formats a command on one line; an argument with several lines, such as a chat template, is replaced by "..."."""
     return " ".join("..." if "\n" in argument else argument for argument in arguments)

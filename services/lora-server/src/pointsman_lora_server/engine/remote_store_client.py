@@ -1,5 +1,6 @@
-"""Clients for a guarded engine on another machine, which compares a version's files with its digest before it reads
-them, or is sent them."""
+"""Clients for an engine with the guard on another machine. Before the engine reads a version's files there, the guard
+compares them with the version's digest. The files are in a shared folder, or the client sends them.
+"""
 
 import re
 from pathlib import Path
@@ -12,19 +13,25 @@ from pointsman_lora_server.checks.untrusted_input import CONFIG, WEIGHTS
 from pointsman_lora_server.engine.vllm_client import LOAD_TIMEOUT_SECONDS, VllmClient
 
 MIN_BYTES_PER_SECOND = 4 << 20
-"""The slowest network over which a version can be sent: 4 MiB a second."""
+"""The slowest network for which the time limit of sending a file is sufficient: 4 MiB per second."""
 _DIGEST = re.compile(r"[0-9a-f]{12,64}")
 
 
 class SharedStoreClient(VllmClient):
-    """Names the folder in which the engine finds a version, and the digest that its files must have there."""
+    """Client of an engine that reads versions from a shared folder. Each load names the folder and the digest that the
+    version's files must have.
+    """
 
     async def load(self, version: str, folder: Path) -> None:
-        """As `VllmClient.load`; also raises FailedPrecondition ("engine_store") if the engine finds other files."""
+        """Loads a version as `VllmClient.load` does. Also raises FailedPrecondition ("engine_store") if the files that
+        the engine finds have another digest.
+        """
         await self._load(version, self._engine_path(folder))
 
     async def _load(self, version: str, folder: str | None) -> None:
-        """`folder` is None for a version that was sent."""
+        """Loads a version from `folder`, a path on the engine's machine; None if the version's files were sent to the
+        engine.
+        """
         order: dict[str, Any] = {"folder": folder}
         digest = version.partition("@")[2]
         if _DIGEST.fullmatch(digest):
@@ -33,7 +40,9 @@ class SharedStoreClient(VllmClient):
 
 
 class SendingClient(SharedStoreClient):
-    """Sends the engine the files of a version that it does not hold, so that it needs no access to the store."""
+    """Client of an engine without access to the adapter store. It sends the files of a version if the engine does not
+    have them.
+    """
 
     async def load(self, version: str, folder: Path) -> None:
         try:

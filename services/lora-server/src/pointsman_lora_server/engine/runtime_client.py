@@ -1,4 +1,6 @@
-"""Loads adapters through the runtime APIs of vLLM and SGLang, for an engine without the guard."""
+"""Loads adapters through the runtime APIs of vLLM and SGLang, for an engine that runs without the guard (Pointsman's
+middleware).
+"""
 
 import os
 import re
@@ -32,9 +34,9 @@ _REQUESTS = re.compile(r"^vllm:num_requests_(?:running|waiting){.*?} (\S+)$", re
 
 
 class RuntimeClient(VllmClient):
-    """Manages adapters through vLLM's own routes, for a vLLM without Pointsman's middleware (the guard).
+    """Manages adapters through vLLM's own routes, for a vLLM without the guard (Pointsman's middleware).
 
-    Such an engine reports the names and folders of its adapters, but only roughly which are in use.
+    Such an engine reports the names and folders of its adapters, but only approximately which of them are in use.
     """
 
     _load_route, _unload_route = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
@@ -43,9 +45,9 @@ class RuntimeClient(VllmClient):
         super().__init__(*parts, **more)
         self._used_at: dict[str, float] = {}
         self._paths: dict[str, str] = {}
-        """The path at which the engine reads each version that was loaded since this process began."""
+        """Version loaded by this process -> the path from which the engine reads it."""
         self._local: dict[str, Path] = {}
-        """The folder on this machine of each version that was loaded since this process began."""
+        """Version loaded by this process -> its folder on this machine."""
 
     async def identify(self) -> EngineFacts:
         base_models, max_model_len = await self._base_models()
@@ -72,13 +74,13 @@ class RuntimeClient(VllmClient):
         )
 
     async def list_adapters(self) -> Mapping[str, LoadedAdapter]:
-        """Returns the versions that the engine lists.
+        """Returns version -> `LoadedAdapter` for the adapter versions that the engine lists.
 
-        `open` is False for a version that the engine has read from another folder than the last call of `load` named.
-        `in_flight` is 1 for a version in use, whatever the number of its requests; `requests` is always 0;
-        `idle_seconds` counts from the last call of this method that saw the version in use. The versions' local folders
-        are marked as used, so that the store's cache keeps them. Raises FailedPrecondition ("bad_api_key") if the
-        engine rejects the API key, and Unavailable if it does not answer.
+        `open` is False if the engine has read the version from another folder than the last call of `load` named.
+        `in_flight` is 1 for a version in use, whatever the number of its requests. `requests` is always 0.
+        `idle_seconds` counts from the last call of this method that found the version in use. The versions' local
+        folders are marked as used, so that the store's cache keeps them. Raises FailedPrecondition ("bad_api_key") if
+        the engine rejects the API key, and Unavailable if it does not answer.
         """
         listed, in_use = await self._folders(), await self._in_use()
         for name in listed.keys() & self._local.keys():
@@ -94,15 +96,15 @@ class RuntimeClient(VllmClient):
         }
 
     async def count_tokens(self) -> Mapping[str, float]:
-        """Returns nothing, because such an engine does not count tokens by adapter."""
+        """Returns an empty dictionary, because an engine without the guard does not count tokens by adapter."""
         return {}
 
     async def load(self, version: str, folder: Path) -> None:
-        """Loads a version; does nothing if the engine has already loaded it from this folder.
+        """Loads a version from `folder`; does nothing if the engine has already loaded it from there.
 
-        If the engine has loaded it from another folder, it is unloaded first. Raises InvalidArgument ("engine_refused")
-        if the engine rejects the adapter, FailedPrecondition if it does not see the folder ("engine_store") or rejects
-        the API key ("bad_api_key"), and Unavailable if it does not answer.
+        If the engine has loaded the version from another folder, it unloads the version first. Raises InvalidArgument
+        ("engine_refused") if the engine rejects the adapter, FailedPrecondition ("engine_store") if it does not find
+        the folder, FailedPrecondition ("bad_api_key") if it rejects the API key, and Unavailable if it does not answer.
         """
         path, listed = self._engine_path(folder), await self._folders()
         self._paths[version], self._local[version] = path, folder
@@ -125,10 +127,11 @@ class RuntimeClient(VllmClient):
         return InvalidArgument(f"the engine refused it: {error_message(answer)}", code="engine_refused")
 
     async def close_adapter(self, version: str) -> int:
-        """Unloads the adapter by its name; requests in flight finish, since the engine keeps the weights until then.
+        """Unloads the adapter by its name. Its requests in flight finish, since the engine keeps the weights until
+        then.
 
         Returns 0, because the engine does not report the requests in flight. Raises Unavailable if the engine still
-        lists the name.
+        lists the adapter.
         """
         status, answer = await self._call("POST", self._unload_route, {"lora_name": version}, LOAD_TIMEOUT_SECONDS)
         if status not in (200, 404) and version in await self._folders():
@@ -136,18 +139,20 @@ class RuntimeClient(VllmClient):
         return 0
 
     async def remove(self, version: str) -> bool:
-        """Unloads the version if the engine still lists it after `close_adapter`; always returns True."""
+        """Unloads the version if the engine still lists it; always returns True."""
         if version in await self._folders():
             await self.close_adapter(version)
         return True
 
     async def _folders(self) -> Mapping[str, str]:
-        """Returns the folder, as the engine reports it, of each version that the engine lists."""
+        """Returns version -> the folder that the engine reports for it, for each version that the engine lists."""
         models = await self._list_models()
         return {model["id"]: str(model.get("root")) for model in models if is_version(model["id"])}
 
     async def _in_use(self) -> frozenset[str]:
-        """Returns the adapters of running and waiting requests, as of vLLM's last step, so some are missed."""
+        """Returns the names of the adapters with running or waiting requests at vLLM's last step; adapters used only
+        since then are missing.
+        """
         metrics = await self._metrics()
         with expecting_form("/metrics"):
             if not sum(float(found[1]) for found in _REQUESTS.finditer(metrics)):
@@ -158,15 +163,17 @@ class RuntimeClient(VllmClient):
 
 
 class SglangClient(RuntimeClient):
-    """Manages the adapters of SGLang, which does not report which are in use. Unloading waits for the last request."""
+    """Manages the adapters of SGLang, which does not report which adapters are in use. SGLang unloads an adapter after
+    its last request.
+    """
 
     _load_route, _unload_route = "/load_lora_adapter", "/unload_lora_adapter"
 
     async def identify(self) -> EngineFacts:
-        """Returns what the engine reports about itself; there is no boot id.
+        """Returns the properties that the engine reports; SGLang has no boot id.
 
-        Raises Unavailable, and FailedPrecondition if the engine was started without --enable-lora ("no_lora") or
-        rejects the API key ("bad_api_key").
+        Raises Unavailable if the engine does not answer, and FailedPrecondition if it was started without --enable-lora
+        ("no_lora") or rejects the API key ("bad_api_key").
         """
         base_models, max_model_len = await self._base_models()
         status, info = await self._call("GET", "/server_info", None, QUERY_TIMEOUT_SECONDS)
@@ -216,8 +223,8 @@ class SglangClient(RuntimeClient):
             return scored_answer(model, ids, answer["text"], logprobs, facts["finish_reason"]["type"])
 
     async def _load_error(self, path: str, status: int, answer: Any) -> PointsmanError:
-        """Returns the error of a failed load. SGLang answers 400 for every cause, so the adapter is blamed only if the
-        engine is known to have loaded another one; else the engine may not see the store's folder.
+        """Returns the error of a failed load. SGLang answers 400 for every cause. So the adapter is only blamed if the
+        engine has already loaded another adapter; otherwise the engine may not have access to the store's folder.
         """
         error = await super()._load_error(path, status, answer)
         if isinstance(error, InvalidArgument) and not self._used_at:

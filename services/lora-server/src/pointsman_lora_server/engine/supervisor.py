@@ -1,4 +1,6 @@
-"""Keeps the engine running: starts it, waits until it answers, and restarts it if it dies, hangs or is corrupted."""
+"""Keeps the engine running: starts it, waits until it answers, and restarts it if it dies, hangs or gives corrupted
+answers.
+"""
 
 import asyncio
 import logging
@@ -21,18 +23,21 @@ START_POLL_SECONDS = 0.25
 HEALTH_CHECK_SECONDS = 5.0
 PROBE_INTERVAL_SECONDS = 30.0
 MAX_START_SECONDS = 3600.0
-"""Seconds without an answer after which a start counts as hanging. Reading 140 GB over a network takes 15 minutes."""
+"""Seconds without an answer after which a starting engine counts as hanging. Reading 140 GB over a network takes 15
+minutes."""
 MAX_SILENT_SECONDS = 60.0
-"""Seconds without an answer after which a running engine counts as hanging. On a busy CPU an answer can take long."""
+"""Seconds without an answer after which a running engine counts as hanging. On a busy CPU, an answer can take long."""
 SHUTDOWN_SECONDS = 20.0
-"""How many seconds requests in flight get to finish on shutdown, before the engine gets SIGTERM."""
+"""The longest time, in seconds, to wait on shutdown for requests in flight, before the engine is sent SIGTERM."""
 MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 60.0
 STABLE_SECONDS = 60.0
-"""If the engine was ready for longer than this, the wait before its restart begins again with `MIN_BACKOFF_SECONDS`."""
+"""If the engine was ready for longer than this many seconds, the wait before its restart starts at
+`MIN_BACKOFF_SECONDS` again."""
 
 
 class Supervisor:
-    """Runs the engine as a child process, and publishes its status and the number of its starts (`life`).
+    """Runs the engine as a child process, restarts it when it ends, and publishes its status and the number of its
+    starts (`life`).
 
     Implements `EngineMonitor`.
     """
@@ -49,10 +54,11 @@ class Supervisor:
         shutdown_seconds: float = SHUTDOWN_SECONDS,
         max_start_seconds: float = MAX_START_SECONDS,
     ) -> None:
-        """Takes `next_command`, which is called before each start of the engine and returns its command.
+        """`next_command` is called before each start of the engine and returns its command. `listen` is the engine's
+        address, HOST:PORT.
 
-        `listen` is the engine's address, HOST:PORT. The probe runs every `probe_interval` seconds. `shutdown_seconds`
-        is how long requests may take on shutdown. A start that takes longer than `max_start_seconds` counts as hanging.
+        The base model is probed every `probe_interval` seconds. On shutdown, requests in flight may take up to
+        `shutdown_seconds`. A start that takes longer than `max_start_seconds` counts as hanging.
         """
         self._shutdown_seconds = shutdown_seconds
         self._max_start_seconds = max_start_seconds
@@ -68,7 +74,7 @@ class Supervisor:
     async def run(self) -> None:
         """Keeps the engine running until cancelled, then stops it.
 
-        Before it stops the engine, it waits up to `shutdown_seconds` for requests in flight.
+        Before stopping the engine, it waits up to `shutdown_seconds` until no requests are in flight.
         """
         backoff = MIN_BACKOFF_SECONDS
         try:
@@ -87,7 +93,7 @@ class Supervisor:
                 log.info("the engine has stopped")
 
     async def _wait_for_requests(self) -> None:
-        """Waits until no request is in flight, the engine does not answer, or `shutdown_seconds` have passed."""
+        """Waits until no request is in flight, the engine does not answer, or the shutdown time limit has passed."""
         try:
             async with asyncio.timeout(self._shutdown_seconds):
                 while await self._client.count_in_flight():  # noqa: ASYNC110  # another process
@@ -100,7 +106,9 @@ class Supervisor:
             log.info("the engine is stopped without waiting for requests; it does not answer: %s", error.message)
 
     def restart(self, reason: str) -> None:
-        """Kills the engine now and publishes it as DOWN, with `reason` as the detail; `run` starts it again."""
+        """Kills the engine now, and publishes it as DOWN with `reason` as the status text; `run` then starts it
+        again.
+        """
         self._restart_reason = reason
         # Published at once, not when the exit is noticed: nothing more must be loaded into this process.
         self._engine_state.update(status=EngineStatus.DOWN, detail=reason)
@@ -108,8 +116,8 @@ class Supervisor:
             self._process.kill()
 
     async def _run_once(self) -> tuple[float, str]:
-        """Runs the engine until it ends, or kills it if it hangs; returns for how many seconds it was ready, and why it
-        ended. If another process uses its address, the engine is not started.
+        """Starts the engine and waits until it ends; kills it if it hangs. Returns the number of seconds for which it
+        was ready, and why it ended. If another process uses the engine's address, the engine is not started.
         """
         life = self._engine_state.state.life + 1
         self._engine_state.update(status=EngineStatus.STARTING, life=life, detail="vLLM is starting")
@@ -149,8 +157,8 @@ class Supervisor:
         return uptime, self._restart_reason or exit_reason
 
     async def _start_probe(self) -> bool:
-        """Returns whether the base model answers as expected, and no restart was requested meanwhile. If it answers
-        wrongly, the engine is restarted.
+        """Returns whether the base model answers as expected and no restart was requested meanwhile. If the base model
+        gives a wrong answer, the engine is restarted.
         """
         try:
             await self._probe.start()
@@ -162,7 +170,7 @@ class Supervisor:
         return not self._restart_reason
 
     async def _probe_periodically(self) -> None:
-        """Probes the base model at intervals, until a restart of this run of the engine has been requested."""
+        """Probes the base model at regular intervals, until a restart of this run of the engine was requested."""
         while not self._restart_reason:
             await asyncio.sleep(self._probe_interval)
             try:

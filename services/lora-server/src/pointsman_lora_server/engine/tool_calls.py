@@ -1,7 +1,9 @@
-"""Chooses vLLM's tool-call parser for the base model, and a chat template that renders tools if its own does not.
+"""Chooses vLLM's tool-call parser for the base model, and adds a chat template that renders tools if the model's own
+template does not.
 
-A parser reads the calls from the model's text, so it must know the format that the model was trained to write. The chat
-template shows that format, which makes it a better sign than the architecture: one architecture carries many formats.
+A parser extracts the tool calls from the model's text, so it must match the format that the model was trained to write.
+The chat template shows this format. It is a better indication than the architecture, because models of one architecture
+use many formats.
 """
 
 import json
@@ -15,7 +17,7 @@ AUTO = "auto"
 OFF = "off"
 
 HERMES = "hermes"
-"""One JSON object per call, inside <tool_call></tool_call>."""
+"""The parser for models that write each tool call as one JSON object inside <tool_call></tool_call>."""
 
 # The first row whose marks are all in the chat template applies, so a format comes before those that contain its marks.
 _BY_CHAT_TEMPLATE: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -64,19 +66,19 @@ _TOOLS_AS_TEXT = Path(__file__).parent / "tools_as_text.jinja"
 
 @dataclass(frozen=True, slots=True)
 class ToolCalling:
-    """The parser and the chat template with which the engine reads and renders tool calls."""
+    """The parser with which the engine reads tool calls, and the chat template with which it renders tools."""
 
     parser: str = ""
-    """vLLM's name of the parser; empty: the engine refuses requests with tools."""
+    """vLLM's name of the parser. If it is empty, the engine rejects requests with tools."""
     chat_template: str = ""
-    """A template that replaces the model's own; empty: the model's own is used."""
+    """A chat template that replaces the model's own; empty keeps the model's own."""
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Returns vLLM's command-line arguments for tool calls; none without a parser.
+        """Returns vLLM's command-line arguments for tool calls; empty if there is no parser.
 
-        They make vLLM enforce the functions' schemas even without `strict: true`. With `tool_choice: none`, they keep
-        the tools out of the prompt, since a call would then reach the client as text.
+        They make vLLM enforce the schemas of functions even without `strict: true`. If a request has `tool_choice:
+        none`, they keep the tools out of the prompt, because the client would receive a tool call as text.
         """
         if not self.parser:
             return ()
@@ -91,9 +93,10 @@ NO_TOOL_CALLING = ToolCalling()
 def choose_tool_calling(model: Path, setting: str) -> ToolCalling:
     """Returns the parser and the chat template for the base model in the folder `model`.
 
-    `setting` is "off" (no parser), the name of one of vLLM's parsers, or "auto". "auto" recognizes the parser by the
-    model's chat template, or else by its model type; if it finds none, it logs that, and there is no parser. A chat
-    template is returned only with the parser "hermes", for a ChatML model whose own template does not render tools.
+    `setting` is "off" (no parser), the name of one of vLLM's parsers, or "auto", which chooses the parser by the
+    model's chat template or else by its model type. If "auto" finds no parser, it logs a warning and returns none. A
+    chat template is only returned with the parser "hermes", for a ChatML model whose own template does not render
+    tools.
     """
     if setting == OFF:
         return NO_TOOL_CALLING
@@ -115,7 +118,8 @@ def choose_tool_calling(model: Path, setting: str) -> ToolCalling:
 
 
 def with_tools(template: str) -> str:
-    """Returns a chat template that turns tools, tool calls and their results into text, and then applies `template`.
+    """Returns a chat template that first converts tools, tool calls and their results into text, and then applies
+    `template`.
 
     Conversations without tools are rendered as by `template` alone.
     """
@@ -130,8 +134,8 @@ def _detect_parser(template: str, model_type: object) -> str:
 
 
 def _read_chat_template(model: Path) -> str:
-    """Returns the model's chat template, empty if it has none. Of several templates it is the one named "tool_use", or
-    else "default".
+    """Returns the model's chat template, empty if it has none. If there are several templates, returns the one named
+    "tool_use", or else "default".
     """
     try:
         return (model / "chat_template.jinja").read_text()

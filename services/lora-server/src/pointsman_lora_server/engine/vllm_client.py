@@ -1,4 +1,6 @@
-"""HTTP client for vLLM's own routes, and for the routes that our middleware (the guard) adds for adapters."""
+"""HTTP client for vLLM's own routes, and for the routes that the guard (our middleware in vLLM) adds for managing
+adapters.
+"""
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -23,9 +25,10 @@ from pointsman_lora_server.engine.completion import GreedyAnswer, scored_answer
 from pointsman_lora_server.engine.engine_errors import engine_unavailable, error_message, expecting_form, no_folder
 
 LOAD_TIMEOUT_SECONDS = 60.0
-"""How long a load may take. It usually takes 20 to 60 ms, but the engine may be busy."""
+"""The time limit for loading an adapter, in seconds. A load usually takes 20 to 60 ms, but the engine may be busy."""
 COMPLETION_TIMEOUT_SECONDS = 120.0
-"""How long a completion may take. An adapter's first one takes 1.6 s on an idle CPU; on a busy one it has to wait."""
+"""The time limit for a completion, in seconds. An adapter's first completion takes 1.6 s on an idle CPU; on a busy one,
+it has to wait."""
 QUERY_TIMEOUT_SECONDS = 5.0
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 GUARD_ROUTE = "/pointsman/v1/adapters"
@@ -34,36 +37,39 @@ _CORRUPTED_METRIC = "vllm:corrupted_requests_total{"
 
 @dataclass(frozen=True, slots=True)
 class LoadedAdapter:
-    """An adapter whose weights the engine holds, and how much it is used."""
+    """The use of an adapter whose weights the engine holds."""
 
     in_flight: int
-    """Number of its requests that are in progress."""
+    """Number of requests to this adapter that are in progress."""
     requests: int
-    """Number of all requests to it since it was loaded."""
+    """Number of all requests to this adapter since it was loaded."""
     idle_seconds: float
-    """Time since a request to it last started or ended, or since it was loaded."""
+    """Seconds since a request to this adapter last started or ended, or since it was loaded."""
     open: bool
-    """Whether the engine accepts new requests for it."""
+    """Whether the engine accepts new requests to this adapter."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """The properties that a running engine reports; those that it does not report are None or empty."""
+    """The properties that a running engine reports about itself; a property that it does not report is None or
+    empty.
+    """
 
     base_models: frozenset[str]
-    """The names under which it serves its base model."""
+    """The names under which the engine serves its base model."""
     boot: str = ""
-    """The boot id, which is different after each start of the engine."""
+    """A boot id that is different after each start of the engine."""
     held: int | None = None
-    """How many adapters the lora-server may load into the engine's host memory; None if the engine does not say."""
+    """The number of adapters that the lora-server may load into the engine's host memory; None if the engine does not
+    report it."""
     max_loras: int | None = None
     max_lora_rank: int | None = None
     max_model_len: int | None = None
 
 
 class VllmClient:
-    """Calls the engine over HTTP. All methods but `is_healthy` raise Unavailable ("engine_unavailable") if the engine
-    does not answer in time, or answers in another form than expected.
+    """Calls a vLLM with the guard over HTTP. All methods except `is_healthy` raise Unavailable ("engine_unavailable")
+    if the engine does not answer in time, or its answer has an unexpected form.
     """
 
     def __init__(
@@ -73,8 +79,8 @@ class VllmClient:
         secret: Callable[[], str],
         engine_path: Callable[[Path], str] = str,
     ) -> None:
-        """Takes the engine's base URL, `secret`, which returns the guard's current secret, and `engine_path`, which
-        returns the path at which the engine sees a folder of this machine.
+        """`url` is the engine's base URL, and `secret` a function that returns the guard's current secret.
+        `engine_path` converts the path of a folder on this machine to the path at which the engine sees it.
         """
         self._session = session
         self._url = url
@@ -82,10 +88,10 @@ class VllmClient:
         self._engine_path = engine_path
 
     async def identify(self) -> EngineFacts:
-        """Returns what the engine reports about itself.
+        """Returns the properties that the engine reports about itself.
 
-        Raises FailedPrecondition if the engine has no guard ("no_guard"), its guard answers with an error, such as for
-        a wrong secret ("guard_refused"), it has no room for adapters ("no_lora"), or it rejects the API key
+        Raises FailedPrecondition if the engine has no guard ("no_guard"), the guard answers with an error, such as for
+        a wrong secret ("guard_refused"), the engine has no room for adapters ("no_lora"), or it rejects the API key
         ("bad_api_key").
         """
         status, report = await self._call("GET", GUARD_ROUTE, None, QUERY_TIMEOUT_SECONDS)
@@ -109,7 +115,8 @@ class VllmClient:
         return EngineFacts(base_models, boot, held, loras, rank, max_model_len)
 
     async def _base_models(self) -> tuple[frozenset[str], int | None]:
-        """Returns the names of the base model, and its context window in tokens (None if not reported).
+        """Returns the names of the base model, and the size of its context window in tokens (None if it is not
+        reported).
 
         Raises FailedPrecondition ("bad_api_key") if the engine rejects the API key.
         """
@@ -132,46 +139,52 @@ class VllmClient:
             return False
 
     async def list_adapters(self) -> Mapping[str, LoadedAdapter]:
-        """Returns the adapters whose weights the engine holds, by version, without those of --lora-modules."""
+        """Returns version -> `LoadedAdapter` for the adapters whose weights the engine holds, without those of vLLM's
+        option --lora-modules.
+        """
         answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT_SECONDS)
         with expecting_form(GUARD_ROUTE):
             return {name: LoadedAdapter(**loaded) for name, loaded in answer["adapters"].items()}
 
     async def count_in_flight(self) -> int:
-        """Returns how many requests to the base model and to adapters are in progress, without those to adapters of
-        --lora-modules. Each counts until its last byte is sent.
+        """Returns the number of requests in progress, to the base model and to all adapters except those of vLLM's
+        option --lora-modules. A request counts until the last byte of its response is sent.
         """
         answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT_SECONDS)
         with expecting_form(GUARD_ROUTE):
             return sum(int(each["in_flight"]) for each in (answer["base"], *answer["adapters"].values()))
 
     async def count_tokens(self) -> Mapping[str, float]:
-        """Returns version -> tokens that the engine has generated with it since it was loaded; "" is the base model.
+        """Returns version -> the number of tokens that the engine has generated with it since it was loaded. The key ""
+        is the base model.
 
-        Tokens of prompts count less (`PROMPT_WEIGHT` in the guard). Empty with a guard of an older release.
+        Prompt tokens are included with a lower weight (`PROMPT_WEIGHT` in the guard). The result is empty if the guard
+        is of an older release.
         """
         answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT_SECONDS)
         with expecting_form(GUARD_ROUTE):
             return {str(name): float(count) for name, count in answer.get("tokens", {}).items()}
 
     async def load(self, version: str, folder: Path) -> None:
-        """Loads a version. One that the engine holds already is only opened to new requests, if it was closed.
+        """Loads a version from `folder`, an absolute path on this machine. If the engine already holds the version, it
+        is only opened to new requests.
 
-        `folder` is absolute, on this machine. Raises InvalidArgument ("engine_refused") if the engine rejects the
-        adapter, FailedPrecondition ("engine_store") if it does not see the folder, and ResourceExhausted ("no_slot") if
-        its host memory is full.
+        Raises InvalidArgument ("engine_refused") if the engine rejects the adapter, FailedPrecondition ("engine_store")
+        if it does not see the folder, and ResourceExhausted ("no_slot") if its host memory is full.
         """
         await self._call_guard("PUT", f"/{quote(version)}", {"folder": self._engine_path(folder)}, LOAD_TIMEOUT_SECONDS)
 
     async def close_adapter(self, version: str) -> int:
-        """Closes an adapter to new requests, which get 404; returns how many are in flight, 0 if it is not loaded."""
+        """Closes an adapter to new requests, which get status 404. Returns how many of its requests are in flight, 0 if
+        it is not loaded.
+        """
         answer = await self._call_guard("POST", f"/{quote(version)}/close", None, QUERY_TIMEOUT_SECONDS)
         with expecting_form(GUARD_ROUTE):
             return int(answer["in_flight"])
 
     async def remove(self, version: str) -> bool:
-        """Removes an adapter's weights and returns True, also if the engine does not hold them. While a request to it
-        is in flight, only returns False.
+        """Removes an adapter's weights from the engine and returns True. If requests to the adapter are in flight, does
+        nothing and returns False. Also returns True if the engine does not hold the adapter.
         """
         return (
             await self._call_guard("DELETE", f"/{quote(version)}", None, LOAD_TIMEOUT_SECONDS, may_be_busy=True)
@@ -179,11 +192,11 @@ class VllmClient:
         )
 
     async def complete(self, model: str, prompt: str | Sequence[int], max_tokens: int) -> GreedyAnswer:
-        """Returns the greedy answer of `model`, a version or the base model, with at most `max_tokens` tokens.
+        """Returns the greedy answer of `model`, an adapter version or the base model, with at most `max_tokens` tokens.
 
-        `prompt` is text or token ids. Raises InvalidArgument ("cannot_answer") if the engine rejects the request or
-        answers without a token, or with one without a finite log-probability; NotFound ("not_loaded") if it does not
-        hold the model.
+        `prompt` is a text or token ids. Raises InvalidArgument ("cannot_answer") if the engine rejects the request, or
+        answers without a token or with a token without a finite log-probability, and NotFound ("not_loaded") if it does
+        not hold the model.
         """
         body = {
             "model": model,
@@ -213,7 +226,9 @@ class VllmClient:
             return scored_answer(model, choice["token_ids"], choice["text"], logprobs, choice["finish_reason"])
 
     async def count_corrupted(self) -> int:
-        """Returns how many requests since the engine's start had NaN logits; 0 if vLLM does not count them."""
+        """Returns the number of requests since the engine's start whose logits were NaN; 0 if vLLM does not count
+        them.
+        """
         lines = (line for line in (await self._metrics()).splitlines() if line.startswith(_CORRUPTED_METRIC))
         with expecting_form("/metrics"):
             return int(sum(float(line.rpartition(" ")[2]) for line in lines))
@@ -233,8 +248,9 @@ class VllmClient:
         may_be_busy: bool = False,
         file: BinaryIO | None = None,
     ) -> Any:
-        """Calls a route of the guard and returns its answer, parsed. With `may_be_busy`, returns None if the guard
-        refuses because requests are in flight. The body is the content of `file`, if there is one.
+        """Calls a route of the guard and returns its parsed answer. If `may_be_busy` is true, returns None if the guard
+        rejects the call because requests are in flight. The request's body is the content of `file`, or else `body` as
+        JSON.
         """
         status, answer = await self._call(method, GUARD_ROUTE + path, body, timeout_seconds, file)
         if status == 200:
@@ -255,11 +271,11 @@ class VllmClient:
     async def _call(
         self, method: str, path: str, body: Any, timeout_seconds: float, file: BinaryIO | None = None
     ) -> tuple[int, Any]:
-        """Sends a request with `body` as JSON, or with the content of `file`; returns the HTTP status and the body
-        (parsed JSON, or else text).
+        """Sends a request with `body` as JSON, or with the content of `file`. Returns the HTTP status and the
+        response's body, as parsed JSON or else as text.
 
-        `timeout_seconds` bounds the whole call. Raises Unavailable if it fails, or for a redirect, which is not
-        followed.
+        `timeout_seconds` bounds the whole call. Raises Unavailable if the call fails or is answered with a redirect,
+        which is not followed.
         """
         headers = {SECRET_HEADER: self._secret()} if path.startswith("/pointsman/") else {}
         try:
@@ -280,8 +296,8 @@ class VllmClient:
 
 
 async def _read(answer: aiohttp.ClientResponse) -> Any:
-    """Returns the body: parsed JSON, or else text. Raises ValueError if it is compressed, longer than
-    `MAX_ANSWER_BYTES`, or no valid JSON although its type says so.
+    """Returns the response's body, as parsed JSON or else as text. Raises ValueError if the body is compressed, longer
+    than `MAX_ANSWER_BYTES`, or invalid JSON with the content type of JSON.
     """
     encoding = answer.headers.get("content-encoding", "identity")
     if encoding != "identity":
@@ -303,11 +319,12 @@ async def open_client(
     traced: bool = False,
     create: Callable[[aiohttp.ClientSession, str, Callable[[], str]], VllmClient] = VllmClient,
 ) -> AsyncIterator[VllmClient]:
-    """Yields a client of the engine at the base URL `url`; the client is closed after the block.
+    """Returns a context manager that yields a client of the engine at the base URL `url`, and closes it after the
+    block.
 
-    `secret` is as in `VllmClient`, and `api_key` the value of the engine's VLLM_API_KEY (empty: none). `create` is
-    called with the HTTP session, `url` and `secret`, and returns the client. If the engine is `traced`, it is asked to
-    record no spans of this client's requests, since no user's request causes them.
+    `secret` is a function that returns the guard's secret, and `api_key` is the value of the engine's VLLM_API_KEY
+    (empty if it has none). `create` is called with the HTTP session, `url` and `secret`, and returns the client. If the
+    engine is `traced`, the client asks it not to record spans of its requests, since no user's request causes them.
     """
     headers = {"accept-encoding": "identity"}
     if api_key:

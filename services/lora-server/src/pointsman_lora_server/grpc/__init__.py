@@ -1,1 +1,3 @@
-"""The gRPC API: `servicers` delegates the calls, and `messages` converts and checks the protobuf messages."""
+"""The gRPC API of the lora-server: `servicers` delegates the calls, and `messages` converts and checks the protobuf
+messages.
+"""

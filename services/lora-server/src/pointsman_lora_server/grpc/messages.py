@@ -1,4 +1,4 @@
-"""Converts between protobuf messages and the domain's values, and checks the fields of clients' messages."""
+"""Converts between protobuf messages and the domain's values, and checks the fields of messages from clients."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ MAX_COPIES = 10_000
 MAX_OUTCOMES = 1000
 MAX_COUNT = 2**40
 MAX_LATENCY_BUCKET = 120
-"""The number of the last bucket in `RequestCounts.milliseconds`, which ends at 2^30 ms (twelve days)."""
+"""The number of the last latency bucket in `RequestCounts.milliseconds`, which ends at 2^30 ms (twelve days)."""
 
 _DEFAULT_CHANGES = 100
 
@@ -45,7 +45,7 @@ _STATE = {state: getattr(pb, f"ADAPTER_STATE_{state.name}") for state in Version
 
 @dataclass(frozen=True, slots=True)
 class EngineIdentity:
-    """The properties of the engine that stay the same while this process runs."""
+    """The properties of the engine that do not change while this process runs."""
 
     name: str
     base_model: str
@@ -55,9 +55,9 @@ class EngineIdentity:
 
 
 class StateMessages:
-    """Converts the engine's state to messages.
+    """Converts the engine's state to protobuf messages.
 
-    Successive calls with the same arguments return the same message, which must not be modified.
+    Successive calls with the same arguments return the same message object, which must not be modified.
     """
 
     def __init__(self, identity: EngineIdentity) -> None:
@@ -67,8 +67,8 @@ class StateMessages:
     def get(self, state: EngineState, changed: frozenset[str] | None = None) -> pb.EngineState:
         """Returns the engine's state as a message.
 
-        With `changed` it has only the versions and aliases of these names, and `is_change` is set. Its field `removed`
-        then lists the versions that are neither resident nor loadable.
+        If `changed` is given, the message only has the versions and aliases with these names, and `is_change` is set.
+        Its field `removed` then lists those of the versions that are neither resident nor loadable.
         """
         if self._last is None or self._last[0] is not state or self._last[1] != changed:
             self._last = state, changed, self._convert(state, changed)
@@ -145,10 +145,11 @@ def to_change(change: Change) -> pb.Change:
 
 
 def check_register(request: pb.RegisterRequest) -> None:
-    """Checks a request to register an adapter, except the name, the alias, and whether the folder exists.
+    """Checks a request to register an adapter, except the name, the alias, and whether the folder exists, which
+    `AdapterService.register` checks.
 
     Raises InvalidArgument if `folder` is empty or contains NUL, `parent` is not a version, there are more than
-    `MAX_FACTS` facts, a fact has no name, or a text is too long. `AdapterService.register` checks the rest.
+    `MAX_FACTS` facts, a fact has no name, or a text is too long.
     """
     check_author(request.author)
     if not request.folder or "\0" in request.folder or len(request.folder) > MAX_FOLDER_CHARACTERS:
@@ -199,10 +200,11 @@ def check_canary(request: pb.SetCanaryRequest) -> None:
 
 
 def from_terms(terms: pb.CanaryTerms) -> CanaryTerms:
-    """Converts a canary's terms; fields that are not set get the defaults of `CanaryTerms`.
+    """Converts the limits beyond which a canary is rolled back; fields that are not set get the defaults of
+    `CanaryTerms`.
 
-    Raises InvalidArgument for a value out of range: `min_requests` is 1 to 1,000,000, `max_latency_ratio` at least 1
-    and finite, each other field 0 to 1.
+    Raises InvalidArgument for a value out of range: `min_requests` must be 1 to 1,000,000, `max_latency_ratio` at least
+    1 and finite, and each other field 0 to 1.
     """
     fields: dict[str, Any] = {field.name: value for field, value in terms.ListFields()}
     result = CanaryTerms(**fields)
@@ -221,10 +223,10 @@ def from_terms(terms: pb.CanaryTerms) -> CanaryTerms:
 
 
 def from_placement(placement: pb.Placement) -> Placement:
-    """Converts a placement.
+    """Converts a placement (how many engines hold an adapter's versions).
 
-    Raises InvalidArgument if its kind is missing, or `copies` is out of range: with the kind COPIES it must be 1 to
-    `MAX_COPIES`, with any other kind 0.
+    Raises InvalidArgument if its kind is missing, or `copies` is out of range: for the kind COPIES it must be 1 to
+    `MAX_COPIES`, for any other kind 0.
     """
     is_copies = placement.kind == pb.PLACEMENT_KIND_COPIES
     if is_copies != (placement.copies > 0) or placement.copies > MAX_COPIES:
@@ -242,14 +244,16 @@ def from_placement(placement: pb.Placement) -> Placement:
 
 
 def history_limit(limit: int) -> int:
-    """Returns `limit`, or `_DEFAULT_CHANGES` if it is 0. Raises InvalidArgument if it is above `MAX_CHANGES`."""
+    """Returns the number of changes to list: `limit`, or `_DEFAULT_CHANGES` if it is 0. Raises InvalidArgument if it is
+    above `MAX_CHANGES`.
+    """
     if limit > MAX_CHANGES:
         raise _bad("limit", f"a call returns at most {MAX_CHANGES} changes, not {limit}")
     return limit or _DEFAULT_CHANGES
 
 
 def from_outcomes(outcomes: Sequence[pb.Outcomes]) -> list[CanaryReport]:
-    """Converts a gateway's report on canaries.
+    """Converts a gateway's report on the outcomes of requests to aliases with a canary.
 
     Raises InvalidArgument if it has more than `MAX_OUTCOMES` entries, a malformed alias or version, a count above
     `MAX_COUNT`, more errors, invalid answers or latencies than requests, a mean rating above 1, or a latency bucket

@@ -1,5 +1,6 @@
-"""The gRPC services of adapters and of training jobs: they convert requests and delegate to `AdapterService` and
-`JobQueue`."""
+"""The gRPC services for adapters and for training jobs. They convert requests, and delegate to `AdapterService` and
+`JobQueue`.
+"""
 
 from collections.abc import AsyncIterator
 from dataclasses import asdict
@@ -33,7 +34,7 @@ METHOD_ROLES = {
     ),
     **method_roles(TRAINING, read=["Get", "List", "Watch", "DescribeMethod"], admin=["CreateJob", "Cancel"]),
 }
-"""Method -> the role that a peer with a token needs to call it."""
+"""gRPC method -> the role (read, write or admin) that a client with a service token needs to call it."""
 
 _STATE = {
     JobState.QUEUED: training_pb2.TRAINING_STATE_QUEUED,
@@ -186,9 +187,10 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
 
 
 def _from_request(request: training_pb2.CreateTrainingJobRequest) -> JobRequest:
-    """Converts a request to a `JobRequest`, with `DEFAULT_METHOD` if it names no method.
+    """Converts a request to a `JobRequest`, with `DEFAULT_METHOD` if it names no training method.
 
-    Fields of the recipe that are set become options of the trainer: max_minutes = 5 becomes {"max-minutes": "5.0"}.
+    Fields of the request's recipe that are set become options of the trainer: max_minutes = 5 becomes {"max-minutes":
+    "5.0"}.
     """
     options = {field.name.replace("_", "-"): repr(value) for field, value in request.recipe.ListFields()}
     return JobRequest(

@@ -1,5 +1,5 @@
 """Training jobs: a queue on disk that runs one trainer process at a time.
 
-`job` has the values of jobs and checks requests, `queue` decides which job runs, `execution` runs its trainer and
-registers the adapter, and `folder` stores a job's files: job.json, events.jsonl, input/, checkpoint/ and out/.
+`job` defines jobs and checks requests, `queue` decides which job runs, `execution` runs a job's trainer and registers
+the adapter, and `folder` stores a job's files: job.json, events.jsonl, input/, checkpoint/ and out/.
 """

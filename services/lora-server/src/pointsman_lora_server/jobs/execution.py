@@ -1,4 +1,4 @@
-"""Executes one job: runs the trainer process, collects its output, and registers the trained adapter."""
+"""Executes one training job: runs the trainer process, collects its output, and registers the trained adapter."""
 
 import asyncio
 import json
@@ -20,29 +20,33 @@ log = logging.getLogger(__name__)
 
 TRAINER_MODULE = "pointsman_lora_server.training"
 NICE = 19
-"""The lowest priority, so that the engine on the same machine is served first."""
+"""The nice value of the trainer process, the lowest priority, so that an engine on the same machine gets the CPU
+first."""
 SIGNAL_EXIT_CODE = 128
-"""A command that was ended by a signal has the exit code 128 + the signal's number."""
+"""The exit code of a command that a signal ended is this plus the signal's number."""
 STOPPED_EXIT_CODE = 130
-"""The exit code of a trainer that was stopped by SIGINT or SIGTERM and ended by itself."""
+"""The exit code of a trainer that received SIGINT or SIGTERM and shut down by itself."""
 STOP_SECONDS = 20.0
-"""Seconds from SIGTERM to SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL when the trainer is stopped."""
 POLL_SECONDS = 0.1
-"""Seconds between two checks for new events of the trainer."""
+"""Seconds between two checks whether the trainer has written new events."""
 MAX_LINE_BYTES = 1 << 20
-"""The rest of a longer line of the trainer's stderr is left out."""
+"""Lines of the trainer's stderr are cut to this many bytes."""
 READ_BYTES = 1 << 16
 
 REGISTER_ATTEMPTS = 8
 MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 60.0
-"""Seconds between two attempts to register, doubled each time: two minutes in all."""
+"""The wait between two attempts to register the adapter, in seconds: the first wait, and the largest one. It doubles
+each time, about two minutes in all."""
 
 AddEvent = Callable[[Mapping[str, Any]], None]
 _OnLine = Callable[[str], None]
 
 
 class TrainerProcess:
-    """A trainer's process. When `wait` has returned, no process of its group is left."""
+    """The trainer process of one job, in its own process group. When `wait` has returned, no process of the group is
+    left.
+    """
 
     def __init__(self, child: SupervisedChild) -> None:
         self._child = child
@@ -50,7 +54,7 @@ class TrainerProcess:
 
     @classmethod
     async def start(cls, command: Sequence[str], variables: Mapping[str, str], events: Path) -> "TrainerProcess":
-        """Starts a trainer with exactly the environment `variables`.
+        """Starts a trainer with `command`; its environment is exactly `variables`.
 
         Its stdout is appended to the file `events` without passing through this process, so no event is lost if this
         process dies. Raises OSError if the file cannot be opened or the process cannot be created.
@@ -68,7 +72,7 @@ class TrainerProcess:
         """Waits until the trainer has closed stderr and ended; returns its exit code.
 
         The code is 128 + the signal's number if a signal ended the trainer, and negative if its whole process group was
-        killed. `on_error_line` is called with each line of stderr that is not blank, cut to `MAX_LINE_BYTES`. If the
+        killed. `on_error_line` is called with each line of stderr that is not blank, cut to `MAX_LINE_BYTES`. If this
         call is cancelled or `on_error_line` raises, the trainer is stopped first.
         """
         process = self._child.process
@@ -112,12 +116,14 @@ class TrainerExit:
 
     @property
     def was_killed(self) -> bool:
-        """Returns whether the exit code says that a signal ended the trainer before it could stop by itself."""
+        """Returns whether a signal ended the trainer before it could shut down by itself, according to its exit
+        code.
+        """
         return self.code < 0 or (self.code > SIGNAL_EXIT_CODE and self.code != STOPPED_EXIT_CODE)
 
 
 class ErrorOutput:
-    """Separates the trainer's stderr into warnings, which become events, and the final error."""
+    """Divides the trainer's stderr into warnings, which become events of the job, and the final error."""
 
     def __init__(self, add_event: AddEvent) -> None:
         self._add_event = add_event
@@ -128,9 +134,10 @@ class ErrorOutput:
         return "\n".join(self._error)
 
     def add_line(self, line: str) -> None:
-        """Takes a line of stderr.
+        """Adds a line of the trainer's stderr.
 
-        The lines from the first one that begins with "error: " on are the error. Each line before them is a warning.
+        From the first line that begins with "error: " on, all lines belong to the error. Each line before it is a
+        warning.
         """
         if self._error or line.startswith("error: "):
             self._error.append(line.removeprefix("error: "))
@@ -141,7 +148,8 @@ class ErrorOutput:
 async def start_trainer(
     environment: JobEnvironment, folder: JobFolder, job: Job, parent: Path | None
 ) -> TrainerProcess:
-    """Starts the trainer of a job; `parent` is the folder of the adapter to start from, None if there is none.
+    """Starts the trainer of a job. `parent` is the folder of the adapter from which training starts; None starts with a
+    new adapter.
 
     Raises OSError if the job's file of events cannot be opened, or the process cannot be created.
     """
@@ -152,10 +160,11 @@ async def start_trainer(
 async def wait_for_trainer(
     trainer: TrainerProcess, folder: JobFolder, add_event: AddEvent, on_new_events: Callable[[], None]
 ) -> TrainerExit:
-    """Waits for the trainer; returns its exit code and the error that it printed, or else a text with the exit code.
+    """Waits until the trainer has ended. Returns its exit code and the error that it printed, or if it printed none, a
+    text with the exit code.
 
-    `add_event` is called with {"event": "warning", "text": ...} for each warning on its stderr. `on_new_events` is
-    called whenever the job's file of events has grown, and at the end.
+    `add_event` is called with {"event": "warning", "text": ...} for each warning on stderr. `on_new_events` is called
+    whenever the job's file of events has grown, and at the end.
     """
     output = ErrorOutput(add_event)
     watcher = asyncio.create_task(_watch_events(folder, on_new_events))
@@ -191,9 +200,10 @@ def trainer_command(environment: JobEnvironment, folder: JobFolder, job: Job, pa
 
 
 def trainer_variables(environment: JobEnvironment) -> dict[str, str]:
-    """Returns the environment variables of a trainer's process.
+    """Returns the environment variables for a trainer process.
 
-    They are those of `environment` without `POINTSMAN_*`. PYTHONPATH is a folder that contains only this package.
+    They are the variables of `environment` without `POINTSMAN_*`. PYTHONPATH is set to a folder that contains only this
+    package.
     """
     inherited = {name: value for name, value in environment.environment.items() if not name.startswith("POINTSMAN_")}
     return inherited | {
@@ -204,11 +214,11 @@ def trainer_variables(environment: JobEnvironment) -> dict[str, str]:
 
 
 async def register_result(job: Job, folder: JobFolder, register: RegisterAdapter) -> str:
-    """Registers the adapter that a job has trained; returns its version.
+    """Registers the adapter that a job has trained; returns the version that it was registered as.
 
-    If `register` raises Unavailable or ResourceExhausted, it is tried again, `REGISTER_ATTEMPTS` times in all; then the
-    last error is raised. Other errors are raised at once. Raises OSError or ValueError if the trainer's report cannot
-    be read.
+    If `register` raises Unavailable or ResourceExhausted, it is called again, up to `REGISTER_ATTEMPTS` times in all;
+    then the last error is raised. Other errors are raised at once. Raises OSError or ValueError if the trainer's report
+    cannot be read.
     """
     trained = TrainedAdapter(
         name=job.request.name,
@@ -231,9 +241,9 @@ async def register_result(job: Job, folder: JobFolder, register: RegisterAdapter
 
 
 def describe_error(error: PointsmanError, folder: JobFolder) -> str:
-    """Returns a text with the error's message and code, and the folder of the trained adapter if there is one.
+    """Returns a text with the error's message and code, and the folder of the job's trained adapter if there is one.
 
-    The folder is left out for "not_better", because the adapter is registered all the same.
+    The folder is left out if the code is "not_better", because the adapter was registered in spite of the error.
     """
     text = f"{error.message} ({error.code})"
     if isinstance(error, FailedPrecondition) and error.code == "not_better":
@@ -260,9 +270,10 @@ def _read_report(folder: JobFolder) -> Mapping[str, Any]:
 
 
 def _package_path(folder: Path) -> Path:
-    """Creates and returns a folder below `folder` that contains only a link to this package, for PYTHONPATH.
+    """Creates a folder that contains only a link to this package, below `folder`, and returns it for use in PYTHONPATH.
 
-    The engine's environment has its own versions of the other packages that are installed next to this one.
+    The folder in which this package is installed cannot be used, because it also contains other packages, of which the
+    engine's environment has its own versions.
     """
     path = folder / ".sources"
     path.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,13 @@
-"""The folder of a job, and the input files that are copied into it. A client names them by their paths on this machine.
+"""The folder of a training job, and the input files that are copied into it. A client names the input files by their
+paths on this machine.
 
-job.json is replaced atomically. The trainer and this server both append whole lines to events.jsonl; a line that is
-incomplete because the trainer was killed is removed.
+job.json is replaced atomically. The trainer and this server both append whole lines to events.jsonl; if the trainer was
+killed and left an incomplete line, the line is removed.
 
-An input file is read only if it is a regular file below one of the folders that the operator has named. Its path is
-resolved first, then opened component by component without following links, so a link that is created meanwhile makes it
-fail. The error is the same for a file that is missing, forbidden, of another kind or elsewhere, so that clients cannot
-find out which paths exist.
+An input file is only read if it is a regular file below one of the folders that the operator has named. Its path is
+resolved first, then opened component by component without following links. So opening fails if a component was replaced
+by a link meanwhile. The error is the same for a file that is missing, forbidden, not regular or in another folder, so
+that clients cannot find out which paths exist.
 """
 
 import codecs
@@ -25,19 +26,19 @@ from pointsman_servicekit.errors import InvalidArgument
 from pointsman_lora_server.jobs.job import Job, JobRequest, JobState
 
 MAX_FILE_BYTES = 1 << 30
-"""The largest input file."""
+"""The largest size of an input file, in bytes."""
 MAX_LINE_BYTES = 16 << 20
-"""How much of a file of rows is read to find its first row."""
+"""At most this many bytes of a file are read to find its first row."""
 MAX_SYSTEM_BYTES = 1 << 20
-"""The largest file with a system message."""
+"""The largest size of the file with a system message, in bytes."""
 COPY_BYTES = 1 << 20
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-"""Flags for opening files. O_NONBLOCK is set because opening a named pipe would otherwise wait for its writer."""
+"""Flags for opening input files. O_NONBLOCK is set because opening a named pipe would otherwise wait for its writer."""
 
 Inputs = Mapping[str, BinaryIO]
-"""Opened input files by their names in the request: "data", "heldout", "system"."""
+"""Field of the request ("data", "heldout" or "system") -> the opened input file."""
 
 _EVENT_PREFIX = b'{"event": '
 
@@ -45,7 +46,7 @@ _JOB, _EVENTS = "job.json", "events.jsonl"
 
 
 def open_inputs(request: JobRequest, data_roots: Sequence[Path], stack: ExitStack) -> Inputs:
-    """Opens the request's files, which `stack` closes, and checks the beginning of each.
+    """Opens the input files of a request, and checks the beginning of each. `stack` closes them.
 
     Raises InvalidArgument ("bad_path") for a path that is relative or not below one of `data_roots`, and for a file
     that cannot be read, is not a regular file or has more than `MAX_FILE_BYTES`. Raises InvalidArgument ("bad_data") if
@@ -66,9 +67,11 @@ def open_inputs(request: JobRequest, data_roots: Sequence[Path], stack: ExitStac
 
 
 def copy_input(source: BinaryIO, target: Path) -> None:
-    """Copies the rest of an opened file to `target`, which must not exist. Only this service's user can read the copy.
+    """Copies an opened file, from its current position on, to `target`, which must not exist. Only this service's user
+    can read the copy.
 
-    Raises OSError if it cannot be written or has more than `MAX_FILE_BYTES`; an incomplete copy may then be left.
+    Raises OSError if `target` cannot be written or would have more than `MAX_FILE_BYTES`; it may be left incomplete
+    then.
     """
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as copy:
@@ -102,9 +105,9 @@ def _open(path: Path, param: str, data_roots: Sequence[Path]) -> BinaryIO:
 
 
 def _open_beneath(root: Path, parts: Sequence[str]) -> int:
-    """Opens the file at the path components `parts` below `root`; returns its descriptor.
+    """Opens the file whose path below `root` has the components `parts`; returns its file descriptor.
 
-    Raises OSError if it or a folder on the way is a link or cannot be opened, if it is not a regular file, or if it has
+    Raises OSError if the file or a folder in its path is a link or cannot be opened, or the file is not regular or has
     more than `MAX_FILE_BYTES`.
     """
     folder = os.open(root, _FOLDER)
@@ -181,10 +184,11 @@ class JobFolder:
             return 0
 
     def create(self, job: Job, inputs: Inputs) -> Job:
-        """Creates the folder with copies of the request's files, since the originals may change while the job waits.
+        """Creates the folder with job.json and copies of the input files. They are copied because the originals may
+        change while the job waits.
 
-        Returns the job with the copies' paths. Only this service's user can read the folder. Raises OSError if it
-        exists or cannot be written.
+        Returns the job with the paths of the copies. Only this service's user can read the folder. Raises OSError if
+        the folder exists or cannot be written.
         """
         self.path.mkdir(parents=True, mode=0o700)
         request = job.request
@@ -202,7 +206,7 @@ class JobFolder:
         unfinished.replace(self.path / _JOB)
 
     def read(self) -> Job:
-        """Reads job.json; raises OSError, or ValueError if the file does not contain a job."""
+        """Reads job.json. Raises OSError if it cannot be read, and ValueError if it does not contain a job."""
         try:
             values = json.loads((self.path / _JOB).read_text("utf-8"))
             request = values.pop("request")
@@ -212,16 +216,16 @@ class JobFolder:
             raise ValueError(f"{self.path / _JOB} is not a job: {error}") from error
 
     def append(self, event: Mapping[str, Any]) -> None:
-        """Appends an event to events.jsonl on a line of its own, even after an incomplete line of a killed trainer."""
+        """Appends an event to events.jsonl on its own line, even if a killed trainer left an incomplete line."""
         with self.events_file.open("ab+") as file:
             separator = "" if _ends_with_newline(file) else "\n"
             file.write(f"{separator}{json.dumps(event, ensure_ascii=False)}\n".encode())
 
     def events(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields each complete event in events.jsonl from byte `offset` on, as (byte offset of the event's end, event).
+        """Yields (byte offset of the event's end, event) for each complete event in events.jsonl from byte `offset` on.
 
-        Yields nothing if the file does not exist. A line that is not an event, which a library has printed, is yielded
-        as {"event": "warning", "text": LINE}.
+        Yields nothing if the file does not exist. A line that is not an event, because a library has printed it, is
+        yielded as {"event": "warning", "text": LINE}.
         """
         try:
             with self.events_file.open("rb") as file:
@@ -256,7 +260,9 @@ class JobFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _copy(self, kind: str, source: BinaryIO, name: str) -> Path:
-        """Copies an input file into the job's folder under its original `name`, which the training report states."""
+        """Copies an input file into the job's folder. The copy keeps the file's original `name`, because the training
+        report states it.
+        """
         target = self.path / "input" / kind / name
         target.parent.mkdir(parents=True)
         copy_input(source, target)
@@ -272,8 +278,8 @@ def _ends_with_newline(file: BinaryIO) -> bool:
 
 
 def _parse_event(line: bytes) -> dict[str, Any] | None:
-    """Parses a line of events.jsonl. Returns {"event": "warning", "text": LINE} for the output of a library, and None
-    for an incomplete event or a blank line.
+    """Parses a line of events.jsonl. Returns {"event": "warning", "text": LINE} if it is the output of a library, and
+    None if it is an incomplete event or blank.
     """
     try:
         event = json.loads(line)

@@ -1,4 +1,4 @@
-"""The values of training jobs, and the validation of requests."""
+"""Defines training jobs, and validates requests for them."""
 
 import enum
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -31,8 +31,8 @@ OPTION_BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 FindVersion = Callable[[str], Awaitable[Path]]
-"""Returns a local folder with the files of a registered version. Raises NotFound if there is none, and
-FailedPrecondition, Unavailable or ResourceExhausted if its files cannot be read."""
+"""A function that returns a local folder with the files of a registered adapter version. Raises NotFound if the version
+is not registered, and FailedPrecondition, Unavailable or ResourceExhausted if its files cannot be read."""
 
 
 class JobState(enum.Enum):
@@ -49,9 +49,10 @@ class JobState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """The training that a client requested.
+    """A client's request to train an adapter.
 
-    `data`, `heldout` and `system` are paths of the client's files; in a queued job they are paths of its own copies.
+    `data`, `heldout` and `system` are the paths of the client's files; in a queued job, they are the paths of the job's
+    own copies.
     """
 
     name: str
@@ -60,15 +61,15 @@ class JobRequest:
     system: Path | None = None
     method: str = "lora"
     parent: str = ""
-    """A registered version to start from."""
+    """The registered adapter version from which training starts; empty starts with a new adapter."""
     alias_suffix: str = ""
-    """The part after the "@" of the alias to move to the result; empty moves none."""
+    """The part after the "@" of the alias that is moved to the trained version; empty moves no alias."""
     force: bool = False
     author: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
-    """More options of the trainer, by name without the dashes: {"epochs": "4"}."""
+    """Further options of the trainer, name without the dashes -> value, such as {"epochs": "4"}."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """Notes that are stored in `AdapterVersion.facts`. The job adds its own (`execution._facts`), which take
+    """Notes that are stored in `AdapterVersion.facts`. The job adds its own notes (`execution._facts`), which take
     precedence."""
 
 
@@ -81,17 +82,17 @@ class Job:
     started_unix_ms: int = 0
     ended_unix_ms: int = 0
     resumed: int = 0
-    """How often the job was resumed after its trainer was killed, alone or together with this server."""
+    """How often the job was resumed after its trainer was killed, by itself or together with this server."""
     error: str = ""
     version: str = ""
-    """The version that the result was registered as."""
+    """The adapter version as which the result was registered; empty until then."""
     merged: str = ""
-    """The folder of the merged model, if the result cannot be served as an adapter."""
+    """The folder of the merged model, if no engine can serve the result as an adapter; otherwise empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedAdapter:
-    """The adapter that a job has trained, and how to register it."""
+    """The adapter that a job has trained, and the arguments for its registration."""
 
     name: str
     folder: Path
@@ -103,32 +104,35 @@ class TrainedAdapter:
 
 
 RegisterAdapter = Callable[[TrainedAdapter], Awaitable[str]]
-"""Registers a trained adapter and returns its version. Its errors are those of `AdapterService.register`."""
+"""A function that registers a trained adapter and returns its version. It raises the errors of
+`AdapterService.register`."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobEnvironment:
-    """What all training jobs of this server share: folders, Python, environment variables, base model and methods."""
+    """The settings that all training jobs of this server share: folders, Python, environment variables, base model and
+    methods.
+    """
 
     folder: Path
     python: Path
-    """The Python of the engine's environment, which runs the trainer."""
+    """The Python interpreter of the engine's environment, which runs the trainer."""
     base_model: Path
     base_model_name: str
     environment: Mapping[str, str]
     methods: Mapping[str, str]
-    """Name of a training method -> the trainer's option --method for it: the name itself, or "module:attribute"."""
+    """Name of a training method -> value of the trainer's option --method: the name itself, or "module:attribute"."""
     data_roots: tuple[Path, ...] = ()
-    """The folders that training data must be in; empty accepts none."""
+    """The folders below which a client's input files must be; if there are none, all files are rejected."""
     checkpoint_seconds: float = 30.0
-    """Seconds between two checkpoints; a trainer that is killed loses at most as much work."""
+    """Seconds between two checkpoints of the trainer. A trainer that is killed loses at most as much work."""
 
 
 def check_request(request: JobRequest, methods: Collection[str]) -> None:
-    """Raises InvalidArgument if the name, alias or parent is malformed, the method is not one of `methods`, or an
-    option is unknown or out of range. Raises ValueError if an option's value is not a number.
+    """Raises InvalidArgument if the name, alias or parent of the request is malformed, its method is not one of
+    `methods`, or an option is unknown or out of range. Raises ValueError if the value of an option is not a number.
 
-    `open_inputs` checks the files.
+    The files are not checked here, but by `open_inputs`.
     """
     check_name(request.name)
     if request.alias_suffix:
@@ -141,7 +145,7 @@ def check_request(request: JobRequest, methods: Collection[str]) -> None:
 
 
 def check_method(name: str, methods: Collection[str]) -> None:
-    """Raises InvalidArgument ("bad_method") if the method is not one of `methods`."""
+    """Raises InvalidArgument ("bad_method") if the training method `name` is not one of `methods`."""
     if name not in methods:
         raise InvalidArgument(
             f"there is no training method '{name}'; known: {', '.join(methods)}", code="bad_method", param="method"

@@ -1,4 +1,6 @@
-"""Describes training methods. Their code is in the engine's environment, so its Python is asked."""
+"""Reads the properties of training methods. Their code is only installed in the engine's environment, so a process
+there loads it.
+"""
 
 import asyncio
 import json
@@ -11,12 +13,13 @@ from pointsman_lora_server.jobs.job import JobEnvironment, check_method
 
 METHODS_MODULE = "pointsman_lora_server.training.methods"
 DESCRIBE_SECONDS = 60.0
-"""Seconds that the description may take. It takes long because a method's module may import torch."""
+"""Time limit for reading a method's properties, in seconds. It can take long, because the method's module may import
+torch."""
 
 
 @dataclass(frozen=True, slots=True)
 class MethodFacts:
-    """The properties of a training method that a client must know; `TrainingMethod` explains them."""
+    """The properties of a training method that clients need; see the fields of the same names in `TrainingMethod`."""
 
     learns_from_pairs: bool
     must_be_merged: bool

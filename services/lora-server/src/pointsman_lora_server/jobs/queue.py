@@ -1,5 +1,6 @@
-"""The queue of training jobs. One job runs at a time; it is resumed if the trainer or this server is killed, up to
-`MAX_RESUMES` times."""
+"""The queue of training jobs. One job runs at a time. If the trainer or this server is killed, the job is resumed, up
+to `MAX_RESUMES` times.
+"""
 
 import asyncio
 import logging
@@ -37,15 +38,15 @@ log = logging.getLogger(__name__)
 
 MAX_QUEUED = 16
 MAX_FINISHED = 50
-"""Finished jobs that are kept; the oldest are removed first."""
+"""The number of finished jobs that are kept; if there are more, the oldest are removed."""
 RETRY_SECONDS = 5.0
 MAX_RESUMES = 3
 """How often a job is resumed after its trainer was killed. If the trainer is killed once more, the job fails."""
 
 
 class JobQueue:
-    """Runs training jobs one after the other. A job's state is in its folder on disk, so a later process can
-    continue.
+    """Runs training jobs one after the other. The state of each job is stored in its folder on disk, so a later process
+    can continue it.
     """
 
     def __init__(self, environment: JobEnvironment, register: RegisterAdapter, find_version: FindVersion) -> None:
@@ -63,9 +64,9 @@ class JobQueue:
         self._load()
 
     async def run(self) -> None:
-        """Runs jobs one by one until cancelled.
+        """Runs the queued jobs one by one until cancelled.
 
-        Then the running job is stopped. The next process resumes it, unless a client has cancelled it.
+        When cancelled, it stops the running job. The next process resumes the job, unless a client has cancelled it.
         """
         while True:
             await self._wait_for(lambda: self._next() is not None)
@@ -77,11 +78,11 @@ class JobQueue:
                     await asyncio.sleep(RETRY_SECONDS)
 
     async def create(self, request: JobRequest) -> Job:
-        """Checks a request, copies its files and queues the job, which it returns.
+        """Checks a request, copies its input files, and returns a new queued job.
 
         Raises InvalidArgument if the request or one of its files is not valid, or a file cannot be copied ("bad_path");
-        ValueError if an option's value is not a number; ResourceExhausted if `MAX_QUEUED` jobs are queued; and what
-        `find_version` raises for the parent.
+        ValueError if the value of an option is not a number; ResourceExhausted if `MAX_QUEUED` jobs are queued; and the
+        errors of `find_version` for the parent.
         """
         check_request(request, self._environment.methods)
         with self._reserve_place(), ExitStack() as files:
@@ -93,30 +94,32 @@ class JobQueue:
         return job
 
     def get(self, job_id: str) -> Job:
-        """Returns a job; raises NotFound if there is none. Of the jobs that ended, the last `MAX_FINISHED` are kept."""
+        """Returns a job; raises NotFound if there is no job with this id. Only the last `MAX_FINISHED` finished jobs
+        are kept.
+        """
         if job_id not in self._jobs:
             raise NotFound(f"there is no training job '{job_id}' here", code="unknown_job", param="id")
         return self._jobs[job_id]
 
     def list(self, name: str) -> list[Job]:
-        """Returns the jobs of the adapter `name`, or all jobs if it is empty, newest first."""
+        """Returns the jobs of the adapter `name`, or all jobs if `name` is empty, newest first."""
         return [job for job in reversed(self._jobs.values()) if name in ("", job.request.name)]
 
     async def describe_method(self, name: str) -> MethodFacts:
         """Returns the properties of the training method `name`.
 
-        Raises InvalidArgument ("bad_method") if it is unknown, and FailedPrecondition ("bad_method") if it cannot be
-        loaded.
+        Raises InvalidArgument ("bad_method") if the method is unknown, and FailedPrecondition ("bad_method") if it
+        cannot be loaded.
         """
         if name not in self._methods:
             self._methods[name] = await describe_method(self._environment, name)
         return self._methods[name]
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancels a job and returns it. A job that has ended stays as it is.
+        """Cancels a job and returns it. A job that has ended is not changed.
 
-        A running job is stopped; this returns when it has ended, or `close` is called. Raises NotFound if there is no
-        such job, and FailedPrecondition ("too_late") while its result is being registered.
+        A running job is stopped; the call returns when the job has ended, or `close` is called. Raises NotFound if
+        there is no such job, and FailedPrecondition ("too_late") while the job's result is being registered.
         """
         job = self.get(job_id)
         if self._registering == job_id:
@@ -136,7 +139,7 @@ class JobQueue:
         """Yields (number, event) for each event of the job from number `first` on, until the job has ended or `close`
         is called.
 
-        Numbers begin at 0. The kind of an event is in its key "event". Raises NotFound if there is no such job.
+        Events are numbered from 0. The key "event" of an event is its kind. Raises NotFound if there is no such job.
         """
         self.get(job_id)
         folder, offset, number = self._folder(job_id), 0, 0
@@ -151,14 +154,14 @@ class JobQueue:
             await changed.wait()
 
     def close(self) -> None:
-        """Ends all calls of `watch`, and the waits of `cancel`."""
+        """Ends all calls of `watch`, and the waiting in calls of `cancel`."""
         self._closed = True
         self._notify()
 
     @contextmanager
     def _reserve_place(self) -> Iterator[None]:
-        """Reserves a place in the queue during the block, in which the job is added to it. Raises ResourceExhausted if
-        `MAX_QUEUED` places are taken.
+        """Reserves a place in the queue during the block, in which the caller adds a job. Raises ResourceExhausted if
+        all `MAX_QUEUED` places are taken.
         """
         waiting = self._jobs_being_created + sum(job.state is JobState.QUEUED for job in self._jobs.values())
         if waiting >= MAX_QUEUED:
@@ -288,9 +291,10 @@ class JobQueue:
         return JobFolder(self._environment.folder.absolute() / job_id)
 
     def _load(self) -> None:
-        """Reads the jobs of an earlier process; ignores and logs those that cannot be read.
+        """Reads the jobs that an earlier process left; a job that cannot be read is ignored and logged.
 
-        A job in state RUNNING was killed with that process. It is queued again, or fails after `MAX_RESUMES` resumes.
+        A job in state RUNNING was killed with the earlier process. It is queued again, or fails after `MAX_RESUMES`
+        resumes.
         """
         jobs: list[Job] = []
         for path in sorted(self._environment.folder.glob("*/job.json")):
@@ -318,9 +322,10 @@ class JobQueue:
 async def running_queue(
     environment: JobEnvironment, register: RegisterAdapter, find_version: FindVersion
 ) -> AsyncIterator[JobQueue]:
-    """Runs a queue during the block, with the jobs that an earlier process left, and stops the running job after it.
+    """Returns a context manager that runs a queue during its block, including jobs that an earlier process left. After
+    the block, it stops the running job.
 
-    Raises OSError if the jobs' folder cannot be created.
+    Raises OSError if the folder of the jobs cannot be created.
     """
     environment.folder.mkdir(parents=True, exist_ok=True)
     queue = JobQueue(environment, register, find_version)

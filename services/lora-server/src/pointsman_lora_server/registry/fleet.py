@@ -1,7 +1,8 @@
-"""State of lora-servers in Redis besides the desired state: leases, the engines' reports, and counts of canaries.
+"""State of lora-servers in Redis in addition to the desired state: leases, the engines' reports, and request counts of
+canaries.
 
-A lease names the process that works on a version. A report lists the versions that an engine holds. The counts are the
-outcomes of requests to aliases with a canary, summed over all gateways.
+A lease names the process that works on an adapter version. A report lists the versions that an engine holds. The counts
+are the outcomes of requests to aliases with a canary, summed over all gateways.
 """
 
 import json
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Leases:
-    """Locks in Redis that expire, so a process that dies blocks nobody for long.
+    """Locks in Redis that expire, so that a process that dies does not block others for long.
 
     Methods raise Unavailable if Redis does not answer.
     """
@@ -33,17 +34,19 @@ class Leases:
         self._release = redis.client.register_script(read_script(__package__, "release_lease"))
 
     async def acquire(self, key: str, owner: str, seconds: float) -> bool:
-        """Acquires the lease `key` for `seconds`, or extends it; returns False if another owner has it."""
+        """Acquires the lease `key` for `seconds`, or extends it if `owner` has it already. Returns False if another
+        owner has it.
+        """
         keys, arguments = [self._keys.lease(key)], [owner, _milliseconds(seconds)]
         return bool(await self._redis.call(lambda: self._acquire(keys=keys, args=arguments)))
 
     async def release(self, key: str, owner: str) -> None:
-        """Releases the lease if `owner` holds it."""
+        """Releases the lease `key` if `owner` has it; otherwise does nothing."""
         await self._redis.call(lambda: self._release(keys=[self._keys.lease(key)], args=[owner]))
 
 
 class EngineReports:
-    """Stores in Redis which versions each engine holds, as its lora-server reports it, and reads these reports.
+    """Stores and reads reports in Redis in which each lora-server says which adapter versions its engine holds.
 
     Methods raise Unavailable if Redis does not answer.
     """
@@ -56,13 +59,17 @@ class EngineReports:
         self._engines_holding = redis.client.register_script(read_script(__package__, "engines_holding"))
 
     async def report_engine(self, engine: str, state: EngineState, seconds: float) -> None:
-        """Reports that `engine` holds `state.resident`, and whether it is READY; the report expires after `seconds`."""
+        """Stores the report of `engine`: the versions in `state.resident`, and whether the engine is READY. The report
+        expires after `seconds`.
+        """
         is_up = "1" if state.status is EngineStatus.READY else ""
         arguments = [engine, " ".join(sorted(state.resident)), _milliseconds(seconds), is_up]
         await self._redis.call(lambda: self._report(keys=self._keys, args=arguments))
 
     async def read_fleet(self) -> FleetState:
-        """Returns the engines that were READY in their last report, if that has not expired, and what each holds."""
+        """Returns the engines with a report that has not expired and says that they are READY, and the versions that
+        each holds.
+        """
         reports = list(await self._redis.call(lambda: self._read_fleet(keys=self._keys)))
         pairs = zip(reports[::2], reports[1::2], strict=True)
         return FleetState({engine: frozenset(held.split()) for engine, held in pairs})
@@ -80,7 +87,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 class CanaryCounters:
-    """Counts in Redis the outcomes of requests to aliases with a canary.
+    """Counts the outcomes of requests to aliases with a canary, in Redis.
 
     Methods raise Unavailable if Redis does not answer.
     """
@@ -91,10 +98,11 @@ class CanaryCounters:
         self._add = redis.client.register_script(schema.change_script("add_outcomes"))
 
     async def add_outcomes(self, outcomes: Sequence[CanaryReport]) -> None:
-        """Adds outcomes to the counts of their aliases. Counts are deleted 7 days after the last addition.
+        """Adds request outcomes that gateways report to the counts of their aliases. Counts are deleted 7 days after
+        the last addition.
 
-        Outcomes for another revision than the alias's current one, or for a version that is neither the alias's stable
-        version nor its canary, are dropped.
+        An outcome is ignored if it belongs to another revision of the alias than the current one, or to a version that
+        is neither the alias's stable version nor its canary.
         """
         if not outcomes:
             return
@@ -115,7 +123,7 @@ class CanaryCounters:
         await self._redis.call(lambda: self._add(keys=keys, args=[call_id, "", "", payload]))
 
     async def canary_counts(self, alias: Alias) -> Mapping[str, RequestCounts]:
-        """Returns version -> counts for this revision of the alias; empty if nothing was counted.
+        """Returns version -> request counts for the current revision of the alias; empty if nothing was counted.
 
         Values in Redis that are not counts are logged and left out.
         """
@@ -132,7 +140,7 @@ class CanaryCounters:
 
 
 def _to_counters(counts: RequestCounts) -> dict[str, int]:
-    """Returns the counters that are not 0, by name; a latency bucket is named by its number."""
+    """Returns counter name -> value, without zeros. The name of a latency bucket is its number."""
     named = {name: getattr(counts, name) for name in ("requests", "errors", "invalid", "rated", "rating")}
     counters = named | {str(bucket): number for bucket, number in counts.milliseconds.items()}
     return {name: number for name, number in counters.items() if number}

@@ -1,4 +1,6 @@
-"""The state of placement by demand in Redis: the engines' reports of their use, and the plan that follows from them."""
+"""Stores in Redis the data of placement by demand: how much each engine's adapter versions are used, and the plan of
+which engine holds which version.
+"""
 
 import json
 import secrets
@@ -12,7 +14,9 @@ from pointsman_lora_server.registry.schema import RedisKeys
 
 
 class PlacementPlans:
-    """Stores and reads reports and plans. Methods raise Unavailable if Redis does not answer."""
+    """Stores and reads the engines' reports and the placement plan. Methods raise Unavailable if Redis does not
+    answer.
+    """
 
     def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
@@ -23,18 +27,22 @@ class PlacementPlans:
         self._write_plan = redis.client.register_script(read_script(__package__, "write_plan"))
 
     async def report_demand(self, report: EngineReport, seconds: float) -> None:
-        """Stores the report of one engine, which expires after `seconds`."""
+        """Stores the report of one engine on the use of its versions. The report expires after `seconds`."""
         arguments = [report.engine, _report_to_json(report), max(1, round(seconds * 1000))]
         await self._redis.call(lambda: self._report(keys=[self._keys.demand], args=arguments))
 
     async def read_demand(self) -> list[EngineReport]:
-        """Returns the reports that have not expired; leaves out those of an unknown form."""
+        """Returns the engines' reports that have not expired, sorted by engine. Reports that cannot be parsed are left
+        out.
+        """
         raw: Sequence[str] = await self._redis.call(lambda: self._read_demand(keys=[self._keys.demand]))
         reports = (_report_from_json(text) for text in raw)
         return sorted((report for report in reports if report is not None), key=lambda report: report.engine)
 
     async def read_plan(self, known: StoredPlan) -> StoredPlan:
-        """Returns the plan, `known` itself if it has not changed; leaves out entries of an unknown form."""
+        """Returns the current plan, or `known` itself if it is still the current one. Entries that cannot be parsed are
+        left out.
+        """
         keys = [self._keys.plan, self._keys.plan_stamp]
         stamp, *pairs = await self._redis.call(lambda: self._read_plan(keys=keys, args=[known.stamp]))
         if stamp == known.stamp:
@@ -42,7 +50,9 @@ class PlacementPlans:
         return StoredPlan(stamp, schema.plan_from_pairs(pairs))
 
     async def write_plan(self, before: StoredPlan, engines: Mapping[str, Sequence[str]]) -> StoredPlan | None:
-        """Replaces the plan `before` and returns the new one; returns None if another process has changed it since."""
+        """Replaces the plan `before` by a plan with `engines` (version -> engines), and returns the new plan. Returns
+        None if another process has changed the plan since `before` was read.
+        """
         after = StoredPlan(secrets.token_hex(8), {version: tuple(names) for version, names in engines.items()})
         changed = [version for version in after.engines if after.engines[version] != before.engines.get(version)]
         gone = [version for version in before.engines if version not in after.engines]

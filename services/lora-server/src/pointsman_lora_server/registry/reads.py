@@ -1,4 +1,6 @@
-"""Reads the desired state as a consistent snapshot, and the stream of changes, which is also the history."""
+"""Reads the desired state as a consistent snapshot, and the Redis stream of changes, which is also the history of
+changes.
+"""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -14,22 +16,24 @@ from pointsman_lora_server.registry import schema
 from pointsman_lora_server.registry.schema import RedisKeys
 
 MAX_RECORDS_PER_CALL = 100
-"""Records of versions that one call reads: about 100 kB, which takes far less than the time limit of a call."""
+"""The largest number of version records that one call reads: about 100 kB, which takes far less than a call's time
+limit."""
 
 NO_CHANGE_ID = "0-0"
-"""Returned instead of the id of the newest change if there is no change."""
+"""The id that is returned for the newest change if there are no changes."""
 
 MAX_BLOCK_SECONDS = 4.0
-"""The longest duration of one blocking read. The client closes a silent connection after 5 seconds."""
+"""The longest duration of one blocking read, in seconds. The Redis client closes a silent connection after 5
+seconds."""
 
 BLOCK_SLACK_SECONDS = 0.5
-"""How much longer than requested a blocking read may take. Redis checks only ten times a second which reads have timed
-out."""
+"""The number of seconds by which a blocking read may exceed its requested duration. Redis checks only ten times a
+second which reads have timed out."""
 
 _ATTEMPTS = 5
 _PAGE = 500
 _INTERNAL_KINDS = frozenset({"settled", "upcoming"})
-"""Changes that notify lora-servers and are not shown in the history."""
+"""Kinds of changes that only notify lora-servers, and are not shown in the history."""
 
 _CHANGE_FIELDS = frozenset({"kind", "subject", "before", "after", "author", "reason"})
 
@@ -39,7 +43,7 @@ Value = TypeVar("Value")
 class _Snapshot(NamedTuple):
     stamp: str
     change_id: str
-    """The id of the newest change that is included."""
+    """The id of the newest change that the snapshot includes."""
     state: DesiredState
     tokens: "HashTrieMap[str, str]"
     """Version -> the token `made` of its phase record (see `RedisKeys.phases`)."""
@@ -49,10 +53,11 @@ _NOTHING_READ = _Snapshot("", "", DesiredState(versions=HashTrieMap(), phases=Ha
 
 
 class SnapshotReader:
-    """Reads the desired state. The first read, and one after many changes, reads all of it; others read only what has
-    changed.
+    """Reads the desired state from Redis. The first read, and a read after many changes, reads the whole state; others
+    read only what has changed.
 
-    The versions are in persistent maps: a new snapshot costs O(log n) for each change, and older snapshots stay valid.
+    Versions are stored in persistent maps: a new snapshot costs O(log n) for each change, and older snapshots stay
+    valid.
     """
 
     def __init__(self, redis: BoundedRedis, keys: RedisKeys, default_placement: Placement = ON_EVERY_ENGINE) -> None:
@@ -63,9 +68,9 @@ class SnapshotReader:
         self._last = _NOTHING_READ
 
     async def read(self) -> DesiredState:
-        """Returns the desired state, the same object if nothing has changed since the last call.
+        """Returns the desired state; it is the same object as in the last call if nothing has changed.
 
-        Raises Unavailable if Redis does not answer or versions are deleted during each of several attempts, and
+        Raises Unavailable if Redis does not answer, or versions are deleted during each of several attempts, and
         FailedPrecondition ("unreadable_record") if a value in Redis cannot be parsed.
         """
         for _ in range(_ATTEMPTS):
@@ -75,7 +80,9 @@ class SnapshotReader:
         raise Unavailable("versions are deleted faster than they are read", code="redis_unavailable", retry_after=1.0)
 
     async def _try(self) -> DesiredState | None:
-        """Reads the desired state in several calls; returns None if a version was deleted between two of them."""
+        """Reads the desired state in several calls to Redis; returns None if a version was deleted between two of
+        them.
+        """
         at, last = self._keys, self._last
         keys = [at.phases, at.aliases, at.pins, at.placements, at.upcoming, at.stamp, at.changes]
         stamp, *parts = await self._redis.call(lambda: self._run(keys=keys, args=[last.stamp, last.change_id]))
@@ -106,9 +113,10 @@ class SnapshotReader:
         return state
 
     async def _records(self, tokens: Mapping[str, str], last: _Snapshot) -> dict[str, AdapterVersion] | None:
-        """Returns the records of the versions in `tokens`, reading only those whose token is not the one in `last`.
+        """Returns the records of the versions in `tokens`. Records whose token is equal in the snapshot `last` are
+        taken from there, and all others are read from Redis.
 
-        Returns None if a record is missing.
+        Returns None if a record is missing in Redis.
         """
         known = last.state.versions
         records = {name: known[name] for name, token in tokens.items() if last.tokens.get(name) == token}
@@ -137,7 +145,7 @@ def _merge(
 
 
 class ChangeStream:
-    """The history of changes, which also notifies lora-servers of new changes.
+    """The history of changes in Redis, from which lora-servers also learn of new changes.
 
     Redis keeps about the last 10,000 entries (`MAX_CHANGES` in lua/prelude.lua).
     """
@@ -147,7 +155,8 @@ class ChangeStream:
         self._key = keys.changes
 
     async def history(self, name: str, limit: int) -> list[Change]:
-        """Returns the last `limit` changes of the adapter `name` (empty: of all adapters), newest first.
+        """Returns the latest changes of the adapter `name`, or of all adapters if `name` is empty; at most `limit`,
+        newest first.
 
         Changes of `_INTERNAL_KINDS` are left out. Raises Unavailable if Redis does not answer.
         """
@@ -162,11 +171,11 @@ class ChangeStream:
         return changes[:limit]
 
     async def wait_for_change(self, last_id: str, seconds: float) -> str:
-        """Waits for a change after the one with the id `last_id`; returns the id of the newest change.
+        """Waits until there is a newer change than the one with the id `last_id`; returns the id of the newest change.
 
-        Waits for `seconds` at most, and never longer than `MAX_BLOCK_SECONDS`. Returns at once if the newest change is
-        not `last_id`, which is also the case if Redis was restarted and has lost it. Raises Unavailable if the
-        connection breaks, or if Redis hangs for `BLOCK_SLACK_SECONDS` longer.
+        Waits for `seconds` at most, and never longer than `MAX_BLOCK_SECONDS`; then returns `last_id`. Returns at once
+        if the newest change is not `last_id`, which is also the case if Redis was restarted and has lost that change.
+        Raises Unavailable if the connection breaks, or if Redis does not answer for `BLOCK_SLACK_SECONDS` longer.
         """
         newest = await self._newest()
         if newest != last_id:
@@ -185,7 +194,9 @@ class ChangeStream:
         return page
 
     async def _wait(self, last_id: str, seconds: float) -> Any:
-        """Waits for changes on a separate connection; returns the new entries of the stream, empty after `seconds`."""
+        """Waits for changes on a separate connection. Returns the new entries of the stream; empty if there are none
+        after `seconds`.
+        """
         cancellations = pending_cancellations()
         milliseconds = max(1, round(seconds * 1000))  # 0 would block for ever
         try:
@@ -203,7 +214,7 @@ class ChangeStream:
 
 
 def _change(entry: tuple[str, dict[str, str]]) -> Change | None:
-    """Converts an entry of the stream to a change; returns None if a field is missing."""
+    """Converts an entry of the Redis stream to a `Change`; returns None if a field is missing."""
     id_, values = entry
     if not values.keys() >= _CHANGE_FIELDS:
         return None

@@ -1,4 +1,4 @@
-"""The keys in Redis, how the domain's values are stored there, and the Lua scripts that change them."""
+"""Defines the keys in Redis, how the domain's values are stored there, and the Lua scripts that change them."""
 
 import json
 import logging
@@ -21,9 +21,10 @@ _TERMS_FIELDS = frozenset(each.name for each in fields(CanaryTerms))
 
 @dataclass(frozen=True, slots=True)
 class RedisKeys:
-    """The keys in Redis of one base model.
+    """The keys in Redis that belong to one base model.
 
-    The braces in them put all keys into one slot of a Redis Cluster, as the scripts require.
+    Braces in the keys put all of them into one slot of a Redis Cluster, because each script may only use keys of one
+    slot.
     """
 
     base_model: str
@@ -40,14 +41,16 @@ class RedisKeys:
     def phases(self) -> str:
         """Returns the key of a hash: version -> its `PhaseRecord` as JSON.
 
-        A record also has `made`, a random token from the version's first registration. If the version is deleted and
-        registered again, it gets a new token.
+        A record also has the field `made`, a random token from the version's first registration. A version that was
+        deleted and is registered again gets a new token.
         """
         return self._key("phases")
 
     @property
     def sorted(self) -> str:
-        """Returns the key of a sorted set of all versions, to find those of one adapter without reading the others."""
+        """Returns the key of a sorted set of all versions, by which the versions of one adapter are found without
+        reading the others.
+        """
         return self._key("sorted")
 
     @property
@@ -62,78 +65,88 @@ class RedisKeys:
 
     @property
     def placements(self) -> str:
-        """Returns the key of a hash: adapter name -> its `Placement` as text, for adapters without the default one."""
+        """Returns the key of a hash: adapter name -> its `Placement` as text. Adapters with the default placement are
+        missing.
+        """
         return self._key("placements")
 
     @property
     def upcoming(self) -> str:
-        """Returns the key of a hash: version that an alias is about to move to -> until when, in Unix milliseconds."""
+        """Returns the key of a hash: version to which an alias is about to be moved -> expiry of this announcement, in
+        Unix milliseconds.
+        """
         return self._key("upcoming")
 
     @property
     def changes(self) -> str:
-        """Returns the key of the Redis stream of changes: the history, by which lora-servers also notice changes."""
+        """Returns the key of the Redis stream of changes. It is the history, and lora-servers also read it to notice
+        changes.
+        """
         return self._key("changes")
 
     @property
     def stamp(self) -> str:
-        """Returns the key of a random token that each change replaces. A counter could repeat a value if Redis is
-        restarted and loses its last writes.
+        """Returns the key of a random token that each change of the desired state replaces. A counter could repeat a
+        value if Redis is restarted and loses its last writes.
         """
         return self._key("stamp")
 
     @property
     def engines(self) -> str:
-        """Returns the key of a hash: engine -> what it holds, whether it is up, and when the report expires."""
+        """Returns the key of a hash: engine -> its report, with the versions that it holds, whether it is READY, and
+        when the report expires.
+        """
         return self._key("engines")
 
     @property
     def demand(self) -> str:
-        """Returns the key of a hash: engine -> its `EngineReport` and when that expires, as JSON."""
+        """Returns the key of a hash: engine -> its `EngineReport` and the report's expiry, as JSON."""
         return self._key("demand")
 
     @property
     def plan(self) -> str:
-        """Returns the key of a hash: version placed by demand -> its engines, as a JSON list."""
+        """Returns the key of a hash: version placed by demand -> the engines that should hold it, as a JSON list."""
         return self._key("plan")
 
     @property
     def plan_stamp(self) -> str:
-        """Returns the key of a random token that each change of the plan replaces."""
+        """Returns the key of a random token that each change of the placement plan replaces."""
         return self._key("plan-stamp")
 
     def of_change(self, call: str) -> list[str]:
-        """Returns the keys to pass to a script of `change_script`, in the order that lua/prelude.lua expects.
+        """Returns the keys that a script of `change_script` needs, in the order that lua/prelude.lua expects.
 
-        `call` is the id of the call, which is the same if the call is repeated.
+        `call` is the id of the call; a repeated call has the same id.
         """
         versions = [self.versions, self.phases, self.aliases, self.pins, self.changes, self.stamp]
         return [*versions, self.done(call), self.placements, self.upcoming, self.sorted]
 
     def done(self, call: str) -> str:
-        """Returns the key of the result of the call with the id `call`.
+        """Returns the key under which the result of the call with the id `call` is stored.
 
-        It is kept while the call may be repeated, so that a repeated call changes nothing.
+        The result is kept as long as the call may be repeated, so that a repeated call changes nothing.
         """
         return self._key(f"done:{call}")
 
     def lease(self, key: str) -> str:
-        """Returns the key that holds the owner of the lease named `key`."""
+        """Returns the key under which the owner of the lease `key` is stored."""
         return self._key(f"lease:{key}")
 
     def counts(self, alias: str, revision: int) -> str:
-        """Returns the key of a hash: "VERSION COUNTER" -> number.
+        """Returns the key of a hash with the request counts of a revision of an alias with a canary: "VERSION COUNTER"
+        -> number.
 
-        COUNTER is the name of a field of `RequestCounts` that is a number, or the number of a latency bucket.
+        COUNTER is the name of a numeric field of `RequestCounts`, or the number of a latency bucket.
         """
         return self._key(f"counts:{alias}:{revision}")
 
 
 @cache
 def change_script(name: str) -> str:
-    """Returns the Lua script `name`, which makes a change, with lua/prelude.lua before it.
+    """Returns the text of the Lua script `name`, which makes a change, preceded by the common code in lua/prelude.lua.
 
-    Its first arguments are the call's id, the author and the reason; its keys are those of `RedisKeys.of_change`.
+    The script's first arguments are the call's id, the author and the reason; its keys are those of
+    `RedisKeys.of_change`.
     """
     return read_script(__package__, "prelude") + read_script(__package__, name)
 
@@ -143,9 +156,10 @@ def version_to_json(version: AdapterVersion) -> str:
 
 
 def version_from_json(raw: str) -> AdapterVersion:
-    """Parses a version's record; ignores unknown fields, which a newer lora-server may have written.
+    """Parses the record of an adapter version. Unknown fields are ignored, because a newer lora-server may have written
+    them.
 
-    Raises FailedPrecondition ("unreadable_record") if the text has another form.
+    Raises FailedPrecondition ("unreadable_record") if `raw` has another form.
     """
     with _reading("an adapter version", raw):
         values = json.loads(raw)
@@ -159,9 +173,9 @@ def alias_from_json(name: str, raw: str) -> Alias:
 
 
 def canary_to_texts(canary: Canary | None) -> tuple[str, str, str]:
-    """Returns a canary's version, its weight and its terms as JSON; three empty texts for None.
+    """Returns a canary's version, weight, and terms as JSON, each as a text; three empty texts for None.
 
-    The scripts compare these texts, so the weight is written without rounding.
+    The Lua scripts compare these texts, so the weight is written without rounding.
     """
     if canary is None:
         return "", "", ""
@@ -169,10 +183,10 @@ def canary_to_texts(canary: Canary | None) -> tuple[str, str, str]:
 
 
 def phases_from_json(raw: str) -> tuple[dict[str, PhaseRecord], dict[str, str], list[str]]:
-    """Parses a JSON object that maps names of versions to their phase records, or to null.
+    """Parses a JSON object that maps version names to phase records; null stands for a version that was deleted.
 
     Returns version -> phase record, version -> its token `made` (see `RedisKeys.phases`), and the names with null.
-    Raises FailedPrecondition ("unreadable_record") if the text has another form.
+    Raises FailedPrecondition ("unreadable_record") if `raw` has another form.
     """
     with _reading("the phases of versions", raw):
         values = json.loads(raw)
@@ -186,9 +200,9 @@ def phases_from_json(raw: str) -> tuple[dict[str, PhaseRecord], dict[str, str], 
 
 
 def aliases_from_json(raw: str) -> dict[str, Alias]:
-    """Parses a JSON object that maps names to aliases or null; returns name -> alias, without those that are null.
+    """Parses a JSON object that maps alias names to aliases or null; returns name -> alias, without names with null.
 
-    Raises FailedPrecondition ("unreadable_record") if the text has another form.
+    Raises FailedPrecondition ("unreadable_record") if `raw` has another form.
     """
     with _reading("the aliases", raw):
         listed = [(name, values) for name, values in json.loads(raw).items() if values is not None]
@@ -200,7 +214,7 @@ def aliases_from_json(raw: str) -> dict[str, Alias]:
 
 
 def placement_to_text(placement: Placement | None) -> str:
-    """Returns a placement as text, empty for None."""
+    """Returns a placement as text, such as "all" or "2"; empty for None."""
     return "" if placement is None else str(placement)
 
 
@@ -221,7 +235,8 @@ def upcoming_from_pairs(raw: Sequence[str]) -> dict[str, int]:
 
 
 def plan_from_pairs(raw: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Returns the engines that hold each version, from a list in which versions alternate with JSON lists of engines.
+    """Parses a placement plan. `raw` is a list in which versions alternate with JSON lists of engines. Returns version
+    -> engines.
 
     An entry whose engines are not a JSON list is logged and left out: the next plan replaces it, and until then the
     other versions must be loaded. Raises ValueError if the last version has no engines.
@@ -237,15 +252,17 @@ def plan_from_pairs(raw: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def to_utf8(text: str, max_characters: int = 2000) -> str:
-    """Returns the first `max_characters` characters of the text, with "?" for each that UTF-8 cannot encode (a
-    surrogate).
+    """Returns the first `max_characters` characters of the text. Surrogates, which UTF-8 cannot encode, are replaced by
+    "?".
     """
     return text[:max_characters].encode(errors="replace").decode()
 
 
 @contextmanager
 def _reading(what: str, raw: Any) -> Iterator[None]:
-    """Raises FailedPrecondition ("unreadable_record") if the block cannot parse `raw`; the message calls it `what`."""
+    """Returns a context manager that raises FailedPrecondition ("unreadable_record") if its block cannot parse `raw`.
+    `what` describes the value in the message.
+    """
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -257,7 +274,7 @@ def _reading(what: str, raw: Any) -> Iterator[None]:
 
 
 def _checked_version(version: AdapterVersion) -> AdapterVersion:
-    """Returns the version; raises TypeError if one of the fields that are checked here has another type."""
+    """Returns the version; raises TypeError if a field has a wrong type. Not all fields are checked."""
     for name in ("rank", "bytes", "created_unix_ms"):
         if type(getattr(version, name)) is not int:
             raise TypeError(f"{name} is not a whole number")

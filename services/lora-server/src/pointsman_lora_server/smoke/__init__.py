@@ -1,4 +1,4 @@
-"""The smoke test: PEFT computes answers of an adapter version, in a process outside the engine.
+"""The smoke test: before an engine loads an adapter version, PEFT computes answers with it in another process.
 
-They are checked, and the engine's answers are later compared with them.
+The test checks these answers. Later the engine's answers are compared with them.
 """

@@ -1,8 +1,8 @@
-"""Bounds the CPU time of a child process while other processes need the cores.
+"""Limits the CPU time of a child process while other processes need the cores.
 
-A low priority is not enough beside an engine on a CPU: its threads wait for each other at each layer, and in these gaps
-a process of any priority takes the core, and the caches that the engine had filled. Between containers, and between
-sessions where the kernel groups processes by session, the priority has no effect at all.
+Lowering the child's priority is not enough if the engine runs on the CPU. The engine's threads wait for each other at
+each layer; in these gaps a process of any priority takes the core, and evicts the engine's data from the caches.
+Between containers, and between sessions if the kernel groups processes by session, priorities have no effect at all.
 """
 
 import asyncio
@@ -16,21 +16,25 @@ from typing import NamedTuple
 
 TICK_SECONDS = 0.02
 MAX_SAVED_SECONDS = 0.05
-"""The most CPU time that the process may save up while it waits, for example for its disk."""
+"""The largest unused CPU time that the child process may accumulate, in seconds, for example while it waits for its
+disk."""
 LOOK_SECONDS = 0.5
-"""The time over which the use of the cores is measured."""
+"""Seconds over which the use of the cores by other processes is measured."""
 CROWDED_SHARE = 0.5
-"""Other processes need the cores if they use more than this share of them."""
+"""If other processes use more than this fraction of the cores, they need the cores, and the child process is
+limited."""
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
 
 
 class CpuShare:
-    """Stops a process, and lets it continue, so that it uses at most a share of one core while the cores are needed."""
+    """Limits a process to a fraction of one core while other processes need the cores, by stopping and continuing it
+    (SIGSTOP, SIGCONT).
+    """
 
     def __init__(self, pid: int, share: float, is_crowded: Callable[[], bool] | None = None) -> None:
-        """Takes the `share` of one core, above 0; 1 is no limit. `is_crowded` returns whether others need the cores;
-        by default `Crowding` measures it.
+        """`share` is the fraction of one core that the process may use, above 0; 1 is no limit. `is_crowded` returns
+        whether other processes need the cores; by default `Crowding` measures this.
         """
         self._pid, self._share = pid, share
         self._is_crowded = is_crowded or Crowding(pid).look
@@ -39,12 +43,14 @@ class CpuShare:
 
     @property
     def waited_seconds(self) -> float:
-        """Returns how long the process has been stopped here, or has waited for a core that others used."""
+        """Returns for how many seconds the process was stopped by this object, or waited for a core that other
+        processes used.
+        """
         now = time.monotonic() - self._stopped_at if self._is_stopped else 0.0
         return self._stopped_seconds + now + _queued_seconds(self._pid)
 
     async def enforce(self) -> None:
-        """Runs until the process ends or it is cancelled, and then lets the process continue."""
+        """Enforces the limit until the process ends or this call is cancelled, and then lets the process continue."""
         if self._share >= 1:
             return
         loop = asyncio.get_running_loop()
@@ -77,10 +83,11 @@ class CpuShare:
 
 
 class Crowding:
-    """Measures whether processes other than one of ours use more than `CROWDED_SHARE` of the cores that we may use.
+    """Measures whether other processes than the limited one (`pid`) use more than `CROWDED_SHARE` of the cores that
+    this process may use.
 
-    Processes of a lower priority than the normal one are not counted, unless this process itself has a lower priority:
-    then the engine that it started has one too.
+    Processes of a low priority are not counted. If this process itself has a low priority, they are counted, because
+    the engine that it started has one too.
     """
 
     def __init__(self, pid: int) -> None:
@@ -89,14 +96,18 @@ class Crowding:
         self._last = self._read()
 
     def look(self) -> bool:
-        """Returns the verdict for the time since the last call; False where the system does not tell."""
+        """Returns whether other processes needed the cores since the last call; False if the operating system does not
+        report their use.
+        """
         now, last = self._read(), self._last
         self._last = now
         busy, total = now[0] - last[0], now[1] - last[1]
         return total > 0 and busy > CROWDED_SHARE * total
 
     def _read(self) -> tuple[float, float]:
-        """Returns the seconds in which others used our cores, and all seconds of these cores; (0, 0) if unknown."""
+        """Returns the total seconds for which other processes have used the cores, and the total seconds of these
+        cores; (0, 0) if unknown.
+        """
         busy, total = 0.0, 0.0
         names = {f"cpu{number}" for number in os.sched_getaffinity(0)}
         try:
@@ -116,7 +127,9 @@ class Crowding:
 
 
 class _Times(NamedTuple):
-    """The CPU time of a process with all its threads, in ticks, and whether its priority is below the normal one."""
+    """The user and system CPU time of a process with all its threads, in ticks, and whether its priority is below
+    normal.
+    """
 
     user: int
     system: int
@@ -124,13 +137,17 @@ class _Times(NamedTuple):
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Returns the CPU time of a process with all its threads; None if it has ended, or the system does not tell."""
+    """Returns the CPU time of a process with all its threads, in seconds; None if it has ended or the operating system
+    does not report it.
+    """
     times = _read_times(pid)
     return (times.user + times.system) / _TICKS_PER_SECOND if times else None
 
 
 def _queued_seconds(pid: int) -> float:
-    """Returns how long the process's main thread could have run but had no core; 0 if the system does not tell."""
+    """Returns for how many seconds the process's main thread was ready to run but had no core; 0 if the operating
+    system does not report it.
+    """
     try:
         return int((_PROC / str(pid) / "schedstat").read_text().split()[1]) / 1e9
     except (OSError, IndexError):
@@ -138,7 +155,7 @@ def _queued_seconds(pid: int) -> float:
 
 
 def _read_times(pid: int) -> _Times | None:
-    """Returns the CPU time of a process; None if it has ended, or the system does not tell."""
+    """Returns the CPU time of a process; None if it has ended or the operating system does not report it."""
     try:
         fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:

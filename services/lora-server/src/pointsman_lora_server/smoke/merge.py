@@ -1,7 +1,8 @@
-"""Merges an adapter into full weights: `python -m pointsman_lora_server.smoke.merge`, in the engine's environment.
+"""Merges an adapter into the base model's weights: `python -m pointsman_lora_server.smoke.merge`, run in the engine's
+environment.
 
-This is for adapters that an engine cannot serve as such (with DoRA, modules_to_save or a bias). The result is a
-complete model, which needs an engine of its own.
+It is meant for adapters that an engine cannot serve as adapters (with DoRA, modules_to_save or a bias). The result is a
+complete model, which needs its own engine.
 """
 
 import argparse
@@ -16,10 +17,12 @@ class MergeError(Exception):
 
 
 def merge(base: Path, adapter: Path, out: Path) -> None:
-    """Merges an adapter into the base model, and writes the result as a Hugging Face folder in the base's precision.
+    """Merges an adapter into the base model, and writes the result as a Hugging Face folder in the base model's number
+    type.
 
-    `out` appears complete or not at all. Raises MergeError if a folder lacks a file, `out` is a file or not empty, or
-    PEFT cannot load the adapter. Errors of transformers, for example for a damaged base model, are raised as they are.
+    The folder `out` appears complete or not at all. Raises MergeError if a folder lacks a file, `out` is a file or not
+    empty, or PEFT cannot load the adapter. Errors of transformers, for example for a damaged base model, are raised as
+    they are.
     """
     if out.exists() and not out.is_dir():
         raise MergeError(f"--out {out} is no folder; name a new one")

@@ -1,4 +1,6 @@
-"""The reference answers of a smoke test: checks them, and compares the engine's answers with them."""
+"""The reference answers that a smoke test computes with PEFT: checks them, and compares the engine's answers with
+them.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,49 +9,49 @@ from typing import Any, Protocol
 from pointsman_servicekit.errors import InvalidArgument
 
 MIN_DIFFERENCE = 0.02
-"""An adapter that changes no logit by this much, on any prompt, has no effect. Rounding to bf16 changes logits by ten
-times as much."""
+"""If an adapter changes no logit by at least this much on any prompt, it has no effect. For comparison, rounding to
+bf16 changes logits by ten times as much."""
 
 TOLERANCE = 1.0
-"""If a token's logit leads the next one's by less than this, rounding to bf16 may make the engine choose the other
-token.
+"""If a token's logit is above the second best one's by less than this, the engine may choose the other token because of
+rounding to bf16.
 
 Over 59 rows of trained and weak random adapters, vLLM 0.32 on the CPU differed from PEFT at gaps of up to 0.14; over 12
-rows of a random adapter that is much stronger than the base model, mostly under 0.4, and once each at 0.7 and 1.3.
-"""
+rows of a random adapter that is much stronger than the base model, mostly under 0.4, and once each at 0.7 and 1.3."""
 
 BF16_TOLERANCE = 2 * TOLERANCE
-"""The tolerance if the reference itself was computed in bf16."""
+"""Replaces `TOLERANCE` if PEFT computed the reference answers in bf16."""
 
 MAX_DIFFERENT = 0.25
-"""The fraction of the rows in which the engine may choose another token even at a larger gap."""
+"""The fraction of the rows in which the engine may choose another token than PEFT even if the gap is above the
+tolerance."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceRow:
-    """PEFT's answer to one prompt."""
+    """PEFT's answer to one prompt, as text and token ids."""
 
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
-    """The greedy answer; it includes the token that ends the turn if that was reached."""
+    """The ids of the greedy answer's tokens, including the token that ends the turn if the answer ended with it."""
     gaps: tuple[float, ...]
-    """For each token of the answer, how far its logit is above the second best one."""
+    """For each token of the answer, the difference between its logit and the second best logit."""
     text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The answers of an adapter version, as PEFT computes them in a smoke test."""
+    """The answers of an adapter version to some prompts, as PEFT computes them in a smoke test."""
 
     rows: tuple[ReferenceRow, ...]
     exact: bool = True
     """Whether the reference answers were computed in fp32; bf16 is used if fp32 does not fit into memory."""
     notes: tuple[str, ...] = ()
-    """Findings that are no reason to reject the version."""
+    """Observations from the smoke test for the log that are no reason to reject the version."""
 
 
 class ComparableAnswer(Protocol):
-    """Interface of an engine's answer that can be compared; `GreedyAnswer` implements it."""
+    """Interface of an engine's answer that can be compared with a reference answer; `GreedyAnswer` implements it."""
 
     @property
     def token_ids(self) -> tuple[int, ...]: ...
@@ -59,26 +61,27 @@ class ComparableAnswer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far the engine's answers agree with the reference."""
+    """The result of comparing the engine's answers with the reference answers."""
 
     rows: int
     """The number of rows that were compared."""
     same: int
-    """The number of rows whose tokens are all the same."""
+    """The number of rows whose tokens are all equal."""
     near_ties: int
-    """The number of rows whose first difference is at a token that leads the second best one by less than `TOLERANCE`
-    (`BF16_TOLERANCE` if the reference is not exact). The tokens after it are not compared."""
+    """The number of rows whose first different token can be explained by rounding: its gap to the second best token is
+    below `TOLERANCE` (or `BF16_TOLERANCE` if the reference is not exact). The tokens after it are not compared."""
     tokens: int
-    """The number of tokens that are the same, up to the first difference of each row."""
+    """The number of equal tokens in all rows, up to the first difference of each row."""
 
 
 def check_trial(version: str, trial: Mapping[str, Any], with_samples: bool) -> Reference:
-    """Checks the result of `TrialModel.run`, and returns the reference answers in it.
+    """Checks the answers in `trial`, the result of `TrialModel.run`, and returns them as reference answers.
 
-    `version` is the name for messages; `with_samples` says whether the prompts were the adapter's own samples. Raises
-    InvalidArgument with one of these codes: "not_finite" if logits are NaN or infinite, "no_effect" if the adapter
-    changes them by less than MIN_DIFFERENCE, and "does_not_stop" if no answer ends, and the adapter would not end its
-    turn after a sample's own answer either. Without samples, "does_not_stop" is only a note in the result.
+    `version` is the version's name for messages; `with_samples` says whether the prompts were the adapter's own
+    samples. Raises InvalidArgument with one of these codes: "not_finite" if logits are NaN or infinite, "no_effect" if
+    the adapter changes the logits by less than MIN_DIFFERENCE, and "does_not_stop" if no answer ends, and the adapter
+    would not end its turn after a sample's own answer either. Without samples, "does_not_stop" is only a note in the
+    result.
     """
     rows: Sequence[Mapping[str, Any]] = trial["rows"]
     if not all(row["finite"] for row in rows):
@@ -115,10 +118,11 @@ def check_trial(version: str, trial: Mapping[str, Any], with_samples: bool) -> R
 
 
 def compare(reference: Reference, answers: Sequence[ComparableAnswer]) -> Agreement:
-    """Compares the engine's answers with the reference: one answer for each of its rows, in their order.
+    """Compares the engine's answers with the reference answers; `answers` has one answer for each row of the reference,
+    in order.
 
     Raises InvalidArgument ("differs_from_peft") if more than the fraction MAX_DIFFERENT of the rows differ at a token
-    whose gap is not under the tolerance.
+    whose gap is not below the tolerance (see `TOLERANCE`).
     """
     tolerance = TOLERANCE if reference.exact else BF16_TOLERANCE
     same = near_ties = tokens = 0
@@ -145,9 +149,10 @@ def compare(reference: Reference, answers: Sequence[ComparableAnswer]) -> Agreem
 
 
 def _first_difference(row: ReferenceRow, answer: ComparableAnswer) -> int | None:
-    """Returns the position of the first token that differs; None if none does.
+    """Returns the position of the first token that differs between the row and the engine's answer; None if no token
+    differs.
 
-    The engine's answer may lack the last token of the row, the end of the turn.
+    The engine's answer may lack the last token of the row, which ends the turn.
     """
     for position, (expected, token) in enumerate(zip(row.token_ids, answer.token_ids, strict=False)):
         if expected != token:

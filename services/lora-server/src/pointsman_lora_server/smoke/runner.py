@@ -1,4 +1,4 @@
-"""Runs smoke tests in a worker process, which starts when it is needed and ends when it is idle."""
+"""Runs smoke tests in a worker process, which is started when a test needs it and ended when it is idle."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 WORKER_MODULE = "pointsman_lora_server.smoke.worker"
 MAX_LINE_BYTES = 16 << 20
 FINAL_OUTPUT_SECONDS = 2.0
-"""The time to read what the worker wrote to its log just before it ended."""
+"""The longest time, in seconds, to read what the worker wrote to stderr just before it ended."""
 
 # This package is put behind the environment's own packages, so that only what is missing there is taken from here.
 _START = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module({module!r}, run_name='__main__')"
@@ -33,39 +33,39 @@ _START = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module(
 
 _NOT_INHERITED_PREFIXES = ("POINTSMAN_", "AWS_", "AZURE_", "GOOGLE_", "FSSPEC_")
 _NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "HF_TOKEN")
-"""Variables that the worker, which opens untried adapters, must not have."""
+"""Environment variables that the worker must not inherit, because it opens untested adapters."""
 
 
 @dataclass(frozen=True, slots=True)
 class SmokeLimits:
-    """The extent of a smoke test, and the times allowed for it."""
+    """The size of a smoke test, and its time limits."""
 
     prompts: int = 4
-    """The largest number of prompts."""
+    """The largest number of prompts that are answered."""
     max_tokens: int = 8
-    """The largest number of new tokens for each prompt."""
+    """The largest number of tokens in each answer."""
     idle_seconds: float = 60.0
-    """The time without a test after which the worker is ended; the next start takes about 10 s."""
+    """The worker process is ended after this many seconds without a test. Starting it again takes about 10 s."""
     start_seconds: float = 300.0
-    """The time that the worker may take to load the base model, without the time in which it waits for a core.
+    """The longest time, in seconds, in which the worker must load the base model. Time in which it waits for a core is
+    not counted.
 
-    Loading takes about 10 s of one core.
-    """
+    Loading takes about 10 s of one core."""
     trial_seconds: float = 600.0
-    """The time that one test may take, without the time in which it waits for a core.
+    """The longest time, in seconds, that one test may take. Time in which the worker waits for a core is not counted.
 
-    A test takes about 2 s of one core with a model of 135 million parameters.
-    """
+    A test takes about 2 s of one core with a model of 135 million parameters."""
     cpu_share: float = 0.1
-    """The share of one core that the worker may use while other processes use more than half of the machine's."""
+    """The fraction of one core that the worker may use while other processes use more than half of the machine's
+    cores."""
 
 
 class WorkerDied(Exception):
-    """The worker ended without an answer, or was killed because it took too long."""
+    """The worker process ended without an answer, or was killed because it exceeded its time limit."""
 
 
 class SmokeWorker:
-    """The client of a worker process (see `worker.py`), which handles one request at a time."""
+    """The client of a smoke test's worker process (see `worker.py`), which handles one request at a time."""
 
     def __init__(self, process: asyncio.subprocess.Process, cpu_share: float) -> None:
         self._process = process
@@ -76,8 +76,8 @@ class SmokeWorker:
 
     @classmethod
     async def start(cls, command: Sequence[str], cpu_share: float) -> "SmokeWorker":
-        """Starts the worker process, bounded as `SmokeLimits.cpu_share` says; its first message then says whether it is
-        ready.
+        """Starts the worker process with a limit on its CPU time (`SmokeLimits.cpu_share`). The worker's first message,
+        which `receive` returns, says whether it is ready.
 
         Raises OSError if the program cannot be started.
         """
@@ -106,10 +106,10 @@ class SmokeWorker:
             await self._process.stdin.drain()
 
     async def receive(self, seconds: float) -> dict[str, Any]:
-        """Returns the worker's next message.
+        """Returns the next message from the worker.
 
-        If none comes within `seconds`, or the worker has ended, kills the worker and raises WorkerDied. The time in
-        which the worker waits for a core does not count.
+        If there is none within `seconds`, or the worker has ended, kills the worker and raises WorkerDied. Time in
+        which the worker waits for a core is not counted.
         """
         assert self._process.stdout
         loop, waited_before = asyncio.get_running_loop(), self._share.waited_seconds
@@ -159,14 +159,15 @@ class SmokeWorker:
 
 
 class PeftSmokeTest:
-    """Runs smoke tests in a worker process, one at a time; implements SmokeTest."""
+    """Runs smoke tests with PEFT in a worker process, one at a time; implements `SmokeTest`."""
 
     def __init__(
         self, python: Path, base_model: Path, limits: SmokeLimits = SmokeLimits(), *, command: Sequence[str] = ()
     ) -> None:
-        """Starts no process yet. `python` is the interpreter of the engine's environment, `base_model` a folder.
+        """`python` is the Python interpreter of the engine's environment, and `base_model` the base model's folder. No
+        process is started yet.
 
-        `command` is the worker's command line, for tests; empty: the one that runs `worker.py` with `python`.
+        `command` replaces the worker's command line in tests; if it is empty, `python` runs `worker.py`.
         """
         self._command = tuple(command) or worker_command(python, WORKER_MODULE, str(base_model.resolve()))
         self._limits = limits
@@ -176,11 +177,12 @@ class PeftSmokeTest:
         self._closed = False
 
     async def run(self, version: AdapterVersion, folder: Path, samples: Sequence[Sample]) -> Reference:
-        """Returns what PEFT answers with the adapter in `folder` to the prompts of `samples`; waits for other tests.
+        """Computes answers to the prompts of `samples` with PEFT and the adapter in `folder`, and returns them. Waits
+        until other tests have ended.
 
         If there are no samples, default prompts are used. Raises InvalidArgument if PEFT cannot load the adapter
-        ("peft_refused"), its logits are not finite ("not_finite"), it has no effect ("no_effect") or does not end its
-        answers ("does_not_stop"); and Unavailable ("smoke_unavailable") if the worker does not start or dies.
+        ("peft_refused"), its logits are not finite ("not_finite"), it has no effect ("no_effect") or it does not end
+        its answers ("does_not_stop"). Raises Unavailable ("smoke_unavailable") if the worker does not start or dies.
         """
         request = {
             "folder": str(folder),
@@ -205,20 +207,21 @@ class PeftSmokeTest:
         return check_trial(version.version, answer["trial"], bool(samples))
 
     async def close(self) -> None:
-        """Ends the worker; a test in progress, and each later one, raises Unavailable."""
+        """Ends the worker process. The test in progress and all later tests raise Unavailable."""
         self._closed = True
         self._cancel_idle_task()
         await self._end()
 
     @property
     def pid(self) -> int | None:
-        """Returns the process id of the worker; None if it does not run."""
+        """Returns the process id of the worker; None if the worker is not running."""
         return self._worker.pid if self._worker and self._worker.alive else None
 
     async def _request(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Sends a request to the worker and returns its answer; starts another worker once if the worker dies.
+        """Sends a request to the worker and returns its answer. If the worker dies, starts another worker once and
+        sends the request again.
 
-        Raises Unavailable if a worker cannot be started, or the second one dies.
+        Raises Unavailable if a worker cannot be started, or the second worker dies too.
         """
         for is_last in (False, True):
             try:
@@ -239,9 +242,10 @@ class PeftSmokeTest:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _running_worker(self) -> SmokeWorker:
-        """Returns the worker, and starts it first if it does not run.
+        """Returns the worker; starts it first if it is not running.
 
-        Raises WorkerDied if the worker dies at its start, Unavailable if it cannot be started or says so.
+        Raises WorkerDied if the worker dies while it starts, and Unavailable if it cannot be started or reports that it
+        cannot run tests.
         """
         if self._worker and self._worker.alive:
             return self._worker
@@ -274,8 +278,8 @@ class PeftSmokeTest:
 
 
 def worker_command(python: Path, module: str, *arguments: str) -> tuple[str, ...]:
-    """Returns the command line that runs a module of this package, given by its full name, with another environment's
-    Python.
+    """Returns the command line that runs `module`, a module of this package, with the Python interpreter of another
+    environment.
     """
     package_parent = Path(pointsman_lora_server.__file__).parents[1]
     # Not resolved: the python of a virtual environment is a link that finds its environment by its own location.
@@ -283,10 +287,10 @@ def worker_command(python: Path, module: str, *arguments: str) -> tuple[str, ...
 
 
 def _environment(own: Mapping[str, str]) -> dict[str, str]:
-    """Returns the worker's environment variables, made from the lora-server's `own`.
+    """Returns the worker's environment variables, derived from the lora-server's own variables `own`.
 
-    Leaves out the lora-server's settings, credentials of object stores and of the hub, and the paths of its Python;
-    adds variables that keep the worker offline, on one thread and without a GPU.
+    Leaves out the lora-server's settings, credentials of object stores and of the model hub, and the paths of its
+    Python. Adds variables that keep the worker offline, on one thread and without a GPU.
     """
     inherited = {
         key: value

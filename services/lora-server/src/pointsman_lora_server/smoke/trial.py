@@ -1,6 +1,6 @@
 """Runs an adapter on the base model with PEFT, on the CPU, in the engine's environment.
 
-It computes answers, and for each of their tokens how clearly it was the best one.
+Computes answers, and for each of their tokens the difference to the second best token.
 """
 
 import json
@@ -21,25 +21,25 @@ DEFAULT_PROMPTS = (
     "How do I get my money back?",
 )
 MAX_PROMPT_TOKENS = 768
-"""The most tokens of all prompts together, but one prompt is always used.
+"""The largest number of tokens of all prompts of a test together; one prompt is used even if it is longer.
 
-Reading the prompts twice, with and without the adapter, takes most of the time of a test.
-"""
+Reading the prompts twice, with and without the adapter, takes most of the time of a test."""
 
 CLEAR_DIFFERENCE = 1.0
-"""A change of a logit after which no further prompt is compared: it proves that the adapter has an effect."""
+"""If the adapter changes a logit by more than this, it certainly has an effect, and no further prompt is compared."""
 
 MAX_READ_TOKENS = 1024
-"""A sample with more tokens is not used to check whether the adapter would end its turn after the sample's answer."""
+"""A sample with more tokens than this is not used to check whether the adapter would end its turn after the sample's
+answer."""
 
 MAX_BASE_LOGITS = 64
-"""The largest number of prompts for which the base model's logits are kept; those of one prompt take 4 bytes for each
-token of the vocabulary."""
+"""The largest number of prompts for which the base model's logits are cached. The logits of one prompt take 4 bytes for
+each token of the vocabulary."""
 
 MEMORY_FACTOR = 1.3
-"""Memory that a model takes, relative to the size of its weights."""
+"""The memory that a loaded model takes, divided by the size of its weights."""
 FP32_MEMORY_SHARE, MAX_MEMORY_SHARE = 0.5, 0.85
-"""Fractions of the free memory that the model may take, in fp32 and in bf16."""
+"""The largest fractions of the free memory that the base model may take: the first in fp32, the second in bf16."""
 
 
 class NotEnoughMemory(Exception):
@@ -47,10 +47,12 @@ class NotEnoughMemory(Exception):
 
 
 class TrialModel:
-    """The base model, loaded once, to which one adapter at a time is attached."""
+    """The base model of smoke tests. It is loaded once, and one adapter at a time is attached to it."""
 
     def __init__(self, base_model: Path) -> None:
-        """Loads the base model from its folder; raises NotEnoughMemory, or whatever transformers raises."""
+        """Loads the base model from its folder. Raises NotEnoughMemory if it does not fit into memory, and the errors
+        of transformers.
+        """
         dtype = _dtype(base_model)
         self.exact = dtype is torch.float32
         self._tokenizer = AutoTokenizer.from_pretrained(base_model, local_files_only=True)
@@ -61,8 +63,8 @@ class TrialModel:
     def attach(self, folder: Path) -> Any:
         """Attaches the adapter in `folder` to the base model, and returns the PEFT model for `run` and `detach`.
 
-        Its LoRA weights are rounded to bf16, as the engine rounds them. Raises whatever PEFT raises if it cannot load
-        the adapter.
+        The LoRA weights are rounded to bf16, as the engine rounds them. Raises PEFT's errors if PEFT cannot load the
+        adapter.
         """
         adapted = PeftModel.from_pretrained(self._model, str(folder), is_trainable=False).eval()
         for name, weight in adapted.named_parameters():
@@ -76,15 +78,16 @@ class TrialModel:
     def run(
         self, adapted: Any, samples: Sequence[Mapping[str, Any]], max_prompts: int, max_tokens: int
     ) -> dict[str, Any]:
-        """Answers the shortest prompts, with up to `max_tokens` tokens each.
+        """Generates an answer of up to `max_tokens` tokens to each of the shortest prompts.
 
         It answers `max_prompts` prompts, or fewer if they would have more than MAX_PROMPT_TOKENS tokens together.
-        `adapted` is from `attach`. `samples` are rows of samples.jsonl; if there are none, DEFAULT_PROMPTS are used.
+        `adapted` is the result of `attach`. `samples` are rows of samples.jsonl; if there are none, DEFAULT_PROMPTS are
+        used.
 
-        Returns a dict for `check_trial`. `rows` has for each prompt `prompt_ids`, `token_ids`, `gaps` and `text` of the
-        answer, whether all logits are `finite`, and whether the answer `stopped`. `difference` is the adapter's largest
-        change of a logit of the answers' first tokens. `stops` is whether an answer stopped, or the adapter would end
-        its turn after a sample's answer. `exact` is whether the model computes in fp32.
+        Returns a dictionary for `check_trial`. Its `rows` have for each prompt `prompt_ids`, the answer's `token_ids`,
+        `gaps` and `text`, whether all logits are `finite`, and whether the answer `stopped`. `difference` is the
+        adapter's largest change of a logit of the answers' first tokens. `stops` is whether an answer stopped, or the
+        adapter would end its turn after a sample's answer. `exact` is whether the model computes in fp32.
         """
         rows = samples or [{"messages": [{"role": "user", "content": text}]} for text in DEFAULT_PROMPTS]
         rendered = [(self._render(row["messages"]), row.get("answer")) for row in rows]
@@ -115,9 +118,9 @@ class TrialModel:
         return rows, logits[:, 0]
 
     def _difference(self, adapted: Any, answers: list[dict[str, Any]], first_logits: Any) -> float:
-        """Returns the adapter's largest change of a logit of the answers' first tokens.
+        """Returns the largest amount by which the adapter changes a logit of the answers' first tokens.
 
-        Does not look at further rows after a change above CLEAR_DIFFERENCE. A row that is not finite counts as 0.
+        Rows after a change above CLEAR_DIFFERENCE are not compared. A row with logits that are not finite counts as 0.
         """
         largest = 0.0
         with adapted.disable_adapter():
@@ -129,7 +132,7 @@ class TrialModel:
         return largest
 
     def _logits_of_base(self, adapted: Any, prompt: list[int]) -> Any:
-        """Returns the logits of the token after the prompt; the adapter has to be disabled."""
+        """Returns the base model's logits of the token after the prompt. The caller must have disabled the adapter."""
         key = tuple(prompt)
         if key not in self._base_logits:
             if len(self._base_logits) >= MAX_BASE_LOGITS:
@@ -181,8 +184,8 @@ class TrialModel:
 
 
 def _shortest(prompts: list[list[int]], max_prompts: int) -> list[list[int]]:
-    """Returns the first of `prompts`, which are ordered by length: at most `max_prompts`, and as many as have at most
-    MAX_PROMPT_TOKENS tokens together. The first one is always returned.
+    """Returns the first of `prompts`, which must be sorted by length: at most `max_prompts`, with at most
+    MAX_PROMPT_TOKENS tokens together. The first prompt is always returned.
     """
     chosen: list[list[int]] = []
     for prompt in prompts[:max_prompts]:
@@ -193,7 +196,7 @@ def _shortest(prompts: list[list[int]], max_prompts: int) -> list[list[int]]:
 
 
 def _end_tokens(base_model: Path, tokenizer: Any) -> list[int]:
-    """Returns the ids of the tokens that end an answer: the tokenizer's, and those of generation_config.json."""
+    """Returns the ids of the tokens that end an answer, from the tokenizer and from generation_config.json."""
     try:
         configured = json.loads((base_model / "generation_config.json").read_text("utf-8")).get("eos_token_id")
     except (OSError, ValueError):
@@ -203,9 +206,10 @@ def _end_tokens(base_model: Path, tokenizer: Any) -> list[int]:
 
 
 def _dtype(base_model: Path) -> Any:
-    """Returns the type to compute in: fp32, the most reliable, if it fits easily into memory; else bf16.
+    """Returns the number type to compute in: fp32, which is the most exact, if it fits easily into memory; otherwise
+    bf16.
 
-    Raises NotEnoughMemory if bf16 does not fit either.
+    Raises NotEnoughMemory if the model does not fit in bf16 either.
     """
     on_disk = sum(shard.stat().st_size for shard in base_model.glob("*.safetensors"))
     free = free_memory()

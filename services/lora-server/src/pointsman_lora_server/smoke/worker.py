@@ -2,8 +2,8 @@
 
 It runs in the engine's environment, on the CPU at a low priority, and ends when its standard input is closed.
 
-All messages are JSON objects, one a line. The first one on standard output has the key `ready`, or `unavailable` with
-the reason. Then each request on standard input gets one answer: `trial` with the result of `TrialModel.run`, or
+All messages are JSON objects, one a line. The first message on standard output has the key `ready`, or `unavailable`
+with the reason. Then each request on standard input gets one answer: `trial` with the result of `TrialModel.run`, or
 `rejected` with the reason if PEFT cannot load the adapter.
 """
 
@@ -20,11 +20,10 @@ from typing import Any, TextIO
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 NICE = 10
-"""Added to the nice value of the lora-server, so that the worker gets a tenth of a core beside an engine whose threads
-take all cores.
+"""The amount by which the worker's nice value is above the lora-server's. With it, the worker gets a tenth of a core
+while the threads of an engine use all cores.
 
-At 19 a test of 2 s took 99 s beside such an engine, and with SCHED_IDLE it never ended.
-"""
+With 19, a test of 2 s took 99 s while such an engine was running, and with SCHED_IDLE it never ended."""
 
 
 def main() -> int:
@@ -79,7 +78,7 @@ def _read_requests(lines: "queue.Queue[str]") -> None:
 def _lower_priority() -> None:
     """Lowers the priority of this process.
 
-    On Linux, also lets the kernel kill this process when the thread that started it ends.
+    On Linux, also makes the kernel kill this process when the thread that started it ends.
     """
     with suppress(OSError):
         os.nice(NICE)

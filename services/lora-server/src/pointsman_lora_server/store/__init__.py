@@ -1,4 +1,6 @@
-"""The artifact store: STORE/NAME/HASH/ holds an adapter version, named by the first 12 digits of its content's hash."""
+"""The artifact store: the folder STORE/NAME/HASH/ holds an adapter version; HASH is the first 12 digits of its
+content's SHA-256.
+"""
 
 from pointsman_lora_server.store.artifact_store import ArtifactStore
 from pointsman_lora_server.store.layout import content_hash

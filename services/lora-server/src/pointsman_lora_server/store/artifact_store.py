@@ -1,4 +1,4 @@
-"""The artifact store: imports adapters from untrusted folders, and hands out and deletes checked versions."""
+"""The artifact store: imports adapters from untrusted folders, and returns or deletes the stored versions."""
 
 import json
 import time
@@ -34,15 +34,16 @@ MAX_FACTS, MAX_FACT_CHARACTERS = 64, 1024
 
 
 class StoreBackend(Protocol):
-    """Interface of the place where versions are kept: FolderBackend is a folder, RemoteBackend an fsspec URL.
+    """Interface of the storage for adapter versions. FolderBackend stores them in a folder, RemoteBackend at an fsspec
+    URL.
 
     `scratch` yields a temporary folder. `put` stores the files in `copy`, a folder in the temporary one, and may move
-    them. `fetch` returns a local folder with the files of a version, `samples` the content of its samples.jsonl (empty
-    without one). `delete` deletes a version's files; it does nothing if the version is not stored.
+    them. `fetch` returns a local folder with the files of a version, and `samples` the content of its samples.jsonl
+    (empty if there is none). `delete` deletes a version's files; it does nothing if the version is not stored.
 
-    Methods raise ResourceExhausted ("store_full") if there is no room, and Unavailable ("store_unavailable") if the
-    place cannot be used for another reason. `fetch` and `samples` also raise NotFound ("unknown_version") if the
-    version is not stored, and FailedPrecondition ("hash_mismatch") if they find that its files were changed.
+    Methods raise ResourceExhausted ("store_full") if the storage is full, and Unavailable ("store_unavailable") if it
+    cannot be used for another reason. `fetch` and `samples` also raise NotFound ("unknown_version") if the version is
+    not stored, and FailedPrecondition ("hash_mismatch") if they find that its files were changed.
     """
 
     def scratch(self) -> AbstractContextManager[Path]: ...
@@ -54,19 +55,20 @@ class StoreBackend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImportedAdapter:
-    """An adapter that passed all checks and was copied."""
+    """The properties of an adapter that was copied and has passed all checks."""
 
     rank: int
     target_modules: tuple[str, ...]
     report: TrainingReport
     facts: Mapping[str, str]
-    """What the import has changed, as facts for the manifest; empty if it changed nothing."""
+    """Name -> value of notes on changes that the import has made, such as a conversion from DoRA; empty if it made
+    none."""
 
 
 class ArtifactStore:
-    """Imports adapters, and returns or deletes stored versions; methods block, and may be called from several threads.
+    """Imports adapters, and returns or deletes stored versions. Methods block, and may be called from several threads.
 
-    An adapter is copied first and the copy is checked, so that later changes of the source have no effect.
+    An adapter is copied first, and then the copy is checked, so that later changes of the source have no effect.
     """
 
     def __init__(
@@ -78,11 +80,11 @@ class ArtifactStore:
         cache_folder: Path | None = None,
         max_cache_bytes: int = MAX_CACHE_BYTES,
     ) -> None:
-        """Takes where the store is: `root` is a folder, or an fsspec URL ("s3://bucket/adapters").
+        """`root` is the location of the store: a folder, or an fsspec URL such as "s3://bucket/adapters".
 
-        Adapters must be for the model `base`, and have at most the rank `max_rank`. Versions at a URL are cached in
-        `cache_folder`, up to about `max_cache_bytes`. Raises ValueError if the URL is of an unknown kind, the package
-        for it is not installed, or it is given without a `cache_folder`.
+        Adapters must be made for the base model `base`, with at most the rank `max_rank`. Versions stored at a URL are
+        cached in `cache_folder`, up to about `max_cache_bytes`. Raises ValueError if the URL is of an unknown kind, the
+        package for it is not installed, or there is a URL but no `cache_folder`.
         """
         self._root = str(root)
         self._base = base
@@ -92,15 +94,15 @@ class ArtifactStore:
     def add(
         self, name: str, source: str | Path, facts: Mapping[str, str], parent: str = "", author: str = ""
     ) -> AdapterVersion:
-        """Imports an adapter from a folder or URL and returns its record.
+        """Imports an adapter from a folder or URL, and returns the record of its version.
 
-        The same configuration and weights are the same version. If that is stored already, only its samples are
+        The version is determined by the configuration and the weights. If it is already stored, only its samples are
         replaced (at a URL also its training report). The record gets `facts`, `author` and `parent`, the version from
-        which the training started. If `parent` is empty, it is taken from the adapter's training.json. For a `source`
-        that is a URL, the record also gets the fact "source".
+        which training started. If `parent` is empty, it is read from the adapter's training.json. If `source` is a URL,
+        the record also gets the fact "source".
 
         Raises InvalidArgument if the adapter or an argument is not valid, NotFound if there is no such folder or
-        repository, ResourceExhausted ("store_full") if there is no room, and Unavailable if the store
+        repository, ResourceExhausted ("store_full") if the store is full, and Unavailable if the store
         ("store_unavailable") or the source cannot be reached.
         """
         check_name(name)
@@ -124,8 +126,8 @@ class ArtifactStore:
         """Returns a local folder with the version's files.
 
         Raises InvalidArgument if the version's name is not valid, NotFound ("unknown_version") if the version is not
-        stored, FailedPrecondition ("hash_mismatch") if its files were changed, ResourceExhausted ("store_full") if
-        there is no room, and Unavailable ("store_unavailable") if the store cannot be used.
+        stored, FailedPrecondition ("hash_mismatch") if its files were changed, ResourceExhausted ("store_full") if the
+        disk is full, and Unavailable ("store_unavailable") if the store cannot be used.
         """
         check_version(version.version)
         return self._backend.fetch(version)
@@ -141,7 +143,7 @@ class ArtifactStore:
         return read_samples(self._backend.samples(version))
 
     def delete(self, version: AdapterVersion) -> None:
-        """Deletes a version's files; idempotent, so that an interrupted deletion can be repeated.
+        """Deletes a version's files. The method is idempotent, so an interrupted deletion can be repeated.
 
         Raises InvalidArgument if the version's name is not valid, and Unavailable ("store_unavailable") or
         ResourceExhausted ("store_full") if the store cannot be changed.
@@ -177,10 +179,11 @@ class ArtifactStore:
 
 
 def import_adapter(folder: Path, copy: Path, base: BaseModelSpec, max_rank: int) -> ImportedAdapter:
-    """Copies the adapter in `folder` into the folder `copy`, and checks the copy against `base` and `max_rank`.
+    """Copies the adapter in `folder` into the folder `copy`, and checks that the copy fits the base model `base` and
+    the rank `max_rank`.
 
-    Converts a DoRA in the copy to a plain LoRA if that is exact. Raises InvalidArgument if the adapter is damaged,
-    unsafe, not supported, or made for another model, NotFound if there is no `folder`.
+    A DoRA is converted in the copy to a plain LoRA if the result is exact. Raises InvalidArgument if the adapter is
+    damaged, unsafe, not supported, or made for another model, and NotFound if `folder` does not exist.
     """
     with untrusted_input.open_folder(folder) as source:
         config = read_config(source.read(CONFIG, "bad_config"), base, max_rank)
@@ -207,8 +210,8 @@ def import_adapter(folder: Path, copy: Path, base: BaseModelSpec, max_rank: int)
 def check_digest(digest: str, source: str, base: BaseModelSpec) -> None:
     """Raises InvalidArgument ("wrong_base_model") if an adapter was trained on another base model than `base`.
 
-    `digest` is the digest of the model it was trained on; an empty one is not compared. The message begins with
-    `source`, which names the place of the digest.
+    `digest` is the SHA-256 of the weights of the model on which it was trained; an empty digest is not compared.
+    `source` names the place where the digest is stated, for the message.
     """
     if digest and base.digest and digest != base.digest:
         raise InvalidArgument(

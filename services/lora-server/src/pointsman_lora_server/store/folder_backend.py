@@ -1,4 +1,4 @@
-"""Stores versions in a folder on this machine, or on a volume that is mounted here."""
+"""Stores adapter versions in a folder on this machine, or on a volume that is mounted here."""
 
 import os
 import shutil
@@ -22,11 +22,13 @@ from pointsman_lora_server.store.layout import (
 )
 
 FileStamps = tuple[tuple[int, int, int, int], ...]
-"""Inode, size, mtime and ctime (nanoseconds) of each of the HASHED files."""
+"""(inode, size, mtime, ctime) of each of the HASHED files; the times are in nanoseconds."""
 
 
 class FolderBackend:
-    """Keeps versions in a folder, where they appear and disappear atomically, by a rename; implements StoreBackend."""
+    """Stores adapter versions in a folder. A version appears and disappears atomically, by a rename. Implements
+    `StoreBackend`.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -38,11 +40,11 @@ class FolderBackend:
         return scratch_folder(self.root)
 
     def put(self, copy: Path, version: AdapterVersion) -> None:
-        """Moves `copy`, a folder in a scratch folder of this backend, to the place of the version.
+        """Moves `copy`, a folder in a scratch folder of this backend, to the version's place in the store.
 
-        If the version is stored already and unchanged, only its samples are replaced by those in `copy`, if it has any.
+        If the version is already stored and its files are unchanged, only its samples are replaced, if `copy` has any.
         If the stored files were changed, all of them are replaced. Raises ResourceExhausted ("store_full") if the disk
-        is full, and Unavailable ("store_unavailable") for another error of the disk.
+        is full, and Unavailable ("store_unavailable") for other errors of the disk.
         """
         with translating_disk_errors(str(self.root)):
             for name in (*HASHED, *NOT_HASHED, MANIFEST):
@@ -67,8 +69,8 @@ class FolderBackend:
     def fetch(self, version: AdapterVersion) -> Path:
         """Returns the version's folder in the store.
 
-        Raises NotFound if it is not stored here, FailedPrecondition if its files were changed, Unavailable if they
-        cannot be read.
+        Raises NotFound if the version is not stored here, FailedPrecondition if its files were changed, and Unavailable
+        if they cannot be read.
         """
         target = self._target(version)
         if not (target / MANIFEST).is_file():
@@ -86,17 +88,18 @@ class FolderBackend:
     def samples(self, version: AdapterVersion) -> bytes:
         """Returns the content of the version's samples.jsonl; empty if there is none.
 
-        Raises NotFound if the version is not stored here, FailedPrecondition if its files were changed, Unavailable if
-        they cannot be read.
+        Raises NotFound if the version is not stored here, FailedPrecondition if its files were changed, and Unavailable
+        if they cannot be read.
         """
         with translating_disk_errors(str(self.root)), suppress(FileNotFoundError):
             return (self.fetch(version) / SAMPLES).read_bytes()
         return b""
 
     def delete(self, version: AdapterVersion) -> None:
-        """Deletes a version; idempotent.
+        """Deletes a version's files; does nothing if the version is not stored.
 
-        The version disappears at once. If this process dies before all files are deleted, a later start deletes them.
+        The version disappears at once. If this process dies before all files are deleted, they are deleted at a later
+        start.
         """
         target = self._target(version)
         with translating_disk_errors(str(self.root)), suppress(FileNotFoundError):
@@ -115,7 +118,7 @@ class FolderBackend:
     def _is_intact(self, target: Path, version: AdapterVersion) -> bool:
         """Returns whether the files in `target` have the hash of the version.
 
-        They are hashed once, and again only if their stamps have changed.
+        The files are hashed once, and again only if their `FileStamps` have changed.
         """
         stamps = _stamps(target)
         if stamps is None:
@@ -132,9 +135,9 @@ class FolderBackend:
         return known[0] == version.sha256
 
     def _put_samples(self, copy: Path, target: Path) -> None:
-        """Replaces the samples in `target` by those in `copy`, if it has any.
+        """Replaces the samples in `target` by those in `copy`, if there are any.
 
-        Wrong samples may be why the version failed its first smoke test.
+        Wrong samples may be the reason why the version failed its first smoke test.
         """
         new = copy / SAMPLES
         with suppress(FileNotFoundError):
@@ -146,7 +149,9 @@ class FolderBackend:
 
 
 def _stamps(folder: Path) -> FileStamps | None:
-    """Returns stamps that differ if a file was changed, since its ctime cannot be set back; None if one is missing."""
+    """Returns values that change if a file in `folder` is changed, because the ctime of a file cannot be set back.
+    Returns None if a file is missing.
+    """
     try:
         stats = [(folder / name).stat() for name in HASHED]
     except OSError:
@@ -155,7 +160,7 @@ def _stamps(folder: Path) -> FileStamps | None:
 
 
 def _sync_and_protect(path: Path) -> None:
-    """Flushes the file to disk, and makes it read-only, for those who may read its folder."""
+    """Flushes the file to disk, and makes it read-only for all users who may read its folder."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
     path.chmod(0o444 & path.parent.stat().st_mode)

@@ -1,4 +1,6 @@
-"""Defines the files of a stored version's folder, the hash that names it, scratch folders, and the store's errors."""
+"""Defines the files in the folder of a stored version, the hash that names the version, scratch folders, and the
+store's errors.
+"""
 
 import errno
 import fcntl
@@ -24,18 +26,20 @@ NOT_HASHED = (SAMPLES, REPORT)
 
 INCOMING = ".incoming"  # cannot be an adapter's name, since names contain no dot
 MIN_ABANDONED_SECONDS = 60.0
-"""A scratch folder that is younger is not removed, because a process may have made it and not locked it yet."""
+"""A scratch folder younger than this is not removed, because a process may have created it and not locked it yet."""
 MIN_ABANDONED_SECONDS_WITHOUT_LOCKS = 86_400.0
-"""The same limit for a file system without locks. There, only the age distinguishes the folder of a dead process from
-that of a long download."""
+"""Replaces `MIN_ABANDONED_SECONDS` on a file system without locks. There, only its age distinguishes the folder of a
+dead process from the folder of a long download."""
 
 DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def content_hash(folder: Path) -> str:
-    """Returns the SHA-256 of the HASHED files in an adapter's folder, as hexadecimal digits; raises OSError.
+    """Returns the SHA-256 of the HASHED files in an adapter's folder, in hexadecimal. Raises OSError if a file cannot
+    be read.
 
-    Each file is preceded by its name and length, so that bytes cannot move from one file to the other unnoticed.
+    Each file is preceded by its name and length, so that no bytes can move from one file to the other without changing
+    the hash.
     """
     digest = hashlib.sha256()
     for name in HASHED:
@@ -55,18 +59,19 @@ def hash_or_none(folder: Path) -> str | None:
 
 
 def folder_names(version: AdapterVersion) -> tuple[str, str]:
-    """Returns the names of the two nested folders that contain a version below the store's root: the adapter's name,
-    and the hash.
+    """Returns the names of the two nested folders below the store's root that contain a version: the adapter's name,
+    and the version's hash.
     """
     return version.name, version.version.partition("@")[2]
 
 
 @contextmanager
 def scratch_folder(root: Path) -> Iterator[Path]:
-    """Yields a temporary folder on the file system of `root`, so that finished files can be renamed into place.
+    """Yields a temporary folder on the file system of `root`, so that finished files can be renamed to their place in
+    the store.
 
     The folder is removed after the block; if the process dies, `remove_abandoned` removes it later. Raises OSError if
-    it cannot be created.
+    the folder cannot be created.
     """
     incoming = root / INCOMING
     incoming.mkdir(parents=True, exist_ok=True)
@@ -82,9 +87,10 @@ def scratch_folder(root: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(root: Path) -> None:
-    """Removes the scratch folders of dead processes that are older than MIN_ABANDONED_SECONDS; ignores OSErrors.
+    """Removes the scratch folders of dead processes that are older than MIN_ABANDONED_SECONDS; ignores errors of the
+    disk.
 
-    On a file system without locks it removes those that are older than MIN_ABANDONED_SECONDS_WITHOUT_LOCKS.
+    On a file system without locks, removes all scratch folders that are older than MIN_ABANDONED_SECONDS_WITHOUT_LOCKS.
     """
     with suppress(OSError):
         for folder in (root / INCOMING).iterdir():
@@ -111,7 +117,8 @@ def _is_abandoned(folder: Path, age: float) -> bool:
 
 @contextmanager
 def translating_disk_errors(location: str) -> Iterator[None]:
-    """Converts an OSError of the block to ResourceExhausted ("store_full") or Unavailable ("store_unavailable").
+    """Returns a context manager that converts an OSError of its block: to ResourceExhausted ("store_full") if the disk
+    is full, else to Unavailable ("store_unavailable").
 
     FileNotFoundError is raised as it is, because its meaning depends on the caller. `location` is the store's root, for
     the message.
@@ -132,11 +139,11 @@ def translating_disk_errors(location: str) -> Iterator[None]:
 
 @contextmanager
 def translating_service_errors(url: str) -> Iterator[None]:
-    """Converts errors of the block: to ResourceExhausted ("store_full") if the disk is full, else to Unavailable.
+    """Returns a context manager that converts errors of its block: to ResourceExhausted ("store_full") if the disk is
+    full, else to Unavailable ("store_unavailable").
 
-    The code of Unavailable is "store_unavailable". PointsmanErrors and FileNotFoundError are raised as they are. All
-    other errors are converted, not only OSErrors, because fsspec's implementations raise errors of their client
-    libraries, which have no common base class.
+    PointsmanErrors and FileNotFoundError are raised as they are. All other errors are converted, not only OSErrors,
+    because fsspec's implementations raise errors of their client libraries, which have no common base class.
     """
     try:
         with translating_disk_errors(url):

@@ -1,4 +1,6 @@
-"""Stores versions behind an fsspec URL (S3 or any other), with a local cache of those that the engine reads."""
+"""Stores adapter versions at an fsspec URL (S3 or any other), with a local cache of the versions that the engine
+reads.
+"""
 
 import logging
 import os
@@ -29,19 +31,20 @@ from pointsman_lora_server.store.layout import (
 log = logging.getLogger(__name__)
 
 MIN_CACHED_SECONDS = 900.0
-"""A version stays in the cache at least this long after its last use: the engine or a smoke test may be reading it."""
+"""A version is not removed from the cache earlier than this after its last use, because the engine or a smoke test may
+be reading it."""
 
 
 class RemoteBackend:
-    """Keeps versions at an fsspec URL; implements StoreBackend.
+    """Stores adapter versions at an fsspec URL; implements `StoreBackend`.
 
-    A version's manifest is written last and removed first; without it, the version does not exist. Concurrent uploads
-    of one version are harmless, since they write the same bytes. The client library reads the service's address and
-    keys from the environment (for S3: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
+    A version's manifest is written last and removed first; a version without a manifest does not exist. Concurrent
+    uploads of one version are harmless, since they write the same bytes. The client library reads the service's address
+    and keys from the environment (for S3: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
     """
 
     def __init__(self, url: str, cache_folder: Path, max_cache_bytes: int) -> None:
-        """Takes the URL of the store; versions are cached in `cache_folder`, up to about `max_cache_bytes`.
+        """`url` is the location of the store. Versions are cached in `cache_folder`, up to about `max_cache_bytes`.
 
         Raises ValueError if the URL is of an unknown kind, or the package for it is not installed.
         """
@@ -77,10 +80,11 @@ class RemoteBackend:
         self._shrink_cache(version)
 
     def fetch(self, version: AdapterVersion) -> Path:
-        """Returns the version's folder in the local cache; downloads it first if it is not there unchanged.
+        """Returns the version's folder in the local cache; downloads the version first if it is missing there or was
+        changed.
 
         Concurrent calls share one download. Raises NotFound if the version is not stored, FailedPrecondition if the
-        stored files were changed, Unavailable if the service cannot be used, ResourceExhausted if the disk is full.
+        stored files were changed, Unavailable if the service cannot be used, and ResourceExhausted if the disk is full.
         """
         with self._lock:
             # The entry disappears with the last thread that holds the lock object.
@@ -96,8 +100,8 @@ class RemoteBackend:
     def samples(self, version: AdapterVersion) -> bytes:
         """Returns the content of the version's samples.jsonl; empty if there is none.
 
-        It is read from the service, since it may have been replaced after the weights were cached. Raises NotFound if
-        the version is not stored, Unavailable if the service cannot be used.
+        The file is read from the service, since it may have been replaced after the weights were cached. Raises
+        NotFound if the version is not stored, and Unavailable if the service cannot be used.
         """
         with translating_service_errors(self._url):
             if not self._exists(version):
@@ -135,14 +139,14 @@ class RemoteBackend:
     def _copy_to(self, folder: Path, version: AdapterVersion) -> str:
         """Downloads the version's files, without the optional ones, into `folder`; returns their content hash.
 
-        Raises FileNotFoundError if one is missing, and the errors of the client library.
+        Raises FileNotFoundError if a file is missing, and the errors of the client library.
         """
         for name in (*HASHED, MANIFEST):
             self._files.get_file(self._path(version, name), str(folder / name))
         return content_hash(folder)
 
     def _shrink_cache(self, version: AdapterVersion) -> None:
-        """Removes the versions that `_surplus` chooses from the local cache, but not `version`."""
+        """Removes from the local cache the versions that `_surplus` returns, but never `version`."""
         for name, digits in _surplus(self._cache.root, self._max_cache_bytes, keep=folder_names(version)):
             log.info("%s@%s is removed from the cache %s", name, digits, self._cache.root)
             _remove(self._cache.root, name, digits)
@@ -157,7 +161,7 @@ class RemoteBackend:
     def _is_intact(self, version: AdapterVersion) -> bool:
         """Downloads the stored files, and returns whether they have the hash of the version.
 
-        `put` can thus repair a damaged version when it is registered again.
+        So `put` can repair a damaged version when it is registered again.
         """
         with self.scratch() as scratch:
             try:
@@ -170,7 +174,7 @@ class RemoteBackend:
         self._files.put_file(str(file), self._path(version, name))
 
     def _remove_empty_folders(self, version: AdapterVersion) -> None:
-        """Removes the version's empty folders from file systems; an object store has no folders."""
+        """Removes the version's empty folders, if the service is a file system; an object store has no folders."""
         for path in (self._path(version), f"{self._root}/{version.name}"):
             with suppress(OSError, NotImplementedError):
                 if not self._files.ls(path, detail=False):
@@ -190,16 +194,16 @@ class RemoteBackend:
 
 
 def _mark_used(folder: Path) -> None:
-    """Sets the folder's mtime, which is the time of its last use."""
+    """Sets the folder's mtime to now; the mtime is the time of the cached version's last use."""
     with suppress(OSError):
         os.utime(folder)
 
 
 def _surplus(root: Path, max_bytes: int, keep: tuple[str, str]) -> Iterator[tuple[str, str]]:
-    """Yields (name, digits), the folder names of cached versions to remove so that the rest fits into `max_bytes`.
+    """Yields (name, digits), the folder names of the cached versions to remove so that the others fit into `max_bytes`.
 
-    The least recently used ones come first. `keep` and those that were used in the last MIN_CACHED_SECONDS are left
-    out, even if the rest does not fit then.
+    The least recently used version comes first. `keep`, and versions that were used in the last MIN_CACHED_SECONDS, are
+    not yielded, even if the cache stays too large.
     """
     cached = []
     for manifest in root.glob(f"[!.]*/*/{MANIFEST}"):

@@ -1,4 +1,4 @@
-"""Downloads adapters that are registered by a URL, from the Hugging Face hub or from an object store by fsspec."""
+"""Downloads adapters that are registered by a URL, from the Hugging Face hub or, with fsspec, from an object store."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,8 @@ from pointsman_lora_server.store.layout import DISK_FULL_ERRORS
 
 HUB = "hf"
 SCHEMES = (HUB, "s3", "gs", "gcs", "az", "abfs", "abfss")
-"""The accepted URL schemes. Others would let a caller read this machine's files, or send requests into its network."""
+"""The accepted URL schemes. With other schemes, a caller could read this machine's files, or send requests into its
+network."""
 
 _NEEDED = (CONFIG, WEIGHTS)
 _OPTIONAL = (SAMPLES, REPORT)
@@ -28,10 +29,11 @@ def is_url(source: str | Path) -> bool:
 def download(source: str, folder: Path, max_weight_bytes: int) -> None:
     """Downloads the files of the adapter at the URL `source` into the empty `folder`.
 
-    The weights may have at most `max_weight_bytes`, each other file `MAX_TEXT_BYTES`. Raises InvalidArgument if the URL
-    is invalid or of an unknown kind, a package for it is not installed, the configuration or the weights are missing,
-    or a file is too large; NotFound if the hub has no such repository or revision; OSError (one of `DISK_FULL_ERRORS`)
-    if the disk of `folder` is full; Unavailable if the service cannot be reached or refuses the download.
+    The weights may have at most `max_weight_bytes`, and each other file `MAX_TEXT_BYTES`. Raises InvalidArgument if the
+    URL is invalid or of an unknown kind, a package for it is not installed, the configuration or the weights are
+    missing, or a file is too large; NotFound if the hub has no such repository or revision; OSError (one of
+    `DISK_FULL_ERRORS`) if the disk of `folder` is full; and Unavailable if the service cannot be reached or refuses the
+    download.
     """
     scheme = source.partition("://")[0]
     if scheme not in SCHEMES:
@@ -76,9 +78,10 @@ def _fetch_from_hub(source: str, folder: Path, limits: dict[str, int]) -> None:
 
 
 def parse_hub_url(source: str) -> tuple[str, str, str]:
-    """Splits "hf://OWNER/NAME@REVISION/FOLDER", of which revision and folder are optional.
+    """Splits a URL of the Hugging Face hub, "hf://OWNER/NAME@REVISION/FOLDER", of which revision and folder are
+    optional.
 
-    Returns "OWNER/NAME", the revision and the folder; the last two are empty if they are left out. Raises
+    Returns "OWNER/NAME", the revision and the folder; the last two are empty if the URL does not have them. Raises
     InvalidArgument for a URL of another form.
     """
     owner, _, rest = source.removeprefix(f"{HUB}://").partition("/")

@@ -1,6 +1,6 @@
-"""Runs the trainer. Events are reported on stdout, one JSON object a line; warnings and errors on stderr.
+"""Runs the trainer. Progress events are written to stdout, one JSON object a line; warnings and errors to stderr.
 
-Exit codes: 0, 1 (the run cannot be done), 2 (wrong arguments), 130 (stopped by SIGINT or SIGTERM).
+Exit codes: 0 (success), 1 (the training cannot be done), 2 (wrong arguments), 130 (stopped by SIGINT or SIGTERM).
 """
 
 import json
@@ -90,10 +90,11 @@ def _check_targets(options: TrainingOptions) -> None:
 
 
 def _take_stdout() -> TextIO:
-    """Returns a stream to the process's stdout for events alone. What libraries print goes to stderr from now on.
+    """Returns a new stream to the process's stdout, for progress events only, and redirects file descriptor 1 to
+    stderr, so that the output of libraries goes there.
 
-    Its buffer holds a whole event of up to `MAX_EVENT_BYTES`, so that the event is written by one call: the lora-server
-    appends to the same file.
+    The stream's buffer holds a whole event of up to `MAX_EVENT_BYTES`. So each event is written by one system call, and
+    is not mixed with lines that the lora-server appends to the same file.
     """
     events = os.fdopen(os.dup(1), "w", buffering=MAX_EVENT_BYTES, encoding="utf-8")
     os.dup2(2, 1)

@@ -1,6 +1,7 @@
-"""Reads and writes an adapter's folder: configuration, weights, report, held-out samples, perhaps a merged model.
+"""Reads and writes an adapter's folder: PEFT configuration, weights, training report, held-out samples, and optionally
+a merged model.
 
-A new folder appears complete or not at all.
+A new folder is filled under a temporary name and then renamed, so an unfinished folder is never visible.
 """
 
 import enum
@@ -21,28 +22,35 @@ if TYPE_CHECKING:  # options names the methods, which use this module
 
 CONFIG, WEIGHTS, REPORT = "adapter_config.json", "adapter_model.safetensors", "training.json"
 SAMPLES = "samples.jsonl"
-"""The file with held-out rows: {"messages": [the prompt's messages], "answer": "..."}."""
+"""The name of the file with held-out rows, one JSON object a line: {"messages": [the prompt's messages], "answer":
+"..."}."""
 MERGED = "merged"
-"""The folder with the merged model (base model and adapter), if an engine cannot serve the adapter by itself."""
+"""The name of the subfolder with the merged model (the base model with the adapter added to its weights). It is only
+written for methods such as DoRA, whose adapters no engine can serve separately."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterFiles:
-    """The content of an adapter's folder."""
+    """The content of an adapter's folder: weights, PEFT configuration, training report, held-out samples, and perhaps a
+    merged model.
+    """
 
     weights: bytes
-    """The weights, as the bytes of a safetensors file."""
+    """The adapter's weights, as the bytes of a safetensors file."""
     config: Mapping[str, object]
     report: Mapping[str, object]
     samples: Sequence[Conversation] = ()
     merge: Callable[[Path], None] | None = None
-    """Writes the merged model into an existing folder; None if the adapter's folder gets none."""
+    """A function that writes the merged model into the existing folder that it is given; None if the adapter's folder
+    gets no merged model."""
 
 
 def check_target(folder: Path, option: str = "--out") -> None:
-    """Raises TrainingError if `folder` is a file, or contains something that does not belong to an adapter.
+    """Raises TrainingError if `folder`, where the adapter would be written, is a file, or contains files other than
+    those of an adapter.
 
-    `option` is the command-line option that names the folder, for the message.
+    A missing or empty folder, and the folder of an earlier adapter, are accepted. `option` is the command-line option
+    that names the folder; the error message mentions it.
     """
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{option} {folder} is a file; name a folder")
@@ -56,9 +64,10 @@ def check_target(folder: Path, option: str = "--out") -> None:
 
 
 def check_merged_target(folder: Path) -> None:
-    """Raises TrainingError if `folder` is a file, or contains something other than a model.
+    """Raises TrainingError if `folder`, where the merged model would be written, is a file, or has content but no
+    config.json.
 
-    It may be missing, empty, or contain a model (config.json), which is replaced.
+    The folder may be missing or empty, or contain an earlier model (with a config.json), which will be replaced.
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())):
         raise TrainingError(
@@ -67,8 +76,8 @@ def check_merged_target(folder: Path) -> None:
 
 
 def write_adapter(folder: Path, adapter: AdapterFiles) -> None:
-    """Writes an adapter to `folder`, and replaces all that is there. If it raises an error, `folder` stays as it
-    was.
+    """Writes an adapter's files to `folder`, and replaces the folder's earlier content. If an error is raised, the
+    earlier content is unchanged.
     """
     with _replacing(folder) as new:
         (new / CONFIG).write_text(_to_json(adapter.config), "utf-8")
@@ -85,9 +94,9 @@ def write_merged_model(folder: Path, merge: Callable[[Path], None]) -> None:
 
 
 def write_report(folder: Path, report: Mapping[str, object], samples: Sequence[Conversation]) -> None:
-    """Writes the report and the samples into an adapter's folder; replaces each file atomically.
+    """Writes the training report and the held-out samples into an adapter's folder; replaces each file atomically.
 
-    If there are no samples, an earlier file with samples stays.
+    If `samples` is empty, an existing file of samples is kept.
     """
     _replace_text(folder / REPORT, _to_json(report))
     if samples:
@@ -95,17 +104,19 @@ def write_report(folder: Path, report: Mapping[str, object], samples: Sequence[C
 
 
 def to_plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns PEFT's configuration of an adapter for adapter_config.json, with `inference_mode` true.
+    """Returns PEFT's configuration of an adapter as values that JSON can represent, with `inference_mode` set to true.
 
-    Enums become their values. Sets become sorted lists, so that the file's hash does not depend on the order of a set.
+    Enums become their values. Sets become sorted lists, so that the hash of adapter_config.json does not depend on the
+    order of a set.
     """
     return {key: _to_plain(value) for key, value in sorted(config.items())} | {"inference_mode": True}
 
 
 def read_parent_config(folder: Path, options: "TrainingOptions") -> dict[str, Any]:
-    """Returns the adapter_config.json of the adapter in `folder`, from which training starts.
+    """Returns the adapter_config.json of the parent adapter in `folder`, with whose weights training starts.
 
-    Raises TrainingError if it is not a LoRA adapter of this base model, or the training method cannot start from it.
+    Raises TrainingError if the file cannot be read, the adapter is not a LoRA of the base model that `options` name, or
+    the training method cannot continue from it.
     """
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
@@ -125,9 +136,11 @@ def read_parent_config(folder: Path, options: "TrainingOptions") -> dict[str, An
 
 
 def with_parent_recipe(options: "TrainingOptions") -> "TrainingOptions":
-    """Returns the options, with the rank and alpha of the parent adapter if there is one.
+    """Returns `options` with the rank and alpha of the parent adapter, with whose weights training starts; returns
+    `options` unchanged if there is no parent.
 
-    Raises TrainingError if the parent is not a LoRA adapter of this base model, or the method cannot start from it.
+    Raises TrainingError if the parent's configuration cannot be read, the parent is not a LoRA adapter of this base
+    model, or the training method cannot continue from it.
     """
     if options.parent is None:
         return options
@@ -136,7 +149,7 @@ def with_parent_recipe(options: "TrainingOptions") -> "TrainingOptions":
 
 
 def weights_digest(folder: Path) -> str:
-    """Returns the SHA-256 of the weights file in an adapter's folder."""
+    """Returns the SHA-256, in hexadecimal, of the weights file in an adapter's folder."""
     with (folder / WEIGHTS).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

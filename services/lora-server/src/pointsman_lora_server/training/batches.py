@@ -1,18 +1,20 @@
-"""Plans the batches of a training run: rows of similar length together, so that there is little padding."""
+"""Divides the rows of a training run into batches. Rows of similar length share a batch, so that little padding is
+computed.
+"""
 
 import random
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
 BATCHES_PER_GROUP = 16
-"""Shuffled rows are sorted by length in groups of this many batches. So there is little padding, but the order stays
-random."""
+"""The shuffled rows are cut into groups that fill about this many batches, and sorted by length only within a group. So
+there is little padding, but the order of the rows stays random."""
 
 
 class Row(Protocol):
     @property
     def length(self) -> int:
-        """Returns the number of tokens that are computed for the row, without padding."""
+        """Returns the number of tokens that the model computes for the row, without padding."""
 
 
 AnyRow = TypeVar("AnyRow", bound=Row)
@@ -21,8 +23,8 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 def plan_batches(rows: Sequence[AnyRow], epochs: int, tokens_per_step: int, seed: int) -> list[tuple[AnyRow, ...]]:
     """Returns the batches of all epochs in the order of training.
 
-    A batch has at most `tokens_per_step` tokens, padding included; a longer row is a batch of its own. The same rows
-    and seed give the same batches, so that a resumed run repeats them.
+    A batch has at most `tokens_per_step` tokens, padding included; a row with more tokens is a batch of its own. The
+    same rows and seed give the same batches, so a resumed run repeats the batches of the interrupted run.
     """
     shuffler = random.Random(seed)
     return [batch for _ in range(epochs) for batch in _plan_epoch(rows, tokens_per_step, shuffler)]
@@ -31,13 +33,15 @@ def plan_batches(rows: Sequence[AnyRow], epochs: int, tokens_per_step: int, seed
 def batch_by_length(rows: Sequence[AnyRow], tokens_per_step: int) -> list[tuple[AnyRow, ...]]:
     """Groups rows by length, the shortest first, into batches of at most `tokens_per_step` tokens, padding included.
 
-    A longer row is a batch of its own.
+    A row with more tokens than `tokens_per_step` is a batch of its own.
     """
     return list(_cut(sorted(rows, key=lambda row: row.length), tokens_per_step))
 
 
 def padded_tokens(batch: Sequence[Row]) -> int:
-    """Returns the number of tokens that are computed for a batch, padding included."""
+    """Returns the number of tokens that the model computes for a batch, padding included: rows times the longest row's
+    length.
+    """
     return len(batch) * max(row.length for row in batch)
 
 

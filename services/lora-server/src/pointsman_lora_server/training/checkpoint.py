@@ -1,4 +1,6 @@
-"""Saves the state of an unfinished training run in one file, which is replaced atomically, and loads it."""
+"""Saves an unfinished training run in one checkpoint file, which is replaced atomically, and loads the file to resume
+the run.
+"""
 
 import os
 from collections.abc import Mapping
@@ -19,10 +21,12 @@ FORMAT = 1
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     fingerprint: Mapping[str, str]
-    """What determines the run's result (see `dataset.run_fingerprint`). Only a run with an equal one can be resumed."""
+    """Name -> hash or text of each input that determines the run's result, such as the training data (see
+    `dataset.run_fingerprint`). Only a run with an equal fingerprint can be resumed from this checkpoint."""
     choices: Mapping[str, Any]
-    """What was measured or chosen at the start of the run: "seconds" (the time left then), "bf16", "pace" (seconds per
-    token), "steps", "steps_per_evaluation", and "before" (the objective's measures before the first step)."""
+    """Values that the run measured or chose at its start, which a resumed run reuses: "seconds" (the time then left for
+    the run), "bf16" (whether to compute in bf16), "pace" (seconds per token), "steps", "steps_per_evaluation", and
+    "before" (the objective's measures before the first step)."""
     state: RunState
     weights: Weights
     optimizer: Mapping[str, Any]
@@ -53,9 +57,10 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path, fingerprint: Mapping[str, str]) -> Checkpoint | None:
-    """Reads the checkpoint in the file `path`; returns None if the file does not exist.
+    """Reads the checkpoint from the file `path`; returns None if the file does not exist.
 
-    Raises TrainingError if it cannot be read, has another format, or belongs to a run with another fingerprint.
+    Raises TrainingError if the file cannot be read, has another format, or belongs to a run with another `fingerprint`
+    (see `dataset.run_fingerprint`).
     """
     if not path.exists():
         return None

@@ -1,12 +1,12 @@
-"""Reads JSON lines into conversations, and rejects data that cannot be trained on before anything is computed.
+"""Reads training conversations from files of JSON lines, and rejects invalid rows before the model is loaded.
 
 A line has one of two forms:
 
-    {"messages": [{"role": "system" | "user" | "assistant", "content": "..."}, ...]}    the last one is the assistant's
+    {"messages": [{"role": "system" | "user" | "assistant", "content": "..."}, ...]}    the last is the assistant's
     {"text": "...", "output": "..." or any JSON value}                                  user's text, assistant's output
 
-Only the last message is learnt. The module imports only the standard library, so that a file can be checked without
-torch.
+The model is only trained to write the last message. The module imports only the standard library, so that a file can be
+checked without torch.
 """
 
 import gzip
@@ -30,7 +30,7 @@ _Parsed = TypeVar("_Parsed")
 
 
 class RowError(Exception):
-    """A row of a data file is invalid. The message says why; `read_rows` adds the file and the line."""
+    """A row of a data file is invalid. The message gives the reason; `read_rows` adds the file and the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Conversation:
     prompt: tuple[Message, ...]
     answer: str
     where: str
-    """File and line: "file.jsonl:12"."""
+    """The file and line that the conversation was read from, as "file.jsonl:12"."""
 
     @property
     def question(self) -> str:
@@ -52,7 +52,9 @@ class Conversation:
 
     @property
     def key(self) -> Key:
-        """Returns a key that is equal for prompts that differ only in case and white space."""
+        """Returns the roles and contents of the prompt's messages, normalized so that prompts that differ only in case
+        and white space have equal keys.
+        """
         return tuple((message.role, " ".join(message.content.casefold().split())) for message in self.prompt)
 
 
@@ -66,9 +68,10 @@ def read_system(path: Path | None) -> str | None:
 
 
 def read_conversations(path: Path, system: str | None = None) -> list[Conversation]:
-    """Reads a file of conversations. Puts the system message `system` before rows that have none.
+    """Reads a file of training conversations. If `system` is given, it becomes the system message of rows without one.
 
-    Raises DataError if the file cannot be read, has no rows, or has bad ones; it names up to `MAX_ERRORS` problems.
+    Raises DataError, which lists up to `MAX_ERRORS` problems, if the file cannot be read, has no rows, or has invalid
+    rows.
     """
     conversations = []
     for where, (prompt, answer) in read_rows(path, _parse):
@@ -79,15 +82,15 @@ def read_conversations(path: Path, system: str | None = None) -> list[Conversati
 
 
 def read_rows(path: Path, parse: Callable[[dict[str, object]], _Parsed]) -> list[tuple[str, _Parsed]]:
-    """Reads a file of JSON objects, one a line; returns (file and line, result of `parse`) for each. Blank lines are
-    skipped.
+    """Reads a file with one JSON object a line; returns a pair ("FILE:LINE", result of `parse`) for each line that is
+    not blank.
 
-    `parse` raises RowError for a bad row. Raises DataError if the file cannot be read, has no rows, or has bad ones; it
-    names up to `MAX_ERRORS` problems, each once.
+    `parse` converts a row and raises RowError if the row is invalid. If the file cannot be read, has no rows, or has
+    invalid rows, `read_rows` raises DataError, which lists up to `MAX_ERRORS` different problems.
     """
     rows: list[tuple[str, _Parsed]] = []
     errors: dict[str, list[int]] = {}
-    """The numbers of the lines that have a problem, by the problem."""
+    """Problem -> numbers of the lines that have it."""
     for number, line in enumerate(_read(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -103,7 +106,9 @@ def read_rows(path: Path, parse: Callable[[dict[str, object]], _Parsed]) -> list
 
 
 def _read(path: Path) -> str:
-    """Returns the text of a file, which is compressed if its name ends in .gz."""
+    """Returns the text of a file, which is decompressed first if its name ends in .gz. Raises DataError if it cannot be
+    read.
+    """
     try:
         if path.suffix == ".gz":
             return gzip.decompress(path.read_bytes()).decode("utf-8-sig")
@@ -117,7 +122,9 @@ def _numbers(lines: Sequence[int]) -> str:
 
 
 def first_lines(lines: Sequence[str]) -> str:
-    """Joins the first `MAX_ERRORS` of the lines with line feeds; a last line says how many more there are."""
+    """Joins the first `MAX_ERRORS` of `lines` with line feeds; if there are more, a last line says how many were left
+    out.
+    """
     more = [f"... and {len(lines) - MAX_ERRORS} more lines"] if len(lines) > MAX_ERRORS else []
     return "\n".join([*lines[:MAX_ERRORS], *more])
 
@@ -161,7 +168,8 @@ def _conversation(messages: object) -> tuple[tuple[Message, ...], str]:
 def parse_messages(messages: object, name: str) -> tuple[Message, ...]:
     """Parses a list of one or more chat messages, {"role": ..., "content": ...}.
 
-    Raises RowError, which calls the list `name`, for anything else, and for a system message that is not the first.
+    Raises RowError if `messages` is not such a list, or has a system message that is not the first message. `name` is
+    the name of the list in the error message.
     """
     if not isinstance(messages, list) or not messages:
         raise RowError(f'"{name}" must be a list of messages, not {_describe(messages)}')
@@ -182,9 +190,11 @@ def _message(message: object, name: str) -> Message:
 
 
 def parse_answer(value: object, name: str) -> str:
-    """Returns the answer that the model should write: a text as it is, another JSON value as JSON in one line.
+    """Returns the text that the model should learn to write: a string unchanged, any other JSON value as JSON in one
+    line.
 
-    Raises RowError, which calls the value `name`, if it is null or a text that is empty or not valid.
+    Raises RowError if `value` is null, an empty string, or a string with half of a surrogate pair. `name` is the name
+    of the value in the error message.
     """
     if value is None:
         raise RowError(f'"{name}" is null; give the answer that should be learnt')

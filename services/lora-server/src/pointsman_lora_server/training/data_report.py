@@ -1,4 +1,6 @@
-"""Describes the training data: rows left out, lengths, contradictions, and the balance of labels."""
+"""Describes the training data of a run: rows that were left out, lengths, contradictory answers, and how often each
+label occurs.
+"""
 
 import json
 import statistics
@@ -9,17 +11,18 @@ from dataclasses import asdict, dataclass, field
 from pointsman_lora_server.training.data import Conversation, Key
 
 MAX_IMBALANCE = 10
-"""A field's labels cause a warning if the most frequent one has at least this many times the rows of the least
-frequent."""
+"""If a field's most frequent label has at least this many times the rows of its least frequent label, the report has a
+warning."""
 MIN_LABEL_ROWS = 5
-"""A label with fewer rows causes a warning."""
+"""If a label has fewer training rows than this, the report has a warning."""
 MAX_LISTED = 5
 
 WHOLE_ANSWER = "answer"
-"""The name of the field if the label is the whole answer, which is not a JSON object."""
+"""The field name under which labels are counted if an answer is not a JSON object; the whole answer is then the
+label."""
 MAX_LABEL_CHARACTERS = 64
 MAX_LABELS = 200
-"""The largest number of different labels of one field."""
+"""A field with more different values than this is not counted as a field of labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +30,23 @@ class DataReport:
     """A description of the training data. The trainer prints it to stdout as the event "data", before it trains."""
 
     rows: int
-    """Number of training rows. Duplicates and rows whose prompt is held out too are not counted; rows that are too long
-    are."""
+    """Number of training rows, without duplicates and without rows whose prompt is also held out. Rows that are too
+    long are included."""
     heldout_rows: int
     """Number of held-out rows, including those that are too long."""
     left_out: Mapping[str, int]
-    """Number of rows that were left out, by reason: "duplicate", "held_out_too", "too_long"."""
+    """Reason -> number of rows that were left out. The reasons are "duplicate", "held_out_too" (the prompt is also held
+    out for the evaluation) and "too_long"."""
     contradictory: tuple[str, ...]
-    """Pairs of rows with the same prompt but different answers, apart from case and white space, as "FILE:LINE and
-    FILE:LINE"; at most `MAX_LISTED`."""
+    """Up to `MAX_LISTED` pairs of rows, as "FILE:LINE and FILE:LINE", that have the same prompt but different answers.
+    Case and white space are ignored."""
     tokens: Mapping[str, int]
-    """Tokens of a training row with its answer: "median", "p95" and "longest"; empty without rows."""
+    """Statistics of the number of tokens of a training row, prompt and answer together: "median", "p95" (95th
+    percentile) and "longest". Empty if there are no rows."""
     learnt_tokens: int
-    """Tokens of all answers together, including the tokens that end them."""
+    """Total number of tokens of all training answers, including the token that ends each answer."""
     labels: Mapping[str, Mapping[str, int]]
-    """Field -> label -> number of training rows, the most frequent label first; see `count_labels`."""
+    """Field name -> label -> number of training rows, the most frequent label first; see `count_labels`."""
     warnings: tuple[str, ...] = field(default=())
 
     def facts(self) -> dict[str, object]:
@@ -56,11 +61,11 @@ def describe_data(
     lengths: Sequence[int],
     learnt_tokens: int,
 ) -> DataReport:
-    """Returns a report on the rows of a run, after duplicates were left out.
+    """Returns a report on the rows of a training run.
 
-    `notes` has a line for each row left out, as a duplicate or because of its length. `lengths` has the number of
-    tokens of each training row that is not too long (for pairs, of each answer with its prompt), and `learnt_tokens` is
-    the number of tokens of all their answers.
+    `training` and `heldout` have the rows after duplicates were left out. `notes` has a line for each row that was left
+    out, with the reason. `lengths` has the number of tokens of each training row that is not too long; for preference
+    pairs, of each answer with its prompt. `learnt_tokens` is the number of tokens of all these rows' answers.
     """
     contradictory = tuple(_contradictory(training))
     labels = count_labels(training)
@@ -85,12 +90,14 @@ def describe_data(
 def count_labels(
     rows: Sequence[Conversation], fields_of: Mapping[str, object] | None = None
 ) -> dict[str, dict[str, int]]:
-    """Returns field -> label -> number of rows, the most frequent label first.
+    """Counts the labels in the rows' answers. Returns field name -> label -> number of rows, the most frequent label
+    first.
 
-    If an answer is a JSON object, its fields that are texts, integers or booleans are counted. Any other answer counts
-    as the field `WHOLE_ANSWER`. Only fields whose values are labels are returned: there must be four rows or more, 90 %
-    of them with the field, few different values (see `_are_labels`), and none longer than `MAX_LABEL_CHARACTERS`. With
-    `fields_of`, the fields in it are returned instead, whatever their values are.
+    If an answer is a JSON object, its fields that are strings, integers or booleans are counted; any other answer is
+    counted as the field `WHOLE_ANSWER`. A field is only returned if its values look like labels: there are at least
+    four rows, 90 % of them have the field, it has few different values (see `_are_labels`), and no value is longer than
+    `MAX_LABEL_CHARACTERS`. If `fields_of` is given, the fields named in it are returned instead, whatever their values
+    are.
     """
     fields: dict[str, Counter[str]] = {}
     for row in rows:

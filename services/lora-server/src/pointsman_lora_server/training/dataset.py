@@ -1,4 +1,6 @@
-"""Opens the base model's folder, and encodes training rows as token ids with its tokenizer and chat template."""
+"""Opens the base model's folder, and encodes training rows as token ids with the base model's tokenizer and chat
+template.
+"""
 
 import hashlib
 import json
@@ -26,7 +28,8 @@ _Item = TypeVar("_Item")
 
 MAX_LOSS_ROWS = 256
 MAX_SAMPLES = 16
-"""Number of held-out rows that are stored with the adapter, for its smoke test."""
+"""The largest number of held-out rows that are stored with the adapter. The lora-server's smoke test of the adapter
+uses these rows."""
 MAX_SAMPLE_CHARACTERS = 8000
 
 
@@ -35,22 +38,22 @@ class BaseFolder:
     folder: Path
     tokenizer: Any
     end_of_turn: int
-    """The token with which the chat template ends an answer."""
+    """The id of the token with which the chat template ends an answer."""
 
     def render(self, messages: Sequence[Message], open_answer: bool) -> list[int]:
         """Returns the token ids of a conversation in the model's chat template.
 
-        With `open_answer`, they end with the tokens after which the model's answer begins.
+        If `open_answer` is true, the ids end with the tokens that introduce the assistant's answer.
         """
         turns = [{"role": message.role, "content": message.content} for message in messages]
         ids = self.tokenizer.apply_chat_template(turns, add_generation_prompt=open_answer, return_dict=False)
         return [int(token) for token in ids]
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 that distinguishes models.
+        """Returns a SHA-256, in hexadecimal, that differs between base models.
 
-        It is computed from the configuration, the names and sizes of the weights files, and `digest()`. The weights
-        themselves are not read.
+        The hash covers config.json, the names and sizes of the weights files, and `digest()`. The weights themselves
+        are not read.
         """
         digest = hashlib.sha256((self.folder / "config.json").read_bytes())
         for path in sorted(self.folder.glob("*.safetensors")):
@@ -59,7 +62,9 @@ class BaseFolder:
         return digest.hexdigest()
 
     def digest(self) -> str:
-        """Returns the SHA-256 of the weights as pointsman.json in the folder states it; empty if it does not."""
+        """Returns the SHA-256 of the base model's weights that the folder's file pointsman.json states; an empty string
+        if there is none.
+        """
         try:
             return str(json.loads((self.folder / "pointsman.json").read_text("utf-8"))["digest"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -67,10 +72,10 @@ class BaseFolder:
 
 
 def open_base(folder: Path) -> BaseFolder:
-    """Loads a base model's tokenizer.
+    """Loads the tokenizer of the base model in `folder`.
 
-    Raises TrainingError if the folder has no config.json or no chat template. Errors of transformers, for example for a
-    damaged tokenizer, are raised as they are.
+    Raises TrainingError if the folder has no config.json or the tokenizer no chat template. Errors of transformers, for
+    example for a damaged tokenizer, are raised as they are.
     """
     if not (folder / "config.json").is_file():
         raise TrainingError(f"--base-model {folder} holds no config.json; name the folder of a Hugging Face model")
@@ -97,7 +102,9 @@ def _end_of_turn(tokenizer: Any) -> int:
 
 
 def show_example(base: BaseFolder, example: Example) -> str:
-    """Returns an example's text as the model reads it, with special tokens. The learnt part is between ⟦ and ⟧."""
+    """Returns the text of an example as the model reads it, with special tokens. The answer, which the model is trained
+    to write, is between ⟦ and ⟧.
+    """
     prompt, answer = (
         base.tokenizer.decode(list(ids), skip_special_tokens=False)
         for ids in (example.prompt_ids, example.ids[example.prompt_length :])
@@ -107,34 +114,39 @@ def show_example(base: BaseFolder, example: Example) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The rows of one training run as token ids: those to train on, and those held out for the evaluation."""
+    """The rows of one training run: encoded as token ids for training and evaluation, and as text for few-shot prompts
+    and samples.
+    """
 
     training: tuple[Row, ...]
     heldout: tuple[Row, ...]
-    """Held-out rows for the loss, at most `MAX_LOSS_ROWS`."""
+    """Held-out rows on which the loss is measured, at most `MAX_LOSS_ROWS`."""
     questions: tuple[Example, ...]
-    """Held-out rows to which answers are generated, at most `EvaluationOptions.samples`."""
+    """Held-out rows for which the model generates answers, at most `EvaluationOptions.samples`."""
     first_example: Example
     known: tuple[Conversation, ...]
-    """Rows that few-shot prompts may use: all training rows, also those beyond `TrainingOptions.max_rows`; of pairs,
-    only the preferred answers."""
+    """Training rows that may be examples in few-shot prompts, including rows beyond `TrainingOptions.max_rows`. Of a
+    preference pair, only the preferred answer is used."""
     samples: tuple[Conversation, ...]
-    """Held-out rows to store with the adapter, at most `MAX_SAMPLES`."""
+    """Held-out rows that are stored with the adapter, at most `MAX_SAMPLES`."""
     report: DataReport
 
     @property
     def longest(self) -> int:
-        """Returns the number of tokens of the longest row; for a pair, of both answers with the prompt before each."""
+        """Returns the number of tokens of the longest training or held-out row. A preference pair counts both answers,
+        each with the prompt.
+        """
         return max(row.length for row in (*self.training, *self.heldout))
 
 
 def build_dataset(
     options: TrainingOptions, rows: TrainingRows, base: BaseFolder, warn: Callable[[str], None]
 ) -> Dataset:
-    """Encodes the rows of a run as token ids; calls `warn` with a line for each row that is left out.
+    """Encodes the rows of a training run as token ids. `warn` is called with a line of text for each row that is left
+    out.
 
-    Raises DataError if all training rows are too long, or the chat template renders a prompt differently when an answer
-    follows.
+    Raises DataError if all training rows are too long, or if the chat template renders a prompt differently when an
+    answer follows.
     """
     split, recipe = rows.conversations, options.recipe
     encoded = options.method.encode_rows(rows, base.render, base.end_of_turn, recipe.max_tokens)
@@ -161,10 +173,10 @@ def build_dataset(
 
 
 def run_fingerprint(options: TrainingOptions, base: BaseFolder) -> dict[str, str]:
-    """Returns what determines the result of a run, as hashes and texts by name.
+    """Returns name -> hash or text of each input that determines the result of a training run.
 
     The names are "recipe", "base model", "training data", "held-out data", "system message", "parent" and "evaluation".
-    A checkpoint is only resumed if they are all equal.
+    A checkpoint can only be resumed by a run whose fingerprint is equal.
     """
     return {
         "recipe": repr(options.recipe),

@@ -1,15 +1,19 @@
-"""How many held-out rows are answered at the end of a training, by which the version is compared with prompting."""
+"""Chooses the number of held-out rows that are answered after training, to compare the new adapter with prompting the
+base model.
+"""
 
 from collections.abc import Callable
 
 MIN_DECIDING_ROWS = 20
-"""The smallest number of rows, whatever time they take, because the comparison decides which version users get."""
+"""The number of held-out rows that are answered even if this takes too long (fewer only if there are fewer rows). The
+comparison decides which adapter version users get, so it needs enough rows."""
 
 
 def count_deciding_rows(available: int, answer_seconds: Callable[[int], float], max_seconds: float) -> int:
-    """Returns `available`, halved until the rows take at most `max_seconds`, but not below `MIN_DECIDING_ROWS`.
+    """Returns how many of the `available` held-out rows to answer: `available`, halved until answering takes at most
+    `max_seconds`, but not below `MIN_DECIDING_ROWS` (or `available`, if that is smaller).
 
-    `answer_seconds` estimates the seconds for a number of rows.
+    `answer_seconds` is a function that estimates the seconds for a given number of rows.
     """
     count = available
     while count > MIN_DECIDING_ROWS and answer_seconds(count) > max_seconds:

@@ -1,8 +1,9 @@
-"""The loss of direct preference optimization, as TRL computes it, for this trainer's own loop.
+"""The loss of direct preference optimization (DPO), computed by the library TRL within this package's own training
+loop.
 
-The reference model is what training starts from: the base model with the adapter turned off or, with a parent adapter,
-TRL's frozen copy of that. TRL pads the batches and computes the loss; steps, schedule, checkpoints and time limits are
-the same as for other methods.
+The loss compares the trained model with a frozen reference model. That is the base model with the adapter turned off
+or, if training starts from a parent adapter, TRL's frozen copy of the parent. TRL only pads the batches and computes
+the loss; steps, learning rate schedule, checkpoints and time limits are those of all other methods.
 """
 
 import logging
@@ -30,10 +31,10 @@ class DpoObjective:
     def __init__(
         self, learner: Learner, base: BaseFolder, heldout: Sequence[PreferencePair], recipe: "Recipe", is_fresh: bool
     ) -> None:
-        """Prepares TRL's loss; `heldout` are the pairs for `measure`.
+        """Prepares TRL's loss; `heldout` are the preference pairs on which `measure` measures it.
 
-        The reference model is the base model if the adapter `is_fresh`, that is, has no effect yet; otherwise it has a
-        copy of the adapter as it is now.
+        If `is_fresh`, the adapter is new and has no effect yet, and the frozen reference model of the loss is the base
+        model. Otherwise the reference model has a frozen copy of the adapter as it is now.
         """
         datasets_logging.disable_progress_bar()
         logging.getLogger("trl").setLevel(logging.ERROR)
@@ -43,7 +44,9 @@ class DpoObjective:
         self._trainer = _create_trainer(learner, base, recipe, is_fresh)
 
     def backward(self, batch: Sequence[PreferencePair]) -> float:
-        """Adds the batch's gradients to those of the adapter's parameters; returns the loss, a mean over the pairs."""
+        """Adds the gradients of the batch's loss to the `.grad` of the adapter's parameters; returns the loss, a mean
+        over the pairs.
+        """
         self._learner.model.train()
         with self._learner.autocast():
             loss = self._loss(batch)
@@ -51,10 +54,11 @@ class DpoObjective:
         return float(loss.item())
 
     def measure(self) -> dict[str, float]:
-        """Returns the mean "loss" on the held-out pairs, and the "preference_accuracy"; empty without held-out pairs.
+        """Returns the mean "loss" on the held-out pairs and their "preference_accuracy"; returns an empty dictionary
+        without held-out pairs.
 
-        The accuracy is the share of pairs in which training has raised the log-probability of the preferred answer by
-        more than that of the rejected one, compared with the reference model.
+        The accuracy is the share of pairs for which training has raised the log-probability of the preferred answer by
+        more than that of the rejected answer, compared with the reference model.
         """
         if not self._heldout:
             return {}

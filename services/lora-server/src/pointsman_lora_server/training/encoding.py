@@ -1,6 +1,6 @@
-"""Encodes conversations and pairs of answers as token ids.
+"""Encodes conversations and preference pairs as token ids.
 
-The function that turns text into tokens is passed in, so that no tokenizer package is needed here.
+The caller passes the function that renders messages as token ids, so this module needs no tokenizer package.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,12 +13,14 @@ from pointsman_lora_server.training.data import Conversation, Message
 from pointsman_lora_server.training.exits import DataError
 
 Render = Callable[[Sequence[Message], bool], list[int]]
-"""A function that returns token ids of messages in the model's chat template, such as `BaseFolder.render`. Its second
-argument says whether to end with the tokens after which the assistant's answer begins."""
+"""A function that returns the token ids of messages in the model's chat template, such as `BaseFolder.render`. If its
+second argument is true, the ids end with the tokens that introduce the assistant's answer."""
 
 
 class PreferenceRow(Protocol):
-    """Interface of a prompt with a preferred and a rejected answer; `methods.dpo.Preference` implements it."""
+    """Interface of a prompt with a preferred and a rejected answer; `methods.dpo.Preference` implements it. `where` is
+    the row's file and line.
+    """
 
     @property
     def prompt(self) -> tuple[Message, ...]: ...
@@ -32,12 +34,12 @@ class PreferenceRow(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A conversation as token ids. Only the answer at its end is learnt."""
+    """A conversation as token ids: a prompt, and the answer that the model is trained to write."""
 
     ids: tuple[int, ...]
-    """The prompt, the answer, and the token that ends it."""
+    """The ids of the prompt, of the answer, and of the token that ends the answer."""
     prompt_length: int
-    """Number of tokens of the prompt, which are not learnt."""
+    """Number of tokens of the prompt, on which no loss is computed."""
     source: Conversation
 
     @property
@@ -46,7 +48,7 @@ class Example:
 
     @property
     def answer_length(self) -> int:
-        """Returns the number of tokens that are learnt, with the one that ends the answer."""
+        """Returns the number of tokens of the answer, including the token that ends it."""
         return len(self.ids) - self.prompt_length
 
     @property
@@ -74,10 +76,11 @@ class Encoded(Generic[AnyRow]):
 
 
 def encode(rows: Sequence[Conversation], render: Render, end_of_turn: int, max_tokens: int) -> Encoded[Example]:
-    """Encodes conversations; leaves out those of more than `max_tokens`, because a cut answer would be learnt as such.
+    """Encodes conversations. Conversations with more than `max_tokens` are left out, because the model would learn to
+    stop in the middle of a shortened answer.
 
-    `end_of_turn` is the token that ends an answer. Raises DataError if the chat template renders a prompt differently
-    when an answer follows.
+    `end_of_turn` is the id of the token that ends an answer. Raises DataError if the chat template renders a prompt
+    differently when an answer follows.
     """
     examples: list[Example] = []
     notes: list[str] = []
@@ -93,10 +96,11 @@ def encode(rows: Sequence[Conversation], render: Render, end_of_turn: int, max_t
 def encode_pairs(
     pairs: Sequence[PreferenceRow], render: Render, end_of_turn: int, max_tokens: int
 ) -> Encoded[PreferencePair]:
-    """Encodes pairs of answers; leaves out a pair if one of its answers, with the prompt, has more than `max_tokens`.
+    """Encodes preference pairs. A pair is left out if its prompt together with one of its answers has more than
+    `max_tokens`.
 
-    `end_of_turn` is the token that ends an answer. Raises DataError if the chat template renders a prompt differently
-    when an answer follows.
+    `end_of_turn` is the id of the token that ends an answer. Raises DataError if the chat template renders a prompt
+    differently when an answer follows.
     """
     encoded: list[PreferencePair] = []
     notes: list[str] = []

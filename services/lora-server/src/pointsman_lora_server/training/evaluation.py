@@ -1,4 +1,6 @@
-"""Evaluates the adapter on held-out rows, compares it with prompting the base model, and builds the training report."""
+"""Evaluates the adapter on held-out rows, compares it with few-shot prompts to the base model, and builds the training
+report.
+"""
 
 import platform
 import time
@@ -19,7 +21,7 @@ from pointsman_lora_server.training.run_state import RunState
 from pointsman_lora_server.training.time_budget import TimeBudget
 
 MAX_SAMPLE_EVENTS = 8
-"""Number of answers that are reported one by one, as events "sample"."""
+"""The largest number of answers that the final evaluation reports one by one, as events "sample"."""
 
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "trl", "bitsandbytes")
 MERGED_ONLY = "a DoRA adapter, which an engine cannot serve as one: serve the merged model"
@@ -27,13 +29,13 @@ MERGED_ONLY = "a DoRA adapter, which an engine cannot serve as one: serve the me
 
 @dataclass(frozen=True, slots=True)
 class FinalScores:
-    """The scores of the adapter, and of few-shot prompts to the base model on the same rows."""
+    """The scores of the adapter after training, and of few-shot prompts to the base model on the same rows."""
 
     metrics: dict[str, float] = field(default_factory=dict)
-    """Name -> value. The names are those of `scoring.score`, and "rows"; they begin with "heldout_" for the adapter,
-    and with "prompt_path_" for the few-shot prompts."""
+    """Name -> value: the scores of `scoring.score`, and "rows", the number of rows that were scored. The names begin
+    with "heldout_" for the adapter and with "prompt_path_" for the few-shot prompts."""
     notes: tuple[str, ...] = ()
-    """What could not be measured, as warnings for the user."""
+    """Warnings for the user about measurements for which there was too little time."""
 
 
 class Evaluator:
@@ -54,11 +56,12 @@ class Evaluator:
         self._emit = emit
 
     def evaluate_during(self) -> Evaluated | None:
-        """Measures the held-out loss, and scores answers to some held-out rows; returns None without held-out rows.
+        """Measures the held-out loss and scores generated answers between two training steps; returns None if there are
+        no held-out rows.
 
-        There are up to `TimeBudget.rows_during` answers, fewer if they take much longer than estimated. The result's
-        value, by which the best weights are chosen, is the loss, or with --stop-on metric the negative share of exact
-        answers; ties are decided by the F1 (see `scoring.score`), then by the loss.
+        Up to `TimeBudget.rows_during` rows are answered, fewer if answering takes much longer than estimated. The
+        result's `value`, which is lowest for the best weights, is the loss. With --stop-on metric, it is the negative
+        share of exact answers; equal shares are ordered by the F1 (see `scoring.score`), then by the loss.
         """
         measured = self._objective.measure()
         if not measured:
@@ -74,11 +77,12 @@ class Evaluator:
         return Evaluated(-metric + 1e-6 * measured["loss"], facts)  # the loss decides between equal metrics
 
     def evaluate_at_end(self, ends_at: float) -> FinalScores:
-        """Scores the adapter's answers, then those of the few-shot prompts, until `ends_at` on the monotonic clock.
+        """Scores the trained adapter's answers, then those of few-shot prompts to the base model, until `ends_at` on
+        the monotonic clock.
 
-        If the time is too short, fewer rows are answered. If both have answered rows, only the rows that both have
-        answered are scored. Some answers of the adapter are reported as events "sample", and the scores of the few-shot
-        prompts as an event "prompt_path".
+        If the time is too short, fewer rows are answered. If few-shot prompts answered any rows, the adapter is only
+        scored on those rows. Some of the adapter's answers are reported as events "sample", and the scores of the
+        few-shot prompts as an event "prompt_path".
         """
         questions, notes = self._budget.questions, []
         now = time.monotonic()
@@ -124,26 +128,29 @@ class Evaluator:
 class RunResult:
     state: RunState
     ended_by: str
-    """Why training ended: "whole", "time" or "patience"; see `TrainingLoop.run`."""
+    """Why training ended: "whole" (all epochs are done), "time" (the time limit) or "patience" (no improvement); see
+    `TrainingLoop.run`."""
     before: Mapping[str, float]
-    """The objective's measures before the first step."""
+    """The measures of the training objective, such as "loss", on the held-out rows before the first step."""
     metrics: Mapping[str, float]
-    """The measures and scores of the weights that are written."""
+    """Name -> value of the held-out measures and scores of the weights that are written to the adapter's folder."""
     seconds: float
-    """How long the run took."""
+    """Duration of the run until its results were evaluated, without interruptions."""
 
 
 def best_step(state: RunState) -> int:
-    """Returns the step with the best weights, which are written; the last step if nothing was evaluated."""
+    """Returns the number of the step whose weights evaluated best and are written; the last step if no weights were
+    evaluated.
+    """
     return state.counter.step if state.best_step is None else state.best_step
 
 
 def training_report(
     options: TrainingOptions, base_digest: str, dataset: Dataset, result: RunResult
 ) -> dict[str, object]:
-    """Returns the content of training.json. It names files without their folders.
+    """Returns the content of the report training.json. Files are named in it without their folders.
 
-    `base_digest` is the SHA-256 of the base model's weights, empty if it is unknown.
+    `base_digest` is the SHA-256 of the base model's weights, or an empty string if it is unknown.
     """
     state, metrics = result.state, result.metrics
     losses = {"before": result.before.get("loss"), "end": metrics.get("heldout_loss")}
@@ -174,10 +181,10 @@ def training_report(
 def evaluated_report(
     older: dict[str, object], options: TrainingOptions, dataset: Dataset, metrics: dict[str, float]
 ) -> dict[str, object]:
-    """Returns a copy of the report `older` with the new `metrics`, and with "evaluated", which describes the held-out
-    rows.
+    """Returns a copy of the training report `older` with the new `metrics`, and with a new field "evaluated", which
+    describes the held-out rows.
 
-    All other fields stay as they are, also "heldout_loss" and "exact_share".
+    All other fields keep their values, including "heldout_loss" and "exact_share" of the earlier evaluation.
     """
     facts = _data_facts(options, dataset)
     evaluated = {key: value for key, value in facts.items() if key.startswith("heldout")}

@@ -1,4 +1,4 @@
-"""How a run ends early: errors, after which the trainer exits with code 1, and signals.
+"""How a training run ends early: by an error, after which the trainer exits with code 1, or by a signal.
 
 TrainingError
 └── DataError
@@ -21,16 +21,17 @@ class DataError(TrainingError):
 
 
 def set_signal_handler(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
-    """Sets the handler of the signals that stop a run (`SIGNALS`)."""
+    """Sets `handler` for the signals that stop a training run, SIGINT and SIGTERM."""
     for number in SIGNALS:
         signal.signal(number, handler)
 
 
 @contextmanager
 def delaying_signals() -> Iterator[None]:
-    """Delays `SIGNALS` that arrive during the block: the first one is delivered after it, unless the block raises.
+    """Returns a context manager that delays SIGINT and SIGTERM: if any arrive during its block, the first one is
+    delivered after the block, unless the block raises.
 
-    Usable in the main thread only.
+    It can only be used in the main thread.
     """
     received: list[int] = []
     handlers = [signal.signal(number, lambda which, _: received.append(which)) for number in SIGNALS]

@@ -1,4 +1,4 @@
-"""Generates answers to held-out rows until a time limit, and estimates how long that takes."""
+"""Generates the model's answers to held-out rows until a time limit, and estimates how long generation takes."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,12 @@ from pointsman_lora_server.training.scoring import ScoredAnswer
 
 ROWS_PER_BATCH = 16
 SPARE_TOKENS = 16
-"""How many tokens longer an answer may be than the longest expected one of its batch."""
+"""A generated answer may be this many tokens longer than the longest expected answer of its batch."""
 
 READ_SHARE, TOKEN_SHARE = 0.5, 0.08
-"""Measured times as fractions of the time of a training step of the same tokens. READ_SHARE is for reading them without
-a backward pass; TOKEN_SHARE is for generating one token of each answer in a batch of `ROWS_PER_BATCH`."""
+"""Measured durations, as fractions of the duration of a training step with the same number of tokens. READ_SHARE is for
+computing the tokens without a backward pass; TOKEN_SHARE is for generating one token of each answer in a batch of
+`ROWS_PER_BATCH`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,11 @@ def estimate_answer_seconds(questions: Sequence[Question], tokens_per_step: int,
 def generate_answers(
     learner: Learner, base: BaseFolder, questions: Sequence[Question], ends_at: float
 ) -> Iterator[AnsweredSample]:
-    """Yields greedy answers to the questions, the shortest prompts first, until `ends_at` on the monotonic clock.
+    """Generates an answer to each question by greedy decoding, the shortest prompts first, until `ends_at` on the
+    monotonic clock.
 
-    Answers are generated in batches of `ROWS_PER_BATCH`. If a batch would not end in time, it and all later ones are
-    left out.
+    Answers are generated in batches of `ROWS_PER_BATCH`. If a batch cannot be completed in time, its answers and those
+    of all later batches are not yielded.
     """
     ordered = sorted(questions, key=lambda question: len(question.prompt_ids))
     last_seconds = 0.0
@@ -68,8 +70,8 @@ def generate_answers(
 
 
 def _generate(learner: Learner, base: BaseFolder, batch: Sequence[Question], seconds: float) -> list[str] | None:
-    """Generates the answers of one batch; returns None if `seconds` pass before all are complete, since a cut answer
-    cannot be scored.
+    """Generates the answers of one batch. Returns None if `seconds` pass before all answers are complete, since an
+    incomplete answer cannot be scored.
     """
     longest = max(len(question.prompt_ids) for question in batch)
     ids = torch.full((len(batch), longest), base.end_of_turn)

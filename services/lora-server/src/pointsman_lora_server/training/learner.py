@@ -1,4 +1,4 @@
-"""Loads the base model with the adapter that is trained, configured to be fast on a CPU, and saves the result."""
+"""Loads the base model with the adapter to train, configures torch to be fast on a CPU, and saves the result."""
 
 import ctypes
 import os
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 
 MAX_EAGER_ATTENTION_TOKENS = 1024
-"""On a CPU, rows of up to this many tokens are trained with plain attention, which is faster than fused attention (1.05
-against 1.35 s a step for 10 rows of 100 tokens). Its memory grows with the square of the length."""
+"""On a CPU, if no row has more tokens than this, the model uses plain ("eager") attention, which is faster than fused
+attention (1.05 against 1.35 s a step for 10 rows of 100 tokens). The memory of plain attention grows with the square of
+the length, so longer rows use fused attention."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
@@ -34,25 +35,33 @@ Weights = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Learner:
     model: Any
-    """PEFT's model, which wraps the base model."""
+    """PEFT's model, which contains the base model and the adapter to train."""
     device: str
     bf16: bool
 
     def autocast(self) -> Any:
-        """Returns a context manager in which matrix products use bf16 if `bf16` is true; the weights stay in fp32."""
+        """Returns a context manager in which torch computes matrix products in bf16 if the field `bf16` is true. The
+        weights stay in fp32.
+        """
         return torch.autocast(self.device, torch.bfloat16, enabled=self.bf16)
 
     def without_adapter(self, disabled: bool) -> AbstractContextManager[Any]:
-        """Returns a context manager that turns the adapter off during its block if `disabled` is true."""
+        """Returns a context manager that turns the adapter off during its block if `disabled` is true, and otherwise
+        does nothing.
+        """
         return self.model.disable_adapter() if disabled else nullcontext()
 
     def hidden_states(self, ids: Any) -> Any:
-        """Returns the last hidden states, before the output layer, [rows, tokens, hidden], for ids [rows, tokens]."""
+        """Returns the hidden states of the base model's last layer, shape [rows, tokens, hidden], for token ids of
+        shape [rows, tokens]. The output layer is not applied; see `logits`.
+        """
         base = self.model.get_base_model()
         return getattr(base, base.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
 
     def logits(self, hidden: Any) -> Any:
-        """Returns the logits in fp32, [..., vocabulary], for last hidden states [..., hidden]."""
+        """Applies the model's output layer to hidden states of its last layer, shape [..., hidden]. Returns the logits
+        in fp32, shape [..., vocabulary].
+        """
         base = self.model.get_base_model()
         logits, config = base.get_output_embeddings()(hidden).float(), base.config.get_text_config()
         if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
@@ -64,7 +73,7 @@ class Learner:
         return [weight for weight in self.model.parameters() if weight.requires_grad]
 
     def weights(self) -> Weights:
-        """Returns a copy of the adapter's weights in fp32 on the CPU, by name."""
+        """Returns a copy of the adapter's weights, parameter name -> fp32 tensor on the CPU."""
         state = get_peft_model_state_dict(self.model, adapter_name="default", save_embedding_layers=False)
         return {name: weight.detach().to("cpu", torch.float32, copy=True) for name, weight in state.items()}
 
@@ -76,7 +85,7 @@ class Learner:
 
 
 def to_safetensors(weights: Weights) -> bytes:
-    """Returns the weights as a safetensors file in bf16, the type in which the engine computes."""
+    """Returns the bytes of a safetensors file with the weights in bf16, the type in which the engine computes."""
     return save(
         {name: weight.to(torch.bfloat16).contiguous() for name, weight in weights.items()}, metadata={"format": "pt"}
     )
@@ -89,11 +98,11 @@ def open_learner(
     bf16: bool | None = None,
     processes: Processes = ALONE,
 ) -> Learner:
-    """Loads the base model with a new adapter, or with the parent adapter that `options` name.
+    """Loads the base model with a new adapter, or with the parent adapter `options.parent` if there is one.
 
-    A new adapter is initialized from the seed and has no effect yet. `longest` is the number of tokens of the longest
-    row, by which the attention kernel is chosen. `bf16` says whether to compute in bf16; None chooses what is faster.
-    Sets torch's threads and random seed for the process.
+    A new adapter is initialized from the random seed and does not change the model's output yet. `longest` is the
+    number of tokens of the longest row; the attention kernel is chosen by it. `bf16` says whether to compute in bf16;
+    None chooses the faster type. Sets torch's number of threads and random seed for this process.
 
     Raises TrainingError if the parent or the model cannot be trained, or --device asks for a GPU that is missing.
     Errors of transformers and PEFT, for example for damaged weights, are raised as they are.
@@ -127,9 +136,11 @@ def _check_logits(learner: Learner) -> None:
 
 
 def merge_and_save(learner: Learner, base: BaseFolder, folder: Path) -> None:
-    """Writes the base model with the adapter merged into its weights, and the tokenizer, into the existing `folder`.
+    """Adds the adapter to the base model's weights, and writes the merged model and the tokenizer into the existing
+    `folder`.
 
-    Merges in the type of the loaded weights and rounds to bf16 at the end. `learner` must not be used afterwards.
+    The weights are added in the type in which they were loaded, and rounded to bf16 at the end. `learner` is changed
+    and must not be used afterwards.
     """
     with torch.no_grad():
         merged = learner.model.merge_and_unload().to(torch.bfloat16)
@@ -178,7 +189,9 @@ def _lora_config(options: "TrainingOptions", model: Any) -> LoraConfig:
 
 
 def _linear_layers(model: Any) -> list[str]:
-    """Returns the last parts of the names of all linear layers but the output layer, such as "q_proj", sorted."""
+    """Returns the last component of the name of each linear layer except the output layer, such as "q_proj", sorted and
+    without duplicates.
+    """
     output = model.get_output_embeddings()
     layers = {
         name.rsplit(".", 1)[-1]
@@ -196,7 +209,9 @@ def _device(requested: str) -> str:
 
 
 def _is_bf16_faster() -> bool:
-    """Returns whether a matrix product on this CPU is faster in bf16 than in fp32, measured in some milliseconds."""
+    """Measures a matrix product on this CPU, and returns whether it is faster in bf16 than in fp32. Takes some
+    milliseconds.
+    """
     return _product_seconds(torch.bfloat16) < _product_seconds(torch.float32)
 
 
@@ -211,7 +226,9 @@ def _product_seconds(dtype: Any) -> float:
 
 
 def _keep_freed_memory() -> None:
-    """Makes glibc keep freed memory, because returning it and getting it again at each step takes 15 % of the time."""
+    """Makes glibc's allocator keep freed memory in the process. Returning memory to the kernel and requesting it again
+    at each step would take 15 % of the time.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 32 << 20)

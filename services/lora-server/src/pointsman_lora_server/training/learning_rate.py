@@ -7,9 +7,10 @@ WARM_UP_SHARE = 0.05
 
 
 def learning_rate_scale(progress: float) -> float:
-    """Returns the fraction of the peak learning rate at a `progress` from 0 to 1 of the training.
+    """Returns the learning rate as a fraction of its peak; `progress` is the completed fraction of the training, from 0
+    to 1.
 
-    It rises linearly to 1 at `WARM_UP_SHARE`, then falls to 0 along a cosine.
+    The fraction rises linearly from 0 to 1 until `progress` is `WARM_UP_SHARE`, then falls to 0 along a cosine.
     """
     if progress < WARM_UP_SHARE:
         return progress / WARM_UP_SHARE
@@ -18,27 +19,28 @@ def learning_rate_scale(progress: float) -> float:
 
 @dataclass(slots=True)
 class StepCounter:
-    """Counts the training steps, and gives the learning rate of each.
+    """Counts the completed training steps, and gives the learning rate of the next one.
 
-    The planned number of steps may change. The learning rate falls to 0 at the last step that is planned now.
+    The planned number of steps may change during the training. The schedule is then stretched so that the learning rate
+    still falls to 0 at the last planned step.
     """
 
     steps: int
-    """Total number of steps, as planned now."""
+    """Total number of steps in the current plan, completed steps included."""
     max_steps: int
-    """Number of steps of all epochs."""
+    """Number of steps of all epochs; the plan never has more."""
     step: int = 0
-    """Number of steps that are done."""
+    """Number of completed steps."""
     progress: float = 0.0
-    """The position in the learning rate schedule, from 0 to 1."""
+    """The current position in the learning rate schedule, from 0 (start) to 1 (end)."""
 
     @property
     def left(self) -> int:
         return self.steps - self.step
 
     def next_scale(self) -> float:
-        """Returns the fraction of the peak learning rate for the next step: the schedule's value at the middle of the
-        step.
+        """Returns the learning rate of the next step as a fraction of its peak. It is the schedule's value at the
+        middle of that step.
         """
         return learning_rate_scale(self.progress + 0.5 * self._progress_per_step())
 
@@ -47,7 +49,7 @@ class StepCounter:
         self.step += 1
 
     def replan(self, left: int) -> None:
-        """Plans `left` more steps, but at most `max_steps` in total."""
+        """Sets the planned number of steps to the completed ones plus `left`, but to at most `max_steps`."""
         self.steps = min(self.step + left, self.max_steps)
 
     def _progress_per_step(self) -> float:

@@ -1,4 +1,6 @@
-"""The training loop: runs steps until a time limit, evaluates between them, and remembers the best weights."""
+"""The training loop: runs training steps until a time limit, evaluates the adapter's weights between steps, and
+remembers the best weights.
+"""
 
 import math
 import statistics
@@ -19,9 +21,9 @@ from pointsman_lora_server.training.run_state import RunState
 MAX_GRADIENT_NORM = 1.0
 TIMED_STEPS = 3
 TIME_RESERVE = 0.08
-"""Fraction of the training time that is kept in reserve, since the machine may become busier."""
+"""Fraction of the training time for which no steps are planned, because the machine may become busier."""
 PACE_STEPS = 16
-"""Number of recent steps from which the current speed is computed."""
+"""Number of latest steps whose mean duration is the current speed of training."""
 
 Batches = Sequence[Sequence[Any]]
 
@@ -29,9 +31,10 @@ SaveCheckpoint = Callable[["TrainingLoop"], None]
 
 
 class Emit(Protocol):
-    """Interface of a function that reports an event of the run; `facts` are the event's fields.
+    """Interface of a function that reports an event of the training run; `event` is its name, and `facts` are its
+    fields.
 
-    The implementation in `__main__` prints a line of JSON to stdout, without fields that are None.
+    The implementation in `__main__` prints the event as a line of JSON to stdout, without fields that are None.
     """
 
     def __call__(self, event: str, **facts: object) -> None: ...
@@ -44,13 +47,15 @@ class Objective(Protocol):
         """Adds the batch's gradients to those of the adapter's parameters (`.grad`) and returns the batch's loss."""
 
     def measure(self) -> dict[str, float]:
-        """Returns the "loss" on the held-out rows, and perhaps more measures; empty if there are no such rows."""
+        """Returns the "loss" on the held-out rows, and optionally more measures, by name; an empty dictionary if there
+        are no held-out rows.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
     seconds_per_token: float
-    """Seconds of a training step divided by the batch's tokens, padding included."""
+    """Duration of a training step divided by the number of tokens in its batch, padding included."""
 
     def seconds_for(self, batches: Sequence[Sequence[Row]]) -> float:
         return self.seconds_per_token * sum(map(padded_tokens, batches))
@@ -61,31 +66,32 @@ class LoopOptions:
     learning_rate: float
     """The peak learning rate."""
     ends_at: float
-    """When steps and evaluations must have ended, on the monotonic clock."""
+    """The time on the monotonic clock by which all steps and evaluations of the loop must have ended."""
     steps_per_evaluation: int
     evaluation_seconds: float
-    """The estimated duration of one evaluation."""
+    """The estimated duration of one evaluation between steps."""
     patience: int
-    """Number of evaluations without an improvement after which training stops; 0: it never does."""
+    """Training stops after this number of evaluations in a row without an improvement; 0 disables this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
     value: float
-    """The value by which the best weights are chosen; lower is better."""
+    """The value by which the best weights are chosen, such as the held-out loss; lower is better."""
     facts: dict[str, Any]
     """Fields for the event "evaluation", such as the loss and the scores."""
 
 
 Evaluate = Callable[[], Evaluated | None]
-"""Evaluates the current weights; returns None if there are no held-out rows."""
+"""A function that evaluates the adapter's current weights on held-out rows; returns None if there are no held-out
+rows."""
 
 
 def measure_pace(learner: Learner, objective: Objective, batches: Batches) -> Pace:
-    """Measures the speed of training on the batch of median size, without changing the weights.
+    """Measures the speed of training by computing gradients for the batch of median size. The weights are not changed.
 
-    Returns the pace of the fastest of `TIMED_STEPS` steps, because a machine that is busy now may not stay so. If it
-    stays so, the loop plans fewer steps.
+    Returns the speed of the fastest of `TIMED_STEPS` steps, since other load on the machine may be temporary. If the
+    load stays, the training loop later plans fewer steps.
     """
     batch = sorted(batches, key=padded_tokens)[len(batches) // 2]
     objective.backward(batch)  # the first one is slow: memory is allocated and kernels are chosen
@@ -100,12 +106,16 @@ def measure_pace(learner: Learner, objective: Objective, batches: Batches) -> Pa
 
 
 def seconds_with_reserve(batches: Batches, pace: Pace) -> float:
-    """Returns the seconds that all batches take, plus the reserve that `count_steps_within` deducts."""
+    """Returns the estimated seconds of training on all batches, including the reserve that `count_steps_within` deducts
+    (`TIME_RESERVE`).
+    """
     return pace.seconds_for(batches) / (1 - TIME_RESERVE)
 
 
 def count_steps_within(batches: Batches, pace: Pace, seconds: float) -> int:
-    """Returns how many batches, from the first one on, take at most `seconds` less the fraction `TIME_RESERVE`."""
+    """Returns the number of batches, counted from the first one, for which training takes at most `seconds` less the
+    fraction `TIME_RESERVE`.
+    """
     left = seconds * (1 - TIME_RESERVE)
     for count, batch in enumerate(batches):
         left -= pace.seconds_for([batch])
@@ -115,10 +125,11 @@ def count_steps_within(batches: Batches, pace: Pace, seconds: float) -> int:
 
 
 class TrainingLoop:
-    """Trains step by step.
+    """Trains the adapter step by step.
 
-    `state` is the state of the run, and `best` are the best weights so far (None if none were evaluated). To resume a
-    run, set both, the optimizer's state and the learner's weights from a checkpoint.
+    `state` has the progress and measurements of the run, and `best` the weights that evaluated best (None before the
+    first evaluation). To resume a run from a checkpoint, construct the loop with the saved `state`, and restore `best`,
+    the optimizer's state and the learner's weights.
     """
 
     def __init__(
@@ -143,11 +154,12 @@ class TrainingLoop:
         self._recent_seconds: deque[float] = deque(maxlen=PACE_STEPS)
 
     def run(self, evaluate: Evaluate, save_checkpoint: SaveCheckpoint) -> str:
-        """Trains, and returns why it ended: "whole" (the steps of all epochs are done), "time" (no more steps fit
-        before `LoopOptions.ends_at`) or "patience" (see `LoopOptions.patience`).
+        """Trains until the planned steps are done or a limit is reached, and returns the reason for the end: "whole"
+        (all steps of all epochs are done), "time" (no more steps fit before `LoopOptions.ends_at`) or "patience" (see
+        `LoopOptions.patience`).
 
         Calls `evaluate` every `steps_per_evaluation` steps and at the end, and `save_checkpoint` after each step,
-        unless training ends by "patience" after it.
+        except after the step at which training ends by "patience".
         """
         counter = self.state.counter
         while counter.left > 0:
@@ -162,7 +174,7 @@ class TrainingLoop:
         return self._end(evaluate, "whole" if counter.step == counter.max_steps else "time")
 
     def evaluate_start(self, evaluate: Evaluate) -> None:
-        """Evaluates the weights before the first step, since they may turn out to be the best ones."""
+        """Evaluates the weights before the first step, since no later weights may turn out to be better."""
         self._evaluate(evaluate)
 
     def use_best_weights(self) -> None:
@@ -170,15 +182,15 @@ class TrainingLoop:
             self.learner.set_weights(self.best)
 
     def _end(self, evaluate: Evaluate, reason: str) -> str:
-        """Evaluates the weights of the last step, unless that has been done; returns `reason`."""
+        """Evaluates the weights of the last step, unless they have been evaluated already; returns `reason`."""
         is_done = self.state.evaluations and self.state.evaluations[-1]["step"] == self.state.counter.step
         if self.state.counter.step and not is_done:
             self._evaluate(evaluate)
         return reason
 
     def _has_time(self, counter: StepCounter) -> bool:
-        """Plans as many more steps as there is time for at the recent speed; returns False if there is time for none.
-        Before the first step it plans nothing and returns True.
+        """Plans as many more steps as fit into the remaining time at the current speed; returns whether at least one
+        step fits. Before the first step of this process, it plans nothing and returns True.
         """
         if not self._recent_seconds:
             return True
@@ -227,5 +239,5 @@ class TrainingLoop:
 
 
 def recent_loss(losses: Sequence[float]) -> float:
-    """Returns the mean of the last tenth of the losses, of at least one; NaN if there are none."""
+    """Returns the mean of the last tenth of the losses, at least of the last one; NaN if `losses` is empty."""
     return statistics.fmean(losses[-max(1, len(losses) // 10) :]) if losses else math.nan

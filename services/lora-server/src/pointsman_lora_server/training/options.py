@@ -27,38 +27,40 @@ class Recipe:
     tokens_per_step: int
     """The largest number of tokens in one batch, padding included."""
     max_tokens: int
-    """The largest number of tokens in one row; longer rows are left out."""
+    """The largest number of tokens in one row, prompt and answer together; longer rows are left out."""
     seed: int
     beta: float
-    """For dpo: the penalty for deviating from the reference model."""
+    """For DPO: the strength of the penalty for deviating from the reference model, in which training starts. Other
+    methods ignore it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationOptions:
-    """How held-out rows are used, during training and at the end."""
+    """How held-out rows are used to evaluate the adapter, during training and at the end."""
 
     samples: int
-    """Number of held-out rows that are answered at the end, as far as time allows."""
+    """Number of held-out rows for which answers are generated at the end; fewer if the time limit requires it."""
     shots: int
-    """Number of answered examples in each few-shot prompt, to which the adapter is compared; 0: there is no
-    comparison."""
+    """Number of answered examples in each few-shot prompt to the base model, with which the adapter is compared; 0
+    turns the comparison off."""
     evaluations: int
     """The largest number of evaluations during training."""
     stop_on: str
-    """The measure by which the best weights are chosen: "loss" or "metric" (the share of exact answers)."""
+    """The measure by which the best weights are chosen: "loss", or "metric" (the share of answers that are exactly
+    right)."""
     patience: int
-    """Number of evaluations without an improvement after which training stops; 0: it never does."""
+    """Training stops after this number of evaluations in a row without an improvement; 0 disables this."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointOptions:
-    """Where and how often the state of an unfinished run is saved."""
+    """Where and how often an unfinished training run is saved, so that it can be resumed."""
 
     folder: Path | None
     seconds: float
-    """Seconds between two checkpoints; 0: there is one after each step."""
+    """The shortest time between two checkpoints, in seconds; 0 saves a checkpoint after each step."""
     resume: bool
-    """Whether to continue from the checkpoint, if there is one."""
+    """Whether to continue from the checkpoint in the folder, if there is one."""
 
     @property
     def file(self) -> Path | None:
@@ -67,7 +69,7 @@ class CheckpointOptions:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """The options of one run of the trainer, from its command line or by default."""
+    """The options of one run of the trainer, from its command line; options that were not given have their defaults."""
 
     base_model: Path
     base_model_name: str
@@ -78,25 +80,26 @@ class TrainingOptions:
     out: Path
     name: str
     parent: Path | None
-    """The folder of an adapter to start from."""
+    """The folder of the adapter with whose weights training starts; None starts with a new adapter."""
     parent_name: str
     merged_out: Path | None
     max_minutes: float
     min_epochs: float
-    """Nothing is trained if fewer epochs than this fit into `max_minutes`, or fewer than `recipe.epochs` if that is
-    smaller."""
+    """The trainer fails without training if fewer epochs than this, and not all of `recipe.epochs`, fit into
+    `max_minutes`."""
     max_rows: int | None
-    """The largest number of rows to train on; if there are more, as many are chosen at random."""
+    """The largest number of rows to train on; if there are more, this many are chosen at random. None uses all rows."""
     threads: int | None
-    """Number of CPU threads of each process; None: its share of the cores that it may use."""
+    """Number of CPU threads of each process; None divides the CPU cores available to the trainer equally among its
+    processes."""
     processes: int
-    """Number of processes that share each step; with GPUs, each has its own."""
+    """Number of processes among which each training step is divided. On GPUs, each process uses its own GPU."""
     device: str
-    """The device to train on: "auto", "cpu" or "cuda"."""
+    """The device to train on: "auto" (a GPU if there is one), "cpu" or "cuda"."""
     nice: int
     check_only: bool
     evaluate_only: bool
-    """Whether only the adapter in `out` is evaluated."""
+    """Whether the existing adapter in the folder `out` is evaluated, and nothing is trained."""
     method: TrainingMethod
     recipe: Recipe
     evaluation: EvaluationOptions
@@ -104,9 +107,9 @@ class TrainingOptions:
 
 
 def parse(arguments: Sequence[str] | None = None) -> TrainingOptions:
-    """Parses the trainer's command line (None: `sys.argv`).
+    """Parses the trainer's command line, by default `sys.argv`.
 
-    Exits with code 2 and a message if an argument is wrong or does not suit the method.
+    Exits with code 2 and a message on stderr if an argument is wrong or does not suit the training method.
     """
     parser = _parser()
     given = parser.parse_args(arguments)
@@ -257,9 +260,9 @@ def _method(text: str) -> TrainingMethod:
 
 
 def _number(kind: type[N], accepts: Callable[[N], bool], problem: str) -> Callable[[str], N]:
-    """Returns a function for argparse's `type`, which parses a number and rejects it unless `accepts` returns True.
+    """Returns a function for argparse's `type` that parses a number and rejects it if `accepts` returns False.
 
-    `problem` is what the message says of a rejected number after "VALUE is".
+    The error message for a rejected number is "VALUE is " followed by `problem`.
     """
 
     def parse_number(text: str) -> N:

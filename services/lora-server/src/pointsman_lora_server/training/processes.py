@@ -1,8 +1,9 @@
-"""Trains with several processes on one machine, each on its own GPU: starts them, and combines what they compute.
+"""Trains with several processes on one machine, each on its own GPU: starts the processes, and combines their
+gradients.
 
 Each step's batch is divided among the processes, and their gradients are added. So the same options give the same
-adapter, whatever the number of processes. Only the first process evaluates, reports and writes. Its clock decides for
-all of them.
+adapter, whatever the number of processes. Only the first process evaluates the adapter, reports events and writes
+files. Time limits are checked against the first process's clock in all processes.
 """
 
 import os
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
 
 TRAINER_MODULE = "pointsman_lora_server.training"
 REPORT_SECONDS = 10.0
-"""How long the first process may take to report an error that the others had too: torchrun stops it once one exits."""
+"""How long another process that fails waits before it exits. The same error may occur in the first process, which
+reports it; torchrun stops the first process as soon as another one exits."""
 STOP_SECONDS = 10.0
-"""Seconds from SIGTERM to SIGKILL of processes that are stopped."""
+"""Seconds between SIGTERM and SIGKILL when the processes are stopped."""
 RANK, LOCAL_RANK, WORLD_SIZE = "RANK", "LOCAL_RANK", "WORLD_SIZE"
-"""The environment variables by which torchrun and `accelerate launch` tell a process its number."""
+"""Names of the environment variables in which torchrun and `accelerate launch` pass a process its number among all
+processes, its number on this machine, and the number of processes."""
 FSDP = "ACCELERATE_USE_FSDP"
-"""The environment variable by which `accelerate launch` asks for a base model that is divided among the processes."""
+"""Name of the environment variable by which `accelerate launch` requests FSDP, which divides the base model among the
+processes. The trainer does not support it."""
 
 T = TypeVar("T")
 
@@ -45,9 +49,11 @@ def is_first() -> bool:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process with an exit code. A worker leaves out the interpreter's cleanup.
+    """Ends this process with an exit code. A process that torchrun or `accelerate launch` started skips the
+    interpreter's cleanup.
 
-    During that, a thread of torch sometimes aborts the process, and torchrun would report that the run has failed.
+    During the cleanup, a thread of torch sometimes aborts the process, and torchrun would report that the run has
+    failed.
     """
     if is_worker():
         sys.stdout.flush()
@@ -57,10 +63,11 @@ def leave(code: int) -> NoReturn:
 
 
 def launch(arguments: Sequence[str], count: int) -> int:
-    """Runs the trainer with `arguments` in `count` processes by torchrun; returns its exit code.
+    """Runs the trainer with `arguments` in `count` processes, which torchrun starts; returns 0 on success and 1 on
+    failure.
 
-    Once a process has reported an error, what torchrun adds to standard error is left out. SIGINT and SIGTERM stop all
-    of them; then raises KeyboardInterrupt.
+    After a process has reported an error, further output to stderr, such as torchrun's own report, is discarded. SIGINT
+    and SIGTERM stop all processes and raise KeyboardInterrupt.
     """
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     program = [*torchrun, "-m", TRAINER_MODULE, *arguments]
@@ -91,17 +98,20 @@ def _stop(workers: "subprocess.Popen[str]") -> None:
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """The processes of this run, seen from one of them. A run of one process needs no communication."""
+    """The processes that share a training run, as seen from one of them: `rank` is this process's number from 0, `size`
+    the number of all. A run of one process needs no communication.
+    """
 
     rank: int = 0
     size: int = 1
 
     @classmethod
     def join(cls, device: str, minutes: float) -> "Processes":
-        """Waits for the other processes of the run; `device` is the option --device, `minutes` the run's time limit.
+        """Connects this process with the other processes of the run, and waits until all of them have started.
 
-        Raises TrainingError if there are fewer GPUs than processes, or none with --device cuda, or if `accelerate
-        launch` asks for FSDP.
+        `device` is the value of the option --device, and `minutes` the run's time limit. Raises TrainingError if there
+        are fewer GPUs than processes, if there is no GPU but `device` is "cuda", or if `accelerate launch` requests
+        FSDP.
         """
         if os.environ.get(FSDP, "").lower() in ("1", "true"):
             raise TrainingError(
@@ -128,7 +138,7 @@ class Processes:
         return self.rank == 0
 
     def agree(self, value: T) -> T:
-        """Returns the first process's `value` in each process."""
+        """Returns the first process's `value` in every process. All processes must call this method."""
         if self.size == 1:
             return value
         from accelerate.utils import broadcast_object_list
@@ -137,17 +147,18 @@ class Processes:
         return result
 
     def now(self) -> float:
-        """Returns the time on the first process's monotonic clock."""
+        """Returns the time on the first process's monotonic clock, in every process."""
         return self.agree(time.monotonic())
 
     def first_computes(self, compute: Callable[[], T]) -> T:
-        """Calls `compute` in the first process only, and returns its result in each."""
+        """Calls `compute` in the first process only, and returns its result in every process."""
         return self.agree(compute() if self.is_first else None)  # type: ignore[return-value]  # the first one's
 
     def finish(self) -> None:
-        """Waits until the first process has written the result, and ends the communication. Call it in each process.
+        """Waits until the first process has written the result, then ends the communication. Every process must call
+        this method.
 
-        A process that ends earlier and fails would make torchrun stop the first one while it writes.
+        If a process exited with an error before then, torchrun would stop the first process while it writes.
         """
         if self.size == 1:
             return
@@ -158,7 +169,9 @@ class Processes:
             PartialState().destroy_process_group()
 
     def divide(self, objective: "Objective", learner: "Learner") -> "Objective":
-        """Returns the objective with the work of each step divided among the processes."""
+        """Returns an objective that divides the work of each training step among the processes; returns `objective`
+        itself if there is one process.
+        """
         return objective if self.size == 1 else DividedObjective(objective, learner, self)
 
 
@@ -166,9 +179,10 @@ ALONE = Processes()
 
 
 class DividedObjective:
-    """Computes an objective's gradients in several processes: each takes every n-th row of a batch.
+    """Computes an objective's gradients in n processes; each process takes every n-th row of a batch.
 
-    The mean loss of a share counts by the share's tokens that are learned, so the sum is the mean of the whole batch.
+    Each process's mean loss and gradients are weighted by its fraction of the batch's learnt tokens, so their sum is
+    the mean of the whole batch.
     """
 
     def __init__(self, objective: "Objective", learner: "Learner", processes: Processes) -> None:

@@ -1,5 +1,6 @@
-"""Builds few-shot prompts for the base model from the most similar training rows: the baseline that training has to
-beat."""
+"""Builds few-shot prompts for the base model, with the most similar training rows as examples. A trained adapter has to
+score better than these prompts.
+"""
 
 import math
 import re
@@ -14,9 +15,9 @@ _WORD = re.compile(r"\w+")
 
 
 class NearestRows:
-    """Finds the rows whose last user message is most similar to a question.
+    """Finds the training rows whose last user message is most similar to a question.
 
-    The similarity is the cosine of their sets of words, weighted by inverse document frequency.
+    The similarity is the cosine of the two texts' sets of words, weighted by inverse document frequency.
     """
 
     def __init__(self, rows: Sequence[Conversation]) -> None:
@@ -26,8 +27,8 @@ class NearestRows:
         self._weight = {word: math.log(1 + len(rows) / count) for word, count in counts.items()}
 
     def find(self, question: str, count: int) -> list[Conversation]:
-        """Returns the `count` rows most similar to the question, the most similar first; rows that are equally similar
-        in their order.
+        """Returns the `count` rows that are most similar to the question, the most similar one first. Equally similar
+        rows keep their order.
         """
         query = _words(question)
         ranked = sorted(range(len(self._rows)), key=lambda index: (-self._similarity(query, self._words[index]), index))
@@ -44,7 +45,7 @@ class NearestRows:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt for the model, and the held-out row that it belongs to."""
+    """A prompt for the model, as token ids, and the held-out row whose answer is expected."""
 
     prompt_ids: tuple[int, ...]
     example: Example
@@ -55,16 +56,17 @@ class Question:
 
 
 def plain_questions(rows: Sequence[Example]) -> tuple[Question, ...]:
-    """Returns each row with its own prompt, to which no examples are added."""
+    """Returns a question for each row, with the row's own prompt and no added examples."""
     return tuple(Question(row.prompt_ids, row) for row in rows)
 
 
 def few_shot_questions(
     rows: Sequence[Example], nearest: NearestRows, shots: int, render: Render, max_tokens: int
 ) -> tuple[Question, ...]:
-    """Returns each row's prompt with up to `shots` answered examples before it, which `nearest` finds.
+    """Returns a question for each row: up to `shots` answered examples, found by `nearest`, followed by the row's
+    prompt.
 
-    A prompt gets fewer examples if it would have more than `max_tokens` together with the row's answer.
+    A question has fewer examples if its prompt and the row's answer would have more than `max_tokens` together.
     """
     return tuple(_few_shot_question(row, nearest.find(row.source.question, shots), render, max_tokens) for row in rows)
 
@@ -78,7 +80,9 @@ def _few_shot_question(row: Example, shots: Sequence[Conversation], render: Rend
 
 
 def _messages(row: Conversation, shots: Sequence[Conversation]) -> list[Message]:
-    """Returns the row's system message, the shots as turns (the most similar one last), and the rest of its prompt."""
+    """Returns the row's system message, the examples `shots` as conversation turns (the most similar one last), and the
+    remaining messages of the row's prompt.
+    """
     system = [message for message in row.prompt[:1] if message.role == "system"]
     turns = [
         turn for shot in reversed(shots) for turn in (Message("user", shot.question), Message("assistant", shot.answer))

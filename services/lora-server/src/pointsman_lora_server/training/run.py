@@ -1,4 +1,6 @@
-"""Trains one adapter: from rows that have been checked to the folder with the adapter's files, within a time limit."""
+"""Trains one adapter within a time limit: takes rows of data that have been checked, and writes the adapter's
+folder.
+"""
 
 import json
 import math
@@ -37,7 +39,8 @@ Warn = Callable[[str], None]
 
 
 def prepare(options: TrainingOptions, rows: TrainingRows, emit: Emit, warn: Warn) -> tuple[BaseFolder, Dataset]:
-    """Opens the base model, encodes the rows of a run and reports on them as the event "data", before any training.
+    """Opens the base model's folder, encodes the rows of a training run, and reports their statistics as the event
+    "data".
 
     `warn` is called with each warning. Raises TrainingError if the base model's folder has no config.json or no chat
     template, and DataError if no training rows are left or a row cannot be encoded.
@@ -51,19 +54,23 @@ def prepare(options: TrainingOptions, rows: TrainingRows, emit: Emit, warn: Warn
 
 
 def show_first_example(base: BaseFolder, dataset: Dataset, emit: Emit) -> None:
-    """Reports the first row as the model reads it, as the event "prompt"; the learnt part is between ⟦ and ⟧."""
+    """Reports the first training row as the model reads it, as the event "prompt". The answer, which the model is
+    trained to write, is between ⟦ and ⟧.
+    """
     example = dataset.first_example
     text = show_example(base, example)
     emit("prompt", text=text, tokens=example.length, learnt_tokens=example.answer_length, row=example.source.where)
 
 
 def train(options: TrainingOptions, rows: TrainingRows, started: float, emit: Emit, warn: Warn) -> None:
-    """Trains an adapter, writes it into `options.out`, and reports the progress as events.
+    """Trains an adapter, writes it into the folder `options.out`, and reports the progress by calling `emit`.
 
-    Also writes the merged model, if the options or the method ask for it. `started` is the monotonic time from which
-    `options.max_minutes` count. Raises TrainingError if the data, the base model, the parent or the checkpoint cannot
-    be used, no step or fewer epochs than `options.min_epochs` fit into the time (after the event "too_short"), or the
-    last losses are not finite.
+    Also writes the model with the adapter merged into it, if the options or the training method require this. `started`
+    is the monotonic time from which `options.max_minutes` is counted. `warn` is called with each warning.
+
+    Raises TrainingError if the data, the base model, the parent adapter or the checkpoint cannot be used; if no step or
+    fewer epochs than `options.min_epochs` fit into the time (then after the event "too_short"); or if the latest losses
+    are not finite.
     """
     options = with_parent_recipe(options)
     base, dataset = prepare(options, rows, emit, warn)
@@ -71,10 +78,11 @@ def train(options: TrainingOptions, rows: TrainingRows, started: float, emit: Em
 
 
 def evaluate_only(options: TrainingOptions, rows: TrainingRows, started: float, emit: Emit, warn: Warn) -> None:
-    """Evaluates the adapter in `options.out` and updates its report and samples; its weights stay as they are.
+    """Evaluates the adapter in the folder `options.out`, and updates the folder's training report and held-out samples.
+    The weights are not changed.
 
-    `started` is the monotonic time from which `options.max_minutes` count. Raises TrainingError if there is no adapter,
-    the data or the base model cannot be used, or no rows are held out.
+    `started` is the monotonic time from which `options.max_minutes` is counted. Raises TrainingError if there is no
+    adapter, the data or the base model cannot be used, or no rows are held out.
     """
     older = _read_report(options)
     method = method_for_config(_read_config(options))
@@ -156,9 +164,9 @@ class _TrainingRun:
         return checkpoint.load(file, self._fingerprint) if file and self._options.checkpoints.resume else None
 
     def _choose(self, learner: Learner, batches: Batches, pace: Pace, budget: TimeBudget) -> dict[str, Any]:
-        """Returns what depends on the machine's speed at the start, which a resumed run keeps: "bf16", "pace", "steps"
-        and "steps_per_evaluation" (see `Checkpoint.choices`). Raises TrainingError if no step fits into the time, or
-        fewer epochs than `options.min_epochs` (or than all, if these are fewer).
+        """Returns values that depend on the machine's speed at the start, and that a resumed run reuses: "bf16",
+        "pace", "steps" and "steps_per_evaluation" (see `Checkpoint.choices`). Raises TrainingError if no step fits into
+        the time, or fewer epochs than `options.min_epochs` and not all.
         """
         options = self._options
         seconds = self._ends_at - self._processes.now() - budget.seconds_besides_steps
@@ -182,7 +190,9 @@ class _TrainingRun:
         }
 
     def _measure_missing_time(self, batches: Batches, steps: int, pace: Pace, budget: TimeBudget) -> TooShort:
-        """Returns what all `batches` would take, and what the first `steps` of them, which fit into the time, are."""
+        """Returns how long training on all `batches` would take, and what fits into the time: the first `steps` of
+        them.
+        """
         needed = loop.seconds_with_reserve(batches, pace) + budget.seconds_besides_steps
         return TooShort.of(
             epochs=self._options.recipe.epochs,
@@ -311,9 +321,10 @@ def _restore(training: TrainingLoop, earlier: Checkpoint) -> None:
 
 
 def _best_measured(state: RunState, before: dict[str, float]) -> dict[str, float]:
-    """Returns the held-out measures of the best weights, and the loss before training, by the names in the report.
+    """Returns the held-out measures of the best weights, and the loss before training, by their names in the training
+    report.
 
-    Empty if nothing was evaluated.
+    Returns an empty dictionary if nothing was evaluated during training.
     """
     best = next((each for each in state.evaluations if each["step"] == state.best_step), None)
     if best is None:
@@ -324,7 +335,7 @@ def _best_measured(state: RunState, before: dict[str, float]) -> dict[str, float
 
 
 def _without_prefix(metrics: dict[str, float]) -> dict[str, float]:
-    """Returns the metrics by the names that events during training use: without "heldout_"."""
+    """Returns the metrics with the prefix "heldout_" removed from their names, as in the events during training."""
     return {name.removeprefix("heldout_"): value for name, value in metrics.items()}
 
 

@@ -1,7 +1,8 @@
-"""Compares answers with the expected ones: the share of equal answers, and an F1 score that counts partial matches.
+"""Compares generated answers with expected answers: the share of exact matches, and an F1 score that counts partial
+matches.
 
-JSON is compared by the same rules as in the package pointsman_scoring, which cannot be used here: training runs in the
-engine's environment, where it is not installed.
+JSON values are compared by the same rules as in the package pointsman_scoring. Training cannot import it, because it
+runs in the engine's Python environment, where that package is not installed.
 """
 
 import json
@@ -26,9 +27,9 @@ class ScoredAnswer:
 
     @property
     def is_exact(self) -> bool:
-        """Returns whether the answer is the expected one.
+        """Returns whether the actual answer equals the expected one.
 
-        If both are JSON, their values are compared; otherwise the texts, without white space at their ends.
+        If both are JSON, their values are compared; otherwise their texts, without white space at the ends.
         """
         expected, actual = _parse(self.expected), _parse(self.actual)
         if expected is _NOT_JSON or actual is _NOT_JSON:
@@ -37,10 +38,11 @@ class ScoredAnswer:
 
 
 def score(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
-    """Returns `EXACT`, the share of exact answers, and a micro-averaged F1; empty if there are no answers.
+    """Returns `EXACT`, the share of answers that are exactly right, and a micro-averaged F1; returns an empty
+    dictionary if there are no answers.
 
-    If all expected answers are JSON objects, the F1 is `JSON_F1`, over their leaves; otherwise it is `WORD_F1`, over
-    words, regardless of case and order.
+    If all expected answers are JSON objects, the F1 is `JSON_F1`, computed over the leaves of the objects. Otherwise it
+    is `WORD_F1`, computed over words regardless of case and order.
     """
     if not answers:
         return {}
@@ -51,7 +53,9 @@ def score(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
 
 
 def _f1(pairs: Sequence[tuple[Counter[Any], Counter[Any]]]) -> float:
-    """Returns the F1 of pairs (expected items, actual items): twice the matches, divided by the number of all items."""
+    """Returns the F1 of pairs (expected items, actual items): twice the number of matches, divided by the number of all
+    items. Returns 1 if there are no items.
+    """
     matches = sum((expected & actual).total() for expected, actual in pairs)
     total = sum(expected.total() + actual.total() for expected, actual in pairs)
     return 2 * matches / total if total else 1.0
@@ -70,8 +74,8 @@ def _fields(text: str) -> Counter[tuple[_Path, _Leaf]]:
 
 
 def _leaves(value: Any) -> Iterator[tuple[_Path, _Leaf]]:
-    """Yields (path, leaf) for each leaf of a JSON value; a path has keys and positions. An empty object or list is a
-    leaf.
+    """Yields (path, leaf) for each leaf of a JSON value; the path consists of keys and list positions. An empty object
+    or list is a leaf.
     """
     pending: list[tuple[_Path, Any]] = [((), value)]
     while pending:

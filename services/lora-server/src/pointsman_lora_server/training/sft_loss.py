@@ -11,8 +11,8 @@ from pointsman_lora_server.training.encoding import Example
 from pointsman_lora_server.training.learner import Learner
 
 TOKENS_PER_SLICE = 128
-"""Number of tokens whose logits are computed at once. It limits their memory (128 x vocabulary in fp32), which malloc
-keeps."""
+"""Number of tokens whose logits are computed at once. This limits the memory for logits (128 x vocabulary in fp32),
+which malloc does not return to the kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,12 @@ class SftObjective:
     tokens_per_step: int
 
     def backward(self, batch: Sequence[Example]) -> float:
-        """Adds the batch's gradients to those of the adapter's parameters; returns the loss, a mean over the learnt
-        tokens.
+        """Adds the gradients of the batch's loss to the `.grad` of the adapter's parameters; returns the loss, a mean
+        over all tokens of the answers.
 
-        The output layer is computed in slices of tokens, forward and backward; the gradients of all slices then go back
-        through the model once. So the logits of a whole batch (100 MB for 500 tokens) are never in memory together.
+        The output layer is computed for slices of `TOKENS_PER_SLICE` tokens, forward and backward; the gradients of all
+        slices then go back through the rest of the model once. So the logits of a whole batch (100 MB for 500 tokens)
+        are never in memory together.
         """
         with self.learner.autocast():
             hidden, targets = _learnt_states(self.learner, batch)
@@ -45,9 +46,9 @@ class SftObjective:
 
 
 def mean_loss(learner: Learner, examples: Sequence[Example], tokens_per_step: int) -> float:
-    """Returns the mean cross-entropy over all learnt tokens of the examples; there must be at least one example.
+    """Returns the mean cross-entropy over all tokens of the examples' answers; there must be at least one example.
 
-    It is computed in batches of up to `tokens_per_step` tokens.
+    The loss is computed in batches of up to `tokens_per_step` tokens.
     """
     total = 0.0
     with torch.no_grad(), learner.autocast():
@@ -59,9 +60,10 @@ def mean_loss(learner: Learner, examples: Sequence[Example], tokens_per_step: in
 
 
 def _learnt_states(learner: Learner, batch: Sequence[Example]) -> tuple[Any, Any]:
-    """Returns the last hidden states that predict the learnt tokens, [learnt, hidden], and these tokens, [learnt].
+    """Returns the hidden states that predict the tokens of the answers, shape [learnt, hidden], and the ids of these
+    tokens, shape [learnt].
 
-    So the caller computes the output layer, a fifth of a small model's work, for the learnt tokens only. Rows are
+    So the caller computes the output layer, a fifth of a small model's work, for the answers' tokens only. Rows are
     padded on the right, which causal attention does not read, so no mask is needed.
     """
     longest = max(example.length for example in batch)

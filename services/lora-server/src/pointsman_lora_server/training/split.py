@@ -1,4 +1,4 @@
-"""Decides which rows are held out from training, to evaluate the adapter on them. No prompt is in both parts."""
+"""Divides rows into training rows and held-out rows, on which the adapter is evaluated. No prompt is in both sets."""
 
 import random
 from collections.abc import Sequence, Set
@@ -21,20 +21,21 @@ class Split:
     training: tuple[Conversation, ...]
     heldout: tuple[Conversation, ...]
     notes: tuple[str, ...]
-    """One line for each training row that was left out, with the reason."""
+    """One line of text for each training row that was left out, with the reason."""
 
     @property
     def conversations(self) -> "Split":
-        """Returns this split, because its rows are conversations already; implements `TrainingRows`."""
+        """Returns this object itself, because its rows are conversations already. Implements `TrainingRows`."""
         return self
 
 
 def read_split(training: Path, heldout: Path | None, share: float, system: Path | None, seed: int) -> Split:
-    """Reads training and held-out rows. If `heldout` is None, holds out a random `share` of the prompts in `training`.
+    """Reads conversations from files, and divides them into training and held-out rows. If `heldout` is None, the rows
+    of a random fraction `share` of the prompts in the file `training` are held out.
 
-    `system` is a file with the system message for rows that have none. Raises DataError if a file cannot be read, has
-    bad or no rows, two rows give different answers to the same prompt, no training rows are left, or a single prompt
-    would have to be split.
+    `system` is a file with the system message for rows without one. Raises DataError if a file cannot be read, has no
+    rows or invalid ones, two rows give different answers to the same prompt, no training rows are left, or prompts
+    should be held out but there is only one.
     """
     instruction = read_system(system)
     rows = read_conversations(training, instruction)
@@ -44,10 +45,10 @@ def read_split(training: Path, heldout: Path | None, share: float, system: Path 
 
 
 def split(training: Sequence[Conversation], heldout: Sequence[Conversation]) -> Split:
-    """Returns the rows without training rows that are duplicates or whose prompt is held out.
+    """Returns the rows, without training rows that are duplicates or whose prompt is also held out.
 
-    Prompts are compared by `Conversation.key`. Raises DataError if no training rows are left, or two of them give
-    different answers to exactly the same prompt.
+    Prompts of training and held-out rows are compared by `Conversation.key`. Raises DataError if no training rows are
+    left, or two of them give different answers to exactly the same prompt.
     """
     notes: list[str] = []
     contradictions: list[str] = []
@@ -73,7 +74,7 @@ def split(training: Sequence[Conversation], heldout: Sequence[Conversation]) -> 
 
 
 def split_by_share(rows: Sequence[Conversation], share: float, seed: int) -> Split:
-    """Removes duplicate rows, then holds out all rows of a random `share` of the prompts.
+    """Removes duplicate rows, then holds out all rows of a random fraction `share` of the prompts.
 
     Raises DataError if there are no rows, two rows give different answers to exactly the same prompt, or `share` is
     above 0 and there is only one prompt.
@@ -88,10 +89,10 @@ def split_by_share(rows: Sequence[Conversation], share: float, seed: int) -> Spl
 
 
 def draw_prompts(keys: Sequence[Key], share: float, seed: int) -> Set[Key]:
-    """Returns the keys of the prompts whose rows are held out: a random `share` of all prompts.
+    """Returns the keys of the prompts whose rows are held out: a random fraction `share` of all prompts.
 
-    These are at least one prompt if `share` is above 0, and never all. `keys` has the key of each row. A share of the
-    prompts and not of the rows is drawn, because a held-out row whose prompt was learnt would measure memorization.
+    If `share` is above 0, at least one prompt is drawn, and at least one is not. `keys` has the key of each row.
+    Prompts are drawn instead of rows, because a held-out row whose prompt was trained on would measure memorization.
     Raises DataError if `share` is above 0 and there is only one prompt.
     """
     if share == 0:

@@ -1,4 +1,4 @@
-"""Divides the time of a run between training steps and evaluations."""
+"""Divides the time of a training run between training steps and evaluations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,12 @@ from pointsman_lora_server.training.prompt_baseline import NearestRows, Question
 WRITE_SECONDS = 2.0
 MERGE_SECONDS = 8.0
 MAX_ANSWER_SHARE = 0.3
-"""The largest fraction of a run's time for the answers at the end, with and without the adapter."""
+"""The largest fraction of a run's time for generating answers after training, by the adapter and by few-shot prompts
+together."""
 MAX_EVALUATION_SHARE = 0.2
 """The largest fraction of a run's time for all evaluations during training, unless a single one takes longer."""
 MAX_ROWS_DURING = 16
-"""The largest number of rows that are answered in each evaluation during training."""
+"""The largest number of held-out rows for which answers are generated in each evaluation during training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +27,18 @@ class TimeBudget:
     pace: Pace
     tokens_per_step: int
     questions: tuple[Example, ...]
-    """Held-out rows that are answered at the end."""
+    """Held-out rows for which answers are generated after training."""
     few_shot_questions: tuple[Question, ...]
-    """Few-shot prompts for the same rows; empty if they are not measured."""
+    """Few-shot prompts to the base model for the rows in `questions`; empty if prompting is not measured."""
     rows_during: int
-    """Number of `questions` that are answered in each evaluation during training."""
+    """Number of rows of `questions`, from the first one, for which answers are generated in each evaluation during
+    training."""
     evaluations: int
-    """Number of evaluations during training."""
+    """Planned number of evaluations during training."""
     loss_seconds: float
-    """Estimated time to measure the held-out loss once."""
+    """Estimated seconds to measure the held-out loss once."""
     write_seconds: float
-    """Estimated time to write the result."""
+    """Estimated seconds to write the adapter's folder and, if there is one, the merged model."""
 
     def answer_seconds(self, questions: Sequence[Question]) -> float:
         return heldout_answers.estimate_answer_seconds(questions, self.tokens_per_step, self.pace)
@@ -55,18 +57,18 @@ class TimeBudget:
 
     @property
     def seconds_besides_steps(self) -> float:
-        """Returns the estimated seconds for all but training steps: evaluations before, during and after them, and
-        writing.
+        """Returns the estimated seconds of a run without its training steps: evaluations before, during and after
+        training, and writing files.
         """
         return self.loss_seconds + self.evaluations * self.evaluation_seconds + self.seconds_after_training
 
 
 def divide_time(options: TrainingOptions, dataset: Dataset, base: BaseFolder, pace: Pace, seconds: float) -> TimeBudget:
-    """Divides `seconds`, the time left after the model was loaded, between training and evaluation.
+    """Divides `seconds`, the time left after the model was loaded, between training steps and evaluations.
 
-    The rows that are answered at the end may take `MAX_ANSWER_SHARE` of the time (`count_deciding_rows`); with
-    --evaluate-only all are answered. The number of evaluations during training is limited by the options and by
-    `MAX_EVALUATION_SHARE`, but is at least 1.
+    Generating answers after training may take `MAX_ANSWER_SHARE` of the time, but a minimum of rows is always answered
+    (see `count_deciding_rows`); with --evaluate-only, all rows are. The number of evaluations during training is
+    limited by the options and by `MAX_EVALUATION_SHARE`, but is at least 1.
     """
     tokens = options.recipe.tokens_per_step
     rows = dataset.questions

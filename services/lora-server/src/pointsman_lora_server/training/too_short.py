@@ -1,4 +1,6 @@
-"""Says what a run would take whose time limit has no time for enough epochs, so that somebody can choose."""
+"""Describes a training run whose time limit is too short for enough epochs: how long it would take, and how to shorten
+it.
+"""
 
 import math
 from dataclasses import asdict, dataclass
@@ -9,38 +11,41 @@ _TWO_DIGITS = Context(prec=2, rounding=ROUND_FLOOR)
 
 @dataclass(frozen=True, slots=True)
 class TooShort:
-    """A time limit that is too short for the planned training. The fields are those of the event "too_short"."""
+    """A training run whose time limit is too short. The fields are those of the event "too_short"."""
 
     epochs: int
-    """The planned epochs."""
+    """The planned number of epochs."""
     steps: int
-    """The planned steps, in all epochs together."""
+    """The planned number of steps, in all epochs together."""
     minutes: int
-    """How long the whole run would take on this machine, the time until now included."""
+    """Minutes that the whole run would take on this machine, rounded up, including the time since its start."""
     max_minutes: float
     epochs_within: float
-    """How many epochs fit into `max_minutes`, rounded down to two digits; 0 if not even a step does."""
+    """Number of epochs that fit into `max_minutes`, rounded down to two significant digits; 0 if not even one step
+    fits."""
     rows_within: int
-    """How many training rows could be trained on in all `epochs` within `max_minutes`; may be 0."""
+    """Number of training rows for which all planned `epochs` would fit into `max_minutes`; may be 0."""
 
     @classmethod
     def of(
         cls, *, epochs: int, steps: int, steps_within: int, rows: int, seconds: float, max_minutes: float
     ) -> "TooShort":
-        """Takes the planned `epochs` and `steps`, how many of the steps fit into `max_minutes`, the number of training
-        rows, and the seconds that the whole run would take.
+        """Creates the description.
+
+        `epochs` and `steps` are the planned numbers, `steps_within` is the number of steps that fit into `max_minutes`,
+        `rows` the number of training rows, and `seconds` the duration of the whole run.
         """
         epochs_within = float(_TWO_DIGITS.create_decimal(repr(epochs * steps_within / steps)))
         rows_within = rows * steps_within // steps
         return cls(epochs, steps, math.ceil(seconds / 60), max_minutes, epochs_within, rows_within)
 
     def facts(self) -> dict[str, object]:
-        """Returns the fields of the event."""
+        """Returns the fields of the event "too_short", name -> value."""
         return asdict(self)
 
     @property
     def message(self) -> str:
-        """Returns the problem with its remedies."""
+        """Returns an error message for the user, with the options that would solve the problem."""
         needed = f"{self.epochs} epochs ({self.steps} steps) take about {self.minutes} minutes here"
         limit = f"--max-minutes {self.max_minutes:g}"
         if not self.epochs_within:

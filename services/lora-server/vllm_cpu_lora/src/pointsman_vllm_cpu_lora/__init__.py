@@ -1,1 +1,1 @@
-"""Corrects vLLM's LoRA kernels on CPUs, as a plugin of vLLM."""
+"""A plugin for vLLM that replaces its LoRA kernels on CPUs, which compute some rows wrongly."""

@@ -1,4 +1,4 @@
-"""Tests whether vLLM's CPU wrapper of LoRA computes correctly, by running it on a small input."""
+"""Tests whether vLLM's class of LoRA kernels for CPUs computes correctly, by running it on a small input."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,15 +6,17 @@ from typing import Any
 import torch
 
 KNOWN_VERSIONS = ("0.30.", "0.31.", "0.32.")
-"""Version prefixes of vLLM that the kernels are written for and tested with."""
+"""Prefixes of the vLLM versions for which this plugin's kernels are written and tested."""
 
 _OUTPUTS = _RANK = _INPUTS = 8
 _EXPECTED = float(_INPUTS * _RANK)
-"""The result for an input, an A and a B that are all ones."""
+"""The right result if the input, A and B consist of ones."""
 
 
 class UnknownVllm(RuntimeError):
-    """An unknown version of vLLM applies adapter weights to rows of the base model. The message says how to fix it."""
+    """A vLLM version that this plugin does not know computes LoRA wrongly or cannot be tested. The message says how to
+    fix this.
+    """
 
     def __init__(self, version: str, why: str) -> None:
         super().__init__(
@@ -27,8 +29,9 @@ class UnknownVllm(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class _Mapping:
-    """The fields of vLLM's LoRAMapping that a wrapper reads: the adapter id of each token and of each sample; 0 means
-    none."""
+    """The fields of vLLM's LoRAMapping that its LoRA kernels read: the adapter's id of each token and of each sample; 0
+    means no adapter.
+    """
 
     index_mapping: tuple[int, ...]
     prompt_mapping: tuple[int, ...]
@@ -36,9 +39,10 @@ class _Mapping:
 
 
 def is_needed(version: str, wrapper: type[Any]) -> bool:
-    """Returns whether vLLM's own `wrapper` has the fault, so that ours must replace it.
+    """Returns whether vLLM's own class of LoRA kernels, `wrapper`, computes wrongly, so that this plugin's class must
+    replace it.
 
-    Raises UnknownVllm if a version that we do not know has the fault or cannot be tested.
+    Raises UnknownVllm if `wrapper` cannot be tested, or computes wrongly in a version that is not in `KNOWN_VERSIONS`.
     """
     try:
         if is_correct(wrapper):
@@ -51,17 +55,18 @@ def is_needed(version: str, wrapper: type[Any]) -> bool:
 
 
 def is_correct(wrapper: type[Any]) -> bool:
-    """Tests a row with an adapter and a row without, in prefill and in decoding, in a linear layer and in the
-    logits.
+    """Returns whether `wrapper`, a class of LoRA kernels, gives the right results for a row with an adapter and a row
+    without one, in prefill and in decoding, in a linear layer and in the logits.
 
-    Raises whatever the wrapper raises.
+    Raises the errors of the wrapper.
     """
     return all(_answers(wrapper, is_prefill) == [0.0, _EXPECTED] * 2 for is_prefill in (True, False))
 
 
 def _answers(wrapper: type[Any], is_prefill: bool) -> list[float]:
-    """Returns the wrapper's results for two rows, one with an adapter and one without. The only slot holds an adapter,
-    so a wrapper with the fault finds its weights at index -1.
+    """Returns the results of `wrapper` for two rows, one without an adapter and one with an adapter, in a linear layer
+    and in the logits. The only slot holds an adapter, so a faulty wrapper reads its weights at index -1 for the row
+    without an adapter.
     """
     asked = wrapper(max_num_batched_tokens=2, max_batches=2, device=torch.device("cpu"))
     asked.update_metadata(_Mapping((0, 1), (0, 1), is_prefill), [1], 2, 2 * _OUTPUTS)

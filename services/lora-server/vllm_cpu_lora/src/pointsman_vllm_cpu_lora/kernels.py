@@ -1,6 +1,6 @@
-"""Matrix products of adapters, computed in place and only for the rows that the plan assigns to an adapter.
+"""Matrix products of adapters on a CPU, added in place to the rows of a batch that the plan assigns to an adapter.
 
-Each adapter's rows are multiplied with its own weights only, so even NaN weights cannot reach other rows.
+Each adapter's rows are multiplied with its own weights only, so even NaN weights cannot affect other rows.
 """
 
 import torch
@@ -8,17 +8,16 @@ import torch
 from pointsman_vllm_cpu_lora.segments import MIN_RUN_ROWS, Group, Plan, Stacked
 
 MAX_SMALL_RESULT = 2**17
-"""Maximum number of values in a layer's result for which few rows are computed in the weights' 32 bits. Up to this
-size
-16-bit products take up to four times as long, because the call dominates. Above it, arithmetic and memory dominate, and
-16 bits are faster.
-"""
+"""The largest number of values in a layer's result for which a few rows are computed in 32 bits, the type of the
+weights. Up to this size, products in 16 bits take up to four times as long, because the overhead of the call dominates.
+Above it, arithmetic and memory dominate, and 16 bits are faster."""
 
 
 def add(plan: Plan, y: torch.Tensor, x: torch.Tensor, weights: Stacked, scale: float) -> None:
-    """Adds scale * (x[row] @ A.T) @ B to y[row], with the row's own adapter. y [tokens, outputs], x [tokens, inputs].
+    """Adds scale * (x[row] @ A.T) @ B to y[row] for each row with an adapter, with this adapter's A and B. The shapes
+    are `y` [tokens, outputs] and `x` [tokens, inputs].
 
-    Both may have any dtype. Raises ValueError if the plan has more rows than `x`.
+    `x` and `y` may have any dtype. Raises ValueError if the plan has more rows than `x`.
     """
     if plan.tokens > x.shape[0]:
         raise ValueError(f"the plan has {plan.tokens} rows, the layer's input {x.shape[0]}")
@@ -34,20 +33,26 @@ def add(plan: Plan, y: torch.Tensor, x: torch.Tensor, weights: Stacked, scale: f
 
 
 def shrink(plan: Plan, y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, scale: float) -> None:
-    """Sets y[row] = scale * x[row] @ A.T. `a` [slots, rank, inputs]; y [tokens, at least rank], often in 32 bits."""
+    """Sets y[row] = scale * x[row] @ A.T for each row with an adapter. The shapes are `a` [slots, rank, inputs] and `y`
+    [tokens, at least rank]; `y` often has 32 bits.
+    """
     for slot, rows in plan.rows_by_slot():
         y[rows, : a.shape[1]] = ((x[rows].to(a.dtype) @ a[slot].t()) * scale).to(y.dtype)
 
 
 def expand(plan: Plan, y: torch.Tensor, x: torch.Tensor, b: torch.Tensor, *, add_inputs: bool) -> None:
-    """Sets y[row] = x[row] @ B.T, or adds if `add_inputs`. `b` [slots, outputs, rank]; x [tokens, rank]."""
+    """Sets y[row] = x[row] @ B.T for each row with an adapter, or adds the product to y[row] if `add_inputs` is true.
+    The shapes are `b` [slots, outputs, rank] and `x` [tokens, rank].
+    """
     for slot, rows in plan.rows_by_slot():
         grown = x[rows].to(b.dtype) @ b[slot].t()
         y[rows] = (y[rows] + grown if add_inputs else grown).to(y.dtype)
 
 
 def _compute_dtype(rows_of_one: int, rows: int, x: torch.Tensor, weights: Stacked) -> torch.dtype:
-    """Returns the dtype to compute in; `rows` counts all adapters' rows, `rows_of_one` those of the largest."""
+    """Returns the dtype to compute in. `rows` is the number of rows of all adapters, and `rows_of_one` that of the
+    adapter with the most rows.
+    """
     few = rows_of_one < MIN_RUN_ROWS and rows * weights.b.shape[-1] <= MAX_SMALL_RESULT
     return weights.a.dtype if few else x.dtype
 

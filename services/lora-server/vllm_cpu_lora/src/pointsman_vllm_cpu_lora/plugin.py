@@ -1,4 +1,6 @@
-"""The plugin that vLLM calls in each of its processes before it builds a model: it corrects the CPU kernels of LoRA."""
+"""The plugin function that vLLM calls in each of its processes before it builds a model. It replaces vLLM's LoRA
+kernels for CPUs.
+"""
 
 import os
 
@@ -8,17 +10,18 @@ from vllm.logger import init_logger
 from pointsman_vllm_cpu_lora import guard
 
 SWITCH = "POINTSMAN_VLLM_CPU_LORA"
-"""The environment variable that keeps vLLM's own, faulty kernels if it is "off"; for benchmarks."""
+"""The environment variable that turns the plugin off if it is "off". vLLM's own, faulty kernels stay in use then; this
+is for benchmarks."""
 
 log = init_logger("vllm.pointsman_cpu_lora")  # vLLM shows only its own loggers
 
 
 def register() -> None:
-    """Replaces vLLM's LoRA kernels for CPUs, which answer some base-model requests with an adapter's weights;
-    idempotent.
+    """Replaces vLLM's LoRA kernels for CPUs, which answer some requests to the base model with an adapter's weights.
+    May be called several times.
 
-    Does nothing if vLLM does not run on a CPU, or its own kernels are right. Raises guard.UnknownVllm if they are wrong
-    in a vLLM that this package does not know.
+    Does nothing if vLLM does not run on a CPU, or its own kernels compute correctly. Raises guard.UnknownVllm if they
+    compute wrongly in a vLLM version that this package does not know.
     """
     from vllm.platforms import (
         current_platform,
@@ -28,9 +31,9 @@ def register() -> None:
 
 
 def correct(*, is_cpu: bool, switch: str) -> None:
-    """Replaces vLLM's class of LoRA kernels for CPUs if it has the fault that `register` describes.
+    """Replaces vLLM's class of LoRA kernels for CPUs if it computes wrongly (see `register`).
 
-    `is_cpu` says whether vLLM runs on a CPU; the `switch` "off" turns the replacement off. Raises guard.UnknownVllm as
+    `is_cpu` says whether vLLM runs on a CPU. If `switch` is "off", nothing is replaced. Raises guard.UnknownVllm as
     `register` does.
     """
     if switch == "off":

@@ -1,7 +1,7 @@
-"""Plans which rows of a batch belong to which adapter, and stores the weights of all slots of a layer in two tensors.
+"""Plans which rows of a batch belong to which adapter, and stores a layer's LoRA weights of all slots in two tensors.
 
-The plan is made once for each step and used by every layer. One product of the two tensors serves all slices of the
-layer.
+The plan is made once for each step of the engine, and all layers use it. One product of the two tensors computes all
+slices of the layer, such as query, key and value.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,15 +11,14 @@ from itertools import accumulate
 import torch
 
 MIN_RUN_ROWS = 32
-"""Minimum number of consecutive rows for which an adapter gets matrix products of its own. For fewer rows the number of
-calls
-dominates, and one batch of padded products serves all adapters. For more rows arithmetic dominates, and padding costs.
-"""
+"""The smallest number of consecutive rows for which an adapter gets its own matrix products. For fewer rows, the number
+of calls dominates the time, and one batch of padded products serves all adapters. For more rows, arithmetic dominates,
+and padding would cost time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Consecutive rows of one adapter in a batch, as in a prompt; they are used as views and not copied."""
+    """Consecutive rows of one adapter in a batch, such as those of a prompt. They are used as views and not copied."""
 
     slot: int
     start: int
@@ -32,34 +31,41 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Scattered rows of several adapters, as in decoding; each adapter is padded to the row count of the largest."""
+    """Scattered rows of several adapters in a batch, as in decoding. Each adapter is padded to the number of rows of
+    the adapter with the most rows.
+    """
 
     adapters: int
     slots: torch.Tensor | slice
-    """[adapters], the slot of each adapter's weights; a slice if the slots are consecutive."""
+    """Shape [adapters]: the slot of each adapter's weights. A slice if the slots are consecutive."""
     gather: torch.Tensor
-    """[adapters * padded], the row at each position. A padding position repeats a row of the same adapter."""
+    """Shape [adapters * padded]: the row of the batch at each position of the padded product. A padding position
+    repeats a row of the same adapter."""
     scatter: torch.Tensor
-    """[rows], the position of each row's result, in ascending order of rows; padding positions do not occur."""
+    """Shape [rows]: the position of each row's result in the padded product, in ascending order of rows. Padding
+    positions do not occur."""
     rows: torch.Tensor | slice
-    """[rows], the rows that receive those results; a slice if they are consecutive."""
+    """Shape [rows]: the rows of the batch to which the results at the positions `scatter` belong. A slice if the rows
+    are consecutive."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Returns the number of adapters, and the padded number of rows of each."""
+        """Returns the number of adapters, and the number of rows of each including padding."""
         return self.adapters, self.gather.numel() // self.adapters
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The rows of a batch by adapter; rows in no run and in no group have no adapter and stay unchanged."""
+    """The rows of a batch by adapter. Rows that are in no run and in no group have no adapter and are not changed."""
 
     tokens: int
     runs: tuple[Run, ...] = ()
     groups: tuple[Group, ...] = ()
 
     def rows_by_slot(self) -> Iterator[tuple[int, torch.Tensor | slice]]:
-        """Yields each slot with its rows, for products that are too rare to be batched."""
+        """Yields each slot with the rows of its adapter, for products that are too rare to be batched. A slot may be
+        yielded several times.
+        """
         for run in self.runs:
             yield run.slot, slice(run.start, run.stop)
         for group in self.groups:
@@ -74,7 +80,9 @@ class Plan:
 
 
 def plan(indices: torch.Tensor) -> Plan:
-    """Plans a batch; `indices` [tokens] holds the slot of each row's adapter, negative for none."""
+    """Returns the plan of a batch. `indices` [tokens] has the slot of each row's adapter; a negative slot means no
+    adapter.
+    """
     slots, lengths = (found.tolist() for found in torch.unique_consecutive(indices, return_counts=True))
     stops = list(accumulate(lengths))
     found = [
@@ -115,24 +123,26 @@ def _tensor(numbers: Sequence[int]) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Stacked:
-    """The weights A and B of a layer, whose slices (query, key and value are slices of one layer) are stored side by
-    side.
+    """The LoRA weights A and B of a layer, with the weights of its slices (such as query, key and value) side by side.
 
-    The slices' own tensors become views of these two tensors. What vLLM writes into a slot is therefore visible here at
-    once, and no copy can belong to another adapter. The values have 32 bits in every model: the few rows of decoding
-    are then computed in a third of the time (see kernels.py), for twice the memory of a slot.
+    The slices' own tensors become views of these two tensors. So the values that vLLM writes into a slot are visible
+    here at once, and no copy can belong to another adapter. The values have 32 bits in every model. The few rows of
+    decoding are then computed in a third of the time (see kernels.py), for twice the memory of a slot.
     """
 
     a: torch.Tensor
-    """[slots, slices * rank, inputs]"""
+    """The A of all slices, shape [slots, slices * rank, inputs]."""
     b: torch.Tensor
-    """[slots, slices * rank, all outputs]: the transposed B of each slice on the diagonal, zeros elsewhere."""
+    """The B of all slices, shape [slots, slices * rank, all outputs]: the transposed B of each slice on the diagonal,
+    zeros elsewhere."""
 
 
 def stack_slices(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> Stacked:
-    """Moves `a` [slots, 1, rank, inputs] and `b` [slots, 1, outputs, rank] of all slices into two tensors.
+    """Moves the A and B of all slices of a layer into two tensors. Each slice's tensors have the shapes [slots, 1,
+    rank, inputs] in `a` and [slots, 1, outputs, rank] in `b`.
 
-    The slices keep shapes, values and identity; their dtype becomes float32. Raises ValueError for other shapes.
+    The slices' tensors keep their shapes, values and identity; their dtype becomes float32. Raises ValueError for other
+    shapes.
     """
     slots, _, rank, inputs = a[0].shape
     widths = [b_slice.shape[2] for b_slice in b]

@@ -1,8 +1,9 @@
-"""Prints what `pointsman retrain` has to know of a training method, as a JSON object in one line:
-`python -m pointsman_lora_server.training.methods METHOD`, with METHOD as for `--method` of the trainer.
+"""Prints the properties of a training method that `pointsman retrain` needs, as one line of JSON: "learns_from_pairs"
+and "must_be_merged" (see `TrainingMethod`).
 
-Exit codes: 0, 1 (there is no such method), 2 (wrong arguments). The lora-server runs it in the engine's environment,
-in which the code of all methods is installed.
+Usage: `python -m pointsman_lora_server.training.methods METHOD`, where METHOD is a name as for the trainer's option
+--method. Exit codes: 0, 1 (there is no such method), 2 (wrong arguments). The lora-server runs this in the engine's
+Python environment, where the code of all methods is installed.
 """
 
 import argparse

@@ -1,5 +1,6 @@
-"""Direct preference optimization: learns from pairs of answers to the same prompt, one preferred and one rejected. A
-row has one of two forms:
+"""Direct preference optimization (DPO): trains on pairs of answers to the same prompt, one preferred and one rejected.
+
+A row of the data has one of two forms:
 
     {"prompt": "..." or [messages], "chosen": "...", "rejected": "..."}
     {"messages": [..., the user's], "chosen": "...", "rejected": "..."}
@@ -72,11 +73,11 @@ class Preference:
     chosen: str
     rejected: str
     where: str
-    """File and line: "file.jsonl:12"."""
+    """The file and line that the preference pair was read from, as "file.jsonl:12"."""
 
     @property
     def conversation(self) -> Conversation:
-        """Returns the prompt with the preferred answer."""
+        """Returns the prompt with the preferred answer as a conversation."""
         return Conversation(self.prompt, self.chosen, self.where)
 
 
@@ -95,12 +96,14 @@ class PreferenceSplit:
 def read_preference_split(
     training: Path, heldout: Path | None, share: float, system: Path | None, seed: int
 ) -> PreferenceSplit:
-    """Reads files of preference pairs (a prompt, its preferred answer and a rejected one) for training and evaluation.
+    """Reads preference pairs (a prompt, its preferred answer and a rejected one), and divides them into training and
+    held-out pairs.
 
-    Without a file `heldout`, a random fraction `share` of the prompts in `training` is held out, drawn with `seed`.
-    `system` is a file with the system message for rows that have none. Raises DataError if a file cannot be read or has
-    bad rows, one pair prefers the opposite of another, no training pairs are left, or a single prompt would have to be
-    split.
+    If `heldout` is None, the fraction `share` of the prompts in the file `training` is held out, drawn at random with
+    `seed`. `system` is a file with the system message for rows without one.
+
+    Raises DataError if a file cannot be read or has invalid rows, two training pairs prefer opposite answers to the
+    same prompt, no training pairs are left, or prompts should be held out but there is only one.
     """
     instruction = read_system(system)
     pairs = read_preferences(training, instruction)
@@ -110,9 +113,10 @@ def read_preference_split(
 
 
 def read_preferences(path: Path, system: str | None = None) -> list[Preference]:
-    """Reads a file of preference pairs. Puts the system message `system` before prompts that have none.
+    """Reads a file of preference pairs. If `system` is given, it becomes the system message of prompts without one.
 
-    Raises DataError if the file cannot be read, has no rows, or has bad ones; it names up to `MAX_ERRORS` problems.
+    Raises DataError, which lists up to `MAX_ERRORS` problems, if the file cannot be read, has no rows, or has invalid
+    rows.
     """
     return [
         Preference(prompt, chosen, rejected, where)
@@ -121,10 +125,10 @@ def read_preferences(path: Path, system: str | None = None) -> list[Preference]:
 
 
 def _split(training: Sequence[Preference], heldout: Sequence[Preference]) -> PreferenceSplit:
-    """Returns the pairs without training pairs that are duplicates, or whose prompt is held out.
+    """Returns the pairs, without training pairs that are duplicates or whose prompt is also held out.
 
-    One prompt may have several pairs. Raises DataError if two training pairs are the reverse of each other, or none are
-    left.
+    A prompt may have several pairs. Raises DataError if two training pairs are the reverse of each other, or no
+    training pairs are left.
     """
     heldout_by_key = {pair.conversation.key: pair for pair in heldout}
     unique: dict[tuple[object, ...], Preference] = {}

@@ -1,6 +1,8 @@
-"""Defines what a training method decides: how rows are read, how the adapter is configured, and the loss.
+"""Defines the interface of a training method: how rows are read and encoded, how the adapter is configured, and the
+loss.
 
-The variants of LoRA that learn from conversations are here too. A method that reads other data has its own module.
+The variants of LoRA that train on conversations are defined here as well. A method with another form of data, such as
+DPO, has its own module.
 """
 
 from __future__ import annotations
@@ -29,32 +31,35 @@ class TrainingRows(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Returns a line for each row that was left out, with the reason."""
+        """Returns a line of text for each row that was left out, with the reason."""
 
     @property
     def conversations(self) -> Split:
-        """Returns the rows as prompts with right answers, for statistics, samples and few-shot prompts."""
+        """Returns the rows as prompts with their right answers, for statistics, held-out samples and few-shot prompts.
+        A preference pair becomes its prompt with the preferred answer.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedRows:
-    """The rows of a run as token ids, for training, evaluation and few-shot prompts."""
+    """The rows of a training run as token ids, for training, evaluation and few-shot prompts."""
 
     training: tuple[Row, ...]
     heldout: tuple[Row, ...]
-    """Held-out rows for the loss."""
+    """Held-out rows on which the loss is measured."""
     heldout_answers: tuple[Example, ...]
-    """Held-out rows with the right answers, with which generated answers are compared."""
+    """Held-out prompts with their right answers. The model's generated answers are compared with the right ones."""
     examples: tuple[Example, ...]
-    """Each answer in the training rows with its prompt (a pair has two), for statistics and few-shot prompts."""
+    """Each answer in the training rows with its prompt, for statistics and few-shot prompts. A preference pair gives
+    two examples."""
     notes: tuple[str, ...] = ()
-    """One line for each row that was left out, with the reason."""
+    """One line of text for each row that was left out, with the reason."""
 
 
 class TrainingMethod:
-    """Plain LoRA on conversations; every other method is a subclass that overrides what differs.
+    """Plain LoRA, trained on conversations. Every other training method is a subclass that overrides what differs.
 
-    Methods are also created in environments without torch, so modules that need it are imported inside
+    Instances are also created in environments without torch, so modules that need torch are only imported inside
     `create_objective`.
     """
 
@@ -64,27 +69,28 @@ class TrainingMethod:
     base_in_4_bits = False
     """Whether the base model is quantized to 4 bits while training."""
     must_be_merged = False
-    """Whether an engine can only serve the result after it was merged into the base model."""
+    """Whether an engine can only serve the trained adapter after it was merged into the weights of the base model."""
     learns_from_pairs = False
-    """Whether the method reads pairs of a preferred and a rejected answer instead of conversations. `pointsman retrain`
-    then gives it the pairs of the data set, and starts from the adapter version that serves."""
+    """Whether the method reads pairs of a preferred and a rejected answer instead of conversations. If so,
+    `pointsman retrain` passes the preference pairs of the data set, and training starts from the adapter version
+    that is serving."""
 
     def peft_options(self) -> Mapping[str, Any]:
-        """Returns additional arguments for PEFT's `LoraConfig`."""
+        """Returns keyword arguments for PEFT's `LoraConfig`, in addition to those that are common to all methods."""
         return {}
 
     def check_options(self, options: TrainingOptions) -> None:
         """Raises ValueError, with a message for the user, if the options do not suit the method.
 
-        This implementation rejects --evaluate-only, which needs rows with one answer, for methods that learn from
-        pairs.
+        This implementation rejects --evaluate-only for methods that learn from preference pairs, because evaluation
+        alone needs rows with one answer.
         """
         if options.evaluate_only and self.learns_from_pairs:
             raise ValueError(f"--evaluate-only needs rows with one answer, which --method {self.name} does not read")
 
     def check_parent(self, folder: Path, config: Mapping[str, Any]) -> None:
-        """Raises TrainingError if training cannot start from the adapter in `folder`, whose adapter_config.json is
-        `config`.
+        """Raises TrainingError if this method cannot continue training the adapter in `folder`, whose
+        adapter_config.json is `config`.
 
         This implementation rejects a DoRA adapter.
         """
@@ -92,13 +98,15 @@ class TrainingMethod:
             raise TrainingError(f"--init-from {folder}: only --method dora continues from a DoRA adapter")
 
     def read_rows(self, options: TrainingOptions) -> TrainingRows:
-        """Reads the training and the held-out rows. Raises DataError if they cannot be read or used."""
+        """Reads the training and held-out rows that the options name. Raises DataError if a file cannot be read or has
+        invalid rows.
+        """
         return read_split(options.data, options.heldout, options.heldout_share, options.system, options.recipe.seed)
 
     def encode_rows(self, rows: Any, render: Render, end_of_turn: int, max_tokens: int) -> EncodedRows:
-        """Encodes the rows that `read_rows` has returned; leaves out those of more than `max_tokens`.
+        """Encodes the rows that `read_rows` has returned as token ids; rows of more than `max_tokens` are left out.
 
-        `end_of_turn` is the token that ends an answer. Raises DataError if the chat template renders a prompt
+        `end_of_turn` is the id of the token that ends an answer. Raises DataError if the chat template renders a prompt
         differently when an answer follows.
         """
         training = encode(rows.training, render, end_of_turn, max_tokens)
@@ -109,7 +117,9 @@ class TrainingMethod:
     def create_objective(
         self, learner: Learner, base: BaseFolder, heldout: Sequence[Any], options: TrainingOptions
     ) -> Objective:
-        """Returns the loss to minimize; `heldout` are the encoded rows on which `Objective.measure` measures it."""
+        """Returns the loss that training minimizes. `heldout` has the encoded held-out rows that `Objective.measure`
+        uses.
+        """
         from pointsman_lora_server.training.sft_loss import SftObjective
 
         return SftObjective(learner, heldout, options.recipe.tokens_per_step)
@@ -133,8 +143,8 @@ class RsLora(TrainingMethod):
 
 
 class Dora(TrainingMethod):
-    """LoRA with a learnt magnitude for each output of a layer. No engine computes these, so the result is merged into
-    the base model.
+    """LoRA with an additional learnt magnitude for each output of a layer. No engine supports these magnitudes, so the
+    result is merged into the weights of the base model.
     """
 
     name = "dora"
@@ -149,7 +159,7 @@ class Dora(TrainingMethod):
 
 
 class QLora(TrainingMethod):
-    """LoRA that is trained on the base model quantized to 4 bits."""
+    """LoRA that is trained on a base model whose weights are quantized to 4 bits, which needs less memory."""
 
     name = "qlora"
     base_in_4_bits = True

@@ -1,4 +1,6 @@
-"""Creates training methods by name: a built-in one, one that another package installs, or "module:attribute"."""
+"""Creates training methods by name: a built-in method, an entry point of an installed package, or
+"module:attribute".
+"""
 
 import importlib
 from collections.abc import Mapping
@@ -16,23 +18,23 @@ BUILT_IN: Mapping[str, str] = {
     "qlora": "pointsman_lora_server.training.methods.method:QLora",
     "dpo": "pointsman_lora_server.training.methods.dpo:Dpo",
 }
-"""Name of a built-in method -> its class as "module:class"."""
+"""Name of each built-in training method -> its class, as "module:class"."""
 
 
 def installed_methods() -> dict[str, str]:
-    """Returns the names of all methods: the built-in ones, and the entry points of installed packages.
+    """Returns the names of all training methods: the built-in ones, and the entry points of installed packages.
 
-    Each name is mapped to itself, the form of `JobEnvironment.methods`. The packages are not imported.
+    Each name is mapped to itself, because `JobEnvironment.methods` is a mapping. The packages are not imported.
     """
     return {name: name for name in (*BUILT_IN, *sorted(each.name for each in entry_points(group=ENTRY_POINT_GROUP)))}
 
 
 def load_method(name: str) -> TrainingMethod:
-    """Returns the training method called `name`.
+    """Returns the training method called `name`: a built-in method, "module:attribute", or an entry point of an
+    installed package.
 
-    `name` is that of a built-in method, "module:attribute", or an entry point of an installed package. Raises
-    ValueError if there is none, "module:attribute" cannot be imported, or the object is not a `TrainingMethod`. Errors
-    that an entry point raises when it is imported are raised as they are.
+    Raises ValueError if no method has this name, "module:attribute" cannot be imported, or the object is not a
+    `TrainingMethod`. Errors during the import of an entry point are raised as they are.
     """
     if name in BUILT_IN or ":" in name:
         return _create(_import_attribute(BUILT_IN.get(name, name)), name)
@@ -42,7 +44,9 @@ def load_method(name: str) -> TrainingMethod:
 
 
 def method_for_config(config: Mapping[str, Any]) -> TrainingMethod:
-    """Returns the method with which an adapter with this adapter_config.json is evaluated: `Dora` or plain LoRA."""
+    """Returns the training method to evaluate an adapter with this adapter_config.json: `Dora` for a DoRA adapter, else
+    plain LoRA.
+    """
     return Dora() if config.get("use_dora") else TrainingMethod()
 
 
@@ -55,7 +59,9 @@ def _import_attribute(name: str) -> Any:
 
 
 def _create(target: Any, name: str) -> TrainingMethod:
-    """Returns `target`, or an instance of it if it is a class; raises ValueError unless that is a `TrainingMethod`."""
+    """Returns `target`, or an instance of it if it is a class. Raises ValueError if the result is not a
+    `TrainingMethod`.
+    """
     method = target() if isinstance(target, type) else target
     if not isinstance(method, TrainingMethod):
         raise ValueError(f"the training method '{name}' is a {type(method).__name__}, not a TrainingMethod")

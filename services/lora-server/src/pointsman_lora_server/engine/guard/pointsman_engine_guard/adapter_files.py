@@ -1,4 +1,6 @@
-"""The files of adapters at the engine's side: received from the lora-server, and compared with a version's digest."""
+"""The files of adapters on the engine's machine: receives them from the lora-server, and compares them with a version's
+digest.
+"""
 
 import asyncio
 import hashlib
@@ -13,7 +15,8 @@ from typing import Any, BinaryIO
 from .adapter_table import NoFolder, Refused
 
 STORE_VARIABLE = "POINTSMAN_ENGINE_STORE"
-"""The environment variable with the folder for received adapters; by default a temporary one of this process."""
+"""The environment variable that names the folder for received adapters. By default, a temporary folder of this process
+is used."""
 HASHED_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """The files of an adapter, in the order in which the lora-server's store hashes them."""
 MAX_FILE_BYTES = 16 << 30
@@ -24,28 +27,31 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class OtherContent(Exception):
-    """The files at the engine are not those of the version; the text says what to look at."""
+    """The adapter's files on the engine's machine have another digest than the version; the message says what to
+    check.
+    """
 
 
 class ReceivedAdapters:
-    """Keeps the adapters that lora-servers send, each in a folder of its name, until they are removed."""
+    """Stores the adapters that lora-servers send, each in a folder with the adapter's name, until they are removed."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._named = environment.get(STORE_VARIABLE, "")
         self._root: Path | None = None
 
     def folder_of(self, name: str) -> str:
-        """Returns the folder of a received adapter. Raises NoFolder if none of this name was received completely."""
+        """Returns the folder of the received adapter `name`. Raises NoFolder if not all its files were received."""
         folder = self._folder(name)
         if not all((folder / file).is_file() for file in HASHED_FILES):
             raise NoFolder(f"{name} was not sent to the engine")
         return str(folder)
 
     async def receive(self, name: str, file: str, receive: Receive) -> None:
-        """Writes the body of a request to a file of an adapter; a file that was received before is replaced at the end.
+        """Writes the body of a request to the file `file` of the adapter `name`. A file that was received before is
+        replaced when the new one is complete.
 
-        Raises Refused for other files than an adapter's, bodies of more than `MAX_FILE_BYTES`, and a client that
-        disconnects; and OSError if the disk fails.
+        Raises Refused if `file` is not one of `HASHED_FILES`, the body has more than `MAX_FILE_BYTES`, or the client
+        disconnects, and OSError if the disk fails.
         """
         if file not in HASHED_FILES:
             raise Refused(f"the files of an adapter are {' and '.join(HASHED_FILES)}")
@@ -61,7 +67,7 @@ class ReceivedAdapters:
             raise
 
     def discard(self, name: str) -> None:
-        """Deletes a received adapter; does nothing if there is none."""
+        """Deletes the files of the received adapter `name`; does nothing if there are none."""
         if self._root is not None and _NAME.fullmatch(name):
             shutil.rmtree(self._root / name, ignore_errors=True)
 
@@ -74,10 +80,10 @@ class ReceivedAdapters:
 
 
 async def check_content(folder: str, sha256: str) -> None:
-    """Checks that the adapter's files in `folder` are those of its version.
+    """Checks that the adapter's files in `folder` have the digest of its version.
 
-    `sha256` is the version's SHA-256 in hexadecimal digits, or the first of these digits. Raises NoFolder if a file is
-    missing, and OtherContent if the files have another digest.
+    `sha256` is the version's SHA-256 in hexadecimal, or the beginning of it. Raises NoFolder if a file is missing, and
+    OtherContent if the files have another digest.
     """
     try:
         found = await asyncio.to_thread(content_hash, Path(folder))
@@ -91,7 +97,9 @@ async def check_content(folder: str, sha256: str) -> None:
 
 
 def content_hash(folder: Path) -> str:
-    """Returns the SHA-256 of an adapter, as the lora-server's `store.layout.content_hash` does; raises OSError."""
+    """Returns the SHA-256 of an adapter's files, computed as by the lora-server's `store.layout.content_hash`. Raises
+    OSError if a file cannot be read.
+    """
     digest = hashlib.sha256()
     for name in HASHED_FILES:
         with (folder / name).open("rb") as file:

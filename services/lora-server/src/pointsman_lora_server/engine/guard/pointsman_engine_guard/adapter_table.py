@@ -1,4 +1,6 @@
-"""Manages the adapters in vLLM's host memory: which are loaded, open to new requests, and in use."""
+"""Manages the adapters in vLLM's host memory: which are loaded, which are open to new requests, and which are in
+use.
+"""
 
 import asyncio
 import os
@@ -11,19 +13,20 @@ from .base_fit import BaseLayers
 from .request_use import ModelUsage, RequestUse, TokenCount, current_use
 
 MakeRequest = Callable[[str, int, str], Any]
-"""Takes an adapter's name, its number (`lora_int_id`) and its folder; returns vLLM's LoRARequest."""
+"""A function that takes an adapter's name, its number in vLLM (`lora_int_id`) and its folder, and returns vLLM's
+LoRARequest."""
 
 
 class Refused(Exception):
-    """The engine rejects the adapter, or the request for it is malformed; the text says why."""
+    """The engine rejects an adapter, or a request to the guard is malformed; the message says why."""
 
 
 class NoSlot(Exception):
-    """The host memory has no room for another adapter, as `AdapterTable.capacity` says."""
+    """The engine already holds as many adapters as its host memory has room for (`AdapterTable.capacity`)."""
 
 
 class NoFolder(Exception):
-    """The engine does not find the adapter's folder, which is no fault of the adapter."""
+    """The engine does not find the adapter's folder or files. The adapter itself is not at fault."""
 
 
 class InUse(Exception):
@@ -33,7 +36,7 @@ class InUse(Exception):
 
 
 class ResidentAdapter:
-    """An adapter whose weights are in the engine, and its usage."""
+    """An adapter whose weights the engine holds: vLLM's LoRARequest for it, and counts of its use."""
 
     __slots__ = ("request", "usage")
 
@@ -43,10 +46,11 @@ class ResidentAdapter:
 
 
 class OpenAdapters(dict[str, Any]):
-    """Replaces vLLM's table of adapters by name: when a request looks an adapter up, its use of the adapter begins.
+    """Replaces vLLM's dictionary of adapters by name. From the moment at which a request looks an adapter up, the
+    adapter counts as in use.
 
-    Between the lookup and the engine's first step the request is rendered and queued. If it were not counted in that
-    time, its adapter could be removed, and the engine would read the folder again and evict another adapter for it.
+    Between the lookup and the engine's first step, the request is rendered and queued. If the request were not counted
+    in this time, its adapter could be removed, and vLLM would read the folder again and evict another adapter for it.
     """
 
     def __init__(self, loaded: dict[int, ResidentAdapter]) -> None:
@@ -65,18 +69,18 @@ class OpenAdapters(dict[str, Any]):
 
 
 class AdapterTable:
-    """Loads and removes adapters, one at a time, and closes them to new requests.
+    """Loads adapters into vLLM and removes them, one at a time, and closes adapters to new requests.
 
-    vLLM holds `max_cpu_loras` adapters in its host memory, and its scheduler copies up to `max_loras` of them into the
-    batch. The table never loads more than fit into the host memory. Otherwise vLLM would evict the least recently used
-    adapter, even one in use, and would have to read its folder again.
+    vLLM holds up to `max_cpu_loras` adapters in its host memory, and its scheduler copies up to `max_loras` of them
+    into the batch. The table never loads more adapters than fit into the host memory. Otherwise vLLM would evict the
+    least recently used adapter, even one in use, and would have to read its folder again.
     """
 
     def __init__(self, models: Any, engine: Any, make_request: MakeRequest) -> None:
         """Patches vLLM's OpenAIServingModels (`models`) and AsyncLLM (`engine`) so that requests are counted.
 
-        Also removes vLLM's LoRA resolvers, which would load adapters by themselves, and hides folders in GET
-        /v1/models. Raises AttributeError if this version of vLLM has other objects.
+        Also removes vLLM's LoRA resolvers, which would load adapters by themselves, and hides the adapters' folders in
+        responses to GET /v1/models. Raises AttributeError if this version of vLLM has objects of another form.
         """
         self._models = models
         self._engine = engine
@@ -97,7 +101,7 @@ class AdapterTable:
         self._base_usage = ModelUsage()
         self._in_engine = 0
         self._may_hold_unknown = True
-        """Whether the engine may hold adapters that this table does not know, such as the rest of a failed load."""
+        """Whether the engine may hold adapters that this table does not know, for example after a failed load."""
         self._lock = asyncio.Lock()
         self._open = models.lora_requests = OpenAdapters(self._by_id)
         self._open.update(self._static)
@@ -108,7 +112,9 @@ class AdapterTable:
 
     @property
     def capacity(self) -> int:
-        """Returns how many adapters the table may hold, in addition to those of --lora-modules."""
+        """Returns the number of adapters that the table may load, in addition to those of vLLM's option
+        --lora-modules.
+        """
         return max(0, self.limits["capacity"] - len(self._static))
 
     def holds(self, name: str) -> bool:
@@ -129,7 +135,7 @@ class AdapterTable:
         }
 
     async def load(self, name: str, folder: str) -> None:
-        """Loads an adapter. One that is loaded already is only opened to new requests, if it was closed.
+        """Loads an adapter into the engine. If it is already loaded, it is only opened to new requests.
 
         Raises Refused if the adapter does not fit the base model (`BaseLayers.why_unfit`), the engine rejects it, or
         the name is taken; NoFolder if the folder does not exist; and NoSlot if the table is full. If the engine has
@@ -164,14 +170,18 @@ class AdapterTable:
             self._set_in_engine(numbers)
 
     def close(self, name: str) -> int:
-        """Hides the adapter from new requests; returns how many are in flight, 0 if it is not loaded."""
+        """Closes the adapter to new requests; returns how many of its requests are still in flight, 0 if it is not
+        loaded.
+        """
         loaded = self._by_name.get(name)
         if loaded is not None:
             self._open.pop(name, None)
         return loaded.usage.in_flight if loaded else 0
 
     async def remove(self, name: str) -> None:
-        """Removes the adapter's weights; does nothing if it is not loaded. Raises InUse if requests are in flight."""
+        """Removes the adapter's weights from the engine; does nothing if it is not loaded. Raises InUse if requests to
+        it are in flight.
+        """
         async with self._lock:
             loaded = self._by_name.get(name)
             if loaded is None:
@@ -184,11 +194,11 @@ class AdapterTable:
             self._set_in_engine(numbers)
 
     async def _then_list(self, change: Awaitable[Any]) -> set[int]:
-        """Waits for `change`, a call that changes the engine's adapters; returns the numbers of those that it holds
-        then.
+        """Waits for `change`, a call that changes the engine's adapters. Returns the numbers of the adapters that the
+        engine holds after the change.
 
-        The list is requested at the same time as the change. The engine handles calls in their order, between two of
-        its steps; one after the other they would wait for two steps, which take 0.1 s each on a busy CPU.
+        The list is requested at the same time as the change. The engine handles calls in order, between two of its
+        steps; one request after the other would wait for two steps, which take 0.1 s each on a busy CPU.
         """
         results: Sequence[Any] = await asyncio.gather(change, self._engine.list_loras(), return_exceptions=True)
         for result in results:
@@ -208,7 +218,9 @@ class AdapterTable:
         self._may_hold_unknown = bool(numbers - self._by_id.keys())
 
     def _counted(self, produce: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., AsyncGenerator[Any, None]]:
-        """Wraps vLLM's `generate` or `encode` so that the model counts as in use until the work ends or is aborted."""
+        """Wraps vLLM's `generate` or `encode` so that the requested model counts as in use until the output ends or is
+        aborted.
+        """
 
         @wraps(produce)
         async def counted(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
@@ -246,7 +258,9 @@ def vllm_request(name: str, number: int, folder: str) -> Any:
 
 
 def _is_cumulative(arguments: Iterable[Any]) -> bool:
-    """Returns whether vLLM's SamplingParams among the arguments ask for outputs that repeat the earlier tokens."""
+    """Returns whether vLLM's SamplingParams, if they are among `arguments`, request outputs that repeat all earlier
+    tokens.
+    """
     kinds = (getattr(argument, "output_kind", None) for argument in arguments)
     return any(getattr(kind, "name", "") == "CUMULATIVE" for kind in kinds)
 

@@ -1,4 +1,6 @@
-"""The guard's ASGI middleware: limits vLLM to its public routes, and serves the routes that the lora-server calls."""
+"""The guard's ASGI middleware: limits vLLM to its public routes, and serves the routes by which the lora-server manages
+adapters.
+"""
 
 import hmac
 import json
@@ -30,8 +32,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 SECRET_VARIABLE = "POINTSMAN_ENGINE_SECRET"
 SECRET_FILE_VARIABLE = "POINTSMAN_ENGINE_SECRET_FILE"
 NETWORKS_VARIABLE = "POINTSMAN_ENGINE_ADMIN_NETWORKS"
-"""The environment variable with the networks from which lora-servers may manage adapters, separated by commas
-("10.0.0.0/8"); empty: from this machine only."""
+"""The environment variable that lists the networks from which lora-servers may manage adapters, separated by commas
+("10.0.0.0/8"). If it is empty, only clients on this machine may."""
 MIN_SECRET_CHARACTERS = 16
 SECRET_HEADER = b"x-pointsman-secret"
 ADAPTERS_ROUTE = "/pointsman/v1/adapters"
@@ -45,28 +47,31 @@ PUBLIC_ROUTES = frozenset(
         *("/tokenize", "/detokenize"),
     )
 )
-"""All other routes of vLLM answer 404, including those that a later vLLM adds: /v1/load_lora_adapter, /adapters,
-/invocations, /sleep, /collective_rpc, /scale_elastic_ep, /abort_requests, /server_info, /openapi.json ..."""
+"""The routes of vLLM that clients may use. All other routes of vLLM answer 404, including those that a later vLLM adds:
+/v1/load_lora_adapter, /adapters, /invocations, /sleep, /collective_rpc, /scale_elastic_ep, /abort_requests,
+/server_info, /openapi.json ..."""
 
 _MAX_BODY_BYTES = 65536
-"""The longest body of a request from the lora-server, which contains a path."""
+"""The longest JSON body of a request from the lora-server; such a body contains a path."""
 
 
 class Guard:
     """ASGI middleware of vLLM: counts the requests in progress to each model, and serves the routes that manage
     adapters (`ADAPTERS_ROUTE`).
 
-    On all routes but these and `PUBLIC_ROUTES` it answers 404, and it closes websockets.
+    All routes except `PUBLIC_ROUTES` and `ADAPTERS_ROUTE` answer 404, and websockets are closed.
     """
 
     def __init__(
         self, app: App, make_request: MakeRequest = vllm_request, version: Callable[[], str] = vllm_version
     ) -> None:
-        """Wraps vLLM's `app`; reads the secret and the allowed networks from the environment. `version` returns vLLM's.
+        """Wraps vLLM's ASGI application `app`; reads the secret and the allowed networks from the environment.
+        `version` returns vLLM's version.
 
-        The server does not start if the secret is missing or too short (`MIN_SECRET_CHARACTERS`), a network is
-        malformed, the secret's file cannot be read, or `check_version` raises: no engine may start unprotected. The
-        error is not raised here, because uvicorn would take it for an application without startup, and serve.
+        vLLM's server does not start if the secret is missing or too short (`MIN_SECRET_CHARACTERS`), a network is
+        malformed, the secret's file cannot be read, or `check_version` raises, because no engine may run unprotected.
+        The error is not raised here but at the server's startup. If it were raised here, uvicorn would assume that the
+        application has no startup phase, and would serve.
         """
         self._app = app
         self._make_request = make_request
@@ -82,7 +87,9 @@ class Guard:
         self._table: AdapterTable | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles a request, or the server's startup; raises why the engine may not start to every request."""
+        """Handles a request, or the server's startup. If vLLM must not start (see `__init__`), reports this at the
+        startup, and raises the reason for every request.
+        """
         if self._refusal is not None:
             if scope["type"] != "lifespan":
                 raise self._refusal
@@ -111,8 +118,8 @@ class Guard:
             await _send_json(send, 404, _error("Not Found", 404))
 
     def _create_table(self, state: Any) -> AdapterTable:
-        """Creates the table, at the first request, because vLLM creates its middleware before the objects that the
-        table needs. Raises RuntimeError if this version of vLLM has other objects.
+        """Creates the table of adapters at the first request, because vLLM creates its middleware before the objects
+        that the table needs. Raises RuntimeError if this version of vLLM has objects of another form.
         """
         try:
             self._table = AdapterTable(state.openai_serving_models, state.engine_client, self._make_request)
@@ -160,10 +167,11 @@ class Guard:
         return 404, _error("Not Found", 404)
 
     async def _load(self, table: AdapterTable, name: str, body: bytes) -> None:
-        """Loads an adapter from the folder that `body` names, or from the files that were sent for it, after a
-        comparison with the digest in `body`, if there is one. One that is loaded already is only opened.
+        """Loads the adapter `name` from the folder that `body` names, or else from the files that the lora-server has
+        sent. If `body` has a digest, the files are compared with it first. An adapter that is already loaded is only
+        opened to new requests.
 
-        Raises as `AdapterTable.load`, `ReceivedAdapters.folder_of` and `check_content` do.
+        Raises the errors of `AdapterTable.load`, `ReceivedAdapters.folder_of` and `check_content`.
         """
         named, sha256 = _order_in(body)
         if table.holds(name):
@@ -175,7 +183,7 @@ class Guard:
         await table.load(name, folder)
 
     def _may_manage(self, scope: Scope) -> bool:
-        """Returns whether the client is on this machine or in one of the configured networks."""
+        """Returns whether the client is on this machine or in one of the networks of `NETWORKS_VARIABLE`."""
         host = (scope.get("client") or ("",))[0]
         if host == (scope.get("server") or (None,))[0]:
             return True
@@ -223,7 +231,9 @@ async def _read_body(receive: Receive) -> bytes:
 
 
 def _order_in(body: bytes) -> "tuple[str | None, str]":
-    """Returns the folder, None for an adapter that was sent, and the digest or its beginning, which may be empty."""
+    """Parses the body of a request to load an adapter. Returns the folder (None if the adapter's files were sent), and
+    the digest or its beginning, which may be empty.
+    """
     try:
         order = json.loads(body)
         folder, sha256 = order["folder"], order.get("sha256", "")

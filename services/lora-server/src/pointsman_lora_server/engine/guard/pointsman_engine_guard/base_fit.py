@@ -1,6 +1,7 @@
-"""Compares an adapter's layers with those of the base model, since vLLM loads adapters of other models as well.
+"""Compares an adapter's layers with those of the base model, since vLLM also loads adapters of other models.
 
-It ignores layers that the base model does not have, and computes with the part of a weight that is there.
+vLLM ignores layers that the base model does not have. If a weight has another size, it computes with the part that
+exists.
 """
 
 import json
@@ -12,23 +13,24 @@ from typing import Any
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MAX_HEADER_BYTES = 100 << 20
-"""The limit of the safetensors format."""
+"""The largest header that the safetensors format allows, in bytes."""
 UNREAD_PREFIXES = ("consolidated", "model-rank-", "adapter_")
-"""Files in which the layers have other names than in adapters, those of Mistral's own format and of vLLM's format
-sharded_state, and files of adapters."""
+"""Beginnings of the names of safetensors files that are not read: files of Mistral's own format and of vLLM's format
+sharded_state, in which layers have other names than in adapters, and files of adapters."""
 _EXPERTS = re.compile(r".+\.experts(?=\.|$)")
 _LORA = re.compile(r"(?:base_model\.model\.)?(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
 _NUMBERED = re.compile(r"[^.]+\.\d+\..+")
 _UNPACKED = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-"""The number types in which a weight has the shape of its layer; quantized ones are packed."""
+"""The number types of which a weight tensor has the same shape as its layer. Tensors of quantized types are packed."""
 
 Shape = tuple[int, ...]
 
 
 class BaseLayers:
-    """The linear layers of the base model in `folder`, read when they are first needed.
+    """The shapes of the base model's linear layers, read from the safetensors files in `folder` when they are first
+    needed.
 
-    Nothing is known of a model without safetensors files, and of a folder that is only a name in a model hub.
+    No layers are known, and every adapter fits, if there are no such files, or `folder` is only a name in a model hub.
     """
 
     def __init__(self, folder: str) -> None:
@@ -36,8 +38,8 @@ class BaseLayers:
         self._shapes: dict[str, set[Shape | None]] | None = None
 
     def why_unfit(self, adapter: str) -> str:
-        """Returns why the adapter in this folder does not fit the base model; empty if it does, or if one of both
-        cannot be read. Reads the headers of files.
+        """Returns why the adapter in the folder `adapter` does not fit the base model, as a text; empty if it fits, or
+        if the adapter or the base model cannot be read. Reads only the headers of files.
         """
         try:
             tensors = _header(Path(adapter) / ADAPTER_WEIGHTS)
@@ -67,9 +69,10 @@ class BaseLayers:
 
 
 def _layers_of(folder: Path) -> dict[str, set[Shape | None]]:
-    """Returns the shapes, (outputs, inputs), of the layers by the end of their names (`_key`); None if unknown.
+    """Returns the shapes (outputs, inputs) of the layers in `folder`, by the end of their names (`_key`). A shape is
+    None if it is unknown.
 
-    Raises OSError, and ValueError if a file is damaged or not yet complete.
+    Raises OSError if a file cannot be read, and ValueError if it is damaged or not yet complete.
     """
     shapes: dict[str, set[Shape | None]] = {}
     for file in sorted(folder.glob("*.safetensors")):
@@ -88,25 +91,30 @@ def _layers_of(folder: Path) -> dict[str, set[Shape | None]]:
 
 
 def _key(layer: str) -> str:
-    """Returns the name from the first numbered part on, as "layers.0.mlp.up_proj"; empty if nothing is numbered.
+    """Returns the part of a layer's name from the first numbered component on, such as "layers.0.mlp.up_proj"; empty if
+    no component is numbered.
 
-    What is before it differs between versions of one model's files.
+    The part before it can differ between versions of the same model's files.
     """
     found = _NUMBERED.search(layer)
     return found[0] if found else ""
 
 
 def _experts_of(key: str) -> str:
-    """Returns the key of all experts of the layer, such as "layers.0.mlp.experts"; empty if it is not of an expert.
+    """Returns the key of all experts of a layer, such as "layers.0.mlp.experts"; empty if `key` does not belong to an
+    expert.
 
-    An adapter may change all of them at once although the base model has one tensor for each, or the other way round.
+    An adapter may change all experts in one tensor although the base model has a tensor for each expert, or the other
+    way round.
     """
     found = _EXPERTS.match(key)
     return found[0] if found else ""
 
 
 def _header(file: Path) -> dict[str, Any]:
-    """Reads the names, types and shapes of a safetensors file's tensors. Raises OSError, and ValueError if damaged."""
+    """Reads the name, type and shape of each tensor in a safetensors file. Raises OSError if the file cannot be read,
+    and ValueError if it is damaged.
+    """
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if not 0 < length <= min(MAX_HEADER_BYTES, os.fstat(opened.fileno()).st_size):

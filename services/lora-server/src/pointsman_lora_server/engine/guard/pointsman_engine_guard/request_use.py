@@ -1,6 +1,7 @@
-"""Counts how many requests use each model of the engine, and how many tokens it reads and generates for them.
+"""Counts how many requests use each model in the engine, and how many tokens the engine reads and generates for them.
 
-A request uses a model from when it looks the model up until the last of its parts has ended (see `RequestUse`).
+A request uses a model from the time at which it looks the model up until its last generation has ended (see
+`RequestUse`).
 """
 
 import time
@@ -8,12 +9,14 @@ from contextvars import ContextVar
 from typing import Any
 
 PROMPT_WEIGHT = 0.25
-"""How many generated tokens a token of a prompt counts for: reading it takes the engine that much less time."""
+"""The weight of a prompt token in the count of tokens, relative to a generated token, because the engine reads tokens
+faster than it generates them."""
 
 
 class ModelUsage:
-    """Counts the requests to one model: those in flight, all so far, and when one last started or ended
-    (`time.monotonic`). Also counts tokens; one of a prompt counts `PROMPT_WEIGHT`.
+    """Counts the requests to one model: `in_flight` now, and all `requests` so far. `used_at` is the time of
+    `time.monotonic` at which one last started or ended. `tokens` counts generated tokens, plus prompt tokens times
+    `PROMPT_WEIGHT`.
     """
 
     __slots__ = ("in_flight", "requests", "tokens", "used_at")
@@ -39,17 +42,19 @@ class ModelUsage:
 
 
 class TokenCount:
-    """Adds the tokens of one generation to the usage of its model, output by output."""
+    """Adds the tokens of one generation to the `ModelUsage` of its model."""
 
     __slots__ = ("_cumulative", "_generated", "_model", "_read")
 
     def __init__(self, model: ModelUsage, cumulative: bool) -> None:
-        """Takes whether each output repeats the tokens of the outputs before."""
+        """`cumulative` says whether each output of the generation repeats the tokens of all earlier outputs."""
         self._model, self._cumulative, self._read = model, cumulative, False
         self._generated: dict[int, int] = {}
 
     def add(self, output: Any) -> None:
-        """Takes one of vLLM's RequestOutputs, or an output of a pooling model, which has no generated tokens."""
+        """Adds the new tokens of `output`: one of vLLM's RequestOutputs, or an output of a pooling model, which has no
+        generated tokens. The prompt's tokens are added once.
+        """
         if not self._read:
             self._read = True
             prompt = len(getattr(output, "prompt_token_ids", None) or ())
@@ -67,11 +72,11 @@ class TokenCount:
 
 
 class RequestUse:
-    """Counts the parts of one request that are still running. After the last one, the request no longer uses its
-    models.
+    """Counts the parts of one HTTP request that are still running. When the last part has ended, the request no longer
+    uses its models.
 
-    The request itself is one part. Each generation that it starts is another, for example for each of several prompts
-    or each step of a beam search. If the client disconnects, a generation may end after the request.
+    The request itself is one part. Each generation that it starts is another part, for example one for each prompt or
+    for each step of a beam search. If the client disconnects, a generation may end after the request.
     """
 
     __slots__ = ("_models", "_parts")
@@ -96,4 +101,5 @@ class RequestUse:
 
 
 current_use: ContextVar[RequestUse | None] = ContextVar("pointsman_engine_guard_use", default=None)
-"""The `RequestUse` of the HTTP request that is being handled in this context; tasks that it starts inherit it."""
+"""The `RequestUse` of the HTTP request that is handled in this context. Tasks that the request starts inherit the
+value."""

@@ -1,4 +1,4 @@
-"""The versions of vLLM that the guard was tested with, and what happens with another one."""
+"""The versions of vLLM that the guard was tested with, and the check whether it may run with the installed version."""
 
 import json
 import logging
@@ -11,15 +11,17 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 UNKNOWN_VARIABLE = "POINTSMAN_ENGINE_UNKNOWN_VERSION"
-"""The environment variable that says what happens with an unknown version: "refuse" (the default) or "warn"."""
+"""The environment variable that says how the guard treats an untested version of vLLM: "refuse" (the default) does not
+let vLLM start, "warn" only logs a warning."""
 TESTED_FILE = "tested_versions.json"
-"""The results of `make test-engines`: for each version the checks, each with "passed" or the reason why not."""
+"""The file with the results of `make test-engines`: for each version of vLLM, check name -> "passed" or the reason for
+the failure."""
 
 PASSED = "passed"
 
 
 class UnknownVersion(RuntimeError):
-    """The guard was not tested with this vLLM, or failed there; the message says what to do."""
+    """The guard was not tested with this version of vLLM, or failed a test with it; the message says what to do."""
 
 
 def vllm_version() -> str:
@@ -33,31 +35,36 @@ def read_tested() -> dict[str, dict[str, Any]]:
 
 
 def series_of(version: str) -> str:
-    """Returns the release series, such as "0.32" of "0.32.0+cpu"."""
+    """Returns the release series of a version, such as "0.32" for "0.32.0+cpu"."""
     return ".".join(version.split("+")[0].split(".")[:2])
 
 
 def passed_series(tested: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
-    """Returns the series of all versions whose checks all passed, the newest first."""
+    """Returns the release series that have a version for which all checks passed, the newest first. `tested` has the
+    content of `TESTED_FILE`.
+    """
     passed = {series_of(version) for version, row in tested.items() if set(row["checks"].values()) == {PASSED}}
     return sorted(passed, key=numbers_in, reverse=True)
 
 
 def numbers_in(version: str) -> tuple[int, ...]:
-    """Returns the first three numbers in a version, by which versions are sorted; none in "dev", as a build may say."""
+    """Returns the first three numbers in a version, as a key for sorting; empty for a development build such as
+    "dev".
+    """
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
 def check_version(
     version: str, environment: Mapping[str, str], tested: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
-    """Raises UnknownVersion if the guard failed a check with this version, or no version of its series passed all.
+    """Raises UnknownVersion if the guard failed a check with this version of vLLM, or if no version of its release
+    series passed all checks.
 
-    It only logs that if `environment` says "warn", or if `tested` (by default `read_tested`) has no version that
-    passed. Raises ValueError for another value of the variable.
+    It only logs a warning instead if `environment` sets `UNKNOWN_VARIABLE` to "warn", or if no version in `tested` (by
+    default the content of `TESTED_FILE`) passed. Raises ValueError if the variable has an unknown value.
 
-    An untested patch release of a tested series is accepted: it repairs faults, and the guard checks the objects that
-    it uses.
+    An untested patch release of a tested series is accepted: such a release repairs faults, and the guard checks the
+    objects of vLLM that it uses.
     """
     reaction = environment.get(UNKNOWN_VARIABLE) or "refuse"
     if reaction not in ("refuse", "warn"):
