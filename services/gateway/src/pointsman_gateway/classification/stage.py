@@ -26,22 +26,15 @@ from pointsman_gateway.ports import Classifier
 MAX_TURNS = 5
 """Maximum number of the user's last turns by which a request is classified."""
 MAX_SEARCHED_TURNS = 8
-"""Maximum number of the user's last messages that are searched for `MAX_TURNS` turns.
-
-Some clients send messages with the user's role that contain none of the user's own words.
-"""
+"""Maximum number of the user's last messages that are searched for turns; some have none of the user's own words."""
 
 MIN_PART_SCORE = 0.5
-"""If several parts of a text may be the user's words, only parts with at least this in-distribution score can decide.
-
-The score is relative to the threshold below which the classifier abstains.
-"""
+"""Least in-distribution score above the threshold for a part to decide, if several parts may be the user's words."""
 CONTRADICTION_NOTE = "parts of the text belong to different tasks"
 
 
 class TextClassifier(Protocol):
-    """Interface of a classifier, which assigns a text to one of the tasks, or abstains if the text is unlike all tasks.
-
+    """Interface of a classifier, which assigns a text to one of the tasks, or abstains if the text is unlike all tasks;
     `CascadeClassifier` implements it.
     """
 
@@ -53,11 +46,10 @@ class TextClassifier(Protocol):
         ...
 
     def glance(self, text: str) -> tuple[str, float] | None:
-        """Returns (most probable task, score) for a short text; the score is its in-distribution score minus the task's
-        threshold.
+        """Returns (most probable task, in-distribution score minus the task's threshold) for a short text.
 
-        Uses only the static stage, which takes microseconds. Returns None if the classifier has no such stage, or if
-        the text has no known word.
+        Uses only the static stage, which takes microseconds. Returns None without such a stage, or without a known
+        word.
         """
         ...
 
@@ -75,12 +67,12 @@ class Classification:
         knows_word: Callable[[str], bool] | None = None,
         is_multilingual: bool = False,
     ) -> None:
-        """`languages` are the ISO 639-1 codes of the examples' languages. A text that is surely in another language is
-        not classified, unless `languages` is empty, or `is_multilingual` says that the encoder is multilingual.
+        """`languages` are the ISO 639-1 codes of the examples' languages. A text surely in another language is not
+        classified, unless `languages` is empty, or `is_multilingual` says that the encoder is multilingual.
 
-        `wrappers` are those of the configuration: they describe texts that clients write around a user's words. They
-        are removed first, and then the wrappers of known clients (`wrappers.toml`). `knows_word` returns whether a
-        lower-case word is English or one of the examples'.
+        `wrappers`, from the configuration, describe texts that clients write around a user's words. They are removed
+        first, then those of known clients (`wrappers.toml`). `knows_word` returns whether a lower-case word is English
+        or one of the examples'.
         """
         self._rules = rules
         self._words = UserWordsFinder(wrappers, known_wrappers(), classifier.glance)
@@ -126,9 +118,8 @@ class Classification:
         return turns[-1][0].text if turns else ""
 
     def turns(self, request: Request) -> list[Turn]:
-        """Returns the user's turns by which a request is classified, oldest first.
-
-        They are at most `MAX_TURNS`, found in the user's last `MAX_SEARCHED_TURNS` messages.
+        """Returns the user's turns by which a request is classified, oldest first: at most `MAX_TURNS`, found in the
+        user's last `MAX_SEARCHED_TURNS` messages.
         """
         return _conversation(self._turns(request.messages))
 
