@@ -1,7 +1,7 @@
-"""Assigns each request to a task, by rules or by the classifier. `fitting` learns the classifier from examples.
+"""Assigns each request to a task, by rules or by a classifier that is trained on the tasks' example texts.
 
-This module contains only what a configuration without tasks needs. It imports no other module of
-`classification`, so that such a configuration does not load them.
+This `__init__` contains only what a configuration without tasks needs. It imports no other module of `classification`,
+so that such a configuration does not load the classifier. The package `fitting` trains the classifier.
 """
 
 from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Request

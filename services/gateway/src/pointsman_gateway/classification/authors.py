@@ -1,7 +1,7 @@
-"""Guesses who wrote a part of a text: the user or others, from the name of its tag, heading, label or field, or its
-wording.
+"""Guesses whether the user or someone else wrote a part of a text.
 
-The names and phrases are those of `labels.toml`.
+The guess is based on the part's name (its tag, heading, label or field) or on its wording. The known names and phrases
+are those of `labels.toml`.
 """
 
 import re
@@ -34,10 +34,10 @@ _OF_MODEL, _PREPOSITIONS = frozenset(_FILE["of_model"]), frozenset(_FILE["prepos
 class Author(Enum):
     USER = auto()
     EARLIER = auto()
-    """The user, in a history of the conversation."""
+    """The user wrote the text earlier in the conversation, and a history in the prompt repeats it."""
     UNKNOWN = auto()
     HISTORY = auto()
-    """A history of the conversation, whose parts may be the user's."""
+    """The text is a history of the conversation; some of its parts may be the user's."""
     OTHERS = auto()
 
 
@@ -55,9 +55,10 @@ def instructs_model(text: str) -> bool:
 
 
 def author_of(name: str, *, is_heading: bool = False) -> Author:
-    """Returns who wrote a text, by the `name` of its tag, heading, label or field; else `Author.UNKNOWN`.
+    """Returns who wrote a text, guessed from the `name` of its tag, heading, label or field.
 
-    `is_heading` says whether the name is a heading.
+    Returns `Author.UNKNOWN` if no word of the name shows an author. `is_heading` says whether the name is a heading:
+    headings such as "user prompt" describe a prompt, and so do not show that the user wrote the text.
     """
     if len(name) > MAX_CACHED_CHARACTERS:  # a sentence
         return Author.UNKNOWN
@@ -65,11 +66,11 @@ def author_of(name: str, *, is_heading: bool = False) -> Author:
 
 
 def within(outer: Author, inner: Author) -> Author:
-    """Returns the author of a part of a text, from the author of the text around it and the part's own name.
+    """Returns the author of a part of a text, when the text around the part has an author as well.
 
-    `outer` is the author of the surrounding text, and `inner` the one that the part's name shows. Whatever others wrote
-    stays theirs, regardless of names inside it. A part of the user in a history of the conversation is
-    `Author.EARLIER`.
+    `outer` is the author of the surrounding text, and `inner` the author that the part's own name shows. Inside a text
+    of `Author.OTHERS` or `Author.EARLIER`, every part has this same author. Inside a history of the conversation, a
+    part of the user becomes `Author.EARLIER`.
     """
     if outer is Author.HISTORY:
         return Author.EARLIER if inner is Author.USER else outer

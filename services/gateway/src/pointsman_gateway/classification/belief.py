@@ -1,10 +1,10 @@
-"""Computes the belief: the probabilities that a conversation is about each task, or about none, after each turn.
+"""Computes the belief: how probable it is that a conversation is about each task, or about no task, after each turn.
 
 This is the forward pass of a hidden Markov model whose transitions depend on the turn (Bengio and Frasconi,
-Input-output HMMs, 1996). The state is the task, or none. After the first turn of the user, each further turn updates
-the belief in three steps: with the assistant's message before the turn, which is about the task so far; with the
-probability that the user has left this task; and with what the user says. The last two also depend on how the turn fits
-the belief before it.
+Input-output HMMs, 1996). The hidden state is the conversation's task, or no task. Each further turn of the user updates
+the belief in three steps. The assistant's message before the turn counts first: it is about the task so far. Then comes
+the probability that the user has changed to another task, and last the classification of the user's turn. The second
+and the third step also depend on how well the turn fits the belief before it.
 """
 
 import math
@@ -21,62 +21,73 @@ from pointsman_gateway.classification.scores import Floats, Scores
 from pointsman_gateway.classification.utterances import Shape, Utterance, is_question
 
 Number: TypeAlias = Scores | float
-"""A number for one conversation, or an array with one for each of several conversations."""
+"""A number for one conversation, or an array with one number for each of several conversations."""
 
 MAX_SCORE = 3.0
-"""In-distribution scores are cut to this distance from the threshold."""
+"""Features use in-distribution scores (how similar a text is to the tasks' examples, minus the threshold for
+abstaining) only within -`MAX_SCORE` and +`MAX_SCORE`; scores beyond are cut to this limit.
+"""
 MAX_FOLLOW_UP_SCORE = 0.5
-"""The same limit as `MAX_SCORE`, for follow-ups. Their few words easily resemble something; and if they resemble
-nothing, they may belong to the conversation's task all the same."""
+"""Replaces `MAX_SCORE` for follow-ups, such as "and by bicycle?", whose few words say little about the task.
+
+A high score is often a coincidence, and a low score does not show that the follow-up has left the conversation's task.
+"""
 MIN_RATIO = 0.05
-"""Added to the ratio of a task's probability to the mean of all tasks, which may be 0."""
+"""Added to the ratio of a task's probability to the mean probability of all tasks, so that the ratio is never 0."""
 TYPICAL_LOG_WORDS = 2.0
-"""log(number of words + 1) of a turn of usual length."""
+"""log(number of words + 1) of a turn of usual length, about 6 words; `user_features` subtracts it."""
 MAX_COUNTED_CHARACTERS = 1_000
 """The words of a turn are counted only in this number of characters at its beginning."""
 NO_CONTEXT = (0.0,) * CONTEXT
-"""The `context_features` of a first turn."""
+"""The `context_features` of a conversation's first turn, which has no belief before it: zeros."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the classifier found for one message of a conversation, by that message alone."""
+    """What the classifier found for one message of a conversation, without regard to the other messages."""
 
     probabilities: Floats | None
     """The probability of each task, (tasks,), in the order of their names; None if the turn is not classified: it has
     no content, or is in no known language."""
     score: float
-    """The in-distribution score minus its threshold."""
+    """The in-distribution score (how similar the message is to the tasks' examples) minus the threshold below which the
+    classifier abstains.
+    """
     is_provisional: bool = False
-    """Whether the encoder did not answer, so that the result is based on the static stage alone."""
+    """Whether the encoder failed, so that the result comes from the classifier's static stage (word vectors) alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnObservations:
-    """The input of `believe`: arrays with one row for each turn of the user, oldest first. All may have further axes in
-    front, for several conversations with the same number of turns.
+    """The input of `believe`: arrays with one row for each turn of the user, oldest first.
+
+    For several conversations with the same number of turns, all arrays have the same further axes before the axis of
+    the turns.
     """
 
     user: Scores
-    """The tasks' probabilities by the user's turn, (turns, tasks)."""
+    """The classifier's probability of each task for each turn of the user, (turns, tasks)."""
     user_features: Scores
     """The features of the user's turns, (turns, 10); see `user_features`."""
     assistant: Scores
-    """The tasks' probabilities by what the assistant said before that turn, (turns, tasks)."""
+    """The classifier's probability of each task for the assistant's message before each turn, (turns, tasks)."""
     assistant_features: Scores
-    """The features of the assistant's turns, (turns, 3), see `assistant_features`; zeros if the assistant said
-    nothing."""
+    """The features of the assistant's message before each turn, (turns, 3), see `assistant_features`; zeros for a turn
+    without such a message.
+    """
 
 
 def user_features(turn: str, shape: Shape, reading: Reading, said_before: str) -> list[float]:
-    """Returns the 10 features of a user's turn. `shape` is what `shape_of` returns for it, `reading` the classifier's
-    result, and `said_before` the assistant's message before it. In order, the features are:
-    * 1;
+    """Returns the 10 features of a user's turn.
+
+    `shape` is the result of `shape_of` for the turn, `reading` the classifier's result, and `said_before` the
+    assistant's message before the turn. In order, the features are:
+    * the constant 1;
     * the reading's score, limited to `MAX_SCORE` in both directions (of a follow-up to `MAX_FOLLOW_UP_SCORE`);
     * the difference between the reading's two highest probabilities, 0 without probabilities;
     * log(number of words + 1) - `TYPICAL_LOG_WORDS`;
     * whether the turn's kind is `WHOLE`, `BARE`, `CLOSING` or `FOLLOW_UP` (four booleans);
-    * whether the turn refers back;
+    * whether the turn refers back to something named before;
     * whether `said_before` ends with a question mark.
     """
     kind = shape.kind
@@ -95,8 +106,10 @@ def user_features(turn: str, shape: Shape, reading: Reading, said_before: str) -
 
 
 def assistant_features(reading: Reading) -> list[float]:
-    """Returns the 3 features of an assistant's message: 1, the score of `reading`, cut to at most `MAX_SCORE` in both
-    directions, and the difference between its two highest probabilities. They are zeros if it has no probabilities.
+    """Returns the 3 features of an assistant's message, whose classification is `reading`.
+
+    They are 1, the score of `reading`, cut to at most `MAX_SCORE` in both directions, and the difference between the
+    two highest probabilities. All three are 0 if `reading` has no probabilities.
     """
     if reading.probabilities is None:
         return [0.0] * 3
@@ -104,11 +117,14 @@ def assistant_features(reading: Reading) -> list[float]:
 
 
 def context_features(before: Scores, user: Scores) -> list[Number]:
-    """Returns the 3 features of how a user's turn fits the belief before it.
+    """Returns the 3 features that show how well a user's turn fits the belief before it.
 
-    `before` is that belief, (tasks + 1,), and `user` the tasks' probabilities by the turn, (tasks,). The features are
-    the probability of no task and the highest of a task, both before the turn, and the logarithm of how well both
-    agree: of the sum of their products times the number of tasks, raised by `MIN_RATIO`.
+    `before` is the belief, (tasks + 1,), and `user` the tasks' probabilities by the turn alone, (tasks,). The features
+    are:
+    * the probability of no task in `before`;
+    * the highest probability of a task in `before`;
+    * the logarithm of the agreement of `before` and `user`: the sum over the tasks of the product of both
+      probabilities, times the number of tasks, plus `MIN_RATIO`.
     """
     tasks = before[..., :-1]
     agreement = np.vecdot(tasks, user) * user.shape[-1] + MIN_RATIO
@@ -116,11 +132,11 @@ def context_features(before: Scores, user: Scores) -> list[Number]:
 
 
 class ForwardPass:
-    """Computes turn by turn the belief: how probable it is that a conversation is about each task, or about none.
+    """Computes a conversation's belief turn by turn: how probable each task is, and how probable no task is.
 
-    Call `first` for the first turn, then `before_next` and `next` for each further turn. A belief has the shape
-    (tasks + 1,), with the probability of no task last; probabilities by task have the shape (tasks,). All arrays may
-    have further axes in front, for several conversations.
+    Call `first` for the first turn of the user, then `before_next` and `next` for each further turn. A belief has the
+    shape (tasks + 1,), with the probability of no task last; probabilities by task have the shape (tasks,). For several
+    conversations at once, all arrays may have the same further axes in front.
     """
 
     def __init__(self, parameters: BeliefParameters, tasks: int) -> None:
@@ -163,8 +179,10 @@ class ForwardPass:
         return _normalized(prior * _likelihood(user, _softplus(says), unknown))
 
     def _sums(self, features: Scores, context: Sequence[Number]) -> list[Number]:
-        """Returns the weighted sums of a turn's features and context: those for how much the turn counts, for staying
-        with the task, and for the likelihood of no task.
+        """Returns three weighted sums of a turn's features and context, for the parameters `says`, `stays` and
+        `unknown`.
+
+        `BeliefParameters` explains the three.
         """
         sums = features @ self._of_features
         of_features = sums.tolist() if sums.ndim == 1 else np.moveaxis(sums, -1, 0)
@@ -175,8 +193,10 @@ class ForwardPass:
 
 
 def believe(observations: TurnObservations, parameters: BeliefParameters) -> Scores:
-    """Returns the probability of each task after the last turn, and last that of no task: (tasks + 1,), with the
-    further axes of `observations` in front. The assistant's message before the first turn is ignored.
+    """Returns the belief after the last turn of `observations`: the probability of each task, and last of no task.
+
+    The result has the shape (tasks + 1,), with the further axes of `observations` in front. The assistant's message
+    before the first turn is ignored.
     """
     user, features = np.moveaxis(observations.user, -2, 0), np.moveaxis(observations.user_features, -2, 0)
     assistant, of_assistant = (
@@ -191,17 +211,17 @@ def believe(observations: TurnObservations, parameters: BeliefParameters) -> Sco
 
 
 def probabilities_of(reading: Reading, tasks: int) -> Scores:
-    """Returns the probabilities of `reading`, (tasks,), or uniform ones if it has none. `tasks` is their number."""
+    """Returns the probabilities of `reading`, (tasks,); if it has none, each of the `tasks` tasks gets 1 / `tasks`."""
     if reading.probabilities is None:
         return np.full(tasks, 1 / tasks)
     return reading.probabilities
 
 
 def _likelihood(probabilities: Scores, weight: Number, log_unknown: Number) -> Scores:
-    """Returns the likelihood of a turn given each task, and last given none, up to a factor: (tasks + 1,).
+    """Returns the likelihood of a turn given each task, and last given no task, up to a common factor: (tasks + 1,).
 
-    Each task's likelihood is the ratio of its probability to the mean of all, raised by `MIN_RATIO` and taken to the
-    power of `weight`; that of none is the exponential of `log_unknown`.
+    A task's likelihood is (the ratio of its probability to the mean of all + `MIN_RATIO`) to the power of `weight`,
+    normalized to 1 for the ratio 1. The likelihood of no task is the exponential of `log_unknown`.
     """
     tasks = probabilities.shape[-1]
     likelihood = np.empty((*probabilities.shape[:-1], tasks + 1))

@@ -1,6 +1,6 @@
-"""The fitted parameters of a conversation's belief: the probability of each task, and of none, after each turn.
+"""The fitted parameters with which `belief.py` computes a conversation's belief.
 
-`belief.py` computes the belief.
+The belief is the probability that the conversation is about each task, or about no task, after each turn.
 """
 
 from dataclasses import astuple, dataclass
@@ -9,32 +9,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONTEXT = 3
-"""The number of features of how a user's turn fits the belief before it (`belief.context_features`)."""
+"""The number of features that `belief.context_features` returns for a user's turn."""
 COUNTS = (4 + CONTEXT, 10 + CONTEXT, 10 + CONTEXT, 3, 2, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class BeliefParameters:
-    """Weights of the features of a turn, in the order of `belief.user_features` and `belief.assistant_features`. For
-    `says`, `stays` and `unknown`, those of `belief.context_features` follow, which are 0 in the first turn.
+    """Weights for computing a conversation's belief from the features of its turns.
 
-    The sum of a field's weights times the features is the quantity that the field's comment names; for `says` and
-    `assistant_says` it is the softplus of the sum. `starts_unknown` is no weight, but such a quantity itself.
+    The weights follow the order of `belief.user_features` and `belief.assistant_features`. In `says`, `stays` and
+    `unknown`, weights for the three `belief.context_features` come last; in the first turn these features are 0. The
+    sum of weights times features is the quantity that a field's docstring names; for `says` and `assistant_says` the
+    quantity is the softplus of the sum. `starts_unknown` is not a weight, but a quantity itself.
     """
 
     says: tuple[float, ...]
-    """Weights of the first 4 features of a user's turn, and of its context: how strongly the turn changes the tasks'
-    probabilities."""
+    """Weights of the first 4 features of a user's turn and of its 3 context features. Their quantity is how strongly
+    the turn changes the tasks' probabilities.
+    """
     stays: tuple[float, ...]
-    """Weights of all 10 features of a user's turn, and of its context: the log-odds that the conversation has not
-    changed its task."""
+    """Weights of all 10 features of a user's turn and of its 3 context features. Their quantity is the log-odds that
+    the conversation has not changed its task.
+    """
     unknown: tuple[float, ...]
-    """Weights of all 10 features of a user's turn and of its context: the log-likelihood of the turn if the
-    conversation has no task. For comparison, it is 0 for each task if the turn finds all tasks equally probable."""
+    """Weights of all 10 features of a user's turn and of its 3 context features. Their quantity is the log-likelihood
+    of the turn if the conversation has no task. For comparison, the log-likelihood given a task is 0 if the turn finds
+    all tasks equally probable.
+    """
     assistant_says: tuple[float, ...]
-    """Like `says`, for all 3 features of an assistant's message."""
+    """Weights of all 3 features of an assistant's message. Their quantity is how strongly the message changes the
+    tasks' probabilities.
+    """
     assistant_unknown: tuple[float, ...]
-    """Like `unknown`, for the first 2 features of an assistant's message."""
+    """Weights of the first 2 features of an assistant's message. Their quantity is the log-likelihood of the message if
+    the conversation has no task.
+    """
     starts_unknown: tuple[float]
     """The log-odds that a conversation has no task when it begins, or when it leaves its task."""
 

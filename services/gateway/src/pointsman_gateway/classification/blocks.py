@@ -1,6 +1,6 @@
 """Splits a text into blocks, at tags, headings, horizontal lines, blank lines and labels on lines of their own.
 
-Their names tell the authors of the blocks.
+The names of tags, headings and labels show who wrote the blocks: the user or others.
 """
 
 import re
@@ -39,7 +39,7 @@ _BOUNDARY = re.compile(
 )
 _TITLES = ("heading", "bracketed", "ruled", "underlined", "capitals", "numbered", "bold")
 _UNSURE_TITLES = ("underlined", "capitals", "numbered", "bold")
-"""Titles that may be texts, if they name no author."""
+"""Groups of `_BOUNDARY` that count as titles only if they name an author; otherwise their text belongs to a block."""
 _PAIRED = re.compile(r"(?P<open>\[%?|\{\{ ?)/(?P<name>[A-Za-z][\w.-]{0,40})(?P<close>%?\]| ?\}\})")
 """A closing tag such as [/QUESTION], {{/question}} or [%/QUESTION%]."""
 _ATTRIBUTES = re.compile(
@@ -49,7 +49,9 @@ _ATTRIBUTE = re.compile(r"(?P<name>[\w.:-]{1,60})=\"(?P<value>[^\"]*)\"")
 _TAG_ATTRIBUTES = r"(?:[ \t=][^\n\[\]{}]{0,200})?"
 _QUOTED = frozenset(labels_file()["html"]["quoted"])
 _BOUNDARY_MARKS = ("\n", "<", "`")
-"""A text without any of them is one line."""
+"""Characters that a boundary within a text contains. In a text without them, only a boundary at its beginning is
+possible.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +59,28 @@ class Part:
     text: str
     author: Author
     label: str = ""
-    """The name of the label or field that the text is the value of; empty if there is none."""
+    """The name of the label or field whose value the text is; empty if there is none."""
     is_below_label: bool = False
-    """Whether `author` comes from a label on a line above the text. A label within the text then replaces it."""
+    """Whether `author` comes from a label on a line above the text. A label within the text then replaces this
+    author.
+    """
     is_whole: bool = False
-    """Whether it is the whole text, which a person may have written."""
+    """Whether the part is the whole text, unsplit: a person may have written all of it."""
 
 
 class Structure(IntEnum):
     NONE = auto()
     """No structure but blank lines."""
     LABELS = auto()
-    """Labels, horizontal lines or fences, as people write them, too."""
+    """Labels, horizontal lines or fences, which both people and programs write."""
     MARKUP = auto()
-    """Tags, headings, JSON or a table, as programs write them."""
+    """Tags, headings, JSON or a table, which mostly programs write."""
 
 
 def split_into_blocks(text: str) -> tuple[list[Part], Structure]:
-    """Returns the blocks of a text, which are what its tags, headings, labels, horizontal lines and blank lines
-    separate, and its structure by these. Blocks may be empty.
+    """Returns the blocks of a text in order, and the kind of structure that separates them.
+
+    Tags, headings, labels, horizontal lines and blank lines separate blocks. A block's text may be empty.
     """
     text = _with_angle_tags(text)
     boundaries = list(islice(_boundaries(text), MAX_BOUNDARIES))
@@ -113,8 +118,10 @@ def split_into_blocks(text: str) -> tuple[list[Part], Structure]:
 
 
 def _with_angle_tags(text: str) -> str:
-    """Returns the text with paired tags in other brackets, whose names show authors, as tags in angle brackets, and
-    with long attributes of empty XML elements as elements.
+    """Returns the text with tags in other brackets, such as [QUESTION], rewritten as tags in angle brackets.
+
+    Only pairs of tags whose names show an author are rewritten. Attributes of empty XML elements whose values may be
+    sentences become elements.
     """
     if "/>" in text:
         text = _ATTRIBUTES.sub(_with_elements, text)
@@ -128,7 +135,10 @@ def _with_angle_tags(text: str) -> str:
 
 
 def _with_elements(empty: re.Match[str]) -> str:
-    """Returns an empty element with those of its attributes as elements whose values may be sentences."""
+    """Returns an empty XML element as an element that contains its long attributes as elements.
+
+    Long are attributes whose value has two spaces or more; without such attributes the element stays as it is.
+    """
     attributes = _ATTRIBUTE.finditer(empty["attributes"])
     inner = [f"<{name}>{value}</{name}>" for name, value in map(re.Match.groups, attributes) if value.count(" ") >= 2]
     return f"<{empty['tag']}>{''.join(inner)}</{empty['tag']}>" if inner else empty[0]
@@ -148,8 +158,9 @@ def _block(text: str, open_tags: Sequence[Author], above: Author, is_below_label
 
 
 def _closed_tags(boundaries: Sequence[re.Match[str]]) -> set[int]:
-    """Returns the positions of the opening and closing tags that belong together. A tag without a partner is only
-    mentioned, for example by an instruction.
+    """Returns the positions of all opening and closing tags that form pairs.
+
+    A tag without a partner is only mentioned in the text, for example by an instruction, and so separates nothing.
     """
     found: set[int] = set()
     waiting: dict[str, list[int]] = {}

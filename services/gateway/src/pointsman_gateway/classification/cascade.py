@@ -1,6 +1,7 @@
 """The classifier: a static stage that takes microseconds, and an encoder stage for texts on which it is not sure.
 
-The static stage reads words, subword pieces and word pairs of a text; the feature rows of recent words are cached.
+The static stage classifies by the words, word pieces and word pairs of a text, and caches the feature rows of recent
+words. The encoder stage classifies by the embedding of the whole text.
 """
 
 import asyncio
@@ -42,24 +43,32 @@ UNREADABLE_NOTE = "nothing in it that can be read"
 
 @dataclass(frozen=True, slots=True)
 class StageOutput:
-    """What one stage of the classifier (word vectors or encoder) computed for a text."""
+    """What one stage of the classifier (the static stage or the encoder stage) computed for a text."""
 
     logits: Floats
     """The logit of each class, (classes,), not yet divided by the temperature."""
     similarities: Floats
-    """The cosine similarity to each stored centroid, of tasks and then of out-of-scope texts, (centroids,)."""
+    """The cosine similarity of the text to each stored centroid, (centroids,): first the centroids of the tasks'
+    examples, then those of out-of-scope texts, which belong to no task.
+    """
     pairs: Floats
-    """The text's pair score for each class, less the mean of the class's own examples, (classes,)."""
+    """For each class, the text's pair score (how typical its word pairs are of the class, see `PairRatios`) minus the
+    mean pair score of the class's own examples, (classes,).
+    """
     vector: Vector
-    """The text's vector in the stage's own space, of length 1; zeros for a text without a known token."""
+    """The text's vector, of length 1: the sum of word vectors in the static stage, the embedding in the encoder stage.
+    Zeros in the static stage for a text without a known token.
+    """
 
 
 class StageScorer:
-    """Computes the logits, the similarities and the in-distribution scores of one stage."""
+    """Computes logits, similarities and in-distribution scores from the fitted parameters of one classifier stage."""
 
     def __init__(self, stage: StageParameters) -> None:
         self._rows = np.ascontiguousarray(np.concatenate([stage.weights.T, stage.centroids, stage.out_of_scope]))
-        """The weights and the centroids, in one array: one product with a vector takes half of the time of two."""
+        """The head's weights and the centroids, in one array: one product with a vector takes half of the time of
+        two.
+        """
         self._bias, self._scale = stage.bias, stage.scale
         self._classes, self._of_tasks, self._of_others = len(stage.bias), len(stage.centroids), len(stage.out_of_scope)
 
@@ -70,7 +79,10 @@ class StageScorer:
         return other
 
     def compare(self, vector: Vector) -> tuple[Floats, Floats]:
-        """Returns the logit of each class, (classes,), and the similarities (`StageOutput`) for a text's `vector`."""
+        """Returns (logits, similarities) for a text's `vector`.
+
+        The logits have one value for each class, (classes,). The similarities are those of `StageOutput.similarities`.
+        """
         products = self._rows @ vector
         return products[: self._classes] + self._bias, products[self._classes :]
 
@@ -95,14 +107,18 @@ class StaticStage:
         self._dimensions = len(stage.weights)
         self._pieces = {piece: number for number, piece in enumerate(vocabulary.pieces)}
         self._followers: dict[str, dict[str, int]] = {}
-        """The number of each known pair, by its first and then by its second word."""
+        """For each first word, the known word pairs that begin with it: their number in the vocabulary by the second
+        word.
+        """
         for number, pair in enumerate(vocabulary.pairs):
             first, second = pair.split(" ")
             self._followers.setdefault(first, {})[second] = number
         self._piece_rows = _feature_rows(vocabulary.piece_weights, vocabulary.piece_rarity)
         self._pair_rows = _feature_rows(vocabulary.pair_weights, vocabulary.pair_rarity)
         self._pair_ratios = np.ascontiguousarray(vocabulary.pair_ratios.ratios)
-        """Its rows are contiguous: taking and adding some takes a tenth of the time that columns take."""
+        """The ratios of `PairRatios`, (pairs, classes), with contiguous rows: taking and adding some rows takes a tenth
+        of the time that columns take.
+        """
         self._without_pairs = -vocabulary.pair_ratios.means
         """The pair scores of a text without known pairs, (classes,)."""
         self._words = WordRowCache(self._row)
@@ -136,23 +152,29 @@ class StaticStage:
         return StageOutput(logits, similarities, typical, vector)
 
     def _row(self, word: str) -> Floats:
-        """Returns the word's vector, its part of the logits, and its squared length: (dimensions + classes + 1,)."""
+        """Returns a word's feature row, (dimensions + classes + 1,): the word's vector, its contribution to the logits,
+        and its contribution to the squared length of the text's feature vector.
+        """
         pieces = [number for piece in pieces_of(word) if (number := self._pieces.get(piece)) is not None]
         return np.concatenate([self._model.sum_of(word), self._piece_rows[pieces].sum(axis=0)])
 
 
 class EncoderStage:
-    """Classifies a text by its embedding. With MiniLM it takes about a millisecond."""
+    """Classifies a text by its embedding. With the built-in MiniLM model it takes about a millisecond."""
 
     thresholds: NDArray[np.float64] | None = None
-    """Thresholds for abstaining, (tasks,); None: those of the model."""
+    """In-distribution scores below which the stage abstains, (tasks,). None means the thresholds of the
+    `ClassifierModel`.
+    """
 
     def __init__(self, stage: StageParameters, static_share: float, encoder: SentenceEncoder) -> None:
         self.temperature = stage.temperature
         self._encoder, self.scorer, self._static_share = encoder, StageScorer(stage), np.float32(static_share)
 
     def calibrated(self, alone: EncoderAlone) -> "EncoderStage":
-        """Returns a stage that classifies without the static stage, by the parameters `alone`; it shares the arrays."""
+        """Returns a copy of this stage that classifies without the static stage, with the temperature, scale and
+        thresholds of `alone`. The arrays are shared.
+        """
         stage = copy(self)
         stage.temperature, stage.thresholds = alone.temperature, alone.thresholds
         stage.scorer = self.scorer.with_scale(alone.scale)
@@ -161,9 +183,9 @@ class EncoderStage:
     def evaluate(self, text: str, static: StageOutput | None) -> StageOutput:
         """Returns the encoder's output for a text.
 
-        If `static`, the static stage's output, is given, the logits are the weighted mean of both stages' logits, and
-        the pair scores are those of `static`. Otherwise the pair scores are 0. Raises Unavailable if the embedding
-        endpoint fails.
+        `static` is the static stage's output for the same text. If given, the logits are the weighted mean of both
+        stages' logits, and the pair scores are those of `static`. If `static` is None, the pair scores are 0. Raises
+        Unavailable if the encoder is an embedding endpoint that fails.
         """
         vector = self._encoder.embed([text])[0]
         logits, similarities = self.scorer.compare(vector)
@@ -174,15 +196,15 @@ class EncoderStage:
 
 
 class TextEmbedder:
-    """Embeds single texts. It is thread-safe."""
+    """Embeds single texts with the classifier's encoder, in a thread. It is thread-safe."""
 
     def __init__(self, encoder: SentenceEncoder, tokenizer: StaticModel) -> None:
         self._encoder, self._tokenizer = encoder, tokenizer
 
     async def embed(self, text: str) -> Vector:
-        """Returns the unit vector, (dimensions,), of `text`, or of an excerpt if the text is long.
+        """Returns the embedding of `text`, (dimensions,), of length 1. Of a long text only an excerpt is embedded.
 
-        Raises Unavailable if the embedding endpoint fails.
+        Raises Unavailable if the encoder is an embedding endpoint that fails.
         """
         excerpt = token_excerpt(text, self._tokenizer)
         vectors = await asyncio.to_thread(self._encoder.embed, [excerpt.text])
@@ -190,10 +212,10 @@ class TextEmbedder:
 
 
 class Ranking(NamedTuple):
-    """All tasks, most probable first."""
+    """All tasks and their probabilities for a text, most probable first."""
 
     tasks: list[int]
-    """The tasks' numbers."""
+    """The tasks' numbers, which are their positions in `ClassifierModel.tasks`."""
     probabilities: list[float]
 
     @property
@@ -203,11 +225,12 @@ class Ranking(NamedTuple):
 
 
 class CascadeClassifier:
-    """Assigns texts to tasks, or abstains. It is thread-safe."""
+    """Assigns texts to tasks, or abstains if a text is unlike the examples of all tasks. It is thread-safe."""
 
     def __init__(self, model: ClassifierModel, static_model: StaticModel, encoder: SentenceEncoder) -> None:
-        """`static_model` and `encoder` must be those with which `model` was fitted. `load` rejects a stored classifier
-        that was fitted with others.
+        """`static_model` and `encoder` must be the embedding models with which `model` was fitted.
+
+        The function `load` rejects a stored classifier that was fitted with other embedding models.
         """
         self._model, self._tokenizer, self._known_words = model, static_model, frozenset(model.words)
         self._static = (
@@ -222,10 +245,10 @@ class CascadeClassifier:
         return self._model
 
     def with_documents(self, documents: DocumentSignals | None) -> "CascadeClassifier":
-        """Returns a classifier that shares this one's arrays, and compares texts with documents as well.
+        """Returns a classifier that shares this one's arrays, and also compares texts with the tasks' documents.
 
-        `DocumentSignals.reconsider` then corrects labels of the encoder, except a task that it assigns to a text in
-        another language. Labels of the static stage are not corrected.
+        `DocumentSignals.reconsider` then corrects labels of the encoder stage, except a task that it assigns to a text
+        in another language than the examples. Labels of the static stage are not corrected. None means no documents.
         """
         other = copy(self)
         other._documents = documents
@@ -234,11 +257,11 @@ class CascadeClassifier:
     async def classify(self, text: str, *, is_foreign: bool = False) -> Labels:
         """Assigns a text to a task, or abstains. The encoder runs in a thread, and only for texts that need it.
 
-        `is_foreign` means that the text is in another language than the examples. Then the encoder decides alone, since
-        the static stage would know only words that happen to look the same in both languages.
+        `is_foreign` means that the text is in another language than the examples. Then the encoder stage decides alone,
+        since the static stage would know only words that happen to look the same in both languages.
 
-        If the embedding endpoint fails, nothing is raised: the static stage decides. If there is none, or the text is
-        foreign, the classifier abstains. A note in the labels says so.
+        If the encoder is an endpoint that fails, no error is raised. The static stage decides instead. The classifier
+        abstains if there is no static stage, or if the text is foreign. A note in the labels names the failure.
         """
         excerpt = token_excerpt(text, self._tokenizer)
         if is_foreign and self._alone:
@@ -257,14 +280,16 @@ class CascadeClassifier:
         return labels or self._by_encoder(self._encoder, excerpt, output)
 
     def knows_word(self, word: str) -> bool:
-        """Returns whether a lower-case word is one of the examples', or in the static model's English vocabulary."""
+        """Returns whether a lower-case word occurs in the tasks' examples or in the static model's English
+        vocabulary.
+        """
         return word in self._known_words or self._tokenizer.knows(word)
 
     def glance(self, text: str) -> tuple[str, float] | None:
-        """Returns a short text's most probable task by the static stage alone, and by how much its in-distribution
-        score exceeds that task's threshold (negative below it).
+        """Returns (most probable task, score) for a short text, computed in microseconds by the static stage alone.
 
-        None if the classifier has no static stage, or the text no known word.
+        The score is the text's in-distribution score minus the task's threshold for abstaining; it is negative below
+        the threshold. Returns None if the classifier has no static stage, or if the text has no known word.
         """
         output = self._static.evaluate(encodable(text)) if self._static else None
         if output is None or self._static is None:
@@ -285,7 +310,10 @@ class CascadeClassifier:
         return self._by_static(self._static, excerpt, output), output
 
     def _by_static(self, stage: StaticStage, excerpt: TokenExcerpt, output: StageOutput) -> Labels | None:
-        """Returns the static stage's labels; None if margin or score are below the cascade threshold."""
+        """Returns the static stage's labels; None if the encoder must decide.
+
+        The encoder must decide if the margin or the score is below the cascade threshold (`CascadeThreshold`).
+        """
         threshold, ranking = self._model.threshold, self._ranking(output, stage.temperature)
         if threshold is None:
             return self._labels(excerpt, ranking, stage.scorer.score(output), STATIC)
@@ -311,7 +339,9 @@ class CascadeClassifier:
         return self._documents.reconsider(labels, output.vector)
 
     def _without_answer(self, excerpt: TokenExcerpt, static: StageOutput | None, error: Unavailable) -> Labels:
-        """Returns the static stage's labels while the encoder's endpoint fails; without that stage, an abstention."""
+        """Returns the labels for a text whose embedding has failed with `error`: those of the static stage if there is
+        a `static` output, otherwise an abstention.
+        """
         log.warning("classified without the encoder: %s", error.message)
         excerpt = replace(excerpt, notes=(*excerpt.notes, FAILED_NOTE))
         if static is None or self._static is None or self._model.threshold is None:
@@ -333,9 +363,10 @@ class CascadeClassifier:
         vector: Vector | None = None,
         thresholds: NDArray[np.float64] | None = None,
     ) -> Labels:
-        """Makes labels; `vector` is the encoder's, if it has computed one.
+        """Makes labels from a `ranking` of the tasks and the in-distribution `score`; abstains below the threshold.
 
-        Without `thresholds`, the model's own are used.
+        `vector` is the text's embedding, None if the encoder has not run. `thresholds`, (tasks,), replaces the model's
+        thresholds.
         """
         thresholds, tasks = self._model.thresholds if thresholds is None else thresholds, self._model.tasks
         best = ranking.tasks[0]
@@ -366,9 +397,9 @@ class CascadeClassifier:
 
 
 def _feature_rows(weights: Floats, rarity: Floats) -> Floats:
-    """Returns one row for each feature of a text: (features, classes + 1).
+    """Returns one row for each feature (a word piece or word pair), (features, classes + 1).
 
-    The first columns are the feature's contributions to the classes' logits, the last column its contribution to the
-    squared length of the feature vector.
+    The first columns are the feature's contributions to the classes' logits. The last column is its contribution to the
+    squared length of a text's feature vector.
     """
     return np.concatenate([weights * rarity[:, None], (rarity * rarity)[:, None]], axis=1)

@@ -1,4 +1,4 @@
-"""Writes the messages of a chat log with times, in the formats of many programs, as lines of one form."""
+"""Rewrites a pasted chat log with times, in the format of one of many chat programs, as lines "speaker: text"."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pointsman_gateway.classification.authors import Author, author_of
 MIN_MESSAGES = 2
 ASKING = "User"
 MAX_CHARACTERS_AFTER = 40
-"""Characters after the last message that do not count, such as those of "Bob is typing"."""
+"""A text ends with a chat log if at most this many characters follow the last message, such as "Bob is typing"."""
 MAX_SPEAKER_CHARACTERS = 40
 
 TIME = r"\d{1,2}:\d{2}(?::\d{2})?(?:[.,]\d{1,6})?(?:Z|[+-]\d{2}:?\d{2})?(?:[ \u202f]?[AaPp]\.?[Mm]\.?)?"
@@ -33,8 +33,9 @@ def label_messages(text: str) -> str:
     """Rewrites each message of a chat log as a line "speaker: text", without its time.
 
     If the text ends with the log, and no speaker's name shows who the user is, the log was probably sent to have its
-    last message answered. Then `ASKING` replaces the speaker of the last message that may be the user's.
-    Returns the text unchanged if it has fewer than `MIN_MESSAGES` messages with a time in one of the known formats.
+    last message answered. Then the speaker of the last message whose author is unknown is replaced by `ASKING`
+    ("User"). Returns the text unchanged if it has fewer than `MIN_MESSAGES` messages with a time in one of the known
+    formats.
     """
     if "\n" not in text or not _HAS_TIME.search(text):
         return text

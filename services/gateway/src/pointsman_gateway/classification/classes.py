@@ -1,4 +1,7 @@
-"""The classes that the classifier's heads tell apart, and the tasks to which they belong."""
+"""The classes that the classifier's linear heads tell apart, and the tasks to which the classes belong.
+
+A task whose examples have intents (finer labels) has several classes; any other task is one class.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +14,14 @@ from pointsman_gateway.classification.scores import Floats
 
 @dataclass(frozen=True, slots=True)
 class TaskClasses:
-    """The classes of all tasks, in the tasks' order. A task without intents has one class."""
+    """The classes of all tasks, in the tasks' order. A task without intents (finer labels of its examples) has one
+    class.
+    """
 
     starts: NDArray[np.intp]
     """The number of each task's first class, (tasks,)."""
     count: int
-    """The number of all classes."""
+    """The number of classes of all tasks together."""
 
     @classmethod
     def of_counts(cls, counts: Sequence[int]) -> "TaskClasses":

@@ -1,6 +1,8 @@
-"""The file of a fitted classifier, a zip archive of JSON and arrays. Loading it executes nothing, unlike a pickle.
+"""Saves a fitted classifier to a file, a zip archive of JSON and arrays, and loads it. Unlike loading a pickle, loading
+the file executes nothing.
 
-`load` accepts it only if the classifier was fitted from the current examples, settings, models and library versions.
+`load` accepts the file only if the classifier was fitted from the current examples, settings, models and library
+versions.
 """
 
 import dataclasses
@@ -32,10 +34,10 @@ from pointsman_gateway.classification.model import (
 )
 
 ARRAY = "$array"
-"""Key of the JSON object that refers to an array."""
+"""In the file's JSON, an object with this single key stands for an array; the value is the array's name."""
 
 FORMAT = 5
-"""Increment it when fitting changes; files of an earlier format are then rejected."""
+"""The version of the file format. Increment it when fitting changes; `load` then rejects files of earlier versions."""
 
 MANIFEST = "manifest.json"
 
@@ -47,9 +49,10 @@ _ARCHIVE_DATE = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class FitOrigin:
-    """Everything that a fit depends on: equal origins give equal classifiers.
+    """Everything that a fitted classifier depends on: equal origins give equal classifiers.
 
-    `static_model` and `encoder` are fingerprints, `examples` and `tuning` hashes, `numpy` and `scipy` versions.
+    `format` is `FORMAT`, `static_model` and `encoder` are fingerprints of the embedding models, `examples` and `tuning`
+    are hashes of the training texts and of the settings, and `numpy` and `scipy` are version numbers.
     """
 
     format: int
@@ -62,7 +65,9 @@ class FitOrigin:
 
     @property
     def digest(self) -> str:
-        """Returns a hash of 24 hexadecimal digits for file names; the file itself contains the origin in full."""
+        """Returns a hash of the origin, 24 hexadecimal digits, for the file's name. The file itself contains all
+        fields.
+        """
         return hashlib.sha256(repr(self).encode()).hexdigest()[:24]
 
 
@@ -74,7 +79,11 @@ def fit_origin(
     tuning: FitSettings,
     intents: Intents = NO_INTENTS,
 ) -> FitOrigin:
-    """Returns the origin of a classifier that is fitted from these arguments with the installed numpy and scipy."""
+    """Returns the origin of a classifier that is fitted from these arguments with the installed numpy and scipy.
+
+    `examples` has the texts of each task, `out_of_scope` texts that belong to no task, and `intents` optional finer
+    labels of the examples.
+    """
     settings = json.dumps(asdict(tuning) | {"target_coverages": dict(tuning.target_coverages)}, sort_keys=True)
     return FitOrigin(
         format=FORMAT,
@@ -106,7 +115,7 @@ class StaleClassifier(FailedPrecondition):
 
 
 class CorruptClassifier(FailedPrecondition):
-    """The classifier's file cannot be read, or differs from what `save` wrote."""
+    """The classifier's file cannot be read, or its content is not what `save` wrote."""
 
 
 def save(fitted: ClassifierModel, origin: FitOrigin, path: Path) -> None:
@@ -127,8 +136,10 @@ def save(fitted: ClassifierModel, origin: FitOrigin, path: Path) -> None:
 
 
 def load(path: Path, expected: FitOrigin) -> ClassifierModel:
-    """Reads a classifier from a file that `save` wrote. Raises FileNotFoundError, StaleClassifier if its origin is not
-    `expected`, or CorruptClassifier if the file cannot be read or was changed.
+    """Reads a classifier from a file that `save` wrote.
+
+    Raises FileNotFoundError if there is no file, StaleClassifier if its origin is not `expected`, and CorruptClassifier
+    if the file cannot be read or was changed after `save`.
     """
     try:
         with zipfile.ZipFile(path) as archive:

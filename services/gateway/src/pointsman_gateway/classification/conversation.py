@@ -1,4 +1,4 @@
-"""Classifies the last turn of a conversation, by what it says itself and by the turns before it."""
+"""Classifies the last turn of a conversation, by the turn's own text and by the turns before it."""
 
 import math
 from collections import OrderedDict
@@ -32,7 +32,7 @@ and a beginning 1 kB."""
 Cached = TypeVar("Cached")
 
 UNREAD = Reading(None, 0.0)
-"""The reading of a turn that is not classified."""
+"""The `Reading` of a message that is not classified: without probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Turn:
 
     text: str
     said_before: str = ""
-    """The assistant's message before it; empty if there was none."""
+    """The assistant's message before the user's message; empty if there was none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,11 @@ class Prior:
 
 
 class Conversation:
-    """Classifies the last message of a conversation.
+    """Classifies the last user message of a conversation, with the help of the messages before it.
 
-    Results for single turns are cached by the hash of their text, and beliefs by that of all texts up to the last turn,
-    so that a conversation's earlier turns are rarely classified again. The result does not depend on the caches.
+    Classifications of single messages are cached by the hash of the text, and beliefs (the tasks' probabilities) by the
+    hash of all messages before the last one. So the earlier messages of a conversation are rarely classified again. The
+    result does not depend on the caches.
     """
 
     def __init__(self, reader: Reader, parameters: BeliefParameters = PARAMETERS) -> None:
@@ -66,9 +67,9 @@ class Conversation:
         self._readings: OrderedDict[bytes, Reading] = OrderedDict()
         self._priors: OrderedDict[bytes, Prior] = OrderedDict()
         self._tasks: tuple[str, ...] = ()
-        """The names of the tasks in alphabetical order; empty before the first reading."""
+        """The names of the tasks in alphabetical order; empty until a text has been classified with probabilities."""
         self._forward: ForwardPass | None = None
-        """The forward pass over the turns; None before the first reading."""
+        """The forward pass over the turns; None until a text has been classified with probabilities."""
 
     async def label(self, turns: Sequence[Turn]) -> Labels:
         """Classifies the last of `turns` (one or more, oldest first) by its own text, and by the turns before it.
@@ -98,13 +99,16 @@ class Conversation:
         return alone if alone and (stands or task == alone.task) else _labels(self._tasks, task, shares, alone)
 
     def _task_of(self, shares: Sequence[float]) -> str:
-        """Returns the most probable task by a belief's `shares`, or UNKNOWN if none is more probable."""
+        """Returns the most probable task of a belief, or UNKNOWN if no task is at least as probable as none.
+
+        `shares` are the belief's probabilities: one for each task, and last that of no task.
+        """
         *of_tasks, of_none = shares
         most = max(of_tasks)
         return UNKNOWN if most < of_none else self._tasks[of_tasks.index(most)]
 
     async def _prior(self, turns: Sequence[Turn], said_before: str) -> Prior | None:
-        """Returns what is believed after `turns` and what the assistant said then, which is `said_before`.
+        """Returns the belief after `turns` and after `said_before`, the assistant's answer to the last of them.
 
         Returns None if the classifier has not given probabilities for any text yet.
         """
@@ -128,7 +132,10 @@ class Conversation:
     def _believe(
         self, forward: ForwardPass, turns: Sequence[Turn], user: Sequence[Reading], assistant: Sequence[Reading]
     ) -> Scores:
-        """Returns the belief after `turns` and what the assistant said after each of them."""
+        """Returns the belief after `turns` and the assistant's answer to each of them.
+
+        `user` and `assistant` are the classifications of the turns and of the answers, in the same order.
+        """
         tasks, belief = len(self._tasks), None
         for turn, reading, answer in zip(turns, user, assistant, strict=True):
             likely = probabilities_of(reading, tasks)
@@ -140,8 +147,10 @@ class Conversation:
         return belief
 
     async def _read(self, text: str) -> Reading:
-        """Returns the reading of a message before the last turn, from the cache or by one classification; `UNREAD` if
-        the message says nothing by itself.
+        """Returns the classification of a message before the last turn, from the cache or by one call of the
+        classifier.
+
+        Returns `UNREAD` if the message says nothing by itself, such as "yes please".
         """
         if not text or shape_of(text).kind is Utterance.BARE:
             return UNREAD
@@ -171,7 +180,10 @@ class Conversation:
 
 
 def _is_foreign(labels: Labels) -> bool:
-    """Returns whether a turn is in another language beyond doubt. Among those that only seem to be are names."""
+    """Returns whether a turn is surely in another language than the examples.
+
+    A short text of unknown words is not sure, since such words are often names.
+    """
     return labels.stage == "language" and UNFAMILIAR_NOTE not in labels.notes
 
 
@@ -188,7 +200,11 @@ def _add(cache: OrderedDict[bytes, Cached], key: bytes, value: Cached) -> None:
 
 
 def _labels(tasks: Sequence[str], task: str, shares: Sequence[float], alone: Labels | None) -> Labels:
-    """Makes labels with this `task` from a belief's `shares`; `alone` are those of the last turn by its own text."""
+    """Makes labels with this `task`.
+
+    `tasks` and `shares` are the belief: the tasks' names, and their probabilities with that of no task last. `alone`
+    are the labels of the last turn by its own text; None if it says nothing by itself.
+    """
     *of_tasks, unknown = shares
     total = sum(of_tasks)
     likely = sorted(zip(tasks, (share / total for share in of_tasks), strict=True), key=itemgetter(1), reverse=True)

@@ -1,10 +1,10 @@
-"""Recognizes by a sample of the documents' vectors (`VectorSketch`) which texts are about a task's documents.
+"""Recognizes which texts are about a task's documents, by a sample of the documents' vectors (a `VectorSketch`).
 
-A text from which the encoder stage abstains belongs to the task if it is nearly as similar to one of the documents as
-the task's own examples are: questions on their subjects need not resemble the examples. A text that the encoder stage
-assigns to the task is abstained from if nearly all examples are more similar: it may resemble them by its form alone.
-Both limits follow from the examples, when the sketch arrives; the similarities of other tasks' examples show what says
-nothing.
+If the encoder stage abstains from a text, the text gets a task if it is nearly as similar to one of the task's
+documents as the task's own examples are. For example, a question about a document's subject need not resemble the
+examples. If the encoder stage assigns a text to a task, the assignment is withdrawn if nearly all examples of the task
+are more similar to the documents: the text may resemble the examples by its form alone. Both limits are computed from
+the examples when a sketch arrives; the examples of other tasks show which similarities mean nothing.
 """
 
 import logging
@@ -22,26 +22,32 @@ from pointsman_gateway.domain.vector_sketch import VectorSketch
 log = logging.getLogger(__name__)
 
 NOTE = "documents"
-"""The first word of the notes about a sketch."""
+"""The first word of the notes in a decision about a sketch (a sample of a document collection's vectors)."""
 RECOGNIZED, REJECTED, KNOWN = "is like", "is too unlike", "known are"
-"""Words in the notes of a decision: for a sketch by which a text was recognized, for a sketch by which a text lost its
-task, and for the sketches that several texts may have been compared with."""
+"""Words by which the notes of a decision name sketches (samples of documents' vectors).
+
+In order, the words mean: the text got a task because it is similar to the sketch's documents; the text lost its task
+because it is not; one of several texts may have been compared with the sketch.
+"""
 
 SPREADS = 3.0
 """A text counts as unrelated to the documents if its similarity to them is at most the mean similarity of other tasks'
 examples plus this many standard deviations."""
 TYPICAL_SHARE = 0.6
-"""Where a task's threshold lies between the limit by `SPREADS` (0) and the median of the task's own examples (1).
+"""A task's threshold lies between the limit for unrelated texts (see `SPREADS`) and the median similarity of the task's
+own examples, at this share of the distance between the two.
 
-Both were chosen on questions about 28 XQuAD articles, Cranfield, CISI and Python's FAQ, half of whose subjects had
-examples: of the texts that were abstained from, 71 % are recognized, and 0.2 % more of the out-of-scope texts are
-accepted, 1 % with the worst collection.
+`TYPICAL_SHARE` and `SPREADS` were chosen on questions about 28 XQuAD articles, Cranfield, CISI and Python's FAQ, half
+of whose subjects had examples. 71 % of the texts from which the encoder abstains are recognized. 0.2 % more of the
+out-of-scope texts are accepted, and 1 % more with the worst collection.
 """
 
 UNLIKE_SHARE = 0.02
-"""A text is rejected if it is less similar than this share of the task's examples."""
+"""A text loses its task if it is less similar to the documents than all but this share of the task's examples."""
 MIN_EXAMPLES_TO_REJECT = 50
-"""A task with fewer examples rejects no text, since `UNLIKE_SHARE` of them would be less than one example."""
+"""With fewer examples than this, no text loses the task, since `UNLIKE_SHARE` of them would be less than one
+example.
+"""
 
 _SKETCHES = re.compile(rf"{NOTE}: (?:{RECOGNIZED}|{REJECTED}|{KNOWN}) ([^()]+?)(?: \(.*\))?")
 
@@ -53,20 +59,25 @@ MAX_COMPARED = 1000
 
 @dataclass(frozen=True, slots=True)
 class TaskSignal:
-    """The limits of a text's similarity to a collection (greatest cosine, -1 to 1) for one task.
+    """Limits for one task: how similar a text must be to the documents of a collection.
 
-    From `threshold` on, a text belongs to the task.
+    A similarity is the greatest cosine, -1 to 1, of the text's vector with a sampled vector of the documents. A text
+    whose similarity is at least `threshold` belongs to the task.
     """
 
     task: str
     threshold: float
     typical: float
-    """The median similarity of the task's examples; greater than `threshold`."""
+    """The median similarity of the task's examples to the documents; greater than `threshold`."""
     least: float
-    """Below this similarity a text does not belong to the task; -1, which is never, if the examples are too few."""
+    """A text with a similarity below this limit does not belong to the task. It is -1 if the task has too few examples
+    to reject a text.
+    """
 
     def score(self, similarity: float) -> float:
-        """Returns a text's in-distribution score: 0 at the threshold, at most 1, as for a typical example."""
+        """Returns the in-distribution score of a text with this similarity: 0 at the threshold, and 1, the maximum, at
+        the median of the task's examples.
+        """
         return min((similarity - self.threshold) / (self.typical - self.threshold), 1.0)
 
 
@@ -78,10 +89,13 @@ class DocumentSignal:
     vectors: Floats
     """The sampled vectors, (sampled chunks, dimensions), each of length 1."""
     tasks: tuple[TaskSignal, ...]
-    """The tasks that answer from the collection and whose examples resemble it more than other tasks' examples do; at
-    least one."""
+    """The tasks that answer from the collection and are recognized by it; at least one. The examples of such a task are
+    clearly more similar to the documents than other tasks' examples are.
+    """
     others: Floats
-    """The vectors of other tasks' examples and of out-of-scope texts, (texts, dimensions)."""
+    """The vectors that a text is compared with as an alternative to the documents, (texts, dimensions): those of other
+    tasks' examples and of out-of-scope texts.
+    """
 
     def similarity(self, vector: Vector) -> float:
         """Returns the greatest cosine, -1 to 1, of a text's unit `vector` with one of the sampled vectors."""
@@ -96,15 +110,16 @@ class DocumentSignal:
 
 @dataclass(frozen=True, slots=True)
 class DocumentSignals:
-    """Corrects labels of the encoder stage by comparing texts with the sketches of all collections."""
+    """Corrects the labels of the encoder stage by comparing texts with samples of all document collections."""
 
     signals: tuple[DocumentSignal, ...]
 
     @property
     def note(self) -> str:
-        """Returns a note that names all sketches, for a decision that is based on several texts, such as earlier turns.
+        """Returns a note that names all sketches (samples of document collections).
 
-        Any of these texts may have been compared with any of the sketches.
+        It is added to a decision that is based on several texts, such as earlier turns, since each of the texts may
+        have been compared with any sketch.
         """
         return f"{NOTE}: {KNOWN} {', '.join(signal.name for signal in self.signals)}"
 
@@ -113,14 +128,17 @@ class DocumentSignals:
 
         * If `labels` abstain and the text is similar to a task's documents, the result has this task.
         * If `labels` have a task and the text is unlike all documents of this task, the result is an abstention.
-        * Otherwise the labels stay. Notes with the similarity to each compared sketch are added, except for a text that
-          keeps its task.
+        * In other cases the task or the abstention stays.
+
+        The result's notes give the similarity to each compared sketch, except for a text that keeps its task.
         """
         return self._recognized(labels, vector) if labels.abstained else self._confirmed(labels, vector)
 
     def _recognized(self, labels: Labels, vector: Vector) -> Labels:
-        """Of several tasks, the one that the classifier finds most probable gets the text; its probability is exchanged
-        with the highest one.
+        """Returns labels with a task whose documents the text resembles; the abstention with notes if there is none.
+
+        Of several such tasks the text gets the one that the classifier finds most probable. Its probability is
+        exchanged with the highest probability.
         """
         notes, found = list(labels.notes), dict[str, float]()
         for signal in self.signals:
@@ -161,10 +179,10 @@ class DocumentSignals:
 def fit_signals(
     sketches: Collection[VectorSketch], searchers: Mapping[str, Collection[str]], model: ClassifierModel
 ) -> DocumentSignals | None:
-    """Prepares the sketches for comparisons; returns None if no sketch helps to recognize a task.
+    """Prepares sketches (samples of document collections) for comparisons with texts.
 
-    The sketches must have been made with the encoder of `model`. `searchers` has, by collection, the tasks that answer
-    from it. Equal arguments give equal results.
+    The sketches must have been made with the encoder of `model`. `searchers` has, for each collection, the tasks that
+    answer from it. Returns None if no sketch helps to recognize a task. Equal arguments give equal results.
     """
     fitted = (_fit_signal(sketch, searchers[sketch.collection], model) for sketch in sketches)
     signals = tuple(signal for signal in fitted if signal is not None)
@@ -235,7 +253,7 @@ def _at_most(rows: Floats, count: int) -> Floats:
 
 
 def _with_first(probabilities: tuple[tuple[str, float], ...], task: str) -> tuple[tuple[str, float], ...]:
-    """Returns the probabilities, most likely first, after `task` and the first one have exchanged theirs."""
+    """Returns the probabilities after `task` and the most probable task have exchanged theirs, most probable first."""
     tasks, shares = [name for name, _ in probabilities], [share for _, share in probabilities]
     at = tasks.index(task)
     tasks[0], tasks[at] = tasks[at], tasks[0]

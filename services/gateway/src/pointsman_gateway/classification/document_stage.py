@@ -12,8 +12,8 @@ from pointsman_gateway.domain import AUTO, Labels, Request
 class DocumentClassification:
     """A classification stage that also recognizes texts by their similarity to documents; implements `Classifier`.
 
-    It wraps a stage without documents, and uses samples of the documents' vectors (sketches). One request is classified
-    by the same sketches from start to end, and results that were cached with earlier sketches are not used.
+    It wraps a stage without documents, and uses sketches (samples of the documents' vectors). One request is classified
+    by the same sketches from start to end. Results that were cached with earlier sketches are not used.
     """
 
     def __init__(self, inner: Classification, classifier: CascadeClassifier, documents: DocumentTasks) -> None:
@@ -42,5 +42,7 @@ class DocumentClassification:
 
 
 def _is_about_several_texts(request: Request, labels: Labels) -> bool:
-    """Returns whether texts count whose notes are not among those of the labels: earlier turns, or other parts."""
+    """Returns whether the labels depend on texts whose notes they do not contain: earlier turns, or other parts of the
+    message.
+    """
     return labels.stage == "parts" or sum(message.role == "user" for message in request.messages) > 1

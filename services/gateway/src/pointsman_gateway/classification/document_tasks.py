@@ -31,9 +31,10 @@ class SketchSource(Protocol):
     """Interface to the retriever's collections of documents; `RetrieverClient` implements it."""
 
     async def vector_sketch(self, collection: str, known_checksum: str) -> VectorSketch | None:
-        """Returns the sketch of a collection as it is now; None if its checksum is `known_checksum`.
+        """Returns the current sketch of a collection (a sample of its vectors); None if its checksum is
+        `known_checksum`.
 
-        Raises the PointsmanError that the retriever reports, or Unavailable if it cannot be reached.
+        Raises the PointsmanError that the retriever reports, or Unavailable if the retriever cannot be reached.
         """
         ...
 
@@ -54,18 +55,21 @@ class DocumentTasks:
         self._searches = searches
         self._model, self._fingerprint = model, fingerprint
         self.sketches: Sketches = {}
-        """The sketches of the last call of `use`."""
+        """The sketches that `use` received last."""
         self.signals: DocumentSignals | None = None
-        """Replaced as a whole by `use`; None while there is no sketch that says something."""
+        """The comparison of texts with the documents; `use` replaces it. None while no sketch helps to recognize a
+        task.
+        """
 
     @property
     def collections(self) -> Sequence[str]:
         return sorted(self._searches)
 
     def use(self, sketches: Sketches) -> None:
-        """Uses these sketches, by collection, from now on instead of earlier ones. Takes up to a second of CPU time.
+        """Replaces the sketches (samples of document vectors, by collection). Takes up to a second of CPU time.
 
-        Ignores sketches of collections that no task searches, and those that another embedding model has made.
+        Ignores sketches of collections that no task searches, and sketches whose vectors come from another embedding
+        model.
         """
         from pointsman_gateway.classification.document_signals import fit_signals
 
@@ -79,10 +83,10 @@ class DocumentTasks:
         self.sketches, self.signals = sketches, fit_signals(used, searchers, self._model)
 
     def may_use(self, scope: Scope) -> bool:
-        """Returns whether a key with this scope may search every collection.
+        """Returns whether an API key with this scope may search every collection of the tasks.
 
-        Sketches are used only for such keys: a decision shows how similar a text is to the documents, which a key must
-        not learn about documents that it may not read.
+        Sketches are used only for such keys. A decision shows how similar a text is to the documents, and a key must
+        not learn this about documents that it may not read.
         """
         return scope is UNRESTRICTED or all(
             any(scope.denial_reason(task, path) is None for task, path in searches)
@@ -97,17 +101,19 @@ class SketchMonitor:
     """
 
     def __init__(self, source: SketchSource, interval: float) -> None:
-        """Takes the `interval` in seconds between checks of the collections."""
+        """Takes the `source` of the sketches, and the `interval` in seconds between checks of the collections."""
         self.watched: DocumentTasks | None = None
-        """Replaced by the bootstrap code with each configuration; None: no collection is watched."""
+        """The tasks whose collections are watched; None for no collection. The bootstrap code sets it with each
+        configuration.
+        """
         self.sketches: Sketches = {}
-        """Replaced as a whole if a collection has changed."""
+        """The latest sketch of each collection. `refresh` replaces the mapping if a collection has changed."""
         self._source = source
         self._interval = interval
         self._failures: dict[str, str] = {}
 
     async def run(self) -> None:
-        """Calls `refresh` at once and then at the interval, until cancelled."""
+        """Calls `refresh` at once and then every `interval` seconds, until cancelled."""
         await run_periodically(self.refresh, Schedule(self._interval, run_at_start=True), "fetch document sketches")
 
     async def refresh(self) -> None:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 CHARACTERS_PER_END = 4096
-"""Characters that are read at each end of a long text by rules and the language detector. The time of a regular
-expression may grow with the square of the length: a megabyte would take minutes."""
+"""Number of characters that rules and the language detector read at each end of a long text.
+
+The time of a regular expression may grow with the square of the length: a megabyte would take minutes.
+"""
 
 BINARY_SHARE = 0.1
 """A text with a larger share of control characters counts as binary. Binary data decoded as text has about a quarter,
@@ -17,10 +19,12 @@ MAX_UNCOUNTED_CHARACTERS = 256
 """A text of up to this length is read whole without counting its tokens."""
 
 TOKENS_PER_END = 64
-"""Tokens that the classifier reads at each end of a long text."""
+"""Number of tokens that the classifier reads at each end of a long text."""
 
 CHARACTERS_TOKENIZED_PER_END = 1024
-"""Characters that are tokenized at each end of a long text: `TOKENS_PER_END` take about 300, seldom over 1,024."""
+"""Number of characters that are tokenized at each end of a long text. `TOKENS_PER_END` tokens have about 300
+characters, seldom over 1,024.
+"""
 
 _CONTROL = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufff9-\uffff"
 
@@ -42,7 +46,7 @@ class CharacterExcerpt:
 
     text: str
     notes: tuple[str, ...] = ()
-    """Say how much of the text is read; empty if all of it is."""
+    """A note that says how much of the text is read; empty if the whole text is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,13 @@ class TokenExcerpt:
 
     text: str
     notes: tuple[str, ...] = ()
-    """Say how many tokens are read; empty if the whole text is."""
+    """A note that says how many tokens are read; empty if the whole text is read."""
 
 
 def character_excerpt(text: str) -> CharacterExcerpt:
-    """Returns the first and the last `CHARACTERS_PER_END` characters of a text on separate lines, with a note. A text
-    of up to twice that length is returned whole, without a note.
+    """Returns the first and the last `CHARACTERS_PER_END` characters of a text on separate lines, with a note.
+
+    A text of up to 2 * `CHARACTERS_PER_END` characters is returned whole, without a note.
     """
     if len(text) <= 2 * CHARACTERS_PER_END:
         return CharacterExcerpt(text)
@@ -76,12 +81,12 @@ def is_binary(text: str) -> bool:
 
 
 def token_excerpt(text: str, tokens: SpanTokenizer) -> TokenExcerpt:
-    """Returns the first and the last `TOKENS_PER_END` tokens of a text, separated by a space. The note says how many
-    tokens are read, and of how many.
+    """Returns the first and the last `TOKENS_PER_END` tokens of a text, separated by a space, and a note.
 
-    Texts of up to `MAX_UNCOUNTED_CHARACTERS` characters are returned whole, as are those of up to 2 *
-    `CHARACTERS_TOKENIZED_PER_END` characters with up to 2 * `TOKENS_PER_END` tokens. Of a text with more characters
-    only the two ends are tokenized, and the note estimates the total. Lone surrogates become "?".
+    The note says how many of how many tokens are read. Texts of up to `MAX_UNCOUNTED_CHARACTERS` characters are
+    returned whole and without a note. So are texts of up to 2 * `CHARACTERS_TOKENIZED_PER_END` characters if they have
+    at most 2 * `TOKENS_PER_END` tokens. Of a text with more characters only the two ends are tokenized, and the note
+    estimates the total. Lone surrogates become "?".
     """
     if len(text) <= MAX_UNCOUNTED_CHARACTERS:
         return TokenExcerpt(encodable(text))
@@ -107,5 +112,5 @@ def _both_ends(
 
 
 def encodable(text: str) -> str:
-    """Replaces lone surrogates, which JSON can carry but a tokenizer cannot read."""
+    """Replaces lone surrogates by "?", since JSON can carry them but a tokenizer cannot read them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,7 @@
-"""Converts HTML to text. An element that is marked as somebody's words becomes a tag of the user or of others."""
+"""Converts HTML to text.
+
+An element whose attributes show that a person wrote its content becomes a tag that names the user or others.
+"""
 
 import re
 from html import unescape
@@ -26,7 +29,7 @@ _TAG = re.compile(
     r"<(?P<close>/?)(?:(?P<office>(?:[movwx]|st1):\w{1,30})|(?P<name>[a-zA-Z][a-zA-Z0-9]{0,20}))"
     r"(?P<attributes>(?:\s[^<>]{0,500})?)/?>"
 )
-"""`office`: a tag of Microsoft Office, which says nothing about the text."""
+"""An HTML tag. The group `office` matches a tag of Microsoft Office, which says nothing about the text."""
 _MARK = re.compile(
     r"\b(?:class|role|id|data-[a-z-]{1,20})\s{0,3}=\s{0,3}[\"']?(?P<value>[^\"'<>]{0,100})", re.IGNORECASE
 )
@@ -89,7 +92,10 @@ def html_to_text(text: str) -> str:
 
 
 def _author(attributes: str) -> str:
-    """Returns the tag of the author whom the last known word of a class, role or id names; empty if none does."""
+    """Returns the tag of the author that a class, role or id names; empty if none of them names an author.
+
+    Of several known words in an attribute, the last one decides.
+    """
     for mark in _MARK.finditer(attributes):
         for word in reversed(_WORD.findall(mark["value"].lower())):
             if word in _AUTHORS:
@@ -98,7 +104,10 @@ def _author(attributes: str) -> str:
 
 
 def _close(open_elements: list[tuple[str, str]], name: str) -> str:
-    """Closes the innermost open element with this name, and all within it; returns its author."""
+    """Removes the innermost open element with this name, and all elements within it, from `open_elements`.
+
+    Returns the tag of the element's author; empty if it has none, or if no such element is open.
+    """
     for number in range(len(open_elements) - 1, -1, -1):
         if open_elements[number][0] == name:
             author = open_elements[number][1]

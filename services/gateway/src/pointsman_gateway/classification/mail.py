@@ -13,13 +13,13 @@ from pointsman_gateway.classification.wrappers import labels_file
 MAX_GREETING_WORDS = 6
 MAX_CLOSING_WORDS = 6
 MAX_BEFORE_CLOSING_WORDS = 14
-"""Words of a line that leads to the closing, such as "I look forward to your reply"."""
+"""Maximum number of words of a line that leads to the closing, such as "I look forward to your reply"."""
 MAX_WORDS_BY_FORM = 4
 MAX_SIGNATURE_LINES = 12
-"""A closing such as "kind regards" is part of the message if there are more lines from it to the end."""
+"""A closing such as "kind regards" ends the message only if at most this many lines, its own included, are left."""
 MAX_HEADERS = 8
 MIN_HEADERS = 2
-"""Header lines in a row that are headers whatever their names, if one of the names is known."""
+"""A header name of fewer than `_MIN_LETTERS_OF_HEADER` letters counts only in a run of this many header-like lines."""
 
 _FILE = labels_file()["mail"]
 _QUOTE = re.compile("|".join(_FILE["quotes"]), re.IGNORECASE)
@@ -32,7 +32,7 @@ _SUBJECTS = frozenset(_FILE["subjects"])
 _COMMAS = (",", "，", "、", "،")
 _NAME = re.compile(r"(?:[^\W\d_a-z][\w.'’-]{0,20} ?){1,3}")
 _MIN_LETTERS_OF_HEADER = 3
-"""A shorter name, such as "A", is a header only next to other headers."""
+"""A shorter name in Latin letters, such as "A", is a header only if the next line is a header, too."""
 
 
 def _any_of(phrases: Sequence[str]) -> str:
@@ -76,21 +76,25 @@ def _body(lines: list[str]) -> list[str]:
 
 
 def _first_header(lines: Sequence[str]) -> int | None:
-    """Returns the line with which the headers of a mail begin, if only an instruction to a model is before them."""
+    """Returns the number of the line with which the headers of a mail begin; None if there are none.
+
+    Text before the headers is allowed only if it is an instruction to a model.
+    """
     number = next((number for number in range(len(lines)) if _begins_with_headers(lines[number:])), None)
     return number if number == 0 or (number and instructs_model("\n".join(lines[:number]))) else None
 
 
 def _are_of_mail(lines: Sequence[str]) -> bool:
-    """Returns whether lines begin with a mail's headers, of which one is a subject or has an address; those of a person
-    may be "from: Boston" and "to: Denver".
+    """Returns whether lines begin with the headers of a mail: one of them must be a subject or contain an address.
+
+    Otherwise they may be a person's own lines, such as "from: Boston" and "to: Denver".
     """
     headers = list(takewhile(_header_name, lines))
     return any("@" in line or _header_name(line) in _SUBJECTS for line in headers)
 
 
 def _is_header(line: str) -> bool:
-    """Returns whether a line looks like a header, and not like a field with the user's words."""
+    """Returns whether a line looks like a mail's header. A field that is named as the user's words is none."""
     name = _header_name(line)
     return bool(name) and author_of(name) is not Author.USER
 
@@ -111,8 +115,10 @@ def _greets(line: str) -> bool:
 
 
 def _greets_by_form(lines: Sequence[str]) -> bool:
-    """Returns whether the first line is a greeting in any language: a few words with a comma after the last one, or an
-    exclamation mark if there are other letters than English ones, and a blank line before what follows.
+    """Returns whether the first line looks like a greeting in any language, and a blank line follows.
+
+    A greeting is a few words that end with a comma, or with an exclamation mark if the line has letters that are not
+    ASCII.
     """
     line = lines[0].rstrip()
     return (
@@ -124,8 +130,9 @@ def _greets_by_form(lines: Sequence[str]) -> bool:
 
 
 def _without_name(lines: list[str]) -> list[str]:
-    """Returns the lines without a last paragraph that closes a mail in any language: a few words and a comma, and lines
-    of few words below, or a name.
+    """Returns the lines without a last paragraph that closes a mail in any language.
+
+    Such a paragraph is a name, or a few words and a comma with lines of few words below.
     """
     while lines and not lines[-1].strip():
         lines = lines[:-1]
@@ -139,8 +146,10 @@ def _without_name(lines: list[str]) -> list[str]:
 
 
 def _without_quotes(lines: list[str]) -> list[str]:
-    """Returns the lines without a quoted mail: without the first line that introduces one, and without the lines below
-    it that begin with ">" or, if none does, without all lines below it. Returns all lines if none introduces a mail.
+    """Returns the lines without a quoted mail; all lines if no line introduces a quoted mail.
+
+    The line that introduces the quoted mail is removed. If lines below begin with ">", they are removed, and other
+    lines stay. If none does, all lines below are removed.
     """
     first = next((number for number in range(1, len(lines)) if _introduces_quote(lines, number)), None)
     if first is None and any(line.startswith(">") for line in lines) and _introduces_quote(lines, 0):
@@ -153,8 +162,9 @@ def _without_quotes(lines: list[str]) -> list[str]:
 
 
 def _introduces_quote(lines: Sequence[str], number: int) -> bool:
-    """Returns whether a line introduces a quoted mail, by its words or by what follows: an address or a time and a
-    quotation, or a title between dashes and headers.
+    """Returns whether a line introduces a quoted mail, by its words or by the lines below.
+
+    A line with an address or a time introduces a quotation that follows, and a title between dashes introduces headers.
     """
     line = lines[number]
     if _QUOTE.match(line):

@@ -9,7 +9,7 @@ from pointsman_gateway.classification.excerpt import encodable
 from pointsman_gateway.classification.wrappers import labels_file
 
 MAX_NESTED = 12
-"""An e-mail that may have more parts within parts is not decoded: each level costs time for every line."""
+"""An e-mail that may have more nested parts than this is not decoded, since each level costs time for every line."""
 
 _HEADER = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9-]{1,40}):(?: .*)?")
 _NESTED = re.compile("boundary=|message/", re.IGNORECASE)
@@ -22,10 +22,9 @@ _ENCODED = ("quoted-printable", "base64")
 def mime_to_text(text: str) -> str:
     """Replaces a raw e-mail at the end of a text by the first readable part of its body, decoded and without headers.
 
-    Text before the e-mail is kept, unless it instructs a model to do something with the e-mail.
-
-    Lines count as a raw e-mail if they begin with headers, among them at least two of From, To, Subject and Date, and
-    one that mail programs hide, such as Received. Without such an e-mail, returns the text unchanged.
+    Text before the e-mail is kept, unless it instructs a model to do something with the e-mail. A raw e-mail is
+    recognized by its headers: at least two of From, To, Subject and Date, and one that mail programs hide, such as
+    Received. Returns the text unchanged if it contains no raw e-mail, or one without a readable part.
     """
     start = _start(text)
     if start is None or len(_NESTED.findall(text)) > MAX_NESTED:
@@ -38,7 +37,7 @@ def mime_to_text(text: str) -> str:
 
 
 def _start(text: str) -> int | None:
-    """Returns where the headers of an e-mail begin."""
+    """Returns the position at which the headers of a raw e-mail begin; None if the text contains no raw e-mail."""
     at, first, names = 0, 0, set[str]()
     for line in text.splitlines(keepends=True):
         header = _HEADER.fullmatch(line.rstrip())
@@ -58,7 +57,7 @@ def _are_of_mail(names: set[str]) -> bool:
 
 
 def _body(mail: Message) -> str:
-    """Returns the first readable part, preferably plain; "" if there is none."""
+    """Returns the decoded text of the first readable part, plain text before HTML; "" if no part is readable."""
     parts = [part for part in mail.walk() if part.get_content_disposition() != "attachment"]
     of_types = ([part for part in parts if part.get_content_type() == of_type] for of_type in _READABLE)
     return next((decoded for some in of_types for part in some if (decoded := _decoded(part))), "")

@@ -1,4 +1,4 @@
-"""The parameters of a fitted classifier, apart from the embedding models, and the settings of a fit."""
+"""The parameters of a trained classifier, and the settings of a training. The embedding models are not included."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,10 @@ Score = TypeVar("Score", float, NDArray[np.floating])
 PAIR_RATIO_STEP = 1 / 16
 
 Intents = Mapping[str, Sequence[str]]
-"""By task, the intent of each of its examples, in their order; "" for an example without one. Tasks without intents may
-be absent."""
+"""Finer labels of the examples: for each task, the intent of each of its examples, in the order of the examples.
+
+"" means an example without an intent. Tasks without intents may be absent.
+"""
 
 NO_INTENTS: Intents = {}
 
@@ -28,7 +30,7 @@ class StaticModel(Protocol):
     """Interface of an embedding model with one vector per token; `pointsman_embedding.StaticModel` implements it."""
 
     fingerprint: str
-    """Identifies the model: equal fingerprints mean equal vectors."""
+    """Identifies the model: models with equal fingerprints give equal vectors."""
 
     def sum_of(self, text: str) -> NDArray[np.float32]:
         """Returns the sum of the vectors of a text's tokens, (dimensions,); zeros if no token is known."""
@@ -39,7 +41,7 @@ class StaticModel(Protocol):
         ...
 
     def knows(self, word: str) -> bool:
-        """Returns whether a lower-case word is a token of its own."""
+        """Returns whether a lower-case word is a token of its own in the model's vocabulary."""
         ...
 
 
@@ -47,10 +49,10 @@ class SentenceEncoder(Protocol):
     """Interface of an embedding model with one vector per text; `pointsman_embedding` has several."""
 
     fingerprint: str
-    """Identifies the model: vectors with equal fingerprints can be compared."""
+    """Identifies the model: only vectors of models with equal fingerprints can be compared."""
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Returns the vectors of n texts, each of length 1: an array (n, dimensions). Blocks.
+        """Returns the vectors of n texts, each of length 1, as an array (n, dimensions). Blocks the calling thread.
 
         Raises Unavailable if the model is an endpoint that fails.
         """
@@ -59,12 +61,12 @@ class SentenceEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """The settings with which a classifier is fitted."""
+    """The settings with which a classifier is trained."""
 
     target_coverage: float = 0.95
     """The share of a task's texts, 0 to 1, on which the classifier should not abstain; see `task_thresholds`."""
     target_coverages: Mapping[str, float] = field(default_factory=dict)
-    """Replaces `target_coverage` for some tasks; by task."""
+    """Values that replace `target_coverage` for single tasks, by the task's name."""
     stages: tuple[str, ...] = (STATIC, ENCODER)
     """The stages to fit: `STATIC`, `ENCODER` or both."""
     seed: int = 7
@@ -73,8 +75,8 @@ class FitSettings:
 
 @dataclass(frozen=True, slots=True)
 class FitOrder:
-    """The input of `fitting.fit.main`, which fits a classifier in a process of its own: examples, models and
-    settings.
+    """The input of `fitting.fit.main`, which trains a classifier in a process of its own: examples, models, settings
+    and the path of the result.
     """
 
     examples: Mapping[str, Sequence[str]]
@@ -132,64 +134,72 @@ class StageParameters:
 
 @dataclass(frozen=True, slots=True)
 class EncoderAlone:
-    """The parameters with which the encoder stage classifies without the static stage, as it does for texts in other
-    languages than the examples'. They replace those of the same names, which are for both stages together.
+    """The parameters with which the encoder stage classifies a text without the static stage.
+
+    It does so for texts in another language than the examples. These parameters replace those of the same names that
+    apply when both stages work together.
     """
 
     temperature: float
     scale: Scale
     thresholds: NDArray[np.float64]
-    """The thresholds for abstaining, (tasks,), like `ClassifierModel.thresholds`."""
+    """In-distribution scores below which the classifier abstains, (tasks,), like `ClassifierModel.thresholds`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairRatios:
     """How typical each pair of adjacent words is of each class.
 
-    The ratios help to detect out-of-scope texts, which often share words with the most probable class, but few pairs.
+    The ratios help to detect out-of-scope texts: such a text often shares words with its most probable class, but few
+    pairs.
     """
 
     ratios: NDArray[np.int8]
-    """(pairs, classes): the natural logarithm of (the share of the class's examples that contain the pair / that of all
-    examples), smoothed by `Corpus.pair_ratios`, in units of `PAIR_RATIO_STEP`. A text's pair score for a class is
-    the sum over its distinct pairs, divided by the square root of their number; an unknown pair adds 0."""
+    """The logarithm of a ratio for each pair and class, (pairs, classes), in units of `PAIR_RATIO_STEP`.
+
+    The ratio is the share of the class's examples that contain the pair, divided by the share of all examples that
+    contain it. `Corpus.pair_ratios` smooths it; the logarithm is natural. A text's pair score for a class is the sum
+    over its distinct pairs, divided by the square root of the number of pairs; an unknown pair adds 0.
+    """
     means: Floats
-    """(classes,): the mean pair score of each class's own examples, shrunk towards the mean of all examples."""
+    """The mean pair score of each class's own examples, (classes,), shrunk towards the mean of all examples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The words and parts of words that the static stage looks for in a text, and their weights for each class.
+    """The words and parts of words that the classifier's static stage looks for in a text, and their weights for each
+    class.
 
     They are features of two kinds: `pieces`, which are words and their character n-grams (see `pieces_of`), and `pairs`
-    of adjacent words. A text's score for a class is a weighted sum over the features that it contains, in which a
-    feature counts the more, the fewer examples it occurs in (inverse document frequency).
+    of adjacent words. A text's score for a class is a weighted sum over the features that the text contains. A feature
+    counts more if it occurs in fewer examples (inverse document frequency).
     """
 
     pieces: tuple[str, ...]
     pairs: tuple[str, ...]
-    """Two words separated by a space."""
+    """The word pairs, each as two words separated by a space."""
     piece_rarity: Floats
-    """Inverse document frequencies, (pieces,)."""
+    """Inverse document frequency of each piece, (pieces,)."""
     pair_rarity: Floats
-    """Inverse document frequencies, (pairs,)."""
+    """Inverse document frequency of each pair, (pairs,)."""
     piece_weights: Floats
-    """Weights in the linear head, (pieces, classes)."""
+    """Weight of each piece for each class in the linear head, (pieces, classes)."""
     pair_weights: Floats
-    """Weights in the linear head, (pairs, classes)."""
+    """Weight of each pair for each class in the linear head, (pairs, classes)."""
     pair_ratios: PairRatios
 
 
 @dataclass(frozen=True, slots=True)
 class CascadeThreshold:
-    """The least margin and in-distribution score with which the static stage decides a text without the encoder, and
-    the line that converts scores of the static stage to the encoder's scale.
+    """When the static stage decides a text without the encoder: the least margin and the least in-distribution score.
+
+    Also has the line, `slope` and `offset`, that converts the static stage's scores to the encoder's scale.
     """
 
     min_margin: float
-    """Least difference between the highest probability and the second-highest."""
+    """Least difference between the highest and the second-highest probability of a task."""
     min_score: float
-    """Least score, on the static stage's scale."""
+    """Least in-distribution score, on the static stage's scale."""
     slope: float
     offset: float
 
@@ -200,7 +210,9 @@ class CascadeThreshold:
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """How well a classifier did on its training texts, each classified by models that were not trained on it."""
+    """How well a classifier did on its training texts. Each text was classified by models that were not trained on
+    it.
+    """
 
     accuracy: float
     """The share of in-scope texts whose most probable task is the right one, whether the classifier abstains or not."""
@@ -216,8 +228,9 @@ class FitReport:
 
 @dataclass(frozen=True, slots=True)
 class ClassifierModel:
-    """A fitted classifier, with one stage or both. `vocabulary` is None without the static stage, and `threshold` is
-    None unless there are both stages.
+    """A trained classifier, with a static stage, an encoder stage or both.
+
+    `vocabulary` is None without a static stage, and `threshold` is None unless there are both stages.
     """
 
     tasks: tuple[str, ...]
@@ -226,16 +239,18 @@ class ClassifierModel:
     vocabulary: Vocabulary | None
     encoder: StageParameters | None
     static_share: float
-    """The encoder stage classifies by a weighted mean of both stages' logits, in which the static stage has this
-    weight, 0 to 1. It is 0 unless there are both stages."""
+    """The static stage's weight, 0 to 1, in the mean of both stages' logits by which the encoder stage classifies. It
+    is 0 unless there are both stages.
+    """
     threshold: CascadeThreshold | None
     thresholds: NDArray[np.float64]
-    """(tasks,): for each task, the in-distribution score below which the classifier abstains from a text of which it is
-    the most probable task. Scores are on the encoder's scale if there is an encoder stage."""
+    """The in-distribution score below which the classifier abstains from a text, by the text's most probable task,
+    (tasks,). The scores are on the encoder's scale if there is an encoder stage.
+    """
     alone: EncoderAlone | None
-    """The parameters with which the encoder classifies alone; None unless there are both stages."""
+    """The parameters with which the encoder classifies without the static stage; None unless there are both stages."""
     words: tuple[str, ...]
-    """Each word of the examples, in lower case."""
+    """All words that occur in the examples, in lower case."""
     vectors: Mapping[str, Floats]
     """By task, the encoder's vectors of its examples in their order, (examples, dimensions)."""
     report: FitReport

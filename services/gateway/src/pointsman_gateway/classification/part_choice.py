@@ -1,8 +1,8 @@
-"""Chooses the part of a structured text that is most likely the user's words.
+"""Chooses the part of a structured text that is most likely the user's own words.
 
-The classifier's static stage scores how much each part resembles the examples of the tasks. The score is raised or
-lowered if the name of a tag, heading, label or field shows the part's author. It is lowered if the part reads like an
-instruction to a model, has few letters, or is of an unknown author and has few words.
+A part's score is how much it resembles the examples of the tasks, by the classifier's static stage. A tag, heading,
+label or field that names the part's author raises or lowers the score. The score is also lower if the part reads like
+an instruction to a model, has few letters, or has few words and an unknown author.
 """
 
 import re
@@ -13,8 +13,9 @@ from pointsman_gateway.classification.blocks import Part
 from pointsman_gateway.classification.utterances import Utterance, shape_of
 
 MIN_LETTERS = 0.6
-"""Share of letters among a part's characters, spaces excluded. A part with fewer counts as data, such as a list of
-files, numbers or times."""
+"""A part with a smaller share of letters among its characters, without spaces, counts as data, such as a list of files,
+numbers or times.
+"""
 
 # What is added to a part's score. Chosen on the development messages of benchmarks/requests.
 BONUS_OF_USER = 0.5
@@ -24,11 +25,13 @@ PENALTY_OF_DATA = 1.0
 PENALTY_OF_FEW_WORDS = 1.0
 MIN_WORDS = 3
 MAX_AMBIGUOUS_CHARACTERS = 240
-"""If a part is named as the user's, the whole text can only be chosen up to this length."""
+"""Even if a part is named as the user's, the whole text can be chosen instead, if it has at most this many
+characters.
+"""
 UNREAD_SCORE = -3.0
 MAX_RIVALS = 2
 MIN_LEAD = 0.5
-"""A part about another task is a rival of the best part if its score is lower by at most this much."""
+"""A part about another task than the best part is its rival if its score is lower by at most this much."""
 
 _OF_AUTHORS = {
     Author.USER: BONUS_OF_USER,
@@ -40,21 +43,24 @@ _WORD = re.compile(r"[^\W\d_]+")
 _IDENTIFIER = re.compile(r"(?=\S*[\d_/@\\])\S+")
 
 Glance = Callable[[str], tuple[str, float] | None]
-"""A function that returns (most probable task of a text, in-distribution score of the text minus the task's threshold);
-None if the text has no known word. `CascadeClassifier.glance` is such a function."""
+"""A function that returns (most probable task of a text, the text's in-distribution score minus the task's threshold).
+
+It returns None if the text has no known word. `CascadeClassifier.glance` is such a function.
+"""
 
 
 def choose_parts(parts: Sequence[Part], glance: Glance) -> list[Part]:
-    """Returns the part that is most likely the user's words, followed by its rivals.
+    """Returns the part that is most likely the user's own words, followed by its rivals.
 
     The part with the highest score is chosen: the score of `glance`, plus a bonus or minus penalties, for example for
-    the part's author. A part that `glance` does not know gets `UNREAD_SCORE` if it has at least `MIN_WORDS` words. Of
-    parts with the same label, only the last is a candidate. The candidates are the first of these groups with a score:
+    the part's author. A part of the user for which `glance` returns None gets `UNREAD_SCORE` if it has at least
+    `MIN_WORDS` words. Of parts with the same label, only the last is a candidate. The candidates are the first of these
+    groups that has a part with a score:
     1. parts of the user that are no instructions to a model;
     2. such parts that the user said earlier in the conversation;
-    3. all parts that `glance` knows.
-    If `glance` knows a part of group 1 or 2, the whole text is a candidate as well, unless it has more than
-    `MAX_AMBIGUOUS_CHARACTERS`. Without candidates the result is empty.
+    3. all parts for which `glance` returns a score.
+    If `glance` returns a score for a part of group 1 or 2, the whole text is a candidate as well, unless it has more
+    than `MAX_AMBIGUOUS_CHARACTERS`. Without candidates the result is empty.
 
     Rivals are up to `MAX_RIVALS` other candidates, best first, whose most probable task is another one, and whose score
     is lower by at most `MIN_LEAD`. There are none if the best score is below 0, or if the whole text is chosen.
@@ -88,13 +94,16 @@ def _judged(parts: Sequence[Part], glance: Glance) -> list[tuple[float, str, Par
 
 
 def _unread(parts: Sequence[Part]) -> list[tuple[float, str, Part]]:
-    """Returns, as `_judged` does, the parts that are sentences without a known word, as in another language."""
+    """Returns parts of at least `MIN_WORDS` words as (`UNREAD_SCORE`, "", part).
+
+    It is used for parts without a known word, as in another language than the examples.
+    """
     return [(UNREAD_SCORE, "", part) for part in parts if len(_WORD.findall(part.text)) >= MIN_WORDS]
 
 
 def _addition(part: Part) -> float:
-    """Returns what is added to a part's score: a bonus or penalty for its author, and penalties for an instruction, for
-    data and for few words.
+    """Returns the sum that is added to a part's score: a bonus or a penalty for its author, and penalties for an
+    instruction, for data and for few words.
     """
     characters = "".join(part.text.split())
     has_few_letters = sum(map(str.isalpha, characters)) < MIN_LETTERS * len(characters)

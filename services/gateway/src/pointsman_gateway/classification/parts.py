@@ -1,7 +1,7 @@
-"""Splits a structured text, such as a prompt that an unknown client has written around a user's words.
+"""Splits a structured text into parts, such as a prompt that an unknown client has written around a user's words.
 
-It is split at tags, headings, horizontal lines, blank lines, "label: value" lines, and the fields of JSON and tables.
-Their names tell the authors of the parts.
+The text is split at tags, headings, horizontal lines, blank lines, "label: value" lines, and the fields of JSON and
+tables. The names of tags, headings, labels and fields show who wrote the parts.
 """
 
 import re
@@ -18,15 +18,15 @@ from pointsman_gateway.classification.mail import own_words
 from pointsman_gateway.classification.tables import Field, fields_of_json, fields_of_table
 
 MAX_PARTS_PER_END = 24
-"""If a text has more than twice this number of parts, only this number at each end is scored."""
+"""If a text has more than twice this number of parts, only this number of parts at each end is used."""
 MAX_SEARCHED = 2_048
-"""Characters at each end of an unstructured text that are searched for an instruction to a model."""
+"""Number of characters at each end of an unstructured text that are searched for an instruction to a model."""
 MAX_PART_CHARACTERS, MAX_WHOLE_CHARACTERS = 600, 2_000
 MIN_REPEATED = 3
 MIN_ROWS, MIN_LINES = 2, 3
 MIN_QUOTED_WORDS, MAX_QUOTATIONS = 3, 8
 LONG_CHARACTERS = 240
-"""Each sentence of a longer paragraph is a part of its own."""
+"""A paragraph of more characters than this is split into its sentences."""
 
 _LINE = re.compile(
     rf"^{BEFORE_LABEL}"
@@ -57,12 +57,13 @@ Item = TypeVar("Item")
 
 
 def split_into_parts(text: str) -> list[Part]:
-    """Returns the parts of a text in order, each once; if there are too many, only those at both ends
+    """Returns the parts of a text in order, each once. Of too many parts, only those at both ends are returned
     (`MAX_PARTS_PER_END`).
 
     If people write texts of this structure too, such as "label: value" lines, the whole text is an additional part. A
-    text without structure is one part, or its lines are parts if there are at least `MIN_LINES`. Both apply to texts of
-    up to `MAX_WHOLE_CHARACTERS`. Long sentences and values are cut to `MAX_PART_CHARACTERS`.
+    text without structure is one part. If it has at least `MIN_LINES` lines, the lines and the whole text are its
+    parts. Whole texts of more than `MAX_WHOLE_CHARACTERS` are not added, and their lines are not parts. Long sentences
+    and values are cut to `MAX_PART_CHARACTERS`.
     """
     fields = fields_of_json(text) if text[:1] in ("{", "[") else fields_of_table(text)
     if fields is not None:
@@ -96,9 +97,10 @@ def _has_structured_lines(text: str) -> bool:
 
 
 def _parts(block: Part) -> Iterator[Part]:
-    """Splits a block into the texts of its JSON, the cells of its tables, its NAME="value" fields if it has more than
-    two or one is the user's, or its "label: value" lines and the rest. If such a line or the rest is long or an
-    instruction, each sentence is a part.
+    """Splits a block into parts: the texts of its JSON, the cells of its tables, its fields and its other text.
+
+    NAME="value" fields are used if there are more than two, or if one is named as the user's; otherwise the block is
+    split at "label: value" lines. Text that is long or an instruction to a model is split into sentences.
     """
     text = own_words(block.text) if "\n" in block.text else block.text
     fields = fields_of_json(text) if "{" in text or text[:1] == "[" else fields_of_table(text)
@@ -140,8 +142,9 @@ def _label(line: re.Match[str]) -> str:
 
 
 def _sentences(part: Part) -> Iterator[Part]:
-    """Yields a part without marks at its beginning, or of a long part or an instruction each sentence; and the
-    quotations of at least `MIN_QUOTED_WORDS` words within it.
+    """Yields the text of a part without list marks, or its single sentences if it is long or an instruction to a model.
+
+    Also yields the quotations of at least `MIN_QUOTED_WORDS` words within the part.
     """
     text = _MENTION.sub("", _MARKERS.sub("", part.text).strip(_QUOTES))
     if len(text) <= LONG_CHARACTERS and not instructs_model(text):
@@ -159,8 +162,10 @@ def _sentences(part: Part) -> Iterator[Part]:
 
 
 def _of_fields(fields: Sequence[Field], outer: Author) -> Iterator[Part]:
-    """Yields the parts of the values of JSON or of a table. A name that many values have shows no author, unless it is
-    known who said them: such values describe choices, or are a list of texts.
+    """Yields the values of JSON or of a table as parts. `outer` is the author of the text around them.
+
+    If many values have the same name, the name does not show that the user wrote them: such values describe choices, or
+    are a list of texts. The exception is a value whose speaker is known.
     """
     counts = Counter(field.names for field in fields if not field.speaker)
     for field in _both_ends(list(fields)):

@@ -1,6 +1,6 @@
-"""Classifies one text: detects another language first, and reads a long text by its first and last sentence.
+"""Classifies one text: detects other languages first, and classifies a long text by its first and last sentence.
 
-One of those two sentences usually states what the sender wants done with the rest.
+One of these two sentences usually says what the sender wants done with the text between them.
 """
 
 import importlib
@@ -21,33 +21,46 @@ from pointsman_gateway.domain import UNKNOWN, Labels
 log = logging.getLogger(__name__)
 
 _CLD2: Any = importlib.import_module("pycld2") if importlib.util.find_spec("pycld2") else None
-"""The language detector's module; None where its package has no wheel: on Linux with arm64, and with Python 3.14."""
+"""The language detector's module; None if its package `pycld2` is not installed. There is no wheel of it for Linux with
+arm64, nor for Python 3.14.
+"""
 
 _ENGLISH = tomllib.loads(files(__package__).joinpath("english.toml").read_text("utf-8"))
 
 FOLLOW_UP_OPENINGS: tuple[str, ...] = tuple(_ENGLISH["follow_up_openings"])
 
 NO_LANGUAGE = "none"
-"""Reported for a text without a letter or a digit."""
+"""Returned by `LanguageDetector.foreign` for a text without a letter or a digit."""
 ANOTHER_SCRIPT = "another script"
-"""Reported for a text in another script than the examples', if its language is not known."""
+"""Returned by `LanguageDetector.foreign` for a text in another script than the examples', if the language is
+unknown.
+"""
 
 ANOTHER_LANGUAGE = "another language"
-"""Reported for a text of few words, of which most are unknown. Names are among them; its language would be a guess."""
+"""Returned by `LanguageDetector.foreign` for a text of few words, most of them unknown.
+
+The text may be a name, and a more exact language would be a guess.
+"""
 UNFAMILIAR_NOTE = f"language: {ANOTHER_LANGUAGE}"
 
 MIN_WORDS = 4
-"""Shorter texts are often names: "time in tokyo" would be detected as Danish."""
+"""Texts of fewer words are not given to the language detector. Often they are names: "time in tokyo" would be detected
+as Danish.
+"""
 
 MIN_SHARE_PERCENT = 20
-"""A text with this share in a language of the examples is accepted, whatever else it quotes."""
+"""A text is not foreign if at least this percentage of it is in a language of the examples, whatever else it quotes."""
 
 ENGLISH_SHARE = 0.12
-"""A text with this share of words that only English has is English, even if it quotes another language at length."""
+"""A text is English if at least this share of its words occurs in English only, even if it quotes another language at
+length.
+"""
 
 MIN_MARGIN = 0.5
-"""Difference between the first and the second task's probability from which a classification is sure. It was chosen
-on tests/gateway/development_conversations.jsonl."""
+"""A classification is sure if the difference between the two highest probabilities is at least this number.
+
+It was chosen on tests/gateway/development_conversations.jsonl.
+"""
 
 FAILED_NOTE = "the embedding endpoint failed"
 
@@ -67,10 +80,12 @@ _OTHER_SCRIPTS = frozenset(
 """Languages that are not written in Latin letters."""
 
 _CODES = {"iw": "he", "jw": "jv", "nb": "no", "zh-Hant": "zh", "sco": "en"}
-"""CLD2's codes that are obsolete, or finer than those of the configuration."""
+"""Replacements for CLD2's language codes that are obsolete, or finer than the codes of the configuration."""
 
 LONG_CHARACTERS = 600
-"""A longer text is a letter, a listing or a pasted page, and is read by its first and last sentence."""
+"""A text of more characters is a letter, a listing or a pasted page, and is classified by its first and last
+sentence.
+"""
 
 
 def _english(name: str) -> frozenset[str]:
@@ -86,16 +101,16 @@ REFERENCES = _english("references")
 
 
 class LanguageDetector:
-    """Detects texts in other languages than those of the examples.
+    """Detects texts that are in another language than the examples of the tasks.
 
-    An uncertain detection is not reported, so that a request in a known language is not left unclassified.
+    An uncertain detection does not count, so that no request in a known language is left unclassified.
     """
 
     def __init__(self, known: Collection[str], knows_word: Callable[[str], bool] | None = None) -> None:
-        """Takes the ISO 639-1 codes of the examples' languages; if there are none, every text is accepted.
+        """Takes the ISO 639-1 codes of the examples' languages (`known`); if there are none, every text is accepted.
 
-        `knows_word` tells whether a lower-case word is English or one of the examples'. Without it, or if the examples
-        are not in English alone, a text of fewer than `MIN_WORDS` words is only judged by its script.
+        `knows_word` tells whether a lower-case word is English or one of the examples'. A text of fewer than
+        `MIN_WORDS` words is judged by its script alone if `knows_word` is None, or if `known` is not English alone.
         """
         self._known = frozenset(known)
         self._knows_word = knows_word if self._known == {"en"} else None
@@ -104,11 +119,11 @@ class LanguageDetector:
         self._latin_only = not self._known & _OTHER_SCRIPTS
 
     def foreign(self, text: str) -> str:
-        """Returns the ISO 639-1 code of a text's language if it is surely not one of the examples' languages;
-        otherwise "".
+        """Returns the ISO 639-1 code of a text's language if it is surely none of the examples' languages; otherwise
+        "".
 
-        Returns `ANOTHER_SCRIPT` or `ANOTHER_LANGUAGE` if it is foreign but its language is unknown, and `NO_LANGUAGE`
-        if it has no letter and no digit.
+        Returns `ANOTHER_SCRIPT` or `ANOTHER_LANGUAGE` if the text is foreign but its language is unknown, and
+        `NO_LANGUAGE` if the text has no letter and no digit.
         """
         if not any(map(str.isalnum, text)):
             return NO_LANGUAGE
@@ -128,7 +143,7 @@ class LanguageDetector:
         return next(iter(detected))
 
     def _is_unfamiliar(self, text: str, words: list[str]) -> bool:
-        """Returns whether at most half of the words are known, and the text looks most like another language."""
+        """Returns whether at most half of the words are known, and the detector's best guess is another language."""
         knows = self._knows_word
         if knows is None or not words:
             return False
@@ -145,7 +160,9 @@ class LanguageDetector:
 
 class Classify(Protocol):
     def __call__(self, text: str, /, *, is_foreign: bool = False) -> Awaitable[Labels]:
-        """Classifies a text. `is_foreign`: it is in another language than the examples; the encoder decides alone."""
+        """Classifies a text. `is_foreign` means that the text is in another language than the examples: then the
+        classifier's encoder stage decides alone.
+        """
         ...
 
 
@@ -168,8 +185,9 @@ class Reader:
     async def read(self, text: str) -> Labels:
         """Classifies a text of any length.
 
-        A text of more than `LONG_CHARACTERS` is classified by its first and its last sentence, whichever is closer to
-        the examples. If that result is not sure (`is_sure`), the text is classified as a whole.
+        A text of more than `LONG_CHARACTERS` characters is classified twice: by its first and by its last sentence. The
+        labels with the higher in-distribution score are the result if they are sure (`is_sure`). If not, the text is
+        classified as a whole.
         """
         if len(text) <= LONG_CHARACTERS:
             return await self.classify_once(text)
@@ -185,10 +203,10 @@ class Reader:
         return replace(surest, notes=(*surest.notes, note))
 
     async def classify_once(self, text: str) -> Labels:
-        """Returns the labels of a text that is classified as a whole, by one call of the classifier.
+        """Returns the labels of a text, classified as a whole by at most one call of the classifier.
 
-        The labels abstain without a call if the text is binary or has no letters or digits, or if it is in another
-        language than the examples and the classifier is not multilingual.
+        Without a call, returns an abstention if the text is binary or has no letters or digits, or if it is in another
+        language than the examples and the encoder is not multilingual.
         """
         language, abstained = self._language_of(text)
         if abstained:
@@ -197,7 +215,10 @@ class Reader:
         return await self._classify(shown, is_foreign=bool(language))
 
     def _language_of(self, text: str) -> tuple[str, Labels | None]:
-        """Returns a text's language, "" for one of the examples', and the labels if it is not classified."""
+        """Returns (language, labels) of a text. The language is "" for one of the examples' languages.
+
+        The labels are an abstention if the text must not be classified, otherwise None.
+        """
         excerpt = character_excerpt(text)
         language = NO_LANGUAGE if is_binary(excerpt.text) else self._languages.foreign(visible(excerpt.text))
         if not language or (self._is_multilingual and language != NO_LANGUAGE):
@@ -235,7 +256,7 @@ def _detect(text: str) -> dict[str, int]:
 
 
 def _best_guess(text: str) -> str:
-    """Returns the most probable language of a short text, which is often wrong; "" without one."""
+    """Returns the language detector's best guess for a short text, which is often wrong; "" if it has none."""
     if _CLD2 is None:
         return ""
     try:
@@ -255,7 +276,10 @@ def _outer_sentences(text: str) -> tuple[str, str]:
 
 
 def _join_short(sentences: list[str], prepend: bool = False) -> str:
-    """Joins the first sentences until they have the minimum length."""
+    """Joins sentences, in their order, until the result has `_MIN_SENTENCE_CHARACTERS`.
+
+    With `prepend`, each further sentence is put before the result.
+    """
     joined = ""
     for sentence in sentences:
         if len(joined) >= _MIN_SENTENCE_CHARACTERS:

@@ -12,16 +12,17 @@ from pointsman_gateway.patterns import Pattern, SearchBudget, SearchTimeout
 @dataclass(frozen=True, slots=True)
 class RuleMatch:
     task: str
-    """The task of the first rule that matches; empty if none does."""
+    """The task of the first rule that matches; empty if no rule matches."""
     rule: str
     """The name of the rule; empty if no rule matches."""
     notes: tuple[str, ...] = ()
-    """Say which patterns took too long, and that only an excerpt was searched."""
+    """Notes that name the patterns whose search took too long, and say if only an excerpt of the text was searched."""
 
 
 class RuleMatcher:
-    """Tries the rules of all tasks on a request in the order of the configuration; the first that matches assigns the
-    task.
+    """Assigns a request to the task of the first rule that matches it.
+
+    The rules of all tasks are tried in the order of the configuration.
     """
 
     def __init__(self, tasks: Mapping[str, TaskConfig]) -> None:

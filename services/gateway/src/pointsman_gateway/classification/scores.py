@@ -1,4 +1,8 @@
-"""Converts logits to calibrated probabilities, and a text's signals to one in-distribution score with thresholds."""
+"""Converts logits to calibrated probabilities, and combines signals about a text to one in-distribution score.
+
+The score tells how much a text is like the examples of the tasks. Also computes the thresholds of the score below which
+the classifier abstains.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,41 +18,45 @@ SEARCH_STEPS = 16
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 PRIOR_EXAMPLES = 5.0
-"""Weight of the prior that the temperature is 1, in examples: a handful of texts that are all classified correctly
-do not prove that the next one will be."""
+"""Weight of the prior that the temperature is 1, in number of examples.
+
+The prior prevents extreme probabilities: a handful of texts that are all classified correctly do not prove that the
+next one will be.
+"""
 
 BINS = 15
 
 MIN_SPREAD = 0.01
 
 POOLED_EXAMPLES = 2000
-"""Weight of the prior that a task's abstention threshold is that of all tasks, in examples; see `task_thresholds`.
+"""Weight of the prior that a task's abstention threshold is the threshold of all tasks, in number of examples.
 
-A quantile of sixty examples is unreliable, and a text out of scope for one task is mostly out of scope for all: with
-100 instead, the help desk abstains on 76 instead of 87 of 100 out-of-scope requests at a coverage of 95 %.
+A quantile of sixty examples is unreliable, and a text that is out of scope for one task is mostly out of scope for all.
+With a weight of 100, the help desk abstains on 76 of 100 out-of-scope requests at a coverage of 95 %; with 2000, on 87.
+`task_thresholds` uses it.
 """
 
 OUT_OF_SCOPE_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
 
 NEAREST_WEIGHT, NEAREST_WEIGHT_OF_FEW_CLASSES = 0.5, 3.5
-"""The nearest centroid's weight is the first plus the second divided by the number of classes; the highest logit's is
-1.
+"""The similarity to the nearest centroid has the weight `NEAREST_WEIGHT` + `NEAREST_WEIGHT_OF_FEW_CLASSES` / (number of
+classes) in the in-distribution score; the highest logit has the weight 1.
 
-The nearest centroid detects texts that are unlike all tasks, and the highest logit those that resemble one. The fewer
-classes a head tells apart, the less its logits say about other texts: with a weight of 0.5, 75 % of the out-of-scope
-requests to the help desk's five tasks are detected at a coverage of 95 %, and 83 % with 1.2.
+The nearest centroid detects texts that are unlike all tasks, and the highest logit texts that resemble one. If there
+are fewer classes to tell apart, the logits say less about other texts. At a coverage of 95 %, 75 % of the out-of-scope
+requests to the help desk's five tasks are detected with a weight of 0.5, and 83 % with 1.2.
 """
 
 
 def fit_temperature(logits: Floats, y: NDArray[np.intp], to_tasks: Callable[[Floats], Floats]) -> tuple[float, float]:
-    """Returns (temperature, loss): the divisor of the logits that gives the least loss, and that loss.
+    """Returns (temperature, loss): the divisor of the logits that gives the least loss, and this loss.
 
     `logits` are (rows, classes), `y` the rows' task numbers, (rows,), and `to_tasks` converts logits of classes to
-    those of tasks. The temperature is between `MIN_TEMPERATURE` and `MAX_TEMPERATURE`. The loss is the cross-entropy of
-    tasks, plus a prior for a temperature of 1 (`PRIOR_EXAMPLES`).
+    logits of tasks. The temperature is between `MIN_TEMPERATURE` and `MAX_TEMPERATURE`. The loss is the cross-entropy
+    of tasks, plus a prior for a temperature of 1 (`PRIOR_EXAMPLES`).
 
-    This is temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017). The rows must not be those
-    that the head was trained on.
+    This is temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017). The head must not have
+    been trained on the rows.
     """
 
     def loss(log_temperature: float) -> float:
@@ -79,10 +87,10 @@ def cross_entropy(logits: Floats, y: NDArray[np.intp]) -> float:
 
 
 def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
-    """Returns the expected calibration error: the mean gap between confidence and accuracy over `BINS` bins of equal
-    width, weighted by the number of texts in a bin.
+    """Returns the expected calibration error, 0 to 1: the mean difference between confidence and accuracy.
 
-    `confidence` is the probability of each text's most probable task, and `right` whether that is its task; (texts,).
+    The mean is over `BINS` bins of equal width, weighted by the number of texts in a bin. `confidence` is the
+    probability of each text's most probable task, (texts,), and `right` whether it is the text's task, (texts,).
     """
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = (abs(float(confidence[bins == b].sum() - right[bins == b].sum())) for b in range(BINS))
@@ -91,7 +99,9 @@ def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """The mean and standard deviation, at least `MIN_SPREAD`, of one signal of `Scale` over in-scope texts."""
+    """The mean and standard deviation (`spread`, at least `MIN_SPREAD`) of one signal of `Scale` over in-scope
+    texts.
+    """
 
     mean: float
     spread: float
@@ -106,19 +116,20 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Combines a stage's four signals about a text into the in-distribution score: about 0 for typical texts of tasks,
-    far below 0 for texts that belong to no task. There are several signals because each misses other texts of this
-    kind.
+    """Combines four signals of a classifier stage about a text into the in-distribution score.
+
+    The score is about 0 for typical texts of tasks, and far below 0 for texts that belong to no task. There are several
+    signals because each alone misses some of the texts that belong to no task.
     """
 
     logit: Signal
     """The highest logit, not divided by the temperature."""
     pairs: Signal
-    """The text's pair score for the most probable class minus the class's mean; see `PairRatios`."""
+    """The text's pair score for the most probable class minus the class's mean pair score; see `PairRatios`."""
     nearest: Signal
     """Cosine similarity to the nearest centroid of any task."""
     out_of_scope: Signal
-    """Cosine similarity to the nearest known out-of-scope text, or to the nearest centroid of such texts."""
+    """Cosine similarity to the nearest known text that belongs to no task, or to the nearest centroid of such texts."""
     pairs_weight: float
     nearest_weight: float
     out_of_scope_weight: float
@@ -148,24 +159,26 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """The signals of several texts, each (rows,): the four that `Scale` combines, and one for `fit_scale` alone."""
+    """The signals of several texts, each (rows,): the four that `Scale` combines, and one that only `fit_scale`
+    uses.
+    """
 
     logit: Scores
     pairs: Scores
     nearest: Scores
     out_of_scope: Scores
     pairs_of_others: Scores
-    """Like `pairs`, but for the most probable class other than the text's own."""
+    """Like `pairs`, but for the most probable class that is not the text's own."""
 
 
 def fit_scale(signals: Signals, inside: NDArray[np.bool_], classes: int) -> Scale:
-    """Fits the scale on signals from models that were not trained on the rows' texts.
+    """Fits the scale of the in-distribution score on signals from models that were not trained on the rows' texts.
 
     `inside` marks the rows that belong to a task, (rows,), and `classes` is the number of classes, which determines
-    `nearest_weight`. `out_of_scope_weight` becomes the one of `OUT_OF_SCOPE_WEIGHTS` that separates the marked rows
-    from the others best; 0 if there are no others. `pairs_weight` becomes (2 A - 1)^2, where A is the `area_under_roc`
-    that separates `pairs` from `pairs_of_others`; 0 if A is below 0.5. It is about 0.1 for long, varied messages, and
-    0.9 for short ones that repeat phrases.
+    `nearest_weight`. `out_of_scope_weight` becomes the value of `OUT_OF_SCOPE_WEIGHTS` that separates the marked rows
+    from the other rows best; 0 if all rows are marked. `pairs_weight` becomes (2 A - 1)^2, where A is the
+    `area_under_roc` with which `pairs` are higher than `pairs_of_others`; 0 if A is below 0.5. It is about 0.1 for
+    long, varied messages, and 0.9 for short ones that repeat phrases.
     """
     pairs = np.concatenate([signals.pairs[inside], signals.pairs_of_others[inside]])
     separation = 2 * area_under_roc(pairs, np.arange(len(pairs)) < len(pairs) / 2) - 1
@@ -187,11 +200,11 @@ def fit_scale(signals: Signals, inside: NDArray[np.bool_], classes: int) -> Scal
 
 
 def area_under_roc(scores: Scores, inside: NDArray[np.bool_]) -> float:
-    """Returns the area under the ROC curve, 0 to 1: how often a row marked in `inside` has a higher score than one that
-    is not.
+    """Returns the area under the ROC curve, 0 to 1.
 
-    `scores` and `inside` are (rows,), with at least one row of each kind. Of equal scores the later row's counts as
-    higher.
+    It is the share of pairs of a row that `inside` marks and a row that it does not mark in which the marked row has
+    the higher score. `scores` and `inside` are (rows,), with at least one row of each kind. Of equal scores the later
+    row's counts as higher.
     """
     order = np.argsort(scores, kind="stable")
     ranks = np.empty(len(scores))
@@ -203,13 +216,14 @@ def area_under_roc(scores: Scores, inside: NDArray[np.bool_]) -> float:
 def task_thresholds(
     scores: Scores, y: NDArray[np.intp], predicted: NDArray[np.intp], target_coverages: Sequence[float]
 ) -> NDArray[np.float64]:
-    """Returns the scores below which the classifier abstains, by most probable task, (tasks,).
+    """Returns the in-distribution score below which the classifier abstains, by a text's most probable task, (tasks,).
 
-    `scores`, `y` (the tasks) and `predicted` (the most probable tasks) are those of in-scope texts, (texts,);
-    `target_coverages`, (tasks,), are the shares of texts on which it should not abstain. A threshold is a weighted mean
-    of two quantiles at 1 - target, of the task's own scores and of all scores, since the first is unreliable for few
-    examples (`POOLED_EXAMPLES`). Then all thresholds are shifted by one number, so that the mean target is reached over
-    all texts. A single task may miss its own. Each task must have at least one text.
+    `scores`, `y` (the true tasks) and `predicted` (the most probable tasks) are those of in-scope texts, (texts,).
+    `target_coverages`, (tasks,), are the shares of each task's texts on which the classifier should not abstain. A
+    threshold is a weighted mean of two quantiles at 1 - target: of the task's own scores and of all scores, since the
+    first is unreliable for few examples (`POOLED_EXAMPLES`). Then one number is added to all thresholds, so that the
+    mean of the targets is reached over all texts. A single task may miss its target. Each task must have at least one
+    text.
     """
     thresholds = np.empty(len(target_coverages))
     for task, coverage in enumerate(target_coverages):

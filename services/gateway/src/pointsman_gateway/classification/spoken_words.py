@@ -1,17 +1,19 @@
-"""Finds the words of a text that have apostrophes within them, such as "don't"."""
+"""Splits a text into words, which may have apostrophes within them, such as "don't"."""
 
 import re
 
 APOSTROPHES = "'’"
 _BAD_PLACES = (" '", "' ", "''")
-"""Where an apostrophe is no part of a word."""
+"""Substrings with an apostrophe that is not part of a word; " " stands for any character that is neither a letter, a
+digit of a word nor an apostrophe.
+"""
 
 
 class SpokenWords:
     """Finds words of letters, or of letters and digits, that may have apostrophes between them."""
 
     def __init__(self, *, digits: bool) -> None:
-        """With `digits`, words may have digits."""
+        """`digits` means that digits are part of words, as letters are. Without it, digits separate words."""
         character = r"[^\W_]" if digits else r"[^\W\d_]"
         self._word = re.compile(f"{character}+(?:[{APOSTROPHES}]{character}+)*")
         kept = (

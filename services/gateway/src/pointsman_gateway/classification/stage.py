@@ -1,8 +1,8 @@
 """The classification stage, which finds the task of a request.
 
-Only a request for the model `auto` is classified. The rules are tried first, and if none matches, the classifier
-decides. It reads the user's own words in the last turns, and the assistant's turns before them. Every gateway and every
-replay with the same configuration, and the same sketches of documents, gets the same result, unless a rule's pattern
+Only a request for the model `auto` is classified. The rules are tried first; if none matches, the classifier decides.
+It reads the user's own words in the user's last turns, and the assistant's messages before them. Every gateway and
+every replay with the same configuration and the same samples of documents gets the same result, unless a rule's pattern
 takes too long or the embedding endpoint fails.
 """
 
@@ -24,39 +24,38 @@ from pointsman_gateway.extensions import Embed
 from pointsman_gateway.ports import Classifier
 
 MAX_TURNS = 5
-"""Maximum number of the user's last turns that are considered."""
+"""Maximum number of the user's last turns by which a request is classified."""
 MAX_SEARCHED_TURNS = 8
-"""Maximum number of the user's last messages that are searched for these turns; some clients send messages of the user
-without a user's words."""
+"""Maximum number of the user's last messages that are searched for turns; some have none of the user's own words."""
 
 MIN_PART_SCORE = 0.5
-"""Minimum of a part's in-distribution score above its threshold if other parts may be the user's words as well."""
+"""Least in-distribution score above the threshold for a part to decide, if several parts may be the user's words."""
 CONTRADICTION_NOTE = "parts of the text belong to different tasks"
 
 
 class TextClassifier(Protocol):
-    """Interface of a classifier, which assigns a text to one of the tasks, or abstains if the text is unlike all of
-    them; `CascadeClassifier` implements it.
+    """Interface of a classifier, which assigns a text to one of the tasks, or abstains if the text is unlike all tasks;
+    `CascadeClassifier` implements it.
     """
 
     async def classify(self, text: str, *, is_foreign: bool = False) -> Labels:
-        """Classifies a text. Of a long one only an excerpt is used, and the notes say so.
+        """Classifies a text. Of a long text only an excerpt is used, and the labels' notes say so.
 
-        `is_foreign` texts are in another language than the examples, and are classified by the encoder alone.
+        `is_foreign` means that the text is in another language than the examples: then the encoder stage decides alone.
         """
         ...
 
     def glance(self, text: str) -> tuple[str, float] | None:
-        """Returns a short text's most probable task, and its in-distribution score minus that task's threshold.
+        """Returns (most probable task, in-distribution score minus the task's threshold) for a short text.
 
-        Uses only the static stage, which takes microseconds. Returns None if the classifier has no such stage, and for
-        a text without a known word.
+        Uses only the static stage, which takes microseconds. Returns None without such a stage, or without a known
+        word.
         """
         ...
 
 
 class Classification:
-    """Assigns a request to a task, by rules, the classifier and the conversation; implements `Classifier`."""
+    """Assigns a request to a task, by rules, or by the classifier and the earlier turns; implements `Classifier`."""
 
     def __init__(
         self,
@@ -68,12 +67,12 @@ class Classification:
         knows_word: Callable[[str], bool] | None = None,
         is_multilingual: bool = False,
     ) -> None:
-        """Takes the ISO 639-1 codes of the examples' `languages`. A text that is surely in another language is not
-        classified, except if `languages` is empty, or if `is_multilingual` says that the encoder is multilingual.
+        """`languages` are the ISO 639-1 codes of the examples' languages. A text surely in another language is not
+        classified, unless `languages` is empty, or `is_multilingual` says that the encoder is multilingual.
 
         `wrappers`, from the configuration, describe texts that clients write around a user's words. They are removed
-        first, and then those of known clients (`wrappers.toml`). `knows_word` returns whether a lower-case word is
-        English or one of the examples'.
+        first, then those of known clients (`wrappers.toml`). `knows_word` returns whether a lower-case word is English
+        or one of the examples'.
         """
         self._rules = rules
         self._words = UserWordsFinder(wrappers, known_wrappers(), classifier.glance)
@@ -81,9 +80,9 @@ class Classification:
         self._conversation = Conversation(self._reader)
 
     def with_classifier(self, classifier: TextClassifier) -> "Classification":
-        """Returns a copy of this stage that classifies texts with `classifier`; its caches are empty.
+        """Returns a copy of this stage, with empty caches, that classifies texts with `classifier`.
 
-        The new classifier's `glance` must return the same as the first one's, which the copy still uses.
+        `classifier.glance` must return the same as the `glance` of this stage's classifier, which the copy still uses.
         """
         other = copy(self)
         other._reader = self._reader.with_classifier(classifier.classify)
@@ -119,17 +118,17 @@ class Classification:
         return turns[-1][0].text if turns else ""
 
     def turns(self, request: Request) -> list[Turn]:
-        """Returns the user's turns that classification uses, oldest first: at most `MAX_TURNS`, from the user's last
-        `MAX_SEARCHED_TURNS` messages.
+        """Returns the user's turns by which a request is classified, oldest first: at most `MAX_TURNS`, found in the
+        user's last `MAX_SEARCHED_TURNS` messages.
         """
         return _conversation(self._turns(request.messages))
 
     def _turns(self, messages: Sequence[Message]) -> list[tuple[UserWords, str]]:
-        """Returns the user's last turns, oldest first, in the user's own words with what the assistant said before.
+        """Returns the user's last turns, oldest first, as (the user's own words, the assistant's message before them).
 
-        Messages of the system and of tools are left out, and those of the user in which no text is the user's own, with
-        the assistant's answers to them. So are the examples that some clients send before a conversation. An empty
-        message of the user counts as a turn.
+        Messages of the system and of tools are left out, as are examples that some clients send before a conversation.
+        A user message without any of the user's own words is left out with the assistant's answer to it, but an empty
+        message counts as a turn.
         """
         turns: list[tuple[UserWords, str]] = []
         searched = 0
@@ -157,9 +156,10 @@ def _conversation(turns: Sequence[tuple[UserWords, str]]) -> list[Turn]:
 
 
 def _agreed(all_labels: Sequence[Labels]) -> Labels:
-    """Returns the first of the labels of a text's parts that assign a task with a score of at least `MIN_PART_SCORE`.
+    """Returns the labels of a text of which several parts may be the user's words; `all_labels` has the labels of each.
 
-    If several do, with different tasks, returns an abstention. If none does, returns the first labels as an abstention.
+    Parts count if they have a task with a score of at least `MIN_PART_SCORE`. Returns the first labels of such parts,
+    or an abstention if such parts have different tasks. If no part counts, returns the first labels as an abstention.
     """
     kept = [labels for labels in all_labels if not labels.abstained and labels.in_distribution_score >= MIN_PART_SCORE]
     if len({labels.task for labels in kept}) > 1:
@@ -178,9 +178,9 @@ class WordReader(Classifier, Protocol):
 
 
 class EmbeddedClassification:
-    """Wraps a classification stage, and adds the embedding of the user's last turn to its labels if they have none.
+    """Wraps a classification stage, and adds the embedding of the user's last turn to labels without one.
 
-    It does so only for labels whose task is one of `tasks`, the tasks whose policies need the embedding; the task of an
+    It does so only for labels whose task is one of `tasks`: the tasks whose policies need the embedding. The task of an
     abstention is `UNKNOWN`. If the embedding fails, the labels get a note instead. Implements `Classifier`.
     """
 

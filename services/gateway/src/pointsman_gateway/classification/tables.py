@@ -1,4 +1,4 @@
-"""Finds tables and JSON within a text, whose cells and fields have names."""
+"""Finds tables and JSON within a text. Their cells and fields have names, which show who wrote them."""
 
 import csv
 import json
@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 from pointsman_gateway.classification.wrappers import labels_file
 
 MAX_ROWS = 50
-"""Number of rows that are read at each end of a table, and of lines at each end of a text with JSON."""
+"""Number of rows that are read at each end of a long table, and of lines at each end of a long text with JSON."""
 MAX_CELLS = 40
 MIN_COLUMNS, MIN_ROWS = 2, 2
 MIN_COLUMNS_OF_COMMAS = 3
-"""Minimum number of columns of a table whose cells are separated by commas or semicolons, which sentences have too."""
+"""Minimum number of columns of a table whose cells are separated by commas or semicolons, since sentences contain
+commas and semicolons, too.
+"""
 MAX_NAME_CHARACTERS = 40
-"""A longer cell of a first row is no name of a column."""
+"""If a cell of the first row is longer, the first row has no names of columns."""
 MAX_JSON_CHARACTERS = 16_384
 MAX_VALUES = 400
 
@@ -40,8 +42,8 @@ class Field(NamedTuple):
 def fields_of_json(text: str) -> list[Field] | None:
     """Returns the strings in a text that is JSON, or that has lines with a JSON object; None if there is no JSON.
 
-    In the second case an object may stand after other text, such as the time in a log. Such text, and lines without
-    JSON, become fields without names.
+    On a line, an object may stand after other text, such as the time in a log. This other text, and lines without JSON,
+    become fields without names.
     """
     if len(text) > MAX_JSON_CHARACTERS or not _JSON_START.search(text):
         return None
@@ -58,8 +60,9 @@ def fields_of_json(text: str) -> list[Field] | None:
 
 
 def fields_of_table(text: str) -> list[Field] | None:
-    """Returns the cells of a table in Markdown, CSV or tab-separated values, with the names of their columns. In a
-    table of two columns the first cell of a row is the name of the second. None if the text is no table.
+    """Returns the cells of a table in Markdown, CSV or tab-separated values, with the names of their columns.
+
+    In a table of two columns, the first cell of a row is the name of the second. Returns None if the text is no table.
     """
     if "\n" not in text:
         return None
@@ -86,7 +89,10 @@ def _both_ends(lines: list[str]) -> list[str]:
 
 
 def _decoded(line: str, start: int) -> list[Field] | None:
-    """Returns the texts of the JSON object that begins at `start`, and what is around it; None if there is none."""
+    """Returns the strings of the JSON object that begins at `start`, and the text around the object as a field.
+
+    Returns None if no JSON object begins there.
+    """
     with suppress(ValueError, RecursionError):
         value, end = _DECODER.raw_decode(line, start)
         around = (line[:start] + line[end:]).strip()

@@ -1,7 +1,7 @@
-"""Finds a user's own words in a text of the user's role, for the classifier alone.
+"""Finds the user's own words in a message of the user, without the text that clients write around them.
 
-Prompts, guardrails, caches and rules use the whole text. Every gateway and every replay with the same configuration
-finds the same words.
+Only the classifier uses the result; prompts, guardrails, caches and rules use the whole message. Every gateway and
+every replay with the same configuration finds the same words.
 """
 
 import re
@@ -21,11 +21,16 @@ from pointsman_gateway.classification.wrappers import Wrapper, labels_file, mark
 
 MAX_CHARACTERS_PER_END = 8_192
 MAX_LINES_PER_END = 250
-"""In a longer text, only this many lines at each end are searched, so that the time is bounded."""
+"""Of a text with more than twice this number of lines, only this many lines at each end are searched.
+
+The limit bounds the time of the search.
+"""
 
 MAX_CACHED, MAX_CACHED_CHARACTERS = 2_048, 600
-"""Maximum number of earlier turns of conversations whose results are cached, and of characters of such a turn, since
-clients send these turns again with each request. The cache takes at most 5 MB."""
+"""Maximum number of earlier turns whose results are cached, and maximum number of characters of such a turn.
+
+Clients send the earlier turns of a conversation again with each request. The cache takes at most 5 MB.
+"""
 
 _LABELS = labels_file()["labels"]
 _SOME_BEFORE = "|".join(map(re.escape, _LABELS["before"]))
@@ -40,7 +45,7 @@ _LAST_ARROW = re.compile(
 _CUE = re.compile(rf"(?:^|(?<=[\s.!?:]))(?:{'|'.join(map(re.escape, _LABELS['cues']))})[.!:]*", re.IGNORECASE)
 _QUOTES = {'"': '"', "\N{LEFT DOUBLE QUOTATION MARK}": "\N{RIGHT DOUBLE QUOTATION MARK}"}
 _PLAIN = re.compile(r"(?:[^\n<>&:：#*{\[|“„«「\"]++|(?<=[0-9]):(?=[0-9]))*+")
-"""A text without any mark of a known client and without structure; times of day may be in it."""
+"""Matches a text that has no structure and no mark of a known client; it may contain times of day, such as 12:30."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +53,9 @@ class UserWords:
     text: str
     """The user's own words; empty if the text has none."""
     characters: int
-    """The number of characters of the whole text."""
+    """The number of characters of the whole message."""
     wrappers: tuple[str, ...] = ()
-    """The names of the wrappers that were removed."""
+    """The names of the wrappers (texts of a client around the user's words) that were removed."""
     rivals: tuple[str, ...] = ()
     """Other parts of the text that may be the user's words as well, and seem to be about other tasks."""
 
@@ -62,10 +67,10 @@ class UserWordsFinder:
     def __init__(
         self, own: Sequence[Wrapper] = (), known: Sequence[Wrapper] = (), glance: Glance | None = None
     ) -> None:
-        """Takes the wrappers of the configuration (`own`) and those of known clients (`known`), in the order in which
-        they are removed.
+        """Takes the wrappers (texts of clients around the user's words) of the configuration, `own`, and those of known
+        clients, `known`, both in the order in which they are removed.
 
-        `glance` scores the parts of a text. Without it, texts are not split into parts.
+        `glance` scores the parts of a text. If it is None, texts are not split into parts.
         """
         self._own, self._known = own, known
         self._known_marks = marks_of(known)
@@ -79,9 +84,9 @@ class UserWordsFinder:
         If nothing was removed, the words are the whole text. Binary data is returned unchanged. If something is removed
         from a long text, the result comes from its two ends only (`MAX_CHARACTERS_PER_END`, `MAX_LINES_PER_END`).
 
-        With `may_judge`, a structured text is also split into parts, and the part that is most likely the user's is
-        returned; this takes about 3 ms at most. Without it, results for texts of up to `MAX_CACHED_CHARACTERS` are
-        cached.
+        With `may_judge`, a structured text is also split into parts, and only the part that is most likely the user's
+        is returned; this takes about 3 ms at most. Without `may_judge`, results for texts of up to
+        `MAX_CACHED_CHARACTERS` are cached.
         """
         if not may_judge and len(text) <= MAX_CACHED_CHARACTERS:
             return self._known_turn(text)
@@ -90,7 +95,8 @@ class UserWordsFinder:
     def restarts(self, text: str) -> bool:
         """Returns whether a user message marks the real beginning of a conversation.
 
-        Some clients send examples before it, and begin this message with one of `Wrapper.restart`.
+        Some clients send examples before the conversation, and begin its first message with a text of
+        `Wrapper.restart`.
         """
         return text.startswith(self._restarts)
 
@@ -131,7 +137,7 @@ def _stripped(text: str, strips: Mapping[str, Callable[[str], str]]) -> tuple[st
 
 
 def _ends(text: str) -> str:
-    """Returns the text, or the beginning and the end of a long one."""
+    """Returns a text whole, or only the beginning and the end of a long text."""
     if len(text) > 2 * MAX_CHARACTERS_PER_END:
         text = f"{text[:MAX_CHARACTERS_PER_END]}\n{text[-MAX_CHARACTERS_PER_END:]}"
     if text.count("\n") > 2 * MAX_LINES_PER_END:
@@ -143,7 +149,8 @@ def _ends(text: str) -> str:
 def _without_label(text: str) -> str:
     """Returns the text after a label such as "Question:" at its beginning, without a cue such as "think step by step".
 
-    Of a prompt with examples that ends in "Answer:" or in an arrow it is the text of the last, open one.
+    Of a prompt with several examples that ends in "Answer:" or in an arrow, returns the text of the last example, whose
+    answer is missing.
     """
     arrow = _LAST_ARROW.search(text) if any(map(text.__contains__, _ARROWS)) else None
     if arrow and text.count(arrow["arrow"]) > 1:
@@ -182,4 +189,4 @@ _STRIPS = {
     "quotes": _without_quotes,
     "label": _without_label,
 }
-"""By the name that the note has, in the order of their application."""
+"""Functions that remove text around the user's words, in the order of their application, by the name in the note."""

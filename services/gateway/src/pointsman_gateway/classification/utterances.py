@@ -1,4 +1,4 @@
-"""Classifies turns by how much they say without the turns before them, by lists of English words."""
+"""Classifies messages of a user by how much they say without the messages before them, by lists of English words."""
 
 import re
 from collections.abc import Sequence
@@ -17,12 +17,11 @@ from pointsman_gateway.classification.reader import (
 from pointsman_gateway.classification.spoken_words import SpokenWords
 
 MAX_FOLLOW_UP_WORDS = 8
-"""A turn that opens like a follow-up but has more words is self-contained."""
+"""A message that begins like a follow-up ("and by bicycle?") but has more words than this says enough by itself."""
 
 MAX_SHORT_WORDS = 6
 MAX_SHORT_CONTENT_WORDS = 2
-"""A turn of at most MAX_SHORT_WORDS words, of which at most this many have content, is short, and may depend on earlier
-turns."""
+"""A message is `Utterance.SHORT` if it has at most `MAX_SHORT_WORDS` words, of which at most this many have content."""
 
 _WORDS = SpokenWords(digits=True)
 
@@ -38,15 +37,17 @@ class Utterance(Enum):
     """An utterance that names something, while the question about it is in an earlier turn, such as "and by
     bicycle?"."""
     SHORT = "short"
-    """A short utterance that may be self-contained or not, such as "LM-38271" or "shorter, please"."""
+    """A short utterance that may need the messages before it or not, such as "LM-38271" or "shorter, please"."""
     CLOSING = "closing"
     """An utterance that ends the conversation and is not about its subject, such as "ok, thanks a lot!"."""
     WHOLE = "whole"
-    """The utterance is self-contained."""
+    """An utterance that says enough without the messages before it."""
 
 
 class Shape(NamedTuple):
-    """What the words of a message show without the classifier: how much it says alone, and whether it refers back."""
+    """What the words of a message show without the classifier: how much it says by itself, and whether it refers
+    back.
+    """
 
     kind: Utterance
     refers_back: bool

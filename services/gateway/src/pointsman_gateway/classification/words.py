@@ -1,4 +1,7 @@
-"""The lexical features of a text: its words, their pieces and their pairs; and the cache of the words' feature rows."""
+"""The lexical features of a text: its words, their character n-grams, and pairs of adjacent words.
+
+Also caches the classifier's feature rows (numbers) of recently used words.
+"""
 
 import re
 import unicodedata
@@ -16,10 +19,10 @@ _WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
 PIECE_LENGTHS = (3, 4)
 
 MAX_WORD_CHARACTERS = 40
-"""Only this many characters of a longer word are used."""
+"""Only this many characters at the beginning of a word are used for its n-grams."""
 
 EDGE = ""
-"""Marks the beginning and the end of a text in word pairs."""
+"""Stands for the beginning or the end of a text in a word pair."""
 
 MAX_CACHED_WORDS = 8192
 """Maximum number of words whose feature rows are cached; with 150 tasks, the rows take 13 MB."""
@@ -27,7 +30,9 @@ NOT_CACHED = -1
 
 
 def words_of(text: str) -> list[str]:
-    """Splits a text into lower-case words of letters and digits. Other characters except white space are words, too."""
+    """Splits a text into lower-case words of letters and digits. Each other character except white space is a word,
+    too.
+    """
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     return _WORD.findall(text.lower())
@@ -64,21 +69,25 @@ class _Snapshot:
 
 
 class WordRowCache:
-    """The feature rows of recently read words in one array, so that those of a text are summed in one step.
+    """Caches the feature rows (arrays of numbers) of recently used words in one array, so that NumPy sums the rows of a
+    text in one step.
 
     A full cache is emptied. It is thread-safe: a writer holds a lock, the array is append-only, and a full array is
     replaced by a new one, so the snapshot that a reader holds stays valid.
     """
 
     def __init__(self, row_of: Callable[[str], Floats], max_words: int = MAX_CACHED_WORDS) -> None:
-        """Caches what `row_of` returns for a word: its feature row, of the same length for every word."""
+        """Caches the results of `row_of`, which returns the feature row of a word; all rows have the same length."""
         self._row_of = row_of
         self._max_words = max_words
         self._snapshot = _Snapshot({}, np.empty((0, 0), np.float32))
         self._write_lock = Lock()
 
     def sum_of(self, words: Sequence[str]) -> Floats:
-        """Returns a new array, which the caller may change: the sum of the rows of `words`, at least one and unique."""
+        """Returns the sum of the rows of `words` as a new array, which the caller may change.
+
+        There must be at least one word, and no word twice.
+        """
         snapshot = self._snapshot
         numbers = list(map(snapshot.numbers.get, words, repeat(NOT_CACHED)))
         if NOT_CACHED in numbers:
@@ -87,8 +96,9 @@ class WordRowCache:
         return np.asarray(np.add.reduce(snapshot.rows.take(numbers, axis=0)))
 
     def add(self, words: Iterable[str]) -> None:
-        """Computes and caches the feature rows of words before they are needed, at most as many as fill half of the
-        cache.
+        """Computes and caches the feature rows of words before they are needed.
+
+        Ignores words beyond those that fill half of the cache.
         """
         self._with(list(words)[: self._max_words // 2])
 

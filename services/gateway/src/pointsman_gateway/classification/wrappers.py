@@ -1,7 +1,7 @@
 """Removes the text that clients and frameworks write around a user's own words.
 
-`wrappers.toml` describes known clients; `classifier.wrappers` in tasks.yaml may describe others. `labels.toml` has the
-words and phrases by which other wrappers are read.
+`wrappers.toml` describes known clients; `classifier.wrappers` in tasks.yaml may describe others. `labels.toml` has
+words and phrases by which the text of other clients is recognized.
 """
 
 import tomllib
@@ -12,24 +12,24 @@ from importlib.resources import files
 from typing import Any
 
 Marks = tuple[str, str]
-"""The substrings that a span of a text begins and ends with. If the second is "", it reaches to the text's end."""
+"""The substrings with which a span of a text begins and ends. If the second one is "", the span ends with the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wrapper:
-    """How one client wraps a user's text."""
+    """Describes how one client wraps a user's own words in other text."""
 
     name: str
     signs: tuple[str, ...] = ()
-    """Substrings that every text of the client contains. If there are none, any text may be the client's."""
+    """Substrings that every text of the client contains. Without signs, any text may be the client's."""
     unless: tuple[str, ...] = ()
     """Substrings that no text of the client contains."""
     drop: tuple[Marks, ...] = ()
-    """Marks of spans that are not the user's words; they are removed with their marks."""
+    """Marks of spans that are not the user's words. These spans are removed, including the marks."""
     user: tuple[Marks, ...] = ()
     """Marks of spans of the user's words. If a text has such spans, only the content of the last one is kept."""
     restart: tuple[str, ...] = ()
-    """Beginnings by which the first message of the real conversation is recognized. Messages before it are examples."""
+    """The first message of the real conversation begins with one of these texts. Messages before it are examples."""
 
     def unwrap(self, text: str) -> str:
         """Returns the user's words in a text of this client; returns another client's text unchanged.
@@ -93,7 +93,9 @@ def unwrap(text: str, wrappers: Sequence[Wrapper]) -> tuple[str, list[str]]:
 
 
 def _drop(text: str, marks: Marks) -> str:
-    """Returns the text with each span, marks included, replaced by a line break. A span without its end is kept."""
+    """Returns the text with each span, including its marks, replaced by a line break. A span without its end mark is
+    kept.
+    """
     begin, end = marks
     kept, at = [], 0
     while (first := text.find(begin, at)) >= 0:
@@ -106,8 +108,9 @@ def _drop(text: str, marks: Marks) -> str:
 
 
 def _last(text: str, spans: Sequence[Marks]) -> str:
-    """Returns the content of the last span in the text; the whole text if there is none. A span whose end is missing
-    reaches to the end of the text.
+    """Returns the content of the last span in the text; the whole text if there is no span.
+
+    A span whose end mark is missing reaches to the end of the text.
     """
     best, inner = -1, text
     for begin, end in spans:

@@ -1,4 +1,4 @@
-"""The training texts with their folds for cross-validation, and their lexical features."""
+"""The training texts with their folds for cross-validation, and their lexical features (word pieces and word pairs)."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,22 @@ OUT_OF_SCOPE = -1
 """The label of a text that belongs to no task, instead of the number of a task or a class."""
 
 MIN_INTENT_TEXTS = 3
-"""Different texts that make an intent a class: while one is held out, two are left, and a word that they share is in
-the vocabulary (`MIN_TEXTS`)."""
+"""An intent (a finer label of a task's examples) becomes a class if it has at least this many different texts.
+
+While one of three texts is held out, two are left, and a word that both contain is in the vocabulary (`MIN_TEXTS`).
+"""
 
 MAX_INTENTS = 256
-"""Maximum number of intents of a task. The time and memory of a fit grow with the number of classes."""
+"""Maximum number of intents (finer labels of examples) of a task that become classes.
+
+The time and memory of training grow with the number of classes.
+"""
 
 MIN_TEXTS = 2
-"""Pieces and pairs are used only if they occur in this many texts: one in a single text carries no information about
-others."""
+"""Word pieces and word pairs are in the vocabulary only if they occur in at least this many texts.
+
+A piece or pair that occurs in a single text carries no information about other texts.
+"""
 
 MIN_PAIR_RATIO = -0.5
 """The lower limit of the logarithms in `PairRatios.ratios`, since the absence of a pair says little about a class.
@@ -41,15 +48,17 @@ PRIOR_TEXTS = 5
 averaged."""
 
 Rows = NDArray[np.intp]
-"""Positions of texts in `Examples.texts`."""
+"""Positions of texts in `Examples.texts`, as an array of integers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The training texts, their labels and their folds."""
+    """The training texts, with the task, the class and the fold of each text. A class is an intent of a task or the
+    whole task.
+    """
 
     tasks: tuple[str, ...]
-    """Sorted by name; a task's number is its position."""
+    """The tasks' names, sorted; a task's number is its position."""
     texts: tuple[str, ...]
     """The part of each text that the classifier reads (`token_excerpt`). Texts of a task are adjacent, tasks are in
     order, and out-of-scope texts are last."""
@@ -75,9 +84,10 @@ def collect_examples(
 ) -> Examples:
     """Cuts the training texts to the excerpts that the classifier reads, and assigns them to folds at random.
 
-    `examples` has the texts of each task, and `out_of_scope` texts that belong to no task. `tokens` splits texts for
-    the excerpts; `seed` is that of the random numbers. An intent with at least `MIN_INTENT_TEXTS` different texts is a
-    class, for at most `MAX_INTENTS` intents of a task. The task's other examples together are one more class.
+    `examples` has the texts of each task, and `out_of_scope` texts that belong to no task. `tokens` finds the tokens by
+    which the excerpts are cut, and `seed` is the seed of the random numbers. `intents` has finer labels of the
+    examples: an intent with at least `MIN_INTENT_TEXTS` different texts is a class, for at most `MAX_INTENTS` intents
+    of a task. The task's other examples together are one more class.
 
     Raises InvalidArgument if there are fewer than two tasks, or a task has no example.
     """
@@ -103,7 +113,9 @@ def collect_examples(
 
 
 def _intent_numbers(keys: Sequence[str], intents: Sequence[str]) -> list[int]:
-    """Returns the number of each text's class within its task. `keys` are equal for texts of the same words."""
+    """Returns the number of each text's class within its task, from 0. `keys` are equal for texts with the same
+    words.
+    """
     if not intents:
         return [0] * len(keys)
     counts = Counter(intent for _, intent in dict.fromkeys(zip(keys, intents, strict=True)) if intent)
@@ -114,8 +126,9 @@ def _intent_numbers(keys: Sequence[str], intents: Sequence[str]) -> list[int]:
 
 
 def _folds(keys: Sequence[str], classes: Sequence[int], rng: np.random.Generator) -> NDArray[np.intp]:
-    """Distributes the texts of each class evenly over the folds. Texts of the same words share a fold, so that none
-    leaks.
+    """Returns the fold of each text; the texts of each class are distributed evenly over the folds.
+
+    Texts with the same words share a fold, so that a model is not tested on a text that it was trained on.
     """
     class_of = dict(zip(keys, classes, strict=True))
     of_classes: dict[int, list[str]] = {number: [] for number in range(max(classes, default=0) + 1)}
@@ -131,18 +144,20 @@ def _folds(keys: Sequence[str], classes: Sequence[int], rng: np.random.Generator
 
 @dataclass(frozen=True, slots=True)
 class Rarity:
-    """The inverse document frequencies of all pieces and word pairs; 0 for those that are not in the vocabulary."""
+    """The inverse document frequency of each word piece and word pair; 0 for pieces and pairs that are not in the
+    vocabulary.
+    """
 
     pieces: Floats
     pairs: Floats
 
 
 class Corpus:
-    """The lexical features of all training texts as sparse matrices; methods take positions of texts.
+    """The lexical features (word pieces and word pairs) of all training texts, as sparse matrices.
 
-    The feature vector of a text is the sum of the vectors of its distinct words and word pairs, divided by the square
-    root of the sum of their squared lengths. So each word contributes a vector that can be computed once. Dividing by
-    the length of the sum instead would be exact TF-IDF, and is no more accurate.
+    Methods take positions of texts. The feature vector of a text is the sum of the vectors of its distinct words and
+    word pairs, divided by the square root of the sum of their squared lengths. So each word contributes a vector that
+    can be computed once. Dividing by the length of the sum instead would be exact TF-IDF, and is no more accurate.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -168,12 +183,12 @@ class Corpus:
         return Rarity(_rarity(self._has_piece[rows]), _rarity(self._has_pair[rows]))
 
     def pair_ratios(self, rows: Rows, y: NDArray[np.intp], classes: int) -> NDArray[np.int8]:
-        """Returns how typical word pairs are of classes, as `PairRatios.ratios`, (pairs, classes), by the texts `rows`.
+        """Returns how typical each word pair is of each class, in the form of `PairRatios.ratios`, (pairs, classes).
 
-        `y`, (rows,), has the number of each text's class, and `classes` is the number of classes. Only pairs in at
-        least `MIN_TEXTS` of the texts have a row. Logarithms are at least `MIN_PAIR_RATIO`. `PRIOR_TEXTS` texts with
-        the pairs of an average text are added to each class's own, so that lacking a pair counts less in a class with
-        few examples.
+        The ratios are counted in the texts `rows`. `y`, (rows,), has the number of each text's class, and `classes` is
+        the number of classes. Only pairs in at least `MIN_TEXTS` of the texts have a row. Logarithms are at least
+        `MIN_PAIR_RATIO`. `PRIOR_TEXTS` texts with the pairs of an average text are added to each class's own texts, so
+        that the absence of a pair counts less in a class with few examples.
         """
         pairs = self._known_pairs(rows, rows)
         of_classes = sparse.csr_array((np.ones(len(y), np.float32), (np.arange(len(y)), y)), shape=(len(y), classes))
@@ -184,8 +199,9 @@ class Corpus:
         return np.asarray(np.rint(ratios / PAIR_RATIO_STEP), np.int8)
 
     def pair_scores(self, scored: Rows, rows: Rows, ratios: NDArray[np.int8]) -> Floats:
-        """Returns the pair scores of the texts `scored`, (scored, classes), see `PairRatios`. `ratios` is what
-        `pair_ratios` returned for the texts `rows`.
+        """Returns the pair score (see `PairRatios`) of each text of `scored` for each class, (scored, classes).
+
+        `ratios` is the result of `pair_ratios` for the texts `rows`.
         """
         sums = self._known_pairs(scored, rows) @ (ratios * np.float32(PAIR_RATIO_STEP))
         return np.asarray(sums / np.sqrt(self._has_pair[scored].sum(axis=1))[:, None], np.float32)
@@ -200,8 +216,9 @@ class Corpus:
     def vocabulary(
         self, rarity: Rarity, piece_weights: Floats, pair_weights: Floats, pair_ratios: PairRatios
     ) -> Vocabulary:
-        """Returns the pieces and pairs with a rarity above 0 as a `Vocabulary`. The other arguments are its fields of
-        the same names.
+        """Returns the word pieces and word pairs with a rarity above 0 as a `Vocabulary`.
+
+        The other arguments become the fields of the same names.
         """
         pieces, pairs = np.flatnonzero(rarity.pieces), np.flatnonzero(rarity.pairs)
         names, pair_names = list(self._piece_numbers), list(self._pair_numbers)
@@ -216,9 +233,10 @@ class Corpus:
         )
 
     def blocks(self, rows: Rows, rarity: Rarity) -> tuple["Pieces", "Pairs"]:
-        """Returns the features of the texts `rows` as two blocks, pieces and word pairs, weighted by `rarity`.
+        """Returns the features of the texts `rows` as two matrices, of word pieces and of word pairs, weighted by
+        `rarity`.
 
-        The blocks have columns only for features with a rarity above 0.
+        The matrices have columns only for features with a rarity above 0.
         """
         of_words = _known(self._of_words, rarity.pieces)
         pairs = _known(self._pairs[rows], rarity.pairs)
@@ -229,8 +247,10 @@ class Corpus:
 
 
 class Pieces:
-    """The pieces of texts; implements `FeatureBlock`. The matrix (texts, pieces) is kept as two sparse factors:
-    `words`, (texts, words), and `of_words`, (words, pieces).
+    """The word pieces of texts; implements `FeatureBlock`.
+
+    The matrix (texts, pieces) is kept as the product of two sparse matrices: `words`, (texts, words), and `of_words`,
+    (words, pieces).
     """
 
     def __init__(self, words: Any, of_words: Any) -> None:

@@ -1,9 +1,10 @@
-"""Fits the classifier on examples: trains each stage, then selects how they work together.
+"""Trains the classifier: trains each stage (static and encoder) on examples, then selects how both work together.
 
     python -m pointsman_gateway.classification.fitting.fit <ORDER
 
-reads a JSON object from standard input (`FitOrder`) and writes the classifier's file. The gateway runs it as a process,
-so that the memory of the fit is freed afterwards, and the event loop need not compete with it for the interpreter lock.
+reads a JSON object (`FitOrder`) from standard input and writes the trained classifier to the file that the object
+names. The gateway runs this command as a separate process: its memory is freed afterwards, and it does not compete with
+the event loop for the interpreter lock.
 """
 
 import json
@@ -64,7 +65,9 @@ from pointsman_gateway.classification.scores import Floats, Scores, calibration_
 from pointsman_gateway.classification.words import unique_words, words_of
 
 Progress = Callable[[str, int, int], None]
-"""A function that is called with the phase ("embedding" or "learning"), the number of steps done and their total."""
+"""A callback for progress. Its arguments are the phase ("embedding" or "learning"), the number of steps done, and the
+number of all steps of the phase.
+"""
 
 EMBEDDING_BATCH = 64
 
@@ -83,12 +86,12 @@ def fit_classifier(
     *,
     intents: Intents = NO_INTENTS,
 ) -> ClassifierModel:
-    """Fits a classifier on the examples of each task and on texts that belong to none (`out_of_scope`, may be empty).
+    """Trains a classifier on the `examples` of each task and on `out_of_scope` texts, which belong to no task.
 
-    Equal arguments give equal results. Each stage is trained six times: with each fifth of the examples held out, to
-    measure it on texts that are new to it, and on all of them. 15,000 examples of 150 tasks take two minutes on one
-    core, 1,000 examples two seconds. Raises InvalidArgument if there are fewer than two tasks or a task has no example,
-    and Unavailable if the encoder is an endpoint that fails.
+    `out_of_scope` may be empty. Equal arguments give equal results. Each stage is trained six times: five times with a
+    fifth of the examples held out, to measure it on texts that are new to it, and once on all of them. 15,000 examples
+    of 150 tasks take two minutes on one core, 1,000 examples two seconds. Raises InvalidArgument if there are fewer
+    than two tasks or a task has no example, and Unavailable if the encoder is an endpoint that fails.
     """
     # BLAS threads busy-wait for each other: beside a busy engine two of them took four times as long as one.
     with threadpool_limits(limits=1):
@@ -98,13 +101,13 @@ def fit_classifier(
 
 @dataclass(frozen=True, slots=True)
 class OutOfFoldResults:
-    """The classifier's results on each training text, from models that were not trained on the text."""
+    """The classifier's results on each training text, computed by models that were not trained on the text."""
 
     data: Examples
     vectors: Floats
-    """The encoder's vectors, (texts, dimensions)."""
+    """The encoder's vectors of the training texts, (texts, dimensions)."""
     results: StageResults
-    """The results of both stages together, or of the only stage."""
+    """The results of the static and the encoder stage together, or of the only stage that is configured."""
 
 
 def out_of_fold_results(
@@ -117,8 +120,9 @@ def out_of_fold_results(
     *,
     intents: Intents = NO_INTENTS,
 ) -> OutOfFoldResults:
-    """Returns the results from which `fit_classifier` computes the abstention thresholds; takes the same arguments and
-    raises the same errors.
+    """Returns the cross-validation results from which `fit_classifier` computes the thresholds for abstaining.
+
+    Takes the same arguments as `fit_classifier`, and raises the same errors.
     """
     with threadpool_limits(limits=1):
         data = collect_examples(examples, out_of_scope, static_model, settings.seed, intents)
@@ -127,7 +131,7 @@ def out_of_fold_results(
 
 
 def embed_all(texts: Sequence[str], encoder: SentenceEncoder, progress: Progress) -> Floats:
-    """Embeds texts, at least one, and reports the progress; returns an array (texts, dimensions).
+    """Embeds one or more texts, and reports the progress in steps of texts; returns an array (texts, dimensions).
 
     Raises Unavailable if the encoder is an endpoint that fails.
     """
@@ -154,8 +158,9 @@ def _unit_sums(texts: Sequence[str], model: StaticModel) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class _Selection:
-    """The results of each stage on the training texts, from models not trained on the text, and how the stages are
-    combined. A stage that is not configured is None.
+    """The cross-validation results of each stage on the training texts, and how the stages are combined.
+
+    A stage that is not configured is None.
     """
 
     static: StageResults | None
@@ -177,14 +182,14 @@ class _Selection:
 
     @property
     def escalated(self) -> NDArray[np.bool_]:
-        """Returns for each text whether the encoder must classify it, (texts,)."""
+        """Returns for each text whether the encoder must classify it because the static stage is not sure, (texts,)."""
         if self.static and self.threshold:
             return ~passes(self.threshold, self.static)
         return np.full(len(self.results.predicted), self.encoder is not None)
 
 
 class _FitRun:
-    """One fit: the training data, and a learner for each configured stage."""
+    """One training of the classifier: the training data, and a `StageLearner` for each configured stage."""
 
     def __init__(
         self, data: Examples, encoded: Floats, static: Floats, settings: FitSettings, progress: Progress
@@ -245,10 +250,10 @@ class _FitRun:
         return _Selection(static, encoder, alone, means, share, fit_threshold(data, static, encoder))
 
     def _out_of_fold_pair_scores(self) -> tuple[Floats, Floats]:
-        """Returns the pair scores of each text, (texts, classes), by ratios of the other folds, and `PairRatios.means`.
-        All are 0 without a static stage.
+        """Returns (the pair scores of each text, (texts, classes), `PairRatios.means`).
 
-        For the mean of a class, `PRIOR_TEXTS` texts with the mean score of all texts are added to its own.
+        A text's pair scores use ratios from the other folds. All values are 0 without a static stage. For the mean of a
+        class, `PRIOR_TEXTS` texts with the mean score of all texts are added to the class's own texts.
         """
         data, classes = self.data, self.data.classes.count
         scores = np.zeros((len(data.y), classes), np.float32)
@@ -300,9 +305,9 @@ def _report(data: Examples, selection: _Selection, thresholds: Scores) -> FitRep
 
 
 def main() -> int:
-    """Fits a classifier by the `FitOrder` on standard input, writes its file, and returns 0.
+    """Trains a classifier by the `FitOrder` on standard input, writes it to the file `out`, and returns 0.
 
-    If the fit fails with a PointsmanError, or with ModelMissing without the built-in models, prints
+    If training fails with a PointsmanError, or with ModelMissing because the built-in models are absent, prints
     {"error": MESSAGE} as JSON and returns 2. Other errors are raised, such as the OSError of `save`.
     """
     order = FitOrder.from_json(sys.stdin.read())

@@ -1,4 +1,7 @@
-"""Trains one stage: its centroids, and its softmax head, which is multinomial logistic regression by L-BFGS."""
+"""Trains one stage of the classifier: centroids of its examples, and a linear head.
+
+The head is multinomial logistic regression, fitted by L-BFGS.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,23 +33,25 @@ TOLERANCE = 0.01
 MAX_OUT_OF_SCOPE_CENTROIDS = 128
 
 EXAMPLES_PER_CENTROID = 20
-"""A class gets one centroid for this number of examples, since a class with many examples is more diverse: five
-centroids are too few for 640 triage messages."""
+"""A class gets one centroid for each this many examples.
+
+Classes with many examples are more diverse: five centroids are too few for 640 triage messages.
+"""
 
 KMEANS_ROUNDS = 12
 
 MIN_CENTROIDS, MAX_CENTROIDS = 5, 100
-"""Limits of the number of centroids of a class.
+"""Minimum and maximum number of centroids of a class.
 
-On CLINC150 five detect out-of-scope texts as well as all hundred examples, in 2 % of the time.
+On CLINC150 five centroids of a class detect out-of-scope texts as well as its hundred examples do, in 2 % of the time.
 """
 
 
 class FeatureBlock(Protocol):
-    """Interface of a matrix (rows, features) with one kind of features of texts, one row per text."""
+    """Interface of a matrix (texts, features) with one kind of features, such as word pairs; each row is one text."""
 
     features: int
-    """The number of columns."""
+    """The number of features, which are the columns of the matrix."""
 
     def times(self, weights: Floats) -> Floats:
         """Returns the matrix times `weights` (features, classes): (rows, classes)."""
@@ -74,23 +79,27 @@ class Dense:
 @dataclass(frozen=True, slots=True)
 class LinearHead:
     weights: tuple[Floats, ...]
-    """One matrix (features, classes) for each block."""
+    """One matrix (features, classes) for each `FeatureBlock`."""
     bias: Floats
     """The bias of each class, (classes,)."""
 
     def logits(self, blocks: Sequence[FeatureBlock]) -> Floats:
-        """Returns the logits of texts with the features `blocks`, one block for each of `weights`: (rows, classes)."""
+        """Returns the logits of texts for each class, (rows, classes). `blocks` are their features, one block for each
+        matrix of `weights`.
+        """
         return sum((block.times(w) for block, w in zip(blocks, self.weights, strict=True)), start=self.bias)
 
 
 def fit_head(
     blocks: Sequence[FeatureBlock], y: NDArray[np.intp], classes: TaskClasses, inverse_penalty: float, tolerance: float
 ) -> LinearHead:
-    """Returns the head that minimizes the weighted mean cross-entropy + |weights|^2 / (2 * inverse_penalty * rows).
+    """Returns the linear head with the least loss, which is the weighted mean cross-entropy plus a penalty on the
+    weights.
 
-    `blocks` are the features of the rows, and `y` their class numbers, (rows,). `inverse_penalty` is scikit-learn's C.
-    The fit stops when the largest component of the gradient is `tolerance` times the largest one at zero, or after
-    `MAX_STEPS`. Rows have weights (`row_weights`).
+    The penalty is |weights|^2 / (2 * inverse_penalty * rows); `inverse_penalty` is scikit-learn's C. `blocks` are the
+    features of the rows, one row for each text, and `y` the rows' class numbers, (rows,). `row_weights` gives the
+    weights of the rows. The fit stops when the largest component of the gradient is at most `tolerance` times its
+    largest component for a head of zeros, or after `MAX_STEPS` steps.
     """
     objective = _Objective(blocks, y, classes.count, row_weights(y, classes), 1 / (inverse_penalty * len(y)))
     parameters = _minimize(objective, tolerance)
@@ -98,11 +107,12 @@ def fit_head(
 
 
 def row_weights(y: NDArray[np.intp], classes: TaskClasses) -> Floats:
-    """Returns the weight of each row in the loss, (rows,); the sum is 1. `y` are the rows' class numbers, (rows,).
+    """Returns the weight of each row in the loss, (rows,); the weights add up to 1. `y` are the rows' class numbers,
+    (rows,).
 
-    A row's weight is proportional to 1 / sqrt(number of its task's rows), and classes within a task are weighted in the
-    same way. This is a compromise: with equal weights of rows, frequent tasks would dominate, although they need not be
-    frequent in the traffic; with equal weights of tasks, the few rows of a rare task would count too much.
+    A row's weight is proportional to 1 / sqrt(number of rows of its task). Within a task, the classes are weighted by
+    the same rule. This is a compromise: with equal weights of rows, frequent tasks would dominate, although they need
+    not be frequent in the traffic; with equal weights of tasks, the few rows of a rare task would count too much.
     """
     counts = np.bincount(y, minlength=classes.count)
     weights = (1 / np.sqrt(counts[y])).astype(np.float32)
@@ -129,7 +139,9 @@ class _Objective:
         return weights, parameters[self._ends[-1] :]
 
     def __call__(self, parameters: Floats) -> tuple[float, Floats]:
-        """Returns (loss, gradient) for the weights and the bias of a head; `parameters` and the gradient are flat."""
+        """Returns (loss, gradient) for the weights and the bias of a head. `parameters` and the gradient are flat
+        arrays.
+        """
         weights, bias = self.split(parameters)
         logits = LinearHead(weights, bias).logits(self._blocks)
         logits -= logits.max(axis=1, keepdims=True)
@@ -179,11 +191,13 @@ BlockReader = Callable[[Rows], Sequence[FeatureBlock]]
 
 
 class Features(Protocol):
-    """Interface of the features from which one stage of the classifier learns, of all training texts."""
+    """Interface of the features of all training texts from which one stage of the classifier learns."""
 
     def reader_for(self, rows: Rows) -> BlockReader:
-        """Returns a function that reads the features of any texts, with the vocabulary of the texts `rows` only: those
-        to train on.
+        """Returns a function that reads the features of any training texts, given their positions.
+
+        Word pieces and word pairs are used only if the vocabulary of the texts `rows`, those to train on, contains
+        them.
         """
         ...
 
@@ -217,20 +231,23 @@ class FittedStage:
 
 @dataclass(frozen=True, slots=True)
 class OutOfFoldScores:
-    """A stage's raw results on every text, from models that were not trained on the text."""
+    """One stage's raw results on each training text, computed by models that were not trained on the text."""
 
     logits: Floats
     """The logit of each text and class, (texts, classes)."""
     nearest: Floats
     """The cosine similarity of each text to the nearest centroid of a task, (texts,)."""
     out_of_scope: Floats
-    """The cosine similarity of each text to the nearest other out-of-scope text, (texts,); 0 if there are no such
-    texts."""
+    """The cosine similarity of each text to the nearest other out-of-scope text, (texts,); 0 without out-of-scope
+    texts.
+    """
 
 
 class StageLearner:
-    """Trains one stage of the classifier. `vectors`, (texts, dimensions), are the unit vectors of all training texts in
-    the stage's space; `seed` is that of the random choices of centroids.
+    """Trains one stage of the classifier, the static or the encoder stage.
+
+    `vectors`, (texts, dimensions), are the unit vectors of all training texts in the stage's space; `seed` is the seed
+    of the random choices of centroids.
     """
 
     def __init__(self, data: Examples, features: Features, vectors: Floats, seed: int) -> None:
@@ -241,7 +258,8 @@ class StageLearner:
 
     def cross_validate(self, fold_done: Callable[[], None]) -> OutOfFoldScores:
         """Trains once for each fold, on the in-scope texts of the other folds, and scores the texts of the fold.
-        `fold_done` is called after each fold.
+
+        Calls `fold_done` after each fold.
         """
         count = len(self._data.y)
         logits = np.zeros((count, self._data.classes.count), np.float32)
@@ -258,8 +276,8 @@ class StageLearner:
         return OutOfFoldScores(logits, nearest, self._nearest_out_of_scope())
 
     def out_of_scope_centroids(self) -> Floats:
-        """Returns up to `MAX_OUT_OF_SCOPE_CENTROIDS` centroids of the out-of-scope texts, (centroids, dimensions); none
-        if there are no such texts.
+        """Returns up to `MAX_OUT_OF_SCOPE_CENTROIDS` centroids of the out-of-scope texts, (centroids, dimensions); no
+        rows without such texts.
         """
         outside = self._vectors[~self._data.inside]
         if not len(outside):
@@ -281,12 +299,12 @@ class StageLearner:
 
 
 def class_centroids(vectors: Floats, y: NDArray[np.intp], classes: int, seed: int) -> Floats:
-    """Returns the centroids of all classes together, (centroids, dimensions).
+    """Returns the centroids of all classes in one array, (centroids, dimensions).
 
     `vectors` are the unit vectors of the examples, (examples, dimensions), `y` their class numbers, (examples,), and
-    `classes` is the number of classes. A class has one centroid for `EXAMPLES_PER_CENTROID` examples, from
-    `MIN_CENTROIDS` (or the number of its examples, if that is less) to `MAX_CENTROIDS`. The nearest centroid is nearly
-    as good a signal as the nearest of all examples.
+    `classes` is the number of classes. A class has one centroid for each `EXAMPLES_PER_CENTROID` examples, at least
+    `MIN_CENTROIDS` (but no more than it has examples) and at most `MAX_CENTROIDS`. The similarity to the nearest
+    centroid detects out-of-scope texts nearly as well as the similarity to the nearest example.
     """
     rng = np.random.default_rng(seed)
     groups = (vectors[y == number] for number in range(classes))
@@ -294,10 +312,11 @@ def class_centroids(vectors: Floats, y: NDArray[np.intp], classes: int, seed: in
 
 
 def centroids(vectors: Floats, count: int, rng: np.random.Generator) -> Floats:
-    """Returns `count` centroids of the unit vectors (examples, dimensions) by spherical k-means; if there are fewer
-    vectors, as many as these. At least one vector is needed.
+    """Returns `count` centroids of unit vectors, (count, dimensions), by spherical k-means.
 
-    The initial centroids are chosen as in k-means++ (Arthur and Vassilvitskii, 2007).
+    `vectors` has the shape (examples, dimensions), with at least one row. If there are fewer than `count` vectors,
+    there are as many centroids as vectors. The initial centroids are chosen as in k-means++ (Arthur and Vassilvitskii,
+    2007).
     """
     centers = _initial_centroids(vectors, min(count, len(vectors)), rng)
     for _ in range(KMEANS_ROUNDS):

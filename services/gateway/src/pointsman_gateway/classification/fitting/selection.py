@@ -1,5 +1,7 @@
-"""Evaluates the stages on texts that they were not trained on, and selects how both are combined: the weights of their
-logits, and when the static stage decides without the encoder.
+"""Selects how the static stage and the encoder stage of the classifier are combined.
+
+It evaluates both stages on texts that they were not trained on, and selects the weights of their logits, and the
+threshold from which on the static stage decides without the encoder.
 """
 
 from dataclasses import dataclass, replace
@@ -22,49 +24,62 @@ from pointsman_gateway.classification.scores import (
 STATIC_SHARES = (0.2, 0.3, 0.4, 0.5)
 
 MARGINS = (0.7, 0.8, 0.9, 0.95, 0.99, 1.01)
-"""Candidates for `CascadeThreshold.min_margin`. No margin reaches the last: the encoder classifies every text."""
+"""Candidates for `CascadeThreshold.min_margin`, the margin from which on the static stage decides without the encoder.
+
+No text has the last margin, 1.01: with it, the encoder classifies every text.
+"""
 
 TOLERANCE = 0.0002
-"""Accuracy that a lower margin may cost, 0 to 1. It is small because examples are more alike than traffic is."""
+"""How much accuracy, 0 to 1, may be lost by a lower margin of `MARGINS`. It is small because examples resemble each
+other more than the texts of real traffic do.
+"""
 
 MIN_EXAMPLES_FOR_ONE_ERROR = 1000
-"""With this many examples, a lower margin may cost one error, even if that is more than `TOLERANCE`. Otherwise a single
-example could make the encoder classify every text."""
+"""With at least this many examples, a lower margin of `MARGINS` may cost one error, even if one error is more than
+`TOLERANCE`. Otherwise a single example could make the encoder classify every text.
+"""
 
 STATIC_REJECT_SHARE = 0.2
-"""The share of in-scope texts whose score is too low for the static stage to decide.
+"""The share of in-scope texts whose in-distribution score is too low for the static stage to decide.
 
-The static stage separates out-of-scope texts less well than the encoder, and may be sure of them nevertheless. In the
-mean of eight sets of validation texts it accepted 10.2 % of them with a share of 0.1, 4.4 % with 0.2, 2.3 % with 0.3.
+The static stage separates out-of-scope texts less well than the encoder, and may be sure of the wrong task
+nevertheless. In the mean of eight sets of validation texts it accepted 10.2 % of the out-of-scope texts with a share of
+0.1, 4.4 % with 0.2, and 2.3 % with 0.3.
 """
 
 MIN_EXAMPLES = 40
-"""With fewer examples the static stage cannot be evaluated reliably, so the encoder classifies every text."""
+"""With fewer examples than this, the static stage cannot be evaluated reliably, and the encoder classifies every
+text.
+"""
 
 MIN_POINTS_FOR_LINE = 20
 
 
 @dataclass(frozen=True, slots=True)
 class StageResults:
-    """A stage's results on every text, from models that were not trained on the text; each array is (texts,)."""
+    """One stage's results on each training text, computed by models that were not trained on the text.
+
+    Each array has the shape (texts,).
+    """
 
     temperature: float
     scale: Scale
     predicted: NDArray[np.intp]
     """The number of the most probable task."""
     confidence: Floats
-    """The probability of this task."""
+    """The probability of the most probable task."""
     margin: Floats
-    """Difference between the first and the second task's probability."""
+    """The difference between the highest and the second-highest probability of a task."""
     score: NDArray[np.floating]
     """The in-distribution score of each text."""
 
 
 def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pairs: Floats) -> StageResults:
-    """Fits the temperature and the scale of a stage, and returns its results on every text.
+    """Fits a stage's temperature and the scale of its in-distribution score, and returns its results on every text.
 
-    `logits`, (texts, classes), are used instead of `scores.logits`, so that a caller can pass their mean with those of
-    the static stage. `pairs`, (texts, classes), are the texts' pair scores minus `PairRatios.means`.
+    `logits`, (texts, classes), are used instead of `scores.logits`: for the encoder stage a caller passes their
+    weighted mean with the static stage's logits. `pairs`, (texts, classes), are the texts' pair scores minus
+    `PairRatios.means`.
     """
     temperature, _ = fit_temperature(logits[data.inside], data.y[data.inside], data.classes.logits_of_tasks)
     best, rows = logits.argmax(axis=1), np.arange(len(logits))
@@ -86,10 +101,11 @@ def evaluate_stage(data: Examples, scores: OutOfFoldScores, logits: Floats, pair
 
 
 def best_static_share(data: Examples, static: Floats, encoder: Floats) -> float:
-    """Returns the best of `STATIC_SHARES`: the weight of the static stage's logits in their mean with the encoder's.
+    """Returns the best of `STATIC_SHARES`: the weight of the static stage's logits in their mean with the encoder's
+    logits.
 
-    `static` and `encoder` are logits, (texts, classes). The best weight has the lowest loss of `fit_temperature` on
-    in-scope texts.
+    `static` and `encoder` are the logits of both stages, (texts, classes). The best weight has the lowest loss of
+    `fit_temperature` on in-scope texts.
     """
     y, inside, to_tasks = data.y[data.inside], data.inside, data.classes.logits_of_tasks
     return min(STATIC_SHARES, key=lambda share: fit_temperature(blend(static, encoder, share)[inside], y, to_tasks)[1])
@@ -100,14 +116,15 @@ def blend(static: Floats, encoder: Floats, share: float) -> Floats:
 
 
 def fit_threshold(data: Examples, static: StageResults, encoder: StageResults) -> CascadeThreshold:
-    """Chooses the margin and the score from which on the static stage decides without the encoder, and fits the line
-    that converts its scores to the encoder's scale. Only in-scope texts count.
+    """Chooses the margin and the in-distribution score from which on the static stage decides without the encoder.
 
-    `min_score` is the score that the share `STATIC_REJECT_SHARE` of the texts does not reach. `min_margin` is the
-    lowest of `MARGINS` that loses few right answers compared with the best of them: at most `TOLERANCE` of the number
-    of texts, or one if that is more and there are `MIN_EXAMPLES_FOR_ONE_ERROR` texts. The line is fitted on the texts
-    that the static stage then decides. With fewer than `MIN_EXAMPLES` texts, `min_margin` is the last of `MARGINS`,
-    which no text reaches, and the line changes no score.
+    Also fits the line that converts the static stage's scores to the encoder's scale. Only in-scope texts count.
+
+    The share `STATIC_REJECT_SHARE` of the texts has a score below `min_score`. `min_margin` is the lowest of `MARGINS`
+    that loses few right answers compared with the best of them: at most `TOLERANCE` times the number of texts, or one
+    if there are `MIN_EXAMPLES_FOR_ONE_ERROR` texts and one is more. The line is fitted on the texts that the static
+    stage then decides. With fewer than `MIN_EXAMPLES` texts, `min_margin` is the last of `MARGINS`, which no text
+    reaches, and the line changes no score.
     """
     min_score = float(np.quantile(static.score[data.inside], STATIC_REJECT_SHARE))
     candidates = [CascadeThreshold(margin, min_score, 1.0, 0.0) for margin in MARGINS]
@@ -128,13 +145,18 @@ def fit_threshold(data: Examples, static: StageResults, encoder: StageResults) -
 
 
 def passes(threshold: CascadeThreshold, static: StageResults) -> NDArray[np.bool_]:
-    """Returns for each text whether the static stage decides it, (texts,): if margin and score are high enough."""
+    """Returns for each text whether the static stage decides without the encoder, (texts,).
+
+    It decides if the text's margin and in-distribution score reach the `threshold`.
+    """
     return (static.margin >= threshold.min_margin) & (static.score >= threshold.min_score)
 
 
 def cascade_results(threshold: CascadeThreshold, static: StageResults, encoder: StageResults) -> StageResults:
-    """Returns the results of both stages together: the static stage's where it decides, the encoder's for other texts.
-    All scores are on the encoder's scale; temperature and scale are the encoder's.
+    """Returns the results of both stages together: the static stage's for the texts that it decides, else the
+    encoder's.
+
+    All scores are on the encoder's scale; `temperature` and `scale` are those of the encoder.
     """
     passing = passes(threshold, static)
     return replace(
