@@ -45,8 +45,9 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code: 0 done, 1 failed, 2 usage error, 130 interrupted.
 
-    A command may have further codes, such as 3 of `retrain`. `arguments` do not include the program's name. Prints the
-    message of an error on standard error. Raises only unexpected errors, and these only if POINTSMAN_TRACEBACK is set.
+    Some commands have further exit codes: `retrain` returns 3 if the new adapter version was rejected. `arguments` do
+    not include the program's name. Prints the message of an error on standard error. Raises only unexpected errors, and
+    these only if POINTSMAN_TRACEBACK is set.
     """
     try:
         result = build_app()(args=list(arguments), prog_name="pointsman", standalone_mode=False)

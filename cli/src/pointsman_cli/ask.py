@@ -116,7 +116,10 @@ def _tokens(end: AnswerEnd) -> str:
 
 
 def _limit(end: AnswerEnd) -> list[str]:
-    """Returns what limited the answer, if it was the default of its path's kind; over gRPC, its length tells."""
+    """Returns a text for the terminal if the default token limit of its path's kind cut the answer off, else [].
+
+    The answer counts as cut off if it has at least as many tokens as the limit, since gRPC reports no finish reason.
+    """
     limit = end.default_max_tokens
     if limit is None or (end.completion_tokens or 0) < limit:
         return []

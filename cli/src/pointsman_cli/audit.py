@@ -1,4 +1,4 @@
-"""`pointsman audit`: shows who has changed what, and from where."""
+"""`pointsman audit`: lists administrative changes, such as new API keys, with their authors and network addresses."""
 
 import json
 from collections.abc import Sequence
@@ -39,9 +39,10 @@ def audit(
     redis: RedisOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """List administrative changes, the newest first: who, from where, before and after.
+    """List administrative changes, newest first: who made each, from which address, and the values before and after.
 
-    They are changes of keys, limits, budgets, consents and aliases, and of the configuration with its prices and roles.
+    Administrative changes are those of API keys, limits, budgets, consents, adapter aliases, and of the configuration
+    with its prices and roles.
     """
     unknown = [one for one in kind or () if one not in KINDS]
     if unknown:
@@ -64,7 +65,7 @@ def audit(
 
 
 def _exported(source: Sequence[str], since: str, kinds: Sequence[str], limit: int, data_dir: Path) -> list[AuditEntry]:
-    """Returns the changes in exported records, read by the lab; `source` are its arguments for the place of these."""
+    """Returns the changes in exported request-log records, read by the lab; `source` is its options for the log."""
     arguments = ["audit", "--since", since, "--limit", str(limit), *source]
     arguments += [argument for kind in kinds for argument in ("--kind", kind)]
     job = LabJob(arguments, DataDir.at(data_dir), as_json=True, needs_model=False)

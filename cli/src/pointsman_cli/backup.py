@@ -1,8 +1,8 @@
 """`pointsman backup`: keeps copies of a folder in object storage, and fetches them back.
 
-Each copy is a folder below the URL, named by its time. `SHA256SUMS`, in the format of `sha256sum`, is written last:
-without it a copy is incomplete and is never fetched. The client library reads the address and the keys of the service
-from the environment (for S3: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
+Each copy is a folder below the URL, named by its time. The file `SHA256SUMS`, in the format of `sha256sum`, is written
+last: a copy without this file is incomplete and is never fetched. The client library reads the address and the keys of
+the storage service from the environment (for S3: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
 """
 
 import hashlib
@@ -41,7 +41,7 @@ def upload(
     url: UrlArgument,
     keep: Annotated[int, typer.Option(min=1, help="Complete copies to keep; older ones are deleted.")] = DEFAULT_KEEP,
 ) -> None:
-    """Copy a folder to object storage under the present time, and delete old copies."""
+    """Copy a folder to object storage as a new copy, named by the present time, and delete old copies."""
     store = open_store(url)
     with storage_errors(url):
         name = store.add(folder, datetime.now(UTC))
@@ -54,7 +54,7 @@ def download(
     folder: Annotated[Path, typer.Argument(help="The folder to write; must be empty.")],
     at: Annotated[str, typer.Option(metavar="NAME", help="The copy to fetch; default: the newest complete one.")] = "",
 ) -> None:
-    """Fetch a copy from object storage and check it."""
+    """Fetch a copy of a folder from object storage and check the SHA-256 checksum of each file."""
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty; name another folder")
     store = open_store(url)
@@ -77,9 +77,9 @@ class CopyStore:
     url: str
     """The URL without a slash at its end."""
     files: "fsspec.AbstractFileSystem"
-    """The storage."""
+    """The client of the storage; it takes paths inside the storage."""
     root: str
-    """The path of the URL in this storage."""
+    """The path of `url` inside the storage, without a slash at its end; each copy is a folder below this path."""
 
     def complete(self) -> list[str]:
         """Returns the names of the complete copies, oldest first."""
@@ -102,7 +102,7 @@ class CopyStore:
         return name
 
     def keep_newest(self, count: int) -> list[str]:
-        """Deletes all copies, also incomplete ones, that are older than the newest `count` complete copies.
+        """Deletes all copies, complete or not, that are older than the newest `count` complete copies.
 
         Returns the names of the deleted copies, oldest first. Deletes nothing if no copy is complete.
         """
@@ -140,10 +140,10 @@ class CopyStore:
 
 
 def open_store(url: str) -> CopyStore:
-    """Opens the storage at `url`, such as "s3://BUCKET/FOLDER"; without a scheme it is a folder of this machine.
+    """Opens the object storage at `url`, such as "s3://BUCKET/FOLDER"; a `url` without a scheme is a local folder.
 
-    Raises CommandError if the client library of this kind of storage is not installed, UsageError if the URL's scheme
-    is unknown.
+    Raises CommandError if the client library for the scheme of `url` is not installed, UsageError if the scheme is
+    unknown.
     """
     try:
         from fsspec.core import url_to_fs

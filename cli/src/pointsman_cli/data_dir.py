@@ -1,11 +1,12 @@
 """The data directory of one machine (`.pointsman`): models, state, logs, run.json, and the services' tokens.
 
-run.json describes what runs. It is written by `pointsman up` and read by the other commands, the tests and the demo.
+run.json describes the running `pointsman up`, which writes the file: its services, their addresses and process ids. The
+other commands, the tests and the demo read it.
 
 `up` writes four files into tokens/, readable by their owner alone: retriever and lora-server list the peers that each
 service accepts, gateway and cli contain one token each. A command sends the token in the file cli only to addresses in
 the data directory's run.json. To other services it sends the token in the file that POINTSMAN_CLIENT_TOKEN_FILE names,
-if that is set.
+if that variable is set.
 """
 
 import json
@@ -32,15 +33,15 @@ _files_by_address: ContextVar[Mapping[str, Path]] = ContextVar("files_by_address
 
 
 class DataDir:
-    """The files and folders of a data directory."""
+    """The paths of the files and folders in a data directory, which need not exist."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.adapters = folder / "adapters"
         self.fetched_adapters = folder / "adapters-fetched"
-        """Copies of adapters from a remote store."""
+        """The folder in which the lora-server caches adapters that it fetches from object storage."""
         self.jobs = folder / "jobs"
-        """Folders of training jobs."""
+        """The folder that has one folder for each training job."""
         self.retriever = folder / "retriever"
         self.valkey = folder / "valkey"
         self.wal = folder / "wal"
@@ -58,8 +59,8 @@ class DataDir:
     def token(self, name: str) -> Path:
         """Returns the path of a token file.
 
-        `name` is "cli" or "gateway" for the file with the token that this client sends, and "retriever" or
-        "lora-server" for the file with the tokens that this service accepts.
+        With `name` "cli" or "gateway", the file contains the token that this client sends. With `name` "retriever" or
+        "lora-server", the file lists the tokens that this service accepts.
         """
         return self.folder / "tokens" / name
 
@@ -142,8 +143,8 @@ def is_alive(pid: int) -> bool:
 def make_private(folder: Path) -> None:
     """Creates a folder, or changes an existing one, so that only its owner can read it.
 
-    Sets the umask of this process, which child processes inherit, so that this is also true of all files that are
-    created later. Raises OSError if the folder cannot be created or changed.
+    Also sets the umask of this process, which child processes inherit, so that only the owner can read files and
+    folders that they create later. Raises OSError if the folder cannot be created or changed.
     """
     os.umask(PRIVATE_UMASK)
     folder.mkdir(parents=True, exist_ok=True)
@@ -177,10 +178,11 @@ def _write_private(file: Path, content: str) -> None:
 
 
 def authenticate_to(addresses: Iterable[str], data_dir: DataDir) -> None:
-    """Makes `token_for` return the command's token in this data directory for these addresses ("127.0.0.1:8082").
+    """Makes `token_for` return the token of this data directory's file `cli` for `addresses` ("127.0.0.1:8082").
 
-    It then returns None for all other addresses, and also for these if the token file does not exist. Applies to the
-    current context (of `contextvars`) only.
+    For all other addresses, and for these if the file `cli` does not exist, `token_for` then returns the token in the
+    file that POINTSMAN_CLIENT_TOKEN_FILE names, or None if the variable is not set. Applies to the current context (of
+    `contextvars`) only.
     """
     file = data_dir.token("cli")
     _files_by_address.set(dict.fromkeys(addresses, file) if file.exists() else {})
@@ -203,10 +205,10 @@ def token_file_for(address: str) -> Path | None:
 
 
 def token_for(address: str) -> Token | None:
-    """Returns a function that returns the access token to send to `address` ("HOST:PORT"); None if there is none.
+    """Returns a function that returns the access token to send to `address` ("HOST:PORT"); None if there is no token.
 
-    `authenticate_to` sets which addresses get a token. Raises CommandError if the token file cannot be read, or its
-    token is not valid.
+    The token is the one that `authenticate_to` set for the address, else the one in the file that
+    POINTSMAN_CLIENT_TOKEN_FILE names. Raises CommandError if the token file cannot be read, or its token is not valid.
     """
     try:
         return open_token(token_file_for(address))

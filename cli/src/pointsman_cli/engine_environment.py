@@ -1,4 +1,4 @@
-"""Finds the engine's own Python environment (vLLM, PEFT), and locates, downloads and checks models.
+"""Finds the Python environment of the inference engine (vLLM, PEFT), and locates, downloads and checks base models.
 
 The base model that `pointsman up` serves is the built-in one, a folder, or a model of the Hugging Face hub.
 """
@@ -48,8 +48,9 @@ CONTEXT_VARIABLE, ARGUMENTS_VARIABLE = "POINTSMAN_LORA_MAX_MODEL_LEN", "POINTSMA
 
 @dataclass(frozen=True, slots=True)
 class EngineEnvironment:
-    """The Python with vLLM, torch and the trainer's libraries that engines and trainings use, and variables that it
-    needs.
+    """The Python interpreter that runs inference engines and trainings, and the environment variables that it needs.
+
+    Its packages are vLLM, torch and the libraries for training.
     """
 
     python: Path
@@ -60,10 +61,11 @@ class EngineEnvironment:
 
 
 def find_engine(data_dir: DataDir, given: Path | None) -> EngineEnvironment:
-    """Returns the Python that runs the inference engine (vLLM); `given` is the path from the user, None: search for it.
+    """Returns the Python environment that runs the inference engine (vLLM).
 
-    If necessary, links the lora-server's package into the data directory, so that this Python can import it. Does not
-    check whether vLLM can be imported.
+    `given` is the path of its Python, as the user names it; None: `python_path` searches for it. If necessary, links
+    the lora-server's package into the data directory, so that this Python can import it. Does not check whether vLLM
+    can be imported.
 
     Raises UsageError with instructions if the Python or the lora-server's package is not installed, OSError if the link
     cannot be made.
@@ -99,12 +101,12 @@ def _engine_path(parent: Path, python: Path, data_dir: DataDir) -> str:
 
 
 def python_path(data_dir: DataDir, given: Path | None) -> Path:
-    """Returns the path of the engine's Python, which need not exist.
+    """Returns the path of the Python that runs the inference engine (vLLM); the path need not exist.
 
     It is the first of these: `given`; the path in POINTSMAN_ENGINE_PYTHON; the Python of a `.venv-engine` next to the
-    data directory or in the working directory, if it exists; the Python of this process, if it has torch. Otherwise it
-    is the path in a `.venv-engine` next to the data directory. Links are not resolved, since Python finds the packages
-    of a virtual environment by the path of the link.
+    data directory or in the working directory, if it exists; the Python of this process, if it has torch. If none of
+    these exists, returns the path in a `.venv-engine` next to the data directory. Links are not resolved, since Python
+    finds the packages of a virtual environment by the path of the link.
     """
     if given is not None:
         return given.absolute()
@@ -116,9 +118,9 @@ def python_path(data_dir: DataDir, given: Path | None) -> Path:
 
 
 def package_parent(package: str) -> Path:
-    """Returns the folder that contains a package, without importing the package.
+    """Returns the folder that contains the folder of a package, without importing the package.
 
-    Raises UsageError if it is not installed.
+    Raises UsageError if the package is not installed.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -129,7 +131,7 @@ def package_parent(package: str) -> Path:
 async def prepare_base_model(name: str, data_dir: DataDir, engine: EngineEnvironment, on_line: _OnLine) -> None:
     """Creates the built-in base model under `name`, unless it exists; `on_line` gets each line of progress.
 
-    Uses the engine's Python, since this needs torch. Raises CommandError if the model cannot be created.
+    Runs the engine's Python, since creating the model needs torch. Raises CommandError if the model cannot be created.
     """
     program = engine.module("pointsman_lora_server.base_model", str(data_dir.model(name)))
     end = await run_to_end(program, engine.variables, on_line)
@@ -138,7 +140,7 @@ async def prepare_base_model(name: str, data_dir: DataDir, engine: EngineEnviron
 
 
 async def prepare_embedding_model(python: str, data_dir: DataDir, on_line: _OnLine) -> None:
-    """Creates the embedding model, unless it exists; `on_line` gets each line of progress.
+    """Creates the model that turns texts into vectors, unless it exists; `on_line` gets each line of progress.
 
     `python` is the path of the services' Python. Raises CommandError if the model cannot be created.
     """
@@ -150,7 +152,7 @@ async def prepare_embedding_model(python: str, data_dir: DataDir, on_line: _OnLi
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """A base model, and how the engine is to serve it."""
+    """A base model: its name, its folder, and the settings with which the engine serves it."""
 
     name: str
     """The name under which the engine serves the model, and which the configuration uses."""
@@ -158,17 +160,17 @@ class BaseModel:
     hub_name: str = ""
     """The name at the Hugging Face hub; empty if the model is not downloaded from there."""
     context_window: int = 0
-    """Tokens that the engine uses; 0 for the lora-server's default."""
+    """The most tokens of prompt and answer together that the engine accepts; 0 for the lora-server's default."""
     engine_arguments: str = ""
     """Further command-line arguments for vLLM, quoted as in a shell; empty: none."""
     is_built_in: bool = False
-    """Whether it is the built-in model, which `prepare_base_model` creates on first use."""
+    """Whether this is the built-in model, which `prepare_base_model` creates on first use."""
 
     @property
     def environment(self) -> dict[str, str]:
         """Returns the environment variables that make the lora-server serve this model.
 
-        vLLM's arguments in POINTSMAN_LORA_ENGINE_ARGS of this process are kept, before those of the model.
+        vLLM's arguments in this process's POINTSMAN_LORA_ENGINE_ARGS come first, `engine_arguments` after them.
         """
         arguments = " ".join(filter(None, (os.environ.get(ARGUMENTS_VARIABLE, ""), self.engine_arguments)))
         return {
@@ -204,11 +206,12 @@ def locate_base_model(written: str, relative_to: Path, data_dir: DataDir) -> Bas
 async def prepare_model(
     model: BaseModel, engine: EngineEnvironment, arguments: Sequence[str], on_line: Callable[[str], None]
 ) -> BaseModel:
-    """Downloads a model if it is one of the hub, checks it, and returns it with its context window and arguments.
+    """Downloads a base model of the Hugging Face hub, or checks one in a folder; returns it with its context window.
 
-    `arguments` are more arguments for vLLM; `on_line` gets each line of progress. The context window is that of
-    POINTSMAN_LORA_MAX_MODEL_LEN; if this is 0, the model's own; by default the model's own, but at most MAX_CONTEXT, or
-    MAX_CONTEXT_WITH_GPU. The built-in model is not checked and keeps its context window.
+    `arguments` become its arguments for vLLM; `on_line` gets each line of progress. POINTSMAN_LORA_MAX_MODEL_LEN sets
+    the context window in tokens, and 0 stands for the model's own. Without the variable, it is the model's own, but at
+    most MAX_CONTEXT without a GPU, or MAX_CONTEXT_WITH_GPU. The built-in model is not checked and keeps its context
+    window.
 
     Raises CommandError if the model cannot be downloaded or served, or has no chat template and `arguments` name none;
     UsageError if POINTSMAN_LORA_MAX_MODEL_LEN is not a whole number.
@@ -261,9 +264,10 @@ def _wanted_context() -> int | None:
 
 
 def write_model_config(model: BaseModel, heading: str, data_dir: DataDir) -> Path:
-    """Writes the configuration of `pointsman up --model`, and returns its folder.
+    """Writes the pointsman.yaml with which `pointsman up --model` serves one base model, and returns its folder.
 
-    `heading` is YAML comments for the beginning of the file. Raises OSError if the file cannot be written.
+    The file has one model, one engine and one path. `heading` is YAML comments for the beginning of the file. Raises
+    OSError if the file cannot be written.
     """
     name = escape(model.name)
     config = {

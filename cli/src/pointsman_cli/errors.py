@@ -11,25 +11,25 @@ T = TypeVar("T")
 
 
 class CommandError(Exception):
-    """A command failed; the message says why. It is the base class of all errors of the commands."""
+    """A command failed, for the reason in the message; the base class of this module's other errors."""
 
     exit_code = 1
 
 
 class UsageError(CommandError):
-    """An argument, a setting or an input file is wrong."""
+    """An argument of the command line, an environment variable or an input file is wrong."""
 
     exit_code = 2
 
 
 class Refused(CommandError):
-    """The gateway answered with an error, or ended a stream with one."""
+    """The gateway answered a request with an error, or ended a streamed answer with an error."""
 
     def __init__(self, message: str, code: str, retry_after: float | None = None) -> None:
         """Takes the message and the code of the gateway's error, such as "unknown_model".
 
-        The code is "http_503" or the like if the response has none. `retry_after` is the number of seconds to wait if
-        a rate limit was exceeded; None for other errors, or if the gateway does not say.
+        The code is "http_" and the HTTP status, such as "http_503", if the response has none. `retry_after` is the
+        number of seconds to wait if a rate limit was exceeded; None for other errors, or if the gateway does not say.
         """
         super().__init__(message)
         self.code = code
@@ -41,7 +41,7 @@ class Unreachable(CommandError):
 
 
 class Interrupted(CommandError):
-    """The command was ended by Ctrl-C or SIGTERM."""
+    """The user or the system ended the command by Ctrl-C or SIGTERM."""
 
     exit_code = 130
 

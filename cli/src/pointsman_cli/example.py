@@ -1,6 +1,6 @@
 """Reads `pointsman.yaml`, which describes an example folder: base model, configuration, collections and adapters.
 
-The file may also contain the gateway's configuration; then it has the gateway's keys in addition to these.
+The file may also be the gateway's configuration; then it has the gateway's keys too, such as `models` and `paths`.
 """
 
 import importlib.util
@@ -22,16 +22,21 @@ CONFIG_FILES = (EXAMPLE_FILE, "models.yaml", "paths.yaml", "tasks.yaml")
 STRATEGIES_WITHOUT_EMBEDDING = frozenset({"zero_shot", "persona", "chain_of_thought"})
 
 STRATEGIES = STRATEGIES_WITHOUT_EMBEDDING | {"few_shot", "retrieval"}
-"""Names of prompt strategies of the gateway; any other one is treated as an extension, which may need everything."""
+"""Names of the prompt strategies (ways to build a prompt) that the gateway has. Any other name is that of an extension.
+
+Since an extension may use the retriever and the embedding model, `Example` counts them as needed then.
+"""
 
 GATEWAY_KEYS = frozenset({"models", "engines", "paths", "tasks"})
-"""A pointsman.yaml that has one of these keys, and no `config`, is itself the gateway's configuration."""
+"""Top-level keys of the gateway's configuration. A pointsman.yaml with one of them, and no `config`, contains that
+configuration itself.
+"""
 
 INVALID_CONTENT = (yaml.YAMLError, UnicodeDecodeError, OSError, AttributeError, LookupError, TypeError)
-"""The errors of reading a configuration's files without checking them."""
+"""The exceptions that reading a configuration's files may raise if a file is unreadable or its content is malformed."""
 
 NAME_PATTERN = r"[a-z0-9_-]{1,64}"
-"""The form of the names of adapters and collections, as in the services."""
+"""The regular expression that the whole name of an adapter or a collection must match; the services require it too."""
 
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 
@@ -63,7 +68,7 @@ class ExampleFile(_Strict):
 class ExampleAdapter:
     name: str
     folder: Path | str
-    """A folder, or the URL of one."""
+    """The folder with the adapter's files, or the URL of such a folder in object storage."""
     alias: str
 
 
@@ -71,12 +76,14 @@ class ExampleAdapter:
 class Example:
     """The content of a folder's pointsman.yaml, which says what `pointsman up` runs: model, collections and adapters.
 
-    All paths are absolute and existed when the file was read.
+    All paths in it are absolute and existed when the file was read.
     """
 
     folder: Path
     base_model: str
-    """The base model as written in the file. If empty, no engine is started: the configuration names running ones."""
+    """The base model as written in the file. If empty, `pointsman up` starts no engine: the configuration names running
+    engines.
+    """
     config: Path
     collections: dict[str, Path]
     """The collections that are folders of documents, by name; `pointsman up` ingests them."""
@@ -85,7 +92,7 @@ class Example:
 
     @property
     def models_file(self) -> Path:
-        """Returns the file that describes the models: in `config`, pointsman.yaml if it exists, else models.yaml."""
+        """Returns the file that describes the models: pointsman.yaml in the folder `config`, else models.yaml there."""
         single = self.config / EXAMPLE_FILE
         return single if single.is_file() else self.config / "models.yaml"
 
@@ -94,8 +101,8 @@ class Example:
         """Returns whether the example needs the retriever: for its collections, a path that searches, or a reranker.
 
         A path searches if it has the strategy `retrieval`, or a strategy from an extension while the configuration
-        states prices of retrieval. A configuration that cannot be read or is invalid counts as one without such paths;
-        the gateway will reject it.
+        has the key `retrieval`. A configuration that cannot be read or is malformed counts as one without paths and
+        rerankers; the gateway will reject it.
         """
         if self.collections or self.has_external_collections:
             return True
@@ -109,10 +116,10 @@ class Example:
 
     @property
     def needs_embedding_model(self) -> bool:
-        """Returns whether the services may need the embedding model, which `pointsman up` then prepares.
+        """Returns whether a service may need the embedding model (text to vector), which `pointsman up` then prepares.
 
-        It may be used by the retriever, the classifier, a semantic cache, `/v1/embeddings`, or a strategy of a path.
-        Returns True also for a configuration that cannot be read, is not valid YAML or lacks paths.
+        The retriever, the classifier, a semantic cache, `/v1/embeddings`, or a prompt strategy may use it. Returns True
+        also for a configuration that cannot be read, is not valid YAML or lacks paths.
         """
         if self.needs_retriever:
             return True
@@ -174,7 +181,7 @@ def load_example(folder: Path) -> Example:
 
 
 def check_retriever(example: Example) -> None:
-    """Raises UsageError if the example needs the retriever, and it is not installed."""
+    """Raises UsageError if the example needs the retriever, and the retriever is not installed."""
     if example.needs_retriever and importlib.util.find_spec("pointsman_retriever") is None:
         raise UsageError(
             f"{example.folder} looks things up, and the retriever is not installed; pip install 'pointsman[retriever]'"

@@ -1,6 +1,7 @@
-"""Calls the gateway over HTTP.
+"""Calls the gateway over HTTP: asks questions, sends feedback, and fetches JSON.
 
-The events of an answer are independent of the protocol: the decision, the text and the final usage.
+An answer is a sequence of events: the routing decision, parts of the text, and the usage and cost. gRPC calls yield the
+same events.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ _TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # seconds; shorter than the gatewa
 
 @dataclass(frozen=True, slots=True)
 class ConsideredPath:
-    """A path that the gateway considered for a request, whether it was chosen, skipped or tried, and why."""
+    """A path (a way to answer) that the gateway considered for a request: its name, its outcome, and the reason."""
 
     path: str
     outcome: str  # "chosen", "skipped", "fallback" or "escalation"
@@ -37,10 +38,10 @@ class ConsideredPath:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How the gateway routes a request: the task with its probability, the path, and the reasons.
+    """How the gateway routes a request: the task with its probability, the path that answers, and the reasons.
 
-    `confidence` and `probabilities` are from 0 to 1. `stage` is the stage of the classifier that decided. `costs_usd`
-    are the expected dollars by path, and `margin` is the difference between the two highest probabilities.
+    `confidence` and `probabilities` are from 0 to 1. `stage` is the part of the classifier that chose the task.
+    `costs_usd` are the expected dollars by path, and `margin` is the difference between the two highest probabilities.
     """
 
     id: str
@@ -62,7 +63,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class TextChunk:
-    """A part of the text of an answer, as it arrives; the whole text if the answer is not streamed."""
+    """A part of the text of a streamed answer; of an answer that is not streamed, the whole text."""
 
     content: str
 
@@ -113,10 +114,10 @@ async def ask_http(url: str, question: Question, key: str = "") -> AsyncIterator
 
 
 async def stream_answer(client: httpx.AsyncClient, body: Mapping[str, Any]) -> AsyncIterator[Event]:
-    """Posts `body` to /v1/chat/completions, and yields the events of the answer.
+    """Posts `body` to /v1/chat/completions, and yields the events of the answer: a Decision, TextChunks, an AnswerEnd.
 
-    `body` must have `stream`. The AnswerEnd of a streamed answer has values only if `stream_options` of the body asks
-    for usage.
+    `body` must have the key `stream`. The AnswerEnd of a streamed answer has values only if `stream_options` of the
+    body asks for usage.
 
     Raises Refused if the gateway answers or ends the stream with an error, Unreachable if no connection can be opened,
     and CommandError if the gateway does not answer in time, the connection fails, the server is no Pointsman gateway,
@@ -156,18 +157,18 @@ async def get_json(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
 async def request_route(url: str, question: Question, key: str, include_prompt: bool) -> dict[str, Any]:
     """Asks `/v1/route` how the gateway would route the question, and returns the JSON object of the response.
 
-    `to_decision` converts it. With `include_prompt`, it also has the messages of the prompt, as `prompt`. Raises
-    Refused, Unreachable or CommandError, as `get_json` does.
+    `to_decision` converts this object to a Decision. With `include_prompt`, the object also has the key `prompt` with
+    the messages of the prompt. Raises Refused, Unreachable or CommandError, as `get_json` does.
     """
     return await _post(url, "/v1/route", _body(question) | {"include_prompt": include_prompt}, key)
 
 
 async def send_feedback(url: str, feedback: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Posts `feedback`, the body of a request to `/v1/feedback`.
+    """Posts `feedback`, the JSON body with a rating or correction of an answer, to `/v1/feedback`.
 
-    Returns the JSON object of the response: `stored` is where the feedback is ("request_log" or "wal"), and
-    `known_already` whether the same was sent before. Raises Refused, Unreachable or CommandError as `stream_answer`
-    does.
+    Returns the JSON object of the response: `stored` says where the feedback is stored ("request_log" or "wal", the
+    write-ahead log), and `known_already` whether equal feedback was sent before. Raises Refused, Unreachable or
+    CommandError as `stream_answer` does.
     """
     return await _post(url, "/v1/feedback", feedback, key)
 
@@ -210,7 +211,7 @@ def open_client(url: str, headers: Mapping[str, str] | None = None) -> httpx.Asy
 
 
 def unreachable(url: str, error: httpx.ConnectError, option: str) -> Unreachable:
-    """Returns the error for a gateway at `url` to which no connection can be opened.
+    """Returns the error to raise if no connection to the gateway at `url` can be opened.
 
     The message names `option`, the command-line option that sets the URL, and the reason if the host's name cannot be
     resolved or TLS fails.

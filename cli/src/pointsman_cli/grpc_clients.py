@@ -35,25 +35,26 @@ from pointsman_cli.gateway_http import AnswerEnd, ConsideredPath, Decision, Even
 from pointsman_cli.options import bearer
 
 CALL_SECONDS = 10.0
-"""Timeout in seconds of a call that the lora-server answers from Redis."""
+"""Timeout in seconds of a call that the lora-server answers from Redis, without waiting for an engine."""
 LOAD_SECONDS = 180.0
-"""Timeout in seconds of a call that waits for the engine, to load an adapter or to finish running requests."""
+"""Timeout in seconds of a call that waits until the engine has loaded an adapter or finished running requests."""
 
 _TIMEOUT_SECONDS = 130.0
 
 _REGISTER_SECONDS = 600.0
 """Timeout in seconds of a registration.
 
-It covers checks, a copy, a smoke test, loading and the first slow generation. The start of the smoke test's process and
-a test take 12 s of one core, of which they get a tenth beside a busy engine; tests run one after the other.
+It covers checks, a copy, a smoke test, loading and the first slow generation. A smoke test and the start of its process
+take 12 s of one core, and beside a busy engine they get a tenth of a core. Smoke tests run one after the other.
 """
 _LIST_SECONDS = 10.0
 
 
 def open_channel(address: str) -> grpc.aio.Channel:
-    """Opens a channel to the lora-server or the retriever at `address` ("HOST:PORT"), with the access token for it.
+    """Opens a channel to the lora-server or the retriever at `address` ("HOST:PORT"), with its access token, if any.
 
-    Raises CommandError if the token file, or a TLS file that the environment names, cannot be used.
+    `token_for` of `data_dir` says which token this is. Raises CommandError if the token file, or a TLS file that the
+    environment names, cannot be used.
     """
     return open_anonymous_channel(address, token_for(address))
 
@@ -61,8 +62,8 @@ def open_channel(address: str) -> grpc.aio.Channel:
 def open_anonymous_channel(address: str, token: grpc_client.Token | None = None) -> grpc.aio.Channel:
     """Opens a channel to `address` ("HOST:PORT") without an access token from the data directory.
 
-    It is for the gateway and health checks. `token` is a function that returns another token to send; None: none is
-    sent. Raises CommandError if a TLS file that the environment names cannot be used.
+    Used for calls to the gateway and for health checks. `token` is a function that returns the token to send; None: no
+    token is sent. Raises CommandError if a TLS file that the environment names cannot be used.
     """
     try:
         return grpc_client.open_channel(address, _tls(), token=token)
@@ -98,10 +99,10 @@ def training_stub(channel: grpc.aio.Channel) -> training_pb2_grpc.TrainingStub:
 
 @contextmanager
 def service_errors(service: str) -> Iterator[None]:
-    """Converts the gRPC error of a call that fails in the `with` block to a PointsmanError that people can read.
+    """Converts the gRPC error of a call that fails in the `with` block to a PointsmanError with a readable message.
 
-    It is the error that the service reported, else DeadlineExceeded or Unavailable. `service` is the service's name for
-    the message.
+    This is the error that the service reported, else DeadlineExceeded or Unavailable. `service` is the service's name
+    in the message.
     """
     try:
         yield
@@ -110,7 +111,7 @@ def service_errors(service: str) -> Iterator[None]:
 
 
 async def call_lora_server(address: str, call: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Connects to the lora-server at `address`, awaits `call` with its client stub, and returns the result.
+    """Connects to the lora-server at `address` ("HOST:PORT"), awaits `call` with a client stub, returns the result.
 
     Raises a PointsmanError if the call fails, and CommandError if a token or TLS file cannot be used.
     """
@@ -133,10 +134,11 @@ async def fetch_adapters(address: str, name: str) -> pb.ListAdaptersResponse:
 
 
 async def ask_grpc(address: str, question: Question, key: str = "") -> AsyncIterator[Event]:
-    """Sends the question over gRPC and yields the events of the answer, which is always streamed.
+    """Sends the question over gRPC and yields the events of the answer: one Decision, TextChunks, and one AnswerEnd.
 
-    `key` is the API key; none is sent if it is empty. The AnswerEnd has no cached tokens, cost parts, finish reason or
-    model. Raises a PointsmanError as `service_errors` does, or CommandError as `open_anonymous_channel` does.
+    The answer is always streamed. `key` is the API key; none is sent if it is empty. The AnswerEnd has no cached
+    tokens, cost parts, finish reason or model. Raises a PointsmanError as `service_errors` does, or CommandError as
+    `open_anonymous_channel` does.
     """
     request = gateway_pb2.GenerateRequest(
         model=question.model, messages=[gateway_pb2.Message(role="user", content=question.text)]
@@ -181,17 +183,14 @@ def _answer_end(receipt: gateway_pb2.Receipt) -> AnswerEnd:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """The parent version and the author of an adapter to register, and whether to move its alias in any case.
-
-    With `force`, the alias is moved even if the evaluation found prompting to be as good.
-    """
+    """Where an adapter to register comes from, and whether its alias is moved without regard to its evaluation."""
 
     parent: str = ""
-    """The version from which the training started, such as "triage@3f9a1c0b77de"; empty if from none."""
+    """The adapter version from which the training started, such as "triage@3f9a1c0b77de"; empty if from none."""
     author: str = ""
-    """The name for the history of changes."""
+    """The name of the person or program that registers the adapter, for the lora-server's history of changes."""
     force: bool = False
-    """Whether to move the alias even if the evaluation found prompting to be as good."""
+    """Whether to move the alias even if the evaluation found that prompting the base model is as good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +207,12 @@ class RegisteredAdapter:
 async def register_adapter(
     address: str, adapter: ExampleAdapter, facts: Mapping[str, str], origin: Provenance | None = None
 ) -> RegisteredAdapter:
-    """Registers an adapter; then moves the adapter's alias to the new version, if the adapter has one.
+    """Registers an adapter at the lora-server; then moves the adapter's alias, if it has one, to the new version.
 
-    The lora-server checks, smoke-tests and loads the adapter before it moves the alias. It continues even if this call
-    is cancelled or times out. `facts` are for the adapter's manifest.
+    The lora-server checks, smoke-tests and loads the adapter before it moves the alias. The lora-server continues even
+    if this call is cancelled or times out. It writes `facts` into the adapter's manifest.
 
-    Raises DeadlineExceeded after `_REGISTER_SECONDS`; otherwise a PointsmanError or CommandError as `call_lora_server`
-    does.
+    Raises DeadlineExceeded after `_REGISTER_SECONDS`; a PointsmanError or CommandError as `call_lora_server` does.
     """
     origin = origin or Provenance()
     request = lora_server_pb2.RegisterRequest(

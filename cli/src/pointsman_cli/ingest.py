@@ -1,4 +1,4 @@
-"""`pointsman ingest`: synchronizes a collection with files and folders through the retriever's ingest stream."""
+"""`pointsman ingest`: synchronizes a collection of the retriever with files and folders, over one gRPC stream each."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ _CREATE_SECONDS = 30.0
 
 @dataclass
 class IngestCounts:
-    """How many documents and chunks an ingestion has processed so far, by outcome, and messages on what failed."""
+    """How many documents and chunks (passages of them) an ingestion has processed so far, and what failed."""
 
     answered: int = 0  # documents for which the retriever has reported an outcome
     written: int = 0
@@ -38,7 +38,7 @@ class IngestCounts:
 
 @dataclass(frozen=True, slots=True)
 class IngestTarget:
-    """The retriever's address ("HOST:PORT"), tenant and collection to which documents are sent."""
+    """The collection to which documents are sent: the retriever's address ("HOST:PORT"), the tenant, and its name."""
 
     address: str
     tenant: str
@@ -59,8 +59,8 @@ def ingest(
     """Synchronize a collection with a folder of text, Markdown, HTML, PDF, JSON Lines and source files.
 
     Unchanged files are skipped, documents of deleted files are removed, and unreadable files are reported while the
-    rest is ingested. After an interruption the same command continues. A document's id is its path inside the folder,
-    for .md and .txt files without the extension.
+    rest is ingested. After an interruption, run the same command again to continue. A document's id is its path inside
+    the folder, for .md and .txt files without the extension.
     """
     found = find_sources(sources)
     target = IngestTarget(retriever_address(retriever, data_dir), tenant, collection)
@@ -82,9 +82,9 @@ def ingest(
 
 
 def skipped_text(sources: Sequence[Source]) -> str:
-    """Returns a line that names files with an unknown ending, which are not ingested; empty if there are none.
+    """Returns a line that names the files not ingested because their ending is unknown; empty if there are none.
 
-    At most MAX_SKIPPED_SHOWN are named, the others counted.
+    Names at most MAX_SKIPPED_SHOWN files and counts the others.
     """
     skipped = [name for source in sources for name in source.skipped]
     if not skipped:
@@ -120,14 +120,15 @@ def _send_with_progress_bar(target: IngestTarget, sources: list[Source], prune: 
 async def send_sources(
     target: IngestTarget, sources: list[Source], prune: bool, on_progress: Callable[[IngestCounts], None]
 ) -> IngestCounts:
-    """Creates the collection if it is missing, sends all sources, and returns the counts.
+    """Creates the target collection if it is missing, sends the documents of all sources, and returns the counts.
 
     With `prune`, documents of a folder whose file is gone are removed, unless a file or folder in it cannot be read.
     `on_progress` is called after each document and each source, always with the object that is returned in the end.
 
-    Every document that is counted as answered is durable on the retriever's disk, also if the call is interrupted; a
-    repeated call skips unchanged documents. Failures are in the result's `problems`. Raises a PointsmanError if a call
-    of the retriever fails (see `service_errors`), or CommandError as `open_channel` does.
+    Every document that `IngestCounts.answered` counts is durable on the retriever's disk, also if the call is
+    interrupted; a repeated call skips unchanged documents. Failures of single documents are in the result's `problems`.
+    Raises a PointsmanError if a call of the retriever fails (see `service_errors`), or CommandError as `open_channel`
+    does.
     """
     counts = IngestCounts()
     async with open_channel(target.address) as channel:

@@ -29,8 +29,8 @@ _SHOWN_MODELS = 20
 def installed_path(name: str) -> Path:
     """Returns the path of a folder of the Pointsman repository, such as "examples/minimal", in this installation.
 
-    It is the copy that the wheel has installed, if it exists, otherwise the folder of the checkout. If neither exists,
-    it is the path that the copy would have.
+    It is the copy that the wheel has installed, if that copy exists, otherwise the folder of the checkout. If neither
+    exists, it is the path that the copy would have.
     """
     return next((path for root in (_INSTALLED, _CHECKOUT) if (path := root / name).exists()), _INSTALLED / name)
 
@@ -82,8 +82,8 @@ def init(
 ) -> None:
     """Write a commented configuration to a new folder, from an engine's address and some 30 labelled messages.
 
-    Asks for each answer that no option gives. Cross-validates the messages, shows which tasks are confused with each
-    other, and prints the command that starts the gateway.
+    Asks in the terminal for each value that no option gives. Cross-validates the messages, shows which tasks are
+    confused with each other, and prints the command that starts the gateway.
     """
     _check_new(folder)
     if example:
@@ -126,7 +126,10 @@ def _file_of_messages(examples: Path | None, ask: Callable[[str, str, str | None
 
 
 def _write(folder: Path, file: Path, at: DataDir, as_json: bool, model: Sequence[str], prices: Sequence[str]) -> None:
-    """Writes the configuration for labelled messages in `file`. `model` and `prices` are options of the lab."""
+    """Lets the lab write the configuration to `folder`, from the labelled messages in `file`.
+
+    `model` and `prices` are further options of the lab's command `init`.
+    """
     arguments = ["init", str(folder), "--examples", str(file), *model, *prices]
     # A mistake in the messages is reported before the embedding model is downloaded.
     run_interruptibly(lab_facts(LabJob([*arguments, "--dry-run"], at, as_json, needs_model=False)))
@@ -146,7 +149,7 @@ def litellm(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to create.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Translate models, providers, fallbacks, budgets and limits, and list everything that has no equivalent."""
+    """Translate LiteLLM's models, providers, fallbacks, budgets and limits, and list what has no equivalent."""
     _check_new(out)
     arguments = ["import", str(out), "--config", str(config)]
     run_interruptibly(run_lab(LabJob(arguments, DataDir.at(DEFAULT_DATA_DIR), as_json, needs_model=False)))

@@ -21,9 +21,15 @@ from pointsman_cli.train.options import TrainingJob
 from pointsman_cli.train.progress import Message, TrainingProgress, to_event
 
 TRAINING_CALL_SECONDS = 60.0
-"""Timeout in seconds of a call; CreateJob copies the job's files, and Cancel waits for the job's process to stop."""
+"""Timeout in seconds of a call of the training service, except DescribeMethod.
+
+CreateJob copies the job's files, and Cancel waits for the job's process to stop.
+"""
 DESCRIBE_SECONDS = 70.0
-"""Timeout of DescribeMethod, which may import torch; the lora-server gives up a little earlier."""
+"""Timeout in seconds of DescribeMethod, which describes a training method's options and may import torch.
+
+The lora-server's own timeout is a little shorter.
+"""
 STATE_NAMES = {number: name.removeprefix("TRAINING_STATE_").lower() for name, number in pb.TrainingState.items()}
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `train` or `jobs list` shows it.")]
@@ -33,7 +39,7 @@ KubernetesOption = Annotated[
 
 
 async def call_training(address: str, call: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Awaits `call` with a stub of the lora-server's training service, and returns its result.
+    """Awaits `call` with a stub of the training service of the lora-server at `address`, and returns the result.
 
     Raises a PointsmanError as `service_errors` does, UsageError if the address is empty, or CommandError as
     `open_channel` does.
@@ -45,10 +51,10 @@ async def call_training(address: str, call: Callable[[Any], Awaitable[Any]]) -> 
 
 
 async def training_events(address: str, job: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """Yields the kind ("step") and the fields of each event of the training job with id `job`.
+    """Yields the kind (such as "step") and the fields of each event of the training job with id `job`.
 
     Begins with the first event of the job, and ends when the job ends or the lora-server stops. `to_event` converts the
-    events. Raises a PointsmanError, UsageError or CommandError as `call_training` does.
+    fields to objects. Raises a PointsmanError, UsageError or CommandError as `call_training` does.
     """
     _require_address(address)
     async with open_channel(address) as channel:
@@ -67,18 +73,15 @@ def _require_address(address: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOrder:
-    """A training job to start on the lora-server, the version it starts from, and the alias to move to its result.
-
-    `force` says whether the alias is moved even if the evaluation found prompting to be as good.
-    """
+    """A training job to start on the lora-server, the version it starts from, and the alias to move to its result."""
 
     job: TrainingJob
     init_from: str
     """The adapter version from which the training starts; empty if from none."""
     alias: str
-    """The alias that is moved to the new version; empty: none."""
+    """The alias, such as "triage@prod", that the lora-server moves to the new version; empty: none."""
     force: bool
-    """Whether to move the alias even if the evaluation found prompting to be as good."""
+    """Whether to move the alias even if the evaluation found that prompting the base model is as good."""
 
 
 async def start_job(address: str, order: TrainingOrder, console: Console, *, watched: bool) -> None:
@@ -143,7 +146,7 @@ def list_jobs(
     lora_server: RunningLoraServerOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """List the jobs, newest first."""
+    """List the training jobs, newest first."""
     request = pb.ListTrainingJobsRequest(name=name)
     response = _call(lora_server, data_dir, lambda server: server.List(request, timeout=TRAINING_CALL_SECONDS))
     rows = [(job.id, job.method, _state(job), _time(job), _result(job)) for job in response.jobs]
@@ -156,9 +159,9 @@ def watch(
     lora_server: RunningLoraServerOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show all progress of a job until it ends. Ctrl-C does not stop the job.
+    """Show all progress of a training job until it ends. Ctrl-C does not stop the job.
 
-    With --kubernetes and --lora-server, the result is registered then.
+    With --kubernetes and --lora-server, then registers the adapter that the job has trained.
     """
     if kubernetes:
         run_interruptibly(follow_training(job, lora_server, Console()))
@@ -172,7 +175,7 @@ def cancel(
     lora_server: RunningLoraServerOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Stop a job; its progress is lost."""
+    """Stop a training job; what it has trained so far is lost."""
     if kubernetes:
         run_interruptibly(cancel_training(job))
         typer.echo(f"{job} is deleted once its pods have stopped")

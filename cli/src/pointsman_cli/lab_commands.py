@@ -74,7 +74,7 @@ def fit(
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Fit the classifier to the tasks' examples and write it to a file, so that the gateway need not fit it at start.
+    """Fit the task classifier to the tasks' examples and write it to a file, which spares the gateway to fit it.
 
     Takes seconds on a CPU and is deterministic. Set POINTSMAN_GATEWAY_CLASSIFIER to the file; the gateway refuses it if
     the examples have changed since.
@@ -100,7 +100,8 @@ def lint(
     """List problems of the training examples, and propose new examples; changes no configuration.
 
     Checks the examples for tasks that are confused with each other and for near-duplicates across tasks. With a request
-    log, it also reports groups of abstained requests that look like a new task, and requests whose task was corrected.
+    log, it also reports groups of requests that the classifier could assign to no task and that look like a new one,
+    and requests whose task was corrected.
     """
     at = DataDir.at(data_dir)
     arguments = ["suggest", str(config_folder(folder)), "--since", since]
@@ -123,7 +124,8 @@ def wrappers(
 ) -> None:
     """Find text that clients write around their users' words, and propose entries of classifier.wrappers.
 
-    Compares the messages of the request log, without what the classifier ignores already. Changes no configuration.
+    Compares the messages of the request log, without the text that the classifier ignores already. Changes no
+    configuration.
     """
     at = DataDir.at(data_dir)
     arguments = ["wrappers", str(config_folder(folder)), "--since", since]
@@ -134,7 +136,7 @@ def wrappers(
 
 
 def config_folder_of(named: Path | None, data_dir: DataDir) -> Path:
-    """Returns the configuration folder in or of `named`; if that is None, that of the running `pointsman up`.
+    """Returns the configuration folder of `named`; if `named` is None, that of the running `pointsman up`.
 
     `named` may be a configuration folder, or an example folder with a pointsman.yaml. Raises UsageError if it has no
     configuration, if `named` is None and nothing runs, or if run.json cannot be opened.
@@ -170,8 +172,8 @@ def build(
     """Build the next version of a task's training data from the request log and the task's examples.
 
     A version has training rows, held-out rows, preference pairs and a manifest. If a prompt has several answers, the
-    row has an expert's correction, or else an answer that was rated well, or else one of the teacher path that passed
-    validation. Stored answers of tenants that do not consent any more are deleted.
+    row has an expert's correction, or else an answer that was rated well, or else an answer of the task's teacher path
+    that passed validation. Stored answers of tenants that do not consent any more are deleted.
     """
     at = DataDir.at(data_dir)
     arguments = ["data", str(config_folder_of(config, at)), task, "--out", str(datasets_folder(out, at))]
@@ -222,8 +224,8 @@ def predict(
 ) -> None:
     """Learn which path answers which requests well, and print the policy `predicted` of one task or several.
 
-    A table shows the policy's quality, cost and gain for each price of a wrong answer. Exits with code 1 if the policy
-    is not better than the best single path on rows that it was not learned from.
+    A table shows the policy's quality, cost and gain for each price of a wrong answer. Exits with code 1 if, on rows
+    that were not used for learning, the policy is not better than the best single path.
     """
     if tolerance is not None:
         raise UsageError("--tolerance is replaced by --usd-per-wrong-answer (or --quality)")
@@ -250,20 +252,20 @@ def predict(
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """The settings for turning training rows into the prompts of the path that will serve the trained adapter."""
+    """Settings to turn training rows into the prompts of the path (way to answer) that will use the trained adapter."""
 
     config: Path
-    """The configuration folder."""
+    """The folder of the gateway's configuration that defines the path."""
     path: str
-    """The name of the path."""
+    """The name of the path that will use the trained adapter."""
     retriever: str
-    """The retriever's address, "HOST:PORT"; empty: the gateway's default."""
+    """The retriever's address, "HOST:PORT"; empty: the default address in the gateway's settings."""
     out: Path
-    """The folder that rendered rows are written to."""
+    """The folder to which the lab writes the rendered rows."""
     seed: int
 
     async def render(self, data_dir: DataDir, data: Path, held_out: Path | None) -> tuple[Path, Path | None, str]:
-        """Turns the rows of the files `data` and `held_out` into prompts, and writes them to files.
+        """Turns the rows of the files `data` and `held_out` into prompts, and writes them to files in the folder `out`.
 
         Returns the file of training rows, the file of held-out rows (None if there are none), and a text with the
         numbers of rows. Raises CommandError if the command of `pointsman_lab` that renders them fails.

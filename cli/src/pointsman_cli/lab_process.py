@@ -1,4 +1,4 @@
-"""Runs an analysis of the lab as a child process, shows its progress, and prints its report."""
+"""Runs an analysis of the lab (the package `pointsman_lab`) as a child process; prints progress and report."""
 
 import json
 import re
@@ -31,18 +31,18 @@ class LabJob:
     arguments: Sequence[str]
     data_dir: DataDir
     as_json: bool
-    """Whether to print the report as JSON."""
+    """Whether `run_lab` prints the report as JSON instead of text and tables."""
     needs_model: bool = True
-    """Whether the job needs the embedding model, which is then created if it is missing."""
+    """Whether the command needs the embedding model (text to vector), which is then created if it is missing."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables in addition to those of this process."""
+    """Environment variables of the child process, in addition to those of this process."""
 
 
 async def run_lab(job: LabJob) -> None:
     """Runs a command of `pointsman_lab` as a child process, shows its progress, and prints its report.
 
     Raises CommandError if the embedding model cannot be prepared, or the command ends with another exit code than 0. If
-    the cause is a failed check, such as `--fail-if-changed`, the report is printed first.
+    it ends so because of a failed check, such as `--fail-if-changed`, the report is printed first.
     """
     report, end = await _run(job)
     if report is not None:
@@ -52,9 +52,10 @@ async def run_lab(job: LabJob) -> None:
 
 
 async def lab_facts(job: LabJob) -> dict[str, Any]:
-    """Runs a command of `pointsman_lab` as a child process, and returns its report as JSON; prints progress only.
+    """Runs a command of `pointsman_lab` as a child process, and returns its report as JSON instead of printing it.
 
-    The keys depend on the command. Raises CommandError if the embedding model cannot be prepared, or the command fails.
+    The keys of the report depend on the command. Shows the progress on standard error. Raises CommandError if the
+    embedding model cannot be prepared, or the command fails.
     """
     report, end = await _run(job)
     if report is None or end.code != 0:
@@ -97,7 +98,7 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
 class _LabProgress:
     """Shows the lab's progress lines ("STAGE: 3 of 10") as one bar for each stage, and prints other lines as they are.
 
-    If the output is no terminal, it prints one line when a stage ends.
+    If the output is no terminal, it prints one line when a stage ends instead of a bar.
     """
 
     console: Console

@@ -1,12 +1,12 @@
-"""Executes a program that gets a signal when its parent dies.
+"""Executes a program that gets a signal when its parent process dies.
 
 Usage: `python -I launcher.py SIGNAL PARENT_PID PIPE PROGRAM ARG...`. SIGNAL is a number. PIPE is the descriptor of a
 pipe to the reaper (`up/reaper.py`), or -1. The launcher first writes its own pid into the pipe, so the reaper knows
 every child before it can see the pipe close, however suddenly the parent dies.
 
-This is a separate program with standard library only, because `preexec_fn` is unsafe in a process with threads, and
-gRPC starts some. The signal is sent when the parent's *thread* ends (PR_SET_PDEATHSIG, on Linux only), so the launcher
-must be started from the main thread.
+The launcher is a separate program that imports the standard library only, because `preexec_fn` is unsafe in a process
+with threads, and gRPC starts some. The signal is sent when the parent's *thread* ends (PR_SET_PDEATHSIG, on Linux
+only), so the launcher must be started from the main thread.
 """
 
 import ctypes

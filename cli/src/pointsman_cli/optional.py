@@ -1,4 +1,4 @@
-"""Makes options of the command line whose help shows no default value."""
+"""Makes options of the command line that have no default value in their help text."""
 
 import typer
 from typer.models import OptionInfo

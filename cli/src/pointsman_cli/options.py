@@ -112,7 +112,7 @@ def retriever_address(given: str, data_dir: Path) -> str:
 
 
 def redis_url(given: str, data_dir: DataDir) -> str:
-    """Returns `given`, or if that is empty, the Redis URL of the running `pointsman up`; empty if there is none.
+    """Returns `given`, or if `given` is empty, the Redis URL of the running `pointsman up`; empty if nothing runs.
 
     Raises UsageError if run.json cannot be opened, even if `given` is not empty.
     """
@@ -121,7 +121,7 @@ def redis_url(given: str, data_dir: DataDir) -> str:
 
 
 def log_arguments(redis: str, records: str, data_dir: DataDir) -> list[str]:
-    """Returns the options that tell a command of `pointsman_lab` where the request log is; empty without a log.
+    """Returns the options that tell a command of `pointsman_lab` where the gateway's request log is; [] if unknown.
 
     They are ["--redis", URL] or ["--from", RECORDS]. The URL is that of the running `pointsman up` if `redis` and
     `records` are empty. Raises UsageError if both are given, or run.json cannot be opened.
@@ -135,10 +135,10 @@ def log_arguments(redis: str, records: str, data_dir: DataDir) -> list[str]:
 
 
 def api_key(variable: str) -> str:
-    """Returns the API key in the environment variable `variable`, or "" if there is none to send.
+    """Returns the API key in the environment variable named `variable`, or "" if no key is to be sent.
 
-    There is none if `variable` is empty, or if it is KEY_VARIABLE (the default) and not set. Raises UsageError if any
-    other variable is empty or not set.
+    No key is sent if `variable` is empty, or if it is KEY_VARIABLE (the default) and this variable is not set. Raises
+    UsageError if any other variable is empty or not set.
     """
     key = os.environ.get(variable, "") if variable else ""
     if not key and variable not in ("", KEY_VARIABLE):
@@ -152,7 +152,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def author_name(given: str) -> str:
-    """Returns `given`, or if that is empty, the system's name of the user who runs this process; "" if it has none."""
+    """Returns `given`, or if it is empty, the login name of this process's user; "" if the system knows none."""
     try:
         return given or getpass.getuser()
     except (OSError, KeyError):
@@ -179,8 +179,8 @@ def web_url(given: str) -> str:
 def plain_table(*left: str, right: Sequence[str] = (), gap: int = 2) -> Table:
     """Returns an empty table without lines; `left` and `right` name its columns, in this order.
 
-    The columns `left` fold long texts, the columns `right` are right-aligned and do not. `gap` is the number of spaces
-    between columns.
+    The columns `left` wrap long texts. The columns `right` are right-aligned and never wrap. `gap` is the number of
+    spaces between columns.
     """
     table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="dim")
     for name in left:

@@ -43,10 +43,10 @@ def import_prices(
     write: Annotated[bool, typer.Option("--write", help="Write the new prices into the configuration.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how LiteLLM's prices differ from the present ones of your models, and write them.
+    """Show how LiteLLM's prices differ from the present ones of your models, and write them with --write.
 
-    Reads dollars per token by kind, length of the prompt and service tier; nothing is downloaded. Exits with code 1 if
-    an entry of one of your models is wrong or incomplete.
+    Reads dollars per token by kind of token, length of the prompt and service tier; downloads nothing. Exits with code
+    1 if an entry of one of your models is wrong or incomplete.
     """
     file = source if source == "litellm" else str(Path(source).absolute())
     arguments = ["prices", str(config_folder(folder)), "--from", file]

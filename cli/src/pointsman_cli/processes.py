@@ -1,6 +1,7 @@
 """Starts other programs as child processes, which on Linux end when this process ends; finds and kills descendants.
 
-The descendants are read from Linux's /proc. The start time distinguishes a process from a later one with the same pid.
+The descendants are read from Linux's /proc. A process is identified by its pid and start time, since the system uses a
+pid again.
 """
 
 import asyncio
@@ -23,14 +24,14 @@ _OnLine = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnd:
-    """How a program ended: its exit code (-N if signal N ended it) and the last error line it printed, or ""."""
+    """How a program ended: its exit code (-N if signal N ended it), and the last line of its standard error, or ""."""
 
     code: int  # the exit code; -N if signal N ended the process
     last_error: str  # the last line of its standard error, without "error: "; empty if there is none
 
     @property
     def reason(self) -> str:
-        """Returns `last_error`, or if that is empty, a text such as "exit code 1" or "killed by SIGKILL"."""
+        """Returns `last_error`, or if it is empty, a text such as "exit code 1" or "killed by SIGKILL"."""
         return self.last_error or describe_exit(self.code)
 
 
@@ -60,10 +61,10 @@ async def run_to_end(
 ) -> ProcessEnd:
     """Runs a program until it ends; `environment` is added to the variables of this process.
 
-    `on_line` gets each line of its standard output, `on_error_line` each of its standard error, both stripped and
-    without empty lines. A line "error: ..." of standard error is not passed on; if it is the last one, it is in the
-    result. On cancellation, the program gets SIGINT; when it has ended, or after STOP_GRACE_SECONDS, SIGKILL ends what
-    still runs of it and its descendants.
+    `on_line` gets each line of its standard output, `on_error_line` each line of its standard error, both stripped and
+    without empty lines. `on_error_line` does not get lines that begin with "error: ". The last line of standard error
+    is in the result. On cancellation, the program gets SIGINT. When it has ended, or after STOP_GRACE_SECONDS, SIGKILL
+    ends the program and its descendants if they still run.
 
     A program that cannot be executed is reported in the result. Raises ValueError if a line has more than
     _MAX_LINE_BYTES bytes.

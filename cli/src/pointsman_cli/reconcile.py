@@ -1,4 +1,4 @@
-"""`pointsman reconcile`: compares what a provider charges with the receipts."""
+"""`pointsman reconcile`: compares a provider's charges with the costs in the gateway's receipts (cost records)."""
 
 from pathlib import Path
 from typing import Annotated
@@ -65,9 +65,9 @@ def reconcile(
 ) -> None:
     """Compare a provider's export of usage or costs with the receipts in the request log.
 
-    Joins both by model, day, key, service tier and kind of token, prints a table of the differences and names the first
-    cause of each. Also shows what engines with usd_per_hour cost per million tokens. Exits with code 1 if more than
-    --tolerance differs.
+    Joins both by model, day, key, service tier and kind of token, prints a table of the differences and names for each
+    the first cause that explains it. Also shows the cost per million tokens of engines with usd_per_hour. Exits with
+    code 1 if more than --tolerance differs.
     """
     at = DataDir.at(data_dir)
     arguments = ["reconcile", str(config_folder_of(config, at)), "--tolerance", str(tolerance), "--since", since]

@@ -1,4 +1,4 @@
-"""`pointsman search`: shows what a search of a collection finds, without a model that answers."""
+"""`pointsman search`: shows the passages that a search of a collection finds; no model is asked."""
 
 import textwrap
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def search(
     tenant: TenantOption = DEFAULT_TENANT,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show the passages that a search finds, best first, as a path with `retrieval` gets them; asks no model."""
+    """Show the passages that a search finds, best first, as a prompt with `retrieval` gets them; asks no model."""
     request = pb.SearchRequest(collection=collection, query=query, top_k=top_k, tenant=tenant)
     answer = run_interruptibly(_search(retriever_address(retriever, data_dir), request))
     if as_json:
@@ -52,7 +52,7 @@ async def _search(address: str, request: pb.SearchRequest) -> pb.SearchResponse:
 
 
 def to_json(answer: pb.SearchResponse) -> dict[str, Any]:
-    """Returns what `pointsman search --json` prints for a search: `passages`, best first, and figures on all of them.
+    """Returns what `pointsman search --json` prints: `passages`, best first, and three values on the whole result.
 
     `relevant` is true if a passage is relevant by the collection's settings; `best_cosine` is the greatest cosine
     similarity to the query, and `best_coverage` (0 to 1) the greatest share of the query's words in one passage.
@@ -66,10 +66,10 @@ def to_json(answer: pb.SearchResponse) -> dict[str, Any]:
 
 
 def to_lines(answer: pb.SearchResponse) -> Iterator[str]:
-    """Yields lines of text on the passages that a search has found, best first: origin, scores and text of each.
+    """Yields lines of text on the passages that a search has found, best first: document, scores and text of each.
 
-    The last lines explain the scores and say whether the result is relevant. If nothing is found, there is only one
-    line, which says so.
+    The last two lines explain the scores and say whether the result is relevant. If no passage was found, there is only
+    one line, which says so.
     """
     if not answer.passages:
         yield "nothing is found; `pointsman retriever list` shows whether the collection has documents"

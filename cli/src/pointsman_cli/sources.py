@@ -49,7 +49,7 @@ _LINE_END = re.compile(r"\r\n?|\n")  # Markdown's line ends; U+2028 and similar 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file to ingest: one document, or several documents if it is a JSON Lines file.
+    """A file to ingest into the retriever: one document, or several documents if it is a JSON Lines file.
 
     `relative` is its path inside the source folder.
     """
@@ -85,31 +85,28 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A folder with which a collection is synchronized, or a single file to add to it, and the files in it.
-
-    `problems` are messages on folders that cannot be read, and `skipped` the paths of files with an unknown ending.
-    """
+    """A folder with which a collection is synchronized, or a single file to add to it, and the files to ingest."""
 
     name: str
     """The absolute path of the folder; empty for a single file."""
     files: tuple[SourceFile, ...]
     problems: tuple[str, ...] = ()
-    """One message for each folder inside that cannot be read."""
+    """One message for each folder inside this one that cannot be read."""
     skipped: tuple[str, ...] = ()
-    """The paths of the files inside that have an unknown ending."""
+    """The paths of the files in this folder whose ending is unknown; they are not ingested."""
 
 
 @dataclass(frozen=True, slots=True)
 class FolderContent:
-    """The files below a folder, and the folders inside that cannot be read."""
+    """The regular files below a folder, and messages on the folders inside that cannot be read."""
 
     files: tuple[Path, ...]
     problems: tuple[str, ...]
-    """One message for each folder that cannot be read; its files must not be taken for deleted."""
+    """One message for each folder that cannot be read; the files in it must not be treated as deleted."""
 
 
 def find_sources(paths: Sequence[Path]) -> list[Source]:
-    """Lists the files to ingest; returns one source for each path.
+    """Lists the files to ingest from files and folders; returns one source for each path.
 
     Raises UsageError if a path does not exist, if it is a file with an unknown ending, if there is no file to ingest,
     or if two files of any sources have the same id.
@@ -169,7 +166,7 @@ def list_files(folder: Path) -> FolderContent:
 
 
 def _may_be_readable(file: Path) -> bool:
-    """Returns whether the file is regular. True also if that is unknown: reading the file then reports the error."""
+    """Returns whether the file is regular, and True if this cannot be determined: reading it then reports the error."""
     try:
         return stat.S_ISREG(file.stat().st_mode)
     except FileNotFoundError:  # a broken link

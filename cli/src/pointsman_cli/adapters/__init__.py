@@ -1,1 +1,1 @@
-"""`pointsman adapters`: lists, registers and removes adapters, and moves aliases between their versions."""
+"""`pointsman adapters`: lists, registers and removes versions of LoRA adapters, and moves aliases between versions."""

@@ -91,7 +91,7 @@ def show(
     lora_server: LoraServerOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show one version: its manifest, its state, and its error if it failed."""
+    """Show one adapter version: its manifest, its state, and its error if its registration or loading failed."""
     request = pb.GetAdapterRequest(version=version)
     found = _ask(lora_server, data_dir, lambda server: server.Get(request, timeout=CALL_SECONDS))
     if as_json:
@@ -148,7 +148,7 @@ def promote(
     lora_server: LoraServerOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Point an alias to a version once the engine has loaded it. Ends a canary of the alias."""
+    """Point an alias to an adapter version once the engine has loaded it. Also ends the alias's canary, if any."""
     request = pb.SetAliasRequest(
         alias=alias, version=version, expected_version=if_version, author=author_name(author), force=force
     )
@@ -186,7 +186,7 @@ def canary(
     lora_server: LoraServerOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Send a share of an alias's users to another version; ends automatically if that version is worse."""
+    """Send a share of an alias's users to another adapter version; ends automatically if this version is worse."""
     if end == bool(version):
         raise UsageError("give either the candidate VERSION or --end")
     if not end and not 0 < weight <= 1:
@@ -218,7 +218,7 @@ def rollback(
     lora_server: LoraServerOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """End an alias's canary; if there is none, point the alias back to its previous version."""
+    """End an alias's canary (trial of a version); without a canary, point the alias back to its previous version."""
     request = pb.RollbackRequest(alias=alias, expected_version=if_version, author=author_name(author), reason=reason)
     _tell(_ask(lora_server, data_dir, lambda server: server.Rollback(request, timeout=LOAD_SECONDS)))
 
@@ -272,9 +272,9 @@ def retire(
     lora_server: LoraServerOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Retire a version to which no alias points: unload it from every engine, and unpin it.
+    """Retire an adapter version to which no alias points: unload it from every engine, and unpin it.
 
-    Registering it again reactivates it.
+    Registering the same adapter again reactivates the version.
     """
     request = pb.RetireRequest(version=version, author=author_name(author), reason=reason)
     _ask(lora_server, data_dir, lambda server: server.Retire(request, timeout=CALL_SECONDS))
@@ -300,7 +300,7 @@ def history(
     lora_server: LoraServerOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show changes with their author and reason, newest first."""
+    """Show the changes of adapters and their aliases, with author and reason, newest first."""
     request = pb.HistoryRequest(name=name, limit=limit)
     found = _ask(lora_server, data_dir, lambda server: server.History(request, timeout=CALL_SECONDS))
     if as_json:

@@ -1,4 +1,7 @@
-"""`pointsman adapters freshness`: shows how much of the documents that serving adapters were trained on has changed."""
+"""`pointsman adapters freshness`: shows what share of the documents has changed since adapters were trained on them.
+
+Only adapter versions with an alias are shown.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,9 +38,8 @@ Unix seconds, and the name of this data."""
 class Freshness:
     """How much the documents of one retrieval collection have changed since one adapter version was trained on them.
 
-    `changed` is the share (0 to 1) of documents that were added, removed or changed, and `trained_on` the time of the
-    training data in Unix seconds. A version whose manifest has no sketch (summary) of a collection's documents is
-    listed once, with an empty `collection` and `changed` 0.
+    A sketch is a summary of a collection's documents. If the version's manifest has no sketch, the version has one
+    Freshness, with an empty `collection` and `changed` 0.
     """
 
     version: str
@@ -45,9 +47,9 @@ class Freshness:
     data_set: str
     """The name of the training data; empty if the manifest does not name it."""
     trained_on: float
-    """When the training data was taken, in Unix seconds; 0 if the manifest does not say."""
+    """When the training data was built, in Unix seconds; 0 if the manifest does not say."""
     collection: str
-    """The name of the collection; empty if the manifest has no valid sketch of one."""
+    """The name of the collection; empty if the manifest has no valid sketch (summary) of any collection."""
     changed: float
     """Share (0 to 1) of the collection's documents that were added, removed or changed; 0 if no collection is named."""
 
@@ -66,7 +68,7 @@ def freshness(
     lora_server: LoraServerOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show what share of the documents that serving adapters were trained on has changed since.
+    """Show what share of the documents has changed since the adapters that have an alias were trained on them.
 
     If much has changed, retrain the adapter or route its task to a path with retrieval.
     """
@@ -96,7 +98,10 @@ async def _of(version: pb.AdapterVersion, retriever: str, tenant: str) -> list[F
 
 
 def _sketches_of(version: pb.AdapterVersion) -> dict[str, Sketch]:
-    """Returns the sketches in the version's manifest by collection, and warns of those that are invalid."""
+    """Returns the sketches (summaries of documents) in the version's manifest, by the name of the collection.
+
+    Prints a warning for each sketch that is invalid, and leaves it out.
+    """
     sketches = {}
     for name, text in version.facts.items():
         if name.startswith(MANIFEST_KEY_PREFIX):

@@ -1,4 +1,4 @@
-"""Shows adapters, aliases and their history, as tables and as JSON."""
+"""Renders adapter versions, aliases and the history of their changes as tables, and converts them to JSON."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -99,9 +99,9 @@ def adapters_table(
 
 
 def _uses(version: pb.AdapterVersion, aliases: Sequence[pb.Alias]) -> str:
-    """Returns the names of a version's aliases, without the name of the adapter, and "pinned" if the version is.
+    """Returns the names of a version's aliases, without the name of the adapter, and "pinned" if the version is pinned.
 
-    An alias of which the version is the canary has the share of users after its name.
+    If the version is the canary of an alias, the share of users who get it follows the alias.
     """
     shares = {each.alias: each.canary_weight for each in aliases if each.canary_version == version.version}
     words = [
@@ -153,7 +153,7 @@ def version_table(version: pb.AdapterVersion) -> RenderableType:
 
 
 def history_text(changes: Sequence[pb.Change]) -> RenderableType:
-    """Renders a history of changes, each on one to three lines, so that long names are not cut."""
+    """Renders changes of adapters and aliases, each on one to three lines, so that long names are not cut."""
     return Group(*map(_change, changes)) if changes else Text("nothing was changed")
 
 

@@ -1,4 +1,4 @@
-"""`pointsman adapters watch`: shows adapter states and the engine's resident adapters as they change."""
+"""`pointsman adapters watch`: shows the states of adapters, and which ones the engine has loaded, as they change."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ from pointsman_cli.options import (
 )
 
 POLL_SECONDS = 1.0
-"""Seconds until the adapters are listed again, if the engine's state does not change before."""
+"""Seconds after which `watch` lists the adapters again, if the engine's state does not change before."""
 
 _STATUS = {number: name.removeprefix("ENGINE_STATUS_").lower() for name, number in pb.EngineStatus.items()}
 
@@ -32,7 +32,10 @@ _STATUS = {number: name.removeprefix("ENGINE_STATUS_").lower() for name, number 
 def watch(
     name: AdapterArgument = "", lora_server: LoraServerOption = "", data_dir: DataDirOption = DEFAULT_DATA_DIR
 ) -> None:
-    """Show adapter states and resident adapters live, until Ctrl-C. Without a terminal: one line per change."""
+    """Show the states of adapters and the engine's loaded adapters live, until Ctrl-C.
+
+    Without a terminal, prints one line per change.
+    """
     run_interruptibly(_watch(lora_server_address(lora_server, data_dir), name))
 
 
@@ -120,9 +123,9 @@ def _page(seen: _Snapshot) -> RenderableType:
 
 
 def _facts(seen: _Snapshot) -> dict[str, str]:
-    """Returns a line about each version and alias, by its name, and if known about the "engine" and a "problem".
+    """Returns a line of text for each version and alias, by its name, and for "engine" and "problem" if known.
 
-    `_lines` prints a line when it has changed.
+    `_lines` prints each line that has changed.
     """
     facts = {"engine": _engine(seen)} if seen.engine.sequence else {}
     for version in seen.adapters.versions:

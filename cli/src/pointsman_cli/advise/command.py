@@ -1,4 +1,4 @@
-"""`pointsman advise`: the command and its tables."""
+"""`pointsman advise`: checks the options, reads the evaluation or the gateway's figures, and prints the advice."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -94,8 +94,9 @@ _OPTIONS = {
     _CERTIFICATE: (*_GATEWAY, "adapters", "difference", "power", "valid_days", "max_price_change", "signing_key"),
     _VERIFY: (*_GATEWAY, "adapters", "data", "config", "sample", "seed", "trusted_key", "markdown"),
 }
-"""The parameters of `advise_on` that each source of figures uses; those in no entry are for a report, with or without a
-certificate.
+"""The parameters of `advise_on` that each source of figures uses.
+
+Parameters in no entry are for a report of `pointsman eval`, with or without a certificate.
 """
 _ALWAYS = ("evaluation", "live", "records", "against", "regret", "certificate", "verify_file", "as_json")
 
@@ -140,17 +141,19 @@ def advise_on(
 ) -> None:
     """Compute from which volume an adapter pays off against each path without one, and recommend a path for each task.
 
-    Uses the figures of an evaluation and the cost of training; sends no requests. With --live it uses the ratings that
-    a gateway has, with --from those in exported records, and says how many more would settle what is open; with
-    --against it compares what tokens cost on your hardware with a provider.
+    A path is one way to answer: a model with its prompt and, perhaps, an adapter or retrieval. Uses the figures of an
+    evaluation and the cost of training; sends no requests. With --live it uses the ratings of answers that a gateway
+    has, with --from those in exported records, and says how many further ratings would decide each comparison. With
+    --against it compares the cost of tokens on your hardware with a provider's list price.
 
     With --regret it compares the cost, latency and quality of shadow requests with the paths that were chosen, in one
     gateway since its start, shown as chosen : shadow. Regret is what the shadow path would have saved (total dollars)
     and by how much its answers were better (mean quality of the scored pairs). A judge's line says how many of its
     scores agree with people's ratings of the same answers.
 
-    With --certificate the verdict is also written to a file, with all that it depends on, if the rows decide it; the
-    exit status is 3 if they do not. --verify checks such a file: 0 is valid, 3 weakened, 4 invalid.
+    With --certificate the verdict is also written to a file, with everything on which it depends, if the evaluated rows
+    are enough to decide; otherwise the exit status is 3. --verify checks such a file; the exit status is 0 if the
+    certificate is valid, 3 if it is weakened, 4 if it is invalid.
     """
     given_sources = {
         _REPORT: evaluation is not None,
@@ -214,10 +217,11 @@ def advise_on(
 
 
 def _source(given: Mapping[str, bool], certificate: Path | None) -> str:
-    """Returns where the figures are from: _REPORT, or the option that says it. `given` are all sources, and whether
-    each is given.
+    """Returns the source of the figures: _REPORT, or the option that names another source, such as "--live".
 
-    Raises UsageError unless exactly one source is given.
+    With `certificate`, returns _CERTIFICATE instead of _REPORT. `given` says for each source whether the command line
+    names it. Raises UsageError unless it names exactly one, and if a certificate is asked of another source than a
+    report.
     """
     chosen = [source for source, is_given in given.items() if is_given]
     if len(chosen) != 1:

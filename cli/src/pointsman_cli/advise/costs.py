@@ -19,7 +19,7 @@ FACTORS = (0.5, 1.0, 2.0)
 
 @dataclass(frozen=True, slots=True)
 class CostTerms:
-    """The user's costs in dollars and request volumes by which paths are compared, such as the cost of a training.
+    """The user's costs in dollars and volumes of requests, by which `pointsman advise` compares paths.
 
     They are the inputs of `pointsman advise` that an evaluation does not measure.
     """
@@ -31,26 +31,28 @@ class CostTerms:
     take aliases as in `EvaluatedPath.adapter` ("triage@prod"); `by_alias` converts the keys.
     """
     monthly: float | None = None
-    """Requests a month; None if unknown."""
+    """The number of requests a month; None if the user does not name it."""
     months: float = 12.0
-    """Months over which one training is paid off."""
+    """The number of months over which the cost of one training is spread."""
     trainings_a_month: float = 0.0
     """Number of retrainings a month that keep the adapter up to date."""
     adapter_month: float = 0.0
-    """Dollars a month for serving the adapter, in addition to its tokens."""
+    """Dollars a month for serving an adapter, in addition to the cost of the tokens."""
     wrong_answer: float = 0.0
-    """Dollars that one wrong answer costs."""
+    """Dollars of damage that one wrong answer does to the user."""
     unfinished: Mapping[str, str] = field(default_factory=dict)
-    """How much of a training was done ("2 of 3 epochs"), by the adapter's name, for trainings that were ended by their
-    time limit while the score still improved."""
+    """How far a training got ("2 of 3 epochs"), by the adapter's name.
+
+    Only for trainings that reached their time limit while the score still improved.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class PathCost:
     """The cost of one path in dollars, and its mean score (0 to 1).
 
-    `request` is for one request, with the expected cost of wrong answers; `tokens` is without it. `training` is for one
-    training and `month` for serving and retraining in a month; both are 0 for a path without an adapter.
+    `request` and `tokens` are for one request, with and without the expected cost of wrong answers. `training` is for
+    one training, and `month` for serving and retraining in a month; both are 0 for a path without an adapter.
     """
 
     request: float
@@ -58,49 +60,49 @@ class PathCost:
     tokens: float
     """Dollars for one request as the gateway reported them, without training and wrong answers."""
     training: float
-    """Dollars for one training."""
+    """Dollars for one training of the path's adapter."""
     month: float
     """Dollars a month that do not depend on the volume: retraining and serving the adapter."""
     quality: float
     """The path's mean score, 0 to 1."""
 
     def monthly(self, requests: float, months: float) -> float:
-        """Returns the dollars a month at a volume of `requests` a month, with one training paid off over `months`."""
+        """Returns the dollars a month at a volume of `requests` a month, one training spread over `months` months."""
         return requests * self.request + self.training / months + self.month
 
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """The numbers of requests from which a path with a trained adapter costs less than one without an adapter.
+    """The volumes from which a path with a trained adapter costs less than a path without an adapter.
 
-    `trained` and `untrained` are the names of the two paths. A number is None if the adapter never pays off.
+    `trained` and `untrained` are the names of the two paths. A volume is None if the adapter never pays off.
     """
 
     trained: str
     untrained: str
     score_difference: float
-    """Mean score of the trained path minus that of the untrained one.
+    """Mean score of the path `trained` minus that of the path `untrained`.
 
-    Only `right_answers` always takes it into account; the others do if a wrong answer has a cost (`CostTerms`).
+    `right_answers` always depends on the scores; the other fields do only if `CostTerms.wrong_answer` is not 0.
     """
     saving_per_1000: float
-    """Dollars saved on 1,000 requests, wrong answers included; negative if the trained path costs more."""
+    """Dollars that the trained path saves on 1,000 requests, including wrong answers; negative if it costs more."""
     requests: float | None
-    """Number of requests after which the savings have paid for one training, without the monthly costs."""
+    """Number of requests after which the savings have paid for one training; monthly costs are not counted."""
     right_answers: float | None
     """Number of right answers after which the savings per right answer have paid for one training.
 
     The dollars per right answer are `tokens` of `PathCost` divided by `quality`.
     """
     requests_a_month: float | None
-    """Requests a month that pay for the monthly costs and the monthly share of the training."""
+    """Number of requests a month whose savings pay the adapter's monthly costs and a month's share of the training."""
 
 
 def path_cost(path: EvaluatedPath, terms: CostTerms, prices: Mapping[str, float] | None = None) -> PathCost:
     """Computes the dollars for a request, a training and a month of an evaluated path, which must have a score.
 
-    If `path.adapter` is not empty, it must be a key of `terms.training`. `prices` are factors by cost component
-    ("prompt", "completion", "training", ...), by which that component's price is multiplied; a missing factor is 1.
+    If `path.adapter` is not empty, it must be a key of `terms.training`. `prices` has a factor for each cost component
+    ("prompt", "completion", "training", ...), by which its price is multiplied; a missing factor is 1.
     """
     assert path.score is not None
     factors = prices or {}
@@ -146,22 +148,19 @@ def _volume(spent: float, saving: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """How the number of requests that pays for one training changes if one price is halved, unchanged or doubled.
-
-    `requests` has the number for each factor of FACTORS, in order; None means that the training is never paid for.
-    """
+    """After how many requests one training is paid for, if one price is halved, unchanged or doubled."""
 
     price: str
-    """The cost component: "prompt", "cached", "completion", "retrieval", "training", ..."""
+    """The cost component whose price is changed: "prompt", "cached", "completion", "retrieval", "training", ..."""
     requests: tuple[float | None, ...]
-    """The number of requests after which one training is paid for, for the price times each of FACTORS; None: never."""
+    """The numbers of requests with the price times 0.5, 1 and 2 (FACTORS); None: the training is never paid for."""
 
 
 def sensitivities(trained: EvaluatedPath, untrained: EvaluatedPath, terms: CostTerms) -> tuple[Sensitivity, ...]:
-    """Returns, for each price, how many requests pay for one training if that price is halved, unchanged or doubled.
+    """Returns for each price after how many requests a training is paid for, if it is halved, unchanged or doubled.
 
-    The prices are those of the cost components of both paths, such as "prompt", and that of the training. Only one is
-    changed at a time, for both paths alike.
+    The prices are those of the cost components of both paths, such as "prompt", and that of the training. Only one
+    price is changed at a time, for both paths alike.
     """
     prices = dict.fromkeys((*trained.usd_per_1000, *untrained.usd_per_1000, TRAINING))
     return tuple(
@@ -171,11 +170,11 @@ def sensitivities(trained: EvaluatedPath, untrained: EvaluatedPath, terms: CostT
 
 
 def read_training_costs(files: Iterable[Path], hourly: float | None, given: Iterable[str]) -> dict[str, float]:
-    """Returns the dollars of one training by the adapter's name.
+    """Returns the cost of one training in dollars, by the adapter's name.
 
-    `files` are training.json files with the seconds of a training, which are multiplied by `hourly`, the dollars of an
-    hour of the training machine. `given` are texts "NAME=USD", which replace costs from files. Raises UsageError if
-    there are files and `hourly` is None, a file cannot be read, or a text is malformed.
+    `files` are training.json files with the seconds of a training; `hourly` is the dollars of an hour of the training
+    machine. `given` are texts "NAME=USD", which replace costs from files. Raises UsageError if there are files and
+    `hourly` is None, a file cannot be read, or a text is malformed.
     """
     found = {}
     for file in files:
@@ -195,7 +194,7 @@ def unfinished_trainings(files: Iterable[Path]) -> dict[str, str]:
     """Returns how far each training got ("2 of 3 epochs") that reached its time limit while its score still improved.
 
     The keys are adapters' names. A score still improved if the last evaluation was the best one. `files` are
-    training.json files. Raises UsageError if one cannot be read.
+    training.json files. Raises UsageError if a file cannot be read.
     """
     found = {}
     for file in files:
@@ -208,10 +207,10 @@ def unfinished_trainings(files: Iterable[Path]) -> dict[str, str]:
 
 
 def check_selection(files: Iterable[Path], evaluated_sha256: str) -> None:
-    """Checks that no training selected its best weights on the evaluated rows, since their score would be too high.
+    """Checks that no training selected its best weights by the evaluated rows, since their score would be too high.
 
     `files` are training.json files, and `evaluated_sha256` is the SHA-256 of the evaluated data set. Raises UsageError
-    if a training did so, or a file cannot be read.
+    if a training selected its weights by this data set, or a file cannot be read.
     """
     for file in files:
         record = _record(file)
@@ -225,8 +224,8 @@ def check_selection(files: Iterable[Path], evaluated_sha256: str) -> None:
 def training_cost_of(adapter: str, known: Mapping[str, float]) -> float:
     """Returns the training cost in dollars of an adapter, given as an alias or version ("triage@prod").
 
-    `known` has the costs by the adapter's name ("triage"). Raises UsageError if the cost is unknown: it must not count
-    as 0.
+    `known` has the costs by the adapter's name ("triage"). Raises UsageError if the cost is unknown, since an unknown
+    cost must not count as 0.
     """
     name = adapter.partition("@")[0]
     if name not in known:

@@ -1,7 +1,7 @@
 """Advice from the figures of a running gateway.
 
-`advise --live` recommends a path for each task, by the ratings of its answers. `advise --against MODEL` compares the
-dollars per million tokens of the gateway's engines with a provider's list price.
+`advise --live` recommends a path for each task, by people's ratings of its answers. `advise --against MODEL` compares
+the dollars per million tokens of the gateway's engines with a provider's list price.
 """
 
 import math
@@ -34,51 +34,47 @@ TOKEN_TYPES = ("prompt", "cached", "completion")
 
 @dataclass(frozen=True, slots=True)
 class RatedPath:
-    """The users' ratings and the cost of one path of a task, as a running gateway reports them.
-
-    `ratings` is a number of ratings, `mean` their mean (0 to 1), and `low` and `high` are confidence limits of the
-    mean.
-    """
+    """The users' ratings and the cost of one path (way to answer) of a task, as a running gateway reports them."""
 
     path: str
     kind: str
     """The kind of path: "prompt", "rag", "lora", "tuned" or "hybrid"."""
     ratings: float
-    """The number of ratings."""
+    """The number of ratings of the path's answers."""
     mean: float
     """The mean rating, 0 to 1."""
     low: float
-    """The lower 95 % confidence limit of the mean; it is valid however often the ratings are looked at."""
+    """The lower 95 % confidence limit of the mean, which stays valid however often you look while ratings arrive."""
     high: float
-    """The upper confidence limit of the same kind."""
+    """The upper 95 % confidence limit of the mean, which stays valid however often you look while ratings arrive."""
     low_now: float
-    """The lower end of Wilson's 95 % interval of the mean, which is valid if the ratings are looked at only once."""
+    """The lower end of Wilson's 95 % interval of the mean, which is valid only if you look at the ratings once."""
     high_now: float
-    """The upper end of Wilson's interval."""
+    """The upper end of Wilson's 95 % interval of the mean, which is valid only if you look at the ratings once."""
     usd_per_1000: float | None
     """The dollars of 1,000 requests, by the mean of the path's receipts; None if unknown."""
     is_estimate: bool
-    """Whether `usd_per_1000` is the expected cost, because the path has not answered yet."""
+    """Whether `usd_per_1000` is the expected cost instead of a mean, because the path has not answered yet."""
     p95_seconds: float
-    """The 95th percentile of the latency in seconds."""
+    """The 95th percentile of the latency of the path's answers, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveAdvice:
-    """The recommended path of one task, by the ratings of its answers in a running gateway, with the reasons.
-
-    `settled` says whether the ratings are enough. `further_ratings` is, by path, the number of ratings that would be.
-    """
+    """The recommended path of one task, by the ratings of its answers in a running gateway, with the reasons."""
 
     task: str
     verdict: str
     """The verdict in words: a value of VERDICTS, or NO_RATINGS."""
     path: str
-    """The recommended path; empty without ratings."""
+    """The name of the recommended path; empty if no path of the task has ratings."""
     settled: bool
-    """Whether there are other rated paths, and the ratings are enough to decide each comparison with them."""
+    """Whether the ratings decide each comparison of the recommended path with another; False if there is no other."""
     further_ratings: Mapping[str, int]
-    """The number of further ratings that would decide the comparisons, if the means stay as they are, by path."""
+    """How many further ratings each path needs to decide all comparisons, if the mean ratings do not change.
+
+    Paths that need no further ratings are left out.
+    """
     unrated: tuple[str, ...]
     """The names of the task's paths without a rating, except the default path."""
     paths: tuple[RatedPath, ...]
@@ -88,9 +84,9 @@ class LiveAdvice:
 
 
 def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
-    """Returns the tasks with ratings and costs of their paths, from the overview of the gateway's console.
+    """Returns the tasks with ratings and costs of their paths, from the overview page of the gateway's console.
 
-    Each is a JSON object with the task's name as `task` and a list `paths` of objects. `url` is the gateway's base URL,
+    Each task is a JSON object with its name as `task` and a list `paths` of objects. `url` is the gateway's base URL,
     and `key` an API key; empty: none is sent. Raises CommandError if the gateway cannot be reached, has no console, or
     rejects the request.
     """
@@ -110,11 +106,11 @@ def fetch_tasks(url: str, key: str) -> Sequence[Mapping[str, Any]]:
 
 
 def live_advice(task: Mapping[str, Any]) -> LiveAdvice:
-    """Recommends the cheapest of a task's paths that are rated as well as the best one.
+    """Recommends the cheapest of a task's paths that are rated about as well as the best-rated one.
 
-    `task` is one of the tasks that `fetch_tasks` returns. A path is rated as well if its mean rating is at most
-    `allowed_gap` below the best mean, and the difference is not significant. A path of unknown cost counts as the
-    dearest. Without ratings no path is recommended.
+    `task` is one of the tasks that `fetch_tasks` returns. A path is rated about as well if its mean rating is at most
+    `allowed_gap` below the best mean, and the difference is not significant. A path of unknown cost counts as the most
+    expensive. If no path of the task has ratings, the result's `path` is empty.
     """
     rated = tuple(_rated(path) for path in task["paths"] if path["quality"])
     unrated = tuple(str(path["path"]) for path in task["paths"] if not path["quality"] and path["role"] != "default")
@@ -166,7 +162,7 @@ def _rated(path: Mapping[str, Any]) -> RatedPath:
 def difference(one: RatedPath, other: RatedPath) -> tuple[float, float]:
     """Returns the 95 % confidence limits (low, high) of the mean rating of path `one` minus that of path `other`.
 
-    The limits hold at any number of ratings, so the comparison may be repeated as ratings arrive.
+    The limits are valid at any number of ratings, so the comparison may be repeated as ratings arrive.
     """
     low = lower_limit_of_difference(one.mean, one.low, other.mean, other.high)
     return low, -lower_limit_of_difference(other.mean, other.low, one.mean, one.high)
@@ -185,9 +181,9 @@ def _is_settled(chosen: RatedPath, other: RatedPath) -> bool:
 def ratings_to_settle(one: RatedPath, other: RatedPath) -> int:
     """Returns the number of ratings, old and new, that each of two paths needs until their comparison is decided.
 
-    A comparison is decided if one path is significantly better, or if the difference of the means is at most `MARGIN`
-    with the same certainty. It is assumed that further ratings leave the means as they are. The result is at most 1 %
-    (or one rating) too large.
+    A comparison is decided if one path is significantly better, or if both 95 % confidence limits of the difference of
+    the means are within `MARGIN` of 0. It is assumed that further ratings leave the means as they are. The result is at
+    most 1 % (or one rating) too large.
     """
     too_few, enough = 0, 1
     while not _is_settled(_with_ratings(one, enough), _with_ratings(other, enough)):
@@ -264,15 +260,15 @@ class HardwareCost:
     tokens: Mapping[str, float]
     """The number of tokens by type: "prompt", "cached", "completion"."""
     utilisation: float
-    """The share (0 to 1) of the engines' cost that fell into times when they answered; the rest was idle time."""
+    """The share (0 to 1) of the engines' cost that fell into times when they answered requests."""
     own_usd_per_million: float
-    """Dollars for a million of these tokens on the engines, at this utilisation."""
+    """Dollars for a million tokens on the engines, including their idle time."""
     own_usd_per_million_at_full_use: float
-    """Dollars for a million of these tokens if the engines were never idle, with as many answers at once as now."""
+    """Dollars for a million tokens if the engines were never idle and answered as many requests at once as now."""
     list_usd_per_million: float
-    """Dollars for a million tokens at the provider, with the same shares of the types."""
+    """Dollars for a million tokens at the provider, with the same shares of prompt, cached and completion tokens."""
     break_even_utilisation: float
-    """The utilisation from which the engines are cheaper than the provider; if above 1, they never are."""
+    """The utilisation from which the engines are cheaper than the provider; if it is above 1, they never are."""
 
 
 def hardware_cost(scrape: Scrape, against: str, price: PricedModel) -> HardwareCost:

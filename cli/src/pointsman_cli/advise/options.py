@@ -1,4 +1,4 @@
-"""The options of `pointsman advise`."""
+"""The command-line options of `pointsman advise`, with their help texts."""
 
 from pathlib import Path
 from typing import Annotated

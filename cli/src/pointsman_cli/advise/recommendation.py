@@ -1,4 +1,4 @@
-"""Recommends what to do about a task (prompt, retrieve, train) from an evaluation, with reasons."""
+"""Recommends for each task whether to prompt, retrieve or train, from the report of an evaluation, with reasons."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,12 +21,15 @@ _LOW_SCORE = 0.5  # scores below this are called low
 
 SIGNIFICANCE_LEVEL = 0.05
 MARGIN = 0.03
-"""The greatest difference of mean scores (0 to 1) up to which a path counts as equally good as the best one.
+"""The greatest difference of mean scores (0 to 1) up to which a path counts as equally good as the best path.
 
 A test of significance alone is not enough: on a small data set it finds few differences.
 """
 RELATIVE_MARGIN = 0.1
-"""The limit of MARGIN as a share of the best score: with a best score of 0.04, a path with 0.01 is not equally good."""
+"""The greatest such difference as a share of the best score, for low scores; the smaller of both margins applies.
+
+With a best mean score of 0.04, a path with 0.01 is not equally good, although the difference is within MARGIN.
+"""
 
 VERDICTS = {
     "prompt": "stay with prompting",
@@ -47,8 +50,8 @@ def reasons(
 ) -> Iterator[str]:
     """Yields sentences that explain why a path is recommended for a task: by its score, valid form, latency or cost.
 
-    `scored` are the task's paths with a score and a cost, `equals` those of them that are good enough, and `chosen` is
-    the recommended path.
+    `scored` are the task's paths with a score and a cost. `equals` are the paths among them that are good enough to be
+    recommended, and `chosen` is the recommended path.
     """
     yield from _accuracy_reason(task, scored, equals, chosen)
     yield from _validity_reason(scored, chosen)
@@ -158,15 +161,15 @@ def _window_reason(scored: Sequence[EvaluatedPath]) -> Iterator[str]:
 class Requirements:
     """The minimum score, the minimum share of valid answers and the maximum latency that the user requires of a path.
 
-    A field of None means no such requirement.
+    A field is None if the user has no such requirement.
     """
 
     floor: float | None = None
-    """The least value (0 to 1) of the lower confidence limit of the mean score."""
+    """The minimum (0 to 1) for the lower confidence limit of the path's mean score."""
     form: float | None = None
-    """The least share (0 to 1) of well-formed answers."""
+    """The minimum share (0 to 1) of the path's answers that are well-formed."""
     p95_seconds: float | None = None
-    """The greatest 95th percentile of the latency, in seconds."""
+    """The maximum of the 95th percentile of the path's latency, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,17 +180,17 @@ class Recommendation:
     verdict: str
     """The verdict in words: a value of VERDICTS, or NONE_GOOD_ENOUGH."""
     path: str
-    """The recommended path; empty if none is good enough."""
+    """The name of the recommended path; empty if no path is good enough."""
     reasons: tuple[str, ...] = field(default_factory=tuple)
 
 
 def recommend(task: TaskReport, needs: Requirements, terms: CostTerms) -> Recommendation:
     """Recommends the cheapest of the task's paths that meet the requirements, with reasons.
 
-    Paths without a score or a cost are left out. If no score is required, the path must also be about as good as the
-    best of those that meet the requirements: at most `allowed_gap` worse, and not significantly. If `terms.monthly` is
-    None, paths without an adapter are preferred to those with one. If no path meets the requirements, the result's
-    `path` is empty. The `adapter` of each path that has one must be a key of `terms.training`.
+    Paths without a score or a cost are left out. If `needs.floor` is None, the path must also be about as good as the
+    best path that meets the requirements: its mean score is at most `allowed_gap` lower, and the difference is not
+    significant. If `terms.monthly` is None, paths without an adapter are preferred. If no path meets the requirements,
+    the result's `path` is empty. The `adapter` of each path that has one must be a key of `terms.training`.
     """
     scored = [path for path in task.paths if path.score and path.usd_per_1000]
     eligible = [path for path in scored if not any(unmet(path, needs))]
@@ -244,10 +247,10 @@ def _cheapest(paths: Sequence[EvaluatedPath], terms: CostTerms) -> EvaluatedPath
 
 
 def by_preference(paths: Sequence[EvaluatedPath], terms: CostTerms) -> list[EvaluatedPath]:
-    """Returns the paths, which must be equally good, in order of preference: the cheapest one first.
+    """Returns the paths, which must be equally good, in order of preference: the cheapest path first.
 
-    The cost is that of a month at the volume of `terms`. If the volume is unknown, paths without an adapter come first,
-    and both kinds are in the order of their cost per request.
+    The cost is that of a month with `terms.monthly` requests. If `terms.monthly` is None, the order is by the cost per
+    request, and paths without an adapter come before paths with one.
     """
     monthly = terms.monthly
     if monthly is not None:
@@ -256,12 +259,12 @@ def by_preference(paths: Sequence[EvaluatedPath], terms: CostTerms) -> list[Eval
 
 
 def best_path(paths: Sequence[EvaluatedPath]) -> EvaluatedPath | None:
-    """Returns the path with the highest mean score; of equal ones, the cheapest. Returns None if there are no paths."""
+    """Returns the path with the highest mean score, or None if `paths` is empty; of equal paths, the cheapest."""
     return max(paths, key=lambda path: (path.mean, -path.cost), default=None)
 
 
 def best_pair(task: TaskReport) -> tuple[EvaluatedPath, EvaluatedPath] | None:
-    """Returns the task's best path with an adapter and the best one without; None if the task lacks either.
+    """Returns the task's best path with an adapter and its best path without one; None if the task lacks either.
 
     Paths without a score or a cost are left out.
     """
@@ -273,24 +276,24 @@ def best_pair(task: TaskReport) -> tuple[EvaluatedPath, EvaluatedPath] | None:
 
 @dataclass(frozen=True, slots=True)
 class TaskAdvice:
-    """The recommended path of one task, and from how many requests on an adapter pays off in it."""
+    """The recommended path of one task, and the volumes of requests from which an adapter pays off."""
 
     task: str
     recommendation: Recommendation
     break_evens: tuple[BreakEven, ...]
     """The comparisons of each path that has an adapter with each path that has none."""
     compared_pair: tuple[str, str] | None
-    """The names of the two paths that `sensitivities` compares: the best one with an adapter and the best one without.
+    """The names of the two paths that `sensitivities` compares: the best path with an adapter, the best one without.
 
-    None if one of them is missing.
+    None if the task has no path of either kind.
     """
     sensitivities: tuple[Sensitivity, ...]
 
 
 def advise(report: Report, needs: Requirements, terms: CostTerms) -> tuple[TaskAdvice, ...]:
-    """Recommends a path for each task of the report.
+    """Recommends a path for each task of the evaluation's report.
 
-    The keys of `terms.training` are names of adapters. Raises UsageError if an adapter of the report is missing there.
+    The keys of `terms.training` are names of adapters. Raises UsageError if an adapter of the report is no key of it.
     """
     priced = by_alias(report, terms)
     return tuple(_advise_task(task, needs, priced) for task in report.tasks)
@@ -310,7 +313,7 @@ def _advise_task(task: TaskReport, needs: Requirements, terms: CostTerms) -> Tas
 
 
 def by_alias(report: Report, terms: CostTerms) -> CostTerms:
-    """Converts the keys of `terms.training` from adapters' names ("triage") to the report's adapters ("triage@prod").
+    """Returns `terms` with the report's adapters ("triage@prod") as keys of `training`, in place of names ("triage").
 
     Raises UsageError if the training cost of an adapter in the report is missing.
     """

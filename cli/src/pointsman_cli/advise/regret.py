@@ -26,23 +26,22 @@ _COLUMNS = ("task", "chosen", "shadow", "pairs", "$ per 1k", "seconds", "quality
 
 @dataclass(frozen=True, slots=True)
 class PathMeans:
-    """Mean cost (dollars), latency (seconds) and score of one path over requests that a second path answered too."""
+    """Mean cost (dollars), latency (seconds) and score of one path's answers to requests that two paths answered."""
 
     usd: float
-    """Mean dollars of a request."""
+    """Mean cost of a request, in dollars."""
     seconds: float
-    """Mean latency of a request."""
+    """Mean latency of a request, in seconds."""
     quality: float | None
-    """Mean score, 0 to 1, over the requests whose answers were both scored; None if there are none."""
+    """Mean score, 0 to 1, of the requests for which both paths' answers have scores; None if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathComparison:
-    """A task's requests on the path that was chosen, compared with shadow requests: copies that another path answered
-    too.
+    """Compares, for a task, the answers of the chosen path with those of a shadow path to the same requests.
 
-    `pairs` is the number of requests and `scored` how many have scores for both answers. Regret is what the other path
-    would have saved (dollars) or gained (score), summed over the pairs in which it was better.
+    The gateway sent a copy of each request to the shadow path only for this comparison. Regret is what the shadow path
+    would have saved (dollars) or gained (score), summed over the requests for which it was better.
     """
 
     task: str
@@ -51,13 +50,16 @@ class PathComparison:
     pairs: int
     """The number of requests that both paths answered."""
     scored: int
-    """The number of these whose answers were both scored."""
+    """The number of requests, of those in `pairs`, for which both answers have scores."""
     of_chosen: PathMeans
     of_shadow: PathMeans
     regret_usd: float
-    """The dollars that the shadow path would have saved, summed over the scored pairs in which it was not worse."""
+    """The dollars that the shadow path would have saved.
+
+    Only the scored requests count for which its score was not below that of the chosen path.
+    """
     regret_quality: float
-    """By how much the shadow path scored higher, summed over the scored pairs in which it did."""
+    """By how much the shadow path scored higher, summed over the scored requests for which it scored higher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,31 +70,31 @@ class JudgeFigures:
     verdicts: Mapping[str, int]
     """The number of comparisons by outcome.
 
-    It is "chosen" or "shadow" for the better answer, "tie", "disagreement" if it depended on the order of the answers,
-    or else says why there is no verdict, such as "unparsable" for the judge's answer.
+    The outcome is "chosen" or "shadow" for the path with the better answer, "tie", or "disagreement" if the judge's
+    choice depended on the order of the answers. Any other outcome says why there is no verdict, such as "unparsable".
     """
     spent_usd: float
     """The cost of the judge, in dollars."""
     rated: int
     """The number of judged answers that people have also rated."""
     agreed: int
-    """The number of these that the judge and people both found good, or both found bad."""
+    """The number of answers, of those in `rated`, that the judge and people both found good, or both found bad."""
     agreement: tuple[float, float]
-    """Wilson's 95 % interval of `agreed` / `rated`, which is valid for a single look; (0, 1) without ratings."""
+    """Wilson's 95 % interval of `agreed` / `rated`, valid only if you look once; (0, 1) without ratings."""
     agreement_at_any_time: tuple[float, float]
-    """The 95 % confidence limits of `agreed` / `rated` that are valid at each look; (0, 1) without ratings."""
+    """The 95 % confidence limits of `agreed` / `rated` that stay valid at each look; (0, 1) without ratings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Regrets:
-    """All figures on shadow requests that one gateway reports, since its start."""
+    """All figures on shadow requests (copies sent to another path for comparison) of one gateway since its start."""
 
     comparisons: tuple[PathComparison, ...]
     outcomes: Mapping[str, int]
-    """The number of sampled requests by the outcome of their shadow request.
+    """The number of requests that were sampled for a shadow request, by the outcome of the shadow request.
 
-    It is "ok", the code of an error, or why it did not run, such as "crowded" (the engines were busy) or "spent" (the
-    budget of the day was used up).
+    The outcome is "ok", the code of an error, or the reason why the gateway sent none, such as "crowded" (the engines
+    were busy) or "spent" (the budget of the day was used up).
     """
     spent_usd: float
     """The cost of shadow requests, in dollars."""
@@ -158,7 +160,7 @@ def _means(scrape: Scrape, labels: Mapping[str, str], pairs: int, scored: int) -
 
 
 def _sum(scrape: Scrape, name: str, labels: Mapping[str, str]) -> float:
-    """Sums the series of a metric that have all of these labels."""
+    """Sums the values of a metric's series that have all of the given labels."""
     series = scrape.samples.get(name, {})
     return sum(value for found, value in series.items() if labels.items() <= dict(found).items())
 

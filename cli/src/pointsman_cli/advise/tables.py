@@ -1,4 +1,4 @@
-"""The tables of `pointsman advise REPORT`."""
+"""Prints the advice of `pointsman advise REPORT` as tables."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,3 +1,4 @@
-"""`pointsman advise --certificate` and `--verify`: writes verdicts and their figures to a file that others
-can check.
+"""`pointsman advise --certificate` and `--verify`: writes its recommendations to a file that others can check.
+
+The file, a certificate, has all figures from which the recommendations can be computed again.
 """

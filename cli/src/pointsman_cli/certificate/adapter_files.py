@@ -1,4 +1,4 @@
-"""Computes digests of an adapter's files, by which changes are noticed without loading the adapter."""
+"""Computes digests of an adapter's files, which show changes of the adapter without loading it."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
 """The files that determine an adapter's answers."""
 
 HASH = re.compile(r"[0-9a-f]{12}")
-"""The hash in a version's name at a lora-server, after the "@": the first 12 hexadecimal digits of `content_hash`."""
+"""The form of the hash after the "@" in a version's name at a lora-server: the first 12 digits of `content_hash`."""
 
 _CHUNK = 1 << 20
 
@@ -28,13 +28,13 @@ class AdapterFiles:
     adapter: str
     """The adapter's name, such as "triage"."""
     sha256: Mapping[str, str]
-    """The SHA-256 of each file by its name: of those files of WEIGHTS and TRAINING that exist."""
+    """The SHA-256 of each file that exists of WEIGHTS and TRAINING (training.json), by the file's name."""
     data_sha256: str
     """The SHA-256 of the training data; empty if it is unknown."""
     seed: int | None
     """The random seed of the training; None if it is unknown."""
     content_hash: str = ""
-    """The hash by which a lora-server names a version with these weights; empty without weights."""
+    """The hash from which a lora-server makes the name of a version with these weights; empty without weights."""
 
     @property
     def has_weights(self) -> bool:
@@ -51,7 +51,7 @@ class AdapterFiles:
 def parse_folders(texts: Iterable[str]) -> dict[str, Path]:
     """Parses texts "NAME=FOLDER"; returns the folders by the adapter's name.
 
-    Raises UsageError if a text has another form, or a folder lacks one of the files WEIGHTS.
+    Raises UsageError if a text has another form, or a folder lacks a file of WEIGHTS.
     """
     folders = {}
     for text in texts:
@@ -66,10 +66,10 @@ def parse_folders(texts: Iterable[str]) -> dict[str, Path]:
 
 
 def read_adapters(training_files: Sequence[Path], folders: Mapping[str, Path]) -> Iterator[AdapterFiles]:
-    """Yields the file digests of all adapters in `folders` (by the adapter's name), then of those of `training_files`.
+    """Yields the file digests of all adapters in `folders` (by the adapter's name), then those of the `training_files`.
 
-    Each training file is a training.json in its adapter's folder; its adapter is left out if `folders` has one of the
-    same name. Raises UsageError if a file cannot be read, or a training.json is not JSON.
+    Each training file is a training.json in its adapter's folder; its adapter is left out if `folders` has an adapter
+    of this name. Raises UsageError if a file cannot be read, or a training.json is not JSON.
     """
     for name, folder in folders.items():
         yield read_adapter(folder, name)

@@ -1,6 +1,4 @@
-"""Compares the tasks, paths, adapters, base models and prices in a certificate with those in the present
-configuration.
-"""
+"""Compares the tasks, paths, adapters, base models and prices in a certificate with the present configuration."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,8 +13,8 @@ from pointsman_cli.eval.catalog import Catalog, PathFacts
 def catalog_checks(statement: Statement, catalog: Catalog, folders: Mapping[str, Path]) -> Iterator[Check]:
     """Compares the certified tasks, paths, adapters, base models and prices with those that the gateway has today.
 
-    Yields a check for each of them. `catalog` is what the gateway has. `folders` are folders of adapters by the
-    adapters' names; their files are compared too. Raises UsageError if a file of an adapter cannot be read.
+    Yields one check or more for each. `catalog` lists what the gateway has. `folders` are folders of adapters by the
+    adapters' names; the files in them are compared too. Raises UsageError if a file of an adapter cannot be read.
     """
     for task in statement.tasks:
         yield from _task_checks(task, statement, catalog)
@@ -85,18 +83,19 @@ def _version_check(
 
 
 def _certified_files(adapter: str, statement: Statement) -> AdapterFiles | None:
-    """Returns the certified digests of an adapter's weights; None if there are none."""
+    """Returns the certified digests of an adapter's files; None if the certificate has no digests of its weights."""
     return next((each for each in statement.adapters if each.adapter == adapter and each.has_weights), None)
 
 
 def _has_known_weights(adapter: str, version: str, statement: Statement) -> bool:
-    """Returns whether an adapter's weights can be compared with those of the version, or with certified digests."""
+    """Returns whether a hash in the version's name, or a certified digest, says what an adapter's weights must be."""
     return bool(hash_of(version)) or _certified_files(adapter, statement) is not None
 
 
 def _files_check(name: str, folder: Path, statement: Statement) -> Check:
-    """Compares an adapter's weights with the hashes of the versions that answered and with the certified digests, and
-    its training.json with the certified one.
+    """Compares an adapter's weights in `folder` with the certified digests and the hashes of the certified versions.
+
+    Also compares its training.json with the certified one.
     """
     subject, certified, found = f"files of {name}", _certified_files(name, statement), read_adapter(folder, name)
     versions = sorted({each.version for each in statement.paths.values() if each.version.partition("@")[0] == name})

@@ -1,6 +1,4 @@
-"""The checks of a certificate that need no requests: its file, its figures, its data set, and the present
-configuration.
-"""
+"""The checks of a certificate that send no requests: its digest, signature, age, figures and data set."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,19 +22,22 @@ from pointsman_cli.eval.report import EvaluatedPath, TaskReport
 from pointsman_cli.eval.statistics import compare_paths
 
 TOLERANCE = 1e-6
-"""Figures that differ by less count as equal: floating point differs between machines."""
+"""The difference up to which two figures count as equal, since floating-point results differ between machines.
+
+It is relative for figures above 1, otherwise absolute.
+"""
 LOOSE_TOLERANCE = 0.02
-"""The tolerance if the certificate was made with other versions of numpy or scipy, which may draw other samples."""
+"""The tolerance, used as TOLERANCE is, if the installed numpy or scipy has another version than the certificate's.
+
+Other versions may draw other random samples.
+"""
 MAX_CLOCK_DIFFERENCE = timedelta(days=1)
 
 _SAMPLERS = ("numpy", "scipy")
 
 
 class Outcome(Enum):
-    """The outcome of one check of a certificate, from OK (best) to INVALID (worst).
-
-    The order of the members is that of their severity.
-    """
+    """The outcome of one check of a certificate. The members are in order, from OK (best) to INVALID (worst)."""
 
     OK = "ok"
     NOT_CHECKED = "not checked"
@@ -46,13 +47,13 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one check in the verification of a certificate, such as that of its age or of one path."""
+    """The result of one check in the verification of a certificate, for example the check of its age or of one path."""
 
     subject: str
     """What was checked, such as "age" or "path triage"."""
     outcome: Outcome
     detail: str
-    """An explanation for people."""
+    """An explanation of the outcome for the user."""
 
 
 def overall(checks: Iterable[Check]) -> str:
@@ -67,9 +68,10 @@ def overall(checks: Iterable[Check]) -> str:
 
 
 def file_checks(certificate: Certificate, trusted_key: Path | None, now: datetime) -> Iterator[Check]:
-    """Yields one check each of the certificate's digest, its signature and its age at the time `now`.
+    """Yields three checks: of the certificate's digest, of its signature, and of its age at the time `now`.
 
-    If `trusted_key`, the path of a PEM file with a key, is given, the certificate must be signed with this key.
+    `trusted_key` is the path of a PEM file with the key by which the certificate must be signed; None: any key, or no
+    signature.
     """
     found = digest_of(certificate.content)
     intact = found == certificate.sha256
@@ -107,9 +109,9 @@ def _signature_check(certificate: Certificate, trusted_key: Path | None) -> Chec
 
 
 def figures_check(statement: Statement) -> Check:
-    """Computes intervals, comparisons, costs and verdicts again from the rows' scores and costs; returns the check.
+    """Computes the certificate's intervals, comparisons, costs and verdicts again, from the rows' scores and costs.
 
-    The outcome is INVALID if they differ from the certified ones. It is only WEAKENED if they differ by at most
+    The check's outcome is INVALID if they differ from the certified ones. It is only WEAKENED if they differ by at most
     LOOSE_TOLERANCE and the installed numpy or scipy is another version than the certificate's.
     """
     try:
@@ -132,7 +134,7 @@ def verdict_terms(statement: Statement) -> VerdictTerms:
 
 
 def _wrong_figures(statement: Statement, tolerance: float) -> Iterator[str]:
-    """Yields what does not follow from the rows."""
+    """Yields the names of the certificate's figures that do not follow from the scores and costs of its rows."""
     if (statement.seed, statement.resamples) != (SEED, RESAMPLES):
         yield "seed and resamples"
     confidence = statement.report.confidence
@@ -167,7 +169,7 @@ def _path_follows(path: EvaluatedPath, task: TaskReport, confidence: float, tole
 
 
 def _equal(one: Any, other: Any, tolerance: float) -> bool:
-    """Returns whether two values as in JSON are equal, numbers except for `tolerance`, which is relative above 1."""
+    """Returns whether two values as in JSON are equal, and numbers within them up to `tolerance`, relative above 1."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_equal(one[key], other[key], tolerance) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
@@ -178,7 +180,7 @@ def _equal(one: Any, other: Any, tolerance: float) -> bool:
 
 
 def data_check(statement: Statement, file: Path | None) -> Check:
-    """Checks that `file` is the data set that was evaluated, by its SHA-256.
+    """Checks by its SHA-256 that `file` is the data set that was evaluated.
 
     If `file` is None, nothing is compared, and the check's outcome is WEAKENED. Raises UsageError if the file cannot be
     read.

@@ -23,14 +23,14 @@ from pointsman_cli.options import print_json, table_console
 EXIT_CODES = {"valid": 0, "weakened": 3, "invalid": 4}
 """The exit code of `--verify` by the result of the verification."""
 NO_VERDICT_EXIT_CODE = 3
-"""The exit code of `--certificate` if the rows of a task do not decide a verdict."""
+"""The exit code of `--certificate` if the evaluated rows are too few to decide which path a task should use."""
 
 
 def issue_certificate(statement: Statement, file: Path, signing_key: Path | None, as_json: bool) -> None:
     """Writes a certificate to `file` and prints its verdicts, as JSON if `as_json`.
 
-    It is signed with the private key in the PEM file `signing_key`; None: not signed. Raises UsageError if a file
-    cannot be read or written. Ends the command with NO_VERDICT_EXIT_CODE if a task has no verdict.
+    The certificate is signed with the private key in the PEM file `signing_key`; None: not signed. Raises UsageError if
+    a file cannot be read or written. Ends the command with NO_VERDICT_EXIT_CODE if a task has no verdict.
     """
     content = to_json(statement)
     signature = sign(canonical(content), signing_key) if signing_key else None
@@ -50,8 +50,8 @@ def verify_certificate(
 ) -> None:
     """Verifies the certificate in `file`, prints all checks, and ends the command with one of EXIT_CODES.
 
-    If `markdown` is a file, the result is also written to it as Markdown. Raises UsageError or CommandError as `verify`
-    does, and UsageError if the Markdown cannot be written.
+    The result is also written to the file `markdown` as Markdown; None: it is not. Raises UsageError or CommandError as
+    `verify` does, and UsageError if the Markdown cannot be written.
     """
     certificate, checks = run_interruptibly(verify(file, source, given))
     result = overall(checks)

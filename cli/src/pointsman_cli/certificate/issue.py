@@ -1,4 +1,4 @@
-"""Makes the statement of a certificate from a report and what the gateway says of the evaluated paths."""
+"""Makes the statement of a certificate from an evaluation's report and the gateway's tasks, paths and prices."""
 
 import platform
 from collections.abc import Iterable
@@ -16,19 +16,19 @@ from pointsman_cli.eval.catalog import Catalog
 from pointsman_cli.eval.report import EvaluatedPath, Report
 
 SEED = 7
-"""The random seed of the intervals and tests in a report: the default of the functions that compute them."""
+"""The random seed of a report's intervals and tests: the default seed of the functions that compute them."""
 
 _LIBRARIES = ("pointsman", "numpy", "scipy")
 
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """The limits beyond which a certificate is invalid: its age in days, and the change of a price (0.2 is 20 %)."""
+    """How long a certificate is valid, and how far a price may change until the certificate becomes invalid."""
 
     days: float
-    """Days from its issue until it expires."""
+    """Days from the issue of a certificate until it expires."""
     max_price_change: float
-    """The share by which each price may change, if no verdict changes: 0.2 is 20 %."""
+    """The share by which each price may change (0.2 is 20 %), unless a smaller change already changes a verdict."""
 
 
 def make_statement(
@@ -40,10 +40,10 @@ def make_statement(
     adapters: Iterable[AdapterFiles],
     issued: datetime,
 ) -> Statement:
-    """Returns the statement that certifies the verdicts on a report.
+    """Returns the statement that certifies which path each task of an evaluation's report should use.
 
-    `catalog` are the gateway's tasks, paths and prices now, `given` the requirements and costs, `adapters` the digests
-    of adapter files to certify, and `issued` is the time in UTC.
+    `catalog` has the gateway's present tasks, paths and prices, `given` the requirements and costs. `adapters` are the
+    digests of adapter files to certify, and `issued` is the time in UTC.
 
     Raises UsageError if the report lacks the scores of rows, if the configuration has changed since the evaluation, if
     more than one version of an adapter answered on a path, if an adapter has other weights than the version that
@@ -95,7 +95,7 @@ def software_versions() -> dict[str, str]:
 
 
 def without_texts(report: Report) -> Report:
-    """Returns the report without its texts of requests and answers.
+    """Returns the report without the texts of requests and answers in it.
 
     Raises UsageError if the report has no task, or lacks the score of each row.
     """
@@ -109,7 +109,10 @@ def without_texts(report: Report) -> Report:
 
 
 def _identity(path: EvaluatedPath, catalog: Catalog) -> PathIdentity:
-    """Raises UsageError unless the adapter version that answered in the evaluation would answer now."""
+    """Returns the base model and the adapter version that answered on a path in the evaluation.
+
+    Raises UsageError if several versions answered, or if another version would answer now.
+    """
     now = catalog.paths[path.path]
     if not path.adapter:
         return PathIdentity(now.model, "")
@@ -128,7 +131,7 @@ def _identity(path: EvaluatedPath, catalog: Catalog) -> PathIdentity:
 
 
 def _check_weights(adapters: Iterable[AdapterFiles], paths: Iterable[PathIdentity]) -> None:
-    """Raises UsageError if an adapter has other weights than its version that answered."""
+    """Raises UsageError if an adapter's files have other weights than the version that answered in the evaluation."""
     with_weights = {files.adapter: files for files in adapters if files.has_weights}
     for path in paths:
         files = with_weights.get(path.version.partition("@")[0])

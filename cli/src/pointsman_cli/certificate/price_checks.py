@@ -1,4 +1,4 @@
-"""Compares the prices in a certificate with the present ones: each with its allowed range, and all of them together."""
+"""Compares the prices in a certificate with the present prices: each with its allowed range, and all together."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,14 +11,15 @@ from pointsman_cli.eval.catalog import Catalog, ModelFacts
 from pointsman_cli.eval.report import EvaluatedPath
 
 ROUNDING = 1e-9
-"""The share by which a price may lie outside of its range because of rounding."""
+"""The share of a bound by which a price may lie outside of its range, since floating-point results are rounded."""
 
 
 def price_checks(statement: Statement, catalog: Catalog) -> Iterator[Check]:
-    """Yields checks of the prices in `catalog`, the present ones, against the certified ones.
+    """Yields checks of the present prices, which are in `catalog`, against the certified prices.
 
-    There is a check for each price that has bounds, and one for each model whose other prices have changed and are part
-    of a path's cost. If all of these are OK, a last check says whether all prices together change a verdict.
+    There is a check for each price that has bounds in the certificate. A model whose other prices have changed has a
+    check if they are part of a path's cost. If all these checks are OK, a last one says whether all new prices together
+    change a verdict.
     """
     old = PriceList(statement.paths, statement.models, statement.search_usd)
     models = {name: catalog.base_models.get(name, facts) for name, facts in statement.models.items()}
@@ -42,7 +43,11 @@ def _price_check(bound: PriceBound, now: float | None) -> Check:
 
 
 def _other_prices_checks(statement: Statement, models: Mapping[str, ModelFacts]) -> Iterator[Check]:
-    """Finds changes of the prices that a catalog does not list, if the listed ones do not explain a path's cost."""
+    """Yields a check for each model with changed prices that have no bounds, but are part of a path's cost.
+
+    They are prices of long prompts, service tiers, embeddings and training. They are part of the cost if the listed
+    prices do not explain it.
+    """
     for name, facts in statement.models.items():
         if models[name].other_prices == facts.other_prices:
             continue
@@ -55,7 +60,7 @@ def _other_prices_checks(statement: Statement, models: Mapping[str, ModelFacts])
 
 
 def _is_priced_as_listed(path: EvaluatedPath, prices: Mapping[str, float]) -> bool:
-    """Returns whether a path's tokens at the listed prices cost what they did, and all else has a listed price."""
+    """Returns whether the listed prices explain a path's cost of tokens, and exist for all other parts of its cost."""
     tokens = {
         "prompt": path.prompt_tokens - path.cached_tokens,
         "cached": path.cached_tokens,
@@ -69,7 +74,10 @@ def _is_priced_as_listed(path: EvaluatedPath, prices: Mapping[str, float]) -> bo
 
 
 def _together_check(statement: Statement, old: PriceList, new: PriceList) -> Check:
-    """Names the paths again at the new prices, which may change a verdict together although none does alone."""
+    """Checks whether the verdicts name the same paths at the new prices.
+
+    Several price changes together may change a verdict although none of them does alone.
+    """
     given, report = verdict_terms(statement), statement.report
     before = named_paths(report, statement.verdicts, given)
     after = named_paths(reprice(report, old, new), statement.verdicts, given)

@@ -1,6 +1,6 @@
 """Sends a sample of the evaluated rows again, and compares scores and costs with the certified ones.
 
-It notices what no fingerprint shows: another model behind the same name, other documents, other weights.
+This detects changes that no digest shows: another model behind the same name, other documents, other weights.
 """
 
 from collections import Counter
@@ -32,14 +32,13 @@ class Sampling:
     """How many rows of the data set a verification sends to the gateway again, and the seed of their random choice."""
 
     rows: int
-    """The number of rows of each task that are sent to each of its paths; 0: none are sent."""
+    """The number of rows of each task that are sent to each of the task's paths; 0: none are sent."""
     seed: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Resent:
-    """The answers of one path to rows of the evaluation that were sent to it again, and the path's results in the
-    certificate.
+    """One path's certified results, and its new answers to rows of the evaluation that were sent again.
 
     `margin` is the largest mean loss of score at which the path still counts as good enough.
     """
@@ -114,7 +113,7 @@ def _checks(resent: _Resent, version: str, alpha: float, number: int, max_cost_c
 
 
 def _pairs(resent: _Resent) -> Iterator[tuple[float, float, float, float]]:
-    """Yields the certified and the new score, and both costs in dollars, of the rows that were answered both times."""
+    """Yields (certified score, new score, certified dollars, new dollars) of each row that was answered both times."""
     places: Mapping[str, int] = {row: place for place, row in enumerate(resent.task.row_ids)}
     for answer in resent.answers:
         score, usd = resent.path.row_scores[places[answer.row]], resent.path.row_usd[places[answer.row]]
@@ -125,7 +124,10 @@ def _pairs(resent: _Resent) -> Iterator[tuple[float, float, float, float]]:
 def _score_check(
     subject: str, scores: Sequence[tuple[float, float]], margin: float, alpha: float, number: int
 ) -> Check:
-    """Compares certified and new scores; `number` comparisons are made, each with the error probability `alpha`."""
+    """Compares a path's certified and new scores, as one of `number` comparisons.
+
+    `alpha` is the error probability of each comparison.
+    """
     before, now = [pair[0] for pair in scores], [pair[1] for pair in scores]
     lost = limits(differences_of(before, now), alpha / 2)
     told = f"{fmean(now):.3f} on {len(scores)} rows, which had {fmean(before):.3f}"

@@ -1,7 +1,7 @@
 """Signs certificates, and checks their signatures, by Ed25519 keys in PEM files (`openssl genpkey -algorithm ed25519`).
 
-A signature proves that the holder of the key made exactly this statement. It proves neither that the measurement took
-place nor that the rows resemble later requests.
+A signature proves that the holder of the key made exactly this certificate. It proves neither that the evaluation took
+place nor that the evaluated rows resemble later requests.
 """
 
 from pathlib import Path
@@ -42,7 +42,7 @@ def sign(message: bytes, key_file: Path) -> Signature:
 def problem_of(message: bytes, signature: Signature, trusted_file: Path | None) -> str:
     """Returns why `signature` is not a valid signature of `message`, as a sentence; empty if it is valid.
 
-    If `trusted_file`, a PEM file with a public or private key, is given, the signature must be made with this key.
+    `trusted_file` is a PEM file with the public or private key by which the message must be signed; None: any key.
     Raises UsageError if that file cannot be read or has no Ed25519 key, or if the package cryptography is not
     installed.
     """
@@ -82,7 +82,7 @@ def _public_key(file: Path) -> "Ed25519PublicKey":
 
 
 def _library() -> tuple[Any, Any]:
-    """Returns the modules of cryptography that sign and that read keys, imported on first use."""
+    """Imports the package cryptography on first use; returns its modules for signing and for reading keys."""
     try:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519

@@ -1,4 +1,4 @@
-"""The content of a certificate, and its file.
+"""The statement of a certificate (the recommended path of each task, with all figures), and the certificate's file.
 
 The file is a JSON object: the statement, its SHA-256, and a signature or null. The digest and the signature are of the
 statement's canonical form, which is what Python's `json.dumps` returns with `sort_keys=True`, `separators=(",", ":")`
@@ -31,16 +31,14 @@ MAX_PRICE_CHANGE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class PriceBound:
-    """One price of a certificate, and the range in which it must stay for the certificate to be valid, in dollars.
-
-    `kind` says what the price is for, such as a million tokens of the kind "prompt", or one "request".
-    """
+    """One price in a certificate, and the lowest and highest price at which the certificate is valid, in dollars."""
 
     model: str
-    """The base model; empty for the price of a search."""
+    """The name of the base model; empty for the price of a search."""
     kind: str
     """What the price is for: a million tokens of a kind ("prompt", "cached", "completion"), or one "request", "image",
-    "tool" request or "retrieval" (a search)."""
+    "tool" request or "retrieval" (a search).
+    """
     usd: float
     low: float
     high: float
@@ -48,23 +46,26 @@ class PriceBound:
 
 @dataclass(frozen=True, slots=True)
 class TaskVerdict:
-    """What a certificate states about one task: which path to use, or how many rows would be needed to decide it."""
+    """What a certificate states about one task: which path to use, or how many evaluated rows would decide it."""
 
     task: str
     verdict: str
-    """The verdict in the words of `pointsman advise`, such as "train"; empty if the rows do not decide it."""
+    """The verdict in the words of `pointsman advise`, such as "train"; empty if the evaluated rows do not decide it."""
     path: str
-    """The path to use; empty if the rows decide for none."""
+    """The name of the path to use; empty if no path is good enough, or the evaluated rows do not decide it."""
     recommended: str
-    """The path that `pointsman advise` recommends, which does not ask whether the rows are enough; empty if none."""
+    """The path that `pointsman advise` recommends without asking whether the rows are enough; empty if none."""
     margin: float
-    """The smallest difference of mean scores (0 to 1) that matters."""
+    """The smallest difference of two paths' mean scores (0 to 1) that matters to the user."""
     rows_needed: int
-    """The number of rows in all that would decide the verdict with the probability `power`; 0 if it is decided."""
+    """The total number of rows that would decide it with the probability `Statement.power`; 0 if it is decided."""
     standings: tuple[PathStanding, ...]
-    """What the rows show about each path that meets the requirements on form and latency, preferred paths first."""
+    """How each path compares with the others by its scores, preferred paths first.
+
+    Only paths that meet the requirements on form and latency are compared.
+    """
     left_out: Mapping[str, str]
-    """The reasons for which other paths were not compared, by the path's name."""
+    """For each path that was not compared, the reason, by the path's name."""
     break_evens: tuple[BreakEven, ...]
 
     @property
@@ -85,40 +86,42 @@ class PathIdentity:
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """All that a certificate states: the verdicts, and the figures from which they can be computed again."""
+    """The content of a certificate: the verdict on each task, and all figures to compute the verdicts again."""
 
     format: int
-    """The number of this file format: FORMAT."""
+    """The version number of the file format; this command reads and writes FORMAT."""
     issued: AwareDatetime
     expires: AwareDatetime
     software: Mapping[str, str]
-    """Versions of Python, Pointsman and the libraries that computed the intervals."""
+    """Versions of Python, Pointsman, numpy and scipy at the time of issue, by name."""
     report: Report
-    """The evaluation, with each row's score and without any text of requests and answers."""
+    """The evaluation's report, with each row's score and without the texts of requests and answers."""
     paths: Mapping[str, PathIdentity]
-    """What answered on each path of the report, by the path's name."""
+    """The base model and adapter version that answered on each path of the report, by the path's name."""
     models: Mapping[str, ModelFacts]
-    """Facts and prices of the base models of these paths, by the model's name."""
+    """Facts and prices of the base models in `paths`, by the model's name."""
     search_usd: float
     """Dollars for one search of the retriever."""
     tasks: Mapping[str, CatalogTask]
     """The evaluated tasks that the gateway knew, by name, with all paths that could answer them."""
     adapters: tuple[AdapterFiles, ...]
-    """Digests of the files of those adapters that the issuer named."""
+    """Digests of the files of the adapters whose folders or training.json files the issuer named."""
     requirements: Requirements
     terms: CostTerms
     difference: Annotated[float, Field(ge=MIN_DIFFERENCE, le=MAX_DIFFERENCE)] | None
-    """The smallest difference of mean scores that matters; None: that of `pointsman advise`."""
+    """The smallest difference of mean scores that matters, from the user; None: the default of `pointsman advise`."""
     power: Annotated[float, Field(ge=MIN_POWER, le=MAX_POWER)]
-    """The probability with which as many rows as `TaskVerdict.rows_needed` decide a verdict, such as 0.8."""
+    """The probability, such as 0.8, that `TaskVerdict.rows_needed` rows decide a verdict."""
     max_price_change: Annotated[float, Field(ge=0, le=MAX_PRICE_CHANGE)]
-    """The largest change of one price, as a share of it (0.2: 20 %), that leaves the certificate valid. `price_bounds`
-    are narrower where the verdict would change."""
+    """The largest change of one price, as a share of the price (0.2: 20 %), that leaves the certificate valid.
+
+    The bounds in `price_bounds` are narrower if the verdict would change.
+    """
     price_bounds: tuple[PriceBound, ...]
     seed: int
     """The random seed of the bootstrap intervals and permutation tests."""
     resamples: int
-    """The number of random samples in each of these."""
+    """The number of random samples for each bootstrap interval and each permutation test."""
     verdicts: tuple[TaskVerdict, ...]
 
 
@@ -133,13 +136,13 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A certificate as it was read from its file; digest and signature are not checked yet."""
+    """A certificate as read from its file. Reading does not check the digest and the signature."""
 
     content: Mapping[str, Any]
-    """The statement as JSON; the digest and the signature are computed from it."""
+    """The statement as JSON, as it is in the file; the digest and the signature are computed from this JSON."""
     statement: Statement
     sha256: str
-    """The digest that the file states, in hexadecimal digits."""
+    """The SHA-256 of the statement that the file states, in hexadecimal digits."""
     signature: Signature | None
     """The signature; None if the certificate is not signed."""
 
@@ -180,7 +183,7 @@ def write_certificate(content: Mapping[str, Any], signature: Signature | None, f
 
 
 def _check_names(statement: Statement) -> None:
-    """Raises ValueError if there is no task, or a part names a task, a path, a model or a kind that is not known."""
+    """Raises ValueError if there is no task, or a name of a task, path, model or kind appears in one place only."""
     tasks = [task.task for task in statement.report.tasks]
     if not tasks:
         raise ValueError("its report has no task")

@@ -1,4 +1,4 @@
-"""Shows a certificate and the checks of one: on the terminal, as Markdown for a pull request, and as JSON."""
+"""Shows a certificate and the checks of a certificate: on the terminal, as Markdown for a pull request, and as JSON."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -15,15 +15,16 @@ from pointsman_cli.eval.report import EvaluatedPath
 from pointsman_cli.options import plain_table
 
 MARKER = "<!-- pointsman certificate -->"
-"""The first line of the Markdown. A later run finds its comment on a pull request by this line, to replace it."""
+"""The first line of the Markdown, by which a CI job finds and replaces its earlier comment on a pull request."""
 
 NO_VERDICT = "no verdict"
 
 _ESCAPES = {ord(character): f"&#{ord(character)};" for character in "&\\`*_{}[]<>|!~:"} | {
     ord(character): f"&#{ord(character)};&#8203;" for character in "@#"
 }
-"""The characters that mean something in Markdown or HTML. GitHub makes links of @NAME and #NUMBER although they are
-escaped, and not with a space of no width in between.
+"""Escapes for the characters that mean something in Markdown or HTML, for `str.translate`.
+
+GitHub makes links of @NAME and #NUMBER even if the character is escaped, but not with a zero-width space after it.
 """
 
 _STATES = {Standing.CLOSE: "good enough", Standing.WORSE: "worse", Standing.OPEN: "open"}
@@ -31,9 +32,7 @@ _STYLES = {Outcome.OK: "", Outcome.NOT_CHECKED: "dim", Outcome.WEAKENED: "yellow
 
 
 def verdict_lines(statement: Statement) -> RenderableType:
-    """Returns, for the terminal, the verdict that the certificate states for each task, and a table of the task's paths
-    with how they compare.
-    """
+    """Returns, for the terminal, the certificate's verdict on each task and a table that compares the task's paths."""
     lines: list[RenderableType] = []
     for verdict, task in zip(statement.verdicts, statement.report.tasks, strict=True):
         paths = {path.path: path for path in task.paths}
@@ -80,7 +79,10 @@ def check_lines(checks: Sequence[Check]) -> Table:
 
 
 def to_markdown(name: str, certificate: Certificate, checks: Sequence[Check]) -> str:
-    """Returns the verdicts and the checks as Markdown, the worst check first; `name` is the certificate's file name."""
+    """Returns the certificate's verdicts and the checks as Markdown, the check with the worst outcome first.
+
+    `name` is the certificate's file name.
+    """
     return "\n".join(_markdown_lines(name, certificate.statement, checks)) + "\n"
 
 
@@ -106,7 +108,7 @@ def _markdown_lines(name: str, statement: Statement, checks: Sequence[Check]) ->
 
 
 def _cell(text: str) -> str:
-    """Escapes a text for a cell: names come from files that a stranger's pull request may have changed."""
+    """Escapes a text for a cell of a Markdown table, since names may come from a stranger's pull request."""
     printable = "".join(character if character.isprintable() else " " for character in text)
     return printable.translate(_ESCAPES).replace("www.", "www&#46;")
 

@@ -1,4 +1,4 @@
-"""The verdicts on all tasks of a report, and how far prices may change until a verdict does."""
+"""Computes the verdicts on all tasks of a report, and how far each price may change before a verdict changes."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,49 +25,47 @@ from pointsman_cli.eval.catalog import ModelFacts
 from pointsman_cli.eval.report import EvaluatedPath, Report, TaskReport
 
 MIN_MARGIN = 0.005
-"""The least difference of mean scores that matters, unless the user states one: the share of a best score of 0 is 0."""
+"""The lower limit for the smallest difference of mean scores that matters, unless the user states a difference.
+
+By default that difference is a share of the best score, and so would be 0 for a best score of 0.
+"""
 RETRIEVAL = "retrieval"
-"""The name of the cost component for searches."""
+"""The name of the cost component for searches in the retriever."""
 REQUEST = "request"
-"""The name of the cost component for a model's charge per answer; it is 0 for a model without that price."""
+"""The name of the cost component for a model's charge per answer; a model without this price charges 0."""
 CHARGES = (REQUEST, "image", "tool")
 """The names of the cost components for what a model charges in addition to tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerdictTerms:
-    """The user's inputs for verdicts: requirements, costs, the score difference that matters, and statistical power.
-
-    `power` is the probability with which the stated number of rows decides a verdict.
-    """
+    """The user's inputs for verdicts: requirements, costs, the score difference that matters, and statistical power."""
 
     requirements: Requirements
     terms: CostTerms
-    """Costs and volumes; its `training` is by the adapter's name, such as "triage"."""
+    """Costs and volumes; the keys of `CostTerms.training` are adapters' names, such as "triage"."""
     difference: float | None
-    """The smallest difference of mean scores that matters; None: that of `pointsman advise`."""
+    """The smallest difference of mean scores that matters; None: the default of `pointsman advise`."""
     power: float
-    """The probability with which as many rows as a verdict asks for decide it, such as 0.8."""
+    """The probability, such as 0.8, that `TaskVerdict.rows_needed` rows decide a verdict."""
 
 
 @dataclass(frozen=True, slots=True)
 class PriceList:
-    """The prices by which the costs of an evaluation are computed: of each path's base model, and of a search, in
-    dollars.
-    """
+    """The prices in dollars for the costs of an evaluation: those of each path's base model, and that of a search."""
 
     paths: Mapping[str, PathIdentity]
     """The base model and adapter version of each path, by the path's name."""
     models: Mapping[str, ModelFacts]
     """The base models with their prices, by the model's name."""
     search_usd: float
-    """Dollars for one search."""
+    """Dollars for one search of the retriever."""
 
     def price_of(self, path: str, component: str) -> tuple[str, str, float] | None:
-        """Returns what a cost component of a path is charged as: (base model, component, dollars).
+        """Returns the price of a cost component, such as "prompt", of a path: (base model, component, dollars).
 
-        `component` is such as "prompt". The model is empty if the component is a search. Returns None if the model's
-        prices do not include the component.
+        The base model is "" if the component is a search. Returns None if the model's prices do not include the
+        component.
         """
         if component == RETRIEVAL:
             return "", RETRIEVAL, self.search_usd
@@ -78,7 +76,7 @@ class PriceList:
     def usd(self, model: str, kind: str) -> float | None:
         """Returns the price in dollars of the cost component `kind` of a base model; None if it is unknown.
 
-        If `model` is empty, it is the price of a search.
+        If `model` is empty, returns the price of a search.
         """
         if not model:
             return self.search_usd
@@ -137,7 +135,7 @@ def _task_verdict(task: TaskReport, given: VerdictTerms, alpha: float) -> TaskVe
 
 
 def _left_out(task: TaskReport, needs: Requirements) -> Iterator[tuple[str, str]]:
-    """Yields the paths without a score or a cost, and those that miss a requirement on form or latency as measured."""
+    """Yields (path, reason) for paths that lack a score or a cost, or miss a requirement on form or latency."""
     for path in task.paths:
         if not path.score or not path.usd_per_1000:
             yield path.path, "has no answer with a score and a cost"
@@ -148,8 +146,8 @@ def _left_out(task: TaskReport, needs: Requirements) -> Iterator[tuple[str, str]
 def reprice(report: Report, old: PriceList, new: PriceList) -> Report:
     """Returns the report with the paths' costs at the prices `new` instead of `old`.
 
-    A cost component whose old price is 0, or whose old or new price is unknown, stays as it is. `new` must have the
-    paths and models of `old`.
+    The cost of a component does not change if its old price is 0, or its old or new price is unknown. `new` must have
+    the paths and models of `old`.
     """
 
     def factor(path: str, component: str) -> float:
@@ -165,10 +163,10 @@ def reprice(report: Report, old: PriceList, new: PriceList) -> Report:
 
 
 def named_paths(report: Report, verdicts: Sequence[TaskVerdict], given: VerdictTerms) -> list[str]:
-    """Returns, for each task of the report in order, the path that its verdict would name at the costs in the report.
+    """Returns the path that the verdict on each task would name at the costs in the report, in the report's order.
 
-    Which paths are good enough is taken from `verdicts`; only their order by cost is computed again. An entry is empty
-    if the rows' scores do not decide for a path in this order.
+    Which paths are good enough is taken from `verdicts`; only their order by cost is computed again. An entry is "" if
+    no path is good enough, or it is undecided whether the first one in this order is.
     """
     terms, named = by_alias(report, given.terms), []
     for task, verdict in zip(report.tasks, verdicts, strict=True):

@@ -1,10 +1,11 @@
-"""Decides which path of a task the scores show to be the right one, or how many rows would decide it.
+"""Decides by the scores which path of a task is the right one to use, or how many rows would be needed to decide it.
 
-The right path is the cheapest one that is good enough: at most the margin below each other path or, if a score is
-required, at or above it. There are two kinds of errors, each of which has a probability of at most alpha:
-* a path is named that is worse than another one by more than the margin, or whose score is below the required one;
-* a path is named although a cheaper one is as good as the best, or exceeds the required score by the margin.
-A cheaper path between these limits may be named or not: both are right.
+The right path is the cheapest one that is good enough. Good enough means at most the margin below each other path or,
+if a score is required, at or above the required score. A verdict can be wrong in two ways, each with a probability of
+at most alpha:
+* it names a path that is worse than another one by more than the margin, or whose score is below the required one;
+* it names a path although a cheaper one is as good as the best, or exceeds the required score by the margin.
+Between these limits, it is right both to name a cheaper path and not to name it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,16 +18,16 @@ from pointsman_scoring.paired_limits import RowDifferences, Standing, difference
 from pointsman_scoring.rows_needed import MAX_ROWS, rows_needed
 
 Scores = NDArray[np.float64]
-"""The scores of one path by row, (rows,); NaN for a row without a score."""
+"""The scores of one path, one for each row of the data set; NaN for a row without a score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A path that a verdict may recommend, with the score (0 to 1) of each evaluated row; None: no score."""
+    """A path that a verdict may recommend, with the scores of its answers."""
 
     path: str
     scores: Sequence[float | None]
-    """The score of each row, 0 to 1, in the same order for all paths; None if the judge gave no score."""
+    """The score of each evaluated row, 0 to 1, in the same order for all paths; None if the answer has no score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,33 +35,37 @@ class Precision:
     """The score difference that a verdict must detect, its allowed error probability, and its statistical power."""
 
     margin: float
-    """The smallest difference of mean scores that matters, above 0 and below 1."""
+    """The smallest difference of two paths' mean scores that matters, above 0 and below 1."""
     alpha: float
     """The allowed probability of a wrong verdict, such as 0.05."""
     power: float
-    """The probability with which as many rows as `rows_needed` decide the verdict, such as 0.8."""
+    """The probability, such as 0.8, that `ScoreVerdict.rows_needed` rows decide the verdict."""
     floor: float | None = None
-    """The mean score that a path must reach, below 1; None: it must be as good as the best path."""
+    """The mean score that a path must reach, below 1; None: a path must be as good as the best path instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathStanding:
-    """Whether one path's scores are good enough compared with the other paths: CLOSE (yes), WORSE (no) or OPEN.
+    """Whether one path's scores are good enough: CLOSE (yes), WORSE (no) or OPEN (undecided).
 
-    OPEN means that the evaluated rows do not decide it; `rows_needed` is the number of rows that would.
+    They are compared with the scores of the other paths, or with the required score.
     """
 
     path: str
     standing: Standing
-    """CLOSE: the path is good enough; WORSE: it is not; OPEN: the rows do not decide it."""
+    """CLOSE: the path is good enough; WORSE: it is not; OPEN: the evaluated rows are too few to decide it."""
     against: str
-    """The path that this one is furthest behind, of those that decide its standing; empty if it is the only path, or if
-    a score is required."""
+    """The name of the path in the comparison that determines `standing`; of several, that with the highest score.
+
+    Empty if there is no other path, or if a score is required.
+    """
     behind: Interval | None
-    """How far the path's mean score is below that of `against`, or below the required score, with confidence limits
-    that hold at any number of rows; None if there is nothing to compare it with."""
+    """How far the path's mean score is below that of the path `against`, or below the required score.
+
+    The interval's confidence limits hold at any number of rows. None if there is no comparison.
+    """
     rows_needed: int = 0
-    """The number of rows in all that would decide an OPEN path; 0 if the verdict does not need them."""
+    """The total number of rows that would decide an OPEN path; 0 if the verdict does not depend on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +73,12 @@ class ScoreVerdict:
     """The result of comparing a task's paths by their scores: the path to use, or the number of rows still needed."""
 
     path: str
-    """The first path, in order of preference, that is good enough; empty if there is none, or it is not decided."""
+    """The first path, in order of preference, that is good enough; empty if none is, or the verdict is undecided."""
     is_decided: bool
     rows_needed: int
-    """The number of rows in all that would decide the verdict with the probability `Precision.power`; 0: none more."""
+    """The total number of rows that would decide the verdict with the probability `Precision.power`; 0: none more."""
     standings: tuple[PathStanding, ...]
-    """What the rows show about each path, in order of preference."""
+    """How each path compares with the others by its scores, in order of preference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +87,17 @@ class _Contest:
 
     against: str
     differences: RowDifferences
-    """How far the path is behind, row by row."""
+    """How far the path's score is below the other one, row by row."""
     share: float
-    """The share of the rows that both have scores for."""
+    """The share (0 to 1) of the rows for which both paths have scores."""
     standing: Standing
 
 
 def decide(candidates: Sequence[Candidate], precision: Precision) -> ScoreVerdict:
     """Decides which path to use: the first one in order of preference whose scores are good enough.
 
-    If the rows do not decide it, the result has the number of rows that would. `candidates` are in order of preference,
-    the preferred path first. Raises ValueError if there are none, or two have no scored row in common.
+    If the rows do not decide it, the result says how many rows would. `candidates` are in order of preference, the
+    preferred path first. Raises ValueError if there are none, or two have no scored row in common.
     """
     if not candidates:
         raise ValueError("there are no paths to decide between")
@@ -120,7 +125,7 @@ def decide(candidates: Sequence[Candidate], precision: Precision) -> ScoreVerdic
 
 
 def _tried(standings: Sequence[PathStanding]) -> int:
-    """Returns the number of paths up to the first that is good enough; the others are not preferred to it."""
+    """Returns how many paths, in order of preference, the verdict depends on: those up to the first good enough one."""
     named = first_close(standings)
     return next((place for place, each in enumerate(standings, 1) if each.path == named), len(standings))
 
@@ -131,10 +136,10 @@ def first_close(standings: Sequence[PathStanding]) -> str:
 
 
 def _errors(candidates: Sequence[Candidate], precision: Precision) -> int:
-    """Returns the number of comparisons of which a single wrong one makes the verdict wrong.
+    """Returns how many comparisons there are of which one wrong result makes the verdict wrong.
 
-    Without a required score they are those with the preferred one of the truly best paths: each other path may wrongly
-    be taken to be close to it, or above it.
+    Without a required score, these are the comparisons of the truly best path with each other one: the other path may
+    wrongly appear close to it, or above it.
     """
     return len(candidates) if precision.floor is not None else max(1, len(candidates) - 1)
 
@@ -159,7 +164,10 @@ def _contest(against: str, its: Scores, mine: Scores, margin: float, alpha: floa
 
 
 def _standing(path: str, contests: Sequence[_Contest], alpha: float, offset: float) -> PathStanding:
-    """Combines the comparisons of a path; `offset` is by how much their differences are above those to be shown."""
+    """Combines the comparisons of a path into its standing.
+
+    `offset` is subtracted from the differences for display, since `_contests` adds the margin to a required score.
+    """
     if not contests:
         return PathStanding(path, Standing.CLOSE, "", None)
     states = {each.standing for each in contests}
@@ -173,10 +181,10 @@ def _standing(path: str, contests: Sequence[_Contest], alpha: float, offset: flo
 
 
 def _hardest(contests: Sequence[_Contest], state: Standing) -> _Contest:
-    """Returns the comparison of this standing in which the path is furthest behind.
+    """Returns the comparison with the standing `state` in which the path's score is furthest below the other one.
 
-    It also decides how many rows an open path needs: they either show that the path is worse than this one, or that it
-    is close to this one and so to those that are not as good.
+    For an OPEN path, this comparison also determines the number of rows needed. Enough rows show either that the path
+    is worse than the other path, or that it is close to it, and so close to all paths with lower scores.
     """
     return max((each for each in contests if each.standing is state), key=lambda each: each.differences.mean)
 

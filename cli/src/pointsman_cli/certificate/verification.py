@@ -1,4 +1,4 @@
-"""Verifies a certificate: all checks, in the order in which they are shown."""
+"""Verifies a certificate: runs all checks, in the order in which they are shown."""
 
 import asyncio
 import json
@@ -23,7 +23,10 @@ from pointsman_cli.gateway_http import open_client
 from pointsman_cli.options import bearer
 
 ENTRY_POINT = "entry_point"
-"""The name of the metric that calls a function of the user; the certificate names the function."""
+"""The name of the metric that calls a function in the user's own code, and of its setting that names the function.
+
+The setting is in the certificate, so the function is called only if --trusted-key is given.
+"""
 
 _CATALOG_SECONDS = 60.0
 _LORA_SERVER = "127.0.0.1:8083"
@@ -32,14 +35,14 @@ _PAST_THE_CACHE = {"cache-control": "no-store"}
 
 @dataclass(frozen=True, slots=True)
 class ConfigurationSource:
-    """Where the present configuration is read: at a running gateway, or from a folder."""
+    """The place from which the present configuration is read: a running gateway, or a configuration folder."""
 
     url: str
     """The base URL of the gateway."""
     key: str
     """The API key for the gateway; empty: none is sent."""
     config: Path | None = None
-    """A configuration folder to read instead of asking the gateway; no sample is sent then. None: ask the gateway."""
+    """The configuration folder to read; None: ask the gateway. With a folder, no rows are sent to the gateway."""
 
     def client(self) -> httpx.AsyncClient:
         return open_client(self.url, _PAST_THE_CACHE | bearer(self.key))
@@ -50,19 +53,19 @@ class Verification:
     """The user's inputs to the verification of a certificate: data set, sampling, trusted key, adapter folders."""
 
     data: Path | None
-    """The file of the data set; None: it is not compared, and no sample is sent."""
+    """The file of the evaluated data set; None: it is not compared, and no sample of its rows is sent."""
     sampling: Sampling
     trusted_key: Path | None
     """A PEM file with the key by which the certificate must be signed; None: any key, or no signature."""
     folders: Mapping[str, Path]
-    """Folders of adapters whose files are compared, by the adapters' names."""
+    """Folders of adapters whose files are compared with the certified digests, by the adapters' names."""
 
 
 async def fetch_catalog(source: ConfigurationSource) -> Catalog:
     """Returns the present tasks, paths and prices, from the gateway or the configuration folder of `source`.
 
-    Raises Refused, Unreachable or CommandError if the gateway does not answer as expected, CommandError if the folder's
-    configuration is not valid.
+    Raises Refused, Unreachable or CommandError if the gateway does not answer as expected, CommandError if the
+    configuration in the folder is not valid.
     """
     if source.config:
         return await asyncio.to_thread(_catalog_of_folder, source.config)
@@ -71,7 +74,10 @@ async def fetch_catalog(source: ConfigurationSource) -> Catalog:
 
 
 def _catalog_of_folder(folder: Path) -> Catalog:
-    """Has a gateway process list what a configuration folder contains; raises CommandError if it is not valid."""
+    """Starts a gateway process that lists the tasks, paths and prices of a configuration folder, and returns them.
+
+    Raises CommandError if the configuration is not valid.
+    """
     program = [sys.executable, "-m", "pointsman_gateway", "--catalog", str(folder)]
     environment = {"POINTSMAN_LORA_SERVER": _LORA_SERVER, **os.environ}  # examples need the variable
     try:
@@ -88,7 +94,8 @@ async def verify(file: Path, source: ConfigurationSource, given: Verification) -
     """Reads and verifies the certificate in `file`; returns it with the results of all checks.
 
     A sample of rows is sent to the gateway only if all other checks leave the certificate valid or weakened. If the
-    gateway cannot be reached before that, a check says so and weakens the certificate.
+    gateway cannot be reached when its configuration is fetched, the certificate counts as weakened, and a check says
+    so.
 
     Raises UsageError if a file cannot be read or an option is wrong, CommandError if the gateway or the configuration
     folder fails otherwise.
@@ -115,7 +122,7 @@ async def verify(file: Path, source: ConfigurationSource, given: Verification) -
 
 
 def _dataset(statement: Statement, file: Path) -> Dataset:
-    """Reads the data set; rows without a task are of the certificate's only one."""
+    """Reads the data set in `file`. If the certificate has one task only, rows that name no task belong to it."""
     tasks = [task.task for task in statement.report.tasks]
     return read_dataset(file, tasks[0] if len(tasks) == 1 else "")
 
@@ -123,7 +130,7 @@ def _dataset(statement: Statement, file: Path) -> Dataset:
 def _reason_to_send_nothing(
     statement: Statement, source: ConfigurationSource, given: Verification, checks: Sequence[Check]
 ) -> str:
-    """Returns why no sample is sent; empty if one is."""
+    """Returns why no sample of rows is sent to the gateway; empty if a sample is sent."""
     if not given.sampling.rows:
         return "--sample is 0"
     if source.config:

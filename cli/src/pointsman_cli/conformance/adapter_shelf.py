@@ -1,4 +1,4 @@
-"""The adapters of the swap test on disk: made once for a base model, and copied to where the engine reads them."""
+"""The folder of the swap test's adapters, which are made once for a base model, and copied for the engine."""
 
 import hashlib
 import json
@@ -12,12 +12,12 @@ from pointsman_cli.errors import UsageError
 from pointsman_cli.processes import run_to_end
 
 VERSIONS = 10
-"""The number of adapter versions that are made. The test uses four of them whose answers differ."""
+"""The number of adapter versions that `make_adapters` makes. The swap test uses four of them whose answers differ."""
 UNFIT = ("other-names", "smaller-shapes")
-"""The names of the made adapters that do not fit the base model, so that an engine should refuse them."""
+"""The names of the test adapters that do not fit the base model, so that an engine should refuse to load them."""
 HALF_BROKEN, NAN = "half-broken", "nan"
 SCRIPT = Path(__file__).parent / "make_adapters.py"
-"""The script that makes the adapters. It needs torch, so it runs with the Python of the engine's environment."""
+"""The script that makes the test adapters. It needs torch, so it runs with the Python of the engine's environment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""Answers of an engine, token by token, and the known answers with which they are compared.
+"""Answers of an engine, token by token, and the reference answers with which they are compared.
 
-With log-probabilities, an answer is compared with a known one by the distribution at each position, up to the first
-token that differs: rounding changes log-probabilities by a few tenths of a nat, other weights by several nats. Without
-them, only the texts of the tokens are compared.
+If the engine reports log-probabilities, the distributions at each position are compared, up to the first token that
+differs: rounding changes a log-probability by a few tenths of a nat, other weights by several nats. If it reports none,
+only the texts of the tokens are compared.
 """
 
 import math
@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 TOLERANCE_NATS = 1.75
-"""The largest change of a log-probability that counts as rounding.
+"""The largest change of a log-probability, in nats, that counts as rounding.
 
-Over 60 answers of vLLM 0.32 on a CPU, in batches of 12 and alone, the largest was 1.07, for random adapters.
+Over 60 answers of vLLM 0.32 on a CPU, in batches of 12 and alone, the largest change was 1.07, for random adapters.
 """
 MIN_DISTANCE_NATS = 2.5
-"""The least `distance` between the answers of two versions to each prompt that makes their answers distinguishable."""
+"""The least `distance`, for each prompt, of the answers of two adapter versions that the test can tell apart."""
 
 BASE = "base"
 """The version name that stands for the base model without an adapter."""
@@ -31,13 +31,13 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class TimedAnswer:
-    """The answer to one request. `started`, `first_token` and `ended` are seconds of `time.monotonic`.
+    """An engine's answer to one request. `started`, `first_token` and `ended` are seconds of `time.monotonic`.
 
-    `first_token` is the time of the end if there was no token.
+    If the answer has no token, `first_token` equals `ended`.
     """
 
     model: str
-    """The model name in the request."""
+    """The value of the field `model` in the request."""
     prompt: str
     tokens: tuple[Token, ...]
     text: str
@@ -45,11 +45,11 @@ class TimedAnswer:
     first_token: float
     ended: float
     error: str = ""
-    """Why the request failed, including an answer without a token; empty if it did not fail."""
+    """Why the request failed, for example because the answer has no token; empty if it succeeded."""
     status: int = 0
     """The HTTP status; 0 if there was no response."""
     is_complete: bool = False
-    """Whether the stream reached its end without an error from the engine; also True if it had no token."""
+    """Whether the answer's stream reached its end without an error from the engine, with or without tokens."""
     is_overload: bool = False
     """Whether the engine was overloaded: it answered with status 429 or 503 and the header Retry-After."""
 
@@ -59,11 +59,11 @@ class Comparison:
     """How many tokens of an answer agree, or do not agree, with the reference answer of an adapter version."""
 
     agreeing: int
-    """The tokens before the first one whose log-probabilities differ by more than rounding (TOLERANCE_NATS)."""
+    """The number of tokens before the first whose log-probabilities differ by more than rounding (TOLERANCE_NATS)."""
     wrong: int
-    """The tokens from that one on; 0 if the answer is the version's."""
+    """The number of tokens from the first different one on; 0 if the answer is that of the adapter version."""
     compared: int
-    """The tokens that could be compared: up to the first difference, or to the end of the shorter answer."""
+    """The number of tokens that could be compared: up to the first different one, or the end of the shorter answer."""
 
     @property
     def is_same(self) -> bool:
@@ -87,7 +87,7 @@ class KnownAnswers:
         return compare(answer.tokens, self._answers[version, answer.prompt])
 
     def version_of(self, answer: TimedAnswer, candidates: Iterable[str]) -> str | None:
-        """Returns the first of the versions `candidates` that is known to give this answer; None if none is."""
+        """Returns the first of the versions `candidates` whose reference answer agrees with `answer`, or None."""
         known = (version for version in candidates if (version, answer.prompt) in self._answers)
         return next((version for version in known if self.compare(answer, version).is_same), None)
 
@@ -109,8 +109,8 @@ class KnownAnswers:
 def compare(tokens: Sequence[Token], known: Sequence[Token]) -> Comparison:
     """Compares an answer with a known answer to the same prompt, up to the first token that differs.
 
-    Later tokens cannot be compared, since they follow different texts. An answer without tokens counts as wrong if the
-    known one has tokens.
+    Tokens after the first difference cannot be compared, since they follow different texts. An answer without tokens
+    counts as wrong if the known answer has tokens.
     """
     if not tokens and known:
         return Comparison(0, 1, 0)
@@ -122,10 +122,9 @@ def compare(tokens: Sequence[Token], known: Sequence[Token]) -> Comparison:
 
 
 def distance(tokens: Sequence[Token], known: Sequence[Token]) -> float:
-    """Returns the largest difference between the log-probabilities of two answers, in nats, up to the first token that
-    differs.
+    """Returns the largest difference of log-probabilities, in nats, of two answers up to the first different token.
 
-    It is infinite if one of them has no tokens, or if tokens differ and have no log-probabilities.
+    The result is infinite if one answer has no tokens, or if tokens differ and have no log-probabilities.
     """
     return max(_distances(tokens, known), default=math.inf)
 
@@ -140,9 +139,9 @@ def _distances(tokens: Sequence[Token], known: Sequence[Token]) -> list[float]:
 
 
 def _token_distance(token: Token, other: Token) -> float:
-    """Returns the largest difference of log-probabilities, in nats, over the likeliest tokens of both.
+    """Returns the largest difference of log-probabilities, in nats, at one position of two answers.
 
-    A token that one of them lacks is at most as likely there as its least likely one, so it counts from that on.
+    A token that only one of both lists has: the other one counts it with the log-probability of its least likely token.
     Without log-probabilities, returns 0 if the names are the same, else infinity.
     """
     if not token.logprobs or not other.logprobs:

@@ -1,4 +1,7 @@
-"""The state and the steps that all parts of the swap test share: ask, load adapters, judge answers, clean up."""
+"""The state of a swap test, and the steps that its checks share: ask, load adapters, judge answers, clean up.
+### cli/src/pointsman_cli/conformance/bench.py::(SHORT_TOKENS, LONG_TOKENS)
+Maximum tokens of a usual answer in the test, and of an answer during which an adapter is replaced.
+"""
 
 import asyncio
 import time
@@ -26,7 +29,10 @@ PROMPTS = tuple(
     f"{opening}. {_BODY}{_BODY}So the chronicle says that"
     for opening in ("A chronicle of the town", "The second book", "Notes of a traveller")
 )
-"""Prompts with different beginnings that are longer than a block of a prefix cache (128 tokens on a CPU)."""
+"""The test's prompts. Their beginnings differ, and each is longer than a block of an engine's prefix cache (128 tokens
+on a CPU). ### cli/src/pointsman_cli/conformance/bench.py::(ALIVE_SECONDS, RETRY_SECONDS) Seconds without an answer
+after which `Bench.is_alive` counts an engine as stopped; seconds between its attempts.
+"""
 LONG_PROMPT = PROMPTS[0]
 
 ALIVE_SECONDS, RETRY_SECONDS = 20.0, 1.0
@@ -34,7 +40,7 @@ ALIVE_SECONDS, RETRY_SECONDS = 20.0, 1.0
 CLEAN_UP_SECONDS = 60.0
 """Maximum seconds for the removal of one adapter at the end of the test."""
 MOVING_PART = "moving"
-"""A text that is in the names of those adapters that the test replaces, and in no others."""
+"""A part of the names of the adapters whose weights the test replaces; no other adapter's name contains it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class Chosen:
     first: str
     second: str
     old: str
-    """The version that the test replaces by `new`."""
+    """The adapter version whose weights the test replaces by those of `new`."""
     new: str
 
     @property
@@ -68,7 +74,7 @@ class Bench:
     prefix: str
     """The beginning of the names of all adapters of this run."""
     say: Callable[[str], None]
-    """Shows a line of progress."""
+    """A function that shows a line of progress to the user."""
     findings: Findings = field(default_factory=Findings)
     known: KnownAnswers = field(default_factory=KnownAnswers)
     loaded: set[str] = field(default_factory=set)
@@ -79,8 +85,8 @@ class Bench:
     async def load(self, name: str, made: str) -> None:
         """Loads the test adapter `made` (a name in the AdapterShelf) at the engine under the name `name`.
 
-        `clean_up` unloads it at the end of the test if it is still loaded. Raises ControlRefused if the engine does not
-        load it.
+        If the adapter is still loaded at the end of the test, `clean_up` unloads it. Raises ControlRefused if the
+        engine does not load it.
         """
         self.loaded.add(name)
         await self.control.load(name, made)
@@ -113,7 +119,7 @@ class Bench:
         return await self.api.complete(self.base_model, prompt, max_tokens)
 
     async def ask(self, name: str, prompt: str, max_tokens: int = SHORT_TOKENS) -> TimedAnswer:
-        """Sends `prompt` to the adapter `name`; returns its answer, which says whether it failed.
+        """Requests a completion of `prompt` from the adapter `name`; the answer's `error` says whether it failed.
 
         Raises LimitReached if the test may send no more requests.
         """
@@ -122,8 +128,8 @@ class Bench:
     def judge(self, answer: TimedAnswer, version: str, what: str, about: Property = Property.WRONG_VERSION) -> bool:
         """Records whether an answer is the reference answer of the adapter version `version`; returns True if it is.
 
-        The finding is on the property `about`; `what` describes the request in it. A failed request is recorded for the
-        property FAILED_REQUESTS instead, and False is returned.
+        The result is recorded for the property `about`, with `what` as the description of the request. A failed request
+        is recorded for the property FAILED_REQUESTS instead, and False is returned.
         """
         if not self.succeeded(answer, what):
             return False
@@ -148,10 +154,10 @@ class Bench:
         return not answer.error
 
     def describe(self, answer: TimedAnswer, version: str) -> str:
-        """Returns a text for a finding on an answer that should be the known one of `version`, but is not.
+        """Returns a text for a finding on an answer that should be the reference answer of `version`, but is not.
 
-        The text names the version whose answer it is. If it is no single version's, the text says from which token on
-        it differs. 60 characters of the answer are quoted.
+        The text names the version whose reference answer it is. If it is that of no version, the text says from which
+        token on it differs. The text quotes 60 characters of the answer.
         """
         other = self.known.version_of(answer, (BASE, *self.shelf.versions()))
         whose = "of no version alone" if other is None else f"that of {other}"
@@ -162,7 +168,7 @@ class Bench:
     async def is_alive(self) -> bool:
         """Returns whether the engine completes a request to the base model; retries for ALIVE_SECONDS (20 s).
 
-        An answer without tokens counts as complete. If there is none, the findings get a note.
+        An answer without tokens counts as complete. If the engine completes none, a note is added to the findings.
         """
         deadline = time.monotonic() + ALIVE_SECONDS
         while not (answer := await self.ask_base(PROMPTS[0], 1)).is_complete:
@@ -175,7 +181,7 @@ class Bench:
     async def check_base(self, what: str) -> bool:
         """Sends all prompts to the base model in turn; returns whether all its answers are those recorded at the start.
 
-        The result of each is recorded as a finding, in which `what` describes these requests.
+        The result of each prompt is recorded as a finding, with `what` as the description of the request.
         """
         is_same = True
         for prompt in PROMPTS:
@@ -188,10 +194,10 @@ class Bench:
         return is_same
 
     async def clean_up(self) -> None:
-        """Unloads all adapters that this run has loaded, and deletes their copies on the shelf.
+        """Unloads all adapters that this run has loaded, and deletes their copies in the AdapterShelf.
 
-        If an adapter may still be loaded afterwards, the findings get a note, and its copy stays: the engine may read
-        it again, and some engines crash if it is missing.
+        If an adapter may still be loaded afterwards, a note is added to the findings, and its copy is not deleted: the
+        engine may read it again, and some engines crash if it is missing.
         """
         kept = []
         for name in sorted(self.loaded):

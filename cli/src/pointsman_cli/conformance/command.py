@@ -45,7 +45,7 @@ EXIT_CODES = {Grade.FAIL: 1, Grade.UNTESTED: CannotTest.exit_code}
 
 
 class ControlKind(StrEnum):
-    """The values of `--control`: what loads, replaces and unloads the test's adapters."""
+    """The values of `--control`: the API or program by which the test loads, replaces and unloads its adapters."""
 
     VLLM = "vllm"
     SGLANG = "sglang"
@@ -58,12 +58,12 @@ class ControlKind(StrEnum):
 class ControlOptions:
     """The options of `pointsman conformance swap` that say how the test loads and unloads adapters.
 
-    An option that the chosen kind does not need is ignored.
+    An option that the chosen ControlKind does not need is ignored.
     """
 
     kind: ControlKind
     lora_server: str
-    """The lora-server's address, HOST:PORT; empty for other kinds than POINTSMAN."""
+    """The lora-server's address, HOST:PORT; empty for every ControlKind but POINTSMAN."""
     load_command: str
     unload_command: str
     model_form: str
@@ -132,8 +132,8 @@ def swap(
 ) -> None:
     """Load, replace, unload and evict small adapters under load, and check each answer.
 
-    Exit code 0 if nothing failed, 1 if a property failed, 3 if the test or a check of it cannot be carried out. Use it
-    on an engine of your own: it adds load, and adapters under names of its own, which it unloads.
+    Exit code 0 if nothing failed, 1 if a property failed, 3 if the test or one of its checks cannot be carried out. Use
+    it on an engine of your own: it adds load, and adapters under names of its own, which it unloads.
     """
     url = web_url(against)
     folder = (adapters or data_dir / "conformance").absolute()

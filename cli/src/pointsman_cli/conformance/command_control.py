@@ -1,4 +1,4 @@
-"""Changes adapters by commands of the caller, for fleets that are changed by other means, such as kubectl."""
+"""Loads and unloads the swap test's adapters by the user's commands, such as kubectl, for fleets that need them."""
 
 import asyncio
 import shlex
@@ -13,7 +13,7 @@ from pointsman_cli.processes import alive_processes, kill_processes, process_tre
 
 KILL_POLL_SECONDS = 0.01
 MAX_OUTPUT_BYTES = 4096
-"""The number of bytes at the end of a failed command's output that are read."""
+"""How many bytes at the end of a failed command's output are read for the error message."""
 
 
 class CommandControl:
@@ -27,7 +27,10 @@ class CommandControl:
     remains = ""
 
     def __init__(self, shelf: AdapterShelf, load: list[str], unload: list[str], model: str) -> None:
-        """`model` is what requests name, with {name}, {folder} as above: "{name}", or "{folder}" for LoRAX."""
+        """Takes the test's adapters, the arguments of both commands, and the form of the model name in requests.
+
+        `model` is this form, with {name} and {folder} as in the commands: "{name}", or "{folder}" for LoRAX.
+        """
         self._shelf = shelf
         self._load, self._unload, self._model = load, unload, model
 

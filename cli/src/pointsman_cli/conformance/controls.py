@@ -1,4 +1,7 @@
-"""How a test loads, replaces and unloads adapters: the interface, and the routes of vLLM and SGLang."""
+"""How the swap test loads, replaces and unloads adapters: the interface, and its implementation for vLLM and SGLang.
+### cli/src/pointsman_cli/conformance/controls.py::(IN_PLACE, RELOAD, NEW_NAME)
+The ways in which `AdapterControl.replace` can replace an adapter's weights.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -26,7 +29,7 @@ class AdapterControl(Protocol):
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """Returns the ways in which `replace` can replace an adapter, such as IN_PLACE; the usual one is the first."""
+        """Returns the ways in which `replace` can replace an adapter's weights (IN_PLACE, ...), the usual one first."""
         ...
 
     async def load(self, name: str, made: str) -> None: ...
@@ -34,12 +37,12 @@ class AdapterControl(Protocol):
     async def replace(self, name: str, made: str, form: str) -> None:
         """Replaces the weights of the adapter `name` by those of `made`, in the way `form` (one of `forms`).
 
-        Requests that are sent after it has returned should be answered with the new weights.
+        A request that is sent after this call has returned should be answered with the new weights.
         """
         ...
 
     async def unload(self, name: str) -> None:
-        """Unloads the adapter `name`, including versions that an interrupted `load` or `replace` may have left."""
+        """Unloads the adapter `name`, and all its versions that an interrupted `load` or `replace` may have loaded."""
         ...
 
     def model(self, name: str) -> str:
@@ -47,14 +50,12 @@ class AdapterControl(Protocol):
         ...
 
     async def opens_to_anyone(self) -> bool:
-        """Returns whether adapters can be changed without a key or other secret; False if this is not known."""
+        """Returns whether anybody can load and unload adapters without a key or other secret; False if unknown."""
         ...
 
     @property
     def remains(self) -> str:
-        """Returns a sentence on what the test leaves at the engine or the lora-server, because it cannot be removed;
-        else empty.
-        """
+        """Returns a sentence on adapters that the test cannot remove from the engine or lora-server, or ""."""
         ...
 
 
@@ -67,8 +68,10 @@ class RuntimeControl:
     remains = ""
 
     def __init__(self, http: httpx.AsyncClient, shelf: AdapterShelf, api: str, base_model: str) -> None:
-        """`api` is "vllm" or "sglang". SGLang needs the base model's name in requests for adapters, "BASE:ADAPTER":
-        without it, it answers with the base model.
+        """Takes the API's kind, `api`: "vllm" or "sglang".
+
+        SGLang needs the base model's name in requests for adapters, "BASE:ADAPTER": without it, SGLang answers with the
+        base model.
         """
         self._http = http
         self._shelf = shelf

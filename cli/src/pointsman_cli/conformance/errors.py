@@ -20,7 +20,7 @@ class ControlRefused(Exception):
     """
 
     def __init__(self, message: str, status: int = 0) -> None:
-        """Takes the HTTP status of the refusal, 0 if there is none."""
+        """Takes the message and the HTTP status of the response that refused the change; 0 if there was no response."""
         super().__init__(message)
         self.status = status
 

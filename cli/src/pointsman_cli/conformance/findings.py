@@ -34,8 +34,8 @@ STATEMENTS: Mapping[Property, str] = {
 class Grade(StrEnum):
     """The verdict on one property of an engine, such as "no wrong version answers", or on the whole swap test.
 
-    The worst observation decides: FAIL is a wrong answer or other violation, WEAK a request refused without need or
-    something exposed, UNTESTED no observation.
+    The worst observation decides. FAIL: an answer was wrong, or the property was violated otherwise. WEAK: the engine
+    refused what it should do, or exposed what nobody needs. UNTESTED: there is no observation.
     """
 
     PASS = "pass"
@@ -54,7 +54,7 @@ SCALE: Mapping[Grade, str] = {
 
 @dataclass(slots=True)
 class PropertyRecord:
-    """The observations of one property in a swap test: how many there were, how many weak or failed, and examples."""
+    """The observations of one property in a swap test: how many, how many of them weak or failed, and examples."""
 
     observed: int = 0
     weak: int = 0
@@ -81,9 +81,9 @@ class Findings:
     def __init__(self) -> None:
         self.records = {each: PropertyRecord() for each in Property}
         self.notes: list[str] = []
-        """What somebody should know."""
+        """Sentences for the user that belong to no property, such as on adapters that could not be unloaded."""
         self.not_done: dict[str, str] = {}
-        """The checks that were not carried out as planned, and why."""
+        """The reason for each check that was not carried out as planned, by the check's name."""
 
     def passed(self, about: Property) -> None:
         self.records[about].observed += 1
@@ -102,7 +102,7 @@ class Findings:
         _add_example(record.examples, what)
 
     def skip(self, about: Property, why: str) -> None:
-        """Records why a property of the engine is not tested; the reason is shown only if nothing is observed of it."""
+        """Records why a property of the engine is not tested, which is shown only if it has no observation."""
         self.records[about].why_untested = why
 
     def note(self, text: str) -> None:
@@ -114,7 +114,7 @@ class Findings:
         return frozenset(about for about, record in self.records.items() if record.verdict is Grade.UNTESTED)
 
     def leave_out(self, check: str, why: str) -> None:
-        """Records that a planned check was not carried out, or not to its end, and why; the first reason stays."""
+        """Records why a planned check was not carried out, or not to its end; keeps the first reason for a check."""
         self.not_done.setdefault(check, why)
 
     def is_failed(self, about: Property) -> bool:

@@ -1,4 +1,4 @@
-"""Loads and replaces the swap test's adapters through the routes that Pointsman's guard adds to vLLM."""
+"""Loads and replaces the swap test's adapters by the HTTP routes that Pointsman's guard (middleware) adds to vLLM."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from pointsman_cli.conformance.errors import ControlRefused
 
 DRAIN_SECONDS = 60.0
 SWITCH_SECONDS = 1.0
-"""Seconds after a replacement in which requests that name the old version may still arrive."""
+"""Seconds after a replacement in which the engine may still receive requests that name the old version."""
 SECRET_HEADER = "x-pointsman-secret"
 GUARD_ROUTE = "/pointsman/v1/adapters"
 
@@ -20,7 +20,7 @@ GUARD_ROUTE = "/pointsman/v1/adapters"
 class GuardControl:
     """Changes adapters by the routes of Pointsman's guard in vLLM; implements AdapterControl.
 
-    Each loaded version gets a new name at the engine ("NAME.1", "NAME.2"), so a name never gets other weights.
+    Each loaded version gets a new name at the engine ("NAME.1", "NAME.2"), so the weights under a name never change.
     """
 
     forms = (NEW_NAME,)

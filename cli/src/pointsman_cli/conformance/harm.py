@@ -1,5 +1,6 @@
-"""The checks of the swap test that may crash an engine, or make its answers wrong until a restart; only with
---harmful.
+"""The checks of the swap test that may crash an engine, or make its answers wrong until a restart.
+
+They run only with the option --harmful.
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,9 +18,9 @@ Harm = Callable[[Bench, Chosen, int], Awaitable[None]]
 async def check_harm(bench: Bench, chosen: Chosen, slots: int, restart_command: list[str]) -> None:
     """Carries out the checks that may stop the engine or make its answers wrong, such as loading an adapter with NaN.
 
-    `slots` is the number of adapters that the engine holds. If a check stopped the engine or changed the base model's
-    answers, the command `restart_command` restarts the engine; if it is empty or fails, the remaining checks are left
-    out.
+    `slots` is the number of adapters that the engine can hold. If a check stopped the engine or changed the base
+    model's answers, the command `restart_command` restarts the engine. If the command is empty or fails, the remaining
+    checks are left out.
     """
     for name, harm in HARMS.items():
         bench.say(name)

@@ -1,6 +1,4 @@
-"""Checks how an engine treats adapters that do not fit its base model, and requests whose model name is a
-file's path.
-"""
+"""Checks that an engine refuses adapters that do not fit its base model, and model names that are paths of files."""
 
 from typing import Any
 
@@ -39,9 +37,8 @@ async def check_unfit_adapters(bench: Bench) -> None:
 async def check_file_names(bench: Bench) -> None:
     """Checks that the engine does not read files by a request's model name, and does not reveal its folders.
 
-    Requests models whose names are paths of an adapter that is not loaded, looks for paths in /v1/models, and tries
-    whether adapters can be loaded without a key. Raises ControlRefused if an adapter cannot be loaded, or the models
-    cannot be listed.
+    Requests models whose names are paths of an adapter that is not loaded, looks for paths in /v1/models, and tries to
+    load an adapter without a key. Raises ControlRefused if an adapter cannot be loaded, or the models cannot be listed.
     """
     version = bench.shelf.versions()[0]
     # vLLM's resolver loads adapters whose config names the base model as the server does.

@@ -15,8 +15,9 @@ NEEDED = 4
 async def learn(bench: Bench) -> Chosen:
     """Loads the test adapters one after the other, records their reference answers, and chooses four to test with.
 
-    Returns the first four whose answers can be told apart. The answers are stored in `bench.known`. Raises CannotTest
-    if there are fewer, an adapter cannot be loaded, or the base model does not answer or does not repeat its answers.
+    Returns the first four adapters whose answers can be told apart, and stores the answers in `bench.known`. Raises
+    CannotTest if there are fewer than four, an adapter cannot be loaded, or the base model does not answer or does not
+    repeat its answers.
     """
     for fields in LOGPROB_FIELDS:
         bench.api.logprob_fields = fields

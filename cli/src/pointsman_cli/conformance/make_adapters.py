@@ -22,7 +22,9 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 STRENGTH = 3.0
-"""The root mean square of what an adapter adds to a layer's output, for an input of root mean square 1."""
+"""How strong a test adapter is: the root mean square of what it adds to a layer's output, for an input with the root
+mean square 1.
+"""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -122,7 +124,7 @@ UNFIT: dict[str, Callable[[Tensors], Tensors]] = {
     "half-broken": _with_larger_end,
     "nan": _with_nan,
 }
-"""The functions that make unfit adapters from the weights of a good one, by the adapter's name."""
+"""The functions that make an unfit adapter from the weights of a good one, by the unfit adapter's name."""
 
 
 if __name__ == "__main__":

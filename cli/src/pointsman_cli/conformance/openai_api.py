@@ -1,4 +1,4 @@
-"""The client of the engine's or gateway's OpenAI-compatible API. It counts its requests, and stops at the limits."""
+"""A client of the tested OpenAI-compatible API, which sends no more requests than the swap test's limits allow."""
 
 import asyncio
 import json
@@ -20,9 +20,10 @@ LOGPROB_FIELDS: tuple[Mapping[str, Any], ...] = (
     {"logprobs": 5},
     {},
 )
-"""The fields of a request that ask for log-probabilities; the first ones that the engine accepts are used.
+"""Alternative request fields that ask for log-probabilities; the client uses the first that the engine accepts.
 
-vLLM's `return_tokens_as_token_ids` names tokens by their ids: the texts of different parts of a character are equal.
+vLLM's `return_tokens_as_token_ids` names tokens by their ids, since the texts of tokens that are parts of one character
+are equal.
 """
 QUERY_SECONDS = 10.0
 MAX_ERROR_CHARACTERS = 200
@@ -32,13 +33,13 @@ class OpenAIApi:
     """A client of one OpenAI-compatible URL: requests completions, and lists the models."""
 
     def __init__(self, http: httpx.AsyncClient, max_requests: int, max_seconds: float, timeout_seconds: float) -> None:
-        """Takes the limits of the whole test, and the time that one answer may take before it counts as hanging."""
+        """Takes the limits of the whole test, `max_requests` and `max_seconds`, and the timeout of one answer."""
         self._http = http
         self._max_requests = max_requests
         self._deadline = time.monotonic() + max_seconds
         self._timeout_seconds = timeout_seconds
         self.requests = 0
-        """How many completions were requested."""
+        """The number of completions that this client has requested."""
         self.logprob_fields = LOGPROB_FIELDS[0]
 
     @property
@@ -52,7 +53,7 @@ class OpenAIApi:
     async def models(self) -> list[dict[str, Any]]:
         """Returns the entries of /v1/models, each a JSON object with the model's name as `id`.
 
-        Raises ApiError if there is no answer, its status is not 200, or it is not a list of models.
+        Raises ApiError if there is no response, its status is not 200, or its body is no list of models.
         """
         try:
             response = await self._http.get("/v1/models", timeout=QUERY_SECONDS)
@@ -70,7 +71,7 @@ class OpenAIApi:
     async def complete(
         self, model: str, prompt: str, max_tokens: int, on_token: Callable[[int], None] = lambda _: None
     ) -> TimedAnswer:
-        """Requests a completion of `prompt` at temperature 0 and returns the answer; a failure is in its `error`.
+        """Requests a completion of `prompt` at temperature 0; returns the answer, whose `error` is empty on success.
 
         The answer is streamed: `on_token` is called with the number of tokens so far. Raises LimitReached, without a
         request, if the test has reached its maximum number of requests or its maximum time.

@@ -1,4 +1,4 @@
-"""The plan of one run of the swap test, and its limits."""
+"""The plan of one run of the swap test: its options, and the checks that it may carry out at the engine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,49 +8,48 @@ from pointsman_cli.conformance.findings import Property
 from pointsman_cli.errors import UsageError
 
 NAME = "swap-test"
-"""The beginning of the names of all adapters of all swap tests."""
+"""The beginning of the names of all adapters that any run of the swap test loads."""
 MOVING_ADAPTER = f"{NAME}-moving"
 """The name of the adapter that the test registers at a lora-server and replaces there; it stays registered."""
 ADAPTERS_AT_ONCE = 4
-"""The largest number of the test's adapters that are loaded at the same time, except in the test of eviction."""
+"""The largest number of test adapters that are loaded at the same time, except in the test of eviction."""
 SELF_MANAGED = ("guard", "pointsman")
-"""The controls (`--control`) by which a new adapter never evicts one that others use."""
+"""The values of `--control` with which loading a new adapter never evicts one that others use."""
 
 
 @dataclass(frozen=True, slots=True)
 class SwapPlan:
-    """The plan of one swap test: the command's options, with what the tested URL serves.
+    """The plan of one swap test: the command's options, and the models that the tested URL serves.
 
-    `load_seconds` is how long requests are sent while adapters change, and `max_seconds` is the limit of the whole
-    test.
+    `max_seconds` is the limit of the whole test.
     """
 
     url: str
     control: str
     base_model: str
     other_adapters: tuple[str, ...]
-    """The names of adapters that the engine serves already."""
+    """The names of adapters that the engine serves already, which the test must not disturb."""
     prefix: str
     """The beginning of the names of this run's adapters."""
     slots: int
     """The number of adapters that the engine can hold; 0 if it is not known."""
     load_seconds: float
-    """How long requests are sent without a pause while adapters change."""
+    """For how many seconds requests are sent without a pause while adapters change."""
     concurrency: int
-    """The number of concurrent requests in that time."""
+    """The number of concurrent requests while adapters change."""
     max_requests: int
     max_seconds: float
     harmful: bool
     """Whether to run the checks that can stop an engine (HARMS)."""
     restart_command: list[str]
-    """The command that restarts the engine, as arguments; empty: it is not restarted."""
+    """The arguments of the command that restarts the engine; empty: the engine is not restarted."""
 
     @property
     def may_evict(self) -> bool:
         return self.slots > 0 and not self.other_adapters
 
     def check(self) -> None:
-        """Raises UsageError if the test could evict or stop adapters that others use, or an earlier test left some."""
+        """Raises UsageError if the test could evict or stop others' adapters, or adapters of an earlier test remain."""
         if not self.other_adapters:
             return
         named = ", ".join(self.other_adapters[:3])
@@ -110,7 +109,7 @@ class SwapPlan:
 
 
 def base_model_of(models: Sequence[Mapping[str, Any]], given: str) -> str:
-    """Returns the name of the base model: `given`, or if that is empty, the only model that is not an adapter.
+    """Returns the name of the base model: `given`, or if `given` is empty, the only model that is not an adapter.
 
     `models` are entries of /v1/models. Raises UsageError if none of them has the given name, or if no name is given and
     there is not exactly one model that is not an adapter.
@@ -126,7 +125,7 @@ def base_model_of(models: Sequence[Mapping[str, Any]], given: str) -> str:
 
 
 def adapters_of(models: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Returns the names of those entries of /v1/models that are adapters (they have a `parent`).
+    """Returns the names of the adapters in `models`, entries of /v1/models; an adapter is an entry with a `parent`.
 
     Versions of MOVING_ADAPTER are left out, since every test uses them.
     """

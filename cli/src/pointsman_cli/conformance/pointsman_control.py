@@ -1,4 +1,4 @@
-"""Changes adapters through Pointsman's lora-server, as its users do: versions are registered, and an alias moves."""
+"""Changes adapters through Pointsman's lora-server as users do: registers versions, and moves an alias between them."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,9 +16,9 @@ from pointsman_cli.grpc_clients import CALL_SECONDS, LOAD_SECONDS, call_lora_ser
 ALIAS_MOVE = "by an alias"
 ALIAS = "swap-test"
 MOVING = MOVING_ADAPTER
-"""The name under which the adapters that are replaced are registered, in all runs, since their alias stays."""
+"""The name under which every run registers the adapter whose versions it swaps, since its alias cannot be removed."""
 REGISTER_SECONDS = 600.0
-"""Timeout of a registration, during which the lora-server may run a smoke test with PEFT."""
+"""Timeout in seconds of a registration, during which the lora-server may run a smoke test with PEFT."""
 
 
 class PointsmanControl:

@@ -1,4 +1,10 @@
-"""Checks of the swap test that replace and unload adapters while no other requests run, so that causes are clear."""
+"""Checks of the swap test that replace and unload adapters while no other requests run.
+
+So the cause of a wrong answer is clear.
+### cli/src/pointsman_cli/conformance/replacement.py::(WARM, *COLD)
+The prompt that the engine has in its prefix cache before each replacement, and one prompt per replacement that it has
+not seen.
+"""
 
 import asyncio
 import time
@@ -12,9 +18,9 @@ from pointsman_cli.conformance.findings import Property
 WARM, *COLD = PROMPTS
 """The prompt that the engine has in its prefix cache before each replacement, and one new prompt per replacement."""
 TOKENS_BEFORE = 2
-"""The number of tokens of a streamed answer after which its adapter is replaced."""
+"""How many tokens of a streamed answer arrive before the test replaces its adapter."""
 UNLOAD_DELAY_SECONDS = 5.0
-"""Seconds after unloading in which an adapter may still answer: several engines learn of it one after the other."""
+"""For how many seconds an unloaded adapter may still answer, since a fleet's engines unload it one after another."""
 
 
 async def check_replacements(bench: Bench, chosen: Chosen) -> None:
@@ -57,10 +63,10 @@ async def _check_in_flight(bench: Bench, chosen: Chosen, name: str, form: str) -
 
 
 async def check_unloading(bench: Bench, chosen: Chosen) -> None:
-    """Unloads an adapter while it answers, then requests it again, and records what is answered.
+    """Unloads an adapter while it answers, then requests it again, and records both answers.
 
-    The answer in progress should end as it began, and the later request should fail. Raises ControlRefused if the
-    adapter cannot be loaded.
+    The answer in progress should end with the weights with which it began, and the later request should fail. Raises
+    ControlRefused if the adapter cannot be loaded.
     """
     name = bench.name("leaving")
     await bench.load(name, chosen.first)

@@ -1,4 +1,4 @@
-"""Restarts the engine by the caller's command, and checks what answers under the adapters' names afterwards."""
+"""Restarts the engine by the user's command, and checks which weights answer under the adapters' names afterwards."""
 
 import asyncio
 import time
@@ -13,10 +13,10 @@ START_SECONDS = 600.0
 
 
 async def check_restart(bench: Bench, chosen: Chosen, command: list[str]) -> None:
-    """Loads two adapters, restarts the engine, requests them again, and records what is answered.
+    """Loads two adapters, restarts the engine, requests both adapters again, and records their answers.
 
-    Each should answer as before or be refused. `command` must not end before the old process has ended. Raises
-    ControlRefused if an adapter cannot be loaded.
+    Each adapter should answer as before, or the engine should refuse the request. `command` must not end before the old
+    process has ended. Raises ControlRefused if an adapter cannot be loaded.
     """
     names = {bench.name("restarted-1"): chosen.first, bench.name("restarted-2"): chosen.new}
     for name, version in names.items():
@@ -43,8 +43,8 @@ async def check_restart(bench: Bench, chosen: Chosen, command: list[str]) -> Non
 async def restart(bench: Bench, command: list[str]) -> bool:
     """Restarts the engine by `command`, and records in `bench.findings` whether the base model answers as before.
 
-    Returns True if the base model answers within START_SECONDS after the command has ended. Returns False if it does
-    not, or if the command fails; then the findings say that a restart was not tested.
+    Returns True if the base model answers within START_SECONDS after the command has ended. If it does not, or the
+    command fails, returns False, and the findings say that a restart was not tested.
     """
     try:
         await run_command(command, START_SECONDS)

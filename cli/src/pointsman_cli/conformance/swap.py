@@ -14,7 +14,7 @@ from pointsman_cli.conformance.restart import check_restart
 from pointsman_cli.conformance.under_load import check_eviction, run_load
 
 HARM = "what can stop an engine"
-"""The name of the check that may stop the engine; no other check follows it."""
+"""The name of the check that may stop the engine, which is the last check of a test."""
 
 Check = tuple[str, Callable[[], Awaitable[object]]]
 

@@ -1,4 +1,4 @@
-"""Replaces, loads and unloads adapters while the base model and several adapters answer, and judges every answer."""
+"""Replaces, loads and unloads adapters while the base model and several adapters answer, and checks every answer."""
 
 import asyncio
 import time
@@ -14,31 +14,31 @@ from pointsman_cli.conformance.findings import Property
 
 MOVE_INTERVAL_SECONDS = 1.0
 SWITCH_SECONDS = 0.5
-"""Seconds after a replacement in which a request may still get the old version, since engines change one by one."""
+"""Seconds after a replacement in which the old version may still answer, since a fleet's engines change one by one."""
 FIRST, SECOND, MOVES = "first", "second", "moves"
 RESERVED_REQUESTS = 200
-"""The number of requests, of the maximum, that are kept for the checks after the load."""
+"""How many of the test's maximum number of requests are kept for the checks after the load."""
 STREAMS = (BASE, FIRST, SECOND, MOVES, FIRST, MOVES)
-"""What the concurrent requests ask: the base model, or one of three adapters. A higher concurrency repeats the list."""
+"""The model that each concurrent request asks: the base model or one of three adapters.
+
+With a higher concurrency, the list is repeated.
+"""
 
 
 NOT_FOUND = (400, 404)
-"""The statuses with which engines refuse an adapter that is not loaded."""
+"""The HTTP statuses with which engines refuse a request for an adapter that is not loaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One replacement of an adapter's weights under load: the version that it got, and when the replacement ran.
-
-    `called` and `returned` are its begin and end, in seconds of `time.monotonic`.
-    """
+    """One replacement of an adapter's weights under load: the new version, and when the replacement began and ended."""
 
     version: str
-    """The version that the adapter got."""
+    """The version whose weights the adapter got."""
     called: float
-    """When the replacement began."""
+    """When the replacement was called, in seconds of `time.monotonic`."""
     returned: float
-    """When it had ended."""
+    """When the replacement had ended, in seconds of `time.monotonic`."""
 
 
 async def run_load(bench: Bench, chosen: Chosen, seconds: float, concurrency: int) -> None:
@@ -166,7 +166,7 @@ def _judge_moving(bench: Bench, answer: TimedAnswer, moves: Sequence[Move]) -> N
 async def check_eviction(bench: Bench, chosen: Chosen, slots: int) -> None:
     """Loads one adapter more than the engine can hold (`slots`), requests each of them twice, and checks the answers.
 
-    If the engine refuses an adapter, those that are loaded are requested.
+    If the engine refuses to load an adapter, only the adapters that are loaded are requested.
     """
     versions = [chosen.all[number % len(chosen.all)] for number in range(slots + 1)]
     loaded: dict[str, str] = {}

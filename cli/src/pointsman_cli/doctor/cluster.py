@@ -21,7 +21,7 @@ from pointsman_cli.up.readiness import is_serving
 ANSWER_SECONDS = 5.0
 ASK_SECONDS = 120.0
 WEEKS_LEFT = 3
-"""The check of a certificate fails if it expires in fewer weeks: it should have been renewed by then."""
+"""The least number of weeks until a TLS certificate expires, since it should have been renewed earlier; fewer fail."""
 _A_WEEK = 7 * 24 * 3600.0
 
 
@@ -30,9 +30,9 @@ class Cluster:
     """The HTTP and gRPC addresses of a deployment that `doctor` checks, and the API key for it."""
 
     url: str
-    """The base URL of HTTP: "https://pointsman.example"."""
+    """The base URL of the gateway's HTTP API, such as "https://pointsman.example"."""
     grpc: str = ""
-    """HOST:PORT of gRPC; empty: not checked."""
+    """The address HOST:PORT of the gateway's gRPC API; empty: it is not checked."""
     key: str = ""
     """The API key; empty: none is sent."""
     asks: bool = False

@@ -1,4 +1,4 @@
-"""`pointsman doctor`: checks this machine, or what one of its options names instead, and prints the findings."""
+"""`pointsman doctor`: checks this machine, a remote deployment or one engine, and prints the findings."""
 
 import json
 import os
@@ -86,8 +86,8 @@ def doctor(
     """Check this machine and say what to fix. Exit code 1 if a check fails.
 
     With --cluster: check a running deployment from outside. With --engine: send requests to one engine of the folder's
-    configuration, or of the running `pointsman up`. With --security: report what this machine's deployment, or the one
-    behind --cluster, leaves open.
+    configuration, or of the running `pointsman up`. With --security: report what others can access in this machine's
+    deployment, or in the one behind --cluster.
     """
     console = Console()
     failed = False
@@ -127,7 +127,7 @@ def _needs_engine(folder: Path | None) -> bool:
 
 
 def _security_findings(url: str, data_dir: DataDir) -> list[Finding]:
-    """Returns the security findings on the gateway at `url`; if that is empty, on the deployment of this machine."""
+    """Returns the security findings on the gateway at `url`; if `url` is empty, on the deployment of this machine."""
     run = find_run(data_dir.folder)
     found = run_interruptibly(check_gateway(url) if url else check_deployment(run, data_dir))
     return [*found, summary(found)]
@@ -140,8 +140,8 @@ async def _of_cluster(cluster: Cluster) -> list[Finding]:
 def check_example(folder: Path) -> Iterator[Finding]:
     """Yields the findings on a folder's pointsman.yaml, and on the configuration that it names.
 
-    If pointsman.yaml is valid, a gateway process (`--check`) checks the configuration. If that is valid too, each
-    warning of this process is a finding.
+    If pointsman.yaml is valid, a gateway process (`--check`) checks the configuration. If the configuration is valid
+    too, each warning of this process is a finding.
     """
     try:
         loaded = load_example(folder)

@@ -118,7 +118,7 @@ def _existing(folder: Path) -> Path:
 def check_hardware(machine: Machine, *, engine: bool = True) -> Iterator[Finding]:
     """Yields findings on Python and disk space; with `engine`, also on processor and memory.
 
-    `engine` says whether an engine is to run on this machine, which also needs more disk space.
+    `engine` says whether an inference engine is to run on this machine, which also needs more disk space.
     """
     yield _python(machine)
     if engine:
@@ -180,7 +180,7 @@ def check_installation(
     """Yields findings on services, retriever, engine, Valkey, embedding model, and with `engine` on the base model.
 
     `engine` says whether an engine is to run on this machine; if not, a missing vLLM is no failure. `engine_python` is
-    the path of the engine's Python; None: the usual places are searched. `base_model` is the name of the model in the
+    the path of the engine's Python; None: `python_path` searches for it. `base_model` is the name of the model in the
     data directory.
     """
     yield _services()
@@ -199,7 +199,7 @@ def has_engine(data_dir: DataDir, engine_python: Path | None) -> bool:
     """Returns whether an inference engine (vLLM) is installed on this machine, or the user has named a Python for it.
 
     The result is True if `engine_python` or the environment variable POINTSMAN_ENGINE_PYTHON names a Python, even if
-    that does not exist, or if the Python at the default path (see `python_path`) exists.
+    this Python does not exist, or if the Python at the default path (see `python_path`) exists.
     """
     return python_path(data_dir, engine_python).exists() or bool(engine_python or os.environ.get(VARIABLE))
 

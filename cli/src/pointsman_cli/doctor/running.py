@@ -1,4 +1,4 @@
-"""Checks what runs on this machine: ports, health of the services, configuration and engine."""
+"""Checks the deployment that runs on this machine: ports, health of the services, configuration and engine."""
 
 import asyncio
 import socket
@@ -26,8 +26,8 @@ _ADAPTERS = lora_server_pb2.ListAdaptersRequest()
 def check_ports(http: str, grpc_address: str, run: Run | None) -> list[Finding]:
     """Checks that the gateway's HTTP and gRPC ports are free, or are used by the running `pointsman up`.
 
-    The addresses are "HOST:PORT". An empty one means that of the running `pointsman up`, or the default address if none
-    runs (`run` is None). Returns one finding for each port. Raises UsageError if an address is malformed.
+    The addresses are "HOST:PORT". An empty address stands for that of the running `pointsman up`, or for the default
+    address if `run` is None. Returns one finding for each port. Raises UsageError if an address is malformed.
     """
     http = http or (run.http.removeprefix("http://") if run else DEFAULT_HTTP)
     grpc_address = grpc_address or (run.grpc if run else DEFAULT_GRPC)
@@ -56,7 +56,8 @@ def check_port(what: str, address: str, option: str, run: Run | None) -> Finding
 async def check_running(run: Run | None, key: str = "") -> list[Finding]:
     """Checks the services of the running `pointsman up`, with their tokens, engine, configuration and Prometheus.
 
-    If none runs (`run` is None), the only finding is a warning. `key` is an API key for the gateway.
+    If `run` is None (nothing runs), the only finding is a warning. `key` is an API key for the gateway; empty: none is
+    sent.
     """
     if run is None:
         return [warn("running", "nothing; start it with `pointsman up EXAMPLE_FOLDER`")]
@@ -70,9 +71,9 @@ async def check_running(run: Run | None, key: str = "") -> list[Finding]:
 
 
 async def check_tokens(run: Run) -> list[Finding]:
-    """Checks that retriever and lora-server, if `run` has them, reject calls without a token.
+    """Checks that retriever and lora-server, if `run` has them, reject calls without an access token.
 
-    Warns if one does not, or does not answer.
+    A service that accepts such a call, or does not answer, gets a warning.
     """
     findings = []
     if run.retriever:
@@ -114,18 +115,18 @@ async def _service(name: str, address: str, run: Run) -> Finding:
 
 
 async def check_configuration(url: str, key: str = "") -> Finding:
-    """Checks that the gateway at the base URL `url` serves the configuration that is on its disk.
+    """Checks that the gateway at the base URL `url` serves the configuration files as they are on its disk now.
 
-    `key` is an API key for the gateway.
+    `key` is an API key for the gateway; empty: none is sent.
     """
     async with open_async_client(base_url=url, timeout=_ANSWER_SECONDS, trust_env=False) as client:
         return await configuration_finding(client, bearer(key))
 
 
 async def configuration_finding(client: httpx.AsyncClient, headers: Mapping[str, str] | None = None) -> Finding:
-    """Checks that the gateway at the client's base URL serves the configuration that is on its disk.
+    """Checks that the gateway at the client's base URL serves the configuration files as they are on its disk now.
 
-    `headers` are those with the API key; None or empty: no key.
+    `headers` are the HTTP headers with the API key; None or empty: no key is sent.
     """
     try:
         answer = await client.get("/v1/configuration", headers=headers)

@@ -22,8 +22,10 @@ little-endian machine."""
 LISTENING = "0A"
 """The state of a listening socket in /proc/net/tcp and tcp6."""
 MIN_DISTINCT_CHARACTERS = 8
-"""The least number of different characters in a good token. `openssl rand -hex 32` prints about 16; placeholders have
-fewer."""
+"""The least number of different characters in a token that does not count as weak.
+
+`openssl rand -hex 32` prints about 16 different ones; placeholders have fewer than 8.
+"""
 MAX_NAMED = 3
 
 TLS_SETTINGS = {
@@ -31,7 +33,7 @@ TLS_SETTINGS = {
     "retriever": "POINTSMAN_RETRIEVER_TLS_CERTIFICATE",
     "lora-server": "POINTSMAN_LORA_TLS_CERTIFICATE",
 }
-"""The environment variable that switches TLS on, by the name of the service."""
+"""The environment variable that turns TLS on in each service, by the service's name."""
 
 
 def is_loopback(host: str) -> bool:
@@ -46,8 +48,8 @@ def is_loopback(host: str) -> bool:
 async def check_gateway(url: str) -> list[Finding]:
     """Checks what a client without a key may do at the gateway's base URL `url`, and whether TLS is used.
 
-    Open access is a failure; at a loopback address it is only a warning, and missing TLS is allowed. The only finding
-    is a failure if the gateway cannot be reached.
+    Open access is a failure. At a loopback address, it is only a warning, and missing TLS is allowed. If the gateway
+    cannot be reached, the only finding is a failure.
     """
     parts = urlsplit(url)
     is_local = is_loopback(parts.hostname or "")
@@ -100,7 +102,7 @@ def _as_failure(finding: Finding) -> Finding:
 
 
 def check_redis(url: str) -> Finding:
-    """Checks that the URL of Redis has a password or names a Unix socket; otherwise whoever connects can add keys."""
+    """Checks that the URL of Redis has a password or names a Unix socket; otherwise anyone can add API keys."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return ok("redis", "a Unix socket, without a port")
@@ -143,8 +145,8 @@ def _is_weak(token: str) -> bool:
 def check_listeners(run: Run) -> Iterator[Finding]:
     """Yields a finding for each process of `pointsman up` that listens on other addresses than loopback ones.
 
-    It is a failure if the process has no TLS, and otherwise a warning. A process that cannot be examined also gets a
-    warning. If no process is found to listen so, the last finding is that all is well.
+    The finding is a failure if the process has no TLS, and otherwise a warning. A process that cannot be examined also
+    gets a warning. If no process listens on such an address, the last finding is OK.
     """
     found = False
     for name, process in sorted(run.processes.items()):

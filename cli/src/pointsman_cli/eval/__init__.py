@@ -1,1 +1,1 @@
-"""`pointsman eval`: sends a labelled data set through every path that can answer it."""
+"""`pointsman eval`: sends a labelled data set through every path (way to answer) that can answer it."""

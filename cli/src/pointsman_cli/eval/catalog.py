@@ -1,4 +1,4 @@
-"""Reads the gateway's tasks, paths, models and prices."""
+"""Reads the tasks, paths, models and prices of a gateway from its HTTP API."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from pointsman_cli.errors import CommandError, Refused
 from pointsman_cli.gateway_http import get_json
 
 NO_MODELS: Mapping[str, Any] = MappingProxyType({"data": ()})
-"""The JSON object of `/v1/models` if it lists no models."""
+"""The JSON object that `/v1/models` returns if there are no models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class CatalogTask:
     paths: tuple[str, ...]
     """The names of all paths that can answer the task, in fallback order."""
     metric: Mapping[str, Any] | None
-    """The metric as in tasks.yaml; None if the task has none."""
+    """The settings of the metric that scores answers, as in tasks.yaml; None if the task has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,10 @@ class PathFacts:
     fingerprint: str
     """A digest of the path's configuration, prompts and examples."""
     versions: tuple[str, ...] = ()
-    """The adapter versions that answer now: one, or two while a canary runs; `adapter` if no engine has reported it."""
+    """The adapter versions that answer now: one, or two while an alias has a canary.
+
+    If no engine has reported the version, the only entry is `adapter`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,8 @@ class ModelFacts:
     """A digest of the names under which engines serve the model, and of the model that it was fine-tuned from."""
     prices: Mapping[str, float] | None
     """Dollars by cost component: for a million tokens of a kind ("prompt", ...), or for one "image", "request" or
-    "tool" request; None if they are unknown."""
+    "tool" request; None if the prices are unknown.
+    """
     other_prices: str = ""
     """A digest of the prices that are not in `prices`, such as those of long prompts; empty if there are none."""
 
@@ -63,7 +67,7 @@ class Catalog:
     """The tasks by name."""
     paths: Mapping[str, PathFacts]
     context_windows: Mapping[str, int]
-    """Tokens, by the name of the model."""
+    """The size of each model's context window in tokens, by the model's name."""
     default_path: str
     models: Sequence[str]
     """All values that a request's `model` may have."""

@@ -1,4 +1,4 @@
-"""`pointsman eval`: the command and its progress bar."""
+"""`pointsman eval`: runs an evaluation with a progress bar, and writes its reports."""
 
 import asyncio
 import os
@@ -108,7 +108,8 @@ def evaluate(
 ) -> None:
     """Send a labelled data set through every path that can answer it; compare quality, latency, tokens and cost.
 
-    Uses the running gateway and bypasses its cache. Rows, paths and metrics are checked before the first request.
+    A path is one way to answer, such as a prompt or an adapter. Uses the running gateway and bypasses its cache. Rows,
+    paths and metrics are checked before the first request.
     """
     if answers and resume:
         raise UsageError("--answers starts a new file and --resume continues one; give only one of them")
@@ -163,9 +164,9 @@ async def evaluated(
 ) -> Report:
     """Sends the rows of `dataset` to the paths that `wanted` selects, and returns the report; closes `client`.
 
-    Each answer is stored in the file `kept`; with `resume`, the successful answers in it are reused. Raises UsageError
-    before the first row is sent if the selection, the shares or the file do not fit the data set; CommandError if the
-    evaluation cannot continue. Answers that arrived before an error are in the file.
+    Each answer is stored in the file `kept` as it arrives; with `resume`, the successful answers in this file are used
+    again. Raises UsageError before the first row is sent if the selection, the shares in `terms` or the file do not fit
+    the data set; CommandError if the evaluation cannot continue.
     """
     console = Console(stderr=True, highlight=False)
     async with client:

@@ -1,6 +1,6 @@
 """Reads labelled requests from JSON Lines files (UTF-8, one JSON object per line); CSV files are converted.
 
-Its functions that read lines are used for other JSON Lines files, too.
+Other modules use `numbered`, `parsed` and `whole_lines` for other JSON Lines files, too.
 """
 
 import hashlib
@@ -51,8 +51,8 @@ def numbered(text: str) -> Iterator[tuple[int, str]]:
 def parsed(line: str) -> Any:
     """Parses a line of JSON.
 
-    Raises ValueError if it is not JSON or has lone surrogates. The message has no subject ("is not JSON: ..."), so the
-    caller can put the name of the file before it.
+    Raises ValueError if the line is not JSON or has lone surrogates. The message has no subject ("is not JSON: ..."),
+    so the caller can put the name of the file before it.
     """
     try:
         found = json.loads(line)
@@ -67,8 +67,8 @@ def parsed(line: str) -> Any:
 def whole_lines(file: Path) -> Iterator[tuple[int, str]]:
     """Returns the complete lines of a file with their numbers (from 1), and truncates the file after the last of them.
 
-    An incomplete last line may be left by a killed process; the file can be appended to afterwards. Blank lines are
-    left out. Raises UsageError if the file cannot be read or changed.
+    A process that was killed may have written an incomplete last line; after the truncation, lines can be appended.
+    Blank lines are left out. Raises UsageError if the file cannot be read or changed.
     """
     try:
         content = file.read_bytes()
@@ -92,7 +92,7 @@ class Row:
     output: Any
     """The expected text or JSON value; None if the row has none."""
     facts: Any
-    """Facts that an answer must state, as for the metric `Contains`; None if the row has none."""
+    """Facts that an answer must state, in the form that the metric `Contains` takes; None if the row has none."""
 
     @property
     def text(self) -> str:
@@ -102,7 +102,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A data set for evaluations: its labelled rows, and the SHA-256 of the file they come from."""
+    """A data set for evaluations: the labelled rows of one file, and the SHA-256 of this file."""
 
     file: Path
     digest: str
@@ -115,7 +115,7 @@ class _BadRow(ValueError):
 
 
 def read_dataset(file: Path, task: str, limit: int | None = None) -> Dataset:
-    """Reads a data set; `task` is the task of rows that name none, and `limit` is the number of rows to return at most.
+    """Reads a data set from a file, at most `limit` rows; None: all. Rows that name no task get the task `task`.
 
     Raises UsageError if the file cannot be read, has no rows, an invalid row or two rows with the same id.
     """

@@ -1,4 +1,4 @@
-"""Renders a report as one self-contained HTML page; computes the positions in its plots."""
+"""Renders the report of an evaluation as one self-contained HTML page; computes the positions in its plots."""
 
 import math
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Tick:
 class Dot:
     """One path in the plot of quality against cost; positions are in SVG units.
 
-    `low` and `high` are the ends of the error bar.
+    `low` and `high` are the ends of the error bar, which shows the confidence interval of the quality.
     """
 
     number: int  # of the path in the report, from 1
@@ -90,7 +90,7 @@ class LatencyPlot:
 
 
 def quality_plot(task: TaskReport) -> QualityPlot | None:
-    """Returns a task's plot of quality against cost; None if no path has both."""
+    """Returns a task's plot of quality against cost; None if no path has a score and a cost."""
     shown = [(number, path) for number, path in enumerate(task.paths, 1) if path.score and path.usd_per_1000]
     if not shown:
         return None
@@ -223,5 +223,5 @@ def write_html(report: Report, file: Path) -> None:
 
 
 def shade(count: int, confusion: Confusion, row: int) -> int:
-    """Returns the darkness of a cell of a confusion matrix, 0 to 100: `count` as a percentage of the sum of its row."""
+    """Returns the darkness (0 to 100) of a cell in a confusion matrix: `count` in percent of the sum of row `row`."""
     return round(100 * count / (sum(confusion.counts[row]) or 1))

@@ -1,7 +1,7 @@
 """Evaluates `model: auto`, with which the gateway chooses the path, on requests of several tasks.
 
-Compares it with fixed choices of paths, and measures what it costs that the classifier assigns some requests to a wrong
-task, or to none.
+Compares the gateway's choices with fixed choices of paths, and measures what it costs if the classifier assigns
+requests to a wrong task, or to none.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from pointsman_cli.eval.report import Choice, Mixed, Report
 from pointsman_cli.eval.runner import Answer
 
 RESAMPLES = 4999
-"""The number of bootstrap resamples of the rows of each task; all choices are computed on the same resamples."""
+"""The number of bootstrap resamples of the rows of each task. All rules that choose paths use the same resamples."""
 
 Column = NDArray[np.float64]
 
@@ -100,11 +100,11 @@ def compare_choices(
     """Compares `model: auto`, where the gateway chooses the path, with rules such as one fixed path for each task.
 
     `answers` are those of all paths and of `auto` to the plan's rows. `shares` is each task's share of the requests, of
-    any total; if it is empty, each task has the share of its rows. `chosen_by` is an evaluation of other rows: its best
-    path of each task is one of the rules. `confidence` is that of the intervals, such as 0.95.
+    any total; if it is empty, each task has the share of its rows. `chosen_by` is an evaluation of other rows: one of
+    the rules is to take its best path of each task. `confidence` is that of the intervals, such as 0.95.
 
-    A row counts only if `auto` and all paths have a score for it. Raises CommandError if no such row is of a task that
-    has a share.
+    A row counts only if `auto` and all paths have a score for it. Raises CommandError if no such row belongs to a task
+    that has a share.
     """
     tasks = {
         name: _TaskRows(

@@ -18,7 +18,7 @@ from pointsman_cli.eval.dataset import Dataset, Row
 from pointsman_cli.gateway_http import AnswerEnd, TextChunk, stream_answer
 
 AUTO = "auto"
-"""The `model` with which the gateway chooses the path."""
+"""The value of `model` in requests for which the gateway is to choose the path."""
 UNKNOWN = "unknown"
 """The task of rows that belong to no task; the default path should answer them."""
 _UNKNOWN_METRIC = {"contains": True}
@@ -28,21 +28,21 @@ JUDGE_METRIC = "judge"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The score of one answer (0 to 1; None: no valid score), the judge's remark, and the judge's cost in dollars."""
+    """A scorer's judgement of one answer: the score, and if a model judged it, the model's remark and cost."""
 
     score: float | None
-    """The score from 0 to 1; None if the judge did not answer or gave no valid score."""
+    """The score from 0 to 1; None if the judging model did not answer or gave no valid score."""
     note: str = ""
-    """The judge's answer, or why there is none; empty for a metric."""
+    """What the judging model answered, or why it did not answer; empty if a metric scored the answer."""
     usd: float = 0.0
-    """The cost of the judge, in dollars."""
+    """The cost of the judging model's answer, in dollars; 0 for a metric."""
 
 
 class Scorer(Protocol):
     """Interface for scoring answers; MetricScorer and JudgeScorer implement it."""
 
     async def judge(self, row: Row, answer: str) -> Verdict:
-        """Returns the score of the answer to a row.
+        """Returns the score of `answer`, the answer to the request in `row`.
 
         Raises CommandError if the metric fails, Unreachable (a CommandError) if the gateway of a judging model cannot
         be reached.
@@ -63,7 +63,7 @@ class MetricScorer:
             raise CommandError(f"row {row.id}: {error}") from error
 
     def expected(self, row: Row) -> Any:
-        """Returns what an answer to the row is compared with: the row's expected output, or the facts it must state.
+        """Returns what an answer to the row is compared with: the row's expected output, or its expected facts.
 
         The facts are used if the metric compares facts and the row has some, or if the row has no output.
         """
@@ -86,7 +86,7 @@ class JudgeScorer:
     """
 
     def __init__(self, client: httpx.AsyncClient, model: str, criteria: str = "") -> None:
-        """Takes the gateway's client, the judge's `model`, and the criteria of its prompt; empty: CRITERIA."""
+        """Takes the gateway's client, the judge's model name, and the criteria for its prompt; empty: CRITERIA."""
         self._client = client
         self._model = model
         self._instruction = (criteria.strip() or CRITERIA) + INSTRUCTIONS
@@ -127,7 +127,7 @@ class Selection:
     metric: str = ""
     """The metric as `NAME`, `NAME=TEXT` or `judge=MODEL`; empty: the task's own metric."""
     judge_prompt: str = ""
-    """The criteria for `judge=MODEL`; empty: CRITERIA."""
+    """The criteria by which the model of `judge=MODEL` scores answers; empty: CRITERIA."""
     is_mixed: bool = False
     """Whether each row is also sent with `model: auto`, so that the gateway chooses the path."""
 
@@ -139,7 +139,7 @@ class TaskPlan:
     paths: tuple[str, ...]
     """The names of the paths to which each row is sent, without `auto`."""
     metric: Mapping[str, Any]
-    """The metric as in tasks.yaml."""
+    """The settings of the metric that scores the answers, as in tasks.yaml."""
     scorer: Scorer
     rows: tuple[Row, ...]
 
@@ -153,7 +153,7 @@ class EvaluationPlan:
     """The tasks' plans by name, in the order of the data set."""
     catalog: Catalog
     is_mixed: bool = False
-    """Whether each row is also sent with `model: auto`."""
+    """Whether each row is also sent with `model: auto`, so that the gateway chooses the path."""
 
     @property
     def requests(self) -> int:
@@ -168,11 +168,11 @@ class EvaluationPlan:
 
 
 def make_plan(dataset: Dataset, catalog: Catalog, wanted: Selection, client: httpx.AsyncClient) -> EvaluationPlan:
-    """Plans an evaluation without sending requests; `client` is for a judge.
+    """Plans an evaluation without sending requests; a judging model gets its requests through `client`.
 
     Raises UsageError if a path, the metric or the judge is unknown, if the metric cannot use the label of a row, if a
     task is unknown to the gateway and `wanted` does not name both paths and a metric, or if a task has no metric and
-    `wanted` names none. The last two do not apply to the task UNKNOWN of a mixed evaluation.
+    `wanted` names none. The last two rules do not apply to the task UNKNOWN of a mixed evaluation.
     """
     for path in wanted.paths:
         if path not in catalog.paths:

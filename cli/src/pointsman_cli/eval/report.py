@@ -1,4 +1,4 @@
-"""The report of an evaluation, and its JSON file."""
+"""The report of an evaluation (`pointsman eval`), and the function that reads it from its JSON file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,17 +33,18 @@ class EvaluatedPath:
     model: str
     """The base models or adapter versions that answered, separated by commas."""
     answers: int
-    """Number of requests, including failed ones."""
+    """The number of requests that were sent to the path, including failed ones."""
     failures: Mapping[str, int]
-    """By error code, the number of failures; each scores 0."""
+    """The number of failed requests by error code; each failed request scores 0."""
     unscored: int
-    """Answers without a score from the judge; they are in no mean."""
+    """The number of answers to which the judging model gave no score; the mean score leaves them out."""
     score: Interval | None
-    """The mean score, 0 to 1, with its confidence interval; None if nothing was scored."""
+    """The mean score, 0 to 1, with its confidence interval; None if no answer has a score."""
     well_formed: float
     """Share, 0 to 1, of all requests whose answer is neither empty nor cut off at the token limit.
 
-    If the expected output is a JSON object, the answer must have the same keys; if it is an array, it must be one, too.
+    If the expected output is a JSON object, the answer must be an object with the same keys; if the expected output is
+    an array, the answer must be an array.
     """
     first_token: LatencyQuantiles | None
     """The time to the first token; None if no answer had one."""
@@ -58,16 +59,16 @@ class EvaluatedPath:
     prompt_tokens_p95: float
     """The 95th percentile of the number of tokens of the prompt over the successful answers."""
     context_window: int
-    """Tokens of the context window of the path's model."""
+    """The number of tokens in the context window of the path's model."""
     usd_per_1000: Mapping[str, float]
     """Dollars for 1,000 successful answers, by component: "prompt", "cached", "completion", "retrieval"."""
     judge_usd: float
-    """Total cost of the judge in dollars; it is in no other figure."""
+    """Total cost of the judging model in dollars; no other field includes this cost."""
     on_front: bool
     """Whether the path is on the line of best paths (Pareto front) in score and cost.
 
-    It is not if another path has at least its score for at most its cost, and is better in one of the two, or if it has
-    no score or cost.
+    It is not on this line if it has no score or cost, or if another path has at least its score for at most its cost,
+    and a higher score or a lower cost.
     """
     fingerprint: str = ""
     """A digest of the path's configuration, prompts and examples; empty in a report of an earlier version."""
@@ -78,7 +79,7 @@ class EvaluatedPath:
 
     @property
     def mean(self) -> float:
-        """Returns the path's mean score; 0 if nothing was scored."""
+        """Returns the path's mean score, 0 to 1; 0 if no answer has a score."""
         return self.score.mean if self.score else 0.0
 
     @property
@@ -98,14 +99,14 @@ class Pair:
     first: str
     second: str
     rows: int
-    """The number of these rows."""
+    """The number of rows for which both paths have a score."""
     difference: Interval
-    """The mean score of `first` minus that of `second`."""
+    """The mean score of the path `first` minus that of the path `second`, with its confidence interval."""
     p_value: float
     p_adjusted: float
-    """The p-value, adjusted by Holm's method over the pairs of the task."""
+    """The p-value of the test, adjusted by Holm's method for the number of pairs of the task."""
     test: str
-    """The test that was used: "mcnemar" or "permutation"."""
+    """The statistical test of the difference: "mcnemar" or "permutation"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,19 +156,19 @@ class TaskReport:
 
     task: str
     metric: str
-    """The metric's name."""
+    """The name of the metric that scored the answers."""
     rows: int
     paths: tuple[EvaluatedPath, ...]
     pairs: tuple[Pair, ...]
     confusions: tuple[Confusion, ...]
     disagreements: tuple[Disagreement, ...]
-    """Rows on which paths scored differently, largest difference first; not all, but as many as were asked for."""
+    """Rows on which paths scored differently, largest difference first, at most `EvalSettings.examples` of them."""
     disagreeing: int
-    """The number of all rows on which two paths scored differently."""
+    """The number of rows on which paths scored differently, including those not in `disagreements`."""
     row_ids: tuple[str, ...] = ()
     """The ids of the rows, in the order of the data set; empty in a report of an earlier version."""
     metric_settings: Mapping[str, Any] = field(default_factory=dict)
-    """The metric as in tasks.yaml, with its options."""
+    """The settings of the metric, with its options, as in tasks.yaml."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,28 +180,30 @@ class Choice:
     usd_per_1000: float
     """Dollars for 1,000 requests."""
     auto_difference: Interval
-    """The score of `auto` minus the score of this choice, on the same rows."""
+    """The mean score of `auto` (the gateway's own choice) minus the mean score of this rule, on the same rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
     """How well the gateway chose paths itself (`model: auto`), compared with fixed rules, on requests of several tasks.
 
-    All figures are weighted by the tasks' shares of the requests.
+    All numbers are weighted by the tasks' shares of the requests.
     """
 
     shares: Mapping[str, float]
-    """The share of each task, by task; the sum is 1."""
+    """The share of the requests that each task has, by the task's name; the sum is 1."""
     choices: tuple[Choice, ...]
     misrouted: float
-    """Share of the rows that got another task than their own, or a task although they belong to none."""
+    """Share of the rows to which the gateway assigned a wrong task, or a task although they belong to none."""
     abstained: float
-    """Share of the rows that got no task although they have one."""
+    """Share of the rows to which the gateway assigned no task although they belong to one."""
     lost_score: float
-    """How much higher the mean score of all rows would be if each row with a wrong or missing task had been answered by
-    the best path of its own task."""
+    """By how much the mean score of all rows would be higher without wrong or missing tasks.
+
+    Each row with a wrong or missing task then counts with the best path of its own task.
+    """
     lost_usd_per_1000: float
-    """How many dollars less 1,000 requests would cost in that case; negative if they would cost more."""
+    """How many dollars less 1,000 requests would cost without wrong or missing tasks; negative if more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,15 +211,15 @@ class Report:
     """The results of an evaluation, as `pointsman eval --json` writes them."""
 
     version: int
-    """The number of this file format: VERSION."""
+    """The version number of the file format; this release reads and writes VERSION."""
     dataset: str
     """The name of the data set's file."""
     sha256: str
-    """The SHA-256 of the data set."""
+    """The SHA-256 of the data set's text, in hexadecimal digits."""
     revision: str
     """The revision of the gateway's configuration that answered."""
     at_once: int
-    """The number of concurrent requests; the latencies are those under this load."""
+    """The number of concurrent requests in the evaluation: the load under which the latencies were measured."""
     confidence: float
     """The confidence level of all intervals, such as 0.95."""
     tasks: tuple[TaskReport, ...]

@@ -1,6 +1,6 @@
-"""Sends each row through each path, scores the answers, and stores them.
+"""Sends each row of an evaluation's data set to each path, scores the answers, and stores them in a JSON Lines file.
 
-Answers are stored in a JSON Lines file, one line as soon as each arrives.
+Each answer is stored as soon as it arrives.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class Answer:
     row: str
     """The row's id."""
     task: str
-    """The row's own task."""
+    """The task to which the row belongs, by the data set."""
     path: str
     """The path to which the request was sent, or AUTO."""
     outcome: str
@@ -41,9 +41,9 @@ class Answer:
     """The score from 0 to 1; 0 if the request failed, None if the judge gave no score."""
     text: str = ""
     error: str = ""
-    """The message if the request failed."""
+    """The error's message if the request failed; empty if it succeeded."""
     note: str = ""
-    """The judge's comment."""
+    """The remark of the judging model; empty if a metric scored the answer."""
     answered_by: str = ""
     """The path that answered; empty if the request failed."""
     decided_task: str = ""
@@ -52,7 +52,7 @@ class Answer:
     """The base model or adapter version that answered."""
     finish_reason: str = ""
     first_token: float | None = None
-    """Seconds from the request to the first token, measured by the client; None if there was none."""
+    """Seconds from the request to the first token, measured by the client; None if no token arrived."""
     total: float = 0.0
     """Seconds from the request to the end of the answer; 0 if the request failed."""
     prompt_tokens: int = 0
@@ -61,7 +61,7 @@ class Answer:
     cost_parts_usd: Mapping[str, float] = field(default_factory=dict)
     """Dollars by component, such as "prompt"."""
     judge_usd: float = 0.0
-    """The cost of the judge, in dollars."""
+    """The cost of the judging model's answer, in dollars."""
 
     @property
     def is_ok(self) -> bool:
@@ -69,14 +69,15 @@ class Answer:
 
     @property
     def cost_usd(self) -> float:
-        """Returns the dollars that the answer cost, without what the judge cost."""
+        """Returns the cost of the answer in dollars, without the cost of the judging model."""
         return sum(self.cost_parts_usd.values())
 
 
 def file_header(plan: EvaluationPlan) -> dict[str, Any]:
     """Returns the first line of a file of answers, as JSON: data set, metrics, digests of paths and models, prices.
 
-    A file of answers is continued only if all of these are the same; only the data set's file name may differ.
+    An evaluation continues a file of answers only if its own header is the same; the name of the data set's file may
+    differ.
     """
     catalog, paths = plan.catalog, sorted({path for task in plan.tasks.values() for path in task.paths})
     models = {name: catalog.base_models[name] for name in sorted({catalog.paths[path].model for path in paths})}
@@ -99,17 +100,17 @@ class AnswerFile:
     """The file in which an evaluation stores its answers as JSON Lines, so that an interrupted run can be continued."""
 
     def __init__(self, file: Path, plan: EvaluationPlan, resume: bool) -> None:
-        """Takes the path of the file, which is opened on entry; with `resume` it is continued, otherwise it is new.
+        """Takes the path of the file, which is opened on entering the context.
 
-        Entering removes an incomplete last line from a file to continue.
-        Entering raises UsageError if a new file exists already, the file cannot be read or written, or a file to
-        continue is of another evaluation or has a line that is no answer.
+        With `resume`, an existing file is continued, and entering removes an incomplete last line from it. Without
+        `resume`, the file is created. Entering raises UsageError if a file to create exists already, the file cannot be
+        read or written, or a file to continue is of another evaluation or has a line that is no answer.
         """
         self.file = file
         self._heading = file_header(plan)
         self._resume = resume
         self.known: dict[tuple[str, str], Answer] = {}
-        """The successful answers of a continued file, by row and path; failed ones are requested again."""
+        """The successful answers in a continued file, by (row id, path); failed requests are sent again."""
         self._open: TextIO | None = None
 
     def __enter__(self) -> "AnswerFile":
@@ -174,7 +175,7 @@ class AnswerFile:
 
 
 def scores_of(file: Path) -> dict[str, Any]:
-    """Returns the body of a request to `/v1/evaluations` from a file of answers.
+    """Returns the body of a request to `/v1/evaluations`, made from a file of answers.
 
     `id` is the digest of the data set. `results` has an entry for each combination of task, path and answering model:
     the mean score, the number of rows, and the path's fingerprint. Failed and unscored answers, answers of `auto`, and
@@ -287,7 +288,7 @@ class ProgressListener(Protocol):
     """Interface for an object that shows the progress of an evaluation; `EvaluationProgress` implements it."""
 
     def came(self, answer: Answer) -> None:
-        """Updates the display after an answer has arrived."""
+        """Updates the display after the answer to a request has arrived."""
         ...
 
 
@@ -315,8 +316,8 @@ async def run_plan(
 def row_requests(plan: EvaluationPlan) -> Iterator[RowRequest]:
     """Yields the requests of a plan, row by row.
 
-    Each row starts with another path than the row before. Otherwise the last path would always have an advantage, since
-    the row's text is in the engines' caches by then.
+    Each row begins with another path than the row before. If the order were fixed, the last path would have an
+    advantage, since the row's text would already be in the engines' caches.
     """
     for task in plan.tasks.values():
         for number, row in enumerate(task.rows):

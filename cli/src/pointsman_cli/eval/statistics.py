@@ -38,22 +38,18 @@ OTHER, NO_JSON, FAILED = "(something else)", "(no JSON)", "(failed)"
 
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
-    """The settings of an evaluation: concurrent requests, confidence of intervals, and number of examples to report.
-
-    `shares` are the tasks' shares of the requests, and `chosen_by` is an earlier report with the best path of each
-    task.
-    """
+    """The settings of an evaluation: concurrent requests, confidence of intervals, and number of examples to report."""
 
     at_once: int
     """The number of concurrent requests."""
     confidence: float
     """The confidence level of the intervals, such as 0.95."""
     examples: int
-    """The number of disagreements to keep for each task."""
+    """How many rows on which paths disagree the report shows for each task."""
     shares: Mapping[str, float] = field(default_factory=dict)
-    """The shares of the tasks in a mixed evaluation, by task; empty: those in the data set."""
+    """Each task's share of the requests in a mixed evaluation, by the task's name; empty: those in the data set."""
     chosen_by: Report | None = None
-    """A report on other rows, by which the best path of each task is chosen; None: there is no such rule."""
+    """A report on other rows, whose best path of each task is one of the compared rules; None: no such rule."""
 
 
 def build_report(plan: EvaluationPlan, answers: Iterable[Answer], terms: EvalSettings) -> Report:
@@ -177,9 +173,9 @@ def _is_on_front(path: EvaluatedPath, paths: Sequence[EvaluatedPath]) -> bool:
 
 
 def compare_paths(scores: Mapping[str, Sequence[float | None]], confidence: float) -> list[Pair]:
-    """Compares all pairs of paths that share a scored row; p-values are corrected for the number of pairs.
+    """Compares the scores of each pair of paths that share a scored row; corrects the p-values for the number of pairs.
 
-    `scores` are by path, each in the order of the same rows.
+    `scores` are by the path's name. All paths have their scores in the order of the same rows; None: no score.
     """
     pairs = [pair for two in combinations(scores, 2) if (pair := _pair(*two, scores, confidence))]
     adjusted = holm([pair.p_value for pair in pairs])
@@ -198,9 +194,9 @@ def _pair(first: str, second: str, scores: Mapping[str, Sequence[float | None]],
 def confusions(rows: Mapping[str, Row], by_path: Mapping[str, Sequence[Answer]]) -> Iterator[Confusion]:
     """Yields one confusion matrix for each path: which label its answers have on the rows of each expected label.
 
-    A label is the whole expected text or, if all expected outputs are JSON objects, one of their fields: the first that
-    has 2 to `_MAX_LABELS` different values. Yields nothing if there is none. `rows` are the data set's rows by their
-    ids, and `by_path` has the answers of each path.
+    A label is the whole expected text or, if all expected outputs are JSON objects, the value of one of their fields:
+    the first that has 2 to `_MAX_LABELS` different values. Yields nothing if there is no such field or text. `rows` are
+    the data set's rows by their ids, and `by_path` has the answers of each path.
     """
     field = _label_field([row.output for row in rows.values()])
     if field is None:
@@ -255,9 +251,9 @@ def _answered(answer: Answer, field: str, labels: Sequence[str]) -> str:
 def disagreements(
     rows: Sequence[Row], by_path: Mapping[str, Sequence[Answer]], most: int
 ) -> tuple[tuple[Disagreement, ...], int]:
-    """Returns the rows on which paths have different scores, largest difference first, and their number.
+    """Returns the rows on which paths have different scores, largest difference first, and the number of all such rows.
 
-    `by_path` has the answers of each path. At most `most` rows are returned; the number counts all.
+    `by_path` has the answers of each path. At most `most` rows are returned.
     """
     by_row: dict[str, list[Answer]] = defaultdict(list)
     for of_path in by_path.values():

@@ -1,4 +1,4 @@
-"""`pointsman keys`: the commands, and the parsing of limits and expiry times."""
+"""`pointsman keys`: creates, lists, limits and revokes API keys in Redis; parses limits and expiry times."""
 
 import re
 import socket
@@ -41,7 +41,10 @@ from pointsman_cli.options import (
 T = TypeVar("T")
 
 REDIS_TIMEOUT_SECONDS = 5.0
-"""Timeout of a call to Redis; longer than that of the services, since no request waits for it."""
+"""Timeout in seconds of a call to Redis by `pointsman keys`.
+
+It is longer than the services' timeout, since no request of a client waits for this call.
+"""
 _SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _AGE = re.compile(r"(\d{1,6})([mhdw])")
 
@@ -64,9 +67,10 @@ ScopeOption = Annotated[
 def changed_limits(
     requests: int | None, tokens: int | None, concurrency: int | None, day: float | None, month: float | None
 ) -> dict[str, int | float | None]:
-    """Returns the limits that the user gave as options, by their field of `Limits`; dollars for `day` and `month`.
+    """Returns the limits that the user gave as options, by their field of `Limits`.
 
-    Options that were not given (None) are left out. An option of 0 removes the limit, and is None in the result.
+    `requests` and `tokens` are per minute, `day` and `month` are in dollars. Options that were not given (None) are
+    left out. An option of 0 removes the limit, and is None in the result.
     """
     named = dict(zip(Limits.__dataclass_fields__, (requests, tokens, concurrency, day, month), strict=True))
     return {name: value or None for name, value in named.items() if value is not None}
@@ -102,7 +106,7 @@ def run_on_keys(redis: str, data_dir: Path, work: Callable[[Administration], Awa
     """Calls `work` with the administration of the API keys in Redis, and returns the result of `work`.
 
     The audit log names the user of this process, the machine and the `command`. `redis` is the URL of Redis; if it is
-    empty, that of the running `pointsman up` is used. Raises UsageError if there is no URL or it is invalid,
+    empty, the URL of the running `pointsman up` is used. Raises UsageError if there is no URL or it is invalid,
     Interrupted on Ctrl-C, and what `work` raises, such as Unavailable.
     """
     url = redis_url(redis, DataDir.at(data_dir))
@@ -177,8 +181,8 @@ def create(
 ) -> None:
     """Create an API key and print it. Only its digest is stored, so it cannot be shown again.
 
-    Without limits, only the limits of its tenant apply. Without scopes, it may use everything. A key from a file is
-    not printed.
+    Without limits, only the limits of its tenant apply. Without scopes (--task, --path, ...), it may use everything. A
+    key that --key-file contains already is not printed.
     """
     given = (requests_per_minute, tokens_per_minute, max_concurrency, dollars_per_day, dollars_per_month)
     limits = Limits(*given)
@@ -218,7 +222,7 @@ def list_keys(
     redis: RedisOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """List the keys (oldest first) with their limits and scopes, without the secrets."""
+    """List the API keys (oldest first) with their limits and scopes, without the secrets."""
 
     async def read(opened: Administration) -> None:
         records = await opened.list_keys(tenant)
@@ -243,7 +247,7 @@ def limit(
     redis: RedisOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Change limits of a key or a tenant. 0 removes a limit; limits that are not given stay as they are."""
+    """Change limits of an API key or a tenant. 0 removes a limit; limits that are not given do not change."""
     if bool(key) == bool(tenant):
         raise UsageError("give either a key or --tenant")
     named = changed_limits(requests_per_minute, tokens_per_minute, max_concurrency, dollars_per_day, dollars_per_month)
@@ -263,9 +267,9 @@ def consent(
     redis: RedisOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Set for which tasks a tenant's answers may be stored and used for training; replaces the earlier setting.
+    """Set the tasks whose answers a tenant allows to store and to train on; replaces the earlier setting.
 
-    Without consent nothing is stored. After a withdrawal, the next build of a data set removes stored answers.
+    Without consent, no answer is stored. After a withdrawal, the next build of a data set removes stored answers.
     """
     if bool(task) + all_tasks + withdraw != 1:
         raise UsageError("give --task (repeatable), --all or --withdraw")
@@ -275,7 +279,7 @@ def consent(
 
 
 def revoke(key: WhichArgument, redis: RedisOption = "", data_dir: DataDirOption = DEFAULT_DATA_DIR) -> None:
-    """Revoke a key: gateways that reach Redis refuse it within a second."""
+    """Revoke an API key: gateways that reach Redis reject it within a second."""
     record = run_on_keys(redis, data_dir, lambda opened: opened.keys.revoke(key))
     typer.echo(f"{record.prefix} {record.name}".strip() + f" of tenant {record.tenant} is revoked")
 

@@ -1,4 +1,4 @@
-"""Shows keys, their usage and their budgets as tables."""
+"""Prints API keys, their usage and their budgets as tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +18,7 @@ SHORT_LIMITS = {
     "dollars_per_day": "${}/day",
     "dollars_per_month": "${}/month",
 }
-"""Short forms of limits, by their field of `Limits`; a limit that is not here is shown with its name."""
+"""Formats for the limits of a key in tables, by their field of `Limits`; other limits are shown with their names."""
 
 
 def show_keys(records: Sequence[KeyRecord], now: float) -> None:

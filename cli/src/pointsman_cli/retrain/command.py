@@ -1,4 +1,4 @@
-"""`pointsman retrain`: the command, the construction of its steps, and the display of progress and state."""
+"""`pointsman retrain`: creates the steps of a retraining, runs them, and shows their progress and results."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,12 +61,12 @@ from pointsman_cli.train.options import DEFAULT_METHOD, ServedMethodOption
 from pointsman_cli.train.progress import Evaluation, Message, TrainingStep, to_event
 
 LINE_INTERVAL_SECONDS = 10.0
-"""The least seconds between two progress lines on the same subject."""
+"""The least number of seconds between two printed progress lines about the same work."""
 
 RUNS_FOLDER = "retrain"
-"""The folder of the data directory with the state of retraining runs, in a folder for each task."""
+"""The name of the folder in the data directory with the states of all retrainings; it has a folder for each task."""
 REJECTED_EXIT_CODE = 3
-"""Exit code if the new version was rejected, which is not an error."""
+"""The exit code of `retrain` if a step rejected the new adapter version. A rejection is a result, not an error."""
 
 STEPS = ("data", "train", "evaluate", "canary", "promote")
 
@@ -87,10 +87,10 @@ class ProgressLines:
         self._now_and_then(what, f"{what}: {done} of {total}", at_once=done >= total)
 
     def training(self, kind: str, facts: Mapping[str, object]) -> None:
-        """Prints an event of a training job if it is a step, an evaluation or a message.
+        """Prints an event of a training job if its kind is a training step, an evaluation or a message.
 
-        `kind` and `facts` are the event's kind and fields, as `training_events` yields them. Steps are printed at most
-        once in LINE_INTERVAL_SECONDS.
+        `kind` and `facts` are the event's kind and fields, as `training_events` yields them. Training steps are printed
+        at most once in LINE_INTERVAL_SECONDS.
         """
         event = to_event(kind, dict(facts))
         if isinstance(event, TrainingStep):
@@ -156,7 +156,7 @@ def retrain(
 ) -> None:
     """Retrain a task's adapter: build data, train, evaluate, canary, then promote or reject it with the reason.
 
-    If it was interrupted, killed or stopped by --stop-after, the same command continues. Exit code 3: rejected.
+    If the run was interrupted, killed or stopped by --stop-after, the same command continues it. Exit code 3: rejected.
     """
     at = DataDir.at(data_dir)
     runs_folder = at.folder / RUNS_FOLDER / task
@@ -213,9 +213,9 @@ class RetrainAddresses:
     url: str
     """The base URL of the gateway."""
     redis: str
-    """The URL of Redis; empty: there is no request log, so the data comes from examples and the teacher only."""
+    """The URL of Redis with the request log; empty: the data comes from examples and the teacher's answers only."""
     retriever: str
-    """HOST:PORT; empty: the gateway's default."""
+    """The retriever's address, HOST:PORT; empty: the default address in the gateway's settings."""
     lora_server: str
     """The lora-server's address, HOST:PORT."""
 
@@ -241,14 +241,14 @@ class RetrainRequest:
 
     task: str
     config: Path
-    """The configuration folder."""
+    """The folder of the gateway's configuration."""
     data: Path
-    """The folder of the data sets."""
+    """The folder to which the versions of all tasks' data sets are written."""
     texts: Path | None
-    """The file of new prompts for the teacher path; None: no new prompts."""
+    """The file of new prompts that the teacher path is to answer; None: no new prompts."""
     method: str
     until: str
-    """The step, one of STEPS, after which to stop; empty: after the last one."""
+    """The name of the step after which to stop, one of STEPS; empty: after the last step."""
 
 
 async def run_retraining(

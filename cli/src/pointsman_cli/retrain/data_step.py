@@ -1,6 +1,15 @@
 """Step 1 of a retraining: requests answers to new prompts from the teacher path, and builds the next data set.
 
-Each answer is stored as soon as it arrives, so an interrupted step does not request it again.
+The teacher is the path whose answers the adapter learns. Each answer is stored as soon as it arrives, so an interrupted
+step does not request it again.
+### cli/src/pointsman_cli/retrain/data_step.py::(ROWS, ROWS_OF_PAIRS)
+Names for the data of a training on rows, and of a training on preference pairs.
+
+Each has three parts: the word in messages, and the names of the data set's training file and held-out file without
+".jsonl". The counts in the manifest have the names of the files.
+
+### cli/src/pointsman_cli/retrain/data_step.py::(RETRY_SECONDS, MAX_RETRY_SECONDS)
+The wait in seconds before a failed request is repeated, if the gateway states none; and the longest wait in seconds.
 """
 
 import asyncio
@@ -29,19 +38,16 @@ MAX_ATTEMPTS = 6
 RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 30.0
 """The seconds before a retry if the gateway states none, and the longest wait in seconds."""
 PROMPT_ERRORS = ("context_length_exceeded", "engine_refused")
-"""The codes of errors that the prompt itself causes; the request then counts as a bad answer."""
+"""The codes of gateway errors that the prompt itself causes; such a request counts as answered, with an empty text."""
 FATAL_ERRORS = ("missing_key", "unknown_key", "revoked_key", "expired_key", "not_in_scope", "unknown_model")
-"""The codes of errors that every request would get; they end the step. All other errors are retried."""
+"""The codes of gateway errors that every request would get; they end the step. All other errors are retried."""
 
 Messages = Sequence[Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswer:
-    """A model's answer to one request of a retraining, as a line of the file that stores all its answers.
-
-    `place` is a digest of the request by which the answer is found again.
-    """
+    """A model's answer to one request of a retraining, as one line of the file that stores the answers."""
 
     place: str
     """A digest of the request's body, by which the stored answer is found again."""
@@ -71,7 +77,7 @@ class DatasetBuilder(Protocol):
     """Interface for building a data set; a function in `run_retraining` implements it."""
 
     async def __call__(self, teacher_answers: Path | None) -> dict[str, Any]:
-        """Builds a data set from the request log and a file of the teacher's answers, if there is one.
+        """Builds a data set from the request log and the file `teacher_answers`; None: there are no teacher's answers.
 
         Returns at least the data set's `folder` and `manifest`. Raises CommandError if it cannot be built.
         """
@@ -79,13 +85,13 @@ class DatasetBuilder(Protocol):
 
 
 class RowRenderer(Protocol):
-    """Interface for turning training rows into prompts as the trained path will write them for requests."""
+    """Interface for turning training rows into the prompts that the trained path will send for such requests."""
 
     async def __call__(self, data: Path, held_out: Path | None) -> tuple[Path, Path | None, str]:
-        """Renders the rows of two files as prompts of the path that is trained, as `Rendering.render` does.
+        """Renders the rows of two files as prompts of the path that will use the adapter, as `Rendering.render` does.
 
         Returns the file of training rows, the file of held-out rows (None if there are none), and a text with the
-        numbers of rows. Raises CommandError if that fails.
+        numbers of rows. Raises CommandError if the rows cannot be rendered.
         """
         ...
 
@@ -104,11 +110,11 @@ class DataStep:
     build: DatasetBuilder
     render: RowRenderer
     folder: Path
-    """The folder of the run, in which answers are stored."""
+    """The folder of this retraining, in which the teacher's answers are stored."""
     texts: Path | None
     """The file of new prompts (see `read_prompts`); None: no new prompts."""
     progress: Callable[[str, int, int], None]
-    """Called with a name for what is counted, how many are done, and how many there are."""
+    """A function that shows progress; it gets a name for what is counted, the number done, and the total."""
     name: str = "data"
 
     async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
@@ -203,8 +209,9 @@ class Gateway:
         is appended to `file` as it arrives, and an answer that is in the file already is not requested again.
         `progress` is called after each answer, with the numbers of answered questions and of all questions.
 
-        If the prompt itself causes an error (PROMPT_ERRORS), the answer has its code as `error`. Raises CommandError if
-        a request fails otherwise, after retries if these may help, and UsageError if `file` cannot be read.
+        If the prompt itself causes an error (PROMPT_ERRORS), the answer's `error` is the error's code. Raises
+        CommandError if a request fails otherwise, after retries if they may help, and UsageError if `file` cannot be
+        read.
         """
         bodies = [{"model": model, "messages": list(question), "stream": False, **sampling} for question in questions]
         places = [_prompt_digest(body) for body in bodies]

@@ -1,10 +1,10 @@
-"""Step 3 of a retraining: compares the new version with the incumbent on held-out rows, and applies the gates.
+"""Step 3 of a retraining: compares the new adapter version with the incumbent on held-out rows, and applies the gates.
 
-The incumbent is the path that `RetrainPlan.incumbent` names, by default the path of the adapter's current version, or
-if there is none yet, the teacher path.
+The incumbent is the path that the version must improve on. `RetrainPlan.incumbent` names it; by default it is the path
+of the adapter's current version, or if there is none yet, the teacher path.
 
-The lower confidence bound of the gain must reach the least gain of `GateTerms`, and the share of rows that are answered
-worse may not exceed a maximum.
+Gates are requirements: the lower confidence bound of the gain must reach the least gain of `GateTerms`, and the share
+of rows that are answered worse may not exceed a maximum.
 """
 
 import json
@@ -25,7 +25,7 @@ from pointsman_cli.retrain.run_state import Facts, GateTerms, RetrainPlan, RunSt
 from pointsman_cli.retrain.train_step import AliasLookup
 
 MAX_WORSE_ROWS = 5
-"""The maximum number of rows with a worse answer that are kept in the state file."""
+"""The maximum number of rows that are saved in the run's state as examples of worse answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +146,10 @@ class ScoredRow:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateStep:
-    """Step 3 of a retraining: compares the new version with the path to improve on; implements `Step`.
+    """Step 3 of a retraining: compares the new adapter version with the path to improve on; implements `Step`.
 
-    Both answer the held-out rows. The step rejects the version if a requirement (`flywheel.gates` of tasks.yaml) is not
-    met.
+    The version and the path both answer the held-out rows. The step rejects the version if it does not meet a
+    requirement (`flywheel.gates` of tasks.yaml).
     """
 
     plan: RetrainPlan
@@ -158,9 +158,9 @@ class EvaluateStep:
     scorer: Scorer
     render: RowRenderer
     folder: Path
-    """The folder of the run, in which answers are stored."""
+    """The folder of this retraining, in which both models' answers are stored."""
     progress: Callable[[str, int, int], None]
-    """Called with a name for what is counted, how many are done, and how many there are."""
+    """A function that shows progress; it gets a name for what is counted, the number done, and the total."""
     name: str = "evaluate"
 
     async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
@@ -203,10 +203,10 @@ class EvaluateStep:
         return marked
 
     async def _prompts(self, rows: Sequence[Row]) -> Sequence[Messages]:
-        """Returns the messages to send for each row: the row's own, or if the plan `is_rendered`, those that the path
-        `student` would send for it.
+        """Returns the messages to send for each row: the row's own, or rendered ones if the plan `is_rendered`.
 
-        Raises CommandError as `render` does.
+        Rendered messages are those that the path `student` would send for the row. Raises CommandError as `render`
+        does.
         """
         if not self.plan.is_rendered:
             return [row.messages for row in rows]

@@ -1,4 +1,4 @@
-"""Steps 4 and 5 of a retraining: try the new version as a canary, then move the alias to it."""
+"""Steps 4 and 5 of a retraining: try the new version on a share of users (canary), then move the alias to it."""
 
 import asyncio
 import time
@@ -9,20 +9,20 @@ from typing import Protocol
 from pointsman_cli.retrain.run_state import CanaryTerms, Facts, RetrainPlan, RunState, StepResult
 
 POLL_SECONDS = 2.0
-"""Seconds between two polls; the lora-server analyses the canary each second, so at least once between them."""
+"""Seconds between two polls of the canary's state.
+
+The lora-server analyses the canary each second, and so at least once between two polls.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class AliasState:
-    """The adapter version to which an alias points, and the one that a share of its users gets as a canary.
-
-    `canary` is empty if no canary runs.
-    """
+    """The adapter version to which an alias points, and the version that a share of its users gets as a canary."""
 
     stable: str
     """The version to which the alias points, such as "triage@3f9a1c0b77de"."""
     canary: str
-    """The version of the canary; empty if there is none."""
+    """The adapter version of the canary; empty if the alias has no canary."""
     requests: int
     """The number of requests that the canary has answered."""
 
@@ -43,14 +43,14 @@ class CanaryRegistry(Protocol):
 class CanaryStep:
     """Step 4 of a retraining: tries the new version as a canary, on a share of the alias's users; implements `Step`.
 
-    It ends when the version has answered enough requests. It rejects the version if the lora-server or a user ends the
-    canary, or if the canary gets too few requests in time. It is skipped if the alias does not exist yet.
+    The step ends when the version has answered enough requests. It rejects the version if the lora-server or a user
+    ends the canary, or if the canary gets too few requests in time. It is skipped if the alias does not exist yet.
     """
 
     plan: RetrainPlan
     registry: CanaryRegistry
     progress: Callable[[str, int, int], None]
-    """Called with a name for what is counted, how many are done, and how many there are."""
+    """A function that shows progress; it gets a name for what is counted, the number done, and the total."""
     look_seconds: float = POLL_SECONDS
     name: str = "canary"
 
@@ -97,8 +97,8 @@ class AliasMover(Protocol):
     async def move(self, alias: str, version: str, expected: str) -> None:
         """Points the alias "NAME@ALIAS" to `version`; does nothing if it points there already.
 
-        `expected` is the version to which the alias must point before; empty: any. Raises PointsmanError if it points
-        to another version than `expected`, or if the call fails.
+        `expected` is the version to which the alias must point before; empty: any version. Raises PointsmanError if the
+        alias points to another version than `expected`, or if the call fails.
         """
         ...
 
@@ -107,7 +107,8 @@ class AliasMover(Protocol):
 class PromoteStep:
     """Step 5 of a retraining: points the alias to the new adapter version; implements `Step`.
 
-    Fails with a PointsmanError if the alias points neither to the new version nor to the one from before the canary.
+    Fails with a PointsmanError if the alias points neither to the new version nor to the version from before the
+    canary.
     """
 
     plan: RetrainPlan

@@ -1,4 +1,4 @@
-"""The plan and the state of a task's retraining. Each change of the state is saved atomically in a file."""
+"""The plan and the state of a task's retraining. Each change of the state is saved atomically in a JSON file."""
 
 import json
 import os
@@ -31,11 +31,11 @@ class StepState:
     status: str = WAITING
     """WAITING, RUNNING, DONE, SKIPPED, or REFUSED if the step has rejected the new version."""
     began: float = 0.0
-    """When the step began, in Unix seconds; 0 if it has not."""
+    """When the step began, in Unix seconds; 0 if it has not begun."""
     ended: float = 0.0
-    """When the step ended, in Unix seconds; 0 if it has not."""
+    """When the step ended, in Unix seconds; 0 if it has not ended."""
     facts: Facts = field(default_factory=dict)
-    """The step's results, and what it needs to continue after an interruption."""
+    """The step's results, and the values with which it continues after an interruption, by name."""
 
     @property
     def is_over(self) -> bool:
@@ -57,14 +57,14 @@ class RunState:
     outcome: str = ""
     """The result of the run: "promoted", or "refused" if the new version was rejected; empty: the run is unfinished."""
     reason: str = ""
-    """Why the version was rejected; empty if it was not."""
+    """Why a step rejected the new adapter version; empty if none has rejected it."""
 
     def facts(self, step: str) -> Facts:
         return self.steps[step].facts
 
     @property
     def version(self) -> str:
-        """Returns the adapter version that the run has trained; empty if there is none (yet)."""
+        """Returns the adapter version that the run has trained; empty if it has trained none yet."""
         return next((str(step.facts["version"]) for step in self.steps.values() if step.facts.get("version")), "")
 
     def with_step(self, name: str, **changed: Any) -> "RunState":
@@ -72,7 +72,7 @@ class RunState:
 
 
 class RunFile:
-    """The state of a run together with the file in which each change of it is saved."""
+    """The state of a retraining, together with the file in which each change of the state is saved."""
 
     def __init__(self, folder: Path, state: RunState) -> None:
         self.folder = folder
@@ -82,7 +82,7 @@ class RunFile:
         self._put(self.state.with_step(step, status=RUNNING, began=self.state.steps[step].began or time.time()))
 
     def note(self, step: str, facts: Facts) -> None:
-        """Adds facts to the state of a running step and saves it, so that an interrupted step can be continued."""
+        """Adds `facts` to the saved state of a running step, so that the step can continue after an interruption."""
         self._put(self.state.with_step(step, facts={**self.state.facts(step), **facts}))
 
     def end(self, step: str, status: str, facts: Facts) -> None:
@@ -110,7 +110,7 @@ def start_run(runs_folder: Path, task: str, method: str, steps: tuple[str, ...])
 def latest_run(runs_folder: Path) -> RunFile | None:
     """Returns the newest run in the folder of a task's runs; None if there is none.
 
-    Raises CommandError if the state of that run is not as expected.
+    Raises CommandError if the saved state of this run is malformed.
     """
     files = sorted(runs_folder.glob(f"*/{STATE_FILE}"))
     if not files:
@@ -125,17 +125,14 @@ def latest_run(runs_folder: Path) -> RunFile | None:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """The result of one step of a retraining: a line for people, and facts for later steps.
-
-    `refusal` says why the step rejects the new adapter version; empty if it does not.
-    """
+    """The result of one step of a retraining: a line for the terminal, values for later steps, and any rejection."""
 
     summary: str
-    """One line for the terminal."""
+    """One line for the terminal that says what the step has done."""
     facts: Facts
-    """The results, which are saved in the run's state."""
+    """The step's results by name, which are saved in the run's state for later steps."""
     refusal: str = ""
-    """Why the step rejects the new version, which ends the run; empty if the run continues."""
+    """Why the step rejects the new adapter version, which ends the run; empty if the run continues."""
     skipped: bool = False
     """Whether the step had nothing to do."""
 
@@ -152,8 +149,8 @@ class Step(Protocol):
     async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
         """Carries out the step; `state` is the state of the run.
 
-        The step calls `note` with facts that it needs to continue after a failure or an interruption: it is then called
-        again with these facts in `state`. Raises CommandError or PointsmanError if it fails.
+        The step calls `note` with the facts that it needs to continue after a failure or an interruption. When it is
+        called again, these facts are in `state`. Raises CommandError or PointsmanError if the step fails.
         """
         ...
 
@@ -163,9 +160,9 @@ async def run_steps(
 ) -> RunState:
     """Runs the steps that have not ended, up to and including the step named `until`; returns the state of the run.
 
-    If `until` is empty, all steps run. If a step rejects the new version, `retire` retires it, and the outcome of the
-    run is "refused". After all steps the outcome is "promoted"; after an earlier stop it is empty. `report_progress` is
-    called with a line of text after each step. Raises what a step or `retire` raises.
+    If `until` is empty, all steps run. If a step rejects the new version, `retire` retires the version, and the outcome
+    of the run is "refused". After all steps the outcome is "promoted"; after an earlier stop it is empty.
+    `report_progress` is called with a line of text after each step. Raises what a step or `retire` raises.
     """
     for step in steps:
         status = run_file.state.steps[step.name].status
@@ -214,7 +211,7 @@ class GateTerms:
 
 @dataclass(frozen=True, slots=True)
 class CanaryTerms:
-    """On what share of users, and how long, a new adapter version is tried (`flywheel.canary` of tasks.yaml)."""
+    """How many users get a new adapter version as a trial, and how long (`flywheel.canary` of tasks.yaml)."""
 
     weight: float  # share of users, above 0 up to 1
     min_requests: int  # that the canary must have answered
@@ -223,34 +220,29 @@ class CanaryTerms:
 
 @dataclass(frozen=True, slots=True)
 class RetrainPlan:
-    """The configuration for retraining one task's adapter: paths, data, training parameters and requirements.
-
-    `student` is the path that the adapter serves, `teacher` the path whose answers it learns from, `incumbent` the path
-    that it must improve on; empty: the student, or the teacher if the alias has no version yet.
-    """
+    """The configuration for retraining one task's adapter: paths, data, training parameters and requirements."""
 
     task: str
     alias: str  # "triage@prod"
     student: str
-    """The name of the path that the adapter serves."""
+    """The name of the path (way to answer) that uses the adapter."""
     teacher: str
-    """The name of the path whose answers are learned."""
+    """The name of the path whose answers the adapter learns."""
     incumbent: str
-    """The name of the path that the new version is compared with.
+    """The name of the path with which the new version is compared, and on which it must improve.
 
     Empty: the student, or the teacher if the alias points to no version yet.
     """
     sampling: Mapping[str, Any]
-    """Sampling parameters of the student, as in a request."""
+    """The sampling parameters of the student path, by the names that they have in a chat request."""
     metric: Mapping[str, Any]
-    """The metric of the task, as in tasks.yaml."""
+    """The settings of the metric that scores answers to the task, as in tasks.yaml."""
     heldout: Path | None
     """The file of held-out rows that the configuration names; None if it names none."""
     collections: Sequence[str]
     """The names of the collections that the teacher path searches."""
     training: Mapping[str, Any]
-    """Options of the training by their names in `TrainingRecipe` of training.proto; an option that is None has its
-    default."""
+    """Options of the training by their names in `TrainingRecipe` of training.proto; None: the option's default."""
     gates: GateTerms
     canary: CanaryTerms
     is_rendered: bool = False
@@ -264,7 +256,7 @@ class RetrainPlan:
 async def read_plan(folder: Path, task: str, data_dir: DataDir) -> RetrainPlan:
     """Reads the retraining plan of a task from the configuration folder `folder`.
 
-    Raises CommandError if the configuration is invalid, or has no such plan.
+    Raises CommandError if the configuration is invalid, or has no retraining plan for the task.
     """
     return parse_plan(await lab_facts(LabJob(["plan", str(folder), task], data_dir, as_json=True)))
 

@@ -1,6 +1,6 @@
 """Step 2 of a retraining: trains on the data set as a job of the lora-server.
 
-The result is registered, but no alias points to it yet.
+The trained adapter version is registered, but no alias points to it yet.
 """
 
 import time
@@ -22,14 +22,19 @@ from pointsman_cli.retrain.training_method import RetrainMethod
 from pointsman_cli.retriever.command import fetch_sketch
 
 MIN_CANARY_REQUESTS = 20
-"""The lora-server's default for the number of requests of each version before it compares canary and stable version."""
+"""How many requests the canary and the stable version must each answer before the lora-server compares them.
+
+This is the lora-server's default.
+"""
 
 EXCLUDED_FOR_PAIRS = ("rank", "learning_rate")
-"""Training options in tasks.yaml that are not used for methods that learn from pairs: the rank is that of the starting
-version, and the learning rate would have to be about a tenth."""
+"""Training options in tasks.yaml that methods which learn from preference pairs do not use.
+
+The rank is that of the starting version, and the learning rate would have to be about a tenth.
+"""
 
 DATA_TIME_FACT = "data_unix"
-"""The name of the fact in an adapter's manifest that has the time of its training data, in Unix seconds."""
+"""The name of the entry in an adapter's manifest that has the time of its training data, in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,30 +46,33 @@ class TrainingSpec:
     heldout: Path | None
     method: str
     parent: str
-    """The version to start from; empty: the base model."""
+    """The adapter version from which the training starts; empty: the training starts from the base model."""
     recipe: Mapping[str, Any]
     """The training options, by the names of the fields of `TrainingRecipe` in training.proto."""
     facts: Mapping[str, str]
-    """Facts for the adapter's manifest, by name."""
+    """Entries to add to the adapter's manifest, by name."""
     author: str
-    """The author for the history of changes. It contains the retraining's run, so that the job is found again."""
+    """The author of the job, for the lora-server's history of changes.
+
+    The text contains the name of the retraining's run, by which an interrupted retraining finds its job again.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """How a training job ended: its final state, and the adapter version that it made or its error."""
+    """How a training job ended: its final state, the adapter version that it made, and its error."""
 
     state: str
     """One of STATE_NAMES: "succeeded", "failed" or "cancelled"; another one if the lora-server stopped before."""
     version: str
-    """The registered version; empty if none was registered."""
+    """The adapter version that the job has registered; empty if it has registered none."""
     error: str = ""
     cut_short: str = ""
-    """Why the training ended before its last step, and what to do about it; empty if it did not."""
+    """Why the training ended before its last step, and what to do about it; empty if all steps were done."""
 
 
 def explain_end(done: Mapping[str, Any]) -> str:
-    """Returns a sentence on why a training ended before its last planned step; empty if it did all its steps.
+    """Returns a sentence on why a training ended before its last planned step; empty if all steps were done.
 
     `done` has the fields of the trainer's last event, "done".
     """
@@ -85,7 +93,7 @@ class Registry:
     """
 
     def __init__(self, address: str, author: str) -> None:
-        """Takes the lora-server's address (HOST:PORT), and the author of changes for the history."""
+        """Takes the lora-server's address (HOST:PORT), and the author's name for its history of changes."""
         self._address = address
         self._author = author
 
@@ -139,7 +147,7 @@ class Trainer:
     """
 
     def __init__(self, address: str, report_progress: Callable[[str, dict[str, object]], None]) -> None:
-        """Takes the lora-server's address; `report_progress` gets the kind and the fields of every event of a job."""
+        """Takes the lora-server's address (HOST:PORT); `report_progress` gets the kind and fields of each job event."""
         self._address = address
         self._tell = report_progress
 
@@ -211,7 +219,7 @@ class CollectionSketches(Protocol):
     """Interface for summarizing the documents on which an adapter is trained; `CollectionDates` implements it."""
 
     async def __call__(self) -> Mapping[str, str]:
-        """Returns facts for the adapter's manifest: the time, and sketches of the teacher path's collections.
+        """Returns entries for the adapter's manifest: the time, and sketches (summaries) of the teacher's collections.
 
         Raises PointsmanError if a call of the retriever fails.
         """
@@ -280,9 +288,9 @@ class CollectionDates:
     """The names of the collections that the teacher path searches."""
 
     async def __call__(self) -> Mapping[str, str]:
-        """Returns facts for the manifest: DATA_TIME_FACT, and a sketch under MANIFEST_KEY_PREFIX and each name.
+        """Returns entries for the adapter's manifest: the time as DATA_TIME_FACT, and a sketch of each collection.
 
-        Raises as `fetch_sketch` does.
+        The name of a sketch's entry is MANIFEST_KEY_PREFIX and the collection's name. Raises as `fetch_sketch` does.
         """
         sketches = {name: await fetch_sketch(self.retriever, self.tenant, name) for name in self.collections}
         return {

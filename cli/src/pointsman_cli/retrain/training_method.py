@@ -1,4 +1,4 @@
-"""Reads from the lora-server what a retraining needs to know about its training method."""
+"""Asks the lora-server for the properties of a training method that a retraining depends on."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class RetrainMethod:
 
     name: str
     learns_from_pairs: bool = False
-    """Whether it learns from pairs of a preferred and a rejected answer, instead of from conversations."""
+    """Whether the method learns from pairs of a preferred and a rejected answer, instead of from conversations."""
 
 
 async def fetch_method(address: str, name: str) -> RetrainMethod:

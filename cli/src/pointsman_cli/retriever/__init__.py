@@ -1,1 +1,1 @@
-"""`pointsman retriever`: lists, verifies, copies, migrates and tunes collections."""
+"""`pointsman retriever`: lists, verifies, copies, migrates and tunes the retriever's collections of documents."""

@@ -1,4 +1,4 @@
-"""`pointsman retriever`: the commands, and their calls of the retriever's administrative methods."""
+"""`pointsman retriever`: the commands, and functions that call the retriever's administrative gRPC methods."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,7 +37,7 @@ async def fetch_collections(address: str, tenant: str) -> Sequence[pb.Collection
 
 
 async def fetch_sketch(address: str, tenant: str, collection: str) -> Sketch:
-    """Returns a sketch of a collection's documents: a small summary by which later changes can be measured.
+    """Returns a sketch of a collection's documents: a small summary with which later documents can be compared.
 
     `address` is the retriever's, HOST:PORT. Raises a PointsmanError if a call fails, or CommandError if a token or TLS
     file cannot be used.
@@ -59,8 +59,10 @@ async def verify_collection(address: str, request: pb.VerifyRequest) -> pb.Verif
 async def follow(
     address: str, method: str, request: pb.ReembedRequest | pb.MoveRequest, progress: Callable[[Any], None]
 ) -> pb.Collection:
-    """Calls a method of the retriever, "Reembed" or "Move", and passes its messages to `progress`; returns the
-    collection in the last one.
+    """Calls the retriever's streaming method "Reembed" or "Move"; returns the collection as it is in the end.
+
+    `progress` is called with each message of the retriever. Raises a PointsmanError if the call fails, CommandError if
+    a token or TLS file cannot be used.
     """
     last: Any = pb.MoveProgress()
     async with open_channel(address) as channel:
@@ -84,7 +86,7 @@ def build_app() -> typer.Typer:
 def list_collections(
     retriever: RetrieverOption = "", tenant: TenantOption = "default", data_dir: DataDirOption = DEFAULT_DATA_DIR
 ) -> None:
-    """List a tenant's collections and their problems."""
+    """List a tenant's collections, with the problems that the retriever reports of each."""
     found = run_interruptibly(fetch_collections(retriever_address(retriever, data_dir), tenant))
     rows = [
         (
@@ -111,7 +113,7 @@ def verify(
     tenant: TenantOption = "default",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Read every row of a collection and compare the indexes with it; exit code 1 if anything stays wrong."""
+    """Read every row of a collection and compare the indexes with the rows; exit code 1 if an error remains."""
     request = pb.VerifyRequest(tenant=tenant, collection=collection, repair=repair)
     found = run_interruptibly(verify_collection(retriever_address(retriever, data_dir), request))
     what = f"{found.documents:,} documents, {found.chunks:,} chunks, checksum {found.checksum}; {found.seconds:.1f} s"
@@ -129,7 +131,7 @@ def snapshot(
     tenant: TenantOption = "default",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Write a consistent copy of a collection to a file while it serves."""
+    """Write a consistent copy of a collection to a file, while the collection stays in use."""
     if file.exists():
         raise UsageError(f"{file} exists already; name another")
     request = pb.SnapshotRequest(tenant=tenant, collection=collection)
@@ -160,7 +162,10 @@ def reembed(
     tenant: TenantOption = "default",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Migrate a collection to the retriever's current embedding model. An interrupted migration continues."""
+    """Compute a collection's vectors again with the retriever's current embedding model.
+
+    Run the command again to continue an interrupted migration.
+    """
     request = pb.ReembedRequest(tenant=tenant, collection=collection)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns) as bar:
@@ -184,7 +189,7 @@ def move(
 ) -> None:
     """Move a collection between the retriever's data folder and the shared store while it is in use.
 
-    Vectors are copied, not made again. An interrupted move to the shared store continues.
+    Vectors are copied, not computed again. Run the command again to continue an interrupted move to the shared store.
     """
     if to not in STORES:
         raise UsageError(f"--to is {to!r}; it is one of {', '.join(STORES)}")

@@ -1,4 +1,4 @@
-"""Snapshots of collections: one to a file and back, and all collections of all tenants to a folder and back."""
+"""Writes and restores snapshots: one collection in a file, or all collections of all tenants in a folder."""
 
 import hashlib
 from collections.abc import AsyncIterator, Iterator
@@ -71,10 +71,10 @@ def snapshot_all(
     retriever: RetrieverOption = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Write a consistent copy of every collection of every tenant, while they serve.
+    """Write a consistent copy of every collection of every tenant, while the collections stay in use.
 
     Collections in the shared store and in stores of your own are left out. If a collection cannot be copied, the
-    others still are, and the exit code is 1.
+    command still copies the others, and ends with exit code 1.
     """
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty; name another folder")

@@ -33,7 +33,7 @@ BATCH_SEARCHES = 50  # searches in one call
 
 @dataclass(frozen=True, slots=True)
 class LabelledQuery:
-    """A query, with the documents that a search for it should find."""
+    """A query, with the ids of the documents that answer it, which a search should find."""
 
     query: str
     documents: frozenset[str]  # ids of the documents that answer the query; empty if none does
@@ -41,9 +41,9 @@ class LabelledQuery:
 
 @dataclass(frozen=True, slots=True)
 class BestScores:
-    """The best scores of the passages that a search found: the greatest cosine, and the greatest word coverage.
+    """The greatest cosine similarity and the greatest word coverage among the passages that a search found.
 
-    Both are from any passage, not necessarily the same one.
+    The two may be of different passages.
     """
 
     dense: float  # the greatest cosine
@@ -51,7 +51,7 @@ class BestScores:
 
 
 def search_candidates() -> SearchCandidates:
-    """Returns the search settings that `tune` compares, by the names that it shows; the first one is the default."""
+    """Returns the search settings that `tune` compares, by the names that it prints; the first is the default."""
     weighed = {f"dense_weight {weight:.1f}": pb.SearchSettings(dense_weight=weight) for weight in _tenths(2, 10)}
     return {"by agreement": pb.SearchSettings(), **weighed, "ranks (RRF)": pb.SearchSettings(fusion=pb.RRF)}
 
@@ -88,15 +88,15 @@ def ndcg(found: Sequence[str], wanted: frozenset[str]) -> float:
 
 
 def choose_settings(scores: Mapping[str, Sequence[float]]) -> str:
-    """Returns the name of the setting with the best mean score of those that are significantly better than the default.
+    """Returns the name of the best of the search settings that are significantly better than the default.
 
-    Returns the name of the default if no setting is. `scores` has the scores of each setting, by its name, for the same
-    queries in the same order; the first key is the default.
+    Returns the name of the default if no setting is. The best one has the highest mean score. `scores` has the scores
+    of each setting, by its name, for the same queries in the same order; the first key is the default.
 
-    It is a permutation test of the maximum (P. H. Westfall, S. S. Young, Resampling-Based Multiple Testing, 1993). The
-    signs of the differences to the default are flipped at random, query by query, for all settings alike. A setting is
-    significantly better if the best of all settings gets as far ahead in at most SIGNIFICANCE_LEVEL of these flips. The
-    test is valid for few queries, and for many or similar settings.
+    The test is a permutation test of the maximum (P. H. Westfall, S. S. Young, Resampling-Based Multiple Testing,
+    1993). The signs of the differences to the default are flipped at random, query by query, for all settings alike. A
+    setting is significantly better if the best of all settings gets as far ahead in at most SIGNIFICANCE_LEVEL of these
+    flips. The test is valid for few queries, and for many or similar settings.
     """
     first, *others = scores
     differences = np.array([np.subtract(scores[way], scores[first]) for way in others])
@@ -113,10 +113,10 @@ def choose_settings(scores: Mapping[str, Sequence[float]]) -> str:
 def thresholds(answered: Sequence[BestScores], unanswered: Sequence[BestScores]) -> tuple[float, float]:
     """Returns two thresholds: the cosine and the word coverage from which a search's result counts as relevant.
 
-    One of the two is enough. `answered` are the best scores for queries that documents answer, at least one, and
-    `unanswered` those for queries that none answers. If there are both, the thresholds are those of DENSE_THRESHOLDS
-    and COVERAGE_THRESHOLDS that separate them best. Otherwise about KEPT_SHARE of the answered queries reach the
-    cosine, and the coverage is DEFAULT_COVERAGE.
+    A result is relevant if it reaches one of the two. `answered` are the best scores for queries that a document
+    answers, at least one query, and `unanswered` those for queries that no document answers. If there are queries of
+    both kinds, the thresholds are the values of DENSE_THRESHOLDS and COVERAGE_THRESHOLDS that separate them best.
+    Otherwise about KEPT_SHARE of the answered queries reach the cosine, and the coverage is DEFAULT_COVERAGE.
     """
     if not unanswered:
         ranked = sorted(seen.dense for seen in answered)

@@ -1,4 +1,4 @@
-"""`pointsman top`: the command, its refresh loop, and the tables that it shows."""
+"""`pointsman top`: polls the services in a loop, and shows their traffic and adapters as tables or JSON."""
 
 import asyncio
 import json
@@ -44,9 +44,9 @@ def top_view(view: View) -> RenderableType:
 def as_json(view: View) -> dict[str, Any]:
     """Returns what `pointsman top --json` prints: `unix_ms`, the time of the poll, and one object for each service.
 
-    The objects `gateway`, `lora_server` and `adapters` have a `url` or `address`, a `problem` that is empty if the
-    service answers, and then also the fields of GatewayFigures, LoraFigures or EngineAdapters. The fields of the first
-    two are missing until the second poll.
+    The objects `gateway`, `lora_server` and `adapters` have a `url` or `address`, and a `problem` that is empty if the
+    service answers. If it answers, they also have the fields of GatewayFigures, LoraFigures or EngineAdapters. The
+    fields of GatewayFigures and LoraFigures are missing until the second poll.
     """
     return {
         "unix_ms": view.unix_ms,
@@ -220,7 +220,7 @@ def top(
 
 
 def find_services(gateway: str, lora_server: str, lora_metrics: str, data_dir: Path) -> ServiceAddresses:
-    """Returns the addresses of the services to poll: as given, or of the running `pointsman up`, or by default.
+    """Returns the addresses to poll: the given ones, else those of the running `pointsman up`, else the default ones.
 
     `gateway` and `lora_metrics` may leave out `http://` and `/metrics`, which are added. Raises UsageError if one of
     them is not a URL, or run.json cannot be opened.

@@ -1,4 +1,4 @@
-"""Computes figures from the counters of the gateway and the lora-server over a time window."""
+"""Computes rates, latencies and costs over a time window, from the counters of the gateway and the lora-server."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -23,10 +23,10 @@ GATEWAY_METRICS = (
     "pointsman_worker_restarts_total",
 )
 LORA_SERVER_METRICS = ("pointsman_lora_",)
-"""The beginnings of the names of the lora-server's metrics that are read."""
+"""`pointsman top` reads those metrics of the lora-server whose names begin with one of these texts."""
 
 CLIENT_FAULTS = frozenset({"none", "caller", "limits"})
-"""Values of the label `fault` of pointsman_requests_total whose requests do not count as failures of the service."""
+"""Values of the label `fault` of pointsman_requests_total for requests that `top` does not count as failures."""
 TOKENS = ("prompt", "cached", "completion", "replayed")
 
 
@@ -59,7 +59,7 @@ class WorkerFigures:
 
 @dataclass(frozen=True, slots=True)
 class GatewayFigures:
-    """Figures of a gateway, its paths and its workers over the time window of `pointsman top`.
+    """Traffic of a gateway over the time window of `pointsman top`, in total and by path, and its present state.
 
     A value is None if the gateway does not report the metric.
     """
@@ -77,7 +77,7 @@ class GatewayFigures:
 
 @dataclass(frozen=True, slots=True)
 class LoraFigures:
-    """Figures of a lora-server over the time window of `pointsman top`: its engine's state, adapter slots and loads.
+    """State of a lora-server's engine and adapter slots, and its adapter loads in the time window of `pointsman top`.
 
     A value is None if the lora-server does not report the metric.
     """

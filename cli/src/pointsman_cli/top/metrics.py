@@ -1,4 +1,4 @@
-"""Parses /metrics, keeps a time window of scrapes, and computes quantiles of histograms."""
+"""Parses a service's /metrics page, computes the growth of metrics in a time window, and quantiles of histograms."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -91,9 +91,9 @@ class Window:
     """How much the counters of one service grew over the last seconds, computed from scrapes of its metrics."""
 
     def __init__(self, length: float) -> None:
-        """Starts without scrapes; `add` takes them.
+        """Creates a window without scrapes; `add` adds one.
 
-        The window keeps the growth of counters over the last `length` seconds, at least that between the last two
+        The window keeps the growth of counters over the last `length` seconds, and always that between the last two
         scrapes.
         """
         self._length = length
@@ -116,7 +116,8 @@ class Window:
     def growth(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
         """Yields (labels, growth) of the counter `name`, once for each label set and each interval between two scrapes.
 
-        Intervals in which a label set did not grow are left out; the sum of the growths is that of the whole window.
+        Intervals in which a label set did not grow are left out. The sum of a label set's growths is its growth in the
+        whole window.
         """
         for step in self._steps:
             for labels, amount in step.growth.get(name, {}).items():

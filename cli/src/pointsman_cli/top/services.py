@@ -1,4 +1,7 @@
-"""Polls the gateway and the lora-server; a service that does not answer is reported and polled again."""
+"""Polls the metrics of the gateway and the lora-server, and the lora-server's list of adapters.
+
+A service that does not answer is reported and polled again.
+"""
 
 import asyncio
 import time
@@ -36,7 +39,7 @@ TIMEOUT_SECONDS = 2.0
 class AdapterView:
     """The state of one adapter version at an engine: whether it is loaded and pinned, and its aliases.
 
-    `canary` has the aliases that send it a share of their users, with the share (0 to 1).
+    `canary` has the aliases that send a share of their users to this version as a trial, with the share (0 to 1).
     """
 
     version: str  # "triage@3f9a1c0b77de"
@@ -111,8 +114,8 @@ class ServiceAddresses:
 class View:
     """The result of one poll of the gateway and the lora-server by `pointsman top`.
 
-    A field `..._problem` says why the poll of a service failed; it is empty if it did not. The figures `gateway` and
-    `lora` are None if the poll failed, and until the second poll. `adapters` is None if the poll failed.
+    A field `..._problem` says why the poll of a service failed; it is empty if the poll succeeded. `gateway` and `lora`
+    are None if the poll failed, and until the second poll. `adapters` is None if the poll failed.
     """
 
     where: ServiceAddresses
@@ -141,7 +144,7 @@ class Services:
     async def look(self) -> View:
         """Polls the gateway and the lora-server at the same time, and returns their figures.
 
-        If one does not answer, the result says so; no error is raised.
+        Raises no error: if a service does not answer, a field `..._problem` of the result says why.
         """
         await asyncio.gather(self._gateway.look(), self._lora.look(), self._look_at_adapters())
         return View(

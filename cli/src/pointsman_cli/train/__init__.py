@@ -1,1 +1,1 @@
-"""`pointsman train`: trains an adapter on examples."""
+"""`pointsman train`: trains a LoRA adapter on examples of requests and answers."""

@@ -1,4 +1,4 @@
-"""`pointsman train`: runs the trainer in the engine's environment, as a job of the lora-server, or of Kubernetes."""
+"""`pointsman train`: runs the trainer on this machine, as a job of the lora-server, or as a Job of Kubernetes."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,19 +38,19 @@ from pointsman_cli.train.progress import Done, TrainingProgress, parse_event
 from pointsman_cli.train.question import TimeShortage, ask_how_to_go_on, can_ask
 
 FROM_CSV = "from_csv"
-"""The folder of the data directory with training data that was converted from CSV, in a folder for each adapter."""
+"""The name of the folder in the data directory with training data converted from CSV, in a folder for each adapter."""
 RENDERED = "rendered"
-"""The folder of the data directory with rendered training rows, in a folder for each adapter."""
+"""The name of the folder in the data directory with training rows rendered as prompts, in a folder for each adapter."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingTarget:
-    """Where and how the trained adapter is registered."""
+    """The lora-server at which the trained adapter is registered, and the alias that then points to it."""
 
     address: str
     """The lora-server's address, HOST:PORT; empty: the adapter is not registered."""
     alias: str
-    """The alias to move to the new version; empty: none."""
+    """The alias that the lora-server moves to the new version; empty: none."""
     origin: Provenance
 
 
@@ -99,7 +99,7 @@ def train(
     """Train a LoRA adapter on examples and register it. Ctrl-C stops it, unless it runs --on-server or --on-kubernetes.
 
     The adapter is evaluated on held-out examples and compared with prompting the base model alone. If less than an
-    epoch fits into --max-minutes, the command asks at a terminal how to go on, and fails elsewhere.
+    epoch fits into --max-minutes, the command asks at a terminal how to continue; without a terminal, it fails.
     """
     learning = {
         "rank": rank, "epochs": epochs, "max-minutes": max_minutes, "seed": seed, "learning-rate": learning_rate,

@@ -1,6 +1,6 @@
 """Trainings as Jobs of Kubernetes: creates, follows and deletes them as the user of the kubeconfig.
 
-The progress is the log of the Job's pods, one after the other: the trainer's events, one JSON object a line.
+The progress is read from the logs of the Job's pods, one after the other: the trainer's events, one JSON object a line.
 """
 
 import asyncio
@@ -30,19 +30,22 @@ if TYPE_CHECKING:  # the extra `kubernetes`
 
 FIELD_MANAGER = "pointsman"
 POLL_SECONDS = 2.0
-"""Seconds between two looks at the Job and its pods."""
+"""Seconds between two requests for the state of the Job and its pods."""
 MAX_UNREACHABLE_SECONDS = 600.0
-"""After this time without an answer of the API, following a Job ends. A restart of the API server takes minutes."""
+"""Seconds without an answer of the Kubernetes API after which following a Job ends with an error.
+
+A restart of the API server takes minutes.
+"""
 LAST_LOOKS = 10
-"""How often the log of a Job that has ended is requested, if it cannot be read to the end."""
+"""How often the log of a Job that has ended is requested, as long as it cannot be read to the end."""
 NOT_FOUND = 404
 
 
 async def create_training(manifests: Manifests) -> None:
     """Creates a training's Job in Kubernetes, then the ConfigMap with its data, which is deleted with the Job.
 
-    Raises ApiFailed if the Kubernetes API rejects one of them or does not answer; the Job is then deleted again. Raises
-    CommandError if that fails too.
+    Raises ApiFailed if the Kubernetes API rejects an object or does not answer; the Job is then deleted again. Raises
+    CommandError if the Job cannot be deleted.
     """
     async with open_api(None, FIELD_MANAGER) as api:
         from httpx2 import HTTPStatusError

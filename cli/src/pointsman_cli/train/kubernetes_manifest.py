@@ -1,7 +1,7 @@
 """Makes the Kubernetes objects of a training: a Job or a TrainJob, and a ConfigMap with the data.
 
-The Job begins as one that the chart renders, which knows the image, the base model and the volumes of the installation.
-The command adds the data and its options, which replace those of the file.
+They are made from a Job that the Helm chart has rendered, with the image, the base model and the volumes of the
+installation. The command adds the data and its own options, which override those in the Job.
 """
 
 import base64
@@ -23,20 +23,21 @@ from pointsman_cli.train.options import TrainingJob
 Object = dict[str, Any]
 
 DATA_FOLDER = PurePosixPath("/etc/pointsman/training")
-"""Where the ConfigMap is mounted in the pod."""
+"""The folder in the pod at which the ConfigMap with the training data is mounted."""
 DATA_VOLUME = "training-data"
 MAX_CONFIG_MAP_BYTES = 900_000
-"""Limit of the files in the ConfigMap, compressed if they are larger. Kubernetes allows 1 MiB with all metadata."""
+"""Maximum bytes of all files in the ConfigMap; if they have more, they are compressed. Kubernetes allows 1 MiB."""
 MAX_NAME = 32
-"""How much of the adapter's name is in the Job's name. The names of a TrainJob's pods have 15 more characters than the
-TrainJob's, and 63 at most.
+"""Maximum characters of the adapter's name in the Job's name.
+
+The names of a TrainJob's pods have 15 more characters than the TrainJob's, and 63 at most.
 """
 SECRET = re.compile(r"(?i)(token|secret|password|key)$")
-"""The names of environment variables whose values must not be in a Job."""
+"""Matches the names of environment variables that hold secrets; `read_job` rejects a Job with the value of one."""
 MAX_SECONDS = 86_400
-"""When a Job ends whose file names no deadline: also one that is never scheduled."""
+"""The deadline in seconds of a Job whose file names none; it also ends a Job that is never scheduled."""
 ANNOTATION = "pointsman/registration"
-"""The annotation that says how to register the result, as JSON: the fields of `Registration`."""
+"""The Job's annotation that says how to register the trained adapter, as JSON with the fields of `Registration`."""
 
 TRAIN_JOB_API = "trainer.kubeflow.org/v1alpha1"
 RUNTIME_JOB = "node"
@@ -52,13 +53,13 @@ PATCHED_FIELDS = (
 class Registration:
     """How the adapter that a training makes is registered: its name, the alias to move, and facts for its manifest.
 
-    `force` says whether the alias is moved even if the evaluation found prompting to be as good.
+    `force` says whether the alias is moved even if the evaluation found that prompting the base model is as good.
     """
 
     name: str
     """The adapter's name."""
     alias: str = ""
-    """The alias to move to the new version; empty: none."""
+    """The alias that the lora-server moves to the new version; empty: none."""
     force: bool = False
     facts: Mapping[str, str] = field(default_factory=dict)
 
@@ -124,8 +125,9 @@ def container_of(job: Object) -> Object:
 def training_manifests(template: Object, job: TrainingJob, registration: Registration) -> Manifests:
     """Returns the Kubernetes objects that run the training `job`, made from the Job `template` under a new name.
 
-    The Job's annotation has `registration`. With the option "processes", each container gets as many GPUs, if the
-    template's has any. Raises UsageError if the job's files cannot be read or are too large for a ConfigMap.
+    The Job's annotation has `registration`. With the training option "processes", each container gets as many GPUs as
+    processes, if the template's container has any GPU. Raises UsageError if the job's files cannot be read or are too
+    large for a ConfigMap.
     """
     result = deepcopy(template)
     run = secrets.token_hex(3)

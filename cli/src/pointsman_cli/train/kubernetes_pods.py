@@ -1,4 +1,4 @@
-"""Reads the pods of a training's Job: passes on their logs, and why they wait."""
+"""Reads the pods of a training's Job: shows their logs, and why the pods wait."""
 
 import asyncio
 import math
@@ -17,29 +17,29 @@ if TYPE_CHECKING:  # the extra `kubernetes`
     from lightkube import AsyncClient
 
 LOG_SECONDS = 300.0
-"""After this time a log is requested anew, because a connection that has died silently would never end."""
+"""Seconds after which a pod's log is requested anew, since a connection that is broken silently would never end."""
 LOG_MARGIN_SECONDS = 10
-"""How much of the log, before the last line that was read, is requested again. Lines that were read are left out."""
+"""How many seconds of the log before the last line that was read are requested again; known lines are left out."""
 STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ?")
-"""The time before each line of a log: seconds, their fraction, and the zone of the node's clock."""
+"""Matches the time before each line of a pod's log: seconds, their fraction, and the zone of the node's clock."""
 NANOSECONDS = 9
 NEVER = (0.0, "")
 REFUSALS = (401, 403)
-"""HTTP statuses with which the API says that the user may not do this."""
+"""HTTP statuses with which the Kubernetes API refuses a call for lack of permission."""
 Run = tuple[str, int]
-"""A pod's name and how often its container was restarted, which begins a new log."""
+"""A pod's name and the number of restarts of its container; each restart begins a new log."""
 
 
 @dataclass(slots=True)
 class Log:
-    """The lines of the pods' logs that were shown, and the error that the last pod printed."""
+    """Shows the logs of a training's pods, each line once, and keeps the error that the last pod printed."""
 
     screen: TrainingProgress
     error: str = ""
     reason: str = ""
-    """Why nothing is trained now; empty if a container runs or nothing is known."""
+    """Why no pod is training now; empty if a container runs or no reason is known."""
     read: set[Run] = field(default_factory=set)
-    """The containers whose logs were read to the end."""
+    """The containers (pod and number of restarts) whose logs were read to the end."""
     _run: Run | None = None
     _newest: tuple[float, str] = NEVER
     """The time of the pod's last line: Unix seconds, and nine digits of nanoseconds."""
@@ -49,16 +49,17 @@ class Log:
     _remarks: set[str] = field(default_factory=set)
 
     def begin(self, run: Run) -> int | None:
-        """Begins or continues a container's log; returns how many seconds of it to request, None for all."""
+        """Begins or continues a container's log; returns how many of its last seconds to request, None for all."""
         if run != self._run:
             self._run, self._newest, self.error = run, NEVER, ""
             return None
         return math.ceil(time.monotonic() - self._read_at) + LOG_MARGIN_SECONDS if self._newest > NEVER else None
 
     def add(self, line: str) -> None:
-        """Takes a line "TIME TEXT"; shows it unless it was read before. Lines from "error: " on are the error.
+        """Takes a line "TIME TEXT" of the log; shows it unless it was read before.
 
-        A line without a time continues the last one, which contains a character that lightkube takes for a line's end,
+        The first line that begins with "error: " and the plain lines after it are not shown, but stored as the error. A
+        line without a time continues the last one, which contains a character that lightkube takes for a line's end,
         such as the carriage returns of a progress bar.
         """
         text = line
@@ -77,12 +78,12 @@ class Log:
             self.screen.show(event)
 
     def explain(self, reason: str) -> None:
-        """Shows why nothing is trained now; it is also part of the error if the Job fails."""
+        """Shows `reason`, why no pod is training now; the reason is also part of the error if the Job fails."""
         self.reason, self.error = reason, ""
         self.remark(reason)
 
     def remark(self, line: str) -> None:
-        """Shows a line about the Job or a pod, once."""
+        """Shows a line about the Job or a pod, unless it was shown before."""
         if line not in self._remarks:
             self._remarks.add(line)
             self.screen.remark(line)
@@ -98,9 +99,9 @@ async def list_pods(api: "AsyncClient", job: Object) -> Sequence[Any]:
 
 
 async def read_pod(api: "AsyncClient", pod: Any, log: Log) -> bool:
-    """Passes on what a pod has logged since the last call and, while it runs, what it logs now.
+    """Shows what a pod has logged since the last call and, while the pod runs, each line that it logs.
 
-    Returns whether the pod has logged nothing more yet.
+    Returns False if the log may have lines that were not read yet.
     """
     container = container_of(pod)
     run, end = (pod.metadata.name, container.restartCount if container else 0), end_of(container)

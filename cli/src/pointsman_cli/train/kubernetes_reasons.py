@@ -1,4 +1,4 @@
-"""Says why a pod of a training waits or has stopped, in one line each."""
+"""Says in one line why a pod of a training waits or has stopped."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,16 @@ if TYPE_CHECKING:  # the extra `kubernetes`
     from lightkube import AsyncClient
 
 STARTING = ("", "ContainerCreating", "PodInitializing")
-"""The reasons with which a container waits that is about to start. Only events say what keeps it from starting."""
+"""The reasons that Kubernetes states for a waiting container that is about to start.
+
+If such a container does not start, only the events of the cluster say why.
+"""
 OUT_OF_MEMORY = "OOMKilled"
 FORBIDDEN = 403
 
 
 def container_of(pod: Any) -> Any:
-    """Returns the status of the container that trains; None if the pod has none yet."""
+    """Returns the status of the pod's container that trains; None if the pod has no container status yet."""
     containers = {each.name: each for each in (pod.status and pod.status.containerStatuses) or ()}
     return containers.get("training") or containers.get(RUNTIME_JOB)
 
@@ -30,7 +33,7 @@ def end_of(container: Any) -> Any:
 
 
 def why_waiting(pod: Any) -> str:
-    """Returns why the pod is not scheduled, or its container not started; empty if nothing is known."""
+    """Returns why the pod is not scheduled, or its container not started; empty if no reason is known."""
     for condition in (pod.status and pod.status.conditions) or ():
         if condition.type == "PodScheduled" and condition.status == "False" and condition.message:
             return str(condition.message)
@@ -40,7 +43,7 @@ def why_waiting(pod: Any) -> str:
 
 
 def why_stopped(pod: Any) -> str:
-    """Returns why the pod was stopped or its container failed; empty if neither."""
+    """Returns why the pod was stopped or its container failed; empty if neither has happened."""
     for condition in (pod.status and pod.status.conditions) or ():
         if condition.type == "DisruptionTarget" and condition.status == "True":
             return _line(condition)
@@ -55,9 +58,9 @@ def why_stopped(pod: Any) -> str:
 
 
 async def warnings_of(api: "AsyncClient", job: Object, pods: "Sequence[Any]") -> list[str]:
-    """Returns what the cluster warns of while no container starts: a quota, a missing volume, a webhook's refusal.
+    """Returns the cluster's warnings on a Job whose containers do not start, such as a quota or a missing volume.
 
-    Empty if the newest pod itself says why it waits, or the user may not list events.
+    The list is empty if the newest pod itself says why it waits, or the user may not list events.
     """
     from httpx2 import HTTPStatusError
     from lightkube.resources.core_v1 import Event

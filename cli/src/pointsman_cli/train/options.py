@@ -1,4 +1,4 @@
-"""The options of `pointsman train`, and the trainer's command line."""
+"""The options of `pointsman train`, and the command line with which the trainer is run."""
 
 import json
 import re
@@ -83,7 +83,7 @@ MinEpochsOption = Annotated[
     typer.Option(min=0, metavar="EPOCHS", help="Train nothing if less fits into --max-minutes (default: 1); 0: go on."),
 ]
 MAX_ROWS = 2**32 - 1
-"""The largest number that the protocol of training jobs can state."""
+"""The largest number of rows that a message of the training service can hold (an unsigned 32-bit number)."""
 MaxRowsOption = Annotated[
     int | None,
     typer.Option(min=1, max=MAX_ROWS, metavar="ROWS", help="Train on at most so many rows, chosen at random."),
@@ -163,7 +163,7 @@ StopOnOption = Annotated[StopOn | None, typer.Option(help="What selects the best
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """The data and the options of a training of an adapter."""
+    """The data and the options for training one adapter."""
 
     name: str
     """The name of the adapter."""
@@ -171,13 +171,13 @@ class TrainingJob:
     """The file of training examples."""
     method: str
     heldout: Path | None = None
-    """The file of examples to evaluate on; None: a held-out share of `data`."""
+    """The file of examples for the evaluation; None: a share of `data` is held out from the training."""
     system: Path | None = None
-    """The file with the system message for examples that have none."""
+    """The file with the system message for examples that have none; None: there is no such file."""
     out: Path | None = None
     """The folder to write the adapter to; None for a job of the lora-server."""
     options: Mapping[str, object] = field(default_factory=dict)
-    """More options of the trainer by name, such as "max-minutes"; None leaves the default, True is a flag."""
+    """More options of the trainer by name, such as "max-minutes"; None stands for the default, True for a flag."""
 
     def check(self) -> None:
         """Raises UsageError if a file does not exist, or the name is not a valid name of an adapter."""
@@ -188,10 +188,10 @@ class TrainingJob:
                 raise UsageError(f"{option} {file} is not a file; name one of labelled rows, .jsonl or .csv")
 
     def with_csv_as_json_lines(self, folder: Path) -> "TrainingJob":
-        """Returns the job with files of JSON Lines, written to folders in `folder`, instead of its CSV files, of
-        which rows without an output are left out.
+        """Returns the job with JSON Lines files in place of its CSV files.
 
-        Raises UsageError if a CSV file cannot be read or has no row with a text and an output.
+        The new files are written to folders in `folder`. Rows without an output are left out. Raises UsageError if a
+        CSV file cannot be read or has no row with a text and an output.
         """
         heldout = None if self.heldout is None else _as_json_lines(self.heldout, folder / "eval-data")
         return replace(self, data=_as_json_lines(self.data, folder / "data"), heldout=heldout)

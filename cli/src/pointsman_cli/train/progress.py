@@ -1,4 +1,4 @@
-"""Parses the trainer's events and shows them: a progress bar with loss, speed and time left, and the evaluations above.
+"""Parses the trainer's events and shows them: a progress bar with loss, speed and time left, and the evaluations.
 
 The events are JSON Lines from a local process, or gRPC messages from a job of the lora-server.
 """
@@ -26,12 +26,14 @@ class DataReport:
     rows: int
     heldout_rows: int
     left_out: Mapping[str, int]
-    """The numbers of rows that are not used, by reason: "duplicate", "held_out_too", "too_long"."""
+    """The numbers of rows that are not trained on, by reason: "duplicate", "held_out_too", "too_long"."""
     tokens: Mapping[str, int]
-    """The number of tokens of a row: its "median", "p95" (95th percentile) and "longest"."""
+    """The number of tokens per row: the "median", the "p95" (95th percentile) and the "longest"."""
     labels: Mapping[str, Mapping[str, int]]
-    """The number of rows by label, for each JSON field that has labels; "answer" stands for labels that are whole
-    answers."""
+    """The number of rows by label, for each JSON field whose values are labels.
+
+    The field name "answer" stands for labels that are whole answers.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class RenderedPrompt:
 
     text: str
     row: str
-    """The row's file and line."""
+    """The name of the file and the number of the line with the row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +55,22 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class TooShort:
-    """An event: nothing is trained, since too little of the training fits into its time limit of `max_minutes`.
-
-    `minutes` is how long all `epochs` would take; `epochs_within` and `rows_within` would fit into the limit.
-    """
+    """An event: nothing is trained, since too little of the training fits into its time limit of `max_minutes`."""
 
     epochs: int
-    """The planned epochs."""
+    """The number of epochs that were planned."""
     minutes: int
-    """How long all of them would take."""
+    """How many minutes all planned epochs would take."""
     max_minutes: float
     epochs_within: float
-    """How many epochs fit into `max_minutes`; 0 if not even a step does."""
+    """How many epochs fit into `max_minutes`; 0 if not even one optimizer step fits."""
     rows_within: int
     """How many rows could be trained on in all epochs within `max_minutes`; may be 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingStep:
-    """The progress after an optimizer step: `step` of `steps`."""
+    """An event: the training has done the optimizer step `step` of `steps`."""
 
     step: int
     steps: int
@@ -82,34 +81,30 @@ class TrainingStep:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """An event: the loss and metrics of the adapter on held-out rows, before, during or at the end of the training.
-
-    `prompt_path` has the same metrics for prompting the base model without the adapter.
-    """
+    """An event: the loss and metrics of the adapter on held-out rows, before, during or at the end of the training."""
 
     when: str  # "before", "during", "end"
     step: int
     loss: float | None  # None if it was not measured
     metrics: Mapping[str, float]  # by name, those of METRICS that were measured
     prompt_path: Mapping[str, float]
-    """The same metrics for prompting alone: the base model with examples in its prompt, without the adapter. Empty if
-    they were not measured."""
+    """The metrics of prompting alone: the base model with examples in its prompt, without the adapter.
+
+    Empty if they were not measured.
+    """
     best: bool  # whether it is the best evaluation so far
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An answer of the adapter to a held-out row, as one line."""
+    """An event: an answer of the adapter to a held-out row, as one line."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """An event: the training has ended after `seconds`, and the adapter is written to `folder`.
-
-    `merged` is the folder of the base model with the adapter in its weights; None if none was written.
-    """
+    """An event: the training has ended after `seconds`, and the adapter is written to `folder`."""
 
     folder: Path
     seconds: float
@@ -159,7 +154,7 @@ def parse_event(line: str) -> TrainerEvent:
 
 
 def to_event(kind: str, found: Mapping[str, Any]) -> TrainerEvent | None:
-    """Converts an event of the trainer, given its kind ("step") and its fields.
+    """Converts an event of the trainer, given its kind (such as "step") and its fields.
 
     Returns None if the kind is unknown or a field is missing or invalid.
 

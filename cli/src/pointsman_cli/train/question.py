@@ -1,4 +1,4 @@
-"""Asks at a terminal how to go on with a training that does not fit into its time limit."""
+"""Asks at a terminal how to continue a training that does not fit into its time limit."""
 
 import os
 import sys
@@ -17,22 +17,22 @@ STOP = "stop"
 
 @dataclass(frozen=True, slots=True)
 class TimeShortage:
-    """The reason why the trainer stopped before training: the time limit suffices for too little of it."""
+    """The reason why the trainer stopped before training: too little of the training fits into its time limit."""
 
     found: TooShort
     """How much would fit into the limit, and how long the whole training would take."""
     error: str
-    """The trainer's error, which names the remedies."""
+    """The trainer's error message, which says what the user can do."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingChoice:
-    """One of the answers with which the user goes on with a training, and the trainer's options that it sets."""
+    """One of the answers to the question how to continue a training, and the trainer's options that it sets."""
 
     label: str
-    """How the question names it; its first letter is enough as an answer."""
+    """The text of this choice in the question; its first letter is enough as an answer."""
     options: Mapping[str, int]
-    """The options of the trainer that it sets, such as "max-minutes"."""
+    """The options of the trainer that this choice sets, such as "max-minutes", with their values."""
 
     @property
     def written(self) -> str:
@@ -40,8 +40,10 @@ class TrainingChoice:
 
 
 def can_ask() -> bool:
-    """Returns whether a user reads the question and can answer it: both standard input and output are a terminal, and
-    this process is not in the background, where the system would stop it as soon as it reads.
+    """Returns whether a user can read and answer a question at the terminal.
+
+    Both standard input and output must be a terminal, and this process must not be in the background, where the system
+    would stop it as soon as it reads.
     """
     return sys.stdin.isatty() and sys.stdout.isatty() and not _is_in_background()
 
@@ -54,10 +56,10 @@ def _is_in_background() -> bool:
 
 
 def ask_how_to_go_on(job: TrainingJob, shortage: TimeShortage) -> TrainingJob:
-    """Returns the job with the options that the user has chosen.
+    """Asks the user how to continue the training, and returns the job with the options that the user has chosen.
 
-    What was typed before the question is no answer. Raises CommandError with the trainer's error if the user chooses to
-    stop, which is the default.
+    Input that was typed before the question is ignored. Raises CommandError with the trainer's error if the user
+    chooses to stop, which is the default.
     """
     found = shortage.found
     choices = choices_for(found)
@@ -80,10 +82,10 @@ def ask_how_to_go_on(job: TrainingJob, shortage: TimeShortage) -> TrainingJob:
 
 
 def choices_for(found: TooShort) -> Mapping[str, TrainingChoice]:
-    """Returns, by name, the answers with which the user can go on with a training that does not fit into its time
-    limit.
+    """Returns the answers from which the user chooses how to continue a training, by the answers' names.
 
-    Answers that would not fit either are left out. All accept a part of an epoch, since the next run may be slower.
+    "longer" is always among them. "go on" and "fewer rows" are left out if nothing would fit into the time limit. Each
+    allows the training to end within an epoch, since the next run may be slower.
     """
     part = {"min-epochs": 0}
     choices = {"longer": TrainingChoice(f"longer ({found.minutes} minutes)", {"max-minutes": found.minutes, **part})}

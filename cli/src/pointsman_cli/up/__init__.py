@@ -1,1 +1,1 @@
-"""`pointsman up`: runs the services that a configuration needs on one machine."""
+"""`pointsman up`: runs the services that a configuration needs on this machine."""

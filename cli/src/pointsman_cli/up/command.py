@@ -1,4 +1,4 @@
-"""`pointsman up`: the command and its options."""
+"""`pointsman up`: reads the options, prepares models and configuration, and runs the services until Ctrl-C."""
 
 import asyncio
 import os

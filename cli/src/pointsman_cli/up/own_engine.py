@@ -24,7 +24,10 @@ MAX_MODELS = 200
 DEFAULT_CONTEXT_WINDOW = 128_000
 """The context window, in tokens, of models for which the engine states none; clients see it, and it is not enforced."""
 PREFERRED = ("gpt-4o-mini", "gpt-4.1-mini", "mistral-small-latest", "gemini-2.5-flash", "deepseek-chat")
-"""Models by preference: the first one that an engine lists becomes the default model, unless `--model` names one."""
+"""Names of models by preference: the first one that the engine lists becomes the default model.
+
+`--model` overrides this choice.
+"""
 _NOT_FOR_CHAT = re.compile(
     r"embed|whisper|tts|dall-e|image|audio|realtime|moderation|transcribe|sora|davinci|babbage|rerank|search", re.I
 )
@@ -44,7 +47,7 @@ class EngineOption:
     key_env: str = ""
     """The name of the environment variable with the API key; empty: no key is sent."""
     models: tuple[str, ...] = ()
-    """The names of the models to use; empty: those that the engine lists."""
+    """The names of the models to use; empty: the chat models that the engine lists."""
 
 
 def write_engine_config(option: EngineOption, data_dir: DataDir) -> Path:
@@ -69,7 +72,7 @@ def write_engine_config(option: EngineOption, data_dir: DataDir) -> Path:
 def base_url(url: str) -> str:
     """Returns the engine's URL without a slash or `/v1` at its end.
 
-    Raises UsageError if it is not an http:// or https:// URL with a host and without a query.
+    Raises UsageError if the URL is not an http:// or https:// URL with a host and without a query.
     """
     try:
         parts = urlsplit(url)
@@ -152,7 +155,7 @@ def engine_config(url: str, option: EngineOption, listed: Sequence[Mapping[str, 
 
 
 def chat_models(listed: Iterable[str]) -> list[str]:
-    """Returns the names of models that seem to be for chat.
+    """Returns the names of the models in `listed` that seem to be for chat.
 
     Leaves out names in which one of the strings of `_NOT_FOR_CHAT`, such as "embed", occurs anywhere and in any case,
     and names that are not 1 to 200 visible ASCII characters.

@@ -1,4 +1,7 @@
-"""Chooses the addresses of all processes, and describes each: command, environment, address and order of start."""
+"""Chooses the addresses of the services that `pointsman up` runs, and describes the process of each.
+
+A description has the command, the environment and the address; the plan lists them in the order of their start.
+"""
 
 import errno
 import hashlib
@@ -120,7 +123,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """The paths of what `pointsman up` starts: the engine's Python, the Valkey server, the services' Python."""
+    """The paths of programs that `pointsman up` starts: the engine's Python, a Valkey server, the services' Python."""
 
     engine_python: Path | None
     valkey_server: Path
@@ -265,8 +268,9 @@ def server_binary() -> Path:
 
 
 def socket_path(data_dir: DataDir) -> Path:
-    """Returns the path of Valkey's Unix socket: in the data directory, or in the system's folder of temporary files if
-    that path would be longer than MAX_SOCKET_PATH.
+    """Returns the path of Valkey's Unix socket, which is in the data directory if the path is not too long.
+
+    If it would be longer than MAX_SOCKET_PATH, it is in the system's folder of temporary files instead.
     """
     path = data_dir.valkey / "valkey.sock"
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH:

@@ -1,4 +1,4 @@
-"""Runs the installed Prometheus, configured to scrape all services."""
+"""Finds the installed Prometheus, and configures it to scrape all services of `pointsman up`."""
 
 import asyncio
 import glob
@@ -49,9 +49,10 @@ def make_service(program: Path, address: str, data_dir: DataDir) -> Service:
 
 
 def write_configuration(data_dir: DataDir, addresses: Addresses, rules: Path = RULES) -> None:
-    """Writes Prometheus's configuration for the services with an address.
+    """Writes a configuration of Prometheus that scrapes each service with an address.
 
-    It has no alert rules if the folder `rules` does not exist. Raises OSError if the file cannot be written.
+    The configuration has no alert rules if the folder `rules` does not exist. Raises OSError if the file cannot be
+    written.
     """
     file = _configuration_file(data_dir)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ async def wait_for_valkey(socket: str) -> None:
 
 
 async def wait_until_serving(address: str, name: str) -> None:
-    """Waits until the gRPC health check of the service at `address` reports SERVING.
+    """Waits until the gRPC health check of the service at `address` ("HOST:PORT") reports SERVING.
 
     Raises CommandError, which names the service by `name`, after SERVICE_SECONDS.
     """

@@ -1,8 +1,9 @@
-"""Kills the processes that a killed `pointsman up` leaves behind.
+"""Kills the processes that still run after a `pointsman up` was killed.
 
-Runs as `python -m pointsman_cli.up.reaper GRACE` and reads one pid from each process that `up` starts. If the pipe
-closes without the line "done", `up` is dead and no child can still report its pid. The kernel has then sent SIGTERM to
-the children (see `launcher.py`); whatever still runs after GRACE seconds is killed with its descendants.
+Runs as `python -m pointsman_cli.up.reaper GRACE` and reads from a pipe one pid of each process that `up` starts. If the
+pipe closes without the line "done", `up` is dead and no child can still report its pid. The kernel has then sent
+SIGTERM to the children (see `launcher.py`). The reaper kills those that still run after GRACE seconds, with their
+descendants.
 """
 
 import os

@@ -29,7 +29,7 @@ from pointsman_cli.up.supervisor import Supervisor
 
 
 class StartupOutput:
-    """Prints what `pointsman up` does while it starts."""
+    """Prints the steps that `pointsman up` takes while it starts, with their durations."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -91,7 +91,7 @@ def example_curl(url: str, *, needs_key: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StartPlan:
-    """What `pointsman up` has decided before it starts the first process: example, addresses, services, Python paths.
+    """The decisions of `pointsman up` before it starts the first process: example, addresses, services, Python paths.
 
     `engine` is None if no inference engine is started.
     """

@@ -1,4 +1,4 @@
-"""Starts processes, restarts those that die, and stops them within a bounded time."""
+"""Starts the services of `pointsman up` as processes, restarts those that die, and stops them within a bounded time."""
 
 import asyncio
 import fcntl
@@ -26,7 +26,7 @@ class Child:
     """A service that runs as a child process, and is restarted if it dies."""
 
     def __init__(self, service: Service, guard: int = -1) -> None:
-        """Takes the service to run, and `guard`: the descriptor of the pipe for pids to the reaper; -1 without one."""
+        """Takes the service to run, and the descriptor of the pipe to the reaper, `guard`; -1: there is no reaper."""
         self.service = service
         self._guard = guard
         self._process: asyncio.subprocess.Process | None = None
@@ -72,7 +72,7 @@ class Child:
     async def stop(self) -> None:
         """Sends SIGTERM to the process, and waits until it ends, at most for the grace period of the service.
 
-        Then sends SIGKILL to the process and its descendants, as far as they still run.
+        Then sends SIGKILL to the process and its descendants if they still run.
         """
         process = self._running()
         below = process_tree(process.pid)
@@ -97,7 +97,7 @@ class Supervisor:
     """The child processes of `pointsman up`, in the order in which they were started."""
 
     def __init__(self, guard: int = -1) -> None:
-        """Starts without children; `guard` is the pipe to the reaper, as in Child."""
+        """Starts without children; `guard` is the descriptor of the pipe to the reaper, -1 without a reaper."""
         self._guard = guard
         self.children: list[Child] = []
 
@@ -110,8 +110,8 @@ class Supervisor:
     async def unless_one_dies(self, work: Coroutine[Any, Any, T]) -> T:
         """Awaits `work` and returns its result, unless a child process dies before `work` ends.
 
-        If one dies, cancels `work` and raises CommandError with the last line of the child's log. An error of `work` is
-        raised unchanged.
+        If a child dies, cancels `work` and raises CommandError with the last line of the child's log. An error of
+        `work` is raised unchanged.
         """
         working = asyncio.ensure_future(work)
         endings = {asyncio.ensure_future(child.ended()): child for child in self.children}
@@ -191,7 +191,7 @@ async def reaper_running(lock_file: Path, grace: float = REAPER_GRACE_SECONDS) -
 def refuse_if_locked(lock_file: Path) -> None:
     """Raises UsageError if another `pointsman up` runs, or the lock file cannot be written.
 
-    Call it before ports are checked: that check would only report that the other `pointsman up` uses them.
+    Call this function before ports are checked, since that check would report only that the ports are in use.
     """
     with _locked(lock_file):
         pass
