@@ -144,9 +144,7 @@ class Fleet:
             for gateway in self.gateways:
                 for key in self.keys * rounds:
                     headers = {"authorization": f"Bearer {key}"}
-                    async with session.post(
-                        f"{gateway.url}/v1/chat/completions", json=body, headers=headers
-                    ) as answer:
+                    async with session.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers) as answer:
                         assert answer.status == 200, await answer.text()
         return rounds * len(self.keys) * len(self.gateways)
 

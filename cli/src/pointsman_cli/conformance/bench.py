@@ -1,7 +1,4 @@
-"""The state of a swap test, and the steps that its checks share: ask, load adapters, judge answers, clean up.
-### cli/src/pointsman_cli/conformance/bench.py::(SHORT_TOKENS, LONG_TOKENS)
-Maximum tokens of a usual answer in the test, and of an answer during which an adapter is replaced.
-"""
+"""The state of a swap test, and the steps that its checks share: ask, load adapters, judge answers, clean up."""
 
 import asyncio
 import time
@@ -17,7 +14,7 @@ from pointsman_cli.conformance.findings import Findings, Property
 from pointsman_cli.conformance.openai_api import OpenAIApi
 
 SHORT_TOKENS, LONG_TOKENS = 8, 40
-"""Maximum tokens of a usual answer, and of an answer during which an adapter is replaced."""
+"""Maximum tokens of a usual answer in the test, and of an answer during which an adapter is replaced."""
 
 _BODY = (
     "In the first years the town had one harbour, two mills and a market that was held on the third day of each month. "
@@ -30,13 +27,11 @@ PROMPTS = tuple(
     for opening in ("A chronicle of the town", "The second book", "Notes of a traveller")
 )
 """The test's prompts. Their beginnings differ, and each is longer than a block of an engine's prefix cache (128 tokens
-on a CPU). ### cli/src/pointsman_cli/conformance/bench.py::(ALIVE_SECONDS, RETRY_SECONDS) Seconds without an answer
-after which `Bench.is_alive` counts an engine as stopped; seconds between its attempts.
-"""
+on a CPU)."""
 LONG_PROMPT = PROMPTS[0]
 
 ALIVE_SECONDS, RETRY_SECONDS = 20.0, 1.0
-"""Seconds after which an engine that does not answer counts as stopped; seconds between two attempts."""
+"""Seconds without an answer after which `Bench.is_alive` counts an engine as stopped; seconds between its attempts."""
 CLEAN_UP_SECONDS = 60.0
 """Maximum seconds for the removal of one adapter at the end of the test."""
 MOVING_PART = "moving"

@@ -1,7 +1,4 @@
-"""How the swap test loads, replaces and unloads adapters: the interface, and its implementation for vLLM and SGLang.
-### cli/src/pointsman_cli/conformance/controls.py::(IN_PLACE, RELOAD, NEW_NAME)
-The ways in which `AdapterControl.replace` can replace an adapter's weights.
-"""
+"""How the swap test loads, replaces and unloads adapters: the interface, and its implementation for vLLM and SGLang."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -16,7 +13,7 @@ from pointsman_cli.conformance.openai_api import error_text
 LOAD_SECONDS = 120.0
 
 IN_PLACE, RELOAD, NEW_NAME = "in place", "unload and load", "under a new name"
-"""The ways to replace an adapter's weights."""
+"""The ways in which `AdapterControl.replace` can replace an adapter's weights."""
 
 
 class AdapterControl(Protocol):

@@ -1,9 +1,6 @@
 """Checks of the swap test that replace and unload adapters while no other requests run.
 
 So the cause of a wrong answer is clear.
-### cli/src/pointsman_cli/conformance/replacement.py::(WARM, *COLD)
-The prompt that the engine has in its prefix cache before each replacement, and one prompt per replacement that it has
-not seen.
 """
 
 import asyncio
@@ -16,7 +13,8 @@ from pointsman_cli.conformance.errors import ControlRefused
 from pointsman_cli.conformance.findings import Property
 
 WARM, *COLD = PROMPTS
-"""The prompt that the engine has in its prefix cache before each replacement, and one new prompt per replacement."""
+"""The prompt that the engine has in its prefix cache before each replacement, and one prompt per replacement that it
+has not seen."""
 TOKENS_BEFORE = 2
 """How many tokens of a streamed answer arrive before the test replaces its adapter."""
 UNLOAD_DELAY_SECONDS = 5.0

@@ -2,14 +2,6 @@
 
 The teacher is the path whose answers the adapter learns. Each answer is stored as soon as it arrives, so an interrupted
 step does not request it again.
-### cli/src/pointsman_cli/retrain/data_step.py::(ROWS, ROWS_OF_PAIRS)
-Names for the data of a training on rows, and of a training on preference pairs.
-
-Each has three parts: the word in messages, and the names of the data set's training file and held-out file without
-".jsonl". The counts in the manifest have the names of the files.
-
-### cli/src/pointsman_cli/retrain/data_step.py::(RETRY_SECONDS, MAX_RETRY_SECONDS)
-The wait in seconds before a failed request is repeated, if the gateway states none; and the longest wait in seconds.
 """
 
 import asyncio
@@ -36,7 +28,7 @@ held-out file without ".jsonl". The counts in the manifest have the names of the
 CONCURRENCY = 4
 MAX_ATTEMPTS = 6
 RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 30.0
-"""The seconds before a retry if the gateway states none, and the longest wait in seconds."""
+"""The wait in seconds before a failed request is repeated, if the gateway states none; and the longest wait in seconds."""
 PROMPT_ERRORS = ("context_length_exceeded", "engine_refused")
 """The codes of gateway errors that the prompt itself causes; such a request counts as answered, with an empty text."""
 FATAL_ERRORS = ("missing_key", "unknown_key", "revoked_key", "expired_key", "not_in_scope", "unknown_model")
