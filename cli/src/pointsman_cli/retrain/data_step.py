@@ -28,7 +28,7 @@ held-out file without ".jsonl". The counts in the manifest have the names of the
 CONCURRENCY = 4
 MAX_ATTEMPTS = 6
 RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 30.0
-"""The wait in seconds before a failed request is repeated, if the gateway states none; and the longest wait in seconds."""
+"""The wait in seconds before a failed request is repeated, if the gateway states none; and the longest wait."""
 PROMPT_ERRORS = ("context_length_exceeded", "engine_refused")
 """The codes of gateway errors that the prompt itself causes; such a request counts as answered, with an empty text."""
 FATAL_ERRORS = ("missing_key", "unknown_key", "revoked_key", "expired_key", "not_in_scope", "unknown_model")
