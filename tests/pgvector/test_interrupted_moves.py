@@ -16,6 +16,7 @@ from tests.pgvector.relay import Relay
 from tests.retriever.client import Client, Refusal, Start
 
 PREFIX = "pointsman_moves"
+EXECUTE = b"E\0\0\0\x09\0\0\0\0\0"  # of PostgreSQL's protocol
 RENAMES = (b"SET tenant = $1, name = $2", b"SET name = $1, tenant = $2")
 NOTE = pb.Document(id="a", text="A dog needs a ticket")
 LATE = pb.Document(id="b", text="A cat travels free")
@@ -23,15 +24,22 @@ LATE = pb.Document(id="b", text="A cat travels free")
 
 @dataclass
 class LastCommit:
-    """Recognizes the commit of the transaction that renames a collection at the end of a move."""
+    """Recognizes the commit of the transaction that renames a collection at the end of a move.
+
+    The client sends the statement first, and in a later message the order to execute it, which is the one that counts.
+    """
 
     on_commit: Callable[[], None] = lambda: None
     is_renaming: bool = False
+    is_prepared: bool = False
     is_over: bool = False
 
     def __call__(self, sent: bytes) -> bool:
         self.is_renaming = self.is_renaming or any(one in sent for one in RENAMES)
-        if self.is_over or not self.is_renaming or b"commit" not in sent:
+        if self.is_over or not self.is_renaming:
+            return False
+        self.is_prepared = self.is_prepared or b"commit" in sent
+        if not self.is_prepared or EXECUTE not in sent:
             return False
         self.is_over = True
         self.on_commit()
