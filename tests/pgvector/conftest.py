@@ -10,6 +10,7 @@ from pathlib import Path
 import pg8000.dbapi as postgres
 import pytest
 
+from tests.pgvector.relay import Relay
 from tests.ports import free_port
 from tests.retriever.conftest import refusal, start
 
@@ -70,3 +71,11 @@ def run(port: int) -> Run:
 
     run("CREATE EXTENSION IF NOT EXISTS vector")
     return run
+
+
+@pytest.fixture
+def relay(port: int) -> Iterator[Relay]:
+    """Yields a relay to the server."""
+    opened = Relay(port)
+    yield opened
+    opened.close()

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Iterator
 
-import pg8000.dbapi as postgres
 import pytest
 from pointsman_retriever.external.pgvector import PgvectorTable
 from pointsman_retriever.external.stores import ExternalOptions
+from pointsman_retriever.postgres_client import PostgresFailure
 
 from tests.pgvector.conftest import Run
 from tests.retriever.external_conformance import DIMENSIONS, FIELDS, Conformance, payloads, rows
@@ -39,6 +39,6 @@ class TestPgvector(Conformance):
 
     def test_its_connections_cannot_write(self, options: ExternalOptions) -> None:
         table = PgvectorTable(options)
-        with pytest.raises(postgres.DatabaseError, match="read-only transaction"):
+        with pytest.raises(PostgresFailure, match="read-only transaction"):
             table._run("DELETE FROM docs RETURNING id", ())
         table.close()

@@ -54,7 +54,7 @@ def main() -> int:
         with exporting_spans("retriever", os.environ) as spans:
             asyncio.run(run(settings, spans))
     except (PointsmanError, ModelMissing, OtelSettingsError, OSError) as error:
-        log.error("cannot run: %s", error)
+        log.error("cannot run: %s", str(error))  # as a text, because logs withhold what errors say
         return 1
     return 0
 

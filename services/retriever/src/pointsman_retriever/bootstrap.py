@@ -123,6 +123,7 @@ async def run_service(
         stack.callback(pools.close)
         await asyncio.to_thread(registry.load)
         await _find_shared(shared)
+        await registry.settle_moves()
         opened, closing = Event(), Event()
 
         def is_ready() -> bool:
@@ -262,7 +263,7 @@ async def _find_shared(shared: SharedCollections | None) -> None:
     try:
         await asyncio.to_thread(shared.refresh)
     except Unavailable as error:
-        log.warning("the shared store cannot be reached yet: %s", error)
+        log.warning("the shared store cannot be reached yet: %s", error.message)
 
 
 def _load_external(stack: AsyncExitStack, settings: Settings, fingerprint: str) -> ExternalCollections:

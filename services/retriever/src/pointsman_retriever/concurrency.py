@@ -75,7 +75,8 @@ class ThreadPools:
 
     search: ThreadPool
     external: ThreadPool  # searches in other stores, which may hang
-    shared: ThreadPool  # changes in the shared store
+    shared: ThreadPool  # changes in the shared store, which may hang
+    shared_reads: ThreadPool  # searches and reads in the shared store
     ingest: ThreadPool
     write: ThreadPool  # a single thread: changes are applied one after the other
     maintenance: ThreadPool  # verification, snapshots, compaction
@@ -85,7 +86,10 @@ class ThreadPools:
     reranks: CallLimit
 
     def close(self) -> None:
-        for pool in (self.search, self.external, self.shared, self.ingest, self.maintenance, self.write):
+        for pool in (
+            *(self.search, self.external, self.shared, self.shared_reads),
+            *(self.ingest, self.maintenance, self.write),
+        ):
             pool.close()
 
 
@@ -94,6 +98,7 @@ def make_thread_pools(search_threads: int, ingest_threads: int) -> ThreadPools:
         search=ThreadPool("search", search_threads),
         external=ThreadPool("external", search_threads),
         shared=ThreadPool("shared", SHARED_THREADS),
+        shared_reads=ThreadPool("shared-read", search_threads),
         ingest=ThreadPool("ingest", ingest_threads),
         write=ThreadPool("write", 1),
         maintenance=ThreadPool("maintenance", 1),

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from pointsman_servicekit.errors import FailedPrecondition, PointsmanError
 
-from pointsman_retriever.concurrency import ThreadPools
+from pointsman_retriever.concurrency import ThreadPool, ThreadPools
 from pointsman_retriever.domain import Chunk, CollectionInfo, Document, EncodedDocument, NamedVector, Query, Vectors
 from pointsman_retriever.limits import check_vector
 
@@ -136,17 +136,18 @@ class DocumentEncoder:
         return self._normalise(query.vector, "the query's vector")
 
     async def encode(
-        self, documents: Sequence[Document], source: str, find_known: FindKnownVectors
+        self, documents: Sequence[Document], source: str, find_known: FindKnownVectors, reads: ThreadPool
     ) -> list[EncodedDocument | PointsmanError]:
         """Returns each document with chunks and vectors, in the same order, or an InvalidArgument for one that cannot
         be chunked.
 
         A document with its own vector, which must be of length 1 (`with_unit_vector`), becomes a single chunk. Texts
-        for which `find_known` returns a vector are not embedded again. `source` names where the documents come from;
-        the results contain it. Raises Unavailable if the model's endpoint fails, and what `find_known` raises.
+        for which `find_known` returns a vector are not embedded again; it is called in the threads of `reads`. `source`
+        names where the documents come from; the results contain it. Raises Unavailable if the model's endpoint fails,
+        and what `find_known` raises.
         """
         chunked = await self._chunk([(document, self.recipe(document)) for document in documents], source)
-        return await self._add_vectors(chunked, find_known)
+        return await self._add_vectors(chunked, find_known, reads)
 
     async def encode_again(self, documents: Sequence[tuple[Document, str]]) -> list[EncodedDocument]:
         """Chunks and embeds stored documents, each given with its recipe; reuses no stored vector.
@@ -156,7 +157,7 @@ class DocumentEncoder:
         endpoint fails.
         """
         chunked = await self._chunk(documents, source="")
-        return [require(one) for one in await self._add_vectors(chunked, lambda _: {})]
+        return [require(one) for one in await self._add_vectors(chunked, lambda _: {}, self._pools.ingest)]
 
     async def _chunk(
         self, documents: Sequence[tuple[Document, str]], source: str
@@ -173,10 +174,10 @@ class DocumentEncoder:
         return chunked
 
     async def _add_vectors(
-        self, chunked: Sequence[ChunkedDocument | PointsmanError], find_known: FindKnownVectors
+        self, chunked: Sequence[ChunkedDocument | PointsmanError], find_known: FindKnownVectors, reads: ThreadPool
     ) -> list[EncodedDocument | PointsmanError]:
         documents = [one for one in chunked if isinstance(one, ChunkedDocument)]
-        known = await self._pools.ingest.run(_map_all, partial(_known_vectors, find_known), documents)
+        known = await reads.run(_map_all, partial(_known_vectors, find_known), documents)
         missing = dict.fromkeys(
             text for one, vectors in zip(documents, known, strict=True) for text in one.texts if text not in vectors
         )

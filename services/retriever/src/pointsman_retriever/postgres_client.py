@@ -1,10 +1,11 @@
 """Connects to PostgreSQL by URL, for tables that users have and for shared collections; keeps idle connections."""
 
+import select
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -19,10 +20,50 @@ except ImportError as error:
 PostgresError: type[Exception] = postgres.Error
 """Base class of pg8000's errors; the first argument of one from the server is a dict with "C" (SQLSTATE) and "M"."""
 MAX_IDLE_CONNECTIONS = 8
+CONNECT_SECONDS = 5.0
+"""Maximum time for each step of connecting: a server that is there answers within milliseconds."""
+GRACE_SECONDS = 1.0
+"""Time that the server gets in addition to a statement's timeout: one that is there then reports the timeout itself."""
+CLOSE_SECONDS = 0.2
 DEFAULT_PORT = 5432
 SCHEMES = ("postgresql", "postgres")
 PLAIN, ENCRYPTED = ("", "disable"), ("require", "verify-ca", "verify-full")
 """Values of `sslmode`. With each of the second ones, the server's certificate and its name are checked."""
+
+_QUOTES_NO_VALUES = (
+    *(
+        "08",
+        "0A",
+        "25",
+        "28",
+        "3D",
+        "3F",
+        "40",
+        "42501",
+        "42602",
+        "42703",
+        "42704",
+        "42883",
+        "42P",
+        "53",
+        "54",
+        "55",
+        "57",
+        "58",
+    ),
+)
+"""Starts of the SQLSTATEs whose messages name only objects, users and limits. Other messages may quote a value."""
+
+
+class PostgresFailure(Exception):
+    """An error of PostgreSQL or of the connection to it, without the values that a statement was about.
+
+    `state` is the SQLSTATE; it is empty if the server did not report the error itself.
+    """
+
+    def __init__(self, message: str, state: str = "") -> None:
+        super().__init__(message)
+        self.state = state
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +86,8 @@ class PostgresConnector:
         """`settings` are SQL statements that are executed on each new connection. With `autocommit`, each statement is
         a transaction of its own.
 
-        `timeout_seconds` limits connecting, each statement, and each wait for the network. Raises FailedPrecondition
-        ("store_unusable") if the URL cannot be used.
+        `timeout_seconds` limits each statement and each wait for the network; CONNECT_SECONDS limits connecting, too.
+        Raises FailedPrecondition ("store_unusable") if the URL cannot be used.
         """
         self._address = parse_url(url)
         self._password, self._timeout = password, timeout_seconds
@@ -56,10 +97,15 @@ class PostgresConnector:
         self._lock = threading.Lock()
 
     def take(self) -> Any:
-        """Returns an idle connection or, if there is none, a new one; raises pg8000's errors and OSError."""
-        with self._lock:
-            connection = self._idle.pop() if self._idle else None
-        return connection or self._connect()
+        """Returns an idle connection that the server has not closed or, if there is none, a new one.
+
+        Raises pg8000's errors and OSError.
+        """
+        while (connection := self._take_idle()) is not None:
+            if _is_open(connection):
+                return connection
+            close(connection)
+        return self._connect()
 
     def give_back(self, connection: Any) -> None:
         """Keeps a connection that is in no transaction for later use, or closes it if enough are kept."""
@@ -76,9 +122,14 @@ class PostgresConnector:
         for connection in idle:
             close(connection)
 
+    def _take_idle(self) -> Any:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
     def _connect(self) -> Any:
         # The client sends a query and its vector in several parts; without TCP_NODELAY, each waits for 40 ms.
-        sock = socket.create_connection((self._address.host, self._address.port), self._timeout)
+        limit = min(self._timeout, CONNECT_SECONDS)
+        sock = socket.create_connection((self._address.host, self._address.port), limit)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         try:
@@ -100,6 +151,7 @@ class PostgresConnector:
                 cursor.execute(statement)
             connection.commit()
             connection.autocommit = self._autocommit
+            _socket_of(connection).settimeout(self._timeout + GRACE_SECONDS)
         except BaseException:
             close(connection)
             raise
@@ -132,9 +184,49 @@ def parse_url(url: str) -> PostgresAddress:
 
 
 def close(connection: Any) -> None:
-    """Closes a connection, which may be broken or closed already."""
+    """Closes a connection, which may be broken or closed already, without waiting for the server."""
+    with suppress(AttributeError, OSError, PostgresError):
+        _socket_of(connection).settimeout(CLOSE_SECONDS)
     with suppress(AttributeError, OSError, PostgresError):
         connection.close()
+
+
+@contextmanager
+def withholding_values() -> Iterator[None]:
+    """Converts errors of PostgreSQL and of the connection in the block to PostgresFailure.
+
+    PostgreSQL's own errors quote parameters and rows, and so texts of documents and queries. They are not kept as
+    causes, so that no log can show them.
+    """
+    try:
+        yield
+    except (PostgresError, OSError) as error:
+        raise _to_failure(error) from None
+
+
+def _to_failure(error: Exception) -> PostgresFailure:
+    if error.args and isinstance(error.args[0], dict):
+        state = str(error.args[0].get("C", ""))
+        if state.startswith(_QUOTES_NO_VALUES):
+            return PostgresFailure(str(error.args[0].get("M", "")), state)
+        return PostgresFailure(f"it refused a statement (SQLSTATE {state}); the server's log says why", state)
+    if isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError):
+        return PostgresFailure("it did not answer in time")
+    return PostgresFailure(str(error.__cause__ or error))
+
+
+def _is_open(connection: Any) -> bool:
+    """Returns whether an idle connection still is open: a server that closes it or shuts down sends something first."""
+    poll = select.poll()
+    try:
+        poll.register(_socket_of(connection), select.POLLIN)
+        return not poll.poll(0)
+    except (TypeError, ValueError, OSError):  # it is closed
+        return False
+
+
+def _socket_of(connection: Any) -> Any:
+    return connection._usock  # the client has no public way to its socket, which TLS has replaced
 
 
 def _unusable(problem: str) -> FailedPrecondition:

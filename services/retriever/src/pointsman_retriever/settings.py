@@ -47,9 +47,9 @@ class Settings(BaseSettings):
         description="a name of index/vector_stores.py, such as milvus, or of an entry point, or module:attribute",
     )
     vector_store_url: str = Field(
-        default="", description="address of the vector store; for Milvus also a file of Milvus Lite"
+        default="", repr=False, description="address of the vector store; for Milvus also a file of Milvus Lite"
     )
-    vector_store_token: str = ""
+    vector_store_token: str = Field(default="", repr=False)
     vector_store_prefix: str = Field(
         default="pointsman",
         pattern="^[A-Za-z][A-Za-z0-9_]*$",
@@ -61,8 +61,10 @@ class Settings(BaseSettings):
         description="a store whose collections several retrievers share: a name of shared/stores.py, such as pgvector, "
         "or of an entry point, or module:attribute; empty: none",
     )
-    shared_store_url: str = Field(default="", description="for pgvector postgresql://USER@HOST:PORT/DATABASE")
-    shared_store_token: str = ""
+    shared_store_url: str = Field(
+        default="", repr=False, description="for pgvector postgresql://USER@HOST:PORT/DATABASE"
+    )
+    shared_store_token: str = Field(default="", repr=False)
     shared_store_prefix: str = Field(
         default="pointsman",
         pattern="^[A-Za-z][A-Za-z0-9_]*$",
@@ -73,14 +75,16 @@ class Settings(BaseSettings):
         default="default", description="retrievers with the same owner share collections; others are refused"
     )
     shared_store_timeout: float = Field(default=30.0, gt=0.0, description="seconds, for one call of the shared store")
-    reranker_url: str = Field(default="", description="the complete address of a reranker; empty: no reranker")
+    reranker_url: str = Field(
+        default="", repr=False, description="the complete address of a reranker; empty: no reranker"
+    )
     reranker_api: str = Field(
         default="",
         description="a name of rerank/rerankers.py, such as tei (the default with a URL), or of an entry point, or "
         "module:attribute",
     )
     reranker_model: str = ""
-    reranker_key: str = ""
+    reranker_key: str = Field(default="", repr=False)
     reranker_timeout: float = Field(default=5.0, gt=0.0, description="seconds, for one answer of the reranker")
     shutdown_delay: float = Field(
         default=3.0, ge=0, description="seconds after SIGTERM in which calls are served while health says NOT_SERVING"

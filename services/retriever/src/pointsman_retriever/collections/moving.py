@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pointsman_servicekit.errors import AlreadyExists, FailedPrecondition, Unavailable
+from pointsman_servicekit.errors import AlreadyExists, FailedPrecondition, PointsmanError, Unavailable
 
 from pointsman_retriever import limits
 from pointsman_retriever.collections.collection import Collection
@@ -19,11 +20,14 @@ from pointsman_retriever.collections.copying import (
     SharedStoreDocuments,
     copy_differences,
 )
+from pointsman_retriever.collections.move_names import is_move_committed, moved_id, unfinished_id
 from pointsman_retriever.collections.registry import CollectionRegistry
 from pointsman_retriever.collections.service import CollectionService
 from pointsman_retriever.collections.shared import SharedCollection, SharedCollections
+from pointsman_retriever.collections.writer import GroupCommitWriter
 from pointsman_retriever.concurrency import ThreadPools
 from pointsman_retriever.domain import LOCAL, SHARED, UNLIMITED, CollectionId, CollectionInfo
+from pointsman_retriever.shared.stores import SharedStore
 from pointsman_retriever.store.store import Store, create_store
 
 log = logging.getLogger(__name__)
@@ -31,6 +35,7 @@ log = logging.getLogger(__name__)
 MAX_PASSES = 5  # over all documents, before changes have to wait for the last one
 FEW_DIFFERENCES = 200  # documents; a pass that finds no more is followed by the last one
 PROGRESS_SECONDS = 0.5
+ASK_AFTER_SECONDS = (0.1, 0.3, 1.0, 3.0)  # whether a move was committed, after its last call has failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,61 +116,118 @@ class Mover:
         return moved
 
     async def _to_shared(self, collection: Collection, shared: SharedCollections, copied: _Copied) -> None:
-        info = collection.info
-        # Other retrievers do not see this name, and none makes an equal one.
-        unfinished = CollectionId(info.tenant, f"{info.name}.{self._registry.data_folder.id()}")
-        await self._pools.shared.run(_begin, shared, unfinished, info)
-        source = LocalDocuments(collection.store)
-        await self._copy(source, SharedStoreDocuments(shared.open(), unfinished), copied)
-        await self._pools.write.run(self._finish_in_shared, collection, shared, unfinished, copied)
+        info, store, pools = collection.info, shared.open(), self._pools
+        unfinished = unfinished_id(info.id, self._registry.data_folder.id())
+        await pools.shared.run(_begin, shared, unfinished, info)
+        source, target = LocalDocuments(collection.store), SharedStoreDocuments(store, unfinished)
+        await self._copy(source, target, copied)
+        async with self._registry.writer(info.id).held():
+            version = collection.info.version
+            await pools.shared.run(copy_differences, source, target, copied)
+            await pools.write.run(self._registry.begin_leaving, info.id, version)
+            is_moved = await self._put_in_shared_place(collection, store, unfinished)
+        if not is_moved:
+            raise _exists(info.id, SHARED)
+
+    async def _put_in_shared_place(self, collection: Collection, store: SharedStore, unfinished: CollectionId) -> bool:
+        """Gives the copy in the shared store the collection's name, and deletes the collection in the data folder;
+        returns False if the name is in use there.
+
+        If it is not known whether the store has committed that, the collection is suspended until it is.
+        """
+        info, pools, registry = collection.info, self._pools, self._registry
+        folder = registry.data_folder
+        is_moved: bool | None = None
+        try:
+            is_moved = await pools.shared.run(_rename, store, unfinished, info)
+        except BaseException:
+            is_moved = await pools.shared.run(_ask, store, info.id, folder.id(), SHARED)
+            if not is_moved:
+                raise
+        finally:
+            if is_moved is None:
+                await pools.write.run(registry.suspend, info.id, SHARED)
+            elif is_moved:
+                with suppress(PointsmanError):
+                    await registry.refresh_shared()
+                await pools.write.run(registry.release, info.id)
+            else:
+                await pools.write.run(registry.stay, info.id)
+        return is_moved
 
     async def _to_local(self, collection: SharedCollection, shared: SharedCollections, copied: _Copied) -> None:
-        info, store = collection.info, shared.open()
-        with self._registry.data_folder.scratch() as scratch:
+        info, store, registry = collection.info, shared.open(), self._registry
+        folder = registry.data_folder
+        aside = moved_id(info.id, folder.id())
+        with folder.scratch() as scratch:
             create_store(scratch, replace(info, quota=UNLIMITED))
             with closing(Store(info.id, scratch, readers=1)) as file:
                 await self._copy(SharedStoreDocuments(store, info.id), LocalDocuments(file), copied)
-            await self._pools.write.run(self._finish_locally, shared, info.id, scratch, copied)
+            await self._pools.shared.run(store.drop, aside)  # what an older move has left
+            async with registry.expecting(info.id):
+                try:
+                    writer = await self._pools.shared.run(self._finish_locally, store, info.id, scratch, copied)
+                except BaseException:
+                    if folder.marked_move(info.id):
+                        await self._pools.write.run(registry.suspend, info.id, LOCAL)
+                    raise
+                await self._pools.write.run(registry.publish, writer)
+        with suppress(PointsmanError):  # if the store fails now, the next move drops what is left
+            await self._pools.shared.run(store.drop, aside)
+            await registry.refresh_shared()
 
     async def _copy(self, source: DocumentSource, target: DocumentTarget, copied: _Copied) -> None:
         for _ in range(MAX_PASSES):
             if await self._pools.shared.run(copy_differences, source, target, copied) <= FEW_DIFFERENCES:
                 return
 
-    def _finish_in_shared(
-        self, collection: Collection, shared: SharedCollections, unfinished: CollectionId, copied: _Copied
-    ) -> None:
-        """Copies the last differences, and puts the copy in the collection's place; runs in the write thread, so that
-        nothing changes the collection meanwhile.
-        """
-        store, info = shared.open(), collection.info
-        copy_differences(LocalDocuments(collection.store), SharedStoreDocuments(store, unfinished), copied)
-        store.configure(unfinished, info.quota, info.search_settings)
-        if not store.rename(unfinished, info.id, above_version=info.version):
-            raise _exists(info.id, SHARED)
-        shared.refresh()
-        self._registry.release(info.id)
-
     def _finish_locally(
-        self, shared: SharedCollections, collection_id: CollectionId, scratch: Path, copied: _Copied
-    ) -> None:
-        """Copies the last differences while no retriever can change the collection, and loads the copy; runs in the
-        write thread.
+        self, store: SharedStore, collection_id: CollectionId, scratch: Path, copied: _Copied
+    ) -> GroupCommitWriter:
+        """Copies the last differences while no retriever can change the collection, puts the copy in its place, and
+        takes the collection out of use in the shared store; returns the copy's writer.
+
+        If the store has not committed that, the copy is deleted; if that is not known, its folder keeps the mark.
         """
-        with closing(Store(collection_id, scratch, readers=1)) as file, shared.open().changing(collection_id) as change:
-            info = change.info
-            copy_differences(LockedDocuments(change), LocalDocuments(file), copied)
-            file.set_search_settings(info.search_settings)
-            file.set_quota(info.quota)
-            file.raise_version(info.version + 1)
-            file.close()
-            self._registry.add(scratch, collection_id)
-            try:
-                change.drop()
-            except BaseException:
-                self._registry.remove_local(collection_id)
+        folder = self._registry.data_folder
+        place, writer = folder.id(), None
+        try:
+            with closing(Store(collection_id, scratch, readers=1)) as file, store.changing(collection_id) as change:
+                info = change.info
+                copy_differences(LockedDocuments(change), LocalDocuments(file), copied)
+                file.set_search_settings(info.search_settings)
+                file.set_quota(info.quota)
+                file.raise_version(info.version + 1)
+                file.close()
+                folder.mark_move(scratch, LOCAL)
+                with folder.installing(scratch, collection_id):
+                    writer = self._registry.load_arrived(collection_id)
+                change.rename(moved_id(collection_id, place))
+        except BaseException:
+            if writer is None:
                 raise
-        shared.refresh()
+            is_moved = _ask(store, collection_id, place, LOCAL)
+            if not is_moved:
+                writer.collection.close()
+                if is_moved is False:
+                    folder.remove(collection_id)
+                raise
+        folder.unmark_move(collection_id)
+        return writer
+
+
+def _rename(store: SharedStore, unfinished: CollectionId, info: CollectionInfo) -> bool:
+    store.configure(unfinished, info.quota, info.search_settings)
+    return store.rename(unfinished, info.id, above_version=info.version)
+
+
+def _ask(store: SharedStore, collection_id: CollectionId, place: str, to: str) -> bool | None:
+    """Returns whether a move was committed whose last call failed; None if the store does not answer for a while."""
+    for wait in ASK_AFTER_SECONDS:
+        time.sleep(wait)
+        with suppress(PointsmanError):
+            return is_move_committed(store, collection_id, place, to)
+    return None
 
 
 def _begin(shared: SharedCollections, unfinished: CollectionId, info: CollectionInfo) -> None:

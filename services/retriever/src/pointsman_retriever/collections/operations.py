@@ -16,7 +16,7 @@ from pointsman_retriever.collections.collection import Collection
 from pointsman_retriever.collections.registry import CollectionRegistry
 from pointsman_retriever.collections.service import CollectionService
 from pointsman_retriever.collections.shared import SharedCollection
-from pointsman_retriever.concurrency import ThreadPools
+from pointsman_retriever.concurrency import ThreadPool, ThreadPools
 from pointsman_retriever.domain import CollectionId, CollectionInfo, EncodedDocument
 from pointsman_retriever.encoder import DocumentEncoder
 from pointsman_retriever.store import maintenance
@@ -90,7 +90,7 @@ class Operations:
         """
         started = time.perf_counter()
         collection = await self._collection(collection_id)
-        findings = await self._pools.maintenance.run(collection.verify)
+        findings = await self._reads(collection).run(collection.verify)
         repaired = False
         if findings.problems and repair and isinstance(collection, Collection):
             await self._pools.write.run(collection.refresh)
@@ -106,7 +106,7 @@ class Operations:
         shows how much it has changed.
         """
         collection = await self._collection(collection_id)
-        return await self._pools.maintenance.run(collection.store.sketch)
+        return await self._reads(collection).run(collection.store.sketch)
 
     async def vector_sketch(self, collection_id: CollectionId, known_checksum: str) -> VectorSketch | None:
         """Returns a sample of a collection's vectors; None if the sample that the caller already has is still valid.
@@ -116,7 +116,7 @@ class Operations:
         """
         collection = await self._collection(collection_id)
         if isinstance(collection, SharedCollection):
-            return await self._pools.maintenance.run(collection.store.vector_sketch, known_checksum)
+            return await self._pools.shared_reads.run(collection.store.vector_sketch, known_checksum)
         if f"{collection.info.checksum:016x}" == known_checksum:
             return None
         return await self._pools.maintenance.run(read_vector_sketch, collection.store)
@@ -205,6 +205,9 @@ class Operations:
         if self._registry.has(collection_id):
             return self._registry.replace(folder, collection_id)
         return self._registry.add(folder, collection_id)
+
+    def _reads(self, collection: Collection | SharedCollection) -> ThreadPool:
+        return self._pools.shared_reads if isinstance(collection, SharedCollection) else self._pools.maintenance
 
     async def _collection(self, collection_id: CollectionId) -> Collection | SharedCollection:
         limits.check_name(collection_id)

@@ -2,21 +2,23 @@
 external store.
 """
 
+import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.errors import PointsmanError, Unavailable
 
 from pointsman_retriever.collections.collection import Collection, SnapshotFactory, unknown_collection
 from pointsman_retriever.collections.external import ExternalCollection, ExternalCollections, read_only
+from pointsman_retriever.collections.move_names import is_move_committed, moved_id
 from pointsman_retriever.collections.shared import SharedCollection, SharedCollections
 from pointsman_retriever.collections.writer import GroupCommitWriter
 from pointsman_retriever.concurrency import ThreadPool
-from pointsman_retriever.domain import SHARED, UNLIMITED, CollectionId, CollectionInfo, Quota
+from pointsman_retriever.domain import LOCAL, SHARED, UNLIMITED, CollectionId, CollectionInfo, Quota
 from pointsman_retriever.events import CollectionSize
 from pointsman_retriever.store.data_folder import DataFolder
 from pointsman_retriever.store.store import Store, create_store
@@ -75,12 +77,18 @@ class CollectionRegistry:
         # Both are replaced, never changed in place, because other threads read them.
         self._writers: Mapping[CollectionId, GroupCommitWriter] = {}
         self._damaged: Mapping[CollectionId, DamagedCollection] = {}
+        self._unsettled: Mapping[CollectionId, str] = {}  # the stores to which damaged ones may or may not be moved
+        self._arriving: dict[CollectionId, asyncio.Event] = {}
+        self._leaving: set[CollectionId] = set()  # while the shared store puts their copies in place
 
     def load(self) -> None:
         """Loads all collections from disk; if one fails with a PointsmanError, logs it and counts it as damaged."""
         for collection_id in self.data_folder.collections():
             try:
-                self._open(collection_id)
+                if to := self.data_folder.marked_move(collection_id):
+                    self._put_aside(collection_id, to)
+                else:
+                    self._open(collection_id)
             except PointsmanError as error:
                 log.error("cannot load collection %s: %s", collection_id, error)
                 damaged = DamagedCollection(error, self._read_quota(collection_id))
@@ -92,8 +100,113 @@ class CollectionRegistry:
         If no collection with this id is known, reads the list of the shared store's collections again. To be called
         before the methods that look up a collection. Raises the errors of the shared store.
         """
-        if self.shared is not None and not self.has(collection_id):
+        await self._settle(collection_id)
+        if not self.has(collection_id):
+            await self.refresh_shared()
+
+    async def refresh_shared(self) -> None:
+        if self.shared is not None:
             await self._shared_pool.run(self.shared.refresh)
+
+    async def refresh(self, collection_id: CollectionId) -> None:
+        """Reads the collections of the shared store again, unless a collection of this id is known not to be in it:
+        another retriever may have deleted it, or made it anew.
+
+        Raises the errors of the shared store.
+        """
+        if self.is_shared(collection_id) or not self.has(collection_id):
+            await self.refresh_shared()
+        if arriving := self._arriving.get(collection_id):
+            await arriving.wait()
+
+    @asynccontextmanager
+    async def expecting(self, collection_id: CollectionId) -> AsyncIterator[None]:
+        """Lets `refresh` wait until the end of the block, which moves a collection to the data folder."""
+        self._arriving[collection_id] = asyncio.Event()
+        try:
+            yield
+        finally:
+            self._arriving.pop(collection_id).set()
+
+    async def settle_moves(self) -> None:
+        """Finishes or undoes the moves of which it is not known whether they were committed, unless the shared store
+        does not answer; then the next call for the collection tries it again.
+        """
+        for collection_id in list(self._unsettled):
+            try:
+                await self._settle(collection_id)
+            except PointsmanError as error:
+                log.warning("the move of collection %s is not settled yet: %s", collection_id, error)
+
+    async def _settle(self, collection_id: CollectionId) -> None:
+        to = self._unsettled.get(collection_id)
+        if to is None or self.shared is None:
+            return
+        place = self.data_folder.id()
+        is_moved = await self._shared_pool.run(is_move_committed, self.shared.open(), collection_id, place, to)
+        await self._shared_pool.run(self.shared.refresh)
+        await self._write_pool.run(self._keep_or_remove, collection_id, is_kept=is_moved == (to == LOCAL))
+        if to == LOCAL and is_moved:
+            await self._shared_pool.run(self.shared.open().drop, moved_id(collection_id, place))
+
+    def _keep_or_remove(self, collection_id: CollectionId, is_kept: bool) -> None:
+        if collection_id not in self._unsettled:
+            return  # another call was faster
+        if is_kept:
+            self._open(collection_id)
+            self.data_folder.unmark_move(collection_id)
+        else:
+            self.data_folder.remove(collection_id)
+            self._damaged = _without(self._damaged, collection_id)
+        self._unsettled = _without(self._unsettled, collection_id)
+
+    def _put_aside(self, collection_id: CollectionId, to: str) -> None:
+        """Serves a collection of the data folder no more until it is known whether its move was committed."""
+        error = Unavailable(
+            f"it is not known yet whether the move of collection {str(collection_id)!r} to the {to} store was "
+            "committed; that is found out when the shared store answers (POINTSMAN_RETRIEVER_SHARED_STORE_URL)",
+            code="move_unsettled",
+            retry_after=5.0,
+        )
+        self._damaged = {**self._damaged, collection_id: DamagedCollection(error, None)}
+        self._unsettled = {**self._unsettled, collection_id: to}
+
+    def begin_leaving(self, collection_id: CollectionId, version: int) -> None:
+        """Marks a collection that is complete in the shared store, and keeps it from being deleted or replaced.
+
+        Raises Unavailable ("move_interrupted") if it has another version than the copy.
+        """
+        writer = self._writers.get(collection_id)
+        if writer is None or writer.collection.info.version != version:
+            raise Unavailable(
+                f"collection {str(collection_id)!r} was replaced or deleted during its move; move it again",
+                code="move_interrupted",
+            )
+        self.data_folder.mark_move(self.data_folder.folder(collection_id), SHARED)
+        self._leaving.add(collection_id)
+
+    def stay(self, collection_id: CollectionId) -> None:
+        """Undoes `begin_leaving`."""
+        self._leaving.discard(collection_id)
+        self.data_folder.unmark_move(collection_id)
+
+    def suspend(self, collection_id: CollectionId, to: str) -> None:
+        """Closes a collection whose move to the store `to` may or may not be committed; `prepare` finds that out."""
+        writer = self._writers.get(collection_id)
+        self._leaving.discard(collection_id)
+        self._put_aside(collection_id, to)
+        if writer is not None:
+            self._writers = _without(self._writers, collection_id)
+            _local(writer).close()
+
+    def load_arrived(self, collection_id: CollectionId) -> GroupCommitWriter:
+        """Loads a collection whose folder a move has put in place; no call uses it before `publish`. Any thread may
+        call this.
+        """
+        return GroupCommitWriter(self._load(collection_id), self._write_pool)
+
+    def publish(self, writer: GroupCommitWriter) -> None:
+        self._writers = {**self._writers, writer.collection.info.id: writer}
 
     def is_shared(self, collection_id: CollectionId) -> bool:
         """Returns whether the collection that is used for this id is in the shared store.
@@ -218,6 +331,7 @@ class CollectionRegistry:
         other collection raise Unavailable.
         """
         self._refuse_external(collection_id)
+        self._refuse_unsettled(collection_id)
         writer = self._writers.get(collection_id)
         if writer is None:
             with self.data_folder.setting_aside(collection_id):
@@ -251,12 +365,14 @@ class CollectionRegistry:
         New calls use the collection in the shared store at once.
         """
         writer = self._writers[collection_id]
+        self._leaving.discard(collection_id)
         self._writers = _without(self._writers, collection_id)
         _local(writer).close()
         self.data_folder.remove(collection_id)
 
     def remove_local(self, collection_id: CollectionId) -> None:
         """Closes and deletes a collection of the data folder; raises the same errors as `remove`."""
+        self._refuse_unsettled(collection_id)
         writer = self._writers.get(collection_id)
         if writer is None and collection_id not in self._damaged:
             raise unknown_collection(collection_id)
@@ -284,6 +400,17 @@ class CollectionRegistry:
         if collection_id in self._external:
             raise read_only(collection_id)
 
+    def _refuse_unsettled(self, collection_id: CollectionId) -> None:
+        """Raises Unavailable if the collection's move is about to be committed, or may have been."""
+        if collection_id in self._unsettled:
+            raise self._damaged[collection_id].error.copy()
+        if collection_id in self._leaving:
+            raise Unavailable(
+                f"collection {str(collection_id)!r} is just being moved; try again",
+                code="move_running",
+                retry_after=1.0,
+            )
+
     def _read_quota(self, collection_id: CollectionId) -> Quota | None:
         """Returns the quota of a collection that cannot be loaded; None if its quota cannot be read either."""
         try:
@@ -293,6 +420,12 @@ class CollectionRegistry:
             return None
 
     def _open(self, collection_id: CollectionId) -> GroupCommitWriter:
+        writer = GroupCommitWriter(self._load(collection_id), self._write_pool)
+        self._damaged = _without(self._damaged, collection_id)
+        self.publish(writer)
+        return writer
+
+    def _load(self, collection_id: CollectionId) -> Collection:
         store = Store(collection_id, self.data_folder.folder(collection_id), self._readers)
         try:
             collection = Collection(store, self._make_snapshot)
@@ -300,11 +433,8 @@ class CollectionRegistry:
         except BaseException:
             store.close()
             raise
-        writer = GroupCommitWriter(collection, self._write_pool)
-        self._damaged = _without(self._damaged, collection_id)
-        self._writers = {**self._writers, collection_id: writer}
         log.info("loaded collection %s: %d documents", collection_id, collection.info.documents)
-        return writer
+        return collection
 
 
 def _local(writer: GroupCommitWriter) -> Collection:

@@ -128,6 +128,9 @@ class SearchService:
         await self._registry.prepare(query.collection)
         collection = self._registry.searchable(query.collection)
         limits.check_query(query)
+        if isinstance(collection, SharedCollection) and collection.info.fingerprint != self._encoder.fingerprint:
+            await self._registry.refresh(query.collection)  # another retriever may have made it anew
+            collection = self._registry.searchable(query.collection)
         self._encoder.check_model(collection.info)
         top_k = query.options.top_k or limits.DEFAULT_TOP_K
         fetched = max(top_k, MIN_RERANKED_PASSAGES) if query.options.rerank else top_k
@@ -138,7 +141,7 @@ class SearchService:
             except PointsmanError as error:
                 if error.code not in GONE:
                     raise
-                await self._registry.prepare(query.collection)
+                await self._registry.refresh(query.collection)
                 other = self._registry.searchable(query.collection)
                 if other.info.store == collection.info.store:  # it was deleted or replaced
                     raise
@@ -163,7 +166,9 @@ class SearchService:
     async def _search_in(
         self, collection: Collection | SharedCollection | ExternalCollection, query: Query, options: SearchOptions
     ) -> MeasuredResult:
-        pool = self._pools.search if isinstance(collection, Collection) else self._pools.external
+        pools = self._pools
+        local = pools.search if isinstance(collection, Collection) else pools.external
+        pool = pools.shared_reads if isinstance(collection, SharedCollection) else local
         return await pool.run(self._search_blocking, collection, query, options)
 
     async def _search_or_error(self, query: Query) -> SearchAnswer | PointsmanError:

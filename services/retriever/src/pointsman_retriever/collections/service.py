@@ -13,7 +13,7 @@ from pointsman_retriever.collections.collection import Collection, StepResult
 from pointsman_retriever.collections.registry import CollectionRegistry, CollectionStatus
 from pointsman_retriever.collections.shared import SharedCollection
 from pointsman_retriever.collections.writer import AnyChange, Compactor, GroupCommitWriter
-from pointsman_retriever.concurrency import ThreadPools
+from pointsman_retriever.concurrency import ThreadPool, ThreadPools
 from pointsman_retriever.domain import (
     LOCAL,
     SHARED,
@@ -31,6 +31,7 @@ from pointsman_retriever.limits import TenantLimits
 
 log = logging.getLogger(__name__)
 
+OTHER_MODEL = "fingerprint_mismatch"
 GONE = ("unknown_collection", "collection_closed")
 """Error codes which mean that a collection was moved, deleted or replaced during a call; the call is then repeated."""
 
@@ -94,7 +95,7 @@ class CollectionService:
         store = self.store_named(store)
         # A new collection of the data folder does not need the shared store.
         with suppress(Unavailable) if store == LOCAL else nullcontext():
-            await self._registry.prepare(collection_id)
+            await self._registry.refresh(collection_id)
         pool = self._pools.shared if store == SHARED else self._pools.write
         with self._pools.changes.slot():
             return await pool.run(self._create, collection_id, if_missing, quota, store)
@@ -189,7 +190,7 @@ class CollectionService:
         of up to `limits.MAX_DOCUMENTS`, so some may be deleted even if this raises.
         """
         writer = await self._writer(collection_id)
-        stored = await self._pools.ingest.run(writer.collection.store.ids_of_source, source)
+        stored = await self._reads(writer.collection).run(writer.collection.store.ids_of_source, source)
         missing = [document_id for document_id in stored if document_id not in seen]
         deleted = 0
         for start in range(0, len(missing), limits.MAX_DOCUMENTS):
@@ -219,9 +220,12 @@ class CollectionService:
         try:
             return await work(writer)
         except PointsmanError as error:
-            if error.code not in GONE:
+            if error.code not in (*GONE, OTHER_MODEL):
                 raise
+            await self._registry.refresh(collection_id)
             moved = await self._writer(collection_id)
+            if error.code == OTHER_MODEL and moved.collection.info.fingerprint == self._encoder.fingerprint:
+                return await work(moved)  # another retriever has made the collection anew
             if moved.collection.info.store == writer.collection.info.store:  # deleted or replaced
                 raise
         return await work(moved)
@@ -240,7 +244,7 @@ class CollectionService:
         changed = await self._select_changed(collection, valid, source="")
         chunks, unchanged, version = 0, len(valid) - len(changed), collection.info.version
         if changed:
-            encoded = await self._encoder.encode(changed, "", collection.store.known_vectors)
+            encoded = await self._encoder.encode(changed, "", collection.store.known_vectors, self._reads(collection))
             valid_documents = [require(one) for one in encoded]
             (chunks, same), after = await writer.write(
                 lambda change: self._put(change, valid_documents), valid_documents
@@ -254,7 +258,8 @@ class CollectionService:
         self, writer: GroupCommitWriter, documents: Sequence[Document], source: str
     ) -> Mapping[str, UpsertResult | PointsmanError]:
         """Encodes and writes documents; returns the result or the error of each by its id."""
-        encoded = await self._encoder.encode(documents, source, writer.collection.store.known_vectors)
+        collection = writer.collection
+        encoded = await self._encoder.encode(documents, source, collection.store.known_vectors, self._reads(collection))
         valid = [one for one in encoded if isinstance(one, EncodedDocument)]
         steps = [partial(self._put, documents=[one]) for one in valid]
         done = iter(await writer.write_each(steps, valid) if valid else [])
@@ -282,8 +287,14 @@ class CollectionService:
         if not to_embed:
             return documents
         recipes = [self._encoder.recipe(document) for document in to_embed]
-        unchanged = await self._pools.ingest.run(collection.store.find_unchanged, to_embed, recipes, source)
+        unchanged = await self._reads(collection).run(collection.store.find_unchanged, to_embed, recipes, source)
         return [document for document in documents if document.id not in unchanged]
+
+    def _reads(self, collection: Collection | SharedCollection) -> ThreadPool:
+        """Returns the pool for reading a collection's documents: a shared store that hangs keeps no thread that others
+        need.
+        """
+        return self._pools.shared_reads if isinstance(collection, SharedCollection) else self._pools.ingest
 
     def _validate(self, documents: Sequence[Document]) -> Sequence[Document]:
         """Returns the documents with their own vectors scaled to length 1.

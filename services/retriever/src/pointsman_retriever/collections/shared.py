@@ -35,6 +35,7 @@ from pointsman_retriever.search.ranking import (
     resolve_fusion,
 )
 from pointsman_retriever.shared.changes import ChangeStep, PendingChange, to_record
+from pointsman_retriever.shared.fail_fast import FailFastStore
 from pointsman_retriever.shared.stores import CandidateQuery, Candidates, SharedStore
 from pointsman_retriever.store.maintenance import MAX_PROBLEMS, Findings
 from pointsman_retriever.store.vector_sketch import VectorSketch, sample_size, sketch_vectors
@@ -213,18 +214,15 @@ class SharedCollections:
 
     def __init__(self, connect: OpenStore) -> None:
         """Takes a function that opens the store. The first use calls it; if it fails, the next use calls it again."""
-        self._connect = connect
-        self._store: SharedStore | None = None
+        self._store = FailFastStore(connect)
         self._lock = threading.Lock()
         self._analyzer = TermAnalyzer()
         self.problem = ""
         self.known: Mapping[CollectionId, SharedCollection] = {}  # replaced, never changed in place
 
     def open(self) -> SharedStore:
-        with self._lock:
-            if self._store is None:
-                self._store = self._connect()
-            return self._store
+        """Returns the store, which connects at its first call."""
+        return self._store
 
     def refresh(self) -> None:
         """Reads from the store which collections there are, and their states. Raises Unavailable ("store_unavailable")
@@ -264,8 +262,7 @@ class SharedCollections:
         return dropped
 
     def close(self) -> None:
-        if self._store is not None:
-            self._store.close()
+        self._store.close()
 
 
 def _check_fingerprint(info: CollectionInfo, query: ResolvedQuery) -> None:

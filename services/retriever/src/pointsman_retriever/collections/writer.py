@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
 from typing import Any, ParamSpec, TypeVar
@@ -43,6 +44,13 @@ class GroupCommitWriter:
         self._write_pool = write_pool
         self._pending: deque[_PendingSteps] = deque()
         self._drain: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Keeps the collection from being changed in the block: changes wait until its end."""
+        async with self._turn:
+            yield
 
     async def write(
         self, step: Callable[[AnyChange], T], documents: Sequence[EncodedDocument] = ()
@@ -79,12 +87,14 @@ class GroupCommitWriter:
 
     async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs a function in the threads that make the collection's changes."""
-        return await self._write_pool.run(work, *args, **kwargs)
+        async with self._turn:
+            return await self._write_pool.run(work, *args, **kwargs)
 
     async def _write_all(self) -> None:
         try:
             while self._pending:
-                await self._write_group()
+                async with self._turn:
+                    await self._write_group()
         finally:
             self._drain = None
 

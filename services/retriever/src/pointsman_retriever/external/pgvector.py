@@ -6,7 +6,7 @@ from typing import Any
 
 from pointsman_retriever.domain import Vectors
 from pointsman_retriever.external.stores import ExternalOptions, Hit, Layout, require_fields
-from pointsman_retriever.postgres_client import PostgresConnector, close
+from pointsman_retriever.postgres_client import PostgresConnector, close, withholding_values
 
 READ_ONLY = "SET default_transaction_read_only = on"
 
@@ -92,6 +92,10 @@ class PgvectorTable:
         ]
 
     def _run(self, query: str, parameters: Sequence[Any]) -> list[Any]:
+        with withholding_values():
+            return self._fetch(query, parameters)
+
+    def _fetch(self, query: str, parameters: Sequence[Any]) -> list[Any]:
         connection = self._connector.take()
         try:
             cursor = connection.cursor()

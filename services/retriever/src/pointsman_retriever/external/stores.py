@@ -7,7 +7,7 @@ To add a store, write a module with a class and add one line to EXTERNAL_STORES.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -65,9 +65,9 @@ class ExternalCollectionConfig(_Strict):
 class ExternalOptions:
     """The arguments to open an external store: URL, name of the collection in the store, key, timeout and fields."""
 
-    url: str
+    url: str = field(repr=False)
     name: str
-    key: str
+    key: str = field(repr=False)
     """The store's API key, token or password; empty if there is none."""
     timeout_seconds: float
     fields: ExternalFields

@@ -6,7 +6,7 @@ factory as `module:attribute` in POINTSMAN_RETRIEVER_RERANKER_API, or publish it
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 GROUP = "pointsman.rerankers"
@@ -38,9 +38,9 @@ class RerankerOptions:
     answer.
     """
 
-    url: str = ""  # the complete address, for example http://reranker:8080/rerank
+    url: str = field(default="", repr=False)  # the complete address, for example http://reranker:8080/rerank
     model: str = ""
-    key: str = ""
+    key: str = field(default="", repr=False)
     timeout: float = 5.0  # seconds, for one answer
 
 

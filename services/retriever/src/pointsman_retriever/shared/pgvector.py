@@ -9,38 +9,36 @@ A chunk's terms are those of `TermAnalyzer`, in a tsvector: a term that occurs n
 """
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
+from pointsman_servicekit.errors import FailedPrecondition, NotFound, PointsmanError, Unavailable
 
 from pointsman_retriever.domain import SHARED, CollectionId, CollectionInfo, EncodedDocument, Quota
 from pointsman_retriever.index.term_analyzer import TermAnalyzer
 from pointsman_retriever.shared.changes import to_record
 from pointsman_retriever.shared.pgvector_chunks import StagedChunks
 from pointsman_retriever.shared.pgvector_reader import PgvectorReader, Tables
+from pointsman_retriever.shared.pgvector_schema import claim_schema, quoted
 from pointsman_retriever.shared.postgres import SNAPSHOT, PostgresConnections
 from pointsman_retriever.shared.sql_filters import parse_numbers, to_array
 from pointsman_retriever.shared.stores import SharedStoreOptions
 
+log = logging.getLogger(__name__)
+
 MAX_DIMENSIONS = 4_000  # of an HNSW index of halfvec
-MIN_EXTENSION = (0, 8)  # the first with iterative index scans
 ROWS_PER_INSERT = 500
-UNLISTED = "."  # only names of unfinished copies have a dot
+UNLISTED = "."  # only names of unfinished copies, and of collections that are moved or deleted, have a dot
+DROPPED = ".dropped"  # ends the name of a deleted collection whose tables are not dropped yet
+DROP_LOCK_TIMEOUT = "300ms"  # is shorter than deadlock_timeout, so that no search or change ends because of a drop
 
 _INFO = (
     "tenant, name, fingerprint, dimensions, documents, chunks, bytes, version, checksum, max_documents, max_chunks, "
     "max_bytes, search, number, words"
-)
-_COLLECTIONS = (
-    "tenant text, name text, number bigserial UNIQUE, fingerprint text NOT NULL, dimensions int NOT NULL, "
-    "documents bigint NOT NULL DEFAULT 0, chunks bigint NOT NULL DEFAULT 0, bytes bigint NOT NULL DEFAULT 0, "
-    "version bigint NOT NULL DEFAULT 0, checksum bigint NOT NULL DEFAULT 0, words bigint NOT NULL DEFAULT 0, "
-    "max_documents bigint NOT NULL, max_chunks bigint NOT NULL, max_bytes bigint NOT NULL, search text NOT NULL, "
-    "PRIMARY KEY (tenant, name)"
 )
 _DOCUMENTS = (
     'number bigserial PRIMARY KEY, id text COLLATE "C" NOT NULL UNIQUE, title text NOT NULL, text text NOT NULL, '
@@ -57,11 +55,11 @@ class PgvectorStore:
     def __init__(self, options: SharedStoreOptions) -> None:
         """Creates the schema with its owner, if it is missing.
 
-        Raises FailedPrecondition if the extension is missing or too old ("store_unusable"), if the user lacks a
-        permission ("store_unusable"), or if another installation owns the schema ("store_owned"), and Unavailable.
+        Raises FailedPrecondition if the database or the schema cannot be used ("store_unusable", `claim_schema`), or if
+        another installation owns the schema ("store_owned"), and Unavailable.
         """
         self._options = options
-        self._schema = _quoted(options.prefix)
+        self._schema = quoted(options.prefix)
         self._connections = PostgresConnections(options)
         self._analyzer = TermAnalyzer()
         try:
@@ -69,6 +67,7 @@ class PgvectorStore:
         except BaseException:
             self.close()
             raise
+        self._drop_tables()
 
     def collections(self) -> Sequence[CollectionInfo]:
         with self._connections.transaction() as cursor:
@@ -116,8 +115,18 @@ class PgvectorStore:
         return True
 
     def drop(self, collection: CollectionId) -> bool:
+        """Deletes a collection; returns whether it existed. Its tables are dropped once no transaction uses them."""
         with self._connections.transaction() as cursor:
-            return self._drop(cursor, collection)
+            # A change waits for this row while it uses the tables: to drop them here would be a deadlock.
+            cursor.execute(
+                f"UPDATE {self._schema}.collections SET name = number || %s::text WHERE tenant = %s AND name = %s "
+                "RETURNING number",
+                (DROPPED, collection.tenant, collection.name),
+            )
+            found = bool(cursor.fetchall())
+        if found:
+            self._drop_tables()
+        return found
 
     def rename(self, collection: CollectionId, to: CollectionId, above_version: int) -> bool:
         with self._connections.transaction() as cursor:
@@ -191,36 +200,41 @@ class PgvectorStore:
             )
         return _Found(_to_info(rows[0]), *rows[0][-2:])
 
-    def _drop(self, cursor: Any, collection: CollectionId) -> bool:
-        cursor.execute(
-            f"DELETE FROM {self._schema}.collections WHERE tenant = %s AND name = %s RETURNING number",
-            (collection.tenant, collection.name),
-        )
-        for (number,) in cursor.fetchall():
+    def _drop_tables(self) -> None:
+        """Drops the tables of deleted collections; leaves those that are in use to the next call."""
+        try:
+            with self._connections.transaction() as cursor:
+                cursor.execute(
+                    f"SELECT number FROM {self._schema}.collections WHERE name = number || %s::text", (DROPPED,)
+                )
+                numbers = [row[0] for row in cursor.fetchall()]
+            for number in numbers:
+                self._drop_tables_of(number)
+        except PointsmanError as error:
+            log.info("the tables of a deleted collection are dropped later: %s", error)
+
+    def _drop_tables_of(self, number: int) -> None:
+        with self._connections.transaction() as cursor:
+            row = f"{self._schema}.collections WHERE number = %s"
+            cursor.execute(f"SELECT number FROM {row} FOR UPDATE SKIP LOCKED", (number,))
+            if not cursor.fetchall():
+                return
+            cursor.execute(f"SET LOCAL lock_timeout = '{DROP_LOCK_TIMEOUT}'")
             tables = Tables.of(self._schema, number)
-            cursor.execute(f"DROP TABLE {tables.chunks}, {tables.terms}, {tables.documents}")
-            return True
-        return False
+            cursor.execute(f"DROP TABLE IF EXISTS {tables.chunks}, {tables.terms}, {tables.documents}")
+            cursor.execute(f"DELETE FROM {row}", (number,))
 
     def _claim(self) -> None:
-        prefix, owner = self._options.prefix, self._options.owner
+        owner = self._options.owner
         with self._connections.transaction() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"pointsman {prefix}",))
-            _check_extension(cursor)
-            cursor.execute("SELECT count(*) FROM pg_namespace WHERE nspname = %s", (prefix,))
-            if not cursor.fetchone()[0]:
-                cursor.execute(f"CREATE SCHEMA {self._schema}")
-            cursor.execute(f"CREATE TABLE IF NOT EXISTS {self._schema}.owner (installation text NOT NULL)")
-            cursor.execute(f"CREATE TABLE IF NOT EXISTS {self._schema}.collections ({_COLLECTIONS})")
-            cursor.execute(f"SELECT installation FROM {self._schema}.owner")
-            if not (found := cursor.fetchall()):
-                cursor.execute(f"INSERT INTO {self._schema}.owner VALUES (%s)", (owner,))
-            elif found[0][0] != owner:
-                raise FailedPrecondition(
-                    f"schema {prefix!r} belongs to installation {found[0][0]!r}, and this one is {owner!r}; set "
-                    "another prefix, or the same installation to share its collections",
-                    code="store_owned",
-                )
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"pointsman {self._options.prefix}",))
+            found = claim_schema(cursor, self._options.prefix, owner)
+        if found != owner:
+            raise FailedPrecondition(
+                f"schema {self._options.prefix!r} belongs to installation {found!r}, and this one is {owner!r}; set "
+                "another prefix, or the same installation to share its collections",
+                code="store_owned",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,8 +267,11 @@ class PgvectorChange(PgvectorReader):
              self._number),
         )  # fmt: skip
 
-    def drop(self) -> None:
-        self._store._drop(self._cursor, self.info.id)
+    def rename(self, to: CollectionId) -> None:
+        self._cursor.execute(
+            f"UPDATE {self._store._schema}.collections SET tenant = %s, name = %s WHERE number = %s",
+            (to.tenant, to.name, self._number),
+        )
 
     def _delete(self, ids: Sequence[str]) -> tuple[int, Mapping[str, int]]:
         """Deletes documents; returns the number of words of their chunks, and in how many chunks each term was."""
@@ -293,23 +310,6 @@ class PgvectorChange(PgvectorReader):
         )
 
 
-def _check_extension(cursor: Any) -> None:
-    cursor.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
-    found = cursor.fetchall()
-    if not found:
-        raise FailedPrecondition(
-            "the database has no extension pgvector; install it on the server, and let a superuser run "
-            "CREATE EXTENSION vector in the database",
-            code="store_unusable",
-        )
-    if tuple(map(int, found[0][0].split(".")[:2])) < MIN_EXTENSION:
-        raise FailedPrecondition(
-            f"pgvector is {found[0][0]}, and {'.'.join(map(str, MIN_EXTENSION))} is needed; update it, and run "
-            "ALTER EXTENSION vector UPDATE",
-            code="store_unusable",
-        )
-
-
 def _document_row(number: int, encoded: EncodedDocument) -> tuple[Any, ...]:
     document, record = encoded.document, to_record(encoded)
     metadata, numbers = json.dumps(dict(document.metadata)), json.dumps(parse_numbers(document.metadata))
@@ -325,7 +325,3 @@ def _to_info(row: Sequence[Any]) -> CollectionInfo:
         *(name, fingerprint, dimensions, documents, chunks, version, tenant, size, checksum, Quota(*quota), search),
         store=SHARED,
     )
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -7,7 +7,7 @@ To add a store, write a module with a class and add one line to SHARED_STORES. W
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -33,9 +33,9 @@ SHARED_STORES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class SharedStoreOptions:
-    url: str
-    """The store's URL, without a password."""
-    token: str = ""
+    url: str = field(repr=False)
+    """The store's URL. A store may refuse one with a password, so it is in no repr."""
+    token: str = field(default="", repr=False)
     """The password or key; empty if there is none."""
     prefix: str = "pointsman"
     """Starts all names that are created in the store; an installation owns all names with its prefix."""
@@ -156,8 +156,8 @@ class SharedChange(Protocol):
         bytes.
         """
 
-    def drop(self) -> None:
-        """Deletes the collection; this takes effect when the change ends."""
+    def rename(self, to: CollectionId) -> None:
+        """Gives the collection an id that no other one has; this takes effect when the change ends."""
 
 
 class SharedStore(Protocol):

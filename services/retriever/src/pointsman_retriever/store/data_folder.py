@@ -16,6 +16,7 @@ from pointsman_retriever.domain import NAME_PATTERN, CollectionId
 from pointsman_retriever.store.errors import translate_disk_errors
 
 STORE_FILE = "store.sqlite3"
+MOVE_FILE = "move"  # in a collection's folder: the store to which it is being moved
 
 _SCRATCH = ".scratch"  # for collections that are being created or removed
 _ASIDE = ".aside"  # ends the name of a collection's folder while another one takes its place
@@ -59,6 +60,25 @@ class DataFolder:
             (scratch / _ID).replace(file)
         sync_folder(self._root)
         return made
+
+    def mark_move(self, folder: Path, to: str) -> None:
+        """Notes in a collection's folder, durably, that its move to the store `to` may or may not be committed."""
+        with translate_disk_errors(folder):
+            (folder / MOVE_FILE).write_text(to, "utf-8")
+        sync_file(folder / MOVE_FILE)
+        sync_folder(folder)
+
+    def marked_move(self, collection_id: CollectionId) -> str:
+        """Returns the store to which a collection was moved, if it is not known whether that was committed; else ''."""
+        file = self.folder(collection_id) / MOVE_FILE
+        with translate_disk_errors(file):
+            return file.read_text("utf-8") if file.exists() else ""
+
+    def unmark_move(self, collection_id: CollectionId) -> None:
+        folder = self.folder(collection_id)
+        with translate_disk_errors(folder):
+            (folder / MOVE_FILE).unlink(missing_ok=True)
+            sync_folder(folder)
 
     def folder(self, collection_id: CollectionId) -> Path:
         assert NAME_PATTERN.fullmatch(collection_id.tenant), collection_id.tenant

@@ -1,0 +1,40 @@
+"""The names that collections have in the shared store during moves; they tell whether a move was committed."""
+
+from pointsman_servicekit.errors import NotFound
+
+from pointsman_retriever.domain import SHARED, CollectionId
+from pointsman_retriever.shared.stores import SharedStore
+
+
+def unfinished_id(collection_id: CollectionId, place: str) -> CollectionId:
+    """Returns the id of the copy that a retriever, whose data folder has the id `place`, is making in the shared store.
+
+    Other retrievers do not see this name, and none makes an equal one.
+    """
+    return CollectionId(collection_id.tenant, f"{collection_id.name}.{place}")
+
+
+def moved_id(collection_id: CollectionId, place: str) -> CollectionId:
+    """Returns the id that a collection in the shared store gets when it is moved to the data folder with the id
+    `place`.
+    """
+    return CollectionId(collection_id.tenant, f"{collection_id.name}.{place}.moved")
+
+
+def is_move_committed(store: SharedStore, collection_id: CollectionId, place: str, to: str) -> bool:
+    """Returns whether the last transaction of a move to the store `to` was committed in the shared store.
+
+    If the shared store has no trace of the collection, the copy in the data folder is to be kept. Raises the errors of
+    the shared store.
+    """
+    if to == SHARED:
+        return not _exists(store, unfinished_id(collection_id, place)) and _exists(store, collection_id)
+    return _exists(store, moved_id(collection_id, place)) or not _exists(store, collection_id)
+
+
+def _exists(store: SharedStore, collection_id: CollectionId) -> bool:
+    try:
+        with store.reading(collection_id):
+            return True
+    except NotFound:
+        return False
