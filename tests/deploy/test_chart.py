@@ -416,6 +416,20 @@ def test_installations_that_share_a_milvus_have_prefixes_of_their_own() -> None:
     assert prefixes == ["pointsman_pointsman", "pointsman_team_dev", "ours"]
 
 
+def test_the_url_and_password_of_a_shared_store_come_from_a_secret(tmp_path: Path) -> None:
+    shared = {"existingSecret": "postgres", "port": 6432}
+    cluster = render(tmp_path, {"networkPolicy": {"enabled": True}, "retriever": {"sharedStore": shared}})
+    container = cluster.workload("retriever").pod["containers"][0]
+    env = {one["name"].removeprefix("POINTSMAN_RETRIEVER_SHARED_STORE"): one for one in container["env"]}
+    assert env[""]["value"] == "pgvector"
+    assert env["_PREFIX"]["value"].startswith("pointsman_")
+    assert env["_URL"]["valueFrom"] == {"secretKeyRef": {"name": "postgres", "key": "url"}}
+    assert env["_TOKEN"]["valueFrom"] == {"secretKeyRef": {"name": "postgres", "key": "password"}}
+    policy = cluster.get("NetworkPolicy", "retriever-to-outside")
+    assert policy
+    assert {"ports": [{"protocol": "TCP", "port": 6432}]} in policy["spec"]["egress"]
+
+
 def test_ones_own_engines_need_no_lora_server(tmp_path: Path) -> None:
     values = {"engines": [], "retriever": {"enabled": False}, "policy": {"files": {"pointsman.yaml": "models: {}"}}}
     cluster = render(tmp_path, {**values, "networkPolicy": {"enabled": True}})

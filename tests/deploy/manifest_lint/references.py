@@ -16,6 +16,7 @@ SECRETS = {
     "company-ca": {"ca.crt"},
     "my-redis": {"url", "password"},
     "pointsman-milvus": {"token"},
+    "pointsman-postgres": {"url", "password"},
     "backup-bucket": set(),
     "gateway-tls": {"tls.crt", "tls.key", "ca.crt"},
     "retriever-tls": {"tls.crt", "tls.key", "ca.crt"},
