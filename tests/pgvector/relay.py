@@ -46,7 +46,7 @@ class Relay:
                 if key.fileobj is self._listener:
                     self._accept()
                 elif key.fileobj in self._others and not self.is_silent:
-                    self._pass_on(key.fileobj)  # type: ignore[arg-type]  # only sockets are registered
+                    self._pass_on(key.fileobj)
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()

@@ -189,7 +189,7 @@ async def test_writes_to_other_collections_do_not_wait_for_the_end_of_a_move(
         await create(client, "local")
         await client.stub.CreateCollection(pb.CreateCollectionRequest(name="others", store="local"))
         relay.cut_before = LastCommit(fall_silent)
-        moving = asyncio.create_task(refusal(move(client, "shared")))
+        moving = asyncio.ensure_future(refusal(move(client, "shared")))
         await asyncio.to_thread(is_silent.wait)
         async with asyncio.timeout(1.0):
             await client.upsert(LATE, collection="others")

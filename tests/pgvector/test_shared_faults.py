@@ -198,7 +198,7 @@ async def test_a_store_that_falls_silent_fails_calls_at_once_and_keeps_others_se
         await client.upsert(note)
         relay.is_silent = True
         calls = [
-            asyncio.create_task(refusal(call))
+            asyncio.ensure_future(refusal(call))
             for number in range(8)
             for call in (
                 client.search("dog"),

@@ -208,6 +208,7 @@ class Mover:
                 raise
             is_moved = _ask(store, collection_id, place, LOCAL)
             if not is_moved:
+                assert isinstance(writer.collection, Collection)  # what has arrived is local
                 writer.collection.close()
                 if is_moved is False:
                     folder.remove(collection_id)
