@@ -1,0 +1,189 @@
+"""Compares the simulation with real engines: four vLLMs on this machine's cores get the same requests.
+
+`calibrate` measures the engines' times in a run of its own, and `compare_case` runs one case and simulates it with them.
+"""
+
+import asyncio
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from benchmarks.adapters.adapters import constant_adapters
+from benchmarks.adapters.streaming_client import Answer, stream_answer
+from benchmarks.gateway_load.machine import CannotMeasure, describe_machine
+from benchmarks.placement.calibration import LoadTimes, LoopResult, figures_of, fit_speeds, measure
+from benchmarks.placement.cases import Arrival, Load, arrivals
+from benchmarks.placement.cpu_use import CpuUse
+from benchmarks.placement.engine import Figures
+from benchmarks.placement.fleet import Fleet, FleetPlan, run_fleet
+from benchmarks.placement.policies import ByDemand
+from benchmarks.placement.processors import SharedCores
+from benchmarks.placement.prompts import PromptMaker, measured_by
+from benchmarks.placement.simulation import Outcome, World, by_conversation, simulate
+
+ENGINES, HELD, IN_BATCH = 4, 4, 4
+LOAD = Load(adapters=32, ticks=66, requests_per_tick=3.6)
+"""What two cores can answer: the mean rate is about half of what they generate."""
+PROMPT_TOKENS, COMPLETION_TOKENS = 64.0, 12.0
+CALIBRATION_SECONDS = 6.0
+"""Length of each loop of the calibration."""
+QUIET_SECONDS = 10.0
+"""Time without requests before a case, in which the first plan is made."""
+SIMULATIONS = 21
+"""Simulations of a case, which differ in the hashes by which the gateway chooses engines."""
+MAX_MAKING_SECONDS = 300.0
+TOLERANCE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The times of the engines, as measured in a run of its own."""
+
+    figures: Figures
+    speeds: tuple[float, ...]
+    """By the number of busy engines from 1, an engine's speed as a share of its speed alone."""
+    about: str
+    loops: tuple[LoopResult, ...] = ()
+    loads: LoadTimes | None = None
+
+    def write(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, file: Path) -> "Calibration":
+        """Reads the figures and speeds. Raises CannotMeasure if the file does not exist."""
+        if not file.exists():
+            raise CannotMeasure(f"{file} is missing: run with --calibrate first")
+        found = json.loads(file.read_text())
+        return cls(Figures(**found["figures"]), tuple(found["speeds"]), found["about"])
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    outcome: Outcome
+    failed: int
+    held: dict[str, list[str]]
+    """By engine, the versions that it held at the start."""
+    moves: dict[str, float]
+    """Loads that placement by demand has planned, by reason."""
+    engines_cpu: float
+    """Share of the cores' time that the services and the client took."""
+    other_cpu: float
+    """Share that other processes of the machine took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    measured: Measured
+    simulated: Outcome
+    """Medians of the simulations."""
+    lowest: Outcome
+    highest: Outcome
+    own_machines: Outcome
+    """Simulated as in the other mode: each engine has a machine of its own, and the least loaded one is chosen."""
+
+    def ratio(self, name: str) -> float:
+        """Returns the measured value as a share of the simulated one."""
+        return float(getattr(self.measured.outcome, name) / getattr(self.simulated, name))
+
+
+async def calibrate(adapters: Path) -> Calibration:
+    """Starts the engines, and measures their times. Raises CannotMeasure."""
+    plan = FleetPlan(ENGINES, HELD, IN_BATCH, LOAD.adapters)
+    constants = constant_adapters(LOAD.adapters, MAX_MAKING_SECONDS, adapters)
+    with tempfile.TemporaryDirectory(prefix="placement-") as folder:
+        async with run_fleet(Path(folder), plan, constants) as fleet:
+            await load_everything_once(fleet)
+            prompts = await measured_by(fleet.nodes[0].port)
+            use = CpuUse.now()
+            loops, loads = await measure(fleet, prompts, CALIBRATION_SECONDS)
+            _, others = CpuUse.now().shares_since(use)
+    about = f"{describe_machine()}; other processes took {others:.0%} of the cores"
+    figures = figures_of(loops, loads, HELD, IN_BATCH)
+    return Calibration(figures, fit_speeds(loops, ENGINES), about, tuple(loops), loads)
+
+
+async def compare_case(case: str, seed: int, calibration: Calibration, adapters: Path) -> Comparison:
+    """Runs a case on real engines, and simulates it. Raises CannotMeasure."""
+    requests = arrivals(case, LOAD, seed, PROMPT_TOKENS, COMPLETION_TOKENS)
+    plan = FleetPlan(ENGINES, HELD, IN_BATCH, LOAD.adapters, calibration.figures.tokens_per_second)
+    constants = constant_adapters(LOAD.adapters, MAX_MAKING_SECONDS, adapters)
+    with tempfile.TemporaryDirectory(prefix="placement-") as folder:
+        async with run_fleet(Path(folder), plan, constants) as fleet:
+            await load_everything_once(fleet)
+            prompts = await measured_by(fleet.nodes[0].port)
+            await asyncio.sleep(QUIET_SECONDS)
+            measured = await run_case(fleet, requests, prompts)
+            versions = fleet.versions
+    return compare(requests, measured, calibration, versions)
+
+
+async def load_everything_once(fleet: Fleet) -> None:
+    """Loads each version into each engine, since a version's first load also runs a trial of it. In the end, the
+    engines hold different versions.
+    """
+
+    async def load(number: int) -> None:
+        first = number * len(fleet.versions) // len(fleet.nodes)
+        for version in (*fleet.versions[first:], *fleet.versions[:first]):
+            await fleet.nodes[number].load(version)
+
+    await asyncio.gather(*(load(number) for number in range(len(fleet.nodes))))
+
+
+async def run_case(fleet: Fleet, requests: Sequence[Arrival], prompts: PromptMaker) -> Measured:
+    """Sends each request at its time, whether earlier ones are answered or not."""
+    held = {node.name: sorted(await node.resident()) for node in fleet.nodes}
+    loads, moves, use = await fleet.loads(), await fleet.moves(), CpuUse.now()
+    texts = [prompts.prompt(request.prompt_tokens) for request in requests]
+    began = time.monotonic()
+
+    async def send(request: Arrival, text: str) -> Answer:
+        await asyncio.sleep(began + request.at - time.monotonic())
+        return await stream_answer(
+            fleet.gateway, fleet.aliases[request.adapter], text, request.completion_tokens
+        )
+
+    answers = await asyncio.gather(*map(send, requests, texts))
+    engines_cpu, other_cpu = CpuUse.now().shares_since(use)
+    after = await fleet.moves()
+    return Measured(
+        outcome_of(answers, await fleet.loads() - loads, began),
+        sum(bool(each.error) for each in answers),
+        held,
+        {reason: after[reason] - before for reason, before in moves.items()},
+        engines_cpu,
+        other_cpu,
+    )
+
+
+def outcome_of(answers: Sequence[Answer], loads: float, began: float) -> Outcome:
+    """Returns the outcome as the simulation computes it; answers with an error count with their whole time."""
+    waits = sorted(each.first_seconds for each in answers)
+    tokens = sum(len(each.chunks) for each in answers)
+    seconds = max(each.ended for each in answers) - began
+    return Outcome(len(answers), loads, waits[len(waits) // 2], waits[int(0.99 * len(waits))], tokens / seconds)
+
+
+def compare(
+    requests: Sequence[Arrival], measured: Measured, calibration: Calibration, versions: Sequence[str]
+) -> Comparison:
+    """Simulates the requests from the state that the real engines had at the start."""
+    shared = partial(SharedCores, speeds=calibration.speeds)
+    run = partial(simulate, ByDemand, requests, ENGINES, calibration.figures)
+    runs = [
+        run(World(shared, by_conversation(seed), versions, measured.held)) for seed in range(SIMULATIONS)
+    ]
+    own = run(World(versions=versions, held=measured.held))
+    middle, lowest, highest = (
+        Outcome(**{each.name: function(getattr(one, each.name) for one in runs) for each in fields(Outcome)})
+        for function in (median, min, max)
+    )
+    return Comparison(measured, middle, lowest, highest, own)
