@@ -207,17 +207,22 @@ def start_process(
         program.end()
 
 
-async def until_engine_ready(stub: lora_server_pb2_grpc.LoraServerStub, server: ManagedProcess) -> None:
+async def until_engine_ready(
+    stub: lora_server_pb2_grpc.LoraServerStub, server: ManagedProcess, timeout_s: float = ENGINE_START_SECONDS
+) -> None:
+    """Waits until the lora-server reports its engine as ready. Raises CannotMeasure."""
+
     async def ready() -> bool:
         try:
             async with asyncio.timeout(5), watch_engine(stub) as states:
                 async for state in states:
-                    return bool(state.status == pb.ENGINE_STATUS_READY)
+                    if state.status == pb.ENGINE_STATUS_READY:
+                        return True
         except (grpc.aio.AioRpcError, TimeoutError):
             pass
         return False
 
-    await server.until_ready(ready, timeout_s=ENGINE_START_SECONDS)
+    await server.until_ready(ready, timeout_s)
 
 
 def write_config(folder: Path, lora_server: str, adapters: Sequence[str], tasks: Mapping[str, Any]) -> Path:

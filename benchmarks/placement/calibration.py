@@ -79,7 +79,9 @@ async def measure(fleet: Fleet, prompts: PromptMaker, seconds: float) -> tuple[l
         await _send(fleet.nodes, held, loop, prompts, WARM_UP_SECONDS)
         answers = await _send(fleet.nodes, held, loop, prompts, seconds)
         results.append(summary(loop, answers))
-        print(f"  {loop}: {results[-1].tokens_per_second:.1f} tokens/s, first {results[-1].first_token:.3f} s", flush=True)
+        print(
+            f"  {loop}: {results[-1].tokens_per_second:.1f} tokens/s, first {results[-1].first_token:.3f} s", flush=True
+        )
     idle = [await _time_load(node, fleet.versions) for _ in range(IDLE_LOADS) for node in fleet.nodes]
     return results, LoadTimes(tuple(idle), *await _load_while_busy(fleet, prompts))
 
@@ -104,9 +106,7 @@ def fit_steps(results: Sequence[LoopResult]) -> dict[str, float]:
         rows.append([1.0 / seconds, generated / seconds, read / seconds])
         right.append(1.0)
     (step, row, prompt_token), _ = nnls(np.array(rows), np.array(right))
-    first = [
-        each.first_token - (step + each.loop.prompt * prompt_token) for each in alone if each.loop.clients == 1
-    ]
+    first = [each.first_token - (step + each.loop.prompt * prompt_token) for each in alone if each.loop.clients == 1]
     return {"step": step, "row": row, "prompt_token": prompt_token, "request": max(0.0, fmean(first))}
 
 
@@ -116,7 +116,9 @@ def fit_speeds(results: Sequence[LoopResult], engines: int) -> tuple[float, ...]
     speeds = []
     for busy in range(1, engines + 1):
         of = [loop for loop in by_loop if loop.engines == busy]
-        speeds.append(fmean(by_loop[loop] / by_loop[ClosedLoop(1, loop.clients, loop.prompt, loop.tokens)] for loop in of))
+        speeds.append(
+            fmean(by_loop[loop] / by_loop[ClosedLoop(1, loop.clients, loop.prompt, loop.tokens)] for loop in of)
+        )
     return tuple(min(1.0, speed) for speed in speeds)
 
 
@@ -181,7 +183,10 @@ def stalls(
     ]
     usual = median(after - before for _, before, after in gaps)
     longest = [
-        max((after - before for name, before, after in gaps if name == engine and after > began and before < end), default=usual)
+        max(
+            (after - before for name, before, after in gaps if name == engine and after > began and before < end),
+            default=usual,
+        )
         for engine, began, end in spans
     ]
     return [max(0.0, each - usual) for each in longest]
@@ -196,7 +201,6 @@ def figures_of(results: Sequence[LoopResult], loads: LoadTimes, held: int, in_ba
         **fit_steps(results),
         load=median(loads.idle),
         load_stall=min(median(loads.idle), median(loads.stalls) * speed),
-        busy_speed=speed,
         held=held,
         in_batch=in_batch,
     )

@@ -29,13 +29,13 @@ class Figures:
     """Different adapters in one batch."""
     request: float = 0.0
     """What a request takes besides its steps, until the first token has arrived."""
-    busy_speed: float = 1.0
-    """The engine's speed while all engines are busy, if they share cores; 1: it has cores of its own."""
+    stated_tokens_per_second: float | None = None
+    """What placement by demand takes for the tokens per second of a busy engine; None: what it generates at most."""
 
     @property
     def tokens_per_second(self) -> float:
         """What the engine generates at most, with 16 answers at once."""
-        return 16 / (self.step + 16 * self.row) * self.busy_speed
+        return self.stated_tokens_per_second or 16 / (self.step + 16 * self.row)
 
 
 @dataclass(slots=True)

@@ -38,6 +38,8 @@ wait actively for each other on cores that other engines use."""
 PROBE_SECONDS = 3600
 """Interval of the base model's probes. With the default of 30 s they would take a tenth of two cores."""
 MAX_TOKENS = 64
+START_SECONDS = 480.0
+"""Time limit for all engines to start; four take about two minutes of two idle cores."""
 LOAD_SECONDS = 60.0
 """Timeout of one load of an adapter."""
 MAX_CONCURRENT_REGISTRATIONS = 8
@@ -141,7 +143,7 @@ async def run_fleet(folder: Path, plan: FleetPlan, adapters: Sequence[ConstantAd
             process = stack.enter_context(start_process(folder, name, command, environment))
             channel = await stack.enter_async_context(open_channel(addresses[name]))
             nodes.append(EngineNode(name, engine, metrics, lora_server_pb2_grpc.LoraServerStub(channel)))
-            waits.append(until_engine_ready(nodes[-1].stub, process))
+            waits.append(until_engine_ready(nodes[-1].stub, process, START_SECONDS))
         await asyncio.gather(*waits)
         environment = {
             "POINTSMAN_GATEWAY_HTTP_LISTEN": f"{HOST}:{http}",

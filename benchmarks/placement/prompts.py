@@ -16,8 +16,7 @@ LONG, SHORT = 40, 8
 
 @dataclass(slots=True)
 class PromptMaker:
-    """Makes user messages of so many words that the prompt has the wanted tokens; each begins with a number of its own.
-    """
+    """Makes user messages of so many words that the prompt has the wanted tokens; each begins with its own number."""
 
     around: int
     """Tokens of a prompt without words: those of the chat template."""

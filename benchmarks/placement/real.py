@@ -1,22 +1,22 @@
 """Compares the simulation with real engines: four vLLMs on this machine's cores get the same requests.
 
-`calibrate` measures the engines' times in a run of its own, and `compare_case` runs one case and simulates it with them.
+The engines' times are measured before, by `calibrate`; nothing is fitted to the cases.
 """
 
 import asyncio
 import json
-import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
 
+from benchmarks.adapters.adapters import FOLDER as ADAPTERS_FOLDER
 from benchmarks.adapters.adapters import constant_adapters
 from benchmarks.adapters.streaming_client import Answer, stream_answer
-from benchmarks.gateway_load.machine import CannotMeasure, describe_machine
+from benchmarks.gateway_load.machine import ROOT, CannotMeasure, describe_machine
 from benchmarks.placement.calibration import LoadTimes, LoopResult, figures_of, fit_speeds, measure
 from benchmarks.placement.cases import Arrival, Load, arrivals
 from benchmarks.placement.cpu_use import CpuUse
@@ -28,8 +28,9 @@ from benchmarks.placement.prompts import PromptMaker, measured_by
 from benchmarks.placement.simulation import Outcome, World, by_conversation, simulate
 
 ENGINES, HELD, IN_BATCH = 4, 4, 4
-LOAD = Load(adapters=32, ticks=66, requests_per_tick=3.6)
-"""What two cores can answer: the mean rate is about half of what they generate."""
+LOAD = Load(adapters=32, ticks=50, requests_per_tick=3.6)
+STATED_TOKENS_PER_SECOND = 60.0
+"""What is stated to placement by demand as the tokens per second of a busy engine, real or simulated."""
 PROMPT_TOKENS, COMPLETION_TOKENS = 64.0, 12.0
 CALIBRATION_SECONDS = 6.0
 """Length of each loop of the calibration."""
@@ -38,6 +39,7 @@ QUIET_SECONDS = 10.0
 SIMULATIONS = 21
 """Simulations of a case, which differ in the hashes by which the gateway chooses engines."""
 MAX_MAKING_SECONDS = 300.0
+FIGURES_FILE = ROOT / "build/placement/figures.json"
 TOLERANCE = 0.2
 
 
@@ -94,35 +96,48 @@ class Comparison:
         return float(getattr(self.measured.outcome, name) / getattr(self.simulated, name))
 
 
-async def calibrate(adapters: Path) -> Calibration:
-    """Starts the engines, and measures their times. Raises CannotMeasure."""
-    plan = FleetPlan(ENGINES, HELD, IN_BATCH, LOAD.adapters)
-    constants = constant_adapters(LOAD.adapters, MAX_MAKING_SECONDS, adapters)
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where the measured times and the adapters are kept."""
+
+    figures: Path = FIGURES_FILE
+    adapters: Path = ADAPTERS_FOLDER
+
+
+async def run(files: Files, cases: Sequence[str], seed: int, *, has_to_calibrate: bool) -> None:
+    """Starts the engines, measures their times if that is wanted, and compares each case with its simulation. Prints
+    the results. Raises CannotMeasure.
+    """
+    constants = constant_adapters(LOAD.adapters, MAX_MAKING_SECONDS, files.adapters)
+    plan = FleetPlan(ENGINES, HELD, IN_BATCH, LOAD.adapters, STATED_TOKENS_PER_SECOND)
+    report: dict[str, object] = {"machine": describe_machine(), "seed": seed}
     with tempfile.TemporaryDirectory(prefix="placement-") as folder:
         async with run_fleet(Path(folder), plan, constants) as fleet:
             await load_everything_once(fleet)
             prompts = await measured_by(fleet.nodes[0].port)
-            use = CpuUse.now()
-            loops, loads = await measure(fleet, prompts, CALIBRATION_SECONDS)
-            _, others = CpuUse.now().shares_since(use)
+            if has_to_calibrate:
+                (await calibrate(fleet, prompts)).write(files.figures)
+            calibration = Calibration.read(files.figures)
+            report["calibration"] = asdict(calibration)
+            print(f"times: {calibration.about}\n{calibration.figures}\nspeeds {calibration.speeds}", flush=True)
+            for case in cases:
+                requests = arrivals(case, LOAD, seed, PROMPT_TOKENS, COMPLETION_TOKENS)
+                await asyncio.sleep(QUIET_SECONDS)
+                measured = await run_case(fleet, requests, prompts)
+                comparison = compare(requests, measured, calibration, fleet.versions)
+                print(table(case, comparison), flush=True)
+                report[case] = asdict(comparison)
+    print(json.dumps(report))
+
+
+async def calibrate(fleet: Fleet, prompts: PromptMaker) -> Calibration:
+    """Measures the engines' times, while they are together on the machine's cores. Raises CannotMeasure."""
+    use = CpuUse.now()
+    loops, loads = await measure(fleet, prompts, CALIBRATION_SECONDS)
+    _, others = CpuUse.now().shares_since(use)
     about = f"{describe_machine()}; other processes took {others:.0%} of the cores"
-    figures = figures_of(loops, loads, HELD, IN_BATCH)
+    figures = replace(figures_of(loops, loads, HELD, IN_BATCH), stated_tokens_per_second=STATED_TOKENS_PER_SECOND)
     return Calibration(figures, fit_speeds(loops, ENGINES), about, tuple(loops), loads)
-
-
-async def compare_case(case: str, seed: int, calibration: Calibration, adapters: Path) -> Comparison:
-    """Runs a case on real engines, and simulates it. Raises CannotMeasure."""
-    requests = arrivals(case, LOAD, seed, PROMPT_TOKENS, COMPLETION_TOKENS)
-    plan = FleetPlan(ENGINES, HELD, IN_BATCH, LOAD.adapters, calibration.figures.tokens_per_second)
-    constants = constant_adapters(LOAD.adapters, MAX_MAKING_SECONDS, adapters)
-    with tempfile.TemporaryDirectory(prefix="placement-") as folder:
-        async with run_fleet(Path(folder), plan, constants) as fleet:
-            await load_everything_once(fleet)
-            prompts = await measured_by(fleet.nodes[0].port)
-            await asyncio.sleep(QUIET_SECONDS)
-            measured = await run_case(fleet, requests, prompts)
-            versions = fleet.versions
-    return compare(requests, measured, calibration, versions)
 
 
 async def load_everything_once(fleet: Fleet) -> None:
@@ -147,9 +162,7 @@ async def run_case(fleet: Fleet, requests: Sequence[Arrival], prompts: PromptMak
 
     async def send(request: Arrival, text: str) -> Answer:
         await asyncio.sleep(began + request.at - time.monotonic())
-        return await stream_answer(
-            fleet.gateway, fleet.aliases[request.adapter], text, request.completion_tokens
-        )
+        return await stream_answer(fleet.gateway, fleet.aliases[request.adapter], text, request.completion_tokens)
 
     answers = await asyncio.gather(*map(send, requests, texts))
     engines_cpu, other_cpu = CpuUse.now().shares_since(use)
@@ -178,12 +191,33 @@ def compare(
     """Simulates the requests from the state that the real engines had at the start."""
     shared = partial(SharedCores, speeds=calibration.speeds)
     run = partial(simulate, ByDemand, requests, ENGINES, calibration.figures)
-    runs = [
-        run(World(shared, by_conversation(seed), versions, measured.held)) for seed in range(SIMULATIONS)
-    ]
+    runs = [run(World(shared, by_conversation(seed), versions, measured.held)) for seed in range(SIMULATIONS)]
     own = run(World(versions=versions, held=measured.held))
     middle, lowest, highest = (
         Outcome(**{each.name: function(getattr(one, each.name) for one in runs) for each in fields(Outcome)})
         for function in (median, min, max)
     )
     return Comparison(measured, middle, lowest, highest, own)
+
+
+def table(case: str, comparison: Comparison) -> str:
+    """Returns the measured and the simulated values side by side."""
+    measured = comparison.measured
+    lines = [
+        f"\n{case}: {measured.outcome.requests} requests, {measured.failed} failed; planned loads {measured.moves}; "
+        f"services and client took {measured.engines_cpu:.0%} of the cores, other processes {measured.other_cpu:.0%}",
+        f"  {'':<20}{'measured':>10}{'simulated':>11}{'lowest':>9}{'highest':>9}{'measured/simulated':>20}"
+        f"{'own machines':>14}",
+    ]
+    for name in ("loads", "first_token_p50", "first_token_p99", "tokens_per_second"):
+        values = [
+            float(getattr(one, name))
+            for one in (measured.outcome, comparison.simulated, comparison.lowest, comparison.highest)
+        ]
+        ratio = comparison.ratio(name)
+        note = "" if abs(ratio - 1) <= TOLERANCE else f"  more than {TOLERANCE:.0%} off"
+        lines.append(
+            f"  {name:<20}{values[0]:10.2f}{values[1]:11.2f}{values[2]:9.2f}{values[3]:9.2f}{ratio:20.2f}"
+            f"{getattr(comparison.own_machines, name):14.2f}{note}"
+        )
+    return "\n".join(lines)
