@@ -1,7 +1,8 @@
 """Simulates placement by demand, compared with Dynamo's algorithms and with fixed numbers of copies.
 
     python -m benchmarks.placement [--tuning] [--seeds 5] [--only zipf mmpp]
-    python -m benchmarks.placement --real [--tuning] [--only zipf] [--calibrate] [--figures FILE] [--adapters FOLDER]
+    python -m benchmarks.placement --real --calibrate [--figures FILE] [--adapters FOLDER]
+    python -m benchmarks.placement --real [--tuning] [--only zipf] [--figures FILE] [--adapters FOLDER]
 
 The cases are those of Dynamo's LoRA allocation controller, at its sizes: 100 adapters, 8 engines, 200 ticks of 3 s.
 Each is run with few slots (4 per engine, as there) and with enough for all adapters. `--tuning` uses the seeds and
@@ -94,7 +95,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="number of runs of each case")
     parser.add_argument("--only", nargs="*", choices=CASES, metavar="CASE")
     parser.add_argument("--real", action="store_true", help="compare the simulation with real engines")
-    parser.add_argument("--calibrate", action="store_true", help="with --real: measure the engines' times first")
+    parser.add_argument("--calibrate", action="store_true", help="with --real: only measure the engines' times")
     parser.add_argument("--figures", type=Path, metavar="FILE", help="with --real: where the measured times are kept")
     parser.add_argument("--adapters", type=Path, metavar="FOLDER", help="with --real: where the adapters are kept")
     options = parser.parse_args()
@@ -102,8 +103,11 @@ def main() -> None:
     if options.real:
         from benchmarks.placement import real  # needs the services
 
-        files = real.Files(options.figures or real.Files.figures, options.adapters or real.Files.adapters)
-        asyncio.run(real.run(files, options.only or (), first, has_to_calibrate=options.calibrate))
+        figures, adapters = options.figures or real.FIGURES_FILE, options.adapters or real.ADAPTERS_FOLDER
+        if options.calibrate:
+            asyncio.run(real.calibrate(figures, adapters))
+        else:
+            asyncio.run(real.compare_cases(figures, adapters, options.only or real.DEFAULT_CASES, first))
         return
     options.only = list(CASES) if options.only is None else options.only
     seeds = range(first, first + options.seeds)

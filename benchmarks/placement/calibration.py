@@ -4,8 +4,9 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from statistics import fmean, median
 
 import numpy as np
@@ -18,7 +19,7 @@ from benchmarks.placement.fleet import EngineNode, Fleet
 from benchmarks.placement.prompts import PromptMaker
 
 WARM_UP_SECONDS = 1.5
-IDLE_LOADS, BUSY_LOADS = 4, 6
+IDLE_LOADS, BUSY_LOADS = 4, 4
 """Loads measured on each engine while all are idle, and while all generate."""
 
 
@@ -52,10 +53,10 @@ ALONE = (
     ClosedLoop(1, 1, 48, 32),
     ClosedLoop(1, 4, 48, 32),
     ClosedLoop(1, 1, 112, 4),
-    ClosedLoop(1, 2, 64, 12),
+    ClosedLoop(1, 2, 64, 8),
 )
 """One engine generates and the others are idle: `fit_steps` uses these."""
-TOGETHER = tuple(ClosedLoop(engines, clients, 64, 12) for engines in (1, 2, 3, 4) for clients in (1, 3))
+TOGETHER = tuple(ClosedLoop(engines, clients, 48, 8) for engines in (1, 2, 3, 4) for clients in (1, 3))
 """The same load on one to four engines: `fit_speeds` uses these."""
 
 
@@ -76,8 +77,8 @@ async def measure(fleet: Fleet, prompts: PromptMaker, seconds: float) -> tuple[l
     results = []
     for loop in (*ALONE, *TOGETHER):
         held = [sorted(await node.resident()) for node in fleet.nodes]
-        await _send(fleet.nodes, held, loop, prompts, WARM_UP_SECONDS)
-        answers = await _send(fleet.nodes, held, loop, prompts, seconds)
+        await _send(fleet.nodes, held, loop, prompts, _timer(WARM_UP_SECONDS))
+        answers = await _send(fleet.nodes, held, loop, prompts, _timer(seconds))
         results.append(summary(loop, answers))
         print(
             f"  {loop}: {results[-1].tokens_per_second:.1f} tokens/s, first {results[-1].first_token:.3f} s", flush=True
@@ -123,50 +124,62 @@ def fit_speeds(results: Sequence[LoopResult], engines: int) -> tuple[float, ...]
 
 
 async def _send(
-    nodes: Sequence[EngineNode], held: Sequence[Sequence[str]], loop: ClosedLoop, prompts: PromptMaker, seconds: float
+    nodes: Sequence[EngineNode],
+    versions: Sequence[Sequence[str]],
+    loop: ClosedLoop,
+    prompts: PromptMaker,
+    is_over: Callable[[], bool],
 ) -> list[Answer]:
-    """Returns the answers to the requests that were sent in these seconds."""
-    answers, until = list[Answer](), time.monotonic() + seconds
+    """Runs the loop with these versions of each engine, and returns the answers. A version that the engine has evicted
+    is loaded again. Raises CannotMeasure if a request fails for another reason.
+    """
+    answers = list[Answer]()
 
     async def client(node: EngineNode, version: str) -> None:
-        while time.monotonic() < until:
-            answers.append(await stream_answer(node.port, version, prompts.prompt(loop.prompt), loop.tokens))
+        while not is_over():
+            answer = await stream_answer(node.port, version, prompts.prompt(loop.prompt), loop.tokens)
+            if answer.status == HTTPStatus.NOT_FOUND:
+                await node.load(version)
+            elif answer.error:
+                raise CannotMeasure(f"{node.name} does not answer: {answer.error}")
+            else:
+                answers.append(answer)
 
     clients = [
-        client(node, versions[number % len(versions)])
-        for node, versions in zip(nodes[: loop.engines], held, strict=False)
+        client(node, held[number % len(held)])
+        for node, held in zip(nodes[: loop.engines], versions, strict=False)
         for number in range(loop.clients)
     ]
     await asyncio.gather(*clients)
-    if wrong := [each.error for each in answers if each.error]:
-        raise CannotMeasure(f"{len(wrong)} of {len(answers)} requests failed: {wrong[0]}")
     return answers
+
+
+def _timer(seconds: float) -> Callable[[], bool]:
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() > until
 
 
 async def _time_load(node: EngineNode, versions: Sequence[str]) -> float:
     resident = await node.resident()
-    version = random.Random(len(resident) * time.monotonic_ns()).choice([v for v in versions if v not in resident])
+    version = random.choice([each for each in versions if each not in resident])
     began = time.monotonic()
     await node.load(version)
     return time.monotonic() - began
 
 
 async def _load_while_busy(fleet: Fleet, prompts: PromptMaker) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Loads adapters while each engine generates with two others, so that an idle one can be evicted."""
-    loop = ClosedLoop(len(fleet.nodes), 2, 48, 32)
-    held = [sorted(await node.resident())[:2] for node in fleet.nodes]
+    """Loads adapters while each engine generates with another one, so that an idle one can be evicted."""
+    loop, is_over = ClosedLoop(len(fleet.nodes), 2, 48, 32), asyncio.Event()
+    used = [sorted(await node.resident())[:1] for node in fleet.nodes]
     spans = list[tuple[str, float, float]]()
-    sending = asyncio.create_task(_send(fleet.nodes, held, loop, prompts, 3.0 * BUSY_LOADS * len(fleet.nodes)))
-    await asyncio.sleep(3.0)
+    sending = asyncio.create_task(_send(fleet.nodes, used, loop, prompts, is_over.is_set))
+    await asyncio.sleep(2 * WARM_UP_SECONDS)
     for _, node in itertools.product(range(BUSY_LOADS), fleet.nodes):
         began = time.monotonic()
-        took = await _time_load(node, fleet.versions)
-        spans.append((node.name, began, began + took))
-        await asyncio.sleep(0.5)
-        if sending.done():
-            break
+        spans.append((node.name, began, began + await _time_load(node, fleet.versions)))
+    is_over.set()
     answers = await sending
-    engine_of = {version: node.name for node, versions in zip(fleet.nodes, held, strict=True) for version in versions}
+    engine_of = {version: node.name for node, versions in zip(fleet.nodes, used, strict=True) for version in versions}
     return tuple(end - began for _, began, end in spans), tuple(stalls(answers, engine_of, spans))
 
 
@@ -197,8 +210,12 @@ def figures_of(results: Sequence[LoopResult], loads: LoadTimes, held: int, in_ba
     one at the speed of an engine alone.
     """
     speed = fit_speeds(results, max(each.loop.engines for each in results))[-1]
+    times = fit_steps(results)
     return Figures(
-        **fit_steps(results),
+        step=times["step"],
+        row=times["row"],
+        prompt_token=times["prompt_token"],
+        request=times["request"],
         load=median(loads.idle),
         load_stall=min(median(loads.idle), median(loads.stalls) * speed),
         held=held,

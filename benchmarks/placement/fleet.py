@@ -37,12 +37,14 @@ ENGINE_VARIABLES = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind
 wait actively for each other on cores that other engines use."""
 PROBE_SECONDS = 3600
 """Interval of the base model's probes. With the default of 30 s they would take a tenth of two cores."""
+SLOT_WAIT_SECONDS = 120
+"""How long a load may wait for others on the same engine; the trials of versions take long on few cores."""
 MAX_TOKENS = 64
 START_SECONDS = 480.0
-"""Time limit for all engines to start; four take about two minutes of two idle cores."""
-LOAD_SECONDS = 60.0
+"""Time limit for all engines to start; four take about four minutes of two idle cores."""
+LOAD_SECONDS = 120.0
 """Timeout of one load of an adapter."""
-MAX_CONCURRENT_REGISTRATIONS = 8
+MAX_CONCURRENT_REGISTRATIONS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ def _settings(folder: Path, plan: FleetPlan, name: str, redis_url: str) -> dict[
         "HELD": str(plan.held),
         "MAX_LORAS": str(plan.in_batch),
         "SMOKE_TEST": "off",
+        "SLOT_WAIT_TIMEOUT_SECONDS": str(SLOT_WAIT_SECONDS),
         "PLACEMENT": "auto",
         "PROBE_INTERVAL_SECONDS": str(PROBE_SECONDS),
     }

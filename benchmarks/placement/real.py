@@ -7,7 +7,8 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -27,18 +28,19 @@ from benchmarks.placement.processors import SharedCores
 from benchmarks.placement.prompts import PromptMaker, measured_by
 from benchmarks.placement.simulation import Outcome, World, by_conversation, simulate
 
-ENGINES, HELD, IN_BATCH = 4, 4, 4
-LOAD = Load(adapters=32, ticks=50, requests_per_tick=3.6)
-STATED_TOKENS_PER_SECOND = 60.0
+ENGINES, HELD, IN_BATCH = 4, 2, 2
+LOAD = Load(adapters=16, ticks=66, requests_per_tick=3.6)
+STATED_TOKENS_PER_SECOND = 40.0
 """What is stated to placement by demand as the tokens per second of a busy engine, real or simulated."""
-PROMPT_TOKENS, COMPLETION_TOKENS = 64.0, 12.0
-CALIBRATION_SECONDS = 6.0
+PROMPT_TOKENS, COMPLETION_TOKENS = 48.0, 4.0
+CALIBRATION_SECONDS = 8.0
 """Length of each loop of the calibration."""
 QUIET_SECONDS = 10.0
 """Time without requests before a case, in which the first plan is made."""
 SIMULATIONS = 21
 """Simulations of a case, which differ in the hashes by which the gateway chooses engines."""
 MAX_MAKING_SECONDS = 300.0
+DEFAULT_CASES = ("zipf", "flash crowd")
 FIGURES_FILE = ROOT / "build/placement/figures.json"
 TOLERANCE = 0.2
 
@@ -71,6 +73,10 @@ class Calibration:
 class Measured:
     outcome: Outcome
     failed: int
+    first_tokens: list[float]
+    """By request, the seconds to the first token."""
+    versions: tuple[str, ...]
+    """By the adapter's number."""
     held: dict[str, list[str]]
     """By engine, the versions that it held at the start."""
     moves: dict[str, float]
@@ -96,48 +102,56 @@ class Comparison:
         return float(getattr(self.measured.outcome, name) / getattr(self.simulated, name))
 
 
-@dataclass(frozen=True, slots=True)
-class Files:
-    """Where the measured times and the adapters are kept."""
-
-    figures: Path = FIGURES_FILE
-    adapters: Path = ADAPTERS_FOLDER
-
-
-async def run(files: Files, cases: Sequence[str], seed: int, *, has_to_calibrate: bool) -> None:
-    """Starts the engines, measures their times if that is wanted, and compares each case with its simulation. Prints
-    the results. Raises CannotMeasure.
-    """
-    constants = constant_adapters(LOAD.adapters, MAX_MAKING_SECONDS, files.adapters)
+@asynccontextmanager
+async def _running_fleet(adapters: Path) -> AsyncIterator[tuple[Fleet, PromptMaker]]:
+    """Runs engines that have loaded each adapter once. Raises CannotMeasure."""
+    constants = constant_adapters(LOAD.adapters, MAX_MAKING_SECONDS, adapters)
     plan = FleetPlan(ENGINES, HELD, IN_BATCH, LOAD.adapters, STATED_TOKENS_PER_SECOND)
-    report: dict[str, object] = {"machine": describe_machine(), "seed": seed}
     with tempfile.TemporaryDirectory(prefix="placement-") as folder:
         async with run_fleet(Path(folder), plan, constants) as fleet:
             await load_everything_once(fleet)
-            prompts = await measured_by(fleet.nodes[0].port)
-            if has_to_calibrate:
-                (await calibrate(fleet, prompts)).write(files.figures)
-            calibration = Calibration.read(files.figures)
-            report["calibration"] = asdict(calibration)
-            print(f"times: {calibration.about}\n{calibration.figures}\nspeeds {calibration.speeds}", flush=True)
-            for case in cases:
-                requests = arrivals(case, LOAD, seed, PROMPT_TOKENS, COMPLETION_TOKENS)
-                await asyncio.sleep(QUIET_SECONDS)
-                measured = await run_case(fleet, requests, prompts)
-                comparison = compare(requests, measured, calibration, fleet.versions)
-                print(table(case, comparison), flush=True)
-                report[case] = asdict(comparison)
-    print(json.dumps(report))
+            yield fleet, await measured_by(fleet.nodes[0].port)
 
 
-async def calibrate(fleet: Fleet, prompts: PromptMaker) -> Calibration:
-    """Measures the engines' times, while they are together on the machine's cores. Raises CannotMeasure."""
-    use = CpuUse.now()
-    loops, loads = await measure(fleet, prompts, CALIBRATION_SECONDS)
-    _, others = CpuUse.now().shares_since(use)
+async def calibrate(figures: Path, adapters: Path) -> None:
+    """Measures the engines' times while they are together on the machine's cores, and writes them to the file
+    `figures`. Raises CannotMeasure.
+    """
+    async with _running_fleet(adapters) as (fleet, prompts):
+        use = CpuUse.now()
+        loops, loads = await measure(fleet, prompts, CALIBRATION_SECONDS)
+        _, others = CpuUse.now().shares_since(use)
     about = f"{describe_machine()}; other processes took {others:.0%} of the cores"
-    figures = replace(figures_of(loops, loads, HELD, IN_BATCH), stated_tokens_per_second=STATED_TOKENS_PER_SECOND)
-    return Calibration(figures, fit_speeds(loops, ENGINES), about, tuple(loops), loads)
+    found = figures_of(loops, loads, HELD, IN_BATCH)
+    times = replace(found, stated_tokens_per_second=STATED_TOKENS_PER_SECOND)
+    calibration = Calibration(times, fit_speeds(loops, ENGINES), about, tuple(loops), loads)
+    calibration.write(figures)
+    print(json.dumps(asdict(calibration)))
+
+
+async def compare_cases(figures: Path, adapters: Path, cases: Sequence[str], seed: int) -> None:
+    """Runs the cases one after the other on the same engines, and prints the comparison of each with its simulation.
+    Raises CannotMeasure.
+    """
+    calibration, compared = Calibration.read(figures), dict[str, Comparison]()
+    print(f"times: {calibration.about}\n{calibration.figures}\nspeeds {calibration.speeds}", flush=True)
+    async with _running_fleet(adapters) as (fleet, prompts):
+        for case in cases:
+            compared[case] = await compare_case(fleet, prompts, calibration, case, seed)
+    reports = {case: asdict(comparison) for case, comparison in compared.items()}
+    print(json.dumps({"machine": describe_machine(), "seed": seed, "calibration": asdict(calibration), **reports}))
+
+
+async def compare_case(
+    fleet: Fleet, prompts: PromptMaker, calibration: Calibration, case: str, seed: int
+) -> Comparison:
+    """Runs a case on the engines, simulates it, and prints both."""
+    requests = arrivals(case, LOAD, seed, PROMPT_TOKENS, COMPLETION_TOKENS)
+    await asyncio.sleep(QUIET_SECONDS)
+    measured = await run_case(fleet, requests, prompts)
+    comparison = compare(requests, measured, calibration)
+    print(table(case, comparison), flush=True)
+    return comparison
 
 
 async def load_everything_once(fleet: Fleet) -> None:
@@ -170,6 +184,8 @@ async def run_case(fleet: Fleet, requests: Sequence[Arrival], prompts: PromptMak
     return Measured(
         outcome_of(answers, await fleet.loads() - loads, began),
         sum(bool(each.error) for each in answers),
+        [round(each.first_seconds, 4) for each in answers],
+        fleet.versions,
         held,
         {reason: after[reason] - before for reason, before in moves.items()},
         engines_cpu,
@@ -185,14 +201,12 @@ def outcome_of(answers: Sequence[Answer], loads: float, began: float) -> Outcome
     return Outcome(len(answers), loads, waits[len(waits) // 2], waits[int(0.99 * len(waits))], tokens / seconds)
 
 
-def compare(
-    requests: Sequence[Arrival], measured: Measured, calibration: Calibration, versions: Sequence[str]
-) -> Comparison:
+def compare(requests: Sequence[Arrival], measured: Measured, calibration: Calibration) -> Comparison:
     """Simulates the requests from the state that the real engines had at the start."""
     shared = partial(SharedCores, speeds=calibration.speeds)
     run = partial(simulate, ByDemand, requests, ENGINES, calibration.figures)
-    runs = [run(World(shared, by_conversation(seed), versions, measured.held)) for seed in range(SIMULATIONS)]
-    own = run(World(versions=versions, held=measured.held))
+    runs = [run(World(shared, by_conversation(seed), measured.versions, measured.held)) for seed in range(SIMULATIONS)]
+    own = run(World(versions=measured.versions, held=measured.held))
     middle, lowest, highest = (
         Outcome(**{each.name: function(getattr(one, each.name) for one in runs) for each in fields(Outcome)})
         for function in (median, min, max)
