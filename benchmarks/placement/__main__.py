@@ -15,6 +15,7 @@ and simulates the same requests with times that `--calibrate` has measured on th
 import argparse
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -103,6 +104,7 @@ def main() -> None:
     if options.real:
         from benchmarks.placement import real  # needs the services
 
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the engines are stopped too
         figures, adapters = options.figures or real.FIGURES_FILE, options.adapters or real.ADAPTERS_FOLDER
         if options.calibrate:
             asyncio.run(real.calibrate(figures, adapters))

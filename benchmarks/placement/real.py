@@ -14,8 +14,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchmarks.adapters.adapters import FOLDER as ADAPTERS_FOLDER
-from benchmarks.adapters.adapters import constant_adapters
+from benchmarks.adapters.adapters import FOLDER, constant_adapters
 from benchmarks.adapters.streaming_client import Answer, stream_answer
 from benchmarks.gateway_load.machine import ROOT, CannotMeasure, describe_machine
 from benchmarks.placement.calibration import LoadTimes, LoopResult, figures_of, fit_speeds, measure
@@ -41,6 +40,7 @@ SIMULATIONS = 21
 """Simulations of a case, which differ in the hashes by which the gateway chooses engines."""
 MAX_MAKING_SECONDS = 300.0
 DEFAULT_CASES = ("zipf", "flash crowd")
+ADAPTERS_FOLDER = FOLDER
 FIGURES_FILE = ROOT / "build/placement/figures.json"
 TOLERANCE = 0.2
 
