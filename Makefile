@@ -556,7 +556,7 @@ bench-fleet: $(VENV)/.done ## measure what 1 to 1,000 engines with 10,000 adapte
 	$(BIN)/python -m benchmarks.fleet $(ARGS)
 
 .PHONY: bench-placement
-bench-placement: $(VENV)/.done ## simulate placement by demand in five cases, compared with Dynamo's algorithms (5 minutes); ARGS="--only zipf --seeds 1"
+bench-placement: $(VENV)/.done ## simulate placement by demand in five cases, compared with Dynamo's algorithms (5 minutes); ARGS="--only zipf --seeds 1"; compare it with four real engines, after `make models`: ARGS="--real --calibrate", then ARGS="--real --only zipf" (10 minutes each)
 	$(BIN)/python -m benchmarks.placement $(ARGS)
 
 .PHONY: bench-ext-proc

@@ -45,11 +45,15 @@ def trained_adapters(max_seconds: float = MAX_MAKING_SECONDS) -> dict[str, list[
     return found
 
 
-def constant_adapters(count: int, max_seconds: float = MAX_MAKING_SECONDS) -> list[ConstantAdapter]:
-    """Returns `count` adapters that each repeat one word, and creates those that do not exist. Raises CannotMeasure."""
-    folders = [FOLDER / "constant" / str(number) for number in range(count)]
-    _make(folders, max_seconds, "--constants", str(count), "--words")
-    return [ConstantAdapter(json.loads(folder.with_suffix(".json").read_text())["word"], folder) for folder in folders]
+def constant_adapters(
+    count: int, max_seconds: float = MAX_MAKING_SECONDS, folder: Path = FOLDER
+) -> list[ConstantAdapter]:
+    """Returns `count` adapters that each repeat one word, and creates those that do not exist below `folder`. Raises
+    CannotMeasure.
+    """
+    folders = [folder / "constant" / str(number) for number in range(count)]
+    _make(folders, max_seconds, "--constants", str(count), "--words", into=folder)
+    return [ConstantAdapter(json.loads(each.with_suffix(".json").read_text())["word"], each) for each in folders]
 
 
 def min_margin_nats() -> float:
@@ -60,7 +64,7 @@ def min_margin_nats() -> float:
     return min(float(json.loads(file.read_text())["least_gap_nats"]) for file in facts)
 
 
-def _make(needed: Sequence[Path], max_seconds: float, *options: str) -> None:
+def _make(needed: Sequence[Path], max_seconds: float, *options: str, into: Path = FOLDER) -> None:
     if all(folder.exists() for folder in needed):
         return
     print("making the adapters, once ...", flush=True)
@@ -69,7 +73,7 @@ def _make(needed: Sequence[Path], max_seconds: float, *options: str) -> None:
         "-m",
         "benchmarks.adapters.make_adapters",
         str(BASE_FOLDER),
-        str(FOLDER),
+        str(into),
         "--served-name",
         BASE,
         *options,

@@ -138,7 +138,7 @@ async def run_services(folder: Path, plan: ServicesPlan) -> AsyncIterator[Servic
         lora_server = stack.enter_context(start_process(folder, "lora-server", _module("lora_server"), environment))
         channel = await stack.enter_async_context(open_channel(f"{HOST}:{server}"))
         stub = lora_server_pb2_grpc.LoraServerStub(channel)
-        await _until_engine_ready(stub, lora_server)
+        await until_engine_ready(stub, lora_server)
         config = write_config(folder / "config", f"{HOST}:{server}", plan.adapters, plan.tasks or {})
         for number in range(plan.gateways):
             await _start_gateway(stack, folder, number, ports[2 * number : 2 * number + 2], config, redis_url)
@@ -207,17 +207,22 @@ def start_process(
         program.end()
 
 
-async def _until_engine_ready(stub: lora_server_pb2_grpc.LoraServerStub, server: ManagedProcess) -> None:
+async def until_engine_ready(
+    stub: lora_server_pb2_grpc.LoraServerStub, server: ManagedProcess, timeout_s: float = ENGINE_START_SECONDS
+) -> None:
+    """Waits until the lora-server reports its engine as ready. Raises CannotMeasure."""
+
     async def ready() -> bool:
         try:
             async with asyncio.timeout(5), watch_engine(stub) as states:
                 async for state in states:
-                    return bool(state.status == pb.ENGINE_STATUS_READY)
+                    if state.status == pb.ENGINE_STATUS_READY:
+                        return True
         except (grpc.aio.AioRpcError, TimeoutError):
             pass
         return False
 
-    await server.until_ready(ready, timeout_s=ENGINE_START_SECONDS)
+    await server.until_ready(ready, timeout_s)
 
 
 def write_config(folder: Path, lora_server: str, adapters: Sequence[str], tasks: Mapping[str, Any]) -> Path:

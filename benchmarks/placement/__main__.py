@@ -1,18 +1,26 @@
 """Simulates placement by demand, compared with Dynamo's algorithms and with fixed numbers of copies.
 
     python -m benchmarks.placement [--tuning] [--seeds 5] [--only zipf mmpp]
+    python -m benchmarks.placement --real --calibrate [--figures FILE] [--adapters FOLDER]
+    python -m benchmarks.placement --real [--tuning] [--only zipf] [--figures FILE] [--adapters FOLDER]
 
 The cases are those of Dynamo's LoRA allocation controller, at its sizes: 100 adapters, 8 engines, 200 ticks of 3 s.
 Each is run with few slots (4 per engine, as there) and with enough for all adapters. `--tuning` uses the seeds and
 sizes on which the terms of `PlanTerms` were chosen. The last line of output is one JSON object.
+
+`--real` starts four vLLMs on this machine's CPU instead, sends them one run of each case of `--only` at a smaller size,
+and simulates the same requests with times that `--calibrate` has measured on these engines before.
 """
 
 import argparse
+import asyncio
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from pathlib import Path
 from statistics import mean
 
 from benchmarks.placement.cases import CASES, Load, arrivals
@@ -86,9 +94,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tuning", action="store_true", help="the seeds and sizes on which the terms were chosen")
     parser.add_argument("--seeds", type=int, default=5, help="number of runs of each case")
-    parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES), metavar="CASE")
+    parser.add_argument("--only", nargs="*", choices=CASES, metavar="CASE")
+    parser.add_argument("--real", action="store_true", help="compare the simulation with real engines")
+    parser.add_argument("--calibrate", action="store_true", help="with --real: only measure the engines' times")
+    parser.add_argument("--figures", type=Path, metavar="FILE", help="with --real: where the measured times are kept")
+    parser.add_argument("--adapters", type=Path, metavar="FOLDER", help="with --real: where the adapters are kept")
     options = parser.parse_args()
     first = FIRST_TUNING_SEED if options.tuning else FIRST_SEED
+    if options.real:
+        from benchmarks.placement import real  # needs the services
+
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the engines are stopped too
+        figures, adapters = options.figures or real.FIGURES_FILE, options.adapters or real.ADAPTERS_FOLDER
+        if options.calibrate:
+            asyncio.run(real.calibrate(figures, adapters))
+        else:
+            asyncio.run(real.compare_cases(figures, adapters, options.only or real.DEFAULT_CASES, first))
+        return
+    options.only = list(CASES) if options.only is None else options.only
     seeds = range(first, first + options.seeds)
     report: dict[str, dict[str, object]] = {}
     for name, size in (TUNING_SIZES if options.tuning else SIZES).items():

@@ -27,11 +27,15 @@ class Figures:
     """Adapters in host memory."""
     in_batch: int = 4
     """Different adapters in one batch."""
+    request: float = 0.0
+    """What a request takes besides its steps, until the first token has arrived."""
+    stated_tokens_per_second: float | None = None
+    """What placement by demand takes for the tokens per second of a busy engine; None: what it generates at most."""
 
     @property
     def tokens_per_second(self) -> float:
         """What the engine generates at most, with 16 answers at once."""
-        return 16 / (self.step + 16 * self.row)
+        return self.stated_tokens_per_second or 16 / (self.step + 16 * self.row)
 
 
 @dataclass(slots=True)
@@ -41,6 +45,7 @@ class Job:
     unread: int
     unwritten: int
     first_token: float = -1.0
+    ended: float = -1.0
 
 
 @dataclass(slots=True)
@@ -61,7 +66,10 @@ class SimulatedEngine:
     running: list[Job] = field(default_factory=list)
     jobs: Counter[str] = field(default_factory=Counter)
     """By version, its jobs."""
-    _loading_until: float = 0.0
+    loading_until: float = 0.0
+    """When the last load ends that has begun."""
+    slowdown: float = 1.0
+    """How many times as long as on an idle machine a load takes that begins now."""
     _stalls: list[float] = field(default_factory=list)
 
     @property
@@ -88,9 +96,9 @@ class SimulatedEngine:
                 return self.jobs[name] > 0, name in self.placed, self.jobs[name], order[name]
 
             del self.held[min(victims, key=order_of)]
-        self._loading_until = max(self._loading_until, now) + self.figures.load
-        self.held[version] = self._loading_until
-        self._stalls.append(self._loading_until - self.figures.load_stall)
+        self.loading_until = max(self.loading_until, now) + self.figures.load * self.slowdown
+        self.held[version] = self.loading_until
+        self._stalls.append(self.loading_until - self.figures.load_stall * self.slowdown)
         self.loads += 1
         return True
 
@@ -103,35 +111,53 @@ class SimulatedEngine:
         self.waiting.append(Job(request, version, request.prompt_tokens, request.completion_tokens))
 
     def step(self) -> list[Job]:
-        """Runs one step; returns the jobs that it finished."""
-        self._admit()
+        """Runs one step on a machine of its own; returns the jobs that it finished."""
+        self.admit()
         if not self.running:
-            self.now = max(self.now, min(self.held.get(job.version, 0.0) for job in self.waiting))
-            self._admit()
+            self.now = max(self.now, self.ready_at)
+            self.admit()
+        return self.finish(self.now + self.begin())
+
+    @property
+    def ready_at(self) -> float:
+        """Returns when the adapter of one of the waiting jobs is loaded; there must be one."""
+        return min(self.held.get(job.version, 0.0) for job in self.waiting)
+
+    def skip_stalls(self) -> None:
+        """Forgets the stalls that have begun by now; they cost nothing if there was nothing to generate."""
+        self._stalls = [at for at in self._stalls if at > self.now]
+
+    def begin(self) -> float:
+        """Returns the seconds that the next step takes on a machine of its own. There must be running jobs."""
         figures, seconds = self.figures, self.figures.step
         while self._stalls and self._stalls[0] <= self.now:
             self._stalls.pop(0)
             seconds += figures.load_stall
         for job in self.running:
             seconds += job.unread * figures.prompt_token if job.unread else figures.row
-        self.now += seconds
+        return seconds
+
+    def finish(self, now: float) -> list[Job]:
+        """Ends the step at the time `now`; returns the jobs that it finished."""
+        self.now = now
         ended = []
         for job in self.running:
             if job.unread:
                 self.tokens[job.version] += job.unread * PROMPT_WEIGHT
                 job.unread = 0
             if job.first_token < 0:
-                job.first_token = self.now
+                job.first_token = now
             job.unwritten -= 1
             self.tokens[job.version] += 1
             if job.unwritten <= 0:
+                job.ended = now
                 ended.append(job)
                 self.jobs[job.version] -= 1
         if ended:
             self.running = [job for job in self.running if job.unwritten > 0]
         return ended
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
         """Moves jobs into the batch, first come first served; skips those whose adapter is not loaded, or for which the
         batch has no place."""
         batch = {job.version for job in self.running}

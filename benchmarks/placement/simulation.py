@@ -1,14 +1,17 @@
 """Runs requests through a fleet of simulated engines under one policy."""
 
-import heapq
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from benchmarks.placement.cases import Arrival
 from benchmarks.placement.engine import Figures, SimulatedEngine
-from benchmarks.placement.policies import Policy
+from benchmarks.placement.policies import LOAD_BOUND, Policy
+from benchmarks.placement.processors import MakeProcessors, OwnMachines
 
 MakePolicy = Callable[[Mapping[str, SimulatedEngine], Sequence[str]], Policy]
+Choose = Callable[[Sequence[str], Mapping[str, SimulatedEngine]], str]
+"""Returns the engine that gets a request, of those that a policy names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +25,56 @@ class Outcome:
     tokens_per_second: float
 
 
-def simulate(make_policy: MakePolicy, requests: Sequence[Arrival], engines: int, figures: Figures) -> Outcome:
-    """Sends each request to the least loaded of the policy's candidates."""
+def least_loaded(candidates: Sequence[str], fleet: Mapping[str, SimulatedEngine]) -> str:
+    return min(candidates, key=lambda name: fleet[name].in_flight)
+
+
+def by_conversation(seed: int) -> Choose:
+    """Returns the rule of the gateway for conversations of one request each: an engine by the conversation's hash, or,
+    if that has `LOAD_BOUND` times the mean number of requests, another one that has fewer.
+    """
+    dice = random.Random(seed)
+
+    def choose(candidates: Sequence[str], fleet: Mapping[str, SimulatedEngine]) -> str:
+        order = dice.sample(list(candidates), len(candidates))
+        bound = LOAD_BOUND * (sum(fleet[name].in_flight for name in order) + 1) / len(order)
+        return next(name for name in order if fleet[name].in_flight < bound)
+
+    return choose
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What surrounds the engines of a simulation."""
+
+    make_processors: MakeProcessors = OwnMachines
+    choose: Choose = least_loaded
+    versions: Sequence[str] = ()
+    """By the adapter's number, the version's name; without any, invented ones."""
+    held: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """By engine, the versions that it holds at the start, the least recently used one first."""
+
+
+def simulate(
+    make_policy: MakePolicy, requests: Sequence[Arrival], engines: int, figures: Figures, world: World | None = None
+) -> Outcome:
+    """Sends each request to one of the policy's candidates: by default, on engines with machines of their own, to the
+    least loaded one.
+    """
+    world = world or World()
     fleet = {f"engine-{number}": SimulatedEngine(f"engine-{number}", figures) for number in range(engines)}
+    for name, held in world.held.items():
+        fleet[name].held = dict.fromkeys(held, 0.0)
     adapters = max(request.adapter for request in requests) + 1
-    versions = [version_name(number) for number in range(adapters)]
-    policy, waits, due = make_policy(fleet, versions), list[float](), list[tuple[float, str]]()
-    next_tick, ended_at = 0.0, 0.0
+    versions = world.versions or [version_name(number) for number in range(adapters)]
+    policy, processors = make_policy(fleet, versions), world.make_processors(fleet)
+    waits, next_tick, ended_at = list[float](), 0.0, 0.0
 
     def advance(until: float) -> None:
         nonlocal ended_at
-        while due and due[0][0] <= until:
-            _, name = heapq.heappop(due)
-            for job in fleet[name].step():
-                waits.append(job.first_token - job.request.at)
-                ended_at = max(ended_at, fleet[name].now)
-            if fleet[name].in_flight:
-                heapq.heappush(due, (fleet[name].now, name))
+        for job in processors.advance(until):
+            waits.append(job.first_token - job.request.at + figures.request)
+            ended_at = max(ended_at, job.ended)
 
     for request in requests:
         while next_tick <= request.at:
@@ -48,11 +84,9 @@ def simulate(make_policy: MakePolicy, requests: Sequence[Arrival], engines: int,
         advance(request.at)
         version = versions[request.adapter]
         policy.on_request(version)
-        name = min(policy.candidates(version, request.at), key=lambda one: fleet[one].in_flight)
-        was_idle = not fleet[name].in_flight
+        name = world.choose(policy.candidates(version, request.at), fleet)
         fleet[name].add(request, version)
-        if was_idle:
-            heapq.heappush(due, (fleet[name].now, name))
+        processors.start(name, request.at)
     advance(float("inf"))
     waits.sort()
     tokens = sum(request.completion_tokens for request in requests)
