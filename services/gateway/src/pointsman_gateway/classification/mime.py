@@ -9,7 +9,9 @@ from pointsman_gateway.classification.excerpt import encodable
 from pointsman_gateway.classification.wrappers import labels_file
 
 MAX_NESTED = 12
-"""An e-mail that may have more nested parts than this is not decoded, since each level costs time for every line."""
+"""The most parts and forwarded messages that a decoded e-mail declares. An e-mail with more remains as it is, since each
+level of nesting costs time for every line.
+"""
 
 _HEADER = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9-]{1,40}):(?: .*)?")
 _NESTED = re.compile("boundary=|message/", re.IGNORECASE)

@@ -1,8 +1,9 @@
 """Counters of tokens by OpenTelemetry's semantic conventions for generative AI v0.1.0.
 
 They are `gen_ai.client.inference.usage.*` in docs/gen-ai/client-inference.md of
-github.com/open-telemetry/semantic-conventions-genai. The counts of input and output include those of the other
-counters. They are divided by the modality of tokens as far as the engine tells it.
+github.com/open-telemetry/semantic-conventions-genai. Input tokens include those read from and written to a cache,
+which are counted separately, too; output tokens include those of reasoning. Each counter is divided by the tokens'
+modality (audio or image) as far as the engine reports it.
 """
 
 from collections.abc import Iterator, Sequence

@@ -5,8 +5,10 @@ base model.
 from collections.abc import Callable
 
 MIN_DECIDING_ROWS = 20
-"""The number of held-out rows that are answered even if this takes too long (fewer only if there are fewer rows). The
-comparison decides which adapter version users get, so it needs enough rows."""
+"""The fewest held-out rows that a new and an old adapter version answer to be compared, unless there are fewer.
+
+This many are answered even if it takes longer than the time limit: the comparison decides which version users get.
+"""
 
 
 def count_deciding_rows(available: int, answer_seconds: Callable[[int], float], max_seconds: float) -> int:

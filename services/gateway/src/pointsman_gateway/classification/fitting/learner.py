@@ -187,7 +187,9 @@ def _minimize(objective: _Objective, tolerance: float) -> Floats:
 
 
 BlockReader = Callable[[Rows], Sequence[FeatureBlock]]
-"""A function that returns the features of the texts at the given positions, as blocks."""
+"""A function that takes positions in the list of training texts, and returns these texts' features, a matrix for each kind
+of features.
+"""
 
 
 class Features(Protocol):
