@@ -153,8 +153,8 @@ class Sensitivity:
     price: str
     """The cost component whose price is changed: "prompt", "cached", "completion", "retrieval", "training", ..."""
     requests: tuple[float | None, ...]
-    """The numbers of requests after which the training is paid for, if the price is multiplied by each of `FACTORS` (0.5, 1
-    and 2). None: it is never paid for.
+    """The numbers of requests after which the training is paid for, if the price is multiplied by each of `FACTORS`
+    (0.5, 1 and 2). None: it is never paid for.
     """
 
 

@@ -113,8 +113,8 @@ class Statement:
     power: Annotated[float, Field(ge=MIN_POWER, le=MAX_POWER)]
     """The probability, such as 0.8, that `TaskVerdict.rows_needed` rows decide a verdict."""
     max_price_change: Annotated[float, Field(ge=0, le=MAX_PRICE_CHANGE)]
-    """The largest change of any price, as a share of the price at the measurement (0.2: up to 20 % lower or higher), with
-    which the certificate is valid.
+    """The largest change of any price, as a share of the measured price (0.2: up to 20 % lower or higher), with which
+    the certificate is valid.
 
     If a smaller change of one price would already change a verdict, `price_bounds` has narrower limits for this price.
     """

@@ -9,7 +9,7 @@ from pointsman_gateway.classification.excerpt import encodable
 from pointsman_gateway.classification.wrappers import labels_file
 
 MAX_NESTED = 12
-"""The most parts and forwarded messages that a decoded e-mail declares. An e-mail with more remains as it is, since each
+"""The most parts and forwarded messages that a decoded e-mail declares. An e-mail with more is not changed, since each
 level of nesting costs time for every line.
 """
 

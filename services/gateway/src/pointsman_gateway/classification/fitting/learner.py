@@ -187,8 +187,8 @@ def _minimize(objective: _Objective, tolerance: float) -> Floats:
 
 
 BlockReader = Callable[[Rows], Sequence[FeatureBlock]]
-"""A function that takes positions in the list of training texts, and returns these texts' features, a matrix for each kind
-of features.
+"""A function that takes positions in the list of training texts, and returns these texts' features, a matrix for each
+kind of features.
 """
 
 
