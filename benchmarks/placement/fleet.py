@@ -63,7 +63,7 @@ class FleetPlan:
 
 @dataclass(frozen=True, slots=True)
 class EngineNode:
-    """One engine with its lora-server."""
+    """One running vLLM engine, with the lora-server that loads adapters into it."""
 
     name: str
     port: int

@@ -43,7 +43,9 @@ def fleet_of(engines: int, held: tuple[str, ...] = ("a@1",)) -> dict[str, Simula
 
 
 def first_tokens(fleet: dict[str, SimulatedEngine], speeds: tuple[float, ...], version: str = "a@1") -> list[float]:
-    """Gives each engine a request at 0 s; returns the seconds to their first tokens."""
+    """Sends a request for the adapter `version` to each engine at 0 s of simulated time. Returns the seconds after
+    which each engine sends its first token.
+    """
     cores = SharedCores(fleet, speeds)
     for name, engine in fleet.items():
         list(cores.advance(0.0))

@@ -134,7 +134,9 @@ def verdict_terms(statement: Statement) -> VerdictTerms:
 
 
 def _wrong_figures(statement: Statement, tolerance: float) -> Iterator[str]:
-    """Yields the names of the certificate's figures that do not follow from the scores and costs of its rows."""
+    """Computes the certificate's figures again from the scores and costs of its rows, and yields the names of those
+    figures that differ by more than `tolerance`.
+    """
     if (statement.seed, statement.resamples) != (SEED, RESAMPLES):
         yield "seed and resamples"
     confidence = statement.report.confidence

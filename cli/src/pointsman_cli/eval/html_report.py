@@ -45,7 +45,7 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class QualityPlot:
-    """The positions in a plot of each path's quality (vertical) against its cost (horizontal)."""
+    """The coordinates of a plot in which each path is a point: its cost is the x value, and its quality the y value."""
 
     xs: tuple[Tick, ...]
     ys: tuple[Tick, ...]

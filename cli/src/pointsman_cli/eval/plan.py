@@ -39,7 +39,7 @@ class Verdict:
 
 
 class Scorer(Protocol):
-    """Interface for scoring answers; MetricScorer and JudgeScorer implement it."""
+    """Interface of an object that scores answers: by a metric (`MetricScorer`) or by asking a model (`JudgeScorer`)."""
 
     async def judge(self, row: Row, answer: str) -> Verdict:
         """Returns the score of `answer`, the answer to the request in `row`.

@@ -156,9 +156,9 @@ class DataStep:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """Reads the prompts in a file, each once: one per line, as plain text or as JSON {"text": "..."}.
+    """Returns the prompts of a file, without duplicates. Each line is one prompt, as plain text or as {"text": PROMPT}.
 
-    Raises UsageError if the file cannot be read, or a line that begins with "{" does not have this form.
+    Raises UsageError if the file cannot be read, or if a line that begins with "{" is not JSON of this form.
     """
     return list(dict.fromkeys(_text(file, number, line.strip()) for number, line in numbered(text_of(file))))
 

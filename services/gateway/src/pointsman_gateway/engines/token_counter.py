@@ -39,11 +39,12 @@ class TokenCounter:
     async def count(
         self, model: str, messages: Sequence[Message], fields: Mapping[str, Any], deadline: float
     ) -> int | None:
-        """Asks one available vLLM engine of the base model `model` how many tokens a prompt has.
+        """Returns the number of tokens of a prompt, as counted by one of the vLLM engines that serve the base model
+        `model`.
 
-        Returns None if the model has no available vLLM engine, if the engine fails, or if it does not answer within
-        `COUNT_SECONDS` or by `deadline`, in seconds on the event loop's clock. `fields` are the other fields of the
-        chat request, such as `tools`.
+        Returns None if no such engine is available, or if the engine fails, or does not answer within `COUNT_SECONDS`
+        or by `deadline` (seconds on the event loop's clock). `fields` are the other fields of the chat request, such as
+        `tools`, which are part of the prompt.
         """
         try:
             # An adapter has the tokenizer of its base model, and need not be loaded.

@@ -105,10 +105,11 @@ class Pricing:
         return _plain_prices(self._tables[model].standard.at(prompt_tokens))
 
     def highest_prices(self, model: str, request: Request, prompt_tokens: float) -> tuple[float, float] | None:
-        """Returns the highest price in picodollars that a prompt token, and that an answer token, of the request can
-        have; None if the model's prices are unknown.
+        """Returns the highest prices that a request to `model` can cost, as a pair in picodollars: for each token of
+        its prompt, and for each token of its answer.
 
-        `prompt_tokens` is the expected length of the prompt.
+        Returns None if the model's prices are unknown. `prompt_tokens` is the expected length of the prompt, since
+        prices can depend on it.
         """
         if self._change is not None and self._clock() >= self._change:
             self._set_prices()

@@ -252,8 +252,8 @@ def _with_ids(feedback: Feedback) -> Feedback:
 
 
 class CanaryRatings:
-    """A `FeedbackStore` that wraps another one, and also counts ratings by adapter version, so that a canary (a new
-    version on trial) can be compared with the stable version.
+    """A `FeedbackStore` that passes each rating on to another store, and counts it for the adapter version that gave
+    the rated answer. The counts compare a canary (a new version on trial) with the stable version.
     """
 
     def __init__(

@@ -177,12 +177,13 @@ class PeftSmokeTest:
         self._closed = False
 
     async def run(self, version: AdapterVersion, folder: Path, samples: Sequence[Sample]) -> Reference:
-        """Computes answers to the prompts of `samples` with PEFT and the adapter in `folder`, and returns them. Waits
-        until other tests have ended.
+        """Tests an adapter: a worker process loads it from `folder` with PEFT, and answers the prompts of `samples`, or
+        default prompts if there are none. Returns the answers, with which the engine's answers are compared later.
 
-        If there are no samples, default prompts are used. Raises InvalidArgument if PEFT cannot load the adapter
-        ("peft_refused"), its logits are not finite ("not_finite"), it has no effect ("no_effect") or it does not end
-        its answers ("does_not_stop"). Raises Unavailable ("smoke_unavailable") if the worker does not start or dies.
+        Only one test runs at a time; this one waits for those before it. Raises InvalidArgument if PEFT cannot load the
+        adapter ("peft_refused"), its logits are not finite ("not_finite"), it has no effect ("no_effect") or it does
+        not end its answers ("does_not_stop"). Raises Unavailable ("smoke_unavailable") if the worker does not start or
+        dies.
         """
         request = {
             "folder": str(folder),

@@ -70,14 +70,14 @@ class GroupCommitWriter:
     async def write_each(
         self, steps: Sequence[Callable[[AnyChange], T]], documents: Sequence[EncodedDocument] = ()
     ) -> list[StepResult[T]]:
-        """Calls several `steps`, each of which makes one change, in one commit.
+        """Applies several changes of the collection in one commit. Each of `steps` is a function that makes one change.
 
-        Returns the result or the PointsmanError of each step, in order. `documents` are those that the steps write; a
-        shared collection writes most of them before it is locked.
+        Returns the result of each step in order, or the PointsmanError that it raised. `documents` are the documents
+        that the steps write; a shared collection writes most of them before it locks the collection.
 
-        Raises NotFound if the collection is closed, and storage errors (`translate_errors`) if the commit fails. If any
-        change in the commit, also another caller's, raises an exception that is not a PointsmanError, this method
-        raises it, and nothing is applied.
+        Raises NotFound if the collection is closed, and storage errors (`translate_errors`) if the commit fails.
+        Changes of other callers can be in the same commit. If any change in it raises another exception than a
+        PointsmanError, this method raises that exception, and no change of the commit is applied.
         """
         results: asyncio.Future[list[StepResult[T]]] = asyncio.get_running_loop().create_future()
         self._pending.append((steps, documents, results))

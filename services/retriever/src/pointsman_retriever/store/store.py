@@ -68,7 +68,9 @@ class Store:
         self.connections.close()
 
     def checkpoint(self) -> None:
-        """Copies the write-ahead log into the file if the log has more than `checkpoint_bytes`; reads do not wait."""
+        """Copies SQLite's write-ahead log into the database file, if the log is larger than `checkpoint_bytes`. Reading
+        transactions do not wait for this.
+        """
         if self.connections.wal_bytes() > self._checkpoint_bytes:
             self.connections.checkpoint()
 
