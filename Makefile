@@ -555,6 +555,10 @@ bench-certificates: $(VENV)/.done ## simulate how often a certificate's verdict 
 bench-fleet: $(VENV)/.done ## measure what 1 to 1,000 engines with 10,000 adapters cost one gateway (3 minutes); ARGS="--engines 1 100"
 	$(BIN)/python -m benchmarks.fleet $(ARGS)
 
+.PHONY: bench-growth
+bench-growth: models ## measure what each further gateway, lora-server, adapter and tenant costs, mainly in Redis (10 minutes); ARGS="--seconds 5"
+	$(BIN)/python -m benchmarks.growth $(ARGS)
+
 .PHONY: bench-placement
 bench-placement: $(VENV)/.done ## simulate placement by demand in five cases, compared with Dynamo's algorithms (5 minutes); ARGS="--only zipf --seeds 1"; compare it with four real engines, after `make models`: ARGS="--real --calibrate", then ARGS="--real --only zipf" (10 minutes each)
 	$(BIN)/python -m benchmarks.placement $(ARGS)

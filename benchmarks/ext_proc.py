@@ -7,7 +7,6 @@ each measurement. The last line is JSON.
 import argparse
 import asyncio
 import json
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from tests.gateway.doubles.engine import DONE, chunk, running_engine, usage
 from tests.gateway.doubles.envoy_ext_proc import running_envoy_with_processor
 from tests.gateway.doubles.process_gateway import process_gateway
 from tests.ports import free_port
+from tests.security.measuring import cpu_seconds
 
 MODELS = Path(__file__).parents[1] / ".pointsman" / "models" / "minilm"
 PROMPT = "Summarize this paragraph in one sentence. " * 20
@@ -94,11 +94,6 @@ async def run(rate: float, seconds: float) -> None:
             }
         )
     )
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
