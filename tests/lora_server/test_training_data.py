@@ -141,7 +141,9 @@ def test_a_compressed_file_has_the_same_rows(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"no gzip", gzip.compress(b"cut short")[:-9], gzip.compress(b"{}")[:12] + b"?" * 9]
+    "content",
+    [b"no gzip", gzip.compress(b"cut short", mtime=0)[:-9], gzip.compress(b"{}", mtime=0)[:12] + b"?" * 9],
+    ids=["no gzip", "cut short", "damaged"],
 )
 def test_a_damaged_compressed_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "rows.jsonl.gz"
