@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
 
@@ -25,6 +26,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "/v1/messages": {"messages": MESSAGES, "max_tokens": 20},
 }
 PATIENCE = 20.0
+STREAMS = 1100
 
 
 @dataclass(frozen=True)
@@ -167,3 +169,24 @@ async def test_a_stream_that_its_engine_breaks_off_at_once_is_ended_by_envoy(car
     await until(lambda: carried.engine.running == 0)
     assert await carried.gateway.present_metric("pointsman_in_flight") == 0
     assert await carried.gateway.metric("pointsman_requests_total", outcome="cancelled") == 1
+
+
+async def test_more_streams_than_envoys_default_limit_run_at_once(carried: Carried) -> None:
+    """Envoy's clusters refuse more than 1,024 requests at once unless their configuration states another limit."""
+    go_on = asyncio.Event()
+    carried.engine.says(chunk("", role="assistant"), chunk("Hello"), go_on, chunk("", finish="stop"), usage(), DONE)
+    begun = 0
+
+    async def read(client: aiohttp.ClientSession) -> tuple[int, bool]:
+        nonlocal begun
+        body = REQUESTS[CHAT] | {"model": "tiny", "stream": True}
+        async with client.post(carried.url + CHAT, json=body) as answer:
+            await answer.content.readany()
+            begun += 1
+            if begun == STREAMS:
+                go_on.set()
+            return answer.status, (await answer.content.read()).endswith(b"data: [DONE]\n\n")
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client, asyncio.timeout(120):
+        found = await asyncio.gather(*(read(client) for _ in range(STREAMS)))
+    assert set(found) == {(200, True)}
