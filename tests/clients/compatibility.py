@@ -78,13 +78,14 @@ def with_table(page: str, results: Mapping[str, Any]) -> str:
 
 
 def render_table(results: Mapping[str, Any]) -> str:
-    """Returns the table in Markdown; only the first row of a client names its packages and engine."""
-    rows: list[Sequence[str]] = [("client", "engine", "API", "passed"), ("---",) * 4]
+    """Returns the table in Markdown, with a row for each client and a line for APIs that passed the same checks."""
+    rows: list[Sequence[str]] = [("client", "engine", "passed"), ("---",) * 3]
     for name in sorted(results):
-        client = (", ".join(results[name]["versions"]), results[name]["engine"])
+        apis_by_checks: dict[str, list[str]] = {}
         for api, checks in results[name]["checks"].items():
-            rows.append((*client, api, render_checks(checks)))
-            client = ("", "")
+            apis_by_checks.setdefault(render_checks(checks), []).append(f"*{api}*")
+        passed = "<br>".join(f"{'; '.join(apis)}: {checks}" for checks, apis in apis_by_checks.items())
+        rows.append((", ".join(results[name]["versions"]), results[name]["engine"], passed))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
