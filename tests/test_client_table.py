@@ -36,11 +36,17 @@ def test_the_table_has_a_row_for_each_client_with_the_checks_that_each_api_passe
 
     (row,) = render_table({client.name: {"versions": ["x 1"], "engine": "vLLM", "checks": checks}}).splitlines()[2:]
 
-    lines = [line.split(": ") for line in row.split(" | ")[2].removesuffix(" |").split("<br>")]
+    lines = [line.split(": ") for line in row.split(" | ")[1].removesuffix(" |").split("<br>")]
     shown = {api.strip("*"): passed for apis, passed in lines for api in apis.split("; ")}
     assert {api: set(FEATURES if passed == "all" else passed.split(", ")) for api, passed in shown.items()} == {
         api: set(of_api) for api, of_api in checks.items()
     }
+
+
+def test_a_client_that_got_scripted_answers_is_marked() -> None:
+    table = render_table({"a": {"versions": ["a 1.0"], "engine": "scripted", "checks": {"rerank": {"plain": True}}}})
+
+    assert "| a 1.0 (scripted) | *rerank*: plain |\n" in table
 
 
 def test_a_failed_check_is_shown() -> None:
@@ -48,4 +54,4 @@ def test_a_failed_check_is_shown() -> None:
 
     table = render_table({"a": {"versions": ["a 1.0"], "engine": "vLLM", "checks": checks}})
 
-    assert "| a 1.0 | vLLM | *responses*: **not plain**, tools<br>*messages*; *chat completions*: all |\n" in table
+    assert "| a 1.0 | *responses*: **not plain**, tools<br>*messages*; *chat completions*: all |\n" in table

@@ -79,13 +79,14 @@ def with_table(page: str, results: Mapping[str, Any]) -> str:
 
 def render_table(results: Mapping[str, Any]) -> str:
     """Returns the table in Markdown, with a row for each client and a line for APIs that passed the same checks."""
-    rows: list[Sequence[str]] = [("client", "engine", "passed"), ("---",) * 3]
+    rows: list[Sequence[str]] = [("client", "passed"), ("---",) * 2]
     for name in sorted(results):
         apis_by_checks: dict[str, list[str]] = {}
         for api, checks in results[name]["checks"].items():
             apis_by_checks.setdefault(render_checks(checks), []).append(f"*{api}*")
         passed = "<br>".join(f"{'; '.join(apis)}: {checks}" for checks, apis in apis_by_checks.items())
-        rows.append((", ".join(results[name]["versions"]), results[name]["engine"], passed))
+        mark = " (scripted)" if results[name]["engine"] == SCRIPTED else ""
+        rows.append((", ".join(results[name]["versions"]) + mark, passed))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
