@@ -86,7 +86,8 @@ def render_table(results: Mapping[str, Any]) -> str:
             apis_by_checks.setdefault(render_checks(checks), []).append(f"*{api}*")
         passed = "<br>".join(f"{'; '.join(apis)}: {checks}" for checks, apis in apis_by_checks.items())
         mark = " (scripted)" if results[name]["engine"] == SCRIPTED else ""
-        rows.append((", ".join(results[name]["versions"]) + mark, passed))
+        versions = ", ".join(results[name]["versions"]).replace(", npm ", ", ")
+        rows.append((versions + mark, passed))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
