@@ -168,7 +168,7 @@ def done(folder: str = f"{ROOT}/trained/triage_v2-1") -> str:
 
 
 def test_the_job_is_the_files_with_the_data_and_the_options_of_the_command(cluster: Cluster, train: Cli) -> None:
-    outcome = train("--detach", "--epochs", 2, "--processes", 4)
+    outcome = train("--detach", "--epochs", 2, "--processes", 4, "--fsdp")
     name = cluster.job["metadata"]["name"]
     assert (outcome.code, outcome.out) == (0, f"{name}\n")
     assert name.startswith("training-triage-v2-")
@@ -178,7 +178,7 @@ def test_the_job_is_the_files_with_the_data_and_the_options_of_the_command(clust
     assert (options["rank"], options["epochs"], options["processes"]) == ("4", "2", "4")
     assert options["out"] == f"{ROOT}/trained/triage_v2-{run}"
     assert options["checkpoint"] == f"{ROOT}/checkpoints/triage_v2-{run}"
-    assert "resume" in options
+    assert {"resume", "fsdp"} <= set(options)
     pod = cluster.job["spec"]["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "4"}
     (config_map,) = cluster.all("api/v1/configmaps")

@@ -68,12 +68,51 @@ def test_preference_training_refuses_several_processes(base: Path, data: Path, t
     assert "leave out --processes" in run.warnings
 
 
-def test_fsdp_of_accelerate_is_refused(base: Path, data: Path, tmp_path: Path) -> None:
-    variables = trainings.environment() | {"ACCELERATE_USE_FSDP": "true"}
-    run = train(base, data, tmp_path / "out", *OPTIONS, "--processes", 2, variables=variables)
-    assert run.code == 1
-    assert run.warnings.startswith("error: accelerate's FSDP is not supported")
-    assert run.warnings.count("\n") == 1
+@pytest.mark.parametrize("given", [{"ACCELERATE_USE_FSDP": "true"}, {}], ids=["by accelerate", "by option"])
+def test_fsdp_gives_the_losses_and_answers_of_one_process(
+    base: Path, data: Path, tmp_path: Path, given: dict[str, str]
+) -> None:
+    answering = ("--samples", 4, "--baseline-shots", 2, "--max-minutes", 2)
+    variables = executing(COUNT_WEIGHTS, tmp_path)
+    alone = train(base, data, tmp_path / "alone", *OPTIONS, *answering, variables=variables)
+    shared = train(
+        base, data, tmp_path / "out", *OPTIONS, *answering, "--processes", 2, *([] if given else ["--fsdp"]),
+        variables=variables | given,
+    )  # fmt: skip
+    assert (alone.code, shared.code, shared.warnings) == (0, 0, "")
+    assert shared.losses() == pytest.approx(alone.losses(), abs=0.005)
+    assert shared.metrics == pytest.approx(alone.metrics, abs=0.005)
+    assert shared.of("sample") == alone.of("sample") != []
+    whole, divided = (int((tmp_path / f"{name}.count").read_text()) for name in ("alone", "out"))
+    assert divided < 0.7 * whole
+
+
+def test_fsdp_continues_from_a_checkpoint(base: Path, data: Path, tmp_path: Path) -> None:
+    given = (*OPTIONS, "--processes", 2, "--fsdp", "--checkpoint-seconds", 0, "--checkpoint")
+    whole = train(base, data, tmp_path / "whole", *given, tmp_path / "a")
+    train(base, data, tmp_path / "out", *given, tmp_path / "b", kill_at=lambda event: event.get("step") == 4)
+    resumed = train(base, data, tmp_path / "out", *given, tmp_path / "b", "--resume")
+    assert (resumed.code, resumed.of("start")[0]["resumed_at"] >= 3) == (0, True)
+    assert resumed.losses() == {step: whole.losses()[step] for step in resumed.losses()}
+    assert resumed.metrics == whole.metrics
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "give --processes 2 or more"),
+        (("--processes", 2, "--method", "qlora"), "--method qlora needs the whole base model in each process"),
+        (("--processes", 2, "--method", "dora"), "--method dora needs the whole base model in each process"),
+        (("--processes", 2, "--evaluate-only"), "--evaluate-only uses one process: leave out --fsdp"),
+        (("--processes", 2, "--merged-out", "merged"), "--merged-out needs the whole base model in one process"),
+    ],
+)
+def test_fsdp_is_refused_where_a_process_needs_the_whole_model(
+    base: Path, data: Path, tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    run = train(base, data, tmp_path / "out", *OPTIONS, "--fsdp", *options)
+    assert run.code == 2
+    assert message in run.warnings
 
 
 def test_a_stopped_training_leaves_no_process(base: Path, data: Path, tmp_path: Path) -> None:
@@ -128,6 +167,22 @@ def executing(code: str, folder: Path) -> dict[str, str]:
     return variables | {"PYTHONPATH": f"{variables['PYTHONPATH']}{os.pathsep}{folder / 'start'}"}
 
 
+COUNT_WEIGHTS = """
+import gc, sys, warnings
+
+
+def count(event, given):
+    if event == "tempfile.mkdtemp" and given[0].startswith(FOLDER + "/."):  # of the adapter's new folder
+        import torch
+
+        warnings.simplefilter("ignore")  # torch's deprecated objects are asked for their class
+        found = [one for one in gc.get_objects() if isinstance(one, torch.nn.Parameter) and not one.requires_grad]
+        with open(FOLDER + "/" + given[0].rsplit("/.", 1)[1].split(".")[0] + ".count", "w") as file:
+            file.write(str(sum(getattr(one, "_local_tensor", one).numel() for one in found)))
+
+
+sys.addaudithook(count)
+"""
 ABORT_IN_EXIT = """
 import atexit, os
 

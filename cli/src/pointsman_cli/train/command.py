@@ -71,6 +71,7 @@ def train(
     min_epochs: given.MinEpochsOption = None,
     max_rows: given.MaxRowsOption = None,
     processes: given.ProcessesOption = None,
+    fsdp: given.FsdpOption = False,
     seed: given.SeedOption = 7,
     learning_rate: given.RateOption = None,
     beta: given.BetaOption = None,
@@ -128,7 +129,7 @@ def train(
     if on_kubernetes is not None:
         if on_server or init_from:
             raise UsageError("--on-kubernetes trains a new adapter in a Job; leave out --on-server and --init-from")
-        more = {"processes": processes, "stop-on": stop_on.value if stop_on else None}
+        more = {"processes": processes, "fsdp": fsdp, "stop-on": stop_on.value if stop_on else None}
         job = replace(job, options={**learning, **more})
         manifests = _manifests(on_kubernetes, job, train_job, Registration(name, alias, force, _facts(job)))
         if dry_run:
@@ -138,8 +139,11 @@ def train(
         run_interruptibly(_train_on_kubernetes(manifests, server, watched=not detach))
         return
     if on_server:
-        if processes is not None or stop_on:
-            raise UsageError("jobs of the lora-server have one process and their own --stop-on; leave out both")
+        if processes is not None or fsdp or stop_on:
+            raise UsageError(
+                "jobs of the lora-server have one process and their own --stop-on; leave out --processes, --fsdp and "
+                "--stop-on"
+            )
         order = TrainingOrder(job, init_from, alias, force)
         run_interruptibly(start_job(address, order, Console(), watched=not detach))
         return
@@ -148,7 +152,7 @@ def train(
     local = {
         "init-from": Path(init_from) if init_from else None, "stop-on": stop_on.value if stop_on else None,
         "check-only": check_only, "evaluate-only": evaluate_only, "checkpoint": checkpoint, "resume": resume,
-        "merged-out": merged_out, "processes": processes,
+        "merged-out": merged_out, "processes": processes, "fsdp": fsdp,
     }  # fmt: skip
     job = replace(job, out=out or at.folder / "nothing", options={**learning, **local})
     engine = find_engine(at, engine_python)

@@ -92,6 +92,12 @@ ProcessesOption = Annotated[
     int | None,
     typer.Option(min=1, help="Processes that share each step, as many as GPUs (default: 1); the result is the same."),
 ]
+FsdpOption = Annotated[
+    bool,
+    typer.Option(
+        "--fsdp", help="Divide the base model's weights among --processes, so that each GPU needs less memory."
+    ),
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Random seed.")]
 RateOption = Annotated[
     float | None, typer.Option(min=1e-7, max=1, help="Peak learning rate; default: depends on the method.")

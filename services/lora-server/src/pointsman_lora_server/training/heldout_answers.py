@@ -53,13 +53,14 @@ def generate_answers(
     monotonic clock.
 
     Answers are generated in batches of `ROWS_PER_BATCH`. If a batch cannot be completed in time, its answers and those
-    of all later batches are not yielded.
+    of all later batches are not yielded. With FSDP, every process must call this function; the first one's clock
+    counts.
     """
     ordered = sorted(questions, key=lambda question: len(question.prompt_ids))
     last_seconds = 0.0
     for start in range(0, len(ordered), ROWS_PER_BATCH):
         started = time.monotonic()
-        if started + 1.2 * last_seconds > ends_at:
+        if learner.in_lockstep.agree(started + 1.2 * last_seconds > ends_at):
             return
         batch = ordered[start : start + ROWS_PER_BATCH]
         texts = _generate(learner, base, batch, ends_at - started)
@@ -88,12 +89,13 @@ def _generate(learner: Learner, base: BaseFolder, batch: Sequence[Question], sec
             attention_mask=mask.to(learner.device),
             eos_token_id=base.end_of_turn,
             pad_token_id=base.end_of_turn,
+            synced_gpus=learner.in_lockstep.size > 1,
             **options,
         )
     learner.model.train()
     new = generated[:, longest:]
     is_complete = new.shape[1] >= options["max_new_tokens"] or bool((new == base.end_of_turn).any(dim=1).all())
-    if time.monotonic() - started >= seconds and not is_complete:
+    if learner.in_lockstep.agree(time.monotonic() - started >= seconds and not is_complete):
         return None
     texts: list[str] = base.tokenizer.batch_decode(new, skip_special_tokens=True)
     return texts

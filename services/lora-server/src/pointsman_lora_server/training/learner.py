@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from pointsman_lora_server.training.adapter_folder import read_parent_config, to_plain_config
@@ -38,6 +40,8 @@ class Learner:
     """PEFT's model, which contains the base model and the adapter to train."""
     device: str
     bf16: bool
+    in_lockstep: Processes = ALONE
+    """The processes that must call the model together, with the same rows (see `Processes.in_lockstep`)."""
 
     def autocast(self) -> Any:
         """Returns a context manager in which torch computes matrix products in bf16 if the field `bf16` is true. The
@@ -112,15 +116,37 @@ def open_learner(
     torch.manual_seed(options.recipe.seed)
     device = _device(options.device)
     use_bf16 = bf16 if bf16 is not None else processes.agree(device == "cuda" or _is_bf16_faster())
-    model = _load_base(base, options.method.base_in_4_bits, longest, device, use_bf16)
+    # With FSDP, a GPU may be too small for the whole model, so that the weights go there layer by layer.
+    loaded_on = "cpu" if processes.uses_fsdp else device
+    model = _load_base(base, options.method.base_in_4_bits, longest, loaded_on, use_bf16)
     if options.parent is not None:
         read_parent_config(options.parent, options)
-        adapted = PeftModel.from_pretrained(model, str(options.parent), is_trainable=True, torch_device=device)
+        adapted = PeftModel.from_pretrained(model, str(options.parent), is_trainable=True, torch_device=loaded_on)
     else:
         adapted = get_peft_model(model, _lora_config(options, model))
-    learner = Learner(adapted, device, use_bf16)
+    if processes.uses_fsdp:
+        _divide_weights(adapted, device, processes)
+    learner = Learner(adapted, device, use_bf16, processes.in_lockstep)
     _check_logits(learner)
     return learner
+
+
+def _divide_weights(adapted: Any, device: str, processes: Processes) -> None:
+    """Divides the weights of the base model's layers among the processes, and moves all weights to `device`.
+
+    Embeddings, output layer and adapter stay whole in every process. Raises TrainingError if transformers does not say
+    which of the model's modules are its layers.
+    """
+    base = adapted.get_base_model()
+    names = set(base._no_split_modules or ())
+    layers = [module for module in adapted.modules() if type(module).__name__ in names]
+    if not layers:
+        raise TrainingError(f"--fsdp: {type(base).__name__} does not name its layers; leave out --fsdp")
+    trained = {weight for weight in adapted.parameters() if weight.requires_grad}
+    mesh = init_device_mesh(device, (processes.size,))
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
+    adapted.to(device)
 
 
 def _check_logits(learner: Learner) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pointsman_lora_server.training.methods import TrainingMethod, installed_methods, load_method
+from pointsman_lora_server.training.processes import is_fsdp_requested, is_worker
 
 DEFAULT_METHOD = "lora"
 N = TypeVar("N", int, float)
@@ -94,6 +95,8 @@ class TrainingOptions:
     processes."""
     processes: int
     """Number of processes among which each training step is divided. On GPUs, each process uses its own GPU."""
+    fsdp: bool
+    """Whether the base model's weights are divided among the processes, so that each needs less memory."""
     device: str
     """The device to train on: "auto" (a GPU if there is one), "cpu" or "cuda"."""
     nice: int
@@ -118,11 +121,25 @@ def parse(arguments: Sequence[str] | None = None) -> TrainingOptions:
     options = _to_options(given)
     if options.processes > 1 and options.method.learns_from_pairs:
         parser.error(f"--method {options.method.name} trains in one process: leave out --processes")
+    if options.fsdp:
+        _check_fsdp(options, parser)
     try:
         options.method.check_options(options)
     except ValueError as error:
         parser.error(str(error))
     return options
+
+
+def _check_fsdp(options: TrainingOptions, parser: argparse.ArgumentParser) -> None:
+    method = options.method
+    if options.processes == 1 and not is_worker():
+        parser.error("--fsdp divides the base model among several processes: give --processes 2 or more")
+    if method.base_in_4_bits or method.must_be_merged:
+        parser.error(f"--method {method.name} needs the whole base model in each process: leave out --fsdp")
+    if options.evaluate_only:
+        parser.error("--evaluate-only uses one process: leave out --fsdp")
+    if options.merged_out is not None:
+        parser.error("--merged-out needs the whole base model in one process: leave out --fsdp")
 
 
 def _to_options(given: argparse.Namespace) -> TrainingOptions:
@@ -144,6 +161,7 @@ def _to_options(given: argparse.Namespace) -> TrainingOptions:
         max_rows=given.max_rows,
         threads=given.threads,
         processes=given.processes,
+        fsdp=given.fsdp or is_fsdp_requested(),
         device=given.device,
         nice=given.nice,
         check_only=given.check_only,
@@ -248,6 +266,7 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
     add("--resume", action="store_true", help="continue from the checkpoint, if there is one")
     add("--threads", type=_positive, help="CPU threads of each process (default: its share of all)")
     add("--processes", type=_positive, default=1, help="that share each step: as many as GPUs; the result is the same")
+    add("--fsdp", action="store_true", help="divide the base model's weights among --processes, to need less memory")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--nice", type=_count, default=0, help="of the process; 19 is the lowest priority")
 

@@ -4,6 +4,10 @@ gradients.
 Each step's batch is divided among the processes, and their gradients are added. So the same options give the same
 adapter, whatever the number of processes. Only the first process evaluates the adapter, reports events and writes
 files. Time limits are checked against the first process's clock in all processes.
+
+With FSDP (fully sharded data parallel), each process keeps only its part of the base model's weights, and gets the
+other parts from the other processes whenever a layer computes. All processes then evaluate together, because each of
+them needs the others for every pass through the model.
 """
 
 import os
@@ -33,8 +37,7 @@ RANK, LOCAL_RANK, WORLD_SIZE = "RANK", "LOCAL_RANK", "WORLD_SIZE"
 """Names of the environment variables in which torchrun and `accelerate launch` pass a process its number among all
 processes, its number on this machine, and the number of processes."""
 FSDP = "ACCELERATE_USE_FSDP"
-"""Name of the environment variable by which `accelerate launch` requests FSDP, which divides the base model among the
-processes. The trainer does not support it."""
+"""Name of the environment variable by which `accelerate launch --use_fsdp` requests FSDP."""
 
 T = TypeVar("T")
 
@@ -42,6 +45,11 @@ T = TypeVar("T")
 def is_worker() -> bool:
     """Returns whether this process was started by torchrun or `accelerate launch`."""
     return WORLD_SIZE in os.environ
+
+
+def is_fsdp_requested() -> bool:
+    """Returns whether this process was started by `accelerate launch --use_fsdp`."""
+    return os.environ.get(FSDP, "").lower() in ("1", "true")
 
 
 def is_first() -> bool:
@@ -104,20 +112,17 @@ class Processes:
 
     rank: int = 0
     size: int = 1
+    uses_fsdp: bool = False
+    """Whether the base model's weights are divided among the processes."""
 
     @classmethod
-    def join(cls, device: str, minutes: float) -> "Processes":
+    def join(cls, device: str, minutes: float, fsdp: bool) -> "Processes":
         """Connects this process with the other processes of the run, and waits until all of them have started.
 
-        `device` is the value of the option --device, and `minutes` the run's time limit. Raises TrainingError if there
-        are fewer GPUs than processes, if there is no GPU but `device` is "cuda", or if `accelerate launch` requests
-        FSDP.
+        `device` is the value of the option --device, and `minutes` the run's time limit. `fsdp` says whether to divide
+        the base model's weights among the processes. Raises TrainingError if there are fewer GPUs than processes, or
+        if there is no GPU but `device` is "cuda".
         """
-        if os.environ.get(FSDP, "").lower() in ("1", "true"):
-            raise TrainingError(
-                "accelerate's FSDP is not supported, because each process holds the whole base model: launch without "
-                "--use_fsdp; --method qlora needs less memory"
-            )
         size = int(os.environ.get(WORLD_SIZE, "1"))
         if size == 1:
             return cls()
@@ -131,7 +136,7 @@ class Processes:
             raise TrainingError(f"--processes {size} needs as many GPUs, and there are {gpus}; give --processes {gpus}")
         # The others wait while the first one evaluates.
         PartialState(cpu=not gpus, timeout=timedelta(minutes=minutes + 30))
-        return cls(int(os.environ[RANK]), size)
+        return cls(int(os.environ[RANK]), size, fsdp)
 
     @property
     def is_first(self) -> bool:
@@ -150,9 +155,18 @@ class Processes:
         """Returns the time on the first process's monotonic clock, in every process."""
         return self.agree(time.monotonic())
 
+    @property
+    def in_lockstep(self) -> "Processes":
+        """The processes that must pass the same rows through the model at the same time: all with FSDP, else only this
+        one.
+        """
+        return self if self.uses_fsdp else ALONE
+
     def first_computes(self, compute: Callable[[], T]) -> T:
-        """Calls `compute` in the first process only, and returns its result in every process."""
-        return self.agree(compute() if self.is_first else None)  # type: ignore[return-value]  # the first one's
+        """Returns in every process what `compute` returns in the first one. Only the first process calls `compute`;
+        with FSDP, all processes call it.
+        """
+        return self.agree(compute() if self.is_first or self.uses_fsdp else None)  # type: ignore[return-value]  # first
 
     def finish(self) -> None:
         """Waits until the first process has written the result, then ends the communication. Every process must call
@@ -182,7 +196,8 @@ class DividedObjective:
     """Computes an objective's gradients in n processes; each process takes every n-th row of a batch.
 
     Each process's mean loss and gradients are weighted by its fraction of the batch's learnt tokens, so their sum is
-    the mean of the whole batch.
+    the mean of the whole batch. A process without rows computes the first row with the weight 0, because with FSDP the
+    other processes need it.
     """
 
     def __init__(self, objective: "Objective", learner: "Learner", processes: Processes) -> None:
@@ -196,7 +211,7 @@ class DividedObjective:
 
         share = batch[self._processes.rank :: self._processes.size]
         part = _learned(share) / _learned(batch)
-        loss = part * self._objective.backward(share) if share else 0.0
+        loss = part * self._objective.backward(share or batch[:1])
         weights = self._learner.parameters()
         gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in weights]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients]) * part

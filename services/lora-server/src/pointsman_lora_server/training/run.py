@@ -113,7 +113,7 @@ class _TrainingRun:
         self, options: TrainingOptions, base: BaseFolder, dataset: Dataset, started: float, emit: Emit, warn: Warn
     ) -> None:
         self._options = options
-        self._processes = Processes.join(options.device, options.max_minutes)
+        self._processes = Processes.join(options.device, options.max_minutes, options.fsdp)
         self._base = base
         self._dataset = dataset
         self._started = self._processes.agree(started)
@@ -258,7 +258,8 @@ class _TrainingRun:
             checkpoint.random_state(),
             training.best,
         )
-        checkpoint.save(checkpoints.file, content)
+        if problem := checkpoint.save(checkpoints.file, content):
+            self._warn(f"{checkpoints.file} cannot be written: {problem.strerror}; training continues")
         self._saved_at = time.monotonic()
 
     def _finish(self, training: TrainingLoop, evaluator: Evaluator, ended_by: str, before: dict[str, float]) -> None:
@@ -273,10 +274,12 @@ class _TrainingRun:
             raise TrainingError(
                 "the loss is not a number: nothing is written; a lower --learning-rate is the usual cure"
             )
-        if not self._processes.is_first:
+        if not self._processes.is_first and not self._processes.uses_fsdp:
             return
         training.use_best_weights()
         scores = evaluator.evaluate_at_end(self._ends_at - time_budget.estimate_write_seconds(options))
+        if not self._processes.is_first:
+            return
         for note in scores.notes:
             self._warn(note)
         metrics = _best_measured(state, before) | scores.metrics
