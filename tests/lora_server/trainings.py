@@ -2,10 +2,12 @@
 
 import json
 import os
+import resource
 import struct
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +55,18 @@ def train(
     *options: object,
     kill_at: Callable[[dict[str, Any]], bool] = lambda event: False,
     variables: Mapping[str, str] | None = None,
+    max_file_bytes: int | None = None,
 ) -> Run:
     """Runs a training. `kill_at` is called with each event; if it returns True, the trainer is killed with SIGKILL.
 
-    `variables` replaces `environment()`.
+    `variables` replaces `environment()`. With `max_file_bytes`, the trainer cannot write larger files, as if the disk
+    were full.
     """
     program = command(base, data, out, *options)
     with subprocess.Popen(
-        program, env=variables or environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        program, env=variables or environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=None if max_file_bytes is None else partial(_limit_files, max_file_bytes),
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         events = []
         for line in process.stdout:
@@ -70,6 +75,10 @@ def train(
                 process.kill()
         _, warnings = process.communicate()
     return Run(process.returncode, events, warnings)
+
+
+def _limit_files(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def make_tiny_base(folder: Path, architecture: str = "llama") -> Path:

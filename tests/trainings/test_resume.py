@@ -115,3 +115,23 @@ def test_a_stopped_run_says_how_to_resume(base: Path, data: Path, tmp_path: Path
     assert process.returncode == 130
     assert "stopped: no adapter was written; --resume goes on" in warnings
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_reported_and_leaves_the_earlier_adapter(base: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert train(base, data, out, *TINY, "--epochs", 1).code == 0
+    before = (out / "adapter_model.safetensors").read_bytes()
+    run = train(base, data, out, *TINY, "--epochs", 2, max_file_bytes=len(before) - 1)
+    assert (run.code, run.warnings) == (1, f"error: {out} cannot be written: File too large\n")
+    assert (out / "adapter_model.safetensors").read_bytes() == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_training_continues_if_its_checkpoint_cannot_be_written(base: Path, data: Path, tmp_path: Path) -> None:
+    out, state = tmp_path / "out", tmp_path / "state"
+    options = (*TINY, *EPOCHS, "--epochs", 1, "--checkpoint", state)
+    run = train(base, data, out, *options, max_file_bytes=30_000)
+    assert (run.code, len(run.of("done"))) == (0, 1)
+    problems = {line for line in run.warnings.splitlines() if "checkpoint" in line}
+    assert problems == {f"{state / 'checkpoint.pt'} cannot be written: File too large; training continues"}
+    assert not list(state.iterdir())

@@ -76,8 +76,8 @@ def check_merged_target(folder: Path) -> None:
 
 
 def write_adapter(folder: Path, adapter: AdapterFiles) -> None:
-    """Writes an adapter's files to `folder`, and replaces the folder's earlier content. If an error is raised, the
-    earlier content is unchanged.
+    """Writes an adapter's files to `folder`, and replaces the folder's earlier content. Raises TrainingError if that
+    fails, for example because the disk is full; then the earlier content is unchanged.
     """
     with _replacing(folder) as new:
         (new / CONFIG).write_text(_to_json(adapter.config), "utf-8")
@@ -156,23 +156,30 @@ def weights_digest(folder: Path) -> str:
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """Yields a new folder to fill, which replaces `folder` if the block succeeds. Raises OSError if that fails; then
-    `folder` is as before.
+    """Yields a new folder to fill, which replaces `folder` if the block succeeds. Raises TrainingError if a file or
+    folder cannot be written; then `folder` is as before.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        new = Path(scratch) / "new"
-        new.mkdir()
-        yield new
-        old = Path(scratch) / "old"
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+            new = Path(scratch) / "new"
+            new.mkdir()
+            yield new
+            _swap(folder, new, Path(scratch) / "old")
+    except OSError as error:
+        raise TrainingError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def _swap(folder: Path, new: Path, old: Path) -> None:
+    """Renames `folder`, if it exists, to `old`, and `new` to `folder`."""
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
 
 
 def _sample_line(row: Conversation) -> str:

@@ -2,6 +2,7 @@
 the run.
 """
 
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -34,7 +35,10 @@ class Checkpoint:
     best: Weights | None
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
+def save(path: Path, checkpoint: Checkpoint) -> OSError | None:
+    """Writes the checkpoint to the file `path`, and replaces an earlier one. Returns the error if that fails, for
+    example because the disk is full; then the earlier checkpoint is unchanged.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "format": FORMAT,
@@ -47,13 +51,20 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "best": checkpoint.best,
     }
     unfinished = path.with_name(f".{path.name}.unfinished")
-    # torch writes to the Python file from C++: a KeyboardInterrupt raised there would end the process or be replaced.
-    with delaying_signals(), unfinished.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-        unfinished.replace(path)
+    # torch writes to the buffer from C++: a KeyboardInterrupt raised there would end the process or be replaced.
+    with delaying_signals():
+        torch.save(content, buffer := io.BytesIO())
+        try:
+            with unfinished.open("wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            return error
     _sync_folder(path.parent)
+    return None
 
 
 def load(path: Path, fingerprint: Mapping[str, str]) -> Checkpoint | None:
