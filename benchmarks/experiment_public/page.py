@@ -55,8 +55,7 @@ def _progress(evidence: Evidence) -> Iterator[str]:
     cells = all_cells()
     done = [summary for cell in cells if (summary := evidence.results.summary(cell))]
     missing = "" if len(done) == len(cells) else " The tables say *not run* for the other runs."
-    parts = "A run has one method, data set and number of rows."
-    yield f"{len(done)} of {len(cells)} planned runs are done. {parts}{missing}"
+    yield f"{len(done)} of {len(cells)} planned runs are done.{missing}"
     yield ""
 
 
