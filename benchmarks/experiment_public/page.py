@@ -54,8 +54,8 @@ def _insert(file: Path, lines: Sequence[str]) -> None:
 def _progress(evidence: Evidence) -> Iterator[str]:
     cells = all_cells()
     done = [summary for cell in cells if (summary := evidence.results.summary(cell))]
-    missing = "" if len(done) == len(cells) else " The tables say *not run* for the others."
-    yield f"{len(done)} of {len(cells)} planned runs (a method, a data set, a number of rows) are done.{missing}"
+    missing = "" if len(done) == len(cells) else " The tables say *not run* for the other runs."
+    yield f"{len(done)} of {len(cells)} planned runs are done.{missing}"
     yield ""
 
 
