@@ -11,7 +11,7 @@ from typing import Any
 from pointsman_retriever.domain import CollectionInfo, EncodedDocument
 from pointsman_retriever.index.term_analyzer import TermAnalyzer
 from pointsman_retriever.shared.binary_rows import from_bigint, from_int, from_terms, from_vector, to_copy
-from pointsman_retriever.shared.changes import to_record
+from pointsman_retriever.shared.changes import has_nul, to_record
 from pointsman_retriever.shared.pgvector_reader import PgvectorReader, Tables, to_term
 
 
@@ -36,7 +36,11 @@ class StagedChunks:
         self._unused: list[int] = []
 
     def write_changed(self, tables: Tables, info: CollectionInfo, documents: Sequence[EncodedDocument]) -> None:
-        """Writes the chunks of those documents that are new or differ from the stored ones."""
+        """Writes the chunks of those documents that are new or differ from the stored ones.
+
+        Leaves out documents with a NUL character: the change will refuse them, without failing other callers' changes.
+        """
+        documents = [one for one in documents if not has_nul(one)]
         reader = PgvectorReader(self._cursor, tables, info, 0)
         stored = reader.find([one.document.id for one in documents])
         self.write(tables, [one for one in documents if stored.get(one.document.id) != to_record(one)])
