@@ -272,6 +272,18 @@ async def test_a_collection_that_another_retriever_deleted_is_created_anew(
         assert (await first.collection()).documents == 0
 
 
+@pytest.mark.parametrize("dimensions", [7, 384])
+async def test_a_collection_that_was_made_anew_with_another_model_refuses_documents(
+    start: Start, shared: dict[str, Any], store: PgvectorStore, refusal: Refusal, dimensions: int
+) -> None:
+    async with start(**shared) as client:
+        await client.create()
+        store.drop(NOTES)
+        store.create(CollectionInfo("notes", "another model", dimensions, store=SHARED))
+        refused = await refusal(client.upsert(pb.Document(id="a", text="A dog needs a ticket")))
+        assert (refused.code, type(refused)) == ("fingerprint_mismatch", FailedPrecondition)
+
+
 async def test_a_collection_that_was_made_anew_with_this_model_is_used(
     start: Start, shared: dict[str, Any], store: PgvectorStore, minilm: MiniLM, refusal: Refusal
 ) -> None:

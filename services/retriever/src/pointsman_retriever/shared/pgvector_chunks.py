@@ -38,9 +38,10 @@ class StagedChunks:
     def write_changed(self, tables: Tables, info: CollectionInfo, documents: Sequence[EncodedDocument]) -> None:
         """Writes the chunks of those documents that are new or differ from the stored ones.
 
-        Leaves out documents with a NUL character: the change will refuse them, without failing other callers' changes.
+        Leaves out documents with a NUL character, and those of a model with other dimensions, which made the collection
+        until another retriever made it anew: the change will refuse them, without failing other callers' changes.
         """
-        documents = [one for one in documents if not has_nul(one)]
+        documents = [one for one in documents if not has_nul(one) and one.vectors.shape[1] == info.dimensions]
         reader = PgvectorReader(self._cursor, tables, info, 0)
         stored = reader.find([one.document.id for one in documents])
         self.write(tables, [one for one in documents if stored.get(one.document.id) != to_record(one)])
