@@ -243,6 +243,18 @@ def test_a_statement_that_waits_too_long_does_not_make_the_store_unavailable(opt
     store.close()
 
 
+def test_a_document_of_many_chunks_may_take_longer_than_a_statement_may(options: SharedStoreOptions, run: Run) -> None:
+    store = PgvectorStore(replace(options, timeout_seconds=SECONDS))
+    store.create(INFO)
+    run(
+        f"CREATE FUNCTION {PREFIX}.wait() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END'",
+        f"CREATE TRIGGER slow BEFORE INSERT ON {PREFIX}.chunks_1 FOR EACH ROW EXECUTE FUNCTION {PREFIX}.wait()",
+    )
+    assert write(store, NOTES, [encoded("a.md", chunks=4_000)]).chunks == 4_000
+    store.close()
+
+
 async def until_it_answers(call: Callable[[], Awaitable[object]]) -> None:
     for _ in range(100):
         try:

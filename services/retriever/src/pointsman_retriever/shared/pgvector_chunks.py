@@ -14,6 +14,8 @@ from pointsman_retriever.shared.binary_rows import from_bigint, from_int, from_t
 from pointsman_retriever.shared.changes import has_nul, to_record
 from pointsman_retriever.shared.pgvector_reader import PgvectorReader, Tables, to_term
 
+ROWS_PER_COPY = 200  # the timeout is that of each statement, and adding a vector to the index takes some milliseconds
+
 
 @dataclass(frozen=True, slots=True)
 class _Staged:
@@ -71,9 +73,9 @@ class StagedChunks:
                 self._unused.append(earlier.number)
             self._staged[document.document.id] = _Staged(number, document, words, terms)
         columns = 'document, start, "end", context, text, vector, length, words'
-        self._cursor.execute(
-            f"COPY {tables.chunks} ({columns}) FROM STDIN WITH (FORMAT binary)", stream=BytesIO(to_copy(rows))
-        )
+        for start in range(0, len(rows), ROWS_PER_COPY):
+            part = BytesIO(to_copy(rows[start : start + ROWS_PER_COPY]))
+            self._cursor.execute(f"COPY {tables.chunks} ({columns}) FROM STDIN WITH (FORMAT binary)", stream=part)
 
     def number(self, document: EncodedDocument) -> int:
         return self._staged[document.document.id].number
