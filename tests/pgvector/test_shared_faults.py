@@ -232,6 +232,27 @@ async def test_a_retriever_goes_on_after_the_server_has_restarted(
         assert await client.found("dog") == ["a"]
 
 
+async def test_a_database_that_cannot_be_written_is_searched(
+    start: Start, shared: dict[str, Any], options: SharedStoreOptions, run: Run, refusal: Refusal, tmp_path: Path
+) -> None:
+    shared["shared_store_url"] = options.url
+    note = pb.Document(id="a", text="A dog needs a ticket")
+    restart = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pointsman'"
+    async with start(**shared) as client:
+        await client.create()
+        await client.upsert(note)
+        run("ALTER ROLE postgres SET default_transaction_read_only = on", restart)
+        try:
+            for number in range(3):
+                refused = await refusal(client.upsert(pb.Document(id="b", text=f"A cat {number}")))
+                assert (refused.code, type(refused)) == ("store_read_only", Unavailable)
+                assert await client.found("dog") == ["a"]
+            async with start(data=tmp_path / "other", **shared) as other:
+                assert await other.found("dog") == ["a"]
+        finally:
+            run("SET default_transaction_read_only = off", "ALTER ROLE postgres RESET ALL", restart)
+
+
 def test_a_statement_that_waits_too_long_does_not_make_the_store_unavailable(options: SharedStoreOptions) -> None:
     store = FailFastStore(lambda: PgvectorStore(replace(options, timeout_seconds=0.5)))
     store.create(INFO)
