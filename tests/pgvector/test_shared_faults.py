@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ import grpc
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
+from pointsman_retriever.collections.shared import SharedCollections
 from pointsman_retriever.domain import SHARED, CollectionInfo
 from pointsman_retriever.external.pgvector import PgvectorTable
 from pointsman_retriever.external.stores import ExternalOptions
@@ -93,6 +94,28 @@ def test_a_collection_is_deleted_while_others_write_and_read(store: PgvectorStor
         thread.join()
     assert errors == []
     assert seconds < 20  # each deadlock would take a second
+
+
+def test_a_list_of_collections_that_was_read_slowly_hides_no_new_collection(options: SharedStoreOptions) -> None:
+    is_read, is_created = threading.Event(), threading.Event()
+
+    class SlowStore(PgvectorStore):
+        def collections(self) -> Sequence[CollectionInfo]:
+            found = super().collections()
+            if not is_read.is_set():
+                is_read.set()
+                is_created.wait()
+            return found
+
+    collections = SharedCollections(lambda: SlowStore(options))
+    reading = threading.Thread(target=collections.refresh)
+    reading.start()
+    is_read.wait()
+    collections.create(INFO)
+    is_created.set()
+    reading.join()
+    assert list(collections.known) == [NOTES]
+    collections.close()
 
 
 def test_the_tables_of_a_deleted_collection_are_dropped(store: PgvectorStore, options: SharedStoreOptions) -> None:
